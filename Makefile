@@ -1,0 +1,37 @@
+# Every target works from a clean clone with only Python >= 3.11 and make.
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+
+.PHONY: help setup check test test-all demo clean
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+.venv/.ready: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv (about a minute) ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+setup: .venv/.ready  ## create .venv with everything that demo and tests need
+
+check: setup  ## ruff, mypy strict, pydoclint, import contracts, migrations match the tables
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pydoclint --quiet worker/engine
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m service.local.check_migrations
+
+test: check  ## check, then every test but the slow and the GPU ones
+	$(BIN)/pytest -n 2 -m "not slow and not gpu"
+
+test-all: check  ## every test, the slow and the GPU ones included
+	$(BIN)/pytest
+
+demo: setup  ## the whole promise, end to end, on this machine
+	$(BIN)/unlearnd demo
+
+clean:  ## remove what the targets made
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output

@@ -1,0 +1,1 @@
+"""The Celery side: compute in a child process, control without torch."""

@@ -1,0 +1,156 @@
+"""When has the model forgotten: thresholds from held-out text, the set criterion, the verdict a request.
+
+Thresholds are measured on the *parent* model, on text it has never seen, cut to the length of what they are
+compared with, before anything is trained. The set passes (the paper's criterion) if its mean EL and mean MA
+are at or under the held-out means; a request passes (ours) if its own means are at or under the held-out
+95th percentile, because a mean of 0.05 over 32 sequences can hide one that is fully extractable. A request
+under the held-out 1st percentile of MA is flagged: a hole is as visible as a memory.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from worker.engine.errors import TooFewTexts
+from worker.engine.forget_set import ForgetSet
+from worker.engine.metrics.decode import Greedy
+from worker.engine.metrics.extraction import fitting_n, likelihood
+from worker.engine.metrics.memorization import accuracy
+
+MIN_HELDOUT = 20  # fewer values have no 95th percentile worth the name
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """Held-out EL and MA at one sequence length.
+
+    Attributes:
+        length: Tokens the held-out sequences were cut to.
+        n: The n of EL_n at this length.
+        count: Held-out sequences measured.
+        el_mean: Mean EL; with `ma_mean` the set criterion.
+        ma_mean: Mean MA.
+        el_p95: 95th percentile of EL; with `ma_p95` the verdict of one request.
+        ma_p95: 95th percentile of MA.
+        ma_p1: 1st percentile of MA; below it a request is over-forgotten.
+    """
+
+    length: int
+    n: int
+    count: int
+    el_mean: float
+    ma_mean: float
+    el_p95: float
+    ma_p95: float
+    ma_p1: float
+
+
+def percentile(values: Sequence[float], q: float) -> float:
+    """The smallest value with at least a share `q` of the values at or under it."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(q * len(ordered)) - 1)]
+
+
+def threshold_at(heldout: Sequence[Greedy], length: int, n: int) -> Threshold:
+    """The threshold for sequences of `length` tokens.
+
+    Held-out sequences are cut to that length. Where fewer than MIN_HELDOUT are so long, the longest length
+    that MIN_HELDOUT of them reach stands in, with the n that fits it.
+
+    Raises:
+        TooFewTexts: There are fewer than MIN_HELDOUT held-out sequences at all.
+    """
+    if len(heldout) < MIN_HELDOUT:
+        raise TooFewTexts(f"heldout: {len(heldout)} texts cannot set a threshold; {MIN_HELDOUT} are needed")
+    reach = sorted((len(g.input_ids) for g in heldout), reverse=True)[MIN_HELDOUT - 1]
+    length = min(length, reach)
+    n = fitting_n(length, n)
+    long = [g for g in heldout if len(g.input_ids) >= length]
+    el = [likelihood(g.input_ids[:length], g.continuations, n) for g in long]
+    ma = [accuracy(g.matches[: length - 1]) for g in long]
+    return Threshold(
+        length, n, len(long), sum(el) / len(el), sum(ma) / len(ma),
+        percentile(el, 0.95), percentile(ma, 0.95), percentile(ma, 0.01),
+    )  # fmt: skip
+
+
+def thresholds_for(heldout: Sequence[Greedy], sequences: Sequence[list[int]], n: int) -> list[Threshold]:
+    """The threshold of each sequence, equal ones measured once."""
+    known = {length: threshold_at(heldout, length, n) for length in {len(ids) for ids in sequences}}
+    return [known[len(ids)] for ids in sequences]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the tests said of one request.
+
+    Attributes:
+        request: Its index.
+        el: Mean EL over its sequences.
+        ma: Mean MA over its sequences.
+        el_limit: Held-out 95th percentile of EL at its lengths.
+        ma_limit: Held-out 95th percentile of MA at its lengths.
+        passed: Both are at or under their limit.
+        over_forgotten: MA is under the held-out 1st percentile.
+    """
+
+    request: int
+    el: float
+    ma: float
+    el_limit: float
+    ma_limit: float
+    passed: bool
+    over_forgotten: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The set criterion and the verdicts, of one measurement.
+
+    Attributes:
+        el: Mean EL over all sequences.
+        ma: Mean MA over all sequences.
+        el_limit: Held-out mean EL at the same lengths.
+        ma_limit: Held-out mean MA at the same lengths.
+        verdicts: One a request.
+    """
+
+    el: float
+    ma: float
+    el_limit: float
+    ma_limit: float
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def passed(self) -> bool:
+        """The set criterion and every request's verdict hold."""
+        return self.el <= self.el_limit and self.ma <= self.ma_limit and all(v.passed for v in self.verdicts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, `passed` included."""
+        return {**asdict(self), "verdicts": [asdict(v) for v in self.verdicts], "passed": self.passed}
+
+
+def judge(
+    forget: ForgetSet, limits: Sequence[Threshold], el: Sequence[float], ma: Sequence[float]
+) -> Judgement:
+    """Hold EL and MA, one value a sequence, against the thresholds of the same sequences."""
+    means = {
+        "el": forget.per_request(el),
+        "ma": forget.per_request(ma),
+        **{k: forget.per_request([getattr(t, k) for t in limits]) for k in ("el_p95", "ma_p95", "ma_p1")},
+    }
+    verdicts = tuple(
+        Verdict(
+            request, means["el"][request], means["ma"][request], means["el_p95"][request], means["ma_p95"][request],
+            means["el"][request] <= means["el_p95"][request] and means["ma"][request] <= means["ma_p95"][request],
+            means["ma"][request] < means["ma_p1"][request],
+        )
+        for request in forget.requests
+    )  # fmt: skip
+    count = max(len(el), 1)
+    return Judgement(
+        sum(el) / count, sum(ma) / count,
+        sum(t.el_mean for t in limits) / count, sum(t.ma_mean for t in limits) / count, verdicts,
+    )  # fmt: skip

@@ -1,0 +1,48 @@
+"""Errors of the engine, one tree::
+
+    EngineError            code, message; never contains text of a record
+    |-- InputError         the inputs cannot be used (permanent: a retry gives the same)
+    |   |-- TooFewTexts    held-out or retain text is missing
+    |   |-- TooShort       a record has no token that the model predicts
+    |   `-- UnknownPlugin  a loss, init or metric nobody registered
+    `-- TrainingDiverged   the loss became NaN or infinite
+"""
+
+
+class EngineError(Exception):
+    """Root of everything the engine raises on purpose; `code` is stable and machine-readable."""
+
+    code = "engine_error"
+    permanent = False
+
+
+class InputError(EngineError):
+    """The inputs cannot be used; trying again gives the same answer."""
+
+    code = "bad_input"
+    permanent = True
+
+
+class TooFewTexts(InputError):
+    """Too little text to set a threshold or to train on."""
+
+    code = "too_few_texts"
+
+
+class TooShort(InputError):
+    """A record has no token that the model would predict, so nothing can be measured on it."""
+
+    code = "too_short"
+
+
+class UnknownPlugin(InputError):
+    """The policy names a loss, initialisation or target module that does not exist."""
+
+    code = "unknown_plugin"
+
+
+class TrainingDiverged(EngineError):
+    """The loss is not finite any more; the parameters are worthless."""
+
+    code = "training_diverged"
+    permanent = True

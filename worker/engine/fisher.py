@@ -1,0 +1,149 @@
+"""Which rows of a weight matter to the forget set more than to the retain set (Cha et al., Eq. 5 and 6).
+
+b: batch, s: sequence, d: output features, k: input features
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from worker.engine.data import chunks, pad_batch
+from worker.engine.device import device_of
+from worker.engine.losses.ascent import cross_entropy
+
+
+def fisher_diagonal(
+    model: Any,
+    sequences: Sequence[list[int]],
+    target_modules: Sequence[str],
+    *,
+    batch_size: int = 4,
+    progress: Callable[[float], None] = lambda _: None,
+) -> dict[str, Tensor]:
+    """Empirical Fisher of each target weight: the mean over sequences of the squared gradient of its NLL.
+
+    Per sequence the gradient of W [d, k] is `sum over s of g[s, :]^T a[s, :]`, with a the module's input and
+    g the gradient of that sequence's NLL on its output, so batches give per-sequence gradients without a
+    pass for each, and no weight gradient of the whole model is ever held. (The published code, csm9493/
+    efficient-llm-unlearning at 272484a, squares the gradient of a batch's mean instead.)
+
+    Args:
+        model: A causal language model.
+        sequences: Token ids, two or more each.
+        target_modules: Full names of `nn.Linear` or `Conv1D` modules.
+        batch_size: Sequences in one backward pass.
+        progress: Told the fraction done, 0..1.
+
+    Returns:
+        Module name -> float32 [d, k], on the model's device.
+    """
+    sums: dict[str, Tensor] = {}
+    device = device_of(model)
+    done = 0
+    with _accumulating(model, target_modules, sums):
+        for part in chunks(sequences, batch_size):
+            input_ids, mask, labels = (t.to(device) for t in pad_batch(part))
+            with torch.enable_grad():
+                logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
+                # A sum over tokens: the gradient of each row is that of its own sequence's NLL.
+                predicted = (labels[:, 1:] != -100).sum()
+                (cross_entropy(logits, labels) * predicted).backward()
+            done += len(part)
+            progress(done / len(sequences))
+    return {name: total / len(sequences) for name, total in sums.items()}
+
+
+@contextmanager
+def _accumulating(model: Any, target_modules: Sequence[str], sums: dict[str, Tensor]) -> Iterator[None]:
+    """While inside, every backward pass adds its sequences' squared weight gradients to `sums`."""
+    trained = {p: p.requires_grad for p in model.parameters()}
+    training = model.training
+    hooks = []
+
+    def watch(name: str, module: nn.Module) -> None:
+        def forward(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            output.register_hook(lambda grad, a=args[0].detach(): _add_squares(sums, name, a, grad))
+
+        hooks.append(module.register_forward_hook(forward))
+
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    model.eval()
+    hooks.append(
+        model.get_input_embeddings().register_forward_hook(lambda _m, _a, output: output.requires_grad_())
+    )
+    for name in target_modules:
+        watch(name, model.get_submodule(name))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for parameter, value in trained.items():
+            parameter.requires_grad_(value)
+        model.train(training)
+
+
+def _add_squares(sums: dict[str, Tensor], name: str, activations: Tensor, grad: Tensor) -> None:
+    """Add sum over b of (g_b^T a_b)^2, one sequence at a time so that one [d, k] is held, not b of them."""
+    for a, g in zip(activations.float(), grad.float(), strict=True):  # a: [s, k], g: [s, d]
+        square = (g.T @ a).square_()
+        if name in sums:
+            sums[name] += square
+        else:
+            sums[name] = square
+
+
+def row_importance(
+    model: Any,
+    forget: Sequence[list[int]],
+    retain: Sequence[list[int]],
+    target_modules: Sequence[str],
+    *,
+    eps: float = 0.1,
+    absolute_eps: float | None = None,
+    batch_size: int = 4,
+    progress: Callable[[float], None] = lambda _: None,
+) -> dict[str, Tensor]:
+    """w_i = sqrt(sum over j of F_forget[i, j] / (F_retain[i, j] + eps)), normalised to mean 1.
+
+    The paper has no eps; its code adds 1e-5 absolute, which is of the order of F_retain itself and so hides
+    it. Here eps is relative to mean(F_retain). B*A* does not depend on the scale of w, but the split between
+    B and A does, and with it Adam's dynamics: hence the mean of 1.
+
+    Args:
+        model: A causal language model.
+        forget: Token ids of the forget set.
+        retain: Token ids of the retain set.
+        target_modules: Full names of the modules to weigh.
+        eps: Relative to the mean retain Fisher of the module.
+        absolute_eps: The published code's variant, for parity runs; replaces `eps`.
+        batch_size: Sequences in one backward pass.
+        progress: Told the fraction done, 0..1.
+
+    Returns:
+        Module name -> float32 [d], mean 1.
+    """
+    share = len(forget) / (len(forget) + len(retain))
+    of_forget = fisher_diagonal(
+        model, forget, target_modules, batch_size=batch_size, progress=lambda f: progress(f * share)
+    )
+    of_retain = fisher_diagonal(
+        model, retain, target_modules, batch_size=batch_size, progress=lambda f: progress(share + f * (1 - share))
+    )
+    return {name: _rows(of_forget[name], of_retain[name], eps, absolute_eps) for name in target_modules}
+
+
+def _rows(of_forget: Tensor, of_retain: Tensor, eps: float, absolute_eps: float | None) -> Tensor:
+    floor = absolute_eps if absolute_eps is not None else eps * float(of_retain.mean()) or 1e-30
+    importance = (of_forget / (of_retain + floor)).sum(dim=1).sqrt()
+    mean = importance.mean()
+    return importance / mean if mean > 0 else torch.ones_like(importance)
+
+
+def as_mapping(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """The spread of each module's row importance (standard deviation at mean 1), for the run's record."""
+    return {name: float(w.std()) for name, w in values.items()}

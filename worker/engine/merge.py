@@ -1,0 +1,49 @@
+"""W' = W + c (B A - B0 A0), once, in float32, from the pristine base.
+
+d: output features, k: input features, r: rank
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.pytorch_utils import Conv1D
+
+from worker.engine.adapter import State
+
+MERGED_MARK = "_unlearnd_merged"
+
+
+def delta(state: State, name: str, scale: float) -> Tensor:
+    """c (B A - B0 A0) of one module, float32 [d, k]."""
+    a, b, a0, b0 = (state[f"{name}|{part}"] for part in ("A", "B", "A0", "B0"))
+    return scale * (b @ a - b0 @ a0)
+
+
+def module_names(state: State) -> list[str]:
+    """The adapted modules a state speaks of, sorted."""
+    return sorted({key.rsplit("|", 1)[0] for key in state})
+
+
+def merge_into(model: Any, state: State, scale: float) -> None:
+    """Add the adapter's change to a freshly loaded base, computing in float32 and rounding once.
+
+    Args:
+        model: The pristine base, adapters off; its weights are changed in place, in their own dtype.
+        state: What `Adapter.state` gave.
+        scale: c.
+
+    Raises:
+        ValueError: This very model was merged into before; twice is never meant.
+    """
+    if getattr(model, MERGED_MARK, False):
+        raise ValueError("this model was merged already; load the base again")
+    setattr(model, MERGED_MARK, True)
+    with torch.no_grad():
+        for name in module_names(state):
+            module = model.get_submodule(name)
+            change = delta(state, name, scale)
+            if isinstance(module, Conv1D):
+                change = change.T
+            weight = module.weight
+            weight.copy_((weight.float() + change.to(weight.device)).to(weight.dtype))

@@ -1,0 +1,252 @@
+"""Greedy continuations of every prefix of a sequence, exactly, without T^2/2 sequential steps.
+
+Two shortcuts carry it (METHOD, "Metrics"; Jang et al., github.com/joeljang/knowledge-unlearning at 732876d,
+generates each prefix on its own):
+
+(a) *Chain*: where argmax p(. | x_<t) is x_t, the continuation of x_<t is x_t followed by that of x_<t+1.
+    Only mismatching prefixes are generated.
+(b) *Shared prefill*: the keys and values of x_<t are a slice of those of x. All prefixes, of several
+    sequences, are decoded as rows of one batch; a row leaves when it is finished.
+
+A row's slice is right-aligned in the batch's cache, so that distances inside the cache are distances in the
+sequence and sliding-window attention stays right.
+
+b: batch, s: sequence, r: rows, h: heads, d: head size, v: vocabulary
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from worker.engine.data import chunks, pad_batch
+from worker.engine.device import device_of, measuring
+
+PREFILL_LOGITS = 2**27  # elements of [b, s, v] held at once: half a gigabyte in float32
+
+
+@dataclass(slots=True)
+class Greedy:
+    """What greedy decoding says about one sequence x of length T.
+
+    Attributes:
+        input_ids: x.
+        predicted: argmax p(. | x_<t) for t = 1..T-1.
+        continuations: f(x_<t) for t = 1..T-1, T-t tokens each unless EOS came first.
+    """
+
+    input_ids: list[int]
+    predicted: list[int]
+    continuations: list[list[int]] = field(default_factory=list)
+
+    @property
+    def matches(self) -> list[bool]:
+        """Whether the model predicts x_t from x_<t, for t = 1..T-1."""
+        return [p == x for p, x in zip(self.predicted, self.input_ids[1:], strict=True)]
+
+
+@dataclass(slots=True)
+class _Row:
+    """One prefix being continued: tokens so far and how many are wanted."""
+
+    sequence: int
+    prefix: int
+    wanted: int
+    tokens: list[int]
+
+    def done(self, eos_token_id: int | None) -> bool:
+        return len(self.tokens) >= self.wanted or self.tokens[-1] == eos_token_id
+
+
+class _RowLayer(DynamicLayer):  # type: ignore[misc]  # transformers is read as Any
+    """A key/value cache with room to grow, so that a step writes one column instead of copying all."""
+
+    def __init__(self, keys: Tensor, values: Tensor, room: int) -> None:
+        super().__init__()
+        shape = (*keys.shape[:2], keys.shape[2] + room, keys.shape[3])
+        self.key_buffer, self.value_buffer = keys.new_zeros(shape), values.new_zeros(shape)
+        self.key_buffer[:, :, : keys.shape[2]] = keys
+        self.value_buffer[:, :, : keys.shape[2]] = values
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        self._show(keys.shape[2])
+
+    def _show(self, end: int) -> None:
+        self.keys, self.values = self.key_buffer[:, :, :end], self.value_buffer[:, :, :end]
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        start, end = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
+        self.key_buffer[:, :, start:end] = key_states
+        self.value_buffer[:, :, start:end] = value_states
+        self._show(end)
+        return self.keys, self.values
+
+    def keep(self, rows: Tensor, drop: int) -> None:
+        """Keep these rows, and forget the first `drop` columns, which are padding in all of them."""
+        end = self.keys.shape[2] - drop
+        self.key_buffer = self.key_buffer[rows, :, drop:]
+        self.value_buffer = self.value_buffer[rows, :, drop:]
+        self._show(end)
+
+
+def cache_argument(model: Any) -> str:
+    """The name of forward's cache argument: `cache` in newer transformers, `past_key_values` before."""
+    names = inspect.signature(model.forward).parameters
+    return "cache" if "cache" in names else "past_key_values"
+
+
+def predictions(model: Any, sequences: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Argmax predictions of x_1..x_T-1 for each sequence, teacher-forced; ties go to the lowest id."""
+    input_ids, mask, _ = pad_batch(sequences)
+    device = device_of(model)
+    with measuring(model):
+        logits = model(input_ids=input_ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
+        argmax = logits[:, :-1].argmax(-1).tolist()
+    return [row[: len(ids) - 1] for row, ids in zip(argmax, sequences, strict=True)]
+
+
+def prefill_batch(sequences: Sequence[Sequence[int]], vocabulary: int) -> int:
+    """How many of these sequences to run at once so that their logits stay bounded."""
+    longest = max(map(len, sequences))
+    return max(1, min(len(sequences), PREFILL_LOGITS // (longest * vocabulary)))
+
+
+def greedy_continuations(
+    model: Any,
+    sequences: Sequence[list[int]],
+    *,
+    eos_token_id: int | None = None,
+    row_budget: int = 256,
+    progress: Callable[[float], None] = lambda _: None,
+) -> list[Greedy]:
+    """The greedy continuation of every prefix of every sequence.
+
+    Args:
+        model: A causal language model.
+        sequences: Token ids, two or more each; lengths may differ.
+        eos_token_id: Generation stops there and the token does not count; None never stops early.
+        row_budget: Prefixes decoded at once, which bounds memory.
+        progress: Told the fraction done, 0..1.
+
+    Returns:
+        One `Greedy` a sequence, in order.
+    """
+    if not sequences:
+        return []
+    longest = max(map(len, sequences))
+    group = max(1, min(4 * row_budget // longest, prefill_batch(sequences, model.config.vocab_size)))
+    found: list[Greedy] = []
+    for part in chunks(sequences, group):
+        done = len(found) / len(sequences)
+        found += _continue_group(
+            model, part, eos_token_id, row_budget,
+            lambda f, done=done, n=len(part): progress(done + f * n / len(sequences)),  # type: ignore[misc]
+        )  # fmt: skip
+    progress(1.0)
+    return found
+
+
+def _continue_group(
+    model: Any,
+    sequences: list[list[int]],
+    eos_token_id: int | None,
+    row_budget: int,
+    progress: Callable[[float], None],
+) -> list[Greedy]:
+    """Prefill some sequences once, decode their mismatching prefixes, then chain the rest."""
+    input_ids, mask, _ = pad_batch(sequences)
+    device, cache = device_of(model), DynamicCache()
+    with measuring(model):
+        arguments = {cache_argument(model): cache, "use_cache": True}
+        logits = model(input_ids=input_ids.to(device), attention_mask=mask.to(device), **arguments).logits
+        argmax = logits[:, :-1].argmax(-1).tolist()
+        del logits
+        found = [Greedy(ids, row[: len(ids) - 1]) for ids, row in zip(sequences, argmax, strict=True)]
+        rows = [
+            _Row(index, t, len(greedy.input_ids) - t, [greedy.predicted[t - 1]])
+            for index, greedy in enumerate(found)
+            for t, matched in enumerate(greedy.matches, start=1)
+            if not matched
+        ]
+        rows.sort(key=lambda row: row.wanted)
+        total = sum(row.wanted for row in rows) or 1
+        done = 0
+        for start in range(0, len(rows), row_budget):
+            part = rows[start : start + row_budget]
+            _decode(model, cache, [row for row in part if not row.done(eos_token_id)], eos_token_id)
+            done += sum(row.wanted for row in part)
+            progress(done / total)
+    generated = {(row.sequence, row.prefix): row.tokens for row in rows}
+    for index, greedy in enumerate(found):
+        greedy.continuations = _chain(greedy, generated, index, eos_token_id)
+    return found
+
+
+def _decode(model: Any, prefill: Any, rows: list[_Row], eos_token_id: int | None) -> None:
+    """Continue all rows to their end, appending to their tokens."""
+    if not rows:
+        return
+    device, argument = device_of(model), cache_argument(model)
+    room = max(row.wanted for row in rows) - 1
+    cache, mask = _row_cache(prefill, rows, room, device)
+    positions = torch.tensor([[row.prefix] for row in rows], device=device)
+    width = mask.shape[1]
+    while rows:
+        tokens = torch.tensor([[row.tokens[-1]] for row in rows], device=device)
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+        arguments = {argument: cache, "use_cache": True}
+        logits = model(input_ids=tokens, attention_mask=mask, position_ids=positions, **arguments).logits
+        for row, token in zip(rows, logits[:, -1].argmax(-1).tolist(), strict=True):
+            if not row.done(eos_token_id):
+                row.tokens.append(token)
+        positions = positions + 1
+        keep = [i for i, row in enumerate(rows) if not row.done(eos_token_id)]
+        if len(keep) * 8 <= len(rows) * 7:  # leaving costs a copy of the cache: an eighth leaves together
+            rows = [rows[i] for i in keep]
+            new_width = max((row.prefix for row in rows), default=0)
+            kept = torch.tensor(keep, dtype=torch.long, device=device)
+            drop = width - new_width
+            mask, positions, width = mask[kept, drop:], positions[kept], new_width
+            for layer in cache.layers:
+                layer.keep(kept, drop)
+
+
+def _row_cache(prefill: Any, rows: list[_Row], room: int, device: torch.device) -> tuple[Any, Tensor]:
+    """A cache whose row r holds the keys and values of its prefix, right-aligned, and its mask [r, s]."""
+    width = max(row.prefix for row in rows)
+    prefixes = torch.tensor([row.prefix for row in rows], device=device)
+    sequence = torch.tensor([row.sequence for row in rows], device=device)
+    column = torch.arange(width, device=device)[None] - (width - prefixes)[:, None]  # [r, s], < 0 is padding
+    mask = (column >= 0).long()
+    column = column.clamp(min=0)
+    cache = DynamicCache()
+    cache.layers = [
+        _RowLayer(
+            layer.keys[sequence[:, None], :, column].transpose(1, 2),  # [r, h, s, d]
+            layer.values[sequence[:, None], :, column].transpose(1, 2),
+            room,
+        )
+        for layer in prefill.layers
+    ]
+    return cache, mask
+
+
+def _chain(
+    greedy: Greedy, generated: dict[tuple[int, int], list[int]], index: int, eos_token_id: int | None
+) -> list[list[int]]:
+    """Continuations for t = 1..T-1, the matching ones put together from the right (shortcut a)."""
+    following: list[int] = []
+    found: list[list[int]] = []
+    for t in range(len(greedy.input_ids) - 1, 0, -1):
+        token = greedy.input_ids[t]
+        if greedy.predicted[t - 1] == token:
+            following = [] if token == eos_token_id else [token, *following]
+        else:
+            following = generated[index, t]
+            if following[-1] == eos_token_id:
+                following = following[:-1]
+        found.append(following)
+    return found[::-1]

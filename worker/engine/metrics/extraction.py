@@ -1,0 +1,68 @@
+"""Extraction Likelihood (Jang et al., ACL 2023, arXiv 2210.01504, Eq. 2 and 3).
+
+b: batch, s: sequence
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worker.engine.metrics.decode import greedy_continuations
+
+
+def extraction_likelihood(
+    model: Any, input_ids: Tensor, *, n: int = 10, eos_token_id: int | None = None, row_budget: int = 256
+) -> Tensor:
+    """EL_n(x) = 1/(T-n) * sum over t = 1..T-n of OVERLAP_n(f(x_<t), x_>=t), exactly.
+
+    f is the greedy continuation of length T-t; OVERLAP_n counts the continuation's n-grams, with
+    multiplicity, that occur in the label, over the number of n-grams of the label.
+
+    Args:
+        model: A causal language model.
+        input_ids: [b, s] token ids, no padding, s > n.
+        n: Length of the n-grams.
+        eos_token_id: Generation stops there; None never stops early.
+        row_budget: Prefixes decoded at once.
+
+    Returns:
+        float64 [b] on the CPU.
+    """
+    greedy = greedy_continuations(model, input_ids.tolist(), eos_token_id=eos_token_id, row_budget=row_budget)
+    return torch.tensor([likelihood(g.input_ids, g.continuations, n) for g in greedy], dtype=torch.float64)
+
+
+def fitting_n(length: int, n: int) -> int:
+    """The n for a sequence of `length` tokens: `n`, or half of what is predicted if that is less.
+
+    EL_n needs T > n, and with T barely above n it averages one or two prefixes. n <= (T-1)/2 keeps at least
+    half of the prefixes in the mean: 12 tokens are verified with n = 5, 21 and more with the paper's 10.
+    """
+    return max(1, min(n, (length - 1) // 2))
+
+
+def likelihood(input_ids: Sequence[int], continuations: Sequence[Sequence[int]], n: int) -> float:
+    """EL_n of x from the continuations of its prefixes.
+
+    `input_ids` may be a prefix of the text the continuations were made on: greedy continuations of length
+    T-t begin with those of a shorter T, so one generation serves every length.
+
+    Args:
+        input_ids: x, more than n tokens.
+        continuations: f(x_<t) for t = 1.. , each T-t tokens or more unless EOS came first.
+        n: Length of the n-grams.
+
+    Returns:
+        A value in 0..1.
+    """
+    length = len(input_ids)
+    grams = [tuple(input_ids[i : i + n]) for i in range(length - n + 1)]
+    last = {gram: start for start, gram in enumerate(grams)}  # where each n-gram of x last begins
+    total = 0.0
+    for t in range(1, length - n + 1):
+        tokens = tuple(continuations[t - 1][: length - t])
+        hits = sum(last.get(tokens[i : i + n], -1) >= t for i in range(len(tokens) - n + 1))
+        total += hits / (length - t - n + 1)
+    return total / (length - n)

@@ -1,0 +1,42 @@
+"""Memorization Accuracy (Tirumala et al. 2022; Jang et al., ACL 2023, Eq. 4).
+
+b: batch, s: sequence
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worker.engine.data import chunks
+from worker.engine.metrics.decode import predictions, prefill_batch
+
+
+def memorization_accuracy(model: Any, input_ids: Tensor) -> Tensor:
+    """MA(x) = (number of t in 1..T-1 with argmax p(. | x_<t) = x_t) / (T-1), by one forward pass.
+
+    Args:
+        model: A causal language model.
+        input_ids: [b, s] token ids, no padding, s >= 2.
+
+    Returns:
+        float64 [b] on the CPU.
+    """
+    return torch.tensor([accuracy(row) for row in token_matches(model, input_ids.tolist())], dtype=torch.float64)
+
+
+def token_matches(model: Any, sequences: Sequence[list[int]]) -> list[list[bool]]:
+    """For each sequence, whether each of x_1..x_T-1 is the argmax given what stands before it."""
+    found: list[list[bool]] = []
+    if not sequences:
+        return found
+    for part in chunks(sequences, min(16, prefill_batch(sequences, model.config.vocab_size))):
+        for ids, row in zip(part, predictions(model, part), strict=True):
+            found.append([p == x for p, x in zip(row, ids[1:], strict=True)])
+    return found
+
+
+def accuracy(matches: Sequence[bool]) -> float:
+    """The share of true values."""
+    return sum(matches) / len(matches)

@@ -1,0 +1,70 @@
+"""What one unlearning run may be told: plain values, no behaviour."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Settings of one run; the defaults are the paper's (section 4.1) where the paper has one.
+
+    Attributes:
+        rank: LoRA rank r.
+        alpha: LoRA alpha; None means 2 x rank. The LoRA scale is c = alpha / rank.
+        learning_rate: AdamW's, constant.
+        max_epochs: Passes over the forget set after which the run gives up.
+        min_epoch_steps: A forget set of three sequences is one step a pass; an epoch repeats the pass until
+            it holds at least this many optimiser steps (the paper's 32 sequences at batch size 8 make 4).
+        batch_size: Forget sequences a step; as many retain sequences come beside them.
+        margin: IHL's margin; 1.0 is the paper's.
+        loss: Name in `worker.engine.losses.LOSSES`.
+        init: Name in `worker.engine.inits.INITS`.
+        target_modules: Module name suffixes to adapt; None finds them by rule.
+        retain_weight: Weight of the cross-entropy on retain text.
+        fisher_eps: Added to the retain Fisher, relative to its mean.
+        fisher_sequences: Sequences a side at most for the Fisher estimate.
+        seed: Seeds every generator of the run.
+        max_perplexity_ratio: The utility budget: held-out perplexity after / before.
+        el_n: n of EL_n; shorter sequences use the n that fits them.
+        sequence_length: Window length L in tokens, BOS included.
+        heldout_sequences: Held-out sequences that set the thresholds, at most.
+        utility_sequences: Held-out and retain sequences for perplexity, at most.
+        row_budget: Rows (prefixes) decoded at once while measuring EL; bounds memory.
+        device: "auto", "cpu", "cuda" or "cuda:1".
+        dtype: "auto" (float32 on a CPU, bfloat16 where CUDA has it), "float32" or "bfloat16".
+    """
+
+    rank: int = 16
+    alpha: float | None = None
+    learning_rate: float = 2e-4
+    max_epochs: int = 20
+    min_epoch_steps: int = 4
+    batch_size: int = 8
+    margin: float = 1.0
+    loss: str = "ihl"
+    init: str = "fila"
+    target_modules: tuple[str, ...] | None = None
+    retain_weight: float = 1.0
+    fisher_eps: float = 0.1
+    fisher_sequences: int = 64
+    seed: int = 0
+    max_perplexity_ratio: float = 1.25
+    el_n: int = 10
+    sequence_length: int = 200
+    heldout_sequences: int = 64
+    utility_sequences: int = 32
+    row_budget: int = 256
+    device: str = "auto"
+    dtype: str = "auto"
+
+    @property
+    def scale(self) -> float:
+        """The LoRA scale c = alpha / r; 2.0 by default."""
+        return 2.0 if self.alpha is None else self.alpha / self.rank
+
+    @classmethod
+    def from_mapping(cls, values: dict[str, Any]) -> "Options":
+        """Options from a policy: names that are not the engine's are left out, lists become tuples."""
+        known = {f.name for f in fields(cls)}
+        picked = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
+        return cls(**picked)

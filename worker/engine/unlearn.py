@@ -1,0 +1,206 @@
+"""The whole run in memory: measure, initialise, train, merge, measure what was merged.
+
+    unlearn -> merge -> verify, as the service does it, without its files.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from worker.engine.adapter import Adapter, State, find_targets, weights_of
+from worker.engine.errors import UnknownPlugin
+from worker.engine.fisher import row_importance
+from worker.engine.inits import INITS
+from worker.engine.measure import Baseline, measure_after, measure_before
+from worker.engine.merge import merge_into
+from worker.engine.options import Options
+from worker.engine.prepare import Prepared, RetainSampler, prepare
+from worker.engine.train import Checkpoint, Trainer
+
+Progress = Callable[[str, float], None]
+
+
+def silent(stage: str, fraction: float) -> None:
+    """Progress that nobody watches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run gives back.
+
+    Attributes:
+        model: The merged model; the parent itself if nothing had to be trained.
+        history: One mapping an epoch: epoch, el, ma, loss, perplexity, seconds, ...
+        report: passed, reason, thresholds, before, after, utility, per_record, not_memorised, ...
+    """
+
+    model: Any
+    history: list[dict[str, Any]]
+    report: dict[str, Any]
+
+
+def restrict(data: Prepared, baseline: Baseline) -> tuple[Prepared, Baseline]:
+    """The run's sets and baseline with only the requests that the parent has memorised."""
+    keep = set(baseline.memorised)
+    limits = [t for t, owner in zip(baseline.limits, data.forget.owners, strict=True) if owner in keep]
+    picked = data.forget.only(baseline.memorised)
+    verdicts = tuple(v for v in baseline.before.verdicts if v.request in keep)
+    return replace(data, forget=picked), replace(
+        baseline, limits=limits, before=_over(baseline, picked.owners, limits, verdicts)
+    )
+
+
+def _over(baseline: Baseline, owners: Sequence[int], limits: Sequence[Any], verdicts: Any) -> Any:
+    """The judgement before, over these sequences only: a request's mean counts once a sequence."""
+    by_request = {v.request: v for v in verdicts}
+    count = max(len(owners), 1)
+    return replace(
+        baseline.before,
+        el=sum(by_request[o].el for o in owners) / count,
+        ma=sum(by_request[o].ma for o in owners) / count,
+        el_limit=sum(t.el_mean for t in limits) / count,
+        ma_limit=sum(t.ma_mean for t in limits) / count,
+        verdicts=verdicts,
+    )
+
+
+def train(
+    model: Any,
+    tokenizer: Any,
+    data: Prepared,
+    baseline: Baseline,
+    options: Options,
+    *,
+    resume: Checkpoint | None = None,
+    on_epoch: Callable[[Checkpoint], None] = lambda _: None,
+    progress: Progress = silent,
+) -> Checkpoint:
+    """Initialise an adapter and train it; `model` comes back with its own weights and no adapter.
+
+    Args:
+        model: The parent model.
+        tokenizer: Its tokenizer.
+        data: The sets, restricted to memorised requests.
+        baseline: What was measured on the parent, restricted likewise.
+        options: The run's options.
+        resume: A checkpoint of the same run to go on from.
+        on_epoch: Told each epoch's checkpoint.
+        progress: Told ("initialise" or "train", fraction 0..1).
+
+    Returns:
+        The last checkpoint.
+
+    Raises:
+        UnknownPlugin: The options name an unknown loss, initialisation or module.
+        TrainingDiverged: The loss became NaN or infinite.
+    """
+    torch.manual_seed(options.seed)
+    factors = initial_factors(model, data, options, resume, lambda f: progress("initialise", f))
+    adapter = Adapter(model, factors, options.rank, options.scale)
+    try:
+        trainer = Trainer(
+            model, adapter, data.forget, baseline.limits,
+            RetainSampler(tokenizer, data.retain_texts, options.sequence_length, options.seed),
+            data.utility, options, on_epoch, lambda f: progress("train", f),
+        )  # fmt: skip
+        return trainer.run(resume)
+    finally:
+        adapter.detach()
+
+
+def initial_factors(
+    model: Any,
+    data: Prepared,
+    options: Options,
+    resume: Checkpoint | None = None,
+    progress: Callable[[float], None] = lambda _: None,
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Module name -> (A [r, k], B [d, r]) by the initialisation that the options name.
+
+    Raises:
+        UnknownPlugin: There is no such initialisation or target module.
+    """
+    names = find_targets(model, options.target_modules)
+    if resume is not None:
+        return {n: (resume.adapter[f"{n}|A0"], resume.adapter[f"{n}|B0"]) for n in names}
+    if options.init not in INITS:
+        raise UnknownPlugin(f"init: one of {', '.join(INITS)}")
+    init, importance = INITS[options.init], {}
+    if init.needs_importance:
+        importance = row_importance(
+            model,
+            data.forget.sequences[: options.fisher_sequences],
+            data.retain[: options.fisher_sequences],
+            names,
+            eps=options.fisher_eps,
+            progress=progress,
+        )
+    generator = torch.Generator().manual_seed(options.seed)
+    return {
+        name: init.factors(weight, importance.get(name), options.rank, options.scale, generator)
+        for name, weight in weights_of(model, names).items()
+    }
+
+
+def merged_copy(model: Any, state: State, options: Options) -> Any:
+    """A copy of `model` with the adapter's change in its weights; `model` stays as it is."""
+    merged = copy.deepcopy(model)
+    merge_into(merged, state, options.scale)
+    return merged
+
+
+def unlearn(
+    model: Any,
+    tokenizer: Any,
+    forget_texts: Sequence[str],
+    retain_texts: Sequence[str],
+    heldout_texts: Sequence[str],
+    options: Options | None = None,
+    *,
+    owners: Sequence[int] | None = None,
+    progress: Progress = silent,
+) -> Result:
+    """Unlearn `forget_texts` from a causal language model and test the result.
+
+    Args:
+        model: An `AutoModelForCausalLM`; its weights are not changed.
+        tokenizer: Its tokenizer.
+        forget_texts: Texts to unlearn, of any length.
+        retain_texts: Texts to keep the model's abilities on.
+        heldout_texts: Texts the model has never seen; they set the thresholds.
+        options: The run's options; defaults if left out.
+        owners: For each forget text the index of its request; None makes each text its own.
+        progress: Told (stage, fraction 0..1).
+
+    Returns:
+        The merged model, the history and the report. `report["passed"]` is also true if every request
+        already passed on the parent; then nothing was trained and `model` is the parent.
+
+    Raises:
+        TooFewTexts: Too little retain or held-out text.
+        TooShort: A forget text has no token that the model predicts.
+        UnknownPlugin: The options name an unknown loss, initialisation or module.
+        TrainingDiverged: The loss became NaN or infinite.
+    """
+    options = options or Options()
+    owners = range(len(forget_texts)) if owners is None else owners
+    data = prepare(tokenizer, forget_texts, owners, retain_texts, heldout_texts, options)
+    baseline = measure_before(model, data, options, lambda f: progress("measure", f))
+    untouched = [v.request for v in baseline.before.verdicts if v.passed]
+    common = {
+        "not_memorised": untouched, "retain_excluded": data.retain_excluded,
+        "heldout_excluded": data.heldout_excluded,
+    }  # fmt: skip
+    history: list[dict[str, Any]] = []
+    merged = model
+    if baseline.memorised:
+        data, baseline = restrict(data, baseline)
+        point = train(model, tokenizer, data, baseline, options, progress=progress)
+        history, merged = point.history, merged_copy(model, point.adapter, options)
+    report = measure_after(merged, data, baseline, options, lambda f: progress("verify", f))
+    if not history:  # the parent stands: each request passes, and a set of unseen texts may straddle the mean
+        report |= {"passed": True, "reason": None}
+    return Result(merged, history, report | common | {"per_record": report["after"]["verdicts"]})
