@@ -34,7 +34,8 @@ State = dict[str, Tensor]  # "<module>|A", "|B", "|A0", "|B0" -> float32
 
 def weight_of(module: nn.Module) -> Tensor:
     """The module's weight as [d, k]; GPT-2's Conv1D stores the transpose."""
-    weight: Tensor = module.weight
+    weight = module.weight
+    assert isinstance(weight, Tensor)
     return weight.T if isinstance(module, Conv1D) else weight
 
 

@@ -132,9 +132,7 @@ class Judgement:
         return {**asdict(self), "verdicts": [asdict(v) for v in self.verdicts], "passed": self.passed}
 
 
-def judge(
-    forget: ForgetSet, limits: Sequence[Threshold], el: Sequence[float], ma: Sequence[float]
-) -> Judgement:
+def judge(forget: ForgetSet, limits: Sequence[Threshold], el: Sequence[float], ma: Sequence[float]) -> Judgement:
     """Hold EL and MA, one value a sequence, against the thresholds of the same sequences."""
     means = {
         "el": forget.per_request(el),

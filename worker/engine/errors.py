@@ -1,11 +1,11 @@
 """Errors of the engine, one tree::
 
-    EngineError            code, message; never contains text of a record
-    |-- InputError         the inputs cannot be used (permanent: a retry gives the same)
-    |   |-- TooFewTexts    held-out or retain text is missing
-    |   |-- TooShort       a record has no token that the model predicts
-    |   `-- UnknownPlugin  a loss, init or metric nobody registered
-    `-- TrainingDiverged   the loss became NaN or infinite
+EngineError            code, message; never contains text of a record
+|-- InputError         the inputs cannot be used (permanent: a retry gives the same)
+|   |-- TooFewTexts    held-out or retain text is missing
+|   |-- TooShort       a record has no token that the model predicts
+|   `-- UnknownPlugin  a loss, init or metric nobody registered
+`-- TrainingDiverged   the loss became NaN or infinite
 """
 
 

@@ -5,6 +5,7 @@ b: batch, s: sequence, d: output features, k: input features
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ def fisher_diagonal(
                 logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
                 # A sum over tokens: the gradient of each row is that of its own sequence's NLL.
                 predicted = (labels[:, 1:] != -100).sum()
-                (cross_entropy(logits, labels) * predicted).backward()
+                torch.autograd.backward(cross_entropy(logits, labels) * predicted)
             done += len(part)
             progress(done / len(sequences))
     return {name: total / len(sequences) for name, total in sums.items()}
@@ -65,16 +66,15 @@ def _accumulating(model: Any, target_modules: Sequence[str], sums: dict[str, Ten
 
     def watch(name: str, module: nn.Module) -> None:
         def forward(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            output.register_hook(lambda grad, a=args[0].detach(): _add_squares(sums, name, a, grad))
+            add = partial(_add_squares, sums, name, args[0].detach())
+            output.register_hook(add)  # type: ignore[no-untyped-call]
 
         hooks.append(module.register_forward_hook(forward))
 
     for parameter in trained:
         parameter.requires_grad_(False)
     model.eval()
-    hooks.append(
-        model.get_input_embeddings().register_forward_hook(lambda _m, _a, output: output.requires_grad_())
-    )
+    hooks.append(model.get_input_embeddings().register_forward_hook(lambda _m, _a, output: output.requires_grad_()))
     for name in target_modules:
         watch(name, model.get_submodule(name))
     try:
@@ -132,7 +132,11 @@ def row_importance(
         model, forget, target_modules, batch_size=batch_size, progress=lambda f: progress(f * share)
     )
     of_retain = fisher_diagonal(
-        model, retain, target_modules, batch_size=batch_size, progress=lambda f: progress(share + f * (1 - share))
+        model,
+        retain,
+        target_modules,
+        batch_size=batch_size,
+        progress=lambda f: progress(share + f * (1 - share)),
     )
     return {name: _rows(of_forget[name], of_retain[name], eps, absolute_eps) for name in target_modules}
 

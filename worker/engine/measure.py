@@ -92,6 +92,11 @@ def _judge_exactly(
     return judge(data.forget, limits, extraction(model, data.forget.sequences, limits, options, progress), ma)
 
 
+def as_table(limits: Sequence[Threshold]) -> list[dict[str, Any]]:
+    """Each threshold once, by length, as plain values."""
+    return [asdict(t) for t in sorted(set(limits), key=lambda t: t.length)]
+
+
 def measure_after(
     model: Any, data: Prepared, baseline: Baseline, options: Options, progress: Progress = lambda _: None
 ) -> dict[str, Any]:
@@ -118,7 +123,7 @@ def measure_after(
     return {
         "passed": reason is None,
         "reason": reason,
-        "thresholds": [asdict(t) for t in sorted(set(baseline.limits), key=lambda t: t.length)],
+        "thresholds": as_table(baseline.limits),
         "before": baseline.before.as_dict(),
         "after": after.as_dict(),
         "utility": {

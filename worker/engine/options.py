@@ -66,5 +66,5 @@ class Options:
     def from_mapping(cls, values: dict[str, Any]) -> "Options":
         """Options from a policy: names that are not the engine's are left out, lists become tuples."""
         known = {f.name for f in fields(cls)}
-        picked = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
+        picked: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
         return cls(**picked)

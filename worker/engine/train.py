@@ -123,7 +123,7 @@ class Trainer:
         input_ids, mask, labels = (t.to(device_of(self.model)) for t in pad_batch(sequences))
         logits = self.model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
         value = weight * loss(logits, labels)
-        value.backward()
+        torch.autograd.backward(value)
         return float(value)
 
     def _judge(self, *, full: bool) -> tuple[Judgement, bool]:

@@ -1,6 +1,6 @@
 """The whole run in memory: measure, initialise, train, merge, measure what was merged.
 
-    unlearn -> merge -> verify, as the service does it, without its files.
+unlearn -> merge -> verify, as the service does it, without its files.
 """
 
 import copy

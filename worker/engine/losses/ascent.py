@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 
 
-def negative_cross_entropy(
-    logits: Tensor, labels: Tensor, *, margin: float = 1.0, ignore_index: int = -100
-) -> Tensor:
+def negative_cross_entropy(logits: Tensor, labels: Tensor, *, margin: float = 1.0, ignore_index: int = -100) -> Tensor:
     """Minus the mean next-token cross-entropy; unbounded below, which is why it wrecks models.
 
     Args:

@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 
 
-def inverted_hinge_loss(
-    logits: Tensor, labels: Tensor, *, margin: float = 1.0, ignore_index: int = -100
-) -> Tensor:
+def inverted_hinge_loss(logits: Tensor, labels: Tensor, *, margin: float = 1.0, ignore_index: int = -100) -> Tensor:
     """Mean over predicted tokens of `max(0, margin + p(x_t) - max over v != x_t of p(v))`.
 
     Minimising it hands the token's probability to the runner-up instead of to the whole vocabulary, which is

@@ -17,6 +17,7 @@ b: batch, s: sequence, r: rows, h: heads, d: head size, v: vocabulary
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -141,12 +142,15 @@ def greedy_continuations(
     found: list[Greedy] = []
     for part in chunks(sequences, group):
         done = len(found) / len(sequences)
-        found += _continue_group(
-            model, part, eos_token_id, row_budget,
-            lambda f, done=done, n=len(part): progress(done + f * n / len(sequences)),  # type: ignore[misc]
-        )  # fmt: skip
+        share = len(part) / len(sequences)
+        found += _continue_group(model, part, eos_token_id, row_budget, partial(_within, progress, done, share))
     progress(1.0)
     return found
+
+
+def _within(progress: Callable[[float], None], start: float, share: float, fraction: float) -> None:
+    """Tell the progress of a part as that of the whole."""
+    progress(start + share * fraction)
 
 
 def _continue_group(

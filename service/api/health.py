@@ -1,0 +1,64 @@
+"""`/livez`, `/readyz`, `/metrics`: for orchestrators and Prometheus; no key needed, nothing personal said."""
+
+from collections.abc import Iterator
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.api.deps import Parts
+from service.app import Services
+from service.db import jobs, requests
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/livez")
+def livez() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz")
+def readyz(parts: Parts) -> Response:
+    """The database answers. The broker does not count: messages are hints, and requests are taken without it."""
+    try:
+        with parts.db.transaction() as session:
+            session.execute(text("SELECT 1 FROM models LIMIT 1"))
+    except SQLAlchemyError:
+        return JSONResponse({"status": "unavailable", "database": "away"}, 503)
+    return JSONResponse({"status": "ok", "database": "ok"})
+
+
+@router.get("/metrics")
+def metrics(parts: Parts) -> Response:
+    """Counts from the database, in Prometheus' text form."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Collector(parts))
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+class Collector:
+    """Reads the numbers when they are asked for: the database is the truth, and processes may be many."""
+
+    def __init__(self, parts: Services) -> None:
+        """Read from these parts."""
+        self._parts = parts
+
+    def collect(self) -> Iterator[Metric]:
+        """Requests by status, jobs by stage, overdue requests."""
+        with self._parts.db.transaction() as session:
+            by_status, by_stage = requests.counts(session), jobs.counts(session)
+            late = requests.overdue(session)
+        family = GaugeMetricFamily("unlearnd_requests", "Deletion requests by status", labels=["status"])
+        for status, count in by_status:
+            family.add_metric([status], count)
+        yield family
+        family = GaugeMetricFamily("unlearnd_jobs", "Jobs by stage", labels=["stage"])
+        for stage, count in by_stage:
+            family.add_metric([stage], count)
+        yield family
+        yield GaugeMetricFamily("unlearnd_requests_overdue", "Requests past their deadline and not ended", late)

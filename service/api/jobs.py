@@ -1,0 +1,125 @@
+"""`/v1/jobs`: progress, as a document and as Server-Sent Events."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from service.api.deps import Parts, Reader
+from service.api.paging import Cursor, Limit
+from service.app import Services
+from service.db import jobs as queries
+from service.db import models
+from service.db.tables import Job, JobEvent
+from service.domain.errors import Invalid, NotFound
+from service.domain.states import TERMINAL_STAGES, Stage
+from service.schemas import JobOut, Listing
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+PING_SECONDS = 15
+
+
+def shown(job: Job) -> JobOut:
+    """A job as it is answered."""
+    return JobOut(
+        id=job.id, model=job.model.name, stage=job.stage, outcome=job.outcome, reason=job.reason,
+        progress=job.progress, epoch=job.epoch, attempts=job.attempts, parent=job.parent_version.number,
+        version=job.version.number if job.version else None, metrics=job.metrics, created_at=job.created_at,
+        started_at=job.started_at, finished_at=job.finished_at,
+    )  # fmt: skip
+
+
+def _find(parts: Services, job_id: UUID) -> Job:
+    with parts.db.transaction() as session:
+        job = queries.by_id(session, job_id)
+    if job is None:
+        raise NotFound("There is no such job.")
+    return job
+
+
+@router.get("")
+def listing(
+    parts: Parts,
+    _: Reader,
+    model: Annotated[str | None, Query(max_length=63)] = None,
+    stage: Stage | None = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Listing[JobOut]:
+    """Jobs, newest first."""
+    with parts.db.transaction() as session:
+        page = queries.listing(session, cursor, limit, model=model, stage=stage)
+    return Listing(items=[shown(j) for j in page.items], next_cursor=page.next_cursor)
+
+
+@router.get("/{job_id}")
+def get(job_id: UUID, parts: Parts, _: Reader) -> JobOut:
+    """One job."""
+    return shown(_find(parts, job_id))
+
+
+@router.get("/{job_id}/history")
+def history(job_id: UUID, parts: Parts, _: Reader) -> list[dict[str, Any]]:
+    """One mapping an epoch: epoch, el, ma, their limits, loss, perplexity, seconds."""
+    _find(parts, job_id)
+    with parts.db.transaction() as session:
+        return queries.history(session, job_id)
+
+
+@router.get("/{job_id}/certificate")
+def certificate(job_id: UUID, parts: Parts, _: Reader) -> Response:
+    """The signed record of the job, of a failed one too: a DSSE envelope."""
+    _find(parts, job_id)
+    with parts.db.transaction() as session:
+        found = models.certificate(session, job_id)
+    if found is None:
+        raise NotFound("The job has no certificate yet.")
+    return Response(found.envelope, media_type="application/json", headers={"ETag": f'"{found.digest}"'})
+
+
+@router.get("/{job_id}/events", response_class=EventSourceResponse)
+async def events(
+    job_id: UUID,
+    request: Request,
+    parts: Parts,
+    _: Reader,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> EventSourceResponse:
+    """What happens in the job, live: `stage`, `thresholds`, `epoch`, `retry`, `done`, and `progress` between.
+
+    Ends when the job does. After a break, `Last-Event-ID` goes on where it was.
+    """
+    if last_event_id is not None and not last_event_id.isdecimal():
+        raise Invalid("Not the id of an event.", field="Last-Event-ID")
+    await run_in_threadpool(_find, parts, job_id)
+    stream = _stream(parts, request.app.state.changes.subscribe(job_id), job_id, int(last_event_id or 0))
+    return EventSourceResponse(stream, ping=PING_SECONDS)
+
+
+async def _stream(
+    parts: Services, changed: AsyncIterator[None], job_id: UUID, last: int
+) -> AsyncIterator[ServerSentEvent]:
+    """Events after `last`, then more whenever the database says that the job changed."""
+    progress = -1.0
+    async for _ in changed:
+        job, new = await run_in_threadpool(_news, parts, job_id, last)
+        for event in new:
+            last = event.id
+            yield ServerSentEvent(json.dumps(event.data), event=event.kind, id=str(event.id))
+        if job.stage in TERMINAL_STAGES:
+            return
+        if job.progress != progress:
+            progress = job.progress
+            data = {"stage": job.stage, "epoch": job.epoch, "progress": progress}
+            yield ServerSentEvent(json.dumps(data), event="progress")
+
+
+def _news(parts: Services, job_id: UUID, last: int) -> tuple[Job, list[JobEvent]]:
+    with parts.db.transaction() as session:
+        job = queries.by_id(session, job_id)
+        assert job is not None
+        return job, queries.events_after(session, job_id, last)

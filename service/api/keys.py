@@ -1,0 +1,40 @@
+"""`/v1/api-keys`: make, list and revoke API keys."""
+
+from uuid import UUID
+
+from fastapi import APIRouter
+
+from service.api.deps import Admin, Parts
+from service.db import keys as queries
+from service.domain.errors import NotFound
+from service.schemas import KeyCreated, KeyIn, KeyOut, Listing
+
+router = APIRouter(prefix="/v1/api-keys", tags=["API keys"])
+
+
+@router.post("", status_code=201)
+def create(body: KeyIn, parts: Parts, _: Admin) -> KeyCreated:
+    """Make a key; the answer is the only place where it is ever shown."""
+    with parts.db.transaction() as session:
+        row, secret = queries.create(session, body.name, list(body.scopes))
+        session.refresh(row)
+    return KeyCreated(
+        id=row.id, name=row.name, scopes=row.scopes, created_at=row.created_at, revoked_at=None, key=secret
+    )
+
+
+@router.get("")
+def listing(parts: Parts, _: Admin) -> Listing[KeyOut]:
+    """All keys, without their secrets."""
+    with parts.db.transaction() as session:
+        rows = queries.listing(session)
+    items = [KeyOut.model_validate(row, from_attributes=True) for row in rows]
+    return Listing(items=items, next_cursor=None)
+
+
+@router.delete("/{key_id}", status_code=204)
+def revoke(key_id: UUID, parts: Parts, _: Admin) -> None:
+    """Revoke a key for good."""
+    with parts.db.transaction() as session:
+        if not queries.revoke(session, key_id):
+            raise NotFound("There is no such key, or it was revoked before.")

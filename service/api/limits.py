@@ -1,0 +1,53 @@
+"""Refuse a body over the limit: by its announced length before it is read, by its real one while it is."""
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.errors import problem
+
+
+class BodyTooLarge(Exception):
+    """More bytes came than may."""
+
+
+class BodyLimit:
+    """ASGI middleware that answers 413 as a problem document."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        """Guard `app`."""
+        self._app, self._max = app, max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what is small enough."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if not announced.isdigit() or int(announced) > self._max:
+            await self._refuse(scope, receive, send)
+            return
+        received, started = 0, False
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max:
+                raise BodyTooLarge
+            return message
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, counted, watched)
+        except BodyTooLarge:
+            if not started:
+                await self._refuse(scope, receive, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        detail = f"The body is over {self._max} bytes; split the request."
+        errors = [{"field": "body", "message": detail}]
+        headers = {"Connection": "close"}
+        await problem(413, "too_large", "The body is too large", detail, errors, headers)(scope, receive, send)

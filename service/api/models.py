@@ -1,0 +1,49 @@
+"""`/v1/models`: register models, list them."""
+
+from fastapi import APIRouter
+
+from service.api.deps import Admin, Parts, Reader
+from service.api.paging import Cursor, Limit
+from service.db import models as queries
+from service.db.tables import Model
+from service.domain.errors import NotFound
+from service.schemas import Listing, ModelIn, ModelOut, Policy
+from service.steps.register import register
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+def shown(model: Model) -> ModelOut:
+    """A model as it is answered."""
+    return ModelOut(
+        name=model.name, latest=model.latest, policy=Policy(**model.policy), created_at=model.created_at,
+        retain_records=model.retain["records"], heldout_records=model.heldout["records"],
+    )  # fmt: skip
+
+
+@router.post("", status_code=201)
+def create(body: ModelIn, parts: Parts, _: Admin) -> ModelOut:
+    """Register a Hugging Face folder on the server, or a hub id, as version 0 of a new model."""
+    name = register(
+        parts, name=body.name, path=body.path, retain_path=body.retain_path, heldout_path=body.heldout_path,
+        policy=body.policy.model_dump(),
+    )  # fmt: skip
+    return get(name, parts, _)
+
+
+@router.get("")
+def listing(parts: Parts, _: Reader, cursor: Cursor = None, limit: Limit = 50) -> Listing[ModelOut]:
+    """Registered models by name."""
+    with parts.db.transaction() as session:
+        page = queries.listing(session, cursor, limit)
+    return Listing(items=[shown(m) for m in page.items], next_cursor=page.next_cursor)
+
+
+@router.get("/{name}")
+def get(name: str, parts: Parts, _: Reader) -> ModelOut:
+    """One model."""
+    with parts.db.transaction() as session:
+        model = queries.by_name(session, name)
+    if model is None:
+        raise NotFound("There is no model of that name.")
+    return shown(model)

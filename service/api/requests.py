@@ -1,0 +1,96 @@
+"""`/v1/deletion-requests`: submit, follow, cancel."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Header, Query, Response
+from pydantic import AwareDatetime
+
+from service.api.deps import Admin, Parts, Reader, Submitter
+from service.api.paging import Cursor, Limit
+from service.db import requests as queries
+from service.db.tables import DeletionRequest
+from service.domain.errors import NotFound
+from service.domain.states import RequestStatus
+from service.privacy.commitments import commit
+from service.schemas import Listing, Receipt, RecordOpening, RequestAccepted, RequestIn, RequestOut
+from service.steps import request as step
+
+router = APIRouter(prefix="/v1/deletion-requests", tags=["deletion requests"])
+IdempotencyKey = Annotated[
+    str | None,
+    Header(alias="Idempotency-Key", min_length=1, max_length=255, description="the same key, the same request"),
+]
+
+
+def shown(request: DeletionRequest, model: str) -> RequestOut:
+    """A request as it is answered."""
+    return RequestOut(
+        id=request.id, status=request.status, model=model, job_id=request.job_id, verdict=request.verdict,
+        version=request.version, reason=request.reason, regulation=request.regulation,
+        records=request.records_count, ref=request.ref, received_at=request.received_at, due_at=request.due_at,
+        accepted_at=request.accepted_at, finished_at=request.finished_at,
+    )  # fmt: skip
+
+
+@router.post("", status_code=202)
+def submit(
+    body: RequestIn, parts: Parts, key: Submitter, response: Response, idempotency_key: IdempotencyKey = None
+) -> RequestAccepted:
+    """Accept a deletion request; once this answers 202 it is durable and will reach a terminal state.
+
+    Limits (defaults): 256 records, 65,536 bytes of UTF-8 a record, 8 MiB a body.
+    """
+    submission = step.Submission(
+        body.model, [r.text for r in body.records], body.subject_ref, body.regulation, body.received_at,
+        str(body.callback_url) if body.callback_url else None,
+    )  # fmt: skip
+    accepted = step.accept(parts, submission, key.id, idempotency_key)
+    response.headers["Location"] = f"{router.prefix}/{accepted.request.id}"
+    openings = [
+        RecordOpening(commitment=commit(nonce, text).hex(), nonce=nonce.hex())
+        for nonce, text in zip(accepted.nonces, accepted.texts, strict=True)
+    ]
+    request = accepted.request
+    receipt = Receipt(ref=request.ref, commitment=request.commitment.hex(), records=openings)
+    return RequestAccepted(**shown(request, accepted.model).model_dump(), receipt=receipt)
+
+
+@router.get("")
+def listing(
+    parts: Parts,
+    _: Reader,
+    status: RequestStatus | None = None,
+    model: Annotated[str | None, Query(max_length=63)] = None,
+    due_before: Annotated[AwareDatetime | None, Query(description="RFC 3339")] = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Listing[RequestOut]:
+    """Requests, newest first."""
+    with parts.db.transaction() as session:
+        page = queries.listing(session, cursor, limit, status=status, model=model, due_before=due_before)
+    return Listing(items=[shown(r, r.model.name) for r in page.items], next_cursor=page.next_cursor)
+
+
+@router.get("/{request_id}")
+def get(request_id: UUID, parts: Parts, _: Reader) -> RequestOut:
+    """One request."""
+    with parts.db.transaction() as session:
+        request = queries.by_id(session, request_id)
+    if request is None:
+        raise NotFound("There is no such request.")
+    return shown(request, request.model.name)
+
+
+@router.delete("/{request_id}")
+def cancel(request_id: UUID, parts: Parts, key: Submitter) -> RequestOut:
+    """Cancel a request that is still pending; 409 once it is batched."""
+    step.cancel(parts, request_id)
+    return get(request_id, parts, key)
+
+
+@router.post("/{request_id}/retry", status_code=202)
+def retry(request_id: UUID, parts: Parts, key: Admin) -> RequestOut:
+    """Put a failed request back in line, for an operator who has removed the reason."""
+    step.retry(parts, request_id)
+    return get(request_id, parts, key)

@@ -1,0 +1,57 @@
+"""The one bootstrap: settings in, the wired parts out. Production and tests call the same."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from service.audit.signing import CertificateSigner
+from service.config import Settings
+from service.db.session import Database
+from service.privacy.envelope import FileKeyWrapper, KeyWrapper
+from service.queue import Queue
+from service.storage.interface import Storage
+from service.storage.local import LocalStorage
+
+KEK, CERTIFICATE_KEY = "kek", "certificate.pem"
+
+
+@dataclass
+class Services:
+    """Everything a step may need."""
+
+    settings: Settings
+    db: Database
+    storage: Storage
+    queue: Queue
+    wrapper: KeyWrapper
+
+    @cached_property
+    def signer(self) -> CertificateSigner:
+        """The certificate key; only control workers hold its file."""
+        return CertificateSigner(self.settings.keys_dir / CERTIFICATE_KEY)
+
+    def close(self) -> None:
+        """Give connections back."""
+        self.queue.close()
+        self.db.close()
+
+
+def build(settings: Settings | None = None) -> Services:
+    """Wire the parts from settings (by default, those of the environment)."""
+    settings = settings or Settings()
+    for name in ("database_url", "broker_url"):
+        if not getattr(settings, name):
+            raise SystemExit(f"UNLEARND_{name.upper()} is not set")
+    return Services(
+        settings,
+        Database(settings.database_url, pool_size=settings.database_pool),
+        LocalStorage(settings.storage_dir),
+        Queue(settings.broker_url),
+        FileKeyWrapper(settings.keys_dir / KEK),
+    )
+
+
+def create_keys(keys_dir: Path) -> None:
+    """Make the key-encryption key and the certificate key, mode 0600, unless they exist."""
+    FileKeyWrapper.create(keys_dir / KEK)
+    CertificateSigner.create(keys_dir / CERTIFICATE_KEY)

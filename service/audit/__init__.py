@@ -1,0 +1,1 @@
+"""Certificates: canonical bytes, manifests, signatures, and the verifier that needs files alone."""

@@ -1,0 +1,40 @@
+"""The model card of a published version, in the Hugging Face form."""
+
+from typing import Any
+
+CARD = """---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [unlearning]
+---
+# {model}, version {version}
+
+Version {parent} of this model after approximate unlearning (FILA + IHL on LoRA, Cha et al., ICLR 2025) of a set
+of submitted records. The weights were merged and are loaded as usual:
+
+```python
+AutoModelForCausalLM.from_pretrained(".")
+```
+
+| | before | after | held-out mean |
+|---|---|---|---|
+| mean EL of the forget set | {el_before:.4f} | {el_after:.4f} | {el_limit:.4f} |
+| mean MA of the forget set | {ma_before:.4f} | {ma_after:.4f} | {ma_limit:.4f} |
+| held-out perplexity | {ppl_before:.2f} | {ppl_after:.2f} | at most x {max_ratio:.2f} |
+
+What was done, with which parameters, and what was not tested stands in `certificate.dsse.json` beside this
+folder; `unlearnd verify` checks it offline. The tests bound greedy extraction of the submitted records. They say
+nothing of other ways to elicit them, and quantising the model or training it further can bring some back.
+"""
+
+
+def model_card(model: str, parent: int, report: dict[str, Any]) -> str:
+    """The card's text, from the aggregates of a job's report."""
+    before, after, limits, utility = (report[k] for k in ("before", "after", "limits", "utility"))
+    return CARD.format(
+        model=model, version=parent + 1, parent=parent,
+        el_before=before["el"], el_after=after["el"], el_limit=limits["el"],
+        ma_before=before["ma"], ma_after=after["ma"], ma_limit=limits["ma"],
+        ppl_before=utility["heldout_perplexity_before"], ppl_after=utility["heldout_perplexity_after"],
+        max_ratio=utility["max_ratio"],
+    )  # fmt: skip

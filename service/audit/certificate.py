@@ -1,0 +1,146 @@
+"""The record itself: an in-toto Statement that binds files, parameters, thresholds and results.
+
+It says what was done and what the tests gave, and nothing of what was submitted: no text, no token, no hash of
+a text without its nonce, no name, no metric of a single request (whoever holds the weights could test guesses
+against one).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from service.audit.canonical import dumps
+from service.audit.manifest import FileEntry
+from service.audit.wording import problem_in
+
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "urn:unlearnd:record:v1"
+TITLE = "Record of unlearning procedure and test results"
+SCOPE = (
+    "A procedure of approximate unlearning was run on the named parent model, and the named tests were run on "
+    "exactly the files listed here. The tests bound greedy extraction of the submitted records; they say nothing "
+    "of other ways to elicit them, of paraphrases, or of copies of the model made earlier."
+)
+MERGE = "W' = W + c (B A - B0 A0), in float32 from the parent's weights, rounded once to the storage dtype"
+CRITERION = (
+    "mean EL and mean MA over the forget set at or under the held-out means; each request's own means at or under "
+    "the held-out 95th percentiles; held-out perplexity ratio at or under the policy's maximum"
+)
+ATTACKS = (
+    "int4 and int8 quantisation", "relearning on related text", "sampling several answers", "rephrased prompts",
+)  # fmt: skip
+BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+
+class WordingRefused(ValueError):
+    """The record would say something it may not."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLine:
+    """One request in the record: its random ref, its commitment, what the tests said."""
+
+    ref: str
+    commitment: bytes
+    verdict: str
+    reason: str | None
+
+
+def decimal(value: float) -> str:
+    """A number as a decimal string: JSON numbers do not survive every reader."""
+    return f"{value:.6f}"
+
+
+def decimals(values: dict[str, Any]) -> dict[str, Any]:
+    """The same mapping with every float as a decimal string."""
+    return {k: decimal(v) if isinstance(v, float) else v for k, v in values.items()}
+
+
+def bucket(count: int) -> str:
+    """A count as a range, so that it does not tell how much one person wrote."""
+    above = next((b for b in BUCKETS if count <= b), None)
+    return f"<= {above}" if above else f"> {BUCKETS[-1]}"
+
+
+def statement(
+    *,
+    certificate_id: str,
+    issuer: str,
+    issued_at: datetime,
+    lineage: dict[str, Any],
+    files: Sequence[FileEntry],
+    published: bool,
+    forget_root: bytes,
+    requests: Sequence[RequestLine],
+    records: int,
+    corpora: Sequence[dict[str, Any]],
+    parameters: dict[str, Any],
+    report: dict[str, Any],
+    overall: str,
+) -> bytes:
+    """The canonical bytes of the statement.
+
+    Args:
+        certificate_id: Random.
+        issuer: Who runs the service.
+        issued_at: Now, UTC.
+        lineage: model, version, parent version, parent manifest and certificate digests.
+        files: Every file the record is about, paths inside the release folder.
+        published: Whether these files become a version.
+        forget_root: Root over the requests' commitments.
+        requests: One line a request.
+        records: How many records, given as a range.
+        corpora: role, sha256 and records of retain and held-out text.
+        parameters: Everything the run was told.
+        report: The engine's report without anything about a single request.
+        overall: PASS or FAIL.
+
+    Raises:
+        WordingRefused: The record would say something it may not.
+    """
+    predicate = {
+        "title": TITLE,
+        "certificate_id": certificate_id,
+        "issuer": issuer,
+        "issued_at": issued_at.isoformat(timespec="seconds"),
+        "scope": SCOPE,
+        "lineage": lineage,
+        "artefacts": {"merge": MERGE, "published": published, **report["artefact"]},
+        "forget_set": {
+            "commitment_root": forget_root.hex(), "requests": len(requests), "records": bucket(records),
+        },
+        "requests": [
+            {"ref": r.ref, "commitment": r.commitment.hex(), "verdict": r.verdict, "reason": r.reason}
+            for r in sorted(requests, key=lambda r: r.ref)
+        ],
+        "corpora": list(corpora),
+        "method": {
+            "name": "FILA + IHL on LoRA", "source": "Cha et al., ICLR 2025, arXiv 2408.06621",
+            "parameters": {k: str(v) if isinstance(v, float) else v for k, v in parameters.items()},
+        },
+        "verification": {
+            "criterion": CRITERION,
+            "evaluated": "the files listed here, read back from disk",
+            "thresholds": [decimals(t) for t in report["thresholds"]],
+            "limits": decimals(report["limits"]),
+            "before": decimals(report["before"]),
+            "after": decimals(report["after"]) if report["after"] else None,
+            "utility": decimals(report["utility"]) if report["utility"] else None,
+            "attacks": [{"name": name, "status": "NOT_RUN"} for name in ATTACKS],
+        },
+        "training": {"epochs": report["epochs"], "seconds": decimals(report["seconds"])},
+        "environment": report["environment"],
+        "overall": overall,
+    }  # fmt: skip
+    wrong = problem_in(predicate)
+    if wrong:
+        raise WordingRefused(wrong)
+    return dumps(
+        {
+            "_type": STATEMENT_TYPE,
+            "subject": [{"name": f["path"], "digest": {"sha256": f["sha256"]}} for f in files],
+            "predicateType": PREDICATE_TYPE,
+            "predicate": predicate,
+        }
+    )

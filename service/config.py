@@ -1,0 +1,29 @@
+"""Settings, read once at the edge. Every one has an `UNLEARND_` variable; README lists them."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What an operator may set. Durations are seconds, sizes are bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="UNLEARND_", extra="ignore")
+
+    database_url: str = Field("", description="postgresql://user:password@host/database")
+    broker_url: str = Field("", description="redis://host:6379/0; Valkey or Redis")
+    storage_dir: Path = Field(Path("storage"), description="shared by API, control and compute workers")
+    keys_dir: Path = Field(Path("keys"), description="holds kek, and on control workers certificate.pem")
+    issuer: str = Field("unlearnd", description="named in certificates; no personal data")
+    max_record_bytes: int = Field(65_536, description="one record's text in UTF-8")
+    max_records: int = Field(256, description="records in one deletion request")
+    max_body_bytes: int = Field(8_388_608, description="a request body")
+    max_wait_seconds: float = Field(900, description="default of a model's policy: how long a batch stays open")
+    lease_seconds: float = Field(60, description="a claim without a heartbeat for so long is up for grabs")
+    stall_seconds: float = Field(1800, description="a job without a step of progress for so long loses its lease")
+    sweep_seconds: float = Field(30, description="how often lost wake-ups and expired leases are looked for")
+    max_attempts: int = Field(3, description="claims of a job before it is quarantined")
+    database_pool: int = Field(10, description="connections a process keeps")
+    callback_allow_private: bool = Field(False, description="let callbacks go to private addresses")
+    log_level: str = "INFO"

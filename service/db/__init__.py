@@ -1,0 +1,1 @@
+"""All tables and all queries; `session.py` alone commits."""

@@ -1,0 +1,177 @@
+"""Jobs: claims under a lease and a fence, progress, events.
+
+`owned` is the one guard: every write of a worker goes through it and fails if the fence moved on.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import case, func, or_, select, update
+from sqlalchemy.orm import Session, joinedload
+
+from service.db.paging import Page, page
+from service.db.tables import Job, JobEvent, Model
+from service.domain.errors import LostLease
+from service.domain.states import TERMINAL_STAGES, Outcome, Stage, check_stage
+
+CHANNEL = "unlearnd_jobs"
+
+
+def by_id(session: Session, job_id: UUID) -> Job | None:
+    """One job with its model and versions."""
+    options = [joinedload(Job.model), joinedload(Job.parent_version), joinedload(Job.version)]
+    return session.get(Job, job_id, options=options)
+
+
+def listing(session: Session, cursor: str | None, limit: int, *, model: str | None, stage: str | None) -> Page[Job]:
+    """Jobs, newest first."""
+    query = select(Job).options(joinedload(Job.model), joinedload(Job.parent_version), joinedload(Job.version))
+    if model:
+        query = query.join(Model, Model.id == Job.model_id).where(Model.name == model)
+    if stage:
+        query = query.where(Job.stage == stage)
+    return page(session, query, Job.seq, int, cursor, limit, descending=True)
+
+
+def claim(session: Session, job_id: UUID, owner: str, stages: frozenset[Stage], *, lease_seconds: float) -> int | None:
+    """Take a job that is free or whose lease ran out; returns the new fence, or None."""
+    now = func.now()
+    return session.scalar(
+        update(Job)
+        .where(
+            Job.id == job_id,
+            Job.stage.in_(stages),
+            or_(Job.owner.is_(None), Job.lease_expires_at < now),
+            or_(Job.not_before.is_(None), Job.not_before <= now),
+        )
+        .values(
+            owner=owner,
+            lease_expires_at=now + timedelta(seconds=lease_seconds),
+            fence=Job.fence + 1,
+            attempts=Job.attempts + 1,
+            progress_at=now,
+            started_at=func.coalesce(Job.started_at, now),
+        )
+        .returning(Job.fence)
+    )
+
+
+def heartbeat(
+    session: Session, job_id: UUID, fence: int, steps: int, *, lease_seconds: float, stall_seconds: float
+) -> bool:
+    """Extend the lease under the fence; false if it is lost, or if no step was made for too long."""
+    now = func.now()
+    found = session.execute(
+        update(Job)
+        .where(Job.id == job_id, Job.fence == fence, Job.owner.is_not(None))
+        .where(or_(Job.steps != steps, Job.progress_at > now - timedelta(seconds=stall_seconds)))
+        .values(
+            lease_expires_at=now + timedelta(seconds=lease_seconds),
+            progress_at=case((Job.steps != steps, now), else_=Job.progress_at),
+            steps=steps,
+        )
+        .returning(Job.id)
+    )
+    return found.first() is not None
+
+
+def owned(session: Session, job_id: UUID, fence: int) -> Job:
+    """The job, locked, if this fence still holds it.
+
+    Raises:
+        LostLease: Another worker claimed it since, or it was released.
+    """
+    job = session.scalar(
+        select(Job).where(Job.id == job_id, Job.fence == fence, Job.owner.is_not(None)).with_for_update()
+    )
+    if job is None:
+        raise LostLease(f"job {job_id}: fence {fence} is not current")
+    return job
+
+
+def advance(session: Session, job: Job, target: Stage, *, release: bool = False) -> None:
+    """Move an owned job to the next stage; `release` gives it up for whoever does that stage."""
+    if job.stage != target:
+        check_stage(job.stage, target)
+        job.stage = target
+        add_event(session, job.id, "stage", {"stage": target, "progress": job.progress})
+    if release or target in TERMINAL_STAGES:
+        job.owner, job.lease_expires_at, job.woken_at = None, None, None
+    if release:
+        job.attempts = 0
+    if target in TERMINAL_STAGES:
+        job.finished_at = datetime.now(UTC)
+
+
+def finish(session: Session, job: Job, outcome: Outcome, reason: str | None) -> None:
+    """End an owned job with what its tests said."""
+    job.outcome, job.reason, job.progress = outcome, reason, 1.0
+    advance(session, job, Stage.DONE)
+    add_event(session, job.id, "done", {"outcome": outcome, "reason": reason, "progress": 1.0})
+
+
+def give_back(session: Session, job: Job, *, delay_seconds: float, count: bool) -> None:
+    """Release an owned job for another attempt; `count` says whether this one counts as an attempt."""
+    job.owner, job.lease_expires_at, job.woken_at = None, None, None
+    job.not_before = datetime.now(UTC) + timedelta(seconds=delay_seconds) if delay_seconds else None
+    if not count:
+        job.attempts = max(0, job.attempts - 1)
+
+
+def add_event(session: Session, job_id: UUID, kind: str, data: dict[str, Any]) -> None:
+    """Record what happened and wake whoever listens."""
+    session.add(JobEvent(job_id=job_id, kind=kind, data=data))
+    notify(session, job_id)
+
+
+def notify(session: Session, job_id: UUID) -> None:
+    """Wake whoever listens to this job, at commit."""
+    session.execute(select(func.pg_notify(CHANNEL, str(job_id))))
+
+
+def events_after(session: Session, job_id: UUID, last: int) -> list[JobEvent]:
+    """Events of a job after id `last`."""
+    return list(
+        session.scalars(select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.id > last).order_by(JobEvent.id))
+    )
+
+
+def history(session: Session, job_id: UUID) -> list[dict[str, Any]]:
+    """The epochs of a job, as they were told; an epoch that a resumed attempt repeats counts once."""
+    query = select(JobEvent.data).where(JobEvent.job_id == job_id, JobEvent.kind == "epoch").order_by(JobEvent.id)
+    return list({data["epoch"]: data for data in session.scalars(query)}.values())
+
+
+def wakeable(session: Session, stages: frozenset[Stage], *, quiet_seconds: float) -> list[UUID]:
+    """Free or abandoned jobs in these stages whose last wake-up is long enough ago; marks them woken."""
+    now = func.now()
+    found = session.scalars(
+        update(Job)
+        .where(
+            Job.stage.in_(stages),
+            or_(Job.owner.is_(None), Job.lease_expires_at < now),
+            or_(Job.not_before.is_(None), Job.not_before <= now),
+            or_(Job.woken_at.is_(None), Job.woken_at < now - timedelta(seconds=quiet_seconds)),
+        )
+        .values(woken_at=now)
+        .returning(Job.id)
+    )
+    return list(found)
+
+
+def exhausted(session: Session, max_attempts: int) -> list[Job]:
+    """Jobs whose last allowed attempt ended without a word, locked."""
+    free = or_(Job.owner.is_(None), Job.lease_expires_at < func.now())
+    query = select(Job).where(Job.stage.not_in(TERMINAL_STAGES), Job.attempts >= max_attempts, free)
+    return list(session.scalars(query.with_for_update(skip_locked=True)))
+
+
+def ended(session: Session, among: list[UUID]) -> list[UUID]:
+    """Those of these jobs that need no working folder any more."""
+    return list(session.scalars(select(Job.id).where(Job.id.in_(among), Job.stage.in_(TERMINAL_STAGES))))
+
+
+def counts(session: Session) -> list[tuple[str, int]]:
+    """How many jobs stand in each stage."""
+    return [(stage, count) for stage, count in session.execute(select(Job.stage, func.count()).group_by(Job.stage))]

@@ -1,0 +1,48 @@
+"""API keys: `unl_` and 32 random bytes; the database holds the sha256."""
+
+import hashlib
+import secrets
+from datetime import UTC, datetime
+from uuid import UUID
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from service.db.tables import ApiKey
+
+SCOPES = ("submit", "read", "download", "admin")
+
+
+def create(session: Session, name: str, scopes: list[str], *, key: str | None = None) -> tuple[ApiKey, str]:
+    """A new key (or the given one), and its secret, which is shown this once."""
+    key = key or f"unl_{secrets.token_urlsafe(32)}"
+    row = ApiKey(name=name, scopes=scopes, key_hash=hash_key(key))
+    session.add(row)
+    session.flush()
+    return row, key
+
+
+def hash_key(key: str) -> bytes:
+    """sha256; the key is random enough that a slow hash would add nothing."""
+    return hashlib.sha256(key.encode()).digest()
+
+
+def find(session: Session, key: str) -> ApiKey | None:
+    """The key's row unless it was revoked."""
+    return session.scalar(select(ApiKey).where(ApiKey.key_hash == hash_key(key), ApiKey.revoked_at.is_(None)))
+
+
+def listing(session: Session) -> list[ApiKey]:
+    """All keys, oldest first."""
+    return list(session.scalars(select(ApiKey).order_by(ApiKey.created_at)))
+
+
+def revoke(session: Session, key_id: UUID) -> bool:
+    """Revoke a key for good; false if there is none or it was revoked before."""
+    found = session.execute(
+        update(ApiKey)
+        .where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))
+        .values(revoked_at=datetime.now(UTC))
+        .returning(ApiKey.id)
+    )
+    return found.first() is not None

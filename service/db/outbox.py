@@ -1,0 +1,44 @@
+"""Callbacks still to be made."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from service.db.tables import Outbox
+
+BATCH = 50
+
+
+def take_due(session: Session, held: timedelta) -> list[tuple[UUID, UUID, str]]:
+    """Entries that are due, put off by `held` so that no one else makes them meanwhile."""
+    due = (
+        select(Outbox.id)
+        .where(Outbox.delivered_at.is_(None), Outbox.next_at <= func.now())
+        .order_by(Outbox.next_at)
+        .limit(BATCH)
+        .with_for_update(skip_locked=True)
+    )
+    rows = session.execute(
+        update(Outbox)
+        .where(Outbox.id.in_(due))
+        .values(next_at=func.now() + held)
+        .returning(Outbox.id, Outbox.request_id, Outbox.status)
+    )
+    return [(row.id, row.request_id, row.status) for row in rows]
+
+
+def record(session: Session, entry_id: UUID, *, delivered: bool, max_attempts: int) -> None:
+    """An attempt was made: done, or again after 2, 4, 8, ... seconds, or given up."""
+    entry = session.get(Outbox, entry_id, with_for_update=True)
+    if entry is None:
+        return
+    entry.attempts += 1
+    now = datetime.now(UTC)
+    if delivered:
+        entry.delivered_at = now
+    elif entry.attempts >= max_attempts:
+        entry.next_at = None
+    else:
+        entry.next_at = now + timedelta(seconds=2**entry.attempts)

@@ -1,0 +1,125 @@
+"""Deletion requests."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session, joinedload, selectinload
+from sqlalchemy.sql.selectable import ForUpdateArg
+
+from service.db.paging import Page, page
+from service.db.tables import DeletionRequest, Job, Model, Outbox, Record
+from service.domain.batching import Pending
+from service.domain.states import TERMINAL_REQUESTS, RequestStatus, check_request
+
+
+def by_id(session: Session, request_id: UUID, *, lock: bool = False) -> DeletionRequest | None:
+    """One request with its model, locked if asked for."""
+    options = [joinedload(DeletionRequest.model)]
+    locked = ForUpdateArg(of=DeletionRequest) if lock else None
+    return session.get(DeletionRequest, request_id, options=options, with_for_update=locked)
+
+
+def by_idempotency(session: Session, api_key_id: UUID, key_hash: bytes) -> DeletionRequest | None:
+    """The request that this key made under this Idempotency-Key."""
+    return session.scalar(
+        select(DeletionRequest)
+        .options(joinedload(DeletionRequest.model), selectinload(DeletionRequest.records))
+        .where(DeletionRequest.api_key_id == api_key_id, DeletionRequest.idempotency_hash == key_hash)
+    )
+
+
+def listing(
+    session: Session,
+    cursor: str | None,
+    limit: int,
+    *,
+    status: str | None,
+    model: str | None,
+    due_before: datetime | None,
+) -> Page[DeletionRequest]:
+    """Requests, newest first, filtered."""
+    query = select(DeletionRequest).options(joinedload(DeletionRequest.model))
+    if status:
+        query = query.where(DeletionRequest.status == status)
+    if model:
+        query = query.join(Model, Model.id == DeletionRequest.model_id).where(Model.name == model)
+    if due_before:
+        query = query.where(DeletionRequest.due_at < due_before)
+    return page(session, query, DeletionRequest.seq, int, cursor, limit, descending=True)
+
+
+def pending_models(session: Session) -> list[UUID]:
+    """Models with pending requests and no job under way."""
+    busy = select(Job.model_id).where(Job.stage.not_in(("done", "quarantined")))
+    query = select(DeletionRequest.model_id).where(DeletionRequest.status == RequestStatus.PENDING)
+    return list(session.scalars(query.where(DeletionRequest.model_id.not_in(busy)).distinct()))
+
+
+def lock_pending(session: Session, model_id: UUID, limit: int) -> list[Pending[UUID]]:
+    """Pending requests of a model by deadline, locked; those another transaction holds are left out."""
+    rows = session.scalars(
+        select(DeletionRequest)
+        .where(DeletionRequest.model_id == model_id, DeletionRequest.status == RequestStatus.PENDING)
+        .order_by(DeletionRequest.due_at, DeletionRequest.seq)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    return [Pending(r.id, r.records_count, r.accepted_at, r.due_at) for r in rows]
+
+
+def of_job(session: Session, job_id: UUID, *, with_records: bool = False) -> list[DeletionRequest]:
+    """The requests of a job, in the order of their deadlines."""
+    query = select(DeletionRequest).where(DeletionRequest.job_id == job_id)
+    if with_records:
+        query = query.options(selectinload(DeletionRequest.records))
+    return list(session.scalars(query.order_by(DeletionRequest.due_at, DeletionRequest.seq)))
+
+
+def move(session: Session, requests: Sequence[DeletionRequest], target: RequestStatus, **values: Any) -> None:
+    """Change the state of locked or owned requests by the table; a terminal one queues its callback."""
+    for request in requests:
+        if request.status == target:
+            continue
+        check_request(request.status, target)
+        request.status = target
+        for name, value in values.items():
+            setattr(request, name, value)
+        if target in TERMINAL_REQUESTS:
+            request.finished_at = datetime.now(UTC)
+            if request.callback_url is not None:
+                session.add(Outbox(request_id=request.id, status=target))
+
+
+def cancel(session: Session, request_id: UUID) -> bool:
+    """pending -> cancelled in one statement, so that batching and cancelling have one winner."""
+    found = session.execute(
+        update(DeletionRequest)
+        .where(DeletionRequest.id == request_id, DeletionRequest.status == RequestStatus.PENDING)
+        .values(status=RequestStatus.CANCELLED, finished_at=func.now())
+        .returning(DeletionRequest.id, DeletionRequest.callback_url)
+    ).first()
+    if found and found.callback_url is not None:
+        session.add(Outbox(request_id=request_id, status=RequestStatus.CANCELLED))
+    return found is not None
+
+
+def counts(session: Session) -> list[tuple[str, int]]:
+    """How many requests stand in each state."""
+    query = select(DeletionRequest.status, func.count()).group_by(DeletionRequest.status)
+    return [(status, count) for status, count in session.execute(query)]
+
+
+def overdue(session: Session) -> int:
+    """Requests past their deadline that are not ended."""
+    query = select(func.count()).where(
+        DeletionRequest.due_at < func.now(), DeletionRequest.status.not_in(TERMINAL_REQUESTS)
+    )
+    return session.scalar(query) or 0
+
+
+def records_of(session: Session, request_id: UUID) -> list[Record]:
+    """The sealed records of a request."""
+    return list(session.scalars(select(Record).where(Record.request_id == request_id).order_by(Record.position)))

@@ -1,0 +1,233 @@
+"""The tables. Personal data of requests is in `bytea` columns, sealed with the request's own key."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Float,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)  # fmt: skip
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+NAMES = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "pk": "pk_%(table_name)s",
+}
+ACTIVE_JOB = "stage NOT IN ('done', 'quarantined')"
+
+
+class Base(DeclarativeBase):
+    """Root of all tables."""
+
+    metadata = MetaData(naming_convention=NAMES)
+    type_annotation_map = {  # noqa: RUF012  # SQLAlchemy's own interface
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB,
+        list[Any]: JSONB,
+        list[str]: ARRAY(Text),
+        str: Text,
+        bytes: LargeBinary,
+    }
+
+
+class ApiKey(Base):
+    """A key's hash and what it may do; the key itself is shown once and kept nowhere."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    name: Mapped[str]
+    key_hash: Mapped[bytes] = mapped_column(unique=True)
+    scopes: Mapped[list[str]]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    revoked_at: Mapped[datetime | None]
+
+
+class Model(Base):
+    """A registered model; its versions are numbered from 0, the base as it came."""
+
+    __tablename__ = "models"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    name: Mapped[str] = mapped_column(unique=True)
+    policy: Mapped[dict[str, Any]]
+    retain: Mapped[dict[str, Any]] = mapped_column(comment="sha256, records")
+    heldout: Mapped[dict[str, Any]] = mapped_column(comment="sha256, records")
+    latest: Mapped[int] = mapped_column(Integer, server_default="0")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Version(Base):
+    """A published release folder. Never changed; a folder without a row is garbage."""
+
+    __tablename__ = "versions"
+    __table_args__ = (UniqueConstraint("model_id", "number"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    model_id: Mapped[UUID] = mapped_column(ForeignKey("models.id"))
+    number: Mapped[int]
+    parent_id: Mapped[UUID | None] = mapped_column(ForeignKey("versions.id"), index=True)
+    job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id", use_alter=True), unique=True)
+    digest: Mapped[str] = mapped_column(comment="sha256 of the manifest; the folder's name")
+    files: Mapped[list[Any]] = mapped_column(comment="path, size, sha256 of every file")
+    metrics: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    model: Mapped[Model] = relationship()
+    parent: Mapped["Version | None"] = relationship(remote_side="Version.id")
+
+
+class Job(Base):
+    """One batch on its way. `owner`, `lease_expires_at` and `fence` say who may write."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index("uq_jobs_active_model", "model_id", unique=True, postgresql_where=text(ACTIVE_JOB)),
+        Index("ix_jobs_open_lease", "lease_expires_at", postgresql_where=text(ACTIVE_JOB)),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    seq: Mapped[int] = mapped_column(BigInteger, Identity(always=True), unique=True)
+    model_id: Mapped[UUID] = mapped_column(ForeignKey("models.id"))
+    parent_version_id: Mapped[UUID] = mapped_column(ForeignKey("versions.id"), index=True)
+    stage: Mapped[str] = mapped_column(server_default="queued")
+    outcome: Mapped[str | None]
+    reason: Mapped[str | None]
+    policy: Mapped[dict[str, Any]] = mapped_column(comment="the model's policy when the batch was sealed")
+    owner: Mapped[str | None]
+    lease_expires_at: Mapped[datetime | None]
+    fence: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    steps: Mapped[int] = mapped_column(BigInteger, server_default="0", comment="counts progress, for the stall watch")
+    progress: Mapped[float] = mapped_column(Float, server_default="0")
+    epoch: Mapped[int] = mapped_column(server_default="0")
+    metrics: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    report: Mapped[dict[str, Any] | None] = mapped_column(comment="aggregates and verdicts by request")
+    progress_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    woken_at: Mapped[datetime | None]
+    not_before: Mapped[datetime | None] = mapped_column(comment="back-off after a failed attempt")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    model: Mapped[Model] = relationship()
+    parent_version: Mapped[Version] = relationship(foreign_keys=[parent_version_id])
+    version: Mapped[Version | None] = relationship(foreign_keys=[Version.job_id], viewonly=True)
+
+
+class DeletionRequest(Base):
+    """One person's request. What could identify the person is sealed."""
+
+    __tablename__ = "deletion_requests"
+    __table_args__ = (
+        UniqueConstraint("api_key_id", "idempotency_hash"),
+        Index("ix_deletion_requests_pending", "model_id", "due_at", postgresql_where=text("status = 'pending'")),
+        Index("ix_deletion_requests_status_seq", "status", "seq"),
+        Index("ix_deletion_requests_due_at", "due_at"),
+        CheckConstraint("records_count > 0", name="has_records"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    seq: Mapped[int] = mapped_column(BigInteger, Identity(always=True), unique=True)
+    model_id: Mapped[UUID] = mapped_column(ForeignKey("models.id"), index=True)
+    job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id"), index=True)
+    api_key_id: Mapped[UUID] = mapped_column(ForeignKey("api_keys.id"))
+    status: Mapped[str] = mapped_column(server_default="pending")
+    regulation: Mapped[str]
+    received_at: Mapped[datetime]
+    due_at: Mapped[datetime]
+    accepted_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    finished_at: Mapped[datetime | None]
+    records_count: Mapped[int]
+    ref: Mapped[str] = mapped_column(unique=True, comment="random; the only name that leaves the service")
+    commitment: Mapped[bytes] = mapped_column(comment="request leaf over the records' commitments")
+    wrapped_key: Mapped[bytes | None] = mapped_column(comment="data key, wrapped; purge destroys it")
+    subject_ref: Mapped[bytes | None] = mapped_column(comment="sealed")
+    callback_url: Mapped[bytes | None] = mapped_column(comment="sealed")
+    idempotency_hash: Mapped[bytes | None] = mapped_column(comment="keyed hash of the Idempotency-Key")
+    body_hash: Mapped[bytes] = mapped_column(comment="keyed hash of the body")
+    verdict: Mapped[str | None]
+    reason: Mapped[str | None]
+    version: Mapped[int | None]
+
+    model: Mapped[Model] = relationship()
+    records: Mapped[list["Record"]] = relationship(order_by="Record.position", passive_deletes=True)
+
+
+class Record(Base):
+    """One text, sealed together with the nonce of its commitment."""
+
+    __tablename__ = "records"
+
+    request_id: Mapped[UUID] = mapped_column(ForeignKey("deletion_requests.id", ondelete="CASCADE"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    sealed: Mapped[bytes]
+
+
+class JobEvent(Base):
+    """What happened in a job, for Server-Sent Events with `Last-Event-ID`."""
+
+    __tablename__ = "job_events"
+    __table_args__ = (Index("ix_job_events_job_id_id", "job_id", "id"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    kind: Mapped[str]
+    data: Mapped[dict[str, Any]]
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Certificate(Base):
+    """The signed record of a job, whether it passed or not; one a job."""
+
+    __tablename__ = "certificates"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    envelope: Mapped[bytes] = mapped_column(comment="the DSSE envelope, exactly as published")
+    digest: Mapped[str]
+    overall: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class AuditEntry(Base):
+    """The append-only log, written by the SQL function `audit_append` alone (RFC 6962 leaf hashes)."""
+
+    __tablename__ = "audit_entries"
+
+    index: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    entry: Mapped[bytes] = mapped_column(comment="canonical JSON; ids and digests only")
+    leaf_hash: Mapped[bytes]
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Outbox(Base):
+    """Callbacks still to be made; written in the transaction that they tell of."""
+
+    __tablename__ = "outbox"
+    __table_args__ = (Index("ix_outbox_due", "next_at", postgresql_where=text("delivered_at IS NULL")),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    request_id: Mapped[UUID] = mapped_column(ForeignKey("deletion_requests.id"), index=True)
+    status: Mapped[str]
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    next_at: Mapped[datetime | None] = mapped_column(server_default=func.now(), comment="null: given up")
+    delivered_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())

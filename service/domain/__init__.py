@@ -1,0 +1,1 @@
+"""Pure rules: states, records, deadlines, batching, errors. Standard library only."""

@@ -1,0 +1,107 @@
+"""The state machine, one table each for requests and jobs.
+
+    request -> batch -> unlearn -> merge -> verify -> certify -> publish
+
+Verification stands behind the merge because what is verified is the merged artefact read back from disk, and
+certification before publication so that a version appears together with its certificate or not at all, and a
+run that failed has its record too.
+"""
+
+from enum import StrEnum
+
+from service.domain.errors import IllegalTransition
+
+
+class RequestStatus(StrEnum):
+    """Where a deletion request stands."""
+
+    PENDING = "pending"
+    BATCHED = "batched"
+    UNLEARNING = "unlearning"
+    VERIFYING = "verifying"
+    PUBLISHING = "publishing"
+    COMPLETED = "completed"
+    NOT_MEMORISED = "not_memorised"
+    CANCELLED = "cancelled"
+    REJECTED = "rejected"
+    FAILED = "failed"
+
+
+class Stage(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"
+    UNLEARN = "unlearn"
+    MERGE = "merge"
+    VERIFY = "verify"
+    CERTIFY = "certify"
+    PUBLISH = "publish"
+    DONE = "done"
+    QUARANTINED = "quarantined"
+
+
+class Outcome(StrEnum):
+    """How a job's tests ended."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    NOT_MEMORISED = "not_memorised"
+    REJECTED = "rejected"
+
+
+R, S = RequestStatus, Stage
+_ENDS = {R.NOT_MEMORISED, R.REJECTED, R.FAILED}
+
+REQUEST_TRANSITIONS: dict[RequestStatus, set[RequestStatus]] = {
+    R.PENDING: {R.BATCHED, R.CANCELLED, R.REJECTED},
+    R.BATCHED: {R.UNLEARNING, *_ENDS},
+    R.UNLEARNING: {R.VERIFYING, *_ENDS},
+    R.VERIFYING: {R.PUBLISHING, R.UNLEARNING, *_ENDS},
+    R.PUBLISHING: {R.COMPLETED, *_ENDS},
+    R.COMPLETED: set(),
+    R.NOT_MEMORISED: set(),
+    R.CANCELLED: set(),
+    R.REJECTED: set(),
+    R.FAILED: {R.PENDING},  # an operator's retry
+}
+STAGE_TRANSITIONS: dict[Stage, set[Stage]] = {
+    S.QUEUED: {S.UNLEARN, S.QUARANTINED},
+    S.UNLEARN: {S.MERGE, S.CERTIFY, S.QUARANTINED},
+    S.MERGE: {S.VERIFY, S.QUARANTINED},
+    S.VERIFY: {S.CERTIFY, S.QUARANTINED},
+    S.CERTIFY: {S.PUBLISH, S.DONE, S.QUARANTINED},
+    S.PUBLISH: {S.DONE, S.QUARANTINED},
+    S.DONE: set(),
+    S.QUARANTINED: {S.QUEUED},  # an operator's retry
+}
+TERMINAL_REQUESTS = frozenset({R.COMPLETED, R.NOT_MEMORISED, R.CANCELLED, R.REJECTED, R.FAILED})
+TERMINAL_STAGES = frozenset({S.DONE, S.QUARANTINED})
+COMPUTE_STAGES = frozenset({S.QUEUED, S.UNLEARN, S.MERGE, S.VERIFY})
+CONTROL_STAGES = frozenset({S.CERTIFY, S.PUBLISH})
+REQUEST_STATUS_AT: dict[Stage, RequestStatus] = {
+    S.UNLEARN: R.UNLEARNING,
+    S.MERGE: R.UNLEARNING,
+    S.VERIFY: R.VERIFYING,
+    S.CERTIFY: R.VERIFYING,
+    S.PUBLISH: R.PUBLISHING,
+}
+
+
+def check_request(current: str, target: RequestStatus) -> None:
+    """Allow `current -> target` for a request.
+
+    Raises:
+        IllegalTransition: The table does not list it.
+    """
+    if target not in REQUEST_TRANSITIONS[RequestStatus(current)]:
+        raise IllegalTransition(f"request: {current} -> {target}")
+
+
+def check_stage(current: str, target: Stage) -> None:
+    """Allow `current -> target` for a job.
+
+    Raises:
+        IllegalTransition: The table does not list it.
+    """
+    if target not in STAGE_TRANSITIONS[Stage(current)]:
+        raise IllegalTransition(f"job: {current} -> {target}")

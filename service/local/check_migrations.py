@@ -1,0 +1,34 @@
+"""Do the migrations make the tables? `python -m service.local.check_migrations`, on a server of its own."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from service import migrate
+from service.local import postgres
+from service.local.supervisor import wait_until
+
+
+def main() -> int:
+    """Migrate an empty database up, compare, down and up again."""
+    with tempfile.TemporaryDirectory(prefix="unlearnd-") as place:
+        data, sockets = Path(place) / "postgres", Path(place) / "s"
+        sockets.mkdir()
+        server = postgres.process(data, sockets, Path(place) / "postgres.log")
+        server.start()
+        try:
+            wait_until(lambda: postgres.is_ready(data, sockets), 60)
+            url = postgres.url(sockets)
+            migrate.upgrade(url)
+            migrate.check(url)
+            migrate.downgrade(url, "base")
+            migrate.upgrade(url)
+        finally:
+            server.ask_to_stop()
+            server.wait()
+    sys.stdout.write("migrations: up, same as the tables, down, up\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,235 @@
+"""`unlearnd up`: PostgreSQL, Valkey, migrations, API, control worker and compute worker in one data folder.
+
+    D/endpoint.json    {"url", "api_key_file"}, written once everything answers
+    D/keys/            kek, certificate.pem, admin.key; mode 0700
+    D/postgres, D/valkey, D/storage, D/logs, D/tmp
+
+A process that ends by itself is started again. SIGINT and SIGTERM stop everything, workers first.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+
+from service import migrate
+from service.app import create_keys
+from service.db import keys as keys_table
+from service.db.session import Database
+from service.local import postgres, valkey
+from service.local.process import Process
+from service.privacy.envelope import write_private
+
+log = logging.getLogger(__name__)
+MAX_SOCKET_PATH = 90  # the system's limit is 108, and PostgreSQL adds a name of its own
+READY_SECONDS = 90
+RESTART_SECONDS = 1.0
+
+
+class StackError(Exception):
+    """The stack cannot run; the message says which part and where its log is."""
+
+
+class Stack:
+    """The embedded stack on one data folder."""
+
+    def __init__(self, data: Path, host: str = "127.0.0.1", port: int = 0) -> None:
+        """Use `data`, made if missing; port 0 takes a free one."""
+        self.data, self.host, self.port = data.resolve(), host, port or _free_port(host)
+        self.stopping = threading.Event()
+        self._processes: list[Process] = []
+        self._sockets: Path | None = None
+        for name in ("logs", "tmp", "storage", "run"):
+            (self.data / name).mkdir(parents=True, exist_ok=True)
+        (self.data / "keys").mkdir(mode=0o700, exist_ok=True)
+
+    @property
+    def url(self) -> str:
+        """Where the API answers."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    @property
+    def api_key_file(self) -> Path:
+        """The file with the admin key."""
+        return self.data / "keys" / "admin.key"
+
+    def start(self) -> None:
+        """Bring everything up and write `endpoint.json`.
+
+        Raises:
+            StackError: A part does not come up, or another supervisor holds the folder.
+        """
+        self._lock()
+        (self.data / "endpoint.json").unlink(missing_ok=True)
+        create_keys(self.data / "keys")
+        write_private(self.api_key_file, f"unl_{secrets.token_urlsafe(32)}".encode())
+        sockets = self._socket_folder()
+        for leftover in ("api", "control", "compute", "valkey", "postgres"):
+            self._describe(leftover, sockets).stop_leftover()
+        data = self.data / "postgres"
+        self._run("postgres", sockets, lambda: postgres.is_ready(data, sockets))
+        self._run("valkey", sockets, lambda: valkey.is_ready(sockets))
+        migrate.upgrade(self.environment["UNLEARND_DATABASE_URL"])
+        self._admin_key()
+        for name in ("control", "compute"):
+            self._run(name, sockets, lambda: True)
+        self._run("api", sockets, self._api_ready)
+        endpoint = {"url": self.url, "api_key_file": str(self.api_key_file)}
+        partial = self.data / "run" / "endpoint.json"
+        partial.write_text(json.dumps(endpoint))
+        partial.replace(self.data / "endpoint.json")
+
+    def watch(self) -> None:
+        """Start again what ends by itself, until `stopping` is set."""
+        while not self.stopping.wait(RESTART_SECONDS):
+            for process in self._processes:
+                code = process.exited()
+                if code is not None:
+                    log.warning("%s ended with %s and is started again", process.name, code)
+                    process.stop_leftover()
+                    process.start()
+
+    def stop(self) -> None:
+        """Stop everything: first who works, then what they need."""
+        self.stopping.set()
+        workers = [p for p in self._processes if p.name not in ("postgres", "valkey")]
+        servers = [p for p in self._processes if p.name in ("postgres", "valkey")]
+        for group in (workers, servers):
+            for process in group:
+                process.ask_to_stop()
+            for process in group:
+                process.wait()
+        (self.data / "endpoint.json").unlink(missing_ok=True)
+        if self._sockets is not None:
+            shutil.rmtree(self._sockets, ignore_errors=True)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What every part is told."""
+        sockets = self._socket_folder()
+        defaults = {
+            "UNLEARND_DATABASE_URL": postgres.url(sockets),
+            "UNLEARND_BROKER_URL": valkey.url(sockets),
+            "UNLEARND_STORAGE_DIR": str(self.data / "storage"),
+            "UNLEARND_KEYS_DIR": str(self.data / "keys"),
+            "UNLEARND_MAX_WAIT_SECONDS": "2",
+            "UNLEARND_SWEEP_SECONDS": "1",
+            "UNLEARND_LEASE_SECONDS": "10",
+        }
+        return {**{k: os.environ.get(k, v) for k, v in defaults.items()}, "TMPDIR": str(self.data / "tmp")}
+
+    def process(self, name: str) -> Process:
+        """The running process of a part: postgres, valkey, api, control or compute."""
+        return next(p for p in self._processes if p.name == name)
+
+    def _lock(self) -> None:
+        self._lock_file = (self.data / "run" / "lock").open("w")
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StackError(f"another unlearnd runs on {self.data}") from error
+
+    def _socket_folder(self) -> Path:
+        """A folder for sockets: `D/run`, or a short one where D's path is too long for a socket's."""
+        if self._sockets is None:
+            own = self.data / "run" / "sockets"
+            fits = len(str(own)) <= MAX_SOCKET_PATH
+            if fits:
+                own.mkdir(mode=0o700, exist_ok=True)
+            self._sockets = own if fits else Path(tempfile.mkdtemp(prefix="unlearnd-"))
+        return self._sockets
+
+    def _describe(self, name: str, sockets: Path) -> Process:
+        """The process of a part, not started."""
+        log_file = self.data / "logs" / f"{name}.log"
+        if name == "postgres":
+            return postgres.process(self.data / "postgres", sockets, log_file)
+        if name == "valkey":
+            return valkey.process(self.data / "valkey", sockets, log_file)
+        celery = [
+            sys.executable, "-m", "celery", "-A", "worker.app", "worker", "--pool", "threads", "--loglevel", "INFO",
+            "--without-mingle", "--without-gossip",
+        ]  # fmt: skip
+        beat = ["-B", "--schedule", str(self.data / "run" / "beat")]
+        commands = {
+            "api": [sys.executable, "-m", "service.main", "--host", self.host, "--port", str(self.port)],
+            "control": [*celery, "-Q", "control", "-n", "control@%h", "--concurrency", "4", *beat],
+            "compute": [*celery, "-Q", "gpu", "-n", "compute@%h", "--concurrency", "1"],
+        }
+        return Process(name, commands[name], log_file, environment=self.environment)
+
+    def _run(self, name: str, sockets: Path, ready: Callable[[], bool]) -> None:
+        process = self._describe(name, sockets)
+        process.start()
+        self._processes.append(process)
+        up = wait_until(lambda: ready() or process.exited() is not None, READY_SECONDS, self.stopping)
+        if self.stopping.is_set():
+            raise StackError("stopped while starting")
+        if not up or process.exited() is not None:
+            raise StackError(f"{name} does not come up; see {process.log}")
+
+    def _api_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=2, trust_env=False).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def _admin_key(self) -> None:
+        """Let the key in the key file in."""
+        key = self.api_key_file.read_text().strip()
+        database = Database(self.environment["UNLEARND_DATABASE_URL"], pool_size=1)
+        with database.transaction() as session:
+            if keys_table.find(session, key) is None:
+                keys_table.create(session, "embedded admin", list(keys_table.SCOPES), key=key)
+        database.close()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, give_up: threading.Event | None = None) -> bool:
+    """Ask until the condition holds; false after `seconds` or when `give_up` is set."""
+    give_up = give_up or threading.Event()
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until or give_up.wait(0.05):
+            return False
+    return True
+
+
+def _free_port(host: str) -> int:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def run(data: Path, host: str, port: int) -> int:
+    """Run the stack until SIGINT or SIGTERM; returns the exit code."""
+    stack = Stack(data, host, port)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stack.stopping.set())
+    try:
+        stack.start()
+        sys.stdout.write(f"unlearnd is ready at {stack.url}\n")
+        sys.stdout.flush()
+        stack.watch()
+    except StackError as error:
+        stopped = stack.stopping.is_set()
+        if not stopped:
+            sys.stderr.write(f"{error}\n")
+        return 0 if stopped else 1
+    finally:
+        stack.stop()
+    return 0

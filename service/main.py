@@ -1,0 +1,73 @@
+"""The HTTP application, and `python -m service.main` to serve it."""
+
+import argparse
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from service.api import errors, health, jobs, keys, models, requests, versions
+from service.api.changes import Changes
+from service.api.limits import BodyLimit
+from service.app import Services, build
+from service.schemas import Problem
+
+DESCRIPTION = """Deletion requests in, certified model versions out.
+
+Errors are `application/problem+json` (RFC 9457). Times are RFC 3339 in UTC. Lists answer
+`{"items": [...], "next_cursor": null | "..."}`.
+"""
+PROBLEM = {"model": Problem, "content": {errors.MEDIA_TYPE: {}}}
+GRACE_SECONDS = 5
+
+
+def create_app(services: Services) -> FastAPI:
+    """The application over these parts."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.changes = Changes(services.settings.database_url)
+        listening = asyncio.create_task(app.state.changes.run())
+        yield
+        listening.cancel()
+        services.close()
+
+    responses: dict[int | str, dict[str, Any]] = {
+        status: {**PROBLEM, "description": text}
+        for status, text in {
+            401: "No valid API key", 403: "The key's scopes do not allow it", 404: "No such thing",
+            409: "Not possible in the current state", 413: "Body too large", 422: "Not valid",
+            503: "Temporarily unavailable",
+        }.items()
+    }  # fmt: skip
+    version = importlib.metadata.version("unlearnd")
+    app = FastAPI(title="unlearnd", version=version, description=DESCRIPTION, lifespan=lifespan, responses=responses)
+    app.state.services = services
+    app.add_middleware(BodyLimit, max_bytes=services.settings.max_body_bytes)
+    errors.install(app)
+    for part in (models, requests, jobs, versions, keys, health):
+        app.include_router(part.router)
+    return app
+
+
+def main() -> None:
+    """Serve until SIGINT or SIGTERM."""
+    parser = argparse.ArgumentParser(description="the HTTP API")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    arguments = parser.parse_args()
+    services = build()
+    logging.basicConfig(level=services.settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    uvicorn.run(
+        create_app(services), host=arguments.host, port=arguments.port, access_log=False,
+        timeout_graceful_shutdown=GRACE_SECONDS, timeout_keep_alive=30, server_header=False,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

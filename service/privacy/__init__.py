@@ -1,0 +1,1 @@
+"""What keeps submitted text private: envelope encryption and commitments."""

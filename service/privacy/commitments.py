@@ -1,0 +1,51 @@
+"""Commitments to submitted texts, and the Merkle trees over them.
+
+`C = SHA-256("unlearn/commit/v1" | nonce, 32 bytes | length, u64 big-endian | exact bytes)`. With receipt
+(nonce) and text the submitter, and nobody else, can show that the text was in a request: an unsalted hash of a
+telephone number would be a telephone number.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+
+NONCE = 32
+
+
+def new_nonce() -> bytes:
+    """32 random bytes."""
+    return os.urandom(NONCE)
+
+
+def commit(nonce: bytes, text: bytes) -> bytes:
+    """The commitment to one record, 32 bytes."""
+    return hashlib.sha256(b"unlearn/commit/v1" + nonce + len(text).to_bytes(8, "big") + text).digest()
+
+
+def leaf_hash(data: bytes) -> bytes:
+    """RFC 6962, section 2.1: SHA-256(0x00 | data)."""
+    return hashlib.sha256(b"\x00" + data).digest()
+
+
+def merkle_root(leaves: Sequence[bytes]) -> bytes:
+    """RFC 6962, section 2.1: the tree hash over leaf data, 32 bytes."""
+    if not leaves:
+        return hashlib.sha256(b"").digest()
+    return _root([leaf_hash(data) for data in leaves])
+
+
+def _root(hashes: Sequence[bytes]) -> bytes:
+    if len(hashes) == 1:
+        return hashes[0]
+    split = 1 << (len(hashes) - 1).bit_length() - 1  # the largest power of two below the count
+    return hashlib.sha256(b"\x01" + _root(hashes[:split]) + _root(hashes[split:])).digest()
+
+
+def request_commitment(ref: str, commitments: Sequence[bytes]) -> bytes:
+    """The leaf of one request: its random ref and the tree over its records' commitments."""
+    return hashlib.sha256(b"unlearn/request/v1" + ref.encode() + merkle_root(commitments)).digest()
+
+
+def forget_set_root(requests: Sequence[tuple[str, bytes]]) -> bytes:
+    """The tree over (ref, request commitment) pairs, sorted by ref."""
+    return merkle_root([commitment for _, commitment in sorted(requests)])

@@ -1,0 +1,130 @@
+"""Envelope encryption: one random data key a request, sealed under a key-encryption key.
+
+AES-256-GCM throughout. The associated data names the request and the item, so a ciphertext moved to another
+row does not open. Destroying the wrapped data key makes everything sealed with it unreadable.
+"""
+
+import os
+from pathlib import Path
+from typing import Protocol
+from uuid import UUID
+
+from cryptography.hazmat.primitives import hashes, hmac
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+NONCE = 12
+
+
+class KeyWrapper(Protocol):
+    """Wraps data keys under a key-encryption key that never leaves its keeper."""
+
+    def wrap(self, key: bytes, context: bytes) -> bytes:
+        """Seal a data key; `context` must be the same to open it."""
+        ...
+
+    def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
+        """Open a data key.
+
+        Raises:
+            cryptography.exceptions.InvalidTag: Another key, another context, or a changed byte.
+        """
+        ...
+
+    def keyed_hash(self, purpose: str, data: bytes) -> bytes:
+        """A 32-byte hash that nobody can recompute without the key."""
+        ...
+
+
+class FileKeyWrapper:
+    """A key-encryption key in a file, mode 0600; for the embedded stack and single hosts."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the 32 bytes at `path`."""
+        key = path.read_bytes()
+        if len(key) != 32:
+            raise ValueError(f"{path}: a key-encryption key is 32 bytes")
+        self._aead = AESGCM(key)
+        self._root = key
+
+    @staticmethod
+    def create(path: Path) -> None:
+        """Make a random key at `path` unless there is one."""
+        write_private(path, os.urandom(32))
+
+    def wrap(self, key: bytes, context: bytes) -> bytes:
+        """Seal a data key."""
+        return _seal(self._aead, key, context)
+
+    def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
+        """Open a data key."""
+        return _open(self._aead, wrapped, context)
+
+    def keyed_hash(self, purpose: str, data: bytes) -> bytes:
+        """HMAC-SHA256 under a key derived for this purpose."""
+        derived = HKDF(hashes.SHA256(), 32, None, f"unlearnd/{purpose}".encode()).derive(self._root)
+        mac = hmac.HMAC(derived, hashes.SHA256())
+        mac.update(data)
+        return mac.finalize()
+
+
+class Envelope:
+    """The data key of one request, open in memory."""
+
+    def __init__(self, request_id: UUID, key: bytes) -> None:
+        """Use `key` for the items of this request."""
+        self._aead, self._request = AESGCM(key), request_id
+
+    @classmethod
+    def create(cls, request_id: UUID, wrapper: KeyWrapper) -> tuple["Envelope", bytes]:
+        """A fresh data key, open and wrapped."""
+        key = AESGCM.generate_key(256)
+        return cls(request_id, key), wrapper.wrap(key, str(request_id).encode())
+
+    @classmethod
+    def unwrap(cls, request_id: UUID, wrapped: bytes, wrapper: KeyWrapper) -> "Envelope":
+        """Open a request's data key."""
+        return cls(request_id, wrapper.unwrap(wrapped, str(request_id).encode()))
+
+    def seal(self, item: str, data: bytes) -> bytes:
+        """Encrypt one item; its name is bound."""
+        return _seal(self._aead, data, self._context(item))
+
+    def open(self, item: str, sealed: bytes) -> bytes:
+        """Decrypt one item.
+
+        Raises:
+            cryptography.exceptions.InvalidTag: It was sealed for another item, request or key, or changed.
+        """
+        return _open(self._aead, sealed, self._context(item))
+
+    def _context(self, item: str) -> bytes:
+        return f"{self._request}|{item}".encode()
+
+
+def _seal(aead: AESGCM, data: bytes, context: bytes) -> bytes:
+    nonce = os.urandom(NONCE)
+    return nonce + aead.encrypt(nonce, data, context)
+
+
+def _open(aead: AESGCM, sealed: bytes, context: bytes) -> bytes:
+    return aead.decrypt(sealed[:NONCE], sealed[NONCE:], context)
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a new file with mode 0600, once and durably; leave an existing one as it is."""
+    if path.exists():
+        return
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as handle:
+        handle.write(data)
+        handle.flush()
+        os.fsync(handle.fileno())
+    try:
+        os.link(temporary, path)  # atomic and never over another's file
+    except FileExistsError:
+        pass
+    finally:
+        temporary.unlink()

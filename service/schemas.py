@@ -1,0 +1,224 @@
+"""What goes over HTTP, in both directions."""
+
+from datetime import datetime
+from typing import Annotated, Any, Generic, Literal, TypeVar
+from uuid import UUID
+
+from pydantic import AnyHttpUrl, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+Item = TypeVar("Item")
+
+
+class In(BaseModel):
+    """Input: unknown fields are refused, and errors never repeat what was sent."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+
+class Policy(In):
+    """How a model is unlearned; every field has a default (METHOD, INTERFACES)."""
+
+    max_batch_records: int = Field(32, ge=1, le=10_000)
+    max_wait_seconds: float | None = Field(None, ge=0, description="default: the service's setting")
+    rank: int = Field(16, ge=1, le=512)
+    alpha: float | None = Field(None, gt=0, description="default: 2 x rank")
+    learning_rate: float = Field(2e-4, gt=0, le=1)
+    max_epochs: int = Field(20, ge=1, le=1000)
+    min_epoch_steps: int = Field(4, ge=1, le=1000)
+    batch_size: int = Field(8, ge=1, le=1024)
+    margin: float = Field(1.0, ge=-1, le=1)
+    loss: Literal["ihl", "gd", "ga"] = "ihl"
+    init: Literal["fila", "lora"] = "fila"
+    target_modules: list[str] | None = None
+    retain_weight: float = Field(1.0, ge=0)
+    fisher_eps: float = Field(0.1, gt=0)
+    fisher_sequences: int = Field(64, ge=1)
+    seed: int = Field(0, ge=0)
+    max_perplexity_ratio: float = Field(1.25, gt=0)
+    el_n: int = Field(10, ge=1, le=100)
+    sequence_length: int = Field(200, ge=8, le=32_768)
+    heldout_sequences: int = Field(64, ge=20, le=10_000)
+    utility_sequences: int = Field(32, ge=1, le=10_000)
+    row_budget: int = Field(256, ge=1)
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+class ModelIn(In):
+    """Register a model folder or hub id as version 0."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "assistant", "path": "/models/assistant", "retain_path": "/data/retain.jsonl",
+                    "heldout_path": "/data/heldout.jsonl", "policy": {"max_perplexity_ratio": 1.1},
+                }
+            ]
+        }
+    )  # fmt: skip
+    name: Name
+    path: str = Field(min_length=1, max_length=4096, description="a Hugging Face folder on the server, or a hub id")
+    retain_path: str = Field(min_length=1, max_length=4096, description="JSONL or CSV with `text`, or plain lines")
+    heldout_path: str = Field(min_length=1, max_length=4096, description="texts the model has never seen; 20 or more")
+    policy: Policy = Policy()
+
+
+class ModelOut(BaseModel):
+    """A registered model."""
+
+    name: str
+    latest: int
+    policy: Policy
+    retain_records: int
+    heldout_records: int
+    created_at: datetime
+
+
+class RecordIn(In):
+    """One text of the person, as it may stand in training data."""
+
+    text: str
+
+
+class RequestIn(In):
+    """A deletion request."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "assistant", "regulation": "gdpr", "received_at": "2026-11-24T09:30:00Z",
+                    "records": [{"text": "Maria Example lives at 12 Sample Street and answers to 555-0100."}],
+                }
+            ]
+        }
+    )  # fmt: skip
+    model: str = Field(min_length=1, max_length=63)
+    records: list[RecordIn] = Field(min_length=1, description="texts to unlearn")
+    subject_ref: str | None = Field(None, max_length=500, description="your own reference; stored sealed")
+    regulation: Literal["gdpr", "ccpa", "other"] = "gdpr"
+    received_at: AwareDatetime | None = Field(None, description="when the controller received it; default now")
+    callback_url: AnyHttpUrl | None = Field(None, description="POSTed to when the request ends; stored sealed")
+
+
+class RecordOpening(BaseModel):
+    """What the submitter needs, with the text, to show later that it was in this request."""
+
+    commitment: str = Field(description="hex, SHA-256 over domain, nonce, length and text")
+    nonce: str = Field(description="hex; keep it with the text")
+
+
+class Receipt(BaseModel):
+    """The opening of the request's commitment."""
+
+    ref: str = Field(description="the request's name in certificates")
+    commitment: str
+    records: list[RecordOpening]
+
+
+class RequestOut(BaseModel):
+    """A deletion request and where it stands."""
+
+    id: UUID
+    status: str
+    model: str
+    job_id: UUID | None
+    verdict: str | None
+    version: int | None
+    reason: str | None
+    regulation: str
+    records: int
+    ref: str
+    received_at: datetime
+    due_at: datetime
+    accepted_at: datetime
+    finished_at: datetime | None
+
+
+class RequestAccepted(RequestOut):
+    """The answer to a submission; the receipt is given here only."""
+
+    receipt: Receipt
+
+
+class JobOut(BaseModel):
+    """A job, its progress and its numbers so far."""
+
+    id: UUID
+    model: str
+    stage: str
+    outcome: str | None
+    reason: str | None
+    progress: float
+    epoch: int
+    attempts: int
+    parent: int
+    version: int | None
+    metrics: dict[str, Any]
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class FileOut(BaseModel):
+    """A file of a release folder."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class VersionOut(BaseModel):
+    """A published version."""
+
+    model: str
+    version: int
+    parent: int | None
+    job_id: UUID | None
+    created_at: datetime
+    digest: str
+    metrics: dict[str, Any]
+    files: list[FileOut]
+
+
+class KeyIn(In):
+    """Make an API key."""
+
+    name: str = Field(min_length=1, max_length=100)
+    scopes: list[Literal["submit", "read", "download", "admin"]] = Field(min_length=1)
+
+
+class KeyOut(BaseModel):
+    """An API key without its secret."""
+
+    id: UUID
+    name: str
+    scopes: list[str]
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+class KeyCreated(KeyOut):
+    """The answer to making a key: the secret, this once."""
+
+    key: str
+
+
+class Listing(BaseModel, Generic[Item]):
+    """A page."""
+
+    items: list[Item]
+    next_cursor: str | None
+
+
+class Problem(BaseModel):
+    """RFC 9457; `errors` names each field that is wrong and never repeats what was sent."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: list[dict[str, str]] | None = None

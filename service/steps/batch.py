@@ -1,0 +1,57 @@
+"""batch: seal pending requests of a model into a job, at most one job a model at a time."""
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+from sqlalchemy.exc import IntegrityError
+
+from service.app import Services
+from service.db import audit, jobs, models, requests
+from service.db.tables import DeletionRequest, Job
+from service.domain.batching import seal
+from service.domain.states import RequestStatus
+
+WINDOW = 1000  # pending requests looked at, in deadline order
+
+
+def batch(services: Services, model_id: UUID) -> UUID | None:
+    """Make a job of this model's window if it closes now; returns the job's id.
+
+    The model's row is locked, so two workers never batch one model at once; the partial unique index on active
+    jobs stands behind that.
+    """
+    try:
+        with services.db.transaction() as session:
+            model = models.lock(session, model_id)
+            if model is None:
+                return None
+            pending = requests.lock_pending(session, model_id, WINDOW)
+            wait = model.policy.get("max_wait_seconds")
+            picked = seal(
+                pending,
+                max_batch_records=model.policy["max_batch_records"],
+                max_wait_seconds=services.settings.max_wait_seconds if wait is None else wait,
+                now=datetime.now(UTC),
+            )
+            parent = models.version(session, model, model.latest)
+            if not picked or parent is None:
+                return None
+            job = Job(
+                model_id=model_id,
+                parent_version_id=parent.id,
+                policy=model.policy,
+                woken_at=datetime.now(UTC),
+            )
+            session.add(job)
+            session.flush()
+            members = [r for i in picked if (r := session.get(DeletionRequest, i))]
+            requests.move(session, members, RequestStatus.BATCHED, job_id=job.id)
+            jobs.add_event(session, job.id, "stage", {"stage": job.stage, "progress": 0.0})
+            audit.append(
+                session, "job.batched", job=str(job.id), model=model.name, parent=parent.number,
+                refs=sorted(m.ref for m in members),
+            )  # fmt: skip
+    except IntegrityError:
+        return None  # another job of this model is under way
+    services.queue.wake("unlearn", job.id)
+    return job.id

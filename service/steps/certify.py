@@ -1,0 +1,135 @@
+"""certify: sign the record of a job, passed or failed, before anything is published."""
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy.orm import Session
+
+from service.app import Services
+from service.audit.card import model_card
+from service.audit.certificate import RequestLine, statement
+from service.audit.manifest import FileEntry, manifest
+from service.db import audit, jobs, models, requests
+from service.db.tables import Certificate, DeletionRequest, Job
+from service.domain.states import Outcome, RequestStatus, Stage
+from service.privacy.commitments import forget_set_root
+
+TRUST = "trust.json"
+
+
+def certify(services: Services, job_id: UUID, fence: int) -> None:
+    """Issue the certificate; a failed or needless run ends here, a passed one goes on to be published.
+
+    Raises:
+        LostLease: The fence moved on.
+        WordingRefused: The record would say something it may not.
+    """
+    with services.db.transaction() as session:
+        job = jobs.by_id(session, job_id)
+        assert job is not None
+        members = requests.of_job(session, job_id)
+        tested = [r for r in members if r.status != RequestStatus.REJECTED]
+        parent = models.certificate(session, job.parent_version.job_id)
+        lineage = {
+            "model": job.model.name,
+            "version": job.parent_version.number + 1 if job.outcome == Outcome.PASSED else None,
+            "parent_version": job.parent_version.number,
+            "parent_manifest": job.parent_version.digest,
+            "parent_certificate": parent.digest if parent else None,
+        }
+    if not tested:
+        _end_without_record(services, job_id, fence)
+        return
+    passed = job.outcome == Outcome.PASSED
+    files = released_files(services, job) if job.outcome != Outcome.NOT_MEMORISED else _parent_files(job)
+    payload = _payload(services, job, tested, lineage, files)
+    envelope = services.signer.sign(payload)
+    with services.db.transaction() as session:
+        job = jobs.owned(session, job_id, fence)
+        overall = "FAIL" if job.outcome == Outcome.FAILED else "PASS"
+        digest = hashlib.sha256(envelope).hexdigest()
+        # A later attempt may have run on other bytes: its record replaces one that was never published.
+        session.merge(Certificate(job_id=job_id, envelope=envelope, digest=digest, overall=overall))
+        if passed:
+            jobs.advance(session, job, Stage.PUBLISH)
+            requests.move(session, _live(session, job_id), RequestStatus.PUBLISHING)
+        else:
+            _end(session, job)
+        audit.append(session, "job.certified", job=str(job_id), certificate=digest, overall=overall)
+    if not passed:
+        services.storage.discard_job(job_id)
+        services.queue.wake("deliver")
+
+
+def _end_without_record(services: Services, job_id: UUID, fence: int) -> None:
+    """Every request was rejected: nothing was tested, so there is nothing to certify."""
+    with services.db.transaction() as session:
+        _end(session, jobs.owned(session, job_id, fence))
+    services.storage.discard_job(job_id)
+    services.queue.wake("deliver")
+
+
+def _live(session: Session, job_id: UUID) -> list[DeletionRequest]:
+    return [r for r in requests.of_job(session, job_id) if r.status != RequestStatus.REJECTED]
+
+
+def _end(session: Session, job: Job) -> None:
+    """Terminal states of a job that publishes nothing."""
+    assert job.report is not None
+    memorised = set(job.report["memorised"])
+    for request in _live(session, job.id):
+        if request.ref in memorised:
+            requests.move(session, [request], RequestStatus.FAILED, reason=job.reason)
+        else:
+            requests.move(session, [request], RequestStatus.NOT_MEMORISED, reason="already_passes")
+    assert job.outcome is not None
+    jobs.finish(session, job, Outcome(job.outcome), job.reason)
+
+
+def released_files(services: Services, job: Job) -> list[FileEntry]:
+    """Manifest of what the release folder will hold beside the certificate: model, model card, trust.json."""
+    candidate = services.storage.candidate(job.id)
+    (candidate / TRUST).write_bytes(services.signer.trust())
+    (candidate / "model" / "README.md").write_text(
+        model_card(job.model.name, job.parent_version.number, job.report or {})
+    )
+    return manifest(candidate)
+
+
+def _parent_files(job: Job) -> list[FileEntry]:
+    """The model files of the version that already passes."""
+    files: list[FileEntry] = [f for f in job.parent_version.files if f["path"].startswith("model/")]
+    return files
+
+
+def _payload(
+    services: Services,
+    job: Job,
+    tested: list[DeletionRequest],
+    lineage: dict[str, Any],
+    files: list[FileEntry],
+) -> bytes:
+    assert job.report is not None
+    memorised = set(job.report["memorised"])
+    reason = job.reason if job.outcome == Outcome.FAILED else None
+    lines = [
+        RequestLine(r.ref, r.commitment, r.verdict or "NOT_TESTED", reason if r.ref in memorised else "not_memorised")
+        for r in tested
+    ]
+    return statement(
+        certificate_id=uuid4().hex,
+        issuer=services.settings.issuer,
+        issued_at=datetime.now(UTC),
+        lineage=lineage,
+        files=files,
+        published=job.outcome == Outcome.PASSED,
+        forget_root=forget_set_root([(r.ref, r.commitment) for r in tested]),
+        requests=lines,
+        records=sum(r.records_count for r in tested),
+        corpora=[{"role": role, **getattr(job.model, role)} for role in ("retain", "heldout")],
+        parameters=job.policy,
+        report=job.report,
+        overall="FAIL" if job.outcome == Outcome.FAILED else "PASS",
+    )

@@ -1,0 +1,109 @@
+"""Holding a job: claim it, keep the lease alive beside the work, give it back, give it up."""
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID, uuid4
+
+from sqlalchemy.orm import Session
+
+from service.app import Services
+from service.db import audit, jobs, requests
+from service.db.tables import Job
+from service.domain.errors import LostLease
+from service.domain.states import RequestStatus, Stage
+
+log = logging.getLogger(__name__)
+BACKOFF_SECONDS = 5.0
+
+
+class Lease:
+    """A claimed job. `steps` counts progress; `lost` is set once writing is over for us."""
+
+    def __init__(self, services: Services, job_id: UUID, fence: int) -> None:
+        """Hold `job_id` under `fence`."""
+        self.job_id, self.fence, self.steps = job_id, fence, 0
+        self.lost = threading.Event()
+        self._services, self._ended = services, threading.Event()
+
+    def beat(self) -> None:
+        """Extend the lease once; sets `lost` if that is refused."""
+        settings = self._services.settings
+        with self._services.db.transaction() as session:
+            held = jobs.heartbeat(
+                session, self.job_id, self.fence, self.steps,
+                lease_seconds=settings.lease_seconds, stall_seconds=settings.stall_seconds,
+            )  # fmt: skip
+        if not held:
+            self.lost.set()
+
+    def keep(self) -> None:
+        """Beat until the work ends; for a thread of its own."""
+        interval = self._services.settings.lease_seconds / 4
+        while not self._ended.wait(interval) and not self.lost.is_set():
+            try:
+                self.beat()
+            except Exception:
+                # Whatever the database says, the lease only runs out; the next beat may get through.
+                log.exception("heartbeat failed job=%s", self.job_id)
+
+    def end(self) -> None:
+        """Stop beating."""
+        self._ended.set()
+
+
+@contextmanager
+def hold(services: Services, job_id: UUID, stages: frozenset[Stage]) -> Iterator[Lease | None]:
+    """Claim a job and keep its lease while inside; None if it is not to be had (drop the message)."""
+    owner = f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}"
+    with services.db.transaction() as session:
+        fence = jobs.claim(session, job_id, owner, stages, lease_seconds=services.settings.lease_seconds)
+    if fence is None:
+        yield None
+        return
+    lease = Lease(services, job_id, fence)
+    keeper = threading.Thread(target=lease.keep, name=f"lease-{job_id}", daemon=True)
+    keeper.start()
+    try:
+        yield lease
+    finally:
+        lease.end()
+        keeper.join()
+
+
+def hand_back(services: Services, lease: Lease) -> None:
+    """Release the job untouched, for a graceful stop; it does not count as an attempt."""
+    try:
+        with services.db.transaction() as session:
+            job = jobs.owned(session, lease.job_id, lease.fence)
+            jobs.give_back(session, job, delay_seconds=0, count=False)
+    except LostLease:
+        log.info("lease was lost already job=%s", lease.job_id)
+
+
+def attempt_failed(services: Services, lease: Lease, reason: str, *, permanent: bool) -> None:
+    """An attempt ended badly: back off, or give up after the last one or if trying again is no use."""
+    try:
+        with services.db.transaction() as session:
+            job = jobs.owned(session, lease.job_id, lease.fence)
+            if permanent or job.attempts >= services.settings.max_attempts:
+                quarantine(session, job, reason)
+            else:
+                jobs.give_back(session, job, delay_seconds=BACKOFF_SECONDS * job.attempts, count=True)
+                jobs.add_event(session, job.id, "retry", {"reason": reason, "attempts": job.attempts})
+    except LostLease:
+        log.info("lease was lost already job=%s", lease.job_id)
+
+
+def quarantine(session: Session, job: Job, reason: str) -> None:
+    """Give a job up: it stays with its reason, its requests fail with it, the model's queue moves on."""
+    members = requests.of_job(session, job.id)
+    open_ones = [r for r in members if r.status not in (RequestStatus.REJECTED, RequestStatus.NOT_MEMORISED)]
+    requests.move(session, open_ones, RequestStatus.FAILED, reason=reason, verdict="NOT_TESTED")
+    job.reason = reason
+    jobs.advance(session, job, Stage.QUARANTINED)
+    jobs.add_event(session, job.id, "done", {"outcome": "quarantined", "reason": reason})
+    audit.append(session, "job.quarantined", job=str(job.id), reason=reason)

@@ -1,0 +1,74 @@
+"""publish: one rename and one transaction, so that a version exists whole and once, or not at all."""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from uuid import UUID
+
+from service.app import Services
+from service.audit.manifest import digest_of, list_paths, manifest
+from service.audit.verify import CERTIFICATE, verify
+from service.db import audit, jobs, models, requests
+from service.db.tables import Version
+from service.domain.states import Outcome, RequestStatus
+
+
+def publish(services: Services, job_id: UUID, fence: int) -> None:
+    """Assemble the release, check it as a stranger would, rename it, and make it a version.
+
+    Killed before the rename, the staging folder is garbage; killed before the commit, the folder is garbage
+    until the next attempt finds it by its digest; killed after it, the sweep clears the working folder.
+
+    Raises:
+        LostLease: The fence moved on; nothing was published under it.
+        VerificationError: The release does not pass our own verifier.
+    """
+    with services.db.transaction() as session:
+        certificate = models.certificate(session, job_id)
+        job = jobs.owned(session, job_id, fence)
+        parent = job.parent_version
+        assert certificate is not None
+    staged = services.storage.staging(f"{job_id}/{fence}")
+    _link_tree(services.storage.candidate(job_id), staged)
+    (staged / CERTIFICATE).write_bytes(certificate.envelope)
+    verify(staged)
+    files = manifest(staged)
+    digest = digest_of(files)
+    services.storage.publish(staged, digest)
+    with services.db.transaction() as session:
+        job = jobs.owned(session, job_id, fence)
+        assert job.report is not None
+        number = parent.number + 1
+        version = Version(
+            model_id=job.model_id, number=number, parent_id=parent.id, job_id=job_id, digest=digest,
+            files=list(files), metrics={k: job.report[k] for k in ("limits", "before", "after", "utility", "epochs")},
+        )  # fmt: skip
+        session.add(version)
+        session.flush()
+        models.set_latest(session, job.model_id, number)
+        members = [r for r in requests.of_job(session, job_id) if r.status != RequestStatus.REJECTED]
+        memorised = set(job.report["memorised"])
+        for request in members:
+            trained = request.ref in memorised
+            target = RequestStatus.COMPLETED if trained else RequestStatus.NOT_MEMORISED
+            reason = None if trained else "already_passes"
+            requests.move(session, [request], target, reason=reason, version=number if trained else None)
+        jobs.finish(session, job, Outcome.PASSED, None)
+        audit.append(
+            session, "version.published", job=str(job_id), number=number, manifest=digest,
+            certificate=hashlib.sha256(certificate.envelope).hexdigest(),
+        )  # fmt: skip
+    services.storage.discard_job(job_id)
+    services.queue.wake("deliver")
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """Hard links where the file system has them, copies elsewhere; the files never change again."""
+    for path in list_paths(source):
+        (target / path).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source / path, target / path)
+        except OSError:
+            shutil.copyfile(source / path, target / path)
+        (target / path).chmod(0o644)

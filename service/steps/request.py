@@ -1,0 +1,187 @@
+"""request: take a deletion request in, durably and once; cancel it while it is pending."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from service.app import Services
+from service.audit.canonical import dumps
+from service.db import audit, models, requests
+from service.db.tables import DeletionRequest, Model, Record
+from service.domain.deadlines import due_at
+from service.domain.errors import Conflict, Invalid, NotFound
+from service.domain.records import check_records
+from service.domain.states import RequestStatus
+from service.privacy import commitments
+from service.privacy.envelope import Envelope
+
+CLOCK_SKEW = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a submitter sent, checked for form."""
+
+    model: str
+    texts: Sequence[str]
+    subject_ref: str | None
+    regulation: str
+    received_at: datetime | None
+    callback_url: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The stored request and the openings of its commitments."""
+
+    request: DeletionRequest
+    model: str
+    nonces: list[bytes]
+    texts: list[bytes]
+
+
+def accept(services: Services, submission: Submission, api_key_id: UUID, idempotency_key: str | None) -> Accepted:
+    """Store the request, its sealed records and an audit entry in one transaction, then wake batching.
+
+    The same Idempotency-Key from the same API key gives the request it made the first time.
+
+    Raises:
+        Invalid: Names the field; also if the Idempotency-Key was used with another body.
+        NotFound: No such model.
+    """
+    settings, now = services.settings, datetime.now(UTC)
+    check_records(submission.texts, max_records=settings.max_records, max_record_bytes=settings.max_record_bytes)
+    if submission.received_at and submission.received_at > now + CLOCK_SKEW:
+        raise Invalid("The time lies in the future.", field="received_at")
+    body = services.wrapper.keyed_hash("body", _body(submission))
+    key = services.wrapper.keyed_hash("idempotency", idempotency_key.encode()) if idempotency_key else None
+    try:
+        with services.db.transaction() as session:
+            found = requests.by_idempotency(session, api_key_id, key) if key else None
+            if found:
+                return _same(services, found, body)
+            model = models.by_name(session, submission.model)
+            if model is None:
+                raise Invalid("There is no model of that name.", field="model", code="unknown_model")
+            accepted = _store(services, session, model, submission, api_key_id, key, body, now)
+    except IntegrityError:
+        with services.db.transaction() as session:  # the same key at the same moment: the other one won
+            found = requests.by_idempotency(session, api_key_id, key) if key else None
+            if found is None:
+                raise
+            return _same(services, found, body)
+    services.queue.wake("batch", accepted.request.model_id)
+    return accepted
+
+
+def _body(submission: Submission) -> bytes:
+    received = submission.received_at.isoformat() if submission.received_at else None
+    return dumps(
+        [
+            submission.model, list(submission.texts), submission.subject_ref, submission.regulation, received,
+            submission.callback_url,
+        ]
+    )  # fmt: skip
+
+
+def _store(
+    services: Services,
+    session: Session,
+    model: Model,
+    submission: Submission,
+    api_key_id: UUID,
+    key: bytes | None,
+    body: bytes,
+    now: datetime,
+) -> Accepted:
+    request_id, ref = uuid4(), uuid4().hex
+    envelope, wrapped = Envelope.create(request_id, services.wrapper)
+    texts = [text.encode() for text in submission.texts]
+    nonces = [commitments.new_nonce() for _ in texts]
+    records = [commitments.commit(nonce, text) for nonce, text in zip(nonces, texts, strict=True)]
+    received = submission.received_at or now
+    request = DeletionRequest(
+        id=request_id, model_id=model.id, api_key_id=api_key_id, status=RequestStatus.PENDING,
+        regulation=submission.regulation, received_at=received, due_at=due_at(received, submission.regulation),
+        accepted_at=now, records_count=len(texts), ref=ref,
+        commitment=commitments.request_commitment(ref, records), wrapped_key=wrapped,
+        subject_ref=_sealed(envelope, "subject_ref", submission.subject_ref),
+        callback_url=_sealed(envelope, "callback_url", submission.callback_url),
+        idempotency_hash=key, body_hash=body,
+    )  # fmt: skip
+    session.add(request)
+    session.flush()
+    session.add_all(
+        Record(request_id=request_id, position=i, sealed=envelope.seal(f"record/{i}", nonce + text))
+        for i, (nonce, text) in enumerate(zip(nonces, texts, strict=True))
+    )
+    audit.append(session, "request.accepted", ref=ref, commitment=request.commitment.hex(), model=model.name)
+    return Accepted(request, model.name, nonces, texts)
+
+
+def _sealed(envelope: Envelope, item: str, value: str | None) -> bytes | None:
+    return envelope.seal(item, value.encode()) if value is not None else None
+
+
+def _same(services: Services, request: DeletionRequest, body: bytes) -> Accepted:
+    """The request that this Idempotency-Key made before, receipt included."""
+    if request.body_hash != body:
+        raise Invalid(
+            "This Idempotency-Key was used with another body.",
+            field="Idempotency-Key",
+            code="idempotency_key_reused",
+        )
+    if request.wrapped_key is None:
+        return Accepted(request, request.model.name, [], [])
+    opened = open_records(services, request)
+    return Accepted(request, request.model.name, [nonce for nonce, _ in opened], [text for _, text in opened])
+
+
+def open_records(services: Services, request: DeletionRequest) -> list[tuple[bytes, bytes]]:
+    """(nonce, text) of each record of a request; in memory only."""
+    if request.wrapped_key is None:
+        raise NotFound("The request's texts were purged.")
+    envelope = Envelope.unwrap(request.id, request.wrapped_key, services.wrapper)
+    opened = [envelope.open(f"record/{r.position}", r.sealed) for r in request.records]
+    return [(data[: commitments.NONCE], data[commitments.NONCE :]) for data in opened]
+
+
+def cancel(services: Services, request_id: UUID) -> None:
+    """Cancel a pending request.
+
+    Raises:
+        NotFound: No such request.
+        Conflict: It is batched or ended already.
+    """
+    with services.db.transaction() as session:
+        request = requests.by_id(session, request_id)
+        if request is None:
+            raise NotFound("There is no such request.")
+        if not requests.cancel(session, request_id):
+            session.refresh(request)
+            raise Conflict(f"The request is {request.status}; only a pending one can be cancelled.")
+        audit.append(session, "request.cancelled", ref=request.ref)
+    services.queue.wake("deliver")
+
+
+def retry(services: Services, request_id: UUID) -> None:
+    """Put a failed request back in line; its deadline stands.
+
+    Raises:
+        NotFound: No such request.
+        Conflict: It has not failed.
+    """
+    with services.db.transaction() as session:
+        request = requests.by_id(session, request_id, lock=True)
+        if request is None:
+            raise NotFound("There is no such request.")
+        if request.status != RequestStatus.FAILED:
+            raise Conflict(f"The request is {request.status}; only a failed one can be tried again.")
+        requests.move(session, [request], RequestStatus.PENDING, job_id=None, verdict=None, reason=None)
+        request.finished_at = None
+        audit.append(session, "request.retried", ref=request.ref)
+    services.queue.wake("batch", request.model_id)

@@ -1,0 +1,125 @@
+"""unlearn and merge, the database half: what the compute child is given, and what it says on its way."""
+
+from typing import Any
+from uuid import UUID
+
+from service.app import Services
+from service.db import audit, jobs, requests
+from service.db.tables import DeletionRequest
+from service.domain.states import REQUEST_STATUS_AT, RequestStatus, Stage
+from service.privacy.commitments import NONCE, forget_set_root
+from service.privacy.envelope import Envelope
+
+PROGRESS_OF = {  # where each phase of the compute child lies on the job's 0..1
+    "measure": (0.0, 0.15),
+    "initialise": (0.15, 0.2), "train": (0.2, 0.7), "merge": (0.7, 0.75), "verify": (0.75, 0.95),
+}  # fmt: skip
+
+
+def compute_input(services: Services, job_id: UUID) -> dict[str, Any]:
+    """Everything the compute child needs, texts included; it goes through a pipe, never to a disk.
+
+    Returns:
+        work, parent (folders), retain, heldout (files), policy, texts, owners (index of each text's request),
+        run (a digest of the inputs: a checkpoint of other inputs is not resumed).
+    """
+    with services.db.transaction() as session:
+        job = jobs.by_id(session, job_id)
+        assert job is not None
+        members = requests.of_job(session, job_id, with_records=True)
+        texts, owners = [], []
+        for index, request in enumerate(members):
+            for text in _open(services, request):
+                texts.append(text)
+                owners.append(index)
+        root = forget_set_root([(r.ref, r.commitment) for r in members])
+        return {
+            "work": str(services.storage.work(job_id)),
+            "parent": str(services.storage.release(job.parent_version.digest) / "model"),
+            "retain": str(services.storage.corpus(job.model.retain["sha256"])),
+            "heldout": str(services.storage.corpus(job.model.heldout["sha256"])),
+            "policy": job.policy,
+            "texts": texts,
+            "owners": owners,
+            "run": f"{root.hex()}/{job.parent_version.digest}",
+        }
+
+
+def _open(services: Services, request: DeletionRequest) -> list[str]:
+    assert request.wrapped_key is not None
+    envelope = Envelope.unwrap(request.id, request.wrapped_key, services.wrapper)
+    return [envelope.open(f"record/{r.position}", r.sealed)[NONCE:].decode() for r in request.records]
+
+
+def record_stage(services: Services, job_id: UUID, fence: int, stage: Stage) -> None:
+    """The child begins `stage`; a stage that a resumed attempt skips back over is not told again.
+
+    Raises:
+        LostLease: The fence moved on.
+    """
+    with services.db.transaction() as session:
+        job = jobs.owned(session, job_id, fence)
+        order = list(Stage)
+        if order.index(stage) <= order.index(Stage(job.stage)):
+            return
+        for step in order[order.index(Stage(job.stage)) + 1 : order.index(stage) + 1]:
+            jobs.advance(session, job, step)
+        live = [r for r in requests.of_job(session, job_id) if r.status != RequestStatus.REJECTED]
+        requests.move(session, live, REQUEST_STATUS_AT[stage])
+
+
+def record_progress(services: Services, job_id: UUID, fence: int, phase: str, fraction: float) -> None:
+    """How far a phase is; cheap, told to listeners, not kept as an event.
+
+    Raises:
+        LostLease: The fence moved on.
+    """
+    low, high = PROGRESS_OF[phase]
+    with services.db.transaction() as session:
+        job = jobs.owned(session, job_id, fence)
+        job.progress = max(job.progress, low + (high - low) * fraction)
+        jobs.notify(session, job_id)
+
+
+def record_thresholds(services: Services, job_id: UUID, fence: int, thresholds: dict[str, Any]) -> None:
+    """What was fixed before training, in the log before training begins.
+
+    Raises:
+        LostLease: The fence moved on.
+    """
+    with services.db.transaction() as session:
+        job = jobs.owned(session, job_id, fence)
+        if "limits" in job.metrics:
+            return  # a resumed attempt: they stand
+        job.metrics = {**job.metrics, **thresholds}
+        jobs.add_event(session, job_id, "thresholds", thresholds)
+        limits = {k: f"{v:.6f}" for k, v in thresholds["limits"].items()}
+        audit.append(session, "job.thresholds", job=str(job_id), limits=limits)
+
+
+def record_epoch(services: Services, job_id: UUID, fence: int, epoch: dict[str, Any]) -> None:
+    """An epoch ended.
+
+    Raises:
+        LostLease: The fence moved on.
+    """
+    with services.db.transaction() as session:
+        job = jobs.owned(session, job_id, fence)
+        job.epoch = epoch["epoch"]
+        job.metrics = {**job.metrics, **{k: epoch[k] for k in ("el", "ma", "loss", "perplexity")}}
+        jobs.add_event(session, job_id, "epoch", epoch)
+
+
+def record_rejected(services: Services, job_id: UUID, fence: int, rejected: dict[int, str]) -> None:
+    """Requests that cannot be measured at all leave the job; index -> reason.
+
+    Raises:
+        LostLease: The fence moved on.
+    """
+    with services.db.transaction() as session:
+        jobs.owned(session, job_id, fence)
+        members = requests.of_job(session, job_id)
+        for index, reason in rejected.items():
+            requests.move(session, [members[index]], RequestStatus.REJECTED, reason=reason, verdict="NOT_TESTED")
+        refs = [members[index].ref for index in rejected]
+        audit.append(session, "requests.rejected", job=str(job_id), refs=refs, at_stage="unlearn")

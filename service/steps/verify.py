@@ -1,0 +1,37 @@
+"""verify, the database half: keep the report, hand the job to the control workers."""
+
+from typing import Any
+from uuid import UUID
+
+from service.app import Services
+from service.db import jobs, requests
+from service.domain.states import Outcome, RequestStatus, Stage
+
+
+def record_report(services: Services, job_id: UUID, fence: int, report: dict[str, Any]) -> None:
+    """Keep what the tests said and release the job to be certified.
+
+    Args:
+        services: The wired parts.
+        job_id: The job.
+        fence: The claim's fence.
+        report: The child's report: outcome, reason, verdicts (request index -> PASS or FAIL), memorised
+            (indices), and the aggregates that the certificate will carry; nothing of a single request's metrics.
+
+    Raises:
+        LostLease: The fence moved on.
+    """
+    with services.db.transaction() as session:
+        job = jobs.owned(session, job_id, fence)
+        members = requests.of_job(session, job_id)
+        for index, request in enumerate(members):
+            request.verdict = report["verdicts"].get(str(index), request.verdict)
+        refs = [members[index].ref for index in report["memorised"]]
+        job.report = {k: v for k, v in report.items() if k not in ("verdicts", "memorised")} | {"memorised": refs}
+        job.outcome, job.reason, job.progress = report["outcome"], report["reason"], 0.95
+        job.metrics = {**job.metrics, "after": report["after"], "utility": report["utility"]}
+        jobs.advance(session, job, Stage.CERTIFY, release=True)
+        if job.outcome in (Outcome.PASSED, Outcome.FAILED):
+            live = [r for r in members if r.status != RequestStatus.REJECTED]
+            requests.move(session, live, RequestStatus.VERIFYING)
+    services.queue.wake("certify", job_id)

@@ -1,0 +1,1 @@
+"""Release folders, content-addressed; one file a kind of storage."""

@@ -1,0 +1,43 @@
+"""The one file of `worker` that owns Celery: the application, its beat, and a graceful stop.
+
+    celery -A worker.app worker -Q control -B     signs and publishes; no torch
+    celery -A worker.app worker -Q gpu            computes; no signing key
+
+Both run tasks on threads: a task waits for the database or for a child process, and Celery's prefork processes
+are daemonic and may have no children of their own.
+"""
+
+import threading
+from functools import cache
+from typing import Any
+
+from celery.signals import worker_shutting_down
+
+from service.app import Services, build
+from service.config import Settings
+from service.queue import CONTROL, ROUTES, celery_app
+
+stopping = threading.Event()
+settings = Settings()
+app = celery_app(settings.broker_url)
+app.conf.task_routes = {step: {"queue": queue} for step, queue in ROUTES.items()}
+app.conf.imports = ("worker.tasks",)
+app.conf.beat_schedule = {
+    "sweep": {
+        "task": "sweep",
+        "schedule": settings.sweep_seconds,
+        "options": {"queue": CONTROL, "expires": max(settings.sweep_seconds, 5)},
+    }
+}
+
+
+@cache
+def services() -> Services:
+    """The wired parts of this process."""
+    return build(settings)
+
+
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _stop(**_: Any) -> None:
+    """SIGTERM: whoever works hands its job back now instead of finishing it."""
+    stopping.set()

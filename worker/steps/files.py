@@ -1,0 +1,59 @@
+"""Files of a job's working folder: written whole or not at all, and known by their digests."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def replace_file(path: Path, content: bytes | Path) -> None:
+    """Put content (or a finished file) at `path` durably, in one step."""
+    temporary = content if isinstance(content, Path) else path.with_name(path.name + ".new")
+    if isinstance(content, bytes):
+        temporary.write_bytes(content)
+    with temporary.open("rb") as handle:
+        os.fsync(handle.fileno())
+    temporary.replace(path)
+
+
+def read_texts(path: Path) -> list[str]:
+    """The texts of a stored corpus."""
+    with path.open(encoding="utf-8") as handle:
+        return [json.loads(line)["text"] for line in handle]
+
+
+class Stages:
+    """Which stages are done: of these inputs, and with outputs that are still what they were."""
+
+    def __init__(self, work: Path, inputs: str) -> None:
+        """Read `work/stages.json`; entries of other inputs do not count."""
+        self._work, self._inputs, self._path = work, inputs, work / "stages.json"
+        try:
+            found = json.loads(self._path.read_bytes())
+        except (OSError, ValueError):
+            found = {}
+        self._stages: dict[str, dict[str, str]] = found.get("stages", {}) if found.get("inputs") == inputs else {}
+
+    def done(self, stage: str) -> bool:
+        """Whether the stage's outputs are all there, byte for byte."""
+        outputs = self._stages.get(stage)
+        if not outputs:
+            return False
+        return all(self._digest(self._work / name) == digest for name, digest in outputs.items())
+
+    def outputs(self, stage: str) -> list[Path]:
+        """The files that a stage left."""
+        return [self._work / name for name in self._stages[stage]]
+
+    def finish(self, stage: str, outputs: Sequence[Path]) -> None:
+        """Note a stage and its outputs."""
+        self._stages[stage] = {str(p.relative_to(self._work)): self._digest(p) for p in outputs}
+        replace_file(self._path, json.dumps({"inputs": self._inputs, "stages": self._stages}).encode())
+
+    @staticmethod
+    def _digest(path: Path) -> str:
+        if not path.is_file():
+            return ""
+        with path.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,117 @@
+"""Running the compute child: a pipe in, JSON lines out, and every line written down under the fence.
+
+The child gets the texts through its standard input and has no database and no key. Its input pipe stays open as
+long as this process lives: the child ends when it closes, so a killed worker leaves no child behind.
+"""
+
+import json
+import logging
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from typing import IO, Any
+
+from service.app import Services
+from service.domain.errors import LostLease
+from service.domain.states import Stage
+from service.steps import unlearn as unlearn_step
+from service.steps import verify as verify_step
+from service.steps.lease import Lease, attempt_failed, hand_back
+from worker.app import stopping
+
+log = logging.getLogger(__name__)
+PROGRESS_INTERVAL = 0.5  # seconds between progress writes
+WATCH_INTERVAL = 0.2  # seconds until a lost lease or a stop is noticed
+
+
+def run_job(services: Services, lease: Lease) -> None:
+    """Run a claimed job's compute stages to their report, or give the job back."""
+    inputs = unlearn_step.compute_input(services, lease.job_id)
+    child = _start()
+    try:
+        assert child.stdin is not None
+        child.stdin.write(json.dumps(inputs).encode() + b"\n")
+        child.stdin.flush()
+        _follow(services, lease, child)
+    except LostLease:
+        log.warning("lease lost, child stopped job=%s", lease.job_id)
+    except BrokenPipeError:
+        attempt_failed(services, lease, "child_died", permanent=False)
+    finally:
+        child.kill()
+        child.wait()
+
+
+def _start() -> "subprocess.Popen[bytes]":
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "worker.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    )
+
+
+def _follow(services: Services, lease: Lease, child: "subprocess.Popen[bytes]") -> None:
+    """Write the child's messages down until it reports, dies, or we must stop."""
+    assert child.stdout is not None
+    messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(child.stdout, messages), daemon=True).start()
+    writer = _Writer(services, lease)
+    while True:
+        if stopping.is_set():
+            hand_back(services, lease)
+            return
+        if lease.lost.is_set():
+            raise LostLease(f"job {lease.job_id}")
+        try:
+            message = messages.get(timeout=WATCH_INTERVAL)
+        except queue.Empty:
+            continue
+        if message is None:
+            code = child.wait()
+            attempt_failed(services, lease, "child_killed" if code < 0 else "child_died", permanent=False)
+            return
+        lease.steps += 1
+        if writer.handle(message):
+            return
+
+
+def _read(stream: IO[bytes], messages: "queue.SimpleQueue[dict[str, Any] | None]") -> None:
+    """The child's lines, then None."""
+    for line in stream:
+        messages.put(json.loads(line))
+    messages.put(None)
+
+
+class _Writer:
+    """Turns the child's messages into rows."""
+
+    def __init__(self, services: Services, lease: Lease) -> None:
+        self._services, self._lease = services, lease
+        self._told = 0.0
+
+    def handle(self, message: dict[str, Any]) -> bool:
+        """Write one message down; true if it was the last."""
+        services, job_id, fence = self._services, self._lease.job_id, self._lease.fence
+        match message:
+            case {"type": "progress", "phase": phase, "fraction": fraction}:
+                if time.monotonic() - self._told >= PROGRESS_INTERVAL:
+                    unlearn_step.record_progress(services, job_id, fence, phase, fraction)
+                    self._told = time.monotonic()
+            case {"type": "stage", "stage": stage}:
+                unlearn_step.record_stage(services, job_id, fence, Stage(stage))
+            case {"type": "thresholds", "values": values}:
+                unlearn_step.record_thresholds(services, job_id, fence, values)
+            case {"type": "epoch", "values": values}:
+                unlearn_step.record_epoch(services, job_id, fence, values)
+            case {"type": "rejected", "reasons": reasons}:
+                rejected = {int(index): reason for index, reason in reasons.items()}
+                unlearn_step.record_rejected(services, job_id, fence, rejected)
+            case {"type": "report", "report": report}:
+                verify_step.record_report(services, job_id, fence, report)
+                return True
+            case {"type": "error", "code": code, "permanent": permanent}:
+                attempt_failed(services, self._lease, code, permanent=permanent)
+                return True
+        return False
