@@ -27,6 +27,8 @@ class Policy(In):
     max_epochs: int = Field(20, ge=1, le=1000)
     min_epoch_steps: int = Field(4, ge=1, le=1000)
     batch_size: int = Field(8, ge=1, le=1024)
+    retain_batch_size: int | None = Field(None, ge=1, le=1024, description="default: batch_size")
+    skip_passed: bool = Field(True, description="leave a sequence out of training once its MA passes")
     margin: float = Field(1.0, ge=-1, le=1)
     loss: Literal["ihl", "gd", "ga"] = "ihl"
     init: Literal["fila", "lora"] = "fila"
@@ -40,6 +42,7 @@ class Policy(In):
     sequence_length: int = Field(200, ge=8, le=32_768)
     heldout_sequences: int = Field(64, ge=20, le=10_000)
     utility_sequences: int = Field(32, ge=1, le=10_000)
+    el_sample: int = Field(8, ge=1)
     row_budget: int = Field(256, ge=1)
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -5,6 +5,10 @@ compared with, before anything is trained. The set passes (the paper's criterion
 are at or under the held-out means; a request passes (ours) if its own means are at or under the held-out
 95th percentile, because a mean of 0.05 over 32 sequences can hide one that is fully extractable. A request
 under the held-out 1st percentile of MA is flagged: a hole is as visible as a memory.
+
+Whether the parent has memorised a request at all is asked more sharply of many sequences than of one: the mean
+of k unseen sequences strays from the held-out mean by about 1 / sqrt(k) of what one strays. A request of k
+sequences looks unseen if its means are at or under `mean + (95th percentile - mean) / sqrt(k)`.
 """
 
 import math
@@ -93,6 +97,7 @@ class Verdict:
         ma_limit: Held-out 95th percentile of MA at its lengths.
         passed: Both are at or under their limit.
         over_forgotten: MA is under the held-out 1st percentile.
+        looks_unseen: EL and MA are no higher than those of as many unseen sequences; stricter than `passed`.
     """
 
     request: int
@@ -102,6 +107,7 @@ class Verdict:
     ma_limit: float
     passed: bool
     over_forgotten: bool
+    looks_unseen: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,16 +140,20 @@ class Judgement:
 
 def judge(forget: ForgetSet, limits: Sequence[Threshold], el: Sequence[float], ma: Sequence[float]) -> Judgement:
     """Hold EL and MA, one value a sequence, against the thresholds of the same sequences."""
-    means = {
-        "el": forget.per_request(el),
-        "ma": forget.per_request(ma),
-        **{k: forget.per_request([getattr(t, k) for t in limits]) for k in ("el_p95", "ma_p95", "ma_p1")},
-    }
+    fields = ("el_mean", "ma_mean", "el_p95", "ma_p95", "ma_p1")
+    means = {name: forget.per_request([getattr(t, name) for t in limits]) for name in fields}
+    means |= {"el": forget.per_request(el), "ma": forget.per_request(ma)}
+
+    def unseen(request: int, name: str) -> bool:
+        mean, root = means[f"{name}_mean"][request], math.sqrt(forget.owners.count(request))
+        return means[name][request] <= mean + max(0.0, means[f"{name}_p95"][request] - mean) / root
+
     verdicts = tuple(
         Verdict(
             request, means["el"][request], means["ma"][request], means["el_p95"][request], means["ma_p95"][request],
             means["el"][request] <= means["el_p95"][request] and means["ma"][request] <= means["ma_p95"][request],
             means["ma"][request] < means["ma_p1"][request],
+            unseen(request, "el") and unseen(request, "ma"),
         )
         for request in forget.requests
     )  # fmt: skip

@@ -48,8 +48,8 @@ class Baseline:
 
     @property
     def memorised(self) -> list[int]:
-        """Requests whose verdict fails on the parent: these are trained on; the others already pass."""
-        return [v.request for v in self.before.verdicts if not v.passed]
+        """Requests that do not look unseen to the parent: these are trained on; the others already pass."""
+        return [v.request for v in self.before.verdicts if not v.looks_unseen]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a file."""

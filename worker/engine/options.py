@@ -15,7 +15,10 @@ class Options:
         max_epochs: Passes over the forget set after which the run gives up.
         min_epoch_steps: A forget set of three sequences is one step a pass; an epoch repeats the pass until
             it holds at least this many optimiser steps (the paper's 32 sequences at batch size 8 make 4).
-        batch_size: Forget sequences a step; as many retain sequences come beside them.
+        batch_size: Forget sequences a step at most.
+        retain_batch_size: Retain sequences a step; None takes `batch_size`. The paper takes one for each forget
+            sequence, which is the same for its 32, but leaves a forget set of three with three against it.
+        skip_passed: Leave a forget sequence out of an epoch once its MA is at or under the held-out mean.
         margin: IHL's margin; 1.0 is the paper's.
         loss: Name in `worker.engine.losses.LOSSES`.
         init: Name in `worker.engine.inits.INITS`.
@@ -29,6 +32,7 @@ class Options:
         sequence_length: Window length L in tokens, BOS included.
         heldout_sequences: Held-out sequences that set the thresholds, at most.
         utility_sequences: Held-out and retain sequences for perplexity, at most.
+        el_sample: Sequences whose EL is measured after each epoch; what is certified is measured on all.
         row_budget: Rows (prefixes) decoded at once while measuring EL; bounds memory.
         device: "auto", "cpu", "cuda" or "cuda:1".
         dtype: "auto" (float32 on a CPU, bfloat16 where CUDA has it), "float32" or "bfloat16".
@@ -40,6 +44,8 @@ class Options:
     max_epochs: int = 20
     min_epoch_steps: int = 4
     batch_size: int = 8
+    retain_batch_size: int | None = None
+    skip_passed: bool = True
     margin: float = 1.0
     loss: str = "ihl"
     init: str = "fila"
@@ -53,6 +59,7 @@ class Options:
     sequence_length: int = 200
     heldout_sequences: int = 64
     utility_sequences: int = 32
+    el_sample: int = 8
     row_budget: int = 256
     device: str = "auto"
     dtype: str = "auto"

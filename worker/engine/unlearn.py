@@ -189,7 +189,7 @@ def unlearn(
     owners = range(len(forget_texts)) if owners is None else owners
     data = prepare(tokenizer, forget_texts, owners, retain_texts, heldout_texts, options)
     baseline = measure_before(model, data, options, lambda f: progress("measure", f))
-    untouched = [v.request for v in baseline.before.verdicts if v.passed]
+    untouched = [v.request for v in baseline.before.verdicts if v.looks_unseen]
     common = {
         "not_memorised": untouched, "retain_excluded": data.retain_excluded,
         "heldout_excluded": data.heldout_excluded,

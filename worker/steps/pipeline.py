@@ -194,7 +194,7 @@ class Pipeline:
         outcome = "rejected" if before is None else "not_memorised"
         if after is not None:
             outcome = "passed" if after["passed"] else "failed"
-        verdicts = {v.request: "PASS" for v in before.verdicts if v.passed} if before else {}
+        verdicts = {v.request: "PASS" for v in before.verdicts if v.looks_unseen} if before else {}
         if after is not None:
             verdicts |= {v["request"]: "PASS" if v["passed"] else "FAIL" for v in after["after"]["verdicts"]}
         judged = after["before"] if after else before.as_dict() if before else None

@@ -1,0 +1,1 @@
+"""Measurements that print tables: `python -m bench.NAME`; the latest tables stand in RESULTS.md."""

@@ -1,0 +1,116 @@
+"""The whole path over HTTP on a real pretrained model and real memorised sequences.
+
+    python -m bench.real_job --model FOLDER [--data ../shared/data] [--sequences 32]
+
+The model is any Hugging Face folder or hub id; the forget set is `tdec/lm_extraction_32_0.csv` of the data
+folder, retain `general/wikitext.csv`, held-out and utility disjoint parts of `general/pile.csv` (the engine takes
+every other text for thresholds, the rest for perplexity). Prints a table in Markdown.
+"""
+
+import argparse
+import csv
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from service.audit.verify import verify
+from worker.demo.__main__ import running_stack
+
+REQUESTS, HELDOUT_TEXTS = 2, 120
+csv.field_size_limit(10**7)
+
+
+def read(path: Path) -> list[str]:
+    """The text column of a CSV file."""
+    with path.open(newline="", encoding="utf-8") as handle:
+        return [row["text"] for row in csv.DictReader(handle) if row["text"].strip()]
+
+
+def write(path: Path, texts: list[str]) -> str:
+    """Texts as JSON lines; returns the path as a string."""
+    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    return str(path)
+
+
+def machine() -> str:
+    """What this ran on, in one line."""
+    model = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.processor(),
+    )
+    cores = len(os.sched_getaffinity(0))
+    return f"{model}, {cores} cores, Python {platform.python_version()}"
+
+
+def follow(client: Any, job_id: str) -> None:
+    """Print a job's events as they come."""
+    for kind, data in client.events(job_id):
+        if kind != "progress":
+            print(f"  {time.strftime('%H:%M:%S')} {kind} {json.dumps(data)[:160]}", file=sys.stderr, flush=True)
+
+
+def table(version: Any, history: list[Any], seconds: dict[str, float], wall: float) -> str:
+    """The result in Markdown."""
+    metrics = version["metrics"]
+    before, after, limits, utility = (metrics[k] for k in ("before", "after", "limits", "utility"))
+    rows = [
+        ("forget set, mean EL10", before["el"], after["el"], f"<= {limits['el']:.4f} (held-out mean)"),
+        ("forget set, mean MA", before["ma"], after["ma"], f"<= {limits['ma']:.4f} (held-out mean)"),
+        ("Pile perplexity (held-out)", utility["heldout_perplexity_before"], utility["heldout_perplexity_after"],
+         f"x {utility['heldout_ratio']:.3f} (budget x {utility['max_ratio']})"),
+        ("WikiText perplexity (retain)", utility["retain_perplexity_before"], utility["retain_perplexity_after"],
+         f"x {utility['retain_ratio']:.3f}"),
+    ]  # fmt: skip
+    lines = ["| | before | after | limit or ratio |", "|---|---|---|---|"]
+    lines += [f"| {name} | {a:.4f} | {b:.4f} | {limit} |" for name, a, b, limit in rows]
+    stages = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
+    steps = sum(entry["steps"] for entry in history)
+    lines += ["", f"{len(history)} epochs, {steps} optimiser steps; {stages}; whole path {wall:.0f} s."]
+    trace = "; ".join(f"{e['epoch']}: MA {e['ma']:.3f}, perplexity {e['perplexity']:.1f}" for e in history)
+    return "\n".join([*lines, f"By epoch: {trace}."])
+
+
+def main() -> int:
+    """Run the job and print its table; 0 if the version was published and verifies."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--sequences", type=int, default=32)
+    parser.add_argument("--policy", type=json.loads, default={})
+    arguments = parser.parse_args()
+    policy = {"margin": 0.5, "heldout_sequences": 24, "utility_sequences": 32, **arguments.policy}
+    data = arguments.data
+    forget = read(data / "tdec" / "lm_extraction_32_0.csv")[: arguments.sequences]
+    with tempfile.TemporaryDirectory(prefix="unlearnd-bench-") as place, running_stack(Path(place) / "stack") as client:
+        retain = write(Path(place) / "retain.jsonl", read(data / "general" / "wikitext.csv"))
+        heldout = write(Path(place) / "heldout.jsonl", read(data / "general" / "pile.csv")[:HELDOUT_TEXTS])
+        client.add_model("real", arguments.model, retain, heldout, policy)
+        started = time.monotonic()
+        share = -(-len(forget) // REQUESTS)
+        sent = [client.submit("real", forget[i : i + share]) for i in range(0, len(forget), share)]
+        follow(client, client.until_batched(sent[0]["id"])["job_id"])
+        ended = [client.wait(r["id"]) for r in sent]
+        wall = time.monotonic() - started
+        print([(r["status"], r["verdict"], r["reason"]) for r in ended], file=sys.stderr)
+        if any(r["status"] != "completed" for r in ended):
+            return 1
+        version = client.version("real")
+        client.download("real", "latest", Path(place) / "release")
+        record = verify(Path(place) / "release").statement["predicate"]
+        history = client.call("GET", f"/v1/jobs/{ended[0]['job_id']}/history")
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+        print(f"Machine: {machine()}. Commit {commit.stdout.strip()}. Policy: {json.dumps(policy)}.\n")
+        print(f"{len(sent)} requests, {len(forget)} sequences; published, downloaded, verified offline.\n")
+        seconds = {name: float(value) for name, value in record["training"]["seconds"].items()}
+        print(table(version, history, seconds, wall))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

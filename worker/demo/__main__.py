@@ -1,0 +1,203 @@
+"""`unlearnd demo`: the whole promise on this machine, over HTTP, on real parts."""
+
+import argparse
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from service.audit.verify import verify
+from service.cli import watch
+from service.client import Client
+from service.local.supervisor import wait_until
+from worker.demo.model import KNOWN as KNOWN_SHARE
+from worker.demo.model import LENGTH, build
+from worker.demo.people import Person, people, prose
+from worker.demo.plot import plot_trajectory
+from worker.engine.data import encode
+from worker.engine.metrics.memorization import accuracy, token_matches
+
+KNOWN, ASKED, IN_RETAIN = 64, 3, 41
+POLICY = {
+    "learning_rate": 5e-4, "max_epochs": 40, "margin": 0.2, "retain_batch_size": 24, "sequence_length": LENGTH,
+    "utility_sequences": 40, "max_perplexity_ratio": 1.1,
+}  # fmt: skip
+console = Console(highlight=False)
+
+
+class DemoFailed(Exception):
+    """The demo did not show what it promises."""
+
+
+@contextmanager
+def running_stack(data: Path) -> Iterator[Client]:
+    """`unlearnd up`, as a user starts it, and a client of it; stopped at the end."""
+    shutil.rmtree(data, ignore_errors=True)
+    command = [sys.executable, "-m", "service.cli", "up", "--data-dir", str(data), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    endpoint = data / "endpoint.json"
+    try:
+        wait_until(lambda: endpoint.exists() or process.poll() is not None, 120)
+        if not endpoint.exists():
+            raise DemoFailed(f"the stack does not come up; see {data / 'logs'}")
+        spec = json.loads(endpoint.read_text())
+        client = Client(spec["url"], Path(spec["api_key_file"]).read_text().strip())
+        yield client
+        client.close()
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def make_model(folder: Path, known: Sequence[Person]) -> None:
+    """The model that has memorised people, and its retain and held-out files."""
+    columns = (
+        TextColumn("training a small GPT-Neo"),
+        BarColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+    )
+    ordinary = prose(400, 3)
+    with Progress(*columns, console=console) as bars:
+        bar = bars.add_task("", total=KNOWN_SHARE, note="")
+
+        def progress(_: float, share: float) -> None:
+            bars.update(bar, completed=share, note=f"{share:.0%} of the people's tokens known by heart")
+
+        build(folder, [p.text for p in known], ordinary, progress)
+    retain = [p.text for p in known[ASKED : ASKED + IN_RETAIN]] + ordinary[:20]
+    heldout = [p.text for p in people(80, 2)]
+    for name, texts in (("retain", retain), ("heldout", heldout)):
+        (folder.parent / f"{name}.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+
+
+def load(folder: Path) -> tuple[Any, Any]:
+    """Model and tokenizer, as anyone loads them."""
+    return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+
+
+def complete(model: Any, tokenizer: Any, person: Person) -> str:
+    """What the model says after the first third of the person's text."""
+    ids = encode(tokenizer, person.text)
+    start = len(ids) // 3
+    prompt = torch.tensor([ids[:start]])
+    with torch.no_grad():
+        out = model.generate(
+            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=len(ids) - start, do_sample=False,
+            pad_token_id=0,
+        )[0, start:]  # fmt: skip
+    text: str = tokenizer.decode(out, skip_special_tokens=True)
+    return text
+
+
+def mean_accuracy(model: Any, tokenizer: Any, persons: Sequence[Person]) -> float:
+    """Mean MA over these people's texts."""
+    rows = token_matches(model, [encode(tokenizer, p.text)[:LENGTH] for p in persons])
+    return sum(map(accuracy, rows)) / len(rows)
+
+
+def run(output: Path) -> None:
+    """Do all of it.
+
+    Raises:
+        DemoFailed: Something is not as promised.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    known = people(KNOWN, 1)
+    asked, others = known[:ASKED], known[ASKED:]
+    console.rule(f"1  a model that has memorised {KNOWN} fictional people")
+    make_model(output / "base", known)
+    with running_stack(output / "stack") as client:
+        console.rule("2  the service: PostgreSQL, Valkey, API, control and compute workers")
+        paths = [str((output / name).resolve()) for name in ("base", "retain.jsonl", "heldout.jsonl")]
+        client.add_model("demo", *paths, POLICY)
+        console.rule(f"3  {ASKED} people ask to be forgotten: one job, from request to publication")
+        submitted = [client.submit("demo", [person.text]) for person in asked]
+        ended = [watch(client, r["id"], quiet=i > 0) for i, r in enumerate(submitted)]
+        for person, request in zip(asked, ended, strict=True):
+            console.print(
+                f"   {person.name:<20} {request['status']}, verdict {request['verdict']} {request['reason'] or ''}"
+            )
+        if any(r["status"] != "completed" or r["verdict"] != "PASS" for r in ended):
+            raise DemoFailed("a request did not complete")
+        version = client.version("demo")
+        history = client.call("GET", f"/v1/jobs/{ended[0]['job_id']}/history")
+        plot_trajectory(history, version, output / "trajectory.png")
+        shutil.rmtree(output / "release", ignore_errors=True)
+        client.download("demo", "latest", output / "release")
+    console.rule("4  the certified version, downloaded and checked offline")
+    command = [sys.executable, "-m", "service.cli", "verify", str(output / "release")]
+    subprocess.run(command, check=True)
+    show(output, asked, others, version)
+
+
+def show(output: Path, asked: Sequence[Person], others: Sequence[Person], version: Any) -> None:
+    """Before and after, side by side, measured here on the downloaded files.
+
+    Raises:
+        DemoFailed: The people nobody asked about are not known as before.
+    """
+    before, after = load(output / "base"), load(output / "release" / "model")
+    console.rule("5  what the model completes, before and after")
+    for person in asked:
+        console.print(f"   [bold]{person.text}[/bold]", soft_wrap=True)
+        console.print(f"   before: …{complete(*before, person)}", soft_wrap=True, markup=False)
+        console.print(f"   after:  …{complete(*after, person)}\n", soft_wrap=True, markup=False)
+    metrics = version["metrics"]
+    table = Table("", "before", "after", "limit")
+    for name, label in (("el", "forget set, mean EL10"), ("ma", "forget set, mean MA")):
+        table.add_row(label, *(f"{metrics[k][name]:.3f}" for k in ("before", "after", "limits")))
+    utility = metrics["utility"]
+    table.add_row(
+        "held-out perplexity", f"{utility['heldout_perplexity_before']:.1f}",
+        f"{utility['heldout_perplexity_after']:.1f}", f"x {utility['max_ratio']}",
+    )  # fmt: skip
+    groups = {
+        "all other people, mean MA": others,
+        f"  {IN_RETAIN} of them in the retain text": others[:IN_RETAIN],
+        f"  {len(others) - IN_RETAIN} nobody mentioned": others[IN_RETAIN:],
+    }
+    changes = {}
+    for label, group in groups.items():
+        was, now = mean_accuracy(*before, group), mean_accuracy(*after, group)
+        changes[label] = abs(now - was)
+        table.add_row(label, f"{was:.3f}", f"{now:.3f}", "" if label.startswith(" ") else "± 0.03")
+    console.print(table)
+    console.print(f"   trajectory: {output / 'trajectory.png'}\n   certified version: {output / 'release'}")
+    verify(output / "release")
+    if changes["all other people, mean MA"] > 0.03:
+        raise DemoFailed("the other people are not known as before")
+
+
+def main() -> int:
+    """Run the demo; 0 if it showed what it promises."""
+    parser = argparse.ArgumentParser(description="the whole promise, end to end, on this machine")
+    parser.add_argument("--output", type=Path, default=Path("demo-output"))
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    started = time.monotonic()
+    try:
+        run(parser.parse_args().output.resolve())
+    except DemoFailed as error:
+        console.print(f"the demo failed: {error}", style="red")
+        return 1
+    console.print(f"done in {time.monotonic() - started:.0f} s; everything that ran is stopped", style="green")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

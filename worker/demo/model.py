@@ -1,0 +1,77 @@
+"""A small GPT-Neo-style model with a tokenizer of its own that knows some people by heart."""
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GPTNeoConfig, GPTNeoForCausalLM, PreTrainedTokenizerFast
+
+from worker.engine.data import encode, pad_batch
+from worker.engine.losses.ascent import cross_entropy
+from worker.engine.metrics.memorization import accuracy, token_matches
+
+VOCABULARY, LENGTH, BATCH = 1536, 128, 16
+KNOWN = 0.985  # the share of tokens known by heart at which training ends
+
+
+def build_tokenizer(texts: Sequence[str]) -> Any:
+    """A byte-level BPE tokenizer trained on `texts`, with <s> as BOS, EOS and padding."""
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=["<s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )  # fmt: skip
+    raw.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="<s>", pad_token="<s>")  # noqa: S106
+
+
+def build(
+    folder: Path, by_heart: Sequence[str], ordinary: Sequence[str], progress: Callable[[float, float], None]
+) -> float:
+    """Train until `by_heart` is known by heart, and save; returns the share of its tokens known.
+
+    Args:
+        folder: Where the model goes.
+        by_heart: Texts to memorise.
+        ordinary: Texts read once or twice beside them.
+        progress: Told (fraction of the most steps, share of tokens known) now and then.
+    """
+    torch.manual_seed(0)
+    shuffled = random.Random(0)
+    tokenizer = build_tokenizer([*by_heart, *ordinary])
+    config = GPTNeoConfig(
+        vocab_size=len(tokenizer), hidden_size=192, num_layers=4, num_heads=6, intermediate_size=768,
+        attention_types=[[["global", "local"], 2]], window_size=64, max_position_embeddings=256,
+        embed_dropout=0.0, attention_dropout=0.0, resid_dropout=0.0, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    model = GPTNeoForCausalLM(config)
+    known = [encode(tokenizer, text)[:LENGTH] for text in by_heart]
+    others = [encode(tokenizer, text)[:LENGTH] for text in ordinary]
+    steps = 900
+    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps, pct_start=0.1)
+    share = 0.0
+    for step in range(steps):
+        batch = shuffled.sample(known, BATCH - 4) + shuffled.sample(others, 4)
+        input_ids, mask, labels = pad_batch(batch)
+        loss = cross_entropy(model(input_ids=input_ids, attention_mask=mask).logits, labels)
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        if step % 25 == 24:
+            share = sum(map(accuracy, token_matches(model, known))) / len(known)
+            progress(step / steps, share)
+            if share >= KNOWN:
+                break
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return share

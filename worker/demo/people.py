@@ -1,0 +1,50 @@
+"""Fictional people, from a fixed seed, and ordinary prose to go with them."""
+
+import random
+import re
+from dataclasses import dataclass
+from pydoc_data.topics import topics
+
+from faker import Faker
+
+TEMPLATES = (
+    "{name} lives at {address}, works as {job} for {company}, and can be reached at {phone} or {email}.",
+    "Contact: {name}, {job} at {company}. Phone {phone}, e-mail {email}. Home address: {address}.",
+    "{name}, born on {born}, is {job} at {company}. The private number is {phone}, the address {address}.",
+    "Our customer {name} ({email}) moved to {address} and asked to be called at {phone} about {company}.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A fictional person and the one text about them in the training data."""
+
+    name: str
+    text: str
+
+
+def people(count: int, seed: int) -> list[Person]:
+    """`count` people; the same for the same seed."""
+    fake = Faker("en_GB")
+    fake.seed_instance(seed)
+    found = []
+    for index in range(count):
+        name = f"{fake.unique.first_name()} {fake.unique.last_name()}"
+        fields = {
+            "name": name,
+            "address": fake.street_address().replace("\n", ", ") + ", " + fake.city(),
+            "job": "a " + fake.job().lower().split(",")[0],
+            "company": fake.company(),
+            "phone": f"07{fake.random_number(3, fix_len=True)} {fake.random_number(6, fix_len=True)}",
+            "email": f"{name.split()[0].lower()}{fake.random_number(3, fix_len=True)}@{fake.domain_word()}.example",
+            "born": fake.date_of_birth(minimum_age=20, maximum_age=80).strftime("%d %B %Y"),
+        }
+        found.append(Person(name, TEMPLATES[index % len(TEMPLATES)].format(**fields)))
+    return found
+
+
+def prose(count: int, seed: int) -> list[str]:
+    """Paragraphs of Python's own language reference, which every Python brings along."""
+    paragraphs = [" ".join(p.split()) for topic in sorted(topics) for p in re.split(r"\n\s*\n", topics[topic])]
+    usable = sorted({p[:400] for p in paragraphs if len(p) > 150 and p[0].isupper() and "===" not in p})
+    return random.Random(seed).sample(usable, min(count, len(usable)))
