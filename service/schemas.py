@@ -4,10 +4,22 @@ from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
 
-from pydantic import AnyHttpUrl, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AnyHttpUrl, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Item = TypeVar("Item")
+
+
+def _encodable(value: str) -> str:
+    """JSON can spell half a character (a lone surrogate), which no UTF-8 text holds."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("not valid Unicode: a lone surrogate") from None
+    return value
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
 
 
 class In(BaseModel):
@@ -62,9 +74,9 @@ class ModelIn(In):
         }
     )  # fmt: skip
     name: Name
-    path: str = Field(min_length=1, max_length=4096, description="a Hugging Face folder on the server, or a hub id")
-    retain_path: str = Field(min_length=1, max_length=4096, description="JSONL or CSV with `text`, or plain lines")
-    heldout_path: str = Field(min_length=1, max_length=4096, description="texts the model has never seen; 20 or more")
+    path: Text = Field(min_length=1, max_length=4096, description="a Hugging Face folder on the server, or a hub id")
+    retain_path: Text = Field(min_length=1, max_length=4096, description="JSONL or CSV with `text`, or plain lines")
+    heldout_path: Text = Field(min_length=1, max_length=4096, description="texts the model has never seen; 20 or more")
     policy: Policy = Policy()
 
 
@@ -82,7 +94,7 @@ class ModelOut(BaseModel):
 class RecordIn(In):
     """One text of the person, as it may stand in training data."""
 
-    text: str
+    text: Text
 
 
 class RequestIn(In):
@@ -98,9 +110,9 @@ class RequestIn(In):
             ]
         }
     )  # fmt: skip
-    model: str = Field(min_length=1, max_length=63)
+    model: Text = Field(min_length=1, max_length=63)
     records: list[RecordIn] = Field(min_length=1, description="texts to unlearn")
-    subject_ref: str | None = Field(None, max_length=500, description="your own reference; stored sealed")
+    subject_ref: Text | None = Field(None, max_length=500, description="your own reference; stored sealed")
     regulation: Literal["gdpr", "ccpa", "other"] = "gdpr"
     received_at: AwareDatetime | None = Field(None, description="when the controller received it; default now")
     callback_url: AnyHttpUrl | None = Field(None, description="POSTed to when the request ends; stored sealed")

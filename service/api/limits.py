@@ -5,10 +5,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.errors import problem
 
 
-class BodyTooLarge(Exception):
-    """More bytes came than may."""
-
-
 class BodyLimit:
     """ASGI middleware that answers 413 as a problem document."""
 
@@ -31,20 +27,17 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._max:
-                raise BodyTooLarge
-            return message
+            return message if received <= self._max else {"type": "http.disconnect"}
 
         async def watched(message: Message) -> None:
             nonlocal started
-            started = True
-            await send(message)
+            if received <= self._max:  # whatever is said of the cut body is not the answer
+                started = True
+                await send(message)
 
-        try:
-            await self._app(scope, counted, watched)
-        except BodyTooLarge:
-            if not started:
-                await self._refuse(scope, receive, send)
+        await self._app(scope, counted, watched)
+        if received > self._max and not started:
+            await self._refuse(scope, receive, send)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         detail = f"The body is over {self._max} bytes; split the request."

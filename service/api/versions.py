@@ -62,7 +62,8 @@ def find(parts: Services, name: str, number: str) -> VersionOut:
         return shown(version, name)
 
 
-@router.api_route("/{number}/files/{path:path}", methods=["GET", "HEAD"], response_class=FileResponse)
+@router.head("/{number}/files/{path:path}", include_in_schema=False)
+@router.get("/{number}/files/{path:path}", response_class=FileResponse)
 def file(name: str, number: Number, path: str, request: Request, parts: Parts, _: Downloader) -> Response:
     """One file: whole or a `Range`; `ETag` is its sha256, `Repr-Digest` the same after RFC 9530."""
     return _file(parts, find(parts, name, number), path, request)

@@ -122,8 +122,8 @@ def run(output: Path) -> None:
     make_model(output / "base", known)
     with running_stack(output / "stack") as client:
         console.rule("2  the service: PostgreSQL, Valkey, API, control and compute workers")
-        paths = [str((output / name).resolve()) for name in ("base", "retain.jsonl", "heldout.jsonl")]
-        client.add_model("demo", *paths, POLICY)
+        base, retain, heldout = (str(output / name) for name in ("base", "retain.jsonl", "heldout.jsonl"))
+        client.add_model("demo", base, retain, heldout, POLICY)
         console.rule(f"3  {ASKED} people ask to be forgotten: one job, from request to publication")
         submitted = [client.submit("demo", [person.text]) for person in asked]
         ended = [watch(client, r["id"], quiet=i > 0) for i, r in enumerate(submitted)]

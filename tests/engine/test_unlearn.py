@@ -1,0 +1,138 @@
+"""Whole runs in memory, on a tiny model that really has memorised its texts."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from tests import support
+from worker.engine import Options, unlearn
+from worker.engine.data import encode
+from worker.engine.errors import TooFewTexts, UnknownPlugin
+from worker.engine.measure import measure_before
+from worker.engine.metrics.memorization import accuracy, token_matches
+from worker.engine.prepare import prepare
+from worker.engine.train import Checkpoint
+from worker.engine.unlearn import train
+
+OPTIONS = Options.from_mapping(support.POLICY)
+
+
+def mean_accuracy(model, tokenizer, texts) -> float:
+    """Mean MA of texts."""
+    rows = token_matches(model, [encode(tokenizer, text) for text in texts])
+    return sum(map(accuracy, rows)) / len(rows)
+
+
+def test_a_memorised_text_is_unlearned_and_the_rest_stays(memorised):
+    """The criterion holds on the merged model, retained texts are known as before, the parent is untouched."""
+    model, tokenizer = memorised
+    before = copy.deepcopy(model.state_dict())
+    told = []
+    result = unlearn(
+        model, tokenizer, support.KNOWN[:2], support.RETAIN, support.HELDOUT, OPTIONS,
+        progress=lambda stage, fraction: told.append((stage, fraction)),
+    )  # fmt: skip
+    report = result.report
+    assert report["passed"], report["reason"]
+    assert report["after"]["ma"] <= report["after"]["ma_limit"] < report["before"]["ma"]
+    assert report["after"]["el"] <= report["after"]["el_limit"] < report["before"]["el"]
+    assert [v["passed"] for v in report["per_record"]] == [True, True]
+    assert result.history[-1]["met"]
+    assert {"epoch", "el", "ma", "loss", "seconds", "perplexity"} <= set(result.history[0])
+    assert mean_accuracy(result.model, tokenizer, support.KNOWN[:2]) == pytest.approx(report["after"]["ma"])
+    kept = mean_accuracy(model, tokenizer, support.RETAIN)
+    assert mean_accuracy(result.model, tokenizer, support.RETAIN) >= kept - 0.03
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert {stage for stage, _ in told} == {"measure", "initialise", "train", "verify"}
+
+
+def test_an_unseen_text_is_not_trained_on(memorised):
+    """Nothing was memorised: no epoch runs and the model is the parent."""
+    model, tokenizer = memorised
+    result = unlearn(model, tokenizer, [support.people(1, seed=77)[0]], support.RETAIN, support.HELDOUT, OPTIONS)
+    assert result.report["passed"]
+    assert result.report["not_memorised"] == [0]
+    assert result.history == []
+    assert result.model is model
+
+
+def test_a_long_text_is_unlearned_window_by_window(memorised):
+    """Three known texts in one record become several windows of one request, and all of them pass."""
+    model, tokenizer = memorised
+    options = dataclasses.replace(OPTIONS, sequence_length=24)
+    result = unlearn(model, tokenizer, ["\n".join(support.KNOWN[:3])], support.RETAIN, support.HELDOUT, options)
+    assert len(result.report["per_record"]) == 1
+    assert result.report["after"]["ma"] <= result.report["after"]["ma_limit"]
+
+
+def test_a_run_that_misses_the_criterion_says_so(memorised):
+    """One epoch at a tiny learning rate forgets nothing."""
+    model, tokenizer = memorised
+    options = dataclasses.replace(OPTIONS, learning_rate=1e-7, max_epochs=1)
+    report = unlearn(model, tokenizer, support.KNOWN[:1], support.RETAIN, support.HELDOUT, options).report
+    assert (report["passed"], report["reason"]) == (False, "criterion_missed")
+
+
+def test_a_run_over_its_utility_budget_says_so(memorised):
+    """A budget that no run can keep is not kept."""
+    model, tokenizer = memorised
+    options = dataclasses.replace(OPTIONS, max_perplexity_ratio=0.01)
+    report = unlearn(model, tokenizer, support.KNOWN[:1], support.RETAIN, support.HELDOUT, options).report
+    assert (report["passed"], report["reason"]) == (False, "utility_budget_exceeded")
+
+
+@pytest.mark.parametrize("loss", ["gd", "ga"])
+def test_baselines_run_behind_the_same_options(memorised, loss):
+    """GA and GD train and report like the method does."""
+    model, tokenizer = memorised
+    options = dataclasses.replace(OPTIONS, loss=loss, init="lora", max_epochs=2, learning_rate=1e-3)
+    result = unlearn(model, tokenizer, support.KNOWN[:1], support.RETAIN, support.HELDOUT, options)
+    assert result.history[-1]["ma"] < result.report["before"]["ma"]
+    assert (result.history[0]["retain_loss"] == 0) is (loss == "ga")
+
+
+def test_resumed_training_gives_the_same_bytes(memorised):
+    """Stopped after two epochs and resumed, the adapter is bit for bit that of an uninterrupted run (CPU)."""
+    model, tokenizer = memorised
+    options = dataclasses.replace(OPTIONS, max_epochs=4, learning_rate=5e-4)
+    data = prepare(tokenizer, support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT, options)
+    baseline = measure_before(model, data, options)
+    points: list[Checkpoint] = []
+    whole = train(model, tokenizer, data, baseline, options, on_epoch=lambda p: points.append(copy.deepcopy(p)))
+    resumed = train(model, tokenizer, data, baseline, options, resume=points[1])
+    assert [e["epoch"] for e in resumed.history] == [1, 2, 3, 4]
+    assert set(whole.adapter) == set(resumed.adapter)
+    assert all(torch.equal(whole.adapter[name], resumed.adapter[name]) for name in whole.adapter)
+
+
+def test_retain_text_with_the_forget_text_is_left_out_and_told(memorised):
+    """A retain set that holds the text to forget does not fight the run."""
+    model, tokenizer = memorised
+    retain = [*support.RETAIN, "x " + support.KNOWN[0].upper()]
+    report = unlearn(model, tokenizer, support.KNOWN[:1], retain, support.HELDOUT, OPTIONS).report
+    assert report["retain_excluded"] == 1
+    assert report["passed"]
+
+
+def test_retain_text_that_is_nothing_else_is_an_error(memorised):
+    """Nothing is left to keep the model's abilities on."""
+    model, tokenizer = memorised
+    with pytest.raises(TooFewTexts, match="retain"):
+        unlearn(model, tokenizer, support.KNOWN[:1], support.KNOWN[:1], support.HELDOUT, OPTIONS)
+
+
+@pytest.mark.parametrize("wrong", [{"loss": "nope"}, {"init": "nope"}, {"target_modules": ("nope",)}])
+def test_unknown_plugins_are_named(memorised, wrong):
+    """A policy with an unknown name gets an error that says which."""
+    model, tokenizer = memorised
+    options = dataclasses.replace(OPTIONS, **wrong)
+    with pytest.raises(UnknownPlugin, match=next(iter(wrong))):
+        unlearn(model, tokenizer, support.KNOWN[:1], support.RETAIN, support.HELDOUT, options)
+
+
+def test_defaults_are_enough():
+    """`unlearn` without options runs with the defaults of INTERFACES."""
+    assert (Options().rank, Options().scale, Options().margin, Options().learning_rate) == (16, 2.0, 1.0, 2e-4)
+    assert (Options().max_epochs, Options().batch_size, Options().el_n, Options().sequence_length) == (20, 8, 10, 200)

@@ -1,0 +1,115 @@
+"""Real PostgreSQL and Valkey, one server each a test process, an empty database a test."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import psycopg
+import pytest
+from fastapi.testclient import TestClient
+
+from service import migrate
+from service.app import Services, build, create_keys
+from service.config import Settings
+from service.db import keys
+from service.local import postgres, valkey
+from service.local.supervisor import wait_until
+from service.main import create_app
+from tests import support
+
+
+@pytest.fixture(scope="session")
+def servers():
+    """(sockets folder) of a running PostgreSQL with a migrated template database, and a Valkey."""
+    with tempfile.TemporaryDirectory(prefix="unlearnd-t-") as place:
+        root = Path(place)
+        root.chmod(0o755)
+        sockets = root / "s"
+        sockets.mkdir()
+        processes = [
+            valkey.process(root / "valkey", sockets, root / "valkey.log"),
+            postgres.process(root / "postgres", sockets, root / "postgres.log"),
+        ]
+        for process in processes:
+            process.start()
+        try:
+            assert wait_until(lambda: valkey.is_ready(sockets), 30)
+            assert wait_until(lambda: postgres.is_ready(root / "postgres", sockets), 30)
+            with psycopg.connect(postgres.url(sockets), autocommit=True) as connection:
+                connection.execute("CREATE DATABASE template_unlearnd")
+            migrate.upgrade(postgres.url(sockets, "template_unlearnd"))
+            yield sockets
+        finally:
+            for process in reversed(processes):
+                process.ask_to_stop()
+                process.wait()
+
+
+@pytest.fixture
+def database_url(servers):
+    """An empty, migrated database."""
+    name = f"t{os.urandom(6).hex()}"
+    with psycopg.connect(postgres.url(servers), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template_unlearnd")
+        yield postgres.url(servers, name)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def services(servers, database_url, tmp_path) -> Services:
+    """The wired parts on real servers, with keys and storage of their own."""
+    create_keys(tmp_path / "keys")
+    settings = Settings(
+        database_url=database_url, broker_url=valkey.url(servers), storage_dir=tmp_path / "storage",
+        keys_dir=tmp_path / "keys", max_wait_seconds=0, lease_seconds=5, max_body_bytes=200_000, max_records=8,
+        max_record_bytes=1000, callback_allow_private=True,
+    )  # fmt: skip
+    parts = build(settings)
+    yield parts
+    parts.close()
+
+
+@pytest.fixture
+def key_of(services):
+    """Make an API key with these scopes; returns the secret."""
+
+    def make(*scopes: str) -> str:
+        with services.db.transaction() as session:
+            return keys.create(session, "test", list(scopes))[1]
+
+    return make
+
+
+@pytest.fixture
+def api(services, key_of):
+    """An HTTP client of the application with an admin key."""
+    with TestClient(create_app(services), headers={"Authorization": f"Bearer {key_of('admin')}"}) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory) -> Path:
+    """A random model's folder with its corpora; nothing is memorised."""
+    folder = tmp_path_factory.mktemp("base")
+    model = support.random_model("gpt_neox")
+    model.save_pretrained(folder / "model")
+    support.tokenizer_of(support.KNOWN).save_pretrained(folder / "model")
+    support.write_texts(folder / "retain.jsonl", support.RETAIN)
+    support.write_texts(folder / "heldout.jsonl", support.HELDOUT)
+    return folder
+
+
+def registration(base: Path, **changes) -> dict:
+    """The body that registers the model."""
+    body = {
+        "name": "tiny", "path": str(base / "model"), "retain_path": str(base / "retain.jsonl"),
+        "heldout_path": str(base / "heldout.jsonl"), "policy": {"max_wait_seconds": 0},
+    }  # fmt: skip
+    return {**body, **changes}
+
+
+@pytest.fixture
+def model(api, base) -> str:
+    """A registered model's name."""
+    assert api.post("/v1/models", json=registration(base)).status_code == 201
+    return "tiny"

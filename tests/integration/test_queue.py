@@ -1,0 +1,444 @@
+"""Postgres is the queue of record: windows, claims, fences, publishing once, sweeping."""
+
+import json
+import threading
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from uuid import UUID
+
+import psycopg
+import pytest
+from sqlalchemy import func, select, text, update
+from sqlalchemy.exc import IntegrityError
+
+from service.audit.verify import verify
+from service.db import jobs, models
+from service.db.tables import AuditEntry, DeletionRequest, Job, Outbox, Version
+from service.domain.errors import LostLease
+from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES, Stage
+from service.steps import batch as batch_step
+from service.steps import certify as certify_step
+from service.steps import deliver as deliver_step
+from service.steps import publish as publish_step
+from service.steps import sweep as sweep_step
+from service.steps import unlearn as unlearn_step
+from service.steps import verify as verify_step
+from service.steps.deliver import RefusedTarget, check_target
+from service.steps.lease import Lease, attempt_failed, hand_back, hold
+
+REQUESTS = "/v1/deletion-requests"
+REPORT = {
+    "outcome": "passed", "reason": None, "verdicts": {"0": "PASS"}, "memorised": [0], "over_forgotten": 0,
+    "thresholds": [], "limits": {"el": 0.0, "ma": 0.4}, "before": {"el": 0.9, "ma": 0.9},
+    "after": {"el": 0.0, "ma": 0.3}, "epochs": 2, "seconds": {"unlearn": 1.0},
+    "utility": {
+        "heldout_ratio": 1.0, "max_ratio": 1.1, "heldout_perplexity_before": 9.0, "heldout_perplexity_after": 9.0,
+    },
+    "artefact": {"evaluated_dtype": "float32"}, "environment": {"device": "cpu"},
+}  # fmt: skip
+
+
+def submit(api, **fields) -> dict:
+    """A request of one record."""
+    return api.post(REQUESTS, json={"model": "tiny", "records": [{"text": "a record"}], **fields}).json()
+
+
+def only_model(services) -> UUID:
+    """The id of the one model."""
+    with services.db.transaction() as session:
+        return models.by_name(session, "tiny").id
+
+
+def claim(services, job_id, stages=COMPUTE_STAGES) -> int | None:
+    """A claim with the service's lease."""
+    with services.db.transaction() as session:
+        return jobs.claim(session, job_id, "me", stages, lease_seconds=services.settings.lease_seconds)
+
+
+def expire(services, job_id) -> None:
+    """Let a lease run out now."""
+    with services.db.transaction() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(lease_expires_at=func.now() - timedelta(seconds=1)))
+
+
+@pytest.fixture
+def job(api, services, model):
+    """(request, job id) of a sealed window."""
+    request = submit(api)
+    return request, batch_step.batch(services, only_model(services))
+
+
+def to_certify(services, job_id, report=REPORT) -> None:
+    """Take a job through the compute stages with this report, and leave a candidate."""
+    fence = claim(services, job_id)
+    candidate = services.storage.candidate(job_id) / "model"
+    candidate.mkdir(parents=True, exist_ok=True)
+    (candidate / "model.safetensors").write_bytes(b"weights")
+    (candidate / "config.json").write_text("{}")
+    for stage in (Stage.UNLEARN, Stage.MERGE, Stage.VERIFY):
+        unlearn_step.record_stage(services, job_id, fence, stage)
+    verify_step.record_report(services, job_id, fence, report)
+
+
+def test_one_window_one_job_and_no_second_while_it_runs(api, services, model):
+    """Requests of one window form one job; later ones wait for the model's next."""
+    first, second = submit(api), submit(api)
+    model_id = only_model(services)
+    job_id = batch_step.batch(services, model_id)
+    third = submit(api)
+    assert batch_step.batch(services, model_id) is None
+    found = {i: api.get(f"{REQUESTS}/{i}").json() for i in (first["id"], second["id"], third["id"])}
+    assert {found[first["id"]]["job_id"], found[second["id"]]["job_id"]} == {str(job_id)}
+    assert found[third["id"]]["status"] == "pending"
+    with pytest.raises(IntegrityError), services.db.transaction() as session:
+        other = session.get(Job, job_id)
+        session.add(Job(model_id=model_id, parent_version_id=other.parent_version_id, policy={}))
+
+
+def test_two_workers_batching_at_once_make_one_job(api, services, model):
+    """The model's row is locked while a window is sealed."""
+    for _ in range(4):
+        submit(api)
+    model_id, made = only_model(services), []
+    threads = [threading.Thread(target=lambda: made.append(batch_step.batch(services, model_id))) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len([m for m in made if m]) == 1
+
+
+def test_cancelling_and_batching_have_one_winner(api, services, model):
+    """After both, the request is cancelled and in no job, or batched and 409."""
+    for _ in range(5):
+        request, answers = submit(api), []
+        threads = [
+            threading.Thread(target=batch_step.batch, args=(services, only_model(services))),
+            threading.Thread(target=lambda r=request: answers.append(api.delete(f"{REQUESTS}/{r['id']}"))),
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        found = api.get(f"{REQUESTS}/{request['id']}").json()
+        cancelled = answers[0].status_code == 200
+        assert found["status"] == ("cancelled" if cancelled else "batched")
+        assert (found["job_id"] is None) is cancelled
+        with services.db.transaction() as session:
+            session.execute(update(Job).values(stage="done"))
+
+
+def test_a_job_is_claimed_once_until_its_lease_runs_out(services, job):
+    """A second message takes zero rows; after the lease the fence moves on."""
+    _, job_id = job
+    first = claim(services, job_id)
+    assert claim(services, job_id) is None
+    assert claim(services, job_id, CONTROL_STAGES) is None
+    expire(services, job_id)
+    assert claim(services, job_id) == first + 1
+
+
+def test_a_zombies_writes_are_refused_by_the_fence(services, job):
+    """Every write under the old fence raises, and the heartbeat says lost. (Without `Job.fence == fence` in
+    `jobs.owned` and `jobs.heartbeat` this fails: checked by removing them.)"""
+    _, job_id = job
+    old = claim(services, job_id)
+    expire(services, job_id)
+    new = claim(services, job_id)
+    writes = [
+        lambda f: unlearn_step.record_stage(services, job_id, f, Stage.UNLEARN),
+        lambda f: unlearn_step.record_progress(services, job_id, f, "train", 0.5),
+        lambda f: unlearn_step.record_thresholds(services, job_id, f, {"limits": {"el": 0.0, "ma": 0.4}}),
+        lambda f: unlearn_step.record_epoch(
+            services, job_id, f, {"epoch": 1, "el": 0, "ma": 0, "loss": 0, "perplexity": 1}
+        ),
+        lambda f: verify_step.record_report(services, job_id, f, REPORT),
+        lambda f: publish_step.publish(services, job_id, f),
+    ]
+    for write in writes:
+        with pytest.raises((LostLease, AssertionError)):
+            write(old)
+    lease = Lease(services, job_id, old)
+    lease.beat()
+    assert lease.lost.is_set()
+    for write in writes[:4]:
+        write(new)
+
+
+def test_a_zombie_cannot_publish(services, job):
+    """Publication under an old fence leaves no version, even with everything prepared."""
+    _, job_id = job
+    to_certify(services, job_id)
+    old = claim(services, job_id, CONTROL_STAGES)
+    certify_step.certify(services, job_id, old)
+    expire(services, job_id)
+    new = claim(services, job_id, CONTROL_STAGES)
+    with pytest.raises(LostLease):
+        publish_step.publish(services, job_id, old)
+    with services.db.transaction() as session:
+        assert session.scalar(select(func.count()).select_from(Version)) == 1
+    publish_step.publish(services, job_id, new)
+
+
+def test_certify_and_publish_make_one_verified_version(api, services, job):
+    """The folder passes our own verifier, the request is completed, the working folder is gone."""
+    request, job_id = job
+    to_certify(services, job_id)
+    with hold(services, job_id, CONTROL_STAGES) as lease:
+        certify_step.certify(services, job_id, lease.fence)
+        publish_step.publish(services, job_id, lease.fence)
+        with pytest.raises(LostLease):
+            publish_step.publish(services, job_id, lease.fence)
+    found = api.get(f"{REQUESTS}/{request['id']}").json()
+    assert (found["status"], found["verdict"], found["version"]) == ("completed", "PASS", 1)
+    version = api.get("/v1/models/tiny/versions/latest").json()
+    assert (version["version"], version["parent"]) == (1, 0)
+    folder = services.storage.release(version["digest"])
+    statement = verify(folder).statement
+    assert statement["predicate"]["requests"][0]["ref"] == request["ref"]
+    assert statement["predicate"]["requests"][0]["commitment"] == request["receipt"]["commitment"]
+    listed = {f["path"]: f["sha256"] for f in version["files"]}
+    assert set(listed) == {
+        "model/model.safetensors",
+        "model/config.json",
+        "model/README.md",
+        "trust.json",
+        "certificate.dsse.json",
+    }
+    assert api.get("/v1/models/tiny/versions/1/certificate").content == (folder / "certificate.dsse.json").read_bytes()
+    assert not services.storage.jobs_present()
+
+
+def test_publishing_again_after_a_crash_before_the_commit(services, job, monkeypatch):
+    """The renamed folder without a row is found by its digest and becomes the version."""
+    _, job_id = job
+    to_certify(services, job_id)
+    fence = claim(services, job_id, CONTROL_STAGES)
+    certify_step.certify(services, job_id, fence)
+
+    def crash(*_):
+        raise RuntimeError("killed here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "set_latest", crash)
+        with pytest.raises(RuntimeError):
+            publish_step.publish(services, job_id, fence)
+    assert len(services.storage.releases()) == 2
+    with services.db.transaction() as session:
+        assert session.scalar(select(func.count()).select_from(Version)) == 1
+    publish_step.publish(services, job_id, fence)
+    assert len(services.storage.releases()) == 2
+    with services.db.transaction() as session:
+        assert session.scalar(select(func.count()).select_from(Version)) == 2
+
+
+def test_a_failed_run_is_certified_as_failed_and_publishes_nothing(api, services, job):
+    """Its record says FAIL and can be fetched; the offline verifier does not take it for a release."""
+    request, job_id = job
+    report = {**REPORT, "outcome": "failed", "reason": "criterion_missed", "verdicts": {"0": "FAIL"}}
+    to_certify(services, job_id, {**report, "after": {"el": 0.5, "ma": 0.9}})
+    with hold(services, job_id, CONTROL_STAGES) as lease:
+        certify_step.certify(services, job_id, lease.fence)
+    found = api.get(f"{REQUESTS}/{request['id']}").json()
+    assert (found["status"], found["verdict"], found["reason"]) == ("failed", "FAIL", "criterion_missed")
+    assert api.get("/v1/models/tiny/versions/latest").json()["version"] == 0
+    envelope = api.get(f"/v1/jobs/{job_id}/certificate").json()
+    assert envelope["payloadType"] == "application/vnd.in-toto+json"
+    retried = api.post(f"{REQUESTS}/{request['id']}/retry").json()
+    assert (retried["status"], retried["job_id"]) == ("pending", None)
+
+
+def test_attempts_are_counted_and_given_up(api, services, job):
+    """Back-off between attempts, then quarantine with the reason; a graceful stop does not count."""
+    request, job_id = job
+    for attempt in range(1, 4):
+        fence = claim(services, job_id)
+        assert fence is not None
+        hand_back(services, Lease(services, job_id, fence))
+        fence = claim(services, job_id)
+        attempt_failed(services, Lease(services, job_id, fence), "child_killed", permanent=False)
+        assert claim(services, job_id) is None
+        with services.db.transaction() as session:
+            assert session.get(Job, job_id).attempts == attempt
+            session.execute(update(Job).values(not_before=None))
+    assert api.get(f"/v1/jobs/{job_id}").json()["stage"] == "quarantined"
+    found = api.get(f"{REQUESTS}/{request['id']}").json()
+    assert (found["status"], found["verdict"], found["reason"]) == ("failed", "NOT_TESTED", "child_killed")
+    submit(api)
+    assert batch_step.batch(services, only_model(services)) is not None
+
+
+def test_a_stuck_job_loses_its_lease(services, job):
+    """A heartbeat without a step of progress is not believed for ever."""
+    _, job_id = job
+    lease = Lease(services, job_id, claim(services, job_id))
+    lease.steps = 1
+    lease.beat()
+    with services.db.transaction() as session:
+        session.execute(
+            update(Job).values(progress_at=func.now() - timedelta(seconds=services.settings.stall_seconds + 1))
+        )
+    lease.steps = 2
+    lease.beat()
+    assert not lease.lost.is_set()
+    with services.db.transaction() as session:
+        session.execute(
+            update(Job).values(progress_at=func.now() - timedelta(seconds=services.settings.stall_seconds + 1))
+        )
+    lease.beat()
+    assert lease.lost.is_set()
+
+
+def test_the_sweep_wakes_what_was_lost_and_not_again_at_once(services, job):
+    """A job whose wake-up was lost is woken, then left alone for a lease's time."""
+    _, job_id = job
+    with services.db.transaction() as session:
+        session.execute(update(Job).values(woken_at=None))
+        assert jobs.wakeable(session, COMPUTE_STAGES, quiet_seconds=60) == [job_id]
+        assert jobs.wakeable(session, COMPUTE_STAGES, quiet_seconds=60) == []
+    claim(services, job_id)
+    expire(services, job_id)
+    with services.db.transaction() as session:
+        session.execute(update(Job).values(woken_at=None))
+        assert jobs.wakeable(session, COMPUTE_STAGES, quiet_seconds=60) == [job_id]
+    sweep_step.sweep(services)
+
+
+def test_the_sweep_gives_up_jobs_whose_last_attempt_died_silently(api, services, job):
+    """Killed with its worker three times: nobody is left to say so but the sweep."""
+    request, job_id = job
+    for _ in range(3):
+        assert claim(services, job_id)
+        expire(services, job_id)
+    sweep_step.sweep(services)
+    assert api.get(f"{REQUESTS}/{request['id']}").json()["reason"] == "attempts_exhausted"
+
+
+def test_collect_removes_only_what_nothing_needs(services, job):
+    """Working folders of ended jobs and old orphan releases go; live ones and versions stay."""
+    _, job_id = job
+    services.storage.work(job_id)
+    orphan = services.storage.publish(services.storage.staging("x"), "0" * 64)
+    sweep_step.collect(services)
+    assert services.storage.jobs_present() == [job_id]
+    assert orphan.exists()
+    import os
+
+    os.utime(orphan, (0, 0))
+    with services.db.transaction() as session:
+        session.execute(update(Job).values(stage="done"))
+    sweep_step.collect(services)
+    assert not services.storage.jobs_present()
+    assert not orphan.exists()
+    assert len(services.storage.releases()) == 1
+
+
+def test_the_log_has_no_gap_and_is_append_only(api, services, job):
+    """Indices count up by one even past a rollback; UPDATE, DELETE and TRUNCATE are refused."""
+    from service.db import audit
+
+    with pytest.raises(ZeroDivisionError), services.db.transaction() as session:
+        audit.append(session, "test")
+        raise ZeroDivisionError
+    submit(api)
+    with services.db.transaction() as session:
+        entries = list(session.scalars(select(AuditEntry).order_by(AuditEntry.index)))
+    assert [e.index for e in entries] == list(range(len(entries)))
+    assert [json.loads(e.entry)["kind"] for e in entries] == [
+        "model.registered", "request.accepted", "job.batched", "request.accepted",
+    ]  # fmt: skip
+    for statement in ("UPDATE audit_entries SET entry = ''", "DELETE FROM audit_entries", "TRUNCATE audit_entries"):
+        with pytest.raises(Exception, match="append-only"), services.db.transaction() as session:
+            session.execute(text(statement))
+
+
+def test_events_are_streamed_and_taken_up_again(api, services, job):
+    """Server-Sent Events come with ids; Last-Event-ID goes on behind; the stream ends with the job."""
+    _, job_id = job
+    fence = claim(services, job_id)
+    unlearn_step.record_stage(services, job_id, fence, Stage.UNLEARN)
+    unlearn_step.record_epoch(
+        services, job_id, fence, {"epoch": 1, "el": 0.1, "ma": 0.5, "loss": 1.0, "perplexity": 9.0}
+    )
+    attempt_failed(services, Lease(services, job_id, fence), "x", permanent=True)
+    lines = api.get(f"/v1/jobs/{job_id}/events").text.split("\n")
+    kinds = [line.strip()[7:] for line in lines if line.startswith("event: ")]
+    ids = [line.strip()[4:] for line in lines if line.startswith("id: ")]
+    assert kinds == ["stage", "stage", "epoch", "stage", "done"]
+    again = api.get(f"/v1/jobs/{job_id}/events", headers={"Last-Event-ID": ids[2]}).text
+    assert [line.strip()[4:] for line in again.split("\n") if line.startswith("id: ")] == ids[3:]
+    assert api.get(f"/v1/jobs/{job_id}/events", headers={"Last-Event-ID": "x"}).status_code == 422
+    assert [e["epoch"] for e in api.get(f"/v1/jobs/{job_id}/history").json()] == [1]
+
+
+class Listener(BaseHTTPRequestHandler):
+    """A submitter's callback endpoint: refuses the first call, takes the second."""
+
+    calls: list[dict] = []  # noqa: RUF012
+
+    def do_POST(self):
+        """Keep the body."""
+        self.calls.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(500 if len(self.calls) == 1 else 204)
+        self.end_headers()
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+def test_callbacks_are_made_until_they_arrive(api, services, model):
+    """A refused call is made again after a back-off, then never again."""
+    server = HTTPServer(("127.0.0.1", 0), Listener)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        request = submit(api, callback_url=f"http://127.0.0.1:{server.server_port}/cb")
+        api.delete(f"{REQUESTS}/{request['id']}")
+        assert deliver_step.deliver(services) == 0
+        assert deliver_step.deliver(services) == 0
+        assert len(Listener.calls) == 1
+        with services.db.transaction() as session:
+            (entry,) = session.scalars(select(Outbox))
+            assert entry.next_at > datetime.now(UTC)
+            entry.next_at = datetime.now(UTC)
+        assert deliver_step.deliver(services) == 1
+        assert deliver_step.deliver(services) == 0
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert [c["id"] for c in Listener.calls] == [request["id"]] * 2
+    assert Listener.calls[0]["status"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1/", "http://[::1]:8000/x", "http://10.0.0.1", "http://169.254.169.254/"]
+)
+def test_callbacks_do_not_go_inside(url):
+    """Loopback, private and link-local addresses are refused unless the operator allows them."""
+    with pytest.raises(RefusedTarget):
+        check_target(url, allow_private=False)
+    check_target(url, allow_private=True)
+
+
+def test_a_database_error_shows_no_parameters(database_url):
+    """SQLAlchemy's message hides what was bound."""
+    from service.db.session import Database
+
+    database = Database(database_url)
+    with pytest.raises(IntegrityError) as caught, database.transaction() as session:
+        session.add(DeletionRequest(regulation="Zoraida Quill"))
+        session.flush()
+    assert "Zoraida" not in str(caught.value)
+    database.close()
+
+
+def test_the_app_survives_a_lost_database_connection(api, services, model, database_url):
+    """Killed server connections are replaced; nothing answers 500."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+            "AND pid <> pg_backend_pid()"
+        )
+    assert api.get(REQUESTS).status_code in (200, 503)
+    assert api.get(REQUESTS).status_code == 200

@@ -1,0 +1,267 @@
+"""The verifier: a valid release, and every tampering that it must name."""
+
+import base64
+import json
+import os
+import shutil
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from service.audit.canonical import NotCanonical, dumps, loads
+from service.audit.certificate import RequestLine, WordingRefused, bucket, statement
+from service.audit.manifest import manifest
+from service.audit.signing import PAYLOAD_TYPE, CertificateSigner
+from service.audit.verify import CERTIFICATE, Code, VerificationError, verify
+
+REPORT = {
+    "artefact": {"evaluated_dtype": "float32", "adapter_sha256": "ab" * 32},
+    "thresholds": [
+        {"length": 26, "n": 10, "count": 30, "el_mean": 0.0, "ma_mean": 0.4, "el_p95": 0.0, "ma_p95": 0.5, "ma_p1": 0.1}
+    ],
+    "limits": {"el": 0.01, "ma": 0.4},
+    "before": {"el": 0.9, "ma": 0.95},
+    "after": {"el": 0.0, "ma": 0.3},
+    "utility": {"heldout_ratio": 1.02, "max_ratio": 1.1},
+    "epochs": 3,
+    "seconds": {"unlearn": 1.5},
+    "environment": {"device": "cpu"},
+}
+LINES = [RequestLine("b" * 32, b"\1" * 32, "PASS", None), RequestLine("a" * 32, b"\2" * 32, "PASS", None)]
+
+
+def payload(files, **changes) -> bytes:
+    """The canonical bytes of a statement over `files`."""
+    fields = {
+        "certificate_id": "c" * 32, "issuer": "test", "issued_at": datetime(2026, 1, 1, tzinfo=UTC),
+        "lineage": {"model": "m", "version": 1}, "files": files, "published": True, "forget_root": b"\3" * 32,
+        "requests": LINES, "records": 3, "corpora": [], "parameters": {"margin": 1.0}, "report": REPORT,
+        "overall": "PASS",
+    }  # fmt: skip
+    return statement(**{**fields, **changes})
+
+
+@pytest.fixture(scope="module")
+def signer(tmp_path_factory):
+    """A certificate key."""
+    path = tmp_path_factory.mktemp("keys") / "certificate.pem"
+    CertificateSigner.create(path)
+    return CertificateSigner(path)
+
+
+def make_release(folder: Path, signer: CertificateSigner, **changes) -> Path:
+    """A release folder with two model files, signed."""
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "config.json").write_text("{}")
+    (folder / "model" / "model.safetensors").write_bytes(os.urandom(1000))
+    (folder / "trust.json").write_bytes(signer.trust())
+    (folder / CERTIFICATE).write_bytes(signer.sign(payload(manifest(folder), **changes)))
+    return folder
+
+
+@pytest.fixture
+def release(tmp_path, signer):
+    """A valid release folder."""
+    return make_release(tmp_path / "release", signer)
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Any attempt to open a socket fails."""
+
+    def refuse(*_, **__):
+        raise AssertionError("the verifier used the network")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+
+
+def test_a_valid_release_verifies_without_network(release, no_network):
+    """With the folder's own trust it shows integrity, with a given one origin."""
+    found = verify(release)
+    assert found.own_trust
+    assert not verify(release, release / "trust.json").own_trust
+    assert found.statement["predicate"]["overall"] == "PASS"
+
+
+def rewrite(release: Path, change) -> None:
+    """Change the envelope's JSON."""
+    path = release / CERTIFICATE
+    envelope = json.loads(path.read_bytes())
+    change(envelope)
+    path.write_text(json.dumps(envelope))
+
+
+def repay(envelope: dict, change) -> None:
+    """Change the payload's bytes and leave the signature."""
+    data = base64.b64decode(envelope["payload"])
+    envelope["payload"] = base64.b64encode(change(data)).decode()
+
+
+def flip(path: Path) -> None:
+    """Change one byte."""
+    data = bytearray(path.read_bytes())
+    data[500 % len(data)] ^= 1
+    path.write_bytes(data)
+
+
+def revoke(release: Path) -> None:
+    """Mark the key revoked in trust.json."""
+    trust = json.loads((release / "trust.json").read_text())
+    trust["keys"][0]["revoked_at"] = "2026-01-01T00:00:00+00:00"
+    (release / "trust.json").write_text(json.dumps(trust))
+
+
+TAMPERINGS = {
+    "flip a byte": (lambda r: flip(r / "model/model.safetensors"), Code.ARTEFACT_MISMATCH, "model/model.safetensors"),
+    "remove a file": (lambda r: (r / "model/config.json").unlink(), Code.ARTEFACT_MISMATCH, "missing"),
+    "rename a file": (
+        lambda r: (r / "model/config.json").rename(r / "model/c.json"), Code.ARTEFACT_MISMATCH, "model/c.json",
+    ),
+    "add a file": (lambda r: (r / "model/x.py").write_text(""), Code.ARTEFACT_MISMATCH, "model/x.py"),
+    "add a hidden file": (
+        lambda r: [(r / ".git").mkdir(), (r / ".git/x").write_text("")], Code.ARTEFACT_MISMATCH, ".git/x",
+    ),
+    "add a link": (lambda r: (r / "model/link").symlink_to("/etc/passwd"), Code.ARTEFACT_MISMATCH, "model/link"),
+    "swap a file for a link": (
+        lambda r: [(r / "model/config.json").unlink(), (r / "model/config.json").symlink_to(r / "trust.json")],
+        Code.ARTEFACT_MISMATCH, "neither",
+    ),
+    "change the payload": (
+        lambda r: rewrite(r, lambda e: repay(e, lambda d: d.replace(b"PASS", b"FAIL"))),
+        Code.BAD_SIGNATURE, "signature",
+    ),
+    "another payload type": (
+        lambda r: rewrite(r, lambda e: e.update(payloadType="text/plain")), Code.BAD_SIGNATURE, "signature",
+    ),
+    "no signature": (lambda r: rewrite(r, lambda e: e.update(signatures=[])), Code.BAD_SIGNATURE, "no signature"),
+    "one key twice": (
+        lambda r: rewrite(r, lambda e: e["signatures"].append(e["signatures"][0])), Code.BAD_SIGNATURE, "twice",
+    ),
+    "revoked key": (revoke, Code.UNTRUSTED_KEY, "revoked"),
+    "no certificate": (lambda r: (r / CERTIFICATE).unlink(), Code.INCOMPLETE, "missing"),
+    "no trust": (lambda r: (r / "trust.json").unlink(), Code.INCOMPLETE, "trust.json"),
+    "not an envelope": (lambda r: (r / CERTIFICATE).write_text("[]"), Code.MALFORMED, "envelope"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TAMPERINGS)
+def test_every_tampering_is_named(release, no_network, name):
+    """One thing changed: the code and the reason say what."""
+    change, code, reason = TAMPERINGS[name]
+    change(release)
+    with pytest.raises(VerificationError) as caught:
+        verify(release)
+    assert caught.value.code == code, caught.value.reason
+    assert reason in caught.value.reason
+    assert "verified" not in caught.value.reason
+
+
+def test_a_strangers_key_is_untrusted(tmp_path, release):
+    """A release signed by another key, trust.json and all, does not pass against the issuer's trust."""
+    CertificateSigner.create(tmp_path / "other.pem")
+    forged = make_release(tmp_path / "forged", CertificateSigner(tmp_path / "other.pem"))
+    with pytest.raises(VerificationError) as caught:
+        verify(forged, release / "trust.json")
+    assert caught.value.code == Code.UNTRUSTED_KEY
+
+
+def test_the_certificate_of_another_version_does_not_fit(tmp_path, release, signer):
+    """Certificate of one release on the files of another."""
+    other = make_release(tmp_path / "other", signer)
+    shutil.copy(other / CERTIFICATE, release / CERTIFICATE)
+    with pytest.raises(VerificationError) as caught:
+        verify(release)
+    assert caught.value.code == Code.ARTEFACT_MISMATCH
+
+
+def signed_with(release: Path, signer: CertificateSigner, change) -> None:
+    """Put a validly signed but changed payload in."""
+    original = base64.b64decode(json.loads((release / CERTIFICATE).read_bytes())["payload"])
+    (release / CERTIFICATE).write_bytes(signer.sign(change(original)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d.replace(b'"overall":"PASS"', b'"overall":"PASS","overall":"PASS"'),
+        lambda d: d.replace(b'"epochs":3', b'"epochs":NaN'),
+        lambda d: d.replace(b'"epochs":3', b'"epochs": 3'),
+        lambda d: d.replace(b"urn:unlearnd:record:v1", b"urn:something:else:v1"),
+        lambda d: b"not json",
+        lambda d: dumps({"_type": "https://in-toto.io/Statement/v1", "subject": []}),
+    ],
+)
+def test_signed_nonsense_is_malformed(release, signer, change):
+    """A trusted signature does not make duplicate keys, NaN, spaces or another predicate right."""
+    signed_with(release, signer, change)
+    with pytest.raises(VerificationError) as caught:
+        verify(release)
+    assert caught.value.code == Code.MALFORMED
+
+
+POLICY_FAILURES = {
+    "a request failed": {"requests": [LINES[0], RequestLine("a" * 32, b"\2" * 32, "FAIL", "criterion_missed")]},
+    "no request": {"requests": []},
+    "MA over the limit": {"report": {**REPORT, "after": {"el": 0.0, "ma": 0.41}}},
+    "EL over the limit": {"report": {**REPORT, "after": {"el": 0.02, "ma": 0.3}}},
+    "over budget": {"report": {**REPORT, "utility": {"heldout_ratio": 1.2, "max_ratio": 1.1}}},
+    "not published": {"published": False},
+    "overall FAIL": {"overall": "FAIL"},
+    "no utility": {"report": {**REPORT, "utility": None}},
+}
+
+
+@pytest.mark.parametrize("name", POLICY_FAILURES)
+def test_overall_is_recomputed(tmp_path, signer, name):
+    """PASS is believed only if the numbers and verdicts add up to it."""
+    release = make_release(tmp_path / "r", signer, **POLICY_FAILURES[name])
+    with pytest.raises(VerificationError) as caught:
+        verify(release)
+    assert caught.value.code == Code.POLICY_FAILURE
+
+
+@pytest.mark.parametrize("issuer", ["we guarantee it", "dpo@example.org", "all data ERASED"])
+def test_the_issuer_refuses_and_the_verifier_names_bad_wording(release, signer, issuer):
+    """The issuer does not write it; the verifier does not accept it from anyone who did."""
+    with pytest.raises(WordingRefused):
+        payload(manifest(release), issuer=issuer)
+    signed_with(
+        release, signer, lambda d: dumps({**json.loads(d), "predicate": {**json.loads(d)["predicate"], "x": issuer}})
+    )
+    with pytest.raises(VerificationError) as caught:
+        verify(release)
+    assert caught.value.code == Code.POLICY_FAILURE
+
+
+def test_numbers_are_decimal_strings_and_counts_are_ranges():
+    """No JSON float, no exact record count, requests sorted by ref."""
+    predicate = json.loads(payload([{"path": "p", "size": 1, "sha256": "0" * 64}]))["predicate"]
+    assert predicate["verification"]["after"] == {"el": "0.000000", "ma": "0.300000"}
+    assert predicate["forget_set"]["records"] == bucket(3) == "<= 5"
+    assert [r["ref"][0] for r in predicate["requests"]] == ["a", "b"]
+    assert bucket(10**6) == "> 1000"
+
+
+def test_canonical_json_round_trip():
+    """Keys sorted, no spaces, and only that form is read."""
+    assert dumps({"b": 1, "a": "é"}) == '{"a":"é","b":1}'.encode()
+    assert loads(dumps({"b": [1, None]})) == {"b": [1, None]}
+    for bad in (b'{"b":1,"a":1}', b'{"a":1} ', b'{"a":1,"a":1}', b"\xff"):
+        with pytest.raises(NotCanonical):
+            loads(bad)
+
+
+def test_the_envelope_is_plain_dsse(release, signer):
+    """Checked with `cryptography` alone: ed25519 over the pre-authentication encoding."""
+    envelope = json.loads((release / CERTIFICATE).read_bytes())
+    trust = json.loads((release / "trust.json").read_bytes())
+    body = base64.b64decode(envelope["payload"])
+    kind = PAYLOAD_TYPE.encode()
+    pae = b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(body), body)
+    public = trust["keys"][0]["keyval"]["public"]
+    (signature,) = envelope["signatures"]
+    assert signature["keyid"] == trust["keys"][0]["keyid"]
+    Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)).verify(base64.b64decode(signature["sig"]), pae)
