@@ -35,7 +35,7 @@ class Process:
     running: "subprocess.Popen[bytes] | None" = None
 
     def start(self) -> None:
-        """Start it, and write its pid beside its log."""
+        """Start it, and write its pid and birth beside its log."""
         with self.log.open("ab") as out:
             self.running = subprocess.Popen(
                 self.command,
@@ -46,7 +46,8 @@ class Process:
                 env={**os.environ, **self.environment},
                 **self.popen,
             )
-        self.pid_file.write_text(str(self.running.pid))
+        born = psutil.Process(self.running.pid).create_time()
+        self.pid_file.write_text(f"{self.running.pid} {born}")
 
     @property
     def pid_file(self) -> Path:
@@ -75,8 +76,9 @@ class Process:
     def stop_leftover(self) -> None:
         """Stop the same process of an earlier supervisor that was killed, if it still runs."""
         try:
-            found = psutil.Process(int(self.pid_file.read_text()))
-            same = found.cmdline()[1:] == self.command[1:]
+            pid, born = self.pid_file.read_text().split()
+            found = psutil.Process(int(pid))
+            same = found.create_time() == float(born)  # a pid is used again, a pid and its birth are not
         except (OSError, ValueError, psutil.Error):
             same = False
         if same:

@@ -51,6 +51,7 @@ class Stack:
         self.stopping = threading.Event()
         self._processes: list[Process] = []
         self._sockets: Path | None = None
+        self._held = False
         for name in ("logs", "tmp", "storage", "run"):
             (self.data / name).mkdir(parents=True, exist_ok=True)
         (self.data / "keys").mkdir(mode=0o700, exist_ok=True)
@@ -105,6 +106,8 @@ class Stack:
     def stop(self) -> None:
         """Stop everything: first who works, then what they need."""
         self.stopping.set()
+        if not self._held:
+            return  # another supervisor's folder: nothing here is ours
         workers = [p for p in self._processes if p.name not in ("postgres", "valkey")]
         servers = [p for p in self._processes if p.name in ("postgres", "valkey")]
         for group in (workers, servers):
@@ -141,6 +144,7 @@ class Stack:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise StackError(f"another unlearnd runs on {self.data}") from error
+        self._held = True
 
     def _socket_folder(self) -> Path:
         """A folder for sockets: `D/run`, or a short one where D's path is too long for a socket's."""

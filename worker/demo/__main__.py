@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -46,6 +47,7 @@ class DemoFailed(Exception):
 def running_stack(data: Path) -> Iterator[Client]:
     """`unlearnd up`, as a user starts it, and a client of it; stopped at the end."""
     shutil.rmtree(data, ignore_errors=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the stack is stopped then, too
     command = [sys.executable, "-m", "service.cli", "up", "--data-dir", str(data), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     endpoint = data / "endpoint.json"

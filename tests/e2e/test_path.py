@@ -1,0 +1,191 @@
+"""The main job over HTTP on real parts: two versions, every terminal state, a killed worker."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from service.local.supervisor import wait_until
+from tests import support
+from tests.e2e.conftest import ended, register
+from worker.engine.data import encode
+from worker.engine.metrics.memorization import accuracy, token_matches
+
+UNLEARND = str(Path(sys.executable).parent / "unlearnd")
+
+
+def mean_accuracy(folder: Path, texts) -> float:
+    """Mean MA of texts on a downloaded model."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    rows = token_matches(model, [encode(tokenizer, text) for text in texts])
+    return sum(map(accuracy, rows)) / len(rows)
+
+
+def test_two_requests_one_job_then_a_second_version(stack, folder, tmp_path):
+    """One window, one job, version 1; a later request makes version 2 of it; both download, verify and load."""
+    base = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (folder / "model").iterdir()}
+    register(stack, folder, "main")
+    client = stack.client
+    sent = [client.submit("main", [support.KNOWN[i]]) for i in range(2)]
+    first, second = (ended(stack, request) for request in sent)
+    assert (first["status"], first["verdict"], first["version"]) == ("completed", "PASS", 1)
+    assert (second["status"], second["verdict"]) == ("completed", "PASS")
+    assert first["job_id"] == second["job_id"]
+    later = ended(stack, client.submit("main", [support.KNOWN[2]]))
+    assert (later["status"], later["version"]) == ("completed", 2), later
+    latest = client.version("main")
+    assert (latest["version"], latest["parent"]) == (2, 1)
+    for version, forgotten in ((1, support.KNOWN[:2]), (2, support.KNOWN[:3])):
+        target = tmp_path / f"v{version}"
+        client.download("main", str(version), target)
+        done = subprocess.run([UNLEARND, "verify", str(target), "--json"], capture_output=True, text=True, check=True)
+        assert json.loads(done.stdout)["version"] == version
+        metrics = client.version("main", str(version))["metrics"]
+        assert mean_accuracy(target / "model", forgotten[-1:]) <= 0.6
+        assert metrics["after"]["ma"] <= metrics["limits"]["ma"]
+        assert metrics["after"]["el"] <= metrics["limits"]["el"]
+    job = client.job(first["job_id"])
+    assert (job["stage"], job["outcome"], job["progress"], job["version"]) == ("done", "passed", 1.0, 1)
+    kinds = [kind for kind, _ in client.events(first["job_id"])]
+    assert kinds[0] == "stage"
+    assert kinds[-1] == "done"
+    assert {"thresholds", "epoch"} <= set(kinds)
+    assert base == {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (folder / "model").iterdir()}
+    zero = {f["path"]: f["sha256"] for f in client.version("main", "0")["files"]}
+    assert zero["model/model.safetensors"] == base["model.safetensors"]
+
+
+def test_what_was_never_memorised_needs_no_training(stack, folder):
+    """`not_memorised`, no epoch, no version, and a record that says so."""
+    register(stack, folder, "unseen")
+    found = ended(stack, stack.client.submit("unseen", [support.people(1, seed=77)[0]]))
+    assert (found["status"], found["verdict"], found["version"]) == ("not_memorised", "PASS", None)
+    job = stack.client.job(found["job_id"])
+    assert (job["epoch"], job["outcome"]) == (0, "not_memorised")
+    assert stack.client.version("unseen")["version"] == 0
+    envelope = stack.client.call("GET", f"/v1/jobs/{found['job_id']}/certificate")
+    assert envelope["signatures"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "reason"),
+    [
+        ({"learning_rate": 1e-7, "max_epochs": 1}, "criterion_missed"),
+        ({"max_perplexity_ratio": 0.01}, "utility_budget_exceeded"),
+    ],
+)
+def test_a_run_that_fails_its_tests_publishes_nothing(stack, folder, policy, reason):
+    """`failed` with the reason, still version 0, and a record with FAIL in it."""
+    register(stack, folder, reason.replace("_", "-"), **policy)
+    found = ended(stack, stack.client.submit(reason.replace("_", "-"), [support.KNOWN[0]]))
+    assert (found["status"], found["reason"], found["version"]) == ("failed", reason, None)
+    assert stack.client.version(reason.replace("_", "-"))["version"] == 0
+    assert stack.client.call("GET", f"/v1/jobs/{found['job_id']}/certificate")["payload"]
+
+
+def test_a_model_that_cannot_be_run_fails_with_its_reason(stack, folder, tmp_path):
+    """A policy that names no module: permanent, so no second attempt."""
+    register(stack, folder, "modules", target_modules=["nope"])
+    found = ended(stack, stack.client.submit("modules", [support.KNOWN[0]]))
+    assert (found["status"], found["reason"], found["verdict"]) == ("failed", "unknown_plugin", "NOT_TESTED")
+    assert stack.client.job(found["job_id"])["attempts"] == 1
+
+
+def test_a_killed_compute_worker_loses_nothing(stack, folder):
+    """kill -9 in mid-training: the supervisor restarts it, the job goes on from its last epoch, one version exists."""
+    register(stack, folder, "killed", learning_rate=2e-4, min_epoch_steps=8, max_epochs=200)
+    request = stack.client.until_batched(stack.client.submit("killed", [support.KNOWN[3]])["id"])
+    job_id = request["job_id"]
+    assert wait_until(lambda: stack.client.job(job_id)["epoch"] >= 2, 120), stack.logs()[-4000:]
+    reached = stack.client.job(job_id)["epoch"]
+    children = stack.processes("worker.child")
+    for process in stack.processes("compute@"):
+        process.kill()
+    found = ended(stack, request, 240)
+    assert (found["status"], found["version"]) == ("completed", 1), (found, stack.logs()[-4000:])
+    assert not any(child.is_running() for child in children)
+    versions = stack.client.call("GET", "/v1/models/killed/versions")["items"]
+    assert [v["version"] for v in versions] == [1, 0]
+    epochs = [data["epoch"] for kind, data in stack.client.events(job_id) if kind == "epoch"]
+    assert sorted(set(epochs)) == list(range(1, max(epochs) + 1))
+    assert epochs.count(1) <= 2  # told again from the checkpoint, not trained again
+    assert max(epochs) > reached
+
+
+class Listener(BaseHTTPRequestHandler):
+    """A submitter's callback endpoint."""
+
+    calls: list[dict] = []  # noqa: RUF012
+
+    def do_POST(self):
+        """Keep the body."""
+        self.calls.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+def test_callback_and_command_line(stack, folder, tmp_path):
+    """submit, watch, show, download and verify from the shell; the callback arrives; no text is in any log."""
+    register(stack, folder, "shell")
+    environment = {
+        "UNLEARND_URL": stack.endpoint["url"], "PATH": "/usr/bin:/bin",
+        "UNLEARND_API_KEY": Path(stack.endpoint["api_key_file"]).read_text(),
+    }  # fmt: skip
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run([UNLEARND, *arguments], capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    server = HTTPServer(("127.0.0.1", 0), Listener)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        (tmp_path / "records.txt").write_text(support.KNOWN[4] + "\n")
+        request = json.loads(run(
+            "requests", "submit", "--model", "shell", "--file", str(tmp_path / "records.txt"),
+            "--callback-url", f"http://127.0.0.1:{server.server_port}/", "--json",
+        ))  # fmt: skip
+        assert "completed" in run("requests", "watch", request["id"])
+        assert json.loads(run("requests", "show", request["id"], "--json"))["version"] == 1
+        assert wait_until(lambda: bool(Listener.calls), 30)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert (Listener.calls[0]["id"], Listener.calls[0]["status"]) == (request["id"], "completed")
+    run("models", "download", "shell", str(tmp_path / "release"))
+    (tmp_path / "release" / "model" / "config.json.part").write_bytes(b"{")
+    (tmp_path / "release" / "model" / "config.json").unlink()
+    run("models", "download", "shell", str(tmp_path / "release"))
+    assert run("verify", str(tmp_path / "release")).startswith("verified: shell version 1")
+    (tmp_path / "release" / "model" / "config.json").write_text("{}")
+    broken = subprocess.run(
+        [UNLEARND, "verify", str(tmp_path / "release")], capture_output=True, text=True, check=False
+    )
+    assert broken.returncode == 20
+    assert "verified" not in broken.stdout + broken.stderr
+    assert "model/config.json" in broken.stderr
+    wrong = subprocess.run(
+        [UNLEARND, "requests", "show", "x"], capture_output=True, text=True, env=environment, check=False
+    )
+    assert wrong.returncode == 1
+    assert "request_id" in wrong.stderr
+
+
+def test_no_text_of_a_request_is_on_any_disk(stack):
+    """Not in logs, the broker's folder, storage or temporary files, in any of this module's requests."""
+    numbers = [text.split("number ")[1].split()[0].encode() for text in support.KNOWN[:5]]
+    for path in sorted(stack.data.rglob("*")):
+        if path.is_file() and "corpora" not in path.parts:
+            content = path.read_bytes()
+            assert not any(number in content for number in numbers), path

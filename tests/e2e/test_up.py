@@ -1,0 +1,57 @@
+"""Starting, stopping and starting again on the same folder."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from service.local.supervisor import wait_until
+from tests import support
+from tests.e2e.conftest import Running, register
+
+
+def test_up_stops_clean_and_continues_where_it_stopped(folder):
+    """The same key, the same model after a restart; a killed supervisor's leftovers are taken over."""
+    with tempfile.TemporaryDirectory(prefix="unlearnd-e2e-") as place:
+        data = Path(place) / "data"
+        first = Running(data)
+        assert first.ready_line == f"unlearnd is ready at {first.endpoint['url']}\n"
+        assert stat.S_IMODE(Path(first.endpoint["api_key_file"]).stat().st_mode) == 0o600
+        assert stat.S_IMODE((data / "keys").stat().st_mode) == 0o700
+        register(first, folder, "kept")
+        assert first.stop() == 0
+        assert not first.processes("")
+        second = Running(data)
+        assert second.client.version("kept")["version"] == 0
+        second.client.close()
+        os.kill(second.process.pid, signal.SIGKILL)
+        second.process.wait()
+        second.process.stdout.close()
+        assert second.processes("postgres")
+        third = Running(data)
+        request = third.client.submit("kept", [support.people(1, seed=5)[0]])
+        assert third.client.wait(request["id"], 120)["status"] == "not_memorised"
+        for process in third.processes("valkey"):
+            process.kill()
+        again = third.client.submit("kept", [support.people(1, seed=6)[0]])
+        assert third.client.wait(again["id"], 120)["status"] == "not_memorised"
+        assert third.stop() == 0
+        assert wait_until(lambda: not third.processes(""), 10)
+
+
+def test_a_folder_is_used_by_one_supervisor(folder):
+    """The second `up` on the same folder says so and stops."""
+    with tempfile.TemporaryDirectory(prefix="unlearnd-e2e-") as place:
+        running = Running(Path(place) / "data")
+        try:
+            command = [sys.executable, "-m", "service.cli", "up", "--data-dir", str(running.data), "--port", "0"]
+            second = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+            assert second.returncode == 1
+            assert "another unlearnd" in second.stderr
+            assert (running.data / "endpoint.json").exists()
+            assert running.client.call("GET", "/readyz") is not None
+        finally:
+            assert running.stop() == 0
