@@ -235,6 +235,15 @@ def keys_revoke(key_id: str) -> None:
     Client.from_environment().call("DELETE", f"/v1/api-keys/{key_id}")
 
 
+@keys.command("init")
+def keys_init() -> None:
+    """Make the key-encryption key and the certificate key in UNLEARND_KEYS_DIR unless they are there."""
+    from service.app import create_keys
+    from service.config import Settings
+
+    create_keys(Settings().keys_dir)
+
+
 @keys.command("bootstrap")
 def keys_bootstrap(name: str = "first admin") -> None:
     """Make an admin key straight in the database, on a server where there is none yet; it is shown this once."""

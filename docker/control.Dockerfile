@@ -1,0 +1,11 @@
+# The control worker: batches, signs, publishes, calls back. No torch; the only place of the signing key.
+FROM python:3.12-slim
+RUN useradd --create-home --uid 10001 unlearnd
+WORKDIR /app
+COPY pyproject.toml README.md LICENSE ./
+COPY service ./service
+COPY worker ./worker
+COPY migrations ./migrations
+RUN pip install --no-cache-dir .
+USER unlearnd
+CMD ["unlearnd", "control", "--schedule", "/tmp/beat"]
