@@ -34,4 +34,4 @@ demo: setup  ## the whole promise, end to end, on this machine
 	$(BIN)/unlearnd demo
 
 clean:  ## remove what the targets made
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .pytest_tmp demo-output

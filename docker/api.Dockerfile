@@ -1,6 +1,6 @@
 # The HTTP API (and migrations): no torch.
-FROM python:3.12-slim AS base
-RUN useradd --create-home --uid 10001 unlearnd
+FROM python:3.12-slim
+RUN useradd --create-home --uid 10001 unlearnd && install -d -o unlearnd /storage /keys
 WORKDIR /app
 COPY pyproject.toml README.md LICENSE ./
 COPY service ./service

@@ -110,7 +110,7 @@ def verify(
                 json.dumps({"valid": False, "code": int(error.code), "name": error.code.name, "reason": error.reason})
             )
         else:
-            screen.print(f"NOT VALID ({int(error.code)} {error.code.name}): {error.reason}", style="red")
+            screen.print(f"NOT VALID ({int(error.code)} {error.code.name}): {error.reason}", style="red", markup=False)
         raise typer.Exit(int(error.code)) from error
     lineage = found.statement["predicate"]["lineage"]
     count = len(found.statement["subject"])

@@ -12,6 +12,8 @@ Item = TypeVar("Item")
 
 def _encodable(value: str) -> str:
     """JSON can spell half a character (a lone surrogate), which no UTF-8 text holds."""
+    if "\0" in value:
+        raise ValueError("contains a NUL character")
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -25,11 +27,13 @@ Text = Annotated[str, AfterValidator(_encodable)]
 class In(BaseModel):
     """Input: unknown fields are refused, and errors never repeat what was sent."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
 
 
 class Policy(In):
     """How a model is unlearned; every field has a default (METHOD, INTERFACES)."""
+
+    model_config = ConfigDict(strict=True)
 
     max_batch_records: int = Field(32, ge=1, le=10_000)
     max_wait_seconds: float | None = Field(None, ge=0, description="default: the service's setting")
@@ -44,11 +48,11 @@ class Policy(In):
     margin: float = Field(1.0, ge=-1, le=1)
     loss: Literal["ihl", "gd", "ga"] = "ihl"
     init: Literal["fila", "lora"] = "fila"
-    target_modules: list[str] | None = None
+    target_modules: list[Text] | None = None
     retain_weight: float = Field(1.0, ge=0)
     fisher_eps: float = Field(0.1, gt=0)
     fisher_sequences: int = Field(64, ge=1)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=2**32 - 1)
     max_perplexity_ratio: float = Field(1.25, gt=0)
     el_n: int = Field(10, ge=1, le=100)
     sequence_length: int = Field(200, ge=8, le=32_768)
@@ -201,7 +205,7 @@ class VersionOut(BaseModel):
 class KeyIn(In):
     """Make an API key."""
 
-    name: str = Field(min_length=1, max_length=100)
+    name: Text = Field(min_length=1, max_length=100)
     scopes: list[Literal["submit", "read", "download", "admin"]] = Field(min_length=1)
 
 

@@ -15,6 +15,7 @@ from transformers import (
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    OPTConfig,
     Phi3Config,
     PhiConfig,
     PreTrainedTokenizerFast,
@@ -41,6 +42,10 @@ FAMILIES = {
     ),
     "qwen2": lambda: Qwen2Config(num_key_value_heads=2, **_SHAPE, **_COMMON),
     "mistral": lambda: MistralConfig(num_key_value_heads=1, sliding_window=8, **_SHAPE, **_COMMON),
+    "opt": lambda: OPTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, ffn_dim=64, max_position_embeddings=128,
+        word_embed_proj_dim=32, **_COMMON,
+    ),
     "phi": lambda: PhiConfig(**_SHAPE, **_COMMON),
     "phi3": lambda: Phi3Config(num_key_value_heads=2, **_SHAPE, **_COMMON),
 }  # fmt: skip

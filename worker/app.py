@@ -7,6 +7,7 @@ Both run tasks on threads: a task waits for the database or for a child process,
 are daemonic and may have no children of their own.
 """
 
+import logging
 import threading
 from functools import cache
 from typing import Any
@@ -17,6 +18,8 @@ from service.app import Services, build
 from service.config import Settings
 from service.queue import CONTROL, ROUTES, celery_app
 
+for name in ("httpx", "httpcore"):
+    logging.getLogger(name).setLevel(logging.WARNING)  # at INFO they log whole URLs, and a callback's is sealed
 stopping = threading.Event()
 settings = Settings()
 app = celery_app(settings.broker_url)

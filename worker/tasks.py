@@ -30,8 +30,14 @@ def unlearn(job_id: str) -> None:
     """Claim a job and run unlearn, merge and verify in a child process."""
     parts = services()
     with leases.hold(parts, UUID(job_id), COMPUTE_STAGES) as lease:
-        if lease is not None:
+        if lease is None:
+            return
+        try:
             run_job(parts, lease)
+        except Exception as error:
+            # As below: no job may stay claimed without a reason.
+            log.exception("compute failed job=%s", job_id)
+            leases.attempt_failed(parts, lease, type(error).__name__, permanent=False)
 
 
 @app.task(name="certify")  # type: ignore[untyped-decorator]

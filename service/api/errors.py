@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
 
 from service.domain.errors import ServiceError
@@ -41,6 +41,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(OperationalError, _database_away)
+    app.add_exception_handler(DataError, _unstorable)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -89,6 +90,11 @@ def _database_away(_: Request, error: Exception) -> JSONResponse:
     log.error("the database does not answer: %s", type(error).__name__)
     detail = "The database does not answer; nothing was changed. Try again."
     return problem(503, "unavailable", "Temporarily unavailable", detail, headers={"Retry-After": "5"})
+
+
+def _unstorable(_: Request, __: Exception) -> JSONResponse:
+    detail = "A value cannot be stored: a NUL character, or a number out of range."
+    return problem(422, "invalid", "The request is not valid", detail)
 
 
 def _unexpected(_: Request, error: Exception) -> JSONResponse:

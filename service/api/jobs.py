@@ -73,10 +73,10 @@ def history(job_id: UUID, parts: Parts, _: Reader) -> list[dict[str, Any]]:
 @router.get("/{job_id}/certificate")
 def certificate(job_id: UUID, parts: Parts, _: Reader) -> Response:
     """The signed record of the job, of a failed one too: a DSSE envelope."""
-    _find(parts, job_id)
+    job = _find(parts, job_id)
     with parts.db.transaction() as session:
         found = models.certificate(session, job_id)
-    if found is None:
+    if found is None or job.stage != Stage.DONE:  # one that is signed but not published yet is nobody's
         raise NotFound("The job has no certificate yet.")
     return Response(found.envelope, media_type="application/json", headers={"ETag": f'"{found.digest}"'})
 
@@ -87,7 +87,7 @@ async def events(
     request: Request,
     parts: Parts,
     _: Reader,
-    last_event_id: Annotated[str | None, Header()] = None,
+    last_event_id: Annotated[str | None, Header(max_length=18)] = None,
 ) -> EventSourceResponse:
     """What happens in the job, live: `stage`, `thresholds`, `epoch`, `retry`, `done`, and `progress` between.
 

@@ -78,6 +78,15 @@ def verify(folder: Path, trust: Path | None = None) -> Verified:
     Raises:
         VerificationError: Some step failed; its code and reason say which.
     """
+    try:
+        return _verify(folder, trust)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise VerificationError(
+            Code.MALFORMED, f"garbled where it was not expected ({type(error).__name__})"
+        ) from error
+
+
+def _verify(folder: Path, trust: Path | None) -> Verified:
     # 1  the certificate
     certificate = folder / CERTIFICATE
     if not certificate.is_file() or certificate.is_symlink():
@@ -181,6 +190,10 @@ def policy_problems(predicate: dict[str, Any]) -> Iterator[str]:
     try:
         if predicate["artefacts"]["published"] is not True:
             yield "the record is of a run that was not published"
+        if predicate["lineage"]["version"] != predicate["lineage"]["parent_version"] + 1:
+            yield "the version does not follow its parent"
+        if not predicate["verification"]["thresholds"]:
+            yield "the record has no thresholds"
         if not predicate["requests"]:
             yield "the record names no request"
         yield from (f"request {r['ref']} did not pass" for r in predicate["requests"] if r["verdict"] != "PASS")

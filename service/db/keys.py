@@ -32,6 +32,12 @@ def find(session: Session, key: str) -> ApiKey | None:
     return session.scalar(select(ApiKey).where(ApiKey.key_hash == hash_key(key), ApiKey.revoked_at.is_(None)))
 
 
+def is_revoked(session: Session, key: str) -> bool:
+    """Whether there was such a key and it was revoked."""
+    query = select(ApiKey.id).where(ApiKey.key_hash == hash_key(key), ApiKey.revoked_at.is_not(None))
+    return session.scalar(query) is not None
+
+
 def listing(session: Session) -> list[ApiKey]:
     """All keys, oldest first."""
     return list(session.scalars(select(ApiKey).order_by(ApiKey.created_at)))

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from service.db.tables import Outbox
 
-BATCH = 50
+BATCH = 10  # as many as fit their time-outs into the time they are held
 
 
 def take_due(session: Session, held: timedelta) -> list[tuple[UUID, UUID, str]]:

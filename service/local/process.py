@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,14 +64,20 @@ class Process:
         if self.running and self.running.poll() is None:
             self.running.send_signal(getattr(signal, self.stop_signal))
 
-    def wait(self) -> None:
-        """Wait for its end; kill its whole session if it takes too long."""
+    def wait(self, until: float | None = None) -> None:
+        """Wait for its end until a moment of the monotonic clock, then kill its whole session."""
         if self.running is None:
             return
+        left = KILL_AFTER if until is None else max(0.0, until - time.monotonic())
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.running.wait(KILL_AFTER)
-        kill_session(self.running.pid)
+            self.running.wait(left)
+        self.end_session()
         self.running.wait()
+
+    def end_session(self) -> None:
+        """Kill whatever still runs of the session that it led."""
+        if self.running is not None:
+            kill_session(self.running.pid)
         self.pid_file.unlink(missing_ok=True)
 
     def stop_leftover(self) -> None:

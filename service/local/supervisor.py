@@ -29,7 +29,7 @@ from service.app import create_keys
 from service.db import keys as keys_table
 from service.db.session import Database
 from service.local import postgres, valkey
-from service.local.process import Process
+from service.local.process import KILL_AFTER, Process
 from service.privacy.envelope import write_private
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class Stack:
                 code = process.exited()
                 if code is not None:
                     log.warning("%s ended with %s and is started again", process.name, code)
-                    process.stop_leftover()
+                    process.end_session()  # a killed worker leaves its beat behind
                     process.start()
 
     def stop(self) -> None:
@@ -113,8 +113,9 @@ class Stack:
         for group in (workers, servers):
             for process in group:
                 process.ask_to_stop()
+            until = time.monotonic() + KILL_AFTER
             for process in group:
-                process.wait()
+                process.wait(until)
         (self.data / "endpoint.json").unlink(missing_ok=True)
         if self._sockets is not None:
             shutil.rmtree(self._sockets, ignore_errors=True)
@@ -196,6 +197,10 @@ class Stack:
         key = self.api_key_file.read_text().strip()
         database = Database(self.environment["UNLEARND_DATABASE_URL"], pool_size=1)
         with database.transaction() as session:
+            if keys_table.is_revoked(session, key):
+                self.api_key_file.unlink()
+                key = f"unl_{secrets.token_urlsafe(32)}"
+                write_private(self.api_key_file, key.encode())
             if keys_table.find(session, key) is None:
                 keys_table.create(session, "embedded admin", list(keys_table.SCOPES), key=key)
         database.close()

@@ -16,7 +16,11 @@ from service.db.tables import Certificate, DeletionRequest, Job
 from service.domain.states import Outcome, RequestStatus, Stage
 from service.privacy.commitments import forget_set_root
 
-TRUST = "trust.json"
+TRUST, CARD = "trust.json", "model/README.md"
+
+
+class CandidateChanged(Exception):
+    """The files that wait to be published are not those that the tests ran on."""
 
 
 def certify(services: Services, job_id: UUID, fence: int) -> None:
@@ -91,11 +95,16 @@ def _end(session: Session, job: Job) -> None:
 def released_files(services: Services, job: Job) -> list[FileEntry]:
     """Manifest of what the release folder will hold beside the certificate: model, model card, trust.json."""
     candidate = services.storage.candidate(job.id)
+    (candidate / TRUST).unlink(missing_ok=True)
     (candidate / TRUST).write_bytes(services.signer.trust())
-    (candidate / "model" / "README.md").write_text(
-        model_card(job.model.name, job.parent_version.number, job.report or {})
-    )
-    return manifest(candidate)
+    (candidate / CARD).unlink(missing_ok=True)  # never written into: a published folder may share the file
+    (candidate / CARD).write_text(model_card(job.model.name, job.parent_version.number, job.report or {}))
+    files = manifest(candidate)
+    measured = (job.report or {})["files"]
+    found = {f["path"]: f["sha256"] for f in files if f["path"] not in (TRUST, CARD)}
+    if found != measured:
+        raise CandidateChanged(f"job {job.id}: the candidate is not what was measured")
+    return files
 
 
 def _parent_files(job: Job) -> list[FileEntry]:

@@ -4,10 +4,12 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID, uuid4
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.app import Services
@@ -42,13 +44,17 @@ class Lease:
 
     def keep(self) -> None:
         """Beat until the work ends; for a thread of its own."""
-        interval = self._services.settings.lease_seconds / 4
-        while not self._ended.wait(interval) and not self.lost.is_set():
+        lease = self._services.settings.lease_seconds
+        held_until = time.monotonic() + lease
+        while not self._ended.wait(lease / 4) and not self.lost.is_set():
+            began = time.monotonic()
             try:
                 self.beat()
-            except Exception:
-                # Whatever the database says, the lease only runs out; the next beat may get through.
-                log.exception("heartbeat failed job=%s", self.job_id)
+                held_until = began + lease
+            except SQLAlchemyError as error:
+                log.warning("heartbeat failed job=%s error=%s", self.job_id, type(error).__name__)
+            if time.monotonic() > held_until:
+                self.lost.set()  # by our own clock someone else may hold it by now
 
     def end(self) -> None:
         """Stop beating."""

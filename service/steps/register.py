@@ -14,7 +14,8 @@ from uuid import uuid4
 from sqlalchemy.exc import IntegrityError
 
 from service.app import Services
-from service.audit.manifest import digest_of, list_paths, manifest
+from service.audit.manifest import digest_of, manifest
+from service.audit.wording import problem_in
 from service.db import audit, models
 from service.db.tables import Model, Version
 from service.domain.errors import Conflict, Invalid
@@ -34,6 +35,8 @@ def register(
         Invalid: Names the field: the folder is not a safe Hugging Face model, or a corpus has too few texts.
         Conflict: The name is taken.
     """
+    if problem_in([name, policy]):
+        raise Invalid("A certificate could not carry this name or policy.", field="name")
     with services.db.transaction() as session:
         if models.by_name(session, name):
             raise Conflict(f"There is a model named {name} already.", field="name")
@@ -42,8 +45,8 @@ def register(
     retain = _corpus(services, "retain_path", retain_path, 1)
     heldout = _corpus(services, "heldout_path", heldout_path, MIN_HELDOUT)
     staged = services.storage.staging(f"register-{uuid4()}")
-    for file in list_paths(source):
-        if _kept(file):
+    for file in sorted(p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file()):
+        if _kept(file):  # a hub cache's files are links: what they point to is copied
             target = staged / "model" / file
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / file, target)
@@ -64,7 +67,7 @@ def register(
 
 def _folder(path: str) -> Path:
     """The local folder of a path or hub id."""
-    folder = Path(path).expanduser()
+    folder = Path(path)
     if folder.is_dir():
         return folder.resolve()
     if not HUB_ID.match(path):
@@ -142,7 +145,7 @@ def _is_safetensors(path: Path) -> bool:
 
 def _corpus(services: Services, field: str, path: str, least: int) -> dict[str, Any]:
     """Copy a corpus into storage as JSON lines."""
-    file = Path(path).expanduser()
+    file = Path(path)
     if not file.is_file():
         raise Invalid("There is no such file on the server.", field=field)
     try:

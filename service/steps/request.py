@@ -20,6 +20,7 @@ from service.privacy import commitments
 from service.privacy.envelope import Envelope
 
 CLOCK_SKEW = timedelta(minutes=1)
+OLDEST = timedelta(days=3653)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ def accept(services: Services, submission: Submission, api_key_id: UUID, idempot
     check_records(submission.texts, max_records=settings.max_records, max_record_bytes=settings.max_record_bytes)
     if submission.received_at and submission.received_at > now + CLOCK_SKEW:
         raise Invalid("The time lies in the future.", field="received_at")
+    if submission.received_at and submission.received_at.replace(tzinfo=UTC) < now - OLDEST:
+        raise Invalid("The time lies more than ten years back.", field="received_at")
     body = services.wrapper.keyed_hash("body", _body(submission))
     key = services.wrapper.keyed_hash("idempotency", idempotency_key.encode()) if idempotency_key else None
     try:

@@ -103,9 +103,24 @@ def test_a_mean_does_not_hide_one_extractable_request():
     assert all(v.over_forgotten == (limit.ma_p1 > 0) for v in result.verdicts[1:])
 
 
+def test_one_known_window_does_not_hide_in_a_long_text():
+    """16 windows, one known by heart: the request's mean is low, and neither verdict holds."""
+    limit = Threshold(12, 5, 20, el_mean=0.05, ma_mean=0.3, el_p95=0.3, ma_p95=0.5, ma_p1=0.1, el_max=0.4, ma_max=0.6)
+    forget = ForgetSet([[1] * 12] * 16, [0] * 16)
+    (verdict,) = judge(forget, [limit] * 16, [1.0] + [0.0] * 15, [1.0] + [0.3] * 15).verdicts
+    assert verdict.ma < limit.ma_p95
+    assert not verdict.passed
+    assert not verdict.looks_unseen
+
+
+def test_whole_words_only():
+    """A forget text "John" leaves "Johnson" in the retain set."""
+    assert without_forget_text(["Johnson is here", "so is John."], ["John"]) == (["Johnson is here"], 1)
+
+
 def test_many_records_are_asked_more_sharply_than_one():
     """A mean just under the 95th percentile looks unseen for one sequence and not for sixteen."""
-    limit = Threshold(12, 5, 20, el_mean=0.0, ma_mean=0.3, el_p95=0.0, ma_p95=0.5, ma_p1=0.1)
+    limit = Threshold(12, 5, 20, el_mean=0.0, ma_mean=0.3, el_p95=0.0, ma_p95=0.5, ma_p1=0.1, el_max=0.1, ma_max=0.6)
     value = 0.4
     for count, unseen in ((1, True), (16, False)):
         forget = ForgetSet([[1] * 12] * count, [0] * count)

@@ -1,5 +1,6 @@
 """Postgres is the queue of record: windows, claims, fences, publishing once, sweeping."""
 
+import hashlib
 import json
 import os
 import threading
@@ -31,10 +32,15 @@ from service.steps.lease import Lease, attempt_failed, hand_back, hold
 REQUESTS = "/v1/deletion-requests"
 REPORT = {
     "outcome": "passed", "reason": None, "verdicts": {"0": "PASS"}, "memorised": [0], "over_forgotten": 0,
-    "thresholds": [], "limits": {"el": 0.0, "ma": 0.4}, "before": {"el": 0.9, "ma": 0.9},
+    "thresholds": [{"length": 9, "n": 4, "ma_mean": 0.4}],
+    "limits": {"el": 0.0, "ma": 0.4}, "before": {"el": 0.9, "ma": 0.9},
     "after": {"el": 0.0, "ma": 0.3}, "epochs": 2, "seconds": {"unlearn": 1.0},
     "utility": {
         "heldout_ratio": 1.0, "max_ratio": 1.1, "heldout_perplexity_before": 9.0, "heldout_perplexity_after": 9.0,
+    },
+    "files": {
+        "model/config.json": hashlib.sha256(b"{}").hexdigest(),
+        "model/model.safetensors": hashlib.sha256(b"weights").hexdigest(),
     },
     "artefact": {"evaluated_dtype": "float32"}, "environment": {"device": "cpu"},
 }  # fmt: skip

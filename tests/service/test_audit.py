@@ -37,7 +37,8 @@ def payload(files, **changes) -> bytes:
     """The canonical bytes of a statement over `files`."""
     fields = {
         "certificate_id": "c" * 32, "issuer": "test", "issued_at": datetime(2026, 1, 1, tzinfo=UTC),
-        "lineage": {"model": "m", "version": 1}, "files": files, "published": True, "forget_root": b"\3" * 32,
+        "lineage": {"model": "m", "version": 1, "parent_version": 0},
+        "files": files, "published": True, "forget_root": b"\3" * 32,
         "requests": LINES, "records": 3, "corpora": [], "parameters": {"margin": 1.0}, "report": REPORT,
         "overall": "PASS",
     }  # fmt: skip
@@ -143,6 +144,9 @@ TAMPERINGS = {
     "revoked key": (revoke, Code.UNTRUSTED_KEY, "revoked"),
     "no certificate": (lambda r: (r / CERTIFICATE).unlink(), Code.INCOMPLETE, "missing"),
     "no trust": (lambda r: (r / "trust.json").unlink(), Code.INCOMPLETE, "trust.json"),
+    "nonsense in trust": (
+        lambda r: (r / "trust.json").write_text('{"keys": ["x"]}'), Code.MALFORMED, "garbled",
+    ),
     "not an envelope": (lambda r: (r / CERTIFICATE).write_text("[]"), Code.MALFORMED, "envelope"),
 }  # fmt: skip
 
@@ -210,6 +214,8 @@ POLICY_FAILURES = {
     "over budget": {"report": {**REPORT, "utility": {"heldout_ratio": 1.2, "max_ratio": 1.1}}},
     "not published": {"published": False},
     "overall FAIL": {"overall": "FAIL"},
+    "no thresholds": {"report": {**REPORT, "thresholds": []}},
+    "a version is skipped": {"lineage": {"model": "m", "version": 3, "parent_version": 0}},
     "no utility": {"report": {**REPORT, "utility": None}},
 }
 

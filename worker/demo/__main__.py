@@ -159,6 +159,9 @@ def show(output: Path, asked: Sequence[Person], others: Sequence[Person], versio
         console.print(f"   before: …{complete(*before, person)}", soft_wrap=True, markup=False)
         console.print(f"   after:  …{complete(*after, person)}\n", soft_wrap=True, markup=False)
     metrics = version["metrics"]
+    measured = mean_accuracy(*after, asked)
+    if measured > metrics["limits"]["ma"] + 1e-9:
+        raise DemoFailed("the downloaded model's MA is over the held-out mean")
     table = Table("", "before", "after", "limit")
     for name, label in (("el", "forget set, mean EL10"), ("ma", "forget set, mean MA")):
         table.add_row(label, *(f"{metrics[k][name]:.3f}" for k in ("before", "after", "limits")))

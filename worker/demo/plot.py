@@ -1,5 +1,6 @@
 """The trajectory of a job: EL and MA an epoch against the held-out thresholds, perplexity beside them."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ def plot_trajectory(history: Sequence[Mapping[str, Any]], version: Mapping[str, 
         version: What `GET /v1/models/{name}/versions/{v}` answers.
         path: The PNG.
     """
+    os.environ.setdefault("MPLCONFIGDIR", str(path.parent / "cache"))
     import matplotlib as mpl
 
     mpl.use("Agg")

@@ -8,7 +8,9 @@ under the held-out 1st percentile of MA is flagged: a hole is as visible as a me
 
 Whether the parent has memorised a request at all is asked more sharply of many sequences than of one: the mean
 of k unseen sequences strays from the held-out mean by about 1 / sqrt(k) of what one strays. A request of k
-sequences looks unseen if its means are at or under `mean + (95th percentile - mean) / sqrt(k)`.
+sequences looks unseen if its means are at or under `mean + (95th percentile - mean) / sqrt(k)`. And one window
+known by heart must not hide in a long text's mean: neither verdict holds if a single sequence is over the highest
+value of the held-out ones.
 """
 
 import math
@@ -38,6 +40,8 @@ class Threshold:
         el_p95: 95th percentile of EL; with `ma_p95` the verdict of one request.
         ma_p95: 95th percentile of MA.
         ma_p1: 1st percentile of MA; below it a request is over-forgotten.
+        el_max: The highest EL; no single sequence of a request may be over it.
+        ma_max: The highest MA; likewise.
     """
 
     length: int
@@ -48,6 +52,8 @@ class Threshold:
     el_p95: float
     ma_p95: float
     ma_p1: float
+    el_max: float
+    ma_max: float
 
 
 def percentile(values: Sequence[float], q: float) -> float:
@@ -62,6 +68,14 @@ def threshold_at(heldout: Sequence[Greedy], length: int, n: int) -> Threshold:
     Held-out sequences are cut to that length. Where fewer than MIN_HELDOUT are so long, the longest length
     that MIN_HELDOUT of them reach stands in, with the n that fits it.
 
+    Args:
+        heldout: Greedy decodings of held-out sequences.
+        length: Tokens of the sequence that the threshold is for.
+        n: The n of EL_n asked for.
+
+    Returns:
+        The threshold, with the length and n that were used.
+
     Raises:
         TooFewTexts: There are fewer than MIN_HELDOUT held-out sequences at all.
     """
@@ -75,7 +89,7 @@ def threshold_at(heldout: Sequence[Greedy], length: int, n: int) -> Threshold:
     ma = [accuracy(g.matches[: length - 1]) for g in long]
     return Threshold(
         length, n, len(long), sum(el) / len(el), sum(ma) / len(ma),
-        percentile(el, 0.95), percentile(ma, 0.95), percentile(ma, 0.01),
+        percentile(el, 0.95), percentile(ma, 0.95), percentile(ma, 0.01), max(el), max(ma),
     )  # fmt: skip
 
 
@@ -95,7 +109,7 @@ class Verdict:
         ma: Mean MA over its sequences.
         el_limit: Held-out 95th percentile of EL at its lengths.
         ma_limit: Held-out 95th percentile of MA at its lengths.
-        passed: Both are at or under their limit.
+        passed: Both are at or under their limit, and no sequence is over the highest held-out value.
         over_forgotten: MA is under the held-out 1st percentile.
         looks_unseen: EL and MA are no higher than those of as many unseen sequences; stricter than `passed`.
     """
@@ -144,6 +158,10 @@ def judge(forget: ForgetSet, limits: Sequence[Threshold], el: Sequence[float], m
     means = {name: forget.per_request([getattr(t, name) for t in limits]) for name in fields}
     means |= {"el": forget.per_request(el), "ma": forget.per_request(ma)}
 
+    within = dict.fromkeys(forget.requests, True)
+    for owner, limit, e, m in zip(forget.owners, limits, el, ma, strict=True):
+        within[owner] &= e <= limit.el_max and m <= limit.ma_max
+
     def unseen(request: int, name: str) -> bool:
         mean, root = means[f"{name}_mean"][request], math.sqrt(forget.owners.count(request))
         return means[name][request] <= mean + max(0.0, means[f"{name}_p95"][request] - mean) / root
@@ -151,9 +169,9 @@ def judge(forget: ForgetSet, limits: Sequence[Threshold], el: Sequence[float], m
     verdicts = tuple(
         Verdict(
             request, means["el"][request], means["ma"][request], means["el_p95"][request], means["ma_p95"][request],
-            means["el"][request] <= means["el_p95"][request] and means["ma"][request] <= means["ma_p95"][request],
+            within[request] and all(means[k][request] <= means[f"{k}_p95"][request] for k in ("el", "ma")),
             means["ma"][request] < means["ma_p1"][request],
-            unseen(request, "el") and unseen(request, "ma"),
+            within[request] and unseen(request, "el") and unseen(request, "ma"),
         )
         for request in forget.requests
     )  # fmt: skip

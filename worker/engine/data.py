@@ -10,6 +10,7 @@ nowhere. In METHOD's terms each window is one sequence x of length T with t = 1.
 b: batch, s: sequence
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from worker.engine.errors import TooShort
 
 IGNORE_INDEX = -100
+PART = 40  # characters from which on a text inside a forget text is left out, too
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
@@ -48,6 +50,14 @@ def windows(ids: Sequence[int], length: int, *, bos: bool) -> list[list[int]]:
 
 def text_windows(tokenizer: Any, text: str, length: int) -> list[list[int]]:
     """The windows of one text.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        text: Any text.
+        length: Tokens a window holds, BOS included.
+
+    Returns:
+        One list of token ids a window, in text order.
 
     Raises:
         TooShort: The text has no token that the model predicts from another one.
@@ -98,9 +108,22 @@ def without_forget_text(texts: Sequence[str], forget_texts: Sequence[str]) -> tu
 
     Training on such a text teaches what is to be forgotten; as held-out text it would loosen the thresholds.
 
+    Args:
+        texts: Retain or held-out texts.
+        forget_texts: What is to be forgotten.
+
     Returns:
         The texts that stay, in order, and how many were left out.
     """
-    needles = [needle for needle in map(normalised, forget_texts) if needle]
-    kept = [t for t in texts if not any(n in normalised(t) or (len(t) > 40 and normalised(t) in n) for n in needles)]
+    needles = [re.escape(needle) for needle in map(normalised, forget_texts) if needle]
+    if not needles:
+        return list(texts), 0
+    found = re.compile(rf"(?<!\w)(?:{'|'.join(needles)})(?!\w)")  # whole words: "John" is not in "Johnson"
+    whole = [normalised(text) for text in forget_texts]
+    kept = []
+    for text in texts:
+        folded = normalised(text)
+        part = len(folded) >= PART and any(folded in forget for forget in whole)
+        if not part and not found.search(folded):
+            kept.append(text)
     return kept, len(texts) - len(kept)

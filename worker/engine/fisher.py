@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from worker.engine.data import chunks, pad_batch
 from worker.engine.device import device_of
+from worker.engine.errors import InputError
 from worker.engine.losses.ascent import cross_entropy
 
 
@@ -40,13 +41,18 @@ def fisher_diagonal(
 
     Returns:
         Module name -> float32 [d, k], on the model's device.
+
+    Raises:
+        InputError: A target module is not run when the model predicts text.
     """
     sums: dict[str, Tensor] = {}
+    rows = [0]  # sequences in the batch under way
     device = device_of(model)
     done = 0
-    with _accumulating(model, target_modules, sums):
+    with _accumulating(model, target_modules, sums, rows):
         for part in chunks(sequences, batch_size):
             input_ids, mask, labels = (t.to(device) for t in pad_batch(part))
+            rows[0] = len(part)
             with torch.enable_grad():
                 logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
                 # A sum over tokens: the gradient of each row is that of its own sequence's NLL.
@@ -54,11 +60,16 @@ def fisher_diagonal(
                 torch.autograd.backward(cross_entropy(logits, labels) * predicted)
             done += len(part)
             progress(done / len(sequences))
+    silent = [name for name in target_modules if name not in sums]
+    if silent:
+        raise InputError(f"target_modules: {silent[0]} takes no part in predicting text")
     return {name: total / len(sequences) for name, total in sums.items()}
 
 
 @contextmanager
-def _accumulating(model: Any, target_modules: Sequence[str], sums: dict[str, Tensor]) -> Iterator[None]:
+def _accumulating(
+    model: Any, target_modules: Sequence[str], sums: dict[str, Tensor], rows: list[int]
+) -> Iterator[None]:
     """While inside, every backward pass adds its sequences' squared weight gradients to `sums`."""
     trained = {p: p.requires_grad for p in model.parameters()}
     training = model.training
@@ -66,7 +77,7 @@ def _accumulating(model: Any, target_modules: Sequence[str], sums: dict[str, Ten
 
     def watch(name: str, module: nn.Module) -> None:
         def forward(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            add = partial(_add_squares, sums, name, args[0].detach())
+            add = partial(_add_squares, sums, name, rows, args[0].detach())
             output.register_hook(add)  # type: ignore[no-untyped-call]
 
         hooks.append(module.register_forward_hook(forward))
@@ -87,9 +98,13 @@ def _accumulating(model: Any, target_modules: Sequence[str], sums: dict[str, Ten
         model.train(training)
 
 
-def _add_squares(sums: dict[str, Tensor], name: str, activations: Tensor, grad: Tensor) -> None:
-    """Add sum over b of (g_b^T a_b)^2, one sequence at a time so that one [d, k] is held, not b of them."""
-    for a, g in zip(activations.float(), grad.float(), strict=True):  # a: [s, k], g: [s, d]
+def _add_squares(sums: dict[str, Tensor], name: str, rows: list[int], activations: Tensor, grad: Tensor) -> None:
+    """Add sum over b of (g_b^T a_b)^2, one sequence at a time so that one [d, k] is held, not b of them.
+
+    Some families (OPT) flatten batch and sequence before their feed-forward layers: both are put apart again.
+    """
+    activations, grad = (t.float().reshape(rows[0], -1, t.shape[-1]) for t in (activations, grad))
+    for a, g in zip(activations, grad, strict=True):  # a: [s, k], g: [s, d]
         square = (g.T @ a).square_()
         if name in sums:
             sums[name] += square

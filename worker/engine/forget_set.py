@@ -21,7 +21,16 @@ class ForgetSet:
 
     @classmethod
     def build(cls, tokenizer: Any, texts: Sequence[str], owners: Sequence[int], length: int) -> "ForgetSet":
-        """Cut `texts` into windows; `owners[i]` is the request of `texts[i]`.
+        """Cut texts into windows.
+
+        Args:
+            tokenizer: The model's tokenizer.
+            texts: Texts to forget.
+            owners: For each text the index of its request.
+            length: Tokens a window holds, BOS included.
+
+        Returns:
+            The forget set.
 
         Raises:
             TooShort: A text has no token that the model predicts.

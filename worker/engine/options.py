@@ -1,6 +1,6 @@
 """What one unlearning run may be told: plain values, no behaviour."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 
@@ -75,3 +75,9 @@ class Options:
         known = {f.name for f in fields(cls)}
         picked: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
         return cls(**picked)
+
+
+def fitting(options: Options, config: Any) -> Options:
+    """The same options with windows no longer than the model's positions reach."""
+    reach = getattr(config, "max_position_embeddings", None) or options.sequence_length
+    return replace(options, sequence_length=min(options.sequence_length, reach))

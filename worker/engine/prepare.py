@@ -45,6 +45,17 @@ def prepare(
 ) -> Prepared:
     """Tokenise and split; retain and held-out texts that contain a forget text are left out.
 
+    Args:
+        tokenizer: The model's tokenizer.
+        forget_texts: Texts to forget.
+        owners: For each of them the index of its request.
+        retain_texts: Texts to keep the model's abilities on.
+        heldout_texts: Texts the model has never seen.
+        options: The run's options.
+
+    Returns:
+        The sets of the run.
+
     Raises:
         TooFewTexts: No retain text is left, or fewer than MIN_HELDOUT held-out texts.
         TooShort: A forget text has no token that the model predicts.

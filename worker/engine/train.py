@@ -3,8 +3,8 @@
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -60,6 +60,12 @@ class Trainer:
     def run(self, resume: Checkpoint | None = None) -> Checkpoint:
         """Train until the criterion is met on the adapter or `max_epochs` are done.
 
+        Args:
+            resume: A checkpoint of the same run to go on from.
+
+        Returns:
+            The last checkpoint.
+
         Raises:
             TrainingDiverged: The loss is not finite any more.
             UnknownPlugin: `options.loss` names no loss.
@@ -75,7 +81,7 @@ class Trainer:
             started = time.monotonic()
             losses = self._epoch(optimiser, point.epoch)
             judgement, exact = self._judge()
-            met = judgement.passed
+            met = exact and judgement.passed
             entry = {
                 "epoch": point.epoch + 1, **losses, "el": judgement.el, "el_exact": exact, "ma": judgement.ma,
                 "el_limit": judgement.el_limit, "ma_limit": judgement.ma_limit, "met": met,
@@ -105,7 +111,7 @@ class Trainer:
         """One epoch of optimiser steps; returns mean losses."""
         loss = LOSSES[self.options.loss]
         self.retain.start_epoch(epoch)
-        self.model.train()
+        self.model.eval()  # no dropout: LoRA has none, and a base's own would make a resumed run another one
         totals, batches = [0.0, 0.0], list(self._batches(epoch))
         for step, batch in enumerate(batches):
             optimiser.zero_grad()
@@ -130,17 +136,22 @@ class Trainer:
         return float(value.detach())
 
     def _judge(self) -> tuple[Judgement, bool]:
-        """MA of all, exactly, and EL of the `el_sample` sequences of highest MA, which are the likeliest to fail.
+        """MA of all, exactly; EL of the `el_sample` sequences of highest MA, and of all before it says met.
 
-        This steers training; what is certified is the exact measurement of the merged model. Whether it was
-        exact here too is the second value. The rest of the EL values stand in as the sample's mean.
+        Returns the judgement and whether its EL is exact; otherwise its mean EL is the sample's.
         """
         ma = [accuracy(row) for row in token_matches(self.model, self.forget.sequences)]
         picked = sorted(range(len(ma)), key=lambda i: -ma[i])[: self.options.el_sample]
-        sample = extraction(
-            self.model, [self.forget.sequences[i] for i in picked], [self.limits[i] for i in picked], self.options
-        )
-        el = [sum(sample) / len(sample)] * len(ma)
+        sample = self._extraction(picked)
+        assumed = [0.0] * len(ma)
         for i, value in zip(picked, sample, strict=True):
-            el[i] = value
-        return judge(self.forget, self.limits, el, ma), len(picked) == len(ma)
+            assumed[i] = value
+        judgement, exact = judge(self.forget, self.limits, assumed, ma), len(picked) == len(ma)
+        if judgement.passed and not exact:
+            return judge(self.forget, self.limits, self._extraction(range(len(ma))), ma), True
+        return replace(judgement, el=sum(sample) / len(sample)), exact
+
+    def _extraction(self, indices: Sequence[int]) -> list[float]:
+        """EL of these sequences of the forget set."""
+        sequences, limits = [self.forget.sequences[i] for i in indices], [self.limits[i] for i in indices]
+        return extraction(self.model, sequences, limits, self.options)

@@ -14,9 +14,9 @@ from worker.engine.adapter import Adapter, State, find_targets, weights_of
 from worker.engine.errors import UnknownPlugin
 from worker.engine.fisher import row_importance
 from worker.engine.inits import INITS
-from worker.engine.measure import Baseline, measure_after, measure_before
-from worker.engine.merge import merge_into
-from worker.engine.options import Options
+from worker.engine.measure import Baseline, measure_after, measure_before, restrict
+from worker.engine.merge import MERGED_MARK, merge_into
+from worker.engine.options import Options, fitting
 from worker.engine.prepare import Prepared, RetainSampler, prepare
 from worker.engine.train import Checkpoint, Trainer
 
@@ -42,31 +42,6 @@ class Result:
     report: dict[str, Any]
 
 
-def restrict(data: Prepared, baseline: Baseline) -> tuple[Prepared, Baseline]:
-    """The run's sets and baseline with only the requests that the parent has memorised."""
-    keep = set(baseline.memorised)
-    limits = [t for t, owner in zip(baseline.limits, data.forget.owners, strict=True) if owner in keep]
-    picked = data.forget.only(baseline.memorised)
-    verdicts = tuple(v for v in baseline.before.verdicts if v.request in keep)
-    return replace(data, forget=picked), replace(
-        baseline, limits=limits, before=_over(baseline, picked.owners, limits, verdicts)
-    )
-
-
-def _over(baseline: Baseline, owners: Sequence[int], limits: Sequence[Any], verdicts: Any) -> Any:
-    """The judgement before, over these sequences only: a request's mean counts once a sequence."""
-    by_request = {v.request: v for v in verdicts}
-    count = max(len(owners), 1)
-    return replace(
-        baseline.before,
-        el=sum(by_request[o].el for o in owners) / count,
-        ma=sum(by_request[o].ma for o in owners) / count,
-        el_limit=sum(t.el_mean for t in limits) / count,
-        ma_limit=sum(t.ma_mean for t in limits) / count,
-        verdicts=verdicts,
-    )
-
-
 def train(
     model: Any,
     tokenizer: Any,
@@ -83,8 +58,8 @@ def train(
     Args:
         model: The parent model.
         tokenizer: Its tokenizer.
-        data: The sets, restricted to memorised requests.
-        baseline: What was measured on the parent, restricted likewise.
+        data: The sets of the run; requests that the parent has not memorised are left out here.
+        baseline: What was measured on the parent.
         options: The run's options.
         resume: A checkpoint of the same run to go on from.
         on_epoch: Told each epoch's checkpoint.
@@ -98,17 +73,23 @@ def train(
         TrainingDiverged: The loss became NaN or infinite.
     """
     torch.manual_seed(options.seed)
+    forget, limits = restrict(data.forget, baseline.limits, baseline.memorised)
+    data = replace(data, forget=forget)
+    training, trained = model.training, {p: p.requires_grad for p in model.parameters()}
     factors = initial_factors(model, data, options, resume, lambda f: progress("initialise", f))
     adapter = Adapter(model, factors, options.rank, options.scale)
     try:
         trainer = Trainer(
-            model, adapter, data.forget, baseline.limits,
+            model, adapter, forget, limits,
             RetainSampler(tokenizer, data.retain_texts, options.sequence_length, options.seed),
             data.utility, options, on_epoch, lambda f: progress("train", f),
         )  # fmt: skip
         return trainer.run(resume)
     finally:
         adapter.detach()
+        model.train(training)
+        for parameter, value in trained.items():
+            parameter.requires_grad_(value)
 
 
 def initial_factors(
@@ -119,6 +100,16 @@ def initial_factors(
     progress: Callable[[float], None] = lambda _: None,
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Module name -> (A [r, k], B [d, r]) by the initialisation that the options name.
+
+    Args:
+        model: The parent model.
+        data: The sets of the run.
+        options: The run's options.
+        resume: A checkpoint whose start is taken instead.
+        progress: Told the fraction done, 0..1.
+
+    Returns:
+        Where each module's factors start.
 
     Raises:
         UnknownPlugin: There is no such initialisation or target module.
@@ -147,7 +138,8 @@ def initial_factors(
 
 def merged_copy(model: Any, state: State, options: Options) -> Any:
     """A copy of `model` with the adapter's change in its weights; `model` stays as it is."""
-    merged = copy.deepcopy(model)
+    merged = copy.deepcopy(model).eval()
+    vars(merged).pop(MERGED_MARK, None)  # the copy of a merged model is a base of its own
     merge_into(merged, state, options.scale)
     return merged
 
@@ -185,7 +177,7 @@ def unlearn(
         UnknownPlugin: The options name an unknown loss, initialisation or module.
         TrainingDiverged: The loss became NaN or infinite.
     """
-    options = options or Options()
+    options = fitting(options or Options(), model.config)
     owners = range(len(forget_texts)) if owners is None else owners
     data = prepare(tokenizer, forget_texts, owners, retain_texts, heldout_texts, options)
     baseline = measure_before(model, data, options, lambda f: progress("measure", f))
@@ -194,13 +186,10 @@ def unlearn(
         "not_memorised": untouched, "retain_excluded": data.retain_excluded,
         "heldout_excluded": data.heldout_excluded,
     }  # fmt: skip
-    history: list[dict[str, Any]] = []
-    merged = model
-    if baseline.memorised:
-        data, baseline = restrict(data, baseline)
-        point = train(model, tokenizer, data, baseline, options, progress=progress)
-        history, merged = point.history, merged_copy(model, point.adapter, options)
+    if not baseline.memorised:  # the parent stands; a set of unseen texts may straddle the held-out mean
+        report = measure_after(model, data, baseline, options, lambda f: progress("verify", f))
+        return Result(model, [], report | common | {"passed": True, "reason": None})
+    point = train(model, tokenizer, data, baseline, options, progress=progress)
+    merged = merged_copy(model, point.adapter, options)
     report = measure_after(merged, data, baseline, options, lambda f: progress("verify", f))
-    if not history:  # the parent stands: each request passes, and a set of unseen texts may straddle the mean
-        report |= {"passed": True, "reason": None}
-    return Result(merged, history, report | common | {"per_record": report["after"]["verdicts"]})
+    return Result(merged, point.history, report | common)

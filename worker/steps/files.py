@@ -46,6 +46,10 @@ class Stages:
         """The files that a stage left."""
         return [self._work / name for name in self._stages[stage]]
 
+    def digests(self, stage: str, *, below: Path) -> dict[str, str]:
+        """path -> sha256 of the stage's outputs as they are now, paths relative to `below`."""
+        return {p.relative_to(below).as_posix(): self._digest(p) for p in self.outputs(stage)}
+
     def finish(self, stage: str, outputs: Sequence[Path]) -> None:
         """Note a stage and its outputs."""
         self._stages[stage] = {str(p.relative_to(self._work)): self._digest(p) for p in outputs}

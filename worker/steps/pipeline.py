@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from worker.engine.data import text_windows
@@ -27,10 +27,10 @@ from worker.engine.device import resolve_device, resolve_dtype
 from worker.engine.errors import TooShort
 from worker.engine.measure import Baseline, as_table, measure_after, measure_before
 from worker.engine.merge import merge_into
-from worker.engine.options import Options
+from worker.engine.options import Options, fitting
 from worker.engine.prepare import Prepared, prepare
 from worker.engine.train import Checkpoint
-from worker.engine.unlearn import restrict, train
+from worker.engine.unlearn import train
 from worker.steps.files import Stages, read_texts, replace_file
 
 Tell = Callable[..., None]
@@ -45,6 +45,7 @@ class Pipeline:
         """Take what `service.steps.unlearn.compute_input` gave."""
         self.work, self.parent = Path(inputs["work"]), Path(inputs["parent"])
         self.options = Options.from_mapping({k: v for k, v in inputs["policy"].items() if v is not None})
+        self.options = fitting(self.options, AutoConfig.from_pretrained(self.parent))
         self.inputs, self.tell = inputs, tell
         self.device = resolve_device(self.options.device)
         self.dtype = resolve_dtype(self.options.dtype, self.device)
@@ -52,6 +53,7 @@ class Pipeline:
         self.stages = Stages(self.work, hashlib.sha256(key.encode()).hexdigest())
         self.tokenizer = AutoTokenizer.from_pretrained(self.parent)
         self.seconds: dict[str, float] = {}
+        self.measured: dict[str, str] = {}
         transformers_logging.disable_progress_bar()
 
     def run(self) -> dict[str, Any]:
@@ -65,13 +67,12 @@ class Pipeline:
         self.tell("thresholds", values=self._thresholds(data, baseline))
         if not baseline.memorised:
             return self._report(data, baseline, None, [])
-        trained, limits = restrict(data, baseline)
-        point = self._unlearn(model, trained, limits)
+        point = self._unlearn(model, data, baseline)
         del model
         self.tell("stage", stage="merge")
         self._merge(point)
         self.tell("stage", stage="verify")
-        return self._report(data, baseline, self._verify(trained, limits), point.history)
+        return self._report(data, baseline, self._verify(data, baseline), point.history)
 
     def load(self, folder: Path) -> Any:
         """A model from disk, in the precision of the policy, on its device."""
@@ -151,7 +152,7 @@ class Pipeline:
         target, started = self.work / "candidate" / "model", time.monotonic()
         if not self.stages.done("merge"):
             shutil.rmtree(target.parent, ignore_errors=True)
-            shutil.copytree(self.parent, target, ignore=lambda _, names: [n for n in names if n.endswith(WEIGHTS)])
+            shutil.copytree(self.parent, target, ignore=_left_out)
             kept = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
             model = AutoModelForCausalLM.from_pretrained(self.parent, dtype="auto", use_safetensors=True)
             merge_into(model, load_file(self.work / "adapter.safetensors"), self.options.scale)
@@ -165,6 +166,7 @@ class Pipeline:
     def _verify(self, data: Prepared, baseline: Baseline) -> dict[str, Any]:
         """Measure the files that would be published, read back from disk."""
         started = time.monotonic()
+        self.measured = self.stages.digests("merge", below=self.work / "candidate")
         model = self.load(self.work / "candidate" / "model")
         report = measure_after(model, data, baseline, self.options, self._progress("verify"))
         self.seconds["verify"] = time.monotonic() - started
@@ -196,7 +198,7 @@ class Pipeline:
             outcome = "passed" if after["passed"] else "failed"
         verdicts = {v.request: "PASS" for v in before.verdicts if v.looks_unseen} if before else {}
         if after is not None:
-            verdicts |= {v["request"]: "PASS" if v["passed"] else "FAIL" for v in after["after"]["verdicts"]}
+            verdicts = {v["request"]: "PASS" if v["passed"] else "FAIL" for v in after["per_record"]}
         judged = after["before"] if after else before.as_dict() if before else None
         adapter = self.work / "adapter.safetensors"
         return {
@@ -204,17 +206,19 @@ class Pipeline:
             "reason": after["reason"] if after else None,
             "verdicts": {str(k): v for k, v in verdicts.items()},
             "memorised": baseline.memorised if baseline else [],
-            "over_forgotten": sum(v["over_forgotten"] for v in after["after"]["verdicts"]) if after else 0,
+            "over_forgotten": sum(v["over_forgotten"] for v in after["per_record"]) if after else 0,
             "thresholds": as_table(baseline.limits) if baseline else [],
             "limits": {"el": judged["el_limit"], "ma": judged["ma_limit"]} if judged else {},
             "before": {"el": judged["el"], "ma": judged["ma"]} if judged else {},
             "after": {"el": after["after"]["el"], "ma": after["after"]["ma"]} if after else None,
             "utility": after["utility"] if after else None,
+            "files": self.measured,
             "epochs": len(history),
             "seconds": self.seconds,
             "retain_excluded": data.retain_excluded,
             "heldout_excluded": data.heldout_excluded,
             "artefact": {
+                "sequence_length": self.options.sequence_length,
                 "evaluated_dtype": str(self.dtype).removeprefix("torch."),
                 "adapter_sha256": _sha256(adapter) if after else None,
             },
@@ -224,6 +228,11 @@ class Pipeline:
                 "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
             },
         }
+
+
+def _left_out(_: str, names: list[str]) -> list[str]:
+    """Weights, which are made anew, and the parent's model card."""
+    return [n for n in names if n.endswith(WEIGHTS) or n == "README.md"]
 
 
 def _sha256(path: Path) -> str:

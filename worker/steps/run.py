@@ -46,7 +46,8 @@ def run_job(services: Services, lease: Lease) -> None:
 
 
 def _start() -> "subprocess.Popen[bytes]":
-    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("UNLEARND_")}
+    environment |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "worker.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
     )
@@ -79,9 +80,13 @@ def _follow(services: Services, lease: Lease, child: "subprocess.Popen[bytes]") 
 
 def _read(stream: IO[bytes], messages: "queue.SimpleQueue[dict[str, Any] | None]") -> None:
     """The child's lines, then None."""
-    for line in stream:
-        messages.put(json.loads(line))
-    messages.put(None)
+    try:
+        for line in stream:
+            messages.put(json.loads(line))
+    except ValueError:
+        log.warning("the child's last message is cut")
+    finally:
+        messages.put(None)
 
 
 class _Writer:

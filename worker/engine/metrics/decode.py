@@ -15,7 +15,7 @@ b: batch, s: sequence, r: rows, h: heads, d: head size, v: vocabulary
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -27,6 +27,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from worker.engine.data import chunks, pad_batch
 from worker.engine.device import device_of, measuring
 
+Eos = frozenset[int]
 PREFILL_LOGITS = 2**27  # elements of [b, s, v] held at once: half a gigabyte in float32
 
 
@@ -59,8 +60,8 @@ class _Row:
     wanted: int
     tokens: list[int]
 
-    def done(self, eos_token_id: int | None) -> bool:
-        return len(self.tokens) >= self.wanted or self.tokens[-1] == eos_token_id
+    def done(self, eos: Eos) -> bool:
+        return len(self.tokens) >= self.wanted or self.tokens[-1] in eos
 
 
 class _RowLayer(DynamicLayer):  # type: ignore[misc]  # transformers is read as Any
@@ -119,7 +120,7 @@ def greedy_continuations(
     model: Any,
     sequences: Sequence[list[int]],
     *,
-    eos_token_id: int | None = None,
+    eos_token_id: int | Collection[int] | None = None,
     row_budget: int = 256,
     progress: Callable[[float], None] = lambda _: None,
 ) -> list[Greedy]:
@@ -128,7 +129,7 @@ def greedy_continuations(
     Args:
         model: A causal language model.
         sequences: Token ids, two or more each; lengths may differ.
-        eos_token_id: Generation stops there and the token does not count; None never stops early.
+        eos_token_id: Generation stops there and the token does not count; may be several; None never stops early.
         row_budget: Prefixes decoded at once, which bounds memory.
         progress: Told the fraction done, 0..1.
 
@@ -137,13 +138,14 @@ def greedy_continuations(
     """
     if not sequences:
         return []
+    eos = frozenset([eos_token_id] if isinstance(eos_token_id, int) else eos_token_id or ())
     longest = max(map(len, sequences))
     group = max(1, min(4 * row_budget // longest, prefill_batch(sequences, model.config.vocab_size)))
     found: list[Greedy] = []
     for part in chunks(sequences, group):
         done = len(found) / len(sequences)
         share = len(part) / len(sequences)
-        found += _continue_group(model, part, eos_token_id, row_budget, partial(_within, progress, done, share))
+        found += _continue_group(model, part, eos, row_budget, partial(_within, progress, done, share))
     progress(1.0)
     return found
 
@@ -156,7 +158,7 @@ def _within(progress: Callable[[float], None], start: float, share: float, fract
 def _continue_group(
     model: Any,
     sequences: list[list[int]],
-    eos_token_id: int | None,
+    eos: Eos,
     row_budget: int,
     progress: Callable[[float], None],
 ) -> list[Greedy]:
@@ -180,16 +182,16 @@ def _continue_group(
         done = 0
         for start in range(0, len(rows), row_budget):
             part = rows[start : start + row_budget]
-            _decode(model, cache, [row for row in part if not row.done(eos_token_id)], eos_token_id)
+            _decode(model, cache, [row for row in part if not row.done(eos)], eos)
             done += sum(row.wanted for row in part)
             progress(done / total)
     generated = {(row.sequence, row.prefix): row.tokens for row in rows}
     for index, greedy in enumerate(found):
-        greedy.continuations = _chain(greedy, generated, index, eos_token_id)
+        greedy.continuations = _chain(greedy, generated, index, eos)
     return found
 
 
-def _decode(model: Any, prefill: Any, rows: list[_Row], eos_token_id: int | None) -> None:
+def _decode(model: Any, prefill: Any, rows: list[_Row], eos: Eos) -> None:
     """Continue all rows to their end, appending to their tokens."""
     if not rows:
         return
@@ -197,18 +199,19 @@ def _decode(model: Any, prefill: Any, rows: list[_Row], eos_token_id: int | None
     room = max(row.wanted for row in rows) - 1
     cache, mask = _row_cache(prefill, rows, room, device)
     positions = torch.tensor([[row.prefix] for row in rows], device=device)
-    width = mask.shape[1]
+    width, limit = mask.shape[1], max(row.prefix + row.wanted for row in rows)
     while rows:
         tokens = torch.tensor([[row.tokens[-1]] for row in rows], device=device)
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
         arguments = {argument: cache, "use_cache": True}
         logits = model(input_ids=tokens, attention_mask=mask, position_ids=positions, **arguments).logits
         for row, token in zip(rows, logits[:, -1].argmax(-1).tolist(), strict=True):
-            if not row.done(eos_token_id):
+            if not row.done(eos):
                 row.tokens.append(token)
-        positions = positions + 1
-        keep = [i for i, row in enumerate(rows) if not row.done(eos_token_id)]
-        if len(keep) * 8 <= len(rows) * 7:  # leaving costs a copy of the cache: an eighth leaves together
+        keep = [i for i, row in enumerate(rows) if not row.done(eos)]
+        positions = (positions + 1).clamp(max=limit - 1)  # a finished row that lingers stays inside the model
+        # Leaving costs a copy of the cache: an eighth leaves together, or all before the cache outgrows a sequence.
+        if len(keep) * 8 <= len(rows) * 7 or (len(keep) < len(rows) and mask.shape[1] >= limit - 1):
             rows = [rows[i] for i in keep]
             new_width = max((row.prefix for row in rows), default=0)
             kept = torch.tensor(keep, dtype=torch.long, device=device)
@@ -238,19 +241,17 @@ def _row_cache(prefill: Any, rows: list[_Row], room: int, device: torch.device) 
     return cache, mask
 
 
-def _chain(
-    greedy: Greedy, generated: dict[tuple[int, int], list[int]], index: int, eos_token_id: int | None
-) -> list[list[int]]:
+def _chain(greedy: Greedy, generated: dict[tuple[int, int], list[int]], index: int, eos: Eos) -> list[list[int]]:
     """Continuations for t = 1..T-1, the matching ones put together from the right (shortcut a)."""
     following: list[int] = []
     found: list[list[int]] = []
     for t in range(len(greedy.input_ids) - 1, 0, -1):
         token = greedy.input_ids[t]
         if greedy.predicted[t - 1] == token:
-            following = [] if token == eos_token_id else [token, *following]
+            following = [] if token in eos else [token, *following]
         else:
             following = generated[index, t]
-            if following[-1] == eos_token_id:
+            if following[-1] in eos:
                 following = following[:-1]
         found.append(following)
     return found[::-1]

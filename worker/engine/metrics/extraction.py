@@ -3,7 +3,7 @@
 b: batch, s: sequence
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,12 @@ from worker.engine.metrics.decode import greedy_continuations
 
 
 def extraction_likelihood(
-    model: Any, input_ids: Tensor, *, n: int = 10, eos_token_id: int | None = None, row_budget: int = 256
+    model: Any,
+    input_ids: Tensor,
+    *,
+    n: int = 10,
+    eos_token_id: int | Collection[int] | None = None,
+    row_budget: int = 256,
 ) -> Tensor:
     """EL_n(x) = 1/(T-n) * sum over t = 1..T-n of OVERLAP_n(f(x_<t), x_>=t), exactly.
 
@@ -24,7 +29,7 @@ def extraction_likelihood(
         model: A causal language model.
         input_ids: [b, s] token ids, no padding, s > n.
         n: Length of the n-grams.
-        eos_token_id: Generation stops there; None never stops early.
+        eos_token_id: Generation stops there; may be several; None never stops early.
         row_budget: Prefixes decoded at once.
 
     Returns:
