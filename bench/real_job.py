@@ -19,8 +19,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from service.audit.verify import verify
 from worker.demo.__main__ import running_stack
+from worker.engine.data import first_windows
+from worker.engine.metrics.memorization import accuracy, token_matches
 
 REQUESTS, HELDOUT_TEXTS = 2, 120
 csv.field_size_limit(10**7)
@@ -53,6 +57,14 @@ def follow(client: Any, job_id: str) -> None:
     for kind, data in client.events(job_id):
         if kind != "progress":
             print(f"  {time.strftime('%H:%M:%S')} {kind} {json.dumps(data)[:160]}", file=sys.stderr, flush=True)
+
+
+def heldout_accuracy(folder: Path | str, texts: list[str], policy: dict[str, Any]) -> float:
+    """Mean MA on the held-out texts that set the thresholds, by a model read from disk."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    length, count = policy.get("sequence_length", 200), policy["heldout_sequences"]
+    rows = token_matches(model, first_windows(tokenizer, texts[0::2], length, count))
+    return sum(map(accuracy, rows)) / len(rows)
 
 
 def table(version: Any, history: list[Any], seconds: dict[str, float], wall: float) -> str:
@@ -88,8 +100,9 @@ def main() -> int:
     data = arguments.data
     forget = read(data / "tdec" / "lm_extraction_32_0.csv")[: arguments.sequences]
     with tempfile.TemporaryDirectory(prefix="unlearnd-bench-") as place, running_stack(Path(place) / "stack") as client:
+        pile = read(data / "general" / "pile.csv")[:HELDOUT_TEXTS]
         retain = write(Path(place) / "retain.jsonl", read(data / "general" / "wikitext.csv"))
-        heldout = write(Path(place) / "heldout.jsonl", read(data / "general" / "pile.csv")[:HELDOUT_TEXTS])
+        heldout = write(Path(place) / "heldout.jsonl", pile)
         client.add_model("real", arguments.model, retain, heldout, policy)
         started = time.monotonic()
         share = -(-len(forget) // REQUESTS)
@@ -109,6 +122,10 @@ def main() -> int:
         print(f"{len(sent)} requests, {len(forget)} sequences; published, downloaded, verified offline.\n")
         seconds = {name: float(value) for name, value in record["training"]["seconds"].items()}
         print(table(version, history, seconds, wall))
+        before, after = (
+            heldout_accuracy(f, pile, policy) for f in (arguments.model, Path(place) / "release" / "model")
+        )
+        print(f"Held-out MA, over those windows: {before:.4f} before, {after:.4f} after.")
     return 0
 
 

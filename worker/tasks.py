@@ -1,8 +1,10 @@
 """Celery tasks: each takes an id, asks Postgres whether there is work, and drops the message if not."""
 
 import logging
+from collections.abc import Callable
 from uuid import UUID
 
+from service.app import Services
 from service.db import jobs
 from service.domain.errors import LostLease
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES, Stage
@@ -28,35 +30,34 @@ def batch(model_id: str) -> None:
 @app.task(name="unlearn")  # type: ignore[untyped-decorator]
 def unlearn(job_id: str) -> None:
     """Claim a job and run unlearn, merge and verify in a child process."""
-    parts = services()
-    with leases.hold(parts, UUID(job_id), COMPUTE_STAGES) as lease:
-        if lease is None:
-            return
-        try:
-            run_job(parts, lease)
-        except Exception as error:
-            # As below: no job may stay claimed without a reason.
-            log.exception("compute failed job=%s", job_id)
-            leases.attempt_failed(parts, lease, type(error).__name__, permanent=False)
+    _holding(UUID(job_id), COMPUTE_STAGES, run_job)
 
 
 @app.task(name="certify")  # type: ignore[untyped-decorator]
 def certify(job_id: str) -> None:
     """Claim a job that waits for its certificate or its publication, and take it to the end."""
+    _holding(UUID(job_id), CONTROL_STAGES, _certify_and_publish)
+
+
+def _holding(job_id: UUID, stages: frozenset[Stage], work: Callable[[Services, leases.Lease], None]) -> None:
+    """Do `work` on a job if it can be claimed; however that ends, the job does not stay claimed without a reason."""
     parts = services()
-    with leases.hold(parts, UUID(job_id), CONTROL_STAGES) as lease:
+    with leases.hold(parts, job_id, stages) as lease:
         if lease is None:
             return
         try:
-            while (stage := _stage(lease.job_id)) in CONTROL_STEPS:
-                CONTROL_STEPS[stage](parts, lease.job_id, lease.fence)
-                lease.steps += 1
+            work(parts, lease)
         except LostLease:
             log.warning("lease lost job=%s", job_id)
         except Exception as error:
-            # Whatever it was, the job must be tried again or given up with a reason, and not stay claimed.
-            log.exception("certify or publish failed job=%s", job_id)
+            log.exception("an attempt failed job=%s", job_id)
             leases.attempt_failed(parts, lease, type(error).__name__, permanent=False)
+
+
+def _certify_and_publish(parts: Services, lease: leases.Lease) -> None:
+    while (stage := _stage(lease.job_id)) in CONTROL_STEPS:
+        CONTROL_STEPS[stage](parts, lease.job_id, lease.fence)
+        lease.steps += 1
 
 
 def _stage(job_id: UUID) -> Stage:

@@ -36,8 +36,6 @@ def run_job(services: Services, lease: Lease) -> None:
         child.stdin.write(json.dumps(inputs).encode() + b"\n")
         child.stdin.flush()
         _follow(services, lease, child)
-    except LostLease:
-        log.warning("lease lost, child stopped job=%s", lease.job_id)
     except BrokenPipeError:
         attempt_failed(services, lease, "child_died", permanent=False)
     finally:
