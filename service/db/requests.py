@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 from sqlalchemy.sql.selectable import ForUpdateArg
 
 from service.db.paging import Page, page
-from service.db.tables import DeletionRequest, Job, Model, Outbox, Record
+from service.db.tables import DeletionRequest, Job, Model, Outbox
 from service.domain.batching import Pending
 from service.domain.states import TERMINAL_REQUESTS, RequestStatus, check_request
 
@@ -118,8 +118,3 @@ def overdue(session: Session) -> int:
         DeletionRequest.due_at < func.now(), DeletionRequest.status.not_in(TERMINAL_REQUESTS)
     )
     return session.scalar(query) or 0
-
-
-def records_of(session: Session, request_id: UUID) -> list[Record]:
-    """The sealed records of a request."""
-    return list(session.scalars(select(Record).where(Record.request_id == request_id).order_by(Record.position)))

@@ -3,7 +3,7 @@
 b: batch, s: sequence, d: output features, k: input features
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -161,8 +161,3 @@ def _rows(of_forget: Tensor, of_retain: Tensor, eps: float, absolute_eps: float 
     importance = (of_forget / (of_retain + floor)).sum(dim=1).sqrt()
     mean = importance.mean()
     return importance / mean if mean > 0 else torch.ones_like(importance)
-
-
-def as_mapping(values: Mapping[str, Tensor]) -> dict[str, float]:
-    """The spread of each module's row importance (standard deviation at mean 1), for the run's record."""
-    return {name: float(w.std()) for name, w in values.items()}
