@@ -4,7 +4,16 @@ from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
 
-from pydantic import AfterValidator, AnyHttpUrl, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AnyHttpUrl,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Item = TypeVar("Item")
@@ -30,11 +39,20 @@ class In(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
 
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {  # whole epochs over every sequence, nothing left out, nothing shrunk, the published code's eps
+        "skip_passed": False, "min_epoch_steps": 1, "epoch_checks": 1, "reserve": 0.0, "shrink": False,
+        "fisher_absolute_eps": 1e-5,
+    },
+}  # fmt: skip
+
+
 class Policy(In):
     """How a model is unlearned; every field has a default (METHOD, INTERFACES)."""
 
     model_config = ConfigDict(strict=True)
 
+    preset: Literal["paper"] | None = Field(None, description="other defaults for some fields")
     max_batch_records: int = Field(32, ge=1, le=10_000)
     max_wait_seconds: float | None = Field(None, ge=0, description="default: the service's setting")
     rank: int = Field(16, ge=1, le=512)
@@ -45,12 +63,16 @@ class Policy(In):
     batch_size: int = Field(8, ge=1, le=1024)
     retain_batch_size: int | None = Field(None, ge=1, le=1024, description="default: batch_size")
     skip_passed: bool = Field(True, description="leave a sequence out of training once its MA passes")
+    epoch_checks: int = Field(4, ge=1, le=1000, description="times an epoch that MA may stop training")
+    reserve: float = Field(0.005, ge=0, le=0.5, description="MA to reach below its limit")
+    shrink: bool = Field(True, description="apply the least share of the change that still passes")
     margin: float = Field(1.0, ge=-1, le=1)
     loss: Literal["ihl", "gd", "ga"] = "ihl"
     init: Literal["fila", "lora"] = "fila"
     target_modules: list[Text] | None = None
     retain_weight: float = Field(1.0, ge=0)
     fisher_eps: float = Field(0.1, gt=0)
+    fisher_absolute_eps: float | None = Field(None, gt=0, description="default: relative, fisher_eps")
     fisher_sequences: int = Field(64, ge=1)
     seed: int = Field(0, ge=0, le=2**32 - 1)
     max_perplexity_ratio: float = Field(1.25, gt=0)
@@ -62,6 +84,15 @@ class Policy(In):
     row_budget: int = Field(256, ge=1)
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    train_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    checkpoint_activations: bool = Field(False, description="less memory in training for a third more time")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_preset(cls, values: Any) -> Any:
+        """Fields that are named win over the preset's."""
+        preset = values.get("preset") if isinstance(values, dict) else None
+        return {**PRESETS[preset], **values} if isinstance(preset, str) and preset in PRESETS else values
 
 
 class ModelIn(In):

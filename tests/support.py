@@ -9,6 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoConfig,
@@ -39,6 +40,9 @@ FAMILIES = {
     "gemma3": lambda: Gemma3TextConfig(
         num_key_value_heads=1, head_dim=16, sliding_window=8, layer_types=["sliding_attention", "full_attention"],
         **_SHAPE, **_COMMON,
+    ),
+    "gemma2": lambda: Gemma2Config(
+        num_key_value_heads=1, head_dim=16, sliding_window=8, final_logit_softcapping=5.0, **_SHAPE, **_COMMON
     ),
     "qwen2": lambda: Qwen2Config(num_key_value_heads=2, **_SHAPE, **_COMMON),
     "mistral": lambda: MistralConfig(num_key_value_heads=1, sliding_window=8, **_SHAPE, **_COMMON),

@@ -24,8 +24,9 @@ SCOPE = (
 )
 MERGE = "W' = W + c (B A - B0 A0), in float32 from the parent's weights, rounded once to the storage dtype"
 CRITERION = (
-    "mean EL and mean MA over the forget set at or under the held-out means; each request's own means at or under "
-    "the held-out 95th percentiles; held-out perplexity ratio at or under the policy's maximum"
+    "mean EL and mean MA over the forget set at or under the held-out means; each request's own means, and those of "
+    "every earlier request still kept, at or under the held-out 95th percentiles; held-out perplexity ratio at or "
+    "under the policy's maximum"
 )
 ATTACKS = (
     "int4 and int8 quantisation", "relearning on related text", "sampling several answers", "rephrased prompts",
@@ -127,6 +128,7 @@ def statement(
             "before": decimals(report["before"]),
             "after": decimals(report["after"]) if report["after"] else None,
             "utility": decimals(report["utility"]) if report["utility"] else None,
+            "earlier": report["earlier"],
             "attacks": [{"name": name, "status": "NOT_RUN"} for name in ATTACKS],
         },
         "training": {"epochs": report["epochs"], "seconds": decimals(report["seconds"])},

@@ -78,6 +78,19 @@ def of_job(session: Session, job_id: UUID, *, with_records: bool = False) -> lis
     return list(session.scalars(query.order_by(DeletionRequest.due_at, DeletionRequest.seq)))
 
 
+def in_custody(session: Session, model_id: UUID) -> list[DeletionRequest]:
+    """Requests of a model that earlier versions were published for and whose records are still kept, oldest first."""
+    return list(
+        session.scalars(
+            select(DeletionRequest)
+            .options(selectinload(DeletionRequest.records))
+            .where(DeletionRequest.model_id == model_id, DeletionRequest.status == RequestStatus.COMPLETED)
+            .where(DeletionRequest.wrapped_key.is_not(None))
+            .order_by(DeletionRequest.seq)
+        )
+    )
+
+
 def move(session: Session, requests: Sequence[DeletionRequest], target: RequestStatus, **values: Any) -> None:
     """Change the state of locked or owned requests by the table; a terminal one queues its callback."""
     for request in requests:

@@ -1,5 +1,6 @@
 """unlearn and merge, the database half: what the compute child is given, and what it says on its way."""
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -21,18 +22,18 @@ def compute_input(services: Services, job_id: UUID) -> dict[str, Any]:
 
     Returns:
         work, parent (folders), retain, heldout (files), policy, texts, owners (index of each text's request),
-        run (a digest of the inputs: a checkpoint of other inputs is not resumed).
+        earlier_texts, earlier_owners (what earlier versions unlearned, as far as it is still kept; owners go on
+        from the job's own requests), earlier_refs, run (a digest of the inputs: a checkpoint of other inputs is
+        not resumed).
     """
     with services.db.transaction() as session:
         job = jobs.by_id(session, job_id)
         assert job is not None
         members = requests.of_job(session, job_id, with_records=True)
-        texts, owners = [], []
-        for index, request in enumerate(members):
-            for text in _open(services, request):
-                texts.append(text)
-                owners.append(index)
-        root = forget_set_root([(r.ref, r.commitment) for r in members])
+        earlier = requests.in_custody(session, job.model_id)
+        texts, owners = _texts(services, members, 0)
+        earlier_texts, earlier_owners = _texts(services, earlier, len(members))
+        root, kept = (forget_set_root([(r.ref, r.commitment) for r in those]) for those in (members, earlier))
         return {
             "work": str(services.storage.work(job_id)),
             "parent": str(services.storage.release(job.parent_version.digest) / "model"),
@@ -41,8 +42,17 @@ def compute_input(services: Services, job_id: UUID) -> dict[str, Any]:
             "policy": job.policy,
             "texts": texts,
             "owners": owners,
-            "run": f"{root.hex()}/{job.parent_version.digest}",
+            "earlier_texts": earlier_texts,
+            "earlier_owners": earlier_owners,
+            "earlier_refs": {str(len(members) + i): r.ref for i, r in enumerate(earlier)},
+            "run": f"{root.hex()}/{kept.hex()}/{job.parent_version.digest}",
         }
+
+
+def _texts(services: Services, members: Sequence[DeletionRequest], first: int) -> tuple[list[str], list[int]]:
+    """The records' texts, and for each the number of its request, from `first` on."""
+    found = [(text, first + i) for i, request in enumerate(members) for text in _open(services, request)]
+    return [text for text, _ in found], [owner for _, owner in found]
 
 
 def _open(services: Services, request: DeletionRequest) -> list[str]:

@@ -10,9 +10,9 @@ from tests import support
 from worker.engine import Options, fila_factors, row_importance
 from worker.engine.adapter import Adapter, find_targets, weights_of
 from worker.engine.errors import UnknownPlugin
-from worker.engine.fisher import fisher_diagonal
+from worker.engine.fisher import fisher_diagonal, module_groups
 from worker.engine.inits import INITS
-from worker.engine.merge import delta, merge_into
+from worker.engine.merge import delta, merge_into, shrunk
 from worker.engine.unlearn import merged_copy
 
 RANK, SCALE = 4, 2.0
@@ -115,6 +115,21 @@ def test_state_goes_back_in():
         torch.testing.assert_close(model(input_ids=input_ids).logits, expected)
 
 
+def test_a_share_of_the_change():
+    """`shrunk` and `apply_share` say the same: W + share x c (BA - B0 A0), the factors themselves as they were."""
+    model = support.random_model("llama", gain=1.0)
+    adapter, input_ids = trained_adapter(model), torch.tensor(sequences(2))
+    state = adapter.state()
+    with torch.no_grad():
+        adapter.apply_share(0.25)
+        expected = model(input_ids=input_ids).logits
+        assert all(torch.equal(value, state[name]) for name, value in adapter.state().items())
+        merged = merged_copy(adapter.detach(), shrunk(state, 0.25), Options(rank=RANK))
+        torch.testing.assert_close(merged(input_ids=input_ids).logits, expected, atol=1e-5, rtol=1e-4)
+    for name in adapter.names:
+        torch.testing.assert_close(delta(shrunk(state, 0.25), name, SCALE), 0.25 * delta(state, name, SCALE))
+
+
 def test_fila_factors_are_the_weighted_projection():
     """c B* A* = W V V^T with V from the SVD of diag(w) W; the scale of w does not matter, nor a zero row."""
     torch.manual_seed(0)
@@ -166,6 +181,31 @@ def test_fisher_equals_one_backward_a_sequence(family):
     for name in names:
         torch.testing.assert_close(fast[name], slow[name], atol=1e-7, rtol=1e-3)
     assert all(p.requires_grad for p in model.parameters())
+
+
+def test_modules_in_groups_give_the_same_importance(family):
+    """Little memory means more passes, one module each, and the same numbers."""
+    model = support.random_model(family, gain=1.0)
+    names = find_targets(model)
+    told: list[float] = []
+    whole = row_importance(model, sequences(3), sequences(2, seed=1), names)
+    parts = row_importance(model, sequences(3), sequences(2, seed=1), names, memory_bytes=1, progress=told.append)
+    for name in names:
+        torch.testing.assert_close(parts[name], whole[name], atol=1e-6, rtol=1e-5)
+    assert told == sorted(told)
+    assert told[-1] == pytest.approx(1.0)
+
+
+def test_groups_stay_within_their_memory():
+    """A 7B shape, scaled down: what one group's sums take is never over the bound, unless by a single module."""
+    model = support.random_model("llama")
+    names = find_targets(model)
+    sizes = {name: 8 * w.numel() for name, w in weights_of(model, names).items()}
+    for bound in (1, max(sizes.values()), 2 * max(sizes.values()), sum(sizes.values())):
+        groups = module_groups(model, names, bound)
+        assert [name for group in groups for name in group] == names
+        assert all(len(group) == 1 or sum(sizes[name] for name in group) <= bound for group in groups)
+    assert len(groups) == 1
 
 
 def test_row_importance_has_mean_one_and_finds_the_row():

@@ -1,10 +1,119 @@
 """Losses: the closed form of the paper, numbers by hand, and what every member of the dict keeps to."""
 
+from functools import partial
+
 import pytest
 import torch
 
+from tests import support
+from worker.engine import head as head_module
 from worker.engine import inverted_hinge_loss
+from worker.engine.head import Head, hidden_states
 from worker.engine.losses import LOSSES
+from worker.engine.losses.ascent import cross_entropy, cross_entropy_rows
+from worker.engine.losses.rows import of_hidden, of_logits
+
+
+def plain_ihl(logits: torch.Tensor, labels: torch.Tensor, margin: float = 1.0) -> torch.Tensor:
+    """Eq. 2 read literally, gradient by autograd; a sum over tokens."""
+    targets = labels[:, 1:].reshape(-1)
+    counted = targets != -100
+    p = torch.softmax(logits[:, :-1].reshape(-1, logits.shape[-1])[counted], -1)
+    targets = targets[counted]
+    target = p.gather(-1, targets[:, None]).squeeze(-1)
+    others = p.masked_fill(torch.nn.functional.one_hot(targets, p.shape[-1]).bool(), -1)
+    return torch.clamp(margin + target - others.amax(-1), min=0).sum()
+
+
+def plain_ce(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """torch's own cross-entropy, a sum over tokens."""
+    rows, targets = logits[:, :-1].reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1)
+    return torch.nn.functional.cross_entropy(rows, targets, reduction="sum")
+
+
+PLAIN = {
+    "ihl": plain_ihl,
+    "gd": lambda logits, labels, margin=1.0: -plain_ce(logits, labels),
+    "ga": lambda logits, labels, margin=1.0: -plain_ce(logits, labels),
+}
+
+
+@pytest.mark.parametrize("margin", [1.0, 0.2])
+@pytest.mark.parametrize("name", LOSSES)
+def test_of_logits_equals_plain_autograd(name, margin):
+    """Value and gradient in float64, with padding, and where the target itself leads."""
+    torch.manual_seed(2)
+    logits = (3 * torch.randn(3, 8, 13, dtype=torch.float64)).requires_grad_()
+    labels = torch.randint(0, 13, (3, 8))
+    labels[0, 1:] = logits[0, :-1].argmax(-1)
+    labels[2, 5:] = -100
+    rule = partial(LOSSES[name].rows, margin=margin)
+    count = int((labels[:, 1:] != -100).sum())
+    value = of_logits(logits, labels, rule)
+    expected = PLAIN[name](logits, labels, margin) / count
+    assert value.item() == pytest.approx(expected.item(), abs=1e-12)
+    (found,), (wanted,) = torch.autograd.grad(value, logits), torch.autograd.grad(expected, logits)
+    torch.testing.assert_close(found, wanted, atol=1e-12, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", support.FAMILIES)
+def test_the_head_apart_gives_the_models_logits(name):
+    """Body, then head: the same logits, soft-capping included."""
+    model = support.random_model(name)
+    input_ids = torch.randint(2, support.VOCABULARY, (2, 9), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(input_ids)
+    with torch.no_grad():
+        expected = model(input_ids=input_ids, attention_mask=mask).logits
+        found = Head(model)(hidden_states(model, input_ids, mask).flatten(0, 1))
+    torch.testing.assert_close(found.view_as(expected), expected, atol=1e-6, rtol=1e-6)
+    if name == "gemma2":
+        assert expected.abs().max() < 5  # its cap
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma2", "opt"])
+@pytest.mark.parametrize("loss", ["ihl", "ce"])
+def test_chunks_of_the_head_equal_the_whole(name, loss, monkeypatch):
+    """Few rows at a time: the value and every weight's gradient of the plain loss on all logits."""
+    monkeypatch.setattr(head_module, "CHUNK_LOGITS", 3 * support.VOCABULARY)
+    model = support.random_model(name, gain=2.0)
+    model.get_output_embeddings().weight.requires_grad_(False)
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad and "embed" not in n and "wte" not in n}
+    input_ids = torch.randint(2, support.VOCABULARY, (3, 8), generator=torch.Generator().manual_seed(1))
+    labels = input_ids.clone()
+    labels[1, 5:] = -100
+    mask = (labels != -100).long()
+    rule, plain = {
+        "ihl": (partial(LOSSES["ihl"].rows, margin=0.9), partial(plain_ihl, margin=0.9)),
+        "ce": (cross_entropy_rows, plain_ce),
+    }[loss]
+    value = of_hidden(Head(model), hidden_states(model, input_ids, mask), labels, rule)
+    found = torch.autograd.grad(value, list(trained.values()), allow_unused=True)
+    expected = plain(model(input_ids=input_ids, attention_mask=mask).logits, labels)
+    wanted = torch.autograd.grad(expected, list(trained.values()), allow_unused=True)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    for name_, a, b in zip(trained, found, wanted, strict=True):
+        assert (a is None) == (b is None), name_
+        if a is not None:
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_no_chunk_is_larger_than_its_bound():
+    """A head of 262,144 rows is given 64 tokens at a time, and never all of them."""
+    calls = []
+
+    class Wide(Head):
+        def __init__(self) -> None:
+            self._model = type("Model", (), {"config": type("Config", (), {"vocab_size": 262_144})})
+
+        def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+            calls.append(hidden.shape[0])
+            return hidden.repeat(1, 4)
+
+    hidden = torch.randn(1, 200, 4, requires_grad=True)
+    of_hidden(Wide(), hidden, torch.zeros(1, 200, dtype=torch.long), cross_entropy_rows).backward()
+    assert calls == [64, 64, 64, 7]
+    assert hidden.grad is not None
+    assert cross_entropy(torch.zeros(1, 2, 4), torch.zeros(1, 2, dtype=torch.long)).item() == pytest.approx(1.386, 1e-3)
 
 
 def closed_form_gradient(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -71,7 +180,7 @@ def test_every_loss_keeps_the_contract(name):
     logits = torch.randn(2, 6, 9, requires_grad=True)
     labels = torch.randint(0, 9, (2, 6))
     labels[0, 3:] = -100
-    loss = LOSSES[name].function(logits, labels, margin=1.0)
+    loss = of_logits(logits, labels, LOSSES[name].rows)
     loss.backward()
     assert loss.shape == ()
     assert torch.isfinite(loss)
@@ -80,7 +189,7 @@ def test_every_loss_keeps_the_contract(name):
     assert not logits.grad[0, 2:].any()
     changed = logits.detach().clone()
     changed[0, 2:] = 50.0
-    assert LOSSES[name].function(changed, labels, margin=1.0).item() == pytest.approx(loss.item())
+    assert of_logits(changed, labels, LOSSES[name].rows).item() == pytest.approx(loss.item())
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -89,7 +198,7 @@ def test_a_step_lowers_the_target(name):
     torch.manual_seed(1)
     logits = torch.randn(1, 4, 7, requires_grad=True)
     labels = torch.randint(0, 7, (1, 4))
-    LOSSES[name].function(logits, labels, margin=1.0).backward()
+    of_logits(logits, labels, LOSSES[name].rows).backward()
     pick = labels[:, 1:, None]
     before = torch.softmax(logits[:, :-1], -1).gather(-1, pick)
     after = torch.softmax((logits - 0.1 * logits.grad)[:, :-1], -1).gather(-1, pick)

@@ -1,18 +1,21 @@
 """EL and MA against a slow, literal reading of METHOD, on every family."""
 
+import copy
+
 import pytest
 import torch
 
 from tests import support
 from worker.engine import extraction_likelihood, memorization_accuracy
+from worker.engine.device import measuring
 from worker.engine.metrics.decode import greedy_continuations
-from worker.engine.metrics.extraction import fitting_n, likelihood
+from worker.engine.metrics.extraction import fitting_n, likelihood, lower_bound
 from worker.engine.metrics.perplexity import perplexity
 
 
 def next_token(model, ids: list[int]) -> int:
-    """Greedy, one forward pass over the whole prefix, float32, ties to the lowest id."""
-    with torch.no_grad():
+    """Greedy, one forward pass over the whole prefix, head and argmax in float32, ties to the lowest id."""
+    with measuring(model):
         return int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].float().argmax())
 
 
@@ -38,9 +41,10 @@ def literal_el(model, ids: list[int], n: int, eos: int | None) -> float:
 
 
 @pytest.mark.parametrize("eos", [None, "some token"])
-def test_el_equals_the_literal_reference(family, eos):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_el_equals_the_literal_reference(family, eos, dtype):
     """Chain sharing, shared prefill and leaving rows change no value, with and without EOS."""
-    model = support.random_model(family)
+    model = support.random_model(family).to(dtype)
     input_ids = support.partly_predictable(model, 3, 32)
     eos_token_id = None if eos is None else int(input_ids[0, 7])
     for n in (2, 4):
@@ -52,9 +56,36 @@ def test_el_equals_the_literal_reference(family, eos):
         assert max(slow) > 0
 
 
-def test_ma_equals_the_literal_reference(family):
-    """One forward pass gives what T-1 calls give."""
+@pytest.mark.parametrize("n", [3, 10])
+def test_tokens_that_cannot_complete_an_n_gram_are_left_out(family, n):
+    """EL_n is the same at every length it is asked for, and fewer tokens were generated."""
     model = support.random_model(family)
+    ids = support.partly_predictable(model, 1, 40)[0].tolist()
+    (whole,), (short,) = greedy_continuations(model, [ids]), greedy_continuations(model, [ids], n=n)
+    for length in (2 * n + 1, 30, 39, 40):
+        assert likelihood(ids[:length], short.continuations, n) == likelihood(ids[:length], whole.continuations, n)
+    for a, b in zip(short.continuations, whole.continuations, strict=True):
+        assert a == b[: len(a)]
+        assert len(b) - len(a) < n
+    if n == 10:  # a random model repeats itself, and so do its trigrams
+        assert sum(map(len, short.continuations)) < sum(map(len, whole.continuations))
+
+
+def test_the_lower_bound_is_one(family):
+    """What the teacher-forced pass says of EL is never more than EL, and something where runs are long."""
+    model = support.random_model(family)
+    rows = support.partly_predictable(model, 3, 32)
+    found = greedy_continuations(model, rows.tolist())
+    bounds = [lower_bound(g.matches, 3) for g in found]
+    assert all(b <= likelihood(g.input_ids, g.continuations, 3) + 1e-12 for b, g in zip(bounds, found, strict=True))
+    assert max(bounds) > 0
+    assert lower_bound([True] * 31, 10) == 1.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_ma_equals_the_literal_reference(family, dtype):
+    """One forward pass gives what T-1 calls give."""
+    model = support.random_model(family).to(dtype)
     input_ids = support.partly_predictable(model, 3, 24)
     fast = memorization_accuracy(model, input_ids)
     assert fast.dtype == torch.float64
@@ -62,16 +93,16 @@ def test_ma_equals_the_literal_reference(family):
     assert 0.5 < fast.mean() < 1
 
 
-def test_bfloat16_weights_decide_in_float32():
-    """The head of a bfloat16 model is computed in float32, so its argmax does not tie."""
-    model = support.random_model("llama").to(torch.bfloat16)
+def test_bfloat16_weights_are_measured_in_float32():
+    """As if the weights had been float32 all along; afterwards they are what they were, tied ones still tied."""
+    model = support.random_model("gemma3").to(torch.bfloat16)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
     input_ids = torch.randint(2, support.VOCABULARY, (2, 24), generator=torch.Generator().manual_seed(3))
-    with torch.no_grad():
-        hidden = model.model(input_ids=input_ids).last_hidden_state
-    logits = hidden.float() @ model.lm_head.weight.float().T
-    expected = (logits[:, :-1].argmax(-1) == input_ids[:, 1:]).double().mean(-1)
-    assert memorization_accuracy(model, input_ids).tolist() == pytest.approx(expected.tolist())
-    assert not model.lm_head._forward_hooks
+    expected = memorization_accuracy(copy.deepcopy(model).float(), input_ids)
+    assert memorization_accuracy(model, input_ids).tolist() == expected.tolist()
+    assert model.state_dict().keys() == before.keys()
+    assert all(v.dtype == before[k].dtype and torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
 def test_different_lengths_in_one_batch():

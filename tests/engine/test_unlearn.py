@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import hashlib
 from types import SimpleNamespace
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 from tests import support
 from worker.engine import Options, unlearn
 from worker.engine.data import encode
+from worker.engine.device import training
 from worker.engine.errors import TooFewTexts, UnknownPlugin
-from worker.engine.measure import measure_before
+from worker.engine.measure import measure_after, measure_before
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.options import fitting
 from worker.engine.prepare import prepare
@@ -153,3 +155,95 @@ def test_defaults_are_those_of_interfaces():
     assert fitting(Options(), SimpleNamespace(max_position_embeddings=128)).sequence_length == 128
     assert (Options().rank, Options().scale, Options().margin, Options().learning_rate) == (16, 2.0, 1.0, 2e-4)
     assert (Options().max_epochs, Options().batch_size, Options().el_n, Options().sequence_length) == (20, 8, 10, 200)
+
+
+def test_training_stops_in_mid_epoch_and_keeps_the_least_change(memorised):
+    """No step after MA passes, and no more of the change than passes with the reserve."""
+    model, tokenizer = memorised
+    options = dataclasses.replace(OPTIONS, min_epoch_steps=40, epoch_checks=40)
+    result = unlearn(model, tokenizer, support.KNOWN[:2], support.RETAIN, support.HELDOUT, options)
+    whole = dataclasses.replace(options, shrink=False)
+    unshrunk = unlearn(model, tokenizer, support.KNOWN[:2], support.RETAIN, support.HELDOUT, whole)
+    (entry,), after = result.history, result.report["after"]
+    assert result.report["passed"], result.report["reason"]
+    assert entry["steps"] < 40
+    assert 0 < entry["strength"] <= 1
+    assert unshrunk.history[0]["strength"] == 1.0
+    assert unshrunk.history[0]["steps"] == entry["steps"]
+    assert unshrunk.report["after"]["ma"] <= after["ma"] <= after["ma_limit"]
+
+
+def test_the_papers_procedure(memorised):
+    """Whole epochs over every sequence, no share, no reserve."""
+    model, tokenizer = memorised
+    options = dataclasses.replace(Options.paper(), **{k: getattr(OPTIONS, k) for k in (
+        "learning_rate", "max_epochs", "max_perplexity_ratio", "sequence_length", "rank", "heldout_sequences",
+    )})  # fmt: skip
+    result = unlearn(model, tokenizer, support.KNOWN[:4], support.RETAIN, support.HELDOUT, options)
+    assert result.report["passed"], result.report["reason"]
+    assert {entry["steps"] for entry in result.history} == {1}
+    assert {entry["strength"] for entry in result.history} == {1.0}
+    assert options.margin == 1.0
+
+
+def test_an_earlier_forget_set_stays_forgotten(memorised):
+    """It is measured on the new model with a verdict of its own, and what came back is trained on again."""
+    model, tokenizer = memorised
+    first = unlearn(model, tokenizer, support.KNOWN[:2], support.RETAIN, support.HELDOUT, OPTIONS)
+    assert first.report["earlier"] == []
+    second = unlearn(
+        first.model, tokenizer, support.KNOWN[2:3], support.RETAIN, support.HELDOUT, OPTIONS,
+        earlier_texts=support.KNOWN[:2],
+    )  # fmt: skip
+    assert second.report["passed"], second.report["reason"]
+    assert [(v["request"], v["passed"]) for v in second.report["earlier"]] == [(1, True), (2, True)]
+    assert [v["request"] for v in second.report["per_record"]] == [0]
+    back = unlearn(
+        model, tokenizer, support.KNOWN[2:3], support.RETAIN, support.HELDOUT, OPTIONS, earlier_texts=support.KNOWN[:2]
+    )
+    assert back.report["passed"], back.report["reason"]
+    assert all(v["passed"] for v in back.report["earlier"])
+    assert mean_accuracy(back.model, tokenizer, support.KNOWN[:2]) < mean_accuracy(model, tokenizer, support.KNOWN[:2])
+
+
+def test_a_regression_blocks_publication_and_is_named(memorised):
+    """An earlier request that is known by heart again fails the run, whatever the new one says."""
+    model, tokenizer = memorised
+    options = dataclasses.replace(OPTIONS, max_perplexity_ratio=1e9)
+    forgotten = unlearn(model, tokenizer, support.KNOWN[:1], support.RETAIN, support.HELDOUT, options).model
+    data = prepare(
+        tokenizer, support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT, options,
+        earlier_texts=support.KNOWN[1:3], earlier_owners=[1, 2],
+    )  # fmt: skip
+    report = measure_after(forgotten, data, measure_before(model, data, options), options)
+    assert (report["passed"], report["reason"]) == (False, "earlier_request_regressed")
+    assert [v["request"] for v in report["earlier"] if not v["passed"]] == [1, 2]
+
+
+@pytest.mark.parametrize("train_dtype", ["float32", "bfloat16"])
+def test_the_same_job_twice_gives_the_same_bytes(memorised, train_dtype, tmp_path):
+    """Seeds, fixed generators and fixed orders: identical safetensors digests on a CPU."""
+    model, tokenizer = memorised
+    options, digests = dataclasses.replace(OPTIONS, train_dtype=train_dtype), set()
+    for run in ("a", "b"):
+        result = unlearn(model, tokenizer, support.KNOWN[:2], support.RETAIN, support.HELDOUT, options)
+        assert result.report["passed"], result.report["reason"]
+        result.model.save_pretrained(tmp_path / run)
+        digests.add(hashlib.sha256((tmp_path / run / "model.safetensors").read_bytes()).hexdigest())
+    assert len(digests) == 1
+
+
+def test_checkpointed_activations_change_no_gradient(family):
+    """Layers computed twice in the backward pass, no dropout, the same numbers; nothing stays patched."""
+    model = support.random_model(family, gain=1.0)
+    input_ids = torch.randint(2, support.VOCABULARY, (2, 9), generator=torch.Generator().manual_seed(0))
+    grads = []
+    for again in (False, True):
+        model.zero_grad()
+        with training(model, "float32", checkpoint_activations=again):
+            model(input_ids=input_ids, labels=input_ids, use_cache=False).loss.backward()
+        grads.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+    assert grads[0].keys() == grads[1].keys()
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grads[1][name], grad, atol=1e-7, rtol=1e-5)
+    assert not any("forward" in vars(module) for module in model.modules())

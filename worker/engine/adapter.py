@@ -111,6 +111,13 @@ class Adapter:
                 target.zero_()
                 target[: value.shape[0], : value.shape[1]] = value.to(target)
 
+    def apply_share(self, strength: float) -> None:
+        """Let the model compute with `strength` times the change, the factors staying as they are."""
+        for name in self.names:
+            layer = self.model.get_submodule(name)
+            for adapter in (TRAINED, ANCHOR):
+                layer.scaling[adapter] = self.scale * strength
+
     def parameters(self) -> list[nn.Parameter]:
         """The trained factors."""
         return [self._factor(name, TRAINED, letter) for name in self.names for letter in "AB"]

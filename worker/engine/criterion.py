@@ -129,11 +129,11 @@ class Judgement:
     """The set criterion and the verdicts, of one measurement.
 
     Attributes:
-        el: Mean EL over all sequences.
-        ma: Mean MA over all sequences.
+        el: Mean EL over the counted sequences.
+        ma: Mean MA over the counted sequences.
         el_limit: Held-out mean EL at the same lengths.
         ma_limit: Held-out mean MA at the same lengths.
-        verdicts: One a request.
+        verdicts: One a request, counted or not.
     """
 
     el: float
@@ -152,8 +152,26 @@ class Judgement:
         return {**asdict(self), "verdicts": [asdict(v) for v in self.verdicts], "passed": self.passed}
 
 
-def judge(forget: ForgetSet, limits: Sequence[Threshold], el: Sequence[float], ma: Sequence[float]) -> Judgement:
-    """Hold EL and MA, one value a sequence, against the thresholds of the same sequences."""
+def judge(
+    forget: ForgetSet,
+    limits: Sequence[Threshold],
+    el: Sequence[float],
+    ma: Sequence[float],
+    *,
+    counted: Sequence[int] | None = None,
+) -> Judgement:
+    """Hold EL and MA against thresholds.
+
+    Args:
+        forget: The sequences and their owners.
+        limits: The threshold of each sequence.
+        el: EL of each sequence.
+        ma: MA of each sequence.
+        counted: The requests that the set's means are over; None takes all. Every request has a verdict.
+
+    Returns:
+        The judgement.
+    """
     fields = ("el_mean", "ma_mean", "el_p95", "ma_p95", "ma_p1")
     means = {name: forget.per_request([getattr(t, name) for t in limits]) for name in fields}
     means |= {"el": forget.per_request(el), "ma": forget.per_request(ma)}
@@ -175,8 +193,9 @@ def judge(forget: ForgetSet, limits: Sequence[Threshold], el: Sequence[float], m
         )
         for request in forget.requests
     )  # fmt: skip
-    count = max(len(el), 1)
+    members = [i for i, owner in enumerate(forget.owners) if counted is None or owner in counted]
+    count = max(len(members), 1)
     return Judgement(
-        sum(el) / count, sum(ma) / count,
-        sum(t.el_mean for t in limits) / count, sum(t.ma_mean for t in limits) / count, verdicts,
+        sum(el[i] for i in members) / count, sum(ma[i] for i in members) / count,
+        sum(limits[i].el_mean for i in members) / count, sum(limits[i].ma_mean for i in members) / count, verdicts,
     )  # fmt: skip

@@ -1,14 +1,15 @@
-"""Where and in which precision a model runs, and argmax decided in float32.
+"""Where and in which precision a model runs."""
 
-b: batch, s: sequence, h: hidden, v: vocabulary
-"""
-
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -21,9 +22,39 @@ def resolve_device(name: str = "auto") -> torch.device:
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """The compute dtype a policy names; "auto" is bfloat16 on CUDA that has it, float32 otherwise."""
     if name == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return torch.bfloat16 if fast else torch.float32
+        return torch.bfloat16 if device.type == "cuda" and has_fast_bfloat16(device) else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 products are faster than float32 ones there: on CUDA by its own word, on a CPU with AVX-512
+    BF16 or AMX instructions."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch >= 2.10
+    return device.type == "cpu" and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
+@contextmanager
+def training(model: Any, dtype: str, *, checkpoint_activations: bool = False) -> Iterator[None]:
+    """Evaluation mode with gradients, products in the dtype that a policy names, layers recomputed if it says so.
+
+    No dropout: LoRA has none here, and a base's own would make a resumed run another one.
+    """
+    device = device_of(model)
+    narrow = dtype == "bfloat16" or (dtype == "auto" and has_fast_bfloat16(device))
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)] if checkpoint_activations else []
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.enable_grad(), torch.autocast(device.type, torch.bfloat16, enabled=narrow):
+            yield
+    finally:
+        model.train(was_training)
+        for layer in layers:
+            del layer.forward
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -33,24 +64,22 @@ def device_of(model: nn.Module) -> torch.device:
 
 @contextmanager
 def measuring(model: Any) -> Iterator[None]:
-    """Evaluation mode, no gradients, and the output head computed in float32.
+    """Evaluation mode, no gradients, everything computed in float32.
 
-    bfloat16 logits tie often and change with the batch's shape; the head alone in float32 settles the
-    argmax (METHOD, metrics). Whatever follows the head (soft-capping, scaling) then runs in float32 too.
+    Narrower weights are widened for the while, which loses nothing either way. Computed in bfloat16, logits tie
+    often and hidden states change with the batch's shape, so that a greedy continuation would depend on what it is
+    batched with; a measurement must not (METHOD, metrics). It takes 4 bytes a weight: 28 GB for a 7B model.
     """
-    head, training = model.get_output_embeddings(), model.training
-
-    def in_float32(module: nn.Linear, args: tuple[Tensor, ...], _: Tensor) -> Tensor:
-        bias = None if module.bias is None else module.bias.float()
-        return nn.functional.linear(args[0].float(), module.weight.float(), bias)
-
-    needed = isinstance(head, nn.Linear) and head.weight.dtype != torch.float32
-    hook = head.register_forward_hook(in_float32) if needed else None
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    narrow = [(t, t.dtype) for t in tensors if t.dtype in (torch.bfloat16, torch.float16)]
+    was_training = model.training
     model.eval()
     try:
+        for tensor, _ in narrow:
+            tensor.data = tensor.data.float()
         with torch.no_grad():
             yield
     finally:
-        model.train(training)
-        if hook is not None:
-            hook.remove()
+        for tensor, dtype in narrow:
+            tensor.data = tensor.data.to(dtype)
+        model.train(was_training)

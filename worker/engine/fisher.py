@@ -1,5 +1,12 @@
 """Which rows of a weight matter to the forget set more than to the retain set (Cha et al., Eq. 5 and 6).
 
+**Memory.** F_forget and F_retain of a weight are both wanted in full before their ratio's rows are summed: 8 bytes
+a weight. A 7B model of the Llama shape has 32 layers of q and v (2 x 4096 x 4096) and the feed-forward (3 x 4096 x
+11008), 5.4e9 target weights: 43 GB. So the modules are taken in groups whose sums stay under `memory_bytes` (4 GiB:
+eleven groups of three layers), each with passes of its own over both sets. A pass runs the backward only down to the
+group's first module, so that eleven groups cost 11 forwards and the work of 6 backwards, not 11. Activations and
+their gradients are held for one batch; no weight gradient is held but one module's for one sequence (180 MB there).
+
 b: batch, s: sequence, d: output features, k: input features
 """
 
@@ -11,10 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from worker.engine.adapter import weight_of
 from worker.engine.data import chunks, pad_batch
 from worker.engine.device import device_of
 from worker.engine.errors import InputError
-from worker.engine.losses.ascent import cross_entropy
+from worker.engine.head import Head, hidden_states
+from worker.engine.losses.ascent import cross_entropy_rows
+from worker.engine.losses.rows import of_hidden
+
+MEMORY_BYTES = 4 * 2**30
 
 
 def fisher_diagonal(
@@ -22,7 +34,7 @@ def fisher_diagonal(
     sequences: Sequence[list[int]],
     target_modules: Sequence[str],
     *,
-    batch_size: int = 4,
+    batch_size: int = 8,
     progress: Callable[[float], None] = lambda _: None,
 ) -> dict[str, Tensor]:
     """Empirical Fisher of each target weight: the mean over sequences of the squared gradient of its NLL.
@@ -54,10 +66,10 @@ def fisher_diagonal(
             input_ids, mask, labels = (t.to(device) for t in pad_batch(part))
             rows[0] = len(part)
             with torch.enable_grad():
-                logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
+                hidden = hidden_states(model, input_ids, mask, use_cache=False)
                 # A sum over tokens: the gradient of each row is that of its own sequence's NLL.
-                predicted = (labels[:, 1:] != -100).sum()
-                torch.autograd.backward(cross_entropy(logits, labels) * predicted)
+                if hidden.requires_grad:
+                    torch.autograd.backward(of_hidden(Head(model), hidden, labels, cross_entropy_rows))
             done += len(part)
             progress(done / len(sequences))
     silent = [name for name in target_modules if name not in sums]
@@ -77,6 +89,8 @@ def _accumulating(
 
     def watch(name: str, module: nn.Module) -> None:
         def forward(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            if not output.requires_grad:
+                output.requires_grad_()  # the lowest target: the backward pass ends here
             add = partial(_add_squares, sums, name, rows, args[0].detach())
             output.register_hook(add)  # type: ignore[no-untyped-call]
 
@@ -85,7 +99,6 @@ def _accumulating(
     for parameter in trained:
         parameter.requires_grad_(False)
     model.eval()
-    hooks.append(model.get_input_embeddings().register_forward_hook(lambda _m, _a, output: output.requires_grad_()))
     for name in target_modules:
         watch(name, model.get_submodule(name))
     try:
@@ -104,12 +117,12 @@ def _add_squares(sums: dict[str, Tensor], name: str, rows: list[int], activation
     Some families (OPT) flatten batch and sequence before their feed-forward layers: both are put apart again.
     """
     activations, grad = (t.float().reshape(rows[0], -1, t.shape[-1]) for t in (activations, grad))
+    square = torch.empty(grad.shape[-1], activations.shape[-1], device=grad.device)
+    if name not in sums:
+        sums[name] = torch.zeros_like(square)
     for a, g in zip(activations, grad, strict=True):  # a: [s, k], g: [s, d]
-        square = (g.T @ a).square_()
-        if name in sums:
-            sums[name] += square
-        else:
-            sums[name] = square
+        torch.mm(g.T, a, out=square)
+        sums[name].addcmul_(square, square)
 
 
 def row_importance(
@@ -120,7 +133,8 @@ def row_importance(
     *,
     eps: float = 0.1,
     absolute_eps: float | None = None,
-    batch_size: int = 4,
+    batch_size: int = 8,
+    memory_bytes: int = MEMORY_BYTES,
     progress: Callable[[float], None] = lambda _: None,
 ) -> dict[str, Tensor]:
     """w_i = sqrt(sum over j of F_forget[i, j] / (F_retain[i, j] + eps)), normalised to mean 1.
@@ -137,23 +151,41 @@ def row_importance(
         eps: Relative to the mean retain Fisher of the module.
         absolute_eps: The published code's variant, for parity runs; replaces `eps`.
         batch_size: Sequences in one backward pass.
+        memory_bytes: What both sides' sums may take at once; more passes where it is small.
         progress: Told the fraction done, 0..1.
 
     Returns:
         Module name -> float32 [d], mean 1.
     """
-    share = len(forget) / (len(forget) + len(retain))
-    of_forget = fisher_diagonal(
-        model, forget, target_modules, batch_size=batch_size, progress=lambda f: progress(f * share)
-    )
-    of_retain = fisher_diagonal(
-        model,
-        retain,
-        target_modules,
-        batch_size=batch_size,
-        progress=lambda f: progress(share + f * (1 - share)),
-    )
-    return {name: _rows(of_forget[name], of_retain[name], eps, absolute_eps) for name in target_modules}
+    groups = module_groups(model, target_modules, memory_bytes)
+    sides, share = (forget, retain), len(forget) / (len(forget) + len(retain))
+    found: dict[str, Tensor] = {}
+    for index, names in enumerate(groups):
+        of_forget, of_retain = (
+            fisher_diagonal(
+                model, side, names, batch_size=batch_size,
+                progress=lambda f, index=index, start=start, size=size: progress(  # type: ignore[misc]
+                    (index + start + f * size) / len(groups)
+                ),
+            )
+            for side, start, size in zip(sides, (0.0, share), (share, 1 - share), strict=True)
+        )  # fmt: skip
+        found |= {name: _rows(of_forget[name], of_retain[name], eps, absolute_eps) for name in names}
+    return found
+
+
+def module_groups(model: Any, target_modules: Sequence[str], memory_bytes: int) -> list[list[str]]:
+    """Consecutive modules whose float32 sums for two sides stay within `memory_bytes`; one module at least."""
+    groups: list[list[str]] = []
+    room = 0
+    for name in target_modules:
+        size = 8 * weight_of(model.get_submodule(name)).numel()
+        if size > room:
+            groups.append([])
+            room = memory_bytes
+        groups[-1].append(name)
+        room -= size
+    return groups
 
 
 def _rows(of_forget: Tensor, of_retain: Tensor, eps: float, absolute_eps: float | None) -> Tensor:

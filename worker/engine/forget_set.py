@@ -48,6 +48,10 @@ class ForgetSet:
         keep = [i for i, owner in enumerate(self.owners) if owner in set(requests)]
         return ForgetSet([self.sequences[i] for i in keep], [self.owners[i] for i in keep])
 
+    def __add__(self, other: "ForgetSet") -> "ForgetSet":
+        """Both sets' sequences; owners keep their numbers."""
+        return ForgetSet([*self.sequences, *other.sequences], [*self.owners, *other.owners])
+
     @property
     def requests(self) -> list[int]:
         """The requests that own a sequence, each once, in order."""

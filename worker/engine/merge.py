@@ -20,6 +20,11 @@ def delta(state: State, name: str, scale: float) -> Tensor:
     return scale * (b @ a - b0 @ a0)
 
 
+def shrunk(state: State, strength: float) -> State:
+    """The state whose change is `strength` times that of `state`."""
+    return {key: value * strength if key.endswith(("|B", "|B0")) else value for key, value in state.items()}
+
+
 def module_names(state: State) -> list[str]:
     """The adapted modules a state speaks of, sorted."""
     return sorted({key.rsplit("|", 1)[0] for key in state})

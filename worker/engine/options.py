@@ -18,13 +18,17 @@ class Options:
         batch_size: Forget sequences a step at most.
         retain_batch_size: Retain sequences a step; None takes `batch_size`. The paper takes one for each forget
             sequence, which is the same for its 32, but leaves a forget set of three with three against it.
-        skip_passed: Leave a forget sequence out of an epoch once its MA is at or under the held-out mean.
+        skip_passed: Leave a forget sequence out of training once its MA is at or under the held-out mean.
+        epoch_checks: How many times an epoch MA is measured, and training stopped if it passes; 1 is the paper's.
+        reserve: MA that training must reach below its limit, so that the merged model passes, too.
+        shrink: After training, apply the least share of the change that still passes with reserve.
         margin: IHL's margin; 1.0 is the paper's.
         loss: Name in `worker.engine.losses.LOSSES`.
         init: Name in `worker.engine.inits.INITS`.
         target_modules: Module name suffixes to adapt; None finds them by rule.
         retain_weight: Weight of the cross-entropy on retain text.
         fisher_eps: Added to the retain Fisher, relative to its mean.
+        fisher_absolute_eps: The published code's absolute eps instead (it uses 1e-5).
         fisher_sequences: Sequences a side at most for the Fisher estimate.
         seed: Seeds every generator of the run.
         max_perplexity_ratio: The utility budget: held-out perplexity after / before.
@@ -35,7 +39,11 @@ class Options:
         el_sample: Sequences whose EL is measured after each epoch; what is certified is measured on all.
         row_budget: Rows (prefixes) decoded at once while measuring EL; bounds memory.
         device: "auto", "cpu", "cuda" or "cuda:1".
-        dtype: "auto" (float32 on a CPU, bfloat16 where CUDA has it), "float32" or "bfloat16".
+        dtype: Of weights and measurements: "auto" (float32 on a CPU, bfloat16 where CUDA has it), "float32" or
+            "bfloat16".
+        train_dtype: Of the products in training: "auto" (bfloat16 where the processor has instructions for it),
+            "float32" or "bfloat16".
+        checkpoint_activations: Compute each layer again in the backward pass instead of holding its activations.
     """
 
     rank: int = 16
@@ -46,12 +54,16 @@ class Options:
     batch_size: int = 8
     retain_batch_size: int | None = None
     skip_passed: bool = True
+    epoch_checks: int = 4
+    reserve: float = 0.005
+    shrink: bool = True
     margin: float = 1.0
     loss: str = "ihl"
     init: str = "fila"
     target_modules: tuple[str, ...] | None = None
     retain_weight: float = 1.0
     fisher_eps: float = 0.1
+    fisher_absolute_eps: float | None = None
     fisher_sequences: int = 64
     seed: int = 0
     max_perplexity_ratio: float = 1.25
@@ -63,11 +75,20 @@ class Options:
     row_budget: int = 256
     device: str = "auto"
     dtype: str = "auto"
+    train_dtype: str = "auto"
+    checkpoint_activations: bool = False
 
     @property
     def scale(self) -> float:
         """The LoRA scale c = alpha / r; 2.0 by default."""
         return 2.0 if self.alpha is None else self.alpha / self.rank
+
+    @classmethod
+    def paper(cls) -> "Options":
+        """The paper's procedure: whole epochs over every sequence, nothing left out, nothing shrunk, the code's eps."""
+        return cls(
+            skip_passed=False, min_epoch_steps=1, epoch_checks=1, reserve=0.0, shrink=False, fisher_absolute_eps=1e-5
+        )
 
     @classmethod
     def from_mapping(cls, values: dict[str, Any]) -> "Options":

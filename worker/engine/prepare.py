@@ -18,6 +18,7 @@ class Prepared:
 
     Attributes:
         forget: The forget set.
+        earlier: What earlier jobs made the model forget; owners are numbered on from the forget set's.
         retain_texts: Retain texts that contain no forget text.
         thresholds: Held-out sequences that set the thresholds.
         utility: Held-out sequences for perplexity, disjoint from `thresholds` where there are enough.
@@ -27,6 +28,7 @@ class Prepared:
     """
 
     forget: ForgetSet
+    earlier: ForgetSet
     retain_texts: list[str]
     thresholds: list[list[int]]
     utility: list[list[int]]
@@ -42,6 +44,9 @@ def prepare(
     retain_texts: Sequence[str],
     heldout_texts: Sequence[str],
     options: Options,
+    *,
+    earlier_texts: Sequence[str] = (),
+    earlier_owners: Sequence[int] = (),
 ) -> Prepared:
     """Tokenise and split; retain and held-out texts that contain a forget text are left out.
 
@@ -52,6 +57,8 @@ def prepare(
         retain_texts: Texts to keep the model's abilities on.
         heldout_texts: Texts the model has never seen.
         options: The run's options.
+        earlier_texts: Texts that earlier jobs unlearned; the result is held to their verdicts, too.
+        earlier_owners: For each of them the number of its request, other numbers than in `owners`.
 
     Returns:
         The sets of the run.
@@ -61,8 +68,8 @@ def prepare(
         TooShort: A forget text has no token that the model predicts.
     """
     length = options.sequence_length
-    kept_retain, retain_excluded = without_forget_text(retain_texts, forget_texts)
-    kept_heldout, heldout_excluded = without_forget_text(heldout_texts, forget_texts)
+    kept_retain, retain_excluded = without_forget_text(retain_texts, [*forget_texts, *earlier_texts])
+    kept_heldout, heldout_excluded = without_forget_text(heldout_texts, [*forget_texts, *earlier_texts])
     enough = len(kept_heldout) >= 2 * MIN_HELDOUT
     for_thresholds, for_utility = (kept_heldout[0::2], kept_heldout[1::2]) if enough else (kept_heldout,) * 2
     retain = first_windows(tokenizer, kept_retain, length, max(options.utility_sequences, options.fisher_sequences))
@@ -73,6 +80,7 @@ def prepare(
         raise TooFewTexts(f"heldout: {len(thresholds)} usable texts; {MIN_HELDOUT} are needed for thresholds")
     return Prepared(
         ForgetSet.build(tokenizer, forget_texts, owners, length),
+        ForgetSet.build(tokenizer, earlier_texts, earlier_owners, length),
         kept_retain,
         thresholds,
         first_windows(tokenizer, for_utility, length, options.utility_sequences),

@@ -1,27 +1,39 @@
-"""The training loop: forget loss plus retain cross-entropy, an epoch at a time, until the criterion holds."""
+"""The training loop: forget loss plus retain cross-entropy, until the criterion holds and no step further.
+
+MA is one forward pass, so it is measured several times an epoch: every step past the criterion only does damage.
+EL costs a decoding, so it is asked only where MA and the lower bound that MA's pass gives for free allow it, and
+on a sample; what is certified is measured on everything, on the merged model.
+"""
 
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
 from worker.engine.adapter import Adapter, State
 from worker.engine.criterion import Judgement, Threshold, judge
-from worker.engine.data import chunks, pad_batch
-from worker.engine.device import device_of
+from worker.engine.data import pad_batch
+from worker.engine.device import device_of, training
 from worker.engine.errors import TrainingDiverged, UnknownPlugin
 from worker.engine.forget_set import ForgetSet
+from worker.engine.head import Head, hidden_states
 from worker.engine.losses import LOSSES
-from worker.engine.losses.ascent import cross_entropy
+from worker.engine.losses.ascent import cross_entropy_rows
+from worker.engine.losses.rows import RowRule, of_hidden
 from worker.engine.measure import extraction
+from worker.engine.merge import shrunk
+from worker.engine.metrics.extraction import lower_bound
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.metrics.perplexity import perplexity
 from worker.engine.options import Options
 from worker.engine.prepare import RetainSampler
+
+BISECTIONS = 5  # of the share of the change that is applied: to a 32nd of it
 
 
 @dataclass(slots=True)
@@ -33,7 +45,8 @@ class Checkpoint:
         adapter: The adapter's factors.
         optimiser: AdamW's state.
         history: One mapping an epoch.
-        met: The criterion held after the last epoch.
+        met: The criterion held when training stopped.
+        strength: The share of the change that is applied; less than 1 where less suffices.
     """
 
     epoch: int = 0
@@ -41,21 +54,42 @@ class Checkpoint:
     optimiser: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     met: bool = False
+    strength: float = 1.0
+
+    @property
+    def final(self) -> State:
+        """The factors that are merged: the adapter's, at the share that suffices."""
+        return shrunk(self.adapter, self.strength)
 
 
 @dataclass(slots=True)
 class Trainer:
-    """One run's parts; `run` takes it from a checkpoint to the criterion or to the last epoch."""
+    """One run's parts; `run` takes it from a checkpoint to the criterion or to the last epoch.
+
+    Attributes:
+        model: The model that the adapter is attached to.
+        adapter: What is trained.
+        forget: What is to be forgotten, and what earlier jobs made it forget, which must stay so.
+        limits: The threshold of each of its sequences.
+        counted: The requests that the set criterion is over; the others (earlier ones) have a verdict only.
+        retain: Where retain sequences come from.
+        utility: Held-out sequences, for the perplexity in the history.
+        options: The run's options.
+        on_epoch: Told each epoch's checkpoint.
+        progress: Told the fraction of `max_epochs` done, 0..1.
+    """
 
     model: Any
     adapter: Adapter
     forget: ForgetSet
     limits: list[Threshold]
+    counted: Sequence[int]
     retain: RetainSampler
     utility: list[list[int]]
     options: Options
     on_epoch: Callable[[Checkpoint], None] = lambda _: None
     progress: Callable[[float], None] = lambda _: None
+    _ma: list[float] = field(default_factory=list)
 
     def run(self, resume: Checkpoint | None = None) -> Checkpoint:
         """Train until the criterion is met on the adapter or `max_epochs` are done.
@@ -80,78 +114,126 @@ class Trainer:
         while point.epoch < self.options.max_epochs and not point.met:
             started = time.monotonic()
             losses = self._epoch(optimiser, point.epoch)
-            judgement, exact = self._judge()
-            met = exact and judgement.passed
+            judgement, met, strength = self._decide()
             entry = {
-                "epoch": point.epoch + 1, **losses, "el": judgement.el, "el_exact": exact, "ma": judgement.ma,
-                "el_limit": judgement.el_limit, "ma_limit": judgement.ma_limit, "met": met,
+                "epoch": point.epoch + 1, **losses, "el": judgement.el, "ma": judgement.ma,
+                "el_limit": judgement.el_limit, "ma_limit": judgement.ma_limit, "met": met, "strength": strength,
                 "perplexity": perplexity(self.model, self.utility), "seconds": time.monotonic() - started,
             }  # fmt: skip
+            self.adapter.apply_share(1.0)
             point = Checkpoint(
-                point.epoch + 1, self.adapter.state(), optimiser.state_dict(), [*point.history, entry], met
+                point.epoch + 1, self.adapter.state(), optimiser.state_dict(), [*point.history, entry], met, strength
             )
             self.on_epoch(point)
         return point
 
-    def _batches(self, epoch: int) -> Iterator[list[list[int]]]:
-        """Forget batches of one epoch: whole passes until there are `min_epoch_steps` of them."""
-        shuffled = random.Random(f"{self.options.seed}/forget/{epoch}")
-        sequences = self._remaining() if self.options.skip_passed else self.forget.sequences
-        a_pass = math.ceil(len(sequences) / self.options.batch_size)
-        for _ in range(math.ceil(self.options.min_epoch_steps / a_pass)):
-            yield from chunks(shuffled.sample(sequences, len(sequences)), self.options.batch_size)
-
-    def _remaining(self) -> list[list[int]]:
-        """Sequences whose MA is still over the held-out mean; all of them if none is (then EL is what fails)."""
-        ma = [accuracy(row) for row in token_matches(self.model, self.forget.sequences)]
-        over = [s for s, m, t in zip(self.forget.sequences, ma, self.limits, strict=True) if m > t.ma_mean]
-        return over or self.forget.sequences
-
     def _epoch(self, optimiser: torch.optim.Optimizer, epoch: int) -> dict[str, Any]:
-        """One epoch of optimiser steps; returns mean losses."""
-        loss = LOSSES[self.options.loss]
+        """Optimiser steps until the set was passed over or MA passes; returns their number and the mean losses."""
         self.retain.start_epoch(epoch)
-        self.model.eval()  # no dropout: LoRA has none, and a base's own would make a resumed run another one
-        totals, batches = [0.0, 0.0], list(self._batches(epoch))
-        for step, batch in enumerate(batches):
-            optimiser.zero_grad()
-            values = [self._backward(batch, lambda x, y: loss.function(x, y, margin=self.options.margin), 1.0)]
-            if loss.uses_retain:
-                sampled = self.retain.take(self.options.retain_batch_size or self.options.batch_size)
-                values.append(self._backward(sampled, cross_entropy, self.options.retain_weight))
+        order = random.Random(f"{self.options.seed}/forget/{epoch}")
+        queue: list[int] = []
+        steps = max(self.options.min_epoch_steps, math.ceil(len(self._wanted()) / self.options.batch_size))
+        every = math.ceil(steps / self.options.epoch_checks)
+        forget, retain = [], []
+        for step in range(1, steps + 1):
+            queue = queue or order.sample(self._wanted(), len(self._wanted()))
+            batch, queue = queue[: self.options.batch_size], queue[self.options.batch_size :]
+            values = self._step(optimiser, [self.forget.sequences[i] for i in batch])
             if not all(map(math.isfinite, values)):
                 raise TrainingDiverged(f"the loss is not finite in epoch {epoch + 1}")
-            optimiser.step()
-            totals = [t + v for t, v in zip(totals, [*values, 0.0], strict=False)]
-            self.progress((epoch + (step + 1) / len(batches)) / self.options.max_epochs)
-        forget, retain = (total / len(batches) for total in totals)
-        return {"steps": len(batches), "loss": forget + retain, "forget_loss": forget, "retain_loss": retain}
+            forget.append(values[0])
+            retain.append(values[1])
+            self.progress((epoch + step / steps) / self.options.max_epochs)
+            if step % every == 0 and step < steps:
+                el, ma = self._measure()
+                if self._passes(el, ma):
+                    break
+                queue = [i for i in queue if i in set(self._wanted())]
+        means = {"forget_loss": sum(forget) / len(forget), "retain_loss": sum(retain) / len(retain)}
+        return {"steps": len(forget), "loss": sum(means.values()), **means}
 
-    def _backward(self, sequences: list[list[int]], loss: Callable[..., torch.Tensor], weight: float) -> float:
+    def _wanted(self) -> list[int]:
+        """Sequences to train on: with `skip_passed` those whose MA is over their mean (or verdict, if earlier)."""
+        everything = list(range(len(self.forget.sequences)))
+        if not self.options.skip_passed:
+            return [i for i in everything if self.forget.owners[i] in self.counted] or everything
+        _, ma = (None, self._ma) if self._ma else self._measure()
+        over = [i for i in everything if ma[i] + self.options.reserve > self._aim(i)]
+        return over or [i for i in everything if self.forget.owners[i] in self.counted]
+
+    def _aim(self, index: int) -> float:
+        """The MA that a sequence should reach: the mean that the set is held against, its own limit if earlier."""
+        counts = self.forget.owners[index] in self.counted
+        return self.limits[index].ma_mean if counts else self.limits[index].ma_p95
+
+    def _step(self, optimiser: torch.optim.Optimizer, batch: list[list[int]]) -> tuple[float, float]:
+        """One optimiser step; returns the forget and the retain loss, means over tokens."""
+        loss, retain = LOSSES[self.options.loss], 0.0
+        rule = partial(loss.rows, margin=self.options.margin)
+        optimiser.zero_grad()
+        with training(self.model, self.options.train_dtype, checkpoint_activations=self.options.checkpoint_activations):
+            forget = self._backward(batch, rule, 1.0)
+            if loss.uses_retain:
+                sampled = self.retain.take(self.options.retain_batch_size or self.options.batch_size)
+                retain = self._backward(sampled, cross_entropy_rows, self.options.retain_weight)
+        optimiser.step()
+        return forget, retain
+
+    def _backward(self, sequences: list[list[int]], rule: RowRule, weight: float) -> float:
         """Add one loss's gradients; returns its weighted value."""
         input_ids, mask, labels = (t.to(device_of(self.model)) for t in pad_batch(sequences))
-        logits = self.model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
-        value = weight * loss(logits, labels)
+        hidden = hidden_states(self.model, input_ids, mask, use_cache=False)
+        count = sum(len(ids) - 1 for ids in sequences)
+        value = of_hidden(Head(self.model), hidden, labels, rule) * (weight / count)
         torch.autograd.backward(value)
         return float(value.detach())
 
-    def _judge(self) -> tuple[Judgement, bool]:
-        """MA of all, exactly; EL of the `el_sample` sequences of highest MA, and of all before it says met.
+    def _measure(self) -> tuple[list[float], list[float]]:
+        """A lower bound of EL, and MA, of each sequence: one forward pass."""
+        matches = token_matches(self.model, self.forget.sequences)
+        self._ma = [accuracy(row) for row in matches]
+        return [lower_bound(row, limit.n) for row, limit in zip(matches, self.limits, strict=True)], self._ma
 
-        Returns the judgement and whether its EL is exact; otherwise its mean EL is the sample's.
+    def _passes(self, el: Sequence[float], ma: Sequence[float]) -> bool:
+        """Whether these values pass with the options' reserve."""
+        reserved = [value + self.options.reserve for value in ma]
+        return judge(self.forget, self.limits, el, reserved, counted=self.counted).passed
+
+    def _decide(self) -> tuple[Judgement, bool, float]:
+        """Whether to stop, at which share of the change.
+
+        MA of all comes first. If it passes, the least share of the change at which it still does is held against
+        EL, and then the whole change if that share fails.
+
+        Returns:
+            The judgement, whether it passes with reserve, and the share, which the adapter is left at.
         """
-        ma = [accuracy(row) for row in token_matches(self.model, self.forget.sequences)]
-        picked = sorted(range(len(ma)), key=lambda i: -ma[i])[: self.options.el_sample]
-        sample = self._extraction(picked)
-        assumed = [0.0] * len(ma)
-        for i, value in zip(picked, sample, strict=True):
-            assumed[i] = value
-        judgement, exact = judge(self.forget, self.limits, assumed, ma), len(picked) == len(ma)
-        if judgement.passed and not exact:
-            return judge(self.forget, self.limits, self._extraction(range(len(ma))), ma), True
-        return replace(judgement, el=sum(sample) / len(sample)), exact
+        el, ma = self._measure()
+        met, shares = self._passes(el, ma), [1.0]
+        if met and self.options.shrink:
+            shares = sorted({self._least_share(), 1.0})
+        for strength in shares:
+            self.adapter.apply_share(strength)
+            el, ma = self._measure()
+            if met:
+                el = self._sampled(el, ma)
+            judgement = judge(self.forget, self.limits, el, ma, counted=self.counted)
+            if self._passes(el, ma):
+                break
+        return judgement, self._passes(el, ma), strength
 
-    def _extraction(self, indices: Sequence[int]) -> list[float]:
-        """EL of these sequences of the forget set."""
-        sequences, limits = [self.forget.sequences[i] for i in indices], [self.limits[i] for i in indices]
-        return extraction(self.model, sequences, limits, self.options)
+    def _sampled(self, el: list[float], ma: Sequence[float]) -> list[float]:
+        """The lower bounds `el` with EL itself for the `el_sample` sequences that are likeliest to have any."""
+        likeliest = sorted(range(len(ma)), key=lambda i: (-el[i], -ma[i]))[: self.options.el_sample]
+        sequences, limits = [self.forget.sequences[i] for i in likeliest], [self.limits[i] for i in likeliest]
+        measured = dict(zip(likeliest, extraction(self.model, sequences, limits, self.options), strict=True))
+        return [measured.get(i, bound) for i, bound in enumerate(el)]
+
+    def _least_share(self) -> float:
+        """The smallest share of the change at which MA passes with reserve, by bisection."""
+        low, high = 0.0, 1.0
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            self.adapter.apply_share(middle)
+            low, high = (low, middle) if self._passes(*self._measure()) else (middle, high)
+        return high

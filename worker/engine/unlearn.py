@@ -14,7 +14,7 @@ from worker.engine.adapter import Adapter, State, find_targets, weights_of
 from worker.engine.errors import UnknownPlugin
 from worker.engine.fisher import row_importance
 from worker.engine.inits import INITS
-from worker.engine.measure import Baseline, measure_after, measure_before, restrict
+from worker.engine.measure import Baseline, measure_after, measure_before
 from worker.engine.merge import MERGED_MARK, merge_into
 from worker.engine.options import Options, fitting
 from worker.engine.prepare import Prepared, RetainSampler, prepare
@@ -34,7 +34,7 @@ class Result:
     Attributes:
         model: The merged model; the parent itself if nothing had to be trained.
         history: One mapping an epoch: epoch, el, ma, loss, perplexity, seconds, ...
-        report: passed, reason, thresholds, before, after, utility, per_record, not_memorised, ...
+        report: passed, reason, thresholds, before, after, utility, per_record, earlier, not_memorised, ...
     """
 
     model: Any
@@ -73,14 +73,14 @@ def train(
         TrainingDiverged: The loss became NaN or infinite.
     """
     torch.manual_seed(options.seed)
-    forget, limits = restrict(data.forget, baseline.limits, baseline.memorised)
-    data = replace(data, forget=forget)
+    forget, limits = baseline.training_set(data)
+    data = replace(data, forget=data.forget.only(baseline.memorised))
     training, trained = model.training, {p: p.requires_grad for p in model.parameters()}
     factors = initial_factors(model, data, options, resume, lambda f: progress("initialise", f))
     adapter = Adapter(model, factors, options.rank, options.scale)
     try:
         trainer = Trainer(
-            model, adapter, forget, limits,
+            model, adapter, forget, limits, baseline.memorised,
             RetainSampler(tokenizer, data.retain_texts, options.sequence_length, options.seed),
             data.utility, options, on_epoch, lambda f: progress("train", f),
         )  # fmt: skip
@@ -127,6 +127,7 @@ def initial_factors(
             data.retain[: options.fisher_sequences],
             names,
             eps=options.fisher_eps,
+            absolute_eps=options.fisher_absolute_eps,
             progress=progress,
         )
     generator = torch.Generator().manual_seed(options.seed)
@@ -153,6 +154,7 @@ def unlearn(
     options: Options | None = None,
     *,
     owners: Sequence[int] | None = None,
+    earlier_texts: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Result:
     """Unlearn `forget_texts` from a causal language model and test the result.
@@ -165,6 +167,7 @@ def unlearn(
         heldout_texts: Texts the model has never seen; they set the thresholds.
         options: The run's options; defaults if left out.
         owners: For each forget text the index of its request; None makes each text its own.
+        earlier_texts: Texts that earlier runs unlearned from this model; each must still pass its verdict.
         progress: Told (stage, fraction 0..1).
 
     Returns:
@@ -179,7 +182,11 @@ def unlearn(
     """
     options = fitting(options or Options(), model.config)
     owners = range(len(forget_texts)) if owners is None else owners
-    data = prepare(tokenizer, forget_texts, owners, retain_texts, heldout_texts, options)
+    first = max(owners, default=-1) + 1
+    data = prepare(
+        tokenizer, forget_texts, owners, retain_texts, heldout_texts, options,
+        earlier_texts=earlier_texts, earlier_owners=range(first, first + len(earlier_texts)),
+    )  # fmt: skip
     baseline = measure_before(model, data, options, lambda f: progress("measure", f))
     untouched = [v.request for v in baseline.before.verdicts if v.looks_unseen]
     common = {
@@ -190,6 +197,6 @@ def unlearn(
         report = measure_after(model, data, baseline, options, lambda f: progress("verify", f))
         return Result(model, [], report | common | {"passed": True, "reason": None})
     point = train(model, tokenizer, data, baseline, options, progress=progress)
-    merged = merged_copy(model, point.adapter, options)
+    merged = merged_copy(model, point.final, options)
     report = measure_after(merged, data, baseline, options, lambda f: progress("verify", f))
     return Result(merged, point.history, report | common)

@@ -50,8 +50,10 @@ class Stages:
         """path -> sha256 of the stage's outputs as they are now, paths relative to `below`."""
         return {p.relative_to(below).as_posix(): self._digest(p) for p in self.outputs(stage)}
 
-    def finish(self, stage: str, outputs: Sequence[Path]) -> None:
-        """Note a stage and its outputs."""
+    def finish(self, stage: str, outputs: Sequence[Path], *, undo: Sequence[str] = ()) -> None:
+        """Note a stage and its outputs, and that the stages of `undo` are to be done again."""
+        for later in undo:
+            self._stages.pop(later, None)
         self._stages[stage] = {str(p.relative_to(self._work)): self._digest(p) for p in outputs}
         replace_file(self._path, json.dumps({"inputs": self._inputs, "stages": self._stages}).encode())
 

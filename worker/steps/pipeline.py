@@ -14,6 +14,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +64,19 @@ class Pipeline:
         data = self._prepare()
         if not data.forget.sequences:
             return self._report(data, None, None, [])
-        model, baseline = self._measure(data)
+        baseline = self._measure(data)
         self.tell("thresholds", values=self._thresholds(data, baseline))
         if not baseline.memorised:
             return self._report(data, baseline, None, [])
-        point = self._unlearn(model, data, baseline)
-        del model
-        self.tell("stage", stage="merge")
-        self._merge(point)
-        self.tell("stage", stage="verify")
-        return self._report(data, baseline, self._verify(data, baseline), point.history)
+        while True:
+            point = self._unlearn(data, baseline)
+            self.tell("stage", stage="merge")
+            self._merge(point)
+            self.tell("stage", stage="verify")
+            after = self._verify(data, baseline)
+            if after["reason"] != "criterion_missed" or not point.met or point.epoch >= self.options.max_epochs:
+                return self._report(data, baseline, after, point.history)
+            self._keep(replace(point, met=False))  # the sample passed, the whole does not: train on
 
     def load(self, folder: Path) -> Any:
         """A model from disk, in the precision of the policy, on its device."""
@@ -94,25 +98,26 @@ class Pipeline:
         return prepare(
             self.tokenizer, [t for t, _ in kept], [o for _, o in kept],
             read_texts(Path(self.inputs["retain"])), read_texts(Path(self.inputs["heldout"])), self.options,
+            earlier_texts=self.inputs["earlier_texts"], earlier_owners=self.inputs["earlier_owners"],
         )  # fmt: skip
 
     def _progress(self, phase: str) -> Callable[[float], None]:
         return lambda fraction: self.tell("progress", phase=phase, fraction=fraction)
 
-    def _measure(self, data: Prepared) -> tuple[Any, Baseline]:
+    def _measure(self, data: Prepared) -> Baseline:
         """Thresholds and the state before; measured once, whatever happens later."""
-        model, path = self.load(self.parent), self.work / "measure.json"
+        path = self.work / "measure.json"
         if not self.stages.done("measure"):
             started = time.monotonic()
-            baseline = measure_before(model, data, self.options, self._progress("measure"))
+            baseline = measure_before(self.load(self.parent), data, self.options, self._progress("measure"))
             found = {"baseline": baseline.as_dict(), "seconds": time.monotonic() - started}
             replace_file(path, json.dumps(found).encode())
             self.stages.finish("measure", [path])
         found = json.loads(path.read_bytes())
         self.seconds["measure"] = found["seconds"]
-        return model, Baseline.from_dict(found["baseline"])
+        return Baseline.from_dict(found["baseline"])
 
-    def _unlearn(self, model: Any, data: Prepared, baseline: Baseline) -> Checkpoint:
+    def _unlearn(self, data: Prepared, baseline: Baseline) -> Checkpoint:
         """Train from the last epoch that was kept, to the criterion or the last epoch."""
         adapter = self.work / "adapter.safetensors"
         resume = self._checkpoint()
@@ -120,25 +125,28 @@ class Pipeline:
             for entry in resume.history if resume else []:
                 self.tell("epoch", values=entry)
 
-            def keep(point: Checkpoint) -> None:
-                fields = {name: getattr(point, name) for name in Checkpoint.__slots__}
-                path = self.work / f"checkpoint-{point.epoch}.pt"
-                torch.save(fields, path.with_suffix(".new"))
-                replace_file(path, path.with_suffix(".new"))
-                self.stages.finish("epoch", [path])
-                (self.work / f"checkpoint-{point.epoch - 1}.pt").unlink(missing_ok=True)
+            def on_epoch(point: Checkpoint) -> None:
+                self._keep(point)
                 self.tell("epoch", values=point.history[-1])
 
             resume = train(
-                model, self.tokenizer, data, baseline, self.options, resume=resume, on_epoch=keep,
+                self.load(self.parent), self.tokenizer, data, baseline, self.options, resume=resume, on_epoch=on_epoch,
                 progress=lambda phase, fraction: self.tell("progress", phase=phase, fraction=fraction),
             )  # fmt: skip
             temporary = adapter.with_suffix(".new")
-            save_file(resume.adapter, temporary)
+            save_file(resume.final, temporary)
             replace_file(adapter, temporary)
             self.stages.finish("unlearn", [adapter])
         self.seconds["unlearn"] = sum(entry["seconds"] for entry in resume.history)
         return resume
+
+    def _keep(self, point: Checkpoint) -> None:
+        """Write a checkpoint down; what was made of an earlier one does not hold any more."""
+        path = self.work / f"checkpoint-{point.epoch}.pt"
+        torch.save({name: getattr(point, name) for name in Checkpoint.__slots__}, path.with_suffix(".new"))
+        replace_file(path, path.with_suffix(".new"))
+        self.stages.finish("epoch", [path], undo=("unlearn", "merge"))
+        (self.work / f"checkpoint-{point.epoch - 1}.pt").unlink(missing_ok=True)
 
     def _checkpoint(self) -> Checkpoint | None:
         """The last epoch's checkpoint, if it is whole and of this very run."""
@@ -206,6 +214,7 @@ class Pipeline:
             "reason": after["reason"] if after else None,
             "verdicts": {str(k): v for k, v in verdicts.items()},
             "memorised": baseline.memorised if baseline else [],
+            "earlier": self._earlier(after) if after else None,
             "over_forgotten": sum(v["over_forgotten"] for v in after["per_record"]) if after else 0,
             "thresholds": as_table(baseline.limits) if baseline else [],
             "limits": {"el": judged["el_limit"], "ma": judged["ma_limit"]} if judged else {},
@@ -228,6 +237,11 @@ class Pipeline:
                 "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
             },
         }
+
+    def _earlier(self, after: dict[str, Any]) -> dict[str, Any]:
+        """How many requests of earlier versions were measured again, and the refs of those that came back."""
+        refs = [self.inputs["earlier_refs"][str(v["request"])] for v in after["earlier"] if not v["passed"]]
+        return {"requests": len(after["earlier"]), "regressed": refs}
 
 
 def _left_out(_: str, names: list[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Losses on the forget set, one file each and one line here.
 
-A loss takes `(logits [b, s, v], labels [b, s], *, margin)` and returns a scalar to be minimised.
+A loss is a row rule (`losses/rows.py`): it takes `(logits [n, v], targets [n], *, margin)` and returns each row's
+loss, to be minimised, and its gradient on the logits in closed form.
 """
 
 from collections.abc import Callable
@@ -8,20 +9,20 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from worker.engine.losses.ascent import negative_cross_entropy
-from worker.engine.losses.ihl import inverted_hinge_loss
+from worker.engine.losses.ascent import ascent_rows
+from worker.engine.losses.ihl import inverted_hinge_rows
 
 
 @dataclass(frozen=True, slots=True)
 class ForgetLoss:
     """A loss on the forget set and whether cross-entropy on retain text is added to it."""
 
-    function: Callable[..., Tensor]
+    rows: Callable[..., tuple[Tensor, Tensor]]
     uses_retain: bool
 
 
 LOSSES: dict[str, ForgetLoss] = {
-    "ihl": ForgetLoss(inverted_hinge_loss, uses_retain=True),
-    "gd": ForgetLoss(negative_cross_entropy, uses_retain=True),
-    "ga": ForgetLoss(negative_cross_entropy, uses_retain=False),
+    "ihl": ForgetLoss(inverted_hinge_rows, uses_retain=True),
+    "gd": ForgetLoss(ascent_rows, uses_retain=True),
+    "ga": ForgetLoss(ascent_rows, uses_retain=False),
 }

@@ -1,29 +1,47 @@
-"""Gradient ascent on the forget set: the baseline GA, and GD with cross-entropy on retain text beside it.
+"""Cross-entropy, and gradient ascent on it: the baseline GA, and GD with cross-entropy on retain text beside it.
 
-Jang et al., ACL 2023, arXiv 2210.01504, Eq. 1. b: batch, s: sequence, v: vocabulary
+Jang et al., ACL 2023, arXiv 2210.01504, Eq. 1. b: batch, s: sequence, v: vocabulary, n: rows (predicted tokens)
 """
 
 import torch
 from torch import Tensor
 
+from worker.engine.losses.rows import IGNORE_INDEX, of_logits
 
-def negative_cross_entropy(logits: Tensor, labels: Tensor, *, margin: float = 1.0, ignore_index: int = -100) -> Tensor:
-    """Minus the mean next-token cross-entropy; unbounded below, which is why it wrecks models.
+
+def cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int = IGNORE_INDEX) -> Tensor:
+    """Mean next-token cross-entropy of logits [b, s, v] against labels [b, s], shifted by one here."""
+    return of_logits(logits, labels, cross_entropy_rows, ignore_index=ignore_index)
+
+
+def cross_entropy_rows(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row's negative log-likelihood and its gradient on the logits, softmax minus one-hot.
 
     Args:
-        logits: [b, s, v]; the shift by one happens here.
-        labels: [b, s], the input ids; `ignore_index` where there is nothing to predict.
-        margin: Taken so that every loss has one signature; it has no meaning here.
-        ignore_index: The label that marks positions without a prediction.
+        logits: [n, v], float32 or wider.
+        targets: [n].
 
     Returns:
-        A scalar, float32 or wider.
+        Losses [n] and gradient [n, v].
     """
-    return -cross_entropy(logits, labels, ignore_index=ignore_index)
+    log_p = torch.log_softmax(logits, dim=-1)
+    losses = -log_p.gather(-1, targets[:, None]).squeeze(-1)
+    gradient = log_p.exp_()
+    rows = torch.arange(len(targets), device=targets.device)
+    gradient[rows, targets] -= 1.0
+    return losses, gradient
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int = -100) -> Tensor:
-    """Mean next-token cross-entropy of logits [b, s, v] against labels [b, s], shifted by one here."""
-    rows = logits[:, :-1].reshape(-1, logits.shape[-1])
-    rows = rows if rows.dtype == torch.float64 else rows.float()
-    return torch.nn.functional.cross_entropy(rows, labels[:, 1:].reshape(-1), ignore_index=ignore_index)
+def ascent_rows(logits: Tensor, targets: Tensor, *, margin: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Minus the cross-entropy; unbounded below, which is why it wrecks models.
+
+    Args:
+        logits: [n, v], float32 or wider.
+        targets: [n].
+        margin: Taken so that every forget loss has one signature; it has no meaning here.
+
+    Returns:
+        Losses [n] and gradient [n, v].
+    """
+    losses, gradient = cross_entropy_rows(logits, targets)
+    return -losses, gradient.neg_()

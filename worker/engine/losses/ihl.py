@@ -1,20 +1,24 @@
-"""Inverted Hinge Loss (Cha et al., ICLR 2025, arXiv 2408.06621, Eq. 2).
+"""Inverted Hinge Loss (Cha et al., ICLR 2025, arXiv 2408.06621, Eq. 2, gradient: Appendix A).
 
-b: batch, s: sequence, v: vocabulary
+b: batch, s: sequence, v: vocabulary, n: rows (predicted tokens)
 """
+
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from worker.engine.losses.rows import IGNORE_INDEX, of_logits
 
-def inverted_hinge_loss(logits: Tensor, labels: Tensor, *, margin: float = 1.0, ignore_index: int = -100) -> Tensor:
+
+def inverted_hinge_loss(
+    logits: Tensor, labels: Tensor, *, margin: float = 1.0, ignore_index: int = IGNORE_INDEX
+) -> Tensor:
     """Mean over predicted tokens of `max(0, margin + p(x_t) - max over v != x_t of p(v))`.
 
     Minimising it hands the token's probability to the runner-up instead of to the whole vocabulary, which is
     what gradient ascent does. With the paper's margin of 1 the max never clips, since the difference of two
-    probabilities is at least -1; a smaller margin gives a real stop. The gradient on the logits is the
-    paper's Appendix A: with p_t = p(x_t), p_s = max over v != x_t of p(v),
-    `p_t (1 - p_t + p_s)` at x_t, `-p_s (1 - p_s + p_t)` at the runner-up, `p_v (p_s - p_t)` elsewhere.
+    probabilities is at least -1; a smaller margin gives a real stop.
 
     Args:
         logits: [b, s, v], of the positions in order; the shift by one happens here.
@@ -25,13 +29,30 @@ def inverted_hinge_loss(logits: Tensor, labels: Tensor, *, margin: float = 1.0, 
     Returns:
         A scalar, float32 or wider; 0 if no label counts.
     """
-    targets = labels[:, 1:].reshape(-1)  # [n]
-    counted = targets != ignore_index
-    targets = targets[counted]
-    rows = logits[:, :-1].reshape(-1, logits.shape[-1])[counted]  # [n, v]
-    probabilities = torch.softmax(rows.float() if rows.dtype != torch.float64 else rows, dim=-1)
-    target = probabilities.gather(-1, targets[:, None]).squeeze(-1)  # [n]
-    is_target = torch.zeros_like(probabilities, dtype=torch.bool).scatter_(-1, targets[:, None], True)
-    runner_up = probabilities.masked_fill(is_target, -1.0).amax(-1)  # [n]
-    losses = torch.clamp(margin + target - runner_up, min=0.0)
-    return losses.sum() / max(int(counted.sum()), 1)
+    return of_logits(logits, labels, partial(inverted_hinge_rows, margin=margin), ignore_index=ignore_index)
+
+
+def inverted_hinge_rows(logits: Tensor, targets: Tensor, *, margin: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Each row's loss and its gradient on the logits.
+
+    With p_t = p(x_t) and p_s = max over v != x_t of p(v), where the hinge is active: `p_t (1 - p_t + p_s)` at x_t,
+    `-p_s (1 - p_s + p_t)` at the runner-up, `p_v (p_s - p_t)` elsewhere.
+
+    Args:
+        logits: [n, v], float32 or wider.
+        targets: [n], x_t.
+        margin: The hinge's margin.
+
+    Returns:
+        Losses [n] and gradient [n, v].
+    """
+    probabilities = torch.softmax(logits, dim=-1)
+    at_target = targets[:, None]
+    target = probabilities.gather(-1, at_target)  # [n, 1]
+    runner_up, at_runner_up = probabilities.scatter_(-1, at_target, -1.0).max(-1, keepdim=True)  # [n, 1]
+    distance = margin + target - runner_up
+    active = (distance > 0).to(logits.dtype)
+    gradient = probabilities.mul_((runner_up - target) * active)  # elsewhere; both are set below
+    gradient.scatter_(-1, at_target, target * (1 - target + runner_up) * active)
+    gradient.scatter_(-1, at_runner_up, -runner_up * (1 - runner_up + target) * active)
+    return distance.clamp(min=0.0).squeeze(-1), gradient

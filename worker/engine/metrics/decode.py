@@ -7,6 +7,8 @@ generates each prefix on its own):
     Only mismatching prefixes are generated.
 (b) *Shared prefill*: the keys and values of x_<t are a slice of those of x. All prefixes, of several
     sequences, are decoded as rows of one batch; a row leaves when it is finished.
+(c) *Nothing left to find*: EL_n counts n-grams of x. A row leaves as soon as the tokens it still wants could not
+    complete one: any n-gram that ends in them would have to contain the row's last tokens, and x does not.
 
 A row's slice is right-aligned in the batch's cache, so that distances inside the cache are distances in the
 sequence and sliding-window attention stays right.
@@ -26,9 +28,9 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from worker.engine.data import chunks, pad_batch
 from worker.engine.device import device_of, measuring
+from worker.engine.head import Head, hidden_states
 
 Eos = frozenset[int]
-PREFILL_LOGITS = 2**27  # elements of [b, s, v] held at once: half a gigabyte in float32
 
 
 @dataclass(slots=True)
@@ -51,6 +53,20 @@ class Greedy:
         return [p == x for p, x in zip(self.predicted, self.input_ids[1:], strict=True)]
 
 
+class _Grams:
+    """Which runs of 1..n tokens occur in x; made when first asked for."""
+
+    def __init__(self, input_ids: Sequence[int], n: int) -> None:
+        self._ids, self.n = input_ids, n
+        self._found: dict[int, set[tuple[int, ...]]] = {}
+
+    def __contains__(self, run: tuple[int, ...]) -> bool:
+        size = len(run)
+        if size not in self._found:
+            self._found[size] = {tuple(self._ids[i : i + size]) for i in range(len(self._ids) - size + 1)}
+        return run in self._found[size]
+
+
 @dataclass(slots=True)
 class _Row:
     """One prefix being continued: tokens so far and how many are wanted."""
@@ -59,9 +75,15 @@ class _Row:
     prefix: int
     wanted: int
     tokens: list[int]
+    grams: _Grams | None
 
     def done(self, eos: Eos) -> bool:
-        return len(self.tokens) >= self.wanted or self.tokens[-1] in eos
+        left = self.wanted - len(self.tokens)
+        if left <= 0 or self.tokens[-1] in eos:
+            return True
+        if self.grams is None or left >= self.grams.n:
+            return False
+        return tuple(self.tokens[-(self.grams.n - left) :]) not in self.grams
 
 
 class _RowLayer(DynamicLayer):  # type: ignore[misc]  # transformers is read as Any
@@ -100,20 +122,22 @@ def cache_argument(model: Any) -> str:
     return "cache" if "cache" in names else "past_key_values"
 
 
-def predictions(model: Any, sequences: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Argmax predictions of x_1..x_T-1 for each sequence, teacher-forced; ties go to the lowest id."""
+def predictions(model: Any, sequences: Sequence[Sequence[int]], **arguments: Any) -> list[list[int]]:
+    """Argmax predictions of x_1..x_T-1 for each sequence, teacher-forced; ties go to the lowest id.
+
+    Args:
+        model: A causal language model, inside `measuring`.
+        sequences: Token ids, two or more each.
+        arguments: More arguments of the model's forward, a cache to fill for one.
+
+    Returns:
+        One list a sequence.
+    """
     input_ids, mask, _ = pad_batch(sequences)
     device = device_of(model)
-    with measuring(model):
-        logits = model(input_ids=input_ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
-        argmax = logits[:, :-1].argmax(-1).tolist()
+    hidden = hidden_states(model, input_ids.to(device), mask.to(device), **arguments)  # [b, s, h]
+    argmax = Head(model).argmax(hidden.flatten(0, 1)).view(hidden.shape[:2]).tolist()
     return [row[: len(ids) - 1] for row, ids in zip(argmax, sequences, strict=True)]
-
-
-def prefill_batch(sequences: Sequence[Sequence[int]], vocabulary: int) -> int:
-    """How many of these sequences to run at once so that their logits stay bounded."""
-    longest = max(map(len, sequences))
-    return max(1, min(len(sequences), PREFILL_LOGITS // (longest * vocabulary)))
 
 
 def greedy_continuations(
@@ -121,6 +145,7 @@ def greedy_continuations(
     sequences: Sequence[list[int]],
     *,
     eos_token_id: int | Collection[int] | None = None,
+    n: int | None = None,
     row_budget: int = 256,
     progress: Callable[[float], None] = lambda _: None,
 ) -> list[Greedy]:
@@ -130,7 +155,8 @@ def greedy_continuations(
         model: A causal language model.
         sequences: Token ids, two or more each; lengths may differ.
         eos_token_id: Generation stops there and the token does not count; may be several; None never stops early.
-        row_budget: Prefixes decoded at once, which bounds memory.
+        n: Leave out a continuation's last tokens where they cannot complete an n-gram of x; None leaves out none.
+        row_budget: Prefixes decoded at once, which bounds memory; sixteen times as many tokens are prefilled at once.
         progress: Told the fraction done, 0..1.
 
     Returns:
@@ -140,12 +166,12 @@ def greedy_continuations(
         return []
     eos = frozenset([eos_token_id] if isinstance(eos_token_id, int) else eos_token_id or ())
     longest = max(map(len, sequences))
-    group = max(1, min(4 * row_budget // longest, prefill_batch(sequences, model.config.vocab_size)))
+    group = max(1, 16 * row_budget // longest)
     found: list[Greedy] = []
     for part in chunks(sequences, group):
         done = len(found) / len(sequences)
         share = len(part) / len(sequences)
-        found += _continue_group(model, part, eos, row_budget, partial(_within, progress, done, share))
+        found += _continue_group(model, part, eos, n, row_budget, partial(_within, progress, done, share))
     progress(1.0)
     return found
 
@@ -159,20 +185,18 @@ def _continue_group(
     model: Any,
     sequences: list[list[int]],
     eos: Eos,
+    n: int | None,
     row_budget: int,
     progress: Callable[[float], None],
 ) -> list[Greedy]:
     """Prefill some sequences once, decode their mismatching prefixes, then chain the rest."""
-    input_ids, mask, _ = pad_batch(sequences)
-    device, cache = device_of(model), DynamicCache()
+    cache = DynamicCache()
     with measuring(model):
-        arguments = {cache_argument(model): cache, "use_cache": True}
-        logits = model(input_ids=input_ids.to(device), attention_mask=mask.to(device), **arguments).logits
-        argmax = logits[:, :-1].argmax(-1).tolist()
-        del logits
-        found = [Greedy(ids, row[: len(ids) - 1]) for ids, row in zip(sequences, argmax, strict=True)]
+        predicted = predictions(model, sequences, use_cache=True, **{cache_argument(model): cache})
+        found = [Greedy(ids, row) for ids, row in zip(sequences, predicted, strict=True)]
+        grams = [_Grams(ids, n) if n else None for ids in sequences]
         rows = [
-            _Row(index, t, len(greedy.input_ids) - t, [greedy.predicted[t - 1]])
+            _Row(index, t, len(greedy.input_ids) - t, [greedy.predicted[t - 1]], grams[index])
             for index, greedy in enumerate(found)
             for t, matched in enumerate(greedy.matches, start=1)
             if not matched

@@ -35,7 +35,7 @@ def extraction_likelihood(
     Returns:
         float64 [b] on the CPU.
     """
-    greedy = greedy_continuations(model, input_ids.tolist(), eos_token_id=eos_token_id, row_budget=row_budget)
+    greedy = greedy_continuations(model, input_ids.tolist(), eos_token_id=eos_token_id, n=n, row_budget=row_budget)
     return torch.tensor([likelihood(g.input_ids, g.continuations, n) for g in greedy], dtype=torch.float64)
 
 
@@ -70,4 +70,24 @@ def likelihood(input_ids: Sequence[int], continuations: Sequence[Sequence[int]],
         tokens = tuple(continuations[t - 1][: length - t])
         hits = sum(last.get(tokens[i : i + n], -1) >= t for i in range(len(tokens) - n + 1))
         total += hits / (length - t - n + 1)
+    return total / (length - n)
+
+
+def lower_bound(matches: Sequence[bool], n: int) -> float:
+    """What EL_n is at least, from the teacher-forced pass alone.
+
+    Where the model predicts x_t .. x_t+k-1 in turn, the continuation of x_<t begins with them: k - n + 1 hits.
+
+    Args:
+        matches: Whether each of x_1..x_T-1 is the argmax given what stands before it.
+        n: Length of the n-grams.
+
+    Returns:
+        A value in 0..EL_n.
+    """
+    length, run, total = len(matches) + 1, 0, 0.0
+    for t in range(length - 1, 0, -1):
+        run = run + 1 if matches[t - 1] else 0
+        if t <= length - n:
+            total += max(0, run - n + 1) / (length - t - n + 1)
     return total / (length - n)

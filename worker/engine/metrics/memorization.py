@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from worker.engine.data import chunks
-from worker.engine.metrics.decode import predictions, prefill_batch
+from worker.engine.device import measuring
+from worker.engine.metrics.decode import predictions
 
 
 def memorization_accuracy(model: Any, input_ids: Tensor) -> Tensor:
@@ -29,11 +30,10 @@ def memorization_accuracy(model: Any, input_ids: Tensor) -> Tensor:
 def token_matches(model: Any, sequences: Sequence[list[int]]) -> list[list[bool]]:
     """For each sequence, whether each of x_1..x_T-1 is the argmax given what stands before it."""
     found: list[list[bool]] = []
-    if not sequences:
-        return found
-    for part in chunks(sequences, min(16, prefill_batch(sequences, model.config.vocab_size))):
-        for ids, row in zip(part, predictions(model, part), strict=True):
-            found.append([p == x for p, x in zip(row, ids[1:], strict=True)])
+    with measuring(model):
+        for part in chunks(sequences, 16):
+            for ids, row in zip(part, predictions(model, part, use_cache=False), strict=True):
+                found.append([p == x for p, x in zip(row, ids[1:], strict=True)])
     return found
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from worker.engine.data import chunks, pad_batch
 from worker.engine.device import device_of, measuring
-from worker.engine.losses.ascent import cross_entropy
-from worker.engine.metrics.decode import prefill_batch
+from worker.engine.head import Head, hidden_states
+from worker.engine.losses.ascent import cross_entropy_rows
+from worker.engine.losses.rows import of_hidden
 
 
 def perplexity(model: Any, sequences: Sequence[list[int]]) -> float:
@@ -22,11 +23,10 @@ def perplexity(model: Any, sequences: Sequence[list[int]]) -> float:
     """
     total, count = 0.0, 0
     device = device_of(model)
-    for part in chunks(sequences, min(8, prefill_batch(sequences, model.config.vocab_size))):
-        input_ids, mask, labels = (t.to(device) for t in pad_batch(part))
-        predicted = sum(len(ids) - 1 for ids in part)
-        with measuring(model):
-            logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
-            total += float(cross_entropy(logits, labels)) * predicted
-        count += predicted
+    with measuring(model):
+        for part in chunks(sequences, 8):
+            input_ids, mask, labels = (t.to(device) for t in pad_batch(part))
+            hidden = hidden_states(model, input_ids, mask, use_cache=False)
+            total += float(of_hidden(Head(model), hidden, labels, cross_entropy_rows))
+            count += sum(len(ids) - 1 for ids in part)
     return math.exp(total / count)

@@ -1,0 +1,62 @@
+"""A copy of a model, fine-tuned on some texts until it knows them by heart.
+
+    python -m bench.memorise --model FOLDER --texts FILE.csv --out FOLDER [--accuracy 0.9]
+
+All weights are trained (AdamW, constant rate), an epoch at a time, until the mean MA over the texts' first windows
+reaches `--accuracy`: the state a model is in that has seen a text too often.
+"""
+
+import argparse
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from bench.data import read
+from worker.engine.data import chunks, first_windows, pad_batch
+from worker.engine.metrics.memorization import accuracy, token_matches
+
+
+def memorise(
+    model: Any, sequences: Sequence[list[int]], *, target: float = 0.9, rate: float = 5e-5, epochs: int = 40
+) -> list[float]:
+    """Train `model` in place on `sequences`; returns the mean MA after each epoch."""
+    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
+    reached: list[float] = []
+    while len(reached) < epochs and (not reached or reached[-1] < target):
+        shuffled = random.Random(len(reached)).sample(list(sequences), len(sequences))
+        for batch in chunks(shuffled, 8):
+            input_ids, mask, labels = pad_batch(batch)
+            optimiser.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = model(input_ids=input_ids, attention_mask=mask, labels=labels, use_cache=False).loss
+            torch.autograd.backward(loss)
+            optimiser.step()
+        rows = token_matches(model, sequences)
+        reached.append(sum(map(accuracy, rows)) / len(rows))
+        print(f"epoch {len(reached)}: MA {reached[-1]:.3f}", flush=True)
+    return reached
+
+
+def main() -> None:
+    """Make the copy and save it with its tokenizer."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--texts", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--accuracy", type=float, default=0.9)
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(arguments.model).eval()
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+    texts = read(arguments.texts)
+    memorise(model, first_windows(tokenizer, texts, 200, len(texts)), target=arguments.accuracy)
+    model.save_pretrained(arguments.out)
+    tokenizer.save_pretrained(arguments.out)
+
+
+if __name__ == "__main__":
+    main()
