@@ -8,11 +8,7 @@ every other text for thresholds, the rest for perplexity). Prints a table in Mar
 """
 
 import argparse
-import csv
 import json
-import os
-import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,35 +17,19 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from bench.data import machine, read
 from service.audit.verify import verify
 from worker.demo.__main__ import running_stack
 from worker.engine.data import first_windows
 from worker.engine.metrics.memorization import accuracy, token_matches
 
 REQUESTS, HELDOUT_TEXTS = 2, 120
-csv.field_size_limit(10**7)
-
-
-def read(path: Path) -> list[str]:
-    """The text column of a CSV file."""
-    with path.open(newline="", encoding="utf-8") as handle:
-        return [row["text"] for row in csv.DictReader(handle) if row["text"].strip()]
 
 
 def write(path: Path, texts: list[str]) -> str:
     """Texts as JSON lines; returns the path as a string."""
     path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
     return str(path)
-
-
-def machine() -> str:
-    """What this ran on, in one line."""
-    model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
-    cores = len(os.sched_getaffinity(0))
-    return f"{model}, {cores} cores, Python {platform.python_version()}"
 
 
 def follow(client: Any, job_id: str) -> None:
@@ -117,8 +97,7 @@ def main() -> int:
         client.download("real", "latest", Path(place) / "release")
         record = verify(Path(place) / "release").statement["predicate"]
         history = client.call("GET", f"/v1/jobs/{ended[0]['job_id']}/history")
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-        print(f"Machine: {machine()}. Commit {commit.stdout.strip()}. Policy: {json.dumps(policy)}.\n")
+        print(f"Machine: {machine()}. Policy: {json.dumps(policy)}.\n")
         print(f"{len(sent)} requests, {len(forget)} sequences; published, downloaded, verified offline.\n")
         seconds = {name: float(value) for name, value in record["training"]["seconds"].items()}
         print(table(version, history, seconds, wall))

@@ -1,17 +1,21 @@
 """Table 1 and figure 6 of the paper on any causal model: GA, GD, IHL, IHL + FILA (paper), and ours.
 
     python -m bench.tdec --model FOLDER [--methods ga,gd,ihl,paper,ours] [--sets 32_0,32_1] [--domain 0.5]
-    python -m bench.tdec --model FOLDER --continual
+    python -m bench.tdec --model FOLDER --continual [--methods ours]
+    python -m bench.tdec --report tdec.jsonl --plot frontier.png
 
 The model is a local folder or a hub id; it runs on CUDA where there is one. Forget sets are the first 200 tokens of
 each text of `tdec/lm_extraction_*.csv`; retain text is `general/wikitext.csv`, with `--domain` a share of it from
 Pile texts that are used for nothing else. Thresholds, perplexity and domain retain text come from three disjoint
-parts of `general/pile.csv`. A method runs until its criterion holds (mean MA, and EL10 of the sequences likeliest to
-have any, at or under the held-out means) or `--epochs` are done. Results are appended to a JSON lines file, from
-which `--report FILE.jsonl` prints the table and draws the frontier.
+parts of `general/pile.csv`; without `--exact` those of EL10 are lower bounds, from matches alone, which is stricter.
+A method runs until its criterion holds (mean MA, and EL10 of the sequences likeliest to have any, at or under the
+held-out means, and every sequence's own verdict) or `--epochs` are done. `--continual` forgets the four tasks of
+128_0 one by one, each from the model that the one before left, which is held to the earlier ones, too. Results are
+appended to a JSON lines file, from which `--report` prints the table and `--plot` draws the frontier.
 """
 
 import argparse
+import copy
 import json
 import random
 import sys
@@ -22,7 +26,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.data import read
@@ -30,10 +33,11 @@ from bench.general import dialogue_f1, lambada_accuracy
 from worker.engine.adapter import Adapter
 from worker.engine.criterion import Threshold, thresholds_for
 from worker.engine.data import encode, first_windows
-from worker.engine.device import has_fast_bfloat16, resolve_device
+from worker.engine.device import resolve_device
 from worker.engine.forget_set import ForgetSet
 from worker.engine.measure import continuations
 from worker.engine.metrics.decode import Greedy
+from worker.engine.metrics.extraction import lower_bound
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.metrics.perplexity import perplexity
 from worker.engine.options import Options
@@ -41,7 +45,7 @@ from worker.engine.prepare import Prepared, RetainSampler
 from worker.engine.train import Trainer
 from worker.engine.unlearn import initial_factors, merged_copy
 
-LENGTH, HELDOUT, PILE_PERPLEXITY = 200, 64, 48
+LENGTH, HELDOUT, PILE_PERPLEXITY, FRONTIER = 200, 64, 48, 16
 METHODS: dict[str, Options] = {
     "ga": replace(Options.paper(), loss="ga", init="lora"),
     "gd": replace(Options.paper(), loss="gd", init="lora"),
@@ -89,31 +93,30 @@ class Bench:
 
     @cache  # noqa: B019  # one Bench a process
     def heldout(self) -> list[Greedy]:
-        """Decodings of held-out text by this model; without `exact` EL's threshold is a hit in a thousand."""
+        """Decodings of held-out text by this model; without `exact` a continuation ends at its first mismatch."""
         sequences = first_windows(self.tokenizer, self.texts.heldout, LENGTH, HELDOUT)
         if self.exact:
             return continuations(self.model, sequences, 10, Options())
-        matches = token_matches(self.model, sequences)
-        predicted = [
-            [x if m else -1 for x, m in zip(ids[1:], row, strict=True)]
-            for ids, row in zip(sequences, matches, strict=True)
-        ]
-        return [Greedy(s, p, [[] for _ in p]) for s, p in zip(sequences, predicted, strict=True)]
+        return [_matched(ids, row) for ids, row in zip(sequences, token_matches(self.model, sequences), strict=True)]
 
     def limits(self, sequences: list[list[int]]) -> list[Threshold]:
         """The thresholds of sequences, from held-out text on this model."""
-        found = thresholds_for(self.heldout(), sequences, 10)
-        return found if self.exact else [replace(t, el_mean=0.001, el_p95=0.01, el_max=0.05) for t in found]
+        return thresholds_for(self.heldout(), sequences, 10)
 
-    def general(self, model: Any) -> dict[str, float]:
-        """Perplexities, LAMBADA accuracy and dialogue F1."""
+    def on(self, model: Any) -> "Bench":
+        """The same bench on another model, whose thresholds are its own."""
+        other = copy.copy(self)
+        other.model = model
+        return other
+
+    def general(self, model: Any, *, everything: bool = True) -> dict[str, float]:
+        """Perplexities, and with `everything` LAMBADA accuracy and dialogue F1."""
         folder = self.texts.data / "general"
-        return {
-            "pile": perplexity(model, self.pile),
-            "wikitext": perplexity(model, self.wiki),
-            "lambada": lambada_accuracy(model, self.tokenizer, folder / "lambada.csv"),
-            "dialogue": dialogue_f1(model, self.tokenizer, folder),
-        }
+        found = {"pile": perplexity(model, self.pile), "wikitext": perplexity(model, self.wiki)}
+        if everything:
+            found["lambada"] = lambada_accuracy(model, self.tokenizer, folder / "lambada.csv")
+            found["dialogue"] = dialogue_f1(model, self.tokenizer, folder)
+        return found
 
     def prepared(self, names: list[str], domain: float) -> Prepared:
         """The sets of a run: the last name is forgotten, the ones before it were forgotten earlier."""
@@ -131,6 +134,15 @@ class Bench:
         return Prepared(sets[-1], earlier, retain, [], self.pile, windows, 0, 0)
 
 
+def _matched(input_ids: list[int], matches: list[bool]) -> Greedy:
+    """What the teacher-forced pass alone says of the continuations: as far as they match."""
+    found: list[list[int]] = []
+    for token, matched in zip(input_ids[:0:-1], matches[::-1], strict=True):
+        found.append([token, *found[-1]] if matched and found else [token] if matched else [])
+    predicted = [x if m else -1 for x, m in zip(input_ids[1:], matches, strict=True)]
+    return Greedy(input_ids, predicted, found[::-1])
+
+
 def run(
     bench: Bench, names: list[str], options: Options, domain: float, watch: Callable[[dict[str, Any]], None]
 ) -> Any:
@@ -142,17 +154,20 @@ def run(
     begun = time.monotonic()
     adapter = Adapter(bench.model, factors, options.rank, options.scale)
     frontier: list[dict[str, float]] = []
+    start = perplexity(bench.model, bench.pile[:FRONTIER])
 
     def step(_: float) -> None:
-        with torch.autocast(bench.device.type, torch.bfloat16, enabled=has_fast_bfloat16(bench.device)):
-            ma = [accuracy(row) for row in token_matches(bench.model, data.forget.sequences)]
-            pile = perplexity(bench.model, bench.pile[:24])
-        frontier.append({"ma": sum(ma) / len(ma), "pile": pile})
+        matches = token_matches(bench.model, data.forget.sequences)
+        ma = [accuracy(row) for row in matches]
+        el = [lower_bound(row, limit.n) for row, limit in zip(matches, limits, strict=False)]
+        pile = perplexity(bench.model, bench.pile[:FRONTIER])
+        over = sum(m > limit.ma_p95 for m, limit in zip(ma, limits, strict=False))
+        frontier.append({"ma": sum(ma) / len(ma), "el": sum(el) / len(el), "over": over, "pile": pile})
         watch(frontier[-1])
 
     trainer = Trainer(
         bench.model, adapter, everything, limits, data.forget.requests,
-        RetainSampler(bench.tokenizer, data.retain_texts, LENGTH, options.seed), bench.pile[:24], options,
+        RetainSampler(bench.tokenizer, data.retain_texts, LENGTH, options.seed), bench.pile[:FRONTIER], options,
         progress=step,
     )  # fmt: skip
     try:
@@ -168,45 +183,105 @@ def run(
         "ma": sum(ma[:own]) / own, "ma_limit": sum(t.ma_mean for t in limits[:own]) / own,
         "over": sum(m > t.ma_p95 for m, t in zip(ma[:own], limits, strict=False)),
         "earlier_over": sum(m > t.ma_p95 for m, t in zip(ma[own:], limits[own:], strict=True)),
-        "history": point.history, "frontier": frontier,
+        "history": point.history, "frontier": frontier, "frontier_start": start,
     }  # fmt: skip
+
+
+def report(lines: list[dict[str, Any]]) -> str:
+    """Table 1 in Markdown: a row for each run."""
+    head = "model", "set", "method", "epochs (steps)", "share", "EL10 at least", "MA, limit", "own verdict failed"
+    ability = "Pile", "WikiText", "LAMBADA", "dialogue F1"
+    table = ["| " + " | ".join((*head, *ability)) + " |", "|---" * (len(head) + len(ability)) + "|"]
+    for line in lines:
+        before, after, last = line["before"], line["after"], line["history"][-1]
+        name = line["method"] + (f", {line['domain']:.0%} Pile" if line["domain"] else "")
+        failed = f"{line['over']}" + (f", earlier {line['earlier_over']}" if "/" in line["set"] else "")
+        cells = [
+            Path(line["model"]).name, line["set"], name,
+            f"{line['epochs']} ({line['steps']}){'' if line['met'] else ' not met'}", f"{line['strength']:.2f}",
+            f"{last['el']:.4f}", f"{line['ma']:.3f}, {line['ma_limit']:.3f}", failed,
+            *(f"{before[k]:.1f} -> {after[k]:.1f} (x {after[k] / before[k]:.3f})" for k in ("pile", "wikitext")),
+            *(f"{before[k]:.3f} -> {after[k]:.3f}" if k in after else "" for k in ("lambada", "dialogue")),
+        ]  # fmt: skip
+        table.append("| " + " | ".join(cells) + " |")
+    return "\n".join(table)
+
+
+def plot(lines: list[dict[str, Any]], path: Path) -> None:
+    """Figure 6: mean MA of the forget set against Pile perplexity after / before, a dot for each step."""
+    from matplotlib.figure import Figure
+
+    panels = sorted({(line["model"], line["set"]) for line in lines})
+    figure = Figure(figsize=(6.5 * len(panels), 5), layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for line in (x for x in lines if (x["model"], x["set"]) == panel):
+            label = line["method"] + (f", {line['domain']:.0%} Pile" if line["domain"] else "")
+            ma = [point["ma"] for point in line["frontier"]]
+            ratio = [point["pile"] / line["frontier_start"] for point in line["frontier"]]
+            (drawn,) = axes.plot(ma, ratio, ".-", label=label, linewidth=1)
+            axes.plot(line["ma"], line["after"]["pile"] / line["before"]["pile"], "*", color=drawn.get_color(), ms=14)
+            axes.axvline(line["ma_limit"], color="0.6", linewidth=1, linestyle=":")
+        axes.axhline(1, color="0.8", linewidth=1)
+        axes.set(
+            title=f"{Path(panel[0]).name}, {panel[1]}", xlabel="mean MA of the forget set (dotted: its limit)",
+            ylabel="Pile perplexity after / before (star: the merged model)", yscale="log",
+        )  # fmt: skip
+        axes.invert_xaxis()
+        axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def arguments_of() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="a local folder or a hub id")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--sets", default="32_0,32_1")
+    parser.add_argument("--continual", action="store_true", help="the four tasks of 128_0, one after the other")
+    parser.add_argument("--domain", type=float, default=0.0, help="share of retain text from Pile texts")
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--exact", action="store_true", help="thresholds of EL10 from held-out text: half an hour more")
+    parser.add_argument("--options", type=json.loads, default={}, help="more options, JSON")
+    parser.add_argument("--no-general", action="store_true", help="leave LAMBADA and the dialogues out")
+    parser.add_argument("--out", type=Path, default=Path("tdec.jsonl"))
+    parser.add_argument("--report", type=Path, help="print the table of such a file")
+    parser.add_argument("--plot", type=Path, help="with --report: draw the frontier")
+    arguments = parser.parse_args()
+    if not (arguments.model or arguments.report):
+        parser.error("--model or --report")
+    return arguments
 
 
 def main() -> int:
     """Run what the arguments name, a JSON line for each run; or print the table of such a file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--sets", default="32_0,32_1")
-    parser.add_argument("--domain", type=float, default=0.0, help="share of retain text from Pile texts")
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--exact", action="store_true", help="measure EL10, too: hours on two cores")
-    parser.add_argument("--options", type=json.loads, default={}, help="more options, JSON")
-    parser.add_argument("--no-general", action="store_true", help="leave LAMBADA and the dialogues out")
-    parser.add_argument("--out", type=Path, default=Path("tdec.jsonl"))
-    arguments = parser.parse_args()
-    bench = Bench(arguments.model, Texts.of(arguments.data), exact=arguments.exact)
-    before = {} if arguments.no_general else bench.general(bench.model)
-    for name in arguments.sets.split(","):
-        for method in arguments.methods.split(","):
-            options = replace(METHODS[method], max_epochs=arguments.epochs, **arguments.options)
+    arguments = arguments_of()
+    if arguments.report:
+        lines = [json.loads(line) for line in arguments.report.read_text().splitlines()]
+        print(report(lines))
+        if arguments.plot:
+            plot([line for line in lines if "/" not in line["set"]], arguments.plot)
+        return 0
+    start = Bench(arguments.model, Texts.of(arguments.data), exact=arguments.exact)
+    before = start.general(start.model, everything=not arguments.no_general)
+    sets = [f"128_0/{task}" for task in range(4)] if arguments.continual else arguments.sets.split(",")
+    for method in arguments.methods.split(","):
+        bench = start
+        options = replace(METHODS[method], max_epochs=arguments.epochs, **arguments.options)
+        for index, name in enumerate(sets):
             print(name, method, flush=True)
-            merged, found = run(bench, [name], options, arguments.domain, lambda x: print(x, flush=True))
-            after = {} if arguments.no_general else bench.general(merged)
+            names = sets[: index + 1] if arguments.continual else [name]
+            merged, found = run(bench, names, options, arguments.domain, lambda x: print(x, flush=True))
+            line = {
+                "model": arguments.model, "set": name, "method": method, "domain": arguments.domain,
+                "options": asdict(options), "before": before,
+                "after": start.general(merged, everything=not arguments.no_general), **found,
+            }  # fmt: skip
             with arguments.out.open("a") as handle:
-                line = {
-                    "model": arguments.model,
-                    "set": name,
-                    "method": method,
-                    "domain": arguments.domain,
-                    "options": asdict(options),
-                    "before": before,
-                    "after": after,
-                    **found,
-                }
                 handle.write(json.dumps(line) + "\n")
-            print({k: v for k, v in found.items() if k not in ("history", "frontier")}, after, flush=True)
+            print({k: v for k, v in line.items() if k not in ("history", "frontier", "options")}, flush=True)
+            if arguments.continual:
+                bench = start.on(merged)
     return 0
 
 

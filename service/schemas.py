@@ -80,7 +80,7 @@ class Policy(In):
     sequence_length: int = Field(200, ge=8, le=32_768)
     heldout_sequences: int = Field(64, ge=20, le=10_000)
     utility_sequences: int = Field(32, ge=1, le=10_000)
-    el_sample: int = Field(8, ge=1)
+    el_sample: int = Field(4, ge=1)
     row_budget: int = Field(256, ge=1)
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

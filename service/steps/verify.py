@@ -29,7 +29,7 @@ def record_report(services: Services, job_id: UUID, fence: int, report: dict[str
         refs = [members[index].ref for index in report["memorised"]]
         job.report = {k: v for k, v in report.items() if k not in ("verdicts", "memorised")} | {"memorised": refs}
         job.outcome, job.reason, job.progress = report["outcome"], report["reason"], 0.95
-        job.metrics = {**job.metrics, "after": report["after"], "utility": report["utility"]}
+        job.metrics = {**job.metrics, **{k: report[k] for k in ("after", "utility", "earlier")}}
         jobs.advance(session, job, Stage.CERTIFY, release=True)
         if job.outcome in (Outcome.PASSED, Outcome.FAILED):
             live = [r for r in members if r.status != RequestStatus.REJECTED]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from service.audit.verify import verify
 from service.local.supervisor import wait_until
 from tests import support
 from tests.e2e.conftest import ended, register
@@ -46,6 +47,8 @@ def test_two_requests_one_job_then_a_second_version(stack, folder, tmp_path):
         client.download("main", str(version), target)
         done = subprocess.run([UNLEARND, "verify", str(target), "--json"], capture_output=True, text=True, check=True)
         assert json.loads(done.stdout)["version"] == version
+        earlier = verify(target).statement["predicate"]["verification"]["earlier"]
+        assert earlier == {"requests": 2 * (version - 1), "regressed": []}
         metrics = client.version("main", str(version))["metrics"]
         assert mean_accuracy(target / "model", forgotten[-1:]) <= 0.6
         assert metrics["after"]["ma"] <= metrics["limits"]["ma"]

@@ -1,5 +1,6 @@
 """Postgres is the queue of record: windows, claims, fences, publishing once, sweeping."""
 
+import base64
 import hashlib
 import json
 import os
@@ -42,6 +43,7 @@ REPORT = {
         "model/config.json": hashlib.sha256(b"{}").hexdigest(),
         "model/model.safetensors": hashlib.sha256(b"weights").hexdigest(),
     },
+    "earlier": {"requests": 0, "regressed": []},
     "artefact": {"evaluated_dtype": "float32"}, "environment": {"device": "cpu"},
 }  # fmt: skip
 
@@ -248,6 +250,22 @@ def test_a_failed_run_is_certified_as_failed_and_publishes_nothing(api, services
     assert envelope["payloadType"] == "application/vnd.in-toto+json"
     retried = api.post(f"{REQUESTS}/{request['id']}/retry").json()
     assert (retried["status"], retried["job_id"]) == ("pending", None)
+
+
+def test_a_regression_says_which_request(api, services, job):
+    """An earlier request that came back blocks publication; job and record name it."""
+    request, job_id = job
+    earlier = {"requests": 2, "regressed": ["ref-of-another"]}
+    failed = {"outcome": "failed", "reason": "earlier_request_regressed", "earlier": earlier}
+    to_certify(services, job_id, {**REPORT, **failed})
+    with hold(services, job_id, CONTROL_STAGES) as lease:
+        certify_step.certify(services, job_id, lease.fence)
+    found = api.get(f"{REQUESTS}/{request['id']}").json()
+    assert (found["status"], found["reason"]) == ("failed", "earlier_request_regressed")
+    assert api.get(f"/v1/jobs/{job_id}").json()["metrics"]["earlier"] == earlier
+    record = json.loads(base64.b64decode(api.get(f"/v1/jobs/{job_id}/certificate").json()["payload"]))["predicate"]
+    assert (record["overall"], record["verification"]["earlier"]) == ("FAIL", earlier)
+    assert api.get("/v1/models/tiny/versions/latest").json()["version"] == 0
 
 
 def test_attempts_are_counted_and_given_up(api, services, job):

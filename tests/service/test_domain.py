@@ -1,5 +1,6 @@
 """The pure rules: states, deadlines, records, windows."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -19,6 +20,8 @@ from service.domain.states import (
     check_request,
     check_stage,
 )  # fmt: skip
+from service.schemas import Policy
+from worker.engine.options import Options
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 
@@ -32,6 +35,14 @@ def test_only_the_table_moves_requests(current, target):
     else:
         with pytest.raises(IllegalTransition):
             check_request(current, target)
+
+
+def test_policies_say_what_the_engine_does():
+    """A policy's defaults and its presets are the engine's; what a policy names wins over its preset."""
+    assert Options.from_mapping(Policy().model_dump()) == Options()
+    assert Options.from_mapping(Policy(preset="paper").model_dump()) == Options.paper()
+    mixed = Options.from_mapping(Policy(preset="paper", shrink=True).model_dump())
+    assert mixed == replace(Options.paper(), shrink=True)
 
 
 def test_every_request_state_reaches_an_end():

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+from worker.engine.products import fast_products
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -49,7 +51,8 @@ def training(model: Any, dtype: str, *, checkpoint_activations: bool = False) ->
     was_training = model.training
     model.eval()
     try:
-        with torch.enable_grad(), torch.autocast(device.type, torch.bfloat16, enabled=narrow):
+        products = nullcontext() if narrow else fast_products(model)
+        with torch.enable_grad(), torch.autocast(device.type, torch.bfloat16, enabled=narrow), products:
             yield
     finally:
         model.train(was_training)
@@ -77,7 +80,7 @@ def measuring(model: Any) -> Iterator[None]:
     try:
         for tensor, _ in narrow:
             tensor.data = tensor.data.float()
-        with torch.no_grad():
+        with torch.no_grad(), fast_products(model):
             yield
     finally:
         for tensor, dtype in narrow:

@@ -25,6 +25,7 @@ from worker.engine.errors import InputError
 from worker.engine.head import Head, hidden_states
 from worker.engine.losses.ascent import cross_entropy_rows
 from worker.engine.losses.rows import of_hidden
+from worker.engine.products import fast_products, product
 
 MEMORY_BYTES = 4 * 2**30
 
@@ -102,7 +103,8 @@ def _accumulating(
     for name in target_modules:
         watch(name, model.get_submodule(name))
     try:
-        yield
+        with fast_products(model):
+            yield
     finally:
         for hook in hooks:
             hook.remove()
@@ -117,11 +119,10 @@ def _add_squares(sums: dict[str, Tensor], name: str, rows: list[int], activation
     Some families (OPT) flatten batch and sequence before their feed-forward layers: both are put apart again.
     """
     activations, grad = (t.float().reshape(rows[0], -1, t.shape[-1]) for t in (activations, grad))
-    square = torch.empty(grad.shape[-1], activations.shape[-1], device=grad.device)
     if name not in sums:
-        sums[name] = torch.zeros_like(square)
+        sums[name] = torch.zeros(grad.shape[-1], activations.shape[-1], device=grad.device)
     for a, g in zip(activations, grad, strict=True):  # a: [s, k], g: [s, d]
-        torch.mm(g.T, a, out=square)
+        square = product(g.T, a.T)
         sums[name].addcmul_(square, square)
 
 

@@ -71,7 +71,7 @@ class Options:
     sequence_length: int = 200
     heldout_sequences: int = 64
     utility_sequences: int = 32
-    el_sample: int = 8
+    el_sample: int = 4
     row_budget: int = 256
     device: str = "auto"
     dtype: str = "auto"

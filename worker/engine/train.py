@@ -89,7 +89,7 @@ class Trainer:
     options: Options
     on_epoch: Callable[[Checkpoint], None] = lambda _: None
     progress: Callable[[float], None] = lambda _: None
-    _ma: list[float] = field(default_factory=list)
+    _last: tuple[list[float], list[float]] | None = None
 
     def run(self, resume: Checkpoint | None = None) -> Checkpoint:
         """Train until the criterion is met on the adapter or `max_epochs` are done.
@@ -153,18 +153,21 @@ class Trainer:
         return {"steps": len(forget), "loss": sum(means.values()), **means}
 
     def _wanted(self) -> list[int]:
-        """Sequences to train on: with `skip_passed` those whose MA is over their mean (or verdict, if earlier)."""
+        """Sequences to train on: with `skip_passed` those whose MA or EL bound is over what they should reach."""
         everything = list(range(len(self.forget.sequences)))
         if not self.options.skip_passed:
             return [i for i in everything if self.forget.owners[i] in self.counted] or everything
-        _, ma = (None, self._ma) if self._ma else self._measure()
-        over = [i for i in everything if ma[i] + self.options.reserve > self._aim(i)]
+        bounds, ma = self._last or self._measure()
+        aims = [self._aim(i) for i in everything]
+        over = [i for i in everything if bounds[i] > aims[i][0] or ma[i] + self.options.reserve > aims[i][1]]
         return over or [i for i in everything if self.forget.owners[i] in self.counted]
 
-    def _aim(self, index: int) -> float:
-        """The MA that a sequence should reach: the mean that the set is held against, its own limit if earlier."""
-        counts = self.forget.owners[index] in self.counted
-        return self.limits[index].ma_mean if counts else self.limits[index].ma_p95
+    def _aim(self, index: int) -> tuple[float, float]:
+        """EL and MA that a sequence should reach: the means that the set is held against, its own limits if earlier."""
+        limit = self.limits[index]
+        if self.forget.owners[index] in self.counted:
+            return limit.el_mean, limit.ma_mean
+        return limit.el_p95, limit.ma_p95
 
     def _step(self, optimiser: torch.optim.Optimizer, batch: list[list[int]]) -> tuple[float, float]:
         """One optimiser step; returns the forget and the retain loss, means over tokens."""
@@ -191,8 +194,9 @@ class Trainer:
     def _measure(self) -> tuple[list[float], list[float]]:
         """A lower bound of EL, and MA, of each sequence: one forward pass."""
         matches = token_matches(self.model, self.forget.sequences)
-        self._ma = [accuracy(row) for row in matches]
-        return [lower_bound(row, limit.n) for row, limit in zip(matches, self.limits, strict=True)], self._ma
+        bounds = [lower_bound(row, limit.n) for row, limit in zip(matches, self.limits, strict=True)]
+        self._last = bounds, [accuracy(row) for row in matches]
+        return self._last
 
     def _passes(self, el: Sequence[float], ma: Sequence[float]) -> bool:
         """Whether these values pass with the options' reserve."""
