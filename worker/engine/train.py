@@ -153,19 +153,23 @@ class Trainer:
         return {"steps": len(forget), "loss": sum(means.values()), **means}
 
     def _wanted(self) -> list[int]:
-        """Sequences to train on: with `skip_passed` those whose MA or EL bound is over what they should reach."""
+        """Sequences to train on: with `skip_passed` those whose MA or EL bound is over what they should reach.
+
+        That is the means that the set is held against; once the set is under them, its own verdict.
+        """
         everything = list(range(len(self.forget.sequences)))
         if not self.options.skip_passed:
             return [i for i in everything if self.forget.owners[i] in self.counted] or everything
         bounds, ma = self._last or self._measure()
-        aims = [self._aim(i) for i in everything]
+        set_passes = self._judge(bounds, ma).set_passed
+        aims = [self._aim(i, set_passes) for i in everything]
         over = [i for i in everything if bounds[i] > aims[i][0] or ma[i] + self.options.reserve > aims[i][1]]
         return over or [i for i in everything if self.forget.owners[i] in self.counted]
 
-    def _aim(self, index: int) -> tuple[float, float]:
-        """EL and MA that a sequence should reach: the means that the set is held against, its own limits if earlier."""
+    def _aim(self, index: int, set_passes: bool) -> tuple[float, float]:
+        """EL and MA to reach: the held-out means, or their 95th percentiles for what only its verdict holds."""
         limit = self.limits[index]
-        if self.forget.owners[index] in self.counted:
+        if self.forget.owners[index] in self.counted and not set_passes:
             return limit.el_mean, limit.ma_mean
         return limit.el_p95, limit.ma_p95
 
@@ -198,10 +202,14 @@ class Trainer:
         self._last = bounds, [accuracy(row) for row in matches]
         return self._last
 
+    def _judge(self, el: Sequence[float], ma: Sequence[float]) -> Judgement:
+        """The judgement of these values, the options' reserve added to MA."""
+        reserved = [value + self.options.reserve for value in ma]
+        return judge(self.forget, self.limits, el, reserved, counted=self.counted)
+
     def _passes(self, el: Sequence[float], ma: Sequence[float]) -> bool:
         """Whether these values pass with the options' reserve."""
-        reserved = [value + self.options.reserve for value in ma]
-        return judge(self.forget, self.limits, el, reserved, counted=self.counted).passed
+        return self._judge(el, ma).passed
 
     def _decide(self) -> tuple[Judgement, bool, float]:
         """Whether to stop, at which share of the change.
