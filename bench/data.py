@@ -24,3 +24,21 @@ def machine() -> str:
     cores = len(os.sched_getaffinity(0))
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return f"{model}, {cores} cores, Python {platform.python_version()}, commit {commit.stdout.strip()}"
+
+
+class PeakMemory:
+    """Peak resident memory above where it stood at the start, in MiB (Linux)."""
+
+    def __init__(self) -> None:
+        """Set the kernel's high-water mark back to what is resident now."""
+        Path("/proc/self/clear_refs").write_text("5")
+        self._start = self._status("VmRSS")
+
+    @staticmethod
+    def _status(name: str) -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
+
+    def peak(self) -> float:
+        """MiB above the start, at most, since then."""
+        return self._status("VmHWM") - self._start

@@ -5,8 +5,8 @@
 - Fisher: github.com/csm9493/efficient-llm-unlearning at 272484a, `measure_importance.py`: gradients of all
   parameters, those of all linear weights squared and summed on the CPU. (There the square is that of a batch's mean;
   here each batch is one sequence, which is METHOD's definition.)
-- FILA and training: the same repository, `forget.py`: full SVD of each weighted matrix, the residual written into the
-  base, plain autograd losses on all logits.
+- FILA and training: the same repository, `forget.py`: full SVD of each weighted matrix, plain autograd losses on all
+  logits. (There the residual W - c B A is written into the base; that costs nothing worth timing.)
 
 b: batch, s: sequence, v: vocabulary
 """

@@ -108,13 +108,15 @@ def record_thresholds(services: Services, job_id: UUID, fence: int, thresholds: 
 
 
 def record_epoch(services: Services, job_id: UUID, fence: int, epoch: dict[str, Any]) -> None:
-    """An epoch ended.
+    """An epoch ended; one that was told already is not told again.
 
     Raises:
         LostLease: The fence moved on.
     """
     with services.db.transaction() as session:
         job = jobs.owned(session, job_id, fence)
+        if epoch["epoch"] <= job.epoch:
+            return
         job.epoch = epoch["epoch"]
         job.metrics = {**job.metrics, **{k: epoch[k] for k in ("el", "ma", "loss", "perplexity")}}
         jobs.add_event(session, job_id, "epoch", epoch)

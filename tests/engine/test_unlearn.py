@@ -112,17 +112,76 @@ def test_baselines_run_behind_the_same_options(memorised, loss):
 
 
 def test_resumed_training_gives_the_same_bytes(memorised):
-    """Stopped after two epochs and resumed, the adapter is bit for bit that of an uninterrupted run (CPU)."""
+    """Stopped after any epoch and resumed, the adapter is bit for bit that of an uninterrupted run (CPU)."""
     model, tokenizer = memorised
-    options = dataclasses.replace(OPTIONS, max_epochs=4, learning_rate=5e-4)
-    data = prepare(tokenizer, support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT, options)
+    options = dataclasses.replace(OPTIONS, max_epochs=4, learning_rate=5e-4, batch_size=2)
+    data = prepare(tokenizer, support.KNOWN[:6], range(6), support.RETAIN, support.HELDOUT, options)
     baseline = measure_before(model, data, options)
     points: list[Checkpoint] = []
     whole = train(model, tokenizer, data, baseline, options, on_epoch=lambda p: points.append(copy.deepcopy(p)))
-    resumed = train(model, tokenizer, data, baseline, options, resume=points[1])
-    assert [e["epoch"] for e in resumed.history] == [1, 2, 3, 4]
-    assert set(whole.adapter) == set(resumed.adapter)
-    assert all(torch.equal(whole.adapter[name], resumed.adapter[name]) for name in whole.adapter)
+    assert [p.epoch for p in points] == list(range(1, len(points) + 1))
+    assert len(points) > 2
+    for point in points[:-1]:
+        resumed = train(model, tokenizer, data, baseline, options, resume=copy.deepcopy(point))
+        assert [e["steps"] for e in resumed.history] == [e["steps"] for e in whole.history]
+        assert set(whole.adapter) == set(resumed.adapter)
+        assert all(torch.equal(whole.adapter[name], resumed.adapter[name]) for name in whole.adapter)
+
+
+def verdict(request: int, el: float, *, passed: bool) -> dict:
+    """A verdict as a report has it."""
+    return {"request": request, "el": el, "passed": passed}
+
+
+@pytest.mark.parametrize(
+    ("point", "per_record", "earlier", "expected"),
+    [
+        (Checkpoint(2, met=True, strength=0.5), [(0, 0.2, False), (1, 0.0, True)], [], (1.0, True, (0,))),
+        (Checkpoint(2, met=True), [(0, 0.2, False), (1, 0.0, True)], [], (1.0, False, (0,))),
+        (Checkpoint(2, met=True), [(0, 0.02, True), (1, 0.0, True)], [], (1.0, False, (0,))),
+        (Checkpoint(2, met=True), [(0, 0.0, True), (1, 0.0, True)], [(7, 0.3, False)], (1.0, False, (7,))),
+        (Checkpoint(4, met=True), [(0, 0.2, False), (1, 0.0, True)], [], None),
+        (Checkpoint(2, met=False), [(0, 0.2, False), (1, 0.0, True)], [], None),
+        (Checkpoint(2, met=True), [(0, 0.0, True), (1, 0.0, True), (2, 0.3, False)], [], None),
+    ],
+)
+def test_what_fails_the_whole_test_is_trained_on(point, per_record, earlier, expected):
+    """First the whole change, then more training on what failed; nothing if training cannot help (2 was not in it)."""
+    all_of = [verdict(r, el, passed=p) for r, el, p in per_record]
+    report = {
+        "reason": "earlier_request_regressed" if earlier else "criterion_missed",
+        "per_record": all_of,
+        "earlier": [verdict(r, el, passed=p) for r, el, p in earlier],
+        "after": {"verdicts": all_of[:2], "el_limit": 0.01},
+    }
+    found = point.reopen(report, 4)
+    assert (found and (found.strength, found.met, found.reopened)) == expected
+    assert point.reopen({**report, "reason": None}, 4) is None
+    assert point.reopen({**report, "reason": "utility_budget_exceeded"}, 4) is None
+
+
+def test_a_run_goes_on_where_the_whole_fails(memorised, monkeypatch):
+    """The test of the whole fails twice: the whole change is tried, then another epoch; the third test counts."""
+    model, tokenizer = memorised
+    merged: list[torch.Tensor] = []
+
+    def failing_twice(tested, *rest):
+        report = measure_after(tested, *rest)
+        merged.append(next(p for n, p in tested.named_parameters() if "q_proj" in n).detach().clone())
+        if len(merged) <= 2:
+            report["per_record"][0]["passed"] = report["after"]["verdicts"][0]["passed"] = False
+            report |= {"passed": False, "reason": "criterion_missed"}
+        return report
+
+    monkeypatch.setattr("worker.engine.unlearn.measure_after", failing_twice)
+    result = unlearn(model, tokenizer, support.KNOWN[:2], support.RETAIN, support.HELDOUT, OPTIONS)
+    assert result.report["passed"], result.report["reason"]
+    first = next(i for i, e in enumerate(result.history) if e["met"])
+    shrunk = result.history[first]["strength"] < 1
+    assert len(merged) == 3
+    assert len(result.history) == first + (2 if shrunk else 3)
+    assert not torch.equal(merged[0], merged[1])
+    assert not torch.equal(merged[1], merged[2])
 
 
 def test_retain_text_with_the_forget_text_is_left_out_and_told(memorised):
@@ -167,7 +226,7 @@ def test_training_stops_in_mid_epoch_and_keeps_the_least_change(memorised):
     (entry,), after = result.history, result.report["after"]
     assert result.report["passed"], result.report["reason"]
     assert entry["steps"] < 40
-    assert 0 < entry["strength"] <= 1
+    assert 0 < entry["strength"] < 1
     assert unshrunk.history[0]["strength"] == 1.0
     assert unshrunk.history[0]["steps"] == entry["steps"]
     assert unshrunk.report["after"]["ma"] <= after["ma"] <= after["ma_limit"]

@@ -37,6 +37,11 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
+def trains_in_bfloat16(name: str, device: torch.device) -> bool:
+    """Whether training computes its products in bfloat16, by a policy's `train_dtype`."""
+    return name == "bfloat16" or (name == "auto" and has_fast_bfloat16(device))
+
+
 @contextmanager
 def training(model: Any, dtype: str, *, checkpoint_activations: bool = False) -> Iterator[None]:
     """Evaluation mode with gradients, products in the dtype that a policy names, layers recomputed if it says so.
@@ -44,7 +49,7 @@ def training(model: Any, dtype: str, *, checkpoint_activations: bool = False) ->
     No dropout: LoRA has none here, and a base's own would make a resumed run another one.
     """
     device = device_of(model)
-    narrow = dtype == "bfloat16" or (dtype == "auto" and has_fast_bfloat16(device))
+    narrow = trains_in_bfloat16(dtype, device)
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)] if checkpoint_activations else []
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)

@@ -76,7 +76,7 @@ def fisher_diagonal(
     silent = [name for name in target_modules if name not in sums]
     if silent:
         raise InputError(f"target_modules: {silent[0]} takes no part in predicting text")
-    return {name: total / len(sequences) for name, total in sums.items()}
+    return {name: total.div_(len(sequences)) for name, total in sums.items()}
 
 
 @contextmanager
@@ -171,7 +171,7 @@ def row_importance(
             )
             for side, start, size in zip(sides, (0.0, share), (share, 1 - share), strict=True)
         )  # fmt: skip
-        found |= {name: _rows(of_forget[name], of_retain[name], eps, absolute_eps) for name in names}
+        found |= {name: _rows(of_forget.pop(name), of_retain.pop(name), eps, absolute_eps) for name in names}
     return found
 
 

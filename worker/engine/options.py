@@ -39,8 +39,8 @@ class Options:
         el_sample: Sequences whose EL is measured after each epoch; what is certified is measured on all.
         row_budget: Rows (prefixes) decoded at once while measuring EL; bounds memory.
         device: "auto", "cpu", "cuda" or "cuda:1".
-        dtype: Of weights and measurements: "auto" (float32 on a CPU, bfloat16 where CUDA has it), "float32" or
-            "bfloat16".
+        dtype: Of weights: "auto" (float32 on a CPU, bfloat16 where CUDA has it), "float32" or "bfloat16";
+            measurements are computed in float32.
         train_dtype: Of the products in training: "auto" (bfloat16 where the processor has instructions for it),
             "float32" or "bfloat16".
         checkpoint_activations: Compute each layer again in the backward pass instead of holding its activations.

@@ -9,7 +9,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -47,6 +47,8 @@ class Checkpoint:
         history: One mapping an epoch.
         met: The criterion held when training stopped.
         strength: The share of the change that is applied; less than 1 where less suffices.
+        reopened: Requests that failed the test of the whole after training's sample had passed.
+        verified: How often that happened.
     """
 
     epoch: int = 0
@@ -55,11 +57,38 @@ class Checkpoint:
     history: list[dict[str, Any]] = field(default_factory=list)
     met: bool = False
     strength: float = 1.0
+    reopened: tuple[int, ...] = ()
+    verified: int = 0
 
     @property
     def final(self) -> State:
         """The factors that are merged: the adapter's, at the share that suffices."""
         return shrunk(self.adapter, self.strength)
+
+    def reopen(self, report: dict[str, Any], max_epochs: int) -> "Checkpoint | None":
+        """Where to go on if the test of the whole failed what training's sample had passed.
+
+        First the whole change is applied instead of a share of it; then training goes on, and looks at the requests
+        that failed.
+
+        Args:
+            report: What `measure_after` said of the merged model.
+            max_epochs: The run's.
+
+        Returns:
+            A checkpoint, or None if no further training would help.
+        """
+        failed = {v["request"] for v in [*report["per_record"], *report["earlier"]] if not v["passed"]}
+        after = report["after"]
+        trained = {v["request"] for v in [*after["verdicts"], *report["earlier"]]}
+        untested = report["reason"] not in ("criterion_missed", "earlier_request_regressed")
+        if untested or not self.met or (failed and not failed & trained):
+            return None
+        failed = failed & trained or {v["request"] for v in after["verdicts"] if v["el"] > after["el_limit"]}
+        again = replace(self, reopened=tuple(sorted(failed)), verified=self.verified + 1)
+        if self.strength < 1:
+            return replace(again, strength=1.0)
+        return replace(again, met=False) if self.epoch < max_epochs else None
 
 
 @dataclass(slots=True)
@@ -89,6 +118,7 @@ class Trainer:
     options: Options
     on_epoch: Callable[[Checkpoint], None] = lambda _: None
     progress: Callable[[float], None] = lambda _: None
+    _failed: set[int] = field(default_factory=set)
     _last: tuple[list[float], list[float]] | None = None
 
     def run(self, resume: Checkpoint | None = None) -> Checkpoint:
@@ -108,6 +138,8 @@ class Trainer:
             raise UnknownPlugin(f"loss: one of {', '.join(LOSSES)}")
         optimiser = torch.optim.AdamW(self.adapter.parameters(), lr=self.options.learning_rate, weight_decay=0.0)
         point = resume or Checkpoint()
+        self._failed = set(point.reopened)
+        self.adapter.apply_share(1.0)
         if resume is not None:
             self.adapter.load(resume.adapter)
             optimiser.load_state_dict(resume.optimiser)
@@ -122,8 +154,9 @@ class Trainer:
             }  # fmt: skip
             self.adapter.apply_share(1.0)
             point = Checkpoint(
-                point.epoch + 1, self.adapter.state(), optimiser.state_dict(), [*point.history, entry], met, strength
-            )
+                point.epoch + 1, self.adapter.state(), optimiser.state_dict(), [*point.history, entry], met, strength,
+                point.reopened, point.verified,
+            )  # fmt: skip
             self.on_epoch(point)
         return point
 
@@ -148,23 +181,27 @@ class Trainer:
                 el, ma = self._measure()
                 if self._passes(el, ma):
                     break
-                queue = [i for i in queue if i in set(self._wanted())]
+                wanted = set(self._wanted())
+                queue = [i for i in queue if i in wanted]
         means = {"forget_loss": sum(forget) / len(forget), "retain_loss": sum(retain) / len(retain)}
         return {"steps": len(forget), "loss": sum(means.values()), **means}
 
     def _wanted(self) -> list[int]:
-        """Sequences to train on: with `skip_passed` those whose MA or EL bound is over what they should reach.
+        """Sequences to train on: with `skip_passed` those whose MA or EL bound is over what they should reach, or that
+        failed the test of the whole; else all, and of earlier requests those.
 
         That is the means that the set is held against; once the set is under them, its own verdict.
         """
-        everything = list(range(len(self.forget.sequences)))
-        if not self.options.skip_passed:
-            return [i for i in everything if self.forget.owners[i] in self.counted] or everything
+        everything, owners = range(len(self.forget.sequences)), self.forget.owners
+        counted = {i for i in everything if owners[i] in self.counted}
         bounds, ma = self._last or self._measure()
         set_passes = self._judge(bounds, ma).set_passed
         aims = [self._aim(i, set_passes) for i in everything]
-        over = [i for i in everything if bounds[i] > aims[i][0] or ma[i] + self.options.reserve > aims[i][1]]
-        return over or [i for i in everything if self.forget.owners[i] in self.counted]
+        over = {i for i in everything if bounds[i] > aims[i][0] or ma[i] + self.options.reserve > aims[i][1]}
+        over |= {i for i in everything if owners[i] in self._failed}
+        if not self.options.skip_passed:
+            over |= counted
+        return sorted(over or counted)
 
     def _aim(self, index: int, set_passes: bool) -> tuple[float, float]:
         """EL and MA to reach: the held-out means, or their 95th percentiles for what only its verdict holds."""
@@ -222,7 +259,7 @@ class Trainer:
         """
         el, ma = self._measure()
         met, shares = self._passes(el, ma), [1.0]
-        if met and self.options.shrink:
+        if met and self.options.shrink and not self._failed:
             shares = sorted({self._least_share(), 1.0})
         for strength in shares:
             self.adapter.apply_share(strength)
@@ -236,7 +273,9 @@ class Trainer:
 
     def _sampled(self, el: list[float], ma: Sequence[float]) -> list[float]:
         """The lower bounds `el` with EL itself for the `el_sample` sequences that are likeliest to have any."""
-        likeliest = sorted(range(len(ma)), key=lambda i: (-el[i], -ma[i]))[: self.options.el_sample]
+        failed = [owner in self._failed for owner in self.forget.owners]
+        count = max(self.options.el_sample, sum(failed))
+        likeliest = sorted(range(len(ma)), key=lambda i: (not failed[i], -el[i], -ma[i]))[:count]
         sequences, limits = [self.forget.sequences[i] for i in likeliest], [self.limits[i] for i in likeliest]
         measured = dict(zip(likeliest, extraction(self.model, sequences, limits, self.options), strict=True))
         return [measured.get(i, bound) for i, bound in enumerate(el)]

@@ -196,7 +196,11 @@ def unlearn(
     if not baseline.memorised:  # the parent stands; a set of unseen texts may straddle the held-out mean
         report = measure_after(model, data, baseline, options, lambda f: progress("verify", f))
         return Result(model, [], report | common | {"passed": True, "reason": None})
-    point = train(model, tokenizer, data, baseline, options, progress=progress)
-    merged = merged_copy(model, point.final, options)
-    report = measure_after(merged, data, baseline, options, lambda f: progress("verify", f))
-    return Result(merged, point.history, report | common)
+    again: Checkpoint | None = None
+    while True:
+        point = train(model, tokenizer, data, baseline, options, resume=again, progress=progress)
+        merged = merged_copy(model, point.final, options)
+        report = measure_after(merged, data, baseline, options, lambda f: progress("verify", f))
+        again = point.reopen(report, options.max_epochs)
+        if again is None:
+            return Result(merged, point.history, report | common)

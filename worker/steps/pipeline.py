@@ -14,7 +14,6 @@ import platform
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from worker.engine.data import text_windows
-from worker.engine.device import resolve_device, resolve_dtype
+from worker.engine.device import resolve_device, resolve_dtype, trains_in_bfloat16
 from worker.engine.errors import TooShort
 from worker.engine.measure import Baseline, as_table, measure_after, measure_before
 from worker.engine.merge import merge_into
@@ -50,7 +49,10 @@ class Pipeline:
         self.inputs, self.tell = inputs, tell
         self.device = resolve_device(self.options.device)
         self.dtype = resolve_dtype(self.options.dtype, self.device)
-        key = json.dumps([inputs["run"], inputs["policy"], str(self.device), str(self.dtype)], sort_keys=True)
+        narrow = trains_in_bfloat16(self.options.train_dtype, self.device)
+        key = json.dumps(
+            [inputs["run"], inputs["policy"], str(self.device), str(self.dtype), str(narrow)], sort_keys=True
+        )
         self.stages = Stages(self.work, hashlib.sha256(key.encode()).hexdigest())
         self.tokenizer = AutoTokenizer.from_pretrained(self.parent)
         self.seconds: dict[str, float] = {}
@@ -74,9 +76,10 @@ class Pipeline:
             self._merge(point)
             self.tell("stage", stage="verify")
             after = self._verify(data, baseline)
-            if after["reason"] != "criterion_missed" or not point.met or point.epoch >= self.options.max_epochs:
+            again = point.reopen(after, self.options.max_epochs)
+            if again is None:
                 return self._report(data, baseline, after, point.history)
-            self._keep(replace(point, met=False))  # the sample passed, the whole does not: train on
+            self._keep(again)
 
     def load(self, folder: Path) -> Any:
         """A model from disk, in the precision of the policy, on its device."""
@@ -142,11 +145,13 @@ class Pipeline:
 
     def _keep(self, point: Checkpoint) -> None:
         """Write a checkpoint down; what was made of an earlier one does not hold any more."""
-        path = self.work / f"checkpoint-{point.epoch}.pt"
+        path = self.work / f"checkpoint-{point.epoch}-{point.verified}.pt"
         torch.save({name: getattr(point, name) for name in Checkpoint.__slots__}, path.with_suffix(".new"))
         replace_file(path, path.with_suffix(".new"))
         self.stages.finish("epoch", [path], undo=("unlearn", "merge"))
-        (self.work / f"checkpoint-{point.epoch - 1}.pt").unlink(missing_ok=True)
+        for other in self.work.glob("checkpoint-*.pt"):
+            if other != path:
+                other.unlink()
 
     def _checkpoint(self) -> Checkpoint | None:
         """The last epoch's checkpoint, if it is whole and of this very run."""
@@ -228,7 +233,8 @@ class Pipeline:
             "heldout_excluded": data.heldout_excluded,
             "artefact": {
                 "sequence_length": self.options.sequence_length,
-                "evaluated_dtype": str(self.dtype).removeprefix("torch."),
+                "weights_dtype": str(self.dtype).removeprefix("torch."),
+                "evaluated_dtype": "float32",
                 "adapter_sha256": _sha256(adapter) if after else None,
             },
             "environment": {
