@@ -262,6 +262,7 @@ def job(path: str, data: Path, evaluations: list[float], *, twice: bool) -> list
         digest, epochs, steps, ours = our_job(bench, options, Path(place) / "a")
         again = our_job(bench, options, Path(place) / "b")[0] if twice else ""
         merged = AutoModelForCausalLM.from_pretrained(Path(place) / "a").eval()
+        print(json.dumps(ours), epochs, steps, file=sys.stderr, flush=True)
         data_of = bench.prepared(["32_0"], 0.0)
         forget = data_of.forget.sequences
         (el, ma), exact = timed(lambda: exact_evaluation(merged, forget))

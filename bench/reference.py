@@ -95,7 +95,8 @@ def fila(weight: Tensor, importance: Tensor, rank: int, scale: float) -> tuple[T
 def inverted_hinge(logits: Tensor, labels: Tensor) -> Tensor:
     """Eq. 2 on all logits, gradient by autograd."""
     targets = labels[:, 1:].reshape(-1)
-    probabilities = torch.softmax(logits[:, :-1].reshape(-1, logits.shape[-1]).float(), -1)
+    rows, targets = logits[:, :-1].reshape(-1, logits.shape[-1])[targets != -100], targets[targets != -100]
+    probabilities = torch.softmax(rows.float(), -1)
     target = probabilities.gather(-1, targets[:, None]).squeeze(-1)
     others = probabilities.scatter(-1, targets[:, None], -1.0)
     return torch.clamp(1 + target - others.amax(-1), min=0).mean()

@@ -211,3 +211,4 @@ def _limits_missed(verification: dict[str, Any]) -> Iterator[str]:
             yield f"mean {name.upper()} {after[name]} is over the held-out mean {limits[name]}"
     if not Decimal(utility["heldout_ratio"]) <= Decimal(utility["max_ratio"]):
         yield f"held-out perplexity ratio {utility['heldout_ratio']} is over {utility['max_ratio']}"
+    yield from (f"earlier request {ref} came back" for ref in verification["earlier"]["regressed"])

@@ -18,6 +18,7 @@ from service.audit.signing import PAYLOAD_TYPE, CertificateSigner
 from service.audit.verify import CERTIFICATE, Code, VerificationError, verify
 
 REPORT = {
+    "earlier": {"requests": 2, "regressed": []},
     "artefact": {"evaluated_dtype": "float32", "adapter_sha256": "ab" * 32},
     "thresholds": [
         {"length": 26, "n": 10, "count": 30, "el_mean": 0.0, "ma_mean": 0.4, "el_p95": 0.0, "ma_p95": 0.5, "ma_p1": 0.1}
@@ -212,6 +213,7 @@ POLICY_FAILURES = {
     "MA over the limit": {"report": {**REPORT, "after": {"el": 0.0, "ma": 0.41}}},
     "EL over the limit": {"report": {**REPORT, "after": {"el": 0.02, "ma": 0.3}}},
     "over budget": {"report": {**REPORT, "utility": {"heldout_ratio": 1.2, "max_ratio": 1.1}}},
+    "an earlier request came back": {"report": {**REPORT, "earlier": {"requests": 2, "regressed": ["r"]}}},
     "not published": {"published": False},
     "overall FAIL": {"overall": "FAIL"},
     "no thresholds": {"report": {**REPORT, "thresholds": []}},

@@ -33,7 +33,7 @@ def hidden_states(model: Any, input_ids: Tensor, attention_mask: Tensor, **argum
         model: A causal language model.
         input_ids: [b, s].
         attention_mask: [b, s].
-        arguments: More arguments of the model's forward.
+        **arguments: More arguments of the model's forward.
 
     Returns:
         [b, s, h].

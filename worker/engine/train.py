@@ -190,25 +190,26 @@ class Trainer:
         """Sequences to train on: with `skip_passed` those whose MA or EL bound is over what they should reach, or that
         failed the test of the whole; else all, and of earlier requests those.
 
-        That is the means that the set is held against; once the set is under them, its own verdict.
+        That is the mean that the set is held against; once the set is under it, what its own verdict asks.
         """
         everything, owners = range(len(self.forget.sequences)), self.forget.owners
         counted = {i for i in everything if owners[i] in self.counted}
         bounds, ma = self._last or self._measure()
-        set_passes = self._judge(bounds, ma).set_passed
-        aims = [self._aim(i, set_passes) for i in everything]
+        found = self._judge(bounds, ma)
+        aims = [self._aim(i, found.el <= found.el_limit, found.ma <= found.ma_limit) for i in everything]
         over = {i for i in everything if bounds[i] > aims[i][0] or ma[i] + self.options.reserve > aims[i][1]}
         over |= {i for i in everything if owners[i] in self._failed}
         if not self.options.skip_passed:
             over |= counted
         return sorted(over or counted)
 
-    def _aim(self, index: int, set_passes: bool) -> tuple[float, float]:
-        """EL and MA to reach: the held-out means, or their 95th percentiles for what only its verdict holds."""
-        limit = self.limits[index]
-        if self.forget.owners[index] in self.counted and not set_passes:
-            return limit.el_mean, limit.ma_mean
-        return limit.el_p95, limit.ma_p95
+    def _aim(self, index: int, el_passes: bool, ma_passes: bool) -> tuple[float, float]:
+        """EL and MA to reach: the held-out means, or their 95th percentiles where only its verdict holds a sequence."""
+        limit, earlier = self.limits[index], self.forget.owners[index] not in self.counted
+        return (
+            limit.el_p95 if earlier or el_passes else limit.el_mean,
+            limit.ma_p95 if earlier or ma_passes else limit.ma_mean,
+        )
 
     def _step(self, optimiser: torch.optim.Optimizer, batch: list[list[int]]) -> tuple[float, float]:
         """One optimiser step; returns the forget and the retain loss, means over tokens."""
@@ -252,7 +253,7 @@ class Trainer:
         """Whether to stop, at which share of the change.
 
         MA of all comes first. If it passes, the least share of the change at which it still does is held against
-        EL, and then the whole change if that share fails.
+        EL, if that fails one half-way between it and the whole change, and then the whole change.
 
         Returns:
             The judgement, whether it passes with reserve, and the share, which the adapter is left at.
@@ -260,7 +261,8 @@ class Trainer:
         el, ma = self._measure()
         met, shares = self._passes(el, ma), [1.0]
         if met and self.options.shrink and not self._failed:
-            shares = sorted({self._least_share(), 1.0})
+            least = self._least_share()
+            shares = sorted({least, (least + 1) / 2, 1.0})
         for strength in shares:
             self.adapter.apply_share(strength)
             el, ma = self._measure()

@@ -128,7 +128,7 @@ def predictions(model: Any, sequences: Sequence[Sequence[int]], **arguments: Any
     Args:
         model: A causal language model, inside `measuring`.
         sequences: Token ids, two or more each.
-        arguments: More arguments of the model's forward, a cache to fill for one.
+        **arguments: More arguments of the model's forward, a cache to fill for one.
 
     Returns:
         One list a sequence.
