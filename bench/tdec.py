@@ -238,6 +238,8 @@ def plot(lines: list[dict[str, Any]], path: Path) -> None:
             title=f"{Path(panel[0]).name}, {panel[1]}", xlabel="mean MA of the forget set (dotted: its limit)",
             ylabel="Pile perplexity after / before (star: the merged model)", yscale="log",
         )  # fmt: skip
+        for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            which(lambda value, _: f"{value:.2f}")
         axes.invert_xaxis()
         axes.legend()
     figure.savefig(path, dpi=110)
