@@ -33,11 +33,10 @@ from bench import reference
 from bench.data import PeakMemory, machine, read
 from bench.tdec import Bench, Texts
 from worker.engine.adapter import Adapter, find_targets, weights_of
-from worker.engine.criterion import judge
+from worker.engine.criterion import Judgement, judge
 from worker.engine.data import encode, first_windows, pad_batch
 from worker.engine.device import training
 from worker.engine.fisher import fisher_diagonal
-from worker.engine.forget_set import ForgetSet
 from worker.engine.head import Head
 from worker.engine.inits.fila import fila_factors
 from worker.engine.losses.ascent import cross_entropy_rows
@@ -238,10 +237,9 @@ def their_epoch(bench: Bench) -> float:
     for step in range(4):
         part = slice(8 * step, 8 * step + 8)
         optimiser.zero_grad()
-        losses_of = ((data.forget, reference.inverted_hinge), (data.retain, reference.cross_entropy))
+        losses_of = ((data.forget.sequences, reference.inverted_hinge), (data.retain, reference.cross_entropy))
         for sequences, loss in losses_of:
-            rows = sequences.sequences if isinstance(sequences, ForgetSet) else sequences
-            input_ids, mask, labels = pad_batch(rows[part])
+            input_ids, mask, labels = pad_batch(sequences[part])
             with training(model, "auto"):
                 loss(model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits, labels).backward()
         optimiser.step()
@@ -273,18 +271,12 @@ def job(path: str, data: Path, evaluations: list[float], *, twice: bool) -> list
             evaluations.append(reference.evaluate(merged, input_ids, share=0.05)[2])
         evaluation = evaluations[-1]
     _, their_svd, _ = svd(bench.model)
-    names = find_targets(bench.model)
     _, one = timed(lambda: reference.fisher(bench.model, forget[:4]))
     epoch = their_epoch(bench)
     theirs = 16 * one + their_svd + epochs * (epoch + evaluation) + ours["merge"]
     total = ours["initialise"] + ours["train"] + ours["merge"] + exact
     verifying = ours["decide"] + exact
-    note = (
-        f"{epochs} epochs, {steps} steps; final exact EL10 {found.el:.4f} (<= {found.el_limit:.4f}), MA {found.ma:.4f} "
-    )
-    note += (
-        f"(<= {found.ma_limit:.4f}), verdicts failed {sum(not v.passed for v in found.verdicts)}; {len(names)} modules"
-    )
+    note = f"{epochs} epochs, {steps} steps; {_judged(found)}; {len(find_targets(bench.model))} modules"
     utility = "; ".join(f"{k} {before[k]:.3f} -> {after[k]:.3f} (x {after[k] / before[k]:.3f})" for k in before)
     print(
         json.dumps({"ours": ours, "exact": exact, "their_epoch": epoch, "their_evaluation": evaluation}),
@@ -293,16 +285,17 @@ def job(path: str, data: Path, evaluations: list[float], *, twice: bool) -> list
     same = [f"| the same job twice | | | | {'identical' if digest == again else 'DIFFERENT'} safetensors digests |"]
     return [
         row("verification of a whole job", epochs * evaluation, verifying, "s", note),
-        row(
-            "a whole job",
-            theirs,
-            total,
-            "s",
-            f"reference: {epochs} epochs of which one is timed, one evaluation as above each",
-        ),
+        row("a whole job", theirs, total, "s", f"reference: {epochs} epochs, one timed, one evaluation as above each"),
         f"| the model's other abilities | | | | {utility} |",
         *(same if twice else []),
     ]
+
+
+def _judged(found: Judgement) -> str:
+    """A judgement of exact values, in words."""
+    failed = sum(not v.passed for v in found.verdicts)
+    el, ma = f"EL10 {found.el:.4f} (<= {found.el_limit:.4f})", f"MA {found.ma:.4f} (<= {found.ma_limit:.4f})"
+    return f"final exact {el}, {ma}, verdicts failed {failed}"
 
 
 def exact_evaluation(model: Any, sequences: list[list[int]]) -> tuple[list[float], list[float]]:

@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ class Bench:
         self.pile = first_windows(self.tokenizer, texts.perplexity, LENGTH, PILE_PERPLEXITY)
         self.wiki = first_windows(self.tokenizer, texts.wikitext[::-1], LENGTH, PILE_PERPLEXITY)
 
-    @cache  # noqa: B019  # one Bench a process
+    @cached_property
     def heldout(self) -> list[Greedy]:
         """Decodings of held-out text by this model; without `exact` a continuation ends at its first mismatch."""
         sequences = first_windows(self.tokenizer, self.texts.heldout, LENGTH, HELDOUT)
@@ -101,12 +101,13 @@ class Bench:
 
     def limits(self, sequences: list[list[int]]) -> list[Threshold]:
         """The thresholds of sequences, from held-out text on this model."""
-        return thresholds_for(self.heldout(), sequences, 10)
+        return thresholds_for(self.heldout, sequences, 10)
 
     def on(self, model: Any) -> "Bench":
         """The same bench on another model, whose thresholds are its own."""
         other = copy.copy(self)
         other.model = model
+        vars(other).pop("heldout", None)
         return other
 
     def general(self, model: Any, *, everything: bool = True) -> dict[str, float]:

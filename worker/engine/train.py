@@ -169,7 +169,9 @@ class Trainer:
         every = math.ceil(steps / self.options.epoch_checks)
         forget, retain = [], []
         for step in range(1, steps + 1):
-            queue = queue or order.sample(self._wanted(), len(self._wanted()))
+            if not queue:
+                wanted = self._wanted()
+                queue = order.sample(wanted, len(wanted))
             batch, queue = queue[: self.options.batch_size], queue[self.options.batch_size :]
             values = self._step(optimiser, [self.forget.sequences[i] for i in batch])
             if not all(map(math.isfinite, values)):
@@ -181,8 +183,8 @@ class Trainer:
                 el, ma = self._measure()
                 if self._passes(el, ma):
                     break
-                wanted = set(self._wanted())
-                queue = [i for i in queue if i in wanted]
+                left = set(self._wanted())
+                queue = [i for i in queue if i in left]
         means = {"forget_loss": sum(forget) / len(forget), "retain_loss": sum(retain) / len(retain)}
         return {"steps": len(forget), "loss": sum(means.values()), **means}
 
