@@ -14,7 +14,8 @@ log = logging.getLogger(__name__)
 
 CONTROL, COMPUTE = "control", "gpu"
 ROUTES = {
-    "batch": CONTROL, "certify": CONTROL, "publish": CONTROL, "deliver": CONTROL, "sweep": CONTROL, "unlearn": COMPUTE,
+    "batch": CONTROL, "certify": CONTROL, "publish": CONTROL, "deliver": CONTROL, "sweep": CONTROL, "collect": CONTROL,
+    "unlearn": COMPUTE,
 }  # fmt: skip
 
 

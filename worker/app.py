@@ -26,11 +26,8 @@ app = celery_app(settings.broker_url)
 app.conf.task_routes = {step: {"queue": queue} for step, queue in ROUTES.items()}
 app.conf.imports = ("worker.tasks",)
 app.conf.beat_schedule = {
-    "sweep": {
-        "task": "sweep",
-        "schedule": settings.sweep_seconds,
-        "options": {"queue": CONTROL, "expires": max(settings.sweep_seconds, 5)},
-    }
+    name: {"task": name, "schedule": seconds, "options": {"queue": CONTROL, "expires": max(seconds, 5)}}
+    for name, seconds in {"sweep": settings.sweep_seconds, "collect": settings.collect_seconds}.items()
 }
 
 

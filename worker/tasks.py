@@ -6,7 +6,7 @@ from uuid import UUID
 
 from service.app import Services
 from service.db import jobs
-from service.domain.errors import LostLease
+from service.domain.errors import Hopeless, LostLease
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES, Stage
 from service.steps import batch as batch_step
 from service.steps import certify as certify_step
@@ -14,7 +14,7 @@ from service.steps import deliver as deliver_step
 from service.steps import lease as leases
 from service.steps import publish as publish_step
 from service.steps import sweep as sweep_step
-from worker.app import app, services
+from worker.app import app, services, stopping
 from worker.steps.run import run_job
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,8 @@ def _holding(job_id: UUID, stages: frozenset[Stage], work: Callable[[Services, l
             work(parts, lease)
         except LostLease:
             log.warning("lease lost job=%s", job_id)
+        except Hopeless as error:
+            leases.attempt_failed(parts, lease, error.reason, permanent=True)
         except Exception as error:
             log.exception("an attempt failed job=%s", job_id)
             leases.attempt_failed(parts, lease, type(error).__name__, permanent=False)
@@ -70,11 +72,16 @@ def _stage(job_id: UUID) -> Stage:
 @app.task(name="deliver")  # type: ignore[untyped-decorator]
 def deliver() -> None:
     """Make the callbacks that are due."""
-    deliver_step.deliver(services())
+    deliver_step.deliver(services(), go_on=lambda: not stopping.is_set())
 
 
 @app.task(name="sweep")  # type: ignore[untyped-decorator]
 def sweep() -> None:
-    """Find lost work; remove what ended jobs left."""
+    """Find lost work."""
     sweep_step.sweep(services())
+
+
+@app.task(name="collect")  # type: ignore[untyped-decorator]
+def collect() -> None:
+    """Remove what ended jobs and crashes left."""
     sweep_step.collect(services())

@@ -167,9 +167,9 @@ def exhausted(session: Session, max_attempts: int) -> list[Job]:
     return list(session.scalars(query.with_for_update(skip_locked=True)))
 
 
-def ended(session: Session, among: list[UUID]) -> list[UUID]:
-    """Those of these jobs that need no working folder any more."""
-    return list(session.scalars(select(Job.id).where(Job.id.in_(among), Job.stage.in_(TERMINAL_STAGES))))
+def under_way(session: Session, among: list[UUID]) -> set[UUID]:
+    """Those of these jobs that have not ended."""
+    return set(session.scalars(select(Job.id).where(Job.id.in_(among), Job.stage.not_in(TERMINAL_STAGES))))
 
 
 def counts(session: Session) -> list[tuple[str, int]]:

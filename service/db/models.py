@@ -2,11 +2,13 @@
 
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from service.db.paging import Page, page
 from service.db.tables import Certificate, Model, Version
+
+COLLECTION = 7310581  # the advisory lock between publishing and collecting
 
 
 def by_name(session: Session, name: str) -> Model | None:
@@ -40,9 +42,31 @@ def set_latest(session: Session, model_id: UUID, number: int) -> None:
     session.execute(update(Model).where(Model.id == model_id).values(latest=number))
 
 
-def digests(session: Session) -> set[str]:
-    """The folder names of all versions."""
-    return set(session.scalars(select(Version.digest)))
+def known_digests(session: Session, among: list[str]) -> set[str]:
+    """Those of these folder names that belong to a version."""
+    return set(session.scalars(select(Version.digest).where(Version.digest.in_(among))))
+
+
+def keep_from_collection(session: Session) -> None:
+    """Until this transaction ends, no folder is collected: what a new version names is there, or is seen to be gone."""
+    session.execute(select(func.pg_advisory_xact_lock_shared(COLLECTION)))
+
+
+def lock_collection(session: Session) -> None:
+    """Wait until no version is being made, and let none be made until this transaction ends."""
+    session.execute(select(func.pg_advisory_xact_lock(COLLECTION)))
+
+
+def corpora(session: Session) -> set[str]:
+    """Digests of all retain and held-out texts in use."""
+    rows = session.execute(select(Model.retain["sha256"].astext, Model.heldout["sha256"].astext))
+    return {digest for row in rows for digest in row}
+
+
+def published(session: Session) -> dict[tuple[str, int], str]:
+    """(model, number) -> digest of every version but the registered ones."""
+    query = select(Model.name, Version.number, Version.digest).join(Model, Model.id == Version.model_id)
+    return {(name, number): digest for name, number, digest in session.execute(query.where(Version.number > 0))}
 
 
 def certificate(session: Session, job_id: UUID | None) -> Certificate | None:

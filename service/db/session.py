@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session, sessionmaker
 
+from service.failpoints import reach
+
 DRIVER = "postgresql+psycopg"
 
 
@@ -30,10 +32,17 @@ class Database:
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
 
     @contextmanager
-    def transaction(self) -> Iterator[Session]:
-        """One transaction: committed at the end, rolled back on an exception."""
+    def transaction(self, name: str = "") -> Iterator[Session]:
+        """One transaction: committed at the end, rolled back on an exception.
+
+        One that changes the state of a request or job has a `name`: tests halt processes before and after its commit.
+        """
         with self._sessions.begin() as session:
             yield session
+            if name:
+                reach(f"{name}.commit")
+        if name:
+            reach(f"{name}.committed")
 
     def close(self) -> None:
         """Give every connection back."""

@@ -7,6 +7,7 @@ ServiceError           status, code, detail, field; never contains text of a rec
 |-- NotFound           404
 |-- Conflict           409
 `-- TooLarge           413
+Hopeless               the job cannot succeed however often it is tried; carries the reason it is given up with
 LostLease              the fence moved on: whoever sees this must stop and write nothing
 IllegalTransition      a state change that the table does not allow: a bug, or a race that was lost
 """
@@ -60,6 +61,15 @@ class TooLarge(ServiceError):
     """The body is over the limit."""
 
     status, code, title = 413, "too_large", "The body is too large"
+
+
+class Hopeless(Exception):
+    """Trying this job again is no use: it is given up with `reason`."""
+
+    def __init__(self, reason: str) -> None:
+        """`reason` is a code, never text that was submitted."""
+        super().__init__(reason)
+        self.reason = reason
 
 
 class LostLease(Exception):

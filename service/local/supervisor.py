@@ -132,6 +132,8 @@ class Stack:
             "UNLEARND_MAX_WAIT_SECONDS": "2",
             "UNLEARND_SWEEP_SECONDS": "1",
             "UNLEARND_LEASE_SECONDS": "10",
+            "UNLEARND_COLLECT_SECONDS": "30",
+            "UNLEARND_RETRY_SECONDS": "2",
         }
         return {**{k: os.environ.get(k, v) for k, v in defaults.items()}, "TMPDIR": str(self.data / "tmp")}
 

@@ -21,7 +21,7 @@ def batch(services: Services, model_id: UUID) -> UUID | None:
     jobs stands behind that.
     """
     try:
-        with services.db.transaction() as session:
+        with services.db.transaction("batch") as session:
             model = models.lock(session, model_id)
             if model is None:
                 return None

@@ -13,20 +13,18 @@ from service.audit.certificate import RequestLine, statement
 from service.audit.manifest import FileEntry, manifest
 from service.db import audit, jobs, models, requests
 from service.db.tables import Certificate, DeletionRequest, Job
+from service.domain.errors import Hopeless
 from service.domain.states import Outcome, RequestStatus, Stage
 from service.privacy.commitments import forget_set_root
 
 TRUST, CARD = "trust.json", "model/README.md"
 
 
-class CandidateChanged(Exception):
-    """The files that wait to be published are not those that the tests ran on."""
-
-
 def certify(services: Services, job_id: UUID, fence: int) -> None:
     """Issue the certificate; a failed or needless run ends here, a passed one goes on to be published.
 
     Raises:
+        Hopeless: The files that wait to be published are not those that the tests ran on.
         LostLease: The fence moved on.
         WordingRefused: The record would say something it may not.
     """
@@ -50,7 +48,7 @@ def certify(services: Services, job_id: UUID, fence: int) -> None:
     files = released_files(services, job) if job.outcome != Outcome.NOT_MEMORISED else _parent_files(job)
     payload = _payload(services, job, tested, lineage, files)
     envelope = services.signer.sign(payload)
-    with services.db.transaction() as session:
+    with services.db.transaction("certify") as session:
         job = jobs.owned(session, job_id, fence)
         overall = "FAIL" if job.outcome == Outcome.FAILED else "PASS"
         digest = hashlib.sha256(envelope).hexdigest()
@@ -94,7 +92,7 @@ def _end(session: Session, job: Job) -> None:
 
 def released_files(services: Services, job: Job) -> list[FileEntry]:
     """Manifest of what the release folder will hold beside the certificate: model, model card, trust.json."""
-    candidate = services.storage.candidate(job.id)
+    candidate = services.storage.candidate(job.id, (job.report or {})["fence"])
     (candidate / TRUST).unlink(missing_ok=True)
     (candidate / TRUST).write_bytes(services.signer.trust())
     (candidate / CARD).unlink(missing_ok=True)  # never written into: a published folder may share the file
@@ -103,7 +101,7 @@ def released_files(services: Services, job: Job) -> list[FileEntry]:
     measured = (job.report or {})["files"]
     found = {f["path"]: f["sha256"] for f in files if f["path"] not in (TRUST, CARD)}
     if found != measured:
-        raise CandidateChanged(f"job {job.id}: the candidate is not what was measured")
+        raise Hopeless("candidate_changed")
     return files
 
 

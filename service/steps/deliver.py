@@ -3,6 +3,7 @@
 import ipaddress
 import logging
 import socket
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -24,18 +25,20 @@ class RefusedTarget(ValueError):
     """The callback would go to an address that is not the outside world's."""
 
 
-def deliver(services: Services) -> int:
-    """Make every callback that is due; returns how many were delivered."""
+def deliver(services: Services, *, go_on: Callable[[], bool] = lambda: True) -> int:
+    """Make every callback that is due, or as many as `go_on` lets us; returns how many were delivered."""
     delivered = 0
-    with services.db.transaction() as session:
+    with services.db.transaction("deliver") as session:
         due = outbox.take_due(session, HELD)
     for entry_id, request_id, status in due:
+        if not go_on():
+            break  # the rest is due again when it is held no more
         with services.db.transaction() as session:
             request = requests.by_id(session, request_id)
         assert request is not None
         ok = _post(services, request, entry_id, status)
         delivered += ok
-        with services.db.transaction() as session:
+        with services.db.transaction("delivered") as session:
             outbox.record(session, entry_id, delivered=ok, max_attempts=MAX_ATTEMPTS)
     return delivered
 

@@ -19,7 +19,7 @@ from service.domain.errors import LostLease
 from service.domain.states import RequestStatus, Stage
 
 log = logging.getLogger(__name__)
-BACKOFF_SECONDS = 5.0
+BACKOFF_FACTOR = 4
 
 
 class Lease:
@@ -65,7 +65,7 @@ class Lease:
 def hold(services: Services, job_id: UUID, stages: frozenset[Stage]) -> Iterator[Lease | None]:
     """Claim a job and keep its lease while inside; None if it is not to be had (drop the message)."""
     owner = f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}"
-    with services.db.transaction() as session:
+    with services.db.transaction("claim") as session:
         fence = jobs.claim(session, job_id, owner, stages, lease_seconds=services.settings.lease_seconds)
     if fence is None:
         yield None
@@ -98,7 +98,8 @@ def attempt_failed(services: Services, lease: Lease, reason: str, *, permanent: 
             if permanent or job.attempts >= services.settings.max_attempts:
                 quarantine(session, job, reason)
             else:
-                jobs.give_back(session, job, delay_seconds=BACKOFF_SECONDS * job.attempts, count=True)
+                delay = services.settings.retry_seconds * BACKOFF_FACTOR ** (job.attempts - 1)
+                jobs.give_back(session, job, delay_seconds=delay, count=True)
                 jobs.add_event(session, job.id, "retry", {"reason": reason, "attempts": job.attempts})
     except LostLease:
         log.info("lease was lost already job=%s", lease.job_id)

@@ -1,8 +1,6 @@
 """publish: one rename and one transaction, so that a version exists whole and once, or not at all."""
 
 import hashlib
-import os
-import shutil
 from pathlib import Path
 from uuid import UUID
 
@@ -11,7 +9,10 @@ from service.audit.manifest import digest_of, list_paths, manifest
 from service.audit.verify import CERTIFICATE, verify
 from service.db import audit, jobs, models, requests
 from service.db.tables import Version
+from service.domain.errors import Hopeless
 from service.domain.states import Outcome, RequestStatus
+from service.failpoints import reach
+from service.storage.local import link
 
 
 def publish(services: Services, job_id: UUID, fence: int) -> None:
@@ -22,24 +23,33 @@ def publish(services: Services, job_id: UUID, fence: int) -> None:
 
     Raises:
         LostLease: The fence moved on; nothing was published under it.
+        Hopeless: Storage knows a version of this number; the database was restored from before it.
         VerificationError: The release does not pass our own verifier.
     """
     with services.db.transaction() as session:
         certificate = models.certificate(session, job_id)
         job = jobs.owned(session, job_id, fence)
-        parent = job.parent_version
         assert certificate is not None
+        assert job.report is not None
+        name, parent, number = job.model.name, job.parent_version, job.parent_version.number + 1
+        computed = job.report["fence"]
+    if (name, number) in services.storage.published():
+        raise Hopeless("version_in_storage")
     staged = services.storage.staging(f"{job_id}/{fence}")
-    _link_tree(services.storage.candidate(job_id), staged)
+    _link_tree(services.storage.candidate(job_id, computed), staged)
     (staged / CERTIFICATE).write_bytes(certificate.envelope)
     verify(staged)
     files = manifest(staged)
     digest = digest_of(files)
-    services.storage.publish(staged, digest)
-    with services.db.transaction() as session:
+    reach("publish.staged")
+    folder = services.storage.publish(staged, digest)
+    reach("publish.renamed")
+    with services.db.transaction("publish") as session:
         job = jobs.owned(session, job_id, fence)
+        models.keep_from_collection(session)
+        if not folder.is_dir():
+            raise FileNotFoundError(folder.name)  # collected as garbage meanwhile: the next attempt makes it again
         assert job.report is not None
-        number = parent.number + 1
         version = Version(
             model_id=job.model_id, number=number, parent_id=parent.id, job_id=job_id, digest=digest,
             files=list(files), metrics={k: job.report[k] for k in ("limits", "before", "after", "utility", "epochs")},
@@ -59,16 +69,12 @@ def publish(services: Services, job_id: UUID, fence: int) -> None:
             session, "version.published", job=str(job_id), number=number, manifest=digest,
             certificate=hashlib.sha256(certificate.envelope).hexdigest(),
         )  # fmt: skip
+    services.storage.note_published(name, number, digest)
     services.storage.discard_job(job_id)
     services.queue.wake("deliver")
 
 
 def _link_tree(source: Path, target: Path) -> None:
-    """Hard links where the file system has them, copies elsewhere; the files never change again."""
     for path in list_paths(source):
-        (target / path).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(source / path, target / path)
-        except OSError:
-            shutil.copyfile(source / path, target / path)
+        link(source / path, target / path)
         (target / path).chmod(0o644)

@@ -52,13 +52,17 @@ def register(
             shutil.copyfile(source / file, target)
     files = manifest(staged)
     digest = digest_of(files)
-    services.storage.publish(staged, digest)
+    folder = services.storage.publish(staged, digest)
     try:
         with services.db.transaction() as session:
             model = Model(name=name, policy=policy, retain=retain, heldout=heldout)
             session.add(model)
             session.flush()
             session.add(Version(model_id=model.id, number=0, digest=digest, files=list(files), metrics={}))
+            models.keep_from_collection(session)
+            kept = [services.storage.corpus(corpus["sha256"]) for corpus in (retain, heldout)]
+            if not all(path.exists() for path in (folder, *kept)):
+                raise Conflict("Storage was cleaned up meanwhile; try again.")
             audit.append(session, "model.registered", model=name, digest=digest, retain=retain, heldout=heldout)
     except IntegrityError as error:
         raise Conflict(f"There is a model named {name} already.", field="name") from error

@@ -63,7 +63,7 @@ def accept(services: Services, submission: Submission, api_key_id: UUID, idempot
     body = services.wrapper.keyed_hash("body", _body(submission))
     key = services.wrapper.keyed_hash("idempotency", idempotency_key.encode()) if idempotency_key else None
     try:
-        with services.db.transaction() as session:
+        with services.db.transaction("accept") as session:
             found = requests.by_idempotency(session, api_key_id, key) if key else None
             if found:
                 return _same(services, found, body)
@@ -160,7 +160,7 @@ def cancel(services: Services, request_id: UUID) -> None:
         NotFound: No such request.
         Conflict: It is batched or ended already.
     """
-    with services.db.transaction() as session:
+    with services.db.transaction("cancel") as session:
         request = requests.by_id(session, request_id)
         if request is None:
             raise NotFound("There is no such request.")

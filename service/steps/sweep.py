@@ -2,14 +2,12 @@
 
 import shutil
 import time
-from datetime import timedelta
+from pathlib import Path
 
 from service.app import Services
 from service.db import jobs, models, requests
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES
 from service.steps.lease import quarantine
-
-ORPHAN_AGE = timedelta(days=1)
 
 
 def sweep(services: Services) -> None:
@@ -31,14 +29,30 @@ def sweep(services: Services) -> None:
 
 
 def collect(services: Services) -> None:
-    """Remove working folders of ended jobs and release folders that never became a version."""
-    storage = services.storage
+    """Remove working folders of ended jobs, and what no version, model or job names; complete storage's ledger.
+
+    What is doomed is renamed while no version can be made, and removed afterwards.
+    """
+    storage, age = services.storage, services.settings.orphan_seconds
     present = storage.jobs_present()
+    noted = storage.published()
     with services.db.transaction() as session:
-        done = jobs.ended(session, present)
-        known = models.digests(session)
-    for job_id in done:
+        ended = set(present) - jobs.under_way(session, present)
+        missing = models.published(session).items() - noted.items()
+    for job_id in ended:
         storage.discard_job(job_id)
-    for folder in storage.releases():
-        if folder.name not in known and time.time() - folder.stat().st_mtime > ORPHAN_AGE.total_seconds():
-            shutil.rmtree(folder)
+    for (model, number), digest in missing:
+        storage.note_published(model, number, digest)
+    old = [path for path in storage.releases() if path.name not in noted.values() and _age(path) > age]
+    old += storage.leftovers(older_than=age)
+    if old:
+        with services.db.transaction() as session:
+            models.lock_collection(session)
+            named = models.known_digests(session, [path.name for path in old]) | models.corpora(session)
+            doomed = [storage.doom(path) for path in old if path.name not in named]
+        for path in doomed:
+            shutil.rmtree(path)
+
+
+def _age(path: Path) -> float:
+    return time.time() - path.stat().st_mtime

@@ -17,7 +17,7 @@ PROGRESS_OF = {  # where each phase of the compute child lies on the job's 0..1
 }  # fmt: skip
 
 
-def compute_input(services: Services, job_id: UUID) -> dict[str, Any]:
+def compute_input(services: Services, job_id: UUID, fence: int) -> dict[str, Any]:
     """Everything the compute child needs, texts included; it goes through a pipe, never to a disk.
 
     Returns:
@@ -35,7 +35,7 @@ def compute_input(services: Services, job_id: UUID) -> dict[str, Any]:
         earlier_texts, earlier_owners = _texts(services, earlier, len(members))
         root, kept = (forget_set_root([(r.ref, r.commitment) for r in those]) for those in (members, earlier))
         return {
-            "work": str(services.storage.work(job_id)),
+            "work": str(services.storage.work(job_id, fence)),
             "parent": str(services.storage.release(job.parent_version.digest) / "model"),
             "retain": str(services.storage.corpus(job.model.retain["sha256"])),
             "heldout": str(services.storage.corpus(job.model.heldout["sha256"])),
@@ -67,7 +67,7 @@ def record_stage(services: Services, job_id: UUID, fence: int, stage: Stage) -> 
     Raises:
         LostLease: The fence moved on.
     """
-    with services.db.transaction() as session:
+    with services.db.transaction("stage") as session:
         job = jobs.owned(session, job_id, fence)
         order = list(Stage)
         if order.index(stage) <= order.index(Stage(job.stage)):
@@ -97,7 +97,7 @@ def record_thresholds(services: Services, job_id: UUID, fence: int, thresholds: 
     Raises:
         LostLease: The fence moved on.
     """
-    with services.db.transaction() as session:
+    with services.db.transaction("thresholds") as session:
         job = jobs.owned(session, job_id, fence)
         if "limits" in job.metrics:
             return  # a resumed attempt: they stand
@@ -113,7 +113,7 @@ def record_epoch(services: Services, job_id: UUID, fence: int, epoch: dict[str, 
     Raises:
         LostLease: The fence moved on.
     """
-    with services.db.transaction() as session:
+    with services.db.transaction("epoch") as session:
         job = jobs.owned(session, job_id, fence)
         if epoch["epoch"] <= job.epoch:
             return

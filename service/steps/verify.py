@@ -21,13 +21,14 @@ def record_report(services: Services, job_id: UUID, fence: int, report: dict[str
     Raises:
         LostLease: The fence moved on.
     """
-    with services.db.transaction() as session:
+    with services.db.transaction("report") as session:
         job = jobs.owned(session, job_id, fence)
         members = requests.of_job(session, job_id)
         for index, request in enumerate(members):
             request.verdict = report["verdicts"].get(str(index), request.verdict)
         refs = [members[index].ref for index in report["memorised"]]
-        job.report = {k: v for k, v in report.items() if k not in ("verdicts", "memorised")} | {"memorised": refs}
+        kept = {k: v for k, v in report.items() if k not in ("verdicts", "memorised")}
+        job.report = kept | {"memorised": refs, "fence": fence}
         job.outcome, job.reason, job.progress = report["outcome"], report["reason"], 0.95
         job.metrics = {**job.metrics, **{k: report[k] for k in ("after", "utility", "earlier")}}
         jobs.advance(session, job, Stage.CERTIFY, release=True)

@@ -7,14 +7,17 @@ from uuid import UUID
 
 
 class Storage(Protocol):
-    """Keeps release folders, corpora and the working folders of jobs."""
+    """Keeps release folders, corpora, the working folders of jobs, and a ledger that no database backup takes back."""
 
-    def work(self, job_id: UUID) -> Path:
-        """The job's working folder, made if missing: checkpoints, adapter, candidate."""
+    def work(self, job_id: UUID, fence: int) -> Path:
+        """The working folder of one attempt, made if missing: checkpoints, adapter, candidate.
+
+        Each attempt has its own, so that one that lost its lease and does not know it writes into nobody's files.
+        """
         ...
 
-    def candidate(self, job_id: UUID) -> Path:
-        """Where in the working folder the merged model waits to be published, under `model/`."""
+    def candidate(self, job_id: UUID, fence: int) -> Path:
+        """Where in an attempt's working folder the merged model waits to be published, under `model/`."""
         ...
 
     def staging(self, name: str) -> Path:
@@ -47,4 +50,28 @@ class Storage(Protocol):
 
     def discard_job(self, job_id: UUID) -> None:
         """Remove the working and staging folders of a job."""
+        ...
+
+    def leftovers(self, *, older_than: float) -> list[Path]:
+        """Staged folders and corpora that were not touched for `older_than` seconds: used now, or left by a crash."""
+        ...
+
+    def doom(self, path: Path) -> Path:
+        """Take a folder or file of ours out of its place at once; returns the folder that is left to be removed."""
+        ...
+
+    def note_published(self, model: str, number: int, digest: str) -> None:
+        """Enter a version into the ledger; twice is the same as once."""
+        ...
+
+    def published(self) -> dict[tuple[str, int], str]:
+        """(model, number) -> digest of every version of the ledger."""
+        ...
+
+    def note_purged(self, request_id: UUID) -> None:
+        """Enter a purged request into the ledger, durably; twice is the same as once."""
+        ...
+
+    def purged(self) -> list[UUID]:
+        """Every purged request of the ledger."""
         ...

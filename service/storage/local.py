@@ -3,12 +3,15 @@
 versions/<digest>/   published release folders
 corpora/<sha256>     retain and held-out texts, JSON lines
 staging/<name>/      releases being put together
-work/<job>/          checkpoints, adapter, candidate; derived from personal data, gone after the job
+work/<job>/<fence>/  checkpoints, adapter, candidate of an attempt; derived from personal data, gone after the job
+ledger/published/<model>/<number>   digest of a version that the database has committed
+ledger/purged/<request>             a request whose texts are gone for good
 """
 
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -20,18 +23,19 @@ class LocalStorage:
     def __init__(self, root: Path) -> None:
         """Use `root`, made if missing."""
         self._root = root.resolve()
-        for name in ("versions", "corpora", "staging", "work"):
+        for name in ("versions", "corpora", "staging", "work", "ledger/published", "ledger/purged"):
             (self._root / name).mkdir(parents=True, exist_ok=True)
 
-    def work(self, job_id: UUID) -> Path:
-        """The job's working folder."""
-        folder = self._root / "work" / str(job_id)
-        folder.mkdir(mode=0o700, exist_ok=True)
+    def work(self, job_id: UUID, fence: int) -> Path:
+        """The working folder of one attempt."""
+        folder = self._root / "work" / str(job_id) / str(fence)
+        folder.parent.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         return folder
 
-    def candidate(self, job_id: UUID) -> Path:
+    def candidate(self, job_id: UUID, fence: int) -> Path:
         """The merged model that waits to be published."""
-        return self.work(job_id) / "candidate"
+        return self._root / "work" / str(job_id) / str(fence) / "candidate"
 
     def staging(self, name: str) -> Path:
         """A fresh, empty folder."""
@@ -90,6 +94,59 @@ class LocalStorage:
         """Remove the working and staging folders of a job."""
         shutil.rmtree(self._root / "work" / str(job_id), ignore_errors=True)
         shutil.rmtree(self._root / "staging" / str(job_id), ignore_errors=True)
+
+    def leftovers(self, *, older_than: float) -> list[Path]:
+        """Staged folders and corpora of before then."""
+        found = [*(self._root / "staging").iterdir(), *(self._root / "corpora").iterdir()]
+        return [path for path in found if time.time() - path.stat().st_mtime > older_than]
+
+    def doom(self, path: Path) -> Path:
+        """Rename it into a staging folder of its own."""
+        doomed = self.staging(f"doomed-{uuid4()}")
+        path.rename(doomed / path.name)
+        return doomed
+
+    def note_published(self, model: str, number: int, digest: str) -> None:
+        """Enter a version into the ledger."""
+        self._note(Path("published", model, str(number)), digest)
+
+    def published(self) -> dict[tuple[str, int], str]:
+        """(model, number) -> digest."""
+        entries = sorted((self._root / "ledger" / "published").glob("*/[0-9]*"))
+        return {(path.parent.name, int(path.name)): path.read_text() for path in entries}
+
+    def note_purged(self, request_id: UUID) -> None:
+        """Enter a purged request into the ledger."""
+        self._note(Path("purged", str(request_id)), "")
+
+    def purged(self) -> list[UUID]:
+        """Every purged request."""
+        return [UUID(path.name) for path in (self._root / "ledger" / "purged").glob("*-*")]
+
+    def _note(self, entry: Path, content: str) -> None:
+        """Write a file of the ledger whole or not at all."""
+        path = self._root / "ledger" / entry
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid4().hex}")
+        temporary.write_text(content)
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+
+
+def link(source: Path, target: Path) -> None:
+    """A hard link where the file system has them, a copy elsewhere; for files that never change again.
+
+    Raises:
+        OSError: There is something at `target`, or no room.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def sync(path: Path) -> None:

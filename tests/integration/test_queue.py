@@ -83,7 +83,7 @@ def job(api, services, model):
 def to_certify(services, job_id, report=REPORT) -> None:
     """Take a job through the compute stages with this report, and leave a candidate."""
     fence = claim(services, job_id)
-    candidate = services.storage.candidate(job_id) / "model"
+    candidate = services.storage.candidate(job_id, fence) / "model"
     candidate.mkdir(parents=True, exist_ok=True)
     (candidate / "model.safetensors").write_bytes(b"weights")
     (candidate / "config.json").write_text("{}")
@@ -338,7 +338,7 @@ def test_the_sweep_gives_up_jobs_whose_last_attempt_died_silently(api, services,
 def test_collect_removes_only_what_nothing_needs(services, job):
     """Working folders of ended jobs and old orphan releases go; live ones and versions stay."""
     _, job_id = job
-    services.storage.work(job_id)
+    services.storage.work(job_id, 1)
     orphan = services.storage.publish(services.storage.staging("x"), "0" * 64)
     sweep_step.collect(services)
     assert services.storage.jobs_present() == [job_id]

@@ -3,8 +3,13 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+
+from service.storage.local import link
+
+STAGES = "stages.json"
 
 
 def replace_file(path: Path, content: bytes | Path) -> None:
@@ -23,12 +28,33 @@ def read_texts(path: Path) -> list[str]:
         return [json.loads(line)["text"] for line in handle]
 
 
+def take_over(work: Path) -> None:
+    """Begin an attempt's folder `<job>/<fence>` with what the attempt before it left whole.
+
+    Its files are linked, and every file of ours is replaced, never written into: an attempt that lost its lease and
+    does not know it can change nothing here.
+    """
+    earlier = [p for p in work.parent.iterdir() if int(p.name) < int(work.name)]
+    for folder in sorted(earlier, key=lambda p: int(p.name), reverse=True):
+        try:
+            found = json.loads((folder / STAGES).read_bytes())
+            for name in {name for outputs in found["stages"].values() for name in outputs}:
+                link(folder / name, work / name)
+            replace_file(work / STAGES, json.dumps(found).encode())
+            break
+        except (OSError, ValueError):
+            continue  # never began, gone meanwhile or cut: an older one may be whole
+    for folder in earlier:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 class Stages:
     """Which stages are done: of these inputs, and with outputs that are still what they were."""
 
     def __init__(self, work: Path, inputs: str) -> None:
         """Read `work/stages.json`; entries of other inputs do not count."""
-        self._work, self._inputs, self._path = work, inputs, work / "stages.json"
+        self._work, self._inputs, self._path = work, inputs, work / STAGES
+        take_over(work)
         try:
             found = json.loads(self._path.read_bytes())
         except (OSError, ValueError):

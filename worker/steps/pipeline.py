@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from service.failpoints import reach
 from worker.engine.data import text_windows
 from worker.engine.device import resolve_device, resolve_dtype, trains_in_bfloat16
 from worker.engine.errors import TooShort
@@ -67,15 +68,19 @@ class Pipeline:
         if not data.forget.sequences:
             return self._report(data, None, None, [])
         baseline = self._measure(data)
+        reach("child.measured")
         self.tell("thresholds", values=self._thresholds(data, baseline))
         if not baseline.memorised:
             return self._report(data, baseline, None, [])
         while True:
             point = self._unlearn(data, baseline)
+            reach("child.unlearned")
             self.tell("stage", stage="merge")
             self._merge(point)
+            reach("child.merged")
             self.tell("stage", stage="verify")
             after = self._verify(data, baseline)
+            reach("child.verified")
             again = point.reopen(after, self.options.max_epochs)
             if again is None:
                 return self._report(data, baseline, after, point.history)
@@ -130,6 +135,7 @@ class Pipeline:
 
             def on_epoch(point: Checkpoint) -> None:
                 self._keep(point)
+                reach("child.epoch")
                 self.tell("epoch", values=point.history[-1])
 
             resume = train(

@@ -29,7 +29,7 @@ WATCH_INTERVAL = 0.2  # seconds until a lost lease or a stop is noticed
 
 def run_job(services: Services, lease: Lease) -> None:
     """Run a claimed job's compute stages to their report, or give the job back."""
-    inputs = unlearn_step.compute_input(services, lease.job_id)
+    inputs = unlearn_step.compute_input(services, lease.job_id, lease.fence)
     child = _start()
     try:
         assert child.stdin is not None
@@ -44,7 +44,8 @@ def run_job(services: Services, lease: Lease) -> None:
 
 
 def _start() -> "subprocess.Popen[bytes]":
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("UNLEARND_")}
+    kept = ("UNLEARND_FAILPOINTS",)  # no database, no keys
+    environment = {k: v for k, v in os.environ.items() if k in kept or not k.startswith("UNLEARND_")}
     environment |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "worker.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
