@@ -14,9 +14,11 @@ from service.client import Client, ClientError
 
 app = typer.Typer(help="Deletion requests in, certified model versions out.", no_args_is_help=True)
 requests = typer.Typer(help="Submit deletion requests and follow them.", no_args_is_help=True)
+jobs = typer.Typer(help="Look after jobs.", no_args_is_help=True)
 models = typer.Typer(help="Register models, download certified versions.", no_args_is_help=True)
 keys = typer.Typer(help="Make and revoke API keys.", no_args_is_help=True)
 app.add_typer(requests, name="requests")
+app.add_typer(jobs, name="jobs")
 app.add_typer(models, name="models")
 app.add_typer(keys, name="keys")
 screen = Console(stderr=True)
@@ -191,6 +193,19 @@ def requests_submit(
 def requests_show(request_id: Annotated[str, typer.Argument(metavar="ID")], as_json: AsJson = False) -> None:
     """Show a request."""
     _show(Client.from_environment().request(request_id), as_json)
+
+
+@requests.command("retry")
+def requests_retry(request_id: Annotated[str, typer.Argument(metavar="ID")], as_json: AsJson = False) -> None:
+    """Put a failed request back in line, once its reason is removed."""
+    _show(Client.from_environment().retry_request(request_id), as_json, "id", "status", "due_at")
+
+
+@jobs.command("retry")
+def jobs_retry(job_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
+    """Put the failed requests of a job that was given up back in line, once its reason is removed."""
+    for request in Client.from_environment().retry_job(job_id):
+        print(f"{request['id']} {request['status']}")
 
 
 @requests.command("watch")

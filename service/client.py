@@ -82,6 +82,14 @@ class Client:
         """One job."""
         return self.call("GET", f"/v1/jobs/{job_id}")
 
+    def retry_job(self, job_id: str) -> Any:
+        """Put the failed requests of a job back in line; returns them."""
+        return self.call("POST", f"/v1/jobs/{job_id}/retry")
+
+    def retry_request(self, request_id: str) -> Any:
+        """Put a failed request back in line."""
+        return self.call("POST", f"/v1/deletion-requests/{request_id}/retry")
+
     def events(self, job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """(kind, data) of a job's events, live, until it ends; a cut connection is taken up again."""
         last, kind = "0", "done"

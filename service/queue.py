@@ -5,6 +5,7 @@ sweep finds work whose wake-up was lost, and a claim that comes too late takes z
 """
 
 import logging
+import threading
 from uuid import UUID
 
 from celery import Celery
@@ -12,6 +13,8 @@ from kombu.exceptions import OperationalError
 
 log = logging.getLogger(__name__)
 
+CLOSE_SECONDS = 3
+ROUND_SECONDS = 0.05  # what is said more often is said once
 CONTROL, COMPUTE = "control", "gpu"
 ROUTES = {
     "batch": CONTROL, "certify": CONTROL, "publish": CONTROL, "deliver": CONTROL, "sweep": CONTROL, "collect": CONTROL,
@@ -39,20 +42,49 @@ def celery_app(broker_url: str) -> Celery:
 
 
 class Queue:
-    """Sends wake-ups; call it after the commit that made the work."""
+    """Sends wake-ups; call it after the commit that made the work.
+
+    A thread of its own sends them: whoever made work does not wait for a broker, even one that is away, and of many
+    wake-ups that say the same while it is busy, one is sent.
+    """
 
     def __init__(self, broker_url: str) -> None:
         """Connect lazily."""
         self._app = celery_app(broker_url)
+        self._waiting: dict[tuple[str, UUID | None], float] = {}
+        self._changed = threading.Condition()
+        self._sender: threading.Thread | None = None
+        self._closing = threading.Event()
 
     def wake(self, step: str, identifier: UUID | None = None, *, expires: float = 600) -> None:
-        """Say that `step` has work; a broker that is down is logged, and the sweep makes up for it."""
-        arguments = [str(identifier)] if identifier else []
-        try:
-            self._app.send_task(step, args=arguments, queue=ROUTES[step], expires=expires)
-        except OperationalError:
-            log.warning("the broker cannot be reached; the sweep will find step=%s id=%s", step, identifier)
+        """Say that `step` has work; if that cannot be sent, the sweep makes up for it."""
+        with self._changed:
+            self._waiting[step, identifier] = expires
+            if self._sender is None:
+                self._sender = threading.Thread(target=self._send, name="wake-ups", daemon=True)
+                self._sender.start()
+            self._changed.notify()
+
+    def _send(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closing.is_set())
+                if not self._waiting:
+                    return
+                taken, self._waiting = self._waiting, {}
+            for (step, identifier), expires in taken.items():
+                arguments = [str(identifier)] if identifier else []
+                try:
+                    self._app.send_task(step, args=arguments, queue=ROUTES[step], expires=expires)
+                except OperationalError:
+                    log.warning("the broker cannot be reached; the sweep will find step=%s id=%s", step, identifier)
+            self._closing.wait(ROUND_SECONDS)
 
     def close(self) -> None:
-        """Close pooled connections."""
+        """Send what waits, as far as a few seconds allow, and close pooled connections."""
+        with self._changed:
+            self._closing.set()
+            self._changed.notify()
+        if self._sender is not None:
+            self._sender.join(CLOSE_SECONDS)
         self._app.close()

@@ -1,6 +1,6 @@
 """What endpoints ask for: the wired parts, and the caller with a scope."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
@@ -14,7 +14,7 @@ from service.domain.errors import Forbidden, Unauthenticated
 bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: Bearer unl_...`")
 
 
-def services_of(request: Request) -> Services:
+async def services_of(request: Request) -> Services:
     """The application's wired parts."""
     found: Services = request.app.state.services
     return found
@@ -31,17 +31,17 @@ def caller(parts: Parts, credentials: Annotated[HTTPAuthorizationCredentials | N
     """
     if credentials is None:
         raise Unauthenticated("Send an API key: Authorization: Bearer KEY.")
-    with parts.db.transaction() as session:
+    with parts.db.reading() as session:
         key = keys.find(session, credentials.credentials)
     if key is None:
         raise Unauthenticated("The API key is unknown or revoked.")
     return key
 
 
-def with_scope(*scopes: str) -> Callable[[ApiKey], ApiKey]:
+def with_scope(*scopes: str) -> Callable[[ApiKey], Awaitable[ApiKey]]:
     """A dependency: the caller, who holds one of `scopes` or `admin`."""
 
-    def check(key: Annotated[ApiKey, Depends(caller)]) -> ApiKey:
+    async def check(key: Annotated[ApiKey, Depends(caller)]) -> ApiKey:
         if not {*scopes, "admin"} & set(key.scopes):
             raise Forbidden(f"This needs the scope {' or '.join(scopes)}.")
         return key

@@ -26,7 +26,7 @@ def livez() -> dict[str, str]:
 def readyz(parts: Parts) -> Response:
     """The database answers. The broker does not count: messages are hints, and requests are taken without it."""
     try:
-        with parts.db.transaction() as session:
+        with parts.db.reading() as session:
             session.execute(text("SELECT 1 FROM models LIMIT 1"))
     except SQLAlchemyError:
         return JSONResponse({"status": "unavailable", "database": "away"}, 503)
@@ -50,7 +50,7 @@ class Collector:
 
     def collect(self) -> Iterator[Metric]:
         """Requests by status, jobs by stage, overdue requests."""
-        with self._parts.db.transaction() as session:
+        with self._parts.db.reading() as session:
             by_status, by_stage = requests.counts(session), jobs.counts(session)
             late = requests.overdue(session)
         family = GaugeMetricFamily("unlearnd_requests", "Deletion requests by status", labels=["status"])

@@ -9,15 +9,17 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from service.api.deps import Parts, Reader
+from service.api.deps import Admin, Parts, Reader
 from service.api.paging import Cursor, Limit
+from service.api.requests import shown as shown_request
 from service.app import Services
 from service.db import jobs as queries
-from service.db import models
+from service.db import models, requests
 from service.db.tables import Job, JobEvent
 from service.domain.errors import Invalid, NotFound
-from service.domain.states import TERMINAL_STAGES, Stage
-from service.schemas import JobOut, Listing
+from service.domain.states import TERMINAL_STAGES, RequestStatus, Stage
+from service.schemas import JobOut, Listing, RequestOut
+from service.steps import request as step
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 PING_SECONDS = 15
@@ -34,7 +36,7 @@ def shown(job: Job) -> JobOut:
 
 
 def _find(parts: Services, job_id: UUID) -> Job:
-    with parts.db.transaction() as session:
+    with parts.db.reading() as session:
         job = queries.by_id(session, job_id)
     if job is None:
         raise NotFound("There is no such job.")
@@ -51,7 +53,7 @@ def listing(
     limit: Limit = 50,
 ) -> Listing[JobOut]:
     """Jobs, newest first."""
-    with parts.db.transaction() as session:
+    with parts.db.reading() as session:
         page = queries.listing(session, cursor, limit, model=model, stage=stage)
     return Listing(items=[shown(j) for j in page.items], next_cursor=page.next_cursor)
 
@@ -62,11 +64,22 @@ def get(job_id: UUID, parts: Parts, _: Reader) -> JobOut:
     return shown(_find(parts, job_id))
 
 
+@router.post("/{job_id}/retry", status_code=202)
+def retry(job_id: UUID, parts: Parts, _: Admin) -> list[RequestOut]:
+    """Put the failed requests of a job that was given up back in line, for an operator who has removed the reason."""
+    with parts.db.reading() as session:
+        members = [r.id for r in requests.of_job(session, job_id)]
+    step.retry_job(parts, job_id)
+    with parts.db.reading() as session:
+        found = [r for i in members if (r := requests.by_id(session, i))]
+    return [shown_request(r, r.model.name) for r in found if r.status == RequestStatus.PENDING]
+
+
 @router.get("/{job_id}/history")
 def history(job_id: UUID, parts: Parts, _: Reader) -> list[dict[str, Any]]:
     """One mapping an epoch: epoch, el, ma, their limits, loss, perplexity, seconds."""
     _find(parts, job_id)
-    with parts.db.transaction() as session:
+    with parts.db.reading() as session:
         return queries.history(session, job_id)
 
 
@@ -74,7 +87,7 @@ def history(job_id: UUID, parts: Parts, _: Reader) -> list[dict[str, Any]]:
 def certificate(job_id: UUID, parts: Parts, _: Reader) -> Response:
     """The signed record of the job, of a failed one too: a DSSE envelope."""
     job = _find(parts, job_id)
-    with parts.db.transaction() as session:
+    with parts.db.reading() as session:
         found = models.certificate(session, job_id)
     if found is None or job.stage != Stage.DONE:  # one that is signed but not published yet is nobody's
         raise NotFound("The job has no certificate yet.")
@@ -119,7 +132,7 @@ async def _stream(
 
 
 def _news(parts: Services, job_id: UUID, last: int) -> tuple[Job, list[JobEvent]]:
-    with parts.db.transaction() as session:
+    with parts.db.reading() as session:
         job = queries.by_id(session, job_id)
         assert job is not None
         return job, queries.events_after(session, job_id, last)

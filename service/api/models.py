@@ -34,7 +34,7 @@ def create(body: ModelIn, parts: Parts, _: Admin) -> ModelOut:
 @router.get("")
 def listing(parts: Parts, _: Reader, cursor: Cursor = None, limit: Limit = 50) -> Listing[ModelOut]:
     """Registered models by name."""
-    with parts.db.transaction() as session:
+    with parts.db.reading() as session:
         page = queries.listing(session, cursor, limit)
     return Listing(items=[shown(m) for m in page.items], next_cursor=page.next_cursor)
 
@@ -42,7 +42,7 @@ def listing(parts: Parts, _: Reader, cursor: Cursor = None, limit: Limit = 50) -
 @router.get("/{name}")
 def get(name: str, parts: Parts, _: Reader) -> ModelOut:
     """One model."""
-    with parts.db.transaction() as session:
+    with parts.db.reading() as session:
         model = queries.by_name(session, name)
     if model is None:
         raise NotFound("There is no model of that name.")

@@ -67,7 +67,7 @@ def listing(
     limit: Limit = 50,
 ) -> Listing[RequestOut]:
     """Requests, newest first."""
-    with parts.db.transaction() as session:
+    with parts.db.reading() as session:
         page = queries.listing(session, cursor, limit, status=status, model=model, due_before=due_before)
     return Listing(items=[shown(r, r.model.name) for r in page.items], next_cursor=page.next_cursor)
 
@@ -75,7 +75,7 @@ def listing(
 @router.get("/{request_id}")
 def get(request_id: UUID, parts: Parts, _: Reader) -> RequestOut:
     """One request."""
-    with parts.db.transaction() as session:
+    with parts.db.reading() as session:
         request = queries.by_id(session, request_id)
     if request is None:
         raise NotFound("There is no such request.")

@@ -31,7 +31,7 @@ def shown(version: Version, name: str) -> VersionOut:
 @router.get("")
 def listing(name: str, parts: Parts, _: VersionReader, cursor: Cursor = None, limit: Limit = 50) -> Listing[VersionOut]:
     """Versions, newest first."""
-    with parts.db.transaction() as session:
+    with parts.db.reading() as session:
         model = queries.by_name(session, name)
         if model is None:
             raise NotFound("There is no model of that name.")
@@ -52,7 +52,7 @@ def find(parts: Services, name: str, number: str) -> VersionOut:
     Raises:
         NotFound: No such model or version.
     """
-    with parts.db.transaction() as session:
+    with parts.db.reading() as session:
         model = queries.by_name(session, name)
         if model is None:
             raise NotFound("There is no model of that name.")

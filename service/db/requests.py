@@ -12,7 +12,7 @@ from sqlalchemy.sql.selectable import ForUpdateArg
 from service.db.paging import Page, page
 from service.db.tables import DeletionRequest, Job, Model, Outbox
 from service.domain.batching import Pending
-from service.domain.states import TERMINAL_REQUESTS, RequestStatus, check_request
+from service.domain.states import TERMINAL_REQUESTS, TERMINAL_STAGES, RequestStatus, check_request
 
 
 def by_id(session: Session, request_id: UUID, *, lock: bool = False) -> DeletionRequest | None:
@@ -53,26 +53,32 @@ def listing(
 
 def pending_models(session: Session) -> list[UUID]:
     """Models with pending requests and no job under way."""
-    busy = select(Job.model_id).where(Job.stage.not_in(("done", "quarantined")))
-    query = select(DeletionRequest.model_id).where(DeletionRequest.status == RequestStatus.PENDING)
-    return list(session.scalars(query.where(DeletionRequest.model_id.not_in(busy)).distinct()))
-
-
-def lock_pending(session: Session, model_id: UUID, limit: int) -> list[Pending[UUID]]:
-    """Pending requests of a model by deadline, locked; those another transaction holds are left out."""
-    rows = session.scalars(
-        select(DeletionRequest)
-        .where(DeletionRequest.model_id == model_id, DeletionRequest.status == RequestStatus.PENDING)
-        .order_by(DeletionRequest.due_at, DeletionRequest.seq)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
+    busy = select(Job.id).where(Job.model_id == Model.id, Job.stage.not_in(TERMINAL_STAGES)).exists()
+    waiting = select(DeletionRequest.id).where(
+        DeletionRequest.model_id == Model.id, DeletionRequest.status == RequestStatus.PENDING
     )
-    return [Pending(r.id, r.records_count, r.accepted_at, r.due_at) for r in rows]
+    return list(session.scalars(select(Model.id).where(waiting.exists(), ~busy)))
 
 
-def of_job(session: Session, job_id: UUID, *, with_records: bool = False) -> list[DeletionRequest]:
-    """The requests of a job, in the order of their deadlines."""
+def pending(session: Session, model_id: UUID, limit: int) -> list[Pending[UUID]]:
+    """The first pending requests of a model by deadline, not locked."""
+    r = DeletionRequest
+    query = select(r.id, r.records_count, r.accepted_at, r.due_at).where(r.model_id == model_id)
+    query = query.where(r.status == RequestStatus.PENDING).order_by(r.due_at, r.seq).limit(limit)
+    return [Pending(*row) for row in session.execute(query)]
+
+
+def lock_pending(session: Session, ids: Sequence[UUID]) -> list[DeletionRequest]:
+    """Those of these requests that are pending still, locked; those another transaction holds are left out."""
+    query = select(DeletionRequest).where(DeletionRequest.id.in_(ids), DeletionRequest.status == RequestStatus.PENDING)
+    return list(session.scalars(query.order_by(DeletionRequest.due_at).with_for_update(skip_locked=True)))
+
+
+def of_job(session: Session, job_id: UUID, *, with_records: bool = False, lock: bool = False) -> list[DeletionRequest]:
+    """The requests of a job, in the order of their deadlines, locked if asked for."""
     query = select(DeletionRequest).where(DeletionRequest.job_id == job_id)
+    if lock:
+        query = query.with_for_update()
     if with_records:
         query = query.options(selectinload(DeletionRequest.records))
     return list(session.scalars(query.order_by(DeletionRequest.due_at, DeletionRequest.seq)))

@@ -1,14 +1,22 @@
 """The engine, and the one place that commits."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from sqlalchemy import create_engine
+import psycopg
+from sqlalchemy import create_engine, event
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from service.failpoints import reach
 
 DRIVER = "postgresql+psycopg"
+PING_AFTER = 1.0  # seconds
+# A process that is frozen between BEGIN and COMMIT would hold its locks, the log's among them, for ever.
+OPTIONS = "-c timezone=UTC -c lock_timeout=10000 -c statement_timeout=60000 -c idle_in_transaction_session_timeout=5000"
 
 
 def sqlalchemy_url(url: str) -> str:
@@ -25,11 +33,15 @@ class Database:
             sqlalchemy_url(url),
             pool_size=pool_size,
             max_overflow=pool_size,
-            pool_pre_ping=True,
             hide_parameters=True,
-            connect_args={"options": "-c lock_timeout=10000 -c statement_timeout=60000 -c timezone=UTC"},
+            connect_args={"options": OPTIONS},
         )
+        event.listen(self.engine, "checkin", _stamp)
+        event.listen(self.engine, "checkout", _ping)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+        self._readers = sessionmaker(
+            self.engine.execution_options(isolation_level="AUTOCOMMIT"), expire_on_commit=False, autoflush=False
+        )
 
     @contextmanager
     def transaction(self, name: str = "") -> Iterator[Session]:
@@ -44,6 +56,26 @@ class Database:
         if name:
             reach(f"{name}.committed")
 
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """Single statements that read, each of its own moment: a round trip each, no transaction."""
+        with self._readers() as session:
+            yield session
+
     def close(self) -> None:
         """Give every connection back."""
         self.engine.dispose()
+
+
+def _stamp(_: Any, record: ConnectionPoolEntry) -> None:
+    record.info["idle_since"] = time.monotonic()
+
+
+def _ping(connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
+    """A connection that lay idle may be gone: ask, and let the pool make a new one."""
+    if time.monotonic() - record.info.get("idle_since", time.monotonic()) > PING_AFTER:
+        try:
+            connection.execute("")
+            connection.rollback()
+        except psycopg.Error as error:
+            raise DisconnectionError from error

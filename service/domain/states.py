@@ -72,7 +72,7 @@ STAGE_TRANSITIONS: dict[Stage, set[Stage]] = {
     S.CERTIFY: {S.PUBLISH, S.DONE, S.QUARANTINED},
     S.PUBLISH: {S.DONE, S.QUARANTINED},
     S.DONE: set(),
-    S.QUARANTINED: {S.QUEUED},  # an operator's retry
+    S.QUARANTINED: set(),  # an operator's retry puts its requests into a new job
 }
 TERMINAL_REQUESTS = frozenset({R.COMPLETED, R.NOT_MEMORISED, R.CANCELLED, R.REJECTED, R.FAILED})
 TERMINAL_STAGES = frozenset({S.DONE, S.QUARANTINED})

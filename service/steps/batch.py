@@ -7,11 +7,11 @@ from sqlalchemy.exc import IntegrityError
 
 from service.app import Services
 from service.db import audit, jobs, models, requests
-from service.db.tables import DeletionRequest, Job
+from service.db.tables import Job
 from service.domain.batching import seal
 from service.domain.states import RequestStatus
 
-WINDOW = 1000  # pending requests looked at, in deadline order
+WINDOW = 4  # times as many pending requests are looked at as a job holds records
 
 
 def batch(services: Services, model_id: UUID) -> UUID | None:
@@ -25,16 +25,16 @@ def batch(services: Services, model_id: UUID) -> UUID | None:
             model = models.lock(session, model_id)
             if model is None:
                 return None
-            pending = requests.lock_pending(session, model_id, WINDOW)
-            wait = model.policy.get("max_wait_seconds")
+            room, wait = model.policy["max_batch_records"], model.policy.get("max_wait_seconds")
             picked = seal(
-                pending,
-                max_batch_records=model.policy["max_batch_records"],
+                requests.pending(session, model_id, WINDOW * room),
+                max_batch_records=room,
                 max_wait_seconds=services.settings.max_wait_seconds if wait is None else wait,
                 now=datetime.now(UTC),
             )
             parent = models.version(session, model, model.latest)
-            if not picked or parent is None:
+            members = requests.lock_pending(session, picked)
+            if not members or parent is None:
                 return None
             job = Job(
                 model_id=model_id,
@@ -44,7 +44,6 @@ def batch(services: Services, model_id: UUID) -> UUID | None:
             )
             session.add(job)
             session.flush()
-            members = [r for i in picked if (r := session.get(DeletionRequest, i))]
             requests.move(session, members, RequestStatus.BATCHED, job_id=job.id)
             jobs.add_event(session, job.id, "stage", {"stage": job.stage, "progress": 0.0})
             audit.append(

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from service.app import Services
 from service.audit.canonical import dumps
-from service.db import audit, models, requests
+from service.db import audit, jobs, models, requests
 from service.db.tables import DeletionRequest, Model, Record
 from service.domain.deadlines import due_at
 from service.domain.errors import Conflict, Invalid, NotFound
@@ -64,15 +64,12 @@ def accept(services: Services, submission: Submission, api_key_id: UUID, idempot
     key = services.wrapper.keyed_hash("idempotency", idempotency_key.encode()) if idempotency_key else None
     try:
         with services.db.transaction("accept") as session:
-            found = requests.by_idempotency(session, api_key_id, key) if key else None
-            if found:
-                return _same(services, found, body)
             model = models.by_name(session, submission.model)
             if model is None:
                 raise Invalid("There is no model of that name.", field="model", code="unknown_model")
             accepted = _store(services, session, model, submission, api_key_id, key, body, now)
     except IntegrityError:
-        with services.db.transaction() as session:  # the same key at the same moment: the other one won
+        with services.db.transaction() as session:  # this key made a request before
             found = requests.by_idempotency(session, api_key_id, key) if key else None
             if found is None:
                 raise
@@ -178,13 +175,37 @@ def retry(services: Services, request_id: UUID) -> None:
         NotFound: No such request.
         Conflict: It has not failed.
     """
-    with services.db.transaction() as session:
+    with services.db.transaction("retry") as session:
         request = requests.by_id(session, request_id, lock=True)
         if request is None:
             raise NotFound("There is no such request.")
         if request.status != RequestStatus.FAILED:
             raise Conflict(f"The request is {request.status}; only a failed one can be tried again.")
-        requests.move(session, [request], RequestStatus.PENDING, job_id=None, verdict=None, reason=None)
-        request.finished_at = None
-        audit.append(session, "request.retried", ref=request.ref)
+        _again(session, [request])
     services.queue.wake("batch", request.model_id)
+
+
+def retry_job(services: Services, job_id: UUID) -> None:
+    """Put every failed request of a job that was given up, or failed its tests, back in line.
+
+    Raises:
+        NotFound: No such job.
+        Conflict: No request of it has failed.
+    """
+    with services.db.transaction("retry") as session:
+        job = jobs.by_id(session, job_id)
+        if job is None:
+            raise NotFound("There is no such job.")
+        failed = [r for r in requests.of_job(session, job_id, lock=True) if r.status == RequestStatus.FAILED]
+        if not failed:
+            raise Conflict(f"The job is {job.stage}; it has no failed request to try again.")
+        _again(session, failed)
+    services.queue.wake("batch", job.model_id)
+
+
+def _again(session: Session, failed: Sequence[DeletionRequest]) -> None:
+    requests.move(session, failed, RequestStatus.PENDING, job_id=None, verdict=None, reason=None)
+    for request in failed:
+        request.finished_at = None
+    for request in failed:
+        audit.append(session, "request.retried", ref=request.ref)

@@ -31,22 +31,22 @@ def compute_input(services: Services, job_id: UUID, fence: int) -> dict[str, Any
         assert job is not None
         members = requests.of_job(session, job_id, with_records=True)
         earlier = requests.in_custody(session, job.model_id)
-        texts, owners = _texts(services, members, 0)
-        earlier_texts, earlier_owners = _texts(services, earlier, len(members))
-        root, kept = (forget_set_root([(r.ref, r.commitment) for r in those]) for those in (members, earlier))
-        return {
-            "work": str(services.storage.work(job_id, fence)),
-            "parent": str(services.storage.release(job.parent_version.digest) / "model"),
-            "retain": str(services.storage.corpus(job.model.retain["sha256"])),
-            "heldout": str(services.storage.corpus(job.model.heldout["sha256"])),
-            "policy": job.policy,
-            "texts": texts,
-            "owners": owners,
-            "earlier_texts": earlier_texts,
-            "earlier_owners": earlier_owners,
-            "earlier_refs": {str(len(members) + i): r.ref for i, r in enumerate(earlier)},
-            "run": f"{root.hex()}/{kept.hex()}/{job.parent_version.digest}",
-        }
+    texts, owners = _texts(services, members, 0)
+    earlier_texts, earlier_owners = _texts(services, earlier, len(members))
+    root, kept = (forget_set_root([(r.ref, r.commitment) for r in those]) for those in (members, earlier))
+    return {
+        "work": str(services.storage.work(job_id, fence)),
+        "parent": str(services.storage.release(job.parent_version.digest) / "model"),
+        "retain": str(services.storage.corpus(job.model.retain["sha256"])),
+        "heldout": str(services.storage.corpus(job.model.heldout["sha256"])),
+        "policy": job.policy,
+        "texts": texts,
+        "owners": owners,
+        "earlier_texts": earlier_texts,
+        "earlier_owners": earlier_owners,
+        "earlier_refs": {str(len(members) + i): r.ref for i, r in enumerate(earlier)},
+        "run": f"{root.hex()}/{kept.hex()}/{job.parent_version.digest}",
+    }
 
 
 def _texts(services: Services, members: Sequence[DeletionRequest], first: int) -> tuple[list[str], list[int]]:

@@ -1,0 +1,149 @@
+"""The points of the path, the faults, and which apply where."""
+
+import random
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psutil
+
+from service.local.supervisor import wait_until
+from tests.chaos.stack import PATIENCE, Chaos
+
+API = ("accept.commit", "accept.committed", "cancel.commit", "cancel.committed")
+BATCH = ("batch.commit", "batch.committed")
+CONTROL = (
+    *BATCH, "certify.commit", "certify.committed", "publish.staged", "publish.renamed", "publish.commit",
+    "publish.committed",
+)  # fmt: skip
+CALLBACK = ("deliver.commit", "deliver.committed", "delivered.commit", "delivered.committed")
+COMPUTE = (
+    "claim.commit", "claim.committed", "stage.commit", "stage.committed", "thresholds.commit", "thresholds.committed",
+    "epoch.commit", "epoch.committed", "report.commit", "report.committed",
+)  # fmt: skip
+CHILD = ("child.measured", "child.epoch", "child.unlearned", "child.merged", "child.verified")
+POINTS = (*API, *CONTROL, *CALLBACK, *COMPUTE, *CHILD)
+
+APPLIES: dict[str, tuple[str, ...]] = {
+    "kill": POINTS,
+    "broker wiped": POINTS,
+    "database crash": (*API, *CONTROL, *CALLBACK, *COMPUTE),
+    "messages": (*BATCH, "certify.committed", "publish.renamed", "claim.committed", "report.committed"),
+    "frozen": (
+        "batch.commit", "certify.commit", "certify.committed", "publish.staged", "publish.renamed",
+        "publish.commit", "claim.committed", "epoch.committed", "report.commit", "report.committed",
+    ),
+    "terminated": (
+        "accept.commit", "batch.commit", "publish.staged", "publish.commit", "epoch.committed", "child.epoch",
+    ),
+    "disk full": ("child.measured", "child.epoch", "certify.committed"),
+    "read-only": ("child.epoch", "child.unlearned", "certify.committed", "publish.staged"),
+    "truncated": ("child.epoch", "child.unlearned", "child.merged"),
+    "bit flipped": ("child.epoch", "child.unlearned", "child.merged", "child.verified"),
+    "out of memory": ("child.measured", "child.unlearned"),
+    "hanging": ("child.measured", "child.epoch", "child.merged"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A fault at a point."""
+
+    point: str
+    fault: str
+
+    def __str__(self) -> str:
+        return f"{self.fault} at {self.point}"
+
+
+CASES = tuple(Case(point, fault) for fault, points in APPLIES.items() for point in points)
+
+
+@contextmanager
+def injected(stack: Chaos, case: Case, pid: int, chance: random.Random) -> Iterator[None]:
+    """Do the harm while process `pid` is halted at the point, let it go on, and inside wait for the outcome.
+
+    What can be undone (a full disk) is undone as soon as somebody has run into it.
+    """
+    process = psutil.Process(pid)
+    _harm(stack, case, process, chance)
+    if case.fault in ("disk full", "read-only"):
+        with stack.storage_fails(case.fault):
+            stack.release()
+            stack.failed_attempt()
+    elif case.fault == "hanging":  # halted for good, while its parent's heart beats
+        assert wait_until(lambda: not process.is_running(), PATIENCE), "nobody noticed that the child hangs"
+    stack.release()
+    try:
+        yield
+    finally:
+        if case.fault == "frozen":
+            process.resume()
+
+
+def _harm(stack: Chaos, case: Case, process: psutil.Process, chance: random.Random) -> None:
+    match case.fault:
+        case "kill":
+            process.kill()
+        case "frozen":  # until everybody else has finished without it: a zombie that may change nothing
+            process.suspend()
+        case "terminated":
+            stack.leader(process).terminate()
+        case "broker wiped":
+            _wipe_broker(stack)
+        case "database crash":
+            stack.part("postgres").send_signal(signal.SIGQUIT)  # its immediate mode: no checkpoint, as after a crash
+        case "messages":
+            _flood(stack, chance)
+        case "truncated" | "bit flipped":
+            _damage(stack, case.fault, chance)
+            if case.point != "child.verified":  # there it has measured the file already, and only has to say so
+                process.kill()
+        case "out of memory":
+            _starve(process)
+
+
+def _wipe_broker(stack: Chaos) -> None:
+    server = stack.part("valkey")
+    server.kill()
+    server.wait()
+    shutil.rmtree(stack.data / "valkey", ignore_errors=True)
+    (stack.data / "valkey").mkdir()
+
+
+def _flood(stack: Chaos, chance: random.Random) -> None:
+    """Every message that there could be, several times and in any order."""
+    with stack.connect() as connection:
+        model, job = (connection.execute(f"SELECT max(id::text) FROM {t}").fetchone()[0] for t in ("models", "jobs"))
+        newest = connection.execute("SELECT id FROM jobs ORDER BY seq DESC LIMIT 1").fetchone()
+        latest = connection.execute("SELECT id FROM models ORDER BY created_at DESC LIMIT 1").fetchone()
+    known = {"batch": [model, str(latest[0])], "unlearn": [job], "certify": [job], "deliver": [None], "sweep": [None]}
+    if newest:
+        known["unlearn"].append(str(newest[0]))
+        known["certify"].append(str(newest[0]))
+    messages = [(step, identifier) for step, ids in known.items() for identifier in ids] * 4
+    chance.shuffle(messages)
+    for step, identifier in messages:
+        stack.send(step, identifier)
+
+
+def _damage(stack: Chaos, fault: str, chance: random.Random) -> None:
+    """Break the newest file that the job's last stage left."""
+    (folder,) = (stack.data / "storage" / "work").glob("*/*")
+    files = [p for pattern in ("checkpoint-*.pt", "adapter.safetensors", "candidate/model/*.safetensors")
+             for p in folder.glob(pattern)]  # fmt: skip
+    victim = max(files, key=lambda p: p.stat().st_mtime_ns)
+    content = bytearray(victim.read_bytes())
+    if fault == "truncated":
+        del content[len(content) // 2 :]
+    else:
+        content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    victim.write_bytes(content)
+
+
+def _starve(process: psutil.Process) -> None:
+    """Let the next larger allocation fail."""
+    size = process.memory_info().vms
+    process.rlimit(psutil.RLIMIT_AS, (size, size))

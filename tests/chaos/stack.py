@@ -1,0 +1,327 @@
+"""The embedded stack with short times, points that halt it, a submitter's callbacks, and a storage that fails."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import psycopg
+
+from service.local import valkey
+from service.local.supervisor import wait_until
+from service.queue import ROUTES, celery_app
+from tests.chaos.check import Check, personal
+from tests.stack import Running
+
+PATIENCE = 120  # seconds within which everything must have come to its end
+STORAGE_BYTES = 256 * 2**20
+TIMES = {
+    "UNLEARND_LEASE_SECONDS": "3", "UNLEARND_STALL_SECONDS": "8", "UNLEARND_SWEEP_SECONDS": "0.5",
+    "UNLEARND_COLLECT_SECONDS": "1", "UNLEARND_ORPHAN_SECONDS": "2", "UNLEARND_RETRY_SECONDS": "0.2",
+    "UNLEARND_MAX_ATTEMPTS": "5", "UNLEARND_DATABASE_POOL": "5", "OMP_NUM_THREADS": "1",
+}  # fmt: skip
+PARTS = {"postgres": "bin/postgres", "valkey": "valkey-server", "api": "service.main", "control": "control@",
+         "compute": "compute@"}  # fmt: skip
+
+
+class Callbacks(ThreadingHTTPServer):
+    """Takes callbacks and remembers them: request id -> [(webhook-id, status)]."""
+
+    def __init__(self) -> None:
+        """Listen on a free port."""
+        self.calls: dict[str, list[tuple[str, str]]] = {}
+        super().__init__(("127.0.0.1", 0), _Callback)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class _Callback(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.calls.setdefault(body["id"], []).append((self.headers["webhook-id"], body["status"]))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+class Chaos:
+    """A stack to be harmed."""
+
+    def __init__(self, place: Path, model: Path, *, mount: bool) -> None:
+        """Start on `place` with the model folder `model`; `mount` puts storage on a small file system of its own."""
+        self.data, self.model = place / "data", model
+        self.points = place / "points"
+        self.points.mkdir()
+        self.mounted = mount and self._mount()
+        self.callbacks = Callbacks()
+        self.running = Running(self.data, UNLEARND_FAILPOINTS=str(self.points), **TIMES)
+        self.accepted: dict[str, str] = {}
+        self.words: list[str] = []
+        self._app = celery_app(valkey.url(self.sockets))
+
+    @property
+    def sockets(self) -> Path:
+        """Where the servers listen."""
+        return self.data / "run" / "sockets"
+
+    @property
+    def database(self) -> str:
+        """The URL of the database."""
+        return f"postgresql://postgres@/postgres?host={self.sockets}"
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """A connection to the database."""
+        return psycopg.connect(self.database, autocommit=True)
+
+    def stop(self) -> None:
+        """Stop everything."""
+        for left in self.points.iterdir():
+            left.unlink()
+        code = self.running.stop()
+        self.callbacks.shutdown()
+        self.callbacks.server_close()
+        self._app.close()
+        if self.mounted:
+            subprocess.run(["umount", "--lazy", str(self.data / "storage")], check=False)
+        assert code == 0
+        assert wait_until(lambda: not self.running.processes(""), 20), self.running.processes("")
+
+    # points
+
+    def arm(self, point: str) -> None:
+        """Halt whoever reaches it first."""
+        (self.points / point).touch()
+
+    def halted(self, point: str) -> int:
+        """The process that halts there; waits for one."""
+        found: list[Path] = []
+
+        def look() -> bool:
+            found[:] = self.points.glob(f"{point}@*")
+            return bool(found)
+
+        assert wait_until(look, PATIENCE), f"{point} was not reached\n{self.tail()}"
+        return int(found[0].name.partition("@")[2])
+
+    def release(self) -> None:
+        """Let whoever halts go on."""
+        for hit in self.points.glob("*@*"):
+            hit.unlink(missing_ok=True)
+
+    # processes
+
+    def part(self, name: str) -> psutil.Process:
+        """The main process of a part of the stack."""
+        found = self.running.processes(PARTS[name])
+        return min(found, key=lambda p: p.create_time())
+
+    def leader(self, process: psutil.Process) -> psutil.Process:
+        """Of a worker's process, the one that takes its signals."""
+        return psutil.Process(os.getsid(process.pid))
+
+    @contextmanager
+    def helpers(self) -> Iterator[None]:
+        """A second control and compute worker, for when one of the first is frozen."""
+        environment = {
+            **os.environ, **TIMES, "TMPDIR": str(self.data / "tmp"), "UNLEARND_FAILPOINTS": str(self.points),
+            "UNLEARND_STORAGE_DIR": str(self.data / "storage"), "UNLEARND_KEYS_DIR": str(self.data / "keys"),
+            "UNLEARND_DATABASE_URL": self.database, "UNLEARND_BROKER_URL": valkey.url(self.sockets),
+            "UNLEARND_CALLBACK_ALLOW_PRIVATE": "true",
+        }  # fmt: skip
+        celery = [sys.executable, "-m", "celery", "-A", "worker.app", "worker", "--pool", "threads", "--without-mingle",
+                  "--without-gossip", "--loglevel", "INFO"]  # fmt: skip
+        beat = ["-B", "--schedule", str(self.data / "run" / "beat-2")]
+        log = (self.data / "logs" / "helpers.log").open("ab")
+        started = [
+            subprocess.Popen([*celery, *more], env=environment, stdout=log, stderr=log, start_new_session=True)
+            for more in (["-Q", "control", "-n", "control-2@%h", *beat], ["-Q", "gpu", "-n", "compute-2@%h"])
+        ]
+        try:
+            yield
+        finally:
+            for process in started:
+                process.terminate()
+            for process in started:
+                process.wait(40)
+            log.close()
+
+    def served_again(self) -> None:
+        """Wait until every part of the stack answers."""
+
+        def ready() -> bool:
+            try:
+                return httpx.get(f"{self.running.endpoint['url']}/readyz", timeout=2, trust_env=False).is_success
+            except httpx.HTTPError:
+                return False
+
+        assert wait_until(ready, 60), self.tail()
+
+    # faults of the storage
+
+    def _mount(self) -> bool:
+        storage = self.data / "storage"
+        storage.mkdir(parents=True)
+        command = ["mount", "-t", "tmpfs", "-o", f"size={STORAGE_BYTES}", "unlearnd-chaos", str(storage)]
+        return subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+    @contextmanager
+    def storage_fails(self, fault: str) -> Iterator[None]:
+        """No byte more can be written, really."""
+        storage = str(self.data / "storage")
+        if fault == "read-only":
+            subprocess.run(["mount", "-o", "remount,ro", storage], check=True)
+        else:
+            with (self.data / "storage" / "ballast").open("wb") as ballast:
+                try:
+                    while True:
+                        ballast.write(bytes(1 << 16))
+                        ballast.flush()
+                except OSError:
+                    pass
+        try:
+            yield
+        finally:
+            if fault == "read-only":
+                subprocess.run(["mount", "-o", "remount,rw", storage], check=True)
+            else:
+                (self.data / "storage" / "ballast").unlink()
+
+    def failed_attempt(self) -> None:
+        """Wait until an attempt has failed and said so."""
+
+        def told() -> bool:
+            with self.connect() as connection:
+                query = (
+                    "SELECT count(*) FROM job_events e JOIN jobs j ON j.id = e.job_id "
+                    "WHERE kind = 'retry' AND stage NOT IN ('done', 'quarantined')"
+                )
+                return connection.execute(query).fetchone()[0] > 0
+
+        assert wait_until(told, PATIENCE), self.tail()
+
+    # messages and requests
+
+    def send(self, step: str, identifier: str | None) -> None:
+        """One message, as it would be sent."""
+        self._app.send_task(step, args=[identifier] if identifier else [], queue=ROUTES[step], expires=60)
+
+    def submit(self, model: str, text: str) -> dict[str, Any]:
+        """A request with a callback; repeated under its Idempotency-Key until it is answered, as a good client does."""
+        self.words.append(text.split("number ")[1].split()[0])
+        callback = f"http://127.0.0.1:{self.callbacks.server_port}/"
+        found = self._insist("POST", "/v1/deletion-requests", 202, key=os.urandom(8).hex(), json={
+            "model": model, "records": [{"text": text}], "callback_url": callback})  # fmt: skip
+        self.accepted[found["id"]] = model
+        return found
+
+    def cancel(self, request_id: str) -> None:
+        """Cancel, again and again if need be; a second one may find it done."""
+        self._insist("DELETE", f"/v1/deletion-requests/{request_id}", 200, 409)
+
+    def _insist(self, method: str, path: str, *good: int, key: str = "", **arguments: Any) -> Any:
+        answers: list[httpx.Response] = []
+        headers = {"Idempotency-Key": key} if key else {}
+        secret = Path(self.running.endpoint["api_key_file"]).read_text()
+
+        def ask() -> bool:
+            try:
+                answers[:] = [httpx.request(
+                    method, self.running.endpoint["url"] + path, timeout=20, trust_env=False,
+                    headers={"Authorization": f"Bearer {secret}", **headers}, **arguments,
+                )]  # fmt: skip
+            except httpx.TransportError:
+                return False
+            assert answers[0].status_code in (*good, 503), answers[0].text
+            return answers[0].status_code in good
+
+        assert wait_until(ask, PATIENCE), self.tail()
+        return answers[0].json()
+
+    def ended(self) -> list[str]:
+        """Wait until every request is in a terminal state; says which are not after a long while."""
+        query = "SELECT id FROM deletion_requests WHERE finished_at IS NULL"
+        left: list[str] = []
+
+        def none_left() -> bool:
+            try:
+                with self.connect() as connection:
+                    left[:] = [f"request {row[0]} does not end" for row in connection.execute(query)]
+            except psycopg.Error:
+                return False
+            return not left
+
+        return [] if wait_until(none_left, PATIENCE) else [*left, self.tail()]
+
+    def retried(self) -> list[str]:
+        """Try every job again that was given up; returns their reasons."""
+        query = (
+            "SELECT DISTINCT j.id, j.reason FROM jobs j JOIN deletion_requests r ON r.job_id = j.id "
+            "WHERE r.status = 'failed'"
+        )
+        with self.connect() as connection:
+            found = connection.execute(query).fetchall()
+        for job_id, _ in found:
+            self.running.client.retry_job(str(job_id))
+        return [reason for _, reason in found]
+
+    # judging
+
+    def settled(self, *, leftovers: Callable[[], list[str]] = list) -> list[str]:
+        """What is wrong once everything has come to rest; empty if all is well."""
+        last: list[str] = []
+
+        def quiet() -> bool:
+            try:
+                last[:] = [*self._look(), *self._processes(), *leftovers()]
+            except (psycopg.Error, OSError, httpx.HTTPError) as error:
+                last[:] = [f"cannot look: {type(error).__name__}"]
+            return not last
+
+        wait_until(quiet, PATIENCE)
+        return last or self._readable()
+
+    def _look(self) -> list[str]:
+        secret = Path(self.running.endpoint["api_key_file"]).read_text()
+        check = Check(
+            database=self.database, storage=self.data / "storage", url=self.running.endpoint["url"], api_key=secret
+        )
+        found = check.problems(self.accepted)
+        for request_id in self.accepted:
+            calls = self.callbacks.calls.get(request_id, [])
+            if not calls:
+                found.append(f"request {request_id}: no callback came")
+            for webhook in {w for w, _ in calls}:
+                if len({status for w, status in calls if w == webhook}) != 1:
+                    found.append(f"request {request_id}: one callback came with two outcomes")
+        return found
+
+    def _processes(self) -> list[str]:
+        found = [f"a compute child is left: {p.pid}" for p in self.running.processes("worker.child")]
+        for name, word in PARTS.items():
+            count = len(self.running.processes(word)) - (name == "control")  # its beat bears its command line
+            if name in ("api", "valkey", "compute", "control") and count != 1:
+                found.append(f"{count} processes of {name}")
+        found += [f"temporary file {path.name} is left" for path in (self.data / "tmp").iterdir()]
+        return [*found, *(f"{path.name} is halted" for path in self.points.iterdir())]
+
+    def _readable(self) -> list[str]:
+        folders = [self.data / name for name in ("logs", "storage", "tmp", "run")]
+        return list(
+            personal(self.words, database=self.database, valkey=str(self.sockets / "valkey.sock"), folders=folders)
+        )
+
+    def tail(self) -> str:
+        """The end of the logs, for a failure's message."""
+        logs = sorted((self.data / "logs").glob("*.log"))
+        return "\n".join(
+            f"--- {p.name}\n{p.read_text(errors='replace')[-1500:]}" for p in logs if p.name != "postgres.log"
+        )
