@@ -1,14 +1,17 @@
 """What endpoints ask for: the wired parts, and the caller with a scope."""
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
+from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from service.api.changes import Changes
 from service.app import Services
 from service.db import keys
-from service.db.tables import ApiKey
+from service.db.keys import Caller
 from service.domain.errors import Forbidden, Unauthenticated
 
 bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: Bearer unl_...`")
@@ -23,25 +26,37 @@ async def services_of(request: Request) -> Services:
 Parts = Annotated[Services, Depends(services_of)]
 
 
-def caller(parts: Parts, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]) -> ApiKey:
-    """The API key of the request.
+async def caller(
+    request: Request, parts: Parts, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
+) -> Caller:
+    """The API key of the request; the database is asked every few seconds, and once one was revoked.
 
     Raises:
         Unauthenticated: No key, an unknown one or a revoked one.
     """
     if credentials is None:
         raise Unauthenticated("Send an API key: Authorization: Bearer KEY.")
-    with parts.db.reading() as session:
-        key = keys.find(session, credentials.credentials)
-    if key is None:
+    changes: Changes = request.app.state.changes
+    key_hash = keys.hash_key(credentials.credentials)
+    if (known := changes.caller(key_hash)) is not None:
+        return known
+    asked = time.monotonic()
+    found = await run_in_threadpool(_find, parts, key_hash)
+    if found is None:
         raise Unauthenticated("The API key is unknown or revoked.")
-    return key
+    changes.remember(key_hash, found, asked)
+    return found
 
 
-def with_scope(*scopes: str) -> Callable[[ApiKey], Awaitable[ApiKey]]:
+def _find(parts: Services, key_hash: bytes) -> Caller | None:
+    with parts.db.reading() as session:
+        return keys.find(session, key_hash)
+
+
+def with_scope(*scopes: str) -> Callable[[Caller], Awaitable[Caller]]:
     """A dependency: the caller, who holds one of `scopes` or `admin`."""
 
-    async def check(key: Annotated[ApiKey, Depends(caller)]) -> ApiKey:
+    async def check(key: Annotated[Caller, Depends(caller)]) -> Caller:
         if not {*scopes, "admin"} & set(key.scopes):
             raise Forbidden(f"This needs the scope {' or '.join(scopes)}.")
         return key
@@ -49,8 +64,8 @@ def with_scope(*scopes: str) -> Callable[[ApiKey], Awaitable[ApiKey]]:
     return check
 
 
-Submitter = Annotated[ApiKey, Depends(with_scope("submit"))]
-Reader = Annotated[ApiKey, Depends(with_scope("read", "submit"))]
-Downloader = Annotated[ApiKey, Depends(with_scope("download"))]
-VersionReader = Annotated[ApiKey, Depends(with_scope("read", "download", "submit"))]
-Admin = Annotated[ApiKey, Depends(with_scope("admin"))]
+Submitter = Annotated[Caller, Depends(with_scope("submit"))]
+Reader = Annotated[Caller, Depends(with_scope("read", "submit"))]
+Downloader = Annotated[Caller, Depends(with_scope("download"))]
+VersionReader = Annotated[Caller, Depends(with_scope("read", "download", "submit"))]
+Admin = Annotated[Caller, Depends(with_scope("admin"))]

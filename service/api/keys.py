@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from service.api.deps import Admin, Parts
 from service.db import keys as queries
@@ -33,8 +33,9 @@ def listing(parts: Parts, _: Admin) -> Listing[KeyOut]:
 
 
 @router.delete("/{key_id}", status_code=204)
-def revoke(key_id: UUID, parts: Parts, _: Admin) -> None:
+def revoke(key_id: UUID, request: Request, parts: Parts, _: Admin) -> None:
     """Revoke a key for good."""
     with parts.db.transaction() as session:
         if not queries.revoke(session, key_id):
             raise NotFound("There is no such key, or it was revoked before.")
+    request.app.state.changes.forget()

@@ -33,10 +33,8 @@ def shown(request: DeletionRequest, model: str) -> RequestOut:
     )  # fmt: skip
 
 
-@router.post("", status_code=202)
-def submit(
-    body: RequestIn, parts: Parts, key: Submitter, response: Response, idempotency_key: IdempotencyKey = None
-) -> RequestAccepted:
+@router.post("", status_code=202, response_model=RequestAccepted)
+def submit(body: RequestIn, parts: Parts, key: Submitter, idempotency_key: IdempotencyKey = None) -> Response:
     """Accept a deletion request; once this answers 202 it is durable and will reach a terminal state.
 
     Limits (defaults): 256 records, 65,536 bytes of UTF-8 a record, 8 MiB a body.
@@ -46,14 +44,15 @@ def submit(
         str(body.callback_url) if body.callback_url else None,
     )  # fmt: skip
     accepted = step.accept(parts, submission, key.id, idempotency_key)
-    response.headers["Location"] = f"{router.prefix}/{accepted.request.id}"
     openings = [
         RecordOpening(commitment=commit(nonce, text).hex(), nonce=nonce.hex())
         for nonce, text in zip(accepted.nonces, accepted.texts, strict=True)
     ]
     request = accepted.request
     receipt = Receipt(ref=request.ref, commitment=request.commitment.hex(), records=openings)
-    return RequestAccepted(**shown(request, accepted.model).model_dump(), receipt=receipt)
+    answer = RequestAccepted(**dict(shown(request, accepted.model)), receipt=receipt)
+    headers = {"Location": f"{router.prefix}/{request.id}"}
+    return Response(answer.model_dump_json(), 202, headers, media_type="application/json")
 
 
 @router.get("")

@@ -2,10 +2,12 @@
 
 from datetime import UTC, datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from service.audit.canonical import dumps
+
+APPEND = text("SELECT audit_append(:entry)")
 
 
 def append(session: Session, kind: str, **data: object) -> None:
@@ -13,6 +15,10 @@ def append(session: Session, kind: str, **data: object) -> None:
 
     The SQL function takes an advisory lock until the transaction ends, so call it last.
     """
-    entry = dumps({"kind": kind, "at": datetime.now(UTC).isoformat(timespec="milliseconds"), **data})
     session.flush()
-    session.execute(select(func.audit_append(entry)))
+    session.execute(APPEND, {"entry": entry_of(kind, **data)})
+
+
+def entry_of(kind: str, **data: object) -> bytes:
+    """The canonical bytes of an entry."""
+    return dumps({"kind": kind, "at": datetime.now(UTC).isoformat(timespec="milliseconds"), **data})

@@ -167,6 +167,12 @@ def exhausted(session: Session, max_attempts: int) -> list[Job]:
     return list(session.scalars(query.with_for_update(skip_locked=True)))
 
 
+def busy(session: Session, model_id: UUID) -> bool:
+    """Whether a job of this model is under way."""
+    query = select(Job.id).where(Job.model_id == model_id, Job.stage.not_in(TERMINAL_STAGES)).limit(1)
+    return session.scalar(query) is not None
+
+
 def under_way(session: Session, among: list[UUID]) -> set[UUID]:
     """Those of these jobs that have not ended."""
     return set(session.scalars(select(Job.id).where(Job.id.in_(among), Job.stage.not_in(TERMINAL_STAGES))))

@@ -2,14 +2,16 @@
 
 import hashlib
 import secrets
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from service.db.tables import ApiKey
 
+CHANNEL = "unlearnd_keys"
 SCOPES = ("submit", "read", "download", "admin")
 
 
@@ -27,9 +29,19 @@ def hash_key(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
-def find(session: Session, key: str) -> ApiKey | None:
-    """The key's row unless it was revoked."""
-    return session.scalar(select(ApiKey).where(ApiKey.key_hash == hash_key(key), ApiKey.revoked_at.is_(None)))
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls: an API key that was not revoked, and what it may do."""
+
+    id: UUID
+    scopes: list[str]
+
+
+def find(session: Session, key_hash: bytes) -> Caller | None:
+    """The id and scopes of the key of that hash unless it was revoked."""
+    query = select(ApiKey.id, ApiKey.scopes).where(ApiKey.key_hash == key_hash, ApiKey.revoked_at.is_(None))
+    row = session.execute(query).first()
+    return Caller(row.id, row.scopes) if row else None
 
 
 def is_revoked(session: Session, key: str) -> bool:
@@ -44,7 +56,8 @@ def listing(session: Session) -> list[ApiKey]:
 
 
 def revoke(session: Session, key_id: UUID) -> bool:
-    """Revoke a key for good; false if there is none or it was revoked before."""
+    """Revoke a key for good, and tell every process that remembers it; false if there is none that was valid."""
+    session.execute(select(func.pg_notify(CHANNEL, "")))
     found = session.execute(
         update(ApiKey)
         .where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))

@@ -8,25 +8,23 @@ from sqlalchemy.orm import Session
 
 from service.db.tables import Outbox
 
-BATCH = 10  # as many as fit their time-outs into the time they are held
 
-
-def take_due(session: Session, held: timedelta) -> list[tuple[UUID, UUID, str]]:
-    """Entries that are due, put off by `held` so that no one else makes them meanwhile."""
+def take_due(session: Session, held: timedelta) -> tuple[UUID, UUID, str] | None:
+    """The entry that is due longest, put off by `held` so that no one else makes it meanwhile."""
     due = (
         select(Outbox.id)
         .where(Outbox.delivered_at.is_(None), Outbox.next_at <= func.now())
         .order_by(Outbox.next_at)
-        .limit(BATCH)
+        .limit(1)
         .with_for_update(skip_locked=True)
     )
-    rows = session.execute(
+    row = session.execute(
         update(Outbox)
-        .where(Outbox.id.in_(due))
+        .where(Outbox.id == due.scalar_subquery())
         .values(next_at=func.now() + held)
         .returning(Outbox.id, Outbox.request_id, Outbox.status)
-    )
-    return [(row.id, row.request_id, row.status) for row in rows]
+    ).first()
+    return (row.id, row.request_id, row.status) if row else None
 
 
 def record(session: Session, entry_id: UUID, *, delivered: bool, max_attempts: int) -> None:

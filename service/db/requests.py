@@ -10,9 +10,39 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 from sqlalchemy.sql.selectable import ForUpdateArg
 
 from service.db.paging import Page, page
+from service.db.session import Database
 from service.db.tables import DeletionRequest, Job, Model, Outbox
 from service.domain.batching import Pending
 from service.domain.states import TERMINAL_REQUESTS, TERMINAL_STAGES, RequestStatus, check_request
+
+ADD = """
+WITH model AS (SELECT id FROM models WHERE name = %(model)s),
+request AS (
+    INSERT INTO deletion_requests (id, model_id, api_key_id, regulation, received_at, due_at, accepted_at,
+        records_count, ref, commitment, wrapped_key, subject_ref, callback_url, idempotency_hash, body_hash)
+    SELECT %(id)s, model.id, %(api_key_id)s, %(regulation)s, %(received_at)s, %(due_at)s, %(accepted_at)s,
+        %(records_count)s, %(ref)s, %(commitment)s, %(wrapped_key)s, %(subject_ref)s, %(callback_url)s,
+        %(idempotency_hash)s, %(body_hash)s
+    FROM model
+    ON CONFLICT (api_key_id, idempotency_hash) DO NOTHING
+    RETURNING id, model_id
+),
+kept AS (
+    INSERT INTO records (request_id, position, sealed)
+    SELECT request.id, sealed.position - 1, sealed.record
+    FROM request, unnest(%(records)s::bytea[]) WITH ORDINALITY AS sealed (record, position)
+)
+SELECT model_id, audit_append(%(entry)s) FROM request
+"""  # one statement: the log's lock is held for a flush, and not while this process thinks
+
+
+def add(db: Database, values: dict[str, Any], records: list[bytes], entry: bytes) -> UUID | None:
+    """Store a new request, its sealed records and its entry in the log; returns its model's id.
+
+    None: there is no such model, or this API key used this Idempotency-Key before; nothing was stored.
+    """
+    row = db.statement(ADD, {**values, "records": records, "entry": entry}, "accept")
+    return row[0] if row else None
 
 
 def by_id(session: Session, request_id: UUID, *, lock: bool = False) -> DeletionRequest | None:

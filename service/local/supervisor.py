@@ -203,7 +203,7 @@ class Stack:
                 self.api_key_file.unlink()
                 key = f"unl_{secrets.token_urlsafe(32)}"
                 write_private(self.api_key_file, key.encode())
-            if keys_table.find(session, key) is None:
+            if keys_table.find(session, keys_table.hash_key(key)) is None:
                 keys_table.create(session, "embedded admin", list(keys_table.SCOPES), key=key)
         database.close()
 

@@ -5,6 +5,7 @@ row does not open. Destroying the wrapped data key makes everything sealed with 
 """
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 from uuid import UUID
@@ -62,10 +63,13 @@ class FileKeyWrapper:
 
     def keyed_hash(self, purpose: str, data: bytes) -> bytes:
         """HMAC-SHA256 under a key derived for this purpose."""
-        derived = HKDF(hashes.SHA256(), 32, None, f"unlearnd/{purpose}".encode()).derive(self._root)
-        mac = hmac.HMAC(derived, hashes.SHA256())
+        mac = hmac.HMAC(self._derived(purpose), hashes.SHA256())
         mac.update(data)
         return mac.finalize()
+
+    @cache  # noqa: B019  # one wrapper a process, few purposes
+    def _derived(self, purpose: str) -> bytes:
+        return HKDF(hashes.SHA256(), 32, None, f"unlearnd/{purpose}".encode()).derive(self._root)
 
 
 class Envelope:

@@ -23,7 +23,7 @@ def batch(services: Services, model_id: UUID) -> UUID | None:
     try:
         with services.db.transaction("batch") as session:
             model = models.lock(session, model_id)
-            if model is None:
+            if model is None or jobs.busy(session, model_id):
                 return None
             room, wait = model.policy["max_batch_records"], model.policy.get("max_wait_seconds")
             picked = seal(

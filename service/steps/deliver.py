@@ -16,9 +16,7 @@ from service.db.tables import DeletionRequest
 from service.privacy.envelope import Envelope
 
 log = logging.getLogger(__name__)
-TIMEOUT_SECONDS = 10
 MAX_ATTEMPTS = 10
-HELD = timedelta(minutes=2)  # one delivery at a time for as long as an attempt may take
 
 
 class RefusedTarget(ValueError):
@@ -28,11 +26,13 @@ class RefusedTarget(ValueError):
 def deliver(services: Services, *, go_on: Callable[[], bool] = lambda: True) -> int:
     """Make every callback that is due, or as many as `go_on` lets us; returns how many were delivered."""
     delivered = 0
-    with services.db.transaction("deliver") as session:
-        due = outbox.take_due(session, HELD)
-    for entry_id, request_id, status in due:
-        if not go_on():
-            break  # the rest is due again when it is held no more
+    held = timedelta(seconds=2 * services.settings.callback_seconds)  # an attempt's time-out, and as much again
+    while go_on():
+        with services.db.transaction("deliver") as session:
+            due = outbox.take_due(session, held)
+        if due is None:
+            break
+        entry_id, request_id, status = due
         with services.db.transaction() as session:
             request = requests.by_id(session, request_id)
         assert request is not None
@@ -55,7 +55,9 @@ def _post(services: Services, request: DeletionRequest, entry_id: UUID, status: 
     }  # fmt: skip
     try:
         check_target(url, allow_private=services.settings.callback_allow_private)
-        with httpx.Client(timeout=TIMEOUT_SECONDS, follow_redirects=False, trust_env=False) as client:
+        with httpx.Client(
+            timeout=services.settings.callback_seconds, follow_redirects=False, trust_env=False
+        ) as client:
             answer = client.post(url, json=body, headers={"webhook-id": str(entry_id)})
         ok = answer.is_success
         log.info("callback request=%s http_status=%s", request.id, answer.status_code)

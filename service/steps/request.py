@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service.app import Services
 from service.audit.canonical import dumps
-from service.db import audit, jobs, models, requests
-from service.db.tables import DeletionRequest, Model, Record
+from service.db import audit, jobs, requests
+from service.db.tables import DeletionRequest
 from service.domain.deadlines import due_at
 from service.domain.errors import Conflict, Invalid, NotFound
 from service.domain.records import check_records
@@ -21,6 +20,10 @@ from service.privacy.envelope import Envelope
 
 CLOCK_SKEW = timedelta(minutes=1)
 OLDEST = timedelta(days=3653)
+STORED = (
+    "id", "regulation", "received_at", "due_at", "accepted_at", "records_count", "ref", "commitment", "wrapped_key",
+    "subject_ref", "callback_url",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +65,23 @@ def accept(services: Services, submission: Submission, api_key_id: UUID, idempot
         raise Invalid("The time lies more than ten years back.", field="received_at")
     body = services.wrapper.keyed_hash("body", _body(submission))
     key = services.wrapper.keyed_hash("idempotency", idempotency_key.encode()) if idempotency_key else None
-    try:
-        with services.db.transaction("accept") as session:
-            model = models.by_name(session, submission.model)
-            if model is None:
-                raise Invalid("There is no model of that name.", field="model", code="unknown_model")
-            accepted = _store(services, session, model, submission, api_key_id, key, body, now)
-    except IntegrityError:
-        with services.db.transaction() as session:  # this key made a request before
+    accepted, sealed = _sealed_up(services, submission, now)
+    request = accepted.request
+    values = {
+        "model": submission.model, "api_key_id": api_key_id, "idempotency_hash": key, "body_hash": body,
+        **{name: getattr(request, name) for name in STORED},
+    }  # fmt: skip
+    entry = audit.entry_of(
+        "request.accepted", ref=request.ref, commitment=request.commitment.hex(), model=submission.model
+    )
+    model_id = requests.add(services.db, values, sealed, entry)
+    if model_id is None:
+        with services.db.reading() as session:  # this key made a request before, or there is no such model
             found = requests.by_idempotency(session, api_key_id, key) if key else None
-            if found is None:
-                raise
-            return _same(services, found, body)
-    services.queue.wake("batch", accepted.request.model_id)
+        if found is None:
+            raise Invalid("There is no model of that name.", field="model", code="unknown_model")
+        return _same(services, found, body)
+    services.queue.wake("batch", model_id)
     return accepted
 
 
@@ -88,16 +95,8 @@ def _body(submission: Submission) -> bytes:
     )  # fmt: skip
 
 
-def _store(
-    services: Services,
-    session: Session,
-    model: Model,
-    submission: Submission,
-    api_key_id: UUID,
-    key: bytes | None,
-    body: bytes,
-    now: datetime,
-) -> Accepted:
+def _sealed_up(services: Services, submission: Submission, now: datetime) -> tuple[Accepted, list[bytes]]:
+    """The request to be stored and its sealed records, each behind the nonce of its commitment."""
     request_id, ref = uuid4(), uuid4().hex
     envelope, wrapped = Envelope.create(request_id, services.wrapper)
     texts = [text.encode() for text in submission.texts]
@@ -105,22 +104,14 @@ def _store(
     records = [commitments.commit(nonce, text) for nonce, text in zip(nonces, texts, strict=True)]
     received = submission.received_at or now
     request = DeletionRequest(
-        id=request_id, model_id=model.id, api_key_id=api_key_id, status=RequestStatus.PENDING,
-        regulation=submission.regulation, received_at=received, due_at=due_at(received, submission.regulation),
-        accepted_at=now, records_count=len(texts), ref=ref,
+        id=request_id, status=RequestStatus.PENDING, regulation=submission.regulation, received_at=received,
+        due_at=due_at(received, submission.regulation), accepted_at=now, records_count=len(texts), ref=ref,
         commitment=commitments.request_commitment(ref, records), wrapped_key=wrapped,
         subject_ref=_sealed(envelope, "subject_ref", submission.subject_ref),
         callback_url=_sealed(envelope, "callback_url", submission.callback_url),
-        idempotency_hash=key, body_hash=body,
     )  # fmt: skip
-    session.add(request)
-    session.flush()
-    session.add_all(
-        Record(request_id=request_id, position=i, sealed=envelope.seal(f"record/{i}", nonce + text))
-        for i, (nonce, text) in enumerate(zip(nonces, texts, strict=True))
-    )
-    audit.append(session, "request.accepted", ref=ref, commitment=request.commitment.hex(), model=model.name)
-    return Accepted(request, model.name, nonces, texts)
+    sealed = [envelope.seal(f"record/{i}", n + t) for i, (n, t) in enumerate(zip(nonces, texts, strict=True))]
+    return Accepted(request, submission.model, nonces, texts), sealed
 
 
 def _sealed(envelope: Envelope, item: str, value: str | None) -> bytes | None:

@@ -26,7 +26,8 @@ STORAGE_BYTES = 256 * 2**20
 TIMES = {
     "UNLEARND_LEASE_SECONDS": "3", "UNLEARND_STALL_SECONDS": "8", "UNLEARND_SWEEP_SECONDS": "0.5",
     "UNLEARND_COLLECT_SECONDS": "1", "UNLEARND_ORPHAN_SECONDS": "2", "UNLEARND_RETRY_SECONDS": "0.2",
-    "UNLEARND_MAX_ATTEMPTS": "5", "UNLEARND_DATABASE_POOL": "5", "OMP_NUM_THREADS": "1",
+    "UNLEARND_MAX_ATTEMPTS": "5", "UNLEARND_CALLBACK_SECONDS": "2", "UNLEARND_DATABASE_POOL": "5",
+    "OMP_NUM_THREADS": "1",
 }  # fmt: skip
 PARTS = {"postgres": "bin/postgres", "valkey": "valkey-server", "api": "service.main", "control": "control@",
          "compute": "compute@"}  # fmt: skip
