@@ -12,7 +12,6 @@ answered, so that a stall is seen by all who would have met it. Then each side a
 import argparse
 import asyncio
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -236,7 +235,7 @@ def compare(stack: Running, name: str, rate: float, seconds: float) -> list[str]
 def training(stack: Running, folder: Path) -> str:
     """GETs while a job trains."""
     secret = Path(stack.endpoint["api_key_file"]).read_text()
-    policy = {**support.POLICY, "learning_rate": 1e-6, "max_epochs": 10_000, "max_wait_seconds": 0}
+    policy = {**support.POLICY, "learning_rate": 1e-6, "max_epochs": 1000, "max_wait_seconds": 0}
     register(stack, folder, "training", policy)
     job_id = stack.client.until_batched(stack.client.submit("training", [support.KNOWN[0]])["id"])["job_id"]
     while stack.client.job(job_id)["epoch"] < 1:
@@ -260,8 +259,9 @@ def hold(stack: Running, name: str) -> None:
     """A job that waits for tomorrow: the model's requests stay pending, and nothing trains on the cores we measure."""
     with psycopg.connect(database_of(stack), autocommit=True) as connection:
         connection.execute(
-            "INSERT INTO jobs (id, model_id, parent_version_id, policy, not_before) SELECT gen_random_uuid(), m.id, v.id, "
-            "m.policy, now() + interval '1 day' FROM models m JOIN versions v ON v.model_id = m.id WHERE m.name = %s",
+            "INSERT INTO jobs (id, model_id, parent_version_id, policy, not_before) "
+            "SELECT gen_random_uuid(), m.id, v.id, m.policy, now() + interval '1 day' "
+            "FROM models m JOIN versions v ON v.model_id = m.id WHERE m.name = %s",
             (name,),
         )
 
@@ -284,13 +284,12 @@ def main() -> int:
         try:
             register(stack, folder, "load", support.POLICY)
             hold(stack, "load")
-            lines = compare(stack, "load", arguments.rate, arguments.seconds)
+            print(f"Machine: {machine()}.\n\n| | | ratio |\n|---|---|---|", flush=True)
+            print("\n".join(compare(stack, "load", arguments.rate, arguments.seconds)), flush=True)
             if arguments.training:
-                lines.append(training(stack, folder))
+                print(training(stack, folder), flush=True)
         finally:
             stack.stop()
-    print(f"Machine: {machine()}.\n\n| | | ratio |\n|---|---|---|\n" + "\n".join(lines))
-    print(json.dumps({"rate": arguments.rate}), file=sys.stderr)
     return 0
 
 

@@ -14,7 +14,7 @@ import httpx
 TERMINAL = frozenset({"completed", "not_memorised", "cancelled", "rejected", "failed"})
 CHUNK = 1 << 20
 POLL_SECONDS = 0.5
-RETRIES = 4
+RETRIES, MAX_WAIT = 4, 30.0
 
 
 class ClientError(Exception):
@@ -53,6 +53,7 @@ class Client:
             ClientError: The service refused, naming the field, or cannot be reached.
         """
         for attempt in range(RETRIES):
+            wait = 2**attempt * 0.25
             try:
                 answer = self._http.request(method, path, **arguments)
             except httpx.TransportError as error:
@@ -61,7 +62,8 @@ class Client:
             else:
                 if answer.status_code not in (429, 503) or attempt + 1 == RETRIES:
                     return _parsed(answer)
-            time.sleep(2**attempt * 0.25)  # back-off: the condition lies with the other side
+                wait = max(wait, float(answer.headers.get("Retry-After", 0)))
+            time.sleep(min(wait, MAX_WAIT))  # back-off: the condition lies with the other side
         raise AssertionError("unreachable")
 
     def add_model(self, name: str, path: str, retain: str, heldout: str, policy: dict[str, Any]) -> Any:

@@ -13,7 +13,8 @@ from fastapi import FastAPI
 
 from service.api import errors, health, jobs, keys, models, requests, versions
 from service.api.changes import Changes
-from service.api.limits import BodyLimit
+from service.api.limits import Admission, BodyLimit
+from service.api.patience import patient
 from service.app import Services, build
 from service.schemas import Problem
 
@@ -49,6 +50,7 @@ def create_app(services: Services) -> FastAPI:
     app = FastAPI(title="unlearnd", version=version, description=DESCRIPTION, lifespan=lifespan, responses=responses)
     app.state.services = services
     app.add_middleware(BodyLimit, max_bytes=services.settings.max_body_bytes)
+    app.add_middleware(Admission, max_requests=services.settings.max_requests)
     errors.install(app)
     for part in (models, requests, jobs, versions, keys, health):
         app.include_router(part.router)
@@ -62,10 +64,12 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     arguments = parser.parse_args()
     services = build()
-    logging.basicConfig(level=services.settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    settings = services.settings
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     uvicorn.run(
         create_app(services), host=arguments.host, port=arguments.port, access_log=False,
-        timeout_graceful_shutdown=GRACE_SECONDS, timeout_keep_alive=30, server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS, timeout_keep_alive=30, server_header=False, loop="uvloop",
+        http=patient(seconds=settings.request_seconds, connections=settings.max_connections),
     )  # fmt: skip
 
 

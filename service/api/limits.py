@@ -1,8 +1,52 @@
-"""Refuse a body over the limit: by its announced length before it is read, by its real one while it is."""
+"""Refuse what is too much: requests at once, and a body over the limit.
+
+A body is refused by its announced length before it is read, by its real one while it is.
+"""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import problem
+
+RETRY_AFTER = 1  # seconds
+
+
+class Admission:
+    """ASGI middleware that answers 503 with Retry-After when enough requests wait for their answer to begin.
+
+    Better some refused at once than all late: a queue in here would only grow. Streams and downloads that have begun
+    do not count.
+    """
+
+    def __init__(self, app: ASGIApp, max_requests: int) -> None:
+        """Guard `app`."""
+        self._app, self._max, self._waiting = app, max_requests, 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what there is room for; whether the process lives is always answered."""
+        if scope["type"] != "http" or scope["path"] == "/livez":
+            await self._app(scope, receive, send)
+            return
+        if self._waiting >= self._max:
+            detail = "Too many requests are under way; nothing was changed. Try again."
+            headers = {"Retry-After": str(RETRY_AFTER)}
+            await problem(503, "busy", "Temporarily unavailable", detail, headers=headers)(scope, receive, send)
+            return
+        self._waiting += 1
+        counted = True
+
+        def leave() -> None:
+            nonlocal counted
+            self._waiting -= counted
+            counted = False
+
+        async def watched(message: Message) -> None:
+            leave()
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            leave()
 
 
 class BodyLimit:

@@ -84,10 +84,9 @@ def listing(
 def pending_models(session: Session) -> list[UUID]:
     """Models with pending requests and no job under way."""
     busy = select(Job.id).where(Job.model_id == Model.id, Job.stage.not_in(TERMINAL_STAGES)).exists()
-    waiting = select(DeletionRequest.id).where(
-        DeletionRequest.model_id == Model.id, DeletionRequest.status == RequestStatus.PENDING
-    )
-    return list(session.scalars(select(Model.id).where(waiting.exists(), ~busy)))
+    r = DeletionRequest
+    first = select(r.id).where(r.model_id == Model.id, r.status == RequestStatus.PENDING).order_by(r.due_at).limit(1)
+    return list(session.scalars(select(Model.id).where(first.scalar_subquery().is_not(None), ~busy)))
 
 
 def pending(session: Session, model_id: UUID, limit: int) -> list[Pending[UUID]]:

@@ -15,6 +15,7 @@ from service.failpoints import reach
 
 DRIVER = "postgresql+psycopg"
 PING_AFTER = 1.0  # seconds
+POOL_SECONDS = 5.0  # whoever finds no connection free for so long is told to come again
 # A process that is frozen between BEGIN and COMMIT would hold its locks, the log's among them, for ever.
 OPTIONS = "-c timezone=UTC -c lock_timeout=10000 -c statement_timeout=60000 -c idle_in_transaction_session_timeout=5000"
 
@@ -33,6 +34,7 @@ class Database:
             sqlalchemy_url(url),
             pool_size=pool_size,
             max_overflow=pool_size,
+            pool_timeout=POOL_SECONDS,
             hide_parameters=True,
             connect_args={"options": OPTIONS},
         )

@@ -31,6 +31,8 @@ NAMES = {
     "ck": "ck_%(table_name)s_%(constraint_name)s",
     "pk": "pk_%(table_name)s",
 }
+PENDING = "status = 'pending'"
+OPEN_REQUEST = "status NOT IN ('completed', 'not_memorised', 'cancelled', 'rejected', 'failed')"
 ACTIVE_JOB = "stage NOT IN ('done', 'quarantined')"
 
 
@@ -101,6 +103,8 @@ class Job(Base):
     __tablename__ = "jobs"
     __table_args__ = (
         Index("uq_jobs_active_model", "model_id", unique=True, postgresql_where=text(ACTIVE_JOB)),
+        Index("ix_jobs_model_seq", "model_id", "seq"),
+        Index("ix_jobs_stage_seq", "stage", "seq"),
         Index("ix_jobs_open_lease", "lease_expires_at", postgresql_where=text(ACTIVE_JOB)),
     )
 
@@ -139,7 +143,9 @@ class DeletionRequest(Base):
     __tablename__ = "deletion_requests"
     __table_args__ = (
         UniqueConstraint("api_key_id", "idempotency_hash"),
-        Index("ix_deletion_requests_pending", "model_id", "due_at", postgresql_where=text("status = 'pending'")),
+        Index("ix_deletion_requests_pending", "model_id", "due_at", "seq", postgresql_where=text(PENDING)),
+        Index("ix_deletion_requests_open", "due_at", postgresql_where=text(OPEN_REQUEST)),
+        Index("ix_deletion_requests_model_seq", "model_id", "seq"),
         Index("ix_deletion_requests_status_seq", "status", "seq"),
         Index("ix_deletion_requests_due_at", "due_at"),
         CheckConstraint("records_count > 0", name="has_records"),
@@ -147,7 +153,7 @@ class DeletionRequest(Base):
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
     seq: Mapped[int] = mapped_column(BigInteger, Identity(always=True), unique=True)
-    model_id: Mapped[UUID] = mapped_column(ForeignKey("models.id"), index=True)
+    model_id: Mapped[UUID] = mapped_column(ForeignKey("models.id"))
     job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id"), index=True)
     api_key_id: Mapped[UUID] = mapped_column(ForeignKey("api_keys.id"))
     status: Mapped[str] = mapped_column(server_default="pending")

@@ -1,0 +1,122 @@
+"""Does it grow? Sealing a batch, lists, status and the log's append with 1,000, 10,000 and 100,000 pending requests.
+
+    python -m bench.growth
+
+On a PostgreSQL of its own, with 1,000 versions and as many log entries as requests; medians of nine, in milliseconds.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import text
+
+from bench.data import machine
+from service import migrate
+from service.app import Services, build, create_keys
+from service.config import Settings
+from service.db import audit, keys, models, requests
+from service.db.tables import Model, Version
+from service.local import postgres
+from service.local.supervisor import wait_until
+from service.steps import batch as batch_step
+from service.steps import request as request_step
+from service.steps import sweep as sweep_step
+from tests.growth import grow
+
+SIZES, REPEATS = (1_000, 10_000, 100_000), 9
+
+
+def median(action: Callable[[], Any], after: Callable[[], Any] = lambda: None) -> float:
+    """Milliseconds of an action; `after` undoes it, untimed."""
+    seconds = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - started)
+        after()
+    return 1000 * statistics.median(seconds)
+
+
+def measure(services: Services, model: Model, key: Any) -> dict[str, float]:
+    """Each action's milliseconds."""
+
+    def unseal() -> None:
+        with services.db.transaction() as session:
+            session.execute(text("UPDATE jobs SET stage = 'done' WHERE stage <> 'done'"))
+
+    def read(query: Callable[[Any], Any]) -> None:
+        with services.db.reading() as session:
+            query(session)
+
+    def append() -> None:
+        with services.db.transaction() as session:
+            audit.append(session, "bench")
+
+    submission = request_step.Submission(model.name, ["a record"], None, "gdpr", None, None)
+    anyone = {"status": None, "model": None, "due_before": None}
+    with services.db.reading() as session:
+        newest = requests.listing(session, None, 1, **anyone).items[0]  # type: ignore[arg-type]
+    return {
+        "sealing a batch of 32": median(lambda: batch_step.batch(services, model.id), unseal),
+        "accepting a request": median(lambda: request_step.accept(services, submission, key, None)),
+        "a page of 50, newest": median(lambda: read(lambda s: requests.listing(s, None, 50, **anyone))),
+        "a page of 50, by status": median(
+            lambda: read(lambda s: requests.listing(s, None, 50, **{**anyone, "status": "pending"}))
+        ),
+        "one request": median(lambda: read(lambda s: requests.by_id(s, newest.id))),
+        "appending to the log": median(append),
+        "the latest version": median(lambda: read(lambda s: models.version(s, model, 1000))),
+        "a sweep": median(lambda: sweep_step.sweep(services)),
+    }
+
+
+def main() -> int:
+    """Print the table."""
+    found: dict[int, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory(prefix="unlearnd-growth-") as place:
+        root = Path(place)
+        root.chmod(0o755)
+        sockets = root / "s"
+        sockets.mkdir()
+        server = postgres.process(root / "postgres", sockets, root / "postgres.log")
+        server.start()
+        try:
+            assert wait_until(lambda: postgres.is_ready(root / "postgres", sockets), 60)
+            migrate.upgrade(postgres.url(sockets))
+            create_keys(root / "keys")
+            services = build(Settings(
+                database_url=postgres.url(sockets), broker_url="redis://127.0.0.1:1", storage_dir=root / "storage",
+                keys_dir=root / "keys", max_wait_seconds=0,
+            ))  # fmt: skip
+            with services.db.transaction() as session:
+                key = keys.create(session, "bench", ["submit"])[0].id
+                policy = {"max_batch_records": 32, "max_wait_seconds": 0}
+                model = Model(name="grown", policy=policy, retain={}, heldout={})
+                session.add(model)
+                session.flush()
+                session.add(Version(model_id=model.id, number=0, digest="0", files=[], metrics={}))
+            grow(services, "grown", versions=1000)
+            had = 0
+            for size in SIZES:
+                grow(services, "grown", requests=size - had, entries=size - had)
+                had = size
+                found[size] = measure(services, model, key)
+            services.close()
+        finally:
+            server.ask_to_stop()
+            server.wait()
+    print(f"Machine: {machine()}.\n")
+    print("| ms | " + " | ".join(f"{size:,}" for size in SIZES) + " | largest / smallest |\n" + "|---" * 5 + "|")
+    for name in found[SIZES[0]]:
+        row = [found[size][name] for size in SIZES]
+        print(f"| {name} | " + " | ".join(f"{ms:.1f}" for ms in row) + f" | {row[-1] / row[0]:.1f} x |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""Indexes for a long history: lists by model and stage, open requests by deadline"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+PENDING = sa.text("status = 'pending'")
+OPEN = sa.text("status NOT IN ('completed', 'not_memorised', 'cancelled', 'rejected', 'failed')")
+
+
+def upgrade() -> None:
+    op.drop_index("ix_deletion_requests_model_id", table_name="deletion_requests")
+    op.create_index("ix_deletion_requests_model_seq", "deletion_requests", ["model_id", "seq"])
+    op.create_index("ix_deletion_requests_open", "deletion_requests", ["due_at"], postgresql_where=OPEN)
+    op.drop_index("ix_deletion_requests_pending", table_name="deletion_requests")
+    op.create_index(
+        "ix_deletion_requests_pending", "deletion_requests", ["model_id", "due_at", "seq"], postgresql_where=PENDING
+    )
+    op.create_index("ix_jobs_model_seq", "jobs", ["model_id", "seq"])
+    op.create_index("ix_jobs_stage_seq", "jobs", ["stage", "seq"])
+
+
+def downgrade() -> None:
+    op.drop_index("ix_jobs_stage_seq", table_name="jobs")
+    op.drop_index("ix_jobs_model_seq", table_name="jobs")
+    op.drop_index("ix_deletion_requests_pending", table_name="deletion_requests")
+    op.create_index(
+        "ix_deletion_requests_pending", "deletion_requests", ["model_id", "due_at"], postgresql_where=PENDING
+    )
+    op.drop_index("ix_deletion_requests_open", table_name="deletion_requests")
+    op.drop_index("ix_deletion_requests_model_seq", table_name="deletion_requests")
+    op.create_index("ix_deletion_requests_model_id", "deletion_requests", ["model_id"])

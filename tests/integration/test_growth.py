@@ -1,0 +1,101 @@
+"""With 100,000 requests and 1,000 versions, what is done all the time still goes by an index."""
+
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+from sqlalchemy import event, text
+
+from service.db import jobs, models, requests
+from service.domain.states import COMPUTE_STAGES
+from service.steps import batch as batch_step
+from service.steps import deliver as deliver_step
+from service.steps import sweep as sweep_step
+from tests.growth import grow
+
+LARGE = {"deletion_requests", "versions", "jobs", "audit_entries", "records", "outbox", "job_events"}
+
+
+@pytest.fixture
+def grown(api, services, model):
+    """A long history."""
+    grow(services, model, requests=100_000, versions=1000, entries=100_000)
+    return services
+
+
+@contextmanager
+def statements(services):
+    """What is sent to the database meanwhile: (statement, parameters)."""
+    seen: list[tuple[str, object]] = []
+
+    def keep(_connection, _cursor, statement, parameters, _context, _many):
+        seen.append((statement, parameters[0] if isinstance(parameters, list) else parameters))
+
+    event.listen(services.db.engine, "before_cursor_execute", keep)
+    try:
+        yield seen
+    finally:
+        event.remove(services.db.engine, "before_cursor_execute", keep)
+
+
+def scanned(services, statement: str, parameters) -> list[str]:
+    """Large tables that the plan of a statement reads from one end to the other."""
+    with psycopg.connect(services.settings.database_url) as connection:
+        (plan,) = connection.execute(f"EXPLAIN (FORMAT JSON) {statement}", parameters).fetchone()
+    found, left = [], [plan[0]["Plan"]]
+    while left:
+        node = left.pop()
+        left += node.get("Plans", [])
+        if node["Node Type"] == "Seq Scan" and node["Relation Name"] in LARGE:
+            found.append(node["Relation Name"])
+    return found
+
+
+def test_everything_frequent_goes_by_an_index(api, grown):
+    """Sealing, listing (each filter), status, cancelling, the sweep, callbacks, overdue: no plan scans a large table.
+
+    (That this can fail: the same looks finds the scan of a query without an index, below.)
+    """
+    services = grown
+    listed = api.get("/v1/deletion-requests?limit=5").json()["items"]
+    with services.db.reading() as session:
+        model_id = models.by_name(session, "tiny").id
+    soon = (datetime.now(UTC) + timedelta(days=400)).isoformat()
+    paths = [
+        "/v1/deletion-requests", "/v1/deletion-requests?status=pending", "/v1/deletion-requests?status=failed",
+        "/v1/deletion-requests?model=tiny", f"/v1/deletion-requests/{listed[0]['id']}", "/v1/jobs",
+        "/v1/jobs?stage=done", "/v1/jobs?model=tiny", "/v1/models/tiny/versions", "/v1/models/tiny/versions/latest",
+        "/v1/models/tiny/versions/500",
+    ]  # fmt: skip
+    with statements(services) as seen:
+        for path in paths:
+            assert api.get(path).status_code == 200
+        assert api.get("/v1/deletion-requests", params={"due_before": soon}).status_code == 200
+        assert api.delete(f"/v1/deletion-requests/{listed[0]['id']}").status_code == 200
+        assert batch_step.batch(services, model_id) is not None
+        sweep_step.sweep(services)
+        deliver_step.deliver(services)
+        with services.db.transaction() as session:
+            requests.overdue(session)
+            jobs.wakeable(session, COMPUTE_STAGES, quiet_seconds=60)
+    asked = {s: p for s, p in seen if s.lstrip().startswith(("SELECT", "UPDATE", "INSERT", "WITH", "DELETE"))}
+    assert len(asked) > 20
+    slow = {s: found for s, p in asked.items() if (found := scanned(services, s, p))}
+    assert not slow, slow
+    values = dict.fromkeys(
+        ("id", "api_key_id", "regulation", "received_at", "due_at", "accepted_at", "records_count", "ref", "commitment",
+         "wrapped_key", "subject_ref", "callback_url", "idempotency_hash", "body_hash")
+    )  # fmt: skip
+    assert not scanned(services, requests.ADD, {**values, "model": "tiny", "records": [b"x"], "entry": b"x"})
+    assert scanned(services, "SELECT count(*) FROM deletion_requests WHERE regulation = 'x'", {}) == [
+        "deletion_requests"
+    ]
+
+
+def test_the_log_is_appended_to_by_an_index(grown):
+    """What the SQL function asks for, max(index), is one step into the index."""
+    assert not scanned(grown, "SELECT coalesce(max(a.index) + 1, 0) FROM audit_entries a", {})
+    with grown.db.reading() as session:
+        query = "SELECT prosrc FROM pg_proc WHERE proname = 'audit_append'"
+        assert "SELECT coalesce(max(a.index) + 1, 0)" in session.scalar(text(query))

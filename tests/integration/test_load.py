@@ -1,0 +1,149 @@
+"""Too much and too slow: refused or cut, while everybody else is served."""
+
+import socket
+import threading
+import time
+from contextlib import contextmanager
+
+import httpx
+import pytest
+import uvicorn
+from sqlalchemy import text
+
+from service.api.patience import patient
+from service.local.supervisor import wait_until
+from service.main import create_app
+
+SECONDS = 0.5
+
+
+@contextmanager
+def served(services, *, connections=20):
+    """The application on a real socket, with short times."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    protocol = patient(seconds=SECONDS, connections=connections)
+    config = uvicorn.Config(create_app(services), http=protocol, log_level="warning", timeout_keep_alive=30)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        assert wait_until(lambda: server.started, 20)
+        yield listener.getsockname()
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+def gone(client: socket.socket) -> bool:
+    """Whether the other side has closed, whatever it said before."""
+    client.settimeout(10 * SECONDS)
+    try:
+        while client.recv(1 << 16):
+            pass
+    except ConnectionResetError:
+        return True
+    except TimeoutError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"", b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Slow: ",
+        b"POST /v1/deletion-requests HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{",
+    ],
+    ids=["nothing", "half a header", "half a body"],
+)  # fmt: skip
+def test_a_request_that_does_not_arrive_is_cut(services, sent):
+    """Nothing, half a header, half a body: closed after the time, and others are answered meanwhile."""
+    with served(services) as address, socket.create_connection(address) as client:
+        client.sendall(sent)
+        assert httpx.get(f"http://{address[0]}:{address[1]}/livez", trust_env=False).status_code == 200
+        assert gone(client)
+
+
+def test_an_answer_that_is_not_taken_is_cut(services, model, key_of):
+    """A reader that stops reading is cut; one that reads slowly but does read gets everything."""
+    with services.db.transaction() as session:
+        digest, path = session.execute(text("SELECT digest, files->0->>'path' FROM versions")).one()
+        size = 32 * 2**20
+        (services.storage.release(digest) / path).write_bytes(bytes(size))
+    target = f"/v1/models/tiny/versions/0/files/{path}"
+    request = f"GET {target} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key_of('download')}\r\n\r\n".encode()
+    with served(services) as address:
+        with socket.create_connection(address) as stuck:
+            stuck.sendall(request)
+            assert stuck.recv(1) == b"H"
+            time.sleep(4 * SECONDS)  # what is measured is that nothing is read for so long
+            received = 1
+            with pytest.raises(ConnectionResetError):
+                while chunk := stuck.recv(1 << 20):
+                    received += len(chunk)
+                raise ConnectionResetError if received < size else AssertionError("everything came")
+        with socket.create_connection(address) as slow:
+            slow.sendall(request)
+            received, began = 0, time.monotonic()
+            while received < size:
+                received += len(slow.recv(1 << 18))
+                time.sleep(0.02)
+            assert time.monotonic() - began > 2 * SECONDS
+
+
+def test_connections_are_bounded(services):
+    """One too many is closed at once; when another goes there is room again."""
+    with served(services, connections=3) as address:
+        held = [socket.create_connection(address) for _ in range(3)]
+        with socket.create_connection(address) as fourth:
+            assert gone(fourth)
+        held.pop().close()
+        url = f"http://{address[0]}:{address[1]}/livez"
+
+        def answered() -> bool:
+            try:
+                return httpx.get(url, trust_env=False).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        assert wait_until(answered, 10)
+        for client in held:
+            client.close()
+
+
+def test_more_than_can_be_worked_on_is_refused_not_queued(services, model, key_of):
+    """With the table locked, requests pile up to the limit; the others get 503 with Retry-After, and none is lost."""
+    services.settings.max_requests = 4
+    headers = {"Authorization": f"Bearer {key_of('submit')}"}
+    body = {"model": "tiny", "records": [{"text": "a record"}]}
+    answers: list[httpx.Response] = []
+    with served(services) as address:
+        url = f"http://{address[0]}:{address[1]}"
+
+        def submit() -> None:
+            answers.append(httpx.post(f"{url}/v1/deletion-requests", json=body, headers=headers, trust_env=False))
+
+        threads = [threading.Thread(target=submit) for _ in range(10)]
+        with services.db.transaction() as session:
+            session.execute(text("LOCK TABLE deletion_requests IN EXCLUSIVE MODE"))
+            for thread in threads:
+                thread.start()
+            assert wait_until(lambda: len(answers) == 6, 20)
+            assert {a.status_code for a in answers} == {503}
+            assert all(int(a.headers["Retry-After"]) >= 1 for a in answers)
+            assert answers[0].json()["code"] == "busy"
+            assert httpx.get(f"{url}/livez", trust_env=False).status_code == 200
+        for thread in threads:
+            thread.join()
+        assert sorted(a.status_code for a in answers) == [202] * 4 + [503] * 6
+        found = httpx.get(f"{url}/v1/deletion-requests", headers=headers, trust_env=False).json()["items"]
+        assert {f["id"] for f in found} == {a.json()["id"] for a in answers if a.status_code == 202}
+
+
+def test_an_oversized_body_is_refused_before_it_is_read(services, key_of):
+    """413 comes back though not a byte of the announced body was sent."""
+    with served(services) as address, socket.create_connection(address) as client:
+        head = f"POST /v1/deletion-requests HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key_of('submit')}\r\n"
+        client.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 999999999\r\n\r\n".encode())
+        client.settimeout(5)
+        assert b" 413 " in client.recv(1 << 16).split(b"\r\n")[0]
