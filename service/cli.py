@@ -3,14 +3,18 @@
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
 from service.client import Client, ClientError
+
+if TYPE_CHECKING:
+    from service.app import Services
 
 app = typer.Typer(help="Deletion requests in, certified model versions out.", no_args_is_help=True)
 requests = typer.Typer(help="Submit deletion requests and follow them.", no_args_is_help=True)
@@ -86,6 +90,62 @@ def migrate() -> None:
     from service.migrate import upgrade
 
     upgrade(Settings().database_url)
+
+
+@app.command()
+def doctor(
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="of an embedded stack that runs")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look for what is wrong, and say what to do; exit code 0 if nothing is."""
+    from service.doctor import examine
+
+    parts = _parts(data_dir)
+    found = examine(parts)
+    parts.close()
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in found]))
+    for finding in () if as_json else found:
+        screen.print(f"{finding.check}: {finding.problem}", style="red", markup=False, highlight=False)
+        screen.print(f"    {finding.remedy}", markup=False, highlight=False)
+    if not found and not as_json:
+        print("nothing wrong was found")
+    raise typer.Exit(1 if found else 0)
+
+
+@app.command()
+def reconcile(
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="of an embedded stack that runs")] = None,
+) -> None:
+    """After restoring an older backup of the database: take up the versions published since, purge again."""
+    from service.steps.purge import purge_again
+    from service.steps.restore import reconcile as step
+
+    parts = _parts(data_dir)
+    done, purged = step(parts), purge_again(parts)
+    parts.close()
+    for version in done.adopted:
+        print(f"taken up again: {version}")
+    for version in done.unknown:
+        screen.print(f"in storage, but cannot be taken up: {version}", style="red")
+    print(f"purged again: {len(purged)} requests")
+    raise typer.Exit(1 if done.unknown else 0)
+
+
+def _parts(data_dir: Path | None) -> "Services":
+    """The wired parts, of the environment or of an embedded stack's folder."""
+    from service.app import build
+    from service.config import Settings
+
+    if data_dir is None:
+        return build()
+    from service.local.supervisor import Stack
+
+    if not (data_dir / "run").is_dir():
+        raise typer.BadParameter(f"{data_dir} is not the folder of an embedded stack", param_hint="--data-dir")
+    environment = Stack(data_dir).environment
+    names = {name.removeprefix("UNLEARND_").lower(): value for name, value in environment.items()}
+    return build(Settings(**{k: v for k, v in names.items() if k in Settings.model_fields}))  # type: ignore[arg-type]
 
 
 @app.command()

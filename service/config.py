@@ -31,6 +31,7 @@ class Settings(BaseSettings):
     retry_seconds: float = Field(15, description="back-off after a failed attempt; four times as long after each more")
     max_attempts: int = Field(3, description="claims of a job before it is quarantined")
     database_pool: int = Field(10, description="connections a process keeps")
+    custody_days: float = Field(90, description="how long after its end a request's texts are kept, unless it failed")
     callback_seconds: float = Field(10, description="how long a callback's receiver may take to answer")
     callback_allow_private: bool = Field(False, description="let callbacks go to private addresses")
     log_level: str = "INFO"

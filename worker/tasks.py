@@ -13,6 +13,8 @@ from service.steps import certify as certify_step
 from service.steps import deliver as deliver_step
 from service.steps import lease as leases
 from service.steps import publish as publish_step
+from service.steps import purge as purge_step
+from service.steps import restore as restore_step
 from service.steps import sweep as sweep_step
 from worker.app import app, services, stopping
 from worker.steps.run import run_job
@@ -83,5 +85,9 @@ def sweep() -> None:
 
 @app.task(name="collect")  # type: ignore[untyped-decorator]
 def collect() -> None:
-    """Remove what ended jobs and crashes left."""
-    sweep_step.collect(services())
+    """Remove what ended jobs and crashes left, and texts whose time is over; bring a restored database up to date."""
+    parts = services()
+    restore_step.reconcile(parts)
+    purge_step.purge_again(parts)
+    purge_step.purge(parts)
+    sweep_step.collect(parts)

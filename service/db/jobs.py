@@ -173,6 +173,12 @@ def busy(session: Session, model_id: UUID) -> bool:
     return session.scalar(query) is not None
 
 
+def active_of(session: Session, model_id: UUID) -> list[Job]:
+    """The jobs of this model that have not ended, locked."""
+    query = select(Job).where(Job.model_id == model_id, Job.stage.not_in(TERMINAL_STAGES))
+    return list(session.scalars(query.with_for_update()))
+
+
 def under_way(session: Session, among: list[UUID]) -> set[UUID]:
     """Those of these jobs that have not ended."""
     return set(session.scalars(select(Job.id).where(Job.id.in_(among), Job.stage.not_in(TERMINAL_STAGES))))

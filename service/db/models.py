@@ -11,9 +11,10 @@ from service.db.tables import Certificate, Model, Version
 COLLECTION = 7310581  # the advisory lock between publishing and collecting
 
 
-def by_name(session: Session, name: str) -> Model | None:
-    """The model of that name."""
-    return session.scalar(select(Model).where(Model.name == name))
+def by_name(session: Session, name: str, *, lock: bool = False) -> Model | None:
+    """The model of that name, locked if asked for."""
+    query = select(Model).where(Model.name == name)
+    return session.scalar(query.with_for_update() if lock else query)
 
 
 def lock(session: Session, model_id: UUID) -> Model | None:

@@ -1,17 +1,17 @@
 """Deletion requests."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session, joinedload, selectinload
 from sqlalchemy.sql.selectable import ForUpdateArg
 
 from service.db.paging import Page, page
 from service.db.session import Database
-from service.db.tables import DeletionRequest, Job, Model, Outbox
+from service.db.tables import DeletionRequest, Job, Model, Outbox, Record
 from service.domain.batching import Pending
 from service.domain.states import TERMINAL_REQUESTS, TERMINAL_STAGES, RequestStatus, check_request
 
@@ -152,6 +152,60 @@ def cancel(session: Session, request_id: UUID) -> bool:
     if found and found.callback_url is not None:
         session.add(Outbox(request_id=request_id, status=RequestStatus.CANCELLED))
     return found is not None
+
+
+def purgeable(session: Session, window: timedelta, limit: int) -> list[UUID]:
+    """Requests that ended well longer ago than `window`, whose texts are still kept and whose callback was made."""
+    r = DeletionRequest
+    due = (
+        select(r.id)
+        .where(r.wrapped_key.is_not(None), r.status.in_(TERMINAL_REQUESTS - {RequestStatus.FAILED}))
+        .where(r.finished_at < func.now() - window)
+        .where(~select(Outbox.id).where(Outbox.request_id == r.id, Outbox.delivered_at.is_(None)).exists())
+        .order_by(r.finished_at)
+        .limit(limit)
+    )
+    return list(session.scalars(due))
+
+
+def still_sealed(session: Session, among: list[UUID]) -> list[UUID]:
+    """Those of these requests whose data key is still there."""
+    r = DeletionRequest
+    return list(session.scalars(select(r.id).where(r.id.in_(among), r.wrapped_key.is_not(None))))
+
+
+def purge(session: Session, request_id: UUID) -> str | None:
+    """Destroy a request's data key and all that was sealed with it; its ref, or None if that was done before."""
+    r = DeletionRequest
+    session.execute(delete(Record).where(Record.request_id == request_id))
+    return session.scalar(
+        update(r)
+        .where(r.id == request_id, r.wrapped_key.is_not(None))
+        .values(wrapped_key=None, subject_ref=None, callback_url=None)
+        .returning(r.ref)
+    )
+
+
+def back_in_line(session: Session, job_id: UUID) -> None:
+    """Requests of a job that was stopped for no fault of theirs are pending again."""
+    r = DeletionRequest
+    values = {"status": RequestStatus.PENDING, "job_id": None, "verdict": None, "reason": None}
+    session.execute(update(r).where(r.job_id == job_id, r.status.not_in(TERMINAL_REQUESTS)).values(**values))
+
+
+def adopt(session: Session, model_id: UUID, job_id: UUID, version: int, lines: list[dict[str, Any]]) -> None:
+    """End the requests that a certificate speaks of as it says; their states of before are of an older backup."""
+    r = DeletionRequest
+    for line in lines:
+        trained = line["reason"] != "not_memorised"
+        found = session.scalar(select(r).where(r.model_id == model_id, r.ref == line["ref"]).with_for_update())
+        if found is None or found.status in TERMINAL_REQUESTS:
+            continue
+        found.status = RequestStatus.COMPLETED if trained else RequestStatus.NOT_MEMORISED
+        found.job_id, found.verdict, found.finished_at = job_id, line["verdict"], datetime.now(UTC)
+        found.version, found.reason = (version, None) if trained else (None, "already_passes")
+        if found.callback_url is not None:
+            session.add(Outbox(request_id=found.id, status=found.status))
 
 
 def counts(session: Session) -> list[tuple[str, int]]:

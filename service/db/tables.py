@@ -145,6 +145,7 @@ class DeletionRequest(Base):
         UniqueConstraint("api_key_id", "idempotency_hash"),
         Index("ix_deletion_requests_pending", "model_id", "due_at", "seq", postgresql_where=text(PENDING)),
         Index("ix_deletion_requests_open", "due_at", postgresql_where=text(OPEN_REQUEST)),
+        Index("ix_deletion_requests_kept", "finished_at", postgresql_where=text("wrapped_key IS NOT NULL")),
         Index("ix_deletion_requests_model_seq", "model_id", "seq"),
         Index("ix_deletion_requests_status_seq", "status", "seq"),
         Index("ix_deletion_requests_due_at", "due_at"),

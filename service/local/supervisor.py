@@ -154,9 +154,12 @@ class Stack:
         if self._sockets is None:
             own = self.data / "run" / "sockets"
             fits = len(str(own)) <= MAX_SOCKET_PATH
+            elsewhere = self.data / "run" / "sockets-are-at"  # for commands beside the one that runs the stack
             if fits:
                 own.mkdir(mode=0o700, exist_ok=True)
-            self._sockets = own if fits else Path(tempfile.mkdtemp(prefix="unlearnd-"))
+            elif self._held:
+                elsewhere.write_text(tempfile.mkdtemp(prefix="unlearnd-"))
+            self._sockets = own if fits else Path(elsewhere.read_text())
         return self._sockets
 
     def _describe(self, name: str, sockets: Path) -> Process:

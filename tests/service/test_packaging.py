@@ -19,7 +19,8 @@ COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
 COMMANDS = (
     "up", "api", "worker", "control", "migrate", "models add", "models download", "requests submit", "requests show",
-    "requests watch", "verify", "demo", "keys init", "keys bootstrap", "keys create", "keys revoke",
+    "requests watch", "requests retry", "jobs retry", "verify", "demo", "keys init", "keys bootstrap", "keys create",
+    "keys revoke", "doctor", "reconcile",
 )  # fmt: skip
 
 

@@ -1,0 +1,38 @@
+"""purge: destroy the data key of a request whose dispute window has passed, and everything sealed with it.
+
+Storage's ledger is told first: a database that is restored from an older backup is purged again from it.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from service.app import Services
+from service.db import audit, requests
+
+AT_ONCE = 100
+
+
+def purge(services: Services) -> int:
+    """Purge some of what is due; returns how many. A request that failed is kept: it may have to be tried again."""
+    window = timedelta(days=services.settings.custody_days)
+    with services.db.reading() as session:
+        due = requests.purgeable(session, window, AT_ONCE)
+    _destroy(services, due)
+    return len(due)
+
+
+def purge_again(services: Services) -> list[UUID]:
+    """Purge what the ledger says was purged before; none unless the database was restored from an older backup."""
+    with services.db.reading() as session:
+        back = requests.still_sealed(session, services.storage.purged())
+    _destroy(services, back)
+    return back
+
+
+def _destroy(services: Services, ids: Sequence[UUID]) -> None:
+    for request_id in ids:
+        services.storage.note_purged(request_id)
+        with services.db.transaction("purge") as session:
+            if ref := requests.purge(session, request_id):
+                audit.append(session, "request.purged", ref=ref)

@@ -1,0 +1,321 @@
+"""The operator's side: the doctor finds planted faults, purging destroys, the restore drill of docs/operations.md."""
+
+import os
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import func, select, text, update
+
+from service.audit.verify import verify
+from service.db import models, requests
+from service.db.tables import DeletionRequest, Job, Outbox, Record
+from service.doctor import examine
+from service.domain.errors import Hopeless, NotFound
+from service.domain.states import CONTROL_STAGES
+from service.local import postgres
+from service.steps import batch as batch_step
+from service.steps import certify as certify_step
+from service.steps import publish as publish_step
+from service.steps import purge as purge_step
+from service.steps import request as request_step
+from service.steps import restore as restore_step
+from service.steps.lease import hold
+from tests.integration.test_queue import REPORT, claim, only_model, submit, to_certify
+
+ROOT = Path(__file__).parents[2]
+REQUESTS = "/v1/deletion-requests"
+
+
+def published(api, services, text_: str) -> dict:
+    """A request that ended in a version of its own."""
+    request = submit(api, records=[{"text": text_}])
+    job_id = batch_step.batch(services, only_model(services))
+    to_certify(services, job_id)
+    with hold(services, job_id, CONTROL_STAGES) as lease:
+        certify_step.certify(services, job_id, lease.fence)
+        publish_step.publish(services, job_id, lease.fence)
+    return api.get(f"{REQUESTS}/{request['id']}").json()
+
+
+# The doctor: each fault is planted in an installation that was found well.
+
+
+def age(services, **values) -> None:
+    """Set columns of all jobs."""
+    with services.db.transaction() as session:
+        session.execute(update(Job).values(**values))
+
+
+def plant_schema(services, api):
+    """A migration is missing."""
+    with services.db.transaction() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+
+
+def plant_durability(services, api):
+    """Commits do not wait for the disk."""
+    name = services.settings.database_url.split("/")[3].split("?")[0]
+    with psycopg.connect(services.settings.database_url, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
+    services.db.engine.dispose()
+
+
+def plant_broker(services, api):
+    """Nobody listens where the broker should be."""
+    services.settings.broker_url = "redis://127.0.0.1:1/0"
+
+
+def plant_storage(services, api):
+    """Storage is not where it should be."""
+    services.settings.storage_dir = services.settings.storage_dir / "elsewhere"
+
+
+def plant_key_mode(services, api):
+    """Others can read the key-encryption key."""
+    (services.settings.keys_dir / "kek").chmod(0o644)
+
+
+def plant_wrong_key(services, api):
+    """Another key-encryption key than the one that was used."""
+    submit(api)
+    path = services.settings.keys_dir / "kek"
+    path.write_bytes(os.urandom(32))
+    services.wrapper.__init__(path)
+
+
+def plant_version(services, api):
+    """A published file is gone."""
+    version = api.get("/v1/models/tiny/versions/0").json()
+    (services.storage.release(version["digest"]) / version["files"][0]["path"]).unlink()
+
+
+def plant_ledger(services, api):
+    """Storage knows a version that the database has forgotten."""
+    services.storage.note_published("tiny", 1, "0" * 64)
+
+
+def plant_corpus(services, api):
+    """A retain text is gone."""
+    with services.db.transaction() as session:
+        digest = models.by_name(session, "tiny").retain["sha256"]
+    services.storage.corpus(digest).unlink()
+
+
+def plant_lease(services, api):
+    """A worker died and none came after it."""
+    submit(api)
+    assert claim(services, batch_step.batch(services, only_model(services)))
+    age(services, lease_expires_at=func.now() - timedelta(hours=1))
+
+
+def plant_given_up(services, api):
+    """A job was quarantined."""
+    submit(api)
+    batch_step.batch(services, only_model(services))
+    age(services, stage="quarantined", reason="child_killed")
+    with services.db.transaction() as session:
+        session.execute(update(DeletionRequest).values(status="failed"))
+
+
+def plant_batching(services, api):
+    """No control worker runs."""
+    submit(api)
+    with services.db.transaction() as session:
+        session.execute(update(DeletionRequest).values(accepted_at=func.now() - timedelta(hours=1)))
+
+
+def plant_deadline(services, api):
+    """A request is late."""
+    submit(api)
+    with services.db.transaction() as session:
+        session.execute(update(DeletionRequest).values(due_at=func.now() - timedelta(days=1)))
+
+
+def plant_callback(services, api):
+    """A callback was tried ten times in vain."""
+    request = submit(api, callback_url="http://127.0.0.1:1/")
+    api.delete(f"{REQUESTS}/{request['id']}")
+    with services.db.transaction() as session:
+        session.execute(update(Outbox).values(next_at=None))
+
+
+def plant_log(services, api):
+    """Somebody changed the log behind its trigger."""
+    with psycopg.connect(services.settings.database_url, autocommit=True) as connection:
+        connection.execute("ALTER TABLE audit_entries DISABLE TRIGGER ALL")
+        connection.execute("UPDATE audit_entries SET entry = '{}' WHERE index = 0")
+
+
+FAULTS = {
+    "schema": plant_schema, "durability": plant_durability, "broker": plant_broker, "storage": plant_storage,
+    "keys": plant_key_mode, "keys (another)": plant_wrong_key, "versions": plant_version, "ledger": plant_ledger,
+    "corpora": plant_corpus, "leases": plant_lease, "jobs": plant_given_up, "batching": plant_batching,
+    "deadlines": plant_deadline, "callbacks": plant_callback, "log": plant_log,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_doctor_finds_what_is_planted(api, services, model, fault):
+    """Well before; afterwards this check and no other speaks, with a remedy and without a text of a request."""
+    assert examine(services) == []
+    FAULTS[fault](services, api)
+    found = examine(services)
+    assert {f.check for f in found} == {fault.split(" ")[0]}, found
+    assert all(f.problem and f.remedy and "a record" not in f.problem for f in found)
+
+
+def test_the_doctor_compares_clocks(services):
+    """This host's clock against the database's, both ways."""
+    for off in (timedelta(minutes=-5), timedelta(minutes=5)):
+        assert [f.check for f in examine(services, now=datetime.now(UTC) + off)] == ["clocks"]
+
+
+def test_the_doctor_says_when_the_database_is_away(services):
+    """One finding, not a traceback."""
+    services.db = type(services.db)("postgresql://postgres@/none?host=/nowhere")
+    assert [f.check for f in examine(services)] == ["database"]
+
+
+def test_the_doctors_command(services, model):
+    """Exit code 1 and a line a finding; 0 and a word if all is well."""
+    settings = services.settings
+    environment = {
+        **os.environ, "UNLEARND_DATABASE_URL": settings.database_url, "UNLEARND_BROKER_URL": settings.broker_url,
+        "UNLEARND_STORAGE_DIR": str(settings.storage_dir), "UNLEARND_KEYS_DIR": str(settings.keys_dir),
+    }  # fmt: skip
+    command = [sys.executable, "-m", "service.cli", "doctor"]
+    well = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (well.returncode, well.stdout) == (0, "nothing wrong was found\n"), well.stderr
+    (settings.keys_dir / "kek").chmod(0o640)
+    ill = subprocess.run([*command, "--json"], env=environment, capture_output=True, text=True, check=False)
+    assert ill.returncode == 1
+    assert '"check": "keys"' in ill.stdout
+
+
+# Purging.
+
+
+def test_purging_destroys_the_key_and_what_it_sealed(api, services, model):
+    """After the window, not before; never while it failed or its callback waits; the ledger has it."""
+    request = published(api, services, "a record")
+    failed = submit(api)
+    with services.db.transaction() as session:
+        kept = session.scalar(select(DeletionRequest.wrapped_key).where(DeletionRequest.id == request["id"]))
+        session.execute(
+            update(DeletionRequest)
+            .where(DeletionRequest.id == failed["id"])
+            .values(status="failed", finished_at=func.now() - timedelta(days=999))
+        )
+    assert purge_step.purge(services) == 0
+    services.settings.custody_days = 0
+    assert purge_step.purge(services) == 1
+    assert purge_step.purge(services) == 0
+    with services.db.transaction() as session:
+        row = requests.by_id(session, request["id"])
+        assert row.wrapped_key is None
+        assert kept is not None
+        assert session.scalar(select(func.count()).where(Record.request_id == request["id"])) == 0
+        assert requests.by_id(session, failed["id"]).wrapped_key is not None
+    assert [str(i) for i in services.storage.purged()] == [request["id"]]
+    with pytest.raises(NotFound):
+        request_step.open_records(services, row)
+    assert api.get(f"{REQUESTS}/{request['id']}").json()["status"] == "completed"
+
+
+# The restore drill.
+
+
+def runbook(name: str) -> str:
+    """The block of that name in docs/operations.md."""
+    found = re.findall(rf"^```sh {name}\n(.*?)^```", (ROOT / "docs" / "operations.md").read_text(), re.M | re.S)
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.fixture
+def run(services, servers, tmp_path):
+    """Run a block of the runbook as an operator's shell would."""
+    settings = services.settings
+    (tmp_path / "backup").mkdir()
+    programs = postgres.prepare(servers.parent / "postgres")
+    environment = {
+        "PATH": f"{programs}:{Path(sys.executable).parent}:/usr/bin:/bin", "BACKUP": str(tmp_path / "backup"),
+        "UNLEARND_DATABASE_URL": settings.database_url, "UNLEARND_BROKER_URL": settings.broker_url,
+        "UNLEARND_STORAGE_DIR": str(settings.storage_dir), "UNLEARND_KEYS_DIR": str(settings.keys_dir),
+    }  # fmt: skip
+
+    def run_block(name: str, *, lines: int | None = None) -> str:
+        services.db.engine.dispose()
+        block = "\n".join(runbook(name).splitlines()[:lines])
+        done = subprocess.run(["bash", "-ec", block], env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run_block
+
+
+def test_the_restore_drill(api, services, model, run):
+    """An older backup brings back no purged text and publishes nothing twice; what goes on goes on from the newest."""
+    purged = published(api, services, "the first record")
+    waiting = submit(api, records=[{"text": "the second record"}])
+    run("backup")
+    job_id = batch_step.batch(services, only_model(services))
+    to_certify(services, job_id)
+    with hold(services, job_id, CONTROL_STAGES) as lease:
+        certify_step.certify(services, job_id, lease.fence)
+        publish_step.publish(services, job_id, lease.fence)
+    second = api.get("/v1/models/tiny/versions/2").json()
+    services.settings.custody_days = 0
+    assert purge_step.purge(services) == 2
+    run("restore-storage")
+    shown = run("restore")
+    assert "taken up again: tiny/2" in shown
+    assert "purged again: 2 requests" in shown
+    assert "nothing wrong was found" in shown
+    latest = api.get("/v1/models/tiny/versions/latest").json()
+    assert (latest["version"], latest["digest"], latest["metrics"]) == (2, second["digest"], second["metrics"])
+    again = api.get(f"{REQUESTS}/{waiting['id']}").json()
+    assert (again["status"], again["verdict"], again["version"]) == ("completed", "PASS", 2)
+    with services.db.transaction() as session:
+        for request_id in (purged["id"], waiting["id"]):
+            assert requests.by_id(session, request_id).wrapped_key is None
+        assert session.scalar(select(func.count()).select_from(Record)) == 0
+    third = published(api, services, "the third record")
+    assert third["version"] == 3
+    statement = verify(services.storage.release(api.get("/v1/models/tiny/versions/3").json()["digest"])).statement
+    assert statement["predicate"]["lineage"]["parent_manifest"] == second["digest"]
+    assert statement["predicate"]["lineage"]["parent_certificate"]
+
+
+def test_without_reconciling_nothing_is_published_twice(api, services, model, run):
+    """A job of before the restore gives up at publication; reconciling puts its other requests back in line."""
+    first = submit(api, records=[{"text": "the first record"}])
+    run("backup")
+    job_id = batch_step.batch(services, only_model(services))
+    to_certify(services, job_id)
+    with hold(services, job_id, CONTROL_STAGES) as lease:
+        certify_step.certify(services, job_id, lease.fence)
+        publish_step.publish(services, job_id, lease.fence)
+    digest = api.get("/v1/models/tiny/versions/1").json()["digest"]
+    folders = services.storage.releases()
+    run("restore-storage")
+    run("restore", lines=1)  # and then everything is started, without the rest
+    late = submit(api, records=[{"text": "one that came after the restore"}])
+    job_id = batch_step.batch(services, only_model(services))
+    report = {**REPORT, "verdicts": {"0": "PASS", "1": "PASS"}, "memorised": [0, 1]}
+    to_certify(services, job_id, report)
+    with hold(services, job_id, CONTROL_STAGES) as lease:
+        certify_step.certify(services, job_id, lease.fence)
+        with pytest.raises(Hopeless, match="version_in_storage"):
+            publish_step.publish(services, job_id, lease.fence)
+    assert services.storage.releases() == folders
+    assert restore_step.reconcile(services).adopted == ["tiny/1"]
+    assert api.get("/v1/models/tiny/versions/latest").json()["digest"] == digest
+    assert api.get(f"{REQUESTS}/{first['id']}").json()["version"] == 1
+    assert api.get(f"{REQUESTS}/{late['id']}").json()["status"] == "pending"
+    assert api.get(f"/v1/jobs/{job_id}").json()["reason"] == "restored"
