@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help setup check test test-all demo clean
+.PHONY: help setup check test chaos test-all demo clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -26,6 +26,9 @@ check: setup  ## ruff, mypy strict, pydoclint, import contracts, migrations matc
 
 test: check  ## check, then every test but the slow and the GPU ones
 	$(BIN)/pytest -n 2 -m "not slow and not gpu"
+
+chaos: setup  ## every fault at every point of the path, on the real stack: about a quarter of an hour
+	$(BIN)/python -m tests.chaos.run $(if $(SEED),--seed $(SEED))
 
 test-all: check  ## every test, the slow and the GPU ones included
 	$(BIN)/pytest

@@ -170,8 +170,8 @@ def personal(words: list[str], *, database: str, valkey: str, folders: list[Path
         tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
         for (table,) in tables:
             for (row,) in connection.execute(f"SELECT t::text FROM {table} t"):
-                if any(needle in row.encode() for needle in needles):
-                    yield f"table {table} holds a text"
+                if hit := [n for n in needles if n in row.encode()]:
+                    yield f"table {table} holds a text: ...{row[max(0, row.index(hit[0].decode()) - 60) :][:160]}"
     with Redis(unix_socket_path=valkey) as client:
         for key in client.scan_iter():
             if any(needle in key + (client.dump(key) or b"") for needle in needles):

@@ -217,12 +217,22 @@ class Chaos:
 
     def submit(self, model: str, text: str) -> dict[str, Any]:
         """A request with a callback; repeated under its Idempotency-Key until it is answered, as a good client does."""
-        self.words.append(text.split("number ")[1].split()[0])
+        self.words.append(text[text.index("number ") :][:14])  # longer than what a hash may hold by chance
         callback = f"http://127.0.0.1:{self.callbacks.server_port}/"
         found = self._insist("POST", "/v1/deletion-requests", 202, key=os.urandom(8).hex(), json={
             "model": model, "records": [{"text": text}], "callback_url": callback})  # fmt: skip
         self.accepted[found["id"]] = model
         return found
+
+    def submit_short(self, model: str) -> None:
+        """A request that can only be rejected: nothing can be measured on so short a text."""
+        callback = f"http://127.0.0.1:{self.callbacks.server_port}/"
+        self.accepted[self.running.client.submit(model, ["A"], callback_url=callback)["id"]] = model
+
+    def killed(self, pid: int) -> None:
+        """Kill whoever halts, and let nothing wait for it."""
+        psutil.Process(pid).kill()
+        self.release()
 
     def cancel(self, request_id: str) -> None:
         """Cancel, again and again if need be; a second one may find it done."""
@@ -247,7 +257,7 @@ class Chaos:
         assert wait_until(ask, PATIENCE), self.tail()
         return answers[0].json()
 
-    def ended(self) -> list[str]:
+    def ended(self, patience: float = PATIENCE) -> list[str]:
         """Wait until every request is in a terminal state; says which are not after a long while."""
         query = "SELECT id FROM deletion_requests WHERE finished_at IS NULL"
         left: list[str] = []
@@ -260,7 +270,7 @@ class Chaos:
                 return False
             return not left
 
-        return [] if wait_until(none_left, PATIENCE) else [*left, self.tail()]
+        return [] if wait_until(none_left, patience) else [*left, self.tail()]
 
     def retried(self) -> list[str]:
         """Try every job again that was given up; returns their reasons."""

@@ -1,0 +1,158 @@
+"""A bounded part of the matrix that `make chaos` runs whole, and what else must hold under faults."""
+
+import os
+import random
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests import support
+from tests.chaos.faults import APPLIES, CASES, POINTS
+from tests.chaos.run import NEEDS_MOUNT, POLICY, run_case
+from tests.chaos.stack import PATIENCE, TIMES, Chaos
+
+SEED = int(os.environ.get("UNLEARND_CHAOS_SEED", "4"))
+HOW_MANY = 8
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """The memorised model's folder with its corpora."""
+    return support.model_folder(tmp_path_factory.mktemp("memorised"))
+
+
+@pytest.fixture(scope="module")
+def stack(base):
+    """A stack to be harmed; nothing of it is left afterwards."""
+    with tempfile.TemporaryDirectory(prefix="unlearnd-chaos-") as place:
+        Path(place).chmod(0o755)
+        running = Chaos(Path(place), base, mount=True)
+        yield running
+        running.stop()
+
+
+def register(stack: Chaos, name: str, **policy) -> None:
+    """Register the memorised model."""
+    paths = [str(stack.model / part) for part in ("model", "retain.jsonl", "heldout.jsonl")]
+    stack.running.client.add_model(name, *paths, {**POLICY, **policy})
+
+
+def test_the_matrix_is_as_large_as_it_should_be():
+    """At least twelve points and sixty cases; every point is killed at, and loses its broker."""
+    assert len(POINTS) >= 12
+    assert len(CASES) >= 60
+    assert set(APPLIES["kill"]) == set(APPLIES["broker wiped"]) == set(POINTS)
+    assert set().union(*APPLIES.values()) == set(POINTS)
+
+
+@pytest.mark.parametrize("number", range(HOW_MANY))
+def test_a_seeded_part_of_the_matrix(stack, number):
+    """Eight cases that the seed picks, each held against every invariant."""
+    case = random.Random(SEED).sample(CASES, HOW_MANY)[number]
+    if case.fault in NEEDS_MOUNT and not stack.mounted:
+        pytest.skip("this user may not mount a file system")
+    assert run_case(stack, case, random.Random(f"{SEED} {case}")) == [], f"{case}\n{stack.tail()}"
+
+
+def weights(stack: Chaos, name: str) -> str:
+    """The digest of the newest version's weights."""
+    files = stack.running.client.version(name)["files"]
+    (found,) = [f["sha256"] for f in files if f["path"].endswith(".safetensors")]
+    return found
+
+
+def test_a_killed_and_resumed_run_gives_the_same_bytes(stack):
+    """The child is killed after its second epoch; the version's weights are those of a run that nobody disturbed."""
+    policy = {"learning_rate": 5e-4, "epoch_checks": 1}
+    for name, killed in (("undisturbed", False), ("disturbed", True)):
+        register(stack, name, **policy)
+        if killed:
+            stack.arm("child.epoch")
+        request = stack.submit(name, support.KNOWN[1])
+        if killed:
+            first = stack.halted("child.epoch")
+            stack.arm("child.epoch")
+            stack.release()
+            assert stack.halted("child.epoch") == first
+            stack.killed(first)
+        assert stack.ended() == []
+        found = stack.running.client.request(request["id"])
+        assert (found["status"], found["version"]) == ("completed", 1), stack.tail()
+        job = stack.running.client.job(found["job_id"])
+        assert job["epoch"] > 2  # otherwise nothing was left to resume
+    assert weights(stack, "disturbed") == weights(stack, "undisturbed")
+    assert stack.settled() == []
+
+
+def test_poison_work_does_not_block_another_model(stack, tmp_path):
+    """While a model whose files are gone fails attempt after attempt, another's request completes; then it is given up
+    with its reason, and tried again once that is removed."""
+    client = stack.running.client
+    register(stack, "poisoned")
+    digest = client.version("poisoned", "0")["digest"]
+    config = stack.data / "storage" / "versions" / digest / "model" / "config.json"
+    other = tmp_path / "other"  # not the same bytes, so not the same release folder
+    shutil.copytree(stack.model, other)
+    (other / "model" / "NOTICE").write_text("another")
+    client.add_model("healthy", *(str(other / p) for p in ("model", "retain.jsonl", "heldout.jsonl")), POLICY)
+    config.rename(config.with_name("hidden"))
+    stack.arm("claim.committed")
+    poison = stack.submit("poisoned", support.KNOWN[2])
+    stack.halted("claim.committed")
+    good = stack.submit("healthy", support.KNOWN[3])
+    stack.release()
+    assert client.wait(good["id"], PATIENCE)["status"] == "completed", stack.tail()
+    found = client.wait(poison["id"], PATIENCE)
+    assert (found["status"], found["verdict"]) == ("failed", "NOT_TESTED")
+    assert (found["reason"], client.job(found["job_id"])["stage"]) == ("ValueError", "quarantined")
+    assert client.job(found["job_id"])["attempts"] == int(TIMES["UNLEARND_MAX_ATTEMPTS"])
+    config.with_name("hidden").rename(config)
+    client.retry_job(found["job_id"])
+    assert stack.ended() == []
+    assert client.request(poison["id"])["status"] == "completed"
+    assert stack.settled() == []
+
+
+@pytest.mark.slow
+def test_two_compute_workers_never_run_one_job_at_a_time_twice(stack):
+    """200 jobs, two workers, every message four times: each job was claimed once to compute and once to certify.
+
+    Whoever runs a job has claimed it first, and every claim counts its fence up; so a fence of 2 says that nobody ran
+    it beside another. The texts are too short to be measured, which a compute child has to find out.
+    """
+    models = [f"two-{n}" for n in range(10)]
+    for name in models:
+        register(stack, name, max_batch_records=1)
+    with stack.helpers():
+        for _ in range(20):
+            for name in models:
+                stack.submit_short(name)
+        flood = threading.Event()
+
+        def repeat() -> None:
+            while not flood.wait(0.5):
+                with stack.connect() as connection:
+                    active = connection.execute("SELECT id, stage FROM jobs WHERE stage NOT IN ('done', 'quarantined')")
+                    for job_id, _ in active.fetchall():
+                        for step in ("unlearn", "certify") * 4:
+                            stack.send(step, str(job_id))
+
+        thread = threading.Thread(target=repeat)
+        thread.start()
+        try:
+            assert stack.ended(900) == []
+        finally:
+            flood.set()
+            thread.join()
+    with stack.connect() as connection:
+        rows = connection.execute(
+            "SELECT j.fence, j.outcome FROM jobs j JOIN models m ON m.id = j.model_id WHERE m.name LIKE 'two-%'"
+        ).fetchall()
+    assert len(rows) == 200
+    assert {tuple(row) for row in rows} == {(2, "rejected")}
+    logs = [(stack.data / "logs" / name).read_text() for name in ("compute.log", "helpers.log")]
+    assert all(log.count("Task unlearn") > 20 for log in logs)
+    assert stack.settled() == []
