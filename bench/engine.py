@@ -134,11 +134,7 @@ def losses() -> list[str]:
     for name in ("IHL", "CE"):
         found = {}
         for side in ("reference", "ours"):
-            receive, send = multiprocessing.Pipe(duplex=False)
-            process = multiprocessing.get_context("spawn").Process(target=loss_side, args=(name, side, send))
-            process.start()
-            found[side] = receive.recv()
-            process.join()
+            found[side] = in_a_process(loss_side, name, side)
         (t1, m1, v1, g1), (t2, m2, v2, g2) = found["reference"], found["ours"]
         same = f"value {abs(v1 - v2) / abs(v1):.0e}, gradient norm {abs(g1 - g2) / g1:.0e} apart"
         lines.append(row(f"{name} + backward, 8 x 200 x 262,144", t1, t2, "s", f"{t2 / t1:.0%} of the time; {same}"))
@@ -146,16 +142,35 @@ def losses() -> list[str]:
     return lines
 
 
-def fisher(model: Any, tokenizer: Any, data: Path) -> list[str]:
+def in_a_process(function: Callable[..., None], *arguments: Any) -> Any:
+    """What a function sends from a fresh process, whose memory is nobody else's."""
+    receive, send = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("spawn").Process(target=function, args=(*arguments, send))
+    process.start()
+    found = receive.recv()
+    process.join()
+    return found
+
+
+def fisher_peak(side: str, path: str, sequences: list[list[int]], pipe: Any) -> None:
+    """Peak MiB over the loaded model of one side on some sequences, of which there may be any number more."""
+    model = AutoModelForCausalLM.from_pretrained(path, dtype="float32").eval()
+    memory = PeakMemory()
+    if side == "ours":
+        fisher_diagonal(model, sequences, find_targets(model))
+    else:
+        reference.fisher(model, sequences)
+    pipe.send(memory.peak())
+
+
+def fisher(model: Any, tokenizer: Any, data: Path, path: str) -> list[str]:
     """Fisher of 32 + 32 sequences."""
     names = find_targets(model)
     forget = sequences_of(tokenizer, data, 32, LENGTH).tolist()
     retain = first_windows(tokenizer, read(data / "general" / "wikitext.csv"), LENGTH, 32)
-    memory = PeakMemory()
     ours, seconds = timed(lambda: [fisher_diagonal(model, side, names) for side in (forget, retain)])
-    our_peak, memory = memory.peak(), PeakMemory()
     theirs, reference_seconds = timed(lambda: [reference.fisher(model, side) for side in (forget, retain)])
-    their_peak = memory.peak()
+    peaks = {side: in_a_process(fisher_peak, side, path, forget[:8]) for side in ("ours", "reference")}
     apart = max(_apart(a[n], b[n]) for a, b in zip(ours, theirs, strict=True) for n in names)
     few = forget[:2]
     sides = fisher_diagonal(model, few, names), reference.fisher(model, few)
@@ -165,7 +180,7 @@ def fisher(model: Any, tokenizer: Any, data: Path) -> list[str]:
     rounding = [max(_apart(side[n], exact[n]) for n in names) for side in (*sides, wide)]
     note = f"{apart:.0e} apart (relative); from float64 on two sequences: ours {rounding[0]:.0e}, reference "
     note += f"{rounding[1]:.0e}, ours computed in float64 {rounding[2]:.0e}; "
-    note += f"peak memory +{our_peak:.0f} MiB, reference +{their_peak:.0f} MiB"
+    note += f"peak memory over the model +{peaks['ours']:.0f} MiB, reference +{peaks['reference']:.0f} MiB"
     return [row("Fisher, 32 + 32 x 200", reference_seconds, seconds, "s", note)]
 
 
@@ -318,7 +333,7 @@ def main() -> int:
     evaluations: list[float] = []
     parts: dict[str, Callable[[], list[str]]] = {
         "losses": losses,
-        "fisher": lambda: fisher(model, tokenizer, arguments.data),
+        "fisher": lambda: fisher(model, tokenizer, arguments.data, arguments.model),
         "svd": lambda: svd(model)[0],
         "decode": lambda: decode(model, tokenizer, arguments.data, 4, 128, 1.0, []),
         "decode32": lambda: decode(model, tokenizer, arguments.data, 32, LENGTH, 0.1, evaluations),
