@@ -205,15 +205,17 @@ def compare(stack: Running, name: str, rate: float, seconds: float) -> list[str]
     """Rows of the table."""
     secret = Path(stack.endpoint["api_key_file"]).read_text()
     url = stack.endpoint["url"]
-    asyncio.run(open_loop(url, secret, name, rate, 2))  # warm
+    warm = len(asyncio.run(open_loop(url, secret, name, rate, 2))["answers"])
     found = asyncio.run(open_loop(url, secret, name, rate, seconds))
     good = [i for status, i in found["answers"] if status == 202]
     with psycopg.connect(database_of(stack)) as connection:
         held = connection.execute("SELECT count(*) FROM deletion_requests WHERE id::text = ANY(%s)", (good,)).fetchone()
+        rows = connection.execute("SELECT count(*) FROM deletion_requests").fetchone()
         fsync = connection.execute("SHOW fsync").fetchone()
     assert held is not None
+    assert rows is not None
     assert fsync is not None
-    lost, doubled = len(good) - held[0], len(good) - len(set(good))
+    lost, doubled = len(good) - held[0], rows[0] - len(set(good)) - warm
     p50, p99 = (percentile(found["latencies"], share) for share in (0.5, 0.99))
     lines = [
         f"| open loop, {rate:.0f}/s for {seconds:.0f} s | {len(good)} of {len(found['answers'])} answered 202; "

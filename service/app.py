@@ -36,8 +36,8 @@ class Services:
         self.db.close()
 
 
-def build(settings: Settings | None = None) -> Services:
-    """Wire the parts from settings (by default, those of the environment)."""
+def build(settings: Settings | None = None, *, create: bool = True) -> Services:
+    """Wire the parts from settings (by default, those of the environment); `create` makes missing folders."""
     settings = settings or Settings()
     for name in ("database_url", "broker_url"):
         if not getattr(settings, name):
@@ -45,7 +45,7 @@ def build(settings: Settings | None = None) -> Services:
     return Services(
         settings,
         Database(settings.database_url, pool_size=settings.database_pool),
-        LocalStorage(settings.storage_dir),
+        LocalStorage(settings.storage_dir, create=create),
         Queue(settings.broker_url),
         FileKeyWrapper(settings.keys_dir / KEK),
     )

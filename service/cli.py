@@ -100,7 +100,7 @@ def doctor(
     """Look for what is wrong, and say what to do; exit code 0 if nothing is."""
     from service.doctor import examine
 
-    parts = _parts(data_dir)
+    parts = _parts(data_dir, create=False)
     found = examine(parts)
     parts.close()
     if as_json:
@@ -132,20 +132,20 @@ def reconcile(
     raise typer.Exit(1 if done.unknown else 0)
 
 
-def _parts(data_dir: Path | None) -> "Services":
+def _parts(data_dir: Path | None, *, create: bool = True) -> "Services":
     """The wired parts, of the environment or of an embedded stack's folder."""
     from service.app import build
     from service.config import Settings
 
     if data_dir is None:
-        return build()
+        return build(create=create)
     from service.local.supervisor import Stack
 
     if not (data_dir / "run").is_dir():
         raise typer.BadParameter(f"{data_dir} is not the folder of an embedded stack", param_hint="--data-dir")
     environment = Stack(data_dir).environment
     names = {name.removeprefix("UNLEARND_").lower(): value for name, value in environment.items()}
-    return build(Settings(**{k: v for k, v in names.items() if k in Settings.model_fields}))  # type: ignore[arg-type]
+    return build(Settings(**{k: v for k, v in names.items() if k in Settings.model_fields}), create=create)  # type: ignore[arg-type]
 
 
 @app.command()

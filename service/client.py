@@ -62,7 +62,8 @@ class Client:
             else:
                 if answer.status_code not in (429, 503) or attempt + 1 == RETRIES:
                     return _parsed(answer)
-                wait = max(wait, float(answer.headers.get("Retry-After", 0)))
+                asked = answer.headers.get("Retry-After", "")
+                wait = max(wait, float(asked)) if asked.isdecimal() else wait
             time.sleep(min(wait, MAX_WAIT))  # back-off: the condition lies with the other side
         raise AssertionError("unreachable")
 

@@ -25,6 +25,7 @@ Errors are `application/problem+json` (RFC 9457). Times are RFC 3339 in UTC. Lis
 """
 PROBLEM = {"model": Problem, "content": {errors.MEDIA_TYPE: {}}}
 GRACE_SECONDS = 5
+BODIES_AT_ONCE = 32  # of the largest size, on their way
 
 
 def create_app(services: Services) -> FastAPI:
@@ -49,8 +50,9 @@ def create_app(services: Services) -> FastAPI:
     version = importlib.metadata.version("unlearnd")
     app = FastAPI(title="unlearnd", version=version, description=DESCRIPTION, lifespan=lifespan, responses=responses)
     app.state.services = services
-    app.add_middleware(BodyLimit, max_bytes=services.settings.max_body_bytes)
-    app.add_middleware(Admission, max_requests=services.settings.max_requests)
+    limit = services.settings.max_body_bytes
+    app.add_middleware(Admission, max_requests=services.settings.max_requests, max_buffered=BODIES_AT_ONCE * limit)
+    app.add_middleware(BodyLimit, max_bytes=limit)  # the last one is the outermost
     errors.install(app)
     for part in (models, requests, jobs, versions, keys, health):
         app.include_router(part.router)

@@ -76,8 +76,9 @@ class Queue:
                 arguments = [str(identifier)] if identifier else []
                 try:
                     self._app.send_task(step, args=arguments, queue=ROUTES[step], expires=expires)
-                except OperationalError:
-                    log.warning("the broker cannot be reached; the sweep will find step=%s id=%s", step, identifier)
+                except Exception as error:  # this thread must not end: the sweep finds what it could not say
+                    kind = "" if isinstance(error, OperationalError) else f" ({type(error).__name__})"
+                    log.warning("no message is sent; the sweep will find step=%s id=%s%s", step, identifier, kind)
             self._closing.wait(ROUND_SECONDS)
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ import threading
 import traceback
 from typing import Any, BinaryIO
 
+from service.failpoints import reach
 from worker.engine.errors import EngineError
 from worker.steps.pipeline import Pipeline
 
@@ -39,6 +40,7 @@ def main() -> int:
     # Libraries that print must not write between our messages.
     out = Out(os.fdopen(os.dup(sys.stdout.fileno()), "wb"))
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    reach("child.started")
     inputs = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=end_with_parent, args=(sys.stdin.buffer,), daemon=True).start()
     try:

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from service.app import Services
 from service.db import jobs
-from service.domain.errors import Hopeless, LostLease
+from service.domain.errors import Hopeless, LostLease, Outdated
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES, Stage
 from service.steps import batch as batch_step
 from service.steps import certify as certify_step
@@ -32,18 +32,19 @@ def batch(model_id: str) -> None:
 @app.task(name="unlearn")  # type: ignore[untyped-decorator]
 def unlearn(job_id: str) -> None:
     """Claim a job and run unlearn, merge and verify in a child process."""
-    _holding(UUID(job_id), COMPUTE_STAGES, run_job)
+    holding(services(), UUID(job_id), COMPUTE_STAGES, run_job)
 
 
 @app.task(name="certify")  # type: ignore[untyped-decorator]
 def certify(job_id: str) -> None:
     """Claim a job that waits for its certificate or its publication, and take it to the end."""
-    _holding(UUID(job_id), CONTROL_STAGES, _certify_and_publish)
+    holding(services(), UUID(job_id), CONTROL_STAGES, certify_and_publish)
 
 
-def _holding(job_id: UUID, stages: frozenset[Stage], work: Callable[[Services, leases.Lease], None]) -> None:
+def holding(
+    parts: Services, job_id: UUID, stages: frozenset[Stage], work: Callable[[Services, leases.Lease], None]
+) -> None:
     """Do `work` on a job if it can be claimed; however that ends, the job does not stay claimed without a reason."""
-    parts = services()
     with leases.hold(parts, job_id, stages) as lease:
         if lease is None:
             return
@@ -51,6 +52,9 @@ def _holding(job_id: UUID, stages: frozenset[Stage], work: Callable[[Services, l
             work(parts, lease)
         except LostLease:
             log.warning("lease lost job=%s", job_id)
+        except Outdated:
+            if not restore_step.reconcile(parts).adopted:
+                leases.attempt_failed(parts, lease, "version_in_storage", permanent=True)
         except Hopeless as error:
             leases.attempt_failed(parts, lease, error.reason, permanent=True)
         except Exception as error:
@@ -58,14 +62,15 @@ def _holding(job_id: UUID, stages: frozenset[Stage], work: Callable[[Services, l
             leases.attempt_failed(parts, lease, type(error).__name__, permanent=False)
 
 
-def _certify_and_publish(parts: Services, lease: leases.Lease) -> None:
-    while (stage := _stage(lease.job_id)) in CONTROL_STEPS:
+def certify_and_publish(parts: Services, lease: leases.Lease) -> None:
+    """What a control worker does with a job, as far as it is to be done still."""
+    while (stage := _stage(parts, lease.job_id)) in CONTROL_STEPS:
         CONTROL_STEPS[stage](parts, lease.job_id, lease.fence)
         lease.steps += 1
 
 
-def _stage(job_id: UUID) -> Stage:
-    with services().db.transaction() as session:
+def _stage(parts: Services, job_id: UUID) -> Stage:
+    with parts.db.reading() as session:
         job = jobs.by_id(session, job_id)
         assert job is not None
         return Stage(job.stage)

@@ -93,7 +93,7 @@ def _http_exception(_: Request, error: Exception) -> JSONResponse:
 
 def _database_away(_: Request, error: Exception) -> JSONResponse:
     log.error("the database does not answer: %s", type(error).__name__)
-    detail = "The database does not answer; nothing was changed. Try again."
+    detail = "The database does not answer. It may have taken this: repeat it with the same Idempotency-Key."
     return problem(503, "unavailable", "Temporarily unavailable", detail, headers={"Retry-After": "5"})
 
 

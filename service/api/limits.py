@@ -3,6 +3,8 @@
 A body is refused by its announced length before it is read, by its real one while it is.
 """
 
+from collections import deque
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import problem
@@ -13,21 +15,25 @@ RETRY_AFTER = 1  # seconds
 class Admission:
     """ASGI middleware that answers 503 with Retry-After when enough requests wait for their answer to begin.
 
-    Better some refused at once than all late: a queue in here would only grow. Streams and downloads that have begun
-    do not count.
+    Better some refused at once than all late: a queue in here would only grow. A request counts once its body is here,
+    so that peers who do not send theirs keep nobody out; streams and downloads that have begun do not count.
     """
 
-    def __init__(self, app: ASGIApp, max_requests: int) -> None:
-        """Guard `app`."""
+    def __init__(self, app: ASGIApp, max_requests: int, max_buffered: int) -> None:
+        """Guard `app`; bodies on their way hold `max_buffered` bytes at most."""
         self._app, self._max, self._waiting = app, max_requests, 0
+        self._max_buffered, self._buffered = max_buffered, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what there is room for; whether the process lives is always answered."""
         if scope["type"] != "http" or scope["path"] == "/livez":
             await self._app(scope, receive, send)
             return
-        if self._waiting >= self._max:
-            detail = "Too many requests are under way; nothing was changed. Try again."
+        body = await self._arrived(receive)
+        if body is None:
+            return  # the peer has gone
+        if self._waiting >= self._max or not body:
+            detail = "Too much is under way; nothing was changed. Try again."
             headers = {"Retry-After": str(RETRY_AFTER)}
             await problem(503, "busy", "Temporarily unavailable", detail, headers=headers)(scope, receive, send)
             return
@@ -43,10 +49,32 @@ class Admission:
             leave()
             await send(message)
 
+        async def replayed() -> Message:
+            return body.popleft() if body else await receive()
+
         try:
-            await self._app(scope, receive, watched)
+            await self._app(scope, replayed, watched)
         finally:
             leave()
+
+    async def _arrived(self, receive: Receive) -> deque[Message] | None:
+        """The messages of a whole body; none if there is no room for it, None if the peer went away."""
+        messages: deque[Message] = deque()
+        held = 0
+        try:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                messages.append(message)
+                held += len(message.get("body", b""))
+                self._buffered += len(message.get("body", b""))
+                if self._buffered > self._max_buffered:
+                    return deque()
+                if not message.get("more_body", False):
+                    return messages
+        finally:
+            self._buffered -= held
 
 
 class BodyLimit:

@@ -30,9 +30,10 @@ def newest_versions(session: Session) -> list[tuple[str, int, str, list[dict[str
 
 
 def abandoned(session: Session, seconds: float) -> list[UUID]:
-    """Jobs whose lease ran out at least so long ago."""
-    query = select(Job.id).where(Job.stage.not_in(TERMINAL_STAGES), Job.owner.is_not(None))
-    return list(session.scalars(query.where(Job.lease_expires_at < func.now() - timedelta(seconds=seconds))))
+    """Jobs that nobody has held for so long: the lease ran out, or nobody ever came."""
+    since = func.coalesce(Job.lease_expires_at, Job.not_before, Job.created_at)
+    query = select(Job.id).where(Job.stage.not_in(TERMINAL_STAGES), since < func.now() - timedelta(seconds=seconds))
+    return list(session.scalars(query))
 
 
 def given_up(session: Session) -> list[tuple[UUID, str]]:

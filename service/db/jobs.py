@@ -160,11 +160,11 @@ def wakeable(session: Session, stages: frozenset[Stage], *, quiet_seconds: float
     return list(found)
 
 
-def exhausted(session: Session, max_attempts: int) -> list[Job]:
-    """Jobs whose last allowed attempt ended without a word, locked."""
+def exhausted(session: Session, max_attempts: int) -> Job | None:
+    """A job whose last allowed attempt ended without a word, locked."""
     free = or_(Job.owner.is_(None), Job.lease_expires_at < func.now())
     query = select(Job).where(Job.stage.not_in(TERMINAL_STAGES), Job.attempts >= max_attempts, free)
-    return list(session.scalars(query.with_for_update(skip_locked=True)))
+    return session.scalar(query.limit(1).with_for_update(skip_locked=True))
 
 
 def busy(session: Session, model_id: UUID) -> bool:

@@ -14,12 +14,16 @@ COLLECTION = 7310581  # the advisory lock between publishing and collecting
 def by_name(session: Session, name: str, *, lock: bool = False) -> Model | None:
     """The model of that name, locked if asked for."""
     query = select(Model).where(Model.name == name)
-    return session.scalar(query.with_for_update() if lock else query)
+    return session.scalar(query.with_for_update(key_share=True) if lock else query)
 
 
 def lock(session: Session, model_id: UUID) -> Model | None:
-    """The model, locked for this transaction; None if another one holds it."""
-    return session.scalar(select(Model).where(Model.id == model_id).with_for_update(skip_locked=True))
+    """The model, locked for this transaction; None if another one holds it.
+
+    FOR NO KEY UPDATE: whoever accepts a request meanwhile holds the log's lock and then looks at the model's key.
+    """
+    query = select(Model).where(Model.id == model_id)
+    return session.scalar(query.with_for_update(key_share=True, skip_locked=True))
 
 
 def listing(session: Session, cursor: str | None, limit: int) -> Page[Model]:

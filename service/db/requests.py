@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import ARRAY, Uuid, any_, delete, func, literal, select, update
 from sqlalchemy.orm import Session, joinedload, selectinload
 from sqlalchemy.sql.selectable import ForUpdateArg
 
@@ -93,6 +93,7 @@ def pending(session: Session, model_id: UUID, limit: int) -> list[Pending[UUID]]
     """The first pending requests of a model by deadline, not locked."""
     r = DeletionRequest
     query = select(r.id, r.records_count, r.accepted_at, r.due_at).where(r.model_id == model_id)
+    query = query.where(r.wrapped_key.is_not(None))
     query = query.where(r.status == RequestStatus.PENDING).order_by(r.due_at, r.seq).limit(limit)
     return [Pending(*row) for row in session.execute(query)]
 
@@ -155,13 +156,16 @@ def cancel(session: Session, request_id: UUID) -> bool:
 
 
 def purgeable(session: Session, window: timedelta, limit: int) -> list[UUID]:
-    """Requests that ended well longer ago than `window`, whose texts are still kept and whose callback was made."""
+    """Requests that ended well longer ago than `window`, their texts still kept and no callback waiting."""
     r = DeletionRequest
+    waiting = select(Outbox.id).where(
+        Outbox.request_id == r.id, Outbox.delivered_at.is_(None), Outbox.next_at.is_not(None)
+    )
     due = (
         select(r.id)
         .where(r.wrapped_key.is_not(None), r.status.in_(TERMINAL_REQUESTS - {RequestStatus.FAILED}))
         .where(r.finished_at < func.now() - window)
-        .where(~select(Outbox.id).where(Outbox.request_id == r.id, Outbox.delivered_at.is_(None)).exists())
+        .where(~waiting.exists())
         .order_by(r.finished_at)
         .limit(limit)
     )
@@ -171,7 +175,8 @@ def purgeable(session: Session, window: timedelta, limit: int) -> list[UUID]:
 def still_sealed(session: Session, among: list[UUID]) -> list[UUID]:
     """Those of these requests whose data key is still there."""
     r = DeletionRequest
-    return list(session.scalars(select(r.id).where(r.id.in_(among), r.wrapped_key.is_not(None))))
+    listed = r.id == any_(literal(among, ARRAY(Uuid)))  # one parameter, however many they are
+    return list(session.scalars(select(r.id).where(listed, r.wrapped_key.is_not(None))))
 
 
 def purge(session: Session, request_id: UUID) -> str | None:
@@ -181,9 +186,16 @@ def purge(session: Session, request_id: UUID) -> str | None:
     return session.scalar(
         update(r)
         .where(r.id == request_id, r.wrapped_key.is_not(None))
-        .values(wrapped_key=None, subject_ref=None, callback_url=None)
+        .values(wrapped_key=None, subject_ref=None, callback_url=None, body_hash=b"")
         .returning(r.ref)
     )
+
+
+def end_restored(session: Session, request_id: UUID) -> None:
+    """A request that was purged had ended; if a restored database does not know how, it ends as one that has failed."""
+    r = DeletionRequest
+    unfinished = update(r).where(r.id == request_id, r.status.not_in(TERMINAL_REQUESTS))
+    session.execute(unfinished.values(status=RequestStatus.FAILED, reason="restored", finished_at=func.now()))
 
 
 def back_in_line(session: Session, job_id: UUID) -> None:
@@ -199,7 +211,7 @@ def adopt(session: Session, model_id: UUID, job_id: UUID, version: int, lines: l
     for line in lines:
         trained = line["reason"] != "not_memorised"
         found = session.scalar(select(r).where(r.model_id == model_id, r.ref == line["ref"]).with_for_update())
-        if found is None or found.status in TERMINAL_REQUESTS:
+        if found is None or found.status in TERMINAL_REQUESTS - {RequestStatus.FAILED}:
             continue
         found.status = RequestStatus.COMPLETED if trained else RequestStatus.NOT_MEMORISED
         found.job_id, found.verdict, found.finished_at = job_id, line["verdict"], datetime.now(UTC)

@@ -80,11 +80,10 @@ class Database:
             connection.autocommit = True
             row = connection.execute(sql, values).fetchone()
             connection.autocommit = False
-        except psycopg.OperationalError:
-            pooled.invalidate()
+        except BaseException:
+            pooled.invalidate()  # whatever its state is, nobody else should have it
             raise
-        finally:
-            pooled.close()
+        pooled.close()
         reach(f"{name}.committed")
         return row
 

@@ -8,6 +8,7 @@ ServiceError           status, code, detail, field; never contains text of a rec
 |-- Conflict           409
 `-- TooLarge           413
 Hopeless               the job cannot succeed however often it is tried; carries the reason it is given up with
+Outdated               storage knows a version that the database does not: it was restored from an older backup
 LostLease              the fence moved on: whoever sees this must stop and write nothing
 IllegalTransition      a state change that the table does not allow: a bug, or a race that was lost
 """
@@ -70,6 +71,10 @@ class Hopeless(Exception):
         """`reason` is a code, never text that was submitted."""
         super().__init__(reason)
         self.reason = reason
+
+
+class Outdated(Exception):
+    """The database is behind storage; reconcile before going on."""
 
 
 class LostLease(Exception):

@@ -5,7 +5,7 @@ row does not open. Destroying the wrapped data key makes everything sealed with 
 """
 
 import os
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Protocol
 from uuid import UUID
@@ -41,12 +41,19 @@ class FileKeyWrapper:
     """A key-encryption key in a file, mode 0600; for the embedded stack and single hosts."""
 
     def __init__(self, path: Path) -> None:
-        """Read the 32 bytes at `path`."""
-        key = path.read_bytes()
+        """Read the 32 bytes at `path` when they are needed first."""
+        self._path = path
+
+    @cached_property
+    def _root(self) -> bytes:
+        key = self._path.read_bytes()
         if len(key) != 32:
-            raise ValueError(f"{path}: a key-encryption key is 32 bytes")
-        self._aead = AESGCM(key)
-        self._root = key
+            raise ValueError(f"{self._path}: a key-encryption key is 32 bytes")
+        return key
+
+    @cached_property
+    def _aead(self) -> AESGCM:
+        return AESGCM(self._root)
 
     @staticmethod
     def create(path: Path) -> None:

@@ -65,11 +65,12 @@ class Lease:
 def hold(services: Services, job_id: UUID, stages: frozenset[Stage]) -> Iterator[Lease | None]:
     """Claim a job and keep its lease while inside; None if it is not to be had (drop the message)."""
     owner = f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}"
-    with services.db.transaction("claim") as session:
+    with services.db.transaction("claim" if Stage.QUEUED in stages else "claim_control") as session:
         fence = jobs.claim(session, job_id, owner, stages, lease_seconds=services.settings.lease_seconds)
     if fence is None:
         yield None
         return
+    log.info("claimed job=%s fence=%d", job_id, fence)
     lease = Lease(services, job_id, fence)
     keeper = threading.Thread(target=lease.keep, name=f"lease-{job_id}", daemon=True)
     keeper.start()

@@ -9,7 +9,7 @@ from service.audit.manifest import digest_of, list_paths, manifest
 from service.audit.verify import CERTIFICATE, verify
 from service.db import audit, jobs, models, requests
 from service.db.tables import Version
-from service.domain.errors import Hopeless
+from service.domain.errors import Outdated
 from service.domain.states import Outcome, RequestStatus
 from service.failpoints import reach
 from service.storage.local import link
@@ -23,18 +23,18 @@ def publish(services: Services, job_id: UUID, fence: int) -> None:
 
     Raises:
         LostLease: The fence moved on; nothing was published under it.
-        Hopeless: Storage knows a version of this number; the database was restored from before it.
+        Outdated: Storage knows a version of this number; the database was restored from before it.
         VerificationError: The release does not pass our own verifier.
     """
     with services.db.transaction() as session:
-        certificate = models.certificate(session, job_id)
         job = jobs.owned(session, job_id, fence)
+        certificate = models.certificate(session, job_id)
         assert certificate is not None
         assert job.report is not None
         name, parent, number = job.model.name, job.parent_version, job.parent_version.number + 1
         computed = job.report["fence"]
-    if (name, number) in services.storage.published():
-        raise Hopeless("version_in_storage")
+    if services.storage.is_published(name, number):
+        raise Outdated(f"{name} {number}")
     staged = services.storage.staging(f"{job_id}/{fence}")
     _link_tree(services.storage.candidate(job_id, computed), staged)
     (staged / CERTIFICATE).write_bytes(certificate.envelope)

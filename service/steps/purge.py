@@ -14,16 +14,22 @@ AT_ONCE = 100
 
 
 def purge(services: Services) -> int:
-    """Purge some of what is due; returns how many. A request that failed is kept: it may have to be tried again."""
-    window = timedelta(days=services.settings.custody_days)
-    with services.db.reading() as session:
-        due = requests.purgeable(session, window, AT_ONCE)
-    _destroy(services, due)
-    return len(due)
+    """Purge what is due; returns how many. A request that failed is kept: it may have to be tried again."""
+    window, done = timedelta(days=services.settings.custody_days), 0
+    while True:
+        with services.db.reading() as session:
+            due = requests.purgeable(session, window, AT_ONCE)
+        _destroy(services, due)
+        done += len(due)
+        if len(due) < AT_ONCE:
+            return done
 
 
 def purge_again(services: Services) -> list[UUID]:
-    """Purge what the ledger says was purged before; none unless the database was restored from an older backup."""
+    """Purge what the ledger says was purged before; none unless the database was restored from an older backup.
+
+    One that this database takes for unfinished had ended, or it would not have been purged: it ends without a verdict.
+    """
     with services.db.reading() as session:
         back = requests.still_sealed(session, services.storage.purged())
     _destroy(services, back)
@@ -33,6 +39,7 @@ def purge_again(services: Services) -> list[UUID]:
 def _destroy(services: Services, ids: Sequence[UUID]) -> None:
     for request_id in ids:
         services.storage.note_purged(request_id)
-        with services.db.transaction("purge") as session:
+        with services.db.transaction() as session:
             if ref := requests.purge(session, request_id):
+                requests.end_restored(session, request_id)
                 audit.append(session, "request.purged", ref=ref)

@@ -119,15 +119,15 @@ def _sealed(envelope: Envelope, item: str, value: str | None) -> bytes | None:
 
 
 def _same(services: Services, request: DeletionRequest, body: bytes) -> Accepted:
-    """The request that this Idempotency-Key made before, receipt included."""
+    """The request that this Idempotency-Key made before, receipt included unless it was purged."""
+    if request.wrapped_key is None:
+        return Accepted(request, request.model.name, [], [])
     if request.body_hash != body:
         raise Invalid(
             "This Idempotency-Key was used with another body.",
             field="Idempotency-Key",
             code="idempotency_key_reused",
         )
-    if request.wrapped_key is None:
-        return Accepted(request, request.model.name, [], [])
     opened = open_records(services, request)
     return Accepted(request, request.model.name, [nonce for nonce, _ in opened], [text for _, text in opened])
 
@@ -166,7 +166,7 @@ def retry(services: Services, request_id: UUID) -> None:
         NotFound: No such request.
         Conflict: It has not failed.
     """
-    with services.db.transaction("retry") as session:
+    with services.db.transaction() as session:
         request = requests.by_id(session, request_id, lock=True)
         if request is None:
             raise NotFound("There is no such request.")
@@ -183,7 +183,7 @@ def retry_job(services: Services, job_id: UUID) -> None:
         NotFound: No such job.
         Conflict: No request of it has failed.
     """
-    with services.db.transaction("retry") as session:
+    with services.db.transaction() as session:
         job = jobs.by_id(session, job_id)
         if job is None:
             raise NotFound("There is no such job.")

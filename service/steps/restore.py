@@ -7,13 +7,18 @@ requests that it remembers too well are purged again. Without a restore there is
 
 import hashlib
 import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy.orm import Session
 
 from service.app import Services
-from service.audit.manifest import FileEntry, manifest
+from service.audit.manifest import FileEntry, NotPlain, digest_of, manifest
 from service.audit.verify import CERTIFICATE, VerificationError, verify
 from service.db import audit, jobs, models, requests
 from service.db.tables import Certificate, Job, Model, Version
@@ -38,9 +43,10 @@ class Reconciled:
 def reconcile(services: Services) -> Reconciled:
     """Take up every version of the ledger that the database does not know, in the order of their numbers."""
     done = Reconciled()
+    noted = services.storage.published()  # before the database is read: it has all that stood here by then
     with services.db.reading() as session:
         known = models.published(session)
-    for (name, number), digest in sorted(services.storage.published().items()):
+    for (name, number), digest in sorted(noted.items()):
         if (name, number) not in known:
             adopted = _adopt(services, name, number, digest)
             (done.adopted if adopted else done.unknown).append(f"{name}/{number}")
@@ -50,37 +56,54 @@ def reconcile(services: Services) -> Reconciled:
 def _adopt(services: Services, name: str, number: int, digest: str) -> bool:
     folder = services.storage.release(digest)
     try:
-        predicate = verify(folder).statement["predicate"]
-    except VerificationError as error:
-        log.error("version %s/%d of the ledger does not verify: %s", name, number, error.reason)
+        with own_trust(services) as trust:  # what a folder says of its own keys proves nothing to us
+            predicate = verify(folder, trust).statement["predicate"]
+        files = manifest(folder)
+    except (VerificationError, NotPlain, OSError) as error:
+        log.error("version %s/%d of the ledger does not verify: %s", name, number, error)
         return False
-    files = manifest(folder)
+    lineage = predicate["lineage"]
+    if digest_of(files) != digest or (lineage["model"], lineage["version"]) != (name, number):
+        log.error("version %s/%d of the ledger is another one", name, number)
+        return False
     envelope = (folder / CERTIFICATE).read_bytes()
-    with services.db.transaction("adopt") as session:
+    with services.db.transaction() as session:
         model = models.by_name(session, name, lock=True)
         parent = models.version(session, model, number - 1) if model else None
-        if model is None or parent is None or predicate["lineage"]["version"] != number:
+        if model is None or parent is None or lineage["parent_manifest"] != parent.digest:
             return False
-        _stop_jobs(session, model)
+        stopped = _stop_jobs(session, model)
         job = _job_of(session, model, parent, predicate)
         session.add(_version_of(model, parent, job, number, digest, files, predicate))
         certificate = hashlib.sha256(envelope).hexdigest()
         session.add(Certificate(job_id=job.id, envelope=envelope, digest=certificate, overall="PASS"))
         models.set_latest(session, model.id, number)
         requests.adopt(session, model.id, job.id, number, predicate["requests"])
+        for job_id in stopped:
+            audit.append(session, "job.quarantined", job=str(job_id), reason="restored")
         audit.append(
             session, "version.adopted", job=str(job.id), number=number, manifest=digest, certificate=certificate
         )
     return True
 
 
-def _stop_jobs(session: Session, model: Model) -> None:
-    """A job of before starts from a version that is not the newest: its requests go back in line."""
-    for job in jobs.active_of(session, model.id):
+@contextmanager
+def own_trust(services: Services) -> Iterator[Path]:
+    """Our own trust.json, as a file."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as handle:
+        handle.write(services.signer.trust())
+        handle.flush()
+        yield Path(handle.name)
+
+
+def _stop_jobs(session: Session, model: Model) -> list[UUID]:
+    """A job of before starts from a version that is not the newest: its requests go back in line. Returns their ids."""
+    stopped = jobs.active_of(session, model.id)
+    for job in stopped:
         job.reason = "restored"
         jobs.advance(session, job, Stage.QUARANTINED)
         requests.back_in_line(session, job.id)
-        audit.append(session, "job.quarantined", job=str(job.id), reason="restored")
+    return [job.id for job in stopped]
 
 
 def _job_of(session: Session, model: Model, parent: Version, predicate: dict[str, Any]) -> Job:

@@ -13,9 +13,9 @@ from service.steps.lease import quarantine
 def sweep(services: Services) -> None:
     """Wake batching for models with pending requests, claimable jobs, and callbacks that are due."""
     quiet = services.settings.lease_seconds
+    while _give_one_up(services):
+        pass
     with services.db.transaction() as session:
-        for job in jobs.exhausted(session, services.settings.max_attempts):
-            quarantine(session, job, "attempts_exhausted")
         waiting = requests.pending_models(session)
         compute = jobs.wakeable(session, COMPUTE_STAGES, quiet_seconds=quiet)
         control = jobs.wakeable(session, CONTROL_STAGES, quiet_seconds=quiet)
@@ -26,6 +26,15 @@ def sweep(services: Services) -> None:
     for job_id in control:
         services.queue.wake("certify", job_id, expires=quiet)
     services.queue.wake("deliver", expires=services.settings.sweep_seconds)
+
+
+def _give_one_up(services: Services) -> bool:
+    """One at a time: whoever has appended to the log takes no lock after it."""
+    with services.db.transaction() as session:
+        job = jobs.exhausted(session, services.settings.max_attempts)
+        if job is not None:
+            quarantine(session, job, "attempts_exhausted")
+        return job is not None
 
 
 def collect(services: Services) -> None:
@@ -51,7 +60,21 @@ def collect(services: Services) -> None:
             named = models.known_digests(session, [path.name for path in old]) | models.corpora(session)
             doomed = [storage.doom(path) for path in old if path.name not in named]
         for path in doomed:
-            shutil.rmtree(path)
+            _remove(services, path)
+
+
+def _remove(services: Services, doomed: Path) -> None:
+    """Remove a doomed folder for good, unless a version has come to name what is in it: then it goes back.
+
+    The lock may have been lost meanwhile, if this process was frozen; so the question is asked again.
+    """
+    with services.db.transaction() as session:
+        models.lock_collection(session)
+        names = [path.name for path in doomed.iterdir()]
+        if models.known_digests(session, names):
+            services.storage.undo_doom(doomed)
+            return
+    shutil.rmtree(doomed)
 
 
 def _age(path: Path) -> float:

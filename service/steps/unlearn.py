@@ -67,7 +67,7 @@ def record_stage(services: Services, job_id: UUID, fence: int, stage: Stage) -> 
     Raises:
         LostLease: The fence moved on.
     """
-    with services.db.transaction("stage") as session:
+    with services.db.transaction(stage) as session:
         job = jobs.owned(session, job_id, fence)
         order = list(Stage)
         if order.index(stage) <= order.index(Stage(job.stage)):
@@ -131,7 +131,10 @@ def record_rejected(services: Services, job_id: UUID, fence: int, rejected: dict
     with services.db.transaction() as session:
         jobs.owned(session, job_id, fence)
         members = requests.of_job(session, job_id)
-        for index, reason in rejected.items():
+        told = {i: reason for i, reason in rejected.items() if members[i].status != RequestStatus.REJECTED}
+        if not told:
+            return  # a resumed attempt found the same
+        for index, reason in told.items():
             requests.move(session, [members[index]], RequestStatus.REJECTED, reason=reason, verdict="NOT_TESTED")
-        refs = [members[index].ref for index in rejected]
+        refs = [members[index].ref for index in told]
         audit.append(session, "requests.rejected", job=str(job_id), refs=refs, at_stage="unlearn")

@@ -60,8 +60,16 @@ class Storage(Protocol):
         """Take a folder or file of ours out of its place at once; returns the folder that is left to be removed."""
         ...
 
+    def undo_doom(self, doomed: Path) -> None:
+        """Put release folders that were taken out of their place back."""
+        ...
+
     def note_published(self, model: str, number: int, digest: str) -> None:
         """Enter a version into the ledger; twice is the same as once."""
+        ...
+
+    def is_published(self, model: str, number: int) -> bool:
+        """Whether the ledger has this version."""
         ...
 
     def published(self) -> dict[tuple[str, int], str]:

@@ -16,14 +16,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from uuid import UUID, uuid4
 
+FOLDERS = ("versions", "corpora", "staging", "work", "ledger/published", "ledger/purged")
+
 
 class LocalStorage:
     """Storage in one folder."""
 
-    def __init__(self, root: Path) -> None:
-        """Use `root`, made if missing."""
+    def __init__(self, root: Path, *, create: bool = True) -> None:
+        """Use `root`, made if missing unless that is not wanted."""
         self._root = root.resolve()
-        for name in ("versions", "corpora", "staging", "work", "ledger/published", "ledger/purged"):
+        for name in (
+            () if not create else ("versions", "corpora", "staging", "work", "ledger/published", "ledger/purged")
+        ):
             (self._root / name).mkdir(parents=True, exist_ok=True)
 
     def work(self, job_id: UUID, fence: int) -> Path:
@@ -106,13 +110,23 @@ class LocalStorage:
         path.rename(doomed / path.name)
         return doomed
 
+    def undo_doom(self, doomed: Path) -> None:
+        """Rename them back, unless they were made anew meanwhile."""
+        for path in doomed.iterdir():
+            if not self.release(path.name).exists():
+                path.rename(self.release(path.name))
+
     def note_published(self, model: str, number: int, digest: str) -> None:
         """Enter a version into the ledger."""
         self._note(Path("published", model, str(number)), digest)
 
+    def is_published(self, model: str, number: int) -> bool:
+        """Whether the ledger has this version."""
+        return (self._root / "ledger" / "published" / model / str(number)).exists()
+
     def published(self) -> dict[tuple[str, int], str]:
         """(model, number) -> digest."""
-        entries = sorted((self._root / "ledger" / "published").glob("*/[0-9]*"))
+        entries = (self._root / "ledger" / "published").glob("*/[0-9]*")
         return {(path.parent.name, int(path.name)): path.read_text() for path in entries}
 
     def note_purged(self, request_id: UUID) -> None:
@@ -121,13 +135,13 @@ class LocalStorage:
 
     def purged(self) -> list[UUID]:
         """Every purged request."""
-        return [UUID(path.name) for path in (self._root / "ledger" / "purged").glob("*-*")]
+        return [UUID(p.name) for p in (self._root / "ledger" / "purged").iterdir() if not p.name.startswith(".")]
 
     def _note(self, entry: Path, content: str) -> None:
         """Write a file of the ledger whole or not at all."""
         path = self._root / "ledger" / entry
         path.parent.mkdir(exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid4().hex}")
+        temporary = path.with_name(f".{path.name}")  # one that a crash left is written over
         temporary.write_text(content)
         sync(temporary)
         temporary.replace(path)

@@ -47,6 +47,8 @@ class Check:
         for request_id in accepted:
             if request_id not in self.requests:
                 yield f"request {request_id} was answered 202 and is not in the database"
+        for request_id in self.requests.keys() - accepted.keys():
+            yield f"request {request_id} was never answered: it was taken twice, or nobody sent it"
         for request_id, row in self.requests.items():
             if row["status"] not in TERMINAL:
                 yield f"request {request_id} is still {row['status']}"

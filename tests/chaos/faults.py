@@ -12,18 +12,19 @@ import psutil
 from service.local.supervisor import wait_until
 from tests.chaos.stack import PATIENCE, Chaos
 
-API = ("accept.commit", "accept.committed", "cancel.commit", "cancel.committed")
+API = ("accept.executing", "accept.commit", "accept.committed", "cancel.commit", "cancel.committed")
 BATCH = ("batch.commit", "batch.committed")
 CONTROL = (
-    *BATCH, "certify.commit", "certify.committed", "publish.staged", "publish.renamed", "publish.commit",
-    "publish.committed",
+    *BATCH, "claim_control.commit", "claim_control.committed", "certify.commit", "certify.committed", "publish.staged",
+    "publish.renamed", "publish.commit", "publish.committed",
 )  # fmt: skip
 CALLBACK = ("deliver.commit", "deliver.committed", "delivered.commit", "delivered.committed")
 COMPUTE = (
-    "claim.commit", "claim.committed", "stage.commit", "stage.committed", "thresholds.commit", "thresholds.committed",
-    "epoch.commit", "epoch.committed", "report.commit", "report.committed",
+    "claim.commit", "claim.committed", "unlearn.commit", "unlearn.committed", "thresholds.commit",
+    "thresholds.committed", "epoch.commit", "epoch.committed", "merge.commit", "merge.committed", "verify.commit",
+    "verify.committed", "report.commit", "report.committed",
 )  # fmt: skip
-CHILD = ("child.measured", "child.epoch", "child.unlearned", "child.merged", "child.verified")
+CHILD = ("child.started", "child.measured", "child.epoch", "child.unlearned", "child.merged", "child.verified")
 POINTS = (*API, *CONTROL, *CALLBACK, *COMPUTE, *CHILD)
 
 APPLIES: dict[str, tuple[str, ...]] = {
@@ -43,8 +44,11 @@ APPLIES: dict[str, tuple[str, ...]] = {
     "truncated": ("child.epoch", "child.unlearned", "child.merged"),
     "bit flipped": ("child.epoch", "child.unlearned", "child.merged", "child.verified"),
     "out of memory": ("child.measured", "child.unlearned"),
-    "hanging": ("child.measured", "child.epoch", "child.merged"),
+    "hanging": ("child.started", "child.measured", "child.epoch", "child.merged"),
 }  # fmt: skip
+
+
+REFUSED = ("publish.staged", "publish.renamed", "claim.committed", "epoch.committed")  # the next thing is a write
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,7 @@ def injected(stack: Chaos, case: Case, pid: int, chance: random.Random) -> Itera
     What can be undone (a full disk) is undone as soon as somebody has run into it.
     """
     process = psutil.Process(pid)
+    refused = stack.refusals()
     _harm(stack, case, process, chance)
     if case.fault in ("disk full", "read-only"):
         with stack.storage_fails(case.fault):
@@ -81,6 +86,8 @@ def injected(stack: Chaos, case: Case, pid: int, chance: random.Random) -> Itera
     finally:
         if case.fault == "frozen":
             process.resume()
+            if case.point in REFUSED:
+                assert wait_until(lambda: stack.refusals() > refused, PATIENCE), "nobody refused the zombie"
 
 
 def _harm(stack: Chaos, case: Case, process: psutil.Process, chance: random.Random) -> None:
@@ -94,7 +101,9 @@ def _harm(stack: Chaos, case: Case, process: psutil.Process, chance: random.Rand
         case "broker wiped":
             _wipe_broker(stack)
         case "database crash":
-            stack.part("postgres").send_signal(signal.SIGQUIT)  # its immediate mode: no checkpoint, as after a crash
+            server = stack.part("postgres")
+            server.send_signal(signal.SIGQUIT)  # its immediate mode: no checkpoint, as after a crash
+            server.wait(30)  # nobody commits any more
         case "messages":
             _flood(stack, chance)
         case "truncated" | "bit flipped":

@@ -125,10 +125,11 @@ def main() -> int:
             each.mkdir()
         for done in [pool.submit(matrix.work, each, model) for each in places]:
             done.result()
-    failed = sum(not (o == "held" or o.startswith("not run")) for o in matrix.outcomes.values())
+    held, left_out = (sum(o.startswith(word) for o in matrix.outcomes.values()) for word in ("held", "not run"))
+    failed = len(matrix.outcomes) - held - left_out
     print(matrix.table())
     seconds = time.monotonic() - began
-    print(f"seed {arguments.seed}: {len(matrix.outcomes) - failed} held, {failed} failed, {seconds:.0f} s")
+    print(f"seed {arguments.seed}: {held} held, {failed} failed, {left_out} not run, {seconds:.0f} s")
     if arguments.table:
         arguments.table.write_text(matrix.table() + "\n")
     return 1 if failed else 0

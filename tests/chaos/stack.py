@@ -21,6 +21,7 @@ from service.queue import ROUTES, celery_app
 from tests.chaos.check import Check, personal
 from tests.stack import Running
 
+EXECUTING = "accept.executing"  # not a point of ours: the statement waits inside PostgreSQL
 PATIENCE = 120  # seconds within which everything must have come to its end
 STORAGE_BYTES = 256 * 2**20
 TIMES = {
@@ -66,6 +67,7 @@ class Chaos:
         self.callbacks = Callbacks()
         self.running = Running(self.data, UNLEARND_FAILPOINTS=str(self.points), **TIMES)
         self.accepted: dict[str, str] = {}
+        self._lock: psycopg.Connection[Any] | None = None
         self.words: list[str] = []
         self._app = celery_app(valkey.url(self.sockets))
 
@@ -100,7 +102,11 @@ class Chaos:
 
     def arm(self, point: str) -> None:
         """Halt whoever reaches it first."""
-        (self.points / point).touch()
+        if point == EXECUTING:
+            self._lock = self.connect()
+            self._lock.execute("SELECT pg_advisory_lock(7310579)")  # the log's: accepting stands still in the server
+        else:
+            (self.points / point).touch()
 
     def halted(self, point: str) -> int:
         """The process that halts there; waits for one."""
@@ -110,11 +116,21 @@ class Chaos:
             found[:] = self.points.glob(f"{point}@*")
             return bool(found)
 
-        assert wait_until(look, PATIENCE), f"{point} was not reached\n{self.tail()}"
-        return int(found[0].name.partition("@")[2])
+        def waiting() -> bool:
+            query = (
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%INTO records%'"
+            )
+            with self.connect() as connection:
+                return connection.execute(query).fetchone()[0] > 0
+
+        assert wait_until(waiting if point == EXECUTING else look, PATIENCE), f"{point} was not reached\n{self.tail()}"
+        return self.part("api").pid if point == EXECUTING else int(found[0].name.partition("@")[2])
 
     def release(self) -> None:
         """Let whoever halts go on."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
         for hit in self.points.glob("*@*"):
             hit.unlink(missing_ok=True)
 
@@ -165,6 +181,10 @@ class Chaos:
                 return False
 
         assert wait_until(ready, 60), self.tail()
+
+    def refusals(self) -> int:
+        """How often a process has noticed that its lease is lost."""
+        return sum(p.read_text(errors="replace").count("lease lost") for p in (self.data / "logs").glob("*.log"))
 
     # faults of the storage
 

@@ -140,6 +140,21 @@ def test_more_than_can_be_worked_on_is_refused_not_queued(services, model, key_o
         assert {f["id"] for f in found} == {a.json()["id"] for a in answers if a.status_code == 202}
 
 
+def test_bodies_that_do_not_come_keep_nobody_out(services, key_of):
+    """As many half bodies as there may be requests, and one more: others are answered all the same."""
+    services.settings.max_requests = 3
+    head = b"POST /v1/deletion-requests HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
+    headers = {"Authorization": f"Bearer {key_of('read')}"}
+    with served(services) as address:
+        slow = [socket.create_connection(address) for _ in range(4)]
+        for client in slow:
+            client.sendall(head)
+        url = f"http://{address[0]}:{address[1]}/v1/deletion-requests"
+        assert httpx.get(url, headers=headers, trust_env=False).status_code == 200
+        for client in slow:
+            client.close()
+
+
 def test_an_oversized_body_is_refused_before_it_is_read(services, key_of):
     """413 comes back though not a byte of the announced body was sent."""
     with served(services) as address, socket.create_connection(address) as client:

@@ -1,23 +1,30 @@
 """The operator's side: the doctor finds planted faults, purging destroys, the restore drill of docs/operations.md."""
 
+import base64
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 from sqlalchemy import func, select, text, update
 
+from service.audit.manifest import digest_of, manifest
+from service.audit.signing import CertificateSigner
 from service.audit.verify import verify
 from service.db import models, requests
 from service.db.tables import DeletionRequest, Job, Outbox, Record
 from service.doctor import examine
-from service.domain.errors import Hopeless, NotFound
+from service.domain.errors import NotFound
 from service.domain.states import CONTROL_STAGES
 from service.local import postgres
+from service.privacy.envelope import FileKeyWrapper
 from service.steps import batch as batch_step
 from service.steps import certify as certify_step
 from service.steps import publish as publish_step
@@ -26,6 +33,7 @@ from service.steps import request as request_step
 from service.steps import restore as restore_step
 from service.steps.lease import hold
 from tests.integration.test_queue import REPORT, claim, only_model, submit, to_certify
+from worker.tasks import certify_and_publish, holding
 
 ROOT = Path(__file__).parents[2]
 REQUESTS = "/v1/deletion-requests"
@@ -85,7 +93,7 @@ def plant_wrong_key(services, api):
     submit(api)
     path = services.settings.keys_dir / "kek"
     path.write_bytes(os.urandom(32))
-    services.wrapper.__init__(path)
+    services.wrapper = FileKeyWrapper(path)
 
 
 def plant_version(services, api):
@@ -111,6 +119,13 @@ def plant_lease(services, api):
     submit(api)
     assert claim(services, batch_step.batch(services, only_model(services)))
     age(services, lease_expires_at=func.now() - timedelta(hours=1))
+
+
+def plant_no_worker(services, api):
+    """A job was made long ago and no compute worker ever took it."""
+    submit(api)
+    batch_step.batch(services, only_model(services))
+    age(services, created_at=func.now() - timedelta(hours=1))
 
 
 def plant_given_up(services, api):
@@ -140,8 +155,7 @@ def plant_callback(services, api):
     """A callback was tried ten times in vain."""
     request = submit(api, callback_url="http://127.0.0.1:1/")
     api.delete(f"{REQUESTS}/{request['id']}")
-    with services.db.transaction() as session:
-        session.execute(update(Outbox).values(next_at=None))
+    plant_callback_given_up(services)
 
 
 def plant_log(services, api):
@@ -154,8 +168,8 @@ def plant_log(services, api):
 FAULTS = {
     "schema": plant_schema, "durability": plant_durability, "broker": plant_broker, "storage": plant_storage,
     "keys": plant_key_mode, "keys (another)": plant_wrong_key, "versions": plant_version, "ledger": plant_ledger,
-    "corpora": plant_corpus, "leases": plant_lease, "jobs": plant_given_up, "batching": plant_batching,
-    "deadlines": plant_deadline, "callbacks": plant_callback, "log": plant_log,
+    "corpora": plant_corpus, "leases": plant_lease, "leases (never)": plant_no_worker, "jobs": plant_given_up,
+    "batching": plant_batching, "deadlines": plant_deadline, "callbacks": plant_callback, "log": plant_log,
 }  # fmt: skip
 
 
@@ -195,6 +209,11 @@ def test_the_doctors_command(services, model):
     ill = subprocess.run([*command, "--json"], env=environment, capture_output=True, text=True, check=False)
     assert ill.returncode == 1
     assert '"check": "keys"' in ill.stdout
+    (settings.keys_dir / "kek").unlink()
+    elsewhere = {**environment, "UNLEARND_STORAGE_DIR": str(settings.storage_dir / "elsewhere")}
+    ill = subprocess.run([*command, "--json"], env=elsewhere, capture_output=True, text=True, check=False)
+    assert {"keys", "storage"} <= {f["check"] for f in json.loads(ill.stdout)}, ill.stderr
+    assert not (settings.storage_dir / "elsewhere").exists()  # it looks, and changes nothing
 
 
 # Purging.
@@ -225,6 +244,70 @@ def test_purging_destroys_the_key_and_what_it_sealed(api, services, model):
     with pytest.raises(NotFound):
         request_step.open_records(services, row)
     assert api.get(f"{REQUESTS}/{request['id']}").json()["status"] == "completed"
+
+
+def test_a_callback_that_waits_keeps_the_texts_and_one_given_up_does_not(api, services, model):
+    """Its address is sealed with the same key."""
+    services.settings.custody_days = 0
+    request = submit(api, callback_url="http://127.0.0.1:1/")
+    api.delete(f"{REQUESTS}/{request['id']}")
+    assert purge_step.purge(services) == 0
+    plant_callback_given_up(services)
+    assert purge_step.purge(services) == 1
+
+
+def plant_callback_given_up(services) -> None:
+    """It was tried ten times in vain."""
+    with services.db.transaction() as session:
+        session.execute(update(Outbox).values(next_at=None))
+
+
+def test_a_crash_while_the_ledger_is_written_stops_nothing(api, services, model):
+    """What it leaves is no entry, and is written over."""
+    request = published(api, services, "a record")
+    folder = services.settings.storage_dir / "ledger" / "purged"
+    (folder / f".{request['id']}").write_text("")
+    assert services.storage.purged() == []
+    services.settings.custody_days = 0
+    assert purge_step.purge(services) == 1
+    assert [str(i) for i in services.storage.purged()] == [request["id"]]
+
+
+def test_the_ledger_may_be_longer_than_a_statement_has_parameters(services):
+    """PostgreSQL takes 65,535 of them."""
+    with services.db.reading() as session:
+        assert requests.still_sealed(session, [uuid4() for _ in range(70_000)]) == []
+
+
+def test_a_purged_request_that_a_backup_takes_for_pending_holds_nobody_up(api, services, model):
+    """It had ended, or it would not have been purged: it ends, and others are batched without it."""
+    gone, other = submit(api), submit(api)
+    services.storage.note_purged(UUID(gone["id"]))
+    assert purge_step.purge_again(services) == [UUID(gone["id"])]
+    found = api.get(f"{REQUESTS}/{gone['id']}").json()
+    assert (found["status"], found["reason"]) == ("failed", "restored")
+    assert batch_step.batch(services, only_model(services))
+    assert api.get(f"{REQUESTS}/{other['id']}").json()["status"] == "batched"
+
+
+def test_storage_cannot_speak_for_the_service(api, services, model, tmp_path):
+    """A folder that somebody else signed, put into storage with a ledger entry, is not taken up."""
+    published(api, services, "a record")
+    digest = api.get("/v1/models/tiny/versions/1").json()["digest"]
+    forged = tmp_path / "forged"
+    shutil.copytree(services.storage.release(digest), forged)
+    CertificateSigner.create(tmp_path / "other.pem")
+    other = CertificateSigner(tmp_path / "other.pem")
+    (forged / "trust.json").write_bytes(other.trust())
+    envelope = json.loads((forged / "certificate.dsse.json").read_bytes())
+    (forged / "certificate.dsse.json").write_bytes(other.sign(base64.b64decode(envelope["payload"])))
+    name = digest_of(manifest(forged))
+    shutil.copytree(forged, services.storage.release(name))
+    services.storage.note_published("tiny", 2, name)
+    services.storage.note_published("tiny", 3, digest)  # ours, but of another number
+    done = restore_step.reconcile(services)
+    assert (done.adopted, done.unknown) == ([], ["tiny/2", "tiny/3"])
+    assert api.get("/v1/models/tiny/versions/latest").json()["version"] == 1
 
 
 # The restore drill.
@@ -272,7 +355,7 @@ def test_the_restore_drill(api, services, model, run):
     second = api.get("/v1/models/tiny/versions/2").json()
     services.settings.custody_days = 0
     assert purge_step.purge(services) == 2
-    run("restore-storage")
+    run("restore-storage")  # nothing is lost there: what is newer stays
     shown = run("restore")
     assert "taken up again: tiny/2" in shown
     assert "purged again: 2 requests" in shown
@@ -293,7 +376,8 @@ def test_the_restore_drill(api, services, model, run):
 
 
 def test_without_reconciling_nothing_is_published_twice(api, services, model, run):
-    """A job of before the restore gives up at publication; reconciling puts its other requests back in line."""
+    """A job of before the restore runs into the version that storage knows: it is taken up, the job's request ends as
+    its certificate says, and one that came later is back in line."""
     first = submit(api, records=[{"text": "the first record"}])
     run("backup")
     job_id = batch_step.batch(services, only_model(services))
@@ -309,13 +393,25 @@ def test_without_reconciling_nothing_is_published_twice(api, services, model, ru
     job_id = batch_step.batch(services, only_model(services))
     report = {**REPORT, "verdicts": {"0": "PASS", "1": "PASS"}, "memorised": [0, 1]}
     to_certify(services, job_id, report)
-    with hold(services, job_id, CONTROL_STAGES) as lease:
-        certify_step.certify(services, job_id, lease.fence)
-        with pytest.raises(Hopeless, match="version_in_storage"):
-            publish_step.publish(services, job_id, lease.fence)
+    holding(services, job_id, CONTROL_STAGES, certify_and_publish)  # as a control worker does
     assert services.storage.releases() == folders
-    assert restore_step.reconcile(services).adopted == ["tiny/1"]
+    assert restore_step.reconcile(services).adopted == []  # it was done when the worker ran into it
     assert api.get("/v1/models/tiny/versions/latest").json()["digest"] == digest
     assert api.get(f"{REQUESTS}/{first['id']}").json()["version"] == 1
     assert api.get(f"{REQUESTS}/{late['id']}").json()["status"] == "pending"
     assert api.get(f"/v1/jobs/{job_id}").json()["reason"] == "restored"
+
+
+def test_storage_comes_back_from_the_backup(api, services, model, run):
+    """Lost as a whole: versions, corpora and ledger are there again, and nothing is wrong."""
+    published(api, services, "the first record")
+    run("backup")
+    shutil.rmtree(services.settings.storage_dir)
+    services.settings.storage_dir.mkdir()
+    run("restore-storage")
+    type(services.storage)(services.settings.storage_dir)  # working folders are made when a part starts
+    shown = run("restore")
+    assert "nothing wrong was found" in shown
+    version = api.get("/v1/models/tiny/versions/1").json()
+    verify(services.storage.release(version["digest"]))
+    assert published(api, services, "the second record")["version"] == 2

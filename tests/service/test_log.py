@@ -111,7 +111,10 @@ def test_a_saved_checkpoint_catches(attack):
         with pytest.raises(LogError, match="EQUIVOCATION"):
             check_consistency(size, 6, [], old, root(fork))
         return
-    tampered = {"rewritten": [*LEAVES[:2], leaf_hash(b"x"), *LEAVES[3:]], "reordered": [LEAVES[1], LEAVES[0], *LEAVES[2:]]}
+    tampered = {
+        "rewritten": [*LEAVES[:2], leaf_hash(b"x"), *LEAVES[3:]],
+        "reordered": [LEAVES[1], LEAVES[0], *LEAVES[2:]],
+    }
     with pytest.raises(LogError, match="beginning"):
         check_consistency(size, 8, consistency_proof(tampered[attack], size), old, root(tampered[attack]))
 
@@ -146,8 +149,10 @@ def test_proof_files_round_trip_and_tell():
     assert Proof.loads(proof.dumps()) == proof
     assert proof.check([KEY.public_key()]).size == 8
     for bad in (
-        Proof(b"x", 3, proof.path, note), Proof(INPUTS[3], 2, proof.path, note), Proof(INPUTS[3], 3, proof.path[:-1], note),
-    ):  # fmt: skip
+        Proof(b"x", 3, proof.path, note),
+        Proof(INPUTS[3], 2, proof.path, note),
+        Proof(INPUTS[3], 3, proof.path[:-1], note),
+    ):
         with pytest.raises(LogError):
             Proof.loads(bad.dumps()).check([KEY.public_key()])
     for content in ("", "c2sp.org/tlog-proof@v1\nindex 0\n\n", proof.dumps().replace("index 3", "index x")):

@@ -34,7 +34,7 @@ def take_over(work: Path) -> None:
     Its files are linked, and every file of ours is replaced, never written into: an attempt that lost its lease and
     does not know it can change nothing here.
     """
-    earlier = [p for p in work.parent.iterdir() if int(p.name) < int(work.name)]
+    earlier = [p for p in work.parent.iterdir() if p.name.isdecimal() and int(p.name) < int(work.name)]
     for folder in sorted(earlier, key=lambda p: int(p.name), reverse=True):
         try:
             found = json.loads((folder / STAGES).read_bytes())
@@ -42,8 +42,8 @@ def take_over(work: Path) -> None:
                 link(folder / name, work / name)
             replace_file(work / STAGES, json.dumps(found).encode())
             break
-        except (OSError, ValueError):
-            continue  # never began, gone meanwhile or cut: an older one may be whole
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # never began, gone meanwhile or damaged: an older one may be whole
     for folder in earlier:
         shutil.rmtree(folder, ignore_errors=True)
 

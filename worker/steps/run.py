@@ -4,6 +4,7 @@ The child gets the texts through its standard input and has no database and no k
 long as this process lives: the child ends when it closes, so a killed worker leaves no child behind.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -32,15 +33,19 @@ def run_job(services: Services, lease: Lease) -> None:
     inputs = unlearn_step.compute_input(services, lease.job_id, lease.fence)
     child = _start()
     try:
-        assert child.stdin is not None
-        child.stdin.write(json.dumps(inputs).encode() + b"\n")
-        child.stdin.flush()
+        # A thread of its own: a child that hangs before it reads must not make us hang, too, on a full pipe.
+        threading.Thread(target=_feed, args=(child, json.dumps(inputs).encode() + b"\n"), daemon=True).start()
         _follow(services, lease, child)
-    except BrokenPipeError:
-        attempt_failed(services, lease, "child_died", permanent=False)
     finally:
         child.kill()
         child.wait()
+
+
+def _feed(child: "subprocess.Popen[bytes]", inputs: bytes) -> None:
+    assert child.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it has died, which is told elsewhere
+        child.stdin.write(inputs)
+        child.stdin.flush()
 
 
 def _start() -> "subprocess.Popen[bytes]":
