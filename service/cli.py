@@ -116,6 +116,7 @@ def doctor(
 @app.command()
 def reconcile(
     data_dir: Annotated[Path | None, typer.Option("--data-dir", help="of an embedded stack that runs")] = None,
+    new_log: Annotated[bool, typer.Option(help="begin a new log: the old one cannot go on")] = False,
 ) -> None:
     """After restoring an older backup of the database: take up the versions published since, purge again."""
     from service.steps.purge import purge_again
@@ -123,13 +124,19 @@ def reconcile(
 
     parts = _parts(data_dir)
     done, purged = step(parts), purge_again(parts)
+    if done.forked and new_log:
+        parts.log.begin_anew()
+        done.forked = False
     parts.close()
     for version in done.adopted:
         print(f"taken up again: {version}")
     for version in done.unknown:
         screen.print(f"in storage, but cannot be taken up: {version}", style="red")
+    print(f"entries of the log brought back: {done.entries}")
     print(f"purged again: {len(purged)} requests")
-    raise typer.Exit(1 if done.unknown else 0)
+    if done.forked:
+        screen.print("the log went on before this and contradicts what was signed: see --new-log", style="red")
+    raise typer.Exit(1 if done.unknown or done.forked else 0)
 
 
 def _parts(data_dir: Path | None, *, create: bool = True) -> "Services":

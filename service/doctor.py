@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 from service import migrate
 from service.app import CERTIFICATE_KEY, KEK, Services
 from service.db import health, models
+from service.log import LogForked
 from service.privacy.envelope import Envelope
 
 SKEW = timedelta(seconds=5)
@@ -181,7 +182,13 @@ def _promises(session: Session, _: Services, __: datetime) -> Iterator[Finding]:
         yield Finding("callbacks", f"{lost} callbacks were given up.", "Ask their receivers to poll; check their URLs.")
 
 
-def _log(session: Session, _: Services, __: datetime) -> Iterator[Finding]:
+def _log(session: Session, services: Services, _: datetime) -> Iterator[Finding]:
+    try:
+        services.log.lost()
+    except LogForked as error:
+        yield Finding(
+            "log", f"It contradicts what was signed: {error}.", "See docs/operations.md: reconcile --new-log."
+        )
     rows = health.newest_entries(session, LOG_ENTRIES)
     for row, before in pairwise(rows):
         if row.index != before.index + 1:

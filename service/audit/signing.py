@@ -2,10 +2,11 @@
 
 import datetime as dt
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -33,28 +34,44 @@ class CertificateSigner:
         self._signer = CryptoSigner(key)
         self._since = dt.datetime.fromtimestamp(int(path.stat().st_mtime), dt.UTC)
 
-    @staticmethod
-    def create(path: Path) -> None:
-        """Make a key at `path`, mode 0600, unless there is one."""
-        pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        write_private(path, pem)
-
     def sign(self, payload: bytes) -> bytes:
         """A DSSE envelope over `payload`, as JSON bytes."""
         envelope = Envelope(payload, PAYLOAD_TYPE, {})
         envelope.sign(self._signer)
         return json.dumps(envelope.to_dict(), sort_keys=True, separators=(",", ":")).encode()
 
-    def trust(self) -> bytes:
-        """`trust.json`: the keys whose certificates count, as JSON bytes."""
-        key = self._signer.public_key
-        entry = {
-            "keyid": key.keyid,
-            **key.to_dict(),
-            "role": "certificate",
-            "valid_from": self._since.isoformat(),
-        }
-        return json.dumps({"version": 1, "keys": [entry]}, sort_keys=True, indent=1).encode()
+    def trusted(self) -> dict[str, Any]:
+        """The key's entry in `trust.json`."""
+        return _entry(self._signer.public_key, self._since, role="certificate")
+
+
+def create_key(path: Path) -> None:
+    """Make an ed25519 key at `path`, mode 0600, unless there is one."""
+    pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    write_private(path, pem)
+
+
+def log_trusted(path: Path, origin: str) -> dict[str, Any]:
+    """The log key's entry in `trust.json`."""
+    key = load_pem_private_key(path.read_bytes(), None)
+    assert isinstance(key, Ed25519PrivateKey)
+    since = dt.datetime.fromtimestamp(int(path.stat().st_mtime), dt.UTC)
+    return {**_entry(CryptoSigner(key).public_key, since, role="log"), "origin": origin}
+
+
+def _entry(key: Any, since: dt.datetime, *, role: str) -> dict[str, Any]:
+    return {"keyid": key.keyid, **key.to_dict(), "role": role, "valid_from": since.isoformat()}
+
+
+def trust_json(entries: Sequence[dict[str, Any]]) -> bytes:
+    """`trust.json`, as JSON bytes."""
+    return json.dumps({"version": 1, "keys": list(entries)}, sort_keys=True, indent=1).encode()
+
+
+def log_keys(trust: dict[str, Any]) -> list[Ed25519PublicKey]:
+    """The keys of a parsed `trust.json` that may sign checkpoints."""
+    raw = [entry["keyval"]["public"] for entry in trust["keys"] if entry.get("role") == "log"]
+    return [Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)) for public in raw]
 
 
 def trusted_keys(trust: dict[str, Any]) -> dict[str, SSlibKey]:

@@ -6,11 +6,13 @@
     4  the folder is exactly the files it lists        20 artefact mismatch
     5  its results add up to its overall verdict       40 policy failure
     6  its wording claims no more than the tests       40 policy failure
+    7  the log has it, says a trusted checkpoint       30 log failure, 50 incomplete
 
 The first step that fails ends it. An empty list is a failure, never a pass.
 """
 
 import datetime as dt
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,12 +25,14 @@ from securesystemslib.exceptions import VerificationError as SignatureError
 
 from service.audit.canonical import NotCanonical, loads
 from service.audit.certificate import PREDICATE_TYPE, STATEMENT_TYPE
+from service.audit.log import Checkpoint, LogError, Proof
 from service.audit.manifest import NotPlain, file_entry, list_paths
-from service.audit.signing import open_envelope, trusted_keys
+from service.audit.signing import log_keys, open_envelope, trusted_keys
 from service.audit.wording import problem_in
 
 CERTIFICATE = "certificate.dsse.json"
-UNBOUND = {CERTIFICATE}  # cannot list its own digest
+PROOF = "certificate.tlog-proof"
+UNBOUND = {CERTIFICATE, PROOF}  # a certificate cannot list its own digest, nor that of what was made after it
 
 
 class Code(IntEnum):
@@ -61,11 +65,13 @@ class Verified:
         statement: The statement, parsed.
         keyids: The trusted keys whose signature holds.
         own_trust: The trusted keys came with the release, so this shows integrity, not origin.
+        checkpoint: The log's checkpoint in which it was found; keep it, a later one must be consistent with it.
     """
 
     statement: dict[str, Any]
     keyids: list[str]
     own_trust: bool
+    checkpoint: Checkpoint
 
 
 def verify(folder: Path, trust: Path | None = None) -> Verified:
@@ -94,7 +100,8 @@ def _verify(folder: Path, trust: Path | None) -> Verified:
     envelope = certificate.read_bytes()
     # 2  signature
     keyids = _signers(envelope)
-    payload = _check_signature(envelope, keyids, _read_trust(trust or folder / "trust.json"))
+    trusted = read_trust(trust or folder / "trust.json")
+    payload = _check_signature(envelope, keyids, trusted)
     # 3  statement
     statement = _read_statement(payload)
     # 4  files
@@ -106,7 +113,9 @@ def _verify(folder: Path, trust: Path | None) -> Verified:
     wrong = problem_in(statement["predicate"])
     if wrong:
         raise VerificationError(Code.POLICY_FAILURE, wrong)
-    return Verified(statement, keyids, trust is None)
+    # 7  log
+    checkpoint = _check_log(folder / PROOF, envelope, trusted)
+    return Verified(statement, keyids, trust is None, checkpoint)
 
 
 def _signers(envelope: bytes) -> list[str]:
@@ -120,13 +129,18 @@ def _signers(envelope: bytes) -> list[str]:
     return claimed
 
 
-def _read_trust(path: Path) -> dict[str, Any]:
+def read_trust(path: Path) -> dict[str, Any]:
+    """A `trust.json` without keys that have lapsed.
+
+    Raises:
+        VerificationError: Missing, unreadable or empty.
+    """
     try:
         trust: dict[str, Any] = json.loads(path.read_bytes())
         if not trust["keys"]:
             raise ValueError("no keys")
         now = dt.datetime.now(dt.UTC)
-        current = [k for k in trust["keys"] if k.get("role") == "certificate" and not _lapsed(k, now)]
+        current = [k for k in trust["keys"] if not _lapsed(k, now)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise VerificationError(Code.INCOMPLETE, "trust.json is missing or unreadable") from error
     return {**trust, "keys": current}
@@ -140,7 +154,7 @@ def _lapsed(key: dict[str, Any], now: dt.datetime) -> bool:
 def _check_signature(envelope: bytes, keyids: list[str], trust: dict[str, Any]) -> bytes:
     """The payload, if a trusted key signed it."""
     try:
-        keys = trusted_keys(trust)
+        keys = trusted_keys({"keys": [k for k in trust["keys"] if k.get("role") == "certificate"]})
     except (ValueError, KeyError, TypeError) as error:
         raise VerificationError(Code.MALFORMED, "trust.json holds something that is not a key") from error
     if not set(keyids) <= set(keys):
@@ -183,6 +197,22 @@ def _check_files(folder: Path, subject: Any) -> None:  # unchecked JSON
     for path in sorted(listed):
         if file_entry(folder, path)["sha256"] != listed[path]:
             raise VerificationError(Code.ARTEFACT_MISMATCH, f"{path} differs from what was certified")
+
+
+def _check_log(path: Path, envelope: bytes, trust: dict[str, Any]) -> Checkpoint:
+    """The checkpoint in whose tree the certificate's entry is."""
+    if not path.is_file():
+        raise VerificationError(Code.INCOMPLETE, f"{path.name} is missing")
+    try:
+        proof = Proof.loads(path.read_text())
+        checkpoint = proof.check(log_keys(trust))
+        entry = loads(proof.entry)
+    except (LogError, NotCanonical, UnicodeDecodeError) as error:
+        raise VerificationError(Code.LOG_FAILURE, f"{path.name}: {error}") from error
+    digest = hashlib.sha256(envelope).hexdigest()
+    if (entry.get("kind"), entry.get("certificate"), entry.get("overall")) != ("job.certified", digest, "PASS"):
+        raise VerificationError(Code.LOG_FAILURE, "the log's entry is of another certificate")
+    return checkpoint
 
 
 def policy_problems(predicate: dict[str, Any]) -> Iterator[str]:

@@ -2,23 +2,41 @@
 
 from datetime import UTC, datetime
 
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from service.audit.canonical import dumps
+from service.db.tables import AuditEntry
 
 APPEND = text("SELECT audit_append(:entry)")
 
 
-def append(session: Session, kind: str, **data: object) -> None:
-    """Append one entry of ids and digests; never anything that was submitted.
+def append(session: Session, kind: str, **data: object) -> int:
+    """Append one entry of ids and digests, never anything that was submitted; returns its index.
 
     The SQL function takes an advisory lock until the transaction ends, so call it last.
     """
+    return append_bytes(session, entry_of(kind, **data))
+
+
+def append_bytes(session: Session, entry: bytes) -> int:
+    """Append an entry as it is; returns its index."""
     session.flush()
-    session.execute(APPEND, {"entry": entry_of(kind, **data)})
+    index: int = session.execute(APPEND, {"entry": entry}).scalar_one()
+    return index
 
 
 def entry_of(kind: str, **data: object) -> bytes:
     """The canonical bytes of an entry."""
     return dumps({"kind": kind, "at": datetime.now(UTC).isoformat(timespec="milliseconds"), **data})
+
+
+def leaves(session: Session) -> list[bytes]:
+    """The leaf hashes of the whole log, in order."""
+    return list(session.scalars(select(AuditEntry.leaf_hash).order_by(AuditEntry.index)))
+
+
+def entries(session: Session, start: int, count: int) -> list[bytes]:
+    """Canonical bytes of `count` entries from index `start` on."""
+    query = select(AuditEntry.entry).where(AuditEntry.index >= start).order_by(AuditEntry.index).limit(count)
+    return list(session.scalars(query))

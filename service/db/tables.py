@@ -211,6 +211,8 @@ class Certificate(Base):
     envelope: Mapped[bytes] = mapped_column(comment="the DSSE envelope, exactly as published")
     digest: Mapped[str]
     overall: Mapped[str]
+    log_index: Mapped[int | None] = mapped_column(BigInteger, comment="its entry in the log")
+    proof: Mapped[str | None] = mapped_column(comment="the proof, once it is made")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

@@ -53,13 +53,13 @@ def certify(services: Services, job_id: UUID, fence: int) -> None:
         overall = "FAIL" if job.outcome == Outcome.FAILED else "PASS"
         digest = hashlib.sha256(envelope).hexdigest()
         # A later attempt may have run on other bytes: its record replaces one that was never published.
-        session.merge(Certificate(job_id=job_id, envelope=envelope, digest=digest, overall=overall))
+        kept = session.merge(Certificate(job_id=job_id, envelope=envelope, digest=digest, overall=overall, proof=None))
         if passed:
             jobs.advance(session, job, Stage.PUBLISH)
             requests.move(session, _live(session, job_id), RequestStatus.PUBLISHING)
         else:
             _end(session, job)
-        audit.append(session, "job.certified", job=str(job_id), certificate=digest, overall=overall)
+        kept.log_index = audit.append(session, "job.certified", job=str(job_id), certificate=digest, overall=overall)
     if not passed:
         services.storage.discard_job(job_id)
         services.queue.wake("deliver")
@@ -94,7 +94,7 @@ def released_files(services: Services, job: Job) -> list[FileEntry]:
     """Manifest of what the release folder will hold beside the certificate: model, model card, trust.json."""
     candidate = services.storage.candidate(job.id, (job.report or {})["fence"])
     (candidate / TRUST).unlink(missing_ok=True)
-    (candidate / TRUST).write_bytes(services.signer.trust())
+    (candidate / TRUST).write_bytes(services.trust())
     (candidate / CARD).unlink(missing_ok=True)  # never written into: a published folder may share the file
     (candidate / CARD).write_text(model_card(job.model.name, job.parent_version.number, job.report or {}))
     files = manifest(candidate)

@@ -6,9 +6,9 @@ from uuid import UUID
 
 from service.app import Services
 from service.audit.manifest import digest_of, list_paths, manifest
-from service.audit.verify import CERTIFICATE, verify
+from service.audit.verify import CERTIFICATE, PROOF, verify
 from service.db import audit, jobs, models, requests
-from service.db.tables import Version
+from service.db.tables import Certificate, Version
 from service.domain.errors import Outdated
 from service.domain.states import Outcome, RequestStatus
 from service.failpoints import reach
@@ -35,9 +35,11 @@ def publish(services: Services, job_id: UUID, fence: int) -> None:
         computed = job.report["fence"]
     if services.storage.is_published(name, number):
         raise Outdated(f"{name} {number}")
+    proof = _proof(services, job_id, fence, certificate)
     staged = services.storage.staging(f"{job_id}/{fence}")
     _link_tree(services.storage.candidate(job_id, computed), staged)
     (staged / CERTIFICATE).write_bytes(certificate.envelope)
+    (staged / PROOF).write_text(proof)
     verify(staged)
     files = manifest(staged)
     digest = digest_of(files)
@@ -72,6 +74,20 @@ def publish(services: Services, job_id: UUID, fence: int) -> None:
     services.storage.note_published(name, number, digest)
     services.storage.discard_job(job_id)
     services.queue.wake("deliver")
+
+
+def _proof(services: Services, job_id: UUID, fence: int, certificate: Certificate) -> str:
+    """The proof that the certificate is in the log, made once: a later attempt publishes the same bytes."""
+    if certificate.proof is not None:
+        return certificate.proof
+    assert certificate.log_index is not None
+    proof = services.log.prove(certificate.log_index)
+    with services.db.transaction("prove") as session:
+        jobs.owned(session, job_id, fence)
+        kept = models.certificate(session, job_id)
+        assert kept is not None
+        kept.proof = proof
+    return proof
 
 
 def _link_tree(source: Path, target: Path) -> None:

@@ -72,7 +72,11 @@ def accept(services: Services, submission: Submission, api_key_id: UUID, idempot
         **{name: getattr(request, name) for name in STORED},
     }  # fmt: skip
     entry = audit.entry_of(
-        "request.accepted", ref=request.ref, commitment=request.commitment.hex(), model=submission.model
+        "request.accepted",
+        ref=request.ref,
+        commitment=request.commitment.hex(),
+        model=submission.model,
+        due=request.due_at.date().isoformat(),
     )
     model_id = requests.add(services.db, values, sealed, entry)
     if model_id is None:

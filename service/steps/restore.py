@@ -19,10 +19,11 @@ from sqlalchemy.orm import Session
 
 from service.app import Services
 from service.audit.manifest import FileEntry, NotPlain, digest_of, manifest
-from service.audit.verify import CERTIFICATE, VerificationError, verify
+from service.audit.verify import CERTIFICATE, PROOF, VerificationError, verify
 from service.db import audit, jobs, models, requests
 from service.db.tables import Certificate, Job, Model, Version
 from service.domain.states import Outcome, Stage
+from service.log import LogForked
 
 log = logging.getLogger(__name__)
 
@@ -33,16 +34,29 @@ class Reconciled:
 
     Attributes:
         adopted: Versions that were taken up again, as model/number.
+        entries: How many entries of the log were brought back.
+        forked: The database has entries of its own where others were signed: it went on before it was reconciled.
+            Nothing is published until an operator begins a new log.
         unknown: Versions of the ledger that cannot be: their model is not registered, or the folder does not verify.
     """
 
     adopted: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    entries: int = 0
+    forked: bool = False
 
 
 def reconcile(services: Services) -> Reconciled:
-    """Take up every version of the ledger that the database does not know, in the order of their numbers."""
+    """Bring back entries of the log, then take up versions that the database does not know, by their numbers."""
     done = Reconciled()
+    try:
+        lost = services.log.lost()
+    except LogForked:
+        done.forked, lost = True, []
+    for entry in lost:
+        with services.db.transaction() as session:
+            audit.append_bytes(session, entry)
+    done.entries = len(lost)
     noted = services.storage.published()  # before the database is read: it has all that stood here by then
     with services.db.reading() as session:
         known = models.published(session)
@@ -76,7 +90,11 @@ def _adopt(services: Services, name: str, number: int, digest: str) -> bool:
         job = _job_of(session, model, parent, predicate)
         session.add(_version_of(model, parent, job, number, digest, files, predicate))
         certificate = hashlib.sha256(envelope).hexdigest()
-        session.add(Certificate(job_id=job.id, envelope=envelope, digest=certificate, overall="PASS"))
+        session.add(
+            Certificate(
+                job_id=job.id, envelope=envelope, digest=certificate, overall="PASS", proof=(folder / PROOF).read_text()
+            )
+        )
         models.set_latest(session, model.id, number)
         requests.adopt(session, model.id, job.id, number, predicate["requests"])
         for job_id in stopped:
@@ -91,7 +109,7 @@ def _adopt(services: Services, name: str, number: int, digest: str) -> bool:
 def own_trust(services: Services) -> Iterator[Path]:
     """Our own trust.json, as a file."""
     with tempfile.NamedTemporaryFile(suffix=".json") as handle:
-        handle.write(services.signer.trust())
+        handle.write(services.trust())
         handle.flush()
         yield Path(handle.name)
 

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import func, select, text, update
 
 from service.audit.manifest import digest_of, manifest
-from service.audit.signing import CertificateSigner
+from service.audit.signing import CertificateSigner, create_key, trust_json
 from service.audit.verify import verify
 from service.db import models, requests
 from service.db.tables import DeletionRequest, Job, Outbox, Record
@@ -296,9 +296,9 @@ def test_storage_cannot_speak_for_the_service(api, services, model, tmp_path):
     digest = api.get("/v1/models/tiny/versions/1").json()["digest"]
     forged = tmp_path / "forged"
     shutil.copytree(services.storage.release(digest), forged)
-    CertificateSigner.create(tmp_path / "other.pem")
+    create_key(tmp_path / "other.pem")
     other = CertificateSigner(tmp_path / "other.pem")
-    (forged / "trust.json").write_bytes(other.trust())
+    (forged / "trust.json").write_bytes(trust_json([other.trusted()]))
     envelope = json.loads((forged / "certificate.dsse.json").read_bytes())
     (forged / "certificate.dsse.json").write_bytes(other.sign(base64.b64decode(envelope["payload"])))
     name = digest_of(manifest(forged))
@@ -359,6 +359,7 @@ def test_the_restore_drill(api, services, model, run):
     shown = run("restore")
     assert "taken up again: tiny/2" in shown
     assert "purged again: 2 requests" in shown
+    assert re.search(r"entries of the log brought back: [1-9]", shown)
     assert "nothing wrong was found" in shown
     latest = api.get("/v1/models/tiny/versions/latest").json()
     assert (latest["version"], latest["digest"], latest["metrics"]) == (2, second["digest"], second["metrics"])

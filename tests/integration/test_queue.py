@@ -240,6 +240,7 @@ def test_certify_and_publish_make_one_verified_version(api, services, job):
         "model/README.md",
         "trust.json",
         "certificate.dsse.json",
+        "certificate.tlog-proof",
     }
     assert api.get("/v1/models/tiny/versions/1/certificate").content == (folder / "certificate.dsse.json").read_bytes()
     assert not services.storage.jobs_present()

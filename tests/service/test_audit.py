@@ -1,6 +1,7 @@
 """The verifier: a valid release, and every tampering that it must name."""
 
 import base64
+import hashlib
 import json
 import os
 import shutil
@@ -10,12 +11,14 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from service.audit.canonical import NotCanonical, dumps, loads
 from service.audit.certificate import RequestLine, WordingRefused, bucket, statement
+from service.audit.log import Checkpoint, Proof, inclusion_proof, leaf_hash, root, sign_checkpoint
 from service.audit.manifest import manifest
-from service.audit.signing import PAYLOAD_TYPE, CertificateSigner
-from service.audit.verify import CERTIFICATE, Code, VerificationError, verify
+from service.audit.signing import PAYLOAD_TYPE, CertificateSigner, create_key, log_trusted, trust_json
+from service.audit.verify import CERTIFICATE, PROOF, Code, VerificationError, verify
 
 REPORT = {
     "earlier": {"requests": 2, "regressed": []},
@@ -31,6 +34,7 @@ REPORT = {
     "seconds": {"unlearn": 1.5},
     "environment": {"device": "cpu"},
 }
+ORIGIN = "test/log"
 LINES = [RequestLine("b" * 32, b"\1" * 32, "PASS", None), RequestLine("a" * 32, b"\2" * 32, "PASS", None)]
 
 
@@ -50,8 +54,32 @@ def payload(files, **changes) -> bytes:
 def signer(tmp_path_factory):
     """A certificate key."""
     path = tmp_path_factory.mktemp("keys") / "certificate.pem"
-    CertificateSigner.create(path)
-    return CertificateSigner(path)
+    return signer_at(path)
+
+
+def signer_at(path: Path) -> CertificateSigner:
+    """A certificate key at `path`, with a log's key beside it."""
+    create_key(path)
+    create_key(path.with_name(path.stem + "-log.pem"))
+    signer = CertificateSigner(path)
+    signer.log_path = path.with_name(path.stem + "-log.pem")
+    return signer
+
+
+def trust_of(signer: CertificateSigner) -> bytes:
+    """Its trust.json."""
+    return trust_json([signer.trusted(), log_trusted(signer.log_path, ORIGIN)])
+
+
+def logged(release: Path, signer: CertificateSigner, **changes) -> Path:
+    """Enter the release's certificate into a log of some entries, and put the proof beside it."""
+    digest = hashlib.sha256((release / CERTIFICATE).read_bytes()).hexdigest()
+    entry = dumps({"kind": "job.certified", "certificate": digest, "overall": "PASS", **changes})
+    leaves = [leaf_hash(e) for e in (b"{}", b"[]", entry, b"1", b"2")]
+    key = load_pem_private_key(signer.log_path.read_bytes(), None)
+    note = sign_checkpoint(Checkpoint(ORIGIN, len(leaves), root(leaves)), key)
+    (release / PROOF).write_text(Proof(entry, 2, inclusion_proof(leaves, 2), note).dumps())
+    return release
 
 
 def make_release(folder: Path, signer: CertificateSigner, **changes) -> Path:
@@ -59,9 +87,9 @@ def make_release(folder: Path, signer: CertificateSigner, **changes) -> Path:
     (folder / "model").mkdir(parents=True)
     (folder / "model" / "config.json").write_text("{}")
     (folder / "model" / "model.safetensors").write_bytes(os.urandom(1000))
-    (folder / "trust.json").write_bytes(signer.trust())
+    (folder / "trust.json").write_bytes(trust_of(signer))
     (folder / CERTIFICATE).write_bytes(signer.sign(payload(manifest(folder), **changes)))
-    return folder
+    return logged(folder, signer)
 
 
 @pytest.fixture
@@ -116,6 +144,12 @@ def revoke(release: Path) -> None:
     (release / "trust.json").write_text(json.dumps(trust))
 
 
+def cut_path(path: Path) -> None:
+    """Leave the last hash of the inclusion proof out."""
+    head, _, note = path.read_text().partition("\n\n")
+    path.write_text("\n".join(head.split("\n")[:-1]) + "\n\n" + note)
+
+
 TAMPERINGS = {
     "flip a byte": (lambda r: flip(r / "model/model.safetensors"), Code.ARTEFACT_MISMATCH, "model/model.safetensors"),
     "remove a file": (lambda r: (r / "model/config.json").unlink(), Code.ARTEFACT_MISMATCH, "missing"),
@@ -148,6 +182,17 @@ TAMPERINGS = {
     "nonsense in trust": (
         lambda r: (r / "trust.json").write_text('{"keys": ["x"]}'), Code.MALFORMED, "garbled",
     ),
+    "no proof": (lambda r: (r / PROOF).unlink(), Code.INCOMPLETE, PROOF),
+    "another index": (
+        lambda r: (r / PROOF).write_text((r / PROOF).read_text().replace("index 2", "index 3")),
+        Code.LOG_FAILURE, "log",
+    ),
+    "a cut path": (lambda r: cut_path(r / PROOF), Code.LOG_FAILURE, "too short"),
+    "another checkpoint": (
+        lambda r: (r / PROOF).write_text((r / PROOF).read_text().replace("\n5\n", "\n6\n")), Code.LOG_FAILURE,
+        "signature",
+    ),
+    "nonsense for a proof": (lambda r: (r / PROOF).write_text("nonsense"), Code.LOG_FAILURE, "not a log proof"),
     "not an envelope": (lambda r: (r / CERTIFICATE).write_text("[]"), Code.MALFORMED, "envelope"),
 }  # fmt: skip
 
@@ -166,8 +211,7 @@ def test_every_tampering_is_named(release, no_network, name):
 
 def test_a_strangers_key_is_untrusted(tmp_path, release):
     """A release signed by another key, trust.json and all, does not pass against the issuer's trust."""
-    CertificateSigner.create(tmp_path / "other.pem")
-    forged = make_release(tmp_path / "forged", CertificateSigner(tmp_path / "other.pem"))
+    forged = make_release(tmp_path / "forged", signer_at(tmp_path / "other.pem"))
     with pytest.raises(VerificationError) as caught:
         verify(forged, release / "trust.json")
     assert caught.value.code == Code.UNTRUSTED_KEY
@@ -186,6 +230,7 @@ def signed_with(release: Path, signer: CertificateSigner, change) -> None:
     """Put a validly signed but changed payload in."""
     original = base64.b64decode(json.loads((release / CERTIFICATE).read_bytes())["payload"])
     (release / CERTIFICATE).write_bytes(signer.sign(change(original)))
+    logged(release, signer)
 
 
 @pytest.mark.parametrize(
@@ -229,6 +274,25 @@ def test_overall_is_recomputed(tmp_path, signer, name):
     with pytest.raises(VerificationError) as caught:
         verify(release)
     assert caught.value.code == Code.POLICY_FAILURE
+
+
+@pytest.mark.parametrize(
+    "changes", [{"certificate": "0" * 64}, {"kind": "job.batched"}, {"overall": "FAIL"}], ids=lambda c: next(iter(c))
+)
+def test_an_entry_of_another_kind_or_certificate_is_no_proof(release, signer, changes):
+    """The log has to have this certificate, as passed."""
+    logged(release, signer, **changes)
+    with pytest.raises(VerificationError) as caught:
+        verify(release)
+    assert caught.value.code == Code.LOG_FAILURE
+
+
+def test_a_strangers_log_is_not_trusted(tmp_path, release):
+    """A proof against a checkpoint that another key signed."""
+    logged(release, signer_at(tmp_path / "other.pem"))
+    with pytest.raises(VerificationError, match="no trusted key") as caught:
+        verify(release)
+    assert caught.value.code == Code.LOG_FAILURE
 
 
 @pytest.mark.parametrize("issuer", ["we guarantee it", "dpo@example.org", "all data ERASED"])

@@ -1,0 +1,157 @@
+"""The keeper of the log: signs checkpoints of what the database holds, and remembers them where no backup reaches.
+
+The memory is in storage's ledger: the last checkpoint and every entry it covers. A log that does not begin with what
+was signed before is not signed, so a rewritten or rolled-back database cannot put its own past on record; and a
+database restored from an older backup gets the entries back that it has lost.
+
+Signing reads all leaf hashes, 32 bytes an entry: 0.2 s for 100,000.
+"""
+
+import base64
+import fcntl
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from service.audit.log import Checkpoint, Proof, inclusion_proof, leaf_hash, root, sign_checkpoint
+from service.db import audit
+from service.db.session import Database
+from service.storage.local import sync
+
+ENTRIES, MEMORY = "log.jsonl", "checkpoint.json"
+
+
+class LogForked(Exception):
+    """The database's log does not begin with what was signed before."""
+
+
+class LogKeeper:
+    """Signs and remembers; control workers hold the key, everybody may read the memory."""
+
+    def __init__(self, db: Database, folder: Path, key_path: Path, origin: str) -> None:
+        """Keep the log of `db` in `folder`, under the name `origin`."""
+        self._db, self._folder, self._key_path, self._origin = db, folder, key_path, origin
+
+    @property
+    def origin(self) -> str:
+        """The log's name; one that had to be begun anew has a number behind it."""
+        begun = 1 + len(list(self._folder.glob("ended-*")))
+        return self._origin if begun == 1 else f"{self._origin}/{begun}"
+
+    @property
+    def key(self) -> Ed25519PrivateKey:
+        """The log's key."""
+        key = load_pem_private_key(self._key_path.read_bytes(), None)
+        if not isinstance(key, Ed25519PrivateKey):
+            raise ValueError(f"{self._key_path}: the log's key is ed25519")
+        return key
+
+    def note(self) -> str | None:
+        """The last signed checkpoint, or None before the first."""
+        path = self._folder / MEMORY
+        return str(json.loads(path.read_bytes())["note"]) if path.exists() else None
+
+    def sign(self) -> tuple[list[bytes], str]:
+        """Sign the log as it is now; returns its leaf hashes and the checkpoint over them.
+
+        Raises:
+            LogForked: It does not begin with what was signed before; nothing was signed.
+        """
+        with self._locked() as handle:
+            memory = self._memory()
+            with self._db.reading() as session:
+                leaves = audit.leaves(session)
+                size = memory["size"]
+                if len(leaves) < size or root(leaves[:size]).hex() != memory["root"]:
+                    raise LogForked(f"{len(leaves)} entries do not begin with the {size} that were signed")
+                entries = audit.entries(session, size, len(leaves) - size)
+            if memory["note"] and len(leaves) == size:
+                return leaves, str(memory["note"])
+            handle.truncate(memory["bytes"])  # what a crash left behind the last checkpoint
+            handle.seek(memory["bytes"])
+            for entry in entries:
+                handle.write(base64.b64encode(entry) + b"\n")
+            handle.flush()
+            sync(Path(handle.name))
+            checkpoint = Checkpoint(self.origin, len(leaves), root(leaves))
+            note = sign_checkpoint(checkpoint, self.key)
+            self._remember(note=note, size=len(leaves), root=checkpoint.root.hex(), bytes=handle.tell())
+            return leaves, note
+
+    def prove(self, index: int) -> str:
+        """A proof file for entry `index` against a checkpoint of now.
+
+        Raises:
+            LogForked: The log does not begin with what was signed before.
+        """
+        leaves, note = self.sign()
+        with self._db.reading() as session:
+            (entry,) = audit.entries(session, index, 1)
+        return Proof(entry, index, inclusion_proof(leaves, index), note).dumps()
+
+    def lost(self) -> list[bytes]:
+        """Entries that were signed and that the database does not have; empty unless it was restored from a backup.
+
+        Raises:
+            LogForked: What it has is not the beginning of what was signed.
+        """
+        with self._locked() as handle:
+            memory = self._memory()
+            signed = [base64.b64decode(line) for line in handle.read(memory["bytes"]).splitlines()]
+        with self._db.reading() as session:
+            leaves = audit.leaves(session)
+        common = min(len(leaves), len(signed))
+        if [leaf_hash(entry) for entry in signed[:common]] != leaves[:common]:
+            raise LogForked("the database's entries are not those that were signed")
+        return signed[common:]
+
+    def begin_anew(self) -> None:
+        """Put the memory aside and begin a log of another name, whose first word is of the one before it.
+
+        For an operator, after a fork: whoever kept a checkpoint can show that the old log ended here.
+        """
+        with self._locked():
+            ended = self._folder / f"ended-{1 + len(list(self._folder.glob('ended-*')))}"
+            ended.mkdir()
+            for name in (MEMORY, ENTRIES):
+                if (self._folder / name).exists():
+                    (self._folder / name).rename(ended / name)
+            previous = json.loads((ended / MEMORY).read_bytes())["root"]
+        with self._db.transaction() as session:
+            audit.append(session, "log.begun_anew", previous=previous)
+
+    @contextmanager
+    def _locked(self) -> Iterator[IO[bytes]]:
+        """The entries' file, held by one process at a time."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / ENTRIES
+        path.touch()
+        with path.open("r+b") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield handle
+
+    def _memory(self) -> dict[str, Any]:
+        path = self._folder / MEMORY
+        if not path.exists():
+            return {"note": "", "size": 0, "root": root([]).hex(), "bytes": 0}
+        found: dict[str, Any] = json.loads(path.read_bytes())
+        return found
+
+    def _remember(self, **memory: Any) -> None:
+        temporary = self._folder / f".{MEMORY}.new"
+        temporary.write_text(json.dumps(memory))
+        sync(temporary)
+        temporary.replace(self._folder / MEMORY)
+        sync(self._folder)
+
+
+def export(note: str, entries: Sequence[bytes]) -> Iterator[str]:
+    """The lines of an exported log: its checkpoint, then every entry."""
+    yield json.dumps({"checkpoint": note})
+    for index, entry in enumerate(entries):
+        yield json.dumps({"index": index, "entry": base64.b64encode(entry).decode()})
