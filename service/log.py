@@ -100,6 +100,8 @@ class LogKeeper:
         Raises:
             LogForked: What it has is not the beginning of what was signed.
         """
+        if self.note() is None:
+            return []
         with self._locked() as handle:
             memory = self._memory()
             signed = [base64.b64decode(line) for line in handle.read(memory["bytes"]).splitlines()]
