@@ -184,7 +184,8 @@ class Chaos:
 
     def refusals(self) -> int:
         """How often a process has noticed that its lease is lost."""
-        return sum(p.read_text(errors="replace").count("lease lost") for p in (self.data / "logs").glob("*.log"))
+        logs = "".join(p.read_text(errors="replace") for p in (self.data / "logs").glob("*.log"))
+        return logs.count("lease lost") + logs.count("lease was lost")
 
     # faults of the storage
 
