@@ -5,7 +5,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -15,14 +15,17 @@ from service.client import Client, ClientError
 
 if TYPE_CHECKING:
     from service.app import Services
+    from service.audit.verify import VerificationError
 
 app = typer.Typer(help="Deletion requests in, certified model versions out.", no_args_is_help=True)
 requests = typer.Typer(help="Submit deletion requests and follow them.", no_args_is_help=True)
 jobs = typer.Typer(help="Look after jobs.", no_args_is_help=True)
+log = typer.Typer(help="The transparency log.", no_args_is_help=True)
 models = typer.Typer(help="Register models, download certified versions.", no_args_is_help=True)
 keys = typer.Typer(help="Make and revoke API keys.", no_args_is_help=True)
 app.add_typer(requests, name="requests")
 app.add_typer(jobs, name="jobs")
+app.add_typer(log, name="log")
 app.add_typer(models, name="models")
 app.add_typer(keys, name="keys")
 screen = Console(stderr=True)
@@ -161,6 +164,15 @@ def demo(output: Annotated[Path, typer.Option(help="where the plot and the relea
     _become("-m", "worker.demo", "--output", str(output))
 
 
+def _refuse(error: "VerificationError", as_json: bool) -> NoReturn:
+    """Say why, and end with the code."""
+    if as_json:
+        print(json.dumps({"valid": False, "code": int(error.code), "name": error.code.name, "reason": error.reason}))
+    else:
+        screen.print(f"NOT VALID ({int(error.code)} {error.code.name}): {error.reason}", style="red", markup=False)
+    raise typer.Exit(int(error.code)) from error
+
+
 @app.command()
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="a release folder")],
@@ -174,13 +186,7 @@ def verify(
     try:
         found = check(folder, trust)
     except VerificationError as error:
-        if as_json:
-            print(
-                json.dumps({"valid": False, "code": int(error.code), "name": error.code.name, "reason": error.reason})
-            )
-        else:
-            screen.print(f"NOT VALID ({int(error.code)} {error.code.name}): {error.reason}", style="red", markup=False)
-        raise typer.Exit(int(error.code)) from error
+        _refuse(error, as_json)
     lineage = found.statement["predicate"]["lineage"]
     count = len(found.statement["subject"])
     if as_json:
@@ -189,6 +195,37 @@ def verify(
     print(f"verified: {lineage['model']} version {lineage['version']}, {count} files, signed by {found.keyids[0][:16]}")
     if found.own_trust:
         screen.print("The key came with the release: this shows integrity. Use --trust for origin.", style="yellow")
+
+
+@app.command("verify-log")
+def verify_log(
+    export: Annotated[Path, typer.Argument(metavar="FILE", help="an exported log")],
+    trust: Annotated[Path, typer.Option(help="trust.json, obtained from the issuer by other means")],
+    older: Annotated[Path | None, typer.Option(help="a checkpoint that you kept, or an older export")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check an exported log offline; exit code 0 only if all holds."""
+    from service.audit.verify import VerificationError
+    from service.audit.verify_log import verify_log as check
+
+    try:
+        found = check(export, trust, older)
+    except VerificationError as error:
+        _refuse(error, as_json)
+    checkpoint = found.checkpoint
+    if as_json:
+        print(json.dumps({"valid": True, "code": 0, "origin": checkpoint.origin, "size": checkpoint.size}))
+    else:
+        print(f"verified: {checkpoint.origin}, {checkpoint.size} entries, {found.requests} requests")
+
+
+@log.command("export")
+def log_export(file: Annotated[Path, typer.Argument(metavar="FILE")]) -> None:
+    """Write the whole log down, for `verify-log`."""
+    lines = Client.from_environment().export_log()
+    with file.open("w") as out:
+        for line in lines:
+            out.write(line + "\n")
 
 
 @models.command("add")

@@ -133,6 +133,19 @@ class Client:
         """One version with its files."""
         return self.call("GET", f"/v1/models/{model}/versions/{version}")
 
+    def export_log(self) -> Iterator[str]:
+        """The lines of an export: the newest checkpoint, then the entries that it covers."""
+        answer = self._http.get("/v1/log/checkpoint")
+        if not answer.is_success:
+            _parsed(answer)
+        note, start = answer.text, 0
+        size = int(note.split("\n")[1])
+        yield json.dumps({"checkpoint": note})
+        while start < size:
+            page = self.call("GET", "/v1/log/entries", params={"start": start, "limit": min(200, size - start)})
+            yield from (json.dumps(item) for item in page["items"])
+            start += len(page["items"])
+
     def download(
         self, model: str, version: str, folder: Path, progress: Callable[[str, int, int], None] = lambda *_: None
     ) -> Any:

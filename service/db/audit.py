@@ -31,9 +31,9 @@ def entry_of(kind: str, **data: object) -> bytes:
     return dumps({"kind": kind, "at": datetime.now(UTC).isoformat(timespec="milliseconds"), **data})
 
 
-def leaves(session: Session) -> list[bytes]:
-    """The leaf hashes of the whole log, in order."""
-    return list(session.scalars(select(AuditEntry.leaf_hash).order_by(AuditEntry.index)))
+def leaves(session: Session, count: int | None = None) -> list[bytes]:
+    """The leaf hashes of the log, in order: of the first `count` entries, or of all."""
+    return list(session.scalars(select(AuditEntry.leaf_hash).order_by(AuditEntry.index).limit(count)))
 
 
 def entries(session: Session, start: int, count: int) -> list[bytes]:

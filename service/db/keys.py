@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from service.db.tables import ApiKey
 
 CHANNEL = "unlearnd_keys"
-SCOPES = ("submit", "read", "download", "admin")
+SCOPES = ("submit", "read", "download", "audit", "admin")
 
 
 def create(session: Session, name: str, scopes: list[str], *, key: str | None = None) -> tuple[ApiKey, str]:

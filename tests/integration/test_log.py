@@ -1,12 +1,20 @@
 """The keeper of the log on a real database: it signs what goes on from what was signed, and nothing else."""
 
+import base64
+import json
+from datetime import date, timedelta
+
 import psycopg
 import pytest
 from sqlalchemy import text
 
-from service.audit.log import check_consistency, consistency_proof, leaf_hash, open_checkpoint
+from service.audit.log import Proof, check_consistency, check_inclusion, consistency_proof, leaf_hash, open_checkpoint
+from service.audit.signing import create_key, log_trusted, trust_json
+from service.audit.verify import Code, VerificationError
+from service.audit.verify_log import verify_log
 from service.db import audit
 from service.log import ENTRIES, MEMORY, LogForked
+from tests.integration.test_queue import submit
 
 
 def append(services, count: int) -> None:
@@ -44,12 +52,116 @@ def test_each_checkpoint_is_consistent_with_the_one_before(services):
 
 def test_an_entry_is_proved(services):
     """The proof holds for its own entry."""
-    from service.audit.log import Proof
-
     append(services, 5)
     proof = Proof.loads(services.log.prove(2))
     assert proof.check([services.log.key.public_key()]).size == 5
     assert b'"number":2' in proof.entry
+
+
+@pytest.fixture
+def exported(api, services, tmp_path):
+    """Export the log as the client does, with the issuer's trust.json beside it; returns (export, trust)."""
+
+    def write(name: str = "log.jsonl"):
+        services.log.sign()
+        note = api.get("/v1/log/checkpoint").text
+        size = int(note.split("\n")[1])
+        lines = [json.dumps({"checkpoint": note})]
+        while len(lines) <= size:
+            page = api.get("/v1/log/entries", params={"start": len(lines) - 1, "limit": min(3, size - len(lines) + 1)})
+            lines += [json.dumps(item) for item in page.json()["items"]]
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+        (tmp_path / "trust.json").write_bytes(services.trust())
+        return tmp_path / name, tmp_path / "trust.json"
+
+    return write
+
+
+def test_an_export_verifies_with_what_was_kept_of_it(services, model, api, exported):
+    """With an older checkpoint, an older export, or none; the proofs of the API agree."""
+    first = submit(api)
+    older, trust = exported("older.jsonl")
+    kept = older.parent / "checkpoint"
+    kept.write_text(services.log.note())
+    api.delete(f"/v1/deletion-requests/{first['id']}")
+    submit(api)
+    newer, _ = exported()
+    for old in (None, kept, older):
+        found = verify_log(newer, trust, old)
+        assert (found.checkpoint.size, found.requests) == (4, 2)
+    a, b = (opened(services, n) for n in (kept.read_text(), services.log.note()))
+    path = api.get("/v1/log/consistency", params={"older": a.size, "newer": b.size}).json()["path"]
+    check_consistency(a.size, b.size, [base64.b64decode(h) for h in path], a.root, b.root)
+    path = api.get("/v1/log/inclusion", params={"index": 1, "size": b.size}).json()["path"]
+    entry = base64.b64decode(api.get("/v1/log/entries", params={"start": 1, "limit": 1}).json()["items"][0]["entry"])
+    check_inclusion(leaf_hash(entry), 1, b.size, [base64.b64decode(h) for h in path], b.root)
+    for query in ("inclusion?index=9&size=4", "inclusion?index=0&size=99", "consistency?older=4&newer=3"):
+        assert api.get(f"/v1/log/{query}").status_code == 422
+
+
+def forge(path, change) -> None:
+    """Change the lines of an export."""
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(change(lines)) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda lines: lines[:-1], Code.LOG_FAILURE),
+        (lambda lines: [*lines[:-2], lines[-2].replace('"entry": "', '"entry": "AAAA')], Code.LOG_FAILURE),
+        (lambda lines: [lines[0], lines[2], lines[1]], Code.MALFORMED),
+        (lambda lines: ["nonsense"], Code.MALFORMED),
+        (lambda lines: [lines[0].replace("\\n2\\n", "\\n3\\n"), *lines[1:]], Code.LOG_FAILURE),
+    ],
+    ids=["truncated", "rewritten", "reordered", "nonsense", "another size"],
+)
+def test_a_changed_export_is_caught(services, model, api, exported, change, code):
+    """Its entries must be those of its checkpoint, in order."""
+    submit(api)
+    export, trust = exported()
+    forge(export, change)
+    with pytest.raises(VerificationError) as caught:
+        verify_log(export, trust)
+    assert caught.value.code == code, caught.value.reason
+
+
+def test_two_pasts_are_called_equivocation(services, model, api, exported):
+    """A log that was begun again with the same key and name, against a checkpoint of the first: both roots are said."""
+    submit(api)
+    export, trust = exported("first.jsonl")
+    root_of_first = opened(services, services.log.note()).root
+    tamper(
+        services, "UPDATE audit_entries SET entry = '{}', leaf_hash = sha256('\\x00'::bytea || '{}') WHERE index = 0"
+    )
+    for path in (services.settings.storage_dir / "ledger" / "log").iterdir():
+        path.unlink()
+    second, _ = exported("second.jsonl")
+    with pytest.raises(VerificationError, match="EQUIVOCATION") as caught:
+        verify_log(second, trust, export)
+    assert caught.value.code == Code.LOG_FAILURE
+    assert base64.b64encode(root_of_first).decode() in caught.value.reason
+
+
+def test_a_promise_that_was_not_kept_is_in_the_log(services, model, api, exported):
+    """An accepted request past its deadline in no record makes an export incomplete; before that it is not."""
+    request = submit(api)
+    export, trust = exported()
+    due = date.fromisoformat(request["due_at"][:10])
+    verify_log(export, trust, today=due)
+    with pytest.raises(VerificationError, match=request["ref"]) as caught:
+        verify_log(export, trust, today=due + timedelta(days=1))
+    assert caught.value.code == Code.INCOMPLETE
+
+
+def test_an_export_of_another_key_is_not_trusted(services, model, api, exported, tmp_path):
+    """The issuer's trust.json does not name the key that signed it."""
+    export, trust = exported()
+    create_key(tmp_path / "other.pem")
+    trust.write_bytes(trust_json([log_trusted(tmp_path / "other.pem", "unlearnd/log")]))
+    with pytest.raises(VerificationError) as caught:
+        verify_log(export, trust)
+    assert caught.value.code == Code.UNTRUSTED_KEY
 
 
 @pytest.mark.parametrize(

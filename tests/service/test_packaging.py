@@ -20,7 +20,7 @@ DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
 COMMANDS = (
     "up", "api", "worker", "control", "migrate", "models add", "models download", "requests submit", "requests show",
     "requests watch", "requests retry", "jobs retry", "verify", "demo", "keys init", "keys bootstrap", "keys create",
-    "keys revoke", "doctor", "reconcile",
+    "keys revoke", "doctor", "reconcile", "verify-log", "log export",
 )  # fmt: skip
 
 
