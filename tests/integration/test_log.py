@@ -2,7 +2,11 @@
 
 import base64
 import json
+import re
+import subprocess
+import sys
 from datetime import date, timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -14,6 +18,7 @@ from service.audit.verify import Code, VerificationError
 from service.audit.verify_log import verify_log
 from service.db import audit
 from service.log import ENTRIES, MEMORY, LogForked
+from tests.integration.test_operations import published
 from tests.integration.test_queue import submit
 
 
@@ -229,3 +234,26 @@ def test_a_crash_between_entries_and_memory_loses_nothing(services):
     leaves, _ = services.log.sign()
     tamper(services, "DELETE FROM audit_entries")
     assert [leaf_hash(entry) for entry in services.log.lost()] == leaves
+
+
+def test_an_auditor_can_follow_the_page(services, model, api, exported, tmp_path):
+    """docs/auditor.md, block by block, on a release, its issuer's trust.json and an export of the log."""
+    page = (Path(__file__).parents[2] / "docs" / "auditor.md").read_text()
+    kept = exported("older.jsonl")[0]
+    request = published(api, services, "a record")
+    digest = api.get("/v1/models/tiny/versions/1").json()["digest"]
+    export, trust = exported()
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "RELEASE": str(services.storage.release(digest)),
+        "TRUST": str(trust), "LOG": str(export), "KEPT": str(kept),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }  # fmt: skip
+    said = []
+    for name in ("verify", "verify-log", "read"):
+        (block,) = re.findall(rf"^```sh {name}\n(.*?)^```", page, re.M | re.S)
+        done = subprocess.run(["bash", "-ec", block], env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    assert said[0].startswith("verified: tiny version 1")
+    assert said[1].startswith("verified: unlearnd/log")
+    assert request["ref"] in said[2]
