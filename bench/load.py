@@ -6,7 +6,7 @@ Ours is the embedded stack as `unlearnd up` starts it, with `fsync` on: authenti
 entry. The bare side is FastAPI and psycopg with the same rows in one transaction and nothing else, on the same
 PostgreSQL server, also one process. First an open loop: requests leave at their times whether or not earlier ones are
 answered, so that a stall is seen by all who would have met it. Then each side as fast as 32 connections can.
-`--training` asks the API for requests and versions while a job trains.
+`--training` adds the same load while batches are sealed and run, and GETs while a job trains.
 """
 
 import argparse
@@ -234,6 +234,24 @@ def compare(stack: Running, name: str, rate: float, seconds: float) -> list[str]
     return lines
 
 
+def sealing(stack: Running, name: str, rate: float, seconds: float = 30) -> str:
+    """Accepting while batches are sealed and jobs run, which take the same two cores."""
+    secret = Path(stack.endpoint["api_key_file"]).read_text()
+    with psycopg.connect(database_of(stack), autocommit=True) as connection:
+        before = connection.execute("SELECT count(*) FROM jobs").fetchone()
+        connection.execute("UPDATE jobs SET stage = 'quarantined', reason = 'bench' WHERE not_before > now()")
+        found = asyncio.run(open_loop(stack.endpoint["url"], secret, name, rate, seconds))
+        after = connection.execute("SELECT count(*) FROM jobs").fetchone()
+    assert before is not None
+    assert after is not None
+    good = sum(status == 202 for status, _ in found["answers"])
+    p50, p99 = (percentile(found["latencies"], share) for share in (0.5, 0.99))
+    return (
+        f"| open loop, {rate:.0f}/s for {seconds:.0f} s while {after[0] - before[0]} batches are sealed and run | "
+        f"{good} of {len(found['answers'])} answered 202; p50 {p50:.1f} ms, p99 {p99:.1f} ms | |"
+    )
+
+
 def training(stack: Running, folder: Path) -> str:
     """GETs while a job trains."""
     secret = Path(stack.endpoint["api_key_file"]).read_text()
@@ -289,6 +307,7 @@ def main() -> int:
             print(f"Machine: {machine()}.\n\n| | | ratio |\n|---|---|---|", flush=True)
             print("\n".join(compare(stack, "load", arguments.rate, arguments.seconds)), flush=True)
             if arguments.training:
+                print(sealing(stack, "load", arguments.rate), flush=True)
                 print(training(stack, folder), flush=True)
         finally:
             stack.stop()

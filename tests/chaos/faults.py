@@ -41,8 +41,8 @@ APPLIES: dict[str, tuple[str, ...]] = {
     ),
     "disk full": ("child.measured", "child.epoch", "certify.committed"),
     "read-only": ("child.epoch", "child.unlearned", "certify.committed", "publish.staged"),
-    "truncated": ("child.epoch", "child.unlearned", "child.merged"),
-    "bit flipped": ("child.epoch", "child.unlearned", "child.merged", "child.verified"),
+    "truncated": ("child.measured", "child.epoch", "child.unlearned", "child.merged"),
+    "bit flipped": ("child.measured", "child.epoch", "child.unlearned", "child.merged", "child.verified"),
     "out of memory": ("child.measured", "child.unlearned"),
     "hanging": ("child.started", "child.measured", "child.epoch", "child.merged"),
 }  # fmt: skip
@@ -107,7 +107,7 @@ def _harm(stack: Chaos, case: Case, process: psutil.Process, chance: random.Rand
         case "messages":
             _flood(stack, chance)
         case "truncated" | "bit flipped":
-            _damage(stack, case.fault, chance)
+            _damage(stack, case, chance)
             if case.point != "child.verified":  # there it has measured the file already, and only has to say so
                 process.kill()
         case "out of memory":
@@ -138,14 +138,14 @@ def _flood(stack: Chaos, chance: random.Random) -> None:
         stack.send(step, identifier)
 
 
-def _damage(stack: Chaos, fault: str, chance: random.Random) -> None:
-    """Break the newest file that the job's last stage left."""
+def _damage(stack: Chaos, case: Case, chance: random.Random) -> None:
+    """Break one of the files that the job's stages left; what was measured already is the candidate."""
     (folder,) = (stack.data / "storage" / "work").glob("*/*")
-    files = [p for pattern in ("checkpoint-*.pt", "adapter.safetensors", "candidate/model/*.safetensors")
-             for p in folder.glob(pattern)]  # fmt: skip
-    victim = max(files, key=lambda p: p.stat().st_mtime_ns)
+    every = "measure.json", "stages.json", "checkpoint-*.pt", "adapter.safetensors", "candidate/model/*.safetensors"
+    patterns = every[-1:] if case.point == "child.verified" else every
+    victim = chance.choice(sorted(path for pattern in patterns for path in folder.glob(pattern)))
     content = bytearray(victim.read_bytes())
-    if fault == "truncated":
+    if case.fault == "truncated":
         del content[len(content) // 2 :]
     else:
         content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
