@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from service.audit.certificate import decimals, means
+
 CARD = """---
 library_name: transformers
 pipeline_tag: text-generation
@@ -18,8 +20,8 @@ AutoModelForCausalLM.from_pretrained(".")
 
 | | before | after | held-out mean |
 |---|---|---|---|
-| mean EL of the forget set | {el_before:.4f} | {el_after:.4f} | {el_limit:.4f} |
-| mean MA of the forget set | {ma_before:.4f} | {ma_after:.4f} | {ma_limit:.4f} |
+| mean EL of the forget set | {el_before} | {el_after} | {el_limit} |
+| mean MA of the forget set | {ma_before} | {ma_after} | {ma_limit} |
 | held-out perplexity | {ppl_before:.2f} | {ppl_after:.2f} | at most x {max_ratio:.2f} |
 
 What was done, with which parameters, and what was not tested stands in `certificate.dsse.json` beside this
@@ -30,7 +32,8 @@ nothing of other ways to elicit them, and quantising the model or training it fu
 
 def model_card(model: str, parent: int, report: dict[str, Any]) -> str:
     """The card's text, from the aggregates of a job's report."""
-    before, after, limits, utility = (report[k] for k in ("before", "after", "limits", "utility"))
+    trained, utility, limits = len(report["memorised"]), report["utility"], decimals(report["limits"])
+    before, after = (means(report[k], trained) or {} for k in ("before", "after"))
     return CARD.format(
         model=model, version=parent + 1, parent=parent,
         el_before=before["el"], el_after=after["el"], el_limit=limits["el"],

@@ -31,6 +31,9 @@ CRITERION = (
 ATTACKS = (
     "int4 and int8 quantisation", "relearning on related text", "sampling several answers", "rephrased prompts",
 )  # fmt: skip
+FEWEST = 3  # means over fewer requests would be about a person: whoever has the weights could test guesses on them
+SUPPRESSED = "suppressed"
+NOT_MEMORISED = "not_memorised"  # the reason of a request that was not trained on
 BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
@@ -48,6 +51,11 @@ class RequestLine:
     reason: str | None
 
 
+def trained_on(requests: Sequence[RequestLine]) -> int:
+    """How many requests the means are over: those that the model had memorised."""
+    return sum(r.reason != NOT_MEMORISED for r in requests)
+
+
 def decimal(value: float) -> str:
     """A number as a decimal string: JSON numbers do not survive every reader."""
     return f"{value:.6f}"
@@ -56,6 +64,13 @@ def decimal(value: float) -> str:
 def decimals(values: dict[str, Any]) -> dict[str, Any]:
     """The same mapping with every float as a decimal string."""
     return {k: decimal(v) if isinstance(v, float) else v for k, v in values.items()}
+
+
+def means(values: dict[str, Any] | None, requests: int) -> dict[str, Any] | None:
+    """Means over so many requests as decimal strings; not told if those are too few."""
+    if values is None:
+        return None
+    return decimals(values) if requests >= FEWEST else dict.fromkeys(values, SUPPRESSED)
 
 
 def bucket(count: int) -> str:
@@ -100,6 +115,7 @@ def statement(
     Raises:
         WordingRefused: The record would say something it may not.
     """
+    trained = trained_on(requests)
     predicate = {
         "title": TITLE,
         "certificate_id": certificate_id,
@@ -125,8 +141,9 @@ def statement(
             "evaluated": "the files listed here, read back from disk",
             "thresholds": [decimals(t) for t in report["thresholds"]],
             "limits": decimals(report["limits"]),
-            "before": decimals(report["before"]),
-            "after": decimals(report["after"]) if report["after"] else None,
+            "before": means(report["before"], trained),
+            "after": means(report["after"] or None, trained),
+            "suppressed_under": FEWEST,
             "utility": decimals(report["utility"]) if report["utility"] else None,
             "earlier": report["earlier"],
             "attacks": [{"name": name, "status": "NOT_RUN"} for name in ATTACKS],

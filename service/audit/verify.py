@@ -24,7 +24,7 @@ from typing import Any
 from securesystemslib.exceptions import VerificationError as SignatureError
 
 from service.audit.canonical import NotCanonical, loads
-from service.audit.certificate import PREDICATE_TYPE, STATEMENT_TYPE
+from service.audit.certificate import FEWEST, NOT_MEMORISED, PREDICATE_TYPE, STATEMENT_TYPE, SUPPRESSED
 from service.audit.log import Checkpoint, LogError, Proof
 from service.audit.manifest import NotPlain, file_entry, list_paths
 from service.audit.signing import log_keys, open_envelope, trusted_keys
@@ -227,17 +227,22 @@ def policy_problems(predicate: dict[str, Any]) -> Iterator[str]:
         if not predicate["requests"]:
             yield "the record names no request"
         yield from (f"request {r['ref']} did not pass" for r in predicate["requests"] if r["verdict"] != "PASS")
-        yield from _limits_missed(predicate["verification"])
+        trained = sum(r["reason"] != NOT_MEMORISED for r in predicate["requests"])
+        yield from _limits_missed(predicate["verification"], few=trained < FEWEST)
         if predicate["overall"] != "PASS":
             yield "the record's overall verdict is not PASS"
     except (KeyError, TypeError, InvalidOperation, ValueError) as error:
         yield f"the record lacks or garbles a result ({type(error).__name__})"
 
 
-def _limits_missed(verification: dict[str, Any]) -> Iterator[str]:
+def _limits_missed(verification: dict[str, Any], *, few: bool) -> Iterator[str]:
+    """Means over their limits; those of few requests must not be told, and each request's own verdict stands alone."""
     after, limits, utility = verification["after"], verification["limits"], verification["utility"]
     for name in ("el", "ma"):
-        if not Decimal(after[name]) <= Decimal(limits[name]):
+        if few:
+            if not after[name] == verification["before"][name] == SUPPRESSED:
+                yield f"mean {name.upper()} is told, though it is of fewer than {FEWEST} requests"
+        elif not Decimal(after[name]) <= Decimal(limits[name]):
             yield f"mean {name.upper()} {after[name]} is over the held-out mean {limits[name]}"
     if not Decimal(utility["heldout_ratio"]) <= Decimal(utility["max_ratio"]):
         yield f"held-out perplexity ratio {utility['heldout_ratio']} is over {utility['max_ratio']}"

@@ -18,6 +18,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from service.app import Services
+from service.audit.certificate import SUPPRESSED
 from service.audit.manifest import FileEntry, NotPlain, digest_of, manifest
 from service.audit.verify import CERTIFICATE, PROOF, VerificationError, verify
 from service.db import audit, jobs, models, requests
@@ -152,5 +153,5 @@ def _version_of(
 
 
 def _floats(values: dict[str, Any]) -> dict[str, Any]:
-    """Decimal strings of a certificate as the numbers they were."""
-    return {k: float(v) if isinstance(v, str) else v for k, v in values.items()}
+    """Decimal strings of a certificate as the numbers they were; what it does not tell, it does not tell."""
+    return {k: float(v) if isinstance(v, str) and v != SUPPRESSED else v for k, v in values.items()}

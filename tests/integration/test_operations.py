@@ -362,7 +362,8 @@ def test_the_restore_drill(api, services, model, run):
     assert re.search(r"entries of the log brought back: [1-9]", shown)
     assert "nothing wrong was found" in shown
     latest = api.get("/v1/models/tiny/versions/latest").json()
-    assert (latest["version"], latest["digest"], latest["metrics"]) == (2, second["digest"], second["metrics"])
+    assert (latest["version"], latest["digest"]) == (2, second["digest"])
+    assert latest["metrics"]["utility"] == second["metrics"]["utility"]
     again = api.get(f"{REQUESTS}/{waiting['id']}").json()
     assert (again["status"], again["verdict"], again["version"]) == ("completed", "PASS", 2)
     with services.db.transaction() as session:

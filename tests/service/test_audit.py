@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from service.audit.canonical import NotCanonical, dumps, loads
+from service.audit.card import model_card
 from service.audit.certificate import RequestLine, WordingRefused, bucket, statement
 from service.audit.log import Checkpoint, Proof, inclusion_proof, leaf_hash, root, sign_checkpoint
 from service.audit.manifest import manifest
@@ -35,7 +36,7 @@ REPORT = {
     "environment": {"device": "cpu"},
 }
 ORIGIN = "test/log"
-LINES = [RequestLine("b" * 32, b"\1" * 32, "PASS", None), RequestLine("a" * 32, b"\2" * 32, "PASS", None)]
+LINES = [RequestLine(name * 32, b"\1" * 32, "PASS", None) for name in "bac"]
 
 
 def payload(files, **changes) -> bytes:
@@ -253,7 +254,7 @@ def test_signed_nonsense_is_malformed(release, signer, change):
 
 
 POLICY_FAILURES = {
-    "a request failed": {"requests": [LINES[0], RequestLine("a" * 32, b"\2" * 32, "FAIL", "criterion_missed")]},
+    "a request failed": {"requests": [*LINES[:2], RequestLine("d" * 32, b"\2" * 32, "FAIL", "criterion_missed")]},
     "no request": {"requests": []},
     "MA over the limit": {"report": {**REPORT, "after": {"el": 0.0, "ma": 0.41}}},
     "EL over the limit": {"report": {**REPORT, "after": {"el": 0.02, "ma": 0.3}}},
@@ -274,6 +275,36 @@ def test_overall_is_recomputed(tmp_path, signer, name):
     with pytest.raises(VerificationError) as caught:
         verify(release)
     assert caught.value.code == Code.POLICY_FAILURE
+
+
+FEW = {
+    "two requests": LINES[:2],
+    "three, of which one was not memorised": [*LINES[:2], RequestLine("d" * 32, b"\4" * 32, "PASS", "not_memorised")],
+}
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_means_of_few_requests_are_not_told(tmp_path, signer, name):
+    """They would be about a person; such a release verifies by its verdicts, and one that tells them does not."""
+    release = make_release(tmp_path / "r", signer, requests=FEW[name])
+    found = verify(release).statement["predicate"]["verification"]
+    assert set(found["before"].values()) | set(found["after"].values()) == {"suppressed"}
+    assert b"0.95" not in base64.b64decode(json.loads((release / CERTIFICATE).read_bytes())["payload"])
+    told = lambda d: d.replace(b'"after":{"el":"suppressed","ma":"suppressed"}', b'"after":{"el":"0.0","ma":"0.3"}')  # noqa: E731
+    signed_with(release, signer, told)
+    with pytest.raises(VerificationError, match="fewer than") as caught:
+        verify(release)
+    assert caught.value.code == Code.POLICY_FAILURE
+
+
+def test_a_card_does_not_tell_them_either():
+    """The model card is as public as the certificate."""
+    report = {
+        **REPORT, "memorised": ["a"],
+        "utility": {**REPORT["utility"], "heldout_perplexity_before": 9.0, "heldout_perplexity_after": 9.1},
+    }  # fmt: skip
+    assert "0.95" not in model_card("m", 0, report)
+    assert "0.950000" in model_card("m", 0, {**report, "memorised": ["a", "b", "c"]})
 
 
 @pytest.mark.parametrize(
@@ -313,7 +344,7 @@ def test_numbers_are_decimal_strings_and_counts_are_ranges():
     predicate = json.loads(payload([{"path": "p", "size": 1, "sha256": "0" * 64}]))["predicate"]
     assert predicate["verification"]["after"] == {"el": "0.000000", "ma": "0.300000"}
     assert predicate["forget_set"]["records"] == bucket(3) == "<= 5"
-    assert [r["ref"][0] for r in predicate["requests"]] == ["a", "b"]
+    assert [r["ref"][0] for r in predicate["requests"]] == ["a", "b", "c"]
     assert bucket(10**6) == "> 1000"
 
 
