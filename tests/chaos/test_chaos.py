@@ -149,7 +149,7 @@ def test_two_compute_workers_never_run_one_job_at_a_time_twice(stack):
         thread = threading.Thread(target=repeat)
         thread.start()
         try:
-            assert stack.ended(900) == []
+            assert stack.ended(1800) == []
         finally:
             flood.set()
             thread.join()

@@ -5,6 +5,8 @@ import contextlib
 import hashlib
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +33,7 @@ from service.steps import unlearn as unlearn_step
 from service.steps import verify as verify_step
 from service.steps.deliver import RefusedTarget, check_target
 from service.steps.lease import Lease, attempt_failed, hand_back, hold
+from tests.growth import grow
 
 REQUESTS = "/v1/deletion-requests"
 REPORT = {
@@ -171,6 +174,67 @@ def test_a_job_is_claimed_once_until_its_lease_runs_out(services, job):
     assert claim(services, job_id, CONTROL_STAGES) is None
     expire(services, job_id)
     assert claim(services, job_id) == first + 1
+
+
+RACER = """
+import os, sys, threading
+from uuid import UUID
+from service.app import build
+from service.config import Settings
+from service.db import jobs
+from service.domain.states import COMPUTE_STAGES, Outcome
+from worker.tasks import holding
+
+parts = build(Settings.model_validate_json(sys.argv[1]))
+out = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND)
+
+def work(parts, lease):
+    os.write(out, f"{lease.job_id} begins\\n".encode())
+    with parts.db.transaction() as session:
+        job = jobs.owned(session, lease.job_id, lease.fence)
+        job.stage = "certify"
+        jobs.finish(session, job, Outcome.REJECTED, None)
+    os.write(out, f"{lease.job_id} ends\\n".encode())
+
+def race():
+    for job_id in sys.argv[3:]:
+        holding(parts, UUID(job_id), COMPUTE_STAGES, work)
+
+threads = [threading.Thread(target=race) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+parts.close()
+"""
+
+
+def test_two_workers_over_200_jobs_never_run_one_at_a_time_twice(services, model, tmp_path):
+    """Two processes of four threads, each with a message for every job: each job begins once and ends before anything.
+
+    (The same with whole compute workers and their children is in `tests/chaos`, marked slow.)
+    """
+    grow(services, "tiny", versions=200)
+    with services.db.transaction() as session:
+        # One active job a model is the rule; here what is asked is who claims, so the models are made up.
+        for statement in (
+            "INSERT INTO models (id, name, policy, retain, heldout) "
+            "SELECT gen_random_uuid(), 'm' || n, '{}', '{}', '{}' FROM generate_series(1, 200) n",
+            "WITH j AS (SELECT id, row_number() OVER () n FROM jobs), "
+            "m AS (SELECT id, substr(name, 2)::int n FROM models WHERE name <> 'tiny') "
+            "UPDATE jobs SET stage = 'queued', outcome = NULL, model_id = m.id FROM j, m "
+            "WHERE j.id = jobs.id AND m.n = j.n",
+        ):
+            session.execute(text(statement))
+        ids = [str(i) for i in session.scalars(select(Job.id))]
+    told = tmp_path / "told"
+    told.touch()
+    arguments = [services.settings.model_dump_json(), str(told), *ids]
+    racers = [subprocess.Popen([sys.executable, "-c", RACER, *arguments]) for _ in range(2)]
+    assert [racer.wait(120) for racer in racers] == [0, 0]
+    lines = told.read_text().splitlines()
+    assert sorted(lines) == sorted(f"{i} {word}" for i in ids for word in ("begins", "ends"))
+    assert len(ids) == 200
+    with services.db.reading() as session:
+        assert set(session.scalars(select(Job.fence))) == {1}
 
 
 def test_a_zombies_writes_are_refused_by_the_fence(services, job):
