@@ -81,7 +81,7 @@ def test_a_killed_and_resumed_run_gives_the_same_bytes(stack):
             stack.killed(first)
             assert stack.halted("child.epoch") != first
             (kept,) = (stack.data / "storage" / "work").glob("*/*/checkpoint-*.pt")
-            assert kept.name == "checkpoint-3-False.pt"  # it went on; one that began anew would be at its first
+            assert kept.name == "checkpoint-3-0.pt"  # it went on; one that began anew would be at its first
             stack.release()
         assert stack.ended() == []
         found = stack.running.client.request(request["id"])
