@@ -3,7 +3,6 @@
 Reads the database, storage, keys and broker; changes nothing.
 """
 
-import hashlib
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from sqlalchemy.orm import Session
 
 from service import migrate
 from service.app import CERTIFICATE_KEY, KEK, Services
+from service.audit.log import leaf_hash
 from service.db import health, models
 from service.log import LogForked
 from service.privacy.envelope import Envelope
@@ -196,7 +196,7 @@ def _log(session: Session, services: Services, _: datetime) -> Iterator[Finding]
                 "log", f"Entries {before.index + 1} to {row.index - 1} are missing.", "Compare with an export."
             )
     for row in rows:
-        if hashlib.sha256(b"\0" + row.entry).digest() != row.leaf_hash:
+        if leaf_hash(row.entry) != row.leaf_hash:
             yield Finding("log", f"Entry {row.index} was changed.", "Compare with an export; treat as an incident.")
 
 

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from service.audit.log import Checkpoint, Proof, inclusion_proof, leaf_hash, root, sign_checkpoint
 from service.db import audit
 from service.db.session import Database
-from service.storage.local import sync
+from service.storage.local import sync, write_whole
 
 ENTRIES, MEMORY = "log.jsonl", "checkpoint.json"
 
@@ -145,8 +145,4 @@ class LogKeeper:
         return found
 
     def _remember(self, **memory: Any) -> None:
-        temporary = self._folder / f".{MEMORY}.new"
-        temporary.write_text(json.dumps(memory))
-        sync(temporary)
-        temporary.replace(self._folder / MEMORY)
-        sync(self._folder)
+        write_whole(self._folder / MEMORY, json.dumps(memory))

@@ -14,10 +14,10 @@ from service.api.paging import Cursor, Limit
 from service.api.requests import shown as shown_request
 from service.app import Services
 from service.db import jobs as queries
-from service.db import models, requests
+from service.db import models
 from service.db.tables import Job, JobEvent
 from service.domain.errors import Invalid, NotFound
-from service.domain.states import TERMINAL_STAGES, RequestStatus, Stage
+from service.domain.states import TERMINAL_STAGES, Stage
 from service.schemas import JobOut, Listing, RequestOut
 from service.steps import request as step
 
@@ -67,12 +67,8 @@ def get(job_id: UUID, parts: Parts, _: Reader) -> JobOut:
 @router.post("/{job_id}/retry", status_code=202)
 def retry(job_id: UUID, parts: Parts, _: Admin) -> list[RequestOut]:
     """Put the failed requests of a job that was given up back in line, for an operator who has removed the reason."""
-    with parts.db.reading() as session:
-        members = [r.id for r in requests.of_job(session, job_id)]
-    step.retry_job(parts, job_id)
-    with parts.db.reading() as session:
-        found = [r for i in members if (r := requests.by_id(session, i))]
-    return [shown_request(r, r.model.name) for r in found if r.status == RequestStatus.PENDING]
+    model, requests = step.retry_job(parts, job_id)
+    return [shown_request(request, model) for request in requests]
 
 
 @router.get("/{job_id}/history")

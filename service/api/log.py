@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Response
 from service.api.deps import Auditor, Parts
 from service.api.paging import Limit
 from service.app import Services
-from service.audit.log import LogError, consistency_proof, inclusion_proof
+from service.audit.log import consistency_proof, inclusion_proof
 from service.db import audit
 from service.domain.errors import Invalid, NotFound
 from service.schemas import Listing, LogEntry, LogProof
@@ -57,5 +57,5 @@ def _leaves(parts: Services, size: int) -> list[bytes]:
 
 def _proof(path: list[bytes] | None, field: str) -> LogProof:
     if path is None:
-        raise Invalid(str(LogError("It lies outside the tree.")), field=field)
+        raise Invalid("It lies outside the tree.", field=field)
     return LogProof(path=[base64.b64encode(h).decode() for h in path])

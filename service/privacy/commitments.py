@@ -9,6 +9,8 @@ import hashlib
 import os
 from collections.abc import Sequence
 
+from service.audit.log import leaf_hash, root
+
 NONCE = 32
 
 
@@ -22,23 +24,9 @@ def commit(nonce: bytes, text: bytes) -> bytes:
     return hashlib.sha256(b"unlearn/commit/v1" + nonce + len(text).to_bytes(8, "big") + text).digest()
 
 
-def leaf_hash(data: bytes) -> bytes:
-    """RFC 6962, section 2.1: SHA-256(0x00 | data)."""
-    return hashlib.sha256(b"\x00" + data).digest()
-
-
 def merkle_root(leaves: Sequence[bytes]) -> bytes:
     """RFC 6962, section 2.1: the tree hash over leaf data, 32 bytes."""
-    if not leaves:
-        return hashlib.sha256(b"").digest()
-    return _root([leaf_hash(data) for data in leaves])
-
-
-def _root(hashes: Sequence[bytes]) -> bytes:
-    if len(hashes) == 1:
-        return hashes[0]
-    split = 1 << (len(hashes) - 1).bit_length() - 1  # the largest power of two below the count
-    return hashlib.sha256(b"\x01" + _root(hashes[:split]) + _root(hashes[split:])).digest()
+    return root([leaf_hash(data) for data in leaves])
 
 
 def request_commitment(ref: str, commitments: Sequence[bytes]) -> bytes:

@@ -37,9 +37,7 @@ def publish(services: Services, job_id: UUID, fence: int) -> None:
         raise Outdated(f"{name} {number}")
     proof = _proof(services, job_id, fence, certificate)
     staged = services.storage.staging(f"{job_id}/{fence}")
-    _link_tree(services.storage.candidate(job_id, computed), staged)
-    (staged / CERTIFICATE).write_bytes(certificate.envelope)
-    (staged / PROOF).write_text(proof)
+    _assemble(staged, services.storage.candidate(job_id, computed), certificate.envelope, proof)
     verify(staged)
     files = manifest(staged)
     digest = digest_of(files)
@@ -82,7 +80,7 @@ def _proof(services: Services, job_id: UUID, fence: int, certificate: Certificat
         return certificate.proof
     assert certificate.log_index is not None
     proof = services.log.prove(certificate.log_index)
-    with services.db.transaction("prove") as session:
+    with services.db.transaction() as session:
         jobs.owned(session, job_id, fence)
         kept = models.certificate(session, job_id)
         assert kept is not None
@@ -90,7 +88,10 @@ def _proof(services: Services, job_id: UUID, fence: int, certificate: Certificat
     return proof
 
 
-def _link_tree(source: Path, target: Path) -> None:
-    for path in list_paths(source):
-        link(source / path, target / path)
-        (target / path).chmod(0o644)
+def _assemble(staged: Path, candidate: Path, envelope: bytes, proof: str) -> None:
+    """The candidate's files, its certificate and the proof that the log has it, in one folder."""
+    for path in list_paths(candidate):
+        link(candidate / path, staged / path)
+        (staged / path).chmod(0o644)
+    (staged / CERTIFICATE).write_bytes(envelope)
+    (staged / PROOF).write_text(proof)

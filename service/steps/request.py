@@ -180,8 +180,11 @@ def retry(services: Services, request_id: UUID) -> None:
     services.queue.wake("batch", request.model_id)
 
 
-def retry_job(services: Services, job_id: UUID) -> None:
+def retry_job(services: Services, job_id: UUID) -> tuple[str, list[DeletionRequest]]:
     """Put every failed request of a job that was given up, or failed its tests, back in line.
+
+    Returns:
+        The model's name, and the requests.
 
     Raises:
         NotFound: No such job.
@@ -196,6 +199,7 @@ def retry_job(services: Services, job_id: UUID) -> None:
             raise Conflict(f"The job is {job.stage}; it has no failed request to try again.")
         _again(session, failed)
     services.queue.wake("batch", job.model_id)
+    return job.model.name, failed
 
 
 def _again(session: Session, failed: Sequence[DeletionRequest]) -> None:

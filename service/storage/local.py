@@ -141,11 +141,7 @@ class LocalStorage:
         """Write a file of the ledger whole or not at all."""
         path = self._root / "ledger" / entry
         path.parent.mkdir(exist_ok=True)
-        temporary = path.with_name(f".{path.name}")  # one that a crash left is written over
-        temporary.write_text(content)
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
+        write_whole(path, content)
 
 
 def link(source: Path, target: Path) -> None:
@@ -161,6 +157,15 @@ def link(source: Path, target: Path) -> None:
         raise
     except OSError:
         shutil.copyfile(source, target)
+
+
+def write_whole(path: Path, content: str) -> None:
+    """Put a small file at `path` durably, whole or not at all."""
+    temporary = path.with_name(f".{path.name}")  # one that a crash left is written over
+    temporary.write_text(content)
+    sync(temporary)
+    temporary.replace(path)
+    sync(path.parent)
 
 
 def sync(path: Path) -> None:

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -307,13 +307,13 @@ class Chaos:
 
     # judging
 
-    def settled(self, *, leftovers: Callable[[], list[str]] = list) -> list[str]:
+    def settled(self) -> list[str]:
         """What is wrong once everything has come to rest; empty if all is well."""
         last: list[str] = []
 
         def quiet() -> bool:
             try:
-                last[:] = [*self._look(), *self._processes(), *leftovers()]
+                last[:] = [*self._look(), *self._processes()]
             except (psycopg.Error, OSError, httpx.HTTPError) as error:
                 last[:] = [f"cannot look: {type(error).__name__}"]
             return not last

@@ -39,14 +39,19 @@ ROOT = Path(__file__).parents[2]
 REQUESTS = "/v1/deletion-requests"
 
 
-def published(api, services, text_: str) -> dict:
-    """A request that ended in a version of its own."""
-    request = submit(api, records=[{"text": text_}])
+def publish_what_waits(services) -> None:
+    """Take the pending requests through a job to a version."""
     job_id = batch_step.batch(services, only_model(services))
     to_certify(services, job_id)
     with hold(services, job_id, CONTROL_STAGES) as lease:
         certify_step.certify(services, job_id, lease.fence)
         publish_step.publish(services, job_id, lease.fence)
+
+
+def published(api, services, text_: str) -> dict:
+    """A request that ended in a version of its own."""
+    request = submit(api, records=[{"text": text_}])
+    publish_what_waits(services)
     return api.get(f"{REQUESTS}/{request['id']}").json()
 
 
@@ -347,11 +352,7 @@ def test_the_restore_drill(api, services, model, run):
     purged = published(api, services, "the first record")
     waiting = submit(api, records=[{"text": "the second record"}])
     run("backup")
-    job_id = batch_step.batch(services, only_model(services))
-    to_certify(services, job_id)
-    with hold(services, job_id, CONTROL_STAGES) as lease:
-        certify_step.certify(services, job_id, lease.fence)
-        publish_step.publish(services, job_id, lease.fence)
+    publish_what_waits(services)
     second = api.get("/v1/models/tiny/versions/2").json()
     services.settings.custody_days = 0
     assert purge_step.purge(services) == 2
@@ -382,11 +383,7 @@ def test_without_reconciling_nothing_is_published_twice(api, services, model, ru
     its certificate says, and one that came later is back in line."""
     first = submit(api, records=[{"text": "the first record"}])
     run("backup")
-    job_id = batch_step.batch(services, only_model(services))
-    to_certify(services, job_id)
-    with hold(services, job_id, CONTROL_STAGES) as lease:
-        certify_step.certify(services, job_id, lease.fence)
-        publish_step.publish(services, job_id, lease.fence)
+    publish_what_waits(services)
     digest = api.get("/v1/models/tiny/versions/1").json()["digest"]
     folders = services.storage.releases()
     run("restore-storage")

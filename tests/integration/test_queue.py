@@ -498,6 +498,19 @@ class Listener(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+@contextlib.contextmanager
+def listening(server: HTTPServer):
+    """A server that serves meanwhile."""
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 class Trickle(BaseHTTPRequestHandler):
     """A receiver that keeps busy and never comes to an end."""
 
@@ -517,10 +530,7 @@ class Trickle(BaseHTTPRequestHandler):
 def test_a_receiver_that_trickles_costs_its_time_and_no_more(api, services, model):
     """The time-out is for the whole of a callback, not for each of its bytes."""
     services.settings.callback_seconds = 0.5
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Trickle)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with listening(ThreadingHTTPServer(("127.0.0.1", 0), Trickle)) as server:
         request = submit(api, callback_url=f"http://127.0.0.1:{server.server_port}/cb")
         api.delete(f"{REQUESTS}/{request['id']}")
         began = time.monotonic()
@@ -528,18 +538,11 @@ def test_a_receiver_that_trickles_costs_its_time_and_no_more(api, services, mode
         assert time.monotonic() - began < 10
         with services.db.transaction() as session:
             assert session.scalar(select(Outbox.attempts)) == 1
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def test_callbacks_are_made_until_they_arrive(api, services, model):
     """A refused call is made again after a back-off, then never again."""
-    server = HTTPServer(("127.0.0.1", 0), Listener)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with listening(HTTPServer(("127.0.0.1", 0), Listener)) as server:
         request = submit(api, callback_url=f"http://127.0.0.1:{server.server_port}/cb")
         api.delete(f"{REQUESTS}/{request['id']}")
         assert deliver_step.deliver(services) == 0
@@ -551,10 +554,6 @@ def test_callbacks_are_made_until_they_arrive(api, services, model):
             entry.next_at = datetime.now(UTC)
         assert deliver_step.deliver(services) == 1
         assert deliver_step.deliver(services) == 0
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
     assert [c["id"] for c in Listener.calls] == [request["id"]] * 2
     assert Listener.calls[0]["status"] == "cancelled"
 
