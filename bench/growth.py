@@ -87,10 +87,11 @@ def main() -> int:
         server.start()
         try:
             assert wait_until(lambda: postgres.is_ready(root / "postgres", sockets), 60)
-            migrate.upgrade(postgres.url(sockets))
+            migrate.upgrade(postgres.url(sockets), postgres.url(sockets, user=postgres.APP))
             create_keys(root / "keys")
             services = build(Settings(
-                database_url=postgres.url(sockets), broker_url="redis://127.0.0.1:1", storage_dir=root / "storage",
+                database_url=postgres.url(sockets, user=postgres.APP), owner_database_url=postgres.url(sockets),
+                broker_url="redis://127.0.0.1:1", storage_dir=root / "storage",
                 keys_dir=root / "keys", max_wait_seconds=0,
             ))  # fmt: skip
             with services.db.transaction() as session:

@@ -4,16 +4,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from service.audit.signing import CertificateSigner, create_key, log_trusted, trust_json
 from service.config import Settings
 from service.db.session import Database
+from service.keyring import Keyring
 from service.log import LogKeeper
 from service.privacy.envelope import FileKeyWrapper, KeyWrapper
 from service.queue import Queue
 from service.storage.interface import Storage
 from service.storage.local import LocalStorage
 
-KEK, CERTIFICATE_KEY, LOG_KEY = "kek", "certificate.pem", "log.pem"
+KEK = "kek"
 
 
 @dataclass
@@ -27,19 +27,15 @@ class Services:
     wrapper: KeyWrapper
 
     @cached_property
-    def signer(self) -> CertificateSigner:
-        """The certificate key; only control workers hold its file."""
-        return CertificateSigner(self.settings.keys_dir / CERTIFICATE_KEY)
+    def keyring(self) -> Keyring:
+        """The signing keys; no compute worker holds their files."""
+        return Keyring(self.settings.keys_dir)
 
     @cached_property
     def log(self) -> LogKeeper:
         """The keeper of the log; only control workers hold its key's file."""
         folder = self.settings.storage_dir / "ledger" / "log"
-        return LogKeeper(self.db, folder, self.settings.keys_dir / LOG_KEY, f"{self.settings.issuer}/log")
-
-    def trust(self) -> bytes:
-        """`trust.json`: the keys whose certificates and checkpoints count."""
-        return trust_json([self.signer.trusted(), log_trusted(self.settings.keys_dir / LOG_KEY, self.log.origin)])
+        return LogKeeper(self.db, folder, self.keyring, f"{self.settings.issuer}/log")
 
     def close(self) -> None:
         """Give connections back."""
@@ -63,7 +59,6 @@ def build(settings: Settings | None = None, *, create: bool = True) -> Services:
 
 
 def create_keys(keys_dir: Path) -> None:
-    """Make the key-encryption key, the certificate key and the log's key, mode 0600, unless they exist."""
+    """Make the key-encryption key and the signing keys, mode 0600, unless they exist."""
     FileKeyWrapper.create(keys_dir / KEK)
-    for name in (CERTIFICATE_KEY, LOG_KEY):
-        create_key(keys_dir / name)
+    Keyring(keys_dir).create()

@@ -11,10 +11,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="UNLEARND_", extra="ignore")
 
-    database_url: str = Field("", description="postgresql://user:password@host/database")
+    database_url: str = Field("", description="postgresql://user:password@host/database; not the schema's owner")
+    owner_database_url: str = Field("", description="the same as the schema's owner, for `unlearnd migrate` alone")
     broker_url: str = Field("", description="redis://host:6379/0; Valkey or Redis")
     storage_dir: Path = Field(Path("storage"), description="shared by API, control and compute workers")
-    keys_dir: Path = Field(Path("keys"), description="holds kek, and on control workers certificate.pem")
+    keys_dir: Path = Field(Path("keys"), description="kek; API: receipt.pem; control: all signing keys")
     issuer: str = Field("unlearnd", description="named in certificates; no personal data")
     max_record_bytes: int = Field(65_536, description="one record's text in UTF-8")
     max_records: int = Field(256, description="records in one deletion request")

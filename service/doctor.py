@@ -20,8 +20,9 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from service import migrate
-from service.app import CERTIFICATE_KEY, KEK, Services
+from service.app import KEK, Services
 from service.audit.log import leaf_hash
+from service.audit.trust import ROLES
 from service.db import health, models
 from service.log import LogForked
 from service.privacy.envelope import Envelope
@@ -64,7 +65,7 @@ def examine(services: Services, *, now: datetime | None = None) -> list[Finding]
 
 def _keys(services: Services) -> Iterator[Finding]:
     folder = services.settings.keys_dir
-    for name in (KEK, CERTIFICATE_KEY):
+    for name in (KEK, *(f"{role}.pem" for role in ROLES)):
         path = folder / name
         if not path.exists():
             if name == KEK:

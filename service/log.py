@@ -16,11 +16,20 @@ from pathlib import Path
 from typing import IO, Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from service.audit.log import Checkpoint, Proof, inclusion_proof, leaf_hash, root, sign_checkpoint
+from service.audit.log import (
+    Checkpoint,
+    LogError,
+    Proof,
+    inclusion_proof,
+    leaf_hash,
+    open_checkpoint,
+    root,
+    sign_checkpoint,
+)  # fmt: skip
 from service.db import audit
 from service.db.session import Database
+from service.keyring import Keyring
 from service.storage.local import sync, write_whole
 
 ENTRIES, MEMORY = "log.jsonl", "checkpoint.json"
@@ -33,9 +42,9 @@ class LogForked(Exception):
 class LogKeeper:
     """Signs and remembers; control workers hold the key, everybody may read the memory."""
 
-    def __init__(self, db: Database, folder: Path, key_path: Path, origin: str) -> None:
+    def __init__(self, db: Database, folder: Path, keyring: Keyring, origin: str) -> None:
         """Keep the log of `db` in `folder`, under the name `origin`."""
-        self._db, self._folder, self._key_path, self._origin = db, folder, key_path, origin
+        self._db, self._folder, self._keyring, self._origin = db, folder, keyring, origin
 
     @property
     def origin(self) -> str:
@@ -46,9 +55,7 @@ class LogKeeper:
     @property
     def key(self) -> Ed25519PrivateKey:
         """The log's key."""
-        key = load_pem_private_key(self._key_path.read_bytes(), None)
-        if not isinstance(key, Ed25519PrivateKey):
-            raise ValueError(f"{self._key_path}: the log's key is ed25519")
+        key: Ed25519PrivateKey = self._keyring.private("log")
         return key
 
     def note(self) -> str | None:
@@ -70,7 +77,7 @@ class LogKeeper:
                 if len(leaves) < size or root(leaves[:size]).hex() != memory["root"]:
                     raise LogForked(f"{len(leaves)} entries do not begin with the {size} that were signed")
                 entries = audit.entries(session, size, len(leaves) - size)
-            if memory["note"] and len(leaves) == size:
+            if len(leaves) == size and self._is_ours(memory["note"]):
                 return leaves, str(memory["note"])
             handle.truncate(memory["bytes"])  # what a crash left behind the last checkpoint
             handle.seek(memory["bytes"])
@@ -82,6 +89,18 @@ class LogKeeper:
             note = sign_checkpoint(checkpoint, self.key)
             self._remember(note=note, size=len(leaves), root=checkpoint.root.hex(), bytes=handle.tell())
             return leaves, note
+
+    def known(self) -> dict[str, Any]:
+        """Size and root (hex) of the last signed checkpoint; those of the empty log before the first."""
+        memory = self._memory()
+        return {"size": memory["size"], "root": memory["root"]}
+
+    def _is_ours(self, note: str) -> bool:
+        """Whether today's key signed a note; one by a key that was replaced since is signed again."""
+        try:
+            return bool(note) and bool(open_checkpoint(note, [self.key.public_key()]))
+        except LogError:
+            return False
 
     def prove(self, index: int) -> str:
         """A proof file for entry `index` against a checkpoint of now.

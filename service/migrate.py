@@ -1,14 +1,35 @@
-"""Database migrations: alembic, driven from code so that a wheel needs no checkout."""
+"""Database migrations and roles: alembic, driven from code so that a wheel needs no checkout.
+
+Migrations run as the schema's owner. The service logs in as another role, a member of `unlearnd_app`, which may not
+touch the log but through `audit_append`: triggers refuse changes to it, and privileges refuse them before that.
+"""
 
 from pathlib import Path
 
+import psycopg
 from alembic import command
 from alembic.config import Config
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from service.db.session import sqlalchemy_url
 
 PACKAGED = Path(__file__).parent / "migrations"
 CHECKOUT = Path(__file__).parent.parent / "migrations"
+APP_ROLE = "unlearnd_app"
+GRANT = """
+SELECT pg_advisory_xact_lock(7310580);
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'unlearnd_app') THEN CREATE ROLE unlearnd_app NOLOGIN; END IF;
+EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
+END $$;
+GRANT USAGE ON SCHEMA public TO unlearnd_app;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO unlearnd_app;
+REVOKE ALL ON audit_entries, alembic_version FROM PUBLIC, unlearnd_app;
+GRANT SELECT ON audit_entries, alembic_version TO unlearnd_app;
+REVOKE ALL ON FUNCTION audit_append(bytea) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION audit_append(bytea) TO unlearnd_app;
+"""
 
 
 def config(url: str) -> Config:
@@ -19,9 +40,28 @@ def config(url: str) -> Config:
     return found
 
 
-def upgrade(url: str, revision: str = "head") -> None:
-    """Bring the schema to `revision`; running it again changes nothing."""
-    command.upgrade(config(url), revision)
+def upgrade(owner: str, app: str | None = None) -> None:
+    """Bring the schema to its newest revision and grant what the service needs; running it again changes nothing.
+
+    Args:
+        owner: The URL of the role that owns the schema.
+        app: The URL that the service will use: its role is made, or given this password, if it is another one.
+    """
+    command.upgrade(config(owner), "head")
+    with psycopg.connect(owner) as connection:
+        connection.execute(GRANT)
+        login = conninfo_to_dict(app) if app else {}
+        if login.get("user") not in (None, conninfo_to_dict(owner).get("user")):
+            _admit(connection, str(login["user"]), login.get("password"))
+
+
+def _admit(connection: "psycopg.Connection[tuple[object, ...]]", user: str, password: str | int | None) -> None:
+    """A role that may log in and is a member of the service's."""
+    known = connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [user]).fetchone() is not None
+    verb, secret = sql.SQL("ALTER" if known else "CREATE"), sql.Literal(password)
+    name, app = sql.Identifier(user), sql.Identifier(APP_ROLE)
+    connection.execute(sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(verb, name, secret))
+    connection.execute(sql.SQL("GRANT {} TO {}").format(app, name))
 
 
 def downgrade(url: str, revision: str) -> None:

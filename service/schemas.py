@@ -132,6 +132,15 @@ class RecordIn(In):
     text: Text
 
 
+class ResubmissionIn(In):
+    """Texts of an earlier request of one's own, to be tested again on the newest version."""
+
+    ref: str = Field(pattern=r"^[0-9a-f]{32}$", description="the earlier request's, from its receipt")
+    nonces: list[Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]] = Field(
+        min_length=1, description="of its records, in order, from its receipt"
+    )
+
+
 class RequestIn(In):
     """A deletion request."""
 
@@ -151,6 +160,9 @@ class RequestIn(In):
     regulation: Literal["gdpr", "ccpa", "other"] = "gdpr"
     received_at: AwareDatetime | None = Field(None, description="when the controller received it; default now")
     callback_url: AnyHttpUrl | None = Field(None, description="POSTed to when the request ends; stored sealed")
+    resubmits: ResubmissionIn | None = Field(
+        None, description="the records are those of an earlier request, whose texts may be purged; its record says so"
+    )
 
 
 class RecordOpening(BaseModel):
@@ -161,11 +173,12 @@ class RecordOpening(BaseModel):
 
 
 class Receipt(BaseModel):
-    """The opening of the request's commitment."""
+    """The opening of the request's commitment, for `unlearnd verify-record`."""
 
     ref: str = Field(description="the request's name in certificates")
     commitment: str
     records: list[RecordOpening]
+    signed: dict[str, Any] = Field(description="the same and the deadline, as a signed DSSE envelope")
 
 
 class RequestOut(BaseModel):
@@ -233,11 +246,28 @@ class VersionOut(BaseModel):
     files: list[FileOut]
 
 
+class DownloadOut(BaseModel):
+    """An API key that fetched files of a version."""
+
+    api_key_id: UUID
+    name: str
+    first_at: datetime
+
+
+class Superseded(BaseModel):
+    """That a version was replaced: whoever uses it should take the newer one."""
+
+    version: int
+    superseded_by: int
+    at: datetime
+    certificate: str = Field(description="sha256 of the newer version's certificate")
+
+
 class KeyIn(In):
     """Make an API key."""
 
     name: Text = Field(min_length=1, max_length=100)
-    scopes: list[Literal["submit", "read", "download", "admin"]] = Field(min_length=1)
+    scopes: list[Literal["submit", "read", "download", "audit", "admin"]] = Field(min_length=1)
 
 
 class KeyOut(BaseModel):

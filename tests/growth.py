@@ -3,6 +3,7 @@
 from sqlalchemy import text
 
 from service.app import Services
+from service.db.session import Database
 
 REQUESTS = """
 INSERT INTO deletion_requests (id, model_id, api_key_id, status, regulation, received_at, due_at, accepted_at,
@@ -35,13 +36,15 @@ SELECT gen_random_uuid(), id, 'completed', now() FROM deletion_requests LIMIT :c
 
 def grow(services: Services, model: str, *, requests: int = 0, versions: int = 0, entries: int = 0) -> None:
     """Add pending requests and as many callbacks made, published versions with their jobs, log entries; and analyse."""
+    owner = Database(services.settings.owner_database_url, pool_size=1)  # the service may not write into the log
     for statement, count in ((REQUESTS, requests), (DONE, versions), (LOG, entries), (TOLD, requests)):
-        with services.db.transaction() as session:
+        with owner.transaction() as session:
             session.execute(text("SET LOCAL statement_timeout = 0"))
             session.execute(text(statement), {"model": model, "count": count})
-    with services.db.transaction() as session:
+    with owner.transaction() as session:
         session.execute(
             text("UPDATE models SET latest = :n WHERE name = :m AND latest < :n"), {"n": versions, "m": model}
         )
-    with services.db.reading() as session:
+    with owner.reading() as session:
         session.execute(text("ANALYZE"))
+    owner.close()

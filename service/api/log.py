@@ -26,6 +26,12 @@ def checkpoint(parts: Parts, _: Auditor) -> Response:
     return Response(note, media_type="text/plain; charset=utf-8")
 
 
+@router.get("/trust", response_class=Response)
+def trust(parts: Parts, _: Auditor) -> Response:
+    """`trust.json` as it is now, with what was retired and revoked. Compare its fingerprint by other means."""
+    return Response(parts.keyring.trust(), media_type="application/json")
+
+
 @router.get("/entries")
 def entries(parts: Parts, _: Auditor, start: Annotated[int, Query(ge=0)] = 0, limit: Limit = 200) -> Listing[LogEntry]:
     """Entries in order, as the bytes that are hashed, in base64; `next_cursor` is the `start` of the next page."""

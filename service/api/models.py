@@ -1,13 +1,15 @@
 """`/v1/models`: register models, list them."""
 
-from fastapi import APIRouter
+from typing import Annotated
 
-from service.api.deps import Admin, Parts, Reader
+from fastapi import APIRouter, Query
+
+from service.api.deps import Admin, Parts, Reader, VersionReader
 from service.api.paging import Cursor, Limit
 from service.db import models as queries
 from service.db.tables import Model
 from service.domain.errors import NotFound
-from service.schemas import Listing, ModelIn, ModelOut, Policy
+from service.schemas import Listing, ModelIn, ModelOut, Policy, Superseded
 from service.steps.register import register
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -37,6 +39,26 @@ def listing(parts: Parts, _: Reader, cursor: Cursor = None, limit: Limit = 50) -
     with parts.db.reading() as session:
         page = queries.listing(session, cursor, limit)
     return Listing(items=[shown(m) for m in page.items], next_cursor=page.next_cursor)
+
+
+@router.get("/{name}/supersedes")
+def supersedes(
+    name: str, parts: Parts, _: VersionReader, after: Annotated[int, Query(ge=0)] = 0, limit: Limit = 50
+) -> Listing[Superseded]:
+    """A feed for whoever uses a version: what superseded it. `after` is the last version one knows of.
+
+    `next_cursor` is the `after` of the next call, when there is more.
+    """
+    with parts.db.reading() as session:
+        model = queries.by_name(session, name)
+        if model is None:
+            raise NotFound("There is no model of that name.")
+        found = queries.superseded(session, model, after, limit)
+    items = [
+        Superseded(version=v.number - 1, superseded_by=v.number, at=v.created_at, certificate=digest)
+        for v, digest in found
+    ]
+    return Listing(items=items, next_cursor=str(items[-1].superseded_by) if len(items) == limit else None)
 
 
 @router.get("/{name}")

@@ -1,5 +1,6 @@
 """`/v1/deletion-requests`: submit, follow, cancel."""
 
+import json
 from typing import Annotated
 from uuid import UUID
 
@@ -42,6 +43,8 @@ def submit(body: RequestIn, parts: Parts, key: Submitter, idempotency_key: Idemp
     submission = step.Submission(
         body.model, [r.text for r in body.records], body.subject_ref, body.regulation, body.received_at,
         str(body.callback_url) if body.callback_url else None,
+        step.Resubmission(body.resubmits.ref, [bytes.fromhex(n) for n in body.resubmits.nonces])
+        if body.resubmits else None,
     )  # fmt: skip
     accepted = step.accept(parts, submission, key.id, idempotency_key)
     openings = [
@@ -49,7 +52,8 @@ def submit(body: RequestIn, parts: Parts, key: Submitter, idempotency_key: Idemp
         for nonce, text in zip(accepted.nonces, accepted.texts, strict=True)
     ]
     request = accepted.request
-    receipt = Receipt(ref=request.ref, commitment=request.commitment.hex(), records=openings)
+    signed = json.loads(step.sign_receipt(parts, accepted))
+    receipt = Receipt(ref=request.ref, commitment=request.commitment.hex(), records=openings, signed=signed)
     answer = RequestAccepted(**dict(shown(request, accepted.model)), receipt=receipt)
     headers = {"Location": f"{router.prefix}/{request.id}"}
     return Response(answer.model_dump_json(), 202, headers, media_type="application/json")

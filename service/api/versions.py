@@ -1,52 +1,63 @@
 """`/v1/models/{name}/versions`: published versions, their files and certificates."""
 
 import base64
-from typing import Annotated
+import json
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 
-from service.api.deps import Downloader, Parts, VersionReader
+from service.api.deps import DownloadAuditor, Downloader, Parts, VersionReader
 from service.api.paging import Cursor, Limit
+from service.api.told import told
 from service.app import Services
+from service.audit import render
+from service.audit.canonical import loads
 from service.audit.verify import CERTIFICATE
 from service.db import models as queries
+from service.db.keys import Caller
 from service.db.tables import Version
 from service.domain.errors import NotFound
-from service.schemas import FileOut, Listing, VersionOut
+from service.schemas import DownloadOut, FileOut, Listing, VersionOut
 
 router = APIRouter(prefix="/v1/models/{name}/versions", tags=["versions"])
+Form = Annotated[
+    Literal["html", "markdown"] | None, Query(alias="as", description="for people, made of the signed bytes")
+]
 Number = Annotated[str, Path(pattern=r"^(latest|\d{1,9})$", description="an integer or `latest`")]
 
 
-def shown(version: Version, name: str) -> VersionOut:
+def shown(version: Version, name: str, key: Caller) -> VersionOut:
     """A version as it is answered."""
+    metrics = told(version.metrics, version.metrics.get("memorised"), key)
     return VersionOut(
         model=name, version=version.number, parent=version.parent.number if version.parent else None,
-        job_id=version.job_id, created_at=version.created_at, digest=version.digest, metrics=version.metrics,
+        job_id=version.job_id, created_at=version.created_at, digest=version.digest, metrics=metrics,
         files=[FileOut(**f) for f in version.files],
     )  # fmt: skip
 
 
 @router.get("")
-def listing(name: str, parts: Parts, _: VersionReader, cursor: Cursor = None, limit: Limit = 50) -> Listing[VersionOut]:
+def listing(
+    name: str, parts: Parts, key: VersionReader, cursor: Cursor = None, limit: Limit = 50
+) -> Listing[VersionOut]:
     """Versions, newest first."""
     with parts.db.reading() as session:
         model = queries.by_name(session, name)
         if model is None:
             raise NotFound("There is no model of that name.")
         page = queries.versions(session, model, cursor, limit)
-        items = [shown(v, name) for v in page.items]
+        items = [shown(v, name, key) for v in page.items]
     return Listing(items=items, next_cursor=page.next_cursor)
 
 
 @router.get("/{number}")
-def get(name: str, number: Number, parts: Parts, _: VersionReader) -> VersionOut:
-    """One version with every file of its release folder."""
-    return find(parts, name, number)
+def get(name: str, number: Number, parts: Parts, key: VersionReader) -> VersionOut:
+    """One version with every file of its release folder; what its means tell is as in `GET /v1/jobs/{id}`."""
+    return shown(find(parts, name, number), name, key)
 
 
-def find(parts: Services, name: str, number: str) -> VersionOut:
+def find(parts: Services, name: str, number: str) -> Version:
     """A version by number or `latest`.
 
     Raises:
@@ -59,34 +70,65 @@ def find(parts: Services, name: str, number: str) -> VersionOut:
         version = queries.version(session, model, model.latest if number == "latest" else int(number))
         if version is None:
             raise NotFound("The model has no such version.")
-        return shown(version, name)
+        return version
 
 
 @router.head("/{number}/files/{path:path}", include_in_schema=False)
 @router.get("/{number}/files/{path:path}", response_class=FileResponse)
-def file(name: str, number: Number, path: str, request: Request, parts: Parts, _: Downloader) -> Response:
-    """One file: whole or a `Range`; `ETag` is its sha256, `Repr-Digest` the same after RFC 9530."""
-    return _file(parts, find(parts, name, number), path, request)
+def file(name: str, number: Number, path: str, request: Request, parts: Parts, key: Downloader) -> Response:
+    """One file: whole or a `Range`; `ETag` is its sha256, `Repr-Digest` the same after RFC 9530.
+
+    Who fetched a file of the model is kept in a register: see `GET .../downloads`.
+    """
+    version = find(parts, name, number)
+    answer = _file(parts, version, path, request)
+    if request.method == "GET" and path.startswith("model/"):
+        with parts.db.transaction() as session:
+            queries.note_download(session, version, key.id)
+    return answer
+
+
+@router.get("/{number}/downloads")
+def downloads(name: str, number: Number, parts: Parts, _: DownloadAuditor) -> list[DownloadOut]:
+    """Who fetched files of this version: whom to tell that it is superseded (GDPR, article 19)."""
+    version = find(parts, name, number)
+    with parts.db.reading() as session:
+        return [
+            DownloadOut(api_key_id=d.api_key_id, name=d.api_key.name, first_at=d.first_at)
+            for d in queries.downloads(session, version)
+        ]
 
 
 @router.get("/{number}/certificate", response_class=FileResponse)
-def certificate(name: str, number: Number, request: Request, parts: Parts, _: VersionReader) -> Response:
-    """The certificate: a DSSE envelope. Version 0 is the base as it was registered and has none."""
-    return _file(parts, find(parts, name, number), CERTIFICATE, request)
+def certificate(
+    name: str, number: Number, request: Request, parts: Parts, _: VersionReader, form: Form = None
+) -> Response:
+    """The certificate: a DSSE envelope, or what it says. Version 0 is the base as it was registered and has none."""
+    version = find(parts, name, number)
+    answer = _file(parts, version, CERTIFICATE, request)
+    return rendered((parts.storage.release(version.digest) / CERTIFICATE).read_bytes(), form) if form else answer
 
 
-def _file(parts: Services, version: VersionOut, path: str, request: Request) -> Response:
+def rendered(envelope: bytes, form: str) -> Response:
+    """A certificate for people, of its own bytes."""
+    statement = loads(base64.b64decode(json.loads(envelope)["payload"]))
+    text = render.html(statement) if form == "html" else render.markdown(statement)
+    headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+    return Response(text, media_type=f"text/{form}; charset=utf-8", headers=headers)
+
+
+def _file(parts: Services, version: Version, path: str, request: Request) -> Response:
     """The file if the version lists it: the list, not the path, decides what can be read."""
-    entry = next((f for f in version.files if f.path == path), None)
+    entry = next((f for f in version.files if f["path"] == path), None)
     if entry is None:
-        raise NotFound(f"Version {version.version} has no such file.")
-    digest = base64.b64encode(bytes.fromhex(entry.sha256)).decode()
+        raise NotFound(f"Version {version.number} has no such file.")
+    digest = base64.b64encode(bytes.fromhex(entry["sha256"])).decode()
     headers = {
-        "ETag": f'"{entry.sha256}"',
+        "ETag": f'"{entry["sha256"]}"',
         "Repr-Digest": f"sha-256=:{digest}:",
         "Cache-Control": "private, no-cache",
     }
     if headers["ETag"] in [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]:
         return Response(status_code=304, headers=headers)
     kind = "application/json" if path.endswith(".json") else "application/octet-stream"
-    return FileResponse(parts.storage.release(version.digest) / entry.path, headers=headers, media_type=kind)
+    return FileResponse(parts.storage.release(version.digest) / path, headers=headers, media_type=kind)

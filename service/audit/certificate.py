@@ -5,13 +5,14 @@ a text without its nonce, no name, no metric of a single request (whoever holds 
 against one).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from service.audit.canonical import dumps
 from service.audit.manifest import FileEntry
+from service.audit.schema import DIGEST, schema_problem
 from service.audit.wording import problem_in
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -28,7 +29,8 @@ CRITERION = (
     "every earlier request still kept, at or under the held-out 95th percentiles; held-out perplexity ratio at or "
     "under the policy's maximum"
 )
-ATTACKS = (
+MANDATORY_ATTACKS = ("greedy extraction from every prefix (EL)", "token by token prediction (MA)")
+OTHER_ATTACKS = (
     "int4 and int8 quantisation", "relearning on related text", "sampling several answers", "rephrased prompts",
 )  # fmt: skip
 FEWEST = 3  # means over fewer requests would be about a person: whoever has the weights could test guesses on them
@@ -43,17 +45,21 @@ class WordingRefused(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class RequestLine:
-    """One request in the record: its random ref, its commitment, what the tests said."""
+    """One request in the record: its random ref, its commitment, what the tests said.
+
+    `supplements` is the ref of an earlier request whose texts were submitted again.
+    """
 
     ref: str
     commitment: bytes
     verdict: str
     reason: str | None
+    supplements: str | None = None
 
 
-def trained_on(requests: Sequence[RequestLine]) -> int:
+def trained_on(reasons: Iterable[str | None]) -> int:
     """How many requests the means are over: those that the model had memorised."""
-    return sum(r.reason != NOT_MEMORISED for r in requests)
+    return sum(reason != NOT_MEMORISED for reason in reasons)
 
 
 def decimal(value: float) -> str:
@@ -85,6 +91,7 @@ def statement(
     issuer: str,
     issued_at: datetime,
     lineage: dict[str, Any],
+    log: dict[str, Any],
     files: Sequence[FileEntry],
     published: bool,
     forget_root: bytes,
@@ -101,7 +108,8 @@ def statement(
         certificate_id: Random.
         issuer: Who runs the service.
         issued_at: Now, UTC.
-        lineage: model, version, parent version, parent manifest and certificate digests.
+        lineage: model, version, parent version, parent manifest and certificate digests, the version superseded.
+        log: origin, the checkpoint known before the run, the proof that the thresholds were there before.
         files: Every file the record is about, paths inside the release folder.
         published: Whether these files become a version.
         forget_root: Root over the requests' commitments.
@@ -113,53 +121,84 @@ def statement(
         overall: PASS or FAIL.
 
     Raises:
-        WordingRefused: The record would say something it may not.
+        WordingRefused: The record would say something it may not, or would not fit its schema.
     """
-    trained = trained_on(requests)
+    trained = trained_on(r.reason for r in requests)
     predicate = {
         "title": TITLE,
+        "schema": DIGEST,
         "certificate_id": certificate_id,
         "issuer": issuer,
         "issued_at": issued_at.isoformat(timespec="seconds"),
         "scope": SCOPE,
         "lineage": lineage,
+        "log": log,
         "artefacts": {"merge": MERGE, "published": published, **report["artefact"]},
         "forget_set": {
             "commitment_root": forget_root.hex(), "requests": len(requests), "records": bucket(records),
         },
         "requests": [
-            {"ref": r.ref, "commitment": r.commitment.hex(), "verdict": r.verdict, "reason": r.reason}
+            {
+                "ref": r.ref, "commitment": r.commitment.hex(), "verdict": r.verdict, "reason": r.reason,
+                "supplements": r.supplements,
+            }
             for r in sorted(requests, key=lambda r: r.ref)
         ],
         "corpora": list(corpora),
         "method": {
             "name": "FILA + IHL on LoRA", "source": "Cha et al., ICLR 2025, arXiv 2408.06621",
-            "parameters": {k: str(v) if isinstance(v, float) else v for k, v in parameters.items()},
+            "parameters": parameters_of(parameters),
         },
         "verification": {
             "criterion": CRITERION,
             "evaluated": "the files listed here, read back from disk",
-            "thresholds": [decimals(t) for t in report["thresholds"]],
+            "thresholds": thresholds_of(report["thresholds"]),
             "limits": decimals(report["limits"]),
             "before": means(report["before"], trained),
             "after": means(report["after"] or None, trained),
             "suppressed_under": FEWEST,
             "utility": decimals(report["utility"]) if report["utility"] else None,
             "earlier": report["earlier"],
-            "attacks": [{"name": name, "status": "NOT_RUN"} for name in ATTACKS],
+            "attacks": _attacks(requests, run=bool(report["after"] or trained == 0)),
         },
-        "training": {"epochs": report["epochs"], "seconds": decimals(report["seconds"])},
+        "training": {
+            "epochs": report["epochs"], "seconds": decimals(report["seconds"]),
+            "trajectory": [_epoch(entry, trained) for entry in report["trajectory"]],
+        },
         "environment": report["environment"],
         "overall": overall,
     }  # fmt: skip
-    wrong = problem_in(predicate)
+    found = {
+        "_type": STATEMENT_TYPE,
+        "subject": [{"name": f["path"], "digest": {"sha256": f["sha256"]}} for f in files],
+        "predicateType": PREDICATE_TYPE,
+        "predicate": predicate,
+    }
+    wrong = problem_in(predicate) or schema_problem(found)
     if wrong:
         raise WordingRefused(wrong)
-    return dumps(
-        {
-            "_type": STATEMENT_TYPE,
-            "subject": [{"name": f["path"], "digest": {"sha256": f["sha256"]}} for f in files],
-            "predicateType": PREDICATE_TYPE,
-            "predicate": predicate,
-        }
-    )
+    return dumps(found)
+
+
+def thresholds_of(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A table of thresholds as the record and, before the run, the log have it."""
+    return [decimals(row) for row in table]
+
+
+def parameters_of(policy: dict[str, Any]) -> dict[str, Any]:
+    """A policy as the record and, before the run, the log have it."""
+    return {k: str(v) if isinstance(v, float) else v for k, v in policy.items()}
+
+
+def _attacks(requests: Sequence[RequestLine], *, run: bool) -> list[dict[str, Any]]:
+    """What was tried to get the texts back, and what was not; a result is over all requests."""
+    passed = "PASS" if all(r.verdict == "PASS" for r in requests) else "FAIL"
+    tried = {"status": "RUN", "result": passed} if run else {"status": "NOT_RUN", "result": None}
+    tests = [{"name": name, **tried} for name in MANDATORY_ATTACKS]
+    return tests + [{"name": name, "status": "NOT_RUN", "result": None} for name in OTHER_ATTACKS]
+
+
+def _epoch(entry: dict[str, Any], trained: int) -> dict[str, Any]:
+    """One epoch of the trajectory; means as far as they may be told."""
+    told = means({name: entry[name] for name in ("el", "ma")}, trained)
+    return {"epoch": entry["epoch"], **(told or {}), "heldout_perplexity": decimal(entry["perplexity"])}

@@ -27,6 +27,10 @@ class LogError(ValueError):
     """A proof or checkpoint does not hold, or cannot be read; says which."""
 
 
+class UnknownSigner(LogError):
+    """No key that counts signed a checkpoint."""
+
+
 def leaf_hash(entry: bytes) -> bytes:
     """The hash of an entry, 32 bytes."""
     return hashlib.sha256(b"\x00" + entry).digest()
@@ -184,7 +188,8 @@ def open_checkpoint(note: str, keys: Sequence[Ed25519PublicKey]) -> Checkpoint:
     """The checkpoint of a note that one of `keys` signed.
 
     Raises:
-        LogError: It is not a note, or none of these keys signed it.
+        UnknownSigner: None of these keys signed it.
+        LogError: It is not a note, or the signature does not hold.
     """
     body, separator, signatures = note.partition("\n\n")
     lines = body.split("\n")
@@ -203,7 +208,7 @@ def open_checkpoint(note: str, keys: Sequence[Ed25519PublicKey]) -> Checkpoint:
                 except InvalidSignature as error:
                     raise LogError("the checkpoint's signature does not hold") from error
                 return checkpoint
-    raise LogError("no trusted key signed the checkpoint")
+    raise UnknownSigner("no trusted key signed the checkpoint")
 
 
 @dataclass(frozen=True, slots=True)

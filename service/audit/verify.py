@@ -1,12 +1,14 @@
 """Check a release folder with files alone: no database, no network, no trust in whoever served it.
 
-    1  the certificate is there and readable           50 incomplete, 12 malformed
-    2  a trusted key signed it                         10 bad signature, 11 untrusted key
-    3  it is a canonical statement of our kind         12 malformed
-    4  the folder is exactly the files it lists        20 artefact mismatch
-    5  its results add up to its overall verdict       40 policy failure
-    6  its wording claims no more than the tests       40 policy failure
-    7  the log has it, says a trusted checkpoint       30 log failure, 50 incomplete
+    1  certificate   there, readable, in canonical form, of our kind and schema    50 incomplete, 12 malformed
+    2  signature     by enough keys of `trust.json` that count                     10 bad signature, 11 untrusted key
+    3  wording       claims no more than the tests, names nobody                   40 policy failure
+    4  files         exactly those that the certificate lists, byte for byte       20 artefact mismatch
+    5  model.sig     a release key signed the same model files                     10, 11, 12, 20, 50
+    6  policy        the results add up to PASS; `overall` is not believed         40 policy failure
+    7  log           has the record, and had the thresholds before the run         30 log failure, 11, 40, 50
+    8  keys          counted at the time of the log's entry                        11 untrusted key
+    9  lineage       follows the parent, whose folder may be given                 40 policy failure
 
 The first step that fails ends it. An empty list is a failure, never a pass.
 """
@@ -14,29 +16,40 @@ The first step that fails ends it. An empty list is a failure, never a pass.
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from securesystemslib.exceptions import VerificationError as SignatureError
-
-from service.audit.canonical import NotCanonical, loads
-from service.audit.certificate import FEWEST, NOT_MEMORISED, PREDICATE_TYPE, STATEMENT_TYPE, SUPPRESSED
-from service.audit.log import Checkpoint, LogError, Proof
-from service.audit.manifest import NotPlain, file_entry, list_paths
-from service.audit.signing import log_keys, open_envelope, trusted_keys
+from service.audit.canonical import NotCanonical, dumps, loads
+from service.audit.certificate import PREDICATE_TYPE, STATEMENT_TYPE
+from service.audit.log import Checkpoint, LogError, Proof, UnknownSigner
+from service.audit.manifest import NotPlain, digest_of, file_entry, list_paths, manifest
+from service.audit.policy import policy_problems
+from service.audit.schema import DIGEST, schema_problem
+from service.audit.trust import (
+    IN_TOTO,
+    BadSignature,
+    Key,
+    NotAnEnvelope,
+    Trust,
+    Untrusted,
+    open_bundle,
+    open_envelope,
+    read_trust,
+)  # fmt: skip
 from service.audit.wording import problem_in
 
 CERTIFICATE = "certificate.dsse.json"
 PROOF = "certificate.tlog-proof"
+MODEL_SIGNATURE = "model.sig"
 UNBOUND = {CERTIFICATE, PROOF}  # a certificate cannot list its own digest, nor that of what was made after it
+STEPS = ("certificate", "signature", "wording", "files", "model.sig", "policy", "log", "keys", "lineage")
 
 
 class Code(IntEnum):
-    """Exit codes of `unlearnd verify`."""
+    """Exit codes of `unlearnd verify`, `verify-log` and `verify-record`."""
 
     VALID = 0
     BAD_SIGNATURE = 10
@@ -46,6 +59,7 @@ class Code(IntEnum):
     LOG_FAILURE = 30
     POLICY_FAILURE = 40
     INCOMPLETE = 50
+    NOT_IN_REQUEST = 60
 
 
 class VerificationError(Exception):
@@ -74,119 +88,122 @@ class Verified:
     checkpoint: Checkpoint
 
 
-def verify(folder: Path, trust: Path | None = None) -> Verified:
+def verify(
+    folder: Path,
+    trust: Path | None = None,
+    parent: Path | None = None,
+    *,
+    passed: Callable[[str], None] = lambda _: None,
+) -> Verified:
     """Run every step on a release folder.
 
     Args:
         folder: The release folder.
         trust: A `trust.json` obtained from the issuer by other means; None takes the folder's own.
+        parent: The release folder of the version before, for its part of the lineage.
+        passed: Told the name of each step that holds.
 
     Raises:
         VerificationError: Some step failed; its code and reason say which.
     """
     try:
-        return _verify(folder, trust)
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        return _verify(folder, trust, parent, passed)
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
         raise VerificationError(
             Code.MALFORMED, f"garbled where it was not expected ({type(error).__name__})"
         ) from error
 
 
-def _verify(folder: Path, trust: Path | None) -> Verified:
-    # 1  the certificate
-    certificate = folder / CERTIFICATE
-    if not certificate.is_file() or certificate.is_symlink():
-        raise VerificationError(Code.INCOMPLETE, f"{CERTIFICATE} is missing")
-    envelope = certificate.read_bytes()
-    # 2  signature
-    keyids = _signers(envelope)
-    trusted = read_trust(trust or folder / "trust.json")
-    payload = _check_signature(envelope, keyids, trusted)
-    # 3  statement
-    statement = _read_statement(payload)
-    # 4  files
-    _check_files(folder, statement["subject"])
-    # 5  policy
-    for reason in policy_problems(statement["predicate"]):
-        raise VerificationError(Code.POLICY_FAILURE, reason)
-    # 6  wording
-    wrong = problem_in(statement["predicate"])
+def _verify(folder: Path, trust: Path | None, parent: Path | None, passed: Callable[[str], None]) -> Verified:
+    trusted = trust_of(trust or folder / "trust.json")
+    envelope = _bytes(folder / CERTIFICATE)
+    statement, signers = open_certificate(envelope, trusted)
+    predicate = statement["predicate"]
+    passed("certificate")
+    passed("signature")
+    wrong = problem_in(predicate)
     if wrong:
         raise VerificationError(Code.POLICY_FAILURE, wrong)
-    # 7  log
-    checkpoint = _check_log(folder / PROOF, envelope, trusted)
-    return Verified(statement, keyids, trust is None, checkpoint)
+    passed("wording")
+    found = schema_problem(statement)
+    if found:
+        raise VerificationError(Code.MALFORMED, f"the statement does not fit its schema: {found}")
+    listed = {s["name"]: s["digest"]["sha256"] for s in statement["subject"]}
+    _check_files(folder, listed, len(statement["subject"]))
+    passed("files")
+    releaser = check_model_signature(folder / MODEL_SIGNATURE, listed, trusted)
+    passed("model.sig")
+    for reason in policy_problems(predicate):
+        raise VerificationError(Code.POLICY_FAILURE, reason)
+    passed("policy")
+    proof = _read_proof(folder / PROOF)
+    checkpoint, logged = _check_log(proof, envelope, predicate, trusted)
+    passed("log")
+    _check_times([*signers, releaser, *trusted.of("log").values()], proof, predicate, logged)
+    passed("keys")
+    _check_parent(parent, predicate["lineage"])
+    passed("lineage")
+    return Verified(statement, [key.keyid for key in signers], trust is None, checkpoint)
 
 
-def _signers(envelope: bytes) -> list[str]:
-    """The keyids an envelope claims, each once."""
-    try:
-        claimed = [s["keyid"] for s in json.loads(envelope)["signatures"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise VerificationError(Code.MALFORMED, f"{CERTIFICATE} is not a DSSE envelope") from error
-    if not claimed or len(set(claimed)) != len(claimed):
-        raise VerificationError(Code.BAD_SIGNATURE, "no signature, or one key twice")
-    return claimed
-
-
-def read_trust(path: Path) -> dict[str, Any]:
-    """A `trust.json` without keys that have lapsed.
+def trust_of(path: Path) -> Trust:
+    """A `trust.json`.
 
     Raises:
-        VerificationError: Missing, unreadable or empty.
+        VerificationError: Missing or not one.
     """
     try:
-        trust: dict[str, Any] = json.loads(path.read_bytes())
-        if not trust["keys"]:
-            raise ValueError("no keys")
-        now = dt.datetime.now(dt.UTC)
-        current = [k for k in trust["keys"] if not _lapsed(k, now)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return read_trust(path)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise VerificationError(Code.INCOMPLETE, "trust.json is missing or unreadable") from error
-    return {**trust, "keys": current}
 
 
-def _lapsed(key: dict[str, Any], now: dt.datetime) -> bool:
-    until = key.get("valid_until")
-    return bool(key.get("revoked_at")) or (until is not None and dt.datetime.fromisoformat(until) < now)
+def _bytes(path: Path) -> bytes:
+    if not path.is_file() or path.is_symlink():
+        raise VerificationError(Code.INCOMPLETE, f"{path.name} is missing")
+    return path.read_bytes()
 
 
-def _check_signature(envelope: bytes, keyids: list[str], trust: dict[str, Any]) -> bytes:
-    """The payload, if a trusted key signed it."""
+def opened(what: str, data: bytes, keys: dict[str, Key], payload_type: str, needed: int = 1) -> tuple[bytes, list[Key]]:
+    """The payload of an envelope under trusted keys, with our codes.
+
+    Raises:
+        VerificationError: It is not one, or not signed as it must be.
+    """
     try:
-        keys = trusted_keys({"keys": [k for k in trust["keys"] if k.get("role") == "certificate"]})
-    except (ValueError, KeyError, TypeError) as error:
-        raise VerificationError(Code.MALFORMED, "trust.json holds something that is not a key") from error
-    if not set(keyids) <= set(keys):
-        raise VerificationError(Code.UNTRUSTED_KEY, "signed by a key that is unknown, expired or revoked")
-    try:
-        return open_envelope(envelope, keys)
-    except SignatureError as error:
-        raise VerificationError(Code.BAD_SIGNATURE, "the signature does not match the certificate") from error
-    except ValueError as error:
-        raise VerificationError(Code.MALFORMED, f"{CERTIFICATE} is not a DSSE envelope") from error
+        return open_envelope(data, keys, payload_type, needed)
+    except NotAnEnvelope as error:
+        raise VerificationError(Code.MALFORMED, f"{what} is not a DSSE envelope") from error
+    except Untrusted as error:
+        raise VerificationError(Code.UNTRUSTED_KEY, f"{what}: {error}") from error
+    except BadSignature as error:
+        raise VerificationError(Code.BAD_SIGNATURE, f"{what}: {error}") from error
 
 
-def _read_statement(payload: bytes) -> dict[str, Any]:
+def open_certificate(envelope: bytes, trust: Trust) -> tuple[dict[str, Any], list[Key]]:
+    """The statement in an envelope that certificate keys signed, and those keys.
+
+    Raises:
+        VerificationError: Not signed as it must be, not canonical, or a statement of another kind.
+    """
+    payload, signers = opened(CERTIFICATE, envelope, trust.of("certificate"), IN_TOTO, trust.needed)
     try:
-        statement = loads(payload)
+        statement: dict[str, Any] = loads(payload)
     except NotCanonical as error:
         raise VerificationError(Code.MALFORMED, f"the payload is malformed: {error}") from error
     if not isinstance(statement, dict) or statement.get("_type") != STATEMENT_TYPE:
         raise VerificationError(Code.MALFORMED, "the payload is not an in-toto statement")
     if statement.get("predicateType") != PREDICATE_TYPE or not isinstance(statement.get("predicate"), dict):
         raise VerificationError(Code.MALFORMED, "the statement is of another kind")
-    return statement
+    if statement["predicate"].get("schema") != DIGEST:
+        raise VerificationError(Code.MALFORMED, "the statement follows a schema that this verifier does not know")
+    return statement, signers
 
 
-def _check_files(folder: Path, subject: Any) -> None:  # unchecked JSON
+def _check_files(folder: Path, listed: dict[str, str], count: int) -> None:
     """Exactly the listed files are there, byte for byte."""
-    try:
-        listed = {s["name"]: s["digest"]["sha256"] for s in subject}
-        if not listed or len(listed) != len(subject):
-            raise ValueError("no subject, or one twice")
-    except (KeyError, TypeError, ValueError) as error:
-        raise VerificationError(Code.MALFORMED, "the statement lists no files") from error
+    if not listed or len(listed) != count:
+        raise VerificationError(Code.MALFORMED, "the statement lists no file, or one twice")
     try:
         present = set(list_paths(folder)) - UNBOUND
     except NotPlain as error:
@@ -199,51 +216,96 @@ def _check_files(folder: Path, subject: Any) -> None:  # unchecked JSON
             raise VerificationError(Code.ARTEFACT_MISMATCH, f"{path} differs from what was certified")
 
 
-def _check_log(path: Path, envelope: bytes, trust: dict[str, Any]) -> Checkpoint:
-    """The checkpoint in whose tree the certificate's entry is."""
-    if not path.is_file():
-        raise VerificationError(Code.INCOMPLETE, f"{path.name} is missing")
+def check_model_signature(path: Path, listed: dict[str, str], trust: Trust) -> Key:
+    """Who signed `model.sig`, if it speaks of the same model files as the certificate; nothing is hashed twice.
+
+    Raises:
+        VerificationError: Missing, not a bundle, signed by no key that counts, or of other files.
+    """
     try:
-        proof = Proof.loads(path.read_text())
-        checkpoint = proof.check(log_keys(trust))
-        entry = loads(proof.entry)
-    except (LogError, NotCanonical, UnicodeDecodeError) as error:
-        raise VerificationError(Code.LOG_FAILURE, f"{path.name}: {error}") from error
+        payload, key = open_bundle(_bytes(path), trust.of("release"))
+        resources = json.loads(payload)["predicate"]["resources"]
+    except NotAnEnvelope as error:
+        raise VerificationError(Code.MALFORMED, f"{path.name} is {error}") from error
+    except Untrusted as error:
+        raise VerificationError(Code.UNTRUSTED_KEY, f"{path.name}: {error}") from error
+    signed = {f"model/{r['name']}": r["digest"] for r in resources if r["algorithm"] == "sha256"}
+    if signed != {name: digest for name, digest in listed.items() if name.startswith("model/")}:
+        raise VerificationError(Code.ARTEFACT_MISMATCH, f"{path.name} is of other model files")
+    return key
+
+
+def _read_proof(path: Path) -> Proof:
+    data = _bytes(path)
+    try:
+        return Proof.loads(data.decode())
+    except (LogError, UnicodeDecodeError) as error:
+        raise VerificationError(Code.LOG_FAILURE, f"{path.name}: not a log proof") from error
+
+
+def _check_log(
+    proof: Proof, envelope: bytes, predicate: dict[str, Any], trust: Trust
+) -> tuple[Checkpoint, dict[str, Any]]:
+    """The checkpoint in whose tree the record is, and its entry; its thresholds were there before."""
+    checkpoint, entry = _proved(PROOF, proof, trust)
     digest = hashlib.sha256(envelope).hexdigest()
-    if (entry.get("kind"), entry.get("certificate"), entry.get("overall")) != ("job.certified", digest, "PASS"):
+    if (entry["kind"], entry["certificate"], entry["overall"]) != ("job.certified", digest, "PASS"):
         raise VerificationError(Code.LOG_FAILURE, "the log's entry is of another certificate")
-    return checkpoint
+    if checkpoint.origin != predicate["log"]["origin"]:
+        raise VerificationError(Code.LOG_FAILURE, "the proof is of another log than the certificate names")
+    before = Proof.loads(predicate["log"]["thresholds"])
+    earlier, fixed = _proved("the proof of the thresholds", before, trust)
+    if earlier.origin != checkpoint.origin or earlier.size > checkpoint.size or before.index >= proof.index:
+        raise VerificationError(Code.LOG_FAILURE, "the thresholds are not in the log before the certificate")
+    if (fixed["kind"], fixed["job"]) != ("job.thresholds", entry["job"]):
+        raise VerificationError(Code.LOG_FAILURE, "the log's entry is of other thresholds")
+    if predicate["log"]["before"] != fixed["before"] or fixed["before"]["size"] > before.index:
+        raise VerificationError(Code.LOG_FAILURE, "the certificate and the log differ on the log before the run")
+    for name, value in (
+        ("thresholds", predicate["verification"]["thresholds"]), ("parameters", predicate["method"]["parameters"]),
+    ):  # fmt: skip
+        if fixed[name] != hashlib.sha256(dumps(value)).hexdigest():
+            raise VerificationError(Code.POLICY_FAILURE, f"the {name} are not those that were fixed before the run")
+    return checkpoint, entry
 
 
-def policy_problems(predicate: dict[str, Any]) -> Iterator[str]:
-    """What keeps a predicate from being a passed, published release; `overall` is recomputed, not believed."""
+def _proved(what: str, proof: Proof, trust: Trust) -> tuple[Checkpoint, dict[str, Any]]:
     try:
-        if predicate["artefacts"]["published"] is not True:
-            yield "the record is of a run that was not published"
-        if predicate["lineage"]["version"] != predicate["lineage"]["parent_version"] + 1:
-            yield "the version does not follow its parent"
-        if not predicate["verification"]["thresholds"]:
-            yield "the record has no thresholds"
-        if not predicate["requests"]:
-            yield "the record names no request"
-        yield from (f"request {r['ref']} did not pass" for r in predicate["requests"] if r["verdict"] != "PASS")
-        trained = sum(r["reason"] != NOT_MEMORISED for r in predicate["requests"])
-        yield from _limits_missed(predicate["verification"], few=trained < FEWEST)
-        if predicate["overall"] != "PASS":
-            yield "the record's overall verdict is not PASS"
-    except (KeyError, TypeError, InvalidOperation, ValueError) as error:
-        yield f"the record lacks or garbles a result ({type(error).__name__})"
+        return proof.check(trust.log_keys), loads(proof.entry)
+    except UnknownSigner as error:
+        raise VerificationError(Code.UNTRUSTED_KEY, f"{what}: {error}") from error
+    except (LogError, NotCanonical) as error:
+        raise VerificationError(Code.LOG_FAILURE, f"{what}: {error}") from error
 
 
-def _limits_missed(verification: dict[str, Any], *, few: bool) -> Iterator[str]:
-    """Means over their limits; those of few requests must not be told, and each request's own verdict stands alone."""
-    after, limits, utility = verification["after"], verification["limits"], verification["utility"]
-    for name in ("el", "ma"):
-        if few:
-            if not after[name] == verification["before"][name] == SUPPRESSED:
-                yield f"mean {name.upper()} is told, though it is of fewer than {FEWEST} requests"
-        elif not Decimal(after[name]) <= Decimal(limits[name]):
-            yield f"mean {name.upper()} {after[name]} is over the held-out mean {limits[name]}"
-    if not Decimal(utility["heldout_ratio"]) <= Decimal(utility["max_ratio"]):
-        yield f"held-out perplexity ratio {utility['heldout_ratio']} is over {utility['max_ratio']}"
-    yield from (f"earlier request {ref} came back" for ref in verification["earlier"]["regressed"])
+def _check_times(keys: Sequence[Key], proof: Proof, predicate: dict[str, Any], entry: dict[str, Any]) -> None:
+    """The keys counted when the log took the record in, which is not long after it says it was issued."""
+    logged = dt.datetime.fromisoformat(entry["at"])
+    issued = dt.datetime.fromisoformat(predicate["issued_at"])
+    used = [key for key in keys if key.role != "log" or _signed(key, proof)]
+    for key in used:
+        if not (key.signed_at(logged) and key.signed_at(issued)):
+            raise VerificationError(Code.UNTRUSTED_KEY, f"the {key.role} key did not count when the record was made")
+
+
+def _signed(key: Key, proof: Proof) -> bool:
+    """Whether this log key signed the proof's checkpoint."""
+    try:
+        proof.check(Trust([key], 1).log_keys)
+    except LogError:
+        return False
+    return True
+
+
+def _check_parent(parent: Path | None, lineage: dict[str, Any]) -> None:
+    """The folder of the version before is what the lineage names."""
+    if parent is None:
+        return
+    try:
+        files = digest_of(manifest(parent))
+    except (NotPlain, OSError) as error:
+        raise VerificationError(Code.POLICY_FAILURE, "broken lineage: the parent's folder cannot be read") from error
+    certificate = parent / CERTIFICATE
+    digest = hashlib.sha256(certificate.read_bytes()).hexdigest() if certificate.exists() else None
+    if (files, digest) != (lineage["parent_manifest"], lineage["parent_certificate"]):
+        raise VerificationError(Code.POLICY_FAILURE, "broken lineage: that folder is not of the parent version")

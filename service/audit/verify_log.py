@@ -18,9 +18,8 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from service.audit.canonical import NotCanonical, loads
-from service.audit.log import Checkpoint, LogError, leaf_hash, open_checkpoint, root
-from service.audit.signing import log_keys
-from service.audit.verify import Code, VerificationError, read_trust
+from service.audit.log import Checkpoint, LogError, UnknownSigner, leaf_hash, open_checkpoint, root
+from service.audit.verify import Code, VerificationError, trust_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ def verify_log(export: Path, trust: Path, older: Path | None = None, *, today: d
     Raises:
         VerificationError: Some step failed; its code and reason say which.
     """
-    keys = log_keys(read_trust(trust))
+    keys = trust_of(trust).log_keys
     if not keys:
         raise VerificationError(Code.UNTRUSTED_KEY, "trust.json names no key of a log")
     # 1  checkpoint
@@ -90,9 +89,10 @@ def _note_of(older: Path) -> str:
 def _opened(note: str, keys: Sequence[Ed25519PublicKey]) -> Checkpoint:
     try:
         return open_checkpoint(note, keys)
+    except UnknownSigner as error:
+        raise VerificationError(Code.UNTRUSTED_KEY, str(error)) from error
     except LogError as error:
-        code = Code.UNTRUSTED_KEY if "no trusted key" in str(error) else Code.LOG_FAILURE
-        raise VerificationError(code, str(error)) from error
+        raise VerificationError(Code.LOG_FAILURE, str(error)) from error
 
 
 def _check_older(older: Checkpoint, newer: Checkpoint, leaves: Sequence[bytes]) -> None:

@@ -3,10 +3,11 @@
 from uuid import UUID
 
 from sqlalchemy import func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session, joinedload
 
 from service.db.paging import Page, page
-from service.db.tables import Certificate, Model, Version
+from service.db.tables import Certificate, Download, Model, Version
 
 COLLECTION = 7310581  # the advisory lock between publishing and collecting
 
@@ -40,6 +41,25 @@ def versions(session: Session, model: Model, cursor: str | None, limit: int) -> 
     """Versions of a model, newest first."""
     query = select(Version).where(Version.model_id == model.id)
     return page(session, query, Version.number, int, cursor, limit, descending=True)
+
+
+def superseded(session: Session, model: Model, after: int, limit: int) -> list[tuple[Version, str]]:
+    """Versions that superseded one at or after number `after`, oldest first, with their certificates' digests."""
+    query = select(Version, Certificate.digest).join(Certificate, Certificate.job_id == Version.job_id)
+    query = query.where(Version.model_id == model.id, Version.number > after).order_by(Version.number).limit(limit)
+    return [(version, digest) for version, digest in session.execute(query)]
+
+
+def note_download(session: Session, version: Version, api_key_id: UUID) -> None:
+    """Enter an API key into the register of a version, once."""
+    values = {"version_id": version.id, "api_key_id": api_key_id}
+    session.execute(insert(Download).values(**values).on_conflict_do_nothing())
+
+
+def downloads(session: Session, version: Version) -> list[Download]:
+    """The register of a version, oldest first."""
+    query = select(Download).options(joinedload(Download.api_key)).where(Download.version_id == version.id)
+    return list(session.scalars(query.order_by(Download.first_at)))
 
 
 def set_latest(session: Session, model_id: UUID, number: int) -> None:

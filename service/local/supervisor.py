@@ -1,7 +1,7 @@
 """`unlearnd up`: PostgreSQL, Valkey, migrations, API, control worker and compute worker in one data folder.
 
     D/endpoint.json    {"url", "api_key_file"}, written once everything answers
-    D/keys/            kek, certificate.pem, admin.key; mode 0700
+    D/keys/            kek, the signing keys, admin.key; mode 0700; D/keys/compute/ has what compute workers get
     D/postgres, D/valkey, D/storage, D/logs, D/tmp
 
 A process that ends by itself is started again. SIGINT and SIGTERM stop everything, workers first.
@@ -25,7 +25,7 @@ from pathlib import Path
 import httpx
 
 from service import migrate
-from service.app import create_keys
+from service.app import KEK, create_keys
 from service.db import keys as keys_table
 from service.db.session import Database
 from service.local import postgres, valkey
@@ -83,7 +83,7 @@ class Stack:
         data = self.data / "postgres"
         self._run("postgres", sockets, lambda: postgres.is_ready(data, sockets))
         self._run("valkey", sockets, lambda: valkey.is_ready(sockets))
-        migrate.upgrade(self.environment["UNLEARND_DATABASE_URL"])
+        migrate.upgrade(postgres.url(sockets), self.environment["UNLEARND_DATABASE_URL"])
         self._admin_key()
         for name in ("control", "compute"):
             self._run(name, sockets, lambda: True)
@@ -125,7 +125,7 @@ class Stack:
         """What every part is told."""
         sockets = self._socket_folder()
         defaults = {
-            "UNLEARND_DATABASE_URL": postgres.url(sockets),
+            "UNLEARND_DATABASE_URL": postgres.url(sockets, user=postgres.APP),
             "UNLEARND_BROKER_URL": valkey.url(sockets),
             "UNLEARND_STORAGE_DIR": str(self.data / "storage"),
             "UNLEARND_KEYS_DIR": str(self.data / "keys"),
@@ -179,7 +179,8 @@ class Stack:
             "control": [*celery, "-Q", "control", "-n", "control@%h", "--concurrency", "4", *beat],
             "compute": [*celery, "-Q", "gpu", "-n", "compute@%h", "--concurrency", "1"],
         }
-        return Process(name, commands[name], log_file, environment=self.environment)
+        keys = {"UNLEARND_KEYS_DIR": str(compute_keys(self.data / "keys"))} if name == "compute" else {}
+        return Process(name, commands[name], log_file, environment={**self.environment, **keys})
 
     def _run(self, name: str, sockets: Path, ready: Callable[[], bool]) -> None:
         process = self._describe(name, sockets)
@@ -209,6 +210,15 @@ class Stack:
             if keys_table.find(session, keys_table.hash_key(key)) is None:
                 keys_table.create(session, "embedded admin", list(keys_table.SCOPES), key=key)
         database.close()
+
+
+def compute_keys(keys: Path) -> Path:
+    """A folder with what a compute worker may hold: the key-encryption key, and none that signs."""
+    folder = keys / "compute"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if not (folder / KEK).exists() and (keys / KEK).exists():
+        (folder / KEK).hardlink_to(keys / KEK)
+    return folder
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, give_up: threading.Event | None = None) -> bool:

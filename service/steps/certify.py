@@ -2,19 +2,25 @@
 
 import hashlib
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy.orm import Session
 
 from service.app import Services
+from service.audit.canonical import loads
 from service.audit.card import model_card
 from service.audit.certificate import RequestLine, statement
+from service.audit.log import Proof
 from service.audit.manifest import FileEntry, manifest
+from service.audit.trust import IN_TOTO
+from service.audit.verify import MODEL_SIGNATURE, VerificationError, check_model_signature, trust_of
 from service.db import audit, jobs, models, requests
 from service.db.tables import Certificate, DeletionRequest, Job
-from service.domain.errors import Hopeless
+from service.domain.errors import Hopeless, Outdated
 from service.domain.states import Outcome, RequestStatus, Stage
+from service.keyring import Keyring
 from service.privacy.commitments import forget_set_root
 
 TRUST, CARD = "trust.json", "model/README.md"
@@ -26,6 +32,7 @@ def certify(services: Services, job_id: UUID, fence: int) -> None:
     Raises:
         Hopeless: The files that wait to be published are not those that the tests ran on.
         LostLease: The fence moved on.
+        Outdated: Storage knows a version of this number; the database was restored from before it.
         WordingRefused: The record would say something it may not.
     """
     with services.db.transaction() as session:
@@ -40,14 +47,17 @@ def certify(services: Services, job_id: UUID, fence: int) -> None:
             "parent_version": job.parent_version.number,
             "parent_manifest": job.parent_version.digest,
             "parent_certificate": parent.digest if parent else None,
+            "supersedes": job.parent_version.number if job.outcome == Outcome.PASSED else None,
         }
     if not tested:
         _end_without_record(services, job_id, fence)
         return
     passed = job.outcome == Outcome.PASSED
+    if passed and services.storage.is_published(job.model.name, job.parent_version.number + 1):
+        raise Outdated(f"{job.model.name} {job.parent_version.number + 1}")
     files = released_files(services, job) if job.outcome != Outcome.NOT_MEMORISED else _parent_files(job)
     payload = _payload(services, job, tested, lineage, files)
-    envelope = services.signer.sign(payload)
+    envelope = services.keyring.sign("certificate", payload, IN_TOTO)
     with services.db.transaction("certify") as session:
         job = jobs.owned(session, job_id, fence)
         overall = "FAIL" if job.outcome == Outcome.FAILED else "PASS"
@@ -91,24 +101,46 @@ def _end(session: Session, job: Job) -> None:
 
 
 def released_files(services: Services, job: Job) -> list[FileEntry]:
-    """Manifest of what the release folder will hold beside the certificate: model, model card, trust.json."""
+    """Manifest of what the release folder will hold beside the certificate: model, its card and signature, trust.json.
+
+    Only what passed is signed with the release key.
+    """
     candidate = services.storage.candidate(job.id, (job.report or {})["fence"])
     (candidate / TRUST).unlink(missing_ok=True)
-    (candidate / TRUST).write_bytes(services.trust())
+    (candidate / TRUST).write_bytes(services.keyring.trust())
     (candidate / CARD).unlink(missing_ok=True)  # never written into: a published folder may share the file
     (candidate / CARD).write_text(model_card(job.model.name, job.parent_version.number, job.report or {}))
-    files = manifest(candidate)
-    measured = (job.report or {})["files"]
-    found = {f["path"]: f["sha256"] for f in files if f["path"] not in (TRUST, CARD)}
-    if found != measured:
+    listed = {f["path"]: f["sha256"] for f in manifest(candidate)}
+    ours = (TRUST, CARD, MODEL_SIGNATURE)
+    if {path: digest for path, digest in listed.items() if path not in ours} != (job.report or {})["files"]:
         raise Hopeless("candidate_changed")
-    return files
+    if job.outcome == Outcome.PASSED:
+        _sign_model(services.keyring, candidate, listed)
+    return manifest(candidate)
+
+
+def _sign_model(keyring: Keyring, candidate: Path, listed: dict[str, str]) -> None:
+    """Put `model.sig` there, unless an earlier attempt did: a signature is random, and its digest is certified."""
+    try:
+        check_model_signature(candidate / MODEL_SIGNATURE, listed, trust_of(candidate / TRUST))
+    except VerificationError:
+        fresh = candidate.with_name(f"{candidate.name}.sig")
+        keyring.sign_model(candidate / "model", fresh)
+        fresh.replace(candidate / MODEL_SIGNATURE)
 
 
 def _parent_files(job: Job) -> list[FileEntry]:
     """The model files of the version that already passes."""
     files: list[FileEntry] = [f for f in job.parent_version.files if f["path"].startswith("model/")]
     return files
+
+
+def _log(services: Services, job: Job) -> dict[str, Any]:
+    """The log before the run, and the proof that it had the thresholds before this record."""
+    assert job.thresholds_index is not None
+    proof = services.log.prove(job.thresholds_index)
+    before = loads(Proof.loads(proof).entry)["before"]
+    return {"origin": services.log.origin, "before": before, "thresholds": proof}
 
 
 def _payload(
@@ -122,7 +154,13 @@ def _payload(
     memorised = set(job.report["memorised"])
     reason = job.reason if job.outcome == Outcome.FAILED else None
     lines = [
-        RequestLine(r.ref, r.commitment, r.verdict or "NOT_TESTED", reason if r.ref in memorised else "not_memorised")
+        RequestLine(
+            r.ref,
+            r.commitment,
+            r.verdict or "NOT_TESTED",
+            reason if r.ref in memorised else "not_memorised",
+            r.supplements,
+        )
         for r in tested
     ]
     return statement(
@@ -130,6 +168,7 @@ def _payload(
         issuer=services.settings.issuer,
         issued_at=datetime.now(UTC),
         lineage=lineage,
+        log=_log(services, job),
         files=files,
         published=job.outcome == Outcome.PASSED,
         forget_root=forget_set_root([(r.ref, r.commitment) for r in tested]),

@@ -52,7 +52,11 @@ def publish(services: Services, job_id: UUID, fence: int) -> None:
         assert job.report is not None
         version = Version(
             model_id=job.model_id, number=number, parent_id=parent.id, job_id=job_id, digest=digest,
-            files=list(files), metrics={k: job.report[k] for k in ("limits", "before", "after", "utility", "epochs")},
+            files=list(files),
+            metrics={
+                **{k: job.report[k] for k in ("limits", "before", "after", "utility", "epochs")},
+                "memorised": len(job.report["memorised"]),
+            },
         )  # fmt: skip
         session.add(version)
         session.flush()

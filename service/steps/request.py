@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from service.app import Services
 from service.audit.canonical import dumps
+from service.audit.receipt import RECEIPT_TYPE, receipt_payload
 from service.db import audit, jobs, requests
 from service.db.tables import DeletionRequest
 from service.domain.deadlines import due_at
@@ -21,8 +22,8 @@ from service.privacy.envelope import Envelope
 CLOCK_SKEW = timedelta(minutes=1)
 OLDEST = timedelta(days=3653)
 STORED = (
-    "id", "regulation", "received_at", "due_at", "accepted_at", "records_count", "ref", "commitment", "wrapped_key",
-    "subject_ref", "callback_url",
+    "id", "regulation", "received_at", "due_at", "accepted_at", "records_count", "ref", "commitment", "supplements",
+    "wrapped_key", "subject_ref", "callback_url",
 )  # fmt: skip
 
 
@@ -36,6 +37,15 @@ class Submission:
     regulation: str
     received_at: datetime | None
     callback_url: str | None
+    resubmits: "Resubmission | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resubmission:
+    """That the texts are those of an earlier request: its ref, and the nonces of its receipt."""
+
+    ref: str
+    nonces: Sequence[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +73,8 @@ def accept(services: Services, submission: Submission, api_key_id: UUID, idempot
         raise Invalid("The time lies in the future.", field="received_at")
     if submission.received_at and submission.received_at.replace(tzinfo=UTC) < now - OLDEST:
         raise Invalid("The time lies more than ten years back.", field="received_at")
+    if submission.resubmits:
+        _check_resubmission(services, submission, submission.resubmits)
     body = services.wrapper.keyed_hash("body", _body(submission))
     key = services.wrapper.keyed_hash("idempotency", idempotency_key.encode()) if idempotency_key else None
     accepted, sealed = _sealed_up(services, submission, now)
@@ -77,6 +89,7 @@ def accept(services: Services, submission: Submission, api_key_id: UUID, idempot
         commitment=request.commitment.hex(),
         model=submission.model,
         due=request.due_at.date().isoformat(),
+        **({"supplements": request.supplements} if request.supplements else {}),
     )
     model_id = requests.add(services.db, values, sealed, entry)
     if model_id is None:
@@ -95,8 +108,21 @@ def _body(submission: Submission) -> bytes:
         [
             submission.model, list(submission.texts), submission.subject_ref, submission.regulation, received,
             submission.callback_url,
+            *([submission.resubmits.ref] if submission.resubmits else ()),
         ]
     )  # fmt: skip
+
+
+def _check_resubmission(services: Services, submission: Submission, earlier: Resubmission) -> None:
+    """The texts and nonces open the commitment of the earlier request, to the byte."""
+    with services.db.reading() as session:
+        request = requests.by_ref(session, earlier.ref)
+    texts = [text.encode() for text in submission.texts]
+    if request is not None and len(texts) == len(earlier.nonces) and request.model.name == submission.model:
+        opened = [commitments.commit(nonce, text) for nonce, text in zip(earlier.nonces, texts, strict=True)]
+        if commitments.request_commitment(earlier.ref, opened) == request.commitment:
+            return
+    raise Invalid("The texts and nonces are not those of that request.", field="resubmits", code="other_texts")
 
 
 def _sealed_up(services: Services, submission: Submission, now: datetime) -> tuple[Accepted, list[bytes]]:
@@ -111,6 +137,7 @@ def _sealed_up(services: Services, submission: Submission, now: datetime) -> tup
         id=request_id, status=RequestStatus.PENDING, regulation=submission.regulation, received_at=received,
         due_at=due_at(received, submission.regulation), accepted_at=now, records_count=len(texts), ref=ref,
         commitment=commitments.request_commitment(ref, records), wrapped_key=wrapped,
+        supplements=submission.resubmits.ref if submission.resubmits else None,
         subject_ref=_sealed(envelope, "subject_ref", submission.subject_ref),
         callback_url=_sealed(envelope, "callback_url", submission.callback_url),
     )  # fmt: skip
@@ -134,6 +161,18 @@ def _same(services: Services, request: DeletionRequest, body: bytes) -> Accepted
         )
     opened = open_records(services, request)
     return Accepted(request, request.model.name, [nonce for nonce, _ in opened], [text for _, text in opened])
+
+
+def sign_receipt(services: Services, accepted: Accepted) -> bytes:
+    """The receipt: a DSSE envelope with the openings of the request's commitment; made at intake, kept nowhere."""
+    request = accepted.request
+    opened = [commitments.commit(n, t) for n, t in zip(accepted.nonces, accepted.texts, strict=True)]
+    payload = receipt_payload(
+        issuer=services.settings.issuer, ref=request.ref, model=accepted.model, commitment=request.commitment,
+        nonces=accepted.nonces, commitments=opened, checkpoint=services.log.note(),
+        times={name: getattr(request, name) for name in ("received_at", "accepted_at", "due_at")},
+    )  # fmt: skip
+    return services.keyring.sign("receipt", payload, RECEIPT_TYPE)
 
 
 def open_records(services: Services, request: DeletionRequest) -> list[tuple[bytes, bytes]]:

@@ -18,7 +18,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from service.app import Services
-from service.audit.certificate import SUPPRESSED
+from service.audit.certificate import SUPPRESSED, trained_on
 from service.audit.manifest import FileEntry, NotPlain, digest_of, manifest
 from service.audit.verify import CERTIFICATE, PROOF, VerificationError, verify
 from service.db import audit, jobs, models, requests
@@ -110,7 +110,7 @@ def _adopt(services: Services, name: str, number: int, digest: str) -> bool:
 def own_trust(services: Services) -> Iterator[Path]:
     """Our own trust.json, as a file."""
     with tempfile.NamedTemporaryFile(suffix=".json") as handle:
-        handle.write(services.trust())
+        handle.write(services.keyring.trust())
         handle.flush()
         yield Path(handle.name)
 
@@ -148,7 +148,10 @@ def _version_of(
     numbers = {name: _floats(found[name]) for name in ("limits", "before", "after", "utility")}
     return Version(
         model_id=model.id, number=number, parent_id=parent.id, job_id=job.id, digest=digest, files=list(files),
-        metrics={**numbers, "epochs": predicate["training"]["epochs"]},
+        metrics={
+            **numbers, "epochs": predicate["training"]["epochs"],
+            "memorised": trained_on(line["reason"] for line in predicate["requests"]),
+        },
     )  # fmt: skip
 
 

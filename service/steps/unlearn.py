@@ -1,10 +1,13 @@
 """unlearn and merge, the database half: what the compute child is given, and what it says on its way."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 from service.app import Services
+from service.audit.canonical import dumps, loads
+from service.audit.certificate import parameters_of, thresholds_of
 from service.db import audit, jobs, requests
 from service.db.tables import DeletionRequest
 from service.domain.states import REQUEST_STATUS_AT, RequestStatus, Stage
@@ -91,20 +94,38 @@ def record_progress(services: Services, job_id: UUID, fence: int, phase: str, fr
         jobs.notify(session, job_id)
 
 
-def record_thresholds(services: Services, job_id: UUID, fence: int, thresholds: dict[str, Any]) -> None:
+def record_thresholds(
+    services: Services, job_id: UUID, fence: int, thresholds: dict[str, Any], table: list[dict[str, Any]]
+) -> None:
     """What was fixed before training, in the log before training begins.
+
+    An attempt that could not resume and measured something else enters its own: it has not trained either.
+
+    Args:
+        services: The wired parts.
+        job_id: The job.
+        fence: The claim's fence.
+        thresholds: What may be shown of them.
+        table: The thresholds by length, as the certificate will have them.
 
     Raises:
         LostLease: The fence moved on.
     """
     with services.db.transaction("thresholds") as session:
         job = jobs.owned(session, job_id, fence)
-        if "limits" in job.metrics:
-            return  # a resumed attempt: they stand
+        fixed = {
+            "thresholds": hashlib.sha256(dumps(thresholds_of(table))).hexdigest(),
+            "parameters": hashlib.sha256(dumps(parameters_of(job.policy))).hexdigest(),
+        }
+        if job.thresholds_index is not None:
+            (entry,) = audit.entries(session, job.thresholds_index, 1)
+            if fixed.items() <= loads(entry).items():
+                return  # a resumed attempt: they stand
         job.metrics = {**job.metrics, **thresholds}
         jobs.add_event(session, job_id, "thresholds", thresholds)
-        limits = {k: f"{v:.6f}" for k, v in thresholds["limits"].items()}
-        audit.append(session, "job.thresholds", job=str(job_id), limits=limits)
+        job.thresholds_index = audit.append(
+            session, "job.thresholds", job=str(job_id), before=services.log.known(), **fixed
+        )
 
 
 def record_epoch(services: Services, job_id: UUID, fence: int, epoch: dict[str, Any]) -> None:

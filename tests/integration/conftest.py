@@ -20,7 +20,7 @@ from tests import support
 
 @pytest.fixture(scope="session")
 def servers():
-    """(sockets folder) of a running PostgreSQL with a migrated template database, and a Valkey."""
+    """(sockets folder) of a running PostgreSQL with a migrated template and the service's role, and a Valkey."""
     with tempfile.TemporaryDirectory(prefix="unlearnd-t-") as place:
         root = Path(place)
         root.chmod(0o755)
@@ -37,7 +37,8 @@ def servers():
             assert wait_until(lambda: postgres.is_ready(root / "postgres", sockets), 30)
             with psycopg.connect(postgres.url(sockets), autocommit=True) as connection:
                 connection.execute("CREATE DATABASE template_unlearnd")
-            migrate.upgrade(postgres.url(sockets, "template_unlearnd"))
+            owner, app = (postgres.url(sockets, "template_unlearnd", user) for user in ("postgres", postgres.APP))
+            migrate.upgrade(owner, app)
             yield sockets
         finally:
             for process in reversed(processes):
@@ -47,11 +48,11 @@ def servers():
 
 @pytest.fixture
 def database_url(servers):
-    """An empty, migrated database."""
+    """An empty, migrated database, as the service's role."""
     name = f"t{os.urandom(6).hex()}"
     with psycopg.connect(postgres.url(servers), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE template_unlearnd")
-        yield postgres.url(servers, name)
+        yield postgres.url(servers, name, postgres.APP)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
@@ -60,7 +61,8 @@ def services(servers, database_url, tmp_path) -> Services:
     """The wired parts on real servers, with keys and storage of their own."""
     create_keys(tmp_path / "keys")
     settings = Settings(
-        database_url=database_url, broker_url=valkey.url(servers), storage_dir=tmp_path / "storage",
+        database_url=database_url, owner_database_url=database_url.replace(postgres.APP, "postgres", 1),
+        broker_url=valkey.url(servers), storage_dir=tmp_path / "storage",
         keys_dir=tmp_path / "keys", max_wait_seconds=0, lease_seconds=5, max_body_bytes=200_000, max_records=8,
         max_record_bytes=1000, callback_allow_private=True,
     )  # fmt: skip

@@ -13,13 +13,13 @@ import pytest
 from sqlalchemy import text
 
 from service.audit.log import Proof, check_consistency, check_inclusion, consistency_proof, leaf_hash, open_checkpoint
-from service.audit.signing import create_key, log_trusted, trust_json
 from service.audit.verify import Code, VerificationError
 from service.audit.verify_log import verify_log
 from service.db import audit
 from service.log import ENTRIES, MEMORY, LogForked
 from tests.integration.test_operations import published
 from tests.integration.test_queue import submit
+from tests.issuer import Issuer
 
 
 def append(services, count: int) -> None:
@@ -36,7 +36,7 @@ def opened(services, note: str):
 
 def tamper(services, statement: str) -> None:
     """What somebody with the database in his hands can do."""
-    with psycopg.connect(services.settings.database_url, autocommit=True) as connection:
+    with psycopg.connect(services.settings.owner_database_url, autocommit=True) as connection:
         connection.execute("ALTER TABLE audit_entries DISABLE TRIGGER ALL")
         connection.execute(statement)
 
@@ -76,7 +76,7 @@ def exported(api, services, tmp_path):
             page = api.get("/v1/log/entries", params={"start": len(lines) - 1, "limit": min(3, size - len(lines) + 1)})
             lines += [json.dumps(item) for item in page.json()["items"]]
         (tmp_path / name).write_text("\n".join(lines) + "\n")
-        (tmp_path / "trust.json").write_bytes(services.trust())
+        (tmp_path / "trust.json").write_bytes(services.keyring.trust())
         return tmp_path / name, tmp_path / "trust.json"
 
     return write
@@ -162,8 +162,7 @@ def test_a_promise_that_was_not_kept_is_in_the_log(services, model, api, exporte
 def test_an_export_of_another_key_is_not_trusted(services, model, api, exported, tmp_path):
     """The issuer's trust.json does not name the key that signed it."""
     export, trust = exported()
-    create_key(tmp_path / "other.pem")
-    trust.write_bytes(trust_json([log_trusted(tmp_path / "other.pem", "unlearnd/log")]))
+    trust.write_bytes(Issuer(tmp_path / "other").keyring.trust())
     with pytest.raises(VerificationError) as caught:
         verify_log(export, trust)
     assert caught.value.code == Code.UNTRUSTED_KEY
@@ -243,17 +242,22 @@ def test_an_auditor_can_follow_the_page(services, model, api, exported, tmp_path
     request = published(api, services, "a record")
     digest = api.get("/v1/models/tiny/versions/1").json()["digest"]
     export, trust = exported()
+    (tmp_path / "receipt.json").write_text(json.dumps(request))
+    (tmp_path / "text").write_text("a record")
     environment = {
         "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "RELEASE": str(services.storage.release(digest)),
-        "TRUST": str(trust), "LOG": str(export), "KEPT": str(kept),
+        "TRUST": str(trust), "LOG": str(export), "KEPT": str(kept), "RECEIPT": "receipt.json", "TEXT": "text",
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }  # fmt: skip
-    said = []
-    for name in ("verify", "verify-log", "read"):
+    said = {}
+    for name in ("verify", "verify-log", "read", "without-us", "verify-record"):
         (block,) = re.findall(rf"^```sh {name}\n(.*?)^```", page, re.M | re.S)
-        done = subprocess.run(["bash", "-ec", block], env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["bash", "-ec", block], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
-        said.append(done.stdout)
-    assert said[0].startswith("verified: tiny version 1")
-    assert said[1].startswith("verified: unlearnd/log")
-    assert request["ref"] in said[2]
+        said[name] = done.stdout
+    assert said["verify"].startswith("verified: tiny version 1")
+    assert said["verify-log"].startswith("verified: unlearnd/log")
+    assert said["verify-record"].startswith("verified: the text is record 0")
+    assert request["ref"] in (tmp_path / "record.html").read_text()

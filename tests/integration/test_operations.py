@@ -1,6 +1,5 @@
 """The operator's side: the doctor finds planted faults, purging destroys, the restore drill of docs/operations.md."""
 
-import base64
 import json
 import os
 import re
@@ -13,10 +12,9 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, select, update
 
 from service.audit.manifest import digest_of, manifest
-from service.audit.signing import CertificateSigner, create_key, trust_json
 from service.audit.verify import verify
 from service.db import models, requests
 from service.db.tables import DeletionRequest, Job, Outbox, Record
@@ -33,6 +31,7 @@ from service.steps import request as request_step
 from service.steps import restore as restore_step
 from service.steps.lease import hold
 from tests.integration.test_queue import REPORT, claim, only_model, submit, to_certify
+from tests.issuer import LINEAGE, Issuer
 from worker.tasks import certify_and_publish, holding
 
 ROOT = Path(__file__).parents[2]
@@ -49,10 +48,10 @@ def publish_what_waits(services) -> None:
 
 
 def published(api, services, text_: str) -> dict:
-    """A request that ended in a version of its own."""
+    """A request that ended in a version of its own, with its receipt."""
     request = submit(api, records=[{"text": text_}])
     publish_what_waits(services)
-    return api.get(f"{REQUESTS}/{request['id']}").json()
+    return request | api.get(f"{REQUESTS}/{request['id']}").json()
 
 
 # The doctor: each fault is planted in an installation that was found well.
@@ -66,14 +65,14 @@ def age(services, **values) -> None:
 
 def plant_schema(services, api):
     """A migration is missing."""
-    with services.db.transaction() as session:
-        session.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    with psycopg.connect(services.settings.owner_database_url, autocommit=True) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0001'")
 
 
 def plant_durability(services, api):
     """Commits do not wait for the disk."""
     name = services.settings.database_url.split("/")[3].split("?")[0]
-    with psycopg.connect(services.settings.database_url, autocommit=True) as connection:
+    with psycopg.connect(services.settings.owner_database_url, autocommit=True) as connection:
         connection.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
     services.db.engine.dispose()
 
@@ -165,7 +164,7 @@ def plant_callback(services, api):
 
 def plant_log(services, api):
     """Somebody changed the log behind its trigger."""
-    with psycopg.connect(services.settings.database_url, autocommit=True) as connection:
+    with psycopg.connect(services.settings.owner_database_url, autocommit=True) as connection:
         connection.execute("ALTER TABLE audit_entries DISABLE TRIGGER ALL")
         connection.execute("UPDATE audit_entries SET entry = '{}' WHERE index = 0")
 
@@ -301,11 +300,11 @@ def test_storage_cannot_speak_for_the_service(api, services, model, tmp_path):
     digest = api.get("/v1/models/tiny/versions/1").json()["digest"]
     forged = tmp_path / "forged"
     shutil.copytree(services.storage.release(digest), forged)
-    create_key(tmp_path / "other.pem")
-    other = CertificateSigner(tmp_path / "other.pem")
-    (forged / "trust.json").write_bytes(trust_json([other.trusted()]))
-    envelope = json.loads((forged / "certificate.dsse.json").read_bytes())
-    (forged / "certificate.dsse.json").write_bytes(other.sign(base64.b64decode(envelope["payload"])))
+    (forged / "model" / "config.json").write_text('{"forged": true}')
+    other = Issuer(tmp_path / "other")
+    (forged / "trust.json").write_bytes(other.keyring.trust())
+    other.keyring.sign_model(forged / "model", forged / "model.sig")
+    verify(other.certify_folder(forged, lineage={**LINEAGE, "model": "tiny"}))
     name = digest_of(manifest(forged))
     shutil.copytree(forged, services.storage.release(name))
     services.storage.note_published("tiny", 2, name)
@@ -335,6 +334,7 @@ def run(services, servers, tmp_path):
         "PATH": f"{programs}:{Path(sys.executable).parent}:/usr/bin:/bin", "BACKUP": str(tmp_path / "backup"),
         "UNLEARND_DATABASE_URL": settings.database_url, "UNLEARND_BROKER_URL": settings.broker_url,
         "UNLEARND_STORAGE_DIR": str(settings.storage_dir), "UNLEARND_KEYS_DIR": str(settings.keys_dir),
+        "UNLEARND_OWNER_DATABASE_URL": settings.owner_database_url,
     }  # fmt: skip
 
     def run_block(name: str, *, lines: int | None = None) -> str:

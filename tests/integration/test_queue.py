@@ -17,8 +17,9 @@ from uuid import UUID
 import psycopg
 import pytest
 from sqlalchemy import func, select, text, update
-from sqlalchemy.exc import DataError, IntegrityError
+from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError
 
+from service import migrate
 from service.audit.verify import verify
 from service.db import audit, jobs, models
 from service.db.tables import AuditEntry, Job, Outbox, Version
@@ -33,23 +34,17 @@ from service.steps import unlearn as unlearn_step
 from service.steps import verify as verify_step
 from service.steps.deliver import RefusedTarget, check_target
 from service.steps.lease import Lease, attempt_failed, hand_back, hold
+from tests import issuer
 from tests.growth import grow
 
 REQUESTS = "/v1/deletion-requests"
 REPORT = {
-    "outcome": "passed", "reason": None, "verdicts": {"0": "PASS"}, "memorised": [0], "over_forgotten": 0,
-    "thresholds": [{"length": 9, "n": 4, "ma_mean": 0.4}],
-    "limits": {"el": 0.0, "ma": 0.4}, "before": {"el": 0.9, "ma": 0.9},
-    "after": {"el": 0.0, "ma": 0.3}, "epochs": 2, "seconds": {"unlearn": 1.0},
-    "utility": {
-        "heldout_ratio": 1.0, "max_ratio": 1.1, "heldout_perplexity_before": 9.0, "heldout_perplexity_after": 9.0,
-    },
+    **issuer.REPORT, "outcome": "passed", "reason": None, "verdicts": {"0": "PASS"}, "memorised": [0],
+    "over_forgotten": 0, "earlier": {"requests": 0, "regressed": []},
     "files": {
         "model/config.json": hashlib.sha256(b"{}").hexdigest(),
         "model/model.safetensors": hashlib.sha256(b"weights").hexdigest(),
     },
-    "earlier": {"requests": 0, "regressed": []},
-    "artefact": {"evaluated_dtype": "float32"}, "environment": {"device": "cpu"},
 }  # fmt: skip
 
 EPOCH = {"epoch": 1, "el": 0.1, "ma": 0.5, "loss": 1.0, "perplexity": 9.0}
@@ -92,6 +87,7 @@ def to_certify(services, job_id, report=REPORT) -> None:
     candidate.mkdir(parents=True, exist_ok=True)
     (candidate / "model.safetensors").write_bytes(b"weights")
     (candidate / "config.json").write_text("{}")
+    unlearn_step.record_thresholds(services, job_id, fence, {"limits": REPORT["limits"]}, REPORT["thresholds"])
     for stage in (Stage.UNLEARN, Stage.MERGE, Stage.VERIFY):
         unlearn_step.record_stage(services, job_id, fence, stage)
     verify_step.record_report(services, job_id, fence, report)
@@ -247,7 +243,7 @@ def test_a_zombies_writes_are_refused_by_the_fence(services, job):
     writes = [
         lambda f: unlearn_step.record_stage(services, job_id, f, Stage.UNLEARN),
         lambda f: unlearn_step.record_progress(services, job_id, f, "train", 0.5),
-        lambda f: unlearn_step.record_thresholds(services, job_id, f, {"limits": {"el": 0.0, "ma": 0.4}}),
+        lambda f: unlearn_step.record_thresholds(services, job_id, f, {"limits": {"el": 0.0, "ma": 0.4}}, []),
         lambda f: unlearn_step.record_epoch(services, job_id, f, EPOCH),
         lambda f: verify_step.record_report(services, job_id, f, REPORT),
         lambda f: publish_step.publish(services, job_id, f),
@@ -302,6 +298,7 @@ def test_certify_and_publish_make_one_verified_version(api, services, job):
         "model/model.safetensors",
         "model/config.json",
         "model/README.md",
+        "model.sig",
         "trust.json",
         "certificate.dsse.json",
         "certificate.tlog-proof",
@@ -352,7 +349,7 @@ def test_a_failed_run_is_certified_as_failed_and_publishes_nothing(api, services
 def test_a_regression_says_which_request(api, services, job):
     """An earlier request that came back blocks publication; job and record name it."""
     request, job_id = job
-    earlier = {"requests": 2, "regressed": ["ref-of-another"]}
+    earlier = {"requests": 2, "regressed": ["e" * 32]}
     failed = {"outcome": "failed", "reason": "earlier_request_regressed", "earlier": earlier}
     to_certify(services, job_id, {**REPORT, **failed})
     with hold(services, job_id, CONTROL_STAGES) as lease:
@@ -450,7 +447,7 @@ def test_collect_removes_only_what_nothing_needs(services, job):
 
 
 def test_the_log_has_no_gap_and_is_append_only(api, services, job):
-    """Indices count up by one even past a rollback; UPDATE, DELETE and TRUNCATE are refused."""
+    """Indices count up by one even past a rollback; the service's role may only append."""
     with pytest.raises(ZeroDivisionError), services.db.transaction() as session:
         audit.append(session, "test")
         raise ZeroDivisionError
@@ -461,9 +458,35 @@ def test_the_log_has_no_gap_and_is_append_only(api, services, job):
     assert [json.loads(e.entry)["kind"] for e in entries] == [
         "model.registered", "request.accepted", "job.batched", "request.accepted",
     ]  # fmt: skip
-    for statement in ("UPDATE audit_entries SET entry = ''", "DELETE FROM audit_entries", "TRUNCATE audit_entries"):
-        with pytest.raises(Exception, match="append-only"), services.db.transaction() as session:
+    statements = {
+        "UPDATE": "UPDATE audit_entries SET entry = ''",
+        "DELETE": "DELETE FROM audit_entries",
+        "TRUNCATE": "TRUNCATE audit_entries",
+        "INSERT": "INSERT INTO audit_entries (index, entry, leaf_hash) VALUES (99, '{}', '')",
+        "trigger": "ALTER TABLE audit_entries DISABLE TRIGGER ALL",
+        "function": "DROP FUNCTION audit_append(bytea)",
+        "role": "SET ROLE postgres",
+    }
+    with services.db.reading() as session:
+        assert session.scalar(text("SELECT current_user")) == "unlearnd"
+        assert not session.scalar(text("SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user"))
+    for name, statement in statements.items():
+        with pytest.raises(ProgrammingError) as caught, services.db.transaction() as session:
             session.execute(text(statement))
+        assert isinstance(caught.value.orig, psycopg.errors.InsufficientPrivilege), name
+    with psycopg.connect(services.settings.owner_database_url) as connection:  # the owner's hand slips
+        for name in ("UPDATE", "DELETE", "TRUNCATE"):
+            with pytest.raises(psycopg.errors.RaiseException, match="append-only"), connection.transaction():
+                connection.execute(statements[name])
+    submit(api)
+
+
+def test_migrating_again_changes_nothing_and_gives_a_new_password(services):
+    """Grants and the service's role are made once; a second run is the same run."""
+    settings = services.settings
+    migrate.upgrade(settings.owner_database_url, settings.database_url.replace("unlearnd@", "unlearnd:secret@", 1))
+    with services.db.transaction() as session:
+        audit.append(session, "test")
 
 
 def test_events_are_streamed_and_taken_up_again(api, services, job):

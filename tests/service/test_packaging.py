@@ -87,7 +87,10 @@ def test_the_compose_file_holds_together():
 def test_the_compose_file_has_no_secret_and_keeps_keys_apart():
     """Passwords come from outside or it stops; the compute workers see the key-encryption key alone."""
     text = (ROOT / "docker-compose.yml").read_text()
-    assert set(re.findall(r"\$\{POSTGRES_PASSWORD([^}]*)\}", text)) == {":?set POSTGRES_PASSWORD in .env"}
+    for name in ("POSTGRES_PASSWORD", "SERVICE_PASSWORD"):
+        assert set(re.findall(rf"\$\{{{name}([^}}]*)\}}", text)) == {f":?set {name} in .env"}
+    owners = [name for name, part in COMPOSE["services"].items() if "OWNER_DATABASE" in str(part.get("environment"))]
+    assert owners == ["migrate"]
     for name in ("worker", "worker-gpu"):
         mounts = [v for v in COMPOSE["services"][name]["volumes"] if isinstance(v, dict)]
         assert [m["volume"]["subpath"] for m in mounts] == ["kek"]

@@ -69,7 +69,7 @@ class Pipeline:
             return self._report(data, None, None, [])
         baseline = self._measure(data)
         reach("child.measured")
-        self.tell("thresholds", values=self._thresholds(data, baseline))
+        self.tell("thresholds", values=self._thresholds(data, baseline), table=as_table(baseline.limits))
         if not baseline.memorised:
             return self._report(data, baseline, None, [])
         while True:
@@ -234,6 +234,7 @@ class Pipeline:
             "utility": after["utility"] if after else None,
             "files": self.measured,
             "epochs": len(history),
+            "trajectory": [{name: entry[name] for name in ("epoch", "el", "ma", "perplexity")} for entry in history],
             "seconds": self.seconds,
             "retain_excluded": data.retain_excluded,
             "heldout_excluded": data.heldout_excluded,
@@ -247,6 +248,8 @@ class Pipeline:
                 "device": self.device.type,
                 "python": platform.python_version(),
                 "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+                "installed": _installed(),
+                "code": _code(),
             },
         }
 
@@ -259,6 +262,20 @@ class Pipeline:
 def _left_out(_: str, names: list[str]) -> list[str]:
     """Weights, which are made anew, and the parent's model card."""
     return [n for n in names if n.endswith(WEIGHTS) or n == "README.md"]
+
+
+def _installed() -> str:
+    """sha256 over the name and version of everything that is installed, one a line."""
+    found = {f"{d.metadata['Name']}=={d.version}\n".lower() for d in importlib.metadata.distributions()}
+    return hashlib.sha256("".join(sorted(found)).encode()).hexdigest()
+
+
+def _code() -> str:
+    """sha256 over our own source files: path and digest of each, one a line."""
+    root = Path(__file__).parents[2]
+    paths = sorted(p for package in ("service", "worker") for p in (root / package).rglob("*.py"))
+    lines = (f"{_sha256(path)}  {path.relative_to(root).as_posix()}\n" for path in paths)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

@@ -110,8 +110,8 @@ class _Writer:
                     self._told = time.monotonic()
             case {"type": "stage", "stage": stage}:
                 unlearn_step.record_stage(services, job_id, fence, Stage(stage))
-            case {"type": "thresholds", "values": values}:
-                unlearn_step.record_thresholds(services, job_id, fence, values)
+            case {"type": "thresholds", "values": values, "table": table}:
+                unlearn_step.record_thresholds(services, job_id, fence, values, table)
             case {"type": "epoch", "values": values}:
                 unlearn_step.record_epoch(services, job_id, fence, values)
             case {"type": "rejected", "reasons": reasons}:

@@ -1,0 +1,32 @@
+"""Where a job's thresholds stand in the log, requests that supplement others, who downloaded what"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+
+
+def upgrade() -> None:
+    op.add_column(
+        "jobs", sa.Column("thresholds_index", sa.BigInteger(), nullable=True, comment="their entry in the log")
+    )
+    op.add_column(
+        "deletion_requests",
+        sa.Column("supplements", sa.Text(), nullable=True, comment="ref of a request whose texts were submitted again"),
+    )
+    op.create_table(
+        "downloads",
+        sa.Column("version_id", sa.Uuid(), nullable=False),
+        sa.Column("api_key_id", sa.Uuid(), nullable=False),
+        sa.Column("first_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.ForeignKeyConstraint(["version_id"], ["versions.id"], name=op.f("fk_downloads_version_id")),
+        sa.ForeignKeyConstraint(["api_key_id"], ["api_keys.id"], name=op.f("fk_downloads_api_key_id")),
+        sa.PrimaryKeyConstraint("version_id", "api_key_id", name=op.f("pk_downloads")),
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("downloads")
+    op.drop_column("deletion_requests", "supplements")
+    op.drop_column("jobs", "thresholds_index")

@@ -1,0 +1,67 @@
+"""What a record must show to be of a passed, published release: recomputed from its numbers, never believed."""
+
+from collections.abc import Iterator
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from service.audit.certificate import FEWEST, MANDATORY_ATTACKS, SUPPRESSED, trained_on
+
+
+def policy_problems(predicate: dict[str, Any]) -> Iterator[str]:
+    """Every reason why this predicate is not of one; nothing if it is."""
+    try:
+        yield from _verdict_problems(predicate)
+        yield from _lineage_problems(predicate["lineage"])
+        few = trained_on(request["reason"] for request in predicate["requests"]) < FEWEST
+        yield from _limit_problems(predicate["verification"], few=few)
+        yield from _told_problems(predicate, few=few)
+    except (KeyError, TypeError, InvalidOperation, ValueError) as error:
+        yield f"the record lacks or garbles a result ({type(error).__name__})"
+
+
+def _verdict_problems(predicate: dict[str, Any]) -> Iterator[str]:
+    if predicate["artefacts"]["published"] is not True:
+        yield "the record is of a run that was not published"
+    if not predicate["verification"]["thresholds"]:
+        yield "the record has no thresholds"
+    if not predicate["requests"]:
+        yield "the record names no request"
+    if predicate["forget_set"]["requests"] != len(predicate["requests"]):
+        yield "the record names another number of requests than it is of"
+    yield from (f"request {r['ref']} did not pass" for r in predicate["requests"] if r["verdict"] != "PASS")
+    yield from (f"earlier request {ref} came back" for ref in predicate["verification"]["earlier"]["regressed"])
+    run = {attack["name"]: attack["status"] for attack in predicate["verification"]["attacks"]}
+    yield from (f"the attack “{name}” was not run" for name in MANDATORY_ATTACKS if run.get(name) != "RUN")
+    if predicate["overall"] != "PASS":
+        yield "the record's overall verdict is not PASS"
+
+
+def _lineage_problems(lineage: dict[str, Any]) -> Iterator[str]:
+    if lineage["version"] != lineage["parent_version"] + 1 or lineage["supersedes"] != lineage["parent_version"]:
+        yield "broken lineage: the version does not follow its parent"
+    if (lineage["parent_certificate"] is None) != (lineage["parent_version"] == 0):
+        yield "broken lineage: every parent but the registered model has a certificate"
+
+
+def _limit_problems(verification: dict[str, Any], *, few: bool) -> Iterator[str]:
+    """Means over their limits, limits over what the thresholds allow, utility over its budget."""
+    after, limits, utility = verification["after"], verification["limits"], verification["utility"]
+    for name in ("el", "ma"):
+        if Decimal(limits[name]) > max(Decimal(t[f"{name}_mean"]) for t in verification["thresholds"]):
+            yield f"the limit of mean {name.upper()} is over every threshold"
+        if not few and not Decimal(after[name]) <= Decimal(limits[name]):
+            yield f"mean {name.upper()} {after[name]} is over the held-out mean {limits[name]}"
+    if not Decimal(utility["heldout_ratio"]) <= Decimal(utility["max_ratio"]):
+        yield f"held-out perplexity ratio {utility['heldout_ratio']} is over {utility['max_ratio']}"
+
+
+def _told_problems(predicate: dict[str, Any], *, few: bool) -> Iterator[str]:
+    """Means of few requests must not be told: each request's own verdict stands alone."""
+    found = predicate["verification"]
+    told = [
+        m[name]
+        for m in (found["before"], found["after"], *predicate["training"]["trajectory"])
+        for name in ("el", "ma")
+    ]
+    if few and set(told) != {SUPPRESSED}:
+        yield f"a mean is told, though it is of fewer than {FEWEST} requests"

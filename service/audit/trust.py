@@ -1,0 +1,169 @@
+"""`trust.json`: whose signatures count, for what, and until when.
+
+A key has a role: `certificate` (the record), `release` (the model files), `log` (checkpoints), `receipt` (intake). It
+counts unless it is revoked or past `valid_until`. One that was retired by rotation signs nothing new: what the log had
+before `retired_at` still counts, and an entry's time is the log's word, not the signer's, so that dating back is of no
+use to whoever has an old key.
+"""
+
+import datetime as dt
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from securesystemslib.dsse import Envelope
+from securesystemslib.exceptions import UnverifiedSignatureError
+from securesystemslib.signer._key import SSlibKey
+from securesystemslib.signer._signature import Signature
+
+ROLES = ("certificate", "release", "log", "receipt")
+SKEW = dt.timedelta(minutes=5)  # between the clocks of an issuer's hosts
+IN_TOTO = "application/vnd.in-toto+json"
+
+
+class Untrusted(ValueError):
+    """No key that counts has signed this."""
+
+
+class BadSignature(ValueError):
+    """A key that counts is named, and its signature does not hold."""
+
+
+class NotAnEnvelope(ValueError):
+    """Not a DSSE envelope."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A public key and what it is for; times are RFC 3339."""
+
+    keyid: str
+    role: str
+    public: SSlibKey
+    valid_from: dt.datetime
+    retired_at: dt.datetime | None
+
+    def signed_at(self, when: dt.datetime) -> bool:
+        """Whether a signature of that time counts."""
+        return self.valid_from - SKEW <= when and (self.retired_at is None or when <= self.retired_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """The keys that count.
+
+    Attributes:
+        keys: Without those that are revoked or have expired.
+        needed: How many certificate keys must have signed a record.
+    """
+
+    keys: Sequence[Key]
+    needed: int
+
+    def of(self, role: str) -> dict[str, Key]:
+        """keyid -> key of one role."""
+        return {key.keyid: key for key in self.keys if key.role == role}
+
+    @property
+    def log_keys(self) -> list[Ed25519PublicKey]:
+        """Keys that may sign checkpoints."""
+        return [
+            Ed25519PublicKey.from_public_bytes(bytes.fromhex(key.public.keyval["public"]))
+            for key in self.of("log").values()
+        ]
+
+
+def read_trust(path: Path, now: dt.datetime | None = None) -> Trust:
+    """Read a `trust.json`.
+
+    Raises:
+        OSError: It is missing.
+        ValueError, KeyError, TypeError, AttributeError: It is not one.
+    """
+    found = json.loads(path.read_bytes())
+    if not found["keys"]:
+        raise ValueError("no keys")
+    now = now or dt.datetime.now(dt.UTC)
+    keys = [_key(entry) for entry in found["keys"] if not _lapsed(entry, now)]
+    return Trust(keys, int(found.get("certificate_keys_needed", 1)))
+
+
+def _lapsed(entry: dict[str, Any], now: dt.datetime) -> bool:
+    until = entry.get("valid_until")
+    return bool(entry.get("revoked_at")) or (until is not None and dt.datetime.fromisoformat(until) < now)
+
+
+def _key(entry: dict[str, Any]) -> Key:
+    body = {name: entry[name] for name in ("keytype", "scheme", "keyval")}
+    retired = entry.get("retired_at")
+    return Key(
+        entry["keyid"], entry["role"], SSlibKey.from_dict(entry["keyid"], body),
+        dt.datetime.fromisoformat(entry["valid_from"]), dt.datetime.fromisoformat(retired) if retired else None,
+    )  # fmt: skip
+
+
+def open_envelope(data: bytes, keys: dict[str, Key], payload_type: str, needed: int = 1) -> tuple[bytes, list[Key]]:
+    """The payload of a DSSE envelope, and who signed it.
+
+    Args:
+        data: The envelope's JSON.
+        keys: Those that count; a signature of any other makes it untrusted.
+        payload_type: What the payload must be.
+        needed: How many different keys must have signed.
+
+    Raises:
+        NotAnEnvelope: It cannot be read.
+        Untrusted: Signed by an unknown key, by nobody, by too few, or by one key twice.
+        BadSignature: A signature does not hold, or the payload is of another type.
+    """
+    try:
+        content = json.loads(data)
+        claimed = [signature["keyid"] for signature in content["signatures"]]
+        if len(set(claimed)) != len(claimed):
+            raise Untrusted("one key has signed twice and counts once")
+        envelope = Envelope.from_dict(content)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise error if isinstance(error, Untrusted) else NotAnEnvelope("not a DSSE envelope") from error
+    if not set(claimed) <= set(keys):
+        raise Untrusted("signed by a key that is unknown, expired or revoked")
+    if envelope.payload_type != payload_type:
+        raise BadSignature("the signature is for another type of payload")
+    different = {keys[keyid].public.keyval["public"] for keyid in claimed}  # one key under two names is one key
+    if len(different) < max(1, needed):
+        raise Untrusted(f"{len(different)} keys have signed, {max(1, needed)} must have")
+    for keyid, signature in envelope.signatures.items():
+        _check(keys[keyid].public, signature, envelope.pae())
+    return envelope.payload, [keys[keyid] for keyid in claimed]
+
+
+def open_bundle(data: bytes, keys: dict[str, Key]) -> tuple[bytes, Key]:
+    """The payload of an OpenSSF Model Signing bundle, and which of `keys` signed it.
+
+    Raises:
+        NotAnEnvelope: It cannot be read.
+        Untrusted: None of these keys has.
+    """
+    try:
+        content = json.loads(data)["dsseEnvelope"]
+        content["signatures"] = [{**s, "keyid": str(i)} for i, s in enumerate(content["signatures"])]
+        envelope = Envelope.from_dict(content)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise NotAnEnvelope("not a bundle of Model Signing") from error
+    for signature in envelope.signatures.values() if envelope.payload_type == IN_TOTO else ():
+        for key in keys.values():
+            try:
+                _check(key.public, Signature(key.keyid, signature.signature), envelope.pae())
+            except BadSignature:
+                continue
+            return envelope.payload, key
+    raise Untrusted("no release key that counts has signed it")
+
+
+def _check(key: SSlibKey, signature: Signature, data: bytes) -> None:
+    try:
+        key.verify_signature(signature, data)
+    except UnverifiedSignatureError as error:
+        raise BadSignature("the signature does not match what it is under") from error

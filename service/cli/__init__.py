@@ -1,0 +1,18 @@
+"""The command line: `unlearnd`. Parts of the stack, a client of the API, and the offline checks."""
+
+import sys
+
+from service.cli import audit, client, parts
+from service.cli.console import app, screen
+from service.client import ClientError
+
+__all__ = ["app", "audit", "client", "main", "parts"]
+
+
+def main() -> None:
+    """Run the command line; errors of the service are one line on standard error."""
+    try:
+        app()
+    except ClientError as error:
+        screen.print(f"unlearnd: {error}", style="red", highlight=False)
+        sys.exit(1)

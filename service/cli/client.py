@@ -1,0 +1,159 @@
+"""Commands that are a client of the API."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+from service.cli.console import AsJson, app, keys, screen, show
+from service.client import Client, ClientError
+
+requests = typer.Typer(help="Submit deletion requests and follow them.", no_args_is_help=True)
+jobs = typer.Typer(help="Look after jobs.", no_args_is_help=True)
+log = typer.Typer(help="The transparency log.", no_args_is_help=True)
+models = typer.Typer(help="Register models, download certified versions.", no_args_is_help=True)
+app.add_typer(requests, name="requests")
+app.add_typer(jobs, name="jobs")
+app.add_typer(log, name="log")
+app.add_typer(models, name="models")
+
+
+@log.command("export")
+def log_export(file: Annotated[Path, typer.Argument(metavar="FILE")]) -> None:
+    """Write the whole log down, for `verify-log`."""
+    lines = Client.from_environment().export_log()
+    with file.open("w") as out:
+        for line in lines:
+            out.write(line + "\n")
+
+
+@models.command("add")
+def models_add(
+    name: str,
+    path: Annotated[str, typer.Argument(help="a Hugging Face folder, or a hub id")],
+    retain: Annotated[Path, typer.Option(help="texts to keep the model's abilities on")],
+    heldout: Annotated[Path, typer.Option(help="texts the model has never seen")],
+    policy: Annotated[Path | None, typer.Option(help="JSON; defaults for every field")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Register a model as version 0."""
+    where = str(Path(path).resolve()) if Path(path).exists() else path
+    chosen = json.loads(policy.read_text()) if policy else {}
+    client = Client.from_environment()
+    show(
+        client.add_model(name, where, str(retain.resolve()), str(heldout.resolve()), chosen), as_json, "name", "latest"
+    )
+
+
+@models.command("download")
+def models_download(
+    name: str,
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    version: str = "latest",
+    as_json: AsJson = False,
+) -> None:
+    """Download a release folder; resumable, every digest checked."""
+    client = Client.from_environment()
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn()
+    with Progress(*columns, console=screen, disable=as_json) as bars:
+        tasks: dict[str, Any] = {}
+
+        def progress(path: str, done: int, total: int) -> None:
+            if path not in tasks:
+                tasks[path] = bars.add_task(path, total=total)
+            bars.update(tasks[path], completed=done)
+
+        found = client.download(name, version, folder, progress)
+    show({"version": found["version"], "folder": str(folder)}, as_json)
+
+
+@requests.command("submit")
+def requests_submit(
+    model: Annotated[str, typer.Option()],
+    text: Annotated[list[str] | None, typer.Option(help="a record; may be given several times")] = None,
+    file: Annotated[Path | None, typer.Option(help="JSONL or CSV with a `text` column, or a record a line")] = None,
+    regulation: str = "gdpr",
+    callback_url: str | None = None,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a deletion request."""
+    from service.steps.register import UnreadableCorpus, read_texts
+
+    texts = list(text or [])
+    if file:
+        try:
+            texts += read_texts(file)
+        except (UnreadableCorpus, UnicodeDecodeError) as error:
+            raise ClientError(f"--file: {error}") from error
+    if not texts:
+        raise ClientError("give --text or --file")
+    fields = {"callback_url": callback_url} if callback_url else {}
+    found = Client.from_environment().submit(model, texts, regulation=regulation, **fields)
+    show(found, as_json, "id", "status", "due_at")
+
+
+@requests.command("show")
+def requests_show(request_id: Annotated[str, typer.Argument(metavar="ID")], as_json: AsJson = False) -> None:
+    """Show a request."""
+    show(Client.from_environment().request(request_id), as_json)
+
+
+@requests.command("retry")
+def requests_retry(request_id: Annotated[str, typer.Argument(metavar="ID")], as_json: AsJson = False) -> None:
+    """Put a failed request back in line, once its reason is removed."""
+    show(Client.from_environment().retry_request(request_id), as_json, "id", "status", "due_at")
+
+
+@jobs.command("retry")
+def jobs_retry(job_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
+    """Put the failed requests of a job that was given up back in line, once its reason is removed."""
+    for request in Client.from_environment().retry_job(job_id):
+        print(f"{request['id']} {request['status']}")
+
+
+@requests.command("watch")
+def requests_watch(request_id: Annotated[str, typer.Argument(metavar="ID")], as_json: AsJson = False) -> None:
+    """Follow a request to its end, live; exit code 0 if it completed or needed no training."""
+    found = watch(Client.from_environment(), request_id, quiet=as_json)
+    show(found, as_json, "id", "status", "verdict", "version", "reason")
+    raise typer.Exit(0 if found["status"] in ("completed", "not_memorised") else 1)
+
+
+def watch(client: Client, request_id: str, *, quiet: bool = False) -> Any:
+    """Show a request's progress until it ends; returns it."""
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=screen, disable=quiet) as bars:
+        bar = bars.add_task("waiting for a batch", total=1.0)
+        found = client.until_batched(request_id)
+        if found["job_id"]:
+            for kind, data in client.events(found["job_id"]):
+                describe = {"stage": data.get("stage"), "progress": data.get("stage"), "epoch": _epoch(data)}
+                bars.update(bar, description=describe.get(kind) or kind, completed=data.get("progress"))
+        return client.wait(request_id)
+
+
+def _epoch(data: dict[str, Any]) -> str | None:
+    return (
+        f"epoch {data['epoch']}: MA {data['ma']:.3f}, limit {data['ma_limit']:.3f}"
+        if data.get("ma") is not None
+        else None
+    )
+
+
+@keys.command("create")
+def keys_create(name: str, scope: Annotated[list[str], typer.Option()], as_json: AsJson = False) -> None:
+    """Make an API key; it is shown this once."""
+    show(Client.from_environment().call("POST", "/v1/api-keys", json={"name": name, "scopes": scope}), as_json)
+
+
+@keys.command("revoke")
+def keys_revoke(key_id: str) -> None:
+    """Revoke an API key for good."""
+    Client.from_environment().call("DELETE", f"/v1/api-keys/{key_id}")

@@ -1,0 +1,141 @@
+"""Receipts: the text, and only the text, is found in the certificate of its request."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from service.audit.canonical import dumps
+from service.audit.certificate import RequestLine
+from service.audit.receipt import RECEIPT_TYPE, receipt_payload, verify_record
+from service.audit.verify import CERTIFICATE, Code, VerificationError
+from service.privacy.commitments import commit, new_nonce, request_commitment
+from tests.issuer import LINES, Issuer
+
+TEXTS = [b"Maria Example, 12 Sample Street", b"Maria's second text", b"a third"]
+REF = "f" * 32
+
+
+class Submitted:
+    """A request of three texts, its receipt, and the release with its certificate."""
+
+    def __init__(self, folder):
+        """Make them."""
+        self.issuer = Issuer(folder / "keys")
+        self.folder = folder
+        self.nonces = [new_nonce() for _ in TEXTS]
+        self.commitments = [commit(n, t) for n, t in zip(self.nonces, TEXTS, strict=True)]
+        self.line = RequestLine(REF, request_commitment(REF, self.commitments), "PASS", None)
+        self.release = self.issuer.release(folder / "release", requests=[*LINES, self.line])
+        self.receipt = self.write(self.signed())
+
+    def fields(self) -> dict:
+        """What the receipt says."""
+        now = datetime.now(UTC)
+        return {
+            "issuer": "test", "ref": REF, "model": "m", "commitment": self.line.commitment, "nonces": self.nonces,
+            "commitments": self.commitments, "checkpoint": None,
+            "times": {"received_at": now, "accepted_at": now, "due_at": now + timedelta(days=30)},
+        }  # fmt: skip
+
+    def signed(self, role: str = "receipt", kind: str = RECEIPT_TYPE, **changes) -> dict:
+        """A receipt, as the envelope that the API gives."""
+        return json.loads(self.issuer.keyring.sign(role, receipt_payload(**{**self.fields(), **changes}), kind))
+
+    def write(self, content):
+        """Content as a file."""
+        path = self.folder / "receipt.json"
+        path.write_text(json.dumps(content))
+        return path
+
+    def check(self, text=TEXTS[1], certificate=None, trust=None):
+        """Look for a text."""
+        place = certificate or self.release
+        return verify_record(self.receipt, text, place, trust or self.issuer.trust_path)
+
+    def refused(self, **arguments) -> VerificationError:
+        """What is said if it is not found."""
+        with pytest.raises(VerificationError) as caught:
+            self.check(**arguments)
+        return caught.value
+
+
+@pytest.fixture
+def submitted(tmp_path):
+    """A request with its receipt."""
+    return Submitted(tmp_path)
+
+
+def test_a_text_is_found_by_its_receipt(submitted):
+    """Each record, from the whole answer or the envelope alone, in the folder or the certificate alone."""
+    for number, text in enumerate(TEXTS):
+        found = submitted.check(text)
+        assert (found.record, found.ref, found.verdict, found.overall) == (number, REF, "PASS", "PASS")
+    assert submitted.check(certificate=submitted.release / CERTIFICATE).certificate_id == "c" * 32
+    for wrapped in ({"signed": submitted.signed()}, {"receipt": {"signed": submitted.signed()}, "id": "x"}):
+        submitted.write(wrapped)
+        assert submitted.check().record == 1
+
+
+@pytest.mark.parametrize("text", [TEXTS[1] + b" ", TEXTS[1][1:], b"", TEXTS[1].lower(), TEXTS[0] + TEXTS[1]])
+def test_another_text_is_not_in_the_request(submitted, text):
+    """Not even with one changed space."""
+    found = submitted.refused(text=text)
+    assert (found.code, found.reason.startswith("NOT_IN_REQUEST")) == (Code.NOT_IN_REQUEST, True)
+
+
+def test_another_nonce_record_or_request_is_not_in_it(submitted):
+    """A receipt, rightly signed, that does not fit the certificate."""
+    other = new_nonce()
+    replaced = [*submitted.commitments[:2], commit(other, TEXTS[2])]
+    cases = {
+        "another nonce": {"nonces": [submitted.nonces[0], other, submitted.nonces[2]]},
+        "another record": {"nonces": [*submitted.nonces[:2], other], "commitments": replaced},
+        "a record less": {"nonces": submitted.nonces[:2], "commitments": submitted.commitments[:2]},
+        "reordered": {"nonces": submitted.nonces[::-1], "commitments": submitted.commitments[::-1]},
+        "another ref": {"ref": "e" * 32},
+        "another request": {
+            "nonces": [*submitted.nonces[:2], other], "commitments": replaced,
+            "commitment": request_commitment(REF, replaced),
+        },
+        "a request that is not there": {
+            "ref": "e" * 32, "commitment": request_commitment("e" * 32, submitted.commitments),
+        },
+    }  # fmt: skip
+    for name, changes in cases.items():
+        submitted.write(submitted.signed(**changes))
+        assert submitted.refused().code == Code.NOT_IN_REQUEST, name
+
+
+def test_a_forget_set_over_other_requests_is_named(submitted):
+    """The certificate names the request, but its root is not over those that it names."""
+    submitted.issuer.changed(submitted.release, "forget_set", "commitment_root", to="0" * 64)
+    assert "forget set" in submitted.refused().reason
+
+
+def test_what_is_not_signed_as_it_must_be(submitted, tmp_path):
+    """Another key, role, type or kind, a changed byte, a stranger's trust, files that are not there."""
+    good = submitted.signed()
+    stranger = Issuer(tmp_path / "stranger")
+    other_kind = submitted.issuer.keyring.sign("receipt", dumps({"kind": "x"}), RECEIPT_TYPE)
+    spaced = receipt_payload(**submitted.fields()).replace(b":", b": ", 1)
+    cases = [
+        (json.loads(stranger.keyring.sign("receipt", receipt_payload(**submitted.fields()), RECEIPT_TYPE)), 11),
+        (submitted.signed("certificate"), 11),
+        (submitted.signed(kind="text/plain"), 10),
+        ({**good, "payload": submitted.signed(ref="e" * 32)["payload"]}, 10),
+        (json.loads(other_kind), 12),
+        (json.loads(submitted.issuer.keyring.sign("receipt", spaced, RECEIPT_TYPE)), 12),
+        (submitted.signed(times={"accepted_at": datetime(2020, 1, 1, tzinfo=UTC)}), 11),
+        ({}, 12), ([], 12), ("x", 12),
+    ]  # fmt: skip
+    for content, code in cases:
+        submitted.write(content)
+        assert submitted.refused().code == code
+    submitted.write(good)
+    submitted.check()
+    assert submitted.refused(trust=stranger.trust_path).code == Code.UNTRUSTED_KEY
+    assert submitted.refused(certificate=tmp_path / "nothing").code == Code.INCOMPLETE
+    assert submitted.refused(trust=tmp_path / "nothing").code == Code.INCOMPLETE
+    forged = stranger.release(tmp_path / "forged", requests=[*LINES, submitted.line])
+    assert submitted.refused(certificate=forged).code == Code.UNTRUSTED_KEY
