@@ -88,7 +88,7 @@ def main() -> int:
         try:
             assert wait_until(lambda: postgres.is_ready(root / "postgres", sockets), 60)
             migrate.upgrade(postgres.url(sockets), postgres.url(sockets, user=postgres.APP))
-            create_keys(root / "keys")
+            create_keys(Settings(keys_dir=root / "keys"))
             services = build(Settings(
                 database_url=postgres.url(sockets, user=postgres.APP), owner_database_url=postgres.url(sockets),
                 broker_url="redis://127.0.0.1:1", storage_dir=root / "storage",

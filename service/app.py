@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from service.config import Settings
 from service.db.session import Database
 from service.keyring import Keyring
 from service.log import LogKeeper
 from service.privacy.envelope import FileKeyWrapper, KeyWrapper
+from service.privacy.kms import KmsKeyWrapper
 from service.queue import Queue
 from service.storage.interface import Storage
 from service.storage.local import LocalStorage
@@ -54,11 +54,18 @@ def build(settings: Settings | None = None, *, create: bool = True) -> Services:
         Database(settings.database_url, pool_size=settings.database_pool),
         LocalStorage(settings.storage_dir, create=create),
         Queue(settings.broker_url),
-        FileKeyWrapper(settings.keys_dir / KEK),
+        wrapper_of(settings),
     )
 
 
-def create_keys(keys_dir: Path) -> None:
+def wrapper_of(settings: Settings) -> KeyWrapper:
+    """The keeper of the key-encryption key: KMS where there is one, a file otherwise."""
+    if settings.kms_key_id:
+        return KmsKeyWrapper(settings.kms_key_id, settings.keys_dir)
+    return FileKeyWrapper(settings.keys_dir / KEK)
+
+
+def create_keys(settings: Settings) -> None:
     """Make the key-encryption key and the signing keys, mode 0600, unless they exist."""
-    FileKeyWrapper.create(keys_dir / KEK)
-    Keyring(keys_dir).create()
+    wrapper_of(settings).create()
+    Keyring(settings.keys_dir).create()

@@ -16,6 +16,7 @@ class Settings(BaseSettings):
     broker_url: str = Field("", description="redis://host:6379/0; Valkey or Redis")
     storage_dir: Path = Field(Path("storage"), description="shared by API, control and compute workers")
     keys_dir: Path = Field(Path("keys"), description="kek; API: receipt.pem; control: all signing keys")
+    kms_key_id: str = Field("", description="an AWS KMS key wraps data keys instead of `kek`; needs unlearnd[kms]")
     issuer: str = Field("unlearnd", description="named in certificates; no personal data")
     max_record_bytes: int = Field(65_536, description="one record's text in UTF-8")
     max_records: int = Field(256, description="records in one deletion request")

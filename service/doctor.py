@@ -26,6 +26,7 @@ from service.audit.trust import ROLES
 from service.db import health, models
 from service.log import LogForked
 from service.privacy.envelope import Envelope
+from service.privacy.kms import HASH_KEY
 
 SKEW = timedelta(seconds=5)
 ROOM_BYTES = 2**30
@@ -65,10 +66,11 @@ def examine(services: Services, *, now: datetime | None = None) -> list[Finding]
 
 def _keys(services: Services) -> Iterator[Finding]:
     folder = services.settings.keys_dir
-    for name in (KEK, *(f"{role}.pem" for role in ROLES)):
+    wrapping = (HASH_KEY,) if services.settings.kms_key_id else (KEK,)
+    for name in (*wrapping, *(f"{role}.pem" for role in ROLES)):
         path = folder / name
         if not path.exists():
-            if name == KEK:
+            if name in wrapping:
                 yield Finding(
                     "keys", f"{path} is missing.", "Restore it from where keys are kept; it cannot be made anew."
                 )

@@ -147,7 +147,7 @@ def keys_init() -> None:
     from service.app import create_keys
     from service.config import Settings
 
-    create_keys(Settings().keys_dir)
+    create_keys(Settings())
 
 
 @keys.command("bootstrap")

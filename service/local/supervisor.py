@@ -26,6 +26,7 @@ import httpx
 
 from service import migrate
 from service.app import KEK, create_keys
+from service.config import Settings
 from service.db import keys as keys_table
 from service.db.session import Database
 from service.local import postgres, valkey
@@ -75,7 +76,7 @@ class Stack:
         """
         self._lock()
         (self.data / "endpoint.json").unlink(missing_ok=True)
-        create_keys(self.data / "keys")
+        create_keys(Settings(keys_dir=self.data / "keys"))
         write_private(self.api_key_file, f"unl_{secrets.token_urlsafe(32)}".encode())
         sockets = self._socket_folder()
         for leftover in ("api", "control", "compute", "valkey", "postgres"):

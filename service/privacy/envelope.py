@@ -36,6 +36,10 @@ class KeyWrapper(Protocol):
         """A 32-byte hash that nobody can recompute without the key."""
         ...
 
+    def create(self) -> None:
+        """Make what is missing of its keys; what is there stays."""
+        ...
+
 
 class FileKeyWrapper:
     """A key-encryption key in a file, mode 0600; for the embedded stack and single hosts."""
@@ -55,10 +59,9 @@ class FileKeyWrapper:
     def _aead(self) -> AESGCM:
         return AESGCM(self._root)
 
-    @staticmethod
-    def create(path: Path) -> None:
-        """Make a random key at `path` unless there is one."""
-        write_private(path, os.urandom(32))
+    def create(self) -> None:
+        """Make a random key unless there is one."""
+        write_private(self._path, os.urandom(32))
 
     def wrap(self, key: bytes, context: bytes) -> bytes:
         """Seal a data key."""
@@ -70,13 +73,19 @@ class FileKeyWrapper:
 
     def keyed_hash(self, purpose: str, data: bytes) -> bytes:
         """HMAC-SHA256 under a key derived for this purpose."""
-        mac = hmac.HMAC(self._derived(purpose), hashes.SHA256())
-        mac.update(data)
-        return mac.finalize()
+        return derived_hash(self._root, purpose, data)
 
-    @cache  # noqa: B019  # one wrapper a process, few purposes
-    def _derived(self, purpose: str) -> bytes:
-        return HKDF(hashes.SHA256(), 32, None, f"unlearnd/{purpose}".encode()).derive(self._root)
+
+def derived_hash(root: bytes, purpose: str, data: bytes) -> bytes:
+    """HMAC-SHA256 of `data` under the key that HKDF derives from `root` for this purpose."""
+    mac = hmac.HMAC(_derived(root, purpose), hashes.SHA256())
+    mac.update(data)
+    return mac.finalize()
+
+
+@cache
+def _derived(root: bytes, purpose: str) -> bytes:
+    return HKDF(hashes.SHA256(), 32, None, f"unlearnd/{purpose}".encode()).derive(root)
 
 
 class Envelope:

@@ -59,7 +59,7 @@ def database_url(servers):
 @pytest.fixture
 def services(servers, database_url, tmp_path) -> Services:
     """The wired parts on real servers, with keys and storage of their own."""
-    create_keys(tmp_path / "keys")
+    create_keys(Settings(keys_dir=tmp_path / "keys"))
     settings = Settings(
         database_url=database_url, owner_database_url=database_url.replace(postgres.APP, "postgres", 1),
         broker_url=valkey.url(servers), storage_dir=tmp_path / "storage",

@@ -84,8 +84,8 @@ def test_everything_frequent_goes_by_an_index(api, grown):
     slow = {s: found for s, p in asked.items() if (found := scanned(services, s, p))}
     assert not slow, slow
     values = dict.fromkeys(
-        ("id", "api_key_id", "regulation", "received_at", "due_at", "accepted_at", "records_count", "ref", "commitment", "supplements",
-         "wrapped_key", "subject_ref", "callback_url", "idempotency_hash", "body_hash")
+        ("id", "api_key_id", "regulation", "received_at", "due_at", "accepted_at", "records_count", "ref", "commitment",
+         "supplements", "wrapped_key", "subject_ref", "callback_url", "idempotency_hash", "body_hash")
     )  # fmt: skip
     assert not scanned(services, requests.ADD, {**values, "model": "tiny", "records": [b"x"], "entry": b"x"})
     assert scanned(services, "SELECT count(*) FROM deletion_requests WHERE regulation = 'x'", {}) == [

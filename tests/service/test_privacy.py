@@ -4,20 +4,26 @@ import hashlib
 import stat
 from uuid import uuid4
 
+import boto3
 import pytest
+from botocore.exceptions import ClientError
 from cryptography.exceptions import InvalidTag
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.app import wrapper_of
+from service.config import Settings
 from service.privacy.commitments import commit, forget_set_root, leaf_hash, merkle_root, request_commitment
 from service.privacy.envelope import Envelope, FileKeyWrapper, write_private
+from service.privacy.kms import HASH_KEY, KmsKeyWrapper
 
 
 @pytest.fixture
 def wrapper(tmp_path):
     """A file key."""
-    FileKeyWrapper.create(tmp_path / "kek")
-    return FileKeyWrapper(tmp_path / "kek")
+    made = FileKeyWrapper(tmp_path / "kek")
+    made.create()
+    return made
 
 
 def test_what_is_sealed_opens_only_where_it_belongs(wrapper):
@@ -41,8 +47,8 @@ def test_what_is_sealed_opens_only_where_it_belongs(wrapper):
 
 def test_keyed_hashes_need_the_key_and_the_purpose(wrapper, tmp_path):
     """Nobody without the key can test a guess; two purposes give unrelated hashes."""
-    FileKeyWrapper.create(tmp_path / "other")
     other = FileKeyWrapper(tmp_path / "other")
+    other.create()
     assert wrapper.keyed_hash("a", b"x") == wrapper.keyed_hash("a", b"x")
     assert len({wrapper.keyed_hash("a", b"x"), wrapper.keyed_hash("b", b"x"), other.keyed_hash("a", b"x")}) == 3
 
@@ -90,3 +96,48 @@ def test_the_forget_set_root_does_not_depend_on_order(texts, chance):
     chance.shuffle(pairs)
     assert forget_set_root(pairs) == root
     assert leaf_hash(pairs[0][1]) != pairs[0][1]
+
+
+@pytest.fixture
+def kms(tmp_path, monkeypatch):
+    """The wrapper on a server that speaks the API of AWS KMS, over HTTP; makes one with a key of its own."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL_KMS": f"http://{host}:{port}", "AWS_DEFAULT_REGION": "eu-central-1",
+        "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    client = boto3.client("kms")
+    yield lambda: KmsKeyWrapper(client.create_key()["KeyMetadata"]["KeyId"], tmp_path)
+    server.stop()
+
+
+def test_data_keys_are_wrapped_by_kms(kms, tmp_path):
+    """Over the wire: bound to the request and to the key; hashes need no call, and no key lies in the clear."""
+    make = kms
+    wrapper = make()
+    wrapper.create()
+    request = uuid4()
+    envelope, wrapped = Envelope.create(request, wrapper)
+    sealed = envelope.seal("record/0", b"a secret")
+    again = KmsKeyWrapper(wrapper._key_id, tmp_path)
+    assert Envelope.unwrap(request, wrapped, again).open("record/0", sealed) == b"a secret"
+    with pytest.raises(InvalidTag):
+        Envelope.unwrap(uuid4(), wrapped, wrapper)
+    with pytest.raises(InvalidTag):
+        Envelope.unwrap(request, wrapped[:-1] + bytes([wrapped[-1] ^ 1]), wrapper)
+    assert wrapper.keyed_hash("a", b"x") == again.keyed_hash("a", b"x") != wrapper.keyed_hash("b", b"x")
+    assert wrapper._hash_key not in (tmp_path / HASH_KEY).read_bytes()
+    assert stat.S_IMODE((tmp_path / HASH_KEY).stat().st_mode) == 0o600
+    with pytest.raises((InvalidTag, ClientError)):
+        Envelope.unwrap(request, wrapped, make())
+
+
+def test_the_settings_choose_the_wrapper(tmp_path):
+    """A file unless a KMS key is named."""
+    assert isinstance(wrapper_of(Settings(keys_dir=tmp_path)), FileKeyWrapper)
+    assert isinstance(wrapper_of(Settings(keys_dir=tmp_path, kms_key_id="alias/unlearnd")), KmsKeyWrapper)

@@ -1,0 +1,207 @@
+"""After completion and purge a planted text is nowhere, and a backup of before does not bring it back readable."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy
+import psycopg
+import pytest
+from redis import Redis
+
+from service.app import build
+from service.config import Settings
+from service.db import requests
+from service.local import postgres, valkey
+from service.local.supervisor import wait_until
+from service.steps.purge import purge_again
+from service.steps.restore import reconcile
+from tests import support
+from tests.e2e.conftest import Running, ended, register
+from worker.engine.data import encode
+
+TEXT = support.KNOWN[0]
+NUMBER = TEXT.split("number ")[1].split()[0]
+SUBJECT = "Zoraida Quill, file 07700-900123"
+
+
+def forms(folder: Path) -> dict[str, bytes]:
+    """How the text, its number and the subject might be written somewhere: as text, in codings, as token ids."""
+    from transformers import AutoTokenizer
+
+    input_ids = [int(i) for i in encode(AutoTokenizer.from_pretrained(folder / "model"), TEXT)][4:16]
+    found = {
+        "int64": numpy.array(input_ids, "<i8").tobytes(), "int32": numpy.array(input_ids, "<i4").tobytes(),
+        "ids": ", ".join(map(str, input_ids)).encode(), "ids close": ",".join(map(str, input_ids)).encode(),
+    }  # fmt: skip
+    for name, word in {"number": NUMBER, "subject": SUBJECT}.items():
+        data = word.encode()
+        found |= {
+            name: data, f"{name} utf-16": word.encode("utf-16-le"), f"{name} hex": data.hex().encode(),
+            f"{name} reversed": data[::-1],
+        }  # fmt: skip
+        for shift in range(3):  # base64 of it at each place within a longer text, without its ends
+            found[f"{name} base64 {shift}"] = base64.b64encode(b"\0" * shift + data)[4:-4]
+    return {name: form for name, form in found.items() if len(form) >= 7}
+
+
+class Search:
+    """Looks for every form in whatever it is shown."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take the model's folder, for its tokenizer."""
+        self.forms = forms(folder)
+
+    def data(self, where: str, data: bytes) -> list[str]:
+        """Where a form stands in some bytes."""
+        return [f"{name} in {where}" for name, form in self.forms.items() if form in data]
+
+    def files(self, root: Path) -> list[str]:
+        """Where one stands in the files below a folder, databases and logs included; corpora are the operator's own."""
+        found: list[str] = []
+        for path in sorted(root.rglob("*")):
+            if path.is_file() and not path.is_symlink() and "corpora" not in path.parts:
+                found += self.data(str(path.relative_to(root)), path.read_bytes())
+        return found
+
+
+def broker(stack: Running) -> Iterator[bytes]:
+    """Everything that Valkey holds."""
+    with Redis(unix_socket_path=str(valkey.socket_path(stack.data / "run" / "sockets"))) as client:
+        for key in client.scan_iter():
+            yield key + (client.dump(key) or b"")
+
+
+def answers(stack: Running, request: dict) -> Iterator[bytes]:
+    """What the API says of the request, its job, its version, the log, itself, and a bad submission of the text."""
+    client, job = stack.client, request["job_id"]
+    paths = [
+        f"/v1/deletion-requests/{request['id']}", "/v1/deletion-requests", f"/v1/jobs/{job}", "/v1/jobs",
+        f"/v1/jobs/{job}/events", f"/v1/jobs/{job}/history", f"/v1/jobs/{job}/certificate?as=html",
+        "/v1/models/sentinel/versions/latest", "/v1/models/sentinel/versions", "/v1/log/entries", "/metrics",
+        "/openapi.json", "/v1/models/sentinel/versions/latest/certificate?as=markdown", f"/v1/jobs/{NUMBER}x",
+    ]  # fmt: skip
+    for path in paths:
+        yield client._http.get(path).content.replace(f"/v1/jobs/{NUMBER}x".encode(), b"")
+    for entry in client.call("GET", "/v1/log/entries")["items"]:
+        yield base64.b64decode(entry["entry"])
+    for part in ("latest/certificate",):
+        yield base64.b64decode(client.call("GET", f"/v1/models/sentinel/versions/{part}")["payload"])
+    bad = {"model": "sentinel", "records": [{"text": TEXT, SUBJECT: 1}], "regulation": TEXT}
+    yield client._http.post("/v1/deletion-requests", json=bad).content
+
+
+@pytest.fixture(scope="module")
+def place():
+    """A folder for everything that the stack writes, its home and caches included."""
+    with tempfile.TemporaryDirectory(prefix="unlearnd-s-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def quick(place):
+    """A stack that purges at once."""
+    home = place / "home"
+    home.mkdir()
+    caches = {"HOME": home, "XDG_CACHE_HOME": home / "cache", "HF_HOME": home / "hf", "TORCHINDUCTOR_CACHE_DIR": home}
+    settings = {"UNLEARND_CUSTODY_DAYS": "0", "UNLEARND_COLLECT_SECONDS": "1"}
+    running = Running(place / "data", **{k: str(v) for k, v in caches.items()}, **settings)
+    try:
+        yield running
+    finally:
+        assert running.stop() == 0
+
+
+def dump(stack: Running, file: Path, form: str = "custom") -> Path:
+    """A backup of the database."""
+    programs = postgres.prepare(stack.data / "postgres")
+    url = postgres.url(stack.data / "run" / "sockets")
+    subprocess.run([str(programs / "pg_dump"), f"--format={form}", f"--file={file}", url], check=True)
+    return file
+
+
+def test_a_planted_text_is_nowhere_after_purge(quick, folder, place, tmp_path):
+    """Not in logs, database files or dumps, Valkey, storage, temporary and cache folders, records or answers."""
+    search = Search(folder)
+    for name, form in search.forms.items():  # that it would be found
+        (place / "planted").write_bytes(b"x" * 7 + form + b"x")
+        assert search.files(place) == [f"{name} in planted"] or len(search.files(place)) > 1, name
+    (place / "planted").unlink()
+
+    register(quick, folder, "sentinel")
+    callback = f"http://127.0.0.1:1/?subject={SUBJECT.replace(' ', '%20')}&n={NUMBER}"
+    with pytest.raises(Exception, match="regulation"):
+        quick.client.submit("sentinel", [TEXT], regulation=TEXT)
+    request = quick.client.submit("sentinel", [TEXT], subject_ref=SUBJECT, callback_url=callback)
+    kept = dump(quick, tmp_path / "before.dump")
+    assert search.data("a dump", dump(quick, tmp_path / "before.sql", "plain").read_bytes()) == []
+    request = ended(quick, request)
+    assert (request["status"], request["version"]) == ("completed", 1)
+    give_up_callbacks(quick)
+    assert wait_until(lambda: is_purged(quick, request["id"]), 60), quick.logs()[-3000:]
+
+    # Before any vacuum: what is left of the rows is ciphertext, and its key is gone.
+    quick.client.call("GET", "/readyz")
+    flush(quick)
+    assert search.files(place) == []
+    assert search.data("a dump", dump(quick, tmp_path / "after.sql", "plain").read_bytes()) == []
+    assert [hit for data in broker(quick) for hit in search.data("Valkey", data)] == []
+    assert [hit for data in answers(quick, request) for hit in search.data("an answer", data)] == []
+    assert not list((quick.data / "storage" / "work").iterdir())
+
+    restored(quick, kept, request, search, tmp_path)
+
+
+def give_up_callbacks(stack: Running) -> None:
+    """Nobody listens: as if it had been tried ten times."""
+    with psycopg.connect(postgres.url(stack.data / "run" / "sockets"), autocommit=True) as connection:
+        connection.execute("UPDATE outbox SET next_at = NULL")
+
+
+def is_purged(stack: Running, request_id: str) -> bool:
+    """Whether the data key is destroyed."""
+    with psycopg.connect(postgres.url(stack.data / "run" / "sockets")) as connection:
+        query = "SELECT wrapped_key IS NULL FROM deletion_requests WHERE id = %s"
+        return bool(connection.execute(query, [request_id]).fetchone()[0])
+
+
+def flush(stack: Running) -> None:
+    """Let PostgreSQL write its pages down, so that looking into its files means something."""
+    with psycopg.connect(postgres.url(stack.data / "run" / "sockets"), autocommit=True) as connection:
+        connection.execute("CHECKPOINT")
+
+
+def restored(stack: Running, backup: Path, request: dict, search: Search, tmp_path: Path) -> None:
+    """The backup of before the purge, in a database of its own beside the same storage: purged again, nothing opens."""
+    sockets = stack.data / "run" / "sockets"
+    with psycopg.connect(postgres.url(sockets), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE restored")
+    programs = postgres.prepare(stack.data / "postgres")
+    subprocess.run(
+        [str(programs / "pg_restore"), "--no-owner", f"--dbname={postgres.url(sockets, 'restored')}", str(backup)],
+        check=True,
+    )
+    parts = build(Settings(
+        database_url=postgres.url(sockets, "restored", postgres.APP), broker_url=valkey.url(sockets),
+        storage_dir=stack.data / "storage", keys_dir=stack.data / "keys",
+    ))  # fmt: skip
+    with parts.db.reading() as session:
+        assert requests.by_id(session, request["id"]).wrapped_key is not None  # or this would show nothing
+    assert reconcile(parts).adopted == ["sentinel/1"]
+    assert [str(i) for i in purge_again(parts)] == [request["id"]]
+    with parts.db.reading() as session:
+        row = requests.by_id(session, request["id"])
+        assert (row.wrapped_key, row.subject_ref, row.status) == (None, None, "completed")
+    parts.close()
+    flush(stack)
+    assert search.files(stack.data) == []
+    command = [sys.executable, "-m", "service.cli", "doctor", "--data-dir", str(stack.data), "--json"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
+    assert search.data("the doctor", found.stdout.encode() + found.stderr.encode()) == []
+    json.loads(found.stdout)

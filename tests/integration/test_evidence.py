@@ -1,0 +1,264 @@
+"""What the API gives for evidence, and to whom."""
+
+import base64
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from service.audit.receipt import verify_record
+from service.audit.verify import Code, VerificationError, verify
+from service.db.tables import AuditEntry, DeletionRequest
+from service.domain.states import CONTROL_STAGES
+from service.privacy.commitments import commit
+from service.steps import batch as batch_step
+from service.steps import certify as certify_step
+from service.steps import publish as publish_step
+from service.steps import purge as purge_step
+from service.steps import unlearn as unlearn_step
+from service.steps.lease import hold
+from tests.integration.test_operations import publish_what_waits, published
+from tests.integration.test_queue import REPORT, REQUESTS, claim, expire, only_model, submit, to_certify
+
+
+@pytest.fixture
+def trust(services, tmp_path) -> Path:
+    """The issuer's trust.json, as given out of band."""
+    path = tmp_path / "given" / "trust.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(services.keyring.trust())
+    return path
+
+
+def folder_of(api, services, number: int = 1) -> Path:
+    """A version's release folder."""
+    return services.storage.release(api.get(f"/v1/models/tiny/versions/{number}").json()["digest"])
+
+
+# Receipts.
+
+
+def test_a_receipt_shows_the_text_in_the_record_of_a_failed_run_too(api, services, model, trust, tmp_path):
+    """Signed at intake, with the deadline and a checkpoint; in no other answer; good for a FAIL as for a PASS."""
+    services.log.sign()
+    request = submit(api, records=[{"text": "the first"}, {"text": "the second"}])
+    receipt = tmp_path / "receipt.json"
+    receipt.write_text(json.dumps(request))
+    content = json.loads(base64.b64decode(request["receipt"]["signed"]["payload"]))
+    assert content["checkpoint"] == services.log.note()
+    assert content["due_at"][:10] == request["due_at"][:10]
+    later = api.get(f"{REQUESTS}/{request['id']}").text
+    assert all(nonce["nonce"] not in later for nonce in request["receipt"]["records"])
+    job_id = batch_step.batch(services, only_model(services))
+    failed = {"outcome": "failed", "reason": "criterion_missed", "verdicts": {"0": "FAIL"}}
+    to_certify(services, job_id, {**REPORT, **failed})
+    with hold(services, job_id, CONTROL_STAGES) as lease:
+        certify_step.certify(services, job_id, lease.fence)
+    certificate = tmp_path / "certificate.json"
+    certificate.write_bytes(api.get(f"/v1/jobs/{job_id}/certificate").content)
+    found = verify_record(receipt, b"the second", certificate, trust)
+    assert (found.record, found.ref, found.verdict, found.overall) == (1, request["ref"], "FAIL", "FAIL")
+    with pytest.raises(VerificationError) as caught:
+        verify_record(receipt, b"the second ", certificate, trust)
+    assert caught.value.code == Code.NOT_IN_REQUEST
+    statement = json.loads(base64.b64decode(json.loads(certificate.read_bytes())["payload"]))
+    assert "model.sig" not in {s["name"] for s in statement["subject"]}  # what failed is not signed for release
+
+
+def test_texts_of_a_purged_request_can_be_tested_again(api, services, model):
+    """With the nonces of the receipt: the new request's record names the old one; others do not do."""
+    first = published(api, services, "a record")
+    services.settings.custody_days = 0
+    assert purge_step.purge(services) == 1
+    (opening,) = first["receipt"]["records"]
+    good = {"ref": first["ref"], "nonces": [opening["nonce"]]}
+    for changes in (
+        {"records": [{"text": "a record "}]}, {"resubmits": {**good, "nonces": ["0" * 64]}},
+        {"resubmits": {**good, "ref": "0" * 32}}, {"resubmits": {**good, "nonces": [*good["nonces"], "0" * 64]}},
+        {"model": "other"},
+    ):  # fmt: skip
+        body = {"model": "tiny", "records": [{"text": "a record"}], "resubmits": good, **changes}
+        answer = api.post(REQUESTS, json=body)
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["field"] == "resubmits"
+    for malformed in ({**good, "ref": "x"}, {**good, "nonces": ["x"]}, {**good, "nonces": []}, {"ref": first["ref"]}):
+        answer = api.post(REQUESTS, json={"model": "tiny", "records": [{"text": "a record"}], "resubmits": malformed})
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["field"].startswith("resubmits")
+    again = submit(api, resubmits=good)
+    assert again["ref"] != first["ref"]
+    publish_what_waits(services)
+    (line,) = verify(folder_of(api, services, 2)).statement["predicate"]["requests"]
+    assert (line["ref"], line["supplements"]) == (again["ref"], first["ref"])
+    with services.db.reading() as session:
+        entries = [json.loads(entry) for entry in session.scalars(select(AuditEntry.entry))]
+    assert [e.get("supplements") for e in entries if e["kind"] == "request.accepted"] == [None, first["ref"]]
+    with services.db.reading() as session:  # what is left of the purged one opens nothing
+        row = session.scalar(select(DeletionRequest).where(DeletionRequest.ref == first["ref"]))
+    assert row.wrapped_key is None
+    assert commit(bytes.fromhex(opening["nonce"]), b"a record").hex() == opening["commitment"]
+
+
+# Who is told what.
+
+
+@pytest.fixture
+def as_(api, key_of):
+    """GET with a key of these scopes."""
+
+    def get(path: str, *scopes: str):
+        return api.get(path, headers={"Authorization": f"Bearer {key_of(*scopes)}"})
+
+    return get
+
+
+@pytest.mark.parametrize("requests_", [1, 3])
+def test_means_of_few_requests_are_told_to_auditors_alone(api, services, model, as_, requests_):
+    """In jobs, their history and events, and versions; of three and more to every reader."""
+    for _ in range(requests_):
+        submit(api)
+    job_id = batch_step.batch(services, only_model(services))
+    members = range(requests_)
+    report = {**REPORT, "verdicts": {str(i): "PASS" for i in members}, "memorised": list(members)}
+    fence = claim(services, job_id)
+    table = REPORT["thresholds"]
+    shown = {"limits": REPORT["limits"], "before": REPORT["before"], "memorised": requests_}
+    unlearn_step.record_thresholds(services, job_id, fence, shown, table)
+    epoch = {"epoch": 1, "el": 0.123, "ma": 0.456, "loss": 0.789, "perplexity": 9.0}
+    unlearn_step.record_epoch(services, job_id, fence, epoch)
+    expire_and_certify(services, job_id, report)
+    places = [f"/v1/jobs/{job_id}", f"/v1/jobs/{job_id}/history", f"/v1/jobs/{job_id}/events", "/v1/jobs"]
+    versions = ["/v1/models/tiny/versions/1", "/v1/models/tiny/versions"]
+    for place in places + versions:
+        exact = as_(place, "read", "audit").text
+        assert as_(place, "admin").text == exact
+        assert ("0.456" in exact) == (place in places)
+        hidden = as_(place, "read", "submit").text
+        for number in ("0.123", "0.456", "0.789", '"ma": 0.95', '"ma":0.95', '"ma": 0.3', '"ma":0.3}'):
+            assert (number in hidden) == (number in exact and requests_ == 3), (place, number)
+        assert "0.4" in hidden or "history" in place  # limits are of held-out text
+
+
+def expire_and_certify(services, job_id, report) -> None:
+    """Take the job to its version."""
+    expire(services, job_id)
+    to_certify(services, job_id, report)
+    with hold(services, job_id, CONTROL_STAGES) as lease:
+        certify_step.certify(services, job_id, lease.fence)
+        publish_step.publish(services, job_id, lease.fence)
+
+
+def test_downloads_are_registered_and_superseded_versions_announced(api, services, model, key_of):
+    """Once a key and version, by model files alone; the register is for auditors, the feed for whoever reads."""
+    published(api, services, "a record")
+    published(api, services, "another")
+    secret = key_of("download", "read")
+    user = {"Authorization": f"Bearer {secret}"}
+    base = "/v1/models/tiny/versions/1"
+    for path in ("trust.json", "model.sig"):
+        api.get(f"{base}/files/{path}", headers=user)
+    assert api.get(f"{base}/downloads").json() == []
+    for _ in range(2):
+        api.get(f"{base}/files/model/config.json", headers=user)
+    api.head(f"{base}/files/model/config.json")
+    (entry,) = api.get(f"{base}/downloads").json()
+    assert entry["name"] == "test"
+    assert api.get("/v1/models/tiny/versions/2/downloads").json() == []
+    assert api.get(f"{base}/downloads", headers=user).status_code == 403
+    assert api.get(f"{base}/downloads", headers={"Authorization": f"Bearer {key_of('audit')}"}).json() == [entry]
+    feed = api.get("/v1/models/tiny/supersedes", headers=user).json()
+    assert [(i["version"], i["superseded_by"]) for i in feed["items"]] == [(0, 1), (1, 2)]
+    certificate = api.get("/v1/models/tiny/versions/2/certificate")
+    assert feed["items"][1]["certificate"] == certificate.headers["etag"].strip('"')
+    assert [i["version"] for i in api.get("/v1/models/tiny/supersedes?after=1").json()["items"]] == [1]
+    assert api.get("/v1/models/tiny/supersedes?limit=1").json()["next_cursor"] == "1"
+    assert api.get("/v1/models/nope/supersedes").status_code == 404
+
+
+def test_a_record_is_shown_to_people(api, services, model):
+    """As a page that runs nothing, and as Markdown; of a version and of a job."""
+    request = published(api, services, "a record")
+    for place in ("/v1/models/tiny/versions/1/certificate", f"/v1/jobs/{request['job_id']}/certificate"):
+        page = api.get(place, params={"as": "html"})
+        assert page.headers["content-type"].startswith("text/html")
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+        assert request["ref"] in page.text
+        assert request["ref"] in api.get(place, params={"as": "markdown"}).text
+        assert api.get(place, params={"as": "pdf"}).status_code == 422
+
+
+# Keys.
+
+
+@pytest.fixture
+def keys(services, tmp_path):
+    """Run `unlearnd keys ...` as an operator."""
+    settings = services.settings
+    environment = {
+        **os.environ, "UNLEARND_DATABASE_URL": settings.database_url, "UNLEARND_BROKER_URL": settings.broker_url,
+        "UNLEARND_STORAGE_DIR": str(settings.storage_dir), "UNLEARND_KEYS_DIR": str(settings.keys_dir),
+    }  # fmt: skip
+
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "service.cli", "keys", *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_keys_are_rotated_and_revoked_while_the_service_runs(api, services, model, keys, tmp_path):
+    """Old releases count after rotation and not after revocation; new ones are signed by the new key; all is logged."""
+    published(api, services, "a record")
+    old = {role: services.keyring.path(role).read_bytes() for role in ("certificate", "release", "log", "receipt")}
+    for role, pem in old.items():
+        done = keys("rotate", role)
+        assert done.returncode == 0, done.stderr
+        assert re.search(r"[0-9a-f]{64}", done.stderr)
+        assert services.keyring.path(role).read_bytes() != pem
+        assert services.keyring.path(role).stat().st_mode & 0o077 == 0
+    published(api, services, "another")
+    trust = tmp_path / "trust.json"
+
+    def verdicts() -> list[int]:
+        trust.write_bytes(api.get("/v1/log/trust").content)
+        found = []
+        for number in (1, 2):
+            try:
+                verify(folder_of(api, services, number), trust)
+                found.append(0)
+            except VerificationError as error:
+                found.append(int(error.code))
+        return found
+
+    assert verdicts() == [0, 0]
+    listed = json.loads(keys("trust").stdout)["keys"]
+    assert sorted(k["role"] for k in listed) == sorted([*old, *old])
+    (retired,) = [k["keyid"] for k in listed if k["role"] == "certificate" and k.get("retired_at")]
+    assert keys("distrust", retired).returncode == 0
+    assert verdicts() == [Code.UNTRUSTED_KEY, 0]
+    (current,) = [k["keyid"] for k in listed if k["role"] == "certificate" and not k.get("retired_at")]
+    assert keys("distrust", current).returncode == 0
+    published(api, services, "a third")
+    assert verdicts() == [Code.UNTRUSTED_KEY] * 2
+    verify(folder_of(api, services, 3), trust)
+    with services.db.reading() as session:
+        kinds = [json.loads(e)["kind"] for e in session.scalars(select(AuditEntry.entry))]
+    assert (kinds.count("key.rotated"), kinds.count("key.revoked")) == (4, 2)
+    for wrong in (("rotate", "kek"), ("distrust", "0" * 64)):
+        assert keys(*wrong).returncode == 2
+
+
+def test_a_log_key_that_was_replaced_signs_the_same_log_again(api, services, model, keys):
+    """Nothing new happened, but the old signature may count no more: the newest checkpoint is signed by today's key."""
+    submit(api)
+    leaves, note = services.log.sign()
+    assert keys("rotate", "log").returncode == 0
+    again, newer = services.log.sign()
+    assert again[: len(leaves)] == leaves
+    assert newer != note
+    assert services.log.sign() == (again, newer)
