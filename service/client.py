@@ -11,14 +11,12 @@ from uuid import uuid4
 
 import httpx
 
+from service.domain.errors import ClientError
+
 TERMINAL = frozenset({"completed", "not_memorised", "cancelled", "rejected", "failed"})
 CHUNK = 1 << 20
 POLL_SECONDS = 0.5
 RETRIES, MAX_WAIT = 4, 30.0
-
-
-class ClientError(Exception):
-    """The service refused or cannot be reached; the message is for a person."""
 
 
 class Client:

@@ -23,11 +23,12 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    PublicFormat,
     load_pem_private_key,
 )  # fmt: skip
-from securesystemslib.dsse import Envelope
-from securesystemslib.signer._crypto_signer import CryptoSigner
 
+from service.audit.dsse import PrivateKey, keyid
+from service.audit.dsse import sign as sign_envelope
 from service.audit.trust import ROLES
 from service.privacy.envelope import write_private
 from service.storage.local import write_whole
@@ -60,26 +61,23 @@ class Keyring:
         entries = self._entries()
         known = {entry["keyid"] for entry in entries}
         for role in ROLES:
-            for path, signer in self._signers(role):
-                if signer.public_key.keyid not in known:
+            for path, key in self._keys(role):
+                if keyid(key.public_key()) not in known:
                     since = dt.datetime.fromtimestamp(int(path.stat().st_mtime), dt.UTC)
-                    entries.append(_entry(signer, role, since))
+                    entries.append(_entry(key, role, since))
         self._write(entries)
 
     def path(self, role: str) -> Path:
         """The private key's file."""
         return self._folder / f"{role}.pem"
 
-    def private(self, role: str) -> Any:
+    def private(self, role: str) -> PrivateKey:
         """The private key."""
-        return load_pem_private_key(self.path(role).read_bytes(), None)
+        return _read(self.path(role))
 
     def sign(self, role: str, payload: bytes, payload_type: str) -> bytes:
         """A DSSE envelope over `payload` by every key of the role, as JSON bytes."""
-        envelope = Envelope(payload, payload_type, {})
-        for _, signer in self._signers(role):
-            envelope.sign(signer)
-        return json.dumps(envelope.to_dict(), sort_keys=True, separators=(",", ":")).encode()
+        return sign_envelope(payload, payload_type, [key for _, key in self._keys(role)])
 
     def sign_model(self, folder: Path, target: Path) -> None:
         """An OpenSSF Model Signing bundle over every file of a folder, hidden ones included, at `target`."""
@@ -96,44 +94,43 @@ class Keyring:
     def rotate(self, role: str) -> str:
         """Retire the key of a role and begin another; returns its keyid. What the log has of before still counts."""
         with self._locked():
-            keyid = CryptoSigner(self.private(role)).public_key.keyid
-            self._end(role, keyid, "retired_at", dt.datetime.now(dt.UTC) + GRACE)
-            return str(CryptoSigner(self.private(role)).public_key.keyid)
+            self._end(role, keyid(self.private(role).public_key()), "retired_at", dt.datetime.now(dt.UTC) + GRACE)
+            return keyid(self.private(role).public_key())
 
-    def revoke(self, keyid: str) -> None:
+    def revoke(self, revoked: str) -> None:
         """Let nothing that this key ever signed count, and begin another if it was in use.
 
         Raises:
             NoSuchKey: There is none.
         """
         with self._locked():
-            role = next((entry["role"] for entry in self._entries() if entry["keyid"] == keyid), None)
+            role = next((entry["role"] for entry in self._entries() if entry["keyid"] == revoked), None)
             if role is None:
-                raise NoSuchKey(f"trust.json names no key {keyid}")
-            self._end(role, keyid, "revoked_at", dt.datetime.now(dt.UTC))
+                raise NoSuchKey(f"trust.json names no key {revoked}")
+            self._end(role, revoked, "revoked_at", dt.datetime.now(dt.UTC))
 
-    def _end(self, role: str, keyid: str, mark: str, when: dt.datetime) -> None:
+    def _end(self, role: str, ended: str, mark: str, when: dt.datetime) -> None:
         """Mark a key, then destroy its private half and make another for the role; killed between, it is done again."""
         entries = self._entries()
         for entry in entries:
-            if entry["keyid"] == keyid:
+            if entry["keyid"] == ended:
                 entry[mark] = when.isoformat(timespec="seconds")
         self._write(entries)
-        for path, signer in self._signers(role):
-            if signer.public_key.keyid == keyid:
+        for path, key in self._keys(role):
+            if keyid(key.public_key()) == ended:
                 path.unlink()
         self._create()
 
-    def _signers(self, role: str) -> list[tuple[Path, CryptoSigner]]:
+    def _keys(self, role: str) -> list[tuple[Path, PrivateKey]]:
         paths = [self.path(role), *sorted(self._folder.glob(f"{role}-*.pem"))]
-        return [(path, CryptoSigner(load_pem_private_key(path.read_bytes(), None))) for path in paths]
+        return [(path, _read(path)) for path in paths]
 
     def _entries(self) -> list[dict[str, Any]]:
         path = self._folder / TRUST
         return list(json.loads(path.read_bytes())["keys"]) if path.exists() else []
 
     def _write(self, entries: list[dict[str, Any]]) -> None:
-        needed = len(self._signers("certificate"))
+        needed = len(self._keys("certificate"))
         content = {"version": 1, "certificate_keys_needed": needed, "keys": entries}
         write_whole(self._folder / TRUST, json.dumps(content, sort_keys=True, indent=1))
 
@@ -145,6 +142,14 @@ class Keyring:
             yield
 
 
-def _entry(signer: CryptoSigner, role: str, since: dt.datetime) -> dict[str, Any]:
-    key = signer.public_key
-    return {"keyid": key.keyid, **key.to_dict(), "role": role, "valid_from": since.isoformat()}
+def _read(path: Path) -> PrivateKey:
+    key = load_pem_private_key(path.read_bytes(), None)
+    if not isinstance(key, PrivateKey):
+        raise ValueError(f"{path}: signing keys are ed25519 or P-256")
+    return key
+
+
+def _entry(key: PrivateKey, role: str, since: dt.datetime) -> dict[str, Any]:
+    public = key.public_key()
+    pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    return {"keyid": keyid(public), "role": role, "valid_from": since.isoformat(), "public": pem}

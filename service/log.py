@@ -55,7 +55,9 @@ class LogKeeper:
     @property
     def key(self) -> Ed25519PrivateKey:
         """The log's key."""
-        key: Ed25519PrivateKey = self._keyring.private("log")
+        key = self._keyring.private("log")
+        if not isinstance(key, Ed25519PrivateKey):
+            raise ValueError("the log's key is ed25519")
         return key
 
     def note(self) -> str | None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from service.audit.canonical import dumps
 from service.audit.certificate import RequestLine, parameters_of, statement, thresholds_of
+from service.audit.dsse import IN_TOTO
 from service.audit.log import Checkpoint, Proof, inclusion_proof, leaf_hash, root, sign_checkpoint
 from service.audit.manifest import manifest
-from service.audit.trust import IN_TOTO
 from service.audit.verify import CERTIFICATE, MODEL_SIGNATURE, PROOF, UNBOUND
 from service.keyring import Keyring
 from service.privacy.commitments import forget_set_root

@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from securesystemslib.dsse import Envelope
-from securesystemslib.exceptions import UnverifiedSignatureError
-from securesystemslib.signer._key import SSlibKey
-from securesystemslib.signer._signature import Signature
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from service.audit.dsse import IN_TOTO, Envelope, NotAnEnvelope, PublicKey, holds, keyid
 
 ROLES = ("certificate", "release", "log", "receipt")
 SKEW = dt.timedelta(minutes=5)  # between the clocks of an issuer's hosts
-IN_TOTO = "application/vnd.in-toto+json"
 
 
 class Untrusted(ValueError):
@@ -32,17 +31,13 @@ class BadSignature(ValueError):
     """A key that counts is named, and its signature does not hold."""
 
 
-class NotAnEnvelope(ValueError):
-    """Not a DSSE envelope."""
-
-
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A public key and what it is for; times are RFC 3339."""
+    """A public key and what it is for."""
 
     keyid: str
     role: str
-    public: SSlibKey
+    public: PublicKey
     valid_from: dt.datetime
     retired_at: dt.datetime | None
 
@@ -70,10 +65,7 @@ class Trust:
     @property
     def log_keys(self) -> list[Ed25519PublicKey]:
         """Keys that may sign checkpoints."""
-        return [
-            Ed25519PublicKey.from_public_bytes(bytes.fromhex(key.public.keyval["public"]))
-            for key in self.of("log").values()
-        ]
+        return [key.public for key in self.of("log").values() if isinstance(key.public, Ed25519PublicKey)]
 
 
 def read_trust(path: Path, now: dt.datetime | None = None) -> Trust:
@@ -97,11 +89,13 @@ def _lapsed(entry: dict[str, Any], now: dt.datetime) -> bool:
 
 
 def _key(entry: dict[str, Any]) -> Key:
-    body = {name: entry[name] for name in ("keytype", "scheme", "keyval")}
+    public = load_pem_public_key(entry["public"].encode())
+    if not isinstance(public, PublicKey) or keyid(public) != entry["keyid"]:
+        raise ValueError("a keyid that is not its key's")
     retired = entry.get("retired_at")
     return Key(
-        entry["keyid"], entry["role"], SSlibKey.from_dict(entry["keyid"], body),
-        dt.datetime.fromisoformat(entry["valid_from"]), dt.datetime.fromisoformat(retired) if retired else None,
+        entry["keyid"], entry["role"], public, dt.datetime.fromisoformat(entry["valid_from"]),
+        dt.datetime.fromisoformat(retired) if retired else None,
     )  # fmt: skip
 
 
@@ -119,23 +113,19 @@ def open_envelope(data: bytes, keys: dict[str, Key], payload_type: str, needed: 
         Untrusted: Signed by an unknown key, by nobody, by too few, or by one key twice.
         BadSignature: A signature does not hold, or the payload is of another type.
     """
-    try:
-        content = json.loads(data)
-        claimed = [signature["keyid"] for signature in content["signatures"]]
-        if len(set(claimed)) != len(claimed):
-            raise Untrusted("one key has signed twice and counts once")
-        envelope = Envelope.from_dict(content)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise error if isinstance(error, Untrusted) else NotAnEnvelope("not a DSSE envelope") from error
+    envelope = Envelope.of(_json(data))
+    claimed = [signature.keyid for signature in envelope.signatures]
+    if len(set(claimed)) != len(claimed):
+        raise Untrusted("one key has signed twice and counts once")
     if not set(claimed) <= set(keys):
         raise Untrusted("signed by a key that is unknown, expired or revoked")
     if envelope.payload_type != payload_type:
         raise BadSignature("the signature is for another type of payload")
-    different = {keys[keyid].public.keyval["public"] for keyid in claimed}  # one key under two names is one key
-    if len(different) < max(1, needed):
-        raise Untrusted(f"{len(different)} keys have signed, {max(1, needed)} must have")
-    for keyid, signature in envelope.signatures.items():
-        _check(keys[keyid].public, signature, envelope.pae())
+    if len(claimed) < max(1, needed):
+        raise Untrusted(f"{len(claimed)} keys have signed, {max(1, needed)} must have")
+    for signature in envelope.signatures:
+        if not holds(keys[signature.keyid].public, signature.sig, envelope.signed):
+            raise BadSignature("the signature does not match what it is under")
     return envelope.payload, [keys[keyid] for keyid in claimed]
 
 
@@ -146,24 +136,17 @@ def open_bundle(data: bytes, keys: dict[str, Key]) -> tuple[bytes, Key]:
         NotAnEnvelope: It cannot be read.
         Untrusted: None of these keys has.
     """
-    try:
-        content = json.loads(data)["dsseEnvelope"]
-        content["signatures"] = [{**s, "keyid": str(i)} for i, s in enumerate(content["signatures"])]
-        envelope = Envelope.from_dict(content)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise NotAnEnvelope("not a bundle of Model Signing") from error
-    for signature in envelope.signatures.values() if envelope.payload_type == IN_TOTO else ():
-        for key in keys.values():
-            try:
-                _check(key.public, Signature(key.keyid, signature.signature), envelope.pae())
-            except BadSignature:
-                continue
-            return envelope.payload, key
+    content = _json(data)
+    envelope = Envelope.of(content.get("dsseEnvelope") if isinstance(content, dict) else None)
+    for signature in envelope.signatures if envelope.payload_type == IN_TOTO else ():
+        for key in keys.values():  # a bundle names no keyid
+            if isinstance(key.public, EllipticCurvePublicKey) and holds(key.public, signature.sig, envelope.signed):
+                return envelope.payload, key
     raise Untrusted("no release key that counts has signed it")
 
 
-def _check(key: SSlibKey, signature: Signature, data: bytes) -> None:
+def _json(data: bytes) -> Any:
     try:
-        key.verify_signature(signature, data)
-    except UnverifiedSignatureError as error:
-        raise BadSignature("the signature does not match what it is under") from error
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise NotAnEnvelope("not a DSSE envelope") from error

@@ -24,15 +24,14 @@ from typing import Any
 
 from service.audit.canonical import NotCanonical, dumps, loads
 from service.audit.certificate import PREDICATE_TYPE, STATEMENT_TYPE
+from service.audit.dsse import IN_TOTO, NotAnEnvelope
 from service.audit.log import Checkpoint, LogError, Proof, UnknownSigner
-from service.audit.manifest import NotPlain, digest_of, file_entry, list_paths, manifest
+from service.audit.manifest import NotPlain, digest_of, file_entries, list_paths, manifest
 from service.audit.policy import policy_problems
 from service.audit.schema import DIGEST, schema_problem
 from service.audit.trust import (
-    IN_TOTO,
     BadSignature,
     Key,
-    NotAnEnvelope,
     Trust,
     Untrusted,
     open_bundle,
@@ -211,9 +210,9 @@ def _check_files(folder: Path, listed: dict[str, str], count: int) -> None:
     for path in sorted(present ^ set(listed)):
         what = "is missing" if path in listed else "is not in the certificate"
         raise VerificationError(Code.ARTEFACT_MISMATCH, f"{path} {what}")
-    for path in sorted(listed):
-        if file_entry(folder, path)["sha256"] != listed[path]:
-            raise VerificationError(Code.ARTEFACT_MISMATCH, f"{path} differs from what was certified")
+    for found in file_entries(folder, sorted(listed)):
+        if found["sha256"] != listed[found["path"]]:
+            raise VerificationError(Code.ARTEFACT_MISMATCH, f"{found['path']} differs from what was certified")
 
 
 def check_model_signature(path: Path, listed: dict[str, str], trust: Trust) -> Key:
@@ -226,7 +225,7 @@ def check_model_signature(path: Path, listed: dict[str, str], trust: Trust) -> K
         payload, key = open_bundle(_bytes(path), trust.of("release"))
         resources = json.loads(payload)["predicate"]["resources"]
     except NotAnEnvelope as error:
-        raise VerificationError(Code.MALFORMED, f"{path.name} is {error}") from error
+        raise VerificationError(Code.MALFORMED, f"{path.name} is not a bundle of Model Signing") from error
     except Untrusted as error:
         raise VerificationError(Code.UNTRUSTED_KEY, f"{path.name}: {error}") from error
     signed = {f"model/{r['name']}": r["digest"] for r in resources if r["algorithm"] == "sha256"}

@@ -4,7 +4,7 @@ import sys
 
 from service.cli import audit, client, parts
 from service.cli.console import app, screen
-from service.client import ClientError
+from service.domain.errors import ClientError
 
 __all__ = ["app", "audit", "client", "main", "parts"]
 

@@ -2,13 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
 from service.cli.console import AsJson, app, keys, screen, show
-from service.client import Client, ClientError
+from service.domain.errors import ClientError
+
+if TYPE_CHECKING:
+    from service.client import Client
 
 requests = typer.Typer(help="Submit deletion requests and follow them.", no_args_is_help=True)
 jobs = typer.Typer(help="Look after jobs.", no_args_is_help=True)
@@ -20,10 +23,17 @@ app.add_typer(log, name="log")
 app.add_typer(models, name="models")
 
 
+def connect() -> "Client":
+    """A client of the service that the environment names; what it needs is imported here, not for offline commands."""
+    from service.client import Client
+
+    return Client.from_environment()
+
+
 @log.command("export")
 def log_export(file: Annotated[Path, typer.Argument(metavar="FILE")]) -> None:
     """Write the whole log down, for `verify-log`."""
-    lines = Client.from_environment().export_log()
+    lines = connect().export_log()
     with file.open("w") as out:
         for line in lines:
             out.write(line + "\n")
@@ -41,7 +51,7 @@ def models_add(
     """Register a model as version 0."""
     where = str(Path(path).resolve()) if Path(path).exists() else path
     chosen = json.loads(policy.read_text()) if policy else {}
-    client = Client.from_environment()
+    client = connect()
     show(
         client.add_model(name, where, str(retain.resolve()), str(heldout.resolve()), chosen), as_json, "name", "latest"
     )
@@ -55,7 +65,7 @@ def models_download(
     as_json: AsJson = False,
 ) -> None:
     """Download a release folder; resumable, every digest checked."""
-    client = Client.from_environment()
+    client = connect()
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn()
     with Progress(*columns, console=screen, disable=as_json) as bars:
         tasks: dict[str, Any] = {}
@@ -90,38 +100,38 @@ def requests_submit(
     if not texts:
         raise ClientError("give --text or --file")
     fields = {"callback_url": callback_url} if callback_url else {}
-    found = Client.from_environment().submit(model, texts, regulation=regulation, **fields)
+    found = connect().submit(model, texts, regulation=regulation, **fields)
     show(found, as_json, "id", "status", "due_at")
 
 
 @requests.command("show")
 def requests_show(request_id: Annotated[str, typer.Argument(metavar="ID")], as_json: AsJson = False) -> None:
     """Show a request."""
-    show(Client.from_environment().request(request_id), as_json)
+    show(connect().request(request_id), as_json)
 
 
 @requests.command("retry")
 def requests_retry(request_id: Annotated[str, typer.Argument(metavar="ID")], as_json: AsJson = False) -> None:
     """Put a failed request back in line, once its reason is removed."""
-    show(Client.from_environment().retry_request(request_id), as_json, "id", "status", "due_at")
+    show(connect().retry_request(request_id), as_json, "id", "status", "due_at")
 
 
 @jobs.command("retry")
 def jobs_retry(job_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
     """Put the failed requests of a job that was given up back in line, once its reason is removed."""
-    for request in Client.from_environment().retry_job(job_id):
+    for request in connect().retry_job(job_id):
         print(f"{request['id']} {request['status']}")
 
 
 @requests.command("watch")
 def requests_watch(request_id: Annotated[str, typer.Argument(metavar="ID")], as_json: AsJson = False) -> None:
     """Follow a request to its end, live; exit code 0 if it completed or needed no training."""
-    found = watch(Client.from_environment(), request_id, quiet=as_json)
+    found = watch(connect(), request_id, quiet=as_json)
     show(found, as_json, "id", "status", "verdict", "version", "reason")
     raise typer.Exit(0 if found["status"] in ("completed", "not_memorised") else 1)
 
 
-def watch(client: Client, request_id: str, *, quiet: bool = False) -> Any:
+def watch(client: "Client", request_id: str, *, quiet: bool = False) -> Any:
     """Show a request's progress until it ends; returns it."""
     columns = (
         TextColumn("{task.description:<28}"),
@@ -150,10 +160,10 @@ def _epoch(data: dict[str, Any]) -> str | None:
 @keys.command("create")
 def keys_create(name: str, scope: Annotated[list[str], typer.Option()], as_json: AsJson = False) -> None:
     """Make an API key; it is shown this once."""
-    show(Client.from_environment().call("POST", "/v1/api-keys", json={"name": name, "scopes": scope}), as_json)
+    show(connect().call("POST", "/v1/api-keys", json={"name": name, "scopes": scope}), as_json)
 
 
 @keys.command("revoke")
 def keys_revoke(key_id: str) -> None:
     """Revoke an API key for good."""
-    Client.from_environment().call("DELETE", f"/v1/api-keys/{key_id}")
+    connect().call("DELETE", f"/v1/api-keys/{key_id}")

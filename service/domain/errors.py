@@ -83,3 +83,7 @@ class LostLease(Exception):
 
 class IllegalTransition(Exception):
     """A state change that `domain.states` does not list."""
+
+
+class ClientError(Exception):
+    """For the command line: the service refused or cannot be reached; the message is for a person."""

@@ -12,9 +12,9 @@ from service.app import Services
 from service.audit.canonical import loads
 from service.audit.card import model_card
 from service.audit.certificate import RequestLine, statement
+from service.audit.dsse import IN_TOTO
 from service.audit.log import Proof
 from service.audit.manifest import FileEntry, manifest
-from service.audit.trust import IN_TOTO
 from service.audit.verify import MODEL_SIGNATURE, VerificationError, check_model_signature, trust_of
 from service.db import audit, jobs, models, requests
 from service.db.tables import Certificate, DeletionRequest, Job
