@@ -9,6 +9,6 @@ COPY pyproject.toml README.md LICENSE ./
 COPY service ./service
 COPY worker ./worker
 COPY migrations ./migrations
-RUN pip install --no-cache-dir '.[engine]'
+RUN pip install --no-cache-dir '.[engine,kms]'
 USER unlearnd
 CMD ["unlearnd", "worker"]
