@@ -20,7 +20,8 @@ DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
 COMMANDS = (
     "up", "api", "worker", "control", "migrate", "models add", "models download", "requests submit", "requests show",
     "requests watch", "requests retry", "jobs retry", "verify", "demo", "keys init", "keys bootstrap", "keys create",
-    "keys revoke", "doctor", "reconcile", "verify-log", "log export",
+    "keys revoke", "keys rotate", "keys distrust", "keys trust", "doctor", "reconcile", "verify-log", "verify-record",
+    "render", "log export",
 )  # fmt: skip
 
 
@@ -64,7 +65,7 @@ def test_images_copy_what_exists_and_run_what_exists(path):
     assert ("torch" in text.replace("# The HTTP API (and migrations): no torch.", "").replace("No torch", "")) is (
         path.name == "worker.Dockerfile"
     )
-    assert ("[engine]" in text) is (path.name == "worker.Dockerfile")
+    assert ("[engine" in text) is (path.name == "worker.Dockerfile")
 
 
 def test_the_compose_file_holds_together():
