@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from decimal import Decimal
 from html import escape
 from typing import Any
 
@@ -25,13 +24,13 @@ STYLE = """
 :root { color-scheme: light dark }
 body { font: 16px/1.55 system-ui, sans-serif; max-width: 50rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto }
-th, td { border-bottom: 1px solid #8884; padding: .3rem .8rem .3rem 0; text-align: left; vertical-align: top }
+th, td { overflow-wrap: anywhere; border-bottom: 1px solid #8884; padding: .3rem .8rem .3rem 0; text-align: left; vertical-align: top }
 code { font-size: .85em; overflow-wrap: anywhere }
 svg { width: 100%; height: auto }
 svg text { font: 12px system-ui, sans-serif; fill: currentColor }
 """
 Series = dict[str, tuple[str, list[float], float | None]]  # name -> colour, values by epoch, limit
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 640, 240, 48, 28, 16
+WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM, TOP = 640, 240, 56, 16, 28, 28
 
 
 def markdown(statement: dict[str, Any]) -> str:
@@ -76,14 +75,17 @@ def _head(statement: dict[str, Any]) -> Iterator[str]:
         }
         yield from _table(
             ("mean over the requests", "before", "after", "limit, from unseen text"),
-            [(t, tests["before"][k], (tests["after"] or {}).get(k, ""), tests["limits"][k]) for k, t in names.items()],
+            [
+                (text, *(_number(m.get(key, "")) for m in (tests["before"], tests["after"] or {}, tests["limits"])))
+                for key, text in names.items()
+            ],
         )
     if utility := tests["utility"]:
-        yield (
-            f"\nPerplexity on held-out text: {utility['heldout_perplexity_before']} before, "
-            f"{utility['heldout_perplexity_after']} after; the ratio {utility['heldout_ratio']} may be at most "
-            f"{utility['max_ratio']}."
+        before, after, ratio, most = (
+            _number(utility[name])
+            for name in ("heldout_perplexity_before", "heldout_perplexity_after", "heldout_ratio", "max_ratio")
         )
+        yield f"\nPerplexity on held-out text: {before} before, {after} after; the ratio {ratio} may be at most {most}."
     if earlier := tests["earlier"]:
         came_back = len(earlier["regressed"])
         yield f"\nRequests of earlier versions measured again: {earlier['requests']}; came back: {came_back}."
@@ -114,7 +116,7 @@ def _what_happened(predicate: dict[str, Any]) -> str:
 def _rest(statement: dict[str, Any]) -> Iterator[str]:
     """What was not shown, and what it was done with."""
     predicate = statement["predicate"]
-    yield "\n## What this does not show\n"
+    yield "\n## What was and was not tried\n"
     yield f"{_plain(predicate['scope'])}\n"
     for attack in predicate["verification"]["attacks"]:
         said = f"tried, {attack['result']}" if attack["status"] == "RUN" else "not tried"
@@ -156,7 +158,7 @@ def _limits(tests: dict[str, Any]) -> str:
 def _trajectory(predicate: dict[str, Any]) -> Iterator[str]:
     epochs = predicate["training"]["trajectory"]
     if epochs:
-        rows = [(str(e["epoch"]), e["el"], e["ma"], e["heldout_perplexity"]) for e in epochs]
+        rows = [(str(e["epoch"]), *(_number(e[k]) for k in ("el", "ma", "heldout_perplexity"))) for e in epochs]
         yield ""
         yield from _table(("epoch", "mean EL", "mean MA", "held-out perplexity"), rows)
 
@@ -166,6 +168,11 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]
     yield f"|{'---|' * len(heads)}"
     for row in rows:
         yield f"| {' | '.join(c if c.startswith('`') else _plain(c) for c in row)} |"
+
+
+def _number(text: str) -> str:
+    """A decimal string without its idle zeros."""
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _plain(text: str) -> str:
@@ -179,7 +186,9 @@ def _picture(predicate: dict[str, Any]) -> str:
     if not epochs or not tests["after"]:
         return ""
     if SUPPRESSED in tests["before"].values():
-        return _chart({"held-out perplexity": ("#3b6ea5", [float(e["heldout_perplexity"]) for e in epochs], None)})
+        before = (tests["utility"] or {}).get("heldout_perplexity_before", epochs[0]["heldout_perplexity"])
+        values = [float(value) for value in (before, *(e["heldout_perplexity"] for e in epochs))]
+        return _chart({"perplexity on held-out text": ("#3b6ea5", values, None)})
     series: Series = {}
     for name, colour in (("ma", "#3b6ea5"), ("el", "#b5532a")):
         values = [float(value) for value in (tests["before"][name], *(e[name] for e in epochs))]
@@ -188,35 +197,30 @@ def _picture(predicate: dict[str, Any]) -> str:
 
 
 def _chart(series: Series) -> str:
-    """Lines over epochs; one with a limit has it dashed, and begins before the first epoch."""
+    """Lines over epochs from 0, the state before; a limit is dashed."""
     numbers = [v for _, values, limit in series.values() for v in (*values, *([limit] if limit is not None else []))]
-    top = max(max(numbers), 1e-9) * 1.05
-    first = 0 if any(limit is not None for _, _, limit in series.values()) else 1
+    top, steps = max(max(numbers), 1e-9) * 1.05, max(len(values) for _, values, _ in series.values())
 
-    def place(i: float, value: float, steps: int) -> tuple[float, float]:
-        x = LEFT + (WIDTH - LEFT - 90) * (i / max(1, steps - 1))
-        return round(x, 1), round(TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / top), 1)
+    def x(epoch: float) -> float:
+        return round(LEFT + (WIDTH - LEFT - RIGHT) * epoch / max(1, steps - 1), 1)
 
-    parts = [
-        f'<line x1="{LEFT}" y1="{HEIGHT - BOTTOM}" x2="{WIDTH - 90}" y2="{HEIGHT - BOTTOM}" stroke="currentColor"/>'
-    ]
-    for share in (0, 0.5, 1):
-        y = place(0, top * share, 2)[1]
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{Decimal(top * share):.2f}</text>')
-    for name, (colour, values, limit) in series.items():
-        points = [place(i, v, len(values)) for i, v in enumerate(values)]
-        line = " ".join(f"{x},{y}" for x, y in points)
+    def y(value: float) -> float:
+        return round(TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / top), 1)
+
+    parts = [f'<line x1="{x(0)}" y1="{y(0)}" x2="{x(steps - 1)}" y2="{y(0)}" stroke="currentColor"/>']
+    for value in (0, top / 2, top):
+        parts.append(f'<text x="{LEFT - 8}" y="{y(value) + 4}" text-anchor="end">{value:.2g}</text>')
+    for epoch in range(0, steps, max(1, steps // 10)):
+        parts.append(f'<text x="{x(epoch)}" y="{HEIGHT - 8}" text-anchor="middle">{epoch}</text>')
+    for place, (name, (colour, values, limit)) in enumerate(series.items()):
+        line = " ".join(f"{x(i)},{y(value)}" for i, value in enumerate(values))
         parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{line}"/>')
-        parts += [f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>' for x, y in points]
-        parts.append(f'<text x="{points[-1][0] + 8}" y="{points[-1][1] + 4}">{escape(name)}</text>')
+        parts += [f'<circle cx="{x(i)}" cy="{y(value)}" r="3" fill="{colour}"/>' for i, value in enumerate(values)]
+        said = escape(name if limit is None else f"{name} (dashed: its limit)")
+        parts.append(f'<rect x="{LEFT + 260 * place}" y="3" width="10" height="10" fill="{colour}"/>')
+        parts.append(f'<text x="{LEFT + 260 * place + 16}" y="12">{said}</text>')
         if limit is not None:
-            y = place(0, limit, 2)[1]
-            parts.append(
-                f'<line x1="{LEFT}" y1="{y}" x2="{WIDTH - 90}" y2="{y}" stroke="{colour}" stroke-dasharray="4 4"/>'
-                f'<text x="{WIDTH - 86}" y="{y + 14}">limit {escape(name)}</text>'
-            )
-    steps = max(len(values) for _, values, _ in series.values())
-    for i in range(steps):
-        parts.append(f'<text x="{place(i, 0, steps)[0]}" y="{HEIGHT - 8}" text-anchor="middle">{i + first}</text>')
-    label = "epoch by epoch: " + ", ".join(series)
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>\n'
+            ends = f'x1="{x(0)}" y1="{y(limit)}" x2="{x(steps - 1)}" y2="{y(limit)}"'
+            parts.append(f'<line {ends} stroke="{colour}" stroke-dasharray="4 4"/>')
+    label = escape("epoch by epoch: " + ", ".join(series))
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>\n'
