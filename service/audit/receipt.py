@@ -88,9 +88,7 @@ def verify_record(receipt: Path, text: bytes, certificate: Path, trust: Path) ->
     except OSError as error:
         raise VerificationError(Code.INCOMPLETE, "the receipt or the certificate cannot be read") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise VerificationError(
-            Code.MALFORMED, f"garbled where it was not expected ({type(error).__name__})"
-        ) from error
+        raise VerificationError(Code.MALFORMED, f"the receipt is garbled ({type(error).__name__})") from error
 
 
 def _read_receipt(path: Path, trust: Trust) -> dict[str, Any]:

@@ -24,7 +24,8 @@ STYLE = """
 :root { color-scheme: light dark }
 body { font: 16px/1.55 system-ui, sans-serif; max-width: 50rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto }
-th, td { overflow-wrap: anywhere; border-bottom: 1px solid #8884; padding: .3rem .8rem .3rem 0; text-align: left; vertical-align: top }
+th, td { border-bottom: 1px solid #8884; padding: .3rem .8rem .3rem 0; text-align: left; vertical-align: top }
+td { overflow-wrap: anywhere }
 code { font-size: .85em; overflow-wrap: anywhere }
 svg { width: 100%; height: auto }
 svg text { font: 12px system-ui, sans-serif; fill: currentColor }

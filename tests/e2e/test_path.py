@@ -192,3 +192,14 @@ def test_no_text_of_a_request_is_on_any_disk(stack):
         if path.is_file() and "corpora" not in path.parts:
             content = path.read_bytes()
             assert not any(number in content for number in numbers), path
+
+
+def test_the_compute_worker_holds_no_signing_key(stack):
+    """What it is told of keys is a folder with the key-encryption key alone; the others lie beside, for its betters."""
+    (worker, *_) = stack.processes("compute@")
+    keys = Path(worker.environ()["UNLEARND_KEYS_DIR"])
+    assert [path.name for path in keys.iterdir()] == ["kek"]
+    assert keys.stat().st_mode & 0o077 == 0
+    for path in (stack.data / "keys").glob("*.pem"):
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert {p.stem for p in (stack.data / "keys").glob("*.pem")} == {"certificate", "release", "log", "receipt"}

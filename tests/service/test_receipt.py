@@ -81,7 +81,26 @@ def test_a_text_is_found_by_its_receipt(submitted):
 def test_another_text_is_not_in_the_request(submitted, text):
     """Not even with one changed space."""
     found = submitted.refused(text=text)
-    assert (found.code, found.reason.startswith("NOT_IN_REQUEST")) == (Code.NOT_IN_REQUEST, True)
+    assert found.code == Code.NOT_IN_REQUEST
+    assert found.reason == "NOT_IN_REQUEST: this text is none of the receipt's records"
+
+
+def test_what_a_receipt_says(submitted):
+    """Exactly this, in canonical form: nothing of the text."""
+    at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    names = ("received_at", "accepted_at", "due_at")
+    fields = {**submitted.fields(), "times": dict.fromkeys(names, at), "checkpoint": "note"}
+    assert json.loads(receipt_payload(**fields)) == {
+        "kind": "urn:unlearnd:receipt:v1", "issuer": "test", "ref": REF, "model": "m",
+        "commitment": submitted.line.commitment.hex(), "checkpoint": "note",
+        "records": [
+            {"nonce": n.hex(), "commitment": c.hex()}
+            for n, c in zip(submitted.nonces, submitted.commitments, strict=True)
+        ],
+        **dict.fromkeys(names, "2026-01-02T03:04:05+00:00"),
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="zip"):
+        receipt_payload(**{**fields, "nonces": submitted.nonces[:1]})
 
 
 def test_another_nonce_record_or_request_is_not_in_it(submitted):
@@ -89,7 +108,7 @@ def test_another_nonce_record_or_request_is_not_in_it(submitted):
     other = new_nonce()
     replaced = [*submitted.commitments[:2], commit(other, TEXTS[2])]
     cases = {
-        "another nonce": {"nonces": [submitted.nonces[0], other, submitted.nonces[2]]},
+        "another nonce": {"nonces": [*submitted.nonces[:2], other]},
         "another record": {"nonces": [*submitted.nonces[:2], other], "commitments": replaced},
         "a record less": {"nonces": submitted.nonces[:2], "commitments": submitted.commitments[:2]},
         "reordered": {"nonces": submitted.nonces[::-1], "commitments": submitted.commitments[::-1]},
@@ -102,15 +121,30 @@ def test_another_nonce_record_or_request_is_not_in_it(submitted):
             "ref": "e" * 32, "commitment": request_commitment("e" * 32, submitted.commitments),
         },
     }  # fmt: skip
+    reasons = {
+        "another nonce": None, "another record": "the records are not those of the commitment",
+        "a record less": "the records are not those of the commitment",
+        "reordered": "the records are not those of the commitment",
+        "another ref": "the records are not those of the commitment",
+        "another request": "the certificate does not name this request",
+        "a request that is not there": "the certificate does not name this request",
+    }  # fmt: skip
     for name, changes in cases.items():
         submitted.write(submitted.signed(**changes))
-        assert submitted.refused().code == Code.NOT_IN_REQUEST, name
+        if reasons[name] is None:  # the nonce of another record: this one's text opens still
+            assert submitted.refused(text=TEXTS[2]).code == Code.NOT_IN_REQUEST
+            continue
+        found = submitted.refused()
+        assert (found.code, found.reason) == (Code.NOT_IN_REQUEST, f"NOT_IN_REQUEST: {reasons[name]}"), name
 
 
 def test_a_forget_set_over_other_requests_is_named(submitted):
     """The certificate names the request, but its root is not over those that it names."""
     submitted.issuer.changed(submitted.release, "forget_set", "commitment_root", to="0" * 64)
-    assert "forget set" in submitted.refused().reason
+    found = submitted.refused()
+    assert (found.code, found.reason) == (
+        Code.NOT_IN_REQUEST, "NOT_IN_REQUEST: the forget set is not over these requests",
+    )  # fmt: skip
 
 
 def test_what_is_not_signed_as_it_must_be(submitted, tmp_path):
@@ -119,23 +153,32 @@ def test_what_is_not_signed_as_it_must_be(submitted, tmp_path):
     stranger = Issuer(tmp_path / "stranger")
     other_kind = submitted.issuer.keyring.sign("receipt", dumps({"kind": "x"}), RECEIPT_TYPE)
     spaced = receipt_payload(**submitted.fields()).replace(b":", b": ", 1)
+    unsigned_time = submitted.signed(times={"accepted_at": datetime(2020, 1, 1, tzinfo=UTC)})
     cases = [
-        (json.loads(stranger.keyring.sign("receipt", receipt_payload(**submitted.fields()), RECEIPT_TYPE)), 11),
-        (submitted.signed("certificate"), 11),
-        (submitted.signed(kind="text/plain"), 10),
-        ({**good, "payload": submitted.signed(ref="e" * 32)["payload"]}, 10),
-        (json.loads(other_kind), 12),
-        (json.loads(submitted.issuer.keyring.sign("receipt", spaced, RECEIPT_TYPE)), 12),
-        (submitted.signed(times={"accepted_at": datetime(2020, 1, 1, tzinfo=UTC)}), 11),
-        ({}, 12), ([], 12), ("x", 12),
+        (json.loads(stranger.keyring.sign("receipt", receipt_payload(**submitted.fields()), RECEIPT_TYPE)), 11,
+         "the receipt: signed by a key that is unknown, expired or revoked"),
+        (submitted.signed("certificate"), 11, "the receipt: signed by a key that is unknown, expired or revoked"),
+        (submitted.signed(kind="text/plain"), 10, "the receipt: the signature is for another type of payload"),
+        ({**good, "payload": submitted.signed(ref="e" * 32)["payload"]}, 10,
+         "the receipt: the signature does not match what it is under"),
+        (json.loads(other_kind), 12, "the receipt is of another kind"),
+        (json.loads(submitted.issuer.keyring.sign("receipt", spaced, RECEIPT_TYPE)), 12,
+         "the receipt is malformed: the bytes are not in canonical form"),
+        (unsigned_time, 11, "the receipt key did not count when the receipt was made"),
+        ({}, 12, "the receipt is not a DSSE envelope"), ([], 12, "the receipt is garbled (AttributeError)"),
+        ("x", 12, "the receipt is garbled (AttributeError)"),
     ]  # fmt: skip
-    for content, code in cases:
+    for content, code, reason in cases:
         submitted.write(content)
-        assert submitted.refused().code == code
+        found = submitted.refused()
+        assert (found.code, found.reason) == (code, reason)
+    submitted.receipt.write_text("nonsense")
+    assert submitted.refused().reason == "the receipt is garbled (JSONDecodeError)"
     submitted.write(good)
     submitted.check()
     assert submitted.refused(trust=stranger.trust_path).code == Code.UNTRUSTED_KEY
-    assert submitted.refused(certificate=tmp_path / "nothing").code == Code.INCOMPLETE
+    found = submitted.refused(certificate=tmp_path / "nothing")
+    assert (found.code, found.reason) == (Code.INCOMPLETE, "the receipt or the certificate cannot be read")
     assert submitted.refused(trust=tmp_path / "nothing").code == Code.INCOMPLETE
     forged = stranger.release(tmp_path / "forged", requests=[*LINES, submitted.line])
     assert submitted.refused(certificate=forged).code == Code.UNTRUSTED_KEY
