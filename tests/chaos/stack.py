@@ -202,11 +202,10 @@ class Chaos:
         if fault == "read-only":
             subprocess.run(["mount", "-o", "remount,ro", storage], check=True)
         else:
-            with (self.data / "storage" / "ballast").open("wb") as ballast:
+            with (self.data / "storage" / "ballast").open("wb", buffering=0) as ballast:
                 try:
                     while True:
                         ballast.write(bytes(1 << 16))
-                        ballast.flush()
                 except OSError:
                     pass
         try:
