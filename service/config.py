@@ -1,9 +1,22 @@
 """Settings, read once at the edge. Every one has an `UNLEARND_` variable; README lists them."""
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.audit.wording import problem_in
+
+
+def _sayable(name: str) -> str:
+    wrong = problem_in(name)
+    if wrong:
+        raise ValueError(f"a certificate could not say this: {wrong}")
+    return name
+
+
+Sayable = Annotated[str, AfterValidator(_sayable)]
 
 
 class Settings(BaseSettings):
@@ -17,7 +30,9 @@ class Settings(BaseSettings):
     storage_dir: Path = Field(Path("storage"), description="shared by API, control and compute workers")
     keys_dir: Path = Field(Path("keys"), description="kek; API: receipt.pem; control: all signing keys")
     kms_key_id: str = Field("", description="an AWS KMS key wraps data keys instead of `kek`; needs unlearnd[kms]")
-    issuer: str = Field("unlearnd", description="named in certificates; no personal data")
+    issuer: Annotated[str, AfterValidator(_sayable)] = Field(
+        "unlearnd", description="named in certificates; no personal data"
+    )
     max_record_bytes: int = Field(65_536, description="one record's text in UTF-8")
     max_records: int = Field(256, description="records in one deletion request")
     max_body_bytes: int = Field(8_388_608, description="a request body")

@@ -70,10 +70,8 @@ def _keys(services: Services) -> Iterator[Finding]:
     for name in (*wrapping, *(f"{role}.pem" for role in ROLES)):
         path = folder / name
         if not path.exists():
-            if name in wrapping:
-                yield Finding(
-                    "keys", f"{path} is missing.", "Restore it from where keys are kept; it cannot be made anew."
-                )
+            anew = "it cannot be made anew" if name in wrapping else "or `unlearnd keys init`, if it never was"
+            yield Finding("keys", f"{path} is missing.", f"Restore it from where keys are kept; {anew}.")
         elif stat.S_IMODE(path.stat().st_mode) & 0o077:
             yield Finding("keys", f"{path} can be read by others.", f"chmod 600 {path}, and consider the key known.")
 
@@ -121,6 +119,14 @@ def _clocks(session: Session, _: Services, now: datetime) -> Iterator[Finding]:
     if abs(theirs - now) > SKEW:
         seconds = (now - theirs).total_seconds()
         yield Finding("clocks", f"This host is {seconds:+.0f} s off the database's.", "Run a time service on both.")
+
+
+def _roles(session: Session, _: Services, __: datetime) -> Iterator[Finding]:
+    if health.owns_the_log(session):
+        yield Finding(
+            "roles", "The service logs in as the owner of the log, who could change it.",
+            "Set UNLEARND_OWNER_DATABASE_URL for `unlearnd migrate`, and another role in UNLEARND_DATABASE_URL.",
+        )  # fmt: skip
 
 
 def _durability(session: Session, _: Services, __: datetime) -> Iterator[Finding]:
@@ -204,5 +210,5 @@ def _log(session: Session, services: Services, _: datetime) -> Iterator[Finding]
 
 
 CHECKS: tuple[Callable[[Session, Services, datetime], Iterator[Finding]], ...] = (
-    _clocks, _durability, _sealed, _versions, _corpora, _work, _promises, _log,
+    _clocks, _roles, _durability, _sealed, _versions, _corpora, _work, _promises, _log,
 )  # fmt: skip

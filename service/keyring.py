@@ -33,7 +33,7 @@ from service.audit.trust import ROLES
 from service.privacy.envelope import write_private
 from service.storage.local import write_whole
 
-TRUST = "trust.json"
+TRUST, LOCK = "trust.json", "lock"
 GRACE = dt.timedelta(hours=1)  # what a key signed just before it was retired may still be on its way into the log
 
 
@@ -49,23 +49,29 @@ class Keyring:
         self._folder = folder
 
     def create(self) -> None:
-        """Make the keys that are missing, mode 0600, and enter those that `trust.json` does not name."""
+        """Destroy what is retired or revoked, make what is missing, mode 0600, and enter what `trust.json` lacks."""
         with self._locked():
             self._create()
 
     def _create(self) -> None:
-        for role in ROLES:
-            key = ec.generate_private_key(ec.SECP256R1()) if role == "release" else Ed25519PrivateKey.generate()
-            pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-            write_private(self._folder / f"{role}.pem", pem)
         entries = self._entries()
-        known = {entry["keyid"] for entry in entries}
-        for role in ROLES:
-            for path, key in self._keys(role):
-                if keyid(key.public_key()) not in known:
-                    since = dt.datetime.fromtimestamp(int(path.stat().st_mtime), dt.UTC)
-                    entries.append(_entry(key, role, since))
+        ended = {entry["keyid"] for entry in entries if entry.get("retired_at") or entry.get("revoked_at")}
+        paths = {self.path(role) for role in ROLES} | set(self._folder.glob("*-*.pem"))
+        for path in sorted(paths):
+            role = path.stem.partition("-")[0]
+            if path.exists() and keyid(_read(path).public_key()) in ended:
+                path.unlink()
+            key = ec.generate_private_key(ec.SECP256R1()) if role == "release" else Ed25519PrivateKey.generate()
+            write_private(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+            entries += self._unknown(path, role, entries)
         self._write(entries)
+
+    def _unknown(self, path: Path, role: str, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The entry of a key that has none."""
+        key = _read(path)
+        if keyid(key.public_key()) in {entry["keyid"] for entry in entries}:
+            return []
+        return [_entry(key, role, dt.datetime.fromtimestamp(int(path.stat().st_mtime), dt.UTC))]
 
     def path(self, role: str) -> Path:
         """The private key's file."""
@@ -91,11 +97,22 @@ class Keyring:
         """`trust.json`, to be published."""
         return (self._folder / TRUST).read_bytes()
 
-    def rotate(self, role: str) -> str:
-        """Retire the key of a role and begin another; returns its keyid. What the log has of before still counts."""
+    def rotate(self, name: str) -> str:
+        """Retire the key of a role (or a second owner's, by its file's name) and begin another; returns its keyid.
+
+        What the log has of before still counts. Killed between the mark in `trust.json` and the new key, it is
+        finished by whatever comes next: this, `revoke` or `create`.
+
+        Raises:
+            NoSuchKey: There is no such file.
+        """
         with self._locked():
-            self._end(role, keyid(self.private(role).public_key()), "retired_at", dt.datetime.now(dt.UTC) + GRACE)
-            return keyid(self.private(role).public_key())
+            self._create()
+            if name.partition("-")[0] not in ROLES or not self.path(name).exists():
+                raise NoSuchKey(f"there is no key {name}")
+            self._mark(keyid(self.private(name).public_key()), "retired_at", dt.datetime.now(dt.UTC) + GRACE)
+            self._create()
+            return keyid(self.private(name).public_key())
 
     def revoke(self, revoked: str) -> None:
         """Let nothing that this key ever signed count, and begin another if it was in use.
@@ -104,40 +121,51 @@ class Keyring:
             NoSuchKey: There is none.
         """
         with self._locked():
-            role = next((entry["role"] for entry in self._entries() if entry["keyid"] == revoked), None)
-            if role is None:
+            if revoked not in {entry["keyid"] for entry in self._entries()}:
                 raise NoSuchKey(f"trust.json names no key {revoked}")
-            self._end(role, revoked, "revoked_at", dt.datetime.now(dt.UTC))
+            self._mark(revoked, "revoked_at", dt.datetime.now(dt.UTC))
+            self._create()
 
-    def _end(self, role: str, ended: str, mark: str, when: dt.datetime) -> None:
-        """Mark a key, then destroy its private half and make another for the role; killed between, it is done again."""
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """No key is replaced meanwhile: for what has to be signed by the keys of one `trust.json`."""
+        with (self._folder / LOCK).open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH)
+            yield
+
+    def _mark(self, ended: str, mark: str, when: dt.datetime) -> None:
         entries = self._entries()
         for entry in entries:
             if entry["keyid"] == ended:
                 entry[mark] = when.isoformat(timespec="seconds")
         self._write(entries)
-        for path, key in self._keys(role):
-            if keyid(key.public_key()) == ended:
-                path.unlink()
-        self._create()
 
     def _keys(self, role: str) -> list[tuple[Path, PrivateKey]]:
         paths = [self.path(role), *sorted(self._folder.glob(f"{role}-*.pem"))]
         return [(path, _read(path)) for path in paths]
 
-    def _entries(self) -> list[dict[str, Any]]:
+    def _read_trust(self) -> dict[str, Any]:
         path = self._folder / TRUST
-        return list(json.loads(path.read_bytes())["keys"]) if path.exists() else []
+        found: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {"keys": []}
+        return found
+
+    def _entries(self) -> list[dict[str, Any]]:
+        return list(self._read_trust()["keys"])
 
     def _write(self, entries: list[dict[str, Any]]) -> None:
-        needed = len(self._keys("certificate"))
+        """`trust.json`; that another number of certificate keys must sign is so from now on, not for what was."""
+        needed = list(self._read_trust().get("certificate_keys_needed", []))
+        count = 1 + len(list(self._folder.glob("certificate-*.pem")))
+        if not needed or needed[-1]["count"] != count:
+            since = dt.datetime.now(dt.UTC) if needed else dt.datetime.fromtimestamp(0, dt.UTC)
+            needed.append({"since": since.isoformat(timespec="seconds"), "count": count})
         content = {"version": 1, "certificate_keys_needed": needed, "keys": entries}
         write_whole(self._folder / TRUST, json.dumps(content, sort_keys=True, indent=1))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (self._folder / "lock").open("w") as handle:
+        with (self._folder / LOCK).open("w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
 

@@ -47,7 +47,7 @@ REPORT = {
         "code": "2" * 64,
     },
 }  # fmt: skip
-POLICY = {"margin": 1.0, "max_epochs": 20, "loss": "ihl", "target_modules": None}
+POLICY = {"max_perplexity_ratio": 1.1, "margin": 1.0, "max_epochs": 20, "loss": "ihl", "target_modules": None}
 LINES = [RequestLine(name * 32, b"\1" * 32, "PASS", None) for name in "bac"]
 LINEAGE = {
     "model": "m", "version": 1, "parent_version": 0, "parent_manifest": "3" * 64, "parent_certificate": None,

@@ -7,7 +7,18 @@ revision = "0004"
 down_revision = "0003"
 
 
+# Jobs that wait for a record lack what the new form needs: they go on from their last checkpoint.
+AGAIN = """
+UPDATE deletion_requests SET status = 'batched', verdict = NULL FROM jobs
+WHERE jobs.id = job_id AND jobs.stage IN ('certify', 'publish') AND status IN ('verifying', 'publishing');
+UPDATE jobs SET stage = 'queued', outcome = NULL, reason = NULL, report = NULL, owner = NULL, lease_expires_at = NULL,
+    woken_at = NULL, attempts = 0
+WHERE stage IN ('certify', 'publish')
+"""
+
+
 def upgrade() -> None:
+    op.execute(AGAIN)
     op.add_column(
         "jobs", sa.Column("thresholds_index", sa.BigInteger(), nullable=True, comment="their entry in the log")
     )

@@ -89,14 +89,13 @@ def file(name: str, number: Number, path: str, request: Request, parts: Parts, k
 
 
 @router.get("/{number}/downloads")
-def downloads(name: str, number: Number, parts: Parts, _: DownloadAuditor) -> list[DownloadOut]:
+def downloads(name: str, number: Number, parts: Parts, _: DownloadAuditor) -> Listing[DownloadOut]:
     """Who fetched files of this version: whom to tell that it is superseded (GDPR, article 19)."""
     version = find(parts, name, number)
     with parts.db.reading() as session:
-        return [
-            DownloadOut(api_key_id=d.api_key_id, name=d.api_key.name, first_at=d.first_at)
-            for d in queries.downloads(session, version)
-        ]
+        found = queries.downloads(session, version)
+    items = [DownloadOut(api_key_id=d.api_key_id, name=d.api_key.name, first_at=d.first_at) for d in found]
+    return Listing(items=items, next_cursor=None)
 
 
 @router.get("/{number}/certificate", response_class=FileResponse)

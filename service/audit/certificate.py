@@ -181,8 +181,22 @@ def statement(
 
 
 def thresholds_of(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A table of thresholds as the record and, before the run, the log have it."""
-    return [decimals(row) for row in table]
+    """A table of thresholds as the record and, before the run, the log have it.
+
+    There is one threshold for each length of a submitted text; lengths would tell how much a person wrote. So they go
+    into ranges up to powers of two, and a range has the highest of each value (the lowest count and 1st percentile).
+    """
+    ranges: dict[int, list[dict[str, Any]]] = {}
+    for row in table:
+        ranges.setdefault(1 << (row["length"] - 1).bit_length(), []).append(row)
+    lowest = ("count", "ma_p1")
+    return [
+        {
+            name: f"<= {top}" if name == "length" else (min if name in lowest else max)(row[name] for row in rows)
+            for name in rows[0]
+        }
+        for top, rows in sorted((top, [decimals(row) for row in rows]) for top, rows in ranges.items())
+    ]
 
 
 def parameters_of(policy: dict[str, Any]) -> dict[str, Any]:

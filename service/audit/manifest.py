@@ -37,14 +37,19 @@ def file_entries(root: Path, paths: Sequence[str]) -> list[FileEntry]:
         return list(pool.map(lambda path: file_entry(root, path), paths))
 
 
+def _refuse(error: OSError) -> None:
+    raise error
+
+
 def list_paths(root: Path) -> list[str]:
     """Relative paths of all files below `root`, hidden ones included, sorted.
 
     Raises:
         NotPlain: Something is neither a folder nor a plain file.
+        OSError: A folder cannot be read.
     """
     found: list[str] = []
-    for folder, directories, names in os.walk(root, followlinks=False):
+    for folder, directories, names in os.walk(root, followlinks=False, onerror=_refuse):
         for name in [*directories, *names]:
             path = Path(folder, name)
             mode = path.lstat().st_mode

@@ -6,6 +6,8 @@ from typing import Any
 
 from service.audit.certificate import FEWEST, MANDATORY_ATTACKS, SUPPRESSED, trained_on
 
+ROUNDING = Decimal("0.00001")
+
 
 def policy_problems(predicate: dict[str, Any]) -> Iterator[str]:
     """Every reason why this predicate is not of one; nothing if it is."""
@@ -14,6 +16,7 @@ def policy_problems(predicate: dict[str, Any]) -> Iterator[str]:
         yield from _lineage_problems(predicate["lineage"])
         few = trained_on(request["reason"] for request in predicate["requests"]) < FEWEST
         yield from _limit_problems(predicate["verification"], few=few)
+        yield from _utility_problems(predicate["verification"]["utility"], predicate["method"]["parameters"])
         yield from _told_problems(predicate, few=few)
     except (KeyError, TypeError, InvalidOperation, ValueError) as error:
         yield f"the record lacks or garbles a result ({type(error).__name__})"
@@ -30,8 +33,12 @@ def _verdict_problems(predicate: dict[str, Any]) -> Iterator[str]:
         yield "the record names another number of requests than it is of"
     yield from (f"request {r['ref']} did not pass" for r in predicate["requests"] if r["verdict"] != "PASS")
     yield from (f"earlier request {ref} came back" for ref in predicate["verification"]["earlier"]["regressed"])
-    run = {attack["name"]: attack["status"] for attack in predicate["verification"]["attacks"]}
-    yield from (f"the attack “{name}” was not run" for name in MANDATORY_ATTACKS if run.get(name) != "RUN")
+    attacks = {attack["name"]: (attack["status"], attack["result"]) for attack in predicate["verification"]["attacks"]}
+    for name in MANDATORY_ATTACKS:
+        if attacks.get(name) != ("RUN", "PASS"):
+            yield f"the attack “{name}” was not run, or succeeded"
+    if not trained_on(r["reason"] for r in predicate["requests"]) or predicate["training"]["epochs"] < 1:
+        yield "nothing was trained on, so there was nothing to publish"
     if predicate["overall"] != "PASS":
         yield "the record's overall verdict is not PASS"
 
@@ -44,15 +51,27 @@ def _lineage_problems(lineage: dict[str, Any]) -> Iterator[str]:
 
 
 def _limit_problems(verification: dict[str, Any], *, few: bool) -> Iterator[str]:
-    """Means over their limits, limits over what the thresholds allow, utility over its budget."""
-    after, limits, utility = verification["after"], verification["limits"], verification["utility"]
+    """Means over their limits, limits over what the thresholds allow."""
+    after, limits = verification["after"], verification["limits"]
     for name in ("el", "ma"):
         if Decimal(limits[name]) > max(Decimal(t[f"{name}_mean"]) for t in verification["thresholds"]):
             yield f"the limit of mean {name.upper()} is over every threshold"
         if not few and not Decimal(after[name]) <= Decimal(limits[name]):
             yield f"mean {name.upper()} {after[name]} is over the held-out mean {limits[name]}"
-    if not Decimal(utility["heldout_ratio"]) <= Decimal(utility["max_ratio"]):
-        yield f"held-out perplexity ratio {utility['heldout_ratio']} is over {utility['max_ratio']}"
+
+
+def _utility_problems(utility: dict[str, Any], parameters: dict[str, Any]) -> Iterator[str]:
+    """The ratio is what the perplexities give, and at or under the budget that was fixed before the run."""
+    before, after, ratio, budget = (
+        Decimal(utility[name])
+        for name in ("heldout_perplexity_before", "heldout_perplexity_after", "heldout_ratio", "max_ratio")
+    )
+    if budget != Decimal(parameters["max_perplexity_ratio"]):
+        yield "the utility budget is not the policy's"
+    if abs(after / before - ratio) > ROUNDING * (1 + ratio):
+        yield "the perplexity ratio is not that of the perplexities"
+    if not ratio <= budget or utility["within_budget"] is not True:
+        yield f"held-out perplexity ratio {ratio} is over {budget}"
 
 
 def _told_problems(predicate: dict[str, Any], *, few: bool) -> Iterator[str]:

@@ -4,7 +4,9 @@ A receipt is a DSSE envelope under a receipt key. It holds the request's random 
 commitment of each record, the deadline, and the log's checkpoint of that moment. `unlearnd verify-record`:
 
     1  the receipt is signed by a receipt key                          10, 11, 12
-    2  the certificate is signed by certificate keys                   10, 11, 12
+    2  a release folder holds in every step of `unlearnd verify`; a
+       certificate alone is signed by keys that counted when it says
+       it was issued, and nobody looked for it in the log              10, 11, 12, ...
     3  the text, to the byte, opens the commitment of one record       60 NOT_IN_REQUEST
     4  the request's commitment is over the commitments of its records 60 NOT_IN_REQUEST
     5  the certificate names that request with that commitment, and
@@ -19,8 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from service.audit.canonical import NotCanonical, dumps, loads
-from service.audit.trust import Trust
-from service.audit.verify import CERTIFICATE, Code, VerificationError, open_certificate, opened, trust_of
+from service.audit.trust import Key, Trust
+from service.audit.verify import (
+    Code,
+    VerificationError,
+    check_enough,
+    open_certificate,
+    opened,
+    trust_of,
+    verify,
+)  # fmt: skip
 from service.privacy.commitments import commit, forget_set_root, request_commitment
 
 RECEIPT_TYPE = "application/vnd.unlearnd.receipt+json"
@@ -82,13 +92,21 @@ def verify_record(receipt: Path, text: bytes, certificate: Path, trust: Path) ->
     trusted = trust_of(trust)
     try:
         content = _read_receipt(receipt, trusted)
-        file = certificate / CERTIFICATE if certificate.is_dir() else certificate
-        statement, _ = open_certificate(file.read_bytes(), trusted)
+        if certificate.is_dir():
+            return _find(content, text, verify(certificate, trust).statement["predicate"])
+        statement, signers = open_certificate(certificate.read_bytes(), trusted)
+        _check_counted(trusted, signers, datetime.fromisoformat(statement["predicate"]["issued_at"]))
         return _find(content, text, statement["predicate"])
     except OSError as error:
         raise VerificationError(Code.INCOMPLETE, "the receipt or the certificate cannot be read") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise VerificationError(Code.MALFORMED, f"the receipt is garbled ({type(error).__name__})") from error
+
+
+def _check_counted(trust: Trust, signers: Sequence[Key], issued: datetime) -> None:
+    if not all(key.signed_at(issued) for key in signers):
+        raise VerificationError(Code.UNTRUSTED_KEY, "the certificate key did not count when the record was issued")
+    check_enough(trust, signers, issued)
 
 
 def _read_receipt(path: Path, trust: Trust) -> dict[str, Any]:

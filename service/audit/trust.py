@@ -43,7 +43,11 @@ class Key:
 
     def signed_at(self, when: dt.datetime) -> bool:
         """Whether a signature of that time counts."""
-        return self.valid_from - SKEW <= when and (self.retired_at is None or when <= self.retired_at)
+        return self.valid_from - SKEW <= when and self.used_after(when)
+
+    def used_after(self, when: dt.datetime) -> bool:
+        """Whether it was not retired by then."""
+        return self.retired_at is None or when <= self.retired_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +56,15 @@ class Trust:
 
     Attributes:
         keys: Without those that are revoked or have expired.
-        needed: How many certificate keys must have signed a record.
+        needed: (since, how many certificate keys must have signed a record), oldest first.
     """
 
     keys: Sequence[Key]
-    needed: int
+    needed: Sequence[tuple[dt.datetime, int]]
+
+    def needed_at(self, when: dt.datetime) -> int:
+        """How many certificate keys must have signed a record of that time."""
+        return next((count for since, count in reversed(self.needed) if since <= when), 1)
 
     def of(self, role: str) -> dict[str, Key]:
         """keyid -> key of one role."""
@@ -80,7 +88,8 @@ def read_trust(path: Path, now: dt.datetime | None = None) -> Trust:
         raise ValueError("no keys")
     now = now or dt.datetime.now(dt.UTC)
     keys = [_key(entry) for entry in found["keys"] if not _lapsed(entry, now)]
-    return Trust(keys, int(found.get("certificate_keys_needed", 1)))
+    needed = [(dt.datetime.fromisoformat(n["since"]), int(n["count"])) for n in found["certificate_keys_needed"]]
+    return Trust(keys, needed)
 
 
 def _lapsed(entry: dict[str, Any], now: dt.datetime) -> bool:
@@ -99,18 +108,17 @@ def _key(entry: dict[str, Any]) -> Key:
     )  # fmt: skip
 
 
-def open_envelope(data: bytes, keys: dict[str, Key], payload_type: str, needed: int = 1) -> tuple[bytes, list[Key]]:
+def open_envelope(data: bytes, keys: dict[str, Key], payload_type: str) -> tuple[bytes, list[Key]]:
     """The payload of a DSSE envelope, and who signed it.
 
     Args:
         data: The envelope's JSON.
         keys: Those that count; a signature of any other makes it untrusted.
         payload_type: What the payload must be.
-        needed: How many different keys must have signed.
 
     Raises:
         NotAnEnvelope: It cannot be read.
-        Untrusted: Signed by an unknown key, by nobody, by too few, or by one key twice.
+        Untrusted: Signed by an unknown key, by nobody, or by one key twice.
         BadSignature: A signature does not hold, or the payload is of another type.
     """
     envelope = Envelope.of(_json(data))
@@ -121,8 +129,8 @@ def open_envelope(data: bytes, keys: dict[str, Key], payload_type: str, needed: 
         raise Untrusted("signed by a key that is unknown, expired or revoked")
     if envelope.payload_type != payload_type:
         raise BadSignature("the signature is for another type of payload")
-    if len(claimed) < max(1, needed):
-        raise Untrusted(f"{len(claimed)} keys have signed, {max(1, needed)} must have")
+    if not claimed:
+        raise Untrusted("nobody has signed")
     for signature in envelope.signatures:
         if not holds(keys[signature.keyid].public, signature.sig, envelope.signed):
             raise BadSignature("the signature does not match what it is under")

@@ -1,13 +1,13 @@
 """Check a release folder with files alone: no database, no network, no trust in whoever served it.
 
     1  certificate   there, readable, in canonical form, of our kind and schema    50 incomplete, 12 malformed
-    2  signature     by enough keys of `trust.json` that count                     10 bad signature, 11 untrusted key
+    2  signature     by keys of `trust.json` that count, none twice                10 bad signature, 11 untrusted key
     3  wording       claims no more than the tests, names nobody                   40 policy failure
     4  files         exactly those that the certificate lists, byte for byte       20 artefact mismatch
     5  model.sig     a release key signed the same model files                     10, 11, 12, 20, 50
     6  policy        the results add up to PASS; `overall` is not believed         40 policy failure
     7  log           has the record, and had the thresholds before the run         30 log failure, 11, 40, 50
-    8  keys          counted at the time of the log's entry                        11 untrusted key
+    8  keys          counted, and were enough, at the time of the log's entry      11 untrusted key
     9  lineage       follows the parent, whose folder may be given                 40 policy failure
 
 The first step that fails ends it. An empty list is a failure, never a pass.
@@ -28,8 +28,9 @@ from service.audit.dsse import IN_TOTO, NotAnEnvelope
 from service.audit.log import Checkpoint, LogError, Proof, UnknownSigner
 from service.audit.manifest import NotPlain, digest_of, file_entries, list_paths, manifest
 from service.audit.policy import policy_problems
-from service.audit.schema import DIGEST, schema_problem
+from service.audit.schema import KNOWN, schema_problem
 from service.audit.trust import (
+    SKEW,
     BadSignature,
     Key,
     Trust,
@@ -44,6 +45,7 @@ CERTIFICATE = "certificate.dsse.json"
 PROOF = "certificate.tlog-proof"
 MODEL_SIGNATURE = "model.sig"
 UNBOUND = {CERTIFICATE, PROOF}  # a certificate cannot list its own digest, nor that of what was made after it
+LATEST = dt.timedelta(days=1)  # from issuing a record to its entry in the log
 STEPS = ("certificate", "signature", "wording", "files", "model.sig", "policy", "log", "keys", "lineage")
 
 
@@ -118,15 +120,14 @@ def _verify(folder: Path, trust: Path | None, parent: Path | None, passed: Calla
     envelope = _bytes(folder / CERTIFICATE)
     statement, signers = open_certificate(envelope, trusted)
     predicate = statement["predicate"]
+    wrong, unfit = problem_in(predicate), schema_problem(statement)
+    if unfit and not wrong:
+        raise VerificationError(Code.MALFORMED, f"the statement does not fit its schema: {unfit}")
     passed("certificate")
     passed("signature")
-    wrong = problem_in(predicate)
     if wrong:
         raise VerificationError(Code.POLICY_FAILURE, wrong)
     passed("wording")
-    found = schema_problem(statement)
-    if found:
-        raise VerificationError(Code.MALFORMED, f"the statement does not fit its schema: {found}")
     listed = {s["name"]: s["digest"]["sha256"] for s in statement["subject"]}
     _check_files(folder, listed, len(statement["subject"]))
     passed("files")
@@ -138,7 +139,7 @@ def _verify(folder: Path, trust: Path | None, parent: Path | None, passed: Calla
     proof = _read_proof(folder / PROOF)
     checkpoint, logged = _check_log(proof, envelope, predicate, trusted)
     passed("log")
-    _check_times([*signers, releaser, *trusted.of("log").values()], proof, predicate, logged)
+    _check_times(trusted, signers, releaser, proof, logged["at"], predicate["issued_at"])
     passed("keys")
     _check_parent(parent, predicate["lineage"])
     passed("lineage")
@@ -158,19 +159,22 @@ def trust_of(path: Path) -> Trust:
 
 
 def _bytes(path: Path) -> bytes:
-    if not path.is_file() or path.is_symlink():
-        raise VerificationError(Code.INCOMPLETE, f"{path.name} is missing")
-    return path.read_bytes()
+    try:
+        if path.is_file() and not path.is_symlink():
+            return path.read_bytes()
+    except OSError as error:
+        raise VerificationError(Code.INCOMPLETE, f"{path.name} cannot be read ({error.strerror})") from error
+    raise VerificationError(Code.INCOMPLETE, f"{path.name} is missing")
 
 
-def opened(what: str, data: bytes, keys: dict[str, Key], payload_type: str, needed: int = 1) -> tuple[bytes, list[Key]]:
+def opened(what: str, data: bytes, keys: dict[str, Key], payload_type: str) -> tuple[bytes, list[Key]]:
     """The payload of an envelope under trusted keys, with our codes.
 
     Raises:
         VerificationError: It is not one, or not signed as it must be.
     """
     try:
-        return open_envelope(data, keys, payload_type, needed)
+        return open_envelope(data, keys, payload_type)
     except NotAnEnvelope as error:
         raise VerificationError(Code.MALFORMED, f"{what} is not a DSSE envelope") from error
     except Untrusted as error:
@@ -185,7 +189,7 @@ def open_certificate(envelope: bytes, trust: Trust) -> tuple[dict[str, Any], lis
     Raises:
         VerificationError: Not signed as it must be, not canonical, or a statement of another kind.
     """
-    payload, signers = opened(CERTIFICATE, envelope, trust.of("certificate"), IN_TOTO, trust.needed)
+    payload, signers = opened(CERTIFICATE, envelope, trust.of("certificate"), IN_TOTO)
     try:
         statement: dict[str, Any] = loads(payload)
     except NotCanonical as error:
@@ -194,7 +198,7 @@ def open_certificate(envelope: bytes, trust: Trust) -> tuple[dict[str, Any], lis
         raise VerificationError(Code.MALFORMED, "the payload is not an in-toto statement")
     if statement.get("predicateType") != PREDICATE_TYPE or not isinstance(statement.get("predicate"), dict):
         raise VerificationError(Code.MALFORMED, "the statement is of another kind")
-    if statement["predicate"].get("schema") != DIGEST:
+    if statement["predicate"].get("schema") not in KNOWN:
         raise VerificationError(Code.MALFORMED, "the statement follows a schema that this verifier does not know")
     return statement, signers
 
@@ -205,14 +209,17 @@ def _check_files(folder: Path, listed: dict[str, str], count: int) -> None:
         raise VerificationError(Code.MALFORMED, "the statement lists no file, or one twice")
     try:
         present = set(list_paths(folder)) - UNBOUND
+        for path in sorted(present ^ set(listed)):
+            what = "is missing" if path in listed else "is not in the certificate"
+            raise VerificationError(Code.ARTEFACT_MISMATCH, f"{path} {what}")
+        for found in file_entries(folder, sorted(listed)):
+            if found["sha256"] != listed[found["path"]]:
+                raise VerificationError(Code.ARTEFACT_MISMATCH, f"{found['path']} differs from what was certified")
     except NotPlain as error:
         raise VerificationError(Code.ARTEFACT_MISMATCH, str(error)) from error
-    for path in sorted(present ^ set(listed)):
-        what = "is missing" if path in listed else "is not in the certificate"
-        raise VerificationError(Code.ARTEFACT_MISMATCH, f"{path} {what}")
-    for found in file_entries(folder, sorted(listed)):
-        if found["sha256"] != listed[found["path"]]:
-            raise VerificationError(Code.ARTEFACT_MISMATCH, f"{found['path']} differs from what was certified")
+    except OSError as error:
+        name = Path(error.filename or folder).name
+        raise VerificationError(Code.ARTEFACT_MISMATCH, f"{name} cannot be read ({error.strerror})") from error
 
 
 def check_model_signature(path: Path, listed: dict[str, str], trust: Trust) -> Key:
@@ -277,20 +284,36 @@ def _proved(what: str, proof: Proof, trust: Trust) -> tuple[Checkpoint, dict[str
         raise VerificationError(Code.LOG_FAILURE, f"{what}: {error}") from error
 
 
-def _check_times(keys: Sequence[Key], proof: Proof, predicate: dict[str, Any], entry: dict[str, Any]) -> None:
-    """The keys counted when the log took the record in, which is not long after it says it was issued."""
-    logged = dt.datetime.fromisoformat(entry["at"])
-    issued = dt.datetime.fromisoformat(predicate["issued_at"])
-    used = [key for key in keys if key.role != "log" or _signed(key, proof)]
-    for key in used:
-        if not (key.signed_at(logged) and key.signed_at(issued)):
-            raise VerificationError(Code.UNTRUSTED_KEY, f"the {key.role} key did not count when the record was made")
+def _check_times(trust: Trust, signers: Sequence[Key], releaser: Key, proof: Proof, at: str, issued_at: str) -> None:
+    """The keys counted, and were enough, when the log took the record in: about when it says it was issued.
+
+    The log's own key signed a checkpoint of then or later, so it is only asked whether it was in use after that.
+    """
+    logged, issued = (dt.datetime.fromisoformat(time) for time in (at, issued_at))
+    if not -SKEW <= logged - issued <= LATEST:
+        raise VerificationError(Code.UNTRUSTED_KEY, "the record was not issued when the log took it in")
+    counted = [key.role for key in (*signers, releaser) if not key.signed_at(logged)]
+    counted += [key.role for key in trust.of("log").values() if _signed(key, proof) and not key.used_after(logged)]
+    for role in counted:
+        raise VerificationError(Code.UNTRUSTED_KEY, f"the {role} key did not count when the record was made")
+    check_enough(trust, signers, logged)
+
+
+def check_enough(trust: Trust, signers: Sequence[Key], when: dt.datetime) -> None:
+    """As many certificate keys have signed as had to then.
+
+    Raises:
+        VerificationError: Fewer.
+    """
+    if len(signers) < trust.needed_at(when):
+        reason = f"{len(signers)} certificate keys have signed, {trust.needed_at(when)} must have"
+        raise VerificationError(Code.UNTRUSTED_KEY, reason)
 
 
 def _signed(key: Key, proof: Proof) -> bool:
     """Whether this log key signed the proof's checkpoint."""
     try:
-        proof.check(Trust([key], 1).log_keys)
+        proof.check(Trust([key], []).log_keys)
     except LogError:
         return False
     return True

@@ -18,7 +18,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from service.audit.canonical import NotCanonical, loads
-from service.audit.log import Checkpoint, LogError, UnknownSigner, leaf_hash, open_checkpoint, root
+from service.audit.log import PROOF_HEADER, Checkpoint, LogError, UnknownSigner, leaf_hash, open_checkpoint, root
 from service.audit.verify import Code, VerificationError, trust_of
 
 
@@ -81,9 +81,21 @@ def _read(export: Path) -> tuple[str, list[bytes]]:
 
 
 def _note_of(older: Path) -> str:
-    """The checkpoint in a file that is one, or an export."""
-    content = older.read_text()
-    return str(_read(older)[0]) if content.startswith("{") else content
+    """The checkpoint in a file that is one, an export, a certificate's proof, or a receipt."""
+    try:
+        content = older.read_text()
+        if content.startswith(PROOF_HEADER):
+            return content.partition("\n\n")[2]
+        if not content.startswith("{"):
+            return content
+        found = json.loads(content.partition("\n")[0])
+        if "checkpoint" in found:
+            return str(found["checkpoint"])
+        for name in ("receipt", "signed"):
+            found = found.get(name, found)
+        return str(loads(base64.b64decode(found["payload"]))["checkpoint"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise VerificationError(Code.MALFORMED, f"{older.name} holds no checkpoint") from error
 
 
 def _opened(note: str, keys: Sequence[Ed25519PublicKey]) -> Checkpoint:
@@ -108,6 +120,7 @@ def _check_older(older: Checkpoint, newer: Checkpoint, leaves: Sequence[bytes]) 
 
 def _promises(entries: Sequence[bytes], today: dt.date) -> tuple[int, list[str]]:
     """How many requests were accepted, and the refs of those past their deadline without a record."""
+    promised: dict[str, str] = {}
     due: dict[str, str] = {}
     members: dict[str, list[str]] = {}
     for data in entries:
@@ -115,11 +128,15 @@ def _promises(entries: Sequence[bytes], today: dt.date) -> tuple[int, list[str]]
             entry: dict[str, Any] = loads(data)
             match entry["kind"]:
                 case "request.accepted":
-                    due[entry["ref"]] = entry["due"]
+                    promised[entry["ref"]] = due[entry["ref"]] = entry["due"]
                 case "job.batched":
                     members[entry["job"]] = entry["refs"]
                 case "job.certified":
                     due.update(dict.fromkeys(members.get(entry["job"], ()), ""))
+                case "job.quarantined":  # its record, if there was one, was never published
+                    due.update({ref: promised[ref] for ref in members.get(entry["job"], ())})
+                case "request.retried":
+                    due[entry["ref"]] = promised[entry["ref"]]
                 case "request.cancelled":
                     due[entry["ref"]] = ""
                 case "requests.rejected":

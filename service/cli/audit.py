@@ -50,6 +50,7 @@ def verify(
     count = len(found.statement["subject"])
     if as_json:
         answer = {"valid": True, "code": 0, "steps": done, "keyids": found.keyids, "own_trust": found.own_trust}
+        answer["checkpoint"] = found.checkpoint.body
         print(json.dumps({**answer, **lineage}))
         return
     print(f"verified: {lineage['model']} version {lineage['version']}, {count} files, signed by {found.keyids[0][:16]}")

@@ -86,9 +86,11 @@ def requests_submit(
     file: Annotated[Path | None, typer.Option(help="JSONL or CSV with a `text` column, or a record a line")] = None,
     regulation: str = "gdpr",
     callback_url: str | None = None,
+    resubmits: Annotated[Path | None, typer.Option(help="receipt of an earlier request with the same texts")] = None,
+    receipt: Annotated[Path | None, typer.Option(help="where the receipt goes; default: receipt-ID.json")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Submit a deletion request."""
+    """Submit a deletion request; its receipt, which is given once, is written to a file."""
     from service.steps.register import UnreadableCorpus, read_texts
 
     texts = list(text or [])
@@ -99,8 +101,15 @@ def requests_submit(
             raise ClientError(f"--file: {error}") from error
     if not texts:
         raise ClientError("give --text or --file")
-    fields = {"callback_url": callback_url} if callback_url else {}
+    fields: dict[str, Any] = {"callback_url": callback_url} if callback_url else {}
+    if resubmits:
+        earlier = json.loads(resubmits.read_text())["receipt"]
+        fields["resubmits"] = {"ref": earlier["ref"], "nonces": [record["nonce"] for record in earlier["records"]]}
     found = connect().submit(model, texts, regulation=regulation, **fields)
+    target = receipt or Path(f"receipt-{found['id']}.json")
+    target.touch(mode=0o600)
+    target.write_text(json.dumps(found, indent=1))
+    screen.print(f"The receipt is in {target}. Keep it with the texts: it is given once.", highlight=False)
     show(found, as_json, "id", "status", "due_at")
 
 

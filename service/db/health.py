@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from service.db.tables import AuditEntry, DeletionRequest, Job, Model, Outbox, Version
@@ -20,6 +20,12 @@ def newest_sealed(session: Session) -> tuple[UUID, bytes] | None:
     query = select(r.id, r.wrapped_key).where(r.wrapped_key.is_not(None)).order_by(r.seq.desc()).limit(1)
     row = session.execute(query).first()
     return (row[0], row[1] or b"") if row else None
+
+
+def owns_the_log(session: Session) -> bool:
+    """Whether this connection's role may do what the log's triggers only discourage."""
+    query = "SELECT pg_has_role(current_user, tableowner, 'USAGE') FROM pg_tables WHERE tablename = 'audit_entries'"
+    return bool(session.scalar(text(query)))
 
 
 def newest_versions(session: Session) -> list[tuple[str, int, str, list[dict[str, Any]]]]:

@@ -11,7 +11,7 @@ from sqlalchemy import case, func, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from service.db.paging import Page, page
-from service.db.tables import Job, JobEvent, Model
+from service.db.tables import Job, JobEvent, Model, Version
 from service.domain.errors import LostLease
 from service.domain.states import TERMINAL_STAGES, Outcome, Stage, check_stage
 
@@ -109,6 +109,28 @@ def finish(session: Session, job: Job, outcome: Outcome, reason: str | None) -> 
     job.outcome, job.reason, job.progress = outcome, reason, 1.0
     advance(session, job, Stage.DONE)
     add_event(session, job.id, "done", {"outcome": outcome, "reason": reason, "progress": 1.0})
+
+
+ABOUT_REQUESTS = ("el", "ma", "loss", "forget_loss", "before", "after")
+
+
+def forget_means(session: Session, job_id: UUID, fewest: int) -> None:
+    """Take the means of a job of fewer than `fewest` memorised requests out of its rows: they are of a person."""
+    job = session.get(Job, job_id)
+    if job is None or job.report is None or len(job.report.get("memorised", ())) >= fewest:
+        return
+    job.metrics, job.report = _without_means(job.metrics), _without_means(job.report)
+    for event in session.scalars(select(JobEvent).where(JobEvent.job_id == job_id)):
+        event.data = _without_means(event.data)
+    for version in session.scalars(select(Version).where(Version.job_id == job_id)):
+        version.metrics = _without_means(version.metrics)
+
+
+def _without_means(numbers: dict[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {name: None if name in ABOUT_REQUESTS else value for name, value in numbers.items()}
+    if "trajectory" in kept:
+        kept["trajectory"] = [_without_means(epoch) for epoch in kept["trajectory"]]
+    return kept
 
 
 def give_back(session: Session, job: Job, *, delay_seconds: float, count: bool) -> None:

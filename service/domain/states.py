@@ -70,7 +70,7 @@ STAGE_TRANSITIONS: dict[Stage, set[Stage]] = {
     S.MERGE: {S.VERIFY, S.CERTIFY, S.QUARANTINED},
     S.VERIFY: {S.CERTIFY, S.QUARANTINED},
     S.CERTIFY: {S.PUBLISH, S.DONE, S.QUARANTINED},
-    S.PUBLISH: {S.DONE, S.QUARANTINED},
+    S.PUBLISH: {S.DONE, S.CERTIFY, S.QUARANTINED},
     S.DONE: set(),
     S.QUARANTINED: set(),  # an operator's retry puts its requests into a new job
 }

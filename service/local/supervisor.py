@@ -217,8 +217,10 @@ def compute_keys(keys: Path) -> Path:
     """A folder with what a compute worker may hold: the key-encryption key, and none that signs."""
     folder = keys / "compute"
     folder.mkdir(mode=0o700, exist_ok=True)
-    if not (folder / KEK).exists() and (keys / KEK).exists():
-        (folder / KEK).hardlink_to(keys / KEK)
+    kept, own = keys / KEK, folder / KEK
+    if kept.exists() and not (own.exists() and own.samefile(kept)):  # one that was restored is another file
+        own.unlink(missing_ok=True)
+        own.hardlink_to(kept)
     return folder
 
 

@@ -20,10 +20,11 @@ from service.db import audit, jobs, models, requests
 from service.db.tables import Certificate, DeletionRequest, Job
 from service.domain.errors import Hopeless, Outdated
 from service.domain.states import Outcome, RequestStatus, Stage
-from service.keyring import Keyring
+from service.keyring import TRUST, Keyring
 from service.privacy.commitments import forget_set_root
+from service.storage.local import link
 
-TRUST, CARD = "trust.json", "model/README.md"
+CARD = "model/README.md"
 
 
 def certify(services: Services, job_id: UUID, fence: int) -> None:
@@ -55,9 +56,10 @@ def certify(services: Services, job_id: UUID, fence: int) -> None:
     passed = job.outcome == Outcome.PASSED
     if passed and services.storage.is_published(job.model.name, job.parent_version.number + 1):
         raise Outdated(f"{job.model.name} {job.parent_version.number + 1}")
-    files = released_files(services, job) if job.outcome != Outcome.NOT_MEMORISED else _parent_files(job)
-    payload = _payload(services, job, tested, lineage, files)
-    envelope = services.keyring.sign("certificate", payload, IN_TOTO)
+    with services.keyring.held():
+        files = released_files(services, job, fence) if job.outcome != Outcome.NOT_MEMORISED else _parent_files(job)
+        payload = _payload(services, job, tested, lineage, files)
+        envelope = services.keyring.sign("certificate", payload, IN_TOTO)
     with services.db.transaction("certify") as session:
         job = jobs.owned(session, job_id, fence)
         overall = "FAIL" if job.outcome == Outcome.FAILED else "PASS"
@@ -66,7 +68,8 @@ def certify(services: Services, job_id: UUID, fence: int) -> None:
         kept = session.merge(Certificate(job_id=job_id, envelope=envelope, digest=digest, overall=overall, proof=None))
         if passed:
             jobs.advance(session, job, Stage.PUBLISH)
-            requests.move(session, _live(session, job_id), RequestStatus.PUBLISHING)
+            waiting = [r for r in _live(session, job_id) if r.status != RequestStatus.PUBLISHING]
+            requests.move(session, waiting, RequestStatus.PUBLISHING)
         else:
             _end(session, job)
         kept.log_index = audit.append(session, "job.certified", job=str(job_id), certificate=digest, overall=overall)
@@ -100,7 +103,7 @@ def _end(session: Session, job: Job) -> None:
     jobs.finish(session, job, Outcome(job.outcome), job.reason)
 
 
-def released_files(services: Services, job: Job) -> list[FileEntry]:
+def released_files(services: Services, job: Job, fence: int) -> list[FileEntry]:
     """Manifest of what the release folder will hold beside the certificate: model, its card and signature, trust.json.
 
     Only what passed is signed with the release key.
@@ -115,18 +118,27 @@ def released_files(services: Services, job: Job) -> list[FileEntry]:
     if {path: digest for path, digest in listed.items() if path not in ours} != (job.report or {})["files"]:
         raise Hopeless("candidate_changed")
     if job.outcome == Outcome.PASSED:
-        _sign_model(services.keyring, candidate, listed)
+        _sign_model(services.keyring, candidate, listed, fence)
     return manifest(candidate)
 
 
-def _sign_model(keyring: Keyring, candidate: Path, listed: dict[str, str]) -> None:
-    """Put `model.sig` there, unless an earlier attempt did: a signature is random, and its digest is certified."""
+def _sign_model(keyring: Keyring, candidate: Path, listed: dict[str, str], fence: int) -> None:
+    """Put `model.sig` there by today's key, unless an earlier attempt did.
+
+    Signatures are random and this one is certified, so nothing is written over a good one: a zombie may still be at it.
+    """
+    target = candidate / MODEL_SIGNATURE
     try:
-        check_model_signature(candidate / MODEL_SIGNATURE, listed, trust_of(candidate / TRUST))
+        signer = check_model_signature(target, listed, trust_of(candidate / TRUST))
+        if signer.retired_at is None:
+            return
     except VerificationError:
-        fresh = candidate.with_name(f"{candidate.name}.sig")
-        keyring.sign_model(candidate / "model", fresh)
-        fresh.replace(candidate / MODEL_SIGNATURE)
+        pass
+    target.unlink(missing_ok=True)
+    fresh = candidate.with_name(f"{candidate.name}-{fence}.sig")
+    keyring.sign_model(candidate / "model", fresh)
+    link(fresh, target)
+    fresh.unlink()
 
 
 def _parent_files(job: Job) -> list[FileEntry]:

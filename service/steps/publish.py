@@ -6,12 +6,13 @@ from uuid import UUID
 
 from service.app import Services
 from service.audit.manifest import digest_of, list_paths, manifest
-from service.audit.verify import CERTIFICATE, PROOF, verify
+from service.audit.verify import CERTIFICATE, PROOF, VerificationError, verify
 from service.db import audit, jobs, models, requests
 from service.db.tables import Certificate, Version
 from service.domain.errors import Outdated
-from service.domain.states import Outcome, RequestStatus
+from service.domain.states import Outcome, RequestStatus, Stage
 from service.failpoints import reach
+from service.keyring import TRUST
 from service.storage.local import link
 
 
@@ -35,10 +36,18 @@ def publish(services: Services, job_id: UUID, fence: int) -> None:
         computed = job.report["fence"]
     if services.storage.is_published(name, number):
         raise Outdated(f"{name} {number}")
+    candidate = services.storage.candidate(job_id, computed)
+    if (candidate / TRUST).read_bytes() != services.keyring.trust():  # a key was replaced since it was certified
+        _certify_again(services, job_id, fence)
+        return
     proof = _proof(services, job_id, fence, certificate)
     staged = services.storage.staging(f"{job_id}/{fence}")
-    _assemble(staged, services.storage.candidate(job_id, computed), certificate.envelope, proof)
-    verify(staged)
+    _assemble(staged, candidate, certificate.envelope, proof)
+    try:
+        verify(staged)
+    except VerificationError:  # the log was begun anew, or its key replaced a moment ago: it is certified again
+        _certify_again(services, job_id, fence)
+        raise
     files = manifest(staged)
     digest = digest_of(files)
     reach("publish.staged")
@@ -76,6 +85,16 @@ def publish(services: Services, job_id: UUID, fence: int) -> None:
     services.storage.note_published(name, number, digest)
     services.storage.discard_job(job_id)
     services.queue.wake("deliver")
+
+
+def _certify_again(services: Services, job_id: UUID, fence: int) -> None:
+    """Back to certify, where keys and log are as they are now."""
+    with services.db.transaction() as session:
+        job = jobs.owned(session, job_id, fence)
+        kept = models.certificate(session, job_id)
+        assert kept is not None
+        kept.proof = None
+        jobs.advance(session, job, Stage.CERTIFY)
 
 
 def _proof(services: Services, job_id: UUID, fence: int, certificate: Certificate) -> str:

@@ -8,7 +8,8 @@ from datetime import timedelta
 from uuid import UUID
 
 from service.app import Services
-from service.db import audit, requests
+from service.audit.certificate import FEWEST
+from service.db import audit, jobs, requests
 
 AT_ONCE = 100
 
@@ -42,4 +43,7 @@ def _destroy(services: Services, ids: Sequence[UUID]) -> None:
         with services.db.transaction() as session:
             if ref := requests.purge(session, request_id):
                 requests.end_restored(session, request_id)
+                request = requests.by_id(session, request_id)
+                if request is not None and request.job_id is not None:
+                    jobs.forget_means(session, request.job_id, FEWEST)
                 audit.append(session, "request.purged", ref=ref)

@@ -1,7 +1,7 @@
 """request: take a deletion request in, durably and once; cancel it while it is pending."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -56,6 +56,7 @@ class Accepted:
     model: str
     nonces: list[bytes]
     texts: list[bytes]
+    receipt: bytes = b""
 
 
 def accept(services: Services, submission: Submission, api_key_id: UUID, idempotency_key: str | None) -> Accepted:
@@ -64,6 +65,7 @@ def accept(services: Services, submission: Submission, api_key_id: UUID, idempot
     The same Idempotency-Key from the same API key gives the request it made the first time.
 
     Raises:
+        Conflict: The Idempotency-Key was used for a request that was purged since.
         Invalid: Names the field; also if the Idempotency-Key was used with another body.
         NotFound: No such model.
     """
@@ -91,6 +93,7 @@ def accept(services: Services, submission: Submission, api_key_id: UUID, idempot
         due=request.due_at.date().isoformat(),
         **({"supplements": request.supplements} if request.supplements else {}),
     )
+    accepted = replace(accepted, receipt=_receipt(services, accepted))  # before it is kept: it is promised with it
     model_id = requests.add(services.db, values, sealed, entry)
     if model_id is None:
         with services.db.reading() as session:  # this key made a request before, or there is no such model
@@ -150,9 +153,14 @@ def _sealed(envelope: Envelope, item: str, value: str | None) -> bytes | None:
 
 
 def _same(services: Services, request: DeletionRequest, body: bytes) -> Accepted:
-    """The request that this Idempotency-Key made before, receipt included unless it was purged."""
+    """The request that this Idempotency-Key made before, receipt included.
+
+    Raises:
+        Conflict: Its texts were purged: whether this is the same body cannot be told any more.
+        Invalid: It was made with another body.
+    """
     if request.wrapped_key is None:
-        return Accepted(request, request.model.name, [], [])
+        raise Conflict("This Idempotency-Key was used for a request whose texts were purged since.")
     if request.body_hash != body:
         raise Invalid(
             "This Idempotency-Key was used with another body.",
@@ -160,10 +168,11 @@ def _same(services: Services, request: DeletionRequest, body: bytes) -> Accepted
             code="idempotency_key_reused",
         )
     opened = open_records(services, request)
-    return Accepted(request, request.model.name, [nonce for nonce, _ in opened], [text for _, text in opened])
+    found = Accepted(request, request.model.name, [nonce for nonce, _ in opened], [text for _, text in opened])
+    return replace(found, receipt=_receipt(services, found))
 
 
-def sign_receipt(services: Services, accepted: Accepted) -> bytes:
+def _receipt(services: Services, accepted: Accepted) -> bytes:
     """The receipt: a DSSE envelope with the openings of the request's commitment; made at intake, kept nowhere."""
     request = accepted.request
     opened = [commitments.commit(n, t) for n, t in zip(accepted.nonces, accepted.texts, strict=True)]

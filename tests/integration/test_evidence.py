@@ -1,6 +1,7 @@
 """What the API gives for evidence, and to whom."""
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -13,7 +14,10 @@ from sqlalchemy import select
 
 from service.audit.receipt import verify_record
 from service.audit.verify import Code, VerificationError, verify
-from service.db.tables import AuditEntry, DeletionRequest
+from service.config import Settings
+from service.db.session import Database
+from service.db.tables import AuditEntry, DeletionRequest, Job, Version
+from service.doctor import examine
 from service.domain.states import CONTROL_STAGES
 from service.privacy.commitments import commit
 from service.steps import batch as batch_step
@@ -22,8 +26,9 @@ from service.steps import publish as publish_step
 from service.steps import purge as purge_step
 from service.steps import unlearn as unlearn_step
 from service.steps.lease import hold
-from tests.integration.test_operations import publish_what_waits, published
+from tests.integration.test_operations import age, publish_what_waits, published
 from tests.integration.test_queue import REPORT, REQUESTS, claim, expire, only_model, submit, to_certify
+from worker.tasks import certify_and_publish, holding
 
 
 @pytest.fixture
@@ -129,7 +134,10 @@ def test_means_of_few_requests_are_told_to_auditors_alone(api, services, model, 
     table = REPORT["thresholds"]
     shown = {"limits": REPORT["limits"], "before": REPORT["before"], "memorised": requests_}
     unlearn_step.record_thresholds(services, job_id, fence, shown, table)
-    epoch = {"epoch": 1, "el": 0.123, "ma": 0.456, "loss": 0.789, "perplexity": 9.0}
+    epoch = {
+        "epoch": 1, "el": 0.123, "ma": 0.456, "loss": 0.789, "forget_loss": 0.777, "retain_loss": 2.0, "met": False,
+        "el_limit": 0.0, "ma_limit": 0.4, "strength": 0.611, "perplexity": 9.0, "seconds": 1.0,
+    }  # fmt: skip
     unlearn_step.record_epoch(services, job_id, fence, epoch)
     expire_and_certify(services, job_id, report)
     places = [f"/v1/jobs/{job_id}", f"/v1/jobs/{job_id}/history", f"/v1/jobs/{job_id}/events", "/v1/jobs"]
@@ -139,7 +147,8 @@ def test_means_of_few_requests_are_told_to_auditors_alone(api, services, model, 
         assert as_(place, "admin").text == exact
         assert ("0.456" in exact) == (place in places)
         hidden = as_(place, "read", "submit").text
-        for number in ("0.123", "0.456", "0.789", '"ma": 0.95', '"ma":0.95', '"ma": 0.3', '"ma":0.3}'):
+        about = ("0.123", "0.456", "0.789", "0.777", "0.611", '"ma": 0.95', '"ma":0.95', '"ma": 0.3', '"ma":0.3}')
+        for number in about:
             assert (number in hidden) == (number in exact and requests_ == 3), (place, number)
         assert "0.4" in hidden or "history" in place  # limits are of held-out text
 
@@ -162,15 +171,17 @@ def test_downloads_are_registered_and_superseded_versions_announced(api, service
     base = "/v1/models/tiny/versions/1"
     for path in ("trust.json", "model.sig"):
         api.get(f"{base}/files/{path}", headers=user)
-    assert api.get(f"{base}/downloads").json() == []
+    assert api.get(f"{base}/downloads").json()["items"] == []
     for _ in range(2):
         api.get(f"{base}/files/model/config.json", headers=user)
     api.head(f"{base}/files/model/config.json")
-    (entry,) = api.get(f"{base}/downloads").json()
+    (entry,) = api.get(f"{base}/downloads").json()["items"]
     assert entry["name"] == "test"
-    assert api.get("/v1/models/tiny/versions/2/downloads").json() == []
+    assert api.get("/v1/models/tiny/versions/2/downloads").json()["items"] == []
     assert api.get(f"{base}/downloads", headers=user).status_code == 403
-    assert api.get(f"{base}/downloads", headers={"Authorization": f"Bearer {key_of('audit')}"}).json() == [entry]
+    assert api.get(f"{base}/downloads", headers={"Authorization": f"Bearer {key_of('audit')}"}).json()["items"] == [
+        entry
+    ]
     feed = api.get("/v1/models/tiny/supersedes", headers=user).json()
     assert [(i["version"], i["superseded_by"]) for i in feed["items"]] == [(0, 1), (1, 2)]
     certificate = api.get("/v1/models/tiny/versions/2/certificate")
@@ -236,7 +247,9 @@ def test_keys_are_rotated_and_revoked_while_the_service_runs(api, services, mode
         return found
 
     assert verdicts() == [0, 0]
-    listed = json.loads(keys("trust").stdout)["keys"]
+    shown = keys("trust")
+    assert hashlib.sha256(shown.stdout.encode()).hexdigest() in shown.stderr
+    listed = json.loads(shown.stdout)["keys"]
     assert sorted(k["role"] for k in listed) == sorted([*old, *old])
     (retired,) = [k["keyid"] for k in listed if k["role"] == "certificate" and k.get("retired_at")]
     assert keys("distrust", retired).returncode == 0
@@ -262,3 +275,80 @@ def test_a_log_key_that_was_replaced_signs_the_same_log_again(api, services, mod
     assert again[: len(leaves)] == leaves
     assert newer != note
     assert services.log.sign() == (again, newer)
+
+
+@pytest.mark.parametrize("when", ["before certifying", "before publishing"])
+@pytest.mark.parametrize("role", ["certificate", "release", "log"])
+def test_a_key_that_is_replaced_while_a_job_waits(api, services, model, when, role, tmp_path):
+    """The attempt may fail, the next one certifies again: the version comes, and verifies by its own trust and ours."""
+    submit(api)
+    job_id = batch_step.batch(services, only_model(services))
+    to_certify(services, job_id)
+    if when == "before publishing":
+        with hold(services, job_id, CONTROL_STAGES) as lease:
+            certify_step.certify(services, job_id, lease.fence)
+        expire(services, job_id)
+    (current,) = [k["keyid"] for k in json.loads(services.keyring.trust())["keys"] if k["role"] == role]
+    services.keyring.revoke(current)
+    for _ in range(2):
+        age(services, not_before=None)
+        holding(services, job_id, CONTROL_STAGES, certify_and_publish)
+    folder = folder_of(api, services)
+    verify(folder)
+    (tmp_path / "trust.json").write_bytes(services.keyring.trust())
+    verify(folder, tmp_path / "trust.json")
+
+
+def test_numbers_of_few_requests_go_with_their_texts(api, services, model):
+    """After a purge no row tells an exact mean of a job of one: not the job, its events, or the version."""
+    request = published(api, services, "a record")
+    services.settings.custody_days = 0
+    places = [f"/v1/jobs/{request['job_id']}", f"/v1/jobs/{request['job_id']}/events", "/v1/models/tiny/versions/1"]
+    assert any(f'"ma":{REPORT["before"]["ma"]}' in api.get(p).text.replace(" ", "") for p in places)
+    assert purge_step.purge(services) == 1
+    for place in places:
+        for mean in (REPORT["before"]["ma"], REPORT["after"]["ma"]):
+            assert f'"ma":{mean}' not in api.get(place).text.replace(" ", "")
+    with services.db.reading() as session:
+        rows = [session.get(Job, request["job_id"]), session.scalar(select(Version).where(Version.number == 1))]
+        assert rows[0].report["before"] is None
+        assert {e["ma"] for e in rows[0].report["trajectory"]} == {None}
+        assert rows[1].metrics["after"] is None
+    assert api.get("/v1/models/tiny/versions/1").json()["metrics"]["utility"]
+
+
+def test_a_reused_key_of_a_purged_request_is_refused(api, services, model):
+    """Whether the body is the same cannot be told any more; nothing is accepted and nothing pretended."""
+    headers = {"Idempotency-Key": "k"}
+    body = {"model": "tiny", "records": [{"text": "a record"}]}
+    api.post(REQUESTS, json=body, headers=headers)
+    publish_what_waits(services)
+    services.settings.custody_days = 0
+    assert purge_step.purge(services) == 1
+    answer = api.post(REQUESTS, json=body, headers=headers)
+    assert answer.status_code == 409
+    assert "purged" in answer.json()["detail"]
+    assert len(api.get(REQUESTS).json()["items"]) == 1
+
+
+def test_without_a_receipt_key_nothing_is_accepted(api, services, model):
+    """The receipt is made before the request is kept: it is promised with it."""
+    services.keyring.path("receipt").unlink()
+    with pytest.raises(FileNotFoundError):
+        submit(api)
+    assert api.get(REQUESTS).json()["items"] == []
+    assert "keys" in [finding.check for finding in examine(services)]
+
+
+def test_the_doctor_names_a_service_that_owns_the_log(services, model):
+    """An upgraded server that still logs in as the owner."""
+    own, services.db = services.db, Database(services.settings.owner_database_url, pool_size=1)
+    assert "roles" in [finding.check for finding in examine(services)]
+    services.db.close()
+    services.db = own
+
+
+def test_an_issuer_that_no_certificate_could_name_does_not_start(tmp_path):
+    """It would fail every job after its whole run."""
+    with pytest.raises(ValueError, match="e-mail"):
+        Settings(issuer="dpo@example.org")

@@ -40,7 +40,8 @@ from tests.growth import grow
 REQUESTS = "/v1/deletion-requests"
 REPORT = {
     **issuer.REPORT, "outcome": "passed", "reason": None, "verdicts": {"0": "PASS"}, "memorised": [0],
-    "over_forgotten": 0, "earlier": {"requests": 0, "regressed": []},
+    "utility": {**issuer.REPORT["utility"], "max_ratio": 1.25}, "over_forgotten": 0,
+    "earlier": {"requests": 0, "regressed": []},
     "files": {
         "model/config.json": hashlib.sha256(b"{}").hexdigest(),
         "model/model.safetensors": hashlib.sha256(b"weights").hexdigest(),

@@ -4,6 +4,7 @@ import base64
 import datetime as dt
 import hashlib
 import json
+import os
 import shutil
 import socket
 from pathlib import Path
@@ -16,6 +17,7 @@ from service.audit.dsse import IN_TOTO
 from service.audit.log import node_hash
 from service.audit.manifest import digest_of, manifest
 from service.audit.verify import CERTIFICATE, MODEL_SIGNATURE, PROOF, STEPS, Code, VerificationError, verify
+from service.keyring import NoSuchKey
 from tests.issuer import LINEAGE, LINES, POLICY, REPORT, TABLE, Issuer, payload_of
 
 
@@ -152,15 +154,11 @@ TAMPERINGS = {
         lambda r: rewrite(r / CERTIFICATE, lambda e: e.update(payloadType="text/plain")), Code.BAD_SIGNATURE, "type",
     ),
     "no signature": (
-        lambda r: rewrite(r / CERTIFICATE, lambda e: e.update(signatures=[])), Code.UNTRUSTED_KEY, "0 keys have signed",
+        lambda r: rewrite(r / CERTIFICATE, lambda e: e.update(signatures=[])), Code.UNTRUSTED_KEY, "nobody has signed",
     ),
     "one key twice": (
         lambda r: rewrite(r / CERTIFICATE, lambda e: e["signatures"].append(e["signatures"][0])),
         Code.UNTRUSTED_KEY, "twice",
-    ),
-    "one key, two needed": (
-        lambda r: rewrite(r / "trust.json", lambda t: t.update(certificate_keys_needed=2)), Code.UNTRUSTED_KEY,
-        "2 must have",
     ),
     "signed by the log's key": (
         lambda r: rewrite(
@@ -174,6 +172,9 @@ TAMPERINGS = {
     "expired key": (lambda r: mark(r, "certificate", valid_until=EARLIER), Code.UNTRUSTED_KEY, "expired"),
     "no certificate": (lambda r: (r / CERTIFICATE).unlink(), Code.INCOMPLETE, f"{CERTIFICATE} is missing"),
     "no trust": (lambda r: (r / "trust.json").unlink(), Code.INCOMPLETE, "trust.json"),
+    "no word of how many must sign": (
+        lambda r: rewrite(r / "trust.json", lambda t: t.pop("certificate_keys_needed")), Code.INCOMPLETE, "trust.json",
+    ),
     "no keys in trust": (lambda r: (r / "trust.json").write_text('{"keys": []}'), Code.INCOMPLETE, "trust.json"),
     "nonsense in trust": (lambda r: (r / "trust.json").write_text('{"keys": ["x"]}'), Code.INCOMPLETE, "trust.json"),
     "no model signature": (lambda r: (r / MODEL_SIGNATURE).unlink(), Code.ARTEFACT_MISMATCH, MODEL_SIGNATURE),
@@ -237,17 +238,23 @@ def test_an_unknown_key_that_comes_with_its_public_half(release, issuer, tmp_pat
 
 
 def test_two_owners_must_both_have_signed(tmp_path):
-    """With two certificate keys both sign; one under two names counts once, one alone is not enough."""
+    """With two certificate keys both sign; one under two names is refused, one alone is not enough; before, it was."""
     two = Issuer(tmp_path / "keys")
+    two.at -= dt.timedelta(seconds=10)
+    alone = two.release(tmp_path / "alone")
     shutil.copy(Issuer(tmp_path / "second").keyring.path("certificate"), tmp_path / "keys" / "certificate-second.pem")
     two.keyring.create()
+    needed = json.loads(two.keyring.trust())["certificate_keys_needed"]
+    assert [n["count"] for n in needed] == [1, 2]
+    verify(alone, two.trust_path)
+    two.at += dt.timedelta(seconds=20)
     release = two.release(tmp_path / "release")
     assert len(verify(release).keyids) == 2
     envelope = json.loads((release / CERTIFICATE).read_bytes())
     first, second = envelope["signatures"]
     (release / CERTIFICATE).write_text(json.dumps({**envelope, "signatures": [first]}))
-    assert "2 must have" in refused(two.enter(release)).reason
-
+    found = refused(two.enter(release))
+    assert (found.code, found.reason) == (Code.UNTRUSTED_KEY, "1 certificate keys have signed, 2 must have")
     twice = {**envelope, "signatures": [first, {**first, "keyid": "e" * 64}]}
     (release / CERTIFICATE).write_text(json.dumps(twice))
     trust = tmp_path / "trust.json"
@@ -259,6 +266,32 @@ def test_two_owners_must_both_have_signed(tmp_path):
     broken = {**envelope, "signatures": [first, {**second, "sig": first["sig"]}]}
     (release / CERTIFICATE).write_text(json.dumps(broken))
     assert refused(release).code == Code.BAD_SIGNATURE
+    two.keyring.rotate("certificate-second")
+    (keyid,) = [k["keyid"] for k in json.loads(two.keyring.trust())["keys"] if k["keyid"] == second["keyid"]]
+    two.keyring.revoke(keyid)
+    later = two.release(tmp_path / "later")
+    assert len(verify(later, two.trust_path).keyids) == 2
+
+
+@pytest.mark.parametrize("role", ["certificate", "release", "log", "receipt"])
+@pytest.mark.parametrize("ending", ["rotate", "revoke"])
+def test_a_key_replacement_that_was_killed_is_finished_later(tmp_path, role, ending):
+    """Between the mark and the new key: whatever comes next destroys the old private key and makes another."""
+    keyring = Issuer(tmp_path / "keys").keyring
+    old = keyring.path(role).read_bytes()
+    (entry,) = [k for k in json.loads(keyring.trust())["keys"] if k["role"] == role]
+    keyring._mark(entry["keyid"], "retired_at" if ending == "rotate" else "revoked_at", dt.datetime.now(dt.UTC))
+    assert keyring.path(role).read_bytes() == old
+    keyring.create()
+    assert keyring.path(role).read_bytes() != old
+    keyring.path(role).unlink()
+    keyring.rotate(role)
+    assert len([k for k in json.loads(keyring.trust())["keys"] if k["role"] == role]) == 4
+    for wrong in ("kek", "certificate-nobody", "trust"):
+        with pytest.raises(NoSuchKey):
+            keyring.rotate(wrong)
+    with pytest.raises(NoSuchKey):
+        keyring.revoke("0" * 64)
 
 
 def test_a_retired_key_counts_for_what_the_log_had_before(tmp_path):
@@ -269,16 +302,25 @@ def test_a_retired_key_counts_for_what_the_log_had_before(tmp_path):
     for role in ("certificate", "release", "log"):
         issuer.keyring.rotate(role)
     verify(release, issuer.trust_path)
+    issuer.at += dt.timedelta(seconds=1)
     assert issuer.keyring.path("certificate").read_bytes() != old
     newer = issuer.release(tmp_path / "newer")
     verify(newer, issuer.trust_path)
-    thief = Issuer(tmp_path / "keys")  # who has the old key, and the log's ear, but not its clock
-    thief.keyring.path("certificate").write_bytes(old)
-    thief.at = issuer.at + dt.timedelta(days=1)
-    for issued in (issuer.at, thief.at):
-        late = thief.release(tmp_path / f"late{issued.day}", issued_at=issued)
-        found = refused(late, issuer.trust_path)
-        assert (found.code, "certificate key did not count" in found.reason) == (Code.UNTRUSTED_KEY, True)
+    given = tmp_path / "trust.json"
+    shutil.copy(issuer.trust_path, given)
+    issuer.keyring.path("certificate").write_bytes(old)  # a thief, who has the log's ear, but not its clock
+    late = dt.datetime.now(dt.UTC) + dt.timedelta(hours=2)
+    for name, issued, reason in (
+        ("late", late, "the certificate key did not count"),
+        ("dated back", issuer.at - dt.timedelta(days=1), "not issued when"),
+        ("dated forward", late + dt.timedelta(hours=1), "not issued when"),
+    ):  # fmt: skip
+        logged, issuer.at = issuer.at, late
+        found = refused(
+            issuer.release(tmp_path / name, issued_at=issued - dt.timedelta(days=name == "dated back")), given
+        )
+        issuer.at = logged
+        assert (found.code, reason in found.reason) == (Code.UNTRUSTED_KEY, True), (name, found.reason)
 
 
 def test_a_key_does_not_count_before_it_was_made(tmp_path):
@@ -381,11 +423,31 @@ POLICY_FAILURES = {
     "EL over the limit": ({"report": {**REPORT, "after": {"el": 0.02, "ma": 0.3}}}, "mean EL"),
     "a limit over every threshold": ({"report": {**REPORT, "limits": {"el": 0.01, "ma": 0.400001}}}, "every threshold"),
     "over budget": (
-        {"report": {**REPORT, "utility": {**REPORT["utility"], "heldout_ratio": 1.100001}}}, "perplexity ratio",
+        {
+            "report": {
+                **REPORT,
+                "utility": {**REPORT["utility"], "heldout_ratio": 1.100001, "heldout_perplexity_after": 9.900009},
+            }
+        },
+        "is over",
     ),
     "an earlier request came back": (
         {"report": {**REPORT, "earlier": {"requests": 2, "regressed": ["e" * 32]}}}, "came back",
     ),
+    "another budget": (
+        {"report": {**REPORT, "utility": {**REPORT["utility"], "max_ratio": 1.2}}}, "budget is not the policy's",
+    ),
+    "a ratio of other perplexities": (
+        {"report": {**REPORT, "utility": {**REPORT["utility"], "heldout_perplexity_after": 9.9}}}, "not that of the",
+    ),
+    "not within its budget": (
+        {"report": {**REPORT, "utility": {**REPORT["utility"], "within_budget": False}}}, "perplexity ratio",
+    ),
+    "nobody was trained on": (
+        {"requests": [RequestLine(r.ref, r.commitment, "PASS", NOT_MEMORISED) for r in LINES]},
+        "nothing was trained on",
+    ),
+    "no epoch": ({"report": {**REPORT, "epochs": 0}}, "nothing was trained on"),
     "not published": ({"published": False}, "not published"),
     "overall FAIL": ({"overall": "FAIL"}, "overall"),
     "no thresholds": ({"report": {**REPORT, "thresholds": []}}, "no thresholds"),
@@ -410,7 +472,7 @@ def test_overall_is_recomputed(tmp_path, issuer, name):
 
 def test_exactly_at_the_limit_passes(tmp_path, issuer):
     """At or under: the limits are held-out means, and the budget is a maximum."""
-    utility = {**REPORT["utility"], "heldout_ratio": 1.1}
+    utility = {**REPORT["utility"], "heldout_ratio": 1.1, "heldout_perplexity_after": 9.9}
     verify(issuer.release(tmp_path / "r", report={**REPORT, "after": {"el": 0.01, "ma": 0.4}, "utility": utility}))
 
 
@@ -420,11 +482,12 @@ def test_another_number_of_requests_is_a_failure(release, issuer):
     assert "another number" in refused(release).reason
 
 
-@pytest.mark.parametrize("change", ["status", "left out"])
+@pytest.mark.parametrize("change", ["status", "result", "left out"])
 def test_a_mandatory_attack_must_have_been_run(release, issuer, change):
     """EL and MA are what the record is about."""
     attacks = json.loads(payload_of(release))["predicate"]["verification"]["attacks"]
-    changed = attacks[1:] if change == "left out" else [{**attacks[0], "status": "NOT_RUN"}, *attacks[1:]]
+    wrong = {"status": "NOT_RUN"} if change == "status" else {"result": "FAIL"}
+    changed = attacks[1:] if change == "left out" else [{**attacks[0], **wrong}, *attacks[1:]]
     found = refused(issuer.changed(release, "verification", "attacks", to=changed))
     assert (found.code, attacks[0]["name"] in found.reason) == (Code.POLICY_FAILURE, True)
 
@@ -593,3 +656,27 @@ def test_the_issuer_refuses_what_would_not_fit_the_schema(release, issuer):
     """A float in the lineage is caught before it is signed."""
     with pytest.raises(WordingRefused, match="lineage"):
         issuer.payload(manifest(release), lineage={**LINEAGE, "version": 1.5})
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+@pytest.mark.parametrize("path", ["model", "model/config.json", CERTIFICATE, PROOF])
+def test_what_cannot_be_read_is_named(release, path):
+    """Not a traceback, and not passed over."""
+    (release / path).chmod(0)
+    try:
+        found = refused(release)
+    finally:
+        (release / path).chmod(0o755)
+    assert found.code in (Code.ARTEFACT_MISMATCH, Code.INCOMPLETE)
+    assert Path(path).name in found.reason
+
+
+def test_a_disk_that_fails_is_named(release, monkeypatch):
+    """The same where reading a file or a folder breaks off."""
+
+    def broken(root, paths):
+        raise OSError(5, "Input/output error", str(root / paths[0]))
+
+    monkeypatch.setattr("service.audit.verify.file_entries", broken)
+    found = refused(release)
+    assert (found.code, found.reason) == (Code.ARTEFACT_MISMATCH, "model.sig cannot be read (Input/output error)")

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from service.audit.canonical import dumps
-from service.audit.log import Checkpoint, leaf_hash, root, sign_checkpoint
+from service.audit.log import Checkpoint, Proof, leaf_hash, root, sign_checkpoint
 from service.audit.verify import Code, VerificationError
 from service.audit.verify_log import verify_log
 from tests.issuer import ORIGIN, Issuer
@@ -78,6 +78,13 @@ def test_a_whole_log_verifies(export, issuer, tmp_path):
     kept.write_text(note_of(issuer, ENTRIES[:3]))
     for older in (kept, export(ENTRIES[:2], "older.jsonl"), path):
         assert verify_log(path, issuer.trust_path, older).checkpoint.size == 5
+    proof = Proof(ENTRIES[1], 1, [], note_of(issuer, ENTRIES[:2])).dumps()
+    receipt = json.loads(issuer.keyring.sign("receipt", dumps({"checkpoint": note_of(issuer, ENTRIES[:4])}), "x"))
+    for content, size in ((proof, 2), (json.dumps(receipt), 4), (json.dumps({"receipt": {"signed": receipt}}), 4)):
+        kept.write_text(content)
+        assert verify_log(path, issuer.trust_path, kept).checkpoint.size == 5
+        with pytest.raises(VerificationError, match=f"smaller: {size}, now 1"):
+            verify_log(export(ENTRIES[:1], "one.jsonl"), issuer.trust_path, kept)
     empty = export([], "empty.jsonl")
     assert verify_log(empty, issuer.trust_path).requests == 0
     assert verify_log(path, issuer.trust_path, empty).checkpoint.size == 5
@@ -121,6 +128,7 @@ def test_an_older_checkpoint_binds(export, issuer, tmp_path):
     assert "EQUIVOCATION: two logs of size 3" in found.reason
     for entries in (fork, ENTRIES[:3]):
         assert base64.b64encode(root([leaf_hash(e) for e in entries])).decode() in found.reason
+    assert refused(path, issuer.trust_path, tmp_path / "nothing").reason == "nothing holds no checkpoint"
     (tmp_path / "nonsense").write_text("nonsense")
     assert refused(path, issuer.trust_path, tmp_path / "nonsense").code == Code.LOG_FAILURE
     (tmp_path / "nonsense").write_text("{nonsense")
@@ -151,6 +159,12 @@ NO_ENDS = {
     "a record of another job": [batched("j", "a"), certified("k")],
     "another cancelled": [dumps({"kind": "request.cancelled", "ref": "b"})],
     "another rejected": [dumps({"kind": "requests.rejected", "refs": ["b"]})],
+    "a record of a job that was given up": [
+        batched("j", "a"),
+        certified("j"),
+        dumps({"kind": "job.quarantined", "job": "j"}),
+    ],
+    "tried again after its record": [batched("j", "a"), certified("j"), dumps({"kind": "request.retried", "ref": "a"})],
     "something else": [dumps({"kind": "request.purged", "ref": "a"})],
 }
 

@@ -192,13 +192,13 @@ class Pipeline:
         return report
 
     def _thresholds(self, data: Prepared, baseline: Baseline) -> dict[str, Any]:
-        before = baseline.before
+        before = baseline.of_memorised(data.forget) if baseline.memorised else baseline.before
         return {
             "limits": {"el": before.el_limit, "ma": before.ma_limit},
             "before": {"el": before.el, "ma": before.ma},
             "heldout_perplexity": baseline.perplexity,
             "memorised": len(baseline.memorised),
-            "requests": len(before.verdicts),
+            "requests": len(baseline.before.verdicts),
             "retain_excluded": data.retain_excluded,
             "heldout_excluded": data.heldout_excluded,
         }
