@@ -12,7 +12,8 @@ from service.audit.certificate import RequestLine, parameters_of, statement, thr
 from service.audit.dsse import IN_TOTO
 from service.audit.log import Checkpoint, Proof, inclusion_proof, leaf_hash, root, sign_checkpoint
 from service.audit.manifest import manifest
-from service.audit.verify import CERTIFICATE, MODEL_SIGNATURE, PROOF, UNBOUND
+from service.audit.opening import CERTIFICATE
+from service.audit.verify import MODEL_SIGNATURE, PROOF, UNBOUND
 from service.keyring import Keyring
 from service.privacy.commitments import forget_set_root
 

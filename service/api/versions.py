@@ -13,7 +13,7 @@ from service.api.told import told
 from service.app import Services
 from service.audit import render
 from service.audit.canonical import loads
-from service.audit.verify import CERTIFICATE
+from service.audit.opening import CERTIFICATE
 from service.db import models as queries
 from service.db.keys import Caller
 from service.db.tables import Version

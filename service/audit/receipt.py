@@ -21,16 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from service.audit.canonical import NotCanonical, dumps, loads
+from service.audit.opening import Code, VerificationError, check_enough, open_certificate, opened, trust_of
 from service.audit.trust import Key, Trust
-from service.audit.verify import (
-    Code,
-    VerificationError,
-    check_enough,
-    open_certificate,
-    opened,
-    trust_of,
-    verify,
-)  # fmt: skip
+from service.audit.verify import verify
 from service.privacy.commitments import commit, forget_set_root, request_commitment
 
 RECEIPT_TYPE = "application/vnd.unlearnd.receipt+json"

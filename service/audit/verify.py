@@ -18,58 +18,30 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 from service.audit.canonical import NotCanonical, dumps, loads
-from service.audit.certificate import PREDICATE_TYPE, STATEMENT_TYPE
-from service.audit.dsse import IN_TOTO, NotAnEnvelope
+from service.audit.dsse import NotAnEnvelope
 from service.audit.log import Checkpoint, LogError, Proof, UnknownSigner
 from service.audit.manifest import NotPlain, digest_of, file_entries, list_paths, manifest
+from service.audit.opening import CERTIFICATE, Code, VerificationError, check_enough, open_certificate, trust_of
 from service.audit.policy import policy_problems
-from service.audit.schema import KNOWN, schema_problem
+from service.audit.schema import schema_problem
 from service.audit.trust import (
     SKEW,
-    BadSignature,
     Key,
     Trust,
     Untrusted,
     open_bundle,
-    open_envelope,
-    read_trust,
 )  # fmt: skip
 from service.audit.wording import problem_in
 
-CERTIFICATE = "certificate.dsse.json"
 PROOF = "certificate.tlog-proof"
 MODEL_SIGNATURE = "model.sig"
 UNBOUND = {CERTIFICATE, PROOF}  # a certificate cannot list its own digest, nor that of what was made after it
 LATEST = dt.timedelta(days=1)  # from issuing a record to its entry in the log
 STEPS = ("certificate", "signature", "wording", "files", "model.sig", "policy", "log", "keys", "lineage")
-
-
-class Code(IntEnum):
-    """Exit codes of `unlearnd verify`, `verify-log` and `verify-record`."""
-
-    VALID = 0
-    BAD_SIGNATURE = 10
-    UNTRUSTED_KEY = 11
-    MALFORMED = 12
-    ARTEFACT_MISMATCH = 20
-    LOG_FAILURE = 30
-    POLICY_FAILURE = 40
-    INCOMPLETE = 50
-    NOT_IN_REQUEST = 60
-
-
-class VerificationError(Exception):
-    """A step failed; carries the exit code and the reason."""
-
-    def __init__(self, code: Code, reason: str) -> None:
-        """Name the code and say why."""
-        super().__init__(reason)
-        self.code, self.reason = code, reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,18 +118,6 @@ def _verify(folder: Path, trust: Path | None, parent: Path | None, passed: Calla
     return Verified(statement, [key.keyid for key in signers], trust is None, checkpoint)
 
 
-def trust_of(path: Path) -> Trust:
-    """A `trust.json`.
-
-    Raises:
-        VerificationError: Missing or not one.
-    """
-    try:
-        return read_trust(path)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise VerificationError(Code.INCOMPLETE, "trust.json is missing or unreadable") from error
-
-
 def _bytes(path: Path) -> bytes:
     try:
         if path.is_file() and not path.is_symlink():
@@ -165,42 +125,6 @@ def _bytes(path: Path) -> bytes:
     except OSError as error:
         raise VerificationError(Code.INCOMPLETE, f"{path.name} cannot be read ({error.strerror})") from error
     raise VerificationError(Code.INCOMPLETE, f"{path.name} is missing")
-
-
-def opened(what: str, data: bytes, keys: dict[str, Key], payload_type: str) -> tuple[bytes, list[Key]]:
-    """The payload of an envelope under trusted keys, with our codes.
-
-    Raises:
-        VerificationError: It is not one, or not signed as it must be.
-    """
-    try:
-        return open_envelope(data, keys, payload_type)
-    except NotAnEnvelope as error:
-        raise VerificationError(Code.MALFORMED, f"{what} is not a DSSE envelope") from error
-    except Untrusted as error:
-        raise VerificationError(Code.UNTRUSTED_KEY, f"{what}: {error}") from error
-    except BadSignature as error:
-        raise VerificationError(Code.BAD_SIGNATURE, f"{what}: {error}") from error
-
-
-def open_certificate(envelope: bytes, trust: Trust) -> tuple[dict[str, Any], list[Key]]:
-    """The statement in an envelope that certificate keys signed, and those keys.
-
-    Raises:
-        VerificationError: Not signed as it must be, not canonical, or a statement of another kind.
-    """
-    payload, signers = opened(CERTIFICATE, envelope, trust.of("certificate"), IN_TOTO)
-    try:
-        statement: dict[str, Any] = loads(payload)
-    except NotCanonical as error:
-        raise VerificationError(Code.MALFORMED, f"the payload is malformed: {error}") from error
-    if not isinstance(statement, dict) or statement.get("_type") != STATEMENT_TYPE:
-        raise VerificationError(Code.MALFORMED, "the payload is not an in-toto statement")
-    if statement.get("predicateType") != PREDICATE_TYPE or not isinstance(statement.get("predicate"), dict):
-        raise VerificationError(Code.MALFORMED, "the statement is of another kind")
-    if statement["predicate"].get("schema") not in KNOWN:
-        raise VerificationError(Code.MALFORMED, "the statement follows a schema that this verifier does not know")
-    return statement, signers
 
 
 def _check_files(folder: Path, listed: dict[str, str], count: int) -> None:
@@ -297,17 +221,6 @@ def _check_times(trust: Trust, signers: Sequence[Key], releaser: Key, proof: Pro
     for role in counted:
         raise VerificationError(Code.UNTRUSTED_KEY, f"the {role} key did not count when the record was made")
     check_enough(trust, signers, logged)
-
-
-def check_enough(trust: Trust, signers: Sequence[Key], when: dt.datetime) -> None:
-    """As many certificate keys have signed as had to then.
-
-    Raises:
-        VerificationError: Fewer.
-    """
-    if len(signers) < trust.needed_at(when):
-        reason = f"{len(signers)} certificate keys have signed, {trust.needed_at(when)} must have"
-        raise VerificationError(Code.UNTRUSTED_KEY, reason)
 
 
 def _signed(key: Key, proof: Proof) -> bool:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from service.audit.canonical import NotCanonical, loads
 from service.audit.log import PROOF_HEADER, Checkpoint, LogError, UnknownSigner, leaf_hash, open_checkpoint, root
-from service.audit.verify import Code, VerificationError, trust_of
+from service.audit.opening import Code, VerificationError, trust_of
 
 
 @dataclass(frozen=True, slots=True)

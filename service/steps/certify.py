@@ -15,7 +15,8 @@ from service.audit.certificate import RequestLine, statement
 from service.audit.dsse import IN_TOTO
 from service.audit.log import Proof
 from service.audit.manifest import FileEntry, manifest
-from service.audit.verify import MODEL_SIGNATURE, VerificationError, check_model_signature, trust_of
+from service.audit.opening import VerificationError, trust_of
+from service.audit.verify import MODEL_SIGNATURE, check_model_signature
 from service.db import audit, jobs, models, requests
 from service.db.tables import Certificate, DeletionRequest, Job
 from service.domain.errors import Hopeless, Outdated

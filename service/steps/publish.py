@@ -6,7 +6,8 @@ from uuid import UUID
 
 from service.app import Services
 from service.audit.manifest import digest_of, list_paths, manifest
-from service.audit.verify import CERTIFICATE, PROOF, VerificationError, verify
+from service.audit.opening import CERTIFICATE, VerificationError
+from service.audit.verify import PROOF, verify
 from service.db import audit, jobs, models, requests
 from service.db.tables import Certificate, Version
 from service.domain.errors import Outdated

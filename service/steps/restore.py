@@ -20,7 +20,8 @@ from sqlalchemy.orm import Session
 from service.app import Services
 from service.audit.certificate import SUPPRESSED, trained_on
 from service.audit.manifest import FileEntry, NotPlain, digest_of, manifest
-from service.audit.verify import CERTIFICATE, PROOF, VerificationError, verify
+from service.audit.opening import CERTIFICATE, VerificationError
+from service.audit.verify import PROOF, verify
 from service.db import audit, jobs, models, requests
 from service.db.tables import Certificate, Job, Model, Version
 from service.domain.states import Outcome, Stage

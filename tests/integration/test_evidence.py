@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from service.audit.opening import Code, VerificationError
 from service.audit.receipt import verify_record
-from service.audit.verify import Code, VerificationError, verify
+from service.audit.verify import verify
 from service.config import Settings
 from service.db.session import Database
 from service.db.tables import AuditEntry, DeletionRequest, Job, Version

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import text
 
 from service.audit.log import Proof, check_consistency, check_inclusion, consistency_proof, leaf_hash, open_checkpoint
-from service.audit.verify import Code, VerificationError
+from service.audit.opening import Code, VerificationError
 from service.audit.verify_log import verify_log
 from service.db import audit
 from service.log import ENTRIES, MEMORY, LogForked

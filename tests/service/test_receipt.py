@@ -7,8 +7,8 @@ import pytest
 
 from service.audit.canonical import dumps
 from service.audit.certificate import RequestLine
+from service.audit.opening import CERTIFICATE, Code, VerificationError
 from service.audit.receipt import RECEIPT_TYPE, receipt_payload, verify_record
-from service.audit.verify import CERTIFICATE, Code, VerificationError
 from service.privacy.commitments import commit, new_nonce, request_commitment
 from tests.issuer import LINES, Issuer
 

@@ -16,7 +16,8 @@ from service.audit.certificate import NOT_MEMORISED, RequestLine, WordingRefused
 from service.audit.dsse import IN_TOTO
 from service.audit.log import node_hash
 from service.audit.manifest import digest_of, manifest
-from service.audit.verify import CERTIFICATE, MODEL_SIGNATURE, PROOF, STEPS, Code, VerificationError, verify
+from service.audit.opening import CERTIFICATE, Code, VerificationError
+from service.audit.verify import MODEL_SIGNATURE, PROOF, STEPS, verify
 from service.keyring import NoSuchKey
 from tests.issuer import LINEAGE, LINES, POLICY, REPORT, TABLE, Issuer, payload_of
 

@@ -8,7 +8,7 @@ import pytest
 
 from service.audit.canonical import dumps
 from service.audit.log import Checkpoint, Proof, leaf_hash, root, sign_checkpoint
-from service.audit.verify import Code, VerificationError
+from service.audit.opening import Code, VerificationError
 from service.audit.verify_log import verify_log
 from tests.issuer import ORIGIN, Issuer
 
