@@ -11,7 +11,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from service.api import errors, health, jobs, keys, log, models, requests, versions
+from service.api import errors, health, hub, jobs, keys, log, models, requests, versions
 from service.api.changes import Changes
 from service.api.limits import Admission, BodyLimit
 from service.api.patience import patient
@@ -54,7 +54,7 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(Admission, max_requests=services.settings.max_requests, max_buffered=BODIES_AT_ONCE * limit)
     app.add_middleware(BodyLimit, max_bytes=limit)  # the last one is the outermost
     errors.install(app)
-    for part in (models, requests, jobs, versions, log, keys, health):
+    for part in (models, requests, jobs, versions, hub, log, keys, health):
         app.include_router(part.router)
     return app
 

@@ -244,6 +244,14 @@ class VersionOut(BaseModel):
     digest: str
     metrics: dict[str, Any]
     files: list[FileOut]
+    withdrawn_at: datetime | None
+    withdrawn_reason: str | None
+
+
+class WithdrawalIn(In):
+    """Why a version is handed out no more."""
+
+    reason: Literal["superseded", "faulty", "revoked"]
 
 
 class DownloadOut(BaseModel):

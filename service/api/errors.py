@@ -53,7 +53,7 @@ def install(app: FastAPI) -> None:
 def _service_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServiceError)
     errors = [{"field": error.field, "message": error.detail}] if error.field else None
-    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
+    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else error.headers
     return problem(error.status, error.code, error.title, error.detail, errors, headers)
 
 

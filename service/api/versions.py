@@ -2,12 +2,14 @@
 
 import base64
 import json
+import tarfile
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, StreamingResponse
 
-from service.api.deps import DownloadAuditor, Downloader, Parts, VersionReader
+from service.api.deps import Admin, DownloadAuditor, Downloader, Parts, VersionReader
 from service.api.paging import Cursor, Limit
 from service.api.told import told
 from service.app import Services
@@ -18,7 +20,8 @@ from service.db import models as queries
 from service.db.keys import Caller
 from service.db.tables import Version
 from service.domain.errors import NotFound
-from service.schemas import DownloadOut, FileOut, Listing, VersionOut
+from service.schemas import DownloadOut, FileOut, Listing, VersionOut, WithdrawalIn
+from service.steps import withdraw as step
 
 router = APIRouter(prefix="/v1/models/{name}/versions", tags=["versions"])
 Form = Annotated[
@@ -33,7 +36,8 @@ def shown(version: Version, name: str, key: Caller) -> VersionOut:
     return VersionOut(
         model=name, version=version.number, parent=version.parent.number if version.parent else None,
         job_id=version.job_id, created_at=version.created_at, digest=version.digest, metrics=metrics,
-        files=[FileOut(**f) for f in version.files],
+        files=[FileOut(**f) for f in version.files], withdrawn_at=version.withdrawn_at,
+        withdrawn_reason=version.withdrawn_reason,
     )  # fmt: skip
 
 
@@ -67,7 +71,8 @@ def find(parts: Services, name: str, number: str) -> Version:
         model = queries.by_name(session, name)
         if model is None:
             raise NotFound("There is no model of that name.")
-        version = queries.version(session, model, model.latest if number == "latest" else int(number))
+        latest = number == "latest"
+        version = queries.newest(session, model) if latest else queries.version(session, model, int(number))
         if version is None:
             raise NotFound("The model has no such version.")
         return version
@@ -81,11 +86,22 @@ def file(name: str, number: Number, path: str, request: Request, parts: Parts, k
     Who fetched a file of the model is kept in a register: see `GET .../downloads`.
     """
     version = find(parts, name, number)
+    if version.withdrawn_at is not None:
+        raise NotFound("This version was withdrawn.")
     answer = _file(parts, version, path, request)
     if request.method == "GET" and path.startswith("model/"):
         with parts.db.transaction() as session:
             queries.note_download(session, version, key.id)
     return answer
+
+
+@router.post("/{number}/withdraw")
+def withdraw(
+    name: str, number: Annotated[int, Path(ge=0, lt=10**9)], body: WithdrawalIn, parts: Parts, key: Admin
+) -> VersionOut:
+    """Hand a version out no more: its files answer 404, here and in the hub's dialect; its record stays."""
+    step.withdraw(parts, name, number, body.reason)
+    return shown(find(parts, name, str(number)), name, key)
 
 
 @router.get("/{number}/downloads")
@@ -96,6 +112,40 @@ def downloads(name: str, number: Number, parts: Parts, _: DownloadAuditor) -> Li
         found = queries.downloads(session, version)
     items = [DownloadOut(api_key_id=d.api_key_id, name=d.api_key.name, first_at=d.first_at) for d in found]
     return Listing(items=items, next_cursor=None)
+
+
+@router.get("/{number}/archive.tar", response_class=StreamingResponse)
+def archive(name: str, number: Number, parts: Parts, key: Downloader) -> Response:
+    """The whole release folder as one tar stream, made while it is sent; where that breaks off, fetch files instead."""
+    version = find(parts, name, number)
+    if version.withdrawn_at is not None:
+        raise NotFound("This version was withdrawn.")
+    with parts.db.transaction() as session:
+        queries.note_download(session, version, key.id)
+    size = sum(tarfile.BLOCKSIZE + _padded(f["size"]) for f in version.files) + 2 * tarfile.BLOCKSIZE
+    headers = {
+        "Content-Length": str(size),
+        "Content-Disposition": f'attachment; filename="{name}-v{version.number}.tar"',
+    }
+    return StreamingResponse(_tar(parts, version), headers=headers, media_type="application/x-tar")
+
+
+def _tar(parts: Services, version: Version) -> Iterator[bytes]:
+    """A POSIX archive of a version's files, a megabyte at a time."""
+    folder = parts.storage.release(version.digest)
+    for entry in version.files:
+        header = tarfile.TarInfo(entry["path"])
+        header.size, header.mode, header.mtime = entry["size"], 0o644, int(version.created_at.timestamp())
+        yield header.tobuf(tarfile.USTAR_FORMAT)
+        with (folder / entry["path"]).open("rb") as file:
+            while data := file.read(1 << 20):
+                yield data
+        yield bytes(_padded(entry["size"]) - entry["size"])
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _padded(size: int) -> int:
+    return -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
 @router.get("/{number}/certificate", response_class=FileResponse)

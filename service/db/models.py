@@ -43,6 +43,18 @@ def versions(session: Session, model: Model, cursor: str | None, limit: int) -> 
     return page(session, query, Version.number, int, cursor, limit, descending=True)
 
 
+def newest(session: Session, model: Model) -> Version | None:
+    """The newest version that was not withdrawn."""
+    query = select(Version).where(Version.model_id == model.id, Version.withdrawn_at.is_(None))
+    return session.scalar(query.order_by(Version.number.desc()).limit(1))
+
+
+def by_commit(session: Session, model: Model, commit: str) -> Version | None:
+    """The version whose manifest's digest begins so."""
+    query = select(Version).where(Version.model_id == model.id, Version.digest.startswith(commit, autoescape=True))
+    return session.scalar(query.limit(1))
+
+
 def superseded(session: Session, model: Model, after: int, limit: int) -> list[tuple[Version, str]]:
     """Versions that superseded one at or after number `after`, oldest first, with their certificates' digests."""
     query = select(Version, Certificate.digest).join(Certificate, Certificate.job_id == Version.job_id)

@@ -92,6 +92,8 @@ class Version(Base):
     files: Mapped[list[Any]] = mapped_column(comment="path, size, sha256 of every file")
     metrics: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    withdrawn_at: Mapped[datetime | None]
+    withdrawn_reason: Mapped[str | None]
 
     model: Mapped[Model] = relationship()
     parent: Mapped["Version | None"] = relationship(remote_side="Version.id", lazy="joined", join_depth=1)

@@ -20,6 +20,7 @@ class ServiceError(Exception):
     status = 500
     code = "internal"
     title = "Internal error"
+    headers: dict[str, str] | None = None  # sent with the problem
 
     def __init__(self, detail: str, *, field: str | None = None, code: str | None = None) -> None:
         """Say what is wrong in `detail`, without quoting any submitted text."""

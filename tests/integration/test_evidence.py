@@ -2,11 +2,13 @@
 
 import base64
 import hashlib
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -353,3 +355,16 @@ def test_an_issuer_that_no_certificate_could_name_does_not_start(tmp_path):
     """It would fail every job after its whole run."""
     with pytest.raises(ValueError, match="e-mail"):
         Settings(issuer="dpo@example.org")
+
+
+def test_a_release_as_one_archive(api, services, model, tmp_path):
+    """A tar stream of exactly the folder's files, of the length that was announced; it verifies when unpacked."""
+    published(api, services, "a record")
+    answer = api.get("/v1/models/tiny/versions/1/archive.tar")
+    assert len(answer.content) == int(answer.headers["content-length"])
+    with tarfile.open(fileobj=io.BytesIO(answer.content)) as archive:
+        archive.extractall(tmp_path / "release", filter="data")
+    verify(tmp_path / "release")
+    assert len(api.get("/v1/models/tiny/versions/1/downloads").json()["items"]) == 1
+    api.post("/v1/models/tiny/versions/1/withdraw", json={"reason": "faulty"})
+    assert api.get("/v1/models/tiny/versions/1/archive.tar").status_code == 404

@@ -1,0 +1,144 @@
+"""Unmodified `transformers` in a process of its own loads versions through the hub's dialect."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests import support
+from tests.e2e.conftest import ended, register
+
+LOAD = """
+import json, sys
+from transformers import AutoModelForCausalLM, AutoTokenizer
+name, revision = sys.argv[1:]
+model = AutoModelForCausalLM.from_pretrained(name, revision=revision)
+tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+print(json.dumps([sum(float(p.double().abs().sum()) for p in model.parameters()), len(tokenizer)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def versions(stack, folder):
+    """A model with two versions after the base."""
+    register(stack, folder, "hubbed")
+    for text in support.KNOWN[:2]:
+        assert ended(stack, stack.client.submit("hubbed", [text]))["status"] == "completed"
+    return stack
+
+
+@pytest.fixture
+def hub(versions, tmp_path):
+    """Run Python with the hub's own variables set, in a cache of its own."""
+    token = Path(versions.endpoint["api_key_file"]).read_text()
+
+    def run(code: str, *arguments: str, token: str = token) -> subprocess.CompletedProcess:
+        environment = {
+            **os.environ, "HF_ENDPOINT": f"{versions.endpoint['url']}/hub", "HF_TOKEN": token, "HF_HUB_OFFLINE": "0",
+            "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1",
+        }  # fmt: skip
+        command = [sys.executable, "-c", code, *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+
+    return run
+
+
+def test_transformers_loads_versions_by_name(versions, hub, folder, tmp_path):
+    """`latest`, `v1`, a number, a commit and the base differ as they should; the model is the published one."""
+    sums = {}
+    commit = versions.client.version("hubbed", "1")["digest"][:40]
+    for revision in ("latest", "v2", "v1", "1", commit, "0", "main"):
+        done = hub(LOAD, "anybody/hubbed", revision)
+        assert done.returncode == 0, done.stderr[-3000:]
+        sums[revision] = json.loads(done.stdout.splitlines()[-1])
+    assert sums["latest"] == sums["v2"] == sums["main"]
+    assert sums["v1"] == sums["1"] == sums[commit]
+    assert len({json.dumps(sums[r]) for r in ("v2", "v1", "0")}) == 3
+
+
+def test_a_snapshot_has_the_models_files_and_resumes(versions, hub, tmp_path):
+    """`snapshot_download` brings `model/`, byte for byte; a half file is gone on with."""
+    code = (
+        "import sys; from huggingface_hub import snapshot_download; "
+        "snapshot_download('x/hubbed', revision='v1', local_dir=sys.argv[1])"
+    )
+    done = hub(code, str(tmp_path / "snapshot"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    listed = {
+        f["path"][6:]: f for f in versions.client.version("hubbed", "1")["files"] if f["path"].startswith("model/")
+    }
+    found = {p.relative_to(tmp_path / "snapshot").as_posix() for p in (tmp_path / "snapshot").rglob("*") if p.is_file()}
+    assert {name for name in found if not name.startswith(".cache")} == set(listed)
+    for name, entry in listed.items():
+        assert (tmp_path / "snapshot" / name).stat().st_size == entry["size"]
+    url = f"{versions.endpoint['url']}/hub/x/hubbed/resolve/v1/model.safetensors"
+    headers = {"Authorization": f"Bearer {Path(versions.endpoint['api_key_file']).read_text()}"}
+    rest = httpx.get(url, headers={**headers, "Range": "bytes=100-"})
+    assert rest.status_code == 206
+    assert rest.content == (tmp_path / "snapshot" / "model.safetensors").read_bytes()[100:]
+    head = httpx.head(url, headers=headers)
+    assert head.headers["etag"] == f'"{listed["model.safetensors"]["sha256"]}"'
+    assert len(head.headers["x-repo-commit"]) == 40
+    assert head.headers["content-length"] == str(listed["model.safetensors"]["size"])
+
+
+@pytest.mark.parametrize(
+    ("path", "word"),
+    [
+        ("x/nobody/resolve/v1/config.json", "RepoNotFound"), ("x/hubbed/resolve/v9/config.json", "RevisionNotFound"),
+        ("x/hubbed/resolve/v1/nothing.json", "EntryNotFound"), ("api/models/x/nobody", "RepoNotFound"),
+        ("api/models/x/hubbed/revision/v9", "RevisionNotFound"), ("api/models/x/hubbed/tree/v9", "RevisionNotFound"),
+        ("x/hubbed/resolve/" + "0" * 40 + "/config.json", "RevisionNotFound"),
+        ("x/hubbed/resolve/v1/../../trust.json", "EntryNotFound"),
+    ],
+)  # fmt: skip
+def test_what_is_not_there_is_said_in_the_hubs_words(versions, path, word):
+    """404 with X-Error-Code, for each of the three."""
+    headers = {"Authorization": f"Bearer {Path(versions.endpoint['api_key_file']).read_text()}"}
+    answer = httpx.get(f"{versions.endpoint['url']}/hub/{path.replace('..', '%2e%2e')}", headers=headers)
+    assert (answer.status_code, answer.headers["x-error-code"]) == (404, word)
+
+
+def test_a_wrong_token_and_a_withdrawn_version(versions, hub):
+    """401 for a token that nobody has; a withdrawn version is gone from hub and API, and `latest` is the one before."""
+    done = hub(LOAD, "x/hubbed", "v1", token="unl_wrong")
+    assert done.returncode != 0
+    assert "401" in done.stderr
+    client = versions.client
+    found = client.call("POST", "/v1/models/hubbed/versions/2/withdraw", json={"reason": "faulty"})
+    assert (found["withdrawn_reason"], bool(found["withdrawn_at"])) == ("faulty", True)
+    assert client.version("hubbed")["version"] == 1
+    done = hub(LOAD, "x/hubbed", "v2")
+    assert done.returncode != 0
+    assert "RevisionNotFound" in done.stderr
+    with pytest.raises(Exception, match="withdrawn"):
+        client.call("GET", "/v1/models/hubbed/versions/2/files/trust.json")
+    assert client.call("GET", "/v1/models/hubbed/versions/2/certificate")["payload"]
+    with pytest.raises(Exception, match="already"):
+        client.call("POST", "/v1/models/hubbed/versions/2/withdraw", json={"reason": "faulty"})
+    client.call("POST", "/v1/models/hubbed/versions/0/withdraw", json={"reason": "superseded"})
+    with pytest.raises(Exception, match="only version"):
+        client.call("POST", "/v1/models/hubbed/versions/1/withdraw", json={"reason": "superseded"})
+
+
+def test_the_page_for_ml_engineers(stack, folder, tmp_path):
+    """docs/hub.md, block by block."""
+    register(stack, folder, "paged")
+    assert ended(stack, stack.client.submit("paged", [support.KNOWN[3]]))["version"] == 1
+    page = (Path(__file__).parents[2] / "docs" / "hub.md").read_text()
+    environment = {
+        **os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "0",
+        "UNLEARND_URL": stack.endpoint["url"], "HF_HOME": str(tmp_path / "hf"), "NAME": "paged",
+        "UNLEARND_API_KEY": Path(stack.endpoint["api_key_file"]).read_text(),
+    }  # fmt: skip
+    for name, said in (("load", ""), ("release", "verified: paged version 1")):
+        block = page.split(f"```sh {name}\n")[1].split("```")[0]
+        done = subprocess.run(
+            ["bash", "-ec", block], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert said in done.stdout
