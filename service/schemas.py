@@ -292,6 +292,13 @@ class KeyCreated(KeyOut):
     """The answer to making a key: the secret, this once."""
 
     key: str
+    webhook_secret: str = Field(description="callbacks for its requests are signed with it (Standard Webhooks)")
+
+
+class WebhookSecret(BaseModel):
+    """What a receiver of callbacks checks their signatures with."""
+
+    webhook_secret: str
 
 
 class Listing(BaseModel, Generic[Item]):

@@ -4,10 +4,11 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request
 
-from service.api.deps import Admin, Parts
+from service.api.deps import Admin, Parts, Submitter
 from service.db import keys as queries
 from service.domain.errors import NotFound
-from service.schemas import KeyCreated, KeyIn, KeyOut, Listing
+from service.schemas import KeyCreated, KeyIn, KeyOut, Listing, WebhookSecret
+from service.webhooks import secret_of
 
 router = APIRouter(prefix="/v1/api-keys", tags=["API keys"])
 
@@ -19,8 +20,15 @@ def create(body: KeyIn, parts: Parts, _: Admin) -> KeyCreated:
         row, secret = queries.create(session, body.name, list(body.scopes))
         session.refresh(row)
     return KeyCreated(
-        id=row.id, name=row.name, scopes=row.scopes, created_at=row.created_at, revoked_at=None, key=secret
-    )
+        id=row.id, name=row.name, scopes=row.scopes, created_at=row.created_at, revoked_at=None, key=secret,
+        webhook_secret=secret_of(parts.wrapper, row.id),
+    )  # fmt: skip
+
+
+@router.get("/self/webhook-secret")
+def webhook_secret(parts: Parts, key: Submitter) -> WebhookSecret:
+    """What callbacks for requests of the key that asks are signed with (Standard Webhooks)."""
+    return WebhookSecret(webhook_secret=secret_of(parts.wrapper, key.id))
 
 
 @router.get("")

@@ -1,30 +1,23 @@
 """Callbacks: tell the submitter's URL that a request ended, at least once, with back-off."""
 
-import asyncio
-import ipaddress
 import logging
-import socket
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
-from urllib.parse import urlsplit
 from uuid import UUID
 
-import httpx
+import httpcore
 
 from service.app import Services
 from service.db import outbox, requests
 from service.db.tables import DeletionRequest
 from service.privacy.envelope import Envelope
+from service.webhooks import post, secret_of
 
 log = logging.getLogger(__name__)
 MAX_ATTEMPTS, IN_ONE_CALL = 10, 20
+UNREACHED = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, httpcore.UnsupportedProtocol)
 AT_ONCE = threading.BoundedSemaphore(2)
-
-
-class RefusedTarget(ValueError):
-    """The callback would go to an address that is not the outside world's."""
 
 
 def deliver(services: Services, *, go_on: Callable[[], bool] = lambda: True) -> int:
@@ -67,47 +60,19 @@ def _post(services: Services, request: DeletionRequest, entry_id: UUID, status: 
         return True
     envelope = Envelope.unwrap(request.id, request.wrapped_key, services.wrapper)
     url = envelope.open("callback_url", request.callback_url).decode()
-    body = {
+    message = {
         "type": "deletion_request.ended", "id": str(request.id), "status": status, "verdict": request.verdict,
         "version": request.version, "reason": request.reason, "sent_at": datetime.now(UTC).isoformat(),
     }  # fmt: skip
+    settings = services.settings
     try:
-        check_target(url, allow_private=services.settings.callback_allow_private)
-        status_code = asyncio.run(_status(url, body, entry_id, services.settings.callback_seconds))
+        status_code = post(
+            url, message, message_id=entry_id, secret=secret_of(services.wrapper, request.api_key_id),
+            seconds=settings.callback_seconds, allow_private=settings.callback_allow_private,
+        )  # fmt: skip
         ok = 200 <= status_code < 300
         log.info("callback request=%s http_status=%s", request.id, status_code)
-    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:  # a host that is no host: ValueError
+    except (*UNREACHED, OSError, ValueError) as error:  # a host that is no host: ValueError
         log.warning("callback failed request=%s error=%s", request.id, type(error).__name__)
         ok = False
     return ok
-
-
-async def _status(url: str, body: dict[str, Any], entry_id: UUID, seconds: float) -> int:
-    """The receiver's HTTP status, within so many seconds in all; what else it says is not read.
-
-    Raises:
-        TimeoutError: It took longer, however busily.
-        httpx.HTTPError: It cannot be reached.
-    """
-    headers = {"webhook-id": str(entry_id)}
-    async with (
-        asyncio.timeout(seconds),
-        httpx.AsyncClient(timeout=seconds, follow_redirects=False, trust_env=False) as client,
-        client.stream("POST", url, json=body, headers=headers) as answer,
-    ):
-        return answer.status_code
-
-
-def check_target(url: str, *, allow_private: bool) -> None:
-    """Refuse hosts that resolve to loopback, private, link-local or reserved addresses.
-
-    Raises:
-        RefusedTarget: Some address of the host is not global.
-        OSError: The host does not resolve.
-    """
-    parts = urlsplit(url)
-    if allow_private:
-        return
-    for *_, address in socket.getaddrinfo(parts.hostname, parts.port or parts.scheme, type=socket.SOCK_STREAM):
-        if not ipaddress.ip_address(address[0]).is_global:
-            raise RefusedTarget("not a global address")

@@ -12,14 +12,16 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
-from uuid import UUID
+from uuid import UUID, uuid4
 
+import httpcore
 import psycopg
 import pytest
 from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError
+from standardwebhooks import Webhook, WebhookVerificationError
 
-from service import migrate
+from service import migrate, webhooks
 from service.audit.verify import verify
 from service.db import audit, jobs, models
 from service.db.tables import AuditEntry, Job, Outbox, Version
@@ -32,8 +34,8 @@ from service.steps import publish as publish_step
 from service.steps import sweep as sweep_step
 from service.steps import unlearn as unlearn_step
 from service.steps import verify as verify_step
-from service.steps.deliver import RefusedTarget, check_target
 from service.steps.lease import Lease, attempt_failed, hand_back, hold
+from service.webhooks import RefusedTarget, is_outside
 from tests import issuer
 from tests.growth import grow
 
@@ -175,7 +177,7 @@ def test_a_job_is_claimed_once_until_its_lease_runs_out(services, job):
 
 RACER = """
 import os, sys, threading
-from uuid import UUID
+from uuid import UUID, uuid4
 from service.app import build
 from service.config import Settings
 from service.db import jobs
@@ -511,10 +513,13 @@ class Listener(BaseHTTPRequestHandler):
     """A submitter's callback endpoint: refuses the first call, takes the second."""
 
     calls: list[dict] = []  # noqa: RUF012
+    bodies: list[tuple[bytes, dict]] = []  # noqa: RUF012
 
     def do_POST(self):
         """Keep the body."""
-        self.calls.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.bodies.append((body, dict(self.headers)))
+        self.calls.append(json.loads(body))
         self.send_response(500 if len(self.calls) == 1 else 204)
         self.end_headers()
 
@@ -580,16 +585,86 @@ def test_callbacks_are_made_until_they_arrive(api, services, model):
         assert deliver_step.deliver(services) == 0
     assert [c["id"] for c in Listener.calls] == [request["id"]] * 2
     assert Listener.calls[0]["status"] == "cancelled"
+    secret = api.get("/v1/api-keys/self/webhook-secret").json()["webhook_secret"]
+    for body, headers in Listener.bodies:
+        assert Webhook(secret).verify(body, headers)["id"] == request["id"]
+        with pytest.raises(WebhookVerificationError):
+            Webhook(secret).verify(body + b" ", headers)
+    assert len({headers["webhook-id"] for _, headers in Listener.bodies}) == 1  # the same message, told again
+    other = api.post("/v1/api-keys", json={"name": "other", "scopes": ["submit"]}).json()["webhook_secret"]
+    with pytest.raises(WebhookVerificationError):
+        Webhook(other).verify(*Listener.bodies[0])
 
 
-@pytest.mark.parametrize(
-    "url", ["http://127.0.0.1/", "http://[::1]:8000/x", "http://10.0.0.1", "http://169.254.169.254/"]
-)
-def test_callbacks_do_not_go_inside(url):
-    """Loopback, private and link-local addresses are refused unless the operator allows them."""
+INSIDE = (
+    "127.0.0.1", "::1", "10.0.0.1", "169.254.169.254", "fe80::1", "0.0.0.0", "::ffff:127.0.0.1", "192.168.1.1",
+    "100.64.0.1", "224.0.0.1", "fd00::1", "2002:7f00:1::", "64:ff9b::7f00:1",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("address", INSIDE)
+def test_callbacks_do_not_go_inside(address, monkeypatch):
+    """By address or by a name that resolves to it, also if only one of its addresses is inside."""
+    assert not is_outside(address)
+    host = f"[{address}]" if ":" in address else address
+    options = {"message_id": uuid4(), "secret": "whsec_YWJj", "seconds": 5}
     with pytest.raises(RefusedTarget):
-        check_target(url, allow_private=False)
-    check_target(url, allow_private=True)
+        webhooks.post(f"http://{host}:9/", {}, allow_private=False, **options)
+    told = [(0, 0, 0, "", (found, 9)) for found in ("93.184.216.34", address)]
+
+    async def resolve(*_, **__):
+        return told
+
+    monkeypatch.setattr("asyncio.base_events.BaseEventLoop.getaddrinfo", resolve)
+    with pytest.raises(RefusedTarget):
+        webhooks.post("http://example.org:9/", {}, allow_private=False, **options)
+
+
+def test_a_name_that_changes_its_mind_gains_nothing(monkeypatch):
+    """What was looked at is what is connected to: a second look-up, which would say something else, is not made."""
+    asked, connected = [], []
+
+    async def resolve(_, host, port, **__):
+        asked.append(host)
+        return [(0, 0, 0, "", ("93.184.216.34" if len(asked) == 1 else "127.0.0.1", port))]
+
+    async def connect(_, host, *__):
+        connected.append(host)
+        raise httpcore.ConnectError("no way out of here")
+
+    monkeypatch.setattr("asyncio.base_events.BaseEventLoop.getaddrinfo", resolve)
+    monkeypatch.setattr(httpcore.AnyIOBackend, "connect_tcp", connect)
+    with pytest.raises(httpcore.ConnectError):
+        webhooks.post(
+            "http://rebind.example:9/", {}, message_id=uuid4(), secret="whsec_YWJj", seconds=5, allow_private=False
+        )
+    assert (asked, connected) == (["rebind.example"], ["93.184.216.34"])
+
+
+class Elsewhere(BaseHTTPRequestHandler):
+    """A receiver that sends callers on to where it would like them to go."""
+
+    seen: list[str] = []  # noqa: RUF012
+
+    def do_POST(self):
+        """Redirect."""
+        self.seen.append(self.path)
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(307)
+        self.send_header("Location", "/inside")
+        self.end_headers()
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+def test_a_redirect_is_not_followed(api, services, model):
+    """It is no success, and nobody goes where it points."""
+    with listening(HTTPServer(("127.0.0.1", 0), Elsewhere)) as server:
+        request = submit(api, callback_url=f"http://127.0.0.1:{server.server_port}/cb")
+        api.delete(f"{REQUESTS}/{request['id']}")
+        assert deliver_step.deliver(services) == 0
+    assert Elsewhere.seen == ["/cb"]
 
 
 def test_a_database_error_shows_no_parameters(database_url):

@@ -1,0 +1,116 @@
+"""Outgoing calls: signed after Standard Webhooks, and never to an address that is not the outside world's.
+
+A receiver holds `whsec_...` of its API key and checks `webhook-signature`: `v1,` and the base64 of HMAC-SHA256 over
+`webhook-id.webhook-timestamp.body` (github.com/standard-webhooks/standard-webhooks, spec). The secret is derived from
+the key-encryption key and stored nowhere.
+"""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import ipaddress
+import json
+import socket
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import httpcore
+
+from service.privacy.envelope import KeyWrapper
+
+
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv4 behind a translator
+
+
+class RefusedTarget(ValueError):
+    """The call would go to an address that is not the outside world's."""
+
+
+def secret_of(wrapper: KeyWrapper, api_key_id: UUID) -> str:
+    """The secret that calls for requests of this API key are signed with."""
+    return "whsec_" + base64.b64encode(wrapper.keyed_hash("webhook", api_key_id.bytes)).decode()
+
+
+def headers_of(secret: str, message_id: UUID, at: datetime, body: bytes) -> dict[str, str]:
+    """The headers of a signed message."""
+    timestamp = str(int(at.timestamp()))
+    signed = f"{message_id}.{timestamp}.".encode() + body
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    signature = base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
+    return {
+        "content-type": "application/json", "webhook-id": str(message_id), "webhook-timestamp": timestamp,
+        "webhook-signature": f"v1,{signature}",
+    }  # fmt: skip
+
+
+def post(
+    url: str, message: dict[str, Any], *, message_id: UUID, secret: str, seconds: float, allow_private: bool
+) -> int:
+    """POST a signed message within so many seconds in all; the receiver's HTTP status. What else it says is not read.
+
+    Redirects are not followed.
+
+    Raises:
+        RefusedTarget: The host is, or just then resolves to, an address inside.
+        TimeoutError: It took longer, however busily.
+        httpcore.NetworkError, httpcore.ProtocolError, OSError: It cannot be reached.
+        ValueError: Not an HTTP URL.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("not an HTTP URL")
+    body = json.dumps(message).encode()
+    headers = headers_of(secret, message_id, datetime.now(UTC), body)
+    return asyncio.run(_status(url, headers, body, seconds, allow_private=allow_private))
+
+
+async def _status(url: str, headers: dict[str, str], body: bytes, seconds: float, *, allow_private: bool) -> int:
+    async with (
+        asyncio.timeout(seconds),
+        httpcore.AsyncConnectionPool(network_backend=Outside(allow_private=allow_private)) as pool,
+        pool.stream("POST", url, headers=list(headers.items()), content=body) as answer,
+    ):
+        return int(answer.status)
+
+
+class Outside(httpcore.AsyncNetworkBackend):
+    """Connects to addresses that it has looked at itself: a name cannot mean another one between check and call."""
+
+    def __init__(self, *, allow_private: bool) -> None:
+        """Let calls go inside only if an operator wants that."""
+        self._backend, self._allow_private = httpcore.AnyIOBackend(), allow_private
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # the interface's
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Resolve, refuse if any address is inside, connect to the first that answers."""
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = list(dict.fromkeys(entry[4][0] for entry in found))
+        if not self._allow_private and not all(is_outside(address) for address in addresses):
+            raise RefusedTarget("not a global address")
+        failed: Exception = OSError("the host has no address")
+        for address in addresses:
+            try:
+                return await self._backend.connect_tcp(str(address), port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, OSError) as error:
+                failed = error
+        raise failed
+
+
+def is_outside(address: Any) -> bool:
+    """Whether an IP address is the outside world's, also one that is an IPv4 address in IPv6's clothes."""
+    found = ipaddress.ip_address(address)
+    if found in NAT64:
+        found = ipaddress.ip_address(int(found) & 0xFFFFFFFF)
+    inner = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None)
+    return found.is_global and not found.is_multicast and (inner is None or inner.is_global)
