@@ -198,6 +198,13 @@ class RequestOut(BaseModel):
     due_at: datetime
     accepted_at: datetime
     finished_at: datetime | None
+    extension_reason: str | None
+
+
+class ExtensionIn(In):
+    """Why a deadline is extended."""
+
+    reason: Literal["complexity", "number_of_requests", "reasonably_necessary"]
 
 
 class RequestAccepted(RequestOut):

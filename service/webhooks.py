@@ -22,7 +22,6 @@ import httpcore
 
 from service.privacy.envelope import KeyWrapper
 
-
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv4 behind a translator
 
 

@@ -1,6 +1,7 @@
 """`/livez`, `/readyz`, `/metrics`: for orchestrators and Prometheus; no key needed, nothing personal said."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
@@ -11,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from service.api.deps import Parts
 from service.app import Services
-from service.db import jobs, requests
+from service.db import jobs, outbox, requests
 
 router = APIRouter(tags=["health"])
 
@@ -49,10 +50,11 @@ class Collector:
         self._parts = parts
 
     def collect(self) -> Iterator[Metric]:
-        """Requests by status, jobs by stage, overdue requests."""
+        """Requests by status, jobs by stage, deadlines, what waits."""
         with self._parts.db.reading() as session:
             by_status, by_stage = requests.counts(session), jobs.counts(session)
-            late = requests.overdue(session)
+            late, next_due = requests.overdue(session), requests.next_due(session)
+            undelivered, oldest = outbox.waiting(session), jobs.oldest_queued_seconds(session)
         family = GaugeMetricFamily("unlearnd_requests", "Deletion requests by status", labels=["status"])
         for status, count in by_status:
             family.add_metric([status], count)
@@ -62,3 +64,10 @@ class Collector:
             family.add_metric([stage], count)
         yield family
         yield GaugeMetricFamily("unlearnd_requests_overdue", "Requests past their deadline and not ended", late)
+        if next_due is not None:
+            left = (next_due - datetime.now(UTC)).total_seconds()
+            yield GaugeMetricFamily(
+                "unlearnd_next_deadline_seconds", "Until the earliest deadline; below 0: past", left
+            )
+        yield GaugeMetricFamily("unlearnd_callbacks_waiting", "Callbacks still to be made", undelivered)
+        yield GaugeMetricFamily("unlearnd_oldest_queued_job_seconds", "Age of the oldest job that waits", oldest)

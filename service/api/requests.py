@@ -14,7 +14,7 @@ from service.db.tables import DeletionRequest
 from service.domain.errors import NotFound
 from service.domain.states import RequestStatus
 from service.privacy.commitments import commit
-from service.schemas import Listing, Receipt, RecordOpening, RequestAccepted, RequestIn, RequestOut
+from service.schemas import ExtensionIn, Listing, Receipt, RecordOpening, RequestAccepted, RequestIn, RequestOut
 from service.steps import request as step
 
 router = APIRouter(prefix="/v1/deletion-requests", tags=["deletion requests"])
@@ -30,7 +30,7 @@ def shown(request: DeletionRequest, model: str) -> RequestOut:
         id=request.id, status=request.status, model=model, job_id=request.job_id, verdict=request.verdict,
         version=request.version, reason=request.reason, regulation=request.regulation,
         records=request.records_count, ref=request.ref, received_at=request.received_at, due_at=request.due_at,
-        accepted_at=request.accepted_at, finished_at=request.finished_at,
+        accepted_at=request.accepted_at, finished_at=request.finished_at, extension_reason=request.extension_reason,
     )  # fmt: skip
 
 
@@ -90,6 +90,13 @@ def get(request_id: UUID, parts: Parts, _: Reader) -> RequestOut:
 def cancel(request_id: UUID, parts: Parts, key: Submitter) -> RequestOut:
     """Cancel a request that is still pending; 409 once it is batched."""
     step.cancel(parts, request_id)
+    return get(request_id, parts, key)
+
+
+@router.post("/{request_id}/extend")
+def extend(request_id: UUID, body: ExtensionIn, parts: Parts, key: Submitter) -> RequestOut:
+    """Extend an open request's deadline, once: by two months (GDPR, article 12(3)) or 45 days (CCPA); it is logged."""
+    step.extend(parts, request_id, body.reason)
     return get(request_id, parts, key)
 
 

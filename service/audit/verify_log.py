@@ -120,27 +120,40 @@ def _check_older(older: Checkpoint, newer: Checkpoint, leaves: Sequence[bytes]) 
 
 def _promises(entries: Sequence[bytes], today: dt.date) -> tuple[int, list[str]]:
     """How many requests were accepted, and the refs of those past their deadline without a record."""
-    promised: dict[str, str] = {}
-    due: dict[str, str] = {}
-    members: dict[str, list[str]] = {}
+    found = _Promises({}, {}, {})
     for data in entries:
         try:
-            entry: dict[str, Any] = loads(data)
-            match entry["kind"]:
-                case "request.accepted":
-                    promised[entry["ref"]] = due[entry["ref"]] = entry["due"]
-                case "job.batched":
-                    members[entry["job"]] = entry["refs"]
-                case "job.certified":
-                    due.update(dict.fromkeys(members.get(entry["job"], ()), ""))
-                case "job.quarantined":  # its record, if there was one, was never published
-                    due.update({ref: promised[ref] for ref in members.get(entry["job"], ())})
-                case "request.retried":
-                    due[entry["ref"]] = promised[entry["ref"]]
-                case "request.cancelled":
-                    due[entry["ref"]] = ""
-                case "requests.rejected":
-                    due.update(dict.fromkeys(entry["refs"], ""))
+            found.enter(loads(data))
         except (NotCanonical, KeyError, TypeError, AttributeError) as error:
             raise VerificationError(Code.MALFORMED, "an entry of the log is garbled") from error
-    return len(due), sorted(ref for ref, day in due.items() if day and dt.date.fromisoformat(day) < today)
+    late = sorted(ref for ref, day in found.due.items() if day and dt.date.fromisoformat(day) < today)
+    return len(found.due), late
+
+
+@dataclass(frozen=True, slots=True)
+class _Promises:
+    """Accepted requests: the day that was promised, the day still open ("" once it is kept), each job's members."""
+
+    promised: dict[str, str]
+    due: dict[str, str]
+    members: dict[str, list[str]]
+
+    def enter(self, entry: dict[str, Any]) -> None:
+        match entry["kind"]:
+            case "request.accepted":
+                self.promised[entry["ref"]] = self.due[entry["ref"]] = entry["due"]
+            case "request.extended":
+                self.promised[entry["ref"]] = entry["due"]
+                self.due[entry["ref"]] = self.due[entry["ref"]] and entry["due"]
+            case "request.retried":
+                self.due[entry["ref"]] = self.promised[entry["ref"]]
+            case "job.batched":
+                self.members[entry["job"]] = entry["refs"]
+            case "job.quarantined":  # its record, if there was one, was never published
+                self.due.update({ref: self.promised[ref] for ref in self.members.get(entry["job"], ())})
+            case "job.certified":
+                self.due.update(dict.fromkeys(self.members.get(entry["job"], ()), ""))
+            case "request.cancelled":
+                self.due[entry["ref"]] = ""
+            case "requests.rejected":
+                self.due.update(dict.fromkeys(entry["refs"], ""))

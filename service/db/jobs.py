@@ -111,6 +111,12 @@ def finish(session: Session, job: Job, outcome: Outcome, reason: str | None) -> 
     add_event(session, job.id, "done", {"outcome": outcome, "reason": reason, "progress": 1.0})
 
 
+def oldest_queued_seconds(session: Session) -> float:
+    """How long the job that waits longest has waited; 0 if none does."""
+    created = session.scalar(select(func.min(Job.created_at)).where(Job.stage == Stage.QUEUED))
+    return (datetime.now(UTC) - created).total_seconds() if created else 0.0
+
+
 ABOUT_REQUESTS = ("el", "ma", "loss", "forget_loss", "before", "after")
 
 

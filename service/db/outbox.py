@@ -40,3 +40,9 @@ def record(session: Session, entry_id: UUID, *, delivered: bool, max_attempts: i
         entry.next_at = None
     else:
         entry.next_at = now + timedelta(seconds=2**entry.attempts)
+
+
+def waiting(session: Session) -> int:
+    """Callbacks that are neither made nor given up."""
+    query = select(func.count()).where(Outbox.delivered_at.is_(None), Outbox.next_at.is_not(None))
+    return session.scalar(query) or 0

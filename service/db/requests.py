@@ -234,6 +234,13 @@ def counts(session: Session) -> list[tuple[str, int]]:
     return [(status, count) for status, count in session.execute(query)]
 
 
+def next_due(session: Session) -> datetime | None:
+    """The earliest deadline of a request that has not ended."""
+    return session.scalar(
+        select(func.min(DeletionRequest.due_at)).where(DeletionRequest.status.not_in(TERMINAL_REQUESTS))
+    )
+
+
 def overdue(session: Session) -> int:
     """Requests past their deadline that are not ended."""
     query = select(func.count()).where(

@@ -178,6 +178,8 @@ class DeletionRequest(Base):
     verdict: Mapped[str | None]
     reason: Mapped[str | None]
     version: Mapped[int | None]
+    extended_at: Mapped[datetime | None]
+    extension_reason: Mapped[str | None]
 
     model: Mapped[Model] = relationship()
     records: Mapped[list["Record"]] = relationship(order_by="Record.position", passive_deletes=True)

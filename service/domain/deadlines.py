@@ -12,6 +12,11 @@ def add_month(moment: datetime) -> datetime:
     return moment.replace(year=year, month=month, day=min(moment.day, calendar.monthrange(year, month)[1]))
 
 
+def extended(due: datetime, regulation: str) -> datetime:
+    """A deadline as a controller may extend it, once and with a reason: two months (GDPR 12(3)), 45 days (CCPA)."""
+    return due + timedelta(days=CCPA_DAYS) if regulation == "ccpa" else add_month(add_month(due))
+
+
 def due_at(received_at: datetime, regulation: str) -> datetime:
     """The last moment to answer: GDPR 12(3) one month, CCPA 45 days, anything else one month."""
     return received_at + timedelta(days=CCPA_DAYS) if regulation == "ccpa" else add_month(received_at)

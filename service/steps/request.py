@@ -12,10 +12,10 @@ from service.audit.canonical import dumps
 from service.audit.receipt import RECEIPT_TYPE, receipt_payload
 from service.db import audit, jobs, requests
 from service.db.tables import DeletionRequest
-from service.domain.deadlines import due_at
+from service.domain.deadlines import due_at, extended
 from service.domain.errors import Conflict, Invalid, NotFound
 from service.domain.records import check_records
-from service.domain.states import RequestStatus
+from service.domain.states import TERMINAL_REQUESTS, RequestStatus
 from service.privacy import commitments
 from service.privacy.envelope import Envelope
 
@@ -209,6 +209,24 @@ def cancel(services: Services, request_id: UUID) -> None:
             raise Conflict(f"The request is {request.status}; only a pending one can be cancelled.")
         audit.append(session, "request.cancelled", ref=request.ref)
     services.queue.wake("deliver")
+
+
+def extend(services: Services, request_id: UUID, reason: str) -> None:
+    """Extend a deadline for the controller, who has told the person why within the first (GDPR 12(3)); once.
+
+    Raises:
+        NotFound: No such request.
+        Conflict: It has ended, was extended before, or its deadline has passed.
+    """
+    with services.db.transaction() as session:
+        request = requests.by_id(session, request_id, lock=True)
+        if request is None:
+            raise NotFound("There is no such request.")
+        if request.status in TERMINAL_REQUESTS or request.extended_at or request.due_at < datetime.now(UTC):
+            raise Conflict("Only the deadline of an open request can be extended, before it has passed, and once.")
+        request.due_at = extended(request.due_at, request.regulation)
+        request.extended_at, request.extension_reason = datetime.now(UTC), reason
+        audit.append(session, "request.extended", ref=request.ref, due=request.due_at.date().isoformat(), reason=reason)
 
 
 def retry(services: Services, request_id: UUID) -> None:

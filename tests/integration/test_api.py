@@ -358,3 +358,37 @@ def test_accepting_works_without_the_broker(api, services, model):
         probe.bind(("127.0.0.1", 0))
         services.queue = Queue(f"redis://127.0.0.1:{probe.getsockname()[1]}/0")
     assert api.post(REQUESTS, json=body()).status_code == 202
+
+
+def test_a_deadline_is_extended_once_with_a_reason_and_on_record(api, services, model):
+    """Only an open request's, before it has passed; the log has it, and metrics say how long is left."""
+    request = api.post(REQUESTS, json=body()).json()
+    path = f"{REQUESTS}/{request['id']}"
+    assert_problem(api.post(f"{path}/extend", json={"reason": SECRET}), 422, "reason")
+    assert_problem(api.post(f"{REQUESTS}/{uuid4()}/extend", json={"reason": "complexity"}), 404)
+    before = metric(api, "unlearnd_next_deadline_seconds")
+    found = api.post(f"{path}/extend", json={"reason": "complexity"}).json()
+    assert found["extension_reason"] == "complexity"
+    assert found["due_at"] > request["due_at"]
+    more = datetime.fromisoformat(found["due_at"]) - datetime.fromisoformat(request["due_at"])
+    assert timedelta(days=58) <= more <= timedelta(days=62)
+    after = metric(api, "unlearnd_next_deadline_seconds")
+    assert abs(after - before - more.total_seconds()) < 60
+    with services.db.transaction() as session:
+        last = session.scalars(select(AuditEntry.entry).order_by(AuditEntry.index.desc())).first()
+    entry = json.loads(last)
+    assert (entry["kind"], entry["ref"], entry["due"]) == ("request.extended", request["ref"], found["due_at"][:10])
+    assert_problem(api.post(f"{path}/extend", json={"reason": "complexity"}), 409)
+    late = api.post(REQUESTS, json=body(received_at=(datetime.now(UTC) - timedelta(days=90)).isoformat())).json()
+    assert_problem(api.post(f"{REQUESTS}/{late['id']}/extend", json={"reason": "complexity"}), 409)
+    assert metric(api, "unlearnd_next_deadline_seconds") < 0
+    assert metric(api, "unlearnd_requests_overdue") == 1
+    other = api.post(REQUESTS, json=body()).json()
+    api.delete(f"{REQUESTS}/{other['id']}")
+    assert_problem(api.post(f"{REQUESTS}/{other['id']}/extend", json={"reason": "complexity"}), 409)
+
+
+def metric(api, name: str) -> float:
+    """A gauge without labels."""
+    (line,) = [line for line in api.get("/metrics").text.splitlines() if line.startswith(f"{name} ")]
+    return float(line.split()[1])

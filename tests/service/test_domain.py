@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.domain.batching import Pending, seal
-from service.domain.deadlines import due_at
+from service.domain.deadlines import due_at, extended
 from service.domain.errors import IllegalTransition, Invalid
 from service.domain.records import check_records
 from service.domain.states import (
@@ -93,6 +93,18 @@ def test_bad_records_name_their_field(texts, field):
         check_records(texts, max_records=4, max_record_bytes=11)
     assert caught.value.field == field
     assert not any(text.strip() and text in caught.value.detail for text in texts if len(text) > 1)
+
+
+@pytest.mark.parametrize(
+    ("due", "regulation", "later"),
+    [
+        ("2026-01-31", "gdpr", "2026-03-28"), ("2026-11-30", "gdpr", "2027-01-30"),
+        ("2026-03-01", "ccpa", "2026-04-15"), ("2026-03-01", "other", "2026-05-01"),
+    ],
+)  # fmt: skip
+def test_extensions(due, regulation, later):
+    """Two further months under the GDPR, 45 days under the CCPA."""
+    assert extended(datetime.fromisoformat(due), regulation) == datetime.fromisoformat(later)
 
 
 def pending(records: int, *, age: float = 0, due: timedelta = timedelta(days=30), name: int = 0) -> Pending[int]:

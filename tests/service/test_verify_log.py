@@ -164,6 +164,7 @@ NO_ENDS = {
         certified("j"),
         dumps({"kind": "job.quarantined", "job": "j"}),
     ],
+    "extended to the same day": [dumps({"kind": "request.extended", "ref": "a", "due": DUE.isoformat()})],
     "tried again after its record": [batched("j", "a"), certified("j"), dumps({"kind": "request.retried", "ref": "a"})],
     "something else": [dumps({"kind": "request.purged", "ref": "a"})],
 }
@@ -183,6 +184,18 @@ def test_a_promise_is_kept_by_its_day_or_named(export, issuer, name):
         found = refused(path, issuer.trust_path, today=today)
         assert found.code == Code.INCOMPLETE
         assert found.reason == "1 accepted requests are past their deadline and in no record, the first a"
+
+
+def test_an_extended_promise_has_until_its_new_day(export, issuer):
+    """Extended, retried and given up: the later day stands; one that was kept stays kept."""
+    later = DUE + dt.timedelta(days=60)
+    extension = dumps({"kind": "request.extended", "ref": "a", "due": later.isoformat()})
+    for more in ([], [batched("j", "a"), certified("j"), dumps({"kind": "job.quarantined", "job": "j"})],
+                 [dumps({"kind": "request.retried", "ref": "a"})]):  # fmt: skip
+        path = export([accepted("a"), extension, *more])
+        verify_log(path, issuer.trust_path, today=later)
+        assert refused(path, issuer.trust_path, today=later + dt.timedelta(days=1)).code == Code.INCOMPLETE
+    verify_log(export([accepted("a"), batched("j", "a"), certified("j"), extension]), issuer.trust_path)
 
 
 def test_the_first_of_many_is_named(export, issuer):
