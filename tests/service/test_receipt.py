@@ -12,6 +12,7 @@ from service.audit.receipt import RECEIPT_TYPE, receipt_payload, verify_record
 from service.privacy.commitments import commit, new_nonce, request_commitment
 from tests.issuer import LINES, Issuer
 
+pytestmark = pytest.mark.usefixtures("no_network")
 TEXTS = [b"Maria Example, 12 Sample Street", b"Maria's second text", b"a third"]
 REF = "f" * 32
 

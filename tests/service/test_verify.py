@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,8 @@ from service.audit.verify import MODEL_SIGNATURE, PROOF, STEPS, verify
 from service.keyring import NoSuchKey
 from tests.issuer import LINEAGE, LINES, POLICY, REPORT, TABLE, Issuer, payload_of
 
+pytestmark = pytest.mark.usefixtures("no_network")
+
 
 @pytest.fixture(scope="module")
 def issuer(tmp_path_factory):
@@ -32,17 +33,6 @@ def issuer(tmp_path_factory):
 def release(tmp_path, issuer):
     """A valid release folder."""
     return issuer.release(tmp_path / "release")
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    """Any attempt to open a socket or to look a name up fails."""
-
-    def refuse(*_, **__):
-        raise AssertionError("the verifier used the network")
-
-    for name in ("socket", "create_connection", "getaddrinfo"):
-        monkeypatch.setattr(socket, name, refuse)
 
 
 def refused(release: Path, trust: Path | None = None, parent: Path | None = None) -> VerificationError:
@@ -147,7 +137,7 @@ TAMPERINGS = {
         lambda r: [(r / CERTIFICATE).rename(r.parent / "c"), (r / CERTIFICATE).symlink_to(r.parent / "c")],
         Code.INCOMPLETE, CERTIFICATE,
     ),
-    "FAIL turned to PASS": (
+    "PASS turned to FAIL": (
         lambda r: rewrite(r / CERTIFICATE, lambda e: repay(e, lambda d: d.replace(b'"PASS"', b'"FAIL"'))),
         Code.BAD_SIGNATURE, "signature",
     ),
@@ -217,6 +207,23 @@ def test_a_key_that_the_issuer_has_revoked_since(release, issuer, tmp_path, role
     found = refused(release, tmp_path / "trust.json")
     assert (found.code, reason in found.reason) == (Code.UNTRUSTED_KEY, True), found.reason
     assert verify(release).own_trust
+
+
+def test_a_fail_that_was_turned_to_pass(tmp_path, issuer):
+    """The record of a failed run with its verdicts rewritten, the signature left as it was."""
+    failed = [RequestLine(line.ref, line.commitment, "FAIL", "criterion_missed") for line in LINES]
+    release = issuer.release(tmp_path / "r", requests=failed, overall="FAIL", published=False)
+    assert refused(release).code == Code.POLICY_FAILURE
+    honest = {b'"FAIL"': b'"PASS"', b'"published":false': b'"published":true', b'"criterion_missed"': b"null"}
+
+    def forge(data: bytes) -> bytes:
+        for old, new in honest.items():
+            data = data.replace(old, new)
+        return data
+
+    rewrite(release / CERTIFICATE, lambda e: repay(e, forge))
+    assert refused(release).code == Code.BAD_SIGNATURE
+    assert json.loads(payload_of(release))["predicate"]["overall"] == "PASS"
 
 
 # Whole forgeries: everything is signed, by the wrong key or over the wrong thing.

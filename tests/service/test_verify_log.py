@@ -12,6 +12,7 @@ from service.audit.opening import Code, VerificationError
 from service.audit.verify_log import verify_log
 from tests.issuer import ORIGIN, Issuer
 
+pytestmark = pytest.mark.usefixtures("no_network")
 DUE = dt.date(2026, 3, 1)
 
 
