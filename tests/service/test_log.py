@@ -1,5 +1,6 @@
 """The log's mathematics against RFC 6962's vectors, pymerkle, and everything a forger might try."""
 
+import base64
 import hashlib
 
 import pytest
@@ -12,6 +13,7 @@ from service.audit.log import (
     Checkpoint,
     LogError,
     Proof,
+    UnknownSigner,
     check_consistency,
     check_inclusion,
     consistency_proof,
@@ -158,3 +160,112 @@ def test_proof_files_round_trip_and_tell():
     for content in ("", "c2sp.org/tlog-proof@v1\nindex 0\n\n", proof.dumps().replace("index 3", "index x")):
         with pytest.raises(LogError):
             Proof.loads(content)
+
+
+def said(check, *arguments) -> str:
+    """The words of a refusal."""
+    with pytest.raises(LogError) as caught:
+        check(*arguments)
+    return str(caught.value)
+
+
+def test_every_refusal_says_which():
+    """The words are what an auditor sees: each for its own cause, at the edges of each."""
+    one, whole, proof = root(LEAVES[:1]), root(LEAVES), inclusion_proof(LEAVES, 3)
+    inclusion = [
+        ((LEAVES[0], 1, 1, [], one), "the index lies outside the tree"),
+        ((LEAVES[0], 0, 0, [], one), "the index lies outside the tree"),
+        ((LEAVES[0], -1, 8, proof, whole), "the index lies outside the tree"),
+        ((LEAVES[0], 0, 1, [one], one), "the inclusion proof is too long"),
+        ((LEAVES[3], 3, 8, [*proof, one], whole), "the inclusion proof is too long"),
+        ((LEAVES[3], 3, 8, proof[:-1], whole), "the inclusion proof is too short"),
+        ((LEAVES[3], 3, 8, [], whole), "the inclusion proof is too short"),
+        ((LEAVES[2], 3, 8, proof, whole), "the entry is not in the log at that index"),
+        ((LEAVES[3], 2, 8, proof, whole), "the entry is not in the log at that index"),
+    ]
+    for arguments, words in inclusion:
+        assert said(check_inclusion, *arguments) == words
+    check_inclusion(LEAVES[0], 0, 1, [], one)
+    half, between = root(LEAVES[:6]), consistency_proof(LEAVES, 6)
+    consistency = [
+        ((8, 6, [], whole, half), "the log has become smaller"),
+        ((0, 8, [one], root([]), whole), "the consistency proof is too long"),
+        ((8, 8, [one], whole, whole), "the consistency proof is too long"),
+        ((8, 8, [], half, whole), "EQUIVOCATION: two logs of one size with different roots"),
+        ((6, 8, [], half, whole), "the consistency proof is too short"),
+        ((4, 8, [], root(LEAVES[:4]), whole), "the consistency proof is too short"),
+        ((6, 8, between[:-1], half, whole), "the consistency proof is too short"),
+        ((6, 8, [*between, one], half, whole), "the consistency proof is too long"),
+        ((6, 8, between, one, whole), "the older log is not the beginning of the newer one"),
+        ((6, 8, between, half, one), "the older log is not the beginning of the newer one"),
+        ((4, 8, consistency_proof(LEAVES, 4), root(LEAVES[:5]), whole),
+         "the older log is not the beginning of the newer one"),
+    ]  # fmt: skip
+    for arguments, words in consistency:
+        assert said(check_consistency, *arguments) == words
+    check_consistency(0, 8, [], b"whatever", whole)
+    check_consistency(8, 8, [], whole, whole)
+    assert said(inclusion_proof, LEAVES, 8) == said(inclusion_proof, LEAVES, -1) == "no such entry"
+    for older in (9, -1):
+        assert said(consistency_proof, LEAVES, older) == "the older tree is larger"
+    assert consistency_proof(LEAVES, 0) == consistency_proof(LEAVES, 8) == []
+
+
+def test_every_note_that_is_none_says_so():
+    """Line by line: origin, size, root, the signature's line and its bytes."""
+    checkpoint = Checkpoint("example.com/log", 8, root(LEAVES))
+    note = sign_checkpoint(checkpoint, KEY)
+    body, _, signature = note.partition("\n\n")
+    origin, size, encoded = body.split("\n")
+    dash, name, sig = signature.strip().split(" ")
+    raw = base64.b64decode(sig)
+
+    def refusal(*lines: str, signed: str = signature) -> str:
+        return said(open_checkpoint, "\n".join(lines) + "\n\n" + signed, [KEY.public_key()])
+
+    for lines in (
+        (origin, size), (origin, size, encoded, "x"), ("", size, encoded), (origin, "x", encoded),
+        (origin, "-8", encoded), (origin, "08", encoded), (origin, "", encoded), (origin, "８", encoded),
+    ):  # fmt: skip
+        assert refusal(*lines) == "not a checkpoint", lines
+    assert said(open_checkpoint, body, [KEY.public_key()]) == "not a checkpoint"
+    assert refusal(origin, size, "x") == "not base64"
+    assert refusal(origin, size, encoded[:-4]) == "a hash or signature of another length"
+    assert refusal(origin, "9", encoded) == "the checkpoint's signature does not hold"
+    wrong = base64.b64encode(raw[:-1] + bytes([raw[-1] ^ 1])).decode()
+    assert refusal(*body.split("\n"), signed=f"{dash} {name} {wrong}\n") == "the checkpoint's signature does not hold"
+    short = base64.b64encode(raw[:-1]).decode()
+    assert refusal(*body.split("\n"), signed=f"{dash} {name} {short}\n") == "a hash or signature of another length"
+    other_id = base64.b64encode(bytes([raw[0] ^ 1]) + raw[1:]).decode()
+    for line in (f"{dash} {name} {other_id}\n", f"{dash} other {sig}\n", f"- {name} {sig}\n", "\n", "x\n"):
+        assert refusal(*body.split("\n"), signed=line) == "no trusted key signed the checkpoint", line
+    with pytest.raises(UnknownSigner):
+        open_checkpoint(note, [])
+    cosigned = f"{dash} witness.example/w {base64.b64encode(bytes(72)).decode()}\n{signature}"
+    assert open_checkpoint(f"{body}\n\n{cosigned}", [OTHER.public_key(), KEY.public_key()]) == checkpoint
+
+
+def test_every_proof_that_is_none_says_so():
+    """Header, entry, index, hashes, and a note behind an empty line."""
+    note = sign_checkpoint(Checkpoint("example.com/log", 8, root(LEAVES)), KEY)
+    proof = Proof(INPUTS[3], 3, inclusion_proof(LEAVES, 3), note)
+    header, extra, index, *hashes = proof.dumps().partition("\n\n")[0].split("\n")
+    assert (header, index, len(hashes)) == ("c2sp.org/tlog-proof@v1", "index 3", 3)
+    assert base64.b64decode(extra.removeprefix("extra ")) == INPUTS[3]
+
+    def refusal(*lines: str, end: str = "\n\n" + note) -> str:
+        return said(Proof.loads, "\n".join(lines) + end)
+
+    for lines in (
+        (header,), (header, extra), ("x", extra, index), (header, "x", index), (header, extra, "x"),
+        (header, extra, "index x"), (header, extra, "index -1"), (header, extra, "index "), (header, index, extra),
+        (header, extra, "at 3"),
+    ):  # fmt: skip
+        assert refusal(*lines) == "not a log proof", lines
+    assert refusal(header, extra, index, end="") == "not a log proof"
+    assert refusal(header, "extra @", index) == "not base64"
+    assert refusal(header, extra, index, "x") == "not base64"
+    assert (
+        refusal(header, extra, index, base64.b64encode(bytes(31)).decode()) == "a hash or signature of another length"
+    )
+    assert Proof.loads(f"{header}\n{extra}\n{index}\n\n{note}").path == []
