@@ -42,12 +42,12 @@ def _run(stack: Chaos, case: Case, chance: random.Random) -> list[str]:
     stack.running.client.add_model(name, *paths, policy)
     if cancelling:
         request = stack.submit(name, text)
-    first = "publish.committed" if case.point in CALLBACK else case.point
+    first = "publish.commit" if case.point in CALLBACK else case.point
     stack.arm(first)
     with ThreadPoolExecutor(1) as pool:  # the API itself may be what halts
         asked = pool.submit(stack.cancel, request["id"]) if cancelling else pool.submit(stack.submit, name, text)
         pid = stack.halted(first)
-        if first != case.point:  # callbacks: of other requests there is none, so that it is ours that halts
+        if first != case.point:  # callbacks: there is none before that commit, so that it is ours that halts
             stack.arm(case.point)
             stack.release()
             pid = stack.halted(case.point)
