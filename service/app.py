@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from service.config import Settings
+from service.connect.opendsr import Signer
 from service.db.session import Database
 from service.keyring import Keyring
 from service.log import LogKeeper
@@ -30,6 +31,11 @@ class Services:
     def keyring(self) -> Keyring:
         """The signing keys; no compute worker holds their files."""
         return Keyring(self.settings.keys_dir)
+
+    @cached_property
+    def opendsr(self) -> Signer:
+        """The key that answers and callbacks of OpenDSR are signed with."""
+        return Signer(self.settings.keys_dir, self.settings.processor_domain)
 
     @cached_property
     def log(self) -> LogKeeper:
@@ -69,3 +75,4 @@ def create_keys(settings: Settings) -> None:
     """Make the key-encryption key and the signing keys, mode 0600, unless they exist."""
     wrapper_of(settings).create()
     Keyring(settings.keys_dir).create()
+    Signer(settings.keys_dir, settings.processor_domain).create()

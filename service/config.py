@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.audit.wording import problem_in
@@ -50,5 +50,20 @@ class Settings(BaseSettings):
     database_pool: int = Field(10, description="connections a process keeps")
     custody_days: float = Field(90, description="how long after its end a request's texts are kept, unless it failed")
     callback_seconds: float = Field(10, description="how long a callback's receiver may take to answer")
+    requests_per_minute: int = Field(30_000, description="of one key, in each API process; 0: any number")
+    oauth_jwks_url: str = Field("", description="where an OAuth 2 issuer's keys are; without it only API keys count")
+    oauth_issuer: str = Field("", description="the claim iss of its access tokens")
+    oauth_audience: str = Field("unlearnd", description="the claim aud of its access tokens")
+    public_url: str = Field("", description="where the API is reached from outside, as links in answers say")
+    processor_domain: str = Field("localhost", description="OpenDSR: the domain that its certificate is issued for")
+    alert_url: str = Field("", description="told when a request fails, waits for approval, or is due soon or past")
+    alert_secret: SecretStr = Field(SecretStr(""), description="whsec_..., signs alerts (Standard Webhooks)")
+    alert_days: float = Field(5, description="how long before its deadline a request is due soon")
+    fides_url: str = Field("", description="where Fides is reached, for its callbacks")
+    transcend_url: str = Field("https://multi-tenant.sombra.transcend.io", description="the Sombra gateway")
+    transcend_api_key: SecretStr = Field(SecretStr(""), description="of Transcend; without it its webhook is off")
+    transcend_internal_key: SecretStr = Field(SecretStr(""), description="of a Sombra gateway of one's own")
+    transcend_public_key: Path = Field(Path(), description="PEM; Sombra signs its webhooks with the private one")
+    datagrail_secret: SecretStr = Field(SecretStr(""), description="of DataGrail's webhooks; without it they are off")
     callback_allow_private: bool = Field(False, description="let callbacks go to private addresses")
     log_level: str = "INFO"

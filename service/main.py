@@ -11,10 +11,26 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from service.api import errors, health, hub, jobs, keys, log, models, requests, versions
+from service.api import (
+    connect,
+    corpora,
+    errors,
+    health,
+    hub,
+    jobs,
+    keys,
+    log,
+    models,
+    opendsr,
+    requests,
+    subjects,
+    versions,
+)
 from service.api.changes import Changes
 from service.api.limits import Admission, BodyLimit
+from service.api.oauth import Tokens
 from service.api.patience import patient
+from service.api.rates import Rates
 from service.app import Services, build
 from service.schemas import Problem
 
@@ -43,19 +59,22 @@ def create_app(services: Services) -> FastAPI:
         status: {**PROBLEM, "description": text}
         for status, text in {
             401: "No valid API key", 403: "The key's scopes do not allow it", 404: "No such thing",
-            409: "Not possible in the current state", 413: "Body too large", 422: "Not valid",
-            503: "Temporarily unavailable",
+            400: "Not JSON in UTF-8", 409: "Not possible in the current state", 413: "Body too large",
+            422: "Not valid", 429: "Too many requests", 503: "Temporarily unavailable",
         }.items()
     }  # fmt: skip
     version = importlib.metadata.version("unlearnd")
     app = FastAPI(title="unlearnd", version=version, description=DESCRIPTION, lifespan=lifespan, responses=responses)
     app.state.services = services
+    app.state.tokens, app.state.rates = Tokens(services), Rates(services.settings.requests_per_minute)
     limit = services.settings.max_body_bytes
     app.add_middleware(Admission, max_requests=services.settings.max_requests, max_buffered=BODIES_AT_ONCE * limit)
     app.add_middleware(BodyLimit, max_bytes=limit)  # the last one is the outermost
     errors.install(app)
-    for part in (models, requests, jobs, versions, hub, log, keys, health):
+    for part in (models, corpora, requests, subjects, jobs, versions, hub, connect, log, keys, health):
         app.include_router(part.router)
+    for router in (opendsr.router_of("opendsr"), opendsr.router_of("opengdpr"), opendsr.certificates):
+        app.include_router(router)
     return app
 
 

@@ -18,6 +18,7 @@ ROUND_SECONDS = 0.05  # what is said more often is said once
 CONTROL, COMPUTE = "control", "gpu"
 ROUTES = {
     "batch": CONTROL, "certify": CONTROL, "publish": CONTROL, "deliver": CONTROL, "sweep": CONTROL, "collect": CONTROL,
+    "index": CONTROL, "resolve": CONTROL,
     "unlearn": COMPUTE,
 }  # fmt: skip
 

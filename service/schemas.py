@@ -1,7 +1,7 @@
 """What goes over HTTP, in both directions."""
 
 from datetime import datetime
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar, get_args
 from uuid import UUID
 
 from pydantic import (
@@ -12,9 +12,17 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
+IdentityType = Literal[
+    "controller_customer_id", "email", "phone", "android_advertising_id", "android_id", "fire_advertising_id",
+    "ios_advertising_id", "ios_vendor_id", "microsoft_advertising_id", "microsoft_publisher_id", "roku_publisher_id",
+    "roku_advertising_id",
+]  # fmt: skip
+IDENTITY_TYPES = get_args(IdentityType)
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Item = TypeVar("Item")
 
@@ -55,6 +63,7 @@ class Policy(In):
     preset: Literal["paper"] | None = Field(None, description="other defaults for some fields")
     max_batch_records: int = Field(32, ge=1, le=10_000)
     max_wait_seconds: float | None = Field(None, ge=0, description="default: the service's setting")
+    approvals: int = Field(0, ge=0, le=2, description="keys that must approve a request before it is batched")
     rank: int = Field(16, ge=1, le=512)
     alpha: float | None = Field(None, gt=0, description="default: 2 x rank")
     learning_rate: float = Field(2e-4, gt=0, le=1)
@@ -141,8 +150,31 @@ class ResubmissionIn(In):
     )
 
 
+class IdentityIn(In):
+    """Something that a person is known by, as OpenDSR names it; hashed: of the value in lower case, phones as E.164."""
+
+    type: IdentityType
+    format: Literal["raw", "sha1", "md5", "sha256"] = "raw"
+    value: Text = Field(min_length=1, max_length=500)
+
+
+class SubjectIn(In):
+    """The person, to be looked up in the model's corpora; stored sealed."""
+
+    identities: list[IdentityIn] = Field([], max_length=50)
+    names: list[Annotated[Text, Field(min_length=1, max_length=200)]] = Field(
+        [], max_length=10, description="what a name alone finds waits for approval"
+    )
+
+    @model_validator(mode="after")
+    def _names_somebody(self) -> "SubjectIn":
+        if not self.identities and not self.names:
+            raise ValueError("an identity or a name is needed")
+        return self
+
+
 class RequestIn(In):
-    """A deletion request."""
+    """A deletion request: texts, or a person to be looked up, or both."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -155,7 +187,8 @@ class RequestIn(In):
         }
     )  # fmt: skip
     model: Text = Field(min_length=1, max_length=63)
-    records: list[RecordIn] = Field(min_length=1, description="texts to unlearn")
+    subject: SubjectIn | None = Field(None, description="whose texts to find and unlearn; see docs/subjects.md")
+    records: list[RecordIn] = Field([], validate_default=True, description="texts to unlearn")
     subject_ref: Text | None = Field(None, max_length=500, description="your own reference; stored sealed")
     regulation: Literal["gdpr", "ccpa", "other"] = "gdpr"
     received_at: AwareDatetime | None = Field(None, description="when the controller received it; default now")
@@ -163,6 +196,20 @@ class RequestIn(In):
     resubmits: ResubmissionIn | None = Field(
         None, description="the records are those of an earlier request, whose texts may be purged; its record says so"
     )
+
+    @field_validator("records")
+    @classmethod
+    def _asks_for_something(cls, records: list[RecordIn], info: ValidationInfo) -> list[RecordIn]:
+        if not records and info.data.get("subject", ...) is None:
+            raise ValueError("records are needed, or a subject")
+        return records
+
+    @field_validator("resubmits")
+    @classmethod
+    def _is_of_texts(cls, resubmits: ResubmissionIn | None, info: ValidationInfo) -> ResubmissionIn | None:
+        if resubmits is not None and info.data.get("subject") is not None:
+            raise ValueError("for records alone, without a subject")
+        return resubmits
 
 
 class RecordOpening(BaseModel):
@@ -179,6 +226,13 @@ class Receipt(BaseModel):
     commitment: str
     records: list[RecordOpening]
     signed: dict[str, Any] = Field(description="the same and the deadline, as a signed DSSE envelope")
+
+
+class Searched(BaseModel):
+    """A corpus in which a subject was looked up."""
+
+    corpus: str
+    records: int
 
 
 class RequestOut(BaseModel):
@@ -199,12 +253,75 @@ class RequestOut(BaseModel):
     accepted_at: datetime
     finished_at: datetime | None
     extension_reason: str | None
+    waits_for: Literal["resolve", "approval"] | None = Field(description="why a pending request is not batched")
+    results_count: int | None = Field(description="records that were found by the subject")
+    searched: list[Searched] | None = Field(description="where the subject was looked up, until purged")
 
 
 class ExtensionIn(In):
     """Why a deadline is extended."""
 
     reason: Literal["complexity", "number_of_requests", "reasonably_necessary"]
+
+
+class ApprovalIn(In):
+    """What of its matches a request is approved with."""
+
+    matches: list[int] | None = Field(None, max_length=10_000, description="`match` numbers; default: all of them")
+
+
+class RefusalIn(In):
+    """Why a request is refused."""
+
+    reason: Literal["not_the_subject", "identity_not_proven", "not_covered", "other"]
+
+
+class MatchOut(BaseModel):
+    """Something that a request would unlearn."""
+
+    match: int | None = Field(description="null: submitted as a text")
+    kind: Literal["identifier", "near_copy", "name", "submitted"]
+    text: str = Field(description="its beginning")
+
+
+class Preview(BaseModel):
+    """What a request would match."""
+
+    model: str
+    counts: dict[str, int] = Field(description="by what records are found: identifier, near_copy, name")
+    searched: list[Searched]
+    needs_approval: bool
+    due_at: datetime = Field(description="if it were submitted now")
+    batch: str = Field(description="when a job would begin with it")
+    matches: list[MatchOut] | None = Field(description="for keys with the scope approve alone")
+
+
+class CorpusIn(In):
+    """Register training data of a model, to look people up in; it stays where it is."""
+
+    name: Name
+    path: Text = Field(min_length=1, max_length=4096, description="a file or folder on the server, absolute")
+    form: Literal["jsonl", "csv", "parquet", "lines", "folder"] | None = Field(None, description="default: by the path")
+    text_column: Text = Field("text", min_length=1, max_length=200)
+    columns: dict[Annotated[Text, Field(max_length=200)], IdentityType] = Field(
+        {}, max_length=50, description="columns that hold identifiers, and of which type"
+    )
+    phone_region: Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")] | None = Field(
+        None, description="country of telephone numbers without a prefix"
+    )
+
+
+class CorpusOut(BaseModel):
+    """A corpus, and how far it is indexed."""
+
+    name: str
+    form: str
+    state: Literal["indexing", "ready", "failed"]
+    reason: str | None
+    records: int
+    progress: float
+    created_at: datetime
+    indexed_at: datetime | None
 
 
 class RequestAccepted(RequestOut):
@@ -282,7 +399,7 @@ class KeyIn(In):
     """Make an API key."""
 
     name: Text = Field(min_length=1, max_length=100)
-    scopes: list[Literal["submit", "read", "download", "audit", "admin"]] = Field(min_length=1)
+    scopes: list[Literal["submit", "read", "download", "audit", "approve", "admin"]] = Field(min_length=1)
 
 
 class KeyOut(BaseModel):

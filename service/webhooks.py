@@ -10,10 +10,10 @@ import base64
 import hashlib
 import hmac
 import ipaddress
-import json
 import socket
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -46,10 +46,19 @@ def headers_of(secret: str, message_id: UUID, at: datetime, body: bytes) -> dict
     }  # fmt: skip
 
 
-def post(
-    url: str, message: dict[str, Any], *, message_id: UUID, secret: str, seconds: float, allow_private: bool
-) -> int:
-    """POST a signed message within so many seconds in all; the receiver's HTTP status. What else it says is not read.
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call to make; `trusted` if its URL is an operator's, which may be inside."""
+
+    method: str
+    url: str
+    headers: dict[str, str]
+    body: bytes
+    trusted: bool = False
+
+
+def send(call: Call, *, seconds: float, allow_private: bool) -> int:
+    """Make a call within so many seconds in all; the receiver's HTTP status. What else it says is not read.
 
     Redirects are not followed.
 
@@ -59,19 +68,17 @@ def post(
         httpcore.NetworkError, httpcore.ProtocolError, OSError: It cannot be reached.
         ValueError: Not an HTTP URL.
     """
-    parts = urlsplit(url)
+    parts = urlsplit(call.url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("not an HTTP URL")
-    body = json.dumps(message).encode()
-    headers = headers_of(secret, message_id, datetime.now(UTC), body)
-    return asyncio.run(_status(url, headers, body, seconds, allow_private=allow_private))
+    return asyncio.run(_status(call, seconds, allow_private=allow_private or call.trusted))
 
 
-async def _status(url: str, headers: dict[str, str], body: bytes, seconds: float, *, allow_private: bool) -> int:
+async def _status(call: Call, seconds: float, *, allow_private: bool) -> int:
     async with (
         asyncio.timeout(seconds),
         httpcore.AsyncConnectionPool(network_backend=Outside(allow_private=allow_private)) as pool,
-        pool.stream("POST", url, headers=list(headers.items()), content=body) as answer,
+        pool.stream(call.method, call.url, headers=list(call.headers.items()), content=call.body) as answer,
     ):
         return int(answer.status)
 

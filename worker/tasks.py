@@ -11,9 +11,11 @@ from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES, Stage
 from service.steps import batch as batch_step
 from service.steps import certify as certify_step
 from service.steps import deliver as deliver_step
+from service.steps import index as index_step
 from service.steps import lease as leases
 from service.steps import publish as publish_step
 from service.steps import purge as purge_step
+from service.steps import resolve as resolve_step
 from service.steps import restore as restore_step
 from service.steps import sweep as sweep_step
 from worker.app import app, services, stopping
@@ -80,6 +82,18 @@ def _stage(parts: Services, job_id: UUID) -> Stage:
 def deliver() -> None:
     """Make the callbacks that are due."""
     deliver_step.deliver(services(), go_on=lambda: not stopping.is_set())
+
+
+@app.task(name="index")  # type: ignore[untyped-decorator]
+def index(corpus_id: str) -> None:
+    """Index a corpus, from where it stands."""
+    index_step.index(services(), UUID(corpus_id), go_on=lambda: not stopping.is_set())
+
+
+@app.task(name="resolve")  # type: ignore[untyped-decorator]
+def resolve(request_id: str) -> None:
+    """Find the records that a request is about."""
+    resolve_step.resolve(services(), UUID(request_id))
 
 
 @app.task(name="sweep")  # type: ignore[untyped-decorator]

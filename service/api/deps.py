@@ -14,7 +14,7 @@ from service.db import keys
 from service.db.keys import Caller
 from service.domain.errors import Forbidden, Unauthenticated
 
-bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: Bearer unl_...`")
+bearer = HTTPBearer(auto_error=False, description="An API key, or an OAuth 2 access token")
 
 
 async def services_of(request: Request) -> Services:
@@ -33,18 +33,24 @@ async def caller(
 
     Raises:
         Unauthenticated: No key, an unknown one or a revoked one.
+        TooMany: The key made more requests than it may.
     """
     if credentials is None:
         raise Unauthenticated("Send an API key: Authorization: Bearer KEY.")
     changes: Changes = request.app.state.changes
-    key_hash = keys.hash_key(credentials.credentials)
-    if (known := changes.caller(key_hash)) is not None:
-        return known
-    asked = time.monotonic()
-    found = await run_in_threadpool(_find, parts, key_hash)
+    token, tokens = credentials.credentials, request.app.state.tokens
+    key_hash = keys.hash_key(token)
+    found = changes.caller(key_hash)
     if found is None:
-        raise Unauthenticated("The API key is unknown or revoked.")
-    changes.remember(key_hash, found, asked)
+        asked = time.monotonic()
+        if tokens.concerns(token):
+            found = await run_in_threadpool(tokens.caller, token)
+        else:
+            found = await run_in_threadpool(_find, parts, key_hash)
+        if found is None:
+            raise Unauthenticated("The API key is unknown or revoked.")
+        changes.remember(key_hash, found, asked)
+    request.app.state.rates.count(str(found.id), request.url.path)
     return found
 
 
@@ -70,4 +76,5 @@ Downloader = Annotated[Caller, Depends(with_scope("download"))]
 VersionReader = Annotated[Caller, Depends(with_scope("read", "download", "submit"))]
 Auditor = Annotated[Caller, Depends(with_scope("audit", "read", "download", "submit"))]
 DownloadAuditor = Annotated[Caller, Depends(with_scope("audit"))]
+Approver = Annotated[Caller, Depends(with_scope("approve"))]
 Admin = Annotated[Caller, Depends(with_scope("admin"))]

@@ -55,6 +55,7 @@ class Collector:
             by_status, by_stage = requests.counts(session), jobs.counts(session)
             late, next_due = requests.overdue(session), requests.next_due(session)
             undelivered, oldest = outbox.waiting(session), jobs.oldest_queued_seconds(session)
+            held = requests.held(session)
         family = GaugeMetricFamily("unlearnd_requests", "Deletion requests by status", labels=["status"])
         for status, count in by_status:
             family.add_metric([status], count)
@@ -64,6 +65,7 @@ class Collector:
             family.add_metric([stage], count)
         yield family
         yield GaugeMetricFamily("unlearnd_requests_overdue", "Requests past their deadline and not ended", late)
+        yield GaugeMetricFamily("unlearnd_requests_awaiting_approval", "Requests that somebody has to approve", held)
         if next_due is not None:
             left = (next_due - datetime.now(UTC)).total_seconds()
             yield GaugeMetricFamily(

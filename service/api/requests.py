@@ -9,6 +9,7 @@ from pydantic import AwareDatetime
 
 from service.api.deps import Admin, Parts, Reader, Submitter
 from service.api.paging import Cursor, Limit
+from service.connect.calls import Target
 from service.db import requests as queries
 from service.db.tables import DeletionRequest
 from service.domain.errors import NotFound
@@ -31,6 +32,8 @@ def shown(request: DeletionRequest, model: str) -> RequestOut:
         version=request.version, reason=request.reason, regulation=request.regulation,
         records=request.records_count, ref=request.ref, received_at=request.received_at, due_at=request.due_at,
         accepted_at=request.accepted_at, finished_at=request.finished_at, extension_reason=request.extension_reason,
+        waits_for=request.hold if request.status == RequestStatus.PENDING else None,
+        results_count=request.results_count, searched=(request.resolution or {}).get("searched"),
     )  # fmt: skip
 
 
@@ -42,9 +45,10 @@ def submit(body: RequestIn, parts: Parts, key: Submitter, idempotency_key: Idemp
     """
     submission = step.Submission(
         body.model, [r.text for r in body.records], body.subject_ref, body.regulation, body.received_at,
-        str(body.callback_url) if body.callback_url else None,
+        [Target(str(body.callback_url))] if body.callback_url else (),
         step.Resubmission(body.resubmits.ref, [bytes.fromhex(n) for n in body.resubmits.nonces])
         if body.resubmits else None,
+        body.subject.model_dump() if body.subject else None,
     )  # fmt: skip
     accepted = step.accept(parts, submission, key.id, idempotency_key)
     openings = [

@@ -153,7 +153,7 @@ class _Promises:
                 self.due.update({ref: self.promised[ref] for ref in self.members.get(entry["job"], ())})
             case "job.certified":
                 self.due.update(dict.fromkeys(self.members.get(entry["job"], ()), ""))
-            case "request.cancelled":
+            case "request.cancelled" | "request.nothing_found":
                 self.due[entry["ref"]] = ""
             case "requests.rejected":
                 self.due.update(dict.fromkeys(entry["refs"], ""))

@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from service.db.tables import ApiKey
 
 CHANNEL = "unlearnd_keys"
-SCOPES = ("submit", "read", "download", "audit", "admin")
+SCOPES = ("submit", "read", "download", "audit", "approve", "admin")
 
 
 def create(session: Session, name: str, scopes: list[str], *, key: str | None = None) -> tuple[ApiKey, str]:
@@ -35,6 +36,17 @@ class Caller:
 
     id: UUID
     scopes: list[str]
+
+
+def external(session: Session, name: str, scopes: list[str]) -> Caller | None:
+    """Somebody who proves who they are without a secret of ours, with these scopes; None if that was revoked.
+
+    The hash is of what no Authorization header can hold.
+    """
+    key_hash = hash_key(f"\0{name}")
+    session.execute(insert(ApiKey).values(name=name, scopes=scopes, key_hash=key_hash).on_conflict_do_nothing())
+    found = find(session, key_hash)
+    return Caller(found.id, scopes) if found else None
 
 
 def find(session: Session, key_hash: bytes) -> Caller | None:

@@ -1,5 +1,6 @@
 """Callbacks still to be made."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -9,7 +10,17 @@ from sqlalchemy.orm import Session
 from service.db.tables import Outbox
 
 
-def take_due(session: Session, held: timedelta) -> tuple[UUID, UUID, str] | None:
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Something to be told: of which request, what it had come to, and to which of its targets."""
+
+    id: UUID
+    request_id: UUID
+    status: str
+    target: int
+
+
+def take_due(session: Session, held: timedelta) -> Due | None:
     """The entry that is due longest, put off by `held` so that no one else makes it meanwhile."""
     due = (
         select(Outbox.id)
@@ -22,9 +33,9 @@ def take_due(session: Session, held: timedelta) -> tuple[UUID, UUID, str] | None
         update(Outbox)
         .where(Outbox.id == due.scalar_subquery())
         .values(next_at=func.now() + held)
-        .returning(Outbox.id, Outbox.request_id, Outbox.status)
+        .returning(Outbox.id, Outbox.request_id, Outbox.status, Outbox.target)
     ).first()
-    return (row.id, row.request_id, row.status) if row else None
+    return Due(*row) if row else None
 
 
 def record(session: Session, entry_id: UUID, *, delivered: bool, max_attempts: int) -> None:

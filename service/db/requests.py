@@ -3,47 +3,54 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from sqlalchemy import ARRAY, Uuid, any_, delete, func, literal, select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, joinedload, selectinload
 from sqlalchemy.sql.selectable import ForUpdateArg
 
 from service.db.paging import Page, page
 from service.db.session import Database
-from service.db.tables import DeletionRequest, Job, Model, Outbox, Record
+from service.db.tables import Approval, DeletionRequest, Job, Model, Outbox, Record
 from service.domain.batching import Pending
-from service.domain.states import TERMINAL_REQUESTS, TERMINAL_STAGES, RequestStatus, check_request
+from service.domain.states import TERMINAL_REQUESTS, TERMINAL_STAGES, Hold, RequestStatus, check_request
+from service.domain.telling import is_news
 
+ALERT = -1  # the target of what goes to the operator
+AT_ONCE = 500
 ADD = """
-WITH model AS (SELECT id FROM models WHERE name = %(model)s),
+WITH model AS (SELECT id, policy FROM models WHERE name = %(model)s),
 request AS (
     INSERT INTO deletion_requests (id, model_id, api_key_id, regulation, received_at, due_at, accepted_at,
-        records_count, ref, commitment, supplements, wrapped_key, subject_ref, callback_url, idempotency_hash,
-        body_hash)
+        records_count, ref, commitment, supplements, wrapped_key, subject_ref, callback_url, callbacks, dialect,
+        subject_request_id, subject, hold, idempotency_hash, body_hash)
     SELECT %(id)s, model.id, %(api_key_id)s, %(regulation)s, %(received_at)s, %(due_at)s, %(accepted_at)s,
         %(records_count)s, %(ref)s, %(commitment)s, %(supplements)s, %(wrapped_key)s, %(subject_ref)s,
-        %(callback_url)s, %(idempotency_hash)s, %(body_hash)s
+        %(callback_url)s, %(callbacks)s, %(dialect)s, %(subject_request_id)s, %(subject)s,
+        CASE WHEN %(subject)s::bytea IS NOT NULL THEN 'resolve'
+             WHEN coalesce((model.policy ->> 'approvals')::int, 0) > 0 THEN 'approval' END,
+        %(idempotency_hash)s, %(body_hash)s
     FROM model
-    ON CONFLICT (api_key_id, idempotency_hash) DO NOTHING
-    RETURNING id, model_id
+    ON CONFLICT DO NOTHING
+    RETURNING id, model_id, hold
 ),
 kept AS (
     INSERT INTO records (request_id, position, sealed)
     SELECT request.id, sealed.position - 1, sealed.record
     FROM request, unnest(%(records)s::bytea[]) WITH ORDINALITY AS sealed (record, position)
 )
-SELECT model_id, audit_append(%(entry)s) FROM request
+SELECT model_id, hold, audit_append(%(entry)s) FROM request
 """  # one statement: the log's lock is held for a flush, and not while this process thinks
 
 
-def add(db: Database, values: dict[str, Any], records: list[bytes], entry: bytes) -> UUID | None:
-    """Store a new request, its sealed records and its entry in the log; returns its model's id.
+def add(db: Database, values: dict[str, Any], records: list[bytes], entry: bytes) -> tuple[UUID, str | None] | None:
+    """Store a new request, its sealed records and its entry in the log; returns its model's id, and what it waits for.
 
     None: there is no such model, or this API key used this Idempotency-Key before; nothing was stored.
     """
     row = db.statement(ADD, {**values, "records": records, "entry": entry}, "accept")
-    return row[0] if row else None
+    return (row[0], row[1]) if row else None
 
 
 def by_id(session: Session, request_id: UUID, *, lock: bool = False) -> DeletionRequest | None:
@@ -58,6 +65,12 @@ def by_ref(session: Session, ref: str) -> DeletionRequest | None:
     return session.scalar(
         select(DeletionRequest).options(joinedload(DeletionRequest.model)).where(DeletionRequest.ref == ref)
     )
+
+
+def by_subject_request(session: Session, subject_request_id: UUID) -> DeletionRequest | None:
+    """The request that OpenDSR knows by that id, with its model."""
+    query = select(DeletionRequest).options(joinedload(DeletionRequest.model), selectinload(DeletionRequest.records))
+    return session.scalar(query.where(DeletionRequest.subject_request_id == subject_request_id))
 
 
 def by_idempotency(session: Session, api_key_id: UUID, key_hash: bytes) -> DeletionRequest | None:
@@ -93,7 +106,8 @@ def pending_models(session: Session) -> list[UUID]:
     """Models with pending requests and no job under way."""
     busy = select(Job.id).where(Job.model_id == Model.id, Job.stage.not_in(TERMINAL_STAGES)).exists()
     r = DeletionRequest
-    first = select(r.id).where(r.model_id == Model.id, r.status == RequestStatus.PENDING).order_by(r.due_at).limit(1)
+    first = select(r.id).where(r.model_id == Model.id, r.status == RequestStatus.PENDING, r.hold.is_(None))
+    first = first.order_by(r.due_at).limit(1)
     return list(session.scalars(select(Model.id).where(first.scalar_subquery().is_not(None), ~busy)))
 
 
@@ -102,14 +116,48 @@ def pending(session: Session, model_id: UUID, limit: int) -> list[Pending[UUID]]
     r = DeletionRequest
     query = select(r.id, r.records_count, r.accepted_at, r.due_at).where(r.model_id == model_id)
     query = query.where(r.wrapped_key.is_not(None))
-    query = query.where(r.status == RequestStatus.PENDING).order_by(r.due_at, r.seq).limit(limit)
+    query = query.where(r.status == RequestStatus.PENDING, r.hold.is_(None)).order_by(r.due_at, r.seq).limit(limit)
     return [Pending(*row) for row in session.execute(query)]
 
 
 def lock_pending(session: Session, ids: Sequence[UUID]) -> list[DeletionRequest]:
     """Those of these requests that are pending still, locked; those another transaction holds are left out."""
-    query = select(DeletionRequest).where(DeletionRequest.id.in_(ids), DeletionRequest.status == RequestStatus.PENDING)
-    return list(session.scalars(query.order_by(DeletionRequest.due_at).with_for_update(skip_locked=True)))
+    r = DeletionRequest
+    query = select(r).where(r.id.in_(ids), r.status == RequestStatus.PENDING, r.hold.is_(None))
+    return list(session.scalars(query.order_by(r.due_at).with_for_update(skip_locked=True)))
+
+
+def to_resolve(session: Session, limit: int) -> list[UUID]:
+    """Pending requests whose records are still to be found, by their deadlines."""
+    r = DeletionRequest
+    query = select(r.id).where(r.hold == Hold.RESOLVE, r.status == RequestStatus.PENDING)
+    return list(session.scalars(query.order_by(r.due_at).limit(limit)))
+
+
+def held(session: Session) -> int:
+    """Requests that wait for somebody's approval."""
+    r = DeletionRequest
+    query = select(func.count()).where(r.hold == Hold.APPROVAL, r.status == RequestStatus.PENDING)
+    return session.scalar(query) or 0
+
+
+def add_records(session: Session, request_id: UUID, first: int, sealed: Sequence[bytes]) -> None:
+    """Sealed records of a request, from position `first` on."""
+    session.add_all(Record(request_id=request_id, position=first + i, sealed=s) for i, s in enumerate(sealed))
+
+
+def add_approval(session: Session, request_id: UUID, api_key_id: UUID) -> int | None:
+    """Enter an approval; how many there are now, or None if this key gave its own before."""
+    values = {"request_id": request_id, "api_key_id": api_key_id}
+    added = insert(Approval).values(**values).on_conflict_do_nothing().returning(Approval.api_key_id)
+    if session.execute(added).first() is None:
+        return None
+    return session.scalar(select(func.count()).where(Approval.request_id == request_id)) or 0
+
+
+def forget_approvals(session: Session, request_id: UUID) -> None:
+    """Whoever approved a request before has approved something else."""
+    session.execute(delete(Approval).where(Approval.request_id == request_id))
 
 
 def of_job(session: Session, job_id: UUID, *, with_records: bool = False, lock: bool = False) -> list[DeletionRequest]:
@@ -129,7 +177,7 @@ def in_custody(session: Session, model_id: UUID) -> list[DeletionRequest]:
             select(DeletionRequest)
             .options(selectinload(DeletionRequest.records))
             .where(DeletionRequest.model_id == model_id, DeletionRequest.status == RequestStatus.COMPLETED)
-            .where(DeletionRequest.wrapped_key.is_not(None))
+            .where(DeletionRequest.wrapped_key.is_not(None), DeletionRequest.version.is_not(None))
             .order_by(DeletionRequest.seq)
         )
     )
@@ -141,13 +189,15 @@ def move(session: Session, requests: Sequence[DeletionRequest], target: RequestS
         if request.status == target:
             continue
         check_request(request.status, target)
-        request.status = target
+        before, request.status = request.status, target
         for name, value in values.items():
             setattr(request, name, value)
         if target in TERMINAL_REQUESTS:
             request.finished_at = datetime.now(UTC)
-            if request.callback_url is not None:
-                session.add(Outbox(request_id=request.id, status=target))
+        if target in (RequestStatus.FAILED, RequestStatus.REJECTED):
+            alert(session, request.id, target)
+        if is_news(request.dialect, before, target):
+            _tell(session, request.id, request.callbacks, target)
 
 
 def cancel(session: Session, request_id: UUID) -> bool:
@@ -156,11 +206,30 @@ def cancel(session: Session, request_id: UUID) -> bool:
         update(DeletionRequest)
         .where(DeletionRequest.id == request_id, DeletionRequest.status == RequestStatus.PENDING)
         .values(status=RequestStatus.CANCELLED, finished_at=func.now())
-        .returning(DeletionRequest.id, DeletionRequest.callback_url)
+        .returning(DeletionRequest.id, DeletionRequest.callbacks)
     ).first()
-    if found and found.callback_url is not None:
-        session.add(Outbox(request_id=request_id, status=RequestStatus.CANCELLED))
+    if found:
+        _tell(session, request_id, found.callbacks, RequestStatus.CANCELLED)
     return found is not None
+
+
+def _tell(session: Session, request_id: UUID, callbacks: int, status: str) -> None:
+    session.add_all(Outbox(request_id=request_id, status=status, target=i) for i in range(callbacks))
+
+
+def alert(session: Session, request_id: UUID, status: str) -> None:
+    """Tell the operator, once, that a request came to this."""
+    values = {"id": uuid4(), "request_id": request_id, "status": status, "target": ALERT}
+    session.execute(insert(Outbox).values(**values).on_conflict_do_nothing())
+
+
+def alert_due(session: Session, before: datetime, status: str) -> None:
+    """Tell the operator, once each, of every request that has not ended and is due before then."""
+    r = DeletionRequest
+    told = select(Outbox.id).where(Outbox.request_id == r.id, Outbox.target < 0, Outbox.status == status)
+    due = select(r.id).where(r.due_at < before, r.status.not_in(TERMINAL_REQUESTS), ~told.exists())
+    for request_id in session.scalars(due.order_by(r.due_at).limit(AT_ONCE)):
+        alert(session, request_id, status)
 
 
 def purgeable(session: Session, window: timedelta, limit: int) -> list[UUID]:
@@ -194,7 +263,7 @@ def purge(session: Session, request_id: UUID) -> str | None:
     return session.scalar(
         update(r)
         .where(r.id == request_id, r.wrapped_key.is_not(None))
-        .values(wrapped_key=None, subject_ref=None, callback_url=None, body_hash=b"")
+        .values(wrapped_key=None, subject_ref=None, callback_url=None, subject=None, resolution=None, body_hash=b"")
         .returning(r.ref)
     )
 
@@ -224,8 +293,7 @@ def adopt(session: Session, model_id: UUID, job_id: UUID, version: int, lines: l
         found.status = RequestStatus.COMPLETED if trained else RequestStatus.NOT_MEMORISED
         found.job_id, found.verdict, found.finished_at = job_id, line["verdict"], datetime.now(UTC)
         found.version, found.reason = (version, None) if trained else (None, "already_passes")
-        if found.callback_url is not None:
-            session.add(Outbox(request_id=found.id, status=found.status))
+        _tell(session, found.id, found.callbacks, found.status)
 
 
 def counts(session: Session) -> list[tuple[str, int]]:

@@ -21,7 +21,7 @@ from sqlalchemy import (
     func,
     text,
 )  # fmt: skip
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 NAMES = {
@@ -31,7 +31,8 @@ NAMES = {
     "ck": "ck_%(table_name)s_%(constraint_name)s",
     "pk": "pk_%(table_name)s",
 }
-PENDING = "status = 'pending'"
+PENDING = "status = 'pending' AND hold IS NULL"
+HELD = "hold IS NOT NULL"
 OPEN_REQUEST = "status NOT IN ('completed', 'not_memorised', 'cancelled', 'rejected', 'failed')"
 ACTIVE_JOB = "stage NOT IN ('done', 'quarantined')"
 
@@ -45,6 +46,8 @@ class Base(DeclarativeBase):
         dict[str, Any]: JSONB,
         list[Any]: JSONB,
         list[str]: ARRAY(Text),
+        list[int]: ARRAY(BigInteger),
+        dict[str, str]: JSONB,
         str: Text,
         bytes: LargeBinary,
     }
@@ -152,7 +155,8 @@ class DeletionRequest(Base):
         Index("ix_deletion_requests_model_seq", "model_id", "seq"),
         Index("ix_deletion_requests_status_seq", "status", "seq"),
         Index("ix_deletion_requests_due_at", "due_at"),
-        CheckConstraint("records_count > 0", name="has_records"),
+        Index("ix_deletion_requests_held", "hold", "due_at", postgresql_where=text(HELD)),
+        CheckConstraint("records_count >= 0", name="counts_records"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
@@ -172,7 +176,14 @@ class DeletionRequest(Base):
     supplements: Mapped[str | None] = mapped_column(comment="ref of a request whose texts were submitted again")
     wrapped_key: Mapped[bytes | None] = mapped_column(comment="data key, wrapped; purge destroys it")
     subject_ref: Mapped[bytes | None] = mapped_column(comment="sealed")
-    callback_url: Mapped[bytes | None] = mapped_column(comment="sealed")
+    callback_url: Mapped[bytes | None] = mapped_column(comment="sealed; one, or JSON of several with their tokens")
+    callbacks: Mapped[int] = mapped_column(server_default="0", comment="how many they are")
+    dialect: Mapped[str | None] = mapped_column(comment="in which they are told")
+    subject_request_id: Mapped[UUID | None] = mapped_column(unique=True, comment="OpenDSR's name of the request")
+    subject: Mapped[bytes | None] = mapped_column(comment="sealed: identities and names, behind their nonce")
+    hold: Mapped[str | None] = mapped_column(comment="why it may not be batched: resolve, approval")
+    resolution: Mapped[dict[str, Any] | None] = mapped_column(comment="numbers of index records, where was searched")
+    results_count: Mapped[int | None] = mapped_column(comment="records that were found by the subject")
     idempotency_hash: Mapped[bytes | None] = mapped_column(comment="keyed hash of the Idempotency-Key")
     body_hash: Mapped[bytes] = mapped_column(comment="keyed hash of the body")
     verdict: Mapped[str | None]
@@ -193,6 +204,62 @@ class Record(Base):
     request_id: Mapped[UUID] = mapped_column(ForeignKey("deletion_requests.id", ondelete="CASCADE"), primary_key=True)
     position: Mapped[int] = mapped_column(primary_key=True)
     sealed: Mapped[bytes]
+
+
+class Approval(Base):
+    """That an API key approved a request as it was then."""
+
+    __tablename__ = "approvals"
+
+    request_id: Mapped[UUID] = mapped_column(ForeignKey("deletion_requests.id"), primary_key=True)
+    api_key_id: Mapped[UUID] = mapped_column(ForeignKey("api_keys.id"), primary_key=True)
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Corpus(Base):
+    """Training data of a model, where its owner keeps it; indexed up to `cursor`."""
+
+    __tablename__ = "corpora"
+    __table_args__ = (UniqueConstraint("model_id", "name"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    model_id: Mapped[UUID] = mapped_column(ForeignKey("models.id"))
+    name: Mapped[str]
+    path: Mapped[str]
+    form: Mapped[str] = mapped_column(comment="jsonl, csv, parquet, lines, folder")
+    text_column: Mapped[str]
+    columns: Mapped[dict[str, str]] = mapped_column(comment="column -> identity type")
+    phone_region: Mapped[str | None]
+    state: Mapped[str] = mapped_column(server_default="indexing")
+    reason: Mapped[str | None]
+    cursor: Mapped[dict[str, Any] | None] = mapped_column(comment="place of the last record that is indexed")
+    records: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    done: Mapped[int] = mapped_column(BigInteger, server_default="0", comment="of size")
+    size: Mapped[int] = mapped_column(BigInteger, comment="bytes; rows of a Parquet file")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    indexed_at: Mapped[datetime | None]
+
+
+class CorpusRecord(Base):
+    """A record's place and what it is found by: keyed hashes, nothing that could be read."""
+
+    __tablename__ = "corpus_records"
+    __table_args__ = (
+        UniqueConstraint("corpus_id", "file", "start"),
+        Index("ix_corpus_records_identifiers", "identifiers", postgresql_using="gin"),
+        Index("ix_corpus_records_bands", "bands", postgresql_using="gin"),
+        Index("ix_corpus_records_words", "words", postgresql_using="gin"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    corpus_id: Mapped[UUID] = mapped_column(ForeignKey("corpora.id", ondelete="CASCADE"))
+    file: Mapped[str]
+    start: Mapped[int] = mapped_column(BigInteger)
+    length: Mapped[int] = mapped_column(BigInteger)
+    text_hash: Mapped[int] = mapped_column(BigInteger)
+    identifiers: Mapped[list[int]] = mapped_column(comment="identity type and value, in three hashed formats")
+    bands: Mapped[list[int]] = mapped_column(comment="of the text's MinHash")
+    words: Mapped[Any] = mapped_column(TSVECTOR, comment="hashed words with their positions")
 
 
 class Download(Base):
@@ -249,11 +316,15 @@ class Outbox(Base):
     """Callbacks still to be made; written in the transaction that they tell of."""
 
     __tablename__ = "outbox"
-    __table_args__ = (Index("ix_outbox_due", "next_at", postgresql_where=text("delivered_at IS NULL")),)
+    __table_args__ = (
+        Index("ix_outbox_due", "next_at", postgresql_where=text("delivered_at IS NULL")),
+        Index("uq_outbox_alerts", "request_id", "status", unique=True, postgresql_where=text("target < 0")),
+    )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
     request_id: Mapped[UUID] = mapped_column(ForeignKey("deletion_requests.id"), index=True)
     status: Mapped[str]
+    target: Mapped[int] = mapped_column(server_default="0", comment="which of the request's; below 0: an alert")
     attempts: Mapped[int] = mapped_column(server_default="0")
     next_at: Mapped[datetime | None] = mapped_column(server_default=func.now(), comment="null: given up")
     delivered_at: Mapped[datetime | None]

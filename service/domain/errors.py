@@ -6,7 +6,8 @@ ServiceError           status, code, detail, field; never contains text of a rec
 |-- Forbidden          403
 |-- NotFound           404
 |-- Conflict           409
-`-- TooLarge           413
+|-- TooLarge           413
+`-- TooMany            429, says when to come again
 Hopeless               the job cannot succeed however often it is tried; carries the reason it is given up with
 Outdated               storage knows a version that the database does not: it was restored from an older backup
 LostLease              the fence moved on: whoever sees this must stop and write nothing
@@ -63,6 +64,17 @@ class TooLarge(ServiceError):
     """The body is over the limit."""
 
     status, code, title = 413, "too_large", "The body is too large"
+
+
+class TooMany(ServiceError):
+    """The key has made too many requests."""
+
+    status, code, title = 429, "too_many", "Too many requests"
+
+    def __init__(self, seconds: int) -> None:
+        """Say after how many seconds there is room again."""
+        super().__init__("This key has made too many requests; nothing was changed. Try again later.")
+        self.headers = {"Retry-After": str(seconds)}
 
 
 class Hopeless(Exception):

@@ -27,6 +27,13 @@ class RequestStatus(StrEnum):
     FAILED = "failed"
 
 
+class Hold(StrEnum):
+    """Why a pending request may not be batched yet."""
+
+    RESOLVE = "resolve"
+    APPROVAL = "approval"
+
+
 class Stage(StrEnum):
     """Where a job stands."""
 
@@ -53,7 +60,7 @@ R, S = RequestStatus, Stage
 _ENDS = {R.NOT_MEMORISED, R.REJECTED, R.FAILED}
 
 REQUEST_TRANSITIONS: dict[RequestStatus, set[RequestStatus]] = {
-    R.PENDING: {R.BATCHED, R.CANCELLED, R.REJECTED},
+    R.PENDING: {R.BATCHED, R.CANCELLED, R.REJECTED, R.COMPLETED},  # completed: nothing was found
     R.BATCHED: {R.UNLEARNING, *_ENDS},
     R.UNLEARNING: {R.VERIFYING, *_ENDS},
     R.VERIFYING: {R.PUBLISHING, R.UNLEARNING, *_ENDS},

@@ -3,16 +3,16 @@
 import logging
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from uuid import UUID
+from datetime import timedelta
 
 import httpcore
 
 from service.app import Services
+from service.connect.calls import DIALECTS, News, Target, alert
 from service.db import outbox, requests
 from service.db.tables import DeletionRequest
 from service.privacy.envelope import Envelope
-from service.webhooks import post, secret_of
+from service.webhooks import Call, send
 
 log = logging.getLogger(__name__)
 MAX_ATTEMPTS, IN_ONE_CALL = 10, 20
@@ -42,37 +42,39 @@ def _deliver_some(services: Services, go_on: Callable[[], bool]) -> int:
             due = outbox.take_due(session, held)
         if due is None:
             break
-        entry_id, request_id, status = due
         made += 1
         with services.db.transaction() as session:
-            request = requests.by_id(session, request_id)
+            request = requests.by_id(session, due.request_id)
         assert request is not None
-        ok = _post(services, request, entry_id, status)
+        ok = _tell(services, request, due)
         delivered += ok
         with services.db.transaction("delivered") as session:
-            outbox.record(session, entry_id, delivered=ok, max_attempts=MAX_ATTEMPTS)
+            outbox.record(session, due.id, delivered=ok, max_attempts=MAX_ATTEMPTS)
     return delivered
 
 
-def _post(services: Services, request: DeletionRequest, entry_id: UUID, status: str) -> bool:
-    """One attempt; the URL is opened in memory and never logged."""
-    if request.wrapped_key is None or request.callback_url is None:
-        return True
-    envelope = Envelope.unwrap(request.id, request.wrapped_key, services.wrapper)
-    url = envelope.open("callback_url", request.callback_url).decode()
-    message = {
-        "type": "deletion_request.ended", "id": str(request.id), "status": status, "verdict": request.verdict,
-        "version": request.version, "reason": request.reason, "sent_at": datetime.now(UTC).isoformat(),
-    }  # fmt: skip
+def _tell(services: Services, request: DeletionRequest, due: outbox.Due) -> bool:
+    """One attempt; the URL is opened in memory and never logged. True also if there is nobody to be told."""
     settings = services.settings
     try:
-        status_code = post(
-            url, message, message_id=entry_id, secret=secret_of(services.wrapper, request.api_key_id),
-            seconds=settings.callback_seconds, allow_private=settings.callback_allow_private,
-        )  # fmt: skip
-        ok = 200 <= status_code < 300
-        log.info("callback request=%s http_status=%s", request.id, status_code)
+        call = _call_of(services, request, due)
+        if call is None:
+            return True
+        http_status = send(call, seconds=settings.callback_seconds, allow_private=settings.callback_allow_private)
+        ok = 200 <= http_status < 300
+        log.info("callback request=%s http_status=%s", request.id, http_status)
     except (*UNREACHED, OSError, ValueError) as error:  # a host that is no host: ValueError
         log.warning("callback failed request=%s error=%s", request.id, type(error).__name__)
         ok = False
     return ok
+
+
+def _call_of(services: Services, request: DeletionRequest, due: outbox.Due) -> Call | None:
+    if due.target == requests.ALERT:
+        news = News(services, request, due.id, due.status, Target(services.settings.alert_url))
+        return alert(news) if services.settings.alert_url else None
+    if request.wrapped_key is None or request.callback_url is None:
+        return None
+    envelope = Envelope.unwrap(request.id, request.wrapped_key, services.wrapper)
+    target = Target.loads(envelope.open("callback_url", request.callback_url).decode())[due.target]
+    return DIALECTS[request.dialect](News(services, request, due.id, due.status, target))

@@ -1,8 +1,10 @@
 """request: take a deletion request in, durably and once; cancel it while it is pending."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy.orm import Session
@@ -10,20 +12,23 @@ from sqlalchemy.orm import Session
 from service.app import Services
 from service.audit.canonical import dumps
 from service.audit.receipt import RECEIPT_TYPE, receipt_payload
-from service.db import audit, jobs, requests
+from service.connect.calls import Target
+from service.db import audit, corpora, jobs, models, requests
 from service.db.tables import DeletionRequest
 from service.domain.deadlines import due_at, extended
 from service.domain.errors import Conflict, Invalid, NotFound
 from service.domain.records import check_records
-from service.domain.states import TERMINAL_REQUESTS, RequestStatus
+from service.domain.states import TERMINAL_REQUESTS, Hold, RequestStatus
 from service.privacy import commitments
 from service.privacy.envelope import Envelope
+from service.privacy.records import SUBJECT, open_records, open_subject
+from service.subjects.search import check_subject
 
 CLOCK_SKEW = timedelta(minutes=1)
 OLDEST = timedelta(days=3653)
 STORED = (
     "id", "regulation", "received_at", "due_at", "accepted_at", "records_count", "ref", "commitment", "supplements",
-    "wrapped_key", "subject_ref", "callback_url",
+    "wrapped_key", "subject_ref", "callback_url", "callbacks", "dialect", "subject_request_id", "subject",
 )  # fmt: skip
 
 
@@ -36,8 +41,11 @@ class Submission:
     subject_ref: str | None
     regulation: str
     received_at: datetime | None
-    callback_url: str | None
+    callbacks: Sequence[Target] = ()
     resubmits: "Resubmission | None" = None
+    subject: dict[str, Any] | None = None
+    dialect: str | None = None
+    subject_request_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +58,7 @@ class Resubmission:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The stored request and the openings of its commitments."""
+    """The stored request and the openings of its commitments: of the texts, then of the subject's canonical JSON."""
 
     request: DeletionRequest
     model: str
@@ -67,10 +75,12 @@ def accept(services: Services, submission: Submission, api_key_id: UUID, idempot
     Raises:
         Conflict: The Idempotency-Key was used for a request that was purged since.
         Invalid: Names the field; also if the Idempotency-Key was used with another body.
-        NotFound: No such model.
     """
     settings, now = services.settings, datetime.now(UTC)
-    check_records(submission.texts, max_records=settings.max_records, max_record_bytes=settings.max_record_bytes)
+    if submission.texts or submission.subject is None:
+        check_records(submission.texts, max_records=settings.max_records, max_record_bytes=settings.max_record_bytes)
+    if submission.subject is not None:
+        _check_subject(services, submission.model, submission.subject)
     if submission.received_at and submission.received_at > now + CLOCK_SKEW:
         raise Invalid("The time lies in the future.", field="received_at")
     if submission.received_at and submission.received_at.replace(tzinfo=UTC) < now - OLDEST:
@@ -94,15 +104,36 @@ def accept(services: Services, submission: Submission, api_key_id: UUID, idempot
         **({"supplements": request.supplements} if request.supplements else {}),
     )
     accepted = replace(accepted, receipt=_receipt(services, accepted))  # before it is kept: it is promised with it
-    model_id = requests.add(services.db, values, sealed, entry)
-    if model_id is None:
+    added = requests.add(services.db, values, sealed, entry)
+    if added is None:
         with services.db.reading() as session:  # this key made a request before, or there is no such model
             found = requests.by_idempotency(session, api_key_id, key) if key else None
+            other = submission.subject_request_id and requests.by_subject_request(
+                session, submission.subject_request_id
+            )
+        if found is None and other:
+            raise Invalid("Another controller used this id.", field="subject_request_id", code="id_in_use")
         if found is None:
             raise Invalid("There is no model of that name.", field="model", code="unknown_model")
         return _same(services, found, body)
-    services.queue.wake("batch", model_id)
+    model_id, request.hold = added
+    if request.hold == Hold.RESOLVE:
+        services.queue.wake("resolve", request.id)
+    else:
+        services.queue.wake("batch", model_id)
     return accepted
+
+
+def _check_subject(services: Services, model_name: str, subject: dict[str, Any]) -> None:
+    """What names a person can be looked up, and somewhere: where nothing is searched, nothing found would be a lie."""
+    check_subject(services.wrapper, subject)
+    with services.db.reading() as session:
+        model = models.by_name(session, model_name)
+        if model is not None and not corpora.of_model(session, model.id):
+            raise Invalid(
+                "The model has no corpus to look anybody up in: submit the texts, or register its corpora.",
+                field="subject", code="no_corpora",
+            )  # fmt: skip
 
 
 def _body(submission: Submission) -> bytes:
@@ -110,8 +141,9 @@ def _body(submission: Submission) -> bytes:
     return dumps(
         [
             submission.model, list(submission.texts), submission.subject_ref, submission.regulation, received,
-            submission.callback_url,
+            _targets(submission.callbacks),
             *([submission.resubmits.ref] if submission.resubmits else ()),
+            *([submission.subject] if submission.subject else ()),
         ]
     )  # fmt: skip
 
@@ -134,7 +166,10 @@ def _sealed_up(services: Services, submission: Submission, now: datetime) -> tup
     envelope, wrapped = Envelope.create(request_id, services.wrapper)
     texts = [text.encode() for text in submission.texts]
     nonces = [commitments.new_nonce() for _ in texts]
-    records = [commitments.commit(nonce, text) for nonce, text in zip(nonces, texts, strict=True)]
+    if submission.subject is not None:
+        nonces.append(commitments.new_nonce())
+    subject = [dumps(submission.subject)] if submission.subject is not None else []
+    records = [commitments.commit(nonce, text) for nonce, text in zip(nonces, [*texts, *subject], strict=True)]
     received = submission.received_at or now
     request = DeletionRequest(
         id=request_id, status=RequestStatus.PENDING, regulation=submission.regulation, received_at=received,
@@ -142,10 +177,18 @@ def _sealed_up(services: Services, submission: Submission, now: datetime) -> tup
         commitment=commitments.request_commitment(ref, records), wrapped_key=wrapped,
         supplements=submission.resubmits.ref if submission.resubmits else None,
         subject_ref=_sealed(envelope, "subject_ref", submission.subject_ref),
-        callback_url=_sealed(envelope, "callback_url", submission.callback_url),
+        callback_url=_sealed(envelope, "callback_url", _targets(submission.callbacks)),
+        callbacks=len(submission.callbacks), dialect=submission.dialect,
+        subject_request_id=submission.subject_request_id,
+        subject=envelope.seal(SUBJECT, nonces[-1] + subject[0]) if subject else None,
     )  # fmt: skip
-    sealed = [envelope.seal(f"record/{i}", n + t) for i, (n, t) in enumerate(zip(nonces, texts, strict=True))]
-    return Accepted(request, submission.model, nonces, texts), sealed
+    sealed = [envelope.seal(f"record/{i}", n + t) for i, (n, t) in enumerate(zip(nonces, texts, strict=False))]
+    return Accepted(request, submission.model, nonces, [*texts, *subject]), sealed
+
+
+def _targets(callbacks: Sequence[Target]) -> str | None:
+    """Whom to call, to be sealed."""
+    return json.dumps([asdict(target) for target in callbacks]) if callbacks else None
 
 
 def _sealed(envelope: Envelope, item: str, value: str | None) -> bytes | None:
@@ -167,7 +210,9 @@ def _same(services: Services, request: DeletionRequest, body: bytes) -> Accepted
             field="Idempotency-Key",
             code="idempotency_key_reused",
         )
-    opened = open_records(services, request)
+    opened = open_records(services.wrapper, request)[: request.records_count - (request.results_count or 0)]
+    subject = open_subject(services.wrapper, request)
+    opened += [subject] if subject else []
     found = Accepted(request, request.model.name, [nonce for nonce, _ in opened], [text for _, text in opened])
     return replace(found, receipt=_receipt(services, found))
 
@@ -182,15 +227,6 @@ def _receipt(services: Services, accepted: Accepted) -> bytes:
         times={name: getattr(request, name) for name in ("received_at", "accepted_at", "due_at")},
     )  # fmt: skip
     return services.keyring.sign("receipt", payload, RECEIPT_TYPE)
-
-
-def open_records(services: Services, request: DeletionRequest) -> list[tuple[bytes, bytes]]:
-    """(nonce, text) of each record of a request; in memory only."""
-    if request.wrapped_key is None:
-        raise NotFound("The request's texts were purged.")
-    envelope = Envelope.unwrap(request.id, request.wrapped_key, services.wrapper)
-    opened = [envelope.open(f"record/{r.position}", r.sealed) for r in request.records]
-    return [(data[: commitments.NONCE], data[commitments.NONCE :]) for data in opened]
 
 
 def cancel(services: Services, request_id: UUID) -> None:

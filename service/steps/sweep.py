@@ -2,12 +2,17 @@
 
 import shutil
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from sqlalchemy.orm import Session
+
 from service.app import Services
-from service.db import jobs, models, requests
+from service.db import corpora, jobs, models, requests
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES
 from service.steps.lease import quarantine
+
+AT_ONCE = 200
 
 
 def sweep(services: Services) -> None:
@@ -19,13 +24,27 @@ def sweep(services: Services) -> None:
         waiting = requests.pending_models(session)
         compute = jobs.wakeable(session, COMPUTE_STAGES, quiet_seconds=quiet)
         control = jobs.wakeable(session, CONTROL_STAGES, quiet_seconds=quiet)
+        unresolved, unindexed = requests.to_resolve(session, AT_ONCE), corpora.unfinished(session)
+        _alert(session, services.settings.alert_days)
     for model_id in waiting:
         services.queue.wake("batch", model_id, expires=quiet)
     for job_id in compute:
         services.queue.wake("unlearn", job_id, expires=quiet)
     for job_id in control:
         services.queue.wake("certify", job_id, expires=quiet)
-    services.queue.wake("deliver", expires=services.settings.sweep_seconds)
+    often = services.settings.sweep_seconds
+    for request_id in unresolved:
+        services.queue.wake("resolve", request_id, expires=often)
+    for corpus_id in unindexed:
+        services.queue.wake("index", corpus_id, expires=often)
+    services.queue.wake("deliver", expires=often)
+
+
+def _alert(session: Session, days: float) -> None:
+    """Tell the operator what is due soon, and what is late."""
+    now = datetime.now(UTC)
+    requests.alert_due(session, now, "overdue")
+    requests.alert_due(session, now + timedelta(days=days), "due_soon")
 
 
 def _give_one_up(services: Services) -> bool:

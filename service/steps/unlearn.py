@@ -11,8 +11,8 @@ from service.audit.certificate import parameters_of, thresholds_of
 from service.db import audit, jobs, requests
 from service.db.tables import DeletionRequest
 from service.domain.states import REQUEST_STATUS_AT, RequestStatus, Stage
-from service.privacy.commitments import NONCE, forget_set_root
-from service.privacy.envelope import Envelope
+from service.privacy.commitments import forget_set_root
+from service.privacy.records import open_records
 
 PROGRESS_OF = {  # where each phase of the compute child lies on the job's 0..1
     "measure": (0.0, 0.15),
@@ -54,14 +54,8 @@ def compute_input(services: Services, job_id: UUID, fence: int) -> dict[str, Any
 
 def _texts(services: Services, members: Sequence[DeletionRequest], first: int) -> tuple[list[str], list[int]]:
     """The records' texts, and for each the number of its request, from `first` on."""
-    found = [(text, first + i) for i, request in enumerate(members) for text in _open(services, request)]
-    return [text for text, _ in found], [owner for _, owner in found]
-
-
-def _open(services: Services, request: DeletionRequest) -> list[str]:
-    assert request.wrapped_key is not None
-    envelope = Envelope.unwrap(request.id, request.wrapped_key, services.wrapper)
-    return [envelope.open(f"record/{r.position}", r.sealed)[NONCE:].decode() for r in request.records]
+    opened = [(i, text) for i, request in enumerate(members) for _, text in open_records(services.wrapper, request)]
+    return [text.decode() for _, text in opened], [first + i for i, _ in opened]
 
 
 def record_stage(services: Services, job_id: UUID, fence: int, stage: Stage) -> None:

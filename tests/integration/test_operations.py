@@ -23,11 +23,11 @@ from service.domain.errors import NotFound
 from service.domain.states import CONTROL_STAGES
 from service.local import postgres
 from service.privacy.envelope import FileKeyWrapper
+from service.privacy.records import open_records
 from service.steps import batch as batch_step
 from service.steps import certify as certify_step
 from service.steps import publish as publish_step
 from service.steps import purge as purge_step
-from service.steps import request as request_step
 from service.steps import restore as restore_step
 from service.steps.lease import hold
 from tests.integration.test_queue import REPORT, claim, only_model, submit, to_certify
@@ -246,7 +246,7 @@ def test_purging_destroys_the_key_and_what_it_sealed(api, services, model):
         assert requests.by_id(session, failed["id"]).wrapped_key is not None
     assert [str(i) for i in services.storage.purged()] == [request["id"]]
     with pytest.raises(NotFound):
-        request_step.open_records(services, row)
+        open_records(services.wrapper, row)
     assert api.get(f"{REQUESTS}/{request['id']}").json()["status"] == "completed"
 
 

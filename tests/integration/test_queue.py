@@ -12,7 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import httpcore
 import psycopg
@@ -21,7 +21,7 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from service import migrate, webhooks
+from service import migrate
 from service.audit.verify import verify
 from service.db import audit, jobs, models
 from service.db.tables import AuditEntry, Job, Outbox, Version
@@ -35,7 +35,7 @@ from service.steps import sweep as sweep_step
 from service.steps import unlearn as unlearn_step
 from service.steps import verify as verify_step
 from service.steps.lease import Lease, attempt_failed, hand_back, hold
-from service.webhooks import RefusedTarget, is_outside
+from service.webhooks import Call, RefusedTarget, is_outside, send
 from tests import issuer
 from tests.growth import grow
 
@@ -607,9 +607,8 @@ def test_callbacks_do_not_go_inside(address, monkeypatch):
     """By address or by a name that resolves to it, also if only one of its addresses is inside."""
     assert not is_outside(address)
     host = f"[{address}]" if ":" in address else address
-    options = {"message_id": uuid4(), "secret": "whsec_YWJj", "seconds": 5}
     with pytest.raises(RefusedTarget):
-        webhooks.post(f"http://{host}:9/", {}, allow_private=False, **options)
+        send(Call("POST", f"http://{host}:9/", {}, b"{}"), seconds=5, allow_private=False)
     told = [(0, 0, 0, "", (found, 9)) for found in ("93.184.216.34", address)]
 
     async def resolve(*_, **__):
@@ -617,7 +616,7 @@ def test_callbacks_do_not_go_inside(address, monkeypatch):
 
     monkeypatch.setattr("asyncio.base_events.BaseEventLoop.getaddrinfo", resolve)
     with pytest.raises(RefusedTarget):
-        webhooks.post("http://example.org:9/", {}, allow_private=False, **options)
+        send(Call("POST", "http://example.org:9/", {}, b"{}"), seconds=5, allow_private=False)
 
 
 def test_a_name_that_changes_its_mind_gains_nothing(monkeypatch):
@@ -635,9 +634,7 @@ def test_a_name_that_changes_its_mind_gains_nothing(monkeypatch):
     monkeypatch.setattr("asyncio.base_events.BaseEventLoop.getaddrinfo", resolve)
     monkeypatch.setattr(httpcore.AnyIOBackend, "connect_tcp", connect)
     with pytest.raises(httpcore.ConnectError):
-        webhooks.post(
-            "http://rebind.example:9/", {}, message_id=uuid4(), secret="whsec_YWJj", seconds=5, allow_private=False
-        )
+        send(Call("POST", "http://rebind.example:9/", {}, b"{}"), seconds=5, allow_private=False)
     assert (asked, connected) == (["rebind.example"], ["93.184.216.34"])
 
 

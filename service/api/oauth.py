@@ -1,0 +1,56 @@
+"""OAuth 2 client credentials beside API keys: access tokens that are JWTs (RFC 9068) of one issuer.
+
+A client becomes an API key without a secret, by its issuer and subject, so that what it submits is its own; revoking
+that key shuts it out whatever its tokens say. Scopes are ours, in the claim `scope`.
+"""
+
+from functools import cached_property
+from typing import Any
+
+import jwt
+
+from service.app import Services
+from service.db import keys
+from service.db.keys import SCOPES, Caller
+from service.domain.errors import Unauthenticated
+
+ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA"]
+JWKS_SECONDS = 300
+
+
+class Tokens:
+    """Checks the access tokens of one issuer."""
+
+    def __init__(self, services: Services) -> None:
+        """Fetch the issuer's keys (JWKS, RFC 7517) when they are needed first, and again every few minutes."""
+        self._services, self._settings = services, services.settings
+
+    @cached_property
+    def _jwks(self) -> jwt.PyJWKClient:
+        return jwt.PyJWKClient(self._settings.oauth_jwks_url, lifespan=JWKS_SECONDS, timeout=5)
+
+    def concerns(self, token: str) -> bool:
+        """Whether this is for us to judge: tokens are in use, and it has the form of one."""
+        return bool(self._settings.oauth_jwks_url) and token.count(".") == 2
+
+    def caller(self, token: str) -> Caller:
+        """Who calls, by a token.
+
+        Raises:
+            Unauthenticated: It is not valid, or the client was shut out.
+        """
+        settings = self._settings
+        try:
+            key = self._jwks.get_signing_key_from_jwt(token)
+            claims: dict[str, Any] = jwt.decode(
+                token, key, ALGORITHMS, issuer=settings.oauth_issuer, audience=settings.oauth_audience,
+                options={"require": ["exp", "iss", "aud", "sub"]},
+            )  # fmt: skip
+        except jwt.PyJWTError as error:
+            raise Unauthenticated(f"The access token is not valid ({type(error).__name__}).") from None
+        scopes = sorted(set(str(claims.get("scope", "")).split()) & set(SCOPES))
+        with self._services.db.transaction() as session:
+            found = keys.external(session, f"oauth {claims['iss']} {claims['sub']}", scopes)
+        if found is None:
+            raise Unauthenticated("The client was shut out.")
+        return found

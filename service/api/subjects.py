@@ -1,0 +1,40 @@
+"""People and what they match: preview, and the approval of what a request would unlearn."""
+
+from uuid import UUID
+
+from fastapi import APIRouter
+
+from service.api.deps import Approver, Parts, Reader
+from service.api.requests import get
+from service.schemas import ApprovalIn, MatchOut, Preview, RefusalIn, RequestIn, RequestOut
+from service.steps import approve as step
+
+router = APIRouter(prefix="/v1", tags=["deletion requests"])
+
+
+@router.post("/deletion-requests:preview")
+def preview(body: RequestIn, parts: Parts, key: Reader) -> Preview:
+    """What a request with this subject would match, without making one; texts for keys that may approve alone."""
+    subject = body.subject.model_dump() if body.subject else {"identities": [], "names": []}
+    readable = bool({"approve", "admin"} & set(key.scopes))
+    return Preview(**step.preview(parts, body.model, subject, body.regulation, body.received_at, texts=readable))
+
+
+@router.get("/deletion-requests/{request_id}/matches")
+def matches(request_id: UUID, parts: Parts, _: Approver) -> list[MatchOut]:
+    """What a request that waits for approval would unlearn, with the beginning of each text."""
+    return [MatchOut(**match) for match in step.matches(parts, request_id)]
+
+
+@router.post("/deletion-requests/{request_id}/approve")
+def approve(request_id: UUID, body: ApprovalIn, parts: Parts, key: Approver) -> RequestOut:
+    """Approve a request that waits for it, with all or some of its matches; not one of one's own."""
+    step.approve(parts, request_id, key.id, body.matches)
+    return get(request_id, parts, key)
+
+
+@router.post("/deletion-requests/{request_id}/reject")
+def reject(request_id: UUID, body: RefusalIn, parts: Parts, key: Approver) -> RequestOut:
+    """Refuse a request that waits for approval."""
+    step.refuse(parts, request_id, key.id, body.reason)
+    return get(request_id, parts, key)

@@ -1,0 +1,1 @@
+"""The dialects of compliance tools: what is said to them, and how it is signed."""

@@ -1,0 +1,91 @@
+"""Corpora and the subject index over their records."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ARRAY, BigInteger, ColumnElement, cast, delete, func, insert, literal, select, text, update
+from sqlalchemy.dialects.postgresql import TSQUERY
+from sqlalchemy.orm import Session
+
+from service.db.paging import Page, page
+from service.db.tables import Corpus, CorpusRecord, Model
+
+BIGINTS = ARRAY(BigInteger)
+MOST = 10_000  # records that one look-up gives
+
+
+def by_id(session: Session, corpus_id: UUID) -> Corpus | None:
+    """One corpus."""
+    return session.get(Corpus, corpus_id)
+
+
+def by_name(session: Session, model: Model, name: str) -> Corpus | None:
+    """A model's corpus of that name."""
+    return session.scalar(select(Corpus).where(Corpus.model_id == model.id, Corpus.name == name))
+
+
+def listing(session: Session, model: Model, cursor: str | None, limit: int) -> Page[Corpus]:
+    """A model's corpora by name."""
+    return page(session, select(Corpus).where(Corpus.model_id == model.id), Corpus.name, str, cursor, limit)
+
+
+def of_model(session: Session, model_id: UUID) -> list[Corpus]:
+    """All corpora of a model, by name."""
+    return list(session.scalars(select(Corpus).where(Corpus.model_id == model_id).order_by(Corpus.name)))
+
+
+def unfinished(session: Session) -> list[UUID]:
+    """Corpora that are being indexed, or should be."""
+    return list(session.scalars(select(Corpus.id).where(Corpus.state == "indexing")))
+
+
+def advance(session: Session, corpus: Corpus, cursor: dict[str, Any] | None, **values: Any) -> bool:
+    """Move a corpus on from the cursor that was read; false if somebody else has done it, who then goes on alone."""
+    same = Corpus.cursor.is_(None) if corpus.cursor is None else Corpus.cursor == corpus.cursor
+    moved = update(Corpus).where(Corpus.id == corpus.id, Corpus.state == "indexing", same)
+    return session.execute(moved.values(cursor=cursor, **values).returning(Corpus.id)).first() is not None
+
+
+def add_records(session: Session, rows: Sequence[dict[str, Any]]) -> None:
+    """Index records; `words` is a tsvector's text."""
+    records = insert(CorpusRecord).values(words=text("CAST(:lexemes AS tsvector)"))
+    session.execute(records, list(rows))
+
+
+def remove(session: Session, corpus: Corpus) -> None:
+    """Forget a corpus and its index."""
+    session.execute(delete(Corpus).where(Corpus.id == corpus.id))
+
+
+def _of(model_id: UUID, condition: ColumnElement[bool]) -> Any:
+    query = select(CorpusRecord).join(Corpus, Corpus.id == CorpusRecord.corpus_id)
+    return query.where(Corpus.model_id == model_id, condition).order_by(CorpusRecord.id).limit(MOST)
+
+
+def by_identifiers(session: Session, model_id: UUID, hashes: Sequence[int]) -> list[CorpusRecord]:
+    """Records with one of these identifiers."""
+    overlap = CorpusRecord.identifiers.op("&&")(cast(list(hashes), BIGINTS))
+    return list(session.scalars(_of(model_id, overlap)))
+
+
+def by_phrases(session: Session, model_id: UUID, phrases: Sequence[str]) -> list[CorpusRecord]:
+    """Records with one of these names in their text; each is a tsquery."""
+    found = CorpusRecord.words.op("@@")(cast(literal(" | ".join(f"({p})" for p in phrases)), TSQUERY))
+    return list(session.scalars(_of(model_id, found)))
+
+
+def near(
+    session: Session, model_id: UUID, bands: Sequence[int], identifiers: Sequence[int], but: set[int]
+) -> list[CorpusRecord]:
+    """Records that may be copies: they share a band, and have no identifier but these."""
+    alike = CorpusRecord.bands.op("&&")(cast(list(bands), BIGINTS))
+    nobody_elses = CorpusRecord.identifiers.op("<@")(cast(list(identifiers), BIGINTS))
+    found = session.scalars(_of(model_id, alike & nobody_elses))
+    return [record for record in found if record.id not in but]
+
+
+def records(session: Session, ids: Sequence[int]) -> list[CorpusRecord]:
+    """These records, in order."""
+    listed = CorpusRecord.id == func.any(cast(list(ids), BIGINTS))
+    return list(session.scalars(select(CorpusRecord).where(listed).order_by(CorpusRecord.id)))

@@ -1,0 +1,381 @@
+"""From an identity to a forget set, over HTTP and on a real database; the steps are called as workers call them."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select, text
+
+from service.audit.canonical import dumps
+from service.db import corpora, requests
+from service.db.tables import CorpusRecord, DeletionRequest
+from service.privacy.commitments import commit
+from service.privacy.records import open_records
+from service.steps.batch import batch
+from service.steps.index import index
+from service.steps.purge import purge
+from service.steps.resolve import resolve
+from service.steps.sweep import sweep
+from service.subjects.identifiers import Hasher
+from tests import support
+from tests.integration.conftest import registration
+
+REQUESTS = "/v1/deletion-requests"
+ADDRESS = "maria.example@example.org"
+LETTER = "Maria Example wrote on the fourth of May that her kitchen at 12 Sample Street had flooded twice{}."
+HERS = [LETTER.format(f" (reply to {ADDRESS})"), f"Order 7 of {ADDRESS.upper()}: two lamps and a chair, paid in cash."]
+COPY = LETTER.format("").replace("fourth", "4th").replace("Maria", "maria")
+SOMEBODY_ELSES = LETTER.format(" (reply to boris@example.net)")
+NAMESAKE = "The painter Example, Maria, died in 1702 and left four altarpieces in the valley."
+
+
+def corpus_of(tmp_path, texts, name="crm", **fields):
+    """A body that registers these texts."""
+    path = tmp_path / f"{name}.jsonl"
+    path.write_text(
+        "".join(json.dumps({"text": t, **({"id": f"k{i}"} if i < 30 else {})}) + "\n" for i, t in enumerate(texts))
+    )
+    return {"name": name, "path": str(path), **fields}
+
+
+@pytest.fixture
+def filled(api, model, services, tmp_path):
+    """The model's corpus, indexed: hers, a copy without the address, somebody else's letter, a namesake, others."""
+    texts = [*support.people(30), *HERS, COPY, SOMEBODY_ELSES, NAMESAKE]
+    body = corpus_of(tmp_path, texts, columns={"id": "controller_customer_id"})
+    answer = api.post(f"/v1/models/{model}/corpora", json=body)
+    assert answer.status_code == 201, answer.text
+    assert (answer.json()["state"], answer.json()["progress"]) == ("indexing", 0)
+    with services.db.reading() as session:
+        (corpus_id,) = corpora.unfinished(session)
+    index(services, corpus_id)
+    found = api.get(f"/v1/models/{model}/corpora/crm").json()
+    assert (found["state"], found["records"], found["progress"]) == ("ready", len(texts), 1)
+    return texts
+
+
+def submit(api, **subject):
+    """A request that names its person."""
+    answer = api.post(REQUESTS, json={"model": "tiny", "subject": subject})
+    assert answer.status_code == 202, answer.text
+    return answer.json()
+
+
+def texts_in(services, request_id) -> list[str]:
+    """What a request would unlearn."""
+    with services.db.transaction() as session:
+        request = session.scalar(select(DeletionRequest).where(DeletionRequest.id == request_id))
+        return [opened.decode() for _, opened in open_records(services.wrapper, request)]
+
+
+def by_email(value=ADDRESS, form="raw"):
+    """A subject with an address."""
+    return {"identities": [{"type": "email", "format": form, "value": value}]}
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        by_email(),
+        by_email(" Maria.EXAMPLE@example.org"),
+        by_email(hashlib.sha256(ADDRESS.encode()).hexdigest(), "sha256"),
+    ],
+    ids=["raw", "other case", "sha256"],
+)
+def test_an_address_becomes_all_its_records_and_their_copies_and_nobody_elses(api, services, filled, subject):
+    """Nothing is batched before; a second message finds nothing more."""
+    request = submit(api, **subject)
+    assert (request["status"], request["waits_for"], request["records"]) == ("pending", "resolve", 0)
+    assert batch(services, services_model(services)) is None  # nothing to batch before it is resolved
+    resolve(services, request["id"])
+    found = api.get(f"{REQUESTS}/{request['id']}").json()
+    assert (found["waits_for"], found["records"], found["results_count"]) == (None, 3, 3)
+    assert found["searched"] == [{"corpus": "crm", "records": len(filled)}]
+    assert sorted(texts_in(services, request["id"])) == sorted([*HERS, COPY])
+    resolve(services, request["id"])  # a message that comes twice
+    assert len(texts_in(services, request["id"])) == 3
+    assert batch(services, services_model(services)) is not None
+
+
+def services_model(services):
+    """The one model's id."""
+    with services.db.reading() as session:
+        return session.scalar(text("SELECT id FROM models"))
+
+
+def test_a_customer_number_in_a_column(api, services, filled):
+    """A column that was named as an identifier."""
+    request = submit(api, identities=[{"type": "controller_customer_id", "value": "k3"}])
+    resolve(services, request["id"])
+    assert texts_in(services, request["id"]) == [filled[3]]
+
+
+def test_a_name_alone_waits_for_somebody_to_choose(api, services, filled, key_of):
+    """Neither whoever submitted it, nor who may not read."""
+    request = submit(api, **by_email(), names=["Maria Example"])
+    resolve(services, request["id"])
+    assert api.get(f"{REQUESTS}/{request['id']}").json()["waits_for"] == "approval"
+    assert api.get("/metrics").text.count("unlearnd_requests_awaiting_approval 1.0") == 1
+    approver = {"Authorization": f"Bearer {key_of('approve')}"}
+    shown = api.get(f"{REQUESTS}/{request['id']}/matches", headers=approver).json()
+    kinds = {match["text"]: match["kind"] for match in shown}
+    assert kinds == {
+        HERS[0]: "identifier", HERS[1]: "identifier", COPY: "near_copy", SOMEBODY_ELSES: "name", NAMESAKE: "name",
+    }  # fmt: skip
+    hers = [match["match"] for match in shown if match["kind"] != "name"]
+    url = f"{REQUESTS}/{request['id']}/approve"
+    assert api.post(url, json={}).status_code == 403  # its submitter
+    assert api.post(url, json={}, headers={"Authorization": f"Bearer {key_of('submit', 'read')}"}).status_code == 403
+    assert api.post(url, json={"matches": [10**6]}, headers=approver).json()["errors"][0]["field"] == "matches"
+    assert api.post(url, json={"matches": hers}, headers=approver).json()["waits_for"] == "resolve"
+    resolve(services, request["id"])
+    assert sorted(texts_in(services, request["id"])) == sorted([*HERS, COPY])
+    assert api.get(f"{REQUESTS}/{request['id']}").json()["waits_for"] is None
+
+
+def test_what_a_name_found_can_be_refused(api, services, filled, key_of):
+    """Once; it ends as rejected."""
+    request = submit(api, names=["maria example"])
+    resolve(services, request["id"])
+    headers = {"Authorization": f"Bearer {key_of('approve')}"}
+    answer = api.post(f"{REQUESTS}/{request['id']}/reject", json={"reason": "not_the_subject"}, headers=headers)
+    assert (answer.json()["status"], answer.json()["reason"]) == ("rejected", "not_the_subject")
+    again = api.post(f"{REQUESTS}/{request['id']}/reject", json={"reason": "other"}, headers=headers)
+    assert again.status_code == 409
+
+
+def test_nothing_found_is_done_and_says_where_was_searched(api, services, filled):
+    """It ends completed, with no version."""
+    request = submit(api, **by_email("nobody@example.org"), names=["Zoltan Unheardof"])
+    resolve(services, request["id"])
+    found = api.get(f"{REQUESTS}/{request['id']}").json()
+    assert (found["status"], found["reason"], found["results_count"]) == ("completed", "nothing_found", 0)
+    assert found["searched"] == [{"corpus": "crm", "records": len(filled)}]
+
+
+def test_texts_and_a_person_in_one_request_and_its_receipt_opens_both(api, services, filled):
+    """The receipt commits to what was asked; asked again, it is the same."""
+    body = {"model": "tiny", "records": [{"text": "given"}], "subject": by_email()}
+    request = api.post(REQUESTS, json=body, headers={"Idempotency-Key": "k"}).json()
+    resolve(services, request["id"])
+    assert sorted(texts_in(services, request["id"])) == sorted(["given", *HERS, COPY])
+    assert len(request["receipt"]["records"]) == 2  # the text, and the subject as canonical JSON
+    again = api.post(REQUESTS, json=body, headers={"Idempotency-Key": "k"}).json()
+    assert again["receipt"]["records"] == request["receipt"]["records"]
+    subject = dumps({"identities": [{"type": "email", "format": "raw", "value": ADDRESS}], "names": []})
+    for opening, content in zip(request["receipt"]["records"], [b"given", subject], strict=True):
+        assert commit(bytes.fromhex(opening["nonce"]), content).hex() == opening["commitment"]
+
+
+def test_a_request_waits_while_a_corpus_is_being_indexed_and_the_sweep_takes_it_up(api, services, model, tmp_path):
+    """Found too early would be found too little."""
+    api.post(f"/v1/models/{model}/corpora", json=corpus_of(tmp_path, HERS))
+    request = submit(api, **by_email())
+    resolve(services, request["id"])
+    assert api.get(f"{REQUESTS}/{request['id']}").json()["waits_for"] == "resolve"
+    woken = []
+    services.queue.wake = lambda step, identifier=None, **_: woken.append((step, identifier))
+    sweep(services)
+    with services.db.reading() as session:
+        (corpus_id,) = corpora.unfinished(session)
+        assert [str(n) for n in requests.to_resolve(session, 10)] == [request["id"]]
+    assert ("index", corpus_id) in woken
+    index(services, corpus_id)
+    resolve(services, request["id"])
+    assert len(texts_in(services, request["id"])) == 2
+
+
+def test_indexing_goes_on_where_it_was_killed_and_two_workers_do_not_index_twice(
+    api, services, model, tmp_path, monkeypatch
+):
+    """A transaction that was cut off has left nothing."""
+    texts = support.people(1200, seed=5)
+    api.post(f"/v1/models/{model}/corpora", json=corpus_of(tmp_path, texts))
+    with services.db.reading() as session:
+        (corpus_id,) = corpora.unfinished(session)
+    real = corpora.add_records
+
+    def killed(session, rows):
+        real(session, rows)
+        if rows[-1]["start"] > 80_000:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(corpora, "add_records", killed)
+    with pytest.raises(KeyboardInterrupt):
+        index(services, corpus_id)
+    monkeypatch.undo()
+    part = api.get(f"/v1/models/{model}/corpora/crm").json()
+    assert part["state"] == "indexing"
+    assert 0 < part["records"] < len(texts)
+    assert 0 < part["progress"] < 1
+    calls = iter(range(100))
+
+    def another_comes_between() -> bool:
+        if next(calls) == 1:
+            index(services, corpus_id)
+        return True
+
+    index(services, corpus_id, go_on=another_comes_between)
+    with services.db.reading() as session:
+        starts = list(session.scalars(select(CorpusRecord.start)))
+    assert len(starts) == len(set(starts)) == len(texts)
+    done = api.get(f"/v1/models/{model}/corpora/crm").json()
+    assert (done["state"], done["records"]) == ("ready", len(texts))
+
+
+def test_a_corpus_that_changed_is_never_taken_for_what_was_indexed(api, services, filled, tmp_path):
+    """The request says so and waits; indexed again, it goes on."""
+    path = tmp_path / "crm.jsonl"
+    path.write_text(path.read_text().replace("flooded twice", "flooded thrice"))
+    request = submit(api, **by_email())
+    resolve(services, request["id"])
+    found = api.get(f"{REQUESTS}/{request['id']}").json()
+    assert (found["status"], found["waits_for"], found["reason"]) == ("pending", "resolve", "corpus_changed: crm")
+    assert api.post(REQUESTS + ":preview", json={"model": "tiny", "subject": by_email()}).status_code == 409
+    assert api.delete("/v1/models/tiny/corpora/crm").status_code == 204
+    api.post("/v1/models/tiny/corpora", json={"name": "crm", "path": str(path)})
+    with services.db.reading() as session:
+        (corpus_id,) = corpora.unfinished(session)
+    index(services, corpus_id)
+    resolve(services, request["id"])
+    assert len(texts_in(services, request["id"])) == 3
+
+
+def test_a_preview_counts_and_shows_texts_to_approvers_alone(api, services, filled, key_of):
+    """And makes no request."""
+    body = {"model": "tiny", "subject": {**by_email(), "names": ["Maria Example"]}}
+    reader = {"Authorization": f"Bearer {key_of('read')}"}
+    found = api.post(REQUESTS + ":preview", json=body, headers=reader).json()
+    assert found["counts"] == {"identifier": 2, "near_copy": 1, "name": 2}
+    assert (found["needs_approval"], found["matches"]) == (True, None)
+    assert found["searched"] == [{"corpus": "crm", "records": len(filled)}]
+    shown = api.post(REQUESTS + ":preview", json=body, headers={"Authorization": f"Bearer {key_of('approve', 'read')}"})
+    assert {match["text"] for match in shown.json()["matches"]} == {*HERS, COPY, SOMEBODY_ELSES, NAMESAKE}
+    assert api.get(REQUESTS).json()["items"] == []  # it made no request
+
+
+def test_two_people_have_to_approve_where_the_policy_says_so(api, services, base, key_of):
+    """Two keys, not one twice."""
+    policy = {"max_wait_seconds": 0, "approvals": 2}
+    assert api.post("/v1/models", json=registration(base, name="careful", policy=policy)).status_code == 201
+    request = api.post(REQUESTS, json={"model": "careful", "records": [{"text": "A text."}]}).json()
+    assert request["waits_for"] == "approval"
+    one, two = ({"Authorization": f"Bearer {key_of('approve')}"} for _ in range(2))
+    url = f"{REQUESTS}/{request['id']}/approve"
+    assert api.get(f"{REQUESTS}/{request['id']}/matches", headers=one).json()[0]["text"] == "A text."
+    assert api.post(url, json={}, headers=one).json()["waits_for"] == "approval"
+    assert api.post(url, json={}, headers=one).status_code == 409
+    assert batch(services, services_model(services)) is None
+    assert api.post(url, json={}, headers=two).json()["waits_for"] is None
+    assert batch(services, services_model(services)) is not None
+
+
+def test_an_approval_of_something_else_does_not_count(api, services, filled, key_of, monkeypatch):
+    """Who chooses less begins anew."""
+    with services.db.transaction() as session:
+        session.execute(text("""UPDATE models SET policy = policy || '{"approvals": 2}'"""))
+    request = submit(api, **by_email())
+    resolve(services, request["id"])
+    one, two, three = ({"Authorization": f"Bearer {key_of('approve')}"} for _ in range(3))
+    url = f"{REQUESTS}/{request['id']}"
+    all_of_them = [m["match"] for m in api.get(f"{url}/matches", headers=one).json()]
+    assert api.post(f"{url}/approve", json={}, headers=one).status_code == 200
+    fewer = api.post(f"{url}/approve", json={"matches": all_of_them[:1]}, headers=two)
+    assert fewer.json()["waits_for"] == "approval"  # the first approved more than this
+    assert api.post(f"{url}/approve", json={"matches": all_of_them[:1]}, headers=three).json()["waits_for"] == "resolve"
+    resolve(services, request["id"])
+    assert len(texts_in(services, request["id"])) == 1
+
+
+@pytest.mark.parametrize(
+    ("subject", "field"),
+    [
+        ({}, "subject"),
+        ({"identities": [{"type": "email", "value": "SECRET"}]}, "subject.identities.0.value"),
+        ({"identities": [{"type": "email", "format": "sha256", "value": "SECRET"}]}, "subject.identities.0.value"),
+        ({"identities": [{"type": "shoe_size", "value": "SECRET"}]}, "subject.identities.0.type"),
+        ({"names": ["SECRET\0"]}, "subject.names.0"),
+        ({"names": ["?"]}, "subject.names.0"),
+    ],
+)
+def test_a_bad_subject_is_named_and_not_repeated(api, filled, subject, field):
+    """The field, never the value."""
+    answer = api.post(REQUESTS, json={"model": "tiny", "subject": subject})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == field
+    assert "SECRET" not in answer.text
+
+
+def test_a_person_cannot_be_looked_up_where_nothing_is_searched(api, model):
+    """To find nothing there would be a lie."""
+    answer = api.post(REQUESTS, json={"model": model, "subject": by_email()})
+    assert (answer.status_code, answer.json()["code"]) == (422, "no_corpora")
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"path": "/nowhere"}, "path"), ({"path": "relative"}, "path"),
+        ({"columns": {"id": "shoe_size"}}, "columns.id"), ({"form": "csv"}, "path"),
+        ({"text_column": "body"}, "path"), ({"name": "Bad Name"}, "name"),
+        ({"phone_region": "de"}, "phone_region"),
+    ],
+)  # fmt: skip
+def test_a_corpus_that_cannot_be_read_is_refused_at_once(api, model, tmp_path, changes, field):
+    """Its first record is read before it is taken."""
+    answer = api.post(f"/v1/models/{model}/corpora", json={**corpus_of(tmp_path, HERS), **changes})
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["errors"][0]["field"] == field
+
+
+def test_a_corpus_that_breaks_off_says_where(api, services, model, tmp_path):
+    """Its name is taken until it is removed."""
+    body = corpus_of(tmp_path, support.people(600))
+    with Path(body["path"]).open("a") as handle:
+        handle.write("{broken\n")
+    api.post(f"/v1/models/{model}/corpora", json=body)
+    with services.db.reading() as session:
+        (corpus_id,) = corpora.unfinished(session)
+    index(services, corpus_id)
+    found = api.get(f"/v1/models/{model}/corpora").json()["items"][0]
+    assert found["state"] == "failed"
+    assert "is not a JSON object" in found["reason"]
+    assert api.post(f"/v1/models/{model}/corpora", json=body).status_code == 409
+
+
+def test_purging_forgets_the_person_too(api, services, filled):
+    """The subject goes with the texts."""
+    request = submit(api, **by_email("nobody@example.org"))
+    resolve(services, request["id"])
+    with services.db.transaction() as session:
+        session.execute(text("UPDATE deletion_requests SET finished_at = now() - interval '1 year'"))
+        session.execute(text("UPDATE outbox SET delivered_at = now()"))
+    assert purge(services) == 1
+    with services.db.reading() as session:
+        row = session.scalar(select(DeletionRequest))
+        assert (row.subject, row.resolution, row.wrapped_key) == (None, None, None)
+
+
+def test_nothing_in_the_database_can_be_read(api, services, filled):
+    """Neither texts nor addresses, as text or as bytes."""
+    submit(api, **by_email(), names=["Maria Example"])
+    with services.db.reading() as session:
+        for table in ("corpus_records", "deletion_requests", "records", "audit_entries", "corpora"):
+            rows = "\n".join(session.scalars(text(f"SELECT row_to_json(t)::text FROM {table} t")))
+            for secret in ("maria", "example.org", "Sample Street", "flooded"):
+                for form in (secret, secret.encode().hex()):
+                    assert form.lower() not in rows.lower(), (table, secret)
+
+
+def test_look_ups_use_the_indexes(api, services, filled):
+    """However many records there are."""
+    hasher = Hasher(services.wrapper)
+    with services.db.transaction() as session:
+        session.execute(text("SET LOCAL enable_seqscan = off"))
+        for condition in (
+            f"identifiers && ARRAY[{hasher.identity('email', 'raw', ADDRESS)[0]}]::bigint[]",
+            f"words @@ '{hasher.phrase('Maria Example')}'::tsquery", "bands && ARRAY[1]::bigint[]",
+        ):  # fmt: skip
+            plan = "\n".join(session.scalars(text(f"EXPLAIN SELECT id FROM corpus_records WHERE {condition}")))
+            assert f"ix_corpus_records_{condition.split()[0]}" in plan, plan
