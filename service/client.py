@@ -70,6 +70,14 @@ class Client:
         body = {"name": name, "path": path, "retain_path": retain, "heldout_path": heldout, "policy": policy}
         return self.call("POST", "/v1/models", json=body, timeout=600)
 
+    def add_corpus(self, model: str, name: str, path: str, **fields: Any) -> Any:
+        """Register training data on the server, to look people up in; it is indexed in the background."""
+        return self.call("POST", f"/v1/models/{model}/corpora", json={"name": name, "path": path, **fields})
+
+    def corpus(self, model: str, name: str) -> Any:
+        """One corpus, and how far it is indexed."""
+        return self.call("GET", f"/v1/models/{model}/corpora/{name}")
+
     def submit(self, model: str, texts: list[str], **fields: Any) -> Any:
         """Submit a deletion request; safe to repeat on a lost connection."""
         body = {"model": model, "records": [{"text": text} for text in texts], **fields}

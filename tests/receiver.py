@@ -1,0 +1,72 @@
+"""A server that takes down whatever it is told, for callbacks and webhooks of ours."""
+
+import json
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from service.local.supervisor import wait_until
+
+
+@dataclass
+class Call:
+    """A call that arrived."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """What it says."""
+        return json.loads(self.body)
+
+
+@dataclass
+class Receiver:
+    """What arrived, and what is answered: `answers` are used up first, then 204."""
+
+    url: str
+    calls: list[Call] = field(default_factory=list)
+    answers: list[int] = field(default_factory=list)
+
+    def to(self, path: str) -> list[Call]:
+        """Calls to a path."""
+        return [call for call in self.calls if call.path == path]
+
+    def until(self, path: str, count: int, seconds: float = 120) -> list[Call]:
+        """The calls to a path once there are so many."""
+        assert wait_until(lambda: len(self.to(path)) >= count, seconds), (path, self.calls)
+        return self.to(path)
+
+
+@contextmanager
+def receiving():
+    """A running receiver."""
+    receiver = Receiver("")
+
+    class Handler(BaseHTTPRequestHandler):
+        def _take(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            receiver.calls.append(Call(self.command, self.path, headers, body))
+            self.send_response(receiver.answers.pop(0) if receiver.answers else 204)
+            self.end_headers()
+
+        do_POST = do_PUT = _take  # noqa: N815
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        receiver.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield receiver
+        finally:
+            server.shutdown()
+            thread.join()
