@@ -280,7 +280,7 @@ class MatchOut(BaseModel):
     """Something that a request would unlearn."""
 
     match: int | None = Field(description="null: submitted as a text")
-    kind: Literal["identifier", "near_copy", "name", "submitted"]
+    kind: Literal["identifier", "near_copy", "similar", "name", "submitted"]
     text: str = Field(description="its beginning")
 
 
@@ -288,7 +288,7 @@ class Preview(BaseModel):
     """What a request would match."""
 
     model: str
-    counts: dict[str, int] = Field(description="by what records are found: identifier, near_copy, name")
+    counts: dict[str, int] = Field(description="by what records are found: identifier, near_copy, similar, name")
     searched: list[Searched]
     needs_approval: bool
     due_at: datetime = Field(description="if it were submitted now")

@@ -28,25 +28,27 @@ class Matches:
 
     Attributes:
         identifier: Records with one of the identities.
-        near_copy: Copies of those, without another person's identifier.
-        name: Records with a name alone: a person has to look at them.
+        near_copy: Copies of those, without another's identifier, name or number.
+        similar: Copies with a name or number that is not in those: another's form letter, or an edited copy.
+        name: Records with a name alone.
         searched: The corpora, with how many records each has and whether it is indexed.
     """
 
     identifier: list[t.CorpusRecord] = field(default_factory=list)
     near_copy: list[t.CorpusRecord] = field(default_factory=list)
+    similar: list[t.CorpusRecord] = field(default_factory=list)
     name: list[t.CorpusRecord] = field(default_factory=list)
     searched: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def ambiguous(self) -> bool:
         """Whether somebody has to approve what was found."""
-        return bool(self.name) or len(self.near_copy) > MANY_COPIES * len(self.identifier)
+        return bool(self.name or self.similar) or len(self.near_copy) > MANY_COPIES * len(self.identifier)
 
     @property
     def kinds(self) -> dict[str, list[t.CorpusRecord]]:
         """The records by what they were found by."""
-        return {"identifier": self.identifier, "near_copy": self.near_copy, "name": self.name}
+        return {name: getattr(self, name) for name in ("identifier", "near_copy", "similar", "name")}
 
 
 def check_subject(wrapper: KeyWrapper, subject: dict[str, Any]) -> None:
@@ -84,12 +86,12 @@ def search(wrapper: KeyWrapper, session: Session, model_id: UUID, subject: dict[
         found.identifier = corpora.by_identifiers(session, model_id, hashes)
     seen = {record.id for record in found.identifier}
     for record in found.identifier:
-        candidates = corpora.near(session, model_id, record.bands, record.identifiers, seen)
-        if candidates:
-            text = copies.shingles(text_of(known, record, hasher))
-            near = [c for c in candidates if copies.are_alike(text, copies.shingles(text_of(known, c, hasher)))]
-            found.near_copy += near
-            seen |= {c.id for c in near}
+        text = text_of(known, record, hasher)
+        for candidate in corpora.near(session, model_id, record.bands, record.identifiers, seen):
+            copy = text_of(known, candidate, hasher)
+            if copies.are_alike(copies.shingles(text), copies.shingles(copy)):
+                (found.similar if copies.names_others(copy, text) else found.near_copy).append(candidate)
+                seen.add(candidate.id)
     phrases = [p for name in subject["names"] if (p := hasher.phrase(name))]
     if phrases:
         found.name = [r for r in corpora.by_phrases(session, model_id, phrases) if r.id not in seen]
