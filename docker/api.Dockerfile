@@ -6,7 +6,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY service ./service
 COPY worker ./worker
 COPY migrations ./migrations
-RUN pip install --no-cache-dir '.[hub,kms]'
+RUN pip install --no-cache-dir '.[hub,kms,otel,parquet]'
 USER unlearnd
 EXPOSE 8000
 HEALTHCHECK CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz')"]

@@ -6,6 +6,6 @@ COPY pyproject.toml README.md LICENSE ./
 COPY service ./service
 COPY worker ./worker
 COPY migrations ./migrations
-RUN pip install --no-cache-dir '.[kms]'
+RUN pip install --no-cache-dir '.[kms,otel,parquet]'
 USER unlearnd
 CMD ["unlearnd", "control", "--schedule", "/tmp/beat"]

@@ -9,6 +9,6 @@ COPY pyproject.toml README.md LICENSE ./
 COPY service ./service
 COPY worker ./worker
 COPY migrations ./migrations
-RUN pip install --no-cache-dir '.[engine,kms]'
+RUN pip install --no-cache-dir '.[engine,kms,otel]'
 USER unlearnd
 CMD ["unlearnd", "worker"]

@@ -1,35 +1,42 @@
-"""The client: INTERFACES over HTTP, typed as plain mappings. The CLI stands on it."""
+"""The clients: INTERFACES over HTTP, typed, with plain mappings as answers. The CLI stands on `Client`.
 
+with Client(url, key) as client:
+    request = client.submit("assistant", ["Maria Example lives at 12 Sample Street."])
+    print(client.wait(request["id"])["status"])
+
+async with AsyncClient(url, key) as client:
+    request = await client.submit("assistant", subject={"identities": [{"type": "email", "value": address}]})
+    print((await client.wait(request["id"]))["status"])
+"""
+
+import asyncio
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
+from typing import Any, Self
 
 import httpx
 
 from service.domain.errors import ClientError
+from service.operations import RETRIES, TERMINAL, EventLines, Operations, parsed, pause
 
-TERMINAL = frozenset({"completed", "not_memorised", "cancelled", "rejected", "failed"})
 CHUNK = 1 << 20
 POLL_SECONDS = 0.5
-RETRIES, MAX_WAIT = 4, 30.0
 
 
-class Client:
+class Client(Operations[Any]):
     """A connection to one service."""
 
     def __init__(self, url: str, api_key: str, *, timeout: float = 30) -> None:
         """Talk to the service at `url`."""
-        transport = httpx.HTTPTransport(retries=2)
         headers = {"Authorization": f"Bearer {api_key}"}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, transport=transport)
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout)
 
     @classmethod
-    def from_environment(cls) -> "Client":
+    def from_environment(cls) -> Self:
         """From UNLEARND_URL and UNLEARND_API_KEY.
 
         Raises:
@@ -40,110 +47,73 @@ class Client:
         except KeyError as error:
             raise ClientError(f"{error.args[0]} is not set") from error
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Close the connection."""
         self._http.close()
 
     def call(self, method: str, path: str, **arguments: Any) -> Any:
-        """One call; returns the parsed answer.
+        """One call; returns the parsed answer. It is sent again if the service is busy or the connection lost.
 
         Raises:
             ClientError: The service refused, naming the field, or cannot be reached.
         """
         for attempt in range(RETRIES):
-            wait = 2**attempt * 0.25
+            answer, lost = None, None
             try:
                 answer = self._http.request(method, path, **arguments)
             except httpx.TransportError as error:
-                if attempt + 1 == RETRIES:
-                    raise ClientError(f"the service cannot be reached: {error}") from error
-            else:
-                if answer.status_code not in (429, 503) or attempt + 1 == RETRIES:
-                    return _parsed(answer)
-                asked = answer.headers.get("Retry-After", "")
-                wait = max(wait, float(asked)) if asked.isdecimal() else wait
-            time.sleep(min(wait, MAX_WAIT))  # back-off: the condition lies with the other side
+                lost = error
+            wait = pause(attempt, answer)
+            if wait is None:
+                return _outcome(answer, lost)
+            time.sleep(wait)  # back-off: the condition lies with the other side
         raise AssertionError("unreachable")
-
-    def add_model(self, name: str, path: str, retain: str, heldout: str, policy: dict[str, Any]) -> Any:
-        """Register a model folder on the server, or a hub id."""
-        body = {"name": name, "path": path, "retain_path": retain, "heldout_path": heldout, "policy": policy}
-        return self.call("POST", "/v1/models", json=body, timeout=600)
-
-    def add_corpus(self, model: str, name: str, path: str, **fields: Any) -> Any:
-        """Register training data on the server, to look people up in; it is indexed in the background."""
-        return self.call("POST", f"/v1/models/{model}/corpora", json={"name": name, "path": path, **fields})
-
-    def corpus(self, model: str, name: str) -> Any:
-        """One corpus, and how far it is indexed."""
-        return self.call("GET", f"/v1/models/{model}/corpora/{name}")
-
-    def submit(self, model: str, texts: list[str], **fields: Any) -> Any:
-        """Submit a deletion request; safe to repeat on a lost connection."""
-        body = {"model": model, "records": [{"text": text} for text in texts], **fields}
-        return self.call("POST", "/v1/deletion-requests", json=body, headers={"Idempotency-Key": uuid4().hex})
-
-    def request(self, request_id: str) -> Any:
-        """One request."""
-        return self.call("GET", f"/v1/deletion-requests/{request_id}")
-
-    def job(self, job_id: str) -> Any:
-        """One job."""
-        return self.call("GET", f"/v1/jobs/{job_id}")
-
-    def retry_job(self, job_id: str) -> Any:
-        """Put the failed requests of a job back in line; returns them."""
-        return self.call("POST", f"/v1/jobs/{job_id}/retry")
-
-    def retry_request(self, request_id: str) -> Any:
-        """Put a failed request back in line."""
-        return self.call("POST", f"/v1/deletion-requests/{request_id}/retry")
 
     def events(self, job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """(kind, data) of a job's events, live, until it ends; a cut connection is taken up again."""
-        last, kind = "0", "done"
+        lines, path = EventLines(), f"/v1/jobs/{job_id}/events"
         while True:
-            headers = {"Last-Event-ID": last}
             try:
-                with self._http.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers, timeout=60) as answer:
+                with self._http.stream("GET", path, headers=lines.headers, timeout=60) as answer:
                     if answer.status_code != 200:
                         answer.read()
-                        _parsed(answer)
+                        parsed(answer)
                     for line in answer.iter_lines():
-                        name, _, value = line.partition(": ")
-                        if name == "id":
-                            last = value
-                        elif name == "event":
-                            kind = value
-                        elif name == "data":
-                            yield kind, json.loads(value)
+                        yield from ((kind, json.loads(data)) for kind, data in lines.take(line))
                 return
             except httpx.TransportError:
                 time.sleep(POLL_SECONDS)
 
     def until_batched(self, request_id: str) -> Any:
-        """The request once it belongs to a job or has ended."""
-        return self._poll(request_id, lambda found: found["job_id"] or found["status"] in TERMINAL)
+        """The request once it belongs to a job, waits for somebody's approval, or has ended."""
+
+        def enough(found: Any) -> bool:
+            return found["job_id"] or found["waits_for"] == "approval" or found["status"] in TERMINAL
+
+        return self.poll(lambda: self.request(request_id), enough)
 
     def wait(self, request_id: str, seconds: float = float("inf")) -> Any:
         """The request once it is in a terminal state, or as it is after `seconds`."""
-        return self._poll(request_id, lambda found: found["status"] in TERMINAL, seconds)
+        return self.poll(lambda: self.request(request_id), _has_ended, seconds)
 
-    def _poll(self, request_id: str, enough: Callable[[Any], Any], seconds: float = float("inf")) -> Any:
+    def poll(self, ask: Callable[[], Any], enough: Callable[[Any], bool], seconds: float = float("inf")) -> Any:
+        """What `ask` answers once that is enough, or as it is after `seconds`."""
         until = time.monotonic() + seconds
-        while not enough(found := self.request(request_id)) and time.monotonic() < until:
+        while not enough(found := ask()) and time.monotonic() < until:
             time.sleep(POLL_SECONDS)
         return found
-
-    def version(self, model: str, version: str = "latest") -> Any:
-        """One version with its files."""
-        return self.call("GET", f"/v1/models/{model}/versions/{version}")
 
     def export_log(self) -> Iterator[str]:
         """The lines of an export: the newest checkpoint, then the entries that it covers."""
         answer = self._http.get("/v1/log/checkpoint")
         if not answer.is_success:
-            _parsed(answer)
+            parsed(answer)
         note, start = answer.text, 0
         size = int(note.split("\n")[1])
         yield json.dumps({"checkpoint": note})
@@ -186,7 +156,7 @@ class Client:
                 with self._http.stream("GET", url, headers=headers) as answer:
                     if answer.status_code not in (200, 206):
                         answer.read()
-                        _parsed(answer)
+                        parsed(answer)
                     with partial.open("ab" if answer.status_code == 206 else "wb") as out:
                         for chunk in answer.iter_bytes(CHUNK):
                             out.write(chunk)
@@ -202,20 +172,85 @@ class Client:
         return True
 
 
-def _parsed(answer: httpx.Response) -> Any:
-    """The JSON of a good answer.
+class AsyncClient(Operations[Awaitable[Any]]):
+    """The same for `asyncio`: every operation is awaited."""
 
-    Raises:
-        ClientError: With the problem's detail and fields.
-    """
-    if answer.is_success:
-        return answer.json() if answer.content else None
-    try:
-        found = answer.json()
-        fields = "; ".join(f"{e['field']}: {e['message']}" for e in found.get("errors") or [])
-        raise ClientError(fields or f"{found['title']}: {found['detail']}")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ClientError(f"the service answered {answer.status_code}") from error
+    def __init__(self, url: str, api_key: str, *, timeout: float = 30) -> None:
+        """Talk to the service at `url`."""
+        self._where = url, api_key
+        headers = {"Authorization": f"Bearer {api_key}"}
+        self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._http.aclose()
+
+    async def call(self, method: str, path: str, **arguments: Any) -> Any:
+        """One call; returns the parsed answer. It is sent again if the service is busy or the connection lost.
+
+        Raises:
+            ClientError: The service refused, naming the field, or cannot be reached.
+        """
+        for attempt in range(RETRIES):
+            answer, lost = None, None
+            try:
+                answer = await self._http.request(method, path, **arguments)
+            except httpx.TransportError as error:
+                lost = error
+            wait = pause(attempt, answer)
+            if wait is None:
+                return _outcome(answer, lost)
+            await asyncio.sleep(wait)
+        raise AssertionError("unreachable")
+
+    async def events(self, job_id: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        """(kind, data) of a job's events, live, until it ends; a cut connection is taken up again."""
+        lines, path = EventLines(), f"/v1/jobs/{job_id}/events"
+        while True:
+            try:
+                async with self._http.stream("GET", path, headers=lines.headers, timeout=60) as answer:
+                    if answer.status_code != 200:
+                        await answer.aread()
+                        parsed(answer)
+                    async for line in answer.aiter_lines():
+                        for kind, data in lines.take(line):
+                            yield kind, json.loads(data)
+                return
+            except httpx.TransportError:
+                await asyncio.sleep(POLL_SECONDS)
+
+    async def wait(self, request_id: str, seconds: float = float("inf")) -> Any:
+        """The request once it is in a terminal state, or as it is after `seconds`."""
+        until = time.monotonic() + seconds
+        while not _has_ended(found := await self.request(request_id)) and time.monotonic() < until:
+            await asyncio.sleep(POLL_SECONDS)
+        return found
+
+    async def download(self, model: str, version: str, folder: Path) -> Any:
+        """Fetch a release folder, as `Client` does, in a thread."""
+
+        def fetch() -> Any:
+            with Client(*self._where) as client:
+                return client.download(model, version, folder)
+
+        return await asyncio.to_thread(fetch)
+
+
+def _has_ended(found: Any) -> bool:
+    return found["status"] in TERMINAL
+
+
+def _outcome(answer: httpx.Response | None, lost: httpx.TransportError | None) -> Any:
+    """What the last attempt came to."""
+    if answer is None:
+        raise ClientError(f"the service cannot be reached: {lost}") from lost
+    return parsed(answer)
 
 
 def _sha256(path: Path) -> str:

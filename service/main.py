@@ -4,13 +4,13 @@ import argparse
 import asyncio
 import contextlib
 import importlib.metadata
-import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
+from service import tracing
 from service.api import (
     connect,
     corpora,
@@ -32,6 +32,7 @@ from service.api.oauth import Tokens
 from service.api.patience import patient
 from service.api.rates import Rates
 from service.app import Services, build
+from service.logs import configure as configure_logs
 from service.schemas import Problem
 
 DESCRIPTION = """Deletion requests in, certified model versions out.
@@ -86,9 +87,14 @@ def main() -> None:
     arguments = parser.parse_args()
     services = build()
     settings = services.settings
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    configure_logs(settings.log_level)
+    app = create_app(services)
+    if tracing.configure("api"):
+        from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+
+        FastAPIInstrumentor.instrument_app(app, excluded_urls="livez,readyz,metrics")
     uvicorn.run(
-        create_app(services), host=arguments.host, port=arguments.port, access_log=False,
+        app, host=arguments.host, port=arguments.port, access_log=False, log_config=None,
         timeout_graceful_shutdown=GRACE_SECONDS, timeout_keep_alive=30, server_header=False, loop="uvloop",
         http=patient(seconds=settings.request_seconds, connections=settings.max_connections),
     )  # fmt: skip

@@ -4,15 +4,14 @@ Postgres is the queue of record. A message that is lost, doubled, late or out of
 sweep finds work whose wake-up was lost, and a claim that comes too late takes zero rows.
 """
 
-import logging
 import threading
 from uuid import UUID
 
 from celery import Celery
-from kombu.exceptions import OperationalError
 
-log = logging.getLogger(__name__)
+from service.logs import logger
 
+log = logger(__name__)
 CLOSE_SECONDS = 3
 ROUND_SECONDS = 0.05  # what is said more often is said once
 CONTROL, COMPUTE = "control", "gpu"
@@ -78,8 +77,8 @@ class Queue:
                 try:
                     self._app.send_task(step, args=arguments, queue=ROUTES[step], expires=expires)
                 except Exception as error:  # this thread must not end: the sweep finds what it could not say
-                    kind = "" if isinstance(error, OperationalError) else f" ({type(error).__name__})"
-                    log.warning("no message is sent; the sweep will find step=%s id=%s%s", step, identifier, kind)
+                    kind = type(error).__name__
+                    log.warning("no message is sent; the sweep will find it", step=step, id=identifier, error=kind)
             self._closing.wait(ROUND_SECONDS)
 
     def close(self) -> None:

@@ -41,6 +41,15 @@ def _encodable(value: str) -> str:
 Text = Annotated[str, AfterValidator(_encodable)]
 
 
+def _possible(path: str) -> str:
+    if any(len(part.encode()) > 255 for part in path.split("/")):
+        raise ValueError("a name in it is longer than 255 bytes")
+    return path
+
+
+ServerPath = Annotated[Text, StringConstraints(min_length=1, max_length=4096), AfterValidator(_possible)]
+
+
 class In(BaseModel):
     """Input: unknown fields are refused, and errors never repeat what was sent."""
 
@@ -118,9 +127,9 @@ class ModelIn(In):
         }
     )  # fmt: skip
     name: Name
-    path: Text = Field(min_length=1, max_length=4096, description="a Hugging Face folder on the server, or a hub id")
-    retain_path: Text = Field(min_length=1, max_length=4096, description="JSONL or CSV with `text`, or plain lines")
-    heldout_path: Text = Field(min_length=1, max_length=4096, description="texts the model has never seen; 20 or more")
+    path: ServerPath = Field(description="a Hugging Face folder on the server, or a hub id")
+    retain_path: ServerPath = Field(description="JSONL or CSV with `text`, or plain lines")
+    heldout_path: ServerPath = Field(description="texts the model has never seen; 20 or more")
     policy: Policy = Policy()
 
 
@@ -300,7 +309,7 @@ class CorpusIn(In):
     """Register training data of a model, to look people up in; it stays where it is."""
 
     name: Name
-    path: Text = Field(min_length=1, max_length=4096, description="a file or folder on the server, absolute")
+    path: ServerPath = Field(description="a file or folder on the server, absolute")
     form: Literal["jsonl", "csv", "parquet", "lines", "folder"] | None = Field(None, description="default: by the path")
     text_column: Text = Field("text", min_length=1, max_length=200)
     columns: dict[Annotated[Text, Field(max_length=200)], IdentityType] = Field(

@@ -7,19 +7,17 @@ Both run tasks on threads: a task waits for the database or for a child process,
 are daemonic and may have no children of their own.
 """
 
-import logging
 import threading
 from functools import cache
 from typing import Any
 
-from celery.signals import worker_shutting_down
+from celery.signals import celeryd_init, setup_logging, worker_shutting_down
 
+from service import logs, tracing
 from service.app import Services, build
 from service.config import Settings
 from service.queue import CONTROL, ROUTES, celery_app
 
-for name in ("httpx", "httpcore"):
-    logging.getLogger(name).setLevel(logging.WARNING)  # at INFO they log whole URLs, and a callback's is sealed
 stopping = threading.Event()
 settings = Settings()
 app = celery_app(settings.broker_url)
@@ -35,6 +33,18 @@ app.conf.beat_schedule = {
 def services() -> Services:
     """The wired parts of this process."""
     return build(settings)
+
+
+@setup_logging.connect  # type: ignore[untyped-decorator]
+def _log(**_: Any) -> None:
+    """Celery leaves logging alone once somebody listens to this signal."""
+    logs.configure(settings.log_level)
+
+
+@celeryd_init.connect  # type: ignore[untyped-decorator]
+def _trace(sender: str, **_: Any) -> None:
+    """Spans are of the part that the worker's name begins with: control or compute."""
+    tracing.configure(sender.partition("@")[0])
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]

@@ -1,13 +1,14 @@
 """Celery tasks: each takes an id, asks Postgres whether there is work, and drops the message if not."""
 
-import logging
 from collections.abc import Callable
 from uuid import UUID
 
 from service.app import Services
 from service.db import jobs
+from service.db.tables import Job
 from service.domain.errors import Hopeless, LostLease, Outdated
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES, Stage
+from service.logs import logger
 from service.steps import batch as batch_step
 from service.steps import certify as certify_step
 from service.steps import deliver as deliver_step
@@ -18,10 +19,11 @@ from service.steps import purge as purge_step
 from service.steps import resolve as resolve_step
 from service.steps import restore as restore_step
 from service.steps import sweep as sweep_step
+from service.tracing import span
 from worker.app import app, services, stopping
 from worker.steps.run import run_job
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 CONTROL_STEPS = {Stage.CERTIFY: certify_step.certify, Stage.PUBLISH: publish_step.publish}
 
 
@@ -53,29 +55,30 @@ def holding(
         try:
             work(parts, lease)
         except LostLease:
-            log.warning("lease lost job=%s", job_id)
+            log.warning("lease lost", job=job_id)
         except Outdated:
             if not restore_step.reconcile(parts).adopted:
                 leases.attempt_failed(parts, lease, "version_in_storage", permanent=True)
         except Hopeless as error:
             leases.attempt_failed(parts, lease, error.reason, permanent=True)
         except Exception as error:
-            log.exception("an attempt failed job=%s", job_id)
+            log.exception("an attempt failed", job=job_id)
             leases.attempt_failed(parts, lease, type(error).__name__, permanent=False)
 
 
 def certify_and_publish(parts: Services, lease: leases.Lease) -> None:
     """What a control worker does with a job, as far as it is to be done still."""
-    while (stage := _stage(parts, lease.job_id)) in CONTROL_STEPS:
-        CONTROL_STEPS[stage](parts, lease.job_id, lease.fence)
+    while (job := _job(parts, lease.job_id)).stage in CONTROL_STEPS:
+        with span(job.stage, job.traceparent, job=str(job.id), fence=lease.fence):
+            CONTROL_STEPS[Stage(job.stage)](parts, lease.job_id, lease.fence)
         lease.steps += 1
 
 
-def _stage(parts: Services, job_id: UUID) -> Stage:
+def _job(parts: Services, job_id: UUID) -> Job:
     with parts.db.reading() as session:
         job = jobs.by_id(session, job_id)
         assert job is not None
-        return Stage(job.stage)
+        return job
 
 
 @app.task(name="deliver")  # type: ignore[untyped-decorator]

@@ -5,7 +5,6 @@ One LISTEN connection a process, one event a waiter.
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import AsyncIterator
 from uuid import UUID
@@ -15,8 +14,9 @@ import psycopg
 from service.db import keys
 from service.db.jobs import CHANNEL
 from service.db.keys import Caller
+from service.logs import logger
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 LOOK_ANYWAY_SECONDS = 10  # a notification can be lost while the connection is away
 RECONNECT_SECONDS = 1
 REMEMBER_SECONDS = 5

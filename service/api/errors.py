@@ -1,6 +1,5 @@
 """Every error as `application/problem+json` (RFC 9457), naming the field and never repeating what was sent."""
 
-import logging
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -14,8 +13,9 @@ from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
 
 from service.domain.errors import ServiceError
+from service.logs import logger
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 MEDIA_TYPE = "application/problem+json"
 FIELD_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_-]{0,39}$")
 
@@ -92,7 +92,7 @@ def _http_exception(_: Request, error: Exception) -> JSONResponse:
 
 
 def _database_away(_: Request, error: Exception) -> JSONResponse:
-    log.error("the database does not answer: %s", type(error).__name__)
+    log.error("the database does not answer", error=type(error).__name__)
     detail = "The database does not answer. It may have taken this: repeat it with the same Idempotency-Key."
     return problem(503, "unavailable", "Temporarily unavailable", detail, headers={"Retry-After": "5"})
 
@@ -103,6 +103,6 @@ def _unstorable(_: Request, __: Exception) -> JSONResponse:
 
 
 def _unexpected(_: Request, error: Exception) -> JSONResponse:
-    # The type alone: a message may quote what was sent. Uvicorn logs the traceback of what it re-raises.
-    log.error("unexpected %s", type(error).__name__)
+    # The type alone: a message may quote what was sent. Uvicorn logs the frames of what it re-raises.
+    log.error("unexpected", error=type(error).__name__)
     return problem(500, "internal", "Internal error", "Something went wrong here; nothing is known to be lost.")

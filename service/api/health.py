@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from sqlalchemy import text
@@ -12,9 +12,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from service.api.deps import Parts
 from service.app import Services
-from service.db import jobs, outbox, requests
+from service.audit.certificate import FEWEST
+from service.db import jobs, models, outbox, requests
+from service.db.tables import Version
 
 router = APIRouter(tags=["health"])
+MODELS = 200  # whose numbers are told
 
 
 @router.get("/livez")
@@ -34,7 +37,7 @@ def readyz(parts: Parts) -> Response:
     return JSONResponse({"status": "ok", "database": "ok"})
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 def metrics(parts: Parts) -> Response:
     """Counts from the database, in Prometheus' text form."""
     registry = CollectorRegistry(auto_describe=False)
@@ -50,12 +53,12 @@ class Collector:
         self._parts = parts
 
     def collect(self) -> Iterator[Metric]:
-        """Requests by status, jobs by stage, deadlines, what waits."""
+        """Requests by status, jobs by stage, deadlines, what waits, what the newest versions are like."""
         with self._parts.db.reading() as session:
             by_status, by_stage = requests.counts(session), jobs.counts(session)
             late, next_due = requests.overdue(session), requests.next_due(session)
             undelivered, oldest = outbox.waiting(session), jobs.oldest_queued_seconds(session)
-            held = requests.held(session)
+            held, newest = requests.held(session), models.newest_of_all(session, MODELS)
         family = GaugeMetricFamily("unlearnd_requests", "Deletion requests by status", labels=["status"])
         for status, count in by_status:
             family.add_metric([status], count)
@@ -73,3 +76,25 @@ class Collector:
             )
         yield GaugeMetricFamily("unlearnd_callbacks_waiting", "Callbacks still to be made", undelivered)
         yield GaugeMetricFamily("unlearnd_oldest_queued_job_seconds", "Age of the oldest job that waits", oldest)
+        yield from _of_versions(newest)
+
+
+def _of_versions(newest: list[tuple[str, Version]]) -> Iterator[Metric]:
+    """EL, MA and perplexity of each model's newest version; means over few requests are not said here."""
+    number = GaugeMetricFamily("unlearnd_model_version", "Number of the newest version", labels=["model"])
+    names = ("model", "measure", "value")
+    tested = GaugeMetricFamily("unlearnd_version_test", "EL and MA of what was unlearned", labels=names)
+    ratio = GaugeMetricFamily("unlearnd_version_perplexity_ratio", "Held-out perplexity, to before", labels=["model"])
+    for model, version in newest:
+        number.add_metric([model], version.number)
+        found = version.metrics
+        if not found:
+            continue  # as it was registered
+        ratio.add_metric([model], found["utility"]["heldout_ratio"])
+        values = {"limit": found["limits"]}
+        if found["memorised"] >= FEWEST:
+            values |= {when: found[when] for when in ("before", "after")}
+        for when, numbers in values.items():
+            for measure in ("el", "ma"):
+                tested.add_metric([model, measure, when], numbers[measure])
+    yield from (number, tested, ratio)

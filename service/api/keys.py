@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 
 from service.api.deps import Admin, Parts, Submitter
 from service.db import keys as queries
-from service.domain.errors import NotFound
+from service.domain.errors import Conflict, NotFound
 from service.schemas import KeyCreated, KeyIn, KeyOut, Listing, WebhookSecret
 from service.webhooks import secret_of
 
@@ -41,8 +41,10 @@ def listing(parts: Parts, _: Admin) -> Listing[KeyOut]:
 
 
 @router.delete("/{key_id}", status_code=204)
-def revoke(key_id: UUID, request: Request, parts: Parts, _: Admin) -> None:
-    """Revoke a key for good."""
+def revoke(key_id: UUID, request: Request, parts: Parts, key: Admin) -> None:
+    """Revoke a key for good; not the one that asks, so that nobody shuts the last door from inside."""
+    if key_id == key.id:
+        raise Conflict("A key does not revoke itself; use another one.")
     with parts.db.transaction() as session:
         if not queries.revoke(session, key_id):
             raise NotFound("There is no such key, or it was revoked before.")

@@ -12,7 +12,7 @@ import jwt
 from service.app import Services
 from service.db import keys
 from service.db.keys import SCOPES, Caller
-from service.domain.errors import Unauthenticated
+from service.domain.errors import Unauthenticated, Unavailable
 
 ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA"]
 JWKS_SECONDS = 300
@@ -38,6 +38,7 @@ class Tokens:
 
         Raises:
             Unauthenticated: It is not valid, or the client was shut out.
+            Unavailable: The issuer's keys cannot be fetched now.
         """
         settings = self._settings
         try:
@@ -46,6 +47,8 @@ class Tokens:
                 token, key, ALGORITHMS, issuer=settings.oauth_issuer, audience=settings.oauth_audience,
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )  # fmt: skip
+        except jwt.PyJWKClientConnectionError:
+            raise Unavailable("The issuer of access tokens does not answer; nothing was changed.") from None
         except jwt.PyJWTError as error:
             raise Unauthenticated(f"The access token is not valid ({type(error).__name__}).") from None
         scopes = sorted(set(str(claims.get("scope", "")).split()) & set(SCOPES))

@@ -2,11 +2,11 @@
 
 import sys
 
-from service.cli import audit, client, parts
+from service.cli import audit, client, parts, requests
 from service.cli.console import app, screen
 from service.domain.errors import ClientError
 
-__all__ = ["app", "audit", "client", "main", "parts"]
+__all__ = ["app", "audit", "client", "main", "parts", "requests"]
 
 
 def main() -> None:

@@ -7,20 +7,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
-from service.cli.console import AsJson, app, keys, screen, show
-from service.domain.errors import ClientError
+from service.cli.console import AsJson, app, keys, screen, show, table
 
 if TYPE_CHECKING:
     from service.client import Client
 
-requests = typer.Typer(help="Submit deletion requests and follow them.", no_args_is_help=True)
+corpora = typer.Typer(help="Training data to look people up in.", no_args_is_help=True)
 jobs = typer.Typer(help="Look after jobs.", no_args_is_help=True)
 log = typer.Typer(help="The transparency log.", no_args_is_help=True)
 models = typer.Typer(help="Register models, download certified versions.", no_args_is_help=True)
-app.add_typer(requests, name="requests")
+app.add_typer(corpora, name="corpora")
 app.add_typer(jobs, name="jobs")
 app.add_typer(log, name="log")
 app.add_typer(models, name="models")
+
+
+COLUMNS = (
+    TextColumn("{task.description:<28}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(),
+)  # fmt: skip
 
 
 def connect() -> "Client":
@@ -57,6 +61,12 @@ def models_add(
     )
 
 
+@models.command("list")
+def models_list(as_json: AsJson = False) -> None:
+    """The registered models, each with its newest version."""
+    table(connect().models(limit=200)["items"], as_json, "name", "latest")
+
+
 @models.command("download")
 def models_download(
     name: str,
@@ -79,91 +89,54 @@ def models_download(
     show({"version": found["version"], "folder": str(folder)}, as_json)
 
 
-@requests.command("submit")
-def requests_submit(
-    model: Annotated[str, typer.Option()],
-    text: Annotated[list[str] | None, typer.Option(help="a record; may be given several times")] = None,
-    file: Annotated[Path | None, typer.Option(help="JSONL or CSV with a `text` column, or a record a line")] = None,
-    regulation: str = "gdpr",
-    callback_url: str | None = None,
-    resubmits: Annotated[Path | None, typer.Option(help="receipt of an earlier request with the same texts")] = None,
-    receipt: Annotated[Path | None, typer.Option(help="where the receipt goes; default: receipt-ID.json")] = None,
+@corpora.command("add")
+def corpora_add(
+    model: str,
+    name: str,
+    path: Annotated[str, typer.Argument(help="JSONL, CSV, Parquet, plain lines or a folder of text, on the server")],
+    text_column: str = "text",
+    column: Annotated[list[str] | None, typer.Option(help="COLUMN=TYPE: it holds identifiers of that type")] = None,
+    phone_region: Annotated[str | None, typer.Option(help="of telephone numbers without a prefix, as DE")] = None,
+    wait: Annotated[bool, typer.Option(help="until it is indexed")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Submit a deletion request; its receipt, which is given once, is written to a file."""
-    from service.steps.register import UnreadableCorpus, read_texts
+    """Register training data of a model, and index whose it is; exit code 0 once it is ready."""
+    columns = dict(pair.partition("=")[::2] for pair in column or ())
+    client = connect()
+    where = str(Path(path).resolve()) if Path(path).exists() else path
+    found = client.add_corpus(
+        model, name, where, text_column=text_column, columns=columns, phone_region=phone_region
+    )  # fmt: skip
+    if wait:
+        with Progress(*COLUMNS, console=screen, disable=as_json) as bars:
+            bar = bars.add_task(f"indexing {name}", total=1.0)
 
-    texts = list(text or [])
-    if file:
-        try:
-            texts += read_texts(file)
-        except (UnreadableCorpus, UnicodeDecodeError) as error:
-            raise ClientError(f"--file: {error}") from error
-    if not texts:
-        raise ClientError("give --text or --file")
-    fields: dict[str, Any] = {"callback_url": callback_url} if callback_url else {}
-    if resubmits:
-        earlier = json.loads(resubmits.read_text())["receipt"]
-        fields["resubmits"] = {"ref": earlier["ref"], "nonces": [record["nonce"] for record in earlier["records"]]}
-    found = connect().submit(model, texts, regulation=regulation, **fields)
-    target = receipt or Path(f"receipt-{found['id']}.json")
-    target.touch(mode=0o600)
-    target.write_text(json.dumps(found, indent=1))
-    screen.print(f"The receipt is in {target}. Keep it with the texts: it is given once.", highlight=False)
-    show(found, as_json, "id", "status", "due_at")
+            def ask() -> Any:
+                now = client.corpus(model, name)
+                bars.update(bar, completed=now["progress"], description=f"{now['records']:,} records")
+                return now
+
+            found = client.poll(ask, lambda now: now["state"] != "indexing")
+    show(found, as_json, "name", "state", "records", "reason")
+    raise typer.Exit(0 if found["state"] == "ready" or not wait else 1)
 
 
-@requests.command("show")
-def requests_show(request_id: Annotated[str, typer.Argument(metavar="ID")], as_json: AsJson = False) -> None:
-    """Show a request."""
-    show(connect().request(request_id), as_json)
+@corpora.command("list")
+def corpora_list(model: str, as_json: AsJson = False) -> None:
+    """A model's corpora, and how far each is indexed."""
+    table(connect().corpora(model, limit=200)["items"], as_json, "name", "state", "records", "progress", "reason")
 
 
-@requests.command("retry")
-def requests_retry(request_id: Annotated[str, typer.Argument(metavar="ID")], as_json: AsJson = False) -> None:
-    """Put a failed request back in line, once its reason is removed."""
-    show(connect().retry_request(request_id), as_json, "id", "status", "due_at")
+@corpora.command("remove")
+def corpora_remove(model: str, name: str) -> None:
+    """Forget a corpus and its index; its files stay."""
+    connect().remove_corpus(model, name)
 
 
 @jobs.command("retry")
-def jobs_retry(job_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
+def jobs_retry(job_id: Annotated[str, typer.Argument(metavar="ID")], as_json: AsJson = False) -> None:
     """Put the failed requests of a job that was given up back in line, once its reason is removed."""
-    for request in connect().retry_job(job_id):
-        print(f"{request['id']} {request['status']}")
-
-
-@requests.command("watch")
-def requests_watch(request_id: Annotated[str, typer.Argument(metavar="ID")], as_json: AsJson = False) -> None:
-    """Follow a request to its end, live; exit code 0 if it completed or needed no training."""
-    found = watch(connect(), request_id, quiet=as_json)
-    show(found, as_json, "id", "status", "verdict", "version", "reason")
-    raise typer.Exit(0 if found["status"] in ("completed", "not_memorised") else 1)
-
-
-def watch(client: "Client", request_id: str, *, quiet: bool = False) -> Any:
-    """Show a request's progress until it ends; returns it."""
-    columns = (
-        TextColumn("{task.description:<28}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=screen, disable=quiet) as bars:
-        bar = bars.add_task("waiting for a batch", total=1.0)
-        found = client.until_batched(request_id)
-        if found["job_id"]:
-            for kind, data in client.events(found["job_id"]):
-                describe = {"stage": data.get("stage"), "progress": data.get("stage"), "epoch": _epoch(data)}
-                bars.update(bar, description=describe.get(kind) or kind, completed=data.get("progress"))
-        return client.wait(request_id)
-
-
-def _epoch(data: dict[str, Any]) -> str | None:
-    return (
-        f"epoch {data['epoch']}: MA {data['ma']:.3f}, limit {data['ma_limit']:.3f}"
-        if data.get("ma") is not None
-        else None
-    )
+    table(connect().retry_job(job_id), as_json, "id", "status")
 
 
 @keys.command("create")
@@ -173,6 +146,6 @@ def keys_create(name: str, scope: Annotated[list[str], typer.Option()], as_json:
 
 
 @keys.command("revoke")
-def keys_revoke(key_id: str) -> None:
+def keys_revoke(key_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
     """Revoke an API key for good."""
     connect().call("DELETE", f"/v1/api-keys/{key_id}")

@@ -1,10 +1,13 @@
 """What all commands share: the application, the screen, and how answers are printed."""
 
 import json
+import sys
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 app = typer.Typer(help="Deletion requests in, certified model versions out.", no_args_is_help=True)
 keys = typer.Typer(help="API keys, and the keys that sign.", no_args_is_help=True)
@@ -19,5 +22,16 @@ def show(value: Any, as_json: bool, *names: str) -> None:
         print(json.dumps(value))
         return
     for name in names or value:
-        if value.get(name) is not None:
+        if value.get(name) not in (None, ""):
             print(f"{name:12} {value[name]}")
+
+
+def table(rows: list[dict[str, Any]], as_json: bool, *names: str) -> None:
+    """Print several answers: JSON, or a line each under the names."""
+    if as_json:
+        print(json.dumps(rows))
+        return
+    drawn = Table(*names, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        drawn.add_row(*(escape("" if row[name] is None else str(row[name])) for name in names))
+    Console(soft_wrap=not sys.stdout.isatty()).print(drawn)

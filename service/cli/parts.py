@@ -45,7 +45,7 @@ def api(host: str = "127.0.0.1", port: int = 8000) -> None:
 
 @app.command()
 def worker(concurrency: Annotated[int, typer.Option(help="jobs at once; one a GPU")] = 1) -> None:
-    """Run a compute worker: unlearn, merge, verify. Needs the extra unlearnd[engine], holds no signing key."""
+    """Run a compute worker: unlearn, merge, verify. Needs the extra `engine`, holds no signing key."""
     _celery("gpu", "compute", concurrency)
 
 

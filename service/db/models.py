@@ -106,6 +106,12 @@ def published(session: Session) -> dict[tuple[str, int], str]:
     return {(name, number): digest for name, number, digest in session.execute(query.where(Version.number > 0))}
 
 
+def newest_of_all(session: Session, limit: int) -> list[tuple[str, Version]]:
+    """(model, its newest version) of the first models by name."""
+    query = select(Model.name, Version).join(Version, (Version.model_id == Model.id) & (Version.number == Model.latest))
+    return [(name, version) for name, version in session.execute(query.order_by(Model.name).limit(limit))]
+
+
 def certificate(session: Session, job_id: UUID | None) -> Certificate | None:
     """The record of a job."""
     return session.get(Certificate, job_id) if job_id else None

@@ -24,10 +24,11 @@ WITH model AS (SELECT id, policy FROM models WHERE name = %(model)s),
 request AS (
     INSERT INTO deletion_requests (id, model_id, api_key_id, regulation, received_at, due_at, accepted_at,
         records_count, ref, commitment, supplements, wrapped_key, subject_ref, callback_url, callbacks, dialect,
-        subject_request_id, subject, hold, idempotency_hash, body_hash)
+        subject_request_id, subject, traceparent, hold, idempotency_hash, body_hash)
     SELECT %(id)s, model.id, %(api_key_id)s, %(regulation)s, %(received_at)s, %(due_at)s, %(accepted_at)s,
         %(records_count)s, %(ref)s, %(commitment)s, %(supplements)s, %(wrapped_key)s, %(subject_ref)s,
         %(callback_url)s, %(callbacks)s, %(dialect)s, %(subject_request_id)s, %(subject)s,
+        %(traceparent)s,
         CASE WHEN %(subject)s::bytea IS NOT NULL THEN 'resolve'
              WHEN coalesce((model.policy ->> 'approvals')::int, 0) > 0 THEN 'approval' END,
         %(idempotency_hash)s, %(body_hash)s

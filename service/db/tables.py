@@ -134,6 +134,7 @@ class Job(Base):
     progress_at: Mapped[datetime] = mapped_column(server_default=func.now())
     woken_at: Mapped[datetime | None]
     not_before: Mapped[datetime | None] = mapped_column(comment="back-off after a failed attempt")
+    traceparent: Mapped[str | None] = mapped_column(comment="W3C Trace Context")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
@@ -191,6 +192,7 @@ class DeletionRequest(Base):
     version: Mapped[int | None]
     extended_at: Mapped[datetime | None]
     extension_reason: Mapped[str | None]
+    traceparent: Mapped[str | None] = mapped_column(comment="W3C Trace Context")
 
     model: Mapped[Model] = relationship()
     records: Mapped[list["Record"]] = relationship(order_by="Record.position", passive_deletes=True)

@@ -7,7 +7,8 @@ ServiceError           status, code, detail, field; never contains text of a rec
 |-- NotFound           404
 |-- Conflict           409
 |-- TooLarge           413
-`-- TooMany            429, says when to come again
+|-- TooMany            429, says when to come again
+`-- Unavailable        503, for now
 Hopeless               the job cannot succeed however often it is tried; carries the reason it is given up with
 Outdated               storage knows a version that the database does not: it was restored from an older backup
 LostLease              the fence moved on: whoever sees this must stop and write nothing
@@ -75,6 +76,17 @@ class TooMany(ServiceError):
         """Say after how many seconds there is room again."""
         super().__init__("This key has made too many requests; nothing was changed. Try again later.")
         self.headers = {"Retry-After": str(seconds)}
+
+
+class Unavailable(ServiceError):
+    """Something that is needed does not answer."""
+
+    status, code, title = 503, "unavailable", "Temporarily unavailable"
+
+    def __init__(self, detail: str) -> None:
+        """Say what does not answer."""
+        super().__init__(detail)
+        self.headers = {"Retry-After": "5"}
 
 
 class Hopeless(Exception):

@@ -10,6 +10,7 @@ from service.db import audit, jobs, models, requests
 from service.db.tables import Job
 from service.domain.batching import seal
 from service.domain.states import RequestStatus
+from service.tracing import span, traceparent
 
 WINDOW = 4  # times as many pending requests are looked at as a job holds records
 
@@ -36,12 +37,12 @@ def batch(services: Services, model_id: UUID) -> UUID | None:
             members = requests.lock_pending(session, picked)
             if not members or parent is None:
                 return None
-            job = Job(
-                model_id=model_id,
-                parent_version_id=parent.id,
-                policy=model.policy,
-                woken_at=datetime.now(UTC),
-            )
+            first, *others = (member.traceparent for member in members)
+            with span("batch", first, others, model=model.name, requests=len(members)):
+                job = Job(
+                    model_id=model_id, parent_version_id=parent.id, policy=model.policy, woken_at=datetime.now(UTC),
+                    traceparent=traceparent(),
+                )  # fmt: skip
             session.add(job)
             session.flush()
             requests.move(session, members, RequestStatus.BATCHED, job_id=job.id)

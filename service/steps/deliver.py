@@ -1,6 +1,5 @@
 """Callbacks: tell the submitter's URL that a request ended, at least once, with back-off."""
 
-import logging
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -11,10 +10,12 @@ from service.app import Services
 from service.connect.calls import DIALECTS, News, Target, alert
 from service.db import outbox, requests
 from service.db.tables import DeletionRequest
+from service.logs import logger
 from service.privacy.envelope import Envelope
+from service.tracing import span
 from service.webhooks import Call, send
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 MAX_ATTEMPTS, IN_ONE_CALL = 10, 20
 UNREACHED = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, httpcore.UnsupportedProtocol)
 AT_ONCE = threading.BoundedSemaphore(2)
@@ -46,7 +47,8 @@ def _deliver_some(services: Services, go_on: Callable[[], bool]) -> int:
         with services.db.transaction() as session:
             request = requests.by_id(session, due.request_id)
         assert request is not None
-        ok = _tell(services, request, due)
+        with span("deliver", request.traceparent, request=str(request.id), status=due.status):
+            ok = _tell(services, request, due)
         delivered += ok
         with services.db.transaction("delivered") as session:
             outbox.record(session, due.id, delivered=ok, max_attempts=MAX_ATTEMPTS)
@@ -62,9 +64,9 @@ def _tell(services: Services, request: DeletionRequest, due: outbox.Due) -> bool
             return True
         http_status = send(call, seconds=settings.callback_seconds, allow_private=settings.callback_allow_private)
         ok = 200 <= http_status < 300
-        log.info("callback request=%s http_status=%s", request.id, http_status)
+        log.info("callback", request=request.id, http_status=http_status)
     except (*UNREACHED, OSError, ValueError) as error:  # a host that is no host: ValueError
-        log.warning("callback failed request=%s error=%s", request.id, type(error).__name__)
+        log.warning("callback failed", request=request.id, error=type(error).__name__)
         ok = False
     return ok
 

@@ -4,7 +4,6 @@ Some hundred records a transaction, which moves the corpus' cursor with them: ki
 and of two workers at one corpus, one takes no row and leaves.
 """
 
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -19,12 +18,13 @@ from service.app import Services
 from service.db import audit, corpora, models
 from service.db import tables as t
 from service.domain.errors import Conflict, Invalid, NotFound
+from service.logs import logger
 from service.subjects import copies
 from service.subjects.identifiers import Hasher
 from service.subjects.readers import Corpus, Place, Row, UnreadableCorpus, form_of
 from service.subjects.search import source_of
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 AT_ONCE = 500
 
 
@@ -100,7 +100,7 @@ def index(services: Services, corpus_id: UUID, *, go_on: Callable[[], bool] = la
             if not _keep(services, corpus, chunk, hasher, source):
                 return  # another worker is at it, or it was removed
     except (UnreadableCorpus, OSError) as error:
-        log.warning("a corpus cannot be read corpus=%s error=%s", corpus_id, type(error).__name__)
+        log.warning("a corpus cannot be read", corpus=corpus_id, error=type(error).__name__)
         reason = str(error) if isinstance(error, UnreadableCorpus) else "it cannot be read"
         _finish(services, corpus, state="failed", reason=reason)
         return

@@ -1,6 +1,5 @@
 """Holding a job: claim it, keep the lease alive beside the work, give it back, give it up."""
 
-import logging
 import os
 import socket
 import threading
@@ -17,8 +16,9 @@ from service.db import audit, jobs, requests
 from service.db.tables import Job
 from service.domain.errors import LostLease
 from service.domain.states import RequestStatus, Stage
+from service.logs import logger
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 BACKOFF_FACTOR = 4
 
 
@@ -52,7 +52,7 @@ class Lease:
                 self.beat()
                 held_until = began + lease
             except SQLAlchemyError as error:
-                log.warning("heartbeat failed job=%s error=%s", self.job_id, type(error).__name__)
+                log.warning("heartbeat failed", job=self.job_id, error=type(error).__name__)
             if time.monotonic() > held_until:
                 self.lost.set()  # by our own clock someone else may hold it by now
 
@@ -70,7 +70,7 @@ def hold(services: Services, job_id: UUID, stages: frozenset[Stage]) -> Iterator
     if fence is None:
         yield None
         return
-    log.info("claimed job=%s fence=%d", job_id, fence)
+    log.info("claimed", job=job_id, fence=fence)
     lease = Lease(services, job_id, fence)
     keeper = threading.Thread(target=lease.keep, name=f"lease-{job_id}", daemon=True)
     keeper.start()
@@ -88,7 +88,7 @@ def hand_back(services: Services, lease: Lease) -> None:
             job = jobs.owned(session, lease.job_id, lease.fence)
             jobs.give_back(session, job, delay_seconds=0, count=False)
     except LostLease:
-        log.info("lease was lost already job=%s", lease.job_id)
+        log.info("lease was lost already", job=lease.job_id)
 
 
 def attempt_failed(services: Services, lease: Lease, reason: str, *, permanent: bool) -> None:
@@ -103,7 +103,7 @@ def attempt_failed(services: Services, lease: Lease, reason: str, *, permanent: 
                 jobs.give_back(session, job, delay_seconds=delay, count=True)
                 jobs.add_event(session, job.id, "retry", {"reason": reason, "attempts": job.attempts})
     except LostLease:
-        log.info("lease was lost already job=%s", lease.job_id)
+        log.info("lease was lost already", job=lease.job_id)
 
 
 def quarantine(session: Session, job: Job, reason: str) -> None:

@@ -23,12 +23,14 @@ from service.privacy import commitments
 from service.privacy.envelope import Envelope
 from service.privacy.records import SUBJECT, open_records, open_subject
 from service.subjects.search import check_subject
+from service.tracing import traceparent
 
 CLOCK_SKEW = timedelta(minutes=1)
 OLDEST = timedelta(days=3653)
 STORED = (
     "id", "regulation", "received_at", "due_at", "accepted_at", "records_count", "ref", "commitment", "supplements",
     "wrapped_key", "subject_ref", "callback_url", "callbacks", "dialect", "subject_request_id", "subject",
+    "traceparent",
 )  # fmt: skip
 
 
@@ -180,7 +182,7 @@ def _sealed_up(services: Services, submission: Submission, now: datetime) -> tup
         callback_url=_sealed(envelope, "callback_url", _targets(submission.callbacks)),
         callbacks=len(submission.callbacks), dialect=submission.dialect,
         subject_request_id=submission.subject_request_id,
-        subject=envelope.seal(SUBJECT, nonces[-1] + subject[0]) if subject else None,
+        subject=envelope.seal(SUBJECT, nonces[-1] + subject[0]) if subject else None, traceparent=traceparent(),
     )  # fmt: skip
     sealed = [envelope.seal(f"record/{i}", n + t) for i, (n, t) in enumerate(zip(nonces, texts, strict=False))]
     return Accepted(request, submission.model, nonces, [*texts, *subject]), sealed

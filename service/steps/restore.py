@@ -6,7 +6,6 @@ requests that it remembers too well are purged again. Without a restore there is
 """
 
 import hashlib
-import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,8 +25,9 @@ from service.db import audit, jobs, models, requests
 from service.db.tables import Certificate, Job, Model, Version
 from service.domain.states import Outcome, Stage
 from service.log import LogForked
+from service.logs import logger
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 @dataclass
@@ -76,11 +76,11 @@ def _adopt(services: Services, name: str, number: int, digest: str) -> bool:
             predicate = verify(folder, trust).statement["predicate"]
         files = manifest(folder)
     except (VerificationError, NotPlain, OSError) as error:
-        log.error("version %s/%d of the ledger does not verify: %s", name, number, error)
+        log.error("a version of the ledger does not verify", model=name, version=number, error=str(error))
         return False
     lineage = predicate["lineage"]
     if digest_of(files) != digest or (lineage["model"], lineage["version"]) != (name, number):
-        log.error("version %s/%d of the ledger is another one", name, number)
+        log.error("a version of the ledger is another one", model=name, version=number)
         return False
     envelope = (folder / CERTIFICATE).read_bytes()
     with services.db.transaction() as session:

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from service.audit.verify import verify
-from service.cli.client import watch
+from service.cli.requests import watch
 from service.client import Client
 from service.local.supervisor import wait_until
 from worker.demo.model import KNOWN as KNOWN_SHARE

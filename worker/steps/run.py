@@ -6,24 +6,26 @@ long as this process lives: the child ends when it closes, so a killed worker le
 
 import contextlib
 import json
-import logging
 import os
 import queue
 import subprocess
 import sys
 import threading
 import time
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from service.app import Services
+from service.db import jobs
 from service.domain.errors import LostLease
 from service.domain.states import Stage
+from service.logs import logger
 from service.steps import unlearn as unlearn_step
 from service.steps import verify as verify_step
 from service.steps.lease import Lease, attempt_failed, hand_back
+from service.tracing import span
 from worker.app import stopping
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 PROGRESS_INTERVAL = 0.5  # seconds between progress writes
 WATCH_INTERVAL = 0.2  # seconds until a lost lease or a stop is noticed
 
@@ -62,24 +64,24 @@ def _follow(services: Services, lease: Lease, child: "subprocess.Popen[bytes]") 
     assert child.stdout is not None
     messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(child.stdout, messages), daemon=True).start()
-    writer = _Writer(services, lease)
-    while True:
-        if stopping.is_set():
-            hand_back(services, lease)
-            return
-        if lease.lost.is_set():
-            raise LostLease(f"job {lease.job_id}")
-        try:
-            message = messages.get(timeout=WATCH_INTERVAL)
-        except queue.Empty:
-            continue
-        if message is None:
-            code = child.wait()
-            attempt_failed(services, lease, "child_killed" if code < 0 else "child_died", permanent=False)
-            return
-        lease.steps += 1
-        if writer.handle(message):
-            return
+    with _Writer(services, lease) as writer:
+        while True:
+            if stopping.is_set():
+                hand_back(services, lease)
+                return
+            if lease.lost.is_set():
+                raise LostLease(f"job {lease.job_id}")
+            try:
+                message = messages.get(timeout=WATCH_INTERVAL)
+            except queue.Empty:
+                continue
+            if message is None:
+                code = child.wait()
+                attempt_failed(services, lease, "child_killed" if code < 0 else "child_died", permanent=False)
+                return
+            lease.steps += 1
+            if writer.handle(message):
+                return
 
 
 def _read(stream: IO[bytes], messages: "queue.SimpleQueue[dict[str, Any] | None]") -> None:
@@ -98,7 +100,16 @@ class _Writer:
 
     def __init__(self, services: Services, lease: Lease) -> None:
         self._services, self._lease = services, lease
-        self._told = 0.0
+        self._told, self._span = 0.0, contextlib.ExitStack()
+        with services.db.reading() as session:
+            job = jobs.by_id(session, lease.job_id)
+        self._traceparent = job.traceparent if job else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._span.close()
 
     def handle(self, message: dict[str, Any]) -> bool:
         """Write one message down; true if it was the last."""
@@ -110,6 +121,8 @@ class _Writer:
                     self._told = time.monotonic()
             case {"type": "stage", "stage": stage}:
                 unlearn_step.record_stage(services, job_id, fence, Stage(stage))
+                self._span.close()
+                self._span.enter_context(span(stage, self._traceparent, job=str(job_id), fence=fence))
             case {"type": "thresholds", "values": values, "table": table}:
                 unlearn_step.record_thresholds(services, job_id, fence, values, table)
             case {"type": "epoch", "values": values}:
