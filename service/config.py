@@ -1,4 +1,4 @@
-"""Settings, read once at the edge. Every one has an `UNLEARND_` variable; README lists them."""
+"""Settings, read once at the edge. Every one has an `UNLEARND_` variable; `unlearnd settings` lists them."""
 
 from pathlib import Path
 from typing import Annotated

@@ -13,6 +13,7 @@ app = typer.Typer(help="Deletion requests in, certified model versions out.", no
 keys = typer.Typer(help="API keys, and the keys that sign.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 screen = Console(stderr=True)
+WIDE = 1000  # columns where nobody looks: a row stays a line
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
@@ -34,4 +35,4 @@ def table(rows: list[dict[str, Any]], as_json: bool, *names: str) -> None:
     drawn = Table(*names, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         drawn.add_row(*(escape("" if row[name] is None else str(row[name])) for name in names))
-    Console(soft_wrap=not sys.stdout.isatty()).print(drawn)
+    Console(width=None if sys.stdout.isatty() else WIDE).print(drawn)

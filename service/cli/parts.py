@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.cli.console import AsJson, app, keys, screen
+from service.cli.console import AsJson, app, keys, screen, table
 
 if TYPE_CHECKING:
     from service.app import Services
@@ -27,7 +28,7 @@ def _become(*command: str) -> None:
 def up(
     data_dir: Annotated[Path, typer.Option("--data-dir", help="everything lives here")],
     host: Annotated[str, typer.Option(help="address of the API")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="port of the API; 0 takes a free one")] = 8000,
+    port: Annotated[int, typer.Option(envvar="UNLEARND_PORT", help="port of the API; 0 takes a free one")] = 8000,
 ) -> None:
     """Run the whole stack in one data folder: PostgreSQL, Valkey, API, control and compute workers."""
     try:
@@ -73,6 +74,24 @@ def migrate() -> None:
 
 
 @app.command()
+def settings(as_json: AsJson = False) -> None:
+    """Every setting: its variable, its value here, and what it is. Secrets are not shown."""
+    from service.config import Settings
+
+    found = Settings().model_dump(mode="json")
+    rows = [
+        {"variable": f"UNLEARND_{name.upper()}", "value": _shown(name, found[name]), "is": field.description or ""}
+        for name, field in Settings.model_fields.items()
+    ]
+    table(rows, as_json, "variable", "value", "is")
+
+
+def _shown(name: str, value: object) -> str:
+    """A setting's value, without the password that a database's URL may have."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", str(value)) if name.endswith("_url") else str(value)
+
+
+@app.command()
 def doctor(
     data_dir: DataDir = None,
     as_json: AsJson = False,
@@ -97,6 +116,7 @@ def doctor(
 def reconcile(
     data_dir: DataDir = None,
     new_log: Annotated[bool, typer.Option(help="begin a new log: the old one cannot go on")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """After restoring an older backup of the database: take up the versions published since, purge again."""
     from service.steps.purge import purge_again
@@ -108,12 +128,15 @@ def reconcile(
         parts.log.begin_anew()
         done.forked = False
     parts.close()
-    for version in done.adopted:
-        print(f"taken up again: {version}")
-    for version in done.unknown:
-        screen.print(f"in storage, but cannot be taken up: {version}", style="red")
-    print(f"entries of the log brought back: {done.entries}")
-    print(f"purged again: {len(purged)} requests")
+    if as_json:
+        print(json.dumps({**asdict(done), "purged": len(purged)}))
+    else:
+        for version in done.adopted:
+            print(f"taken up again: {version}")
+        for version in done.unknown:
+            screen.print(f"in storage, but cannot be taken up: {version}", style="red")
+        print(f"entries of the log brought back: {done.entries}")
+        print(f"purged again: {len(purged)} requests")
     if done.forked:
         screen.print("the log went on before this and contradicts what was signed: see --new-log", style="red")
     raise typer.Exit(1 if done.unknown or done.forked else 0)

@@ -103,42 +103,26 @@ def test_what_is_not_there_is_said_in_the_hubs_words(versions, path, word):
     assert (answer.status_code, answer.headers["x-error-code"]) == (404, word)
 
 
-def test_a_wrong_token_and_a_withdrawn_version(versions, hub):
+def test_a_wrong_token_and_a_withdrawn_version(stack, folder, hub):
     """401 for a token that nobody has; a withdrawn version is gone from hub and API, and `latest` is the one before."""
-    done = hub(LOAD, "x/hubbed", "v1", token="unl_wrong")
+    register(stack, folder, "retracted")
+    for text in support.KNOWN[:2]:
+        assert ended(stack, stack.client.submit("retracted", [text]))["status"] == "completed"
+    done = hub(LOAD, "x/retracted", "v1", token="unl_wrong")
     assert done.returncode != 0
     assert "401" in done.stderr
-    client = versions.client
-    found = client.call("POST", "/v1/models/hubbed/versions/2/withdraw", json={"reason": "faulty"})
+    client = stack.client
+    found = client.call("POST", "/v1/models/retracted/versions/2/withdraw", json={"reason": "faulty"})
     assert (found["withdrawn_reason"], bool(found["withdrawn_at"])) == ("faulty", True)
-    assert client.version("hubbed")["version"] == 1
-    done = hub(LOAD, "x/hubbed", "v2")
+    assert client.version("retracted")["version"] == 1
+    done = hub(LOAD, "x/retracted", "v2")
     assert done.returncode != 0
     assert "RevisionNotFound" in done.stderr
     with pytest.raises(Exception, match="withdrawn"):
-        client.call("GET", "/v1/models/hubbed/versions/2/files/trust.json")
-    assert client.call("GET", "/v1/models/hubbed/versions/2/certificate")["payload"]
+        client.call("GET", "/v1/models/retracted/versions/2/files/trust.json")
+    assert client.call("GET", "/v1/models/retracted/versions/2/certificate")["payload"]
     with pytest.raises(Exception, match="already"):
-        client.call("POST", "/v1/models/hubbed/versions/2/withdraw", json={"reason": "faulty"})
-    client.call("POST", "/v1/models/hubbed/versions/0/withdraw", json={"reason": "superseded"})
+        client.call("POST", "/v1/models/retracted/versions/2/withdraw", json={"reason": "faulty"})
+    client.call("POST", "/v1/models/retracted/versions/0/withdraw", json={"reason": "superseded"})
     with pytest.raises(Exception, match="only version"):
-        client.call("POST", "/v1/models/hubbed/versions/1/withdraw", json={"reason": "superseded"})
-
-
-def test_the_page_for_ml_engineers(stack, folder, tmp_path):
-    """docs/hub.md, block by block."""
-    register(stack, folder, "paged")
-    assert ended(stack, stack.client.submit("paged", [support.KNOWN[3]]))["version"] == 1
-    page = (Path(__file__).parents[2] / "docs" / "hub.md").read_text()
-    environment = {
-        **os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "0",
-        "UNLEARND_URL": stack.endpoint["url"], "HF_HOME": str(tmp_path / "hf"), "NAME": "paged",
-        "UNLEARND_API_KEY": Path(stack.endpoint["api_key_file"]).read_text(),
-    }  # fmt: skip
-    for name, said in (("load", ""), ("release", "verified: paged version 1")):
-        block = page.split(f"```sh {name}\n")[1].split("```")[0]
-        done = subprocess.run(
-            ["bash", "-ec", block], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert said in done.stdout
+        client.call("POST", "/v1/models/retracted/versions/1/withdraw", json={"reason": "superseded"})

@@ -202,4 +202,10 @@ def test_the_compute_worker_holds_no_signing_key(stack):
     assert keys.stat().st_mode & 0o077 == 0
     for path in (stack.data / "keys").glob("*.pem"):
         assert path.stat().st_mode & 0o777 == 0o600
-    assert {p.stem for p in (stack.data / "keys").glob("*.pem")} == {"certificate", "release", "log", "receipt"}
+    assert {p.stem for p in (stack.data / "keys").glob("*.pem")} == {
+        "certificate",
+        "release",
+        "log",
+        "receipt",
+        "opendsr",
+    }

@@ -86,7 +86,7 @@ def test_everything_frequent_goes_by_an_index(api, grown):
     values = dict.fromkeys(
         ("id", "api_key_id", "regulation", "received_at", "due_at", "accepted_at", "records_count", "ref", "commitment",
          "supplements", "wrapped_key", "subject_ref", "callback_url", "callbacks", "dialect", "subject_request_id",
-         "subject", "idempotency_hash", "body_hash")
+         "traceparent", "subject", "idempotency_hash", "body_hash")
     )  # fmt: skip
     assert not scanned(services, requests.ADD, {**values, "model": "tiny", "records": [b"x"], "entry": b"x"})
     assert scanned(services, "SELECT count(*) FROM deletion_requests WHERE regulation = 'x'", {}) == [

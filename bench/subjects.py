@@ -1,0 +1,137 @@
+"""The subject index: how fast a corpus is indexed, in how much memory, and what a look-up costs against a scan.
+
+    python -m bench.subjects
+
+A corpus of fictional people in JSON lines, on a PostgreSQL of its own. Each size is indexed in a process of its own,
+whose peak memory is told; "read alone" is the same file by the same reader, "scan" reads it to find the same address.
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID
+
+from bench.data import machine
+from service import migrate
+from service.app import Services, build, create_keys
+from service.config import Settings
+from service.db import corpora
+from service.db.tables import Model
+from service.local import postgres
+from service.local.supervisor import wait_until
+from service.steps import index as step
+from service.subjects.search import search
+from tests import support
+
+SIZES, REPEATS = (10_000, 50_000, 200_000), 9
+
+
+def milliseconds(action: Callable[[], object]) -> float:
+    """Of an action, the median."""
+    found = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        action()
+        found.append(time.perf_counter() - started)
+    return 1000 * statistics.median(found)
+
+
+def indexed(settings: Settings, corpus_id: UUID, answer: "multiprocessing.Queue[tuple[float, float, float]]") -> None:
+    """Read the corpus, then index it; (seconds to read, seconds to index, peak MiB)."""
+    services = build(settings)
+    with services.db.reading() as session:
+        corpus = corpora.by_id(session, corpus_id)
+    assert corpus is not None
+    started = time.perf_counter()
+    for _ in step.source_of(corpus).rows():
+        pass
+    read = time.perf_counter() - started
+    started = time.perf_counter()
+    step.index(services, corpus_id)
+    answer.put((read, time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+    services.close()
+
+
+def measure(services: Services, folder: Path, size: int) -> str:
+    """A row of the table."""
+    path = folder / f"{size}.jsonl"
+    with path.open("w") as out:
+        for i, text in enumerate(support.people(size, seed=size)):
+            out.write(json.dumps({"text": text, "email": f"person{i}@example.org"}) + "\n")
+    name = f"m{size}"
+    with services.db.transaction() as session:
+        model = Model(name=name, policy={}, retain={}, heldout={})
+        session.add(model)
+        session.flush()
+        model_id = model.id
+    corpus = step.add(
+        services, name, name="crm", path=str(path), form=None, text_column="text", columns={"email": "email"},
+        phone_region=None,
+    )  # fmt: skip
+    context = multiprocessing.get_context("spawn")
+    answer: multiprocessing.Queue[tuple[float, float, float]] = context.Queue()
+    worker = context.Process(target=indexed, args=(services.settings, corpus.id, answer))
+    worker.start()
+    read, seconds, peak = answer.get()
+    worker.join()
+    address = f"person{size // 2}@example.org"
+
+    def look(subject: dict[str, object]) -> Callable[[], object]:
+        def action() -> object:
+            with services.db.reading() as session:
+                return search(services.wrapper, session, model_id, subject)
+
+        return action
+
+    def scan() -> object:
+        return [row for row in step.source_of(corpus).rows() if row.columns.get("email") == address]
+
+    by_address = milliseconds(look({"identities": [{"type": "email", "format": "raw", "value": address}], "names": []}))
+    scanned = milliseconds(scan)
+    rate = size / seconds
+    return (
+        f"| {size:,} | {read:.1f} | {seconds:.1f} | {rate:,.0f} | {peak:.0f} | {by_address:.1f} | {scanned:.0f} | "
+        f"{scanned / by_address:,.0f}× |"
+    )
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    sizes = parser.parse_args().sizes
+    print(machine())
+    with tempfile.TemporaryDirectory(prefix="unlearnd-b-") as place:
+        root = Path(place)
+        root.chmod(0o755)
+        sockets = root / "s"
+        sockets.mkdir()
+        server = postgres.process(root / "postgres", sockets, root / "postgres.log")
+        server.start()
+        try:
+            assert wait_until(lambda: postgres.is_ready(root / "postgres", sockets), 30)
+            migrate.upgrade(postgres.url(sockets), postgres.url(sockets, user=postgres.APP))
+            settings = Settings(
+                database_url=postgres.url(sockets, user=postgres.APP), broker_url="redis://127.0.0.1:9",
+                storage_dir=root / "storage", keys_dir=root / "keys",
+            )  # fmt: skip
+            create_keys(settings)
+            services = build(settings)
+            print("| records | read alone, s | index, s | records/s | peak MiB | look-up, ms | scan, ms | ratio |")
+            print("|---|---|---|---|---|---|---|---|")
+            for size in sizes:
+                print(measure(services, root, size), flush=True)
+            services.close()
+        finally:
+            server.ask_to_stop()
+            server.wait()
+
+
+if __name__ == "__main__":
+    main()
