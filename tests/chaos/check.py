@@ -18,6 +18,11 @@ TERMINAL = {"completed", "not_memorised", "cancelled", "rejected", "failed"}
 ENDED = {"done", "quarantined"}
 
 
+TABLES = (
+    "models", "versions", "jobs", "deletion_requests", "outbox", "certificates", "corpora", "corpus_records",
+)  # fmt: skip
+
+
 class Check:
     """One look at a stack that should be at rest: nothing pending, nothing under way."""
 
@@ -26,10 +31,9 @@ class Check:
         self.storage, self.url = storage, url
         self.headers = {"Authorization": f"Bearer {api_key}"}
         with psycopg.connect(database, row_factory=dict_row) as connection:
-            self.tables = {
-                name: connection.execute(f"SELECT * FROM {name}").fetchall()
-                for name in ("models", "versions", "jobs", "deletion_requests", "outbox", "certificates")
-            }
+            self.tables = {name: connection.execute(f"SELECT * FROM {name}").fetchall() for name in TABLES}
+            count = "SELECT request_id, count(*) AS n FROM records GROUP BY request_id"
+            self.found = Counter({row["request_id"]: row["n"] for row in connection.execute(count)})
             self.log = connection.execute("SELECT * FROM audit_entries ORDER BY index").fetchall()
         self.entries = [json.loads(bytes(row["entry"])) for row in self.log]
         self.requests = {str(row["id"]): row for row in self.tables["deletion_requests"]}
@@ -39,7 +43,7 @@ class Check:
         """Everything that is wrong, given what was answered 202: request id -> model."""
         parts = (
             self._requests(accepted), self._jobs(), self._versions(), self._folders(), self._tree(), self._audit(),
-            self._evidence(), self._api(accepted), self._outbox(),
+            self._persons(), self._evidence(), self._api(accepted), self._outbox(),
         )  # fmt: skip
         return [sentence for part in parts for sentence in part]
 
@@ -131,6 +135,21 @@ class Check:
             for kind, count in expected.items():
                 if counted[kind, str(job_id)] != count:
                     yield f"job {job_id}, {row['stage']}: {counted[kind, str(job_id)]} entries {kind} in the log"
+
+    def _persons(self) -> Iterator[str]:
+        places = Counter((row["corpus_id"], row["start"]) for row in self.tables["corpus_records"])
+        counted = Counter(row["corpus_id"] for row in self.tables["corpus_records"])
+        for row in self.tables["corpora"]:
+            if (row["state"], row["records"]) != ("ready", counted[row["id"]]):
+                yield f"corpus {row['id']} is {row['state']}, says {row['records']} records, has {counted[row['id']]}"
+        if twice := [place for place, count in places.items() if count > 1]:
+            yield f"{len(twice)} records are indexed twice"
+        resolved = Counter(e["ref"] for e in self.entries if e["kind"] == "request.resolved")
+        for row in self.tables["deletion_requests"]:
+            expected = (1, 1, 1) if row["subject"] is not None else (0, None, 0)
+            found = (resolved[row["ref"]], row["results_count"], self.found[row["id"]] if row["subject"] else 0)
+            if found != expected:
+                yield f"request {row['id']} was resolved {found[0]} times, to {found[1]} records, holds {found[2]}"
 
     def _evidence(self) -> Iterator[str]:
         published = {e["job"]: e for e in self.entries if e["kind"] == "version.published"}

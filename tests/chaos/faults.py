@@ -18,6 +18,7 @@ CONTROL = (
     *BATCH, "claim_control.commit", "claim_control.committed", "certify.commit", "certify.committed", "publish.staged",
     "publish.renamed", "publish.commit", "publish.committed",
 )  # fmt: skip
+PERSON = ("index.commit", "index.committed", "resolve.commit", "resolve.committed")
 CALLBACK = ("deliver.commit", "deliver.committed", "delivered.commit", "delivered.committed")
 COMPUTE = (
     "claim.commit", "claim.committed", "unlearn.commit", "unlearn.committed", "thresholds.commit",
@@ -25,15 +26,16 @@ COMPUTE = (
     "verify.committed", "report.commit", "report.committed",
 )  # fmt: skip
 CHILD = ("child.started", "child.measured", "child.epoch", "child.unlearned", "child.merged", "child.verified")
-POINTS = (*API, *CONTROL, *CALLBACK, *COMPUTE, *CHILD)
+POINTS = (*API, *PERSON, *CONTROL, *CALLBACK, *COMPUTE, *CHILD)
 
 APPLIES: dict[str, tuple[str, ...]] = {
     "kill": POINTS,
     "broker wiped": POINTS,
-    "database crash": (*API, *CONTROL, *CALLBACK, *COMPUTE),
+    "database crash": (*API, *PERSON, *CONTROL, *CALLBACK, *COMPUTE),
     "messages": (*BATCH, "certify.committed", "publish.renamed", "claim.committed", "report.committed"),
     "frozen": (
-        "batch.commit", "certify.commit", "certify.committed", "publish.staged", "publish.renamed",
+        "index.commit", "resolve.commit", "batch.commit", "certify.commit", "certify.committed", "publish.staged",
+        "publish.renamed",
         "publish.commit", "claim.committed", "epoch.committed", "report.commit", "report.committed",
     ),
     "terminated": (

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests import support
-from tests.chaos.faults import APPLIES, CALLBACK, CASES, POINTS, Case, injected
+from tests.chaos.faults import APPLIES, CALLBACK, CASES, PERSON, POINTS, Case, injected
 from tests.chaos.stack import PATIENCE, Chaos
 
 POLICY = {**support.POLICY, "max_wait_seconds": 0, "min_epoch_steps": 4, "max_epochs": 40}
@@ -37,15 +37,22 @@ def run_case(stack: Chaos, case: Case, chance: random.Random) -> list[str]:
 def _run(stack: Chaos, case: Case, chance: random.Random) -> list[str]:
     name, text = f"m-{time.time_ns()}", support.KNOWN[chance.randrange(6)]
     cancelling = case.point.startswith("cancel")
+    person = stack.corpus_of(text) if case.point in PERSON else None
     policy = {**POLICY, "max_wait_seconds": 3600} if cancelling else POLICY
     paths = [str(stack.model / part) for part in ("model", "retain.jsonl", "heldout.jsonl")]
     stack.running.client.add_model(name, *paths, policy)
     if cancelling:
         request = stack.submit(name, text)
+    if person and case.point.startswith("resolve"):
+        stack.add_corpus(name, wait=True)
     first = "publish.commit" if case.point in CALLBACK else case.point
     stack.arm(first)
     with ThreadPoolExecutor(1) as pool:  # the API itself may be what halts
-        asked = pool.submit(stack.cancel, request["id"]) if cancelling else pool.submit(stack.submit, name, text)
+        if person and case.point.startswith("index"):
+            stack.add_corpus(name)
+        asked = (
+            pool.submit(stack.cancel, request["id"]) if cancelling else pool.submit(stack.submit, name, text, person)
+        )
         pid = stack.halted(first)
         if first != case.point:  # callbacks: there is none before that commit, so that it is ours that halts
             stack.arm(case.point)

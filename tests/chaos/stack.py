@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +19,7 @@ import psycopg
 from service.local import valkey
 from service.local.supervisor import wait_until
 from service.queue import ROUTES, celery_app
+from tests import support
 from tests.chaos.check import Check, personal
 from tests.stack import Running
 
@@ -235,12 +237,37 @@ class Chaos:
         """One message, as it would be sent."""
         self._app.send_task(step, args=[identifier] if identifier else [], queue=ROUTES[step], expires=60)
 
-    def submit(self, model: str, text: str) -> dict[str, Any]:
-        """A request with a callback; repeated under its Idempotency-Key until it is answered, as a good client does."""
+    def corpus_of(self, text: str) -> str:
+        """Write a corpus of 1200 records, in which the text is one; returns whose it is."""
+        person, file = "somebody.sought@example.org", self.data.parent / "corpus.jsonl"
+        if not file.exists():
+            rows = [{"text": t, "email": f"person{i}@example.org"} for i, t in enumerate(support.people(1200, seed=8))]
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        lines = file.read_text().splitlines()
+        lines[700] = json.dumps({"text": text, "email": person})
+        self.corpus = file.with_name(f"corpus-{time.time_ns()}.jsonl")
+        self.corpus.write_text("\n".join(lines) + "\n")
+        self.words.append(person)
+        return person
+
+    def add_corpus(self, model: str, *, wait: bool = False) -> None:
+        """Register it, and wait until it is indexed."""
+        self.running.client.add_corpus(model, "crm", str(self.corpus), columns={"email": "email"})
+        if wait:
+            ready = wait_until(lambda: self.running.client.corpus(model, "crm")["state"] == "ready", PATIENCE)
+            assert ready, self.tail()
+
+    def submit(self, model: str, text: str, person: str | None = None) -> dict[str, Any]:
+        """A request with a callback; repeated under its Idempotency-Key until it is answered, as a good client does.
+
+        With a person it is that person's address that is sent, and the text is what is to be found by it.
+        """
         self.words.append(text[text.index("number ") :][:14])  # longer than what a hash may hold by chance
+        subject = {"identities": [{"type": "email", "value": person}]} if person else None
+        what = {"subject": subject} if person else {"records": [{"text": text}]}
         callback = f"http://127.0.0.1:{self.callbacks.server_port}/"
         found = self._insist("POST", "/v1/deletion-requests", 202, key=os.urandom(8).hex(), json={
-            "model": model, "records": [{"text": text}], "callback_url": callback})  # fmt: skip
+            "model": model, **what, "callback_url": callback})  # fmt: skip
         self.accepted[found["id"]] = model
         return found
 
