@@ -12,7 +12,6 @@ async with AsyncClient(url, key) as client:
 import asyncio
 import hashlib
 import json
-import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -21,10 +20,12 @@ from typing import Any, Self
 import httpx
 
 from service.domain.errors import ClientError
-from service.operations import RETRIES, TERMINAL, EventLines, Operations, parsed, pause
+from service.operations import RETRIES, TERMINAL, EventLines, Operations, connection, environment, parsed, pause
 
 CHUNK = 1 << 20
 POLL_SECONDS = 0.5
+MATCHES = 200  # of a page
+LOST = 120  # attempts in a row to take up a stream again
 
 
 class Client(Operations[Any]):
@@ -32,20 +33,16 @@ class Client(Operations[Any]):
 
     def __init__(self, url: str, api_key: str, *, timeout: float = 30) -> None:
         """Talk to the service at `url`."""
-        headers = {"Authorization": f"Bearer {api_key}"}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout)
+        self._http = httpx.Client(**connection(url, api_key, timeout))
 
     @classmethod
     def from_environment(cls) -> Self:
         """From UNLEARND_URL and UNLEARND_API_KEY.
 
         Raises:
-            ClientError: One of them is not set.
+            ClientError: One of them is not set, or no such thing.
         """
-        try:
-            return cls(os.environ["UNLEARND_URL"], os.environ["UNLEARND_API_KEY"])
-        except KeyError as error:
-            raise ClientError(f"{error.args[0]} is not set") from error
+        return cls(*environment())
 
     def __enter__(self) -> Self:
         return self
@@ -57,8 +54,8 @@ class Client(Operations[Any]):
         """Close the connection."""
         self._http.close()
 
-    def call(self, method: str, path: str, **arguments: Any) -> Any:
-        """One call; returns the parsed answer. It is sent again if the service is busy or the connection lost.
+    def call(self, method: str, path: str, *, text: bool = False, **arguments: Any) -> Any:
+        """One call; returns the parsed answer, or its text. What may be is sent again if it is busy or away.
 
         Raises:
             ClientError: The service refused, naming the field, or cannot be reached.
@@ -69,15 +66,15 @@ class Client(Operations[Any]):
                 answer = self._http.request(method, path, **arguments)
             except httpx.TransportError as error:
                 lost = error
-            wait = pause(attempt, answer)
+            wait = pause(attempt, answer, lost, method, arguments)
             if wait is None:
-                return _outcome(answer, lost)
+                return _outcome(answer, lost, text=text)
             time.sleep(wait)  # back-off: the condition lies with the other side
         raise AssertionError("unreachable")
 
     def events(self, job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """(kind, data) of a job's events, live, until it ends; a cut connection is taken up again."""
-        lines, path = EventLines(), f"/v1/jobs/{job_id}/events"
+        lines, path, lost = EventLines(), f"/v1/jobs/{job_id}/events", 0
         while True:
             try:
                 with self._http.stream("GET", path, headers=lines.headers, timeout=60) as answer:
@@ -85,16 +82,21 @@ class Client(Operations[Any]):
                         answer.read()
                         parsed(answer)
                     for line in answer.iter_lines():
+                        lost = 0
                         yield from ((kind, json.loads(data)) for kind, data in lines.take(line))
                 return
-            except httpx.TransportError:
+            except httpx.TransportError as error:
+                lost += 1
+                if lost > LOST:
+                    raise ClientError(f"the service does not come back: {error}") from error
                 time.sleep(POLL_SECONDS)
 
     def until_batched(self, request_id: str) -> Any:
-        """The request once it belongs to a job, waits for somebody's approval, or has ended."""
+        """The request once it belongs to a job, waits for somebody, or has ended."""
 
         def enough(found: Any) -> bool:
-            return found["job_id"] or found["waits_for"] == "approval" or found["status"] in TERMINAL
+            stuck = found["waits_for"] == "approval" or (found["waits_for"] and found["reason"])
+            return found["job_id"] or stuck or found["status"] in TERMINAL
 
         return self.poll(lambda: self.request(request_id), enough)
 
@@ -109,12 +111,27 @@ class Client(Operations[Any]):
             time.sleep(POLL_SECONDS)
         return found
 
+    def all_matches(self, request_id: str) -> list[Any]:
+        """Everything that a request which waits for approval would unlearn."""
+        found = page = self.matches(request_id)
+        while len(page) >= MATCHES and page[-1]["match"] is not None:
+            page = self.matches(request_id, after=page[-1]["match"])
+            found += page
+        return list(found)
+
+    def every(self, listing: Callable[..., Any], **filters: Any) -> Iterator[Any]:
+        """The items of all pages of a listing of ours, as `client.every(client.requests, model="m")`."""
+        cursor = None
+        while True:
+            page = listing(limit=MATCHES, **filters, **({"cursor": cursor} if cursor else {}))
+            yield from page["items"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
     def export_log(self) -> Iterator[str]:
         """The lines of an export: the newest checkpoint, then the entries that it covers."""
-        answer = self._http.get("/v1/log/checkpoint")
-        if not answer.is_success:
-            parsed(answer)
-        note, start = answer.text, 0
+        note, start = self.call("GET", "/v1/log/checkpoint", text=True), 0
         size = int(note.split("\n")[1])
         yield json.dumps({"checkpoint": note})
         while start < size:
@@ -177,9 +194,17 @@ class AsyncClient(Operations[Awaitable[Any]]):
 
     def __init__(self, url: str, api_key: str, *, timeout: float = 30) -> None:
         """Talk to the service at `url`."""
-        self._where = url, api_key
-        headers = {"Authorization": f"Bearer {api_key}"}
-        self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout)
+        self._where = url, api_key, timeout
+        self._http = httpx.AsyncClient(**connection(url, api_key, timeout))
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """From UNLEARND_URL and UNLEARND_API_KEY.
+
+        Raises:
+            ClientError: One of them is not set, or no such thing.
+        """
+        return cls(*environment())
 
     async def __aenter__(self) -> Self:
         return self
@@ -192,7 +217,7 @@ class AsyncClient(Operations[Awaitable[Any]]):
         await self._http.aclose()
 
     async def call(self, method: str, path: str, **arguments: Any) -> Any:
-        """One call; returns the parsed answer. It is sent again if the service is busy or the connection lost.
+        """One call; returns the parsed answer. What may be is sent again if it is busy or away.
 
         Raises:
             ClientError: The service refused, naming the field, or cannot be reached.
@@ -203,7 +228,7 @@ class AsyncClient(Operations[Awaitable[Any]]):
                 answer = await self._http.request(method, path, **arguments)
             except httpx.TransportError as error:
                 lost = error
-            wait = pause(attempt, answer)
+            wait = pause(attempt, answer, lost, method, arguments)
             if wait is None:
                 return _outcome(answer, lost)
             await asyncio.sleep(wait)
@@ -211,7 +236,7 @@ class AsyncClient(Operations[Awaitable[Any]]):
 
     async def events(self, job_id: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         """(kind, data) of a job's events, live, until it ends; a cut connection is taken up again."""
-        lines, path = EventLines(), f"/v1/jobs/{job_id}/events"
+        lines, path, lost = EventLines(), f"/v1/jobs/{job_id}/events", 0
         while True:
             try:
                 async with self._http.stream("GET", path, headers=lines.headers, timeout=60) as answer:
@@ -219,10 +244,14 @@ class AsyncClient(Operations[Awaitable[Any]]):
                         await answer.aread()
                         parsed(answer)
                     async for line in answer.aiter_lines():
+                        lost = 0
                         for kind, data in lines.take(line):
                             yield kind, json.loads(data)
                 return
-            except httpx.TransportError:
+            except httpx.TransportError as error:
+                lost += 1
+                if lost > LOST:
+                    raise ClientError(f"the service does not come back: {error}") from error
                 await asyncio.sleep(POLL_SECONDS)
 
     async def wait(self, request_id: str, seconds: float = float("inf")) -> Any:
@@ -236,7 +265,8 @@ class AsyncClient(Operations[Awaitable[Any]]):
         """Fetch a release folder, as `Client` does, in a thread."""
 
         def fetch() -> Any:
-            with Client(*self._where) as client:
+            url, api_key, timeout = self._where
+            with Client(url, api_key, timeout=timeout) as client:
                 return client.download(model, version, folder)
 
         return await asyncio.to_thread(fetch)
@@ -246,11 +276,11 @@ def _has_ended(found: Any) -> bool:
     return found["status"] in TERMINAL
 
 
-def _outcome(answer: httpx.Response | None, lost: httpx.TransportError | None) -> Any:
+def _outcome(answer: httpx.Response | None, lost: httpx.TransportError | None, *, text: bool = False) -> Any:
     """What the last attempt came to."""
     if answer is None:
-        raise ClientError(f"the service cannot be reached: {lost}") from lost
-    return parsed(answer)
+        raise ClientError(f"the service cannot be reached, or does not answer: {lost}") from lost
+    return answer.text if text and answer.is_success else parsed(answer)
 
 
 def _sha256(path: Path) -> str:

@@ -54,16 +54,24 @@ class Settings(BaseSettings):
     oauth_jwks_url: str = Field("", description="where an OAuth 2 issuer's keys are; without it only API keys count")
     oauth_issuer: str = Field("", description="the claim iss of its access tokens")
     oauth_audience: str = Field("unlearnd", description="the claim aud of its access tokens")
+    oauth_scopes: list[str] = Field(
+        ["submit", "read", "download", "audit", "approve"], description="that a token may give, as JSON"
+    )
     public_url: str = Field("", description="where the API is reached from outside, as links in answers say")
     processor_domain: str = Field("localhost", description="OpenDSR: the domain that its certificate is issued for")
     alert_url: str = Field("", description="told when a request fails, waits for approval, or is due soon or past")
     alert_secret: SecretStr = Field(SecretStr(""), description="whsec_..., signs alerts (Standard Webhooks)")
     alert_days: float = Field(5, description="how long before its deadline a request is due soon")
+    identifier_types: dict[str, str] = Field(
+        {}, description='of DataGrail and Transcend, by their names, as JSON: {"user_id": "controller_customer_id"}'
+    )
     fides_url: str = Field("", description="where Fides is reached, for its callbacks")
     transcend_url: str = Field("https://multi-tenant.sombra.transcend.io", description="the Sombra gateway")
     transcend_api_key: SecretStr = Field(SecretStr(""), description="of Transcend; without it its webhook is off")
+    transcend_organization: str = Field("", description="its URI, which Sombra's tokens are made out to")
     transcend_internal_key: SecretStr = Field(SecretStr(""), description="of a Sombra gateway of one's own")
     transcend_public_key: Path = Field(Path(), description="PEM; Sombra signs its webhooks with the private one")
     datagrail_secret: SecretStr = Field(SecretStr(""), description="of DataGrail's webhooks; without it they are off")
-    callback_allow_private: bool = Field(False, description="let callbacks go to private addresses")
+    callback_allow_private: bool = Field(False, description="let callbacks go to any private address")
+    callback_allow: list[str] = Field([], description='inner networks they may go to, as JSON: ["10.2.0.0/16"]')
     log_level: str = "INFO"

@@ -167,6 +167,14 @@ def _corpora(session: Session, services: Services, _: datetime) -> Iterator[Find
             yield Finding("corpora", f"corpora/{digest[:12]} is missing.", "Restore it from a backup of storage.")
 
 
+def _subjects(session: Session, _: Services, __: datetime) -> Iterator[Finding]:
+    again = "unlearnd corpora remove, and once its files are as they should be, add."
+    for model, corpus, reason in health.failed_corpora(session):
+        yield Finding("subjects", f"The corpus {corpus} of {model} could not be indexed: {reason}.", again)
+    for reason, count in health.unsearchable(session):
+        yield Finding("subjects", f"{count} requests cannot be looked up: {reason}.", again)
+
+
 def _work(session: Session, services: Services, _: datetime) -> Iterator[Finding]:
     settings = services.settings
     for job_id in health.abandoned(session, 3 * settings.lease_seconds):
@@ -210,5 +218,5 @@ def _log(session: Session, services: Services, _: datetime) -> Iterator[Finding]
 
 
 CHECKS: tuple[Callable[[Session, Services, datetime], Iterator[Finding]], ...] = (
-    _clocks, _roles, _durability, _sealed, _versions, _corpora, _work, _promises, _log,
+    _clocks, _roles, _durability, _sealed, _versions, _corpora, _subjects, _work, _promises, _log,
 )  # fmt: skip

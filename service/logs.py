@@ -34,8 +34,17 @@ def configure(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    logging.getLogger("celery.app.trace").addFilter(_without_message)
     for name in ("httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)  # at INFO they log whole URLs, and a callback's is sealed
+
+
+def _without_message(record: logging.LogRecord) -> bool:
+    """Celery writes an exception's message and traceback into its own; what is left says which task it was."""
+    data = record.args if isinstance(record.args, dict) else {}
+    if data.get("exc") is not None:
+        record.msg, record.args = "Task %s[%s] raised", (data.get("name"), data.get("id"))
+    return True
 
 
 def _frames(_: Any, __: str, event: EventDict) -> EventDict:

@@ -90,9 +90,7 @@ def main() -> None:
     configure_logs(settings.log_level)
     app = create_app(services)
     if tracing.configure("api"):
-        from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
-
-        FastAPIInstrumentor.instrument_app(app, excluded_urls="livez,readyz,metrics")
+        tracing.instrument(app)
     uvicorn.run(
         app, host=arguments.host, port=arguments.port, access_log=False, log_config=None,
         timeout_graceful_shutdown=GRACE_SECONDS, timeout_keep_alive=30, server_header=False, loop="uvloop",

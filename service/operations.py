@@ -3,6 +3,7 @@
 An answer is the JSON that the OpenAPI document describes, as plain mappings.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any, Generic, TypedDict, TypeVar
 from uuid import uuid4
@@ -17,7 +18,7 @@ Answer = TypeVar("Answer")  # Any, or an awaitable of it
 
 
 class Identity(TypedDict, total=False):
-    """Who it is about: `type` as in `unlearnd requests submit --help`; `format` raw (default), sha1, md5, sha256."""
+    """Who it is about: `type` email, phone, controller_customer_id, ...; `format` raw (default), sha1, md5, sha256."""
 
     type: str
     format: str
@@ -88,9 +89,9 @@ class Operations(Generic[Answer]):
         """Extend an open request's deadline, once."""
         return self.call("POST", f"/v1/deletion-requests/{request_id}/extend", json={"reason": reason})
 
-    def matches(self, request_id: str) -> Answer:
-        """What a request that waits for approval would unlearn."""
-        return self.call("GET", f"/v1/deletion-requests/{request_id}/matches")
+    def matches(self, request_id: str, **page: Any) -> Answer:
+        """A page of what a request that waits for approval would unlearn: after, limit."""
+        return self.call("GET", f"/v1/deletion-requests/{request_id}/matches", params=page)
 
     def approve(self, request_id: str, matches: list[int] | None = None) -> Answer:
         """Approve a request, with all or some of its matches."""
@@ -122,9 +123,18 @@ def asked(model: str, subject: Subject | None, **fields: Any) -> dict[str, Any]:
     return {"model": model, **fields, **({"subject": subject} if subject else {})}
 
 
-def pause(attempt: int, answer: httpx.Response | None) -> float | None:
-    """Seconds until the next attempt; None: there is none, what came counts. No answer: the connection was lost."""
-    if attempt + 1 == RETRIES or (answer is not None and answer.status_code not in (429, 503)):
+def pause(
+    attempt: int, answer: httpx.Response | None, lost: httpx.TransportError | None, method: str, arguments: Any
+) -> float | None:
+    """Seconds until the next attempt; None: there is none, what came counts.
+
+    What was refused for now, or never arrived, may be sent again. What was lost on its way may have been done: then
+    only what changes nothing, or has an Idempotency-Key.
+    """
+    harmless = method in ("GET", "HEAD") or "Idempotency-Key" in (arguments.get("headers") or {})
+    if attempt + 1 == RETRIES or (lost is not None and not (harmless or isinstance(lost, httpx.ConnectError))):
+        return None
+    if answer is not None and answer.status_code not in (429, 503):
         return None
     asked_for = answer.headers.get("Retry-After", "") if answer is not None else ""
     wait: float = max(0.25 * 2**attempt, float(asked_for) if asked_for.isdecimal() else 0.0)
@@ -137,14 +147,41 @@ def parsed(answer: httpx.Response) -> Any:
     Raises:
         ClientError: With the problem's detail and fields.
     """
-    if answer.is_success:
-        return answer.json() if answer.content else None
     try:
+        if answer.is_success:
+            return answer.json() if answer.content else None
         found = answer.json()
         fields = "; ".join(f"{e['field']}: {e['message']}" for e in found.get("errors") or [])
         raise ClientError(fields or f"{found['title']}: {found['detail']}")
     except (ValueError, KeyError, TypeError) as error:
         raise ClientError(f"the service answered {answer.status_code}") from error
+
+
+def environment() -> tuple[str, str]:
+    """URL and key.
+
+    Raises:
+        ClientError: One of them is not set.
+    """
+    try:
+        return os.environ["UNLEARND_URL"], os.environ["UNLEARND_API_KEY"]
+    except KeyError as error:
+        raise ClientError(f"{error.args[0]} is not set") from error
+
+
+def connection(url: str, api_key: str, timeout: float) -> dict[str, Any]:
+    """What an HTTP client is made with; a key that was read from a file may end in a line's end.
+
+    Raises:
+        ClientError: The key or the URL is none.
+    """
+    key = api_key.strip()
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ClientError("the API key is not one")
+    try:
+        return {"base_url": httpx.URL(url), "headers": {"Authorization": f"Bearer {key}"}, "timeout": timeout}
+    except httpx.InvalidURL as error:
+        raise ClientError("the service's URL is not one") from error
 
 
 class EventLines:

@@ -297,7 +297,9 @@ class Preview(BaseModel):
     """What a request would match."""
 
     model: str
-    counts: dict[str, int] = Field(description="by what records are found: identifier, near_copy, similar, name")
+    counts: dict[str, int] = Field(
+        description="by what records are found: identifier, near_copy, similar, name; and form_letter, left out"
+    )
     searched: list[Searched]
     needs_approval: bool
     due_at: datetime = Field(description="if it were submitted now")

@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import ipaddress
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -23,6 +23,10 @@ import httpcore
 from service.privacy.envelope import KeyWrapper
 
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv4 behind a translator
+INNER = [  # what `is_global` takes for the outside: translators' and relays' own, and what was given up
+    ipaddress.ip_network(network)
+    for network in ("64:ff9b:1::/48", "::/96", "::ffff:0:0:0/96", "fec0::/10", "192.88.99.0/24")
+]
 
 
 class RefusedTarget(ValueError):
@@ -57,10 +61,10 @@ class Call:
     trusted: bool = False
 
 
-def send(call: Call, *, seconds: float, allow_private: bool) -> int:
+def send(call: Call, *, seconds: float, allow_private: bool, allow: Sequence[str] = ()) -> int:
     """Make a call within so many seconds in all; the receiver's HTTP status. What else it says is not read.
 
-    Redirects are not followed.
+    Redirects are not followed. `allow` lists networks inside that calls may go to.
 
     Raises:
         RefusedTarget: The host is, or just then resolves to, an address inside.
@@ -71,13 +75,14 @@ def send(call: Call, *, seconds: float, allow_private: bool) -> int:
     parts = urlsplit(call.url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("not an HTTP URL")
-    return asyncio.run(_status(call, seconds, allow_private=allow_private or call.trusted))
+    outside = Outside(allow_private=allow_private or call.trusted, allow=allow)
+    return asyncio.run(_status(call, seconds, outside))
 
 
-async def _status(call: Call, seconds: float, *, allow_private: bool) -> int:
+async def _status(call: Call, seconds: float, outside: "Outside") -> int:
     async with (
         asyncio.timeout(seconds),
-        httpcore.AsyncConnectionPool(network_backend=Outside(allow_private=allow_private)) as pool,
+        httpcore.AsyncConnectionPool(network_backend=outside) as pool,
         pool.stream(call.method, call.url, headers=list(call.headers.items()), content=call.body) as answer,
     ):
         return int(answer.status)
@@ -86,9 +91,10 @@ async def _status(call: Call, seconds: float, *, allow_private: bool) -> int:
 class Outside(httpcore.AsyncNetworkBackend):
     """Connects to addresses that it has looked at itself: a name cannot mean another one between check and call."""
 
-    def __init__(self, *, allow_private: bool) -> None:
-        """Let calls go inside only if an operator wants that."""
+    def __init__(self, *, allow_private: bool, allow: Sequence[str] = ()) -> None:
+        """Let calls go inside only if an operator wants that: anywhere, or to some networks."""
         self._backend, self._allow_private = httpcore.AnyIOBackend(), allow_private
+        self._allow = [ipaddress.ip_network(network) for network in allow]
 
     async def connect_tcp(
         self,
@@ -102,7 +108,7 @@ class Outside(httpcore.AsyncNetworkBackend):
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         addresses = list(dict.fromkeys(entry[4][0] for entry in found))
-        if not self._allow_private and not all(is_outside(address) for address in addresses):
+        if not self._allow_private and not all(map(self._may_be_called, addresses)):
             raise RefusedTarget("not a global address")
         failed: Exception = OSError("the host has no address")
         for address in addresses:
@@ -112,11 +118,17 @@ class Outside(httpcore.AsyncNetworkBackend):
                 failed = error
         raise failed
 
+    def _may_be_called(self, address: Any) -> bool:
+        found = ipaddress.ip_address(address)
+        return is_outside(address) or any(found in network for network in self._allow)
+
 
 def is_outside(address: Any) -> bool:
     """Whether an IP address is the outside world's, also one that is an IPv4 address in IPv6's clothes."""
     found = ipaddress.ip_address(address)
     if found in NAT64:
         found = ipaddress.ip_address(int(found) & 0xFFFFFFFF)
+    if any(found in network for network in INNER):
+        return False
     inner = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None)
     return found.is_global and not found.is_multicast and (inner is None or inner.is_global)

@@ -4,6 +4,7 @@ Fides calls with an API key. Transcend and DataGrail sign: they become API keys 
 """
 
 import json
+import time
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, ValidationError
 
-from service.api.deps import Parts, Reader, Submitter
+from service.api.deps import SEEING, Parts, Reader, Submitter, whose
 from service.app import Services
 from service.connect import datagrail
 from service.connect.calls import DONE, Target
@@ -23,8 +24,10 @@ from service.domain.errors import Conflict, Forbidden, Invalid, NotFound, Unauth
 from service.domain.states import TERMINAL_REQUESTS
 from service.schemas import Text
 from service.steps import request as step
-from service.subjects.identifiers import EMAIL, PHONE_LIKE
+from service.subjects.identifiers import EMAIL, PHONE_LIKE, NotAnIdentity, normalised
 
+SOMBRA_SECONDS = 3600  # how old a token of Sombra's may be
+NAMED = {"email": "email", "phone": "phone", "phone_number": "phone", "phoneNumber": "phone"}
 router = APIRouter(prefix="/connect", tags=["connectors"])
 ModelName = Annotated[str, Path(max_length=63, description="which model is unlearned")]
 
@@ -108,11 +111,11 @@ def fides(
 
 
 @router.get("/fides/requests/{request_id}")
-def fides_status(request_id: UUID, parts: Parts, _: Reader) -> FidesOut:
+def fides_status(request_id: UUID, parts: Parts, key: Reader) -> FidesOut:
     """Where a request stands, as Fides polls; 409 once it has failed: Fides has no value for that."""
     with parts.db.reading() as session:
         request = queries.by_id(session, request_id)
-    if request is None:
+    if request is None or whose(key, *SEEING) not in (None, request.api_key_id):
         raise NotFound("There is no such request.")
     if request.status in TERMINAL_REQUESTS - set(DONE):
         raise Conflict(f"The request is {request.status}.")
@@ -129,11 +132,16 @@ async def transcend(
 ) -> Response:
     """A server webhook of Transcend, one for each identifier; `PUT /v1/data-silo` tells it the end."""
     settings = parts.settings
-    if not settings.transcend_api_key or not settings.transcend_public_key.is_file():
-        raise Forbidden("Transcend is not set up here: UNLEARND_TRANSCEND_API_KEY, UNLEARND_TRANSCEND_PUBLIC_KEY.")
+    organization = settings.transcend_organization
+    if not (settings.transcend_api_key and organization and settings.transcend_public_key.is_file()):
+        raise Forbidden("Transcend is not set up here: UNLEARND_TRANSCEND_API_KEY, _ORGANIZATION and _PUBLIC_KEY.")
     try:
-        options: Any = {"verify_aud": False}
-        claims = jwt.decode(x_sombra_token, settings.transcend_public_key.read_bytes(), ["ES384"], options=options)
+        claims = jwt.decode(
+            x_sombra_token, settings.transcend_public_key.read_bytes(), ["ES384"], audience=organization,
+            options={"require": ["iat", "aud"]},
+        )  # fmt: skip
+        if claims["iat"] < time.time() - SOMBRA_SECONDS:
+            raise jwt.ExpiredSignatureError("old")
     except jwt.PyJWTError as error:
         raise Unauthenticated(f"x-sombra-token is not valid ({type(error).__name__}).") from None
     body = _read(TranscendIn, await request.body())
@@ -141,9 +149,10 @@ async def transcend(
         raise Unauthenticated("x-sombra-token is not about this core identifier.")
     if body.type != "ERASURE":
         raise Invalid("Only ERASURE is done here.", field="type")
-    found = {body.coreIdentifier.value, *([body.extras.profile.identifier] if body.extras.profile else [])}
+    values = [(_kind(body.coreIdentifier.value), body.coreIdentifier.value)]
+    if (profile := body.extras.profile) and (kind := _type_of(parts, profile.type or "")):
+        values += [(kind, profile.identifier)]
     target = Target(f"{settings.transcend_url.rstrip('/')}/v1/data-silo", x_transcend_nonce)
-    values = [(_kind(value), value) for value in sorted(found)]
     await run_in_threadpool(_accept_signed, parts, model, values, "transcend", x_transcend_nonce, [target])
     return Response('{"status": "queued"}', media_type="application/json")
 
@@ -169,7 +178,7 @@ async def data_grail(
         raise Invalid("Only deletion is done here.", field="request_type")
     targets = [Target(str(body.webhook_callback_url), body.webhook_request_id)] if body.webhook_callback_url else []
     lists = [(kind, v if isinstance(v, list) else [v]) for kind, v in body.identifiers.items()]
-    values = [(kind if kind in ("email", "phone") else _kind(value), value) for kind, vs in lists for value in vs]
+    values = [(kind, value) for name, vs in lists if (kind := _type_of(parts, name)) for value in vs]
     await run_in_threadpool(_accept_signed, parts, model, values, "datagrail", body.webhook_request_id, targets)
     return Response('{"status": "accepted"}', 202, media_type="application/json")
 
@@ -182,13 +191,27 @@ def _read(kind: type[Any], raw: bytes) -> Any:
         raise RequestValidationError(error.errors()) from None
 
 
+def _type_of(parts: Services, name: str) -> str | None:
+    """The type of a platform's identifier by its name; None: not one that people are found by here."""
+    return {**NAMED, **parts.settings.identifier_types}.get(name)
+
+
 def _kind(value: str) -> str:
-    """What an identifier without a type seems to be."""
+    """What a core identifier, which has no type, seems to be."""
     if EMAIL.fullmatch(value.strip()):
         return "email"
     return (
         "phone" if PHONE_LIKE.fullmatch(value.strip()) and value.strip().startswith("+") else "controller_customer_id"
     )
+
+
+def _is_one(identity: dict[str, str]) -> bool:
+    """Whether a value can be of its type."""
+    try:
+        normalised(identity["type"], identity["value"])
+    except NotAnIdentity:
+        return False
+    return True
 
 
 def _accept_signed(
@@ -211,9 +234,10 @@ def _accept(
     targets: list[Target],
 ) -> UUID:
     """Take a platform's request; the same again gives the same."""
-    if not values:
-        raise Invalid("An identifier is needed.", field="identifiers")
-    identities = [{"type": kind, "format": "raw", "value": value} for kind, value in values]
+    listed = [{"type": kind, "format": "raw", "value": value} for kind, value in dict.fromkeys(values)]
+    identities = [identity for identity in listed if _is_one(identity)] or listed  # what is wrong is said if all are
+    if not identities:
+        raise Invalid("An identifier that people are found by here is needed.", field="identifiers")
     submission = step.Submission(
         model, [], None, "gdpr", None, targets, subject={"identities": identities, "names": []}, dialect=platform
     )

@@ -16,6 +16,8 @@ from service.domain.errors import ServiceError
 from service.logs import logger
 
 log = logger(__name__)
+# The last one: no connection of the pool became free.
+DATABASE_AWAY = (OperationalError, psycopg.OperationalError, exc.TimeoutError)
 MEDIA_TYPE = "application/problem+json"
 FIELD_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_-]{0,39}$")
 
@@ -42,9 +44,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
-    app.add_exception_handler(OperationalError, _database_away)
-    app.add_exception_handler(psycopg.OperationalError, _database_away)
-    app.add_exception_handler(exc.TimeoutError, _database_away)  # no connection of the pool became free
+    for kind in DATABASE_AWAY:
+        app.add_exception_handler(kind, _database_away)
     app.add_exception_handler(DataError, _unstorable)
     app.add_exception_handler(psycopg.DataError, _unstorable)
     app.add_exception_handler(Exception, _unexpected)

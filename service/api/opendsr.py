@@ -6,6 +6,7 @@ specification leaves open is decided in docs/opendsr.md.
 
 import base64
 import json
+import re
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -17,22 +18,25 @@ from fastapi.routing import APIRoute
 from pydantic import AnyHttpUrl, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from starlette.exceptions import HTTPException
 
-from service.api.deps import Parts, Reader, Submitter, services_of
-from service.api.errors import field_of
+from service.api.deps import SEEING, Parts, Reader, Submitter, services_of, whose
+from service.api.errors import DATABASE_AWAY, field_of
 from service.app import Services
 from service.connect import opendsr
 from service.connect.calls import Target, results_url
 from service.db import models
 from service.db import requests as queries
 from service.db.tables import DeletionRequest
-from service.domain.errors import Invalid, NotFound, ServiceError
+from service.domain.errors import Invalid, NotFound, ServiceError, Unavailable
 from service.domain.telling import dsr_word
+from service.logs import logger
 from service.schemas import IDENTITY_TYPES, IdentityIn, In, Name, RecordIn, SubjectIn, Text
 from service.steps import request as step
 
+log = logger(__name__)
 TYPES = tuple(kind for kind in IDENTITY_TYPES if kind != "phone")  # ours alone; not OpenDSR's
 FORMATS = ("raw", "sha1", "md5", "sha256")
 UUID4 = r"^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
+RFC3339 = re.compile(r"^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d")
 KEPT_STATUS = (401, 403, 404, 503)
 PEM = "application/x-pem-file"
 
@@ -73,7 +77,7 @@ class DsrIn(BaseModel):
     @field_validator("submitted_time", mode="before")
     @classmethod
     def _is_text(cls, value: Any) -> Any:
-        if not isinstance(value, str):
+        if not isinstance(value, str) or not RFC3339.match(value):
             raise ValueError("RFC 3339, as a string")
         return value
 
@@ -151,6 +155,9 @@ class Signed(APIRoute):
                 answer = await handle(request)
             except (ServiceError, RequestValidationError, HTTPException) as error:
                 answer = refusal(error)
+            except DATABASE_AWAY as error:
+                log.error("the database does not answer", error=type(error).__name__)
+                answer = refusal(Unavailable("The database does not answer; repeat the request as it is."))
             services = await services_of(request)
             headers = await run_in_threadpool(self.names.headers, services.opendsr, bytes(answer.body))
             answer.headers.update(headers)
@@ -171,7 +178,7 @@ def refusal(error: Exception) -> Response:
         status, fields = 400, [(field_of(e["loc"]), _message(e)) for e in error.errors()]
     elif isinstance(error, ServiceError):
         status = error.status if error.status in KEPT_STATUS else 400
-        fields = [(error.field or "", error.detail)]
+        fields = [({"received_at": "submitted_time"}.get(error.field or "", error.field or ""), error.detail)]
     else:
         assert isinstance(error, HTTPException)
         status, fields = error.status_code, [("body", "The body is not JSON in UTF-8.")]
@@ -245,18 +252,18 @@ def router_of(dialect: str) -> APIRouter:
         ("" if newer else "/opengdpr") + "/status/{subject_request_id}", operation_id=f"{dialect}_status",
         response_model_exclude_none=True,
     )  # fmt: skip
-    def status(subject_request_id: UUID, parts: Parts, _: Reader) -> Status:
+    def status(subject_request_id: UUID, parts: Parts, key: Reader) -> Status:
         """Where a request stands."""
-        found = _find(parts, subject_request_id)
+        found = _find(parts, subject_request_id, whose(key, *SEEING))
         body = opendsr.status_body(found, dsr_word(found.status), results_url(parts, found))
         return Status(**body, api_version=names.api_version)
 
     @router.delete(requests + "/{subject_request_id}", status_code=202, operation_id=f"{dialect}_cancel")
     def cancel(subject_request_id: UUID, parts: Parts, key: Submitter) -> Cancelled:
         """Cancel a request that is pending."""
-        found = _find(parts, subject_request_id)
+        found = _find(parts, subject_request_id, whose(key))
         step.cancel(parts, found.id)
-        found = _find(parts, subject_request_id)
+        found = _find(parts, subject_request_id, None)
         assert found.finished_at is not None
         return Cancelled(
             controller_id=str(found.api_key_id), subject_request_id=str(subject_request_id),
@@ -266,10 +273,10 @@ def router_of(dialect: str) -> APIRouter:
     return router
 
 
-def _find(parts: Services, subject_request_id: UUID) -> DeletionRequest:
+def _find(parts: Services, subject_request_id: UUID, owner: UUID | None) -> DeletionRequest:
     with parts.db.reading() as session:
         found = queries.by_subject_request(session, subject_request_id)
-    if found is None:
+    if found is None or owner not in (None, found.api_key_id):
         raise NotFound("There is no such request.")
     return found
 

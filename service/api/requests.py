@@ -7,7 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import AwareDatetime
 
-from service.api.deps import Admin, Parts, Reader, Submitter
+from service.api.deps import SEEING, Admin, Parts, Reader, Submitter, whose
 from service.api.paging import Cursor, Limit
 from service.connect.calls import Target
 from service.db import requests as queries
@@ -67,25 +67,28 @@ def submit(body: RequestIn, parts: Parts, key: Submitter, idempotency_key: Idemp
 @router.get("")
 def listing(
     parts: Parts,
-    _: Reader,
+    key: Reader,
     status: RequestStatus | None = None,
     model: Annotated[str | None, Query(max_length=63)] = None,
     due_before: Annotated[AwareDatetime | None, Query(description="RFC 3339")] = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Listing[RequestOut]:
-    """Requests, newest first."""
+    """Requests, newest first; of a key that may only submit, its own."""
+    owner = whose(key, *SEEING)
     with parts.db.reading() as session:
-        page = queries.listing(session, cursor, limit, status=status, model=model, due_before=due_before)
+        page = queries.listing(
+            session, cursor, limit, status=status, model=model, due_before=due_before, api_key_id=owner
+        )
     return Listing(items=[shown(r, r.model.name) for r in page.items], next_cursor=page.next_cursor)
 
 
 @router.get("/{request_id}")
-def get(request_id: UUID, parts: Parts, _: Reader) -> RequestOut:
+def get(request_id: UUID, parts: Parts, key: Reader) -> RequestOut:
     """One request."""
     with parts.db.reading() as session:
         request = queries.by_id(session, request_id)
-    if request is None:
+    if request is None or whose(key, *SEEING) not in (None, request.api_key_id):
         raise NotFound("There is no such request.")
     return shown(request, request.model.name)
 
@@ -93,14 +96,14 @@ def get(request_id: UUID, parts: Parts, _: Reader) -> RequestOut:
 @router.delete("/{request_id}")
 def cancel(request_id: UUID, parts: Parts, key: Submitter) -> RequestOut:
     """Cancel a request that is still pending; 409 once it is batched."""
-    step.cancel(parts, request_id)
+    step.cancel(parts, request_id, whose(key))
     return get(request_id, parts, key)
 
 
 @router.post("/{request_id}/extend")
 def extend(request_id: UUID, body: ExtensionIn, parts: Parts, key: Submitter) -> RequestOut:
     """Extend an open request's deadline, once: by two months (GDPR, article 12(3)) or 45 days (CCPA); it is logged."""
-    step.extend(parts, request_id, body.reason)
+    step.extend(parts, request_id, body.reason, whose(key))
     return get(request_id, parts, key)
 
 

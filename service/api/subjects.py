@@ -1,8 +1,9 @@
 """People and what they match: preview, and the approval of what a request would unlearn."""
 
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 
 from service.api.deps import Approver, Parts, Reader
 from service.api.requests import get
@@ -21,9 +22,15 @@ def preview(body: RequestIn, parts: Parts, key: Reader) -> Preview:
 
 
 @router.get("/deletion-requests/{request_id}/matches")
-def matches(request_id: UUID, parts: Parts, _: Approver) -> list[MatchOut]:
+def matches(
+    request_id: UUID,
+    parts: Parts,
+    _: Approver,
+    after: Annotated[int, Query(ge=-1, le=2**63 - 1, description="the last `match` of the page before")] = -1,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+) -> list[MatchOut]:
     """What a request that waits for approval would unlearn, with the beginning of each text."""
-    return [MatchOut(**match) for match in step.matches(parts, request_id)]
+    return [MatchOut(**match) for match in step.matches(parts, request_id, after, limit)]
 
 
 @router.post("/deletion-requests/{request_id}/approve")

@@ -3,7 +3,7 @@
 import sys
 
 from service.cli import audit, client, parts, requests
-from service.cli.console import app, screen
+from service.cli.console import app, say
 from service.domain.errors import ClientError
 
 __all__ = ["app", "audit", "client", "main", "parts", "requests"]
@@ -14,5 +14,5 @@ def main() -> None:
     try:
         app()
     except ClientError as error:
-        screen.print(f"unlearnd: {error}", style="red", highlight=False)
+        say(f"unlearnd: {error}", "red")
         sys.exit(1)

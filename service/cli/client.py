@@ -8,6 +8,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
 from service.cli.console import AsJson, app, keys, screen, show, table
+from service.domain.errors import ClientError
 
 if TYPE_CHECKING:
     from service.client import Client
@@ -27,6 +28,18 @@ COLUMNS = (
 )  # fmt: skip
 
 
+def read_json(file: Path, option: str) -> Any:
+    """What a file of JSON holds.
+
+    Raises:
+        ClientError: It cannot be read; names the option.
+    """
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ClientError(f"{option}: {file} is not there, or not JSON") from error
+
+
 def connect() -> "Client":
     """A client of the service that the environment names; what it needs is imported here, not for offline commands."""
     from service.client import Client
@@ -37,10 +50,8 @@ def connect() -> "Client":
 @log.command("export")
 def log_export(file: Annotated[Path, typer.Argument(metavar="FILE")]) -> None:
     """Write the whole log down, for `verify-log`."""
-    lines = connect().export_log()
-    with file.open("w") as out:
-        for line in lines:
-            out.write(line + "\n")
+    lines = "".join(line + "\n" for line in connect().export_log())
+    file.write_text(lines)  # only once all of it is here
 
 
 @models.command("add")
@@ -54,7 +65,7 @@ def models_add(
 ) -> None:
     """Register a model as version 0."""
     where = str(Path(path).resolve()) if Path(path).exists() else path
-    chosen = json.loads(policy.read_text()) if policy else {}
+    chosen = read_json(policy, "--policy") if policy else {}
     client = connect()
     show(
         client.add_model(name, where, str(retain.resolve()), str(heldout.resolve()), chosen), as_json, "name", "latest"
@@ -64,7 +75,8 @@ def models_add(
 @models.command("list")
 def models_list(as_json: AsJson = False) -> None:
     """The registered models, each with its newest version."""
-    table(connect().models(limit=200)["items"], as_json, "name", "latest")
+    client = connect()
+    table(list(client.every(client.models)), as_json, "name", "latest")
 
 
 @models.command("download")
@@ -124,7 +136,9 @@ def corpora_add(
 @corpora.command("list")
 def corpora_list(model: str, as_json: AsJson = False) -> None:
     """A model's corpora, and how far each is indexed."""
-    table(connect().corpora(model, limit=200)["items"], as_json, "name", "state", "records", "progress", "reason")
+    client = connect()
+    found = list(client.every(lambda **page: client.corpora(model, **page)))
+    table(found, as_json, "name", "state", "records", "progress", "reason")
 
 
 @corpora.command("remove")

@@ -17,6 +17,11 @@ WIDE = 1000  # columns where nobody looks: a row stays a line
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
+def say(text: str, style: str = "") -> None:
+    """A line for a person on standard error, as it is: what looks like markup is none."""
+    screen.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
 def show(value: Any, as_json: bool, *names: str) -> None:
     """Print an answer: JSON, or one line a field."""
     if as_json:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -87,8 +86,8 @@ def settings(as_json: AsJson = False) -> None:
 
 
 def _shown(name: str, value: object) -> str:
-    """A setting's value, without the password that a database's URL may have."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", str(value)) if name.endswith("_url") else str(value)
+    """A setting's value; of a URL that may hold a secret, that it is set."""
+    return "***" if value and name in ("database_url", "owner_database_url", "broker_url", "alert_url") else str(value)
 
 
 @app.command()

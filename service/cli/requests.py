@@ -1,15 +1,16 @@
 """Deletion requests: submit them, follow them, decide about those that wait for somebody."""
 
 import json
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from rich.progress import Progress
 
-from service.cli.client import COLUMNS, connect
-from service.cli.console import AsJson, app, screen, show, table
+from service.cli.client import COLUMNS, connect, read_json
+from service.cli.console import AsJson, app, say, screen, show, table
 from service.domain.errors import ClientError
 
 if TYPE_CHECKING:
@@ -69,19 +70,34 @@ def requests_submit(
             texts += read_texts(file)
         except (UnreadableCorpus, UnicodeDecodeError) as error:
             raise ClientError(f"--file: {error}") from error
+        except OSError as error:
+            raise ClientError(f"--file: {error.strerror}") from error
     subject = _subject(email, phone, identity, name)
     if not texts and subject is None:
         raise ClientError("give --text or --file, or who it is: --email, --phone, --identity, --name")
     fields: dict[str, Any] = {"callback_url": callback_url} if callback_url else {}
     if resubmits:
-        earlier = json.loads(resubmits.read_text())["receipt"]
-        fields["resubmits"] = {"ref": earlier["ref"], "nonces": [record["nonce"] for record in earlier["records"]]}
+        earlier = read_json(resubmits, "--resubmits").get("receipt", {})
+        nonces = [record["nonce"] for record in earlier.get("records", ())]
+        fields["resubmits"] = {"ref": earlier.get("ref"), "nonces": nonces}
+    out = _new_file(receipt) if receipt else None  # before anything is sent: the receipt is given once
     found = connect().submit(model, texts, subject=subject, regulation=regulation, **fields)
-    target = receipt or Path(f"receipt-{found['id']}.json")
-    target.touch(mode=0o600)
-    target.write_text(json.dumps(found, indent=1))
-    screen.print(f"The receipt is in {target}. Keep it with the texts: it is given once.", highlight=False)
+    with out or _new_file(Path(f"receipt-{found['id']}.json")) as file_of_receipt:
+        file_of_receipt.write(json.dumps(found, indent=1))
+    say(f"The receipt is in {file_of_receipt.name}. Keep it with the texts: it is given once.")
     show(found, as_json, "id", "status", "due_at")
+
+
+def _new_file(path: Path) -> TextIO:
+    """A file that was not there, for its owner alone.
+
+    Raises:
+        ClientError: It was, or cannot be made.
+    """
+    try:
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w")
+    except OSError as error:
+        raise ClientError(f"{path}: {error.strerror}") from error
 
 
 @requests.command("preview")
@@ -116,11 +132,15 @@ def requests_list(
     due_days: Annotated[float | None, typer.Option(help="due within so many days, or past")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The newest requests."""
+    """Requests, newest first, or with --due-days by their deadlines."""
     due = (datetime.now(UTC) + timedelta(days=due_days)).isoformat() if due_days is not None else None
-    filters = {"status": status, "model": model, "due_before": due, "limit": 200}
-    found = connect().requests(**{name: value for name, value in filters.items() if value is not None})
-    table(found["items"], as_json, "id", "model", "status", "waits_for", "due_at", "verdict", "reason")
+    filters = {"status": status, "model": model, "due_before": due}
+    asked = {name: value for name, value in filters.items() if value is not None}
+    client = connect()
+    found = list(client.every(client.requests, **asked))
+    if due:
+        found.sort(key=lambda request: request["due_at"])
+    table(found, as_json, "id", "model", "status", "waits_for", "due_at", "verdict", "reason")
 
 
 @requests.command("show")
@@ -148,7 +168,7 @@ def requests_extend(
 @requests.command("matches")
 def requests_matches(request_id: Id, as_json: AsJson = False) -> None:
     """What a request that waits for approval would unlearn."""
-    table(connect().matches(request_id), as_json, "match", "kind", "text")
+    table(connect().all_matches(request_id), as_json, "match", "kind", "text")
 
 
 @requests.command("approve")
@@ -191,7 +211,8 @@ def watch(client: "Client", request_id: str, *, quiet: bool = False) -> Any:
         bar = bars.add_task("waiting for a batch", total=1.0)
         found = client.until_batched(request_id)
         if not found["job_id"] and not found["finished_at"]:
-            screen.print("It waits for somebody's approval: unlearnd requests matches ID, then approve or reject.")
+            if found["waits_for"] == "approval":
+                say("It waits for somebody's approval: unlearnd requests matches ID, then approve or reject.")
             return found
         if found["job_id"]:
             for kind, data in client.events(found["job_id"]):

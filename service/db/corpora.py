@@ -75,14 +75,10 @@ def by_phrases(session: Session, model_id: UUID, phrases: Sequence[str]) -> list
     return list(session.scalars(_of(model_id, found)))
 
 
-def near(
-    session: Session, model_id: UUID, bands: Sequence[int], identifiers: Sequence[int], but: set[int]
-) -> list[CorpusRecord]:
-    """Records that may be copies: they share a band, and have no identifier but these."""
+def near(session: Session, model_id: UUID, bands: Sequence[int], but: set[int]) -> list[CorpusRecord]:
+    """Records that may be copies: they share a band."""
     alike = CorpusRecord.bands.op("&&")(cast(list(bands), BIGINTS))
-    nobody_elses = CorpusRecord.identifiers.op("<@")(cast(list(identifiers), BIGINTS))
-    found = session.scalars(_of(model_id, alike & nobody_elses))
-    return [record for record in found if record.id not in but]
+    return [record for record in session.scalars(_of(model_id, alike)) if record.id not in but]
 
 
 def records(session: Session, ids: Sequence[int]) -> list[CorpusRecord]:

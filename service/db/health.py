@@ -8,8 +8,8 @@ from uuid import UUID
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from service.db.tables import AuditEntry, DeletionRequest, Job, Model, Outbox, Version
-from service.domain.states import TERMINAL_REQUESTS, TERMINAL_STAGES, RequestStatus, Stage
+from service.db.tables import AuditEntry, Corpus, DeletionRequest, Job, Model, Outbox, Version
+from service.domain.states import TERMINAL_REQUESTS, TERMINAL_STAGES, Hold, RequestStatus, Stage
 
 NEWEST = 200  # versions whose files are looked at
 
@@ -56,7 +56,22 @@ def unbatched(session: Session, seconds: float) -> int:
     busy = select(Job.id).where(Job.model_id == DeletionRequest.model_id, Job.stage.not_in(TERMINAL_STAGES)).exists()
     old = DeletionRequest.accepted_at < func.now() - timedelta(seconds=seconds)
     query = select(func.count()).where(DeletionRequest.status == RequestStatus.PENDING, old, ~busy)
-    return session.scalar(query) or 0
+    return session.scalar(query.where(DeletionRequest.hold.is_(None))) or 0
+
+
+def unsearchable(session: Session) -> list[tuple[str, int]]:
+    """(why, how many) of requests whose person cannot be looked up."""
+    r = DeletionRequest
+    held = (r.status == RequestStatus.PENDING) & (r.hold == Hold.RESOLVE) & r.reason.is_not(None)
+    query = select(r.reason, func.count()).where(held).group_by(r.reason).order_by(r.reason)
+    return [(str(reason), count) for reason, count in session.execute(query)]
+
+
+def failed_corpora(session: Session) -> list[tuple[str, str, str]]:
+    """(model, corpus, why) of corpora that could not be indexed."""
+    query = select(Model.name, Corpus.name, Corpus.reason).join(Model, Model.id == Corpus.model_id)
+    found = session.execute(query.where(Corpus.state == "failed").order_by(Model.name, Corpus.name))
+    return [(model, corpus, reason or "") for model, corpus, reason in found]
 
 
 def overdue(session: Session) -> tuple[int, datetime | None]:

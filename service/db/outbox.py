@@ -9,6 +9,8 @@ from sqlalchemy.orm import Session
 
 from service.db.tables import Outbox
 
+LONGEST = timedelta(hours=6)
+
 
 @dataclass(frozen=True, slots=True)
 class Due:
@@ -38,11 +40,21 @@ def take_due(session: Session, held: timedelta) -> Due | None:
     return Due(*row) if row else None
 
 
-def record(session: Session, entry_id: UUID, *, delivered: bool, max_attempts: int) -> None:
-    """An attempt was made: done, or again after 2, 4, 8, ... seconds, or given up."""
+def is_overtaken(session: Session, due: Due) -> bool:
+    """Whether the same target was told something later already: this would be taken for the newer."""
+    entry = session.get(Outbox, due.id)
+    if entry is None or not entry.attempts:
+        return False
+    later = select(Outbox.id).where(Outbox.request_id == due.request_id, Outbox.target == due.target)
+    later = later.where(Outbox.created_at > entry.created_at, Outbox.delivered_at.is_not(None))
+    return session.scalar(later.limit(1)) is not None
+
+
+def record(session: Session, entry_id: UUID, *, delivered: bool, max_attempts: int) -> bool:
+    """An attempt was made: done, or again after 2, 4, 8, ... seconds, six hours at most; true if it is given up."""
     entry = session.get(Outbox, entry_id, with_for_update=True)
     if entry is None:
-        return
+        return False
     entry.attempts += 1
     now = datetime.now(UTC)
     if delivered:
@@ -50,7 +62,8 @@ def record(session: Session, entry_id: UUID, *, delivered: bool, max_attempts: i
     elif entry.attempts >= max_attempts:
         entry.next_at = None
     else:
-        entry.next_at = now + timedelta(seconds=2**entry.attempts)
+        entry.next_at = now + min(LONGEST, timedelta(seconds=2**entry.attempts))
+    return entry.next_at is None
 
 
 def waiting(session: Session) -> int:

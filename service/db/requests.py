@@ -91,6 +91,7 @@ def listing(
     status: str | None,
     model: str | None,
     due_before: datetime | None,
+    api_key_id: UUID | None,
 ) -> Page[DeletionRequest]:
     """Requests, newest first, filtered."""
     query = select(DeletionRequest).options(joinedload(DeletionRequest.model))
@@ -98,6 +99,8 @@ def listing(
         query = query.where(DeletionRequest.status == status)
     if model:
         query = query.join(Model, Model.id == DeletionRequest.model_id).where(Model.name == model)
+    if api_key_id:
+        query = query.where(DeletionRequest.api_key_id == api_key_id)
     if due_before:
         query = query.where(DeletionRequest.due_at < due_before)
     return page(session, query, DeletionRequest.seq, int, cursor, limit, descending=True)

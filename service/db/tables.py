@@ -255,7 +255,7 @@ class CorpusRecord(Base):
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     corpus_id: Mapped[UUID] = mapped_column(ForeignKey("corpora.id", ondelete="CASCADE"))
-    file: Mapped[str]
+    file: Mapped[int] = mapped_column(BigInteger, comment="of a folder: its number in the order of names")
     start: Mapped[int] = mapped_column(BigInteger)
     length: Mapped[int] = mapped_column(BigInteger)
     text_hash: Mapped[int] = mapped_column(BigInteger)

@@ -12,7 +12,7 @@ from service.domain.deadlines import due_at
 from service.domain.errors import Conflict, Forbidden, Invalid, NotFound
 from service.domain.states import Hold, RequestStatus
 from service.privacy.records import open_records
-from service.subjects.search import CorpusChanged, check_subject, search, texts_of
+from service.subjects.search import Unsearchable, check_subject, search, texts_of
 
 SNIPPET = 300  # characters
 PREVIEWED = 50  # matches
@@ -37,6 +37,8 @@ def approve(services: Services, request_id: UUID, api_key_id: UUID, matches: Seq
         chosen = sorted(set(found["records"] if matches is None else matches))
         if not set(chosen) <= set(found["records"]):
             raise Invalid("The request does not match these.", field="matches")
+        if not chosen and not request.records_count:
+            raise Invalid("Nothing would be left; refuse the request instead.", field="matches")
         if chosen != found["records"]:
             requests.forget_approvals(session, request_id)  # others approved something else
             found["records"] = chosen
@@ -67,24 +69,39 @@ def refuse(services: Services, request_id: UUID, api_key_id: UUID, reason: str) 
     services.queue.wake("deliver")
 
 
-def matches(services: Services, request_id: UUID) -> list[dict[str, Any]]:
+def matches(services: Services, request_id: UUID, after: int, limit: int) -> list[dict[str, Any]]:
     """What a request that waits would unlearn, with the beginning of each text, for whoever has to approve it.
 
     Raises:
         NotFound: No such request.
-        Conflict: It does not wait for approval, or a corpus has changed.
+        Conflict: It does not wait for approval, or a corpus has changed: then it is searched for anew.
     """
-    with services.db.transaction() as session:
+    with services.db.reading() as session:
         request = _waiting(requests.by_id(session, request_id))
         decided = request.resolution or {"records": [], "kinds": {}}
         kinds = {n: kind for kind, numbers in decided["kinds"].items() for n in numbers}
-        given = [text.decode() for _, text in open_records(services.wrapper, request)]
+        given = [text.decode() for _, text in open_records(services.wrapper, request)] if after < 0 else []
+        page = [number for number in decided["records"] if number > after][:limit]
         try:
-            found = texts_of(services.wrapper, session, request.model_id, decided["records"])
-        except CorpusChanged as error:
-            raise Conflict(f"The corpus {error} is not what was indexed; index it again.") from None
+            found = texts_of(services.wrapper, session, request.model_id, page)
+        except Unsearchable as error:
+            reason = str(error)
+        else:
+            reason = ""
+    if reason:
+        _search_again(services, request_id)
+        raise Conflict(f"What was found is not there any more ({reason}); it is searched for anew.")
     submitted = [{"match": None, "kind": "submitted", "text": text[:SNIPPET]} for text in given]
     return submitted + [{"match": r.id, "kind": kinds[r.id], "text": text[:SNIPPET]} for r, text in found]
+
+
+def _search_again(services: Services, request_id: UUID) -> None:
+    with services.db.transaction() as session:
+        request = requests.by_id(session, request_id, lock=True)
+        if request is not None and request.status == RequestStatus.PENDING and request.hold == Hold.APPROVAL:
+            request.resolution, request.hold = None, Hold.RESOLVE
+            requests.forget_approvals(session, request_id)
+    services.queue.wake("resolve", request_id)
 
 
 def preview(
@@ -111,8 +128,8 @@ def preview(
             found = search(services.wrapper, session, model.id, subject)
             ids = [record.id for records in found.kinds.values() for record in records][:PREVIEWED]
             read = texts_of(services.wrapper, session, model.id, ids) if texts else None
-        except CorpusChanged as error:
-            raise Conflict(f"The corpus {error} is not what was indexed; index it again.") from None
+        except Unsearchable as error:
+            raise Conflict(f"Nobody can be looked up now: {error}.") from None
         busy = jobs.busy(session, model.id)
     if any(corpus["state"] == "indexing" for corpus in found.searched):
         raise Conflict("A corpus is being indexed; ask again when it is.")
@@ -121,7 +138,8 @@ def preview(
     wait = model.policy.get("max_wait_seconds")
     wait = services.settings.max_wait_seconds if wait is None else wait
     return {
-        "model": model_name, "counts": {kind: len(records) for kind, records in found.kinds.items()},
+        "model": model_name,
+        "counts": {kind: len(records) for kind, records in found.kinds.items()} | {"form_letter": found.form_letters},
         "searched": found.searched, "needs_approval": needed > 0,
         "due_at": due_at(received_at or datetime.now(UTC), regulation),
         "batch": "after the job that is running" if busy else f"within {wait:g} s",

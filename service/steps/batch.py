@@ -43,14 +43,14 @@ def batch(services: Services, model_id: UUID) -> UUID | None:
                     model_id=model_id, parent_version_id=parent.id, policy=model.policy, woken_at=datetime.now(UTC),
                     traceparent=traceparent(),
                 )  # fmt: skip
-            session.add(job)
-            session.flush()
-            requests.move(session, members, RequestStatus.BATCHED, job_id=job.id)
-            jobs.add_event(session, job.id, "stage", {"stage": job.stage, "progress": 0.0})
-            audit.append(
-                session, "job.batched", job=str(job.id), model=model.name, parent=parent.number,
-                refs=sorted(m.ref for m in members),
-            )  # fmt: skip
+                session.add(job)
+                session.flush()
+                requests.move(session, members, RequestStatus.BATCHED, job_id=job.id)
+                jobs.add_event(session, job.id, "stage", {"stage": job.stage, "progress": 0.0})
+                audit.append(
+                    session, "job.batched", job=str(job.id), model=model.name, parent=parent.number,
+                    refs=sorted(m.ref for m in members),
+                )  # fmt: skip
     except IntegrityError:
         return None  # another job of this model is under way
     services.queue.wake("unlearn", job.id)

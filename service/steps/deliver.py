@@ -16,7 +16,7 @@ from service.tracing import span
 from service.webhooks import Call, send
 
 log = logger(__name__)
-MAX_ATTEMPTS, IN_ONE_CALL = 10, 20
+MAX_ATTEMPTS, IN_ONE_CALL = 26, 20  # three days
 UNREACHED = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, httpcore.UnsupportedProtocol)
 AT_ONCE = threading.BoundedSemaphore(2)
 
@@ -46,12 +46,15 @@ def _deliver_some(services: Services, go_on: Callable[[], bool]) -> int:
         made += 1
         with services.db.transaction() as session:
             request = requests.by_id(session, due.request_id)
+            overtaken = outbox.is_overtaken(session, due)
         assert request is not None
         with span("deliver", request.traceparent, request=str(request.id), status=due.status):
-            ok = _tell(services, request, due)
+            ok = overtaken or _tell(services, request, due)
         delivered += ok
         with services.db.transaction("delivered") as session:
-            outbox.record(session, due.id, delivered=ok, max_attempts=MAX_ATTEMPTS)
+            given_up = outbox.record(session, due.id, delivered=ok, max_attempts=MAX_ATTEMPTS)
+            if given_up and due.target != requests.ALERT:
+                requests.alert(session, due.request_id, "callback_given_up")
     return delivered
 
 
@@ -62,7 +65,10 @@ def _tell(services: Services, request: DeletionRequest, due: outbox.Due) -> bool
         call = _call_of(services, request, due)
         if call is None:
             return True
-        http_status = send(call, seconds=settings.callback_seconds, allow_private=settings.callback_allow_private)
+        http_status = send(
+            call, seconds=settings.callback_seconds, allow_private=settings.callback_allow_private,
+            allow=settings.callback_allow,
+        )  # fmt: skip
         ok = 200 <= http_status < 300
         log.info("callback", request=request.id, http_status=http_status)
     except (*UNREACHED, OSError, ValueError) as error:  # a host that is no host: ValueError

@@ -4,10 +4,10 @@ Some hundred records a transaction, which moves the corpus' cursor with them: ki
 and of two workers at one corpus, one takes no row and leaves.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -25,7 +25,9 @@ from service.subjects.readers import Corpus, Place, Row, UnreadableCorpus, form_
 from service.subjects.search import source_of
 
 log = logger(__name__)
-AT_ONCE = 500
+AT_ONCE = 500  # records, or
+LARGEST_CHUNK = 8 << 20  # characters
+ONE = threading.BoundedSemaphore(1)  # in a process: indexing keeps no publication waiting
 
 
 def add(services: Services, model_name: str, **fields: Any) -> t.Corpus:
@@ -53,6 +55,9 @@ def add(services: Services, model_name: str, **fields: Any) -> t.Corpus:
         raise Invalid(message, field="path") from error
     if first is None:
         raise Invalid("It holds no text.", field="path")
+    for column in fields["columns"]:
+        if column not in source.columns():
+            raise Invalid("The corpus has no such column.", field="columns")
     try:
         with services.db.transaction() as session:
             model = models.by_name(session, model_name)
@@ -87,7 +92,16 @@ def remove(services: Services, model_name: str, name: str) -> None:
 
 
 def index(services: Services, corpus_id: UUID, *, go_on: Callable[[], bool] = lambda: True) -> None:
-    """Index a corpus from where it stands to its end, as long as `go_on` lets us."""
+    """Index a corpus from where it stands to its end, as long as `go_on` lets us; one at a time in a process."""
+    if not ONE.acquire(blocking=False):
+        return  # the sweep comes back to it
+    try:
+        _index(services, corpus_id, go_on)
+    finally:
+        ONE.release()
+
+
+def _index(services: Services, corpus_id: UUID, go_on: Callable[[], bool]) -> None:
     with services.db.reading() as session:
         corpus = corpora.by_id(session, corpus_id)
     if corpus is None or corpus.state != "indexing":
@@ -96,7 +110,7 @@ def index(services: Services, corpus_id: UUID, *, go_on: Callable[[], bool] = la
     cursor = Place(**corpus.cursor) if corpus.cursor else None
     try:
         rows = source.rows(cursor)
-        while go_on() and (chunk := list(islice(rows, AT_ONCE))):
+        while go_on() and (chunk := _chunk(rows)):
             if not _keep(services, corpus, chunk, hasher, source):
                 return  # another worker is at it, or it was removed
     except (UnreadableCorpus, OSError) as error:
@@ -106,6 +120,17 @@ def index(services: Services, corpus_id: UUID, *, go_on: Callable[[], bool] = la
         return
     if go_on():
         _finish(services, corpus, state="ready", done=corpus.size, indexed_at=datetime.now(UTC))
+
+
+def _chunk(rows: Iterator[Row]) -> list[Row]:
+    chunk: list[Row] = []
+    held = 0
+    for row in rows:
+        chunk.append(row)
+        held += len(row.text)
+        if len(chunk) >= AT_ONCE or held > LARGEST_CHUNK:
+            break
+    return chunk
 
 
 def _keep(services: Services, corpus: t.Corpus, chunk: list[Row], hasher: Hasher, source: Corpus) -> bool:
@@ -123,12 +148,16 @@ def _keep(services: Services, corpus: t.Corpus, chunk: list[Row], hasher: Hasher
 
 def _entries(corpus: t.Corpus, chunk: list[Row], hasher: Hasher) -> Iterator[dict[str, Any]]:
     for row in chunk:
-        named = [(kind, row.columns[column]) for column, kind in corpus.columns.items() if column in row.columns]
-        yield {
-            "corpus_id": corpus.id, **asdict(row.place), "text_hash": hasher.number("text", row.text.encode()),
-            "identifiers": hasher.identities(row.text, named, corpus.phone_region),
-            "bands": copies.bands(hasher, row.text), "lexemes": hasher.lexemes(row.text),
-        }  # fmt: skip
+        named = [(kind, row.columns[column]) for column, kind in corpus.columns.items() if row.columns.get(column)]
+        try:
+            yield {
+                "corpus_id": corpus.id, **asdict(row.place), "text_hash": hasher.number("text", row.text.encode()),
+                "identifiers": hasher.identities(row.text, named, corpus.phone_region),
+                "bands": copies.bands(hasher, row.text), "lexemes": hasher.lexemes(row.text),
+            }  # fmt: skip
+        except Exception as error:  # whatever a text may do to a library: one must not keep all the others waiting
+            place, kind = row.place.start, type(error).__name__
+            raise UnreadableCorpus(f"the record at {place} cannot be indexed ({kind})") from None
 
 
 def _finish(services: Services, corpus: t.Corpus, **values: Any) -> None:

@@ -136,6 +136,14 @@ def _check_subject(services: Services, model_name: str, subject: dict[str, Any])
                 "The model has no corpus to look anybody up in: submit the texts, or register its corpora.",
                 field="subject", code="no_corpora",
             )  # fmt: skip
+        held = corpora.of_model(session, model.id) if model is not None else []
+        found_by = {"email", "phone"}.union(*(corpus.columns.values() for corpus in held))
+        asked = {identity["type"] for identity in subject["identities"]}
+        if held and asked and not asked & found_by and not subject["names"]:
+            raise Invalid(
+                "No corpus of the model has identifiers of this type: name the column that holds them.",
+                field="subject.identities.0.type", code="type_not_indexed",
+            )  # fmt: skip
 
 
 def _body(submission: Submission) -> bytes:
@@ -231,16 +239,16 @@ def _receipt(services: Services, accepted: Accepted) -> bytes:
     return services.keyring.sign("receipt", payload, RECEIPT_TYPE)
 
 
-def cancel(services: Services, request_id: UUID) -> None:
+def cancel(services: Services, request_id: UUID, owner: UUID | None = None) -> None:
     """Cancel a pending request.
 
     Raises:
-        NotFound: No such request.
+        NotFound: No such request, or not one of `owner`'s.
         Conflict: It is batched or ended already.
     """
     with services.db.transaction("cancel") as session:
         request = requests.by_id(session, request_id)
-        if request is None:
+        if request is None or owner not in (None, request.api_key_id):
             raise NotFound("There is no such request.")
         if not requests.cancel(session, request_id):
             session.refresh(request)
@@ -249,16 +257,16 @@ def cancel(services: Services, request_id: UUID) -> None:
     services.queue.wake("deliver")
 
 
-def extend(services: Services, request_id: UUID, reason: str) -> None:
+def extend(services: Services, request_id: UUID, reason: str, owner: UUID | None = None) -> None:
     """Extend a deadline for the controller, who has told the person why within the first (GDPR 12(3)); once.
 
     Raises:
-        NotFound: No such request.
+        NotFound: No such request, or not one of `owner`'s.
         Conflict: It has ended, was extended before, or its deadline has passed.
     """
     with services.db.transaction() as session:
         request = requests.by_id(session, request_id, lock=True)
-        if request is None:
+        if request is None or owner not in (None, request.api_key_id):
             raise NotFound("There is no such request.")
         if request.status in TERMINAL_REQUESTS or request.extended_at or request.due_at < datetime.now(UTC):
             raise Conflict("Only the deadline of an open request can be extended, before it has passed, and once.")

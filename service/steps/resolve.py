@@ -4,6 +4,7 @@ What an identifier names is certain, and so are its near copies unless they are 
 for somebody to approve it. Searching and reading is done before the transaction, which asks whether all is as it was.
 """
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
@@ -16,30 +17,48 @@ from service.db.tables import DeletionRequest
 from service.domain.states import Hold, RequestStatus
 from service.privacy import commitments
 from service.privacy.records import envelope_of, subject_of
-from service.subjects.search import CorpusChanged, search, texts_of
+from service.subjects.search import Sources, Unsearchable, search, texts_of
+from service.tracing import span
+
+AT_ONCE = threading.BoundedSemaphore(2)  # in a process: who waits for files keeps no publication waiting
 
 
 def resolve(services: Services, request_id: UUID) -> None:
     """Find what a request is about, and let it go on, wait for approval, or end with nothing found.
 
-    After approval it is called again, and takes what was found then.
+    After approval it is called again, and takes what was found then. As long as a corpus is not as it was indexed, or
+    could not be, nothing is decided, and the request says so.
     """
+    if not AT_ONCE.acquire(blocking=False):
+        return  # the sweep comes back to it
+    try:
+        _resolve(services, request_id)
+    finally:
+        AT_ONCE.release()
+
+
+def _resolve(services: Services, request_id: UUID) -> None:
     with services.db.reading() as session:
         request = requests.by_id(session, request_id)
         if not _is_due(request):
             return
         assert request is not None
+        before = request.resolution
         try:
-            decided = request.resolution or _found(services, session, request)
+            searched = Sources(session, request.model_id).searched()
+            if any(corpus["state"] == "indexing" for corpus in searched):
+                return  # until it is indexed
+            decided = before or _found(services, session, request)
             texts = _texts(services, session, request, decided)
-        except CorpusChanged as error:
-            _say(services, request_id, f"corpus_changed: {error}")
+        except Unsearchable as error:
+            _say(services, request_id, str(error))
             return
-        if any(corpus["state"] == "indexing" for corpus in decided["searched"]):
-            return  # until it is indexed; the sweep comes back to this
-    with services.db.transaction("resolve") as session:
+    with (
+        span("resolve", request.traceparent, request=str(request_id)),
+        services.db.transaction("resolve") as session,
+    ):
         request = requests.by_id(session, request_id, lock=True)
-        if not _is_due(request):
+        if not _is_due(request) or _changed(session, request, before, searched):
             return
         assert request is not None
         request.resolution, request.reason = decided, None
@@ -51,6 +70,17 @@ def resolve(services: Services, request_id: UUID) -> None:
             _take(services, session, request, texts, decided)
     services.queue.wake("batch", request.model_id)
     services.queue.wake("deliver")
+
+
+def _changed(
+    session: Session, request: DeletionRequest | None, before: dict[str, Any] | None, searched: list[dict[str, Any]]
+) -> bool:
+    """Whether somebody has decided meanwhile, or the corpora are not those that were searched."""
+    assert request is not None
+    try:
+        return request.resolution != before or Sources(session, request.model_id).searched() != searched
+    except Unsearchable:
+        return True
 
 
 def _is_due(request: DeletionRequest | None) -> bool:
@@ -70,12 +100,15 @@ def _found(services: Services, session: Session, request: DeletionRequest) -> di
 def _texts(
     services: Services, session: Session, request: DeletionRequest, decided: dict[str, Any]
 ) -> list[bytes] | None:
-    """The texts to take, each once; None if somebody has to approve them first."""
+    """The texts to take, each once; None if somebody has to approve them first.
+
+    One word alone, as "ok" in a table, is left out: nothing could be measured on it, and that would stop the others.
+    """
     nothing = not decided["records"] and not request.records_count
     if not (decided["approved"] or decided["approvals"] == 0 or nothing):
         return None
     found = texts_of(services.wrapper, session, request.model_id, decided["records"])
-    return list(dict.fromkeys(text.encode() for _, text in found))
+    return list(dict.fromkeys(text.encode() for _, text in found if len(text.split()) > 1))
 
 
 def _take(
@@ -100,8 +133,17 @@ def _take(
 
 
 def _say(services: Services, request_id: UUID, reason: str) -> None:
-    """Why a request cannot be resolved; the sweep tries it again."""
+    """Why a request cannot be resolved; the operator is told, and the sweep tries it again.
+
+    What was decided on the records of an index that is no more is decided anew.
+    """
     with services.db.transaction() as session:
         request = requests.by_id(session, request_id, lock=True)
-        if request is not None and _is_due(request):
-            request.reason = reason
+        if request is None or not _is_due(request):
+            return
+        if request.reason != reason:
+            requests.alert(session, request_id, "not_searchable")
+        request.reason = reason
+        if request.resolution is not None:
+            request.resolution = None
+            requests.forget_approvals(session, request_id)

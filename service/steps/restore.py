@@ -76,7 +76,8 @@ def _adopt(services: Services, name: str, number: int, digest: str) -> bool:
             predicate = verify(folder, trust).statement["predicate"]
         files = manifest(folder)
     except (VerificationError, NotPlain, OSError) as error:
-        log.error("a version of the ledger does not verify", model=name, version=number, error=str(error))
+        reason = error.reason if isinstance(error, VerificationError) else type(error).__name__
+        log.error("a version of the ledger does not verify", model=name, version=number, error=reason)
         return False
     lineage = predicate["lineage"]
     if digest_of(files) != digest or (lineage["model"], lineage["version"]) != (name, number):

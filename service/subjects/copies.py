@@ -4,7 +4,7 @@ import struct
 
 from rensa import RMinHash
 
-from service.subjects.identifiers import WORD, Hasher, without_identifiers, words
+from service.subjects.identifiers import Hasher, without_identifiers, words
 
 SHINGLE = 5  # characters
 BANDS, ROWS = 20, 6  # two texts alike to 0.75 share a band with a chance of 98 %, to 0.5 of 27 %
@@ -27,16 +27,6 @@ def bands(hasher: Hasher, text: str) -> list[int]:
         hasher.number("band", struct.pack(f">B{ROWS}I", band, *values[band * ROWS : (band + 1) * ROWS]))
         for band in range(BANDS)
     ]
-
-
-def names_others(copy: str, text: str) -> bool:
-    """Whether a copy has a name or a number that the text has not, as the next person's form letter would.
-
-    A name is whatever begins with a capital letter.
-    """
-    said = set(words(text))
-    marked = (word for word in WORD.findall(copy) if word[0].isupper() or any(c.isdigit() for c in word))
-    return any(part not in said for word in marked for part in words(word))
 
 
 def are_alike(one: set[str], other: set[str]) -> bool:

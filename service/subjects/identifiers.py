@@ -17,7 +17,9 @@ from service.schemas import IDENTITY_TYPES
 
 DEVICE_IDS = frozenset(IDENTITY_TYPES) - {"controller_customer_id", "email", "phone"}
 DIGESTS = {"sha1": 40, "md5": 32, "sha256": 64}  # and how many hex digits each has
-EMAIL = re.compile(r"(?<![\w.+-])[\w.!#$%&*+/=?^{|}~-]{1,64}@(?:[\w-]{1,63}\.){1,8}[\w-]{2,63}")
+DOMAIN = r"(?:[\w-]{1,63}\.){1,8}[\w-]{2,63}"
+EMAIL = re.compile(rf"(?<![\w.+'-])[\w.!#$%&'*+/=?^`{{|}}~-]{{1,64}}@{DOMAIN}")
+PLAIN = re.compile(r"[\w.+'-]+$")  # the end of a local part that is written as people's addresses are
 PHONE_LIKE = re.compile(r"\+?\(?\d(?:[\s()./-]{0,3}\d){6,16}")
 WORD = re.compile(r"\w+")
 MOST_WORDS = 16_383  # the highest position that a tsvector has
@@ -75,15 +77,36 @@ def detected(text: str, region: str | None) -> Iterator[tuple[str, str]]:
     Without a region, numbers are found in international form alone.
     """
     for found in EMAIL.finditer(text):
-        yield "email", normalised("email", found.group())
+        for address in _readings(found.group()):
+            try:
+                yield "email", normalised("email", address)
+            except NotAnIdentity:
+                continue  # in its usual form it is none
     if PHONE_LIKE.search(text):
         for number in phonenumbers.PhoneNumberMatcher(text, region):
             yield "phone", phonenumbers.format_number(number.number, phonenumbers.PhoneNumberFormat.E164)
 
 
+def _readings(found: str) -> list[str]:
+    """What an address in a text may be: as it stands, and without what often stands around one.
+
+    `to=jane@example.org`, `*jane@example.org*`, `-jane@example.org--` are Jane's, and `o'brien@example.org` is whole.
+    """
+    local, _, domain = found.rpartition("@")
+    plain, domain = PLAIN.search(local), domain.rstrip("-_")
+    names = [local, plain.group() if plain else ""]
+    names += [trimmed for name in names for trimmed in (name.lstrip(".'-"), name.strip("._'-"))]
+    return list(dict.fromkeys([found, *(f"{name}@{domain}" for name in names if name)]))
+
+
 def without_identifiers(text: str) -> str:
     """The text less its e-mail addresses and whatever looks like a telephone number."""
     return PHONE_LIKE.sub(" ", EMAIL.sub(" ", text))
+
+
+def says_more(copy: str, text: str) -> bool:
+    """Whether a text has a word that another has not, identifiers aside."""
+    return not set(words(without_identifiers(copy))) <= set(words(without_identifiers(text)))
 
 
 def words(text: str) -> list[str]:

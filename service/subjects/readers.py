@@ -6,14 +6,15 @@ plain lines, or a folder of text files, one record each.
 
 import csv
 import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 ROWS_AT_ONCE = 256
+LARGEST = 4 << 20  # bytes of a record; what is larger is taken for a file of another form
 
 
 class UnreadableCorpus(ValueError):
@@ -22,9 +23,12 @@ class UnreadableCorpus(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a record lies: a file below a folder ("" for a file), and bytes in it, or for Parquet a row's number."""
+    """Where a record lies: bytes in the file, or for Parquet a row's number.
 
-    file: str
+    Of a folder, `file` is the file's number in the order of names: a name may be somebody's, and is written nowhere.
+    """
+
+    file: int
     start: int
     length: int
 
@@ -43,7 +47,7 @@ class Row:
     columns: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Corpus:
     """How a corpus is read."""
 
@@ -58,14 +62,14 @@ class Corpus:
             UnreadableCorpus: A record has no text, or the file is of another form.
             OSError: It is not there.
         """
-        for name in self._files():
-            if after is not None and name < after.file:
-                continue
-            start = after.end if after is not None and name == after.file else 0
+        first = after.file if after is not None else 0
+        for number in range(first, len(self.files)):
+            start = after.end if after is not None and number == first else 0
             try:
-                yield from (row for row in READERS[self.form](self, name, start, None) if row.text.strip())
+                yield from (row for row in READERS[self.form](self, number, start, None) if row.text.strip())
             except (UnicodeDecodeError, csv.Error) as error:
-                raise UnreadableCorpus(f"{name or self.path.name} is not {self.form} in UTF-8") from error
+                where = f"file {number + 1} in the order of names" if self.form == "folder" else self.path.name
+                raise UnreadableCorpus(f"{where} is not {self.form} in UTF-8") from error
 
     def read(self, place: Place) -> Row:
         """The record at a place.
@@ -76,29 +80,34 @@ class Corpus:
         """
         try:
             return next(iter(READERS[self.form](self, place.file, place.start, place.length)))
-        except (StopIteration, UnicodeDecodeError, csv.Error) as error:
-            raise UnreadableCorpus(f"{place.file or self.path.name}: there is no record at {place.start}") from error
+        except (StopIteration, IndexError, UnicodeDecodeError, csv.Error) as error:
+            raise UnreadableCorpus(f"there is no record at {place.start}") from error
 
     def size(self) -> int:
-        """Bytes in all (rows of a Parquet file), for a progress bar."""
+        """Bytes (rows of a Parquet file, files of a folder) in all, for a progress bar."""
         if self.form == "parquet":
             return int(_parquet(self.path).metadata.num_rows)
-        return sum((self.path / name).stat().st_size for name in self._files())
+        return len(self.files) if self.form == "folder" else self.path.stat().st_size
 
     def done(self, place: Place | None) -> int:
         """How much of `size` lies before the end of `place`."""
         if place is None:
             return 0
-        return place.end + sum((self.path / name).stat().st_size for name in self._files() if name < place.file)
+        return place.file + 1 if self.form == "folder" else place.end
 
-    def file(self, name: str) -> Path:
-        """A file of the corpus."""
-        return self.path / name if name else self.path
-
-    def _files(self) -> list[str]:
+    @cached_property
+    def files(self) -> list[Path]:
+        """Its files, in the order of their names."""
         if self.form != "folder":
-            return [""]
-        return sorted(p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file())
+            return [self.path]
+        return sorted(p for p in self.path.rglob("*") if p.is_file())
+
+    def columns(self) -> set[str]:
+        """The columns of its first record, its header or its schema."""
+        if self.form == "parquet":
+            return set(_parquet(self.path).schema_arrow.names)
+        row = next(self.rows(), None)
+        return {self.text_column, *row.columns} if row else set()
 
     def row_of(self, place: Place, columns: dict[str, Any]) -> Row:
         """The text and the other columns of what lies at a place.
@@ -109,8 +118,20 @@ class Corpus:
         text = columns.get(self.text_column)
         if not isinstance(text, str):
             raise UnreadableCorpus(f"the record at {place.start} has no text in the column {self.text_column}")
-        rest = {k: str(v) for k, v in columns.items() if k != self.text_column and isinstance(v, str | int)}
-        return Row(place, text, rest)
+        rest = {k: _cell(v) for k, v in columns.items() if k != self.text_column}
+        return Row(place, _whole(text), rest)
+
+
+def _cell(value: Any) -> str:
+    """A column's value as it is compared: whole numbers are whole, whatever a table made of them; nothing is ""."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return _whole(str(value)) if isinstance(value, str | int | float) else ""
+
+
+def _whole(text: str) -> str:
+    """Without halves of characters, which JSON can spell and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def form_of(path: Path) -> str:
@@ -118,13 +139,13 @@ def form_of(path: Path) -> str:
     return "folder" if path.is_dir() else SUFFIXES.get(path.suffix.lower(), "lines")
 
 
-def _lines(corpus: Corpus, name: str, start: int, length: int | None) -> Iterator[Row]:
+def _lines(corpus: Corpus, name: int, start: int, length: int | None) -> Iterator[Row]:
     for place, line in _pieces(corpus, name, start, length):
         if text := line.decode().rstrip("\r\n"):
             yield Row(place, text, {})
 
 
-def _jsonl(corpus: Corpus, name: str, start: int, length: int | None) -> Iterator[Row]:
+def _jsonl(corpus: Corpus, name: int, start: int, length: int | None) -> Iterator[Row]:
     for place, line in _pieces(corpus, name, start, length):
         if not line.strip():
             continue
@@ -137,24 +158,26 @@ def _jsonl(corpus: Corpus, name: str, start: int, length: int | None) -> Iterato
         yield corpus.row_of(place, found)
 
 
-def _pieces(corpus: Corpus, name: str, start: int, length: int | None) -> Iterator[tuple[Place, bytes]]:
+def _pieces(corpus: Corpus, name: int, start: int, length: int | None) -> Iterator[tuple[Place, bytes]]:
     """Each line with its place, from `start` on; the one at `start` if a length is given."""
-    with corpus.file(name).open("rb") as handle:
+    with corpus.files[name].open("rb") as handle:
         handle.seek(start)
         if length is not None:
             yield Place(name, start, length), handle.read(length)
             return
-        for line in handle:
+        while line := handle.readline(LARGEST + 1):
+            if len(line) > LARGEST:
+                raise UnreadableCorpus(f"the record at byte {start} is larger than {LARGEST} bytes")
             yield Place(name, start, len(line)), line
             start += len(line)
 
 
-def _csv(corpus: Corpus, name: str, start: int, length: int | None) -> Iterator[Row]:
+def _csv(corpus: Corpus, name: int, start: int, length: int | None) -> Iterator[Row]:
     """A record may span lines: its place is all bytes that the parser took for it."""
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    with corpus.file(name).open("rb") as handle:
+    csv.field_size_limit(LARGEST)  # one quote too many would make the rest of the file a cell
+    with corpus.files[name].open("rb") as handle:
         taken = _Taken(handle, -1)
-        header = next(csv.reader(taken), [])
+        header = next(csv.reader(taken, strict=True), [])
         if corpus.text_column not in header:
             raise UnreadableCorpus(f"the CSV file has no column {corpus.text_column}")
         if start > taken.bytes:
@@ -162,7 +185,7 @@ def _csv(corpus: Corpus, name: str, start: int, length: int | None) -> Iterator[
             taken.bytes = start
         taken.left = -1 if length is None else length
         before = taken.bytes
-        for values in csv.reader(taken):
+        for values in csv.reader(taken, strict=True):
             place, before = Place(name, before, taken.bytes - before), taken.bytes
             if values:
                 yield corpus.row_of(place, dict(zip(header, values, strict=False)))
@@ -186,13 +209,15 @@ class _Taken:
         return line.decode("utf-8-sig" if self.bytes == len(line) else "utf-8")
 
 
-def _folder(corpus: Corpus, name: str, start: int, _: int | None) -> Iterator[Row]:
-    content = corpus.file(name).read_bytes()
+def _folder(corpus: Corpus, name: int, start: int, _: int | None) -> Iterator[Row]:
+    if corpus.files[name].stat().st_size > LARGEST:
+        raise UnreadableCorpus(f"file {name + 1} in the order of names is larger than {LARGEST} bytes")
+    content = corpus.files[name].read_bytes()
     if start == 0 and content.strip():
         yield Row(Place(name, 0, len(content)), content.decode(), {})
 
 
-def _parquet_rows(corpus: Corpus, _: str, start: int, length: int | None) -> Iterator[Row]:
+def _parquet_rows(corpus: Corpus, _: int, start: int, length: int | None) -> Iterator[Row]:
     file, number = _parquet(corpus.path), 0
     if corpus.text_column not in file.schema_arrow.names:
         raise UnreadableCorpus(f"the Parquet file has no column {corpus.text_column}")
@@ -204,7 +229,7 @@ def _parquet_rows(corpus: Corpus, _: str, start: int, length: int | None) -> Ite
         for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group]):
             passed = min(max(0, start - number), batch.num_rows)
             for columns in batch.slice(passed).to_pylist():
-                yield corpus.row_of(Place("", number + passed, 1), columns)
+                yield corpus.row_of(Place(0, number + passed, 1), columns)
                 passed += 1
             number += batch.num_rows
 
@@ -217,6 +242,6 @@ def _parquet(path: Path) -> Any:
     return parquet.ParquetFile(path)
 
 
-READERS: dict[str, Callable[[Corpus, str, int, int | None], Iterator[Row]]] = {
+READERS: dict[str, Callable[[Corpus, int, int, int | None], Iterator[Row]]] = {
     "jsonl": _jsonl, "csv": _csv, "parquet": _parquet_rows, "lines": _lines, "folder": _folder,
 }  # fmt: skip

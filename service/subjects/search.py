@@ -12,14 +12,14 @@ from service.db import tables as t
 from service.domain.errors import Invalid
 from service.privacy.envelope import KeyWrapper
 from service.subjects import copies
-from service.subjects.identifiers import Hasher, NotAnIdentity
+from service.subjects.identifiers import Hasher, NotAnIdentity, says_more
 from service.subjects.readers import Corpus, Place, UnreadableCorpus
 
 MANY_COPIES = 20  # for each record that is certain; more of them look like a form letter
 
 
-class CorpusChanged(Exception):
-    """A corpus is not what was indexed; the message is its name."""
+class Unsearchable(Exception):
+    """Nobody can be looked up now; the message is a code, and where it helps a corpus' name."""
 
 
 @dataclass(slots=True)
@@ -28,9 +28,12 @@ class Matches:
 
     Attributes:
         identifier: Records with one of the identities.
-        near_copy: Copies of those, without another's identifier, name or number.
-        similar: Copies with a name or number that is not in those: another's form letter, or an edited copy.
+        near_copy: Copies of those, with no other identifier and no word more.
+        similar: Other copies: with a word more, as an edited one or the next person's form letter has, or with an
+            identifier more, as a letter that somebody has sent on.
         name: Records with a name alone.
+        form_letters: How many further records were left out: each has another's identifier in place of the person's,
+            and there are so many of them that it is a form.
         searched: The corpora, with how many records each has and whether it is indexed.
     """
 
@@ -38,6 +41,7 @@ class Matches:
     near_copy: list[t.CorpusRecord] = field(default_factory=list)
     similar: list[t.CorpusRecord] = field(default_factory=list)
     name: list[t.CorpusRecord] = field(default_factory=list)
+    form_letters: int = 0
     searched: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -76,55 +80,117 @@ def search(wrapper: KeyWrapper, session: Session, model_id: UUID, subject: dict[
     """Look a subject up in every corpus of a model.
 
     Raises:
-        CorpusChanged: What the index says is not there any more.
+        Unsearchable: There is no corpus, one could not be indexed or is not what was indexed, or too much is found.
     """
-    hasher, found = Hasher(wrapper), Matches()
-    known = {corpus.id: corpus for corpus in corpora.of_model(session, model_id)}
-    found.searched = [{"corpus": c.name, "records": c.records, "state": c.state} for c in known.values()]
+    hasher, found, sources = Hasher(wrapper), Matches(), Sources(session, model_id)
+    found.searched = sources.searched()
     hashes = [n for identity in subject["identities"] for n in _hashes(hasher, identity)]
     if hashes:
-        found.identifier = corpora.by_identifiers(session, model_id, hashes)
+        found.identifier = _few(corpora.by_identifiers(session, model_id, hashes))
     seen = {record.id for record in found.identifier}
     for record in found.identifier:
-        text = text_of(known, record, hasher)
-        for candidate in corpora.near(session, model_id, record.bands, record.identifiers, seen):
-            copy = text_of(known, candidate, hasher)
-            if copies.are_alike(copies.shingles(text), copies.shingles(copy)):
-                (found.similar if copies.names_others(copy, text) else found.near_copy).append(candidate)
-                seen.add(candidate.id)
+        _add_copies(found, session, model_id, record, seen, sources, hasher)
     phrases = [p for name in subject["names"] if (p := hasher.phrase(name))]
     if phrases:
-        found.name = [r for r in corpora.by_phrases(session, model_id, phrases) if r.id not in seen]
+        found.name = [r for r in _few(corpora.by_phrases(session, model_id, phrases)) if r.id not in seen]
     return found
+
+
+def _few(records: list[t.CorpusRecord]) -> list[t.CorpusRecord]:
+    if len(records) >= corpora.MOST:
+        raise Unsearchable("too_many_matches")
+    return records
+
+
+def _add_copies(
+    found: Matches,
+    session: Session,
+    model_id: UUID,
+    record: t.CorpusRecord,
+    seen: set[int],
+    sources: "Sources",
+    hasher: Hasher,
+) -> None:
+    """What is like a record that is certain, by how sure it is that it is the same person's."""
+    text, anothers = sources.text(record, hasher), []
+    shingles, own = copies.shingles(text), set(record.identifiers)
+    for candidate in _few(corpora.near(session, model_id, record.bands, seen)):
+        copy = sources.text(candidate, hasher)
+        if not copies.are_alike(shingles, copies.shingles(copy)):
+            continue
+        more, others = says_more(copy, text), set(candidate.identifiers) - own
+        if not others and not more:
+            found.near_copy.append(candidate)
+        elif not others or own & set(candidate.identifiers):
+            found.similar.append(candidate)
+        elif not (more and says_more(text, copy)):  # not with another's words in place of this person's
+            anothers.append(candidate)
+            continue  # it may turn out to be one of a form letter's many, and still be found by a name
+        else:
+            continue
+        seen.add(candidate.id)
+    if len(anothers) > MANY_COPIES:
+        found.form_letters += len(anothers)
+    else:
+        found.similar += anothers
+        seen |= {candidate.id for candidate in anothers}
 
 
 def texts_of(wrapper: KeyWrapper, session: Session, model_id: UUID, ids: list[int]) -> list[tuple[t.CorpusRecord, str]]:
     """Records by their numbers, each with its text.
 
     Raises:
-        CorpusChanged: One of them is not there any more.
+        Unsearchable: One of them is not there any more.
     """
-    known = {corpus.id: corpus for corpus in corpora.of_model(session, model_id)}
-    hasher, found = Hasher(wrapper), corpora.records(session, ids)
+    sources, hasher, found = Sources(session, model_id), Hasher(wrapper), corpora.records(session, ids)
     if len(found) != len(set(ids)):
-        raise CorpusChanged("one that was removed")
-    return [(record, text_of(known, record, hasher)) for record in found]
+        raise Unsearchable("corpus_removed")
+    return [(record, sources.text(record, hasher)) for record in found]
 
 
-def text_of(known: dict[UUID, t.Corpus], record: t.CorpusRecord, hasher: Hasher) -> str:
-    """A record's text, read from its corpus.
+class Sources:
+    """The corpora of a model as they were in one transaction, and their files."""
 
-    Raises:
-        CorpusChanged: It is not the text that was indexed.
-    """
-    corpus = known[record.corpus_id]
-    try:
-        text = source_of(corpus).read(Place(record.file, record.start, record.length)).text
-    except (UnreadableCorpus, OSError):
-        raise CorpusChanged(corpus.name) from None
-    if hasher.number("text", text.encode()) != record.text_hash:
-        raise CorpusChanged(corpus.name)
-    return text
+    def __init__(self, session: Session, model_id: UUID) -> None:
+        """Read which there are."""
+        self._corpora = {corpus.id: corpus for corpus in corpora.of_model(session, model_id)}
+        self._files = {corpus.id: source_of(corpus) for corpus in self._corpora.values()}
+
+    def searched(self) -> list[dict[str, Any]]:
+        """The corpora, as an answer says where was looked.
+
+        Raises:
+            Unsearchable: There is none, or one that could not be indexed, or has another size than when it was.
+        """
+        if not self._corpora:
+            raise Unsearchable("no_corpora")
+        for corpus in self._corpora.values():
+            if corpus.state == "failed":
+                raise Unsearchable(f"corpus_failed: {corpus.name}")
+            try:
+                same = corpus.state != "ready" or self._files[corpus.id].size() == corpus.size
+            except (UnreadableCorpus, OSError):
+                same = False
+            if not same:
+                raise Unsearchable(f"corpus_changed: {corpus.name}")
+        return [{"corpus": c.name, "records": c.records, "state": c.state} for c in self._corpora.values()]
+
+    def text(self, record: t.CorpusRecord, hasher: Hasher) -> str:
+        """A record's text, read from its corpus.
+
+        Raises:
+            Unsearchable: It is not the text that was indexed.
+        """
+        corpus = self._corpora.get(record.corpus_id)
+        if corpus is None:
+            raise Unsearchable("corpus_removed")
+        try:
+            text = self._files[corpus.id].read(Place(record.file, record.start, record.length)).text
+        except (UnreadableCorpus, OSError):
+            raise Unsearchable(f"corpus_changed: {corpus.name}") from None
+        if hasher.number("text", text.encode()) != record.text_hash:
+            raise Unsearchable(f"corpus_changed: {corpus.name}")
+        return text
 
 
 def source_of(corpus: t.Corpus) -> Corpus:

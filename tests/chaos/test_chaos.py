@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from tests import support
 from tests.chaos.faults import APPLIES, CASES, POINTS
@@ -34,9 +35,12 @@ def stack(base):
         running.stop()
 
 
-def register(stack: Chaos, name: str, **policy) -> None:
-    """Register the memorised model."""
-    paths = [str(stack.model / part) for part in ("model", "retain.jsonl", "heldout.jsonl")]
+def register(stack: Chaos, name: str, model: Path | None = None, **policy) -> None:
+    """Register the memorised model, or another one with its texts."""
+    paths = [
+        str(model or stack.model / "model"),
+        *(str(stack.model / f"{part}.jsonl") for part in ("retain", "heldout")),
+    ]
     stack.running.client.add_model(name, *paths, {**POLICY, **policy})
 
 
@@ -122,8 +126,17 @@ def test_poison_work_does_not_block_another_model(stack, tmp_path):
     assert stack.settled() == []
 
 
+@pytest.fixture
+def without_bos(base, tmp_path) -> Path:
+    """The model, whose tokenizer begins a text with nothing: one token alone cannot be measured."""
+    tokenizer = AutoTokenizer.from_pretrained(shutil.copytree(base / "model", tmp_path / "model"))
+    tokenizer.bos_token = None
+    tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
 @pytest.mark.slow
-def test_two_compute_workers_never_run_one_job_at_a_time_twice(stack):
+def test_two_compute_workers_never_run_one_job_at_a_time_twice(stack, without_bos):
     """200 jobs, two workers, every message four times: each job was claimed once to compute and once to certify.
 
     Whoever runs a job has claimed it first, and every claim counts its fence up; so a fence of 2 says that nobody ran
@@ -131,7 +144,7 @@ def test_two_compute_workers_never_run_one_job_at_a_time_twice(stack):
     """
     models = [f"two-{n}" for n in range(10)]
     for name in models:
-        register(stack, name, max_batch_records=1)
+        register(stack, name, without_bos, max_batch_records=1)
     with stack.helpers():
         for _ in range(20):
             for name in models:

@@ -89,19 +89,44 @@ def test_a_lost_answer_is_asked_for_again_under_the_same_idempotency_key(kind):
         httpx.ReadError("lost"), httpx.Response(503, headers={"Retry-After": "0"}), httpx.Response(429),
         httpx.Response(202, json={"id": "x"}),
     )  # fmt: skip
-    client = kind("http://service", "key")
-    client._http = (httpx.Client if kind is Client else httpx.AsyncClient)(
-        transport=transport, base_url="http://service"
-    )
-    answer = client.submit("m", ["a text"])
-    found = answer if kind is Client else asyncio.run(_awaited(answer))
-    assert found == {"id": "x"}
+    client = behind(kind, transport)
+    assert _now(client.submit("m", ["a text"])) == {"id": "x"}
     assert len({request.headers["idempotency-key"] for request in transport.seen}) == 1
     assert len(transport.seen) == 4
 
 
-async def _awaited(answer):
-    return await answer
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_what_may_have_been_done_is_not_done_again(kind):
+    """A key that was made and lost would be a second one; what never arrived, or was refused for now, is sent again."""
+    transport = Flaky(httpx.ConnectError("no"), httpx.Response(503), httpx.ReadError("lost"))
+    client = behind(kind, transport)
+    with pytest.raises(ClientError, match="cannot be reached, or does not answer"):
+        _now(client.call("POST", "/v1/api-keys", json={"name": "x", "scopes": ["read"]}))
+    assert len(transport.seen) == 3
+
+
+@pytest.mark.parametrize("key", ["a key", "schlüssel", "line\nline"])
+def test_a_key_that_is_none_is_not_repeated(key):
+    """It may be one with something around it."""
+    with pytest.raises(ClientError) as refused:
+        Client("http://service", key)
+    assert key not in str(refused.value)
+
+
+def behind(kind, transport):
+    """A client whose connection is that."""
+    client = kind("http://service", "key")
+    client._http = (httpx.Client if kind is Client else httpx.AsyncClient)(
+        transport=transport, base_url="http://service"
+    )
+    return client
+
+
+def _now(answer):
+    async def awaited():
+        return await answer
+
+    return asyncio.run(awaited()) if hasattr(answer, "__await__") else answer
 
 
 def test_a_service_that_is_not_there_is_said_in_one_line(tmp_path):
@@ -116,7 +141,14 @@ def test_requests_from_the_command_line(stack, folder, run, tmp_path):
     """Submit, show, list, extend, cancel; corpora; each in JSON, too; what is wrong is named."""
     register(stack, folder, "shell", max_wait_seconds=3600)
     made = run("requests", "submit", "--model", "shell", "--text", support.KNOWN[1], "--json")
-    assert (tmp_path / f"receipt-{made['id']}.json").stat().st_mode & 0o777 == 0o600
+    receipt = tmp_path / f"receipt-{made['id']}.json"
+    assert receipt.stat().st_mode & 0o777 == 0o600
+    for target in (receipt, Path("/nowhere/receipt.json")):  # refused before anything is sent
+        again = ("requests", "submit", "--model", "shell", "--text", support.KNOWN[1], "--receipt", str(target))
+        assert run(*again, code=1).startswith(f"unlearnd: {target}: ")
+    assert json.loads(receipt.read_text())["id"] == made["id"]
+    for wrong in ("--file", "--resubmits"):
+        assert f"unlearnd: {wrong}: " in run(*again[:-2], wrong, "/nowhere", code=1)
     assert run("requests", "show", made["id"], "--json")["status"] == "pending"
     assert [r["id"] for r in run("requests", "list", "--model", "shell", "--status", "pending", "--json")] == [
         made["id"]

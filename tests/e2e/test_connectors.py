@@ -1,5 +1,8 @@
 """Fides, Transcend and DataGrail: a stand-in plays the platform's side, and a real job comes to its end."""
 
+import base64
+import hashlib
+import hmac
 import json
 import tempfile
 import time
@@ -13,7 +16,6 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from service.connect.datagrail import headers_of
 from tests import support
 from tests.e2e.conftest import Running, register, wait_until
 from tests.receiver import receiving
@@ -32,6 +34,8 @@ def world(folder):
         environment = {
             "FIDES_URL": f"{receiver.url}/fides", "TRANSCEND_URL": f"{receiver.url}/sombra",
             "TRANSCEND_API_KEY": BEARER, "TRANSCEND_INTERNAL_KEY": INTERNAL, "TRANSCEND_PUBLIC_KEY": str(public),
+            "TRANSCEND_ORGANIZATION": "acme",
+            "IDENTIFIER_TYPES": '{"member": "controller_customer_id"}',
             "DATAGRAIL_SECRET": SECRET,
         }  # fmt: skip
         stack = Running(Path(place) / "data", **{f"UNLEARND_{name}": value for name, value in environment.items()})
@@ -211,7 +215,7 @@ def test_transcend_has_to_prove_itself(world):
     other = ec.generate_private_key(ec.SECP384R1())
     wrong = (
         sombra("u", key=other), sombra("somebody else"), sombra("u", scope="other"), "nonsense",
-        sombra("u", exp=int(time.time()) - 10),
+        sombra("u", exp=int(time.time()) - 10), sombra("u", aud="another tenant"), sombra("u", iat=1),
         jwt.encode({"scope": "coreIdentifier", "value": "u"}, "x" * 48, "HS384"),
     )  # fmt: skip
     for number, token in enumerate(wrong):
@@ -221,10 +225,20 @@ def test_transcend_has_to_prove_itself(world):
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "type")
 
 
+def signed(secret: str, timestamp: str, body: bytes) -> str:
+    """The base64 of HMAC-SHA256, as DataGrail says; time, colon and body, which is to be confirmed with it."""
+    digest = hmac.new(secret.encode(), timestamp.encode() + b":" + body, hashlib.sha256).digest()
+    return base64.b64encode(digest).decode()
+
+
 def datagrail(world, model: str, body: dict, *, secret: str = SECRET, at: datetime | None = None, spoil: bytes = b""):
     """DataGrail's webhook."""
     raw = json.dumps({"integration_name": "unlearnd", "integration_kind": "webhook", **body}).encode()
-    headers = {**headers_of(secret, at or datetime.now(UTC), raw), "User-Agent": "dgclient/1.0"}
+    timestamp = str(int((at or datetime.now(UTC)).timestamp()))
+    headers = {
+        "X-Webhook-Timestamp": timestamp, "X-Webhook-Signature": signed(secret, timestamp, raw),
+        "User-Agent": "dgclient/1.0", "Content-Type": "application/json",
+    }  # fmt: skip
     return httpx.post(f"{world[0].endpoint['url']}/connect/datagrail/{model}", content=raw + spoil, headers=headers)
 
 
@@ -252,8 +266,20 @@ def test_datagrail_is_told_on_its_callback_url(world):
     for name, (call, *more) in told.items():
         assert not more
         assert call.json["webhook_request_id"] == name
-        at = datetime.fromtimestamp(int(call.headers["x-webhook-timestamp"]), UTC)
-        assert headers_of(SECRET, at, call.body)["X-Webhook-Signature"] == call.headers["x-webhook-signature"]
+        expected = signed(SECRET, call.headers["x-webhook-timestamp"], call.body)
+        assert expected == call.headers["x-webhook-signature"]
+
+
+def test_identifiers_are_taken_by_their_names_and_no_others(world):
+    """A postcode is nobody's customer number; one that is not of its type does not keep the others from counting."""
+    body = {"request_type": "deletion", "webhook_request_id": "types", "identifiers": {"zip": "3", "last4": ["1"]}}
+    refused = datagrail(world, "assistant", body)
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "identifiers")
+    body["identifiers"] = {"zip": "3", "phone": "nonsense", "email": "nobody@example.org", "member": ["m7"]}
+    assert datagrail(world, "assistant", body).status_code == 202
+    client = world[0].client
+    (latest,) = client.requests(model="assistant", limit=1)["items"]
+    assert client.wait(latest["id"], 60)["results_count"] == 0
 
 
 def test_datagrail_has_to_prove_itself(world):

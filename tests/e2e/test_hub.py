@@ -1,9 +1,13 @@
 """Unmodified `transformers` in a process of its own loads versions through the hub's dialect."""
 
+import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -36,10 +40,10 @@ def hub(versions, tmp_path):
     """Run Python with the hub's own variables set, in a cache of its own."""
     token = Path(versions.endpoint["api_key_file"]).read_text()
 
-    def run(code: str, *arguments: str, token: str = token) -> subprocess.CompletedProcess:
+    def run(code: str, *arguments: str, token: str = token, endpoint: str = "") -> subprocess.CompletedProcess:
         environment = {
-            **os.environ, "HF_ENDPOINT": f"{versions.endpoint['url']}/hub", "HF_TOKEN": token, "HF_HUB_OFFLINE": "0",
-            "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1",
+            **os.environ, "HF_ENDPOINT": endpoint or f"{versions.endpoint['url']}/hub", "HF_TOKEN": token,
+            "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1",
         }  # fmt: skip
         command = [sys.executable, "-c", code, *arguments]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
@@ -60,8 +64,66 @@ def test_transformers_loads_versions_by_name(versions, hub, folder, tmp_path):
     assert len({json.dumps(sums[r]) for r in ("v2", "v1", "0")}) == 3
 
 
-def test_a_snapshot_has_the_models_files_and_resumes(versions, hub, tmp_path):
-    """`snapshot_download` brings `model/`, byte for byte; a half file is gone on with."""
+class Cutting(ThreadingHTTPServer):
+    """Passes requests on, but breaks the first download of the weights off in the middle."""
+
+    def __init__(self, target: str) -> None:
+        """Between a client and the service at `target`."""
+        self.target, self.ranges = target, []
+        super().__init__(("127.0.0.1", 0), _Passing)
+
+
+class _Passing(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
+        headers["Accept-Encoding"] = "identity"
+        answer = httpx.request(self.command, self.server.target + self.path, headers=headers)
+        weights = self.command == "GET" and self.path.endswith("model.safetensors")
+        if weights:
+            self.server.ranges.append(self.headers.get("Range"))
+        self.send_response(answer.status_code)
+        for name, value in answer.headers.items():
+            if name.lower() not in ("transfer-encoding", "connection", "date"):
+                self.send_header(name, value)
+        self.end_headers()
+        if weights and len(self.server.ranges) == 1:
+            self.wfile.write(answer.content[: len(answer.content) // 2])
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_RDWR)
+        elif self.command == "GET":
+            self.wfile.write(answer.content)
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_cut_download_goes_on_where_it_was_cut(versions, hub, tmp_path):
+    """The connection breaks in the middle of the weights; the hub's own client asks for the rest, and has it all."""
+    code = (
+        "import sys; from huggingface_hub import constants, hf_hub_download; "
+        "constants.DOWNLOAD_CHUNK_SIZE = 4096; "  # what is written at once: ten megabytes, and this file has one
+        "hf_hub_download('x/hubbed', 'model.safetensors', revision='v1', local_dir=sys.argv[1])"
+    )
+    with Cutting(versions.endpoint["url"]) as proxy:
+        thread = threading.Thread(target=proxy.serve_forever)
+        thread.start()
+        done = hub(code, str(tmp_path / "cut"), endpoint=f"http://127.0.0.1:{proxy.server_port}/hub")
+        proxy.shutdown()
+        thread.join()
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = proxy.ranges
+    entry = next(f for f in versions.client.version("hubbed", "1")["files"] if f["path"] == "model/model.safetensors")
+    assert first is None
+    assert 0 < int(second.removeprefix("bytes=").rstrip("-").partition("-")[0]) <= entry["size"] // 2
+    assert hashlib.sha256((tmp_path / "cut" / "model.safetensors").read_bytes()).hexdigest() == entry["sha256"]
+
+
+def test_a_snapshot_has_the_models_files(versions, hub, tmp_path):
+    """`snapshot_download` brings `model/`, byte for byte; a part of a file can be asked for."""
     code = (
         "import sys; from huggingface_hub import snapshot_download; "
         "snapshot_download('x/hubbed', revision='v1', local_dir=sys.argv[1])"

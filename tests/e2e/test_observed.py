@@ -3,6 +3,7 @@
 import json
 import re
 import tempfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -14,7 +15,8 @@ from tests import support
 from tests.e2e.conftest import Running, ended, register
 from tests.receiver import receiving
 
-TRACE = "0af7651916cd43dd8448eb211c80319c"
+TRACE, OTHER = "0af7651916cd43dd8448eb211c80319c", "ab" * 16
+LISTED = ("unlearnd.", "http.method", "http.request.method", "http.route", "http.status_code", "http.response.")
 BOARD = json.loads((Path(__file__).parents[2] / "docker" / "grafana.json").read_text())
 STEPS = {"POST /v1/deletion-requests", "batch", "unlearn", "merge", "verify", "certify", "publish", "deliver"}
 
@@ -25,9 +27,24 @@ def world(folder):
     with receiving() as receiver, tempfile.TemporaryDirectory(prefix="unlearnd-otel-") as place:
         told = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
         stack = Running(Path(place) / "data", **told)
-        register(stack, folder, "traced")
-        yield stack, receiver
+        register(stack, folder, "traced", max_batch_records=2, max_wait_seconds=600)
+        yield stack, receiver, _two_requests(stack, receiver)
         assert stack.stop() == 0
+
+
+def _two_requests(stack: Running, receiver) -> list[dict]:
+    """Two that go into one job; the first is due first, and each comes with a trace of its caller's."""
+    key = Path(stack.endpoint["api_key_file"]).read_text()
+    requests = []
+    for i, trace in enumerate((TRACE, OTHER)):
+        headers = {"Authorization": f"Bearer {key}", "traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+        received = datetime.now(UTC) - timedelta(days=1 - i)
+        body = {
+            "model": "traced", "records": [{"text": support.KNOWN[i]}], "callback_url": f"{receiver.url}/told",
+            "received_at": received.isoformat(),
+        }  # fmt: skip
+        requests.append(httpx.post(f"{stack.endpoint['url']}/v1/deletion-requests", json=body, headers=headers))
+    return [ended(stack, request.json()) for request in requests]
 
 
 def spans(receiver) -> list:
@@ -42,17 +59,7 @@ def spans(receiver) -> list:
 
 def test_one_trace_leads_from_the_post_to_the_callback(world):
     """It goes on from the caller's; each step is in it, by the part that did it; another request is linked to it."""
-    stack, receiver = world
-    key = Path(stack.endpoint["api_key_file"]).read_text()
-    headers = {"Authorization": f"Bearer {key}", "traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
-    requests = []
-    for i, extra in enumerate(({"received_at": "2026-11-01T00:00:00Z"}, {})):  # the first is due first
-        body = {"model": "traced", "records": [{"text": support.KNOWN[i]}], "callback_url": f"{receiver.url}/told"}
-        sent = {**headers, **({} if extra else {"traceparent": f"00-{'ab' * 16}-b7ad6b7169203331-01"})}
-        requests.append(
-            httpx.post(f"{stack.endpoint['url']}/v1/deletion-requests", json={**body, **extra}, headers=sent)
-        )
-    found = [ended(stack, request.json()) for request in requests]
+    stack, receiver, found = world
     assert [request["status"] for request in found] == ["completed"] * 2
     assert found[0]["job_id"] == found[1]["job_id"]
 
@@ -67,7 +74,7 @@ def test_one_trace_leads_from_the_post_to_the_callback(world):
     ids = {span.span_id for _, span in ours().values()}
     assert ours()["batch"][1].parent_span_id in ids
     assert ours()["publish"][1].parent_span_id == ours()["batch"][1].span_id
-    assert [link.trace_id.hex() for link in ours()["batch"][1].links] == ["ab" * 16]
+    assert [link.trace_id.hex() for link in ours()["batch"][1].links] == [OTHER]
     order = [
         ours()[name][1].start_time_unix_nano for name in ("batch", "unlearn", "merge", "verify", "certify", "publish")
     ]
@@ -76,6 +83,9 @@ def test_one_trace_leads_from_the_post_to_the_callback(world):
     for text in support.KNOWN[:2]:
         assert text.split()[0].encode() not in exported
     assert b"/told" not in exported
+    for _, span in spans(receiver):
+        assert not span.events
+        assert all(attribute.key.startswith(LISTED) for attribute in span.attributes), span
     assert f"trace={TRACE}" in stack.logs()
 
 

@@ -1,11 +1,12 @@
 """OpenDSR 2.0 and OpenGDPR 1.0 as a controller sees them: nothing of ours is used but the published certificate."""
 
 import base64
+import calendar
 import hashlib
 import json
 import tempfile
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -19,8 +20,23 @@ from tests.e2e.conftest import Running, register, wait_until
 from tests.receiver import receiving
 
 DOMAIN = "processor.example"
+PUBLIC = "https://processor.example"
 OURS = {"model": "assistant"}
-SUBMITTED = "2026-11-20T15:00:01Z"
+NOW = datetime.now(UTC).replace(microsecond=0)
+SUBMITTED = (NOW - timedelta(days=4)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def days_ago(days: float) -> str:
+    """A time in UTC."""
+    return (NOW - timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def a_month_after(moment: str) -> str:
+    """The same day of the next month, or its last."""
+    at = datetime.fromisoformat(moment)
+    year, month = (at.year + at.month // 12, at.month % 12 + 1)
+    last = calendar.monthrange(year, month)[1]
+    return at.replace(year=year, month=month, day=min(at.day, last)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class Controller:
@@ -34,7 +50,8 @@ class Controller:
         )
         self.requests = "/v2/requests" if version == "v2" else "/v1/opengdpr_requests"
         self.discovery = httpx.get(f"{url}/{version}/discovery").json()
-        self.certificate = x509.load_pem_x509_certificate(httpx.get(self.discovery["processor_certificate"]).content)
+        certificate = self.discovery["processor_certificate"].replace(PUBLIC, url)  # as its proxy would
+        self.certificate = x509.load_pem_x509_certificate(httpx.get(certificate).content)
 
     def verified(self, headers, body: bytes) -> dict:
         """What a signed message says."""
@@ -81,7 +98,10 @@ def request(identity: str | None, **changes) -> dict:
 def world(folder):
     """A running stack with a model and its corpus, and a receiver of callbacks and alerts."""
     with receiving() as receiver, tempfile.TemporaryDirectory(prefix="unlearnd-dsr-") as place:
-        environment = {"UNLEARND_PROCESSOR_DOMAIN": DOMAIN, "UNLEARND_ALERT_URL": f"{receiver.url}/alert"}
+        environment = {
+            "UNLEARND_PROCESSOR_DOMAIN": DOMAIN, "UNLEARND_ALERT_URL": f"{receiver.url}/alert",
+            "UNLEARND_PUBLIC_URL": PUBLIC,
+        }  # fmt: skip
         stack = Running(Path(place) / "data", **environment)
         try:
             for name, policy in {
@@ -95,12 +115,16 @@ def world(folder):
                 corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
                 stack.client.add_corpus(name, "crm", str(corpus), columns={"email": "email"})
                 assert wait_until(lambda name=name: stack.client.corpus(name, "crm")["state"] == "ready", 30)
-            key = Path(stack.endpoint["api_key_file"]).read_text()
-            controller = Controller(stack.endpoint["url"], key)
+            controller = Controller(stack.endpoint["url"], key_of(stack, "submit"))
             yield stack, receiver, controller
             controller.http.close()
         finally:
             assert stack.stop() == 0
+
+
+def key_of(stack: Running, *scopes: str) -> str:
+    """A new API key."""
+    return stack.client.call("POST", "/v1/api-keys", json={"name": "x", "scopes": list(scopes)})["key"]
 
 
 @pytest.fixture
@@ -118,9 +142,7 @@ def test_discovery_says_what_can_be_asked(controller):
     assert len(kinds) == 11
     forms = {identity["identity_format"] for identity in found["supported_identities"]}
     assert forms == {"raw", "sha1", "md5", "sha256"}
-    assert found["processor_certificate"].startswith(str(controller.http.base_url) + "v2/") or found[
-        "processor_certificate"
-    ].startswith(str(controller.http.base_url).rstrip("/") + "/v2/")
+    assert found["processor_certificate"] == f"{PUBLIC}/v2/certificate.pem"
 
 
 def test_create_then_callbacks_then_completed(world):
@@ -132,7 +154,7 @@ def test_create_then_callbacks_then_completed(world):
     receipt = controller.submit(raw)
     assert base64.b64decode(receipt["encoded_request"]) == raw
     assert receipt["subject_request_id"] == body["subject_request_id"]
-    assert receipt["expected_completion_time"] == "2026-12-20T15:00:01Z"
+    assert receipt["expected_completion_time"] == a_month_after(SUBMITTED)
     assert datetime.fromisoformat(receipt["received_time"]) <= datetime.now(UTC)
     assert set(receipt) >= {"controller_id", "api_version"}
     found = controller.until(body["subject_request_id"], "completed")
@@ -148,6 +170,39 @@ def test_create_then_callbacks_then_completed(world):
     version = stack.client.version("assistant")
     assert version["version"] >= 1
     assert controller.call("DELETE", f"{controller.requests}/{body['subject_request_id']}", 400)["error"]["code"] == 400
+
+
+def test_the_certificate_of_a_completed_request_is_named(world):
+    """`results_url` leads to the record of the version, for who may read it; before the end there is none."""
+    stack, _, controller = world
+    body = request("person8@example.org")
+    controller.submit(body)
+    assert "results_url" not in controller.status(body["subject_request_id"])
+    url = controller.until(body["subject_request_id"], "completed")["results_url"].replace(PUBLIC, "")
+    payload = json.loads(base64.b64decode(stack.client.call("GET", url)["payload"]))
+    assert payload["predicate"]["lineage"]["model"] == "assistant"
+    assert payload["predicate"]["requests"][0]["verdict"] == "PASS"
+
+
+def test_each_controller_has_its_own_requests(world):
+    """Another one's is not there for it, nor its id to be had; who may only read cannot ask for anything."""
+    stack, _, controller = world
+    body = request("person9@example.org", extensions={DOMAIN: {"model": "slow"}})
+    controller.submit(body)
+    other = Controller(stack.endpoint["url"], key_of(stack, "submit"))
+    path = f"{controller.requests}/{body['subject_request_id']}"
+    assert other.call("GET", path, 404)["error"]["code"] == 404
+    assert other.call("DELETE", path, 404)["error"]["code"] == 404
+    assert "subject_request_id" in other.submit(body, 400)["error"]["message"]
+    reader = Controller(stack.endpoint["url"], key_of(stack, "read"))
+    assert reader.call("GET", path, 200)["request_status"] == "pending"
+    assert reader.call("DELETE", path, 403)["error"]["code"] == 403
+    assert reader.submit(body, 403)["error"]["code"] == 403
+    nobody = Controller(stack.endpoint["url"], key_of(stack, "download"))
+    assert nobody.call("GET", path, 403)["error"]["code"] == 403
+    controller.call("DELETE", path, 202)
+    for each in (other, reader, nobody):
+        each.http.close()
 
 
 def test_create_then_cancel(world):
@@ -185,13 +240,13 @@ def test_the_same_again_is_the_same_and_another_body_is_refused(controller):
     assert controller.submit(body) == receipt
     refused = controller.submit({**body, "regulation": "ccpa"}, 400)
     assert "subject_request_id" in refused["error"]["errors"][0]["message"]
-    assert controller.submit({**body, "submitted_time": "2026-11-21T00:00:00Z"}, 400)
+    assert controller.submit({**body, "submitted_time": days_ago(3)}, 400)
 
 
 def test_a_request_that_failed_is_in_progress_and_the_operator_is_alerted(world):
     """There is no word for it; what is expected moves on."""
     _, receiver, controller = world
-    body = request("person3@example.org", extensions={DOMAIN: {"model": "bad"}}, submitted_time="2026-10-01T00:00:00Z")
+    body = request("person3@example.org", extensions={DOMAIN: {"model": "bad"}}, submitted_time=days_ago(60))
     receipt = controller.submit(body)
     assert wait_until(lambda: any(c.json["type"] == "deletion_request.failed" for c in receiver.to("/alert")), 180)
     found = controller.status(body["subject_request_id"])
@@ -216,7 +271,7 @@ def test_a_hashed_identity_and_another_regulation(controller):
     digest = hashlib.sha256(b"person5@example.org").hexdigest()
     identity = {"identity_type": "email", "identity_value": digest, "identity_format": "sha256"}
     body = request(None, subject_identities=[identity], regulation="ccpa", extensions={DOMAIN: {"model": "slow"}})
-    assert controller.submit(body)["expected_completion_time"] == "2027-01-04T15:00:01Z"
+    assert controller.submit(body)["expected_completion_time"] == days_ago(4 - 45)
     found = controller.status(body["subject_request_id"])
     assert found["request_status"] == "pending"
 
@@ -237,9 +292,10 @@ BAD = {
     "unknown regulation": (request(SECRET, regulation="lgpd"), "regulation"),
     "access": (request(SECRET, subject_request_type="access"), "subject_request_type"),
     "no time": (request(SECRET, submitted_time=None), "submitted_time"),
-    "time without zone": (request(SECRET, submitted_time="2026-11-20T15:00:01"), "submitted_time"),
+    "time without zone": (request(SECRET, submitted_time=SUBMITTED.rstrip("Z")), "submitted_time"),
     "time as a number": (request(SECRET, submitted_time=1763650801), "submitted_time"),
-    "time to come": (request(SECRET, submitted_time="2099-01-01T00:00:00Z"), "received_at"),
+    "time to come": (request(SECRET, submitted_time="2099-01-01T00:00:00Z"), "submitted_time"),
+    "time as a number in a string": (request(SECRET, submitted_time="1763650801"), "submitted_time"),
     "nobody": (request(None), "subject_identities"),
     "unknown type": (
         request(None, subject_identities=[known("phone", "raw")]),
@@ -284,8 +340,7 @@ def test_an_unknown_id_and_a_wrong_key(controller):
 def test_the_older_dialect(world):
     """OpenGDPR 1.0: its paths and headers, no regulation; the same request under the newer ones."""
     stack, receiver, _ = world
-    key = Path(stack.endpoint["api_key_file"]).read_text()
-    controller = Controller(stack.endpoint["url"], key, "v1", "OpenGDPR")
+    controller = Controller(stack.endpoint["url"], key_of(stack, "submit"), "v1", "OpenGDPR")
     assert controller.discovery["api_version"] == "1.0"
     body = request(
         "person6@example.org", regulation=None, api_version="1.0", status_callback_urls=[f"{receiver.url}/old"]

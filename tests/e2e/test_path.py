@@ -145,7 +145,9 @@ def test_callback_and_command_line(stack, folder, tmp_path):
     }  # fmt: skip
 
     def run(*arguments: str) -> str:
-        done = subprocess.run([UNLEARND, *arguments], capture_output=True, text=True, env=environment, check=False)
+        done = subprocess.run(
+            [UNLEARND, *arguments], capture_output=True, text=True, env=environment, check=False, cwd=tmp_path
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -20,7 +20,8 @@ ADDRESSES = ("ada.adler@example.org", "bela.baker@example.org")
 def letters(letter: str, address: str) -> list[str]:
     """Two with the address, and a copy without it that somebody has tidied up."""
     plain = letter.format("")
-    return [letter.format(f" ({address})"), f"From: {address.upper()} - {plain}", plain.replace("June", "june")]
+    tidied = plain.replace(" still", "").replace(" old", "").replace("June", "june")
+    return [letter.format(f" ({address})"), f"From: {address.upper()} - {plain}", tidied]
 
 
 HERS = letters(
@@ -55,7 +56,7 @@ def stack():
 
 
 def test_every_copy_of_a_person_is_found_among_50_000_and_unlearned(stack, folder, tmp_path):
-    """The control worker is killed half-way through indexing; then by address, and by its sha256."""
+    """The control worker is killed half-way through indexing; by address, and by its sha256; then the files tell."""
     register(stack, folder, "letters", sequence_length=96)
     texts = support.people(RECORDS - 6, seed=3)
     for place, text in zip((11, 25_000, 49_000, 17, 31_000, 48_000), [*HERS, *HIS], strict=True):
@@ -87,8 +88,10 @@ def test_every_copy_of_a_person_is_found_among_50_000_and_unlearned(stack, folde
         assert found["searched"] == [{"corpus": "mail", "records": RECORDS}]
     assert not any(address in stack.logs() for address in ADDRESSES)
 
+    the_published_model_does_not_say_them(stack, folder, tmp_path)
 
-def test_the_published_model_does_not_say_the_letters_any_more(stack, folder, tmp_path):
+
+def the_published_model_does_not_say_them(stack, folder, tmp_path) -> None:
     """Measured here, on the downloaded files: under the held-out texts' 95th percentile, each of the six."""
     import numpy
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -9,11 +9,13 @@ from sqlalchemy import select, text
 
 from service.audit.canonical import dumps
 from service.db import corpora, requests
-from service.db.tables import CorpusRecord, DeletionRequest
+from service.db.tables import CorpusRecord, DeletionRequest, Outbox
+from service.doctor import examine
 from service.privacy.commitments import commit
 from service.privacy.records import open_records
+from service.steps import resolve as resolve_step
 from service.steps.batch import batch
-from service.steps.index import index
+from service.steps.index import _index, index
 from service.steps.purge import purge
 from service.steps.resolve import resolve
 from service.steps.sweep import sweep
@@ -25,8 +27,8 @@ REQUESTS = "/v1/deletion-requests"
 ADDRESS = "maria.example@example.org"
 LETTER = "Maria Example wrote on the fourth of May that her kitchen at 12 Sample Street had flooded twice{}."
 HERS = [LETTER.format(f" (reply to {ADDRESS})"), f"Order 7 of {ADDRESS.upper()}: two lamps and a chair, paid in cash."]
-COPY = LETTER.format("").replace("had flooded", "was flooded").replace("Maria", "maria")
-SOMEBODY_ELSES = LETTER.format(" (reply to boris@example.net)")
+COPY = LETTER.format("").replace("had flooded", "flooded").replace("Maria", "maria")
+SOMEBODY_ELSES = LETTER.format(" (reply to boris@example.net)").replace("kitchen", "cellar")
 NAMESAKE = "The painter Example, Maria, died in 1702 and left four altarpieces in the valley."
 
 
@@ -37,6 +39,15 @@ def corpus_of(tmp_path, texts, name="crm", **fields):
         "".join(json.dumps({"text": t, **({"id": f"k{i}"} if i < 30 else {})}) + "\n" for i, t in enumerate(texts))
     )
     return {"name": name, "path": str(path), **fields}
+
+
+def fill(services, api, model, body) -> None:
+    """Register a corpus and index it."""
+    answer = api.post(f"/v1/models/{model}/corpora", json=body)
+    assert answer.status_code == 201, answer.text
+    with services.db.reading() as session:
+        (corpus_id,) = corpora.unfinished(session)
+    index(services, corpus_id)
 
 
 @pytest.fixture
@@ -135,22 +146,49 @@ def test_a_name_alone_waits_for_somebody_to_choose(api, services, filled, key_of
 
 
 def test_the_next_persons_form_letter_is_not_taken_for_a_copy(api, services, model, tmp_path, key_of):
-    """It differs by a name alone and has no address: somebody has to look at it."""
+    """It has another's name in place of hers, in capitals or not: somebody has to look at it. So for one sent on."""
     more = " The landlord has promised to send somebody before the summer, but nobody came and the floor is rotting."
-    mine, copy, sibling = HERS[0] + more, COPY + more, COPY.replace("maria Example", "Boris Sample") + more
-    api.post(f"/v1/models/{model}/corpora", json=corpus_of(tmp_path, [mine, copy, sibling]))
-    with services.db.reading() as session:
-        (corpus_id,) = corpora.unfinished(session)
-    index(services, corpus_id)
+    mine, copy, sibling = HERS[0] + more, COPY + more, COPY.replace("maria Example", "boris sample") + more
+    sent_on = f"{mine} Sent on by clara@example.net."
+    fill(services, api, model, corpus_of(tmp_path, [mine, copy, sibling, sent_on.replace(ADDRESS, "hers")]))
     request = submit(api, **by_email())
     resolve(services, request["id"])
     headers = {"Authorization": f"Bearer {key_of('approve')}"}
-    shown = api.get(f"{REQUESTS}/{request['id']}/matches", headers=headers).json()
-    assert [match["text"] for match in shown if match["kind"] == "similar"] == [sibling]
+    url = f"{REQUESTS}/{request['id']}"
+    shown = api.get(f"{url}/matches", headers=headers).json()
+    similar = [match["text"] for match in shown if match["kind"] == "similar"]
+    assert similar == [sibling, sent_on.replace(ADDRESS, "hers")]
+    first = api.get(f"{url}/matches?limit=1", headers=headers).json()
+    assert first + api.get(f"{url}/matches?after={first[0]['match']}", headers=headers).json() == shown
     hers = [match["match"] for match in shown if match["kind"] != "similar"]
-    api.post(f"{REQUESTS}/{request['id']}/approve", json={"matches": hers}, headers=headers)
+    refused = api.post(f"{url}/approve", json={"matches": []}, headers=headers)
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "matches")
+    api.post(f"{url}/approve", json={"matches": hers}, headers=headers)
     resolve(services, request["id"])
     assert sorted(texts_in(services, request["id"])) == sorted([mine, copy])
+
+
+def test_a_form_letter_to_many_is_not_hers(api, services, model, tmp_path):
+    """The same words to thirty other addresses: they are left out, counted, and keep nothing waiting."""
+    form = "Your parcel has arrived at the shop in Sample Street, where it is kept for you until Friday evening. ({})"
+    fill(services, api, model, corpus_of(tmp_path, [form.format(f"person{i}@example.org") for i in range(30)]))
+    subject = by_email("person3@example.org")
+    found = api.post(REQUESTS + ":preview", json={"model": model, "subject": subject}).json()
+    assert found["counts"] == {"identifier": 1, "near_copy": 0, "similar": 0, "name": 0, "form_letter": 29}
+    request = submit(api, **subject)
+    resolve(services, request["id"])
+    assert texts_in(services, request["id"]) == [form.format("person3@example.org")]
+
+
+def test_a_word_alone_is_left_out(api, services, model, tmp_path):
+    """Nothing can be measured on it, and the others would not be unlearned for it."""
+    body = corpus_of(tmp_path, ["ok", HERS[0]], columns={"id": "controller_customer_id"})
+    rows = [json.loads(line) | {"id": "k7"} for line in Path(body["path"]).read_text().splitlines()]
+    Path(body["path"]).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    fill(services, api, model, body)
+    request = submit(api, identities=[{"type": "controller_customer_id", "value": "k7"}])
+    resolve(services, request["id"])
+    assert texts_in(services, request["id"]) == [HERS[0]]
 
 
 def test_what_a_name_found_can_be_refused(api, services, filled, key_of):
@@ -232,7 +270,7 @@ def test_indexing_goes_on_where_it_was_killed_and_two_workers_do_not_index_twice
 
     def another_comes_between() -> bool:
         if next(calls) == 1:
-            index(services, corpus_id)
+            _index(services, corpus_id, lambda: True)  # of another process
         return True
 
     index(services, corpus_id, go_on=another_comes_between)
@@ -261,12 +299,86 @@ def test_a_corpus_that_changed_is_never_taken_for_what_was_indexed(api, services
     assert len(texts_in(services, request["id"])) == 3
 
 
+def test_a_corpus_that_failed_or_is_gone_is_not_one_where_nobody_was_found(api, services, filled, tmp_path):
+    """The request waits and says why; the operator is told once; it goes on when all is searched."""
+    request, doctor = submit(api, **by_email()), lambda: [f.problem for f in examine(services) if f.check == "subjects"]
+    with services.db.transaction() as session:
+        session.execute(text("UPDATE corpora SET state = 'failed', reason = 'x'"))
+    for _ in range(2):
+        resolve(services, request["id"])
+    found = api.get(f"{REQUESTS}/{request['id']}").json()
+    assert (found["status"], found["reason"]) == ("pending", "corpus_failed: crm")
+    assert len(doctor()) == 2
+    assert api.delete("/v1/models/tiny/corpora/crm").status_code == 204
+    resolve(services, request["id"])
+    assert api.get(f"{REQUESTS}/{request['id']}").json()["reason"] == "no_corpora"
+    with services.db.reading() as session:
+        alerts = session.scalars(select(Outbox.status).where(Outbox.target < 0)).all()
+    assert alerts == ["not_searchable"]
+    fill(services, api, "tiny", {"name": "crm", "path": str(tmp_path / "crm.jsonl")})
+    resolve(services, request["id"])
+    assert len(texts_in(services, request["id"])) == 3
+    assert doctor() == []
+
+
+def test_lines_that_were_added_are_noticed(api, services, filled, tmp_path):
+    """Though what was found before is as it was."""
+    with (tmp_path / "crm.jsonl").open("a") as handle:
+        handle.write(json.dumps({"text": f"And one more of {ADDRESS}."}) + "\n")
+    request = submit(api, **by_email())
+    resolve(services, request["id"])
+    assert api.get(f"{REQUESTS}/{request['id']}").json()["reason"] == "corpus_changed: crm"
+
+
+@pytest.mark.parametrize("when", ["while it waits", "once it is approved"])
+def test_what_was_approved_of_an_index_that_is_no_more_is_searched_for_anew(
+    api, services, filled, tmp_path, key_of, when
+):
+    """The numbers of its records are gone; so are the approvals."""
+    request = submit(api, names=["Maria Example"])
+    resolve(services, request["id"])
+    url, headers = f"{REQUESTS}/{request['id']}", {"Authorization": f"Bearer {key_of('approve')}"}
+    if when == "once it is approved":
+        assert api.post(f"{url}/approve", json={}, headers=headers).json()["waits_for"] == "resolve"
+    assert api.delete("/v1/models/tiny/corpora/crm").status_code == 204
+    fill(services, api, "tiny", {"name": "crm", "path": str(tmp_path / "crm.jsonl")})
+    if when == "while it waits":
+        assert api.get(f"{url}/matches", headers=headers).status_code == 409
+    else:
+        resolve(services, request["id"])
+        assert api.get(url).json()["reason"] == "corpus_removed"
+    resolve(services, request["id"])
+    assert api.get(url).json()["waits_for"] == "approval"
+    assert len(api.get(f"{url}/matches", headers=headers).json()) == 5  # her address is her name, too
+    assert api.post(f"{url}/approve", json={}, headers=headers).status_code == 200
+
+
+def test_a_decision_that_was_made_meanwhile_stands(api, services, filled, key_of, monkeypatch):
+    """A second resolver, which began before an approval, does not undo it."""
+    request = submit(api, names=["Maria Example"])
+    headers = {"Authorization": f"Bearer {key_of('approve')}"}
+
+    def meanwhile(*arguments):
+        monkeypatch.setattr(resolve_step, "search", real_search)
+        found = real_search(*arguments)
+        resolve(services, request["id"])
+        assert api.post(f"{REQUESTS}/{request['id']}/approve", json={}, headers=headers).status_code == 200
+        return found
+
+    real_search = resolve_step.search
+    monkeypatch.setattr(resolve_step, "search", meanwhile)
+    resolve(services, request["id"])
+    assert api.get(f"{REQUESTS}/{request['id']}").json()["waits_for"] == "resolve"
+    resolve(services, request["id"])
+    assert len(texts_in(services, request["id"])) == 5
+
+
 def test_a_preview_counts_and_shows_texts_to_approvers_alone(api, services, filled, key_of):
     """And makes no request."""
     body = {"model": "tiny", "subject": {**by_email(), "names": ["Maria Example"]}}
     reader = {"Authorization": f"Bearer {key_of('read')}"}
     found = api.post(REQUESTS + ":preview", json=body, headers=reader).json()
-    assert found["counts"] == {"identifier": 2, "near_copy": 1, "similar": 0, "name": 2}
+    assert found["counts"] == {"identifier": 2, "near_copy": 1, "similar": 0, "name": 2, "form_letter": 0}
     assert (found["needs_approval"], found["matches"]) == (True, None)
     assert found["searched"] == [{"corpus": "crm", "records": len(filled)}]
     shown = api.post(REQUESTS + ":preview", json=body, headers={"Authorization": f"Bearer {key_of('approve', 'read')}"})
@@ -314,6 +426,7 @@ def test_an_approval_of_something_else_does_not_count(api, services, filled, key
         ({"identities": [{"type": "email", "value": "SECRET"}]}, "subject.identities.0.value"),
         ({"identities": [{"type": "email", "format": "sha256", "value": "SECRET"}]}, "subject.identities.0.value"),
         ({"identities": [{"type": "shoe_size", "value": "SECRET"}]}, "subject.identities.0.type"),
+        ({"identities": [{"type": "android_id", "value": "SECRET"}]}, "subject.identities.0.type"),
         ({"names": ["SECRET\0"]}, "subject.names.0"),
         ({"names": ["?"]}, "subject.names.0"),
     ],
@@ -336,7 +449,8 @@ def test_a_person_cannot_be_looked_up_where_nothing_is_searched(api, model):
     ("changes", "field"),
     [
         ({"path": "/nowhere"}, "path"), ({"path": "relative"}, "path"),
-        ({"columns": {"id": "shoe_size"}}, "columns.id"), ({"form": "csv"}, "path"),
+        ({"columns": {"id": "shoe_size"}}, "columns.id"), ({"columns": {"mail": "email"}}, "columns"),
+        ({"form": "csv"}, "path"),
         ({"text_column": "body"}, "path"), ({"name": "Bad Name"}, "name"),
         ({"phone_region": "de"}, "phone_region"),
     ],

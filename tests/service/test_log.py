@@ -269,3 +269,12 @@ def test_every_proof_that_is_none_says_so():
         refusal(header, extra, index, base64.b64encode(bytes(31)).decode()) == "a hash or signature of another length"
     )
     assert Proof.loads(f"{header}\n{extra}\n{index}\n\n{note}").path == []
+
+
+def test_each_size_is_the_beginning_of_each_later_one():
+    """All pairs up to 32: whatever way through RFC 9162, 2.1.4.2, a pair of sizes takes."""
+    leaves = [leaf_hash(bytes([i])) for i in range(32)]
+    roots = [root(leaves[:size]) for size in range(33)]
+    for size in range(1, 33):
+        for older in range(1, size + 1):
+            check_consistency(older, size, consistency_proof(leaves[:size], older), roots[older], roots[size])

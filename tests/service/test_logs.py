@@ -57,6 +57,23 @@ def test_of_an_exception_the_frames_are_written_and_no_message(written):
     assert "900123" not in written()
 
 
+def test_a_task_that_raises_is_named_and_not_quoted(written):
+    """Celery writes an exception's message and traceback into its own line."""
+    from celery import Celery
+    from celery.app.trace import build_tracer
+
+    app = Celery(set_as_current=False)
+    app.conf.task_always_eager = False
+
+    @app.task(name="index")
+    def index():
+        fail()
+
+    build_tracer("index", index, app=app)("1f", [], {}, {"id": "1f", "hostname": "here"})
+    assert "Task index[1f] raised" in written()
+    assert "Zoraida" not in written()
+
+
 def test_lines_stay_lines(written):
     """Whatever another library says."""
     logging.getLogger("celery").warning('two\nlines and "quotes"')

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from service.privacy.envelope import FileKeyWrapper
 from service.subjects import copies
-from service.subjects.identifiers import Hasher, NotAnIdentity, detected, normalised
-from service.subjects.readers import Corpus, UnreadableCorpus, form_of
+from service.subjects.identifiers import Hasher, NotAnIdentity, detected, normalised, says_more
+from service.subjects.readers import LARGEST, Corpus, Place, UnreadableCorpus, form_of
 
 TEXTS = ["One line.", 'Two\nlines, and "quotes".', "Ünïcode — текст", "The last, at the end"]
 
@@ -167,3 +167,80 @@ def test_the_normal_form_of_a_normal_form_is_itself(value):
     kind = {"A": "email", "+": "phone"}.get(value[0], "controller_customer_id")
     once = normalised(kind, value)
     assert normalised(kind, once) == once
+
+
+@pytest.mark.parametrize(
+    "written_as",
+    ["email=jane@example.com", "?to=jane@example.com", "|jane@example.com|", "*jane@example.com*", "_jane@example.com_",
+     "{jane@example.com}", "#jane@example.com", "user/jane@example.com", "-jane@example.com--", "'jane@example.com'",
+     "<mailto:jane@example.com>", "(JANE@example.com)."],
+)  # fmt: skip
+def test_an_address_is_found_as_people_write_it(written_as):
+    """Whatever stands around it."""
+    assert ("email", "jane@example.com") in list(detected(f"She wrote {written_as} yesterday", None))
+
+
+def test_an_address_with_an_apostrophe_is_whole():
+    """And is not taken for the shorter one of somebody else."""
+    found = list(detected("Ask o'brien@example.com", None))
+    assert ("email", "o'brien@example.com") in found
+    assert ("email", "brien@example.com") not in found
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_no_text_keeps_the_others_from_being_indexed(text):
+    """Capital dotted I, fractions and numbers in parentheses before an @, and whatever else there is."""
+    for odd in (text, f"{text}@example.com", "BİLGİ@EXAMPLE.COM", "½@example.com", "⑴x@example.com"):
+        assert all(kind in ("email", "phone") for kind, _ in detected(odd, "DE"))
+
+
+def test_half_a_character_is_replaced(tmp_path):
+    """JSON can spell it, and cut scrapes do."""
+    path = tmp_path / "c.jsonl"
+    path.write_text('{"text": "hi \\ud83d", "id": 7.0, "tags": ["a"], "none": null}\n')
+    (row,) = Corpus(path, "jsonl").rows()
+    assert (row.text, row.columns) == ("hi ?", {"id": "7", "tags": "", "none": ""})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("c.jsonl", b'{"text": "' + b"x" * LARGEST + b'"}\n', "at byte 0 is larger"),
+        ("c.txt", b"short\n" + b"x" * (LARGEST + 1), "at byte 6 is larger"),
+        ("c.csv", b'text,n\nfirst,1\n"second,2\n' + b"third,3\n" * (LARGEST // 8), "c.csv is not csv"),
+        ("c.csv", b'text,n\nfirst,1\n"second,2\nthird,3\n', "c.csv is not csv"),
+    ],
+    ids=["json", "line", "quote in a large file", "quote"],
+)
+def test_a_record_that_would_swallow_the_file_is_refused(tmp_path, name, content, message):
+    """One quote too many must not make everybody's records one person's."""
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UnreadableCorpus, match=message):
+        list(Corpus(path, form_of(path)).rows())
+
+
+def test_a_files_name_is_nowhere(tmp_path):
+    """It may be somebody's: a file is known by its number, and by that it is spoken of."""
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "ada@example.org.txt").write_text("About Ada.")
+    (tmp_path / "c" / "bela@example.org.txt").write_bytes(b"\xff")
+    rows = Corpus(tmp_path / "c", "folder").rows()
+    assert next(rows).place == Place(0, 0, 10)
+    with pytest.raises(UnreadableCorpus) as refused:
+        next(rows)
+    assert str(refused.value) == "file 2 in the order of names is not folder in UTF-8"
+
+
+@pytest.mark.parametrize(
+    ("copy", "more"),
+    [
+        ("dear maria, the PARCEL has arrived", False), ("Dear Maria, the parcel", False),
+        ("Dear Boris, the parcel has arrived", True), ("dear boris, the parcel has arrived", True),
+        ("Dear Maria, the parcel 7 has arrived", True), ("Dear Maria (b@example.org), the parcel has arrived", False),
+    ],
+)  # fmt: skip
+def test_a_word_more_is_seen(copy, more):
+    """In whatever case or script: a name is not known by its capital letter."""
+    assert says_more(copy, "Dear Maria (a@example.org), the parcel has arrived") == more
+    assert says_more("王小明住在北京", "李大伟住在北京")

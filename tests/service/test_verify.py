@@ -331,6 +331,18 @@ def test_a_retired_key_counts_for_what_the_log_had_before(tmp_path):
         assert (found.code, reason in found.reason) == (Code.UNTRUSTED_KEY, True), (name, found.reason)
 
 
+def test_a_log_key_does_not_count_after_it_was_retired(tmp_path):
+    """Who has the old one cannot take a record into the log that has gone on with another."""
+    issuer = Issuer(tmp_path / "keys")
+    old = issuer.keyring.path("log").read_bytes()
+    issuer.keyring.rotate("log")
+    given = shutil.copy(issuer.trust_path, tmp_path / "trust.json")
+    issuer.keyring.path("log").write_bytes(old)
+    issuer.at = dt.datetime.now(dt.UTC) + dt.timedelta(hours=2)
+    found = refused(issuer.release(tmp_path / "late"), Path(given))
+    assert (found.code, found.reason) == (Code.UNTRUSTED_KEY, "the log key did not count when the record was made")
+
+
 def test_a_key_does_not_count_before_it_was_made(tmp_path):
     """A record dated and logged before its keys existed."""
     issuer = Issuer(tmp_path / "keys")

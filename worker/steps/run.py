@@ -14,6 +14,8 @@ import threading
 import time
 from typing import IO, Any, Self
 
+from opentelemetry import trace
+
 from service.app import Services
 from service.db import jobs
 from service.domain.errors import LostLease
@@ -100,7 +102,7 @@ class _Writer:
 
     def __init__(self, services: Services, lease: Lease) -> None:
         self._services, self._lease = services, lease
-        self._told, self._span = 0.0, contextlib.ExitStack()
+        self._told, self._span, self._reported = 0.0, contextlib.ExitStack(), False
         with services.db.reading() as session:
             job = jobs.by_id(session, lease.job_id)
         self._traceparent = job.traceparent if job else None
@@ -108,8 +110,13 @@ class _Writer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._span.close()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, frames: Any) -> None:
+        if error is None and not self._reported:  # handed back, killed, or failed as its last message said
+            self._failed()
+        self._span.__exit__(kind, error, frames)
+
+    def _failed(self) -> None:
+        trace.get_current_span().set_status(trace.StatusCode.ERROR)
 
     def handle(self, message: dict[str, Any]) -> bool:
         """Write one message down; true if it was the last."""
@@ -132,6 +139,7 @@ class _Writer:
                 unlearn_step.record_rejected(services, job_id, fence, rejected)
             case {"type": "report", "report": report}:
                 verify_step.record_report(services, job_id, fence, report)
+                self._reported = True
                 return True
             case {"type": "error", "code": code, "permanent": permanent}:
                 attempt_failed(services, self._lease, code, permanent=permanent)
