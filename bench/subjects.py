@@ -78,7 +78,7 @@ def measure(services: Services, folder: Path, size: int) -> str:
     answer: multiprocessing.Queue[tuple[float, float, float]] = context.Queue()
     worker = context.Process(target=indexed, args=(services.settings, corpus.id, answer))
     worker.start()
-    read, seconds, peak = answer.get()
+    read, seconds, peak = answer.get(timeout=3600)
     worker.join()
     address = f"person{size // 2}@example.org"
 

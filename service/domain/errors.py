@@ -75,7 +75,7 @@ class TooMany(ServiceError):
     def __init__(self, seconds: int) -> None:
         """Say after how many seconds there is room again."""
         super().__init__("This key has made too many requests; nothing was changed. Try again later.")
-        self.headers = {"Retry-After": str(seconds)}
+        self.headers = {"Retry-After": str(seconds), "RateLimit": f'"key";r=0;t={seconds}'}
 
 
 class Unavailable(ServiceError):

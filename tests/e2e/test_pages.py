@@ -1,5 +1,6 @@
 """Every page of an integration, from nothing to a completed request: its commands, as they stand, in one shell."""
 
+import contextlib
 import json
 import os
 import re
@@ -70,12 +71,25 @@ def test_a_page_leads_from_nothing_to_a_completed_request(page, place):
     try:
         shell.wait(120)
     finally:
-        os.killpg(shell.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(shell.pid, signal.SIGTERM)
         assert wait_until(lambda: not (place / "data" / "endpoint.json").exists(), 40)
     said = output.read_text()
     assert shell.returncode == 0, said[-3000:]
     for expected in ENDS[page]:
         assert expected in said, said[-3000:]
+
+
+def test_what_the_self_certification_cites_is_there():
+    """Each line of the checklist names a test, and each of these exists."""
+    checklist = (DOCS / "opendsr.md").read_text().split("## Self-certification")[1]
+    lines = [line for line in checklist.splitlines() if line.startswith("| ") and "?" in line]
+    tests = "".join(path.read_text() for path in Path(__file__).parents[1].rglob("test_*.py"))
+    assert len(lines) == 15
+    for line in lines:
+        cited = re.findall(r"`(test_\w+)`", line)
+        assert cited or "every test" in line, line
+        assert all(f"def {name}(" in tests for name in cited), line
 
 
 def test_every_page_with_commands_is_tested():

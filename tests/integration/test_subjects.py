@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -279,6 +280,20 @@ def test_indexing_goes_on_where_it_was_killed_and_two_workers_do_not_index_twice
     assert len(starts) == len(set(starts)) == len(texts)
     done = api.get(f"/v1/models/{model}/corpora/crm").json()
     assert (done["state"], done["records"]) == ("ready", len(texts))
+
+
+def test_three_times_the_records_take_no_more_memory(api, services, model, tmp_path):
+    """What is held at once while indexing is some hundred records, however many there are."""
+    peaks = []
+    for name, count in (("warm", 600), ("small", 1000), ("large", 3000)):
+        body = corpus_of(tmp_path, support.people(count, seed=count), name=name)
+        tracemalloc.start()
+        fill(services, api, model, body)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        size = Path(body["path"]).stat().st_size
+    assert peaks[2] < 1.25 * peaks[1], peaks
+    assert size > 80 * 3000
 
 
 def test_a_corpus_that_changed_is_never_taken_for_what_was_indexed(api, services, filled, tmp_path):
