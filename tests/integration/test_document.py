@@ -10,8 +10,12 @@ import httpx
 import pytest
 import uvicorn
 
+from service.db import corpora
 from service.local.supervisor import wait_until
 from service.main import create_app
+from service.steps.index import index
+from service.steps.resolve import resolve
+from tests import support
 from tests.integration.conftest import registration
 
 SNAPSHOT = Path(__file__).with_name("openapi.json")
@@ -34,12 +38,20 @@ def url(services):
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["names that are there", "any names"])
-def test_no_answer_is_outside_the_document(url, key_of, base, tmp_path, known):
+def test_no_answer_is_outside_the_document(url, services, key_of, base, tmp_path, known):
     """Each operation with values that fit and that do not, then sequences of them: no 5xx, nothing undocumented."""
     key = {"Authorization": f"Bearer {key_of('admin')}"}
     httpx.post(f"{url}/v1/models", json=registration(base, name="assistant"), headers=key).raise_for_status()
     corpus = {"name": "crm", "path": str(base / "retain.jsonl")}
     httpx.post(f"{url}/v1/models/assistant/corpora", json=corpus, headers=key).raise_for_status()
+    with services.db.reading() as session:
+        (corpus_id,) = corpora.unfinished(session)
+    index(services, corpus_id)
+    name = " ".join(support.RETAIN[0].split()[:2])
+    body = {"model": "assistant", "subject": {"names": [name]}}
+    submitted = {"Authorization": f"Bearer {key_of('submit')}"}  # so that the other key may approve it
+    request = httpx.post(f"{url}/v1/deletion-requests", json=body, headers=submitted).json()
+    resolve(services, request["id"])
     settings = tmp_path / "schemathesis.toml"
     names = (
         'name = "assistant"',
