@@ -1,7 +1,9 @@
 """A bounded part of the matrix that `make chaos` runs whole, and what else must hold under faults."""
 
+import itertools
 import os
 import random
+import re
 import shutil
 import tempfile
 import threading
@@ -137,10 +139,12 @@ def without_bos(base, tmp_path) -> Path:
 
 @pytest.mark.slow
 def test_two_compute_workers_never_run_one_job_at_a_time_twice(stack, without_bos):
-    """200 jobs, two workers, every message four times: each job was claimed once to compute and once to certify.
+    """200 jobs, two workers, every message four times: nobody runs a job beside another.
 
-    Whoever runs a job has claimed it first, and every claim counts its fence up; so a fence of 2 says that nobody ran
-    it beside another. The texts are too short to be measured, which a compute child has to find out.
+    Whoever runs a job has claimed it first, and every claim counts its fence up. So each fence of a job was claimed by
+    one alone; as a rule there are two, to compute and to certify. (On a machine that is busy with other things a child
+    may take longer to begin than the stall watch of these tests allows; then its job is claimed again.) The texts are
+    too short to be measured, which a compute child has to find out.
     """
     models = [f"two-{n}" for n in range(10)]
     for name in models:
@@ -168,12 +172,15 @@ def test_two_compute_workers_never_run_one_job_at_a_time_twice(stack, without_bo
             thread.join()
     with stack.connect() as connection:
         rows = connection.execute(
-            "SELECT j.fence, j.outcome FROM jobs j JOIN models m ON m.id = j.model_id WHERE m.name LIKE 'two-%'"
+            "SELECT j.id, j.fence, j.outcome FROM jobs j JOIN models m ON m.id = j.model_id WHERE m.name LIKE 'two-%'"
         ).fetchall()
+    jobs, rows = {str(row[0]) for row in rows}, [row[1:] for row in rows]
     assert len(rows) == 200
-    assert {tuple(row) for row in rows} == {(2, "rejected")}
-    logs = [(stack.data / "logs" / name).read_text() for name in ("compute.log", "helpers.log")]
-    claims = [log.count("claimed job=") for log in logs]
-    assert sum(claims) >= 200
-    assert min(claims) > 20  # both did their share
+    assert {outcome for _, outcome in rows} == {"rejected"}
+    assert sum(fence == 2 for fence, _ in rows) > 100
+    logs = [(stack.data / "logs" / f"{name}.log").read_text() for name in ("compute", "helpers", "control")]
+    claims = [re.findall(r"event=claimed job=(\S+) fence=(\d+)", log) for log in logs]
+    of_jobs = [claim for claim in itertools.chain(*claims) if claim[0] in jobs]
+    assert len(of_jobs) == len(set(of_jobs)) == sum(fence for fence, _ in rows)
+    assert min(map(len, claims[:2])) > 20  # both did their share
     assert stack.settled() == []
