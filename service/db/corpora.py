@@ -13,6 +13,7 @@ from service.db.tables import Corpus, CorpusRecord, Model
 
 BIGINTS = ARRAY(BigInteger)
 MOST = 10_000  # records that one look-up gives
+OTHERS = 500  # of other people's, that may be copies
 
 
 def by_id(session: Session, corpus_id: UUID) -> Corpus | None:
@@ -75,10 +76,27 @@ def by_phrases(session: Session, model_id: UUID, phrases: Sequence[str]) -> list
     return list(session.scalars(_of(model_id, found)))
 
 
-def near(session: Session, model_id: UUID, bands: Sequence[int], but: set[int]) -> list[CorpusRecord]:
-    """Records that may be copies: they share a band."""
-    alike = CorpusRecord.bands.op("&&")(cast(list(bands), BIGINTS))
-    return [record for record in session.scalars(_of(model_id, alike)) if record.id not in but]
+def near(session: Session, model_id: UUID, record: CorpusRecord, but: set[int]) -> list[CorpusRecord]:
+    """Records that may be copies of one: they share a band, and have no identifier, or one of its own."""
+    own = cast(list(record.identifiers), BIGINTS)
+    found = CorpusRecord.identifiers
+    return _but(session, _of(model_id, _alike(record) & (found.op("<@")(own) | found.op("&&")(own))), but)
+
+
+def near_of_others(session: Session, model_id: UUID, record: CorpusRecord, but: set[int]) -> list[CorpusRecord]:
+    """The first of those that may be copies, and have other identifiers alone: a form letter may have any number."""
+    own = cast(list(record.identifiers), BIGINTS)
+    found = CorpusRecord.identifiers
+    others = ~found.op("<@")(own) & ~found.op("&&")(own)
+    return _but(session, _of(model_id, _alike(record) & others).limit(OTHERS), but)
+
+
+def _alike(record: CorpusRecord) -> ColumnElement[bool]:
+    return CorpusRecord.bands.op("&&")(cast(list(record.bands), BIGINTS))
+
+
+def _but(session: Session, query: Any, but: set[int]) -> list[CorpusRecord]:
+    return [record for record in session.scalars(query) if record.id not in but]
 
 
 def records(session: Session, ids: Sequence[int]) -> list[CorpusRecord]:

@@ -1,5 +1,6 @@
 """Looking a person up in the corpora of a model, and reading what was found."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ class Matches:
         similar: Other copies: with a word more, as an edited one or the next person's form letter has, or with an
             identifier more, as a letter that somebody has sent on.
         name: Records with a name alone.
-        form_letters: How many further records were left out: each has another's identifier in place of the person's,
-            and there are so many of them that it is a form.
+        form_letters: How many further records were left out, or the first 500 of them: each has another's identifier
+            in place of the person's, and there are so many of them that it is a form.
         searched: The corpora, with how many records each has and whether it is indexed.
     """
 
@@ -112,28 +113,27 @@ def _add_copies(
     hasher: Hasher,
 ) -> None:
     """What is like a record that is certain, by how sure it is that it is the same person's."""
-    text, anothers = sources.text(record, hasher), []
+    text = sources.text(record, hasher)
     shingles, own = copies.shingles(text), set(record.identifiers)
-    for candidate in _few(corpora.near(session, model_id, record.bands, seen)):
-        copy = sources.text(candidate, hasher)
-        if not copies.are_alike(shingles, copies.shingles(copy)):
-            continue
-        more, others = says_more(copy, text), set(candidate.identifiers) - own
-        if not others and not more:
-            found.near_copy.append(candidate)
-        elif not others or own & set(candidate.identifiers):
-            found.similar.append(candidate)
-        elif not (more and says_more(text, copy)):  # not with another's words in place of this person's
-            anothers.append(candidate)
-            continue  # it may turn out to be one of a form letter's many, and still be found by a name
-        else:
-            continue
+
+    def alike(candidates: list[t.CorpusRecord]) -> Iterator[tuple[t.CorpusRecord, str]]:
+        for candidate in candidates:
+            copy = sources.text(candidate, hasher)
+            if copies.are_alike(shingles, copies.shingles(copy)):
+                yield candidate, copy
+
+    for candidate, copy in alike(_few(corpora.near(session, model_id, record, seen))):
+        sure = set(candidate.identifiers) <= own and not says_more(copy, text)
+        (found.near_copy if sure else found.similar).append(candidate)
         seen.add(candidate.id)
-    if len(anothers) > MANY_COPIES:
-        found.form_letters += len(anothers)
+    others = corpora.near_of_others(session, model_id, record, seen)
+    if len(others) < corpora.OTHERS:  # less those with another's words, too, in place of this person's
+        others = [c for c, copy in alike(others) if not (says_more(copy, text) and says_more(text, copy))]
+    if len(others) > MANY_COPIES:
+        found.form_letters += len(others)
     else:
-        found.similar += anothers
-        seen |= {candidate.id for candidate in anothers}
+        found.similar += others
+        seen |= {candidate.id for candidate in others}
 
 
 def texts_of(wrapper: KeyWrapper, session: Session, model_id: UUID, ids: list[int]) -> list[tuple[t.CorpusRecord, str]]:

@@ -169,13 +169,16 @@ def test_the_next_persons_form_letter_is_not_taken_for_a_copy(api, services, mod
     assert sorted(texts_in(services, request["id"])) == sorted([mine, copy])
 
 
-def test_a_form_letter_to_many_is_not_hers(api, services, model, tmp_path):
+def test_a_form_letter_to_many_is_not_hers(api, services, model, tmp_path, monkeypatch):
     """The same words to thirty other addresses: they are left out, counted, and keep nothing waiting."""
     form = "Your parcel has arrived at the shop in Sample Street, where it is kept for you until Friday evening. ({})"
     fill(services, api, model, corpus_of(tmp_path, [form.format(f"person{i}@example.org") for i in range(30)]))
     subject = by_email("person3@example.org")
     found = api.post(REQUESTS + ":preview", json={"model": model, "subject": subject}).json()
     assert found["counts"] == {"identifier": 1, "near_copy": 0, "similar": 0, "name": 0, "form_letter": 29}
+    monkeypatch.setattr(corpora, "OTHERS", 25)  # more are neither read nor counted
+    found = api.post(REQUESTS + ":preview", json={"model": model, "subject": subject}).json()
+    assert (found["counts"]["form_letter"], found["needs_approval"]) == (25, False)
     request = submit(api, **subject)
     resolve(services, request["id"])
     assert texts_in(services, request["id"]) == [form.format("person3@example.org")]
