@@ -96,7 +96,7 @@ def index(corpus_id: str) -> None:
 @app.task(name="resolve")  # type: ignore[untyped-decorator]
 def resolve(request_id: str) -> None:
     """Find the records that a request is about."""
-    resolve_step.resolve(services(), UUID(request_id))
+    resolve_step.resolve(services(), UUID(request_id), go_on=lambda: not stopping.is_set())
 
 
 @app.task(name="sweep")  # type: ignore[untyped-decorator]

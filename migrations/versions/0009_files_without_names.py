@@ -8,19 +8,24 @@ down_revision = "0008"
 COMMENT = "of a folder: its number in the order of names"
 
 
+def _begin_anew() -> None:
+    """Index everything again; folders are counted otherwise, and have to be registered again."""
+    op.execute("TRUNCATE corpus_records")
+    op.execute(
+        "UPDATE corpora SET state = 'indexing', reason = NULL, cursor = NULL, records = 0, done = 0, indexed_at = NULL"
+    )
+    op.execute("UPDATE corpora SET state = 'failed', reason = 'register it again' WHERE form = 'folder'")
+
+
 def upgrade() -> None:
-    op.execute("DELETE FROM corpus_records WHERE corpus_id IN (SELECT id FROM corpora WHERE form = 'folder')")
-    op.execute("UPDATE corpora SET state = 'failed', reason = 'register it again', cursor = NULL WHERE form = 'folder'")
-    op.execute("UPDATE corpora SET cursor = jsonb_set(cursor, '{file}', '0') WHERE cursor IS NOT NULL")
+    _begin_anew()
     op.alter_column(
         "corpus_records", "file", type_=sa.BigInteger(), existing_nullable=False, postgresql_using="0", comment=COMMENT
     )
 
 
 def downgrade() -> None:
-    op.execute("DELETE FROM corpus_records WHERE corpus_id IN (SELECT id FROM corpora WHERE form = 'folder')")
-    op.execute("UPDATE corpora SET state = 'failed', reason = 'register it again', cursor = NULL WHERE form = 'folder'")
-    op.execute("UPDATE corpora SET cursor = jsonb_set(cursor, '{file}', '\"\"') WHERE cursor IS NOT NULL")
+    _begin_anew()
     op.alter_column(
         "corpus_records", "file", type_=sa.Text(), existing_nullable=False, postgresql_using="''", comment=None,
         existing_comment=COMMENT,

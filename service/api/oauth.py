@@ -56,7 +56,7 @@ class Tokens:
             )  # fmt: skip
         except (jwt.PyJWKClientConnectionError, jwt.PyJWKSetError, ValueError, OSError):
             raise Unavailable("The issuer of access tokens does not answer; nothing was changed.") from None
-        except jwt.PyJWTError as error:
+        except (jwt.PyJWTError, TypeError) as error:  # TypeError: an algorithm of another family than the key
             raise Unauthenticated(f"The access token is not valid ({type(error).__name__}).") from None
         scopes = sorted(set(str(claims.get("scope", "")).split()) & set(settings.oauth_scopes))
         with self._services.db.transaction() as session:

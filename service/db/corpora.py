@@ -14,6 +14,7 @@ from service.db.tables import Corpus, CorpusRecord, Model
 BIGINTS = ARRAY(BigInteger)
 MOST = 10_000  # records that one look-up gives
 OTHERS = 500  # of other people's, that may be copies
+NAMED = 500  # that a name alone finds: who has to look at them can look at no more
 
 
 def by_id(session: Session, corpus_id: UUID) -> Corpus | None:
@@ -71,32 +72,27 @@ def by_identifiers(session: Session, model_id: UUID, hashes: Sequence[int]) -> l
 
 
 def by_phrases(session: Session, model_id: UUID, phrases: Sequence[str]) -> list[CorpusRecord]:
-    """Records with one of these names in their text; each is a tsquery."""
+    """The first records with one of these names in their text; each is a tsquery."""
     found = CorpusRecord.words.op("@@")(cast(literal(" | ".join(f"({p})" for p in phrases)), TSQUERY))
-    return list(session.scalars(_of(model_id, found)))
+    return list(session.scalars(_of(model_id, found).limit(NAMED)))
 
 
-def near(session: Session, model_id: UUID, record: CorpusRecord, but: set[int]) -> list[CorpusRecord]:
-    """Records that may be copies of one: they share a band, and have no identifier, or one of its own."""
-    own = cast(list(record.identifiers), BIGINTS)
-    found = CorpusRecord.identifiers
-    return _but(session, _of(model_id, _alike(record) & (found.op("<@")(own) | found.op("&&")(own))), but)
+def near(session: Session, model_id: UUID, record: CorpusRecord) -> list[CorpusRecord]:
+    """Records that may be copies of one, itself among them: they share a band, and have no identifier but its own."""
+    return list(session.scalars(_of(model_id, _alike(record) & _of_its_own(record))))
 
 
-def near_of_others(session: Session, model_id: UUID, record: CorpusRecord, but: set[int]) -> list[CorpusRecord]:
-    """The first of those that may be copies, and have other identifiers alone: a form letter may have any number."""
-    own = cast(list(record.identifiers), BIGINTS)
-    found = CorpusRecord.identifiers
-    others = ~found.op("<@")(own) & ~found.op("&&")(own)
-    return _but(session, _of(model_id, _alike(record) & others).limit(OTHERS), but)
+def near_of_others(session: Session, model_id: UUID, record: CorpusRecord) -> list[CorpusRecord]:
+    """The first of those that may be copies and have another identifier: a form letter may have any number."""
+    return list(session.scalars(_of(model_id, _alike(record) & ~_of_its_own(record)).limit(OTHERS)))
 
 
 def _alike(record: CorpusRecord) -> ColumnElement[bool]:
     return CorpusRecord.bands.op("&&")(cast(list(record.bands), BIGINTS))
 
 
-def _but(session: Session, query: Any, but: set[int]) -> list[CorpusRecord]:
-    return [record for record in session.scalars(query) if record.id not in but]
+def _of_its_own(record: CorpusRecord) -> ColumnElement[bool]:
+    return CorpusRecord.identifiers.op("<@")(cast(list(record.identifiers), BIGINTS))
 
 
 def records(session: Session, ids: Sequence[int]) -> list[CorpusRecord]:

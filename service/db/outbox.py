@@ -43,7 +43,7 @@ def take_due(session: Session, held: timedelta) -> Due | None:
 def is_overtaken(session: Session, due: Due) -> bool:
     """Whether the same target was told something later already: this would be taken for the newer."""
     entry = session.get(Outbox, due.id)
-    if entry is None or not entry.attempts:
+    if entry is None or not entry.attempts or due.target < 0:
         return False
     later = select(Outbox.id).where(Outbox.request_id == due.request_id, Outbox.target == due.target)
     later = later.where(Outbox.created_at > entry.created_at, Outbox.delivered_at.is_not(None))

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import ARRAY, Uuid, any_, delete, func, literal, select, update
+from sqlalchemy import ARRAY, Uuid, any_, delete, func, literal, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, joinedload, selectinload
 from sqlalchemy.sql.selectable import ForUpdateArg
@@ -135,7 +135,7 @@ def to_resolve(session: Session, limit: int) -> list[UUID]:
     """Pending requests whose records are still to be found, by their deadlines."""
     r = DeletionRequest
     query = select(r.id).where(r.hold == Hold.RESOLVE, r.status == RequestStatus.PENDING)
-    return list(session.scalars(query.order_by(r.due_at).limit(limit)))
+    return list(session.scalars(query.order_by(r.reason.is_not(None), r.due_at).limit(limit)))
 
 
 def held(session: Session) -> int:
@@ -221,10 +221,17 @@ def _tell(session: Session, request_id: UUID, callbacks: int, status: str) -> No
     session.add_all(Outbox(request_id=request_id, status=status, target=i) for i in range(callbacks))
 
 
-def alert(session: Session, request_id: UUID, status: str) -> None:
-    """Tell the operator, once, that a request came to this."""
-    values = {"id": uuid4(), "request_id": request_id, "status": status, "target": ALERT}
-    session.execute(insert(Outbox).values(**values).on_conflict_do_nothing())
+def alert(session: Session, request_id: UUID, status: str, *, again: bool = True) -> None:
+    """Tell the operator that a request came to this; if it comes to it again, again."""
+    entry = insert(Outbox).values(id=uuid4(), request_id=request_id, status=status, target=ALERT)
+    rearmed = {"next_at": func.now(), "delivered_at": None, "attempts": 0}
+    session.execute(
+        entry.on_conflict_do_update(
+            index_elements=["request_id", "status"], index_where=text("target < 0"), set_=rearmed
+        )
+        if again
+        else entry.on_conflict_do_nothing()
+    )
 
 
 def alert_due(session: Session, before: datetime, status: str) -> None:
@@ -233,7 +240,7 @@ def alert_due(session: Session, before: datetime, status: str) -> None:
     told = select(Outbox.id).where(Outbox.request_id == r.id, Outbox.target < 0, Outbox.status == status)
     due = select(r.id).where(r.due_at < before, r.status.not_in(TERMINAL_REQUESTS), ~told.exists())
     for request_id in session.scalars(due.order_by(r.due_at).limit(AT_ONCE)):
-        alert(session, request_id, status)
+        alert(session, request_id, status, again=False)
 
 
 def purgeable(session: Session, window: timedelta, limit: int) -> list[UUID]:

@@ -85,12 +85,14 @@ def matches(services: Services, request_id: UUID, after: int, limit: int) -> lis
         try:
             found = texts_of(services.wrapper, session, request.model_id, page)
         except Unsearchable as error:
-            reason = str(error)
+            failed: Unsearchable | None = error
         else:
-            reason = ""
-    if reason:
+            failed = None
+    if failed is not None and not failed.outdates:
+        raise Conflict(f"What was found cannot be read now ({failed}).")
+    if failed is not None:
         _search_again(services, request_id)
-        raise Conflict(f"What was found is not there any more ({reason}); it is searched for anew.")
+        raise Conflict(f"What was found is not there any more ({failed}); it is searched for anew.")
     submitted = [{"match": None, "kind": "submitted", "text": text[:SNIPPET]} for text in given]
     return submitted + [{"match": r.id, "kind": kinds[r.id], "text": text[:SNIPPET]} for r, text in found]
 

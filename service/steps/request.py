@@ -81,16 +81,14 @@ def accept(services: Services, submission: Submission, api_key_id: UUID, idempot
     settings, now = services.settings, datetime.now(UTC)
     if submission.texts or submission.subject is None:
         check_records(submission.texts, max_records=settings.max_records, max_record_bytes=settings.max_record_bytes)
-    if submission.subject is not None:
-        _check_subject(services, submission.model, submission.subject)
-    if submission.received_at and submission.received_at > now + CLOCK_SKEW:
-        raise Invalid("The time lies in the future.", field="received_at")
-    if submission.received_at and submission.received_at.replace(tzinfo=UTC) < now - OLDEST:
-        raise Invalid("The time lies more than ten years back.", field="received_at")
-    if submission.resubmits:
-        _check_resubmission(services, submission, submission.resubmits)
     body = services.wrapper.keyed_hash("body", _body(submission))
     key = services.wrapper.keyed_hash("idempotency", idempotency_key.encode()) if idempotency_key else None
+    if submission.subject is not None and (made := _made_before(services, submission, api_key_id, key)):
+        return _same(services, made, body)
+    if submission.received_at:
+        _check_time(submission.received_at, now)
+    if submission.resubmits:
+        _check_resubmission(services, submission, submission.resubmits)
     accepted, sealed = _sealed_up(services, submission, now)
     request = accepted.request
     values = {
@@ -126,11 +124,39 @@ def accept(services: Services, submission: Submission, api_key_id: UUID, idempot
     return accepted
 
 
-def _check_subject(services: Services, model_name: str, subject: dict[str, Any]) -> None:
+def _check_time(received_at: datetime, now: datetime) -> None:
+    if received_at > now + CLOCK_SKEW:
+        raise Invalid("The time lies in the future.", field="received_at")
+    if received_at.replace(tzinfo=UTC) < now - OLDEST:
+        raise Invalid("The time lies more than ten years back.", field="received_at")
+
+
+def _made_before(
+    services: Services, submission: Submission, api_key_id: UUID, key: bytes | None
+) -> DeletionRequest | None:
+    """If nobody could be looked up now: the request that this key made before, which is the same still.
+
+    Raises:
+        Invalid: Nobody could be, and there is none.
+    """
+    try:
+        _check_subject(services, submission)
+    except Invalid:
+        with services.db.reading() as session:
+            found = requests.by_idempotency(session, api_key_id, key) if key else None
+        if found is None:
+            raise
+        return found
+    return None
+
+
+def _check_subject(services: Services, submission: Submission) -> None:
     """What names a person can be looked up, and somewhere: where nothing is searched, nothing found would be a lie."""
+    subject = submission.subject
+    assert subject is not None
     check_subject(services.wrapper, subject)
     with services.db.reading() as session:
-        model = models.by_name(session, model_name)
+        model = models.by_name(session, submission.model)
         if model is not None and not corpora.of_model(session, model.id):
             raise Invalid(
                 "The model has no corpus to look anybody up in: submit the texts, or register its corpora.",
@@ -139,7 +165,7 @@ def _check_subject(services: Services, model_name: str, subject: dict[str, Any])
         held = corpora.of_model(session, model.id) if model is not None else []
         found_by = {"email", "phone"}.union(*(corpus.columns.values() for corpus in held))
         asked = {identity["type"] for identity in subject["identities"]}
-        if held and asked and not asked & found_by and not subject["names"]:
+        if held and asked and not (asked & found_by or subject["names"] or submission.texts):
             raise Invalid(
                 "No corpus of the model has identifiers of this type: name the column that holds them.",
                 field="subject.identities.0.type", code="type_not_indexed",

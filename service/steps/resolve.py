@@ -5,7 +5,7 @@ for somebody to approve it. Searching and reading is done before the transaction
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -20,19 +20,27 @@ from service.privacy.records import envelope_of, subject_of
 from service.subjects.search import Sources, Unsearchable, search, texts_of
 from service.tracing import span
 
+LOOK_AHEAD = 20
+LONG_WORD = 16  # characters; longer ones are several tokens
 AT_ONCE = threading.BoundedSemaphore(2)  # in a process: who waits for files keeps no publication waiting
 
 
-def resolve(services: Services, request_id: UUID) -> None:
-    """Find what a request is about, and let it go on, wait for approval, or end with nothing found.
+def resolve(services: Services, request_id: UUID, *, go_on: Callable[[], bool] = lambda: True) -> None:
+    """Find what a request is about, and let it go on, wait for approval, or end with nothing found; then the next ones.
 
     After approval it is called again, and takes what was found then. As long as a corpus is not as it was indexed, or
     could not be, nothing is decided, and the request says so.
     """
     if not AT_ONCE.acquire(blocking=False):
-        return  # the sweep comes back to it
+        return  # whoever is at it takes this one, too
     try:
-        _resolve(services, request_id)
+        done: set[UUID] = set()
+        following = [request_id]
+        while following and go_on():
+            _resolve(services, following[0])
+            done.add(following[0])
+            with services.db.reading() as session:
+                following = [n for n in requests.to_resolve(session, LOOK_AHEAD) if n not in done]
     finally:
         AT_ONCE.release()
 
@@ -51,7 +59,7 @@ def _resolve(services: Services, request_id: UUID) -> None:
             decided = before or _found(services, session, request)
             texts = _texts(services, session, request, decided)
         except Unsearchable as error:
-            _say(services, request_id, str(error))
+            _say(services, request_id, error)
             return
     with (
         span("resolve", request.traceparent, request=str(request_id)),
@@ -77,10 +85,7 @@ def _changed(
 ) -> bool:
     """Whether somebody has decided meanwhile, or the corpora are not those that were searched."""
     assert request is not None
-    try:
-        return request.resolution != before or Sources(session, request.model_id).searched() != searched
-    except Unsearchable:
-        return True
+    return request.resolution != before or Sources(session, request.model_id).listed() != searched
 
 
 def _is_due(request: DeletionRequest | None) -> bool:
@@ -102,13 +107,15 @@ def _texts(
 ) -> list[bytes] | None:
     """The texts to take, each once; None if somebody has to approve them first.
 
-    One word alone, as "ok" in a table, is left out: nothing could be measured on it, and that would stop the others.
+    One short word alone, as "ok" in a table, is left out beside others: if nothing can be measured on it, that would
+    stop all of them.
     """
     nothing = not decided["records"] and not request.records_count
     if not (decided["approved"] or decided["approvals"] == 0 or nothing):
         return None
     found = texts_of(services.wrapper, session, request.model_id, decided["records"])
-    return list(dict.fromkeys(text.encode() for _, text in found if len(text.split()) > 1))
+    whole = [text for _, text in found if len(text.strip()) > LONG_WORD or not text.strip().isalnum()]
+    return list(dict.fromkeys(text.encode() for text in whole or [text for _, text in found]))
 
 
 def _take(
@@ -132,7 +139,7 @@ def _take(
     )  # fmt: skip
 
 
-def _say(services: Services, request_id: UUID, reason: str) -> None:
+def _say(services: Services, request_id: UUID, error: Unsearchable) -> None:
     """Why a request cannot be resolved; the operator is told, and the sweep tries it again.
 
     What was decided on the records of an index that is no more is decided anew.
@@ -141,9 +148,9 @@ def _say(services: Services, request_id: UUID, reason: str) -> None:
         request = requests.by_id(session, request_id, lock=True)
         if request is None or not _is_due(request):
             return
-        if request.reason != reason:
+        if request.reason != str(error):
             requests.alert(session, request_id, "not_searchable")
-        request.reason = reason
-        if request.resolution is not None:
+        request.reason = str(error)
+        if request.resolution is not None and error.outdates:
             request.resolution = None
             requests.forget_approvals(session, request_id)

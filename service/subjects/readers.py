@@ -67,7 +67,9 @@ class Corpus:
             start = after.end if after is not None and number == first else 0
             try:
                 yield from (row for row in READERS[self.form](self, number, start, None) if row.text.strip())
-            except (UnicodeDecodeError, csv.Error) as error:
+            except csv.Error as error:  # its messages name characters, never content
+                raise UnreadableCorpus(f"{self.path.name} is not CSV: {error}") from error
+            except UnicodeDecodeError as error:
                 where = f"file {number + 1} in the order of names" if self.form == "folder" else self.path.name
                 raise UnreadableCorpus(f"{where} is not {self.form} in UTF-8") from error
 

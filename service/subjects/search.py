@@ -22,6 +22,11 @@ MANY_COPIES = 20  # for each record that is certain; more of them look like a fo
 class Unsearchable(Exception):
     """Nobody can be looked up now; the message is a code, and where it helps a corpus' name."""
 
+    @property
+    def outdates(self) -> bool:
+        """Whether what was found before is of an index that is no more."""
+        return str(self).startswith(("corpus_changed", "corpus_removed"))
+
 
 @dataclass(slots=True)
 class Matches:
@@ -32,7 +37,7 @@ class Matches:
         near_copy: Copies of those, with no other identifier and no word more.
         similar: Other copies: with a word more, as an edited one or the next person's form letter has, or with an
             identifier more, as a letter that somebody has sent on.
-        name: Records with a name alone.
+        name: The first 500 records with a name alone.
         form_letters: How many further records were left out, or the first 500 of them: each has another's identifier
             in place of the person's, and there are so many of them that it is a form.
         searched: The corpora, with how many records each has and whether it is indexed.
@@ -93,7 +98,7 @@ def search(wrapper: KeyWrapper, session: Session, model_id: UUID, subject: dict[
         _add_copies(found, session, model_id, record, seen, sources, hasher)
     phrases = [p for name in subject["names"] if (p := hasher.phrase(name))]
     if phrases:
-        found.name = [r for r in _few(corpora.by_phrases(session, model_id, phrases)) if r.id not in seen]
+        found.name = [r for r in corpora.by_phrases(session, model_id, phrases) if r.id not in seen]
     return found
 
 
@@ -114,19 +119,18 @@ def _add_copies(
 ) -> None:
     """What is like a record that is certain, by how sure it is that it is the same person's."""
     text = sources.text(record, hasher)
-    shingles, own = copies.shingles(text), set(record.identifiers)
+    shingles = copies.shingles(text)
 
     def alike(candidates: list[t.CorpusRecord]) -> Iterator[tuple[t.CorpusRecord, str]]:
-        for candidate in candidates:
+        for candidate in (c for c in candidates if c.id not in seen):
             copy = sources.text(candidate, hasher)
             if copies.are_alike(shingles, copies.shingles(copy)):
                 yield candidate, copy
 
-    for candidate, copy in alike(_few(corpora.near(session, model_id, record, seen))):
-        sure = set(candidate.identifiers) <= own and not says_more(copy, text)
-        (found.near_copy if sure else found.similar).append(candidate)
+    for candidate, copy in alike(_few(corpora.near(session, model_id, record))):
+        (found.similar if says_more(copy, text) else found.near_copy).append(candidate)
         seen.add(candidate.id)
-    others = corpora.near_of_others(session, model_id, record, seen)
+    others = corpora.near_of_others(session, model_id, record)
     if len(others) < corpora.OTHERS:  # less those with another's words, too, in place of this person's
         others = [c for c, copy in alike(others) if not (says_more(copy, text) and says_more(text, copy))]
     if len(others) > MANY_COPIES:
@@ -157,10 +161,10 @@ class Sources:
         self._files = {corpus.id: source_of(corpus) for corpus in self._corpora.values()}
 
     def searched(self) -> list[dict[str, Any]]:
-        """The corpora, as an answer says where was looked.
+        """The corpora, as an answer says where was looked; their files are there.
 
         Raises:
-            Unsearchable: There is none, or one that could not be indexed, or has another size than when it was.
+            Unsearchable: There is none, or one that could not be indexed, is away, or has another size than it had.
         """
         if not self._corpora:
             raise Unsearchable("no_corpora")
@@ -169,10 +173,16 @@ class Sources:
                 raise Unsearchable(f"corpus_failed: {corpus.name}")
             try:
                 same = corpus.state != "ready" or self._files[corpus.id].size() == corpus.size
-            except (UnreadableCorpus, OSError):
+            except OSError:
+                raise Unsearchable(f"corpus_away: {corpus.name}") from None
+            except UnreadableCorpus:
                 same = False
             if not same:
                 raise Unsearchable(f"corpus_changed: {corpus.name}")
+        return self.listed()
+
+    def listed(self) -> list[dict[str, Any]]:
+        """The same as the database has it; no file is looked at."""
         return [{"corpus": c.name, "records": c.records, "state": c.state} for c in self._corpora.values()]
 
     def text(self, record: t.CorpusRecord, hasher: Hasher) -> str:
@@ -186,7 +196,9 @@ class Sources:
             raise Unsearchable("corpus_removed")
         try:
             text = self._files[corpus.id].read(Place(record.file, record.start, record.length)).text
-        except (UnreadableCorpus, OSError):
+        except OSError:
+            raise Unsearchable(f"corpus_away: {corpus.name}") from None
+        except UnreadableCorpus:
             raise Unsearchable(f"corpus_changed: {corpus.name}") from None
         if hasher.number("text", text.encode()) != record.text_hash:
             raise Unsearchable(f"corpus_changed: {corpus.name}")

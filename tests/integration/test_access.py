@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi.testclient import TestClient
 
@@ -112,7 +112,9 @@ def test_a_token_signed_with_nothing_is_refused(ask):
     public = KEYS["ours"].public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     parts = [json.dumps({"alg": "HS256", "kid": "ours", "typ": "at+jwt"}).encode(), json.dumps(claims).encode()]
     parts.append(hmac.digest(public, b".".join(map(b64, parts)), "sha256"))
+    curve = ec.generate_private_key(ec.SECP256R1())
     for forged in (
+        jwt.encode(claims, curve, "ES256", headers={"kid": "ours", "typ": "at+jwt"}),
         jwt.encode(claims, None, "none", headers={"kid": "ours", "typ": "at+jwt"}),
         b".".join(map(b64, parts)).decode(),
     ):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from uuid import UUID
 
 import httpx
 import pytest
@@ -51,7 +52,7 @@ def test_no_answer_is_outside_the_document(url, services, key_of, base, tmp_path
     body = {"model": "assistant", "subject": {"names": [name]}}
     submitted = {"Authorization": f"Bearer {key_of('submit')}"}  # so that the other key may approve it
     request = httpx.post(f"{url}/v1/deletion-requests", json=body, headers=submitted).json()
-    resolve(services, request["id"])
+    resolve(services, UUID(request["id"]))
     settings = tmp_path / "schemathesis.toml"
     names = (
         'name = "assistant"',

@@ -4,6 +4,7 @@ import hashlib
 import json
 import tracemalloc
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from sqlalchemy import select, text
@@ -18,13 +19,19 @@ from service.steps import resolve as resolve_step
 from service.steps.batch import batch
 from service.steps.index import _index, index
 from service.steps.purge import purge
-from service.steps.resolve import resolve
 from service.steps.sweep import sweep
 from service.subjects.identifiers import Hasher
 from tests import support
 from tests.integration.conftest import registration
 
 REQUESTS = "/v1/deletion-requests"
+
+
+def resolve(services, request_id: str) -> None:
+    """As a worker does it."""
+    resolve_step.resolve(services, UUID(request_id))
+
+
 ADDRESS = "maria.example@example.org"
 LETTER = "Maria Example wrote on the fourth of May that her kitchen at 12 Sample Street had flooded twice{}."
 HERS = [LETTER.format(f" (reply to {ADDRESS})"), f"Order 7 of {ADDRESS.upper()}: two lamps and a chair, paid in cash."]
@@ -185,14 +192,15 @@ def test_a_form_letter_to_many_is_not_hers(api, services, model, tmp_path, monke
 
 
 def test_a_word_alone_is_left_out(api, services, model, tmp_path):
-    """Nothing can be measured on it, and the others would not be unlearned for it."""
-    body = corpus_of(tmp_path, ["ok", HERS[0]], columns={"id": "controller_customer_id"})
+    """Nothing can be measured on it, and the others would not be unlearned for it; a sentence without spaces is."""
+    sentence = "王小明住在北京市朝阳区建国路一号院二单元三零四室"
+    body = corpus_of(tmp_path, ["ok", sentence, HERS[0]], columns={"id": "controller_customer_id"})
     rows = [json.loads(line) | {"id": "k7"} for line in Path(body["path"]).read_text().splitlines()]
     Path(body["path"]).write_text("".join(json.dumps(row) + "\n" for row in rows))
     fill(services, api, model, body)
     request = submit(api, identities=[{"type": "controller_customer_id", "value": "k7"}])
     resolve(services, request["id"])
-    assert texts_in(services, request["id"]) == [HERS[0]]
+    assert texts_in(services, request["id"]) == [sentence, HERS[0]]
 
 
 def test_what_a_name_found_can_be_refused(api, services, filled, key_of):
@@ -455,6 +463,39 @@ def test_a_bad_subject_is_named_and_not_repeated(api, filled, subject, field):
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["field"] == field
     assert "SECRET" not in answer.text
+
+
+def test_a_request_that_was_taken_is_the_same_still_when_its_corpus_is_gone(api, services, filled):
+    """A tool that repeats it under its Idempotency-Key has its receipt."""
+    body, key = {"model": "tiny", "subject": by_email()}, {"Idempotency-Key": "k"}
+    first = api.post(REQUESTS, json=body, headers=key).json()
+    api.delete("/v1/models/tiny/corpora/crm")
+    assert api.post(REQUESTS, json=body, headers=key).json() == first
+    assert api.post(REQUESTS, json=body).json()["code"] == "no_corpora"
+
+
+def test_a_file_that_is_away_for_a_while_undoes_no_approval(api, services, filled, tmp_path, key_of):
+    """It is not taken for a changed one; once it is back, what was approved is taken."""
+    request = submit(api, names=["Maria Example"])
+    resolve(services, request["id"])
+    url, headers = f"{REQUESTS}/{request['id']}", {"Authorization": f"Bearer {key_of('approve')}"}
+    (tmp_path / "crm.jsonl").rename(tmp_path / "away")
+    assert api.get(f"{url}/matches", headers=headers).status_code == 409
+    assert api.post(f"{url}/approve", json={}, headers=headers).json()["waits_for"] == "resolve"
+    resolve(services, request["id"])
+    assert api.get(url).json()["reason"] == "corpus_away: crm"
+    (tmp_path / "away").rename(tmp_path / "crm.jsonl")
+    resolve(services, request["id"])
+    assert len(texts_in(services, request["id"])) == 5
+
+
+def test_a_footer_that_all_letters_have_makes_nobodys_letter_hers(api, services, model, tmp_path):
+    """An address in the record that is not what was asked for finds nothing."""
+    form = "Your parcel has arrived at the shop in Sample Street. Questions? shop@example.net ({})"
+    fill(services, api, model, corpus_of(tmp_path, [form.format(f"person{i}@example.org") for i in range(30)]))
+    request = submit(api, **by_email("person3@example.org"))
+    resolve(services, request["id"])
+    assert texts_in(services, request["id"]) == [form.format("person3@example.org")]
 
 
 def test_a_person_cannot_be_looked_up_where_nothing_is_searched(api, model):

@@ -207,8 +207,8 @@ def test_half_a_character_is_replaced(tmp_path):
     [
         ("c.jsonl", b'{"text": "' + b"x" * LARGEST + b'"}\n', "at byte 0 is larger"),
         ("c.txt", b"short\n" + b"x" * (LARGEST + 1), "at byte 6 is larger"),
-        ("c.csv", b'text,n\nfirst,1\n"second,2\n' + b"third,3\n" * (LARGEST // 8), "c.csv is not csv"),
-        ("c.csv", b'text,n\nfirst,1\n"second,2\nthird,3\n', "c.csv is not csv"),
+        ("c.csv", b'text,n\nfirst,1\n"second,2\n' + b"third,3\n" * (LARGEST // 8), "c.csv is not CSV"),
+        ("c.csv", b'text,n\nfirst,1\n"second,2\nthird,3\n', "c.csv is not CSV"),
     ],
     ids=["json", "line", "quote in a large file", "quote"],
 )
