@@ -1,10 +1,11 @@
 """Corpora and the subject index over their records."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, BigInteger, ColumnElement, cast, delete, func, insert, literal, select, text, update
+from sqlalchemy import ARRAY, BigInteger, ColumnElement, cast, delete, func, literal, select, text, update
 from sqlalchemy.dialects.postgresql import TSQUERY
 from sqlalchemy.orm import Session
 
@@ -49,10 +50,21 @@ def advance(session: Session, corpus: Corpus, cursor: dict[str, Any] | None, **v
     return session.execute(moved.values(cursor=cursor, **values).returning(Corpus.id)).first() is not None
 
 
+ADD = text("""
+INSERT INTO corpus_records (corpus_id, file, start, length, text_hash, identifiers, bands, words)
+SELECT corpus_id, file, start, length, text_hash, identifiers, bands, lexemes::tsvector
+FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r (corpus_id uuid, file bigint, start bigint, length bigint,
+    text_hash bigint, identifiers bigint[], bands bigint[], lexemes text)
+""")
+
+
 def add_records(session: Session, rows: Sequence[dict[str, Any]]) -> None:
-    """Index records; `words` is a tsvector's text."""
-    records = insert(CorpusRecord).values(words=text("CAST(:lexemes AS tsvector)"))
-    session.execute(records, list(rows))
+    """Index records, in one statement; `lexemes` is a tsvector's text.
+
+    Not with executemany: the pipeline that psycopg sends it in ends with a Flush after its Sync, which switches
+    PostgreSQL's timer for idle transactions off. A process that is frozen then would hold the corpus' row for ever.
+    """
+    session.execute(ADD, {"rows": json.dumps(rows, default=str)})
 
 
 def remove(session: Session, corpus: Corpus) -> None:
