@@ -38,7 +38,9 @@ def url(services):
     thread.join()
 
 
-@pytest.mark.parametrize("known", [True, False], ids=["names that are there", "any names"])
+@pytest.mark.parametrize(
+    "known", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["names that are there", "any names"]
+)
 def test_no_answer_is_outside_the_document(url, services, key_of, base, tmp_path, known):
     """Each operation with values that fit and that do not, then sequences of them: no 5xx, nothing undocumented."""
     key = {"Authorization": f"Bearer {key_of('admin')}"}

@@ -293,6 +293,7 @@ def test_indexing_goes_on_where_it_was_killed_and_two_workers_do_not_index_twice
     assert (done["state"], done["records"]) == ("ready", len(texts))
 
 
+@pytest.mark.slow
 def test_three_times_the_records_take_no_more_memory(api, services, model, tmp_path):
     """What is held at once while indexing is some hundred records, however many there are."""
     peaks = []
