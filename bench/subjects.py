@@ -97,7 +97,7 @@ def measure(services: Services, folder: Path, size: int) -> str:
     rate = size / seconds
     return (
         f"| {size:,} | {read:.1f} | {seconds:.1f} | {rate:,.0f} | {peak:.0f} | {by_address:.1f} | {scanned:.0f} | "
-        f"{scanned / by_address:,.0f}× |"
+        f"{scanned / by_address:,.1f} x |"
     )
 
 
