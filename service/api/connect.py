@@ -14,13 +14,13 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, ValidationError
 
-from service.api.deps import SEEING, Parts, Reader, Submitter, whose
+from service.api.deps import Parts, Reader, Submitter
+from service.api.requests import visible
 from service.app import Services
 from service.connect import datagrail
 from service.connect.calls import DONE, Target
 from service.db import keys
-from service.db import requests as queries
-from service.domain.errors import Conflict, Forbidden, Invalid, NotFound, Unauthenticated
+from service.domain.errors import Conflict, Forbidden, Invalid, Unauthenticated
 from service.domain.states import TERMINAL_REQUESTS
 from service.schemas import Text
 from service.steps import request as step
@@ -113,10 +113,7 @@ def fides(
 @router.get("/fides/requests/{request_id}")
 def fides_status(request_id: UUID, parts: Parts, key: Reader) -> FidesOut:
     """Where a request stands, as Fides polls; 409 once it has failed: Fides has no value for that."""
-    with parts.db.reading() as session:
-        request = queries.by_id(session, request_id)
-    if request is None or whose(key, *SEEING) not in (None, request.api_key_id):
-        raise NotFound("There is no such request.")
+    request = visible(parts, request_id, key)
     if request.status in TERMINAL_REQUESTS - set(DONE):
         raise Conflict(f"The request is {request.status}.")
     return FidesOut(id=request.id, status="completed" if request.status in DONE else "in_processing")

@@ -9,8 +9,10 @@ from pydantic import AwareDatetime
 
 from service.api.deps import SEEING, Admin, Parts, Reader, Submitter, whose
 from service.api.paging import Cursor, Limit
+from service.app import Services
 from service.connect.calls import Target
 from service.db import requests as queries
+from service.db.keys import Caller
 from service.db.tables import DeletionRequest
 from service.domain.errors import NotFound
 from service.domain.states import RequestStatus
@@ -86,11 +88,21 @@ def listing(
 @router.get("/{request_id}")
 def get(request_id: UUID, parts: Parts, key: Reader) -> RequestOut:
     """One request."""
+    request = visible(parts, request_id, key)
+    return shown(request, request.model.name)
+
+
+def visible(parts: Services, request_id: UUID, key: Caller) -> DeletionRequest:
+    """A request that this key may see.
+
+    Raises:
+        NotFound: There is none.
+    """
     with parts.db.reading() as session:
         request = queries.by_id(session, request_id)
     if request is None or whose(key, *SEEING) not in (None, request.api_key_id):
         raise NotFound("There is no such request.")
-    return shown(request, request.model.name)
+    return request
 
 
 @router.delete("/{request_id}")

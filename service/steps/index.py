@@ -55,9 +55,8 @@ def add(services: Services, model_name: str, **fields: Any) -> t.Corpus:
         raise Invalid(message, field="path") from error
     if first is None:
         raise Invalid("It holds no text.", field="path")
-    for column in fields["columns"]:
-        if column not in source.columns():
-            raise Invalid("The corpus has no such column.", field="columns")
+    if fields["columns"] and not set(fields["columns"]) <= source.columns():
+        raise Invalid("The corpus has no such column.", field="columns")
     try:
         with services.db.transaction() as session:
             model = models.by_name(session, model_name)

@@ -157,12 +157,12 @@ def _check_subject(services: Services, submission: Submission) -> None:
     check_subject(services.wrapper, subject)
     with services.db.reading() as session:
         model = models.by_name(session, submission.model)
-        if model is not None and not corpora.of_model(session, model.id):
+        held = corpora.of_model(session, model.id) if model is not None else []
+        if model is not None and not held:
             raise Invalid(
                 "The model has no corpus to look anybody up in: submit the texts, or register its corpora.",
                 field="subject", code="no_corpora",
             )  # fmt: skip
-        held = corpora.of_model(session, model.id) if model is not None else []
         found_by = {"email", "phone"}.union(*(corpus.columns.values() for corpus in held))
         asked = {identity["type"] for identity in subject["identities"]}
         if held and asked and not (asked & found_by or subject["names"] or submission.texts):
