@@ -60,14 +60,18 @@ class _Callback(BaseHTTPRequestHandler):
 class Chaos:
     """A stack to be harmed."""
 
-    def __init__(self, place: Path, model: Path, *, mount: bool) -> None:
-        """Start on `place` with the model folder `model`; `mount` puts storage on a small file system of its own."""
+    def __init__(self, place: Path, model: Path, *, mount: bool, **times: str) -> None:
+        """Start on `place` with the model folder `model`; `mount` puts storage on a small file system of its own.
+
+        `times` are settings that differ from `TIMES`.
+        """
+        self.times = TIMES | times
         self.data, self.model = place / "data", model
         self.points = place / "points"
         self.points.mkdir()
         self.mounted = mount and self._mount()
         self.callbacks = Callbacks()
-        self.running = Running(self.data, UNLEARND_FAILPOINTS=str(self.points), **TIMES)
+        self.running = Running(self.data, UNLEARND_FAILPOINTS=str(self.points), **self.times)
         self.accepted: dict[str, str] = {}
         self._lock: psycopg.Connection[Any] | None = None
         self.words: list[str] = []
@@ -151,7 +155,7 @@ class Chaos:
     def helpers(self) -> Iterator[None]:
         """A second control and compute worker, for when one of the first is frozen."""
         environment = {
-            **os.environ, **TIMES, "TMPDIR": str(self.data / "tmp"), "UNLEARND_FAILPOINTS": str(self.points),
+            **os.environ, **self.times, "TMPDIR": str(self.data / "tmp"), "UNLEARND_FAILPOINTS": str(self.points),
             "UNLEARND_STORAGE_DIR": str(self.data / "storage"), "UNLEARND_KEYS_DIR": str(self.data / "keys"),
             "UNLEARND_DATABASE_URL": self.database, "UNLEARND_BROKER_URL": valkey.url(self.sockets),
             "UNLEARND_CALLBACK_ALLOW_PRIVATE": "true",
