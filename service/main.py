@@ -33,7 +33,7 @@ from service.api.patience import patient
 from service.api.rates import Rates
 from service.app import Services, build
 from service.logs import configure as configure_logs
-from service.schemas import Problem
+from service.schemas.base import Problem
 
 DESCRIPTION = """Deletion requests in, certified model versions out.
 

@@ -22,7 +22,7 @@ from service.connect.calls import DONE, Target
 from service.db import keys
 from service.domain.errors import Conflict, Forbidden, Invalid, Unauthenticated
 from service.domain.states import TERMINAL_REQUESTS
-from service.schemas import Text
+from service.schemas.base import Text
 from service.steps import request as step
 from service.subjects.identifiers import EMAIL, PHONE_LIKE, NotAnIdentity, normalised
 

@@ -8,7 +8,8 @@ from service.db import corpora as queries
 from service.db import models
 from service.db.tables import Corpus
 from service.domain.errors import NotFound
-from service.schemas import CorpusIn, CorpusOut, Listing
+from service.schemas.base import Listing
+from service.schemas.subjects import CorpusIn, CorpusOut
 from service.steps import index as step
 
 router = APIRouter(prefix="/v1/models/{name}/corpora", tags=["corpora"])

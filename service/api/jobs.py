@@ -21,8 +21,9 @@ from service.db.keys import Caller
 from service.db.tables import Job, JobEvent
 from service.domain.errors import Invalid, NotFound
 from service.domain.states import TERMINAL_STAGES, Stage
-from service.schemas import JobOut, Listing, RequestOut
-from service.steps import request as step
+from service.schemas.base import Listing
+from service.schemas.requests import JobOut, RequestOut
+from service.steps.retry import retry_job
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 PING_SECONDS = 15
@@ -71,7 +72,7 @@ def get(job_id: UUID, parts: Parts, key: Reader) -> JobOut:
 @router.post("/{job_id}/retry", status_code=202)
 def retry(job_id: UUID, parts: Parts, _: Admin) -> list[RequestOut]:
     """Put the failed requests of a job that was given up back in line, for an operator who has removed the reason."""
-    model, requests = step.retry_job(parts, job_id)
+    model, requests = retry_job(parts, job_id)
     return [shown_request(request, model) for request in requests]
 
 

@@ -7,7 +7,8 @@ from fastapi import APIRouter, Request
 from service.api.deps import Admin, Parts, Submitter
 from service.db import keys as queries
 from service.domain.errors import Conflict, NotFound
-from service.schemas import KeyCreated, KeyIn, KeyOut, Listing, WebhookSecret
+from service.schemas.base import Listing
+from service.schemas.keys import KeyCreated, KeyIn, KeyOut, WebhookSecret
 from service.webhooks import secret_of
 
 router = APIRouter(prefix="/v1/api-keys", tags=["API keys"])

@@ -11,7 +11,8 @@ from service.app import Services
 from service.audit.log import consistency_proof, inclusion_proof
 from service.db import audit
 from service.domain.errors import Invalid, NotFound
-from service.schemas import Listing, LogEntry, LogProof
+from service.schemas.base import Listing
+from service.schemas.log import LogEntry, LogProof
 
 router = APIRouter(prefix="/v1/log", tags=["transparency log"])
 Size = Annotated[int, Query(ge=1, description="entries in the tree, as a checkpoint says")]

@@ -9,7 +9,8 @@ from service.api.paging import Cursor, Limit
 from service.db import models as queries
 from service.db.tables import Model
 from service.domain.errors import NotFound
-from service.schemas import Listing, ModelIn, ModelOut, Policy, Superseded
+from service.schemas.base import Listing
+from service.schemas.models import ModelIn, ModelOut, Policy, Superseded
 from service.steps.register import register
 
 router = APIRouter(prefix="/v1/models", tags=["models"])

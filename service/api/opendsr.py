@@ -6,16 +6,15 @@ specification leaves open is decided in docs/opendsr.md.
 
 import base64
 import json
-import re
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import AnyHttpUrl, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from service.api.deps import SEEING, Parts, Reader, Submitter, services_of, whose
@@ -29,116 +28,27 @@ from service.db.tables import DeletionRequest
 from service.domain.errors import Invalid, NotFound, ServiceError, Unavailable
 from service.domain.telling import dsr_word
 from service.logs import logger
-from service.schemas import IDENTITY_TYPES, IdentityIn, In, Name, RecordIn, SubjectIn, Text
+from service.schemas.base import IDENTITY_TYPES
+from service.schemas.opendsr import (
+    Cancelled,
+    Discovery,
+    DsrError,
+    DsrIn,
+    Extension,
+    OpenDsrIn,
+    OpenGdprIn,
+    Status,
+    SubjectIdentity,
+    Taken,
+)
+from service.schemas.subjects import IdentityIn
 from service.steps import request as step
 
 log = logger(__name__)
 TYPES = tuple(kind for kind in IDENTITY_TYPES if kind != "phone")  # ours alone; not OpenDSR's
 FORMATS = ("raw", "sha1", "md5", "sha256")
-UUID4 = r"^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
-RFC3339 = re.compile(r"^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d")
 KEPT_STATUS = (401, 403, 404, 503)
 PEM = "application/x-pem-file"
-
-
-class SubjectIdentity(BaseModel):
-    """Who it is about."""
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-    identity_type: Text
-    identity_value: Text
-    identity_format: Text
-
-    def known(self) -> dict[str, str]:
-        """As our own requests have it."""
-        return {"type": self.identity_type, "format": self.identity_format, "value": self.identity_value}
-
-
-class Extension(In):
-    """Ours, under the processor's domain in `extensions`."""
-
-    model: Name | None = None
-    records: list[RecordIn] = Field([])
-    subject: SubjectIn | None = None
-
-
-class DsrIn(BaseModel):
-    """A request; members that are not named here are ignored, as the specification wants."""
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-    subject_request_id: str = Field(pattern=UUID4, description="a lower-case UUIDv4")
-    subject_request_type: Literal["erasure"]
-    submitted_time: AwareDatetime
-    subject_identities: list[SubjectIdentity] = Field([], max_length=50)
-    api_version: str | None = Field(None, max_length=20)
-    status_callback_urls: list[AnyHttpUrl] = Field([], max_length=10)
-    extensions: dict[str, Any] = {}
-
-    @field_validator("submitted_time", mode="before")
-    @classmethod
-    def _is_text(cls, value: Any) -> Any:
-        if not isinstance(value, str) or not RFC3339.match(value):
-            raise ValueError("RFC 3339, as a string")
-        return value
-
-
-class OpenDsrIn(DsrIn):
-    """Version 2 names the regulation."""
-
-    regulation: Literal["gdpr", "ccpa"]
-
-
-class OpenGdprIn(DsrIn):
-    """Version 1 knows one regulation."""
-
-    regulation: Literal["gdpr"] = "gdpr"
-
-
-class Discovery(BaseModel):
-    """What this processor can do."""
-
-    api_version: str
-    supported_identities: list[dict[str, str]]
-    supported_subject_request_types: list[str]
-    processor_certificate: str
-
-
-class Taken(BaseModel):
-    """The receipt."""
-
-    controller_id: str
-    expected_completion_time: str
-    received_time: str
-    encoded_request: str
-    subject_request_id: str
-    api_version: str
-
-
-class Status(BaseModel):
-    """Where a request stands."""
-
-    controller_id: str
-    expected_completion_time: str
-    subject_request_id: str
-    request_status: Literal["pending", "in_progress", "completed", "cancelled"]
-    api_version: str
-    results_url: str | None = None
-    results_count: int | None = None
-
-
-class Cancelled(BaseModel):
-    """That a request was cancelled, and when that was asked for."""
-
-    controller_id: str
-    subject_request_id: str
-    received_time: str
-    api_version: str
-
-
-class DsrError(BaseModel):
-    """OpenDSR's shape of errors."""
-
-    error: dict[str, Any]
 
 
 class Signed(APIRoute):

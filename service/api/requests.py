@@ -17,8 +17,10 @@ from service.db.tables import DeletionRequest
 from service.domain.errors import NotFound
 from service.domain.states import RequestStatus
 from service.privacy.commitments import commit
-from service.schemas import ExtensionIn, Listing, Receipt, RecordOpening, RequestAccepted, RequestIn, RequestOut
+from service.schemas.base import Listing
+from service.schemas.requests import ExtensionIn, Receipt, RecordOpening, RequestAccepted, RequestIn, RequestOut
 from service.steps import request as step
+from service.steps.retry import retry_request
 
 router = APIRouter(prefix="/v1/deletion-requests", tags=["deletion requests"])
 IdempotencyKey = Annotated[
@@ -122,5 +124,5 @@ def extend(request_id: UUID, body: ExtensionIn, parts: Parts, key: Submitter) ->
 @router.post("/{request_id}/retry", status_code=202)
 def retry(request_id: UUID, parts: Parts, key: Admin) -> RequestOut:
     """Put a failed request back in line, for an operator who has removed the reason."""
-    step.retry(parts, request_id)
+    retry_request(parts, request_id)
     return get(request_id, parts, key)

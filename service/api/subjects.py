@@ -7,7 +7,8 @@ from fastapi import APIRouter, Query
 
 from service.api.deps import Approver, Parts, Reader
 from service.api.requests import get
-from service.schemas import ApprovalIn, MatchOut, Preview, RefusalIn, RequestIn, RequestOut
+from service.schemas.requests import RequestIn, RequestOut
+from service.schemas.subjects import ApprovalIn, MatchOut, Preview, RefusalIn
 from service.steps import approve as step
 
 router = APIRouter(prefix="/v1", tags=["deletion requests"])

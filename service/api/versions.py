@@ -20,7 +20,8 @@ from service.db import models as queries
 from service.db.keys import Caller
 from service.db.tables import Version
 from service.domain.errors import NotFound
-from service.schemas import DownloadOut, FileOut, Listing, VersionOut, WithdrawalIn
+from service.schemas.base import Listing
+from service.schemas.models import DownloadOut, FileOut, VersionOut, WithdrawalIn
 from service.steps import withdraw as step
 
 router = APIRouter(prefix="/v1/models/{name}/versions", tags=["versions"])

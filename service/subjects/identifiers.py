@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import phonenumbers
 
 from service.privacy.envelope import KeyWrapper
-from service.schemas import IDENTITY_TYPES
+from service.schemas.base import IDENTITY_TYPES
 
 DEVICE_IDS = frozenset(IDENTITY_TYPES) - {"controller_customer_id", "email", "phone"}
 DIGESTS = {"sha1": 40, "md5": 32, "sha256": 64}  # and how many hex digits each has

@@ -20,7 +20,7 @@ from service.domain.states import (
     check_request,
     check_stage,
 )  # fmt: skip
-from service.schemas import Policy
+from service.schemas.models import Policy
 from worker.engine.options import Options
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)

@@ -1,0 +1,16 @@
+"""The transparency log."""
+
+from pydantic import BaseModel, Field
+
+
+class LogEntry(BaseModel):
+    """An entry of the transparency log."""
+
+    index: int
+    entry: str = Field(description="base64 of the canonical JSON that is hashed")
+
+
+class LogProof(BaseModel):
+    """The hashes of an inclusion or consistency proof, in base64."""
+
+    path: list[str]

@@ -1,0 +1,113 @@
+"""OpenDSR 2.0 and OpenGDPR 1.0."""
+
+import re
+from typing import Any, Literal
+
+from pydantic import AnyHttpUrl, AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+
+from service.schemas.base import In, Name, Text
+from service.schemas.requests import RecordIn
+from service.schemas.subjects import SubjectIn
+
+UUID4 = r"^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
+RFC3339 = re.compile(r"^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d")
+
+
+class SubjectIdentity(BaseModel):
+    """Who it is about."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+    identity_type: Text
+    identity_value: Text
+    identity_format: Text
+
+    def known(self) -> dict[str, str]:
+        """As our own requests have it."""
+        return {"type": self.identity_type, "format": self.identity_format, "value": self.identity_value}
+
+
+class Extension(In):
+    """Ours, under the processor's domain in `extensions`."""
+
+    model: Name | None = None
+    records: list[RecordIn] = Field([])
+    subject: SubjectIn | None = None
+
+
+class DsrIn(BaseModel):
+    """A request; members that are not named here are ignored, as the specification wants."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+    subject_request_id: str = Field(pattern=UUID4, description="a lower-case UUIDv4")
+    subject_request_type: Literal["erasure"]
+    submitted_time: AwareDatetime
+    subject_identities: list[SubjectIdentity] = Field([], max_length=50)
+    api_version: str | None = Field(None, max_length=20)
+    status_callback_urls: list[AnyHttpUrl] = Field([], max_length=10)
+    extensions: dict[str, Any] = {}
+
+    @field_validator("submitted_time", mode="before")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        if not isinstance(value, str) or not RFC3339.match(value):
+            raise ValueError("RFC 3339, as a string")
+        return value
+
+
+class OpenDsrIn(DsrIn):
+    """Version 2 names the regulation."""
+
+    regulation: Literal["gdpr", "ccpa"]
+
+
+class OpenGdprIn(DsrIn):
+    """Version 1 knows one regulation."""
+
+    regulation: Literal["gdpr"] = "gdpr"
+
+
+class Discovery(BaseModel):
+    """What this processor can do."""
+
+    api_version: str
+    supported_identities: list[dict[str, str]]
+    supported_subject_request_types: list[str]
+    processor_certificate: str
+
+
+class Taken(BaseModel):
+    """The receipt."""
+
+    controller_id: str
+    expected_completion_time: str
+    received_time: str
+    encoded_request: str
+    subject_request_id: str
+    api_version: str
+
+
+class Status(BaseModel):
+    """Where a request stands."""
+
+    controller_id: str
+    expected_completion_time: str
+    subject_request_id: str
+    request_status: Literal["pending", "in_progress", "completed", "cancelled"]
+    api_version: str
+    results_url: str | None = None
+    results_count: int | None = None
+
+
+class Cancelled(BaseModel):
+    """That a request was cancelled, and when that was asked for."""
+
+    controller_id: str
+    subject_request_id: str
+    received_time: str
+    api_version: str
+
+
+class DsrError(BaseModel):
+    """OpenDSR's shape of errors."""
+
+    error: dict[str, Any]
