@@ -22,7 +22,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -41,7 +41,7 @@ from worker.engine.head import Head
 from worker.engine.inits.fila import fila_factors
 from worker.engine.losses.ascent import cross_entropy_rows
 from worker.engine.losses.ihl import inverted_hinge_rows
-from worker.engine.losses.rows import of_hidden
+from worker.engine.losses.rows import RowRule, of_hidden
 from worker.engine.metrics.decode import greedy_continuations
 from worker.engine.metrics.extraction import extraction_likelihood, likelihood
 from worker.engine.metrics.memorization import accuracy, memorization_accuracy, token_matches
@@ -52,6 +52,7 @@ from worker.engine.unlearn import initial_factors, merged_copy
 
 VOCABULARY, HIDDEN, ROWS, LENGTH = 262_144, 640, 8, 200
 RANK, SCALE = 16, 2.0
+T = TypeVar("T")
 
 
 def row(name: str, theirs: float, ours: float, unit: str, note: str) -> str:
@@ -59,7 +60,7 @@ def row(name: str, theirs: float, ours: float, unit: str, note: str) -> str:
     return f"| {name} | {theirs:.2f} {unit} | {ours:.2f} {unit} | {theirs / ours:.1f} x | {note} |"
 
 
-def timed(function: Callable[[], Any]) -> tuple[Any, float]:
+def timed(function: Callable[[], T]) -> tuple[T, float]:
     """A function's value and its seconds."""
     started = time.perf_counter()
     return function(), time.perf_counter() - started
@@ -110,7 +111,8 @@ def loss_side(name: str, side: str, pipe: Any) -> None:
     model = _Wide()
     hidden = torch.randn(ROWS, LENGTH, HIDDEN, generator=torch.Generator().manual_seed(1), requires_grad=True)
     labels = torch.randint(0, VOCABULARY, (ROWS, LENGTH), generator=torch.Generator().manual_seed(2))
-    rule = {"IHL": partial(inverted_hinge_rows, margin=1.0), "CE": cross_entropy_rows}[name]
+    rules: dict[str, RowRule] = {"IHL": partial(inverted_hinge_rows, margin=1.0), "CE": cross_entropy_rows}
+    rule = rules[name]
     plain = {"IHL": reference.inverted_hinge, "CE": reference.cross_entropy}[name]
     head, count = Head(model), ROWS * (LENGTH - 1)
     memory, seconds = PeakMemory(), []
@@ -120,12 +122,14 @@ def loss_side(name: str, side: str, pipe: Any) -> None:
         if side == "ours":
             with training(model, "float32"):
                 value = of_hidden(head, hidden, labels, rule) / count
-                value.backward()
+                torch.autograd.backward(value)
         else:
             value = plain(model.lm_head(hidden), labels)
-            value.backward()
+            torch.autograd.backward(value)
         seconds.append(time.perf_counter() - started)
-    pipe.send((min(seconds), memory.peak(), float(value.detach()), hidden.grad.norm().item()))
+    gradient = hidden.grad
+    assert gradient is not None
+    pipe.send((min(seconds), memory.peak(), float(value.detach()), gradient.norm().item()))
 
 
 def losses() -> list[str]:
@@ -256,7 +260,8 @@ def their_epoch(bench: Bench) -> float:
         for sequences, loss in losses_of:
             input_ids, mask, labels = pad_batch(sequences[part])
             with training(model, "auto"):
-                loss(model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits, labels).backward()
+                logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
+                torch.autograd.backward(loss(logits, labels))
         optimiser.step()
     seconds = time.perf_counter() - started
     adapted.unload()

@@ -7,22 +7,17 @@ On a PostgreSQL of its own, with 1,000 versions and as many log entries as reque
 
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import text
 
 from bench.data import machine
-from service import migrate
-from service.app import Services, build, create_keys
-from service.config import Settings
+from bench.server import services_of_its_own
+from service.app import Services
 from service.db import audit, keys, models, requests
 from service.db.tables import Model, Version
-from service.local import postgres
-from service.local.supervisor import wait_until
 from service.steps import batch as batch_step
 from service.steps import request as request_step
 from service.steps import sweep as sweep_step
@@ -57,17 +52,14 @@ def measure(services: Services, model: Model, key: Any) -> dict[str, float]:
         with services.db.transaction() as session:
             audit.append(session, "bench")
 
-    submission = request_step.Submission(model.name, ["a record"], None, "gdpr", None, None)
-    anyone = {"status": None, "model": None, "due_before": None}
+    submission = request_step.Submission(model.name, ["a record"], None, "gdpr", None)
     with services.db.reading() as session:
-        newest = requests.listing(session, None, 1, **anyone).items[0]  # type: ignore[arg-type]
+        newest = requests.listing(session, None, 1).items[0]
     return {
         "sealing a batch of 32": median(lambda: batch_step.batch(services, model.id), unseal),
         "accepting a request": median(lambda: request_step.accept(services, submission, key, None)),
-        "a page of 50, newest": median(lambda: read(lambda s: requests.listing(s, None, 50, **anyone))),
-        "a page of 50, by status": median(
-            lambda: read(lambda s: requests.listing(s, None, 50, **{**anyone, "status": "pending"}))
-        ),
+        "a page of 50, newest": median(lambda: read(lambda s: requests.listing(s, None, 50))),
+        "a page of 50, by status": median(lambda: read(lambda s: requests.listing(s, None, 50, status="pending"))),
         "one request": median(lambda: read(lambda s: requests.by_id(s, newest.id))),
         "appending to the log": median(append),
         "the latest version": median(lambda: read(lambda s: models.version(s, model, 1000))),
@@ -78,39 +70,20 @@ def measure(services: Services, model: Model, key: Any) -> dict[str, float]:
 def main() -> int:
     """Print the table."""
     found: dict[int, dict[str, float]] = {}
-    with tempfile.TemporaryDirectory(prefix="unlearnd-growth-") as place:
-        root = Path(place)
-        root.chmod(0o755)
-        sockets = root / "s"
-        sockets.mkdir()
-        server = postgres.process(root / "postgres", sockets, root / "postgres.log")
-        server.start()
-        try:
-            assert wait_until(lambda: postgres.is_ready(root / "postgres", sockets), 60)
-            migrate.upgrade(postgres.url(sockets), postgres.url(sockets, user=postgres.APP))
-            create_keys(Settings(keys_dir=root / "keys"))
-            services = build(Settings(
-                database_url=postgres.url(sockets, user=postgres.APP), owner_database_url=postgres.url(sockets),
-                broker_url="redis://127.0.0.1:1", storage_dir=root / "storage",
-                keys_dir=root / "keys", max_wait_seconds=0,
-            ))  # fmt: skip
-            with services.db.transaction() as session:
-                key = keys.create(session, "bench", ["submit"])[0].id
-                policy = {"max_batch_records": 32, "max_wait_seconds": 0}
-                model = Model(name="grown", policy=policy, retain={}, heldout={})
-                session.add(model)
-                session.flush()
-                session.add(Version(model_id=model.id, number=0, digest="0", files=[], metrics={}))
-            grow(services, "grown", versions=1000)
-            had = 0
-            for size in SIZES:
-                grow(services, "grown", requests=size - had, entries=size - had)
-                had = size
-                found[size] = measure(services, model, key)
-            services.close()
-        finally:
-            server.ask_to_stop()
-            server.wait()
+    with services_of_its_own(max_wait_seconds=0) as (services, _):
+        with services.db.transaction() as session:
+            key = keys.create(session, "bench", ["submit"])[0].id
+            policy = {"max_batch_records": 32, "max_wait_seconds": 0}
+            model = Model(name="grown", policy=policy, retain={}, heldout={})
+            session.add(model)
+            session.flush()
+            session.add(Version(model_id=model.id, number=0, digest="0", files=[], metrics={}))
+        grow(services, "grown", versions=1000)
+        had = 0
+        for size in SIZES:
+            grow(services, "grown", requests=size - had, entries=size - had)
+            had = size
+            found[size] = measure(services, model, key)
     print(f"Machine: {machine()}.\n")
     print("| ms | " + " | ".join(f"{size:,}" for size in SIZES) + " | largest / smallest |\n" + "|---" * 5 + "|")
     for name in found[SIZES[0]]:

@@ -272,7 +272,8 @@ def training(stack: Running, folder: Path) -> str:
 def register(stack: Running, folder: Path, name: str, policy: dict[str, Any]) -> None:
     """Register the test model."""
     client: Client = stack.client
-    client.add_model(name, *(str(folder / part) for part in ("model", "retain.jsonl", "heldout.jsonl")), policy)
+    model, retain, heldout = (str(folder / part) for part in ("model", "retain.jsonl", "heldout.jsonl"))
+    client.add_model(name, model, retain, heldout, policy)
 
 
 def hold(stack: Running, name: str) -> None:

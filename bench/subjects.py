@@ -11,22 +11,19 @@ import json
 import multiprocessing
 import resource
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
 from bench.data import machine
-from service import migrate
-from service.app import Services, build, create_keys
+from bench.server import services_of_its_own
+from service.app import Services, build
 from service.config import Settings
 from service.db import corpora
 from service.db.tables import Model
-from service.local import postgres
-from service.local.supervisor import wait_until
 from service.steps import index as step
-from service.subjects.search import search
+from service.subjects.search import Sources, search, source_of
 from tests import support
 
 SIZES, REPEATS = (10_000, 50_000, 200_000), 9
@@ -49,7 +46,7 @@ def indexed(settings: Settings, corpus_id: UUID, answer: "multiprocessing.Queue[
         corpus = corpora.by_id(session, corpus_id)
     assert corpus is not None
     started = time.perf_counter()
-    for _ in step.source_of(corpus).rows():
+    for _ in source_of(corpus).rows():
         pass
     read = time.perf_counter() - started
     started = time.perf_counter()
@@ -85,12 +82,12 @@ def measure(services: Services, folder: Path, size: int) -> str:
     def look(subject: dict[str, object]) -> Callable[[], object]:
         def action() -> object:
             with services.db.reading() as session:
-                return search(services.wrapper, session, model_id, subject)
+                return search(Sources(services.wrapper, session, model_id), subject)
 
         return action
 
     def scan() -> object:
-        return [row for row in step.source_of(corpus).rows() if row.columns.get("email") == address]
+        return [row for row in source_of(corpus).rows() if row.columns.get("email") == address]
 
     by_address = milliseconds(look({"identities": [{"type": "email", "format": "raw", "value": address}], "names": []}))
     scanned = milliseconds(scan)
@@ -107,30 +104,11 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     sizes = parser.parse_args().sizes
     print(machine())
-    with tempfile.TemporaryDirectory(prefix="unlearnd-b-") as place:
-        root = Path(place)
-        root.chmod(0o755)
-        sockets = root / "s"
-        sockets.mkdir()
-        server = postgres.process(root / "postgres", sockets, root / "postgres.log")
-        server.start()
-        try:
-            assert wait_until(lambda: postgres.is_ready(root / "postgres", sockets), 30)
-            migrate.upgrade(postgres.url(sockets), postgres.url(sockets, user=postgres.APP))
-            settings = Settings(
-                database_url=postgres.url(sockets, user=postgres.APP), broker_url="redis://127.0.0.1:9",
-                storage_dir=root / "storage", keys_dir=root / "keys",
-            )  # fmt: skip
-            create_keys(settings)
-            services = build(settings)
-            print("| records | read alone, s | index, s | records/s | peak MiB | look-up, ms | scan, ms | ratio |")
-            print("|---|---|---|---|---|---|---|---|")
-            for size in sizes:
-                print(measure(services, root, size), flush=True)
-            services.close()
-        finally:
-            server.ask_to_stop()
-            server.wait()
+    with services_of_its_own() as (services, root):
+        print("| records | read alone, s | index, s | records/s | peak MiB | look-up, ms | scan, ms | ratio |")
+        print("|---|---|---|---|---|---|---|---|")
+        for size in sizes:
+            print(measure(services, root, size), flush=True)
 
 
 if __name__ == "__main__":

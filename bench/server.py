@@ -1,0 +1,38 @@
+"""A PostgreSQL of a bench's own."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from service import migrate
+from service.app import Services, build, create_keys
+from service.config import Settings
+from service.local import postgres
+from service.local.supervisor import wait_until
+
+
+@contextmanager
+def services_of_its_own(**settings: Any) -> Iterator[tuple[Services, Path]]:
+    """Services with a new database and new keys and without a broker, and the folder where all of it lies."""
+    with tempfile.TemporaryDirectory(prefix="unlearnd-b-") as place:
+        root = Path(place)
+        root.chmod(0o755)
+        sockets = root / "s"
+        sockets.mkdir()
+        server = postgres.process(root / "postgres", sockets, root / "postgres.log")
+        server.start()
+        try:
+            assert wait_until(lambda: postgres.is_ready(root / "postgres", sockets), 60)
+            migrate.upgrade(postgres.url(sockets), postgres.url(sockets, user=postgres.APP))
+            create_keys(Settings(keys_dir=root / "keys"))
+            services = build(Settings(
+                database_url=postgres.url(sockets, user=postgres.APP), owner_database_url=postgres.url(sockets),
+                broker_url="redis://127.0.0.1:1", storage_dir=root / "storage", keys_dir=root / "keys", **settings,
+            ))  # fmt: skip
+            yield services, root
+            services.close()
+        finally:
+            server.ask_to_stop()
+            server.wait()
