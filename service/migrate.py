@@ -17,8 +17,9 @@ from service.db.session import sqlalchemy_url
 PACKAGED = Path(__file__).parent / "migrations"
 CHECKOUT = Path(__file__).parent.parent / "migrations"
 APP_ROLE = "unlearnd_app"
+ALONE = 7310580  # the advisory lock of whoever migrates
+PATIENCE = "SET lock_timeout = '5s'; SET statement_timeout = '60s'"
 GRANT = """
-SELECT pg_advisory_xact_lock(7310580);
 DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'unlearnd_app') THEN CREATE ROLE unlearnd_app NOLOGIN; END IF;
 EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
@@ -49,6 +50,8 @@ def upgrade(owner: str, app: str | None = None) -> None:
     """
     command.upgrade(config(owner), "head")
     with psycopg.connect(owner) as connection:
+        connection.execute(PATIENCE)
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [ALONE])
         connection.execute(GRANT)
         login = conninfo_to_dict(app) if app else {}
         if login.get("user") not in (None, conninfo_to_dict(owner).get("user")):

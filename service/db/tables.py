@@ -155,6 +155,7 @@ class DeletionRequest(Base):
         Index("ix_deletion_requests_kept", "finished_at", postgresql_where=text("wrapped_key IS NOT NULL")),
         Index("ix_deletion_requests_model_seq", "model_id", "seq"),
         Index("ix_deletion_requests_status_seq", "status", "seq"),
+        Index("ix_deletion_requests_api_key_id_seq", "api_key_id", "seq"),
         Index("ix_deletion_requests_due_at", "due_at"),
         Index("ix_deletion_requests_held", "hold", "due_at", postgresql_where=text(HELD)),
         CheckConstraint("records_count >= 0", name="counts_records"),

@@ -52,7 +52,7 @@ def scanned(services, statement: str, parameters) -> list[str]:
     return found
 
 
-def test_everything_frequent_goes_by_an_index(api, grown):
+def test_everything_frequent_goes_by_an_index(api, grown, key_of):
     """Sealing, listing (each filter), status, cancelling, the sweep, callbacks, overdue: no plan scans a large table.
 
     (That this can fail: the same looks finds the scan of a query without an index, below.)
@@ -72,6 +72,8 @@ def test_everything_frequent_goes_by_an_index(api, grown):
         for path in paths:
             assert api.get(path).status_code == 200
         assert api.get("/v1/deletion-requests", params={"due_before": soon}).status_code == 200
+        own = {"Authorization": f"Bearer {key_of('submit')}"}
+        assert api.get("/v1/deletion-requests", headers=own).json()["items"] == []
         assert api.delete(f"/v1/deletion-requests/{listed[0]['id']}").status_code == 200
         assert batch_step.batch(services, model_id) is not None
         sweep_step.sweep(services)

@@ -290,6 +290,8 @@ def test_a_purged_request_that_a_backup_takes_for_pending_holds_nobody_up(api, s
     assert purge_step.purge_again(services) == [UUID(gone["id"])]
     found = api.get(f"{REQUESTS}/{gone['id']}").json()
     assert (found["status"], found["reason"]) == ("failed", "restored")
+    refused = api.post(f"{REQUESTS}/{gone['id']}/retry")
+    assert (refused.status_code, "purged" in refused.json()["detail"]) == (409, True)  # it would be pending for ever
     assert batch_step.batch(services, only_model(services))
     assert api.get(f"{REQUESTS}/{other['id']}").json()["status"] == "batched"
 
@@ -387,7 +389,7 @@ def test_without_reconciling_nothing_is_published_twice(api, services, model, ru
     digest = api.get("/v1/models/tiny/versions/1").json()["digest"]
     folders = services.storage.releases()
     run("restore-storage")
-    run("restore", lines=1)  # and then everything is started, without the rest
+    run("restore", lines=2)  # and then everything is started, without the rest
     late = submit(api, records=[{"text": "one that came after the restore"}])
     job_id = batch_step.batch(services, only_model(services))
     report = {**REPORT, "verdicts": {"0": "PASS", "1": "PASS"}, "memorised": [0, 1]}
