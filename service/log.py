@@ -10,6 +10,7 @@ Signing reads all leaf hashes, 32 bytes an entry: 0.2 s for 100,000.
 import base64
 import fcntl
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,10 +34,15 @@ from service.keyring import Keyring
 from service.storage.local import sync, write_whole
 
 ENTRIES, MEMORY = "log.jsonl", "checkpoint.json"
+PATIENCE, POLL_SECONDS = 30.0, 0.05
 
 
 class LogForked(Exception):
     """The database's log does not begin with what was signed before."""
+
+
+class LogBusy(Exception):
+    """Another process holds the log's memory, and for too long: it may be frozen. Later is early enough."""
 
 
 class LogKeeper:
@@ -150,12 +156,26 @@ class LogKeeper:
 
     @contextmanager
     def _locked(self) -> Iterator[IO[bytes]]:
-        """The entries' file, held by one process at a time."""
+        """The entries' file, held by one process at a time.
+
+        A frozen process keeps it, so that it writes into nobody's; so nobody waits for ever.
+
+        Raises:
+            LogBusy: Another process holds it.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / ENTRIES
         path.touch()
         with path.open("r+b") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            until = time.monotonic() + PATIENCE
+            while True:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > until:
+                        raise LogBusy(f"{path.name} is held by another process") from None
+                    time.sleep(POLL_SECONDS)  # the system has no lock of this kind with a time-out
             yield handle
 
     def _memory(self) -> dict[str, Any]:

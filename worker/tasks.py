@@ -8,6 +8,7 @@ from service.db import jobs
 from service.db.tables import Job
 from service.domain.errors import Hopeless, LostLease, Outdated
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES, Stage
+from service.log import LogBusy
 from service.logs import logger
 from service.steps import batch as batch_step
 from service.steps import certify as certify_step
@@ -56,6 +57,9 @@ def holding(
             work(parts, lease)
         except LostLease:
             log.warning("lease lost", job=job_id)
+        except LogBusy as error:
+            log.warning("handed back", job=job_id, error=str(error))
+            leases.hand_back(parts, lease)
         except Outdated:
             if not restore_step.reconcile(parts).adopted:
                 leases.attempt_failed(parts, lease, "version_in_storage", permanent=True)
@@ -67,8 +71,11 @@ def holding(
 
 
 def certify_and_publish(parts: Services, lease: leases.Lease) -> None:
-    """What a control worker does with a job, as far as it is to be done still."""
+    """What a control worker does with a job, as far as it is to be done still; a stop is heeded between its steps."""
     while (job := _job(parts, lease.job_id)).stage in CONTROL_STEPS:
+        if stopping.is_set():
+            leases.hand_back(parts, lease)
+            return
         with span(job.stage, job.traceparent, job=str(job.id), fence=lease.fence):
             CONTROL_STEPS[Stage(job.stage)](parts, lease.job_id, lease.fence)
         lease.steps += 1

@@ -1,15 +1,19 @@
-"""Callbacks still to be made."""
+"""Callbacks and alerts still to be made."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from uuid import UUID
+from uuid import UUID, uuid4
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from service.db.tables import Outbox
+from service.db.tables import DeletionRequest, Outbox
+from service.domain.states import TERMINAL_REQUESTS
 
 LONGEST = timedelta(hours=6)
+ALERT = -1  # the target of what goes to the operator
+AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,33 @@ class Due:
     request_id: UUID
     status: str
     target: int
+
+
+def tell(session: Session, request_id: UUID, callbacks: int, status: str) -> None:
+    """Queue what a request came to, for each of its targets."""
+    session.add_all(Outbox(request_id=request_id, status=status, target=i) for i in range(callbacks))
+
+
+def alert(session: Session, request_id: UUID, status: str, *, again: bool = True) -> None:
+    """Tell the operator that a request came to this; if it comes to it again, again."""
+    entry = insert(Outbox).values(id=uuid4(), request_id=request_id, status=status, target=ALERT)
+    rearmed = {"next_at": func.now(), "delivered_at": None, "attempts": 0}
+    session.execute(
+        entry.on_conflict_do_update(
+            index_elements=["request_id", "status"], index_where=text("target < 0"), set_=rearmed
+        )
+        if again
+        else entry.on_conflict_do_nothing()
+    )
+
+
+def alert_due(session: Session, before: datetime, status: str) -> None:
+    """Tell the operator, once each, of every request that has not ended and is due before then."""
+    r = DeletionRequest
+    told = select(Outbox.id).where(Outbox.request_id == r.id, Outbox.target < 0, Outbox.status == status)
+    due = select(r.id).where(r.due_at < before, r.status.not_in(TERMINAL_REQUESTS), ~told.exists())
+    for request_id in session.scalars(due.order_by(r.due_at).limit(AT_ONCE)):
+        alert(session, request_id, status, again=False)
 
 
 def take_due(session: Session, held: timedelta) -> Due | None:

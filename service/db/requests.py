@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from sqlalchemy import ARRAY, Uuid, any_, delete, func, literal, select, text, update
+from sqlalchemy import ARRAY, Uuid, any_, delete, func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, joinedload, selectinload
 from sqlalchemy.sql.selectable import ForUpdateArg
 
+from service.db import outbox
 from service.db.paging import Page, page
 from service.db.session import Database
 from service.db.tables import Approval, DeletionRequest, Job, Model, Outbox, Record
@@ -17,8 +18,6 @@ from service.domain.batching import Pending
 from service.domain.states import TERMINAL_REQUESTS, TERMINAL_STAGES, Hold, RequestStatus, check_request
 from service.domain.telling import is_news
 
-ALERT = -1  # the target of what goes to the operator
-AT_ONCE = 500
 ADD = """
 WITH model AS (SELECT id, policy FROM models WHERE name = %(model)s),
 request AS (
@@ -88,10 +87,10 @@ def listing(
     cursor: str | None,
     limit: int,
     *,
-    status: str | None,
-    model: str | None,
-    due_before: datetime | None,
-    api_key_id: UUID | None,
+    status: str | None = None,
+    model: str | None = None,
+    due_before: datetime | None = None,
+    api_key_id: UUID | None = None,
 ) -> Page[DeletionRequest]:
     """Requests, newest first, filtered."""
     query = select(DeletionRequest).options(joinedload(DeletionRequest.model))
@@ -199,9 +198,9 @@ def move(session: Session, requests: Sequence[DeletionRequest], target: RequestS
         if target in TERMINAL_REQUESTS:
             request.finished_at = datetime.now(UTC)
         if target in (RequestStatus.FAILED, RequestStatus.REJECTED):
-            alert(session, request.id, target)
+            outbox.alert(session, request.id, target)
         if is_news(request.dialect, before, target):
-            _tell(session, request.id, request.callbacks, target)
+            outbox.tell(session, request.id, request.callbacks, target)
 
 
 def cancel(session: Session, request_id: UUID) -> bool:
@@ -213,34 +212,8 @@ def cancel(session: Session, request_id: UUID) -> bool:
         .returning(DeletionRequest.id, DeletionRequest.callbacks)
     ).first()
     if found:
-        _tell(session, request_id, found.callbacks, RequestStatus.CANCELLED)
+        outbox.tell(session, request_id, found.callbacks, RequestStatus.CANCELLED)
     return found is not None
-
-
-def _tell(session: Session, request_id: UUID, callbacks: int, status: str) -> None:
-    session.add_all(Outbox(request_id=request_id, status=status, target=i) for i in range(callbacks))
-
-
-def alert(session: Session, request_id: UUID, status: str, *, again: bool = True) -> None:
-    """Tell the operator that a request came to this; if it comes to it again, again."""
-    entry = insert(Outbox).values(id=uuid4(), request_id=request_id, status=status, target=ALERT)
-    rearmed = {"next_at": func.now(), "delivered_at": None, "attempts": 0}
-    session.execute(
-        entry.on_conflict_do_update(
-            index_elements=["request_id", "status"], index_where=text("target < 0"), set_=rearmed
-        )
-        if again
-        else entry.on_conflict_do_nothing()
-    )
-
-
-def alert_due(session: Session, before: datetime, status: str) -> None:
-    """Tell the operator, once each, of every request that has not ended and is due before then."""
-    r = DeletionRequest
-    told = select(Outbox.id).where(Outbox.request_id == r.id, Outbox.target < 0, Outbox.status == status)
-    due = select(r.id).where(r.due_at < before, r.status.not_in(TERMINAL_REQUESTS), ~told.exists())
-    for request_id in session.scalars(due.order_by(r.due_at).limit(AT_ONCE)):
-        alert(session, request_id, status, again=False)
 
 
 def purgeable(session: Session, window: timedelta, limit: int) -> list[UUID]:
@@ -304,25 +277,23 @@ def adopt(session: Session, model_id: UUID, job_id: UUID, version: int, lines: l
         found.status = RequestStatus.COMPLETED if trained else RequestStatus.NOT_MEMORISED
         found.job_id, found.verdict, found.finished_at = job_id, line["verdict"], datetime.now(UTC)
         found.version, found.reason = (version, None) if trained else (None, "already_passes")
-        _tell(session, found.id, found.callbacks, found.status)
+        outbox.tell(session, found.id, found.callbacks, found.status)
 
 
 def counts(session: Session) -> list[tuple[str, int]]:
     """How many requests stand in each state."""
-    query = select(DeletionRequest.status, func.count()).group_by(DeletionRequest.status)
-    return [(status, count) for status, count in session.execute(query)]
+    found = session.execute(select(DeletionRequest.status, func.count()).group_by(DeletionRequest.status))
+    return [(status, count) for status, count in found]
 
 
 def next_due(session: Session) -> datetime | None:
     """The earliest deadline of a request that has not ended."""
-    return session.scalar(
-        select(func.min(DeletionRequest.due_at)).where(DeletionRequest.status.not_in(TERMINAL_REQUESTS))
-    )
+    r = DeletionRequest
+    return session.scalar(select(func.min(r.due_at)).where(r.status.not_in(TERMINAL_REQUESTS)))
 
 
 def overdue(session: Session) -> int:
     """Requests past their deadline that are not ended."""
-    query = select(func.count()).where(
-        DeletionRequest.due_at < func.now(), DeletionRequest.status.not_in(TERMINAL_REQUESTS)
-    )
+    r = DeletionRequest
+    query = select(func.count()).where(r.due_at < func.now(), r.status.not_in(TERMINAL_REQUESTS))
     return session.scalar(query) or 0

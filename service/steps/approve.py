@@ -12,7 +12,7 @@ from service.domain.deadlines import due_at
 from service.domain.errors import Conflict, Forbidden, Invalid, NotFound
 from service.domain.states import Hold, RequestStatus
 from service.privacy.records import open_records
-from service.subjects.search import Unsearchable, check_subject, search, texts_of
+from service.subjects.search import Sources, Unsearchable, check_subject, search, texts_of
 
 SNIPPET = 300  # characters
 PREVIEWED = 50  # matches
@@ -61,7 +61,7 @@ def refuse(services: Services, request_id: UUID, api_key_id: UUID, reason: str) 
         NotFound: No such request.
         Conflict: It does not wait for approval.
     """
-    with services.db.transaction("refuse") as session:
+    with services.db.transaction() as session:
         request = _waiting(requests.by_id(session, request_id, lock=True))
         request.hold = None
         requests.move(session, [request], RequestStatus.REJECTED, reason=reason)
@@ -83,7 +83,7 @@ def matches(services: Services, request_id: UUID, after: int, limit: int) -> lis
         given = [text.decode() for _, text in open_records(services.wrapper, request)] if after < 0 else []
         page = [number for number in decided["records"] if number > after][:limit]
         try:
-            found = texts_of(services.wrapper, session, request.model_id, page)
+            found = texts_of(Sources(services.wrapper, session, request.model_id), page)
         except Unsearchable as error:
             failed: Unsearchable | None = error
         else:
@@ -127,9 +127,10 @@ def preview(
         if model is None:
             raise Invalid("There is no model of that name.", field="model", code="unknown_model")
         try:
-            found = search(services.wrapper, session, model.id, subject)
+            sources = Sources(services.wrapper, session, model.id)
+            found = search(sources, subject)
             ids = [record.id for records in found.kinds.values() for record in records][:PREVIEWED]
-            read = texts_of(services.wrapper, session, model.id, ids) if texts else None
+            read = texts_of(sources, ids) if texts else None
         except Unsearchable as error:
             raise Conflict(f"Nobody can be looked up now: {error}.") from None
         busy = jobs.busy(session, model.id)

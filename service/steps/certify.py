@@ -23,7 +23,7 @@ from service.domain.errors import Hopeless, Outdated
 from service.domain.states import Outcome, RequestStatus, Stage
 from service.keyring import TRUST, Keyring
 from service.privacy.commitments import forget_set_root
-from service.storage.local import link
+from service.storage.local import link, write_whole
 
 CARD = "model/README.md"
 
@@ -110,10 +110,8 @@ def released_files(services: Services, job: Job, fence: int) -> list[FileEntry]:
     Only what passed is signed with the release key.
     """
     candidate = services.storage.candidate(job.id, (job.report or {})["fence"])
-    (candidate / TRUST).unlink(missing_ok=True)
-    (candidate / TRUST).write_bytes(services.keyring.trust())
-    (candidate / CARD).unlink(missing_ok=True)  # never written into: a published folder may share the file
-    (candidate / CARD).write_text(model_card(job.model.name, job.parent_version.number, job.report or {}))
+    write_whole(candidate / TRUST, services.keyring.trust().decode())  # not into what is there: it may be linked
+    write_whole(candidate / CARD, model_card(job.model.name, job.parent_version.number, job.report or {}))
     listed = {f["path"]: f["sha256"] for f in manifest(candidate)}
     ours = (TRUST, CARD, MODEL_SIGNATURE)
     if {path: digest for path, digest in listed.items() if path not in ours} != (job.report or {})["files"]:

@@ -4,12 +4,14 @@ import hashlib
 from pathlib import Path
 from uuid import UUID
 
+from sqlalchemy.orm import Session
+
 from service.app import Services
-from service.audit.manifest import digest_of, list_paths, manifest
+from service.audit.manifest import FileEntry, digest_of, list_paths, manifest
 from service.audit.opening import CERTIFICATE, VerificationError
 from service.audit.verify import PROOF, verify
 from service.db import audit, jobs, models, requests
-from service.db.tables import Certificate, Version
+from service.db.tables import Certificate, Job, Version
 from service.domain.errors import Outdated
 from service.domain.states import Outcome, RequestStatus, Stage
 from service.failpoints import reach
@@ -33,7 +35,7 @@ def publish(services: Services, job_id: UUID, fence: int) -> None:
         certificate = models.certificate(session, job_id)
         assert certificate is not None
         assert job.report is not None
-        name, parent, number = job.model.name, job.parent_version, job.parent_version.number + 1
+        name, number = job.model.name, job.parent_version.number + 1
         computed = job.report["fence"]
     if services.storage.is_published(name, number):
         raise Outdated(f"{name} {number}")
@@ -59,26 +61,7 @@ def publish(services: Services, job_id: UUID, fence: int) -> None:
         models.keep_from_collection(session)
         if not folder.is_dir():
             raise FileNotFoundError(folder.name)  # collected as garbage meanwhile: the next attempt makes it again
-        assert job.report is not None
-        version = Version(
-            model_id=job.model_id, number=number, parent_id=parent.id, job_id=job_id, digest=digest,
-            files=list(files),
-            metrics={
-                **{k: job.report[k] for k in ("limits", "before", "after", "utility", "epochs")},
-                "memorised": len(job.report["memorised"]),
-            },
-        )  # fmt: skip
-        session.add(version)
-        session.flush()
-        models.set_latest(session, job.model_id, number)
-        members = [r for r in requests.of_job(session, job_id) if r.status != RequestStatus.REJECTED]
-        memorised = set(job.report["memorised"])
-        for request in members:
-            trained = request.ref in memorised
-            target = RequestStatus.COMPLETED if trained else RequestStatus.NOT_MEMORISED
-            reason = None if trained else "already_passes"
-            requests.move(session, [request], target, reason=reason, version=number if trained else None)
-        jobs.finish(session, job, Outcome.PASSED, None)
+        _make_version(session, job, number, digest, files)
         audit.append(
             session, "version.published", job=str(job_id), number=number, manifest=digest,
             certificate=hashlib.sha256(certificate.envelope).hexdigest(),
@@ -86,6 +69,27 @@ def publish(services: Services, job_id: UUID, fence: int) -> None:
     services.storage.note_published(name, number, digest)
     services.storage.discard_job(job_id)
     services.queue.wake("deliver")
+
+
+def _make_version(session: Session, job: Job, number: int, digest: str, files: list[FileEntry]) -> None:
+    """The version's row, the newest of its model; the ends of the job and of its requests."""
+    assert job.report is not None
+    memorised = set(job.report["memorised"])
+    measured = {k: job.report[k] for k in ("limits", "before", "after", "utility", "epochs")}
+    session.add(Version(
+        model_id=job.model_id, number=number, parent_id=job.parent_version_id, job_id=job.id, digest=digest,
+        files=list(files), metrics=measured | {"memorised": len(memorised)},
+    ))  # fmt: skip
+    session.flush()
+    models.set_latest(session, job.model_id, number)
+    for request in requests.of_job(session, job.id):
+        if request.status == RequestStatus.REJECTED:
+            continue
+        if request.ref in memorised:
+            requests.move(session, [request], RequestStatus.COMPLETED, reason=None, version=number)
+        else:
+            requests.move(session, [request], RequestStatus.NOT_MEMORISED, reason="already_passes", version=None)
+    jobs.finish(session, job, Outcome.PASSED, None)
 
 
 def _certify_again(services: Services, job_id: UUID, fence: int) -> None:
@@ -104,7 +108,7 @@ def _proof(services: Services, job_id: UUID, fence: int, certificate: Certificat
         return certificate.proof
     assert certificate.log_index is not None
     proof = services.log.prove(certificate.log_index)
-    with services.db.transaction() as session:
+    with services.db.transaction("proof") as session:
         jobs.owned(session, job_id, fence)
         kept = models.certificate(session, job_id)
         assert kept is not None

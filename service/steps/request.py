@@ -1,21 +1,19 @@
-"""request: take a deletion request in, durably and once; cancel it while it is pending."""
+"""request: take a deletion request in, durably and once; cancel it while it is pending; extend its deadline."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
-
-from sqlalchemy.orm import Session
 
 from service.app import Services
 from service.audit.canonical import dumps
 from service.audit.receipt import RECEIPT_TYPE, receipt_payload
 from service.connect.calls import Target
-from service.db import audit, corpora, jobs, models, requests
+from service.db import audit, corpora, models, requests
 from service.db.tables import DeletionRequest
-from service.domain.deadlines import due_at, extended
+from service.domain.deadlines import check_received, due_at, extended
 from service.domain.errors import Conflict, Invalid, NotFound
 from service.domain.records import check_records
 from service.domain.states import TERMINAL_REQUESTS, Hold, RequestStatus
@@ -25,8 +23,6 @@ from service.privacy.records import SUBJECT, open_records, open_subject
 from service.subjects.search import check_subject
 from service.tracing import traceparent
 
-CLOCK_SKEW = timedelta(minutes=1)
-OLDEST = timedelta(days=3653)
 STORED = (
     "id", "regulation", "received_at", "due_at", "accepted_at", "records_count", "ref", "commitment", "supplements",
     "wrapped_key", "subject_ref", "callback_url", "callbacks", "dialect", "subject_request_id", "subject",
@@ -86,7 +82,7 @@ def accept(services: Services, submission: Submission, api_key_id: UUID, idempot
     if submission.subject is not None and (made := _made_before(services, submission, api_key_id, key)):
         return _same(services, made, body)
     if submission.received_at:
-        _check_time(submission.received_at, now)
+        check_received(submission.received_at, now)
     if submission.resubmits:
         _check_resubmission(services, submission, submission.resubmits)
     accepted, sealed = _sealed_up(services, submission, now)
@@ -96,26 +92,14 @@ def accept(services: Services, submission: Submission, api_key_id: UUID, idempot
         **{name: getattr(request, name) for name in STORED},
     }  # fmt: skip
     entry = audit.entry_of(
-        "request.accepted",
-        ref=request.ref,
-        commitment=request.commitment.hex(),
-        model=submission.model,
+        "request.accepted", ref=request.ref, commitment=request.commitment.hex(), model=submission.model,
         due=request.due_at.date().isoformat(),
         **({"supplements": request.supplements} if request.supplements else {}),
-    )
+    )  # fmt: skip
     accepted = replace(accepted, receipt=_receipt(services, accepted))  # before it is kept: it is promised with it
     added = requests.add(services.db, values, sealed, entry)
     if added is None:
-        with services.db.reading() as session:  # this key made a request before, or there is no such model
-            found = requests.by_idempotency(session, api_key_id, key) if key else None
-            other = submission.subject_request_id and requests.by_subject_request(
-                session, submission.subject_request_id
-            )
-        if found is None and other:
-            raise Invalid("Another controller used this id.", field="subject_request_id", code="id_in_use")
-        if found is None:
-            raise Invalid("There is no model of that name.", field="model", code="unknown_model")
-        return _same(services, found, body)
+        return _same(services, _in_the_way(services, submission, api_key_id, key), body)
     model_id, request.hold = added
     if request.hold == Hold.RESOLVE:
         services.queue.wake("resolve", request.id)
@@ -124,11 +108,21 @@ def accept(services: Services, submission: Submission, api_key_id: UUID, idempot
     return accepted
 
 
-def _check_time(received_at: datetime, now: datetime) -> None:
-    if received_at > now + CLOCK_SKEW:
-        raise Invalid("The time lies in the future.", field="received_at")
-    if received_at.replace(tzinfo=UTC) < now - OLDEST:
-        raise Invalid("The time lies more than ten years back.", field="received_at")
+def _in_the_way(services: Services, submission: Submission, api_key_id: UUID, key: bytes | None) -> DeletionRequest:
+    """The request that this key made before, for which nothing was stored now.
+
+    Raises:
+        Invalid: It was for another reason; names the field.
+    """
+    used = submission.subject_request_id
+    with services.db.reading() as session:
+        found = requests.by_idempotency(session, api_key_id, key) if key else None
+        others = found is None and used is not None and requests.by_subject_request(session, used) is not None
+    if others:
+        raise Invalid("Another controller used this id.", field="subject_request_id", code="id_in_use")
+    if found is None:
+        raise Invalid("There is no model of that name.", field="model", code="unknown_model")
+    return found
 
 
 def _made_before(
@@ -299,50 +293,3 @@ def extend(services: Services, request_id: UUID, reason: str, owner: UUID | None
         request.due_at = extended(request.due_at, request.regulation)
         request.extended_at, request.extension_reason = datetime.now(UTC), reason
         audit.append(session, "request.extended", ref=request.ref, due=request.due_at.date().isoformat(), reason=reason)
-
-
-def retry(services: Services, request_id: UUID) -> None:
-    """Put a failed request back in line; its deadline stands.
-
-    Raises:
-        NotFound: No such request.
-        Conflict: It has not failed.
-    """
-    with services.db.transaction() as session:
-        request = requests.by_id(session, request_id, lock=True)
-        if request is None:
-            raise NotFound("There is no such request.")
-        if request.status != RequestStatus.FAILED:
-            raise Conflict(f"The request is {request.status}; only a failed one can be tried again.")
-        _again(session, [request])
-    services.queue.wake("batch", request.model_id)
-
-
-def retry_job(services: Services, job_id: UUID) -> tuple[str, list[DeletionRequest]]:
-    """Put every failed request of a job that was given up, or failed its tests, back in line.
-
-    Returns:
-        The model's name, and the requests.
-
-    Raises:
-        NotFound: No such job.
-        Conflict: No request of it has failed.
-    """
-    with services.db.transaction() as session:
-        job = jobs.by_id(session, job_id)
-        if job is None:
-            raise NotFound("There is no such job.")
-        failed = [r for r in requests.of_job(session, job_id, lock=True) if r.status == RequestStatus.FAILED]
-        if not failed:
-            raise Conflict(f"The job is {job.stage}; it has no failed request to try again.")
-        _again(session, failed)
-    services.queue.wake("batch", job.model_id)
-    return job.model.name, failed
-
-
-def _again(session: Session, failed: Sequence[DeletionRequest]) -> None:
-    requests.move(session, failed, RequestStatus.PENDING, job_id=None, verdict=None, reason=None)
-    for request in failed:
-        request.finished_at = None
-    for request in failed:
-        audit.append(session, "request.retried", ref=request.ref)

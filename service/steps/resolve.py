@@ -12,12 +12,12 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from service.app import Services
-from service.db import audit, requests
+from service.db import audit, corpora, outbox, requests
 from service.db.tables import DeletionRequest
 from service.domain.states import Hold, RequestStatus
 from service.privacy import commitments
 from service.privacy.records import envelope_of, subject_of
-from service.subjects.search import Sources, Unsearchable, search, texts_of
+from service.subjects.search import Sources, Unsearchable, listed, search, texts_of
 from service.tracing import span
 
 LOOK_AHEAD = 20
@@ -53,11 +53,11 @@ def _resolve(services: Services, request_id: UUID) -> None:
         assert request is not None
         before = request.resolution
         try:
-            searched = Sources(session, request.model_id).searched()
-            if any(corpus["state"] == "indexing" for corpus in searched):
+            sources = Sources(services.wrapper, session, request.model_id)
+            if any(corpus["state"] == "indexing" for corpus in sources.searched):
                 return  # until it is indexed
-            decided = before or _found(services, session, request)
-            texts = _texts(services, session, request, decided)
+            decided = before or _found(services, sources, request)
+            texts = _texts(sources, request, decided)
         except Unsearchable as error:
             _say(services, request_id, error)
             return
@@ -66,13 +66,15 @@ def _resolve(services: Services, request_id: UUID) -> None:
         services.db.transaction("resolve") as session,
     ):
         request = requests.by_id(session, request_id, lock=True)
-        if not _is_due(request) or _changed(session, request, before, searched):
+        if not _is_due(request):
             return
         assert request is not None
+        if request.resolution != before or listed(corpora.of_model(session, request.model_id)) != sources.searched:
+            return  # somebody has decided meanwhile, or the corpora are not those that were searched
         request.resolution, request.reason = decided, None
         if texts is None:
             request.hold = Hold.APPROVAL
-            requests.alert(session, request_id, "awaiting_approval")
+            outbox.alert(session, request_id, "awaiting_approval")
             audit.append(session, "request.matched", ref=request.ref, records=len(decided["records"]))
         else:
             _take(services, session, request, texts, decided)
@@ -80,31 +82,21 @@ def _resolve(services: Services, request_id: UUID) -> None:
     services.queue.wake("deliver")
 
 
-def _changed(
-    session: Session, request: DeletionRequest | None, before: dict[str, Any] | None, searched: list[dict[str, Any]]
-) -> bool:
-    """Whether somebody has decided meanwhile, or the corpora are not those that were searched."""
-    assert request is not None
-    return request.resolution != before or Sources(session, request.model_id).listed() != searched
-
-
 def _is_due(request: DeletionRequest | None) -> bool:
     return request is not None and request.status == RequestStatus.PENDING and request.hold == Hold.RESOLVE
 
 
-def _found(services: Services, session: Session, request: DeletionRequest) -> dict[str, Any]:
+def _found(services: Services, sources: Sources, request: DeletionRequest) -> dict[str, Any]:
     """What is to be decided on."""
-    found = search(services.wrapper, session, request.model_id, subject_of(services.wrapper, request))
+    found = search(sources, subject_of(services.wrapper, request))
     kinds = {kind: [record.id for record in records] for kind, records in found.kinds.items()}
     return {
-        "kinds": kinds, "records": sorted(n for ids in kinds.values() for n in ids), "searched": found.searched,
+        "kinds": kinds, "records": sorted(n for ids in kinds.values() for n in ids), "searched": sources.searched,
         "approvals": max(request.model.policy.get("approvals", 0), int(found.ambiguous)), "approved": False,
     }  # fmt: skip
 
 
-def _texts(
-    services: Services, session: Session, request: DeletionRequest, decided: dict[str, Any]
-) -> list[bytes] | None:
+def _texts(sources: Sources, request: DeletionRequest, decided: dict[str, Any]) -> list[bytes] | None:
     """The texts to take, each once; None if somebody has to approve them first.
 
     One short word alone, as "ok" in a table, is left out beside others: if nothing can be measured on it, that would
@@ -113,7 +105,7 @@ def _texts(
     nothing = not decided["records"] and not request.records_count
     if not (decided["approved"] or decided["approvals"] == 0 or nothing):
         return None
-    found = texts_of(services.wrapper, session, request.model_id, decided["records"])
+    found = texts_of(sources, decided["records"])
     whole = [text for _, text in found if len(text.strip()) > LONG_WORD or not text.strip().isalnum()]
     return list(dict.fromkeys(text.encode() for text in whole or [text for _, text in found]))
 
@@ -149,7 +141,7 @@ def _say(services: Services, request_id: UUID, error: Unsearchable) -> None:
         if request is None or not _is_due(request):
             return
         if request.reason != str(error):
-            requests.alert(session, request_id, "not_searchable")
+            outbox.alert(session, request_id, "not_searchable")
         request.reason = str(error)
         if request.resolution is not None and error.outdates:
             request.resolution = None

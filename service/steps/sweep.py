@@ -1,16 +1,16 @@
 """sweep: find what a lost message, a dead worker or a crash left lying, and send it on its way again."""
 
 import shutil
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from sqlalchemy.orm import Session
 
 from service.app import Services
-from service.db import corpora, jobs, models, requests
+from service.db import corpora, jobs, models, outbox, requests
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES
 from service.steps.lease import quarantine
+from service.storage.local import seconds_old
 
 AT_ONCE = 200
 
@@ -43,8 +43,8 @@ def sweep(services: Services) -> None:
 def _alert(session: Session, days: float) -> None:
     """Tell the operator what is due soon, and what is late."""
     now = datetime.now(UTC)
-    requests.alert_due(session, now, "overdue")
-    requests.alert_due(session, now + timedelta(days=days), "due_soon")
+    outbox.alert_due(session, now, "overdue")
+    outbox.alert_due(session, now + timedelta(days=days), "due_soon")
 
 
 def _give_one_up(services: Services) -> bool:
@@ -71,7 +71,9 @@ def collect(services: Services) -> None:
         storage.discard_job(job_id)
     for (model, number), digest in missing:
         storage.note_published(model, number, digest)
-    old = [path for path in storage.releases() if path.name not in noted.values() and _age(path) > age]
+    for path in storage.doomed(older_than=age):  # by a process that died, or was frozen, before it removed them
+        _remove(services, path)
+    old = [path for path in storage.releases() if path.name not in noted.values() and seconds_old(path) > age]
     old += storage.leftovers(older_than=age)
     if old:
         with services.db.transaction() as session:
@@ -89,12 +91,10 @@ def _remove(services: Services, doomed: Path) -> None:
     """
     with services.db.transaction() as session:
         models.lock_collection(session)
+        if not doomed.is_dir():
+            return  # somebody else was faster
         names = [path.name for path in doomed.iterdir()]
         if models.known_digests(session, names):
             services.storage.undo_doom(doomed)
             return
     shutil.rmtree(doomed)
-
-
-def _age(path: Path) -> float:
-    return time.time() - path.stat().st_mtime

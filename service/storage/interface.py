@@ -56,6 +56,10 @@ class Storage(Protocol):
         """Staged folders and corpora that were not touched for `older_than` seconds: used now, or left by a crash."""
         ...
 
+    def doomed(self, *, older_than: float) -> list[Path]:
+        """Folders that `doom` made longer ago, and that nobody has removed since."""
+        ...
+
     def doom(self, path: Path) -> Path:
         """Take a folder or file of ours out of its place at once; returns the folder that is left to be removed."""
         ...

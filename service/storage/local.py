@@ -17,6 +17,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 FOLDERS = ("versions", "corpora", "staging", "work", "ledger/published", "ledger/purged")
+DOOMED = "doomed-"
 
 
 class LocalStorage:
@@ -25,9 +26,7 @@ class LocalStorage:
     def __init__(self, root: Path, *, create: bool = True) -> None:
         """Use `root`, made if missing unless that is not wanted."""
         self._root = root.resolve()
-        for name in (
-            () if not create else ("versions", "corpora", "staging", "work", "ledger/published", "ledger/purged")
-        ):
+        for name in FOLDERS if create else ():
             (self._root / name).mkdir(parents=True, exist_ok=True)
 
     def work(self, job_id: UUID, fence: int) -> Path:
@@ -59,7 +58,7 @@ class LocalStorage:
             shutil.rmtree(staged)
         else:
             staged.rename(final)
-            sync(final.parent)
+        sync(final.parent)
         return final
 
     def release(self, digest: str) -> Path:
@@ -100,13 +99,17 @@ class LocalStorage:
         shutil.rmtree(self._root / "staging" / str(job_id), ignore_errors=True)
 
     def leftovers(self, *, older_than: float) -> list[Path]:
-        """Staged folders and corpora of before then."""
+        """Staged folders and corpora of before then, but not what is doomed."""
         found = [*(self._root / "staging").iterdir(), *(self._root / "corpora").iterdir()]
-        return [path for path in found if time.time() - path.stat().st_mtime > older_than]
+        return [path for path in found if not path.name.startswith(DOOMED) and seconds_old(path) > older_than]
+
+    def doomed(self, *, older_than: float) -> list[Path]:
+        """Folders that `doom` made before then."""
+        return [path for path in (self._root / "staging").glob(f"{DOOMED}*") if seconds_old(path) > older_than]
 
     def doom(self, path: Path) -> Path:
         """Rename it into a staging folder of its own."""
-        doomed = self.staging(f"doomed-{uuid4()}")
+        doomed = self.staging(f"{DOOMED}{uuid4()}")
         path.rename(doomed / path.name)
         return doomed
 
@@ -142,6 +145,11 @@ class LocalStorage:
         path = self._root / "ledger" / entry
         path.parent.mkdir(exist_ok=True)
         write_whole(path, content)
+
+
+def seconds_old(path: Path) -> float:
+    """How long ago a file or folder was changed."""
+    return time.time() - path.stat().st_mtime
 
 
 def link(source: Path, target: Path) -> None:

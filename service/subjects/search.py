@@ -1,7 +1,8 @@
 """Looking a person up in the corpora of a model, and reading what was found."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -40,7 +41,7 @@ class Matches:
         name: The first 500 records with a name alone.
         form_letters: How many further records were left out, or the first 500 of them: each has another's identifier
             in place of the person's, and there are so many of them that it is a form.
-        searched: The corpora, with how many records each has and whether it is indexed.
+        searched: The corpora, as `Sources.searched`.
     """
 
     identifier: list[t.CorpusRecord] = field(default_factory=list)
@@ -82,20 +83,20 @@ def _hashes(hasher: Hasher, identity: dict[str, str]) -> list[int]:
     return hasher.identity(identity["type"], identity["format"], identity["value"])
 
 
-def search(wrapper: KeyWrapper, session: Session, model_id: UUID, subject: dict[str, Any]) -> Matches:
+def search(sources: "Sources", subject: dict[str, Any]) -> Matches:
     """Look a subject up in every corpus of a model.
 
     Raises:
-        Unsearchable: There is no corpus, one could not be indexed or is not what was indexed, or too much is found.
+        Unsearchable: As `Sources.searched`; or too much is found, or a text is not what was indexed.
     """
-    hasher, found, sources = Hasher(wrapper), Matches(), Sources(session, model_id)
-    found.searched = sources.searched()
+    found, session, model_id, hasher = Matches(), sources.session, sources.model_id, sources.hasher
+    found.searched = sources.searched
     hashes = [n for identity in subject["identities"] for n in _hashes(hasher, identity)]
     if hashes:
         found.identifier = _few(corpora.by_identifiers(session, model_id, hashes))
     seen = {record.id for record in found.identifier}
     for record in found.identifier:
-        _add_copies(found, session, model_id, record, seen, sources, hasher)
+        _add_copies(found, sources, record, seen)
     phrases = [p for name in subject["names"] if (p := hasher.phrase(name))]
     if phrases:
         found.name = [r for r in corpora.by_phrases(session, model_id, phrases) if r.id not in seen]
@@ -108,29 +109,21 @@ def _few(records: list[t.CorpusRecord]) -> list[t.CorpusRecord]:
     return records
 
 
-def _add_copies(
-    found: Matches,
-    session: Session,
-    model_id: UUID,
-    record: t.CorpusRecord,
-    seen: set[int],
-    sources: "Sources",
-    hasher: Hasher,
-) -> None:
+def _add_copies(found: Matches, sources: "Sources", record: t.CorpusRecord, seen: set[int]) -> None:
     """What is like a record that is certain, by how sure it is that it is the same person's."""
-    text = sources.text(record, hasher)
+    text = sources.text(record)
     shingles = copies.shingles(text)
 
     def alike(candidates: list[t.CorpusRecord]) -> Iterator[tuple[t.CorpusRecord, str]]:
         for candidate in (c for c in candidates if c.id not in seen):
-            copy = sources.text(candidate, hasher)
+            copy = sources.text(candidate)
             if copies.are_alike(shingles, copies.shingles(copy)):
                 yield candidate, copy
 
-    for candidate, copy in alike(_few(corpora.near(session, model_id, record))):
+    for candidate, copy in alike(_few(corpora.near(sources.session, sources.model_id, record))):
         (found.similar if says_more(copy, text) else found.near_copy).append(candidate)
         seen.add(candidate.id)
-    others = corpora.near_of_others(session, model_id, record)
+    others = corpora.near_of_others(sources.session, sources.model_id, record)
     if len(others) < corpora.OTHERS:  # less those with another's words, too, in place of this person's
         others = [c for c, copy in alike(others) if not (says_more(copy, text) and says_more(text, copy))]
     if len(others) > MANY_COPIES:
@@ -140,28 +133,30 @@ def _add_copies(
         seen |= {candidate.id for candidate in others}
 
 
-def texts_of(wrapper: KeyWrapper, session: Session, model_id: UUID, ids: list[int]) -> list[tuple[t.CorpusRecord, str]]:
+def texts_of(sources: "Sources", ids: list[int]) -> list[tuple[t.CorpusRecord, str]]:
     """Records by their numbers, each with its text.
 
     Raises:
         Unsearchable: One of them is not there any more.
     """
-    sources, hasher, found = Sources(session, model_id), Hasher(wrapper), corpora.records(session, ids)
+    found = corpora.records(sources.session, ids)
     if len(found) != len(set(ids)):
         raise Unsearchable("corpus_removed")
-    return [(record, sources.text(record, hasher)) for record in found]
+    return [(record, sources.text(record)) for record in found]
 
 
 class Sources:
-    """The corpora of a model as they were in one transaction, and their files."""
+    """The corpora of a model as they are in one transaction, and their files."""
 
-    def __init__(self, session: Session, model_id: UUID) -> None:
-        """Read which there are."""
+    def __init__(self, wrapper: KeyWrapper, session: Session, model_id: UUID) -> None:
+        """Read which there are; `session` is of that transaction."""
+        self.session, self.model_id, self.hasher = session, model_id, Hasher(wrapper)
         self._corpora = {corpus.id: corpus for corpus in corpora.of_model(session, model_id)}
         self._files = {corpus.id: source_of(corpus) for corpus in self._corpora.values()}
 
+    @cached_property
     def searched(self) -> list[dict[str, Any]]:
-        """The corpora, as an answer says where was looked; their files are there.
+        """The corpora, as `listed`, once it is sure that all of them can be searched and read.
 
         Raises:
             Unsearchable: There is none, or one that could not be indexed, is away, or has another size than it had.
@@ -179,13 +174,9 @@ class Sources:
                 same = False
             if not same:
                 raise Unsearchable(f"corpus_changed: {corpus.name}")
-        return self.listed()
+        return listed(self._corpora.values())
 
-    def listed(self) -> list[dict[str, Any]]:
-        """The same as the database has it; no file is looked at."""
-        return [{"corpus": c.name, "records": c.records, "state": c.state} for c in self._corpora.values()]
-
-    def text(self, record: t.CorpusRecord, hasher: Hasher) -> str:
+    def text(self, record: t.CorpusRecord) -> str:
         """A record's text, read from its corpus.
 
         Raises:
@@ -200,9 +191,14 @@ class Sources:
             raise Unsearchable(f"corpus_away: {corpus.name}") from None
         except UnreadableCorpus:
             raise Unsearchable(f"corpus_changed: {corpus.name}") from None
-        if hasher.number("text", text.encode()) != record.text_hash:
+        if self.hasher.number("text", text.encode()) != record.text_hash:
             raise Unsearchable(f"corpus_changed: {corpus.name}")
         return text
+
+
+def listed(these: Iterable[t.Corpus]) -> list[dict[str, Any]]:
+    """Corpora, with how many records each has and whether it is indexed; no file is looked at."""
+    return [{"corpus": c.name, "records": c.records, "state": c.state} for c in these]
 
 
 def source_of(corpus: t.Corpus) -> Corpus:

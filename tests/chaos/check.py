@@ -155,6 +155,8 @@ class Check:
         published = {e["job"]: e for e in self.entries if e["kind"] == "version.published"}
         certified = {e["job"]: e["certificate"] for e in self.entries if e["kind"] == "job.certified"}
         for version in self.tables["versions"]:
+            if version["job_id"] and version["job_id"] not in {c["job_id"] for c in self.tables["certificates"]}:
+                yield f"version {version['digest'][:12]} has no certificate"
             if version["job_id"] and published.get(str(version["job_id"]), {}).get("manifest") != version["digest"]:
                 yield f"version {version['digest'][:12]} is not the one in the log"
         for certificate in self.tables["certificates"]:
@@ -163,7 +165,7 @@ class Check:
 
     def _api(self, accepted: dict[str, str]) -> Iterator[str]:
         with httpx.Client(base_url=self.url, headers=self.headers, timeout=30, trust_env=False) as client:
-            for request_id in list(accepted)[-3:]:
+            for request_id in [request_id for request_id in accepted if request_id in self.requests][-3:]:
                 answer = client.get(f"/v1/deletion-requests/{request_id}")
                 if answer.status_code != 200 or answer.json()["status"] != self.requests[request_id]["status"]:
                     yield f"the API answers {answer.status_code} about request {request_id}"

@@ -12,11 +12,14 @@ import psutil
 from service.local.supervisor import wait_until
 from tests.chaos.stack import PATIENCE, Chaos
 
-API = ("accept.executing", "accept.commit", "accept.committed", "cancel.commit", "cancel.committed")
+API = (
+    "accept.executing", "accept.commit", "accept.committed", "cancel.commit", "cancel.committed", "approve.commit",
+    "approve.committed",
+)  # fmt: skip
 BATCH = ("batch.commit", "batch.committed")
 CONTROL = (
-    *BATCH, "claim_control.commit", "claim_control.committed", "certify.commit", "certify.committed", "publish.staged",
-    "publish.renamed", "publish.commit", "publish.committed",
+    *BATCH, "claim_control.commit", "claim_control.committed", "certify.commit", "certify.committed", "proof.commit",
+    "proof.committed", "publish.staged", "publish.renamed", "publish.commit", "publish.committed",
 )  # fmt: skip
 PERSON = ("index.commit", "index.committed", "resolve.commit", "resolve.committed")
 CALLBACK = ("deliver.commit", "deliver.committed", "delivered.commit", "delivered.committed")
@@ -32,11 +35,14 @@ APPLIES: dict[str, tuple[str, ...]] = {
     "kill": POINTS,
     "broker wiped": POINTS,
     "database crash": (*API, *PERSON, *CONTROL, *CALLBACK, *COMPUTE),
-    "messages": (*BATCH, "certify.committed", "publish.renamed", "claim.committed", "report.committed"),
+    "messages": (
+        *BATCH, "index.committed", "resolve.commit", "resolve.committed", "certify.committed", "publish.renamed",
+        "claim.committed", "report.committed",
+    ),
     "frozen": (
         "index.commit", "resolve.commit", "batch.commit", "certify.commit", "certify.committed", "publish.staged",
-        "publish.renamed",
-        "publish.commit", "claim.committed", "epoch.committed", "report.commit", "report.committed",
+        "publish.renamed", "publish.commit", "publish.committed", "deliver.commit", "delivered.commit",
+        "claim.committed", "epoch.committed", "report.commit", "report.committed",
     ),
     "terminated": (
         "accept.commit", "batch.commit", "publish.staged", "publish.commit", "epoch.committed", "child.epoch",
@@ -80,6 +86,9 @@ def injected(stack: Chaos, case: Case, pid: int, chance: random.Random) -> Itera
         with stack.storage_fails(case.fault):
             stack.release()
             stack.failed_attempt()
+    elif case.fault == "out of memory":
+        stack.release()
+        stack.failed_attempt()
     elif case.fault == "hanging":  # halted for good, while its parent's heart beats
         assert wait_until(lambda: not process.is_running(), PATIENCE), "nobody noticed that the child hangs"
     stack.release()
@@ -127,13 +136,17 @@ def _wipe_broker(stack: Chaos) -> None:
 def _flood(stack: Chaos, chance: random.Random) -> None:
     """Every message that there could be, several times and in any order."""
     with stack.connect() as connection:
-        model, job = (connection.execute(f"SELECT max(id::text) FROM {t}").fetchone()[0] for t in ("models", "jobs"))
-        newest = connection.execute("SELECT id FROM jobs ORDER BY seq DESC LIMIT 1").fetchone()
-        latest = connection.execute("SELECT id FROM models ORDER BY created_at DESC LIMIT 1").fetchone()
-    known = {"batch": [model, str(latest[0])], "unlearn": [job], "certify": [job], "deliver": [None], "sweep": [None]}
-    if newest:
-        known["unlearn"].append(str(newest[0]))
-        known["certify"].append(str(newest[0]))
+
+        def ids(table: str, newest: str) -> list[str]:
+            query = f"(SELECT id FROM {table} ORDER BY {newest} DESC LIMIT 1) UNION (SELECT id FROM {table} LIMIT 1)"
+            return [str(row[0]) for row in connection.execute(query)]
+
+        jobs, nothing = ids("jobs", "seq"), [None]
+        known = {
+            "batch": ids("models", "created_at"), "unlearn": jobs, "certify": jobs, "deliver": nothing,
+            "sweep": nothing, "collect": nothing, "index": ids("corpora", "created_at"),
+            "resolve": ids("deletion_requests", "seq"),
+        }  # fmt: skip
     messages = [(step, identifier) for step, ids in known.items() for identifier in ids] * 4
     chance.shuffle(messages)
     for step, identifier in messages:

@@ -31,18 +31,17 @@ def run_case(stack: Chaos, case: Case, chance: random.Random) -> list[str]:
     expected = [GIVEN_UP[case.point, case.fault]] if (case.point, case.fault) in GIVEN_UP else []
     if (given_up := stack.retried()) != expected:
         found.append(f"given up: {given_up}, expected: {expected}")
-    return found + stack.ended() + stack.settled()
+    return found + stack.ended() + stack.settled() + stack.other_bytes()
 
 
 def _run(stack: Chaos, case: Case, chance: random.Random) -> list[str]:
     name, text = f"m-{time.time_ns()}", support.KNOWN[chance.randrange(6)]
-    cancelling = case.point.startswith("cancel")
+    cancelling, approving = case.point.startswith("cancel"), case.point.startswith("approve")
     person = stack.corpus_of(text) if case.point in PERSON else None
-    policy = {**POLICY, "max_wait_seconds": 3600} if cancelling else POLICY
+    policy = {**POLICY, "max_wait_seconds": 3600 if cancelling else 0, "approvals": int(approving)}
     paths = [str(stack.model / part) for part in ("model", "retain.jsonl", "heldout.jsonl")]
     stack.running.client.add_model(name, *paths, policy)
-    if cancelling:
-        request = stack.submit(name, text)
+    before = stack.submit(name, text)["id"] if cancelling or approving else ""
     if person and case.point.startswith("resolve"):
         stack.add_corpus(name, wait=True)
     first = "publish.commit" if case.point in CALLBACK else case.point
@@ -50,17 +49,20 @@ def _run(stack: Chaos, case: Case, chance: random.Random) -> list[str]:
     with ThreadPoolExecutor(1) as pool:  # the API itself may be what halts
         if person and case.point.startswith("index"):
             stack.add_corpus(name)
-        asked = (
-            pool.submit(stack.cancel, request["id"]) if cancelling else pool.submit(stack.submit, name, text, person)
-        )
+        act = {"cancel": (stack.cancel, before), "approve": (stack.approve, before)}
+        asked = pool.submit(*act.get(case.point.partition(".")[0], (stack.submit, name, text, person)))
         pid = stack.halted(first)
         if first != case.point:  # callbacks: there is none before that commit, so that it is ours that halts
             stack.arm(case.point)
             stack.release()
             pid = stack.halted(case.point)
+        found = stack.readable() if case.fault == "kill" else []
         with injected(stack, case, pid, chance):
             asked.result(PATIENCE)
-            return stack.ended()
+            found += stack.ended()
+            if case.fault == "frozen" and case.point in CALLBACK:
+                found += stack.told(name, 2 if case.point == "delivered.commit" else 1)
+            return found
 
 
 class Matrix:

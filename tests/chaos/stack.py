@@ -73,6 +73,9 @@ class Chaos:
         self.callbacks = Callbacks()
         self.running = Running(self.data, UNLEARND_FAILPOINTS=str(self.points), **self.times)
         self.accepted: dict[str, str] = {}
+        self._text_of: dict[str, str] = {}  # model -> the text that it is to unlearn
+        self._weights_of: dict[tuple[str, str], str] = {}  # (text, policy) -> digest of the first weights without it
+        self._approver = ""
         self._lock: psycopg.Connection[Any] | None = None
         self.words: list[str] = []
         self._app = celery_app(valkey.url(self.sockets))
@@ -272,7 +275,7 @@ class Chaos:
         callback = f"http://127.0.0.1:{self.callbacks.server_port}/"
         found = self._insist("POST", "/v1/deletion-requests", 202, key=os.urandom(8).hex(), json={
             "model": model, **what, "callback_url": callback})  # fmt: skip
-        self.accepted[found["id"]] = model
+        self.accepted[found["id"]], self._text_of[model] = model, text
         return found
 
     def submit_short(self, model: str) -> None:
@@ -289,10 +292,18 @@ class Chaos:
         """Cancel, again and again if need be; a second one may find it done."""
         self._insist("DELETE", f"/v1/deletion-requests/{request_id}", 200, 409)
 
-    def _insist(self, method: str, path: str, *good: int, key: str = "", **arguments: Any) -> Any:
+    def approve(self, request_id: str) -> None:
+        """Approve with a key that has submitted nothing, again and again if need be; a second one may find it done."""
+        if not self._approver:
+            body = {"name": "approver", "scopes": ["approve"]}
+            self._approver = self.running.client.call("POST", "/v1/api-keys", json=body)["key"]
+        path = f"/v1/deletion-requests/{request_id}/approve"
+        self._insist("POST", path, 200, 409, secret=self._approver, json={})
+
+    def _insist(self, method: str, path: str, *good: int, key: str = "", secret: str = "", **arguments: Any) -> Any:
         answers: list[httpx.Response] = []
         headers = {"Idempotency-Key": key} if key else {}
-        secret = Path(self.running.endpoint["api_key_file"]).read_text()
+        secret = secret or Path(self.running.endpoint["api_key_file"]).read_text()
 
         def ask() -> bool:
             try:
@@ -323,6 +334,26 @@ class Chaos:
 
         return [] if wait_until(none_left, patience) else [*left, self.tail()]
 
+    def told(self, model: str, times: int) -> list[str]:
+        """Wait until the model's request has been told of so often."""
+        (request_id,) = [r for r, name in self.accepted.items() if name == model]
+        enough = wait_until(lambda: len(self.callbacks.calls.get(request_id, [])) >= times, PATIENCE)
+        return [] if enough else [f"request {request_id} was told of fewer than {times} times"]
+
+    def other_bytes(self) -> list[str]:
+        """Versions that are not what another run made of the same text under the same policy: a fault shows in them."""
+        found = []
+        query = (
+            "SELECT m.name, (m.policy - ARRAY['approvals', 'max_wait_seconds'])::text, file ->> 'sha256' "
+            "FROM versions v JOIN models m ON m.id = v.model_id, jsonb_array_elements(v.files) file "
+            "WHERE v.number = 1 AND file ->> 'path' LIKE '%.safetensors'"
+        )
+        with self.connect() as connection:
+            for model, policy, digest in connection.execute(query).fetchall():
+                if self._weights_of.setdefault((self._text_of.get(model, model), policy), digest) != digest:
+                    found.append(f"version 1 of {model} is not what other runs made of the same text")
+        return found
+
     def retried(self) -> list[str]:
         """Try every job again that was given up; returns their reasons."""
         query = (
@@ -349,7 +380,7 @@ class Chaos:
             return not last
 
         wait_until(quiet, PATIENCE)
-        return last or self._readable()
+        return last or self.readable()
 
     def _look(self) -> list[str]:
         secret = Path(self.running.endpoint["api_key_file"]).read_text()
@@ -375,7 +406,8 @@ class Chaos:
         found += [f"temporary file {path.name} is left" for path in (self.data / "tmp").iterdir()]
         return [*found, *(f"{path.name} is halted" for path in self.points.iterdir())]
 
-    def _readable(self) -> list[str]:
+    def readable(self) -> list[str]:
+        """Where a text or an address of a request can be read that should not be."""
         folders = [self.data / name for name in ("logs", "storage", "tmp", "run")]
         return list(
             personal(self.words, database=self.database, valkey=str(self.sockets / "valkey.sock"), folders=folders)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from uuid import UUID
@@ -148,21 +147,6 @@ def test_accepting_does_not_wait_for_batching_nor_the_other_way_round(api, servi
         assert models.lock(session, only_model(services)) is not None
     held.set()
     thread.join()
-
-
-def test_cancelling_and_batching_have_one_winner(api, services, model):
-    """After both, the request is cancelled and in no job, or batched and 409."""
-    for _ in range(5):
-        request = submit(api)
-        with ThreadPoolExecutor() as pool:
-            pool.submit(batch_step.batch, services, only_model(services))
-            answer = pool.submit(api.delete, f"{REQUESTS}/{request['id']}")
-        found = api.get(f"{REQUESTS}/{request['id']}").json()
-        cancelled = answer.result().status_code == 200
-        assert found["status"] == ("cancelled" if cancelled else "batched")
-        assert (found["job_id"] is None) is cancelled
-        with services.db.transaction() as session:
-            session.execute(update(Job).values(stage="done"))
 
 
 def test_a_job_is_claimed_once_until_its_lease_runs_out(services, job):
