@@ -1,4 +1,4 @@
-"""Alembic's environment: short lock waits and a transaction a migration, so that none queues everyone behind it."""
+"""Alembic's environment: short lock waits and a transaction a migration, so that nobody queues behind it for long."""
 
 from alembic import context
 from sqlalchemy import NullPool, create_engine, text

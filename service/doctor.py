@@ -24,7 +24,7 @@ from service.app import KEK, Services
 from service.audit.log import leaf_hash
 from service.audit.trust import ROLES
 from service.db import health, models
-from service.log import LogForked
+from service.log import LogBusy, LogForked
 from service.privacy.envelope import Envelope
 from service.privacy.kms import HASH_KEY
 
@@ -202,6 +202,8 @@ def _promises(session: Session, _: Services, __: datetime) -> Iterator[Finding]:
 def _log(session: Session, services: Services, _: datetime) -> Iterator[Finding]:
     try:
         services.log.lost()
+    except LogBusy as error:
+        yield Finding("log", f"Nothing can be signed: {error}.", "A control worker is frozen: end it.")
     except LogForked as error:
         yield Finding(
             "log", f"It contradicts what was signed: {error}.", "See docs/operations.md: reconcile --new-log."

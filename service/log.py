@@ -34,7 +34,7 @@ from service.keyring import Keyring
 from service.storage.local import sync, write_whole
 
 ENTRIES, MEMORY = "log.jsonl", "checkpoint.json"
-PATIENCE, POLL_SECONDS = 30.0, 0.05
+PATIENCE, POLL_SECONDS = 10.0, 0.05
 
 
 class LogForked(Exception):

@@ -54,15 +54,16 @@ def holding(
         if lease is None:
             return
         try:
-            work(parts, lease)
+            try:
+                work(parts, lease)
+            except Outdated:
+                if not restore_step.reconcile(parts).adopted:
+                    raise Hopeless("version_in_storage") from None
         except LostLease:
             log.warning("lease lost", job=job_id)
         except LogBusy as error:
             log.warning("handed back", job=job_id, error=str(error))
-            leases.hand_back(parts, lease)
-        except Outdated:
-            if not restore_step.reconcile(parts).adopted:
-                leases.attempt_failed(parts, lease, "version_in_storage", permanent=True)
+            leases.hand_back(parts, lease, delay_seconds=parts.settings.retry_seconds)
         except Hopeless as error:
             leases.attempt_failed(parts, lease, error.reason, permanent=True)
         except Exception as error:

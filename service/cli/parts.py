@@ -118,11 +118,16 @@ def reconcile(
     as_json: AsJson = False,
 ) -> None:
     """After restoring an older backup of the database: take up the versions published since, purge again."""
+    from service.log import LogBusy
     from service.steps.purge import purge_again
     from service.steps.restore import reconcile as step
 
     parts = _parts(data_dir)
-    done, purged = step(parts), purge_again(parts)
+    try:
+        done, purged = step(parts), purge_again(parts)
+    except LogBusy as error:
+        screen.print(f"{error}: stop all workers first", style="red")
+        raise typer.Exit(1) from None
     if done.forked and new_log:
         parts.log.begin_anew()
         done.forked = False

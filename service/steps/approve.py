@@ -61,7 +61,7 @@ def refuse(services: Services, request_id: UUID, api_key_id: UUID, reason: str) 
         NotFound: No such request.
         Conflict: It does not wait for approval.
     """
-    with services.db.transaction() as session:
+    with services.db.transaction("refuse") as session:
         request = _waiting(requests.by_id(session, request_id, lock=True))
         request.hold = None
         requests.move(session, [request], RequestStatus.REJECTED, reason=reason)

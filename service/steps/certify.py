@@ -23,7 +23,7 @@ from service.domain.errors import Hopeless, Outdated
 from service.domain.states import Outcome, RequestStatus, Stage
 from service.keyring import TRUST, Keyring
 from service.privacy.commitments import forget_set_root
-from service.storage.local import link, write_whole
+from service.storage.local import link
 
 CARD = "model/README.md"
 
@@ -110,8 +110,11 @@ def released_files(services: Services, job: Job, fence: int) -> list[FileEntry]:
     Only what passed is signed with the release key.
     """
     candidate = services.storage.candidate(job.id, (job.report or {})["fence"])
-    write_whole(candidate / TRUST, services.keyring.trust().decode())  # not into what is there: it may be linked
-    write_whole(candidate / CARD, model_card(job.model.name, job.parent_version.number, job.report or {}))
+    card = model_card(job.model.name, job.parent_version.number, job.report or {})
+    for name, content in ((TRUST, services.keyring.trust()), (CARD, card.encode())):
+        fresh = candidate.with_name(f"{candidate.name}-{fence}.new")
+        fresh.write_bytes(content)
+        fresh.replace(candidate / name)  # never written into: a published folder may share the file
     listed = {f["path"]: f["sha256"] for f in manifest(candidate)}
     ours = (TRUST, CARD, MODEL_SIGNATURE)
     if {path: digest for path, digest in listed.items() if path not in ours} != (job.report or {})["files"]:

@@ -4,6 +4,8 @@ import threading
 from collections.abc import Callable
 from datetime import timedelta
 
+import httpcore
+
 from service.app import Services
 from service.connect.calls import DIALECTS, News, Target, alert
 from service.db import outbox, requests
@@ -15,6 +17,7 @@ from service.webhooks import Call, send
 
 log = logger(__name__)
 MAX_ATTEMPTS, IN_ONE_CALL = 26, 20  # three days
+UNREACHED = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, httpcore.UnsupportedProtocol)
 AT_ONCE = threading.BoundedSemaphore(2)
 
 
@@ -68,8 +71,11 @@ def _tell(services: Services, request: DeletionRequest, due: outbox.Due) -> bool
         )  # fmt: skip
         ok = 200 <= http_status < 300
         log.info("callback", request=request.id, http_status=http_status)
-    except Exception as error:  # whatever it is: it counts, or this callback would keep all others waiting for ever
+    except (*UNREACHED, OSError, ValueError) as error:  # a host that is no host: ValueError
         log.warning("callback failed", request=request.id, error=type(error).__name__)
+        ok = False
+    except Exception:  # a fault of ours, or a damaged column: it counts, or it would keep all others waiting for ever
+        log.exception("callback failed", request=request.id)
         ok = False
     return ok
 

@@ -81,12 +81,12 @@ def hold(services: Services, job_id: UUID, stages: frozenset[Stage]) -> Iterator
         keeper.join()
 
 
-def hand_back(services: Services, lease: Lease) -> None:
-    """Release the job untouched, for a graceful stop; it does not count as an attempt."""
+def hand_back(services: Services, lease: Lease, *, delay_seconds: float = 0) -> None:
+    """Release the job untouched, for a stop or for later; it does not count as an attempt."""
     try:
         with services.db.transaction() as session:
             job = jobs.owned(session, lease.job_id, lease.fence)
-            jobs.give_back(session, job, delay_seconds=0, count=False)
+            jobs.give_back(session, job, delay_seconds=delay_seconds, count=False)
     except LostLease:
         log.info("lease was lost already", job=lease.job_id)
 

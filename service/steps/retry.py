@@ -48,7 +48,7 @@ def retry_job(services: Services, job_id: UUID) -> tuple[str, list[DeletionReque
         members = requests.of_job(session, job_id, lock=True)
         failed = [r for r in members if r.status == RequestStatus.FAILED and r.wrapped_key is not None]
         if not failed:
-            raise Conflict(f"The job is {job.stage}; it has no failed request to try again.")
+            raise Conflict(f"The job is {job.stage}; it has no failed request whose texts are still there.")
         _again(session, failed)
     services.queue.wake("batch", job.model_id)
     return job.model.name, failed

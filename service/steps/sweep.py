@@ -85,7 +85,7 @@ def collect(services: Services) -> None:
 
 
 def _remove(services: Services, doomed: Path) -> None:
-    """Remove a doomed folder for good, unless a version has come to name what is in it: then it goes back.
+    """Remove a doomed folder for good, but put back what a version has come to name.
 
     The lock may have been lost meanwhile, if this process was frozen; so the question is asked again.
     """
@@ -96,5 +96,4 @@ def _remove(services: Services, doomed: Path) -> None:
         names = [path.name for path in doomed.iterdir()]
         if models.known_digests(session, names):
             services.storage.undo_doom(doomed)
-            return
-    shutil.rmtree(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)  # what was made anew meanwhile is not moved back

@@ -14,7 +14,7 @@ from tests.chaos.stack import PATIENCE, Chaos
 
 API = (
     "accept.executing", "accept.commit", "accept.committed", "cancel.commit", "cancel.committed", "approve.commit",
-    "approve.committed",
+    "approve.committed", "refuse.commit", "refuse.committed",
 )  # fmt: skip
 BATCH = ("batch.commit", "batch.committed")
 CONTROL = (

@@ -36,7 +36,7 @@ def run_case(stack: Chaos, case: Case, chance: random.Random) -> list[str]:
 
 def _run(stack: Chaos, case: Case, chance: random.Random) -> list[str]:
     name, text = f"m-{time.time_ns()}", support.KNOWN[chance.randrange(6)]
-    cancelling, approving = case.point.startswith("cancel"), case.point.startswith("approve")
+    cancelling, approving = case.point.startswith("cancel"), case.point.startswith(("approve", "refuse"))
     person = stack.corpus_of(text) if case.point in PERSON else None
     policy = {**POLICY, "max_wait_seconds": 3600 if cancelling else 0, "approvals": int(approving)}
     paths = [str(stack.model / part) for part in ("model", "retain.jsonl", "heldout.jsonl")]
@@ -49,7 +49,7 @@ def _run(stack: Chaos, case: Case, chance: random.Random) -> list[str]:
     with ThreadPoolExecutor(1) as pool:  # the API itself may be what halts
         if person and case.point.startswith("index"):
             stack.add_corpus(name)
-        act = {"cancel": (stack.cancel, before), "approve": (stack.approve, before)}
+        act = {"cancel": (stack.cancel, before), "approve": (stack.approve, before), "refuse": (stack.refuse, before)}
         asked = pool.submit(*act.get(case.point.partition(".")[0], (stack.submit, name, text, person)))
         pid = stack.halted(first)
         if first != case.point:  # callbacks: there is none before that commit, so that it is ours that halts

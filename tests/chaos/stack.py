@@ -75,6 +75,7 @@ class Chaos:
         self.accepted: dict[str, str] = {}
         self._text_of: dict[str, str] = {}  # model -> the text that it is to unlearn
         self._weights_of: dict[tuple[str, str], str] = {}  # (text, policy) -> digest of the first weights without it
+        self._judged: set[str] = set()
         self._approver = ""
         self._lock: psycopg.Connection[Any] | None = None
         self.words: list[str] = []
@@ -293,12 +294,20 @@ class Chaos:
         self._insist("DELETE", f"/v1/deletion-requests/{request_id}", 200, 409)
 
     def approve(self, request_id: str) -> None:
-        """Approve with a key that has submitted nothing, again and again if need be; a second one may find it done."""
+        """Approve, again and again if need be; a second one may find it done."""
+        self._decide(request_id, "approve")
+
+    def refuse(self, request_id: str) -> None:
+        """Say no to it instead."""
+        self._decide(request_id, "reject", reason="not_covered")
+
+    def _decide(self, request_id: str, decision: str, **body: str) -> None:
+        """With a key that has submitted nothing."""
         if not self._approver:
-            body = {"name": "approver", "scopes": ["approve"]}
-            self._approver = self.running.client.call("POST", "/v1/api-keys", json=body)["key"]
-        path = f"/v1/deletion-requests/{request_id}/approve"
-        self._insist("POST", path, 200, 409, secret=self._approver, json={})
+            key = {"name": "approver", "scopes": ["approve"]}
+            self._approver = self.running.client.call("POST", "/v1/api-keys", json=key)["key"]
+        path = f"/v1/deletion-requests/{request_id}/{decision}"
+        self._insist("POST", path, 200, 409, secret=self._approver, json=body)
 
     def _insist(self, method: str, path: str, *good: int, key: str = "", secret: str = "", **arguments: Any) -> Any:
         answers: list[httpx.Response] = []
@@ -350,6 +359,9 @@ class Chaos:
         )
         with self.connect() as connection:
             for model, policy, digest in connection.execute(query).fetchall():
+                if model in self._judged:
+                    continue
+                self._judged.add(model)
                 if self._weights_of.setdefault((self._text_of.get(model, model), policy), digest) != digest:
                     found.append(f"version 1 of {model} is not what other runs made of the same text")
         return found

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from sqlalchemy import func, select, update
 
+from service import migrate
 from service.audit.manifest import digest_of, manifest
 from service.audit.verify import verify
 from service.db import models, requests
@@ -339,10 +340,11 @@ def run(services, servers, tmp_path):
         "UNLEARND_OWNER_DATABASE_URL": settings.owner_database_url,
     }  # fmt: skip
 
-    def run_block(name: str, *, lines: int | None = None) -> str:
+    def run_block(name: str) -> str:
         services.db.engine.dispose()
-        block = "\n".join(runbook(name).splitlines()[:lines])
-        done = subprocess.run(["bash", "-ec", block], env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["bash", "-ec", runbook(name)], env=environment, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -359,6 +361,7 @@ def test_the_restore_drill(api, services, model, run):
     services.settings.custody_days = 0
     assert purge_step.purge(services) == 2
     run("restore-storage")  # nothing is lost there: what is newer stays
+    run("restore-database")
     shown = run("restore")
     assert "taken up again: tiny/2" in shown
     assert "purged again: 2 requests" in shown
@@ -389,7 +392,8 @@ def test_without_reconciling_nothing_is_published_twice(api, services, model, ru
     digest = api.get("/v1/models/tiny/versions/1").json()["digest"]
     folders = services.storage.releases()
     run("restore-storage")
-    run("restore", lines=2)  # and then everything is started, without the rest
+    run("restore-database")
+    migrate.upgrade(services.settings.owner_database_url)  # and then everything is started, without the rest
     late = submit(api, records=[{"text": "one that came after the restore"}])
     job_id = batch_step.batch(services, only_model(services))
     report = {**REPORT, "verdicts": {"0": "PASS", "1": "PASS"}, "memorised": [0, 1]}
@@ -411,6 +415,7 @@ def test_storage_comes_back_from_the_backup(api, services, model, run):
     services.settings.storage_dir.mkdir()
     run("restore-storage")
     type(services.storage)(services.settings.storage_dir)  # working folders are made when a part starts
+    run("restore-database")
     shown = run("restore")
     assert "nothing wrong was found" in shown
     version = api.get("/v1/models/tiny/versions/1").json()
