@@ -47,6 +47,7 @@ class Keyring:
     def __init__(self, folder: Path) -> None:
         """Use `folder`; nothing is read before it is needed."""
         self._folder = folder
+        self._parsed: dict[Path, tuple[tuple[int, ...], PrivateKey]] = {}
 
     def create(self) -> None:
         """Destroy what is retired or revoked, make what is missing, mode 0600, and enter what `trust.json` lacks."""
@@ -141,8 +142,17 @@ class Keyring:
         self._write(entries)
 
     def _keys(self, role: str) -> list[tuple[Path, PrivateKey]]:
-        paths = [self.path(role), *sorted(self._folder.glob(f"{role}-*.pem"))]
-        return [(path, _read(path)) for path in paths]
+        """The keys of a role as their files are now; a file that has not changed is not parsed again."""
+        others = [p for p in self._folder.iterdir() if p.name.startswith(f"{role}-") and p.suffix == ".pem"]
+        return [(path, self._parse(path)) for path in (self.path(role), *sorted(others))]
+
+    def _parse(self, path: Path) -> PrivateKey:
+        found = path.stat()
+        state, (known, key) = (found.st_ino, found.st_mtime_ns, found.st_size), self._parsed.get(path, ((), None))
+        if key is None or known != state:
+            key = _read(path)
+            self._parsed[path] = (state, key)
+        return key
 
     def _read_trust(self) -> dict[str, Any]:
         path = self._folder / TRUST

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import gc
 import importlib.metadata
 from collections.abc import AsyncIterator
 from typing import Any
@@ -72,7 +73,7 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(Admission, max_requests=services.settings.max_requests, max_buffered=BODIES_AT_ONCE * limit)
     app.add_middleware(BodyLimit, max_bytes=limit)  # the last one is the outermost
     errors.install(app)
-    for part in (models, corpora, requests, subjects, jobs, versions, hub, connect, log, keys, health):
+    for part in (requests, subjects, models, corpora, jobs, versions, hub, connect, log, keys, health):
         app.include_router(part.router)
     for router in (opendsr.router_of("opendsr"), opendsr.router_of("opengdpr"), opendsr.certificates):
         app.include_router(router)
@@ -89,6 +90,8 @@ def main() -> None:
     settings = services.settings
     configure_logs(settings.log_level)
     app = create_app(services)
+    gc.freeze()  # what lives as long as the process is not looked through again and again: a twentieth of its time
+    gc.set_threshold(50_000, 50, 100)
     if tracing.configure("api"):
         tracing.instrument(app)
     uvicorn.run(
