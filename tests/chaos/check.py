@@ -155,8 +155,9 @@ class Check:
     def _evidence(self) -> Iterator[str]:
         published = {e["job"]: e for e in self.entries if e["kind"] == "version.published"}
         certified = {e["job"]: e["certificate"] for e in self.entries if e["kind"] == "job.certified"}
+        having = {certificate["job_id"] for certificate in self.tables["certificates"]}
         for version in self.tables["versions"]:
-            if version["job_id"] and version["job_id"] not in {c["job_id"] for c in self.tables["certificates"]}:
+            if version["job_id"] and version["job_id"] not in having:
                 yield f"version {version['digest'][:12]} has no certificate"
             if version["job_id"] and published.get(str(version["job_id"]), {}).get("manifest") != version["digest"]:
                 yield f"version {version['digest'][:12]} is not the one in the log"

@@ -1,8 +1,12 @@
 """Real PostgreSQL and Valkey, one server each a test process, an empty database a test."""
 
 import os
+import re
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -11,11 +15,15 @@ from fastapi.testclient import TestClient
 from service import migrate
 from service.app import Services, build, create_keys
 from service.config import Settings
-from service.db import keys
+from service.db import keys, models
 from service.local import postgres, valkey
 from service.local.supervisor import wait_until
 from service.main import create_app
+from service.steps import batch as batch_step
 from tests import support
+
+REQUESTS = "/v1/deletion-requests"
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -115,3 +123,52 @@ def model(api, base) -> str:
     """A registered model's name."""
     assert api.post("/v1/models", json=registration(base)).status_code == 201
     return "tiny"
+
+
+def submit(api, **fields) -> dict:
+    """A request of one record."""
+    return api.post(REQUESTS, json={"model": "tiny", "records": [{"text": "a record"}], **fields}).json()
+
+
+def only_model(services) -> UUID:
+    """The id of the one model."""
+    with services.db.transaction() as session:
+        return models.by_name(session, "tiny").id
+
+
+@pytest.fixture
+def job(api, services, model):
+    """(request, job id) of a sealed window."""
+    request = submit(api)
+    return request, batch_step.batch(services, only_model(services))
+
+
+def runbook(name: str) -> str:
+    """The block of that name in docs/operations.md."""
+    found = re.findall(rf"^```sh {name}\n(.*?)^```", (ROOT / "docs" / "operations.md").read_text(), re.M | re.S)
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.fixture
+def run(services, servers, tmp_path):
+    """Run a block of the runbook as an operator's shell would."""
+    settings = services.settings
+    (tmp_path / "backup").mkdir()
+    programs = postgres.prepare(servers.parent / "postgres")
+    environment = {
+        "PATH": f"{programs}:{Path(sys.executable).parent}:/usr/bin:/bin", "BACKUP": str(tmp_path / "backup"),
+        "UNLEARND_DATABASE_URL": settings.database_url, "UNLEARND_BROKER_URL": settings.broker_url,
+        "UNLEARND_STORAGE_DIR": str(settings.storage_dir), "UNLEARND_KEYS_DIR": str(settings.keys_dir),
+        "UNLEARND_OWNER_DATABASE_URL": settings.owner_database_url,
+    }  # fmt: skip
+
+    def run_block(name: str) -> str:
+        services.db.engine.dispose()
+        done = subprocess.run(
+            ["bash", "-ec", runbook(name)], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run_block

@@ -29,8 +29,9 @@ from service.steps import publish as publish_step
 from service.steps import purge as purge_step
 from service.steps import unlearn as unlearn_step
 from service.steps.lease import hold
+from tests.integration.conftest import REQUESTS, only_model, submit
 from tests.integration.test_operations import age, publish_what_waits, published
-from tests.integration.test_queue import REPORT, REQUESTS, claim, expire, only_model, submit, to_certify
+from tests.integration.test_queue import REPORT, claim, expire, to_certify
 from worker.tasks import certify_and_publish, holding
 
 

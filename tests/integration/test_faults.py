@@ -20,7 +20,8 @@ from service.steps import certify as certify_step
 from service.steps import deliver as deliver_step
 from service.steps import publish as publish_step
 from service.steps import sweep as sweep_step
-from tests.integration.test_queue import REQUESTS, claim, expire, job, only_model, submit, to_certify  # noqa: F401
+from tests.integration.conftest import REQUESTS, only_model, submit
+from tests.integration.test_queue import claim, expire, to_certify
 from worker import tasks
 
 
@@ -32,7 +33,7 @@ def certified(services, job_id) -> int:
     return fence
 
 
-def test_a_zombie_that_has_renamed_its_release_makes_no_version(services, job, monkeypatch):  # noqa: F811
+def test_a_zombie_that_has_renamed_its_release_makes_no_version(services, job, monkeypatch):
     """The lease is lost after every earlier check: the fence inside publish's own transaction refuses it.
 
     (How one knows: without the `jobs.owned` of that transaction this test ends in a version.)
@@ -92,7 +93,7 @@ def test_a_request_that_is_being_cancelled_is_not_batched(api, services, model):
     assert [(f["status"], f["job_id"]) for f in found] == [("cancelled", None), ("batched", str(job_id))]
 
 
-def test_a_log_that_somebody_else_holds_costs_no_attempt(services, job, monkeypatch):  # noqa: F811
+def test_a_log_that_somebody_else_holds_costs_no_attempt(services, job, monkeypatch):
     """A frozen process keeps the log's memory: the job is handed back, and goes on once that is over."""
     _, job_id = job
     to_certify(services, job_id)
@@ -111,7 +112,7 @@ def test_a_log_that_somebody_else_holds_costs_no_attempt(services, job, monkeypa
         assert session.get(Job, job_id).stage == Stage.DONE
 
 
-def test_a_stop_is_heeded_between_certifying_and_publishing(services, job, monkeypatch):  # noqa: F811
+def test_a_stop_is_heeded_between_certifying_and_publishing(services, job, monkeypatch):
     """The job is handed back with its certificate, and does not count as an attempt."""
     _, job_id = job
     to_certify(services, job_id)
@@ -142,7 +143,7 @@ def test_a_callback_that_cannot_be_opened_keeps_no_other_waiting(api, services, 
         assert session.scalars(select(Outbox.attempts)).all() == [1, 1]
 
 
-def test_a_release_that_was_doomed_and_is_a_version_comes_back(services, job):  # noqa: F811
+def test_a_release_that_was_doomed_and_is_a_version_comes_back(services, job):
     """A collector that was frozen between its two transactions: a version came to name what it had doomed."""
     _, job_id = job
     publish_step.publish(services, job_id, certified(services, job_id))

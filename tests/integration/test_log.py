@@ -17,8 +17,8 @@ from service.audit.opening import Code, VerificationError
 from service.audit.verify_log import verify_log
 from service.db import audit
 from service.log import ENTRIES, MEMORY, LogForked
+from tests.integration.conftest import submit
 from tests.integration.test_operations import published
-from tests.integration.test_queue import submit
 from tests.issuer import Issuer
 
 

@@ -5,7 +5,8 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from service import migrate
-from tests.integration.test_operations import REQUESTS, published, run, submit  # noqa: F401
+from tests.integration.conftest import REQUESTS, submit
+from tests.integration.test_operations import published
 
 REVISIONS = sorted(path.name[:4] for path in (migrate.CHECKOUT / "versions").glob("0*.py"))
 
@@ -53,7 +54,7 @@ def test_what_is_there_outlives_every_migration(api, services, model, back):
     assert [api.get(path).json() for path in paths] == before
 
 
-def test_a_backup_of_an_older_release_is_restored(api, services, model, run):  # noqa: F811
+def test_a_backup_of_an_older_release_is_restored(api, services, model, run):
     """It has no corpora yet, and those of today refer to its models: all that is there goes, and is migrated again."""
     services.db.engine.dispose()
     owner = services.settings.owner_database_url

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from uuid import UUID, uuid4
 
 import psycopg
@@ -22,7 +21,6 @@ from service.db.tables import DeletionRequest, Job, Outbox, Record
 from service.doctor import examine
 from service.domain.errors import NotFound
 from service.domain.states import CONTROL_STAGES
-from service.local import postgres
 from service.privacy.envelope import FileKeyWrapper
 from service.privacy.records import open_records
 from service.steps import batch as batch_step
@@ -31,12 +29,10 @@ from service.steps import publish as publish_step
 from service.steps import purge as purge_step
 from service.steps import restore as restore_step
 from service.steps.lease import hold
-from tests.integration.test_queue import REPORT, claim, only_model, submit, to_certify
+from tests.integration.conftest import REQUESTS, only_model, submit
+from tests.integration.test_queue import REPORT, claim, to_certify
 from tests.issuer import LINEAGE, Issuer
 from worker.tasks import certify_and_publish, holding
-
-ROOT = Path(__file__).parents[2]
-REQUESTS = "/v1/deletion-requests"
 
 
 def publish_what_waits(services) -> None:
@@ -318,37 +314,6 @@ def test_storage_cannot_speak_for_the_service(api, services, model, tmp_path):
 
 
 # The restore drill.
-
-
-def runbook(name: str) -> str:
-    """The block of that name in docs/operations.md."""
-    found = re.findall(rf"^```sh {name}\n(.*?)^```", (ROOT / "docs" / "operations.md").read_text(), re.M | re.S)
-    assert len(found) == 1
-    return found[0]
-
-
-@pytest.fixture
-def run(services, servers, tmp_path):
-    """Run a block of the runbook as an operator's shell would."""
-    settings = services.settings
-    (tmp_path / "backup").mkdir()
-    programs = postgres.prepare(servers.parent / "postgres")
-    environment = {
-        "PATH": f"{programs}:{Path(sys.executable).parent}:/usr/bin:/bin", "BACKUP": str(tmp_path / "backup"),
-        "UNLEARND_DATABASE_URL": settings.database_url, "UNLEARND_BROKER_URL": settings.broker_url,
-        "UNLEARND_STORAGE_DIR": str(settings.storage_dir), "UNLEARND_KEYS_DIR": str(settings.keys_dir),
-        "UNLEARND_OWNER_DATABASE_URL": settings.owner_database_url,
-    }  # fmt: skip
-
-    def run_block(name: str) -> str:
-        services.db.engine.dispose()
-        done = subprocess.run(
-            ["bash", "-ec", runbook(name)], env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    return run_block
 
 
 def test_the_restore_drill(api, services, model, run):

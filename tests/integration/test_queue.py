@@ -11,7 +11,6 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
-from uuid import UUID
 
 import httpcore
 import psycopg
@@ -37,8 +36,8 @@ from service.steps.lease import Lease, attempt_failed, hand_back, hold
 from service.webhooks import Call, RefusedTarget, is_outside, send
 from tests import issuer
 from tests.growth import grow
+from tests.integration.conftest import REQUESTS, only_model, submit
 
-REQUESTS = "/v1/deletion-requests"
 REPORT = {
     **issuer.REPORT, "outcome": "passed", "reason": None, "verdicts": {"0": "PASS"}, "memorised": [0],
     "utility": {**issuer.REPORT["utility"], "max_ratio": 1.25}, "over_forgotten": 0,
@@ -52,17 +51,6 @@ REPORT = {
 EPOCH = {"epoch": 1, "el": 0.1, "ma": 0.5, "loss": 1.0, "perplexity": 9.0}
 
 
-def submit(api, **fields) -> dict:
-    """A request of one record."""
-    return api.post(REQUESTS, json={"model": "tiny", "records": [{"text": "a record"}], **fields}).json()
-
-
-def only_model(services) -> UUID:
-    """The id of the one model."""
-    with services.db.transaction() as session:
-        return models.by_name(session, "tiny").id
-
-
 def claim(services, job_id, stages=COMPUTE_STAGES) -> int | None:
     """A claim with the service's lease."""
     with services.db.transaction() as session:
@@ -73,13 +61,6 @@ def expire(services, job_id) -> None:
     """Let a lease run out now."""
     with services.db.transaction() as session:
         session.execute(update(Job).where(Job.id == job_id).values(lease_expires_at=func.now() - timedelta(seconds=1)))
-
-
-@pytest.fixture
-def job(api, services, model):
-    """(request, job id) of a sealed window."""
-    request = submit(api)
-    return request, batch_step.batch(services, only_model(services))
 
 
 def to_certify(services, job_id, report=REPORT) -> None:
