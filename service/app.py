@@ -1,11 +1,14 @@
 """The one bootstrap: settings in, the wired parts out. Production and tests call the same."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from uuid import UUID
 
 from service.config import Settings
 from service.connect.opendsr import Signer
-from service.db.session import Database
+from service.db import requests
+from service.db.session import POOL_SECONDS, Database
+from service.db.together import Together
 from service.keyring import Keyring
 from service.log import LogKeeper
 from service.privacy.envelope import FileKeyWrapper, KeyWrapper
@@ -15,6 +18,7 @@ from service.storage.interface import Storage
 from service.storage.local import LocalStorage
 
 KEK = "kek"
+AT_ONCE, BYTES_AT_ONCE = 32, 2**20
 
 
 @dataclass
@@ -42,6 +46,12 @@ class Services:
         """The keeper of the log; only control workers hold its key's file."""
         folder = self.settings.storage_dir / "ledger" / "log"
         return LogKeeper(self.db, folder, self.keyring, f"{self.settings.issuer}/log")
+
+    @cached_property
+    def intake(self) -> Together[requests.NewRequest, tuple[UUID, str | None] | None]:
+        """Stores requests, those that come at the same time together."""
+        add = partial(requests.add, self.db)
+        return Together(add, size=lambda new: new.size, most=AT_ONCE, room=BYTES_AT_ONCE, patience=POOL_SECONDS)
 
     def close(self) -> None:
         """Give connections back."""

@@ -14,6 +14,7 @@ import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from service.audit.dsse import PrivateKey, keyid
 from service.audit.dsse import sign as sign_envelope
 from service.audit.trust import ROLES
 from service.privacy.envelope import write_private
-from service.storage.local import write_whole
+from service.storage.local import Read, write_whole
 
 TRUST, LOCK = "trust.json", "lock"
 GRACE = dt.timedelta(hours=1)  # what a key signed just before it was retired may still be on its way into the log
@@ -47,7 +48,7 @@ class Keyring:
     def __init__(self, folder: Path) -> None:
         """Use `folder`; nothing is read before it is needed."""
         self._folder = folder
-        self._parsed: dict[Path, tuple[tuple[int, ...], PrivateKey]] = {}
+        self._read: dict[Path, Read[PrivateKey]] = {}
 
     def create(self) -> None:
         """Destroy what is retired or revoked, make what is missing, mode 0600, and enter what `trust.json` lacks."""
@@ -83,8 +84,9 @@ class Keyring:
         return _read(self.path(role))
 
     def sign(self, role: str, payload: bytes, payload_type: str) -> bytes:
-        """A DSSE envelope over `payload` by every key of the role, as JSON bytes."""
-        return sign_envelope(payload, payload_type, [key for _, key in self._keys(role)])
+        """A DSSE envelope over `payload` by the role's key, and by each owner's of a certificate, as JSON bytes."""
+        paths = [self.path(role), *(sorted(self._folder.glob("certificate-*.pem")) if role == "certificate" else ())]
+        return sign_envelope(payload, payload_type, [self._key(path) for path in paths])
 
     def sign_model(self, folder: Path, target: Path) -> None:
         """An OpenSSF Model Signing bundle over every file of a folder, hidden ones included, at `target`."""
@@ -141,18 +143,9 @@ class Keyring:
                 entry[mark] = when.isoformat(timespec="seconds")
         self._write(entries)
 
-    def _keys(self, role: str) -> list[tuple[Path, PrivateKey]]:
-        """The keys of a role as their files are now; a file that has not changed is not parsed again."""
-        others = [p for p in self._folder.iterdir() if p.name.startswith(f"{role}-") and p.suffix == ".pem"]
-        return [(path, self._parse(path)) for path in (self.path(role), *sorted(others))]
-
-    def _parse(self, path: Path) -> PrivateKey:
-        found = path.stat()
-        state, (known, key) = (found.st_ino, found.st_mtime_ns, found.st_size), self._parsed.get(path, ((), None))
-        if key is None or known != state:
-            key = _read(path)
-            self._parsed[path] = (state, key)
-        return key
+    def _key(self, path: Path) -> PrivateKey:
+        """The key as its file is now; one that has not changed is not parsed again."""
+        return self._read.setdefault(path, Read(path, partial(_parse, path)))()
 
     def _read_trust(self) -> dict[str, Any]:
         path = self._folder / TRUST
@@ -181,7 +174,11 @@ class Keyring:
 
 
 def _read(path: Path) -> PrivateKey:
-    key = load_pem_private_key(path.read_bytes(), None)
+    return _parse(path, path.read_bytes())
+
+
+def _parse(path: Path, pem: bytes) -> PrivateKey:
+    key = load_pem_private_key(pem, None)
     if not isinstance(key, PrivateKey):
         raise ValueError(f"{path}: signing keys are ed25519 or P-256")
     return key

@@ -31,7 +31,7 @@ from service.audit.log import (
 from service.db import audit
 from service.db.session import Database
 from service.keyring import Keyring
-from service.storage.local import sync, write_whole
+from service.storage.local import Read, sync, write_whole
 
 ENTRIES, MEMORY = "log.jsonl", "checkpoint.json"
 PATIENCE, POLL_SECONDS = 10.0, 0.05
@@ -51,6 +51,7 @@ class LogKeeper:
     def __init__(self, db: Database, folder: Path, keyring: Keyring, origin: str) -> None:
         """Keep the log of `db` in `folder`, under the name `origin`."""
         self._db, self._folder, self._keyring, self._origin = db, folder, keyring, origin
+        self._note = Read(folder / MEMORY, lambda data: str(json.loads(data)["note"]))
 
     @property
     def origin(self) -> str:
@@ -68,8 +69,10 @@ class LogKeeper:
 
     def note(self) -> str | None:
         """The last signed checkpoint, or None before the first."""
-        path = self._folder / MEMORY
-        return str(json.loads(path.read_bytes())["note"]) if path.exists() else None
+        try:
+            return self._note()
+        except FileNotFoundError:
+            return None
 
     def sign(self) -> tuple[list[bytes], str]:
         """Sign the log as it is now; returns its leaf hashes and the checkpoint over them.

@@ -18,13 +18,17 @@ from service.db.keys import Caller
 from service.domain.errors import Forbidden, Unauthenticated
 
 
-async def services_of(request: Request) -> Services:
+def parts_of(request: Request) -> Services:
     """The application's wired parts."""
     found: Services = request.app.state.services
     return found
 
 
-Parts = Annotated[Services, Depends(services_of)]
+async def _parts(request: Request) -> Services:
+    return parts_of(request)
+
+
+Parts = Annotated[Services, Depends(_parts)]
 
 
 async def caller(request: Request) -> Caller:
@@ -47,7 +51,7 @@ async def caller(request: Request) -> Caller:
         if tokens.concerns(token):  # few at once: an issuer that does not answer keeps API keys not waiting
             found, lasting = await to_thread.run_sync(tokens.caller, token, limiter=tokens.limiter)
         else:
-            found = await run_in_threadpool(_find, await services_of(request), key_hash)
+            found = await run_in_threadpool(_find, parts_of(request), key_hash)
         if found is None:
             raise Unauthenticated("The API key is unknown or revoked.")
         if lasting > REMEMBER_SECONDS:

@@ -17,7 +17,7 @@ from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from service.api.deps import SEEING, Parts, Reader, Submitter, services_of, whose
+from service.api.deps import SEEING, Parts, Reader, Submitter, parts_of, whose
 from service.api.errors import DATABASE_AWAY, field_of
 from service.app import Services
 from service.connect import opendsr
@@ -68,7 +68,7 @@ class Signed(APIRoute):
             except DATABASE_AWAY as error:
                 log.error("the database does not answer", error=type(error).__name__)
                 answer = refusal(Unavailable("The database does not answer; repeat the request as it is."))
-            services = await services_of(request)
+            services = parts_of(request)
             headers = await run_in_threadpool(self.names.headers, services.opendsr, bytes(answer.body))
             answer.headers.update(headers)
             return answer

@@ -4,10 +4,10 @@ import json
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import AwareDatetime
 
-from service.api.deps import SEEING, Admin, Parts, Reader, Submitter, whose
+from service.api.deps import SEEING, Admin, Parts, Reader, Submitter, parts_of, whose
 from service.api.paging import Cursor, Limit
 from service.app import Services
 from service.connect.calls import Target
@@ -16,7 +16,6 @@ from service.db.keys import Caller
 from service.db.tables import DeletionRequest
 from service.domain.errors import NotFound
 from service.domain.states import RequestStatus
-from service.privacy.commitments import commit
 from service.schemas.base import Listing
 from service.schemas.requests import ExtensionIn, Receipt, RecordOpening, RequestAccepted, RequestIn, RequestOut
 from service.steps import request as step
@@ -42,7 +41,7 @@ def shown(request: DeletionRequest, model: str) -> RequestOut:
 
 
 @router.post("", status_code=202, response_model=RequestAccepted)
-def submit(body: RequestIn, parts: Parts, key: Submitter, idempotency_key: IdempotencyKey = None) -> Response:
+def submit(body: RequestIn, asked: Request, key: Submitter, idempotency_key: IdempotencyKey = None) -> Response:
     """Accept a deletion request; once this answers 202 it is durable and will reach a terminal state.
 
     Limits (defaults): 256 records, 65,536 bytes of UTF-8 a record, 8 MiB a body.
@@ -54,10 +53,10 @@ def submit(body: RequestIn, parts: Parts, key: Submitter, idempotency_key: Idemp
         if body.resubmits else None,
         body.subject.model_dump() if body.subject else None,
     )  # fmt: skip
-    accepted = step.accept(parts, submission, key.id, idempotency_key)
+    accepted = step.accept(parts_of(asked), submission, key.id, idempotency_key)
     openings = [
-        RecordOpening(commitment=commit(nonce, text).hex(), nonce=nonce.hex())
-        for nonce, text in zip(accepted.nonces, accepted.texts, strict=True)
+        RecordOpening(commitment=commitment.hex(), nonce=nonce.hex())
+        for nonce, commitment in zip(accepted.nonces, accepted.commitments, strict=True)
     ]
     request = accepted.request
     receipt = Receipt(

@@ -37,13 +37,14 @@ class Database:
             pool_timeout=POOL_SECONDS,
             hide_parameters=True,
             connect_args={"options": OPTIONS},
+            isolation_level="AUTOCOMMIT",  # as most of what is asked is one statement; transactions say otherwise
+            skip_autocommit_rollback=True,
         )
         event.listen(self.engine, "checkin", _stamp)
         event.listen(self.engine, "checkout", _ping)
-        self._sessions = sessionmaker(self.engine, expire_on_commit=False)
-        self._readers = sessionmaker(
-            self.engine.execution_options(isolation_level="AUTOCOMMIT"), expire_on_commit=False, autoflush=False
-        )
+        several = self.engine.execution_options(isolation_level="READ COMMITTED")
+        self._sessions = sessionmaker(several, expire_on_commit=False)
+        self._readers = sessionmaker(self.engine, expire_on_commit=False, autoflush=False)
 
     @contextmanager
     def transaction(self, name: str = "") -> Iterator[Session]:
@@ -64,8 +65,8 @@ class Database:
         with self._readers() as session:
             yield session
 
-    def statement(self, sql: str, values: dict[str, Any], name: str) -> Any:
-        """One statement that is a transaction of its own, in one round trip; returns its first row or None.
+    def statement(self, sql: str, values: dict[str, Any], name: str) -> list[Any]:
+        """One statement that is a transaction of its own, in one round trip; returns its rows.
 
         For the way that must be fast: locks that it takes are held for as long as the server needs, not for as long as
         this process does.
@@ -77,15 +78,13 @@ class Database:
         pooled = self.engine.raw_connection()
         connection: psycopg.Connection[Any] = pooled.driver_connection  # type: ignore[assignment]
         try:
-            connection.autocommit = True
-            row = connection.execute(sql, values).fetchone()
-            connection.autocommit = False
+            rows = connection.execute(sql, values).fetchall()
         except BaseException:
             pooled.invalidate()  # whatever its state is, nobody else should have it
             raise
         pooled.close()
         reach(f"{name}.committed")
-        return row
+        return rows
 
     def close(self) -> None:
         """Give every connection back."""

@@ -6,17 +6,17 @@ telephone number would be a telephone number.
 """
 
 import hashlib
-import os
 from collections.abc import Sequence
 
 from service.audit.log import leaf_hash, root
+from service.privacy.randomness import random_bytes
 
 NONCE = 32
 
 
 def new_nonce() -> bytes:
     """32 random bytes."""
-    return os.urandom(NONCE)
+    return random_bytes(NONCE)
 
 
 def commit(nonce: bytes, text: bytes) -> bytes:

@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives import hashes, hmac
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from service.privacy.randomness import random_bytes
+
 NONCE = 12
 
 
@@ -61,7 +63,7 @@ class FileKeyWrapper:
 
     def create(self) -> None:
         """Make a random key unless there is one."""
-        write_private(self._path, os.urandom(32))
+        write_private(self._path, random_bytes(32))
 
     def wrap(self, key: bytes, context: bytes) -> bytes:
         """Seal a data key."""
@@ -98,7 +100,7 @@ class Envelope:
     @classmethod
     def create(cls, request_id: UUID, wrapper: KeyWrapper) -> tuple["Envelope", bytes]:
         """A fresh data key, open and wrapped."""
-        key = AESGCM.generate_key(256)
+        key = random_bytes(32)
         return cls(request_id, key), wrapper.wrap(key, str(request_id).encode())
 
     @classmethod
@@ -123,7 +125,7 @@ class Envelope:
 
 
 def _seal(aead: AESGCM, data: bytes, context: bytes) -> bytes:
-    nonce = os.urandom(NONCE)
+    nonce = random_bytes(NONCE)
     return nonce + aead.encrypt(nonce, data, context)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from service.app import Services
 from service.audit.canonical import dumps
@@ -19,12 +19,13 @@ from service.domain.records import check_records
 from service.domain.states import TERMINAL_REQUESTS, Hold, RequestStatus
 from service.privacy import commitments
 from service.privacy.envelope import Envelope
+from service.privacy.randomness import random_uuid
 from service.privacy.records import SUBJECT, open_records, open_subject
 from service.subjects.search import check_subject
 from service.tracing import traceparent
 
 STORED = (
-    "id", "regulation", "received_at", "due_at", "accepted_at", "records_count", "ref", "commitment", "supplements",
+    "id", "regulation", "received_at", "due_at", "accepted_at", "ref", "commitment", "supplements",
     "wrapped_key", "subject_ref", "callback_url", "callbacks", "dialect", "subject_request_id", "subject",
     "traceparent",
 )  # fmt: skip
@@ -56,12 +57,12 @@ class Resubmission:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The stored request and the openings of its commitments: of the texts, then of the subject's canonical JSON."""
+    """The stored request and its commitments with their nonces: of the texts, then of the subject's canonical JSON."""
 
     request: DeletionRequest
     model: str
     nonces: list[bytes]
-    texts: list[bytes]
+    commitments: list[bytes]
     receipt: bytes = b""
 
 
@@ -97,7 +98,7 @@ def accept(services: Services, submission: Submission, api_key_id: UUID, idempot
         **({"supplements": request.supplements} if request.supplements else {}),
     )  # fmt: skip
     accepted = replace(accepted, receipt=_receipt(services, accepted))  # before it is kept: it is promised with it
-    added = requests.add(services.db, values, sealed, entry)
+    added = services.intake(requests.NewRequest(values, sealed, entry))
     if added is None:
         return _same(services, _in_the_way(services, submission, api_key_id, key), body)
     model_id, request.hold = added
@@ -192,7 +193,7 @@ def _check_resubmission(services: Services, submission: Submission, earlier: Res
 
 def _sealed_up(services: Services, submission: Submission, now: datetime) -> tuple[Accepted, list[bytes]]:
     """The request to be stored and its sealed records, each behind the nonce of its commitment."""
-    request_id, ref = uuid4(), uuid4().hex
+    request_id, ref = random_uuid(), random_uuid().hex
     envelope, wrapped = Envelope.create(request_id, services.wrapper)
     texts = [text.encode() for text in submission.texts]
     nonces = [commitments.new_nonce() for _ in texts]
@@ -213,7 +214,7 @@ def _sealed_up(services: Services, submission: Submission, now: datetime) -> tup
         subject=envelope.seal(SUBJECT, nonces[-1] + subject[0]) if subject else None, traceparent=traceparent(),
     )  # fmt: skip
     sealed = [envelope.seal(f"record/{i}", n + t) for i, (n, t) in enumerate(zip(nonces, texts, strict=False))]
-    return Accepted(request, submission.model, nonces, [*texts, *subject]), sealed
+    return Accepted(request, submission.model, nonces, records), sealed
 
 
 def _targets(callbacks: Sequence[Target]) -> str | None:
@@ -243,17 +244,17 @@ def _same(services: Services, request: DeletionRequest, body: bytes) -> Accepted
     opened = open_records(services.wrapper, request)[: request.records_count - (request.results_count or 0)]
     subject = open_subject(services.wrapper, request)
     opened += [subject] if subject else []
-    found = Accepted(request, request.model.name, [nonce for nonce, _ in opened], [text for _, text in opened])
+    committed = [commitments.commit(nonce, text) for nonce, text in opened]
+    found = Accepted(request, request.model.name, [nonce for nonce, _ in opened], committed)
     return replace(found, receipt=_receipt(services, found))
 
 
 def _receipt(services: Services, accepted: Accepted) -> bytes:
     """The receipt: a DSSE envelope with the openings of the request's commitment; made at intake, kept nowhere."""
     request = accepted.request
-    opened = [commitments.commit(n, t) for n, t in zip(accepted.nonces, accepted.texts, strict=True)]
     payload = receipt_payload(
         issuer=services.settings.issuer, ref=request.ref, model=accepted.model, commitment=request.commitment,
-        nonces=accepted.nonces, commitments=opened, checkpoint=services.log.note(),
+        nonces=accepted.nonces, commitments=accepted.commitments, checkpoint=services.log.note(),
         times={name: getattr(request, name) for name in ("received_at", "accepted_at", "due_at")},
     )  # fmt: skip
     return services.keyring.sign("receipt", payload, RECEIPT_TYPE)

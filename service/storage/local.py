@@ -12,12 +12,14 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Generic, TypeVar
 from uuid import UUID, uuid4
 
 FOLDERS = ("versions", "corpora", "staging", "work", "ledger/published", "ledger/purged")
 DOOMED = "doomed-"
+Value = TypeVar("Value")
 
 
 class LocalStorage:
@@ -174,6 +176,27 @@ def write_whole(path: Path, content: str) -> None:
     sync(temporary)
     temporary.replace(path)
     sync(path.parent)
+
+
+class Read(Generic[Value]):
+    """What a file says that is only ever replaced whole (`write_whole`), read again once it is another."""
+
+    def __init__(self, path: Path, parse: Callable[[bytes], Value]) -> None:
+        """Read `path` when it is asked for first."""
+        self._path, self._parse = path, parse
+        self._known: tuple[tuple[int, ...], Value] | None = None
+
+    def __call__(self) -> Value:
+        """What it says now.
+
+        Raises:
+            FileNotFoundError: It is not there.
+        """
+        found = self._path.stat()
+        state = (found.st_ino, found.st_mtime_ns, found.st_size)
+        if self._known is None or self._known[0] != state:
+            self._known = (state, self._parse(self._path.read_bytes()))
+        return self._known[1]
 
 
 def sync(path: Path) -> None:

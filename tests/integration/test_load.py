@@ -1,18 +1,24 @@
 """Too much and too slow: refused or cut, while everybody else is served."""
 
+import json
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from uuid import uuid4
 
 import httpx
+import psycopg
 import pytest
 import uvicorn
 from sqlalchemy import text
 
 from service.api.patience import patient
+from service.db import audit
 from service.local.supervisor import wait_until
 from service.main import create_app
+from service.steps import request as request_step
 
 SECONDS = 0.5
 
@@ -162,3 +168,58 @@ def test_an_oversized_body_is_refused_before_it_is_read(services, key_of):
         client.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 999999999\r\n\r\n".encode())
         client.settimeout(5)
         assert b" 413 " in client.recv(1 << 16).split(b"\r\n")[0]
+
+
+def test_requests_that_come_together_are_stored_together(services, model, key_of):
+    """While one waits for the database the others gather: one transaction for all, and to each its own answer."""
+    headers = {"Authorization": f"Bearer {key_of('submit')}"}
+    body = {"model": "tiny", "records": [{"text": "a record"}, {"text": "another"}]}
+    bodies = [*[({"Idempotency-Key": str(k)}, body) for k in (1, 2, 2, 3)], ({}, {**body, "model": "none"}), ({}, body)]
+    with served(services) as address, ThreadPoolExecutor(8) as pool:
+        url = f"http://{address[0]}:{address[1]}/v1/deletion-requests"
+
+        def submit(keyed, content):
+            return pool.submit(httpx.post, url, json=content, headers={**headers, **keyed}, trust_env=False, timeout=30)
+
+        with services.db.transaction() as session:
+            session.execute(text("LOCK TABLE deletion_requests IN EXCLUSIVE MODE"))
+            answers = [submit({}, body)]
+            assert wait_until(lambda: services.intake._led and not services.intake._waiting, 10)
+            for keyed, content in bodies:
+                answers.append(submit(keyed, content))
+            assert wait_until(lambda: len(services.intake._waiting) == len(bodies), 10)
+        found = [answer.result() for answer in answers]
+    assert [f.status_code for f in found] == [202, 202, 202, 202, 202, 422, 202]
+    ids = [f.json().get("id") for f in found]
+    assert ids[2] == ids[3]
+    assert found[2].json()["receipt"] == found[3].json()["receipt"]
+    with services.db.reading() as session:
+        rows = session.execute(text("SELECT id::text, xmin::text, ref FROM deletion_requests ORDER BY seq")).all()
+        sealed = session.execute(text("SELECT request_id::text, count(*) FROM records GROUP BY 1")).all()
+        logged = [e["ref"] for e in map(json.loads, audit.entries(session, 0, 100)) if e["kind"] == "request.accepted"]
+    assert {row.id for row in rows} == {i for i in ids if i}
+    assert dict(map(tuple, sealed)) == {row.id: 2 for row in rows}
+    assert sorted(logged) == sorted(row.ref for row in rows)
+    first, *others = (row.xmin for row in rows)
+    assert len(others) == 4
+    assert {first}.isdisjoint(others)
+    assert len(set(others)) == 1
+
+
+def test_one_that_cannot_be_stored_harms_nobody_it_came_with(services, model, key_of):
+    """A caller whose API key is gone from the database meanwhile is refused; the other in its transaction is stored."""
+    with services.db.reading() as session:
+        known = session.scalar(text("SELECT id FROM api_keys LIMIT 1"))
+    submission = request_step.Submission("tiny", ["a record"], None, "gdpr", None)
+    with ThreadPoolExecutor() as pool:
+        with services.db.transaction() as session:
+            session.execute(text("LOCK TABLE deletion_requests IN EXCLUSIVE MODE"))
+            calls = [pool.submit(request_step.accept, services, submission, known, None)]
+            assert wait_until(lambda: services.intake._led and not services.intake._waiting, 10)
+            calls += [pool.submit(request_step.accept, services, submission, who, None) for who in (uuid4(), known)]
+            assert wait_until(lambda: len(services.intake._waiting) == 2, 10)
+        with pytest.raises(psycopg.errors.ForeignKeyViolation):
+            calls[1].result()
+        stored = {calls[i].result().request.id for i in (0, 2)}
+    with services.db.reading() as session:
+        assert set(session.scalars(text("SELECT id FROM deletion_requests"))) == stored

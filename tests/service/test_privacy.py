@@ -1,8 +1,9 @@
 """Sealing and commitments."""
 
 import hashlib
+import os
 import stat
-from uuid import uuid4
+from uuid import RFC_4122, UUID, uuid4
 
 import boto3
 import pytest
@@ -16,6 +17,8 @@ from service.config import Settings
 from service.privacy.commitments import commit, forget_set_root, leaf_hash, merkle_root, request_commitment
 from service.privacy.envelope import Envelope, FileKeyWrapper, write_private
 from service.privacy.kms import HASH_KEY, KmsKeyWrapper
+from service.privacy.randomness import random_uuid
+from service.storage.local import Read, write_whole
 
 
 @pytest.fixture
@@ -141,3 +144,35 @@ def test_the_settings_choose_the_wrapper(tmp_path):
     """A file unless a KMS key is named."""
     assert isinstance(wrapper_of(Settings(keys_dir=tmp_path)), FileKeyWrapper)
     assert isinstance(wrapper_of(Settings(keys_dir=tmp_path, kms_key_id="alias/unlearnd")), KmsKeyWrapper)
+
+
+def test_a_file_is_read_again_once_it_is_another(tmp_path):
+    """As often as it is replaced, by one of the same size too; and not otherwise."""
+    path, parsed = tmp_path / "file", []
+    read = Read(path, lambda data: parsed.append(data) or data)
+    with pytest.raises(FileNotFoundError):
+        read()
+    for content in ("one", "two", "three"):
+        write_whole(path, content)
+        assert read() == read() == content.encode()
+    assert parsed == [b"one", b"two", b"three"]
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        read()
+
+
+def test_random_names_are_random_uuids():
+    """Version 4, variant of RFC 9562, and no two alike; in a forked process, too."""
+    found = {random_uuid() for _ in range(1000)}
+    assert {(u.version, u.variant) for u in found} == {(4, RFC_4122)}
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(write_end, random_uuid().bytes)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert len(found | {random_uuid(), UUID(bytes=os.read(read_end, 16))}) == 1002
+    os.close(read_end)
+    os.close(write_end)

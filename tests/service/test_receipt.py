@@ -1,6 +1,7 @@
 """Receipts: the text, and only the text, is found in the certificate of its request."""
 
 import json
+import shutil
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -84,6 +85,13 @@ def test_another_text_is_not_in_the_request(submitted, text):
     found = submitted.refused(text=text)
     assert found.code == Code.NOT_IN_REQUEST
     assert found.reason == "NOT_IN_REQUEST: this text is none of the receipt's records"
+
+
+def test_a_receipt_has_one_signer(submitted):
+    """Second owners are of certificates alone; a file with such a name of another role changes nothing."""
+    path = submitted.issuer.keyring.path("receipt")
+    shutil.copy(path, path.with_name("receipt-second.pem"))
+    assert len(submitted.signed()["signatures"]) == 1
 
 
 def test_what_a_receipt_says(submitted):
