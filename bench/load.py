@@ -116,8 +116,8 @@ async def open_loop(url: str, secret: str, name: str, rate: float, seconds: floa
     return {"answers": answers, "latencies": sorted(latencies), "seconds": time.perf_counter() - started}
 
 
-async def closed_loop(url: str, secret: str, name: str, seconds: float) -> float:
-    """Accepted requests a second with every connection always busy."""
+async def closed_loop(url: str, secret: str, name: str, seconds: float) -> tuple[int, float]:
+    """Accepted requests, and how many a second, with every connection always busy."""
     done = 0
     async with connection_of(url, secret, CONNECTIONS) as client:
         until = time.perf_counter() + seconds
@@ -133,7 +133,7 @@ async def closed_loop(url: str, secret: str, name: str, seconds: float) -> float
 
         started = time.perf_counter()
         await asyncio.gather(*(one(lane) for lane in range(CONNECTIONS)))
-        return done / (time.perf_counter() - started)
+        return done, done / (time.perf_counter() - started)
 
 
 async def watch(url: str, secret: str, name: str, seconds: float, rate: float = 20) -> list[float]:
@@ -212,12 +212,10 @@ def compare(stack: Running, name: str, rate: float, seconds: float) -> list[str]
     good = [i for status, i in found["answers"] if status == 202]
     with psycopg.connect(database_of(stack)) as connection:
         held = connection.execute("SELECT count(*) FROM deletion_requests WHERE id::text = ANY(%s)", (good,)).fetchone()
-        rows = connection.execute("SELECT count(*) FROM deletion_requests").fetchone()
         fsync = connection.execute("SHOW fsync").fetchone()
     assert held is not None
-    assert rows is not None
     assert fsync is not None
-    lost, doubled = len(good) - held[0], rows[0] - len(set(good)) - warm
+    lost, doubled = len(good) - held[0], rows_of(stack) - len(set(good)) - warm
     p50, p99 = (percentile(found["latencies"], share) for share in (0.5, 0.99))
     lines = [
         f"| open loop, {rate:.0f}/s for {seconds:.0f} s | {len(good)} of {len(found['answers'])} answered 202; "
@@ -225,15 +223,25 @@ def compare(stack: Running, name: str, rate: float, seconds: float) -> list[str]
     ]
     with bare_server(stack, name) as other:
         asyncio.run(closed_loop(other, secret, name, 2))
-        rates = {"bare": 0.0, "ours": 0.0}
+        before, accepted, ours, theirs = rows_of(stack), 0, 0.0, 0.0
         for _ in range(2):  # alternating, the better of two
-            rates["bare"] = max(rates["bare"], asyncio.run(closed_loop(other, secret, name, CLOSED_SECONDS)))
-            rates["ours"] = max(rates["ours"], asyncio.run(closed_loop(url, secret, name, CLOSED_SECONDS)))
+            theirs = max(theirs, asyncio.run(closed_loop(other, secret, name, CLOSED_SECONDS))[1])
+            count, rate = asyncio.run(closed_loop(url, secret, name, CLOSED_SECONDS))
+            accepted, ours = accepted + count, max(ours, rate)
+        stored = rows_of(stack) - before
     lines.append(
-        f"| closed loop, {CONNECTIONS} connections | ours {rates['ours']:.0f}/s, bare {rates['bare']:.0f}/s | "
-        f"{rates['ours'] / rates['bare']:.2f} x |"
+        f"| closed loop, {CONNECTIONS} connections | ours {ours:.0f}/s, bare {theirs:.0f}/s; "
+        f"{accepted} answered 202, {stored} stored | {ours / theirs:.2f} x |"
     )
     return lines
+
+
+def rows_of(stack: Running) -> int:
+    """Requests that are stored."""
+    with psycopg.connect(database_of(stack)) as connection:
+        row = connection.execute("SELECT count(*) FROM deletion_requests").fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def sealing(stack: Running, name: str, rate: float, seconds: float = 30) -> str:

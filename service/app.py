@@ -18,7 +18,7 @@ from service.storage.interface import Storage
 from service.storage.local import LocalStorage
 
 KEK = "kek"
-AT_ONCE, BYTES_AT_ONCE = 32, 2**20
+AT_ONCE, BYTES_AT_ONCE = 32, 2**18
 
 
 @dataclass

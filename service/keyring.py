@@ -58,7 +58,7 @@ class Keyring:
     def _create(self) -> None:
         entries = self._entries()
         ended = {entry["keyid"] for entry in entries if entry.get("retired_at") or entry.get("revoked_at")}
-        paths = {self.path(role) for role in ROLES} | set(self._folder.glob("*-*.pem"))
+        paths = {self.path(role) for role in ROLES} | set(self._folder.glob("certificate-*.pem"))
         for path in sorted(paths):
             role = path.stem.partition("-")[0]
             if path.exists() and keyid(_read(path).public_key()) in ended:
@@ -111,7 +111,7 @@ class Keyring:
         """
         with self._locked():
             self._create()
-            if name.partition("-")[0] not in ROLES or not self.path(name).exists():
+            if not (name in ROLES or name.startswith("certificate-")) or not self.path(name).exists():
                 raise NoSuchKey(f"there is no key {name}")
             self._mark(keyid(self.private(name).public_key()), "retired_at", dt.datetime.now(dt.UTC) + GRACE)
             self._create()

@@ -47,10 +47,15 @@ kept AS (
     INSERT INTO records (request_id, position, sealed)
     SELECT given.id, sealed.position - 1, sealed.record
     FROM request JOIN given USING (id), unnest(given.records) WITH ORDINALITY AS sealed (record, position)
+    RETURNING 1
 )
 SELECT id, model_id, hold, audit_append(entry)
-FROM (SELECT * FROM request JOIN given USING (id) ORDER BY position OFFSET 0) AS added
-"""  # one statement: the log's lock is taken last, held for a flush, and not while this process thinks
+FROM (
+    SELECT * FROM request JOIN given USING (id)
+    WHERE (SELECT count(*) FROM kept) >= 0  -- always: so that everything is stored before the log's lock is taken
+    ORDER BY position OFFSET 0
+) AS added
+"""  # one statement: the log's lock is held for a flush, and not while this process thinks
 
 
 @dataclass(frozen=True, slots=True)

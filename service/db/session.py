@@ -78,6 +78,7 @@ class Database:
         pooled = self.engine.raw_connection()
         connection: psycopg.Connection[Any] = pooled.driver_connection  # type: ignore[assignment]
         try:
+            connection.autocommit = True  # as it should be: were it not, nothing would be stored and nobody told
             rows = connection.execute(sql, values).fetchall()
         except BaseException:
             pooled.invalidate()  # whatever its state is, nobody else should have it

@@ -2,8 +2,10 @@
 
 A transaction costs a round trip and a flush whether it stores one request or thirty, so under load the flush is shared;
 alone, a call is made at once, in its own thread. There is no timer and no thread: who waits longest makes the next.
+What is large goes its own way, so that nobody waits for it.
 """
 
+import copy
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -23,7 +25,16 @@ class _Call(Generic[Item, Result]):
         self.item, self.leads = item, False
         self.woken = threading.Event()
         self.result: Result
-        self.error: BaseException | None = None
+        self.error: Exception | None = psycopg.OperationalError("whoever stored for all was interrupted")
+
+    def answer(self, result: Result) -> None:
+        self.result, self.error = result, None
+        self.woken.set()
+
+    def refuse(self, error: Exception) -> None:
+        # A copy: through a traceback that all share, the texts of one caller could be had by another.
+        self.error = copy.copy(error).with_traceback(None)
+        self.woken.set()
 
 
 class Together(Generic[Item, Result]):
@@ -38,7 +49,7 @@ class Together(Generic[Item, Result]):
         room: int,
         patience: float,
     ) -> None:
-        """Call `call`, all or nothing, with `most` items at once, of `room` bytes if they are more than one."""
+        """Call `call`, all or nothing, with `most` items of `room` bytes together; a larger one goes alone."""
         self._call, self._size, self._most, self._room, self._patience = call, size, most, room, patience
         self._lock = threading.Lock()
         self._waiting: deque[_Call[Item, Result]] = deque()
@@ -51,6 +62,8 @@ class Together(Generic[Item, Result]):
             sqlalchemy.exc.TimeoutError: Its turn did not come within `patience` seconds; nothing was done.
             Exception: Whatever `call` raised.
         """
+        if self._size(item) > self._room:
+            return self._call([item])[0]
         mine: _Call[Item, Result] = _Call(item)
         with self._lock:
             self._waiting.append(mine)
@@ -75,35 +88,46 @@ class Together(Generic[Item, Result]):
         call.woken.set()
 
     def _lead(self) -> None:
+        with self._lock:
+            taken = self._next()
         try:
-            with self._lock:
-                taken = self._next()
             self._make(taken)
         finally:
+            for call in taken:
+                call.woken.set()
             with self._lock:
                 self._led = bool(self._waiting)
                 if self._waiting:
                     self._appoint(self._waiting[0])
 
     def _next(self) -> list[_Call[Item, Result]]:
-        taken = [self._waiting.popleft()]
-        room = self._room - self._size(taken[0].item)
+        taken: list[_Call[Item, Result]] = []
+        room = self._room
         while self._waiting and len(taken) < self._most and (room := room - self._size(self._waiting[0].item)) >= 0:
             taken.append(self._waiting.popleft())
         return taken
 
-    def _make(self, taken: list[_Call[Item, Result]]) -> None:
+    def _make(self, taken: Sequence[_Call[Item, Result]]) -> None:
         try:
-            results = self._call([call.item for call in taken])
-        except BaseException as error:
-            if len(taken) > 1 and isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(ONE_TO_BLAME):
+            found = list(zip(taken, self._call([call.item for call in taken]), strict=True))
+        except Exception as error:
+            if len(taken) > 1 and _is_of_one(error):
+                self._make_each(deque(taken))
+            else:
                 for call in taken:
-                    self._make([call])
-                return
-            for call in taken:
-                call.error = error
-        else:
-            for call, result in zip(taken, results, strict=True):
-                call.result = result
-        for call in taken:
-            call.woken.set()
+                    call.refuse(error)
+            return
+        for call, result in found:
+            call.answer(result)
+
+    def _make_each(self, left: deque[_Call[Item, Result]]) -> None:
+        while left:
+            call = left.popleft()
+            self._make([call])
+            if call.error is not None and not _is_of_one(call.error):
+                while left:  # the database does not get on: each would wait for it in turn
+                    left.popleft().refuse(call.error)
+
+
+def _is_of_one(error: Exception) -> bool:
+    return isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(ONE_TO_BLAME)

@@ -9,14 +9,8 @@ import hashlib
 from collections.abc import Sequence
 
 from service.audit.log import leaf_hash, root
-from service.privacy.randomness import random_bytes
 
 NONCE = 32
-
-
-def new_nonce() -> bytes:
-    """32 random bytes."""
-    return random_bytes(NONCE)
 
 
 def commit(nonce: bytes, text: bytes) -> bytes:

@@ -1,7 +1,8 @@
 """Random keys, nonces and names, from OpenSSL's generator: the system seeds it, and again in a forked process.
 
 `os.urandom` is a system call for which Python lets go of its interpreter lock. With thirty threads at work, to get it
-back six times a request cost more than everything that the request's bytes were used for (bench.load).
+back six times a request cost more than everything that the request's bytes were used for (bench.load). What the kernel
+is told and OpenSSL is not: that a virtual machine was resumed from a snapshot. Restart the services after one.
 """
 
 from ssl import RAND_bytes as random_bytes

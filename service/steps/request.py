@@ -19,7 +19,7 @@ from service.domain.records import check_records
 from service.domain.states import TERMINAL_REQUESTS, Hold, RequestStatus
 from service.privacy import commitments
 from service.privacy.envelope import Envelope
-from service.privacy.randomness import random_uuid
+from service.privacy.randomness import random_bytes, random_uuid
 from service.privacy.records import SUBJECT, open_records, open_subject
 from service.subjects.search import check_subject
 from service.tracing import traceparent
@@ -196,10 +196,8 @@ def _sealed_up(services: Services, submission: Submission, now: datetime) -> tup
     request_id, ref = random_uuid(), random_uuid().hex
     envelope, wrapped = Envelope.create(request_id, services.wrapper)
     texts = [text.encode() for text in submission.texts]
-    nonces = [commitments.new_nonce() for _ in texts]
-    if submission.subject is not None:
-        nonces.append(commitments.new_nonce())
     subject = [dumps(submission.subject)] if submission.subject is not None else []
+    nonces = [random_bytes(commitments.NONCE) for _ in (*texts, *subject)]
     records = [commitments.commit(nonce, text) for nonce, text in zip(nonces, [*texts, *subject], strict=True)]
     received = submission.received_at or now
     request = DeletionRequest(

@@ -16,6 +16,7 @@ from service.db import audit, corpora, outbox, requests
 from service.db.tables import DeletionRequest
 from service.domain.states import Hold, RequestStatus
 from service.privacy import commitments
+from service.privacy.randomness import random_bytes
 from service.privacy.records import envelope_of, subject_of
 from service.subjects.search import Sources, Unsearchable, listed, search, texts_of
 from service.tracing import span
@@ -115,7 +116,7 @@ def _take(
 ) -> None:
     """Seal what was found into the request; with nothing at all, the request ends."""
     envelope, first = envelope_of(services.wrapper, request), request.records_count
-    nonces = [commitments.new_nonce() for _ in texts]
+    nonces = [random_bytes(commitments.NONCE) for _ in texts]
     pairs = list(zip(nonces, texts, strict=True))
     sealed = [envelope.seal(f"record/{first + i}", nonce + text) for i, (nonce, text) in enumerate(pairs)]
     requests.add_records(session, request.id, first, sealed)

@@ -87,6 +87,7 @@ class Matrix:
                     found = run_case(stack, case, random.Random(f"{self.seed} {case}"))
                 except Exception as error:
                     found = [f"{type(error).__name__}: {error}"]
+                    stack.release()  # what one case left halted or held is nothing to the next
                 self._tell(case, "; ".join(found) or "held", time.monotonic() - began)
         finally:
             stack.stop()

@@ -128,7 +128,8 @@ class Chaos:
 
         def waiting() -> bool:
             query = (
-                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%INTO records%'"
+                "SELECT count(*) FROM pg_stat_activity "
+                "WHERE wait_event_type = 'Lock' AND query LIKE '%INTO deletion_requests%'"  # it shows 1,024 bytes
             )
             with self.connect() as connection:
                 return connection.execute(query).fetchone()[0] > 0

@@ -172,7 +172,7 @@ def test_random_names_are_random_uuids():
             os.write(write_end, random_uuid().bytes)
         finally:
             os._exit(0)
+    os.close(write_end)
     os.waitpid(child, 0)
     assert len(found | {random_uuid(), UUID(bytes=os.read(read_end, 16))}) == 1002
     os.close(read_end)
-    os.close(write_end)

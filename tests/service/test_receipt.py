@@ -1,6 +1,7 @@
 """Receipts: the text, and only the text, is found in the certificate of its request."""
 
 import json
+import os
 import shutil
 from datetime import UTC, datetime, timedelta
 
@@ -10,7 +11,7 @@ from service.audit.canonical import dumps
 from service.audit.certificate import RequestLine
 from service.audit.opening import CERTIFICATE, Code, VerificationError
 from service.audit.receipt import RECEIPT_TYPE, receipt_payload, verify_record
-from service.privacy.commitments import commit, new_nonce, request_commitment
+from service.privacy.commitments import NONCE, commit, request_commitment
 from tests.issuer import LINES, Issuer
 
 pytestmark = pytest.mark.usefixtures("no_network")
@@ -25,7 +26,7 @@ class Submitted:
         """Make them."""
         self.issuer = Issuer(folder / "keys")
         self.folder = folder
-        self.nonces = [new_nonce() for _ in TEXTS]
+        self.nonces = [os.urandom(NONCE) for _ in TEXTS]
         self.commitments = [commit(n, t) for n, t in zip(self.nonces, TEXTS, strict=True)]
         self.line = RequestLine(REF, request_commitment(REF, self.commitments), "PASS", None)
         self.release = self.issuer.release(folder / "release", requests=[*LINES, self.line])
@@ -114,7 +115,7 @@ def test_what_a_receipt_says(submitted):
 
 def test_another_nonce_record_or_request_is_not_in_it(submitted):
     """A receipt, rightly signed, that does not fit the certificate."""
-    other = new_nonce()
+    other = os.urandom(NONCE)
     replaced = [*submitted.commitments[:2], commit(other, TEXTS[2])]
     cases = {
         "another nonce": {"nonces": [*submitted.nonces[:2], other]},

@@ -7,6 +7,7 @@ import psycopg
 import pytest
 from sqlalchemy.exc import TimeoutError as Waited
 
+from service.db import together
 from service.db.together import Together
 from service.local.supervisor import wait_until
 
@@ -24,7 +25,10 @@ class Table:
         self.calls.append(list(numbers))
         assert self.let_go.wait(10)
         if self._bad in numbers:
-            raise self._error("bad")
+            error = self._error("bad")
+            if isinstance(error, tuple):
+                return error
+            raise error
         return [10 * number for number in numbers]
 
     def behind_the_first(self, pool, numbers):
@@ -49,7 +53,7 @@ def test_what_comes_meanwhile_goes_together():
 
 
 def test_a_call_is_bounded():
-    """In number and in bytes; a large one goes alone."""
+    """In number and in bytes."""
     table = Table(most=2)
     with ThreadPoolExecutor(8) as pool:
         found = table.behind_the_first(pool, [1, 2, 3, 4, 5])
@@ -58,53 +62,118 @@ def test_a_call_is_bounded():
     assert table.calls == [[0], [1, 2], [3, 4], [5]]
     table = Table(size=lambda number: number, room=7)
     with ThreadPoolExecutor(8) as pool:
-        found = table.behind_the_first(pool, [9, 3, 4, 1])
+        found = table.behind_the_first(pool, [6, 3, 4, 1])
         table.let_go.set()
-        assert [f.result(10) for f in found] == [0, 90, 30, 40, 10]
-    assert table.calls == [[0], [9], [3, 4], [1]]
+        assert [f.result(10) for f in found] == [0, 60, 30, 40, 10]
+    assert table.calls == [[0], [6], [3, 4], [1]]
 
 
-def test_one_bad_item_is_nobody_elses_fault():
+def test_nobody_waits_for_a_large_one():
+    """While one of more than the room is under way, small ones are stored; several large ones at the same time."""
+    table = Table(size=lambda number: number, room=7)
+    with ThreadPoolExecutor(8) as pool:
+        large = [pool.submit(table.add, number) for number in (8, 9)]
+        assert wait_until(lambda: len(table.calls) == 2, 10)
+        small = pool.submit(table.add, 1)
+        assert wait_until(lambda: len(table.calls) == 3, 10)
+        table.let_go.set()
+        assert [f.result(10) for f in (*large, small)] == [80, 90, 10]
+
+
+ALONE = [
+    psycopg.errors.ForeignKeyViolation, psycopg.errors.UniqueViolation, psycopg.errors.UntranslatableCharacter,
+    psycopg.errors.DeadlockDetected,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", ALONE)
+def test_one_bad_item_is_nobody_elses_fault(error):
     """A broken constraint is raised for that item; the others are stored, once."""
-    table = Table(psycopg.errors.ForeignKeyViolation)
+    table = Table(error)
     with ThreadPoolExecutor(8) as pool:
         found = table.behind_the_first(pool, [1, 13, 2])
         table.let_go.set()
         assert [found[i].result(10) for i in (0, 1, 3)] == [0, 10, 20]
-        with pytest.raises(psycopg.errors.ForeignKeyViolation):
+        with pytest.raises(error):
             found[2].result(10)
     assert table.calls == [[0], [1, 13, 2], [1], [13], [2]]
 
 
-@pytest.mark.parametrize("error", [psycopg.OperationalError, psycopg.errors.LockNotAvailable, MemoryError])
+AWAY = [psycopg.OperationalError, psycopg.errors.LockNotAvailable, MemoryError]
+
+
+@pytest.mark.parametrize("error", AWAY)
 def test_a_server_that_is_away_is_told_to_all(error):
     """Nothing is tried again: it may have been stored, or would keep everybody waiting; and the next ones go on."""
     table = Table(error)
     with ThreadPoolExecutor(8) as pool:
         found = table.behind_the_first(pool, [1, 13, 2])
         table.let_go.set()
-        for future in found[1:]:
-            with pytest.raises(error):
-                future.result(10)
+        raised = [future.exception(10) for future in found[1:]]
+    assert [type(e) for e in raised] == [error] * 3
+    assert len(set(map(id, raised))) == 3  # through one traceback, one caller's texts could be had by another
     assert table.calls == [[0], [1, 13, 2]]
+    assert table.add(7) == 70
+
+
+def test_a_server_that_goes_while_each_is_tried_is_not_asked_again():
+    """After the one bad item nobody else waits for a lock in turn."""
+    table = Table(
+        lambda _: psycopg.errors.UniqueViolation("bad") if len(table.calls) == 2 else psycopg.OperationalError()
+    )
+    with ThreadPoolExecutor(8) as pool:
+        found = table.behind_the_first(pool, [1, 13, 2, 3])
+        table.let_go.set()
+        raised = [future.exception(10) for future in found]
+    assert [type(e) for e in raised] == [type(None)] * 2 + [psycopg.OperationalError] * 3
+    assert table.calls == [[0], [1, 13, 2, 3], [1], [13]]
+
+
+@pytest.mark.parametrize("wrong", [KeyboardInterrupt, "too few"])
+def test_whatever_happens_to_the_leader_nobody_hangs(wrong):
+    """It is interrupted, or what it called is wrong: the others are told, and the next one is stored."""
+    table = Table(wrong if wrong != "too few" else lambda _: ())
+    with ThreadPoolExecutor(8) as pool:
+        found = table.behind_the_first(pool, [13, 1])
+        table.let_go.set()
+        raised = [future.exception(10) for future in found]
+    others = ValueError if wrong == "too few" else psycopg.OperationalError
+    assert [type(e) for e in raised] == [type(None), others if wrong == "too few" else wrong, others]
     assert table.add(7) == 70
 
 
 def test_whoever_waits_too_long_is_not_stored_later():
     """A caller who was told to come again does not find what it gave up."""
-    table = Table(patience=0.2)
+    table = Table(patience=1)
     with ThreadPoolExecutor(8) as pool:
         found = table.behind_the_first(pool, [1])
         with pytest.raises(Waited):
             found[1].result(10)
         table.let_go.set()
-        assert found[0].result(10) == 0  # it was under way: it is never given up
+        assert found[0].result(10) == 0
         assert table.add(2) == 20
     assert table.calls == [[0], [2]]
 
 
+def test_a_time_out_in_the_moment_of_being_taken_is_none(monkeypatch):
+    """Who is under way, or is to lead, does not give up, whatever its clock says: it would be stored, and refused."""
+
+    class Late(threading.Event):
+        def wait(self, timeout=None):
+            super().wait(10)
+            return timeout is None
+
+    table = Table()
+    monkeypatch.setattr(together.threading, "Event", Late)
+    with ThreadPoolExecutor(8) as pool:
+        found = table.behind_the_first(pool, [3, 1, 2])
+        table.let_go.set()
+        assert [f.result(10) for f in found] == [0, 30, 10, 20]
+    assert table.calls == [[0], [3, 1, 2]]
+
+
 def test_many_at_once_each_have_their_own_result():
-    """Sixteen threads, no item lost or doubled, and fewer calls than items."""
+    """Sixteen threads: no item lost or doubled."""
     table = Table(bad=None)
     table.let_go.set()
     with ThreadPoolExecutor(16) as pool:
