@@ -31,9 +31,9 @@ class _Call(Generic[Item, Result]):
         self.result, self.error = result, None
         self.woken.set()
 
-    def refuse(self, error: Exception) -> None:
-        # A copy: through a traceback that all share, the texts of one caller could be had by another.
-        self.error = copy.copy(error).with_traceback(None)
+    def refuse(self, error: Exception, *, shared: bool) -> None:
+        # If shared, a copy: through one traceback for all, the texts of one caller could be had by another.
+        self.error = copy.copy(error).with_traceback(None) if shared else error
         self.woken.set()
 
 
@@ -115,7 +115,7 @@ class Together(Generic[Item, Result]):
                 self._make_each(deque(taken))
             else:
                 for call in taken:
-                    call.refuse(error)
+                    call.refuse(error, shared=len(taken) > 1)
             return
         for call, result in found:
             call.answer(result)
@@ -126,7 +126,7 @@ class Together(Generic[Item, Result]):
             self._make([call])
             if call.error is not None and not _is_of_one(call.error):
                 while left:  # the database does not get on: each would wait for it in turn
-                    left.popleft().refuse(call.error)
+                    left.popleft().refuse(call.error, shared=True)
 
 
 def _is_of_one(error: Exception) -> bool:

@@ -114,6 +114,9 @@ def test_a_server_that_is_away_is_told_to_all(error):
     assert len(set(map(id, raised))) == 3  # through one traceback, one caller's texts could be had by another
     assert table.calls == [[0], [1, 13, 2]]
     assert table.add(7) == 70
+    with pytest.raises(error) as alone:
+        table.add(13)
+    assert "_store" in [frame.name for frame in alone.traceback]  # whoever reads the log sees where it came from
 
 
 def test_a_server_that_goes_while_each_is_tried_is_not_asked_again():
