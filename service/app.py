@@ -1,13 +1,13 @@
 """The one bootstrap: settings in, the wired parts out. Production and tests call the same."""
 
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from uuid import UUID
 
 from service.config import Settings
 from service.connect.opendsr import Signer
-from service.db import requests
-from service.db.session import POOL_SECONDS, Database
+from service.db.intake import NewRequest, intake_of
+from service.db.session import Database
 from service.db.together import Together
 from service.keyring import Keyring
 from service.log import LogKeeper
@@ -18,7 +18,6 @@ from service.storage.interface import Storage
 from service.storage.local import LocalStorage
 
 KEK = "kek"
-AT_ONCE, BYTES_AT_ONCE = 32, 2**18
 
 
 @dataclass
@@ -48,10 +47,9 @@ class Services:
         return LogKeeper(self.db, folder, self.keyring, f"{self.settings.issuer}/log")
 
     @cached_property
-    def intake(self) -> Together[requests.NewRequest, tuple[UUID, str | None] | None]:
+    def intake(self) -> Together[NewRequest, tuple[UUID, str | None] | None]:
         """Stores requests, those that come at the same time together."""
-        add = partial(requests.add, self.db)
-        return Together(add, size=lambda new: new.size, most=AT_ONCE, room=BYTES_AT_ONCE, patience=POOL_SECONDS)
+        return intake_of(self.db)
 
     def close(self) -> None:
         """Give connections back."""

@@ -61,7 +61,7 @@ class Keyring:
         paths = {self.path(role) for role in ROLES} | set(self._folder.glob("certificate-*.pem"))
         for path in sorted(paths):
             role = path.stem.partition("-")[0]
-            if path.exists() and keyid(_read(path).public_key()) in ended:
+            if path.exists() and keyid(self._key(path).public_key()) in ended:
                 path.unlink()
             key = ec.generate_private_key(ec.SECP256R1()) if role == "release" else Ed25519PrivateKey.generate()
             write_private(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -70,7 +70,7 @@ class Keyring:
 
     def _unknown(self, path: Path, role: str, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The entry of a key that has none."""
-        key = _read(path)
+        key = self._key(path)
         if keyid(key.public_key()) in {entry["keyid"] for entry in entries}:
             return []
         return [_entry(key, role, dt.datetime.fromtimestamp(int(path.stat().st_mtime), dt.UTC))]
@@ -80,8 +80,8 @@ class Keyring:
         return self._folder / f"{role}.pem"
 
     def private(self, role: str) -> PrivateKey:
-        """The private key."""
-        return _read(self.path(role))
+        """The private key, as its file is now."""
+        return self._key(self.path(role))
 
     def sign(self, role: str, payload: bytes, payload_type: str) -> bytes:
         """A DSSE envelope over `payload` by the role's key, and by each owner's of a certificate, as JSON bytes."""
@@ -171,10 +171,6 @@ class Keyring:
         with (self._folder / LOCK).open("w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
-
-
-def _read(path: Path) -> PrivateKey:
-    return _parse(path, path.read_bytes())
 
 
 def _parse(path: Path, pem: bytes) -> PrivateKey:

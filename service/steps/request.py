@@ -12,6 +12,7 @@ from service.audit.canonical import dumps
 from service.audit.receipt import RECEIPT_TYPE, receipt_payload
 from service.connect.calls import Target
 from service.db import audit, corpora, models, requests
+from service.db.intake import NewRequest
 from service.db.tables import DeletionRequest
 from service.domain.deadlines import check_received, due_at, extended
 from service.domain.errors import Conflict, Invalid, NotFound
@@ -98,7 +99,7 @@ def accept(services: Services, submission: Submission, api_key_id: UUID, idempot
         **({"supplements": request.supplements} if request.supplements else {}),
     )  # fmt: skip
     accepted = replace(accepted, receipt=_receipt(services, accepted))  # before it is kept: it is promised with it
-    added = services.intake(requests.NewRequest(values, sealed, entry))
+    added = services.intake(NewRequest(values, sealed, entry))
     if added is None:
         return _same(services, _in_the_way(services, submission, api_key_id, key), body)
     model_id, request.hold = added

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from sqlalchemy import event, text
 
-from service.db import jobs, models, requests
+from service.db import intake, jobs, models, requests
 from service.domain.states import COMPUTE_STAGES
 from service.steps import batch as batch_step
 from service.steps import deliver as deliver_step
@@ -87,7 +87,7 @@ def test_everything_frequent_goes_by_an_index(api, grown, key_of):
     slow = {s: found for s, p in asked.items() if (found := scanned(services, s, p))}
     assert not slow, slow
     given = json.dumps([{"model": "tiny", "records": ["\\x00"], "entry": "\\x00"}])
-    assert not scanned(services, requests.ADD, {"given": given})
+    assert not scanned(services, intake.ADD, {"given": given})
     assert scanned(services, "SELECT count(*) FROM deletion_requests WHERE regulation = 'x'", {}) == [
         "deletion_requests"
     ]

@@ -16,7 +16,7 @@ import uvicorn
 from sqlalchemy import text
 
 from service.api.patience import patient
-from service.db import audit, requests
+from service.db import audit, intake, requests
 from service.local.supervisor import wait_until
 from service.main import create_app
 from service.steps import request as request_step
@@ -250,7 +250,7 @@ def test_requests_of_several_kinds_in_one_statement(services, model, key_of):
         )
     at = datetime(2026, 11, 1, 9, 30, 0, 123456, tzinfo=timezone(timedelta(hours=-3, minutes=-30)))
 
-    def new(model: str, records: list[bytes], subject: bytes | None = None) -> requests.NewRequest:
+    def new(model: str, records: list[bytes], subject: bytes | None = None) -> intake.NewRequest:
         same = dict.fromkeys(("received_at", "due_at", "accepted_at"), at)
         empty = dict.fromkeys(("supplements", "subject_ref", "callback_url", "dialect", "subject_request_id"))
         own = {"id": uuid4(), "ref": uuid4().hex, "model": model, "subject": subject, "commitment": bytes(range(32))}
@@ -261,12 +261,12 @@ def test_requests_of_several_kinds_in_one_statement(services, model, key_of):
             "callbacks": 0,
             "body_hash": b"h",
         }
-        return requests.NewRequest({**same, **empty, **own, **rest}, records, own["ref"].encode())
+        return intake.NewRequest({**same, **empty, **own, **rest}, records, own["ref"].encode())
 
     several = [
         new("careful", [b"\x00", b"\xff\\"]), new("tiny", [b"one"]), new("none", [b"x"]), new("tiny", [], b"sealed"),
     ]  # fmt: skip
-    found = requests.add(services.db, several)
+    found = intake.add(services.db, several)
     assert [f and f[1] for f in found] == ["approval", None, None, "resolve"]
     assert found[2] is None
     assert found[1][0] == found[3][0] != found[0][0]
