@@ -32,7 +32,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 from bench import reference
 from bench.data import PeakMemory, machine, read
 from bench.tdec import Bench, Texts
-from worker.engine.adapter import Adapter, find_targets, weights_of
+from worker.engine.adapter import Adapter, find_targets, target_weights
 from worker.engine.criterion import Judgement, judge
 from worker.engine.data import encode, first_windows, pad_batch
 from worker.engine.device import training
@@ -195,7 +195,7 @@ def _apart(a: Tensor, b: Tensor) -> float:
 
 def svd(model: Any) -> tuple[list[str], float, float]:
     """FILA's factors of all targets."""
-    weights = weights_of(model, find_targets(model))
+    weights = target_weights(model, find_targets(model))
     importance = {
         n: torch.rand(w.shape[0], generator=torch.Generator().manual_seed(0)) + 0.5 for n, w in weights.items()
     }

@@ -10,7 +10,7 @@ import torch
 
 from bench.data import read
 from worker.engine.data import chunks, encode
-from worker.engine.device import device_of, measuring
+from worker.engine.device import measuring, model_device
 from worker.engine.metrics.decode import predictions
 
 LAMBADA, DIALOGUES, ANSWER, CONTEXT = 300, 40, 32, 160
@@ -65,7 +65,7 @@ def _generate(model: Any, prompts: list[list[int]]) -> list[list[int]]:
     width = max(map(len, prompts))
     input_ids = torch.tensor([[0] * (width - len(ids)) + ids for ids in prompts])
     mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts])
-    device = device_of(model)
+    device = model_device(model)
     with measuring(model):
         found = model.generate(
             input_ids.to(device), attention_mask=mask.to(device), max_new_tokens=ANSWER, do_sample=False, pad_token_id=0

@@ -15,12 +15,12 @@ from sqlalchemy import text
 
 from bench.data import machine
 from bench.server import services_of_its_own
-from service.app import Services
-from service.db import audit, keys, models, requests
+from service.bootstrap import Services
+from service.db import api_keys, log_entries, models, requests
 from service.db.tables import Model, Version
-from service.steps import batch as batch_step
-from service.steps import request as request_step
-from service.steps import sweep as sweep_step
+from service.steps.path.batch import batch_requests
+from service.steps.path.request import Submission, accept_request
+from service.steps.upkeep.sweep import wake_lost_work
 from tests.growth import grow
 
 SIZES, REPEATS = (1_000, 10_000, 100_000), 9
@@ -50,20 +50,20 @@ def measure(services: Services, model: Model, key: Any) -> dict[str, float]:
 
     def append() -> None:
         with services.db.transaction() as session:
-            audit.append(session, "bench")
+            log_entries.append(session, "bench")
 
-    submission = request_step.Submission(model.name, ["a record"], None, "gdpr", None)
+    submission = Submission(model.name, ["a record"])
     with services.db.reading() as session:
         newest = requests.listing(session, None, 1).items[0]
     return {
-        "sealing a batch of 32": median(lambda: batch_step.batch(services, model.id), unseal),
-        "accepting a request": median(lambda: request_step.accept(services, submission, key, None)),
+        "sealing a batch of 32": median(lambda: batch_requests(services, model.id), unseal),
+        "accepting a request": median(lambda: accept_request(services, submission, key, None)),
         "a page of 50, newest": median(lambda: read(lambda s: requests.listing(s, None, 50))),
         "a page of 50, by status": median(lambda: read(lambda s: requests.listing(s, None, 50, status="pending"))),
         "one request": median(lambda: read(lambda s: requests.by_id(s, newest.id))),
         "appending to the log": median(append),
         "the latest version": median(lambda: read(lambda s: models.version(s, model, 1000))),
-        "a sweep": median(lambda: sweep_step.sweep(services)),
+        "a sweep": median(lambda: wake_lost_work(services)),
     }
 
 
@@ -72,7 +72,7 @@ def main() -> int:
     found: dict[int, dict[str, float]] = {}
     with services_of_its_own(max_wait_seconds=0) as (services, _):
         with services.db.transaction() as session:
-            key = keys.create(session, "bench", ["submit"])[0].id
+            key = api_keys.create(session, "bench", ["submit"])[0].id
             policy = {"max_batch_records": 32, "max_wait_seconds": 0}
             model = Model(name="grown", policy=policy, retain={}, heldout={})
             session.add(model)

@@ -31,7 +31,7 @@ from psycopg_pool import ConnectionPool
 from pydantic import BaseModel
 
 from bench.data import machine
-from service.client import Client
+from service.client.http import Client
 from tests import support
 from tests.stack import Running
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from service import migrate
-from service.app import Services, build, create_keys
+from service.bootstrap import Services, build, create_keys
 from service.config import Settings
 from service.local import postgres
 from service.local.supervisor import wait_until

@@ -18,12 +18,12 @@ from uuid import UUID
 
 from bench.data import machine
 from bench.server import services_of_its_own
-from service.app import Services, build
+from service.bootstrap import Services, build
 from service.config import Settings
 from service.db import corpora
 from service.db.tables import Model
-from service.steps import index as step
-from service.subjects.search import Sources, search, source_of
+from service.steps.subjects.index import add_corpus, index_corpus
+from service.subjects.search import SearchableCorpora, corpus_reader, search
 from tests import support
 
 SIZES, REPEATS = (10_000, 50_000, 200_000), 9
@@ -46,11 +46,11 @@ def indexed(settings: Settings, corpus_id: UUID, answer: "multiprocessing.Queue[
         corpus = corpora.by_id(session, corpus_id)
     assert corpus is not None
     started = time.perf_counter()
-    for _ in source_of(corpus).rows():
+    for _ in corpus_reader(corpus).rows():
         pass
     read = time.perf_counter() - started
     started = time.perf_counter()
-    step.index(services, corpus_id)
+    index_corpus(services, corpus_id)
     answer.put((read, time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
     services.close()
 
@@ -67,7 +67,7 @@ def measure(services: Services, folder: Path, size: int) -> str:
         session.add(model)
         session.flush()
         model_id = model.id
-    corpus = step.add(
+    corpus = add_corpus(
         services, name, name="crm", path=str(path), form=None, text_column="text", columns={"email": "email"},
         phone_region=None,
     )  # fmt: skip
@@ -82,12 +82,12 @@ def measure(services: Services, folder: Path, size: int) -> str:
     def look(subject: dict[str, object]) -> Callable[[], object]:
         def action() -> object:
             with services.db.reading() as session:
-                return search(Sources(services.wrapper, session, model_id), subject)
+                return search(SearchableCorpora(services.wrapper, session, model_id), subject)
 
         return action
 
     def scan() -> object:
-        return [row for row in source_of(corpus).rows() if row.columns.get("email") == address]
+        return [row for row in corpus_reader(corpus).rows() if row.columns.get("email") == address]
 
     by_address = milliseconds(look({"identities": [{"type": "email", "format": "raw", "value": address}], "names": []}))
     scanned = milliseconds(scan)

@@ -178,7 +178,7 @@ def run(
         adapter.detach()
     merged = merged_copy(bench.model, point.final, options)
     ma = [accuracy(row) for row in token_matches(merged, everything.sequences)]
-    own = len(data.forget.owners)
+    own = len(data.forget.request_ids)
     return merged, {
         "epochs": len(point.history), "steps": sum(e["steps"] for e in point.history), "met": point.met,
         "strength": point.strength, "initialise_seconds": begun - started, "seconds": time.monotonic() - begun,

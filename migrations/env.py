@@ -3,7 +3,8 @@
 from alembic import context
 from sqlalchemy import NullPool, create_engine, text
 
-from service.db.tables import Base
+from service.db import corpus_tables, tables  # noqa: F401  # each adds its tables to the metadata
+from service.db.base import Base
 from service.migrate import ALONE, PATIENCE
 
 engine = create_engine(context.config.attributes["url"], poolclass=NullPool, hide_parameters=True)

@@ -20,12 +20,12 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from service import migrate
-from service.app import KEK, Services
-from service.audit.log import leaf_hash
+from service.audit.merkle import leaf_hash
 from service.audit.trust import ROLES
-from service.db import health, models
-from service.log import LogBusy, LogForked
-from service.privacy.envelope import Envelope
+from service.bootstrap import KEK, Services
+from service.db import diagnostics, models
+from service.evidence.log_keeper import LogBusy, LogForked
+from service.privacy.envelope import DataKey
 from service.privacy.kms import HASH_KEY
 
 SKEW = timedelta(seconds=5)
@@ -122,7 +122,7 @@ def _clocks(session: Session, _: Services, now: datetime) -> Iterator[Finding]:
 
 
 def _roles(session: Session, _: Services, __: datetime) -> Iterator[Finding]:
-    if health.owns_the_log(session):
+    if diagnostics.owns_the_log(session):
         yield Finding(
             "roles", "The service logs in as the owner of the log, who could change it.",
             "Set UNLEARND_OWNER_DATABASE_URL for `unlearnd migrate`, and another role in UNLEARND_DATABASE_URL.",
@@ -137,16 +137,16 @@ def _durability(session: Session, _: Services, __: datetime) -> Iterator[Finding
 
 
 def _sealed(session: Session, services: Services, _: datetime) -> Iterator[Finding]:
-    newest = health.newest_sealed(session)
+    newest = diagnostics.newest_sealed_request(session)
     try:
         if newest is not None:
-            Envelope.unwrap(newest[0], newest[1], services.wrapper)
+            DataKey.unwrap(newest[0], newest[1], services.wrapper)
     except (InvalidTag, OSError, ValueError):
         yield Finding("keys", "kek does not open the newest request.", "Restore the kek that was used; see Keys.")
 
 
 def _versions(session: Session, services: Services, _: datetime) -> Iterator[Finding]:
-    for name, number, digest, files in health.newest_versions(session):
+    for name, number, digest, files in diagnostics.newest_versions(session):
         folder = services.storage.release(digest)
         wrong = next((f["path"] for f in files if not _there(folder / f["path"], f["size"])), None)
         if wrong:
@@ -162,39 +162,39 @@ def _there(path: Path, size: int) -> bool:
 
 
 def _corpora(session: Session, services: Services, _: datetime) -> Iterator[Finding]:
-    for digest in models.corpora(session):
-        if not services.storage.corpus(digest).is_file():
+    for digest in models.reference_text_digests(session):
+        if not services.storage.reference_texts(digest).is_file():
             yield Finding("corpora", f"corpora/{digest[:12]} is missing.", "Restore it from a backup of storage.")
 
 
 def _subjects(session: Session, _: Services, __: datetime) -> Iterator[Finding]:
     again = "unlearnd corpora remove, and once its files are as they should be, add."
-    for model, corpus, reason in health.failed_corpora(session):
+    for model, corpus, reason in diagnostics.failed_corpora(session):
         yield Finding("subjects", f"The corpus {corpus} of {model} could not be indexed: {reason}.", again)
-    for reason, count in health.unsearchable(session):
+    for reason, count in diagnostics.unsearchable(session):
         yield Finding("subjects", f"{count} requests cannot be looked up: {reason}.", again)
 
 
 def _work(session: Session, services: Services, _: datetime) -> Iterator[Finding]:
     settings = services.settings
-    for job_id in health.abandoned(session, 3 * settings.lease_seconds):
+    for job_id in diagnostics.abandoned_jobs(session, 3 * settings.lease_seconds):
         problem = f"Job {job_id}: nobody holds it, and has not for long."
         yield Finding("leases", problem, "Start workers: unlearnd worker (compute), unlearnd control.")
-    for job_id, reason in health.given_up(session):
+    for job_id, reason in diagnostics.quarantined_jobs(session):
         problem = f"Job {job_id} was given up ({reason}); its requests have failed."
         yield Finding("jobs", problem, f"Remove the reason, then: unlearnd jobs retry {job_id}")
-    waiting = health.unbatched(session, settings.max_wait_seconds + 10 * settings.sweep_seconds)
+    waiting = diagnostics.unbatched(session, settings.max_wait_seconds + 10 * settings.sweep_seconds)
     if waiting:
         problem = f"{waiting} requests wait for a batch though their window has passed."
         yield Finding("batching", problem, "Start a control worker: unlearnd control.")
 
 
 def _promises(session: Session, _: Services, __: datetime) -> Iterator[Finding]:
-    late, oldest = health.overdue(session)
+    late, oldest = diagnostics.overdue(session)
     if late:
         problem = f"{late} requests are past their deadline, the oldest since {oldest:%Y-%m-%d}."
         yield Finding("deadlines", problem, "unlearnd requests show ID says where each stands.")
-    lost = health.callbacks_given_up(session)
+    lost = diagnostics.callbacks_given_up(session)
     if lost:
         yield Finding("callbacks", f"{lost} callbacks were given up.", "Ask their receivers to poll; check their URLs.")
 
@@ -208,7 +208,7 @@ def _log(session: Session, services: Services, _: datetime) -> Iterator[Finding]
         yield Finding(
             "log", f"It contradicts what was signed: {error}.", "See docs/operations.md: reconcile --new-log."
         )
-    rows = health.newest_entries(session, LOG_ENTRIES)
+    rows = diagnostics.newest_entries(session, LOG_ENTRIES)
     for row, before in pairwise(rows):
         if row.index != before.index + 1:
             yield Finding(

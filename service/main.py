@@ -11,29 +11,16 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from service import tracing
-from service.api import (
-    connect,
-    corpora,
-    errors,
-    health,
-    hub,
-    jobs,
-    keys,
-    log,
-    models,
-    opendsr,
-    requests,
-    subjects,
-    versions,
-)
-from service.api.changes import Changes
+from service.api import api_keys, corpora, errors, health, hub, jobs, log, models, requests, subjects, versions
 from service.api.limits import Admission, BodyLimit
+from service.api.listener import Listener
 from service.api.oauth import Tokens
-from service.api.patience import patient
+from service.api.platforms import datagrail, fides, opendsr, transcend
 from service.api.rates import Rates
-from service.app import Services, build
-from service.logs import configure as configure_logs
+from service.api.timeouts import timeout_protocol
+from service.bootstrap import Services, build
+from service.observability import tracing
+from service.observability.logging import configure as configure_logs
 from service.schemas.base import Problem
 
 DESCRIPTION = """Deletion requests in, certified model versions out.
@@ -47,12 +34,12 @@ BODIES_AT_ONCE = 32  # of the largest size, on their way
 
 
 def create_app(services: Services) -> FastAPI:
-    """The application over these parts."""
+    """The HTTP application on these services."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.changes = Changes(services.settings.database_url)
-        listening = asyncio.create_task(app.state.changes.run())
+        app.state.listener = Listener(services.settings.database_url)
+        listening = asyncio.create_task(app.state.listener.run())
         yield
         listening.cancel()
         services.close()
@@ -73,9 +60,24 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(Admission, max_requests=services.settings.max_requests, max_buffered=BODIES_AT_ONCE * limit)
     app.add_middleware(BodyLimit, max_bytes=limit)  # the last one is the outermost
     errors.install(app)
-    for part in (requests, subjects, models, corpora, jobs, versions, hub, connect, log, keys, health):
-        app.include_router(part.router)
-    for router in (opendsr.router_of("opendsr"), opendsr.router_of("opengdpr"), opendsr.certificates):
+    resources = (
+        requests,
+        subjects,
+        models,
+        corpora,
+        jobs,
+        versions,
+        hub,
+        fides,
+        transcend,
+        datagrail,
+        log,
+        api_keys,
+        health,
+    )
+    for resource in resources:
+        app.include_router(resource.router)
+    for router in (opendsr.dialect_router("opendsr"), opendsr.dialect_router("opengdpr"), opendsr.certificates):
         app.include_router(router)
     return app
 
@@ -97,7 +99,7 @@ def main() -> None:
     uvicorn.run(
         app, host=arguments.host, port=arguments.port, access_log=False, log_config=None,
         timeout_graceful_shutdown=GRACE_SECONDS, timeout_keep_alive=30, server_header=False, loop="uvloop",
-        http=patient(seconds=settings.request_seconds, connections=settings.max_connections),
+        http=timeout_protocol(seconds=settings.request_seconds, connections=settings.max_connections),
     )  # fmt: skip
 
 

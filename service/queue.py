@@ -9,9 +9,9 @@ from uuid import UUID
 
 from celery import Celery
 
-from service.logs import logger
+from service.observability.logging import get_logger
 
-log = logger(__name__)
+log = get_logger(__name__)
 CLOSE_SECONDS = 3
 ROUND_SECONDS = 0.05  # what is said more often is said once
 CONTROL, COMPUTE = "control", "gpu"

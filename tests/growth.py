@@ -2,7 +2,7 @@
 
 from sqlalchemy import text
 
-from service.app import Services
+from service.bootstrap import Services
 from service.db.session import Database
 
 REQUESTS = """

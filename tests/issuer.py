@@ -7,15 +7,25 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from service.audit.canonical import dumps
-from service.audit.certificate import RequestLine, parameters_of, statement, thresholds_of
+from service.audit.certificate import (
+    RequestLine,
+    memorised_count,
+    recorded_parameters,
+    statement,
+    threshold_ranges,
+)
+from service.audit.checkpoint import Checkpoint, Proof, sign_checkpoint
+from service.audit.commitments import forget_set_root
 from service.audit.dsse import IN_TOTO
-from service.audit.log import Checkpoint, Proof, inclusion_proof, leaf_hash, root, sign_checkpoint
 from service.audit.manifest import manifest
-from service.audit.opening import CERTIFICATE
+from service.audit.merkle import inclusion_proof, leaf_hash, root
+from service.audit.verification import CERTIFICATE
 from service.audit.verify import MODEL_SIGNATURE, PROOF, UNBOUND
-from service.keyring import Keyring
-from service.privacy.commitments import forget_set_root
+from service.domain.report import Findings
+from service.evidence.keyring import Keyring
 
 ORIGIN = "test/log"
 TABLE = [
@@ -24,7 +34,9 @@ TABLE = [
     {"length": 30, "n": 10, "count": 30, "el_mean": 0.005, "ma_mean": 0.3, "el_p95": 0.0, "ma_p95": 0.5, "ma_p1": 0.1,
      "el_max": 0.02, "ma_max": 0.7},
 ]  # fmt: skip
-REPORT = {
+REPORT = {  # values of `Findings`
+    "outcome": "passed", "reason": None, "over_forgotten": 0, "retain_excluded": 0, "heldout_excluded": 0,
+    "files": {"model/config.json": "7" * 64},
     "earlier": {"requests": 2, "regressed": []},
     "artefact": {
         "sequence_length": 200, "weights_dtype": "float32", "evaluated_dtype": "float32", "adapter_sha256": "ab" * 32,
@@ -56,6 +68,11 @@ LINEAGE = {
 }  # fmt: skip
 
 
+def findings(values: dict) -> Findings:
+    """What the tests of a job found, of JSON values as `REPORT` has them."""
+    return TypeAdapter(Findings).validate_python(values)
+
+
 class Issuer:
     """Keys, and what is signed with them."""
 
@@ -83,8 +100,8 @@ class Issuer:
     def before_the_run(self, **changes) -> list[bytes]:
         """A log with the thresholds at index 2."""
         digests = {
-            "thresholds": hashlib.sha256(dumps(thresholds_of(TABLE))).hexdigest(),
-            "parameters": hashlib.sha256(dumps(parameters_of(POLICY))).hexdigest(),
+            "thresholds": hashlib.sha256(dumps(threshold_ranges(findings(REPORT).thresholds))).hexdigest(),
+            "parameters": hashlib.sha256(dumps(recorded_parameters(POLICY))).hexdigest(),
         }
         fixed = {"job": "j", "before": {"size": 2, "root": "4" * 64}, **digests}
         return [b"{}", b"[]", self.entry("job.thresholds", **{**fixed, **changes})]
@@ -101,10 +118,11 @@ class Issuer:
             "certificate_id": "c" * 32, "issuer": "test", "issued_at": self.at, "lineage": LINEAGE,
             "log": self.log_of(), "files": files, "published": True,
             "forget_root": forget_set_root([(r.ref, r.commitment) for r in requests]), "requests": LINES, "records": 3,
-            "corpora": [{"role": "retain", "sha256": "5" * 64, "records": 9}], "parameters": POLICY, "report": REPORT,
-            "overall": "PASS",
-        }  # fmt: skip
-        return statement(**{**fields, **changes})
+            "submitters": memorised_count(r.reason for r in requests),  # one each
+            "reference_texts": [{"role": "retain", "sha256": "5" * 64, "records": 9}], "parameters": POLICY,
+            "report": REPORT, "overall": "PASS",
+        } | changes  # fmt: skip
+        return statement(findings=findings(fields.pop("report")), **fields)
 
     def certify(self, release: Path, payload: bytes) -> Path:
         """Sign a payload as the release's certificate, and enter it into the log."""
@@ -137,11 +155,11 @@ class Issuer:
 
     def again(self, release: Path, change) -> Path:
         """Certify a changed statement with the right keys: `change` takes and gives bytes."""
-        return self.certify(release, change(payload_of(release)))
+        return self.certify(release, change(release_payload(release)))
 
     def changed(self, release: Path, *path, to) -> Path:
         """Certify the statement with one value, at `path` in the predicate, replaced."""
-        statement = json.loads(payload_of(release))
+        statement = json.loads(release_payload(release))
         place = statement["predicate"]
         for name in path[:-1]:
             place = place[name]
@@ -149,6 +167,6 @@ class Issuer:
         return self.certify(release, dumps(statement))
 
 
-def payload_of(release: Path) -> bytes:
+def release_payload(release: Path) -> bytes:
     """The payload of the release's certificate."""
     return base64.b64decode(json.loads((release / CERTIFICATE).read_bytes())["payload"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from service.client import Client
+from service.client.http import Client
 
 
 class Running:

@@ -92,7 +92,7 @@ def people(count: int, seed: int = 0) -> list[str]:
     ]
 
 
-def tokenizer_of(texts: Sequence[str], size: int = 400):
+def train_tokenizer(texts: Sequence[str], size: int = 400):
     """A byte-level BPE tokenizer with <s> for BOS, EOS and padding."""
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -108,7 +108,7 @@ def tokenizer_of(texts: Sequence[str], size: int = 400):
 def memorised_model(texts: Sequence[str], *, steps: int = 150):
     """A tiny GPT-NeoX that knows `texts` by heart, and its tokenizer; some seconds."""
     torch.manual_seed(0)
-    tokenizer = tokenizer_of([*texts, *people(40, seed=99)])
+    tokenizer = train_tokenizer([*texts, *people(40, seed=99)])
     config = GPTNeoXConfig(
         vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
         max_position_embeddings=256, bos_token_id=0, eos_token_id=0, attention_dropout=0.0, hidden_dropout=0.0,

@@ -13,9 +13,9 @@ from typing import Any
 
 from celery.signals import celeryd_init, setup_logging, worker_shutting_down
 
-from service import logs, tracing
-from service.app import Services, build
+from service.bootstrap import Services, build
 from service.config import Settings
+from service.observability import logging, tracing
 from service.queue import CONTROL, ROUTES, celery_app
 
 stopping = threading.Event()
@@ -30,7 +30,7 @@ app.conf.beat_schedule = {
 
 
 @cache
-def services() -> Services:
+def get_services() -> Services:
     """The wired parts of this process."""
     return build(settings)
 
@@ -38,7 +38,7 @@ def services() -> Services:
 @setup_logging.connect  # type: ignore[untyped-decorator]
 def _log(**_: Any) -> None:
     """Celery leaves logging alone once somebody listens to this signal."""
-    logs.configure(settings.log_level)
+    logging.configure(settings.log_level)
 
 
 @celeryd_init.connect  # type: ignore[untyped-decorator]

@@ -11,7 +11,9 @@ import threading
 import traceback
 from typing import Any, BinaryIO
 
+from service.domain.job_input import JobInput
 from service.failpoints import reach
+from service.schemas.report import write_report
 from worker.engine.errors import EngineError
 from worker.steps.pipeline import Pipeline
 
@@ -41,10 +43,10 @@ def main() -> int:
     out = Out(os.fdopen(os.dup(sys.stdout.fileno()), "wb"))
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     reach("child.started")
-    inputs = json.loads(sys.stdin.buffer.readline())
+    inputs = JobInput(**json.loads(sys.stdin.buffer.readline()))
     threading.Thread(target=end_with_parent, args=(sys.stdin.buffer,), daemon=True).start()
     try:
-        out("report", report=Pipeline(inputs, out).run())
+        out("report", report=write_report(Pipeline(inputs, out).run()))
     except EngineError as error:
         out("error", code=error.code, permanent=error.permanent)
     except Exception as error:

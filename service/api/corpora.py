@@ -2,15 +2,14 @@
 
 from fastapi import APIRouter, Response
 
-from service.api.deps import Admin, Parts, Reader
+from service.api.deps import Admin, Reader, ServicesDep
 from service.api.paging import Cursor, Limit
-from service.db import corpora as queries
-from service.db import models
-from service.db.tables import Corpus
+from service.db import corpora, models
+from service.db.corpus_tables import Corpus
 from service.domain.errors import NotFound
 from service.schemas.base import Listing
 from service.schemas.subjects import CorpusIn, CorpusOut
-from service.steps import index as step
+from service.steps.subjects.index import add_corpus, remove_corpus
 
 router = APIRouter(prefix="/v1/models/{name}/corpora", tags=["corpora"])
 
@@ -25,35 +24,37 @@ def shown(corpus: Corpus) -> CorpusOut:
 
 
 @router.post("", status_code=201)
-def add(name: str, body: CorpusIn, parts: Parts, _: Admin) -> CorpusOut:
+def add(name: str, body: CorpusIn, services: ServicesDep, _: Admin) -> CorpusOut:
     """Register a corpus; it is indexed in the background, and requests wait until it is."""
-    return shown(step.add(parts, name, **body.model_dump()))
+    return shown(add_corpus(services, name, **body.model_dump()))
 
 
 @router.get("")
-def listing(name: str, parts: Parts, _: Reader, cursor: Cursor = None, limit: Limit = 50) -> Listing[CorpusOut]:
+def listing(
+    name: str, services: ServicesDep, _: Reader, cursor: Cursor = None, limit: Limit = 50
+) -> Listing[CorpusOut]:
     """A model's corpora, by name."""
-    with parts.db.reading() as session:
+    with services.db.reading() as session:
         model = models.by_name(session, name)
         if model is None:
             raise NotFound("There is no model of that name.")
-        page = queries.listing(session, model, cursor, limit)
+        page = corpora.listing(session, model, cursor, limit)
     return Listing(items=[shown(c) for c in page.items], next_cursor=page.next_cursor)
 
 
 @router.get("/{corpus}")
-def get(name: str, corpus: str, parts: Parts, _: Reader) -> CorpusOut:
+def get(name: str, corpus: str, services: ServicesDep, _: Reader) -> CorpusOut:
     """One corpus."""
-    with parts.db.reading() as session:
+    with services.db.reading() as session:
         model = models.by_name(session, name)
-        found = queries.by_name(session, model, corpus) if model else None
+        found = corpora.by_name(session, model, corpus) if model else None
     if found is None:
         raise NotFound("There is no such corpus.")
     return shown(found)
 
 
 @router.delete("/{corpus}", status_code=204)
-def remove(name: str, corpus: str, parts: Parts, _: Admin) -> Response:
+def remove(name: str, corpus: str, services: ServicesDep, _: Admin) -> Response:
     """Forget a corpus and its index, as before indexing a changed one again; its files stay."""
-    step.remove(parts, name, corpus)
+    remove_corpus(services, name, corpus)
     return Response(status_code=204)

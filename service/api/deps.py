@@ -1,4 +1,4 @@
-"""What endpoints ask for: the wired parts, and the caller with a scope."""
+"""What endpoints ask for: the service's parts, and the caller with a scope."""
 
 import time
 from typing import Annotated
@@ -11,24 +11,24 @@ from fastapi.openapi.models import HTTPBearer
 from fastapi.security.base import SecurityBase
 from fastapi.security.utils import get_authorization_scheme_param
 
-from service.api.changes import REMEMBER_SECONDS, Changes
-from service.app import Services
-from service.db import keys
-from service.db.keys import Caller
+from service.api.listener import REMEMBER_SECONDS, Listener
+from service.bootstrap import Services
+from service.db import api_keys
+from service.db.api_keys import Caller
 from service.domain.errors import Forbidden, Unauthenticated
 
 
-def parts_of(request: Request) -> Services:
-    """The application's wired parts."""
+def services_from(request: Request) -> Services:
+    """The application's service's parts."""
     found: Services = request.app.state.services
     return found
 
 
-async def _parts(request: Request) -> Services:
-    return parts_of(request)
+async def _services(request: Request) -> Services:
+    return services_from(request)
 
 
-Parts = Annotated[Services, Depends(_parts)]
+ServicesDep = Annotated[Services, Depends(_services)]
 
 
 async def caller(request: Request) -> Caller:
@@ -41,28 +41,28 @@ async def caller(request: Request) -> Caller:
     scheme, token = get_authorization_scheme_param(request.headers.get("Authorization"))
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated("Send an API key: Authorization: Bearer KEY.")
-    changes: Changes = request.app.state.changes
+    listener: Listener = request.app.state.listener
     tokens = request.app.state.tokens
-    key_hash = keys.hash_key(token)
-    found = changes.caller(key_hash)
+    key_hash = api_keys.hash_key(token)
+    found = listener.caller(key_hash)
     if found is None:
         asked = time.monotonic()
         lasting = float("inf")
         if tokens.concerns(token):  # few at once: an issuer that does not answer keeps API keys not waiting
             found, lasting = await to_thread.run_sync(tokens.caller, token, limiter=tokens.limiter)
         else:
-            found = await run_in_threadpool(_find, parts_of(request), key_hash)
+            found = await run_in_threadpool(_find, services_from(request), key_hash)
         if found is None:
             raise Unauthenticated("The API key is unknown or revoked.")
         if lasting > REMEMBER_SECONDS:
-            changes.remember(key_hash, found, asked)
+            listener.remember(key_hash, found, asked)
     request.app.state.rates.count(str(found.id), request.scope["path"])
     return found
 
 
-def _find(parts: Services, key_hash: bytes) -> Caller | None:
-    with parts.db.reading() as session:
-        return keys.find(session, key_hash)
+def _find(services: Services, key_hash: bytes) -> Caller | None:
+    with services.db.reading() as session:
+        return api_keys.find_caller(session, key_hash)
 
 
 class WithScope(SecurityBase):
@@ -87,12 +87,17 @@ class WithScope(SecurityBase):
         return key
 
 
-def whose(key: Caller, *seeing: str) -> UUID | None:
+def restricted_to(key: Caller, *seeing: str) -> UUID | None:
     """Whose requests alone a key may see or change: its own, unless it holds `admin` or one of these scopes."""
     return None if {*seeing, "admin"} & set(key.scopes) else key.id
 
 
-SEEING = ("read", "approve", "audit")  # everybody's requests; a key with `submit` alone sees its own
+def is_auditor(key: Caller) -> bool:
+    """Whether a key may see exact numbers about few people's texts."""
+    return bool({"audit", "admin"} & set(key.scopes))
+
+
+SEES_ALL_REQUESTS = ("read", "approve", "audit")  # everybody's requests; a key with `submit` alone sees its own
 Submitter = Annotated[Caller, Depends(WithScope("submit"))]
 Reader = Annotated[Caller, Depends(WithScope("read", "submit"))]
 Downloader = Annotated[Caller, Depends(WithScope("download"))]

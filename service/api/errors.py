@@ -13,9 +13,9 @@ from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
 
 from service.domain.errors import ServiceError
-from service.logs import logger
+from service.observability.logging import get_logger
 
-log = logger(__name__)
+log = get_logger(__name__)
 # The last one: no connection of the pool became free.
 DATABASE_AWAY = (OperationalError, psycopg.OperationalError, exc.TimeoutError)
 MEDIA_TYPE = "application/problem+json"
@@ -60,12 +60,12 @@ def _service_error(_: Request, error: Exception) -> JSONResponse:
 
 def _validation_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    errors = [{"field": field_of(e["loc"]), "message": _message(e)} for e in error.errors()]
+    errors = [{"field": field_name(e["loc"]), "message": _message(e)} for e in error.errors()]
     fields = ", ".join(dict.fromkeys(e["field"] for e in errors))
     return problem(422, "invalid", "The request is not valid", f"Not valid: {fields}.", errors)
 
 
-def field_of(location: Sequence[int | str]) -> str:
+def field_name(location: Sequence[int | str]) -> str:
     """`records.0.text` of ("body", "records", 0, "text"); a name that may be someone's data is left out."""
     parts = [str(p) for p in location if p not in ("body", "query", "path", "header")]
     named = [p if p.isdigit() or FIELD_NAME.match(p) else "(unknown field)" for p in parts]

@@ -10,11 +10,11 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.api.deps import Parts
-from service.app import Services
-from service.audit.certificate import FEWEST
+from service.api.deps import ServicesDep
+from service.bootstrap import Services
 from service.db import jobs, models, outbox, requests
 from service.db.tables import Version
+from service.domain.disclosure import is_disclosed
 
 router = APIRouter(tags=["health"])
 MODELS = 200  # whose numbers are told
@@ -27,10 +27,10 @@ def livez() -> dict[str, str]:
 
 
 @router.get("/readyz")
-def readyz(parts: Parts) -> Response:
+def readyz(services: ServicesDep) -> Response:
     """The database answers. The broker does not count: messages are hints, and requests are taken without it."""
     try:
-        with parts.db.reading() as session:
+        with services.db.reading() as session:
             session.execute(text("SELECT 1 FROM models LIMIT 1"))
     except SQLAlchemyError:
         return JSONResponse({"status": "unavailable", "database": "away"}, 503)
@@ -38,27 +38,27 @@ def readyz(parts: Parts) -> Response:
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
-def metrics(parts: Parts) -> Response:
+def metrics(services: ServicesDep) -> Response:
     """Counts from the database, in Prometheus' text form."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(Collector(parts))
+    registry.register(Collector(services))
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
 class Collector:
     """Reads the numbers when they are asked for: the database is the truth, and processes may be many."""
 
-    def __init__(self, parts: Services) -> None:
-        """Read from these parts."""
-        self._parts = parts
+    def __init__(self, services: Services) -> None:
+        """Read from these services."""
+        self._services = services
 
     def collect(self) -> Iterator[Metric]:
         """Requests by status, jobs by stage, deadlines, what waits, what the newest versions are like."""
-        with self._parts.db.reading() as session:
+        with self._services.db.reading() as session:
             by_status, by_stage = requests.counts(session), jobs.counts(session)
             late, next_due = requests.overdue(session), requests.next_due(session)
-            undelivered, oldest = outbox.waiting(session), jobs.oldest_queued_seconds(session)
-            held, newest = requests.held(session), models.newest_of_all(session, MODELS)
+            undelivered, oldest = outbox.undelivered_count(session), jobs.oldest_queued_seconds(session)
+            held, newest = requests.awaiting_approval_count(session), models.latest_versions(session, MODELS)
         family = GaugeMetricFamily("unlearnd_requests", "Deletion requests by status", labels=["status"])
         for status, count in by_status:
             family.add_metric([status], count)
@@ -80,21 +80,22 @@ class Collector:
 
 
 def _of_versions(newest: list[tuple[str, Version]]) -> Iterator[Metric]:
-    """EL, MA and perplexity of each model's newest version; means over few requests are not said here."""
+    """EL, MA and perplexity of each model's newest version; means of few submitters are left out."""
     number = GaugeMetricFamily("unlearnd_model_version", "Number of the newest version", labels=["model"])
     names = ("model", "measure", "value")
     tested = GaugeMetricFamily("unlearnd_version_test", "EL and MA of what was unlearned", labels=names)
     ratio = GaugeMetricFamily("unlearnd_version_perplexity_ratio", "Held-out perplexity, to before", labels=["model"])
     for model, version in newest:
         number.add_metric([model], version.number)
-        found = version.metrics
-        if not found:
+        metrics = version.metrics
+        if metrics is None:
             continue  # as it was registered
-        ratio.add_metric([model], found["utility"]["heldout_ratio"])
-        values = {"limit": found["limits"]}
-        if found["memorised"] >= FEWEST:
-            values |= {when: found[when] for when in ("before", "after")}
-        for when, numbers in values.items():
-            for measure in ("el", "ma"):
-                tested.add_metric([model, measure, when], numbers[measure])
+        ratio.add_metric([model], metrics.utility.heldout_ratio)
+        means = {"limit": metrics.limits}
+        if is_disclosed(metrics.submitters) and metrics.before and metrics.after:
+            means |= {"before": metrics.before, "after": metrics.after}
+        for when, mean in means.items():
+            for measure, value in (("el", mean.el), ("ma", mean.ma)):
+                if value is not None:
+                    tested.add_metric([model, measure, when], value)
     yield from (number, tested, ratio)

@@ -12,10 +12,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import FileResponse
 
-from service.api.deps import Downloader, Parts
-from service.app import Services
+from service.api.deps import Downloader, ServicesDep
 from service.audit.manifest import FileEntry
-from service.db import models as queries
+from service.bootstrap import Services
+from service.db import models
 from service.db.tables import Version
 from service.domain.errors import ServiceError
 
@@ -39,15 +39,15 @@ class HubError(ServiceError):
 
 
 @router.get("/api/models/{org}/{name}")
-def newest(org: Org, name: Name, parts: Parts, key: Downloader) -> dict[str, Any]:
+def newest(org: Org, name: Name, services: ServicesDep, key: Downloader) -> dict[str, Any]:
     """What the newest version holds."""
-    return info(org, name, "main", parts, key)
+    return info(org, name, "main", services, key)
 
 
 @router.get("/api/models/{org}/{name}/revision/{revision}")
-def info(org: Org, name: Name, revision: Revision, parts: Parts, _: Downloader) -> dict[str, Any]:
+def info(org: Org, name: Name, revision: Revision, services: ServicesDep, _: Downloader) -> dict[str, Any]:
     """What a revision holds."""
-    version, commit = _find(parts, name, revision)
+    version, commit = _find(services, name, revision)
     files = [{"rfilename": f["path"].removeprefix(MODEL)} for f in _files(version)]
     return {
         "_id": commit[:24], "id": f"{org}/{name}", "modelId": f"{org}/{name}", "sha": commit, "private": True,
@@ -58,9 +58,9 @@ def info(org: Org, name: Name, revision: Revision, parts: Parts, _: Downloader) 
 
 
 @router.get("/api/models/{org}/{name}/tree/{revision}")
-def tree(org: Org, name: Name, revision: Revision, parts: Parts, _: Downloader) -> list[dict[str, Any]]:
+def tree(org: Org, name: Name, revision: Revision, services: ServicesDep, _: Downloader) -> list[dict[str, Any]]:
     """The files of a revision, each with its size and sha256."""
-    version, _commit = _find(parts, name, revision)
+    version, _commit = _find(services, name, revision)
     return [
         {
             "type": "file", "path": f["path"].removeprefix(MODEL), "size": f["size"], "oid": f["sha256"][:COMMIT],
@@ -73,42 +73,42 @@ def tree(org: Org, name: Name, revision: Revision, parts: Parts, _: Downloader) 
 @router.head("/{org}/{name}/resolve/{revision}/{path:path}", include_in_schema=False)
 @router.get("/{org}/{name}/resolve/{revision}/{path:path}", response_class=FileResponse)
 def resolve(
-    org: Org, name: Name, revision: Revision, path: str, request: Request, parts: Parts, key: Downloader
+    org: Org, name: Name, revision: Revision, path: str, request: Request, services: ServicesDep, key: Downloader
 ) -> Response:
     """One file, whole or a `Range`."""
-    version, commit = _find(parts, name, revision)
+    version, commit = _find(services, name, revision)
     entry = next((f for f in _files(version) if f["path"] == MODEL + path), None)
     if entry is None:
         raise HubError("EntryNotFound", "The revision has no such file.")
     if request.method == "GET":
-        with parts.db.transaction() as session:
-            queries.note_download(session, version, key.id)
+        with services.db.transaction() as session:
+            models.note_download(session, version, key.id)
     headers = {
         "ETag": f'"{entry["sha256"]}"', "X-Repo-Commit": commit, "X-Linked-Etag": f'"{entry["sha256"]}"',
         "X-Linked-Size": str(entry["size"]), "Cache-Control": "private, no-cache, no-transform",
         "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(entry['sha256'])).decode()}:",
     }  # fmt: skip
-    file = parts.storage.release(version.digest) / entry["path"]
+    file = services.storage.release(version.digest) / entry["path"]
     return FileResponse(file, headers=headers, media_type="application/octet-stream")
 
 
-def _find(parts: Services, name: str, revision: str) -> tuple[Version, str]:
+def _find(services: Services, name: str, revision: str) -> tuple[Version, str]:
     """A version and the 40 hex digits that stand for it.
 
     Raises:
         HubError: RepoNotFound or RevisionNotFound; a withdrawn version is not found.
     """
-    with parts.db.reading() as session:
-        model = queries.by_name(session, name)
+    with services.db.reading() as session:
+        model = models.by_name(session, name)
         if model is None:
             raise HubError("RepoNotFound", "There is no model of that name.")
         number = revision.removeprefix("v")
         if revision in ("latest", "main"):
-            version = queries.newest(session, model)
+            version = models.newest_version(session, model)
         elif number.isdecimal() and len(number) < 10:
-            version = queries.version(session, model, int(number))
+            version = models.version(session, model, int(number))
         else:
-            version = queries.by_commit(session, model, revision) if len(revision) == COMMIT else None
+            version = models.by_commit(session, model, revision) if len(revision) == COMMIT else None
     if version is None or version.withdrawn_at is not None:
         raise HubError("RevisionNotFound", "The model has no such version, or it was withdrawn.")
     return version, version.digest[:COMMIT]

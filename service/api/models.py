@@ -4,14 +4,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from service.api.deps import Admin, Parts, Reader, VersionReader
+from service.api.deps import Admin, Reader, ServicesDep, VersionReader
 from service.api.paging import Cursor, Limit
-from service.db import models as queries
+from service.db import models
 from service.db.tables import Model
 from service.domain.errors import NotFound
 from service.schemas.base import Listing
 from service.schemas.models import ModelIn, ModelOut, Policy, Superseded
-from service.steps.register import register
+from service.steps.operator.register import register_model
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -25,36 +25,36 @@ def shown(model: Model) -> ModelOut:
 
 
 @router.post("", status_code=201)
-def create(body: ModelIn, parts: Parts, _: Admin) -> ModelOut:
+def create(body: ModelIn, services: ServicesDep, _: Admin) -> ModelOut:
     """Register a Hugging Face folder on the server, or a hub id, as version 0 of a new model."""
-    name = register(
-        parts, name=body.name, path=body.path, retain_path=body.retain_path, heldout_path=body.heldout_path,
+    name = register_model(
+        services, name=body.name, path=body.path, retain_path=body.retain_path, heldout_path=body.heldout_path,
         policy=body.policy.model_dump(),
     )  # fmt: skip
-    return get(name, parts, _)
+    return get(name, services, _)
 
 
 @router.get("")
-def listing(parts: Parts, _: Reader, cursor: Cursor = None, limit: Limit = 50) -> Listing[ModelOut]:
+def listing(services: ServicesDep, _: Reader, cursor: Cursor = None, limit: Limit = 50) -> Listing[ModelOut]:
     """Registered models by name."""
-    with parts.db.reading() as session:
-        page = queries.listing(session, cursor, limit)
+    with services.db.reading() as session:
+        page = models.listing(session, cursor, limit)
     return Listing(items=[shown(m) for m in page.items], next_cursor=page.next_cursor)
 
 
 @router.get("/{name}/supersedes")
 def supersedes(
-    name: str, parts: Parts, _: VersionReader, after: Annotated[int, Query(ge=0)] = 0, limit: Limit = 50
+    name: str, services: ServicesDep, _: VersionReader, after: Annotated[int, Query(ge=0)] = 0, limit: Limit = 50
 ) -> Listing[Superseded]:
     """A feed for whoever uses a version: what superseded it. `after` is the last version one knows of.
 
     `next_cursor` is the `after` of the next call, when there is more.
     """
-    with parts.db.reading() as session:
-        model = queries.by_name(session, name)
+    with services.db.reading() as session:
+        model = models.by_name(session, name)
         if model is None:
             raise NotFound("There is no model of that name.")
-        found = queries.superseded(session, model, after, limit)
+        found = models.superseded(session, model, after, limit)
     items = [
         Superseded(version=v.number - 1, superseded_by=v.number, at=v.created_at, certificate=digest)
         for v, digest in found
@@ -63,10 +63,10 @@ def supersedes(
 
 
 @router.get("/{name}")
-def get(name: str, parts: Parts, _: Reader) -> ModelOut:
+def get(name: str, services: ServicesDep, _: Reader) -> ModelOut:
     """One model."""
-    with parts.db.reading() as session:
-        model = queries.by_name(session, name)
+    with services.db.reading() as session:
+        model = models.by_name(session, name)
     if model is None:
         raise NotFound("There is no model of that name.")
     return shown(model)

@@ -11,9 +11,9 @@ from typing import Any
 import jwt
 from anyio import CapacityLimiter
 
-from service.app import Services
-from service.db import keys
-from service.db.keys import Caller
+from service.bootstrap import Services
+from service.db import api_keys
+from service.db.api_keys import Caller
 from service.domain.errors import Unauthenticated, Unavailable
 
 ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA"]
@@ -60,7 +60,7 @@ class Tokens:
             raise Unauthenticated(f"The access token is not valid ({type(error).__name__}).") from None
         scopes = sorted(set(str(claims.get("scope", "")).split()) & set(settings.oauth_scopes))
         with self._services.db.transaction() as session:
-            found = keys.external(session, f"oauth {claims['iss']} {claims['sub']}", scopes)
+            found = api_keys.external_caller(session, f"oauth {claims['iss']} {claims['sub']}", scopes)
         if found is None:
             raise Unauthenticated("The client was shut out.")
         return found, claims["exp"] - time.time()

@@ -7,19 +7,20 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import AwareDatetime
 
-from service.api.deps import SEEING, Admin, Parts, Reader, Submitter, parts_of, whose
+from service.api.deps import SEES_ALL_REQUESTS, Admin, Reader, ServicesDep, Submitter, restricted_to, services_from
 from service.api.paging import Cursor, Limit
-from service.app import Services
-from service.connect.calls import Target
-from service.db import requests as queries
-from service.db.keys import Caller
+from service.bootstrap import Services
+from service.callbacks.dialects import CallbackTarget
+from service.db import requests
+from service.db.api_keys import Caller
 from service.db.tables import DeletionRequest
 from service.domain.errors import NotFound
 from service.domain.states import RequestStatus
 from service.schemas.base import Listing
 from service.schemas.requests import ExtensionIn, Receipt, RecordOpening, RequestAccepted, RequestIn, RequestOut
-from service.steps import request as step
-from service.steps.retry import retry_request
+from service.steps.operator.retry import retry_request
+from service.steps.path.amend import cancel_request, extend_deadline
+from service.steps.path.request import Resubmission, Submission, accept_request
 
 router = APIRouter(prefix="/v1/deletion-requests", tags=["deletion requests"])
 IdempotencyKey = Annotated[
@@ -46,14 +47,19 @@ def submit(body: RequestIn, asked: Request, key: Submitter, idempotency_key: Ide
 
     Limits (defaults): 256 records, 65,536 bytes of UTF-8 a record, 8 MiB a body.
     """
-    submission = step.Submission(
-        body.model, [r.text for r in body.records], body.subject_ref, body.regulation, body.received_at,
-        [Target(str(body.callback_url))] if body.callback_url else (),
-        step.Resubmission(body.resubmits.ref, [bytes.fromhex(n) for n in body.resubmits.nonces])
-        if body.resubmits else None,
-        body.subject.model_dump() if body.subject else None,
-    )  # fmt: skip
-    accepted = step.accept(parts_of(asked), submission, key.id, idempotency_key)
+    submission = Submission(
+        body.model,
+        [record.text for record in body.records],
+        body.regulation,
+        body.received_at,
+        subject=body.subject.model_dump() if body.subject else None,
+        subject_ref=body.subject_ref,
+        callbacks=[CallbackTarget(str(body.callback_url))] if body.callback_url else (),
+        resubmits=Resubmission(body.resubmits.ref, [bytes.fromhex(n) for n in body.resubmits.nonces])
+        if body.resubmits
+        else None,
+    )
+    accepted = accept_request(services_from(asked), submission, key.id, idempotency_key)
     openings = [
         RecordOpening(commitment=commitment.hex(), nonce=nonce.hex())
         for nonce, commitment in zip(accepted.nonces, accepted.commitments, strict=True)
@@ -69,7 +75,7 @@ def submit(body: RequestIn, asked: Request, key: Submitter, idempotency_key: Ide
 
 @router.get("")
 def listing(
-    parts: Parts,
+    services: ServicesDep,
     key: Reader,
     status: RequestStatus | None = None,
     model: Annotated[str | None, Query(max_length=63)] = None,
@@ -78,50 +84,50 @@ def listing(
     limit: Limit = 50,
 ) -> Listing[RequestOut]:
     """Requests, newest first; of a key that may only submit, its own."""
-    owner = whose(key, *SEEING)
-    with parts.db.reading() as session:
-        page = queries.listing(
+    owner = restricted_to(key, *SEES_ALL_REQUESTS)
+    with services.db.reading() as session:
+        page = requests.listing(
             session, cursor, limit, status=status, model=model, due_before=due_before, api_key_id=owner
         )
     return Listing(items=[shown(r, r.model.name) for r in page.items], next_cursor=page.next_cursor)
 
 
 @router.get("/{request_id}")
-def get(request_id: UUID, parts: Parts, key: Reader) -> RequestOut:
+def get(request_id: UUID, services: ServicesDep, key: Reader) -> RequestOut:
     """One request."""
-    request = visible(parts, request_id, key)
+    request = visible(services, request_id, key)
     return shown(request, request.model.name)
 
 
-def visible(parts: Services, request_id: UUID, key: Caller) -> DeletionRequest:
+def visible(services: Services, request_id: UUID, key: Caller) -> DeletionRequest:
     """A request that this key may see.
 
     Raises:
         NotFound: There is none.
     """
-    with parts.db.reading() as session:
-        request = queries.by_id(session, request_id)
-    if request is None or whose(key, *SEEING) not in (None, request.api_key_id):
+    with services.db.reading() as session:
+        request = requests.by_id(session, request_id)
+    if request is None or restricted_to(key, *SEES_ALL_REQUESTS) not in (None, request.api_key_id):
         raise NotFound("There is no such request.")
     return request
 
 
 @router.delete("/{request_id}")
-def cancel(request_id: UUID, parts: Parts, key: Submitter) -> RequestOut:
+def cancel(request_id: UUID, services: ServicesDep, key: Submitter) -> RequestOut:
     """Cancel a request that is still pending; 409 once it is batched."""
-    step.cancel(parts, request_id, whose(key))
-    return get(request_id, parts, key)
+    cancel_request(services, request_id, restricted_to(key))
+    return get(request_id, services, key)
 
 
 @router.post("/{request_id}/extend")
-def extend(request_id: UUID, body: ExtensionIn, parts: Parts, key: Submitter) -> RequestOut:
+def extend(request_id: UUID, body: ExtensionIn, services: ServicesDep, key: Submitter) -> RequestOut:
     """Extend an open request's deadline, once: by two months (GDPR, article 12(3)) or 45 days (CCPA); it is logged."""
-    step.extend(parts, request_id, body.reason, whose(key))
-    return get(request_id, parts, key)
+    extend_deadline(services, request_id, body.reason, restricted_to(key))
+    return get(request_id, services, key)
 
 
 @router.post("/{request_id}/retry", status_code=202)
-def retry(request_id: UUID, parts: Parts, key: Admin) -> RequestOut:
+def retry(request_id: UUID, services: ServicesDep, key: Admin) -> RequestOut:
     """Put a failed request back in line, for an operator who has removed the reason."""
-    retry_request(parts, request_id)
-    return get(request_id, parts, key)
+    retry_request(services, request_id)
+    return get(request_id, services, key)

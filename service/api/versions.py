@@ -9,20 +9,21 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 
-from service.api.deps import Admin, DownloadAuditor, Downloader, Parts, VersionReader
+from service.api.deps import Admin, DownloadAuditor, Downloader, ServicesDep, VersionReader, is_auditor
 from service.api.paging import Cursor, Limit
-from service.api.told import told
-from service.app import Services
 from service.audit import render
 from service.audit.canonical import loads
-from service.audit.opening import CERTIFICATE
-from service.db import models as queries
-from service.db.keys import Caller
+from service.audit.verification import CERTIFICATE
+from service.bootstrap import Services
+from service.db import models
+from service.db.api_keys import Caller
 from service.db.tables import Version
+from service.domain.disclosure import disclosed
 from service.domain.errors import NotFound
 from service.schemas.base import Listing
 from service.schemas.models import DownloadOut, FileOut, VersionOut, WithdrawalIn
-from service.steps import withdraw as step
+from service.schemas.report import write_report
+from service.steps.operator.withdraw import withdraw_version
 
 router = APIRouter(prefix="/v1/models/{name}/versions", tags=["versions"])
 Form = Annotated[
@@ -33,10 +34,11 @@ Number = Annotated[str, Path(pattern=r"^(latest|\d{1,9})$", description="an inte
 
 def shown(version: Version, name: str, key: Caller) -> VersionOut:
     """A version as it is answered."""
-    metrics = told(version.metrics, version.metrics.get("memorised"), key)
+    metrics = version.metrics
+    numbers = disclosed(write_report(metrics), metrics.submitters, auditor=is_auditor(key)) if metrics else {}
     return VersionOut(
         model=name, version=version.number, parent=version.parent.number if version.parent else None,
-        job_id=version.job_id, created_at=version.created_at, digest=version.digest, metrics=metrics,
+        job_id=version.job_id, created_at=version.created_at, digest=version.digest, metrics=numbers,
         files=[FileOut(**f) for f in version.files], withdrawn_at=version.withdrawn_at,
         withdrawn_reason=version.withdrawn_reason,
     )  # fmt: skip
@@ -44,36 +46,36 @@ def shown(version: Version, name: str, key: Caller) -> VersionOut:
 
 @router.get("")
 def listing(
-    name: str, parts: Parts, key: VersionReader, cursor: Cursor = None, limit: Limit = 50
+    name: str, services: ServicesDep, key: VersionReader, cursor: Cursor = None, limit: Limit = 50
 ) -> Listing[VersionOut]:
     """Versions, newest first."""
-    with parts.db.reading() as session:
-        model = queries.by_name(session, name)
+    with services.db.reading() as session:
+        model = models.by_name(session, name)
         if model is None:
             raise NotFound("There is no model of that name.")
-        page = queries.versions(session, model, cursor, limit)
+        page = models.versions(session, model, cursor, limit)
         items = [shown(v, name, key) for v in page.items]
     return Listing(items=items, next_cursor=page.next_cursor)
 
 
 @router.get("/{number}")
-def get(name: str, number: Number, parts: Parts, key: VersionReader) -> VersionOut:
+def get(name: str, number: Number, services: ServicesDep, key: VersionReader) -> VersionOut:
     """One version with every file of its release folder; what its means tell is as in `GET /v1/jobs/{id}`."""
-    return shown(find(parts, name, number), name, key)
+    return shown(find(services, name, number), name, key)
 
 
-def find(parts: Services, name: str, number: str) -> Version:
+def find(services: Services, name: str, number: str) -> Version:
     """A version by number or `latest`.
 
     Raises:
         NotFound: No such model or version.
     """
-    with parts.db.reading() as session:
-        model = queries.by_name(session, name)
+    with services.db.reading() as session:
+        model = models.by_name(session, name)
         if model is None:
             raise NotFound("There is no model of that name.")
         latest = number == "latest"
-        version = queries.newest(session, model) if latest else queries.version(session, model, int(number))
+        version = models.newest_version(session, model) if latest else models.version(session, model, int(number))
         if version is None:
             raise NotFound("The model has no such version.")
         return version
@@ -81,59 +83,59 @@ def find(parts: Services, name: str, number: str) -> Version:
 
 @router.head("/{number}/files/{path:path}", include_in_schema=False)
 @router.get("/{number}/files/{path:path}", response_class=FileResponse)
-def file(name: str, number: Number, path: str, request: Request, parts: Parts, key: Downloader) -> Response:
+def file(name: str, number: Number, path: str, request: Request, services: ServicesDep, key: Downloader) -> Response:
     """One file: whole or a `Range`; `ETag` is its sha256, `Repr-Digest` the same after RFC 9530.
 
     Who fetched a file of the model is kept in a register: see `GET .../downloads`.
     """
-    version = find(parts, name, number)
+    version = find(services, name, number)
     if version.withdrawn_at is not None:
         raise NotFound("This version was withdrawn.")
-    answer = _file(parts, version, path, request)
+    answer = _file(services, version, path, request)
     if request.method == "GET" and path.startswith("model/"):
-        with parts.db.transaction() as session:
-            queries.note_download(session, version, key.id)
+        with services.db.transaction() as session:
+            models.note_download(session, version, key.id)
     return answer
 
 
 @router.post("/{number}/withdraw")
 def withdraw(
-    name: str, number: Annotated[int, Path(ge=0, lt=10**9)], body: WithdrawalIn, parts: Parts, key: Admin
+    name: str, number: Annotated[int, Path(ge=0, lt=10**9)], body: WithdrawalIn, services: ServicesDep, key: Admin
 ) -> VersionOut:
     """Hand a version out no more: its files answer 404, here and in the hub's dialect; its record stays."""
-    step.withdraw(parts, name, number, body.reason)
-    return shown(find(parts, name, str(number)), name, key)
+    withdraw_version(services, name, number, body.reason)
+    return shown(find(services, name, str(number)), name, key)
 
 
 @router.get("/{number}/downloads")
-def downloads(name: str, number: Number, parts: Parts, _: DownloadAuditor) -> Listing[DownloadOut]:
+def downloads(name: str, number: Number, services: ServicesDep, _: DownloadAuditor) -> Listing[DownloadOut]:
     """Who fetched files of this version: whom to tell that it is superseded (GDPR, article 19)."""
-    version = find(parts, name, number)
-    with parts.db.reading() as session:
-        found = queries.downloads(session, version)
+    version = find(services, name, number)
+    with services.db.reading() as session:
+        found = models.downloads(session, version)
     items = [DownloadOut(api_key_id=d.api_key_id, name=d.api_key.name, first_at=d.first_at) for d in found]
     return Listing(items=items, next_cursor=None)
 
 
 @router.get("/{number}/archive.tar", response_class=StreamingResponse)
-def archive(name: str, number: Number, parts: Parts, key: Downloader) -> Response:
+def archive(name: str, number: Number, services: ServicesDep, key: Downloader) -> Response:
     """The whole release folder as one tar stream, made while it is sent; where that breaks off, fetch files instead."""
-    version = find(parts, name, number)
+    version = find(services, name, number)
     if version.withdrawn_at is not None:
         raise NotFound("This version was withdrawn.")
-    with parts.db.transaction() as session:
-        queries.note_download(session, version, key.id)
+    with services.db.transaction() as session:
+        models.note_download(session, version, key.id)
     size = sum(tarfile.BLOCKSIZE + _padded(f["size"]) for f in version.files) + 2 * tarfile.BLOCKSIZE
     headers = {
         "Content-Length": str(size),
         "Content-Disposition": f'attachment; filename="{name}-v{version.number}.tar"',
     }
-    return StreamingResponse(_tar(parts, version), headers=headers, media_type="application/x-tar")
+    return StreamingResponse(_tar(services, version), headers=headers, media_type="application/x-tar")
 
 
-def _tar(parts: Services, version: Version) -> Iterator[bytes]:
+def _tar(services: Services, version: Version) -> Iterator[bytes]:
     """A POSIX archive of a version's files, a megabyte at a time."""
-    folder = parts.storage.release(version.digest)
+    folder = services.storage.release(version.digest)
     for entry in version.files:
         header = tarfile.TarInfo(entry["path"])
         header.size, header.mode, header.mtime = entry["size"], 0o644, int(version.created_at.timestamp())
@@ -151,12 +153,12 @@ def _padded(size: int) -> int:
 
 @router.get("/{number}/certificate", response_class=FileResponse)
 def certificate(
-    name: str, number: Number, request: Request, parts: Parts, _: VersionReader, form: Form = None
+    name: str, number: Number, request: Request, services: ServicesDep, _: VersionReader, form: Form = None
 ) -> Response:
     """The certificate: a DSSE envelope, or what it says. Version 0 is the base as it was registered and has none."""
-    version = find(parts, name, number)
-    answer = _file(parts, version, CERTIFICATE, request)
-    return rendered((parts.storage.release(version.digest) / CERTIFICATE).read_bytes(), form) if form else answer
+    version = find(services, name, number)
+    answer = _file(services, version, CERTIFICATE, request)
+    return rendered((services.storage.release(version.digest) / CERTIFICATE).read_bytes(), form) if form else answer
 
 
 def rendered(envelope: bytes, form: str) -> Response:
@@ -167,7 +169,7 @@ def rendered(envelope: bytes, form: str) -> Response:
     return Response(text, media_type=f"text/{form}; charset=utf-8", headers=headers)
 
 
-def _file(parts: Services, version: Version, path: str, request: Request) -> Response:
+def _file(services: Services, version: Version, path: str, request: Request) -> Response:
     """The file if the version lists it: the list, not the path, decides what can be read."""
     entry = next((f for f in version.files if f["path"] == path), None)
     if entry is None:
@@ -181,4 +183,4 @@ def _file(parts: Services, version: Version, path: str, request: Request) -> Res
     if headers["ETag"] in [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]:
         return Response(status_code=304, headers=headers)
     kind = "application/json" if path.endswith(".json") else "application/octet-stream"
-    return FileResponse(parts.storage.release(version.digest) / path, headers=headers, media_type=kind)
+    return FileResponse(services.storage.release(version.digest) / path, headers=headers, media_type=kind)

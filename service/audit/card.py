@@ -1,8 +1,10 @@
 """The model card of a published version, in the Hugging Face form."""
 
-from typing import Any
+from dataclasses import asdict
 
-from service.audit.certificate import decimals, means
+from service.audit.certificate import decimals
+from service.domain.disclosure import suppressed
+from service.domain.report import Findings
 
 CARD = """---
 library_name: transformers
@@ -30,14 +32,22 @@ nothing of other ways to elicit them, and quantising the model or training it fu
 """
 
 
-def model_card(model: str, parent: int, report: dict[str, Any]) -> str:
-    """The card's text, from the aggregates of a job's report."""
-    trained, utility, limits = len(report["memorised"]), report["utility"], decimals(report["limits"])
-    before, after = (means(report[k], trained) or {} for k in ("before", "after"))
+def model_card(model: str, parent: int, findings: Findings, submitters: int) -> str:
+    """The card's text, from what the tests of the version found."""
+    assert findings.limits and findings.before and findings.after and findings.utility
+    limits = decimals(asdict(findings.limits))
+    before, after = (suppressed(decimals(asdict(m)), submitters) for m in (findings.before, findings.after))
     return CARD.format(
-        model=model, version=parent + 1, parent=parent,
-        el_before=before["el"], el_after=after["el"], el_limit=limits["el"],
-        ma_before=before["ma"], ma_after=after["ma"], ma_limit=limits["ma"],
-        ppl_before=utility["heldout_perplexity_before"], ppl_after=utility["heldout_perplexity_after"],
-        max_ratio=utility["max_ratio"],
-    )  # fmt: skip
+        model=model,
+        version=parent + 1,
+        parent=parent,
+        el_before=before["el"],
+        el_after=after["el"],
+        el_limit=limits["el"],
+        ma_before=before["ma"],
+        ma_after=after["ma"],
+        ma_limit=limits["ma"],
+        ppl_before=findings.utility.heldout_perplexity_before,
+        ppl_after=findings.utility.heldout_perplexity_after,
+        max_ratio=findings.utility.max_ratio,
+    )

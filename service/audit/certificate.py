@@ -6,14 +6,16 @@ against one).
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
 
 from service.audit.canonical import dumps
 from service.audit.manifest import FileEntry
 from service.audit.schema import DIGEST, schema_problem
 from service.audit.wording import problem_in
+from service.domain.disclosure import FEWEST_SUBMITTERS, suppressed
+from service.domain.json_types import JsonObject
+from service.domain.report import Epoch, Findings, Means, ThresholdRow
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:unlearnd:record:v1"
@@ -33,8 +35,6 @@ MANDATORY_ATTACKS = ("greedy extraction from every prefix (EL)", "token by token
 OTHER_ATTACKS = (
     "int4 and int8 quantisation", "relearning on related text", "sampling several answers", "rephrased prompts",
 )  # fmt: skip
-FEWEST = 3  # means over fewer requests would be about a person: whoever has the weights could test guesses on them
-SUPPRESSED = "suppressed"
 NOT_MEMORISED = "not_memorised"  # the reason of a request that was not trained on
 BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
@@ -57,7 +57,7 @@ class RequestLine:
     supplements: str | None = None
 
 
-def trained_on(reasons: Iterable[str | None]) -> int:
+def memorised_count(reasons: Iterable[str | None]) -> int:
     """How many requests the means are over: those that the model had memorised."""
     return sum(reason != NOT_MEMORISED for reason in reasons)
 
@@ -67,16 +67,9 @@ def decimal(value: float) -> str:
     return f"{value:.6f}"
 
 
-def decimals(values: dict[str, Any]) -> dict[str, Any]:
+def decimals(values: JsonObject) -> JsonObject:
     """The same mapping with every float as a decimal string."""
     return {k: decimal(v) if isinstance(v, float) else v for k, v in values.items()}
-
-
-def means(values: dict[str, Any] | None, requests: int) -> dict[str, Any] | None:
-    """Means over so many requests as decimal strings; not told if those are too few."""
-    if values is None:
-        return None
-    return decimals(values) if requests >= FEWEST else dict.fromkeys(values, SUPPRESSED)
 
 
 def bucket(count: int) -> str:
@@ -90,16 +83,17 @@ def statement(
     certificate_id: str,
     issuer: str,
     issued_at: datetime,
-    lineage: dict[str, Any],
-    log: dict[str, Any],
+    lineage: JsonObject,
+    log: JsonObject,
     files: Sequence[FileEntry],
     published: bool,
     forget_root: bytes,
     requests: Sequence[RequestLine],
     records: int,
-    corpora: Sequence[dict[str, Any]],
-    parameters: dict[str, Any],
-    report: dict[str, Any],
+    submitters: int,
+    reference_texts: Sequence[JsonObject],
+    parameters: JsonObject,
+    findings: Findings,
     overall: str,
 ) -> bytes:
     """The canonical bytes of the statement.
@@ -110,20 +104,21 @@ def statement(
         issued_at: Now, UTC.
         lineage: model, version, parent version, parent manifest and certificate digests, the version superseded.
         log: origin, the checkpoint known before the run, the proof that the thresholds were there before.
-        files: Every file the record is about, paths inside the release folder.
+        files: Every file the certificate is about, paths inside the release folder.
         published: Whether these files become a version.
         forget_root: Root over the requests' commitments.
         requests: One line a request.
-        records: How many records, given as a range.
-        corpora: role, sha256 and records of retain and held-out text.
+        records: How many records; given as a range.
+        submitters: How many distinct submitters the memorised requests came from; given as a range.
+        reference_texts: role, sha256 and records of retain and held-out text.
         parameters: Everything the run was told.
-        report: The engine's report without anything about a single request.
+        findings: What the tests found.
         overall: PASS or FAIL.
 
     Raises:
-        WordingRefused: The record would say something it may not, or would not fit its schema.
+        WordingRefused: The certificate would say something it may not, or would not fit its schema.
     """
-    trained = trained_on(r.reason for r in requests)
+    memorised = memorised_count(r.reason for r in requests)
     predicate = {
         "title": TITLE,
         "schema": DIGEST,
@@ -133,78 +128,91 @@ def statement(
         "scope": SCOPE,
         "lineage": lineage,
         "log": log,
-        "artefacts": {"merge": MERGE, "published": published, **report["artefact"]},
+        "artefacts": {"merge": MERGE, "published": published, **asdict(findings.artefact)},
         "forget_set": {
-            "commitment_root": forget_root.hex(), "requests": len(requests), "records": bucket(records),
+            "commitment_root": forget_root.hex(),
+            "requests": len(requests),
+            "records": bucket(records),
+            "submitters": bucket(submitters),
         },
-        "requests": [
-            {
-                "ref": r.ref, "commitment": r.commitment.hex(), "verdict": r.verdict, "reason": r.reason,
-                "supplements": r.supplements,
-            }
-            for r in sorted(requests, key=lambda r: r.ref)
-        ],
-        "corpora": list(corpora),
+        "requests": [_request(line) for line in sorted(requests, key=lambda line: line.ref)],
+        "corpora": list(reference_texts),
         "method": {
-            "name": "FILA + IHL on LoRA", "source": "Cha et al., ICLR 2025, arXiv 2408.06621",
-            "parameters": parameters_of(parameters),
+            "name": "FILA + IHL on LoRA",
+            "source": "Cha et al., ICLR 2025, arXiv 2408.06621",
+            "parameters": recorded_parameters(parameters),
         },
-        "verification": {
-            "criterion": CRITERION,
-            "evaluated": "the files listed here, read back from disk",
-            "thresholds": thresholds_of(report["thresholds"]),
-            "limits": decimals(report["limits"]),
-            "before": means(report["before"], trained),
-            "after": means(report["after"] or None, trained),
-            "suppressed_under": FEWEST,
-            "utility": decimals(report["utility"]) if report["utility"] else None,
-            "earlier": report["earlier"],
-            "attacks": _attacks(requests, run=bool(report["after"] or trained == 0)),
-        },
+        "verification": _verification(findings, requests, memorised, submitters),
         "training": {
-            "epochs": report["epochs"], "seconds": decimals(report["seconds"]),
-            "trajectory": [_epoch(entry, trained) for entry in report["trajectory"]],
+            "epochs": findings.epochs,
+            "seconds": decimals(findings.seconds),
+            "trajectory": [_epoch(epoch, submitters) for epoch in findings.trajectory],
         },
-        "environment": report["environment"],
+        "environment": asdict(findings.environment),
         "overall": overall,
-    }  # fmt: skip
-    found = {
+    }
+    in_toto = {
         "_type": STATEMENT_TYPE,
         "subject": [{"name": f["path"], "digest": {"sha256": f["sha256"]}} for f in files],
         "predicateType": PREDICATE_TYPE,
         "predicate": predicate,
     }
-    wrong = problem_in(predicate) or schema_problem(found)
+    wrong = problem_in(predicate) or schema_problem(in_toto)
     if wrong:
         raise WordingRefused(wrong)
-    return dumps(found)
+    return dumps(in_toto)
 
 
-def thresholds_of(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A table of thresholds as the record and, before the run, the log have it.
+def _request(line: RequestLine) -> JsonObject:
+    return {**asdict(line), "commitment": line.commitment.hex()}
+
+
+def _verification(findings: Findings, requests: Sequence[RequestLine], memorised: int, submitters: int) -> JsonObject:
+    """What was tested, against which thresholds, with which results."""
+    return {
+        "criterion": CRITERION,
+        "evaluated": "the files listed here, read back from disk",
+        "thresholds": threshold_ranges(findings.thresholds),
+        "limits": decimals(asdict(findings.limits)) if findings.limits else {},
+        "before": _means(findings.before, submitters),
+        "after": _means(findings.after, submitters),
+        "suppressed_under": FEWEST_SUBMITTERS,
+        "utility": decimals(asdict(findings.utility)) if findings.utility else None,
+        "earlier": asdict(findings.earlier) if findings.earlier else None,
+        "attacks": _attacks(requests, run=findings.after is not None or memorised == 0),
+    }
+
+
+def _means(means: Means | None, submitters: int) -> JsonObject | None:
+    """Means as decimal strings, or suppressed."""
+    return suppressed(decimals(asdict(means)), submitters) if means else None
+
+
+def threshold_ranges(table: Sequence[ThresholdRow]) -> list[JsonObject]:
+    """A table of thresholds as the certificate and, before the run, the log have it.
 
     There is one threshold for each length of a submitted text; lengths would tell how much a person wrote. So they go
     into ranges up to powers of two, and a range has the highest of each value (the lowest count and 1st percentile).
     """
-    ranges: dict[int, list[dict[str, Any]]] = {}
+    ranges: dict[int, list[JsonObject]] = {}
     for row in table:
-        ranges.setdefault(1 << (row["length"] - 1).bit_length(), []).append(row)
+        ranges.setdefault(1 << (row.length - 1).bit_length(), []).append(decimals(asdict(row)))
     lowest = ("count", "ma_p1")
     return [
         {
             name: f"<= {top}" if name == "length" else (min if name in lowest else max)(row[name] for row in rows)
             for name in rows[0]
         }
-        for top, rows in sorted((top, [decimals(row) for row in rows]) for top, rows in ranges.items())
+        for top, rows in sorted(ranges.items())
     ]
 
 
-def parameters_of(policy: dict[str, Any]) -> dict[str, Any]:
+def recorded_parameters(policy: JsonObject) -> JsonObject:
     """A policy as the record and, before the run, the log have it."""
     return {k: str(v) if isinstance(v, float) else v for k, v in policy.items()}
 
 
-def _attacks(requests: Sequence[RequestLine], *, run: bool) -> list[dict[str, Any]]:
+def _attacks(requests: Sequence[RequestLine], *, run: bool) -> list[JsonObject]:
     """What was tried to get the texts back, and what was not; a result is over all requests."""
     passed = "PASS" if all(r.verdict == "PASS" for r in requests) else "FAIL"
     tried = {"status": "RUN", "result": passed} if run else {"status": "NOT_RUN", "result": None}
@@ -212,7 +220,7 @@ def _attacks(requests: Sequence[RequestLine], *, run: bool) -> list[dict[str, An
     return tests + [{"name": name, "status": "NOT_RUN", "result": None} for name in OTHER_ATTACKS]
 
 
-def _epoch(entry: dict[str, Any], trained: int) -> dict[str, Any]:
-    """One epoch of the trajectory; means as far as they may be told."""
-    told = means({name: entry[name] for name in ("el", "ma")}, trained)
-    return {"epoch": entry["epoch"], **(told or {}), "heldout_perplexity": decimal(entry["perplexity"])}
+def _epoch(epoch: Epoch, submitters: int) -> JsonObject:
+    """One epoch of the trajectory."""
+    means = _means(Means(epoch.el, epoch.ma), submitters) or {}
+    return {"epoch": epoch.epoch, **means, "heldout_perplexity": decimal(epoch.perplexity)}

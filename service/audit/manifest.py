@@ -68,6 +68,6 @@ def manifest(root: Path) -> list[FileEntry]:
     return file_entries(root, list_paths(root))
 
 
-def digest_of(entries: list[FileEntry]) -> str:
+def manifest_digest(entries: list[FileEntry]) -> str:
     """The sha256 of a manifest in canonical form; it names a release folder."""
     return hashlib.sha256(dumps(entries)).hexdigest()

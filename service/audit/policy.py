@@ -1,28 +1,30 @@
 """What a record must show to be of a passed, published release: recomputed from its numbers, never believed."""
 
+import sys
 from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
-from typing import Any
 
-from service.audit.certificate import FEWEST, MANDATORY_ATTACKS, SUPPRESSED, trained_on
+from service.audit.certificate import MANDATORY_ATTACKS, memorised_count
+from service.domain.disclosure import FEWEST_SUBMITTERS, SUPPRESSED, is_disclosed
+from service.domain.json_types import JsonObject
 
 ROUNDING = Decimal("0.00001")
 
 
-def policy_problems(predicate: dict[str, Any]) -> Iterator[str]:
+def policy_problems(predicate: JsonObject) -> Iterator[str]:
     """Every reason why this predicate is not of one; nothing if it is."""
     try:
         yield from _verdict_problems(predicate)
         yield from _lineage_problems(predicate["lineage"])
-        few = trained_on(request["reason"] for request in predicate["requests"]) < FEWEST
+        few = not is_disclosed(_submitters(predicate))
         yield from _limit_problems(predicate["verification"], few=few)
         yield from _utility_problems(predicate["verification"]["utility"], predicate["method"]["parameters"])
-        yield from _told_problems(predicate, few=few)
+        yield from _disclosure_problems(predicate, few=few)
     except (KeyError, TypeError, InvalidOperation, ValueError) as error:
         yield f"the record lacks or garbles a result ({type(error).__name__})"
 
 
-def _verdict_problems(predicate: dict[str, Any]) -> Iterator[str]:
+def _verdict_problems(predicate: JsonObject) -> Iterator[str]:
     if predicate["artefacts"]["published"] is not True:
         yield "the record is of a run that was not published"
     if not predicate["verification"]["thresholds"]:
@@ -37,20 +39,20 @@ def _verdict_problems(predicate: dict[str, Any]) -> Iterator[str]:
     for name in MANDATORY_ATTACKS:
         if attacks.get(name) != ("RUN", "PASS"):
             yield f"the attack “{name}” was not run, or succeeded"
-    if not trained_on(r["reason"] for r in predicate["requests"]) or predicate["training"]["epochs"] < 1:
+    if not memorised_count(r["reason"] for r in predicate["requests"]) or predicate["training"]["epochs"] < 1:
         yield "nothing was trained on, so there was nothing to publish"
     if predicate["overall"] != "PASS":
         yield "the record's overall verdict is not PASS"
 
 
-def _lineage_problems(lineage: dict[str, Any]) -> Iterator[str]:
+def _lineage_problems(lineage: JsonObject) -> Iterator[str]:
     if lineage["version"] != lineage["parent_version"] + 1 or lineage["supersedes"] != lineage["parent_version"]:
         yield "broken lineage: the version does not follow its parent"
     if (lineage["parent_certificate"] is None) != (lineage["parent_version"] == 0):
         yield "broken lineage: every parent but the registered model has a certificate"
 
 
-def _limit_problems(verification: dict[str, Any], *, few: bool) -> Iterator[str]:
+def _limit_problems(verification: JsonObject, *, few: bool) -> Iterator[str]:
     """Means over their limits, limits over what the thresholds allow."""
     after, limits = verification["after"], verification["limits"]
     for name in ("el", "ma"):
@@ -60,7 +62,7 @@ def _limit_problems(verification: dict[str, Any], *, few: bool) -> Iterator[str]
             yield f"mean {name.upper()} {after[name]} is over the held-out mean {limits[name]}"
 
 
-def _utility_problems(utility: dict[str, Any], parameters: dict[str, Any]) -> Iterator[str]:
+def _utility_problems(utility: JsonObject, parameters: JsonObject) -> Iterator[str]:
     """The ratio is what the perplexities give, and at or under the budget that was fixed before the run."""
     before, after, ratio, budget = (
         Decimal(utility[name])
@@ -74,13 +76,21 @@ def _utility_problems(utility: dict[str, Any], parameters: dict[str, Any]) -> It
         yield f"held-out perplexity ratio {ratio} is over {budget}"
 
 
-def _told_problems(predicate: dict[str, Any], *, few: bool) -> Iterator[str]:
-    """Means of few requests must not be told: each request's own verdict stands alone."""
-    found = predicate["verification"]
-    told = [
-        m[name]
-        for m in (found["before"], found["after"], *predicate["training"]["trajectory"])
+def _submitters(predicate: JsonObject) -> int:
+    """The most distinct submitters that the certificate's range allows; certificates of schema 1 counted requests."""
+    told = predicate["forget_set"].get("submitters")
+    if told is None:
+        return memorised_count(request["reason"] for request in predicate["requests"])
+    return int(told.removeprefix("<= ")) if told.startswith("<= ") else sys.maxsize
+
+
+def _disclosure_problems(predicate: JsonObject, *, few: bool) -> Iterator[str]:
+    """Means of few submitters must not be shown: each request's own verdict stands alone."""
+    verification = predicate["verification"]
+    shown = [
+        means[name]
+        for means in (verification["before"], verification["after"], *predicate["training"]["trajectory"])
         for name in ("el", "ma")
     ]
-    if few and set(told) != {SUPPRESSED}:
-        yield f"a mean is told, though it is of fewer than {FEWEST} requests"
+    if few and set(shown) != {SUPPRESSED}:
+        yield f"a mean is shown, though it is of fewer than {FEWEST_SUBMITTERS} submitters"

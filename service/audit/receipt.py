@@ -21,17 +21,24 @@ from pathlib import Path
 from typing import Any
 
 from service.audit.canonical import NotCanonical, dumps, loads
-from service.audit.opening import Code, VerificationError, check_enough, open_certificate, opened, trust_of
+from service.audit.commitments import commit, forget_set_root, request_commitment
 from service.audit.trust import Key, Trust
+from service.audit.verification import (
+    ExitCode,
+    VerificationError,
+    load_trust,
+    open_certificate,
+    open_signed,
+    require_signatures,
+)
 from service.audit.verify import verify
-from service.privacy.commitments import commit, forget_set_root, request_commitment
 
 RECEIPT_TYPE = "application/vnd.unlearnd.receipt+json"
 RECEIPT_KIND = "urn:unlearnd:receipt:v1"
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class RecordMatch:
     """Where a text was found.
 
     Attributes:
@@ -70,7 +77,7 @@ def receipt_payload(
     )  # fmt: skip
 
 
-def verify_record(receipt: Path, text: bytes, certificate: Path, trust: Path) -> Found:
+def verify_record(receipt: Path, text: bytes, certificate: Path, trust: Path) -> RecordMatch:
     """Find a text in the certificate of its request.
 
     Args:
@@ -82,7 +89,7 @@ def verify_record(receipt: Path, text: bytes, certificate: Path, trust: Path) ->
     Raises:
         VerificationError: It is not there, or something is not signed as it must be.
     """
-    trusted = trust_of(trust)
+    trusted = load_trust(trust)
     try:
         content = _read_receipt(receipt, trusted)
         if certificate.is_dir():
@@ -91,47 +98,47 @@ def verify_record(receipt: Path, text: bytes, certificate: Path, trust: Path) ->
         _check_counted(trusted, signers, datetime.fromisoformat(statement["predicate"]["issued_at"]))
         return _find(content, text, statement["predicate"])
     except OSError as error:
-        raise VerificationError(Code.INCOMPLETE, "the receipt or the certificate cannot be read") from error
+        raise VerificationError(ExitCode.INCOMPLETE, "the receipt or the certificate cannot be read") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise VerificationError(Code.MALFORMED, f"the receipt is garbled ({type(error).__name__})") from error
+        raise VerificationError(ExitCode.MALFORMED, f"the receipt is garbled ({type(error).__name__})") from error
 
 
 def _check_counted(trust: Trust, signers: Sequence[Key], issued: datetime) -> None:
     if not all(key.signed_at(issued) for key in signers):
-        raise VerificationError(Code.UNTRUSTED_KEY, "the certificate key did not count when the record was issued")
-    check_enough(trust, signers, issued)
+        raise VerificationError(ExitCode.UNTRUSTED_KEY, "the certificate key did not count when the record was issued")
+    require_signatures(trust, signers, issued)
 
 
 def _read_receipt(path: Path, trust: Trust) -> dict[str, Any]:
     found = json.loads(path.read_bytes())
     for name in ("receipt", "signed"):
         found = found.get(name, found)
-    payload, (key,) = opened("the receipt", json.dumps(found).encode(), trust.of("receipt"), RECEIPT_TYPE)
+    payload, (key,) = open_signed("the receipt", json.dumps(found).encode(), trust.of("receipt"), RECEIPT_TYPE)
     try:
         content: dict[str, Any] = loads(payload)
     except NotCanonical as error:
-        raise VerificationError(Code.MALFORMED, f"the receipt is malformed: {error}") from error
+        raise VerificationError(ExitCode.MALFORMED, f"the receipt is malformed: {error}") from error
     if content["kind"] != RECEIPT_KIND:
-        raise VerificationError(Code.MALFORMED, "the receipt is of another kind")
+        raise VerificationError(ExitCode.MALFORMED, "the receipt is of another kind")
     if not key.signed_at(datetime.fromisoformat(content["accepted_at"])):
-        raise VerificationError(Code.UNTRUSTED_KEY, "the receipt key did not count when the receipt was made")
+        raise VerificationError(ExitCode.UNTRUSTED_KEY, "the receipt key did not count when the receipt was made")
     return content
 
 
-def _find(receipt: dict[str, Any], text: bytes, predicate: dict[str, Any]) -> Found:
+def _find(receipt: dict[str, Any], text: bytes, predicate: dict[str, Any]) -> RecordMatch:
     commitments = [bytes.fromhex(record["commitment"]) for record in receipt["records"]]
     nonces = [bytes.fromhex(record["nonce"]) for record in receipt["records"]]
     mine = [i for i, nonce in enumerate(nonces) if commit(nonce, text) == commitments[i]]
     if not mine:
-        raise VerificationError(Code.NOT_IN_REQUEST, "NOT_IN_REQUEST: this text is none of the receipt's records")
+        raise VerificationError(ExitCode.NOT_IN_REQUEST, "NOT_IN_REQUEST: this text is none of the receipt's records")
     commitment = request_commitment(receipt["ref"], commitments)
     if commitment.hex() != receipt["commitment"]:
-        raise VerificationError(Code.NOT_IN_REQUEST, "NOT_IN_REQUEST: the records are not those of the commitment")
+        raise VerificationError(ExitCode.NOT_IN_REQUEST, "NOT_IN_REQUEST: the records are not those of the commitment")
     lines = {line["ref"]: line for line in predicate["requests"]}
     line = lines.get(receipt["ref"])
     if line is None or line["commitment"] != commitment.hex():
-        raise VerificationError(Code.NOT_IN_REQUEST, "NOT_IN_REQUEST: the certificate does not name this request")
+        raise VerificationError(ExitCode.NOT_IN_REQUEST, "NOT_IN_REQUEST: the certificate does not name this request")
     named = [(ref, bytes.fromhex(line["commitment"])) for ref, line in lines.items()]
     if forget_set_root(named).hex() != predicate["forget_set"]["commitment_root"]:
-        raise VerificationError(Code.NOT_IN_REQUEST, "NOT_IN_REQUEST: the forget set is not over these requests")
-    return Found(mine[0], receipt["ref"], line["verdict"], predicate["certificate_id"], predicate["overall"])
+        raise VerificationError(ExitCode.NOT_IN_REQUEST, "NOT_IN_REQUEST: the forget set is not over these requests")
+    return RecordMatch(mine[0], receipt["ref"], line["verdict"], predicate["certificate_id"], predicate["overall"])

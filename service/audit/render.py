@@ -7,12 +7,11 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 
-from service.audit.certificate import SUPPRESSED
+from service.domain.disclosure import SUPPRESSED
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|<>&~-])")
 VERDICTS = {
     "PASS": "passed its tests", "FAIL": "did not pass its tests", "NOT_TESTED": "was not tested",
-    "WITHDRAWN": "was withdrawn",
 }  # fmt: skip
 REASONS = {
     "not_memorised": "the model treated these texts like unseen ones already; it was not trained on them",

@@ -11,7 +11,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-PATH = Path(__file__).with_name("record.schema.json")  # the one that new records follow
+PATH = Path(__file__).with_name("certificate-2.schema.json")  # the one that new certificates follow
 KNOWN = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in PATH.parent.glob("*.schema.json")}
 DIGEST = hashlib.sha256(PATH.read_bytes()).hexdigest()
 

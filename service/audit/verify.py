@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from service.audit.canonical import NotCanonical, dumps, loads
+from service.audit.checkpoint import Checkpoint, Proof, UnknownSigner
 from service.audit.dsse import NotAnEnvelope
-from service.audit.log import Checkpoint, LogError, Proof, UnknownSigner
-from service.audit.manifest import NotPlain, digest_of, file_entries, list_paths, manifest
-from service.audit.opening import CERTIFICATE, Code, VerificationError, check_enough, open_certificate, trust_of
+from service.audit.manifest import NotPlain, file_entries, list_paths, manifest, manifest_digest
+from service.audit.merkle import LogError
 from service.audit.policy import policy_problems
 from service.audit.schema import schema_problem
 from service.audit.trust import (
@@ -35,6 +35,14 @@ from service.audit.trust import (
     Untrusted,
     open_bundle,
 )  # fmt: skip
+from service.audit.verification import (
+    CERTIFICATE,
+    ExitCode,
+    VerificationError,
+    load_trust,
+    open_certificate,
+    require_signatures,
+)
 from service.audit.wording import problem_in
 
 PROOF = "certificate.tlog-proof"
@@ -83,22 +91,22 @@ def verify(
         return _verify(folder, trust, parent, passed)
     except (AttributeError, KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
         raise VerificationError(
-            Code.MALFORMED, f"garbled where it was not expected ({type(error).__name__})"
+            ExitCode.MALFORMED, f"garbled where it was not expected ({type(error).__name__})"
         ) from error
 
 
 def _verify(folder: Path, trust: Path | None, parent: Path | None, passed: Callable[[str], None]) -> Verified:
-    trusted = trust_of(trust or folder / "trust.json")
+    trusted = load_trust(trust or folder / "trust.json")
     envelope = _bytes(folder / CERTIFICATE)
     statement, signers = open_certificate(envelope, trusted)
     predicate = statement["predicate"]
     wrong, unfit = problem_in(predicate), schema_problem(statement)
     if unfit and not wrong:
-        raise VerificationError(Code.MALFORMED, f"the statement does not fit its schema: {unfit}")
+        raise VerificationError(ExitCode.MALFORMED, f"the statement does not fit its schema: {unfit}")
     passed("certificate")
     passed("signature")
     if wrong:
-        raise VerificationError(Code.POLICY_FAILURE, wrong)
+        raise VerificationError(ExitCode.POLICY_FAILURE, wrong)
     passed("wording")
     listed = {s["name"]: s["digest"]["sha256"] for s in statement["subject"]}
     _check_files(folder, listed, len(statement["subject"]))
@@ -106,7 +114,7 @@ def _verify(folder: Path, trust: Path | None, parent: Path | None, passed: Calla
     releaser = check_model_signature(folder / MODEL_SIGNATURE, listed, trusted)
     passed("model.sig")
     for reason in policy_problems(predicate):
-        raise VerificationError(Code.POLICY_FAILURE, reason)
+        raise VerificationError(ExitCode.POLICY_FAILURE, reason)
     passed("policy")
     proof = _read_proof(folder / PROOF)
     checkpoint, logged = _check_log(proof, envelope, predicate, trusted)
@@ -123,27 +131,27 @@ def _bytes(path: Path) -> bytes:
         if path.is_file() and not path.is_symlink():
             return path.read_bytes()
     except OSError as error:
-        raise VerificationError(Code.INCOMPLETE, f"{path.name} cannot be read ({error.strerror})") from error
-    raise VerificationError(Code.INCOMPLETE, f"{path.name} is missing")
+        raise VerificationError(ExitCode.INCOMPLETE, f"{path.name} cannot be read ({error.strerror})") from error
+    raise VerificationError(ExitCode.INCOMPLETE, f"{path.name} is missing")
 
 
 def _check_files(folder: Path, listed: dict[str, str], count: int) -> None:
     """Exactly the listed files are there, byte for byte."""
     if not listed or len(listed) != count:
-        raise VerificationError(Code.MALFORMED, "the statement lists no file, or one twice")
+        raise VerificationError(ExitCode.MALFORMED, "the statement lists no file, or one twice")
     try:
         present = set(list_paths(folder)) - UNBOUND
         for path in sorted(present ^ set(listed)):
             what = "is missing" if path in listed else "is not in the certificate"
-            raise VerificationError(Code.ARTEFACT_MISMATCH, f"{path} {what}")
+            raise VerificationError(ExitCode.ARTEFACT_MISMATCH, f"{path} {what}")
         for found in file_entries(folder, sorted(listed)):
             if found["sha256"] != listed[found["path"]]:
-                raise VerificationError(Code.ARTEFACT_MISMATCH, f"{found['path']} differs from what was certified")
+                raise VerificationError(ExitCode.ARTEFACT_MISMATCH, f"{found['path']} differs from what was certified")
     except NotPlain as error:
-        raise VerificationError(Code.ARTEFACT_MISMATCH, str(error)) from error
+        raise VerificationError(ExitCode.ARTEFACT_MISMATCH, str(error)) from error
     except OSError as error:
         name = Path(error.filename or folder).name
-        raise VerificationError(Code.ARTEFACT_MISMATCH, f"{name} cannot be read ({error.strerror})") from error
+        raise VerificationError(ExitCode.ARTEFACT_MISMATCH, f"{name} cannot be read ({error.strerror})") from error
 
 
 def check_model_signature(path: Path, listed: dict[str, str], trust: Trust) -> Key:
@@ -156,12 +164,12 @@ def check_model_signature(path: Path, listed: dict[str, str], trust: Trust) -> K
         payload, key = open_bundle(_bytes(path), trust.of("release"))
         resources = json.loads(payload)["predicate"]["resources"]
     except NotAnEnvelope as error:
-        raise VerificationError(Code.MALFORMED, f"{path.name} is not a bundle of Model Signing") from error
+        raise VerificationError(ExitCode.MALFORMED, f"{path.name} is not a bundle of Model Signing") from error
     except Untrusted as error:
-        raise VerificationError(Code.UNTRUSTED_KEY, f"{path.name}: {error}") from error
+        raise VerificationError(ExitCode.UNTRUSTED_KEY, f"{path.name}: {error}") from error
     signed = {f"model/{r['name']}": r["digest"] for r in resources if r["algorithm"] == "sha256"}
     if signed != {name: digest for name, digest in listed.items() if name.startswith("model/")}:
-        raise VerificationError(Code.ARTEFACT_MISMATCH, f"{path.name} is of other model files")
+        raise VerificationError(ExitCode.ARTEFACT_MISMATCH, f"{path.name} is of other model files")
     return key
 
 
@@ -170,7 +178,7 @@ def _read_proof(path: Path) -> Proof:
     try:
         return Proof.loads(data.decode())
     except (LogError, UnicodeDecodeError) as error:
-        raise VerificationError(Code.LOG_FAILURE, f"{path.name}: not a log proof") from error
+        raise VerificationError(ExitCode.LOG_FAILURE, f"{path.name}: not a log proof") from error
 
 
 def _check_log(
@@ -180,22 +188,22 @@ def _check_log(
     checkpoint, entry = _proved(PROOF, proof, trust)
     digest = hashlib.sha256(envelope).hexdigest()
     if (entry["kind"], entry["certificate"], entry["overall"]) != ("job.certified", digest, "PASS"):
-        raise VerificationError(Code.LOG_FAILURE, "the log's entry is of another certificate")
+        raise VerificationError(ExitCode.LOG_FAILURE, "the log's entry is of another certificate")
     if checkpoint.origin != predicate["log"]["origin"]:
-        raise VerificationError(Code.LOG_FAILURE, "the proof is of another log than the certificate names")
+        raise VerificationError(ExitCode.LOG_FAILURE, "the proof is of another log than the certificate names")
     before = Proof.loads(predicate["log"]["thresholds"])
     earlier, fixed = _proved("the proof of the thresholds", before, trust)
     if earlier.origin != checkpoint.origin or earlier.size > checkpoint.size or before.index >= proof.index:
-        raise VerificationError(Code.LOG_FAILURE, "the thresholds are not in the log before the certificate")
+        raise VerificationError(ExitCode.LOG_FAILURE, "the thresholds are not in the log before the certificate")
     if (fixed["kind"], fixed["job"]) != ("job.thresholds", entry["job"]):
-        raise VerificationError(Code.LOG_FAILURE, "the log's entry is of other thresholds")
+        raise VerificationError(ExitCode.LOG_FAILURE, "the log's entry is of other thresholds")
     if predicate["log"]["before"] != fixed["before"] or fixed["before"]["size"] > before.index:
-        raise VerificationError(Code.LOG_FAILURE, "the certificate and the log differ on the log before the run")
+        raise VerificationError(ExitCode.LOG_FAILURE, "the certificate and the log differ on the log before the run")
     for name, value in (
         ("thresholds", predicate["verification"]["thresholds"]), ("parameters", predicate["method"]["parameters"]),
     ):  # fmt: skip
         if fixed[name] != hashlib.sha256(dumps(value)).hexdigest():
-            raise VerificationError(Code.POLICY_FAILURE, f"the {name} are not those that were fixed before the run")
+            raise VerificationError(ExitCode.POLICY_FAILURE, f"the {name} are not those that were fixed before the run")
     return checkpoint, entry
 
 
@@ -203,9 +211,9 @@ def _proved(what: str, proof: Proof, trust: Trust) -> tuple[Checkpoint, dict[str
     try:
         return proof.check(trust.log_keys), loads(proof.entry)
     except UnknownSigner as error:
-        raise VerificationError(Code.UNTRUSTED_KEY, f"{what}: {error}") from error
+        raise VerificationError(ExitCode.UNTRUSTED_KEY, f"{what}: {error}") from error
     except (LogError, NotCanonical) as error:
-        raise VerificationError(Code.LOG_FAILURE, f"{what}: {error}") from error
+        raise VerificationError(ExitCode.LOG_FAILURE, f"{what}: {error}") from error
 
 
 def _check_times(trust: Trust, signers: Sequence[Key], releaser: Key, proof: Proof, at: str, issued_at: str) -> None:
@@ -215,12 +223,12 @@ def _check_times(trust: Trust, signers: Sequence[Key], releaser: Key, proof: Pro
     """
     logged, issued = (dt.datetime.fromisoformat(time) for time in (at, issued_at))
     if not -SKEW <= logged - issued <= LATEST:
-        raise VerificationError(Code.UNTRUSTED_KEY, "the record was not issued when the log took it in")
+        raise VerificationError(ExitCode.UNTRUSTED_KEY, "the record was not issued when the log took it in")
     counted = [key.role for key in (*signers, releaser) if not key.signed_at(logged)]
     counted += [key.role for key in trust.of("log").values() if _signed(key, proof) and not key.used_after(logged)]
     for role in counted:
-        raise VerificationError(Code.UNTRUSTED_KEY, f"the {role} key did not count when the record was made")
-    check_enough(trust, signers, logged)
+        raise VerificationError(ExitCode.UNTRUSTED_KEY, f"the {role} key did not count when the record was made")
+    require_signatures(trust, signers, logged)
 
 
 def _signed(key: Key, proof: Proof) -> bool:
@@ -237,10 +245,12 @@ def _check_parent(parent: Path | None, lineage: dict[str, Any]) -> None:
     if parent is None:
         return
     try:
-        files = digest_of(manifest(parent))
+        files = manifest_digest(manifest(parent))
     except (NotPlain, OSError) as error:
-        raise VerificationError(Code.POLICY_FAILURE, "broken lineage: the parent's folder cannot be read") from error
+        raise VerificationError(
+            ExitCode.POLICY_FAILURE, "broken lineage: the parent's folder cannot be read"
+        ) from error
     certificate = parent / CERTIFICATE
     digest = hashlib.sha256(certificate.read_bytes()).hexdigest() if certificate.exists() else None
     if (files, digest) != (lineage["parent_manifest"], lineage["parent_certificate"]):
-        raise VerificationError(Code.POLICY_FAILURE, "broken lineage: that folder is not of the parent version")
+        raise VerificationError(ExitCode.POLICY_FAILURE, "broken lineage: that folder is not of the parent version")

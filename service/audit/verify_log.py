@@ -18,8 +18,9 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from service.audit.canonical import NotCanonical, loads
-from service.audit.log import PROOF_HEADER, Checkpoint, LogError, UnknownSigner, leaf_hash, open_checkpoint, root
-from service.audit.opening import Code, VerificationError, trust_of
+from service.audit.checkpoint import PROOF_HEADER, Checkpoint, UnknownSigner, open_checkpoint
+from service.audit.merkle import LogError, leaf_hash, root
+from service.audit.verification import ExitCode, VerificationError, load_trust
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +48,16 @@ def verify_log(export: Path, trust: Path, older: Path | None = None, *, today: d
     Raises:
         VerificationError: Some step failed; its code and reason say which.
     """
-    keys = trust_of(trust).log_keys
+    keys = load_trust(trust).log_keys
     if not keys:
-        raise VerificationError(Code.UNTRUSTED_KEY, "trust.json names no key of a log")
+        raise VerificationError(ExitCode.UNTRUSTED_KEY, "trust.json names no key of a log")
     # 1  checkpoint
     note, entries = _read(export)
     checkpoint = _opened(note, keys)
     # 2  entries
     leaves = [leaf_hash(entry) for entry in entries]
     if checkpoint.size != len(leaves) or checkpoint.root != root(leaves):
-        raise VerificationError(Code.LOG_FAILURE, "the entries are not those that the checkpoint is of")
+        raise VerificationError(ExitCode.LOG_FAILURE, "the entries are not those that the checkpoint is of")
     # 3  consistency
     if older is not None:
         _check_older(_opened(_note_of(older), keys), checkpoint, leaves)
@@ -66,7 +67,7 @@ def verify_log(export: Path, trust: Path, older: Path | None = None, *, today: d
         reason = (
             f"{len(open_ones)} accepted requests are past their deadline and in no record, the first {open_ones[0]}"
         )
-        raise VerificationError(Code.INCOMPLETE, reason)
+        raise VerificationError(ExitCode.INCOMPLETE, reason)
     return VerifiedLog(checkpoint, accepted)
 
 
@@ -77,7 +78,7 @@ def _read(export: Path) -> tuple[str, list[bytes]]:
             raise ValueError("entries out of order")
         return lines[0]["checkpoint"], [base64.b64decode(line["entry"], validate=True) for line in lines[1:]]
     except (OSError, ValueError, KeyError, TypeError, IndexError, binascii.Error) as error:
-        raise VerificationError(Code.MALFORMED, f"{export.name} is not an exported log") from error
+        raise VerificationError(ExitCode.MALFORMED, f"{export.name} is not an exported log") from error
 
 
 def _note_of(older: Path) -> str:
@@ -95,27 +96,29 @@ def _note_of(older: Path) -> str:
             found = found.get(name, found)
         return str(loads(base64.b64decode(found["payload"]))["checkpoint"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise VerificationError(Code.MALFORMED, f"{older.name} holds no checkpoint") from error
+        raise VerificationError(ExitCode.MALFORMED, f"{older.name} holds no checkpoint") from error
 
 
 def _opened(note: str, keys: Sequence[Ed25519PublicKey]) -> Checkpoint:
     try:
         return open_checkpoint(note, keys)
     except UnknownSigner as error:
-        raise VerificationError(Code.UNTRUSTED_KEY, str(error)) from error
+        raise VerificationError(ExitCode.UNTRUSTED_KEY, str(error)) from error
     except LogError as error:
-        raise VerificationError(Code.LOG_FAILURE, str(error)) from error
+        raise VerificationError(ExitCode.LOG_FAILURE, str(error)) from error
 
 
 def _check_older(older: Checkpoint, newer: Checkpoint, leaves: Sequence[bytes]) -> None:
     if older.origin != newer.origin:
-        raise VerificationError(Code.LOG_FAILURE, f"the older checkpoint is of the log {older.origin}")
+        raise VerificationError(ExitCode.LOG_FAILURE, f"the older checkpoint is of the log {older.origin}")
     if older.size > newer.size:
-        raise VerificationError(Code.LOG_FAILURE, f"the log has become smaller: {older.size}, now {newer.size}")
+        raise VerificationError(ExitCode.LOG_FAILURE, f"the log has become smaller: {older.size}, now {newer.size}")
     found = root(leaves[: older.size])
     if found != older.root:
         both = f"{base64.b64encode(older.root).decode()} and {base64.b64encode(found).decode()}"
-        raise VerificationError(Code.LOG_FAILURE, f"EQUIVOCATION: two logs of size {older.size}, with the roots {both}")
+        raise VerificationError(
+            ExitCode.LOG_FAILURE, f"EQUIVOCATION: two logs of size {older.size}, with the roots {both}"
+        )
 
 
 def _promises(entries: Sequence[bytes], today: dt.date) -> tuple[int, list[str]]:
@@ -125,7 +128,7 @@ def _promises(entries: Sequence[bytes], today: dt.date) -> tuple[int, list[str]]
         try:
             found.enter(loads(data))
         except (NotCanonical, KeyError, TypeError, AttributeError) as error:
-            raise VerificationError(Code.MALFORMED, "an entry of the log is garbled") from error
+            raise VerificationError(ExitCode.MALFORMED, "an entry of the log is garbled") from error
     late = sorted(ref for ref, day in found.due.items() if day and dt.date.fromisoformat(day) < today)
     return len(found.due), late
 

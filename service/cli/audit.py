@@ -10,7 +10,7 @@ import typer
 from service.cli.console import AsJson, app, screen
 
 if TYPE_CHECKING:
-    from service.audit.opening import VerificationError
+    from service.audit.verification import VerificationError
 
 Trust = Annotated[Path, typer.Option(help="trust.json, obtained from the issuer by other means")]
 
@@ -32,7 +32,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check a release folder offline; exit code 0 only if all holds."""
-    from service.audit.opening import VerificationError
+    from service.audit.verification import VerificationError
     from service.audit.verify import STEPS
     from service.audit.verify import verify as check
 
@@ -67,7 +67,7 @@ def verify_log(
     as_json: AsJson = False,
 ) -> None:
     """Check an exported log offline; exit code 0 only if all holds."""
-    from service.audit.opening import VerificationError
+    from service.audit.verification import VerificationError
     from service.audit.verify_log import verify_log as check
 
     try:
@@ -91,8 +91,8 @@ def verify_record(
     as_json: AsJson = False,
 ) -> None:
     """Show offline that a text was in a certificate's request; exit code 60 if it was not."""
-    from service.audit.opening import VerificationError
     from service.audit.receipt import verify_record as check
+    from service.audit.verification import VerificationError
 
     if (text is None) == (file is None):
         raise typer.BadParameter("give either --text or --file")
@@ -115,12 +115,12 @@ def render(
     trust: Annotated[Path | None, typer.Option(help="trust.json; by default the folder's own")] = None,
 ) -> None:
     """Write a record down for people, from the signed bytes; refuses a certificate whose signature does not hold."""
-    from service.audit.opening import CERTIFICATE, VerificationError, open_certificate, trust_of
     from service.audit.render import html, markdown
+    from service.audit.verification import CERTIFICATE, VerificationError, load_trust, open_certificate
 
     file = certificate / CERTIFICATE if certificate.is_dir() else certificate
     try:
-        statement, _ = open_certificate(file.read_bytes(), trust_of(trust or file.with_name("trust.json")))
+        statement, _ = open_certificate(file.read_bytes(), load_trust(trust or file.with_name("trust.json")))
     except OSError as error:
         raise typer.BadParameter(f"{file} cannot be read") from error
     except VerificationError as error:

@@ -11,7 +11,7 @@ from service.cli.console import AsJson, app, keys, screen, show, table
 from service.domain.errors import ClientError
 
 if TYPE_CHECKING:
-    from service.client import Client
+    from service.client.http import Client
 
 corpora = typer.Typer(help="Training data to look people up in.", no_args_is_help=True)
 jobs = typer.Typer(help="Look after jobs.", no_args_is_help=True)
@@ -42,7 +42,7 @@ def read_json(file: Path, option: str) -> Any:
 
 def connect() -> "Client":
     """A client of the service that the environment names; what it needs is imported here, not for offline commands."""
-    from service.client import Client
+    from service.client.http import Client
 
     return Client.from_environment()
 

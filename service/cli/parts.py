@@ -13,7 +13,7 @@ import typer
 from service.cli.console import AsJson, app, keys, screen, table
 
 if TYPE_CHECKING:
-    from service.app import Services
+    from service.bootstrap import Services
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="of an embedded stack that runs")]
 
@@ -118,13 +118,13 @@ def reconcile(
     as_json: AsJson = False,
 ) -> None:
     """After restoring an older backup of the database: take up the versions published since, purge again."""
-    from service.log import LogBusy
-    from service.steps.purge import purge_again
-    from service.steps.restore import reconcile as step
+    from service.evidence.log_keeper import LogBusy
+    from service.steps.operator.restore import reconcile as step
+    from service.steps.upkeep.purge import purge_restored
 
     parts = _parts(data_dir)
     try:
-        done, purged = step(parts), purge_again(parts)
+        done, purged = step(parts), purge_restored(parts)
     except LogBusy as error:
         screen.print(f"{error}: stop all workers first", style="red")
         raise typer.Exit(1) from None
@@ -148,7 +148,7 @@ def reconcile(
 
 def _parts(data_dir: Path | None, *, create: bool = True) -> "Services":
     """The wired parts, of the environment or of an embedded stack's folder."""
-    from service.app import build
+    from service.bootstrap import build
     from service.config import Settings
 
     if data_dir is None:
@@ -171,7 +171,7 @@ def demo(output: Annotated[Path, typer.Option(help="where the plot and the relea
 @keys.command("init")
 def keys_init() -> None:
     """Make the key-encryption key and the signing keys in UNLEARND_KEYS_DIR unless they are there."""
-    from service.app import create_keys
+    from service.bootstrap import create_keys
     from service.config import Settings
 
     create_keys(Settings())
@@ -181,7 +181,7 @@ def keys_init() -> None:
 def keys_bootstrap(name: str = "first admin") -> None:
     """Make an admin key straight in the database, on a server where there is none yet; it is shown this once."""
     from service.config import Settings
-    from service.db.keys import SCOPES, create
+    from service.db.api_keys import SCOPES, create
     from service.db.session import Database
 
     database = Database(Settings().database_url, pool_size=1)
@@ -197,8 +197,8 @@ def keys_rotate(
     data_dir: DataDir = None,
 ) -> None:
     """Retire the key of a role and begin another; what the log has of before still counts."""
-    from service.db import audit
-    from service.keyring import NoSuchKey
+    from service.db import log_entries
+    from service.evidence.keyring import NoSuchKey
 
     parts = _parts(data_dir)
     try:
@@ -206,7 +206,7 @@ def keys_rotate(
     except NoSuchKey as error:
         raise typer.BadParameter(str(error), param_hint="ROLE") from error
     with parts.db.transaction() as session:
-        audit.append(session, "key.rotated", role=role, keyid=keyid)
+        log_entries.append(session, "key.rotated", role=role, keyid=keyid)
     _tell_trust(parts)
     parts.close()
 
@@ -216,8 +216,8 @@ def keys_distrust(
     keyid: Annotated[str, typer.Argument(help="of a signing key, from trust.json")], data_dir: DataDir = None
 ) -> None:
     """Revoke a signing key, for when it is known to others: nothing that it ever signed counts any more."""
-    from service.db import audit
-    from service.keyring import NoSuchKey
+    from service.db import log_entries
+    from service.evidence.keyring import NoSuchKey
 
     parts = _parts(data_dir)
     try:
@@ -225,7 +225,7 @@ def keys_distrust(
     except NoSuchKey as error:
         raise typer.BadParameter(str(error), param_hint="KEYID") from error
     with parts.db.transaction() as session:
-        audit.append(session, "key.revoked", keyid=keyid)
+        log_entries.append(session, "key.revoked", keyid=keyid)
     _tell_trust(parts)
     parts.close()
 

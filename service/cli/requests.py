@@ -14,8 +14,8 @@ from service.cli.console import AsJson, app, say, screen, show, table
 from service.domain.errors import ClientError
 
 if TYPE_CHECKING:
-    from service.client import Client
-    from service.operations import Identity, Subject
+    from service.client.http import Client
+    from service.client.operations import Identity, Subject
 
 requests = typer.Typer(help="Submit deletion requests and follow them.", no_args_is_help=True)
 app.add_typer(requests, name="requests")
@@ -62,13 +62,13 @@ def requests_submit(
     as_json: AsJson = False,
 ) -> None:
     """Submit a deletion request; its receipt, which is given once, is written to a file."""
-    from service.steps.register import UnreadableCorpus, read_texts
+    from service.text_files import UnreadableTexts, read_texts
 
     texts = list(text or [])
     if file:
         try:
             texts += read_texts(file)
-        except (UnreadableCorpus, UnicodeDecodeError) as error:
+        except (UnreadableTexts, UnicodeDecodeError) as error:
             raise ClientError(f"--file: {error}") from error
         except OSError as error:
             raise ClientError(f"--file: {error.strerror}") from error

@@ -9,13 +9,14 @@ from sqlalchemy import ARRAY, BigInteger, ColumnElement, cast, delete, func, lit
 from sqlalchemy.dialects.postgresql import TSQUERY
 from sqlalchemy.orm import Session
 
+from service.db.corpus_tables import Corpus, CorpusRecord
 from service.db.paging import Page, page
-from service.db.tables import Corpus, CorpusRecord, Model
+from service.db.tables import Model
 
 BIGINTS = ARRAY(BigInteger)
-MOST = 10_000  # records that one look-up gives
-OTHERS = 500  # of other people's, that may be copies
-NAMED = 500  # that a name alone finds: who has to look at them can look at no more
+MAX_MATCHES = 10_000  # records that one look-up gives
+MAX_OTHERS = 500  # of other people's, that may be copies
+MAX_NAMED = 500  # that a name alone finds: who has to look at them can look at no more
 
 
 def by_id(session: Session, corpus_id: UUID) -> Corpus | None:
@@ -74,7 +75,7 @@ def remove(session: Session, corpus: Corpus) -> None:
 
 def _of(model_id: UUID, condition: ColumnElement[bool]) -> Any:
     query = select(CorpusRecord).join(Corpus, Corpus.id == CorpusRecord.corpus_id)
-    return query.where(Corpus.model_id == model_id, condition).order_by(CorpusRecord.id).limit(MOST)
+    return query.where(Corpus.model_id == model_id, condition).order_by(CorpusRecord.id).limit(MAX_MATCHES)
 
 
 def by_identifiers(session: Session, model_id: UUID, hashes: Sequence[int]) -> list[CorpusRecord]:
@@ -86,17 +87,17 @@ def by_identifiers(session: Session, model_id: UUID, hashes: Sequence[int]) -> l
 def by_phrases(session: Session, model_id: UUID, phrases: Sequence[str]) -> list[CorpusRecord]:
     """The first records with one of these names in their text; each is a tsquery."""
     found = CorpusRecord.words.op("@@")(cast(literal(" | ".join(f"({p})" for p in phrases)), TSQUERY))
-    return list(session.scalars(_of(model_id, found).limit(NAMED)))
+    return list(session.scalars(_of(model_id, found).limit(MAX_NAMED)))
 
 
-def near(session: Session, model_id: UUID, record: CorpusRecord) -> list[CorpusRecord]:
+def near_copies(session: Session, model_id: UUID, record: CorpusRecord) -> list[CorpusRecord]:
     """Records that may be copies of one, itself among them: they share a band, and have no identifier but its own."""
     return list(session.scalars(_of(model_id, _alike(record) & _of_its_own(record))))
 
 
-def near_of_others(session: Session, model_id: UUID, record: CorpusRecord) -> list[CorpusRecord]:
+def near_copies_of_others(session: Session, model_id: UUID, record: CorpusRecord) -> list[CorpusRecord]:
     """The first of those that may be copies and have another identifier: a form letter may have any number."""
-    return list(session.scalars(_of(model_id, _alike(record) & ~_of_its_own(record)).limit(OTHERS)))
+    return list(session.scalars(_of(model_id, _alike(record) & ~_of_its_own(record)).limit(MAX_OTHERS)))
 
 
 def _alike(record: CorpusRecord) -> ColumnElement[bool]:

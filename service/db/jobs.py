@@ -4,16 +4,19 @@
 """
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import case, func, or_, select, update
 from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.orm.attributes import set_committed_value
 
 from service.db.paging import Page, page
 from service.db.tables import Job, JobEvent, Model, Version
-from service.domain.errors import LostLease
+from service.domain.disclosure import is_disclosed, redacted
+from service.domain.errors import IllegalTransition, LostLease
+from service.domain.json_types import JsonObject
 from service.domain.states import TERMINAL_STAGES, Outcome, Stage, check_stage
+from service.schemas.report import redacted_report
 
 CHANNEL = "unlearnd_jobs"
 
@@ -91,10 +94,14 @@ def owned(session: Session, job_id: UUID, fence: int) -> Job:
 
 
 def advance(session: Session, job: Job, target: Stage, *, release: bool = False) -> None:
-    """Move an owned job to the next stage; `release` gives it up for whoever does that stage."""
+    """Move an owned job to the next stage: the only door to `stage`. `release` frees it for whoever does that stage.
+
+    Raises:
+        IllegalTransition: The table does not list the move, or the row has moved meanwhile.
+    """
     if job.stage != target:
         check_stage(job.stage, target)
-        job.stage = target
+        _write_stage(session, job, target)
         add_event(session, job.id, "stage", {"stage": target, "progress": job.progress})
     if release or target in TERMINAL_STAGES:
         job.owner, job.lease_expires_at, job.woken_at = None, None, None
@@ -102,6 +109,14 @@ def advance(session: Session, job: Job, target: Stage, *, release: bool = False)
         job.attempts = 0
     if target in TERMINAL_STAGES:
         job.finished_at = datetime.now(UTC)
+
+
+def _write_stage(session: Session, job: Job, target: Stage) -> None:
+    """Write a stage where the row still has the one that the table was asked about."""
+    guarded = update(Job).where(Job.id == job.id, Job.stage == job.stage).values(stage=target).returning(Job.id)
+    if session.execute(guarded, execution_options={"synchronize_session": False}).first() is None:
+        raise IllegalTransition(f"job: no longer {job.stage}")
+    set_committed_value(job, "stage", target)
 
 
 def finish(session: Session, job: Job, outcome: Outcome, reason: str | None) -> None:
@@ -117,29 +132,19 @@ def oldest_queued_seconds(session: Session) -> float:
     return (datetime.now(UTC) - created).total_seconds() if created else 0.0
 
 
-ABOUT_REQUESTS = ("el", "ma", "loss", "forget_loss", "before", "after")
-
-
-def forget_means(session: Session, job_id: UUID, fewest: int) -> None:
-    """Take the means of a job of fewer than `fewest` memorised requests out of its rows: they are of a person."""
+def redact_means(session: Session, job_id: UUID) -> None:
+    """Take the means of a job of few submitters out of its rows: they are about a person whose texts were purged."""
     job = session.get(Job, job_id)
-    if job is None or job.report is None or len(job.report.get("memorised", ())) >= fewest:
+    if job is None or job.report is None or is_disclosed(job.report.submitters):
         return
-    job.metrics, job.report = _without_means(job.metrics), _without_means(job.report)
+    job.metrics, job.report = redacted(job.metrics), redacted_report(job.report)
     for event in session.scalars(select(JobEvent).where(JobEvent.job_id == job_id)):
-        event.data = _without_means(event.data)
+        event.data = redacted(event.data)
     for version in session.scalars(select(Version).where(Version.job_id == job_id)):
-        version.metrics = _without_means(version.metrics)
+        version.metrics = version.metrics and redacted_report(version.metrics)
 
 
-def _without_means(numbers: dict[str, Any]) -> dict[str, Any]:
-    kept: dict[str, Any] = {name: None if name in ABOUT_REQUESTS else value for name, value in numbers.items()}
-    if "trajectory" in kept:
-        kept["trajectory"] = [_without_means(epoch) for epoch in kept["trajectory"]]
-    return kept
-
-
-def give_back(session: Session, job: Job, *, delay_seconds: float, count: bool) -> None:
+def release(session: Session, job: Job, *, delay_seconds: float, count: bool) -> None:
     """Release an owned job for another attempt; `count` says whether this one counts as an attempt."""
     job.owner, job.lease_expires_at, job.woken_at = None, None, None
     job.not_before = datetime.now(UTC) + timedelta(seconds=delay_seconds) if delay_seconds else None
@@ -147,7 +152,7 @@ def give_back(session: Session, job: Job, *, delay_seconds: float, count: bool) 
         job.attempts = max(0, job.attempts - 1)
 
 
-def add_event(session: Session, job_id: UUID, kind: str, data: dict[str, Any]) -> None:
+def add_event(session: Session, job_id: UUID, kind: str, data: JsonObject) -> None:
     """Record what happened and wake whoever listens."""
     session.add(JobEvent(job_id=job_id, kind=kind, data=data))
     notify(session, job_id)
@@ -165,7 +170,7 @@ def events_after(session: Session, job_id: UUID, last: int) -> list[JobEvent]:
     )
 
 
-def history(session: Session, job_id: UUID) -> list[dict[str, Any]]:
+def history(session: Session, job_id: UUID) -> list[JsonObject]:
     """The epochs of a job, as they were told; an epoch that a resumed attempt repeats counts once."""
     query = select(JobEvent.data).where(JobEvent.job_id == job_id, JobEvent.kind == "epoch").order_by(JobEvent.id)
     return list({data["epoch"]: data for data in session.scalars(query)}.values())
@@ -195,19 +200,19 @@ def exhausted(session: Session, max_attempts: int) -> Job | None:
     return session.scalar(query.limit(1).with_for_update(skip_locked=True))
 
 
-def busy(session: Session, model_id: UUID) -> bool:
+def has_active_job(session: Session, model_id: UUID) -> bool:
     """Whether a job of this model is under way."""
     query = select(Job.id).where(Job.model_id == model_id, Job.stage.not_in(TERMINAL_STAGES)).limit(1)
     return session.scalar(query) is not None
 
 
-def active_of(session: Session, model_id: UUID) -> list[Job]:
+def active_jobs(session: Session, model_id: UUID) -> list[Job]:
     """The jobs of this model that have not ended, locked."""
     query = select(Job).where(Job.model_id == model_id, Job.stage.not_in(TERMINAL_STAGES))
     return list(session.scalars(query.with_for_update()))
 
 
-def under_way(session: Session, among: list[UUID]) -> set[UUID]:
+def unfinished(session: Session, among: list[UUID]) -> set[UUID]:
     """Those of these jobs that have not ended."""
     return set(session.scalars(select(Job.id).where(Job.id.in_(among), Job.stage.not_in(TERMINAL_STAGES))))
 

@@ -43,7 +43,7 @@ def versions(session: Session, model: Model, cursor: str | None, limit: int) -> 
     return page(session, query, Version.number, int, cursor, limit, descending=True)
 
 
-def newest(session: Session, model: Model) -> Version | None:
+def newest_version(session: Session, model: Model) -> Version | None:
     """The newest version that was not withdrawn."""
     query = select(Version).where(Version.model_id == model.id, Version.withdrawn_at.is_(None))
     return session.scalar(query.order_by(Version.number.desc()).limit(1))
@@ -84,7 +84,7 @@ def known_digests(session: Session, among: list[str]) -> set[str]:
     return set(session.scalars(select(Version.digest).where(Version.digest.in_(among))))
 
 
-def keep_from_collection(session: Session) -> None:
+def block_collection(session: Session) -> None:
     """Until this transaction ends, no folder is collected: what a new version names is there, or is seen to be gone."""
     session.execute(select(func.pg_advisory_xact_lock_shared(COLLECTION)))
 
@@ -94,7 +94,7 @@ def lock_collection(session: Session) -> None:
     session.execute(select(func.pg_advisory_xact_lock(COLLECTION)))
 
 
-def corpora(session: Session) -> set[str]:
+def reference_text_digests(session: Session) -> set[str]:
     """Digests of all retain and held-out texts in use."""
     rows = session.execute(select(Model.retain["sha256"].astext, Model.heldout["sha256"].astext))
     return {digest for row in rows for digest in row}
@@ -106,7 +106,7 @@ def published(session: Session) -> dict[tuple[str, int], str]:
     return {(name, number): digest for name, number, digest in session.execute(query.where(Version.number > 0))}
 
 
-def newest_of_all(session: Session, limit: int) -> list[tuple[str, Version]]:
+def latest_versions(session: Session, limit: int) -> list[tuple[str, Version]]:
     """(model, its newest version) of the first models by name."""
     query = select(Model.name, Version).join(Version, (Version.model_id == Model.id) & (Version.number == Model.latest))
     return [(name, version) for name, version in session.execute(query.order_by(Model.name).limit(limit))]

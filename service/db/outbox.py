@@ -26,12 +26,12 @@ class Due:
     target: int
 
 
-def tell(session: Session, request_id: UUID, callbacks: int, status: str) -> None:
+def enqueue(session: Session, request_id: UUID, callbacks: int, status: str) -> None:
     """Queue what a request came to, for each of its targets."""
     session.add_all(Outbox(request_id=request_id, status=status, target=i) for i in range(callbacks))
 
 
-def alert(session: Session, request_id: UUID, status: str, *, again: bool = True) -> None:
+def enqueue_alert(session: Session, request_id: UUID, status: str, *, again: bool = True) -> None:
     """Tell the operator that a request came to this; if it comes to it again, again."""
     entry = insert(Outbox).values(id=uuid4(), request_id=request_id, status=status, target=ALERT)
     rearmed = {"next_at": func.now(), "delivered_at": None, "attempts": 0}
@@ -44,16 +44,16 @@ def alert(session: Session, request_id: UUID, status: str, *, again: bool = True
     )
 
 
-def alert_due(session: Session, before: datetime, status: str) -> None:
+def enqueue_due_alerts(session: Session, before: datetime, status: str) -> None:
     """Tell the operator, once each, of every request that has not ended and is due before then."""
     r = DeletionRequest
     told = select(Outbox.id).where(Outbox.request_id == r.id, Outbox.target < 0, Outbox.status == status)
     due = select(r.id).where(r.due_at < before, r.status.not_in(TERMINAL_REQUESTS), ~told.exists())
     for request_id in session.scalars(due.order_by(r.due_at).limit(AT_ONCE)):
-        alert(session, request_id, status, again=False)
+        enqueue_alert(session, request_id, status, again=False)
 
 
-def take_due(session: Session, held: timedelta) -> Due | None:
+def claim_due(session: Session, held: timedelta) -> Due | None:
     """The entry that is due longest, put off by `held` so that no one else makes it meanwhile."""
     due = (
         select(Outbox.id)
@@ -71,7 +71,7 @@ def take_due(session: Session, held: timedelta) -> Due | None:
     return Due(*row) if row else None
 
 
-def is_overtaken(session: Session, due: Due) -> bool:
+def is_superseded(session: Session, due: Due) -> bool:
     """Whether the same target was told something later already: this would be taken for the newer."""
     entry = session.get(Outbox, due.id)
     if entry is None or not entry.attempts or due.target < 0:
@@ -81,7 +81,7 @@ def is_overtaken(session: Session, due: Due) -> bool:
     return session.scalar(later.limit(1)) is not None
 
 
-def record(session: Session, entry_id: UUID, *, delivered: bool, max_attempts: int) -> bool:
+def record_attempt(session: Session, entry_id: UUID, *, delivered: bool, max_attempts: int) -> bool:
     """An attempt was made: done, or again after 2, 4, 8, ... seconds, six hours at most; true if it is given up."""
     entry = session.get(Outbox, entry_id, with_for_update=True)
     if entry is None:
@@ -97,7 +97,7 @@ def record(session: Session, entry_id: UUID, *, delivered: bool, max_attempts: i
     return entry.next_at is None
 
 
-def waiting(session: Session) -> int:
+def undelivered_count(session: Session) -> int:
     """Callbacks that are neither made nor given up."""
     query = select(func.count()).where(Outbox.delivered_at.is_(None), Outbox.next_at.is_not(None))
     return session.scalar(query) or 0

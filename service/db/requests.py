@@ -1,21 +1,31 @@
 """Deletion requests."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ARRAY, Uuid, any_, delete, func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, joinedload, selectinload
+from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.sql.selectable import ForUpdateArg
 
 from service.db import outbox
 from service.db.paging import Page, page
 from service.db.tables import Approval, DeletionRequest, Job, Model, Outbox, Record
 from service.domain.batching import Pending
-from service.domain.states import TERMINAL_REQUESTS, TERMINAL_STAGES, Hold, RequestStatus, check_request
-from service.domain.telling import is_news
+from service.domain.errors import IllegalTransition
+from service.domain.json_types import JsonObject
+from service.domain.notifications import is_notified
+from service.domain.states import (
+    REQUEST_TRANSITIONS,
+    RESTORE_TRANSITIONS,
+    TERMINAL_REQUESTS,
+    TERMINAL_STAGES,
+    Hold,
+    RequestStatus,
+    check_request,
+)
 
 
 def by_id(session: Session, request_id: UUID, *, lock: bool = False) -> DeletionRequest | None:
@@ -95,14 +105,14 @@ def lock_pending(session: Session, ids: Sequence[UUID]) -> list[DeletionRequest]
     return list(session.scalars(query.order_by(r.due_at).with_for_update(skip_locked=True)))
 
 
-def to_resolve(session: Session, limit: int) -> list[UUID]:
+def unresolved(session: Session, limit: int) -> list[UUID]:
     """Pending requests whose records are still to be found, by their deadlines."""
     r = DeletionRequest
     query = select(r.id).where(r.hold == Hold.RESOLVE, r.status == RequestStatus.PENDING)
     return list(session.scalars(query.order_by(r.reason.is_not(None), r.due_at).limit(limit)))
 
 
-def held(session: Session) -> int:
+def awaiting_approval_count(session: Session) -> int:
     """Requests that wait for somebody's approval."""
     r = DeletionRequest
     query = select(func.count()).where(r.hold == Hold.APPROVAL, r.status == RequestStatus.PENDING)
@@ -123,7 +133,7 @@ def add_approval(session: Session, request_id: UUID, api_key_id: UUID) -> int | 
     return session.scalar(select(func.count()).where(Approval.request_id == request_id)) or 0
 
 
-def forget_approvals(session: Session, request_id: UUID) -> None:
+def clear_approvals(session: Session, request_id: UUID) -> None:
     """Whoever approved a request before has approved something else."""
     session.execute(delete(Approval).where(Approval.request_id == request_id))
 
@@ -151,34 +161,49 @@ def in_custody(session: Session, model_id: UUID) -> list[DeletionRequest]:
     )
 
 
-def move(session: Session, requests: Sequence[DeletionRequest], target: RequestStatus, **values: Any) -> None:
-    """Change the state of locked or owned requests by the table; a terminal one queues its callback."""
+def move(
+    session: Session,
+    requests: Sequence[DeletionRequest],
+    target: RequestStatus,
+    *,
+    table: Mapping[RequestStatus, set[RequestStatus]] = REQUEST_TRANSITIONS,
+    notify: bool = True,
+    **values: object,
+) -> None:
+    """Move requests to a state: the only door to `status`.
+
+    Args:
+        session: The transaction.
+        requests: Locked or owned; those that stand there already are left alone.
+        target: The new state.
+        table: Which moves are legal.
+        notify: Queue callbacks and alerts where the move is news.
+        **values: Other columns that change with it.
+
+    Raises:
+        IllegalTransition: The table does not list the move, or the row has moved meanwhile.
+    """
+    finished_at = datetime.now(UTC) if target in TERMINAL_REQUESTS else None
     for request in requests:
-        if request.status == target:
+        before = request.status
+        if before == target:
             continue
-        check_request(request.status, target)
-        before, request.status = request.status, target
-        for name, value in values.items():
-            setattr(request, name, value)
-        if target in TERMINAL_REQUESTS:
-            request.finished_at = datetime.now(UTC)
-        if target in (RequestStatus.FAILED, RequestStatus.REJECTED):
-            outbox.alert(session, request.id, target)
-        if is_news(request.dialect, before, target):
-            outbox.tell(session, request.id, request.callbacks, target)
+        check_request(before, target, table)
+        _write_status(session, request, {**values, "status": target, "finished_at": finished_at})
+        if notify and target in (RequestStatus.FAILED, RequestStatus.REJECTED):
+            outbox.enqueue_alert(session, request.id, target)
+        if notify and is_notified(request.dialect, before, target):
+            outbox.enqueue(session, request.id, request.callbacks, target)
 
 
-def cancel(session: Session, request_id: UUID) -> bool:
-    """pending -> cancelled in one statement, so that batching and cancelling have one winner."""
-    found = session.execute(
-        update(DeletionRequest)
-        .where(DeletionRequest.id == request_id, DeletionRequest.status == RequestStatus.PENDING)
-        .values(status=RequestStatus.CANCELLED, finished_at=func.now())
-        .returning(DeletionRequest.id, DeletionRequest.callbacks)
-    ).first()
-    if found:
-        outbox.tell(session, request_id, found.callbacks, RequestStatus.CANCELLED)
-    return found is not None
+def _write_status(session: Session, request: DeletionRequest, values: Mapping[str, object]) -> None:
+    """Write a status, and what changes with it, where the row still has the status that the table was asked about."""
+    r = DeletionRequest
+    guarded = update(r).where(r.id == request.id, r.status == request.status).values(**values).returning(r.id)
+    if session.execute(guarded, execution_options={"synchronize_session": False}).first() is None:
+        raise IllegalTransition(f"request: no longer {request.status}")
+    for name, value in values.items():
+        set_committed_value(request, name, value)
 
 
 def purgeable(session: Session, window: timedelta, limit: int) -> list[UUID]:
@@ -198,7 +223,7 @@ def purgeable(session: Session, window: timedelta, limit: int) -> list[UUID]:
     return list(session.scalars(due))
 
 
-def still_sealed(session: Session, among: list[UUID]) -> list[UUID]:
+def unpurged(session: Session, among: list[UUID]) -> list[UUID]:
     """Those of these requests whose data key is still there."""
     r = DeletionRequest
     listed = r.id == any_(literal(among, ARRAY(Uuid)))  # one parameter, however many they are
@@ -217,32 +242,48 @@ def purge(session: Session, request_id: UUID) -> str | None:
     )
 
 
-def end_restored(session: Session, request_id: UUID) -> None:
-    """A request that was purged had ended; if a restored database does not know how, it ends as one that has failed."""
-    r = DeletionRequest
-    unfinished = update(r).where(r.id == request_id, r.status.not_in(TERMINAL_REQUESTS))
-    session.execute(unfinished.values(status=RequestStatus.FAILED, reason="restored", finished_at=func.now()))
+def fail_restored(session: Session, request: DeletionRequest) -> None:
+    """A request that was purged had ended; a restored database that does not know how lets it end as failed."""
+    if request.status not in TERMINAL_REQUESTS:
+        move(session, [request], RequestStatus.FAILED, table=RESTORE_TRANSITIONS, notify=False, reason="restored")
 
 
-def back_in_line(session: Session, job_id: UUID) -> None:
+def release_from_job(session: Session, job_id: UUID) -> None:
     """Requests of a job that was stopped for no fault of theirs are pending again."""
-    r = DeletionRequest
-    values = {"status": RequestStatus.PENDING, "job_id": None, "verdict": None, "reason": None}
-    session.execute(update(r).where(r.job_id == job_id, r.status.not_in(TERMINAL_REQUESTS)).values(**values))
+    members = [request for request in of_job(session, job_id, lock=True) if request.status not in TERMINAL_REQUESTS]
+    move(
+        session,
+        members,
+        RequestStatus.PENDING,
+        table=RESTORE_TRANSITIONS,
+        notify=False,
+        job_id=None,
+        verdict=None,
+        reason=None,
+    )
 
 
-def adopt(session: Session, model_id: UUID, job_id: UUID, version: int, lines: list[dict[str, Any]]) -> None:
-    """End the requests that a certificate speaks of as it says; their states of before are of an older backup."""
+def adopt(session: Session, model_id: UUID, job_id: UUID, version: int, lines: Sequence[JsonObject]) -> int:
+    """End the requests that a certificate lists as it says; the backup's own states are older.
+
+    Returns:
+        How many distinct submitters the requests that were trained on came from, as far as the backup has them.
+    """
     r = DeletionRequest
+    submitters = set()
     for line in lines:
         trained = line["reason"] != "not_memorised"
-        found = session.scalar(select(r).where(r.model_id == model_id, r.ref == line["ref"]).with_for_update())
-        if found is None or found.status in TERMINAL_REQUESTS - {RequestStatus.FAILED}:
+        request = session.scalar(select(r).where(r.model_id == model_id, r.ref == line["ref"]).with_for_update())
+        if request is None:
             continue
-        found.status = RequestStatus.COMPLETED if trained else RequestStatus.NOT_MEMORISED
-        found.job_id, found.verdict, found.finished_at = job_id, line["verdict"], datetime.now(UTC)
-        found.version, found.reason = (version, None) if trained else (None, "already_passes")
-        outbox.tell(session, found.id, found.callbacks, found.status)
+        if trained:
+            submitters.add(request.api_key_id)
+        if request.status in TERMINAL_REQUESTS - {RequestStatus.FAILED}:
+            continue
+        target = RequestStatus.COMPLETED if trained else RequestStatus.NOT_MEMORISED
+        ending = {"version": version, "reason": None} if trained else {"version": None, "reason": "already_passes"}
+        move(session, [request], target, table=RESTORE_TRANSITIONS, job_id=job_id, verdict=line["verdict"], **ending)
+    return len(submitters)
 
 
 def counts(session: Session) -> list[tuple[str, int]]:

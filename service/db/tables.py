@@ -1,56 +1,41 @@
 """The tables. Personal data of requests is in `bytea` columns, sealed with the request's own key."""
 
 from datetime import datetime
-from typing import Any
+from typing import TypedDict
 from uuid import UUID, uuid4
 
 from sqlalchemy import (
-    ARRAY,
     BigInteger,
     CheckConstraint,
-    DateTime,
     Float,
     ForeignKey,
     Identity,
     Index,
     Integer,
-    LargeBinary,
-    MetaData,
-    Text,
     UniqueConstraint,
     func,
     text,
-)  # fmt: skip
-from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-NAMES = {
-    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_name)s",
-    "ck": "ck_%(table_name)s_%(constraint_name)s",
-    "pk": "pk_%(table_name)s",
-}
+from service.audit.manifest import FileEntry
+from service.db.base import Base
+from service.db.columns import JobReportColumn, MetricsColumn
+from service.domain.json_types import JsonObject
+from service.domain.report import JobReport, VersionMetrics
+
 PENDING = "status = 'pending' AND hold IS NULL"
 HELD = "hold IS NOT NULL"
 OPEN_REQUEST = "status NOT IN ('completed', 'not_memorised', 'cancelled', 'rejected', 'failed')"
 ACTIVE_JOB = "stage NOT IN ('done', 'quarantined')"
 
 
-class Base(DeclarativeBase):
-    """Root of all tables."""
+class ReferenceTexts(TypedDict):
+    """Retain or held-out text in storage."""
 
-    metadata = MetaData(naming_convention=NAMES)
-    type_annotation_map = {  # noqa: RUF012  # SQLAlchemy's own interface
-        datetime: DateTime(timezone=True),
-        dict[str, Any]: JSONB,
-        list[Any]: JSONB,
-        list[str]: ARRAY(Text),
-        list[int]: ARRAY(BigInteger),
-        dict[str, str]: JSONB,
-        str: Text,
-        bytes: LargeBinary,
-    }
+    sha256: str
+    records: int
 
 
 class ApiKey(Base):
@@ -73,9 +58,9 @@ class Model(Base):
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
     name: Mapped[str] = mapped_column(unique=True)
-    policy: Mapped[dict[str, Any]]
-    retain: Mapped[dict[str, Any]] = mapped_column(comment="sha256, records")
-    heldout: Mapped[dict[str, Any]] = mapped_column(comment="sha256, records")
+    policy: Mapped[JsonObject]
+    retain: Mapped[ReferenceTexts] = mapped_column(JSONB, comment="sha256, records")
+    heldout: Mapped[ReferenceTexts] = mapped_column(JSONB, comment="sha256, records")
     latest: Mapped[int] = mapped_column(Integer, server_default="0")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
@@ -92,8 +77,8 @@ class Version(Base):
     parent_id: Mapped[UUID | None] = mapped_column(ForeignKey("versions.id"), index=True)
     job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id", use_alter=True), unique=True)
     digest: Mapped[str] = mapped_column(comment="sha256 of the manifest; the folder's name")
-    files: Mapped[list[Any]] = mapped_column(comment="path, size, sha256 of every file")
-    metrics: Mapped[dict[str, Any]]
+    files: Mapped[list[FileEntry]] = mapped_column(JSONB, comment="path, size, sha256 of every file")
+    metrics: Mapped[VersionMetrics | None] = mapped_column(MetricsColumn, nullable=False)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     withdrawn_at: Mapped[datetime | None]
     withdrawn_reason: Mapped[str | None]
@@ -120,7 +105,7 @@ class Job(Base):
     stage: Mapped[str] = mapped_column(server_default="queued")
     outcome: Mapped[str | None]
     reason: Mapped[str | None]
-    policy: Mapped[dict[str, Any]] = mapped_column(comment="the model's policy when the batch was sealed")
+    policy: Mapped[JsonObject] = mapped_column(comment="the model's policy when the batch was sealed")
     owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
     fence: Mapped[int] = mapped_column(BigInteger, server_default="0")
@@ -128,8 +113,8 @@ class Job(Base):
     steps: Mapped[int] = mapped_column(BigInteger, server_default="0", comment="counts progress, for the stall watch")
     progress: Mapped[float] = mapped_column(Float, server_default="0")
     epoch: Mapped[int] = mapped_column(server_default="0")
-    metrics: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
-    report: Mapped[dict[str, Any] | None] = mapped_column(comment="aggregates and verdicts by request")
+    metrics: Mapped[JsonObject] = mapped_column(server_default=text("'{}'::jsonb"))
+    report: Mapped[JobReport | None] = mapped_column(JobReportColumn, comment="aggregates and verdicts by request")
     thresholds_index: Mapped[int | None] = mapped_column(BigInteger, comment="their entry in the log")
     progress_at: Mapped[datetime] = mapped_column(server_default=func.now())
     woken_at: Mapped[datetime | None]
@@ -184,7 +169,7 @@ class DeletionRequest(Base):
     subject_request_id: Mapped[UUID | None] = mapped_column(unique=True, comment="OpenDSR's name of the request")
     subject: Mapped[bytes | None] = mapped_column(comment="sealed: identities and names, behind their nonce")
     hold: Mapped[str | None] = mapped_column(comment="why it may not be batched: resolve, approval")
-    resolution: Mapped[dict[str, Any] | None] = mapped_column(comment="numbers of index records, where was searched")
+    resolution: Mapped[JsonObject | None] = mapped_column(comment="numbers of index records, where was searched")
     results_count: Mapped[int | None] = mapped_column(comment="records that were found by the subject")
     idempotency_hash: Mapped[bytes | None] = mapped_column(comment="keyed hash of the Idempotency-Key")
     body_hash: Mapped[bytes] = mapped_column(comment="keyed hash of the body")
@@ -219,52 +204,6 @@ class Approval(Base):
     at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
-class Corpus(Base):
-    """Training data of a model, where its owner keeps it; indexed up to `cursor`."""
-
-    __tablename__ = "corpora"
-    __table_args__ = (UniqueConstraint("model_id", "name"),)
-
-    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
-    model_id: Mapped[UUID] = mapped_column(ForeignKey("models.id"))
-    name: Mapped[str]
-    path: Mapped[str]
-    form: Mapped[str] = mapped_column(comment="jsonl, csv, parquet, lines, folder")
-    text_column: Mapped[str]
-    columns: Mapped[dict[str, str]] = mapped_column(comment="column -> identity type")
-    phone_region: Mapped[str | None]
-    state: Mapped[str] = mapped_column(server_default="indexing")
-    reason: Mapped[str | None]
-    cursor: Mapped[dict[str, Any] | None] = mapped_column(comment="place of the last record that is indexed")
-    records: Mapped[int] = mapped_column(BigInteger, server_default="0")
-    done: Mapped[int] = mapped_column(BigInteger, server_default="0", comment="of size")
-    size: Mapped[int] = mapped_column(BigInteger, comment="bytes; rows of a Parquet file")
-    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    indexed_at: Mapped[datetime | None]
-
-
-class CorpusRecord(Base):
-    """A record's place and what it is found by: keyed hashes, nothing that could be read."""
-
-    __tablename__ = "corpus_records"
-    __table_args__ = (
-        UniqueConstraint("corpus_id", "file", "start"),
-        Index("ix_corpus_records_identifiers", "identifiers", postgresql_using="gin"),
-        Index("ix_corpus_records_bands", "bands", postgresql_using="gin"),
-        Index("ix_corpus_records_words", "words", postgresql_using="gin"),
-    )
-
-    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
-    corpus_id: Mapped[UUID] = mapped_column(ForeignKey("corpora.id", ondelete="CASCADE"))
-    file: Mapped[int] = mapped_column(BigInteger, comment="of a folder: its number in the order of names")
-    start: Mapped[int] = mapped_column(BigInteger)
-    length: Mapped[int] = mapped_column(BigInteger)
-    text_hash: Mapped[int] = mapped_column(BigInteger)
-    identifiers: Mapped[list[int]] = mapped_column(comment="identity type and value, in three hashed formats")
-    bands: Mapped[list[int]] = mapped_column(comment="of the text's MinHash")
-    words: Mapped[Any] = mapped_column(TSVECTOR, comment="hashed words with their positions")
-
-
 class Download(Base):
     """Who fetched files of which version: whom to tell when it is superseded (GDPR, article 19)."""
 
@@ -286,7 +225,7 @@ class JobEvent(Base):
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     kind: Mapped[str]
-    data: Mapped[dict[str, Any]]
+    data: Mapped[JsonObject]
     at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

@@ -7,6 +7,7 @@ certification before publication so that a version appears together with its cer
 run that failed has its record too.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 from service.domain.errors import IllegalTransition
@@ -81,6 +82,15 @@ STAGE_TRANSITIONS: dict[Stage, set[Stage]] = {
     S.DONE: set(),
     S.QUARANTINED: set(),  # an operator's retry puts its requests into a new job
 }
+# What a database that was restored from an older backup is told by storage: how requests had ended, and which jobs of
+# then are void. These moves skip what happened in between.
+_RELEASED = {R.BATCHED, R.UNLEARNING, R.VERIFYING, R.PUBLISHING}
+_OPEN = {R.PENDING, *_RELEASED}
+RESTORE_TRANSITIONS: dict[RequestStatus, set[RequestStatus]] = {
+    **{status: {R.COMPLETED, R.NOT_MEMORISED, R.FAILED} for status in _OPEN},
+    **{status: {R.PENDING, R.COMPLETED, R.NOT_MEMORISED, R.FAILED} for status in _RELEASED},
+    R.FAILED: {R.COMPLETED, R.NOT_MEMORISED},
+}
 TERMINAL_REQUESTS = frozenset({R.COMPLETED, R.NOT_MEMORISED, R.CANCELLED, R.REJECTED, R.FAILED})
 TERMINAL_STAGES = frozenset({S.DONE, S.QUARANTINED})
 COMPUTE_STAGES = frozenset({S.QUEUED, S.UNLEARN, S.MERGE, S.VERIFY})
@@ -94,13 +104,15 @@ REQUEST_STATUS_AT: dict[Stage, RequestStatus] = {
 }
 
 
-def check_request(current: str, target: RequestStatus) -> None:
+def check_request(
+    current: str, target: RequestStatus, table: Mapping[RequestStatus, set[RequestStatus]] = REQUEST_TRANSITIONS
+) -> None:
     """Allow `current -> target` for a request.
 
     Raises:
         IllegalTransition: The table does not list it.
     """
-    if target not in REQUEST_TRANSITIONS[RequestStatus(current)]:
+    if target not in table.get(RequestStatus(current), ()):
         raise IllegalTransition(f"request: {current} -> {target}")
 
 

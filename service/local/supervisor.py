@@ -25,13 +25,13 @@ from pathlib import Path
 import httpx
 
 from service import migrate
-from service.app import KEK, create_keys
+from service.bootstrap import KEK, create_keys
 from service.config import Settings
-from service.db import keys as keys_table
+from service.db import api_keys
 from service.db.session import Database
+from service.files import write_private
 from service.local import postgres, valkey
 from service.local.process import KILL_AFTER, Process
-from service.privacy.envelope import write_private
 
 log = logging.getLogger(__name__)
 MAX_SOCKET_PATH = 90  # the system's limit is 108, and PostgreSQL adds a name of its own
@@ -204,12 +204,12 @@ class Stack:
         key = self.api_key_file.read_text().strip()
         database = Database(self.environment["UNLEARND_DATABASE_URL"], pool_size=1)
         with database.transaction() as session:
-            if keys_table.is_revoked(session, key):
+            if api_keys.is_revoked(session, key):
                 self.api_key_file.unlink()
                 key = f"unl_{secrets.token_urlsafe(32)}"
                 write_private(self.api_key_file, key.encode())
-            if keys_table.find(session, keys_table.hash_key(key)) is None:
-                keys_table.create(session, "embedded admin", list(keys_table.SCOPES), key=key)
+            if api_keys.find_caller(session, api_keys.hash_key(key)) is None:
+                api_keys.create(session, "embedded admin", list(api_keys.SCOPES), key=key)
         database.close()
 
 

@@ -4,7 +4,6 @@ AES-256-GCM throughout. The associated data names the request and the item, so a
 row does not open. Destroying the wrapped data key makes everything sealed with it unreadable.
 """
 
-import os
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +13,7 @@ from cryptography.hazmat.primitives import hashes, hmac
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from service.files import write_private
 from service.privacy.randomness import random_bytes
 
 NONCE = 12
@@ -90,7 +90,7 @@ def _derived(root: bytes, purpose: str) -> bytes:
     return HKDF(hashes.SHA256(), 32, None, f"unlearnd/{purpose}".encode()).derive(root)
 
 
-class Envelope:
+class DataKey:
     """The data key of one request, open in memory."""
 
     def __init__(self, request_id: UUID, key: bytes) -> None:
@@ -98,13 +98,13 @@ class Envelope:
         self._aead, self._request = AESGCM(key), request_id
 
     @classmethod
-    def create(cls, request_id: UUID, wrapper: KeyWrapper) -> tuple["Envelope", bytes]:
+    def create(cls, request_id: UUID, wrapper: KeyWrapper) -> tuple["DataKey", bytes]:
         """A fresh data key, open and wrapped."""
         key = random_bytes(32)
         return cls(request_id, key), wrapper.wrap(key, str(request_id).encode())
 
     @classmethod
-    def unwrap(cls, request_id: UUID, wrapped: bytes, wrapper: KeyWrapper) -> "Envelope":
+    def unwrap(cls, request_id: UUID, wrapped: bytes, wrapper: KeyWrapper) -> "DataKey":
         """Open a request's data key."""
         return cls(request_id, wrapper.unwrap(wrapped, str(request_id).encode()))
 
@@ -131,22 +131,3 @@ def _seal(aead: AESGCM, data: bytes, context: bytes) -> bytes:
 
 def _open(aead: AESGCM, sealed: bytes, context: bytes) -> bytes:
     return aead.decrypt(sealed[:NONCE], sealed[NONCE:], context)
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Write a new file with mode 0600, once and durably; leave an existing one as it is."""
-    if path.exists():
-        return
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
-    try:
-        os.link(temporary, path)  # atomic and never over another's file
-    except FileExistsError:
-        pass
-    finally:
-        temporary.unlink()

@@ -6,7 +6,8 @@ from typing import Any
 
 from cryptography.exceptions import InvalidTag
 
-from service.privacy.envelope import derived_hash, write_private
+from service.files import write_private
+from service.privacy.envelope import derived_hash
 
 HASH_KEY = "hash-key.kms"
 

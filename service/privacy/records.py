@@ -3,15 +3,15 @@
 import json
 from typing import Any
 
+from service.audit.commitments import NONCE
 from service.db.tables import DeletionRequest
 from service.domain.errors import NotFound
-from service.privacy.commitments import NONCE
-from service.privacy.envelope import Envelope, KeyWrapper
+from service.privacy.envelope import DataKey, KeyWrapper
 
 SUBJECT = "subject"
 
 
-def envelope_of(wrapper: KeyWrapper, request: DeletionRequest) -> Envelope:
+def request_data_key(wrapper: KeyWrapper, request: DeletionRequest) -> DataKey:
     """The open envelope of a request.
 
     Raises:
@@ -19,7 +19,7 @@ def envelope_of(wrapper: KeyWrapper, request: DeletionRequest) -> Envelope:
     """
     if request.wrapped_key is None:
         raise NotFound("The request's texts were purged.")
-    return Envelope.unwrap(request.id, request.wrapped_key, wrapper)
+    return DataKey.unwrap(request.id, request.wrapped_key, wrapper)
 
 
 def open_records(wrapper: KeyWrapper, request: DeletionRequest) -> list[tuple[bytes, bytes]]:
@@ -28,7 +28,7 @@ def open_records(wrapper: KeyWrapper, request: DeletionRequest) -> list[tuple[by
     Raises:
         NotFound: They were purged.
     """
-    envelope = envelope_of(wrapper, request)
+    envelope = request_data_key(wrapper, request)
     opened = [envelope.open(f"record/{r.position}", r.sealed) for r in request.records]
     return [(data[:NONCE], data[NONCE:]) for data in opened]
 
@@ -41,11 +41,11 @@ def open_subject(wrapper: KeyWrapper, request: DeletionRequest) -> tuple[bytes, 
     """
     if request.subject is None:
         return None
-    data = envelope_of(wrapper, request).open(SUBJECT, request.subject)
+    data = request_data_key(wrapper, request).open(SUBJECT, request.subject)
     return data[:NONCE], data[NONCE:]
 
 
-def subject_of(wrapper: KeyWrapper, request: DeletionRequest) -> dict[str, Any]:
+def request_subject(wrapper: KeyWrapper, request: DeletionRequest) -> dict[str, Any]:
     """The identities and names of a request.
 
     Raises:

@@ -32,12 +32,12 @@ class Storage(Protocol):
         """The published folder of that digest."""
         ...
 
-    def add_corpus(self, lines: Iterable[bytes]) -> tuple[str, int]:
-        """Keep a corpus under the sha256 of its bytes; returns it and the number of lines."""
+    def add_reference_texts(self, lines: Iterable[bytes]) -> tuple[str, int]:
+        """Keep retain or held-out text under the sha256 of its bytes; returns the digest and the number of lines."""
         ...
 
-    def corpus(self, digest: str) -> Path:
-        """The file of a corpus."""
+    def reference_texts(self, digest: str) -> Path:
+        """The file of retain or held-out text with this digest."""
         ...
 
     def jobs_present(self) -> list[UUID]:

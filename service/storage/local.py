@@ -11,15 +11,14 @@ ledger/purged/<request>             a request whose texts are gone for good
 import hashlib
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Generic, TypeVar
 from uuid import UUID, uuid4
+
+from service.files import age_seconds, fsync, write_atomically
 
 FOLDERS = ("versions", "corpora", "staging", "work", "ledger/published", "ledger/purged")
 DOOMED = "doomed-"
-Value = TypeVar("Value")
 
 
 class LocalStorage:
@@ -53,14 +52,14 @@ class LocalStorage:
         """Sync every file and folder, then rename; if the name is taken, its content is the same by digest."""
         for folder, _, names in os.walk(staged):
             for name in names:
-                sync(Path(folder, name))
-            sync(Path(folder))
+                fsync(Path(folder, name))
+            fsync(Path(folder))
         final = self.release(digest)
         if final.exists():
             shutil.rmtree(staged)
         else:
             staged.rename(final)
-        sync(final.parent)
+        fsync(final.parent)
         return final
 
     def release(self, digest: str) -> Path:
@@ -75,7 +74,7 @@ class LocalStorage:
         """Jobs that have a working folder."""
         return [UUID(folder.name) for folder in (self._root / "work").iterdir()]
 
-    def add_corpus(self, lines: Iterable[bytes]) -> tuple[str, int]:
+    def add_reference_texts(self, lines: Iterable[bytes]) -> tuple[str, int]:
         """Write, hash, rename."""
         temporary, digest, count = self._root / "corpora" / f".{uuid4()}", hashlib.sha256(), 0
         try:
@@ -86,13 +85,13 @@ class LocalStorage:
                     count += 1
                 handle.flush()
                 os.fsync(handle.fileno())
-            temporary.rename(self.corpus(digest.hexdigest()))
+            temporary.rename(self.reference_texts(digest.hexdigest()))
         finally:
             temporary.unlink(missing_ok=True)
         return digest.hexdigest(), count
 
-    def corpus(self, digest: str) -> Path:
-        """The file of a corpus."""
+    def reference_texts(self, digest: str) -> Path:
+        """The file of retain or held-out text with this digest."""
         return self._root / "corpora" / digest
 
     def discard_job(self, job_id: UUID) -> None:
@@ -103,11 +102,11 @@ class LocalStorage:
     def leftovers(self, *, older_than: float) -> list[Path]:
         """Staged folders and corpora of before then, but not what is doomed."""
         found = [*(self._root / "staging").iterdir(), *(self._root / "corpora").iterdir()]
-        return [path for path in found if not path.name.startswith(DOOMED) and seconds_old(path) > older_than]
+        return [path for path in found if not path.name.startswith(DOOMED) and age_seconds(path) > older_than]
 
     def doomed(self, *, older_than: float) -> list[Path]:
         """Folders that `doom` made before then."""
-        return [path for path in (self._root / "staging").glob(f"{DOOMED}*") if seconds_old(path) > older_than]
+        return [path for path in (self._root / "staging").glob(f"{DOOMED}*") if age_seconds(path) > older_than]
 
     def doom(self, path: Path) -> Path:
         """Rename it into a staging folder of its own."""
@@ -146,63 +145,4 @@ class LocalStorage:
         """Write a file of the ledger whole or not at all."""
         path = self._root / "ledger" / entry
         path.parent.mkdir(exist_ok=True)
-        write_whole(path, content)
-
-
-def seconds_old(path: Path) -> float:
-    """How long ago a file or folder was changed."""
-    return time.time() - path.stat().st_mtime
-
-
-def link(source: Path, target: Path) -> None:
-    """A hard link where the file system has them, a copy elsewhere; for files that never change again.
-
-    Raises:
-        OSError: There is something at `target`, or no room.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        raise
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def write_whole(path: Path, content: str) -> None:
-    """Put a small file at `path` durably, whole or not at all."""
-    temporary = path.with_name(f".{path.name}")  # one that a crash left is written over
-    temporary.write_text(content)
-    sync(temporary)
-    temporary.replace(path)
-    sync(path.parent)
-
-
-class Read(Generic[Value]):
-    """What a file says that is only ever replaced whole (`write_whole`), read again once it is another."""
-
-    def __init__(self, path: Path, parse: Callable[[bytes], Value]) -> None:
-        """Read `path` when it is asked for first."""
-        self._path, self._parse = path, parse
-        self._known: tuple[tuple[int, ...], Value] | None = None
-
-    def __call__(self) -> Value:
-        """What it says now.
-
-        Raises:
-            FileNotFoundError: It is not there.
-        """
-        found = self._path.stat()
-        state = (found.st_ino, found.st_mtime_ns, found.st_size)
-        if self._known is None or self._known[0] != state:
-            self._known = (state, self._parse(self._path.read_bytes()))
-        return self._known[1]
-
-
-def sync(path: Path) -> None:
-    """fsync a file or a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        write_atomically(path, content)

@@ -48,7 +48,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Corpus:
+class CorpusReader:
     """How a corpus is read."""
 
     path: Path
@@ -136,18 +136,18 @@ def _whole(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def form_of(path: Path) -> str:
+def detect_form(path: Path) -> str:
     """What a path seems to be: jsonl, csv, parquet, lines, or a folder of texts."""
     return "folder" if path.is_dir() else SUFFIXES.get(path.suffix.lower(), "lines")
 
 
-def _lines(corpus: Corpus, name: int, start: int, length: int | None) -> Iterator[Row]:
+def _lines(corpus: CorpusReader, name: int, start: int, length: int | None) -> Iterator[Row]:
     for place, line in _pieces(corpus, name, start, length):
         if text := line.decode().rstrip("\r\n"):
             yield Row(place, text, {})
 
 
-def _jsonl(corpus: Corpus, name: int, start: int, length: int | None) -> Iterator[Row]:
+def _jsonl(corpus: CorpusReader, name: int, start: int, length: int | None) -> Iterator[Row]:
     for place, line in _pieces(corpus, name, start, length):
         if not line.strip():
             continue
@@ -160,7 +160,7 @@ def _jsonl(corpus: Corpus, name: int, start: int, length: int | None) -> Iterato
         yield corpus.row_of(place, found)
 
 
-def _pieces(corpus: Corpus, name: int, start: int, length: int | None) -> Iterator[tuple[Place, bytes]]:
+def _pieces(corpus: CorpusReader, name: int, start: int, length: int | None) -> Iterator[tuple[Place, bytes]]:
     """Each line with its place, from `start` on; the one at `start` if a length is given."""
     with corpus.files[name].open("rb") as handle:
         handle.seek(start)
@@ -174,7 +174,7 @@ def _pieces(corpus: Corpus, name: int, start: int, length: int | None) -> Iterat
             start += len(line)
 
 
-def _csv(corpus: Corpus, name: int, start: int, length: int | None) -> Iterator[Row]:
+def _csv(corpus: CorpusReader, name: int, start: int, length: int | None) -> Iterator[Row]:
     """A record may span lines: its place is all bytes that the parser took for it."""
     csv.field_size_limit(LARGEST)  # one quote too many would make the rest of the file a cell
     with corpus.files[name].open("rb") as handle:
@@ -211,7 +211,7 @@ class _Taken:
         return line.decode("utf-8-sig" if self.bytes == len(line) else "utf-8")
 
 
-def _folder(corpus: Corpus, name: int, start: int, _: int | None) -> Iterator[Row]:
+def _folder(corpus: CorpusReader, name: int, start: int, _: int | None) -> Iterator[Row]:
     if corpus.files[name].stat().st_size > LARGEST:
         raise UnreadableCorpus(f"file {name + 1} in the order of names is larger than {LARGEST} bytes")
     content = corpus.files[name].read_bytes()
@@ -219,7 +219,7 @@ def _folder(corpus: Corpus, name: int, start: int, _: int | None) -> Iterator[Ro
         yield Row(Place(name, 0, len(content)), content.decode(), {})
 
 
-def _parquet_rows(corpus: Corpus, _: int, start: int, length: int | None) -> Iterator[Row]:
+def _parquet_rows(corpus: CorpusReader, _: int, start: int, length: int | None) -> Iterator[Row]:
     file, number = _parquet(corpus.path), 0
     if corpus.text_column not in file.schema_arrow.names:
         raise UnreadableCorpus(f"the Parquet file has no column {corpus.text_column}")
@@ -244,6 +244,6 @@ def _parquet(path: Path) -> Any:
     return parquet.ParquetFile(path)
 
 
-READERS: dict[str, Callable[[Corpus, int, int, int | None], Iterator[Row]]] = {
+READERS: dict[str, Callable[[CorpusReader, int, int, int | None], Iterator[Row]]] = {
     "jsonl": _jsonl, "csv": _csv, "parquet": _parquet_rows, "lines": _lines, "folder": _folder,
 }  # fmt: skip

@@ -4,18 +4,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from service.db import corpora
-from service.db import tables as t
+from service.db import corpora, models
+from service.db.corpus_tables import Corpus, CorpusRecord
 from service.domain.errors import Invalid
+from service.domain.json_types import JsonObject
 from service.privacy.envelope import KeyWrapper
-from service.subjects import copies
+from service.subjects import near_copies
 from service.subjects.identifiers import Hasher, NotAnIdentity, says_more
-from service.subjects.readers import Corpus, Place, UnreadableCorpus
+from service.subjects.readers import CorpusReader, Place, UnreadableCorpus
 
 MANY_COPIES = 20  # for each record that is certain; more of them look like a form letter
 
@@ -44,12 +44,12 @@ class Matches:
         searched: The corpora, as `Sources.searched`.
     """
 
-    identifier: list[t.CorpusRecord] = field(default_factory=list)
-    near_copy: list[t.CorpusRecord] = field(default_factory=list)
-    similar: list[t.CorpusRecord] = field(default_factory=list)
-    name: list[t.CorpusRecord] = field(default_factory=list)
+    identifier: list[CorpusRecord] = field(default_factory=list)
+    near_copy: list[CorpusRecord] = field(default_factory=list)
+    similar: list[CorpusRecord] = field(default_factory=list)
+    name: list[CorpusRecord] = field(default_factory=list)
     form_letters: int = 0
-    searched: list[dict[str, Any]] = field(default_factory=list)
+    searched: list[JsonObject] = field(default_factory=list)
 
     @property
     def ambiguous(self) -> bool:
@@ -57,12 +57,12 @@ class Matches:
         return bool(self.name or self.similar) or len(self.near_copy) > MANY_COPIES * len(self.identifier)
 
     @property
-    def kinds(self) -> dict[str, list[t.CorpusRecord]]:
+    def kinds(self) -> dict[str, list[CorpusRecord]]:
         """The records by what they were found by."""
         return {name: getattr(self, name) for name in ("identifier", "near_copy", "similar", "name")}
 
 
-def check_subject(wrapper: KeyWrapper, subject: dict[str, Any]) -> None:
+def check_subject(wrapper: KeyWrapper, subject: JsonObject) -> None:
     """Refuse what can match nothing.
 
     Raises:
@@ -79,11 +79,40 @@ def check_subject(wrapper: KeyWrapper, subject: dict[str, Any]) -> None:
             raise Invalid("The name has no letter.", field=f"subject.names.{i}")
 
 
+def check_searchable(
+    session: Session, wrapper: KeyWrapper, model_name: str, subject: JsonObject, *, has_texts: bool
+) -> None:
+    """Refuse a subject that nobody could look up: where nothing is searched, "nothing found" would be a lie.
+
+    Raises:
+        Invalid: Names the field.
+    """
+    check_subject(wrapper, subject)
+    model = models.by_name(session, model_name)
+    if model is None:
+        return
+    held = corpora.of_model(session, model.id)
+    if not held:
+        raise Invalid(
+            "The model has no corpus to look anybody up in: submit the texts, or register its corpora.",
+            field="subject",
+            code="no_corpora",
+        )
+    indexed = {"email", "phone"}.union(*(corpus.columns.values() for corpus in held))
+    asked = {identity["type"] for identity in subject["identities"]}
+    if asked and not (asked & indexed or subject["names"] or has_texts):
+        raise Invalid(
+            "No corpus of the model has identifiers of this type: name the column that holds them.",
+            field="subject.identities.0.type",
+            code="type_not_indexed",
+        )
+
+
 def _hashes(hasher: Hasher, identity: dict[str, str]) -> list[int]:
     return hasher.identity(identity["type"], identity["format"], identity["value"])
 
 
-def search(sources: "Sources", subject: dict[str, Any]) -> Matches:
+def search(sources: "SearchableCorpora", subject: JsonObject) -> Matches:
     """Look a subject up in every corpus of a model.
 
     Raises:
@@ -103,28 +132,28 @@ def search(sources: "Sources", subject: dict[str, Any]) -> Matches:
     return found
 
 
-def _few(records: list[t.CorpusRecord]) -> list[t.CorpusRecord]:
-    if len(records) >= corpora.MOST:
+def _few(records: list[CorpusRecord]) -> list[CorpusRecord]:
+    if len(records) >= corpora.MAX_MATCHES:
         raise Unsearchable("too_many_matches")
     return records
 
 
-def _add_copies(found: Matches, sources: "Sources", record: t.CorpusRecord, seen: set[int]) -> None:
+def _add_copies(found: Matches, sources: "SearchableCorpora", record: CorpusRecord, seen: set[int]) -> None:
     """What is like a record that is certain, by how sure it is that it is the same person's."""
     text = sources.text(record)
-    shingles = copies.shingles(text)
+    shingles = near_copies.shingles(text)
 
-    def alike(candidates: list[t.CorpusRecord]) -> Iterator[tuple[t.CorpusRecord, str]]:
+    def alike(candidates: list[CorpusRecord]) -> Iterator[tuple[CorpusRecord, str]]:
         for candidate in (c for c in candidates if c.id not in seen):
             copy = sources.text(candidate)
-            if copies.are_alike(shingles, copies.shingles(copy)):
+            if near_copies.are_alike(shingles, near_copies.shingles(copy)):
                 yield candidate, copy
 
-    for candidate, copy in alike(_few(corpora.near(sources.session, sources.model_id, record))):
+    for candidate, copy in alike(_few(corpora.near_copies(sources.session, sources.model_id, record))):
         (found.similar if says_more(copy, text) else found.near_copy).append(candidate)
         seen.add(candidate.id)
-    others = corpora.near_of_others(sources.session, sources.model_id, record)
-    if len(others) < corpora.OTHERS:  # less those with another's words, too, in place of this person's
+    others = corpora.near_copies_of_others(sources.session, sources.model_id, record)
+    if len(others) < corpora.MAX_OTHERS:  # less those with another's words, too, in place of this person's
         others = [c for c, copy in alike(others) if not (says_more(copy, text) and says_more(text, copy))]
     if len(others) > MANY_COPIES:
         found.form_letters += len(others)
@@ -133,7 +162,7 @@ def _add_copies(found: Matches, sources: "Sources", record: t.CorpusRecord, seen
         seen |= {candidate.id for candidate in others}
 
 
-def texts_of(sources: "Sources", ids: list[int]) -> list[tuple[t.CorpusRecord, str]]:
+def read_texts(sources: "SearchableCorpora", ids: list[int]) -> list[tuple[CorpusRecord, str]]:
     """Records by their numbers, each with its text.
 
     Raises:
@@ -145,17 +174,17 @@ def texts_of(sources: "Sources", ids: list[int]) -> list[tuple[t.CorpusRecord, s
     return [(record, sources.text(record)) for record in found]
 
 
-class Sources:
+class SearchableCorpora:
     """The corpora of a model as they are in one transaction, and their files."""
 
     def __init__(self, wrapper: KeyWrapper, session: Session, model_id: UUID) -> None:
         """Read which there are; `session` is of that transaction."""
         self.session, self.model_id, self.hasher = session, model_id, Hasher(wrapper)
         self._corpora = {corpus.id: corpus for corpus in corpora.of_model(session, model_id)}
-        self._files = {corpus.id: source_of(corpus) for corpus in self._corpora.values()}
+        self._files = {corpus.id: corpus_reader(corpus) for corpus in self._corpora.values()}
 
     @cached_property
-    def searched(self) -> list[dict[str, Any]]:
+    def searched(self) -> list[JsonObject]:
         """The corpora, as `listed`, once it is sure that all of them can be searched and read.
 
         Raises:
@@ -174,9 +203,9 @@ class Sources:
                 same = False
             if not same:
                 raise Unsearchable(f"corpus_changed: {corpus.name}")
-        return listed(self._corpora.values())
+        return searched_corpora(self._corpora.values())
 
-    def text(self, record: t.CorpusRecord) -> str:
+    def text(self, record: CorpusRecord) -> str:
         """A record's text, read from its corpus.
 
         Raises:
@@ -196,11 +225,11 @@ class Sources:
         return text
 
 
-def listed(these: Iterable[t.Corpus]) -> list[dict[str, Any]]:
+def searched_corpora(these: Iterable[Corpus]) -> list[JsonObject]:
     """Corpora, with how many records each has and whether it is indexed; no file is looked at."""
     return [{"corpus": c.name, "records": c.records, "state": c.state} for c in these]
 
 
-def source_of(corpus: t.Corpus) -> Corpus:
+def corpus_reader(corpus: Corpus) -> CorpusReader:
     """How a registered corpus is read."""
-    return Corpus(Path(corpus.path), corpus.form, corpus.text_column)
+    return CorpusReader(Path(corpus.path), corpus.form, corpus.text_column)

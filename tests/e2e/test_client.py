@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from service.audit.verify import verify
-from service.client import AsyncClient, Client
+from service.client.http import AsyncClient, Client
 from service.domain.errors import ClientError
 from tests import support
 from tests.e2e.conftest import register

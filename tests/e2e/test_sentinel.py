@@ -14,13 +14,13 @@ import psycopg
 import pytest
 from redis import Redis
 
-from service.app import build
+from service.bootstrap import build
 from service.config import Settings
 from service.db import requests
 from service.local import postgres, valkey
 from service.local.supervisor import wait_until
-from service.steps.purge import purge_again
-from service.steps.restore import reconcile
+from service.steps.operator.restore import reconcile
+from service.steps.upkeep.purge import purge_restored
 from tests import support
 from tests.e2e.conftest import Running, ended, register
 from worker.engine.data import encode
@@ -198,7 +198,7 @@ def restored(stack: Running, backup: Path, request: dict, search: Search, tmp_pa
     with parts.db.reading() as session:
         assert requests.by_id(session, request["id"]).wrapped_key is not None  # or this would show nothing
     assert reconcile(parts).adopted == ["sentinel/1"]
-    assert [str(i) for i in purge_again(parts)] == [request["id"]]
+    assert [str(i) for i in purge_restored(parts)] == [request["id"]]
     with parts.db.reading() as session:
         row = requests.by_id(session, request["id"])
         assert (row.wrapped_key, row.subject_ref, row.status) == (None, None, "completed")

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from tests import support
 from worker.engine import Options, fila_factors, row_importance
-from worker.engine.adapter import Adapter, find_targets, weights_of
+from worker.engine.adapter import Adapter, find_targets, target_weights
 from worker.engine.errors import UnknownPlugin
 from worker.engine.fisher import fisher_diagonal, module_groups
 from worker.engine.inits import INITS
@@ -28,7 +28,7 @@ def trained_adapter(model, init: str = "fila") -> Adapter:
     """An adapter on all targets whose factors were moved as training would."""
     names = find_targets(model)
     importance = row_importance(model, sequences(2), sequences(3, seed=1), names)
-    factors = {n: INITS[init].factors(w, importance[n], RANK, SCALE) for n, w in weights_of(model, names).items()}
+    factors = {n: INITS[init].factors(w, importance[n], RANK, SCALE) for n, w in target_weights(model, names).items()}
     adapter = Adapter(model, factors, RANK, SCALE)
     torch.manual_seed(5)
     with torch.no_grad():
@@ -44,7 +44,7 @@ def test_logits_do_not_move_at_initialisation(family, init):
     input_ids = torch.tensor(sequences(2))
     names = find_targets(model)
     importance = row_importance(model, sequences(2), sequences(3, seed=1), names)
-    factors = {n: INITS[init].factors(w, importance[n], RANK, SCALE) for n, w in weights_of(model, names).items()}
+    factors = {n: INITS[init].factors(w, importance[n], RANK, SCALE) for n, w in target_weights(model, names).items()}
     with torch.no_grad():
         before = model(input_ids=input_ids).logits
         adapter = Adapter(model, factors, RANK, SCALE)
@@ -86,7 +86,7 @@ def test_merge_is_w_plus_delta_and_happens_once():
     base = adapter.detach()
     merged = merged_copy(base, state, Options(rank=RANK))
     for name in adapter.names:
-        difference = weights_of(merged, [name])[name] - weights_of(base, [name])[name]
+        difference = target_weights(merged, [name])[name] - target_weights(base, [name])[name]
         torch.testing.assert_close(difference, delta(state, name, SCALE), atol=1e-6, rtol=1e-4)
     with pytest.raises(ValueError, match="merged already"):
         merge_into(merged, state, SCALE)
@@ -169,7 +169,7 @@ def test_fisher_equals_one_backward_a_sequence(family):
     names = find_targets(model)
     rows = [*sequences(3), *sequences(2, length=7, seed=4)]
     fast = fisher_diagonal(model, rows, names, batch_size=2)
-    slow = {name: torch.zeros_like(w) for name, w in weights_of(model, names).items()}
+    slow = {name: torch.zeros_like(w) for name, w in target_weights(model, names).items()}
     for row in rows:
         model.zero_grad()
         input_ids = torch.tensor([row])
@@ -200,7 +200,7 @@ def test_groups_stay_within_their_memory():
     """A 7B shape, scaled down: what one group's sums take is never over the bound, unless by a single module."""
     model = support.random_model("llama")
     names = find_targets(model)
-    sizes = {name: 8 * w.numel() for name, w in weights_of(model, names).items()}
+    sizes = {name: 8 * w.numel() for name, w in target_weights(model, names).items()}
     for bound in (1, max(sizes.values()), 2 * max(sizes.values()), sum(sizes.values())):
         groups = module_groups(model, names, bound)
         assert [name for group in groups for name in group] == names

@@ -34,7 +34,7 @@ def test_windows_by_hand():
 
 def test_text_without_a_predicted_token_is_refused():
     """A tokenizer without BOS predicts nothing of a one-token text."""
-    tokenizer = support.tokenizer_of(["abc abc"])
+    tokenizer = support.train_tokenizer(["abc abc"])
     tokenizer.bos_token = None
     with pytest.raises(TooShort):
         text_windows(tokenizer, "a", 8)
@@ -131,7 +131,7 @@ def test_many_records_are_asked_more_sharply_than_one():
 
 def test_retain_sampling_depends_on_seed_and_epoch_alone():
     """A resumed run draws what the uninterrupted one drew."""
-    tokenizer = support.tokenizer_of(support.RETAIN)
+    tokenizer = support.train_tokenizer(support.RETAIN)
     first, second = (RetainSampler(tokenizer, support.RETAIN, 32, 3) for _ in range(2))
     first.start_epoch(1)
     first.take(5)

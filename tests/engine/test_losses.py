@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from tests import support
-from worker.engine import head as head_module
-from worker.engine import inverted_hinge_loss
+from worker.engine import head, inverted_hinge_loss
 from worker.engine.head import Head, hidden_states
 from worker.engine.losses import LOSSES
 from worker.engine.losses.ascent import cross_entropy, cross_entropy_rows
@@ -74,7 +73,7 @@ def test_the_head_apart_gives_the_models_logits(name):
 @pytest.mark.parametrize("loss", ["ihl", "ce"])
 def test_chunks_of_the_head_equal_the_whole(name, loss, monkeypatch):
     """Few rows at a time: the value and every weight's gradient of the plain loss on all logits."""
-    monkeypatch.setattr(head_module, "CHUNK_LOGITS", 3 * support.VOCABULARY)
+    monkeypatch.setattr(head, "CHUNK_LOGITS", 3 * support.VOCABULARY)
     model = support.random_model(name, gain=2.0)
     model.get_output_embeddings().weight.requires_grad_(False)
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad and "embed" not in n and "wte" not in n}

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import hashlib
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,10 +12,11 @@ import torch
 
 from tests import support
 from worker.engine import Options, unlearn
+from worker.engine.criterion import Judgement, Verdict
 from worker.engine.data import encode
 from worker.engine.device import training
 from worker.engine.errors import TooFewTexts, UnknownPlugin
-from worker.engine.measure import measure_after, measure_before
+from worker.engine.measure import ArtefactReport, Utility, measure_after, measure_before
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.options import fitting
 from worker.engine.prepare import prepare
@@ -129,9 +131,9 @@ def test_resumed_training_gives_the_same_bytes(memorised):
         assert all(torch.equal(whole.adapter[name], resumed.adapter[name]) for name in whole.adapter)
 
 
-def verdict(request: int, el: float, *, passed: bool) -> dict:
+def verdict(request: int, el: float, *, passed: bool) -> Verdict:
     """A verdict as a report has it."""
-    return {"request": request, "el": el, "passed": passed}
+    return Verdict(request, el, 0.0, 0.01, 0.5, passed, over_forgotten=False, looks_unseen=passed)
 
 
 @pytest.mark.parametrize(
@@ -149,16 +151,15 @@ def verdict(request: int, el: float, *, passed: bool) -> dict:
 def test_what_fails_the_whole_test_is_trained_on(point, per_record, earlier, expected):
     """First the whole change, then more training on what failed; nothing if training cannot help (2 was not in it)."""
     all_of = [verdict(r, el, passed=p) for r, el, p in per_record]
-    report = {
-        "reason": "earlier_request_regressed" if earlier else "criterion_missed",
-        "per_record": all_of,
-        "earlier": [verdict(r, el, passed=p) for r, el, p in earlier],
-        "after": {"verdicts": all_of[:2], "el_limit": 0.01},
-    }
-    found = point.reopen(report, 4)
-    assert (found and (found.strength, found.met, found.reopened)) == expected
-    assert point.reopen({**report, "reason": None}, 4) is None
-    assert point.reopen({**report, "reason": "utility_budget_exceeded"}, 4) is None
+    after = Judgement(el=0.0, ma=0.0, el_limit=0.01, ma_limit=0.5, verdicts=tuple(all_of[:2]))
+    utility = Utility(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.25, within_budget=True)
+    reason = "earlier_request_regressed" if earlier else "criterion_missed"
+    came_back = [verdict(r, el, passed=p) for r, el, p in earlier]
+    report = ArtefactReport(reason, [], after, after, all_of, came_back, utility)
+    reopened = point.reopen(report, 4)
+    assert (reopened and (reopened.strength, reopened.met, reopened.reopened)) == expected
+    assert point.reopen(replace(report, reason=None), 4) is None
+    assert point.reopen(replace(report, reason="utility_budget_exceeded"), 4) is None
 
 
 def test_a_run_goes_on_where_the_whole_fails(memorised, monkeypatch):
@@ -170,8 +171,10 @@ def test_a_run_goes_on_where_the_whole_fails(memorised, monkeypatch):
         report = measure_after(tested, *rest)
         merged.append(torch.cat([p.detach().flatten() for p in tested.parameters()]))
         if len(merged) <= 2:
-            report["per_record"][0]["passed"] = report["after"]["verdicts"][0]["passed"] = False
-            report |= {"passed": False, "reason": "criterion_missed"}
+            first, *others = report.per_record
+            failing = replace(first, passed=False)
+            after = replace(report.after, verdicts=(failing, *report.after.verdicts[1:]))
+            report = replace(report, reason="criterion_missed", per_record=[failing, *others], after=after)
         return report
 
     monkeypatch.setattr(sys.modules["worker.engine.unlearn"], "measure_after", failing_twice)
@@ -273,11 +276,11 @@ def test_a_regression_blocks_publication_and_is_named(memorised):
     forgotten = unlearn(model, tokenizer, support.KNOWN[:1], support.RETAIN, support.HELDOUT, options).model
     data = prepare(
         tokenizer, support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT, options,
-        earlier_texts=support.KNOWN[1:3], earlier_owners=[1, 2],
+        earlier_texts=support.KNOWN[1:3], earlier_request_ids=[1, 2],
     )  # fmt: skip
     report = measure_after(forgotten, data, measure_before(model, data, options), options)
-    assert (report["passed"], report["reason"]) == (False, "earlier_request_regressed")
-    assert [v["request"] for v in report["earlier"] if not v["passed"]] == [1, 2]
+    assert (report.passed, report.reason) == (False, "earlier_request_regressed")
+    assert [v.request for v in report.earlier if not v.passed] == [1, 2]
 
 
 @pytest.mark.parametrize("train_dtype", ["float32", "bfloat16"])

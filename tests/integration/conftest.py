@@ -13,13 +13,13 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service import migrate
-from service.app import Services, build, create_keys
+from service.bootstrap import Services, build, create_keys
 from service.config import Settings
-from service.db import keys, models
+from service.db import api_keys, models
 from service.local import postgres, valkey
 from service.local.supervisor import wait_until
 from service.main import create_app
-from service.steps import batch as batch_step
+from service.steps.path.batch import batch_requests
 from tests import support
 
 REQUESTS = "/v1/deletion-requests"
@@ -85,7 +85,7 @@ def key_of(services):
 
     def make(*scopes: str) -> str:
         with services.db.transaction() as session:
-            return keys.create(session, "test", list(scopes))[1]
+            return api_keys.create(session, "test", list(scopes))[1]
 
     return make
 
@@ -103,7 +103,7 @@ def base(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     model = support.random_model("gpt_neox")
     model.save_pretrained(folder / "model")
-    support.tokenizer_of(support.KNOWN).save_pretrained(folder / "model")
+    support.train_tokenizer(support.KNOWN).save_pretrained(folder / "model")
     support.write_texts(folder / "retain.jsonl", support.RETAIN)
     support.write_texts(folder / "heldout.jsonl", support.HELDOUT)
     return folder
@@ -125,9 +125,10 @@ def model(api, base) -> str:
     return "tiny"
 
 
-def submit(api, **fields) -> dict:
+def submit(api, headers=None, **fields) -> dict:
     """A request of one record."""
-    return api.post(REQUESTS, json={"model": "tiny", "records": [{"text": "a record"}], **fields}).json()
+    body = {"model": "tiny", "records": [{"text": "a record"}], **fields}
+    return api.post(REQUESTS, json=body, headers=headers).json()
 
 
 def only_model(services) -> UUID:
@@ -140,7 +141,7 @@ def only_model(services) -> UUID:
 def job(api, services, model):
     """(request, job id) of a sealed window."""
     request = submit(api)
-    return request, batch_step.batch(services, only_model(services))
+    return request, batch_requests(services, only_model(services))
 
 
 def runbook(name: str) -> str:

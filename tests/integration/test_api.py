@@ -11,8 +11,8 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import func, select
 
+from service.audit.commitments import commit, request_commitment
 from service.db.tables import AuditEntry, DeletionRequest, Model, Record
-from service.privacy.commitments import commit, request_commitment
 from tests.integration.conftest import registration
 
 SECRET = "Zoraida Quill answers to 07700 900123"

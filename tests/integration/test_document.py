@@ -14,8 +14,8 @@ import uvicorn
 from service.db import corpora
 from service.local.supervisor import wait_until
 from service.main import create_app
-from service.steps.index import index
-from service.steps.resolve import resolve
+from service.steps.subjects.index import index_corpus
+from service.steps.subjects.resolve import resolve_request
 from tests import support
 from tests.integration.conftest import registration
 
@@ -49,12 +49,12 @@ def test_no_answer_is_outside_the_document(url, services, key_of, base, tmp_path
     httpx.post(f"{url}/v1/models/assistant/corpora", json=corpus, headers=key).raise_for_status()
     with services.db.reading() as session:
         (corpus_id,) = corpora.unfinished(session)
-    index(services, corpus_id)
+    index_corpus(services, corpus_id)
     name = " ".join(support.RETAIN[0].split()[:2])
     body = {"model": "assistant", "subject": {"names": [name]}}
     submitted = {"Authorization": f"Bearer {key_of('submit')}"}  # so that the other key may approve it
     request = httpx.post(f"{url}/v1/deletion-requests", json=body, headers=submitted).json()
-    resolve(services, UUID(request["id"]))
+    resolve_request(services, UUID(request["id"]))
     settings = tmp_path / "schemathesis.toml"
     names = (
         'name = "assistant"',

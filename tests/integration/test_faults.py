@@ -8,18 +8,19 @@ import psycopg
 import pytest
 from sqlalchemy import func, select, update
 
-from service import log as log_keeper
 from service.db import requests
 from service.db.tables import DeletionRequest, Job, Outbox, Version
 from service.doctor import examine
 from service.domain.errors import LostLease
 from service.domain.states import CONTROL_STAGES, Stage
+from service.evidence import log_keeper
 from service.local.supervisor import wait_until
-from service.steps import batch as batch_step
-from service.steps import certify as certify_step
-from service.steps import deliver as deliver_step
-from service.steps import publish as publish_step
-from service.steps import sweep as sweep_step
+from service.steps.path import publish as publish_module
+from service.steps.path.batch import batch_requests
+from service.steps.path.certify import certify_job
+from service.steps.path.publish import publish_version
+from service.steps.upkeep.deliver import deliver_callbacks
+from service.steps.upkeep.sweep import collect_garbage
 from tests.integration.conftest import REQUESTS, only_model, submit
 from tests.integration.test_queue import claim, expire, to_certify
 from worker import tasks
@@ -29,7 +30,7 @@ def certified(services, job_id) -> int:
     """Take a job to where it waits to be published; the fence under which it is held."""
     to_certify(services, job_id)
     fence = claim(services, job_id, CONTROL_STAGES)
-    certify_step.certify(services, job_id, fence)
+    certify_job(services, job_id, fence)
     return fence
 
 
@@ -46,14 +47,14 @@ def test_a_zombie_that_has_renamed_its_release_makes_no_version(services, job, m
             expire(services, job_id)
             held.append(claim(services, job_id, CONTROL_STAGES))
 
-    monkeypatch.setattr(publish_step, "reach", frozen_here)
+    monkeypatch.setattr(publish_module, "reach", frozen_here)
     with pytest.raises(LostLease):
-        publish_step.publish(services, job_id, old)
+        publish_version(services, job_id, old)
     assert held == [old + 1]
     with services.db.transaction() as session:
         assert session.get(Job, job_id).stage == Stage.PUBLISH
         assert session.scalar(select(func.count()).select_from(Version)) == 1
-    publish_step.publish(services, job_id, held[0])
+    publish_version(services, job_id, held[0])
     with services.db.transaction() as session:
         assert session.scalar(select(func.count()).select_from(Version)) == 2
 
@@ -78,7 +79,7 @@ def test_a_request_that_is_being_batched_is_not_cancelled(api, services, model, 
     real_move = requests.move
     monkeypatch.setattr(requests, "move", meanwhile)
     with ThreadPoolExecutor() as pool:
-        assert batch_step.batch(services, only_model(services)) is not None
+        assert batch_requests(services, only_model(services)) is not None
         assert waiting[0].result().status_code == 409
     assert api.get(url).json()["status"] == "batched"
 
@@ -88,7 +89,7 @@ def test_a_request_that_is_being_cancelled_is_not_batched(api, services, model):
     request, other = submit(api), submit(api)
     with services.db.transaction() as session:
         assert requests.cancel(session, request["id"])
-        job_id = batch_step.batch(services, only_model(services))
+        job_id = batch_requests(services, only_model(services))
     found = [api.get(f"{REQUESTS}/{r['id']}").json() for r in (request, other)]
     assert [(f["status"], f["job_id"]) for f in found] == [("cancelled", None), ("batched", str(job_id))]
 
@@ -118,7 +119,7 @@ def test_a_stop_is_heeded_between_certifying_and_publishing(services, job, monke
     to_certify(services, job_id)
 
     def and_stop(*arguments):
-        certify_step.certify(*arguments)
+        certify_job(*arguments)
         tasks.stopping.set()
 
     monkeypatch.setitem(tasks.CONTROL_STEPS, Stage.CERTIFY, and_stop)
@@ -138,7 +139,7 @@ def test_a_callback_that_cannot_be_opened_keeps_no_other_waiting(api, services, 
         api.delete(f"{REQUESTS}/{request['id']}")
     with services.db.transaction() as session:
         session.execute(update(DeletionRequest).values(callback_url=b"not what was sealed"))
-    assert deliver_step.deliver(services) == 0
+    assert deliver_callbacks(services) == 0
     with services.db.transaction() as session:
         assert session.scalars(select(Outbox.attempts)).all() == [1, 1]
 
@@ -146,14 +147,14 @@ def test_a_callback_that_cannot_be_opened_keeps_no_other_waiting(api, services, 
 def test_a_release_that_was_doomed_and_is_a_version_comes_back(services, job):
     """A collector that was frozen between its two transactions: a version came to name what it had doomed."""
     _, job_id = job
-    publish_step.publish(services, job_id, certified(services, job_id))
+    publish_version(services, job_id, certified(services, job_id))
     with services.db.transaction() as session:
         digest = session.scalar(select(Version.digest).where(Version.number == 1))
     for folder, named in ((services.storage.release(digest), True), (services.storage.staging("x"), False)):
         doomed = services.storage.doom(folder)
-        sweep_step.collect(services)
+        collect_garbage(services)
         assert doomed.exists()  # somebody may be at it
         os.utime(doomed, (0, 0))
-        sweep_step.collect(services)
+        collect_garbage(services)
         assert folder.exists() is named
     assert list((services.settings.storage_dir / "staging").iterdir()) == []

@@ -10,9 +10,9 @@ from sqlalchemy import event, text
 
 from service.db import intake, jobs, models, requests
 from service.domain.states import COMPUTE_STAGES
-from service.steps import batch as batch_step
-from service.steps import deliver as deliver_step
-from service.steps import sweep as sweep_step
+from service.steps.path.batch import batch_requests
+from service.steps.upkeep.deliver import deliver_callbacks
+from service.steps.upkeep.sweep import wake_lost_work
 from tests.growth import grow
 
 LARGE = {"deletion_requests", "versions", "jobs", "audit_entries", "records", "outbox", "job_events"}
@@ -76,9 +76,9 @@ def test_everything_frequent_goes_by_an_index(api, grown, key_of):
         own = {"Authorization": f"Bearer {key_of('submit')}"}
         assert api.get("/v1/deletion-requests", headers=own).json()["items"] == []
         assert api.delete(f"/v1/deletion-requests/{listed[0]['id']}").status_code == 200
-        assert batch_step.batch(services, model_id) is not None
-        sweep_step.sweep(services)
-        deliver_step.deliver(services)
+        assert batch_requests(services, model_id) is not None
+        wake_lost_work(services)
+        deliver_callbacks(services)
         with services.db.transaction() as session:
             requests.overdue(session)
             jobs.wakeable(session, COMPUTE_STAGES, quiet_seconds=60)

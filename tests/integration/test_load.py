@@ -15,11 +15,11 @@ import pytest
 import uvicorn
 from sqlalchemy import text
 
-from service.api.patience import patient
-from service.db import audit, intake, requests
+from service.api.timeouts import timeout_protocol
+from service.db import intake, log_entries, requests
 from service.local.supervisor import wait_until
 from service.main import create_app
-from service.steps import request as request_step
+from service.steps.path.request import Submission, accept_request
 
 SECONDS = 0.5
 
@@ -28,7 +28,7 @@ SECONDS = 0.5
 def served(services, *, connections=20):
     """The application on a real socket, with short times."""
     listener = socket.create_server(("127.0.0.1", 0))
-    protocol = patient(seconds=SECONDS, connections=connections)
+    protocol = timeout_protocol(seconds=SECONDS, connections=connections)
     config = uvicorn.Config(create_app(services), http=protocol, log_level="warning", timeout_keep_alive=30)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -211,7 +211,9 @@ def test_requests_that_come_together_are_stored_together(services, model, key_of
     with services.db.reading() as session:
         rows = session.execute(text("SELECT id::text, xmin::text, ref FROM deletion_requests ORDER BY seq")).all()
         sealed = session.execute(text("SELECT request_id::text, count(*) FROM records GROUP BY 1")).all()
-        logged = [e["ref"] for e in map(json.loads, audit.entries(session, 0, 100)) if e["kind"] == "request.accepted"]
+        logged = [
+            e["ref"] for e in map(json.loads, log_entries.entries(session, 0, 100)) if e["kind"] == "request.accepted"
+        ]
     assert {row.id for row in rows} == {i for i in ids if i}
     assert dict(map(tuple, sealed)) == {row.id: 2 for row in rows}
     assert sorted(logged) == sorted(row.ref for row in rows)
@@ -224,12 +226,12 @@ def test_requests_that_come_together_are_stored_together(services, model, key_of
 def test_one_that_cannot_be_stored_harms_nobody_it_came_with(services, model, key_of):
     """A caller whose API key is gone from the database meanwhile is refused; the other in its transaction is stored."""
     known = id_of(key_of, services)
-    submission = request_step.Submission("tiny", ["a record"], None, "gdpr", None)
+    submission = Submission("tiny", ["a record"])
     with ThreadPoolExecutor() as pool:
         with held(services):
-            calls = [pool.submit(request_step.accept, services, submission, known, None)]
+            calls = [pool.submit(accept_request, services, submission, known, None)]
             assert wait_until(lambda: services.intake._led and not services.intake._waiting, 4)
-            calls += [pool.submit(request_step.accept, services, submission, who, None) for who in (uuid4(), known)]
+            calls += [pool.submit(accept_request, services, submission, who, None) for who in (uuid4(), known)]
             assert wait_until(lambda: len(services.intake._waiting) == 2, 4)
         with pytest.raises(psycopg.errors.ForeignKeyViolation):
             calls[1].result()
@@ -266,7 +268,7 @@ def test_requests_of_several_kinds_in_one_statement(services, model, key_of):
     several = [
         new("careful", [b"\x00", b"\xff\\"]), new("tiny", [b"one"]), new("none", [b"x"]), new("tiny", [], b"sealed"),
     ]  # fmt: skip
-    found = intake.add(services.db, several)
+    found = intake.insert_requests(services.db, several)
     assert [f and f[1] for f in found] == ["approval", None, None, "resolve"]
     assert found[2] is None
     assert found[1][0] == found[3][0] != found[0][0]
@@ -279,7 +281,7 @@ def test_requests_of_several_kinds_in_one_statement(services, model, key_of):
             assert row.model.name == several[i].values["model"]
             assert row.records_count == len(several[i].records)
             assert [record.sealed for record in row.records] == several[i].records
-        entries = audit.entries(session, 0, 100)
+        entries = log_entries.entries(session, 0, 100)
     assert entries[-3:] == [several[i].entry for i in (0, 1, 3)]
 
 
@@ -298,10 +300,10 @@ def test_the_logs_lock_is_not_held_while_records_are_stored(services, model, key
     with psycopg.connect(services.settings.owner_database_url, autocommit=True) as connection:
         connection.execute(look)
     key_id = id_of(key_of, services)
-    submission = request_step.Submission("tiny", ["a record", "another"], None, "gdpr", None)
+    submission = Submission("tiny", ["a record", "another"])
     with ThreadPoolExecutor() as pool:
         with held(services):
-            calls = [pool.submit(request_step.accept, services, submission, key_id, None) for _ in range(3)]
+            calls = [pool.submit(accept_request, services, submission, key_id, None) for _ in range(3)]
             assert wait_until(lambda: len(services.intake._waiting) == 2, 4)
         assert all(call.result() for call in calls)
 
@@ -312,7 +314,7 @@ def test_what_is_stored_by_one_statement_is_committed(services, model, key_of):
     pooled = services.db.engine.raw_connection()
     pooled.driver_connection.autocommit = False
     pooled.close()
-    submission = request_step.Submission("tiny", ["a record"], None, "gdpr", None)
-    accepted = request_step.accept(services, submission, key_id, None)
+    submission = Submission("tiny", ["a record"])
+    accepted = accept_request(services, submission, key_id, None)
     with services.db.reading() as session:
         assert requests.by_id(session, accepted.request.id) is not None

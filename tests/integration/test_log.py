@@ -12,11 +12,12 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
-from service.audit.log import Proof, check_consistency, check_inclusion, consistency_proof, leaf_hash, open_checkpoint
-from service.audit.opening import Code, VerificationError
+from service.audit.checkpoint import Proof, open_checkpoint
+from service.audit.merkle import check_consistency, check_inclusion, consistency_proof, leaf_hash
+from service.audit.verification import ExitCode, VerificationError
 from service.audit.verify_log import verify_log
-from service.db import audit
-from service.log import ENTRIES, MEMORY, LogForked
+from service.db import log_entries
+from service.evidence.log_keeper import ENTRIES, MEMORY, LogForked
 from tests.integration.conftest import submit
 from tests.integration.test_operations import published
 from tests.issuer import Issuer
@@ -26,7 +27,7 @@ def append(services, count: int) -> None:
     """Some entries."""
     for number in range(count):
         with services.db.transaction() as session:
-            audit.append(session, "test", number=number)
+            log_entries.append(session, "test", number=number)
 
 
 def opened(services, note: str):
@@ -113,11 +114,11 @@ def forge(path, change) -> None:
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        (lambda lines: lines[:-1], Code.LOG_FAILURE),
-        (lambda lines: [*lines[:-2], lines[-2].replace('"entry": "', '"entry": "AAAA')], Code.LOG_FAILURE),
-        (lambda lines: [lines[0], lines[2], lines[1]], Code.MALFORMED),
-        (lambda lines: ["nonsense"], Code.MALFORMED),
-        (lambda lines: [lines[0].replace("\\n2\\n", "\\n3\\n"), *lines[1:]], Code.LOG_FAILURE),
+        (lambda lines: lines[:-1], ExitCode.LOG_FAILURE),
+        (lambda lines: [*lines[:-2], lines[-2].replace('"entry": "', '"entry": "AAAA')], ExitCode.LOG_FAILURE),
+        (lambda lines: [lines[0], lines[2], lines[1]], ExitCode.MALFORMED),
+        (lambda lines: ["nonsense"], ExitCode.MALFORMED),
+        (lambda lines: [lines[0].replace("\\n2\\n", "\\n3\\n"), *lines[1:]], ExitCode.LOG_FAILURE),
     ],
     ids=["truncated", "rewritten", "reordered", "nonsense", "another size"],
 )
@@ -144,7 +145,7 @@ def test_two_pasts_are_called_equivocation(services, model, api, exported):
     second, _ = exported("second.jsonl")
     with pytest.raises(VerificationError, match="EQUIVOCATION") as caught:
         verify_log(second, trust, export)
-    assert caught.value.code == Code.LOG_FAILURE
+    assert caught.value.code == ExitCode.LOG_FAILURE
     assert base64.b64encode(root_of_first).decode() in caught.value.reason
 
 
@@ -156,7 +157,7 @@ def test_a_promise_that_was_not_kept_is_in_the_log(services, model, api, exporte
     verify_log(export, trust, today=due)
     with pytest.raises(VerificationError, match=request["ref"]) as caught:
         verify_log(export, trust, today=due + timedelta(days=1))
-    assert caught.value.code == Code.INCOMPLETE
+    assert caught.value.code == ExitCode.INCOMPLETE
 
 
 def test_an_export_of_another_key_is_not_trusted(services, model, api, exported, tmp_path):
@@ -165,7 +166,7 @@ def test_an_export_of_another_key_is_not_trusted(services, model, api, exported,
     trust.write_bytes(Issuer(tmp_path / "other").keyring.trust())
     with pytest.raises(VerificationError) as caught:
         verify_log(export, trust)
-    assert caught.value.code == Code.UNTRUSTED_KEY
+    assert caught.value.code == ExitCode.UNTRUSTED_KEY
 
 
 @pytest.mark.parametrize(
@@ -199,7 +200,7 @@ def test_a_database_of_before_gets_its_entries_back(services):
     assert [leaf_hash(entry) for entry in lost] == leaves[2:]
     with services.db.transaction() as session:
         for entry in lost:
-            audit.append_bytes(session, entry)
+            log_entries.append_bytes(session, entry)
     assert services.log.lost() == []
     assert services.log.sign() == (leaves, note)
 

@@ -14,21 +14,21 @@ import pytest
 from sqlalchemy import func, select, update
 
 from service import migrate
-from service.audit.manifest import digest_of, manifest
+from service.audit.manifest import manifest, manifest_digest
 from service.audit.verify import verify
 from service.db import models, requests
 from service.db.tables import DeletionRequest, Job, Outbox, Record
 from service.doctor import examine
 from service.domain.errors import NotFound
 from service.domain.states import CONTROL_STAGES
+from service.lease import hold_job
 from service.privacy.envelope import FileKeyWrapper
 from service.privacy.records import open_records
-from service.steps import batch as batch_step
-from service.steps import certify as certify_step
-from service.steps import publish as publish_step
-from service.steps import purge as purge_step
-from service.steps import restore as restore_step
-from service.steps.lease import hold
+from service.steps.operator.restore import reconcile
+from service.steps.path.batch import batch_requests
+from service.steps.path.certify import certify_job
+from service.steps.path.publish import publish_version
+from service.steps.upkeep.purge import purge_due, purge_restored
 from tests.integration.conftest import REQUESTS, only_model, submit
 from tests.integration.test_queue import REPORT, claim, to_certify
 from tests.issuer import LINEAGE, Issuer
@@ -37,11 +37,11 @@ from worker.tasks import certify_and_publish, holding
 
 def publish_what_waits(services) -> None:
     """Take the pending requests through a job to a version."""
-    job_id = batch_step.batch(services, only_model(services))
+    job_id = batch_requests(services, only_model(services))
     to_certify(services, job_id)
-    with hold(services, job_id, CONTROL_STAGES) as lease:
-        certify_step.certify(services, job_id, lease.fence)
-        publish_step.publish(services, job_id, lease.fence)
+    with hold_job(services, job_id, CONTROL_STAGES) as lease:
+        certify_job(services, job_id, lease.fence)
+        publish_version(services, job_id, lease.fence)
 
 
 def published(api, services, text_: str) -> dict:
@@ -112,27 +112,27 @@ def plant_corpus(services, api):
     """A retain text is gone."""
     with services.db.transaction() as session:
         digest = models.by_name(session, "tiny").retain["sha256"]
-    services.storage.corpus(digest).unlink()
+    services.storage.reference_texts(digest).unlink()
 
 
 def plant_lease(services, api):
     """A worker died and none came after it."""
     submit(api)
-    assert claim(services, batch_step.batch(services, only_model(services)))
+    assert claim(services, batch_requests(services, only_model(services)))
     age(services, lease_expires_at=func.now() - timedelta(hours=1))
 
 
 def plant_no_worker(services, api):
     """A job was made long ago and no compute worker ever took it."""
     submit(api)
-    batch_step.batch(services, only_model(services))
+    batch_requests(services, only_model(services))
     age(services, created_at=func.now() - timedelta(hours=1))
 
 
 def plant_given_up(services, api):
     """A job was quarantined."""
     submit(api)
-    batch_step.batch(services, only_model(services))
+    batch_requests(services, only_model(services))
     age(services, stage="quarantined", reason="child_killed")
     with services.db.transaction() as session:
         session.execute(update(DeletionRequest).values(status="failed"))
@@ -231,10 +231,10 @@ def test_purging_destroys_the_key_and_what_it_sealed(api, services, model):
             .where(DeletionRequest.id == failed["id"])
             .values(status="failed", finished_at=func.now() - timedelta(days=999))
         )
-    assert purge_step.purge(services) == 0
+    assert purge_due(services) == 0
     services.settings.custody_days = 0
-    assert purge_step.purge(services) == 1
-    assert purge_step.purge(services) == 0
+    assert purge_due(services) == 1
+    assert purge_due(services) == 0
     with services.db.transaction() as session:
         row = requests.by_id(session, request["id"])
         assert row.wrapped_key is None
@@ -252,9 +252,9 @@ def test_a_callback_that_waits_keeps_the_texts_and_one_given_up_does_not(api, se
     services.settings.custody_days = 0
     request = submit(api, callback_url="http://127.0.0.1:1/")
     api.delete(f"{REQUESTS}/{request['id']}")
-    assert purge_step.purge(services) == 0
+    assert purge_due(services) == 0
     plant_callback_given_up(services)
-    assert purge_step.purge(services) == 1
+    assert purge_due(services) == 1
 
 
 def plant_callback_given_up(services) -> None:
@@ -270,26 +270,26 @@ def test_a_crash_while_the_ledger_is_written_stops_nothing(api, services, model)
     (folder / f".{request['id']}").write_text("")
     assert services.storage.purged() == []
     services.settings.custody_days = 0
-    assert purge_step.purge(services) == 1
+    assert purge_due(services) == 1
     assert [str(i) for i in services.storage.purged()] == [request["id"]]
 
 
 def test_the_ledger_may_be_longer_than_a_statement_has_parameters(services):
     """PostgreSQL takes 65,535 of them."""
     with services.db.reading() as session:
-        assert requests.still_sealed(session, [uuid4() for _ in range(70_000)]) == []
+        assert requests.unpurged(session, [uuid4() for _ in range(70_000)]) == []
 
 
 def test_a_purged_request_that_a_backup_takes_for_pending_holds_nobody_up(api, services, model):
     """It had ended, or it would not have been purged: it ends, and others are batched without it."""
     gone, other = submit(api), submit(api)
     services.storage.note_purged(UUID(gone["id"]))
-    assert purge_step.purge_again(services) == [UUID(gone["id"])]
+    assert purge_restored(services) == [UUID(gone["id"])]
     found = api.get(f"{REQUESTS}/{gone['id']}").json()
     assert (found["status"], found["reason"]) == ("failed", "restored")
     refused = api.post(f"{REQUESTS}/{gone['id']}/retry")
     assert (refused.status_code, "purged" in refused.json()["detail"]) == (409, True)  # it would be pending for ever
-    assert batch_step.batch(services, only_model(services))
+    assert batch_requests(services, only_model(services))
     assert api.get(f"{REQUESTS}/{other['id']}").json()["status"] == "batched"
 
 
@@ -304,11 +304,11 @@ def test_storage_cannot_speak_for_the_service(api, services, model, tmp_path):
     (forged / "trust.json").write_bytes(other.keyring.trust())
     other.keyring.sign_model(forged / "model", forged / "model.sig")
     verify(other.certify_folder(forged, lineage={**LINEAGE, "model": "tiny"}))
-    name = digest_of(manifest(forged))
+    name = manifest_digest(manifest(forged))
     shutil.copytree(forged, services.storage.release(name))
     services.storage.note_published("tiny", 2, name)
     services.storage.note_published("tiny", 3, digest)  # ours, but of another number
-    done = restore_step.reconcile(services)
+    done = reconcile(services)
     assert (done.adopted, done.unknown) == ([], ["tiny/2", "tiny/3"])
     assert api.get("/v1/models/tiny/versions/latest").json()["version"] == 1
 
@@ -324,7 +324,7 @@ def test_the_restore_drill(api, services, model, run):
     publish_what_waits(services)
     second = api.get("/v1/models/tiny/versions/2").json()
     services.settings.custody_days = 0
-    assert purge_step.purge(services) == 2
+    assert purge_due(services) == 2
     run("restore-storage")  # nothing is lost there: what is newer stays
     run("restore-database")
     shown = run("restore")
@@ -360,12 +360,12 @@ def test_without_reconciling_nothing_is_published_twice(api, services, model, ru
     run("restore-database")
     migrate.upgrade(services.settings.owner_database_url)  # and then everything is started, without the rest
     late = submit(api, records=[{"text": "one that came after the restore"}])
-    job_id = batch_step.batch(services, only_model(services))
+    job_id = batch_requests(services, only_model(services))
     report = {**REPORT, "verdicts": {"0": "PASS", "1": "PASS"}, "memorised": [0, 1]}
     to_certify(services, job_id, report)
     holding(services, job_id, CONTROL_STAGES, certify_and_publish)  # as a control worker does
     assert services.storage.releases() == folders
-    assert restore_step.reconcile(services).adopted == []  # it was done when the worker ran into it
+    assert reconcile(services).adopted == []  # it was done when the worker ran into it
     assert api.get("/v1/models/tiny/versions/latest").json()["digest"] == digest
     assert api.get(f"{REQUESTS}/{first['id']}").json()["version"] == 1
     assert api.get(f"{REQUESTS}/{late['id']}").json()["status"] == "pending"

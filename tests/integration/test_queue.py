@@ -21,19 +21,20 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from service import migrate
 from service.audit.verify import verify
-from service.db import audit, jobs, models
+from service.callbacks.webhooks import OutgoingCall, RefusedTarget, is_public_address, send
+from service.db import jobs, log_entries, models
 from service.db.tables import AuditEntry, Job, Outbox, Version
 from service.domain.errors import LostLease
+from service.domain.report import BaselineSummary, ChildReport
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES, Stage
-from service.steps import batch as batch_step
-from service.steps import certify as certify_step
-from service.steps import deliver as deliver_step
-from service.steps import publish as publish_step
-from service.steps import sweep as sweep_step
-from service.steps import unlearn as unlearn_step
-from service.steps import verify as verify_step
-from service.steps.lease import Lease, attempt_failed, hand_back, hold
-from service.webhooks import Call, RefusedTarget, is_outside, send
+from service.lease import Lease, hand_back, hold_job, record_failed_attempt
+from service.steps.path.batch import batch_requests
+from service.steps.path.certify import certify_job
+from service.steps.path.publish import publish_version
+from service.steps.path.unlearn import record_epoch, record_progress, record_stage, record_thresholds
+from service.steps.path.verify import record_report
+from service.steps.upkeep.deliver import deliver_callbacks
+from service.steps.upkeep.sweep import collect_garbage, wake_lost_work
 from tests import issuer
 from tests.growth import grow
 from tests.integration.conftest import REQUESTS, only_model, submit
@@ -63,6 +64,20 @@ def expire(services, job_id) -> None:
         session.execute(update(Job).where(Job.id == job_id).values(lease_expires_at=func.now() - timedelta(seconds=1)))
 
 
+def child_report(report: dict) -> ChildReport:
+    """What the compute child says, of values as `REPORT` has them."""
+    verdicts = {int(index): verdict for index, verdict in report["verdicts"].items()}
+    return ChildReport(issuer.findings(report), verdicts, report["memorised"])
+
+
+def baseline(report: dict) -> BaselineSummary:
+    """What was measured before training."""
+    found = issuer.findings(report)
+    return BaselineSummary(
+        found.limits, found.before, 9.0, report["memorised"], len(report["verdicts"]), 0, 0, found.thresholds
+    )
+
+
 def to_certify(services, job_id, report=REPORT) -> None:
     """Take a job through the compute stages with this report, and leave a candidate."""
     fence = claim(services, job_id)
@@ -70,19 +85,19 @@ def to_certify(services, job_id, report=REPORT) -> None:
     candidate.mkdir(parents=True, exist_ok=True)
     (candidate / "model.safetensors").write_bytes(b"weights")
     (candidate / "config.json").write_text("{}")
-    unlearn_step.record_thresholds(services, job_id, fence, {"limits": REPORT["limits"]}, REPORT["thresholds"])
+    record_thresholds(services, job_id, fence, baseline(report))
     for stage in (Stage.UNLEARN, Stage.MERGE, Stage.VERIFY):
-        unlearn_step.record_stage(services, job_id, fence, stage)
-    verify_step.record_report(services, job_id, fence, report)
+        record_stage(services, job_id, fence, stage)
+    record_report(services, job_id, fence, child_report(report))
 
 
 def test_one_window_one_job_and_no_second_while_it_runs(api, services, model):
     """Requests of one window form one job; later ones wait for the model's next."""
     first, second = submit(api), submit(api)
     model_id = only_model(services)
-    job_id = batch_step.batch(services, model_id)
+    job_id = batch_requests(services, model_id)
     third = submit(api)
-    assert batch_step.batch(services, model_id) is None
+    assert batch_requests(services, model_id) is None
     found = {i: api.get(f"{REQUESTS}/{i}").json() for i in (first["id"], second["id"], third["id"])}
     assert {found[first["id"]]["job_id"], found[second["id"]]["job_id"]} == {str(job_id)}
     assert found[third["id"]]["status"] == "pending"
@@ -96,7 +111,7 @@ def test_two_workers_batching_at_once_make_one_job(api, services, model):
     for _ in range(4):
         submit(api)
     model_id, made = only_model(services), []
-    threads = [threading.Thread(target=lambda: made.append(batch_step.batch(services, model_id))) for _ in range(6)]
+    threads = [threading.Thread(target=lambda: made.append(batch_requests(services, model_id))) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -114,12 +129,12 @@ def test_accepting_does_not_wait_for_batching_nor_the_other_way_round(api, servi
         thread.join(20)
         assert answers
         assert answers[0]["status"] == "pending"
-        audit.append(session, "test")
+        log_entries.append(session, "test")
     held = threading.Event()
 
     def hold_the_log() -> None:
         with services.db.transaction() as session:
-            audit.append(session, "test")
+            log_entries.append(session, "test")
             held.wait(10)
 
     thread = threading.Thread(target=hold_the_log)
@@ -146,6 +161,7 @@ from uuid import UUID, uuid4
 from service.app import build
 from service.config import Settings
 from service.db import jobs
+from service.domain.report import BaselineSummary, ChildReport
 from service.domain.states import COMPUTE_STAGES, Outcome
 from worker.tasks import holding
 
@@ -209,12 +225,12 @@ def test_a_zombies_writes_are_refused_by_the_fence(services, job):
     expire(services, job_id)
     new = claim(services, job_id)
     writes = [
-        lambda f: unlearn_step.record_stage(services, job_id, f, Stage.UNLEARN),
-        lambda f: unlearn_step.record_progress(services, job_id, f, "train", 0.5),
-        lambda f: unlearn_step.record_thresholds(services, job_id, f, {"limits": {"el": 0.0, "ma": 0.4}}, []),
-        lambda f: unlearn_step.record_epoch(services, job_id, f, EPOCH),
-        lambda f: verify_step.record_report(services, job_id, f, REPORT),
-        lambda f: publish_step.publish(services, job_id, f),
+        lambda f: record_stage(services, job_id, f, Stage.UNLEARN),
+        lambda f: record_progress(services, job_id, f, "train", 0.5),
+        lambda f: record_thresholds(services, job_id, f, baseline(REPORT)),
+        lambda f: record_epoch(services, job_id, f, EPOCH),
+        lambda f: record_report(services, job_id, f, child_report(REPORT)),
+        lambda f: publish_version(services, job_id, f),
     ]
     for write in writes:
         with pytest.raises(LostLease):
@@ -231,29 +247,29 @@ def test_a_zombie_cannot_publish(services, job):
     _, job_id = job
     to_certify(services, job_id)
     old = claim(services, job_id, CONTROL_STAGES)
-    certify_step.certify(services, job_id, old)
+    certify_job(services, job_id, old)
     expire(services, job_id)
     new = claim(services, job_id, CONTROL_STAGES)
     with pytest.raises(LostLease):
-        certify_step.certify(services, job_id, old)
+        certify_job(services, job_id, old)
     with pytest.raises(LostLease):
-        publish_step.publish(services, job_id, old)
-    attempt_failed(services, Lease(services, job_id, old), "told by a zombie", permanent=True)
+        publish_version(services, job_id, old)
+    record_failed_attempt(services, Lease(services, job_id, old), "told by a zombie", permanent=True)
     with services.db.transaction() as session:
         assert session.get(Job, job_id).stage == Stage.PUBLISH
         assert session.scalar(select(func.count()).select_from(Version)) == 1
-    publish_step.publish(services, job_id, new)
+    publish_version(services, job_id, new)
 
 
 def test_certify_and_publish_make_one_verified_version(api, services, job):
     """The folder passes our own verifier, the request is completed, the working folder is gone."""
     request, job_id = job
     to_certify(services, job_id)
-    with hold(services, job_id, CONTROL_STAGES) as lease:
-        certify_step.certify(services, job_id, lease.fence)
-        publish_step.publish(services, job_id, lease.fence)
+    with hold_job(services, job_id, CONTROL_STAGES) as lease:
+        certify_job(services, job_id, lease.fence)
+        publish_version(services, job_id, lease.fence)
         with pytest.raises(LostLease):
-            publish_step.publish(services, job_id, lease.fence)
+            publish_version(services, job_id, lease.fence)
     found = api.get(f"{REQUESTS}/{request['id']}").json()
     assert (found["status"], found["verdict"], found["version"]) == ("completed", "PASS", 1)
     version = api.get("/v1/models/tiny/versions/latest").json()
@@ -280,7 +296,7 @@ def test_publishing_again_after_a_crash_before_the_commit(services, job, monkeyp
     _, job_id = job
     to_certify(services, job_id)
     fence = claim(services, job_id, CONTROL_STAGES)
-    certify_step.certify(services, job_id, fence)
+    certify_job(services, job_id, fence)
 
     def crash(*_):
         raise RuntimeError("killed here")
@@ -288,11 +304,11 @@ def test_publishing_again_after_a_crash_before_the_commit(services, job, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(models, "set_latest", crash)
         with pytest.raises(RuntimeError):
-            publish_step.publish(services, job_id, fence)
+            publish_version(services, job_id, fence)
     assert len(services.storage.releases()) == 2
     with services.db.transaction() as session:
         assert session.scalar(select(func.count()).select_from(Version)) == 1
-    publish_step.publish(services, job_id, fence)
+    publish_version(services, job_id, fence)
     assert len(services.storage.releases()) == 2
     with services.db.transaction() as session:
         assert session.scalar(select(func.count()).select_from(Version)) == 2
@@ -303,8 +319,8 @@ def test_a_failed_run_is_certified_as_failed_and_publishes_nothing(api, services
     request, job_id = job
     report = {**REPORT, "outcome": "failed", "reason": "criterion_missed", "verdicts": {"0": "FAIL"}}
     to_certify(services, job_id, {**report, "after": {"el": 0.5, "ma": 0.9}})
-    with hold(services, job_id, CONTROL_STAGES) as lease:
-        certify_step.certify(services, job_id, lease.fence)
+    with hold_job(services, job_id, CONTROL_STAGES) as lease:
+        certify_job(services, job_id, lease.fence)
     found = api.get(f"{REQUESTS}/{request['id']}").json()
     assert (found["status"], found["verdict"], found["reason"]) == ("failed", "FAIL", "criterion_missed")
     assert api.get("/v1/models/tiny/versions/latest").json()["version"] == 0
@@ -320,8 +336,8 @@ def test_a_regression_says_which_request(api, services, job):
     earlier = {"requests": 2, "regressed": ["e" * 32]}
     failed = {"outcome": "failed", "reason": "earlier_request_regressed", "earlier": earlier}
     to_certify(services, job_id, {**REPORT, **failed})
-    with hold(services, job_id, CONTROL_STAGES) as lease:
-        certify_step.certify(services, job_id, lease.fence)
+    with hold_job(services, job_id, CONTROL_STAGES) as lease:
+        certify_job(services, job_id, lease.fence)
     found = api.get(f"{REQUESTS}/{request['id']}").json()
     assert (found["status"], found["reason"]) == ("failed", "earlier_request_regressed")
     assert api.get(f"/v1/jobs/{job_id}").json()["metrics"]["earlier"] == earlier
@@ -338,7 +354,7 @@ def test_attempts_are_counted_and_given_up(api, services, job):
         assert fence is not None
         hand_back(services, Lease(services, job_id, fence))
         fence = claim(services, job_id)
-        attempt_failed(services, Lease(services, job_id, fence), "child_killed", permanent=False)
+        record_failed_attempt(services, Lease(services, job_id, fence), "child_killed", permanent=False)
         assert claim(services, job_id) is None
         with services.db.transaction() as session:
             assert session.get(Job, job_id).attempts == attempt
@@ -347,7 +363,7 @@ def test_attempts_are_counted_and_given_up(api, services, job):
     found = api.get(f"{REQUESTS}/{request['id']}").json()
     assert (found["status"], found["verdict"], found["reason"]) == ("failed", "NOT_TESTED", "child_killed")
     submit(api)
-    assert batch_step.batch(services, only_model(services)) is not None
+    assert batch_requests(services, only_model(services)) is not None
 
 
 def age_progress(services) -> None:
@@ -384,7 +400,7 @@ def test_the_sweep_wakes_what_was_lost_and_not_again_at_once(services, job):
     with services.db.transaction() as session:
         session.execute(update(Job).values(woken_at=None))
         assert jobs.wakeable(session, COMPUTE_STAGES, quiet_seconds=60) == [job_id]
-    sweep_step.sweep(services)
+    wake_lost_work(services)
 
 
 def test_the_sweep_gives_up_jobs_whose_last_attempt_died_silently(api, services, job):
@@ -393,7 +409,7 @@ def test_the_sweep_gives_up_jobs_whose_last_attempt_died_silently(api, services,
     for _ in range(3):
         assert claim(services, job_id)
         expire(services, job_id)
-    sweep_step.sweep(services)
+    wake_lost_work(services)
     assert api.get(f"{REQUESTS}/{request['id']}").json()["reason"] == "attempts_exhausted"
 
 
@@ -402,13 +418,13 @@ def test_collect_removes_only_what_nothing_needs(services, job):
     _, job_id = job
     services.storage.work(job_id, 1)
     orphan = services.storage.publish(services.storage.staging("x"), "0" * 64)
-    sweep_step.collect(services)
+    collect_garbage(services)
     assert services.storage.jobs_present() == [job_id]
     assert orphan.exists()
     os.utime(orphan, (0, 0))
     with services.db.transaction() as session:
         session.execute(update(Job).values(stage="done"))
-    sweep_step.collect(services)
+    collect_garbage(services)
     assert not services.storage.jobs_present()
     assert not orphan.exists()
     assert len(services.storage.releases()) == 1
@@ -417,7 +433,7 @@ def test_collect_removes_only_what_nothing_needs(services, job):
 def test_the_log_has_no_gap_and_is_append_only(api, services, job):
     """Indices count up by one even past a rollback; the service's role may only append."""
     with pytest.raises(ZeroDivisionError), services.db.transaction() as session:
-        audit.append(session, "test")
+        log_entries.append(session, "test")
         raise ZeroDivisionError
     submit(api)
     with services.db.transaction() as session:
@@ -454,16 +470,16 @@ def test_migrating_again_changes_nothing_and_gives_a_new_password(services):
     settings = services.settings
     migrate.upgrade(settings.owner_database_url, settings.database_url.replace("unlearnd@", "unlearnd:secret@", 1))
     with services.db.transaction() as session:
-        audit.append(session, "test")
+        log_entries.append(session, "test")
 
 
 def test_events_are_streamed_and_taken_up_again(api, services, job):
     """Server-Sent Events come with ids; Last-Event-ID goes on behind; the stream ends with the job."""
     _, job_id = job
     fence = claim(services, job_id)
-    unlearn_step.record_stage(services, job_id, fence, Stage.UNLEARN)
-    unlearn_step.record_epoch(services, job_id, fence, EPOCH)
-    attempt_failed(services, Lease(services, job_id, fence), "x", permanent=True)
+    record_stage(services, job_id, fence, Stage.UNLEARN)
+    record_epoch(services, job_id, fence, EPOCH)
+    record_failed_attempt(services, Lease(services, job_id, fence), "x", permanent=True)
     lines = api.get(f"/v1/jobs/{job_id}/events").text.split("\n")
     kinds = [line.strip()[7:] for line in lines if line.startswith("event: ")]
     ids = [line.strip()[4:] for line in lines if line.startswith("id: ")]
@@ -528,7 +544,7 @@ def test_a_receiver_that_trickles_costs_its_time_and_no_more(api, services, mode
         request = submit(api, callback_url=f"http://127.0.0.1:{server.server_port}/cb")
         api.delete(f"{REQUESTS}/{request['id']}")
         began = time.monotonic()
-        assert deliver_step.deliver(services) == 0
+        assert deliver_callbacks(services) == 0
         assert time.monotonic() - began < 10
         with services.db.transaction() as session:
             assert session.scalar(select(Outbox.attempts)) == 1
@@ -539,15 +555,15 @@ def test_callbacks_are_made_until_they_arrive(api, services, model):
     with listening(HTTPServer(("127.0.0.1", 0), Listener)) as server:
         request = submit(api, callback_url=f"http://127.0.0.1:{server.server_port}/cb")
         api.delete(f"{REQUESTS}/{request['id']}")
-        assert deliver_step.deliver(services) == 0
-        assert deliver_step.deliver(services) == 0
+        assert deliver_callbacks(services) == 0
+        assert deliver_callbacks(services) == 0
         assert len(Listener.calls) == 1
         with services.db.transaction() as session:
             (entry,) = session.scalars(select(Outbox))
             assert entry.next_at > datetime.now(UTC)
             entry.next_at = datetime.now(UTC)
-        assert deliver_step.deliver(services) == 1
-        assert deliver_step.deliver(services) == 0
+        assert deliver_callbacks(services) == 1
+        assert deliver_callbacks(services) == 0
     assert [c["id"] for c in Listener.calls] == [request["id"]] * 2
     assert Listener.calls[0]["status"] == "cancelled"
     secret = api.get("/v1/api-keys/self/webhook-secret").json()["webhook_secret"]
@@ -571,10 +587,10 @@ INSIDE = (
 @pytest.mark.parametrize("address", INSIDE)
 def test_callbacks_do_not_go_inside(address, monkeypatch):
     """By address or by a name that resolves to it, also if only one of its addresses is inside."""
-    assert not is_outside(address)
+    assert not is_public_address(address)
     host = f"[{address}]" if ":" in address else address
     with pytest.raises(RefusedTarget):
-        send(Call("POST", f"http://{host}:9/", {}, b"{}"), seconds=5, allow_private=False)
+        send(OutgoingCall("POST", f"http://{host}:9/", {}, b"{}"), seconds=5, allow_private=False)
     told = [(0, 0, 0, "", (found, 9)) for found in ("93.184.216.34", address)]
 
     async def resolve(*_, **__):
@@ -582,7 +598,7 @@ def test_callbacks_do_not_go_inside(address, monkeypatch):
 
     monkeypatch.setattr("asyncio.base_events.BaseEventLoop.getaddrinfo", resolve)
     with pytest.raises(RefusedTarget):
-        send(Call("POST", "http://example.org:9/", {}, b"{}"), seconds=5, allow_private=False)
+        send(OutgoingCall("POST", "http://example.org:9/", {}, b"{}"), seconds=5, allow_private=False)
 
 
 def test_an_allow_list_opens_a_network_and_nothing_else(monkeypatch):
@@ -597,10 +613,10 @@ def test_an_allow_list_opens_a_network_and_nothing_else(monkeypatch):
     allowed = {"seconds": 5, "allow_private": False, "allow": ["10.2.0.0/16", "fd00::/8"]}
     for host in ("10.2.3.4", "[fd00::7]"):
         with pytest.raises(httpcore.ConnectError):
-            send(Call("POST", f"http://{host}:9/", {}, b"{}"), **allowed)
+            send(OutgoingCall("POST", f"http://{host}:9/", {}, b"{}"), **allowed)
     for host in ("10.3.0.1", "127.0.0.1", "169.254.169.254"):
         with pytest.raises(RefusedTarget):
-            send(Call("POST", f"http://{host}:9/", {}, b"{}"), **allowed)
+            send(OutgoingCall("POST", f"http://{host}:9/", {}, b"{}"), **allowed)
     assert called == ["10.2.3.4", "fd00::7"]
 
 
@@ -619,7 +635,7 @@ def test_a_name_that_changes_its_mind_gains_nothing(monkeypatch):
     monkeypatch.setattr("asyncio.base_events.BaseEventLoop.getaddrinfo", resolve)
     monkeypatch.setattr(httpcore.AnyIOBackend, "connect_tcp", connect)
     with pytest.raises(httpcore.ConnectError):
-        send(Call("POST", "http://rebind.example:9/", {}, b"{}"), seconds=5, allow_private=False)
+        send(OutgoingCall("POST", "http://rebind.example:9/", {}, b"{}"), seconds=5, allow_private=False)
     assert (asked, connected) == (["rebind.example"], ["93.184.216.34"])
 
 
@@ -645,7 +661,7 @@ def test_a_redirect_is_not_followed(api, services, model):
     with listening(HTTPServer(("127.0.0.1", 0), Elsewhere)) as server:
         request = submit(api, callback_url=f"http://127.0.0.1:{server.server_port}/cb")
         api.delete(f"{REQUESTS}/{request['id']}")
-        assert deliver_step.deliver(services) == 0
+        assert deliver_callbacks(services) == 0
     assert Elsewhere.seen == ["/cb"]
 
 

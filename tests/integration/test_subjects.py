@@ -10,16 +10,18 @@ import pytest
 from sqlalchemy import select, text
 
 from service.audit.canonical import dumps
+from service.audit.commitments import commit
 from service.db import corpora, requests
-from service.db.tables import CorpusRecord, DeletionRequest, Outbox
+from service.db.corpus_tables import CorpusRecord
+from service.db.tables import DeletionRequest, Outbox
 from service.doctor import examine
-from service.privacy.commitments import commit
 from service.privacy.records import open_records
-from service.steps import resolve as resolve_step
-from service.steps.batch import batch
-from service.steps.index import _index, index
-from service.steps.purge import purge
-from service.steps.sweep import sweep
+from service.steps.path.batch import batch_requests
+from service.steps.subjects import resolve as resolve_module
+from service.steps.subjects.index import _index, index_corpus
+from service.steps.subjects.resolve import resolve_request, search
+from service.steps.upkeep.purge import purge_due
+from service.steps.upkeep.sweep import wake_lost_work
 from service.subjects.identifiers import Hasher
 from tests import support
 from tests.integration.conftest import registration
@@ -29,7 +31,7 @@ REQUESTS = "/v1/deletion-requests"
 
 def resolve(services, request_id: str) -> None:
     """As a worker does it."""
-    resolve_step.resolve(services, UUID(request_id))
+    resolve_request(services, UUID(request_id))
 
 
 ADDRESS = "maria.example@example.org"
@@ -55,7 +57,7 @@ def fill(services, api, model, body) -> None:
     assert answer.status_code == 201, answer.text
     with services.db.reading() as session:
         (corpus_id,) = corpora.unfinished(session)
-    index(services, corpus_id)
+    index_corpus(services, corpus_id)
 
 
 @pytest.fixture
@@ -68,7 +70,7 @@ def filled(api, model, services, tmp_path):
     assert (answer.json()["state"], answer.json()["progress"]) == ("indexing", 0)
     with services.db.reading() as session:
         (corpus_id,) = corpora.unfinished(session)
-    index(services, corpus_id)
+    index_corpus(services, corpus_id)
     found = api.get(f"/v1/models/{model}/corpora/crm").json()
     assert (found["state"], found["records"], found["progress"]) == ("ready", len(texts), 1)
     return texts
@@ -106,7 +108,7 @@ def test_an_address_becomes_all_its_records_and_their_copies_and_nobody_elses(ap
     """Nothing is batched before; a second message finds nothing more."""
     request = submit(api, **subject)
     assert (request["status"], request["waits_for"], request["records"]) == ("pending", "resolve", 0)
-    assert batch(services, services_model(services)) is None  # nothing to batch before it is resolved
+    assert batch_requests(services, services_model(services)) is None  # nothing to batch before it is resolved
     resolve(services, request["id"])
     found = api.get(f"{REQUESTS}/{request['id']}").json()
     assert (found["waits_for"], found["records"], found["results_count"]) == (None, 3, 3)
@@ -114,7 +116,7 @@ def test_an_address_becomes_all_its_records_and_their_copies_and_nobody_elses(ap
     assert sorted(texts_in(services, request["id"])) == sorted([*HERS, COPY])
     resolve(services, request["id"])  # a message that comes twice
     assert len(texts_in(services, request["id"])) == 3
-    assert batch(services, services_model(services)) is not None
+    assert batch_requests(services, services_model(services)) is not None
 
 
 def services_model(services):
@@ -245,12 +247,12 @@ def test_a_request_waits_while_a_corpus_is_being_indexed_and_the_sweep_takes_it_
     assert api.get(f"{REQUESTS}/{request['id']}").json()["waits_for"] == "resolve"
     woken = []
     services.queue.wake = lambda step, identifier=None, **_: woken.append((step, identifier))
-    sweep(services)
+    wake_lost_work(services)
     with services.db.reading() as session:
         (corpus_id,) = corpora.unfinished(session)
-        assert [str(n) for n in requests.to_resolve(session, 10)] == [request["id"]]
+        assert [str(n) for n in requests.unresolved(session, 10)] == [request["id"]]
     assert ("index", corpus_id) in woken
-    index(services, corpus_id)
+    index_corpus(services, corpus_id)
     resolve(services, request["id"])
     assert len(texts_in(services, request["id"])) == 2
 
@@ -272,7 +274,7 @@ def test_indexing_goes_on_where_it_was_killed_and_two_workers_do_not_index_twice
 
     monkeypatch.setattr(corpora, "add_records", killed)
     with pytest.raises(KeyboardInterrupt):
-        index(services, corpus_id)
+        index_corpus(services, corpus_id)
     monkeypatch.undo()
     part = api.get(f"/v1/models/{model}/corpora/crm").json()
     assert part["state"] == "indexing"
@@ -285,7 +287,7 @@ def test_indexing_goes_on_where_it_was_killed_and_two_workers_do_not_index_twice
             _index(services, corpus_id, lambda: True)  # of another process
         return True
 
-    index(services, corpus_id, go_on=another_comes_between)
+    index_corpus(services, corpus_id, go_on=another_comes_between)
     with services.db.reading() as session:
         starts = list(session.scalars(select(CorpusRecord.start)))
     assert len(starts) == len(set(starts)) == len(texts)
@@ -321,7 +323,7 @@ def test_a_corpus_that_changed_is_never_taken_for_what_was_indexed(api, services
     api.post("/v1/models/tiny/corpora", json={"name": "crm", "path": str(path)})
     with services.db.reading() as session:
         (corpus_id,) = corpora.unfinished(session)
-    index(services, corpus_id)
+    index_corpus(services, corpus_id)
     resolve(services, request["id"])
     assert len(texts_in(services, request["id"])) == 3
 
@@ -386,14 +388,14 @@ def test_a_decision_that_was_made_meanwhile_stands(api, services, filled, key_of
     headers = {"Authorization": f"Bearer {key_of('approve')}"}
 
     def meanwhile(*arguments):
-        monkeypatch.setattr(resolve_step, "search", real_search)
+        monkeypatch.setattr(resolve_module, "search", real_search)
         found = real_search(*arguments)
         resolve(services, request["id"])
         assert api.post(f"{REQUESTS}/{request['id']}/approve", json={}, headers=headers).status_code == 200
         return found
 
-    real_search = resolve_step.search
-    monkeypatch.setattr(resolve_step, "search", meanwhile)
+    real_search = search
+    monkeypatch.setattr(resolve_module, "search", meanwhile)
     resolve(services, request["id"])
     assert api.get(f"{REQUESTS}/{request['id']}").json()["waits_for"] == "resolve"
     resolve(services, request["id"])
@@ -424,9 +426,9 @@ def test_two_people_have_to_approve_where_the_policy_says_so(api, services, base
     assert api.get(f"{REQUESTS}/{request['id']}/matches", headers=one).json()[0]["text"] == "A text."
     assert api.post(url, json={}, headers=one).json()["waits_for"] == "approval"
     assert api.post(url, json={}, headers=one).status_code == 409
-    assert batch(services, services_model(services)) is None
+    assert batch_requests(services, services_model(services)) is None
     assert api.post(url, json={}, headers=two).json()["waits_for"] is None
-    assert batch(services, services_model(services)) is not None
+    assert batch_requests(services, services_model(services)) is not None
 
 
 def test_an_approval_of_something_else_does_not_count(api, services, filled, key_of, monkeypatch):
@@ -530,7 +532,7 @@ def test_a_corpus_that_breaks_off_says_where(api, services, model, tmp_path):
     api.post(f"/v1/models/{model}/corpora", json=body)
     with services.db.reading() as session:
         (corpus_id,) = corpora.unfinished(session)
-    index(services, corpus_id)
+    index_corpus(services, corpus_id)
     found = api.get(f"/v1/models/{model}/corpora").json()["items"][0]
     assert found["state"] == "failed"
     assert "is not a JSON object" in found["reason"]
@@ -544,7 +546,7 @@ def test_purging_forgets_the_person_too(api, services, filled):
     with services.db.transaction() as session:
         session.execute(text("UPDATE deletion_requests SET finished_at = now() - interval '1 year'"))
         session.execute(text("UPDATE outbox SET delivered_at = now()"))
-    assert purge(services) == 1
+    assert purge_due(services) == 1
     with services.db.reading() as session:
         row = session.scalar(select(DeletionRequest))
         assert (row.subject, row.resolution, row.wrapped_key) == (None, None, None)

@@ -18,7 +18,7 @@ from service.audit.certificate import NOT_MEMORISED, RequestLine, bucket
 from service.audit.schema import DIGEST, PATH
 from service.audit.verify import verify
 from service.audit.wording import FORBIDDEN, problem_in
-from tests.issuer import LINEAGE, LINES, REPORT, Issuer, payload_of
+from tests.issuer import LINEAGE, LINES, REPORT, Issuer, findings, release_payload
 
 PAGE = Path(__file__).parents[2] / "docs" / "auditor.md"
 FILES = [{"path": "model/a_b.safetensors", "size": 1, "sha256": "0" * 64}]
@@ -80,9 +80,8 @@ def test_no_word_that_claims_too_much(word):
 
 def test_a_card_does_not_tell_means_of_few():
     """The model card is as public as the certificate."""
-    report = {**REPORT, "memorised": ["a"]}
-    assert "0.95" not in model_card("m", 0, report)
-    assert "0.950000" in model_card("m", 0, {**report, "memorised": ["a", "b", "c"]})
+    assert "0.95" not in model_card("m", 0, findings(REPORT), submitters=2)
+    assert "0.950000" in model_card("m", 0, findings(REPORT), submitters=3)
 
 
 # For people.
@@ -168,7 +167,7 @@ def test_the_pages_of_a_release(issuer, tmp_path):
     assert (tmp_path / "record.md").read_text() == render.markdown(statement)
     assert (tmp_path / "record.html").read_text() == render.html(statement)
     envelope = json.loads((release / "certificate.dsse.json").read_bytes())
-    envelope["payload"] = base64.b64encode(payload_of(release).replace(b"0.95", b"0.15")).decode()
+    envelope["payload"] = base64.b64encode(release_payload(release).replace(b"0.95", b"0.15")).decode()
     (release / "certificate.dsse.json").write_text(json.dumps(envelope))
     done = subprocess.run([*command, str(tmp_path / "x.md")], capture_output=True, text=True, check=False)
     assert done.returncode == 10

@@ -9,20 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymerkle import InmemoryTree
 
-from service.audit.log import (
-    Checkpoint,
+from service.audit.checkpoint import Checkpoint, Proof, UnknownSigner, open_checkpoint, sign_checkpoint
+from service.audit.merkle import (
     LogError,
-    Proof,
-    UnknownSigner,
     check_consistency,
     check_inclusion,
     consistency_proof,
     inclusion_proof,
     leaf_hash,
     node_hash,
-    open_checkpoint,
     root,
-    sign_checkpoint,
 )
 
 # Certificate Transparency's reference inputs and roots (RFC 6962's implementation, merkle_tree_test).

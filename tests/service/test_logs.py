@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from service.logs import FIELDS, configure, logger
+from service.observability.logging import FIELDS, configure, get_logger
 
 SECRET = "Zoraida Quill answers to 07700 900123"
 
@@ -33,7 +33,7 @@ def fail():
 
 def test_fields_of_the_list_are_written_and_others_are_not(written):
     """In one line, in logfmt."""
-    logger("service.steps").info("claimed", job="7f3", fence=3, text=SECRET, subject={"value": SECRET})
+    get_logger("service.steps").info("claimed", job="7f3", fence=3, text=SECRET, subject={"value": SECRET})
     (line,) = written().splitlines()
     assert line.split(" ", 1)[1] == "level=info logger=service.steps event=claimed job=7f3 fence=3"
     assert line.startswith("timestamp=20")
@@ -41,7 +41,7 @@ def test_fields_of_the_list_are_written_and_others_are_not(written):
 
 def test_of_an_exception_the_frames_are_written_and_no_message(written):
     """By our loggers and by everybody's."""
-    for log in (logger("ours"), logging.getLogger("somebody.else")):
+    for log in (get_logger("ours"), logging.getLogger("somebody.else")):
         try:
             fail()
         except RuntimeError:

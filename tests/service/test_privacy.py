@@ -12,13 +12,13 @@ from cryptography.exceptions import InvalidTag
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.app import wrapper_of
+from service.audit.commitments import commit, forget_set_root, leaf_hash, merkle_root, request_commitment
+from service.bootstrap import key_wrapper
 from service.config import Settings
-from service.privacy.commitments import commit, forget_set_root, leaf_hash, merkle_root, request_commitment
-from service.privacy.envelope import Envelope, FileKeyWrapper, write_private
+from service.files import CachedFile, write_atomically, write_private
+from service.privacy.envelope import DataKey, FileKeyWrapper
 from service.privacy.kms import HASH_KEY, KmsKeyWrapper
 from service.privacy.randomness import random_uuid
-from service.storage.local import Read, write_whole
 
 
 @pytest.fixture
@@ -32,16 +32,16 @@ def wrapper(tmp_path):
 def test_what_is_sealed_opens_only_where_it_belongs(wrapper):
     """Another item, request, key or a changed byte: nothing opens."""
     request = uuid4()
-    envelope, wrapped = Envelope.create(request, wrapper)
+    envelope, wrapped = DataKey.create(request, wrapper)
     sealed = envelope.seal("record/0", b"a secret")
-    again = Envelope.unwrap(request, wrapped, wrapper)
+    again = DataKey.unwrap(request, wrapped, wrapper)
     assert again.open("record/0", sealed) == b"a secret"
     assert b"secret" not in sealed
     with pytest.raises(InvalidTag):
         again.open("record/1", sealed)
     with pytest.raises(InvalidTag):
-        Envelope.unwrap(uuid4(), wrapped, wrapper)
-    other, _ = Envelope.create(uuid4(), wrapper)
+        DataKey.unwrap(uuid4(), wrapped, wrapper)
+    other, _ = DataKey.create(uuid4(), wrapper)
     with pytest.raises(InvalidTag):
         other.open("record/0", sealed)
     with pytest.raises(InvalidTag):
@@ -125,35 +125,35 @@ def test_data_keys_are_wrapped_by_kms(kms, tmp_path):
     wrapper = make()
     wrapper.create()
     request = uuid4()
-    envelope, wrapped = Envelope.create(request, wrapper)
+    envelope, wrapped = DataKey.create(request, wrapper)
     sealed = envelope.seal("record/0", b"a secret")
     again = KmsKeyWrapper(wrapper._key_id, tmp_path)
-    assert Envelope.unwrap(request, wrapped, again).open("record/0", sealed) == b"a secret"
+    assert DataKey.unwrap(request, wrapped, again).open("record/0", sealed) == b"a secret"
     with pytest.raises(InvalidTag):
-        Envelope.unwrap(uuid4(), wrapped, wrapper)
+        DataKey.unwrap(uuid4(), wrapped, wrapper)
     with pytest.raises(InvalidTag):
-        Envelope.unwrap(request, wrapped[:-1] + bytes([wrapped[-1] ^ 1]), wrapper)
+        DataKey.unwrap(request, wrapped[:-1] + bytes([wrapped[-1] ^ 1]), wrapper)
     assert wrapper.keyed_hash("a", b"x") == again.keyed_hash("a", b"x") != wrapper.keyed_hash("b", b"x")
     assert wrapper._hash_key not in (tmp_path / HASH_KEY).read_bytes()
     assert stat.S_IMODE((tmp_path / HASH_KEY).stat().st_mode) == 0o600
     with pytest.raises((InvalidTag, ClientError)):
-        Envelope.unwrap(request, wrapped, make())
+        DataKey.unwrap(request, wrapped, make())
 
 
 def test_the_settings_choose_the_wrapper(tmp_path):
     """A file unless a KMS key is named."""
-    assert isinstance(wrapper_of(Settings(keys_dir=tmp_path)), FileKeyWrapper)
-    assert isinstance(wrapper_of(Settings(keys_dir=tmp_path, kms_key_id="alias/unlearnd")), KmsKeyWrapper)
+    assert isinstance(key_wrapper(Settings(keys_dir=tmp_path)), FileKeyWrapper)
+    assert isinstance(key_wrapper(Settings(keys_dir=tmp_path, kms_key_id="alias/unlearnd")), KmsKeyWrapper)
 
 
 def test_a_file_is_read_again_once_it_is_another(tmp_path):
     """As often as it is replaced, by one of the same size too; and not otherwise."""
     path, parsed = tmp_path / "file", []
-    read = Read(path, lambda data: parsed.append(data) or data)
+    read = CachedFile(path, lambda data: parsed.append(data) or data)
     with pytest.raises(FileNotFoundError):
         read()
     for content in ("one", "two", "three"):
-        write_whole(path, content)
+        write_atomically(path, content)
         assert read() == read() == content.encode()
     assert parsed == [b"one", b"two", b"three"]
     path.unlink()

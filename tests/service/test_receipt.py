@@ -9,9 +9,9 @@ import pytest
 
 from service.audit.canonical import dumps
 from service.audit.certificate import RequestLine
-from service.audit.opening import CERTIFICATE, Code, VerificationError
+from service.audit.commitments import NONCE, commit, request_commitment
 from service.audit.receipt import RECEIPT_TYPE, receipt_payload, verify_record
-from service.privacy.commitments import NONCE, commit, request_commitment
+from service.audit.verification import CERTIFICATE, ExitCode, VerificationError
 from tests.issuer import LINES, Issuer
 
 pytestmark = pytest.mark.usefixtures("no_network")
@@ -84,7 +84,7 @@ def test_a_text_is_found_by_its_receipt(submitted):
 def test_another_text_is_not_in_the_request(submitted, text):
     """Not even with one changed space."""
     found = submitted.refused(text=text)
-    assert found.code == Code.NOT_IN_REQUEST
+    assert found.code == ExitCode.NOT_IN_REQUEST
     assert found.reason == "NOT_IN_REQUEST: this text is none of the receipt's records"
 
 
@@ -142,10 +142,10 @@ def test_another_nonce_record_or_request_is_not_in_it(submitted):
     for name, changes in cases.items():
         submitted.write(submitted.signed(**changes))
         if reasons[name] is None:  # the nonce of another record: this one's text opens still
-            assert submitted.refused(text=TEXTS[2]).code == Code.NOT_IN_REQUEST
+            assert submitted.refused(text=TEXTS[2]).code == ExitCode.NOT_IN_REQUEST
             continue
         found = submitted.refused()
-        assert (found.code, found.reason) == (Code.NOT_IN_REQUEST, f"NOT_IN_REQUEST: {reasons[name]}"), name
+        assert (found.code, found.reason) == (ExitCode.NOT_IN_REQUEST, f"NOT_IN_REQUEST: {reasons[name]}"), name
 
 
 def test_a_forget_set_over_other_requests_is_named(submitted):
@@ -153,7 +153,7 @@ def test_a_forget_set_over_other_requests_is_named(submitted):
     submitted.issuer.changed(submitted.release, "forget_set", "commitment_root", to="0" * 64)
     found = submitted.refused()
     assert (found.code, found.reason) == (
-        Code.NOT_IN_REQUEST, "NOT_IN_REQUEST: the forget set is not over these requests",
+        ExitCode.NOT_IN_REQUEST, "NOT_IN_REQUEST: the forget set is not over these requests",
     )  # fmt: skip
 
 
@@ -186,9 +186,9 @@ def test_what_is_not_signed_as_it_must_be(submitted, tmp_path):
     assert submitted.refused().reason == "the receipt is garbled (JSONDecodeError)"
     submitted.write(good)
     submitted.check()
-    assert submitted.refused(trust=stranger.trust_path).code == Code.UNTRUSTED_KEY
+    assert submitted.refused(trust=stranger.trust_path).code == ExitCode.UNTRUSTED_KEY
     found = submitted.refused(certificate=tmp_path / "nothing")
-    assert (found.code, found.reason) == (Code.INCOMPLETE, "the receipt or the certificate cannot be read")
-    assert submitted.refused(trust=tmp_path / "nothing").code == Code.INCOMPLETE
+    assert (found.code, found.reason) == (ExitCode.INCOMPLETE, "the receipt or the certificate cannot be read")
+    assert submitted.refused(trust=tmp_path / "nothing").code == ExitCode.INCOMPLETE
     forged = stranger.release(tmp_path / "forged", requests=[*LINES, submitted.line])
-    assert submitted.refused(certificate=forged).code == Code.UNTRUSTED_KEY
+    assert submitted.refused(certificate=forged).code == ExitCode.UNTRUSTED_KEY

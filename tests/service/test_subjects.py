@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.privacy.envelope import FileKeyWrapper
-from service.subjects import copies
+from service.subjects import near_copies
 from service.subjects.identifiers import Hasher, NotAnIdentity, detected, normalised, says_more
-from service.subjects.readers import LARGEST, Corpus, Place, UnreadableCorpus, form_of
+from service.subjects.readers import LARGEST, CorpusReader, Place, UnreadableCorpus, detect_form
 
 TEXTS = ["One line.", 'Two\nlines, and "quotes".', "Ünïcode — текст", "The last, at the end"]
 
@@ -26,7 +26,7 @@ def hasher(tmp_path):
     return Hasher(FileKeyWrapper(tmp_path / "kek"))
 
 
-def written(folder, form, texts=TEXTS) -> Corpus:
+def written(folder, form, texts=TEXTS) -> CorpusReader:
     """A corpus of that form with a customer column."""
     rows = [{"customer": f"c{i}", "text": text} for i, text in enumerate(texts)]
     path = folder / {"jsonl": "c.jsonl", "csv": "c.csv", "parquet": "c.parquet", "lines": "c.txt", "folder": "c"}[form]
@@ -45,8 +45,8 @@ def written(folder, form, texts=TEXTS) -> Corpus:
         path.mkdir()
         for i, text in enumerate(texts):
             (path / f"{i:02}.txt").write_text(text)
-    assert form_of(path) == form
-    return Corpus(path, form)
+    assert detect_form(path) == form
+    return CorpusReader(path, form)
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "parquet", "lines", "folder"])
@@ -92,7 +92,7 @@ def test_what_cannot_be_read_is_said_by_its_place_and_without_its_content(tmp_pa
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(UnreadableCorpus, match=message):
-        list(Corpus(path, form_of(path)).rows())
+        list(CorpusReader(path, detect_form(path)).rows())
 
 
 def test_identifiers_are_found_in_texts_whatever_their_case_or_spacing(hasher):
@@ -133,7 +133,7 @@ def test_hashes_say_nothing_without_the_key(hasher, tmp_path):
     for make in (
         lambda h: h.identity("email", "raw", "a@b.org"),
         lambda h: [h.lexemes("Ada")],
-        lambda h: copies.bands(h, "Ada lives"),
+        lambda h: near_copies.bands(h, "Ada lives"),
     ):
         assert not set(make(hasher)) & set(make(other))
 
@@ -156,9 +156,9 @@ def test_a_copy_shares_a_band_and_is_alike_and_another_text_is_not(hasher):
     text = LETTER.format("Maria Example (maria@example.org)")
     changed = LETTER.format("Maria Example").replace("Monday", "monday").replace("nothing is", "NOTHING  is")
     other = "Nobody knows why the committee met on a Tuesday, but the minutes were kept and then lost again in a fire."
-    assert set(copies.bands(hasher, text)) & set(copies.bands(hasher, changed))
-    assert copies.are_alike(copies.shingles(text), copies.shingles(changed))
-    assert not copies.are_alike(copies.shingles(text), copies.shingles(other))
+    assert set(near_copies.bands(hasher, text)) & set(near_copies.bands(hasher, changed))
+    assert near_copies.are_alike(near_copies.shingles(text), near_copies.shingles(changed))
+    assert not near_copies.are_alike(near_copies.shingles(text), near_copies.shingles(other))
 
 
 @pytest.mark.parametrize("value", ["A@B.ORG", "+44 20 7946 0958", "  x "])
@@ -198,7 +198,7 @@ def test_half_a_character_is_replaced(tmp_path):
     """JSON can spell it, and cut scrapes do."""
     path = tmp_path / "c.jsonl"
     path.write_text('{"text": "hi \\ud83d", "id": 7.0, "tags": ["a"], "none": null}\n')
-    (row,) = Corpus(path, "jsonl").rows()
+    (row,) = CorpusReader(path, "jsonl").rows()
     assert (row.text, row.columns) == ("hi ?", {"id": "7", "tags": "", "none": ""})
 
 
@@ -217,7 +217,7 @@ def test_a_record_that_would_swallow_the_file_is_refused(tmp_path, name, content
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(UnreadableCorpus, match=message):
-        list(Corpus(path, form_of(path)).rows())
+        list(CorpusReader(path, detect_form(path)).rows())
 
 
 def test_a_files_name_is_nowhere(tmp_path):
@@ -225,7 +225,7 @@ def test_a_files_name_is_nowhere(tmp_path):
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "ada@example.org.txt").write_text("About Ada.")
     (tmp_path / "c" / "bela@example.org.txt").write_bytes(b"\xff")
-    rows = Corpus(tmp_path / "c", "folder").rows()
+    rows = CorpusReader(tmp_path / "c", "folder").rows()
     assert next(rows).place == Place(0, 0, 10)
     with pytest.raises(UnreadableCorpus) as refused:
         next(rows)

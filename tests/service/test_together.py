@@ -7,8 +7,8 @@ import psycopg
 import pytest
 from sqlalchemy.exc import TimeoutError as Waited
 
-from service.db import together
-from service.db.together import Together
+from service.db import group_commit
+from service.db.group_commit import GroupCommit
 from service.local.supervisor import wait_until
 
 
@@ -19,7 +19,7 @@ class Table:
         self.calls: list[list[int]] = []
         self.let_go, self._error, self._bad = threading.Event(), error, bad
         settings = {"size": lambda _: 1, "most": 8, "room": 100, "patience": 10.0, **limits}
-        self.add = Together(self._store, **settings)
+        self.add = GroupCommit(self._store, **settings)
 
     def _store(self, numbers):
         self.calls.append(list(numbers))
@@ -167,7 +167,7 @@ def test_a_time_out_in_the_moment_of_being_taken_is_none(monkeypatch):
             return timeout is None
 
     table = Table()
-    monkeypatch.setattr(together.threading, "Event", Late)
+    monkeypatch.setattr(group_commit.threading, "Event", Late)
     with ThreadPoolExecutor(8) as pool:
         found = table.behind_the_first(pool, [3, 1, 2])
         table.let_go.set()

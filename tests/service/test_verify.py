@@ -13,12 +13,12 @@ import pytest
 from service.audit.canonical import dumps
 from service.audit.certificate import NOT_MEMORISED, RequestLine, WordingRefused
 from service.audit.dsse import IN_TOTO
-from service.audit.log import node_hash
-from service.audit.manifest import digest_of, manifest
-from service.audit.opening import CERTIFICATE, Code, VerificationError
+from service.audit.manifest import manifest, manifest_digest
+from service.audit.merkle import node_hash
+from service.audit.verification import CERTIFICATE, ExitCode, VerificationError
 from service.audit.verify import MODEL_SIGNATURE, PROOF, STEPS, verify
-from service.keyring import NoSuchKey
-from tests.issuer import LINEAGE, LINES, POLICY, REPORT, TABLE, Issuer, payload_of
+from service.evidence.keyring import NoSuchKey
+from tests.issuer import LINEAGE, LINES, POLICY, REPORT, TABLE, Issuer, release_payload
 
 pytestmark = pytest.mark.usefixtures("no_network")
 
@@ -104,52 +104,52 @@ def swap(release: Path) -> None:
 
 LATER, EARLIER = "2999-01-01T00:00:00+00:00", "2001-01-01T00:00:00+00:00"
 TAMPERINGS = {
-    "flip a byte": (lambda r: flip(r / "model/model.safetensors"), Code.ARTEFACT_MISMATCH, "model/model.safetensors"),
+    "flip a byte": (lambda r: flip(r / "model/model.safetensors"), ExitCode.ARTEFACT_MISMATCH, "model/model.safetensors"),
     "flip the last byte": (
-        lambda r: flip(r / "model/model.safetensors", -1), Code.ARTEFACT_MISMATCH, "model/model.safetensors",
+        lambda r: flip(r / "model/model.safetensors", -1), ExitCode.ARTEFACT_MISMATCH, "model/model.safetensors",
     ),
-    "remove a file": (lambda r: (r / "model/config.json").unlink(), Code.ARTEFACT_MISMATCH, "config.json is missing"),
+    "remove a file": (lambda r: (r / "model/config.json").unlink(), ExitCode.ARTEFACT_MISMATCH, "config.json is missing"),
     "rename a file": (
-        lambda r: (r / "model/config.json").rename(r / "model/c.json"), Code.ARTEFACT_MISMATCH, "model/c.json",
+        lambda r: (r / "model/config.json").rename(r / "model/c.json"), ExitCode.ARTEFACT_MISMATCH, "model/c.json",
     ),
-    "swap two files": (swap, Code.ARTEFACT_MISMATCH, "model/config.json"),
-    "add a file": (lambda r: (r / "model/x.py").write_text(""), Code.ARTEFACT_MISMATCH, "x.py is not in the"),
+    "swap two files": (swap, ExitCode.ARTEFACT_MISMATCH, "model/config.json"),
+    "add a file": (lambda r: (r / "model/x.py").write_text(""), ExitCode.ARTEFACT_MISMATCH, "x.py is not in the"),
     "add a hidden file": (
-        lambda r: [(r / ".git").mkdir(), (r / ".git/x").write_text("")], Code.ARTEFACT_MISMATCH, ".git/x",
+        lambda r: [(r / ".git").mkdir(), (r / ".git/x").write_text("")], ExitCode.ARTEFACT_MISMATCH, ".git/x",
     ),
     "add a hidden file to the model": (
-        lambda r: [(r / "model/.git").mkdir(), (r / "model/.git/x").write_text("")], Code.ARTEFACT_MISMATCH, ".git/x",
+        lambda r: [(r / "model/.git").mkdir(), (r / "model/.git/x").write_text("")], ExitCode.ARTEFACT_MISMATCH, ".git/x",
     ),
     "change trust.json by a space": (
-        lambda r: (r / "trust.json").write_bytes((r / "trust.json").read_bytes() + b" "), Code.ARTEFACT_MISMATCH,
+        lambda r: (r / "trust.json").write_bytes((r / "trust.json").read_bytes() + b" "), ExitCode.ARTEFACT_MISMATCH,
         "trust.json",
     ),
-    "add a link": (lambda r: (r / "model/link").symlink_to("/etc/passwd"), Code.ARTEFACT_MISMATCH, "model/link"),
+    "add a link": (lambda r: (r / "model/link").symlink_to("/etc/passwd"), ExitCode.ARTEFACT_MISMATCH, "model/link"),
     "swap a file for a link": (
         lambda r: [(r / "model/config.json").unlink(), (r / "model/config.json").symlink_to(r / "trust.json")],
-        Code.ARTEFACT_MISMATCH, "neither",
+        ExitCode.ARTEFACT_MISMATCH, "neither",
     ),
     "swap a folder for a link": (
         lambda r: [(r / "model").rename(r.parent / "m"), (r / "model").symlink_to(r.parent / "m")],
-        Code.ARTEFACT_MISMATCH, "neither",
+        ExitCode.ARTEFACT_MISMATCH, "neither",
     ),
     "certificate behind a link": (
         lambda r: [(r / CERTIFICATE).rename(r.parent / "c"), (r / CERTIFICATE).symlink_to(r.parent / "c")],
-        Code.INCOMPLETE, CERTIFICATE,
+        ExitCode.INCOMPLETE, CERTIFICATE,
     ),
     "PASS turned to FAIL": (
         lambda r: rewrite(r / CERTIFICATE, lambda e: repay(e, lambda d: d.replace(b'"PASS"', b'"FAIL"'))),
-        Code.BAD_SIGNATURE, "signature",
+        ExitCode.BAD_SIGNATURE, "signature",
     ),
     "another payload type": (
-        lambda r: rewrite(r / CERTIFICATE, lambda e: e.update(payloadType="text/plain")), Code.BAD_SIGNATURE, "type",
+        lambda r: rewrite(r / CERTIFICATE, lambda e: e.update(payloadType="text/plain")), ExitCode.BAD_SIGNATURE, "type",
     ),
     "no signature": (
-        lambda r: rewrite(r / CERTIFICATE, lambda e: e.update(signatures=[])), Code.UNTRUSTED_KEY, "nobody has signed",
+        lambda r: rewrite(r / CERTIFICATE, lambda e: e.update(signatures=[])), ExitCode.UNTRUSTED_KEY, "nobody has signed",
     ),
     "one key twice": (
         lambda r: rewrite(r / CERTIFICATE, lambda e: e["signatures"].append(e["signatures"][0])),
-        Code.UNTRUSTED_KEY, "twice",
+        ExitCode.UNTRUSTED_KEY, "twice",
     ),
     "signed by the log's key": (
         lambda r: rewrite(
@@ -157,33 +157,33 @@ TAMPERINGS = {
             lambda t: [k.update(role={"log": "certificate", "certificate": "log"}.get(k["role"], k["role"]))
                        for k in t["keys"]],
         ),
-        Code.UNTRUSTED_KEY, "unknown",
+        ExitCode.UNTRUSTED_KEY, "unknown",
     ),
-    "revoked key": (lambda r: mark(r, "certificate", revoked_at=LATER), Code.UNTRUSTED_KEY, "revoked"),
-    "expired key": (lambda r: mark(r, "certificate", valid_until=EARLIER), Code.UNTRUSTED_KEY, "expired"),
-    "no certificate": (lambda r: (r / CERTIFICATE).unlink(), Code.INCOMPLETE, f"{CERTIFICATE} is missing"),
-    "no trust": (lambda r: (r / "trust.json").unlink(), Code.INCOMPLETE, "trust.json"),
+    "revoked key": (lambda r: mark(r, "certificate", revoked_at=LATER), ExitCode.UNTRUSTED_KEY, "revoked"),
+    "expired key": (lambda r: mark(r, "certificate", valid_until=EARLIER), ExitCode.UNTRUSTED_KEY, "expired"),
+    "no certificate": (lambda r: (r / CERTIFICATE).unlink(), ExitCode.INCOMPLETE, f"{CERTIFICATE} is missing"),
+    "no trust": (lambda r: (r / "trust.json").unlink(), ExitCode.INCOMPLETE, "trust.json"),
     "no word of how many must sign": (
-        lambda r: rewrite(r / "trust.json", lambda t: t.pop("certificate_keys_needed")), Code.INCOMPLETE, "trust.json",
+        lambda r: rewrite(r / "trust.json", lambda t: t.pop("certificate_keys_needed")), ExitCode.INCOMPLETE, "trust.json",
     ),
-    "no keys in trust": (lambda r: (r / "trust.json").write_text('{"keys": []}'), Code.INCOMPLETE, "trust.json"),
-    "nonsense in trust": (lambda r: (r / "trust.json").write_text('{"keys": ["x"]}'), Code.INCOMPLETE, "trust.json"),
-    "no model signature": (lambda r: (r / MODEL_SIGNATURE).unlink(), Code.ARTEFACT_MISMATCH, MODEL_SIGNATURE),
-    "no proof": (lambda r: (r / PROOF).unlink(), Code.INCOMPLETE, PROOF),
+    "no keys in trust": (lambda r: (r / "trust.json").write_text('{"keys": []}'), ExitCode.INCOMPLETE, "trust.json"),
+    "nonsense in trust": (lambda r: (r / "trust.json").write_text('{"keys": ["x"]}'), ExitCode.INCOMPLETE, "trust.json"),
+    "no model signature": (lambda r: (r / MODEL_SIGNATURE).unlink(), ExitCode.ARTEFACT_MISMATCH, MODEL_SIGNATURE),
+    "no proof": (lambda r: (r / PROOF).unlink(), ExitCode.INCOMPLETE, PROOF),
     "another index": (
         lambda r: (r / PROOF).write_text((r / PROOF).read_text().replace("index 4", "index 3")),
-        Code.LOG_FAILURE, "log",
+        ExitCode.LOG_FAILURE, "log",
     ),
-    "a cut path": (lambda r: cut_path(r / PROOF), Code.LOG_FAILURE, "too short"),
-    "a node for a leaf": (lambda r: node_for_leaf(r / PROOF), Code.LOG_FAILURE, "not in the log"),
+    "a cut path": (lambda r: cut_path(r / PROOF), ExitCode.LOG_FAILURE, "too short"),
+    "a node for a leaf": (lambda r: node_for_leaf(r / PROOF), ExitCode.LOG_FAILURE, "not in the log"),
     "another checkpoint": (
-        lambda r: (r / PROOF).write_text((r / PROOF).read_text().replace("\n6\n", "\n7\n")), Code.LOG_FAILURE,
+        lambda r: (r / PROOF).write_text((r / PROOF).read_text().replace("\n6\n", "\n7\n")), ExitCode.LOG_FAILURE,
         "signature",
     ),
-    "nonsense for a proof": (lambda r: (r / PROOF).write_text("nonsense"), Code.LOG_FAILURE, "not a log proof"),
-    "bytes for a proof": (lambda r: (r / PROOF).write_bytes(b"\xff"), Code.LOG_FAILURE, "not a log proof"),
-    "not an envelope": (lambda r: (r / CERTIFICATE).write_text("[]"), Code.MALFORMED, "envelope"),
-    "nonsense for an envelope": (lambda r: (r / CERTIFICATE).write_text("nonsense"), Code.MALFORMED, "envelope"),
+    "nonsense for a proof": (lambda r: (r / PROOF).write_text("nonsense"), ExitCode.LOG_FAILURE, "not a log proof"),
+    "bytes for a proof": (lambda r: (r / PROOF).write_bytes(b"\xff"), ExitCode.LOG_FAILURE, "not a log proof"),
+    "not an envelope": (lambda r: (r / CERTIFICATE).write_text("[]"), ExitCode.MALFORMED, "envelope"),
+    "nonsense for an envelope": (lambda r: (r / CERTIFICATE).write_text("nonsense"), ExitCode.MALFORMED, "envelope"),
 }  # fmt: skip
 
 
@@ -205,7 +205,7 @@ def test_a_key_that_the_issuer_has_revoked_since(release, issuer, tmp_path, role
     (tmp_path / "trust.json").write_bytes(issuer.keyring.trust())
     mark(tmp_path, role, revoked_at=LATER)
     found = refused(release, tmp_path / "trust.json")
-    assert (found.code, reason in found.reason) == (Code.UNTRUSTED_KEY, True), found.reason
+    assert (found.code, reason in found.reason) == (ExitCode.UNTRUSTED_KEY, True), found.reason
     assert verify(release).own_trust
 
 
@@ -213,7 +213,7 @@ def test_a_fail_that_was_turned_to_pass(tmp_path, issuer):
     """The record of a failed run with its verdicts rewritten, the signature left as it was."""
     failed = [RequestLine(line.ref, line.commitment, "FAIL", "criterion_missed") for line in LINES]
     release = issuer.release(tmp_path / "r", requests=failed, overall="FAIL", published=False)
-    assert refused(release).code == Code.POLICY_FAILURE
+    assert refused(release).code == ExitCode.POLICY_FAILURE
     honest = {b'"FAIL"': b'"PASS"', b'"published":false': b'"published":true', b'"criterion_missed"': b"null"}
 
     def forge(data: bytes) -> bytes:
@@ -222,8 +222,8 @@ def test_a_fail_that_was_turned_to_pass(tmp_path, issuer):
         return data
 
     rewrite(release / CERTIFICATE, lambda e: repay(e, forge))
-    assert refused(release).code == Code.BAD_SIGNATURE
-    assert json.loads(payload_of(release))["predicate"]["overall"] == "PASS"
+    assert refused(release).code == ExitCode.BAD_SIGNATURE
+    assert json.loads(release_payload(release))["predicate"]["overall"] == "PASS"
 
 
 # Whole forgeries: everything is signed, by the wrong key or over the wrong thing.
@@ -233,16 +233,16 @@ def test_a_strangers_key_is_untrusted(tmp_path, release, issuer):
     """A release signed by another key, trust.json and all, does not pass against the issuer's trust."""
     forged = Issuer(tmp_path / "other").release(tmp_path / "forged")
     assert verify(forged).own_trust
-    assert refused(forged, issuer.trust_path).code == Code.UNTRUSTED_KEY
+    assert refused(forged, issuer.trust_path).code == ExitCode.UNTRUSTED_KEY
 
 
 def test_an_unknown_key_that_comes_with_its_public_half(release, issuer, tmp_path):
     """A second signature by a key that trust.json does not name makes it untrusted, whatever the first is."""
     both = json.loads((release / CERTIFICATE).read_bytes())
-    other = Issuer(tmp_path / "other").keyring.sign("certificate", payload_of(release), IN_TOTO)
+    other = Issuer(tmp_path / "other").keyring.sign("certificate", release_payload(release), IN_TOTO)
     both["signatures"] += json.loads(other)["signatures"]
     (release / CERTIFICATE).write_text(json.dumps(both))
-    assert refused(release, issuer.trust_path).code == Code.UNTRUSTED_KEY
+    assert refused(release, issuer.trust_path).code == ExitCode.UNTRUSTED_KEY
 
 
 def test_two_owners_must_both_have_signed(tmp_path):
@@ -262,18 +262,18 @@ def test_two_owners_must_both_have_signed(tmp_path):
     first, second = envelope["signatures"]
     (release / CERTIFICATE).write_text(json.dumps({**envelope, "signatures": [first]}))
     found = refused(two.enter(release))
-    assert (found.code, found.reason) == (Code.UNTRUSTED_KEY, "1 certificate keys have signed, 2 must have")
+    assert (found.code, found.reason) == (ExitCode.UNTRUSTED_KEY, "1 certificate keys have signed, 2 must have")
     twice = {**envelope, "signatures": [first, {**first, "keyid": "e" * 64}]}
     (release / CERTIFICATE).write_text(json.dumps(twice))
     trust = tmp_path / "trust.json"
     shutil.copy(two.trust_path, trust)
     rewrite(trust, lambda t: t["keys"].append({**t["keys"][0], "keyid": "e" * 64}))
     found = refused(release, trust)  # a keyid is its key's digest: no key can be listed under two
-    assert (found.code, "trust.json" in found.reason) == (Code.INCOMPLETE, True)
-    assert refused(release, two.trust_path).code == Code.UNTRUSTED_KEY
+    assert (found.code, "trust.json" in found.reason) == (ExitCode.INCOMPLETE, True)
+    assert refused(release, two.trust_path).code == ExitCode.UNTRUSTED_KEY
     broken = {**envelope, "signatures": [first, {**second, "sig": first["sig"]}]}
     (release / CERTIFICATE).write_text(json.dumps(broken))
-    assert refused(release).code == Code.BAD_SIGNATURE
+    assert refused(release).code == ExitCode.BAD_SIGNATURE
     two.keyring.rotate("certificate-second")
     (keyid,) = [k["keyid"] for k in json.loads(two.keyring.trust())["keys"] if k["keyid"] == second["keyid"]]
     two.keyring.revoke(keyid)
@@ -328,7 +328,7 @@ def test_a_retired_key_counts_for_what_the_log_had_before(tmp_path):
             issuer.release(tmp_path / name, issued_at=issued - dt.timedelta(days=name == "dated back")), given
         )
         issuer.at = logged
-        assert (found.code, reason in found.reason) == (Code.UNTRUSTED_KEY, True), (name, found.reason)
+        assert (found.code, reason in found.reason) == (ExitCode.UNTRUSTED_KEY, True), (name, found.reason)
 
 
 def test_a_log_key_does_not_count_after_it_was_retired(tmp_path):
@@ -340,7 +340,7 @@ def test_a_log_key_does_not_count_after_it_was_retired(tmp_path):
     issuer.keyring.path("log").write_bytes(old)
     issuer.at = dt.datetime.now(dt.UTC) + dt.timedelta(hours=2)
     found = refused(issuer.release(tmp_path / "late"), Path(given))
-    assert (found.code, found.reason) == (Code.UNTRUSTED_KEY, "the log key did not count when the record was made")
+    assert (found.code, found.reason) == (ExitCode.UNTRUSTED_KEY, "the log key did not count when the record was made")
 
 
 def test_a_key_does_not_count_before_it_was_made(tmp_path):
@@ -356,7 +356,7 @@ def test_a_revoked_key_counts_for_nothing(tmp_path):
     release = issuer.release(tmp_path / "release")
     (keyid,) = verify(release).keyids
     issuer.keyring.revoke(keyid)
-    assert refused(release, issuer.trust_path).code == Code.UNTRUSTED_KEY
+    assert refused(release, issuer.trust_path).code == ExitCode.UNTRUSTED_KEY
     verify(issuer.release(tmp_path / "newer"), issuer.trust_path)
 
 
@@ -365,7 +365,7 @@ def test_the_certificate_of_another_version_does_not_fit(tmp_path, release, issu
     other = issuer.release(tmp_path / "other")
     for name in (CERTIFICATE, PROOF):
         shutil.copy(other / name, release / name)
-    assert refused(release).code == Code.ARTEFACT_MISMATCH
+    assert refused(release).code == ExitCode.ARTEFACT_MISMATCH
 
 
 @pytest.mark.parametrize(
@@ -388,7 +388,7 @@ def test_the_certificate_of_another_version_does_not_fit(tmp_path, release, issu
 def test_signed_nonsense_is_malformed(release, issuer, change, reason):
     """A trusted signature does not make duplicate keys, NaN, spaces or another predicate right."""
     found = refused(issuer.again(release, change))
-    assert (found.code, reason in found.reason) == (Code.MALFORMED, True), found.reason
+    assert (found.code, reason in found.reason) == (ExitCode.MALFORMED, True), found.reason
 
 
 @pytest.mark.parametrize(
@@ -410,13 +410,13 @@ def test_nothing_else_may_stand_in_a_record(release, issuer, path, value, place)
         verify(release)
         return
     found = refused(release)
-    assert (found.code, place in found.reason) == (Code.MALFORMED, True), found.reason
+    assert (found.code, place in found.reason) == (ExitCode.MALFORMED, True), found.reason
     assert str(value) not in found.reason
 
 
 def test_subjects_are_listed_once_and_at_all(release, issuer):
     """A statement about no file, or about one twice, is none."""
-    statement = json.loads(payload_of(release))
+    statement = json.loads(release_payload(release))
     for subject in ([], [*statement["subject"], statement["subject"][0]]):
         issuer.certify(release, dumps({**statement, "subject": subject}))
         assert "no file, or one twice" in refused(release).reason
@@ -426,10 +426,10 @@ def test_subjects_are_listed_once_and_at_all(release, issuer):
 def test_a_path_that_leads_elsewhere_is_no_file_of_the_folder(release, issuer, name):
     """Whatever lies there: paths are compared with what the folder holds, not opened."""
     (release.parent / "outside").write_text("x")
-    statement = json.loads(payload_of(release))
+    statement = json.loads(release_payload(release))
     statement["subject"].append({"name": name, "digest": {"sha256": hashlib.sha256(b"x").hexdigest()}})
     found = refused(issuer.certify(release, dumps(statement)))
-    assert (found.code, "is missing" in found.reason) == (Code.ARTEFACT_MISMATCH, True)
+    assert (found.code, "is missing" in found.reason) == (ExitCode.ARTEFACT_MISMATCH, True)
 
 
 FAILED = RequestLine("d" * 32, b"\2" * 32, "FAIL", "criterion_missed")
@@ -487,7 +487,7 @@ def test_overall_is_recomputed(tmp_path, issuer, name):
     """PASS is believed only if the numbers and verdicts add up to it."""
     changes, reason = POLICY_FAILURES[name]
     found = refused(issuer.release(tmp_path / "r", **changes))
-    assert (found.code, reason in found.reason) == (Code.POLICY_FAILURE, True), found.reason
+    assert (found.code, reason in found.reason) == (ExitCode.POLICY_FAILURE, True), found.reason
 
 
 def test_exactly_at_the_limit_passes(tmp_path, issuer):
@@ -505,11 +505,11 @@ def test_another_number_of_requests_is_a_failure(release, issuer):
 @pytest.mark.parametrize("change", ["status", "result", "left out"])
 def test_a_mandatory_attack_must_have_been_run(release, issuer, change):
     """EL and MA are what the record is about."""
-    attacks = json.loads(payload_of(release))["predicate"]["verification"]["attacks"]
+    attacks = json.loads(release_payload(release))["predicate"]["verification"]["attacks"]
     wrong = {"status": "NOT_RUN"} if change == "status" else {"result": "FAIL"}
     changed = attacks[1:] if change == "left out" else [{**attacks[0], **wrong}, *attacks[1:]]
     found = refused(issuer.changed(release, "verification", "attacks", to=changed))
-    assert (found.code, attacks[0]["name"] in found.reason) == (Code.POLICY_FAILURE, True)
+    assert (found.code, attacks[0]["name"] in found.reason) == (ExitCode.POLICY_FAILURE, True)
 
 
 FEW = {
@@ -519,15 +519,15 @@ FEW = {
 
 
 @pytest.mark.parametrize("name", FEW)
-def test_means_of_few_requests_are_not_told(tmp_path, issuer, name):
+def test_means_of_few_submitters_are_not_shown(tmp_path, issuer, name):
     """They would be about a person; such a release verifies by its verdicts, and one that tells them does not."""
     release = issuer.release(tmp_path / "r", requests=FEW[name])
     predicate = verify(release).statement["predicate"]
     found = predicate["verification"]
     assert set(found["before"].values()) | set(found["after"].values()) == {"suppressed"}
     assert {e["ma"] for e in predicate["training"]["trajectory"]} == {"suppressed"}
-    assert b"0.95" not in payload_of(release)
-    original = payload_of(release)
+    assert b"0.95" not in release_payload(release)
+    original = release_payload(release)
     for path, value in (
         (("verification", "after"), {"el": "0.000000", "ma": "suppressed"}),
         (("verification", "before"), {"el": "suppressed", "ma": "0.950000"}),
@@ -535,7 +535,7 @@ def test_means_of_few_requests_are_not_told(tmp_path, issuer, name):
     ):
         issuer.certify(release, original)
         found = refused(issuer.changed(release, *path, to=value))
-        assert (found.code, "fewer than" in found.reason) == (Code.POLICY_FAILURE, True), path
+        assert (found.code, "fewer than" in found.reason) == (ExitCode.POLICY_FAILURE, True), path
 
 
 # The log.
@@ -551,14 +551,14 @@ def test_means_of_few_requests_are_not_told(tmp_path, issuer, name):
 def test_an_entry_of_another_kind_or_certificate_is_no_proof(release, issuer, changes, reason):
     """The log has to have this certificate, as passed, of the job whose thresholds it had."""
     found = refused(issuer.enter(release, **changes))
-    assert (found.code, reason in found.reason) == (Code.LOG_FAILURE, True), found.reason
+    assert (found.code, reason in found.reason) == (ExitCode.LOG_FAILURE, True), found.reason
 
 
 def test_a_strangers_log_is_not_trusted(tmp_path, release):
     """A proof against a checkpoint that another key signed."""
     Issuer(tmp_path / "other").enter(release)
     found = refused(release)
-    assert (found.code, "no trusted key" in found.reason) == (Code.UNTRUSTED_KEY, True)
+    assert (found.code, "no trusted key" in found.reason) == (ExitCode.UNTRUSTED_KEY, True)
 
 
 def with_log(issuer: Issuer, folder: Path, **changes) -> Path:
@@ -575,7 +575,7 @@ def test_thresholds_that_were_loosened_after_measuring(tmp_path, issuer):
     ):
         found = refused(issuer.release(tmp_path / name, **changes))
         assert (found.code, found.reason) == (
-            Code.POLICY_FAILURE, f"the {name} are not those that were fixed before the run",
+            ExitCode.POLICY_FAILURE, f"the {name} are not those that were fixed before the run",
         )  # fmt: skip
 
 
@@ -594,7 +594,7 @@ def test_thresholds_must_be_in_the_log_before_the_record(tmp_path, issuer):
     }
     for name, (changes, reason) in cases.items():
         found = refused(with_log(issuer, tmp_path / name, **changes))
-        assert found.code in (Code.LOG_FAILURE, Code.MALFORMED), name
+        assert found.code in (ExitCode.LOG_FAILURE, ExitCode.MALFORMED), name
         assert reason is None or reason in found.reason, (name, found.reason)
     future = {"size": 3, "root": "4" * 64}
     entries = issuer.before_the_run(before=future)
@@ -615,16 +615,16 @@ def test_a_model_signature_must_be_of_these_files_by_the_release_key(tmp_path, i
     typed = json.loads(signature.read_bytes())
     typed["dsseEnvelope"]["payloadType"] = "text/plain"
     for content, code in (
-        ((other / MODEL_SIGNATURE).read_bytes(), Code.ARTEFACT_MISMATCH),
-        ((tmp_path / "foreign.sig").read_bytes(), Code.UNTRUSTED_KEY),
-        (json.dumps(typed).encode(), Code.UNTRUSTED_KEY),
-        (b"nonsense", Code.MALFORMED), (b"{}", Code.MALFORMED), (b"[]", Code.MALFORMED),
+        ((other / MODEL_SIGNATURE).read_bytes(), ExitCode.ARTEFACT_MISMATCH),
+        ((tmp_path / "foreign.sig").read_bytes(), ExitCode.UNTRUSTED_KEY),
+        (json.dumps(typed).encode(), ExitCode.UNTRUSTED_KEY),
+        (b"nonsense", ExitCode.MALFORMED), (b"{}", ExitCode.MALFORMED), (b"[]", ExitCode.MALFORMED),
     ):  # fmt: skip
         signature.write_bytes(content)
         found = refused(issuer.certify_folder(release))
         assert (found.code, MODEL_SIGNATURE in found.reason) == (code, True), found.reason
     signature.unlink()
-    assert refused(issuer.certify_folder(release)).code == Code.INCOMPLETE
+    assert refused(issuer.certify_folder(release)).code == ExitCode.INCOMPLETE
 
 
 # Lineage.
@@ -635,24 +635,24 @@ def test_the_parents_folder_is_compared_if_it_is_given(tmp_path, issuer):
     base = tmp_path / "base"
     (base / "model").mkdir(parents=True)
     (base / "model" / "config.json").write_text("{}")
-    zero = {**LINEAGE, "parent_manifest": digest_of(manifest(base))}
+    zero = {**LINEAGE, "parent_manifest": manifest_digest(manifest(base))}
     first = issuer.release(tmp_path / "first", lineage=zero)
     verify(first, parent=base)
     certificate = hashlib.sha256((first / CERTIFICATE).read_bytes()).hexdigest()
     one = {
         **LINEAGE, "version": 2, "parent_version": 1, "supersedes": 1, "parent_certificate": certificate,
-        "parent_manifest": digest_of(manifest(first)),
+        "parent_manifest": manifest_digest(manifest(first)),
     }  # fmt: skip
     second = issuer.release(tmp_path / "second", lineage=one)
     verify(second, parent=first)
     for release, parent in ((first, second), (second, base), (second, tmp_path / "nothing")):
         found = refused(release, parent=parent)
-        assert (found.code, "broken lineage" in found.reason) == (Code.POLICY_FAILURE, True)
-    other = issuer.release(tmp_path / "other", lineage={**one, "parent_manifest": digest_of(manifest(first)),
+        assert (found.code, "broken lineage" in found.reason) == (ExitCode.POLICY_FAILURE, True)
+    other = issuer.release(tmp_path / "other", lineage={**one, "parent_manifest": manifest_digest(manifest(first)),
                                                         "parent_certificate": "a" * 64})  # fmt: skip
-    assert refused(other, parent=first).code == Code.POLICY_FAILURE
+    assert refused(other, parent=first).code == ExitCode.POLICY_FAILURE
     flip(first / PROOF, 0)  # another proof of the same record is another folder
-    assert refused(second, parent=first).code == Code.POLICY_FAILURE
+    assert refused(second, parent=first).code == ExitCode.POLICY_FAILURE
     flip(first / PROOF, 0)
     (base / "model" / "link").symlink_to("config.json")
     assert "cannot be read" in refused(first, parent=base).reason
@@ -666,10 +666,10 @@ def test_the_issuer_refuses_and_the_verifier_names_bad_wording(release, issuer, 
     """The issuer does not write it; the verifier does not accept it from anyone who did, wherever it stands."""
     with pytest.raises(WordingRefused):
         issuer.payload(manifest(release), issuer=name)
-    original = payload_of(release)
+    original = release_payload(release)
     for place in (("issuer",), ("note",), ("method", "parameters", name)):
         issuer.certify(release, original)
-        assert refused(issuer.changed(release, *place, to=name)).code == Code.POLICY_FAILURE
+        assert refused(issuer.changed(release, *place, to=name)).code == ExitCode.POLICY_FAILURE
 
 
 def test_the_issuer_refuses_what_would_not_fit_the_schema(release, issuer):
@@ -687,7 +687,7 @@ def test_what_cannot_be_read_is_named(release, path):
         found = refused(release)
     finally:
         (release / path).chmod(0o755)
-    assert found.code in (Code.ARTEFACT_MISMATCH, Code.INCOMPLETE)
+    assert found.code in (ExitCode.ARTEFACT_MISMATCH, ExitCode.INCOMPLETE)
     assert Path(path).name in found.reason
 
 
@@ -699,4 +699,4 @@ def test_a_disk_that_fails_is_named(release, monkeypatch):
 
     monkeypatch.setattr("service.audit.verify.file_entries", broken)
     found = refused(release)
-    assert (found.code, found.reason) == (Code.ARTEFACT_MISMATCH, "model.sig cannot be read (Input/output error)")
+    assert (found.code, found.reason) == (ExitCode.ARTEFACT_MISMATCH, "model.sig cannot be read (Input/output error)")

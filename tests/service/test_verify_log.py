@@ -7,8 +7,9 @@ import json
 import pytest
 
 from service.audit.canonical import dumps
-from service.audit.log import Checkpoint, Proof, leaf_hash, root, sign_checkpoint
-from service.audit.opening import Code, VerificationError
+from service.audit.checkpoint import Checkpoint, Proof, sign_checkpoint
+from service.audit.merkle import leaf_hash, root
+from service.audit.verification import ExitCode, VerificationError
 from service.audit.verify_log import verify_log
 from tests.issuer import ORIGIN, Issuer
 
@@ -94,19 +95,19 @@ def test_a_whole_log_verifies(export, issuer, tmp_path):
 @pytest.mark.parametrize(
     ("change", "code", "reason"),
     [
-        (lambda x: x[:-1], Code.LOG_FAILURE, "the entries are not those that the checkpoint is of"),
-        (lambda x: [*x, x[-1].replace(": 4", ": 5")], Code.LOG_FAILURE, "the entries are not"),
-        (lambda x: [*x[:-1], x[-2].replace(": 3", ": 4")], Code.LOG_FAILURE, "the entries are not"),
-        (lambda x: [x[0], x[2], x[1], *x[3:]], Code.MALFORMED, "log.jsonl is not an exported log"),
-        (lambda x: x[:1] + x[2:], Code.MALFORMED, "not an exported log"),
-        (lambda x: x[1:], Code.MALFORMED, "not an exported log"),
-        (lambda x: ["{}", *x[1:]], Code.MALFORMED, "not an exported log"),
-        (lambda x: [""], Code.MALFORMED, "not an exported log"),
-        (lambda x: ["[1]"], Code.MALFORMED, "not an exported log"),
-        (lambda x: [*x[:-1], x[-1].replace('"entry": "', '"entry": "@')], Code.MALFORMED, "not an exported log"),
-        (lambda x: [x[0].replace("\\n5\\n", "\\n4\\n"), *x[1:]], Code.LOG_FAILURE, "signature"),
-        (lambda x: ['{"checkpoint": "x"}', *x[1:]], Code.LOG_FAILURE, "not a checkpoint"),
-        (lambda x: [x[0].replace("test/log", "evil/log"), *x[1:]], Code.UNTRUSTED_KEY, "no trusted key"),
+        (lambda x: x[:-1], ExitCode.LOG_FAILURE, "the entries are not those that the checkpoint is of"),
+        (lambda x: [*x, x[-1].replace(": 4", ": 5")], ExitCode.LOG_FAILURE, "the entries are not"),
+        (lambda x: [*x[:-1], x[-2].replace(": 3", ": 4")], ExitCode.LOG_FAILURE, "the entries are not"),
+        (lambda x: [x[0], x[2], x[1], *x[3:]], ExitCode.MALFORMED, "log.jsonl is not an exported log"),
+        (lambda x: x[:1] + x[2:], ExitCode.MALFORMED, "not an exported log"),
+        (lambda x: x[1:], ExitCode.MALFORMED, "not an exported log"),
+        (lambda x: ["{}", *x[1:]], ExitCode.MALFORMED, "not an exported log"),
+        (lambda x: [""], ExitCode.MALFORMED, "not an exported log"),
+        (lambda x: ["[1]"], ExitCode.MALFORMED, "not an exported log"),
+        (lambda x: [*x[:-1], x[-1].replace('"entry": "', '"entry": "@')], ExitCode.MALFORMED, "not an exported log"),
+        (lambda x: [x[0].replace("\\n5\\n", "\\n4\\n"), *x[1:]], ExitCode.LOG_FAILURE, "signature"),
+        (lambda x: ['{"checkpoint": "x"}', *x[1:]], ExitCode.LOG_FAILURE, "not a checkpoint"),
+        (lambda x: [x[0].replace("test/log", "evil/log"), *x[1:]], ExitCode.UNTRUSTED_KEY, "no trusted key"),
     ],
 )  # fmt: skip
 def test_a_changed_export_is_named(export, issuer, change, code, reason):
@@ -120,33 +121,33 @@ def test_an_older_checkpoint_binds(export, issuer, tmp_path):
     path = export()
     larger = export([*ENTRIES, accepted("c")], "larger.jsonl")
     found = refused(path, issuer.trust_path, larger)
-    assert (found.code, found.reason) == (Code.LOG_FAILURE, "the log has become smaller: 6, now 5")
+    assert (found.code, found.reason) == (ExitCode.LOG_FAILURE, "the log has become smaller: 6, now 5")
     other = export(ENTRIES[:2], "other.jsonl", "other/log")
     assert refused(path, issuer.trust_path, other).reason == "the older checkpoint is of the log other/log"
     fork = [ENTRIES[0], accepted("x"), *ENTRIES[2:3]]
     found = refused(path, issuer.trust_path, export(fork, "fork.jsonl"))
-    assert found.code == Code.LOG_FAILURE
+    assert found.code == ExitCode.LOG_FAILURE
     assert "EQUIVOCATION: two logs of size 3" in found.reason
     for entries in (fork, ENTRIES[:3]):
         assert base64.b64encode(root([leaf_hash(e) for e in entries])).decode() in found.reason
     assert refused(path, issuer.trust_path, tmp_path / "nothing").reason == "nothing holds no checkpoint"
     (tmp_path / "nonsense").write_text("nonsense")
-    assert refused(path, issuer.trust_path, tmp_path / "nonsense").code == Code.LOG_FAILURE
+    assert refused(path, issuer.trust_path, tmp_path / "nonsense").code == ExitCode.LOG_FAILURE
     (tmp_path / "nonsense").write_text("{nonsense")
-    assert refused(path, issuer.trust_path, tmp_path / "nonsense").code == Code.MALFORMED
+    assert refused(path, issuer.trust_path, tmp_path / "nonsense").code == ExitCode.MALFORMED
 
 
 def test_keys_that_do_not_count(export, issuer, tmp_path):
     """A stranger's log, a trust.json without a log key, or none."""
     stranger = Issuer(tmp_path / "stranger")
-    assert refused(export(), stranger.trust_path).code == Code.UNTRUSTED_KEY
+    assert refused(export(), stranger.trust_path).code == ExitCode.UNTRUSTED_KEY
     trust = json.loads(issuer.keyring.trust())
     trust["keys"] = [k for k in trust["keys"] if k["role"] != "log"]
     (tmp_path / "trust.json").write_text(json.dumps(trust))
     found = refused(export(), tmp_path / "trust.json")
-    assert (found.code, found.reason) == (Code.UNTRUSTED_KEY, "trust.json names no key of a log")
-    assert refused(export(), tmp_path / "nothing").code == Code.INCOMPLETE
-    assert refused(tmp_path / "nothing", issuer.trust_path).code == Code.MALFORMED
+    assert (found.code, found.reason) == (ExitCode.UNTRUSTED_KEY, "trust.json names no key of a log")
+    assert refused(export(), tmp_path / "nothing").code == ExitCode.INCOMPLETE
+    assert refused(tmp_path / "nothing", issuer.trust_path).code == ExitCode.MALFORMED
 
 
 ENDS = {
@@ -183,7 +184,7 @@ def test_a_promise_is_kept_by_its_day_or_named(export, issuer, name):
         return
     for today in (after, None):
         found = refused(path, issuer.trust_path, today=today)
-        assert found.code == Code.INCOMPLETE
+        assert found.code == ExitCode.INCOMPLETE
         assert found.reason == "1 accepted requests are past their deadline and in no record, the first a"
 
 
@@ -195,7 +196,7 @@ def test_an_extended_promise_has_until_its_new_day(export, issuer):
                  [dumps({"kind": "request.retried", "ref": "a"})]):  # fmt: skip
         path = export([accepted("a"), extension, *more])
         verify_log(path, issuer.trust_path, today=later)
-        assert refused(path, issuer.trust_path, today=later + dt.timedelta(days=1)).code == Code.INCOMPLETE
+        assert refused(path, issuer.trust_path, today=later + dt.timedelta(days=1)).code == ExitCode.INCOMPLETE
     verify_log(export([accepted("a"), batched("j", "a"), certified("j"), extension]), issuer.trust_path)
 
 
@@ -214,4 +215,4 @@ def test_the_first_of_many_is_named(export, issuer):
 def test_an_entry_that_says_nothing_is_malformed(export, issuer, entry):
     """Not JSON, not canonical, or without what its kind has."""
     found = refused(export([entry]), issuer.trust_path)
-    assert (found.code, found.reason) == (Code.MALFORMED, "an entry of the log is garbled")
+    assert (found.code, found.reason) == (ExitCode.MALFORMED, "an entry of the log is garbled")

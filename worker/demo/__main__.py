@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from service.audit.verify import verify
 from service.cli.requests import watch
-from service.client import Client
+from service.client.http import Client
 from service.local.supervisor import wait_until
 from worker.demo.model import KNOWN as KNOWN_SHARE
 from worker.demo.model import LENGTH, build

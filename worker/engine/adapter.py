@@ -32,7 +32,7 @@ TRAINED, ANCHOR = "trained", "anchor"
 State = dict[str, Tensor]  # "<module>|A", "|B", "|A0", "|B0" -> float32
 
 
-def weight_of(module: nn.Module) -> Tensor:
+def weight_matrix(module: nn.Module) -> Tensor:
     """The module's weight as [d, k]; GPT-2's Conv1D stores the transpose."""
     weight = module.weight
     assert isinstance(weight, Tensor)
@@ -67,9 +67,9 @@ def find_targets(model: Any, suffixes: Sequence[str] | None = None) -> list[str]
     return found
 
 
-def weights_of(model: Any, names: Sequence[str]) -> dict[str, Tensor]:
+def target_weights(model: Any, names: Sequence[str]) -> dict[str, Tensor]:
     """Module name -> weight [d, k]."""
-    return {name: weight_of(model.get_submodule(name)) for name in names}
+    return {name: weight_matrix(model.get_submodule(name)) for name in names}
 
 
 class Adapter:

@@ -154,7 +154,7 @@ class Judgement:
 
 def judge(
     forget: ForgetSet,
-    limits: Sequence[Threshold],
+    thresholds: Sequence[Threshold],
     el: Sequence[float],
     ma: Sequence[float],
     *,
@@ -163,8 +163,8 @@ def judge(
     """Hold EL and MA against thresholds.
 
     Args:
-        forget: The sequences and their owners.
-        limits: The threshold of each sequence.
+        forget: The sequences and their request_ids.
+        thresholds: The threshold of each sequence.
         el: EL of each sequence.
         ma: MA of each sequence.
         counted: The requests that the set's means are over; None takes all. Every request has a verdict.
@@ -173,15 +173,15 @@ def judge(
         The judgement.
     """
     fields = ("el_mean", "ma_mean", "el_p95", "ma_p95", "ma_p1")
-    means = {name: forget.per_request([getattr(t, name) for t in limits]) for name in fields}
+    means = {name: forget.per_request([getattr(t, name) for t in thresholds]) for name in fields}
     means |= {"el": forget.per_request(el), "ma": forget.per_request(ma)}
 
     within = dict.fromkeys(forget.requests, True)
-    for owner, limit, e, m in zip(forget.owners, limits, el, ma, strict=True):
-        within[owner] &= e <= limit.el_max and m <= limit.ma_max
+    for request_id, limit, e, m in zip(forget.request_ids, thresholds, el, ma, strict=True):
+        within[request_id] &= e <= limit.el_max and m <= limit.ma_max
 
     def unseen(request: int, name: str) -> bool:
-        mean, root = means[f"{name}_mean"][request], math.sqrt(forget.owners.count(request))
+        mean, root = means[f"{name}_mean"][request], math.sqrt(forget.request_ids.count(request))
         return means[name][request] <= mean + max(0.0, means[f"{name}_p95"][request] - mean) / root
 
     verdicts = tuple(
@@ -193,9 +193,9 @@ def judge(
         )
         for request in forget.requests
     )  # fmt: skip
-    members = [i for i, owner in enumerate(forget.owners) if counted is None or owner in counted]
+    members = [i for i, request_id in enumerate(forget.request_ids) if counted is None or request_id in counted]
     count = max(len(members), 1)
     return Judgement(
         sum(el[i] for i in members) / count, sum(ma[i] for i in members) / count,
-        sum(limits[i].el_mean for i in members) / count, sum(limits[i].ma_mean for i in members) / count, verdicts,
+        sum(thresholds[i].el_mean for i in members) / count, sum(thresholds[i].ma_mean for i in members) / count, verdicts,
     )  # fmt: skip

@@ -48,7 +48,7 @@ def training(model: Any, dtype: str, *, checkpoint_activations: bool = False) ->
 
     No dropout: LoRA has none here, and a base's own would make a resumed run another one.
     """
-    device = device_of(model)
+    device = model_device(model)
     narrow = trains_in_bfloat16(dtype, device)
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)] if checkpoint_activations else []
     for layer in layers:
@@ -65,7 +65,7 @@ def training(model: Any, dtype: str, *, checkpoint_activations: bool = False) ->
             del layer.forward
 
 
-def device_of(model: nn.Module) -> torch.device:
+def model_device(model: nn.Module) -> torch.device:
     """The device of the model's first parameter."""
     return next(model.parameters()).device
 

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from worker.engine.adapter import weight_of
+from worker.engine.adapter import weight_matrix
 from worker.engine.data import chunks, pad_batch
-from worker.engine.device import device_of
+from worker.engine.device import model_device
 from worker.engine.errors import InputError
 from worker.engine.head import Head, hidden_states
 from worker.engine.losses.ascent import cross_entropy_rows
@@ -60,7 +60,7 @@ def fisher_diagonal(
     """
     sums: dict[str, Tensor] = {}
     rows = [0]  # sequences in the batch under way
-    device = device_of(model)
+    device = model_device(model)
     done = 0
     with _accumulating(model, target_modules, sums, rows):
         for part in chunks(sequences, batch_size):
@@ -180,7 +180,7 @@ def module_groups(model: Any, target_modules: Sequence[str], memory_bytes: int) 
     groups: list[list[str]] = []
     room = 0
     for name in target_modules:
-        size = 8 * weight_of(model.get_submodule(name)).numel()
+        size = 8 * weight_matrix(model.get_submodule(name)).numel()
         if size > room:
             groups.append([])
             room = memory_bytes

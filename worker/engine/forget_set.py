@@ -13,20 +13,20 @@ class ForgetSet:
 
     Attributes:
         sequences: Token ids of every window of every record.
-        owners: For each sequence, the index of its request.
+        request_ids: For each sequence, the index of its request.
     """
 
     sequences: list[list[int]]
-    owners: list[int]
+    request_ids: list[int]
 
     @classmethod
-    def build(cls, tokenizer: Any, texts: Sequence[str], owners: Sequence[int], length: int) -> "ForgetSet":
+    def build(cls, tokenizer: Any, texts: Sequence[str], request_ids: Sequence[int], length: int) -> "ForgetSet":
         """Cut texts into windows.
 
         Args:
             tokenizer: The model's tokenizer.
             texts: Texts to forget.
-            owners: For each text the index of its request.
+            request_ids: For each text the index of its request.
             length: Tokens a window holds, BOS included.
 
         Returns:
@@ -37,29 +37,29 @@ class ForgetSet:
         """
         sequences: list[list[int]] = []
         of: list[int] = []
-        for text, owner in zip(texts, owners, strict=True):
+        for text, request_id in zip(texts, request_ids, strict=True):
             cut = text_windows(tokenizer, text, length)
             sequences += cut
-            of += [owner] * len(cut)
+            of += [request_id] * len(cut)
         return cls(sequences, of)
 
     def only(self, requests: Sequence[int]) -> "ForgetSet":
         """The part that belongs to these requests."""
-        keep = [i for i, owner in enumerate(self.owners) if owner in set(requests)]
-        return ForgetSet([self.sequences[i] for i in keep], [self.owners[i] for i in keep])
+        keep = [i for i, request_id in enumerate(self.request_ids) if request_id in set(requests)]
+        return ForgetSet([self.sequences[i] for i in keep], [self.request_ids[i] for i in keep])
 
     def __add__(self, other: "ForgetSet") -> "ForgetSet":
-        """Both sets' sequences; owners keep their numbers."""
-        return ForgetSet([*self.sequences, *other.sequences], [*self.owners, *other.owners])
+        """Both sets' sequences; request_ids keep their numbers."""
+        return ForgetSet([*self.sequences, *other.sequences], [*self.request_ids, *other.request_ids])
 
     @property
     def requests(self) -> list[int]:
         """The requests that own a sequence, each once, in order."""
-        return list(dict.fromkeys(self.owners))
+        return list(dict.fromkeys(self.request_ids))
 
     def per_request(self, values: Sequence[float]) -> dict[int, float]:
         """Mean of one value a sequence over each request's sequences."""
         groups: dict[int, list[float]] = {}
-        for owner, value in zip(self.owners, values, strict=True):
-            groups.setdefault(owner, []).append(value)
-        return {owner: sum(group) / len(group) for owner, group in groups.items()}
+        for request_id, value in zip(self.request_ids, values, strict=True):
+            groups.setdefault(request_id, []).append(value)
+        return {request_id: sum(group) / len(group) for request_id, group in groups.items()}

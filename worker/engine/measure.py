@@ -22,13 +22,13 @@ Progress = Callable[[float], None]
 def extraction(
     model: Any,
     sequences: Sequence[list[int]],
-    limits: Sequence[Threshold],
+    thresholds: Sequence[Threshold],
     options: Options,
     progress: Progress = lambda _: None,
 ) -> list[float]:
     """EL of each sequence with the n of its threshold."""
-    greedy = continuations(model, sequences, min((t.n for t in limits), default=1), options, progress)
-    return [likelihood(g.input_ids, g.continuations, t.n) for g, t in zip(greedy, limits, strict=True)]
+    greedy = continuations(model, sequences, min((t.n for t in thresholds), default=1), options, progress)
+    return [likelihood(g.input_ids, g.continuations, t.n) for g, t in zip(greedy, thresholds, strict=True)]
 
 
 def continuations(
@@ -46,15 +46,15 @@ class Baseline:
     """The parent model, measured before anything is trained.
 
     Attributes:
-        limits: The threshold of each forget sequence.
-        earlier_limits: The threshold of each sequence of earlier jobs, of the same held-out text and parent.
+        thresholds: The threshold of each forget sequence.
+        earlier_thresholds: The threshold of each sequence of earlier jobs, of the same held-out text and parent.
         before: EL, MA and verdicts of the parent on all requests.
         perplexity: Held-out perplexity of the parent.
         retain_perplexity: Retain perplexity of the parent.
     """
 
-    limits: list[Threshold]
-    earlier_limits: list[Threshold]
+    thresholds: list[Threshold]
+    earlier_thresholds: list[Threshold]
     before: Judgement
     perplexity: float
     retain_perplexity: float
@@ -66,14 +66,18 @@ class Baseline:
 
     def training_set(self, data: Prepared) -> tuple[ForgetSet, list[Threshold]]:
         """What training looks at, with its thresholds: the memorised requests, and all earlier ones."""
-        limits = [t for t, owner in zip(self.limits, data.forget.owners, strict=True) if owner in self.memorised]
-        return data.forget.only(self.memorised) + data.earlier, limits + self.earlier_limits
+        thresholds = [
+            t
+            for t, request_id in zip(self.thresholds, data.forget.request_ids, strict=True)
+            if request_id in self.memorised
+        ]
+        return data.forget.only(self.memorised) + data.earlier, thresholds + self.earlier_thresholds
 
-    def of_memorised(self, forget: ForgetSet) -> Judgement:
+    def judge_memorised(self, forget: ForgetSet) -> Judgement:
         """The judgement before, over the memorised requests alone; a request's mean counts once a sequence."""
         by_request = {v.request: v for v in self.before.verdicts}
-        el, ma = ([getattr(by_request[owner], name) for owner in forget.owners] for name in ("el", "ma"))
-        found = judge(forget, self.limits, el, ma, counted=self.memorised)
+        el, ma = ([getattr(by_request[request_id], name) for request_id in forget.request_ids] for name in ("el", "ma"))
+        found = judge(forget, self.thresholds, el, ma, counted=self.memorised)
         return replace(found, verdicts=tuple(v for v in self.before.verdicts if not v.looks_unseen))
 
     def as_dict(self) -> dict[str, Any]:
@@ -85,9 +89,9 @@ class Baseline:
         """The inverse of `as_dict`."""
         before = {k: v for k, v in values["before"].items() if k != "passed"}
         before["verdicts"] = tuple(Verdict(**v) for v in before["verdicts"])
-        limits, earlier = ([Threshold(**t) for t in values[name]] for name in ("limits", "earlier_limits"))
+        thresholds, earlier = ([Threshold(**t) for t in values[name]] for name in ("thresholds", "earlier_thresholds"))
         return cls(
-            limits,
+            thresholds,
             earlier,
             Judgement(**before),
             values["perplexity"],
@@ -111,36 +115,83 @@ def measure_before(model: Any, data: Prepared, options: Options, progress: Progr
         TooFewTexts: The held-out text cannot set a threshold.
     """
     everything = (data.forget + data.earlier).sequences
-    n = fitting_n(min(map(len, [*data.thresholds, *everything])), options.el_n)
-    heldout = continuations(model, data.thresholds, n, options, lambda f: progress(0.8 * f))
-    limits = thresholds_for(heldout, everything, options.el_n)
-    limits, earlier = limits[: len(data.forget.owners)], limits[len(data.forget.owners) :]
+    n = fitting_n(min(map(len, [*data.threshold_sequences, *everything])), options.el_n)
+    heldout = continuations(model, data.threshold_sequences, n, options, lambda f: progress(0.8 * f))
+    thresholds = thresholds_for(heldout, everything, options.el_n)
+    thresholds, earlier = thresholds[: len(data.forget.request_ids)], thresholds[len(data.forget.request_ids) :]
     before = judge(
-        data.forget, limits, *_exactly(model, data.forget, limits, options, lambda f: progress(0.8 + 0.15 * f))
+        data.forget, thresholds, *_exactly(model, data.forget, thresholds, options, lambda f: progress(0.8 + 0.15 * f))
     )
     utility = data.retain[: options.utility_sequences]
-    baseline = Baseline(limits, earlier, before, perplexity(model, data.utility), perplexity(model, utility))
+    baseline = Baseline(thresholds, earlier, before, perplexity(model, data.utility), perplexity(model, utility))
     progress(1.0)
     return baseline
 
 
 def _exactly(
-    model: Any, forget: ForgetSet, limits: list[Threshold], options: Options, progress: Progress
+    model: Any, forget: ForgetSet, thresholds: list[Threshold], options: Options, progress: Progress
 ) -> tuple[list[float], list[float]]:
     """EL and MA of every sequence."""
     ma = [accuracy(row) for row in token_matches(model, forget.sequences)]
-    return extraction(model, forget.sequences, limits, options, progress), ma
+    return extraction(model, forget.sequences, thresholds, options, progress), ma
 
 
-def as_table(limits: Sequence[Threshold]) -> list[dict[str, Any]]:
-    """Each threshold once, by length, as plain values."""
-    return [asdict(t) for t in sorted(set(limits), key=lambda t: t.length)]
+def distinct(thresholds: Sequence[Threshold]) -> list[Threshold]:
+    """Each threshold once, by length."""
+    return sorted(set(thresholds), key=lambda threshold: threshold.length)
+
+
+@dataclass(frozen=True, slots=True)
+class Utility:
+    """Perplexities on the parent and on the artefact, and whether the budget was kept."""
+
+    heldout_perplexity_before: float
+    heldout_perplexity_after: float
+    heldout_ratio: float
+    retain_perplexity_before: float
+    retain_perplexity_after: float
+    retain_ratio: float
+    max_ratio: float
+    within_budget: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ArtefactReport:
+    """What the tests of a model that was trained, merged and loaded again found.
+
+    Attributes:
+        reason: None, "criterion_missed", "earlier_request_regressed" or "utility_budget_exceeded".
+        thresholds: Each threshold once, by length.
+        before: The judgement of the memorised requests on the parent.
+        after: The same on the artefact.
+        per_record: The verdict of every request.
+        earlier: The verdict of every request of an earlier job.
+        utility: Perplexities and ratios.
+    """
+
+    reason: str | None
+    thresholds: list[Threshold]
+    before: Judgement
+    after: Judgement
+    per_record: list[Verdict]
+    earlier: list[Verdict]
+    utility: Utility
+
+    @property
+    def passed(self) -> bool:
+        """Every test holds."""
+        return self.reason is None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, `passed` included."""
+        judgements = {"before": self.before.as_dict(), "after": self.after.as_dict()}
+        return {**asdict(self), **judgements, "passed": self.passed}
 
 
 def measure_after(
     model: Any, data: Prepared, baseline: Baseline, options: Options, progress: Progress = lambda _: None
-) -> dict[str, Any]:
-    """The report on a model that was trained, merged and loaded again.
+) -> ArtefactReport:
+    """Test a model that was trained, merged and loaded again.
 
     Every request is measured and must pass its verdict, also one that was not trained on because the parent
     treated it like unseen text, and one of an earlier job. The set criterion is over the memorised requests.
@@ -153,47 +204,37 @@ def measure_after(
         progress: Told the fraction done, 0..1.
 
     Returns:
-        `passed`, `reason` (None, "criterion_missed", "earlier_request_regressed" or "utility_budget_exceeded"),
-        `thresholds`, `before` and `after` (judgements of the memorised requests), `per_record` (the verdict of
-        every request), `earlier` (of every earlier one), `utility` (perplexities and ratios).
+        What the tests found.
     """
-    everything, limits = data.forget + data.earlier, baseline.limits + baseline.earlier_limits
-    el, ma = _exactly(model, everything, limits, options, lambda f: progress(0.9 * f))
-    found = judge(everything, limits, el, ma, counted=baseline.memorised)
+    everything, thresholds = data.forget + data.earlier, baseline.thresholds + baseline.earlier_thresholds
+    el, ma = _exactly(model, everything, thresholds, options, lambda f: progress(0.9 * f))
+    judgement = judge(everything, thresholds, el, ma, counted=baseline.memorised)
     own = set(data.forget.requests)
-    verdicts = [v for v in found.verdicts if v.request in own]
-    earlier = [v for v in found.verdicts if v.request not in own]
-    after = replace(found, verdicts=tuple(v for v in verdicts if v.request in set(baseline.memorised)))
-    met = after.passed and all(v.passed for v in verdicts)
+    verdicts = [v for v in judgement.verdicts if v.request in own]
+    earlier = [v for v in judgement.verdicts if v.request not in own]
+    after = replace(judgement, verdicts=tuple(v for v in verdicts if v.request in set(baseline.memorised)))
     utility = _utility(model, data, baseline, options)
     progress(1.0)
-    reason = None if utility["within_budget"] else "utility_budget_exceeded"
+    reason = None if utility.within_budget else "utility_budget_exceeded"
     reason = reason if all(v.passed for v in earlier) else "earlier_request_regressed"
-    reason = reason if met else "criterion_missed"
-    return {
-        "passed": reason is None,
-        "reason": reason,
-        "thresholds": as_table(limits),
-        "before": baseline.of_memorised(data.forget).as_dict(),
-        "after": after.as_dict(),
-        "per_record": [asdict(v) for v in verdicts],
-        "earlier": [asdict(v) for v in earlier],
-        "utility": utility,
-    }
+    reason = reason if after.passed and all(v.passed for v in verdicts) else "criterion_missed"
+    return ArtefactReport(
+        reason, distinct(thresholds), baseline.judge_memorised(data.forget), after, verdicts, earlier, utility
+    )
 
 
-def _utility(model: Any, data: Prepared, baseline: Baseline, options: Options) -> dict[str, Any]:
+def _utility(model: Any, data: Prepared, baseline: Baseline, options: Options) -> Utility:
     """Perplexities before and after, and whether the budget was kept."""
     heldout = perplexity(model, data.utility)
     retain = perplexity(model, data.retain[: options.utility_sequences])
     ratio = heldout / baseline.perplexity
-    return {
-        "heldout_perplexity_before": baseline.perplexity,
-        "heldout_perplexity_after": heldout,
-        "heldout_ratio": ratio,
-        "retain_perplexity_before": baseline.retain_perplexity,
-        "retain_perplexity_after": retain,
-        "retain_ratio": retain / baseline.retain_perplexity,
-        "max_ratio": options.max_perplexity_ratio,
-        "within_budget": ratio <= options.max_perplexity_ratio,
-    }
+    return Utility(
+        heldout_perplexity_before=baseline.perplexity,
+        heldout_perplexity_after=heldout,
+        heldout_ratio=ratio,
+        retain_perplexity_before=baseline.retain_perplexity,
+        retain_perplexity_after=retain,
+        retain_ratio=retain / baseline.retain_perplexity,
+        max_ratio=options.max_perplexity_ratio,
+        within_budget=ratio <= options.max_perplexity_ratio,
+    )

@@ -18,10 +18,10 @@ class Prepared:
 
     Attributes:
         forget: The forget set.
-        earlier: What earlier jobs made the model forget; owners are numbered on from the forget set's.
+        earlier: What earlier jobs made the model forget; request_ids are numbered on from the forget set's.
         retain_texts: Retain texts that contain no forget text.
-        thresholds: Held-out sequences that set the thresholds.
-        utility: Held-out sequences for perplexity, disjoint from `thresholds` where there are enough.
+        threshold_sequences: Held-out sequences that set the thresholds.
+        utility: Held-out sequences for perplexity, disjoint from `threshold_sequences` where there are enough.
         retain: Retain sequences for perplexity and the Fisher estimate.
         retain_excluded: Retain texts left out because they contain a forget text.
         heldout_excluded: Held-out texts left out for the same reason.
@@ -30,7 +30,7 @@ class Prepared:
     forget: ForgetSet
     earlier: ForgetSet
     retain_texts: list[str]
-    thresholds: list[list[int]]
+    threshold_sequences: list[list[int]]
     utility: list[list[int]]
     retain: list[list[int]]
     retain_excluded: int
@@ -40,25 +40,25 @@ class Prepared:
 def prepare(
     tokenizer: Any,
     forget_texts: Sequence[str],
-    owners: Sequence[int],
+    request_ids: Sequence[int],
     retain_texts: Sequence[str],
     heldout_texts: Sequence[str],
     options: Options,
     *,
     earlier_texts: Sequence[str] = (),
-    earlier_owners: Sequence[int] = (),
+    earlier_request_ids: Sequence[int] = (),
 ) -> Prepared:
     """Tokenise and split; retain and held-out texts that contain a forget text are left out.
 
     Args:
         tokenizer: The model's tokenizer.
         forget_texts: Texts to forget.
-        owners: For each of them the index of its request.
+        request_ids: For each of them the index of its request.
         retain_texts: Texts to keep the model's abilities on.
         heldout_texts: Texts the model has never seen.
         options: The run's options.
         earlier_texts: Texts that earlier jobs unlearned; the result is held to their verdicts, too.
-        earlier_owners: For each of them the number of its request, other numbers than in `owners`.
+        earlier_request_ids: For each of them the number of its request, other numbers than in `request_ids`.
 
     Returns:
         The sets of the run.
@@ -73,16 +73,16 @@ def prepare(
     enough = len(kept_heldout) >= 2 * MIN_HELDOUT
     for_thresholds, for_utility = (kept_heldout[0::2], kept_heldout[1::2]) if enough else (kept_heldout,) * 2
     retain = first_windows(tokenizer, kept_retain, length, max(options.utility_sequences, options.fisher_sequences))
-    thresholds = first_windows(tokenizer, for_thresholds, length, options.heldout_sequences)
+    threshold_sequences = first_windows(tokenizer, for_thresholds, length, options.heldout_sequences)
     if not retain:
         raise TooFewTexts(f"retain: no text is left ({retain_excluded} contained a text to forget)")
-    if len(thresholds) < MIN_HELDOUT:
-        raise TooFewTexts(f"heldout: {len(thresholds)} usable texts; {MIN_HELDOUT} are needed for thresholds")
+    if len(threshold_sequences) < MIN_HELDOUT:
+        raise TooFewTexts(f"heldout: {len(threshold_sequences)} usable texts; {MIN_HELDOUT} are needed for thresholds")
     return Prepared(
-        ForgetSet.build(tokenizer, forget_texts, owners, length),
-        ForgetSet.build(tokenizer, earlier_texts, earlier_owners, length),
+        ForgetSet.build(tokenizer, forget_texts, request_ids, length),
+        ForgetSet.build(tokenizer, earlier_texts, earlier_request_ids, length),
         kept_retain,
-        thresholds,
+        threshold_sequences,
         first_windows(tokenizer, for_utility, length, options.utility_sequences),
         retain,
         retain_excluded,

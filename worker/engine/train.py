@@ -18,14 +18,14 @@ import torch
 from worker.engine.adapter import Adapter, State
 from worker.engine.criterion import Judgement, Threshold, judge
 from worker.engine.data import pad_batch
-from worker.engine.device import device_of, training
+from worker.engine.device import model_device, training
 from worker.engine.errors import TrainingDiverged, UnknownPlugin
 from worker.engine.forget_set import ForgetSet
 from worker.engine.head import Head, hidden_states
 from worker.engine.losses import LOSSES
 from worker.engine.losses.ascent import cross_entropy_rows
 from worker.engine.losses.rows import RowRule, of_hidden
-from worker.engine.measure import extraction
+from worker.engine.measure import ArtefactReport, extraction
 from worker.engine.merge import shrunk
 from worker.engine.metrics.extraction import lower_bound
 from worker.engine.metrics.memorization import accuracy, token_matches
@@ -65,7 +65,7 @@ class Checkpoint:
         """The factors that are merged: the adapter's, at the share that suffices."""
         return shrunk(self.adapter, self.strength)
 
-    def reopen(self, report: dict[str, Any], max_epochs: int) -> "Checkpoint | None":
+    def reopen(self, report: ArtefactReport, max_epochs: int) -> "Checkpoint | None":
         """Where to go on if the test of the whole failed what training's sample had passed.
 
         First the whole change is applied instead of a share of it; then training goes on, and looks at the requests
@@ -78,13 +78,13 @@ class Checkpoint:
         Returns:
             A checkpoint, or None if no further training would help.
         """
-        failed = {v["request"] for v in [*report["per_record"], *report["earlier"]] if not v["passed"]}
-        after = report["after"]
-        trained = {v["request"] for v in [*after["verdicts"], *report["earlier"]]}
-        untested = report["reason"] not in ("criterion_missed", "earlier_request_regressed")
+        after = report.after
+        failed = {v.request for v in [*report.per_record, *report.earlier] if not v.passed}
+        trained = {v.request for v in [*after.verdicts, *report.earlier]}
+        untested = report.reason not in ("criterion_missed", "earlier_request_regressed")
         if untested or not self.met or (failed and not failed & trained):
             return None
-        failed = failed & trained or {v["request"] for v in after["verdicts"] if v["el"] > after["el_limit"]}
+        failed = failed & trained or {v.request for v in after.verdicts if v.el > after.el_limit}
         again = replace(self, reopened=tuple(sorted(failed)), verified=self.verified + 1)
         if self.strength < 1:
             return replace(again, strength=1.0)
@@ -99,7 +99,7 @@ class Trainer:
         model: The model that the adapter is attached to.
         adapter: What is trained.
         forget: What is to be forgotten, and what earlier jobs made it forget, which must stay so.
-        limits: The threshold of each of its sequences.
+        thresholds: The threshold of each of its sequences.
         counted: The requests that the set criterion is over; the others (earlier ones) have a verdict only.
         retain: Where retain sequences come from.
         utility: Held-out sequences, for the perplexity in the history.
@@ -111,7 +111,7 @@ class Trainer:
     model: Any
     adapter: Adapter
     forget: ForgetSet
-    limits: list[Threshold]
+    thresholds: list[Threshold]
     counted: Sequence[int]
     retain: RetainSampler
     utility: list[list[int]]
@@ -194,20 +194,20 @@ class Trainer:
 
         That is the mean that the set is held against; once the set is under it, what its own verdict asks.
         """
-        everything, owners = range(len(self.forget.sequences)), self.forget.owners
-        counted = {i for i in everything if owners[i] in self.counted}
+        everything, request_ids = range(len(self.forget.sequences)), self.forget.request_ids
+        counted = {i for i in everything if request_ids[i] in self.counted}
         bounds, ma = self._last or self._measure()
         found = self._judge(bounds, ma)
         aims = [self._aim(i, found.el <= found.el_limit, found.ma <= found.ma_limit) for i in everything]
         over = {i for i in everything if bounds[i] > aims[i][0] or ma[i] + self.options.reserve > aims[i][1]}
-        over |= {i for i in everything if owners[i] in self._failed}
+        over |= {i for i in everything if request_ids[i] in self._failed}
         if not self.options.skip_passed:
             over |= counted
         return sorted(over or counted)
 
     def _aim(self, index: int, el_passes: bool, ma_passes: bool) -> tuple[float, float]:
         """EL and MA to reach: the held-out means, or their 95th percentiles where only its verdict holds a sequence."""
-        limit, earlier = self.limits[index], self.forget.owners[index] not in self.counted
+        limit, earlier = self.thresholds[index], self.forget.request_ids[index] not in self.counted
         return (
             limit.el_p95 if earlier or el_passes else limit.el_mean,
             limit.ma_p95 if earlier or ma_passes else limit.ma_mean,
@@ -228,7 +228,7 @@ class Trainer:
 
     def _backward(self, sequences: list[list[int]], rule: RowRule, weight: float) -> float:
         """Add one loss's gradients; returns its weighted value."""
-        input_ids, mask, labels = (t.to(device_of(self.model)) for t in pad_batch(sequences))
+        input_ids, mask, labels = (t.to(model_device(self.model)) for t in pad_batch(sequences))
         hidden = hidden_states(self.model, input_ids, mask, use_cache=False)
         count = sum(len(ids) - 1 for ids in sequences)
         value = of_hidden(Head(self.model), hidden, labels, rule) * (weight / count)
@@ -238,14 +238,14 @@ class Trainer:
     def _measure(self) -> tuple[list[float], list[float]]:
         """A lower bound of EL, and MA, of each sequence: one forward pass."""
         matches = token_matches(self.model, self.forget.sequences)
-        bounds = [lower_bound(row, limit.n) for row, limit in zip(matches, self.limits, strict=True)]
+        bounds = [lower_bound(row, limit.n) for row, limit in zip(matches, self.thresholds, strict=True)]
         self._last = bounds, [accuracy(row) for row in matches]
         return self._last
 
     def _judge(self, el: Sequence[float], ma: Sequence[float]) -> Judgement:
         """The judgement of these values, the options' reserve added to MA."""
         reserved = [value + self.options.reserve for value in ma]
-        return judge(self.forget, self.limits, el, reserved, counted=self.counted)
+        return judge(self.forget, self.thresholds, el, reserved, counted=self.counted)
 
     def _passes(self, el: Sequence[float], ma: Sequence[float]) -> bool:
         """Whether these values pass with the options' reserve."""
@@ -270,18 +270,18 @@ class Trainer:
             el, ma = self._measure()
             if met:
                 el = self._sampled(el, ma)
-            judgement = judge(self.forget, self.limits, el, ma, counted=self.counted)
+            judgement = judge(self.forget, self.thresholds, el, ma, counted=self.counted)
             if self._passes(el, ma):
                 break
         return judgement, self._passes(el, ma), strength
 
     def _sampled(self, el: list[float], ma: Sequence[float]) -> list[float]:
         """The lower bounds `el` with EL itself for the `el_sample` sequences that are likeliest to have any."""
-        failed = [owner in self._failed for owner in self.forget.owners]
+        failed = [request_id in self._failed for request_id in self.forget.request_ids]
         count = max(self.options.el_sample, sum(failed))
         likeliest = sorted(range(len(ma)), key=lambda i: (not failed[i], -el[i], -ma[i]))[:count]
-        sequences, limits = [self.forget.sequences[i] for i in likeliest], [self.limits[i] for i in likeliest]
-        measured = dict(zip(likeliest, extraction(self.model, sequences, limits, self.options), strict=True))
+        sequences, thresholds = [self.forget.sequences[i] for i in likeliest], [self.thresholds[i] for i in likeliest]
+        measured = dict(zip(likeliest, extraction(self.model, sequences, thresholds, self.options), strict=True))
         return [measured.get(i, bound) for i, bound in enumerate(el)]
 
     def _least_share(self) -> float:

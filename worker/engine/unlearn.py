@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from worker.engine.adapter import Adapter, State, find_targets, weights_of
+from worker.engine.adapter import Adapter, State, find_targets, target_weights
 from worker.engine.errors import UnknownPlugin
 from worker.engine.fisher import row_importance
 from worker.engine.inits import INITS
@@ -73,14 +73,14 @@ def train(
         TrainingDiverged: The loss became NaN or infinite.
     """
     torch.manual_seed(options.seed)
-    forget, limits = baseline.training_set(data)
+    forget, thresholds = baseline.training_set(data)
     data = replace(data, forget=data.forget.only(baseline.memorised))
     training, trained = model.training, {p: p.requires_grad for p in model.parameters()}
     factors = initial_factors(model, data, options, resume, lambda f: progress("initialise", f))
     adapter = Adapter(model, factors, options.rank, options.scale)
     try:
         trainer = Trainer(
-            model, adapter, forget, limits, baseline.memorised,
+            model, adapter, forget, thresholds, baseline.memorised,
             RetainSampler(tokenizer, data.retain_texts, options.sequence_length, options.seed),
             data.utility, options, on_epoch, lambda f: progress("train", f),
         )  # fmt: skip
@@ -133,7 +133,7 @@ def initial_factors(
     generator = torch.Generator().manual_seed(options.seed)
     return {
         name: init.factors(weight, importance.get(name), options.rank, options.scale, generator)
-        for name, weight in weights_of(model, names).items()
+        for name, weight in target_weights(model, names).items()
     }
 
 
@@ -153,7 +153,7 @@ def unlearn(
     heldout_texts: Sequence[str],
     options: Options | None = None,
     *,
-    owners: Sequence[int] | None = None,
+    request_ids: Sequence[int] | None = None,
     earlier_texts: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Result:
@@ -166,7 +166,7 @@ def unlearn(
         retain_texts: Texts to keep the model's abilities on.
         heldout_texts: Texts the model has never seen; they set the thresholds.
         options: The run's options; defaults if left out.
-        owners: For each forget text the index of its request; None makes each text its own.
+        request_ids: For each forget text the index of its request; None makes each text its own.
         earlier_texts: Texts that earlier runs unlearned from this model; each must still pass its verdict.
         progress: Told (stage, fraction 0..1).
 
@@ -181,11 +181,11 @@ def unlearn(
         TrainingDiverged: The loss became NaN or infinite.
     """
     options = fitting(options or Options(), model.config)
-    owners = range(len(forget_texts)) if owners is None else owners
-    first = max(owners, default=-1) + 1
+    request_ids = range(len(forget_texts)) if request_ids is None else request_ids
+    first = max(request_ids, default=-1) + 1
     data = prepare(
-        tokenizer, forget_texts, owners, retain_texts, heldout_texts, options,
-        earlier_texts=earlier_texts, earlier_owners=range(first, first + len(earlier_texts)),
+        tokenizer, forget_texts, request_ids, retain_texts, heldout_texts, options,
+        earlier_texts=earlier_texts, earlier_request_ids=range(first, first + len(earlier_texts)),
     )  # fmt: skip
     baseline = measure_before(model, data, options, lambda f: progress("measure", f))
     untouched = [v.request for v in baseline.before.verdicts if v.looks_unseen]
@@ -195,7 +195,7 @@ def unlearn(
     }  # fmt: skip
     if not baseline.memorised:  # the parent stands; a set of unseen texts may straddle the held-out mean
         report = measure_after(model, data, baseline, options, lambda f: progress("verify", f))
-        return Result(model, [], report | common | {"passed": True, "reason": None})
+        return Result(model, [], report.as_dict() | common | {"passed": True, "reason": None})
     again: Checkpoint | None = None
     while True:
         point = train(model, tokenizer, data, baseline, options, resume=again, progress=progress)
@@ -203,4 +203,4 @@ def unlearn(
         report = measure_after(merged, data, baseline, options, lambda f: progress("verify", f))
         again = point.reopen(report, options.max_epochs)
         if again is None:
-            return Result(merged, point.history, report | common)
+            return Result(merged, point.history, report.as_dict() | common)

@@ -12,33 +12,44 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
 from typing import IO, Any, Self
 
 from opentelemetry import trace
 
-from service.app import Services
+from service.bootstrap import Services
 from service.db import jobs
 from service.domain.errors import LostLease
+from service.domain.json_types import JsonObject
+from service.domain.report import BaselineSummary, ChildReport
 from service.domain.states import Stage
-from service.logs import logger
-from service.steps import unlearn as unlearn_step
-from service.steps import verify as verify_step
-from service.steps.lease import Lease, attempt_failed, hand_back
-from service.tracing import span
+from service.lease import Lease, hand_back, record_failed_attempt
+from service.observability.logging import get_logger
+from service.observability.tracing import span
+from service.schemas.report import read_report
+from service.steps.path.unlearn import (
+    compute_input,
+    record_epoch,
+    record_progress,
+    record_rejected,
+    record_stage,
+    record_thresholds,
+)
+from service.steps.path.verify import record_report
 from worker.app import stopping
 
-log = logger(__name__)
+log = get_logger(__name__)
 PROGRESS_INTERVAL = 0.5  # seconds between progress writes
 WATCH_INTERVAL = 0.2  # seconds until a lost lease or a stop is noticed
 
 
 def run_job(services: Services, lease: Lease) -> None:
     """Run a claimed job's compute stages to their report, or give the job back."""
-    inputs = unlearn_step.compute_input(services, lease.job_id, lease.fence)
+    inputs = compute_input(services, lease.job_id, lease.fence)
     child = _start()
     try:
         # A thread of its own: a child that hangs before it reads must not make us hang, too, on a full pipe.
-        threading.Thread(target=_feed, args=(child, json.dumps(inputs).encode() + b"\n"), daemon=True).start()
+        threading.Thread(target=_feed, args=(child, json.dumps(asdict(inputs)).encode() + b"\n"), daemon=True).start()
         _follow(services, lease, child)
     finally:
         child.kill()
@@ -64,7 +75,7 @@ def _start() -> "subprocess.Popen[bytes]":
 def _follow(services: Services, lease: Lease, child: "subprocess.Popen[bytes]") -> None:
     """Write the child's messages down until it reports, dies, or we must stop."""
     assert child.stdout is not None
-    messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+    messages: queue.SimpleQueue[JsonObject | None] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(child.stdout, messages), daemon=True).start()
     with _Writer(services, lease) as writer:
         while True:
@@ -79,14 +90,14 @@ def _follow(services: Services, lease: Lease, child: "subprocess.Popen[bytes]") 
                 continue
             if message is None:
                 code = child.wait()
-                attempt_failed(services, lease, "child_killed" if code < 0 else "child_died", permanent=False)
+                record_failed_attempt(services, lease, "child_killed" if code < 0 else "child_died", permanent=False)
                 return
             lease.steps += 1
             if writer.handle(message):
                 return
 
 
-def _read(stream: IO[bytes], messages: "queue.SimpleQueue[dict[str, Any] | None]") -> None:
+def _read(stream: IO[bytes], messages: "queue.SimpleQueue[JsonObject | None]") -> None:
     """The child's lines, then None."""
     try:
         for line in stream:
@@ -102,7 +113,7 @@ class _Writer:
 
     def __init__(self, services: Services, lease: Lease) -> None:
         self._services, self._lease = services, lease
-        self._told, self._span, self._reported = 0.0, contextlib.ExitStack(), False
+        self._progress_written, self._span, self._reported = 0.0, contextlib.ExitStack(), False
         with services.db.reading() as session:
             job = jobs.by_id(session, lease.job_id)
         self._traceparent = job.traceparent if job else None
@@ -118,30 +129,30 @@ class _Writer:
     def _failed(self) -> None:
         trace.get_current_span().set_status(trace.StatusCode.ERROR)
 
-    def handle(self, message: dict[str, Any]) -> bool:
+    def handle(self, message: JsonObject) -> bool:
         """Write one message down; true if it was the last."""
         services, job_id, fence = self._services, self._lease.job_id, self._lease.fence
         match message:
             case {"type": "progress", "phase": phase, "fraction": fraction}:
-                if time.monotonic() - self._told >= PROGRESS_INTERVAL:
-                    unlearn_step.record_progress(services, job_id, fence, phase, fraction)
-                    self._told = time.monotonic()
+                if time.monotonic() - self._progress_written >= PROGRESS_INTERVAL:
+                    record_progress(services, job_id, fence, phase, fraction)
+                    self._progress_written = time.monotonic()
             case {"type": "stage", "stage": stage}:
-                unlearn_step.record_stage(services, job_id, fence, Stage(stage))
+                record_stage(services, job_id, fence, Stage(stage))
                 self._span.close()
                 self._span.enter_context(span(stage, self._traceparent, job=str(job_id), fence=fence))
-            case {"type": "thresholds", "values": values, "table": table}:
-                unlearn_step.record_thresholds(services, job_id, fence, values, table)
+            case {"type": "thresholds", "baseline": baseline}:
+                record_thresholds(services, job_id, fence, read_report(BaselineSummary, baseline))
             case {"type": "epoch", "values": values}:
-                unlearn_step.record_epoch(services, job_id, fence, values)
+                record_epoch(services, job_id, fence, values)
             case {"type": "rejected", "reasons": reasons}:
                 rejected = {int(index): reason for index, reason in reasons.items()}
-                unlearn_step.record_rejected(services, job_id, fence, rejected)
+                record_rejected(services, job_id, fence, rejected)
             case {"type": "report", "report": report}:
-                verify_step.record_report(services, job_id, fence, report)
+                record_report(services, job_id, fence, read_report(ChildReport, report))
                 self._reported = True
                 return True
             case {"type": "error", "code": code, "permanent": permanent}:
-                attempt_failed(services, self._lease, code, permanent=permanent)
+                record_failed_attempt(services, self._lease, code, permanent=permanent)
                 return True
         return False

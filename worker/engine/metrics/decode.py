@@ -27,7 +27,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from worker.engine.data import chunks, pad_batch
-from worker.engine.device import device_of, measuring
+from worker.engine.device import measuring, model_device
 from worker.engine.head import Head, hidden_states
 
 Eos = frozenset[int]
@@ -134,7 +134,7 @@ def predictions(model: Any, sequences: Sequence[Sequence[int]], **arguments: Any
         One list a sequence.
     """
     input_ids, mask, _ = pad_batch(sequences)
-    device = device_of(model)
+    device = model_device(model)
     hidden = hidden_states(model, input_ids.to(device), mask.to(device), **arguments)  # [b, s, h]
     argmax = Head(model).argmax(hidden.flatten(0, 1)).view(hidden.shape[:2]).tolist()
     return [row[: len(ids) - 1] for row, ids in zip(argmax, sequences, strict=True)]
@@ -219,7 +219,7 @@ def _decode(model: Any, prefill: Any, rows: list[_Row], eos: Eos) -> None:
     """Continue all rows to their end, appending to their tokens."""
     if not rows:
         return
-    device, argument = device_of(model), cache_argument(model)
+    device, argument = model_device(model), cache_argument(model)
     room = max(row.wanted for row in rows) - 1
     cache, mask = _row_cache(prefill, rows, room, device)
     positions = torch.tensor([[row.prefix] for row in rows], device=device)

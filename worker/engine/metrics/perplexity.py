@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from worker.engine.data import chunks, pad_batch
-from worker.engine.device import device_of, measuring
+from worker.engine.device import measuring, model_device
 from worker.engine.head import Head, hidden_states
 from worker.engine.losses.ascent import cross_entropy_rows
 from worker.engine.losses.rows import of_hidden
@@ -22,7 +22,7 @@ def perplexity(model: Any, sequences: Sequence[list[int]]) -> float:
         A value of 1 or more.
     """
     total, count = 0.0, 0
-    device = device_of(model)
+    device = model_device(model)
     with measuring(model):
         for part in chunks(sequences, 8):
             input_ids, mask, labels = (t.to(device) for t in pad_batch(part))

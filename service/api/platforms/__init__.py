@@ -1,0 +1,1 @@
+"""Webhooks and dialects of privacy platforms, one file each."""

@@ -1,0 +1,52 @@
+"""`/connect/datagrail`: webhooks that DataGrail signs."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from pydantic import AnyHttpUrl, Field
+
+from service.api.deps import ServicesDep
+from service.api.platforms.intake import ModelName, PlatformBody, accept_signed, identity_type, parse_signed
+from service.callbacks import datagrail_signature
+from service.callbacks.dialects import CallbackTarget
+from service.domain.errors import Forbidden, Invalid, Unauthenticated
+from service.schemas.base import Text
+
+router = APIRouter(prefix="/connect", tags=["connectors"])
+
+
+class DataGrailIn(PlatformBody):
+    """A webhook of DataGrail."""
+
+    request_type: Text
+    webhook_request_id: Text = Field(min_length=1, max_length=100)
+    webhook_callback_url: AnyHttpUrl | None = None
+    identifiers: dict[str, str | list[str]] = {}
+
+
+@router.post("/datagrail/{model}", response_class=Response)
+async def data_grail(
+    model: ModelName,
+    request: Request,
+    services: ServicesDep,
+    x_webhook_timestamp: Annotated[str, Header(max_length=20)],
+    x_webhook_signature: Annotated[str, Header(max_length=200)],
+) -> Response:
+    """A webhook of DataGrail: a health check, or a deletion that its callback URL is told the end of."""
+    secret, raw = services.settings.datagrail_secret.get_secret_value(), await request.body()
+    if not secret:
+        raise Forbidden("DataGrail is not set up here: UNLEARND_DATAGRAIL_SECRET.")
+    if not datagrail_signature.is_signed(secret, x_webhook_timestamp, x_webhook_signature, raw):
+        raise Unauthenticated("X-Webhook-Signature is not valid, or minutes old.")
+    body = parse_signed(DataGrailIn, raw)
+    if body.request_type == "health_check":
+        return Response('{"status": "ok"}', media_type="application/json")
+    if body.request_type != "deletion":
+        raise Invalid("Only deletion is done here.", field="request_type")
+    url = body.webhook_callback_url
+    targets = [CallbackTarget(str(url), body.webhook_request_id)] if url else []
+    lists = [(name, v if isinstance(v, list) else [v]) for name, v in body.identifiers.items()]
+    identifiers = [(kind, value) for name, vs in lists if (kind := identity_type(services, name)) for value in vs]
+    await run_in_threadpool(accept_signed, services, model, identifiers, "datagrail", body.webhook_request_id, targets)
+    return Response('{"status": "accepted"}', 202, media_type="application/json")

@@ -1,0 +1,97 @@
+"""Opening what is signed, with the codes of `unlearnd verify`, `verify-log` and `verify-record`."""
+
+import datetime as dt
+from collections.abc import Sequence
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from service.audit.canonical import NotCanonical, loads
+from service.audit.certificate import PREDICATE_TYPE, STATEMENT_TYPE
+from service.audit.dsse import IN_TOTO, NotAnEnvelope
+from service.audit.schema import KNOWN
+from service.audit.trust import BadSignature, Key, Trust, Untrusted, open_envelope, read_trust
+
+CERTIFICATE = "certificate.dsse.json"
+
+
+class ExitCode(IntEnum):
+    """Exit codes."""
+
+    VALID = 0
+    BAD_SIGNATURE = 10
+    UNTRUSTED_KEY = 11
+    MALFORMED = 12
+    ARTEFACT_MISMATCH = 20
+    LOG_FAILURE = 30
+    POLICY_FAILURE = 40
+    INCOMPLETE = 50
+    NOT_IN_REQUEST = 60
+
+
+class VerificationError(Exception):
+    """A step failed; carries the exit code and the reason."""
+
+    def __init__(self, code: ExitCode, reason: str) -> None:
+        """Name the code and say why."""
+        super().__init__(reason)
+        self.code, self.reason = code, reason
+
+
+def load_trust(path: Path) -> Trust:
+    """A `trust.json`.
+
+    Raises:
+        VerificationError: Missing or not one.
+    """
+    try:
+        return read_trust(path)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise VerificationError(ExitCode.INCOMPLETE, "trust.json is missing or unreadable") from error
+
+
+def open_signed(what: str, data: bytes, keys: dict[str, Key], payload_type: str) -> tuple[bytes, list[Key]]:
+    """The payload of an envelope under trusted keys, with our codes.
+
+    Raises:
+        VerificationError: It is not one, or not signed as it must be.
+    """
+    try:
+        return open_envelope(data, keys, payload_type)
+    except NotAnEnvelope as error:
+        raise VerificationError(ExitCode.MALFORMED, f"{what} is not a DSSE envelope") from error
+    except Untrusted as error:
+        raise VerificationError(ExitCode.UNTRUSTED_KEY, f"{what}: {error}") from error
+    except BadSignature as error:
+        raise VerificationError(ExitCode.BAD_SIGNATURE, f"{what}: {error}") from error
+
+
+def open_certificate(envelope: bytes, trust: Trust) -> tuple[dict[str, Any], list[Key]]:
+    """The statement in an envelope that certificate keys signed, and those keys.
+
+    Raises:
+        VerificationError: Not signed as it must be, not canonical, or a statement of another kind.
+    """
+    payload, signers = open_signed(CERTIFICATE, envelope, trust.of("certificate"), IN_TOTO)
+    try:
+        statement: dict[str, Any] = loads(payload)
+    except NotCanonical as error:
+        raise VerificationError(ExitCode.MALFORMED, f"the payload is malformed: {error}") from error
+    if not isinstance(statement, dict) or statement.get("_type") != STATEMENT_TYPE:
+        raise VerificationError(ExitCode.MALFORMED, "the payload is not an in-toto statement")
+    if statement.get("predicateType") != PREDICATE_TYPE or not isinstance(statement.get("predicate"), dict):
+        raise VerificationError(ExitCode.MALFORMED, "the statement is of another kind")
+    if statement["predicate"].get("schema") not in KNOWN:
+        raise VerificationError(ExitCode.MALFORMED, "the statement follows a schema that this verifier does not know")
+    return statement, signers
+
+
+def require_signatures(trust: Trust, signers: Sequence[Key], when: dt.datetime) -> None:
+    """As many certificate keys have signed as had to then.
+
+    Raises:
+        VerificationError: Fewer.
+    """
+    if len(signers) < trust.needed_at(when):
+        reason = f"{len(signers)} certificate keys have signed, {trust.needed_at(when)} must have"
+        raise VerificationError(ExitCode.UNTRUSTED_KEY, reason)

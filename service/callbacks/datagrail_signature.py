@@ -1,0 +1,29 @@
+"""DataGrail's webhooks: `X-Webhook-Signature` is base64 of HMAC-SHA256 over timestamp, colon and body."""
+
+import base64
+import hashlib
+import hmac
+from datetime import UTC, datetime, timedelta
+
+TOLERANCE = timedelta(minutes=5)
+SIGNATURE, TIMESTAMP = "X-Webhook-Signature", "X-Webhook-Timestamp"
+
+
+def signature_headers(secret: str, at: datetime, body: bytes) -> dict[str, str]:
+    """The headers of a signed body."""
+    timestamp = str(int(at.timestamp()))
+    return {"content-type": "application/json", TIMESTAMP: timestamp, SIGNATURE: _signature(secret, timestamp, body)}
+
+
+def is_signed(secret: str, timestamp: str, signature: str, body: bytes) -> bool:
+    """Whether a body was signed within the last minutes by who knows the secret; `v1=` before it is allowed."""
+    if not timestamp.isdecimal() or len(timestamp) > 12:
+        return False
+    if abs(datetime.now(UTC) - datetime.fromtimestamp(int(timestamp), UTC)) > TOLERANCE:
+        return False
+    return hmac.compare_digest(_signature(secret, timestamp, body).encode(), signature.removeprefix("v1=").encode())
+
+
+def _signature(secret: str, timestamp: str, body: bytes) -> str:
+    signed = f"{timestamp}:".encode() + body
+    return base64.b64encode(hmac.digest(secret.encode(), signed, hashlib.sha256)).decode()

@@ -1,1 +1,0 @@
-"""The dialects of compliance tools: what is said to them, and how it is signed."""

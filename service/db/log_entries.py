@@ -1,0 +1,42 @@
+"""Appending to the log, in the transaction that the entry tells of."""
+
+from datetime import UTC, datetime
+
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from service.audit.canonical import dumps
+from service.db.tables import AuditEntry
+
+APPEND = text("SELECT audit_append(:entry)")
+
+
+def append(session: Session, kind: str, **data: object) -> int:
+    """Append one entry of ids and digests, never anything that was submitted; returns its index.
+
+    The SQL function takes an advisory lock until the transaction ends, so call it last.
+    """
+    return append_bytes(session, encode_entry(kind, **data))
+
+
+def append_bytes(session: Session, entry: bytes) -> int:
+    """Append an entry as it is; returns its index."""
+    session.flush()
+    index: int = session.execute(APPEND, {"entry": entry}).scalar_one()
+    return index
+
+
+def encode_entry(kind: str, **data: object) -> bytes:
+    """The canonical bytes of an entry."""
+    return dumps({"kind": kind, "at": datetime.now(UTC).isoformat(timespec="milliseconds"), **data})
+
+
+def leaf_hashes(session: Session, count: int | None = None) -> list[bytes]:
+    """The leaf hashes of the log, in order: of the first `count` entries, or of all."""
+    return list(session.scalars(select(AuditEntry.leaf_hash).order_by(AuditEntry.index).limit(count)))
+
+
+def entries(session: Session, start: int, count: int) -> list[bytes]:
+    """Canonical bytes of `count` entries from index `start` on."""
+    query = select(AuditEntry.entry).where(AuditEntry.index >= start).order_by(AuditEntry.index).limit(count)
+    return list(session.scalars(query))

@@ -1,0 +1,117 @@
+"""Holding a job: claim it, keep the lease alive beside the work, give it back, give it up."""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID, uuid4
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from service.bootstrap import Services
+from service.db import jobs, log_entries, requests
+from service.db.tables import Job
+from service.domain.errors import LostLease
+from service.domain.states import RequestStatus, Stage
+from service.observability.logging import get_logger
+
+log = get_logger(__name__)
+BACKOFF_FACTOR = 4
+
+
+class Lease:
+    """A claimed job. `steps` counts progress; `lost` is set once writing is over for us."""
+
+    def __init__(self, services: Services, job_id: UUID, fence: int) -> None:
+        """Hold `job_id` under `fence`."""
+        self.job_id, self.fence, self.steps = job_id, fence, 0
+        self.lost = threading.Event()
+        self._services, self._ended = services, threading.Event()
+
+    def beat(self) -> None:
+        """Extend the lease once; sets `lost` if that is refused."""
+        settings = self._services.settings
+        with self._services.db.transaction() as session:
+            held = jobs.heartbeat(
+                session, self.job_id, self.fence, self.steps,
+                lease_seconds=settings.lease_seconds, stall_seconds=settings.stall_seconds,
+            )  # fmt: skip
+        if not held:
+            self.lost.set()
+
+    def keep(self) -> None:
+        """Beat until the work ends; for a thread of its own."""
+        lease = self._services.settings.lease_seconds
+        held_until = time.monotonic() + lease
+        while not self._ended.wait(lease / 4) and not self.lost.is_set():
+            began = time.monotonic()
+            try:
+                self.beat()
+                held_until = began + lease
+            except SQLAlchemyError as error:
+                log.warning("heartbeat failed", job=self.job_id, error=type(error).__name__)
+            if time.monotonic() > held_until:
+                self.lost.set()  # by our own clock someone else may hold it by now
+
+    def end(self) -> None:
+        """Stop beating."""
+        self._ended.set()
+
+
+@contextmanager
+def hold_job(services: Services, job_id: UUID, stages: frozenset[Stage]) -> Iterator[Lease | None]:
+    """Claim a job and keep its lease while inside; None if it is not to be had (drop the message)."""
+    owner = f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}"
+    with services.db.transaction("claim" if Stage.QUEUED in stages else "claim_control") as session:
+        fence = jobs.claim(session, job_id, owner, stages, lease_seconds=services.settings.lease_seconds)
+    if fence is None:
+        yield None
+        return
+    log.info("claimed", job=job_id, fence=fence)
+    lease = Lease(services, job_id, fence)
+    keeper = threading.Thread(target=lease.keep, name=f"lease-{job_id}", daemon=True)
+    keeper.start()
+    try:
+        yield lease
+    finally:
+        lease.end()
+        keeper.join()
+
+
+def hand_back(services: Services, lease: Lease, *, delay_seconds: float = 0) -> None:
+    """Release the job untouched, for a stop or for later; it does not count as an attempt."""
+    try:
+        with services.db.transaction() as session:
+            job = jobs.owned(session, lease.job_id, lease.fence)
+            jobs.release(session, job, delay_seconds=delay_seconds, count=False)
+    except LostLease:
+        log.info("lease was lost already", job=lease.job_id)
+
+
+def record_failed_attempt(services: Services, lease: Lease, reason: str, *, permanent: bool) -> None:
+    """An attempt ended badly: back off, or give up after the last one or if trying again is no use."""
+    try:
+        with services.db.transaction() as session:
+            job = jobs.owned(session, lease.job_id, lease.fence)
+            if permanent or job.attempts >= services.settings.max_attempts:
+                quarantine_job(session, job, reason)
+            else:
+                delay = services.settings.retry_seconds * BACKOFF_FACTOR ** (job.attempts - 1)
+                jobs.release(session, job, delay_seconds=delay, count=True)
+                jobs.add_event(session, job.id, "retry", {"reason": reason, "attempts": job.attempts})
+    except LostLease:
+        log.info("lease was lost already", job=lease.job_id)
+
+
+def quarantine_job(session: Session, job: Job, reason: str) -> None:
+    """Give a job up: it stays with its reason, its requests fail with it, the model's queue moves on."""
+    members = requests.of_job(session, job.id)
+    open_ones = [r for r in members if r.status not in (RequestStatus.REJECTED, RequestStatus.NOT_MEMORISED)]
+    requests.move(session, open_ones, RequestStatus.FAILED, reason=reason, verdict="NOT_TESTED")
+    job.reason = reason
+    jobs.advance(session, job, Stage.QUARANTINED)
+    jobs.add_event(session, job.id, "done", {"outcome": "quarantined", "reason": reason})
+    log_entries.append(session, "job.quarantined", job=str(job.id), reason=reason)

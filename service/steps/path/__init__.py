@@ -1,0 +1,1 @@
+"""The seven words: request, batch, unlearn, merge, verify, certify, publish."""

@@ -1,0 +1,276 @@
+"""request: accept a deletion request durably and once; cancel it while it is pending; extend its deadline."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from uuid import UUID
+
+from service.audit import commitments
+from service.audit.canonical import dumps
+from service.audit.receipt import RECEIPT_TYPE, receipt_payload
+from service.bootstrap import Services
+from service.callbacks.dialects import CallbackTarget
+from service.db import log_entries, requests
+from service.db.intake import NewRequest
+from service.db.tables import DeletionRequest
+from service.domain.deadlines import check_received, due_at
+from service.domain.errors import Conflict, Invalid
+from service.domain.json_types import JsonObject
+from service.domain.records import check_records
+from service.domain.states import Hold, RequestStatus
+from service.observability.tracing import traceparent
+from service.privacy.envelope import DataKey
+from service.privacy.randomness import random_bytes, random_uuid
+from service.privacy.records import SUBJECT, open_records, open_subject
+from service.subjects.search import check_searchable
+
+
+@dataclass(frozen=True, slots=True)
+class Resubmission:
+    """That the texts are those of an earlier request: its ref, and the nonces of its receipt."""
+
+    ref: str
+    nonces: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a submitter sent, checked for form.
+
+    Attributes:
+        model: The model's name.
+        texts: The records.
+        regulation: gdpr, ccpa or other.
+        received_at: When the controller received the request; None is now.
+        subject: Identities and names of the person, to be looked up.
+        subject_ref: The submitter's own reference; it is stored sealed.
+        callbacks: Whom to tell; they are stored sealed.
+        resubmits: The earlier request whose texts these are.
+        columns: Further columns of the request's row, by their names; they are stored as they are.
+    """
+
+    model: str
+    texts: Sequence[str] = ()
+    regulation: str = "gdpr"
+    received_at: datetime | None = None
+    subject: JsonObject | None = None
+    subject_ref: str | None = None
+    callbacks: Sequence[CallbackTarget] = ()
+    resubmits: Resubmission | None = None
+    columns: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The stored request and its commitments with their nonces: of the texts, then of the subject's canonical JSON."""
+
+    request: DeletionRequest
+    model: str
+    nonces: list[bytes]
+    commitments: list[bytes]
+    receipt: bytes = b""
+
+
+def accept_request(
+    services: Services, submission: Submission, api_key_id: UUID, idempotency_key: str | None
+) -> Accepted:
+    """Store the request, its sealed records and a log entry in one transaction, then wake batching.
+
+    The same Idempotency-Key from the same API key gives the request that it made the first time.
+
+    Raises:
+        Conflict: The Idempotency-Key was used for a request that was purged since.
+        Invalid: Names the field; also if the Idempotency-Key was used with another body.
+    """
+    settings, now = services.settings, datetime.now(UTC)
+    if submission.texts or submission.subject is None:
+        check_records(submission.texts, max_records=settings.max_records, max_record_bytes=settings.max_record_bytes)
+    body_hash = services.wrapper.keyed_hash("body", _canonical_body(submission))
+    key_hash = services.wrapper.keyed_hash("idempotency", idempotency_key.encode()) if idempotency_key else None
+    if submission.subject is not None:
+        existing = _existing_if_unsearchable(services, submission, api_key_id, key_hash)
+        if existing is not None:
+            return _accepted_before(services, existing, body_hash)
+    if submission.received_at:
+        check_received(submission.received_at, now)
+    if submission.resubmits:
+        _check_resubmission(services, submission, submission.resubmits)
+    accepted, sealed = _seal(services, submission, now)
+    request = accepted.request
+    request.api_key_id, request.idempotency_hash, request.body_hash = api_key_id, key_hash, body_hash
+    accepted = replace(accepted, receipt=_receipt(services, accepted))  # signed before anything is stored
+    new = NewRequest(request, submission.model, sealed, _log_entry(request, submission.model))
+    stored = services.intake(new)
+    if stored is None:
+        return _accepted_before(services, _existing_request(services, submission, api_key_id, key_hash), body_hash)
+    model_id, request.hold = stored
+    if request.hold == Hold.RESOLVE:
+        services.queue.wake("resolve", request.id)
+    else:
+        services.queue.wake("batch", model_id)
+    return accepted
+
+
+def _log_entry(request: DeletionRequest, model: str) -> bytes:
+    supplements = {"supplements": request.supplements} if request.supplements else {}
+    return log_entries.encode_entry(
+        "request.accepted",
+        ref=request.ref,
+        commitment=request.commitment.hex(),
+        model=model,
+        due=request.due_at.date().isoformat(),
+        **supplements,
+    )
+
+
+def _existing_request(
+    services: Services, submission: Submission, api_key_id: UUID, key_hash: bytes | None
+) -> DeletionRequest:
+    """The request that this API key made before under this Idempotency-Key, because of which nothing was stored now.
+
+    Raises:
+        Invalid: Nothing was stored for another reason; names the field.
+    """
+    subject_request_id = submission.columns.get("subject_request_id")
+    with services.db.reading() as session:
+        existing = requests.by_idempotency(session, api_key_id, key_hash) if key_hash else None
+        taken = (
+            existing is None
+            and isinstance(subject_request_id, UUID)
+            and requests.by_subject_request(session, subject_request_id) is not None
+        )
+    if taken:
+        raise Invalid("Another controller used this id.", field="subject_request_id", code="id_in_use")
+    if existing is None:
+        raise Invalid("There is no model of that name.", field="model", code="unknown_model")
+    return existing
+
+
+def _existing_if_unsearchable(
+    services: Services, submission: Submission, api_key_id: UUID, key_hash: bytes | None
+) -> DeletionRequest | None:
+    """None if the subject can be searched for now; otherwise the request that this Idempotency-Key made before.
+
+    Raises:
+        Invalid: The subject cannot be searched for, and there is no such request.
+    """
+    assert submission.subject is not None
+    try:
+        with services.db.reading() as session:
+            check_searchable(
+                session, services.wrapper, submission.model, submission.subject, has_texts=bool(submission.texts)
+            )
+    except Invalid:
+        with services.db.reading() as session:
+            existing = requests.by_idempotency(session, api_key_id, key_hash) if key_hash else None
+        if existing is None:
+            raise
+        return existing
+    return None
+
+
+def _canonical_body(submission: Submission) -> bytes:
+    """The bytes by which a repeated Idempotency-Key is told from one with another body."""
+    received = submission.received_at.isoformat() if submission.received_at else None
+    return dumps(
+        [
+            submission.model,
+            list(submission.texts),
+            submission.subject_ref,
+            submission.regulation,
+            received,
+            _dump_targets(submission.callbacks),
+            *([submission.resubmits.ref] if submission.resubmits else ()),
+            *([submission.subject] if submission.subject else ()),
+        ]
+    )
+
+
+def _check_resubmission(services: Services, submission: Submission, earlier: Resubmission) -> None:
+    """Refuse texts and nonces that do not open the commitment of the earlier request, to the byte."""
+    with services.db.reading() as session:
+        request = requests.by_ref(session, earlier.ref)
+    texts = [text.encode() for text in submission.texts]
+    if request is not None and len(texts) == len(earlier.nonces) and request.model.name == submission.model:
+        opened = [commitments.commit(nonce, text) for nonce, text in zip(earlier.nonces, texts, strict=True)]
+        if commitments.request_commitment(earlier.ref, opened) == request.commitment:
+            return
+    raise Invalid("The texts and nonces are not those of that request.", field="resubmits", code="other_texts")
+
+
+def _seal(services: Services, submission: Submission, now: datetime) -> tuple[Accepted, list[bytes]]:
+    """The request to be stored and its sealed records, each behind the nonce of its commitment."""
+    request_id, ref = random_uuid(), random_uuid().hex
+    data_key, wrapped = DataKey.create(request_id, services.wrapper)
+    texts = [text.encode() for text in submission.texts]
+    subject = [dumps(submission.subject)] if submission.subject is not None else []
+    nonces = [random_bytes(commitments.NONCE) for _ in (*texts, *subject)]
+    committed = [commitments.commit(nonce, text) for nonce, text in zip(nonces, [*texts, *subject], strict=True)]
+    received = submission.received_at or now
+    request = DeletionRequest(
+        id=request_id,
+        status=RequestStatus.PENDING,
+        regulation=submission.regulation,
+        received_at=received,
+        due_at=due_at(received, submission.regulation),
+        accepted_at=now,
+        records_count=len(texts),
+        ref=ref,
+        commitment=commitments.request_commitment(ref, committed),
+        wrapped_key=wrapped,
+        supplements=submission.resubmits.ref if submission.resubmits else None,
+        subject_ref=_seal_text(data_key, "subject_ref", submission.subject_ref),
+        callback_url=_seal_text(data_key, "callback_url", _dump_targets(submission.callbacks)),
+        callbacks=len(submission.callbacks),
+        traceparent=traceparent(),
+        subject=data_key.seal(SUBJECT, nonces[-1] + subject[0]) if subject else None,
+        **submission.columns,
+    )
+    sealed = [data_key.seal(f"record/{i}", n + t) for i, (n, t) in enumerate(zip(nonces, texts, strict=False))]
+    return Accepted(request, submission.model, nonces, committed), sealed
+
+
+def _dump_targets(callbacks: Sequence[CallbackTarget]) -> str | None:
+    return json.dumps([asdict(target) for target in callbacks]) if callbacks else None
+
+
+def _seal_text(data_key: DataKey, item: str, value: str | None) -> bytes | None:
+    return data_key.seal(item, value.encode()) if value is not None else None
+
+
+def _accepted_before(services: Services, request: DeletionRequest, body_hash: bytes) -> Accepted:
+    """The request that this Idempotency-Key made before, receipt included.
+
+    Raises:
+        Conflict: Its texts were purged, so that nobody can tell whether this is the same body.
+        Invalid: It was made with another body.
+    """
+    if request.wrapped_key is None:
+        raise Conflict("This Idempotency-Key was used for a request whose texts were purged since.")
+    if request.body_hash != body_hash:
+        raise Invalid(
+            "This Idempotency-Key was used with another body.", field="Idempotency-Key", code="idempotency_key_reused"
+        )
+    opened = open_records(services.wrapper, request)[: request.records_count - (request.results_count or 0)]
+    subject = open_subject(services.wrapper, request)
+    opened += [subject] if subject else []
+    committed = [commitments.commit(nonce, text) for nonce, text in opened]
+    accepted = Accepted(request, request.model.name, [nonce for nonce, _ in opened], committed)
+    return replace(accepted, receipt=_receipt(services, accepted))
+
+
+def _receipt(services: Services, accepted: Accepted) -> bytes:
+    """The receipt: a DSSE envelope with the openings of the request's commitment. It is stored nowhere."""
+    request = accepted.request
+    payload = receipt_payload(
+        issuer=services.settings.issuer,
+        ref=request.ref,
+        model=accepted.model,
+        commitment=request.commitment,
+        nonces=accepted.nonces,
+        commitments=accepted.commitments,
+        checkpoint=services.log.note(),
+        times={name: getattr(request, name) for name in ("received_at", "accepted_at", "due_at")},
+    )
+    return services.keyring.sign("receipt", payload, RECEIPT_TYPE)

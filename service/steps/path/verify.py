@@ -1,0 +1,41 @@
+"""verify, the database half: keep the report, hand the job to the control workers."""
+
+from uuid import UUID
+
+from service.bootstrap import Services
+from service.db import jobs, requests
+from service.domain.report import ChildReport, JobReport
+from service.domain.states import Outcome, RequestStatus, Stage
+from service.schemas.report import write_report
+
+
+def record_report(services: Services, job_id: UUID, fence: int, report: ChildReport) -> None:
+    """Keep what the tests found and release the job to be certified.
+
+    Args:
+        services: The wired parts.
+        job_id: The job.
+        fence: The claim's fence.
+        report: The child's report.
+
+    Raises:
+        LostLease: The fence moved on.
+    """
+    findings = report.findings
+    with services.db.transaction("report") as session:
+        job = jobs.owned(session, job_id, fence)
+        members = requests.of_job(session, job_id)
+        for index, verdict in report.verdicts.items():
+            members[index].verdict = verdict
+        memorised = [members[index] for index in report.memorised]
+        submitters = len({request.api_key_id for request in memorised})
+        job.report = JobReport(findings, [request.ref for request in memorised], submitters, fence)
+        job.outcome, job.reason, job.progress = findings.outcome, findings.reason, 0.95
+        measured = write_report(report)["findings"]
+        assert isinstance(measured, dict)
+        job.metrics = {**job.metrics, **{name: measured[name] for name in ("after", "utility", "earlier")}}
+        jobs.advance(session, job, Stage.CERTIFY, release=True)
+        if job.outcome in (Outcome.PASSED, Outcome.FAILED):
+            live = [r for r in members if r.status != RequestStatus.REJECTED]
+            requests.move(session, live, RequestStatus.VERIFYING)
+    services.queue.wake("certify", job_id)

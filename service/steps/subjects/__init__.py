@@ -1,0 +1,1 @@
+"""From a person to the records about them: index, resolve, approve."""

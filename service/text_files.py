@@ -1,0 +1,42 @@
+"""Files of texts, as an operator or a submitter has them: JSON lines, CSV, or a text a line."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class UnreadableTexts(ValueError):
+    """The file's form is not one we read; the message names a line, never its content."""
+
+
+def read_texts(file: Path) -> Iterator[str]:
+    """Non-empty texts of a JSONL or CSV file with a `text` column, or of plain lines.
+
+    Raises:
+        UnreadableTexts: A line lacks `text` or is not JSON.
+        UnicodeDecodeError: Not UTF-8.
+    """
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    with file.open(encoding="utf-8", newline="" if file.suffix == ".csv" else None) as handle:
+        if file.suffix == ".csv":
+            rows = csv.DictReader(handle)
+            if "text" not in (rows.fieldnames or []):
+                raise UnreadableTexts("The CSV file has no column named text.")
+            texts = (row["text"] or "" for row in rows)
+        elif file.suffix in {".jsonl", ".json", ".ndjson"}:
+            texts = (_json_text(line, number) for number, line in enumerate(handle, 1) if line.strip())
+        else:
+            texts = (line.rstrip("\n") for line in handle)
+        yield from (text for text in texts if text.strip())
+
+
+def _json_text(line: str, number: int) -> str:
+    try:
+        text = json.loads(line)["text"]
+    except (ValueError, KeyError, TypeError):
+        text = None
+    if not isinstance(text, str):
+        raise UnreadableTexts(f"Line {number} is not a JSON object with a text.")
+    return text

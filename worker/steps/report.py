@@ -1,0 +1,144 @@
+"""What the compute child says at its end: the engine's results as a `ChildReport`.
+
+Aggregates and verdicts alone leave the child, nothing measured on a single request.
+"""
+
+import hashlib
+import importlib.metadata
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from service.domain.report import (
+    Artefact,
+    BaselineSummary,
+    ChildReport,
+    EarlierRequests,
+    Environment,
+    Epoch,
+    Findings,
+    Means,
+    ThresholdRow,
+    Utility,
+)
+from service.domain.states import Outcome
+from service.files import file_sha256
+from worker.engine.criterion import Judgement, Threshold
+from worker.engine.measure import ArtefactReport, Baseline, distinct
+from worker.engine.prepare import Prepared
+
+PACKAGES = ("torch", "transformers", "peft", "safetensors", "unlearnd")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What the pipeline knows of a run beside the engine's results.
+
+    Attributes:
+        history: One mapping an epoch.
+        seconds: Stage -> seconds.
+        files: path -> sha256 of the files that were measured.
+        artefact: What was merged.
+        device: "cpu" or "cuda".
+        earlier_refs: Number of an earlier request, as a string, -> its ref.
+    """
+
+    history: Sequence[dict[str, Any]]
+    seconds: dict[str, float]
+    files: dict[str, str]
+    artefact: Artefact
+    device: str
+    earlier_refs: dict[str, str]
+
+
+def baseline_summary(data: Prepared, baseline: Baseline) -> BaselineSummary:
+    """What was measured before training, as far as it may leave the child."""
+    before = baseline.judge_memorised(data.forget) if baseline.memorised else baseline.before
+    return BaselineSummary(
+        limits=_limits(before),
+        before=_means(before),
+        heldout_perplexity=baseline.perplexity,
+        memorised=baseline.memorised,
+        requests=len(baseline.before.verdicts),
+        retain_excluded=data.retain_excluded,
+        heldout_excluded=data.heldout_excluded,
+        thresholds=_rows(baseline.thresholds),
+    )
+
+
+def child_report(data: Prepared, baseline: Baseline | None, after: ArtefactReport | None, run: Run) -> ChildReport:
+    """The report of a run that measured (`baseline`) and trained (`after`), as far as it came to that."""
+    before = after.before if after else baseline.before if baseline else None
+    findings = Findings(
+        outcome=_outcome(baseline, after),
+        reason=after.reason if after else None,
+        earlier=_earlier(after, run.earlier_refs) if after else None,
+        over_forgotten=sum(v.over_forgotten for v in after.per_record) if after else 0,
+        thresholds=_rows(baseline.thresholds) if baseline else [],
+        limits=_limits(before) if before else None,
+        before=_means(before) if before else None,
+        after=_means(after.after) if after else None,
+        utility=Utility(**asdict(after.utility)) if after else None,
+        files=run.files,
+        epochs=len(run.history),
+        trajectory=[Epoch(e["epoch"], e["el"], e["ma"], e["perplexity"]) for e in run.history],
+        seconds=run.seconds,
+        retain_excluded=data.retain_excluded,
+        heldout_excluded=data.heldout_excluded,
+        artefact=run.artefact,
+        environment=_environment(run.device),
+    )
+    return ChildReport(findings, _verdicts(baseline, after), baseline.memorised if baseline else [])
+
+
+def _outcome(baseline: Baseline | None, after: ArtefactReport | None) -> Outcome:
+    if baseline is None:
+        return Outcome.REJECTED
+    if after is None:
+        return Outcome.NOT_MEMORISED
+    return Outcome.PASSED if after.passed else Outcome.FAILED
+
+
+def _verdicts(baseline: Baseline | None, after: ArtefactReport | None) -> dict[int, str]:
+    """Request -> PASS or FAIL; without training those pass that look unseen."""
+    if after is not None:
+        return {v.request: "PASS" if v.passed else "FAIL" for v in after.per_record}
+    return {v.request: "PASS" for v in baseline.before.verdicts if v.looks_unseen} if baseline else {}
+
+
+def _means(judgement: Judgement) -> Means:
+    return Means(judgement.el, judgement.ma)
+
+
+def _limits(judgement: Judgement) -> Means:
+    return Means(judgement.el_limit, judgement.ma_limit)
+
+
+def _rows(thresholds: Sequence[Threshold]) -> list[ThresholdRow]:
+    return [ThresholdRow(**asdict(threshold)) for threshold in distinct(thresholds)]
+
+
+def _earlier(after: ArtefactReport, refs: dict[str, str]) -> EarlierRequests:
+    """How many requests of earlier versions were measured again, and the refs of those that came back."""
+    return EarlierRequests(len(after.earlier), [refs[str(v.request)] for v in after.earlier if not v.passed])
+
+
+def _environment(device: str) -> Environment:
+    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return Environment(device, platform.python_version(), packages, _installed(), _code())
+
+
+def _installed() -> str:
+    """sha256 over the name and version of everything that is installed, one a line."""
+    found = {f"{d.metadata['Name']}=={d.version}\n".lower() for d in importlib.metadata.distributions()}
+    return hashlib.sha256("".join(sorted(found)).encode()).hexdigest()
+
+
+def _code() -> str:
+    """sha256 over our own source files: path and digest of each, one a line."""
+    root = Path(__file__).parents[2]
+    paths = sorted(p for package in ("service", "worker") for p in (root / package).rglob("*.py"))
+    lines = (f"{file_sha256(path)}  {path.relative_to(root).as_posix()}\n" for path in paths)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
