@@ -201,7 +201,7 @@ def _promises(session: Session, _: Services, __: datetime) -> Iterator[Finding]:
 
 def _log(session: Session, services: Services, _: datetime) -> Iterator[Finding]:
     try:
-        services.log.lost()
+        services.log.missing_entries()
     except LogBusy as error:
         yield Finding("log", f"Nothing can be signed: {error}.", "A control worker is frozen: end it.")
     except LogForked as error:

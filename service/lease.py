@@ -18,7 +18,7 @@ from service.domain.errors import LostLease
 from service.domain.states import RequestStatus, Stage
 from service.observability.logging import get_logger
 
-log = get_logger(__name__)
+logger = get_logger(__name__)
 BACKOFF_FACTOR = 4
 
 
@@ -52,7 +52,7 @@ class Lease:
                 self.beat()
                 held_until = began + lease
             except SQLAlchemyError as error:
-                log.warning("heartbeat failed", job=self.job_id, error=type(error).__name__)
+                logger.warning("heartbeat failed", job=self.job_id, error=type(error).__name__)
             if time.monotonic() > held_until:
                 self.lost.set()  # by our own clock someone else may hold it by now
 
@@ -70,7 +70,7 @@ def hold_job(services: Services, job_id: UUID, stages: frozenset[Stage]) -> Iter
     if fence is None:
         yield None
         return
-    log.info("claimed", job=job_id, fence=fence)
+    logger.info("claimed", job=job_id, fence=fence)
     lease = Lease(services, job_id, fence)
     keeper = threading.Thread(target=lease.keep, name=f"lease-{job_id}", daemon=True)
     keeper.start()
@@ -88,10 +88,10 @@ def hand_back(services: Services, lease: Lease, *, delay_seconds: float = 0) -> 
             job = jobs.owned(session, lease.job_id, lease.fence)
             jobs.release(session, job, delay_seconds=delay_seconds, count=False)
     except LostLease:
-        log.info("lease was lost already", job=lease.job_id)
+        logger.info("lease was lost already", job=lease.job_id)
 
 
-def record_failed_attempt(services: Services, lease: Lease, reason: str, *, permanent: bool) -> None:
+def fail_attempt(services: Services, lease: Lease, reason: str, *, permanent: bool) -> None:
     """An attempt ended badly: back off, or give up after the last one or if trying again is no use."""
     try:
         with services.db.transaction() as session:
@@ -103,7 +103,7 @@ def record_failed_attempt(services: Services, lease: Lease, reason: str, *, perm
                 jobs.release(session, job, delay_seconds=delay, count=True)
                 jobs.add_event(session, job.id, "retry", {"reason": reason, "attempts": job.attempts})
     except LostLease:
-        log.info("lease was lost already", job=lease.job_id)
+        logger.info("lease was lost already", job=lease.job_id)
 
 
 def quarantine_job(session: Session, job: Job, reason: str) -> None:

@@ -11,7 +11,7 @@ from celery import Celery
 
 from service.observability.logging import get_logger
 
-log = get_logger(__name__)
+logger = get_logger(__name__)
 CLOSE_SECONDS = 3
 ROUND_SECONDS = 0.05  # what is said more often is said once
 CONTROL, COMPUTE = "control", "gpu"
@@ -78,7 +78,7 @@ class Queue:
                     self._app.send_task(step, args=arguments, queue=ROUTES[step], expires=expires)
                 except Exception as error:  # this thread must not end: the sweep finds what it could not say
                     kind = type(error).__name__
-                    log.warning("no message is sent; the sweep will find it", step=step, id=identifier, error=kind)
+                    logger.warning("no message is sent; the sweep will find it", step=step, id=identifier, error=kind)
             self._closing.wait(ROUND_SECONDS)
 
     def close(self) -> None:

@@ -6,10 +6,10 @@ from uuid import UUID
 from service.bootstrap import Services
 from service.db import jobs
 from service.db.tables import Job
-from service.domain.errors import Hopeless, LostLease, Outdated
+from service.domain.errors import DatabaseOutdated, LostLease, PermanentJobError
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES, Stage
 from service.evidence.log_keeper import LogBusy
-from service.lease import Lease, hand_back, hold_job, record_failed_attempt
+from service.lease import Lease, fail_attempt, hand_back, hold_job
 from service.observability.logging import get_logger
 from service.observability.tracing import span
 from service.steps.operator.restore import reconcile
@@ -24,7 +24,7 @@ from service.steps.upkeep.sweep import collect_garbage, wake_lost_work
 from worker.app import app, get_services, stopping
 from worker.steps.run import run_job
 
-log = get_logger(__name__)
+logger = get_logger(__name__)
 CONTROL_STEPS = {Stage.CERTIFY: certify_job, Stage.PUBLISH: publish_version}
 
 
@@ -37,16 +37,16 @@ def batch(model_id: str) -> None:
 @app.task(name="unlearn")  # type: ignore[untyped-decorator]
 def unlearn(job_id: str) -> None:
     """Claim a job and run unlearn, merge and verify in a child process."""
-    holding(get_services(), UUID(job_id), COMPUTE_STAGES, run_job)
+    work_under_lease(get_services(), UUID(job_id), COMPUTE_STAGES, run_job)
 
 
 @app.task(name="certify")  # type: ignore[untyped-decorator]
 def certify(job_id: str) -> None:
     """Claim a job that waits for its certificate or its publication, and take it to the end."""
-    holding(get_services(), UUID(job_id), CONTROL_STAGES, certify_and_publish)
+    work_under_lease(get_services(), UUID(job_id), CONTROL_STAGES, certify_and_publish)
 
 
-def holding(
+def work_under_lease(
     services: Services, job_id: UUID, stages: frozenset[Stage], work: Callable[[Services, Lease], None]
 ) -> None:
     """Do `work` on a job if it can be claimed; however that ends, the job does not stay claimed without a reason."""
@@ -56,19 +56,19 @@ def holding(
         try:
             try:
                 work(services, lease)
-            except Outdated:
+            except DatabaseOutdated:
                 if not reconcile(services).adopted:
-                    raise Hopeless("version_in_storage") from None
+                    raise PermanentJobError("version_in_storage") from None
         except LostLease:
-            log.warning("lease lost", job=job_id)
+            logger.warning("lease lost", job=job_id)
         except LogBusy as error:
-            log.warning("handed back", job=job_id, error=str(error))
+            logger.warning("handed back", job=job_id, error=str(error))
             hand_back(services, lease, delay_seconds=services.settings.retry_seconds)
-        except Hopeless as error:
-            record_failed_attempt(services, lease, error.reason, permanent=True)
+        except PermanentJobError as error:
+            fail_attempt(services, lease, error.reason, permanent=True)
         except Exception as error:
-            log.exception("an attempt failed", job=job_id)
-            record_failed_attempt(services, lease, type(error).__name__, permanent=False)
+            logger.exception("an attempt failed", job=job_id)
+            fail_attempt(services, lease, type(error).__name__, permanent=False)
 
 
 def certify_and_publish(services: Services, lease: Lease) -> None:

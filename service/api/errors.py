@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from service.domain.errors import ServiceError
 from service.observability.logging import get_logger
 
-log = get_logger(__name__)
+logger = get_logger(__name__)
 # The last one: no connection of the pool became free.
 DATABASE_AWAY = (OperationalError, psycopg.OperationalError, exc.TimeoutError)
 MEDIA_TYPE = "application/problem+json"
@@ -93,7 +93,7 @@ def _http_exception(_: Request, error: Exception) -> JSONResponse:
 
 
 def _database_away(_: Request, error: Exception) -> JSONResponse:
-    log.error("the database does not answer", error=type(error).__name__)
+    logger.error("the database does not answer", error=type(error).__name__)
     detail = "The database does not answer. It may have taken this: repeat it with the same Idempotency-Key."
     return problem(503, "unavailable", "Temporarily unavailable", detail, headers={"Retry-After": "5"})
 
@@ -105,5 +105,5 @@ def _unstorable(_: Request, __: Exception) -> JSONResponse:
 
 def _unexpected(_: Request, error: Exception) -> JSONResponse:
     # The type alone: a message may quote what was sent. Uvicorn logs the frames of what it re-raises.
-    log.error("unexpected", error=type(error).__name__)
+    logger.error("unexpected", error=type(error).__name__)
     return problem(500, "internal", "Internal error", "Something went wrong here; nothing is known to be lost.")

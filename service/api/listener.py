@@ -16,7 +16,7 @@ from service.db.api_keys import Caller
 from service.db.jobs import CHANNEL
 from service.observability.logging import get_logger
 
-log = get_logger(__name__)
+logger = get_logger(__name__)
 LOOK_ANYWAY_SECONDS = 10  # a notification can be lost while the connection is away
 RECONNECT_SECONDS = 1
 REMEMBER_SECONDS = 5
@@ -46,7 +46,7 @@ class Listener:
                         else:
                             self._wake(UUID(notification.payload))
             except psycopg.OperationalError:
-                log.warning("the listening connection is lost and made anew")
+                logger.warning("the listening connection is lost and made anew")
             finally:
                 self._callers = None
             await asyncio.sleep(RECONNECT_SECONDS)

@@ -21,7 +21,7 @@ Size = Annotated[int, Query(ge=1, description="entries in the tree, as a checkpo
 @router.get("/checkpoint", response_class=Response)
 def checkpoint(services: ServicesDep, _: Auditor) -> Response:
     """The newest signed checkpoint (C2SP signed note). Keep it: a later one must be consistent with it."""
-    note = services.log.note()
+    note = services.log.checkpoint()
     if note is None:
         raise NotFound("Nothing was signed yet.")
     return Response(note, media_type="text/plain; charset=utf-8")

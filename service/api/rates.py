@@ -6,7 +6,7 @@ from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
 
-from service.domain.errors import TooMany
+from service.domain.errors import RateLimited
 
 EXEMPT = ("/v2/", "/v1/opengdpr")
 
@@ -28,4 +28,4 @@ class Rates:
         if self._item is None or path.startswith(EXEMPT) or self._limiter.hit(self._item, key_id):
             return
         reset = self._limiter.get_window_stats(self._item, key_id).reset_time
-        raise TooMany(max(1, round(reset - time.time())))
+        raise RateLimited(max(1, round(reset - time.time())))

@@ -104,7 +104,7 @@ def verify_record(receipt: Path, text: bytes, certificate: Path, trust: Path) ->
 
 
 def _check_counted(trust: Trust, signers: Sequence[Key], issued: datetime) -> None:
-    if not all(key.signed_at(issued) for key in signers):
+    if not all(key.counts_at(issued) for key in signers):
         raise VerificationError(ExitCode.UNTRUSTED_KEY, "the certificate key did not count when the record was issued")
     require_signatures(trust, signers, issued)
 
@@ -113,14 +113,14 @@ def _read_receipt(path: Path, trust: Trust) -> dict[str, Any]:
     found = json.loads(path.read_bytes())
     for name in ("receipt", "signed"):
         found = found.get(name, found)
-    payload, (key,) = open_signed("the receipt", json.dumps(found).encode(), trust.of("receipt"), RECEIPT_TYPE)
+    payload, (key,) = open_signed("the receipt", json.dumps(found).encode(), trust.keys_for("receipt"), RECEIPT_TYPE)
     try:
         content: dict[str, Any] = loads(payload)
     except NotCanonical as error:
         raise VerificationError(ExitCode.MALFORMED, f"the receipt is malformed: {error}") from error
     if content["kind"] != RECEIPT_KIND:
         raise VerificationError(ExitCode.MALFORMED, "the receipt is of another kind")
-    if not key.signed_at(datetime.fromisoformat(content["accepted_at"])):
+    if not key.counts_at(datetime.fromisoformat(content["accepted_at"])):
         raise VerificationError(ExitCode.UNTRUSTED_KEY, "the receipt key did not count when the receipt was made")
     return content
 

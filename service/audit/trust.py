@@ -41,11 +41,11 @@ class Key:
     valid_from: dt.datetime
     retired_at: dt.datetime | None
 
-    def signed_at(self, when: dt.datetime) -> bool:
+    def counts_at(self, when: dt.datetime) -> bool:
         """Whether a signature of that time counts."""
-        return self.valid_from - SKEW <= when and self.used_after(when)
+        return self.valid_from - SKEW <= when and self.in_use_at(when)
 
-    def used_after(self, when: dt.datetime) -> bool:
+    def in_use_at(self, when: dt.datetime) -> bool:
         """Whether it was not retired by then."""
         return self.retired_at is None or when <= self.retired_at
 
@@ -62,18 +62,18 @@ class Trust:
     keys: Sequence[Key]
     needed: Sequence[tuple[dt.datetime, int]]
 
-    def needed_at(self, when: dt.datetime) -> int:
+    def signatures_needed_at(self, when: dt.datetime) -> int:
         """How many certificate keys must have signed a record of that time."""
         return next((count for since, count in reversed(self.needed) if since <= when), 1)
 
-    def of(self, role: str) -> dict[str, Key]:
+    def keys_for(self, role: str) -> dict[str, Key]:
         """keyid -> key of one role."""
         return {key.keyid: key for key in self.keys if key.role == role}
 
     @property
     def log_keys(self) -> list[Ed25519PublicKey]:
         """Keys that may sign checkpoints."""
-        return [key.public for key in self.of("log").values() if isinstance(key.public, Ed25519PublicKey)]
+        return [key.public for key in self.keys_for("log").values() if isinstance(key.public, Ed25519PublicKey)]
 
 
 def read_trust(path: Path, now: dt.datetime | None = None) -> Trust:

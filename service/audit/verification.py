@@ -72,7 +72,7 @@ def open_certificate(envelope: bytes, trust: Trust) -> tuple[dict[str, Any], lis
     Raises:
         VerificationError: Not signed as it must be, not canonical, or a statement of another kind.
     """
-    payload, signers = open_signed(CERTIFICATE, envelope, trust.of("certificate"), IN_TOTO)
+    payload, signers = open_signed(CERTIFICATE, envelope, trust.keys_for("certificate"), IN_TOTO)
     try:
         statement: dict[str, Any] = loads(payload)
     except NotCanonical as error:
@@ -92,6 +92,6 @@ def require_signatures(trust: Trust, signers: Sequence[Key], when: dt.datetime) 
     Raises:
         VerificationError: Fewer.
     """
-    if len(signers) < trust.needed_at(when):
-        reason = f"{len(signers)} certificate keys have signed, {trust.needed_at(when)} must have"
+    if len(signers) < trust.signatures_needed_at(when):
+        reason = f"{len(signers)} certificate keys have signed, {trust.signatures_needed_at(when)} must have"
         raise VerificationError(ExitCode.UNTRUSTED_KEY, reason)

@@ -161,7 +161,7 @@ def check_model_signature(path: Path, listed: dict[str, str], trust: Trust) -> K
         VerificationError: Missing, not a bundle, signed by no key that counts, or of other files.
     """
     try:
-        payload, key = open_bundle(_bytes(path), trust.of("release"))
+        payload, key = open_bundle(_bytes(path), trust.keys_for("release"))
         resources = json.loads(payload)["predicate"]["resources"]
     except NotAnEnvelope as error:
         raise VerificationError(ExitCode.MALFORMED, f"{path.name} is not a bundle of Model Signing") from error
@@ -224,8 +224,8 @@ def _check_times(trust: Trust, signers: Sequence[Key], releaser: Key, proof: Pro
     logged, issued = (dt.datetime.fromisoformat(time) for time in (at, issued_at))
     if not -SKEW <= logged - issued <= LATEST:
         raise VerificationError(ExitCode.UNTRUSTED_KEY, "the record was not issued when the log took it in")
-    counted = [key.role for key in (*signers, releaser) if not key.signed_at(logged)]
-    counted += [key.role for key in trust.of("log").values() if _signed(key, proof) and not key.used_after(logged)]
+    counted = [key.role for key in (*signers, releaser) if not key.counts_at(logged)]
+    counted += [key.role for key in trust.keys_for("log").values() if _signed(key, proof) and not key.in_use_at(logged)]
     for role in counted:
         raise VerificationError(ExitCode.UNTRUSTED_KEY, f"the {role} key did not count when the record was made")
     require_signatures(trust, signers, logged)

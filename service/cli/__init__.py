@@ -1,12 +1,12 @@
-"""The command line: `unlearnd`. Parts of the stack, a client of the API, and the offline checks."""
+"""The command line: `unlearnd`. One file a group of commands; those of the client import no database."""
 
 import sys
 
-from service.cli import audit, client, parts, requests
+from service.cli import audit, corpora, jobs, keys, log, models, operator, requests, stack
 from service.cli.console import app, say
 from service.domain.errors import ClientError
 
-__all__ = ["app", "audit", "client", "main", "parts", "requests"]
+__all__ = ["app", "audit", "corpora", "jobs", "keys", "log", "main", "models", "operator", "requests", "stack"]
 
 
 def main() -> None:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 from rich.progress import Progress
 
-from service.cli.client import COLUMNS, connect, read_json
+from service.cli.connection import COLUMNS, connect, read_json
 from service.cli.console import AsJson, app, say, screen, show, table
 from service.domain.errors import ClientError
+from service.text_files import UnreadableTexts, read_texts
 
 if TYPE_CHECKING:
     from service.client.http import Client
@@ -62,8 +63,6 @@ def requests_submit(
     as_json: AsJson = False,
 ) -> None:
     """Submit a deletion request; its receipt, which is given once, is written to a file."""
-    from service.text_files import UnreadableTexts, read_texts
-
     texts = list(text or [])
     if file:
         try:
@@ -80,15 +79,16 @@ def requests_submit(
         earlier = read_json(resubmits, "--resubmits").get("receipt", {})
         nonces = [record["nonce"] for record in earlier.get("records", ())]
         fields["resubmits"] = {"ref": earlier.get("ref"), "nonces": nonces}
-    out = _new_file(receipt) if receipt else None  # before anything is sent: the receipt is given once
-    found = connect().submit(model, texts, subject=subject, regulation=regulation, **fields)
-    with out or _new_file(Path(f"receipt-{found['id']}.json")) as file_of_receipt:
-        file_of_receipt.write(json.dumps(found, indent=1))
-    say(f"The receipt is in {file_of_receipt.name}. Keep it with the texts: it is given once.")
-    show(found, as_json, "id", "status", "due_at")
+    opened = _create_private(receipt) if receipt else None  # before anything is sent: the receipt is given once
+    request = connect().submit(model, texts, subject=subject, regulation=regulation, **fields)
+    path = receipt or Path(f"receipt-{request['id']}.json")
+    with opened or _create_private(path) as receipt_file:
+        receipt_file.write(json.dumps(request, indent=1))
+    say(f"The receipt is in {path}. Keep it with the texts: it is given once.")
+    show(request, as_json, "id", "status", "due_at")
 
 
-def _new_file(path: Path) -> TextIO:
+def _create_private(path: Path) -> TextIO:
     """A file that was not there, for its owner alone.
 
     Raises:

@@ -17,7 +17,7 @@ AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class DueEntry:
     """Something to be told: of which request, what it had come to, and to which of its targets."""
 
     id: UUID
@@ -53,7 +53,7 @@ def enqueue_due_alerts(session: Session, before: datetime, status: str) -> None:
         enqueue_alert(session, request_id, status, again=False)
 
 
-def claim_due(session: Session, held: timedelta) -> Due | None:
+def claim_due(session: Session, held: timedelta) -> DueEntry | None:
     """The entry that is due longest, put off by `held` so that no one else makes it meanwhile."""
     due = (
         select(Outbox.id)
@@ -68,10 +68,10 @@ def claim_due(session: Session, held: timedelta) -> Due | None:
         .values(next_at=func.now() + held)
         .returning(Outbox.id, Outbox.request_id, Outbox.status, Outbox.target)
     ).first()
-    return Due(*row) if row else None
+    return DueEntry(*row) if row else None
 
 
-def is_superseded(session: Session, due: Due) -> bool:
+def is_superseded(session: Session, due: DueEntry) -> bool:
     """Whether the same target was told something later already: this would be taken for the newer."""
     entry = session.get(Outbox, due.id)
     if entry is None or not entry.attempts or due.target < 0:
@@ -81,7 +81,7 @@ def is_superseded(session: Session, due: Due) -> bool:
     return session.scalar(later.limit(1)) is not None
 
 
-def record_attempt(session: Session, entry_id: UUID, *, delivered: bool, max_attempts: int) -> bool:
+def store_attempt(session: Session, entry_id: UUID, *, delivered: bool, max_attempts: int) -> bool:
     """An attempt was made: done, or again after 2, 4, 8, ... seconds, six hours at most; true if it is given up."""
     entry = session.get(Outbox, entry_id, with_for_update=True)
     if entry is None:

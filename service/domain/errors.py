@@ -67,7 +67,7 @@ class TooLarge(ServiceError):
     status, code, title = 413, "too_large", "The body is too large"
 
 
-class TooMany(ServiceError):
+class RateLimited(ServiceError):
     """The key has made too many requests."""
 
     status, code, title = 429, "too_many", "Too many requests"
@@ -89,7 +89,7 @@ class Unavailable(ServiceError):
         self.headers = {"Retry-After": "5"}
 
 
-class Hopeless(Exception):
+class PermanentJobError(Exception):
     """Trying this job again is no use: it is given up with `reason`."""
 
     def __init__(self, reason: str) -> None:
@@ -98,7 +98,7 @@ class Hopeless(Exception):
         self.reason = reason
 
 
-class Outdated(Exception):
+class DatabaseOutdated(Exception):
     """The database is behind storage; reconcile before going on."""
 
 

@@ -129,7 +129,7 @@ class Keyring:
             self._create()
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def keys_held(self) -> Iterator[None]:
         """No key is replaced meanwhile: for what has to be signed by the keys of one `trust.json`."""
         with (self._folder / LOCK).open() as handle:
             fcntl.flock(handle, fcntl.LOCK_SH)

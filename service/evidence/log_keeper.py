@@ -59,7 +59,7 @@ class LogKeeper:
             raise ValueError("the log's key is ed25519")
         return key
 
-    def note(self) -> str | None:
+    def checkpoint(self) -> str | None:
         """The last signed checkpoint, or None before the first."""
         try:
             return self._note()
@@ -93,7 +93,7 @@ class LogKeeper:
             self._remember(note=note, size=len(leaves), root=checkpoint.root.hex(), bytes=handle.tell())
             return leaves, note
 
-    def known(self) -> dict[str, Any]:
+    def last_signed(self) -> dict[str, Any]:
         """Size and root (hex) of the last signed checkpoint; those of the empty log before the first."""
         memory = self._memory()
         return {"size": memory["size"], "root": memory["root"]}
@@ -116,13 +116,13 @@ class LogKeeper:
             (entry,) = log_entries.entries(session, index, 1)
         return Proof(entry, index, inclusion_proof(leaves, index), note).dumps()
 
-    def lost(self) -> list[bytes]:
+    def missing_entries(self) -> list[bytes]:
         """Entries that were signed and that the database does not have; empty unless it was restored from a backup.
 
         Raises:
             LogForked: What it has is not the beginning of what was signed.
         """
-        if self.note() is None:
+        if self.checkpoint() is None:
             return []
         with self._locked() as handle:
             memory = self._memory()
@@ -134,7 +134,7 @@ class LogKeeper:
             raise LogForked("the database's entries are not those that were signed")
         return signed[common:]
 
-    def begin_anew(self) -> None:
+    def start_new_log(self) -> None:
         """Put the memory aside and begin a log of another name, whose first word is of the one before it.
 
         For an operator, after a fork: whoever kept a checkpoint can show that the old log ended here.

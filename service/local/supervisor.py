@@ -33,7 +33,7 @@ from service.files import write_private
 from service.local import postgres, valkey
 from service.local.process import KILL_AFTER, Process
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 MAX_SOCKET_PATH = 90  # the system's limit is 108, and PostgreSQL adds a name of its own
 READY_SECONDS = 90
 RESTART_SECONDS = 1.0
@@ -100,7 +100,7 @@ class Stack:
             for process in self._processes:
                 code = process.exited()
                 if code is not None:
-                    log.warning("%s ended with %s and is started again", process.name, code)
+                    logger.warning("%s ended with %s and is started again", process.name, code)
                     process.end_session()  # a killed worker leaves its beat behind
                     process.start()
 

@@ -22,7 +22,7 @@ FRAMES = 12
 
 
 def get_logger(name: str) -> BoundLogger:
-    """A logger whose calls name an event and its fields: `log.info("claimed", job=job_id)`."""
+    """A logger whose calls name an event and its fields: `logger.info("claimed", job=job_id)`."""
     found: BoundLogger = structlog.stdlib.get_logger(name)
     return found
 

@@ -17,7 +17,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from service.observability.logging import get_logger
 
-log = get_logger(__name__)
+logger = get_logger(__name__)
 ATTRIBUTES = ("unlearnd.", "http.method", "http.request.method", "http.route", "http.status_code", "http.response.")
 PROPAGATOR = TraceContextTextMapPropagator()
 TRACER = trace.get_tracer("unlearnd")
@@ -34,7 +34,7 @@ def configure(part: str) -> bool:
         from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
     except ImportError:
-        log.warning("traces are asked for, and need the extra `otel`")
+        logger.warning("traces are asked for, and need the extra `otel`")
         return False
 
     class Listed(SpanExporter):

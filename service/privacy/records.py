@@ -8,7 +8,7 @@ from service.db.tables import DeletionRequest
 from service.domain.errors import NotFound
 from service.privacy.envelope import DataKey, KeyWrapper
 
-SUBJECT = "subject"
+SUBJECT_ITEM = "subject"
 
 
 def request_data_key(wrapper: KeyWrapper, request: DeletionRequest) -> DataKey:
@@ -41,7 +41,7 @@ def open_subject(wrapper: KeyWrapper, request: DeletionRequest) -> tuple[bytes, 
     """
     if request.subject is None:
         return None
-    data = request_data_key(wrapper, request).open(SUBJECT, request.subject)
+    data = request_data_key(wrapper, request).open(SUBJECT_ITEM, request.subject)
     return data[:NONCE], data[NONCE:]
 
 

@@ -56,23 +56,23 @@ class Storage(Protocol):
         """Staged folders and corpora that were not touched for `older_than` seconds: used now, or left by a crash."""
         ...
 
-    def doomed(self, *, older_than: float) -> list[Path]:
-        """Folders that `doom` made longer ago, and that nobody has removed since."""
+    def set_aside_before(self, *, older_than: float) -> list[Path]:
+        """Folders that `set_aside` made longer ago, and that nobody has removed since."""
         ...
 
-    def doom(self, path: Path) -> Path:
+    def set_aside(self, path: Path) -> Path:
         """Take a folder or file of ours out of its place at once; returns the folder that is left to be removed."""
         ...
 
-    def undo_doom(self, doomed: Path) -> None:
+    def restore_set_aside(self, doomed: Path) -> None:
         """Put release folders that were taken out of their place back."""
         ...
 
-    def note_published(self, model: str, number: int, digest: str) -> None:
+    def add_published(self, model: str, number: int, digest: str) -> None:
         """Enter a version into the ledger; twice is the same as once."""
         ...
 
-    def is_published(self, model: str, number: int) -> bool:
+    def has_published(self, model: str, number: int) -> bool:
         """Whether the ledger has this version."""
         ...
 
@@ -80,7 +80,7 @@ class Storage(Protocol):
         """(model, number) -> digest of every version of the ledger."""
         ...
 
-    def note_purged(self, request_id: UUID) -> None:
+    def add_purged(self, request_id: UUID) -> None:
         """Enter a purged request into the ledger, durably; twice is the same as once."""
         ...
 

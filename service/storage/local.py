@@ -104,27 +104,27 @@ class LocalStorage:
         found = [*(self._root / "staging").iterdir(), *(self._root / "corpora").iterdir()]
         return [path for path in found if not path.name.startswith(DOOMED) and age_seconds(path) > older_than]
 
-    def doomed(self, *, older_than: float) -> list[Path]:
-        """Folders that `doom` made before then."""
+    def set_aside_before(self, *, older_than: float) -> list[Path]:
+        """Folders that `set_aside` made before then."""
         return [path for path in (self._root / "staging").glob(f"{DOOMED}*") if age_seconds(path) > older_than]
 
-    def doom(self, path: Path) -> Path:
+    def set_aside(self, path: Path) -> Path:
         """Rename it into a staging folder of its own."""
         doomed = self.staging(f"{DOOMED}{uuid4()}")
         path.rename(doomed / path.name)
         return doomed
 
-    def undo_doom(self, doomed: Path) -> None:
+    def restore_set_aside(self, doomed: Path) -> None:
         """Rename them back, unless they were made anew meanwhile."""
         for path in doomed.iterdir():
             if not self.release(path.name).exists():
                 path.rename(self.release(path.name))
 
-    def note_published(self, model: str, number: int, digest: str) -> None:
+    def add_published(self, model: str, number: int, digest: str) -> None:
         """Enter a version into the ledger."""
         self._note(Path("published", model, str(number)), digest)
 
-    def is_published(self, model: str, number: int) -> bool:
+    def has_published(self, model: str, number: int) -> bool:
         """Whether the ledger has this version."""
         return (self._root / "ledger" / "published" / model / str(number)).exists()
 
@@ -133,7 +133,7 @@ class LocalStorage:
         entries = (self._root / "ledger" / "published").glob("*/[0-9]*")
         return {(path.parent.name, int(path.name)): path.read_text() for path in entries}
 
-    def note_purged(self, request_id: UUID) -> None:
+    def add_purged(self, request_id: UUID) -> None:
         """Enter a purged request into the ledger."""
         self._note(Path("purged", str(request_id)), "")
 

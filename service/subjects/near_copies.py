@@ -8,7 +8,7 @@ from service.subjects.identifiers import Hasher, without_identifiers, words
 
 SHINGLE = 5  # characters
 BANDS, ROWS = 20, 6  # two texts alike to 0.75 share a band with a chance of 98 %, to 0.5 of 27 %
-ALIKE = 0.75
+MIN_JACCARD = 0.75
 SEED = 42
 
 
@@ -29,6 +29,6 @@ def bands(hasher: Hasher, text: str) -> list[int]:
     ]
 
 
-def are_alike(one: set[str], other: set[str]) -> bool:
+def are_near_copies(one: set[str], other: set[str]) -> bool:
     """Whether the Jaccard index of two texts' shingles says that they are copies; exactly."""
-    return len(one & other) >= ALIKE * len(one | other)
+    return len(one & other) >= MIN_JACCARD * len(one | other)

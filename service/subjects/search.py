@@ -146,7 +146,7 @@ def _add_copies(found: Matches, sources: "SearchableCorpora", record: CorpusReco
     def alike(candidates: list[CorpusRecord]) -> Iterator[tuple[CorpusRecord, str]]:
         for candidate in (c for c in candidates if c.id not in seen):
             copy = sources.text(candidate)
-            if near_copies.are_alike(shingles, near_copies.shingles(copy)):
+            if near_copies.are_near_copies(shingles, near_copies.shingles(copy)):
                 yield candidate, copy
 
     for candidate, copy in alike(_few(corpora.near_copies(sources.session, sources.model_id, record))):

@@ -27,12 +27,12 @@ from service.lease import hold_job
 from service.steps.path.batch import batch_requests
 from service.steps.path.certify import certify_job
 from service.steps.path.publish import publish_version
-from service.steps.path.unlearn import record_epoch, record_thresholds
+from service.steps.path.unlearn import store_epoch, store_thresholds
 from service.steps.upkeep.purge import purge_due
 from tests.integration.conftest import REQUESTS, only_model, submit
 from tests.integration.test_operations import age, publish_what_waits, published
 from tests.integration.test_queue import REPORT, baseline, claim, expire, to_certify
-from worker.tasks import certify_and_publish, holding
+from worker.tasks import certify_and_publish, work_under_lease
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_a_receipt_shows_the_text_in_the_record_of_a_failed_run_too(api, service
     receipt = tmp_path / "receipt.json"
     receipt.write_text(json.dumps(request))
     content = json.loads(base64.b64decode(request["receipt"]["signed"]["payload"]))
-    assert content["checkpoint"] == services.log.note()
+    assert content["checkpoint"] == services.log.checkpoint()
     assert content["due_at"][:10] == request["due_at"][:10]
     later = api.get(f"{REQUESTS}/{request['id']}").text
     assert all(nonce["nonce"] not in later for nonce in request["receipt"]["records"])
@@ -136,12 +136,12 @@ def test_means_of_few_submitters_are_shown_to_auditors_alone(api, services, mode
     members = range(requests_)
     report = {**REPORT, "verdicts": {str(i): "PASS" for i in members}, "memorised": list(members)}
     fence = claim(services, job_id)
-    record_thresholds(services, job_id, fence, baseline(report))
+    store_thresholds(services, job_id, fence, baseline(report))
     epoch = {
         "epoch": 1, "el": 0.123, "ma": 0.456, "loss": 0.789, "forget_loss": 0.777, "retain_loss": 2.0, "met": False,
         "el_limit": 0.0, "ma_limit": 0.4, "strength": 0.611, "perplexity": 9.0, "seconds": 1.0,
     }  # fmt: skip
-    record_epoch(services, job_id, fence, epoch)
+    store_epoch(services, job_id, fence, epoch)
     expire_and_certify(services, job_id, report)
     places = [f"/v1/jobs/{job_id}", f"/v1/jobs/{job_id}/history", f"/v1/jobs/{job_id}/events", "/v1/jobs"]
     versions = ["/v1/models/tiny/versions/1", "/v1/models/tiny/versions"]
@@ -295,7 +295,7 @@ def test_a_key_that_is_replaced_while_a_job_waits(api, services, model, when, ro
     services.keyring.revoke(current)
     for _ in range(2):
         age(services, not_before=None)
-        holding(services, job_id, CONTROL_STAGES, certify_and_publish)
+        work_under_lease(services, job_id, CONTROL_STAGES, certify_and_publish)
     folder = folder_of(api, services)
     verify(folder)
     (tmp_path / "trust.json").write_bytes(services.keyring.trust())

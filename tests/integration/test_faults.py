@@ -12,10 +12,10 @@ from service.db import requests
 from service.db.tables import DeletionRequest, Job, Outbox, Version
 from service.doctor import examine
 from service.domain.errors import LostLease
-from service.domain.states import CONTROL_STAGES, Stage
+from service.domain.states import CONTROL_STAGES, RequestStatus, Stage
 from service.evidence import log_keeper
 from service.local.supervisor import wait_until
-from service.steps.path import publish as publish_module
+from service.steps.path import publish
 from service.steps.path.batch import batch_requests
 from service.steps.path.certify import certify_job
 from service.steps.path.publish import publish_version
@@ -47,7 +47,7 @@ def test_a_zombie_that_has_renamed_its_release_makes_no_version(services, job, m
             expire(services, job_id)
             held.append(claim(services, job_id, CONTROL_STAGES))
 
-    monkeypatch.setattr(publish_module, "reach", frozen_here)
+    monkeypatch.setattr(publish, "reach", frozen_here)
     with pytest.raises(LostLease):
         publish_version(services, job_id, old)
     assert held == [old + 1]
@@ -88,7 +88,9 @@ def test_a_request_that_is_being_cancelled_is_not_batched(api, services, model):
     """Who batches does not wait for it, and leaves it out."""
     request, other = submit(api), submit(api)
     with services.db.transaction() as session:
-        assert requests.cancel(session, request["id"])
+        cancelled = requests.by_id(session, request["id"], lock=True)
+        requests.move(session, [cancelled], RequestStatus.CANCELLED)
+        session.flush()
         job_id = batch_requests(services, only_model(services))
     found = [api.get(f"{REQUESTS}/{r['id']}").json() for r in (request, other)]
     assert [(f["status"], f["job_id"]) for f in found] == [("cancelled", None), ("batched", str(job_id))]
@@ -102,13 +104,13 @@ def test_a_log_that_somebody_else_holds_costs_no_attempt(services, job, monkeypa
     services.log.sign()
     with (services.settings.storage_dir / "ledger" / "log" / log_keeper.ENTRIES).open("r+b") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        tasks.holding(services, job_id, CONTROL_STAGES, tasks.certify_and_publish)
+        tasks.work_under_lease(services, job_id, CONTROL_STAGES, tasks.certify_and_publish)
         with services.db.transaction() as session:
             found = session.get(Job, job_id)
             assert (found.stage, found.owner, found.attempts) == (Stage.CERTIFY, None, 0)
             found.not_before = None
         assert [(f.check, "held" in f.problem) for f in examine(services)] == [("log", True)]
-    tasks.holding(services, job_id, CONTROL_STAGES, tasks.certify_and_publish)
+    tasks.work_under_lease(services, job_id, CONTROL_STAGES, tasks.certify_and_publish)
     with services.db.transaction() as session:
         assert session.get(Job, job_id).stage == Stage.DONE
 
@@ -124,7 +126,7 @@ def test_a_stop_is_heeded_between_certifying_and_publishing(services, job, monke
 
     monkeypatch.setitem(tasks.CONTROL_STEPS, Stage.CERTIFY, and_stop)
     try:
-        tasks.holding(services, job_id, CONTROL_STAGES, tasks.certify_and_publish)
+        tasks.work_under_lease(services, job_id, CONTROL_STAGES, tasks.certify_and_publish)
     finally:
         tasks.stopping.clear()
     with services.db.transaction() as session:
@@ -151,7 +153,7 @@ def test_a_release_that_was_doomed_and_is_a_version_comes_back(services, job):
     with services.db.transaction() as session:
         digest = session.scalar(select(Version.digest).where(Version.number == 1))
     for folder, named in ((services.storage.release(digest), True), (services.storage.staging("x"), False)):
-        doomed = services.storage.doom(folder)
+        doomed = services.storage.set_aside(folder)
         collect_garbage(services)
         assert doomed.exists()  # somebody may be at it
         os.utime(doomed, (0, 0))

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import event, text
 
 from service.db import intake, jobs, models, requests
+from service.db.tables import DeletionRequest
 from service.domain.states import COMPUTE_STAGES
 from service.steps.path.batch import batch_requests
 from service.steps.upkeep.deliver import deliver_callbacks
@@ -87,7 +88,8 @@ def test_everything_frequent_goes_by_an_index(api, grown, key_of):
     slow = {s: found for s, p in asked.items() if (found := scanned(services, s, p))}
     assert not slow, slow
     given = json.dumps([{"model": "tiny", "records": ["\\x00"], "entry": "\\x00"}])
-    assert not scanned(services, intake.ADD, {"given": given})
+    columns = tuple(c.name for c in DeletionRequest.__table__.columns if c.name not in intake.DERIVED)
+    assert not scanned(services, intake.statement(columns), {"given": given})
     assert scanned(services, "SELECT count(*) FROM deletion_requests WHERE regulation = 'x'", {}) == [
         "deletion_requests"
     ]

@@ -13,10 +13,11 @@ import httpx
 import psycopg
 import pytest
 import uvicorn
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 
 from service.api.timeouts import timeout_protocol
 from service.db import intake, log_entries, requests
+from service.db.tables import DeletionRequest
 from service.local.supervisor import wait_until
 from service.main import create_app
 from service.steps.path.request import Submission, accept_request
@@ -48,6 +49,9 @@ def held(services):
     with psycopg.connect(services.settings.database_url) as connection:
         connection.execute("LOCK TABLE deletion_requests IN EXCLUSIVE MODE")
         yield
+
+
+COLUMNS = {c.name for c in DeletionRequest.__table__.columns} - intake.DERIVED.keys()
 
 
 def id_of(key_of, services) -> UUID:
@@ -253,17 +257,21 @@ def test_requests_of_several_kinds_in_one_statement(services, model, key_of):
     at = datetime(2026, 11, 1, 9, 30, 0, 123456, tzinfo=timezone(timedelta(hours=-3, minutes=-30)))
 
     def new(model: str, records: list[bytes], subject: bytes | None = None) -> intake.NewRequest:
-        same = dict.fromkeys(("received_at", "due_at", "accepted_at"), at)
-        empty = dict.fromkeys(("supplements", "subject_ref", "callback_url", "dialect", "subject_request_id"))
-        own = {"id": uuid4(), "ref": uuid4().hex, "model": model, "subject": subject, "commitment": bytes(range(32))}
-        rest = {
-            "api_key_id": key_id,
-            "regulation": "gdpr",
-            "wrapped_key": b"\\\x00\xff",
-            "callbacks": 0,
-            "body_hash": b"h",
-        }
-        return intake.NewRequest({**same, **empty, **own, **rest}, records, own["ref"].encode())
+        request = DeletionRequest(
+            id=uuid4(),
+            ref=uuid4().hex,
+            subject=subject,
+            commitment=bytes(range(32)),
+            received_at=at,
+            due_at=at,
+            accepted_at=at,
+            api_key_id=key_id,
+            regulation="gdpr",
+            wrapped_key=b"\\\x00\xff",
+            callbacks=0,
+            body_hash=b"h",
+        )
+        return intake.NewRequest(request, model, records, request.ref.encode())
 
     several = [
         new("careful", [b"\x00", b"\xff\\"]), new("tiny", [b"one"]), new("none", [b"x"]), new("tiny", [], b"sealed"),
@@ -274,11 +282,12 @@ def test_requests_of_several_kinds_in_one_statement(services, model, key_of):
     assert found[1][0] == found[3][0] != found[0][0]
     with services.db.reading() as session:
         for i in (0, 1, 3):
-            row = requests.by_id(session, several[i].values["id"])
-            assert {name: getattr(row, name) for name in several[i].values if name != "model"} == {
-                name: value for name, value in several[i].values.items() if name != "model"
+            given = several[i].request
+            row = requests.by_id(session, given.id)
+            assert {name: getattr(row, name) for name in inspect(given).dict if name in COLUMNS} == {
+                name: value for name, value in inspect(given).dict.items() if name in COLUMNS
             }
-            assert row.model.name == several[i].values["model"]
+            assert row.model.name == several[i].model
             assert row.records_count == len(several[i].records)
             assert [record.sealed for record in row.records] == several[i].records
         entries = log_entries.entries(session, 0, 100)

@@ -53,7 +53,7 @@ def test_each_checkpoint_is_consistent_with_the_one_before(services):
     leaves, note = services.log.sign()
     second = opened(services, note)
     check_consistency(3, 7, consistency_proof(leaves, 3), first.root, second.root)
-    assert services.log.note() == note
+    assert services.log.checkpoint() == note
 
 
 def test_an_entry_is_proved(services):
@@ -88,14 +88,14 @@ def test_an_export_verifies_with_what_was_kept_of_it(services, model, api, expor
     first = submit(api)
     older, trust = exported("older.jsonl")
     kept = older.parent / "checkpoint"
-    kept.write_text(services.log.note())
+    kept.write_text(services.log.checkpoint())
     api.delete(f"/v1/deletion-requests/{first['id']}")
     submit(api)
     newer, _ = exported()
     for old in (None, kept, older):
         found = verify_log(newer, trust, old)
         assert (found.checkpoint.size, found.requests) == (4, 2)
-    a, b = (opened(services, n) for n in (kept.read_text(), services.log.note()))
+    a, b = (opened(services, n) for n in (kept.read_text(), services.log.checkpoint()))
     path = api.get("/v1/log/consistency", params={"older": a.size, "newer": b.size}).json()["path"]
     check_consistency(a.size, b.size, [base64.b64decode(h) for h in path], a.root, b.root)
     path = api.get("/v1/log/inclusion", params={"index": 1, "size": b.size}).json()["path"]
@@ -136,7 +136,7 @@ def test_two_pasts_are_called_equivocation(services, model, api, exported):
     """A log that was begun again with the same key and name, against a checkpoint of the first: both roots are said."""
     submit(api)
     export, trust = exported("first.jsonl")
-    root_of_first = opened(services, services.log.note()).root
+    root_of_first = opened(services, services.log.checkpoint()).root
     tamper(
         services, "UPDATE audit_entries SET entry = '{}', leaf_hash = sha256('\\x00'::bytea || '{}') WHERE index = 0"
     )
@@ -188,7 +188,7 @@ def test_a_log_that_was_changed_is_not_signed(services, statement):
         append(services, more)
         with pytest.raises(LogForked):
             services.log.sign()
-    assert services.log.note() == note
+    assert services.log.checkpoint() == note
 
 
 def test_a_database_of_before_gets_its_entries_back(services):
@@ -196,12 +196,12 @@ def test_a_database_of_before_gets_its_entries_back(services):
     append(services, 5)
     leaves, note = services.log.sign()
     tamper(services, "DELETE FROM audit_entries WHERE index >= 2")
-    lost = services.log.lost()
+    lost = services.log.missing_entries()
     assert [leaf_hash(entry) for entry in lost] == leaves[2:]
     with services.db.transaction() as session:
         for entry in lost:
             log_entries.append_bytes(session, entry)
-    assert services.log.lost() == []
+    assert services.log.missing_entries() == []
     assert services.log.sign() == (leaves, note)
 
 
@@ -212,8 +212,8 @@ def test_one_that_went_on_is_begun_anew_by_an_operator_alone(services):
     tamper(services, "DELETE FROM audit_entries WHERE index >= 2")
     append(services, 1)
     with pytest.raises(LogForked):
-        services.log.lost()
-    services.log.begin_anew()
+        services.log.missing_entries()
+    services.log.start_new_log()
     _, note = services.log.sign()
     assert opened(services, note).origin == "unlearnd/log/2"
     with services.db.reading() as session:
@@ -233,7 +233,7 @@ def test_a_crash_between_entries_and_memory_loses_nothing(services):
     append(services, 2)
     leaves, _ = services.log.sign()
     tamper(services, "DELETE FROM audit_entries")
-    assert [leaf_hash(entry) for entry in services.log.lost()] == leaves
+    assert [leaf_hash(entry) for entry in services.log.missing_entries()] == leaves
 
 
 def test_an_auditor_can_follow_the_page(services, model, api, exported, tmp_path):

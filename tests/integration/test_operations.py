@@ -32,7 +32,7 @@ from service.steps.upkeep.purge import purge_due, purge_restored
 from tests.integration.conftest import REQUESTS, only_model, submit
 from tests.integration.test_queue import REPORT, claim, to_certify
 from tests.issuer import LINEAGE, Issuer
-from worker.tasks import certify_and_publish, holding
+from worker.tasks import certify_and_publish, work_under_lease
 
 
 def publish_what_waits(services) -> None:
@@ -105,7 +105,7 @@ def plant_version(services, api):
 
 def plant_ledger(services, api):
     """Storage knows a version that the database has forgotten."""
-    services.storage.note_published("tiny", 1, "0" * 64)
+    services.storage.add_published("tiny", 1, "0" * 64)
 
 
 def plant_corpus(services, api):
@@ -283,7 +283,7 @@ def test_the_ledger_may_be_longer_than_a_statement_has_parameters(services):
 def test_a_purged_request_that_a_backup_takes_for_pending_holds_nobody_up(api, services, model):
     """It had ended, or it would not have been purged: it ends, and others are batched without it."""
     gone, other = submit(api), submit(api)
-    services.storage.note_purged(UUID(gone["id"]))
+    services.storage.add_purged(UUID(gone["id"]))
     assert purge_restored(services) == [UUID(gone["id"])]
     found = api.get(f"{REQUESTS}/{gone['id']}").json()
     assert (found["status"], found["reason"]) == ("failed", "restored")
@@ -306,8 +306,8 @@ def test_storage_cannot_speak_for_the_service(api, services, model, tmp_path):
     verify(other.certify_folder(forged, lineage={**LINEAGE, "model": "tiny"}))
     name = manifest_digest(manifest(forged))
     shutil.copytree(forged, services.storage.release(name))
-    services.storage.note_published("tiny", 2, name)
-    services.storage.note_published("tiny", 3, digest)  # ours, but of another number
+    services.storage.add_published("tiny", 2, name)
+    services.storage.add_published("tiny", 3, digest)  # ours, but of another number
     done = reconcile(services)
     assert (done.adopted, done.unknown) == ([], ["tiny/2", "tiny/3"])
     assert api.get("/v1/models/tiny/versions/latest").json()["version"] == 1
@@ -363,7 +363,7 @@ def test_without_reconciling_nothing_is_published_twice(api, services, model, ru
     job_id = batch_requests(services, only_model(services))
     report = {**REPORT, "verdicts": {"0": "PASS", "1": "PASS"}, "memorised": [0, 1]}
     to_certify(services, job_id, report)
-    holding(services, job_id, CONTROL_STAGES, certify_and_publish)  # as a control worker does
+    work_under_lease(services, job_id, CONTROL_STAGES, certify_and_publish)  # as a control worker does
     assert services.storage.releases() == folders
     assert reconcile(services).adopted == []  # it was done when the worker ran into it
     assert api.get("/v1/models/tiny/versions/latest").json()["digest"] == digest

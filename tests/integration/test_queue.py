@@ -27,12 +27,12 @@ from service.db.tables import AuditEntry, Job, Outbox, Version
 from service.domain.errors import LostLease
 from service.domain.report import BaselineSummary, ChildReport
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES, Stage
-from service.lease import Lease, hand_back, hold_job, record_failed_attempt
+from service.lease import Lease, fail_attempt, hand_back, hold_job
 from service.steps.path.batch import batch_requests
 from service.steps.path.certify import certify_job
 from service.steps.path.publish import publish_version
-from service.steps.path.unlearn import record_epoch, record_progress, record_stage, record_thresholds
-from service.steps.path.verify import record_report
+from service.steps.path.unlearn import store_epoch, store_progress, store_stage, store_thresholds
+from service.steps.path.verify import store_report
 from service.steps.upkeep.deliver import deliver_callbacks
 from service.steps.upkeep.sweep import collect_garbage, wake_lost_work
 from tests import issuer
@@ -85,10 +85,10 @@ def to_certify(services, job_id, report=REPORT) -> None:
     candidate.mkdir(parents=True, exist_ok=True)
     (candidate / "model.safetensors").write_bytes(b"weights")
     (candidate / "config.json").write_text("{}")
-    record_thresholds(services, job_id, fence, baseline(report))
+    store_thresholds(services, job_id, fence, baseline(report))
     for stage in (Stage.UNLEARN, Stage.MERGE, Stage.VERIFY):
-        record_stage(services, job_id, fence, stage)
-    record_report(services, job_id, fence, child_report(report))
+        store_stage(services, job_id, fence, stage)
+    store_report(services, job_id, fence, child_report(report))
 
 
 def test_one_window_one_job_and_no_second_while_it_runs(api, services, model):
@@ -225,11 +225,11 @@ def test_a_zombies_writes_are_refused_by_the_fence(services, job):
     expire(services, job_id)
     new = claim(services, job_id)
     writes = [
-        lambda f: record_stage(services, job_id, f, Stage.UNLEARN),
-        lambda f: record_progress(services, job_id, f, "train", 0.5),
-        lambda f: record_thresholds(services, job_id, f, baseline(REPORT)),
-        lambda f: record_epoch(services, job_id, f, EPOCH),
-        lambda f: record_report(services, job_id, f, child_report(REPORT)),
+        lambda f: store_stage(services, job_id, f, Stage.UNLEARN),
+        lambda f: store_progress(services, job_id, f, "train", 0.5),
+        lambda f: store_thresholds(services, job_id, f, baseline(REPORT)),
+        lambda f: store_epoch(services, job_id, f, EPOCH),
+        lambda f: store_report(services, job_id, f, child_report(REPORT)),
         lambda f: publish_version(services, job_id, f),
     ]
     for write in writes:
@@ -254,7 +254,7 @@ def test_a_zombie_cannot_publish(services, job):
         certify_job(services, job_id, old)
     with pytest.raises(LostLease):
         publish_version(services, job_id, old)
-    record_failed_attempt(services, Lease(services, job_id, old), "told by a zombie", permanent=True)
+    fail_attempt(services, Lease(services, job_id, old), "told by a zombie", permanent=True)
     with services.db.transaction() as session:
         assert session.get(Job, job_id).stage == Stage.PUBLISH
         assert session.scalar(select(func.count()).select_from(Version)) == 1
@@ -354,7 +354,7 @@ def test_attempts_are_counted_and_given_up(api, services, job):
         assert fence is not None
         hand_back(services, Lease(services, job_id, fence))
         fence = claim(services, job_id)
-        record_failed_attempt(services, Lease(services, job_id, fence), "child_killed", permanent=False)
+        fail_attempt(services, Lease(services, job_id, fence), "child_killed", permanent=False)
         assert claim(services, job_id) is None
         with services.db.transaction() as session:
             assert session.get(Job, job_id).attempts == attempt
@@ -477,9 +477,9 @@ def test_events_are_streamed_and_taken_up_again(api, services, job):
     """Server-Sent Events come with ids; Last-Event-ID goes on behind; the stream ends with the job."""
     _, job_id = job
     fence = claim(services, job_id)
-    record_stage(services, job_id, fence, Stage.UNLEARN)
-    record_epoch(services, job_id, fence, EPOCH)
-    record_failed_attempt(services, Lease(services, job_id, fence), "x", permanent=True)
+    store_stage(services, job_id, fence, Stage.UNLEARN)
+    store_epoch(services, job_id, fence, EPOCH)
+    fail_attempt(services, Lease(services, job_id, fence), "x", permanent=True)
     lines = api.get(f"/v1/jobs/{job_id}/events").text.split("\n")
     kinds = [line.strip()[7:] for line in lines if line.startswith("event: ")]
     ids = [line.strip()[4:] for line in lines if line.startswith("id: ")]

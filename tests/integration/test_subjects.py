@@ -17,7 +17,6 @@ from service.db.tables import DeletionRequest, Outbox
 from service.doctor import examine
 from service.privacy.records import open_records
 from service.steps.path.batch import batch_requests
-from service.steps.subjects import resolve as resolve_module
 from service.steps.subjects.index import _index, index_corpus
 from service.steps.subjects.resolve import resolve_request, search
 from service.steps.upkeep.purge import purge_due
@@ -185,7 +184,7 @@ def test_a_form_letter_to_many_is_not_hers(api, services, model, tmp_path, monke
     subject = by_email("person3@example.org")
     found = api.post(REQUESTS + ":preview", json={"model": model, "subject": subject}).json()
     assert found["counts"] == {"identifier": 1, "near_copy": 0, "similar": 0, "name": 0, "form_letter": 29}
-    monkeypatch.setattr(corpora, "OTHERS", 25)  # more are neither read nor counted
+    monkeypatch.setattr(corpora, "MAX_OTHERS", 25)  # more are neither read nor counted
     found = api.post(REQUESTS + ":preview", json={"model": model, "subject": subject}).json()
     assert (found["counts"]["form_letter"], found["needs_approval"]) == (25, False)
     request = submit(api, **subject)

@@ -157,8 +157,8 @@ def test_a_copy_shares_a_band_and_is_alike_and_another_text_is_not(hasher):
     changed = LETTER.format("Maria Example").replace("Monday", "monday").replace("nothing is", "NOTHING  is")
     other = "Nobody knows why the committee met on a Tuesday, but the minutes were kept and then lost again in a fire."
     assert set(near_copies.bands(hasher, text)) & set(near_copies.bands(hasher, changed))
-    assert near_copies.are_alike(near_copies.shingles(text), near_copies.shingles(changed))
-    assert not near_copies.are_alike(near_copies.shingles(text), near_copies.shingles(other))
+    assert near_copies.are_near_copies(near_copies.shingles(text), near_copies.shingles(changed))
+    assert not near_copies.are_near_copies(near_copies.shingles(text), near_copies.shingles(other))
 
 
 @pytest.mark.parametrize("value", ["A@B.ORG", "+44 20 7946 0958", "  x "])

@@ -23,22 +23,22 @@ from service.domain.errors import LostLease
 from service.domain.json_types import JsonObject
 from service.domain.report import BaselineSummary, ChildReport
 from service.domain.states import Stage
-from service.lease import Lease, hand_back, record_failed_attempt
+from service.lease import Lease, fail_attempt, hand_back
 from service.observability.logging import get_logger
 from service.observability.tracing import span
 from service.schemas.report import read_report
 from service.steps.path.unlearn import (
     compute_input,
-    record_epoch,
-    record_progress,
-    record_rejected,
-    record_stage,
-    record_thresholds,
+    store_epoch,
+    store_progress,
+    store_rejected,
+    store_stage,
+    store_thresholds,
 )
-from service.steps.path.verify import record_report
+from service.steps.path.verify import store_report
 from worker.app import stopping
 
-log = get_logger(__name__)
+logger = get_logger(__name__)
 PROGRESS_INTERVAL = 0.5  # seconds between progress writes
 WATCH_INTERVAL = 0.2  # seconds until a lost lease or a stop is noticed
 
@@ -90,7 +90,7 @@ def _follow(services: Services, lease: Lease, child: "subprocess.Popen[bytes]") 
                 continue
             if message is None:
                 code = child.wait()
-                record_failed_attempt(services, lease, "child_killed" if code < 0 else "child_died", permanent=False)
+                fail_attempt(services, lease, "child_killed" if code < 0 else "child_died", permanent=False)
                 return
             lease.steps += 1
             if writer.handle(message):
@@ -103,7 +103,7 @@ def _read(stream: IO[bytes], messages: "queue.SimpleQueue[JsonObject | None]") -
         for line in stream:
             messages.put(json.loads(line))
     except ValueError:
-        log.warning("the child's last message is cut")
+        logger.warning("the child's last message is cut")
     finally:
         messages.put(None)
 
@@ -135,24 +135,24 @@ class _Writer:
         match message:
             case {"type": "progress", "phase": phase, "fraction": fraction}:
                 if time.monotonic() - self._progress_written >= PROGRESS_INTERVAL:
-                    record_progress(services, job_id, fence, phase, fraction)
+                    store_progress(services, job_id, fence, phase, fraction)
                     self._progress_written = time.monotonic()
             case {"type": "stage", "stage": stage}:
-                record_stage(services, job_id, fence, Stage(stage))
+                store_stage(services, job_id, fence, Stage(stage))
                 self._span.close()
                 self._span.enter_context(span(stage, self._traceparent, job=str(job_id), fence=fence))
             case {"type": "thresholds", "baseline": baseline}:
-                record_thresholds(services, job_id, fence, read_report(BaselineSummary, baseline))
+                store_thresholds(services, job_id, fence, read_report(BaselineSummary, baseline))
             case {"type": "epoch", "values": values}:
-                record_epoch(services, job_id, fence, values)
+                store_epoch(services, job_id, fence, values)
             case {"type": "rejected", "reasons": reasons}:
                 rejected = {int(index): reason for index, reason in reasons.items()}
-                record_rejected(services, job_id, fence, rejected)
+                store_rejected(services, job_id, fence, rejected)
             case {"type": "report", "report": report}:
-                record_report(services, job_id, fence, read_report(ChildReport, report))
+                store_report(services, job_id, fence, read_report(ChildReport, report))
                 self._reported = True
                 return True
             case {"type": "error", "code": code, "permanent": permanent}:
-                record_failed_attempt(services, self._lease, code, permanent=permanent)
+                fail_attempt(services, self._lease, code, permanent=permanent)
                 return True
         return False

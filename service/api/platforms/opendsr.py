@@ -44,7 +44,7 @@ from service.schemas.subjects import IdentityIn
 from service.steps.path.amend import cancel_request
 from service.steps.path.request import Submission, accept_request
 
-log = get_logger(__name__)
+logger = get_logger(__name__)
 TYPES = tuple(kind for kind in IDENTITY_TYPES if kind != "phone")  # ours alone; not OpenDSR's
 FORMATS = ("raw", "sha1", "md5", "sha256")
 KEPT_STATUS = (401, 403, 404, 503)
@@ -66,7 +66,7 @@ class Signed(APIRoute):
             except (ServiceError, RequestValidationError, HTTPException) as error:
                 answer = error_response(error)
             except DATABASE_AWAY as error:
-                log.error("the database does not answer", error=type(error).__name__)
+                logger.error("the database does not answer", error=type(error).__name__)
                 answer = error_response(Unavailable("The database does not answer; repeat the request as it is."))
             services = services_from(request)
             headers = await run_in_threadpool(self.names.headers, services.opendsr, bytes(answer.body))

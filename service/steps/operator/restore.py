@@ -29,7 +29,7 @@ from service.domain.states import Outcome, Stage
 from service.evidence.log_keeper import LogForked
 from service.observability.logging import get_logger
 
-log = get_logger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass
@@ -54,7 +54,7 @@ def reconcile(services: Services) -> Reconciled:
     """Bring back entries of the log, then take up versions that the database does not know, by their numbers."""
     done = Reconciled()
     try:
-        lost = services.log.lost()
+        lost = services.log.missing_entries()
     except LogForked:
         done.forked, lost = True, []
     for entry in lost:
@@ -74,16 +74,16 @@ def reconcile(services: Services) -> Reconciled:
 def _adopt(services: Services, name: str, number: int, digest: str) -> bool:
     folder = services.storage.release(digest)
     try:
-        with own_trust(services) as trust:  # what a folder says of its own keys proves nothing to us
+        with own_trust_file(services) as trust:  # what a folder says of its own keys proves nothing to us
             predicate = verify(folder, trust).statement["predicate"]
         files = manifest(folder)
     except (VerificationError, NotPlain, OSError) as error:
         reason = error.reason if isinstance(error, VerificationError) else type(error).__name__
-        log.error("a version of the ledger does not verify", model=name, version=number, error=reason)
+        logger.error("a version of the ledger does not verify", model=name, version=number, error=reason)
         return False
     lineage = predicate["lineage"]
     if manifest_digest(files) != digest or (lineage["model"], lineage["version"]) != (name, number):
-        log.error("a version of the ledger is another one", model=name, version=number)
+        logger.error("a version of the ledger is another one", model=name, version=number)
         return False
     return _take_up(services, folder, digest, files, predicate)
 
@@ -135,7 +135,7 @@ def _take_up(services: Services, folder: Path, digest: str, files: list[FileEntr
 
 
 @contextmanager
-def own_trust(services: Services) -> Iterator[Path]:
+def own_trust_file(services: Services) -> Iterator[Path]:
     """Our own trust.json, as a file."""
     with tempfile.NamedTemporaryFile(suffix=".json") as handle:
         handle.write(services.keyring.trust())

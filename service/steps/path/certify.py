@@ -19,7 +19,7 @@ from service.audit.verify import MODEL_SIGNATURE, check_model_signature
 from service.bootstrap import Services
 from service.db import jobs, log_entries, models, requests
 from service.db.tables import Certificate, DeletionRequest, Job
-from service.domain.errors import Hopeless, Outdated
+from service.domain.errors import DatabaseOutdated, PermanentJobError
 from service.domain.json_types import JsonObject
 from service.domain.states import Outcome, RequestStatus, Stage
 from service.evidence.keyring import TRUST, Keyring
@@ -55,9 +55,9 @@ def certify_job(services: Services, job_id: UUID, fence: int) -> None:
         _end_without_record(services, job_id, fence)
         return
     passed = job.outcome == Outcome.PASSED
-    if passed and services.storage.is_published(job.model.name, job.parent_version.number + 1):
-        raise Outdated(f"{job.model.name} {job.parent_version.number + 1}")
-    with services.keyring.held():
+    if passed and services.storage.has_published(job.model.name, job.parent_version.number + 1):
+        raise DatabaseOutdated(f"{job.model.name} {job.parent_version.number + 1}")
+    with services.keyring.keys_held():
         files = released_files(services, job, fence) if job.outcome != Outcome.NOT_MEMORISED else _parent_files(job)
         payload = _payload(services, job, tested, lineage, files)
         envelope = services.keyring.sign("certificate", payload, IN_TOTO)
@@ -122,7 +122,7 @@ def released_files(services: Services, job: Job, fence: int) -> list[FileEntry]:
     listed = {f["path"]: f["sha256"] for f in manifest(candidate)}
     ours = (TRUST, CARD, MODEL_SIGNATURE)
     if {path: digest for path, digest in listed.items() if path not in ours} != findings.files:
-        raise Hopeless("candidate_changed")
+        raise PermanentJobError("candidate_changed")
     if job.outcome == Outcome.PASSED:
         _sign_model(services.keyring, candidate, listed, fence)
     return manifest(candidate)

@@ -12,7 +12,7 @@ from service.audit.verify import PROOF, verify
 from service.bootstrap import Services
 from service.db import jobs, log_entries, models, requests
 from service.db.tables import Certificate, Job, Version
-from service.domain.errors import Outdated
+from service.domain.errors import DatabaseOutdated
 from service.domain.report import JobReport, VersionMetrics
 from service.domain.states import Outcome, RequestStatus, Stage
 from service.evidence.keyring import TRUST
@@ -38,8 +38,8 @@ def publish_version(services: Services, job_id: UUID, fence: int) -> None:
         assert job.report is not None
         name, number = job.model.name, job.parent_version.number + 1
         computed = job.report.fence
-    if services.storage.is_published(name, number):
-        raise Outdated(f"{name} {number}")
+    if services.storage.has_published(name, number):
+        raise DatabaseOutdated(f"{name} {number}")
     candidate = services.storage.candidate(job_id, computed)
     if (candidate / TRUST).read_bytes() != services.keyring.trust():  # a key was replaced since it was certified
         _certify_again(services, job_id, fence)
@@ -67,7 +67,7 @@ def publish_version(services: Services, job_id: UUID, fence: int) -> None:
             session, "version.published", job=str(job_id), number=number, manifest=digest,
             certificate=hashlib.sha256(certificate.envelope).hexdigest(),
         )  # fmt: skip
-    services.storage.note_published(name, number, digest)
+    services.storage.add_published(name, number, digest)
     services.storage.discard_job(job_id)
     services.queue.wake("deliver")
 

@@ -22,7 +22,7 @@ from service.domain.states import Hold, RequestStatus
 from service.observability.tracing import traceparent
 from service.privacy.envelope import DataKey
 from service.privacy.randomness import random_bytes, random_uuid
-from service.privacy.records import SUBJECT, open_records, open_subject
+from service.privacy.records import SUBJECT_ITEM, open_records, open_subject
 from service.subjects.search import check_searchable
 
 
@@ -224,7 +224,7 @@ def _seal(services: Services, submission: Submission, now: datetime) -> tuple[Ac
         callback_url=_seal_text(data_key, "callback_url", _dump_targets(submission.callbacks)),
         callbacks=len(submission.callbacks),
         traceparent=traceparent(),
-        subject=data_key.seal(SUBJECT, nonces[-1] + subject[0]) if subject else None,
+        subject=data_key.seal(SUBJECT_ITEM, nonces[-1] + subject[0]) if subject else None,
         **submission.columns,
     )
     sealed = [data_key.seal(f"record/{i}", n + t) for i, (n, t) in enumerate(zip(nonces, texts, strict=False))]
@@ -270,7 +270,7 @@ def _receipt(services: Services, accepted: Accepted) -> bytes:
         commitment=request.commitment,
         nonces=accepted.nonces,
         commitments=accepted.commitments,
-        checkpoint=services.log.note(),
+        checkpoint=services.log.checkpoint(),
         times={name: getattr(request, name) for name in ("received_at", "accepted_at", "due_at")},
     )
     return services.keyring.sign("receipt", payload, RECEIPT_TYPE)

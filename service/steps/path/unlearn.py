@@ -54,7 +54,7 @@ def _texts(services: Services, members: Sequence[DeletionRequest], first: int) -
     return [text.decode() for _, text in opened], [first + i for i, _ in opened]
 
 
-def record_stage(services: Services, job_id: UUID, fence: int, stage: Stage) -> None:
+def store_stage(services: Services, job_id: UUID, fence: int, stage: Stage) -> None:
     """The child begins `stage`; a stage that a resumed attempt skips back over is not told again.
 
     Raises:
@@ -71,7 +71,7 @@ def record_stage(services: Services, job_id: UUID, fence: int, stage: Stage) -> 
         requests.move(session, live, REQUEST_STATUS_AT[stage])
 
 
-def record_progress(services: Services, job_id: UUID, fence: int, phase: str, fraction: float) -> None:
+def store_progress(services: Services, job_id: UUID, fence: int, phase: str, fraction: float) -> None:
     """How far a phase is; cheap, told to listeners, not kept as an event.
 
     Raises:
@@ -84,7 +84,7 @@ def record_progress(services: Services, job_id: UUID, fence: int, phase: str, fr
         jobs.notify(session, job_id)
 
 
-def record_thresholds(services: Services, job_id: UUID, fence: int, baseline: BaselineSummary) -> None:
+def store_thresholds(services: Services, job_id: UUID, fence: int, baseline: BaselineSummary) -> None:
     """Enter what was fixed before training into the log, before training begins.
 
     An attempt that could not resume and measured something else enters its own: it has not trained either.
@@ -112,7 +112,7 @@ def record_thresholds(services: Services, job_id: UUID, fence: int, baseline: Ba
         job.metrics = {**job.metrics, **metrics}
         jobs.add_event(session, job_id, "thresholds", metrics)
         job.thresholds_index = log_entries.append(
-            session, "job.thresholds", job=str(job_id), before=services.log.known(), **fixed
+            session, "job.thresholds", job=str(job_id), before=services.log.last_signed(), **fixed
         )
 
 
@@ -124,7 +124,7 @@ def _baseline_metrics(members: Sequence[DeletionRequest], baseline: BaselineSumm
     return values
 
 
-def record_epoch(services: Services, job_id: UUID, fence: int, epoch: JsonObject) -> None:
+def store_epoch(services: Services, job_id: UUID, fence: int, epoch: JsonObject) -> None:
     """An epoch ended; one that was told already is not told again.
 
     Raises:
@@ -139,7 +139,7 @@ def record_epoch(services: Services, job_id: UUID, fence: int, epoch: JsonObject
         jobs.add_event(session, job_id, "epoch", epoch)
 
 
-def record_rejected(services: Services, job_id: UUID, fence: int, rejected: dict[int, str]) -> None:
+def store_rejected(services: Services, job_id: UUID, fence: int, rejected: dict[int, str]) -> None:
     """Requests that cannot be measured at all leave the job; index -> reason.
 
     Raises:

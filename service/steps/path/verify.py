@@ -9,7 +9,7 @@ from service.domain.states import Outcome, RequestStatus, Stage
 from service.schemas.report import write_report
 
 
-def record_report(services: Services, job_id: UUID, fence: int, report: ChildReport) -> None:
+def store_report(services: Services, job_id: UUID, fence: int, report: ChildReport) -> None:
     """Keep what the tests found and release the job to be certified.
 
     Args:

@@ -24,7 +24,7 @@ from service.subjects.identifiers import Hasher
 from service.subjects.readers import CorpusReader, Place, Row, UnreadableCorpus, detect_form
 from service.subjects.search import corpus_reader
 
-log = get_logger(__name__)
+logger = get_logger(__name__)
 AT_ONCE = 500  # records, or
 LARGEST_CHUNK = 8 << 20  # characters
 ONE = threading.BoundedSemaphore(1)  # in a process: indexing keeps no publication waiting
@@ -113,7 +113,7 @@ def _index(services: Services, corpus_id: UUID, go_on: Callable[[], bool]) -> No
             if not _keep(services, corpus, chunk, hasher, source):
                 return  # another worker is at it, or it was removed
     except (UnreadableCorpus, OSError) as error:
-        log.warning("a corpus cannot be read", corpus=corpus_id, error=type(error).__name__)
+        logger.warning("a corpus cannot be read", corpus=corpus_id, error=type(error).__name__)
         reason = str(error) if isinstance(error, UnreadableCorpus) else "it cannot be read"
         _finish(services, corpus, state="failed", reason=reason)
         return

@@ -15,7 +15,7 @@ from service.observability.logging import get_logger
 from service.observability.tracing import span
 from service.privacy.envelope import DataKey
 
-log = get_logger(__name__)
+logger = get_logger(__name__)
 MAX_ATTEMPTS, IN_ONE_CALL = 26, 20  # three days
 UNREACHED = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, httpcore.UnsupportedProtocol)
 AT_ONCE = threading.BoundedSemaphore(2)
@@ -52,13 +52,13 @@ def _deliver_some(services: Services, go_on: Callable[[], bool]) -> int:
             ok = overtaken or _tell(services, request, due)
         delivered += ok
         with services.db.transaction("delivered") as session:
-            given_up = outbox.record_attempt(session, due.id, delivered=ok, max_attempts=MAX_ATTEMPTS)
+            given_up = outbox.store_attempt(session, due.id, delivered=ok, max_attempts=MAX_ATTEMPTS)
             if given_up and due.target != outbox.ALERT:
                 outbox.enqueue_alert(session, due.request_id, "callback_given_up")
     return delivered
 
 
-def _tell(services: Services, request: DeletionRequest, due: outbox.Due) -> bool:
+def _tell(services: Services, request: DeletionRequest, due: outbox.DueEntry) -> bool:
     """One attempt; the URL is opened in memory and never logged. True also if there is nobody to be told."""
     settings = services.settings
     try:
@@ -70,17 +70,17 @@ def _tell(services: Services, request: DeletionRequest, due: outbox.Due) -> bool
             allow=settings.callback_allow,
         )  # fmt: skip
         ok = 200 <= http_status < 300
-        log.info("callback", request=request.id, http_status=http_status)
+        logger.info("callback", request=request.id, http_status=http_status)
     except (*UNREACHED, OSError, ValueError) as error:  # a host that is no host: ValueError
-        log.warning("callback failed", request=request.id, error=type(error).__name__)
+        logger.warning("callback failed", request=request.id, error=type(error).__name__)
         ok = False
     except Exception:  # a fault of ours, or a damaged column: it counts, or it would keep all others waiting for ever
-        log.exception("callback failed", request=request.id)
+        logger.exception("callback failed", request=request.id)
         ok = False
     return ok
 
 
-def _call_of(services: Services, request: DeletionRequest, due: outbox.Due) -> OutgoingCall | None:
+def _call_of(services: Services, request: DeletionRequest, due: outbox.DueEntry) -> OutgoingCall | None:
     if due.target == outbox.ALERT:
         news = Notification(services, request, due.id, due.status, CallbackTarget(services.settings.alert_url))
         return alert(news) if services.settings.alert_url else None

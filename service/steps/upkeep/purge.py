@@ -38,7 +38,7 @@ def purge_restored(services: Services) -> list[UUID]:
 
 def _destroy(services: Services, ids: Sequence[UUID]) -> None:
     for request_id in ids:
-        services.storage.note_purged(request_id)
+        services.storage.add_purged(request_id)
         with services.db.transaction() as session:
             if ref := requests.purge(session, request_id):
                 request = requests.by_id(session, request_id, lock=True)

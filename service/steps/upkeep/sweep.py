@@ -70,8 +70,10 @@ def collect_garbage(services: Services) -> None:
     for job_id in ended:
         storage.discard_job(job_id)
     for (model, number), digest in missing:
-        storage.note_published(model, number, digest)
-    for path in storage.doomed(older_than=age):  # by a process that died, or was frozen, before it removed them
+        storage.add_published(model, number, digest)
+    for path in storage.set_aside_before(
+        older_than=age
+    ):  # by a process that died, or was frozen, before it removed them
         _remove(services, path)
     old = [path for path in storage.releases() if path.name not in noted.values() and age_seconds(path) > age]
     old += storage.leftovers(older_than=age)
@@ -79,7 +81,7 @@ def collect_garbage(services: Services) -> None:
         with services.db.transaction() as session:
             models.lock_collection(session)
             named = models.known_digests(session, [path.name for path in old]) | models.reference_text_digests(session)
-            doomed = [storage.doom(path) for path in old if path.name not in named]
+            doomed = [storage.set_aside(path) for path in old if path.name not in named]
         for path in doomed:
             _remove(services, path)
 
@@ -95,5 +97,5 @@ def _remove(services: Services, doomed: Path) -> None:
             return  # somebody else was faster
         names = [path.name for path in doomed.iterdir()]
         if models.known_digests(session, names):
-            services.storage.undo_doom(doomed)
+            services.storage.restore_set_aside(doomed)
     shutil.rmtree(doomed, ignore_errors=True)  # what was made anew meanwhile is not moved back

@@ -1,0 +1,103 @@
+"""`unlearnd keys`: API keys, over HTTP; and the keys that sign, in the keys folder."""
+
+import hashlib
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from service.cli.connection import connect
+from service.cli.console import AsJson, keys, screen, show
+from service.cli.local_services import DataDir, local_services
+
+if TYPE_CHECKING:
+    from service.bootstrap import Services
+
+
+@keys.command("create")
+def keys_create(name: str, scope: Annotated[list[str], typer.Option()], as_json: AsJson = False) -> None:
+    """Make an API key; it is shown this once."""
+    show(connect().call("POST", "/v1/api-keys", json={"name": name, "scopes": scope}), as_json)
+
+
+@keys.command("revoke")
+def keys_revoke(key_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
+    """Revoke an API key for good."""
+    connect().call("DELETE", f"/v1/api-keys/{key_id}")
+
+
+@keys.command("init")
+def keys_init() -> None:
+    """Make the key-encryption key and the signing keys in UNLEARND_KEYS_DIR unless they are there."""
+    from service.bootstrap import create_keys
+    from service.config import Settings
+
+    create_keys(Settings())
+
+
+@keys.command("bootstrap")
+def keys_bootstrap(name: str = "first admin") -> None:
+    """Make an admin key straight in the database, on a server where there is none yet; it is shown this once."""
+    from service.config import Settings
+    from service.db.api_keys import SCOPES, create
+    from service.db.session import Database
+
+    database = Database(Settings().database_url, pool_size=1)
+    with database.transaction() as session:
+        _, secret = create(session, name, list(SCOPES))
+    database.close()
+    print(secret)
+
+
+@keys.command("rotate")
+def keys_rotate(
+    role: Annotated[str, typer.Argument(help="certificate, release, log or receipt; or certificate-NAME")],
+    data_dir: DataDir = None,
+) -> None:
+    """Retire the key of a role and begin another; what the log has of before still counts."""
+    from service.db import log_entries
+    from service.evidence.keyring import NoSuchKey
+
+    services = local_services(data_dir)
+    try:
+        keyid = services.keyring.rotate(role)
+    except NoSuchKey as error:
+        raise typer.BadParameter(str(error), param_hint="ROLE") from error
+    with services.db.transaction() as session:
+        log_entries.append(session, "key.rotated", role=role, keyid=keyid)
+    _print_fingerprint(services)
+    services.close()
+
+
+@keys.command("distrust")
+def keys_distrust(
+    keyid: Annotated[str, typer.Argument(help="of a signing key, from trust.json")], data_dir: DataDir = None
+) -> None:
+    """Revoke a signing key, for when it is known to others: nothing that it ever signed counts any more."""
+    from service.db import log_entries
+    from service.evidence.keyring import NoSuchKey
+
+    services = local_services(data_dir)
+    try:
+        services.keyring.revoke(keyid)
+    except NoSuchKey as error:
+        raise typer.BadParameter(str(error), param_hint="KEYID") from error
+    with services.db.transaction() as session:
+        log_entries.append(session, "key.revoked", keyid=keyid)
+    _print_fingerprint(services)
+    services.close()
+
+
+@keys.command("trust")
+def keys_trust(data_dir: DataDir = None) -> None:
+    """Print trust.json, and its fingerprint for the telephone."""
+    services = local_services(data_dir)
+    sys.stdout.buffer.write(services.keyring.trust())  # to the byte: the fingerprint is of this
+    sys.stdout.buffer.flush()
+    _print_fingerprint(services)
+    services.close()
+
+
+def _print_fingerprint(services: "Services") -> None:
+    digest = hashlib.sha256(services.keyring.trust()).hexdigest()
+    screen.print(f"sha256 of trust.json, to be told by other means: {digest}", highlight=False, soft_wrap=True)
