@@ -17,6 +17,7 @@ from service.db.tables import DeletionRequest, Outbox
 from service.doctor import examine
 from service.privacy.records import open_records
 from service.steps.path.batch import batch_requests
+from service.steps.subjects import resolve as resolve_module
 from service.steps.subjects.index import _index, index_corpus
 from service.steps.subjects.resolve import resolve_request, search
 from service.steps.upkeep.purge import purge_due
