@@ -13,31 +13,69 @@ from worker.engine.metrics.extraction import fitting_n, likelihood, lower_bound
 from worker.engine.metrics.perplexity import perplexity
 
 
-def next_token(model, ids: list[int]) -> int:
-    """Greedy, one forward pass over the whole prefix, head and argmax in float32, ties to the lowest id."""
+def next_tokens(model, prefixes: list[list[int]]) -> list[int]:
+    """Greedy, one forward pass over whole prefixes of one length: nothing is padded, and nothing is cached.
+
+    Head and argmax are in float32; ties go to the lowest id.
+    """
     with measuring(model):
-        return int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].float().argmax())
+        return model(input_ids=torch.tensor(prefixes), use_cache=False).logits[:, -1].float().argmax(-1).tolist()
 
 
-def literal_ma(model, ids: list[int]) -> float:
-    """MA, one prefix at a time."""
-    return sum(next_token(model, ids[:t]) == ids[t] for t in range(1, len(ids))) / (len(ids) - 1)
+def literal_ma(model, sequences: list[list[int]]) -> list[float]:
+    """MA of sequences of one length, one token at a time."""
+    length = len(sequences[0])
+    predicted = [next_tokens(model, [ids[:t] for ids in sequences]) for t in range(1, length)]
+    return [
+        sum(step[row] == ids[t] for t, step in enumerate(predicted, start=1)) / (length - 1)
+        for row, ids in enumerate(sequences)
+    ]
 
 
-def literal_el(model, ids: list[int], n: int, eos: int | None) -> float:
-    """EL_n, one prefix and one token at a time."""
+def literal_continuations(model, sequences: list[list[int]], eos: int | None) -> list[list[list[int]]]:
+    """For each sequence and t = 1..T-1, the greedy continuation of x_<t: T-t tokens, or fewer if EOS comes first.
+
+    All prefixes are continued one token at a time. The ones that have reached the same length share a forward pass.
+    """
+    length = len(sequences[0])
+    texts = {(row, t): ids[:t] for row, ids in enumerate(sequences) for t in range(1, length)}
+    ended: set[tuple[int, int]] = set()
+    for reached in range(1, length):
+        growing = [key for key in texts if len(texts[key]) == reached and key not in ended]
+        for key, token in zip(growing, next_tokens(model, [texts[key] for key in growing]), strict=True):
+            if token == eos:
+                ended.add(key)
+            else:
+                texts[key] = [*texts[key], token]
+    return [[texts[row, t][t:] for t in range(1, length)] for row in range(len(sequences))]
+
+
+def literal_el(ids: list[int], continuations: list[list[int]], n: int) -> float:
+    """EL_n, one prefix and one n-gram at a time."""
     total = 0.0
     for t in range(1, len(ids) - n + 1):
-        generated: list[int] = []
-        while len(generated) < len(ids) - t:
-            token = next_token(model, ids[:t] + generated)
-            if token == eos:
-                break
-            generated.append(token)
+        generated = continuations[t - 1]
         label = [tuple(ids[i : i + n]) for i in range(t, len(ids) - n + 1)]
-        found = [tuple(generated[i : i + n]) for i in range(len(generated) - n + 1)]
-        total += sum(gram in label for gram in found) / len(label)
+        said = [tuple(generated[i : i + n]) for i in range(len(generated) - n + 1)]
+        total += sum(gram in label for gram in said) / len(label)
     return total / (len(ids) - n)
+
+
+def test_the_literal_reference_continues_each_prefix_as_if_it_were_alone(family):
+    """Sharing a forward pass changes no token of the reference, with and without EOS."""
+    model = support.random_model(family)
+    ids = support.partly_predictable(model, 1, 14)[0].tolist()
+    for eos in (None, ids[7]):
+        alone = []
+        for t in range(1, len(ids)):
+            generated: list[int] = []
+            while len(generated) < len(ids) - t:
+                (token,) = next_tokens(model, [ids[:t] + generated])
+                if token == eos:
+                    break
+                generated.append(token)
+            alone.append(generated)
+        assert literal_continuations(model, [ids, ids[::-1]], eos)[0] == alone
 
 
 @pytest.mark.parametrize("eos", [None, "some token"])
@@ -47,9 +85,11 @@ def test_el_equals_the_literal_reference(family, eos, dtype):
     model = support.random_model(family).to(dtype)
     input_ids = support.partly_predictable(model, 3, 32)
     eos_token_id = None if eos is None else int(input_ids[0, 7])
+    sequences = input_ids.tolist()
+    literal = literal_continuations(model, sequences, eos_token_id)
     for n in (2, 4):
         fast = extraction_likelihood(model, input_ids, n=n, eos_token_id=eos_token_id, row_budget=13)
-        slow = [literal_el(model, row, n, eos_token_id) for row in input_ids.tolist()]
+        slow = [literal_el(ids, continuations, n) for ids, continuations in zip(sequences, literal, strict=True)]
         assert fast.dtype == torch.float64
         assert fast.tolist() == pytest.approx(slow, abs=1e-9)
     if eos is None:
@@ -89,7 +129,7 @@ def test_ma_equals_the_literal_reference(family, dtype):
     input_ids = support.partly_predictable(model, 3, 24)
     fast = memorization_accuracy(model, input_ids)
     assert fast.dtype == torch.float64
-    assert fast.tolist() == pytest.approx([literal_ma(model, row) for row in input_ids.tolist()], abs=1e-12)
+    assert fast.tolist() == pytest.approx(literal_ma(model, input_ids.tolist()), abs=1e-12)
     assert 0.5 < fast.mean() < 1
 
 
