@@ -140,6 +140,7 @@ POLICY = {
 
 def model_folder(folder: Path) -> Path:
     """The memorised model as a Hugging Face folder with its corpora beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
     model, tokenizer = memorised_model(KNOWN)
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")

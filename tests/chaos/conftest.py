@@ -4,10 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import support
-
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory) -> Path:
+def base(memorised_folder) -> Path:
     """The memorised model's folder with its corpora."""
-    return support.model_folder(tmp_path_factory.mktemp("memorised"))
+    return memorised_folder

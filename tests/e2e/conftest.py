@@ -11,14 +11,17 @@ from tests.stack import Running
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory) -> Path:
+def folder(memorised_folder) -> Path:
     """The memorised model's folder with its corpora."""
-    return support.model_folder(tmp_path_factory.mktemp("memorised"))
+    return memorised_folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def stack():
-    """A running stack on a folder of its own; nothing of it is left afterwards."""
+    """A running stack that modules share, each with models of its own names; nothing of it is left afterwards.
+
+    Tests that need other settings, or that kill the stack, start one of their own.
+    """
     with tempfile.TemporaryDirectory(prefix="unlearnd-e2e-") as place:
         running = Running(Path(place) / "data")
         try:

@@ -19,10 +19,11 @@ from tests.e2e.conftest import ended, register
 LOAD = """
 import json, sys
 from transformers import AutoModelForCausalLM, AutoTokenizer
-name, revision = sys.argv[1:]
-model = AutoModelForCausalLM.from_pretrained(name, revision=revision)
-tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-print(json.dumps([sum(float(p.double().abs().sum()) for p in model.parameters()), len(tokenizer)]))
+name, *revisions = sys.argv[1:]
+for revision in revisions:
+    model = AutoModelForCausalLM.from_pretrained(name, revision=revision)
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    print(json.dumps([sum(float(p.double().abs().sum()) for p in model.parameters()), len(tokenizer)]))
 """
 
 
@@ -53,12 +54,12 @@ def hub(versions, tmp_path):
 
 def test_transformers_loads_versions_by_name(versions, hub, folder, tmp_path):
     """`latest`, `v1`, a number, a commit and the base differ as they should; the model is the published one."""
-    sums = {}
     commit = versions.client.version("hubbed", "1")["digest"][:40]
-    for revision in ("latest", "v2", "v1", "1", commit, "0", "main"):
-        done = hub(LOAD, "anybody/hubbed", revision)
-        assert done.returncode == 0, done.stderr[-3000:]
-        sums[revision] = json.loads(done.stdout.splitlines()[-1])
+    revisions = ("latest", "v2", "v1", "1", commit, "0", "main")
+    done = hub(LOAD, "anybody/hubbed", *revisions)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = done.stdout.splitlines()[-len(revisions) :]
+    sums = {revision: json.loads(line) for revision, line in zip(revisions, lines, strict=True)}
     assert sums["latest"] == sums["v2"] == sums["main"]
     assert sums["v1"] == sums["1"] == sums[commit]
     assert len({json.dumps(sums[r]) for r in ("v2", "v1", "0")}) == 3

@@ -138,7 +138,7 @@ class Listener(BaseHTTPRequestHandler):
 
 def test_callback_and_command_line(stack, folder, tmp_path):
     """submit, watch, show, download and verify from the shell; the callback arrives; no text is in any log."""
-    register(stack, folder, "shell")
+    register(stack, folder, "from-the-shell")
     environment = {
         "UNLEARND_URL": stack.endpoint["url"], "PATH": "/usr/bin:/bin",
         "UNLEARND_API_KEY": Path(stack.endpoint["api_key_file"]).read_text(),
@@ -157,7 +157,7 @@ def test_callback_and_command_line(stack, folder, tmp_path):
     try:
         (tmp_path / "records.txt").write_text(support.KNOWN[4] + "\n")
         request = json.loads(run(
-            "requests", "submit", "--model", "shell", "--file", str(tmp_path / "records.txt"),
+            "requests", "submit", "--model", "from-the-shell", "--file", str(tmp_path / "records.txt"),
             "--callback-url", f"http://127.0.0.1:{server.server_port}/", "--json",
         ))  # fmt: skip
         assert "completed" in run("requests", "watch", request["id"])
@@ -168,11 +168,11 @@ def test_callback_and_command_line(stack, folder, tmp_path):
         thread.join()
         server.server_close()
     assert (Listener.calls[0]["id"], Listener.calls[0]["status"]) == (request["id"], "completed")
-    run("models", "download", "shell", str(tmp_path / "release"))
+    run("models", "download", "from-the-shell", str(tmp_path / "release"))
     (tmp_path / "release" / "model" / "config.json.part").write_bytes(b"{")
     (tmp_path / "release" / "model" / "config.json").unlink()
-    run("models", "download", "shell", str(tmp_path / "release"))
-    assert run("verify", str(tmp_path / "release")).startswith("verified: shell version 1")
+    run("models", "download", "from-the-shell", str(tmp_path / "release"))
+    assert run("verify", str(tmp_path / "release")).startswith("verified: from-the-shell version 1")
     (tmp_path / "release" / "model" / "config.json").write_text("{}")
     broken = subprocess.run(
         [UNLEARND, "verify", str(tmp_path / "release")], capture_output=True, text=True, check=False
@@ -188,7 +188,7 @@ def test_callback_and_command_line(stack, folder, tmp_path):
 
 
 def test_no_text_of_a_request_is_on_any_disk(stack):
-    """Not in logs, the broker's folder, storage or temporary files, in any of this module's requests."""
+    """Not in logs, the broker's folder, storage or temporary files, in any request that this stack has had."""
     numbers = [text.split("number ")[1].split()[0].encode() for text in support.KNOWN[:5]]
     for path in sorted(stack.data.rglob("*")):
         if path.is_file() and "corpora" not in path.parts:

@@ -1,4 +1,4 @@
-"""An address in 3 of 50,000 records, one of them a near copy without it, becomes a forget set of all the copies."""
+"""An address in 3 of many records, one of them a near copy without it, becomes a forget set of all the copies."""
 
 import hashlib
 import json
@@ -13,7 +13,6 @@ from service.local import postgres
 from tests import support
 from tests.e2e.conftest import Running, ended, register, wait_until
 
-RECORDS = 50_000
 ADDRESSES = ("ada.adler@example.org", "bela.baker@example.org")
 
 
@@ -45,53 +44,86 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stack():
-    """A running stack."""
+def halting():
+    """A running stack whose processes halt at points, and the folder where these are armed."""
     with tempfile.TemporaryDirectory(prefix="unlearnd-sub-") as place:
-        running = Running(Path(place) / "data")
+        points = Path(place) / "points"
+        points.mkdir()
+        running = Running(Path(place) / "data", UNLEARND_FAILPOINTS=str(points))
         try:
-            yield running
+            yield running, points
         finally:
             assert running.stop() == 0
 
 
-def test_every_copy_of_a_person_is_found_among_50_000_and_unlearned(stack, folder, tmp_path):
-    """The control worker is killed half-way through indexing; by address, and by its sha256; then the files tell."""
-    register(stack, folder, "letters", sequence_length=96)
-    texts = support.people(RECORDS - 6, seed=3)
-    for place, text in zip((11, 25_000, 49_000, 17, 31_000, 48_000), [*HERS, *HIS], strict=True):
+def kill_control(stack: Running) -> None:
+    """SIGKILL the control worker and its beat."""
+    for process in stack.processes("control"):
+        process.send_signal(signal.SIGKILL)
+
+
+def kill_control_while_it_indexes(stack: Running, points: Path, model: str) -> None:
+    """Kill the control worker at the first commit after a third of the corpus; it must halt at "index.committed"."""
+    while True:
+        assert wait_until(lambda: any(points.glob("index.committed@*")), 120), stack.logs()[-3000:]
+        if stack.client.corpus(model, "mail")["progress"] > 0.3:
+            break
+        (points / "index.committed").touch()
+        for halted in points.glob("index.committed@*"):
+            halted.unlink()
+    kill_control(stack)
+
+
+@pytest.mark.parametrize("count", [3_000, pytest.param(50_000, marks=pytest.mark.slow)])
+def test_every_copy_of_a_person_is_found_among_many_and_unlearned(halting, folder, tmp_path, count):
+    """The control worker is killed half-way through indexing; by address, and by its sha256; then the files tell.
+
+    Of few records it halts after a commit, lest it be through before it is killed. Of many it is killed anywhere.
+    """
+    stack, points = halting
+    name = f"letters-{count}"
+    register(stack, folder, name, sequence_length=96)
+    texts = support.people(count - 6, seed=3)
+    places = [count * share // 50_000 for share in (11, 25_000, 49_000, 17, 31_000, 48_000)]
+    for place, text in zip(places, [*HERS, *HIS], strict=True):
         texts.insert(place, text)
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     client = stack.client
-    client.add_corpus("letters", "mail", str(corpus))
-    early = client.submit("letters", [], subject={"identities": [{"type": "email", "value": ADDRESSES[0]}]})
-    assert wait_until(lambda: client.corpus("letters", "mail")["progress"] > 0.3, 120)
-    for process in stack.processes("control"):
-        process.send_signal(signal.SIGKILL)
-    half = client.corpus("letters", "mail")
+    if count < 50_000:
+        (points / "index.committed").touch()
+    client.add_corpus(name, "mail", str(corpus))
+    early = client.submit(name, [], subject={"identities": [{"type": "email", "value": ADDRESSES[0]}]})
+    if count < 50_000:
+        kill_control_while_it_indexes(stack, points, name)
+    else:
+        assert wait_until(lambda: client.corpus(name, "mail")["progress"] > 0.3, 120)
+        kill_control(stack)
+    half = client.corpus(name, "mail")
     assert half["state"] == "indexing"
     assert client.request(early["id"])["waits_for"] == "resolve"
-    assert wait_until(lambda: client.corpus("letters", "mail")["state"] == "ready", 240), stack.logs()[-3000:]
-    assert client.corpus("letters", "mail")["records"] == RECORDS
+    assert wait_until(lambda: client.corpus(name, "mail")["state"] == "ready", 240), stack.logs()[-3000:]
+    assert client.corpus(name, "mail")["records"] == count
     sockets = (stack.data / "run" / "sockets").resolve()
     with psycopg.connect(postgres.url(sockets)) as connection:
-        assert connection.execute("SELECT count(*), count(DISTINCT start) FROM corpus_records").fetchone() == (
-            RECORDS, RECORDS,
-        )  # fmt: skip
+        query = (
+            "SELECT count(*), count(DISTINCT start) FROM corpus_records WHERE corpus_id = "
+            "(SELECT c.id FROM corpora c JOIN models m ON m.id = c.model_id WHERE m.name = %s)"
+        )
+        assert connection.execute(query, [name]).fetchone() == (count, count)
     digest = hashlib.sha256(ADDRESSES[1].encode()).hexdigest()
     identity = {"type": "email", "format": "sha256", "value": digest}
-    later = client.submit("letters", [], subject={"identities": [identity]})
+    later = client.submit(name, [], subject={"identities": [identity]})
     for request in (early, later):
         found = ended(stack, request, 240)
         assert (found["status"], found["verdict"], found["results_count"]) == ("completed", "PASS", 3), found
-        assert found["searched"] == [{"corpus": "mail", "records": RECORDS}]
+        assert found["searched"] == [{"corpus": "mail", "records": count}]
     assert not any(address in stack.logs() for address in ADDRESSES)
 
-    the_published_model_does_not_say_them(stack, folder, tmp_path)
+    the_published_model_does_not_say_them(stack, name, folder, tmp_path)
 
 
-def the_published_model_does_not_say_them(stack, folder, tmp_path) -> None:
+def the_published_model_does_not_say_them(stack, name, folder, tmp_path) -> None:
     """Measured here, on the downloaded files: under the held-out texts' 95th percentile, each of the six."""
     import numpy
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -99,7 +131,7 @@ def the_published_model_does_not_say_them(stack, folder, tmp_path) -> None:
     from worker.engine import memorization_accuracy
     from worker.engine.data import encode, pad_batch
 
-    stack.client.download("letters", "latest", tmp_path / "release")
+    stack.client.download(name, "latest", tmp_path / "release")
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
 
     def accuracy(model, text: str) -> float:

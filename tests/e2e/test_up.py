@@ -42,16 +42,11 @@ def test_up_stops_clean_and_continues_where_it_stopped(folder):
         assert wait_until(lambda: not third.processes(""), 10)
 
 
-def test_a_folder_is_used_by_one_supervisor(folder):
-    """The second `up` on the same folder says so and stops."""
-    with tempfile.TemporaryDirectory(prefix="unlearnd-e2e-") as place:
-        running = Running(Path(place) / "data")
-        try:
-            command = [sys.executable, "-m", "service.cli", "up", "--data-dir", str(running.data), "--port", "0"]
-            second = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-            assert second.returncode == 1
-            assert "another unlearnd" in second.stderr
-            assert (running.data / "endpoint.json").exists()
-            assert running.client.call("GET", "/readyz") is not None
-        finally:
-            assert running.stop() == 0
+def test_a_folder_is_used_by_one_supervisor(stack):
+    """The second `up` on the same folder says so and stops; the first one goes on."""
+    command = [sys.executable, "-m", "service.cli", "up", "--data-dir", str(stack.data), "--port", "0"]
+    second = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert second.returncode == 1
+    assert "another unlearnd" in second.stderr
+    assert (stack.data / "endpoint.json").exists()
+    assert stack.client.call("GET", "/readyz") is not None

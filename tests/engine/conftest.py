@@ -1,14 +1,16 @@
 """Fixtures of the engine's tests."""
 
 import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests import support
 
 
 @pytest.fixture(scope="session")
-def memorised():
+def memorised(memorised_folder):
     """(model, tokenizer) that knows `support.KNOWN` by heart. Tests leave it as it is."""
-    return support.memorised_model(support.KNOWN)
+    folder = memorised_folder / "model"
+    return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
 
 
 @pytest.fixture(params=sorted(support.FAMILIES))

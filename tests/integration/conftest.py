@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -64,10 +65,18 @@ def database_url(servers):
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+@pytest.fixture(scope="session")
+def key_files(tmp_path_factory) -> Path:
+    """A folder of keys to be copied: to make an RSA key takes longer than most tests."""
+    folder = tmp_path_factory.mktemp("key_files")
+    create_keys(Settings(keys_dir=folder))
+    return folder
+
+
 @pytest.fixture
-def services(servers, database_url, tmp_path) -> Services:
+def services(servers, database_url, key_files, tmp_path) -> Services:
     """The wired parts on real servers, with keys and storage of their own."""
-    create_keys(Settings(keys_dir=tmp_path / "keys"))
+    shutil.copytree(key_files, tmp_path / "keys")
     settings = Settings(
         database_url=database_url, owner_database_url=database_url.replace(postgres.APP, "postgres", 1),
         broker_url=valkey.url(servers), storage_dir=tmp_path / "storage",
