@@ -15,14 +15,13 @@ import pytest
 from transformers import AutoTokenizer
 
 from service.local.supervisor import wait_until
-from tests import support
+from tests import ROOT, support
 from tests.chaos.faults import APPLIES, CASES, POINTS
 from tests.chaos.run import NEEDS_MOUNT, POLICY, run_case
 from tests.chaos.stack import EXECUTING, PATIENCE, TIMES, Chaos
 
 SEED = int(os.environ.get("UNLEARND_CHAOS_SEED", "4"))
 HOW_MANY, AT_ONCE = 8, 2  # cases in `make test-all` and in `make test`
-ROOT = Path(__file__).parents[2]
 
 
 @contextmanager

@@ -1,8 +1,192 @@
-"""What the offline checks are tested without."""
+"""Real PostgreSQL and Valkey, one server each a test process, an empty database a test; and no network at all.
 
+A test without a server asks for none of `servers`, `database_url`, `services`, `api`, `model` and `job`.
+"""
+
+import os
+import re
+import shutil
 import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from uuid import UUID
 
+import psycopg
 import pytest
+from fastapi.testclient import TestClient
+
+from service import migrate
+from service.bootstrap import Services, build, create_keys
+from service.config import Settings
+from service.db import api_keys, models
+from service.local import postgres, valkey
+from service.local.supervisor import wait_until
+from service.main import create_app
+from service.steps.path.batch import batch_requests
+from tests import ROOT
+
+REQUESTS = "/v1/deletion-requests"
+
+
+@pytest.fixture(scope="session")
+def servers():
+    """(sockets folder) of a running PostgreSQL with a migrated template and the service's role, and a Valkey."""
+    with tempfile.TemporaryDirectory(prefix="unlearnd-t-") as place:
+        root = Path(place)
+        root.chmod(0o755)
+        sockets = root / "s"
+        sockets.mkdir()
+        processes = [
+            valkey.process(root / "valkey", sockets, root / "valkey.log"),
+            postgres.process(root / "postgres", sockets, root / "postgres.log"),
+        ]
+        for process in processes:
+            process.start()
+        try:
+            assert wait_until(lambda: valkey.is_ready(sockets), 30)
+            assert wait_until(lambda: postgres.is_ready(root / "postgres", sockets), 30)
+            with psycopg.connect(postgres.url(sockets), autocommit=True) as connection:
+                connection.execute("CREATE DATABASE template_unlearnd")
+            owner, app = (postgres.url(sockets, "template_unlearnd", user) for user in ("postgres", postgres.APP))
+            migrate.upgrade(owner, app)
+            yield sockets
+        finally:
+            for process in reversed(processes):
+                process.ask_to_stop()
+                process.wait()
+
+
+@pytest.fixture
+def database_url(servers):
+    """An empty, migrated database, as the service's role."""
+    name = f"t{os.urandom(6).hex()}"
+    with psycopg.connect(postgres.url(servers), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template_unlearnd")
+        yield postgres.url(servers, name, postgres.APP)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def key_files(tmp_path_factory) -> Path:
+    """A folder of keys to be copied: to make an RSA key takes longer than most tests."""
+    folder = tmp_path_factory.mktemp("key_files")
+    create_keys(Settings(keys_dir=folder))
+    return folder
+
+
+@pytest.fixture
+def services(servers, database_url, key_files, tmp_path) -> Services:
+    """The wired parts on real servers, with keys and storage of their own."""
+    shutil.copytree(key_files, tmp_path / "keys")
+    settings = Settings(
+        database_url=database_url, owner_database_url=database_url.replace(postgres.APP, "postgres", 1),
+        broker_url=valkey.url(servers), storage_dir=tmp_path / "storage",
+        keys_dir=tmp_path / "keys", max_wait_seconds=0, lease_seconds=5, max_body_bytes=200_000, max_records=8,
+        max_record_bytes=1000, callback_allow_private=True,
+    )  # fmt: skip
+    parts = build(settings)
+    yield parts
+    parts.close()
+
+
+@pytest.fixture
+def key_of(services):
+    """Make an API key with these scopes; returns the secret."""
+
+    def make(*scopes: str) -> str:
+        with services.db.transaction() as session:
+            return api_keys.create(session, "test", list(scopes))[1]
+
+    return make
+
+
+@pytest.fixture
+def api(services, key_of):
+    """An HTTP client of the application with an admin key."""
+    with TestClient(create_app(services), headers={"Authorization": f"Bearer {key_of('admin')}"}) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory) -> Path:
+    """A random model's folder with its corpora; nothing is memorised."""
+    from tests import support  # torch: the tests of the verifier do without it
+
+    folder = tmp_path_factory.mktemp("base")
+    model = support.random_model("gpt_neox")
+    model.save_pretrained(folder / "model")
+    support.train_tokenizer(support.KNOWN).save_pretrained(folder / "model")
+    support.write_texts(folder / "retain.jsonl", support.RETAIN)
+    support.write_texts(folder / "heldout.jsonl", support.HELDOUT)
+    return folder
+
+
+def registration(base: Path, **changes) -> dict:
+    """The body that registers the model."""
+    body = {
+        "name": "tiny", "path": str(base / "model"), "retain_path": str(base / "retain.jsonl"),
+        "heldout_path": str(base / "heldout.jsonl"), "policy": {"max_wait_seconds": 0},
+    }  # fmt: skip
+    return {**body, **changes}
+
+
+@pytest.fixture
+def model(api, base) -> str:
+    """A registered model's name."""
+    assert api.post("/v1/models", json=registration(base)).status_code == 201
+    return "tiny"
+
+
+def submit(api, headers=None, **fields) -> dict:
+    """A request of one record."""
+    body = {"model": "tiny", "records": [{"text": "a record"}], **fields}
+    return api.post(REQUESTS, json=body, headers=headers).json()
+
+
+def only_model(services) -> UUID:
+    """The id of the one model."""
+    with services.db.transaction() as session:
+        return models.by_name(session, "tiny").id
+
+
+@pytest.fixture
+def job(api, services, model):
+    """(request, job id) of a sealed window."""
+    request = submit(api)
+    return request, batch_requests(services, only_model(services))
+
+
+def runbook(name: str) -> str:
+    """The block of that name in docs/operations.md."""
+    found = re.findall(rf"^```sh {name}\n(.*?)^```", (ROOT / "docs" / "operations.md").read_text(), re.M | re.S)
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.fixture
+def run(services, servers, tmp_path):
+    """Run a block of the runbook as an operator's shell would."""
+    settings = services.settings
+    (tmp_path / "backup").mkdir()
+    programs = postgres.prepare(servers.parent / "postgres")
+    environment = {
+        "PATH": f"{programs}:{Path(sys.executable).parent}:/usr/bin:/bin", "BACKUP": str(tmp_path / "backup"),
+        "UNLEARND_DATABASE_URL": settings.database_url, "UNLEARND_BROKER_URL": settings.broker_url,
+        "UNLEARND_STORAGE_DIR": str(settings.storage_dir), "UNLEARND_KEYS_DIR": str(settings.keys_dir),
+        "UNLEARND_OWNER_DATABASE_URL": settings.owner_database_url,
+    }  # fmt: skip
+
+    def run_block(name: str) -> str:
+        services.db.engine.dispose()
+        done = subprocess.run(
+            ["bash", "-ec", runbook(name)], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run_block
 
 
 @pytest.fixture

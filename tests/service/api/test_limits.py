@@ -1,0 +1,63 @@
+"""Too much is refused, while everybody else is served."""
+
+import socket
+import threading
+
+import httpx
+from sqlalchemy import text
+
+from service.local.supervisor import wait_until
+from tests.service.served import served
+
+
+def test_more_than_can_be_worked_on_is_refused_not_queued(services, model, key_of):
+    """With the table locked, requests pile up to the limit; the others get 503 with Retry-After, and none is lost."""
+    services.settings.max_requests = 4
+    headers = {"Authorization": f"Bearer {key_of('submit')}"}
+    body = {"model": "tiny", "records": [{"text": "a record"}]}
+    answers: list[httpx.Response] = []
+    with served(services) as address:
+        url = f"http://{address[0]}:{address[1]}"
+
+        def submit() -> None:
+            answers.append(httpx.post(f"{url}/v1/deletion-requests", json=body, headers=headers, trust_env=False))
+
+        threads = [threading.Thread(target=submit) for _ in range(10)]
+        with services.db.transaction() as session:
+            session.execute(text("LOCK TABLE deletion_requests IN EXCLUSIVE MODE"))
+            for thread in threads:
+                thread.start()
+            assert wait_until(lambda: len(answers) == 6, 20)
+            assert {a.status_code for a in answers} == {503}
+            assert all(int(a.headers["Retry-After"]) >= 1 for a in answers)
+            assert answers[0].json()["code"] == "busy"
+            assert httpx.get(f"{url}/livez", trust_env=False).status_code == 200
+        for thread in threads:
+            thread.join()
+        assert sorted(a.status_code for a in answers) == [202] * 4 + [503] * 6
+        found = httpx.get(f"{url}/v1/deletion-requests", headers=headers, trust_env=False).json()["items"]
+        assert {f["id"] for f in found} == {a.json()["id"] for a in answers if a.status_code == 202}
+
+
+def test_bodies_that_do_not_come_keep_nobody_out(services, key_of):
+    """As many half bodies as there may be requests, and one more: others are answered all the same."""
+    services.settings.max_requests = 3
+    head = b"POST /v1/deletion-requests HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
+    headers = {"Authorization": f"Bearer {key_of('read')}"}
+    with served(services) as address:
+        slow = [socket.create_connection(address) for _ in range(4)]
+        for client in slow:
+            client.sendall(head)
+        url = f"http://{address[0]}:{address[1]}/v1/deletion-requests"
+        assert httpx.get(url, headers=headers, trust_env=False).status_code == 200
+        for client in slow:
+            client.close()
+
+
+def test_an_oversized_body_is_refused_before_it_is_read(services, key_of):
+    """413 comes back though not a byte of the announced body was sent."""
+    with served(services) as address, socket.create_connection(address) as client:
+        head = f"POST /v1/deletion-requests HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key_of('submit')}\r\n"
+        client.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 999999999\r\n\r\n".encode())
+        client.settimeout(5)
+        assert b" 413 " in client.recv(1 << 16).split(b"\r\n")[0]

@@ -1,0 +1,101 @@
+"""Registering a model, and a clear answer for every bad folder and every bad file of reference texts."""
+
+import json
+import shutil
+
+import pytest
+
+from tests.service.api.submissions import assert_problem, counts
+from tests.service.conftest import registration
+
+
+def damaged(base, folder, change) -> str:
+    """A copy of the model's folder with one thing changed."""
+    shutil.copytree(base / "model", folder)
+    change(folder)
+    return str(folder)
+
+
+def ask_for_code(folder) -> None:
+    """Give config.json an auto_map."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "m.M"}}))
+
+
+BAD_FOLDERS = {
+    "no safetensors": lambda f: (f / "model.safetensors").unlink(),
+    "pickle beside": lambda f: (f / "pytorch_model.bin").write_bytes(b"x"),
+    "code beside": lambda f: (f / "modeling_x.py").write_text(""),
+    "remote code": ask_for_code,
+    "cut weights": lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-1]),
+    "no weights inside": lambda f: (f / "model.safetensors").write_bytes(b"\x02" + b"\0" * 7 + b"{}"),
+    "broken config": lambda f: (f / "config.json").write_text("{"),
+    "no tokenizer": lambda f: (f / "tokenizer.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FOLDERS)
+def test_unsafe_model_folders_are_refused(api, services, base, tmp_path, name):
+    """422 naming `path`; no model is made."""
+    path = damaged(base, tmp_path / "m", BAD_FOLDERS[name])
+    assert_problem(api.post("/v1/models", json=registration(base, path=path)), 422, "path")
+    assert counts(services)[0] == 0
+
+
+BAD_CORPORA = {
+    "empty": "",
+    "too few": "\n".join(f"line {i}" for i in range(19)),
+    "blank lines": "\n" * 100,
+}
+
+
+@pytest.mark.parametrize("name", BAD_CORPORA)
+def test_heldout_that_cannot_set_a_threshold_is_refused(api, base, tmp_path, name):
+    """422 naming `heldout_path`."""
+    (tmp_path / "h.txt").write_text(BAD_CORPORA[name])
+    answer = api.post("/v1/models", json=registration(base, heldout_path=str(tmp_path / "h.txt")))
+    assert_problem(answer, 422, "heldout_path")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content"),
+    [
+        ("txt", b""), ("jsonl", b'{"text": "a"}\nnot json\n'), ("jsonl", b'{"no": 1}\n'), ("csv", b"a,b\n1,2\n"),
+        ("txt", b"\xff\xfe"),
+    ],
+)  # fmt: skip
+def test_unreadable_retain_is_refused(api, base, tmp_path, suffix, content):
+    """422 naming `retain_path`."""
+    (tmp_path / f"r.{suffix}").write_bytes(content)
+    answer = api.post("/v1/models", json=registration(base, retain_path=str(tmp_path / f"r.{suffix}")))
+    assert_problem(answer, 422, "retain_path")
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "field"),
+    [
+        ({"path": "/nowhere"}, 422, "path"), ({"path": "no such/hub id!"}, 422, "path"),
+        ({"retain_path": "/nowhere"}, 422, "retain_path"), ({"name": "No Spaces"}, 422, "name"),
+        ({"policy": {"rank": 0}}, 422, "policy.rank"), ({"policy": {"loss": "x"}}, 422, "policy.loss"),
+        ({"policy": {"surprise": 1}}, 422, "policy.surprise"), ({"extra": 1}, 422, "extra"),
+    ],
+)  # fmt: skip
+def test_bad_registrations_name_their_field(api, base, changes, status, field):
+    """The same form as everywhere."""
+    assert_problem(api.post("/v1/models", json=registration(base, **changes)), status, field)
+
+
+def test_a_name_is_taken_once(api, base, model):
+    """409, and the first one stands."""
+    assert_problem(api.post("/v1/models", json=registration(base)), 409, "name")
+
+
+def test_corpora_may_be_jsonl_csv_or_lines(api, base, tmp_path):
+    """All three give the same number of texts."""
+    lines = [f"text number {i}" for i in range(25)]
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    (tmp_path / "b.csv").write_text("id,text\n" + "\n".join(f'{i},"{t}"' for i, t in enumerate(lines)))
+    (tmp_path / "c.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in lines))
+    for path in sorted(tmp_path.glob("?.*")):
+        made = api.post("/v1/models", json=registration(base, name=f"m-{path.suffix[1:]}", heldout_path=str(path)))
+        assert made.json()["heldout_records"] == 25

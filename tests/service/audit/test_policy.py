@@ -1,0 +1,153 @@
+"""What the verifier recomputes from the certificate's own numbers, and the words it refuses."""
+
+import json
+
+import pytest
+
+from service.audit.certificate import NOT_MEMORISED, RequestLine, WordingRefused
+from service.audit.manifest import manifest
+from service.audit.verification import ExitCode
+from service.audit.verify import verify
+from tests.issuer import LINEAGE, LINES, POLICY, REPORT, TABLE, release_payload
+from tests.service.audit.releases import refused
+
+pytestmark = pytest.mark.usefixtures("no_network")
+
+
+FAILED = RequestLine("d" * 32, b"\2" * 32, "FAIL", "criterion_missed")
+
+
+POLICY_FAILURES = {
+    "a request failed": ({"requests": [*LINES, FAILED]}, "did not pass"),
+    "a request was not tested": (
+        {"requests": [*LINES, RequestLine("d" * 32, b"\2" * 32, "NOT_TESTED", None)]}, "did not pass",
+    ),
+    "no request": ({"requests": []}, "no request"),
+    "MA over the limit": ({"report": {**REPORT, "after": {"el": 0.0, "ma": 0.41}}}, "mean MA"),
+    "EL over the limit": ({"report": {**REPORT, "after": {"el": 0.02, "ma": 0.3}}}, "mean EL"),
+    "a limit over every threshold": ({"report": {**REPORT, "limits": {"el": 0.01, "ma": 0.400001}}}, "every threshold"),
+    "over budget": (
+        {
+            "report": {
+                **REPORT,
+                "utility": {**REPORT["utility"], "heldout_ratio": 1.100001, "heldout_perplexity_after": 9.900009},
+            }
+        },
+        "is over",
+    ),
+    "an earlier request came back": (
+        {"report": {**REPORT, "earlier": {"requests": 2, "regressed": ["e" * 32]}}}, "came back",
+    ),
+    "another budget": (
+        {"report": {**REPORT, "utility": {**REPORT["utility"], "max_ratio": 1.2}}}, "budget is not the policy's",
+    ),
+    "a ratio of other perplexities": (
+        {"report": {**REPORT, "utility": {**REPORT["utility"], "heldout_perplexity_after": 9.9}}}, "not that of the",
+    ),
+    "not within its budget": (
+        {"report": {**REPORT, "utility": {**REPORT["utility"], "within_budget": False}}}, "perplexity ratio",
+    ),
+    "nobody was trained on": (
+        {"requests": [RequestLine(r.ref, r.commitment, "PASS", NOT_MEMORISED) for r in LINES]},
+        "nothing was trained on",
+    ),
+    "no epoch": ({"report": {**REPORT, "epochs": 0}}, "nothing was trained on"),
+    "not published": ({"published": False}, "not published"),
+    "overall FAIL": ({"overall": "FAIL"}, "overall"),
+    "no thresholds": ({"report": {**REPORT, "thresholds": []}}, "no thresholds"),
+    "a version is skipped": ({"lineage": {**LINEAGE, "version": 3}}, "broken lineage"),
+    "another is superseded": ({"lineage": {**LINEAGE, "supersedes": 1}}, "broken lineage"),
+    "a parent without a certificate": (
+        {"lineage": {**LINEAGE, "version": 2, "parent_version": 1, "supersedes": 1}}, "broken lineage",
+    ),
+    "a registered parent with one": ({"lineage": {**LINEAGE, "parent_certificate": "a" * 64}}, "broken lineage"),
+    "no utility": ({"report": {**REPORT, "utility": None}}, "lacks or garbles"),
+    "no after": ({"report": {**REPORT, "after": None}}, "was not run"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", POLICY_FAILURES)
+def test_overall_is_recomputed(tmp_path, issuer, name):
+    """PASS is believed only if the numbers and verdicts add up to it."""
+    changes, reason = POLICY_FAILURES[name]
+    found = refused(issuer.release(tmp_path / "r", **changes))
+    assert (found.code, reason in found.reason) == (ExitCode.POLICY_FAILURE, True), found.reason
+
+
+def test_exactly_at_the_limit_passes(tmp_path, issuer):
+    """At or under: the limits are held-out means, and the budget is a maximum."""
+    utility = {**REPORT["utility"], "heldout_ratio": 1.1, "heldout_perplexity_after": 9.9}
+    verify(issuer.release(tmp_path / "r", report={**REPORT, "after": {"el": 0.01, "ma": 0.4}, "utility": utility}))
+
+
+def test_another_number_of_requests_is_a_failure(release, issuer):
+    """The forget set's count is that of the verdicts."""
+    issuer.changed(release, "forget_set", "requests", to=4)
+    assert "another number" in refused(release).reason
+
+
+@pytest.mark.parametrize("change", ["status", "result", "left out"])
+def test_a_mandatory_attack_must_have_been_run(release, issuer, change):
+    """EL and MA are what the record is about."""
+    attacks = json.loads(release_payload(release))["predicate"]["verification"]["attacks"]
+    wrong = {"status": "NOT_RUN"} if change == "status" else {"result": "FAIL"}
+    changed = attacks[1:] if change == "left out" else [{**attacks[0], **wrong}, *attacks[1:]]
+    found = refused(issuer.changed(release, "verification", "attacks", to=changed))
+    assert (found.code, attacks[0]["name"] in found.reason) == (ExitCode.POLICY_FAILURE, True)
+
+
+FEW = {
+    "two requests": LINES[:2],
+    "three, of which one was not memorised": [*LINES[:2], RequestLine("d" * 32, b"\4" * 32, "PASS", NOT_MEMORISED)],
+}
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_means_of_few_submitters_are_not_shown(tmp_path, issuer, name):
+    """They would be about a person; such a release verifies by its verdicts, and one that tells them does not."""
+    release = issuer.release(tmp_path / "r", requests=FEW[name])
+    predicate = verify(release).statement["predicate"]
+    found = predicate["verification"]
+    assert set(found["before"].values()) | set(found["after"].values()) == {"suppressed"}
+    assert {e["ma"] for e in predicate["training"]["trajectory"]} == {"suppressed"}
+    assert b"0.95" not in release_payload(release)
+    original = release_payload(release)
+    for path, value in (
+        (("verification", "after"), {"el": "0.000000", "ma": "suppressed"}),
+        (("verification", "before"), {"el": "suppressed", "ma": "0.950000"}),
+        (("training", "trajectory", 0, "ma"), "0.600000"),
+    ):
+        issuer.certify(release, original)
+        found = refused(issuer.changed(release, *path, to=value))
+        assert (found.code, "fewer than" in found.reason) == (ExitCode.POLICY_FAILURE, True), path
+
+
+def test_thresholds_that_were_loosened_after_measuring(tmp_path, issuer):
+    """They, or any parameter, are not those that the log had before the run."""
+    loose = [{**TABLE[0], "ma_mean": 0.6}, TABLE[1]]
+    for changes, name in (
+        ({"report": {**REPORT, "thresholds": loose}}, "thresholds"),
+        ({"parameters": {**POLICY, "max_epochs": 21}}, "parameters"),
+    ):
+        found = refused(issuer.release(tmp_path / name, **changes))
+        assert (found.code, found.reason) == (
+            ExitCode.POLICY_FAILURE, f"the {name} are not those that were fixed before the run",
+        )  # fmt: skip
+
+
+# Wording.
+@pytest.mark.parametrize("name", ["we guarantee it", "dpo@example.org", "all data ERASED", "a proof  of\nforgetting"])
+def test_the_issuer_refuses_and_the_verifier_names_bad_wording(release, issuer, name):
+    """The issuer does not write it; the verifier does not accept it from anyone who did, wherever it stands."""
+    with pytest.raises(WordingRefused):
+        issuer.payload(manifest(release), issuer=name)
+    original = release_payload(release)
+    for place in (("issuer",), ("note",), ("method", "parameters", name)):
+        issuer.certify(release, original)
+        assert refused(issuer.changed(release, *place, to=name)).code == ExitCode.POLICY_FAILURE
+
+
+def test_the_issuer_refuses_what_would_not_fit_the_schema(release, issuer):
+    """A float in the lineage is caught before it is signed."""
+    with pytest.raises(WordingRefused, match="lineage"):
+        issuer.payload(manifest(release), lineage={**LINEAGE, "version": 1.5})

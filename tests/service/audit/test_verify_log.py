@@ -1,0 +1,222 @@
+"""An exported log: every way to change it, and every promise that it shows unkept."""
+
+import base64
+import datetime as dt
+import json
+
+import pytest
+
+from service.audit.canonical import dumps
+from service.audit.checkpoint import Checkpoint, Proof, sign_checkpoint
+from service.audit.merkle import leaf_hash, root
+from service.audit.verification import ExitCode, VerificationError
+from service.audit.verify_log import verify_log
+from tests.issuer import ORIGIN, Issuer
+
+pytestmark = pytest.mark.usefixtures("no_network")
+
+
+DUE = dt.date(2026, 3, 1)
+
+
+def accepted(ref: str) -> bytes:
+    """An accepted request, due on the day."""
+    return dumps({"kind": "request.accepted", "ref": ref, "due": DUE.isoformat()})
+
+
+def batched(job: str, *refs: str) -> bytes:
+    """Requests that a job took up."""
+    return dumps({"kind": "job.batched", "job": job, "refs": list(refs)})
+
+
+def certified(job: str) -> bytes:
+    """A job with its record."""
+    return dumps({"kind": "job.certified", "job": job})
+
+
+ENTRIES = [dumps({"kind": "model.registered"}), accepted("a"), accepted("b"), batched("j", "a", "b"), certified("j")]
+
+
+@pytest.fixture(scope="module")
+def issuer(tmp_path_factory):
+    """Who keeps the log."""
+    return Issuer(tmp_path_factory.mktemp("keys"))
+
+
+def note_of(issuer, entries, origin=ORIGIN) -> str:
+    """A signed checkpoint over these entries."""
+    leaves = [leaf_hash(e) for e in entries]
+    return sign_checkpoint(Checkpoint(origin, len(leaves), root(leaves)), issuer.keyring.private("log"))
+
+
+def lines_of(issuer, entries, origin=ORIGIN) -> list[str]:
+    """The lines of an export."""
+    found = [json.dumps({"index": i, "entry": base64.b64encode(e).decode()}) for i, e in enumerate(entries)]
+    return [json.dumps({"checkpoint": note_of(issuer, entries, origin)}), *found]
+
+
+@pytest.fixture
+def export(issuer, tmp_path):
+    """Write an export, or a checkpoint; returns its path."""
+
+    def write(entries=ENTRIES, name="log.jsonl", origin=ORIGIN, change=lambda lines: lines):
+        path = tmp_path / name
+        path.write_text("\n".join(change(lines_of(issuer, entries, origin))) + "\n")
+        return path
+
+    return write
+
+
+def refused(*arguments, **options) -> VerificationError:
+    """What is said of a log that is not taken."""
+    with pytest.raises(VerificationError) as caught:
+        verify_log(*arguments, **options)
+    return caught.value
+
+
+def test_a_whole_log_verifies(export, issuer, tmp_path):
+    """Alone, with a checkpoint of before, with an export of before, and with itself."""
+    path = export()
+    assert verify_log(path, issuer.trust_path).requests == 2
+    kept = tmp_path / "kept"
+    kept.write_text(note_of(issuer, ENTRIES[:3]))
+    for older in (kept, export(ENTRIES[:2], "older.jsonl"), path):
+        assert verify_log(path, issuer.trust_path, older).checkpoint.size == 5
+    proof = Proof(ENTRIES[1], 1, [], note_of(issuer, ENTRIES[:2])).dumps()
+    receipt = json.loads(issuer.keyring.sign("receipt", dumps({"checkpoint": note_of(issuer, ENTRIES[:4])}), "x"))
+    for content, size in ((proof, 2), (json.dumps(receipt), 4), (json.dumps({"receipt": {"signed": receipt}}), 4)):
+        kept.write_text(content)
+        assert verify_log(path, issuer.trust_path, kept).checkpoint.size == 5
+        with pytest.raises(VerificationError, match=f"smaller: {size}, now 1"):
+            verify_log(export(ENTRIES[:1], "one.jsonl"), issuer.trust_path, kept)
+    empty = export([], "empty.jsonl")
+    assert verify_log(empty, issuer.trust_path).requests == 0
+    assert verify_log(path, issuer.trust_path, empty).checkpoint.size == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "reason"),
+    [
+        (lambda x: x[:-1], ExitCode.LOG_FAILURE, "the entries are not those that the checkpoint is of"),
+        (lambda x: [*x, x[-1].replace(": 4", ": 5")], ExitCode.LOG_FAILURE, "the entries are not"),
+        (lambda x: [*x[:-1], x[-2].replace(": 3", ": 4")], ExitCode.LOG_FAILURE, "the entries are not"),
+        (lambda x: [x[0], x[2], x[1], *x[3:]], ExitCode.MALFORMED, "log.jsonl is not an exported log"),
+        (lambda x: x[:1] + x[2:], ExitCode.MALFORMED, "not an exported log"),
+        (lambda x: x[1:], ExitCode.MALFORMED, "not an exported log"),
+        (lambda x: ["{}", *x[1:]], ExitCode.MALFORMED, "not an exported log"),
+        (lambda x: [""], ExitCode.MALFORMED, "not an exported log"),
+        (lambda x: ["[1]"], ExitCode.MALFORMED, "not an exported log"),
+        (lambda x: [*x[:-1], x[-1].replace('"entry": "', '"entry": "@')], ExitCode.MALFORMED, "not an exported log"),
+        (lambda x: [x[0].replace("\\n5\\n", "\\n4\\n"), *x[1:]], ExitCode.LOG_FAILURE, "signature"),
+        (lambda x: ['{"checkpoint": "x"}', *x[1:]], ExitCode.LOG_FAILURE, "not a checkpoint"),
+        (lambda x: [x[0].replace("test/log", "evil/log"), *x[1:]], ExitCode.UNTRUSTED_KEY, "no trusted key"),
+    ],
+)  # fmt: skip
+def test_a_changed_export_is_named(export, issuer, change, code, reason):
+    """Cut, longer, a repeated entry, another order, no checkpoint, nonsense."""
+    found = refused(export(change=change), issuer.trust_path)
+    assert (found.code, reason in found.reason) == (code, True), found.reason
+
+
+def test_an_older_checkpoint_binds(export, issuer, tmp_path):
+    """A smaller log, another name, or another past of the same size: with both roots."""
+    path = export()
+    larger = export([*ENTRIES, accepted("c")], "larger.jsonl")
+    found = refused(path, issuer.trust_path, larger)
+    assert (found.code, found.reason) == (ExitCode.LOG_FAILURE, "the log has become smaller: 6, now 5")
+    other = export(ENTRIES[:2], "other.jsonl", "other/log")
+    assert refused(path, issuer.trust_path, other).reason == "the older checkpoint is of the log other/log"
+    fork = [ENTRIES[0], accepted("x"), *ENTRIES[2:3]]
+    found = refused(path, issuer.trust_path, export(fork, "fork.jsonl"))
+    assert found.code == ExitCode.LOG_FAILURE
+    assert "EQUIVOCATION: two logs of size 3" in found.reason
+    for entries in (fork, ENTRIES[:3]):
+        assert base64.b64encode(root([leaf_hash(e) for e in entries])).decode() in found.reason
+    assert refused(path, issuer.trust_path, tmp_path / "nothing").reason == "nothing holds no checkpoint"
+    (tmp_path / "nonsense").write_text("nonsense")
+    assert refused(path, issuer.trust_path, tmp_path / "nonsense").code == ExitCode.LOG_FAILURE
+    (tmp_path / "nonsense").write_text("{nonsense")
+    assert refused(path, issuer.trust_path, tmp_path / "nonsense").code == ExitCode.MALFORMED
+
+
+def test_keys_that_do_not_count(export, issuer, tmp_path):
+    """A stranger's log, a trust.json without a log key, or none."""
+    stranger = Issuer(tmp_path / "stranger")
+    assert refused(export(), stranger.trust_path).code == ExitCode.UNTRUSTED_KEY
+    trust = json.loads(issuer.keyring.trust())
+    trust["keys"] = [k for k in trust["keys"] if k["role"] != "log"]
+    (tmp_path / "trust.json").write_text(json.dumps(trust))
+    found = refused(export(), tmp_path / "trust.json")
+    assert (found.code, found.reason) == (ExitCode.UNTRUSTED_KEY, "trust.json names no key of a log")
+    assert refused(export(), tmp_path / "nothing").code == ExitCode.INCOMPLETE
+    assert refused(tmp_path / "nothing", issuer.trust_path).code == ExitCode.MALFORMED
+
+
+ENDS = {
+    "a record": [batched("j", "a"), certified("j")],
+    "cancelled": [dumps({"kind": "request.cancelled", "ref": "a"})],
+    "rejected": [dumps({"kind": "requests.rejected", "refs": ["x", "a"]})],
+}
+
+
+NO_ENDS = {
+    "nothing": [],
+    "batched alone": [batched("j", "a")],
+    "a record of another job": [batched("j", "a"), certified("k")],
+    "another cancelled": [dumps({"kind": "request.cancelled", "ref": "b"})],
+    "another rejected": [dumps({"kind": "requests.rejected", "refs": ["b"]})],
+    "a record of a job that was given up": [
+        batched("j", "a"),
+        certified("j"),
+        dumps({"kind": "job.quarantined", "job": "j"}),
+    ],
+    "extended to the same day": [dumps({"kind": "request.extended", "ref": "a", "due": DUE.isoformat()})],
+    "tried again after its record": [batched("j", "a"), certified("j"), dumps({"kind": "request.retried", "ref": "a"})],
+    "something else": [dumps({"kind": "request.purged", "ref": "a"})],
+}
+
+
+@pytest.mark.parametrize("name", [*ENDS, *NO_ENDS])
+def test_a_promise_is_kept_by_its_day_or_named(export, issuer, name):
+    """A record, a cancellation or a rejection keeps it; on the day itself there is time still."""
+    path = export([accepted("a"), *{**ENDS, **NO_ENDS}[name]])
+    after = DUE + dt.timedelta(days=1)
+    verify_log(path, issuer.trust_path, today=DUE)
+    if name in ENDS:
+        verify_log(path, issuer.trust_path, today=after)
+        verify_log(path, issuer.trust_path)
+        return
+    for today in (after, None):
+        found = refused(path, issuer.trust_path, today=today)
+        assert found.code == ExitCode.INCOMPLETE
+        assert found.reason == "1 accepted requests are past their deadline and in no record, the first a"
+
+
+def test_an_extended_promise_has_until_its_new_day(export, issuer):
+    """Extended, retried and given up: the later day stands; one that was kept stays kept."""
+    later = DUE + dt.timedelta(days=60)
+    extension = dumps({"kind": "request.extended", "ref": "a", "due": later.isoformat()})
+    for more in ([], [batched("j", "a"), certified("j"), dumps({"kind": "job.quarantined", "job": "j"})],
+                 [dumps({"kind": "request.retried", "ref": "a"})]):  # fmt: skip
+        path = export([accepted("a"), extension, *more])
+        verify_log(path, issuer.trust_path, today=later)
+        assert refused(path, issuer.trust_path, today=later + dt.timedelta(days=1)).code == ExitCode.INCOMPLETE
+    verify_log(export([accepted("a"), batched("j", "a"), certified("j"), extension]), issuer.trust_path)
+
+
+def test_the_first_of_many_is_named(export, issuer):
+    """By ref, with how many there are."""
+    path = export([accepted("c"), accepted("b"), accepted("d")])
+    assert refused(path, issuer.trust_path).reason.startswith("3 accepted requests")
+    assert refused(path, issuer.trust_path).reason.endswith("the first b")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [b"x", b"{}", b"[]", dumps({"kind": "request.accepted"}), dumps({"kind": "job.batched"}), b'{"kind": "x"}',
+     dumps({"kind": "job.certified"})],
+)  # fmt: skip
+def test_an_entry_that_says_nothing_is_malformed(export, issuer, entry):
+    """Not JSON, not canonical, or without what its kind has."""
+    found = refused(export([entry]), issuer.trust_path)
+    assert (found.code, found.reason) == (ExitCode.MALFORMED, "an entry of the log is garbled")

@@ -1,0 +1,23 @@
+"""Certificate Transparency's reference inputs, and what a check says when it refuses."""
+
+import pytest
+
+from service.audit.merkle import (
+    LogError,
+    leaf_hash,
+)
+
+# Certificate Transparency's reference inputs and roots (RFC 6962's implementation, merkle_tree_test).
+INPUTS = [bytes.fromhex(h) for h in (
+    "", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f",
+)]  # fmt: skip
+
+
+LEAVES = [leaf_hash(data) for data in INPUTS]
+
+
+def said(check, *arguments) -> str:
+    """The words of a refusal."""
+    with pytest.raises(LogError) as caught:
+        check(*arguments)
+    return str(caught.value)

@@ -1,0 +1,115 @@
+"""Keys are rotated, replaced and revoked while the service runs."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from sqlalchemy import select
+
+from service.audit.verification import ExitCode, VerificationError
+from service.audit.verify import verify
+from service.db.tables import AuditEntry
+from service.domain.states import CONTROL_STAGES
+from service.lease import hold_job
+from service.steps.path.batch import batch_requests
+from service.steps.path.certify import certify_job
+from tests.service.conftest import only_model, submit
+from tests.service.jobs import age, expire, folder_of, published, to_certify
+from worker.tasks import certify_and_publish, work_under_lease
+
+
+@pytest.fixture
+def keys(services, tmp_path):
+    """Run `unlearnd keys ...` as an operator."""
+    settings = services.settings
+    environment = {
+        **os.environ, "UNLEARND_DATABASE_URL": settings.database_url, "UNLEARND_BROKER_URL": settings.broker_url,
+        "UNLEARND_STORAGE_DIR": str(settings.storage_dir), "UNLEARND_KEYS_DIR": str(settings.keys_dir),
+    }  # fmt: skip
+
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "service.cli", "keys", *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_keys_are_rotated_and_revoked_while_the_service_runs(api, services, model, keys, tmp_path):
+    """Old releases count after rotation and not after revocation; new ones are signed by the new key; all is logged."""
+    published(api, services, "a record")
+    old = {role: services.keyring.path(role).read_bytes() for role in ("certificate", "release", "log", "receipt")}
+    for role, pem in old.items():
+        done = keys("rotate", role)
+        assert done.returncode == 0, done.stderr
+        assert re.search(r"[0-9a-f]{64}", done.stderr)
+        assert services.keyring.path(role).read_bytes() != pem
+        assert services.keyring.path(role).stat().st_mode & 0o077 == 0
+    published(api, services, "another")
+    trust = tmp_path / "trust.json"
+
+    def verdicts() -> list[int]:
+        trust.write_bytes(api.get("/v1/log/trust").content)
+        found = []
+        for number in (1, 2):
+            try:
+                verify(folder_of(api, services, number), trust)
+                found.append(0)
+            except VerificationError as error:
+                found.append(int(error.code))
+        return found
+
+    assert verdicts() == [0, 0]
+    shown = keys("trust")
+    assert hashlib.sha256(shown.stdout.encode()).hexdigest() in shown.stderr
+    listed = json.loads(shown.stdout)["keys"]
+    assert sorted(k["role"] for k in listed) == sorted([*old, *old])
+    (retired,) = [k["keyid"] for k in listed if k["role"] == "certificate" and k.get("retired_at")]
+    assert keys("distrust", retired).returncode == 0
+    assert verdicts() == [ExitCode.UNTRUSTED_KEY, 0]
+    (current,) = [k["keyid"] for k in listed if k["role"] == "certificate" and not k.get("retired_at")]
+    assert keys("distrust", current).returncode == 0
+    published(api, services, "a third")
+    assert verdicts() == [ExitCode.UNTRUSTED_KEY] * 2
+    verify(folder_of(api, services, 3), trust)
+    with services.db.reading() as session:
+        kinds = [json.loads(e)["kind"] for e in session.scalars(select(AuditEntry.entry))]
+    assert (kinds.count("key.rotated"), kinds.count("key.revoked")) == (4, 2)
+    for wrong in (("rotate", "kek"), ("distrust", "0" * 64)):
+        assert keys(*wrong).returncode == 2
+
+
+def test_a_log_key_that_was_replaced_signs_the_same_log_again(api, services, model, keys):
+    """Nothing new happened, but the old signature may count no more: the newest checkpoint is signed by today's key."""
+    submit(api)
+    leaves, note = services.log.sign()
+    assert keys("rotate", "log").returncode == 0
+    again, newer = services.log.sign()
+    assert again[: len(leaves)] == leaves
+    assert newer != note
+    assert services.log.sign() == (again, newer)
+
+
+@pytest.mark.parametrize("when", ["before certifying", "before publishing"])
+@pytest.mark.parametrize("role", ["certificate", "release", "log"])
+def test_a_key_that_is_replaced_while_a_job_waits(api, services, model, when, role, tmp_path):
+    """The attempt may fail, the next one certifies again: the version comes, and verifies by its own trust and ours."""
+    submit(api)
+    job_id = batch_requests(services, only_model(services))
+    to_certify(services, job_id)
+    if when == "before publishing":
+        with hold_job(services, job_id, CONTROL_STAGES) as lease:
+            certify_job(services, job_id, lease.fence)
+        expire(services, job_id)
+    (current,) = [k["keyid"] for k in json.loads(services.keyring.trust())["keys"] if k["role"] == role]
+    services.keyring.revoke(current)
+    for _ in range(2):
+        age(services, not_before=None)
+        work_under_lease(services, job_id, CONTROL_STAGES, certify_and_publish)
+    folder = folder_of(api, services)
+    verify(folder)
+    (tmp_path / "trust.json").write_bytes(services.keyring.trust())
+    verify(folder, tmp_path / "trust.json")

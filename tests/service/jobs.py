@@ -1,0 +1,114 @@
+"""Jobs taken along the path without a compute worker, and planted states of them."""
+
+import hashlib
+from datetime import timedelta
+from pathlib import Path
+
+from sqlalchemy import func, update
+
+from service.db import jobs
+from service.db.tables import Job, Outbox
+from service.domain.report import BaselineSummary, ChildReport
+from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES, Stage
+from service.lease import hold_job
+from service.steps.path.batch import batch_requests
+from service.steps.path.certify import certify_job
+from service.steps.path.publish import publish_version
+from service.steps.path.unlearn import store_stage, store_thresholds
+from service.steps.path.verify import store_report
+from tests import issuer
+from tests.service.conftest import REQUESTS, only_model, submit
+
+
+def folder_of(api, services, number: int = 1) -> Path:
+    """A version's release folder."""
+    return services.storage.release(api.get(f"/v1/models/tiny/versions/{number}").json()["digest"])
+
+
+def certified(services, job_id) -> int:
+    """Take a job to where it waits to be published; the fence under which it is held."""
+    to_certify(services, job_id)
+    fence = claim(services, job_id, CONTROL_STAGES)
+    certify_job(services, job_id, fence)
+    return fence
+
+
+def publish_what_waits(services) -> None:
+    """Take the pending requests through a job to a version."""
+    job_id = batch_requests(services, only_model(services))
+    to_certify(services, job_id)
+    with hold_job(services, job_id, CONTROL_STAGES) as lease:
+        certify_job(services, job_id, lease.fence)
+        publish_version(services, job_id, lease.fence)
+
+
+def published(api, services, text_: str) -> dict:
+    """A request that ended in a version of its own, with its receipt."""
+    request = submit(api, records=[{"text": text_}])
+    publish_what_waits(services)
+    return request | api.get(f"{REQUESTS}/{request['id']}").json()
+
+
+def age(services, **values) -> None:
+    """Set columns of all jobs."""
+    with services.db.transaction() as session:
+        session.execute(update(Job).values(**values))
+
+
+def plant_callback_given_up(services) -> None:
+    """It was tried ten times in vain."""
+    with services.db.transaction() as session:
+        session.execute(update(Outbox).values(next_at=None))
+
+
+REPORT = {
+    **issuer.REPORT, "outcome": "passed", "reason": None, "verdicts": {"0": "PASS"}, "memorised": [0],
+    "utility": {**issuer.REPORT["utility"], "max_ratio": 1.25}, "over_forgotten": 0,
+    "earlier": {"requests": 0, "regressed": []},
+    "files": {
+        "model/config.json": hashlib.sha256(b"{}").hexdigest(),
+        "model/model.safetensors": hashlib.sha256(b"weights").hexdigest(),
+    },
+}  # fmt: skip
+
+
+EPOCH = {"epoch": 1, "el": 0.1, "ma": 0.5, "loss": 1.0, "perplexity": 9.0}
+
+
+def claim(services, job_id, stages=COMPUTE_STAGES) -> int | None:
+    """A claim with the service's lease."""
+    with services.db.transaction() as session:
+        return jobs.claim(session, job_id, "me", stages, lease_seconds=services.settings.lease_seconds)
+
+
+def expire(services, job_id) -> None:
+    """Let a lease run out now."""
+    with services.db.transaction() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(lease_expires_at=func.now() - timedelta(seconds=1)))
+
+
+def child_report(report: dict) -> ChildReport:
+    """What the compute child says, of values as `REPORT` has them."""
+    verdicts = {int(index): verdict for index, verdict in report["verdicts"].items()}
+    return ChildReport(issuer.findings(report), verdicts, report["memorised"])
+
+
+def baseline(report: dict) -> BaselineSummary:
+    """What was measured before training."""
+    found = issuer.findings(report)
+    return BaselineSummary(
+        found.limits, found.before, 9.0, report["memorised"], len(report["verdicts"]), 0, 0, found.thresholds
+    )
+
+
+def to_certify(services, job_id, report=REPORT) -> None:
+    """Take a job through the compute stages with this report, and leave a candidate."""
+    fence = claim(services, job_id)
+    candidate = services.storage.candidate(job_id, fence) / "model"
+    candidate.mkdir(parents=True, exist_ok=True)
+    (candidate / "model.safetensors").write_bytes(b"weights")
+    (candidate / "config.json").write_text("{}")
+    store_thresholds(services, job_id, fence, baseline(report))
+    for stage in (Stage.UNLEARN, Stage.MERGE, Stage.VERIFY):
+        store_stage(services, job_id, fence, stage)
+    store_report(services, job_id, fence, child_report(report))

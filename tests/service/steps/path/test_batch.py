@@ -1,0 +1,106 @@
+"""Windows become jobs: one at a time for a model, beside submissions and cancellations."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+from sqlalchemy.exc import IntegrityError
+
+from service.db import log_entries, models, requests
+from service.db.tables import Job
+from service.domain.states import RequestStatus
+from service.local.supervisor import wait_until
+from service.steps.path.batch import batch_requests
+from tests.service.conftest import REQUESTS, only_model, submit
+
+
+def waits_for_a_lock(services) -> bool:
+    """Whether a statement of this database waits for another's lock."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with psycopg.connect(services.settings.owner_database_url) as connection:
+        return connection.execute(query).fetchone()[0] > 0
+
+
+def test_a_request_that_is_being_batched_is_not_cancelled(api, services, model, monkeypatch):
+    """Who cancels waits for the batch that holds it, and is told that it is too late."""
+    request = submit(api)
+    url, waiting = f"{REQUESTS}/{request['id']}", []
+
+    def meanwhile(*arguments, **values):
+        waiting.append(pool.submit(api.delete, url))
+        assert wait_until(lambda: waits_for_a_lock(services), 20)
+        return real_move(*arguments, **values)
+
+    real_move = requests.move
+    monkeypatch.setattr(requests, "move", meanwhile)
+    with ThreadPoolExecutor() as pool:
+        assert batch_requests(services, only_model(services)) is not None
+        assert waiting[0].result().status_code == 409
+    assert api.get(url).json()["status"] == "batched"
+
+
+def test_a_request_that_is_being_cancelled_is_not_batched(api, services, model):
+    """Who batches does not wait for it, and leaves it out."""
+    request, other = submit(api), submit(api)
+    with services.db.transaction() as session:
+        cancelled = requests.by_id(session, request["id"], lock=True)
+        requests.move(session, [cancelled], RequestStatus.CANCELLED)
+        session.flush()
+        job_id = batch_requests(services, only_model(services))
+    found = [api.get(f"{REQUESTS}/{r['id']}").json() for r in (request, other)]
+    assert [(f["status"], f["job_id"]) for f in found] == [("cancelled", None), ("batched", str(job_id))]
+
+
+def test_one_window_one_job_and_no_second_while_it_runs(api, services, model):
+    """Requests of one window form one job; later ones wait for the model's next."""
+    first, second = submit(api), submit(api)
+    model_id = only_model(services)
+    job_id = batch_requests(services, model_id)
+    third = submit(api)
+    assert batch_requests(services, model_id) is None
+    found = {i: api.get(f"{REQUESTS}/{i}").json() for i in (first["id"], second["id"], third["id"])}
+    assert {found[first["id"]]["job_id"], found[second["id"]]["job_id"]} == {str(job_id)}
+    assert found[third["id"]]["status"] == "pending"
+    with pytest.raises(IntegrityError), services.db.transaction() as session:
+        other = session.get(Job, job_id)
+        session.add(Job(model_id=model_id, parent_version_id=other.parent_version_id, policy={}))
+
+
+def test_two_workers_batching_at_once_make_one_job(api, services, model):
+    """The model's row is locked while a window is sealed."""
+    for _ in range(4):
+        submit(api)
+    model_id, made = only_model(services), []
+    threads = [threading.Thread(target=lambda: made.append(batch_requests(services, model_id))) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len([m for m in made if m]) == 1
+
+
+def test_accepting_does_not_wait_for_batching_nor_the_other_way_round(api, services, model):
+    """Sealing holds the model and then asks for the log; accepting holds the log and then looks at the model's key."""
+    answers = []
+    with services.db.transaction() as session:
+        assert models.lock(session, only_model(services))
+        thread = threading.Thread(target=lambda: answers.append(submit(api)))
+        thread.start()
+        thread.join(20)
+        assert answers
+        assert answers[0]["status"] == "pending"
+        log_entries.append(session, "test")
+    held = threading.Event()
+
+    def hold_the_log() -> None:
+        with services.db.transaction() as session:
+            log_entries.append(session, "test")
+            held.wait(10)
+
+    thread = threading.Thread(target=hold_the_log)
+    thread.start()
+    with services.db.transaction() as session:
+        assert models.lock(session, only_model(services)) is not None
+    held.set()
+    thread.join()

@@ -1,0 +1,139 @@
+"""Certificates of passed and failed runs, and what interrupts certifying."""
+
+import base64
+import fcntl
+import json
+from pathlib import Path
+
+import pytest
+
+from service.audit.receipt import verify_record
+from service.audit.verification import ExitCode, VerificationError
+from service.db.tables import Job
+from service.doctor import examine
+from service.domain.states import CONTROL_STAGES, Stage
+from service.evidence import log_keeper
+from service.lease import hold_job
+from service.steps.path.batch import batch_requests
+from service.steps.path.certify import certify_job
+from tests.service.conftest import REQUESTS, only_model, submit
+from tests.service.jobs import REPORT, published, to_certify
+from worker import tasks
+
+
+@pytest.fixture
+def trust(services, tmp_path) -> Path:
+    """The issuer's trust.json, as given out of band."""
+    path = tmp_path / "given" / "trust.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(services.keyring.trust())
+    return path
+
+
+def test_a_receipt_shows_the_text_in_the_record_of_a_failed_run_too(api, services, model, trust, tmp_path):
+    """Signed at intake, with the deadline and a checkpoint; in no other answer; good for a FAIL as for a PASS."""
+    services.log.sign()
+    request = submit(api, records=[{"text": "the first"}, {"text": "the second"}])
+    receipt = tmp_path / "receipt.json"
+    receipt.write_text(json.dumps(request))
+    content = json.loads(base64.b64decode(request["receipt"]["signed"]["payload"]))
+    assert content["checkpoint"] == services.log.checkpoint()
+    assert content["due_at"][:10] == request["due_at"][:10]
+    later = api.get(f"{REQUESTS}/{request['id']}").text
+    assert all(nonce["nonce"] not in later for nonce in request["receipt"]["records"])
+    job_id = batch_requests(services, only_model(services))
+    failed = {"outcome": "failed", "reason": "criterion_missed", "verdicts": {"0": "FAIL"}}
+    to_certify(services, job_id, {**REPORT, **failed})
+    with hold_job(services, job_id, CONTROL_STAGES) as lease:
+        certify_job(services, job_id, lease.fence)
+    certificate = tmp_path / "certificate.json"
+    certificate.write_bytes(api.get(f"/v1/jobs/{job_id}/certificate").content)
+    found = verify_record(receipt, b"the second", certificate, trust)
+    assert (found.record, found.ref, found.verdict, found.overall) == (1, request["ref"], "FAIL", "FAIL")
+    with pytest.raises(VerificationError) as caught:
+        verify_record(receipt, b"the second ", certificate, trust)
+    assert caught.value.code == ExitCode.NOT_IN_REQUEST
+    statement = json.loads(base64.b64decode(json.loads(certificate.read_bytes())["payload"]))
+    assert "model.sig" not in {s["name"] for s in statement["subject"]}  # what failed is not signed for release
+
+
+def test_a_record_is_shown_to_people(api, services, model):
+    """As a page that runs nothing, and as Markdown; of a version and of a job."""
+    request = published(api, services, "a record")
+    for place in ("/v1/models/tiny/versions/1/certificate", f"/v1/jobs/{request['job_id']}/certificate"):
+        page = api.get(place, params={"as": "html"})
+        assert page.headers["content-type"].startswith("text/html")
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+        assert request["ref"] in page.text
+        assert request["ref"] in api.get(place, params={"as": "markdown"}).text
+        assert api.get(place, params={"as": "pdf"}).status_code == 422
+
+
+def test_a_log_that_somebody_else_holds_costs_no_attempt(services, job, monkeypatch):
+    """A frozen process keeps the log's memory: the job is handed back, and goes on once that is over."""
+    _, job_id = job
+    to_certify(services, job_id)
+    monkeypatch.setattr(log_keeper, "PATIENCE", 0.1)
+    services.log.sign()
+    with (services.settings.storage_dir / "ledger" / "log" / log_keeper.ENTRIES).open("r+b") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        tasks.work_under_lease(services, job_id, CONTROL_STAGES, tasks.certify_and_publish)
+        with services.db.transaction() as session:
+            found = session.get(Job, job_id)
+            assert (found.stage, found.owner, found.attempts) == (Stage.CERTIFY, None, 0)
+            found.not_before = None
+        assert [(f.check, "held" in f.problem) for f in examine(services)] == [("log", True)]
+    tasks.work_under_lease(services, job_id, CONTROL_STAGES, tasks.certify_and_publish)
+    with services.db.transaction() as session:
+        assert session.get(Job, job_id).stage == Stage.DONE
+
+
+def test_a_stop_is_heeded_between_certifying_and_publishing(services, job, monkeypatch):
+    """The job is handed back with its certificate, and does not count as an attempt."""
+    _, job_id = job
+    to_certify(services, job_id)
+
+    def and_stop(*arguments):
+        certify_job(*arguments)
+        tasks.stopping.set()
+
+    monkeypatch.setitem(tasks.CONTROL_STEPS, Stage.CERTIFY, and_stop)
+    try:
+        tasks.work_under_lease(services, job_id, CONTROL_STAGES, tasks.certify_and_publish)
+    finally:
+        tasks.stopping.clear()
+    with services.db.transaction() as session:
+        found = session.get(Job, job_id)
+        assert (found.stage, found.owner, found.attempts) == (Stage.PUBLISH, None, 0)
+
+
+def test_a_failed_run_is_certified_as_failed_and_publishes_nothing(api, services, job):
+    """Its record says FAIL and can be fetched; the offline verifier does not take it for a release."""
+    request, job_id = job
+    report = {**REPORT, "outcome": "failed", "reason": "criterion_missed", "verdicts": {"0": "FAIL"}}
+    to_certify(services, job_id, {**report, "after": {"el": 0.5, "ma": 0.9}})
+    with hold_job(services, job_id, CONTROL_STAGES) as lease:
+        certify_job(services, job_id, lease.fence)
+    found = api.get(f"{REQUESTS}/{request['id']}").json()
+    assert (found["status"], found["verdict"], found["reason"]) == ("failed", "FAIL", "criterion_missed")
+    assert api.get("/v1/models/tiny/versions/latest").json()["version"] == 0
+    envelope = api.get(f"/v1/jobs/{job_id}/certificate").json()
+    assert envelope["payloadType"] == "application/vnd.in-toto+json"
+    retried = api.post(f"{REQUESTS}/{request['id']}/retry").json()
+    assert (retried["status"], retried["job_id"]) == ("pending", None)
+
+
+def test_a_regression_says_which_request(api, services, job):
+    """An earlier request that came back blocks publication; job and record name it."""
+    request, job_id = job
+    earlier = {"requests": 2, "regressed": ["e" * 32]}
+    failed = {"outcome": "failed", "reason": "earlier_request_regressed", "earlier": earlier}
+    to_certify(services, job_id, {**REPORT, **failed})
+    with hold_job(services, job_id, CONTROL_STAGES) as lease:
+        certify_job(services, job_id, lease.fence)
+    found = api.get(f"{REQUESTS}/{request['id']}").json()
+    assert (found["status"], found["reason"]) == ("failed", "earlier_request_regressed")
+    assert api.get(f"/v1/jobs/{job_id}").json()["metrics"]["earlier"] == earlier
+    record = json.loads(base64.b64decode(api.get(f"/v1/jobs/{job_id}/certificate").json()["payload"]))["predicate"]
+    assert (record["overall"], record["verification"]["earlier"]) == ("FAIL", earlier)
+    assert api.get("/v1/models/tiny/versions/latest").json()["version"] == 0

@@ -1,0 +1,123 @@
+"""Indexing a corpus: killed and continued, unreadable files, and no readable text in the database."""
+
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select, text
+
+from service.db import corpora
+from service.db.corpus_tables import CorpusRecord
+from service.steps.subjects.index import _index, index_corpus
+from service.subjects.identifiers import Hasher
+from tests import support
+from tests.service.steps.subjects.corpus import ADDRESS, HERS, by_email, corpus_of, fill, submit
+
+
+def test_indexing_goes_on_where_it_was_killed_and_two_workers_do_not_index_twice(
+    api, services, model, tmp_path, monkeypatch
+):
+    """A transaction that was cut off has left nothing."""
+    texts = support.people(1200, seed=5)
+    api.post(f"/v1/models/{model}/corpora", json=corpus_of(tmp_path, texts))
+    with services.db.reading() as session:
+        (corpus_id,) = corpora.unfinished(session)
+    real = corpora.add_records
+
+    def killed(session, rows):
+        real(session, rows)
+        if rows[-1]["start"] > 80_000:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(corpora, "add_records", killed)
+    with pytest.raises(KeyboardInterrupt):
+        index_corpus(services, corpus_id)
+    monkeypatch.undo()
+    part = api.get(f"/v1/models/{model}/corpora/crm").json()
+    assert part["state"] == "indexing"
+    assert 0 < part["records"] < len(texts)
+    assert 0 < part["progress"] < 1
+    calls = iter(range(100))
+
+    def another_comes_between() -> bool:
+        if next(calls) == 1:
+            _index(services, corpus_id, lambda: True)  # of another process
+        return True
+
+    index_corpus(services, corpus_id, go_on=another_comes_between)
+    with services.db.reading() as session:
+        starts = list(session.scalars(select(CorpusRecord.start)))
+    assert len(starts) == len(set(starts)) == len(texts)
+    done = api.get(f"/v1/models/{model}/corpora/crm").json()
+    assert (done["state"], done["records"]) == ("ready", len(texts))
+
+
+@pytest.mark.slow
+def test_three_times_the_records_take_no_more_memory(api, services, model, tmp_path):
+    """What is held at once while indexing is some hundred records, however many there are."""
+    peaks = []
+    for name, count in (("warm", 600), ("small", 1000), ("large", 3000)):
+        body = corpus_of(tmp_path, support.people(count, seed=count), name=name)
+        tracemalloc.start()
+        fill(services, api, model, body)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        size = Path(body["path"]).stat().st_size
+    assert peaks[2] < 1.25 * peaks[1], peaks
+    assert size > 80 * 3000
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"path": "/nowhere"}, "path"), ({"path": "relative"}, "path"),
+        ({"columns": {"id": "shoe_size"}}, "columns.id"), ({"columns": {"mail": "email"}}, "columns"),
+        ({"form": "csv"}, "path"),
+        ({"text_column": "body"}, "path"), ({"name": "Bad Name"}, "name"),
+        ({"phone_region": "de"}, "phone_region"),
+    ],
+)  # fmt: skip
+def test_a_corpus_that_cannot_be_read_is_refused_at_once(api, model, tmp_path, changes, field):
+    """Its first record is read before it is taken."""
+    answer = api.post(f"/v1/models/{model}/corpora", json={**corpus_of(tmp_path, HERS), **changes})
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["errors"][0]["field"] == field
+
+
+def test_a_corpus_that_breaks_off_says_where(api, services, model, tmp_path):
+    """Its name is taken until it is removed."""
+    body = corpus_of(tmp_path, support.people(600))
+    with Path(body["path"]).open("a") as handle:
+        handle.write("{broken\n")
+    api.post(f"/v1/models/{model}/corpora", json=body)
+    with services.db.reading() as session:
+        (corpus_id,) = corpora.unfinished(session)
+    index_corpus(services, corpus_id)
+    found = api.get(f"/v1/models/{model}/corpora").json()["items"][0]
+    assert found["state"] == "failed"
+    assert "is not a JSON object" in found["reason"]
+    assert api.post(f"/v1/models/{model}/corpora", json=body).status_code == 409
+
+
+def test_nothing_in_the_database_can_be_read(api, services, filled):
+    """Neither texts nor addresses, as text or as bytes."""
+    submit(api, **by_email(), names=["Maria Example"])
+    with services.db.reading() as session:
+        for table in ("corpus_records", "deletion_requests", "records", "audit_entries", "corpora"):
+            rows = "\n".join(session.scalars(text(f"SELECT row_to_json(t)::text FROM {table} t")))
+            for secret in ("maria", "example.org", "Sample Street", "flooded"):
+                for form in (secret, secret.encode().hex()):
+                    assert form.lower() not in rows.lower(), (table, secret)
+
+
+def test_look_ups_use_the_indexes(api, services, filled):
+    """However many records there are."""
+    hasher = Hasher(services.wrapper)
+    with services.db.transaction() as session:
+        session.execute(text("SET LOCAL enable_seqscan = off"))
+        for condition in (
+            f"identifiers && ARRAY[{hasher.identity('email', 'raw', ADDRESS)[0]}]::bigint[]",
+            f"words @@ '{hasher.phrase('Maria Example')}'::tsquery", "bands && ARRAY[1]::bigint[]",
+        ):  # fmt: skip
+            plan = "\n".join(session.scalars(text(f"EXPLAIN SELECT id FROM corpus_records WHERE {condition}")))
+            assert f"ix_corpus_records_{condition.split()[0]}" in plan, plan

@@ -1,0 +1,95 @@
+"""The sweep wakes lost work and gives up dead work; the collector removes only what nothing needs."""
+
+import os
+from datetime import timedelta
+
+from sqlalchemy import func, select, update
+
+from service.db import jobs
+from service.db.tables import Job, Version
+from service.domain.states import COMPUTE_STAGES
+from service.lease import Lease
+from service.steps.path.publish import publish_version
+from service.steps.upkeep.sweep import collect_garbage, wake_lost_work
+from tests.service.conftest import REQUESTS
+from tests.service.jobs import certified, claim, expire
+
+
+def test_a_release_that_was_doomed_and_is_a_version_comes_back(services, job):
+    """A collector that was frozen between its two transactions: a version came to name what it had doomed."""
+    _, job_id = job
+    publish_version(services, job_id, certified(services, job_id))
+    with services.db.transaction() as session:
+        digest = session.scalar(select(Version.digest).where(Version.number == 1))
+    for folder, named in ((services.storage.release(digest), True), (services.storage.staging("x"), False)):
+        doomed = services.storage.set_aside(folder)
+        collect_garbage(services)
+        assert doomed.exists()  # somebody may be at it
+        os.utime(doomed, (0, 0))
+        collect_garbage(services)
+        assert folder.exists() is named
+    assert list((services.settings.storage_dir / "staging").iterdir()) == []
+
+
+def age_progress(services) -> None:
+    """As if the last step of progress were longer ago than is allowed."""
+    long_ago = func.now() - timedelta(seconds=services.settings.stall_seconds + 1)
+    with services.db.transaction() as session:
+        session.execute(update(Job).values(progress_at=long_ago))
+
+
+def test_a_stuck_job_loses_its_lease(services, job):
+    """A heartbeat without a step of progress is not believed for ever."""
+    _, job_id = job
+    lease = Lease(services, job_id, claim(services, job_id))
+    lease.steps = 1
+    lease.beat()
+    age_progress(services)
+    lease.steps = 2
+    lease.beat()
+    assert not lease.lost.is_set()
+    age_progress(services)
+    lease.beat()
+    assert lease.lost.is_set()
+
+
+def test_the_sweep_wakes_what_was_lost_and_not_again_at_once(services, job):
+    """A job whose wake-up was lost is woken, then left alone for a lease's time."""
+    _, job_id = job
+    with services.db.transaction() as session:
+        session.execute(update(Job).values(woken_at=None))
+        assert jobs.wakeable(session, COMPUTE_STAGES, quiet_seconds=60) == [job_id]
+        assert jobs.wakeable(session, COMPUTE_STAGES, quiet_seconds=60) == []
+    claim(services, job_id)
+    expire(services, job_id)
+    with services.db.transaction() as session:
+        session.execute(update(Job).values(woken_at=None))
+        assert jobs.wakeable(session, COMPUTE_STAGES, quiet_seconds=60) == [job_id]
+    wake_lost_work(services)
+
+
+def test_the_sweep_gives_up_jobs_whose_last_attempt_died_silently(api, services, job):
+    """Killed with its worker three times: nobody is left to say so but the sweep."""
+    request, job_id = job
+    for _ in range(3):
+        assert claim(services, job_id)
+        expire(services, job_id)
+    wake_lost_work(services)
+    assert api.get(f"{REQUESTS}/{request['id']}").json()["reason"] == "attempts_exhausted"
+
+
+def test_collect_removes_only_what_nothing_needs(services, job):
+    """Working folders of ended jobs and old orphan releases go; live ones and versions stay."""
+    _, job_id = job
+    services.storage.work(job_id, 1)
+    orphan = services.storage.publish(services.storage.staging("x"), "0" * 64)
+    collect_garbage(services)
+    assert services.storage.jobs_present() == [job_id]
+    assert orphan.exists()
+    os.utime(orphan, (0, 0))
+    with services.db.transaction() as session:
+        session.execute(update(Job).values(stage="done"))
+    collect_garbage(services)
+    assert not services.storage.jobs_present()
+    assert not orphan.exists()
+    assert len(services.storage.releases()) == 1

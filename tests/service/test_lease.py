@@ -1,0 +1,136 @@
+"""One worker a job: claims, leases, fences and attempts."""
+
+import subprocess
+import sys
+
+import pytest
+from sqlalchemy import select, text, update
+
+from service.db.tables import Job
+from service.domain.errors import LostLease
+from service.domain.states import CONTROL_STAGES, Stage
+from service.lease import Lease, fail_attempt, hand_back
+from service.steps.path.batch import batch_requests
+from service.steps.path.publish import publish_version
+from service.steps.path.unlearn import store_epoch, store_progress, store_stage, store_thresholds
+from service.steps.path.verify import store_report
+from tests.growth import grow
+from tests.service.conftest import REQUESTS, only_model, submit
+from tests.service.jobs import EPOCH, REPORT, baseline, child_report, claim, expire
+
+
+def test_a_job_is_claimed_once_until_its_lease_runs_out(services, job):
+    """A second message takes zero rows; after the lease the fence moves on."""
+    _, job_id = job
+    first = claim(services, job_id)
+    assert claim(services, job_id) is None
+    assert claim(services, job_id, CONTROL_STAGES) is None
+    expire(services, job_id)
+    assert claim(services, job_id) == first + 1
+
+
+RACER = """
+import os, sys, threading
+from uuid import UUID, uuid4
+from service.app import build
+from service.config import Settings
+from service.db import jobs
+from service.domain.report import BaselineSummary, ChildReport
+from service.domain.states import COMPUTE_STAGES, Outcome
+from worker.tasks import holding
+
+parts = build(Settings.model_validate_json(sys.argv[1]))
+out = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND)
+
+def work(parts, lease):
+    os.write(out, f"{lease.job_id} begins\\n".encode())
+    with parts.db.transaction() as session:
+        job = jobs.owned(session, lease.job_id, lease.fence)
+        job.stage = "certify"
+        jobs.finish(session, job, Outcome.REJECTED, None)
+    os.write(out, f"{lease.job_id} ends\\n".encode())
+
+def race():
+    for job_id in sys.argv[3:]:
+        holding(parts, UUID(job_id), COMPUTE_STAGES, work)
+
+threads = [threading.Thread(target=race) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+parts.close()
+"""
+
+
+def test_two_workers_over_200_jobs_never_run_one_at_a_time_twice(services, model, tmp_path):
+    """Two processes of four threads, each with a message for every job: each job begins once and ends before anything.
+
+    (The same with whole compute workers and their children is in `tests/chaos`, marked slow.)
+    """
+    grow(services, "tiny", versions=200)
+    with services.db.transaction() as session:
+        # One active job a model is the rule; here what is asked is who claims, so the models are made up.
+        for statement in (
+            "INSERT INTO models (id, name, policy, retain, heldout) "
+            "SELECT gen_random_uuid(), 'm' || n, '{}', '{}', '{}' FROM generate_series(1, 200) n",
+            "WITH j AS (SELECT id, row_number() OVER () n FROM jobs), "
+            "m AS (SELECT id, substr(name, 2)::int n FROM models WHERE name <> 'tiny') "
+            "UPDATE jobs SET stage = 'queued', outcome = NULL, model_id = m.id FROM j, m "
+            "WHERE j.id = jobs.id AND m.n = j.n",
+        ):
+            session.execute(text(statement))
+        ids = [str(i) for i in session.scalars(select(Job.id))]
+    told = tmp_path / "told"
+    told.touch()
+    arguments = [services.settings.model_dump_json(), str(told), *ids]
+    racers = [subprocess.Popen([sys.executable, "-c", RACER, *arguments]) for _ in range(2)]
+    assert [racer.wait(120) for racer in racers] == [0, 0]
+    lines = told.read_text().splitlines()
+    assert sorted(lines) == sorted(f"{i} {word}" for i in ids for word in ("begins", "ends"))
+    assert len(ids) == 200
+    with services.db.reading() as session:
+        assert set(session.scalars(select(Job.fence))) == {1}
+
+
+def test_a_zombies_writes_are_refused_by_the_fence(services, job):
+    """Every write under the old fence raises, and the heartbeat says lost. (Without `Job.fence == fence` in
+    `jobs.owned` and `jobs.heartbeat` this fails: checked by removing them.)"""
+    _, job_id = job
+    old = claim(services, job_id)
+    expire(services, job_id)
+    new = claim(services, job_id)
+    writes = [
+        lambda f: store_stage(services, job_id, f, Stage.UNLEARN),
+        lambda f: store_progress(services, job_id, f, "train", 0.5),
+        lambda f: store_thresholds(services, job_id, f, baseline(REPORT)),
+        lambda f: store_epoch(services, job_id, f, EPOCH),
+        lambda f: store_report(services, job_id, f, child_report(REPORT)),
+        lambda f: publish_version(services, job_id, f),
+    ]
+    for write in writes:
+        with pytest.raises(LostLease):
+            write(old)
+    lease = Lease(services, job_id, old)
+    lease.beat()
+    assert lease.lost.is_set()
+    for write in writes[:4]:
+        write(new)
+
+
+def test_attempts_are_counted_and_given_up(api, services, job):
+    """Back-off between attempts, then quarantine with the reason; a graceful stop does not count."""
+    request, job_id = job
+    for attempt in range(1, 4):
+        fence = claim(services, job_id)
+        assert fence is not None
+        hand_back(services, Lease(services, job_id, fence))
+        fence = claim(services, job_id)
+        fail_attempt(services, Lease(services, job_id, fence), "child_killed", permanent=False)
+        assert claim(services, job_id) is None
+        with services.db.transaction() as session:
+            assert session.get(Job, job_id).attempts == attempt
+            session.execute(update(Job).values(not_before=None))
+    assert api.get(f"/v1/jobs/{job_id}").json()["stage"] == "quarantined"
+    found = api.get(f"{REQUESTS}/{request['id']}").json()
+    assert (found["status"], found["verdict"], found["reason"]) == ("failed", "NOT_TESTED", "child_killed")
+    submit(api)
+    assert batch_requests(services, only_model(services)) is not None

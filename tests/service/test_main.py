@@ -1,0 +1,87 @@
+"""The OpenAPI document says what is so: Schemathesis over the whole API, and no change of it goes unseen."""
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+import pytest
+import uvicorn
+
+from service.db import corpora
+from service.local.supervisor import wait_until
+from service.main import create_app
+from service.steps.subjects.index import index_corpus
+from service.steps.subjects.resolve import resolve_request
+from tests import support
+from tests.service.conftest import registration
+
+SNAPSHOT = Path(__file__).with_name("openapi.json")
+
+
+CHECKS = (
+    "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,"
+    "response_schema_conformance"
+)
+
+
+@pytest.fixture
+def url(services):
+    """The application behind a real socket."""
+    server = uvicorn.Server(uvicorn.Config(create_app(services), port=0, log_level="critical"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    assert wait_until(lambda: server.started, 20)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    "known", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["names that are there", "any names"]
+)
+def test_no_answer_is_outside_the_document(url, services, key_of, base, tmp_path, known):
+    """Each operation with values that fit and that do not, then sequences of them: no 5xx, nothing undocumented."""
+    key = {"Authorization": f"Bearer {key_of('admin')}"}
+    httpx.post(f"{url}/v1/models", json=registration(base, name="assistant"), headers=key).raise_for_status()
+    corpus = {"name": "crm", "path": str(base / "retain.jsonl")}
+    httpx.post(f"{url}/v1/models/assistant/corpora", json=corpus, headers=key).raise_for_status()
+    with services.db.reading() as session:
+        (corpus_id,) = corpora.unfinished(session)
+    index_corpus(services, corpus_id)
+    name = " ".join(support.RETAIN[0].split()[:2])
+    body = {"model": "assistant", "subject": {"names": [name]}}
+    submitted = {"Authorization": f"Bearer {key_of('submit')}"}  # so that the other key may approve it
+    request = httpx.post(f"{url}/v1/deletion-requests", json=body, headers=submitted).json()
+    resolve_request(services, UUID(request["id"]))
+    settings = tmp_path / "schemathesis.toml"
+    names = (
+        'name = "assistant"',
+        'model = "assistant"',
+        "number = 0",
+        'revision = "v0"',
+        'corpus = "crm"',
+        'repo = "assistant"',
+    )
+    settings.write_text("[parameters]\n" + "".join(f"path.{name}\n" for name in names) if known else "")
+    command = [
+        str(Path(sys.executable).parent / "schemathesis"), "--config-file", str(settings),
+        "run", f"{url}/openapi.json", "--wait-for-schema", "10", "--header", f"Authorization: {key['Authorization']}",
+        "--max-examples", "10", "--seed", "1", "--no-color", "--continue-on-failure", "--suppress-health-check", "all",
+        "--warnings", "off", "--checks", CHECKS,
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2000:]
+    listed = httpx.get(f"{url}/v1/deletion-requests", headers=key)
+    assert listed.json()["items"]  # it has the key still, and some of what it submitted was taken
+
+
+def test_the_document_is_the_one_that_was_looked_at(services):
+    """Whoever changes the API sees in the diff what tools will see; without the file it is written anew."""
+    document = json.dumps(create_app(services).openapi(), indent=1, sort_keys=True) + "\n"
+    if not SNAPSHOT.exists():
+        SNAPSHOT.write_text(document)
+    assert document == SNAPSHOT.read_text()

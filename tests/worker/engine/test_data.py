@@ -1,0 +1,54 @@
+"""Texts of any length: no token is left out."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests import support
+from worker.engine.data import pad_batch, text_windows, windows, without_forget_text
+from worker.engine.errors import TooShort
+
+
+@given(st.integers(1, 200), st.integers(2, 40), st.booleans())
+def test_every_token_is_a_label_somewhere(count, length, bos):
+    """Windows hold at most L tokens, are whole except for a short text, and miss no token."""
+    ids = list(range(count + bos))
+    cut = windows(ids, length, bos=bos)
+    predicted = {token for window in cut for token in window[1:]}
+    assert predicted | {ids[0]} == set(ids)
+    assert all(len(window) == min(length, len(ids)) for window in cut)
+    if bos:
+        assert all(window[0] == 0 for window in cut)
+
+
+def test_windows_by_hand():
+    """Without BOS windows share one token; the last one moves back to end with the text."""
+    assert windows([0, 1, 2, 3, 4, 5], 4, bos=False) == [[0, 1, 2, 3], [2, 3, 4, 5]]
+    assert windows([9, 1, 2, 3, 4, 5], 4, bos=True) == [[9, 1, 2, 3], [9, 3, 4, 5]]
+
+
+def test_text_without_a_predicted_token_is_refused():
+    """A tokenizer without BOS predicts nothing of a one-token text."""
+    tokenizer = support.train_tokenizer(["abc abc"])
+    tokenizer.bos_token = None
+    with pytest.raises(TooShort):
+        text_windows(tokenizer, "a", 8)
+
+
+def test_padding_is_not_a_label():
+    """Right padding: mask 0, label -100."""
+    input_ids, mask, labels = pad_batch([[5, 6, 7], [8, 9]])
+    assert input_ids.tolist() == [[5, 6, 7], [8, 9, 0]]
+    assert mask.tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert labels.tolist() == [[5, 6, 7], [8, 9, -100]]
+
+
+def test_retain_text_with_a_forget_text_is_left_out():
+    """Found whatever the case and the spacing; the count is told."""
+    retain = ["something else", "before ANNA  Smith\nof Bath after", "Anna Jones"]
+    assert without_forget_text(retain, ["Anna Smith of Bath"]) == (["something else", "Anna Jones"], 1)
+
+
+def test_whole_words_only():
+    """A forget text "John" leaves "Johnson" in the retain set."""
+    assert without_forget_text(["Johnson is here", "so is John."], ["John"]) == (["Johnson is here"], 1)
