@@ -83,7 +83,7 @@ def injected(stack: Chaos, case: Case, pid: int, chance: random.Random) -> Itera
     refused = stack.refusals()
     _harm(stack, case, process, chance)
     if case.fault in ("disk full", "read-only"):
-        with stack.storage_fails(case.fault):
+        with stack.storage.fails(case.fault):
             stack.release()
             stack.failed_attempt()
     elif case.fault == "out of memory":

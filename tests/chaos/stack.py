@@ -1,14 +1,12 @@
-"""The embedded stack with short times, points that halt it, a submitter's callbacks, and a storage that fails."""
+"""The embedded stack with short times and points that halt it, its requests, and what is wrong with it."""
 
 import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +18,13 @@ from service.local import valkey
 from service.local.supervisor import wait_until
 from service.queue import ROUTES, celery_app
 from tests import support
+from tests.chaos.callbacks import Callbacks
 from tests.chaos.check import Check, personal
+from tests.chaos.storage import SmallStorage
 from tests.stack import Running
 
 EXECUTING = "accept.executing"  # not a point of ours: the statement waits inside PostgreSQL
 PATIENCE = 120  # seconds within which everything must have come to its end
-STORAGE_BYTES = 256 * 2**20
 TIMES = {
     "UNLEARND_LEASE_SECONDS": "3", "UNLEARND_STALL_SECONDS": "8", "UNLEARND_SWEEP_SECONDS": "0.5",
     "UNLEARND_COLLECT_SECONDS": "1", "UNLEARND_ORPHAN_SECONDS": "2", "UNLEARND_RETRY_SECONDS": "0.2",
@@ -34,27 +33,6 @@ TIMES = {
 }  # fmt: skip
 PARTS = {"postgres": "bin/postgres", "valkey": "valkey-server", "api": "service.main", "control": "control@",
          "compute": "compute@"}  # fmt: skip
-
-
-class Callbacks(ThreadingHTTPServer):
-    """Takes callbacks and remembers them: request id -> [(webhook-id, status)]."""
-
-    def __init__(self) -> None:
-        """Listen on a free port."""
-        self.calls: dict[str, list[tuple[str, str]]] = {}
-        super().__init__(("127.0.0.1", 0), _Callback)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-
-class _Callback(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.calls.setdefault(body["id"], []).append((self.headers["webhook-id"], body["status"]))
-        self.send_response(204)
-        self.end_headers()
-
-    def log_message(self, *_: Any) -> None:
-        pass
 
 
 class Chaos:
@@ -69,7 +47,8 @@ class Chaos:
         self.data, self.model = place / "data", model
         self.points = place / "points"
         self.points.mkdir()
-        self.mounted = mount and self._mount()
+        self.storage = SmallStorage(self.data / "storage")
+        self.mounted = mount and self.storage.mount()
         self.callbacks = Callbacks()
         self.running = Running(self.data, UNLEARND_FAILPOINTS=str(self.points), **self.times)
         self.accepted: dict[str, str] = {}
@@ -104,7 +83,7 @@ class Chaos:
         self.callbacks.server_close()
         self._app.close()
         if self.mounted:
-            subprocess.run(["umount", "--lazy", str(self.data / "storage")], check=False)
+            self.storage.unmount()
         assert code == 0
         assert wait_until(lambda: not self.running.processes(""), 20), self.running.processes("")
 
@@ -197,35 +176,6 @@ class Chaos:
         """How often a process has noticed that its lease is lost."""
         logs = "".join(p.read_text(errors="replace") for p in (self.data / "logs").glob("*.log"))
         return logs.count("lease lost") + logs.count("lease was lost")
-
-    # faults of the storage
-
-    def _mount(self) -> bool:
-        storage = self.data / "storage"
-        storage.mkdir(parents=True)
-        command = ["mount", "-t", "tmpfs", "-o", f"size={STORAGE_BYTES}", "unlearnd-chaos", str(storage)]
-        return subprocess.run(command, check=False, capture_output=True).returncode == 0
-
-    @contextmanager
-    def storage_fails(self, fault: str) -> Iterator[None]:
-        """No byte more can be written, really."""
-        storage = str(self.data / "storage")
-        if fault == "read-only":
-            subprocess.run(["mount", "-o", "remount,ro", storage], check=True)
-        else:
-            with (self.data / "storage" / "ballast").open("wb", buffering=0) as ballast:
-                try:
-                    while True:
-                        ballast.write(bytes(1 << 16))
-                except OSError:
-                    pass
-        try:
-            yield
-        finally:
-            if fault == "read-only":
-                subprocess.run(["mount", "-o", "remount,rw", storage], check=True)
-            else:
-                (self.data / "storage" / "ballast").unlink()
 
     def failed_attempt(self) -> None:
         """Wait until an attempt has failed and said so."""
