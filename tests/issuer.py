@@ -115,13 +115,22 @@ class Issuer:
         """The canonical bytes of a statement over `files`."""
         requests = changes.get("requests", LINES)
         fields = {
-            "certificate_id": "c" * 32, "issuer": "test", "issued_at": self.at, "lineage": LINEAGE,
-            "log": self.log_of(), "files": files, "published": True,
-            "forget_root": forget_set_root([(r.ref, r.commitment) for r in requests]), "requests": LINES, "records": 3,
+            "certificate_id": "c" * 32,
+            "issuer": "test",
+            "issued_at": self.at,
+            "lineage": LINEAGE,
+            "log": self.log_of(),
+            "files": files,
+            "published": True,
+            "forget_root": forget_set_root([(r.ref, r.commitment) for r in requests]),
+            "requests": LINES,
+            "records": 3,
             "submitters": memorised_count(r.reason for r in requests),  # one each
-            "reference_texts": [{"role": "retain", "sha256": "5" * 64, "records": 9}], "parameters": POLICY,
-            "report": REPORT, "overall": "PASS",
-        } | changes  # fmt: skip
+            "reference_texts": [{"role": "retain", "sha256": "5" * 64, "records": 9}],
+            "parameters": POLICY,
+            "report": REPORT,
+            "overall": "PASS",
+        } | changes
         return statement(findings=findings(fields.pop("report")), **fields)
 
     def certify(self, release: Path, payload: bytes) -> Path:

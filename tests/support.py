@@ -21,7 +21,7 @@ from transformers import (
     PhiConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
-)  # fmt: skip
+)
 
 from worker.engine.data import encode, pad_batch
 from worker.engine.losses.ascent import cross_entropy
@@ -110,9 +110,17 @@ def memorised_model(texts: Sequence[str], *, steps: int = 150):
     torch.manual_seed(0)
     tokenizer = train_tokenizer([*texts, *people(40, seed=99)])
     config = GPTNeoXConfig(
-        vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
-        max_position_embeddings=256, bos_token_id=0, eos_token_id=0, attention_dropout=0.0, hidden_dropout=0.0,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        max_position_embeddings=256,
+        bos_token_id=0,
+        eos_token_id=0,
+        attention_dropout=0.0,
+        hidden_dropout=0.0,
+    )
     model = AutoModelForCausalLM.from_config(config)
     input_ids, mask, labels = pad_batch([encode(tokenizer, text) for text in texts])
     optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)

@@ -127,6 +127,7 @@ def test_the_wheel_is_complete(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == [
-        str(tmp_path / "site/service/__init__.py"), str(tmp_path / "site/service/migrations"),
-    ]  # fmt: skip
+        str(tmp_path / "site/service/__init__.py"),
+        str(tmp_path / "site/service/migrations"),
+    ]
     subprocess.run([sys.executable, "-m", "service.cli", "--help"], cwd=tmp_path, env=environment, check=True)

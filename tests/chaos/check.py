@@ -43,9 +43,17 @@ class Check:
     def problems(self, accepted: dict[str, str]) -> list[str]:
         """Everything that is wrong, given what was answered 202: request id -> model."""
         parts = (
-            self._requests(accepted), self._jobs(), self._versions(), self._folders(), self._tree(), self._audit(),
-            self._persons(), self._evidence(), self._api(accepted), self._outbox(),
-        )  # fmt: skip
+            self._requests(accepted),
+            self._jobs(),
+            self._versions(),
+            self._folders(),
+            self._tree(),
+            self._audit(),
+            self._persons(),
+            self._evidence(),
+            self._api(accepted),
+            self._outbox(),
+        )
         return [sentence for part in parts for sentence in part]
 
     def _requests(self, accepted: dict[str, str]) -> Iterator[str]:
@@ -130,9 +138,10 @@ class Check:
                 yield f"request {row['id']} is {row['status']}, and the log does not agree"
         for job_id, row in self.jobs.items():
             expected = {
-                "job.batched": 1, "version.published": int(row["outcome"] == "passed" and row["stage"] == "done"),
+                "job.batched": 1,
+                "version.published": int(row["outcome"] == "passed" and row["stage"] == "done"),
                 "job.quarantined": int(row["stage"] == "quarantined"),
-            }  # fmt: skip
+            }
             for kind, count in expected.items():
                 if counted[kind, str(job_id)] != count:
                     yield f"job {job_id}, {row['stage']}: {counted[kind, str(job_id)]} entries {kind} in the log"

@@ -143,10 +143,15 @@ def _flood(stack: Chaos, chance: random.Random) -> None:
 
         jobs, nothing = ids("jobs", "seq"), [None]
         known = {
-            "batch": ids("models", "created_at"), "unlearn": jobs, "certify": jobs, "deliver": nothing,
-            "sweep": nothing, "collect": nothing, "index": ids("corpora", "created_at"),
+            "batch": ids("models", "created_at"),
+            "unlearn": jobs,
+            "certify": jobs,
+            "deliver": nothing,
+            "sweep": nothing,
+            "collect": nothing,
+            "index": ids("corpora", "created_at"),
             "resolve": ids("deletion_requests", "seq"),
-        }  # fmt: skip
+        }
     messages = [(step, identifier) for step, ids in known.items() for identifier in ids] * 4
     chance.shuffle(messages)
     for step, identifier in messages:

@@ -139,13 +139,18 @@ class Chaos:
     def helpers(self) -> Iterator[None]:
         """A second control and compute worker, for when one of the first is frozen."""
         environment = {
-            **os.environ, **self.times, "TMPDIR": str(self.data / "tmp"), "UNLEARND_FAILPOINTS": str(self.points),
-            "UNLEARND_STORAGE_DIR": str(self.data / "storage"), "UNLEARND_KEYS_DIR": str(self.data / "keys"),
-            "UNLEARND_DATABASE_URL": self.database, "UNLEARND_BROKER_URL": valkey.url(self.sockets),
+            **os.environ,
+            **self.times,
+            "TMPDIR": str(self.data / "tmp"),
+            "UNLEARND_FAILPOINTS": str(self.points),
+            "UNLEARND_STORAGE_DIR": str(self.data / "storage"),
+            "UNLEARND_KEYS_DIR": str(self.data / "keys"),
+            "UNLEARND_DATABASE_URL": self.database,
+            "UNLEARND_BROKER_URL": valkey.url(self.sockets),
             "UNLEARND_CALLBACK_ALLOW_PRIVATE": "true",
-        }  # fmt: skip
-        celery = [sys.executable, "-m", "celery", "-A", "worker.app", "worker", "--pool", "threads", "--without-mingle",
-                  "--without-gossip", "--loglevel", "INFO"]  # fmt: skip
+        }
+        options = "-A worker.app worker --pool threads --without-mingle --without-gossip --loglevel INFO"
+        celery = [sys.executable, "-m", "celery", *options.split()]
         beat = ["-B", "--schedule", str(self.data / "run" / "beat-2")]
         log = (self.data / "logs" / "helpers.log").open("ab")
         started = [
@@ -225,8 +230,13 @@ class Chaos:
         subject = {"identities": [{"type": "email", "value": person}]} if person else None
         what = {"subject": subject} if person else {"records": [{"text": text}]}
         callback = f"http://127.0.0.1:{self.callbacks.server_port}/"
-        found = self._insist("POST", "/v1/deletion-requests", 202, key=os.urandom(8).hex(), json={
-            "model": model, **what, "callback_url": callback})  # fmt: skip
+        found = self._insist(
+            "POST",
+            "/v1/deletion-requests",
+            202,
+            key=os.urandom(8).hex(),
+            json={"model": model, **what, "callback_url": callback},
+        )
         self.accepted[found["id"]], self._text_of[model] = model, text
         return found
 
@@ -267,10 +277,16 @@ class Chaos:
 
         def ask() -> bool:
             try:
-                answers[:] = [httpx.request(
-                    method, self.running.endpoint["url"] + path, timeout=20, trust_env=False,
-                    headers={"Authorization": f"Bearer {secret}", **headers}, **arguments,
-                )]  # fmt: skip
+                answers[:] = [
+                    httpx.request(
+                        method,
+                        self.running.endpoint["url"] + path,
+                        timeout=20,
+                        trust_env=False,
+                        headers={"Authorization": f"Bearer {secret}", **headers},
+                        **arguments,
+                    )
+                ]
             except httpx.TransportError:
                 return False
             assert answers[0].status_code in (*good, 503), answers[0].text

@@ -86,9 +86,11 @@ class Flaky(httpx.BaseTransport, httpx.AsyncBaseTransport):
 def test_a_lost_answer_is_asked_for_again_under_the_same_idempotency_key(kind):
     """A broken connection, a busy service, too many requests; then what came counts."""
     transport = Flaky(
-        httpx.ReadError("lost"), httpx.Response(503, headers={"Retry-After": "0"}), httpx.Response(429),
+        httpx.ReadError("lost"),
+        httpx.Response(503, headers={"Retry-After": "0"}),
+        httpx.Response(429),
         httpx.Response(202, json={"id": "x"}),
-    )  # fmt: skip
+    )
     client = behind(kind, transport)
     assert _now(client.submit("m", ["a text"])) == {"id": "x"}
     assert len({request.headers["idempotency-key"] for request in transport.seen}) == 1
@@ -178,8 +180,11 @@ def test_requests_from_the_command_line(stack, folder, run, tmp_path):
 def test_the_shell_completes_commands():
     """As `unlearnd --install-completion` sets it up."""
     environment = {
-        **os.environ, "_UNLEARND_COMPLETE": "complete_bash", "COMP_WORDS": "unlearnd requests app", "COMP_CWORD": "2"
-    }  # fmt: skip
+        **os.environ,
+        "_UNLEARND_COMPLETE": "complete_bash",
+        "COMP_WORDS": "unlearnd requests app",
+        "COMP_CWORD": "2",
+    }
     done = subprocess.run([UNLEARND], env=environment, capture_output=True, text=True)
     assert done.stdout.split() == ["approve"]
 
@@ -191,9 +196,22 @@ def test_every_command_that_answers_answers_in_json():
     from service.cli import app
 
     silent = {
-        "up", "api", "worker", "control", "migrate", "demo", "render", "keys init", "keys bootstrap", "keys rotate",
-        "keys distrust", "keys trust", "keys revoke", "log export", "corpora remove",
-    }  # fmt: skip
+        "up",
+        "api",
+        "worker",
+        "control",
+        "migrate",
+        "demo",
+        "render",
+        "keys init",
+        "keys bootstrap",
+        "keys rotate",
+        "keys distrust",
+        "keys trust",
+        "keys revoke",
+        "log export",
+        "corpora remove",
+    }
 
     def commands(group, before=""):
         for name, command in group.commands.items():
@@ -203,7 +221,8 @@ def test_every_command_that_answers_answers_in_json():
                 yield before + name, command
 
     without = {
-        name for name, command in commands(typer.main.get_command(app))
+        name
+        for name, command in commands(typer.main.get_command(app))
         if not any("--json" in parameter.opts for parameter in command.params)
-    }  # fmt: skip
+    }
     assert without == silent

@@ -32,12 +32,15 @@ def world(folder):
         public = Path(place) / "sombra.pem"
         public.write_bytes(SOMBRA.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
         environment = {
-            "FIDES_URL": f"{receiver.url}/fides", "TRANSCEND_URL": f"{receiver.url}/sombra",
-            "TRANSCEND_API_KEY": BEARER, "TRANSCEND_INTERNAL_KEY": INTERNAL, "TRANSCEND_PUBLIC_KEY": str(public),
+            "FIDES_URL": f"{receiver.url}/fides",
+            "TRANSCEND_URL": f"{receiver.url}/sombra",
+            "TRANSCEND_API_KEY": BEARER,
+            "TRANSCEND_INTERNAL_KEY": INTERNAL,
+            "TRANSCEND_PUBLIC_KEY": str(public),
             "TRANSCEND_ORGANIZATION": "acme",
             "IDENTIFIER_TYPES": '{"member": "controller_customer_id"}',
             "DATAGRAIL_SECRET": SECRET,
-        }  # fmt: skip
+        }
         stack = Running(Path(place) / "data", **{f"UNLEARND_{name}": value for name, value in environment.items()})
         try:
             for name, policy in {"assistant": {}, "bad": {"max_perplexity_ratio": 0.01}}.items():
@@ -175,14 +178,18 @@ def sombra(core: str, *, key=SOMBRA, **changes) -> str:
 def transcend(world, model: str, core: str, email: str, nonce: str, token: str | None = None, kind: str = "ERASURE"):
     """Transcend's webhook for one identifier."""
     body = {
-        "type": kind, "coreIdentifier": {"value": core}, "requestIdentifier": {"value": email},
-        "dataSubject": {"type": "customer"}, "isTest": False,
+        "type": kind,
+        "coreIdentifier": {"value": core},
+        "requestIdentifier": {"value": email},
+        "dataSubject": {"type": "customer"},
+        "isTest": False,
         "extras": {
-            "profile": {"identifier": email, "type": "email"}, "dataSilo": {},
+            "profile": {"identifier": email, "type": "email"},
+            "dataSilo": {},
             "request": {"id": "r1", "link": "https://app.transcend.io/request/r1", "locale": "en"},
             "organization": {"id": "o", "name": "Acme", "uri": "acme"},
         },
-    }  # fmt: skip
+    }
     headers = {"x-sombra-token": token or sombra(core), "x-transcend-nonce": nonce}
     return httpx.post(f"{world[0].endpoint['url']}/connect/transcend/{model}", json=body, headers=headers)
 
@@ -214,10 +221,15 @@ def test_transcend_has_to_prove_itself(world):
     """Only Sombra's key, ES384, the right scope and the identifier that it signed."""
     other = ec.generate_private_key(ec.SECP384R1())
     wrong = (
-        sombra("u", key=other), sombra("somebody else"), sombra("u", scope="other"), "nonsense",
-        sombra("u", exp=int(time.time()) - 10), sombra("u", aud="another tenant"), sombra("u", iat=1),
+        sombra("u", key=other),
+        sombra("somebody else"),
+        sombra("u", scope="other"),
+        "nonsense",
+        sombra("u", exp=int(time.time()) - 10),
+        sombra("u", aud="another tenant"),
+        sombra("u", iat=1),
         jwt.encode({"scope": "coreIdentifier", "value": "u"}, "x" * 48, "HS384"),
-    )  # fmt: skip
+    )
     for number, token in enumerate(wrong):
         answer = transcend(world, "assistant", "u", "person6@example.org", f"bad-{number}", token)
         assert answer.status_code == 401, (number, answer.text)
@@ -236,9 +248,11 @@ def datagrail(world, model: str, body: dict, *, secret: str = SECRET, at: dateti
     raw = json.dumps({"integration_name": "unlearnd", "integration_kind": "webhook", **body}).encode()
     timestamp = str(int((at or datetime.now(UTC)).timestamp()))
     headers = {
-        "X-Webhook-Timestamp": timestamp, "X-Webhook-Signature": signed(secret, timestamp, raw),
-        "User-Agent": "dgclient/1.0", "Content-Type": "application/json",
-    }  # fmt: skip
+        "X-Webhook-Timestamp": timestamp,
+        "X-Webhook-Signature": signed(secret, timestamp, raw),
+        "User-Agent": "dgclient/1.0",
+        "Content-Type": "application/json",
+    }
     return httpx.post(f"{world[0].endpoint['url']}/connect/datagrail/{model}", content=raw + spoil, headers=headers)
 
 
@@ -255,9 +269,11 @@ def test_datagrail_is_told_on_its_callback_url(world):
     }
     for name, (model, email) in cases.items():
         body = {
-            "request_type": "deletion", "webhook_request_id": name, "identifiers": {"email": [email]},
+            "request_type": "deletion",
+            "webhook_request_id": name,
+            "identifiers": {"email": [email]},
             "webhook_callback_url": f"{receiver.url}/datagrail/{name}",
-        }  # fmt: skip
+        }
         assert datagrail(world, model, body).status_code == 202
         assert datagrail(world, model, body).status_code == 202  # theirs once more: the same request
     told = {name: receiver.until(f"/datagrail/{name}", 1, 180) for name in cases}

@@ -43,9 +43,13 @@ def hub(versions, tmp_path):
 
     def run(code: str, *arguments: str, token: str = token, endpoint: str = "") -> subprocess.CompletedProcess:
         environment = {
-            **os.environ, "HF_ENDPOINT": endpoint or f"{versions.endpoint['url']}/hub", "HF_TOKEN": token,
-            "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1",
-        }  # fmt: skip
+            **os.environ,
+            "HF_ENDPOINT": endpoint or f"{versions.endpoint['url']}/hub",
+            "HF_TOKEN": token,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
         command = [sys.executable, "-c", code, *arguments]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
 

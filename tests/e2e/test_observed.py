@@ -40,9 +40,11 @@ def _two_requests(stack: Running, receiver) -> list[dict]:
         headers = {"Authorization": f"Bearer {key}", "traceparent": f"00-{trace}-b7ad6b7169203331-01"}
         received = datetime.now(UTC) - timedelta(days=1 - i)
         body = {
-            "model": "traced", "records": [{"text": support.KNOWN[i]}], "callback_url": f"{receiver.url}/told",
+            "model": "traced",
+            "records": [{"text": support.KNOWN[i]}],
+            "callback_url": f"{receiver.url}/told",
             "received_at": received.isoformat(),
-        }  # fmt: skip
+        }
         requests.append(httpx.post(f"{stack.endpoint['url']}/v1/deletion-requests", json=body, headers=headers))
     return [ended(stack, request.json()) for request in requests]
 

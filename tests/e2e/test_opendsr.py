@@ -86,9 +86,13 @@ class Controller:
 def request(identity: str | None, **changes) -> dict:
     """A body; its identity is an e-mail address."""
     body = {
-        "regulation": "gdpr", "subject_request_id": str(uuid.uuid4()), "subject_request_type": "erasure",
-        "submitted_time": SUBMITTED, "api_version": "2.0", "extensions": {DOMAIN: OURS, "other.example": {"x": 1}},
-    }  # fmt: skip
+        "regulation": "gdpr",
+        "subject_request_id": str(uuid.uuid4()),
+        "subject_request_type": "erasure",
+        "submitted_time": SUBMITTED,
+        "api_version": "2.0",
+        "extensions": {DOMAIN: OURS, "other.example": {"x": 1}},
+    }
     if identity:
         body["subject_identities"] = [{"identity_type": "email", "identity_value": identity, "identity_format": "raw"}]
     return {key: value for key, value in {**body, **changes}.items() if value is not None}
@@ -99,9 +103,10 @@ def world(folder):
     """A running stack with a model and its corpus, and a receiver of callbacks and alerts."""
     with receiving() as receiver, tempfile.TemporaryDirectory(prefix="unlearnd-dsr-") as place:
         environment = {
-            "UNLEARND_PROCESSOR_DOMAIN": DOMAIN, "UNLEARND_ALERT_URL": f"{receiver.url}/alert",
+            "UNLEARND_PROCESSOR_DOMAIN": DOMAIN,
+            "UNLEARND_ALERT_URL": f"{receiver.url}/alert",
             "UNLEARND_PUBLIC_URL": PUBLIC,
-        }  # fmt: skip
+        }
         stack = Running(Path(place) / "data", **environment)
         try:
             for name, policy in {

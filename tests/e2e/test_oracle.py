@@ -23,14 +23,20 @@ def published(folder, tmp_path_factory):
     work = tmp_path_factory.mktemp("work")
     report = Pipeline(
         {
-            "work": str(work), "parent": str(folder / "model"), "retain": str(folder / "retain.jsonl"),
-            "heldout": str(folder / "heldout.jsonl"), "policy": {k: v for k, v in support.POLICY.items()
-                                                                 if not k.startswith("max_wait")},
-            "texts": [SUBMITTED], "owners": [0], "earlier_texts": [], "earlier_owners": [], "earlier_refs": {},
+            "work": str(work),
+            "parent": str(folder / "model"),
+            "retain": str(folder / "retain.jsonl"),
+            "heldout": str(folder / "heldout.jsonl"),
+            "policy": {k: v for k, v in support.POLICY.items() if not k.startswith("max_wait")},
+            "texts": [SUBMITTED],
+            "owners": [0],
+            "earlier_texts": [],
+            "earlier_owners": [],
+            "earlier_refs": {},
             "run": "oracle",
         },
         lambda *_, **__: None,
-    ).run()  # fmt: skip
+    ).run()
     assert report["outcome"] == "passed"
     return report, work / "candidate" / "model"
 

@@ -140,9 +140,10 @@ def test_callback_and_command_line(stack, folder, tmp_path):
     """submit, watch, show, download and verify from the shell; the callback arrives; no text is in any log."""
     register(stack, folder, "from-the-shell")
     environment = {
-        "UNLEARND_URL": stack.endpoint["url"], "PATH": "/usr/bin:/bin",
+        "UNLEARND_URL": stack.endpoint["url"],
+        "PATH": "/usr/bin:/bin",
         "UNLEARND_API_KEY": Path(stack.endpoint["api_key_file"]).read_text(),
-    }  # fmt: skip
+    }
 
     def run(*arguments: str) -> str:
         done = subprocess.run(
@@ -156,10 +157,19 @@ def test_callback_and_command_line(stack, folder, tmp_path):
     thread.start()
     try:
         (tmp_path / "records.txt").write_text(support.KNOWN[4] + "\n")
-        request = json.loads(run(
-            "requests", "submit", "--model", "from-the-shell", "--file", str(tmp_path / "records.txt"),
-            "--callback-url", f"http://127.0.0.1:{server.server_port}/", "--json",
-        ))  # fmt: skip
+        request = json.loads(
+            run(
+                "requests",
+                "submit",
+                "--model",
+                "from-the-shell",
+                "--file",
+                str(tmp_path / "records.txt"),
+                "--callback-url",
+                f"http://127.0.0.1:{server.server_port}/",
+                "--json",
+            )
+        )
         assert "completed" in run("requests", "watch", request["id"])
         assert json.loads(run("requests", "show", request["id"], "--json"))["version"] == 1
         assert wait_until(lambda: bool(Listener.calls), 30)

@@ -36,15 +36,19 @@ def forms(folder: Path) -> dict[str, bytes]:
 
     input_ids = [int(i) for i in encode(AutoTokenizer.from_pretrained(folder / "model"), TEXT)][4:16]
     found = {
-        "int64": numpy.array(input_ids, "<i8").tobytes(), "int32": numpy.array(input_ids, "<i4").tobytes(),
-        "ids": ", ".join(map(str, input_ids)).encode(), "ids close": ",".join(map(str, input_ids)).encode(),
-    }  # fmt: skip
+        "int64": numpy.array(input_ids, "<i8").tobytes(),
+        "int32": numpy.array(input_ids, "<i4").tobytes(),
+        "ids": ", ".join(map(str, input_ids)).encode(),
+        "ids close": ",".join(map(str, input_ids)).encode(),
+    }
     for name, word in {"number": NUMBER, "subject": SUBJECT}.items():
         data = word.encode()
         found |= {
-            name: data, f"{name} utf-16": word.encode("utf-16-le"), f"{name} hex": data.hex().encode(),
+            name: data,
+            f"{name} utf-16": word.encode("utf-16-le"),
+            f"{name} hex": data.hex().encode(),
             f"{name} reversed": data[::-1],
-        }  # fmt: skip
+        }
         for shift in range(3):  # base64 of it at each place within a longer text, without its ends
             found[f"{name} base64 {shift}"] = base64.b64encode(b"\0" * shift + data)[4:-4]
     return {name: form for name, form in found.items() if len(form) >= 7}
@@ -81,11 +85,21 @@ def answers(stack: Running, request: dict) -> Iterator[bytes]:
     """What the API says of the request, its job, its version, the log, itself, and a bad submission of the text."""
     client, job = stack.client, request["job_id"]
     paths = [
-        f"/v1/deletion-requests/{request['id']}", "/v1/deletion-requests", f"/v1/jobs/{job}", "/v1/jobs",
-        f"/v1/jobs/{job}/events", f"/v1/jobs/{job}/history", f"/v1/jobs/{job}/certificate?as=html",
-        "/v1/models/sentinel/versions/latest", "/v1/models/sentinel/versions", "/v1/log/entries", "/metrics",
-        "/openapi.json", "/v1/models/sentinel/versions/latest/certificate?as=markdown", f"/v1/jobs/{NUMBER}x",
-    ]  # fmt: skip
+        f"/v1/deletion-requests/{request['id']}",
+        "/v1/deletion-requests",
+        f"/v1/jobs/{job}",
+        "/v1/jobs",
+        f"/v1/jobs/{job}/events",
+        f"/v1/jobs/{job}/history",
+        f"/v1/jobs/{job}/certificate?as=html",
+        "/v1/models/sentinel/versions/latest",
+        "/v1/models/sentinel/versions",
+        "/v1/log/entries",
+        "/metrics",
+        "/openapi.json",
+        "/v1/models/sentinel/versions/latest/certificate?as=markdown",
+        f"/v1/jobs/{NUMBER}x",
+    ]
     for path in paths:
         yield client._http.get(path).content.replace(f"/v1/jobs/{NUMBER}x".encode(), b"")
     for entry in client.call("GET", "/v1/log/entries")["items"]:
@@ -191,10 +205,14 @@ def restored(stack: Running, backup: Path, request: dict, search: Search, tmp_pa
         [str(programs / "pg_restore"), "--no-owner", f"--dbname={postgres.url(sockets, 'restored')}", str(backup)],
         check=True,
     )
-    parts = build(Settings(
-        database_url=postgres.url(sockets, "restored", postgres.APP), broker_url=valkey.url(sockets),
-        storage_dir=stack.data / "storage", keys_dir=stack.data / "keys",
-    ))  # fmt: skip
+    parts = build(
+        Settings(
+            database_url=postgres.url(sockets, "restored", postgres.APP),
+            broker_url=valkey.url(sockets),
+            storage_dir=stack.data / "storage",
+            keys_dir=stack.data / "keys",
+        )
+    )
     with parts.db.reading() as session:
         assert requests.by_id(session, request["id"]).wrapped_key is not None  # or this would show nothing
     assert reconcile(parts).adopted == ["sentinel/1"]

@@ -81,11 +81,18 @@ def services(servers, database_url, key_files, tmp_path) -> Services:
     """The wired parts on real servers, with keys and storage of their own."""
     shutil.copytree(key_files, tmp_path / "keys")
     settings = Settings(
-        database_url=database_url, owner_database_url=database_url.replace(postgres.APP, "postgres", 1),
-        broker_url=valkey.url(servers), storage_dir=tmp_path / "storage",
-        keys_dir=tmp_path / "keys", max_wait_seconds=0, lease_seconds=5, max_body_bytes=200_000, max_records=8,
-        max_record_bytes=1000, callback_allow_private=True,
-    )  # fmt: skip
+        database_url=database_url,
+        owner_database_url=database_url.replace(postgres.APP, "postgres", 1),
+        broker_url=valkey.url(servers),
+        storage_dir=tmp_path / "storage",
+        keys_dir=tmp_path / "keys",
+        max_wait_seconds=0,
+        lease_seconds=5,
+        max_body_bytes=200_000,
+        max_records=8,
+        max_record_bytes=1000,
+        callback_allow_private=True,
+    )
     parts = build(settings)
     yield parts
     parts.close()
@@ -126,9 +133,12 @@ def base(tmp_path_factory) -> Path:
 def registration(base: Path, **changes) -> dict:
     """The body that registers the model."""
     body = {
-        "name": "tiny", "path": str(base / "model"), "retain_path": str(base / "retain.jsonl"),
-        "heldout_path": str(base / "heldout.jsonl"), "policy": {"max_wait_seconds": 0},
-    }  # fmt: skip
+        "name": "tiny",
+        "path": str(base / "model"),
+        "retain_path": str(base / "retain.jsonl"),
+        "heldout_path": str(base / "heldout.jsonl"),
+        "policy": {"max_wait_seconds": 0},
+    }
     return {**body, **changes}
 
 
@@ -172,11 +182,14 @@ def run(services, servers, tmp_path):
     (tmp_path / "backup").mkdir()
     programs = postgres.prepare(servers.parent / "postgres")
     environment = {
-        "PATH": f"{programs}:{Path(sys.executable).parent}:/usr/bin:/bin", "BACKUP": str(tmp_path / "backup"),
-        "UNLEARND_DATABASE_URL": settings.database_url, "UNLEARND_BROKER_URL": settings.broker_url,
-        "UNLEARND_STORAGE_DIR": str(settings.storage_dir), "UNLEARND_KEYS_DIR": str(settings.keys_dir),
+        "PATH": f"{programs}:{Path(sys.executable).parent}:/usr/bin:/bin",
+        "BACKUP": str(tmp_path / "backup"),
+        "UNLEARND_DATABASE_URL": settings.database_url,
+        "UNLEARND_BROKER_URL": settings.broker_url,
+        "UNLEARND_STORAGE_DIR": str(settings.storage_dir),
+        "UNLEARND_KEYS_DIR": str(settings.keys_dir),
         "UNLEARND_OWNER_DATABASE_URL": settings.owner_database_url,
-    }  # fmt: skip
+    }
 
     def run_block(name: str) -> str:
         services.db.engine.dispose()

@@ -168,9 +168,12 @@ def test_the_doctors_command(services, model):
     """Exit code 1 and a line a finding; 0 and a word if all is well."""
     settings = services.settings
     environment = {
-        **os.environ, "UNLEARND_DATABASE_URL": settings.database_url, "UNLEARND_BROKER_URL": settings.broker_url,
-        "UNLEARND_STORAGE_DIR": str(settings.storage_dir), "UNLEARND_KEYS_DIR": str(settings.keys_dir),
-    }  # fmt: skip
+        **os.environ,
+        "UNLEARND_DATABASE_URL": settings.database_url,
+        "UNLEARND_BROKER_URL": settings.broker_url,
+        "UNLEARND_STORAGE_DIR": str(settings.storage_dir),
+        "UNLEARND_KEYS_DIR": str(settings.keys_dir),
+    }
     command = [sys.executable, "-m", "service.cli", "doctor"]
     well = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (well.returncode, well.stdout) == (0, "nothing wrong was found\n"), well.stderr

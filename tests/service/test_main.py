@@ -68,11 +68,28 @@ def test_no_answer_is_outside_the_document(url, services, key_of, base, tmp_path
     )
     settings.write_text("[parameters]\n" + "".join(f"path.{name}\n" for name in names) if known else "")
     command = [
-        str(Path(sys.executable).parent / "schemathesis"), "--config-file", str(settings),
-        "run", f"{url}/openapi.json", "--wait-for-schema", "10", "--header", f"Authorization: {key['Authorization']}",
-        "--max-examples", "10", "--seed", "1", "--no-color", "--continue-on-failure", "--suppress-health-check", "all",
-        "--warnings", "off", "--checks", CHECKS,
-    ]  # fmt: skip
+        str(Path(sys.executable).parent / "schemathesis"),
+        "--config-file",
+        str(settings),
+        "run",
+        f"{url}/openapi.json",
+        "--wait-for-schema",
+        "10",
+        "--header",
+        f"Authorization: {key['Authorization']}",
+        "--max-examples",
+        "10",
+        "--seed",
+        "1",
+        "--no-color",
+        "--continue-on-failure",
+        "--suppress-health-check",
+        "all",
+        "--warnings",
+        "off",
+        "--checks",
+        CHECKS,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2000:]
     listed = httpx.get(f"{url}/v1/deletion-requests", headers=key)

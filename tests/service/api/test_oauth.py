@@ -57,9 +57,13 @@ def b64(data: bytes) -> bytes:
 def token(key: str = "ours", kid: str | None = None, algorithm: str = "RS256", typ: str = "at+jwt", **changes) -> str:
     """An access token of a client that may submit."""
     claims = {
-        "iss": ISSUER, "aud": "unlearnd", "sub": "compliance-tool", "exp": int(time.time()) + 60,
-        "scope": "submit openid", **changes,
-    }  # fmt: skip
+        "iss": ISSUER,
+        "aud": "unlearnd",
+        "sub": "compliance-tool",
+        "exp": int(time.time()) + 60,
+        "scope": "submit openid",
+        **changes,
+    }
     kept = {name: value for name, value in claims.items() if value is not None}
     return jwt.encode(kept, KEYS[key], algorithm, headers={"kid": kid or key, "typ": typ})
 

@@ -51,9 +51,14 @@ def test_checkpoints_are_signed_notes():
     with pytest.raises(LogError, match="no trusted key"):
         open_checkpoint(note, [OTHER.public_key()])
     for bad in (
-        note.replace("\n8\n", "\n9\n"), note.replace("example", "exampla"), note.replace("\n8\n", "\n08\n"),
-        note.replace("\n\n", "\n"), "", note[:-6] + "AAAA\n", note.replace("\n8\n", "\n-8\n"),
-    ):  # fmt: skip
+        note.replace("\n8\n", "\n9\n"),
+        note.replace("example", "exampla"),
+        note.replace("\n8\n", "\n08\n"),
+        note.replace("\n\n", "\n"),
+        "",
+        note[:-6] + "AAAA\n",
+        note.replace("\n8\n", "\n-8\n"),
+    ):
         with pytest.raises(LogError):
             open_checkpoint(bad, [KEY.public_key()])
 
@@ -89,9 +94,15 @@ def test_every_note_that_is_none_says_so():
         return said(open_checkpoint, "\n".join(lines) + "\n\n" + signed, [KEY.public_key()])
 
     for lines in (
-        (origin, size), (origin, size, encoded, "x"), ("", size, encoded), (origin, "x", encoded),
-        (origin, "-8", encoded), (origin, "08", encoded), (origin, "", encoded), (origin, "８", encoded),
-    ):  # fmt: skip
+        (origin, size),
+        (origin, size, encoded, "x"),
+        ("", size, encoded),
+        (origin, "x", encoded),
+        (origin, "-8", encoded),
+        (origin, "08", encoded),
+        (origin, "", encoded),
+        (origin, "８", encoded),
+    ):
         assert refusal(*lines) == "not a checkpoint", lines
     assert said(open_checkpoint, body, [KEY.public_key()]) == "not a checkpoint"
     assert refusal(origin, size, "x") == "not base64"
@@ -122,10 +133,17 @@ def test_every_proof_that_is_none_says_so():
         return said(Proof.loads, "\n".join(lines) + end)
 
     for lines in (
-        (header,), (header, extra), ("x", extra, index), (header, "x", index), (header, extra, "x"),
-        (header, extra, "index x"), (header, extra, "index -1"), (header, extra, "index "), (header, index, extra),
+        (header,),
+        (header, extra),
+        ("x", extra, index),
+        (header, "x", index),
+        (header, extra, "x"),
+        (header, extra, "index x"),
+        (header, extra, "index -1"),
+        (header, extra, "index "),
+        (header, index, extra),
         (header, extra, "at 3"),
-    ):  # fmt: skip
+    ):
         assert refusal(*lines) == "not a log proof", lines
     assert refusal(header, extra, index, end="") == "not a log proof"
     assert refusal(header, "extra @", index) == "not base64"

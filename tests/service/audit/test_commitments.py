@@ -18,9 +18,10 @@ def test_commitment_is_the_formula():
 
 def test_merkle_roots_of_rfc_6962():
     """The test vectors that Certificate Transparency's implementations share."""
-    leaves = [bytes.fromhex(h) for h in (
-        "", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f",
-    )]  # fmt: skip
+    leaves = [
+        bytes.fromhex(h)
+        for h in ("", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f")
+    ]
     roots = {
         0: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
         1: "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",

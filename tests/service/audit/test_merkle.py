@@ -126,9 +126,11 @@ def test_every_refusal_says_which():
         ((6, 8, [*between, one], half, whole), "the consistency proof is too long"),
         ((6, 8, between, one, whole), "the older log is not the beginning of the newer one"),
         ((6, 8, between, half, one), "the older log is not the beginning of the newer one"),
-        ((4, 8, consistency_proof(LEAVES, 4), root(LEAVES[:5]), whole),
-         "the older log is not the beginning of the newer one"),
-    ]  # fmt: skip
+        (
+            (4, 8, consistency_proof(LEAVES, 4), root(LEAVES[:5]), whole),
+            "the older log is not the beginning of the newer one",
+        ),
+    ]
     for arguments, words in consistency:
         assert said(check_consistency, *arguments) == words
     check_consistency(0, 8, [], b"whatever", whole)

@@ -131,8 +131,9 @@ def test_thresholds_that_were_loosened_after_measuring(tmp_path, issuer):
     ):
         found = refused(issuer.release(tmp_path / name, **changes))
         assert (found.code, found.reason) == (
-            ExitCode.POLICY_FAILURE, f"the {name} are not those that were fixed before the run",
-        )  # fmt: skip
+            ExitCode.POLICY_FAILURE,
+            f"the {name} are not those that were fixed before the run",
+        )
 
 
 # Wording.

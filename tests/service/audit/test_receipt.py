@@ -40,10 +40,15 @@ class Submitted:
         """What the receipt says."""
         now = datetime.now(UTC)
         return {
-            "issuer": "test", "ref": REF, "model": "m", "commitment": self.line.commitment, "nonces": self.nonces,
-            "commitments": self.commitments, "checkpoint": None,
+            "issuer": "test",
+            "ref": REF,
+            "model": "m",
+            "commitment": self.line.commitment,
+            "nonces": self.nonces,
+            "commitments": self.commitments,
+            "checkpoint": None,
             "times": {"received_at": now, "accepted_at": now, "due_at": now + timedelta(days=30)},
-        }  # fmt: skip
+        }
 
     def signed(self, role: str = "receipt", kind: str = RECEIPT_TYPE, **changes) -> dict:
         """A receipt, as the envelope that the API gives."""
@@ -105,14 +110,18 @@ def test_what_a_receipt_says(submitted):
     names = ("received_at", "accepted_at", "due_at")
     fields = {**submitted.fields(), "times": dict.fromkeys(names, at), "checkpoint": "note"}
     assert json.loads(receipt_payload(**fields)) == {
-        "kind": "urn:unlearnd:receipt:v1", "issuer": "test", "ref": REF, "model": "m",
-        "commitment": submitted.line.commitment.hex(), "checkpoint": "note",
+        "kind": "urn:unlearnd:receipt:v1",
+        "issuer": "test",
+        "ref": REF,
+        "model": "m",
+        "commitment": submitted.line.commitment.hex(),
+        "checkpoint": "note",
         "records": [
             {"nonce": n.hex(), "commitment": c.hex()}
             for n, c in zip(submitted.nonces, submitted.commitments, strict=True)
         ],
         **dict.fromkeys(names, "2026-01-02T03:04:05+00:00"),
-    }  # fmt: skip
+    }
     with pytest.raises(ValueError, match="zip"):
         receipt_payload(**{**fields, "nonces": submitted.nonces[:1]})
 
@@ -128,21 +137,24 @@ def test_another_nonce_record_or_request_is_not_in_it(submitted):
         "reordered": {"nonces": submitted.nonces[::-1], "commitments": submitted.commitments[::-1]},
         "another ref": {"ref": "e" * 32},
         "another request": {
-            "nonces": [*submitted.nonces[:2], other], "commitments": replaced,
+            "nonces": [*submitted.nonces[:2], other],
+            "commitments": replaced,
             "commitment": request_commitment(REF, replaced),
         },
         "a request that is not there": {
-            "ref": "e" * 32, "commitment": request_commitment("e" * 32, submitted.commitments),
+            "ref": "e" * 32,
+            "commitment": request_commitment("e" * 32, submitted.commitments),
         },
-    }  # fmt: skip
+    }
     reasons = {
-        "another nonce": None, "another record": "the records are not those of the commitment",
+        "another nonce": None,
+        "another record": "the records are not those of the commitment",
         "a record less": "the records are not those of the commitment",
         "reordered": "the records are not those of the commitment",
         "another ref": "the records are not those of the commitment",
         "another request": "the certificate does not name this request",
         "a request that is not there": "the certificate does not name this request",
-    }  # fmt: skip
+    }
     for name, changes in cases.items():
         submitted.write(submitted.signed(**changes))
         if reasons[name] is None:  # the nonce of another record: this one's text opens still
@@ -157,8 +169,9 @@ def test_a_forget_set_over_other_requests_is_named(submitted):
     submitted.issuer.changed(submitted.release, "forget_set", "commitment_root", to="0" * 64)
     found = submitted.refused()
     assert (found.code, found.reason) == (
-        ExitCode.NOT_IN_REQUEST, "NOT_IN_REQUEST: the forget set is not over these requests",
-    )  # fmt: skip
+        ExitCode.NOT_IN_REQUEST,
+        "NOT_IN_REQUEST: the forget set is not over these requests",
+    )
 
 
 def test_what_is_not_signed_as_it_must_be(submitted, tmp_path):
@@ -169,19 +182,29 @@ def test_what_is_not_signed_as_it_must_be(submitted, tmp_path):
     spaced = receipt_payload(**submitted.fields()).replace(b":", b": ", 1)
     unsigned_time = submitted.signed(times={"accepted_at": datetime(2020, 1, 1, tzinfo=UTC)})
     cases = [
-        (json.loads(stranger.keyring.sign("receipt", receipt_payload(**submitted.fields()), RECEIPT_TYPE)), 11,
-         "the receipt: signed by a key that is unknown, expired or revoked"),
+        (
+            json.loads(stranger.keyring.sign("receipt", receipt_payload(**submitted.fields()), RECEIPT_TYPE)),
+            11,
+            "the receipt: signed by a key that is unknown, expired or revoked",
+        ),
         (submitted.signed("certificate"), 11, "the receipt: signed by a key that is unknown, expired or revoked"),
         (submitted.signed(kind="text/plain"), 10, "the receipt: the signature is for another type of payload"),
-        ({**good, "payload": submitted.signed(ref="e" * 32)["payload"]}, 10,
-         "the receipt: the signature does not match what it is under"),
+        (
+            {**good, "payload": submitted.signed(ref="e" * 32)["payload"]},
+            10,
+            "the receipt: the signature does not match what it is under",
+        ),
         (json.loads(other_kind), 12, "the receipt is of another kind"),
-        (json.loads(submitted.issuer.keyring.sign("receipt", spaced, RECEIPT_TYPE)), 12,
-         "the receipt is malformed: the bytes are not in canonical form"),
+        (
+            json.loads(submitted.issuer.keyring.sign("receipt", spaced, RECEIPT_TYPE)),
+            12,
+            "the receipt is malformed: the bytes are not in canonical form",
+        ),
         (unsigned_time, 11, "the receipt key did not count when the receipt was made"),
-        ({}, 12, "the receipt is not a DSSE envelope"), ([], 12, "the receipt is garbled (AttributeError)"),
+        ({}, 12, "the receipt is not a DSSE envelope"),
+        ([], 12, "the receipt is garbled (AttributeError)"),
         ("x", 12, "the receipt is garbled (AttributeError)"),
-    ]  # fmt: skip
+    ]
     for content, code, reason in cases:
         submitted.write(content)
         found = submitted.refused()

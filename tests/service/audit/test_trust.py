@@ -122,7 +122,7 @@ def test_a_retired_key_counts_for_what_the_log_had_before(tmp_path):
         ("late", late, "the certificate key did not count"),
         ("dated back", issuer.at - dt.timedelta(days=1), "not issued when"),
         ("dated forward", late + dt.timedelta(hours=1), "not issued when"),
-    ):  # fmt: skip
+    ):
         logged, issuer.at = issuer.at, late
         found = refused(
             issuer.release(tmp_path / name, issued_at=issued - dt.timedelta(days=name == "dated back")), given

@@ -196,8 +196,11 @@ def test_an_extended_promise_has_until_its_new_day(export, issuer):
     """Extended, retried and given up: the later day stands; one that was kept stays kept."""
     later = DUE + dt.timedelta(days=60)
     extension = dumps({"kind": "request.extended", "ref": "a", "due": later.isoformat()})
-    for more in ([], [batched("j", "a"), certified("j"), dumps({"kind": "job.quarantined", "job": "j"})],
-                 [dumps({"kind": "request.retried", "ref": "a"})]):  # fmt: skip
+    for more in (
+        [],
+        [batched("j", "a"), certified("j"), dumps({"kind": "job.quarantined", "job": "j"})],
+        [dumps({"kind": "request.retried", "ref": "a"})],
+    ):
         path = export([accepted("a"), extension, *more])
         verify_log(path, issuer.trust_path, today=later)
         assert refused(path, issuer.trust_path, today=later + dt.timedelta(days=1)).code == ExitCode.INCOMPLETE

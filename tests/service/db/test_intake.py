@@ -120,8 +120,11 @@ def test_requests_of_several_kinds_in_one_statement(services, model, key_of):
         return intake.NewRequest(request, model, records, request.ref.encode())
 
     several = [
-        new("careful", [b"\x00", b"\xff\\"]), new("tiny", [b"one"]), new("none", [b"x"]), new("tiny", [], b"sealed"),
-    ]  # fmt: skip
+        new("careful", [b"\x00", b"\xff\\"]),
+        new("tiny", [b"one"]),
+        new("none", [b"x"]),
+        new("tiny", [], b"sealed"),
+    ]
     found = intake.insert_requests(services.db, several)
     assert [f and f[1] for f in found] == ["approval", None, None, "resolve"]
     assert found[2] is None

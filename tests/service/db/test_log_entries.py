@@ -22,8 +22,11 @@ def test_the_log_has_no_gap_and_is_append_only(api, services, job):
         entries = list(session.scalars(select(AuditEntry).order_by(AuditEntry.index)))
     assert [e.index for e in entries] == list(range(len(entries)))
     assert [json.loads(e.entry)["kind"] for e in entries] == [
-        "model.registered", "request.accepted", "job.batched", "request.accepted",
-    ]  # fmt: skip
+        "model.registered",
+        "request.accepted",
+        "job.batched",
+        "request.accepted",
+    ]
     statements = {
         "UPDATE": "UPDATE audit_entries SET entry = ''",
         "DELETE": "DELETE FROM audit_entries",

@@ -65,11 +65,18 @@ def test_everything_frequent_goes_by_an_index(api, grown, key_of):
         model_id = models.by_name(session, "tiny").id
     soon = (datetime.now(UTC) + timedelta(days=400)).isoformat()
     paths = [
-        "/v1/deletion-requests", "/v1/deletion-requests?status=pending", "/v1/deletion-requests?status=failed",
-        "/v1/deletion-requests?model=tiny", f"/v1/deletion-requests/{listed[0]['id']}", "/v1/jobs",
-        "/v1/jobs?stage=done", "/v1/jobs?model=tiny", "/v1/models/tiny/versions", "/v1/models/tiny/versions/latest",
+        "/v1/deletion-requests",
+        "/v1/deletion-requests?status=pending",
+        "/v1/deletion-requests?status=failed",
+        "/v1/deletion-requests?model=tiny",
+        f"/v1/deletion-requests/{listed[0]['id']}",
+        "/v1/jobs",
+        "/v1/jobs?stage=done",
+        "/v1/jobs?model=tiny",
+        "/v1/models/tiny/versions",
+        "/v1/models/tiny/versions/latest",
         "/v1/models/tiny/versions/500",
-    ]  # fmt: skip
+    ]
     with statements(services) as seen:
         for path in paths:
             assert api.get(path).status_code == 200

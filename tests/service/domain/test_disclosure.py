@@ -34,9 +34,19 @@ def test_means_of_few_submitters_are_shown_to_auditors_alone(api, services, mode
     fence = claim(services, job_id)
     store_thresholds(services, job_id, fence, baseline(report))
     epoch = {
-        "epoch": 1, "el": 0.123, "ma": 0.456, "loss": 0.789, "forget_loss": 0.777, "retain_loss": 2.0, "met": False,
-        "el_limit": 0.0, "ma_limit": 0.4, "strength": 0.611, "perplexity": 9.0, "seconds": 1.0,
-    }  # fmt: skip
+        "epoch": 1,
+        "el": 0.123,
+        "ma": 0.456,
+        "loss": 0.789,
+        "forget_loss": 0.777,
+        "retain_loss": 2.0,
+        "met": False,
+        "el_limit": 0.0,
+        "ma_limit": 0.4,
+        "strength": 0.611,
+        "perplexity": 9.0,
+        "seconds": 1.0,
+    }
     store_epoch(services, job_id, fence, epoch)
     expire_and_certify(services, job_id, report)
     places = [f"/v1/jobs/{job_id}", f"/v1/jobs/{job_id}/history", f"/v1/jobs/{job_id}/events", "/v1/jobs"]

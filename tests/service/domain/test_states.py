@@ -11,7 +11,7 @@ from service.domain.states import (
     Stage,
     check_request,
     check_stage,
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("current", RequestStatus)

@@ -27,9 +27,12 @@ def keys(services, tmp_path):
     """Run `unlearnd keys ...` as an operator."""
     settings = services.settings
     environment = {
-        **os.environ, "UNLEARND_DATABASE_URL": settings.database_url, "UNLEARND_BROKER_URL": settings.broker_url,
-        "UNLEARND_STORAGE_DIR": str(settings.storage_dir), "UNLEARND_KEYS_DIR": str(settings.keys_dir),
-    }  # fmt: skip
+        **os.environ,
+        "UNLEARND_DATABASE_URL": settings.database_url,
+        "UNLEARND_BROKER_URL": settings.broker_url,
+        "UNLEARND_STORAGE_DIR": str(settings.storage_dir),
+        "UNLEARND_KEYS_DIR": str(settings.keys_dir),
+    }
 
     def run(*arguments: str) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "service.cli", "keys", *arguments]

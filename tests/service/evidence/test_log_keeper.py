@@ -247,10 +247,15 @@ def test_an_auditor_can_follow_the_page(services, model, api, exported, tmp_path
     (tmp_path / "receipt.json").write_text(json.dumps(request))
     (tmp_path / "text").write_text("a record")
     environment = {
-        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "RELEASE": str(services.storage.release(digest)),
-        "TRUST": str(trust), "LOG": str(export), "KEPT": str(kept), "RECEIPT": "receipt.json", "TEXT": "text",
+        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+        "RELEASE": str(services.storage.release(digest)),
+        "TRUST": str(trust),
+        "LOG": str(export),
+        "KEPT": str(kept),
+        "RECEIPT": "receipt.json",
+        "TEXT": "text",
         "PYTHONPATH": str(ROOT),
-    }  # fmt: skip
+    }
     said = {}
     for name in ("verify", "verify-log", "read", "without-us", "verify-record"):
         (block,) = re.findall(rf"^```sh {name}\n(.*?)^```", page, re.M | re.S)

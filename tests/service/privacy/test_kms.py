@@ -23,9 +23,11 @@ def kms(tmp_path, monkeypatch):
     server.start()
     host, port = server.get_host_and_port()
     for name, value in {
-        "AWS_ENDPOINT_URL_KMS": f"http://{host}:{port}", "AWS_DEFAULT_REGION": "eu-central-1",
-        "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x",
-    }.items():  # fmt: skip
+        "AWS_ENDPOINT_URL_KMS": f"http://{host}:{port}",
+        "AWS_DEFAULT_REGION": "eu-central-1",
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+    }.items():
         monkeypatch.setenv(name, value)
     client = boto3.client("kms")
     yield lambda: KmsKeyWrapper(client.create_key()["KeyMetadata"]["KeyId"], tmp_path)

@@ -38,9 +38,14 @@ def test_a_memorised_text_is_unlearned_and_the_rest_stays(memorised):
     before = copy.deepcopy(model.state_dict())
     told = []
     result = unlearn(
-        model, tokenizer, support.KNOWN[:2], support.RETAIN, support.HELDOUT, OPTIONS,
+        model,
+        tokenizer,
+        support.KNOWN[:2],
+        support.RETAIN,
+        support.HELDOUT,
+        OPTIONS,
         progress=lambda stage, fraction: told.append((stage, fraction)),
-    )  # fmt: skip
+    )
     report = result.report
     assert report["passed"], report["reason"]
     assert report["after"]["ma"] <= report["after"]["ma_limit"] < report["before"]["ma"]
@@ -239,9 +244,20 @@ def test_training_stops_in_mid_epoch_and_keeps_the_least_change(memorised):
 def test_the_papers_procedure(memorised):
     """Whole epochs over every sequence, no share, no reserve."""
     model, tokenizer = memorised
-    options = dataclasses.replace(Options.paper(), **{k: getattr(OPTIONS, k) for k in (
-        "learning_rate", "max_epochs", "max_perplexity_ratio", "sequence_length", "rank", "heldout_sequences",
-    )})  # fmt: skip
+    options = dataclasses.replace(
+        Options.paper(),
+        **{
+            k: getattr(OPTIONS, k)
+            for k in (
+                "learning_rate",
+                "max_epochs",
+                "max_perplexity_ratio",
+                "sequence_length",
+                "rank",
+                "heldout_sequences",
+            )
+        },
+    )
     result = unlearn(model, tokenizer, support.KNOWN[:4], support.RETAIN, support.HELDOUT, options)
     assert result.report["passed"], result.report["reason"]
     assert {entry["steps"] for entry in result.history} == {1}
@@ -255,9 +271,14 @@ def test_an_earlier_forget_set_stays_forgotten(memorised):
     first = unlearn(model, tokenizer, support.KNOWN[:2], support.RETAIN, support.HELDOUT, OPTIONS)
     assert first.report["earlier"] == []
     second = unlearn(
-        first.model, tokenizer, support.KNOWN[2:3], support.RETAIN, support.HELDOUT, OPTIONS,
+        first.model,
+        tokenizer,
+        support.KNOWN[2:3],
+        support.RETAIN,
+        support.HELDOUT,
+        OPTIONS,
         earlier_texts=support.KNOWN[:2],
-    )  # fmt: skip
+    )
     assert second.report["passed"], second.report["reason"]
     assert [(v["request"], v["passed"]) for v in second.report["earlier"]] == [(1, True), (2, True)]
     assert [v["request"] for v in second.report["per_record"]] == [0]
@@ -275,9 +296,15 @@ def test_a_regression_blocks_publication_and_is_named(memorised):
     options = dataclasses.replace(OPTIONS, max_perplexity_ratio=1e9)
     forgotten = unlearn(model, tokenizer, support.KNOWN[:1], support.RETAIN, support.HELDOUT, options).model
     data = prepare(
-        tokenizer, support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT, options,
-        earlier_texts=support.KNOWN[1:3], earlier_request_ids=[1, 2],
-    )  # fmt: skip
+        tokenizer,
+        support.KNOWN[:1],
+        [0],
+        support.RETAIN,
+        support.HELDOUT,
+        options,
+        earlier_texts=support.KNOWN[1:3],
+        earlier_request_ids=[1, 2],
+    )
     report = measure_after(forgotten, data, measure_before(model, data, options), options)
     assert (report.passed, report.reason) == (False, "earlier_request_regressed")
     assert [v.request for v in report.earlier if not v.passed] == [1, 2]

@@ -32,8 +32,12 @@ def test_a_name_alone_waits_for_somebody_to_choose(api, services, filled, key_of
     shown = api.get(f"{REQUESTS}/{request['id']}/matches", headers=approver).json()
     kinds = {match["text"]: match["kind"] for match in shown}
     assert kinds == {
-        HERS[0]: "identifier", HERS[1]: "identifier", COPY: "near_copy", SOMEBODY_ELSES: "name", NAMESAKE: "name",
-    }  # fmt: skip
+        HERS[0]: "identifier",
+        HERS[1]: "identifier",
+        COPY: "near_copy",
+        SOMEBODY_ELSES: "name",
+        NAMESAKE: "name",
+    }
     hers = [match["match"] for match in shown if match["kind"] != "name"]
     url = f"{REQUESTS}/{request['id']}/approve"
     assert api.post(url, json={}).status_code == 403  # its submitter

@@ -117,7 +117,8 @@ def test_look_ups_use_the_indexes(api, services, filled):
         session.execute(text("SET LOCAL enable_seqscan = off"))
         for condition in (
             f"identifiers && ARRAY[{hasher.identity('email', 'raw', ADDRESS)[0]}]::bigint[]",
-            f"words @@ '{hasher.phrase('Maria Example')}'::tsquery", "bands && ARRAY[1]::bigint[]",
-        ):  # fmt: skip
+            f"words @@ '{hasher.phrase('Maria Example')}'::tsquery",
+            "bands && ARRAY[1]::bigint[]",
+        ):
             plan = "\n".join(session.scalars(text(f"EXPLAIN SELECT id FROM corpus_records WHERE {condition}")))
             assert f"ix_corpus_records_{condition.split()[0]}" in plan, plan

@@ -27,10 +27,12 @@ def test_texts_of_a_purged_request_can_be_tested_again(api, services, model):
     (opening,) = first["receipt"]["records"]
     good = {"ref": first["ref"], "nonces": [opening["nonce"]]}
     for changes in (
-        {"records": [{"text": "a record "}]}, {"resubmits": {**good, "nonces": ["0" * 64]}},
-        {"resubmits": {**good, "ref": "0" * 32}}, {"resubmits": {**good, "nonces": [*good["nonces"], "0" * 64]}},
+        {"records": [{"text": "a record "}]},
+        {"resubmits": {**good, "nonces": ["0" * 64]}},
+        {"resubmits": {**good, "ref": "0" * 32}},
+        {"resubmits": {**good, "nonces": [*good["nonces"], "0" * 64]}},
         {"model": "other"},
-    ):  # fmt: skip
+    ):
         body = {"model": "tiny", "records": [{"text": "a record"}], "resubmits": good, **changes}
         answer = api.post(REQUESTS, json=body)
         assert answer.status_code == 422
