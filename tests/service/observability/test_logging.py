@@ -50,7 +50,7 @@ def test_of_an_exception_the_frames_are_written_and_no_message(written):
     assert len(lines) == 2
     for line in lines:
         assert "error=RuntimeError" in line
-        assert "test_logs.py" in line
+        assert "test_logging.py" in line
         assert "in fail" not in line
         assert " fail" in line
     assert "Zoraida" not in written()
