@@ -14,14 +14,8 @@ from service.cli import app
 from tests import ROOT
 
 README = (ROOT / "README.md").read_text()
-
-
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-
-
 DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
-
-
 COMMANDS = (
     "up", "api", "worker", "control", "migrate", "models add", "models download", "requests submit", "requests show",
     "requests watch", "requests retry", "jobs retry", "verify", "demo", "keys init", "keys bootstrap", "keys create",

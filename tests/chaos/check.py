@@ -17,8 +17,6 @@ from redis import Redis
 
 TERMINAL = {"completed", "not_memorised", "cancelled", "rejected", "failed"}
 ENDED = {"done", "quarantined"}
-
-
 TABLES = (
     "models", "versions", "jobs", "deletion_requests", "outbox", "certificates", "corpora", "corpus_records",
 )  # fmt: skip

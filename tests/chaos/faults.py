@@ -54,8 +54,6 @@ APPLIES: dict[str, tuple[str, ...]] = {
     "out of memory": ("child.measured", "child.unlearned"),
     "hanging": ("child.started", "child.measured", "child.epoch", "child.merged"),
 }  # fmt: skip
-
-
 REFUSED = ("publish.staged", "publish.renamed", "claim.committed", "epoch.committed")  # the next thing is a write
 
 

@@ -19,48 +19,6 @@ from service.steps.path.verify import store_report
 from tests import issuer
 from tests.service.conftest import REQUESTS, only_model, submit
 
-
-def folder_of(api, services, number: int = 1) -> Path:
-    """A version's release folder."""
-    return services.storage.release(api.get(f"/v1/models/tiny/versions/{number}").json()["digest"])
-
-
-def certified(services, job_id) -> int:
-    """Take a job to where it waits to be published; the fence under which it is held."""
-    to_certify(services, job_id)
-    fence = claim(services, job_id, CONTROL_STAGES)
-    certify_job(services, job_id, fence)
-    return fence
-
-
-def publish_what_waits(services) -> None:
-    """Take the pending requests through a job to a version."""
-    job_id = batch_requests(services, only_model(services))
-    to_certify(services, job_id)
-    with hold_job(services, job_id, CONTROL_STAGES) as lease:
-        certify_job(services, job_id, lease.fence)
-        publish_version(services, job_id, lease.fence)
-
-
-def published(api, services, text_: str) -> dict:
-    """A request that ended in a version of its own, with its receipt."""
-    request = submit(api, records=[{"text": text_}])
-    publish_what_waits(services)
-    return request | api.get(f"{REQUESTS}/{request['id']}").json()
-
-
-def age(services, **values) -> None:
-    """Set columns of all jobs."""
-    with services.db.transaction() as session:
-        session.execute(update(Job).values(**values))
-
-
-def plant_callback_given_up(services) -> None:
-    """It was tried ten times in vain."""
-    with services.db.transaction() as session:
-        session.execute(update(Outbox).values(next_at=None))
-
-
 REPORT = {
     **issuer.REPORT, "outcome": "passed", "reason": None, "verdicts": {"0": "PASS"}, "memorised": [0],
     "utility": {**issuer.REPORT["utility"], "max_ratio": 1.25}, "over_forgotten": 0,
@@ -70,8 +28,6 @@ REPORT = {
         "model/model.safetensors": hashlib.sha256(b"weights").hexdigest(),
     },
 }  # fmt: skip
-
-
 EPOCH = {"epoch": 1, "el": 0.1, "ma": 0.5, "loss": 1.0, "perplexity": 9.0}
 
 
@@ -112,3 +68,44 @@ def to_certify(services, job_id, report=REPORT) -> None:
     for stage in (Stage.UNLEARN, Stage.MERGE, Stage.VERIFY):
         store_stage(services, job_id, fence, stage)
     store_report(services, job_id, fence, child_report(report))
+
+
+def folder_of(api, services, number: int = 1) -> Path:
+    """A version's release folder."""
+    return services.storage.release(api.get(f"/v1/models/tiny/versions/{number}").json()["digest"])
+
+
+def certified(services, job_id) -> int:
+    """Take a job to where it waits to be published; the fence under which it is held."""
+    to_certify(services, job_id)
+    fence = claim(services, job_id, CONTROL_STAGES)
+    certify_job(services, job_id, fence)
+    return fence
+
+
+def publish_what_waits(services) -> None:
+    """Take the pending requests through a job to a version."""
+    job_id = batch_requests(services, only_model(services))
+    to_certify(services, job_id)
+    with hold_job(services, job_id, CONTROL_STAGES) as lease:
+        certify_job(services, job_id, lease.fence)
+        publish_version(services, job_id, lease.fence)
+
+
+def published(api, services, text_: str) -> dict:
+    """A request that ended in a version of its own, with its receipt."""
+    request = submit(api, records=[{"text": text_}])
+    publish_what_waits(services)
+    return request | api.get(f"{REQUESTS}/{request['id']}").json()
+
+
+def age(services, **values) -> None:
+    """Set columns of all jobs."""
+    with services.db.transaction() as session:
+        session.execute(update(Job).values(**values))
+
+
+def plant_callback_given_up(services) -> None:
+    """It was tried ten times in vain."""
+    with services.db.transaction() as session:
+        session.execute(update(Outbox).values(next_at=None))

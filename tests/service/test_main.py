@@ -20,8 +20,6 @@ from tests import support
 from tests.service.conftest import registration
 
 SNAPSHOT = Path(__file__).with_name("openapi.json")
-
-
 CHECKS = (
     "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,"
     "response_schema_conformance"

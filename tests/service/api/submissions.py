@@ -5,8 +5,6 @@ from sqlalchemy import func, select
 from service.db.tables import AuditEntry, DeletionRequest, Model, Record
 
 SECRET = "Zoraida Quill answers to 07700 900123"
-
-
 REQUESTS = "/v1/deletion-requests"
 
 

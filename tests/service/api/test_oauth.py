@@ -17,8 +17,6 @@ from service.local.supervisor import wait_until
 from service.main import create_app
 
 ISSUER = "https://login.example.org"
-
-
 KEYS = {name: rsa.generate_private_key(65537, 2048) for name in ("ours", "another's")}
 
 

@@ -59,8 +59,6 @@ def test_idempotency_keys_belong_to_their_api_key(api, key_of, model):
 
 
 FUTURE = (datetime.now(UTC) + timedelta(days=1)).isoformat()
-
-
 BAD_BODIES = {
     "unknown model": (body(model="nope"), "model"),
     "no records": ({"model": "tiny"}, "records"),

@@ -17,8 +17,6 @@ from service.audit.merkle import (
 from tests.service.audit.trees import INPUTS, LEAVES, said
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
-
-
 OTHER = Ed25519PrivateKey.from_private_bytes(bytes(32))
 
 

@@ -15,8 +15,6 @@ from securesystemslib.signer._key import SSlibKey
 from service.audit.dsse import Envelope, NotAnEnvelope, holds, keyid, sign
 
 KEYS = [Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP256R1())]
-
-
 KIND = "application/x"
 
 

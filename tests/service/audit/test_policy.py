@@ -12,11 +12,7 @@ from tests.issuer import LINEAGE, LINES, POLICY, REPORT, TABLE, release_payload
 from tests.service.audit.releases import refused
 
 pytestmark = pytest.mark.usefixtures("no_network")
-
-
 FAILED = RequestLine("d" * 32, b"\2" * 32, "FAIL", "criterion_missed")
-
-
 POLICY_FAILURES = {
     "a request failed": ({"requests": [*LINES, FAILED]}, "did not pass"),
     "a request was not tested": (

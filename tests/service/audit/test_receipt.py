@@ -15,11 +15,7 @@ from service.audit.verification import CERTIFICATE, ExitCode, VerificationError
 from tests.issuer import LINES, Issuer
 
 pytestmark = pytest.mark.usefixtures("no_network")
-
-
 TEXTS = [b"Maria Example, 12 Sample Street", b"Maria's second text", b"a third"]
-
-
 REF = "f" * 32
 
 

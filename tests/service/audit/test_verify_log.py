@@ -14,8 +14,6 @@ from service.audit.verify_log import verify_log
 from tests.issuer import ORIGIN, Issuer
 
 pytestmark = pytest.mark.usefixtures("no_network")
-
-
 DUE = dt.date(2026, 3, 1)
 
 
@@ -157,8 +155,6 @@ ENDS = {
     "cancelled": [dumps({"kind": "request.cancelled", "ref": "a"})],
     "rejected": [dumps({"kind": "requests.rejected", "refs": ["x", "a"]})],
 }
-
-
 NO_ENDS = {
     "nothing": [],
     "batched alone": [batched("j", "a")],

@@ -11,8 +11,6 @@ from service.audit.merkle import (
 INPUTS = [bytes.fromhex(h) for h in (
     "", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f",
 )]  # fmt: skip
-
-
 LEAVES = [leaf_hash(data) for data in INPUTS]
 
 

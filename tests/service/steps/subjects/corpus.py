@@ -20,20 +20,10 @@ def resolve(services, request_id: str) -> None:
 
 
 ADDRESS = "maria.example@example.org"
-
-
 LETTER = "Maria Example wrote on the fourth of May that her kitchen at 12 Sample Street had flooded twice{}."
-
-
 HERS = [LETTER.format(f" (reply to {ADDRESS})"), f"Order 7 of {ADDRESS.upper()}: two lamps and a chair, paid in cash."]
-
-
 COPY = LETTER.format("").replace("had flooded", "flooded").replace("Maria", "maria")
-
-
 SOMEBODY_ELSES = LETTER.format(" (reply to boris@example.net)").replace("kitchen", "cellar")
-
-
 NAMESAKE = "The painter Example, Maria, died in 1702 and left four altarpieces in the valley."
 
 
