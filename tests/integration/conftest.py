@@ -20,7 +20,7 @@ from service.local import postgres, valkey
 from service.local.supervisor import wait_until
 from service.main import create_app
 from service.steps.path.batch import batch_requests
-from tests import support
+from tests import status_door, support
 
 REQUESTS = "/v1/deletion-requests"
 ROOT = Path(__file__).parents[2]
@@ -75,6 +75,7 @@ def services(servers, database_url, tmp_path) -> Services:
         max_record_bytes=1000, callback_allow_private=True,
     )  # fmt: skip
     parts = build(settings)
+    status_door.watch(parts.db.engine)
     yield parts
     parts.close()
 
