@@ -1,20 +1,27 @@
 # Every target works from a clean clone with only Python >= 3.11 and make.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/pip --quiet --disable-pip-version-check
 .DEFAULT_GOAL := help
 
-.PHONY: help setup check test chaos test-all demo clean
+.PHONY: help setup lock check test chaos test-all demo clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-.venv/.ready: pyproject.toml
+# First the lock, with hashes. Then torch, by its range, and the project itself; the lock holds all else where it is.
+.venv/.ready: pyproject.toml requirements.lock
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "installing into .venv (about a minute) ..."
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@echo "installing into .venv (about two minutes) ..."
+	@$(PIP) install --require-hashes --no-deps -r requirements.lock
+	@sed -n 's/^\([^ #].*==[^\]*\).*/\1/p' requirements.lock > .venv/pins.txt
+	@$(PIP) install --no-build-isolation -c .venv/pins.txt -e '.[dev]'
 	@touch $@
 
 setup: .venv/.ready  ## create .venv with everything that demo and tests need
+
+lock:  ## write the lock anew from pyproject.toml (UPGRADE=1: newest versions)
+	PYTHON=$(PYTHON) .ci/lock $(if $(UPGRADE),--upgrade)
 
 check: setup  ## ruff, mypy strict, pydoclint, import contracts, migrations match the tables
 	$(BIN)/ruff check .
