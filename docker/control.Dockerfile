@@ -7,7 +7,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY service ./service
 COPY worker ./worker
 COPY migrations ./migrations
-ARG VERSION=0.1.0.dev0
+ARG VERSION=
 RUN SETUPTOOLS_SCM_PRETEND_VERSION="${VERSION}" pip wheel --no-deps --no-build-isolation --wheel-dir /dist .
 
 FROM python:3.12-slim
