@@ -1,31 +1,49 @@
 # Every target works from a clean clone with only Python >= 3.11 and make.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/pip --quiet --disable-pip-version-check
+FAST := -n 2 -m "not slow and not gpu"
 .DEFAULT_GOAL := help
 
-.PHONY: help setup check test chaos test-all demo clean
+.PHONY: help setup lock format check test coverage chaos test-all sbom audit demo clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-.venv/.ready: pyproject.toml
+# First the lock, with hashes. Then torch by its range, and the project; the pins hold all else where it is.
+# pip would compile with one core.
+.venv/.ready: pyproject.toml requirements.lock
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "installing into .venv (about a minute) ..."
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@echo "installing into .venv (about two minutes) ..."
+	@$(PIP) install --no-compile --no-deps --require-hashes -r requirements.lock
+	@sed -n 's/^\([^ #].*==[^\]*\).*/\1/p' requirements.lock > .venv/pins.txt
+	@$(PIP) install --no-compile --no-build-isolation -c .venv/pins.txt -e '.[dev]'
+	@$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	@touch $@
 
 setup: .venv/.ready  ## create .venv with everything that demo and tests need
 
-check: setup  ## ruff, mypy strict, pydoclint, import contracts, migrations match the tables
+lock:  ## write the lock anew from pyproject.toml (UPGRADE=1: newest versions)
+	PYTHON=$(PYTHON) .ci/lock $(if $(UPGRADE),--upgrade)
+
+format: setup  ## format and fix what ruff can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check: setup  ## ruff, mypy strict, pydoclint, import contracts, the lock, migrations match the tables
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pydoclint --quiet worker/engine
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python .ci/check_lock.py
 	$(BIN)/python -m service.local.check_migrations
 
 test: check  ## check, then every test but the slow and the GPU ones
-	$(BIN)/pytest -n 2 -m "not slow and not gpu"
+	$(BIN)/pytest $(FAST)
+
+coverage: setup  ## the same tests; which branches they take, and fail under the floor in pyproject.toml
+	$(BIN)/pytest $(FAST) --cov --cov-report=term --cov-report=xml
 
 chaos: setup  ## every fault at every point of the path, on the real stack: about a quarter of an hour
 	$(BIN)/python -m tests.chaos.run $(if $(SEED),--seed $(SEED))
@@ -33,8 +51,14 @@ chaos: setup  ## every fault at every point of the path, on the real stack: abou
 test-all: check  ## every test, the slow and the GPU ones included
 	$(BIN)/pytest
 
+sbom: setup  ## sbom.cdx.json: what the environment is made of (CycloneDX)
+	$(BIN)/python .ci/sbom.py sbom.cdx.json
+
+audit: setup  ## known vulnerabilities of what is in the lock
+	$(BIN)/python .ci/audit.py requirements.lock
+
 demo: setup  ## the whole promise, end to end, on this machine
 	$(BIN)/unlearnd demo
 
 clean:  ## remove what the targets made
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .pytest_tmp demo-output
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .pytest_tmp .coverage* coverage.xml sbom.cdx.json demo-output

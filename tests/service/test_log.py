@@ -55,7 +55,7 @@ def test_roots_and_proofs_agree_with_pymerkle(data):
     for entry in data:
         tree.append_entry(entry)
     leaves = [leaf_hash(entry) for entry in data]
-    assert tree.get_state() == root(leaves)
+    assert tree.get_root() == root(leaves)
     for index in range(len(data)):
         theirs = tree.prove_inclusion(index + 1).path
         assert set(inclusion_proof(leaves, index)) | {leaves[index]} == set(theirs)
