@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help setup check test chaos test-all demo clean
+.PHONY: help setup check test chaos test-all demo sample docs clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -36,5 +36,14 @@ test-all: check  ## every test, the slow and the GPU ones included
 demo: setup  ## the whole promise, end to end, on this machine
 	$(BIN)/unlearnd demo
 
+sample: setup  ## sample data in ./sample: a small model that has memorised fictional people, and its texts
+	$(BIN)/unlearnd sample sample
+
+docs: setup  ## the documentation site in ./site; fails on a broken link or a page without a place
+	$(BIN)/ruff check docs
+	$(BIN)/mypy docs/generate.py
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 clean:  ## remove what the targets made
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .pytest_tmp demo-output
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .pytest_tmp demo-output sample site docs/reference
