@@ -19,10 +19,6 @@ ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
 CERTIFICATE = ROOT / "service" / "audit" / "record.schema.json"
 OPENAPI = ROOT / "tests" / "integration" / "openapi.json"  # a test holds it to the running application
-MODULES = {  # what the Python page shows: the heading and the module that exports it
-    "The client": "service.client",
-    "The engine": "worker.engine",
-}
 OPTIONS = "worker.engine.options", "Options"  # its docstring explains the policy's fields that the engine reads
 FIRST = ("deletion requests", "jobs", "models", "versions")  # tags in the order that a reader wants; others follow
 ALWAYS = {"400", "401", "403", "404", "409", "413", "422", "429", "503"}  # errors that every operation lists
@@ -50,7 +46,7 @@ def type_of(schema: Schema, page: str = "") -> str:
     """A JSON Schema as words: `integer (at least 1)`, `array of string`, a link to a named schema."""
     if "$ref" in schema:
         name = schema["$ref"].rsplit("/", 1)[1]
-        return f"[{name}]({page}#{name.lower()})"
+        return f"[`{name}`]({page}#{name.lower()})"
     for key in ("anyOf", "oneOf", "allOf"):
         if key in schema:
             return " or ".join(dict.fromkeys(type_of(part, page) for part in schema[key]))
@@ -115,7 +111,7 @@ def http_page() -> Iterator[str]:
                 yield from operation_of(path, method, operation)
     yield "\n## Schemas\n"
     for name, schema in sorted(document["components"]["schemas"].items()):
-        yield f"\n### {name}\n\n{schema.get('description', '')}\n"
+        yield f"\n### `{name}`\n\n{schema.get('description', '')}\n"
         if "enum" in schema:
             yield type_of(schema)
         yield from properties(schema)
@@ -217,7 +213,7 @@ def policy_page() -> Iterator[str]:
     yield "# Policy\n"
     yield (
         "A policy says how a model is unlearned. It is JSON, given with `unlearnd models add --policy FILE` or in "
-        "`POST /v1/models`. Every field has a default. [The engine's options](python.md#worker.engine.Options) "
+        "`POST /v1/models`. Every field has a default. [The engine's options](../python.md#worker.engine.Options) "
         "explain the fields that the engine reads."
     )
     schema = Policy.model_json_schema()
@@ -256,7 +252,7 @@ def certificate_page() -> Iterator[str]:
     yield from table(("field", "type"), fields_of(schema, ""))
     yield "\n## Named types\n"
     for name, definition in schema.get("$defs", {}).items():
-        yield f"\n### {name}\n\n{type_of(definition)}\n"
+        yield f"\n### `{name}`\n\n{type_of(definition)}\n"
         yield from table(("field", "type"), fields_of(definition, ""))
 
 
@@ -271,20 +267,9 @@ def fields_of(schema: Schema, path: str) -> Iterator[tuple[str, str]]:
             yield from fields_of(part, place)
 
 
-def python_page() -> Iterator[str]:
-    """What mkdocstrings reads from the source: the client and the engine."""
-    yield "# Python\n"
-    yield (
-        "`service.client` needs the base installation. `worker.engine` needs the extra `engine`; it has no "
-        "database, no HTTP and no settings, so you can use it on its own."
-    )
-    for heading, module in MODULES.items():
-        yield f"\n## {heading}\n\n::: {module}\n"
-
-
 PAGES = {
     "http": http_page, "cli": cli_page, "settings": settings_page, "policy": policy_page,
-    "certificate": certificate_page, "python": python_page,
+    "certificate": certificate_page,
 }  # fmt: skip
 
 

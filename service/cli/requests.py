@@ -82,9 +82,10 @@ def requests_submit(
         fields["resubmits"] = {"ref": earlier.get("ref"), "nonces": nonces}
     out = _new_file(receipt) if receipt else None  # before anything is sent: the receipt is given once
     found = connect().submit(model, texts, subject=subject, regulation=regulation, **fields)
-    with out or _new_file(Path(f"receipt-{found['id']}.json")) as file_of_receipt:
+    path = receipt or Path(f"receipt-{found['id']}.json")
+    with out or _new_file(path) as file_of_receipt:
         file_of_receipt.write(json.dumps(found, indent=1))
-    say(f"The receipt is in {file_of_receipt.name}. Keep it with the texts: it is given once.")
+    say(f"The receipt is in {path}. Keep it with the texts: it is given once.")
     show(found, as_json, "id", "status", "due_at")
 
 
