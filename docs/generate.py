@@ -93,8 +93,8 @@ def http_page() -> Iterator[str]:
     yield "# HTTP\n"
     yield document["info"]["description"]
     yield (
-        "Send `Authorization: Bearer KEY` with every call. A service serves this page's source at "
-        "`/openapi.json` and an interactive form of it at `/docs`. [API keys and scopes](../guides/access.md) "
+        "Send `Authorization: Bearer KEY` with every call. This page is made from the OpenAPI "
+        "document, which a running service has at `/openapi.json`. [API keys and scopes](../guides/access.md) "
         "says what each key may do.\n\n## Errors\n\nAny operation may answer these:"
     )
     operations = [
