@@ -16,13 +16,14 @@ help:  ## show this list
 
 setup: .venv/.ready  ## create .venv with everything that demo and tests need
 
-check: setup  ## ruff, mypy strict, pydoclint, import contracts, migrations match the tables
+check: setup  ## ruff, mypy strict, pydoclint, import contracts, migrations match the tables, the site builds
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pydoclint --quiet worker/engine
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m service.local.check_migrations
+	@$(MAKE) --no-print-directory docs
 
 test: check  ## check, then every test but the slow and the GPU ones
 	$(BIN)/pytest -n 2 -m "not slow and not gpu"
@@ -40,7 +41,6 @@ sample: setup  ## sample data in ./sample: a small model that has memorised fict
 	$(BIN)/unlearnd sample sample
 
 docs: setup  ## the documentation site in ./site; fails on a broken link or a page without a place
-	$(BIN)/ruff check docs
 	$(BIN)/mypy docs/generate.py
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

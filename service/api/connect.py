@@ -39,7 +39,7 @@ class Tolerant(BaseModel):
 
 
 class FidesIn(Tolerant):
-    """As docs/fides/config.yml has Fides send it."""
+    """As docs/guides/fides/config.yml has Fides send it."""
 
     privacy_request_id: Text = Field(min_length=1, max_length=200)
     email: Text | None = Field(None, max_length=500)
