@@ -20,7 +20,8 @@ DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
 COMMANDS = (
     "up", "api", "worker", "control", "migrate", "models add", "models download", "requests submit", "requests show",
     "requests watch", "requests retry", "jobs retry", "verify", "demo", "sample", "keys init", "keys bootstrap",
-    "keys create", "keys revoke", "keys rotate", "keys distrust", "keys trust", "doctor", "reconcile", "verify-log", "verify-record",
+    "keys create", "keys revoke", "keys rotate", "keys distrust", "keys trust", "doctor", "reconcile",
+    "verify-log", "verify-record",
     "render", "log export",
 )  # fmt: skip
 
