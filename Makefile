@@ -44,6 +44,7 @@ docs: setup  ## the documentation site in ./site; fails on a broken link or a pa
 	$(BIN)/mypy docs/generate.py
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@! grep -rl --include='*.html' '```' site || { echo "these pages show a block of code as text"; exit 1; }
 
 clean:  ## remove what the targets made
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .pytest_tmp demo-output sample site docs/reference

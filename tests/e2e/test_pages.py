@@ -59,7 +59,7 @@ def clone(folder, tmp_path) -> Path:
 
 def run_page(page: str, clone: Path) -> str:
     """The output of a page's commands, in a shell to which nothing else is known; its service is stopped."""
-    blocks = re.findall(r"^```sh \w+\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)
+    blocks = re.findall(r'^```sh title="[\w-]+"\n(.*?)^```', (ROOT / page).read_text(), re.M | re.S)
     environment = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(clone), "LANG": "C.UTF-8",
         "UNLEARND_PORT": "0", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": os.environ["HF_HUB_OFFLINE"],
@@ -114,6 +114,6 @@ def test_what_the_self_certification_cites_is_there():
 def test_every_page_with_commands_is_tested():
     """By this file, or by another test that has what the page needs."""
     pages = {ROOT / "README.md", *(ROOT / "docs").rglob("*.md")}
-    with_commands = {str(page.relative_to(ROOT)) for page in pages if "```sh " in page.read_text()}
+    with_commands = {str(page.relative_to(ROOT)) for page in pages if '```sh title="' in page.read_text()}
     assert with_commands == set(ENDS) | set(ELSEWHERE)
     assert all((ROOT / where.split(":")[0]).exists() for where in ELSEWHERE.values())

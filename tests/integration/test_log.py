@@ -251,7 +251,7 @@ def test_an_auditor_can_follow_the_page(services, model, api, exported, tmp_path
     }  # fmt: skip
     said = {}
     for name in ("verify", "verify-log", "read", "without-us", "verify-record"):
-        (block,) = re.findall(rf"^```sh {name}\n(.*?)^```", page, re.M | re.S)
+        (block,) = re.findall(rf'^```sh title="{name}"\n(.*?)^```', page, re.M | re.S)
         done = subprocess.run(
             ["bash", "-ec", block], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
         )
