@@ -34,7 +34,7 @@ chaos: setup  ## every fault at every point of the path, on the real stack: abou
 test-all: check  ## every test, the slow and the GPU ones included
 	$(BIN)/pytest
 
-demo: setup  ## the whole promise, end to end, on this machine
+demo: setup  ## the whole path on a sample model, on this machine
 	$(BIN)/unlearnd demo
 
 sample: setup  ## sample data in ./sample: a small model that has memorised fictional people, and its texts

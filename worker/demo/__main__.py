@@ -1,4 +1,4 @@
-"""`unlearnd demo`: the whole promise on this machine, over HTTP, on real parts."""
+"""`unlearnd demo`: the whole path on a sample model, over HTTP, on real PostgreSQL and Valkey."""
 
 import argparse
 import json
@@ -160,7 +160,7 @@ def show(parent: Path, output: Path, asked: Sequence[Person], others: Sequence[P
 
 def main() -> int:
     """Run the demo; 0 if it showed what it promises."""
-    parser = argparse.ArgumentParser(description="the whole promise, end to end, on this machine")
+    parser = argparse.ArgumentParser(description="run the whole path on a sample model on this machine")
     parser.add_argument("--output", type=Path, default=Path("demo-output"))
     parser.add_argument("--keep", type=Path, help="where the sample goes; by default into the output folder")
     parser.add_argument("--only-sample", action="store_true", help="make the sample and run nothing")
