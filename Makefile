@@ -5,7 +5,7 @@ PIP := $(BIN)/pip --quiet --disable-pip-version-check
 FAST := -n 2 -m "not slow and not gpu"
 .DEFAULT_GOAL := help
 
-.PHONY: help setup lock format check test coverage chaos test-all sbom audit demo clean
+.PHONY: help setup lock format check test coverage chaos test-all sbom audit demo sample docs clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,7 +30,7 @@ format: setup  ## format and fix what ruff can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-check: setup  ## ruff, mypy strict, pydoclint, import contracts, the lock, migrations match the tables
+check: setup  ## ruff, mypy strict, pydoclint, import contracts, the lock, migrations, the site builds
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -38,6 +38,7 @@ check: setup  ## ruff, mypy strict, pydoclint, import contracts, the lock, migra
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python .ci/check_lock.py
 	$(BIN)/python -m service.local.check_migrations
+	@$(MAKE) --no-print-directory docs
 
 test: check  ## check, then every test but the slow and the GPU ones
 	$(BIN)/pytest $(FAST)
@@ -57,8 +58,18 @@ sbom: setup  ## sbom.cdx.json: what the environment is made of (CycloneDX)
 audit: setup  ## known vulnerabilities of what is in the lock
 	$(BIN)/python .ci/audit.py requirements.lock
 
-demo: setup  ## the whole promise, end to end, on this machine
+demo: setup  ## the whole path on a sample model, on this machine
 	$(BIN)/unlearnd demo
 
+sample: setup  ## sample data in ./sample: a small model that has memorised fictional people, and its texts
+	$(BIN)/unlearnd sample sample
+
+docs: setup  ## the documentation site in ./site; fails on a broken link or a page without a place
+	$(BIN)/mypy docs/generate.py
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@! grep -rl --include='*.html' '```' site || { echo "these pages show a block of code as text"; exit 1; }
+
 clean:  ## remove what the targets made
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .pytest_tmp .coverage* coverage.xml sbom.cdx.json demo-output
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .pytest_tmp .coverage* coverage.xml sbom.cdx.json
+	rm -rf demo-output sample site docs/reference

@@ -74,4 +74,4 @@ class Settings(BaseSettings):
     datagrail_secret: SecretStr = Field(SecretStr(""), description="of DataGrail's webhooks; without it they are off")
     callback_allow_private: bool = Field(False, description="let callbacks go to any private address")
     callback_allow: list[str] = Field([], description='inner networks they may go to, as JSON: ["10.2.0.0/16"]')
-    log_level: str = "INFO"
+    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")

@@ -206,7 +206,7 @@ def _log(session: Session, services: Services, _: datetime) -> Iterator[Finding]
         yield Finding("log", f"Nothing can be signed: {error}.", "A control worker is frozen: end it.")
     except LogForked as error:
         yield Finding(
-            "log", f"It contradicts what was signed: {error}.", "See docs/operations.md: reconcile --new-log."
+            "log", f"It contradicts what was signed: {error}.", "See docs/guides/operations.md: reconcile --new-log."
         )
     rows = diagnostics.newest_entries(session, LOG_ENTRIES)
     for row, before in pairwise(rows):

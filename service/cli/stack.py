@@ -83,6 +83,15 @@ def _shown(name: str, value: object) -> str:
 
 
 @app.command()
-def demo(output: Annotated[Path, typer.Option(help="where the plot and the release go")] = Path("demo-output")) -> None:
-    """See the whole promise happen on this machine, in a few minutes."""
-    _become("-m", "worker.demo", "--output", str(output))
+def demo(
+    output: Annotated[Path, typer.Option(help="where the plot and the release go")] = Path("demo-output"),
+    keep: Annotated[Path | None, typer.Option(metavar="DIR", help="where the sample model and its texts go")] = None,
+) -> None:
+    """Run the whole path on a sample model on this machine, in a few minutes."""
+    _become("-m", "worker.demo", "--output", str(output), *(("--keep", str(keep)) if keep else ()))
+
+
+@app.command()
+def sample(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
+    """Make sample data to try the service with: a small model, the texts it memorised, retain and held-out text."""
+    _become("-m", "worker.demo", "--only-sample", "--keep", str(folder))

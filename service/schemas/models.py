@@ -22,7 +22,7 @@ class Policy(In):
     model_config = ConfigDict(strict=True)
 
     preset: Literal["paper"] | None = Field(None, description="other defaults for some fields")
-    max_batch_records: int = Field(32, ge=1, le=10_000)
+    max_batch_records: int = Field(32, ge=1, le=10_000, description="a batch is sealed when it holds so many records")
     max_wait_seconds: float | None = Field(None, ge=0, description="default: the service's setting")
     approvals: int = Field(0, ge=0, le=2, description="keys that must approve a request before it is batched")
     rank: int = Field(16, ge=1, le=512)

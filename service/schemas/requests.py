@@ -48,7 +48,7 @@ class RequestIn(In):
         }
     )  # fmt: skip
     model: Text = Field(min_length=1, max_length=63)
-    subject: SubjectIn | None = Field(None, description="whose texts to find and unlearn; see docs/subjects.md")
+    subject: SubjectIn | None = Field(None, description="whose texts to find and unlearn; see docs/guides/subjects.md")
     records: list[RecordIn] = Field([], validate_default=True, description="texts to unlearn")
     subject_ref: Text | None = Field(None, max_length=500, description="your own reference; stored sealed")
     regulation: Literal["gdpr", "ccpa", "other"] = "gdpr"

@@ -146,8 +146,10 @@ def job(api, services, model):
 
 
 def runbook(name: str) -> str:
-    """The block of that name in docs/operations.md."""
-    found = re.findall(rf"^```sh {name}\n(.*?)^```", (ROOT / "docs" / "operations.md").read_text(), re.M | re.S)
+    """The block of that name in docs/guides/operations.md."""
+    found = re.findall(
+        rf'^```sh title="{name}"\n(.*?)^```', (ROOT / "docs" / "guides" / "operations.md").read_text(), re.M | re.S
+    )
     assert len(found) == 1
     return found[0]
 

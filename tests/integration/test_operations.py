@@ -1,4 +1,4 @@
-"""The operator's side: the doctor finds planted faults, purging destroys, the restore drill of docs/operations.md."""
+"""The operator's side: the doctor, purging, and the restore drill of docs/guides/operations.md."""
 
 import json
 import os

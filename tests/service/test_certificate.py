@@ -20,7 +20,7 @@ from service.audit.verify import verify
 from service.audit.wording import FORBIDDEN, problem_in
 from tests.issuer import LINEAGE, LINES, REPORT, Issuer, findings, release_payload
 
-PAGE = Path(__file__).parents[2] / "docs" / "auditor.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "auditor.md"
 FILES = [{"path": "model/a_b.safetensors", "size": 1, "sha256": "0" * 64}]
 
 
@@ -137,9 +137,9 @@ def test_nothing_in_a_record_is_markup(issuer):
 
 
 def test_a_release_checks_with_stock_tools(issuer, tmp_path):
-    """The block of docs/auditor.md: cryptography and model_signing, in processes that import nothing of ours."""
+    """The block of docs/guides/auditor.md: cryptography and model_signing, in processes that import nothing of ours."""
     release = issuer.release(tmp_path / "release")
-    block = PAGE.read_text().split("```sh without-us\n")[1].split("```")[0]
+    block = PAGE.read_text().split('```sh title="without-us"\n')[1].split("```")[0]
     bin_folder = Path(sys.executable).parent
     environment = {"PATH": f"{bin_folder}:/usr/bin:/bin", "RELEASE": str(release), "TRUST": str(issuer.trust_path)}
 

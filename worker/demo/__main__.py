@@ -1,4 +1,4 @@
-"""`unlearnd demo`: the whole promise on this machine, over HTTP, on real parts."""
+"""`unlearnd demo`: the whole path on a sample model, over HTTP, on real PostgreSQL and Valkey."""
 
 import argparse
 import json
@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -24,18 +23,13 @@ from service.audit.verify import verify
 from service.cli.requests import watch
 from service.client.http import Client
 from service.local.supervisor import wait_until
-from worker.demo.model import KNOWN as KNOWN_SHARE
-from worker.demo.model import LENGTH, build
-from worker.demo.people import Person, people, prose
+from worker.demo.model import LENGTH
+from worker.demo.people import Person
 from worker.demo.plot import plot_trajectory
+from worker.demo.sample import ASKED, IN_RETAIN, KNOWN, POLICY, make_sample
 from worker.engine.data import encode
 from worker.engine.metrics.memorization import accuracy, token_matches
 
-KNOWN, ASKED, IN_RETAIN = 64, 3, 41
-POLICY = {
-    "learning_rate": 5e-4, "max_epochs": 40, "margin": 0.2, "retain_batch_size": 24, "sequence_length": LENGTH,
-    "utility_sequences": 40, "max_perplexity_ratio": 1.1,
-}  # fmt: skip
 console = Console(highlight=False)
 
 
@@ -64,28 +58,6 @@ def running_stack(data: Path) -> Iterator[Client]:
         process.wait(60)
 
 
-def make_model(folder: Path, known: Sequence[Person]) -> None:
-    """The model that has memorised people, and its retain and held-out files."""
-    columns = (
-        TextColumn("training a small GPT-Neo"),
-        BarColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-    )
-    ordinary = prose(400, 3)
-    with Progress(*columns, console=console) as bars:
-        bar = bars.add_task("", total=KNOWN_SHARE, note="")
-
-        def progress(_: float, share: float) -> None:
-            bars.update(bar, completed=share, note=f"{share:.0%} of the people's tokens known by heart")
-
-        build(folder, [p.text for p in known], ordinary, progress)
-    retain = [p.text for p in known[ASKED : ASKED + IN_RETAIN]] + ordinary[:20]
-    heldout = [p.text for p in people(80, 2)]
-    for name, texts in (("retain", retain), ("heldout", heldout)):
-        (folder.parent / f"{name}.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
-
-
 def load(folder: Path) -> tuple[Any, Any]:
     """Model and tokenizer, as anyone loads them."""
     return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
@@ -111,20 +83,19 @@ def mean_accuracy(model: Any, tokenizer: Any, persons: Sequence[Person]) -> floa
     return sum(map(accuracy, rows)) / len(rows)
 
 
-def run(output: Path) -> None:
-    """Do all of it.
+def run(output: Path, sample: Path) -> None:
+    """Do all of it; `sample` is the folder of the model and its texts.
 
     Raises:
         DemoFailed: Something is not as promised.
     """
     output.mkdir(parents=True, exist_ok=True)
-    known = people(KNOWN, 1)
-    asked, others = known[:ASKED], known[ASKED:]
     console.rule(f"1  a model that has memorised {KNOWN} fictional people")
-    make_model(output / "base", known)
+    known = make_sample(sample, console)
+    asked, others = known[:ASKED], known[ASKED:]
     with running_stack(output / "stack") as client:
         console.rule("2  the service: PostgreSQL, Valkey, API, control and compute workers")
-        base, retain, heldout = (str(output / name) for name in ("base", "retain.jsonl", "heldout.jsonl"))
+        base, retain, heldout = (str(sample / name) for name in ("model", "retain.jsonl", "heldout.jsonl"))
         client.add_model("demo", base, retain, heldout, POLICY)
         console.rule(f"3  {ASKED} people ask to be forgotten: one job, from request to publication")
         submitted = [client.submit("demo", [person.text]) for person in asked]
@@ -143,16 +114,16 @@ def run(output: Path) -> None:
     console.rule("4  the certified version, downloaded and checked offline")
     command = [sys.executable, "-m", "service.cli", "verify", str(output / "release")]
     subprocess.run(command, check=True)
-    show(output, asked, others, version)
+    show(sample / "model", output, asked, others, version)
 
 
-def show(output: Path, asked: Sequence[Person], others: Sequence[Person], version: Any) -> None:
+def show(parent: Path, output: Path, asked: Sequence[Person], others: Sequence[Person], version: Any) -> None:
     """Before and after, side by side, measured here on the downloaded files.
 
     Raises:
         DemoFailed: The people nobody asked about are not known as before.
     """
-    before, after = load(output / "base"), load(output / "release" / "model")
+    before, after = load(parent), load(output / "release" / "model")
     console.rule("5  what the model completes, before and after")
     for person in asked:
         console.print(f"   [bold]{person.text}[/bold]", soft_wrap=True)
@@ -189,14 +160,21 @@ def show(output: Path, asked: Sequence[Person], others: Sequence[Person], versio
 
 def main() -> int:
     """Run the demo; 0 if it showed what it promises."""
-    parser = argparse.ArgumentParser(description="the whole promise, end to end, on this machine")
+    parser = argparse.ArgumentParser(description="run the whole path on a sample model on this machine")
     parser.add_argument("--output", type=Path, default=Path("demo-output"))
+    parser.add_argument("--keep", type=Path, help="where the sample goes; by default into the output folder")
+    parser.add_argument("--only-sample", action="store_true", help="make the sample and run nothing")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    started = time.monotonic()
+    started, given = time.monotonic(), parser.parse_args()
+    output = given.output.resolve()
+    sample = given.keep.resolve() if given.keep else output / "sample"
+    if given.only_sample:
+        make_sample(sample, console)
+        return 0
     try:
-        run(parser.parse_args().output.resolve())
+        run(output, sample)
     except DemoFailed as error:
         console.print(f"the demo failed: {error}", style="red")
         return 1

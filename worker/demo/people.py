@@ -20,6 +20,7 @@ class Person:
     """A fictional person and the one text about them in the training data."""
 
     name: str
+    email: str
     text: str
 
 
@@ -39,7 +40,7 @@ def people(count: int, seed: int) -> list[Person]:
             "email": f"{name.split()[0].lower()}{fake.random_number(3, fix_len=True)}@{fake.domain_word()}.example",
             "born": fake.date_of_birth(minimum_age=20, maximum_age=80).strftime("%d %B %Y"),
         }
-        found.append(Person(name, TEMPLATES[index % len(TEMPLATES)].format(**fields)))
+        found.append(Person(name, fields["email"], TEMPLATES[index % len(TEMPLATES)].format(**fields)))
     return found
 
 

@@ -18,7 +18,7 @@ router = APIRouter(prefix="/connect", tags=["connectors"])
 
 
 class FidesIn(PlatformBody):
-    """A body as docs/fides/config.yml has Fides send it."""
+    """A body as docs/guides/fides/config.yml has Fides send it."""
 
     privacy_request_id: Text = Field(min_length=1, max_length=200)
     email: Text | None = Field(None, max_length=500)

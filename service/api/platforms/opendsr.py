@@ -1,7 +1,7 @@
 """OpenDSR 2.0 (`/v2`) and OpenGDPR 1.0 (`/v1/opengdpr_requests`), as a processor that erases.
 
 Every answer is signed; errors are 400 in OpenDSR's shape (401, 403 and 404 as they are), and name no value. What the
-specification leaves open is decided in docs/opendsr.md.
+specification leaves open is decided in docs/guides/opendsr.md.
 """
 
 import base64
