@@ -17,7 +17,7 @@ from service.schemas.models import PRESETS, Policy
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
-CERTIFICATE = ROOT / "service" / "audit" / "record.schema.json"
+CERTIFICATE = ROOT / "service" / "audit" / "certificate-2.schema.json"
 OPENAPI = ROOT / "tests" / "integration" / "openapi.json"  # a test holds it to the running application
 OPTIONS = "worker.engine.options", "Options"  # its docstring explains the policy's fields that the engine reads
 FIRST = ("deletion requests", "jobs", "models", "versions")  # tags in the order that a reader wants; others follow
@@ -42,20 +42,20 @@ def code(value: object) -> str:
     return f"`{json.dumps(value)}`" if value is not None else ""
 
 
-def type_of(schema: Schema, page: str = "") -> str:
+def type_words(schema: Schema, page: str = "") -> str:
     """A JSON Schema as words: `integer (at least 1)`, `array of string`, a link to a named schema."""
     if "$ref" in schema:
         name = schema["$ref"].rsplit("/", 1)[1]
         return f"[`{name}`]({page}#{name.lower()})"
     for key in ("anyOf", "oneOf", "allOf"):
         if key in schema:
-            return " or ".join(dict.fromkeys(type_of(part, page) for part in schema[key]))
+            return " or ".join(dict.fromkeys(type_words(part, page) for part in schema[key]))
     if "const" in schema:
         return code(schema["const"])
     if "enum" in schema:
         return " or ".join(code(value) for value in schema["enum"])
     if schema.get("type") == "array":
-        return f"array of {type_of(schema.get('items', {}), page)}"
+        return f"array of {type_words(schema.get('items', {}), page)}"
     kind, bounds = str(schema.get("format") or schema.get("type", "any")), ", ".join(limits(schema))
     return f"{kind} ({bounds})" if bounds else kind
 
@@ -78,7 +78,7 @@ def properties(schema: Schema, page: str = "") -> Iterator[str]:
         (
             (
                 f"`{name}`",
-                type_of(field, page),
+                type_words(field, page),
                 "required" if name in required else code(field.get("default")),
                 field.get("description", ""),
             )
@@ -113,7 +113,7 @@ def http_page() -> Iterator[str]:
     for name, schema in sorted(document["components"]["schemas"].items()):
         yield f"\n### `{name}`\n\n{schema.get('description', '')}\n"
         if "enum" in schema:
-            yield type_of(schema)
+            yield type_words(schema)
         yield from properties(schema)
 
 
@@ -126,14 +126,14 @@ def operation_of(path: str, method: str, operation: Schema) -> Iterator[str]:
             (
                 f"`{given['name']}`{' (required)' if given.get('required') else ''}",
                 given["in"],
-                type_of(given["schema"]),
+                type_words(given["schema"]),
                 given.get("description", ""),
             )
             for given in operation.get("parameters", ())
         ),
     )
     for media, body in operation.get("requestBody", {}).get("content", {}).items():
-        yield f"Body (`{media}`): {type_of(body['schema'])}\n"
+        yield f"Body (`{media}`): {type_words(body['schema'])}\n"
     for status, answer in operation["responses"].items():
         if status not in ALWAYS:
             kinds = [f"`{media}`{described(body)}" for media, body in answer.get("content", {}).items()]
@@ -143,7 +143,7 @@ def operation_of(path: str, method: str, operation: Schema) -> Iterator[str]:
 def described(body: Schema) -> str:
     """The schema of an answer in brackets, if it has one."""
     schema = body.get("schema")
-    return f" ({type_of(schema)})" if schema else ""
+    return f" ({type_words(schema)})" if schema else ""
 
 
 def cli_page() -> Iterator[str]:
@@ -202,7 +202,7 @@ def settings_page() -> Iterator[str]:
     yield from table(
         ("variable", "type", "default", "meaning"),
         (
-            (f"`UNLEARND_{name.upper()}`", type_of(field), code(field.get("default")), field.get("description", ""))
+            (f"`UNLEARND_{name.upper()}`", type_words(field), code(field.get("default")), field.get("description", ""))
             for name, field in schema["properties"].items()
         ),
     )
@@ -252,7 +252,7 @@ def certificate_page() -> Iterator[str]:
     yield from table(("field", "type"), fields_of(schema, ""))
     yield "\n## Named types\n"
     for name, definition in schema.get("$defs", {}).items():
-        yield f"\n### `{name}`\n\n{type_of(definition)}\n"
+        yield f"\n### `{name}`\n\n{type_words(definition)}\n"
         yield from table(("field", "type"), fields_of(definition, ""))
 
 
@@ -261,7 +261,7 @@ def fields_of(schema: Schema, path: str) -> Iterator[tuple[str, str]]:
     for name, field in schema.get("properties", {}).items():
         here = f"{path}.{name}" if path else name
         inner, place = (field["items"], f"{here}[]") if field.get("type") == "array" else (field, here)
-        yield f"`{here}`", type_of(field)
+        yield f"`{here}`", type_words(field)
         yield from fields_of(inner, place)
         for part in inner.get("anyOf", ()):
             yield from fields_of(part, place)
