@@ -11,14 +11,12 @@ help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 # First the lock, with hashes. Then torch by its range, and the project; the pins hold all else where it is.
-# pip would compile with one core.
 .venv/.ready: pyproject.toml requirements.lock
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (about two minutes) ..."
-	@$(PIP) install --no-compile --no-deps --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps --require-hashes -r requirements.lock
 	@sed -n 's/^\([^ #].*==[^\]*\).*/\1/p' requirements.lock > .venv/pins.txt
-	@$(PIP) install --no-compile --no-build-isolation -c .venv/pins.txt -e '.[dev]'
-	@$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
+	@$(PIP) install --no-build-isolation -c .venv/pins.txt -e '.[dev]'
 	@touch $@
 
 setup: .venv/.ready  ## create .venv with everything that demo and tests need
