@@ -8,9 +8,18 @@ import sys
 import pytest
 
 SERVER_PACKAGES = {
-    "alembic", "celery", "cryptography", "fastapi", "kombu", "opentelemetry", "psycopg",
-    "redis", "sqlalchemy", "structlog", "uvicorn",
-}  # fmt: skip
+    "alembic",
+    "celery",
+    "cryptography",
+    "fastapi",
+    "kombu",
+    "opentelemetry",
+    "psycopg",
+    "redis",
+    "sqlalchemy",
+    "structlog",
+    "uvicorn",
+}
 LIST_MODULES = "import json, sys; print(json.dumps(sorted(sys.modules)))"
 UNREACHABLE = {"UNLEARND_URL": "http://127.0.0.1:9", "UNLEARND_API_KEY": "k"}
 
@@ -39,11 +48,19 @@ def test_the_command_line_and_the_clients_import_no_server_package():
 @pytest.mark.parametrize(
     "arguments",
     [
-        "requests show 1", "requests list", "requests submit --model m --text t", "models list", "models download m d",
-        "corpora list m", "corpora add m c d", "jobs retry 1", "log export f", "keys create n --scope read",
+        "requests show 1",
+        "requests list",
+        "requests submit --model m --text t",
+        "models list",
+        "models download m d",
+        "corpora list m",
+        "corpora add m c d",
+        "jobs retry 1",
+        "log export f",
+        "keys create n --scope read",
         "keys revoke 1",
     ],
-)  # fmt: skip
+)
 def test_a_client_command_imports_no_server_package(arguments):
     """Even when it has run, up to the call that finds no service."""
     run = (
