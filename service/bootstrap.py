@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from uuid import UUID
 
-from service.callbacks.opendsr import Signer
 from service.config import Settings
 from service.db.group_commit import GroupCommit
 from service.db.intake import NewRequest, request_intake
 from service.db.session import Database
 from service.evidence.keyring import Keyring
 from service.evidence.log_keeper import LogKeeper
+from service.evidence.opendsr_key import OpenDsrKey
 from service.privacy.envelope import FileKeyWrapper, KeyWrapper
 from service.privacy.kms import KmsKeyWrapper
 from service.queue import Queue
@@ -36,9 +36,9 @@ class Services:
         return Keyring(self.settings.keys_dir)
 
     @cached_property
-    def opendsr(self) -> Signer:
+    def opendsr(self) -> OpenDsrKey:
         """The key that answers and callbacks of OpenDSR are signed with."""
-        return Signer(self.settings.keys_dir, self.settings.processor_domain)
+        return OpenDsrKey(self.settings.keys_dir, self.settings.processor_domain)
 
     @cached_property
     def log(self) -> LogKeeper:
@@ -83,4 +83,4 @@ def create_keys(settings: Settings) -> None:
     """Make the key-encryption key and the signing keys, mode 0600, unless they exist."""
     key_wrapper(settings).create()
     Keyring(settings.keys_dir).create()
-    Signer(settings.keys_dir, settings.processor_domain).create()
+    OpenDsrKey(settings.keys_dir, settings.processor_domain).create()
