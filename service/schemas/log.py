@@ -1,4 +1,4 @@
-"""The transparency log."""
+"""Bodies of the transparency log endpoints."""
 
 from pydantic import BaseModel, Field
 
