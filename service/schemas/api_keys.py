@@ -10,7 +10,7 @@ from service.schemas.base import Input, Text
 
 
 class KeyIn(Input):
-    """Make an API key."""
+    """The name and scopes of a new API key."""
 
     name: Text = Field(min_length=1, max_length=100)
     scopes: list[Literal["submit", "read", "download", "audit", "approve", "admin"]] = Field(min_length=1)
