@@ -119,9 +119,7 @@ class GroupCommit(Generic[Item, Result]):
         group: list[_Entry[Item, Result]] = []
         free = self._max_bytes
         while (
-            self._waiting
-            and len(group) < self._max_items
-            and (free := free - self._size(self._waiting[0].item)) >= 0
+            self._waiting and len(group) < self._max_items and (free := free - self._size(self._waiting[0].item)) >= 0
         ):
             group.append(self._waiting.popleft())
         return group

@@ -40,9 +40,7 @@ def release_from_job(session: Session, job_id: UUID) -> None:
     )
 
 
-def end_as_certified(
-    session: Session, model_id: UUID, job_id: UUID, version: int, lines: Sequence[JsonObject]
-) -> int:
+def end_as_certified(session: Session, model_id: UUID, job_id: UUID, version: int, lines: Sequence[JsonObject]) -> int:
     """End the requests that a certificate lists as the certificate says; the backup's statuses are older.
 
     Returns:
