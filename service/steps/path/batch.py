@@ -62,7 +62,5 @@ def _insert_job(session: Session, model: Model, parent: Version, batch: Sequence
         requests.move(session, batch, RequestStatus.BATCHED, job_id=job.id)
         jobs.add_event(session, job.id, "stage", {"stage": job.stage, "progress": 0.0})
         refs = sorted(request.ref for request in batch)
-        log_entries.append(
-            session, "job.batched", job=str(job.id), model=model.name, parent=parent.number, refs=refs
-        )
+        log_entries.append(session, "job.batched", job=str(job.id), model=model.name, parent=parent.number, refs=refs)
     return job

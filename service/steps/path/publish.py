@@ -94,7 +94,8 @@ def _insert_version(session: Session, job: Job, number: int, digest: str, files:
 def _metrics(report: JobReport) -> VersionMetrics:
     """The metrics of a version, from its job's report."""
     findings = report.findings
-    assert findings.limits and findings.utility
+    assert findings.limits is not None
+    assert findings.utility is not None
     return VersionMetrics(
         findings.limits,
         findings.before,
@@ -117,7 +118,7 @@ def _return_to_certify(services: Services, job_id: UUID, fence: int) -> None:
 
 
 def _inclusion_proof(services: Services, job_id: UUID, fence: int, certificate: Certificate) -> str:
-    """The proof that the certificate is in the log. It is made once, so that a later attempt publishes the same bytes."""
+    """The proof that the log has the certificate. It is made once: a later attempt publishes the same bytes."""
     if certificate.proof is not None:
         return certificate.proof
     assert certificate.log_index is not None
