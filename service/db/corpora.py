@@ -73,7 +73,7 @@ def remove(session: Session, corpus: Corpus) -> None:
     session.execute(delete(Corpus).where(Corpus.id == corpus.id))
 
 
-def _records_where(model_id: UUID, condition: ColumnElement[bool]) -> Select[tuple[CorpusRecord]]:
+def _records_where(model_id: UUID, condition: ColumnElement[bool]) -> Select[CorpusRecord]:
     """The first indexed records of a model that meet a condition."""
     query = select(CorpusRecord).join(Corpus, Corpus.id == CorpusRecord.corpus_id)
     return query.where(Corpus.model_id == model_id, condition).order_by(CorpusRecord.id).limit(MAX_MATCHES)

@@ -25,7 +25,7 @@ class Page(Generic[Row]):
 
 def page(
     session: Session,
-    query: Select[tuple[Row]],
+    query: Select[Row],
     key: InstrumentedAttribute[Key],
     parse_key: Callable[[str], Key],
     cursor: str | None,
