@@ -1,4 +1,4 @@
-"""deliver: notify the submitter's URL of a request's status, and the operator of alerts; at least once, with back-off."""
+"""deliver: send notifications to submitters and alerts to the operator, at least once, with back-off."""
 
 import threading
 from collections.abc import Callable

@@ -1,6 +1,7 @@
 """purge: destroy the data key of a request whose dispute window has passed, and everything sealed with it.
 
-Storage's ledger gets the request first: the ledger purges a database again that is restored from an older backup.
+Storage's ledger gets the request first. From the ledger, a database that is restored from an older backup is purged
+again.
 """
 
 from collections.abc import Sequence
