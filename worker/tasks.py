@@ -83,6 +83,7 @@ def certify_and_publish(services: Services, lease: Lease) -> None:
 
 
 def _read_job(services: Services, job_id: UUID) -> Job:
+    """The job's present row."""
     with services.db.reading() as session:
         job = jobs.by_id(session, job_id)
         assert job is not None

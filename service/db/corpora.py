@@ -103,10 +103,12 @@ def near_copies_of_others(session: Session, model_id: UUID, record: CorpusRecord
 
 
 def _shares_band(record: CorpusRecord) -> ColumnElement[bool]:
+    """Whether a record has a MinHash band in common with this one."""
     return CorpusRecord.bands.op("&&")(cast(list(record.bands), BIGINTS))
 
 
 def _has_no_other_identifier(record: CorpusRecord) -> ColumnElement[bool]:
+    """Whether all identifiers of a record are also in this one."""
     return CorpusRecord.identifiers.op("<@")(cast(list(record.identifiers), BIGINTS))
 
 

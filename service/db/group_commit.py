@@ -139,6 +139,7 @@ class GroupCommit(Generic[Item, Result]):
             entry.succeed(result)
 
     def _call_for_each(self, remaining: deque[_Entry[Item, Result]]) -> None:
+        """Call for each item alone; an error that no item causes ends the calls and fails the remaining items."""
         while remaining:
             entry = remaining.popleft()
             self._call_for([entry])

@@ -96,6 +96,7 @@ class Database:
 
 
 def _note_idle_since(_: object, pooled: ConnectionPoolEntry) -> None:
+    """Note when a connection went back into the pool."""
     pooled.info["idle_since"] = time.monotonic()
 
 

@@ -1,7 +1,7 @@
 """unlearn -> merge -> verify on files. A stage is skipped if `stages.json` lists it and its outputs are unchanged.
 
 work/measure.json                  thresholds and the measurements before, fixed before training
-work/checkpoint-N-V.pt             after epoch N and V verifications: adapter, optimiser, history
+work/checkpoint-N-V.pt             after epoch N and V failed verifications: adapter, optimiser, history
 work/adapter.safetensors           the adapter at the end of training
 work/candidate/model/              the merged model, which is verified and published
 work/stages.json                   the inputs' digest; stage -> its outputs and their sha256

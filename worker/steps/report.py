@@ -64,7 +64,7 @@ def baseline_summary(data: Prepared, baseline: Baseline) -> BaselineSummary:
         requests=len(baseline.before.verdicts),
         retain_excluded=data.retain_excluded,
         heldout_excluded=data.heldout_excluded,
-        thresholds=_rows(baseline.thresholds),
+        thresholds=_threshold_rows(baseline.thresholds),
     )
 
 
@@ -76,7 +76,7 @@ def child_report(data: Prepared, baseline: Baseline | None, after: ArtefactRepor
         reason=after.reason if after else None,
         earlier=_earlier(after, run.earlier_refs) if after else None,
         over_forgotten=sum(v.over_forgotten for v in after.per_record) if after else 0,
-        thresholds=_rows(baseline.thresholds) if baseline else [],
+        thresholds=_threshold_rows(baseline.thresholds) if baseline else [],
         limits=_limits(before) if before else None,
         before=_means(before) if before else None,
         after=_means(after.after) if after else None,
@@ -117,7 +117,7 @@ def _limits(judgement: Judgement) -> Means:
     return Means(judgement.el_limit, judgement.ma_limit)
 
 
-def _rows(thresholds: Sequence[Threshold]) -> list[ThresholdRow]:
+def _threshold_rows(thresholds: Sequence[Threshold]) -> list[ThresholdRow]:
     return [ThresholdRow(**asdict(threshold)) for threshold in distinct(thresholds)]
 
 
