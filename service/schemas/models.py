@@ -27,7 +27,7 @@ class Policy(Input):
     model_config = ConfigDict(strict=True)
 
     preset: Literal["paper"] | None = Field(None, description="changes the defaults of some fields")
-    max_batch_records: int = Field(32, ge=1, le=10_000)
+    max_batch_records: int = Field(32, ge=1, le=10_000, description="a job holds at most this many records")
     max_wait_seconds: float | None = Field(None, ge=0, description="default: UNLEARND_MAX_WAIT_SECONDS")
     approvals: int = Field(0, ge=0, le=2, description="API keys that must approve a request before it is batched")
     rank: int = Field(16, ge=1, le=512)

@@ -52,7 +52,7 @@ class RequestIn(Input):
     )
     model: Text = Field(min_length=1, max_length=63)
     subject: SubjectIn | None = Field(
-        None, description="the person whose texts are found and unlearned; see docs/subjects.md"
+        None, description="the person whose texts are found and unlearned; see docs/guides/subjects.md"
     )
     records: list[RecordIn] = Field([], validate_default=True, description="texts to unlearn")
     subject_ref: Text | None = Field(None, max_length=500, description="your own reference; stored sealed")
