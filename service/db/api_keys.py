@@ -10,6 +10,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from service.db import log_entries
 from service.db.tables import ApiKey
 
 CHANNEL = "unlearnd_keys"
@@ -17,11 +18,12 @@ SCOPES = ("submit", "read", "download", "audit", "approve", "admin")
 
 
 def create(session: Session, name: str, scopes: list[str], *, key: str | None = None) -> tuple[ApiKey, str]:
-    """Create a key from `key`, or from random bytes. Returns the row and the key, which is shown only now."""
+    """Create and log a key, from `key` or from random bytes. Returns the row and the key, which is shown only now."""
     key = key or f"unl_{secrets.token_urlsafe(32)}"
     row = ApiKey(name=name, scopes=scopes, key_hash=hash_key(key))
     session.add(row)
     session.flush()
+    log_entries.append(session, "api_key.created", key=str(row.id), scopes=scopes)
     return row, key
 
 
@@ -44,7 +46,10 @@ def external_caller(session: Session, name: str, scopes: list[str]) -> Caller | 
     The row's hash is of a string with a NUL, which no Authorization header can hold: no API key has the same hash.
     """
     key_hash = hash_key(f"\0{name}")
-    session.execute(insert(ApiKey).values(name=name, scopes=scopes, key_hash=key_hash).on_conflict_do_nothing())
+    new = insert(ApiKey).values(name=name, scopes=scopes, key_hash=key_hash).on_conflict_do_nothing()
+    created = session.scalar(new.returning(ApiKey.id))
+    if created is not None:
+        log_entries.append(session, "api_key.created", key=str(created), scopes=scopes)
     caller = find_caller(session, key_hash)
     return Caller(caller.id, scopes) if caller else None
 
@@ -68,8 +73,11 @@ def listing(session: Session) -> list[ApiKey]:
 
 
 def revoke(session: Session, key_id: UUID) -> bool:
-    """Revoke a key for good and notify every process that caches keys; false if no valid key has that id."""
+    """Revoke a key for good, log it, and notify every process that caches keys; false if no valid key has that id."""
     session.execute(select(func.pg_notify(CHANNEL, "")))
     valid = update(ApiKey).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))
     revoked = session.execute(valid.values(revoked_at=datetime.now(UTC)).returning(ApiKey.id))
-    return revoked.first() is not None
+    if revoked.first() is None:
+        return False
+    log_entries.append(session, "api_key.revoked", key=str(key_id))
+    return True
