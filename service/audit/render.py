@@ -71,7 +71,7 @@ def _head(statement: JsonObject) -> Iterator[str]:
     issued, issuer = _plain(predicate["issued_at"]), _plain(predicate["issuer"])
     yield f"Issued {issued} by {issuer}, certificate {predicate['certificate_id']}."
     yield f"\n## Requests\n\n{_plain(_request_count(predicate['forget_set']))}."
-    yield "Only the submitter of a request knows its reference.\n"
+    yield "Only a submitter knows which reference is theirs.\n"
     rows = [(f"`{r['ref']}`", VERDICTS[r["verdict"]], _reason(r)) for r in predicate["requests"]]
     yield from _table(("reference", "this request", "reason"), rows)
     yield from _tests(predicate)
@@ -84,7 +84,7 @@ def _tests(predicate: JsonObject) -> Iterator[str]:
     tests = predicate["verification"]
     yield "\n## Tests\n"
     dtype = _plain(predicate["artefacts"]["evaluated_dtype"])
-    yield f"The tests ran on {_plain(tests['evaluated'])}, computed in {dtype}. {_limits(predicate)}\n"
+    yield f"The tests ran on {_plain(tests['evaluated'])}. They were computed in {dtype}. {_limits(predicate)}\n"
     if tests["before"]:
         names = {
             "el": "EL: how much of a text the model reproduces, given a part of it",
@@ -181,7 +181,7 @@ def _reason(request: JsonObject) -> str:
 def _limits(predicate: JsonObject) -> str:
     """Where the limits come from, and why means are not shown, if they are not."""
     tests = predicate["verification"]
-    limits = "The limits are the scores of text that the model has not seen. They were fixed before training."
+    limits = "The limits are the scores of held-out text. They were fixed before training."
     if not tests["before"] or SUPPRESSED not in tests["before"].values():
         return limits
     counted = "submitters" if "submitters" in predicate["forget_set"] else "requests"  # schema 1 counted requests
