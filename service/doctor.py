@@ -155,7 +155,7 @@ def _sealed(session: Session, services: Services, _: datetime) -> Iterator[Findi
             DataKey.unwrap(newest[0], newest[1], services.wrapper)
     except (InvalidTag, OSError, ValueError):
         problem = "The key-encryption key does not open the newest request."
-        yield Finding("keys", problem, "Restore the kek that sealed it; see the section on keys in docs/operations.md.")
+        yield Finding("keys", problem, "Restore the kek that sealed it from your backup of the keys.")
 
 
 def _versions(session: Session, services: Services, _: datetime) -> Iterator[Finding]:
