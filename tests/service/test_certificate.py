@@ -99,7 +99,7 @@ CASES = {
     "passed": ({}, ["**PASS**", "published as version 1", "0.95", "at most 5 texts", "not tried"]),
     "few": ({"requests": LINES[:2]}, ["suppressed", "would be about a person"]),
     "failed": (FAILED, ["**FAIL**", "nothing was published", "stayed above their limits", "submitted again"]),
-    "untrained": (UNTRAINED, ["left as it is", "like unseen ones already"]),
+    "untrained": (UNTRAINED, ["it was not changed", "like unseen texts"]),
 }
 
 

@@ -85,7 +85,7 @@ def test_another_text_is_not_in_the_request(submitted, text):
     """Not even with one changed space."""
     found = submitted.refused(text=text)
     assert found.code == ExitCode.NOT_IN_REQUEST
-    assert found.reason == "NOT_IN_REQUEST: this text is none of the receipt's records"
+    assert found.reason == "NOT_IN_REQUEST: the receipt has no record with this text"
 
 
 def test_a_receipt_has_one_signer(submitted):
@@ -132,10 +132,10 @@ def test_another_nonce_record_or_request_is_not_in_it(submitted):
         },
     }  # fmt: skip
     reasons = {
-        "another nonce": None, "another record": "the records are not those of the commitment",
-        "a record less": "the records are not those of the commitment",
-        "reordered": "the records are not those of the commitment",
-        "another ref": "the records are not those of the commitment",
+        "another nonce": None, "another record": "the records do not match the commitment",
+        "a record less": "the records do not match the commitment",
+        "reordered": "the records do not match the commitment",
+        "another ref": "the records do not match the commitment",
         "another request": "the certificate does not name this request",
         "a request that is not there": "the certificate does not name this request",
     }  # fmt: skip
@@ -153,7 +153,7 @@ def test_a_forget_set_over_other_requests_is_named(submitted):
     submitted.issuer.changed(submitted.release, "forget_set", "commitment_root", to="0" * 64)
     found = submitted.refused()
     assert (found.code, found.reason) == (
-        ExitCode.NOT_IN_REQUEST, "NOT_IN_REQUEST: the forget set is not over these requests",
+        ExitCode.NOT_IN_REQUEST, "NOT_IN_REQUEST: the forget set does not match the requests",
     )  # fmt: skip
 
 
@@ -170,20 +170,21 @@ def test_what_is_not_signed_as_it_must_be(submitted, tmp_path):
         (submitted.signed("certificate"), 11, "the receipt: signed by a key that is unknown, expired or revoked"),
         (submitted.signed(kind="text/plain"), 10, "the receipt: the signature is for another type of payload"),
         ({**good, "payload": submitted.signed(ref="e" * 32)["payload"]}, 10,
-         "the receipt: the signature does not match what it is under"),
+         "the receipt: the signature does not match the payload"),
         (json.loads(other_kind), 12, "the receipt is of another kind"),
         (json.loads(submitted.issuer.keyring.sign("receipt", spaced, RECEIPT_TYPE)), 12,
          "the receipt is malformed: the bytes are not in canonical form"),
-        (unsigned_time, 11, "the receipt key did not count when the receipt was made"),
-        ({}, 12, "the receipt is not a DSSE envelope"), ([], 12, "the receipt is garbled (AttributeError)"),
-        ("x", 12, "the receipt is garbled (AttributeError)"),
+        (unsigned_time, 11, "the receipt key was not valid when the receipt was made"),
+        ({}, 12, "the receipt is not a DSSE envelope"),
+        ([], 12, "the receipt or the certificate is malformed (AttributeError)"),
+        ("x", 12, "the receipt or the certificate is malformed (AttributeError)"),
     ]  # fmt: skip
     for content, code, reason in cases:
         submitted.write(content)
         found = submitted.refused()
         assert (found.code, found.reason) == (code, reason)
     submitted.receipt.write_text("nonsense")
-    assert submitted.refused().reason == "the receipt is garbled (JSONDecodeError)"
+    assert submitted.refused().reason == "the receipt or the certificate is malformed (JSONDecodeError)"
     submitted.write(good)
     submitted.check()
     assert submitted.refused(trust=stranger.trust_path).code == ExitCode.UNTRUSTED_KEY

@@ -262,7 +262,7 @@ def test_two_owners_must_both_have_signed(tmp_path):
     first, second = envelope["signatures"]
     (release / CERTIFICATE).write_text(json.dumps({**envelope, "signatures": [first]}))
     found = refused(two.enter(release))
-    assert (found.code, found.reason) == (ExitCode.UNTRUSTED_KEY, "1 certificate keys have signed, 2 must have")
+    assert (found.code, found.reason) == (ExitCode.UNTRUSTED_KEY, "1 certificate keys have signed, 2 are required")
     twice = {**envelope, "signatures": [first, {**first, "keyid": "e" * 64}]}
     (release / CERTIFICATE).write_text(json.dumps(twice))
     trust = tmp_path / "trust.json"
@@ -319,9 +319,9 @@ def test_a_retired_key_counts_for_what_the_log_had_before(tmp_path):
     issuer.keyring.path("certificate").write_bytes(old)  # a thief, who has the log's ear, but not its clock
     late = dt.datetime.now(dt.UTC) + dt.timedelta(hours=2)
     for name, issued, reason in (
-        ("late", late, "the certificate key did not count"),
-        ("dated back", issuer.at - dt.timedelta(days=1), "not issued when"),
-        ("dated forward", late + dt.timedelta(hours=1), "not issued when"),
+        ("late", late, "the certificate key was not valid"),
+        ("dated back", issuer.at - dt.timedelta(days=1), "not close to the time of its log entry"),
+        ("dated forward", late + dt.timedelta(hours=1), "not close to the time of its log entry"),
     ):  # fmt: skip
         logged, issuer.at = issuer.at, late
         found = refused(
@@ -340,14 +340,17 @@ def test_a_log_key_does_not_count_after_it_was_retired(tmp_path):
     issuer.keyring.path("log").write_bytes(old)
     issuer.at = dt.datetime.now(dt.UTC) + dt.timedelta(hours=2)
     found = refused(issuer.release(tmp_path / "late"), Path(given))
-    assert (found.code, found.reason) == (ExitCode.UNTRUSTED_KEY, "the log key did not count when the record was made")
+    assert (found.code, found.reason) == (
+        ExitCode.UNTRUSTED_KEY,
+        "the log key was not valid when the certificate was logged",
+    )
 
 
 def test_a_key_does_not_count_before_it_was_made(tmp_path):
     """A record dated and logged before its keys existed."""
     issuer = Issuer(tmp_path / "keys")
     issuer.at -= dt.timedelta(days=1)
-    assert "did not count" in refused(issuer.release(tmp_path / "release")).reason
+    assert "was not valid" in refused(issuer.release(tmp_path / "release")).reason
 
 
 def test_a_revoked_key_counts_for_nothing(tmp_path):
@@ -419,7 +422,7 @@ def test_subjects_are_listed_once_and_at_all(release, issuer):
     statement = json.loads(release_payload(release))
     for subject in ([], [*statement["subject"], statement["subject"][0]]):
         issuer.certify(release, dumps({**statement, "subject": subject}))
-        assert "no file, or one twice" in refused(release).reason
+        assert "no file, or lists a file twice" in refused(release).reason
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "model/../trust.json"])
@@ -458,7 +461,7 @@ POLICY_FAILURES = {
         {"report": {**REPORT, "utility": {**REPORT["utility"], "max_ratio": 1.2}}}, "budget is not the policy's",
     ),
     "a ratio of other perplexities": (
-        {"report": {**REPORT, "utility": {**REPORT["utility"], "heldout_perplexity_after": 9.9}}}, "not that of the",
+        {"report": {**REPORT, "utility": {**REPORT["utility"], "heldout_perplexity_after": 9.9}}}, "does not follow from",
     ),
     "not within its budget": (
         {"report": {**REPORT, "utility": {**REPORT["utility"], "within_budget": False}}}, "perplexity ratio",
@@ -477,7 +480,7 @@ POLICY_FAILURES = {
         {"lineage": {**LINEAGE, "version": 2, "parent_version": 1, "supersedes": 1}}, "broken lineage",
     ),
     "a registered parent with one": ({"lineage": {**LINEAGE, "parent_certificate": "a" * 64}}, "broken lineage"),
-    "no utility": ({"report": {**REPORT, "utility": None}}, "lacks or garbles"),
+    "no utility": ({"report": {**REPORT, "utility": None}}, "lacks a result"),
     "no after": ({"report": {**REPORT, "after": None}}, "was not run"),
 }  # fmt: skip
 
@@ -544,8 +547,8 @@ def test_means_of_few_submitters_are_not_shown(tmp_path, issuer, name):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"certificate": "0" * 64}, "another certificate"), ({"kind": "job.batched"}, "another certificate"),
-        ({"overall": "FAIL"}, "another certificate"), ({"job": "k"}, "other thresholds"),
+        ({"certificate": "0" * 64}, "this certificate passed"), ({"kind": "job.batched"}, "this certificate passed"),
+        ({"overall": "FAIL"}, "this certificate passed"), ({"job": "k"}, "the thresholds of this job"),
     ],
 )  # fmt: skip
 def test_an_entry_of_another_kind_or_certificate_is_no_proof(release, issuer, changes, reason):
@@ -575,7 +578,7 @@ def test_thresholds_that_were_loosened_after_measuring(tmp_path, issuer):
     ):
         found = refused(issuer.release(tmp_path / name, **changes))
         assert (found.code, found.reason) == (
-            ExitCode.POLICY_FAILURE, f"the {name} are not those that were fixed before the run",
+            ExitCode.POLICY_FAILURE, f"the {name} differ from those that were fixed before the run",
         )  # fmt: skip
 
 
@@ -588,8 +591,11 @@ def test_thresholds_must_be_in_the_log_before_the_record(tmp_path, issuer):
         "another name": ({"origin": "other/log"}, "another log"),
         "too late": ({"thresholds": issuer.prove([*filler[:4], own[2]], 4).dumps()}, "not in the log before"),
         "a larger log": ({"thresholds": issuer.prove([*own, *filler], 2).dumps()}, "not in the log before"),
-        "another kind": ({"thresholds": issuer.prove([*own[:2], issuer.entry("x", job="j")], 2).dumps()}, "of other"),
-        "another past": ({"before": {"size": 1, "root": "4" * 64}}, "differ on the log before the run"),
+        "another kind": (
+            {"thresholds": issuer.prove([*own[:2], issuer.entry("x", job="j")], 2).dumps()},
+            "of this job",
+        ),
+        "another past": ({"before": {"size": 1, "root": "4" * 64}}, "disagree about the size and root of the log"),
         "a cut path": ({"thresholds": "c2sp.org/tlog-proof@v1\n\n"}, None),
     }
     for name, (changes, reason) in cases.items():
@@ -599,7 +605,7 @@ def test_thresholds_must_be_in_the_log_before_the_record(tmp_path, issuer):
     future = {"size": 3, "root": "4" * 64}
     entries = issuer.before_the_run(before=future)
     changes = {"before": future, "thresholds": issuer.prove(entries, 2).dumps()}
-    assert "differ on the log" in refused(with_log(issuer, tmp_path / "future", **changes)).reason
+    assert "disagree about the size and root" in refused(with_log(issuer, tmp_path / "future", **changes)).reason
 
 
 # The model's signature.
