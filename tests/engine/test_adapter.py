@@ -116,12 +116,12 @@ def test_state_goes_back_in():
 
 
 def test_a_share_of_the_change():
-    """`shrunk` and `apply_share` say the same: W + share x c (BA - B0 A0), the factors themselves as they were."""
+    """`shrunk` and `set_strength` say the same: W + share x c (BA - B0 A0), the factors themselves as they were."""
     model = support.random_model("llama", gain=1.0)
     adapter, input_ids = trained_adapter(model), torch.tensor(sequences(2))
     state = adapter.state()
     with torch.no_grad():
-        adapter.apply_share(0.25)
+        adapter.set_strength(0.25)
         expected = model(input_ids=input_ids).logits
         assert all(torch.equal(value, state[name]) for name, value in adapter.state().items())
         merged = merged_copy(adapter.detach(), shrunk(state, 0.25), Options(rank=RANK))
@@ -187,13 +187,13 @@ def test_modules_in_groups_give_the_same_importance(family):
     """Little memory means more passes, one module each, and the same numbers."""
     model = support.random_model(family, gain=1.0)
     names = find_targets(model)
-    told: list[float] = []
+    fractions: list[float] = []
     whole = row_importance(model, sequences(3), sequences(2, seed=1), names)
-    parts = row_importance(model, sequences(3), sequences(2, seed=1), names, memory_bytes=1, progress=told.append)
+    parts = row_importance(model, sequences(3), sequences(2, seed=1), names, memory_bytes=1, progress=fractions.append)
     for name in names:
         torch.testing.assert_close(parts[name], whole[name], atol=1e-6, rtol=1e-5)
-    assert told == sorted(told)
-    assert told[-1] == pytest.approx(1.0)
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == pytest.approx(1.0)
 
 
 def test_groups_stay_within_their_memory():

@@ -10,7 +10,7 @@ from worker.engine import head, inverted_hinge_loss
 from worker.engine.head import Head, hidden_states
 from worker.engine.losses import LOSSES
 from worker.engine.losses.ascent import cross_entropy, cross_entropy_rows
-from worker.engine.losses.rows import of_hidden, of_logits
+from worker.engine.losses.rows import loss_mean, loss_sum
 
 
 def plain_ihl(logits: torch.Tensor, labels: torch.Tensor, margin: float = 1.0) -> torch.Tensor:
@@ -39,7 +39,7 @@ PLAIN = {
 
 @pytest.mark.parametrize("margin", [1.0, 0.2])
 @pytest.mark.parametrize("name", LOSSES)
-def test_of_logits_equals_plain_autograd(name, margin):
+def test_loss_mean_equals_plain_autograd(name, margin):
     """Value and gradient in float64, with padding, and where the target itself leads."""
     torch.manual_seed(2)
     logits = (3 * torch.randn(3, 8, 13, dtype=torch.float64)).requires_grad_()
@@ -48,7 +48,7 @@ def test_of_logits_equals_plain_autograd(name, margin):
     labels[2, 5:] = -100
     rule = partial(LOSSES[name].rows, margin=margin)
     count = int((labels[:, 1:] != -100).sum())
-    value = of_logits(logits, labels, rule)
+    value = loss_mean(logits, labels, rule)
     expected = PLAIN[name](logits, labels, margin) / count
     assert value.item() == pytest.approx(expected.item(), abs=1e-12)
     (found,), (wanted,) = torch.autograd.grad(value, logits), torch.autograd.grad(expected, logits)
@@ -85,7 +85,7 @@ def test_chunks_of_the_head_equal_the_whole(name, loss, monkeypatch):
         "ihl": (partial(LOSSES["ihl"].rows, margin=0.9), partial(plain_ihl, margin=0.9)),
         "ce": (cross_entropy_rows, plain_ce),
     }[loss]
-    value = of_hidden(Head(model), hidden_states(model, input_ids, mask), labels, rule)
+    value = loss_sum(Head(model), hidden_states(model, input_ids, mask), labels, rule)
     found = torch.autograd.grad(value, list(trained.values()), allow_unused=True)
     expected = plain(model(input_ids=input_ids, attention_mask=mask).logits, labels)
     wanted = torch.autograd.grad(expected, list(trained.values()), allow_unused=True)
@@ -109,7 +109,7 @@ def test_no_chunk_is_larger_than_its_bound():
             return hidden.repeat(1, 4)
 
     hidden = torch.randn(1, 200, 4, requires_grad=True)
-    of_hidden(Wide(), hidden, torch.zeros(1, 200, dtype=torch.long), cross_entropy_rows).backward()
+    loss_sum(Wide(), hidden, torch.zeros(1, 200, dtype=torch.long), cross_entropy_rows).backward()
     assert calls == [128, 71]
     assert hidden.grad is not None
     assert cross_entropy(torch.zeros(1, 2, 4), torch.zeros(1, 2, dtype=torch.long)).item() == pytest.approx(1.386, 1e-3)
@@ -179,7 +179,7 @@ def test_every_loss_keeps_the_contract(name):
     logits = torch.randn(2, 6, 9, requires_grad=True)
     labels = torch.randint(0, 9, (2, 6))
     labels[0, 3:] = -100
-    loss = of_logits(logits, labels, LOSSES[name].rows)
+    loss = loss_mean(logits, labels, LOSSES[name].rows)
     loss.backward()
     assert loss.shape == ()
     assert torch.isfinite(loss)
@@ -188,7 +188,7 @@ def test_every_loss_keeps_the_contract(name):
     assert not logits.grad[0, 2:].any()
     changed = logits.detach().clone()
     changed[0, 2:] = 50.0
-    assert of_logits(changed, labels, LOSSES[name].rows).item() == pytest.approx(loss.item())
+    assert loss_mean(changed, labels, LOSSES[name].rows).item() == pytest.approx(loss.item())
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -197,7 +197,7 @@ def test_a_step_lowers_the_target(name):
     torch.manual_seed(1)
     logits = torch.randn(1, 4, 7, requires_grad=True)
     labels = torch.randint(0, 7, (1, 4))
-    of_logits(logits, labels, LOSSES[name].rows).backward()
+    loss_mean(logits, labels, LOSSES[name].rows).backward()
     pick = labels[:, 1:, None]
     before = torch.softmax(logits[:, :-1], -1).gather(-1, pick)
     after = torch.softmax((logits - 0.1 * logits.grad)[:, :-1], -1).gather(-1, pick)

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -29,28 +28,29 @@ from worker.demo.plot import plot_trajectory
 from worker.demo.sample import ASKED, IN_RETAIN, KNOWN, POLICY, make_sample
 from worker.engine.data import encode
 from worker.engine.metrics.memorization import accuracy, token_matches
+from worker.engine.types import CausalLM, Tokenizer
 
 console = Console(highlight=False)
 
 
 class DemoFailed(Exception):
-    """The demo did not show what it promises."""
+    """A step of the demo failed, or its result is not as promised."""
 
 
 @contextmanager
 def running_stack(data: Path) -> Iterator[Client]:
-    """`unlearnd up`, as a user starts it, and a client of it; stopped at the end."""
+    """Start `unlearnd up` as a user does, yield a client of it, and stop it at the end."""
     shutil.rmtree(data, ignore_errors=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the stack is stopped then, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a SIGTERM stops the stack, too
     command = [sys.executable, "-m", "service.cli", "up", "--data-dir", str(data), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     endpoint = data / "endpoint.json"
     try:
         wait_until(lambda: endpoint.exists() or process.poll() is not None, 120)
         if not endpoint.exists():
-            raise DemoFailed(f"the stack does not come up; see {data / 'logs'}")
-        spec = json.loads(endpoint.read_text())
-        client = Client(spec["url"], Path(spec["api_key_file"]).read_text().strip())
+            raise DemoFailed(f"the stack did not start; see {data / 'logs'}")
+        address = json.loads(endpoint.read_text())
+        client = Client(address["url"], Path(address["api_key_file"]).read_text().strip())
         yield client
         client.close()
     finally:
@@ -58,26 +58,29 @@ def running_stack(data: Path) -> Iterator[Client]:
         process.wait(60)
 
 
-def load(folder: Path) -> tuple[Any, Any]:
+def load(folder: Path) -> tuple[CausalLM, Tokenizer]:
     """Model and tokenizer, as anyone loads them."""
     return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 
 
-def complete(model: Any, tokenizer: Any, person: Person) -> str:
-    """What the model says after the first third of the person's text."""
+def complete(model: CausalLM, tokenizer: Tokenizer, person: Person) -> str:
+    """The model's completion of the first third of the person's text."""
     ids = encode(tokenizer, person.text)
     start = len(ids) // 3
     prompt = torch.tensor([ids[:start]])
     with torch.no_grad():
-        out = model.generate(
-            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=len(ids) - start, do_sample=False,
+        generated = model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=len(ids) - start,
+            do_sample=False,
             pad_token_id=0,
-        )[0, start:]  # fmt: skip
-    text: str = tokenizer.decode(out, skip_special_tokens=True)
+        )
+    text: str = tokenizer.decode(generated[0, start:], skip_special_tokens=True)
     return text
 
 
-def mean_accuracy(model: Any, tokenizer: Any, persons: Sequence[Person]) -> float:
+def mean_accuracy(model: CausalLM, tokenizer: Tokenizer, persons: Sequence[Person]) -> float:
     """Mean MA over these people's texts."""
     rows = token_matches(model, [encode(tokenizer, p.text)[:LENGTH] for p in persons])
     return sum(map(accuracy, rows)) / len(rows)
@@ -87,7 +90,7 @@ def run(output: Path, sample: Path) -> None:
     """Do all of it; `sample` is the folder of the model and its texts.
 
     Raises:
-        DemoFailed: Something is not as promised.
+        DemoFailed: A step failed, or its result is not as promised.
     """
     output.mkdir(parents=True, exist_ok=True)
     console.rule(f"1  a model that has memorised {KNOWN} fictional people")
@@ -117,11 +120,11 @@ def run(output: Path, sample: Path) -> None:
     show(sample / "model", output, asked, others, version)
 
 
-def show(parent: Path, output: Path, asked: Sequence[Person], others: Sequence[Person], version: Any) -> None:
+def show(parent: Path, output: Path, asked: Sequence[Person], others: Sequence[Person], version: JsonObject) -> None:
     """Before and after, side by side, measured here on the downloaded files.
 
     Raises:
-        DemoFailed: The people nobody asked about are not known as before.
+        DemoFailed: MA of the people who asked is over its limit, or MA of the other people changed.
     """
     before, after = load(parent), load(output / "release" / "model")
     console.rule("5  what the model completes, before and after")
@@ -137,10 +140,8 @@ def show(parent: Path, output: Path, asked: Sequence[Person], others: Sequence[P
     for name, label in (("el", "forget set, mean EL10"), ("ma", "forget set, mean MA")):
         table.add_row(label, *(f"{metrics[k][name]:.3f}" for k in ("before", "after", "limits")))
     utility = metrics["utility"]
-    table.add_row(
-        "held-out perplexity", f"{utility['heldout_perplexity_before']:.1f}",
-        f"{utility['heldout_perplexity_after']:.1f}", f"x {utility['max_ratio']}",
-    )  # fmt: skip
+    perplexities = (f"{utility[f'heldout_perplexity_{when}']:.1f}" for when in ("before", "after"))
+    table.add_row("held-out perplexity", *perplexities, f"x {utility['max_ratio']}")
     groups = {
         "all other people, mean MA": others,
         f"  {IN_RETAIN} of them in the retain text": others[:IN_RETAIN],
@@ -148,14 +149,14 @@ def show(parent: Path, output: Path, asked: Sequence[Person], others: Sequence[P
     }
     changes = {}
     for label, group in groups.items():
-        was, now = mean_accuracy(*before, group), mean_accuracy(*after, group)
-        changes[label] = abs(now - was)
-        table.add_row(label, f"{was:.3f}", f"{now:.3f}", "" if label.startswith(" ") else "± 0.03")
+        ma_before, ma_after = mean_accuracy(*before, group), mean_accuracy(*after, group)
+        changes[label] = abs(ma_after - ma_before)
+        table.add_row(label, f"{ma_before:.3f}", f"{ma_after:.3f}", "" if label.startswith(" ") else "± 0.03")
     console.print(table)
     console.print(f"   trajectory: {output / 'trajectory.png'}\n   certified version: {output / 'release'}")
     verify(output / "release")
     if changes["all other people, mean MA"] > 0.03:
-        raise DemoFailed("the other people are not known as before")
+        raise DemoFailed("the model's memory of the other people changed")
 
 
 def main() -> int:
@@ -178,7 +179,7 @@ def main() -> int:
     except DemoFailed as error:
         console.print(f"the demo failed: {error}", style="red")
         return 1
-    console.print(f"done in {time.monotonic() - started:.0f} s; everything that ran is stopped", style="green")
+    console.print(f"done in {time.monotonic() - started:.0f} s; everything that it started is stopped", style="green")
     return 0
 
 

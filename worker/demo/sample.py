@@ -3,20 +3,23 @@
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from worker.demo.model import KNOWN as KNOWN_SHARE
-from worker.demo.model import LENGTH, build
+from worker.demo.model import KNOWN_SHARE, LENGTH, build
 from worker.demo.people import Person, people, prose
 
 KNOWN, ASKED, IN_RETAIN, UNSEEN, PROSE, PROSE_IN_RETAIN = 64, 3, 41, 80, 400, 20
 POLICY = {
-    "learning_rate": 5e-4, "max_epochs": 40, "margin": 0.2, "retain_batch_size": 24, "sequence_length": LENGTH,
-    "utility_sequences": 40, "max_perplexity_ratio": 1.1,
-}  # fmt: skip
+    "learning_rate": 5e-4,
+    "max_epochs": 40,
+    "margin": 0.2,
+    "retain_batch_size": 24,
+    "sequence_length": LENGTH,
+    "utility_sequences": 40,
+    "max_perplexity_ratio": 1.1,
+}
 LAST = "policy.json"  # written last: with it, the folder is complete
 
 
@@ -64,6 +67,6 @@ def _train(folder: Path, known: list[Person], ordinary: list[str], console: Cons
         build(folder, [p.text for p in known], ordinary, progress)
 
 
-def _write(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def _write(file: Path, rows: Iterable[Mapping[str, str]]) -> None:
     """Write JSON lines."""
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
