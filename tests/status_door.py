@@ -1,4 +1,4 @@
-"""Watches the SQL of a test: whoever writes a status or a stage must say from which one, as the state table's door does.
+"""Watches the SQL of a test: a write of a status or a stage must name the one before, as the state table's door does.
 
 `requests.move` and `jobs.advance` ask the table and write `UPDATE ... SET status = new WHERE ... AND status = old`. Any
 other write lacks the guard, so that it is found whatever code it comes from.

@@ -97,7 +97,7 @@ def _masked(name: str, value: object) -> str:
 @app.command()
 def demo(
     output: Annotated[Path, typer.Option(help="The folder for the plot and the release.")] = Path("demo-output"),
-    keep: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder for the sample model and its texts.")] = None,
+    keep: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder for the sample model and texts.")] = None,
 ) -> None:
     """Run the whole path on a sample model on this machine, in a few minutes."""
     _replace_process("-m", "worker.demo", "--output", str(output), *(("--keep", str(keep)) if keep else ()))

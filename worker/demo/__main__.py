@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 from service.audit.verify import verify
 from service.cli.requests import watch
 from service.client.http import Client
+from service.domain.json_types import JsonObject
 from service.local.supervisor import wait_until
 from worker.demo.model import LENGTH
 from worker.demo.people import Person
