@@ -1,4 +1,4 @@
-"""Reading the public data sets, and a line about the machine: what every bench needs."""
+"""Reads the public data sets and describes the machine, for every bench."""
 
 import csv
 import os
@@ -16,7 +16,7 @@ def read(path: Path) -> list[str]:
 
 
 def machine() -> str:
-    """What this ran on, in one line."""
+    """The machine that this runs on, in one line."""
     model = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.processor(),
@@ -27,18 +27,19 @@ def machine() -> str:
 
 
 class PeakMemory:
-    """Peak resident memory above where it stood at the start, in MiB (Linux)."""
+    """Peak resident memory above that at the start, in MiB (Linux)."""
 
     def __init__(self) -> None:
-        """Set the kernel's high-water mark back to what is resident now."""
+        """Reset the kernel's high-water mark to the memory that is resident now."""
         Path("/proc/self/clear_refs").write_text("5")
         self._start = self._status("VmRSS")
 
     @staticmethod
     def _status(name: str) -> float:
+        """A value of the process status, in MiB."""
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
 
     def peak(self) -> float:
-        """MiB above the start, at most, since then."""
+        """The most MiB above the start since then."""
         return self._status("VmHWM") - self._start

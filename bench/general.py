@@ -1,10 +1,9 @@
-"""Abilities that unlearning should leave alone: LAMBADA's last word, and answers in dialogues."""
+"""Abilities that unlearning should not change: LAMBADA's last word, and answers in dialogues."""
 
 import json
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -12,12 +11,13 @@ from bench.data import read
 from worker.engine.data import chunks, encode
 from worker.engine.device import measuring, model_device
 from worker.engine.metrics.decode import predictions
+from worker.engine.types import CausalLM, Tokenizer
 
 LAMBADA, DIALOGUES, ANSWER, CONTEXT = 300, 40, 32, 160
 
 
-def lambada_accuracy(model: Any, tokenizer: Any, path: Path) -> float:
-    """Share of the first LAMBADA texts whose last word is what the model predicts, token by token.
+def lambada_accuracy(model: CausalLM, tokenizer: Tokenizer, path: Path) -> float:
+    """Share of the first LAMBADA texts whose last word the model predicts, token by token.
 
     Args:
         model: A causal language model.
@@ -30,8 +30,8 @@ def lambada_accuracy(model: Any, tokenizer: Any, path: Path) -> float:
     hits = 0
     texts = read(path)[:LAMBADA]
     with measuring(model):
-        for part in chunks([[i] for i in range(len(texts))], 16):
-            split = [texts[i].rstrip().rsplit(" ", 1) for (i,) in part]
+        for batch in chunks([[i] for i in range(len(texts))], 16):
+            split = [texts[i].rstrip().rsplit(" ", 1) for (i,) in batch]
             ids = [encode(tokenizer, f"{before} {word}") for before, word in split]
             sizes = [len(tokenizer(f" {word}", add_special_tokens=False)["input_ids"]) for _, word in split]
             for row, tokens, size in zip(predictions(model, ids, use_cache=False), ids, sizes, strict=True):
@@ -39,13 +39,13 @@ def lambada_accuracy(model: Any, tokenizer: Any, path: Path) -> float:
     return hits / len(texts)
 
 
-def dialogue_f1(model: Any, tokenizer: Any, folder: Path) -> float:
+def dialogue_f1(model: CausalLM, tokenizer: Tokenizer, folder: Path) -> float:
     """Mean word F1 between the model's greedy next turn and the real one, over two dialogue sets.
 
     Args:
         model: A causal language model.
         tokenizer: Its tokenizer.
-        folder: Where the two JSON files are.
+        folder: The folder of the two JSON files.
 
     Returns:
         A value in 0..1.
@@ -60,26 +60,27 @@ def dialogue_f1(model: Any, tokenizer: Any, folder: Path) -> float:
     return sum(scores) / len(scores)
 
 
-def _generate(model: Any, prompts: list[list[int]]) -> list[list[int]]:
+def _generate(model: CausalLM, prompts: list[list[int]]) -> list[list[int]]:
     """Greedy continuations of ANSWER tokens."""
     width = max(map(len, prompts))
     input_ids = torch.tensor([[0] * (width - len(ids)) + ids for ids in prompts])
     mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts])
     device = model_device(model)
     with measuring(model):
-        found = model.generate(
+        generated = model.generate(
             input_ids.to(device), attention_mask=mask.to(device), max_new_tokens=ANSWER, do_sample=False, pad_token_id=0
         )
-    rows: list[list[int]] = found[:, width:].tolist()
+    rows: list[list[int]] = generated[:, width:].tolist()
     return rows
 
 
 def _first_line(text: str) -> str:
+    """The first line that is not blank."""
     return text.strip().split("\n")[0]
 
 
-def _f1(found: str, expected: str) -> float:
+def _f1(answer: str, expected: str) -> float:
     """Word F1, case and punctuation folded."""
-    a, b = (Counter(re.findall(r"\w+", text.lower())) for text in (found, expected))
+    a, b = (Counter(re.findall(r"\w+", text.lower())) for text in (answer, expected))
     common = sum((a & b).values())
     return 2 * common / (a.total() + b.total()) if common else 0.0

@@ -1,20 +1,22 @@
-"""Does it grow? Sealing a batch, lists, status and the log's append with 1,000, 10,000 and 100,000 pending requests.
+"""Does the time grow? Sealing a batch, lists, status and appending to the log, with 1,000 to 100,000 pending requests.
 
     python -m bench.growth
 
-On a PostgreSQL of its own, with 1,000 versions and as many log entries as requests; medians of nine, in milliseconds.
+On a PostgreSQL server of its own, with 1,000 versions and as many log entries as requests. The values are medians of
+nine, in milliseconds.
 """
 
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from uuid import UUID
 
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from bench.data import machine
-from bench.server import services_of_its_own
+from bench.server import temporary_services
 from service.bootstrap import Services
 from service.db import api_keys, log_entries, models, requests
 from service.db.tables import Model, Version
@@ -26,7 +28,7 @@ from tests.growth import grow
 SIZES, REPEATS = (1_000, 10_000, 100_000), 9
 
 
-def median(action: Callable[[], Any], after: Callable[[], Any] = lambda: None) -> float:
+def median(action: Callable[[], object], after: Callable[[], object] = lambda: None) -> float:
     """Milliseconds of an action; `after` undoes it, untimed."""
     seconds = []
     for _ in range(REPEATS):
@@ -37,14 +39,14 @@ def median(action: Callable[[], Any], after: Callable[[], Any] = lambda: None) -
     return 1000 * statistics.median(seconds)
 
 
-def measure(services: Services, model: Model, key: Any) -> dict[str, float]:
+def measure(services: Services, model: Model, api_key_id: UUID) -> dict[str, float]:
     """Each action's milliseconds."""
 
     def unseal() -> None:
         with services.db.transaction() as session:
             session.execute(text("UPDATE jobs SET stage = 'done' WHERE stage <> 'done'"))
 
-    def read(query: Callable[[Any], Any]) -> None:
+    def read(query: Callable[[Session], object]) -> None:
         with services.db.reading() as session:
             query(session)
 
@@ -57,7 +59,7 @@ def measure(services: Services, model: Model, key: Any) -> dict[str, float]:
         newest = requests.listing(session, None, 1).items[0]
     return {
         "sealing a batch of 32": median(lambda: batch_requests(services, model.id), unseal),
-        "accepting a request": median(lambda: accept_request(services, submission, key, None)),
+        "accepting a request": median(lambda: accept_request(services, submission, api_key_id, None)),
         "a page of 50, newest": median(lambda: read(lambda s: requests.listing(s, None, 50))),
         "a page of 50, by status": median(lambda: read(lambda s: requests.listing(s, None, 50, status="pending"))),
         "one request": median(lambda: read(lambda s: requests.by_id(s, newest.id))),
@@ -69,25 +71,25 @@ def measure(services: Services, model: Model, key: Any) -> dict[str, float]:
 
 def main() -> int:
     """Print the table."""
-    found: dict[int, dict[str, float]] = {}
-    with services_of_its_own(max_wait_seconds=0) as (services, _):
+    milliseconds: dict[int, dict[str, float]] = {}
+    with temporary_services(max_wait_seconds=0) as (services, _):
         with services.db.transaction() as session:
-            key = api_keys.create(session, "bench", ["submit"])[0].id
+            api_key_id = api_keys.create(session, "bench", ["submit"])[0].id
             policy = {"max_batch_records": 32, "max_wait_seconds": 0}
             model = Model(name="grown", policy=policy, retain={}, heldout={})
             session.add(model)
             session.flush()
             session.add(Version(model_id=model.id, number=0, digest="0", files=[], metrics={}))
         grow(services, "grown", versions=1000)
-        had = 0
+        previous = 0
         for size in SIZES:
-            grow(services, "grown", requests=size - had, entries=size - had)
-            had = size
-            found[size] = measure(services, model, key)
+            grow(services, "grown", requests=size - previous, entries=size - previous)
+            previous = size
+            milliseconds[size] = measure(services, model, api_key_id)
     print(f"Machine: {machine()}.\n")
     print("| ms | " + " | ".join(f"{size:,}" for size in SIZES) + " | largest / smallest |\n" + "|---" * 5 + "|")
-    for name in found[SIZES[0]]:
-        row = [found[size][name] for size in SIZES]
+    for name in milliseconds[SIZES[0]]:
+        row = [milliseconds[size][name] for size in SIZES]
         print(f"| {name} | " + " | ".join(f"{ms:.1f}" for ms in row) + f" | {row[-1] / row[0]:.1f} x |")
     return 0
 

@@ -3,14 +3,13 @@
     python -m bench.memorise --model FOLDER --texts FILE.csv --out FOLDER [--accuracy 0.9]
 
 All weights are trained (AdamW, constant rate), an epoch at a time, until the mean MA over the texts' first windows
-reaches `--accuracy`: the state a model is in that has seen a text too often.
+reaches `--accuracy`. This is the state of a model that has seen a text too often.
 """
 
 import argparse
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -18,10 +17,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from bench.data import read
 from worker.engine.data import chunks, first_windows, pad_batch
 from worker.engine.metrics.memorization import accuracy, token_matches
+from worker.engine.types import CausalLM
 
 
 def memorise(
-    model: Any, sequences: Sequence[list[int]], *, target: float = 0.9, rate: float = 5e-5, epochs: int = 40
+    model: CausalLM, sequences: Sequence[list[int]], *, target: float = 0.9, rate: float = 5e-5, epochs: int = 40
 ) -> list[float]:
     """Train `model` in place on `sequences`; returns the mean MA after each epoch."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)

@@ -13,12 +13,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.data import machine, read
 from service.audit.verify import verify
+from service.client.http import Client
+from service.domain.json_types import JsonObject
 from worker.demo.__main__ import running_stack
 from worker.engine.data import first_windows
 from worker.engine.metrics.memorization import accuracy, token_matches
@@ -27,19 +28,19 @@ REQUESTS, HELDOUT_TEXTS = 2, 120
 
 
 def write(path: Path, texts: list[str]) -> str:
-    """Texts as JSON lines; returns the path as a string."""
+    """Write texts as JSON lines; returns the path as a string."""
     path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
     return str(path)
 
 
-def follow(client: Any, job_id: str) -> None:
-    """Print a job's events as they come."""
+def follow(client: Client, job_id: str) -> None:
+    """Print a job's events as they arrive."""
     for kind, data in client.events(job_id):
         if kind != "progress":
             print(f"  {time.strftime('%H:%M:%S')} {kind} {json.dumps(data)[:160]}", file=sys.stderr, flush=True)
 
 
-def heldout_accuracy(folder: Path | str, texts: list[str], policy: dict[str, Any]) -> float:
+def heldout_accuracy(folder: Path | str, texts: list[str], policy: JsonObject) -> float:
     """Mean MA on the held-out texts that set the thresholds, by a model read from disk."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     length, count = policy.get("sequence_length", 200), policy["heldout_sequences"]
@@ -47,18 +48,20 @@ def heldout_accuracy(folder: Path | str, texts: list[str], policy: dict[str, Any
     return sum(map(accuracy, rows)) / len(rows)
 
 
-def table(version: Any, history: list[Any], seconds: dict[str, float], wall: float) -> str:
+def table(version: JsonObject, history: list[JsonObject], seconds: dict[str, float], wall: float) -> str:
     """The result in Markdown."""
     metrics = version["metrics"]
     before, after, limits, utility = (metrics[k] for k in ("before", "after", "limits", "utility"))
+    heldout, retain = (
+        (utility[f"{name}_perplexity_before"], utility[f"{name}_perplexity_after"]) for name in ("heldout", "retain")
+    )
+    budget = f"x {utility['heldout_ratio']:.3f} (budget x {utility['max_ratio']})"
     rows = [
         ("forget set, mean EL10", before["el"], after["el"], f"<= {limits['el']:.4f} (held-out mean)"),
         ("forget set, mean MA", before["ma"], after["ma"], f"<= {limits['ma']:.4f} (held-out mean)"),
-        ("Pile perplexity (held-out)", utility["heldout_perplexity_before"], utility["heldout_perplexity_after"],
-         f"x {utility['heldout_ratio']:.3f} (budget x {utility['max_ratio']})"),
-        ("WikiText perplexity (retain)", utility["retain_perplexity_before"], utility["retain_perplexity_after"],
-         f"x {utility['retain_ratio']:.3f}"),
-    ]  # fmt: skip
+        ("Pile perplexity (held-out)", *heldout, budget),
+        ("WikiText perplexity (retain)", *retain, f"x {utility['retain_ratio']:.3f}"),
+    ]
     lines = ["| | before | after | limit or ratio |", "|---|---|---|---|"]
     lines += [f"| {name} | {a:.4f} | {b:.4f} | {limit} |" for name, a, b, limit in rows]
     stages = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
@@ -79,10 +82,13 @@ def main() -> int:
     policy = {"margin": 0.5, "heldout_sequences": 24, "utility_sequences": 32, **arguments.policy}
     data = arguments.data
     forget = read(data / "tdec" / "lm_extraction_32_0.csv")[: arguments.sequences]
-    with tempfile.TemporaryDirectory(prefix="unlearnd-bench-") as place, running_stack(Path(place) / "stack") as client:
+    with (
+        tempfile.TemporaryDirectory(prefix="unlearnd-bench-") as folder,
+        running_stack(Path(folder) / "stack") as client,
+    ):
         pile = read(data / "general" / "pile.csv")[:HELDOUT_TEXTS]
-        retain = write(Path(place) / "retain.jsonl", read(data / "general" / "wikitext.csv"))
-        heldout = write(Path(place) / "heldout.jsonl", pile)
+        retain = write(Path(folder) / "retain.jsonl", read(data / "general" / "wikitext.csv"))
+        heldout = write(Path(folder) / "heldout.jsonl", pile)
         client.add_model("real", arguments.model, retain, heldout, policy)
         started = time.monotonic()
         share = -(-len(forget) // REQUESTS)
@@ -94,15 +100,15 @@ def main() -> int:
         if any(r["status"] != "completed" for r in ended):
             return 1
         version = client.version("real")
-        client.download("real", "latest", Path(place) / "release")
-        record = verify(Path(place) / "release").statement["predicate"]
+        client.download("real", "latest", Path(folder) / "release")
+        statement = verify(Path(folder) / "release").statement["predicate"]
         history = client.call("GET", f"/v1/jobs/{ended[0]['job_id']}/history")
         print(f"Machine: {machine()}. Policy: {json.dumps(policy)}.\n")
         print(f"{len(sent)} requests, {len(forget)} sequences; published, downloaded, verified offline.\n")
-        seconds = {name: float(value) for name, value in record["training"]["seconds"].items()}
+        seconds = {name: float(value) for name, value in statement["training"]["seconds"].items()}
         print(table(version, history, seconds, wall))
         before, after = (
-            heldout_accuracy(f, pile, policy) for f in (arguments.model, Path(place) / "release" / "model")
+            heldout_accuracy(f, pile, policy) for f in (arguments.model, Path(folder) / "release" / "model")
         )
         print(f"Held-out MA, over those windows: {before:.4f} before, {after:.4f} after.")
     return 0

@@ -14,20 +14,21 @@ b: batch, s: sequence, v: vocabulary
 import random
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from worker.engine.types import CausalLM
 
-def evaluate(model: Any, input_ids: Tensor, *, n: int = 10, share: float = 1.0) -> tuple[Tensor, Tensor, float]:
+
+def evaluate(model: CausalLM, input_ids: Tensor, *, n: int = 10, share: float = 1.0) -> tuple[Tensor, Tensor, float]:
     """EL_n and MA by a `generate` call for each prefix.
 
     Args:
         model: A causal language model.
         input_ids: [b, s].
-        n: Of EL_n.
+        n: The n of EL_n.
         share: The share of the prefixes to run, drawn at random; the time is scaled up, EL and MA are meaningless
             below 1.
 
@@ -46,29 +47,31 @@ def evaluate(model: Any, input_ids: Tensor, *, n: int = 10, share: float = 1.0) 
             prompt = input_ids[:, :t]
             arguments = {"attention_mask": torch.ones_like(prompt), **settings}
             started = time.perf_counter()
-            one = model.generate(prompt, max_length=t + 1, **arguments)[:, -1]
-            ma += one == input_ids[:, t]
+            next_token = model.generate(prompt, max_length=t + 1, **arguments)[:, -1]
+            ma += next_token == input_ids[:, t]
             middle = time.perf_counter()
-            found = model.generate(prompt, max_length=length, **arguments)[:, t:]
-            for row, (generated, label) in enumerate(zip(found.tolist(), input_ids[:, t:].tolist(), strict=True)):
+            generated_ids = model.generate(prompt, max_length=length, **arguments)[:, t:]
+            for row, (generated, label) in enumerate(
+                zip(generated_ids.tolist(), input_ids[:, t:].tolist(), strict=True)
+            ):
                 el[row] += _overlap(generated, label, n)
             seconds[0] += middle - started
             seconds[1] += time.perf_counter() - middle
             steps += length - t
-    whole = (length - 1) * length / 2
-    scaled = seconds[0] * (length - 1) / len(prefixes) + seconds[1] * whole / steps
+    all_steps = (length - 1) * length / 2
+    scaled = seconds[0] * (length - 1) / len(prefixes) + seconds[1] * all_steps / steps
     return el / (length - n), ma / (length - 1), scaled
 
 
 def _overlap(generated: Sequence[int], label: Sequence[int], n: int) -> float:
     """OVERLAP_n of METHOD; 0 where the label has no n-gram."""
-    wanted = [tuple(label[i : i + n]) for i in range(len(label) - n + 1)]
+    label_grams = [tuple(label[i : i + n]) for i in range(len(label) - n + 1)]
     grams = [tuple(generated[i : i + n]) for i in range(len(generated) - n + 1)]
-    unique = set(wanted)
-    return sum(gram in unique for gram in grams) / len(wanted) if wanted else 0.0
+    unique = set(label_grams)
+    return sum(gram in unique for gram in grams) / len(label_grams) if label_grams else 0.0
 
 
-def fisher(model: Any, sequences: Sequence[list[int]]) -> dict[str, Tensor]:
+def fisher(model: CausalLM, sequences: Sequence[list[int]]) -> dict[str, Tensor]:
     """Mean over sequences of the squared gradient of the NLL, one sequence at a time, all gradients held."""
     linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and n != "lm_head"]
     sums: dict[str, Tensor] = {}
@@ -103,5 +106,5 @@ def inverted_hinge(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """torch's own, on all logits."""
+    """torch's own cross-entropy, on all logits."""
     return nn.functional.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]).float(), labels[:, 1:].reshape(-1))

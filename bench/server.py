@@ -1,10 +1,9 @@
-"""A PostgreSQL of a bench's own."""
+"""A PostgreSQL server of its own for a bench."""
 
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from service import migrate
 from service.bootstrap import Services, build, create_keys
@@ -14,10 +13,10 @@ from service.local.supervisor import wait_until
 
 
 @contextmanager
-def services_of_its_own(**settings: Any) -> Iterator[tuple[Services, Path]]:
-    """Services with a new database and new keys and without a broker, and the folder where all of it lies."""
-    with tempfile.TemporaryDirectory(prefix="unlearnd-b-") as place:
-        root = Path(place)
+def temporary_services(*, max_wait_seconds: float = 900) -> Iterator[tuple[Services, Path]]:
+    """Services with a new database and new keys but no broker, and the temporary folder that holds them."""
+    with tempfile.TemporaryDirectory(prefix="unlearnd-b-") as temporary:
+        root = Path(temporary)
         root.chmod(0o755)
         sockets = root / "s"
         sockets.mkdir()
@@ -27,10 +26,15 @@ def services_of_its_own(**settings: Any) -> Iterator[tuple[Services, Path]]:
             assert wait_until(lambda: postgres.is_ready(root / "postgres", sockets), 60)
             migrate.upgrade(postgres.url(sockets), postgres.url(sockets, user=postgres.APP))
             create_keys(Settings(keys_dir=root / "keys"))
-            services = build(Settings(
-                database_url=postgres.url(sockets, user=postgres.APP), owner_database_url=postgres.url(sockets),
-                broker_url="redis://127.0.0.1:1", storage_dir=root / "storage", keys_dir=root / "keys", **settings,
-            ))  # fmt: skip
+            settings = Settings(
+                database_url=postgres.url(sockets, user=postgres.APP),
+                owner_database_url=postgres.url(sockets),
+                broker_url="redis://127.0.0.1:1",
+                storage_dir=root / "storage",
+                keys_dir=root / "keys",
+                max_wait_seconds=max_wait_seconds,
+            )
+            services = build(settings)
             yield services, root
             services.close()
         finally:

@@ -2,8 +2,9 @@
 
     python -m bench.subjects
 
-A corpus of fictional people in JSON lines, on a PostgreSQL of its own. Each size is indexed in a process of its own,
-whose peak memory is told; "read alone" is the same file by the same reader, "scan" reads it to find the same address.
+A corpus of fictional people in JSON lines, on a PostgreSQL server of its own. Each size is indexed in a process of its
+own, whose peak memory is in the table. "read alone" is the same file by the same reader; "scan" reads the file to find
+the same address.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from pathlib import Path
 from uuid import UUID
 
 from bench.data import machine
-from bench.server import services_of_its_own
+from bench.server import temporary_services
 from service.bootstrap import Services, build
 from service.config import Settings
 from service.db import corpora
@@ -30,16 +31,18 @@ SIZES, REPEATS = (10_000, 50_000, 200_000), 9
 
 
 def milliseconds(action: Callable[[], object]) -> float:
-    """Of an action, the median."""
-    found = []
+    """The median time of an action."""
+    seconds = []
     for _ in range(REPEATS):
         started = time.perf_counter()
         action()
-        found.append(time.perf_counter() - started)
-    return 1000 * statistics.median(found)
+        seconds.append(time.perf_counter() - started)
+    return 1000 * statistics.median(seconds)
 
 
-def indexed(settings: Settings, corpus_id: UUID, answer: "multiprocessing.Queue[tuple[float, float, float]]") -> None:
+def index_in_process(
+    settings: Settings, corpus_id: UUID, answer: "multiprocessing.Queue[tuple[float, float, float]]"
+) -> None:
     """Read the corpus, then index it; (seconds to read, seconds to index, peak MiB)."""
     services = build(settings)
     with services.db.reading() as session:
@@ -68,18 +71,24 @@ def measure(services: Services, folder: Path, size: int) -> str:
         session.flush()
         model_id = model.id
     corpus = add_corpus(
-        services, name, name="crm", path=str(path), form=None, text_column="text", columns={"email": "email"},
+        services,
+        name,
+        name="crm",
+        path=str(path),
+        form=None,
+        text_column="text",
+        columns={"email": "email"},
         phone_region=None,
-    )  # fmt: skip
+    )
     context = multiprocessing.get_context("spawn")
     answer: multiprocessing.Queue[tuple[float, float, float]] = context.Queue()
-    worker = context.Process(target=indexed, args=(services.settings, corpus.id, answer))
+    worker = context.Process(target=index_in_process, args=(services.settings, corpus.id, answer))
     worker.start()
     read, seconds, peak = answer.get(timeout=3600)
     worker.join()
     address = f"person{size // 2}@example.org"
 
-    def look(subject: dict[str, object]) -> Callable[[], object]:
+    def look_up(subject: dict[str, object]) -> Callable[[], object]:
         def action() -> object:
             with services.db.reading() as session:
                 return search(SearchableCorpora(services.wrapper, session, model_id), subject)
@@ -89,7 +98,9 @@ def measure(services: Services, folder: Path, size: int) -> str:
     def scan() -> object:
         return [row for row in corpus_reader(corpus).rows() if row.columns.get("email") == address]
 
-    by_address = milliseconds(look({"identities": [{"type": "email", "format": "raw", "value": address}], "names": []}))
+    by_address = milliseconds(
+        look_up({"identities": [{"type": "email", "format": "raw", "value": address}], "names": []})
+    )
     scanned = milliseconds(scan)
     rate = size / seconds
     return (
@@ -104,7 +115,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     sizes = parser.parse_args().sizes
     print(machine())
-    with services_of_its_own() as (services, root):
+    with temporary_services() as (services, root):
         print("| records | read alone, s | index, s | records/s | peak MiB | look-up, ms | scan, ms | ratio |")
         print("|---|---|---|---|---|---|---|---|")
         for size in sizes:

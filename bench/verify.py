@@ -1,4 +1,4 @@
-"""`unlearnd verify` of a release of some size against `sha256sum` over the same files: whole processes, in turns.
+"""`unlearnd verify` of a release against `sha256sum` over the same files: whole processes, in turns.
 
 python -m bench.verify [--megabytes 500]
 """
@@ -18,8 +18,8 @@ from tests.issuer import Issuer
 PIECES, ROUNDS = 4, 7
 
 
-def large(folder: Path, megabytes: int) -> tuple[Path, Path]:
-    """(release, trust.json) with so many megabytes of weights."""
+def large_release(folder: Path, megabytes: int) -> tuple[Path, Path]:
+    """(release, trust.json) with `megabytes` of weights."""
     issuer = Issuer(folder / "keys")
     release = issuer.release(folder / "release")
     for piece in range(PIECES):
@@ -43,8 +43,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, default=500)
     megabytes = parser.parse_args().megabytes
-    with tempfile.TemporaryDirectory() as place:
-        release, trust = large(Path(place), megabytes)
+    with tempfile.TemporaryDirectory() as folder:
+        release, trust = large_release(Path(folder), megabytes)
         files = [str(path) for path in sorted(release.rglob("*")) if path.is_file()]
         unlearnd = str(Path(sys.executable).parent / "unlearnd")
         commands = {
@@ -56,10 +56,10 @@ def main() -> None:
         for _ in range(ROUNDS):
             for name, command in commands.items():
                 times[name].append(seconds(command))
-        found = {name: statistics.median(values) for name, values in times.items()}
+        medians = {name: statistics.median(values) for name, values in times.items()}
         print(f"| {megabytes} MB, median of {ROUNDS}, warm | seconds | ratio |\n|---|---|---|")
-        for name, value in found.items():
-            print(f"| `{name}` | {value:.2f} | {value / found['sha256sum']:.2f} |")
+        for name, value in medians.items():
+            print(f"| `{name}` | {value:.2f} | {value / medians['sha256sum']:.2f} |")
 
 
 if __name__ == "__main__":

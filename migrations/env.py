@@ -1,4 +1,4 @@
-"""Alembic's environment: short lock waits and a transaction a migration, so that nobody queues behind it for long."""
+"""Alembic's environment. Lock waits are short, and each migration has a transaction: other sessions never wait long."""
 
 from alembic import context
 from sqlalchemy import NullPool, create_engine, text

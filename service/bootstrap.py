@@ -1,16 +1,16 @@
-"""The one bootstrap: settings in, the wired parts out. Production and tests call the same."""
+"""The one bootstrap: it wires the services from settings. Production and tests call the same functions."""
 
 from dataclasses import dataclass
 from functools import cached_property
 from uuid import UUID
 
-from service.callbacks.opendsr import Signer
 from service.config import Settings
 from service.db.group_commit import GroupCommit
 from service.db.intake import NewRequest, request_intake
 from service.db.session import Database
 from service.evidence.keyring import Keyring
 from service.evidence.log_keeper import LogKeeper
+from service.evidence.opendsr_key import OpenDsrKey
 from service.privacy.envelope import FileKeyWrapper, KeyWrapper
 from service.privacy.kms import KmsKeyWrapper
 from service.queue import Queue
@@ -22,7 +22,7 @@ KEK = "kek"
 
 @dataclass
 class Services:
-    """Everything a step may need."""
+    """Everything that a step may need."""
 
     settings: Settings
     db: Database
@@ -32,33 +32,37 @@ class Services:
 
     @cached_property
     def keyring(self) -> Keyring:
-        """The signing keys; no compute worker holds their files."""
+        """The signing keys. No compute worker holds their files."""
         return Keyring(self.settings.keys_dir)
 
     @cached_property
-    def opendsr(self) -> Signer:
-        """The key that answers and callbacks of OpenDSR are signed with."""
-        return Signer(self.settings.keys_dir, self.settings.processor_domain)
+    def opendsr(self) -> OpenDsrKey:
+        """The key that signs OpenDSR answers and callbacks."""
+        return OpenDsrKey(self.settings.keys_dir, self.settings.processor_domain)
 
     @cached_property
     def log(self) -> LogKeeper:
-        """The keeper of the log; only control workers hold its key's file."""
+        """The keeper of the transparency log. Only control workers hold the file of the log's key."""
         folder = self.settings.storage_dir / "ledger" / "log"
         return LogKeeper(self.db, folder, self.keyring, f"{self.settings.issuer}/log")
 
     @cached_property
     def intake(self) -> GroupCommit[NewRequest, tuple[UUID, str | None] | None]:
-        """Stores requests, those that come at the same time together."""
+        """Stores new requests. Requests that arrive at the same time share one transaction."""
         return request_intake(self.db)
 
     def close(self) -> None:
-        """Give connections back."""
+        """Close the connections."""
         self.queue.close()
         self.db.close()
 
 
 def build(settings: Settings | None = None, *, create: bool = True) -> Services:
-    """Wire the parts from settings (by default, those of the environment); `create` makes missing folders."""
+    """Wire the services from settings (default: the environment's). `create` makes missing folders.
+
+    Raises:
+        SystemExit: A setting that has no usable default is not set.
+    """
     settings = settings or Settings()
     for name in ("database_url", "broker_url"):
         if not getattr(settings, name):
@@ -73,14 +77,14 @@ def build(settings: Settings | None = None, *, create: bool = True) -> Services:
 
 
 def key_wrapper(settings: Settings) -> KeyWrapper:
-    """The keeper of the key-encryption key: KMS where there is one, a file otherwise."""
+    """The keeper of the key-encryption key: AWS KMS if a KMS key is set, a file otherwise."""
     if settings.kms_key_id:
         return KmsKeyWrapper(settings.kms_key_id, settings.keys_dir)
     return FileKeyWrapper(settings.keys_dir / KEK)
 
 
 def create_keys(settings: Settings) -> None:
-    """Make the key-encryption key and the signing keys, mode 0600, unless they exist."""
+    """Make the key-encryption key and the signing keys, mode 0600. Existing keys stay."""
     key_wrapper(settings).create()
     Keyring(settings.keys_dir).create()
-    Signer(settings.keys_dir, settings.processor_domain).create()
+    OpenDsrKey(settings.keys_dir, settings.processor_domain).create()

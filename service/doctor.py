@@ -1,6 +1,6 @@
-"""`unlearnd doctor`: what is wrong with an installation, each finding with what to do about it.
+"""`unlearnd doctor`: finds faults of an installation, and names a remedy for each.
 
-Reads the database, storage, keys and broker; changes nothing.
+The doctor reads the database, storage, keys and broker, and changes nothing.
 """
 
 import shutil
@@ -28,20 +28,20 @@ from service.evidence.log_keeper import LogBusy, LogForked
 from service.privacy.envelope import DataKey
 from service.privacy.kms import HASH_KEY
 
-SKEW = timedelta(seconds=5)
-ROOM_BYTES = 2**30
-LOG_ENTRIES = 1000  # how many of the newest are hashed again
+SKEW = timedelta(seconds=5)  # allowed difference between this host's clock and the database's
+ROOM_BYTES = 2**30  # the least free space in storage
+LOG_ENTRIES = 1000  # how many of the newest entries are hashed again
 DURABLE = ("fsync", "full_page_writes", "synchronous_commit")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is not as it should be.
+    """A fault of the installation.
 
     Attributes:
-        check: Which check found it.
-        problem: What is wrong; no personal data.
-        remedy: What to do.
+        check: The name of the check that found the fault.
+        problem: What is wrong; holds no personal data.
+        remedy: What the operator should do.
     """
 
     check: str
@@ -50,43 +50,52 @@ class Finding:
 
 
 def examine(services: Services, *, now: datetime | None = None) -> list[Finding]:
-    """Run every check; those that need the database are left out if it is away or of another schema."""
-    found = [*_keys(services), *_broker(services), *_storage(services)]
+    """Run every check; checks that need the database are skipped if it does not answer or has another schema."""
+    findings = [*_keys(services), *_broker(services), *_storage(services)]
     try:
         with services.db.reading() as session:
-            schema = list(_schema(session, services))
-            found += schema
-            if not schema:
+            schema_findings = list(_schema(session, services))
+            findings += schema_findings
+            if not schema_findings:
                 for check in CHECKS:
-                    found += check(session, services, now or datetime.now(UTC))
+                    findings += check(session, services, now or datetime.now(UTC))
     except OperationalError as error:
-        found.append(Finding("database", f"It does not answer ({type(error.orig).__name__}).", "Start PostgreSQL."))
-    return found
+        problem = f"The database does not answer ({type(error.orig).__name__})."
+        findings.append(Finding("database", problem, "Start PostgreSQL."))
+    return findings
 
 
 def _keys(services: Services) -> Iterator[Finding]:
+    """Every key file exists, and only its owner can read it."""
     folder = services.settings.keys_dir
     wrapping = (HASH_KEY,) if services.settings.kms_key_id else (KEK,)
     for name in (*wrapping, *(f"{role}.pem" for role in ROLES)):
         path = folder / name
         if not path.exists():
-            anew = "it cannot be made anew" if name in wrapping else "or `unlearnd keys init`, if it never was"
-            yield Finding("keys", f"{path} is missing.", f"Restore it from where keys are kept; {anew}.")
+            remedy = "Restore it from your backup of the keys."
+            if name in wrapping:
+                remedy += " A new key cannot replace it."
+            else:
+                remedy += " If it never existed, run `unlearnd keys init`."
+            yield Finding("keys", f"{path} is missing.", remedy)
         elif stat.S_IMODE(path.stat().st_mode) & 0o077:
-            yield Finding("keys", f"{path} can be read by others.", f"chmod 600 {path}, and consider the key known.")
+            yield Finding(
+                "keys", f"{path} can be read by others.", f"Run chmod 600 {path}, and treat the key as known to others."
+            )
 
 
 def _broker(services: Services) -> Iterator[Finding]:
+    """The broker answers."""
     try:
         with Connection(services.settings.broker_url, transport_options={"socket_connect_timeout": 2}) as connection:
             connection.ensure_connection(max_retries=1, timeout=3)
     except (BrokerAway, OSError):
-        yield Finding(
-            "broker", "It does not answer; work is found by the sweep alone, later.", "Start Valkey or Redis."
-        )
+        problem = "The broker does not answer. Until it does, only the sweep finds work, and finds it later."
+        yield Finding("broker", problem, "Start Valkey or Redis.")
 
 
 def _storage(services: Services) -> Iterator[Finding]:
+    """Storage is writable and has free space."""
     root = services.settings.storage_dir
     probe = root / "staging" / ".doctor"
     try:
@@ -94,131 +103,157 @@ def _storage(services: Services) -> Iterator[Finding]:
         probe.unlink()
     except OSError as error:
         yield Finding("storage", f"{root} cannot be written to ({error.strerror}).", "Mount it writable for this user.")
-        return  # what else storage should hold is told by the checks that miss it
+        return  # missing content is the finding of later checks
     free = shutil.disk_usage(root).free
     if free < ROOM_BYTES:
-        yield Finding(
-            "storage", f"{free >> 20} MiB are left on {root}.", "Make room: a job needs three times its model."
-        )
+        remedy = "Free some space: a job needs three times the size of its model."
+        yield Finding("storage", f"Only {free >> 20} MiB are free on {root}.", remedy)
 
 
 def _schema(session: Session, services: Services) -> Iterator[Finding]:
+    """The database has the program's schema revision."""
     head = ScriptDirectory.from_config(migrate.config(services.settings.database_url)).get_current_head()
     try:
         current = session.scalar(text("SELECT version_num FROM alembic_version"))
     except ProgrammingError:
         current = None
     if current != head:
-        yield Finding(
-            "schema", f"The database is at {current or 'nothing'}, the program at {head}.", "unlearnd migrate"
-        )
+        problem = f"The database has the schema revision {current or 'none'}; the program needs {head}."
+        yield Finding("schema", problem, "Run unlearnd migrate.")
 
 
 def _clocks(session: Session, _: Services, now: datetime) -> Iterator[Finding]:
-    theirs = session.scalar(text("SELECT clock_timestamp()"))
-    if abs(theirs - now) > SKEW:
-        seconds = (now - theirs).total_seconds()
-        yield Finding("clocks", f"This host is {seconds:+.0f} s off the database's.", "Run a time service on both.")
+    """The clocks of this host and of the database agree."""
+    database_time = session.scalar(text("SELECT clock_timestamp()"))
+    if abs(database_time - now) > SKEW:
+        seconds = (now - database_time).total_seconds()
+        problem = f"The clock of this host differs from the database's by {seconds:+.0f} s."
+        yield Finding("clocks", problem, "Run a time service on both hosts.")
 
 
 def _roles(session: Session, _: Services, __: datetime) -> Iterator[Finding]:
+    """The service's database role cannot change the log."""
     if diagnostics.owns_the_log(session):
-        yield Finding(
-            "roles", "The service logs in as the owner of the log, who could change it.",
-            "Set UNLEARND_OWNER_DATABASE_URL for `unlearnd migrate`, and another role in UNLEARND_DATABASE_URL.",
-        )  # fmt: skip
+        problem = "The service logs in as the owner of the log, so it could change the log."
+        remedy = "Set UNLEARND_OWNER_DATABASE_URL for `unlearnd migrate`, and another role in UNLEARND_DATABASE_URL."
+        yield Finding("roles", problem, remedy)
 
 
 def _durability(session: Session, _: Services, __: datetime) -> Iterator[Finding]:
+    """A committed transaction survives a crash of the database."""
     for name in DURABLE:
         value = session.scalar(text(f"SHOW {name}"))
         if value == "off":
-            yield Finding("durability", f"{name} is {value}: what was answered 202 can be lost.", f"Set {name} = on.")
+            yield Finding("durability", f"{name} is {value}, so an accepted request can be lost.", f"Set {name} = on.")
 
 
 def _sealed(session: Session, services: Services, _: datetime) -> Iterator[Finding]:
+    """The key-encryption key opens the newest request."""
     newest = diagnostics.newest_sealed_request(session)
     try:
         if newest is not None:
             DataKey.unwrap(newest[0], newest[1], services.wrapper)
     except (InvalidTag, OSError, ValueError):
-        yield Finding("keys", "kek does not open the newest request.", "Restore the kek that was used; see Keys.")
+        problem = "The key-encryption key does not open the newest request."
+        yield Finding("keys", problem, "Restore the kek that sealed it from your backup of the keys.")
 
 
 def _versions(session: Session, services: Services, _: datetime) -> Iterator[Finding]:
+    """Storage has the files of the newest versions, and the database has every version that storage lists."""
     for name, number, digest, files in diagnostics.newest_versions(session):
         folder = services.storage.release(digest)
-        wrong = next((f["path"] for f in files if not _there(folder / f["path"], f["size"])), None)
-        if wrong:
-            problem = f"{name} {number}: {wrong} is not there, or not as long as it was."
+        damaged = next((f["path"] for f in files if not _has_size(folder / f["path"], f["size"])), None)
+        if damaged:
+            problem = f"{name} {number}: {damaged} is missing or has another size."
             yield Finding("versions", problem, f"Restore versions/{digest} from a backup of storage.")
     for (name, number), digest in services.storage.published().items() - models.published(session).items():
-        problem = f"Storage knows {name} {number} ({digest[:12]}), the database does not: it is an older backup."
-        yield Finding("ledger", problem, "unlearnd reconcile")
+        problem = f"Storage lists {name} {number} ({digest[:12]}), but the database, an older backup, does not."
+        yield Finding("ledger", problem, "Run unlearnd reconcile.")
 
 
-def _there(path: Path, size: int) -> bool:
+def _has_size(path: Path, size: int) -> bool:
+    """Whether `path` is a file of this size."""
     return path.is_file() and path.stat().st_size == size
 
 
 def _corpora(session: Session, services: Services, _: datetime) -> Iterator[Finding]:
+    """Storage has the reference texts of every model."""
     for digest in models.reference_text_digests(session):
         if not services.storage.reference_texts(digest).is_file():
-            yield Finding("corpora", f"corpora/{digest[:12]} is missing.", "Restore it from a backup of storage.")
+            problem = f"The reference texts corpora/{digest[:12]} are missing."
+            yield Finding("corpora", problem, "Restore them from a backup of storage.")
 
 
 def _subjects(session: Session, _: Services, __: datetime) -> Iterator[Finding]:
-    again = "unlearnd corpora remove, and once its files are as they should be, add."
+    """Every corpus is indexed, and every request can be searched for in the corpora."""
+    remedy = "Run unlearnd corpora remove, repair the files of the corpus, and run unlearnd corpora add."
     for model, corpus, reason in diagnostics.failed_corpora(session):
-        yield Finding("subjects", f"The corpus {corpus} of {model} could not be indexed: {reason}.", again)
+        yield Finding("subjects", f"The corpus {corpus} of {model} could not be indexed: {reason}.", remedy)
     for reason, count in diagnostics.unsearchable(session):
-        yield Finding("subjects", f"{count} requests cannot be looked up: {reason}.", again)
+        yield Finding("subjects", f"{count} requests cannot be looked up: {reason}.", remedy)
 
 
 def _work(session: Session, services: Services, _: datetime) -> Iterator[Finding]:
+    """Workers take jobs and batch requests, and no job is quarantined."""
     settings = services.settings
     for job_id in diagnostics.abandoned_jobs(session, 3 * settings.lease_seconds):
-        problem = f"Job {job_id}: nobody holds it, and has not for long."
+        problem = f"No worker has held job {job_id} for a long time."
         yield Finding("leases", problem, "Start workers: unlearnd worker (compute), unlearnd control.")
     for job_id, reason in diagnostics.quarantined_jobs(session):
-        problem = f"Job {job_id} was given up ({reason}); its requests have failed."
-        yield Finding("jobs", problem, f"Remove the reason, then: unlearnd jobs retry {job_id}")
+        problem = f"Job {job_id} is quarantined ({reason}); its requests have failed."
+        yield Finding("jobs", problem, f"Remove the cause, then run unlearnd jobs retry {job_id}.")
     waiting = diagnostics.unbatched(session, settings.max_wait_seconds + 10 * settings.sweep_seconds)
     if waiting:
-        problem = f"{waiting} requests wait for a batch though their window has passed."
+        problem = f"{waiting} requests still wait for a batch although their batching window has passed."
         yield Finding("batching", problem, "Start a control worker: unlearnd control.")
 
 
-def _promises(session: Session, _: Services, __: datetime) -> Iterator[Finding]:
-    late, oldest = diagnostics.overdue(session)
-    if late:
-        problem = f"{late} requests are past their deadline, the oldest since {oldest:%Y-%m-%d}."
-        yield Finding("deadlines", problem, "unlearnd requests show ID says where each stands.")
-    lost = diagnostics.callbacks_given_up(session)
-    if lost:
-        yield Finding("callbacks", f"{lost} callbacks were given up.", "Ask their receivers to poll; check their URLs.")
+def _deadlines(session: Session, _: Services, __: datetime) -> Iterator[Finding]:
+    """No open request is past its deadline."""
+    overdue, oldest = diagnostics.overdue(session)
+    if overdue:
+        problem = f"{overdue} requests are past their deadline, the oldest since {oldest:%Y-%m-%d}."
+        yield Finding("deadlines", problem, "Run unlearnd requests show ID to see the status of each.")
+
+
+def _callbacks(session: Session, _: Services, __: datetime) -> Iterator[Finding]:
+    """Every callback is delivered or will be tried again."""
+    undelivered = diagnostics.callbacks_given_up(session)
+    if undelivered:
+        problem = f"{undelivered} callbacks could not be delivered and are not tried again."
+        yield Finding("callbacks", problem, "Check the URLs, and ask the receivers to poll.")
 
 
 def _log(session: Session, services: Services, _: datetime) -> Iterator[Finding]:
+    """The log can be signed, agrees with what was signed, and its newest entries are unchanged."""
     try:
         services.log.missing_entries()
     except LogBusy as error:
-        yield Finding("log", f"Nothing can be signed: {error}.", "A control worker is frozen: end it.")
+        yield Finding("log", f"The log cannot be signed: {error}.", "End the control worker that is frozen.")
     except LogForked as error:
-        yield Finding(
-            "log", f"It contradicts what was signed: {error}.", "See docs/operations.md: reconcile --new-log."
-        )
+        problem = f"The log contradicts the signed checkpoint: {error}."
+        yield Finding("log", problem, "See docs/guides/operations.md: reconcile --new-log.")
     rows = diagnostics.newest_entries(session, LOG_ENTRIES)
     for row, before in pairwise(rows):
         if row.index != before.index + 1:
-            yield Finding(
-                "log", f"Entries {before.index + 1} to {row.index - 1} are missing.", "Compare with an export."
-            )
+            problem = f"The log entries {before.index + 1} to {row.index - 1} are missing."
+            yield Finding("log", problem, "Compare the log with an export.")
     for row in rows:
         if leaf_hash(row.entry) != row.leaf_hash:
-            yield Finding("log", f"Entry {row.index} was changed.", "Compare with an export; treat as an incident.")
+            remedy = "Compare the log with an export, and treat the change as an incident."
+            yield Finding("log", f"The log entry {row.index} was changed.", remedy)
 
 
 CHECKS: tuple[Callable[[Session, Services, datetime], Iterator[Finding]], ...] = (
-    _clocks, _roles, _durability, _sealed, _versions, _corpora, _subjects, _work, _promises, _log,
-)  # fmt: skip
+    _clocks,
+    _roles,
+    _durability,
+    _sealed,
+    _versions,
+    _corpora,
+    _subjects,
+    _work,
+    _deadlines,
+    _callbacks,
+    _log,
+)

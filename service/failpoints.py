@@ -1,8 +1,8 @@
-"""Named points of the path at which a test halts a process to do it harm (`tests/chaos`); in production nothing.
+"""Failpoints: named points at which a test halts a process and then harms it (`tests/chaos`); off in production.
 
-A point does nothing unless `UNLEARND_FAILPOINTS` names a folder and the point is armed there, by a file of its name.
-The first process to reach an armed point takes the file, by renaming it to `<point>@<pid>`, and stays until that is
-removed. So a point is hit once, by one process, and whoever armed it knows which.
+A point has no effect unless `UNLEARND_FAILPOINTS` names a folder and a file with the point's name arms it there. The
+first process to reach an armed point renames the file to `<point>@<pid>` and halts until somebody removes that file. So
+one process hits a point once, and the test that armed the point knows which process it was.
 """
 
 import os
@@ -14,7 +14,7 @@ POLL_SECONDS = 0.01
 
 
 def reach(point: str) -> None:
-    """Pass `point`, or halt here while a test says so."""
+    """Pass `point`; if a test has armed the point, halt until the test releases it."""
     if FOLDER is None:
         return
     hit = FOLDER / f"{point}@{os.getpid()}"

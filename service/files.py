@@ -1,4 +1,4 @@
-"""Durable files: written whole or not at all, private ones with mode 0600."""
+"""Helpers for durable files: atomic writes, private files with mode 0600, cached reads, hashes."""
 
 import hashlib
 import os
@@ -12,15 +12,15 @@ Value = TypeVar("Value")
 
 
 def age_seconds(path: Path) -> float:
-    """How long ago a file or folder was changed."""
+    """The seconds since a file or folder was last changed."""
     return time.time() - path.stat().st_mtime
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """A hard link where the file system has them, a copy elsewhere; for files that never change again.
+    """Make a hard link, or a copy if the file system has no links; for files that never change again.
 
     Raises:
-        OSError: There is something at `target`, or no room.
+        OSError: `target` exists, or the disk is full.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -32,8 +32,8 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def write_atomically(path: Path, content: str) -> None:
-    """Put a small file at `path` durably, whole or not at all."""
-    temporary = path.with_name(f".{path.name}")  # one that a crash left is written over
+    """Write a small file durably; a crash leaves either the old content or the new."""
+    temporary = path.with_name(f".{path.name}")  # overwrites a file that a crash left
     temporary.write_text(content)
     fsync(temporary)
     temporary.replace(path)
@@ -41,28 +41,28 @@ def write_atomically(path: Path, content: str) -> None:
 
 
 class CachedFile(Generic[Value]):
-    """What a file says that is only ever replaced whole (`write_atomically`), read again once it is another."""
+    """The parsed content of a file that is only replaced as a whole (`write_atomically`); read again after a change."""
 
     def __init__(self, path: Path, parse: Callable[[bytes], Value]) -> None:
-        """Read `path` when it is asked for first."""
+        """Use the file at `path`; it is read at the first call."""
         self._path, self._parse = path, parse
-        self._known: tuple[tuple[int, ...], Value] | None = None
+        self._cached: tuple[tuple[int, ...], Value] | None = None
 
     def __call__(self) -> Value:
-        """What it says now.
+        """The parsed current content.
 
         Raises:
-            FileNotFoundError: It is not there.
+            FileNotFoundError: The file does not exist.
         """
-        found = self._path.stat()
-        state = (found.st_ino, found.st_mtime_ns, found.st_size)
-        if self._known is None or self._known[0] != state:
-            self._known = (state, self._parse(self._path.read_bytes()))
-        return self._known[1]
+        status = self._path.stat()
+        state = (status.st_ino, status.st_mtime_ns, status.st_size)
+        if self._cached is None or self._cached[0] != state:
+            self._cached = (state, self._parse(self._path.read_bytes()))
+        return self._cached[1]
 
 
 def fsync(path: Path) -> None:
-    """fsync a file or a folder."""
+    """Write a file or a folder through to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -71,7 +71,7 @@ def fsync(path: Path) -> None:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a new file with mode 0600, once and durably; leave an existing one as it is."""
+    """Write a new file with mode 0600 durably; an existing file stays as it is."""
     if path.exists():
         return
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def write_private(path: Path, data: bytes) -> None:
         handle.flush()
         os.fsync(handle.fileno())
     try:
-        os.link(temporary, path)  # atomic and never over another's file
+        os.link(temporary, path)  # atomic, and never replaces a file that another process wrote
     except FileExistsError:
         pass
     finally:

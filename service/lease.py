@@ -1,4 +1,4 @@
-"""Holding a job: claim it, keep the lease alive beside the work, give it back, give it up."""
+"""Leases of jobs: claim a job, keep the lease alive beside the work, hand the job back, quarantine it."""
 
 import os
 import socket
@@ -23,7 +23,7 @@ BACKOFF_FACTOR = 4
 
 
 class Lease:
-    """A claimed job. `steps` counts progress; `lost` is set once writing is over for us."""
+    """A claimed job. `steps` counts progress; `lost` is set when this process must not write any more."""
 
     def __init__(self, services: Services, job_id: UUID, fence: int) -> None:
         """Hold `job_id` under `fence`."""
@@ -32,29 +32,33 @@ class Lease:
         self._services, self._ended = services, threading.Event()
 
     def beat(self) -> None:
-        """Extend the lease once; sets `lost` if that is refused."""
+        """Extend the lease once; set `lost` if the database refuses."""
         settings = self._services.settings
         with self._services.db.transaction() as session:
             held = jobs.heartbeat(
-                session, self.job_id, self.fence, self.steps,
-                lease_seconds=settings.lease_seconds, stall_seconds=settings.stall_seconds,
-            )  # fmt: skip
+                session,
+                self.job_id,
+                self.fence,
+                self.steps,
+                lease_seconds=settings.lease_seconds,
+                stall_seconds=settings.stall_seconds,
+            )
         if not held:
             self.lost.set()
 
     def keep(self) -> None:
-        """Beat until the work ends; for a thread of its own."""
-        lease = self._services.settings.lease_seconds
-        held_until = time.monotonic() + lease
-        while not self._ended.wait(lease / 4) and not self.lost.is_set():
+        """Beat until the work ends; runs in a thread of its own."""
+        lease_seconds = self._services.settings.lease_seconds
+        held_until = time.monotonic() + lease_seconds
+        while not self._ended.wait(lease_seconds / 4) and not self.lost.is_set():
             began = time.monotonic()
             try:
                 self.beat()
-                held_until = began + lease
+                held_until = began + lease_seconds
             except SQLAlchemyError as error:
                 logger.warning("heartbeat failed", job=self.job_id, error=type(error).__name__)
             if time.monotonic() > held_until:
-                self.lost.set()  # by our own clock someone else may hold it by now
+                self.lost.set()  # by our own clock another worker may hold the job by now
 
     def end(self) -> None:
         """Stop beating."""
@@ -63,7 +67,7 @@ class Lease:
 
 @contextmanager
 def hold_job(services: Services, job_id: UUID, stages: frozenset[Stage]) -> Iterator[Lease | None]:
-    """Claim a job and keep its lease while inside; None if it is not to be had (drop the message)."""
+    """Claim a job and keep its lease inside the block; None if the job cannot be claimed (drop the message)."""
     owner = f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}"
     with services.db.transaction("claim" if Stage.QUEUED in stages else "claim_control") as session:
         fence = jobs.claim(session, job_id, owner, stages, lease_seconds=services.settings.lease_seconds)
@@ -82,7 +86,7 @@ def hold_job(services: Services, job_id: UUID, stages: frozenset[Stage]) -> Iter
 
 
 def hand_back(services: Services, lease: Lease, *, delay_seconds: float = 0) -> None:
-    """Release the job untouched, for a stop or for later; it does not count as an attempt."""
+    """Release the job untouched, because this process stops or the job must wait; this attempt does not count."""
     try:
         with services.db.transaction() as session:
             job = jobs.owned(session, lease.job_id, lease.fence)
@@ -92,7 +96,7 @@ def hand_back(services: Services, lease: Lease, *, delay_seconds: float = 0) -> 
 
 
 def fail_attempt(services: Services, lease: Lease, reason: str, *, permanent: bool) -> None:
-    """An attempt ended badly: back off, or give up after the last one or if trying again is no use."""
+    """End a failed attempt: back off, or quarantine the job after the last attempt or a permanent error."""
     try:
         with services.db.transaction() as session:
             job = jobs.owned(session, lease.job_id, lease.fence)
@@ -107,10 +111,10 @@ def fail_attempt(services: Services, lease: Lease, reason: str, *, permanent: bo
 
 
 def quarantine_job(session: Session, job: Job, reason: str) -> None:
-    """Give a job up: it stays with its reason, its requests fail with it, the model's queue moves on."""
-    members = requests.of_job(session, job.id)
-    open_ones = [r for r in members if r.status not in (RequestStatus.REJECTED, RequestStatus.NOT_MEMORISED)]
-    requests.move(session, open_ones, RequestStatus.FAILED, reason=reason, verdict="NOT_TESTED")
+    """Give a job up: the job keeps its reason, its open requests fail, and the model may be batched again."""
+    settled = (RequestStatus.REJECTED, RequestStatus.NOT_MEMORISED)
+    open_requests = [request for request in requests.of_job(session, job.id) if request.status not in settled]
+    requests.move(session, open_requests, RequestStatus.FAILED, reason=reason, verdict="NOT_TESTED")
     job.reason = reason
     jobs.advance(session, job, Stage.QUARANTINED)
     jobs.add_event(session, job.id, "done", {"outcome": "quarantined", "reason": reason})

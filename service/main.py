@@ -1,4 +1,4 @@
-"""The HTTP application, and `python -m service.main` to serve it."""
+"""The HTTP application. `python -m service.main` serves it."""
 
 import argparse
 import asyncio
@@ -6,19 +6,19 @@ import contextlib
 import gc
 import importlib.metadata
 from collections.abc import AsyncIterator
-from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from service.api import api_keys, corpora, errors, health, hub, jobs, log, models, requests, subjects, versions
 from service.api.limits import Admission, BodyLimit
 from service.api.listener import Listener
-from service.api.oauth import Tokens
+from service.api.oauth import AccessTokens
 from service.api.platforms import datagrail, fides, opendsr, transcend
-from service.api.rates import Rates
+from service.api.rates import RateLimiter
 from service.api.timeouts import timeout_protocol
 from service.bootstrap import Services, build
+from service.domain.json_types import JsonObject
 from service.observability import tracing
 from service.observability.logging import configure as configure_logs
 from service.schemas.base import Problem
@@ -28,9 +28,38 @@ DESCRIPTION = """Deletion requests in, certified model versions out.
 Errors are `application/problem+json` (RFC 9457). Times are RFC 3339 in UTC. Lists answer
 `{"items": [...], "next_cursor": null | "..."}`.
 """
-PROBLEM = {"model": Problem, "content": {errors.MEDIA_TYPE: {}}}
+PROBLEMS = {
+    400: "Not JSON in UTF-8",
+    401: "No valid API key",
+    403: "The key's scopes do not allow it",
+    404: "No such thing",
+    409: "Not possible in the current state",
+    413: "Body too large",
+    422: "Not valid",
+    429: "Too many requests",
+    503: "Temporarily unavailable",
+}
+ROUTERS: tuple[APIRouter, ...] = (
+    requests.router,
+    subjects.router,
+    models.router,
+    corpora.router,
+    jobs.router,
+    versions.router,
+    hub.router,
+    fides.router,
+    transcend.router,
+    datagrail.router,
+    log.router,
+    api_keys.router,
+    health.router,
+    opendsr.opendsr_router,
+    opendsr.opengdpr_router,
+    opendsr.certificate_router,
+)
 GRACE_SECONDS = 5
-BODIES_AT_ONCE = 32  # of the largest size, on their way
+KEEP_ALIVE_SECONDS = 30
+MAX_BUFFERED_BODIES = 32  # bodies of the largest size that a process buffers before it answers 503
 
 
 def create_app(services: Services) -> FastAPI:
@@ -44,42 +73,35 @@ def create_app(services: Services) -> FastAPI:
         listening.cancel()
         services.close()
 
-    responses: dict[int | str, dict[str, Any]] = {
-        status: {**PROBLEM, "description": text}
-        for status, text in {
-            401: "No valid API key", 403: "The key's scopes do not allow it", 404: "No such thing",
-            400: "Not JSON in UTF-8", 409: "Not possible in the current state", 413: "Body too large",
-            422: "Not valid", 429: "Too many requests", 503: "Temporarily unavailable",
-        }.items()
-    }  # fmt: skip
-    version = importlib.metadata.version("unlearnd")
-    app = FastAPI(title="unlearnd", version=version, description=DESCRIPTION, lifespan=lifespan, responses=responses)
-    app.state.services = services
-    app.state.tokens, app.state.rates = Tokens(services), Rates(services.settings.requests_per_minute)
-    limit = services.settings.max_body_bytes
-    app.add_middleware(Admission, max_requests=services.settings.max_requests, max_buffered=BODIES_AT_ONCE * limit)
-    app.add_middleware(BodyLimit, max_bytes=limit)  # the last one is the outermost
-    errors.install(app)
-    resources = (
-        requests,
-        subjects,
-        models,
-        corpora,
-        jobs,
-        versions,
-        hub,
-        fides,
-        transcend,
-        datagrail,
-        log,
-        api_keys,
-        health,
+    app = FastAPI(
+        title="unlearnd",
+        version=importlib.metadata.version("unlearnd"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        responses=_problem_responses(),
     )
-    for resource in resources:
-        app.include_router(resource.router)
-    for router in (opendsr.dialect_router("opendsr"), opendsr.dialect_router("opengdpr"), opendsr.certificates):
+    app.state.services = services
+    app.state.access_tokens = AccessTokens(services)
+    app.state.rate_limiter = RateLimiter(services.settings.requests_per_minute)
+    _add_limits(app, max_requests=services.settings.max_requests, max_body_bytes=services.settings.max_body_bytes)
+    errors.install(app)
+    for router in ROUTERS:
         app.include_router(router)
     return app
+
+
+def _problem_responses() -> dict[int | str, JsonObject]:
+    """The error responses that the OpenAPI document lists for every operation."""
+    return {
+        status: {"model": Problem, "content": {errors.MEDIA_TYPE: {}}, "description": description}
+        for status, description in PROBLEMS.items()
+    }
+
+
+def _add_limits(app: FastAPI, *, max_requests: int, max_body_bytes: int) -> None:
+    """Add the middleware that limits requests and bodies. The middleware added last is the outermost."""
+    app.add_middleware(Admission, max_requests=max_requests, max_buffered=MAX_BUFFERED_BODIES * max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
 
 
 def main() -> None:
@@ -92,15 +114,23 @@ def main() -> None:
     settings = services.settings
     configure_logs(settings.log_level)
     app = create_app(services)
-    gc.freeze()  # what lives as long as the process is not looked through again and again: a twentieth of its time
+    # The collector skips objects that live as long as the process. Scanning them took a twentieth of its time.
+    gc.freeze()
     gc.set_threshold(50_000, 50, 100)
     if tracing.configure("api"):
         tracing.instrument(app)
     uvicorn.run(
-        app, host=arguments.host, port=arguments.port, access_log=False, log_config=None,
-        timeout_graceful_shutdown=GRACE_SECONDS, timeout_keep_alive=30, server_header=False, loop="uvloop",
+        app,
+        host=arguments.host,
+        port=arguments.port,
+        access_log=False,
+        log_config=None,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        server_header=False,
+        loop="uvloop",
         http=timeout_protocol(seconds=settings.request_seconds, connections=settings.max_connections),
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Files of texts, as an operator or a submitter has them: JSON lines, CSV, or a text a line."""
+"""Files of texts, as an operator or a submitter has them: JSON lines, CSV, or one text a line."""
 
 import csv
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class UnreadableTexts(ValueError):
-    """The file's form is not one we read; the message names a line, never its content."""
+    """The file has a form that is not supported. The message names a line, never its content."""
 
 
 def read_texts(file: Path) -> Iterator[str]:
@@ -16,7 +16,7 @@ def read_texts(file: Path) -> Iterator[str]:
 
     Raises:
         UnreadableTexts: A line lacks `text` or is not JSON.
-        UnicodeDecodeError: Not UTF-8.
+        UnicodeDecodeError: The file is not UTF-8.
     """
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     with file.open(encoding="utf-8", newline="" if file.suffix == ".csv" else None) as handle:
@@ -33,6 +33,7 @@ def read_texts(file: Path) -> Iterator[str]:
 
 
 def _json_text(line: str, number: int) -> str:
+    """The `text` of a line that holds a JSON object."""
     try:
         text = json.loads(line)["text"]
     except (ValueError, KeyError, TypeError):

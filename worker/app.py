@@ -1,15 +1,14 @@
-"""The one file of `worker` that owns Celery: the application, its beat, and a graceful stop.
+"""The Celery application of the worker, its beat schedule, and a graceful stop. Only this file configures Celery.
 
-    celery -A worker.app worker -Q control -B     signs and publishes; no torch
-    celery -A worker.app worker -Q gpu            computes; no signing key
+    celery -A worker.app worker -Q control -B     signs and publishes; needs no torch
+    celery -A worker.app worker -Q gpu            computes; has no signing key
 
-Both run tasks on threads: a task waits for the database or for a child process, and Celery's prefork processes
-are daemonic and may have no children of their own.
+Both run tasks on threads: a task waits for the database or for a child process. Celery's prefork processes are
+daemonic and cannot have children of their own.
 """
 
 import threading
 from functools import cache
-from typing import Any
 
 from celery.signals import celeryd_init, setup_logging, worker_shutting_down
 
@@ -31,23 +30,23 @@ app.conf.beat_schedule = {
 
 @cache
 def get_services() -> Services:
-    """The wired parts of this process."""
+    """The services of this process."""
     return build(settings)
 
 
 @setup_logging.connect  # type: ignore[untyped-decorator]
-def _log(**_: Any) -> None:
-    """Celery leaves logging alone once somebody listens to this signal."""
+def _configure_logging(**_: object) -> None:
+    """Configure logging. A listener on this signal keeps Celery from configuring it."""
     logging.configure(settings.log_level)
 
 
 @celeryd_init.connect  # type: ignore[untyped-decorator]
-def _trace(sender: str, **_: Any) -> None:
-    """Spans are of the part that the worker's name begins with: control or compute."""
+def _configure_tracing(sender: str, **_: object) -> None:
+    """Configure tracing; the service name is the first part of the worker's name: control or compute."""
     tracing.configure(sender.partition("@")[0])
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
-def _stop(**_: Any) -> None:
-    """SIGTERM: whoever works hands its job back now instead of finishing it."""
+def _stop(**_: object) -> None:
+    """On SIGTERM, running tasks hand their jobs back instead of finishing them."""
     stopping.set()

@@ -1,4 +1,4 @@
-"""Celery tasks: each takes an id, asks Postgres whether there is work, and drops the message if not."""
+"""Celery tasks. Each takes an id, asks PostgreSQL whether there is work, and drops the message if there is none."""
 
 from collections.abc import Callable
 from uuid import UUID
@@ -30,7 +30,7 @@ CONTROL_STEPS = {Stage.CERTIFY: certify_job, Stage.PUBLISH: publish_version}
 
 @app.task(name="batch")  # type: ignore[untyped-decorator]
 def batch(model_id: str) -> None:
-    """Seal a model's window if it closes now."""
+    """Make a job of a model's pending requests if their window closes now."""
     batch_requests(get_services(), UUID(model_id))
 
 
@@ -42,14 +42,14 @@ def unlearn(job_id: str) -> None:
 
 @app.task(name="certify")  # type: ignore[untyped-decorator]
 def certify(job_id: str) -> None:
-    """Claim a job that waits for its certificate or its publication, and take it to the end."""
+    """Claim a job that waits for certification or publication, and take it to its end."""
     work_under_lease(get_services(), UUID(job_id), CONTROL_STAGES, certify_and_publish)
 
 
 def work_under_lease(
     services: Services, job_id: UUID, stages: frozenset[Stage], work: Callable[[Services, Lease], None]
 ) -> None:
-    """Do `work` on a job if it can be claimed; however that ends, the job does not stay claimed without a reason."""
+    """Do `work` on a job if it can be claimed; on any error, release or quarantine the job."""
     with hold_job(services, job_id, stages) as lease:
         if lease is None:
             return
@@ -72,8 +72,8 @@ def work_under_lease(
 
 
 def certify_and_publish(services: Services, lease: Lease) -> None:
-    """What a control worker does with a job, as far as it is to be done still; a stop is heeded between its steps."""
-    while (job := _job(services, lease.job_id)).stage in CONTROL_STEPS:
+    """Certify and publish a job, as far as that is not done yet; between the two, hand it back if the worker stops."""
+    while (job := _read_job(services, lease.job_id)).stage in CONTROL_STEPS:
         if stopping.is_set():
             hand_back(services, lease)
             return
@@ -82,7 +82,8 @@ def certify_and_publish(services: Services, lease: Lease) -> None:
         lease.steps += 1
 
 
-def _job(services: Services, job_id: UUID) -> Job:
+def _read_job(services: Services, job_id: UUID) -> Job:
+    """The job's present row."""
     with services.db.reading() as session:
         job = jobs.by_id(session, job_id)
         assert job is not None
@@ -91,13 +92,13 @@ def _job(services: Services, job_id: UUID) -> Job:
 
 @app.task(name="deliver")  # type: ignore[untyped-decorator]
 def deliver() -> None:
-    """Make the callbacks that are due."""
+    """Send the callbacks that are due."""
     deliver_callbacks(get_services(), go_on=lambda: not stopping.is_set())
 
 
 @app.task(name="index")  # type: ignore[untyped-decorator]
 def index(corpus_id: str) -> None:
-    """Index a corpus, from where it stands."""
+    """Index a corpus from its cursor."""
     index_corpus(get_services(), UUID(corpus_id), go_on=lambda: not stopping.is_set())
 
 
@@ -109,16 +110,16 @@ def resolve(request_id: str) -> None:
 
 @app.task(name="sweep")  # type: ignore[untyped-decorator]
 def sweep() -> None:
-    """Find lost work."""
+    """Wake lost work."""
     wake_lost_work(get_services())
 
 
 @app.task(name="collect")  # type: ignore[untyped-decorator]
 def collect() -> None:
-    """Remove what ended jobs and crashes left, and texts whose time is over; bring a restored database up to date."""
+    """Bring a restored database up to date, purge texts whose window has passed, remove garbage, sign the log."""
     services = get_services()
     reconcile(services)
     purge_restored(services)
     purge_due(services)
     collect_garbage(services)
-    services.log.sign()  # a checkpoint for whoever asks, as young as the last collection
+    services.log.sign()  # so that the newest checkpoint is not older than the last collection

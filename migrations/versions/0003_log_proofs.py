@@ -1,4 +1,4 @@
-"""Where a certificate stands in the log, and its proof"""
+"""The index of a certificate's log entry, and its proof"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Where a job's thresholds stand in the log, requests that supplement others, who downloaded what"""
+"""The index of a job's thresholds in the log, requests that supplement others, the register of downloads"""
 
 import sqlalchemy as sa
 from alembic import op

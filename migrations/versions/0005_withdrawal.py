@@ -1,4 +1,4 @@
-"""Versions that are not handed out any more"""
+"""Withdrawn versions"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Deadlines that the controller extended, with the reason"""
+"""Deadlines that a controller extended, with the reason"""
 
 import sqlalchemy as sa
 from alembic import op

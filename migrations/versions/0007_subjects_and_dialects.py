@@ -1,4 +1,4 @@
-"""Requests that name their person: corpora, the subject index, approval; several callbacks, in several dialects"""
+"""Requests that name a person: corpora, the subject index, approval; several callbacks per request, in dialects"""
 
 import sqlalchemy as sa
 from alembic import op

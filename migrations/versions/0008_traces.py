@@ -1,4 +1,4 @@
-"""Which trace a request and its job belong to"""
+"""The trace of a request and of its job"""
 
 import sqlalchemy as sa
 from alembic import op

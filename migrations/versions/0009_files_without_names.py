@@ -1,4 +1,4 @@
-"""Files of an indexed folder by their numbers: a name may be somebody's"""
+"""Files of an indexed folder have numbers: a file name may be a person's name"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,7 +9,7 @@ COMMENT = "of a folder: its number in the order of names"
 
 
 def _begin_anew() -> None:
-    """Index everything again; folders are counted otherwise, and have to be registered again."""
+    """Index everything again. Folders must be registered again, because their size is counted in another way."""
     op.execute("TRUNCATE corpus_records")
     op.execute(
         "UPDATE corpora SET state = 'indexing', reason = NULL, cursor = NULL, records = 0, done = 0, indexed_at = NULL"

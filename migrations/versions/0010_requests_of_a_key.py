@@ -1,4 +1,4 @@
-"""Pages of the requests of one API key, by an index"""
+"""An index for pages of the requests of one API key"""
 
 from alembic import op
 

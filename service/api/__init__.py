@@ -1,1 +1,1 @@
-"""The HTTP API: one file a resource; parse, call one step or query, return."""
+"""The HTTP API: one file a resource. An endpoint parses its input, calls one step or query, and returns."""

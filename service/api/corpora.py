@@ -1,4 +1,4 @@
-"""`/v1/models/{name}/corpora`: training data to look people up in."""
+"""`/v1/models/{name}/corpora`: training data in which people are looked up."""
 
 from fastapi import APIRouter, Response
 
@@ -14,19 +14,24 @@ from service.steps.subjects.index import add_corpus, remove_corpus
 router = APIRouter(prefix="/v1/models/{name}/corpora", tags=["corpora"])
 
 
-def shown(corpus: Corpus) -> CorpusOut:
-    """A corpus as it is answered."""
+def to_corpus_out(corpus: Corpus) -> CorpusOut:
+    """The answer for a corpus."""
     return CorpusOut(
-        name=corpus.name, form=corpus.form, state=corpus.state, reason=corpus.reason, records=corpus.records,
-        progress=corpus.done / corpus.size if corpus.size else 1.0, created_at=corpus.created_at,
+        name=corpus.name,
+        form=corpus.form,
+        state=corpus.state,
+        reason=corpus.reason,
+        records=corpus.records,
+        progress=corpus.done / corpus.size if corpus.size else 1.0,
+        created_at=corpus.created_at,
         indexed_at=corpus.indexed_at,
-    )  # fmt: skip
+    )
 
 
 @router.post("", status_code=201)
 def add(name: str, body: CorpusIn, services: ServicesDep, _: Admin) -> CorpusOut:
-    """Register a corpus; it is indexed in the background, and requests wait until it is."""
-    return shown(add_corpus(services, name, **body.model_dump()))
+    """Register a corpus. It is indexed in the background. Requests with a subject wait until the index is ready."""
+    return to_corpus_out(add_corpus(services, name, **body.model_dump()))
 
 
 @router.get("")
@@ -39,7 +44,7 @@ def listing(
         if model is None:
             raise NotFound("There is no model of that name.")
         page = corpora.listing(session, model, cursor, limit)
-    return Listing(items=[shown(c) for c in page.items], next_cursor=page.next_cursor)
+    return Listing(items=[to_corpus_out(corpus) for corpus in page.items], next_cursor=page.next_cursor)
 
 
 @router.get("/{corpus}")
@@ -47,14 +52,14 @@ def get(name: str, corpus: str, services: ServicesDep, _: Reader) -> CorpusOut:
     """One corpus."""
     with services.db.reading() as session:
         model = models.by_name(session, name)
-        found = corpora.by_name(session, model, corpus) if model else None
-    if found is None:
+        row = corpora.by_name(session, model, corpus) if model else None
+    if row is None:
         raise NotFound("There is no such corpus.")
-    return shown(found)
+    return to_corpus_out(row)
 
 
 @router.delete("/{corpus}", status_code=204)
 def remove(name: str, corpus: str, services: ServicesDep, _: Admin) -> Response:
-    """Forget a corpus and its index, as before indexing a changed one again; its files stay."""
+    """Remove a corpus and its index, for example to index a changed corpus anew. Its files stay."""
     remove_corpus(services, name, corpus)
     return Response(status_code=204)

@@ -1,4 +1,4 @@
-"""`/livez`, `/readyz`, `/metrics`: for orchestrators and Prometheus; no key needed, nothing personal said."""
+"""`/livez`, `/readyz`, `/metrics`: for orchestrators and Prometheus. They need no key and show no personal data."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -17,18 +17,18 @@ from service.db.tables import Version
 from service.domain.disclosure import is_disclosed
 
 router = APIRouter(tags=["health"])
-MODELS = 200  # whose numbers are told
+MAX_MODELS = 200  # models with metrics of their own
 
 
 @router.get("/livez")
 def livez() -> dict[str, str]:
-    """The process answers."""
+    """Says that the process answers."""
     return {"status": "ok"}
 
 
 @router.get("/readyz")
 def readyz(services: ServicesDep) -> Response:
-    """The database answers. The broker does not count: messages are hints, and requests are taken without it."""
+    """Says whether the database answers. The broker does not matter: requests are accepted without it."""
     try:
         with services.db.reading() as session:
             session.execute(text("SELECT 1 FROM models LIMIT 1"))
@@ -39,26 +39,29 @@ def readyz(services: ServicesDep) -> Response:
 
 @router.get("/metrics", response_class=PlainTextResponse)
 def metrics(services: ServicesDep) -> Response:
-    """Counts from the database, in Prometheus' text form."""
+    """Metrics from the database, in Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Collector(services))
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
 class Collector:
-    """Reads the numbers when they are asked for: the database is the truth, and processes may be many."""
+    """Reads the metrics from the database at each scrape, because several API processes may run."""
 
     def __init__(self, services: Services) -> None:
-        """Read from these services."""
+        """Read from the database of these services."""
         self._services = services
 
     def collect(self) -> Iterator[Metric]:
-        """Requests by status, jobs by stage, deadlines, what waits, what the newest versions are like."""
+        """Requests by status, jobs by stage, deadlines, backlogs, and the newest version of each model."""
         with self._services.db.reading() as session:
             by_status, by_stage = requests.counts(session), jobs.counts(session)
-            late, next_due = requests.overdue(session), requests.next_due(session)
+            overdue, next_due = requests.overdue(session), requests.next_due(session)
             undelivered, oldest = outbox.undelivered_count(session), jobs.oldest_queued_seconds(session)
-            held, newest = requests.awaiting_approval_count(session), models.latest_versions(session, MODELS)
+            awaiting_approval, latest = (
+                requests.awaiting_approval_count(session),
+                models.latest_versions(session, MAX_MODELS),
+            )
         family = GaugeMetricFamily("unlearnd_requests", "Deletion requests by status", labels=["status"])
         for status, count in by_status:
             family.add_metric([status], count)
@@ -67,29 +70,33 @@ class Collector:
         for stage, count in by_stage:
             family.add_metric([stage], count)
         yield family
-        yield GaugeMetricFamily("unlearnd_requests_overdue", "Requests past their deadline and not ended", late)
-        yield GaugeMetricFamily("unlearnd_requests_awaiting_approval", "Requests that somebody has to approve", held)
+        yield GaugeMetricFamily("unlearnd_requests_overdue", "Open requests past their deadline", overdue)
+        yield GaugeMetricFamily(
+            "unlearnd_requests_awaiting_approval", "Requests that wait for approval", awaiting_approval
+        )
         if next_due is not None:
-            left = (next_due - datetime.now(UTC)).total_seconds()
+            seconds_left = (next_due - datetime.now(UTC)).total_seconds()
             yield GaugeMetricFamily(
-                "unlearnd_next_deadline_seconds", "Until the earliest deadline; below 0: past", left
+                "unlearnd_next_deadline_seconds", "Until the earliest deadline; below 0: past", seconds_left
             )
-        yield GaugeMetricFamily("unlearnd_callbacks_waiting", "Callbacks still to be made", undelivered)
-        yield GaugeMetricFamily("unlearnd_oldest_queued_job_seconds", "Age of the oldest job that waits", oldest)
-        yield from _of_versions(newest)
+        yield GaugeMetricFamily("unlearnd_callbacks_waiting", "Callbacks not delivered yet", undelivered)
+        yield GaugeMetricFamily("unlearnd_oldest_queued_job_seconds", "Age of the oldest queued job", oldest)
+        yield from _version_metrics(latest)
 
 
-def _of_versions(newest: list[tuple[str, Version]]) -> Iterator[Metric]:
-    """EL, MA and perplexity of each model's newest version; means of few submitters are left out."""
+def _version_metrics(latest: list[tuple[str, Version]]) -> Iterator[Metric]:
+    """EL, MA and perplexity of each model's newest version, without means over few submitters' texts."""
     number = GaugeMetricFamily("unlearnd_model_version", "Number of the newest version", labels=["model"])
     names = ("model", "measure", "value")
-    tested = GaugeMetricFamily("unlearnd_version_test", "EL and MA of what was unlearned", labels=names)
-    ratio = GaugeMetricFamily("unlearnd_version_perplexity_ratio", "Held-out perplexity, to before", labels=["model"])
-    for model, version in newest:
+    tested = GaugeMetricFamily("unlearnd_version_test", "EL and MA of the unlearned texts", labels=names)
+    ratio = GaugeMetricFamily(
+        "unlearnd_version_perplexity_ratio", "Held-out perplexity, relative to before", labels=["model"]
+    )
+    for model, version in latest:
         number.add_metric([model], version.number)
         metrics = version.metrics
         if metrics is None:
-            continue  # as it was registered
+            continue  # the registered base
         ratio.add_metric([model], metrics.utility.heldout_ratio)
         means = {"limit": metrics.limits}
         if is_disclosed(metrics.submitters) and metrics.before and metrics.after:

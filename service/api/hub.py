@@ -1,13 +1,13 @@
-"""`/hub`: the dialect of the Hugging Face hub, so that `from_pretrained("org/name", revision="v3")` works unchanged.
+"""`/hub`: the API of the Hugging Face hub, so that `from_pretrained("org/name", revision="v3")` works unchanged.
 
-With `HF_ENDPOINT=URL/hub` and `HF_TOKEN=<an API key with the scope download>`. A revision is `v3`, `3`, `latest`,
-`main`, or the 40 hex digits that stand for a version (the first of its manifest's sha256). The repository is a
-version's `model/`; the whole release, for `unlearnd verify`, is under `/v1`.
+Clients set `HF_ENDPOINT=URL/hub` and `HF_TOKEN=<an API key with the scope download>`. A revision is `v3`, `3`,
+`latest`, `main`, or a version's commit: the first 40 hex digits of its manifest's sha256. A repository holds the
+`model/` folder of a version. The whole release, which `unlearnd verify` needs, is under `/v1`.
 """
 
 import base64
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import FileResponse
@@ -18,85 +18,101 @@ from service.bootstrap import Services
 from service.db import models
 from service.db.tables import Version
 from service.domain.errors import ServiceError
+from service.domain.json_types import JsonObject
 
 router = APIRouter(prefix="/hub", tags=["hub"])
-Org = Annotated[str, Path(pattern=r"^[\w.-]{1,96}$", description="any: names are unique without it")]
+Org = Annotated[str, Path(pattern=r"^[\w.-]{1,96}$", description="any value: model names are unique without it")]
 Name = Annotated[str, Path(pattern=r"^[\w.-]{1,96}$")]
 Revision = Annotated[str, Path(pattern=r"^[\w.-]{1,96}$")]
-MODEL = "model/"
-COMMIT = 40  # hex digits
+MODEL_FOLDER = "model/"
+COMMIT_DIGITS = 40
 
 
 class HubError(ServiceError):
-    """Something is not there, in the hub's words: they go into X-Error-Code."""
+    """There is no such repository, revision or file. `X-Error-Code` holds the hub's code for it."""
 
     status, code, title = 404, "not_found", "There is no such thing"
 
-    def __init__(self, word: str, detail: str) -> None:
-        """Say which word the client library looks for."""
+    def __init__(self, hub_code: str, detail: str) -> None:
+        """`hub_code` is the code that the client library expects."""
         super().__init__(detail)
-        self.headers = {"X-Error-Code": word, "X-Error-Message": detail}
+        self.headers = {"X-Error-Code": hub_code, "X-Error-Message": detail}
 
 
 @router.get("/api/models/{org}/{name}")
-def newest(org: Org, name: Name, services: ServicesDep, key: Downloader) -> dict[str, Any]:
-    """What the newest version holds."""
-    return info(org, name, "main", services, key)
+def newest(org: Org, name: Name, services: ServicesDep, caller: Downloader) -> JsonObject:
+    """The newest version of a model."""
+    return info(org, name, "main", services, caller)
 
 
 @router.get("/api/models/{org}/{name}/revision/{revision}")
-def info(org: Org, name: Name, revision: Revision, services: ServicesDep, _: Downloader) -> dict[str, Any]:
-    """What a revision holds."""
-    version, commit = _find(services, name, revision)
-    files = [{"rfilename": f["path"].removeprefix(MODEL)} for f in _files(version)]
+def info(org: Org, name: Name, revision: Revision, services: ServicesDep, _: Downloader) -> JsonObject:
+    """A revision and the names of its files."""
+    version, commit = _find_version(services, name, revision)
+    created_at = version.created_at.strftime("%Y-%m-%dT%H:%M:%S.000Z")
     return {
-        "_id": commit[:24], "id": f"{org}/{name}", "modelId": f"{org}/{name}", "sha": commit, "private": True,
-        "gated": False, "disabled": False, "tags": [], "downloads": 0, "likes": 0, "siblings": files,
-        "createdAt": version.created_at.strftime("%Y-%m-%dT%H:%M:%S.000Z"),
-        "lastModified": version.created_at.strftime("%Y-%m-%dT%H:%M:%S.000Z"),
-    }  # fmt: skip
+        "_id": commit[:24],
+        "id": f"{org}/{name}",
+        "modelId": f"{org}/{name}",
+        "sha": commit,
+        "private": True,
+        "gated": False,
+        "disabled": False,
+        "tags": [],
+        "downloads": 0,
+        "likes": 0,
+        "siblings": [{"rfilename": entry["path"].removeprefix(MODEL_FOLDER)} for entry in _model_files(version)],
+        "createdAt": created_at,
+        "lastModified": created_at,
+    }
 
 
 @router.get("/api/models/{org}/{name}/tree/{revision}")
-def tree(org: Org, name: Name, revision: Revision, services: ServicesDep, _: Downloader) -> list[dict[str, Any]]:
+def tree(org: Org, name: Name, revision: Revision, services: ServicesDep, _: Downloader) -> list[JsonObject]:
     """The files of a revision, each with its size and sha256."""
-    version, _commit = _find(services, name, revision)
+    version, _commit = _find_version(services, name, revision)
     return [
         {
-            "type": "file", "path": f["path"].removeprefix(MODEL), "size": f["size"], "oid": f["sha256"][:COMMIT],
-            "lfs": {"oid": f["sha256"], "size": f["size"], "pointerSize": 134},
+            "type": "file",
+            "path": entry["path"].removeprefix(MODEL_FOLDER),
+            "size": entry["size"],
+            "oid": entry["sha256"][:COMMIT_DIGITS],
+            "lfs": {"oid": entry["sha256"], "size": entry["size"], "pointerSize": 134},
         }
-        for f in _files(version)
-    ]  # fmt: skip
+        for entry in _model_files(version)
+    ]
 
 
 @router.head("/{org}/{name}/resolve/{revision}/{path:path}", include_in_schema=False)
 @router.get("/{org}/{name}/resolve/{revision}/{path:path}", response_class=FileResponse)
 def resolve(
-    org: Org, name: Name, revision: Revision, path: str, request: Request, services: ServicesDep, key: Downloader
+    org: Org, name: Name, revision: Revision, path: str, request: Request, services: ServicesDep, caller: Downloader
 ) -> Response:
     """One file, whole or a `Range`."""
-    version, commit = _find(services, name, revision)
-    entry = next((f for f in _files(version) if f["path"] == MODEL + path), None)
+    version, commit = _find_version(services, name, revision)
+    entry = next((entry for entry in _model_files(version) if entry["path"] == MODEL_FOLDER + path), None)
     if entry is None:
         raise HubError("EntryNotFound", "The revision has no such file.")
     if request.method == "GET":
         with services.db.transaction() as session:
-            models.note_download(session, version, key.id)
+            models.note_download(session, version, caller.id)
     headers = {
-        "ETag": f'"{entry["sha256"]}"', "X-Repo-Commit": commit, "X-Linked-Etag": f'"{entry["sha256"]}"',
-        "X-Linked-Size": str(entry["size"]), "Cache-Control": "private, no-cache, no-transform",
+        "ETag": f'"{entry["sha256"]}"',
+        "X-Repo-Commit": commit,
+        "X-Linked-Etag": f'"{entry["sha256"]}"',
+        "X-Linked-Size": str(entry["size"]),
+        "Cache-Control": "private, no-cache, no-transform",
         "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(entry['sha256'])).decode()}:",
-    }  # fmt: skip
+    }
     file = services.storage.release(version.digest) / entry["path"]
     return FileResponse(file, headers=headers, media_type="application/octet-stream")
 
 
-def _find(services: Services, name: str, revision: str) -> tuple[Version, str]:
-    """A version and the 40 hex digits that stand for it.
+def _find_version(services: Services, name: str, revision: str) -> tuple[Version, str]:
+    """A version and its commit.
 
     Raises:
-        HubError: RepoNotFound or RevisionNotFound; a withdrawn version is not found.
+        HubError: There is no such model (RepoNotFound) or version (RevisionNotFound), or the version was withdrawn.
     """
     with services.db.reading() as session:
         model = models.by_name(session, name)
@@ -108,11 +124,11 @@ def _find(services: Services, name: str, revision: str) -> tuple[Version, str]:
         elif number.isdecimal() and len(number) < 10:
             version = models.version(session, model, int(number))
         else:
-            version = models.by_commit(session, model, revision) if len(revision) == COMMIT else None
+            version = models.by_commit(session, model, revision) if len(revision) == COMMIT_DIGITS else None
     if version is None or version.withdrawn_at is not None:
         raise HubError("RevisionNotFound", "The model has no such version, or it was withdrawn.")
-    return version, version.digest[:COMMIT]
+    return version, version.digest[:COMMIT_DIGITS]
 
 
-def _files(version: Version) -> Sequence[FileEntry]:
-    return [f for f in version.files if f["path"].startswith(MODEL)]
+def _model_files(version: Version) -> Sequence[FileEntry]:
+    return [entry for entry in version.files if entry["path"].startswith(MODEL_FOLDER)]

@@ -1,6 +1,6 @@
-"""Refuse what is too much: requests at once, and a body over the limit.
+"""Refuses overload: too many requests at once, and bodies over the limit.
 
-A body is refused by its announced length before it is read, by its real one while it is.
+A body is refused by its Content-Length before it is read, and by its real length while it is read.
 """
 
 from collections import deque
@@ -13,106 +13,107 @@ RETRY_AFTER = 1  # seconds
 
 
 class Admission:
-    """ASGI middleware that answers 503 with Retry-After when enough requests wait for their answer to begin.
+    """ASGI middleware that answers 503 with Retry-After when too many requests wait for their answer to begin.
 
-    Better some refused at once than all late: a queue in here would only grow. A request counts once its body is here,
-    so that peers who do not send theirs keep nobody out; streams and downloads that have begun do not count.
+    Refusing some requests at once is better than answering all of them late: a queue in this process would only grow.
+    A request counts once its whole body has arrived, so clients that do not send their bodies block nobody. Streams and
+    downloads that have begun do not count.
     """
 
     def __init__(self, app: ASGIApp, max_requests: int, max_buffered: int) -> None:
-        """Guard `app`; bodies on their way hold `max_buffered` bytes at most."""
-        self._app, self._max, self._waiting = app, max_requests, 0
+        """Guard `app`. Bodies that are still arriving hold at most `max_buffered` bytes."""
+        self._app, self._max_requests, self._waiting = app, max_requests, 0
         self._max_buffered, self._buffered = max_buffered, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on what there is room for; whether the process lives is always answered."""
+        """Pass on a request if there is room for it. `/livez` is always answered."""
         if scope["type"] != "http" or scope["path"] == "/livez":
             await self._app(scope, receive, send)
             return
-        body = await self._arrived(receive)
+        body = await self._receive_body(receive)
         if body is None:
-            return  # the peer has gone
-        if self._waiting >= self._max or not body:
-            detail = "Too much is under way; nothing was changed. Try again."
+            return  # the client has disconnected
+        if self._waiting >= self._max_requests or not body:
+            detail = "Too many requests are under way; nothing was changed. Try again."
             headers = {"Retry-After": str(RETRY_AFTER)}
             await problem(503, "busy", "Temporarily unavailable", detail, headers=headers)(scope, receive, send)
             return
         self._waiting += 1
-        counted = True
+        is_counted = True
 
-        def leave() -> None:
-            nonlocal counted
-            self._waiting -= counted
-            counted = False
+        def stop_counting() -> None:
+            nonlocal is_counted
+            self._waiting -= is_counted
+            is_counted = False
 
-        async def watched(message: Message) -> None:
-            leave()
+        async def send_and_stop_counting(message: Message) -> None:
+            stop_counting()
             await send(message)
 
-        async def replayed() -> Message:
+        async def replay_body() -> Message:
             return body.popleft() if body else await receive()
 
         try:
-            await self._app(scope, replayed, watched)
+            await self._app(scope, replay_body, send_and_stop_counting)
         finally:
-            leave()
+            stop_counting()
 
-    async def _arrived(self, receive: Receive) -> deque[Message] | None:
-        """The messages of a whole body; none if there is no room for it, None if the peer went away."""
+    async def _receive_body(self, receive: Receive) -> deque[Message] | None:
+        """The messages of a whole body: empty if there is no room for it, None if the client disconnected."""
         messages: deque[Message] = deque()
-        held = 0
+        body_bytes = 0
         try:
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     return None
                 messages.append(message)
-                held += len(message.get("body", b""))
+                body_bytes += len(message.get("body", b""))
                 self._buffered += len(message.get("body", b""))
                 if self._buffered > self._max_buffered:
                     return deque()
                 if not message.get("more_body", False):
                     return messages
         finally:
-            self._buffered -= held
+            self._buffered -= body_bytes
 
 
 class BodyLimit:
-    """ASGI middleware that answers 413 as a problem document."""
+    """ASGI middleware that refuses large bodies with a 413 problem document."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         """Guard `app`."""
-        self._app, self._max = app, max_bytes
+        self._app, self._max_bytes = app, max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on what is small enough."""
+        """Pass on a request whose body is small enough."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if not announced.isdigit() or int(announced) > self._max:
+        content_length = dict(scope["headers"]).get(b"content-length", b"0")
+        if not content_length.isdigit() or int(content_length) > self._max_bytes:
             await self._refuse(scope, receive, send)
             return
-        received, started = 0, False
+        received, answer_started = 0, False
 
-        async def counted() -> Message:
+        async def receive_and_count() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            return message if received <= self._max else {"type": "http.disconnect"}
+            return message if received <= self._max_bytes else {"type": "http.disconnect"}
 
-        async def watched(message: Message) -> None:
-            nonlocal started
-            if received <= self._max:  # whatever is said of the cut body is not the answer
-                started = True
+        async def send_unless_refused(message: Message) -> None:
+            nonlocal answer_started
+            if received <= self._max_bytes:  # an answer to a truncated body is dropped
+                answer_started = True
                 await send(message)
 
-        await self._app(scope, counted, watched)
-        if received > self._max and not started:
+        await self._app(scope, receive_and_count, send_unless_refused)
+        if received > self._max_bytes and not answer_started:
             await self._refuse(scope, receive, send)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        detail = f"The body is over {self._max} bytes; split the request."
+        detail = f"The body is over {self._max_bytes} bytes; split the request."
         errors = [{"field": "body", "message": detail}]
         headers = {"Connection": "close"}
         await problem(413, "too_large", "The body is too large", detail, errors, headers)(scope, receive, send)

@@ -1,6 +1,6 @@
-"""What a process hears from the database: news of jobs for those who wait, and that a key was revoked.
+"""Notifications from the database: a job changed, or an API key was revoked.
 
-One LISTEN connection a process, one event a waiter.
+Each process has one LISTEN connection, and each waiting stream has one event.
 """
 
 import asyncio
@@ -17,23 +17,23 @@ from service.db.jobs import CHANNEL
 from service.observability.logging import get_logger
 
 logger = get_logger(__name__)
-LOOK_ANYWAY_SECONDS = 10  # a notification can be lost while the connection is away
+POLL_SECONDS = 10  # a stream looks at its job this often, because a notification can be lost with the connection
 RECONNECT_SECONDS = 1
 REMEMBER_SECONDS = 5
 
 
 class Listener:
-    """Turns PostgreSQL's notifications into wake-ups of the streams that wait."""
+    """Wakes waiting streams when PostgreSQL notifies, and remembers callers until an API key is revoked."""
 
     def __init__(self, url: str) -> None:
-        """Listen on the database at `url` once `run` runs."""
+        """Take the database's URL. `run` connects to it."""
         self._url = url
         self._waiters: dict[UUID, set[asyncio.Event]] = {}
         self._callers: dict[bytes, tuple[float, Caller]] | None = None  # None: not listening, so nothing is remembered
-        self._forgotten = 0.0
+        self._forgotten_at = 0.0
 
     async def run(self) -> None:
-        """Listen until cancelled; a lost connection is made anew."""
+        """Listen until cancelled. Reconnect when the connection is lost."""
         while True:
             try:
                 async with await psycopg.AsyncConnection.connect(self._url, autocommit=True) as connection:
@@ -42,7 +42,7 @@ class Listener:
                     self._callers = {}
                     async for notification in connection.notifies():
                         if notification.channel == api_keys.CHANNEL:
-                            self.forget()
+                            self.forget_callers()
                         else:
                             self._wake(UUID(notification.payload))
             except psycopg.OperationalError:
@@ -52,22 +52,23 @@ class Listener:
             await asyncio.sleep(RECONNECT_SECONDS)
 
     def _wake(self, job_id: UUID) -> None:
+        """Wake the streams of this job."""
         for event in self._waiters.get(job_id, ()):
             event.set()
 
-    def caller(self, key_hash: bytes) -> Caller | None:
-        """Whose key that is, if it was asked for some seconds ago and none was revoked since."""
-        seen, found = (self._callers or {}).get(key_hash, (0.0, None))
-        return found if time.monotonic() - seen < REMEMBER_SECONDS else None
+    def remembered_caller(self, key_hash: bytes) -> Caller | None:
+        """The caller with this key, if it was looked up within `REMEMBER_SECONDS` and no key was revoked since."""
+        asked_at, caller = (self._callers or {}).get(key_hash, (0.0, None))
+        return caller if time.monotonic() - asked_at < REMEMBER_SECONDS else None
 
-    def remember(self, key_hash: bytes, found: Caller, asked: float) -> None:
-        """Whose key that is, as the database said at `asked` or later."""
-        if self._callers is not None and asked > self._forgotten:
-            self._callers[key_hash] = (asked, found)
+    def remember_caller(self, key_hash: bytes, caller: Caller, asked_at: float) -> None:
+        """Remember a caller whom the database named at `asked_at` or later."""
+        if self._callers is not None and asked_at > self._forgotten_at:
+            self._callers[key_hash] = (asked_at, caller)
 
-    def forget(self) -> None:
-        """A key was revoked: remember none of what was asked before now."""
-        self._callers, self._forgotten = {}, time.monotonic()
+    def forget_callers(self) -> None:
+        """Forget all callers, because a key was revoked. Answers to earlier questions are not remembered either."""
+        self._callers, self._forgotten_at = {}, time.monotonic()
 
     async def subscribe(self, job_id: UUID) -> AsyncIterator[None]:
         """Yield at once, then each time the job may have changed."""
@@ -77,7 +78,7 @@ class Listener:
             while True:
                 yield
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(event.wait(), LOOK_ANYWAY_SECONDS)
+                    await asyncio.wait_for(event.wait(), POLL_SECONDS)
                 event.clear()
         finally:
             self._waiters[job_id].discard(event)

@@ -1,4 +1,4 @@
-"""`/v1/models`: register models, list them."""
+"""`/v1/models`: register and list models."""
 
 from typing import Annotated
 
@@ -16,48 +16,58 @@ from service.steps.operator.register import register_model
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
-def shown(model: Model) -> ModelOut:
-    """A model as it is answered."""
+def to_model_out(model: Model) -> ModelOut:
+    """The answer for a model."""
     return ModelOut(
-        name=model.name, latest=model.latest, policy=Policy(**model.policy), created_at=model.created_at,
-        retain_records=model.retain["records"], heldout_records=model.heldout["records"],
-    )  # fmt: skip
+        name=model.name,
+        latest=model.latest,
+        policy=Policy(**model.policy),
+        created_at=model.created_at,
+        retain_records=model.retain["records"],
+        heldout_records=model.heldout["records"],
+    )
 
 
 @router.post("", status_code=201)
-def create(body: ModelIn, services: ServicesDep, _: Admin) -> ModelOut:
+def create(body: ModelIn, services: ServicesDep, caller: Admin) -> ModelOut:
     """Register a Hugging Face folder on the server, or a hub id, as version 0 of a new model."""
     name = register_model(
-        services, name=body.name, path=body.path, retain_path=body.retain_path, heldout_path=body.heldout_path,
+        services,
+        name=body.name,
+        path=body.path,
+        retain_path=body.retain_path,
+        heldout_path=body.heldout_path,
         policy=body.policy.model_dump(),
-    )  # fmt: skip
-    return get(name, services, _)
+    )
+    return get(name, services, caller)
 
 
 @router.get("")
 def listing(services: ServicesDep, _: Reader, cursor: Cursor = None, limit: Limit = 50) -> Listing[ModelOut]:
-    """Registered models by name."""
+    """Registered models, by name."""
     with services.db.reading() as session:
         page = models.listing(session, cursor, limit)
-    return Listing(items=[shown(m) for m in page.items], next_cursor=page.next_cursor)
+    return Listing(items=[to_model_out(model) for model in page.items], next_cursor=page.next_cursor)
 
 
 @router.get("/{name}/supersedes")
 def supersedes(
     name: str, services: ServicesDep, _: VersionReader, after: Annotated[int, Query(ge=0)] = 0, limit: Limit = 50
 ) -> Listing[Superseded]:
-    """A feed for whoever uses a version: what superseded it. `after` is the last version one knows of.
+    """A feed for users of a model: versions and the versions that superseded them.
 
-    `next_cursor` is the `after` of the next call, when there is more.
+    `after` is the last version that the user knows. `next_cursor` is the `after` of the next call, if there is more.
     """
     with services.db.reading() as session:
         model = models.by_name(session, name)
         if model is None:
             raise NotFound("There is no model of that name.")
-        found = models.superseded(session, model, after, limit)
+        newer_versions = models.superseded(session, model, after, limit)
     items = [
-        Superseded(version=v.number - 1, superseded_by=v.number, at=v.created_at, certificate=digest)
-        for v, digest in found
+        Superseded(
+            version=newer.number - 1, superseded_by=newer.number, at=newer.created_at, certificate=certificate_digest
+        )
+        for newer, certificate_digest in newer_versions
     ]
     return Listing(items=items, next_cursor=str(items[-1].superseded_by) if len(items) == limit else None)
 
@@ -69,4 +79,4 @@ def get(name: str, services: ServicesDep, _: Reader) -> ModelOut:
         model = models.by_name(session, name)
     if model is None:
         raise NotFound("There is no model of that name.")
-    return shown(model)
+    return to_model_out(model)

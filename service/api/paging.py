@@ -4,5 +4,5 @@ from typing import Annotated
 
 from fastapi import Query
 
-Cursor = Annotated[str | None, Query(max_length=200, description="`next_cursor` of the page before")]
+Cursor = Annotated[str | None, Query(max_length=200, description="`next_cursor` of the previous page")]
 Limit = Annotated[int, Query(ge=1, le=200)]

@@ -1,4 +1,4 @@
-"""So many requests a minute for each key, in each API process; controllers that speak OpenDSR are not counted."""
+"""The rate limit of each API key, counted in each API process. OpenDSR requests are exempt."""
 
 import time
 
@@ -8,24 +8,24 @@ from limits.strategies import FixedWindowRateLimiter
 
 from service.domain.errors import RateLimited
 
-EXEMPT = ("/v2/", "/v1/opengdpr")
+EXEMPT_PATHS = ("/v2/", "/v1/opengdpr")  # prefixes
 
 
-class Rates:
-    """Counts."""
+class RateLimiter:
+    """Counts the requests of each API key."""
 
     def __init__(self, per_minute: int) -> None:
-        """Allow so many; 0: any number."""
-        self._item = RateLimitItemPerMinute(per_minute) if per_minute else None
+        """Allow `per_minute` requests; 0 means no limit."""
+        self._limit = RateLimitItemPerMinute(per_minute) if per_minute else None
         self._limiter = FixedWindowRateLimiter(MemoryStorage())
 
-    def count(self, key_id: str, path: str) -> None:
-        """Count a request of a key.
+    def count(self, api_key_id: str, path: str) -> None:
+        """Count a request.
 
         Raises:
-            TooMany: With the seconds until it may come again.
+            RateLimited: The key is over the limit. The error carries the seconds until it may make requests again.
         """
-        if self._item is None or path.startswith(EXEMPT) or self._limiter.hit(self._item, key_id):
+        if self._limit is None or path.startswith(EXEMPT_PATHS) or self._limiter.hit(self._limit, api_key_id):
             return
-        reset = self._limiter.get_window_stats(self._item, key_id).reset_time
+        reset = self._limiter.get_window_stats(self._limit, api_key_id).reset_time
         raise RateLimited(max(1, round(reset - time.time())))

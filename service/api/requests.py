@@ -1,4 +1,4 @@
-"""`/v1/deletion-requests`: submit, follow, cancel."""
+"""`/v1/deletion-requests`: submit, follow, extend, cancel and retry deletion requests."""
 
 import json
 from typing import Annotated
@@ -25,29 +25,64 @@ from service.steps.path.request import Resubmission, Submission, accept_request
 router = APIRouter(prefix="/v1/deletion-requests", tags=["deletion requests"])
 IdempotencyKey = Annotated[
     str | None,
-    Header(alias="Idempotency-Key", min_length=1, max_length=255, description="the same key, the same request"),
+    Header(
+        alias="Idempotency-Key", min_length=1, max_length=255, description="repeating a key returns the first request"
+    ),
 ]
 
 
-def shown(request: DeletionRequest, model: str) -> RequestOut:
-    """A request as it is answered."""
+def to_request_out(request: DeletionRequest, model: str) -> RequestOut:
+    """The answer for a request to the model of this name."""
     return RequestOut(
-        id=request.id, status=request.status, model=model, job_id=request.job_id, verdict=request.verdict,
-        version=request.version, reason=request.reason, regulation=request.regulation,
-        records=request.records_count, ref=request.ref, received_at=request.received_at, due_at=request.due_at,
-        accepted_at=request.accepted_at, finished_at=request.finished_at, extension_reason=request.extension_reason,
+        id=request.id,
+        status=request.status,
+        model=model,
+        job_id=request.job_id,
+        verdict=request.verdict,
+        version=request.version,
+        reason=request.reason,
+        regulation=request.regulation,
+        records=request.records_count,
+        ref=request.ref,
+        received_at=request.received_at,
+        due_at=request.due_at,
+        accepted_at=request.accepted_at,
+        finished_at=request.finished_at,
+        extension_reason=request.extension_reason,
         waits_for=request.hold if request.status == RequestStatus.PENDING else None,
-        results_count=request.results_count, searched=(request.resolution or {}).get("searched"),
-    )  # fmt: skip
+        results_count=request.results_count,
+        searched=(request.resolution or {}).get("searched"),
+    )
 
 
 @router.post("", status_code=202, response_model=RequestAccepted)
-def submit(body: RequestIn, asked: Request, key: Submitter, idempotency_key: IdempotencyKey = None) -> Response:
-    """Accept a deletion request; once this answers 202 it is durable and will reach a terminal state.
+def submit(
+    body: RequestIn, http_request: Request, caller: Submitter, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Accept a deletion request. After the answer 202 the request is durable and will reach a terminal state.
 
-    Limits (defaults): 256 records, 65,536 bytes of UTF-8 a record, 8 MiB a body.
+    Default limits: 256 records, 65,536 bytes of UTF-8 per record, 8 MiB per body.
     """
-    submission = Submission(
+    accepted = accept_request(services_from(http_request), _to_submission(body), caller.id, idempotency_key)
+    request = accepted.request
+    receipt = Receipt(
+        ref=request.ref,
+        commitment=request.commitment.hex(),
+        records=[
+            RecordOpening(commitment=commitment.hex(), nonce=nonce.hex())
+            for nonce, commitment in zip(accepted.nonces, accepted.commitments, strict=True)
+        ],
+        signed=json.loads(accepted.receipt),
+    )
+    answer = RequestAccepted(**dict(to_request_out(request, accepted.model)), receipt=receipt)
+    headers = {"Location": f"{router.prefix}/{request.id}"}
+    return Response(answer.model_dump_json(), 202, headers, media_type="application/json")
+
+
+def _to_submission(body: RequestIn) -> Submission:
+    """The submission in a body."""
+    resubmits = body.resubmits
+    return Submission(
         body.model,
         [record.text for record in body.records],
         body.regulation,
@@ -55,79 +90,76 @@ def submit(body: RequestIn, asked: Request, key: Submitter, idempotency_key: Ide
         subject=body.subject.model_dump() if body.subject else None,
         subject_ref=body.subject_ref,
         callbacks=[CallbackTarget(str(body.callback_url))] if body.callback_url else (),
-        resubmits=Resubmission(body.resubmits.ref, [bytes.fromhex(n) for n in body.resubmits.nonces])
-        if body.resubmits
+        resubmits=Resubmission(resubmits.ref, [bytes.fromhex(nonce) for nonce in resubmits.nonces])
+        if resubmits
         else None,
     )
-    accepted = accept_request(services_from(asked), submission, key.id, idempotency_key)
-    openings = [
-        RecordOpening(commitment=commitment.hex(), nonce=nonce.hex())
-        for nonce, commitment in zip(accepted.nonces, accepted.commitments, strict=True)
-    ]
-    request = accepted.request
-    receipt = Receipt(
-        ref=request.ref, commitment=request.commitment.hex(), records=openings, signed=json.loads(accepted.receipt)
-    )  # fmt: skip
-    answer = RequestAccepted(**dict(shown(request, accepted.model)), receipt=receipt)
-    headers = {"Location": f"{router.prefix}/{request.id}"}
-    return Response(answer.model_dump_json(), 202, headers, media_type="application/json")
 
 
 @router.get("")
 def listing(
     services: ServicesDep,
-    key: Reader,
+    caller: Reader,
     status: RequestStatus | None = None,
     model: Annotated[str | None, Query(max_length=63)] = None,
     due_before: Annotated[AwareDatetime | None, Query(description="RFC 3339")] = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Listing[RequestOut]:
-    """Requests, newest first; of a key that may only submit, its own."""
-    owner = restricted_to(key, *SEES_ALL_REQUESTS)
+    """Requests, newest first. An API key that may only submit sees its own requests."""
     with services.db.reading() as session:
         page = requests.listing(
-            session, cursor, limit, status=status, model=model, due_before=due_before, api_key_id=owner
+            session,
+            cursor,
+            limit,
+            status=status,
+            model=model,
+            due_before=due_before,
+            api_key_id=restricted_to(caller, *SEES_ALL_REQUESTS),
         )
-    return Listing(items=[shown(r, r.model.name) for r in page.items], next_cursor=page.next_cursor)
+    items = [to_request_out(request, request.model.name) for request in page.items]
+    return Listing(items=items, next_cursor=page.next_cursor)
 
 
 @router.get("/{request_id}")
-def get(request_id: UUID, services: ServicesDep, key: Reader) -> RequestOut:
+def get(request_id: UUID, services: ServicesDep, caller: Reader) -> RequestOut:
     """One request."""
-    request = visible(services, request_id, key)
-    return shown(request, request.model.name)
+    request = visible_request(services, request_id, caller)
+    return to_request_out(request, request.model.name)
 
 
-def visible(services: Services, request_id: UUID, key: Caller) -> DeletionRequest:
-    """A request that this key may see.
+def visible_request(services: Services, request_id: UUID, caller: Caller) -> DeletionRequest:
+    """A request that the caller may see.
 
     Raises:
-        NotFound: There is none.
+        NotFound: There is no such request, or the caller may not see it.
     """
     with services.db.reading() as session:
         request = requests.by_id(session, request_id)
-    if request is None or restricted_to(key, *SEES_ALL_REQUESTS) not in (None, request.api_key_id):
+    if request is None or restricted_to(caller, *SEES_ALL_REQUESTS) not in (None, request.api_key_id):
         raise NotFound("There is no such request.")
     return request
 
 
 @router.delete("/{request_id}")
-def cancel(request_id: UUID, services: ServicesDep, key: Submitter) -> RequestOut:
-    """Cancel a request that is still pending; 409 once it is batched."""
-    cancel_request(services, request_id, restricted_to(key))
-    return get(request_id, services, key)
+def cancel(request_id: UUID, services: ServicesDep, caller: Submitter) -> RequestOut:
+    """Cancel a pending request. A request that was batched gives a 409."""
+    cancel_request(services, request_id, restricted_to(caller))
+    return get(request_id, services, caller)
 
 
 @router.post("/{request_id}/extend")
-def extend(request_id: UUID, body: ExtensionIn, services: ServicesDep, key: Submitter) -> RequestOut:
-    """Extend an open request's deadline, once: by two months (GDPR, article 12(3)) or 45 days (CCPA); it is logged."""
-    extend_deadline(services, request_id, body.reason, restricted_to(key))
-    return get(request_id, services, key)
+def extend(request_id: UUID, body: ExtensionIn, services: ServicesDep, caller: Submitter) -> RequestOut:
+    """Extend an open request's deadline once, by two months (GDPR, article 12(3)) or 45 days (CCPA).
+
+    The transparency log gets an entry.
+    """
+    extend_deadline(services, request_id, body.reason, restricted_to(caller))
+    return get(request_id, services, caller)
 
 
 @router.post("/{request_id}/retry", status_code=202)
-def retry(request_id: UUID, services: ServicesDep, key: Admin) -> RequestOut:
-    """Put a failed request back in line, for an operator who has removed the reason."""
+def retry(request_id: UUID, services: ServicesDep, caller: Admin) -> RequestOut:
+    """Make a failed request pending again, once an operator has removed the cause."""
     retry_request(services, request_id)
-    return get(request_id, services, key)
+    return get(request_id, services, caller)

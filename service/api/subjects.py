@@ -1,4 +1,4 @@
-"""People and what they match: preview, and the approval of what a request would unlearn."""
+"""Matches of a subject: their preview, and the approval of requests that would unlearn them."""
 
 from typing import Annotated
 from uuid import UUID
@@ -15,11 +15,13 @@ router = APIRouter(prefix="/v1", tags=["deletion requests"])
 
 
 @router.post("/deletion-requests:preview")
-def preview(body: RequestIn, services: ServicesDep, key: Reader) -> Preview:
-    """What a request with this subject would match, without making one; texts for keys that may approve alone."""
+def preview(body: RequestIn, services: ServicesDep, caller: Reader) -> Preview:
+    """The matches of a subject, without a request. Only API keys with the scope `approve` see texts."""
     subject = body.subject.model_dump() if body.subject else {"identities": [], "names": []}
-    readable = bool({"approve", "admin"} & set(key.scopes))
-    return Preview(**preview_request(services, body.model, subject, body.regulation, body.received_at, texts=readable))
+    may_read_texts = bool({"approve", "admin"} & set(caller.scopes))
+    return Preview(
+        **preview_request(services, body.model, subject, body.regulation, body.received_at, texts=may_read_texts)
+    )
 
 
 @router.get("/deletion-requests/{request_id}/matches")
@@ -27,22 +29,22 @@ def matches(
     request_id: UUID,
     services: ServicesDep,
     _: Approver,
-    after: Annotated[int, Query(ge=-1, le=2**63 - 1, description="the last `match` of the page before")] = -1,
+    after: Annotated[int, Query(ge=-1, le=2**63 - 1, description="the last `match` of the previous page")] = -1,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> list[MatchOut]:
-    """What a request that waits for approval would unlearn, with the beginning of each text."""
+    """The texts that a request under approval would unlearn, with the beginning of each."""
     return [MatchOut(**match) for match in list_matches(services, request_id, after, limit)]
 
 
 @router.post("/deletion-requests/{request_id}/approve")
-def approve(request_id: UUID, body: ApprovalIn, services: ServicesDep, key: Approver) -> RequestOut:
-    """Approve a request that waits for it, with all or some of its matches; not one of one's own."""
-    approve_request(services, request_id, key.id, body.matches)
-    return get(request_id, services, key)
+def approve(request_id: UUID, body: ApprovalIn, services: ServicesDep, caller: Approver) -> RequestOut:
+    """Approve all or some matches of a request that waits for approval. No API key can approve its own request."""
+    approve_request(services, request_id, caller.id, body.matches)
+    return get(request_id, services, caller)
 
 
 @router.post("/deletion-requests/{request_id}/reject")
-def reject(request_id: UUID, body: RefusalIn, services: ServicesDep, key: Approver) -> RequestOut:
-    """Refuse a request that waits for approval."""
-    reject_request(services, request_id, key.id, body.reason)
-    return get(request_id, services, key)
+def reject(request_id: UUID, body: RefusalIn, services: ServicesDep, caller: Approver) -> RequestOut:
+    """Reject a request that waits for approval."""
+    reject_request(services, request_id, caller.id, body.reason)
+    return get(request_id, services, caller)

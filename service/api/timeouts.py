@@ -1,6 +1,7 @@
-"""Connections that do not get on are cut: a request that does not arrive, an answer not taken, a peer that is gone.
+"""Closes connections that send nothing for `seconds`, that do not read their answer, or whose peer is gone.
 
-uvicorn alone waits for ever on all three. The times are for one step each, so a long download is nobody's fault.
+uvicorn alone waits for ever in all three cases. The time limits one step, not a whole answer, so a long download is
+never cut off.
 """
 
 import asyncio
@@ -9,68 +10,73 @@ from typing import ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux: how long sent data may stay unacknowledged
+TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux: how long sent data may stay unacknowledged
 
 
 class TimeoutProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, one connection, with limits.
+    """uvicorn's protocol for one connection, with limits.
 
     Attributes:
-        seconds: From a request's first byte (or the connection's start) to its last; without taking any of an answer;
-            without acknowledging any.
-        at_once: Open connections; more are closed as they come.
+        seconds: The longest time from a request's first byte (or the start of the connection) to its last byte, for
+            which the client reads nothing of an answer, or for which it acknowledges no sent data.
+        max_connections: Open connections. Further ones are closed as soon as they are made.
     """
 
     seconds: ClassVar[float]
-    at_once: ClassVar[int]
+    max_connections: ClassVar[int]
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Count it, and wait for its first request."""
+        """Refuse a connection over the limit. Otherwise start the time for the first request."""
         super().connection_made(transport)
-        found = transport.get_extra_info("socket")
-        if USER_TIMEOUT is not None and found is not None and found.family in (socket.AF_INET, socket.AF_INET6):
-            found.setsockopt(socket.IPPROTO_TCP, USER_TIMEOUT, int(1000 * self.seconds))
-        if len(self.connections) > self.at_once:
+        connection = transport.get_extra_info("socket")
+        if (
+            TCP_USER_TIMEOUT is not None
+            and connection is not None
+            and connection.family in (socket.AF_INET, socket.AF_INET6)
+        ):
+            connection.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, int(1000 * self.seconds))
+        if len(self.connections) > self.max_connections:
             transport.abort()
         else:
-            self._expect()
+            self._start_timer()
 
     def on_message_begin(self) -> None:
-        """The first byte of a request."""
+        """Start the time at the first byte of a request."""
         super().on_message_begin()
-        self._expect()
+        self._start_timer()
 
     def on_message_complete(self) -> None:
-        """Its last."""
+        """Stop the time at the last byte of a request."""
         super().on_message_complete()
-        self._got_on()
+        self._stop_timer()
 
     def pause_writing(self) -> None:
-        """The peer does not read."""
+        """Start the time when the client stops reading."""
         super().pause_writing()
-        self._expect()
+        self._start_timer()
 
     def resume_writing(self) -> None:
-        """It reads again."""
+        """Stop the time when the client reads again."""
         super().resume_writing()
-        self._got_on()
+        self._stop_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is waited for any more."""
-        self._got_on()
+        """Stop the time when the connection has ended."""
+        self._stop_timer()
         super().connection_lost(exc)
 
-    def _expect(self) -> None:
-        self._got_on()
+    def _start_timer(self) -> None:
+        """Start the time anew; the connection is aborted when it runs out."""
+        self._stop_timer()
         self._timer = self.loop.call_later(self.seconds, self.transport.abort)
 
-    def _got_on(self) -> None:
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
 
 def timeout_protocol(*, seconds: float, connections: int) -> type[HttpToolsProtocol]:
-    """The protocol with these limits, as uvicorn takes it: a class."""
-    return type("Patient", (TimeoutProtocol,), {"seconds": seconds, "at_once": connections})
+    """A protocol class with these limits; uvicorn takes a class, not an object."""
+    return type("LimitedProtocol", (TimeoutProtocol,), {"seconds": seconds, "max_connections": connections})

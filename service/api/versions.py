@@ -27,44 +27,50 @@ from service.steps.operator.withdraw import withdraw_version
 
 router = APIRouter(prefix="/v1/models/{name}/versions", tags=["versions"])
 Form = Annotated[
-    Literal["html", "markdown"] | None, Query(alias="as", description="for people, made of the signed bytes")
+    Literal["html", "markdown"] | None,
+    Query(alias="as", description="a rendering for people, made from the signed bytes"),
 ]
 Number = Annotated[str, Path(pattern=r"^(latest|\d{1,9})$", description="an integer or `latest`")]
 
 
-def shown(version: Version, name: str, key: Caller) -> VersionOut:
-    """A version as it is answered."""
+def to_version_out(version: Version, name: str, caller: Caller) -> VersionOut:
+    """The answer for a version, with the metrics that the caller may see."""
     metrics = version.metrics
-    numbers = disclosed(write_report(metrics), metrics.submitters, auditor=is_auditor(key)) if metrics else {}
     return VersionOut(
-        model=name, version=version.number, parent=version.parent.number if version.parent else None,
-        job_id=version.job_id, created_at=version.created_at, digest=version.digest, metrics=numbers,
-        files=[FileOut(**f) for f in version.files], withdrawn_at=version.withdrawn_at,
+        model=name,
+        version=version.number,
+        parent=version.parent.number if version.parent else None,
+        job_id=version.job_id,
+        created_at=version.created_at,
+        digest=version.digest,
+        metrics=disclosed(write_report(metrics), metrics.submitters, auditor=is_auditor(caller)) if metrics else {},
+        files=[FileOut(**entry) for entry in version.files],
+        withdrawn_at=version.withdrawn_at,
         withdrawn_reason=version.withdrawn_reason,
-    )  # fmt: skip
+    )
 
 
 @router.get("")
 def listing(
-    name: str, services: ServicesDep, key: VersionReader, cursor: Cursor = None, limit: Limit = 50
+    name: str, services: ServicesDep, caller: VersionReader, cursor: Cursor = None, limit: Limit = 50
 ) -> Listing[VersionOut]:
-    """Versions, newest first."""
+    """Versions of a model, newest first."""
     with services.db.reading() as session:
         model = models.by_name(session, name)
         if model is None:
             raise NotFound("There is no model of that name.")
         page = models.versions(session, model, cursor, limit)
-        items = [shown(v, name, key) for v in page.items]
+        items = [to_version_out(version, name, caller) for version in page.items]
     return Listing(items=items, next_cursor=page.next_cursor)
 
 
 @router.get("/{number}")
-def get(name: str, number: Number, services: ServicesDep, key: VersionReader) -> VersionOut:
-    """One version with every file of its release folder; what its means tell is as in `GET /v1/jobs/{id}`."""
-    return shown(find(services, name, number), name, key)
+def get(name: str, number: Number, services: ServicesDep, caller: VersionReader) -> VersionOut:
+    """One version with all files of its release folder. Means are shown or null as in `GET /v1/jobs/{id}`."""
+    return to_version_out(find_version(services, name, number), name, caller)
 
 
-def find(services: Services, name: str, number: str) -> Version:
+def find_version(services: Services, name: str, number: str) -> Version:
     """A version by number or `latest`.
 
     Raises:
@@ -83,57 +89,57 @@ def find(services: Services, name: str, number: str) -> Version:
 
 @router.head("/{number}/files/{path:path}", include_in_schema=False)
 @router.get("/{number}/files/{path:path}", response_class=FileResponse)
-def file(name: str, number: Number, path: str, request: Request, services: ServicesDep, key: Downloader) -> Response:
-    """One file: whole or a `Range`; `ETag` is its sha256, `Repr-Digest` the same after RFC 9530.
+def file(name: str, number: Number, path: str, request: Request, services: ServicesDep, caller: Downloader) -> Response:
+    """One file, whole or a `Range`. `ETag` is its sha256, and `Repr-Digest` is the same in the form of RFC 9530.
 
-    Who fetched a file of the model is kept in a register: see `GET .../downloads`.
+    Downloads of model files are registered: see `GET .../downloads`.
     """
-    version = find(services, name, number)
+    version = find_version(services, name, number)
     if version.withdrawn_at is not None:
         raise NotFound("This version was withdrawn.")
-    answer = _file(services, version, path, request)
+    answer = _file_response(services, version, path, request)
     if request.method == "GET" and path.startswith("model/"):
         with services.db.transaction() as session:
-            models.note_download(session, version, key.id)
+            models.note_download(session, version, caller.id)
     return answer
 
 
 @router.post("/{number}/withdraw")
 def withdraw(
-    name: str, number: Annotated[int, Path(ge=0, lt=10**9)], body: WithdrawalIn, services: ServicesDep, key: Admin
+    name: str, number: Annotated[int, Path(ge=0, lt=10**9)], body: WithdrawalIn, services: ServicesDep, caller: Admin
 ) -> VersionOut:
-    """Hand a version out no more: its files answer 404, here and in the hub's dialect; its record stays."""
+    """Withdraw a version. Its files answer 404, here and under `/hub`. Its certificate stays."""
     withdraw_version(services, name, number, body.reason)
-    return shown(find(services, name, str(number)), name, key)
+    return to_version_out(find_version(services, name, str(number)), name, caller)
 
 
 @router.get("/{number}/downloads")
 def downloads(name: str, number: Number, services: ServicesDep, _: DownloadAuditor) -> Listing[DownloadOut]:
-    """Who fetched files of this version: whom to tell that it is superseded (GDPR, article 19)."""
-    version = find(services, name, number)
+    """API keys that downloaded files of this version, to notify when it is superseded (GDPR, article 19)."""
+    version = find_version(services, name, number)
     with services.db.reading() as session:
-        found = models.downloads(session, version)
-    items = [DownloadOut(api_key_id=d.api_key_id, name=d.api_key.name, first_at=d.first_at) for d in found]
+        rows = models.downloads(session, version)
+    items = [DownloadOut(api_key_id=row.api_key_id, name=row.api_key.name, first_at=row.first_at) for row in rows]
     return Listing(items=items, next_cursor=None)
 
 
 @router.get("/{number}/archive.tar", response_class=StreamingResponse)
-def archive(name: str, number: Number, services: ServicesDep, key: Downloader) -> Response:
-    """The whole release folder as one tar stream, made while it is sent; where that breaks off, fetch files instead."""
-    version = find(services, name, number)
+def archive(name: str, number: Number, services: ServicesDep, caller: Downloader) -> Response:
+    """The whole release folder as one tar stream. It cannot be resumed; if it breaks off, download single files."""
+    version = find_version(services, name, number)
     if version.withdrawn_at is not None:
         raise NotFound("This version was withdrawn.")
     with services.db.transaction() as session:
-        models.note_download(session, version, key.id)
-    size = sum(tarfile.BLOCKSIZE + _padded(f["size"]) for f in version.files) + 2 * tarfile.BLOCKSIZE
+        models.note_download(session, version, caller.id)
+    size = sum(tarfile.BLOCKSIZE + _padded_size(entry["size"]) for entry in version.files) + 2 * tarfile.BLOCKSIZE
     headers = {
         "Content-Length": str(size),
         "Content-Disposition": f'attachment; filename="{name}-v{version.number}.tar"',
     }
-    return StreamingResponse(_tar(services, version), headers=headers, media_type="application/x-tar")
+    return StreamingResponse(_tar_stream(services, version), headers=headers, media_type="application/x-tar")
 
 
-def _tar(services: Services, version: Version) -> Iterator[bytes]:
+def _tar_stream(services: Services, version: Version) -> Iterator[bytes]:
     """A POSIX archive of a version's files, a megabyte at a time."""
     folder = services.storage.release(version.digest)
     for entry in version.files:
@@ -143,11 +149,12 @@ def _tar(services: Services, version: Version) -> Iterator[bytes]:
         with (folder / entry["path"]).open("rb") as file:
             while data := file.read(1 << 20):
                 yield data
-        yield bytes(_padded(entry["size"]) - entry["size"])
+        yield bytes(_padded_size(entry["size"]) - entry["size"])
     yield bytes(2 * tarfile.BLOCKSIZE)
 
 
-def _padded(size: int) -> int:
+def _padded_size(size: int) -> int:
+    """`size` rounded up to whole tar blocks."""
     return -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
@@ -155,23 +162,25 @@ def _padded(size: int) -> int:
 def certificate(
     name: str, number: Number, request: Request, services: ServicesDep, _: VersionReader, form: Form = None
 ) -> Response:
-    """The certificate: a DSSE envelope, or what it says. Version 0 is the base as it was registered and has none."""
-    version = find(services, name, number)
-    answer = _file(services, version, CERTIFICATE, request)
-    return rendered((services.storage.release(version.digest) / CERTIFICATE).read_bytes(), form) if form else answer
+    """The certificate: a DSSE envelope, or its statement as HTML or Markdown. Version 0, the base model, has none."""
+    version = find_version(services, name, number)
+    answer = _file_response(services, version, CERTIFICATE, request)
+    if form is None:
+        return answer
+    return render_certificate((services.storage.release(version.digest) / CERTIFICATE).read_bytes(), form)
 
 
-def rendered(envelope: bytes, form: str) -> Response:
-    """A certificate for people, of its own bytes."""
+def render_certificate(envelope: bytes, form: str) -> Response:
+    """The statement of a certificate as HTML or Markdown, made from the signed bytes."""
     statement = loads(base64.b64decode(json.loads(envelope)["payload"]))
     text = render.html(statement) if form == "html" else render.markdown(statement)
     headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
     return Response(text, media_type=f"text/{form}; charset=utf-8", headers=headers)
 
 
-def _file(services: Services, version: Version, path: str, request: Request) -> Response:
-    """The file if the version lists it: the list, not the path, decides what can be read."""
-    entry = next((f for f in version.files if f["path"] == path), None)
+def _file_response(services: Services, version: Version, path: str, request: Request) -> Response:
+    """A file that the version lists. The list, not the path, decides which files can be read."""
+    entry = next((entry for entry in version.files if entry["path"] == path), None)
     if entry is None:
         raise NotFound(f"Version {version.number} has no such file.")
     digest = base64.b64encode(bytes.fromhex(entry["sha256"])).decode()
@@ -182,5 +191,5 @@ def _file(services: Services, version: Version, path: str, request: Request) -> 
     }
     if headers["ETag"] in [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]:
         return Response(status_code=304, headers=headers)
-    kind = "application/json" if path.endswith(".json") else "application/octet-stream"
-    return FileResponse(services.storage.release(version.digest) / path, headers=headers, media_type=kind)
+    media_type = "application/json" if path.endswith(".json") else "application/octet-stream"
+    return FileResponse(services.storage.release(version.digest) / path, headers=headers, media_type=media_type)

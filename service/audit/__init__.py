@@ -1,1 +1,1 @@
-"""Certificates: canonical bytes, manifests, signatures, and the verifier that needs files alone."""
+"""Certificates: canonical bytes, manifests, signatures, and a verifier that reads nothing but files."""

@@ -1,32 +1,33 @@
-"""Canonical JSON (RFC 8785), written and read strictly."""
+"""Canonical JSON (RFC 8785): one writer, and a reader that accepts nothing else."""
 
 import json
-from typing import Any
 
 import rfc8785
+
+from service.domain.json_types import Json, JsonObject
 
 
 class NotCanonical(ValueError):
     """The bytes are not the canonical form of a JSON document."""
 
 
-def dumps(value: Any) -> bytes:  # any JSON value
-    """The one byte string of a JSON value."""
+def dumps(value: Json) -> bytes:
+    """The canonical bytes of a JSON value; equal values give equal bytes."""
     return rfc8785.dumps(value)
 
 
-def loads(data: bytes) -> Any:
+def loads(data: bytes) -> Json:
     """Read canonical bytes.
 
     Raises:
-        NotCanonical: Not JSON, a key twice, NaN, or bytes that are not the canonical form of what they say.
+        NotCanonical: The bytes are not JSON, repeat a key, hold NaN, or are not in canonical form.
     """
 
-    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
+    def no_duplicates(pairs: list[tuple[str, Json]]) -> JsonObject:
+        members = dict(pairs)
+        if len(members) != len(pairs):
             raise NotCanonical("a key occurs twice")
-        return found
+        return members
 
     def no_constant(name: str) -> None:
         raise NotCanonical(f"{name} is not JSON")

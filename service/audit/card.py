@@ -26,17 +26,20 @@ AutoModelForCausalLM.from_pretrained(".")
 | mean MA of the forget set | {ma_before} | {ma_after} | {ma_limit} |
 | held-out perplexity | {ppl_before:.2f} | {ppl_after:.2f} | at most x {max_ratio:.2f} |
 
-What was done, with which parameters, and what was not tested stands in `certificate.dsse.json` beside this
-folder; `unlearnd verify` checks it offline. The tests bound greedy extraction of the submitted records. They say
-nothing of other ways to elicit them, and quantising the model or training it further can bring some back.
+The file `certificate.dsse.json` beside this folder states the procedure, its parameters, and what was not tested;
+`unlearnd verify` checks it offline. The tests bound greedy extraction of the submitted records. They say nothing
+about other ways to elicit them. Quantising the model or training it further can bring some back.
 """
 
 
 def model_card(model: str, parent: int, findings: Findings, submitters: int) -> str:
-    """The card's text, from what the tests of the version found."""
-    assert findings.limits and findings.before and findings.after and findings.utility
+    """The text of the model card, from the test results of the version."""
+    assert findings.limits, "a passed run has limits"
+    assert findings.before, "a passed run has means before training"
+    assert findings.after, "a passed run has means after training"
+    assert findings.utility, "a passed run has perplexities"
     limits = decimals(asdict(findings.limits))
-    before, after = (suppressed(decimals(asdict(m)), submitters) for m in (findings.before, findings.after))
+    before, after = (suppressed(decimals(asdict(means)), submitters) for means in (findings.before, findings.after))
     return CARD.format(
         model=model,
         version=parent + 1,

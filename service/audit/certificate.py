@@ -1,8 +1,8 @@
-"""The record itself: an in-toto Statement that binds files, parameters, thresholds and results.
+"""The certificate: an in-toto Statement that binds files, parameters, thresholds and results.
 
-It says what was done and what the tests gave, and nothing of what was submitted: no text, no token, no hash of
-a text without its nonce, no name, no metric of a single request (whoever holds the weights could test guesses
-against one).
+A certificate states the procedure and the test results. It holds nothing that was submitted: no text, no token, no
+hash of a text without its nonce, and no name. It also holds no metric of a single request, because whoever has the
+weights could test guesses against such a number.
 """
 
 from collections.abc import Iterable, Sequence
@@ -33,21 +33,29 @@ CRITERION = (
 )
 MANDATORY_ATTACKS = ("greedy extraction from every prefix (EL)", "token by token prediction (MA)")
 OTHER_ATTACKS = (
-    "int4 and int8 quantisation", "relearning on related text", "sampling several answers", "rephrased prompts",
-)  # fmt: skip
-NOT_MEMORISED = "not_memorised"  # the reason of a request that was not trained on
+    "int4 and int8 quantisation",
+    "relearning on related text",
+    "sampling several answers",
+    "rephrased prompts",
+)
+NOT_MEMORISED = "not_memorised"  # the reason code of a request that the model had not memorised; training leaves it out
 BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 class WordingRefused(ValueError):
-    """The record would say something it may not."""
+    """The certificate would make a forbidden claim or would not fit its schema."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestLine:
-    """One request in the record: its random ref, its commitment, what the tests said.
+    """One request in the certificate.
 
-    `supplements` is the ref of an earlier request whose texts were submitted again.
+    Attributes:
+        ref: The request's random reference.
+        commitment: The commitment to its records.
+        verdict: The result of its tests.
+        reason: Why it has this verdict, a code.
+        supplements: The ref of an earlier request whose texts were submitted again.
     """
 
     ref: str
@@ -58,12 +66,12 @@ class RequestLine:
 
 
 def memorised_count(reasons: Iterable[str | None]) -> int:
-    """How many requests the means are over: those that the model had memorised."""
+    """How many requests the model had memorised; the means are over these."""
     return sum(reason != NOT_MEMORISED for reason in reasons)
 
 
 def decimal(value: float) -> str:
-    """A number as a decimal string: JSON numbers do not survive every reader."""
+    """A number as a decimal string, because JSON readers may change the digits of a number."""
     return f"{value:.6f}"
 
 
@@ -73,9 +81,9 @@ def decimals(values: JsonObject) -> JsonObject:
 
 
 def bucket(count: int) -> str:
-    """A count as a range, so that it does not tell how much one person wrote."""
-    above = next((b for b in BUCKETS if count <= b), None)
-    return f"<= {above}" if above else f"> {BUCKETS[-1]}"
+    """A count as a range, so that it does not reveal how much one person wrote."""
+    upper = next((limit for limit in BUCKETS if count <= limit), None)
+    return f"<= {upper}" if upper else f"> {BUCKETS[-1]}"
 
 
 def statement(
@@ -99,26 +107,25 @@ def statement(
     """The canonical bytes of the statement.
 
     Args:
-        certificate_id: Random.
-        issuer: Who runs the service.
-        issued_at: Now, UTC.
+        certificate_id: A random id.
+        issuer: The name of the operator of the service.
+        issued_at: The current time, UTC.
         lineage: model, version, parent version, parent manifest and certificate digests, the version superseded.
-        log: origin, the checkpoint known before the run, the proof that the thresholds were there before.
-        files: Every file the certificate is about, paths inside the release folder.
+        log: origin, the checkpoint before the run, and the proof that the log held the thresholds before the run.
+        files: Every file that the certificate covers; paths are relative to the release folder.
         published: Whether these files become a version.
-        forget_root: Root over the requests' commitments.
-        requests: One line a request.
-        records: How many records; given as a range.
-        submitters: How many distinct submitters the memorised requests came from; given as a range.
-        reference_texts: role, sha256 and records of retain and held-out text.
-        parameters: Everything the run was told.
-        findings: What the tests found.
+        forget_root: Merkle root over the requests' commitments.
+        requests: One line for each request.
+        records: The number of records; the statement gives a range.
+        submitters: The number of distinct submitters of the memorised requests; the statement gives a range.
+        reference_texts: role, sha256 and records of the retain and held-out texts.
+        parameters: All parameters of the run.
+        findings: The test results.
         overall: PASS or FAIL.
 
     Raises:
-        WordingRefused: The certificate would say something it may not, or would not fit its schema.
+        WordingRefused: The certificate would make a forbidden claim or would not fit its schema.
     """
-    memorised = memorised_count(r.reason for r in requests)
     predicate = {
         "title": TITLE,
         "schema": DIGEST,
@@ -129,12 +136,7 @@ def statement(
         "lineage": lineage,
         "log": log,
         "artefacts": {"merge": MERGE, "published": published, **asdict(findings.artefact)},
-        "forget_set": {
-            "commitment_root": forget_root.hex(),
-            "requests": len(requests),
-            "records": bucket(records),
-            "submitters": bucket(submitters),
-        },
+        "forget_set": _forget_set(forget_root, requests, records, submitters),
         "requests": [_request(line) for line in sorted(requests, key=lambda line: line.ref)],
         "corpora": list(reference_texts),
         "method": {
@@ -142,33 +144,62 @@ def statement(
             "source": "Cha et al., ICLR 2025, arXiv 2408.06621",
             "parameters": recorded_parameters(parameters),
         },
-        "verification": _verification(findings, requests, memorised, submitters),
-        "training": {
-            "epochs": findings.epochs,
-            "seconds": decimals(findings.seconds),
-            "trajectory": [_epoch(epoch, submitters) for epoch in findings.trajectory],
-        },
+        "verification": _verification(findings, requests, submitters),
+        "training": _training(findings, submitters),
         "environment": asdict(findings.environment),
         "overall": overall,
     }
-    in_toto = {
+    return _checked_bytes(_in_toto(files, predicate))
+
+
+def _in_toto(files: Sequence[FileEntry], predicate: JsonObject) -> JsonObject:
+    """The in-toto Statement: the files are its subject."""
+    return {
         "_type": STATEMENT_TYPE,
-        "subject": [{"name": f["path"], "digest": {"sha256": f["sha256"]}} for f in files],
+        "subject": [{"name": file["path"], "digest": {"sha256": file["sha256"]}} for file in files],
         "predicateType": PREDICATE_TYPE,
         "predicate": predicate,
     }
-    wrong = problem_in(predicate) or schema_problem(in_toto)
-    if wrong:
-        raise WordingRefused(wrong)
+
+
+def _checked_bytes(in_toto: JsonObject) -> bytes:
+    """The canonical bytes of a statement whose wording is allowed and that fits the schema.
+
+    Raises:
+        WordingRefused: The statement makes a forbidden claim or does not fit its schema.
+    """
+    problem = problem_in(in_toto["predicate"]) or schema_problem(in_toto)
+    if problem:
+        raise WordingRefused(problem)
     return dumps(in_toto)
+
+
+def _forget_set(root: bytes, requests: Sequence[RequestLine], records: int, submitters: int) -> JsonObject:
+    """The size of the forget set, in ranges, and the commitment to it."""
+    return {
+        "commitment_root": root.hex(),
+        "requests": len(requests),
+        "records": bucket(records),
+        "submitters": bucket(submitters),
+    }
 
 
 def _request(line: RequestLine) -> JsonObject:
     return {**asdict(line), "commitment": line.commitment.hex()}
 
 
-def _verification(findings: Findings, requests: Sequence[RequestLine], memorised: int, submitters: int) -> JsonObject:
-    """What was tested, against which thresholds, with which results."""
+def _training(findings: Findings, submitters: int) -> JsonObject:
+    """How training went: the number of epochs, the seconds of each stage, the metrics after each epoch."""
+    return {
+        "epochs": findings.epochs,
+        "seconds": decimals(findings.seconds),
+        "trajectory": [_epoch(epoch, submitters) for epoch in findings.trajectory],
+    }
+
+
+def _verification(findings: Findings, requests: Sequence[RequestLine], submitters: int) -> JsonObject:
+    """The tests, their thresholds and their results."""
+    memorised = memorised_count(line.reason for line in requests)
     return {
         "criterion": CRITERION,
         "evaluated": "the files listed here, read back from disk",
@@ -184,15 +215,16 @@ def _verification(findings: Findings, requests: Sequence[RequestLine], memorised
 
 
 def _means(means: Means | None, submitters: int) -> JsonObject | None:
-    """Means as decimal strings, or suppressed."""
+    """Means as decimal strings; the disclosure rule may suppress them."""
     return suppressed(decimals(asdict(means)), submitters) if means else None
 
 
 def threshold_ranges(table: Sequence[ThresholdRow]) -> list[JsonObject]:
-    """A table of thresholds as the certificate and, before the run, the log have it.
+    """The table of thresholds in the form that the log holds before the run and the certificate holds after it.
 
-    There is one threshold for each length of a submitted text; lengths would tell how much a person wrote. So they go
-    into ranges up to powers of two, and a range has the highest of each value (the lowest count and 1st percentile).
+    The table has one row for each length of a submitted text. Exact lengths would reveal how much a person wrote, so
+    lengths are grouped into ranges that end at powers of two. A range holds the highest value of each column, except
+    for `count` and `ma_p1` (the 1st percentile), where it holds the lowest.
     """
     ranges: dict[int, list[JsonObject]] = {}
     for row in table:
@@ -200,27 +232,27 @@ def threshold_ranges(table: Sequence[ThresholdRow]) -> list[JsonObject]:
     lowest = ("count", "ma_p1")
     return [
         {
-            name: f"<= {top}" if name == "length" else (min if name in lowest else max)(row[name] for row in rows)
+            name: f"<= {upper}" if name == "length" else (min if name in lowest else max)(row[name] for row in rows)
             for name in rows[0]
         }
-        for top, rows in sorted(ranges.items())
+        for upper, rows in sorted(ranges.items())
     ]
 
 
 def recorded_parameters(policy: JsonObject) -> JsonObject:
-    """A policy as the record and, before the run, the log have it."""
+    """The policy in the form that the log holds before the run and the certificate holds after it."""
     return {k: str(v) if isinstance(v, float) else v for k, v in policy.items()}
 
 
 def _attacks(requests: Sequence[RequestLine], *, run: bool) -> list[JsonObject]:
-    """What was tried to get the texts back, and what was not; a result is over all requests."""
-    passed = "PASS" if all(r.verdict == "PASS" for r in requests) else "FAIL"
-    tried = {"status": "RUN", "result": passed} if run else {"status": "NOT_RUN", "result": None}
-    tests = [{"name": name, **tried} for name in MANDATORY_ATTACKS]
-    return tests + [{"name": name, "status": "NOT_RUN", "result": None} for name in OTHER_ATTACKS]
+    """The attempts to extract the texts, run and not run; one result covers all requests."""
+    result = "PASS" if all(line.verdict == "PASS" for line in requests) else "FAIL"
+    mandatory = {"status": "RUN", "result": result} if run else {"status": "NOT_RUN", "result": None}
+    attacks = [{"name": name, **mandatory} for name in MANDATORY_ATTACKS]
+    return attacks + [{"name": name, "status": "NOT_RUN", "result": None} for name in OTHER_ATTACKS]
 
 
 def _epoch(epoch: Epoch, submitters: int) -> JsonObject:
-    """One epoch of the trajectory."""
+    """One epoch of the trajectory; the disclosure rule may suppress its means."""
     means = _means(Means(epoch.el, epoch.ma), submitters) or {}
     return {"epoch": epoch.epoch, **means, "heldout_perplexity": decimal(epoch.perplexity)}

@@ -1,8 +1,9 @@
 """Commitments to submitted texts, and the Merkle trees over them.
 
-`C = SHA-256("unlearn/commit/v1" | nonce, 32 bytes | length, u64 big-endian | exact bytes)`. With receipt
-(nonce) and text the submitter, and nobody else, can show that the text was in a request: an unsalted hash of a
-telephone number would be a telephone number.
+`C = SHA-256("unlearn/commit/v1" | nonce, 32 bytes | length, u64 big-endian | exact bytes)`. The submitter has
+the text and, in the receipt, the nonce; with both the submitter, and nobody else, can show that the text was in a
+request. The nonce is needed because a plain hash hides nothing: hashing every telephone number reveals the one that
+was submitted.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 
 from service.audit.merkle import leaf_hash, root
 
-NONCE = 32
+NONCE = 32  # bytes
 
 
 def commit(nonce: bytes, text: bytes) -> bytes:
@@ -24,10 +25,10 @@ def merkle_root(leaves: Sequence[bytes]) -> bytes:
 
 
 def request_commitment(ref: str, commitments: Sequence[bytes]) -> bytes:
-    """The leaf of one request: its random ref and the tree over its records' commitments."""
+    """The leaf of one request: a hash of its random ref and of the Merkle root over its records' commitments."""
     return hashlib.sha256(b"unlearn/request/v1" + ref.encode() + merkle_root(commitments)).digest()
 
 
 def forget_set_root(requests: Sequence[tuple[str, bytes]]) -> bytes:
-    """The tree over (ref, request commitment) pairs, sorted by ref."""
+    """The Merkle root over the commitments of (ref, request commitment) pairs, sorted by ref."""
     return merkle_root([commitment for _, commitment in sorted(requests)])

@@ -1,4 +1,4 @@
-"""The list of files in a folder: path, size, sha256. Whatever is not a plain file is an error."""
+"""Manifests: path, size and sha256 of every file in a folder. A folder may hold only plain files and folders."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ class FileEntry(TypedDict):
 
 
 class NotPlain(ValueError):
-    """The folder holds a link, a device or a socket."""
+    """The folder holds a link, a device, a socket, or something else that is not a plain file."""
 
 
 def file_entry(root: Path, path: str) -> FileEntry:
@@ -32,42 +32,43 @@ def file_entry(root: Path, path: str) -> FileEntry:
 
 
 def file_entries(root: Path, paths: Sequence[str]) -> list[FileEntry]:
-    """Hash files below `root`, several at once; in the order given."""
+    """Hash files below `root`, several at a time; the result keeps the order of `paths`."""
     with ThreadPoolExecutor() as pool:
         return list(pool.map(lambda path: file_entry(root, path), paths))
 
 
-def _refuse(error: OSError) -> None:
+def _raise_error(error: OSError) -> None:
+    """Make `os.walk` raise the errors that it would ignore."""
     raise error
 
 
 def list_paths(root: Path) -> list[str]:
-    """Relative paths of all files below `root`, hidden ones included, sorted.
+    """The relative paths of all files below `root`, hidden files included, sorted.
 
     Raises:
-        NotPlain: Something is neither a folder nor a plain file.
+        NotPlain: An entry is neither a folder nor a plain file.
         OSError: A folder cannot be read.
     """
-    found: list[str] = []
-    for folder, directories, names in os.walk(root, followlinks=False, onerror=_refuse):
+    paths: list[str] = []
+    for folder, directories, names in os.walk(root, followlinks=False, onerror=_raise_error):
         for name in [*directories, *names]:
             path = Path(folder, name)
             mode = path.lstat().st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise NotPlain(f"{path.relative_to(root)} is neither a file nor a folder")
-        found += [Path(folder, name).relative_to(root).as_posix() for name in names]
-    return sorted(found)
+        paths += [Path(folder, name).relative_to(root).as_posix() for name in names]
+    return sorted(paths)
 
 
 def manifest(root: Path) -> list[FileEntry]:
-    """Every file below `root`, sorted by path.
+    """The entries of all files below `root`, sorted by path.
 
     Raises:
-        NotPlain: Something is neither a folder nor a plain file.
+        NotPlain: An entry is neither a folder nor a plain file.
     """
     return file_entries(root, list_paths(root))
 
 
 def manifest_digest(entries: list[FileEntry]) -> str:
-    """The sha256 of a manifest in canonical form; it names a release folder."""
+    """The hex sha256 of a manifest in canonical form; release folders are named by it."""
     return hashlib.sha256(dumps(entries)).hexdigest()

@@ -1,9 +1,9 @@
-"""Merkle trees over the transparency log's entries, and proofs in them. No database, no network.
+"""Merkle trees over the transparency log's entries, and proofs about them. No database, no network.
 
-A leaf is SHA-256(0x00 | entry), a node SHA-256(0x01 | left | right), after RFC 6962, section 2.1.
+A leaf is SHA-256(0x00 | entry). A node is SHA-256(0x01 | left | right). See RFC 6962, section 2.1.
 
-    inclusion      entry i is in the tree of a checkpoint           RFC 9162, section 2.1.3.2
-    consistency    a checkpoint's tree begins with an older one's   RFC 9162, section 2.1.4.2
+    inclusion proof      shows that a tree holds entry i                RFC 9162, section 2.1.3.2
+    consistency proof    shows that a tree begins with an older tree    RFC 9162, section 2.1.4.2
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 
 class LogError(ValueError):
-    """A proof or checkpoint does not hold, or cannot be read; says which."""
+    """A proof or checkpoint is invalid or unreadable; the message says which and why."""
 
 
 def leaf_hash(entry: bytes) -> bytes:
@@ -30,21 +30,21 @@ def _split(size: int) -> int:
 
 
 def root(leaves: Sequence[bytes]) -> bytes:
-    """The tree's hash over leaf hashes; that of the empty tree is SHA-256 of nothing."""
+    """The root of the tree over leaf hashes; the root of the empty tree is the SHA-256 of no bytes."""
     if not leaves:
         return hashlib.sha256(b"").digest()
     level = list(leaves)
-    while len(level) > 1:  # pairs from the left; an odd one rises as it is, which is RFC 6962's split
+    while len(level) > 1:  # pair from the left; an odd last node rises unchanged, which gives the split of RFC 6962
         paired = [node_hash(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
         level = paired + level[len(paired) * 2 :]
     return level[0]
 
 
 def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
-    """The hashes that, with leaf `index`, give the root.
+    """The hashes that give the root together with leaf `index`.
 
     Raises:
-        LogError: There is no such leaf.
+        LogError: The tree has no such leaf.
     """
     if not 0 <= index < len(leaves):
         raise LogError("no such entry")
@@ -57,58 +57,59 @@ def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
 
 
 def consistency_proof(leaves: Sequence[bytes], older: int) -> list[bytes]:
-    """The hashes that show that the tree of the first `older` leaves is the beginning of this one.
+    """The hashes that show that this tree begins with the tree of its first `older` leaves.
 
     Raises:
         LogError: The older tree is larger than this one.
     """
     if not 0 <= older <= len(leaves):
         raise LogError("the older tree is larger")
-    return _consistency(leaves, older, whole=True) if 0 < older < len(leaves) else []
+    return _subproof(leaves, older, is_older_tree=True) if 0 < older < len(leaves) else []
 
 
-def _consistency(leaves: Sequence[bytes], older: int, *, whole: bool) -> list[bytes]:
+def _subproof(leaves: Sequence[bytes], older: int, *, is_older_tree: bool) -> list[bytes]:
+    """SUBPROOF of RFC 9162, section 2.1.4.1; `is_older_tree`: the first `older` leaves are the whole older tree."""
     if older == len(leaves):
-        return [] if whole else [root(leaves)]
+        return [] if is_older_tree else [root(leaves)]
     k = _split(len(leaves))
     if older <= k:
-        return [*_consistency(leaves[:k], older, whole=whole), root(leaves[k:])]
-    return [*_consistency(leaves[k:], older - k, whole=False), root(leaves[:k])]
+        return [*_subproof(leaves[:k], older, is_older_tree=is_older_tree), root(leaves[k:])]
+    return [*_subproof(leaves[k:], older - k, is_older_tree=False), root(leaves[:k])]
 
 
 def check_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], expected: bytes) -> None:
-    """Raise unless the leaf is at `index` of the tree of `size` leaves with that root.
+    """Check that the leaf is at `index` in the tree of `size` leaves whose root is `expected`.
 
     Raises:
-        LogError: It is not, or the proof is of another length.
+        LogError: The leaf is not there, or the proof has the wrong length.
     """
     if not 0 <= index < size:
         raise LogError("the index lies outside the tree")
-    found, first, last, left = leaf, index, size - 1, list(proof)
-    while left:
+    computed, first, last, siblings = leaf, index, size - 1, list(proof)
+    while siblings:
         if last == 0:
             raise LogError("the inclusion proof is too long")
-        sibling = left.pop(0)
+        sibling = siblings.pop(0)
         if first % 2 or first == last:
-            found = node_hash(sibling, found)
+            computed = node_hash(sibling, computed)
             while first % 2 == 0 and first:
                 first, last = first >> 1, last >> 1
         else:
-            found = node_hash(found, sibling)
+            computed = node_hash(computed, sibling)
         first, last = first >> 1, last >> 1
     if last:
         raise LogError("the inclusion proof is too short")
-    if found != expected:
+    if computed != expected:
         raise LogError("the entry is not in the log at that index")
 
 
-def check_consistency(  # noqa: C901  # the RFC's steps in the RFC's order
+def check_consistency(  # noqa: C901  # follows the RFC step by step
     older: int, newer: int, proof: Sequence[bytes], old_root: bytes, new_root: bytes
 ) -> None:
-    """Raise unless the older tree is the beginning of the newer one.
+    """Check that the newer tree begins with the older tree.
 
     Raises:
-        LogError: It is not: the log was rewritten, reordered, truncated or forked.
+        LogError: It does not: the log was rewritten, reordered, truncated or forked.
     """
     if older > newer:
         raise LogError("the log has become smaller")
@@ -116,16 +117,16 @@ def check_consistency(  # noqa: C901  # the RFC's steps in the RFC's order
         if proof:
             raise LogError("the consistency proof is too long")
         if older and old_root != new_root:
-            raise LogError("EQUIVOCATION: two logs of one size with different roots")
+            raise LogError("EQUIVOCATION: two logs of the same size have different roots")
         return
-    left = list(proof) if older & (older - 1) else [old_root, *proof]
-    if not left:
+    hashes = list(proof) if older & (older - 1) else [old_root, *proof]
+    if not hashes:
         raise LogError("the consistency proof is too short")
     first, last = older - 1, newer - 1
     while first % 2:
         first, last = first >> 1, last >> 1
-    old = new = left.pop(0)
-    for sibling in left:
+    old = new = hashes.pop(0)
+    for sibling in hashes:
         if last == 0:
             raise LogError("the consistency proof is too long")
         if first % 2 or first == last:

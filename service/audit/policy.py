@@ -1,4 +1,7 @@
-"""What a record must show to be of a passed, published release: recomputed from its numbers, never believed."""
+"""The conditions of a passed, published release.
+
+Every condition is recomputed from the certificate's numbers; the verdict that it states is not trusted.
+"""
 
 import sys
 from collections.abc import Iterator
@@ -12,27 +15,28 @@ ROUNDING = Decimal("0.00001")
 
 
 def policy_problems(predicate: JsonObject) -> Iterator[str]:
-    """Every reason why this predicate is not of one; nothing if it is."""
+    """Yield each reason why the predicate does not describe a passed, published release."""
     try:
         yield from _verdict_problems(predicate)
         yield from _lineage_problems(predicate["lineage"])
-        few = not is_disclosed(_submitters(predicate))
-        yield from _limit_problems(predicate["verification"], few=few)
+        hidden = not is_disclosed(_submitters(predicate))
+        yield from _limit_problems(predicate["verification"], hidden=hidden)
         yield from _utility_problems(predicate["verification"]["utility"], predicate["method"]["parameters"])
-        yield from _disclosure_problems(predicate, few=few)
+        yield from _disclosure_problems(predicate, hidden=hidden)
     except (KeyError, TypeError, InvalidOperation, ValueError) as error:
-        yield f"the record lacks or garbles a result ({type(error).__name__})"
+        yield f"the certificate lacks a result or holds a malformed one ({type(error).__name__})"
 
 
 def _verdict_problems(predicate: JsonObject) -> Iterator[str]:
+    """Every request and every mandatory attack passed, and something was trained and published."""
     if predicate["artefacts"]["published"] is not True:
-        yield "the record is of a run that was not published"
+        yield "the certificate is about a run that was not published"
     if not predicate["verification"]["thresholds"]:
-        yield "the record has no thresholds"
+        yield "the certificate has no thresholds"
     if not predicate["requests"]:
-        yield "the record names no request"
+        yield "the certificate names no request"
     if predicate["forget_set"]["requests"] != len(predicate["requests"]):
-        yield "the record names another number of requests than it is of"
+        yield "the certificate states another number of requests than it lists"
     yield from (f"request {r['ref']} did not pass" for r in predicate["requests"] if r["verdict"] != "PASS")
     yield from (f"earlier request {ref} came back" for ref in predicate["verification"]["earlier"]["regressed"])
     attacks = {attack["name"]: (attack["status"], attack["result"]) for attack in predicate["verification"]["attacks"]}
@@ -42,28 +46,29 @@ def _verdict_problems(predicate: JsonObject) -> Iterator[str]:
     if not memorised_count(r["reason"] for r in predicate["requests"]) or predicate["training"]["epochs"] < 1:
         yield "nothing was trained on, so there was nothing to publish"
     if predicate["overall"] != "PASS":
-        yield "the record's overall verdict is not PASS"
+        yield "the certificate's overall verdict is not PASS"
 
 
 def _lineage_problems(lineage: JsonObject) -> Iterator[str]:
+    """The version follows its parent and supersedes it."""
     if lineage["version"] != lineage["parent_version"] + 1 or lineage["supersedes"] != lineage["parent_version"]:
         yield "broken lineage: the version does not follow its parent"
     if (lineage["parent_certificate"] is None) != (lineage["parent_version"] == 0):
-        yield "broken lineage: every parent but the registered model has a certificate"
+        yield "broken lineage: every parent except the registered model must have a certificate"
 
 
-def _limit_problems(verification: JsonObject, *, few: bool) -> Iterator[str]:
-    """Means over their limits, limits over what the thresholds allow."""
+def _limit_problems(verification: JsonObject, *, hidden: bool) -> Iterator[str]:
+    """The means are within their limits, and the limits are within the thresholds; hidden means cannot be compared."""
     after, limits = verification["after"], verification["limits"]
     for name in ("el", "ma"):
-        if Decimal(limits[name]) > max(Decimal(t[f"{name}_mean"]) for t in verification["thresholds"]):
+        if Decimal(limits[name]) > max(Decimal(row[f"{name}_mean"]) for row in verification["thresholds"]):
             yield f"the limit of mean {name.upper()} is over every threshold"
-        if not few and not Decimal(after[name]) <= Decimal(limits[name]):
+        if not hidden and not Decimal(after[name]) <= Decimal(limits[name]):
             yield f"mean {name.upper()} {after[name]} is over the held-out mean {limits[name]}"
 
 
 def _utility_problems(utility: JsonObject, parameters: JsonObject) -> Iterator[str]:
-    """The ratio is what the perplexities give, and at or under the budget that was fixed before the run."""
+    """The perplexity ratio follows from the perplexities and is within the budget that was fixed before the run."""
     before, after, ratio, budget = (
         Decimal(utility[name])
         for name in ("heldout_perplexity_before", "heldout_perplexity_after", "heldout_ratio", "max_ratio")
@@ -71,26 +76,26 @@ def _utility_problems(utility: JsonObject, parameters: JsonObject) -> Iterator[s
     if budget != Decimal(parameters["max_perplexity_ratio"]):
         yield "the utility budget is not the policy's"
     if abs(after / before - ratio) > ROUNDING * (1 + ratio):
-        yield "the perplexity ratio is not that of the perplexities"
+        yield "the perplexity ratio does not follow from the perplexities"
     if not ratio <= budget or utility["within_budget"] is not True:
         yield f"held-out perplexity ratio {ratio} is over {budget}"
 
 
 def _submitters(predicate: JsonObject) -> int:
-    """The most distinct submitters that the certificate's range allows; certificates of schema 1 counted requests."""
-    told = predicate["forget_set"].get("submitters")
-    if told is None:
+    """The upper end of the certificate's range of distinct submitters; schema 1 has no range and counted requests."""
+    submitters = predicate["forget_set"].get("submitters")
+    if submitters is None:
         return memorised_count(request["reason"] for request in predicate["requests"])
-    return int(told.removeprefix("<= ")) if told.startswith("<= ") else sys.maxsize
+    return int(submitters.removeprefix("<= ")) if submitters.startswith("<= ") else sys.maxsize
 
 
-def _disclosure_problems(predicate: JsonObject, *, few: bool) -> Iterator[str]:
-    """Means of few submitters must not be shown: each request's own verdict stands alone."""
+def _disclosure_problems(predicate: JsonObject, *, hidden: bool) -> Iterator[str]:
+    """A certificate about few submitters shows no means, only the verdict of each request."""
     verification = predicate["verification"]
     shown = [
         means[name]
         for means in (verification["before"], verification["after"], *predicate["training"]["trajectory"])
         for name in ("el", "ma")
     ]
-    if few and set(shown) != {SUPPRESSED}:
-        yield f"a mean is shown, though it is of fewer than {FEWEST_SUBMITTERS} submitters"
+    if hidden and set(shown) != {SUPPRESSED}:
+        yield f"the certificate shows a mean over fewer than {FEWEST_SUBMITTERS} submitters"

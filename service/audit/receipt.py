@@ -1,16 +1,16 @@
-"""Receipts: what a submitter is given once, at intake, and what it proves later, with the text and files alone.
+"""Receipts: a submitter gets one at intake, and later shows with it, offline, that a text was in a request.
 
-A receipt is a DSSE envelope under a receipt key. It holds the request's random ref and commitment, the nonce and
-commitment of each record, the deadline, and the log's checkpoint of that moment. `unlearnd verify-record`:
+A receipt is a DSSE envelope signed by a receipt key. It holds the request's random ref and commitment, the nonce and
+commitment of each record, the deadline, and the log's checkpoint at intake. `unlearnd verify-record` checks:
 
-    1  the receipt is signed by a receipt key                          10, 11, 12
-    2  a release folder holds in every step of `unlearnd verify`; a
-       certificate alone is signed by keys that counted when it says
-       it was issued, and nobody looked for it in the log              10, 11, 12, ...
-    3  the text, to the byte, opens the commitment of one record       60 NOT_IN_REQUEST
-    4  the request's commitment is over the commitments of its records 60 NOT_IN_REQUEST
-    5  the certificate names that request with that commitment, and
-       its forget set is over the requests that it names               60 NOT_IN_REQUEST
+    1  a receipt key signed the receipt                                  10, 11, 12
+    2  a release folder passes every step of `unlearnd verify`; the
+       keys of a certificate file alone were valid at the issue time
+       that it states, and the log is not checked                        10, 11, 12, ...
+    3  the exact bytes of the text open the commitment of one record     60 NOT_IN_REQUEST
+    4  the request's commitment covers the commitments of its records    60 NOT_IN_REQUEST
+    5  the certificate names the request with this commitment, and its
+       forget set covers exactly the requests that it names              60 NOT_IN_REQUEST
 """
 
 import json
@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from service.audit.canonical import NotCanonical, dumps, loads
 from service.audit.commitments import commit, forget_set_root, request_commitment
@@ -32,6 +31,7 @@ from service.audit.verification import (
     require_signatures,
 )
 from service.audit.verify import verify
+from service.domain.json_types import JsonObject
 
 RECEIPT_TYPE = "application/vnd.unlearnd.receipt+json"
 RECEIPT_KIND = "urn:unlearnd:receipt:v1"
@@ -39,14 +39,14 @@ RECEIPT_KIND = "urn:unlearnd:receipt:v1"
 
 @dataclass(frozen=True, slots=True)
 class RecordMatch:
-    """Where a text was found.
+    """The record whose text matches, and the verdict on its request.
 
     Attributes:
         record: The record's number in the request, from 0.
         ref: The request's ref.
-        verdict: What the certificate says of the request.
-        certificate_id: Which certificate.
-        overall: What it says of the whole run.
+        verdict: The certificate's verdict on the request.
+        certificate_id: The id of the certificate.
+        overall: The certificate's verdict on the whole run.
     """
 
     record: int
@@ -68,77 +68,88 @@ def receipt_payload(
     checkpoint: str | None,
 ) -> bytes:
     """The canonical bytes of a receipt; `times` are received_at, accepted_at and due_at."""
-    records = [{"nonce": n.hex(), "commitment": c.hex()} for n, c in zip(nonces, commitments, strict=True)]
-    return dumps(
-        {
-            "kind": RECEIPT_KIND, "issuer": issuer, "ref": ref, "model": model, "commitment": commitment.hex(),
-            "records": records, "checkpoint": checkpoint, **{k: v.isoformat() for k, v in times.items()},
-        }
-    )  # fmt: skip
+    pairs = zip(nonces, commitments, strict=True)
+    receipt = {
+        "kind": RECEIPT_KIND,
+        "issuer": issuer,
+        "ref": ref,
+        "model": model,
+        "commitment": commitment.hex(),
+        "records": [{"nonce": nonce.hex(), "commitment": opened.hex()} for nonce, opened in pairs],
+        "checkpoint": checkpoint,
+        **{name: time.isoformat() for name, time in times.items()},
+    }
+    return dumps(receipt)
 
 
 def verify_record(receipt: Path, text: bytes, certificate: Path, trust: Path) -> RecordMatch:
-    """Find a text in the certificate of its request.
+    """Check that a text was in a request, and that a certificate covers this request.
 
     Args:
-        receipt: The answer to the submission, or its `receipt`, or the envelope in that, as JSON.
+        receipt: A JSON file: the answer to the submission, its member `receipt`, or the envelope in that.
         text: The record's exact bytes.
-        certificate: A release folder, or a certificate's file.
-        trust: A `trust.json` obtained from the issuer by other means.
+        certificate: A release folder or a certificate file.
+        trust: A `trust.json` that the issuer gave out in another way than the release.
 
     Raises:
-        VerificationError: It is not there, or something is not signed as it must be.
+        VerificationError: The text or the request is not there, or a signature is not as required.
     """
     trusted = load_trust(trust)
     try:
         content = _read_receipt(receipt, trusted)
         if certificate.is_dir():
-            return _find(content, text, verify(certificate, trust).statement["predicate"])
+            return _match(content, text, verify(certificate, trust).statement["predicate"])
         statement, signers = open_certificate(certificate.read_bytes(), trusted)
-        _check_counted(trusted, signers, datetime.fromisoformat(statement["predicate"]["issued_at"]))
-        return _find(content, text, statement["predicate"])
+        _check_signers(trusted, signers, datetime.fromisoformat(statement["predicate"]["issued_at"]))
+        return _match(content, text, statement["predicate"])
     except OSError as error:
         raise VerificationError(ExitCode.INCOMPLETE, "the receipt or the certificate cannot be read") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise VerificationError(ExitCode.MALFORMED, f"the receipt is garbled ({type(error).__name__})") from error
+        reason = f"the receipt or the certificate is malformed ({type(error).__name__})"
+        raise VerificationError(ExitCode.MALFORMED, reason) from error
 
 
-def _check_counted(trust: Trust, signers: Sequence[Key], issued: datetime) -> None:
-    if not all(key.counts_at(issued) for key in signers):
-        raise VerificationError(ExitCode.UNTRUSTED_KEY, "the certificate key did not count when the record was issued")
+def _check_signers(trust: Trust, signers: Sequence[Key], issued: datetime) -> None:
+    """The certificate keys were valid, and as many as required, at the issue time."""
+    if not all(key.valid_at(issued) for key in signers):
+        reason = "a certificate key was not valid when the certificate was issued"
+        raise VerificationError(ExitCode.UNTRUSTED_KEY, reason)
     require_signatures(trust, signers, issued)
 
 
-def _read_receipt(path: Path, trust: Trust) -> dict[str, Any]:
-    found = json.loads(path.read_bytes())
+def _read_receipt(path: Path, trust: Trust) -> JsonObject:
+    """The payload of a receipt whose key and kind are right."""
+    envelope = json.loads(path.read_bytes())
     for name in ("receipt", "signed"):
-        found = found.get(name, found)
-    payload, (key,) = open_signed("the receipt", json.dumps(found).encode(), trust.keys_for("receipt"), RECEIPT_TYPE)
+        envelope = envelope.get(name, envelope)
+    data, keys = json.dumps(envelope).encode(), trust.keys_for("receipt")
+    payload, (key,) = open_signed("the receipt", data, keys, RECEIPT_TYPE)
     try:
-        content: dict[str, Any] = loads(payload)
+        content: JsonObject = loads(payload)
     except NotCanonical as error:
         raise VerificationError(ExitCode.MALFORMED, f"the receipt is malformed: {error}") from error
     if content["kind"] != RECEIPT_KIND:
         raise VerificationError(ExitCode.MALFORMED, "the receipt is of another kind")
-    if not key.counts_at(datetime.fromisoformat(content["accepted_at"])):
-        raise VerificationError(ExitCode.UNTRUSTED_KEY, "the receipt key did not count when the receipt was made")
+    if not key.valid_at(datetime.fromisoformat(content["accepted_at"])):
+        raise VerificationError(ExitCode.UNTRUSTED_KEY, "the receipt key was not valid when the receipt was made")
     return content
 
 
-def _find(receipt: dict[str, Any], text: bytes, predicate: dict[str, Any]) -> RecordMatch:
+def _match(receipt: JsonObject, text: bytes, predicate: JsonObject) -> RecordMatch:
+    """The receipt's record with this text, and the certificate's line about its request."""
     commitments = [bytes.fromhex(record["commitment"]) for record in receipt["records"]]
     nonces = [bytes.fromhex(record["nonce"]) for record in receipt["records"]]
-    mine = [i for i, nonce in enumerate(nonces) if commit(nonce, text) == commitments[i]]
-    if not mine:
-        raise VerificationError(ExitCode.NOT_IN_REQUEST, "NOT_IN_REQUEST: this text is none of the receipt's records")
+    matches = [i for i, nonce in enumerate(nonces) if commit(nonce, text) == commitments[i]]
+    if not matches:
+        raise VerificationError(ExitCode.NOT_IN_REQUEST, "NOT_IN_REQUEST: the receipt has no record with this text")
     commitment = request_commitment(receipt["ref"], commitments)
     if commitment.hex() != receipt["commitment"]:
-        raise VerificationError(ExitCode.NOT_IN_REQUEST, "NOT_IN_REQUEST: the records are not those of the commitment")
+        raise VerificationError(ExitCode.NOT_IN_REQUEST, "NOT_IN_REQUEST: the records do not match the commitment")
     lines = {line["ref"]: line for line in predicate["requests"]}
     line = lines.get(receipt["ref"])
     if line is None or line["commitment"] != commitment.hex():
         raise VerificationError(ExitCode.NOT_IN_REQUEST, "NOT_IN_REQUEST: the certificate does not name this request")
     named = [(ref, bytes.fromhex(line["commitment"])) for ref, line in lines.items()]
     if forget_set_root(named).hex() != predicate["forget_set"]["commitment_root"]:
-        raise VerificationError(ExitCode.NOT_IN_REQUEST, "NOT_IN_REQUEST: the forget set is not over these requests")
-    return RecordMatch(mine[0], receipt["ref"], line["verdict"], predicate["certificate_id"], predicate["overall"])
+        raise VerificationError(ExitCode.NOT_IN_REQUEST, "NOT_IN_REQUEST: the forget set does not match the requests")
+    return RecordMatch(matches[0], receipt["ref"], line["verdict"], predicate["certificate_id"], predicate["overall"])

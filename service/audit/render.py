@@ -1,23 +1,22 @@
-"""A record for people: Markdown, and a page with the trajectory as a picture, made from the signed statement alone."""
+"""Certificates for people: Markdown, and an HTML page with a chart of the training, made from the statement alone."""
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 from markdown_it import MarkdownIt
 
 from service.domain.disclosure import SUPPRESSED
+from service.domain.json_types import JsonObject
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|<>&~-])")
-VERDICTS = {
-    "PASS": "passed its tests", "FAIL": "did not pass its tests", "NOT_TESTED": "was not tested",
-}  # fmt: skip
+VERDICTS = {"PASS": "passed its tests", "FAIL": "did not pass its tests", "NOT_TESTED": "was not tested"}
 REASONS = {
-    "not_memorised": "the model treated these texts like unseen ones already; it was not trained on them",
+    "not_memorised": "the model already treated these texts like unseen texts, so it was not trained on them",
     "criterion_missed": "the means over all requests stayed above their limits",
-    "utility_budget_exceeded": "the model would have lost too much of its ability",
-    "earlier_request_regressed": "texts of an earlier request would have come back",
+    "utility_budget_exceeded": "the model would have lost too much of its general ability",
+    "earlier_request_regressed": "the model would have produced texts of an earlier request again",
 }
 STYLE = """
 :root { color-scheme: light dark }
@@ -29,23 +28,33 @@ code { font-size: .85em; overflow-wrap: anywhere }
 svg { width: 100%; height: auto }
 svg text { font: 12px system-ui, sans-serif; fill: currentColor }
 """
-Series = dict[str, tuple[str, list[float], float | None]]  # name -> colour, values by epoch, limit
 WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM, TOP = 640, 240, 56, 16, 28, 28
 
 
-def markdown(statement: dict[str, Any]) -> str:
-    """The record in plain words."""
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One line of the chart: `values` before training and after each epoch, and the limit, if there is one."""
+
+    name: str
+    colour: str
+    values: list[float]
+    limit: float | None = None
+
+
+def markdown(statement: JsonObject) -> str:
+    """The certificate in plain words."""
     return "\n".join([*_head(statement), *_trajectory(statement["predicate"]), *_rest(statement)]) + "\n"
 
 
-def html(statement: dict[str, Any]) -> str:
-    """The same as a page that needs nothing else: no script, no font, no picture from elsewhere."""
+def html(statement: JsonObject) -> str:
+    """The same text as a self-contained page: no scripts, and no fonts or pictures from elsewhere."""
     predicate = statement["predicate"]
-    reader = MarkdownIt("commonmark", {"html": False}).enable("table")
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     body = [
-        reader.render("\n".join(_head(statement))), _picture(predicate),
-        reader.render("\n".join([*_trajectory(predicate), *_rest(statement)])),
-    ]  # fmt: skip
+        parser.render("\n".join(_head(statement))),
+        _chart(_chart_lines(predicate)),
+        parser.render("\n".join([*_trajectory(predicate), *_rest(statement)])),
+    ]
     title = escape(f"{predicate['title']}: {predicate['lineage']['model']}")
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
@@ -54,24 +63,32 @@ def html(statement: dict[str, Any]) -> str:
     )
 
 
-def _head(statement: dict[str, Any]) -> Iterator[str]:
-    """What happened, the verdicts, the tests."""
+def _head(statement: JsonObject) -> Iterator[str]:
+    """The overall result, the verdict on each request, and the tests."""
     predicate = statement["predicate"]
-    lineage, tests = predicate["lineage"], predicate["verification"]
     yield f"# {_plain(predicate['title'])}"
     yield f"\n**{predicate['overall']}**: {_what_happened(predicate)}\n"
     issued, issuer = _plain(predicate["issued_at"]), _plain(predicate["issuer"])
-    yield f"Issued {issued} by {issuer}, record {predicate['certificate_id']}."
-    yield f"\n## Requests\n\n{_plain(_count(predicate['forget_set']))}. Who a reference is, only its submitter knows.\n"
-    rows = [(f"`{r['ref']}`", VERDICTS[r["verdict"]], _why(r)) for r in predicate["requests"]]
-    yield from _table(("reference", "this request", "because"), rows)
+    yield f"Issued {issued} by {issuer}, certificate {predicate['certificate_id']}."
+    yield f"\n## Requests\n\n{_plain(_request_count(predicate['forget_set']))}."
+    yield "Only a submitter knows which reference is theirs.\n"
+    rows = [(f"`{r['ref']}`", VERDICTS[r["verdict"]], _reason(r)) for r in predicate["requests"]]
+    yield from _table(("reference", "this request", "reason"), rows)
+    yield from _tests(predicate)
+    if predicate["lineage"]["version"] is not None:
+        yield "\n## How training went\n"
+
+
+def _tests(predicate: JsonObject) -> Iterator[str]:
+    """The results of the tests before and after training, with their limits."""
+    tests = predicate["verification"]
     yield "\n## Tests\n"
     dtype = _plain(predicate["artefacts"]["evaluated_dtype"])
-    yield f"On {_plain(tests['evaluated'])}, computed in {dtype}. {_limits(tests)}\n"
+    yield f"The tests ran on {_plain(tests['evaluated'])}. They were computed in {dtype}. {_limits(predicate)}\n"
     if tests["before"]:
         names = {
-            "el": "EL: how much of a text comes out, given a part",
-            "ma": "MA: how much is predicted, bit by bit",
+            "el": "EL: how much of a text the model reproduces, given a part of it",
+            "ma": "MA: how much of a text the model predicts, piece by piece",
         }
         yield from _table(
             ("mean over the requests", "before", "after", "limit, from unseen text"),
@@ -81,81 +98,99 @@ def _head(statement: dict[str, Any]) -> Iterator[str]:
             ],
         )
     if utility := tests["utility"]:
-        before, after, ratio, most = (
+        before, after, ratio, limit = (
             _number(utility[name])
             for name in ("heldout_perplexity_before", "heldout_perplexity_after", "heldout_ratio", "max_ratio")
         )
-        yield f"\nPerplexity on held-out text: {before} before, {after} after; the ratio {ratio} may be at most {most}."
+        yield f"\nPerplexity on held-out text (lower is better): {before} before, {after} after."
+        yield f"The ratio is {ratio}; the limit is {limit}."
     if earlier := tests["earlier"]:
         came_back = len(earlier["regressed"])
-        yield f"\nRequests of earlier versions measured again: {earlier['requests']}; came back: {came_back}."
-    if lineage["version"] is not None:
-        yield "\n## How training went\n"
+        yield f"\nRequests of earlier versions that were measured again: {earlier['requests']}; came back: {came_back}."
 
 
-def _what_happened(predicate: dict[str, Any]) -> str:
+def _what_happened(predicate: JsonObject) -> str:
+    """The result of the run in one or two sentences."""
     lineage, method = predicate["lineage"], predicate["method"]
     model, parent = _plain(lineage["model"]), lineage["parent_version"]
     if predicate["artefacts"]["published"]:
         return (
             f"version {parent} of the model {model} was trained to stop producing the submitted texts "
-            f"({_plain(method['name'])}, {_plain(method['source'])}). The result was tested, passed, and was published "
-            f"as version {lineage['version']}, which supersedes it."
+            f"({_plain(method['name'])}, {_plain(method['source'])}). The result passed its tests and was published as "
+            f"version {lineage['version']}, which supersedes version {parent}."
         )
     if predicate["overall"] == "PASS":
         return (
-            f"version {parent} of the model {model} was tested, treats the submitted texts like unseen ones, and was "
-            f"left as it is."
+            f"version {parent} of the model {model} was tested. It already treats the submitted texts like unseen "
+            f"texts, so it was not changed."
         )
     return (
-        f"version {parent} of the model {model} was trained to stop producing the submitted texts; the result did not "
-        f"pass its tests, and nothing was published."
+        f"version {parent} of the model {model} was trained to stop producing the submitted texts. The result did not "
+        f"pass its tests, so nothing was published."
     )
 
 
-def _rest(statement: dict[str, Any]) -> Iterator[str]:
-    """What was not shown, and what it was done with."""
+def _rest(statement: JsonObject) -> Iterator[str]:
+    """The scope, the attacks, the criterion, the files, and the settings of the run."""
     predicate = statement["predicate"]
     yield "\n## What was and was not tried\n"
     yield f"{_plain(predicate['scope'])}\n"
     for attack in predicate["verification"]["attacks"]:
-        said = f"tried, {attack['result']}" if attack["status"] == "RUN" else "not tried"
-        yield f"- {_plain(attack['name'])}: {said}"
+        result = f"tried, {attack['result']}" if attack["status"] == "RUN" else "not tried"
+        yield f"- {_plain(attack['name'])}: {result}"
     yield "\n## Criterion\n"
     yield _plain(predicate["verification"]["criterion"])
     yield "\n## Files\n"
     rows = [(s["name"], f"`{s['digest']['sha256']}`") for s in statement["subject"]]
     yield from _table(("file", "sha256"), rows)
-    yield "\n## With what\n"
+    yield "\n## Settings\n"
+    yield from _table(("setting", "value"), list(_settings(predicate)))
+    yield "\nThis text was made from the signed certificate and proves nothing by itself."
+    yield "The command `unlearnd verify` checks the certificate."
+
+
+def _settings(predicate: JsonObject) -> Iterator[tuple[str, str]]:
+    """Everything that the run used: reference texts, parameters, device, packages, the log."""
+    for texts in predicate["corpora"]:
+        yield f"{texts['role']} texts", f"{texts['records']} texts, sha256 {texts['sha256']}"
     settings = {
-        **{f"corpus: {c['role']}": f"{c['records']} texts, sha256 {c['sha256']}" for c in predicate["corpora"]},
-        **predicate["method"]["parameters"], "device": predicate["environment"]["device"],
-        **predicate["environment"]["packages"], "merge": predicate["artefacts"]["merge"],
+        **predicate["method"]["parameters"],
+        "device": predicate["environment"]["device"],
+        **predicate["environment"]["packages"],
+        "merge": predicate["artefacts"]["merge"],
         "log": f"{predicate['log']['origin']}, {predicate['log']['before']['size']} entries before the run",
-    }  # fmt: skip
-    yield from _table(("what", "value"), [(k, str(v)) for k, v in settings.items() if v is not None])
-    yield "\nThis text was made from the signed record and proves nothing by itself: `unlearnd verify` does."
+    }
+    yield from ((name, str(value)) for name, value in settings.items() if value is not None)
 
 
-def _count(forget_set: dict[str, Any]) -> str:
+def _request_count(forget_set: JsonObject) -> str:
+    """How many requests, and the range of the number of their texts."""
     requests, records = forget_set["requests"], forget_set["records"]
-    how = records.replace("<=", "at most").replace(">", "more than")
-    return f"{requests} request{'s' if requests != 1 else ''}, {how} texts together"
+    texts = records.replace("<=", "at most").replace(">", "more than")
+    return f"{requests} request{'s' if requests != 1 else ''} with {texts} texts in total"
 
 
-def _why(request: dict[str, Any]) -> str:
-    why = REASONS.get(request["reason"] or "", request["reason"] or "")
-    again = request["supplements"]
-    return f"{why}{'; ' if why and again else ''}{f'texts of {again}, submitted again' if again else ''}"
+def _reason(request: JsonObject) -> str:
+    """Why a request has its verdict, and whether its texts were submitted before."""
+    reason = REASONS.get(request["reason"] or "", request["reason"] or "")
+    earlier = request["supplements"]
+    resubmitted = f"the texts of {earlier} were submitted again" if earlier else ""
+    return "; ".join(sentence for sentence in (reason, resubmitted) if sentence)
 
 
-def _limits(tests: dict[str, Any]) -> str:
-    hidden = tests["before"] and SUPPRESSED in tests["before"].values()
-    few = f" Means of fewer than {tests['suppressed_under']} requests are not told: they would be about a person."
-    return f"The limits are what held-out text scores, fixed before training.{few if hidden else ''}"
+def _limits(predicate: JsonObject) -> str:
+    """Where the limits come from, and why means are not shown, if they are not."""
+    tests = predicate["verification"]
+    limits = "The limits are the scores of held-out text. They were fixed before training."
+    if not tests["before"] or SUPPRESSED not in tests["before"].values():
+        return limits
+    counted = "submitters" if "submitters" in predicate["forget_set"] else "requests"  # schema 1 counted requests
+    minimum = tests["suppressed_under"]
+    return f"{limits} Means over fewer than {minimum} {counted} are not shown, because they would be about a person."
 
 
-def _trajectory(predicate: dict[str, Any]) -> Iterator[str]:
+def _trajectory(predicate: JsonObject) -> Iterator[str]:
+    """The metrics after each epoch, as a table."""
     epochs = predicate["training"]["trajectory"]
     if epochs:
         rows = [(str(e["epoch"]), *(_number(e[k]) for k in ("el", "ma", "heldout_perplexity"))) for e in epochs]
@@ -163,43 +198,47 @@ def _trajectory(predicate: dict[str, Any]) -> Iterator[str]:
         yield from _table(("epoch", "mean EL", "mean MA", "held-out perplexity"), rows)
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(heads)} |"
-    yield f"|{'---|' * len(heads)}"
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A Markdown table; a cell that starts with a backtick is code and stays as it is."""
+    yield f"| {' | '.join(headers)} |"
+    yield f"|{'---|' * len(headers)}"
     for row in rows:
-        yield f"| {' | '.join(c if c.startswith('`') else _plain(c) for c in row)} |"
+        yield f"| {' | '.join(cell if cell.startswith('`') else _plain(cell) for cell in row)} |"
 
 
 def _number(text: str) -> str:
-    """A decimal string without its idle zeros."""
+    """A decimal string without trailing zeros."""
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _plain(text: str) -> str:
-    """Text in which nothing is markup."""
+    """Text on one line, with every Markdown character escaped."""
     return SPECIAL.sub(r"\\\1", " ".join(text.split()))
 
 
-def _picture(predicate: dict[str, Any]) -> str:
-    """Mean MA and EL by epoch under their limits, or the perplexity alone where the means are not told."""
+def _chart_lines(predicate: JsonObject) -> list[_Line]:
+    """Mean MA and EL by epoch with their limits, or only the perplexity if the means are not shown."""
     epochs, tests = predicate["training"]["trajectory"], predicate["verification"]
     if not epochs or not tests["after"]:
-        return ""
+        return []
     if SUPPRESSED in tests["before"].values():
         before = (tests["utility"] or {}).get("heldout_perplexity_before", epochs[0]["heldout_perplexity"])
         values = [float(value) for value in (before, *(e["heldout_perplexity"] for e in epochs))]
-        return _chart({"perplexity on held-out text": ("#3b6ea5", values, None)})
-    series: Series = {}
+        return [_Line("perplexity on held-out text", "#3b6ea5", values)]
+    lines = []
     for name, colour in (("ma", "#3b6ea5"), ("el", "#b5532a")):
         values = [float(value) for value in (tests["before"][name], *(e[name] for e in epochs))]
-        series[name.upper()] = (colour, values, float(tests["limits"][name]))
-    return _chart(series)
+        lines.append(_Line(name.upper(), colour, values, limit=float(tests["limits"][name])))
+    return lines
 
 
-def _chart(series: Series) -> str:
-    """Lines over epochs from 0, the state before; a limit is dashed."""
-    numbers = [v for _, values, limit in series.values() for v in (*values, *([limit] if limit is not None else []))]
-    top, steps = max(max(numbers), 1e-9) * 1.05, max(len(values) for _, values, _ in series.values())
+def _chart(lines: Sequence[_Line]) -> str:
+    """An SVG of the lines over the epochs; epoch 0 is the state before training, and limits are dashed."""
+    if not lines:
+        return ""
+    heights = [value for line in lines for value in line.values]
+    heights += [line.limit for line in lines if line.limit is not None]
+    top, steps = max(max(heights), 1e-9) * 1.05, max(len(line.values) for line in lines)
 
     def x(epoch: float) -> float:
         return round(LEFT + (WIDTH - LEFT - RIGHT) * epoch / max(1, steps - 1), 1)
@@ -207,20 +246,21 @@ def _chart(series: Series) -> str:
     def y(value: float) -> float:
         return round(TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / top), 1)
 
-    parts = [f'<line x1="{x(0)}" y1="{y(0)}" x2="{x(steps - 1)}" y2="{y(0)}" stroke="currentColor"/>']
+    shapes = [f'<line x1="{x(0)}" y1="{y(0)}" x2="{x(steps - 1)}" y2="{y(0)}" stroke="currentColor"/>']
     for value in (0, top / 2, top):
-        parts.append(f'<text x="{LEFT - 8}" y="{y(value) + 4}" text-anchor="end">{value:.2g}</text>')
+        shapes.append(f'<text x="{LEFT - 8}" y="{y(value) + 4}" text-anchor="end">{value:.2g}</text>')
     for epoch in range(0, steps, max(1, steps // 10)):
-        parts.append(f'<text x="{x(epoch)}" y="{HEIGHT - 8}" text-anchor="middle">{epoch}</text>')
-    for place, (name, (colour, values, limit)) in enumerate(series.items()):
-        line = " ".join(f"{x(i)},{y(value)}" for i, value in enumerate(values))
-        parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{line}"/>')
-        parts += [f'<circle cx="{x(i)}" cy="{y(value)}" r="3" fill="{colour}"/>' for i, value in enumerate(values)]
-        said = escape(name if limit is None else f"{name} (dashed: its limit)")
-        parts.append(f'<rect x="{LEFT + 260 * place}" y="3" width="10" height="10" fill="{colour}"/>')
-        parts.append(f'<text x="{LEFT + 260 * place + 16}" y="12">{said}</text>')
-        if limit is not None:
-            ends = f'x1="{x(0)}" y1="{y(limit)}" x2="{x(steps - 1)}" y2="{y(limit)}"'
-            parts.append(f'<line {ends} stroke="{colour}" stroke-dasharray="4 4"/>')
-    label = escape("epoch by epoch: " + ", ".join(series))
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>\n'
+        shapes.append(f'<text x="{x(epoch)}" y="{HEIGHT - 8}" text-anchor="middle">{epoch}</text>')
+    for i, line in enumerate(lines):
+        points = [(x(epoch), y(value)) for epoch, value in enumerate(line.values)]
+        path = " ".join(f"{across},{down}" for across, down in points)
+        shapes.append(f'<polyline fill="none" stroke="{line.colour}" stroke-width="2" points="{path}"/>')
+        shapes += [f'<circle cx="{across}" cy="{down}" r="3" fill="{line.colour}"/>' for across, down in points]
+        legend = escape(line.name if line.limit is None else f"{line.name} (dashed: its limit)")
+        shapes.append(f'<rect x="{LEFT + 260 * i}" y="3" width="10" height="10" fill="{line.colour}"/>')
+        shapes.append(f'<text x="{LEFT + 260 * i + 16}" y="12">{legend}</text>')
+        if line.limit is not None:
+            ends = f'x1="{x(0)}" y1="{y(line.limit)}" x2="{x(steps - 1)}" y2="{y(line.limit)}"'
+            shapes.append(f'<line {ends} stroke="{line.colour}" stroke-dasharray="4 4"/>')
+    label = escape("values after each epoch: " + ", ".join(line.name for line in lines))
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(shapes)}</svg>\n'

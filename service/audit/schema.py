@@ -1,17 +1,18 @@
-"""The record's JSON Schema, committed beside this file; its digest stands in every record.
+"""The JSON Schema of certificates, in a file beside this one; every certificate names the schema's digest.
 
-A changed schema is a file of its own, and the old one stays: records that follow it are still checked.
+A new schema is a new file. The old files stay, so that older certificates can still be checked.
 """
 
 import hashlib
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from jsonschema import Draft202012Validator
 
-PATH = Path(__file__).with_name("certificate-2.schema.json")  # the one that new certificates follow
+from service.domain.json_types import JsonObject
+
+PATH = Path(__file__).with_name("certificate-2.schema.json")  # new certificates follow this one
 KNOWN = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in PATH.parent.glob("*.schema.json")}
 DIGEST = hashlib.sha256(PATH.read_bytes()).hexdigest()
 
@@ -21,8 +22,8 @@ def _validator(digest: str) -> Draft202012Validator:
     return Draft202012Validator(json.loads(KNOWN[digest].read_bytes()))
 
 
-def schema_problem(statement: dict[str, Any]) -> str | None:
-    """Where a statement does not fit the schema it names, or None; the place is named, never what stands there."""
+def schema_problem(statement: JsonObject) -> str | None:
+    """The first place where a statement does not fit the schema it names, or None; the value there is never quoted."""
     for error in _validator(statement["predicate"]["schema"]).iter_errors(statement):
         return f"{'/'.join(map(str, error.absolute_path)) or 'the statement'} ({error.validator})"
     return None

@@ -1,22 +1,22 @@
-"""Opening what is signed, with the codes of `unlearnd verify`, `verify-log` and `verify-record`."""
+"""Opens signed files, with the exit codes of `unlearnd verify`, `verify-log` and `verify-record`."""
 
 import datetime as dt
 from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
 
 from service.audit.canonical import NotCanonical, loads
 from service.audit.certificate import PREDICATE_TYPE, STATEMENT_TYPE
 from service.audit.dsse import IN_TOTO, NotAnEnvelope
 from service.audit.schema import KNOWN
 from service.audit.trust import BadSignature, Key, Trust, Untrusted, open_envelope, read_trust
+from service.domain.json_types import JsonObject
 
 CERTIFICATE = "certificate.dsse.json"
 
 
 class ExitCode(IntEnum):
-    """Exit codes."""
+    """The exit codes of the verifying commands."""
 
     VALID = 0
     BAD_SIGNATURE = 10
@@ -30,19 +30,19 @@ class ExitCode(IntEnum):
 
 
 class VerificationError(Exception):
-    """A step failed; carries the exit code and the reason."""
+    """A step of a verification failed; carries the exit code and the reason."""
 
     def __init__(self, code: ExitCode, reason: str) -> None:
-        """Name the code and say why."""
+        """Fail with this exit code and reason."""
         super().__init__(reason)
         self.code, self.reason = code, reason
 
 
 def load_trust(path: Path) -> Trust:
-    """A `trust.json`.
+    """Read a `trust.json`.
 
     Raises:
-        VerificationError: Missing or not one.
+        VerificationError: The file is missing, unreadable, or not a `trust.json`.
     """
     try:
         return read_trust(path)
@@ -51,10 +51,10 @@ def load_trust(path: Path) -> Trust:
 
 
 def open_signed(what: str, data: bytes, keys: dict[str, Key], payload_type: str) -> tuple[bytes, list[Key]]:
-    """The payload of an envelope under trusted keys, with our codes.
+    """The payload of an envelope and the trusted keys that signed it; `what` names the envelope in error messages.
 
     Raises:
-        VerificationError: It is not one, or not signed as it must be.
+        VerificationError: The data is not an envelope, or its signatures are not as required.
     """
     try:
         return open_envelope(data, keys, payload_type)
@@ -66,15 +66,15 @@ def open_signed(what: str, data: bytes, keys: dict[str, Key], payload_type: str)
         raise VerificationError(ExitCode.BAD_SIGNATURE, f"{what}: {error}") from error
 
 
-def open_certificate(envelope: bytes, trust: Trust) -> tuple[dict[str, Any], list[Key]]:
-    """The statement in an envelope that certificate keys signed, and those keys.
+def open_certificate(envelope: bytes, trust: Trust) -> tuple[JsonObject, list[Key]]:
+    """The statement in a certificate's envelope, and the certificate keys that signed it.
 
     Raises:
-        VerificationError: Not signed as it must be, not canonical, or a statement of another kind.
+        VerificationError: The signatures are not as required, the payload is not canonical, or it is another kind.
     """
     payload, signers = open_signed(CERTIFICATE, envelope, trust.keys_for("certificate"), IN_TOTO)
     try:
-        statement: dict[str, Any] = loads(payload)
+        statement: JsonObject = loads(payload)
     except NotCanonical as error:
         raise VerificationError(ExitCode.MALFORMED, f"the payload is malformed: {error}") from error
     if not isinstance(statement, dict) or statement.get("_type") != STATEMENT_TYPE:
@@ -87,11 +87,12 @@ def open_certificate(envelope: bytes, trust: Trust) -> tuple[dict[str, Any], lis
 
 
 def require_signatures(trust: Trust, signers: Sequence[Key], when: dt.datetime) -> None:
-    """As many certificate keys have signed as had to then.
+    """Check that as many certificate keys signed as were required at `when`.
 
     Raises:
-        VerificationError: Fewer.
+        VerificationError: Fewer keys signed.
     """
-    if len(signers) < trust.signatures_needed_at(when):
-        reason = f"{len(signers)} certificate keys have signed, {trust.signatures_needed_at(when)} must have"
+    needed = trust.signatures_needed_at(when)
+    if len(signers) < needed:
+        reason = f"{len(signers)} certificate keys have signed, {needed} are required"
         raise VerificationError(ExitCode.UNTRUSTED_KEY, reason)

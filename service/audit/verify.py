@@ -1,16 +1,16 @@
-"""Check a release folder with files alone: no database, no network, no trust in whoever served it.
+"""Checks a release folder from its files alone: no database, no network, no trust in whoever served the folder.
 
-    1  certificate   there, readable, in canonical form, of our kind and schema    50 incomplete, 12 malformed
-    2  signature     by keys of `trust.json` that count, none twice                10 bad signature, 11 untrusted key
-    3  wording       claims no more than the tests, names nobody                   40 policy failure
-    4  files         exactly those that the certificate lists, byte for byte       20 artefact mismatch
+    1  certificate   exists, is readable and canonical, has our kind and schema    50 incomplete, 12 malformed
+    2  signature     trusted keys of `trust.json` signed, none of them twice       10 bad signature, 11 untrusted key
+    3  wording       claims no more than the tests show, and names nobody          40 policy failure
+    4  files         are exactly those that the certificate lists, byte for byte   20 artefact mismatch
     5  model.sig     a release key signed the same model files                     10, 11, 12, 20, 50
-    6  policy        the results add up to PASS; `overall` is not believed         40 policy failure
-    7  log           has the record, and had the thresholds before the run         30 log failure, 11, 40, 50
-    8  keys          counted, and were enough, at the time of the log's entry      11 untrusted key
+    6  policy        the results add up to PASS; `overall` is not trusted          40 policy failure
+    7  log           holds the certificate, and held the thresholds before the run 30 log failure, 11, 40, 50
+    8  keys          were valid, and as many as required, at the log entry's time  11 untrusted key
     9  lineage       follows the parent, whose folder may be given                 40 policy failure
 
-The first step that fails ends it. An empty list is a failure, never a pass.
+The verifier stops at the first step that fails. An empty list is a failure, never a pass.
 """
 
 import datetime as dt
@@ -19,7 +19,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from service.audit.canonical import NotCanonical, dumps, loads
 from service.audit.checkpoint import Checkpoint, Proof, UnknownSigner
@@ -28,13 +27,7 @@ from service.audit.manifest import NotPlain, file_entries, list_paths, manifest,
 from service.audit.merkle import LogError
 from service.audit.policy import policy_problems
 from service.audit.schema import schema_problem
-from service.audit.trust import (
-    SKEW,
-    Key,
-    Trust,
-    Untrusted,
-    open_bundle,
-)  # fmt: skip
+from service.audit.trust import SKEW, Key, Trust, Untrusted, open_bundle
 from service.audit.verification import (
     CERTIFICATE,
     ExitCode,
@@ -44,26 +37,27 @@ from service.audit.verification import (
     require_signatures,
 )
 from service.audit.wording import problem_in
+from service.domain.json_types import JsonObject
 
 PROOF = "certificate.tlog-proof"
 MODEL_SIGNATURE = "model.sig"
-UNBOUND = {CERTIFICATE, PROOF}  # a certificate cannot list its own digest, nor that of what was made after it
-LATEST = dt.timedelta(days=1)  # from issuing a record to its entry in the log
+UNBOUND = {CERTIFICATE, PROOF}  # a certificate cannot list its own digest, nor the digest of its later proof
+LATEST = dt.timedelta(days=1)  # between the issue of a certificate and its log entry
 STEPS = ("certificate", "signature", "wording", "files", "model.sig", "policy", "log", "keys", "lineage")
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What was found to hold.
+    """A release that passed every step.
 
     Attributes:
         statement: The statement, parsed.
-        keyids: The trusted keys whose signature holds.
-        own_trust: The trusted keys came with the release, so this shows integrity, not origin.
-        checkpoint: The log's checkpoint in which it was found; keep it, a later one must be consistent with it.
+        keyids: The trusted keys that signed the certificate.
+        own_trust: The trusted keys came with the release, so the result shows integrity but not origin.
+        checkpoint: The checkpoint of the log that holds the certificate. Keep it: later ones must agree with it.
     """
 
-    statement: dict[str, Any]
+    statement: JsonObject
     keyids: list[str]
     own_trust: bool
     checkpoint: Checkpoint
@@ -80,53 +74,53 @@ def verify(
 
     Args:
         folder: The release folder.
-        trust: A `trust.json` obtained from the issuer by other means; None takes the folder's own.
-        parent: The release folder of the version before, for its part of the lineage.
-        passed: Told the name of each step that holds.
+        trust: A `trust.json` that the issuer gave out in another way than the release; None uses the folder's own.
+        parent: The release folder of the parent version, to check the lineage against it.
+        passed: Called with the name of each step that passes.
 
     Raises:
-        VerificationError: Some step failed; its code and reason say which.
+        VerificationError: A step failed; the code and the reason say which.
     """
     try:
         return _verify(folder, trust, parent, passed)
     except (AttributeError, KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
-        raise VerificationError(
-            ExitCode.MALFORMED, f"garbled where it was not expected ({type(error).__name__})"
-        ) from error
+        raise VerificationError(ExitCode.MALFORMED, f"the release is malformed ({type(error).__name__})") from error
 
 
 def _verify(folder: Path, trust: Path | None, parent: Path | None, passed: Callable[[str], None]) -> Verified:
+    """The nine steps, in order."""
     trusted = load_trust(trust or folder / "trust.json")
-    envelope = _bytes(folder / CERTIFICATE)
+    envelope = _read_file(folder / CERTIFICATE)
     statement, signers = open_certificate(envelope, trusted)
     predicate = statement["predicate"]
-    wrong, unfit = problem_in(predicate), schema_problem(statement)
-    if unfit and not wrong:
-        raise VerificationError(ExitCode.MALFORMED, f"the statement does not fit its schema: {unfit}")
+    wording_problem, form_problem = problem_in(predicate), schema_problem(statement)
+    if form_problem and not wording_problem:
+        raise VerificationError(ExitCode.MALFORMED, f"the statement does not fit its schema: {form_problem}")
     passed("certificate")
     passed("signature")
-    if wrong:
-        raise VerificationError(ExitCode.POLICY_FAILURE, wrong)
+    if wording_problem:
+        raise VerificationError(ExitCode.POLICY_FAILURE, wording_problem)
     passed("wording")
-    listed = {s["name"]: s["digest"]["sha256"] for s in statement["subject"]}
+    listed = {file["name"]: file["digest"]["sha256"] for file in statement["subject"]}
     _check_files(folder, listed, len(statement["subject"]))
     passed("files")
-    releaser = check_model_signature(folder / MODEL_SIGNATURE, listed, trusted)
+    release_key = check_model_signature(folder / MODEL_SIGNATURE, listed, trusted)
     passed("model.sig")
     for reason in policy_problems(predicate):
         raise VerificationError(ExitCode.POLICY_FAILURE, reason)
     passed("policy")
     proof = _read_proof(folder / PROOF)
-    checkpoint, logged = _check_log(proof, envelope, predicate, trusted)
+    checkpoint, entry = _check_log(proof, envelope, predicate, trusted)
     passed("log")
-    _check_times(trusted, signers, releaser, proof, logged["at"], predicate["issued_at"])
+    _check_times(trusted, signers, release_key, proof, entry["at"], predicate["issued_at"])
     passed("keys")
     _check_parent(parent, predicate["lineage"])
     passed("lineage")
     return Verified(statement, [key.keyid for key in signers], trust is None, checkpoint)
 
 
-def _bytes(path: Path) -> bytes:
+def _read_file(path: Path) -> bytes:
+    """The content of a plain file; a link counts as missing."""
     try:
         if path.is_file() and not path.is_symlink():
             return path.read_bytes()
@@ -136,17 +130,18 @@ def _bytes(path: Path) -> bytes:
 
 
 def _check_files(folder: Path, listed: dict[str, str], count: int) -> None:
-    """Exactly the listed files are there, byte for byte."""
+    """The folder holds exactly the listed files, byte for byte; `count` is the length of the list."""
     if not listed or len(listed) != count:
-        raise VerificationError(ExitCode.MALFORMED, "the statement lists no file, or one twice")
+        raise VerificationError(ExitCode.MALFORMED, "the statement lists no file, or lists a file twice")
     try:
         present = set(list_paths(folder)) - UNBOUND
         for path in sorted(present ^ set(listed)):
-            what = "is missing" if path in listed else "is not in the certificate"
-            raise VerificationError(ExitCode.ARTEFACT_MISMATCH, f"{path} {what}")
-        for found in file_entries(folder, sorted(listed)):
-            if found["sha256"] != listed[found["path"]]:
-                raise VerificationError(ExitCode.ARTEFACT_MISMATCH, f"{found['path']} differs from what was certified")
+            problem = "is missing" if path in listed else "is not in the certificate"
+            raise VerificationError(ExitCode.ARTEFACT_MISMATCH, f"{path} {problem}")
+        for file in file_entries(folder, sorted(listed)):
+            if file["sha256"] != listed[file["path"]]:
+                reason = f"{file['path']} differs from the certified file"
+                raise VerificationError(ExitCode.ARTEFACT_MISMATCH, reason)
     except NotPlain as error:
         raise VerificationError(ExitCode.ARTEFACT_MISMATCH, str(error)) from error
     except OSError as error:
@@ -155,59 +150,61 @@ def _check_files(folder: Path, listed: dict[str, str], count: int) -> None:
 
 
 def check_model_signature(path: Path, listed: dict[str, str], trust: Trust) -> Key:
-    """Who signed `model.sig`, if it speaks of the same model files as the certificate; nothing is hashed twice.
+    """The key that signed `model.sig`, after checking that it covers the same model files as the certificate.
+
+    Compares digests only, so that no file is hashed twice.
 
     Raises:
-        VerificationError: Missing, not a bundle, signed by no key that counts, or of other files.
+        VerificationError: The file is missing, is not a bundle, has no trusted signer, or covers other files.
     """
     try:
-        payload, key = open_bundle(_bytes(path), trust.keys_for("release"))
+        payload, key = open_bundle(_read_file(path), trust.keys_for("release"))
         resources = json.loads(payload)["predicate"]["resources"]
     except NotAnEnvelope as error:
-        raise VerificationError(ExitCode.MALFORMED, f"{path.name} is not a bundle of Model Signing") from error
+        raise VerificationError(ExitCode.MALFORMED, f"{path.name} is not a Model Signing bundle") from error
     except Untrusted as error:
         raise VerificationError(ExitCode.UNTRUSTED_KEY, f"{path.name}: {error}") from error
     signed = {f"model/{r['name']}": r["digest"] for r in resources if r["algorithm"] == "sha256"}
     if signed != {name: digest for name, digest in listed.items() if name.startswith("model/")}:
-        raise VerificationError(ExitCode.ARTEFACT_MISMATCH, f"{path.name} is of other model files")
+        raise VerificationError(ExitCode.ARTEFACT_MISMATCH, f"{path.name} covers other model files")
     return key
 
 
 def _read_proof(path: Path) -> Proof:
-    data = _bytes(path)
+    data = _read_file(path)
     try:
         return Proof.loads(data.decode())
     except (LogError, UnicodeDecodeError) as error:
         raise VerificationError(ExitCode.LOG_FAILURE, f"{path.name}: not a log proof") from error
 
 
-def _check_log(
-    proof: Proof, envelope: bytes, predicate: dict[str, Any], trust: Trust
-) -> tuple[Checkpoint, dict[str, Any]]:
-    """The checkpoint in whose tree the record is, and its entry; its thresholds were there before."""
-    checkpoint, entry = _proved(PROOF, proof, trust)
+def _check_log(proof: Proof, envelope: bytes, predicate: JsonObject, trust: Trust) -> tuple[Checkpoint, JsonObject]:
+    """The checkpoint whose tree holds the certificate, and the certificate's entry; the thresholds came before it."""
+    checkpoint, entry = _check_proof(PROOF, proof, trust)
     digest = hashlib.sha256(envelope).hexdigest()
     if (entry["kind"], entry["certificate"], entry["overall"]) != ("job.certified", digest, "PASS"):
-        raise VerificationError(ExitCode.LOG_FAILURE, "the log's entry is of another certificate")
+        raise VerificationError(ExitCode.LOG_FAILURE, "the log entry does not say that this certificate passed")
     if checkpoint.origin != predicate["log"]["origin"]:
-        raise VerificationError(ExitCode.LOG_FAILURE, "the proof is of another log than the certificate names")
+        raise VerificationError(ExitCode.LOG_FAILURE, "the proof belongs to another log than the certificate names")
     before = Proof.loads(predicate["log"]["thresholds"])
-    earlier, fixed = _proved("the proof of the thresholds", before, trust)
+    earlier, fixed = _check_proof("the proof of the thresholds", before, trust)
     if earlier.origin != checkpoint.origin or earlier.size > checkpoint.size or before.index >= proof.index:
-        raise VerificationError(ExitCode.LOG_FAILURE, "the thresholds are not in the log before the certificate")
+        raise VerificationError(ExitCode.LOG_FAILURE, "the thresholds were not in the log before the certificate")
     if (fixed["kind"], fixed["job"]) != ("job.thresholds", entry["job"]):
-        raise VerificationError(ExitCode.LOG_FAILURE, "the log's entry is of other thresholds")
+        raise VerificationError(ExitCode.LOG_FAILURE, "the log entry does not hold the thresholds of this job")
     if predicate["log"]["before"] != fixed["before"] or fixed["before"]["size"] > before.index:
-        raise VerificationError(ExitCode.LOG_FAILURE, "the certificate and the log differ on the log before the run")
-    for name, value in (
-        ("thresholds", predicate["verification"]["thresholds"]), ("parameters", predicate["method"]["parameters"]),
-    ):  # fmt: skip
+        reason = "the certificate and the log disagree about the size and root of the log before the run"
+        raise VerificationError(ExitCode.LOG_FAILURE, reason)
+    used = {"thresholds": predicate["verification"]["thresholds"], "parameters": predicate["method"]["parameters"]}
+    for name, value in used.items():
         if fixed[name] != hashlib.sha256(dumps(value)).hexdigest():
-            raise VerificationError(ExitCode.POLICY_FAILURE, f"the {name} are not those that were fixed before the run")
+            reason = f"the {name} differ from those that were fixed before the run"
+            raise VerificationError(ExitCode.POLICY_FAILURE, reason)
     return checkpoint, entry
 
 
-def _proved(what: str, proof: Proof, trust: Trust) -> tuple[Checkpoint, dict[str, Any]]:
+def _check_proof(what: str, proof: Proof, trust: Trust) -> tuple[Checkpoint, JsonObject]:
+    """The checkpoint and the entry of a valid log proof; `what` names the proof in error messages."""
     try:
         return proof.check(trust.log_keys), loads(proof.entry)
     except UnknownSigner as error:
@@ -216,22 +213,28 @@ def _proved(what: str, proof: Proof, trust: Trust) -> tuple[Checkpoint, dict[str
         raise VerificationError(ExitCode.LOG_FAILURE, f"{what}: {error}") from error
 
 
-def _check_times(trust: Trust, signers: Sequence[Key], releaser: Key, proof: Proof, at: str, issued_at: str) -> None:
-    """The keys counted, and were enough, when the log took the record in: about when it says it was issued.
+def _check_times(
+    trust: Trust, signers: Sequence[Key], release_key: Key, proof: Proof, logged_at: str, issued_at: str
+) -> None:
+    """The keys were valid, and as many as required, at the time of the log entry, which is close to the issue time.
 
-    The log's own key signed a checkpoint of then or later, so it is only asked whether it was in use after that.
+    The log key signed a checkpoint at that time or later. So it need not have been in use before the entry; it must
+    only not have been retired by then.
     """
-    logged, issued = (dt.datetime.fromisoformat(time) for time in (at, issued_at))
+    logged, issued = (dt.datetime.fromisoformat(time) for time in (logged_at, issued_at))
     if not -SKEW <= logged - issued <= LATEST:
-        raise VerificationError(ExitCode.UNTRUSTED_KEY, "the record was not issued when the log took it in")
-    counted = [key.role for key in (*signers, releaser) if not key.counts_at(logged)]
-    counted += [key.role for key in trust.keys_for("log").values() if _signed(key, proof) and not key.in_use_at(logged)]
-    for role in counted:
-        raise VerificationError(ExitCode.UNTRUSTED_KEY, f"the {role} key did not count when the record was made")
+        reason = "the issue time of the certificate is not close to the time of its log entry"
+        raise VerificationError(ExitCode.UNTRUSTED_KEY, reason)
+    log_keys = [key for key in trust.keys_for("log").values() if _signed_checkpoint(key, proof)]
+    invalid = [key for key in (*signers, release_key) if not key.valid_at(logged)]
+    invalid += [key for key in log_keys if not key.not_retired_at(logged)]
+    for key in invalid:
+        reason = f"the {key.role} key was not valid when the certificate was logged"
+        raise VerificationError(ExitCode.UNTRUSTED_KEY, reason)
     require_signatures(trust, signers, logged)
 
 
-def _signed(key: Key, proof: Proof) -> bool:
+def _signed_checkpoint(key: Key, proof: Proof) -> bool:
     """Whether this log key signed the proof's checkpoint."""
     try:
         proof.check(Trust([key], []).log_keys)
@@ -240,17 +243,18 @@ def _signed(key: Key, proof: Proof) -> bool:
     return True
 
 
-def _check_parent(parent: Path | None, lineage: dict[str, Any]) -> None:
-    """The folder of the version before is what the lineage names."""
+def _check_parent(parent: Path | None, lineage: JsonObject) -> None:
+    """The given folder, if any, is the parent release that the lineage names."""
     if parent is None:
         return
     try:
         files = manifest_digest(manifest(parent))
     except (NotPlain, OSError) as error:
-        raise VerificationError(
-            ExitCode.POLICY_FAILURE, "broken lineage: the parent's folder cannot be read"
-        ) from error
+        reason = "broken lineage: the parent's folder cannot be read"
+        raise VerificationError(ExitCode.POLICY_FAILURE, reason) from error
     certificate = parent / CERTIFICATE
     digest = hashlib.sha256(certificate.read_bytes()).hexdigest() if certificate.exists() else None
     if (files, digest) != (lineage["parent_manifest"], lineage["parent_certificate"]):
-        raise VerificationError(ExitCode.POLICY_FAILURE, "broken lineage: that folder is not of the parent version")
+        raise VerificationError(
+            ExitCode.POLICY_FAILURE, "broken lineage: the folder is not the release of the parent version"
+        )

@@ -1,9 +1,9 @@
-"""Check an exported log with files alone: `unlearnd verify-log`.
+"""Checks an exported log offline: `unlearnd verify-log`.
 
-1  the export's checkpoint is signed by a trusted key                      11 untrusted key, 30 log failure
-2  its root is over exactly the entries that follow                        30 log failure
-3  an older checkpoint, if there is one, is of the beginning of this log   30 log failure
-4  every accepted request past its deadline has ended on record            50 incomplete
+1  a trusted key signed the export's checkpoint                             11 untrusted key, 30 log failure
+2  the checkpoint's root covers exactly the exported entries                30 log failure
+3  the log begins with the log of an older checkpoint, if one is given      30 log failure
+4  the log shows an end for every accepted request past its deadline        50 incomplete
 """
 
 import base64
@@ -13,7 +13,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -21,15 +20,16 @@ from service.audit.canonical import NotCanonical, loads
 from service.audit.checkpoint import PROOF_HEADER, Checkpoint, UnknownSigner, open_checkpoint
 from service.audit.merkle import LogError, leaf_hash, root
 from service.audit.verification import ExitCode, VerificationError, load_trust
+from service.domain.json_types import JsonObject
 
 
 @dataclass(frozen=True, slots=True)
 class VerifiedLog:
-    """What was found to hold.
+    """A log that passed every step.
 
     Attributes:
-        checkpoint: The export's own.
-        requests: How many requests it accepted.
+        checkpoint: The export's checkpoint.
+        requests: How many requests the log says were accepted.
     """
 
     checkpoint: Checkpoint
@@ -41,37 +41,37 @@ def verify_log(export: Path, trust: Path, older: Path | None = None, *, today: d
 
     Args:
         export: JSON lines: `{"checkpoint": note}`, then `{"index", "entry"}` for each entry.
-        trust: A `trust.json` obtained from the issuer by other means.
-        older: A checkpoint that was kept, or an older export.
-        today: For deadlines; by default today, UTC.
+        trust: A `trust.json` that the issuer gave out in another way than the export.
+        older: A file with an older checkpoint: a kept checkpoint, an older export, a proof, or a receipt.
+        today: The day to which deadlines are compared; by default today, UTC.
 
     Raises:
-        VerificationError: Some step failed; its code and reason say which.
+        VerificationError: A step failed; the code and the reason say which.
     """
     keys = load_trust(trust).log_keys
     if not keys:
-        raise VerificationError(ExitCode.UNTRUSTED_KEY, "trust.json names no key of a log")
+        raise VerificationError(ExitCode.UNTRUSTED_KEY, "trust.json names no log key")
     # 1  checkpoint
-    note, entries = _read(export)
-    checkpoint = _opened(note, keys)
+    note, entries = _read_export(export)
+    checkpoint = _open_note(note, keys)
     # 2  entries
     leaves = [leaf_hash(entry) for entry in entries]
     if checkpoint.size != len(leaves) or checkpoint.root != root(leaves):
-        raise VerificationError(ExitCode.LOG_FAILURE, "the entries are not those that the checkpoint is of")
+        raise VerificationError(ExitCode.LOG_FAILURE, "the entries do not match the checkpoint")
     # 3  consistency
     if older is not None:
-        _check_older(_opened(_note_of(older), keys), checkpoint, leaves)
+        _check_older(_open_note(_read_note(older), keys), checkpoint, leaves)
     # 4  promises
-    accepted, open_ones = _promises(entries, today or dt.datetime.now(dt.UTC).date())
-    if open_ones:
-        reason = (
-            f"{len(open_ones)} accepted requests are past their deadline and in no record, the first {open_ones[0]}"
-        )
+    accepted, overdue = _overdue_requests(entries, today or dt.datetime.now(dt.UTC).date())
+    if overdue:
+        count, first = len(overdue), overdue[0]
+        reason = f"{count} accepted requests are past their deadline and have no end in the log; the first is {first}"
         raise VerificationError(ExitCode.INCOMPLETE, reason)
     return VerifiedLog(checkpoint, accepted)
 
 
-def _read(export: Path) -> tuple[str, list[bytes]]:
+def _read_export(export: Path) -> tuple[str, list[bytes]]:
+    """The checkpoint's note and the entries of an export."""
     try:
         lines = [json.loads(line) for line in export.read_text().splitlines()]
         if [line["index"] for line in lines[1:]] != list(range(len(lines) - 1)):
@@ -81,25 +81,26 @@ def _read(export: Path) -> tuple[str, list[bytes]]:
         raise VerificationError(ExitCode.MALFORMED, f"{export.name} is not an exported log") from error
 
 
-def _note_of(older: Path) -> str:
-    """The checkpoint in a file that is one, an export, a certificate's proof, or a receipt."""
+def _read_note(older: Path) -> str:
+    """The checkpoint's note in a file: a bare checkpoint, an export, a certificate's proof, or a receipt."""
     try:
         content = older.read_text()
         if content.startswith(PROOF_HEADER):
             return content.partition("\n\n")[2]
         if not content.startswith("{"):
             return content
-        found = json.loads(content.partition("\n")[0])
-        if "checkpoint" in found:
-            return str(found["checkpoint"])
+        members = json.loads(content.partition("\n")[0])
+        if "checkpoint" in members:
+            return str(members["checkpoint"])
         for name in ("receipt", "signed"):
-            found = found.get(name, found)
-        return str(loads(base64.b64decode(found["payload"]))["checkpoint"])
+            members = members.get(name, members)
+        return str(loads(base64.b64decode(members["payload"]))["checkpoint"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise VerificationError(ExitCode.MALFORMED, f"{older.name} holds no checkpoint") from error
 
 
-def _opened(note: str, keys: Sequence[Ed25519PublicKey]) -> Checkpoint:
+def _open_note(note: str, keys: Sequence[Ed25519PublicKey]) -> Checkpoint:
+    """The checkpoint of a signed note, with the exit codes of the command."""
     try:
         return open_checkpoint(note, keys)
     except UnknownSigner as error:
@@ -109,54 +110,61 @@ def _opened(note: str, keys: Sequence[Ed25519PublicKey]) -> Checkpoint:
 
 
 def _check_older(older: Checkpoint, newer: Checkpoint, leaves: Sequence[bytes]) -> None:
+    """The log of the newer checkpoint begins with the log of the older one."""
     if older.origin != newer.origin:
-        raise VerificationError(ExitCode.LOG_FAILURE, f"the older checkpoint is of the log {older.origin}")
+        raise VerificationError(ExitCode.LOG_FAILURE, f"the older checkpoint belongs to the log {older.origin}")
     if older.size > newer.size:
         raise VerificationError(ExitCode.LOG_FAILURE, f"the log has become smaller: {older.size}, now {newer.size}")
-    found = root(leaves[: older.size])
-    if found != older.root:
-        both = f"{base64.b64encode(older.root).decode()} and {base64.b64encode(found).decode()}"
-        raise VerificationError(
-            ExitCode.LOG_FAILURE, f"EQUIVOCATION: two logs of size {older.size}, with the roots {both}"
-        )
+    root_now = root(leaves[: older.size])
+    if root_now != older.root:
+        roots = f"{base64.b64encode(older.root).decode()} and {base64.b64encode(root_now).decode()}"
+        reason = f"EQUIVOCATION: two logs of size {older.size} have the roots {roots}"
+        raise VerificationError(ExitCode.LOG_FAILURE, reason)
 
 
-def _promises(entries: Sequence[bytes], today: dt.date) -> tuple[int, list[str]]:
-    """How many requests were accepted, and the refs of those past their deadline without a record."""
-    found = _Promises({}, {}, {})
+def _overdue_requests(entries: Sequence[bytes], today: dt.date) -> tuple[int, list[str]]:
+    """The number of accepted requests, and the refs of those that are past their deadline and have not ended."""
+    deadlines = _Deadlines({}, {}, {})
     for data in entries:
         try:
-            found.enter(loads(data))
+            deadlines.add(loads(data))
         except (NotCanonical, KeyError, TypeError, AttributeError) as error:
-            raise VerificationError(ExitCode.MALFORMED, "an entry of the log is garbled") from error
-    late = sorted(ref for ref, day in found.due.items() if day and dt.date.fromisoformat(day) < today)
-    return len(found.due), late
+            raise VerificationError(ExitCode.MALFORMED, "an entry of the log is malformed") from error
+    overdue = sorted(ref for ref, day in deadlines.open_until.items() if day and dt.date.fromisoformat(day) < today)
+    return len(deadlines.open_until), overdue
 
 
 @dataclass(frozen=True, slots=True)
-class _Promises:
-    """Accepted requests: the day that was promised, the day still open ("" once it is kept), each job's members."""
+class _Deadlines:
+    """The deadlines of the accepted requests, as the entries of the log set them.
+
+    Attributes:
+        promised: ref -> the last promised day.
+        open_until: ref -> the promised day while the request is open, "" once it has ended.
+        members: job -> the refs of its requests.
+    """
 
     promised: dict[str, str]
-    due: dict[str, str]
+    open_until: dict[str, str]
     members: dict[str, list[str]]
 
-    def enter(self, entry: dict[str, Any]) -> None:
+    def add(self, entry: JsonObject) -> None:
+        """Apply the next entry of the log."""
         match entry["kind"]:
             case "request.accepted":
-                self.promised[entry["ref"]] = self.due[entry["ref"]] = entry["due"]
+                self.promised[entry["ref"]] = self.open_until[entry["ref"]] = entry["due"]
             case "request.extended":
                 self.promised[entry["ref"]] = entry["due"]
-                self.due[entry["ref"]] = self.due[entry["ref"]] and entry["due"]
+                self.open_until[entry["ref"]] = self.open_until[entry["ref"]] and entry["due"]
             case "request.retried":
-                self.due[entry["ref"]] = self.promised[entry["ref"]]
+                self.open_until[entry["ref"]] = self.promised[entry["ref"]]
             case "job.batched":
                 self.members[entry["job"]] = entry["refs"]
-            case "job.quarantined":  # its record, if there was one, was never published
-                self.due.update({ref: self.promised[ref] for ref in self.members.get(entry["job"], ())})
+            case "job.quarantined":  # the job's certificate, if it has one, was never published
+                self.open_until.update({ref: self.promised[ref] for ref in self.members.get(entry["job"], ())})
             case "job.certified":
-                self.due.update(dict.fromkeys(self.members.get(entry["job"], ()), ""))
+                self.open_until.update(dict.fromkeys(self.members.get(entry["job"], ()), ""))
             case "request.cancelled" | "request.nothing_found":
-                self.due[entry["ref"]] = ""
+                self.open_until[entry["ref"]] = ""
             case "requests.rejected":
-                self.due.update(dict.fromkeys(entry["refs"], ""))
+                self.open_until.update(dict.fromkeys(entry["refs"], ""))

@@ -1,17 +1,24 @@
-"""What issued text may not say: unlearning by fine-tuning is approximate, and the record is not about a name."""
+"""The words that certificates may not use: unlearning by fine-tuning is approximate, and a certificate names nobody."""
 
 import re
 from collections.abc import Iterator
-from typing import Any
+
+from service.domain.json_types import Json
 
 FORBIDDEN = (
-    "erased", "deleted from the model", "gdpr-compliant", "guarantee", "proof of forgetting", "anonymous",
-    "irreversible", "cannot be extracted",
-)  # fmt: skip
+    "erased",
+    "deleted from the model",
+    "gdpr-compliant",
+    "guarantee",
+    "proof of forgetting",
+    "anonymous",
+    "irreversible",
+    "cannot be extracted",
+)
 E_MAIL = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+")
 
 
-def texts(value: Any) -> Iterator[str]:  # any JSON value
+def texts(value: Json) -> Iterator[str]:
     """Every string in a JSON value, keys included."""
     if isinstance(value, str):
         yield value
@@ -24,8 +31,8 @@ def texts(value: Any) -> Iterator[str]:  # any JSON value
             yield from texts(item)
 
 
-def problem_in(value: Any) -> str | None:
-    """What is wrong with the wording of a JSON value, or None."""
+def problem_in(value: Json) -> str | None:
+    """The first forbidden claim or e-mail address in a JSON value, as a message, or None."""
     for text in texts(value):
         folded = " ".join(text.casefold().split())
         for word in FORBIDDEN:

@@ -1,1 +1,1 @@
-"""What is told to whom when a request has come further, in each platform's dialect, and how it is sent."""
+"""Callbacks: what the service sends when a request's status changes, in each platform's dialect, and how."""

@@ -1,4 +1,4 @@
-"""DataGrail's webhooks: `X-Webhook-Signature` is base64 of HMAC-SHA256 over timestamp, colon and body."""
+"""DataGrail's webhook signature: `X-Webhook-Signature` is base64 of HMAC-SHA256 over timestamp, colon and body."""
 
 import base64
 import hashlib
@@ -16,7 +16,7 @@ def signature_headers(secret: str, at: datetime, body: bytes) -> dict[str, str]:
 
 
 def is_signed(secret: str, timestamp: str, signature: str, body: bytes) -> bool:
-    """Whether a body was signed within the last minutes by who knows the secret; `v1=` before it is allowed."""
+    """Whether a holder of the secret signed the body within `TOLERANCE` of now. The signature may begin with `v1=`."""
     if not timestamp.isdecimal() or len(timestamp) > 12:
         return False
     if abs(datetime.now(UTC) - datetime.fromtimestamp(int(timestamp), UTC)) > TOLERANCE:

@@ -1,125 +1,56 @@
-"""OpenDSR 2.0 and OpenGDPR 1.0, the processor's side: signatures, and the words for where a request stands.
+"""OpenDSR 2.0 and OpenGDPR 1.0, the processor's side: signatures and status bodies.
 
 Every answer and every callback carries the processor's domain and, in base64, an RSA signature (PKCS #1 v1.5, SHA-256)
-over the exact bytes of the body. Its key lies with an X.509 certificate in the keys' folder; `unlearnd keys init` makes
-a self-signed one, which an operator replaces by one from a trusted authority.
+over the exact bytes of the body (`evidence.opendsr_key`).
 """
 
-import base64
-import datetime as dt
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
-from pathlib import Path
-from typing import Any
-
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)  # fmt: skip
-from cryptography.x509.oid import NameOID
 
 from service.db.tables import DeletionRequest
+from service.domain.json_types import JsonObject
 from service.domain.notifications import dsr_word
 from service.domain.states import TERMINAL_REQUESTS
-from service.files import write_private
+from service.evidence.opendsr_key import OpenDsrKey
 
-KEY, CERTIFICATE = "opendsr.pem", "opendsr.crt"
-KEY_BITS, YEARS = 3072, 10
-MOVED = timedelta(days=1)  # ahead of now: when a request that failed, or is late, is expected
+LATE_EXTENSION = timedelta(days=1)  # a request that failed or is late is expected this long from now
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """What differs between the two: the version in bodies and the headers' prefix."""
+    """What differs between the two: the version in the body, and the name in the headers."""
 
     api_version: str
     header: str
 
-    def headers(self, signer: "Signer", body: bytes) -> dict[str, str]:
+    def headers(self, signer: OpenDsrKey, body: bytes) -> dict[str, str]:
         """The headers of a signed body."""
-        return {
-            f"X-{self.header}-Processor-Domain": signer.domain,
-            f"X-{self.header}-Signature": signer.sign(body),
-        }
+        prefix = f"X-{self.header}"
+        return {f"{prefix}-Processor-Domain": signer.domain, f"{prefix}-Signature": signer.sign(body)}
 
 
 DIALECTS = {"opendsr": Dialect("2.0", "OpenDSR"), "opengdpr": Dialect("1.0", "OpenGDPR")}
 
 
-class Signer:
-    """The processor's RSA key and its certificate."""
-
-    def __init__(self, folder: Path, domain: str) -> None:
-        """Read them from `folder` when they are needed first."""
-        self._folder, self.domain = folder, domain
-
-    def create(self) -> None:
-        """Make a key and a self-signed certificate for the domain, unless they are there."""
-        if not (self._folder / KEY).exists():
-            key = rsa.generate_private_key(65537, KEY_BITS)
-            pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-            write_private(self._folder / KEY, pem)
-        if not (self._folder / CERTIFICATE).exists():
-            write_private(self._folder / CERTIFICATE, self._self_signed().public_bytes(Encoding.PEM))
-
-    def _self_signed(self) -> x509.Certificate:
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.domain[:64])])
-        today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-        usage = x509.KeyUsage(
-            digital_signature=True, content_commitment=False, key_encipherment=False, data_encipherment=False,
-            key_agreement=False, key_cert_sign=False, crl_sign=False, encipher_only=False, decipher_only=False,
-        )  # fmt: skip
-        return (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(name)
-            .public_key(self._key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(today)
-            .not_valid_after(today + dt.timedelta(days=365 * YEARS))
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(self.domain)]), critical=False)
-            .add_extension(usage, critical=True)
-            .sign(self._key, SHA256())
-        )
-
-    @cached_property
-    def _key(self) -> rsa.RSAPrivateKey:
-        key = load_pem_private_key((self._folder / KEY).read_bytes(), None)
-        if not isinstance(key, rsa.RSAPrivateKey):
-            raise ValueError(f"{self._folder / KEY} is not an RSA key")
-        return key
-
-    def certificate(self) -> bytes:
-        """The X.509 certificate, PEM."""
-        return (self._folder / CERTIFICATE).read_bytes()
-
-    def sign(self, body: bytes) -> str:
-        """base64 of RSA PKCS #1 v1.5 with SHA-256 over these bytes."""
-        return base64.b64encode(self._key.sign(body, padding.PKCS1v15(), SHA256())).decode()
-
-
 def expected_completion(request: DeletionRequest) -> datetime:
-    """When a request is expected to be done; of one that failed or is late, that moves."""
+    """When a request is expected to be done. For a request that failed or is late, the time moves on with the clock."""
     if request.finished_at is not None and dsr_word(request.status) != "in_progress":
         return request.finished_at
-    late = max(request.due_at, datetime.now(UTC) + MOVED)
-    return late if request.status in TERMINAL_REQUESTS or request.due_at < datetime.now(UTC) else request.due_at
+    if request.status in TERMINAL_REQUESTS or request.due_at < datetime.now(UTC):
+        return max(request.due_at, datetime.now(UTC) + LATE_EXTENSION)
+    return request.due_at
 
 
-def status_body(request: DeletionRequest, word: str, results_url: str | None) -> dict[str, Any]:
-    """What a status answer and a callback both say."""
-    body: dict[str, Any] = {
-        "controller_id": str(request.api_key_id), "expected_completion_time": timestamp(expected_completion(request)),
-        "subject_request_id": str(request.subject_request_id), "request_status": word,
-    }  # fmt: skip
-    if word == "completed":
+def status_body(request: DeletionRequest, status: str, results_url: str | None) -> JsonObject:
+    """The fields that a status answer and a callback share; `status` is one of OpenDSR's."""
+    body: JsonObject = {
+        "controller_id": str(request.api_key_id),
+        "expected_completion_time": timestamp(expected_completion(request)),
+        "subject_request_id": str(request.subject_request_id),
+        "request_status": status,
+    }
+    if status == "completed":
         body["results_count"] = request.records_count
         if results_url:
             body["results_url"] = results_url
@@ -131,6 +62,6 @@ def timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def dumps(body: dict[str, Any]) -> bytes:
-    """The bytes that are sent and signed."""
+def dumps(body: JsonObject) -> bytes:
+    """The bytes of a body, which are sent and signed."""
     return json.dumps(body).encode()

@@ -1,8 +1,8 @@
-"""Outgoing calls: signed after Standard Webhooks, and never to an address that is not the outside world's.
+"""Outgoing calls: signed after Standard Webhooks, and sent only to public addresses.
 
-A receiver holds `whsec_...` of its API key and checks `webhook-signature`: `v1,` and the base64 of HMAC-SHA256 over
-`webhook-id.webhook-timestamp.body` (github.com/standard-webhooks/standard-webhooks, spec). The secret is derived from
-the key-encryption key and stored nowhere.
+A receiver holds the secret `whsec_...` of its API key and checks `webhook-signature`: `v1,` and the base64 of
+HMAC-SHA256 over `webhook-id.webhook-timestamp.body` (github.com/standard-webhooks/standard-webhooks, spec). The secret
+is derived from the key-encryption key and stored nowhere.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TypeAlias
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -22,19 +22,24 @@ import httpcore
 
 from service.privacy.envelope import KeyWrapper
 
-NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv4 behind a translator
-NON_PUBLIC_NETWORKS = [  # what `is_global` takes for the outside: translators' and relays' own, and what was given up
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv4 addresses behind a translator (RFC 6052)
+# Networks that `is_global` counts as public and that are not: of translators and relays, and deprecated ones.
+NON_PUBLIC_NETWORKS = [
     ipaddress.ip_network(network)
     for network in ("64:ff9b:1::/48", "::/96", "::ffff:0:0:0/96", "fec0::/10", "192.88.99.0/24")
 ]
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+SocketOption: TypeAlias = (  # as httpcore declares it
+    tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
+)
 
 
 class RefusedTarget(ValueError):
-    """The call would go to an address that is not the outside world's."""
+    """The call would go to an address that is not public."""
 
 
 def webhook_secret(wrapper: KeyWrapper, api_key_id: UUID) -> str:
-    """The secret that calls for requests of this API key are signed with."""
+    """The secret that signs the calls about this API key's requests."""
     return "whsec_" + base64.b64encode(wrapper.keyed_hash("webhook", api_key_id.bytes)).decode()
 
 
@@ -45,14 +50,16 @@ def signature_headers(secret: str, message_id: UUID, at: datetime, body: bytes) 
     key = base64.b64decode(secret.removeprefix("whsec_"))
     signature = base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
     return {
-        "content-type": "application/json", "webhook-id": str(message_id), "webhook-timestamp": timestamp,
+        "content-type": "application/json",
+        "webhook-id": str(message_id),
+        "webhook-timestamp": timestamp,
         "webhook-signature": f"v1,{signature}",
-    }  # fmt: skip
+    }
 
 
 @dataclass(frozen=True, slots=True)
 class OutgoingCall:
-    """A call to make; `trusted` if its URL is an operator's, which may be inside."""
+    """An HTTP call to send. `trusted`: an operator has set the URL, so it may be a private address."""
 
     method: str
     url: str
@@ -62,37 +69,40 @@ class OutgoingCall:
 
 
 def send(call: OutgoingCall, *, seconds: float, allow_private: bool, allow: Sequence[str] = ()) -> int:
-    """Make a call within so many seconds in all; the receiver's HTTP status. What else it says is not read.
+    """Send a call and return the receiver's HTTP status. The body of the answer is not read.
 
-    Redirects are not followed. `allow` lists networks inside that calls may go to.
+    Follows no redirects. `seconds` limits the whole call. `allow` lists private networks that calls may go to.
 
     Raises:
-        RefusedTarget: The host is, or just then resolves to, an address inside.
-        TimeoutError: It took longer, however busily.
-        httpcore.NetworkError, httpcore.ProtocolError, OSError: It cannot be reached.
+        RefusedTarget: The host is a private address, or resolves to one.
+        TimeoutError: The call took longer than `seconds`, even if bytes kept arriving.
+        httpcore.NetworkError, httpcore.ProtocolError, OSError: The receiver cannot be reached.
         ValueError: Not an HTTP URL.
     """
-    parts = urlsplit(call.url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    url = urlsplit(call.url)
+    if url.scheme not in ("http", "https") or not url.hostname:
         raise ValueError("not an HTTP URL")
-    outside = PublicNetworkBackend(allow_private=allow_private or call.trusted, allow=allow)
-    return asyncio.run(_status(call, seconds, outside))
+    backend = PublicNetworkBackend(allow_private=allow_private or call.trusted, allow=allow)
+    return asyncio.run(_send(call, seconds, backend))
 
 
-async def _status(call: OutgoingCall, seconds: float, outside: "PublicNetworkBackend") -> int:
+async def _send(call: OutgoingCall, seconds: float, backend: "PublicNetworkBackend") -> int:
     async with (
         asyncio.timeout(seconds),
-        httpcore.AsyncConnectionPool(network_backend=outside) as pool,
+        httpcore.AsyncConnectionPool(network_backend=backend) as pool,
         pool.stream(call.method, call.url, headers=list(call.headers.items()), content=call.body) as answer,
     ):
         return int(answer.status)
 
 
 class PublicNetworkBackend(httpcore.AsyncNetworkBackend):
-    """Connects to addresses that it has looked at itself: a name cannot mean another one between check and call."""
+    """Resolves names itself and connects to the addresses that it has checked.
+
+    So a name cannot resolve to another address between the check and the call (DNS rebinding).
+    """
 
     def __init__(self, *, allow_private: bool, allow: Sequence[str] = ()) -> None:
-        """Let calls go inside only if an operator wants that: anywhere, or to some networks."""
+        """Allow all private addresses, or those in the networks of `allow`, only where an operator says so."""
         self._backend, self._allow_private = httpcore.AnyIOBackend(), allow_private
         self._allow = [ipaddress.ip_network(network) for network in allow]
 
@@ -100,35 +110,37 @@ class PublicNetworkBackend(httpcore.AsyncNetworkBackend):
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # the interface's
+        timeout: float | None = None,
         local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
+        socket_options: Iterable[SocketOption] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Resolve, refuse if any address is inside, connect to the first that answers."""
+        """Resolve the host, refuse it if any address is private, and connect to the first address that answers."""
         loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        addresses = list(dict.fromkeys(entry[4][0] for entry in found))
+        resolved = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in resolved))
         if not self._allow_private and not all(map(self._may_be_called, addresses)):
             raise RefusedTarget("not a global address")
-        failed: Exception = OSError("the host has no address")
+        failure: Exception = OSError("the host has no address")
         for address in addresses:
             try:
-                return await self._backend.connect_tcp(str(address), port, timeout, local_address, socket_options)
+                return await self._backend.connect_tcp(address, port, timeout, local_address, socket_options)
             except (httpcore.ConnectError, OSError) as error:
-                failed = error
-        raise failed
+                failure = error
+        raise failure
 
-    def _may_be_called(self, address: Any) -> bool:
-        found = ipaddress.ip_address(address)
-        return is_public_address(address) or any(found in network for network in self._allow)
+    def _may_be_called(self, address: str) -> bool:
+        ip_address = ipaddress.ip_address(address)
+        return is_public_address(address) or any(ip_address in network for network in self._allow)
 
 
-def is_public_address(address: Any) -> bool:
-    """Whether an IP address is the outside world's, also one that is an IPv4 address in IPv6's clothes."""
-    found = ipaddress.ip_address(address)
-    if found in NAT64:
-        found = ipaddress.ip_address(int(found) & 0xFFFFFFFF)
-    if any(found in network for network in NON_PUBLIC_NETWORKS):
+def is_public_address(address: str) -> bool:
+    """Whether an IP address is public. An IPv4 address that is embedded in IPv6 must be public, too."""
+    ip_address: Address = ipaddress.ip_address(address)
+    if ip_address in NAT64:
+        ip_address = ipaddress.IPv4Address(int(ip_address) & 0xFFFFFFFF)
+    if any(ip_address in network for network in NON_PUBLIC_NETWORKS):
         return False
-    inner = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None)
-    return found.is_global and not found.is_multicast and (inner is None or inner.is_global)
+    embedded = None
+    if isinstance(ip_address, ipaddress.IPv6Address):
+        embedded = ip_address.ipv4_mapped or ip_address.sixtofour
+    return ip_address.is_global and not ip_address.is_multicast and (embedded is None or embedded.is_global)

@@ -1,4 +1,4 @@
-"""Commands that need files alone: no service, no network."""
+"""Commands that need only files: no service, no network."""
 
 import json
 from dataclasses import asdict
@@ -7,114 +7,122 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from service.cli.console import AsJson, app, screen
+from service.cli.console import AsJson, app, stderr_console
 
 if TYPE_CHECKING:
     from service.audit.verification import VerificationError
 
-Trust = Annotated[Path, typer.Option(help="trust.json, obtained from the issuer by other means")]
+TRUST_HELP = "The issuer's trust.json, which you got from the issuer and not with the release."
+Trust = Annotated[Path, typer.Option(help=TRUST_HELP)]
+OptionalTrust = Annotated[Path | None, typer.Option(help=TRUST_HELP)]
+Certificate = Annotated[Path, typer.Argument(metavar="CERTIFICATE", help="A release folder, or a certificate file.")]
+Parent = Annotated[Path | None, typer.Option(help="The release folder of the version before.")]
+OlderCheckpoint = Annotated[Path | None, typer.Option(help="A checkpoint that you kept, or an older export.")]
+Receipt = Annotated[Path, typer.Option(help="The receipt: the JSON answer to the submission.")]
 
 
-def _refuse(error: "VerificationError", as_json: bool) -> NoReturn:
-    """Say why, and end with the code."""
+def _exit_invalid(error: "VerificationError", as_json: bool) -> NoReturn:
+    """Print why the verification failed, and exit with the error's code."""
     if as_json:
         print(json.dumps({"valid": False, "code": int(error.code), "name": error.code.name, "reason": error.reason}))
     else:
-        screen.print(f"NOT VALID ({int(error.code)} {error.code.name}): {error.reason}", style="red", markup=False)
+        message = f"NOT VALID ({int(error.code)} {error.code.name}): {error.reason}"
+        stderr_console.print(message, style="red", markup=False)
     raise typer.Exit(int(error.code)) from error
 
 
-@app.command()
-def verify(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="a release folder")],
-    trust: Annotated[Path | None, typer.Option(help="trust.json, obtained from the issuer by other means")] = None,
-    parent: Annotated[Path | None, typer.Option(help="the release folder of the version before")] = None,
+@app.command("verify")
+def verify_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A release folder.")],
+    trust: OptionalTrust = None,
+    parent: Parent = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a release folder offline; exit code 0 only if all holds."""
+    """Check a release folder offline. The exit code is 0 only if every check holds."""
     from service.audit.verification import VerificationError
-    from service.audit.verify import STEPS
-    from service.audit.verify import verify as check
+    from service.audit.verify import STEPS, verify
 
     done: list[str] = []
 
     def passed(step: str) -> None:
         done.append(step)
         if not as_json:
-            screen.print(f"{len(done)}/{len(STEPS)} {step}: holds", highlight=False)
+            stderr_console.print(f"{len(done)}/{len(STEPS)} {step}: holds", highlight=False)
 
     try:
-        found = check(folder, trust, parent, passed=passed)
+        verified = verify(folder, trust, parent, passed=passed)
     except VerificationError as error:
-        _refuse(error, as_json)
-    lineage = found.statement["predicate"]["lineage"]
-    count = len(found.statement["subject"])
+        _exit_invalid(error, as_json)
+    lineage, keyids = verified.statement["predicate"]["lineage"], verified.keyids
+    count = len(verified.statement["subject"])
     if as_json:
-        answer = {"valid": True, "code": 0, "steps": done, "keyids": found.keyids, "own_trust": found.own_trust}
-        answer["checkpoint"] = found.checkpoint.body
+        answer = {"valid": True, "code": 0, "steps": done, "keyids": keyids, "own_trust": verified.own_trust}
+        answer["checkpoint"] = verified.checkpoint.body
         print(json.dumps({**answer, **lineage}))
         return
-    print(f"verified: {lineage['model']} version {lineage['version']}, {count} files, signed by {found.keyids[0][:16]}")
-    if found.own_trust:
-        screen.print("The key came with the release: this shows integrity. Use --trust for origin.", style="yellow")
+    print(f"verified: {lineage['model']} version {lineage['version']}, {count} files, signed by {keyids[0][:16]}")
+    if verified.own_trust:
+        message = "The key came with the release: this shows integrity. Use --trust for origin."
+        stderr_console.print(message, style="yellow")
 
 
 @app.command("verify-log")
-def verify_log(
-    export: Annotated[Path, typer.Argument(metavar="FILE", help="an exported log")],
+def verify_log_command(
+    export: Annotated[Path, typer.Argument(metavar="FILE", help="An exported log.")],
     trust: Trust,
-    older: Annotated[Path | None, typer.Option(help="a checkpoint that you kept, or an older export")] = None,
+    older: OlderCheckpoint = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check an exported log offline; exit code 0 only if all holds."""
+    """Check an exported log offline. The exit code is 0 only if every check holds."""
     from service.audit.verification import VerificationError
-    from service.audit.verify_log import verify_log as check
+    from service.audit.verify_log import verify_log
 
     try:
-        found = check(export, trust, older)
+        verified = verify_log(export, trust, older)
     except VerificationError as error:
-        _refuse(error, as_json)
-    checkpoint = found.checkpoint
+        _exit_invalid(error, as_json)
+    checkpoint = verified.checkpoint
     if as_json:
         print(json.dumps({"valid": True, "code": 0, "origin": checkpoint.origin, "size": checkpoint.size}))
     else:
-        print(f"verified: {checkpoint.origin}, {checkpoint.size} entries, {found.requests} requests")
+        print(f"verified: {checkpoint.origin}, {checkpoint.size} entries, {verified.requests} requests")
 
 
 @app.command("verify-record")
-def verify_record(
-    certificate: Annotated[Path, typer.Argument(metavar="CERTIFICATE", help="a release folder, or a certificate")],
-    receipt: Annotated[Path, typer.Option(help="the answer to the submission, as JSON")],
+def verify_record_command(
+    certificate: Certificate,
+    receipt: Receipt,
     trust: Trust,
-    text: Annotated[str | None, typer.Option(help="the record's exact text")] = None,
-    file: Annotated[Path | None, typer.Option(help="a file that is the record's exact text")] = None,
+    text: Annotated[str | None, typer.Option(help="The exact text of the record.")] = None,
+    file: Annotated[Path | None, typer.Option(help="A file that holds the exact text of the record.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show offline that a text was in a certificate's request; exit code 60 if it was not."""
-    from service.audit.receipt import verify_record as check
+    """Prove offline that a text was in a request of a certificate. The exit code is 60 if it was not."""
+    from service.audit.receipt import verify_record
     from service.audit.verification import VerificationError
 
     if (text is None) == (file is None):
         raise typer.BadParameter("give either --text or --file")
     try:
-        found = check(receipt, text.encode() if text is not None else file.read_bytes(), certificate, trust)  # type: ignore[union-attr]
+        record = text.encode() if text is not None else file.read_bytes()  # type: ignore[union-attr]
+        match = verify_record(receipt, record, certificate, trust)
     except VerificationError as error:
-        _refuse(error, as_json)
+        _exit_invalid(error, as_json)
     if as_json:
-        print(json.dumps({"valid": True, "code": 0, **asdict(found)}))
+        print(json.dumps({"valid": True, "code": 0, **asdict(match)}))
     else:
         print(
-            f"verified: the text is record {found.record} of request {found.ref}, which has the verdict {found.verdict}"
+            f"verified: the text is record {match.record} of request {match.ref}, which has the verdict {match.verdict}"
         )
 
 
-@app.command()
-def render(
-    certificate: Annotated[Path, typer.Argument(metavar="CERTIFICATE", help="a release folder, or a certificate")],
-    output: Annotated[Path, typer.Option(help="a file that ends in .html or .md")],
-    trust: Annotated[Path | None, typer.Option(help="trust.json; by default the folder's own")] = None,
+@app.command("render")
+def render_command(
+    certificate: Certificate,
+    output: Annotated[Path, typer.Option(help="The file to write; its name ends in .html or .md.")],
+    trust: Annotated[Path | None, typer.Option(help="A trust.json. The default is the one in the folder.")] = None,
 ) -> None:
-    """Write a record down for people, from the signed bytes; refuses a certificate whose signature does not hold."""
+    """Write a certificate as a page for people. Refuses a certificate whose signature does not hold."""
     from service.audit.render import html, markdown
     from service.audit.verification import CERTIFICATE, VerificationError, load_trust, open_certificate
 
@@ -124,5 +132,5 @@ def render(
     except OSError as error:
         raise typer.BadParameter(f"{file} cannot be read") from error
     except VerificationError as error:
-        _refuse(error, as_json=False)
+        _exit_invalid(error, as_json=False)
     output.write_text(markdown(statement) if output.suffix == ".md" else html(statement))

@@ -1,37 +1,59 @@
-"""What the client's commands share: the connection, progress bars, files of JSON."""
+"""What the client's commands share: the connection, progress bars, JSON files.
+
+The imports stand in the functions because commands start fast: an offline command loads no HTTP client, and most
+commands draw no progress bar.
+"""
 
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-
+from service.cli.console import stderr_console
 from service.domain.errors import ClientError
 from service.domain.json_types import Json
 
 if TYPE_CHECKING:
-    from service.client import Client
+    from rich.progress import Progress
+
+    from service.client.http import Client
 
 
-COLUMNS = (
-    TextColumn("{task.description:<28}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(),
-)  # fmt: skip
+def progress_bars(*, hidden: bool) -> "Progress":
+    """Progress bars on standard error, with a description, a percentage and the elapsed time."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    description, percentage = TextColumn("{task.description:<28}"), TextColumn("{task.percentage:>3.0f}%")
+    columns = (description, BarColumn(), percentage, TimeElapsedColumn())
+    return Progress(*columns, console=stderr_console, disable=hidden)
+
+
+def download_bars(*, hidden: bool) -> "Progress":
+    """Progress bars on standard error that count bytes."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    return Progress(*columns, console=stderr_console, disable=hidden)
 
 
 def read_json(file: Path, option: str) -> Json:
-    """What a file of JSON holds.
+    """Read a JSON file that an option names.
 
     Raises:
-        ClientError: It cannot be read; names the option.
+        ClientError: The file cannot be read, or is not JSON. The message names the option.
     """
     try:
         return json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        raise ClientError(f"{option}: {file} is not there, or not JSON") from error
+        raise ClientError(f"{option}: {file} cannot be read, or is not JSON") from error
+
+
+def server_path(path: str) -> str:
+    """The path as the server needs it: absolute if it exists here, otherwise unchanged."""
+    return str(Path(path).resolve()) if Path(path).exists() else path
 
 
 def connect() -> "Client":
-    """A client of the service that the environment names; what it needs is imported here, not for offline commands."""
+    """A client of the service that UNLEARND_URL and UNLEARND_API_KEY name."""
     from service.client.http import Client
 
     return Client.from_environment()

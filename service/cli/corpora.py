@@ -1,60 +1,69 @@
-"""`unlearnd corpora`: training data to look people up in."""
+"""`unlearnd corpora`: training data in which people are looked up."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import Progress
 
-from service.cli.connection import COLUMNS, connect
-from service.cli.console import AsJson, app, screen, show, table
-from service.domain.json_types import Json
+from service.cli.connection import connect, progress_bars, server_path
+from service.cli.console import AsJson, app, show, table
+from service.domain.json_types import JsonObject
 
-corpora = typer.Typer(help="Training data to look people up in.", no_args_is_help=True)
+corpora = typer.Typer(help="Training data in which people are looked up.", no_args_is_help=True)
 app.add_typer(corpora, name="corpora")
+
+ModelName = Annotated[str, typer.Argument(help="The model that was trained on the corpus.")]
+CorpusName = Annotated[str, typer.Argument(help="The name of the corpus.")]
+CorpusPath = Annotated[
+    str, typer.Argument(help="A JSONL, CSV or Parquet file, plain lines, or a folder of texts, on the server.")
+]
+TextColumnName = Annotated[str, typer.Option(help="The column that holds the text.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(help="COLUMN=TYPE: the column holds identifiers of this type. Repeat it for more columns."),
+]
+PhoneRegion = Annotated[str | None, typer.Option(help="The country of phone numbers without a prefix, such as DE.")]
+Wait = Annotated[bool, typer.Option(help="Wait until the corpus is indexed.")]
 
 
 @corpora.command("add")
 def corpora_add(
-    model: str,
-    name: str,
-    path: Annotated[str, typer.Argument(help="JSONL, CSV, Parquet, plain lines or a folder of text, on the server")],
-    text_column: str = "text",
-    column: Annotated[list[str] | None, typer.Option(help="COLUMN=TYPE: it holds identifiers of that type")] = None,
-    phone_region: Annotated[str | None, typer.Option(help="of telephone numbers without a prefix, as DE")] = None,
-    wait: Annotated[bool, typer.Option(help="until it is indexed")] = True,
+    model: ModelName,
+    name: CorpusName,
+    path: CorpusPath,
+    text_column: TextColumnName = "text",
+    column: Columns = None,
+    phone_region: PhoneRegion = None,
+    wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:
-    """Register training data of a model, and index whose it is; exit code 0 once it is ready."""
+    """Register training data of a model and index the people in it. The exit code is 0 once it is ready."""
     columns = dict(pair.partition("=")[::2] for pair in column or ())
     client = connect()
-    where = str(Path(path).resolve()) if Path(path).exists() else path
-    found = client.add_corpus(
-        model, name, where, text_column=text_column, columns=columns, phone_region=phone_region
-    )  # fmt: skip
+    fields = {"text_column": text_column, "columns": columns, "phone_region": phone_region}
+    corpus: JsonObject = client.add_corpus(model, name, server_path(path), **fields)
     if wait:
-        with Progress(*COLUMNS, console=screen, disable=as_json) as bars:
+        with progress_bars(hidden=as_json) as bars:
             bar = bars.add_task(f"indexing {name}", total=1.0)
 
-            def ask() -> Json:
-                now = client.corpus(model, name)
-                bars.update(bar, completed=now["progress"], description=f"{now['records']:,} records")
-                return now
+            def ask() -> JsonObject:
+                state: JsonObject = client.corpus(model, name)
+                bars.update(bar, completed=state["progress"], description=f"{state['records']:,} records")
+                return state
 
-            found = client.poll(ask, lambda now: now["state"] != "indexing")
-    show(found, as_json, "name", "state", "records", "reason")
-    raise typer.Exit(0 if found["state"] == "ready" or not wait else 1)
+            corpus = client.poll(ask, lambda state: state["state"] != "indexing")
+    show(corpus, as_json, "name", "state", "records", "reason")
+    raise typer.Exit(0 if corpus["state"] == "ready" or not wait else 1)
 
 
 @corpora.command("list")
-def corpora_list(model: str, as_json: AsJson = False) -> None:
-    """A model's corpora, and how far each is indexed."""
+def corpora_list(model: ModelName, as_json: AsJson = False) -> None:
+    """List a model's corpora and how much of each is indexed."""
     client = connect()
-    found = list(client.every(lambda **page: client.corpora(model, **page)))
-    table(found, as_json, "name", "state", "records", "progress", "reason")
+    rows = list(client.list_all(lambda **page: client.corpora(model, **page)))
+    table(rows, as_json, "name", "state", "records", "progress", "reason")
 
 
 @corpora.command("remove")
-def corpora_remove(model: str, name: str) -> None:
-    """Forget a corpus and its index; its files stay."""
+def corpora_remove(model: ModelName, name: CorpusName) -> None:
+    """Remove a corpus and its index. Its files stay."""
     connect().remove_corpus(model, name)

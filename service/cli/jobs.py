@@ -1,4 +1,4 @@
-"""`unlearnd jobs`: look after jobs."""
+"""`unlearnd jobs`: commands about jobs."""
 
 from typing import Annotated
 
@@ -7,11 +7,13 @@ import typer
 from service.cli.connection import connect
 from service.cli.console import AsJson, app, table
 
-jobs = typer.Typer(help="Look after jobs.", no_args_is_help=True)
+jobs = typer.Typer(help="Manage jobs.", no_args_is_help=True)
 app.add_typer(jobs, name="jobs")
 
 
 @jobs.command("retry")
-def jobs_retry(job_id: Annotated[str, typer.Argument(metavar="ID")], as_json: AsJson = False) -> None:
-    """Put the failed requests of a job that was given up back in line, once its reason is removed."""
+def jobs_retry(
+    job_id: Annotated[str, typer.Argument(metavar="ID", help="The id of the job.")], as_json: AsJson = False
+) -> None:
+    """Make the failed requests of a job pending again, once the cause of the failure is removed."""
     table(connect().retry_job(job_id), as_json, "id", "status")

@@ -1,4 +1,4 @@
-"""`unlearnd keys`: API keys, over HTTP; and the keys that sign, in the keys folder."""
+"""`unlearnd keys`: API keys, over HTTP, and the signing keys in the keys folder."""
 
 import hashlib
 import sys
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.connection import connect
-from service.cli.console import AsJson, keys, screen, show
+from service.cli.console import AsJson, keys, show, stderr_console
 from service.cli.local_services import DataDir, local_services
 
 if TYPE_CHECKING:
@@ -15,20 +15,24 @@ if TYPE_CHECKING:
 
 
 @keys.command("create")
-def keys_create(name: str, scope: Annotated[list[str], typer.Option()], as_json: AsJson = False) -> None:
-    """Make an API key; it is shown this once."""
+def keys_create(
+    name: Annotated[str, typer.Argument(help="A name by which you recognise the key.")],
+    scope: Annotated[list[str], typer.Option(help="What the key may do. Repeat it for more scopes.")],
+    as_json: AsJson = False,
+) -> None:
+    """Create an API key. The key is shown only this once."""
     show(connect().call("POST", "/v1/api-keys", json={"name": name, "scopes": scope}), as_json)
 
 
 @keys.command("revoke")
-def keys_revoke(key_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
+def keys_revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="The id of the API key.")]) -> None:
     """Revoke an API key for good."""
     connect().call("DELETE", f"/v1/api-keys/{key_id}")
 
 
 @keys.command("init")
 def keys_init() -> None:
-    """Make the key-encryption key and the signing keys in UNLEARND_KEYS_DIR unless they are there."""
+    """Create the key-encryption key and the signing keys in UNLEARND_KEYS_DIR. Existing keys stay."""
     from service.bootstrap import create_keys
     from service.config import Settings
 
@@ -36,8 +40,8 @@ def keys_init() -> None:
 
 
 @keys.command("bootstrap")
-def keys_bootstrap(name: str = "first admin") -> None:
-    """Make an admin key straight in the database, on a server where there is none yet; it is shown this once."""
+def keys_bootstrap(name: Annotated[str, typer.Option(help="The name of the key.")] = "first admin") -> None:
+    """Create an admin API key in the database, for a server that has none yet. It is shown only this once."""
     from service.config import Settings
     from service.db.api_keys import SCOPES, create
     from service.db.session import Database
@@ -51,10 +55,10 @@ def keys_bootstrap(name: str = "first admin") -> None:
 
 @keys.command("rotate")
 def keys_rotate(
-    role: Annotated[str, typer.Argument(help="certificate, release, log or receipt; or certificate-NAME")],
+    role: Annotated[str, typer.Argument(help="certificate, release, log, receipt, or certificate-NAME.")],
     data_dir: DataDir = None,
 ) -> None:
-    """Retire the key of a role and begin another; what the log has of before still counts."""
+    """Retire the signing key of a role and begin a new one. What the log already has stays valid."""
     from service.db import log_entries
     from service.evidence.keyring import NoSuchKey
 
@@ -71,9 +75,9 @@ def keys_rotate(
 
 @keys.command("distrust")
 def keys_distrust(
-    keyid: Annotated[str, typer.Argument(help="of a signing key, from trust.json")], data_dir: DataDir = None
+    keyid: Annotated[str, typer.Argument(help="The id of a signing key, from trust.json.")], data_dir: DataDir = None
 ) -> None:
-    """Revoke a signing key, for when it is known to others: nothing that it ever signed counts any more."""
+    """Revoke a signing key that others may know. Nothing that it ever signed is valid any more."""
     from service.db import log_entries
     from service.evidence.keyring import NoSuchKey
 
@@ -90,9 +94,9 @@ def keys_distrust(
 
 @keys.command("trust")
 def keys_trust(data_dir: DataDir = None) -> None:
-    """Print trust.json, and its fingerprint for the telephone."""
+    """Print trust.json, and on standard error its fingerprint, which you read out over the telephone."""
     services = local_services(data_dir)
-    sys.stdout.buffer.write(services.keyring.trust())  # to the byte: the fingerprint is of this
+    sys.stdout.buffer.write(services.keyring.trust())  # exactly these bytes: the fingerprint is their digest
     sys.stdout.buffer.flush()
     _print_fingerprint(services)
     services.close()
@@ -100,4 +104,5 @@ def keys_trust(data_dir: DataDir = None) -> None:
 
 def _print_fingerprint(services: "Services") -> None:
     digest = hashlib.sha256(services.keyring.trust()).hexdigest()
-    screen.print(f"sha256 of trust.json, to be told by other means: {digest}", highlight=False, soft_wrap=True)
+    message = f"sha256 of trust.json, to be compared over another channel: {digest}"
+    stderr_console.print(message, highlight=False, soft_wrap=True)

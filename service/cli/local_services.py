@@ -1,4 +1,4 @@
-"""The services of this machine, for commands that use them without the API."""
+"""The services of this machine, for commands that work without the API."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from service.bootstrap import Services
 
 
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="of an embedded stack that runs")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The data folder of a running embedded stack.")]
 
 
 def local_services(data_dir: Path | None, *, create: bool = True) -> "Services":
-    """The wired services, of the environment or of an embedded stack's folder."""
+    """Wire the services from the environment's settings, or from an embedded stack's data folder."""
     from service.bootstrap import build
     from service.config import Settings
 

@@ -13,7 +13,7 @@ app.add_typer(log, name="log")
 
 
 @log.command("export")
-def log_export(file: Annotated[Path, typer.Argument(metavar="FILE")]) -> None:
-    """Write the whole log down, for `verify-log`."""
+def log_export(file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")]) -> None:
+    """Write the whole log to a file, for `verify-log`."""
     lines = "".join(line + "\n" for line in connect().export_log())
-    file.write_text(lines)  # only once all of it is here
+    file.write_text(lines)  # after the last page has arrived, so that the file is never a part of the log

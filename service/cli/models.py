@@ -1,13 +1,15 @@
 """`unlearnd models`: register models, download certified versions."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 
-from service.cli.connection import connect, read_json
-from service.cli.console import AsJson, app, screen, show, table
+from service.cli.connection import connect, download_bars, read_json, server_path
+from service.cli.console import AsJson, app, show, table
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 models = typer.Typer(help="Register models, download certified versions.", no_args_is_help=True)
 app.add_typer(models, name="models")
@@ -15,40 +17,37 @@ app.add_typer(models, name="models")
 
 @models.command("add")
 def models_add(
-    name: str,
-    path: Annotated[str, typer.Argument(help="a Hugging Face folder, or a hub id")],
-    retain: Annotated[Path, typer.Option(help="texts to keep the model's abilities on")],
-    heldout: Annotated[Path, typer.Option(help="texts the model has never seen")],
-    policy: Annotated[Path | None, typer.Option(help="JSON; defaults for every field")] = None,
+    name: Annotated[str, typer.Argument(help="The name of the model in the service.")],
+    path: Annotated[str, typer.Argument(help="A Hugging Face folder on the server, or a hub id.")],
+    retain: Annotated[Path, typer.Option(help="Texts on which training keeps the model's abilities.")],
+    heldout: Annotated[Path, typer.Option(help="Texts that the model has never seen.")],
+    policy: Annotated[Path | None, typer.Option(help="A JSON file. Every field has a default.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Register a model as version 0."""
-    where = str(Path(path).resolve()) if Path(path).exists() else path
-    chosen = read_json(policy, "--policy") if policy else {}
-    client = connect()
-    show(
-        client.add_model(name, where, str(retain.resolve()), str(heldout.resolve()), chosen), as_json, "name", "latest"
-    )
+    policy_fields = read_json(policy, "--policy") if policy else {}
+    texts = str(retain.resolve()), str(heldout.resolve())
+    model = connect().add_model(name, server_path(path), *texts, policy_fields)
+    show(model, as_json, "name", "latest")
 
 
 @models.command("list")
 def models_list(as_json: AsJson = False) -> None:
-    """The registered models, each with its newest version."""
+    """List the registered models, each with its newest version."""
     client = connect()
-    table(list(client.every(client.models)), as_json, "name", "latest")
+    table(list(client.list_all(client.models)), as_json, "name", "latest")
 
 
 @models.command("download")
 def models_download(
-    name: str,
-    folder: Annotated[Path, typer.Argument(metavar="DIR")],
-    version: str = "latest",
+    name: Annotated[str, typer.Argument(help="The name of the model.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write the release to.")],
+    version: Annotated[str, typer.Option(help="A version number, or latest.")] = "latest",
     as_json: AsJson = False,
 ) -> None:
-    """Download a release folder; resumable, every digest checked."""
+    """Download a release folder. Resumes a download that stopped, and checks every digest."""
     client = connect()
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn()
-    with Progress(*columns, console=screen, disable=as_json) as bars:
+    with download_bars(hidden=as_json) as bars:
         tasks: dict[str, TaskID] = {}
 
         def progress(path: str, done: int, total: int) -> None:
@@ -56,5 +55,5 @@ def models_download(
                 tasks[path] = bars.add_task(path, total=total)
             bars.update(tasks[path], completed=done)
 
-        found = client.download(name, version, folder, progress)
-    show({"version": found["version"], "folder": str(folder)}, as_json)
+        release = client.download(name, version, folder, progress)
+    show({"version": release["version"], "folder": str(folder)}, as_json)

@@ -1,17 +1,17 @@
-"""Deletion requests: submit them, follow them, decide about those that wait for somebody."""
+"""`unlearnd requests`: submit deletion requests, follow them, decide on those that wait for approval."""
 
 import json
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
-from rich.progress import Progress
 
-from service.cli.connection import COLUMNS, connect, read_json
-from service.cli.console import AsJson, app, say, screen, show, table
+from service.cli.connection import connect, progress_bars, read_json
+from service.cli.console import AsJson, app, print_message, show, table
 from service.domain.errors import ClientError
+from service.domain.json_types import JsonObject
 from service.text_files import UnreadableTexts, read_texts
 
 if TYPE_CHECKING:
@@ -21,78 +21,106 @@ if TYPE_CHECKING:
 requests = typer.Typer(help="Submit deletion requests and follow them.", no_args_is_help=True)
 app.add_typer(requests, name="requests")
 
-Id = Annotated[str, typer.Argument(metavar="ID")]
-Model = Annotated[str, typer.Option()]
-Emails = Annotated[list[str] | None, typer.Option("--email", help="of the person; several times for several")]
-Phones = Annotated[list[str] | None, typer.Option("--phone", help="with +country, or as the corpora's region has it")]
+RequestId = Annotated[str, typer.Argument(metavar="ID", help="The id of the request.")]
+ModelName = Annotated[str, typer.Option(help="The name of the model.")]
+Emails = Annotated[
+    list[str] | None, typer.Option("--email", help="An e-mail address of the person. Repeat it for more addresses.")
+]
+Phones = Annotated[
+    list[str] | None,
+    typer.Option("--phone", help="A phone number, with its +country prefix or as written in the corpora's region."),
+]
 Identities = Annotated[
     list[str] | None,
-    typer.Option("--identity", help="TYPE:FORMAT:VALUE, as controller_customer_id:raw:4711 or email:sha256:HEX"),
+    typer.Option("--identity", help="TYPE:FORMAT:VALUE, such as controller_customer_id:raw:4711 or email:sha256:HEX."),
 ]
-Names = Annotated[list[str] | None, typer.Option("--name", help="what a name alone finds waits for approval")]
+Names = Annotated[
+    list[str] | None,
+    typer.Option("--name", help="A name of the person. Records that match only a name wait for approval."),
+]
+Texts = Annotated[list[str] | None, typer.Option(help="A record. Repeat it for more records.")]
+TextsFile = Annotated[
+    Path | None, typer.Option(help="JSONL or CSV with a `text` column, or plain text with one record a line.")
+]
+Regulation = Annotated[str, typer.Option(help="gdpr, ccpa or other. It sets the deadline.")]
+CallbackUrl = Annotated[str | None, typer.Option(help="The URL that the service calls when the request has ended.")]
+EarlierReceipt = Annotated[Path | None, typer.Option(help="The receipt of an earlier request with the same texts.")]
+ReceiptFile = Annotated[Path | None, typer.Option(help="The file for the receipt. The default is receipt-ID.json.")]
 
 
-def _subject(
+def _parse_subject(
     emails: list[str] | None, phones: list[str] | None, identities: list[str] | None, names: list[str] | None
 ) -> "Subject | None":
-    """The person that the options name, if they do."""
-    found: list[Identity] = [{"type": "email", "value": value} for value in emails or ()]
-    found += [{"type": "phone", "value": value} for value in phones or ()]
-    for given in identities or ():
-        kind, form, value = ([*given.split(":", 2), "", ""])[:3]
+    """The person that the options name; None if they name nobody."""
+    parsed: list[Identity] = [{"type": "email", "value": value} for value in emails or ()]
+    parsed += [{"type": "phone", "value": value} for value in phones or ()]
+    for identity in identities or ():
+        kind, form, value = ([*identity.split(":", 2), "", ""])[:3]
         if not value:
             raise ClientError("--identity: give TYPE:FORMAT:VALUE")
-        found.append({"type": kind, "format": form, "value": value})
-    subject: Subject = {"identities": found, "names": names or []}
-    return subject if found or names else None
+        parsed.append({"type": kind, "format": form, "value": value})
+    subject: Subject = {"identities": parsed, "names": names or []}
+    return subject if parsed or names else None
 
 
 @requests.command("submit")
 def requests_submit(
-    model: Model,
-    text: Annotated[list[str] | None, typer.Option(help="a record; may be given several times")] = None,
-    file: Annotated[Path | None, typer.Option(help="JSONL or CSV with a `text` column, or a record a line")] = None,
+    model: ModelName,
+    text: Texts = None,
+    file: TextsFile = None,
     email: Emails = None,
     phone: Phones = None,
     identity: Identities = None,
     name: Names = None,
-    regulation: str = "gdpr",
-    callback_url: str | None = None,
-    resubmits: Annotated[Path | None, typer.Option(help="receipt of an earlier request with the same texts")] = None,
-    receipt: Annotated[Path | None, typer.Option(help="where the receipt goes; default: receipt-ID.json")] = None,
+    regulation: Regulation = "gdpr",
+    callback_url: CallbackUrl = None,
+    resubmits: EarlierReceipt = None,
+    receipt: ReceiptFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Submit a deletion request; its receipt, which is given once, is written to a file."""
-    texts = list(text or [])
-    if file:
-        try:
-            texts += read_texts(file)
-        except (UnreadableTexts, UnicodeDecodeError) as error:
-            raise ClientError(f"--file: {error}") from error
-        except OSError as error:
-            raise ClientError(f"--file: {error.strerror}") from error
-    subject = _subject(email, phone, identity, name)
+    """Submit a deletion request. Writes the receipt, which the service gives only once, to a file."""
+    texts = [*(text or ()), *(_read_file(file) if file else ())]
+    subject = _parse_subject(email, phone, identity, name)
     if not texts and subject is None:
-        raise ClientError("give --text or --file, or who it is: --email, --phone, --identity, --name")
-    fields: dict[str, Any] = {"callback_url": callback_url} if callback_url else {}
+        raise ClientError("give --text or --file, or name the person with --email, --phone, --identity or --name")
+    fields: JsonObject = {"callback_url": callback_url} if callback_url else {}
     if resubmits:
-        earlier = read_json(resubmits, "--resubmits").get("receipt", {})
-        nonces = [record["nonce"] for record in earlier.get("records", ())]
-        fields["resubmits"] = {"ref": earlier.get("ref"), "nonces": nonces}
-    opened = _create_private(receipt) if receipt else None  # before anything is sent: the receipt is given once
+        fields["resubmits"] = _read_resubmission(resubmits)
+    # A file that cannot be made must fail here: the service gives the receipt only once.
+    receipt_handle = _create_private(receipt) if receipt else None
     request = connect().submit(model, texts, subject=subject, regulation=regulation, **fields)
     path = receipt or Path(f"receipt-{request['id']}.json")
-    with opened or _create_private(path) as receipt_file:
-        receipt_file.write(json.dumps(request, indent=1))
-    say(f"The receipt is in {path}. Keep it with the texts: it is given once.")
+    with receipt_handle or _create_private(path) as handle:
+        handle.write(json.dumps(request, indent=1))
+    print_message(f"The receipt is in {path}. Keep it with the texts: the service gives it only once.")
     show(request, as_json, "id", "status", "due_at")
 
 
-def _create_private(path: Path) -> TextIO:
-    """A file that was not there, for its owner alone.
+def _read_file(file: Path) -> list[str]:
+    """The texts of `--file`.
 
     Raises:
-        ClientError: It was, or cannot be made.
+        ClientError: The file cannot be read, or is not a file of texts.
+    """
+    try:
+        return list(read_texts(file))
+    except (UnreadableTexts, UnicodeDecodeError) as error:
+        raise ClientError(f"--file: {error}") from error
+    except OSError as error:
+        raise ClientError(f"--file: {error.strerror}") from error
+
+
+def _read_resubmission(receipt_file: Path) -> JsonObject:
+    """The reference and the nonces of an earlier request, from its receipt."""
+    receipt = read_json(receipt_file, "--resubmits").get("receipt", {})
+    return {"ref": receipt.get("ref"), "nonces": [record["nonce"] for record in receipt.get("records", ())]}
+
+
+def _create_private(path: Path) -> TextIO:
+    """Create a new file that only its owner may read.
+
+    Raises:
+        ClientError: The file exists, or cannot be created.
     """
     try:
         return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w")
@@ -102,89 +130,95 @@ def _create_private(path: Path) -> TextIO:
 
 @requests.command("preview")
 def requests_preview(
-    model: Model,
+    model: ModelName,
     email: Emails = None,
     phone: Phones = None,
     identity: Identities = None,
     name: Names = None,
     as_json: AsJson = False,
 ) -> None:
-    """What a request of this person would unlearn, and when; makes none. Texts are shown to keys that may approve."""
-    subject = _subject(email, phone, identity, name)
+    """Show what a request for this person would unlearn, and when. Submits nothing.
+
+    The texts are shown only to API keys that may approve.
+    """
+    subject = _parse_subject(email, phone, identity, name)
     if subject is None:
         raise ClientError("say who it is: --email, --phone, --identity, --name")
-    found = connect().preview(model, subject)
+    preview = connect().preview(model, subject)
     if as_json:
-        show(found, as_json)
+        show(preview, as_json)
         return
-    counts = ", ".join(f"{count} by {kind}" for kind, count in found["counts"].items() if count)
-    where = ", ".join(f"{corpus['corpus']} ({corpus['records']:,} records)" for corpus in found["searched"])
-    told = {"found": counts or "nothing", "searched": where, "approval": "is needed" if found["needs_approval"] else ""}
-    show({**told, "batch": found["batch"], "due_at": found["due_at"]}, as_json)
-    if found["matches"]:
-        table(found["matches"], as_json, "kind", "text")
+    counts = ", ".join(f"{count} by {kind}" for kind, count in preview["counts"].items() if count)
+    searched = ", ".join(f"{corpus['corpus']} ({corpus['records']:,} records)" for corpus in preview["searched"])
+    approval = "is needed" if preview["needs_approval"] else ""
+    summary = {"found": counts or "nothing", "searched": searched, "approval": approval}
+    show({**summary, "batch": preview["batch"], "due_at": preview["due_at"]}, as_json)
+    if preview["matches"]:
+        table(preview["matches"], as_json, "kind", "text")
 
 
 @requests.command("list")
 def requests_list(
-    status: str | None = None,
-    model: str | None = None,
-    due_days: Annotated[float | None, typer.Option(help="due within so many days, or past")] = None,
+    status: Annotated[str | None, typer.Option(help="Only requests with this status.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only requests of this model.")] = None,
+    due_days: Annotated[float | None, typer.Option(help="Only requests due within this many days, or overdue.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Requests, newest first, or with --due-days by their deadlines."""
+    """List requests, newest first; with --due-days, the earliest deadline first."""
     due = (datetime.now(UTC) + timedelta(days=due_days)).isoformat() if due_days is not None else None
-    filters = {"status": status, "model": model, "due_before": due}
-    asked = {name: value for name, value in filters.items() if value is not None}
+    options = {"status": status, "model": model, "due_before": due}
+    filters = {name: value for name, value in options.items() if value is not None}
     client = connect()
-    found = list(client.every(client.requests, **asked))
+    rows = list(client.list_all(client.requests, **filters))
     if due:
-        found.sort(key=lambda request: request["due_at"])
-    table(found, as_json, "id", "model", "status", "waits_for", "due_at", "verdict", "reason")
+        rows.sort(key=lambda request: str(request["due_at"]))
+    table(rows, as_json, "id", "model", "status", "waits_for", "due_at", "verdict", "reason")
 
 
 @requests.command("show")
-def requests_show(request_id: Id, as_json: AsJson = False) -> None:
+def requests_show(request_id: RequestId, as_json: AsJson = False) -> None:
     """Show a request."""
     show(connect().request(request_id), as_json)
 
 
 @requests.command("cancel")
-def requests_cancel(request_id: Id, as_json: AsJson = False) -> None:
-    """Cancel a request that is pending."""
+def requests_cancel(request_id: RequestId, as_json: AsJson = False) -> None:
+    """Cancel a pending request."""
     show(connect().cancel(request_id), as_json, "id", "status")
 
 
 @requests.command("extend")
 def requests_extend(
-    request_id: Id,
-    reason: Annotated[str, typer.Option(help="complexity, number_of_requests or reasonably_necessary")],
+    request_id: RequestId,
+    reason: Annotated[str, typer.Option(help="complexity, number_of_requests or reasonably_necessary.")],
     as_json: AsJson = False,
 ) -> None:
-    """Extend an open request's deadline, once: by two months (GDPR) or 45 days (CCPA)."""
+    """Extend an open request's deadline once, by two months (GDPR) or 45 days (CCPA)."""
     show(connect().extend(request_id, reason), as_json, "id", "status", "due_at")
 
 
 @requests.command("matches")
-def requests_matches(request_id: Id, as_json: AsJson = False) -> None:
-    """What a request that waits for approval would unlearn."""
+def requests_matches(request_id: RequestId, as_json: AsJson = False) -> None:
+    """List what a request that waits for approval would unlearn."""
     table(connect().all_matches(request_id), as_json, "match", "kind", "text")
 
 
 @requests.command("approve")
 def requests_approve(
-    request_id: Id,
-    match: Annotated[list[int] | None, typer.Option(help="numbers of `matches`; without any: all of them")] = None,
+    request_id: RequestId,
+    match: Annotated[
+        list[int] | None, typer.Option(help="A number from `matches`. Repeat it. The default is all matches.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Approve a request that waits for it; somebody else than its submitter."""
+    """Approve a request that waits for approval. Its submitter may not approve it."""
     show(connect().approve(request_id, match), as_json, "id", "status", "waits_for")
 
 
 @requests.command("reject")
 def requests_reject(
-    request_id: Id,
-    reason: Annotated[str, typer.Option(help="not_the_subject, identity_not_proven, not_covered or other")],
+    request_id: RequestId,
+    reason: Annotated[str, typer.Option(help="not_the_subject, identity_not_proven, not_covered or other.")],
     as_json: AsJson = False,
 ) -> None:
     """Refuse a request that waits for approval."""
@@ -192,38 +226,38 @@ def requests_reject(
 
 
 @requests.command("retry")
-def requests_retry(request_id: Id, as_json: AsJson = False) -> None:
-    """Put a failed request back in line, once its reason is removed."""
+def requests_retry(request_id: RequestId, as_json: AsJson = False) -> None:
+    """Make a failed request pending again, once the cause of the failure is removed."""
     show(connect().retry_request(request_id), as_json, "id", "status", "due_at")
 
 
 @requests.command("watch")
-def requests_watch(request_id: Id, as_json: AsJson = False) -> None:
-    """Follow a request to its end, live; exit code 0 if it completed or needed no training."""
-    found = watch(connect(), request_id, quiet=as_json)
-    show(found, as_json, "id", "status", "waits_for", "verdict", "version", "reason")
-    raise typer.Exit(0 if found["status"] in ("completed", "not_memorised") else 1)
+def requests_watch(request_id: RequestId, as_json: AsJson = False) -> None:
+    """Follow a request live until it ends. The exit code is 0 if it completed or needed no training."""
+    request = watch(connect(), request_id, quiet=as_json)
+    show(request, as_json, "id", "status", "waits_for", "verdict", "version", "reason")
+    raise typer.Exit(0 if request["status"] in ("completed", "not_memorised") else 1)
 
 
-def watch(client: "Client", request_id: str, *, quiet: bool = False) -> Any:
-    """Show a request's progress until it ends, or waits for somebody; returns it."""
-    with Progress(*COLUMNS, console=screen, disable=quiet) as bars:
+def watch(client: "Client", request_id: str, *, quiet: bool = False) -> JsonObject:
+    """Show a request's progress until it ends or waits for a person; return it."""
+    with progress_bars(hidden=quiet) as bars:
         bar = bars.add_task("waiting for a batch", total=1.0)
-        found = client.until_batched(request_id)
-        if not found["job_id"] and not found["finished_at"]:
-            if found["waits_for"] == "approval":
-                say("It waits for somebody's approval: unlearnd requests matches ID, then approve or reject.")
-            return found
-        if found["job_id"]:
-            for kind, data in client.events(found["job_id"]):
-                describe = {"stage": data.get("stage"), "progress": data.get("stage"), "epoch": _epoch(data)}
-                bars.update(bar, description=describe.get(kind) or kind, completed=data.get("progress"))
-        return client.wait(request_id)
+        request: JsonObject = client.until_batched(request_id)
+        if not request["job_id"] and not request["finished_at"]:
+            if request["waits_for"] == "approval":
+                print_message("The request waits for approval: unlearnd requests matches ID, then approve or reject.")
+            return request
+        if request["job_id"]:
+            for kind, data in client.events(request["job_id"]):
+                bars.update(bar, description=_describe(kind, data), completed=data.get("progress"))
+        ended: JsonObject = client.wait(request_id)
+        return ended
 
 
-def _epoch(data: dict[str, Any]) -> str | None:
-    return (
-        f"epoch {data['epoch']}: MA {data['ma']:.3f}, limit {data['ma_limit']:.3f}"
-        if data.get("ma") is not None
-        else None
-    )
+def _describe(kind: str, data: JsonObject) -> str:
+    """A job event in a few words; its kind where there is nothing more to say."""
+    if kind == "epoch" and data.get("ma") is not None:
+        return f"epoch {data['epoch']}: MA {data['ma']:.3f}, threshold {data['ma_limit']:.3f}"
+    stage = data.get("stage") if kind in ("stage", "progress") else None
+    return str(stage or kind)

@@ -1,4 +1,4 @@
-"""Commands that are a part of the stack: each replaces this process."""
+"""Commands that run parts of the stack. All but `up`, `migrate` and `settings` replace this process."""
 
 import os
 import sys
@@ -9,17 +9,19 @@ import typer
 
 from service.cli.console import AsJson, app, table
 
+SECRET_SETTINGS = ("database_url", "owner_database_url", "broker_url", "alert_url")  # URLs that may hold a secret
 
-def _become(*command: str) -> None:
-    """Replace this process."""
-    os.execv(sys.executable, [sys.executable, *command])  # noqa: S606
+
+def _replace_process(*arguments: str) -> None:
+    """Replace this process by Python with these arguments."""
+    os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606
 
 
 @app.command()
 def up(
-    data_dir: Annotated[Path, typer.Option("--data-dir", help="everything lives here")],
-    host: Annotated[str, typer.Option(help="address of the API")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(envvar="UNLEARND_PORT", help="port of the API; 0 takes a free one")] = 8000,
+    data_dir: Annotated[Path, typer.Option("--data-dir", help="The folder that holds everything.")],
+    host: Annotated[str, typer.Option(help="The address of the API.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(envvar="UNLEARND_PORT", help="The port of the API; 0 picks a free one.")] = 8000,
 ) -> None:
     """Run the whole stack in one data folder: PostgreSQL, Valkey, API, control and compute workers."""
     try:
@@ -30,33 +32,43 @@ def up(
 
 
 @app.command()
-def api(host: str = "127.0.0.1", port: int = 8000) -> None:
+def api(
+    host: Annotated[str, typer.Option(help="The address of the API.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port of the API.")] = 8000,
+) -> None:
     """Run the HTTP API."""
-    _become("-m", "service.main", "--host", host, "--port", str(port))
+    _replace_process("-m", "service.main", "--host", host, "--port", str(port))
 
 
 @app.command()
-def worker(concurrency: Annotated[int, typer.Option(help="jobs at once; one a GPU")] = 1) -> None:
-    """Run a compute worker: unlearn, merge, verify. Needs the extra `engine`, holds no signing key."""
-    _celery("gpu", "compute", concurrency)
+def worker(
+    concurrency: Annotated[int, typer.Option(help="How many jobs run at once. Use one for each GPU.")] = 1,
+) -> None:
+    """Run a compute worker: unlearn, merge, verify. It needs the extra `engine` and holds no signing key."""
+    _run_celery("gpu", "compute", concurrency)
 
 
 @app.command()
-def control(concurrency: int = 4, schedule: str = "celerybeat-schedule") -> None:
-    """Run a control worker with the sweep: batch, certify, publish, callbacks. Needs no torch."""
-    _celery("control", "control", concurrency, "-B", "--schedule", schedule)
+def control(
+    concurrency: Annotated[int, typer.Option(help="How many tasks run at once.")] = 4,
+    schedule: Annotated[str, typer.Option(help="The file in which Celery beat keeps its state.")] = (
+        "celerybeat-schedule"
+    ),
+) -> None:
+    """Run a control worker and the sweep: batch, certify, publish, callbacks. It needs no torch."""
+    _run_celery("control", "control", concurrency, "-B", "--schedule", schedule)
 
 
-def _celery(queue: str, name: str, concurrency: int, *more: str) -> None:
-    _become(
-        "-m", "celery", "-A", "worker.app", "worker", "--pool", "threads", "--loglevel", "INFO", "-Q", queue,
-        "-n", f"{name}@%h", "--concurrency", str(concurrency), "--without-mingle", "--without-gossip", *more,
-    )  # fmt: skip
+def _run_celery(queue: str, name: str, concurrency: int, *options: str) -> None:
+    """Replace this process by a Celery worker of one queue."""
+    celery = ("-m", "celery", "-A", "worker.app", "worker", "--pool", "threads", "--loglevel", "INFO")
+    node = ("-Q", queue, "-n", f"{name}@%h", "--concurrency", str(concurrency))
+    _replace_process(*celery, *node, "--without-mingle", "--without-gossip", *options)
 
 
 @app.command()
 def migrate() -> None:
-    """Bring the database's schema up to date."""
+    """Bring the database schema up to date."""
     from service.config import Settings
     from service.migrate import upgrade
 
@@ -66,23 +78,32 @@ def migrate() -> None:
 
 @app.command()
 def settings(as_json: AsJson = False) -> None:
-    """Every setting: its variable, its value here, and what it is. Secrets are not shown."""
+    """List every setting: its variable, its value here, and its meaning. Secrets are hidden."""
     from service.config import Settings
 
-    found = Settings().model_dump(mode="json")
+    values = Settings().model_dump(mode="json")
     rows = [
-        {"variable": f"UNLEARND_{name.upper()}", "value": _shown(name, found[name]), "is": field.description or ""}
+        {"variable": f"UNLEARND_{name.upper()}", "value": _masked(name, values[name]), "is": field.description or ""}
         for name, field in Settings.model_fields.items()
     ]
     table(rows, as_json, "variable", "value", "is")
 
 
-def _shown(name: str, value: object) -> str:
-    """A setting's value; of a URL that may hold a secret, that it is set."""
-    return "***" if value and name in ("database_url", "owner_database_url", "broker_url", "alert_url") else str(value)
+def _masked(name: str, value: object) -> str:
+    """A setting's value; `***` in place of a URL that may hold a secret."""
+    return "***" if value and name in SECRET_SETTINGS else str(value)
 
 
 @app.command()
-def demo(output: Annotated[Path, typer.Option(help="where the plot and the release go")] = Path("demo-output")) -> None:
-    """See the whole promise happen on this machine, in a few minutes."""
-    _become("-m", "worker.demo", "--output", str(output))
+def demo(
+    output: Annotated[Path, typer.Option(help="The folder for the plot and the release.")] = Path("demo-output"),
+    keep: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder for the sample model and texts.")] = None,
+) -> None:
+    """Run the whole path on a sample model on this machine, in a few minutes."""
+    _replace_process("-m", "worker.demo", "--output", str(output), *(("--keep", str(keep)) if keep else ()))
+
+
+@app.command()
+def sample(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
+    """Make sample data to try the service with: a small model, the texts it memorised, retain and held-out text."""
+    _replace_process("-m", "worker.demo", "--only-sample", "--keep", str(folder))

@@ -1,4 +1,4 @@
-"""Clients of the HTTP API: `Client` for programs, `AsyncClient` for asyncio; the command line stands on `Client`."""
+"""Clients of the HTTP API: `Client` for programs, `AsyncClient` for asyncio. The command line uses `Client`."""
 
 from service.client.http import AsyncClient, Client
 

@@ -1,4 +1,4 @@
-"""The clients: INTERFACES over HTTP, typed, with plain mappings as answers. The CLI stands on `Client`.
+"""The clients of the HTTP API. Answers are plain dicts and lists. The command line uses `Client`.
 
 with Client(url, key) as client:
     request = client.submit("assistant", ["Maria Example lives at 12 Sample Street."])
@@ -14,33 +14,54 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Protocol, Self, TypeVar, Unpack
 
 import httpx
 
-from service.client.operations import RETRIES, TERMINAL, EventLines, Operations, connection, environment, parsed, pause
+from service.client.download import DownloadProgress, download_file
+from service.client.operations import (
+    MAX_ATTEMPTS,
+    TERMINAL,
+    CallOptions,
+    EventParser,
+    Operations,
+    Parameter,
+    connection_options,
+    environment,
+    parse_answer,
+    retry_delay,
+)
 from service.domain.errors import ClientError
-from service.files import file_sha256
+from service.domain.json_types import Json, JsonObject
 
-CHUNK = 1 << 20
 POLL_SECONDS = 0.5
-MATCHES = 200  # of a page
-LOST = 120  # attempts in a row to take up a stream again
+EVENT_TIMEOUT = 60  # seconds without a line before an event stream counts as cut
+PAGE_SIZE = 200
+MAX_RECONNECTS = 120  # attempts in a row to reopen an event stream
+Value = TypeVar("Value")
 
 
-class Client(Operations[Any]):
+class ListOperation(Protocol):
+    """An operation that returns one page of a list, as `client.requests`."""
+
+    def __call__(self, **parameters: Parameter) -> Json:
+        """Return the page that `cursor` and `limit` name."""
+        ...
+
+
+class Client(Operations[Json]):
     """A connection to one service."""
 
     def __init__(self, url: str, api_key: str, *, timeout: float = 30) -> None:
-        """Talk to the service at `url`."""
-        self._http = httpx.Client(**connection(url, api_key, timeout))
+        """Connect to the service at `url`."""
+        self._http = httpx.Client(**connection_options(url, api_key, timeout))
 
     @classmethod
     def from_environment(cls) -> Self:
-        """From UNLEARND_URL and UNLEARND_API_KEY.
+        """Connect with UNLEARND_URL and UNLEARND_API_KEY.
 
         Raises:
-            ClientError: One of them is not set, or no such thing.
+            ClientError: One of them is not set, or is malformed.
         """
         return cls(*environment())
 
@@ -54,155 +75,122 @@ class Client(Operations[Any]):
         """Close the connection."""
         self._http.close()
 
-    def call(self, method: str, path: str, *, text: bool = False, **arguments: Any) -> Any:
-        """One call; returns the parsed answer, or its text. What may be is sent again if it is busy or away.
+    def call(self, method: str, path: str, *, text: bool = False, **options: Unpack[CallOptions]) -> Json:
+        """Send one call and return the parsed answer, or its text. Repeats it as `retry_delay` allows.
 
         Raises:
-            ClientError: The service refused, naming the field, or cannot be reached.
+            ClientError: The service refused (the message names the field), or cannot be reached.
         """
-        for attempt in range(RETRIES):
+        for attempt in range(MAX_ATTEMPTS):
             answer, lost = None, None
             try:
-                answer = self._http.request(method, path, **arguments)
+                answer = self._http.request(method, path, **options)
             except httpx.TransportError as error:
                 lost = error
-            wait = pause(attempt, answer, lost, method, arguments)
-            if wait is None:
-                return _outcome(answer, lost, text=text)
-            time.sleep(wait)  # back-off: the condition lies with the other side
+            delay = retry_delay(attempt, answer, lost, method, options)
+            if delay is None:
+                return _final_answer(answer, lost, text=text)
+            time.sleep(delay)
         raise AssertionError("unreachable")
 
-    def events(self, job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(kind, data) of a job's events, live, until it ends; a cut connection is taken up again."""
-        lines, path, lost = EventLines(), f"/v1/jobs/{job_id}/events", 0
+    def events(self, job_id: str) -> Iterator[tuple[str, JsonObject]]:
+        """Yield (kind, data) of a job's events live until the job ends. Reopens a cut connection."""
+        parser, path, failures = EventParser(), f"/v1/jobs/{job_id}/events", 0
         while True:
             try:
-                with self._http.stream("GET", path, headers=lines.headers, timeout=60) as answer:
+                with self._http.stream("GET", path, headers=parser.headers, timeout=EVENT_TIMEOUT) as answer:
                     if answer.status_code != 200:
                         answer.read()
-                        parsed(answer)
+                        parse_answer(answer)
                     for line in answer.iter_lines():
-                        lost = 0
-                        yield from ((kind, json.loads(data)) for kind, data in lines.take(line))
+                        failures = 0
+                        yield from ((kind, json.loads(data)) for kind, data in parser.feed(line))
                 return
             except httpx.TransportError as error:
-                lost += 1
-                if lost > LOST:
-                    raise ClientError(f"the service does not come back: {error}") from error
+                failures += 1
+                if failures > MAX_RECONNECTS:
+                    raise ClientError(f"the connection to the service is lost: {error}") from error
                 time.sleep(POLL_SECONDS)
 
-    def until_batched(self, request_id: str) -> Any:
-        """The request once it belongs to a job, waits for somebody, or has ended."""
+    def until_batched(self, request_id: str) -> Json:
+        """Wait until the request belongs to a job, is held up, or has ended; return it."""
+        return self.poll(lambda: self.request(request_id), _is_batched_or_held)
 
-        def enough(found: Any) -> bool:
-            stuck = found["waits_for"] == "approval" or (found["waits_for"] and found["reason"])
-            return found["job_id"] or stuck or found["status"] in TERMINAL
-
-        return self.poll(lambda: self.request(request_id), enough)
-
-    def wait(self, request_id: str, seconds: float = float("inf")) -> Any:
-        """The request once it is in a terminal state, or as it is after `seconds`."""
+    def wait(self, request_id: str, seconds: float = float("inf")) -> Json:
+        """Wait until the request is in a terminal state, at most `seconds`; return it."""
         return self.poll(lambda: self.request(request_id), _has_ended, seconds)
 
-    def poll(self, ask: Callable[[], Any], enough: Callable[[Any], bool], seconds: float = float("inf")) -> Any:
-        """What `ask` answers once that is enough, or as it is after `seconds`."""
-        until = time.monotonic() + seconds
-        while not enough(found := ask()) and time.monotonic() < until:
+    def poll(self, ask: Callable[[], Value], is_done: Callable[[Value], bool], seconds: float = float("inf")) -> Value:
+        """Call `ask` until `is_done` accepts its answer, at most `seconds`; return the last answer."""
+        deadline = time.monotonic() + seconds
+        while not is_done(answer := ask()) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
-        return found
+        return answer
 
-    def all_matches(self, request_id: str) -> list[Any]:
-        """Everything that a request which waits for approval would unlearn."""
-        found = page = self.matches(request_id)
-        while len(page) >= MATCHES and page[-1]["match"] is not None:
+    def all_matches(self, request_id: str) -> list[JsonObject]:
+        """Return everything that a request which waits for approval would unlearn."""
+        page: list[JsonObject] = self.matches(request_id)
+        matches = list(page)
+        while len(page) >= PAGE_SIZE and page[-1]["match"] is not None:
             page = self.matches(request_id, after=page[-1]["match"])
-            found += page
-        return list(found)
+            matches += page
+        return matches
 
-    def every(self, listing: Callable[..., Any], **filters: Any) -> Iterator[Any]:
-        """The items of all pages of a listing of ours, as `client.every(client.requests, model="m")`."""
+    def list_all(self, operation: ListOperation, **filters: Parameter) -> Iterator[JsonObject]:
+        """Yield the items of all pages of a list, as in `client.list_all(client.requests, model="m")`."""
         cursor = None
         while True:
-            page = listing(limit=MATCHES, **filters, **({"cursor": cursor} if cursor else {}))
+            page = operation(limit=PAGE_SIZE, **filters, **({"cursor": cursor} if cursor else {}))
             yield from page["items"]
             cursor = page["next_cursor"]
             if cursor is None:
                 return
 
     def export_log(self) -> Iterator[str]:
-        """The lines of an export: the newest checkpoint, then the entries that it covers."""
+        """Yield the lines of a log export: the newest checkpoint, then the entries that it covers."""
         note, start = self.call("GET", "/v1/log/checkpoint", text=True), 0
         size = int(note.split("\n")[1])
         yield json.dumps({"checkpoint": note})
         while start < size:
-            page = self.call("GET", "/v1/log/entries", params={"start": start, "limit": min(200, size - start)})
+            limit = min(PAGE_SIZE, size - start)
+            page = self.call("GET", "/v1/log/entries", params={"start": start, "limit": limit})
             yield from (json.dumps(item) for item in page["items"])
             start += len(page["items"])
 
     def download(
-        self, model: str, version: str, folder: Path, progress: Callable[[str, int, int], None] = lambda *_: None
-    ) -> Any:
-        """Fetch a release folder; what is there already and right is kept, a partial file goes on.
+        self, model: str, version: str, folder: Path, progress: DownloadProgress = lambda *_: None
+    ) -> JsonObject:
+        """Fetch a release folder. Keeps files that have the right digest, and resumes partial ones.
 
         Raises:
-            ClientError: A file's digest is not what the version lists, even after a second try.
+            ClientError: A file's digest is not the one that the version lists, even after a second try.
         """
-        found = self.version(model, version)
-        for entry in found["files"]:
-            target = folder / entry["path"]
+        release: JsonObject = self.version(model, version)
+        for file in release["files"]:
+            target = folder / file["path"]
             if not target.resolve().is_relative_to(folder.resolve()):
-                raise ClientError(f"{entry['path']} would lie outside the folder")
+                raise ClientError(f"{file['path']} would lie outside the folder")
             target.parent.mkdir(parents=True, exist_ok=True)
-            url = f"/v1/models/{model}/versions/{found['version']}/files/{entry['path']}"
-            if not any(self._fetch(url, target, entry, progress) for _ in range(2)):
-                raise ClientError(f"{entry['path']} does not arrive as it was published")
-        return found
-
-    def _fetch(self, url: str, target: Path, entry: Any, progress: Callable[[str, int, int], None]) -> bool:
-        """Bring one file to its digest, going on from a partial one; false if the result is wrong."""
-        if target.is_file() and file_sha256(target) == entry["sha256"]:
-            progress(entry["path"], entry["size"], entry["size"])
-            return True
-        partial = target.with_name(target.name + ".part")
-        for _ in range(RETRIES):
-            have = partial.stat().st_size if partial.exists() else 0
-            if have >= entry["size"]:
-                break
-            headers = {"Range": f"bytes={have}-", "If-Range": f'"{entry["sha256"]}"'} if have else {}
-            try:
-                with self._http.stream("GET", url, headers=headers) as answer:
-                    if answer.status_code not in (200, 206):
-                        answer.read()
-                        parsed(answer)
-                    with partial.open("ab" if answer.status_code == 206 else "wb") as out:
-                        for chunk in answer.iter_bytes(CHUNK):
-                            out.write(chunk)
-                            progress(entry["path"], out.tell(), entry["size"])
-            except httpx.TransportError:
-                time.sleep(POLL_SECONDS)
-        if entry["size"] == 0:
-            partial.touch()
-        if not partial.exists() or file_sha256(partial) != entry["sha256"]:
-            partial.unlink(missing_ok=True)
-            return False
-        partial.replace(target)
-        return True
+            url = f"/v1/models/{model}/versions/{release['version']}/files/{file['path']}"
+            if not any(download_file(self._http, url, target, file, progress) for _ in range(2)):
+                raise ClientError(f"{file['path']} does not arrive with its published digest")
+        return release
 
 
-class AsyncClient(Operations[Awaitable[Any]]):
-    """The same for `asyncio`: every operation is awaited."""
+class AsyncClient(Operations[Awaitable[Json]]):
+    """The same for `asyncio`: the caller awaits every operation."""
 
     def __init__(self, url: str, api_key: str, *, timeout: float = 30) -> None:
-        """Talk to the service at `url`."""
-        self._where = url, api_key, timeout
-        self._http = httpx.AsyncClient(**connection(url, api_key, timeout))
+        """Connect to the service at `url`."""
+        self._connection = url, api_key, timeout
+        self._http = httpx.AsyncClient(**connection_options(url, api_key, timeout))
 
     @classmethod
     def from_environment(cls) -> Self:
-        """From UNLEARND_URL and UNLEARND_API_KEY.
+        """Connect with UNLEARND_URL and UNLEARND_API_KEY.
 
         Raises:
-            ClientError: One of them is not set, or no such thing.
+            ClientError: One of them is not set, or is malformed.
         """
         return cls(*environment())
 
@@ -216,68 +204,74 @@ class AsyncClient(Operations[Awaitable[Any]]):
         """Close the connection."""
         await self._http.aclose()
 
-    async def call(self, method: str, path: str, **arguments: Any) -> Any:
-        """One call; returns the parsed answer. What may be is sent again if it is busy or away.
+    async def call(self, method: str, path: str, **options: Unpack[CallOptions]) -> Json:
+        """Send one call and return the parsed answer. Repeats it as `retry_delay` allows.
 
         Raises:
-            ClientError: The service refused, naming the field, or cannot be reached.
+            ClientError: The service refused (the message names the field), or cannot be reached.
         """
-        for attempt in range(RETRIES):
+        for attempt in range(MAX_ATTEMPTS):
             answer, lost = None, None
             try:
-                answer = await self._http.request(method, path, **arguments)
+                answer = await self._http.request(method, path, **options)
             except httpx.TransportError as error:
                 lost = error
-            wait = pause(attempt, answer, lost, method, arguments)
-            if wait is None:
-                return _outcome(answer, lost)
-            await asyncio.sleep(wait)
+            delay = retry_delay(attempt, answer, lost, method, options)
+            if delay is None:
+                return _final_answer(answer, lost)
+            await asyncio.sleep(delay)
         raise AssertionError("unreachable")
 
-    async def events(self, job_id: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-        """(kind, data) of a job's events, live, until it ends; a cut connection is taken up again."""
-        lines, path, lost = EventLines(), f"/v1/jobs/{job_id}/events", 0
+    async def events(self, job_id: str) -> AsyncIterator[tuple[str, JsonObject]]:
+        """Yield (kind, data) of a job's events live until the job ends. Reopens a cut connection."""
+        parser, path, failures = EventParser(), f"/v1/jobs/{job_id}/events", 0
         while True:
             try:
-                async with self._http.stream("GET", path, headers=lines.headers, timeout=60) as answer:
+                async with self._http.stream("GET", path, headers=parser.headers, timeout=EVENT_TIMEOUT) as answer:
                     if answer.status_code != 200:
                         await answer.aread()
-                        parsed(answer)
+                        parse_answer(answer)
                     async for line in answer.aiter_lines():
-                        lost = 0
-                        for kind, data in lines.take(line):
+                        failures = 0
+                        for kind, data in parser.feed(line):
                             yield kind, json.loads(data)
                 return
             except httpx.TransportError as error:
-                lost += 1
-                if lost > LOST:
-                    raise ClientError(f"the service does not come back: {error}") from error
+                failures += 1
+                if failures > MAX_RECONNECTS:
+                    raise ClientError(f"the connection to the service is lost: {error}") from error
                 await asyncio.sleep(POLL_SECONDS)
 
-    async def wait(self, request_id: str, seconds: float = float("inf")) -> Any:
-        """The request once it is in a terminal state, or as it is after `seconds`."""
-        until = time.monotonic() + seconds
-        while not _has_ended(found := await self.request(request_id)) and time.monotonic() < until:
+    async def wait(self, request_id: str, seconds: float = float("inf")) -> Json:
+        """Wait until the request is in a terminal state, at most `seconds`; return it."""
+        deadline = time.monotonic() + seconds
+        while not _has_ended(request := await self.request(request_id)) and time.monotonic() < deadline:
             await asyncio.sleep(POLL_SECONDS)
-        return found
+        return request
 
-    async def download(self, model: str, version: str, folder: Path) -> Any:
-        """Fetch a release folder, as `Client` does, in a thread."""
+    async def download(self, model: str, version: str, folder: Path) -> JsonObject:
+        """Fetch a release folder as `Client.download` does, in a thread."""
 
-        def fetch() -> Any:
-            url, api_key, timeout = self._where
+        def fetch() -> JsonObject:
+            url, api_key, timeout = self._connection
             with Client(url, api_key, timeout=timeout) as client:
                 return client.download(model, version, folder)
 
         return await asyncio.to_thread(fetch)
 
 
-def _has_ended(found: Any) -> bool:
-    return found["status"] in TERMINAL
+def _has_ended(request: JsonObject) -> bool:
+    return request["status"] in TERMINAL
 
 
-def _outcome(answer: httpx.Response | None, lost: httpx.TransportError | None, *, text: bool = False) -> Any:
-    """What the last attempt came to."""
+def _is_batched_or_held(request: JsonObject) -> bool:
+    """Whether the request has a job, waits for an approval, cannot be resolved for a reason, or has ended."""
+    held = request["waits_for"] == "approval" or (request["waits_for"] and request["reason"])
+    return bool(request["job_id"] or held or _has_ended(request))
+
+
+def _final_answer(answer: httpx.Response | None, error: httpx.TransportError | None, *, text: bool = False) -> Json:
+    """The result of the last attempt."""
     if answer is None:
-        raise ClientError(f"the service cannot be reached, or does not answer: {lost}") from lost
-    return answer.text if text and answer.is_success else parsed(answer)
+        raise ClientError(f"the service cannot be reached, or does not answer: {error}") from error
+    return answer.text if text and answer.is_success else parse_answer(answer)

@@ -1,24 +1,29 @@
-"""The API's operations, one method each, for the clients to send: at once, or awaited.
+"""The operations of the HTTP API, one method each. `Client` sends them at once, `AsyncClient` returns awaitables.
 
-An answer is the JSON that the OpenAPI document describes, as plain mappings.
+An answer is the JSON that the OpenAPI document describes, as plain dicts and lists.
 """
 
 import os
-from collections.abc import Iterable, Iterator
-from typing import Any, Generic, TypedDict, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Generic, TypeAlias, TypedDict, TypeVar, Unpack
 from uuid import uuid4
 
 import httpx
 
 from service.domain.errors import ClientError
+from service.domain.json_types import Json, JsonObject
 
 TERMINAL = frozenset({"completed", "not_memorised", "cancelled", "rejected", "failed"})
-RETRIES, MAX_WAIT = 4, 30.0
-Answer = TypeVar("Answer")  # Any, or an awaitable of it
+MAX_ATTEMPTS, MAX_DELAY = 4, 30.0  # of one call; seconds between two attempts
+Answer = TypeVar("Answer")  # Json, or an awaitable of it
+Parameter: TypeAlias = str | int | float | bool | None  # the value of a query parameter
 
 
 class Identity(TypedDict, total=False):
-    """Who it is about: `type` email, phone, controller_customer_id, ...; `format` raw (default), sha1, md5, sha256."""
+    """One identifier of a person.
+
+    `type` is email, phone, controller_customer_id, ...; `format` is raw (the default), sha1, md5 or sha256.
+    """
 
     type: str
     format: str
@@ -26,59 +31,78 @@ class Identity(TypedDict, total=False):
 
 
 class Subject(TypedDict, total=False):
-    """A person to be looked up in a model's corpora."""
+    """A person whom the service looks up in a model's corpora."""
 
     identities: list[Identity]
     names: list[str]
 
 
-class Operations(Generic[Answer]):
-    """What can be asked of the service."""
+class CallOptions(TypedDict, total=False):
+    """Body, query, headers and timeout (seconds) of one call, as httpx takes them."""
 
-    def call(self, method: str, path: str, **arguments: Any) -> Answer:
-        """One call; returns the parsed answer."""
+    json: JsonObject
+    params: Mapping[str, Parameter]
+    headers: dict[str, str]
+    timeout: float
+
+
+class ConnectionOptions(TypedDict):
+    """What an httpx client is made with."""
+
+    base_url: httpx.URL
+    headers: dict[str, str]
+    timeout: float
+
+
+class Operations(Generic[Answer]):
+    """Everything that a client can ask of the service."""
+
+    def call(self, method: str, path: str, **options: Unpack[CallOptions]) -> Answer:
+        """Send one call and return the parsed answer."""
         raise NotImplementedError
 
-    def add_model(self, name: str, path: str, retain: str, heldout: str, policy: dict[str, Any]) -> Answer:
-        """Register a model folder on the server, or a hub id."""
+    def add_model(self, name: str, path: str, retain: str, heldout: str, policy: JsonObject) -> Answer:
+        """Register a model: a folder on the server, or a Hugging Face hub id."""
         body = {"name": name, "path": path, "retain_path": retain, "heldout_path": heldout, "policy": policy}
         return self.call("POST", "/v1/models", json=body, timeout=600)
 
-    def models(self, **filters: Any) -> Answer:
-        """A page of the models."""
+    def models(self, **filters: Parameter) -> Answer:
+        """Return a page of the models."""
         return self.call("GET", "/v1/models", params=filters)
 
-    def add_corpus(self, model: str, name: str, path: str, **fields: Any) -> Answer:
-        """Register training data on the server, to look people up in; it is indexed in the background."""
+    def add_corpus(self, model: str, name: str, path: str, **fields: Json) -> Answer:
+        """Register training data on the server, in which people are looked up. The service indexes it in background."""
         return self.call("POST", f"/v1/models/{model}/corpora", json={"name": name, "path": path, **fields})
 
-    def corpora(self, model: str, **filters: Any) -> Answer:
-        """A page of a model's corpora."""
+    def corpora(self, model: str, **filters: Parameter) -> Answer:
+        """Return a page of a model's corpora."""
         return self.call("GET", f"/v1/models/{model}/corpora", params=filters)
 
     def corpus(self, model: str, name: str) -> Answer:
-        """One corpus, and how far it is indexed."""
+        """Return one corpus, and how much of it is indexed."""
         return self.call("GET", f"/v1/models/{model}/corpora/{name}")
 
     def remove_corpus(self, model: str, name: str) -> Answer:
-        """Forget a corpus and its index."""
+        """Remove a corpus and its index. Its files stay."""
         return self.call("DELETE", f"/v1/models/{model}/corpora/{name}")
 
-    def submit(self, model: str, texts: Iterable[str] = (), *, subject: Subject | None = None, **fields: Any) -> Answer:
-        """Submit a deletion request of texts, of a person, or both; safe to repeat on a lost connection."""
-        body = asked(model, subject, **fields) | {"records": [{"text": text} for text in texts]}
+    def submit(
+        self, model: str, texts: Iterable[str] = (), *, subject: Subject | None = None, **fields: Json
+    ) -> Answer:
+        """Submit a deletion request for texts, for a person, or for both. A lost call is repeated safely."""
+        body = request_body(model, subject, fields) | {"records": [{"text": text} for text in texts]}
         return self.call("POST", "/v1/deletion-requests", json=body, headers={"Idempotency-Key": uuid4().hex})
 
-    def preview(self, model: str, subject: Subject, **fields: Any) -> Answer:
-        """What a request of this person would match; makes none."""
-        return self.call("POST", "/v1/deletion-requests:preview", json=asked(model, subject, **fields))
+    def preview(self, model: str, subject: Subject, **fields: Json) -> Answer:
+        """Return what a request for this person would match, without making one."""
+        return self.call("POST", "/v1/deletion-requests:preview", json=request_body(model, subject, fields))
 
     def request(self, request_id: str) -> Answer:
-        """One request."""
+        """Return one request."""
         return self.call("GET", f"/v1/deletion-requests/{request_id}")
 
-    def requests(self, **filters: Any) -> Answer:
-        """A page of the requests, newest first: status, model, due_before, cursor, limit."""
+    def requests(self, **filters: Parameter) -> Answer:
+        """Return a page of the requests, newest first. Filters: status, model, due_before, cursor, limit."""
         return self.call("GET", "/v1/deletion-requests", params=filters)
 
     def cancel(self, request_id: str) -> Answer:
@@ -89,12 +113,12 @@ class Operations(Generic[Answer]):
         """Extend an open request's deadline, once."""
         return self.call("POST", f"/v1/deletion-requests/{request_id}/extend", json={"reason": reason})
 
-    def matches(self, request_id: str, **page: Any) -> Answer:
-        """A page of what a request that waits for approval would unlearn: after, limit."""
+    def matches(self, request_id: str, **page: Parameter) -> Answer:
+        """Return a page of what a request that waits for approval would unlearn. Parameters: after, limit."""
         return self.call("GET", f"/v1/deletion-requests/{request_id}/matches", params=page)
 
     def approve(self, request_id: str, matches: list[int] | None = None) -> Answer:
-        """Approve a request, with all or some of its matches."""
+        """Approve a request with all of its matches, or with some."""
         return self.call("POST", f"/v1/deletion-requests/{request_id}/approve", json={"matches": matches})
 
     def reject(self, request_id: str, reason: str) -> Answer:
@@ -102,63 +126,64 @@ class Operations(Generic[Answer]):
         return self.call("POST", f"/v1/deletion-requests/{request_id}/reject", json={"reason": reason})
 
     def retry_request(self, request_id: str) -> Answer:
-        """Put a failed request back in line."""
+        """Make a failed request pending again."""
         return self.call("POST", f"/v1/deletion-requests/{request_id}/retry")
 
     def job(self, job_id: str) -> Answer:
-        """One job."""
+        """Return one job."""
         return self.call("GET", f"/v1/jobs/{job_id}")
 
     def retry_job(self, job_id: str) -> Answer:
-        """Put the failed requests of a job back in line; returns them."""
+        """Make the failed requests of a job pending again, and return them."""
         return self.call("POST", f"/v1/jobs/{job_id}/retry")
 
     def version(self, model: str, version: str = "latest") -> Answer:
-        """One version with its files."""
+        """Return one version and the list of its files."""
         return self.call("GET", f"/v1/models/{model}/versions/{version}")
 
 
-def asked(model: str, subject: Subject | None, **fields: Any) -> dict[str, Any]:
-    """A request's body without texts."""
+def request_body(model: str, subject: Subject | None, fields: JsonObject) -> JsonObject:
+    """The body of a deletion request, without its texts."""
     return {"model": model, **fields, **({"subject": subject} if subject else {})}
 
 
-def pause(
-    attempt: int, answer: httpx.Response | None, lost: httpx.TransportError | None, method: str, arguments: Any
+def retry_delay(
+    attempt: int, answer: httpx.Response | None, error: httpx.TransportError | None, method: str, options: CallOptions
 ) -> float | None:
-    """Seconds until the next attempt; None: there is none, what came counts.
+    """Seconds to wait before the next attempt; None if this attempt's result is final.
 
-    What was refused for now, or never arrived, may be sent again. What was lost on its way may have been done: then
-    only what changes nothing, or has an Idempotency-Key.
+    The client repeats a call that the service refused for now (429, 503) and a call that never arrived. A call whose
+    answer was lost may have been carried out. The client repeats it only if it changes nothing or has an
+    Idempotency-Key.
     """
-    harmless = method in ("GET", "HEAD") or "Idempotency-Key" in (arguments.get("headers") or {})
-    if attempt + 1 == RETRIES or (lost is not None and not (harmless or isinstance(lost, httpx.ConnectError))):
+    repeatable = method in ("GET", "HEAD") or "Idempotency-Key" in options.get("headers", {})
+    if attempt + 1 == MAX_ATTEMPTS or (error and not (repeatable or isinstance(error, httpx.ConnectError))):
         return None
     if answer is not None and answer.status_code not in (429, 503):
         return None
-    asked_for = answer.headers.get("Retry-After", "") if answer is not None else ""
-    wait: float = max(0.25 * 2**attempt, float(asked_for) if asked_for.isdecimal() else 0.0)
-    return min(MAX_WAIT, wait)
+    retry_after = answer.headers.get("Retry-After", "") if answer is not None else ""
+    delay: float = max(0.25 * 2**attempt, float(retry_after) if retry_after.isdecimal() else 0.0)
+    return min(MAX_DELAY, delay)
 
 
-def parsed(answer: httpx.Response) -> Any:
-    """The JSON of a good answer.
+def parse_answer(answer: httpx.Response) -> Json:
+    """Return the JSON of a successful answer.
 
     Raises:
-        ClientError: With the problem's detail and fields.
+        ClientError: The service refused. The message has the problem's detail, or the wrong fields.
     """
     try:
         if answer.is_success:
             return answer.json() if answer.content else None
-        found = answer.json()
-        fields = "; ".join(f"{e['field']}: {e['message']}" for e in found.get("errors") or [])
-        raise ClientError(fields or f"{found['title']}: {found['detail']}")
+        problem = answer.json()
+        fields = "; ".join(f"{e['field']}: {e['message']}" for e in problem.get("errors") or [])
+        raise ClientError(fields or f"{problem['title']}: {problem['detail']}")
     except (ValueError, KeyError, TypeError) as error:
         raise ClientError(f"the service answered {answer.status_code}") from error
 
 
 def environment() -> tuple[str, str]:
-    """URL and key.
+    """Return UNLEARND_URL and UNLEARND_API_KEY.
 
     Raises:
         ClientError: One of them is not set.
@@ -169,38 +194,38 @@ def environment() -> tuple[str, str]:
         raise ClientError(f"{error.args[0]} is not set") from error
 
 
-def connection(url: str, api_key: str, timeout: float) -> dict[str, Any]:
-    """What an HTTP client is made with; a key that was read from a file may end in a line's end.
+def connection_options(url: str, api_key: str, timeout: float) -> ConnectionOptions:
+    """The options of an httpx client. Strips the key: one that was read from a file may end with a newline.
 
     Raises:
-        ClientError: The key or the URL is none.
+        ClientError: The key or the URL is malformed.
     """
     key = api_key.strip()
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise ClientError("the API key is not one")
+        raise ClientError("the API key is malformed")
     try:
         return {"base_url": httpx.URL(url), "headers": {"Authorization": f"Bearer {key}"}, "timeout": timeout}
     except httpx.InvalidURL as error:
-        raise ClientError("the service's URL is not one") from error
+        raise ClientError("the service's URL is malformed") from error
 
 
-class EventLines:
-    """Puts the lines of a stream of Server-Sent Events together; knows from where to go on."""
+class EventParser:
+    """Parses a stream of Server-Sent Events line by line, and remembers the last event's id to resume after it."""
 
     def __init__(self) -> None:
-        """At the beginning."""
-        self.last, self._kind = "0", "done"
+        """Start before the first event."""
+        self.last_event_id, self._kind = "0", "done"
 
     @property
     def headers(self) -> dict[str, str]:
-        """What asks for the events after the last one."""
-        return {"Last-Event-ID": self.last}
+        """Headers that ask for the events after the last one."""
+        return {"Last-Event-ID": self.last_event_id}
 
-    def take(self, line: str) -> Iterator[tuple[str, str]]:
-        """(kind, data) if the line completes an event."""
+    def feed(self, line: str) -> Iterator[tuple[str, str]]:
+        """Yield (kind, data) if the line completes an event."""
         name, _, value = line.partition(": ")
         if name == "id":
-            self.last = value
+            self.last_event_id = value
         elif name == "event":
             self._kind = value
         elif name == "data":

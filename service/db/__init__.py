@@ -1,1 +1,1 @@
-"""All tables and all queries; `session.py` alone commits."""
+"""All tables and all queries. `session.py` is the only module that commits."""

@@ -1,4 +1,4 @@
-"""API keys: `unl_` and 32 random bytes; the database holds the sha256."""
+"""API keys: `unl_` and 32 random bytes. The database holds the sha256 of a key."""
 
 import hashlib
 import secrets
@@ -10,6 +10,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from service.db import log_entries
 from service.db.tables import ApiKey
 
 CHANNEL = "unlearnd_keys"
@@ -17,47 +18,51 @@ SCOPES = ("submit", "read", "download", "audit", "approve", "admin")
 
 
 def create(session: Session, name: str, scopes: list[str], *, key: str | None = None) -> tuple[ApiKey, str]:
-    """A new key (or the given one), and its secret, which is shown this once."""
+    """Create and log a key, from `key` or from random bytes. Returns the row and the key, which is shown only now."""
     key = key or f"unl_{secrets.token_urlsafe(32)}"
     row = ApiKey(name=name, scopes=scopes, key_hash=hash_key(key))
     session.add(row)
     session.flush()
+    log_entries.append(session, "api_key.created", key=str(row.id), scopes=scopes)
     return row, key
 
 
 def hash_key(key: str) -> bytes:
-    """sha256; the key is random enough that a slow hash would add nothing."""
+    """The sha256 of a key. A key is so random that a slow hash would add nothing."""
     return hashlib.sha256(key.encode()).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls: an API key that was not revoked, and what it may do."""
+    """The API key of a call, not revoked, and its scopes."""
 
     id: UUID
     scopes: list[str]
 
 
 def external_caller(session: Session, name: str, scopes: list[str]) -> Caller | None:
-    """Somebody who proves who they are without a secret of ours, with these scopes; None if that was revoked.
+    """A caller that a foreign token or signature authenticates, with these scopes; None if its row was revoked.
 
-    The hash is of what no Authorization header can hold.
+    The row's hash is of a string with a NUL, which no Authorization header can hold: no API key has the same hash.
     """
     key_hash = hash_key(f"\0{name}")
-    session.execute(insert(ApiKey).values(name=name, scopes=scopes, key_hash=key_hash).on_conflict_do_nothing())
-    found = find_caller(session, key_hash)
-    return Caller(found.id, scopes) if found else None
+    new = insert(ApiKey).values(name=name, scopes=scopes, key_hash=key_hash).on_conflict_do_nothing()
+    created = session.scalar(new.returning(ApiKey.id))
+    if created is not None:
+        log_entries.append(session, "api_key.created", key=str(created), scopes=scopes)
+    caller = find_caller(session, key_hash)
+    return Caller(caller.id, scopes) if caller else None
 
 
 def find_caller(session: Session, key_hash: bytes) -> Caller | None:
-    """The id and scopes of the key of that hash unless it was revoked."""
+    """The id and scopes of the key with that hash, unless the key was revoked."""
     query = select(ApiKey.id, ApiKey.scopes).where(ApiKey.key_hash == key_hash, ApiKey.revoked_at.is_(None))
     row = session.execute(query).first()
     return Caller(row.id, row.scopes) if row else None
 
 
 def is_revoked(session: Session, key: str) -> bool:
-    """Whether there was such a key and it was revoked."""
+    """Whether the key existed and was revoked."""
     query = select(ApiKey.id).where(ApiKey.key_hash == hash_key(key), ApiKey.revoked_at.is_not(None))
     return session.scalar(query) is not None
 
@@ -68,12 +73,11 @@ def listing(session: Session) -> list[ApiKey]:
 
 
 def revoke(session: Session, key_id: UUID) -> bool:
-    """Revoke a key for good, and tell every process that remembers it; false if there is none that was valid."""
+    """Revoke a key for good, log it, and notify every process that caches keys; false if no valid key has that id."""
     session.execute(select(func.pg_notify(CHANNEL, "")))
-    found = session.execute(
-        update(ApiKey)
-        .where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))
-        .values(revoked_at=datetime.now(UTC))
-        .returning(ApiKey.id)
-    )
-    return found.first() is not None
+    valid = update(ApiKey).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))
+    revoked = session.execute(valid.values(revoked_at=datetime.now(UTC)).returning(ApiKey.id))
+    if revoked.first() is None:
+        return False
+    log_entries.append(session, "api_key.revoked", key=str(key_id))
+    return True

@@ -1,4 +1,4 @@
-"""What all tables share: names of constraints, and the column types of Python's types."""
+"""The base class of all tables: names of constraints, and the column types of Python's types."""
 
 from datetime import datetime
 
@@ -18,10 +18,10 @@ NAMES = {
 
 
 class Base(DeclarativeBase):
-    """Root of all tables."""
+    """Base class of all tables."""
 
     metadata = MetaData(naming_convention=NAMES)
-    type_annotation_map = {  # noqa: RUF012  # SQLAlchemy's own interface
+    type_annotation_map = {  # noqa: RUF012  # SQLAlchemy defines this attribute
         datetime: DateTime(timezone=True),
         JsonObject: JSONB,
         list[str]: ARRAY(Text),

@@ -1,4 +1,4 @@
-"""Column types that keep typed values as JSON."""
+"""Column types that store typed values as JSON."""
 
 from collections.abc import Mapping
 
@@ -17,24 +17,24 @@ class JobReportColumn(TypeDecorator[JobReport]):
     cache_ok = True
 
     def process_bind_param(self, value: JobReport | None, dialect: Dialect) -> dict[str, object] | None:
-        """As JSON."""
+        """The value as JSON."""
         return write_report(value) if value else None
 
     def process_result_value(self, value: Mapping[str, object] | None, dialect: Dialect) -> JobReport | None:
-        """As the typed value."""
+        """The typed value."""
         return read_report(JobReport, value) if value else None
 
 
 class MetricsColumn(TypeDecorator[VersionMetrics]):
-    """A version's metrics; a registered model has none, which is stored as an empty object."""
+    """A version's metrics. A registered model has none; the column then holds an empty object."""
 
     impl = JSONB
     cache_ok = True
 
     def process_bind_param(self, value: VersionMetrics | None, dialect: Dialect) -> dict[str, object]:
-        """As JSON."""
+        """The value as JSON."""
         return write_report(value) if value else {}
 
     def process_result_value(self, value: Mapping[str, object] | None, dialect: Dialect) -> VersionMetrics | None:
-        """As the typed value."""
+        """The typed value."""
         return read_report(VersionMetrics, value) if value else None

@@ -1,4 +1,4 @@
-"""The tables of the subject index. They hold places and keyed hashes, never a text."""
+"""The tables of the subject index. They hold positions and keyed hashes, never a text."""
 
 from datetime import datetime
 from uuid import UUID, uuid4
@@ -12,7 +12,7 @@ from service.domain.json_types import JsonObject
 
 
 class Corpus(Base):
-    """Training data of a model, where its owner keeps it; indexed up to `cursor`."""
+    """Training data of a model, in the customer's own place; indexed up to `cursor`."""
 
     __tablename__ = "corpora"
     __table_args__ = (UniqueConstraint("model_id", "name"),)
@@ -36,7 +36,7 @@ class Corpus(Base):
 
 
 class CorpusRecord(Base):
-    """A record's place and what it is found by: keyed hashes, nothing that could be read."""
+    """A record's position and the keyed hashes that find it. Nothing here can be read as text."""
 
     __tablename__ = "corpus_records"
     __table_args__ = (

@@ -1,4 +1,4 @@
-"""What `unlearnd doctor` asks the database."""
+"""Queries of `unlearnd doctor`."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -12,39 +12,38 @@ from service.db.corpus_tables import Corpus
 from service.db.tables import AuditEntry, DeletionRequest, Job, Model, Outbox, Version
 from service.domain.states import TERMINAL_REQUESTS, TERMINAL_STAGES, Hold, RequestStatus, Stage
 
-NEWEST = 200  # versions whose files are looked at
+NEWEST = 200  # versions whose files the doctor checks
 
 
 def newest_sealed_request(session: Session) -> tuple[UUID, bytes] | None:
     """(id, wrapped data key) of the newest request that is not purged."""
-    r = DeletionRequest
-    query = select(r.id, r.wrapped_key).where(r.wrapped_key.is_not(None)).order_by(r.seq.desc()).limit(1)
-    row = session.execute(query).first()
+    query = select(DeletionRequest.id, DeletionRequest.wrapped_key).where(DeletionRequest.wrapped_key.is_not(None))
+    row = session.execute(query.order_by(DeletionRequest.seq.desc()).limit(1)).first()
     return (row[0], row[1] or b"") if row else None
 
 
 def owns_the_log(session: Session) -> bool:
-    """Whether this connection's role may do what the log's triggers only discourage."""
+    """Whether this connection's role owns the log's table: an owner can disable the triggers that protect it."""
     query = "SELECT pg_has_role(current_user, tableowner, 'USAGE') FROM pg_tables WHERE tablename = 'audit_entries'"
     return bool(session.scalar(text(query)))
 
 
 def newest_versions(session: Session) -> list[tuple[str, int, str, list[FileEntry]]]:
-    """(model, number, digest, files), newest first."""
+    """(model, number, digest, files) of the newest versions, newest first."""
     query = select(Model.name, Version.number, Version.digest, Version.files).join(Model, Model.id == Version.model_id)
     rows = session.execute(query.order_by(Version.created_at.desc()).limit(NEWEST))
     return [(name, number, digest, files) for name, number, digest, files in rows]
 
 
 def abandoned_jobs(session: Session, seconds: float) -> list[UUID]:
-    """Jobs that nobody has held for so long: the lease ran out, or nobody ever came."""
+    """Jobs that no worker has held for `seconds`: the lease ran out, or no worker ever claimed the job."""
     since = func.coalesce(Job.lease_expires_at, Job.not_before, Job.created_at)
     query = select(Job.id).where(Job.stage.not_in(TERMINAL_STAGES), since < func.now() - timedelta(seconds=seconds))
     return list(session.scalars(query))
 
 
 def quarantined_jobs(session: Session) -> list[tuple[UUID, str]]:
-    """(id, reason) of quarantined jobs whose requests nobody tried again."""
+    """(id, reason) of quarantined jobs with a request that nobody has retried."""
     failed = select(DeletionRequest.id).where(
         DeletionRequest.job_id == Job.id, DeletionRequest.status == RequestStatus.FAILED
     )
@@ -53,7 +52,7 @@ def quarantined_jobs(session: Session) -> list[tuple[UUID, str]]:
 
 
 def unbatched(session: Session, seconds: float) -> int:
-    """How many requests have been pending for so long while their model is idle."""
+    """How many requests have been pending for `seconds` while their model is idle."""
     busy = select(Job.id).where(Job.model_id == DeletionRequest.model_id, Job.stage.not_in(TERMINAL_STAGES)).exists()
     old = DeletionRequest.accepted_at < func.now() - timedelta(seconds=seconds)
     query = select(func.count()).where(DeletionRequest.status == RequestStatus.PENDING, old, ~busy)
@@ -61,22 +60,23 @@ def unbatched(session: Session, seconds: float) -> int:
 
 
 def unsearchable(session: Session) -> list[tuple[str, int]]:
-    """(why, how many) of requests whose person cannot be looked up."""
-    r = DeletionRequest
-    held = (r.status == RequestStatus.PENDING) & (r.hold == Hold.RESOLVE) & r.reason.is_not(None)
-    query = select(r.reason, func.count()).where(held).group_by(r.reason).order_by(r.reason)
+    """(reason, how many) of requests whose person cannot be searched for."""
+    reason = DeletionRequest.reason
+    pending = DeletionRequest.status == RequestStatus.PENDING
+    held = pending & (DeletionRequest.hold == Hold.RESOLVE) & reason.is_not(None)
+    query = select(reason, func.count()).where(held).group_by(reason).order_by(reason)
     return [(str(reason), count) for reason, count in session.execute(query)]
 
 
 def failed_corpora(session: Session) -> list[tuple[str, str, str]]:
-    """(model, corpus, why) of corpora that could not be indexed."""
+    """(model, corpus, reason) of corpora that could not be indexed."""
     query = select(Model.name, Corpus.name, Corpus.reason).join(Model, Model.id == Corpus.model_id)
-    found = session.execute(query.where(Corpus.state == "failed").order_by(Model.name, Corpus.name))
-    return [(model, corpus, reason or "") for model, corpus, reason in found]
+    rows = session.execute(query.where(Corpus.state == "failed").order_by(Model.name, Corpus.name))
+    return [(model, corpus, reason or "") for model, corpus, reason in rows]
 
 
 def overdue(session: Session) -> tuple[int, datetime | None]:
-    """How many requests are past their deadline and not ended, and the oldest deadline."""
+    """How many open requests are past their deadline, and the oldest of these deadlines."""
     late = DeletionRequest.due_at < func.now()
     query = select(func.count(), func.min(DeletionRequest.due_at))
     count, oldest = session.execute(query.where(late, DeletionRequest.status.not_in(TERMINAL_REQUESTS))).one()
@@ -84,7 +84,7 @@ def overdue(session: Session) -> tuple[int, datetime | None]:
 
 
 def callbacks_given_up(session: Session) -> int:
-    """How many callbacks will not be tried again."""
+    """How many callbacks the service has given up."""
     query = select(func.count()).select_from(Outbox)
     return session.scalar(query.where(Outbox.delivered_at.is_(None), Outbox.next_at.is_(None))) or 0
 

@@ -1,4 +1,4 @@
-"""New requests, stored together in one statement."""
+"""Storing new requests: one statement stores all requests of a group."""
 
 import json
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from service.db.session import POOL_SECONDS, Database
 from service.db.tables import DeletionRequest
 
 DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
-AT_ONCE, BYTES_AT_ONCE = 32, 2**18
-UNIQUE = {"idempotency_hash", "subject_request_id"}  # rows are inserted in their order: no two groups deadlock
-DERIVED = {  # columns that the statement itself gives, and how
+MAX_REQUESTS, MAX_BYTES = 32, 2**18  # of a group
+UNIQUE = {"idempotency_hash", "subject_request_id"}  # the insert is in their order, so that no two groups deadlock
+DERIVED = {  # columns that the statement computes -> its expressions
     "model_id": "model.id",
     "records_count": "cardinality(records)",
     "hold": """CASE WHEN subject IS NOT NULL THEN 'resolve'
              WHEN coalesce((model.policy ->> 'approvals')::int, 0) > 0 THEN 'approval' END""",
 }
-# One statement: the log's lock is held for a flush, and not while this process thinks.
+# One statement: the server holds the log's lock for a flush only, and not while this process computes.
 STATEMENT = """
 WITH given AS MATERIALIZED (
     SELECT * FROM json_to_recordset(%(given)s::json) AS given (
@@ -45,7 +45,7 @@ kept AS (
 SELECT id, model_id, hold, audit_append(entry)
 FROM (
     SELECT * FROM request JOIN given USING (id)
-    WHERE (SELECT count(*) FROM kept) >= 0  -- always: so that everything is stored before the log's lock is taken
+    WHERE (SELECT count(*) FROM kept) >= 0  -- always true: everything is stored before the log's lock is taken
     ORDER BY position OFFSET 0
 ) AS added
 """
@@ -53,8 +53,8 @@ FROM (
 
 @cache
 def statement(columns: tuple[str, ...]) -> str:
-    """The SQL that stores requests with values in these columns; their types are the table's."""
-    types = {c.name: c.type.compile(dialect=DIALECT) for c in DeletionRequest.__table__.columns}
+    """The SQL that stores requests with values in these columns. The columns' types come from the table."""
+    types = {column.name: column.type.compile(dialect=DIALECT) for column in DeletionRequest.__table__.columns}
     values = {name: f"given.{name}" for name in columns} | DERIVED
     return STATEMENT.format(
         declared=", ".join(f"{name} {types[name]}" for name in columns),
@@ -65,7 +65,7 @@ def statement(columns: tuple[str, ...]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class NewRequest:
-    """A request to be stored, its model's name, its sealed records, its entry in the log."""
+    """A request to be stored, with its model's name, its sealed records and its entry in the log."""
 
     request: DeletionRequest
     model: str
@@ -74,45 +74,45 @@ class NewRequest:
 
     @property
     def size(self) -> int:
-        """Bytes, without the small ones."""
+        """The bytes of the records; everything else is small."""
         return sum(map(len, self.records))
 
 
 def insert_requests(db: Database, new: Sequence[NewRequest]) -> list[tuple[UUID, str | None] | None]:
-    """Store new requests, their sealed records and their entries.
+    """Store new requests, their sealed records and their log entries.
 
     Returns:
-        For each its model's id and what it waits for; None if there is no such model, or this API key used this
-        Idempotency-Key before: then nothing was stored of it.
+        For each request the id of its model and its hold. None if nothing of the request was stored, because the model
+        does not exist, the API key used the Idempotency-Key before, or the subject request id is taken.
     """
-    columns = _given_columns([n.request for n in new])
+    columns = _given_columns([item.request for item in new])
     given = [
         {
-            **{name: getattr(n.request, name) for name in columns},
-            "position": i,
-            "model": n.model,
-            "records": n.records,
-            "entry": n.entry,
+            **{name: getattr(item.request, name) for name in columns},
+            "position": position,
+            "model": item.model,
+            "records": item.records,
+            "entry": item.entry,
         }
-        for i, n in enumerate(new)
+        for position, item in enumerate(new)
     ]
-    rows = db.statement(statement(columns), {"given": json.dumps(given, default=_literal)}, "accept")
-    stored = {id_: (model_id, hold) for id_, model_id, hold, _ in rows}
-    return [stored.get(n.request.id) for n in new]
+    rows = db.statement(statement(columns), {"given": json.dumps(given, default=_postgres_text)}, "accept")
+    stored = {request_id: (model_id, hold) for request_id, model_id, hold, _ in rows}
+    return [stored.get(item.request.id) for item in new]
 
 
 def _given_columns(requests: Sequence[DeletionRequest]) -> tuple[str, ...]:
-    """The columns that were given a value in any of the requests, in the table's order."""
-    given = UNIQUE.union(*(inspect(request).dict for request in requests))
-    return tuple(c.name for c in DeletionRequest.__table__.columns if c.name in given and c.name not in DERIVED)
+    """The columns that have a value in any of the requests, in the table's order."""
+    given = UNIQUE.union(*(inspect(request).dict for request in requests)) - DERIVED.keys()
+    return tuple(column.name for column in DeletionRequest.__table__.columns if column.name in given)
 
 
-def _literal(value: object) -> str:
-    """As PostgreSQL reads it."""
+def _postgres_text(value: object) -> str:
+    """A value in the text form that PostgreSQL reads."""
     return "\\x" + value.hex() if isinstance(value, bytes) else str(value)
 
 
 def request_intake(db: Database) -> GroupCommit[NewRequest, tuple[UUID, str | None] | None]:
-    """Stores one request, together with those that come at the same time."""
-    add_to = partial(insert_requests, db)
-    return GroupCommit(add_to, size=lambda new: new.size, most=AT_ONCE, room=BYTES_AT_ONCE, patience=POOL_SECONDS)
+    """A function that stores one request, in a group with requests that arrive at the same time."""
+    insert = partial(insert_requests, db)
+    return GroupCommit(insert, size=lambda new: new.size, most=MAX_REQUESTS, room=MAX_BYTES, patience=POOL_SECONDS)

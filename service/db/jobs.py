@@ -1,6 +1,6 @@
-"""Jobs: claims under a lease and a fence, progress, events.
+"""Queries on jobs: claims under a lease and a fence, progress, events.
 
-`owned` is the one guard: every write of a worker goes through it and fails if the fence moved on.
+`owned` is the one guard: every write of a worker goes through it, and fails if the fence moved on.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -22,13 +22,13 @@ CHANNEL = "unlearnd_jobs"
 
 
 def by_id(session: Session, job_id: UUID) -> Job | None:
-    """One job with its model and versions."""
+    """The job with this id, its model and its versions."""
     options = [joinedload(Job.model), joinedload(Job.parent_version), joinedload(Job.version)]
     return session.get(Job, job_id, options=options)
 
 
 def listing(session: Session, cursor: str | None, limit: int, *, model: str | None, stage: str | None) -> Page[Job]:
-    """Jobs, newest first."""
+    """A page of jobs, newest first."""
     query = select(Job).options(joinedload(Job.model), joinedload(Job.parent_version), joinedload(Job.version))
     if model:
         query = query.join(Model, Model.id == Job.model_id).where(Model.name == model)
@@ -38,7 +38,7 @@ def listing(session: Session, cursor: str | None, limit: int, *, model: str | No
 
 
 def claim(session: Session, job_id: UUID, owner: str, stages: frozenset[Stage], *, lease_seconds: float) -> int | None:
-    """Take a job that is free or whose lease ran out; returns the new fence, or None."""
+    """Claim a job that is free or whose lease ran out; returns the new fence, or None."""
     now = func.now()
     return session.scalar(
         update(Job)
@@ -63,9 +63,9 @@ def claim(session: Session, job_id: UUID, owner: str, stages: frozenset[Stage], 
 def heartbeat(
     session: Session, job_id: UUID, fence: int, steps: int, *, lease_seconds: float, stall_seconds: float
 ) -> bool:
-    """Extend the lease under the fence; false if it is lost, or if no step was made for too long."""
+    """Extend the lease under the fence; false if the lease is lost, or if the job made no step for too long."""
     now = func.now()
-    found = session.execute(
+    extended = session.execute(
         update(Job)
         .where(Job.id == job_id, Job.fence == fence, Job.owner.is_not(None))
         .where(or_(Job.steps != steps, Job.progress_at > now - timedelta(seconds=stall_seconds)))
@@ -76,14 +76,14 @@ def heartbeat(
         )
         .returning(Job.id)
     )
-    return found.first() is not None
+    return extended.first() is not None
 
 
 def owned(session: Session, job_id: UUID, fence: int) -> Job:
     """The job, locked, if this fence still holds it.
 
     Raises:
-        LostLease: Another worker claimed it since, or it was released.
+        LostLease: Another worker claimed the job since, or the job was released.
     """
     job = session.scalar(
         select(Job).where(Job.id == job_id, Job.fence == fence, Job.owner.is_not(None)).with_for_update()
@@ -94,10 +94,10 @@ def owned(session: Session, job_id: UUID, fence: int) -> Job:
 
 
 def advance(session: Session, job: Job, target: Stage, *, release: bool = False) -> None:
-    """Move an owned job to the next stage: the only door to `stage`. `release` frees it for whoever does that stage.
+    """Move an owned job to the next stage: the only way to write `stage`. `release` frees it for the stage's worker.
 
     Raises:
-        IllegalTransition: The table does not list the move, or the row has moved meanwhile.
+        IllegalTransition: The table does not list the move, or the row moved meanwhile.
     """
     if job.stage != target:
         check_stage(job.stage, target)
@@ -112,7 +112,7 @@ def advance(session: Session, job: Job, target: Stage, *, release: bool = False)
 
 
 def _write_stage(session: Session, job: Job, target: Stage) -> None:
-    """Write a stage where the row still has the one that the table was asked about."""
+    """Write a stage if the row still has the stage that the table was checked for."""
     guarded = update(Job).where(Job.id == job.id, Job.stage == job.stage).values(stage=target).returning(Job.id)
     if session.execute(guarded, execution_options={"synchronize_session": False}).first() is None:
         raise IllegalTransition(f"job: no longer {job.stage}")
@@ -120,20 +120,20 @@ def _write_stage(session: Session, job: Job, target: Stage) -> None:
 
 
 def finish(session: Session, job: Job, outcome: Outcome, reason: str | None) -> None:
-    """End an owned job with what its tests said."""
+    """End an owned job with the outcome of its tests."""
     job.outcome, job.reason, job.progress = outcome, reason, 1.0
     advance(session, job, Stage.DONE)
     add_event(session, job.id, "done", {"outcome": outcome, "reason": reason, "progress": 1.0})
 
 
 def oldest_queued_seconds(session: Session) -> float:
-    """How long the job that waits longest has waited; 0 if none does."""
+    """How many seconds the oldest queued job has waited; 0 if no job is queued."""
     created = session.scalar(select(func.min(Job.created_at)).where(Job.stage == Stage.QUEUED))
     return (datetime.now(UTC) - created).total_seconds() if created else 0.0
 
 
 def redact_means(session: Session, job_id: UUID) -> None:
-    """Take the means of a job of few submitters out of its rows: they are about a person whose texts were purged."""
+    """Remove the means of a job of few submitters from its rows: they describe a person whose texts were purged."""
     job = session.get(Job, job_id)
     if job is None or job.report is None or is_disclosed(job.report.submitters):
         return
@@ -145,7 +145,7 @@ def redact_means(session: Session, job_id: UUID) -> None:
 
 
 def release(session: Session, job: Job, *, delay_seconds: float, count: bool) -> None:
-    """Release an owned job for another attempt; `count` says whether this one counts as an attempt."""
+    """Release an owned job for another attempt; `count` says whether the present attempt counts."""
     job.owner, job.lease_expires_at, job.woken_at = None, None, None
     job.not_before = datetime.now(UTC) + timedelta(seconds=delay_seconds) if delay_seconds else None
     if not count:
@@ -153,33 +153,32 @@ def release(session: Session, job: Job, *, delay_seconds: float, count: bool) ->
 
 
 def add_event(session: Session, job_id: UUID, kind: str, data: JsonObject) -> None:
-    """Record what happened and wake whoever listens."""
+    """Store an event and notify the listeners of the job."""
     session.add(JobEvent(job_id=job_id, kind=kind, data=data))
     notify(session, job_id)
 
 
 def notify(session: Session, job_id: UUID) -> None:
-    """Wake whoever listens to this job, at commit."""
+    """Notify the listeners of this job, at commit."""
     session.execute(select(func.pg_notify(CHANNEL, str(job_id))))
 
 
 def events_after(session: Session, job_id: UUID, last: int) -> list[JobEvent]:
-    """Events of a job after id `last`."""
-    return list(
-        session.scalars(select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.id > last).order_by(JobEvent.id))
-    )
+    """The events of a job after id `last`."""
+    query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.id > last).order_by(JobEvent.id)
+    return list(session.scalars(query))
 
 
 def history(session: Session, job_id: UUID) -> list[JsonObject]:
-    """The epochs of a job, as they were told; an epoch that a resumed attempt repeats counts once."""
+    """The epochs of a job, from its events; an epoch that a resumed attempt repeated counts once."""
     query = select(JobEvent.data).where(JobEvent.job_id == job_id, JobEvent.kind == "epoch").order_by(JobEvent.id)
     return list({data["epoch"]: data for data in session.scalars(query)}.values())
 
 
 def wakeable(session: Session, stages: frozenset[Stage], *, quiet_seconds: float) -> list[UUID]:
-    """Free or abandoned jobs in these stages whose last wake-up is long enough ago; marks them woken."""
+    """Claimable jobs in these stages that had no wake-up for `quiet_seconds`; marks them as woken."""
     now = func.now()
-    found = session.scalars(
+    job_ids = session.scalars(
         update(Job)
         .where(
             Job.stage.in_(stages),
@@ -190,18 +189,18 @@ def wakeable(session: Session, stages: frozenset[Stage], *, quiet_seconds: float
         .values(woken_at=now)
         .returning(Job.id)
     )
-    return list(found)
+    return list(job_ids)
 
 
 def exhausted(session: Session, max_attempts: int) -> Job | None:
-    """A job whose last allowed attempt ended without a word, locked."""
+    """A job whose last allowed attempt ended without an answer, locked."""
     free = or_(Job.owner.is_(None), Job.lease_expires_at < func.now())
     query = select(Job).where(Job.stage.not_in(TERMINAL_STAGES), Job.attempts >= max_attempts, free)
     return session.scalar(query.limit(1).with_for_update(skip_locked=True))
 
 
 def has_active_job(session: Session, model_id: UUID) -> bool:
-    """Whether a job of this model is under way."""
+    """Whether a job of this model has not ended."""
     query = select(Job.id).where(Job.model_id == model_id, Job.stage.not_in(TERMINAL_STAGES)).limit(1)
     return session.scalar(query) is not None
 
@@ -213,10 +212,10 @@ def active_jobs(session: Session, model_id: UUID) -> list[Job]:
 
 
 def unfinished(session: Session, among: list[UUID]) -> set[UUID]:
-    """Those of these jobs that have not ended."""
+    """The jobs among these that have not ended."""
     return set(session.scalars(select(Job.id).where(Job.id.in_(among), Job.stage.not_in(TERMINAL_STAGES))))
 
 
 def counts(session: Session) -> list[tuple[str, int]]:
-    """How many jobs stand in each stage."""
+    """How many jobs are in each stage."""
     return [(stage, count) for stage, count in session.execute(select(Job.stage, func.count()).group_by(Job.stage))]

@@ -1,4 +1,4 @@
-"""Appending to the log, in the transaction that the entry tells of."""
+"""Entries of the transparency log. An entry is appended in the transaction that it describes."""
 
 from datetime import UTC, datetime
 
@@ -12,15 +12,15 @@ APPEND = text("SELECT audit_append(:entry)")
 
 
 def append(session: Session, kind: str, **data: object) -> int:
-    """Append one entry of ids and digests, never anything that was submitted; returns its index.
+    """Append an entry of ids and digests, never of submitted text; returns its index.
 
-    The SQL function takes an advisory lock until the transaction ends, so call it last.
+    The SQL function holds an advisory lock until the transaction ends, so call it last.
     """
     return append_bytes(session, encode_entry(kind, **data))
 
 
 def append_bytes(session: Session, entry: bytes) -> int:
-    """Append an entry as it is; returns its index."""
+    """Append an encoded entry; returns its index."""
     session.flush()
     index: int = session.execute(APPEND, {"entry": entry}).scalar_one()
     return index
@@ -32,11 +32,11 @@ def encode_entry(kind: str, **data: object) -> bytes:
 
 
 def leaf_hashes(session: Session, count: int | None = None) -> list[bytes]:
-    """The leaf hashes of the log, in order: of the first `count` entries, or of all."""
+    """The leaf hashes of the first `count` entries, or of all, in order."""
     return list(session.scalars(select(AuditEntry.leaf_hash).order_by(AuditEntry.index).limit(count)))
 
 
 def entries(session: Session, start: int, count: int) -> list[bytes]:
-    """Canonical bytes of `count` entries from index `start` on."""
+    """The canonical bytes of `count` entries from index `start` on."""
     query = select(AuditEntry.entry).where(AuditEntry.index >= start).order_by(AuditEntry.index).limit(count)
     return list(session.scalars(query))

@@ -1,4 +1,4 @@
-"""Callbacks and alerts still to be made."""
+"""The outbox: callbacks and alerts that are not delivered yet."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -11,14 +11,14 @@ from sqlalchemy.orm import Session
 from service.db.tables import DeletionRequest, Outbox
 from service.domain.states import TERMINAL_REQUESTS
 
-LONGEST = timedelta(hours=6)
-ALERT = -1  # the target of what goes to the operator
-AT_ONCE = 500
+MAX_BACKOFF = timedelta(hours=6)
+ALERT = -1  # the target of an alert: the operator
+MAX_ALERTS = 500  # in one call
 
 
 @dataclass(frozen=True, slots=True)
 class DueEntry:
-    """Something to be told: of which request, what it had come to, and to which of its targets."""
+    """A notification that is due: its request, the status it announces, and the index of its target."""
 
     id: UUID
     request_id: UUID
@@ -27,34 +27,35 @@ class DueEntry:
 
 
 def enqueue(session: Session, request_id: UUID, callbacks: int, status: str) -> None:
-    """Queue what a request came to, for each of its targets."""
-    session.add_all(Outbox(request_id=request_id, status=status, target=i) for i in range(callbacks))
+    """Queue a notification of a request's status for each of its `callbacks` targets."""
+    session.add_all(Outbox(request_id=request_id, status=status, target=target) for target in range(callbacks))
 
 
-def enqueue_alert(session: Session, request_id: UUID, status: str, *, again: bool = True) -> None:
-    """Tell the operator that a request came to this; if it comes to it again, again."""
+def enqueue_alert(session: Session, request_id: UUID, status: str, *, repeat: bool = True) -> None:
+    """Queue an alert of a request's status for the operator; `repeat` sends an alert again that was sent before."""
     entry = insert(Outbox).values(id=uuid4(), request_id=request_id, status=status, target=ALERT)
-    rearmed = {"next_at": func.now(), "delivered_at": None, "attempts": 0}
-    session.execute(
-        entry.on_conflict_do_update(
-            index_elements=["request_id", "status"], index_where=text("target < 0"), set_=rearmed
+    if repeat:
+        entry = entry.on_conflict_do_update(
+            index_elements=["request_id", "status"],
+            index_where=text("target < 0"),
+            set_={"next_at": func.now(), "delivered_at": None, "attempts": 0},
         )
-        if again
-        else entry.on_conflict_do_nothing()
-    )
+    else:
+        entry = entry.on_conflict_do_nothing()
+    session.execute(entry)
 
 
 def enqueue_due_alerts(session: Session, before: datetime, status: str) -> None:
-    """Tell the operator, once each, of every request that has not ended and is due before then."""
-    r = DeletionRequest
-    told = select(Outbox.id).where(Outbox.request_id == r.id, Outbox.target < 0, Outbox.status == status)
-    due = select(r.id).where(r.due_at < before, r.status.not_in(TERMINAL_REQUESTS), ~told.exists())
-    for request_id in session.scalars(due.order_by(r.due_at).limit(AT_ONCE)):
-        enqueue_alert(session, request_id, status, again=False)
+    """Queue an alert, once each, for open requests that are due before a moment."""
+    request = DeletionRequest
+    alert = select(Outbox.id).where(Outbox.request_id == request.id, Outbox.target < 0, Outbox.status == status)
+    due = select(request.id).where(request.due_at < before, request.status.not_in(TERMINAL_REQUESTS), ~alert.exists())
+    for request_id in session.scalars(due.order_by(request.due_at).limit(MAX_ALERTS)):
+        enqueue_alert(session, request_id, status, repeat=False)
 
 
 def claim_due(session: Session, held: timedelta) -> DueEntry | None:
-    """The entry that is due longest, put off by `held` so that no one else makes it meanwhile."""
+    """The entry that has been due longest, put off by `held` so that no other worker sends it meanwhile."""
     due = (
         select(Outbox.id)
         .where(Outbox.delivered_at.is_(None), Outbox.next_at <= func.now())
@@ -72,7 +73,7 @@ def claim_due(session: Session, held: timedelta) -> DueEntry | None:
 
 
 def is_superseded(session: Session, due: DueEntry) -> bool:
-    """Whether the same target was told something later already: this would be taken for the newer."""
+    """Whether a newer notification reached the same target already: the target would take this one for the newest."""
     entry = session.get(Outbox, due.id)
     if entry is None or not entry.attempts or due.target < 0:
         return False
@@ -82,7 +83,11 @@ def is_superseded(session: Session, due: DueEntry) -> bool:
 
 
 def store_attempt(session: Session, entry_id: UUID, *, delivered: bool, max_attempts: int) -> bool:
-    """An attempt was made: done, or again after 2, 4, 8, ... seconds, six hours at most; true if it is given up."""
+    """Store the result of an attempt; the next one is after 2, 4, 8, ... seconds, six hours at most.
+
+    Returns:
+        Whether the entry is given up.
+    """
     entry = session.get(Outbox, entry_id, with_for_update=True)
     if entry is None:
         return False
@@ -93,11 +98,11 @@ def store_attempt(session: Session, entry_id: UUID, *, delivered: bool, max_atte
     elif entry.attempts >= max_attempts:
         entry.next_at = None
     else:
-        entry.next_at = now + min(LONGEST, timedelta(seconds=2**entry.attempts))
+        entry.next_at = now + min(MAX_BACKOFF, timedelta(seconds=2**entry.attempts))
     return entry.next_at is None
 
 
 def undelivered_count(session: Session) -> int:
-    """Callbacks that are neither made nor given up."""
+    """How many notifications are neither delivered nor given up."""
     query = select(func.count()).where(Outbox.delivered_at.is_(None), Outbox.next_at.is_not(None))
     return session.scalar(query) or 0

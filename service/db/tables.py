@@ -1,4 +1,4 @@
-"""The tables. Personal data of requests is in `bytea` columns, sealed with the request's own key."""
+"""The tables. Personal data of a request is in `bytea` columns, sealed with the request's own data key."""
 
 from datetime import datetime
 from typing import TypedDict
@@ -39,7 +39,7 @@ class ReferenceTexts(TypedDict):
 
 
 class ApiKey(Base):
-    """A key's hash and what it may do; the key itself is shown once and kept nowhere."""
+    """An API key's hash and scopes. The key itself is shown once and stored nowhere."""
 
     __tablename__ = "api_keys"
 
@@ -52,7 +52,7 @@ class ApiKey(Base):
 
 
 class Model(Base):
-    """A registered model; its versions are numbered from 0, the base as it came."""
+    """A registered model. Its versions are numbered from 0, the registered base."""
 
     __tablename__ = "models"
 
@@ -66,7 +66,7 @@ class Model(Base):
 
 
 class Version(Base):
-    """A published release folder. Never changed; a folder without a row is garbage."""
+    """A published release folder. The folder never changes; a folder without a row is garbage."""
 
     __tablename__ = "versions"
     __table_args__ = (UniqueConstraint("model_id", "number"),)
@@ -88,7 +88,7 @@ class Version(Base):
 
 
 class Job(Base):
-    """One batch on its way. `owner`, `lease_expires_at` and `fence` say who may write."""
+    """A batch of requests that is unlearned together. `owner`, `lease_expires_at` and `fence` say who may write."""
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -130,7 +130,7 @@ class Job(Base):
 
 
 class DeletionRequest(Base):
-    """One person's request. What could identify the person is sealed."""
+    """One person's request. Everything that could identify the person is sealed."""
 
     __tablename__ = "deletion_requests"
     __table_args__ = (
@@ -185,7 +185,7 @@ class DeletionRequest(Base):
 
 
 class Record(Base):
-    """One text, sealed together with the nonce of its commitment."""
+    """One text of a request, sealed together with the nonce of its commitment."""
 
     __tablename__ = "records"
 
@@ -195,7 +195,7 @@ class Record(Base):
 
 
 class Approval(Base):
-    """That an API key approved a request as it was then."""
+    """The approval of a request, with its present records, by an API key."""
 
     __tablename__ = "approvals"
 
@@ -205,7 +205,7 @@ class Approval(Base):
 
 
 class Download(Base):
-    """Who fetched files of which version: whom to tell when it is superseded (GDPR, article 19)."""
+    """The API keys that downloaded files of a version, to be notified when it is superseded (GDPR, article 19)."""
 
     __tablename__ = "downloads"
 
@@ -217,7 +217,7 @@ class Download(Base):
 
 
 class JobEvent(Base):
-    """What happened in a job, for Server-Sent Events with `Last-Event-ID`."""
+    """An event of a job, for Server-Sent Events with `Last-Event-ID`."""
 
     __tablename__ = "job_events"
     __table_args__ = (Index("ix_job_events_job_id_id", "job_id", "id"),)
@@ -230,7 +230,7 @@ class JobEvent(Base):
 
 
 class Certificate(Base):
-    """The signed record of a job, whether it passed or not; one a job."""
+    """The signed statement about a job, passed or failed; one per job."""
 
     __tablename__ = "certificates"
 
@@ -244,7 +244,7 @@ class Certificate(Base):
 
 
 class AuditEntry(Base):
-    """The append-only log, written by the SQL function `audit_append` alone (RFC 6962 leaf hashes)."""
+    """An entry of the append-only log. Only the SQL function `audit_append` writes it (RFC 6962 leaf hashes)."""
 
     __tablename__ = "audit_entries"
 
@@ -255,7 +255,7 @@ class AuditEntry(Base):
 
 
 class Outbox(Base):
-    """Callbacks still to be made; written in the transaction that they tell of."""
+    """A callback or alert to be sent; written in the transaction that changes the request's status."""
 
     __tablename__ = "outbox"
     __table_args__ = (

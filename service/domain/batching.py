@@ -6,12 +6,12 @@ from datetime import datetime, timedelta
 from typing import Generic, TypeVar
 
 Id = TypeVar("Id")
-APPROACHING = timedelta(days=2)  # a request so close to its deadline waits for no window
+APPROACHING = timedelta(days=2)  # a request this close to its deadline closes the window
 
 
 @dataclass(frozen=True, slots=True)
 class Pending(Generic[Id]):
-    """A pending request, as far as batching needs to know it."""
+    """What batching needs to know of a pending request."""
 
     id: Id
     records: int
@@ -22,13 +22,13 @@ class Pending(Generic[Id]):
 def seal(pending: Sequence[Pending[Id]], *, max_batch_records: int, max_wait_seconds: float, now: datetime) -> list[Id]:
     """The requests that form a job now; none while the window may stay open.
 
-    `pending` comes ordered by deadline. The window closes on size, on the age of its oldest request, or when a
-    deadline approaches. A request with more records than a batch holds goes alone.
+    The window closes when it is full, when its oldest request has waited long enough, or when a deadline approaches.
+    A request with more records than a batch holds forms a job alone.
 
     Args:
         pending: Requests ordered by `due_at`.
-        max_batch_records: Records a job holds at most.
-        max_wait_seconds: How long the oldest request may wait.
+        max_batch_records: The most records that a job holds.
+        max_wait_seconds: The longest time that the oldest request may wait.
         now: The current time.
 
     Returns:
@@ -36,14 +36,14 @@ def seal(pending: Sequence[Pending[Id]], *, max_batch_records: int, max_wait_sec
     """
     if not pending:
         return []
-    full = sum(p.records for p in pending) >= max_batch_records
-    aged = now - min(p.accepted_at for p in pending) >= timedelta(seconds=max_wait_seconds)
+    full = sum(request.records for request in pending) >= max_batch_records
+    aged = now - min(request.accepted_at for request in pending) >= timedelta(seconds=max_wait_seconds)
     urgent = pending[0].due_at - now <= APPROACHING
     if not (full or aged or urgent):
         return []
-    picked, room = [pending[0].id], max_batch_records - pending[0].records
+    picked, free = [pending[0].id], max_batch_records - pending[0].records
     for candidate in pending[1:]:
-        if candidate.records <= room:
+        if candidate.records <= free:
             picked.append(candidate.id)
-            room -= candidate.records
+            free -= candidate.records
     return picked

@@ -1,4 +1,7 @@
-"""When a request is due. The service is a processor: the controller may set an earlier `received_at`."""
+"""Deadlines of requests.
+
+The service is a processor (GDPR 4(8)): the controller may have received the request earlier, and sets `received_at`.
+"""
 
 import calendar
 from datetime import UTC, datetime, timedelta
@@ -7,7 +10,7 @@ from service.domain.errors import Invalid
 
 CCPA_DAYS = 45  # Cal. Civ. Code 1798.130(a)(2)
 CLOCK_SKEW = timedelta(minutes=1)
-OLDEST = timedelta(days=3653)
+MAX_AGE = timedelta(days=3653)
 
 
 def add_month(moment: datetime) -> datetime:
@@ -17,22 +20,22 @@ def add_month(moment: datetime) -> datetime:
 
 
 def extended(due: datetime, regulation: str) -> datetime:
-    """A deadline as a controller may extend it, once and with a reason: two months (GDPR 12(3)), 45 days (CCPA)."""
+    """The extended deadline: two months more (GDPR 12(3)), 45 days more (CCPA). A controller may extend it once."""
     return due + timedelta(days=CCPA_DAYS) if regulation == "ccpa" else add_month(add_month(due))
 
 
 def due_at(received_at: datetime, regulation: str) -> datetime:
-    """The last moment to answer: GDPR 12(3) one month, CCPA 45 days, anything else one month."""
+    """The deadline for an answer: 45 days (CCPA), one month (GDPR 12(3) and any other regulation)."""
     return received_at + timedelta(days=CCPA_DAYS) if regulation == "ccpa" else add_month(received_at)
 
 
 def check_received(received_at: datetime, now: datetime) -> None:
-    """Accept this as the time at which a controller received a request.
+    """Check the time at which a controller received a request.
 
     Raises:
-        Invalid: It lies in the future, or more than ten years back.
+        Invalid: The time lies in the future, or more than ten years back.
     """
     if received_at > now + CLOCK_SKEW:
         raise Invalid("The time lies in the future.", field="received_at")
-    if received_at.replace(tzinfo=UTC) < now - OLDEST:
+    if received_at.replace(tzinfo=UTC) < now - MAX_AGE:
         raise Invalid("The time lies more than ten years back.", field="received_at")

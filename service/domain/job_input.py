@@ -1,4 +1,4 @@
-"""What the compute child is given: it goes through a pipe, never to a disk."""
+"""The input of the compute child. It goes through a pipe, never to a disk."""
 
 from dataclasses import dataclass
 
@@ -16,11 +16,11 @@ class JobInput:
         heldout: The file of held-out texts.
         policy: The model's policy when the batch was sealed.
         texts: Texts to forget.
-        request_ids: For each of them the index of its request in the job.
-        earlier_texts: What earlier versions unlearned, as far as it is still kept.
-        earlier_request_ids: For each of them a number of its request; they go on from the job's own.
-        earlier_refs: That number, as a string, -> the request's ref.
-        run: A digest of the inputs; a checkpoint of other inputs is not resumed.
+        request_ids: For each text the index of its request in the job.
+        earlier_texts: Texts that earlier versions unlearned and that are still kept.
+        earlier_request_ids: For each earlier text the index of its request, counted on from the job's own requests.
+        earlier_refs: Index of an earlier request, as a string -> the request's ref.
+        run: A digest of the inputs; the child does not resume a checkpoint of other inputs.
     """
 
     work: str

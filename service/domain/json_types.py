@@ -1,4 +1,4 @@
-"""Names for JSON values whose members are not fixed: what a platform sends, what a library answers, event data."""
+"""Types of JSON values whose members are open: bodies of platforms, results of libraries, event data."""
 
 from typing import Any, TypeAlias
 

@@ -1,4 +1,4 @@
-"""What a record may be. A record is one text of the person; limits are settings, and the API states them."""
+"""Limits of records. A record is one text of the person; the limits are settings, and the API states them."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,10 @@ from service.domain.errors import Invalid
 
 
 def check_records(texts: Sequence[str], *, max_records: int, max_record_bytes: int) -> None:
-    """Accept these texts as the records of one request.
+    """Check that texts can be the records of one request.
 
     Raises:
-        Invalid: Names the field; never quotes a text.
+        Invalid: A text, or the number of texts, is out of bounds. The error names the field and never quotes a text.
     """
     if not texts:
         raise Invalid("At least one record is needed.", field="records")

@@ -1,1 +1,1 @@
-"""The signing keys and the keeper of the transparency log: the parts that hold secrets or memory."""
+"""The signing keys and the keeper of the transparency log: the modules that hold secrets or state on disk."""

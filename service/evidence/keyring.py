@@ -1,12 +1,12 @@
-"""The signing keys, one a role, and the `trust.json` that names them.
+"""The signing keys, one for each role, and the `trust.json` that publishes them.
 
-    keys/certificate.pem    ed25519   signs records; a second owner's is certificate-NAME.pem, and both sign
+    keys/certificate.pem    ed25519   signs certificates, together with each certificate-NAME.pem
     keys/release.pem        P-256     signs the model files
     keys/log.pem            ed25519   signs the log's checkpoints
-    keys/receipt.pem        ed25519   signs receipts at intake; the only one that the API holds
-    keys/trust.json                   every public key that ever counted, with the times
+    keys/receipt.pem        ed25519   signs receipts at intake; the only signing key that the API holds
+    keys/trust.json                   every public key that was ever valid, with its times
 
-A retired or revoked private key is destroyed at once; its public key stays in `trust.json` for ever.
+The private key is destroyed as soon as it is retired or revoked; its public key stays in `trust.json` for ever.
 """
 
 import datetime as dt
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal, NotRequired, TypedDict
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -26,35 +26,66 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
     load_pem_private_key,
-)  # fmt: skip
+)
 
+from service.audit import dsse
 from service.audit.dsse import PrivateKey, keyid
-from service.audit.dsse import sign as sign_envelope
 from service.audit.trust import ROLES
 from service.files import CachedFile, write_atomically, write_private
 
 TRUST, LOCK = "trust.json", "lock"
-GRACE = dt.timedelta(hours=1)  # what a key signed just before it was retired may still be on its way into the log
+GRACE = dt.timedelta(hours=1)  # time for a signature made just before the retirement to reach the log
+
+
+class KeyEntry(TypedDict):
+    """One public key in `trust.json`; times are in ISO 8601."""
+
+    keyid: str
+    role: str
+    valid_from: str
+    public: str
+    valid_until: NotRequired[str]
+    retired_at: NotRequired[str]
+    revoked_at: NotRequired[str]
+
+
+class KeysNeeded(TypedDict):
+    """How many certificate keys must sign a certificate since a time."""
+
+    since: str
+    count: int
+
+
+class TrustContent(TypedDict):
+    """The content of `trust.json`."""
+
+    version: NotRequired[int]
+    certificate_keys_needed: NotRequired[list[KeysNeeded]]
+    keys: list[KeyEntry]
 
 
 class NoSuchKey(ValueError):
-    """`trust.json` has no key of that id."""
+    """There is no key of that id or name."""
 
 
 class Keyring:
-    """The keys in a folder."""
+    """The signing keys in a folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Use `folder`; nothing is read before it is needed."""
+        """Use the keys in `folder`; a key is read when it is first needed."""
         self._folder = folder
-        self._read: dict[Path, CachedFile[PrivateKey]] = {}
+        self._cached: dict[Path, CachedFile[PrivateKey]] = {}
 
     def create(self) -> None:
-        """Destroy what is retired or revoked, make what is missing, mode 0600, and enter what `trust.json` lacks."""
+        """Bring the folder into order: destroy retired and revoked private keys, make missing keys with mode 0600.
+
+        `trust.json` then names every key.
+        """
         with self._locked():
             self._create()
 
     def _create(self) -> None:
+        """`create` for a caller that holds the lock."""
         entries = self._entries()
         ended = {entry["keyid"] for entry in entries if entry.get("retired_at") or entry.get("revoked_at")}
         paths = {self.path(role) for role in ROLES} | set(self._folder.glob("certificate-*.pem"))
@@ -64,49 +95,52 @@ class Keyring:
                 path.unlink()
             key = ec.generate_private_key(ec.SECP256R1()) if role == "release" else Ed25519PrivateKey.generate()
             write_private(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-            entries += self._unknown(path, role, entries)
-        self._write(entries)
+            entries += self._missing_entry(path, role, entries)
+        self._write_trust(entries)
 
-    def _unknown(self, path: Path, role: str, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The entry of a key that has none."""
+    def _missing_entry(self, path: Path, role: str, entries: list[KeyEntry]) -> list[KeyEntry]:
+        """The entry of the key at `path`, unless `entries` has one already."""
         key = self._key(path)
         if keyid(key.public_key()) in {entry["keyid"] for entry in entries}:
             return []
         return [_entry(key, role, dt.datetime.fromtimestamp(int(path.stat().st_mtime), dt.UTC))]
 
     def path(self, role: str) -> Path:
-        """The private key's file."""
+        """The path of the private key of a role."""
         return self._folder / f"{role}.pem"
 
     def private(self, role: str) -> PrivateKey:
-        """The private key, as its file is now."""
+        """The private key of a role, as its file is now."""
         return self._key(self.path(role))
 
     def sign(self, role: str, payload: bytes, payload_type: str) -> bytes:
-        """A DSSE envelope over `payload` by the role's key, and by each owner's of a certificate, as JSON bytes."""
-        paths = [self.path(role), *(sorted(self._folder.glob("certificate-*.pem")) if role == "certificate" else ())]
-        return sign_envelope(payload, payload_type, [self._key(path) for path in paths])
+        """A DSSE envelope around `payload`, as JSON bytes, signed by the role's key; every certificate key signs."""
+        further = sorted(self._folder.glob("certificate-*.pem")) if role == "certificate" else []
+        return dsse.sign(payload, payload_type, [self._key(path) for path in (self.path(role), *further)])
 
     def sign_model(self, folder: Path, target: Path) -> None:
-        """An OpenSSF Model Signing bundle over every file of a folder, hidden ones included, at `target`."""
-        from model_signing import hashing, signing  # half a second to import
+        """Write an OpenSSF Model Signing bundle over every file of a folder, hidden files included, to `target`."""
+        from model_signing import hashing, signing  # takes half a second to import
 
-        everything = hashing.Config().set_ignored_paths(paths=[], ignore_git_paths=False)  # type: ignore[no-untyped-call]
+        all_files = hashing.Config().set_ignored_paths(paths=[], ignore_git_paths=False)  # type: ignore[no-untyped-call]
         signer = signing.Config().use_elliptic_key_signer(private_key=self.path("release"))  # type: ignore[no-untyped-call]
-        signer.set_hashing_config(everything).sign(folder, target)
+        signer.set_hashing_config(all_files).sign(folder, target)
 
     def trust(self) -> bytes:
-        """`trust.json`, to be published."""
+        """The bytes of `trust.json`, for publication."""
         return (self._folder / TRUST).read_bytes()
 
     def rotate(self, name: str) -> str:
-        """Retire the key of a role (or a second owner's, by its file's name) and begin another; returns its keyid.
+        """Retire a key and make a new one; returns the keyid of the new key.
 
-        What the log has of before still counts. Killed between the mark in `trust.json` and the new key, it is
-        finished by whatever comes next: this, `revoke` or `create`.
+        Signatures of the old key that the log already holds stay valid. If the process is killed between the mark in
+        `trust.json` and the new key, the next `rotate`, `revoke` or `create` finishes the rotation.
+
+        Args:
+            name: A role, or the file name of a further certificate key without `.pem`.
 
         Raises:
-            NoSuchKey: There is no such file.
+            NoSuchKey: There is no such key file.
         """
         with self._locked():
             self._create()
@@ -117,10 +151,10 @@ class Keyring:
             return keyid(self.private(name).public_key())
 
     def revoke(self, revoked: str) -> None:
-        """Let nothing that this key ever signed count, and begin another if it was in use.
+        """Make every signature of this key invalid, and replace the key if it was in use.
 
         Raises:
-            NoSuchKey: There is none.
+            NoSuchKey: `trust.json` has no key of this id.
         """
         with self._locked():
             if revoked not in {entry["keyid"] for entry in self._entries()}:
@@ -130,42 +164,44 @@ class Keyring:
 
     @contextmanager
     def keys_held(self) -> Iterator[None]:
-        """No key is replaced meanwhile: for what has to be signed by the keys of one `trust.json`."""
+        """Prevent key replacement for a while, so that everything is signed by the keys of one `trust.json`."""
         with (self._folder / LOCK).open() as handle:
             fcntl.flock(handle, fcntl.LOCK_SH)
             yield
 
-    def _mark(self, ended: str, mark: str, when: dt.datetime) -> None:
+    def _mark(self, ended: str, mark: Literal["retired_at", "revoked_at"], when: dt.datetime) -> None:
+        """Enter into `trust.json` that a key was retired or revoked."""
         entries = self._entries()
         for entry in entries:
             if entry["keyid"] == ended:
                 entry[mark] = when.isoformat(timespec="seconds")
-        self._write(entries)
+        self._write_trust(entries)
 
     def _key(self, path: Path) -> PrivateKey:
-        """The key as its file is now; one that has not changed is not parsed again."""
-        return self._read.setdefault(path, CachedFile(path, partial(_parse, path)))()
+        """The key as its file is now; an unchanged file is not parsed again."""
+        return self._cached.setdefault(path, CachedFile(path, partial(_parse, path)))()
 
-    def _read_trust(self) -> dict[str, Any]:
+    def _read_trust(self) -> TrustContent:
         path = self._folder / TRUST
-        found: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {"keys": []}
-        return found
+        content: TrustContent = json.loads(path.read_bytes()) if path.exists() else {"keys": []}
+        return content
 
-    def _entries(self) -> list[dict[str, Any]]:
+    def _entries(self) -> list[KeyEntry]:
         return list(self._read_trust()["keys"])
 
-    def _write(self, entries: list[dict[str, Any]]) -> None:
-        """`trust.json`; that another number of certificate keys must sign is so from now on, not for what was."""
+    def _write_trust(self, entries: list[KeyEntry]) -> None:
+        """Write `trust.json`; a new number of certificate keys is required from now on, not for older certificates."""
         needed = list(self._read_trust().get("certificate_keys_needed", []))
         count = 1 + len(list(self._folder.glob("certificate-*.pem")))
         if not needed or needed[-1]["count"] != count:
             since = dt.datetime.now(dt.UTC) if needed else dt.datetime.fromtimestamp(0, dt.UTC)
             needed.append({"since": since.isoformat(timespec="seconds"), "count": count})
-        content = {"version": 1, "certificate_keys_needed": needed, "keys": entries}
+        content: TrustContent = {"version": 1, "certificate_keys_needed": needed, "keys": entries}
         write_atomically(self._folder / TRUST, json.dumps(content, sort_keys=True, indent=1))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
+        """Hold the exclusive lock of the folder; makes the folder if it is missing."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (self._folder / LOCK).open("w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -173,13 +209,15 @@ class Keyring:
 
 
 def _parse(path: Path, pem: bytes) -> PrivateKey:
+    """Read a private key; `path` is for the error message."""
     key = load_pem_private_key(pem, None)
     if not isinstance(key, PrivateKey):
         raise ValueError(f"{path}: signing keys are ed25519 or P-256")
     return key
 
 
-def _entry(key: PrivateKey, role: str, since: dt.datetime) -> dict[str, Any]:
+def _entry(key: PrivateKey, role: str, since: dt.datetime) -> KeyEntry:
+    """The `trust.json` entry of a key that is valid from `since`."""
     public = key.public_key()
     pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     return {"keyid": keyid(public), "role": role, "valid_from": since.isoformat(), "public": pem}

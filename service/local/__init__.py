@@ -1,1 +1,1 @@
-"""The embedded stack: real PostgreSQL and Valkey and all parts under one supervisor."""
+"""The embedded stack: PostgreSQL, Valkey and all parts of the service under one supervisor."""

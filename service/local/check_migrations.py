@@ -1,4 +1,7 @@
-"""Do the migrations make the tables? `python -m service.local.check_migrations`, on a server of its own."""
+"""Checks that the migrations create the declared tables, on a PostgreSQL server of its own.
+
+python -m service.local.check_migrations
+"""
 
 import sys
 import tempfile
@@ -10,11 +13,11 @@ from service.local.supervisor import wait_until
 
 
 def main() -> int:
-    """Migrate an empty database up, compare, down and up again."""
-    with tempfile.TemporaryDirectory(prefix="unlearnd-") as place:
-        data, sockets = Path(place) / "postgres", Path(place) / "s"
+    """Migrate an empty database up, compare it with the tables, and migrate it down and up again."""
+    with tempfile.TemporaryDirectory(prefix="unlearnd-") as folder:
+        data, sockets = Path(folder) / "postgres", Path(folder) / "s"
         sockets.mkdir()
-        server = postgres.process(data, sockets, Path(place) / "postgres.log")
+        server = postgres.process(data, sockets, Path(folder) / "postgres.log")
         server.start()
         try:
             wait_until(lambda: postgres.is_ready(data, sockets), 60)

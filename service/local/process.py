@@ -1,4 +1,4 @@
-"""One supervised process: started in a session of its own, logged to a file, stopped by its own signal."""
+"""One supervised process: it runs in a session of its own, logs to a file, and has its own stop signal."""
 
 import contextlib
 import os
@@ -7,11 +7,10 @@ import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-KILL_AFTER = 12.0  # seconds between the polite signal and the last one
+KILL_AFTER = 12.0  # seconds between the stop signal and SIGKILL
 
 
 @dataclass
@@ -19,24 +18,25 @@ class Process:
     """A command and, while it runs, its process.
 
     Attributes:
-        name: For logs and the pid file.
-        command: What to run.
-        log: Where its output goes.
-        stop_signal: What asks it to stop.
-        environment: Added to ours.
-        popen: Further arguments of `subprocess.Popen`.
+        name: The name of the part, for log lines.
+        command: The command and its arguments.
+        log: The file for its output. The pid file is beside it.
+        stop_signal: The signal that makes it stop.
+        environment: Variables in addition to this process's environment.
+        user: The OS user and group that it runs as; None for this process's own.
+        running: The process, once it has been started.
     """
 
     name: str
     command: list[str]
     log: Path
-    stop_signal: str = "SIGTERM"
+    stop_signal: signal.Signals = signal.SIGTERM
     environment: dict[str, str] = field(default_factory=dict)
-    popen: dict[str, Any] = field(default_factory=dict)
+    user: str | None = None
     running: "subprocess.Popen[bytes] | None" = None
 
     def start(self) -> None:
-        """Start it, and write its pid and birth beside its log."""
+        """Start the process, and write its pid and creation time to the pid file."""
         with self.log.open("ab") as out:
             self.running = subprocess.Popen(
                 self.command,
@@ -45,62 +45,66 @@ class Process:
                 stderr=out,
                 start_new_session=True,
                 env={**os.environ, **self.environment},
-                **self.popen,
+                user=self.user,
+                group=self.user,
             )
-        born = psutil.Process(self.running.pid).create_time()
-        self.pid_file.write_text(f"{self.running.pid} {born}")
+        created = psutil.Process(self.running.pid).create_time()
+        self.pid_file.write_text(f"{self.running.pid} {created}")
 
     @property
     def pid_file(self) -> Path:
-        """Where the pid stands while it runs."""
+        """The file that holds the pid while the process runs."""
         return self.log.with_suffix(".pid")
 
     def exited(self) -> int | None:
-        """Its exit code, or None while it runs."""
+        """The exit code, or None while the process runs."""
         return self.running.poll() if self.running else None
 
     def ask_to_stop(self) -> None:
-        """Send its stop signal."""
+        """Send the stop signal."""
         if self.running and self.running.poll() is None:
-            self.running.send_signal(getattr(signal, self.stop_signal))
+            self.running.send_signal(self.stop_signal)
 
-    def wait(self, until: float | None = None) -> None:
-        """Wait for its end until a moment of the monotonic clock, then kill its whole session."""
+    def wait(self, deadline: float | None = None) -> None:
+        """Wait until the process ends, or until `deadline` on the monotonic clock. Then kill its whole session."""
         if self.running is None:
             return
-        left = KILL_AFTER if until is None else max(0.0, until - time.monotonic())
+        seconds = KILL_AFTER if deadline is None else max(0.0, deadline - time.monotonic())
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.running.wait(left)
+            self.running.wait(seconds)
         self.end_session()
         self.running.wait()
 
     def end_session(self) -> None:
-        """Kill whatever still runs of the session that it led."""
+        """Kill every process that is left of its session."""
         if self.running is not None:
             kill_session(self.running.pid)
         self.pid_file.unlink(missing_ok=True)
 
     def stop_leftover(self) -> None:
-        """Stop the same process of an earlier supervisor that was killed, if it still runs."""
-        try:
-            pid, born = self.pid_file.read_text().split()
-            found = psutil.Process(int(pid))
-            same = found.create_time() == float(born)  # a pid is used again, a pid and its birth are not
-        except (OSError, ValueError, psutil.Error):
-            same = False
-        if same:
-            found.send_signal(getattr(signal, self.stop_signal))
-            _, alive = psutil.wait_procs([found], timeout=KILL_AFTER)
+        """Stop this part's process if an earlier supervisor was killed and left it running."""
+        if leftover := self._find_leftover():
+            leftover.send_signal(self.stop_signal)
+            _, alive = psutil.wait_procs([leftover], timeout=KILL_AFTER)
             if alive:
-                kill_session(found.pid)
+                kill_session(leftover.pid)
         self.pid_file.unlink(missing_ok=True)
+
+    def _find_leftover(self) -> psutil.Process | None:
+        """The running process that the pid file names. A pid may be used again, so its creation time must match."""
+        try:
+            pid, created = self.pid_file.read_text().split()
+            leftover = psutil.Process(int(pid))
+            return leftover if leftover.create_time() == float(created) else None
+        except (OSError, ValueError, psutil.Error):
+            return None
 
 
 def kill_session(leader: int) -> None:
-    """Kill whatever is left of a session that we started."""
-    for candidate in psutil.process_iter():
+    """Kill every process that is left of a session that this supervisor started."""
+    for process in psutil.process_iter():
         try:
-            if os.getsid(candidate.pid) == leader:
-                candidate.kill()
+            if os.getsid(process.pid) == leader:
+                process.kill()
         except (ProcessLookupError, PermissionError, psutil.Error):
             continue

@@ -1,10 +1,10 @@
 """`unlearnd up`: PostgreSQL, Valkey, migrations, API, control worker and compute worker in one data folder.
 
     D/endpoint.json    {"url", "api_key_file"}, written once everything answers
-    D/keys/            kek, the signing keys, admin.key; mode 0700; D/keys/compute/ has what compute workers get
+    D/keys/            kek, the signing keys, admin.key; mode 0700; D/keys/compute/ holds the compute worker's keys
     D/postgres, D/valkey, D/storage, D/logs, D/tmp
 
-A process that ends by itself is started again. SIGINT and SIGTERM stop everything, workers first.
+The supervisor restarts a process that ends by itself. SIGINT and SIGTERM stop everything, workers first.
 """
 
 import fcntl
@@ -34,96 +34,96 @@ from service.local import postgres, valkey
 from service.local.process import KILL_AFTER, Process
 
 logger = logging.getLogger(__name__)
-MAX_SOCKET_PATH = 90  # the system's limit is 108, and PostgreSQL adds a name of its own
+MAX_SOCKET_PATH = 90  # the system's limit is 108, and PostgreSQL appends a file name
 READY_SECONDS = 90
 RESTART_SECONDS = 1.0
 
 
 class StackError(Exception):
-    """The stack cannot run; the message says which part and where its log is."""
+    """The stack cannot run. The message names the part that failed and its log."""
 
 
 class Stack:
     """The embedded stack on one data folder."""
 
     def __init__(self, data: Path, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Use `data`, made if missing; port 0 takes a free one."""
+        """Use the folder `data`, created if missing. Port 0 picks a free port."""
         self.data, self.host, self.port = data.resolve(), host, port or _free_port(host)
         self.stopping = threading.Event()
         self._processes: list[Process] = []
         self._sockets: Path | None = None
-        self._held = False
+        self._holds_lock = False
         for name in ("logs", "tmp", "storage", "run"):
             (self.data / name).mkdir(parents=True, exist_ok=True)
         (self.data / "keys").mkdir(mode=0o700, exist_ok=True)
 
     @property
     def url(self) -> str:
-        """Where the API answers."""
+        """The URL of the API."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
 
     @property
     def api_key_file(self) -> Path:
-        """The file with the admin key."""
+        """The file that holds the admin API key."""
         return self.data / "keys" / "admin.key"
 
     def start(self) -> None:
-        """Bring everything up and write `endpoint.json`.
+        """Start everything and write `endpoint.json`.
 
         Raises:
-            StackError: A part does not come up, or another supervisor holds the folder.
+            StackError: A part does not start, or another supervisor uses the folder.
         """
         self._lock()
         (self.data / "endpoint.json").unlink(missing_ok=True)
         create_keys(Settings(keys_dir=self.data / "keys"))
         write_private(self.api_key_file, f"unl_{secrets.token_urlsafe(32)}".encode())
         sockets = self._socket_folder()
-        for leftover in ("api", "control", "compute", "valkey", "postgres"):
-            self._describe(leftover, sockets).stop_leftover()
+        for name in ("api", "control", "compute", "valkey", "postgres"):
+            self._make_process(name, sockets).stop_leftover()
         data = self.data / "postgres"
-        self._run("postgres", sockets, lambda: postgres.is_ready(data, sockets))
-        self._run("valkey", sockets, lambda: valkey.is_ready(sockets))
+        self._start_process("postgres", sockets, lambda: postgres.is_ready(data, sockets))
+        self._start_process("valkey", sockets, lambda: valkey.is_ready(sockets))
         migrate.upgrade(postgres.url(sockets), self.environment["UNLEARND_DATABASE_URL"])
-        self._admin_key()
+        self._store_admin_key()
         for name in ("control", "compute"):
-            self._run(name, sockets, lambda: True)
-        self._run("api", sockets, self._api_ready)
+            self._start_process(name, sockets, lambda: True)
+        self._start_process("api", sockets, self._api_is_ready)
         endpoint = {"url": self.url, "api_key_file": str(self.api_key_file)}
         partial = self.data / "run" / "endpoint.json"
         partial.write_text(json.dumps(endpoint))
         partial.replace(self.data / "endpoint.json")
 
     def watch(self) -> None:
-        """Start again what ends by itself, until `stopping` is set."""
+        """Restart every process that ends by itself, until `stopping` is set."""
         while not self.stopping.wait(RESTART_SECONDS):
             for process in self._processes:
                 code = process.exited()
                 if code is not None:
                     logger.warning("%s ended with %s and is started again", process.name, code)
-                    process.end_session()  # a killed worker leaves its beat behind
+                    process.end_session()  # a killed worker leaves its Celery beat running
                     process.start()
 
     def stop(self) -> None:
-        """Stop everything: first who works, then what they need."""
+        """Stop everything: the API and the workers first, then the servers that they need."""
         self.stopping.set()
-        if not self._held:
-            return  # another supervisor's folder: nothing here is ours
-        workers = [p for p in self._processes if p.name not in ("postgres", "valkey")]
-        servers = [p for p in self._processes if p.name in ("postgres", "valkey")]
+        if not self._holds_lock:
+            return  # another supervisor uses the folder, and the processes are not ours
+        workers = [process for process in self._processes if process.name not in ("postgres", "valkey")]
+        servers = [process for process in self._processes if process.name in ("postgres", "valkey")]
         for group in (workers, servers):
             for process in group:
                 process.ask_to_stop()
-            until = time.monotonic() + KILL_AFTER
+            deadline = time.monotonic() + KILL_AFTER
             for process in group:
-                process.wait(until)
+                process.wait(deadline)
         (self.data / "endpoint.json").unlink(missing_ok=True)
         if self._sockets is not None:
             shutil.rmtree(self._sockets, ignore_errors=True)
 
     @property
     def environment(self) -> dict[str, str]:
-        """What every part is told."""
+        """The environment variables of every part. A setting in this process's environment takes precedence."""
         sockets = self._socket_folder()
         defaults = {
             "UNLEARND_DATABASE_URL": postgres.url(sockets, user=postgres.APP),
@@ -136,44 +136,47 @@ class Stack:
             "UNLEARND_COLLECT_SECONDS": "30",
             "UNLEARND_RETRY_SECONDS": "2",
         }
-        return {**{k: os.environ.get(k, v) for k, v in defaults.items()}, "TMPDIR": str(self.data / "tmp")}
+        settings = {name: os.environ.get(name, default) for name, default in defaults.items()}
+        return {**settings, "TMPDIR": str(self.data / "tmp")}
 
     def process(self, name: str) -> Process:
         """The running process of a part: postgres, valkey, api, control or compute."""
-        return next(p for p in self._processes if p.name == name)
+        return next(process for process in self._processes if process.name == name)
 
     def _lock(self) -> None:
+        """Lock the folder against another supervisor, until this process ends."""
         self._lock_file = (self.data / "run" / "lock").open("w")
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise StackError(f"another unlearnd runs on {self.data}") from error
-        self._held = True
+        self._holds_lock = True
 
     def _socket_folder(self) -> Path:
-        """A folder for sockets: `D/run`, or a short one where D's path is too long for a socket's."""
+        """The folder for sockets: `D/run/sockets`, or a temporary folder if that path is too long for a socket.
+
+        `D/run/sockets-are-at` holds the path of the temporary folder, for other commands that use the stack.
+        """
         if self._sockets is None:
-            own = self.data / "run" / "sockets"
-            fits = len(str(own)) <= MAX_SOCKET_PATH
-            elsewhere = self.data / "run" / "sockets-are-at"  # for commands beside the one that runs the stack
+            preferred = self.data / "run" / "sockets"
+            fits = len(str(preferred)) <= MAX_SOCKET_PATH
+            pointer = self.data / "run" / "sockets-are-at"
             if fits:
-                own.mkdir(mode=0o700, exist_ok=True)
-            elif self._held:
-                elsewhere.write_text(tempfile.mkdtemp(prefix="unlearnd-"))
-            self._sockets = own if fits else Path(elsewhere.read_text())
+                preferred.mkdir(mode=0o700, exist_ok=True)
+            elif self._holds_lock:
+                pointer.write_text(tempfile.mkdtemp(prefix="unlearnd-"))
+            self._sockets = preferred if fits else Path(pointer.read_text())
         return self._sockets
 
-    def _describe(self, name: str, sockets: Path) -> Process:
-        """The process of a part, not started."""
+    def _make_process(self, name: str, sockets: Path) -> Process:
+        """The process of a part, not yet started."""
         log_file = self.data / "logs" / f"{name}.log"
         if name == "postgres":
             return postgres.process(self.data / "postgres", sockets, log_file)
         if name == "valkey":
             return valkey.process(self.data / "valkey", sockets, log_file)
-        celery = [
-            sys.executable, "-m", "celery", "-A", "worker.app", "worker", "--pool", "threads", "--loglevel", "INFO",
-            "--without-mingle", "--without-gossip",
-        ]  # fmt: skip
+        celery = [sys.executable, "-m", "celery", "-A", "worker.app", "worker", "--pool", "threads"]
+        celery += ["--loglevel", "INFO", "--without-mingle", "--without-gossip"]
         beat = ["-B", "--schedule", str(self.data / "run" / "beat")]
         commands = {
             "api": [sys.executable, "-m", "service.main", "--host", self.host, "--port", str(self.port)],
@@ -183,24 +186,25 @@ class Stack:
         keys = {"UNLEARND_KEYS_DIR": str(compute_keys(self.data / "keys"))} if name == "compute" else {}
         return Process(name, commands[name], log_file, environment={**self.environment, **keys})
 
-    def _run(self, name: str, sockets: Path, ready: Callable[[], bool]) -> None:
-        process = self._describe(name, sockets)
+    def _start_process(self, name: str, sockets: Path, is_ready: Callable[[], bool]) -> None:
+        """Start a part and wait until it is ready."""
+        process = self._make_process(name, sockets)
         process.start()
         self._processes.append(process)
-        up = wait_until(lambda: ready() or process.exited() is not None, READY_SECONDS, self.stopping)
+        ready = wait_until(lambda: is_ready() or process.exited() is not None, READY_SECONDS, self.stopping)
         if self.stopping.is_set():
             raise StackError("stopped while starting")
-        if not up or process.exited() is not None:
-            raise StackError(f"{name} does not come up; see {process.log}")
+        if not ready or process.exited() is not None:
+            raise StackError(f"{name} does not start; see {process.log}")
 
-    def _api_ready(self) -> bool:
+    def _api_is_ready(self) -> bool:
         try:
             return httpx.get(f"{self.url}/readyz", timeout=2, trust_env=False).status_code == 200
         except httpx.HTTPError:
             return False
 
-    def _admin_key(self) -> None:
-        """Let the key in the key file in."""
+    def _store_admin_key(self) -> None:
+        """Enter the admin API key of the key file into the database; replace it first if it was revoked."""
         key = self.api_key_file.read_text().strip()
         database = Database(self.environment["UNLEARND_DATABASE_URL"], pool_size=1)
         with database.transaction() as session:
@@ -214,27 +218,28 @@ class Stack:
 
 
 def compute_keys(keys: Path) -> Path:
-    """A folder with what a compute worker may hold: the key-encryption key, and none that signs."""
+    """The folder with the keys that a compute worker may hold: the key-encryption key, and no signing key."""
     folder = keys / "compute"
     folder.mkdir(mode=0o700, exist_ok=True)
-    kept, own = keys / KEK, folder / KEK
-    if kept.exists() and not (own.exists() and own.samefile(kept)):  # one that was restored is another file
-        own.unlink(missing_ok=True)
-        own.hardlink_to(kept)
+    original, link = keys / KEK, folder / KEK
+    if original.exists() and not (link.exists() and link.samefile(original)):  # a restored key is another file
+        link.unlink(missing_ok=True)
+        link.hardlink_to(original)
     return folder
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, give_up: threading.Event | None = None) -> bool:
-    """Ask until the condition holds; false after `seconds` or when `give_up` is set."""
+    """Poll until the condition holds; false after `seconds`, or once `give_up` is set."""
     give_up = give_up or threading.Event()
-    until = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while not condition():
-        if time.monotonic() > until or give_up.wait(0.05):
+        if time.monotonic() > deadline or give_up.wait(0.05):
             return False
     return True
 
 
 def _free_port(host: str) -> int:
+    """A TCP port that is free now."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.bind((host, 0))
@@ -243,7 +248,7 @@ def _free_port(host: str) -> int:
 
 
 def run(data: Path, host: str, port: int) -> int:
-    """Run the stack until SIGINT or SIGTERM; returns the exit code."""
+    """Run the stack until SIGINT or SIGTERM; return the exit code."""
     stack = Stack(data, host, port)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stack.stopping.set())

@@ -1,4 +1,4 @@
-"""A Valkey server of our own from the PyPI wheel, reached through a Unix socket; it holds nothing of worth."""
+"""An embedded Valkey server from the PyPI wheel, reached through a Unix socket. Its data may be lost at any time."""
 
 from pathlib import Path
 
@@ -10,17 +10,23 @@ from service.local.process import Process
 
 
 def process(data: Path, sockets: Path, log: Path) -> Process:
-    """The server as a process to be supervised."""
+    """The server as a process to supervise."""
     data.mkdir(parents=True, exist_ok=True)
-    command = [
-        str(get_binary_path()), "--port", "0", "--unixsocket", str(socket_path(sockets)), "--unixsocketperm", "700",
-        "--dir", str(data), "--save", "", "--appendonly", "no", "--daemonize", "no",
-    ]  # fmt: skip
-    return Process("valkey", command, log)
+    options = {
+        "port": "0",
+        "unixsocket": str(socket_path(sockets)),
+        "unixsocketperm": "700",
+        "dir": str(data),
+        "save": "",
+        "appendonly": "no",
+        "daemonize": "no",
+    }
+    arguments = [argument for name, value in options.items() for argument in (f"--{name}", value)]
+    return Process("valkey", [str(get_binary_path()), *arguments], log)
 
 
 def socket_path(sockets: Path) -> Path:
-    """Where the server listens."""
+    """The path of the socket on which the server listens."""
     return sockets / "valkey.sock"
 
 
@@ -34,5 +40,5 @@ def is_ready(sockets: Path) -> bool:
 
 
 def url(sockets: Path) -> str:
-    """How to connect, as Celery writes it."""
+    """The connection URL in Celery's form."""
     return f"redis+socket://{socket_path(sockets)}"

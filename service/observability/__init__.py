@@ -1,1 +1,1 @@
-"""What leaves the service about itself: log lines and traces, with listed fields alone."""
+"""What the service reports about its own running: log lines and traces, with listed fields only."""

@@ -1,1 +1,1 @@
-"""What keeps submitted text private: envelope encryption and commitments."""
+"""Envelope encryption of submitted texts, key wrapping, and random bytes."""

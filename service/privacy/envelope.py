@@ -1,7 +1,7 @@
-"""Envelope encryption: one random data key a request, sealed under a key-encryption key.
+"""Envelope encryption: each request has a random data key, which is sealed under a key-encryption key.
 
-AES-256-GCM throughout. The associated data names the request and the item, so a ciphertext moved to another
-row does not open. Destroying the wrapped data key makes everything sealed with it unreadable.
+All encryption is AES-256-GCM. The associated data names the request and the item, so a ciphertext that was moved to
+another row does not open. Destroying the wrapped data key makes everything unreadable that was sealed with it.
 """
 
 from functools import cache, cached_property
@@ -16,38 +16,38 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from service.files import write_private
 from service.privacy.randomness import random_bytes
 
-NONCE = 12
+NONCE_BYTES = 12
 
 
 class KeyWrapper(Protocol):
-    """Wraps data keys under a key-encryption key that never leaves its keeper."""
+    """Wraps data keys under a key-encryption key, which never leaves the wrapper."""
 
     def wrap(self, key: bytes, context: bytes) -> bytes:
-        """Seal a data key; `context` must be the same to open it."""
+        """Seal a data key; opening it needs the same `context`."""
         ...
 
     def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
         """Open a data key.
 
         Raises:
-            cryptography.exceptions.InvalidTag: Another key, another context, or a changed byte.
+            cryptography.exceptions.InvalidTag: The key or the context is another one, or a byte was changed.
         """
         ...
 
     def keyed_hash(self, purpose: str, data: bytes) -> bytes:
-        """A 32-byte hash that nobody can recompute without the key."""
+        """A 32-byte hash that cannot be computed without the key."""
         ...
 
     def create(self) -> None:
-        """Make what is missing of its keys; what is there stays."""
+        """Make the keys that are missing; existing keys stay."""
         ...
 
 
 class FileKeyWrapper:
-    """A key-encryption key in a file, mode 0600; for the embedded stack and single hosts."""
+    """A key-encryption key in a file with mode 0600; for the embedded stack and for single hosts."""
 
     def __init__(self, path: Path) -> None:
-        """Read the 32 bytes at `path` when they are needed first."""
+        """Use the 32 bytes at `path`; they are read when they are first needed."""
         self._path = path
 
     @cached_property
@@ -62,7 +62,7 @@ class FileKeyWrapper:
         return AESGCM(self._root)
 
     def create(self) -> None:
-        """Make a random key unless there is one."""
+        """Make a random key, unless the file exists."""
         write_private(self._path, random_bytes(32))
 
     def wrap(self, key: bytes, context: bytes) -> bytes:
@@ -74,7 +74,7 @@ class FileKeyWrapper:
         return _open(self._aead, wrapped, context)
 
     def keyed_hash(self, purpose: str, data: bytes) -> bytes:
-        """HMAC-SHA256 under a key derived for this purpose."""
+        """HMAC-SHA256 under a key that is derived for this purpose."""
         return derived_hash(self._root, purpose, data)
 
 
@@ -91,43 +91,44 @@ def _derived(root: bytes, purpose: str) -> bytes:
 
 
 class DataKey:
-    """The data key of one request, open in memory."""
+    """The unwrapped data key of one request."""
 
     def __init__(self, request_id: UUID, key: bytes) -> None:
-        """Use `key` for the items of this request."""
+        """Use `key` to seal and open the items of this request."""
         self._aead, self._request = AESGCM(key), request_id
 
     @classmethod
     def create(cls, request_id: UUID, wrapper: KeyWrapper) -> tuple["DataKey", bytes]:
-        """A fresh data key, open and wrapped."""
+        """A new data key, unwrapped and wrapped."""
         key = random_bytes(32)
         return cls(request_id, key), wrapper.wrap(key, str(request_id).encode())
 
     @classmethod
     def unwrap(cls, request_id: UUID, wrapped: bytes, wrapper: KeyWrapper) -> "DataKey":
-        """Open a request's data key."""
+        """Open the wrapped data key of a request."""
         return cls(request_id, wrapper.unwrap(wrapped, str(request_id).encode()))
 
     def seal(self, item: str, data: bytes) -> bytes:
-        """Encrypt one item; its name is bound."""
+        """Encrypt one item; the ciphertext opens only under the same item name."""
         return _seal(self._aead, data, self._context(item))
 
     def open(self, item: str, sealed: bytes) -> bytes:
         """Decrypt one item.
 
         Raises:
-            cryptography.exceptions.InvalidTag: It was sealed for another item, request or key, or changed.
+            cryptography.exceptions.InvalidTag: It was changed, or sealed for another item, request or key.
         """
         return _open(self._aead, sealed, self._context(item))
 
     def _context(self, item: str) -> bytes:
+        """The associated data of an item."""
         return f"{self._request}|{item}".encode()
 
 
 def _seal(aead: AESGCM, data: bytes, context: bytes) -> bytes:
-    nonce = random_bytes(NONCE)
+    nonce = random_bytes(NONCE_BYTES)
     return nonce + aead.encrypt(nonce, data, context)
 
 
 def _open(aead: AESGCM, sealed: bytes, context: bytes) -> bytes:
-    return aead.decrypt(sealed[:NONCE], sealed[NONCE:], context)
+    return aead.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], context)

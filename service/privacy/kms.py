@@ -1,8 +1,9 @@
-"""A key-encryption key in AWS KMS, or whatever speaks its API: data keys are wrapped there, and it never leaves."""
+"""A key-encryption key in AWS KMS, or in a service with the same API; it wraps data keys there and never leaves."""
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
 
@@ -12,39 +13,47 @@ from service.privacy.envelope import derived_hash
 HASH_KEY = "hash-key.kms"
 
 
+class _KmsClient(Protocol):
+    """The operations of boto3's KMS client that we call; boto3 itself is not typed."""
+
+    generate_data_key_without_plaintext: Callable[..., dict[str, bytes]]
+    encrypt: Callable[..., dict[str, bytes]]
+    decrypt: Callable[..., dict[str, bytes]]
+
+
 class KmsKeyWrapper:
     """Wraps with a symmetric KMS key; region, endpoint and credentials are boto3's own settings (AWS_...).
 
-    Hashes would need a call each: they use a key of their own, made and wrapped by KMS, that lies in the keys folder
-    and is opened once a process.
+    A KMS call for each hash would be slow. So hashes use another key, which KMS makes and wraps. It lies wrapped in
+    the keys folder, and each process opens it once.
     """
 
     def __init__(self, key_id: str, keys_dir: Path) -> None:
-        """Use the KMS key of that id, ARN or alias."""
+        """Use the KMS key with this id, ARN or alias."""
         self._key_id, self._path = key_id, keys_dir / HASH_KEY
 
     @cached_property
-    def _kms(self) -> Any:
+    def _kms(self) -> _KmsClient:
         import boto3  # the extra unlearnd[kms]
 
-        return boto3.client("kms")
+        client: _KmsClient = boto3.client("kms")
+        return client
 
     @cached_property
     def _hash_key(self) -> bytes:
         return self.unwrap(self._path.read_bytes(), b"hash key")
 
     def create(self) -> None:
-        """Make the key for hashes, wrapped, unless there is one."""
-        made = self._kms.generate_data_key_without_plaintext(
+        """Make the wrapped key for hashes, unless its file exists."""
+        answer = self._kms.generate_data_key_without_plaintext(
             KeyId=self._key_id, NumberOfBytes=32, EncryptionContext=_context(b"hash key")
         )
-        write_private(self._path, made["CiphertextBlob"])
+        write_private(self._path, answer["CiphertextBlob"])
 
     def wrap(self, key: bytes, context: bytes) -> bytes:
-        """Seal a data key; KMS binds the context and logs it: it is a request's id, and nothing else."""
+        """Seal a data key. KMS binds the context and logs it; it is only the id of a request."""
         answer = self._kms.encrypt(KeyId=self._key_id, Plaintext=key, EncryptionContext=_context(context))
-        wrapped: bytes = answer["CiphertextBlob"]
-        return wrapped
+        return answer["CiphertextBlob"]
 
     def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
         """Open a data key."""
@@ -56,13 +65,13 @@ class KmsKeyWrapper:
             if error.response["Error"]["Code"] in ("InvalidCiphertextException", "IncorrectKeyException"):
                 raise InvalidTag from error
             raise
-        key: bytes = answer["Plaintext"]
-        return key
+        return answer["Plaintext"]
 
     def keyed_hash(self, purpose: str, data: bytes) -> bytes:
-        """HMAC-SHA256 under a key derived for this purpose."""
+        """HMAC-SHA256 under a key that is derived for this purpose."""
         return derived_hash(self._hash_key, purpose, data)
 
 
 def _context(context: bytes) -> dict[str, str]:
+    """A context in the form that KMS takes."""
     return {"unlearnd": context.decode()}

@@ -1,8 +1,8 @@
-"""Random keys, nonces and names, from OpenSSL's generator: the system seeds it, and again in a forked process.
+"""Random keys, nonces and ids from OpenSSL's generator, which the system seeds, and seeds again after a fork.
 
-`os.urandom` is a system call for which Python lets go of its interpreter lock. With thirty threads at work, to get it
-back six times a request cost more than everything that the request's bytes were used for (bench.load). What the kernel
-is told and OpenSSL is not: that a virtual machine was resumed from a snapshot. Restart the services after one.
+`os.urandom` is a system call for which Python releases its interpreter lock. With thirty threads, getting the lock back
+six times for each request cost more than all work on the random bytes (bench.load). One caveat: the kernel notices when
+a virtual machine resumes from a snapshot, and OpenSSL does not. Restart the services after a resume.
 """
 
 from ssl import RAND_bytes as random_bytes

@@ -1,21 +1,21 @@
-"""The records of a request, opened in memory."""
+"""Opens the sealed records and the sealed subject of a request."""
 
 import json
-from typing import Any
 
 from service.audit.commitments import NONCE
 from service.db.tables import DeletionRequest
 from service.domain.errors import NotFound
+from service.domain.json_types import JsonObject
 from service.privacy.envelope import DataKey, KeyWrapper
 
 SUBJECT_ITEM = "subject"
 
 
 def request_data_key(wrapper: KeyWrapper, request: DeletionRequest) -> DataKey:
-    """The open envelope of a request.
+    """The data key of a request.
 
     Raises:
-        NotFound: Its key was destroyed.
+        NotFound: The request was purged, which destroyed the key.
     """
     if request.wrapped_key is None:
         raise NotFound("The request's texts were purged.")
@@ -26,18 +26,18 @@ def open_records(wrapper: KeyWrapper, request: DeletionRequest) -> list[tuple[by
     """(nonce, text) of each record of a request.
 
     Raises:
-        NotFound: They were purged.
+        NotFound: The records were purged.
     """
-    envelope = request_data_key(wrapper, request)
-    opened = [envelope.open(f"record/{r.position}", r.sealed) for r in request.records]
+    data_key = request_data_key(wrapper, request)
+    opened = [data_key.open(f"record/{record.position}", record.sealed) for record in request.records]
     return [(data[:NONCE], data[NONCE:]) for data in opened]
 
 
 def open_subject(wrapper: KeyWrapper, request: DeletionRequest) -> tuple[bytes, bytes] | None:
-    """(nonce, canonical JSON) of what a request names its person by; None if it does not.
+    """(nonce, canonical JSON) of the identities and names of a request; None if it has none.
 
     Raises:
-        NotFound: It was purged.
+        NotFound: They were purged.
     """
     if request.subject is None:
         return None
@@ -45,12 +45,12 @@ def open_subject(wrapper: KeyWrapper, request: DeletionRequest) -> tuple[bytes, 
     return data[:NONCE], data[NONCE:]
 
 
-def request_subject(wrapper: KeyWrapper, request: DeletionRequest) -> dict[str, Any]:
+def request_subject(wrapper: KeyWrapper, request: DeletionRequest) -> JsonObject:
     """The identities and names of a request.
 
     Raises:
         NotFound: They were purged.
     """
     opened = open_subject(wrapper, request)
-    found: dict[str, Any] = json.loads(opened[1]) if opened else {"identities": [], "names": []}
-    return found
+    subject: JsonObject = json.loads(opened[1]) if opened else {"identities": [], "names": []}
+    return subject

@@ -1,1 +1,1 @@
-"""What goes over HTTP, in both directions."""
+"""The bodies of HTTP requests and answers."""

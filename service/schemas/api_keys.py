@@ -1,4 +1,4 @@
-"""API keys."""
+"""Bodies of the API key endpoints."""
 
 from datetime import datetime
 from typing import Literal
@@ -6,11 +6,11 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from service.schemas.base import In, Text
+from service.schemas.base import Input, Text
 
 
-class KeyIn(In):
-    """Make an API key."""
+class KeyIn(Input):
+    """The name and scopes of a new API key."""
 
     name: Text = Field(min_length=1, max_length=100)
     scopes: list[Literal["submit", "read", "download", "audit", "approve", "admin"]] = Field(min_length=1)
@@ -27,13 +27,13 @@ class KeyOut(BaseModel):
 
 
 class KeyCreated(KeyOut):
-    """The answer to making a key: the secret, this once."""
+    """A new API key with its secret. The secret is shown only in this answer."""
 
     key: str
-    webhook_secret: str = Field(description="callbacks for its requests are signed with it (Standard Webhooks)")
+    webhook_secret: str = Field(description="signs the callbacks of its requests (Standard Webhooks)")
 
 
 class WebhookSecret(BaseModel):
-    """What a receiver of callbacks checks their signatures with."""
+    """The secret with which a receiver checks the signatures of callbacks."""
 
     webhook_secret: str

@@ -1,21 +1,31 @@
-"""What the bodies of requests and answers are made of."""
+"""Types that the bodies of requests and answers share."""
 
 from typing import Annotated, Generic, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
 
 IdentityType = Literal[
-    "controller_customer_id", "email", "phone", "android_advertising_id", "android_id", "fire_advertising_id",
-    "ios_advertising_id", "ios_vendor_id", "microsoft_advertising_id", "microsoft_publisher_id", "roku_publisher_id",
+    "controller_customer_id",
+    "email",
+    "phone",
+    "android_advertising_id",
+    "android_id",
+    "fire_advertising_id",
+    "ios_advertising_id",
+    "ios_vendor_id",
+    "microsoft_advertising_id",
+    "microsoft_publisher_id",
+    "roku_publisher_id",
     "roku_advertising_id",
-]  # fmt: skip
+]
 IDENTITY_TYPES = get_args(IdentityType)
+MAX_NAME_BYTES = 255  # of one component of a path, on Linux file systems
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Item = TypeVar("Item")
 
 
-def _encodable(value: str) -> str:
-    """JSON can spell half a character (a lone surrogate), which no UTF-8 text holds."""
+def _check_encodable(value: str) -> str:
+    """Refuse text that UTF-8 or PostgreSQL cannot hold. JSON can contain a lone surrogate, which UTF-8 cannot."""
     if "\0" in value:
         raise ValueError("contains a NUL character")
     try:
@@ -25,33 +35,34 @@ def _encodable(value: str) -> str:
     return value
 
 
-Text = Annotated[str, AfterValidator(_encodable)]
+Text = Annotated[str, AfterValidator(_check_encodable)]
 
 
-def _possible(path: str) -> str:
-    if any(len(part.encode()) > 255 for part in path.split("/")):
+def _check_path(path: str) -> str:
+    """Refuse a path that no file can have."""
+    if any(len(name.encode()) > MAX_NAME_BYTES for name in path.split("/")):
         raise ValueError("a name in it is longer than 255 bytes")
     return path
 
 
-ServerPath = Annotated[Text, StringConstraints(min_length=1, max_length=4096), AfterValidator(_possible)]
+ServerPath = Annotated[Text, StringConstraints(min_length=1, max_length=4096), AfterValidator(_check_path)]
 
 
-class In(BaseModel):
-    """Input: unknown fields are refused, and errors never repeat what was sent."""
+class Input(BaseModel):
+    """Base of request bodies. Unknown fields are refused, and errors never repeat submitted values."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
 
 
 class Listing(BaseModel, Generic[Item]):
-    """A page."""
+    """A page of a list."""
 
     items: list[Item]
     next_cursor: str | None
 
 
 class Problem(BaseModel):
-    """RFC 9457; `errors` names each field that is wrong and never repeats what was sent."""
+    """A problem document (RFC 9457). `errors` names each field that is wrong and never repeats submitted values."""
 
     type: str
     title: str

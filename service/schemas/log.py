@@ -1,4 +1,4 @@
-"""The transparency log."""
+"""Bodies of the transparency log endpoints."""
 
 from pydantic import BaseModel, Field
 
@@ -7,7 +7,7 @@ class LogEntry(BaseModel):
     """An entry of the transparency log."""
 
     index: int
-    entry: str = Field(description="base64 of the canonical JSON that is hashed")
+    entry: str = Field(description="the canonical JSON that is hashed, in base64")
 
 
 class LogProof(BaseModel):

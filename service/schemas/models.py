@@ -1,30 +1,35 @@
-"""Models, their policies and their versions."""
+"""Bodies of the model and version endpoints."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from service.schemas.base import In, Name, ServerPath, Text
+from service.domain.json_types import Json, JsonObject
+from service.schemas.base import Input, Name, ServerPath, Text
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {  # whole epochs over every sequence, nothing left out, nothing shrunk, the published code's eps
-        "skip_passed": False, "min_epoch_steps": 1, "epoch_checks": 1, "reserve": 0.0, "shrink": False,
+PRESETS: dict[str, JsonObject] = {
+    "paper": {  # whole epochs over every sequence, no sequence left out, no shrinking, the eps of the published code
+        "skip_passed": False,
+        "min_epoch_steps": 1,
+        "epoch_checks": 1,
+        "reserve": 0.0,
+        "shrink": False,
         "fisher_absolute_eps": 1e-5,
     },
-}  # fmt: skip
+}
 
 
-class Policy(In):
-    """How a model is unlearned; every field has a default (METHOD, INTERFACES)."""
+class Policy(Input):
+    """How a model is unlearned. Every field has a default (METHOD, INTERFACES)."""
 
     model_config = ConfigDict(strict=True)
 
-    preset: Literal["paper"] | None = Field(None, description="other defaults for some fields")
-    max_batch_records: int = Field(32, ge=1, le=10_000)
-    max_wait_seconds: float | None = Field(None, ge=0, description="default: the service's setting")
-    approvals: int = Field(0, ge=0, le=2, description="keys that must approve a request before it is batched")
+    preset: Literal["paper"] | None = Field(None, description="changes the defaults of some fields")
+    max_batch_records: int = Field(32, ge=1, le=10_000, description="a job holds at most this many records")
+    max_wait_seconds: float | None = Field(None, ge=0, description="default: UNLEARND_MAX_WAIT_SECONDS")
+    approvals: int = Field(0, ge=0, le=2, description="API keys that must approve a request before it is batched")
     rank: int = Field(16, ge=1, le=512)
     alpha: float | None = Field(None, gt=0, description="default: 2 x rank")
     learning_rate: float = Field(2e-4, gt=0, le=1)
@@ -32,17 +37,17 @@ class Policy(In):
     min_epoch_steps: int = Field(4, ge=1, le=1000)
     batch_size: int = Field(8, ge=1, le=1024)
     retain_batch_size: int | None = Field(None, ge=1, le=1024, description="default: batch_size")
-    skip_passed: bool = Field(True, description="leave a sequence out of training once its MA passes")
-    epoch_checks: int = Field(4, ge=1, le=1000, description="times an epoch that MA may stop training")
-    reserve: float = Field(0.005, ge=0, le=0.5, description="MA to reach below its limit")
-    shrink: bool = Field(True, description="apply the least share of the change that still passes")
+    skip_passed: bool = Field(True, description="stop training on a sequence once its MA passes")
+    epoch_checks: int = Field(4, ge=1, le=1000, description="checks of MA in each epoch; each can stop training")
+    reserve: float = Field(0.005, ge=0, le=0.5, description="how far below its threshold MA must fall in training")
+    shrink: bool = Field(True, description="apply the smallest share of the change that still passes")
     margin: float = Field(1.0, ge=-1, le=1)
     loss: Literal["ihl", "gd", "ga"] = "ihl"
     init: Literal["fila", "lora"] = "fila"
     target_modules: list[Text] | None = None
     retain_weight: float = Field(1.0, ge=0)
     fisher_eps: float = Field(0.1, gt=0)
-    fisher_absolute_eps: float | None = Field(None, gt=0, description="default: relative, fisher_eps")
+    fisher_absolute_eps: float | None = Field(None, gt=0, description="absolute eps; default: relative, by fisher_eps")
     fisher_sequences: int = Field(64, ge=1)
     seed: int = Field(0, ge=0, le=2**32 - 1)
     max_perplexity_ratio: float = Field(1.25, gt=0)
@@ -55,33 +60,36 @@ class Policy(In):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     train_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    checkpoint_activations: bool = Field(False, description="less memory in training for a third more time")
+    checkpoint_activations: bool = Field(False, description="use less memory in training, for a third more time")
 
     @model_validator(mode="before")
     @classmethod
-    def _apply_preset(cls, values: Any) -> Any:
-        """Fields that are named win over the preset's."""
+    def _apply_preset(cls, values: Json) -> Json:
+        """Fill in the preset's values. A field that is given wins over the preset."""
         preset = values.get("preset") if isinstance(values, dict) else None
         return {**PRESETS[preset], **values} if isinstance(preset, str) and preset in PRESETS else values
 
 
-class ModelIn(In):
-    """Register a model folder or hub id as version 0."""
+class ModelIn(Input):
+    """A model folder or hub id to register as version 0."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
                 {
-                    "name": "assistant", "path": "/models/assistant", "retain_path": "/data/retain.jsonl",
-                    "heldout_path": "/data/heldout.jsonl", "policy": {"max_perplexity_ratio": 1.1},
+                    "name": "assistant",
+                    "path": "/models/assistant",
+                    "retain_path": "/data/retain.jsonl",
+                    "heldout_path": "/data/heldout.jsonl",
+                    "policy": {"max_perplexity_ratio": 1.1},
                 }
             ]
         }
-    )  # fmt: skip
+    )
     name: Name
     path: ServerPath = Field(description="a Hugging Face folder on the server, or a hub id")
     retain_path: ServerPath = Field(description="JSONL or CSV with `text`, or plain lines")
-    heldout_path: ServerPath = Field(description="texts the model has never seen; 20 or more")
+    heldout_path: ServerPath = Field(description="20 or more texts that the model has never seen")
     policy: Policy = Policy()
 
 
@@ -113,20 +121,20 @@ class VersionOut(BaseModel):
     job_id: UUID | None
     created_at: datetime
     digest: str
-    metrics: dict[str, Any]
+    metrics: JsonObject
     files: list[FileOut]
     withdrawn_at: datetime | None
     withdrawn_reason: str | None
 
 
-class WithdrawalIn(In):
-    """Why a version is handed out no more."""
+class WithdrawalIn(Input):
+    """Why a version is withdrawn."""
 
     reason: Literal["superseded", "faulty", "revoked"]
 
 
 class DownloadOut(BaseModel):
-    """An API key that fetched files of a version."""
+    """An API key that downloaded files of a version."""
 
     api_key_id: UUID
     name: str
@@ -134,7 +142,7 @@ class DownloadOut(BaseModel):
 
 
 class Superseded(BaseModel):
-    """That a version was replaced: whoever uses it should take the newer one."""
+    """A version and the newer version that replaced it."""
 
     version: int
     superseded_by: int

@@ -1,11 +1,12 @@
-"""OpenDSR 2.0 and OpenGDPR 1.0."""
+"""Bodies of OpenDSR 2.0 and OpenGDPR 1.0."""
 
 import re
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import AnyHttpUrl, AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
-from service.schemas.base import In, Name, Text
+from service.domain.json_types import JsonObject
+from service.schemas.base import Input, Name, Text
 from service.schemas.requests import RecordIn
 from service.schemas.subjects import SubjectIn
 
@@ -14,20 +15,20 @@ RFC3339 = re.compile(r"^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d")
 
 
 class SubjectIdentity(BaseModel):
-    """Who it is about."""
+    """An identity of the person."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
     identity_type: Text
     identity_value: Text
     identity_format: Text
 
-    def known(self) -> dict[str, str]:
-        """As our own requests have it."""
+    def to_identity(self) -> dict[str, str]:
+        """The same identity with the field names of our own requests."""
         return {"type": self.identity_type, "format": self.identity_format, "value": self.identity_value}
 
 
-class Extension(In):
-    """Ours, under the processor's domain in `extensions`."""
+class Extension(Input):
+    """Our extension: the member of `extensions` named by the processor's domain."""
 
     model: Name | None = None
     records: list[RecordIn] = Field([])
@@ -35,7 +36,7 @@ class Extension(In):
 
 
 class DsrIn(BaseModel):
-    """A request; members that are not named here are ignored, as the specification wants."""
+    """A request. Unknown members are ignored, as the specification demands."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
     subject_request_id: str = Field(pattern=UUID4, description="a lower-case UUIDv4")
@@ -44,30 +45,31 @@ class DsrIn(BaseModel):
     subject_identities: list[SubjectIdentity] = Field([], max_length=50)
     api_version: str | None = Field(None, max_length=20)
     status_callback_urls: list[AnyHttpUrl] = Field([], max_length=10)
-    extensions: dict[str, Any] = {}
+    extensions: JsonObject = {}
 
     @field_validator("submitted_time", mode="before")
     @classmethod
-    def _is_text(cls, value: Any) -> Any:
+    def _check_timestamp(cls, value: object) -> str:
+        """Refuse numbers, which pydantic would take for seconds."""
         if not isinstance(value, str) or not RFC3339.match(value):
             raise ValueError("RFC 3339, as a string")
         return value
 
 
 class OpenDsrIn(DsrIn):
-    """Version 2 names the regulation."""
+    """A request in version 2, which names the regulation."""
 
     regulation: Literal["gdpr", "ccpa"]
 
 
 class OpenGdprIn(DsrIn):
-    """Version 1 knows one regulation."""
+    """A request in version 1, which has one regulation."""
 
     regulation: Literal["gdpr"] = "gdpr"
 
 
 class Discovery(BaseModel):
-    """What this processor can do."""
+    """The identities and request types that this processor supports."""
 
     api_version: str
     supported_identities: list[dict[str, str]]
@@ -76,7 +78,7 @@ class Discovery(BaseModel):
 
 
 class Taken(BaseModel):
-    """The receipt."""
+    """The receipt of a request."""
 
     controller_id: str
     expected_completion_time: str
@@ -87,7 +89,7 @@ class Taken(BaseModel):
 
 
 class Status(BaseModel):
-    """Where a request stands."""
+    """The status of a request."""
 
     controller_id: str
     expected_completion_time: str
@@ -99,7 +101,7 @@ class Status(BaseModel):
 
 
 class Cancelled(BaseModel):
-    """That a request was cancelled, and when that was asked for."""
+    """A cancelled request, and when the cancellation was received."""
 
     controller_id: str
     subject_request_id: str
@@ -108,6 +110,6 @@ class Cancelled(BaseModel):
 
 
 class DsrError(BaseModel):
-    """OpenDSR's shape of errors."""
+    """An error in OpenDSR's form."""
 
-    error: dict[str, Any]
+    error: JsonObject

@@ -1,4 +1,4 @@
-"""The one reader and the one writer of reports: mappings of JSON in, `domain.report` out, and back."""
+"""The one reader and the one writer of reports: from JSON values to `domain.report` and back."""
 
 from collections.abc import Mapping
 from typing import TypeVar, cast
@@ -15,13 +15,13 @@ ADAPTERS: dict[type, TypeAdapter[object]] = {
 
 
 def read_report(kind: type[Report], values: Mapping[str, object]) -> Report:
-    """A report of this kind from JSON; a job's report may be of an earlier version.
+    """A report of this kind from JSON values; a job's report may have an earlier version.
 
     Raises:
-        pydantic.ValidationError: It is not one.
+        pydantic.ValidationError: The values are not such a report.
     """
     if kind is JobReport and "version" not in values:
-        values = _upgraded(values)
+        values = _upgraded_from_1(values)
     return cast(Report, ADAPTERS[kind].validate_python(values))
 
 
@@ -31,12 +31,12 @@ def write_report(report: BaselineSummary | ChildReport | JobReport | VersionMetr
 
 
 def redacted_report(report: Report) -> Report:
-    """A report without the numbers that are not public: what purging leaves."""
+    """A report without the numbers that are not public, as purging leaves it."""
     return read_report(type(report), redacted(write_report(report)))
 
 
-def _upgraded(values: Mapping[str, object]) -> dict[str, object]:
-    """Version 1 was a flat mapping with `{}` where nothing was measured, and nobody counted submitters."""
+def _upgraded_from_1(values: Mapping[str, object]) -> dict[str, object]:
+    """A job's report of version 1 in today's form. It was flat, had `{}` for missing means, and no submitters."""
     findings = {**values, "limits": values["limits"] or None, "before": values["before"] or None}
     return {
         "findings": findings,

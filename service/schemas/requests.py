@@ -1,7 +1,7 @@
-"""Deletion requests, and the jobs that they become part of."""
+"""Bodies of the deletion request and job endpoints."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import (
@@ -15,82 +15,91 @@ from pydantic import (
     field_validator,
 )
 
-from service.schemas.base import In, Text
+from service.domain.json_types import JsonObject
+from service.schemas.base import Input, Text
 from service.schemas.subjects import Searched, SubjectIn
 
 
-class RecordIn(In):
-    """One text of the person, as it may stand in training data."""
+class RecordIn(Input):
+    """One text of the person, as it may appear in training data."""
 
     text: Text
 
 
-class ResubmissionIn(In):
-    """Texts of an earlier request of one's own, to be tested again on the newest version."""
+class ResubmissionIn(Input):
+    """An earlier request of the submitter, whose texts are to be tested again on the newest version."""
 
-    ref: str = Field(pattern=r"^[0-9a-f]{32}$", description="the earlier request's, from its receipt")
+    ref: str = Field(pattern=r"^[0-9a-f]{32}$", description="ref of the earlier request, from its receipt")
     nonces: list[Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]] = Field(
-        min_length=1, description="of its records, in order, from its receipt"
+        min_length=1, description="nonces of its records, in order, from its receipt"
     )
 
 
-class RequestIn(In):
-    """A deletion request: texts, or a person to be looked up, or both."""
+class RequestIn(Input):
+    """A deletion request: texts, a person to look up, or both."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
                 {
-                    "model": "assistant", "regulation": "gdpr", "received_at": "2026-11-24T09:30:00Z",
+                    "model": "assistant",
+                    "regulation": "gdpr",
+                    "received_at": "2026-11-24T09:30:00Z",
                     "records": [{"text": "Maria Example lives at 12 Sample Street and answers to 555-0100."}],
                 }
             ]
         }
-    )  # fmt: skip
+    )
     model: Text = Field(min_length=1, max_length=63)
-    subject: SubjectIn | None = Field(None, description="whose texts to find and unlearn; see docs/subjects.md")
+    subject: SubjectIn | None = Field(
+        None, description="the person whose texts are found and unlearned; see docs/guides/subjects.md"
+    )
     records: list[RecordIn] = Field([], validate_default=True, description="texts to unlearn")
     subject_ref: Text | None = Field(None, max_length=500, description="your own reference; stored sealed")
     regulation: Literal["gdpr", "ccpa", "other"] = "gdpr"
-    received_at: AwareDatetime | None = Field(None, description="when the controller received it; default now")
-    callback_url: AnyHttpUrl | None = Field(None, description="POSTed to when the request ends; stored sealed")
+    received_at: AwareDatetime | None = Field(
+        None, description="when the controller received the request; default: now"
+    )
+    callback_url: AnyHttpUrl | None = Field(None, description="gets a POST when the request ends; stored sealed")
     resubmits: ResubmissionIn | None = Field(
-        None, description="the records are those of an earlier request, whose texts may be purged; its record says so"
+        None,
+        description="the earlier request that had the same records; its texts may be purged. The certificate names it.",
     )
 
     @field_validator("records")
     @classmethod
-    def _asks_for_something(cls, records: list[RecordIn], info: ValidationInfo) -> list[RecordIn]:
+    def _check_records_or_subject(cls, records: list[RecordIn], info: ValidationInfo) -> list[RecordIn]:
+        """Refuse a request with neither. An invalid subject is absent from `info.data` and has an error already."""
         if not records and info.data.get("subject", ...) is None:
             raise ValueError("records are needed, or a subject")
         return records
 
     @field_validator("resubmits")
     @classmethod
-    def _is_of_texts(cls, resubmits: ResubmissionIn | None, info: ValidationInfo) -> ResubmissionIn | None:
+    def _check_no_subject(cls, resubmits: ResubmissionIn | None, info: ValidationInfo) -> ResubmissionIn | None:
         if resubmits is not None and info.data.get("subject") is not None:
             raise ValueError("for records alone, without a subject")
         return resubmits
 
 
 class RecordOpening(BaseModel):
-    """What the submitter needs, with the text, to show later that it was in this request."""
+    """The opening of a record's commitment. With the text it proves that the text was in this request."""
 
     commitment: str = Field(description="hex, SHA-256 over domain, nonce, length and text")
-    nonce: str = Field(description="hex; keep it with the text")
+    nonce: str = Field(description="hex; to be kept with the text")
 
 
 class Receipt(BaseModel):
     """The opening of the request's commitment, for `unlearnd verify-record`."""
 
-    ref: str = Field(description="the request's name in certificates")
+    ref: str = Field(description="name of the request in certificates")
     commitment: str
     records: list[RecordOpening]
-    signed: dict[str, Any] = Field(description="the same and the deadline, as a signed DSSE envelope")
+    signed: JsonObject = Field(description="the same with the deadline, in a signed DSSE envelope")
 
 
 class RequestOut(BaseModel):
-    """A deletion request and where it stands."""
+    """A deletion request and its state."""
 
     id: UUID
     status: str
@@ -107,25 +116,25 @@ class RequestOut(BaseModel):
     accepted_at: datetime
     finished_at: datetime | None
     extension_reason: str | None
-    waits_for: Literal["resolve", "approval"] | None = Field(description="why a pending request is not batched")
-    results_count: int | None = Field(description="records that were found by the subject")
-    searched: list[Searched] | None = Field(description="where the subject was looked up, until purged")
+    waits_for: Literal["resolve", "approval"] | None = Field(description="why a pending request is not batched yet")
+    results_count: int | None = Field(description="number of records that the search for the subject matched")
+    searched: list[Searched] | None = Field(description="corpora in which the subject was looked up; null once purged")
 
 
 class RequestAccepted(RequestOut):
-    """The answer to a submission; the receipt is given here only."""
+    """The answer to a submission. Only this answer has the receipt."""
 
     receipt: Receipt
 
 
-class ExtensionIn(In):
-    """Why a deadline is extended."""
+class ExtensionIn(Input):
+    """The reason for which a deadline is extended."""
 
     reason: Literal["complexity", "number_of_requests", "reasonably_necessary"]
 
 
 class JobOut(BaseModel):
-    """A job, its progress and its numbers so far."""
+    """A job, its progress and its metrics so far."""
 
     id: UUID
     model: str
@@ -137,7 +146,7 @@ class JobOut(BaseModel):
     attempts: int
     parent: int
     version: int | None
-    metrics: dict[str, Any]
+    metrics: JsonObject
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None

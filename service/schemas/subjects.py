@@ -1,31 +1,31 @@
-"""People: how they are looked up, in what, and what was found."""
+"""Bodies of the endpoints that look people up, and of their corpora."""
 
 from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
-from service.schemas.base import IdentityType, In, Name, ServerPath, Text
+from service.schemas.base import IdentityType, Input, Name, ServerPath, Text
 
 
-class IdentityIn(In):
-    """Something that a person is known by, as OpenDSR names it; hashed: of the value in lower case, phones as E.164."""
+class IdentityIn(Input):
+    """An identity in OpenDSR's terms. A hashed value is the hash of the lower-case value, or of E.164 for phones."""
 
     type: IdentityType
     format: Literal["raw", "sha1", "md5", "sha256"] = "raw"
     value: Text = Field(min_length=1, max_length=500)
 
 
-class SubjectIn(In):
-    """The person, to be looked up in the model's corpora; stored sealed."""
+class SubjectIn(Input):
+    """The person to look up in the model's corpora; stored sealed."""
 
     identities: list[IdentityIn] = Field([], max_length=50)
     names: list[Annotated[Text, Field(min_length=1, max_length=200)]] = Field(
-        [], max_length=10, description="what a name alone finds waits for approval"
+        [], max_length=10, description="a record that only a name matches needs approval"
     )
 
     @model_validator(mode="after")
-    def _names_somebody(self) -> "SubjectIn":
+    def _check_not_empty(self) -> "SubjectIn":
         if not self.identities and not self.names:
             raise ValueError("an identity or a name is needed")
         return self
@@ -38,57 +38,59 @@ class Searched(BaseModel):
     records: int
 
 
-class ApprovalIn(In):
-    """What of its matches a request is approved with."""
+class ApprovalIn(Input):
+    """The matches with which a request is approved."""
 
     matches: list[int] | None = Field(None, max_length=10_000, description="`match` numbers; default: all of them")
 
 
-class RefusalIn(In):
-    """Why a request is refused."""
+class RefusalIn(Input):
+    """The reason for which a request is rejected."""
 
     reason: Literal["not_the_subject", "identity_not_proven", "not_covered", "other"]
 
 
 class MatchOut(BaseModel):
-    """Something that a request would unlearn."""
+    """A text that a request would unlearn."""
 
-    match: int | None = Field(description="null: submitted as a text")
+    match: int | None = Field(description="number of the match; null: a submitted text")
     kind: Literal["identifier", "near_copy", "similar", "name", "submitted"]
-    text: str = Field(description="its beginning")
+    text: str = Field(description="the beginning of the text")
 
 
 class Preview(BaseModel):
-    """What a request would match."""
+    """The texts that a request would match."""
 
     model: str
     counts: dict[str, int] = Field(
-        description="by what records are found: identifier, near_copy, similar, name; and form_letter, left out"
+        description="records by kind of match: identifier, near_copy, similar, name; form_letter: matched but left out"
     )
     searched: list[Searched]
     needs_approval: bool
-    due_at: datetime = Field(description="if it were submitted now")
-    batch: str = Field(description="when a job would begin with it")
-    matches: list[MatchOut] | None = Field(description="for keys with the scope approve alone")
+    due_at: datetime = Field(description="the deadline of a request submitted now")
+    batch: str = Field(description="when its job would start")
+    matches: list[MatchOut] | None = Field(description="only for API keys with the scope approve")
 
 
-class CorpusIn(In):
-    """Register training data of a model, to look people up in; it stays where it is."""
+class CorpusIn(Input):
+    """Training data of a model, in which people are looked up. The files stay in place."""
 
     name: Name
-    path: ServerPath = Field(description="a file or folder on the server, absolute")
-    form: Literal["jsonl", "csv", "parquet", "lines", "folder"] | None = Field(None, description="default: by the path")
+    path: ServerPath = Field(description="absolute path of a file or folder on the server")
+    form: Literal["jsonl", "csv", "parquet", "lines", "folder"] | None = Field(
+        None, description="default: derived from the path"
+    )
     text_column: Text = Field("text", min_length=1, max_length=200)
     columns: dict[Annotated[Text, Field(max_length=200)], IdentityType] = Field(
-        {}, max_length=50, description="columns that hold identifiers, and of which type"
+        {}, max_length=50, description="columns with identifiers, and the identity type of each"
     )
     phone_region: Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")] | None = Field(
-        None, description="country of telephone numbers without a prefix"
+        None, description="country of phone numbers without a country code"
     )
 
 
 class CorpusOut(BaseModel):
-    """A corpus, and how far it is indexed."""
+    """A corpus and the progress of its index."""
 
     name: str
     form: str

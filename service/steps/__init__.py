@@ -1,1 +1,1 @@
-"""The database half of each of the seven steps. Steps do not call each other."""
+"""The steps of the service, on the database side. Steps do not call each other."""

@@ -1,1 +1,1 @@
-"""Release folders, content-addressed; one file a kind of storage."""
+"""Content-addressed storage of release folders. One file for each kind of storage."""

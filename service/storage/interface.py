@@ -1,4 +1,4 @@
-"""What a storage does. A release folder is named by the digest of its manifest and never changes."""
+"""The interface of a storage. A release folder has the digest of its manifest as its name, and never changes."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,33 +7,37 @@ from uuid import UUID
 
 
 class Storage(Protocol):
-    """Keeps release folders, corpora, the working folders of jobs, and a ledger that no database backup takes back."""
+    """Keeps release folders, reference texts, the working folders of jobs, and a ledger.
+
+    Restoring an older backup of the database does not undo the ledger.
+    """
 
     def work(self, job_id: UUID, fence: int) -> Path:
-        """The working folder of one attempt, made if missing: checkpoints, adapter, candidate.
+        """The working folder of one attempt: checkpoints, adapter, candidate. Created if missing.
 
-        Each attempt has its own, so that one that lost its lease and does not know it writes into nobody's files.
+        Each attempt has a folder of its own. So an attempt that has lost its lease without noticing does not write into
+        the files of the next one.
         """
         ...
 
     def candidate(self, job_id: UUID, fence: int) -> Path:
-        """Where in an attempt's working folder the merged model waits to be published, under `model/`."""
+        """The folder in an attempt's working folder that holds, under `model/`, the merged model until publication."""
         ...
 
     def staging(self, name: str) -> Path:
-        """A fresh, empty folder to assemble a release in; what lay there is gone."""
+        """An empty folder in which a release is assembled. Removes an earlier folder of this name."""
         ...
 
     def publish(self, staged: Path, digest: str) -> Path:
-        """Make a staged folder durable and give it its final name in one step; twice is the same as once."""
+        """Make a staged folder durable and give it its final name in one step. Idempotent."""
         ...
 
     def release(self, digest: str) -> Path:
-        """The published folder of that digest."""
+        """The published folder with this digest."""
         ...
 
     def add_reference_texts(self, lines: Iterable[bytes]) -> tuple[str, int]:
-        """Keep retain or held-out text under the sha256 of its bytes; returns the digest and the number of lines."""
+        """Store retain or held-out text under the sha256 of its bytes; return the digest and the number of lines."""
         ...
 
     def reference_texts(self, digest: str) -> Path:
@@ -41,35 +45,35 @@ class Storage(Protocol):
         ...
 
     def jobs_present(self) -> list[UUID]:
-        """Jobs that have a working folder."""
+        """The jobs that have a working folder."""
         ...
 
     def releases(self) -> list[Path]:
-        """Every release folder, published or left over."""
+        """Every release folder, whether a version names it or not."""
         ...
 
     def discard_job(self, job_id: UUID) -> None:
-        """Remove the working and staging folders of a job."""
+        """Remove a job's working folder and its staging folder."""
         ...
 
     def leftovers(self, *, older_than: float) -> list[Path]:
-        """Staged folders and corpora that were not touched for `older_than` seconds: used now, or left by a crash."""
+        """Staged folders and reference texts unchanged for `older_than` seconds: in use, or left behind by a crash."""
         ...
 
     def set_aside_before(self, *, older_than: float) -> list[Path]:
-        """Folders that `set_aside` made longer ago, and that nobody has removed since."""
+        """Folders that `set_aside` made more than `older_than` seconds ago and that still exist."""
         ...
 
     def set_aside(self, path: Path) -> Path:
-        """Take a folder or file of ours out of its place at once; returns the folder that is left to be removed."""
+        """Move a folder or file of the storage away in one step; return the folder that is to be removed."""
         ...
 
     def restore_set_aside(self, doomed: Path) -> None:
-        """Put release folders that were taken out of their place back."""
+        """Move release folders that were set aside back to their places."""
         ...
 
     def add_published(self, model: str, number: int, digest: str) -> None:
-        """Enter a version into the ledger; twice is the same as once."""
+        """Enter a version into the ledger. Idempotent."""
         ...
 
     def has_published(self, model: str, number: int) -> bool:
@@ -77,13 +81,13 @@ class Storage(Protocol):
         ...
 
     def published(self) -> dict[tuple[str, int], str]:
-        """(model, number) -> digest of every version of the ledger."""
+        """(model, number) -> digest of every version in the ledger."""
         ...
 
     def add_purged(self, request_id: UUID) -> None:
-        """Enter a purged request into the ledger, durably; twice is the same as once."""
+        """Enter a purged request into the ledger, durably. Idempotent."""
         ...
 
     def purged(self) -> list[UUID]:
-        """Every purged request of the ledger."""
+        """Every purged request in the ledger."""
         ...

@@ -1,1 +1,1 @@
-"""From an identity to a forget set: reading corpora, and keyed hashes of what a person is found by."""
+"""From an identity to a forget set: corpus readers, keyed hashes of identifiers and words, and the search."""

@@ -1,4 +1,4 @@
-"""Looking a person up in the corpora of a model, and reading what was found."""
+"""Looks a person up in the corpora of a model, and reads the texts of the records that match."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,31 +17,31 @@ from service.subjects import near_copies
 from service.subjects.identifiers import Hasher, NotAnIdentity, says_more
 from service.subjects.readers import CorpusReader, Place, UnreadableCorpus
 
-MANY_COPIES = 20  # for each record that is certain; more of them look like a form letter
+MANY_COPIES = 20  # for each record that has an identifier; more copies look like a form letter
 
 
 class Unsearchable(Exception):
-    """Nobody can be looked up now; the message is a code, and where it helps a corpus' name."""
+    """Nobody can be looked up now. The message is a code, followed by a corpus' name where that helps."""
 
     @property
     def outdates(self) -> bool:
-        """Whether what was found before is of an index that is no more."""
+        """Whether earlier matches belong to an index that no longer exists."""
         return str(self).startswith(("corpus_changed", "corpus_removed"))
 
 
 @dataclass(slots=True)
 class Matches:
-    """What a subject matches.
+    """The records that a subject matches.
 
     Attributes:
         identifier: Records with one of the identities.
-        near_copy: Copies of those, with no other identifier and no word more.
-        similar: Other copies: with a word more, as an edited one or the next person's form letter has, or with an
-            identifier more, as a letter that somebody has sent on.
-        name: The first 500 records with a name alone.
-        form_letters: How many further records were left out, or the first 500 of them: each has another's identifier
-            in place of the person's, and there are so many of them that it is a form.
-        searched: The corpora, as `Sources.searched`.
+        near_copy: Near copies of those, without another identifier and without an additional word.
+        similar: Other near copies. One with an additional word may be an edited text or the next person's form letter.
+            One with an additional identifier may be a letter that somebody has forwarded.
+        name: The first 500 records that have only a name.
+        form_letters: The number of near copies that were left out (at most 500 are counted). Each has another person's
+            identifier in place of the subject's, and there are so many that the text is a form letter.
+        searched: The corpora, as in `SearchableCorpora.searched`.
     """
 
     identifier: list[CorpusRecord] = field(default_factory=list)
@@ -53,20 +53,20 @@ class Matches:
 
     @property
     def ambiguous(self) -> bool:
-        """Whether somebody has to approve what was found."""
+        """Whether a person has to approve the matches."""
         return bool(self.name or self.similar) or len(self.near_copy) > MANY_COPIES * len(self.identifier)
 
     @property
     def kinds(self) -> dict[str, list[CorpusRecord]]:
-        """The records by what they were found by."""
+        """The records by the kind of their match."""
         return {name: getattr(self, name) for name in ("identifier", "near_copy", "similar", "name")}
 
 
 def check_subject(wrapper: KeyWrapper, subject: JsonObject) -> None:
-    """Refuse what can match nothing.
+    """Refuse a subject that can match nothing.
 
     Raises:
-        Invalid: Names the field.
+        Invalid: An identity or a name cannot be looked up; names the field.
     """
     hasher = Hasher(wrapper)
     for i, identity in enumerate(subject["identities"]):
@@ -82,7 +82,7 @@ def check_subject(wrapper: KeyWrapper, subject: JsonObject) -> None:
 def check_searchable(
     session: Session, wrapper: KeyWrapper, model_name: str, subject: JsonObject, *, has_texts: bool
 ) -> None:
-    """Refuse a subject that nobody could look up: where nothing is searched, "nothing found" would be a lie.
+    """Refuse a subject that no corpus of the model can be searched for: "nothing found" would be false.
 
     Raises:
         Invalid: Names the field.
@@ -91,16 +91,16 @@ def check_searchable(
     model = models.by_name(session, model_name)
     if model is None:
         return
-    held = corpora.of_model(session, model.id)
-    if not held:
+    registered = corpora.of_model(session, model.id)
+    if not registered:
         raise Invalid(
-            "The model has no corpus to look anybody up in: submit the texts, or register its corpora.",
+            "The model has no corpus in which to look anybody up. Submit the texts, or register its corpora.",
             field="subject",
             code="no_corpora",
         )
-    indexed = {"email", "phone"}.union(*(corpus.columns.values() for corpus in held))
-    asked = {identity["type"] for identity in subject["identities"]}
-    if asked and not (asked & indexed or subject["names"] or has_texts):
+    indexed = {"email", "phone"}.union(*(corpus.columns.values() for corpus in registered))
+    types = {identity["type"] for identity in subject["identities"]}
+    if types and not (types & indexed or subject["names"] or has_texts):
         raise Invalid(
             "No corpus of the model has identifiers of this type: name the column that holds them.",
             field="subject.identities.0.type",
@@ -116,79 +116,83 @@ def search(sources: "SearchableCorpora", subject: JsonObject) -> Matches:
     """Look a subject up in every corpus of a model.
 
     Raises:
-        Unsearchable: As `Sources.searched`; or too much is found, or a text is not what was indexed.
+        Unsearchable: As in `SearchableCorpora.searched`. Or there are too many matches, or a text has changed since it
+            was indexed.
     """
-    found, session, model_id, hasher = Matches(), sources.session, sources.model_id, sources.hasher
-    found.searched = sources.searched
-    hashes = [n for identity in subject["identities"] for n in _hashes(hasher, identity)]
+    session, model_id, hasher = sources.session, sources.model_id, sources.hasher
+    matches = Matches(searched=sources.searched)
+    hashes = [number for identity in subject["identities"] for number in _hashes(hasher, identity)]
     if hashes:
-        found.identifier = _few(corpora.by_identifiers(session, model_id, hashes))
-    seen = {record.id for record in found.identifier}
-    for record in found.identifier:
-        _add_copies(found, sources, record, seen)
-    phrases = [p for name in subject["names"] if (p := hasher.phrase(name))]
+        matches.identifier = _refuse_too_many(corpora.by_identifiers(session, model_id, hashes))
+    seen = {record.id for record in matches.identifier}
+    for record in matches.identifier:
+        _add_copies(matches, sources, record, seen)
+    phrases = [phrase for name in subject["names"] if (phrase := hasher.phrase(name))]
     if phrases:
-        found.name = [r for r in corpora.by_phrases(session, model_id, phrases) if r.id not in seen]
-    return found
+        named = corpora.by_phrases(session, model_id, phrases)
+        matches.name = [record for record in named if record.id not in seen]
+    return matches
 
 
-def _few(records: list[CorpusRecord]) -> list[CorpusRecord]:
+def _refuse_too_many(records: list[CorpusRecord]) -> list[CorpusRecord]:
     if len(records) >= corpora.MAX_MATCHES:
         raise Unsearchable("too_many_matches")
     return records
 
 
-def _add_copies(found: Matches, sources: "SearchableCorpora", record: CorpusRecord, seen: set[int]) -> None:
-    """What is like a record that is certain, by how sure it is that it is the same person's."""
+def _add_copies(matches: Matches, sources: "SearchableCorpora", record: CorpusRecord, seen: set[int]) -> None:
+    """Add the near copies of a record that has an identifier, by how certain it is that they are about the person."""
     text = sources.text(record)
     shingles = near_copies.shingles(text)
 
-    def alike(candidates: list[CorpusRecord]) -> Iterator[tuple[CorpusRecord, str]]:
-        for candidate in (c for c in candidates if c.id not in seen):
+    def near(candidates: list[CorpusRecord]) -> Iterator[tuple[CorpusRecord, str]]:
+        for candidate in candidates:
+            if candidate.id in seen:
+                continue
             copy = sources.text(candidate)
             if near_copies.are_near_copies(shingles, near_copies.shingles(copy)):
                 yield candidate, copy
 
-    for candidate, copy in alike(_few(corpora.near_copies(sources.session, sources.model_id, record))):
-        (found.similar if says_more(copy, text) else found.near_copy).append(candidate)
+    for candidate, copy in near(_refuse_too_many(corpora.near_copies(sources.session, sources.model_id, record))):
+        (matches.similar if says_more(copy, text) else matches.near_copy).append(candidate)
         seen.add(candidate.id)
     others = corpora.near_copies_of_others(sources.session, sources.model_id, record)
-    if len(others) < corpora.MAX_OTHERS:  # less those with another's words, too, in place of this person's
-        others = [c for c, copy in alike(others) if not (says_more(copy, text) and says_more(text, copy))]
+    if len(others) < corpora.MAX_OTHERS:  # drop the copies in which another person's words replace this person's
+        others = [other for other, copy in near(others) if not (says_more(copy, text) and says_more(text, copy))]
     if len(others) > MANY_COPIES:
-        found.form_letters += len(others)
+        matches.form_letters += len(others)
     else:
-        found.similar += others
-        seen |= {candidate.id for candidate in others}
+        matches.similar += others
+        seen |= {other.id for other in others}
 
 
 def read_texts(sources: "SearchableCorpora", ids: list[int]) -> list[tuple[CorpusRecord, str]]:
-    """Records by their numbers, each with its text.
+    """Records by their ids, each with its text.
 
     Raises:
-        Unsearchable: One of them is not there any more.
+        Unsearchable: One of them does not exist any more, or its text has changed.
     """
-    found = corpora.records(sources.session, ids)
-    if len(found) != len(set(ids)):
+    records = corpora.records(sources.session, ids)
+    if len(records) != len(set(ids)):
         raise Unsearchable("corpus_removed")
-    return [(record, sources.text(record)) for record in found]
+    return [(record, sources.text(record)) for record in records]
 
 
 class SearchableCorpora:
-    """The corpora of a model as they are in one transaction, and their files."""
+    """The corpora of a model as one transaction sees them, and their files."""
 
     def __init__(self, wrapper: KeyWrapper, session: Session, model_id: UUID) -> None:
-        """Read which there are; `session` is of that transaction."""
+        """Read the list of corpora; `session` is the transaction's."""
         self.session, self.model_id, self.hasher = session, model_id, Hasher(wrapper)
         self._corpora = {corpus.id: corpus for corpus in corpora.of_model(session, model_id)}
-        self._files = {corpus.id: corpus_reader(corpus) for corpus in self._corpora.values()}
+        self._readers = {corpus.id: corpus_reader(corpus) for corpus in self._corpora.values()}
 
     @cached_property
     def searched(self) -> list[JsonObject]:
-        """The corpora, as `listed`, once it is sure that all of them can be searched and read.
+        """The corpora, as `searched_corpora` lists them, after a check that each can be searched and read.
 
         Raises:
-            Unsearchable: There is none, or one that could not be indexed, is away, or has another size than it had.
+            Unsearchable: There is no corpus. Or one could not be indexed, cannot be reached, or has changed its size.
         """
         if not self._corpora:
             raise Unsearchable("no_corpora")
@@ -196,26 +200,26 @@ class SearchableCorpora:
             if corpus.state == "failed":
                 raise Unsearchable(f"corpus_failed: {corpus.name}")
             try:
-                same = corpus.state != "ready" or self._files[corpus.id].size() == corpus.size
+                unchanged = corpus.state != "ready" or self._readers[corpus.id].size() == corpus.size
             except OSError:
                 raise Unsearchable(f"corpus_away: {corpus.name}") from None
             except UnreadableCorpus:
-                same = False
-            if not same:
+                unchanged = False
+            if not unchanged:
                 raise Unsearchable(f"corpus_changed: {corpus.name}")
         return searched_corpora(self._corpora.values())
 
     def text(self, record: CorpusRecord) -> str:
-        """A record's text, read from its corpus.
+        """Read a record's text from its corpus.
 
         Raises:
-            Unsearchable: It is not the text that was indexed.
+            Unsearchable: The text cannot be read, or is not the one that was indexed.
         """
         corpus = self._corpora.get(record.corpus_id)
         if corpus is None:
             raise Unsearchable("corpus_removed")
         try:
-            text = self._files[corpus.id].read(Place(record.file, record.start, record.length)).text
+            text = self._readers[corpus.id].read(Place(record.file, record.start, record.length)).text
         except OSError:
             raise Unsearchable(f"corpus_away: {corpus.name}") from None
         except UnreadableCorpus:
@@ -225,11 +229,11 @@ class SearchableCorpora:
         return text
 
 
-def searched_corpora(these: Iterable[Corpus]) -> list[JsonObject]:
-    """Corpora, with how many records each has and whether it is indexed; no file is looked at."""
-    return [{"corpus": c.name, "records": c.records, "state": c.state} for c in these]
+def searched_corpora(registered: Iterable[Corpus]) -> list[JsonObject]:
+    """Each corpus with the number of its records and its state. Opens no file."""
+    return [{"corpus": corpus.name, "records": corpus.records, "state": corpus.state} for corpus in registered]
 
 
 def corpus_reader(corpus: Corpus) -> CorpusReader:
-    """How a registered corpus is read."""
+    """The reader of a registered corpus."""
     return CorpusReader(Path(corpus.path), corpus.form, corpus.text_column)

@@ -156,10 +156,11 @@ def test_fides_is_called_back(world, fides):
 @pytest.mark.parametrize(
     ("body", "field"),
     [
-        ({"email": "s3cr3t"}, "privacy_request_id"), ({"privacy_request_id": "p"}, "identifiers"),
+        ({"email": "s3cr3t"}, "privacy_request_id"),
+        ({"privacy_request_id": "p"}, "identifiers"),
         ({"privacy_request_id": "p", "email": "s3cr3t"}, "subject.identities.0.value"),
     ],
-)  # fmt: skip
+)
 def test_what_fides_gets_wrong_is_named(fides, body, field):
     """As everywhere."""
     answer = fides().http.post("/connect/fides/assistant", json=body)

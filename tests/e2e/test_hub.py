@@ -156,13 +156,16 @@ def test_a_snapshot_has_the_models_files(versions, hub, tmp_path):
 @pytest.mark.parametrize(
     ("path", "word"),
     [
-        ("x/nobody/resolve/v1/config.json", "RepoNotFound"), ("x/hubbed/resolve/v9/config.json", "RevisionNotFound"),
-        ("x/hubbed/resolve/v1/nothing.json", "EntryNotFound"), ("api/models/x/nobody", "RepoNotFound"),
-        ("api/models/x/hubbed/revision/v9", "RevisionNotFound"), ("api/models/x/hubbed/tree/v9", "RevisionNotFound"),
+        ("x/nobody/resolve/v1/config.json", "RepoNotFound"),
+        ("x/hubbed/resolve/v9/config.json", "RevisionNotFound"),
+        ("x/hubbed/resolve/v1/nothing.json", "EntryNotFound"),
+        ("api/models/x/nobody", "RepoNotFound"),
+        ("api/models/x/hubbed/revision/v9", "RevisionNotFound"),
+        ("api/models/x/hubbed/tree/v9", "RevisionNotFound"),
         ("x/hubbed/resolve/" + "0" * 40 + "/config.json", "RevisionNotFound"),
         ("x/hubbed/resolve/v1/../../trust.json", "EntryNotFound"),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_there_is_said_in_the_hubs_words(versions, path, word):
     """404 with X-Error-Code, for each of the three."""
     headers = {"Authorization": f"Bearer {Path(versions.endpoint['api_key_file']).read_text()}"}

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -136,6 +137,20 @@ class Listener(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+@contextmanager
+def listening():
+    """The URL of a running `Listener`."""
+    server = HTTPServer(("127.0.0.1", 0), Listener)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 def test_callback_and_command_line(stack, folder, tmp_path):
     """submit, watch, show, download and verify from the shell; the callback arrives; no text is in any log."""
     register(stack, folder, "from-the-shell")
@@ -152,31 +167,13 @@ def test_callback_and_command_line(stack, folder, tmp_path):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    server = HTTPServer(("127.0.0.1", 0), Listener)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with listening() as url:
         (tmp_path / "records.txt").write_text(support.KNOWN[4] + "\n")
-        request = json.loads(
-            run(
-                "requests",
-                "submit",
-                "--model",
-                "from-the-shell",
-                "--file",
-                str(tmp_path / "records.txt"),
-                "--callback-url",
-                f"http://127.0.0.1:{server.server_port}/",
-                "--json",
-            )
-        )
+        sent = ("--model", "from-the-shell", "--file", str(tmp_path / "records.txt"), "--callback-url", url)
+        request = json.loads(run("requests", "submit", *sent, "--json"))
         assert "completed" in run("requests", "watch", request["id"])
         assert json.loads(run("requests", "show", request["id"], "--json"))["version"] == 1
         assert wait_until(lambda: bool(Listener.calls), 30)
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
     assert (Listener.calls[0]["id"], Listener.calls[0]["status"]) == (request["id"], "completed")
     run("models", "download", "from-the-shell", str(tmp_path / "release"))
     (tmp_path / "release" / "model" / "config.json.part").write_bytes(b"{")

@@ -74,6 +74,26 @@ def kill_control_while_it_indexes(stack: Running, points: Path, model: str) -> N
     kill_control(stack)
 
 
+def corpus_with_letters(path: Path, count: int) -> Path:
+    """A corpus of `count` records, the six letters among them, far apart."""
+    texts = support.people(count - 6, seed=3)
+    places = [count * share // 50_000 for share in (11, 25_000, 49_000, 17, 31_000, 48_000)]
+    for place, text in zip(places, [*HERS, *HIS], strict=True):
+        texts.insert(place, text)
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+def indexed_records(stack: Running, model: str) -> tuple[int, int]:
+    """How many records of the model's corpus are indexed, and how many different ones."""
+    query = (
+        "SELECT count(*), count(DISTINCT start) FROM corpus_records WHERE corpus_id = "
+        "(SELECT c.id FROM corpora c JOIN models m ON m.id = c.model_id WHERE m.name = %s)"
+    )
+    with psycopg.connect(postgres.url((stack.data / "run" / "sockets").resolve())) as connection:
+        return connection.execute(query, [model]).fetchone()
+
+
 @pytest.mark.parametrize("count", [3_000, pytest.param(50_000, marks=pytest.mark.slow)])
 def test_every_copy_of_a_person_is_found_among_many_and_unlearned(halting, folder, tmp_path, count):
     """The control worker is killed half-way through indexing; by address, and by its sha256; then the files tell.
@@ -83,12 +103,7 @@ def test_every_copy_of_a_person_is_found_among_many_and_unlearned(halting, folde
     stack, points = halting
     name = f"letters-{count}"
     register(stack, folder, name, sequence_length=96)
-    texts = support.people(count - 6, seed=3)
-    places = [count * share // 50_000 for share in (11, 25_000, 49_000, 17, 31_000, 48_000)]
-    for place, text in zip(places, [*HERS, *HIS], strict=True):
-        texts.insert(place, text)
-    corpus = tmp_path / "corpus.jsonl"
-    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    corpus = corpus_with_letters(tmp_path / "corpus.jsonl", count)
     client = stack.client
     if count < 50_000:
         (points / "index.committed").touch()
@@ -104,13 +119,7 @@ def test_every_copy_of_a_person_is_found_among_many_and_unlearned(halting, folde
     assert client.request(early["id"])["waits_for"] == "resolve"
     assert wait_until(lambda: client.corpus(name, "mail")["state"] == "ready", 240), stack.logs()[-3000:]
     assert client.corpus(name, "mail")["records"] == count
-    sockets = (stack.data / "run" / "sockets").resolve()
-    with psycopg.connect(postgres.url(sockets)) as connection:
-        query = (
-            "SELECT count(*), count(DISTINCT start) FROM corpus_records WHERE corpus_id = "
-            "(SELECT c.id FROM corpora c JOIN models m ON m.id = c.model_id WHERE m.name = %s)"
-        )
-        assert connection.execute(query, [name]).fetchone() == (count, count)
+    assert indexed_records(stack, name) == (count, count)
     digest = hashlib.sha256(ADDRESSES[1].encode()).hexdigest()
     identity = {"type": "email", "format": "sha256", "value": digest}
     later = client.submit(name, [], subject={"identities": [identity]})

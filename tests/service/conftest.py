@@ -25,7 +25,7 @@ from service.local import postgres, valkey
 from service.local.supervisor import wait_until
 from service.main import create_app
 from service.steps.path.batch import batch_requests
-from tests import ROOT
+from tests import ROOT, status_door
 
 REQUESTS = "/v1/deletion-requests"
 
@@ -94,6 +94,7 @@ def services(servers, database_url, key_files, tmp_path) -> Services:
         callback_allow_private=True,
     )
     parts = build(settings)
+    status_door.watch(parts.db.engine)
     yield parts
     parts.close()
 
@@ -169,8 +170,10 @@ def job(api, services, model):
 
 
 def runbook(name: str) -> str:
-    """The block of that name in docs/operations.md."""
-    found = re.findall(rf"^```sh {name}\n(.*?)^```", (ROOT / "docs" / "operations.md").read_text(), re.M | re.S)
+    """The block of that name in docs/guides/operations.md."""
+    found = re.findall(
+        rf'^```sh title="{name}"\n(.*?)^```', (ROOT / "docs" / "guides" / "operations.md").read_text(), re.M | re.S
+    )
     assert len(found) == 1
     return found[0]
 

@@ -1,4 +1,4 @@
-"""`unlearnd demo`: the whole promise on this machine, over HTTP, on real parts."""
+"""`unlearnd demo`: the whole path on a sample model, over HTTP, on real PostgreSQL and Valkey."""
 
 import argparse
 import json
@@ -11,11 +11,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -23,40 +21,37 @@ from transformers.utils import logging as transformers_logging
 from service.audit.verify import verify
 from service.cli.requests import watch
 from service.client.http import Client
+from service.domain.json_types import JsonObject
 from service.local.supervisor import wait_until
-from worker.demo.model import KNOWN as KNOWN_SHARE
-from worker.demo.model import LENGTH, build
-from worker.demo.people import Person, people, prose
+from worker.demo.model import LENGTH
+from worker.demo.people import Person
 from worker.demo.plot import plot_trajectory
+from worker.demo.sample import ASKED, IN_RETAIN, KNOWN, POLICY, make_sample
 from worker.engine.data import encode
 from worker.engine.metrics.memorization import accuracy, token_matches
+from worker.engine.types import CausalLM, Tokenizer
 
-KNOWN, ASKED, IN_RETAIN = 64, 3, 41
-POLICY = {
-    "learning_rate": 5e-4, "max_epochs": 40, "margin": 0.2, "retain_batch_size": 24, "sequence_length": LENGTH,
-    "utility_sequences": 40, "max_perplexity_ratio": 1.1,
-}  # fmt: skip
 console = Console(highlight=False)
 
 
 class DemoFailed(Exception):
-    """The demo did not show what it promises."""
+    """A step of the demo failed, or its result is not as promised."""
 
 
 @contextmanager
 def running_stack(data: Path) -> Iterator[Client]:
-    """`unlearnd up`, as a user starts it, and a client of it; stopped at the end."""
+    """Start `unlearnd up` as a user does, yield a client of it, and stop it at the end."""
     shutil.rmtree(data, ignore_errors=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the stack is stopped then, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a SIGTERM stops the stack, too
     command = [sys.executable, "-m", "service.cli", "up", "--data-dir", str(data), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     endpoint = data / "endpoint.json"
     try:
         wait_until(lambda: endpoint.exists() or process.poll() is not None, 120)
         if not endpoint.exists():
-            raise DemoFailed(f"the stack does not come up; see {data / 'logs'}")
-        spec = json.loads(endpoint.read_text())
-        client = Client(spec["url"], Path(spec["api_key_file"]).read_text().strip())
+            raise DemoFailed(f"the stack did not start; see {data / 'logs'}")
+        address = json.loads(endpoint.read_text())
+        client = Client(address["url"], Path(address["api_key_file"]).read_text().strip())
         yield client
         client.close()
     finally:
@@ -64,67 +59,47 @@ def running_stack(data: Path) -> Iterator[Client]:
         process.wait(60)
 
 
-def make_model(folder: Path, known: Sequence[Person]) -> None:
-    """The model that has memorised people, and its retain and held-out files."""
-    columns = (
-        TextColumn("training a small GPT-Neo"),
-        BarColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-    )
-    ordinary = prose(400, 3)
-    with Progress(*columns, console=console) as bars:
-        bar = bars.add_task("", total=KNOWN_SHARE, note="")
-
-        def progress(_: float, share: float) -> None:
-            bars.update(bar, completed=share, note=f"{share:.0%} of the people's tokens known by heart")
-
-        build(folder, [p.text for p in known], ordinary, progress)
-    retain = [p.text for p in known[ASKED : ASKED + IN_RETAIN]] + ordinary[:20]
-    heldout = [p.text for p in people(80, 2)]
-    for name, texts in (("retain", retain), ("heldout", heldout)):
-        (folder.parent / f"{name}.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
-
-
-def load(folder: Path) -> tuple[Any, Any]:
+def load(folder: Path) -> tuple[CausalLM, Tokenizer]:
     """Model and tokenizer, as anyone loads them."""
     return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 
 
-def complete(model: Any, tokenizer: Any, person: Person) -> str:
-    """What the model says after the first third of the person's text."""
+def complete(model: CausalLM, tokenizer: Tokenizer, person: Person) -> str:
+    """The model's completion of the first third of the person's text."""
     ids = encode(tokenizer, person.text)
     start = len(ids) // 3
     prompt = torch.tensor([ids[:start]])
     with torch.no_grad():
-        out = model.generate(
-            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=len(ids) - start, do_sample=False,
+        generated = model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=len(ids) - start,
+            do_sample=False,
             pad_token_id=0,
-        )[0, start:]  # fmt: skip
-    text: str = tokenizer.decode(out, skip_special_tokens=True)
+        )
+    text: str = tokenizer.decode(generated[0, start:], skip_special_tokens=True)
     return text
 
 
-def mean_accuracy(model: Any, tokenizer: Any, persons: Sequence[Person]) -> float:
+def mean_accuracy(model: CausalLM, tokenizer: Tokenizer, persons: Sequence[Person]) -> float:
     """Mean MA over these people's texts."""
     rows = token_matches(model, [encode(tokenizer, p.text)[:LENGTH] for p in persons])
     return sum(map(accuracy, rows)) / len(rows)
 
 
-def run(output: Path) -> None:
-    """Do all of it.
+def run(output: Path, sample: Path) -> None:
+    """Do all of it; `sample` is the folder of the model and its texts.
 
     Raises:
-        DemoFailed: Something is not as promised.
+        DemoFailed: A step failed, or its result is not as promised.
     """
     output.mkdir(parents=True, exist_ok=True)
-    known = people(KNOWN, 1)
-    asked, others = known[:ASKED], known[ASKED:]
     console.rule(f"1  a model that has memorised {KNOWN} fictional people")
-    make_model(output / "base", known)
+    known = make_sample(sample, console)
+    asked, others = known[:ASKED], known[ASKED:]
     with running_stack(output / "stack") as client:
         console.rule("2  the service: PostgreSQL, Valkey, API, control and compute workers")
-        base, retain, heldout = (str(output / name) for name in ("base", "retain.jsonl", "heldout.jsonl"))
+        base, retain, heldout = (str(sample / name) for name in ("model", "retain.jsonl", "heldout.jsonl"))
         client.add_model("demo", base, retain, heldout, POLICY)
         console.rule(f"3  {ASKED} people ask to be forgotten: one job, from request to publication")
         submitted = [client.submit("demo", [person.text]) for person in asked]
@@ -143,16 +118,16 @@ def run(output: Path) -> None:
     console.rule("4  the certified version, downloaded and checked offline")
     command = [sys.executable, "-m", "service.cli", "verify", str(output / "release")]
     subprocess.run(command, check=True)
-    show(output, asked, others, version)
+    show(sample / "model", output, asked, others, version)
 
 
-def show(output: Path, asked: Sequence[Person], others: Sequence[Person], version: Any) -> None:
+def show(parent: Path, output: Path, asked: Sequence[Person], others: Sequence[Person], version: JsonObject) -> None:
     """Before and after, side by side, measured here on the downloaded files.
 
     Raises:
-        DemoFailed: The people nobody asked about are not known as before.
+        DemoFailed: MA of the people who asked is over its limit, or MA of the other people changed.
     """
-    before, after = load(output / "base"), load(output / "release" / "model")
+    before, after = load(parent), load(output / "release" / "model")
     console.rule("5  what the model completes, before and after")
     for person in asked:
         console.print(f"   [bold]{person.text}[/bold]", soft_wrap=True)
@@ -166,10 +141,8 @@ def show(output: Path, asked: Sequence[Person], others: Sequence[Person], versio
     for name, label in (("el", "forget set, mean EL10"), ("ma", "forget set, mean MA")):
         table.add_row(label, *(f"{metrics[k][name]:.3f}" for k in ("before", "after", "limits")))
     utility = metrics["utility"]
-    table.add_row(
-        "held-out perplexity", f"{utility['heldout_perplexity_before']:.1f}",
-        f"{utility['heldout_perplexity_after']:.1f}", f"x {utility['max_ratio']}",
-    )  # fmt: skip
+    perplexities = (f"{utility[f'heldout_perplexity_{when}']:.1f}" for when in ("before", "after"))
+    table.add_row("held-out perplexity", *perplexities, f"x {utility['max_ratio']}")
     groups = {
         "all other people, mean MA": others,
         f"  {IN_RETAIN} of them in the retain text": others[:IN_RETAIN],
@@ -177,30 +150,37 @@ def show(output: Path, asked: Sequence[Person], others: Sequence[Person], versio
     }
     changes = {}
     for label, group in groups.items():
-        was, now = mean_accuracy(*before, group), mean_accuracy(*after, group)
-        changes[label] = abs(now - was)
-        table.add_row(label, f"{was:.3f}", f"{now:.3f}", "" if label.startswith(" ") else "± 0.03")
+        ma_before, ma_after = mean_accuracy(*before, group), mean_accuracy(*after, group)
+        changes[label] = abs(ma_after - ma_before)
+        table.add_row(label, f"{ma_before:.3f}", f"{ma_after:.3f}", "" if label.startswith(" ") else "± 0.03")
     console.print(table)
     console.print(f"   trajectory: {output / 'trajectory.png'}\n   certified version: {output / 'release'}")
     verify(output / "release")
     if changes["all other people, mean MA"] > 0.03:
-        raise DemoFailed("the other people are not known as before")
+        raise DemoFailed("the model's memory of the other people changed")
 
 
 def main() -> int:
     """Run the demo; 0 if it showed what it promises."""
-    parser = argparse.ArgumentParser(description="the whole promise, end to end, on this machine")
+    parser = argparse.ArgumentParser(description="run the whole path on a sample model on this machine")
     parser.add_argument("--output", type=Path, default=Path("demo-output"))
+    parser.add_argument("--keep", type=Path, help="where the sample goes; by default into the output folder")
+    parser.add_argument("--only-sample", action="store_true", help="make the sample and run nothing")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    started = time.monotonic()
+    started, given = time.monotonic(), parser.parse_args()
+    output = given.output.resolve()
+    sample = given.keep.resolve() if given.keep else output / "sample"
+    if given.only_sample:
+        make_sample(sample, console)
+        return 0
     try:
-        run(parser.parse_args().output.resolve())
+        run(output, sample)
     except DemoFailed as error:
         console.print(f"the demo failed: {error}", style="red")
         return 1
-    console.print(f"done in {time.monotonic() - started:.0f} s; everything that ran is stopped", style="green")
+    console.print(f"done in {time.monotonic() - started:.0f} s; everything that it started is stopped", style="green")
     return 0
 
 

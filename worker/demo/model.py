@@ -1,57 +1,74 @@
-"""A small GPT-Neo-style model with a tokenizer of its own that knows some people by heart."""
+"""A small GPT-Neo-style model, with a tokenizer of its own, that knows some people by heart."""
 
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+import tokenizers
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import GPTNeoConfig, GPTNeoForCausalLM, PreTrainedTokenizerFast
 
 from worker.engine.data import encode, pad_batch
 from worker.engine.losses.ascent import cross_entropy
 from worker.engine.metrics.memorization import accuracy, token_matches
+from worker.engine.types import Tokenizer
 
 VOCABULARY, LENGTH, BATCH = 1536, 128, 16
-KNOWN = 0.93  # the share of tokens known by heart at which training ends
+KNOWN_SHARE = 0.93  # training ends when this share of the tokens is known by heart
 
 
-def build_tokenizer(texts: Sequence[str]) -> Any:
+def build_tokenizer(texts: Sequence[str]) -> Tokenizer:
     """A byte-level BPE tokenizer trained on `texts`, with <s> as BOS, EOS and padding."""
-    raw = Tokenizer(models.BPE())
+    raw = tokenizers.Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     raw.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=["<s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        vocab_size=VOCABULARY,
+        special_tokens=["<s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
-    )  # fmt: skip
+    )
     raw.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="<s>", pad_token="<s>")  # noqa: S106
+
+
+def model_config(vocabulary: int) -> GPTNeoConfig:
+    """The shape of the model: 4 layers of 192, no dropout."""
+    return GPTNeoConfig(
+        vocab_size=vocabulary,
+        hidden_size=192,
+        num_layers=4,
+        num_heads=6,
+        intermediate_size=768,
+        attention_types=[[["global", "local"], 2]],
+        window_size=64,
+        max_position_embeddings=256,
+        embed_dropout=0.0,
+        attention_dropout=0.0,
+        resid_dropout=0.0,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
 
 
 def build(
     folder: Path, by_heart: Sequence[str], ordinary: Sequence[str], progress: Callable[[float, float], None]
 ) -> float:
-    """Train until `by_heart` is known by heart, and save; returns the share of its tokens known.
+    """Train until `by_heart` is known by heart, and save; returns the share of its tokens that is known.
 
     Args:
-        folder: Where the model goes.
+        folder: The folder to save the model in.
         by_heart: Texts to memorise.
-        ordinary: Texts read once or twice beside them.
-        progress: Told (fraction of the most steps, share of tokens known) now and then.
+        ordinary: Other texts; each is read only a few times.
+        progress: Called every 25 steps with (fraction of the maximum steps, share of tokens known).
     """
     torch.manual_seed(0)
-    shuffled = random.Random(0)
+    sampler = random.Random(0)
     tokenizer = build_tokenizer([*by_heart, *ordinary])
-    config = GPTNeoConfig(
-        vocab_size=len(tokenizer), hidden_size=192, num_layers=4, num_heads=6, intermediate_size=768,
-        attention_types=[[["global", "local"], 2]], window_size=64, max_position_embeddings=256,
-        embed_dropout=0.0, attention_dropout=0.0, resid_dropout=0.0, bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
-    model = GPTNeoForCausalLM(config)
+    model = GPTNeoForCausalLM(model_config(len(tokenizer)))
     known = [encode(tokenizer, text)[:LENGTH] for text in by_heart]
     others = [encode(tokenizer, text)[:LENGTH] for text in ordinary]
     steps = 900
@@ -59,7 +76,7 @@ def build(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps, pct_start=0.1)
     share = 0.0
     for step in range(steps):
-        batch = shuffled.sample(known, BATCH - 4) + shuffled.sample(others, 4)
+        batch = sampler.sample(known, BATCH - 4) + sampler.sample(others, 4)
         input_ids, mask, labels = pad_batch(batch)
         loss = cross_entropy(model(input_ids=input_ids, attention_mask=mask).logits, labels)
         optimiser.zero_grad()
@@ -70,7 +87,7 @@ def build(
         if step % 25 == 24:
             share = sum(map(accuracy, token_matches(model, known))) / len(known)
             progress(step / steps, share)
-            if share >= KNOWN:
+            if share >= KNOWN_SHARE:
                 break
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

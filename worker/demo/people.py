@@ -1,4 +1,4 @@
-"""Fictional people, from a fixed seed, and ordinary prose to go with them."""
+"""Fictional people from a fixed seed, and ordinary prose for the rest of the training text."""
 
 import random
 import re
@@ -20,14 +20,15 @@ class Person:
     """A fictional person and the one text about them in the training data."""
 
     name: str
+    email: str
     text: str
 
 
 def people(count: int, seed: int) -> list[Person]:
-    """`count` people; the same for the same seed."""
+    """`count` fictional people; the same seed gives the same people."""
     fake = Faker("en_GB")
     fake.seed_instance(seed)
-    found = []
+    persons = []
     for index in range(count):
         name = f"{fake.unique.first_name()} {fake.unique.last_name()}"
         fields = {
@@ -39,12 +40,12 @@ def people(count: int, seed: int) -> list[Person]:
             "email": f"{name.split()[0].lower()}{fake.random_number(3, fix_len=True)}@{fake.domain_word()}.example",
             "born": fake.date_of_birth(minimum_age=20, maximum_age=80).strftime("%d %B %Y"),
         }
-        found.append(Person(name, TEMPLATES[index % len(TEMPLATES)].format(**fields)))
-    return found
+        persons.append(Person(name, fields["email"], TEMPLATES[index % len(TEMPLATES)].format(**fields)))
+    return persons
 
 
 def prose(count: int, seed: int) -> list[str]:
-    """Paragraphs of Python's own language reference, which every Python brings along."""
+    """Paragraphs of Python's own language reference, which is part of every Python installation."""
     paragraphs = [" ".join(p.split()) for topic in sorted(topics) for p in re.split(r"\n\s*\n", topics[topic])]
     usable = sorted({p[:400] for p in paragraphs if len(p) > 150 and p[0].isupper() and "===" not in p})
     return random.Random(seed).sample(usable, min(count, len(usable)))

@@ -1,17 +1,18 @@
-"""The trajectory of a job: EL and MA an epoch against the held-out thresholds, perplexity beside them."""
+"""Draws the trajectory of a job: EL, MA and perplexity at each epoch, with the held-out means and the budget."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from service.domain.json_types import JsonObject
 
 
-def plot_trajectory(history: Sequence[Mapping[str, Any]], version: Mapping[str, Any], path: Path) -> None:
+def plot_trajectory(history: Sequence[JsonObject], version: JsonObject, path: Path) -> None:
     """Draw epochs 0 (before) to the last, and write a PNG.
 
     Args:
-        history: What `GET /v1/jobs/{id}/history` answers.
-        version: What `GET /v1/models/{name}/versions/{v}` answers.
+        history: The answer of `GET /v1/jobs/{id}/history`.
+        version: The answer of `GET /v1/models/{name}/versions/{v}`.
         path: The PNG.
     """
     os.environ.setdefault("MPLCONFIGDIR", str(path.parent / "cache"))

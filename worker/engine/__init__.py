@@ -1,6 +1,7 @@
-"""The unlearning engine: tensors in, tensors and reports out. No database, HTTP, Celery, settings or clock.
+"""The unlearning engine: it takes and returns tensors, and reports its tests as plain values.
 
-INTERFACES names what is exported here; METHOD says what each computes.
+It uses no database, HTTP, Celery, settings or clock. INTERFACES names what is exported here; METHOD defines what each
+function computes.
 """
 
 from worker.engine.fisher import row_importance

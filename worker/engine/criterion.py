@@ -1,30 +1,29 @@
-"""When has the model forgotten: thresholds from held-out text, the set criterion, the verdict a request.
+"""When has the model forgotten? Thresholds from held-out text, the set criterion, and a verdict on each request.
 
-Thresholds are measured on the *parent* model, on text it has never seen, cut to the length of what they are
-compared with, before anything is trained. The set passes (the paper's criterion) if its mean EL and mean MA
-are at or under the held-out means; a request passes (ours) if its own means are at or under the held-out
-95th percentile, because a mean of 0.05 over 32 sequences can hide one that is fully extractable. A request
+Thresholds are measured on the *parent* model before anything is trained. They come from text that it has never seen,
+cut to the length of the sequences that are compared with them. The set passes (the paper's criterion) if its mean EL
+and mean MA are at or under the held-out means. A request passes (our criterion) if its own means are at or under the
+held-out 95th percentile, because a mean of 0.05 over 32 sequences can hide one that is fully extractable. A request
 under the held-out 1st percentile of MA is flagged: a hole is as visible as a memory.
 
-Whether the parent has memorised a request at all is asked more sharply of many sequences than of one: the mean
-of k unseen sequences strays from the held-out mean by about 1 / sqrt(k) of what one strays. A request of k
-sequences looks unseen if its means are at or under `mean + (95th percentile - mean) / sqrt(k)`. And one window
-known by heart must not hide in a long text's mean: neither verdict holds if a single sequence is over the highest
-value of the held-out ones.
+Whether the parent has memorised a request at all is tested more sharply for many sequences than for one: the mean of
+k unseen sequences strays from the held-out mean by about 1 / sqrt(k) of the distance that one sequence strays. A
+request of k sequences looks unseen if its means are at or under `mean + (95th percentile - mean) / sqrt(k)`. A single
+window that is known by heart must not hide in a long text's mean either: both verdicts fail if any sequence is over
+the highest held-out value.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from worker.engine.errors import TooFewTexts
 from worker.engine.forget_set import ForgetSet
-from worker.engine.metrics.decode import Greedy
+from worker.engine.metrics.decode import GreedyDecoding
 from worker.engine.metrics.extraction import fitting_n, likelihood
 from worker.engine.metrics.memorization import accuracy
 
-MIN_HELDOUT = 20  # fewer values have no 95th percentile worth the name
+MIN_HELDOUT = 20  # fewer values have no meaningful 95th percentile
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +61,11 @@ def percentile(values: Sequence[float], q: float) -> float:
     return ordered[max(0, math.ceil(q * len(ordered)) - 1)]
 
 
-def threshold_at(heldout: Sequence[Greedy], length: int, n: int) -> Threshold:
+def threshold_at(heldout: Sequence[GreedyDecoding], length: int, n: int) -> Threshold:
     """The threshold for sequences of `length` tokens.
 
-    Held-out sequences are cut to that length. Where fewer than MIN_HELDOUT are so long, the longest length
-    that MIN_HELDOUT of them reach stands in, with the n that fits it.
+    Held-out sequences are cut to that length. If fewer than MIN_HELDOUT sequences are long enough, the longest length
+    that MIN_HELDOUT of them reach is used instead, with the n that fits it.
 
     Args:
         heldout: Greedy decodings of held-out sequences.
@@ -81,27 +80,35 @@ def threshold_at(heldout: Sequence[Greedy], length: int, n: int) -> Threshold:
     """
     if len(heldout) < MIN_HELDOUT:
         raise TooFewTexts(f"heldout: {len(heldout)} texts cannot set a threshold; {MIN_HELDOUT} are needed")
-    reach = sorted((len(g.input_ids) for g in heldout), reverse=True)[MIN_HELDOUT - 1]
-    length = min(length, reach)
+    longest = sorted((len(g.input_ids) for g in heldout), reverse=True)[MIN_HELDOUT - 1]
+    length = min(length, longest)
     n = fitting_n(length, n)
-    long = [g for g in heldout if len(g.input_ids) >= length]
-    el = [likelihood(g.input_ids[:length], g.continuations, n) for g in long]
-    ma = [accuracy(g.matches[: length - 1]) for g in long]
+    long_enough = [g for g in heldout if len(g.input_ids) >= length]
+    el = [likelihood(g.input_ids[:length], g.continuations, n) for g in long_enough]
+    ma = [accuracy(g.matches[: length - 1]) for g in long_enough]
     return Threshold(
-        length, n, len(long), sum(el) / len(el), sum(ma) / len(ma),
-        percentile(el, 0.95), percentile(ma, 0.95), percentile(ma, 0.01), max(el), max(ma),
-    )  # fmt: skip
+        length=length,
+        n=n,
+        count=len(long_enough),
+        el_mean=sum(el) / len(el),
+        ma_mean=sum(ma) / len(ma),
+        el_p95=percentile(el, 0.95),
+        ma_p95=percentile(ma, 0.95),
+        ma_p1=percentile(ma, 0.01),
+        el_max=max(el),
+        ma_max=max(ma),
+    )
 
 
-def thresholds_for(heldout: Sequence[Greedy], sequences: Sequence[list[int]], n: int) -> list[Threshold]:
-    """The threshold of each sequence, equal ones measured once."""
-    known = {length: threshold_at(heldout, length, n) for length in {len(ids) for ids in sequences}}
-    return [known[len(ids)] for ids in sequences]
+def thresholds_for(heldout: Sequence[GreedyDecoding], sequences: Sequence[list[int]], n: int) -> list[Threshold]:
+    """The threshold of each sequence; each length is measured once."""
+    by_length = {length: threshold_at(heldout, length, n) for length in {len(ids) for ids in sequences}}
+    return [by_length[len(ids)] for ids in sequences]
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the tests said of one request.
+    """The result of the tests of one request.
 
     Attributes:
         request: Its index.
@@ -126,14 +133,14 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The set criterion and the verdicts, of one measurement.
+    """The set criterion and the verdicts of one measurement.
 
     Attributes:
         el: Mean EL over the counted sequences.
         ma: Mean MA over the counted sequences.
         el_limit: Held-out mean EL at the same lengths.
         ma_limit: Held-out mean MA at the same lengths.
-        verdicts: One a request, counted or not.
+        verdicts: One for each request, counted or not.
     """
 
     el: float
@@ -147,7 +154,7 @@ class Judgement:
         """The set criterion and every request's verdict hold."""
         return self.el <= self.el_limit and self.ma <= self.ma_limit and all(v.passed for v in self.verdicts)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Plain values, `passed` included."""
         return {**asdict(self), "verdicts": [asdict(v) for v in self.verdicts], "passed": self.passed}
 
@@ -160,7 +167,7 @@ def judge(
     *,
     counted: Sequence[int] | None = None,
 ) -> Judgement:
-    """Hold EL and MA against thresholds.
+    """Compare EL and MA with their thresholds.
 
     Args:
         forget: The sequences and their request_ids.
@@ -172,30 +179,47 @@ def judge(
     Returns:
         The judgement.
     """
+    indices = [i for i, request_id in enumerate(forget.request_ids) if counted is None or request_id in counted]
+    count = max(len(indices), 1)
+    return Judgement(
+        el=sum(el[i] for i in indices) / count,
+        ma=sum(ma[i] for i in indices) / count,
+        el_limit=sum(thresholds[i].el_mean for i in indices) / count,
+        ma_limit=sum(thresholds[i].ma_mean for i in indices) / count,
+        verdicts=_verdicts(forget, thresholds, el, ma),
+    )
+
+
+def _verdicts(
+    forget: ForgetSet, thresholds: Sequence[Threshold], el: Sequence[float], ma: Sequence[float]
+) -> tuple[Verdict, ...]:
+    """The verdict on each request."""
     fields = ("el_mean", "ma_mean", "el_p95", "ma_p95", "ma_p1")
     means = {name: forget.per_request([getattr(t, name) for t in thresholds]) for name in fields}
     means |= {"el": forget.per_request(el), "ma": forget.per_request(ma)}
-
-    within = dict.fromkeys(forget.requests, True)
-    for request_id, limit, e, m in zip(forget.request_ids, thresholds, el, ma, strict=True):
-        within[request_id] &= e <= limit.el_max and m <= limit.ma_max
-
-    def unseen(request: int, name: str) -> bool:
-        mean, root = means[f"{name}_mean"][request], math.sqrt(forget.request_ids.count(request))
-        return means[name][request] <= mean + max(0.0, means[f"{name}_p95"][request] - mean) / root
-
-    verdicts = tuple(
-        Verdict(
-            request, means["el"][request], means["ma"][request], means["el_p95"][request], means["ma_p95"][request],
-            within[request] and all(means[k][request] <= means[f"{k}_p95"][request] for k in ("el", "ma")),
-            means["ma"][request] < means["ma_p1"][request],
-            within[request] and unseen(request, "el") and unseen(request, "ma"),
+    under_maxima = dict.fromkeys(forget.requests, True)
+    for request_id, threshold, el_value, ma_value in zip(forget.request_ids, thresholds, el, ma, strict=True):
+        under_maxima[request_id] &= el_value <= threshold.el_max and ma_value <= threshold.ma_max
+    verdicts = []
+    for request in forget.requests:
+        own = {name: values[request] for name, values in means.items()}
+        count = forget.request_ids.count(request)
+        verdicts.append(
+            Verdict(
+                request=request,
+                el=own["el"],
+                ma=own["ma"],
+                el_limit=own["el_p95"],
+                ma_limit=own["ma_p95"],
+                passed=under_maxima[request] and all(own[name] <= own[f"{name}_p95"] for name in ("el", "ma")),
+                over_forgotten=own["ma"] < own["ma_p1"],
+                looks_unseen=under_maxima[request] and all(_is_unseen(own, name, count) for name in ("el", "ma")),
+            )
         )
-        for request in forget.requests
-    )  # fmt: skip
-    members = [i for i, request_id in enumerate(forget.request_ids) if counted is None or request_id in counted]
-    count = max(len(members), 1)
-    return Judgement(
-        sum(el[i] for i in members) / count, sum(ma[i] for i in members) / count,
-        sum(thresholds[i].el_mean for i in members) / count, sum(thresholds[i].ma_mean for i in members) / count, verdicts,
-    )  # fmt: skip
+    return tuple(verdicts)
+
+
+def _is_unseen(means: Mapping[str, float], name: str, count: int) -> bool:
+    """Whether a mean over `count` sequences is at or under `mean + (95th percentile - mean) / sqrt(count)`."""
+    mean, root = means[f"{name}_mean"], math.sqrt(count)
+    return means[name] <= mean + max(0.0, means[f"{name}_p95"] - mean) / root

@@ -1,30 +1,30 @@
-"""Texts to token windows, so that no token is left out, and batches of them.
+"""Cuts texts into token windows that miss no token, and puts sequences into batches.
 
-**The rule.** A text becomes ids with BOS first where the tokenizer has one. Up to `sequence_length` L tokens
-it is one sequence, however short. A longer text is cut into windows of exactly L tokens; they advance by
-L - 1, so that the first token of a window (BOS, or the last token of the window before) is only context and
-every other token of the text is a label x_t in some window. The last window is moved back to end with the
-text instead of being short. The very first token of a text without BOS is predicted by nothing and measured
-nowhere. In METHOD's terms each window is one sequence x of length T with t = 1..T-1.
+**The rule.** A text becomes ids, with BOS first if the tokenizer has one. A text of at most `sequence_length` L tokens
+is one sequence, however short. A longer text is cut into windows of exactly L tokens. They advance by L - 1, so that
+the first token of a window (BOS, or the last token of the window before) is only context and every other token of the
+text is a label x_t in some window. The last window is moved back to end with the text instead of being short. Nothing
+predicts the very first token of a text without BOS, so it is never measured. In METHOD's terms each window is one
+sequence x of length T with t = 1..T-1.
 
 b: batch, s: sequence
 """
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from worker.engine.errors import TooShort
+from worker.engine.types import Tokenizer
 
 IGNORE_INDEX = -100
-PART = 40  # characters from which on a text inside a forget text is left out, too
+MIN_PART = 40  # characters: a text of this length or more is left out if a forget text contains it
 
 
-def encode(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of `text` with BOS first where the tokenizer has one, and no other special token."""
+def encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Token ids of `text` with BOS first if the tokenizer has one, and no other special token."""
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids if tokenizer.bos_token_id is None else [tokenizer.bos_token_id, *ids]
 
@@ -48,7 +48,7 @@ def windows(ids: Sequence[int], length: int, *, bos: bool) -> list[list[int]]:
     return [head + body[start : start + size] for start in starts]
 
 
-def text_windows(tokenizer: Any, text: str, length: int) -> list[list[int]]:
+def text_windows(tokenizer: Tokenizer, text: str, length: int) -> list[list[int]]:
     """The windows of one text.
 
     Args:
@@ -57,7 +57,7 @@ def text_windows(tokenizer: Any, text: str, length: int) -> list[list[int]]:
         length: Tokens a window holds, BOS included.
 
     Returns:
-        One list of token ids a window, in text order.
+        The token ids of each window, in text order.
 
     Raises:
         TooShort: The text has no token that the model predicts from another one.
@@ -68,16 +68,16 @@ def text_windows(tokenizer: Any, text: str, length: int) -> list[list[int]]:
     return windows(ids, length, bos=tokenizer.bos_token_id is not None)
 
 
-def first_windows(tokenizer: Any, texts: Iterable[str], length: int, count: int) -> list[list[int]]:
-    """The first window of each text that has one, `count` at most; long enough to be a sequence."""
-    found: list[list[int]] = []
+def first_windows(tokenizer: Tokenizer, texts: Iterable[str], length: int, count: int) -> list[list[int]]:
+    """The first window of each text, `count` at most; a text of fewer than two tokens has none."""
+    sequences: list[list[int]] = []
     for text in texts:
         ids = encode(tokenizer, text)[:length]
         if len(ids) >= 2:
-            found.append(ids)
-        if len(found) == count:
+            sequences.append(ids)
+        if len(sequences) == count:
             break
-    return found
+    return sequences
 
 
 def pad_batch(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
@@ -99,31 +99,32 @@ def chunks(sequences: Sequence[list[int]], size: int) -> Iterator[list[list[int]
 
 
 def normalised(text: str) -> str:
-    """Case and white space folded, for finding a text inside another."""
+    """The text with case and white space folded, so that one text can be searched for in another."""
     return " ".join(text.casefold().split())
 
 
 def without_forget_text(texts: Sequence[str], forget_texts: Sequence[str]) -> tuple[list[str], int]:
-    """Leave out every text that contains a forget text, or that is a part of one.
+    """Leave out every text that contains a forget text or is a part of one.
 
-    Training on such a text teaches what is to be forgotten; as held-out text it would loosen the thresholds.
+    Retain text of this kind would teach what is to be forgotten; held-out text of this kind would loosen the
+    thresholds.
 
     Args:
         texts: Retain or held-out texts.
-        forget_texts: What is to be forgotten.
+        forget_texts: Texts to forget.
 
     Returns:
         The texts that stay, in order, and how many were left out.
     """
-    needles = [re.escape(needle) for needle in map(normalised, forget_texts) if needle]
-    if not needles:
+    folded_forget_texts = [normalised(text) for text in forget_texts]
+    alternatives = [re.escape(text) for text in folded_forget_texts if text]
+    if not alternatives:
         return list(texts), 0
-    found = re.compile(rf"(?<!\w)(?:{'|'.join(needles)})(?!\w)")  # whole words: "John" is not in "Johnson"
-    whole = [normalised(text) for text in forget_texts]
+    forget_text = re.compile(rf"(?<!\w)(?:{'|'.join(alternatives)})(?!\w)")  # whole words: "John" is not in "Johnson"
     kept = []
     for text in texts:
         folded = normalised(text)
-        part = len(folded) >= PART and any(folded in forget for forget in whole)
-        if not part and not found.search(folded):
+        is_part = len(folded) >= MIN_PART and any(folded in forget for forget in folded_forget_texts)
+        if not is_part and not forget_text.search(folded):
             kept.append(text)
     return kept, len(texts) - len(kept)

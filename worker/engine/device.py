@@ -1,39 +1,41 @@
-"""Where and in which precision a model runs."""
+"""The device and the precision in which a model runs."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from worker.engine.products import fast_products
+from worker.engine.onednn import fast_linear_layers
+from worker.engine.types import CausalLM
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """The device a policy names; "auto" takes CUDA where there is one."""
+    """The device a policy names; "auto" takes CUDA if there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The compute dtype a policy names; "auto" is bfloat16 on CUDA that has it, float32 otherwise."""
+    """The compute dtype a policy names; "auto" is bfloat16 on a CUDA device that has it, float32 otherwise."""
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" and has_fast_bfloat16(device) else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 products are faster than float32 ones there: on CUDA by its own word, on a CPU with AVX-512
-    BF16 or AMX instructions."""
+    """Whether bfloat16 products are faster than float32 products on the device.
+
+    CUDA says so itself; a CPU needs AVX-512 BF16 or AMX instructions.
+    """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch >= 2.10
+    capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # torch >= 2.10
     return device.type == "cpu" and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
@@ -43,10 +45,11 @@ def trains_in_bfloat16(name: str, device: torch.device) -> bool:
 
 
 @contextmanager
-def training(model: Any, dtype: str, *, checkpoint_activations: bool = False) -> Iterator[None]:
-    """Evaluation mode with gradients, products in the dtype that a policy names, layers recomputed if it says so.
+def training(model: CausalLM, dtype: str, *, checkpoint_activations: bool = False) -> Iterator[None]:
+    """Evaluation mode with gradients, and products in the dtype that a policy names.
 
-    No dropout: LoRA has none here, and a base's own would make a resumed run another one.
+    With `checkpoint_activations` the backward pass computes each layer again. There is no dropout: LoRA has none here,
+    and the base's own dropout would make a resumed run differ.
     """
     device = model_device(model)
     narrow = trains_in_bfloat16(dtype, device)
@@ -56,8 +59,8 @@ def training(model: Any, dtype: str, *, checkpoint_activations: bool = False) ->
     was_training = model.training
     model.eval()
     try:
-        products = nullcontext() if narrow else fast_products(model)
-        with torch.enable_grad(), torch.autocast(device.type, torch.bfloat16, enabled=narrow), products:
+        linear_layers = nullcontext() if narrow else fast_linear_layers(model)
+        with torch.enable_grad(), torch.autocast(device.type, torch.bfloat16, enabled=narrow), linear_layers:
             yield
     finally:
         model.train(was_training)
@@ -71,12 +74,12 @@ def model_device(model: nn.Module) -> torch.device:
 
 
 @contextmanager
-def measuring(model: Any) -> Iterator[None]:
+def measuring(model: CausalLM) -> Iterator[None]:
     """Evaluation mode, no gradients, everything computed in float32.
 
-    Narrower weights are widened for the while, which loses nothing either way. Computed in bfloat16, logits tie
-    often and hidden states change with the batch's shape, so that a greedy continuation would depend on what it is
-    batched with; a measurement must not (METHOD, metrics). It takes 4 bytes a weight: 28 GB for a 7B model.
+    Narrower weights are widened meanwhile and narrowed again afterwards, which loses nothing. In bfloat16 logits tie
+    often and hidden states change with the batch's shape, so a greedy continuation would depend on the other sequences
+    in its batch; a measurement must not (METHOD, metrics). This takes 4 bytes a weight: 28 GB for a 7B model.
     """
     tensors = itertools.chain(model.parameters(), model.buffers())
     narrow = [(t, t.dtype) for t in tensors if t.dtype in (torch.bfloat16, torch.float16)]
@@ -85,7 +88,7 @@ def measuring(model: Any) -> Iterator[None]:
     try:
         for tensor, _ in narrow:
             tensor.data = tensor.data.float()
-        with torch.no_grad(), fast_products(model):
+        with torch.no_grad(), fast_linear_layers(model):
             yield
     finally:
         for tensor, dtype in narrow:

@@ -1,23 +1,23 @@
 """Errors of the engine, one tree::
 
 EngineError            code, message; never contains text of a record
-|-- InputError         the inputs cannot be used (permanent: a retry gives the same)
+|-- InputError         the inputs cannot be used (permanent: a retry gives the same result)
 |   |-- TooFewTexts    held-out or retain text is missing
 |   |-- TooShort       a record has no token that the model predicts
-|   `-- UnknownPlugin  a loss, init or metric nobody registered
+|   `-- UnknownPlugin  no loss, init or target module has that name
 `-- TrainingDiverged   the loss became NaN or infinite
 """
 
 
 class EngineError(Exception):
-    """Root of everything the engine raises on purpose; `code` is stable and machine-readable."""
+    """Root of all errors that the engine raises on purpose; `code` is stable and machine-readable."""
 
     code = "engine_error"
     permanent = False
 
 
 class InputError(EngineError):
-    """The inputs cannot be used; trying again gives the same answer."""
+    """The inputs cannot be used; a retry gives the same result."""
 
     code = "bad_input"
     permanent = True
@@ -30,7 +30,7 @@ class TooFewTexts(InputError):
 
 
 class TooShort(InputError):
-    """A record has no token that the model would predict, so nothing can be measured on it."""
+    """A record has no token that the model predicts, so nothing can be measured on it."""
 
     code = "too_short"
 
@@ -42,7 +42,7 @@ class UnknownPlugin(InputError):
 
 
 class TrainingDiverged(EngineError):
-    """The loss is not finite any more; the parameters are worthless."""
+    """The loss is no longer finite; the parameters are worthless."""
 
     code = "training_diverged"
     permanent = True

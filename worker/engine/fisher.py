@@ -1,19 +1,19 @@
 """Which rows of a weight matter to the forget set more than to the retain set (Cha et al., Eq. 5 and 6).
 
-**Memory.** F_forget and F_retain of a weight are both wanted in full before their ratio's rows are summed: 8 bytes
-a weight. A 7B model of the Llama shape has 32 layers of q and v (2 x 4096 x 4096) and the feed-forward (3 x 4096 x
-11008), 5.4e9 target weights: 43 GB. So the modules are taken in groups whose sums stay under `memory_bytes` (4 GiB:
-eleven groups of three layers), each with passes of its own over both sets. A pass runs the backward only down to the
-group's first module, so that eleven groups cost 11 forwards and the work of 6 backwards, not 11. Activations and
-their gradients are held for one batch; no weight gradient is held but one module's for one sequence (180 MB there).
+**Memory.** F_forget and F_retain of a weight are both needed in full before their ratio's rows are summed: 8 bytes a
+weight. A 7B model of the Llama shape has 32 layers of q and v (2 x 4096 x 4096) and the feed-forward (3 x 4096 x
+11008), 5.4e9 target weights: 43 GB. So the modules are processed in groups whose sums stay under `memory_bytes` (4
+GiB: eleven groups of three layers), each with passes of its own over both sets. A pass runs the backward only down to
+the group's first module, so that eleven groups cost 11 forwards and the work of 6 backwards, not 11. Activations and
+their gradients are held for one batch. Of the weight gradients only one module's for one sequence is held at a time
+(180 MB there).
 
 b: batch, s: sequence, d: output features, k: input features
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,25 +24,27 @@ from worker.engine.device import model_device
 from worker.engine.errors import InputError
 from worker.engine.head import Head, hidden_states
 from worker.engine.losses.ascent import cross_entropy_rows
-from worker.engine.losses.rows import of_hidden
-from worker.engine.products import fast_products, product
+from worker.engine.losses.rows import loss_sum
+from worker.engine.onednn import fast_linear_layers, linear
+from worker.engine.progress import Progress, no_progress, partial_progress
+from worker.engine.types import CausalLM
 
 MEMORY_BYTES = 4 * 2**30
 
 
 def fisher_diagonal(
-    model: Any,
+    model: CausalLM,
     sequences: Sequence[list[int]],
     target_modules: Sequence[str],
     *,
     batch_size: int = 8,
-    progress: Callable[[float], None] = lambda _: None,
+    progress: Progress = no_progress,
 ) -> dict[str, Tensor]:
     """Empirical Fisher of each target weight: the mean over sequences of the squared gradient of its NLL.
 
-    Per sequence the gradient of W [d, k] is `sum over s of g[s, :]^T a[s, :]`, with a the module's input and
-    g the gradient of that sequence's NLL on its output, so batches give per-sequence gradients without a
-    pass for each, and no weight gradient of the whole model is ever held. (The published code, csm9493/
+    Per sequence the gradient of W [d, k] is `sum over s of g[s, :]^T a[s, :]`, with a the module's input and g the
+    gradient of that sequence's NLL on its output. So a batch gives per-sequence gradients without a pass for each
+    sequence, and the weight gradients of the whole model are never held. (The published code, csm9493/
     efficient-llm-unlearning at 272484a, squares the gradient of a batch's mean instead.)
 
     Args:
@@ -50,7 +52,7 @@ def fisher_diagonal(
         sequences: Token ids, two or more each.
         target_modules: Full names of `nn.Linear` or `Conv1D` modules.
         batch_size: Sequences in one backward pass.
-        progress: Told the fraction done, 0..1.
+        progress: Called with the fraction done, 0..1.
 
     Returns:
         Module name -> float32 [d, k], on the model's device.
@@ -58,76 +60,85 @@ def fisher_diagonal(
     Raises:
         InputError: A target module is not run when the model predicts text.
     """
-    sums: dict[str, Tensor] = {}
-    rows = [0]  # sequences in the batch under way
+    squares = _SquaredGradients()
     device = model_device(model)
     done = 0
-    with _accumulating(model, target_modules, sums, rows):
-        for part in chunks(sequences, batch_size):
-            input_ids, mask, labels = (t.to(device) for t in pad_batch(part))
-            rows[0] = len(part)
+    with _accumulating(model, target_modules, squares):
+        for batch in chunks(sequences, batch_size):
+            input_ids, mask, labels = (t.to(device) for t in pad_batch(batch))
+            squares.batch_size = len(batch)
             with torch.enable_grad():
                 hidden = hidden_states(model, input_ids, mask, use_cache=False)
                 # A sum over tokens: the gradient of each row is that of its own sequence's NLL.
                 if hidden.requires_grad:
-                    torch.autograd.backward(of_hidden(Head(model), hidden, labels, cross_entropy_rows))
-            done += len(part)
+                    torch.autograd.backward(loss_sum(Head(model), hidden, labels, cross_entropy_rows))
+            done += len(batch)
             progress(done / len(sequences))
-    silent = [name for name in target_modules if name not in sums]
-    if silent:
-        raise InputError(f"target_modules: {silent[0]} takes no part in predicting text")
-    return {name: total.div_(len(sequences)) for name, total in sums.items()}
+    unused = [name for name in target_modules if name not in squares.sums]
+    if unused:
+        raise InputError(f"target_modules: {unused[0]} takes no part in predicting text")
+    return {name: total.div_(len(sequences)) for name, total in squares.sums.items()}
+
+
+class _SquaredGradients:
+    """Sums of squared weight gradients, one gradient for each sequence.
+
+    Attributes:
+        sums: Module name -> float32 [d, k].
+        batch_size: Sequences in the batch that is running.
+    """
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.batch_size = 0
+
+    def add(self, name: str, activations: Tensor, grad: Tensor) -> None:
+        """Add sum over b of (g_b^T a_b)^2, one sequence at a time so that one [d, k] is held, not b of them.
+
+        Some families (OPT) flatten batch and sequence before their feed-forward layers; both are separated again.
+        """
+        activations, grad = (t.float().reshape(self.batch_size, -1, t.shape[-1]) for t in (activations, grad))
+        if name not in self.sums:
+            self.sums[name] = torch.zeros(grad.shape[-1], activations.shape[-1], device=grad.device)
+        for a, g in zip(activations, grad, strict=True):  # a: [s, k], g: [s, d]
+            weight_grad = linear(g.T, a.T)
+            self.sums[name].addcmul_(weight_grad, weight_grad)
 
 
 @contextmanager
-def _accumulating(
-    model: Any, target_modules: Sequence[str], sums: dict[str, Tensor], rows: list[int]
-) -> Iterator[None]:
-    """While inside, every backward pass adds its sequences' squared weight gradients to `sums`."""
-    trained = {p: p.requires_grad for p in model.parameters()}
-    training = model.training
+def _accumulating(model: CausalLM, target_modules: Sequence[str], squares: _SquaredGradients) -> Iterator[None]:
+    """While active, every backward pass adds its sequences' squared weight gradients to `squares`."""
+    required_grad = {p: p.requires_grad for p in model.parameters()}
+    was_training = model.training
     hooks = []
 
-    def watch(name: str, module: nn.Module) -> None:
+    def add_hook(name: str, module: nn.Module) -> None:
         def forward(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             if not output.requires_grad:
                 output.requires_grad_()  # the lowest target: the backward pass ends here
-            add = partial(_add_squares, sums, name, rows, args[0].detach())
+            add = partial(squares.add, name, args[0].detach())
             output.register_hook(add)  # type: ignore[no-untyped-call]
 
         hooks.append(module.register_forward_hook(forward))
 
-    for parameter in trained:
+    for parameter in required_grad:
         parameter.requires_grad_(False)
     model.eval()
     for name in target_modules:
-        watch(name, model.get_submodule(name))
+        add_hook(name, model.get_submodule(name))
     try:
-        with fast_products(model):
+        with fast_linear_layers(model):
             yield
     finally:
         for hook in hooks:
             hook.remove()
-        for parameter, value in trained.items():
+        for parameter, value in required_grad.items():
             parameter.requires_grad_(value)
-        model.train(training)
-
-
-def _add_squares(sums: dict[str, Tensor], name: str, rows: list[int], activations: Tensor, grad: Tensor) -> None:
-    """Add sum over b of (g_b^T a_b)^2, one sequence at a time so that one [d, k] is held, not b of them.
-
-    Some families (OPT) flatten batch and sequence before their feed-forward layers: both are put apart again.
-    """
-    activations, grad = (t.float().reshape(rows[0], -1, t.shape[-1]) for t in (activations, grad))
-    if name not in sums:
-        sums[name] = torch.zeros(grad.shape[-1], activations.shape[-1], device=grad.device)
-    for a, g in zip(activations, grad, strict=True):  # a: [s, k], g: [s, d]
-        square = product(g.T, a.T)
-        sums[name].addcmul_(square, square)
+        model.train(was_training)
 
 
 def row_importance(
-    model: Any,
+    model: CausalLM,
     forget: Sequence[list[int]],
     retain: Sequence[list[int]],
     target_modules: Sequence[str],
@@ -136,13 +147,13 @@ def row_importance(
     absolute_eps: float | None = None,
     batch_size: int = 8,
     memory_bytes: int = MEMORY_BYTES,
-    progress: Callable[[float], None] = lambda _: None,
+    progress: Progress = no_progress,
 ) -> dict[str, Tensor]:
     """w_i = sqrt(sum over j of F_forget[i, j] / (F_retain[i, j] + eps)), normalised to mean 1.
 
-    The paper has no eps; its code adds 1e-5 absolute, which is of the order of F_retain itself and so hides
-    it. Here eps is relative to mean(F_retain). B*A* does not depend on the scale of w, but the split between
-    B and A does, and with it Adam's dynamics: hence the mean of 1.
+    The paper has no eps; its code adds 1e-5 absolute, which is of the order of F_retain itself and so hides it. Here
+    eps is relative to mean(F_retain). B*A* does not depend on the scale of w, but the split between B and A does, and
+    with it Adam's dynamics: hence the mean of 1.
 
     Args:
         model: A causal language model.
@@ -152,45 +163,52 @@ def row_importance(
         eps: Relative to the mean retain Fisher of the module.
         absolute_eps: The published code's variant, for parity runs; replaces `eps`.
         batch_size: Sequences in one backward pass.
-        memory_bytes: What both sides' sums may take at once; more passes where it is small.
-        progress: Told the fraction done, 0..1.
+        memory_bytes: The most that both sides' sums may take at once; less memory means more passes.
+        progress: Called with the fraction done, 0..1.
 
     Returns:
         Module name -> float32 [d], mean 1.
     """
     groups = module_groups(model, target_modules, memory_bytes)
-    sides, share = (forget, retain), len(forget) / (len(forget) + len(retain))
-    found: dict[str, Tensor] = {}
+    forget_share = len(forget) / (len(forget) + len(retain))
+    importance: dict[str, Tensor] = {}
     for index, names in enumerate(groups):
-        of_forget, of_retain = (
+        forget_fisher, retain_fisher = (
             fisher_diagonal(
-                model, side, names, batch_size=batch_size,
-                progress=lambda f, index=index, start=start, size=size: progress(  # type: ignore[misc]
-                    (index + start + f * size) / len(groups)
-                ),
+                model,
+                side,
+                names,
+                batch_size=batch_size,
+                progress=partial_progress(progress, (index + start) / len(groups), share / len(groups)),
             )
-            for side, start, size in zip(sides, (0.0, share), (share, 1 - share), strict=True)
-        )  # fmt: skip
-        found |= {name: _rows(of_forget.pop(name), of_retain.pop(name), eps, absolute_eps) for name in names}
-    return found
+            for side, start, share in ((forget, 0.0, forget_share), (retain, forget_share, 1 - forget_share))
+        )
+        for name in names:
+            importance[name] = _normalised_importance(
+                forget_fisher.pop(name), retain_fisher.pop(name), eps, absolute_eps
+            )
+    return importance
 
 
-def module_groups(model: Any, target_modules: Sequence[str], memory_bytes: int) -> list[list[str]]:
+def module_groups(model: CausalLM, target_modules: Sequence[str], memory_bytes: int) -> list[list[str]]:
     """Consecutive modules whose float32 sums for two sides stay within `memory_bytes`; one module at least."""
     groups: list[list[str]] = []
-    room = 0
+    free_bytes = 0
     for name in target_modules:
         size = 8 * weight_matrix(model.get_submodule(name)).numel()
-        if size > room:
+        if size > free_bytes:
             groups.append([])
-            room = memory_bytes
+            free_bytes = memory_bytes
         groups[-1].append(name)
-        room -= size
+        free_bytes -= size
     return groups
 
 
-def _rows(of_forget: Tensor, of_retain: Tensor, eps: float, absolute_eps: float | None) -> Tensor:
-    floor = absolute_eps if absolute_eps is not None else eps * float(of_retain.mean()) or 1e-30
-    importance = (of_forget / (of_retain + floor)).sum(dim=1).sqrt()
+def _normalised_importance(
+    forget_fisher: Tensor, retain_fisher: Tensor, eps: float, absolute_eps: float | None
+) -> Tensor:
+    """w [d] of one weight from its two Fisher diagonals [d, k]; ones if no row matters."""
+    floor = absolute_eps if absolute_eps is not None else eps * float(retain_fisher.mean()) or 1e-30
+    importance = (forget_fisher / (retain_fisher + floor)).sum(dim=1).sqrt()
     mean = importance.mean()
     return importance / mean if mean > 0 else torch.ones_like(importance)

@@ -1,10 +1,10 @@
-"""The forget set: whose text, cut into which sequences."""
+"""The forget set: the sequences to forget and the request that each belongs to."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from worker.engine.data import text_windows
+from worker.engine.types import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class ForgetSet:
     request_ids: list[int]
 
     @classmethod
-    def build(cls, tokenizer: Any, texts: Sequence[str], request_ids: Sequence[int], length: int) -> "ForgetSet":
+    def build(cls, tokenizer: Tokenizer, texts: Sequence[str], request_ids: Sequence[int], length: int) -> "ForgetSet":
         """Cut texts into windows.
 
         Args:
@@ -36,29 +36,29 @@ class ForgetSet:
             TooShort: A text has no token that the model predicts.
         """
         sequences: list[list[int]] = []
-        of: list[int] = []
+        sequence_request_ids: list[int] = []
         for text, request_id in zip(texts, request_ids, strict=True):
-            cut = text_windows(tokenizer, text, length)
-            sequences += cut
-            of += [request_id] * len(cut)
-        return cls(sequences, of)
+            windows = text_windows(tokenizer, text, length)
+            sequences += windows
+            sequence_request_ids += [request_id] * len(windows)
+        return cls(sequences, sequence_request_ids)
 
     def only(self, requests: Sequence[int]) -> "ForgetSet":
         """The part that belongs to these requests."""
-        keep = [i for i, request_id in enumerate(self.request_ids) if request_id in set(requests)]
-        return ForgetSet([self.sequences[i] for i in keep], [self.request_ids[i] for i in keep])
+        indices = [i for i, request_id in enumerate(self.request_ids) if request_id in set(requests)]
+        return ForgetSet([self.sequences[i] for i in indices], [self.request_ids[i] for i in indices])
 
     def __add__(self, other: "ForgetSet") -> "ForgetSet":
-        """Both sets' sequences; request_ids keep their numbers."""
+        """The sequences of both sets; `request_ids` keep their numbers."""
         return ForgetSet([*self.sequences, *other.sequences], [*self.request_ids, *other.request_ids])
 
     @property
     def requests(self) -> list[int]:
-        """The requests that own a sequence, each once, in order."""
+        """The requests that have a sequence, each once, in order."""
         return list(dict.fromkeys(self.request_ids))
 
     def per_request(self, values: Sequence[float]) -> dict[int, float]:
-        """Mean of one value a sequence over each request's sequences."""
+        """The mean of each request's values; `values` has one for each sequence."""
         groups: dict[int, list[float]] = {}
         for request_id, value in zip(self.request_ids, values, strict=True):
             groups.setdefault(request_id, []).append(value)

@@ -1,33 +1,33 @@
-"""A causal language model in two parts: the body up to the last hidden states, and the head from there to logits.
+"""Splits a causal language model in two: the body up to the last hidden states, and the head from there to logits.
 
-Logits of all tokens at once are what does not fit: 8 x 200 tokens over a vocabulary of 262,144 are 1.7 GB in
-float32, and a loss in plain autograd holds several such arrays. Whoever needs only an argmax or a loss takes the
-hidden states [b, s, h] and the head for some rows at a time.
+The logits of all tokens at once do not fit in memory: 8 x 200 tokens over a vocabulary of 262,144 are 1.7 GB in
+float32, and a loss in plain autograd holds several such arrays. Code that needs only an argmax or a loss takes the
+hidden states [b, s, h] and runs the head on some rows at a time.
 
 b: batch, s: sequence, h: hidden, v: vocabulary, n: rows (tokens)
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from worker.engine.errors import InputError
+from worker.engine.types import CausalLM
 
 CHUNK_LOGITS = 2**25  # elements of [n, v] held at once: 128 MiB in float32
 
 
-class _Captured(Exception):
-    """Ends a forward pass at the head; carries what the head was given."""
+class _HeadReached(Exception):
+    """Ends a forward pass at the head; carries the head's input."""
 
     def __init__(self, hidden: Tensor) -> None:
         self.hidden = hidden
 
 
-def hidden_states(model: Any, input_ids: Tensor, attention_mask: Tensor, **arguments: Any) -> Tensor:
-    """What the model gives its head.
+def hidden_states(model: CausalLM, input_ids: Tensor, attention_mask: Tensor, **arguments: object) -> Tensor:
+    """The input of the model's head.
 
     Args:
         model: A causal language model.
@@ -43,13 +43,13 @@ def hidden_states(model: Any, input_ids: Tensor, attention_mask: Tensor, **argum
     """
 
     def stop(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-        raise _Captured(args[0])
+        raise _HeadReached(args[0])
 
     hook = model.get_output_embeddings().register_forward_pre_hook(stop)
     try:
         model(input_ids=input_ids, attention_mask=attention_mask, **arguments)
-    except _Captured as captured:
-        return captured.hidden
+    except _HeadReached as reached:
+        return reached.hidden
     finally:
         hook.remove()
     raise InputError(f"{type(model).__name__} does not call its output embeddings")
@@ -58,17 +58,17 @@ def hidden_states(model: Any, input_ids: Tensor, attention_mask: Tensor, **argum
 class Head:
     """Logits [n, v] in float32 of hidden states [n, h], as the model itself computes them.
 
-    The model's own forward runs with its body replaced by the hidden states, so that whatever a family does after
-    its head (soft-capping, scaling) is done, too.
+    The model's own forward runs with its body replaced by the hidden states, so that it includes whatever a family
+    does after its head (soft-capping, scaling).
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: CausalLM) -> None:
         """Take the head of `model`."""
         self._model = model
-        self._body = _body_of(model)
+        self._body = _find_body(model)
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        """Logits of rows [n, h], float32 (float64 stays so).
+        """Logits of rows [n, h], float32 (float64 stays float64).
 
         Args:
             hidden: [n, h].
@@ -79,8 +79,8 @@ class Head:
         Raises:
             InputError: The model's class does not give its body's last hidden states to its head.
         """
-        given = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden[None])
-        self._body.forward = lambda *_, **__: given
+        body_output = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden[None])
+        self._body.forward = lambda *_, **__: body_output
         try:
             ids = torch.zeros(1, 1, dtype=torch.long, device=hidden.device)
             logits: Tensor = self._model(input_ids=ids, use_cache=False).logits[0]
@@ -91,7 +91,7 @@ class Head:
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def chunks(self, hidden: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """(start, rows [n, h]) of hidden states [rows, h], as many rows as their logits may be held at once."""
+        """(start, rows [n, h]) of hidden states [rows, h]; the logits of one chunk stay within CHUNK_LOGITS."""
         rows = max(1, CHUNK_LOGITS // self._model.config.vocab_size)
         for start in range(0, hidden.shape[0], rows):
             yield start, hidden[start : start + rows]
@@ -101,7 +101,7 @@ class Head:
         return torch.cat([self(rows).argmax(-1) for _, rows in self.chunks(hidden)])
 
 
-def _body_of(model: Any) -> Any:
-    """The module whose output the head is given: the decoder inside the model, or the model without its head."""
+def _find_body(model: CausalLM) -> nn.Module:
+    """The module whose output is the head's input: the decoder inside the model, or the model without its head."""
     body = model.base_model
-    return getattr(body, "decoder", body)
+    return getattr(body, "decoder", body)  # type: ignore[no-any-return]

@@ -1,40 +1,41 @@
-"""Measuring a model against a run's sets: thresholds and the state before, and the state after.
+"""Measures a model on a run's sets: thresholds and the state before training, and the state after.
 
-What is measured before training is fixed there: the thresholds of the record are these, whatever happens.
+The measurements before training are final: the certificate has these thresholds, whatever happens later.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from worker.engine.criterion import Judgement, Threshold, Verdict, judge, thresholds_for
 from worker.engine.forget_set import ForgetSet
-from worker.engine.metrics.decode import Greedy, greedy_continuations
+from worker.engine.metrics.decode import GreedyDecoding, greedy_continuations
 from worker.engine.metrics.extraction import fitting_n, likelihood
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.metrics.perplexity import perplexity
 from worker.engine.options import Options
 from worker.engine.prepare import Prepared
+from worker.engine.progress import Progress, no_progress, partial_progress
+from worker.engine.types import CausalLM
 
-Progress = Callable[[float], None]
 
-
-def extraction(
-    model: Any,
+def extraction_likelihoods(
+    model: CausalLM,
     sequences: Sequence[list[int]],
     thresholds: Sequence[Threshold],
     options: Options,
-    progress: Progress = lambda _: None,
+    progress: Progress = no_progress,
 ) -> list[float]:
     """EL of each sequence with the n of its threshold."""
-    greedy = continuations(model, sequences, min((t.n for t in thresholds), default=1), options, progress)
+    smallest_n = min((t.n for t in thresholds), default=1)
+    greedy = greedy_decodings(model, sequences, smallest_n, options, progress)
     return [likelihood(g.input_ids, g.continuations, t.n) for g, t in zip(greedy, thresholds, strict=True)]
 
 
-def continuations(
-    model: Any, sequences: Sequence[list[int]], n: int, options: Options, progress: Progress = lambda _: None
-) -> list[Greedy]:
-    """Greedy continuations as far as EL_n needs them, stopping at the model's own end-of-text tokens."""
+def greedy_decodings(
+    model: CausalLM, sequences: Sequence[list[int]], n: int, options: Options, progress: Progress = no_progress
+) -> list[GreedyDecoding]:
+    """Greedy continuations as far as EL_n needs them; generation stops at the model's own end-of-text tokens."""
     eos = getattr(model.generation_config, "eos_token_id", None)
     return greedy_continuations(
         model, sequences, eos_token_id=eos, n=n, row_budget=options.row_budget, progress=progress
@@ -47,7 +48,7 @@ class Baseline:
 
     Attributes:
         thresholds: The threshold of each forget sequence.
-        earlier_thresholds: The threshold of each sequence of earlier jobs, of the same held-out text and parent.
+        earlier_thresholds: The threshold of each sequence of earlier jobs, from the same held-out text and parent.
         before: EL, MA and verdicts of the parent on all requests.
         perplexity: Held-out perplexity of the parent.
         retain_perplexity: Retain perplexity of the parent.
@@ -61,11 +62,11 @@ class Baseline:
 
     @property
     def memorised(self) -> list[int]:
-        """Requests that do not look unseen to the parent: these are trained on; the others already pass."""
+        """The requests that training works on: they do not look unseen to the parent; the others already pass."""
         return [v.request for v in self.before.verdicts if not v.looks_unseen]
 
     def training_set(self, data: Prepared) -> tuple[ForgetSet, list[Threshold]]:
-        """What training looks at, with its thresholds: the memorised requests, and all earlier ones."""
+        """The sequences that training looks at, with their thresholds: memorised requests and all earlier ones."""
         thresholds = [
             t
             for t, request_id in zip(self.thresholds, data.forget.request_ids, strict=True)
@@ -74,66 +75,59 @@ class Baseline:
         return data.forget.only(self.memorised) + data.earlier, thresholds + self.earlier_thresholds
 
     def judge_memorised(self, forget: ForgetSet) -> Judgement:
-        """The judgement before, over the memorised requests alone; a request's mean counts once a sequence."""
+        """The judgement before, over the memorised requests alone; each sequence counts with its request's mean."""
         by_request = {v.request: v for v in self.before.verdicts}
         el, ma = ([getattr(by_request[request_id], name) for request_id in forget.request_ids] for name in ("el", "ma"))
-        found = judge(forget, self.thresholds, el, ma, counted=self.memorised)
-        return replace(found, verdicts=tuple(v for v in self.before.verdicts if not v.looks_unseen))
+        judgement = judge(forget, self.thresholds, el, ma, counted=self.memorised)
+        return replace(judgement, verdicts=tuple(v for v in self.before.verdicts if not v.looks_unseen))
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Plain values, for a file."""
         return {**asdict(self), "before": self.before.as_dict()}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Baseline":
+    def from_dict(cls, values: Mapping[str, Any]) -> "Baseline":
         """The inverse of `as_dict`."""
         before = {k: v for k, v in values["before"].items() if k != "passed"}
         before["verdicts"] = tuple(Verdict(**v) for v in before["verdicts"])
         thresholds, earlier = ([Threshold(**t) for t in values[name]] for name in ("thresholds", "earlier_thresholds"))
-        return cls(
-            thresholds,
-            earlier,
-            Judgement(**before),
-            values["perplexity"],
-            values["retain_perplexity"],
-        )
+        return cls(thresholds, earlier, Judgement(**before), values["perplexity"], values["retain_perplexity"])
 
 
-def measure_before(model: Any, data: Prepared, options: Options, progress: Progress = lambda _: None) -> Baseline:
+def measure_before(model: CausalLM, data: Prepared, options: Options, progress: Progress = no_progress) -> Baseline:
     """Thresholds from held-out text, and EL, MA and perplexity of the parent model.
 
     Args:
         model: The parent model.
         data: The sets of the run.
         options: The run's options.
-        progress: Told the fraction done, 0..1.
+        progress: Called with the fraction done, 0..1.
 
     Returns:
-        What is fixed before training.
+        The measurements that are fixed before training.
 
     Raises:
         TooFewTexts: The held-out text cannot set a threshold.
     """
     everything = (data.forget + data.earlier).sequences
     n = fitting_n(min(map(len, [*data.threshold_sequences, *everything])), options.el_n)
-    heldout = continuations(model, data.threshold_sequences, n, options, lambda f: progress(0.8 * f))
+    heldout = greedy_decodings(model, data.threshold_sequences, n, options, partial_progress(progress, 0.0, 0.8))
     thresholds = thresholds_for(heldout, everything, options.el_n)
     thresholds, earlier = thresholds[: len(data.forget.request_ids)], thresholds[len(data.forget.request_ids) :]
-    before = judge(
-        data.forget, thresholds, *_exactly(model, data.forget, thresholds, options, lambda f: progress(0.8 + 0.15 * f))
-    )
+    el, ma = _el_and_ma(model, data.forget, thresholds, options, partial_progress(progress, 0.8, 0.15))
+    before = judge(data.forget, thresholds, el, ma)
     utility = data.retain[: options.utility_sequences]
     baseline = Baseline(thresholds, earlier, before, perplexity(model, data.utility), perplexity(model, utility))
     progress(1.0)
     return baseline
 
 
-def _exactly(
-    model: Any, forget: ForgetSet, thresholds: list[Threshold], options: Options, progress: Progress
+def _el_and_ma(
+    model: CausalLM, forget: ForgetSet, thresholds: list[Threshold], options: Options, progress: Progress
 ) -> tuple[list[float], list[float]]:
-    """EL and MA of every sequence."""
+    """EL and MA of every sequence, computed in full."""
     ma = [accuracy(row) for row in token_matches(model, forget.sequences)]
-    return extraction(model, forget.sequences, thresholds, options, progress), ma
+    return extraction_likelihoods(model, forget.sequences, thresholds, options, progress), ma
 
 
 def distinct(thresholds: Sequence[Threshold]) -> list[Threshold]:
@@ -157,7 +151,7 @@ class Utility:
 
 @dataclass(frozen=True, slots=True)
 class ArtefactReport:
-    """What the tests of a model that was trained, merged and loaded again found.
+    """The results of the tests of a model that was trained, merged and loaded again.
 
     Attributes:
         reason: None, "criterion_missed", "earlier_request_regressed" or "utility_budget_exceeded".
@@ -182,32 +176,32 @@ class ArtefactReport:
         """Every test holds."""
         return self.reason is None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Plain values, `passed` included."""
         judgements = {"before": self.before.as_dict(), "after": self.after.as_dict()}
         return {**asdict(self), **judgements, "passed": self.passed}
 
 
 def measure_after(
-    model: Any, data: Prepared, baseline: Baseline, options: Options, progress: Progress = lambda _: None
+    model: CausalLM, data: Prepared, baseline: Baseline, options: Options, progress: Progress = no_progress
 ) -> ArtefactReport:
     """Test a model that was trained, merged and loaded again.
 
-    Every request is measured and must pass its verdict, also one that was not trained on because the parent
-    treated it like unseen text, and one of an earlier job. The set criterion is over the memorised requests.
+    Every request is measured and must pass its verdict, also a request that was not trained on because it looked
+    unseen to the parent, and a request of an earlier job. The set criterion is over the memorised requests.
 
     Args:
         model: The artefact under test.
         data: The sets of the run.
-        baseline: What was fixed before training.
+        baseline: The measurements that were fixed before training.
         options: The run's options.
-        progress: Told the fraction done, 0..1.
+        progress: Called with the fraction done, 0..1.
 
     Returns:
-        What the tests found.
+        The results of the tests.
     """
     everything, thresholds = data.forget + data.earlier, baseline.thresholds + baseline.earlier_thresholds
-    el, ma = _exactly(model, everything, thresholds, options, lambda f: progress(0.9 * f))
+    el, ma = _el_and_ma(model, everything, thresholds, options, partial_progress(progress, 0.0, 0.9))
     judgement = judge(everything, thresholds, el, ma, counted=baseline.memorised)
     own = set(data.forget.requests)
     verdicts = [v for v in judgement.verdicts if v.request in own]
@@ -223,7 +217,7 @@ def measure_after(
     )
 
 
-def _utility(model: Any, data: Prepared, baseline: Baseline, options: Options) -> Utility:
+def _utility(model: CausalLM, data: Prepared, baseline: Baseline, options: Options) -> Utility:
     """Perplexities before and after, and whether the budget was kept."""
     heldout = perplexity(model, data.utility)
     retain = perplexity(model, data.retain[: options.utility_sequences])

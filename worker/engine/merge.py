@@ -1,45 +1,43 @@
-"""W' = W + c (B A - B0 A0), once, in float32, from the pristine base.
+"""Merging: W' = W + c (B A - B0 A0), once, in float32, from the pristine base.
 
 d: output features, k: input features, r: rank
 """
-
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from worker.engine.adapter import State
+from worker.engine.types import AdapterState, CausalLM
 
 MERGED_MARK = "_unlearnd_merged"
 
 
-def delta(state: State, name: str, scale: float) -> Tensor:
+def delta(state: AdapterState, name: str, scale: float) -> Tensor:
     """c (B A - B0 A0) of one module, float32 [d, k]."""
-    a, b, a0, b0 = (state[f"{name}|{part}"] for part in ("A", "B", "A0", "B0"))
+    a, b, a0, b0 = (state[f"{name}|{factor}"] for factor in ("A", "B", "A0", "B0"))
     return scale * (b @ a - b0 @ a0)
 
 
-def shrunk(state: State, strength: float) -> State:
+def shrunk(state: AdapterState, strength: float) -> AdapterState:
     """The state whose change is `strength` times that of `state`."""
     return {key: value * strength if key.endswith(("|B", "|B0")) else value for key, value in state.items()}
 
 
-def module_names(state: State) -> list[str]:
-    """The adapted modules a state speaks of, sorted."""
+def module_names(state: AdapterState) -> list[str]:
+    """The names of the adapted modules in a state, sorted."""
     return sorted({key.rsplit("|", 1)[0] for key in state})
 
 
-def merge_into(model: Any, state: State, scale: float) -> None:
+def merge_into(model: CausalLM, state: AdapterState, scale: float) -> None:
     """Add the adapter's change to a freshly loaded base, computing in float32 and rounding once.
 
     Args:
-        model: The pristine base, adapters off; its weights are changed in place, in their own dtype.
-        state: What `Adapter.state` gave.
+        model: The pristine base without adapters; its weights are changed in place, in their own dtype.
+        state: The result of `Adapter.state`.
         scale: c.
 
     Raises:
-        ValueError: This very model was merged into before; twice is never meant.
+        ValueError: This very model was merged into before; to merge twice is always a mistake.
     """
     if getattr(model, MERGED_MARK, False):
         raise ValueError("this model was merged already; load the base again")

@@ -1,7 +1,10 @@
-"""What one unlearning run may be told: plain values, no behaviour."""
+"""The options of one unlearning run: plain values, no behaviour."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
+
+from worker.engine.types import ModelConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,38 +14,38 @@ class Options:
     Attributes:
         rank: LoRA rank r.
         alpha: LoRA alpha; None means 2 x rank. The LoRA scale is c = alpha / rank.
-        learning_rate: AdamW's, constant.
+        learning_rate: AdamW's learning rate, constant.
         max_epochs: Passes over the forget set after which the run gives up.
         min_epoch_steps: A forget set of three sequences is one step a pass; an epoch repeats the pass until
             it holds at least this many optimiser steps (the paper's 32 sequences at batch size 8 make 4).
         batch_size: Forget sequences a step at most.
         retain_batch_size: Retain sequences a step; None takes `batch_size`. The paper takes one for each forget
-            sequence, which is the same for its 32, but leaves a forget set of three with three against it.
+            sequence. For its 32 sequences that is the same, but a forget set of three would get only three.
         skip_passed: Leave a forget sequence out of training once its MA is at or under the held-out mean.
-        epoch_checks: How many times an epoch MA is measured, and training stopped if it passes; 1 is the paper's.
-        reserve: MA that training must reach below its limit, so that the merged model passes, too.
+        epoch_checks: How many times in an epoch MA is measured, and training stops if it passes; 1 is the paper's.
+        reserve: How far below its limit training must bring MA, so that the merged model passes, too.
         shrink: After training, apply the least share of the change that still passes with reserve.
         margin: IHL's margin; 1.0 is the paper's.
         loss: Name in `worker.engine.losses.LOSSES`.
         init: Name in `worker.engine.inits.INITS`.
-        target_modules: Module name suffixes to adapt; None finds them by rule.
+        target_modules: Module name suffixes to adapt; None finds the modules by rule.
         retain_weight: Weight of the cross-entropy on retain text.
         fisher_eps: Added to the retain Fisher, relative to its mean.
-        fisher_absolute_eps: The published code's absolute eps instead (it uses 1e-5).
-        fisher_sequences: Sequences a side at most for the Fisher estimate.
+        fisher_absolute_eps: The published code's absolute eps instead (1e-5 there).
+        fisher_sequences: The most sequences on each side of the Fisher estimate.
         seed: Seeds every generator of the run.
         max_perplexity_ratio: The utility budget: held-out perplexity after / before.
         el_n: n of EL_n; shorter sequences use the n that fits them.
         sequence_length: Window length L in tokens, BOS included.
-        heldout_sequences: Held-out sequences that set the thresholds, at most.
-        utility_sequences: Held-out and retain sequences for perplexity, at most.
-        el_sample: Sequences whose EL is measured after each epoch; what is certified is measured on all.
+        heldout_sequences: The most held-out sequences that set the thresholds.
+        utility_sequences: The most held-out and the most retain sequences for perplexity.
+        el_sample: Sequences whose EL is measured after each epoch; certified values are measured on all.
         row_budget: Rows (prefixes) decoded at once while measuring EL; bounds memory.
         device: "auto", "cpu", "cuda" or "cuda:1".
-        dtype: Of weights: "auto" (float32 on a CPU, bfloat16 where CUDA has it), "float32" or "bfloat16";
+        dtype: The dtype of weights: "auto" (float32 on a CPU, bfloat16 where CUDA has it), "float32" or "bfloat16";
             measurements are computed in float32.
-        train_dtype: Of the products in training: "auto" (bfloat16 where the processor has instructions for it),
-            "float32" or "bfloat16".
+        train_dtype: The dtype of the products in training: "auto" (bfloat16 where the processor has instructions for
+            it), "float32" or "bfloat16".
         checkpoint_activations: Compute each layer again in the backward pass instead of holding its activations.
     """
 
@@ -91,14 +94,14 @@ class Options:
         )
 
     @classmethod
-    def from_mapping(cls, values: dict[str, Any]) -> "Options":
-        """Options from a policy: names that are not the engine's are left out, lists become tuples."""
+    def from_mapping(cls, values: Mapping[str, object]) -> "Options":
+        """Options from a policy: drops names that the engine does not know, and turns lists into tuples."""
         known = {f.name for f in fields(cls)}
         picked: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
         return cls(**picked)
 
 
-def fitting(options: Options, config: Any) -> Options:
-    """The same options with windows no longer than the model's positions reach."""
-    reach = getattr(config, "max_position_embeddings", None) or options.sequence_length
-    return replace(options, sequence_length=min(options.sequence_length, reach))
+def fitting(options: Options, config: ModelConfig) -> Options:
+    """The same options with windows no longer than the model's maximum length."""
+    max_length = getattr(config, "max_position_embeddings", None) or options.sequence_length
+    return replace(options, sequence_length=min(options.sequence_length, max_length))

@@ -1,24 +1,24 @@
-"""Texts in, token sequences by role out: forget, retain, thresholds, utility."""
+"""Turns texts into token sequences by their role in a run: forget, retain, thresholds, utility."""
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from worker.engine.criterion import MIN_HELDOUT
 from worker.engine.data import first_windows, text_windows, without_forget_text
 from worker.engine.errors import TooFewTexts, TooShort
 from worker.engine.forget_set import ForgetSet
 from worker.engine.options import Options
+from worker.engine.types import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Everything a run reads, as token ids.
+    """Everything that a run reads, as token ids.
 
     Attributes:
         forget: The forget set.
-        earlier: What earlier jobs made the model forget; request_ids are numbered on from the forget set's.
+        earlier: The forget sets of earlier jobs; their request_ids continue after those of the forget set.
         retain_texts: Retain texts that contain no forget text.
         threshold_sequences: Held-out sequences that set the thresholds.
         utility: Held-out sequences for perplexity, disjoint from `threshold_sequences` where there are enough.
@@ -38,7 +38,7 @@ class Prepared:
 
 
 def prepare(
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     forget_texts: Sequence[str],
     request_ids: Sequence[int],
     retain_texts: Sequence[str],
@@ -57,8 +57,8 @@ def prepare(
         retain_texts: Texts to keep the model's abilities on.
         heldout_texts: Texts the model has never seen.
         options: The run's options.
-        earlier_texts: Texts that earlier jobs unlearned; the result is held to their verdicts, too.
-        earlier_request_ids: For each of them the number of its request, other numbers than in `request_ids`.
+        earlier_texts: Texts that earlier jobs unlearned; the result must pass their verdicts, too.
+        earlier_request_ids: For each of them the index of its request; distinct from those in `request_ids`.
 
     Returns:
         The sets of the run.
@@ -93,27 +93,27 @@ def prepare(
 class RetainSampler:
     """Retain sequences for training: texts in a shuffled order, a random window of each.
 
-    What it gives in an epoch depends on the seed and the epoch's number alone, so a resumed run sees the same.
+    The sequences of an epoch depend on the seed and the epoch's number alone, so a resumed run sees the same ones.
     """
 
-    def __init__(self, tokenizer: Any, texts: Sequence[str], length: int, seed: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, texts: Sequence[str], length: int, seed: int) -> None:
         self._tokenizer, self._texts, self._length, self._seed = tokenizer, texts, length, seed
         self.start_epoch(0)
 
     def start_epoch(self, epoch: int) -> None:
-        """Begin the sequence of this epoch."""
+        """Restart the random order for this epoch."""
         self._random = random.Random(f"{self._seed}/retain/{epoch}")
         self._order: list[int] = []
 
-    def take(self, count: int) -> list[list[int]]:
+    def sample(self, count: int) -> list[list[int]]:
         """The next `count` sequences."""
-        found: list[list[int]] = []
-        while len(found) < count:
+        sequences: list[list[int]] = []
+        while len(sequences) < count:
             if not self._order:
                 self._order = self._random.sample(range(len(self._texts)), len(self._texts))
             try:
-                cut = text_windows(self._tokenizer, self._texts[self._order.pop()], self._length)
+                windows = text_windows(self._tokenizer, self._texts[self._order.pop()], self._length)
             except TooShort:
                 continue
-            found.append(self._random.choice(cut))
-        return found
+            sequences.append(self._random.choice(windows))
+        return sequences

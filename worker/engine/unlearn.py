@@ -1,16 +1,17 @@
-"""The whole run in memory: measure, initialise, train, merge, measure what was merged.
+"""The whole run in memory: measure, initialise, train, merge, measure the merged model.
 
-unlearn -> merge -> verify, as the service does it, without its files.
+It goes unlearn -> merge -> verify, as the service does, without the service's files.
 """
 
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
+from torch import Tensor
 
-from worker.engine.adapter import Adapter, State, find_targets, target_weights
+from worker.engine.adapter import Adapter, find_targets, target_weights
+from worker.engine.checkpoint import Checkpoint
 from worker.engine.errors import UnknownPlugin
 from worker.engine.fisher import row_importance
 from worker.engine.inits import INITS
@@ -18,52 +19,54 @@ from worker.engine.measure import Baseline, measure_after, measure_before
 from worker.engine.merge import MERGED_MARK, merge_into
 from worker.engine.options import Options, fitting
 from worker.engine.prepare import Prepared, RetainSampler, prepare
-from worker.engine.train import Checkpoint, Trainer
+from worker.engine.progress import Progress, no_progress
+from worker.engine.train import Trainer
+from worker.engine.types import AdapterState, CausalLM, EpochEntry, Tokenizer
 
-Progress = Callable[[str, float], None]
+StageProgress = Callable[[str, float], None]
 
 
-def silent(stage: str, fraction: float) -> None:
-    """Progress that nobody watches."""
+def no_stage_progress(stage: str, fraction: float) -> None:
+    """Ignore progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a run gives back.
+    """The result of a run.
 
     Attributes:
         model: The merged model; the parent itself if nothing had to be trained.
-        history: One mapping an epoch: epoch, el, ma, loss, perplexity, seconds, ...
+        history: One mapping for each epoch: epoch, el, ma, loss, perplexity, seconds, ...
         report: passed, reason, thresholds, before, after, utility, per_record, earlier, not_memorised, ...
     """
 
-    model: Any
-    history: list[dict[str, Any]]
-    report: dict[str, Any]
+    model: CausalLM
+    history: list[EpochEntry]
+    report: dict[str, object]
 
 
 def train(
-    model: Any,
-    tokenizer: Any,
+    model: CausalLM,
+    tokenizer: Tokenizer,
     data: Prepared,
     baseline: Baseline,
     options: Options,
     *,
     resume: Checkpoint | None = None,
     on_epoch: Callable[[Checkpoint], None] = lambda _: None,
-    progress: Progress = silent,
+    progress: StageProgress = no_stage_progress,
 ) -> Checkpoint:
-    """Initialise an adapter and train it; `model` comes back with its own weights and no adapter.
+    """Initialise an adapter and train it; afterwards `model` has its own weights and no adapter.
 
     Args:
         model: The parent model.
         tokenizer: Its tokenizer.
         data: The sets of the run; requests that the parent has not memorised are left out here.
-        baseline: What was measured on the parent.
+        baseline: The measurements of the parent.
         options: The run's options.
-        resume: A checkpoint of the same run to go on from.
-        on_epoch: Told each epoch's checkpoint.
-        progress: Told ("initialise" or "train", fraction 0..1).
+        resume: A checkpoint of the same run to continue from.
+        on_epoch: Called with each epoch's checkpoint.
+        progress: Called with ("initialise" or "train", fraction 0..1).
 
     Returns:
         The last checkpoint.
@@ -75,51 +78,59 @@ def train(
     torch.manual_seed(options.seed)
     forget, thresholds = baseline.training_set(data)
     data = replace(data, forget=data.forget.only(baseline.memorised))
-    training, trained = model.training, {p: p.requires_grad for p in model.parameters()}
-    factors = initial_factors(model, data, options, resume, lambda f: progress("initialise", f))
+    was_training, required_grad = model.training, {p: p.requires_grad for p in model.parameters()}
+    factors = initial_factors(model, data, options, resume, lambda fraction: progress("initialise", fraction))
     adapter = Adapter(model, factors, options.rank, options.scale)
     try:
         trainer = Trainer(
-            model, adapter, forget, thresholds, baseline.memorised,
-            RetainSampler(tokenizer, data.retain_texts, options.sequence_length, options.seed),
-            data.utility, options, on_epoch, lambda f: progress("train", f),
-        )  # fmt: skip
+            model=model,
+            adapter=adapter,
+            forget=forget,
+            thresholds=thresholds,
+            counted=baseline.memorised,
+            retain=RetainSampler(tokenizer, data.retain_texts, options.sequence_length, options.seed),
+            utility=data.utility,
+            options=options,
+            on_epoch=on_epoch,
+            progress=lambda fraction: progress("train", fraction),
+        )
         return trainer.run(resume)
     finally:
         adapter.detach()
-        model.train(training)
-        for parameter, value in trained.items():
+        model.train(was_training)
+        for parameter, value in required_grad.items():
             parameter.requires_grad_(value)
 
 
 def initial_factors(
-    model: Any,
+    model: CausalLM,
     data: Prepared,
     options: Options,
     resume: Checkpoint | None = None,
-    progress: Callable[[float], None] = lambda _: None,
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    progress: Progress = no_progress,
+) -> dict[str, tuple[Tensor, Tensor]]:
     """Module name -> (A [r, k], B [d, r]) by the initialisation that the options name.
 
     Args:
         model: The parent model.
         data: The sets of the run.
         options: The run's options.
-        resume: A checkpoint whose start is taken instead.
-        progress: Told the fraction done, 0..1.
+        resume: A checkpoint; its start is used instead.
+        progress: Called with the fraction done, 0..1.
 
     Returns:
-        Where each module's factors start.
+        The factors that each module starts from.
 
     Raises:
         UnknownPlugin: There is no such initialisation or target module.
     """
     names = find_targets(model, options.target_modules)
     if resume is not None:
-        return {n: (resume.adapter[f"{n}|A0"], resume.adapter[f"{n}|B0"]) for n in names}
+        return {name: (resume.adapter[f"{name}|A0"], resume.adapter[f"{name}|B0"]) for name in names}
     if options.init not in INITS:
         raise UnknownPlugin(f"init: one of {', '.join(INITS)}")
-    init, importance = INITS[options.init], {}
+    init = INITS[options.init]
+    importance: dict[str, Tensor] = {}
     if init.needs_importance:
         importance = row_importance(
             model,
@@ -137,8 +148,8 @@ def initial_factors(
     }
 
 
-def merged_copy(model: Any, state: State, options: Options) -> Any:
-    """A copy of `model` with the adapter's change in its weights; `model` stays as it is."""
+def merged_copy(model: CausalLM, state: AdapterState, options: Options) -> CausalLM:
+    """A copy of `model` with the adapter's change in its weights; `model` itself does not change."""
     merged = copy.deepcopy(model).eval()
     vars(merged).pop(MERGED_MARK, None)  # the copy of a merged model is a base of its own
     merge_into(merged, state, options.scale)
@@ -146,8 +157,8 @@ def merged_copy(model: Any, state: State, options: Options) -> Any:
 
 
 def unlearn(
-    model: Any,
-    tokenizer: Any,
+    model: CausalLM,
+    tokenizer: Tokenizer,
     forget_texts: Sequence[str],
     retain_texts: Sequence[str],
     heldout_texts: Sequence[str],
@@ -155,7 +166,7 @@ def unlearn(
     *,
     request_ids: Sequence[int] | None = None,
     earlier_texts: Sequence[str] = (),
-    progress: Progress = silent,
+    progress: StageProgress = no_stage_progress,
 ) -> Result:
     """Unlearn `forget_texts` from a causal language model and test the result.
 
@@ -165,10 +176,10 @@ def unlearn(
         forget_texts: Texts to unlearn, of any length.
         retain_texts: Texts to keep the model's abilities on.
         heldout_texts: Texts the model has never seen; they set the thresholds.
-        options: The run's options; defaults if left out.
-        request_ids: For each forget text the index of its request; None makes each text its own.
+        options: The run's options; None takes the defaults.
+        request_ids: For each forget text the index of its request; None makes each text its own request.
         earlier_texts: Texts that earlier runs unlearned from this model; each must still pass its verdict.
-        progress: Told (stage, fraction 0..1).
+        progress: Called with (stage, fraction 0..1).
 
     Returns:
         The merged model, the history and the report. `report["passed"]` is also true if every request
@@ -182,25 +193,42 @@ def unlearn(
     """
     options = fitting(options or Options(), model.config)
     request_ids = range(len(forget_texts)) if request_ids is None else request_ids
-    first = max(request_ids, default=-1) + 1
+    first_earlier = max(request_ids, default=-1) + 1
     data = prepare(
-        tokenizer, forget_texts, request_ids, retain_texts, heldout_texts, options,
-        earlier_texts=earlier_texts, earlier_request_ids=range(first, first + len(earlier_texts)),
-    )  # fmt: skip
-    baseline = measure_before(model, data, options, lambda f: progress("measure", f))
-    untouched = [v.request for v in baseline.before.verdicts if v.looks_unseen]
-    common = {
-        "not_memorised": untouched, "retain_excluded": data.retain_excluded,
-        "heldout_excluded": data.heldout_excluded,
-    }  # fmt: skip
-    if not baseline.memorised:  # the parent stands; a set of unseen texts may straddle the held-out mean
-        report = measure_after(model, data, baseline, options, lambda f: progress("verify", f))
-        return Result(model, [], report.as_dict() | common | {"passed": True, "reason": None})
-    again: Checkpoint | None = None
+        tokenizer,
+        forget_texts,
+        request_ids,
+        retain_texts,
+        heldout_texts,
+        options,
+        earlier_texts=earlier_texts,
+        earlier_request_ids=range(first_earlier, first_earlier + len(earlier_texts)),
+    )
+    baseline = measure_before(model, data, options, lambda fraction: progress("measure", fraction))
+    if not baseline.memorised:
+        return _parent_stands(model, data, baseline, options, progress)
+    resume: Checkpoint | None = None
     while True:
-        point = train(model, tokenizer, data, baseline, options, resume=again, progress=progress)
-        merged = merged_copy(model, point.final, options)
-        report = measure_after(merged, data, baseline, options, lambda f: progress("verify", f))
-        again = point.reopen(report, options.max_epochs)
-        if again is None:
-            return Result(merged, point.history, report.as_dict() | common)
+        checkpoint = train(model, tokenizer, data, baseline, options, resume=resume, progress=progress)
+        merged = merged_copy(model, checkpoint.final, options)
+        report = measure_after(merged, data, baseline, options, lambda fraction: progress("verify", fraction))
+        resume = checkpoint.reopen(report, options.max_epochs)
+        if resume is None:
+            return Result(merged, checkpoint.history, report.as_dict() | _left_out(data, baseline))
+
+
+def _parent_stands(
+    model: CausalLM, data: Prepared, baseline: Baseline, options: Options, progress: StageProgress
+) -> Result:
+    """The result if no request was memorised; it passes although the mean of unseen texts may be over the limit."""
+    report = measure_after(model, data, baseline, options, lambda fraction: progress("verify", fraction))
+    return Result(model, [], report.as_dict() | _left_out(data, baseline) | {"passed": True, "reason": None})
+
+
+def _left_out(data: Prepared, baseline: Baseline) -> dict[str, object]:
+    """What the run left out: requests that look unseen, and reference texts that contain a forget text."""
+    return {
+        "not_memorised": [v.request for v in baseline.before.verdicts if v.looks_unseen],
+        "retain_excluded": data.retain_excluded,
+        "heldout_excluded": data.heldout_excluded,
+    }

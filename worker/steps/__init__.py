@@ -1,1 +1,1 @@
-"""The compute half of the steps: engine calls between files, in the child process."""
+"""The compute side of the steps: engine calls from files to files, in the child process."""

@@ -1,10 +1,10 @@
-"""unlearn -> merge -> verify on files: each stage leaves a manifest, and is skipped if that still holds.
+"""unlearn -> merge -> verify on files. A stage is skipped if `stages.json` lists it and its outputs are unchanged.
 
-work/measure.json                  thresholds and the state before, fixed before training
-work/checkpoint-N.pt               after epoch N: adapter, optimiser, history
-work/adapter.safetensors           what training ended with
-work/candidate/model/              the merged model, what is verified and published
-work/stages.json                   stage -> inputs' digest and its outputs' sha256
+work/measure.json                  thresholds and the measurements before, fixed before training
+work/checkpoint-N-V.pt             after epoch N and V failed verifications: adapter, optimiser, history
+work/adapter.safetensors           the adapter at the end of training
+work/candidate/model/              the merged model, which is verified and published
+work/stages.json                   the inputs' digest; stage -> its outputs and their sha256
 """
 
 import hashlib
@@ -13,14 +13,15 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from service.domain.job_input import JobInput
+from service.domain.json_types import JsonObject
 from service.domain.report import Artefact, ChildReport
 from service.failpoints import reach
 from service.files import file_sha256
@@ -38,25 +39,31 @@ from worker.steps.reference_texts import read_reference_texts
 from worker.steps.report import Run, baseline_summary, child_report
 from worker.steps.stages import Stages, replace_file
 
-Tell = Callable[..., None]
 WEIGHTS = (".safetensors", ".safetensors.index.json")
-FORMAT = 2  # of the files in a working folder: an attempt of an older release is not resumed, but measured anew
+FORMAT = 2  # of the files in a working folder; an attempt with an older format is not resumed
+
+
+class SendMessage(Protocol):
+    """Sends a message to the parent process."""
+
+    def __call__(self, kind: str, **values: object) -> None:
+        """Send a message of this kind."""
 
 
 class Pipeline:
-    """One job's compute stages; `run` can be killed anywhere and run again."""
+    """The compute stages of one job. `run` can be killed at any point and run again."""
 
-    def __init__(self, inputs: JobInput, tell: Tell) -> None:
-        """Take a job; `tell` sends a message to the parent process."""
+    def __init__(self, inputs: JobInput, send: SendMessage) -> None:
+        """Read the parent's configuration and tokenizer; `send` sends messages to the parent process."""
         self.work, self.parent = Path(inputs.work), Path(inputs.parent)
-        self.options = Options.from_mapping({k: v for k, v in inputs.policy.items() if v is not None})
+        self.options = Options.from_mapping({name: value for name, value in inputs.policy.items() if value is not None})
         self.options = fitting(self.options, AutoConfig.from_pretrained(self.parent))
-        self.inputs, self.tell = inputs, tell
+        self.inputs, self.send = inputs, send
         self.device = resolve_device(self.options.device)
         self.dtype = resolve_dtype(self.options.dtype, self.device)
-        narrow = trains_in_bfloat16(self.options.train_dtype, self.device)
+        bfloat16 = trains_in_bfloat16(self.options.train_dtype, self.device)
         key = json.dumps(
-            [FORMAT, inputs.run, inputs.policy, str(self.device), str(self.dtype), str(narrow)], sort_keys=True
+            [FORMAT, inputs.run, inputs.policy, str(self.device), str(self.dtype), str(bfloat16)], sort_keys=True
         )
         self.stages = Stages(self.work, hashlib.sha256(key.encode()).hexdigest())
         self.tokenizer = AutoTokenizer.from_pretrained(self.parent)
@@ -65,34 +72,35 @@ class Pipeline:
         transformers_logging.disable_progress_bar()
 
     def run(self) -> ChildReport:
-        """Run what is not done yet; returns what the tests found."""
+        """Run the stages that are not done yet; returns the report of the tests."""
         torch.manual_seed(self.options.seed)
-        self.tell("stage", stage="unlearn")
+        self.send("stage", stage="unlearn")
         data = self._prepare()
         if not data.forget.sequences:
             return self._report(data, None, None, [])
         baseline = self._measure(data)
         reach("child.measured")
-        self.tell("thresholds", baseline=write_report(baseline_summary(data, baseline)))
+        self.send("thresholds", baseline=write_report(baseline_summary(data, baseline)))
         if not baseline.memorised:
             return self._report(data, baseline, None, [])
         while True:
-            point = self._unlearn(data, baseline)
+            checkpoint = self._unlearn(data, baseline)
             reach("child.unlearned")
-            self.tell("stage", stage="merge")
-            self._merge(point)
+            self.send("stage", stage="merge")
+            self._merge()
             reach("child.merged")
-            self.tell("stage", stage="verify")
+            self.send("stage", stage="verify")
             after = self._verify(data, baseline)
             reach("child.verified")
-            reopened = point.reopen(after, self.options.max_epochs)
+            reopened = checkpoint.reopen(after, self.options.max_epochs)
             if reopened is None:
-                return self._report(data, baseline, after, point.history)
+                return self._report(data, baseline, after, checkpoint.history)
             self._save_checkpoint(reopened)
 
     def _report(
-        self, data: Prepared, baseline: Baseline | None, after: ArtefactReport | None, history: list[dict[str, Any]]
+        self, data: Prepared, baseline: Baseline | None, after: ArtefactReport | None, history: list[JsonObject]
     ) -> ChildReport:
+        """The report of this run; None for measurements that it did not make."""
         artefact = Artefact(
             sequence_length=self.options.sequence_length,
             weights_dtype=str(self.dtype).removeprefix("torch."),
@@ -102,73 +110,86 @@ class Pipeline:
         run = Run(history, self.seconds, self.measured, artefact, self.device.type, self.inputs.earlier_refs)
         return child_report(data, baseline, after, run)
 
-    def load(self, folder: Path) -> Any:
-        """A model from disk, in the precision of the policy, on its device."""
+    def load(self, folder: Path) -> PreTrainedModel:
+        """The model in a folder, in the policy's precision, on the policy's device."""
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=self.dtype, use_safetensors=True)
         return model.to(self.device).eval()
 
     def _prepare(self) -> Prepared:
-        """Sets of the run; a request with a text that nothing can be measured on is rejected."""
-        texts, request_ids = self.inputs.texts, self.inputs.request_ids
+        """The token sequences of the run. A request with a text on which nothing can be measured is rejected."""
+        pairs = list(zip(self.inputs.texts, self.inputs.request_ids, strict=True))
         rejected: dict[int, str] = {}
-        for text, owner in zip(texts, request_ids, strict=True):
+        for text, request_id in pairs:
             try:
                 text_windows(self.tokenizer, text, self.options.sequence_length)
             except TooShort as error:
-                rejected[owner] = error.code
+                rejected[request_id] = error.code
         if rejected:
-            self.tell("rejected", reasons=rejected)
-        kept = [(t, o) for t, o in zip(texts, request_ids, strict=True) if o not in rejected]
+            self.send("rejected", reasons=rejected)
+        measurable = [(text, request_id) for text, request_id in pairs if request_id not in rejected]
         return prepare(
-            self.tokenizer, [t for t, _ in kept], [o for _, o in kept],
-            read_reference_texts(Path(self.inputs.retain)), read_reference_texts(Path(self.inputs.heldout)), self.options,
-            earlier_texts=self.inputs.earlier_texts, earlier_request_ids=self.inputs.earlier_request_ids,
-        )  # fmt: skip
+            self.tokenizer,
+            [text for text, _ in measurable],
+            [request_id for _, request_id in measurable],
+            read_reference_texts(Path(self.inputs.retain)),
+            read_reference_texts(Path(self.inputs.heldout)),
+            self.options,
+            earlier_texts=self.inputs.earlier_texts,
+            earlier_request_ids=self.inputs.earlier_request_ids,
+        )
 
-    def _progress(self, phase: str) -> Callable[[float], None]:
-        return lambda fraction: self.tell("progress", phase=phase, fraction=fraction)
+    def _progress_callback(self, phase: str) -> Callable[[float], None]:
+        """A function that reports how far a phase is."""
+        return lambda fraction: self.send("progress", phase=phase, fraction=fraction)
 
     def _measure(self, data: Prepared) -> Baseline:
-        """Thresholds and the state before; measured once, whatever happens later."""
+        """The thresholds and the measurements on the parent; made once, whatever happens later."""
         path = self.work / "measure.json"
         if not self.stages.done("measure"):
             started = time.monotonic()
-            baseline = measure_before(self.load(self.parent), data, self.options, self._progress("measure"))
-            found = {"baseline": baseline.as_dict(), "seconds": time.monotonic() - started}
-            replace_file(path, json.dumps(found).encode())
+            progress = self._progress_callback("measure")
+            baseline = measure_before(self.load(self.parent), data, self.options, progress)
+            content = {"baseline": baseline.as_dict(), "seconds": time.monotonic() - started}
+            replace_file(path, json.dumps(content).encode())
             self.stages.finish("measure", [path])
-        found = json.loads(path.read_bytes())
-        self.seconds["measure"] = found["seconds"]
-        return Baseline.from_dict(found["baseline"])
+        content = json.loads(path.read_bytes())
+        self.seconds["measure"] = content["seconds"]
+        return Baseline.from_dict(content["baseline"])
 
     def _unlearn(self, data: Prepared, baseline: Baseline) -> Checkpoint:
-        """Train from the last epoch that was kept, to the criterion or the last epoch."""
+        """Train from the last checkpoint until the criterion is met, or to the last epoch."""
         adapter = self.work / "adapter.safetensors"
-        resume = self._load_checkpoint()
-        if resume is None or not self.stages.done("unlearn"):
-            for entry in resume.history if resume else []:
-                self.tell("epoch", values=entry)
-
-            def on_epoch(point: Checkpoint) -> None:
-                self._save_checkpoint(point)
-                reach("child.epoch")
-                self.tell("epoch", values=point.history[-1])
-
-            resume = train(
-                self.load(self.parent), self.tokenizer, data, baseline, self.options, resume=resume, on_epoch=on_epoch,
-                progress=lambda phase, fraction: self.tell("progress", phase=phase, fraction=fraction),
-            )  # fmt: skip
+        checkpoint = self._load_checkpoint()
+        if checkpoint is None or not self.stages.done("unlearn"):
+            for entry in checkpoint.history if checkpoint else []:
+                self.send("epoch", values=entry)
+            checkpoint = train(
+                self.load(self.parent),
+                self.tokenizer,
+                data,
+                baseline,
+                self.options,
+                resume=checkpoint,
+                on_epoch=self._end_epoch,
+                progress=lambda phase, fraction: self.send("progress", phase=phase, fraction=fraction),
+            )
             temporary = adapter.with_suffix(".new")
-            save_file(resume.final, temporary)
+            save_file(checkpoint.final, temporary)
             replace_file(adapter, temporary)
             self.stages.finish("unlearn", [adapter])
-        self.seconds["unlearn"] = sum(entry["seconds"] for entry in resume.history)
-        return resume
+        self.seconds["unlearn"] = sum(entry["seconds"] for entry in checkpoint.history)
+        return checkpoint
 
-    def _save_checkpoint(self, point: Checkpoint) -> None:
-        """Write a checkpoint down; what was made of an earlier one does not hold any more."""
-        path = self.work / f"checkpoint-{point.epoch}-{point.verified}.pt"
-        torch.save({name: getattr(point, name) for name in Checkpoint.__slots__}, path.with_suffix(".new"))
+    def _end_epoch(self, checkpoint: Checkpoint) -> None:
+        """Save an epoch's checkpoint, then report the epoch."""
+        self._save_checkpoint(checkpoint)
+        reach("child.epoch")
+        self.send("epoch", values=checkpoint.history[-1])
+
+    def _save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Save a checkpoint; the outputs of an earlier checkpoint are no longer valid."""
+        path = self.work / f"checkpoint-{checkpoint.epoch}-{checkpoint.verified}.pt"
+        torch.save({name: getattr(checkpoint, name) for name in Checkpoint.__slots__}, path.with_suffix(".new"))
         replace_file(path, path.with_suffix(".new"))
         self.stages.finish("epoch", [path], undo=("unlearn", "merge"))
         for other in self.work.glob("checkpoint-*.pt"):
@@ -176,38 +197,38 @@ class Pipeline:
                 other.unlink()
 
     def _load_checkpoint(self) -> Checkpoint | None:
-        """The last epoch's checkpoint, if it is whole and of this very run."""
+        """The last checkpoint, if it is complete and of a run with the same inputs."""
         if not self.stages.done("epoch"):
             return None
         (path,) = self.stages.outputs("epoch")
         return Checkpoint(**torch.load(path, weights_only=True, map_location="cpu"))
 
-    def _merge(self, point: Checkpoint) -> None:
-        """The parent's folder with changed weights: every other file is copied as it is."""
+    def _merge(self) -> None:
+        """Make the candidate: the parent's folder with new weights; every other file is copied unchanged."""
         target, started = self.work / "candidate" / "model", time.monotonic()
         if not self.stages.done("merge"):
             shutil.rmtree(target.parent, ignore_errors=True)
-            shutil.copytree(self.parent, target, ignore=_left_out)
-            kept = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+            shutil.copytree(self.parent, target, ignore=_not_copied)
+            copied = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
             model = AutoModelForCausalLM.from_pretrained(self.parent, dtype="auto", use_safetensors=True)
             merge_into(model, load_file(self.work / "adapter.safetensors"), self.options.scale)
             model.save_pretrained(target)
-            for path, content in kept.items():
+            for path, content in copied.items():  # saving may have replaced the configuration
                 path.write_bytes(content)
-            self.stages.finish("merge", sorted(p for p in target.rglob("*") if p.is_file()))
-        self.tell("progress", phase="merge", fraction=1.0)
+            self.stages.finish("merge", sorted(path for path in target.rglob("*") if path.is_file()))
+        self.send("progress", phase="merge", fraction=1.0)
         self.seconds["merge"] = time.monotonic() - started
 
     def _verify(self, data: Prepared, baseline: Baseline) -> ArtefactReport:
-        """Measure the files that would be published, read back from disk."""
+        """Measure the candidate, read back from the files that would be published."""
         started = time.monotonic()
         self.measured = self.stages.digests("merge", below=self.work / "candidate")
         model = self.load(self.work / "candidate" / "model")
-        report = measure_after(model, data, baseline, self.options, self._progress("verify"))
+        report = measure_after(model, data, baseline, self.options, self._progress_callback("verify"))
         self.seconds["verify"] = time.monotonic() - started
         return report
 
 
-def _left_out(_: str, names: list[str]) -> list[str]:
-    """Weights, which are made anew, and the parent's model card."""
-    return [n for n in names if n.endswith(WEIGHTS) or n == "README.md"]
+def _not_copied(_: str, names: list[str]) -> list[str]:
+    """The weights, because merging writes new ones, and the parent's model card."""
+    return [name for name in names if name.endswith(WEIGHTS) or name == "README.md"]

@@ -1,6 +1,6 @@
-"""What the compute child says at its end: the engine's results as a `ChildReport`.
+"""The compute child's report: the engine's results as a `ChildReport`.
 
-Aggregates and verdicts alone leave the child, nothing measured on a single request.
+Only aggregates and verdicts leave the child, nothing that was measured on a single request.
 """
 
 import hashlib
@@ -9,8 +9,8 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from service.domain.json_types import JsonObject
 from service.domain.report import (
     Artefact,
     BaselineSummary,
@@ -34,18 +34,18 @@ PACKAGES = ("torch", "transformers", "peft", "safetensors", "unlearnd")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What the pipeline knows of a run beside the engine's results.
+    """Facts of a run that the pipeline adds to the engine's results.
 
     Attributes:
-        history: One mapping an epoch.
+        history: One mapping per epoch.
         seconds: Stage -> seconds.
         files: path -> sha256 of the files that were measured.
-        artefact: What was merged.
+        artefact: The merged model.
         device: "cpu" or "cuda".
-        earlier_refs: Number of an earlier request, as a string, -> its ref.
+        earlier_refs: Index of an earlier request, as a string -> its ref.
     """
 
-    history: Sequence[dict[str, Any]]
+    history: Sequence[JsonObject]
     seconds: dict[str, float]
     files: dict[str, str]
     artefact: Artefact
@@ -54,7 +54,7 @@ class Run:
 
 
 def baseline_summary(data: Prepared, baseline: Baseline) -> BaselineSummary:
-    """What was measured before training, as far as it may leave the child."""
+    """The measurements before training that may leave the child."""
     before = baseline.judge_memorised(data.forget) if baseline.memorised else baseline.before
     return BaselineSummary(
         limits=_limits(before),
@@ -64,19 +64,19 @@ def baseline_summary(data: Prepared, baseline: Baseline) -> BaselineSummary:
         requests=len(baseline.before.verdicts),
         retain_excluded=data.retain_excluded,
         heldout_excluded=data.heldout_excluded,
-        thresholds=_rows(baseline.thresholds),
+        thresholds=_threshold_rows(baseline.thresholds),
     )
 
 
 def child_report(data: Prepared, baseline: Baseline | None, after: ArtefactReport | None, run: Run) -> ChildReport:
-    """The report of a run that measured (`baseline`) and trained (`after`), as far as it came to that."""
+    """The report of a run. `baseline` is None if it measured nothing, `after` is None if it trained nothing."""
     before = after.before if after else baseline.before if baseline else None
     findings = Findings(
         outcome=_outcome(baseline, after),
         reason=after.reason if after else None,
         earlier=_earlier(after, run.earlier_refs) if after else None,
         over_forgotten=sum(v.over_forgotten for v in after.per_record) if after else 0,
-        thresholds=_rows(baseline.thresholds) if baseline else [],
+        thresholds=_threshold_rows(baseline.thresholds) if baseline else [],
         limits=_limits(before) if before else None,
         before=_means(before) if before else None,
         after=_means(after.after) if after else None,
@@ -94,6 +94,7 @@ def child_report(data: Prepared, baseline: Baseline | None, after: ArtefactRepor
 
 
 def _outcome(baseline: Baseline | None, after: ArtefactReport | None) -> Outcome:
+    """How the tests ended."""
     if baseline is None:
         return Outcome.REJECTED
     if after is None:
@@ -102,7 +103,7 @@ def _outcome(baseline: Baseline | None, after: ArtefactReport | None) -> Outcome
 
 
 def _verdicts(baseline: Baseline | None, after: ArtefactReport | None) -> dict[int, str]:
-    """Request -> PASS or FAIL; without training those pass that look unseen."""
+    """Index of a request -> PASS or FAIL. Without training, the requests that look unseen pass."""
     if after is not None:
         return {v.request: "PASS" if v.passed else "FAIL" for v in after.per_record}
     return {v.request: "PASS" for v in baseline.before.verdicts if v.looks_unseen} if baseline else {}
@@ -116,29 +117,31 @@ def _limits(judgement: Judgement) -> Means:
     return Means(judgement.el_limit, judgement.ma_limit)
 
 
-def _rows(thresholds: Sequence[Threshold]) -> list[ThresholdRow]:
+def _threshold_rows(thresholds: Sequence[Threshold]) -> list[ThresholdRow]:
     return [ThresholdRow(**asdict(threshold)) for threshold in distinct(thresholds)]
 
 
 def _earlier(after: ArtefactReport, refs: dict[str, str]) -> EarlierRequests:
-    """How many requests of earlier versions were measured again, and the refs of those that came back."""
+    """Requests of earlier versions that were measured again, and the refs of those that fail now."""
     return EarlierRequests(len(after.earlier), [refs[str(v.request)] for v in after.earlier if not v.passed])
 
 
 def _environment(device: str) -> Environment:
+    """The device, Python, packages and code of this run."""
     packages = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return Environment(device, platform.python_version(), packages, _installed(), _code())
+    return Environment(device, platform.python_version(), packages, _installed_digest(), _code_digest())
 
 
-def _installed() -> str:
-    """sha256 over the name and version of everything that is installed, one a line."""
-    found = {f"{d.metadata['Name']}=={d.version}\n".lower() for d in importlib.metadata.distributions()}
-    return hashlib.sha256("".join(sorted(found)).encode()).hexdigest()
+def _installed_digest() -> str:
+    """sha256 over the name and version of every installed package, one per line."""
+    distributions = importlib.metadata.distributions()
+    lines = {f"{package.metadata['Name']}=={package.version}\n".lower() for package in distributions}
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
-def _code() -> str:
-    """sha256 over our own source files: path and digest of each, one a line."""
+def _code_digest() -> str:
+    """sha256 over the source files of `service` and `worker`: digest and path of each file, one per line."""
     root = Path(__file__).parents[2]
-    paths = sorted(p for package in ("service", "worker") for p in (root / package).rglob("*.py"))
+    paths = sorted(path for package in ("service", "worker") for path in (root / package).rglob("*.py"))
     lines = (f"{file_sha256(path)}  {path.relative_to(root).as_posix()}\n" for path in paths)
     return hashlib.sha256("".join(lines).encode()).hexdigest()

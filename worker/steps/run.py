@@ -1,7 +1,7 @@
-"""Running the compute child: a pipe in, JSON lines out, and every line written down under the fence.
+"""Running the compute child: the job goes in through a pipe, JSON lines come out and are stored under the fence.
 
-The child gets the texts through its standard input and has no database and no key. Its input pipe stays open as
-long as this process lives: the child ends when it closes, so a killed worker leaves no child behind.
+The child gets the texts on its standard input and has no database and no key. Its input pipe stays open while this
+process lives. The child ends when the pipe closes, so a killed worker leaves no child behind.
 """
 
 import contextlib
@@ -13,7 +13,8 @@ import sys
 import threading
 import time
 from dataclasses import asdict
-from typing import IO, Any, Self
+from types import TracebackType
+from typing import IO, Self, TypeAlias
 
 from opentelemetry import trace
 
@@ -39,45 +40,53 @@ from service.steps.path.verify import store_report
 from worker.app import stopping
 
 logger = get_logger(__name__)
+Child: TypeAlias = "subprocess.Popen[bytes]"
+Messages: TypeAlias = "queue.SimpleQueue[JsonObject | None]"
 PROGRESS_INTERVAL = 0.5  # seconds between progress writes
-WATCH_INTERVAL = 0.2  # seconds until a lost lease or a stop is noticed
+WATCH_INTERVAL = 0.2  # seconds between checks for a lost lease or a stop
 
 
 def run_job(services: Services, lease: Lease) -> None:
-    """Run a claimed job's compute stages to their report, or give the job back."""
+    """Run the compute stages of a claimed job until their report, or hand the job back."""
     inputs = compute_input(services, lease.job_id, lease.fence)
-    child = _start()
+    child = _start_child()
     try:
-        # A thread of its own: a child that hangs before it reads must not make us hang, too, on a full pipe.
-        threading.Thread(target=_feed, args=(child, json.dumps(asdict(inputs)).encode() + b"\n"), daemon=True).start()
-        _follow(services, lease, child)
+        # In a thread: a child that hangs before it reads must not block this process on a full pipe.
+        threading.Thread(
+            target=_write_input, args=(child, json.dumps(asdict(inputs)).encode() + b"\n"), daemon=True
+        ).start()
+        _store_messages(services, lease, child)
     finally:
         child.kill()
         child.wait()
 
 
-def _feed(child: "subprocess.Popen[bytes]", inputs: bytes) -> None:
+def _write_input(child: Child, inputs: bytes) -> None:
+    """Write the job to the child's standard input, which stays open."""
     assert child.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it has died, which is told elsewhere
+    with contextlib.suppress(BrokenPipeError):  # the child died; its closed output reports that
         child.stdin.write(inputs)
         child.stdin.flush()
 
 
-def _start() -> "subprocess.Popen[bytes]":
-    kept = ("UNLEARND_FAILPOINTS",)  # no database, no keys
-    environment = {k: v for k, v in os.environ.items() if k in kept or not k.startswith("UNLEARND_")}
+def _start_child() -> Child:
+    """Start the child without the service's settings: it gets no database and no keys."""
+    passed_on = ("UNLEARND_FAILPOINTS",)
+    environment = {
+        name: value for name, value in os.environ.items() if name in passed_on or not name.startswith("UNLEARND_")
+    }
     environment |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "worker.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
     )
 
 
-def _follow(services: Services, lease: Lease, child: "subprocess.Popen[bytes]") -> None:
-    """Write the child's messages down until it reports, dies, or we must stop."""
+def _store_messages(services: Services, lease: Lease, child: Child) -> None:
+    """Store the child's messages until it reports or dies, the worker stops, or the lease is lost."""
     assert child.stdout is not None
-    messages: queue.SimpleQueue[JsonObject | None] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(child.stdout, messages), daemon=True).start()
-    with _Writer(services, lease) as writer:
+    messages: Messages = queue.SimpleQueue()
+    threading.Thread(target=_read_messages, args=(child.stdout, messages), daemon=True).start()
+    with _MessageStore(services, lease) as message_store:
         while True:
             if stopping.is_set():
                 hand_back(services, lease)
@@ -93,12 +102,12 @@ def _follow(services: Services, lease: Lease, child: "subprocess.Popen[bytes]") 
                 fail_attempt(services, lease, "child_killed" if code < 0 else "child_died", permanent=False)
                 return
             lease.steps += 1
-            if writer.handle(message):
+            if message_store.store(message):
                 return
 
 
-def _read(stream: IO[bytes], messages: "queue.SimpleQueue[JsonObject | None]") -> None:
-    """The child's lines, then None."""
+def _read_messages(stream: IO[bytes], messages: Messages) -> None:
+    """Put the child's messages into a queue, then None."""
     try:
         for line in stream:
             messages.put(json.loads(line))
@@ -108,8 +117,8 @@ def _read(stream: IO[bytes], messages: "queue.SimpleQueue[JsonObject | None]") -
         messages.put(None)
 
 
-class _Writer:
-    """Turns the child's messages into rows."""
+class _MessageStore:
+    """Stores the child's messages in the database, and opens a span for each stage."""
 
     def __init__(self, services: Services, lease: Lease) -> None:
         self._services, self._lease = services, lease
@@ -121,16 +130,15 @@ class _Writer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, frames: Any) -> None:
-        if error is None and not self._reported:  # handed back, killed, or failed as its last message said
-            self._failed()
-        self._span.__exit__(kind, error, frames)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None and not self._reported:  # handed back, killed, or ended with an error message
+            trace.get_current_span().set_status(trace.StatusCode.ERROR)
+        self._span.__exit__(kind, error, traceback)
 
-    def _failed(self) -> None:
-        trace.get_current_span().set_status(trace.StatusCode.ERROR)
-
-    def handle(self, message: JsonObject) -> bool:
-        """Write one message down; true if it was the last."""
+    def store(self, message: JsonObject) -> bool:
+        """Store a message; true if it was the last."""
         services, job_id, fence = self._services, self._lease.job_id, self._lease.fence
         match message:
             case {"type": "progress", "phase": phase, "fraction": fraction}:

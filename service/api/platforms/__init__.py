@@ -1,1 +1,1 @@
-"""Webhooks and dialects of privacy platforms, one file each."""
+"""Webhooks and protocols of privacy platforms, one file each."""

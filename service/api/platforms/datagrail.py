@@ -7,7 +7,15 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import AnyHttpUrl, Field
 
 from service.api.deps import ServicesDep
-from service.api.platforms.intake import ModelName, PlatformBody, accept_signed, identity_type, parse_signed
+from service.api.platforms.intake import (
+    Identifier,
+    ModelName,
+    PlatformBody,
+    accept_signed,
+    identity_type,
+    parse_signed,
+)
+from service.bootstrap import Services
 from service.callbacks import datagrail_signature
 from service.callbacks.dialects import CallbackTarget
 from service.domain.errors import Forbidden, Invalid, Unauthenticated
@@ -22,7 +30,7 @@ class DataGrailIn(PlatformBody):
     request_type: Text
     webhook_request_id: Text = Field(min_length=1, max_length=100)
     webhook_callback_url: AnyHttpUrl | None = None
-    identifiers: dict[str, str | list[str]] = {}
+    identifiers: dict[str, str | list[str]] = Field({})
 
 
 @router.post("/datagrail/{model}", response_class=Response)
@@ -33,7 +41,7 @@ async def data_grail(
     x_webhook_timestamp: Annotated[str, Header(max_length=20)],
     x_webhook_signature: Annotated[str, Header(max_length=200)],
 ) -> Response:
-    """A webhook of DataGrail: a health check, or a deletion that its callback URL is told the end of."""
+    """A webhook of DataGrail: a health check, or a deletion. The callback URL is called when the deletion ends."""
     secret, raw = services.settings.datagrail_secret.get_secret_value(), await request.body()
     if not secret:
         raise Forbidden("DataGrail is not set up here: UNLEARND_DATAGRAIL_SECRET.")
@@ -43,10 +51,19 @@ async def data_grail(
     if body.request_type == "health_check":
         return Response('{"status": "ok"}', media_type="application/json")
     if body.request_type != "deletion":
-        raise Invalid("Only deletion is done here.", field="request_type")
+        raise Invalid("Only deletion is supported here.", field="request_type")
     url = body.webhook_callback_url
     targets = [CallbackTarget(str(url), body.webhook_request_id)] if url else []
-    lists = [(name, v if isinstance(v, list) else [v]) for name, v in body.identifiers.items()]
-    identifiers = [(kind, value) for name, vs in lists if (kind := identity_type(services, name)) for value in vs]
+    identifiers = _identifiers(services, body)
     await run_in_threadpool(accept_signed, services, model, identifiers, "datagrail", body.webhook_request_id, targets)
     return Response('{"status": "accepted"}', 202, media_type="application/json")
+
+
+def _identifiers(services: Services, body: DataGrailIn) -> list[Identifier]:
+    """The identifiers whose names are known here."""
+    identifiers: list[Identifier] = []
+    for name, value in body.identifiers.items():
+        kind = identity_type(services, name)
+        if kind:
+            identifiers += [(kind, item) for item in (value if isinstance(value, list) else [value])]
+    return identifiers

@@ -1,4 +1,4 @@
-"""`/connect/fides`: erasures that Fides sends with an API key, and polls for."""
+"""`/connect/fides`: erasures that Fides sends with an API key and polls for."""
 
 from typing import Annotated, Literal
 from uuid import UUID
@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from service.api.deps import Reader, ServicesDep, Submitter
 from service.api.platforms.intake import ModelName, PlatformBody, accept_from_platform
-from service.api.requests import visible
+from service.api.requests import visible_request
 from service.callbacks.dialects import DONE, CallbackTarget
 from service.domain.errors import Conflict, Invalid
 from service.domain.states import TERMINAL_REQUESTS
@@ -18,7 +18,7 @@ router = APIRouter(prefix="/connect", tags=["connectors"])
 
 
 class FidesIn(PlatformBody):
-    """A body as docs/fides/config.yml has Fides send it."""
+    """The body that Fides sends with docs/guides/fides/config.yml."""
 
     privacy_request_id: Text = Field(min_length=1, max_length=200)
     email: Text | None = Field(None, max_length=500)
@@ -27,7 +27,7 @@ class FidesIn(PlatformBody):
 
 
 class FidesOut(BaseModel):
-    """What Fides waits for."""
+    """The status that Fides polls for."""
 
     id: UUID
     status: Literal["in_processing", "completed"]
@@ -38,26 +38,28 @@ def fides(
     model: ModelName,
     body: FidesIn,
     services: ServicesDep,
-    key: Submitter,
+    caller: Submitter,
     reply_to: Annotated[str | None, Header(max_length=500, pattern=r"^/[^/]")] = None,
     reply_to_token: Annotated[str | None, Header(max_length=8000)] = None,
 ) -> FidesOut:
-    """An erasure of Fides', to be polled for, or to be called back on `reply-to`."""
-    given = {"email": body.email, "phone": body.phone_number, "controller_customer_id": body.external_id}
-    identifiers = [(kind, value) for kind, value in given.items() if value]
-    callbacks = []
+    """Accept an erasure of Fides. Fides polls for its end, or is called back on `reply-to`."""
+    values = {"email": body.email, "phone": body.phone_number, "controller_customer_id": body.external_id}
+    identifiers = [(kind, value) for kind, value in values.items() if value]
+    targets = []
     if reply_to and reply_to_token:
         if not services.settings.fides_url:
             raise Invalid("Set UNLEARND_FIDES_URL: reply-to is a path on it.", field="reply-to")
-        callbacks = [CallbackTarget(services.settings.fides_url.rstrip("/") + reply_to, reply_to_token)]
-    request_id = accept_from_platform(services, model, identifiers, "fides", body.privacy_request_id, key.id, callbacks)
-    return fides_status(request_id, services, key)
+        targets = [CallbackTarget(services.settings.fides_url.rstrip("/") + reply_to, reply_to_token)]
+    request_id = accept_from_platform(
+        services, model, identifiers, "fides", body.privacy_request_id, caller.id, targets
+    )
+    return fides_status(request_id, services, caller)
 
 
 @router.get("/fides/requests/{request_id}")
-def fides_status(request_id: UUID, services: ServicesDep, key: Reader) -> FidesOut:
-    """Where a request stands, as Fides polls; 409 once it has failed: Fides has no value for that."""
-    request = visible(services, request_id, key)
+def fides_status(request_id: UUID, services: ServicesDep, caller: Reader) -> FidesOut:
+    """The status of a request, as Fides polls for it. A failed request gives a 409: Fides has no status for it."""
+    request = visible_request(services, request_id, caller)
     if request.status in TERMINAL_REQUESTS - set(DONE):
         raise Conflict(f"The request is {request.status}.")
     return FidesOut(id=request.id, status="completed" if request.status in DONE else "in_processing")

@@ -1,4 +1,7 @@
-"""What the webhooks of privacy platforms share: identifiers in, an accepted request out. The same again gives the same."""
+"""Code that the webhooks of privacy platforms share: it turns identifiers into an accepted request.
+
+A webhook that a platform repeats gets the same request again.
+"""
 
 import json
 from collections.abc import Sequence
@@ -17,12 +20,12 @@ from service.steps.path.request import Submission, accept_request
 from service.subjects.identifiers import NotAnIdentity, normalised
 
 IDENTITY_TYPE_BY_NAME = {"email": "email", "phone": "phone", "phone_number": "phone", "phoneNumber": "phone"}
-ModelName = Annotated[str, Path(max_length=63, description="which model is unlearned")]
+ModelName = Annotated[str, Path(max_length=63, description="the model that is unlearned")]
 Identifier = tuple[str, str]  # identity type, value
 
 
 class PlatformBody(BaseModel):
-    """What a platform sends: members that are not named are ignored."""
+    """Base of platforms' bodies. Unknown members are ignored."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
@@ -31,10 +34,10 @@ Body = TypeVar("Body", bound=PlatformBody)
 
 
 def parse_signed(kind: type[Body], raw: bytes) -> Body:
-    """A body that was read before it was parsed, because its signature is over the bytes.
+    """Parse a body whose signature was checked. The signature is over the bytes, so FastAPI cannot parse it first.
 
     Raises:
-        RequestValidationError: As FastAPI raises it for a body that it parses.
+        RequestValidationError: The body is not valid; FastAPI raises the same for a body that it parses.
     """
     try:
         return kind.model_validate_json(raw)
@@ -43,7 +46,7 @@ def parse_signed(kind: type[Body], raw: bytes) -> Body:
 
 
 def identity_type(services: Services, name: str) -> str | None:
-    """The identity type of a platform's identifier by its name; None if people are not found by it here."""
+    """The identity type for a platform's name of an identifier; None if people are not looked up by it here."""
     return {**IDENTITY_TYPE_BY_NAME, **services.settings.identifier_types}.get(name)
 
 
@@ -52,19 +55,19 @@ def accept_signed(
     model: str,
     identifiers: Sequence[Identifier],
     platform: str,
-    name: str,
+    platform_request_id: str,
     targets: Sequence[CallbackTarget],
 ) -> UUID:
-    """Accept a request of a platform that signs instead of holding an API key.
+    """Accept a request of a platform that signs its webhooks and has no API key.
 
     Raises:
-        Unauthenticated: The platform's API key was revoked.
+        Unauthenticated: The platform's access was revoked.
     """
     with services.db.transaction() as session:
         caller = api_keys.external_caller(session, platform, ["submit"])
     if caller is None:
         raise Unauthenticated("The platform's access was revoked.")
-    return accept_from_platform(services, model, identifiers, platform, name, caller.id, targets)
+    return accept_from_platform(services, model, identifiers, platform, platform_request_id, caller.id, targets)
 
 
 def accept_from_platform(
@@ -72,27 +75,29 @@ def accept_from_platform(
     model: str,
     identifiers: Sequence[Identifier],
     platform: str,
-    name: str,
+    platform_request_id: str,
     api_key_id: UUID,
     targets: Sequence[CallbackTarget],
 ) -> UUID:
-    """Accept a platform's request under the platform's own name for it; returns our id.
+    """Accept a platform's request and return our id. The platform's own id makes it idempotent.
 
     Raises:
-        Invalid: There is no identifier that people are found by here.
+        Invalid: No identifier is of a type by which people are looked up here.
     """
-    listed = [{"type": kind, "format": "raw", "value": value} for kind, value in dict.fromkeys(identifiers)]
-    identities = [identity for identity in listed if _is_identity(identity)] or listed  # all wrong: accept_request says
+    all_identities = [{"type": kind, "format": "raw", "value": value} for kind, value in dict.fromkeys(identifiers)]
+    # If no identity is valid, all are kept, so that accept_request names the error.
+    identities = [identity for identity in all_identities if _is_identity(identity)] or all_identities
     if not identities:
-        raise Invalid("An identifier that people are found by here is needed.", field="identifiers")
+        raise Invalid("An identifier by which people are looked up here is needed.", field="identifiers")
     submission = Submission(
         model, callbacks=targets, subject={"identities": identities, "names": []}, columns={"dialect": platform}
     )
-    return accept_request(services, submission, api_key_id, json.dumps([platform, name])).request.id
+    idempotency_key = json.dumps([platform, platform_request_id])
+    return accept_request(services, submission, api_key_id, idempotency_key).request.id
 
 
 def _is_identity(identity: dict[str, str]) -> bool:
-    """Whether a value can be of its type."""
+    """Whether the value can be of the identity's type."""
     try:
         normalised(identity["type"], identity["value"])
     except NotAnIdentity:

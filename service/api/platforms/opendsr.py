@@ -1,38 +1,33 @@
 """OpenDSR 2.0 (`/v2`) and OpenGDPR 1.0 (`/v1/opengdpr_requests`), as a processor that erases.
 
-Every answer is signed; errors are 400 in OpenDSR's shape (401, 403 and 404 as they are), and name no value. What the
-specification leaves open is decided in docs/opendsr.md.
+Both dialects share their endpoints. docs/guides/opendsr.md holds our decisions where the specification leaves a choice.
 """
 
 import base64
-import json
-from collections.abc import Callable, Coroutine
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.concurrency import run_in_threadpool
-from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from pydantic import ValidationError
-from starlette.exceptions import HTTPException
 
-from service.api.deps import SEES_ALL_REQUESTS, Reader, ServicesDep, Submitter, restricted_to, services_from
-from service.api.errors import DATABASE_AWAY, field_name
+from service.api.deps import SEES_ALL_REQUESTS, Reader, ServicesDep, Submitter, restricted_to
+from service.api.errors import field_name
+from service.api.platforms.opendsr_route import DialectName, OpenDsrRoute, OpenGdprRoute, SignedRoute
 from service.bootstrap import Services
-from service.callbacks import opendsr
 from service.callbacks.dialects import CallbackTarget, results_url
+from service.callbacks.opendsr import DIALECTS, expected_completion, status_body, timestamp
 from service.db import models, requests
+from service.db.api_keys import Caller
 from service.db.tables import DeletionRequest
-from service.domain.errors import Invalid, NotFound, ServiceError, Unavailable
+from service.domain.errors import Invalid, NotFound
+from service.domain.json_types import Json, JsonObject
 from service.domain.notifications import dsr_word
-from service.observability.logging import get_logger
 from service.schemas.base import IDENTITY_TYPES
 from service.schemas.opendsr import (
     Cancelled,
     Discovery,
     DsrError,
-    DsrIn,
     Extension,
     OpenDsrIn,
     OpenGdprIn,
@@ -44,172 +39,156 @@ from service.schemas.subjects import IdentityIn
 from service.steps.path.amend import cancel_request
 from service.steps.path.request import Submission, accept_request
 
-logger = get_logger(__name__)
-TYPES = tuple(kind for kind in IDENTITY_TYPES if kind != "phone")  # ours alone; not OpenDSR's
-FORMATS = ("raw", "sha1", "md5", "sha256")
-KEPT_STATUS = (401, 403, 404, 503)
+SUPPORTED_TYPES = tuple(kind for kind in IDENTITY_TYPES if kind != "phone")  # OpenDSR has no identity type `phone`
+SUPPORTED_FORMATS = ("raw", "sha1", "md5", "sha256")
 PEM = "application/x-pem-file"
+ID = "{subject_request_id}"  # path parameter
+ERROR_RESPONSES: dict[int | str, JsonObject] = {
+    status: {"model": DsrError, "content": {"application/json": {}}} for status in (400, 401, 403, 404, 503)
+}
 
 
-class Signed(APIRoute):
-    """A route whose every answer is signed in the dialect's headers."""
-
-    names = opendsr.DIALECTS["opendsr"]
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Turn errors into OpenDSR's, then sign what goes out."""
-        handle = super().get_route_handler()
-
-        async def signed(request: Request) -> Response:
-            try:
-                answer = await handle(request)
-            except (ServiceError, RequestValidationError, HTTPException) as error:
-                answer = error_response(error)
-            except DATABASE_AWAY as error:
-                logger.error("the database does not answer", error=type(error).__name__)
-                answer = error_response(Unavailable("The database does not answer; repeat the request as it is."))
-            services = services_from(request)
-            headers = await run_in_threadpool(self.names.headers, services.opendsr, bytes(answer.body))
-            answer.headers.update(headers)
-            return answer
-
-        return signed
-
-
-class SignedGdpr(Signed):
-    """The same under the older names."""
-
-    names = opendsr.DIALECTS["opengdpr"]
-
-
-def error_response(error: Exception) -> Response:
-    """An error in OpenDSR's shape; it never repeats what was sent."""
-    if isinstance(error, RequestValidationError):
-        status, fields = 400, [(field_name(e["loc"]), _message(e)) for e in error.errors()]
-    elif isinstance(error, ServiceError):
-        status = error.status if error.status in KEPT_STATUS else 400
-        fields = [({"received_at": "submitted_time"}.get(error.field or "", error.field or ""), error.detail)]
-    else:
-        assert isinstance(error, HTTPException)
-        status, fields = error.status_code, [("body", "The body is not JSON in UTF-8.")]
-    errors = [
-        {"domain": "Validation" if field else "Request", "reason": "IllegalArgumentException", "message": text}
-        for field, message in fields
-        for text in [f"{field}: {message}" if field else message]
-    ]
-    body = {"error": {"code": status, "message": errors[0]["message"], "errors": errors}}
-    headers = {"Cache-Control": "no-store", "Pragma": "no-cache"}
-    if status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    return Response(json.dumps(body), status, headers, media_type="application/json")
-
-
-def _message(error: dict[str, Any]) -> str:
-    return "The body is not valid JSON." if error["type"] == "json_invalid" else str(error["msg"])
-
-
-async def _raw(request: Request) -> bytes:
+async def _raw_body(request: Request) -> bytes:
     return await request.body()
 
 
-Raw = Annotated[bytes, Depends(_raw)]
+RawBody = Annotated[bytes, Depends(_raw_body)]
 
 
-def dialect_router(dialect: str) -> APIRouter:
-    """The endpoints in one of the two dialects."""
-    names = opendsr.DIALECTS[dialect]
-    newer = dialect == "opendsr"
-    body_type = OpenDsrIn if newer else OpenGdprIn
-    prefix, requests = ("/v2", "/requests") if newer else ("/v1", "/opengdpr_requests")
-    wrong: dict[int | str, dict[str, Any]] = {
-        code: {"model": DsrError, "content": {"application/json": {}}} for code in (400, 401, 403, 404, 503)
-    }
-    router = APIRouter(
-        prefix=prefix, tags=[f"Open{'DSR 2.0' if newer else 'GDPR 1.0'}"],
-        route_class=Signed if newer else SignedGdpr, responses=wrong,
-    )  # fmt: skip
+def discovery(services: ServicesDep, request: Request, dialect: DialectName) -> Discovery:
+    """The identities and request types that this processor supports. It needs no key."""
+    base_url = services.settings.public_url or str(request.base_url).rstrip("/")
+    return Discovery(
+        api_version=DIALECTS[dialect].api_version,
+        supported_identities=[
+            {"identity_type": kind, "identity_format": form} for kind in SUPPORTED_TYPES for form in SUPPORTED_FORMATS
+        ],
+        supported_subject_request_types=["erasure"],
+        processor_certificate=f"{base_url}/v2/certificate.pem",
+    )
 
-    @router.get("/discovery", operation_id=f"{dialect}_discovery")
-    def discovery(services: ServicesDep, request: Request) -> Discovery:
-        """What this processor can do; no key needed."""
-        base = services.settings.public_url or str(request.base_url).rstrip("/")
-        identities = [{"identity_type": kind, "identity_format": form} for kind in TYPES for form in FORMATS]
-        return Discovery(
-            api_version=names.api_version, supported_identities=identities,
-            supported_subject_request_types=["erasure"], processor_certificate=f"{base}/v2/certificate.pem",
-        )  # fmt: skip
 
-    def submit(body: DsrIn, raw: Raw, services: ServicesDep, key: Submitter) -> Taken:
-        """Take a request; the same id with the same body gives the same receipt."""
-        submission = to_submission(services, body, dialect)
-        try:
-            accepted = accept_request(services, submission, key.id, f"{dialect}/{body.subject_request_id}").request
-        except Invalid as error:
-            if error.code != "idempotency_key_reused":
-                raise
-            raise Invalid("This id was used with another body.", field="subject_request_id") from None
-        return Taken(
-            controller_id=str(key.id), expected_completion_time=opendsr.timestamp(opendsr.expected_completion(accepted)),
-            received_time=opendsr.timestamp(accepted.accepted_at), encoded_request=base64.b64encode(raw).decode(),
-            subject_request_id=body.subject_request_id, api_version=names.api_version,
-        )  # fmt: skip
+def submit_opendsr(body: OpenDsrIn, raw: RawBody, services: ServicesDep, caller: Submitter) -> Taken:
+    """Accept a request. The same id with the same body gets the same receipt."""
+    return _submit(body, raw, services, caller, OpenDsrRoute.dialect)
 
-    submit.__annotations__["body"] = body_type
-    router.post(requests, status_code=201, operation_id=f"{dialect}_submit")(submit)
 
-    @router.get(requests + "/{subject_request_id}", operation_id=f"{dialect}_get", response_model_exclude_none=True)
-    @router.get(
-        ("" if newer else "/opengdpr") + "/status/{subject_request_id}", operation_id=f"{dialect}_status",
-        response_model_exclude_none=True,
-    )  # fmt: skip
-    def status(subject_request_id: UUID, services: ServicesDep, key: Reader) -> Status:
-        """Where a request stands."""
-        found = _find(services, subject_request_id, restricted_to(key, *SEES_ALL_REQUESTS))
-        body = opendsr.status_body(found, dsr_word(found.status), results_url(services, found))
-        return Status(**body, api_version=names.api_version)
+def submit_opengdpr(body: OpenGdprIn, raw: RawBody, services: ServicesDep, caller: Submitter) -> Taken:
+    """Accept a request. The same id with the same body gets the same receipt."""
+    return _submit(body, raw, services, caller, OpenGdprRoute.dialect)
 
-    @router.delete(requests + "/{subject_request_id}", status_code=202, operation_id=f"{dialect}_cancel")
-    def cancel(subject_request_id: UUID, services: ServicesDep, key: Submitter) -> Cancelled:
-        """Cancel a request that is pending."""
-        found = _find(services, subject_request_id, restricted_to(key))
-        cancel_request(services, found.id)
-        found = _find(services, subject_request_id, None)
-        assert found.finished_at is not None
-        return Cancelled(
-            controller_id=str(found.api_key_id), subject_request_id=str(subject_request_id),
-            received_time=opendsr.timestamp(found.finished_at), api_version=names.api_version,
-        )  # fmt: skip
 
+def _submit(body: OpenDsrIn | OpenGdprIn, raw: bytes, services: Services, caller: Caller, dialect: str) -> Taken:
+    submission = to_submission(services, body, dialect)
+    try:
+        request = accept_request(services, submission, caller.id, f"{dialect}/{body.subject_request_id}").request
+    except Invalid as error:
+        if error.code != "idempotency_key_reused":
+            raise
+        raise Invalid("This id was used with another body.", field="subject_request_id") from None
+    return Taken(
+        controller_id=str(caller.id),
+        expected_completion_time=timestamp(expected_completion(request)),
+        received_time=timestamp(request.accepted_at),
+        encoded_request=base64.b64encode(raw).decode(),
+        subject_request_id=body.subject_request_id,
+        api_version=DIALECTS[dialect].api_version,
+    )
+
+
+def status(subject_request_id: UUID, services: ServicesDep, caller: Reader, dialect: DialectName) -> Status:
+    """The status of a request."""
+    request = _find_request(services, subject_request_id, restricted_to(caller, *SEES_ALL_REQUESTS))
+    body = status_body(request, dsr_word(request.status), results_url(services, request))
+    return Status(**body, api_version=DIALECTS[dialect].api_version)
+
+
+def cancel(subject_request_id: UUID, services: ServicesDep, caller: Submitter, dialect: DialectName) -> Cancelled:
+    """Cancel a pending request."""
+    request = _find_request(services, subject_request_id, restricted_to(caller))
+    cancel_request(services, request.id)
+    request = _find_request(services, subject_request_id, None)
+    assert request.finished_at is not None
+    return Cancelled(
+        controller_id=str(request.api_key_id),
+        subject_request_id=str(subject_request_id),
+        received_time=timestamp(request.finished_at),
+        api_version=DIALECTS[dialect].api_version,
+    )
+
+
+def _dialect_router(
+    route_class: type[SignedRoute],
+    submit: Callable[..., Taken],
+    *,
+    prefix: str,
+    tag: str,
+    requests_path: str,
+    status_path: str,
+) -> APIRouter:
+    """The endpoints under the paths of one dialect."""
+    dialect = route_class.dialect
+    router = APIRouter(prefix=prefix, tags=[tag], route_class=route_class, responses=ERROR_RESPONSES)
+    router.get("/discovery", operation_id=f"{dialect}_discovery")(discovery)
+    router.post(requests_path, status_code=201, operation_id=f"{dialect}_submit", name="submit")(submit)
+    router.get(f"{status_path}/{ID}", operation_id=f"{dialect}_status", response_model_exclude_none=True)(status)
+    router.get(f"{requests_path}/{ID}", operation_id=f"{dialect}_get", response_model_exclude_none=True)(status)
+    router.delete(f"{requests_path}/{ID}", status_code=202, operation_id=f"{dialect}_cancel")(cancel)
     return router
 
 
-def _find(services: Services, subject_request_id: UUID, owner: UUID | None) -> DeletionRequest:
+opendsr_router = _dialect_router(
+    OpenDsrRoute,
+    submit_opendsr,
+    prefix="/v2",
+    tag="OpenDSR 2.0",
+    requests_path="/requests",
+    status_path="/status",
+)
+opengdpr_router = _dialect_router(
+    OpenGdprRoute,
+    submit_opengdpr,
+    prefix="/v1",
+    tag="OpenGDPR 1.0",
+    requests_path="/opengdpr_requests",
+    status_path="/opengdpr/status",
+)
+certificate_router = APIRouter(tags=["OpenDSR 2.0"])
+
+
+@certificate_router.get("/v2/certificate.pem", response_class=Response, responses={200: {"content": {PEM: {}}}})
+def certificate(services: ServicesDep) -> Response:
+    """The X.509 certificate of the signing key."""
+    return Response(services.opendsr.certificate(), media_type=PEM)
+
+
+def _find_request(services: Services, subject_request_id: UUID, api_key_id: UUID | None) -> DeletionRequest:
+    """The request with this OpenDSR id, if this API key submitted it; None allows any key."""
     with services.db.reading() as session:
-        found = requests.by_subject_request(session, subject_request_id)
-    if found is None or owner not in (None, found.api_key_id):
+        request = requests.by_subject_request(session, subject_request_id)
+    if request is None or api_key_id not in (None, request.api_key_id):
         raise NotFound("There is no such request.")
-    return found
+    return request
 
 
-def to_submission(services: Services, body: DsrIn, dialect: str) -> Submission:
-    """A request in our own terms.
+def to_submission(services: Services, body: OpenDsrIn | OpenGdprIn, dialect: str) -> Submission:
+    """The submission in a body.
 
     Raises:
-        Invalid: An identity or our extension is not what it should be, or names nobody; the model is not clear.
+        Invalid: An identity or our extension is not valid; nobody is named; or the model is ambiguous.
     """
-    ours = _extension(body.extensions.get(services.settings.processor_domain, {}))
+    extension = _extension(body.extensions.get(services.settings.processor_domain, {}))
     identities = [_identity(i, identity) for i, identity in enumerate(body.subject_identities)]
     names: list[str] = []
-    if ours.subject is not None:
-        identities += [identity.model_dump() for identity in ours.subject.identities]
-        names = ours.subject.names
-    if not identities and not names and not ours.records:
+    if extension.subject is not None:
+        identities += [identity.model_dump() for identity in extension.subject.identities]
+        names = extension.subject.names
+    if not identities and not names and not extension.records:
         raise Invalid("Identities are needed, here or in our extension.", field="subject_identities")
-    regulation = body.regulation if isinstance(body, OpenDsrIn | OpenGdprIn) else "gdpr"
     return Submission(
-        ours.model or _only_model(services),
-        [record.text for record in ours.records],
-        regulation,
+        extension.model or _only_model(services),
+        [record.text for record in extension.records],
+        body.regulation,
         body.submitted_time,
         subject={"identities": identities, "names": names} if identities or names else None,
         callbacks=[CallbackTarget(str(url)) for url in body.status_callback_urls],
@@ -217,38 +196,31 @@ def to_submission(services: Services, body: DsrIn, dialect: str) -> Submission:
     )
 
 
-def _identity(number: int, given: SubjectIdentity) -> dict[str, Any]:
-    place = f"subject_identities.{number}"
-    if given.identity_type not in TYPES:
+def _identity(index: int, identity: SubjectIdentity) -> JsonObject:
+    """An identity of the body in the form of our own requests. `index` is its place in the list, for errors."""
+    place = f"subject_identities.{index}"
+    if identity.identity_type not in SUPPORTED_TYPES:
         raise Invalid("Not a supported type; see discovery.", field=f"{place}.identity_type")
     try:
-        return IdentityIn.model_validate(given.known()).model_dump()
+        return IdentityIn.model_validate(identity.to_identity()).model_dump()
     except ValidationError as error:
         field = {"format": "identity_format", "value": "identity_value"}[str(error.errors()[0]["loc"][0])]
         raise Invalid("Not of a supported form; see discovery.", field=f"{place}.{field}") from None
 
 
-def _extension(given: Any) -> Extension:
+def _extension(value: Json) -> Extension:
+    """Our extension; its member of the body may have any JSON value."""
     try:
-        return Extension.model_validate(given)
+        return Extension.model_validate(value)
     except ValidationError as error:
-        where = field_name(("extensions", *error.errors()[0]["loc"]))
-        raise Invalid(str(error.errors()[0]["msg"]), field=where) from None
+        field = field_name(("extensions", *error.errors()[0]["loc"]))
+        raise Invalid(str(error.errors()[0]["msg"]), field=field) from None
 
 
 def _only_model(services: Services) -> str:
-    """The model, if there is just one: a request is never taken to be about some of several."""
+    """The model, if there is only one. If there are several, a request must name its model."""
     with services.db.reading() as session:
-        found = models.listing(session, None, 2).items
-    if len(found) != 1:
+        first_two = models.listing(session, None, 2).items
+    if len(first_two) != 1:
         raise Invalid("Name the model in our extension: there is not just one.", field="extensions", code="which_model")
-    return found[0].name
-
-
-certificates = APIRouter(tags=["OpenDSR 2.0"])
-
-
-@certificates.get("/v2/certificate.pem", response_class=Response, responses={200: {"content": {PEM: {}}}})
-def certificate(services: ServicesDep) -> Response:
-    """The X.509 certificate of the key that signs."""
-    return Response(services.opendsr.certificate(), media_type=PEM)
+    return first_two[0].name

@@ -1,4 +1,4 @@
-"""`/connect/transcend`: server webhooks of Transcend, signed by its Sombra gateway."""
+"""`/connect/transcend`: server webhooks of Transcend, which its Sombra gateway signs."""
 
 import time
 from typing import Annotated
@@ -25,7 +25,7 @@ from service.domain.json_types import JsonObject
 from service.schemas.base import Text
 from service.subjects.identifiers import EMAIL, PHONE_LIKE
 
-SOMBRA_SECONDS = 3600  # how old a token of Sombra's may be
+MAX_TOKEN_SECONDS = 3600  # the age up to which a token of Sombra is accepted
 router = APIRouter(prefix="/connect", tags=["connectors"])
 
 
@@ -36,14 +36,14 @@ class Value(PlatformBody):
 
 
 class Profile(PlatformBody):
-    """The identifier that a webhook of Transcend is about."""
+    """The profile of the person, with one identifier."""
 
     identifier: Text = Field(min_length=1, max_length=500)
     type: Text | None = None
 
 
 class Extras(PlatformBody):
-    """What Transcend sends besides."""
+    """Further members of a webhook."""
 
     profile: Profile | None = None
 
@@ -52,7 +52,7 @@ class TranscendIn(PlatformBody):
     """A server webhook of Transcend."""
 
     type: Text
-    coreIdentifier: Value  # noqa: N815  # theirs
+    coreIdentifier: Value  # noqa: N815  # Transcend's name
     extras: Extras = Extras()
 
 
@@ -64,22 +64,22 @@ async def transcend(
     x_sombra_token: Annotated[str, Header(max_length=8000)],
     x_transcend_nonce: Annotated[str, Header(min_length=1, max_length=8000)],
 ) -> Response:
-    """A server webhook of Transcend, one for each identifier; `PUT /v1/data-silo` tells it the end."""
+    """A server webhook of Transcend, one for each identifier. `PUT /v1/data-silo` reports the result to Transcend."""
     settings = services.settings
-    claims = _claims(settings, x_sombra_token)
+    claims = _verified_claims(settings, x_sombra_token)
     body = parse_signed(TranscendIn, await request.body())
     if claims.get("scope") != "coreIdentifier" or claims.get("value") != body.coreIdentifier.value:
         raise Unauthenticated("x-sombra-token is not about this core identifier.")
     if body.type != "ERASURE":
-        raise Invalid("Only ERASURE is done here.", field="type")
+        raise Invalid("Only ERASURE is supported here.", field="type")
     target = CallbackTarget(f"{settings.transcend_url.rstrip('/')}/v1/data-silo", x_transcend_nonce)
     identifiers = _identifiers(services, body)
     await run_in_threadpool(accept_signed, services, model, identifiers, "transcend", x_transcend_nonce, [target])
     return Response('{"status": "queued"}', media_type="application/json")
 
 
-def _claims(settings: Settings, token: str) -> JsonObject:
-    """The claims of a token that Sombra signed within the last hour.
+def _verified_claims(settings: Settings, token: str) -> JsonObject:
+    """The claims of a token that Sombra signed at most `MAX_TOKEN_SECONDS` ago.
 
     Raises:
         Forbidden: Transcend is not set up here.
@@ -96,7 +96,7 @@ def _claims(settings: Settings, token: str) -> JsonObject:
             audience=organization,
             options={"require": ["iat", "aud"]},
         )
-        if claims["iat"] < time.time() - SOMBRA_SECONDS:
+        if claims["iat"] < time.time() - MAX_TOKEN_SECONDS:
             raise jwt.ExpiredSignatureError("old")
     except jwt.PyJWTError as error:
         raise Unauthenticated(f"x-sombra-token is not valid ({type(error).__name__}).") from None
@@ -104,6 +104,7 @@ def _claims(settings: Settings, token: str) -> JsonObject:
 
 
 def _identifiers(services: Services, body: TranscendIn) -> list[Identifier]:
+    """The core identifier and, if its type is known here, the profile's identifier."""
     core = body.coreIdentifier.value
     identifiers = [(_guess_type(core), core)]
     if (profile := body.extras.profile) and (kind := identity_type(services, profile.type or "")):
@@ -112,7 +113,7 @@ def _identifiers(services: Services, body: TranscendIn) -> list[Identifier]:
 
 
 def _guess_type(value: str) -> str:
-    """The identity type that a core identifier, which has none, seems to have."""
+    """The identity type of a core identifier, guessed from its value: Transcend sends no type."""
     value = value.strip()
     if EMAIL.fullmatch(value):
         return "email"

@@ -1,1 +1,1 @@
-"""What an operator asks for: register, retry, withdraw, restore."""
+"""Steps of an operator: register, retry, withdraw, restore."""

@@ -1,8 +1,8 @@
-"""restore: bring a database that was restored from an older backup up to what storage knows.
+"""restore: bring a database that was restored from an older backup up to the state of storage.
 
-Storage's ledger lists every version that was published and every request that was purged. Versions that the database
-has forgotten are taken up again from their release folders and certificates, so that nothing is published twice;
-requests that it remembers too well are purged again. Without a restore there is nothing to do.
+Storage's ledger lists every published version and every purged request. This step adopts versions that the database
+has forgotten, from their release folders and certificates, so that no version is published twice. `upkeep.purge`
+purges requests again that the backup brought back. If the database was not restored, there is nothing to do.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from service.audit.manifest import FileEntry, NotPlain, manifest, manifest_diges
 from service.audit.verification import CERTIFICATE, VerificationError
 from service.audit.verify import PROOF, verify
 from service.bootstrap import Services
-from service.db import jobs, log_entries, models, requests
+from service.db import jobs, log_entries, models, restored_requests
 from service.db.tables import Certificate, Job, Model, Version
 from service.domain.disclosure import SUPPRESSED
 from service.domain.json_types import JsonObject
@@ -34,14 +34,15 @@ logger = get_logger(__name__)
 
 @dataclass
 class Reconciled:
-    """What was done, for the operator.
+    """The result of a reconciliation, for the operator.
 
     Attributes:
-        adopted: Versions that were taken up again, as model/number.
-        entries: How many entries of the log were brought back.
-        forked: The database has entries of its own where others were signed: it went on before it was reconciled.
-            Nothing is published until an operator begins a new log.
-        unknown: Versions of the ledger that cannot be: their model is not registered, or the folder does not verify.
+        adopted: Versions that the database has again, as model/number.
+        entries: The number of log entries that were brought back.
+        forked: The database has other entries than the signed ones: it went on before it was reconciled.
+            The service publishes nothing until an operator begins a new log.
+        unknown: Versions of the ledger that cannot be adopted: their model is not registered, or the folder does not
+            verify.
     """
 
     adopted: list[str] = field(default_factory=list)
@@ -51,30 +52,31 @@ class Reconciled:
 
 
 def reconcile(services: Services) -> Reconciled:
-    """Bring back entries of the log, then take up versions that the database does not know, by their numbers."""
-    done = Reconciled()
+    """Bring back missing entries of the log, then adopt versions that the database lacks, in order."""
+    result = Reconciled()
     try:
-        lost = services.log.missing_entries()
+        missing = services.log.missing_entries()
     except LogForked:
-        done.forked, lost = True, []
-    for entry in lost:
+        result.forked, missing = True, []
+    for entry in missing:
         with services.db.transaction() as session:
             log_entries.append_bytes(session, entry)
-    done.entries = len(lost)
-    noted = services.storage.published()  # before the database is read: it has all that stood here by then
+    result.entries = len(missing)
+    ledger = services.storage.published()  # read before the database, which has every version of the ledger by then
     with services.db.reading() as session:
         known = models.published(session)
-    for (name, number), digest in sorted(noted.items()):
+    for (name, number), digest in sorted(ledger.items()):
         if (name, number) not in known:
             adopted = _adopt(services, name, number, digest)
-            (done.adopted if adopted else done.unknown).append(f"{name}/{number}")
-    return done
+            (result.adopted if adopted else result.unknown).append(f"{name}/{number}")
+    return result
 
 
 def _adopt(services: Services, name: str, number: int, digest: str) -> bool:
+    """Verify a version of the ledger and insert it; false if the version does not verify or does not fit."""
     folder = services.storage.release(digest)
     try:
-        with own_trust_file(services) as trust:  # what a folder says of its own keys proves nothing to us
+        with own_trust_file(services) as trust:  # the keys that a folder brings with it prove nothing
             predicate = verify(folder, trust).statement["predicate"]
         files = manifest(folder)
     except (VerificationError, NotPlain, OSError) as error:
@@ -85,12 +87,14 @@ def _adopt(services: Services, name: str, number: int, digest: str) -> bool:
     if manifest_digest(files) != digest or (lineage["model"], lineage["version"]) != (name, number):
         logger.error("a version of the ledger is another one", model=name, version=number)
         return False
-    return _take_up(services, folder, digest, files, predicate)
+    return _insert_release(services, folder, digest, files, predicate)
 
 
-def _take_up(services: Services, folder: Path, digest: str, files: list[FileEntry], predicate: JsonObject) -> bool:
-    """Insert a verified release as the next version of its model; false if the database lacks the model or parent."""
-    lineage, envelope = predicate["lineage"], (folder / CERTIFICATE).read_bytes()
+def _insert_release(
+    services: Services, folder: Path, digest: str, files: list[FileEntry], predicate: JsonObject
+) -> bool:
+    """Insert a verified release as its model's next version; false if the database lacks the model or the parent."""
+    lineage = predicate["lineage"]
     number = lineage["version"]
     with services.db.transaction() as session:
         model = models.by_name(session, lineage["model"], lock=True)
@@ -99,26 +103,12 @@ def _take_up(services: Services, folder: Path, digest: str, files: list[FileEntr
             return False
         stopped = _stop_jobs(session, model)
         job = _insert_job(session, model, parent, predicate)
-        submitters = requests.adopt(session, model.id, job.id, number, predicate["requests"])
-        session.add(
-            Version(
-                model_id=model.id,
-                number=number,
-                parent_id=parent.id,
-                job_id=job.id,
-                digest=digest,
-                files=files,
-                metrics=_metrics(predicate, submitters),
-            )
-        )
-        certificate = Certificate(
-            job_id=job.id,
-            envelope=envelope,
-            digest=hashlib.sha256(envelope).hexdigest(),
-            overall="PASS",
-            proof=(folder / PROOF).read_text(),
-        )
-        session.add(certificate)
+        submitters = restored_requests.end_as_certified(session, model.id, job.id, number, predicate["requests"])
+        metrics = _metrics(predicate, submitters)
+        version = Version(model_id=model.id, number=number, parent_id=parent.id, job_id=job.id, metrics=metrics)
+        version.digest, version.files = digest, files
+        certificate = _certificate(job.id, folder)
+        session.add_all([version, certificate])
         session.flush()
         models.set_latest(session, model.id, number)
         for job_id in stopped:
@@ -136,7 +126,7 @@ def _take_up(services: Services, folder: Path, digest: str, files: list[FileEntr
 
 @contextmanager
 def own_trust_file(services: Services) -> Iterator[Path]:
-    """Our own trust.json, as a file."""
+    """A temporary file with the trust.json of this service."""
     with tempfile.NamedTemporaryFile(suffix=".json") as handle:
         handle.write(services.keyring.trust())
         handle.flush()
@@ -144,17 +134,17 @@ def own_trust_file(services: Services) -> Iterator[Path]:
 
 
 def _stop_jobs(session: Session, model: Model) -> list[UUID]:
-    """Stop jobs that start from a version that is not the newest; their requests are pending again. Returns ids."""
+    """Quarantine jobs that start from an old version; their requests are pending again. Returns the jobs' ids."""
     stopped = jobs.active_jobs(session, model.id)
     for job in stopped:
         job.reason = "restored"
         jobs.advance(session, job, Stage.QUARANTINED)
-        requests.release_from_job(session, job.id)
+        restored_requests.release_from_job(session, job.id)
     return [job.id for job in stopped]
 
 
 def _insert_job(session: Session, model: Model, parent: Version, predicate: JsonObject) -> Job:
-    """The job that made a version, as its certificate tells it."""
+    """Insert the job that made a version, from its certificate."""
     job = Job(
         model_id=model.id,
         parent_version_id=parent.id,
@@ -170,12 +160,22 @@ def _insert_job(session: Session, model: Model, parent: Version, predicate: Json
     return job
 
 
+def _certificate(job_id: UUID, folder: Path) -> Certificate:
+    """The row of the certificate in a release folder."""
+    envelope = (folder / CERTIFICATE).read_bytes()
+    digest = hashlib.sha256(envelope).hexdigest()
+    proof = (folder / PROOF).read_text()
+    return Certificate(job_id=job_id, envelope=envelope, digest=digest, overall="PASS", proof=proof)
+
+
 def _metrics(predicate: JsonObject, submitters: int) -> VersionMetrics:
-    """A version's metrics from its certificate; what the certificate suppresses stays unknown."""
+    """A version's metrics from its certificate; values that the certificate suppresses stay unknown."""
     verification = predicate["verification"]
     limits, before, after = (_means(verification[name]) for name in ("limits", "before", "after"))
     assert limits is not None
-    utility: JsonObject = {k: float(v) if isinstance(v, str) else v for k, v in verification["utility"].items()}
+    utility: JsonObject = {
+        name: float(value) if isinstance(value, str) else value for name, value in verification["utility"].items()
+    }
     return VersionMetrics(
         limits,
         before,
@@ -188,4 +188,5 @@ def _metrics(predicate: JsonObject, submitters: int) -> VersionMetrics:
 
 
 def _means(values: dict[str, str]) -> Means | None:
+    """Means from a certificate; None if they are suppressed."""
     return None if SUPPRESSED in values.values() else Means(float(values["el"]), float(values["ma"]))

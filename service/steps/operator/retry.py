@@ -1,4 +1,4 @@
-"""retry: what has failed is put back in line, once whoever is responsible has removed the reason."""
+"""retry: make failed requests pending again, after an operator has removed the reason."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -13,48 +13,52 @@ from service.domain.states import RequestStatus
 
 
 def retry_request(services: Services, request_id: UUID) -> None:
-    """Put a failed request back in line; its deadline stands.
+    """Make a failed request pending again; its deadline stays.
 
     Raises:
-        NotFound: No such request.
-        Conflict: It has not failed, or its texts are gone.
+        NotFound: The request does not exist.
+        Conflict: The request has not failed, or its texts were purged.
     """
     with services.db.transaction() as session:
         request = requests.by_id(session, request_id, lock=True)
         if request is None:
             raise NotFound("There is no such request.")
         if request.status != RequestStatus.FAILED:
-            raise Conflict(f"The request is {request.status}; only a failed one can be tried again.")
+            raise Conflict(f"The request is {request.status}; only a failed request can be retried.")
         if request.wrapped_key is None:
-            raise Conflict("The request's texts were purged: there is nothing to try again.")
-        _retry(session, [request])
+            raise Conflict("The request's texts were purged: there is nothing to unlearn.")
+        _make_pending(session, [request])
     services.queue.wake("batch", request.model_id)
 
 
 def retry_job(services: Services, job_id: UUID) -> tuple[str, list[DeletionRequest]]:
-    """Put every failed request of a job that was given up, or failed its tests, back in line.
+    """Make every failed request of a job pending again: the job is quarantined, or failed its tests.
 
     Returns:
         The model's name, and the requests.
 
     Raises:
-        NotFound: No such job.
-        Conflict: No request of it has failed and has its texts still.
+        NotFound: The job does not exist.
+        Conflict: The job has no failed request whose texts are still kept.
     """
     with services.db.transaction() as session:
         job = jobs.by_id(session, job_id)
         if job is None:
             raise NotFound("There is no such job.")
-        members = requests.of_job(session, job_id, lock=True)
-        failed = [r for r in members if r.status == RequestStatus.FAILED and r.wrapped_key is not None]
+        failed = [
+            request
+            for request in requests.of_job(session, job_id, lock=True)
+            if request.status == RequestStatus.FAILED and request.wrapped_key is not None
+        ]
         if not failed:
-            raise Conflict(f"The job is {job.stage}; it has no failed request whose texts are still there.")
-        _retry(session, failed)
+            raise Conflict(f"The job is {job.stage}; it has no failed request whose texts are still kept.")
+        _make_pending(session, failed)
     services.queue.wake("batch", job.model_id)
     return job.model.name, failed
 
 
-def _retry(session: Session, failed: Sequence[DeletionRequest]) -> None:
+def _make_pending(session: Session, failed: Sequence[DeletionRequest]) -> None:
+    """Move failed requests out of their job and back to pending, and log that."""
     requests.move(session, failed, RequestStatus.PENDING, job_id=None, verdict=None, reason=None)
     for request in failed:
         log_entries.append(session, "request.retried", ref=request.ref)

@@ -1,4 +1,4 @@
-"""withdraw: hand a version out no more; its record, its place in the log and its folder stay."""
+"""withdraw: stop handing out a version. Its certificate, its log entries and its folder stay."""
 
 from datetime import UTC, datetime
 
@@ -11,8 +11,8 @@ def withdraw_version(services: Services, name: str, number: int, reason: str) ->
     """Withdraw a version.
 
     Raises:
-        NotFound: No such model or version.
-        Conflict: It is withdrawn already, or nothing else could be handed out.
+        NotFound: The model or version does not exist.
+        Conflict: The version is withdrawn already, or it is the only one that is handed out.
     """
     with services.db.transaction() as session:
         model = models.by_name(session, name, lock=True)

@@ -1,1 +1,1 @@
-"""The seven words: request, batch, unlearn, merge, verify, certify, publish."""
+"""Steps of a request, in order: request, batch, unlearn, merge, verify, certify, publish."""

@@ -1,4 +1,4 @@
-"""What a submitter may change of a request: cancel it while it is pending, extend its deadline."""
+"""Changes of a request by its submitter: cancel a pending request, extend a deadline."""
 
 from datetime import UTC, datetime
 from uuid import UUID
@@ -14,33 +14,33 @@ def cancel_request(services: Services, request_id: UUID, api_key_id: UUID | None
     """Cancel a pending request.
 
     Raises:
-        NotFound: No such request, or not one of this API key's.
-        Conflict: It is batched or ended already.
+        NotFound: The request does not exist, or another API key made it.
+        Conflict: The request is batched or has ended.
     """
     with services.db.transaction("cancel") as session:
-        request = requests.by_id(session, request_id, lock=True)  # so that batching and cancelling have one winner
+        request = requests.by_id(session, request_id, lock=True)  # batching and cancelling cannot both win
         if request is None or api_key_id not in (None, request.api_key_id):
             raise NotFound("There is no such request.")
         if request.status != RequestStatus.PENDING:
-            raise Conflict(f"The request is {request.status}; only a pending one can be cancelled.")
+            raise Conflict(f"The request is {request.status}; only a pending request can be cancelled.")
         requests.move(session, [request], RequestStatus.CANCELLED)
         log_entries.append(session, "request.cancelled", ref=request.ref)
     services.queue.wake("deliver")
 
 
 def extend_deadline(services: Services, request_id: UUID, reason: str, api_key_id: UUID | None = None) -> None:
-    """Extend a deadline for the controller, who has told the person why within the first (GDPR 12(3)); once.
+    """Extend a deadline, once. The controller must tell the person why before the first deadline (GDPR 12(3)).
 
     Raises:
-        NotFound: No such request, or not one of this API key's.
-        Conflict: It has ended, was extended before, or its deadline has passed.
+        NotFound: The request does not exist, or another API key made it.
+        Conflict: The request has ended, was extended before, or its deadline has passed.
     """
     with services.db.transaction() as session:
         request = requests.by_id(session, request_id, lock=True)
         if request is None or api_key_id not in (None, request.api_key_id):
             raise NotFound("There is no such request.")
         if request.status in TERMINAL_REQUESTS or request.extended_at or request.due_at < datetime.now(UTC):
-            raise Conflict("Only the deadline of an open request can be extended, before it has passed, and once.")
+            raise Conflict("The deadline of an open request can be extended once, before it has passed.")
         request.due_at = extended(request.due_at, request.regulation)
         request.extended_at, request.extension_reason = datetime.now(UTC), reason
         log_entries.append(

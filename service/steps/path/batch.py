@@ -1,57 +1,66 @@
-"""batch: seal pending requests of a model into a job, at most one job a model at a time."""
+"""batch: seal pending requests of a model into a job. A model has at most one active job."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from service.bootstrap import Services
-from service.db import jobs, log_entries, models, requests
-from service.db.tables import Job
+from service.db import jobs, log_entries, models, pending_requests, requests
+from service.db.tables import DeletionRequest, Job, Model, Version
 from service.domain.batching import seal
 from service.domain.states import RequestStatus
 from service.observability.tracing import span, traceparent
 
-WINDOW = 4  # times as many pending requests are looked at as a job holds records
+LOOK_AHEAD = 4  # pending requests to look at, for each record that a job holds
 
 
 def batch_requests(services: Services, model_id: UUID) -> UUID | None:
-    """Make a job of this model's window if it closes now; returns the job's id.
+    """Make a job of a model's pending requests if their window closes now; returns the job's id.
 
-    The model's row is locked, so two workers never batch one model at once; the partial unique index on active
-    jobs stands behind that.
+    The transaction locks the model's row, so two workers never batch one model at once. The partial unique index on
+    active jobs guarantees the same.
     """
     try:
         with services.db.transaction("batch") as session:
             model = models.lock(session, model_id)
             if model is None or jobs.has_active_job(session, model_id):
                 return None
-            room, wait = model.policy["max_batch_records"], model.policy.get("max_wait_seconds")
-            picked = seal(
-                requests.pending(session, model_id, WINDOW * room),
-                max_batch_records=room,
-                max_wait_seconds=services.settings.max_wait_seconds if wait is None else wait,
-                now=datetime.now(UTC),
-            )
+            sealed = _sealed_requests(services, session, model)
             parent = models.version(session, model, model.latest)
-            members = requests.lock_pending(session, picked)
-            if not members or parent is None:
+            batch = pending_requests.lock_pending(session, sealed)
+            if not batch or parent is None:
                 return None
-            first, *others = (member.traceparent for member in members)
-            with span("batch", first, others, model=model.name, requests=len(members)):
-                job = Job(
-                    model_id=model_id, parent_version_id=parent.id, policy=model.policy, woken_at=datetime.now(UTC),
-                    traceparent=traceparent(),
-                )  # fmt: skip
-                session.add(job)
-                session.flush()
-                requests.move(session, members, RequestStatus.BATCHED, job_id=job.id)
-                jobs.add_event(session, job.id, "stage", {"stage": job.stage, "progress": 0.0})
-                log_entries.append(
-                    session, "job.batched", job=str(job.id), model=model.name, parent=parent.number,
-                    refs=sorted(m.ref for m in members),
-                )  # fmt: skip
+            job = _insert_job(session, model, parent, batch)
     except IntegrityError:
-        return None  # another job of this model is under way
+        return None  # another job of this model is active
     services.queue.wake("unlearn", job.id)
     return job.id
+
+
+def _sealed_requests(services: Services, session: Session, model: Model) -> list[UUID]:
+    """The pending requests of a model that form a job now."""
+    max_records, wait = model.policy["max_batch_records"], model.policy.get("max_wait_seconds")
+    return seal(
+        pending_requests.window(session, model.id, LOOK_AHEAD * max_records),
+        max_batch_records=max_records,
+        max_wait_seconds=services.settings.max_wait_seconds if wait is None else wait,
+        now=datetime.now(UTC),
+    )
+
+
+def _insert_job(session: Session, model: Model, parent: Version, batch: Sequence[DeletionRequest]) -> Job:
+    """Make a job of these requests."""
+    first, *others = (request.traceparent for request in batch)
+    with span("batch", first, others, model=model.name, requests=len(batch)):
+        job = Job(model_id=model.id, parent_version_id=parent.id, policy=model.policy, traceparent=traceparent())
+        job.woken_at = datetime.now(UTC)
+        session.add(job)
+        session.flush()
+        requests.move(session, batch, RequestStatus.BATCHED, job_id=job.id)
+        jobs.add_event(session, job.id, "stage", {"stage": job.stage, "progress": 0.0})
+        refs = sorted(request.ref for request in batch)
+        log_entries.append(session, "job.batched", job=str(job.id), model=model.name, parent=parent.number, refs=refs)
+    return job

@@ -1,4 +1,4 @@
-"""certify: sign the record of a job, passed or failed, before anything is published."""
+"""certify: sign the certificate of a job, passed or failed, before anything is published."""
 
 import hashlib
 from datetime import UTC, datetime
@@ -29,75 +29,89 @@ CARD = "model/README.md"
 
 
 def certify_job(services: Services, job_id: UUID, fence: int) -> None:
-    """Issue the certificate; a failed or needless run ends here, a passed one goes on to be published.
+    """Issue a job's certificate. A passed job goes on to be published; any other job ends here.
 
     Raises:
-        Hopeless: The files that wait to be published are not those that the tests ran on.
+        PermanentJobError: The candidate's files are not the files that the tests measured.
         LostLease: The fence moved on.
-        Outdated: Storage knows a version of this number; the database was restored from before it.
-        WordingRefused: The record would say something it may not.
+        DatabaseOutdated: Storage has a version with this number; the database was restored from an older backup.
+        WordingRefused: The certificate would make a claim that it must not make.
     """
     with services.db.transaction() as session:
         job = jobs.by_id(session, job_id)
         assert job is not None
-        members = requests.of_job(session, job_id)
-        tested = [r for r in members if r.status != RequestStatus.REJECTED]
-        parent = models.certificate(session, job.parent_version.job_id)
-        lineage = {
-            "model": job.model.name,
-            "version": job.parent_version.number + 1 if job.outcome == Outcome.PASSED else None,
-            "parent_version": job.parent_version.number,
-            "parent_manifest": job.parent_version.digest,
-            "parent_certificate": parent.digest if parent else None,
-            "supersedes": job.parent_version.number if job.outcome == Outcome.PASSED else None,
-        }
+        tested = _tested_requests(session, job_id)
+        lineage = _lineage(session, job)
     if not tested:
-        _end_without_record(services, job_id, fence)
+        _end_uncertified(services, job_id, fence)
         return
-    passed = job.outcome == Outcome.PASSED
-    if passed and services.storage.has_published(job.model.name, job.parent_version.number + 1):
-        raise DatabaseOutdated(f"{job.model.name} {job.parent_version.number + 1}")
+    passed, number = job.outcome == Outcome.PASSED, job.parent_version.number + 1
+    if passed and services.storage.has_published(job.model.name, number):
+        raise DatabaseOutdated(f"{job.model.name} {number}")
     with services.keyring.keys_held():
         files = released_files(services, job, fence) if job.outcome != Outcome.NOT_MEMORISED else _parent_files(job)
-        payload = _payload(services, job, tested, lineage, files)
+        payload = _statement(services, job, tested, lineage, files)
         envelope = services.keyring.sign("certificate", payload, IN_TOTO)
-    with services.db.transaction("certify") as session:
-        job = jobs.owned(session, job_id, fence)
-        overall = "FAIL" if job.outcome == Outcome.FAILED else "PASS"
-        digest = hashlib.sha256(envelope).hexdigest()
-        # A later attempt may have run on other bytes: its record replaces one that was never published.
-        kept = session.merge(Certificate(job_id=job_id, envelope=envelope, digest=digest, overall=overall, proof=None))
-        if passed:
-            jobs.advance(session, job, Stage.PUBLISH)
-            waiting = [r for r in _live(session, job_id) if r.status != RequestStatus.PUBLISHING]
-            requests.move(session, waiting, RequestStatus.PUBLISHING)
-        else:
-            _end(session, job)
-        kept.log_index = log_entries.append(
-            session, "job.certified", job=str(job_id), certificate=digest, overall=overall
-        )
+    _store_certificate(services, job_id, fence, envelope)
     if not passed:
         services.storage.discard_job(job_id)
         services.queue.wake("deliver")
 
 
-def _end_without_record(services: Services, job_id: UUID, fence: int) -> None:
-    """Every request was rejected: nothing was tested, so there is nothing to certify."""
+def _tested_requests(session: Session, job_id: UUID) -> list[DeletionRequest]:
+    """The requests of a job that were not rejected."""
+    return [request for request in requests.of_job(session, job_id) if request.status != RequestStatus.REJECTED]
+
+
+def _lineage(session: Session, job: Job) -> JsonObject:
+    """The certificate's lineage: the version and its parent."""
+    passed, parent = job.outcome == Outcome.PASSED, job.parent_version
+    certificate = models.certificate(session, parent.job_id)
+    return {
+        "model": job.model.name,
+        "version": parent.number + 1 if passed else None,
+        "parent_version": parent.number,
+        "parent_manifest": parent.digest,
+        "parent_certificate": certificate.digest if certificate else None,
+        "supersedes": parent.number if passed else None,
+    }
+
+
+def _store_certificate(services: Services, job_id: UUID, fence: int, envelope: bytes) -> None:
+    """Store a certificate with its entry in the log, and move the job and its requests on."""
+    with services.db.transaction("certify") as session:
+        job = jobs.owned(session, job_id, fence)
+        overall = "FAIL" if job.outcome == Outcome.FAILED else "PASS"
+        digest = hashlib.sha256(envelope).hexdigest()
+        # A later attempt may have made other files: its certificate replaces one that was never published.
+        stored = session.merge(
+            Certificate(job_id=job_id, envelope=envelope, digest=digest, overall=overall, proof=None)
+        )
+        if job.outcome == Outcome.PASSED:
+            jobs.advance(session, job, Stage.PUBLISH)
+            tested = _tested_requests(session, job_id)
+            waiting = [request for request in tested if request.status != RequestStatus.PUBLISHING]
+            requests.move(session, waiting, RequestStatus.PUBLISHING)
+        else:
+            _end_unpublished(session, job)
+        stored.log_index = log_entries.append(
+            session, "job.certified", job=str(job_id), certificate=digest, overall=overall
+        )
+
+
+def _end_uncertified(services: Services, job_id: UUID, fence: int) -> None:
+    """End a job whose requests were all rejected: nothing was tested, so there is nothing to certify."""
     with services.db.transaction() as session:
-        _end(session, jobs.owned(session, job_id, fence))
+        _end_unpublished(session, jobs.owned(session, job_id, fence))
     services.storage.discard_job(job_id)
     services.queue.wake("deliver")
 
 
-def _live(session: Session, job_id: UUID) -> list[DeletionRequest]:
-    return [r for r in requests.of_job(session, job_id) if r.status != RequestStatus.REJECTED]
-
-
-def _end(session: Session, job: Job) -> None:
-    """Terminal states of a job that publishes nothing."""
+def _end_unpublished(session: Session, job: Job) -> None:
+    """End a job that publishes nothing, and its requests."""
     assert job.report is not None
     memorised = set(job.report.memorised)
-    for request in _live(session, job.id):
+    for request in _tested_requests(session, job.id):
         if request.ref in memorised:
             requests.move(session, [request], RequestStatus.FAILED, reason=job.reason)
         else:
@@ -107,91 +121,88 @@ def _end(session: Session, job: Job) -> None:
 
 
 def released_files(services: Services, job: Job, fence: int) -> list[FileEntry]:
-    """Manifest of what the release folder will hold beside the certificate: model, its card and signature, trust.json.
+    """The manifest of the release folder without its certificate: the model, its card and signature, trust.json.
 
-    Only what passed is signed with the release key.
+    The release key signs only a model that passed.
     """
     assert job.report is not None
     findings = job.report.findings
     candidate = services.storage.candidate(job.id, job.report.fence)
     card = model_card(job.model.name, job.parent_version.number, findings, job.report.submitters or 0)
     for name, content in ((TRUST, services.keyring.trust()), (CARD, card.encode())):
-        fresh = candidate.with_name(f"{candidate.name}-{fence}.new")
-        fresh.write_bytes(content)
-        fresh.replace(candidate / name)  # never written into: a published folder may share the file
-    listed = {f["path"]: f["sha256"] for f in manifest(candidate)}
-    ours = (TRUST, CARD, MODEL_SIGNATURE)
-    if {path: digest for path, digest in listed.items() if path not in ours} != findings.files:
+        temporary = candidate.with_name(f"{candidate.name}-{fence}.new")
+        temporary.write_bytes(content)
+        temporary.replace(candidate / name)  # never written in place: a published folder may share the file
+    digests = {entry["path"]: entry["sha256"] for entry in manifest(candidate)}
+    added = (TRUST, CARD, MODEL_SIGNATURE)
+    if {path: digest for path, digest in digests.items() if path not in added} != findings.files:
         raise PermanentJobError("candidate_changed")
     if job.outcome == Outcome.PASSED:
-        _sign_model(services.keyring, candidate, listed, fence)
+        _sign_model(services.keyring, candidate, digests, fence)
     return manifest(candidate)
 
 
-def _sign_model(keyring: Keyring, candidate: Path, listed: dict[str, str], fence: int) -> None:
-    """Put `model.sig` there by today's key, unless an earlier attempt did.
+def _sign_model(keyring: Keyring, candidate: Path, digests: dict[str, str], fence: int) -> None:
+    """Sign the model with the current key as `model.sig`, unless an earlier attempt did.
 
-    Signatures are random and this one is certified, so nothing is written over a good one: a zombie may still be at it.
+    Signatures are random, and the certificate contains this one. So a valid signature is never replaced: an attempt
+    that lost its lease may still use it.
     """
     target = candidate / MODEL_SIGNATURE
     try:
-        signer = check_model_signature(target, listed, load_trust(candidate / TRUST))
+        signer = check_model_signature(target, digests, load_trust(candidate / TRUST))
         if signer.retired_at is None:
             return
     except VerificationError:
         pass
     target.unlink(missing_ok=True)
-    fresh = candidate.with_name(f"{candidate.name}-{fence}.sig")
-    keyring.sign_model(candidate / "model", fresh)
-    link_or_copy(fresh, target)
-    fresh.unlink()
+    temporary = candidate.with_name(f"{candidate.name}-{fence}.sig")
+    keyring.sign_model(candidate / "model", temporary)
+    link_or_copy(temporary, target)
+    temporary.unlink()
 
 
 def _parent_files(job: Job) -> list[FileEntry]:
-    """The model files of the version that already passes."""
-    files: list[FileEntry] = [f for f in job.parent_version.files if f["path"].startswith("model/")]
-    return files
+    """The model files of the parent version, which already passes."""
+    return [entry for entry in job.parent_version.files if entry["path"].startswith("model/")]
 
 
-def _log(services: Services, job: Job) -> JsonObject:
-    """The log before the run, and the proof that it had the thresholds before this record."""
+def _log_evidence(services: Services, job: Job) -> JsonObject:
+    """The log's state before the run, and the proof that the log has the job's thresholds."""
     assert job.thresholds_index is not None
     proof = services.log.prove(job.thresholds_index)
     before = loads(Proof.loads(proof).entry)["before"]
     return {"origin": services.log.origin, "before": before, "thresholds": proof}
 
 
-def _payload(
-    services: Services,
-    job: Job,
-    tested: list[DeletionRequest],
-    lineage: JsonObject,
-    files: list[FileEntry],
+def _statement(
+    services: Services, job: Job, tested: list[DeletionRequest], lineage: JsonObject, files: list[FileEntry]
 ) -> bytes:
+    """The statement that a job's certificate signs."""
     assert job.report is not None
     memorised = set(job.report.memorised)
     reason = job.reason if job.outcome == Outcome.FAILED else None
     lines = [
         RequestLine(
-            r.ref,
-            r.commitment,
-            r.verdict or "NOT_TESTED",
-            reason if r.ref in memorised else "not_memorised",
-            r.supplements,
+            request.ref,
+            request.commitment,
+            request.verdict or "NOT_TESTED",
+            reason if request.ref in memorised else "not_memorised",
+            request.supplements,
         )
-        for r in tested
+        for request in tested
     ]
     return statement(
         certificate_id=uuid4().hex,
         issuer=services.settings.issuer,
         issued_at=datetime.now(UTC),
         lineage=lineage,
-        log=_log(services, job),
+        log=_log_evidence(services, job),
         files=files,
         published=job.outcome == Outcome.PASSED,
-        forget_root=forget_set_root([(r.ref, r.commitment) for r in tested]),
+        forget_root=forget_set_root([(request.ref, request.commitment) for request in tested]),
         requests=lines,
-        records=sum(r.records_count for r in tested),
+        records=sum(request.records_count for request in tested),
         submitters=job.report.submitters or 0,
         reference_texts=[{"role": "retain", **job.model.retain}, {"role": "heldout", **job.model.heldout}],
         parameters=job.policy,

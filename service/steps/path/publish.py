@@ -1,4 +1,4 @@
-"""publish: one rename and one transaction, so that a version exists whole and once, or not at all."""
+"""publish: one rename and one transaction. A version exists completely and once, or not at all."""
 
 import hashlib
 from pathlib import Path
@@ -21,14 +21,15 @@ from service.files import link_or_copy
 
 
 def publish_version(services: Services, job_id: UUID, fence: int) -> None:
-    """Assemble the release, check it as a stranger would, rename it, and make it a version.
+    """Assemble the release, verify it as an outsider would, rename it, and make it a version.
 
-    Killed before the rename, the staging folder is garbage; killed before the commit, the folder is garbage
-    until the next attempt finds it by its digest; killed after it, the sweep clears the working folder.
+    A kill before the rename leaves the staging folder as garbage. A kill before the commit leaves the release folder
+    as garbage until the next attempt finds it by its digest. After a kill behind the commit, the sweep removes the
+    working folder.
 
     Raises:
         LostLease: The fence moved on; nothing was published under it.
-        Outdated: Storage knows a version of this number; the database was restored from before it.
+        DatabaseOutdated: Storage has a version with this number; the database was restored from an older backup.
         VerificationError: The release does not pass our own verifier.
     """
     with services.db.transaction() as session:
@@ -37,20 +38,19 @@ def publish_version(services: Services, job_id: UUID, fence: int) -> None:
         assert certificate is not None
         assert job.report is not None
         name, number = job.model.name, job.parent_version.number + 1
-        computed = job.report.fence
+        candidate = services.storage.candidate(job_id, job.report.fence)
     if services.storage.has_published(name, number):
         raise DatabaseOutdated(f"{name} {number}")
-    candidate = services.storage.candidate(job_id, computed)
-    if (candidate / TRUST).read_bytes() != services.keyring.trust():  # a key was replaced since it was certified
-        _certify_again(services, job_id, fence)
+    if (candidate / TRUST).read_bytes() != services.keyring.trust():  # a key was replaced after certification
+        _return_to_certify(services, job_id, fence)
         return
-    proof = _proof(services, job_id, fence, certificate)
+    proof = _inclusion_proof(services, job_id, fence, certificate)
     staged = services.storage.staging(f"{job_id}/{fence}")
     _assemble(staged, candidate, certificate.envelope, proof)
     try:
         verify(staged)
-    except VerificationError:  # the log was begun anew, or its key replaced a moment ago: it is certified again
-        _certify_again(services, job_id, fence)
+    except VerificationError:  # a new log began, or the log's key was replaced a moment ago
+        _return_to_certify(services, job_id, fence)
         raise
     files = manifest(staged)
     digest = manifest_digest(files)
@@ -61,25 +61,24 @@ def publish_version(services: Services, job_id: UUID, fence: int) -> None:
         job = jobs.owned(session, job_id, fence)
         models.block_collection(session)
         if not folder.is_dir():
-            raise FileNotFoundError(folder.name)  # collected as garbage meanwhile: the next attempt makes it again
-        _make_version(session, job, number, digest, files)
+            raise FileNotFoundError(folder.name)  # the collector removed it meanwhile; the next attempt makes it again
+        _insert_version(session, job, number, digest, files)
+        certified = hashlib.sha256(certificate.envelope).hexdigest()
         log_entries.append(
-            session, "version.published", job=str(job_id), number=number, manifest=digest,
-            certificate=hashlib.sha256(certificate.envelope).hexdigest(),
-        )  # fmt: skip
+            session, "version.published", job=str(job_id), number=number, manifest=digest, certificate=certified
+        )
     services.storage.add_published(name, number, digest)
     services.storage.discard_job(job_id)
     services.queue.wake("deliver")
 
 
-def _make_version(session: Session, job: Job, number: int, digest: str, files: list[FileEntry]) -> None:
-    """The version's row, the newest of its model; the ends of the job and of its requests."""
+def _insert_version(session: Session, job: Job, number: int, digest: str, files: list[FileEntry]) -> None:
+    """Insert the version as the newest of its model, and end the job and its requests."""
     assert job.report is not None
     memorised = set(job.report.memorised)
-    session.add(Version(
-        model_id=job.model_id, number=number, parent_id=job.parent_version_id, job_id=job.id, digest=digest,
-        files=list(files), metrics=_metrics(job.report),
-    ))  # fmt: skip
+    version = Version(model_id=job.model_id, number=number, parent_id=job.parent_version_id, job_id=job.id)
+    version.digest, version.files, version.metrics = digest, files, _metrics(job.report)
+    session.add(version)
     session.flush()
     models.set_latest(session, job.model_id, number)
     for request in requests.of_job(session, job.id):
@@ -93,9 +92,10 @@ def _make_version(session: Session, job: Job, number: int, digest: str, files: l
 
 
 def _metrics(report: JobReport) -> VersionMetrics:
-    """What the version is listed with."""
+    """The metrics of a version, from its job's report."""
     findings = report.findings
-    assert findings.limits and findings.utility
+    assert findings.limits is not None
+    assert findings.utility is not None
     return VersionMetrics(
         findings.limits,
         findings.before,
@@ -107,32 +107,32 @@ def _metrics(report: JobReport) -> VersionMetrics:
     )
 
 
-def _certify_again(services: Services, job_id: UUID, fence: int) -> None:
-    """Back to certify, where keys and log are as they are now."""
+def _return_to_certify(services: Services, job_id: UUID, fence: int) -> None:
+    """Move the job back to certify: its certificate and proof must be of the present keys and log."""
     with services.db.transaction() as session:
         job = jobs.owned(session, job_id, fence)
-        kept = models.certificate(session, job_id)
-        assert kept is not None
-        kept.proof = None
+        certificate = models.certificate(session, job_id)
+        assert certificate is not None
+        certificate.proof = None
         jobs.advance(session, job, Stage.CERTIFY)
 
 
-def _proof(services: Services, job_id: UUID, fence: int, certificate: Certificate) -> str:
-    """The proof that the certificate is in the log, made once: a later attempt publishes the same bytes."""
+def _inclusion_proof(services: Services, job_id: UUID, fence: int, certificate: Certificate) -> str:
+    """The proof that the log has the certificate. It is made once: a later attempt publishes the same bytes."""
     if certificate.proof is not None:
         return certificate.proof
     assert certificate.log_index is not None
     proof = services.log.prove(certificate.log_index)
     with services.db.transaction("proof") as session:
         jobs.owned(session, job_id, fence)
-        kept = models.certificate(session, job_id)
-        assert kept is not None
-        kept.proof = proof
+        stored = models.certificate(session, job_id)
+        assert stored is not None
+        stored.proof = proof
     return proof
 
 
 def _assemble(staged: Path, candidate: Path, envelope: bytes, proof: str) -> None:
-    """The candidate's files, its certificate and the proof that the log has it, in one folder."""
+    """Put the candidate's files, the certificate and its proof into one folder."""
     for path in list_paths(candidate):
         link_or_copy(candidate / path, staged / path)
         (staged / path).chmod(0o644)

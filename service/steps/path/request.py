@@ -1,4 +1,4 @@
-"""request: accept a deletion request durably and once; cancel it while it is pending; extend its deadline."""
+"""request: accept a deletion request, durably and once."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ from service.subjects.search import check_searchable
 
 @dataclass(frozen=True, slots=True)
 class Resubmission:
-    """That the texts are those of an earlier request: its ref, and the nonces of its receipt."""
+    """The claim that the texts are those of an earlier request: its ref, and the nonces of its receipt."""
 
     ref: str
     nonces: Sequence[bytes]
@@ -36,18 +36,18 @@ class Resubmission:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What a submitter sent, checked for form.
+    """A submitter's request, checked for form.
 
     Attributes:
         model: The model's name.
         texts: The records.
         regulation: gdpr, ccpa or other.
-        received_at: When the controller received the request; None is now.
-        subject: Identities and names of the person, to be looked up.
-        subject_ref: The submitter's own reference; it is stored sealed.
-        callbacks: Whom to tell; they are stored sealed.
-        resubmits: The earlier request whose texts these are.
-        columns: Further columns of the request's row, by their names; they are stored as they are.
+        received_at: When the controller received the request; None means now.
+        subject: Identities and names of the person, to search the corpora for.
+        subject_ref: The submitter's own reference; stored sealed.
+        callbacks: The targets of notifications; stored sealed.
+        resubmits: The earlier request that had the same texts.
+        columns: Column -> value of further columns of the request's row; stored unsealed.
     """
 
     model: str
@@ -63,7 +63,7 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The stored request and its commitments with their nonces: of the texts, then of the subject's canonical JSON."""
+    """A stored request, and its commitments with their nonces: of each text, then of the subject's canonical JSON."""
 
     request: DeletionRequest
     model: str
@@ -77,11 +77,11 @@ def accept_request(
 ) -> Accepted:
     """Store the request, its sealed records and a log entry in one transaction, then wake batching.
 
-    The same Idempotency-Key from the same API key gives the request that it made the first time.
+    A repeated Idempotency-Key of the same API key returns the request that the first call made.
 
     Raises:
         Conflict: The Idempotency-Key was used for a request that was purged since.
-        Invalid: Names the field; also if the Idempotency-Key was used with another body.
+        Invalid: A field is not valid, or the Idempotency-Key was used with another body.
     """
     settings, now = services.settings, datetime.now(UTC)
     if submission.texts or submission.subject is None:
@@ -91,7 +91,7 @@ def accept_request(
     if submission.subject is not None:
         existing = _existing_if_unsearchable(services, submission, api_key_id, key_hash)
         if existing is not None:
-            return _accepted_before(services, existing, body_hash)
+            return _existing_as_accepted(services, existing, body_hash)
     if submission.received_at:
         check_received(submission.received_at, now)
     if submission.resubmits:
@@ -103,7 +103,8 @@ def accept_request(
     new = NewRequest(request, submission.model, sealed, _log_entry(request, submission.model))
     stored = services.intake(new)
     if stored is None:
-        return _accepted_before(services, _existing_request(services, submission, api_key_id, key_hash), body_hash)
+        existing = _existing_request(services, submission, api_key_id, key_hash)
+        return _existing_as_accepted(services, existing, body_hash)
     model_id, request.hold = stored
     if request.hold == Hold.RESOLVE:
         services.queue.wake("resolve", request.id)
@@ -113,6 +114,7 @@ def accept_request(
 
 
 def _log_entry(request: DeletionRequest, model: str) -> bytes:
+    """The log entry of a new request."""
     supplements = {"supplements": request.supplements} if request.supplements else {}
     return log_entries.encode_entry(
         "request.accepted",
@@ -127,20 +129,20 @@ def _log_entry(request: DeletionRequest, model: str) -> bytes:
 def _existing_request(
     services: Services, submission: Submission, api_key_id: UUID, key_hash: bytes | None
 ) -> DeletionRequest:
-    """The request that this API key made before under this Idempotency-Key, because of which nothing was stored now.
+    """The request that this API key made before with this Idempotency-Key, so that nothing was stored now.
 
     Raises:
-        Invalid: Nothing was stored for another reason; names the field.
+        Invalid: Nothing was stored for another reason.
     """
     subject_request_id = submission.columns.get("subject_request_id")
     with services.db.reading() as session:
         existing = requests.by_idempotency(session, api_key_id, key_hash) if key_hash else None
-        taken = (
+        id_in_use = (
             existing is None
             and isinstance(subject_request_id, UUID)
             and requests.by_subject_request(session, subject_request_id) is not None
         )
-    if taken:
+    if id_in_use:
         raise Invalid("Another controller used this id.", field="subject_request_id", code="id_in_use")
     if existing is None:
         raise Invalid("There is no model of that name.", field="model", code="unknown_model")
@@ -150,10 +152,10 @@ def _existing_request(
 def _existing_if_unsearchable(
     services: Services, submission: Submission, api_key_id: UUID, key_hash: bytes | None
 ) -> DeletionRequest | None:
-    """None if the subject can be searched for now; otherwise the request that this Idempotency-Key made before.
+    """The request that this Idempotency-Key made before, if the subject cannot be searched for now; None if it can.
 
     Raises:
-        Invalid: The subject cannot be searched for, and there is no such request.
+        Invalid: The subject cannot be searched for, and no such request exists.
     """
     assert submission.subject is not None
     try:
@@ -171,7 +173,7 @@ def _existing_if_unsearchable(
 
 
 def _canonical_body(submission: Submission) -> bytes:
-    """The bytes by which a repeated Idempotency-Key is told from one with another body."""
+    """The canonical bytes of a submission. They show whether a repeated Idempotency-Key has the same body."""
     received = submission.received_at.isoformat() if submission.received_at else None
     return dumps(
         [
@@ -188,7 +190,11 @@ def _canonical_body(submission: Submission) -> bytes:
 
 
 def _check_resubmission(services: Services, submission: Submission, earlier: Resubmission) -> None:
-    """Refuse texts and nonces that do not open the commitment of the earlier request, to the byte."""
+    """Check that texts and nonces open the commitment of the earlier request, to the byte.
+
+    Raises:
+        Invalid: They do not.
+    """
     with services.db.reading() as session:
         request = requests.by_ref(session, earlier.ref)
     texts = [text.encode() for text in submission.texts]
@@ -200,7 +206,7 @@ def _check_resubmission(services: Services, submission: Submission, earlier: Res
 
 
 def _seal(services: Services, submission: Submission, now: datetime) -> tuple[Accepted, list[bytes]]:
-    """The request to be stored and its sealed records, each behind the nonce of its commitment."""
+    """The request to be stored, and its sealed records; each has the nonce of its commitment in front."""
     request_id, ref = random_uuid(), random_uuid().hex
     data_key, wrapped = DataKey.create(request_id, services.wrapper)
     texts = [text.encode() for text in submission.texts]
@@ -227,11 +233,15 @@ def _seal(services: Services, submission: Submission, now: datetime) -> tuple[Ac
         subject=data_key.seal(SUBJECT_ITEM, nonces[-1] + subject[0]) if subject else None,
         **submission.columns,
     )
-    sealed = [data_key.seal(f"record/{i}", n + t) for i, (n, t) in enumerate(zip(nonces, texts, strict=False))]
+    sealed = [
+        data_key.seal(f"record/{position}", nonce + text)
+        for position, (nonce, text) in enumerate(zip(nonces, texts, strict=False))  # the subject's nonce is the last
+    ]
     return Accepted(request, submission.model, nonces, committed), sealed
 
 
 def _dump_targets(callbacks: Sequence[CallbackTarget]) -> str | None:
+    """Callback targets as JSON; None if there are none."""
     return json.dumps([asdict(target) for target in callbacks]) if callbacks else None
 
 
@@ -239,12 +249,12 @@ def _seal_text(data_key: DataKey, item: str, value: str | None) -> bytes | None:
     return data_key.seal(item, value.encode()) if value is not None else None
 
 
-def _accepted_before(services: Services, request: DeletionRequest, body_hash: bytes) -> Accepted:
-    """The request that this Idempotency-Key made before, receipt included.
+def _existing_as_accepted(services: Services, request: DeletionRequest, body_hash: bytes) -> Accepted:
+    """The request that this Idempotency-Key made before, with its receipt.
 
     Raises:
-        Conflict: Its texts were purged, so that nobody can tell whether this is the same body.
-        Invalid: It was made with another body.
+        Conflict: The request's texts were purged, so the bodies cannot be compared.
+        Invalid: The request was made with another body.
     """
     if request.wrapped_key is None:
         raise Conflict("This Idempotency-Key was used for a request whose texts were purged since.")
@@ -261,7 +271,7 @@ def _accepted_before(services: Services, request: DeletionRequest, body_hash: by
 
 
 def _receipt(services: Services, accepted: Accepted) -> bytes:
-    """The receipt: a DSSE envelope with the openings of the request's commitment. It is stored nowhere."""
+    """The receipt: a DSSE envelope with the openings of the request's commitment. The service does not store it."""
     request = accepted.request
     payload = receipt_payload(
         issuer=services.settings.issuer,

@@ -1,4 +1,4 @@
-"""unlearn and merge, the database half: what the compute child is given, and what it says on its way."""
+"""unlearn and merge, on the database side: the compute child's input, and its messages as rows."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,22 +17,27 @@ from service.domain.states import REQUEST_STATUS_AT, RequestStatus, Stage
 from service.privacy.records import open_records
 from service.schemas.report import write_report
 
-PHASE_PROGRESS = {  # where each phase of the compute child lies on the job's 0..1
+PHASE_PROGRESS = {  # phase of the compute child -> its part of the job's progress, 0 to 1
     "measure": (0.0, 0.15),
-    "initialise": (0.15, 0.2), "train": (0.2, 0.7), "merge": (0.7, 0.75), "verify": (0.75, 0.95),
-}  # fmt: skip
+    "initialise": (0.15, 0.2),
+    "train": (0.2, 0.7),
+    "merge": (0.7, 0.75),
+    "verify": (0.75, 0.95),
+}
 
 
 def compute_input(services: Services, job_id: UUID, fence: int) -> JobInput:
-    """Everything the compute child needs, texts opened."""
+    """Everything that the compute child needs, with the texts unsealed."""
     with services.db.transaction() as session:
         job = jobs.by_id(session, job_id)
         assert job is not None
-        members = requests.of_job(session, job_id, with_records=True)
+        current = requests.of_job(session, job_id, with_records=True)
         earlier = requests.in_custody(session, job.model_id)
-    texts, request_ids = _texts(services, members, 0)
-    earlier_texts, earlier_request_ids = _texts(services, earlier, len(members))
-    root, kept = (forget_set_root([(r.ref, r.commitment) for r in those]) for those in (members, earlier))
+    texts, request_ids = _unsealed_texts(services, current, 0)
+    earlier_texts, earlier_request_ids = _unsealed_texts(services, earlier, len(current))
+    current_root, earlier_root = (
+        forget_set_root([(request.ref, request.commitment) for request in group]) for group in (current, earlier)
+    )
     return JobInput(
         work=str(services.storage.work(job_id, fence)),
         parent=str(services.storage.release(job.parent_version.digest) / "model"),
@@ -43,19 +48,25 @@ def compute_input(services: Services, job_id: UUID, fence: int) -> JobInput:
         request_ids=request_ids,
         earlier_texts=earlier_texts,
         earlier_request_ids=earlier_request_ids,
-        earlier_refs={str(len(members) + i): r.ref for i, r in enumerate(earlier)},
-        run=f"{root.hex()}/{kept.hex()}/{job.parent_version.digest}",
+        earlier_refs={str(index): request.ref for index, request in enumerate(earlier, start=len(current))},
+        run=f"{current_root.hex()}/{earlier_root.hex()}/{job.parent_version.digest}",
     )
 
 
-def _texts(services: Services, members: Sequence[DeletionRequest], first: int) -> tuple[list[str], list[int]]:
-    """The records' texts, and for each the number of its request, from `first` on."""
-    opened = [(i, text) for i, request in enumerate(members) for _, text in open_records(services.wrapper, request)]
-    return [text.decode() for _, text in opened], [first + i for i, _ in opened]
+def _unsealed_texts(
+    services: Services, of_requests: Sequence[DeletionRequest], first: int
+) -> tuple[list[str], list[int]]:
+    """The texts of requests, and for each text the index of its request, counted from `first`."""
+    opened = [
+        (index, text)
+        for index, request in enumerate(of_requests, start=first)
+        for _, text in open_records(services.wrapper, request)
+    ]
+    return [text.decode() for _, text in opened], [index for index, _ in opened]
 
 
 def store_stage(services: Services, job_id: UUID, fence: int, stage: Stage) -> None:
-    """The child begins `stage`; a stage that a resumed attempt skips back over is not told again.
+    """The child begins `stage`. A resumed attempt may repeat earlier stages: the job's stage never goes back.
 
     Raises:
         LostLease: The fence moved on.
@@ -65,14 +76,15 @@ def store_stage(services: Services, job_id: UUID, fence: int, stage: Stage) -> N
         order = list(Stage)
         if order.index(stage) <= order.index(Stage(job.stage)):
             return
-        for step in order[order.index(Stage(job.stage)) + 1 : order.index(stage) + 1]:
-            jobs.advance(session, job, step)
-        live = [r for r in requests.of_job(session, job_id) if r.status != RequestStatus.REJECTED]
-        requests.move(session, live, REQUEST_STATUS_AT[stage])
+        for following in order[order.index(Stage(job.stage)) + 1 : order.index(stage) + 1]:
+            jobs.advance(session, job, following)
+        of_job = requests.of_job(session, job_id)
+        tested = [request for request in of_job if request.status != RequestStatus.REJECTED]
+        requests.move(session, tested, REQUEST_STATUS_AT[stage])
 
 
 def store_progress(services: Services, job_id: UUID, fence: int, phase: str, fraction: float) -> None:
-    """How far a phase is; cheap, told to listeners, not kept as an event.
+    """Store how far a phase is, and notify the listeners. This is cheap: it stores no event.
 
     Raises:
         LostLease: The fence moved on.
@@ -85,15 +97,15 @@ def store_progress(services: Services, job_id: UUID, fence: int, phase: str, fra
 
 
 def store_thresholds(services: Services, job_id: UUID, fence: int, baseline: BaselineSummary) -> None:
-    """Enter what was fixed before training into the log, before training begins.
+    """Append the thresholds and parameters to the log before training begins.
 
-    An attempt that could not resume and measured something else enters its own: it has not trained either.
+    An attempt that could not resume, and measured other thresholds, appends its own: it has not trained yet either.
 
     Args:
-        services: The wired parts.
+        services: The services of this process.
         job_id: The job.
         fence: The claim's fence.
-        baseline: What was measured on the parent.
+        baseline: The measurements on the parent.
 
     Raises:
         LostLease: The fence moved on.
@@ -107,7 +119,7 @@ def store_thresholds(services: Services, job_id: UUID, fence: int, baseline: Bas
         if job.thresholds_index is not None:
             (entry,) = log_entries.entries(session, job.thresholds_index, 1)
             if fixed.items() <= loads(entry).items():
-                return  # a resumed attempt: they stand
+                return  # a resumed attempt: the log has them
         metrics = _baseline_metrics(requests.of_job(session, job_id), baseline)
         job.metrics = {**job.metrics, **metrics}
         jobs.add_event(session, job_id, "thresholds", metrics)
@@ -116,16 +128,16 @@ def store_thresholds(services: Services, job_id: UUID, fence: int, baseline: Bas
         )
 
 
-def _baseline_metrics(members: Sequence[DeletionRequest], baseline: BaselineSummary) -> JsonObject:
-    """A baseline as the API shows it: how many requests were memorised, and of how many submitters."""
-    memorised = {members[index].api_key_id for index in baseline.memorised}
-    values = write_report(baseline) | {"memorised": len(baseline.memorised), "submitters": len(memorised)}
+def _baseline_metrics(of_job: Sequence[DeletionRequest], baseline: BaselineSummary) -> JsonObject:
+    """A baseline as the API shows it: with the number of memorised requests, and of their submitters."""
+    submitters = {of_job[index].api_key_id for index in baseline.memorised}
+    values = write_report(baseline) | {"memorised": len(baseline.memorised), "submitters": len(submitters)}
     del values["thresholds"]
     return values
 
 
 def store_epoch(services: Services, job_id: UUID, fence: int, epoch: JsonObject) -> None:
-    """An epoch ended; one that was told already is not told again.
+    """Store the end of an epoch. A resumed attempt may repeat epochs: each is stored once.
 
     Raises:
         LostLease: The fence moved on.
@@ -135,23 +147,23 @@ def store_epoch(services: Services, job_id: UUID, fence: int, epoch: JsonObject)
         if epoch["epoch"] <= job.epoch:
             return
         job.epoch = epoch["epoch"]
-        job.metrics = {**job.metrics, **{k: epoch[k] for k in ("el", "ma", "loss", "perplexity")}}
+        job.metrics = {**job.metrics, **{name: epoch[name] for name in ("el", "ma", "loss", "perplexity")}}
         jobs.add_event(session, job_id, "epoch", epoch)
 
 
 def store_rejected(services: Services, job_id: UUID, fence: int, rejected: dict[int, str]) -> None:
-    """Requests that cannot be measured at all leave the job; index -> reason.
+    """Reject requests that cannot be measured (index in the job -> reason); the job goes on without them.
 
     Raises:
         LostLease: The fence moved on.
     """
     with services.db.transaction() as session:
         jobs.owned(session, job_id, fence)
-        members = requests.of_job(session, job_id)
-        told = {i: reason for i, reason in rejected.items() if members[i].status != RequestStatus.REJECTED}
-        if not told:
-            return  # a resumed attempt found the same
-        for index, reason in told.items():
-            requests.move(session, [members[index]], RequestStatus.REJECTED, reason=reason, verdict="NOT_TESTED")
-        refs = [members[index].ref for index in told]
+        of_job = requests.of_job(session, job_id)
+        new = {index: reason for index, reason in rejected.items() if of_job[index].status != RequestStatus.REJECTED}
+        if not new:
+            return  # a resumed attempt repeats the message
+        for index, reason in new.items():
+            requests.move(session, [of_job[index]], RequestStatus.REJECTED, reason=reason, verdict="NOT_TESTED")
+        refs = [of_job[index].ref for index in new]
         log_entries.append(session, "requests.rejected", job=str(job_id), refs=refs, at_stage="unlearn")

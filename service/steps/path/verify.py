@@ -1,4 +1,4 @@
-"""verify, the database half: keep the report, hand the job to the control workers."""
+"""verify, on the database side: store the report and hand the job to the control workers."""
 
 from uuid import UUID
 
@@ -10,10 +10,10 @@ from service.schemas.report import write_report
 
 
 def store_report(services: Services, job_id: UUID, fence: int, report: ChildReport) -> None:
-    """Keep what the tests found and release the job to be certified.
+    """Store the report of the tests, and release the job to be certified.
 
     Args:
-        services: The wired parts.
+        services: The services of this process.
         job_id: The job.
         fence: The claim's fence.
         report: The child's report.
@@ -24,10 +24,10 @@ def store_report(services: Services, job_id: UUID, fence: int, report: ChildRepo
     findings = report.findings
     with services.db.transaction("report") as session:
         job = jobs.owned(session, job_id, fence)
-        members = requests.of_job(session, job_id)
+        of_job = requests.of_job(session, job_id)
         for index, verdict in report.verdicts.items():
-            members[index].verdict = verdict
-        memorised = [members[index] for index in report.memorised]
+            of_job[index].verdict = verdict
+        memorised = [of_job[index] for index in report.memorised]
         submitters = len({request.api_key_id for request in memorised})
         job.report = JobReport(findings, [request.ref for request in memorised], submitters, fence)
         job.outcome, job.reason, job.progress = findings.outcome, findings.reason, 0.95
@@ -36,6 +36,6 @@ def store_report(services: Services, job_id: UUID, fence: int, report: ChildRepo
         job.metrics = {**job.metrics, **{name: measured[name] for name in ("after", "utility", "earlier")}}
         jobs.advance(session, job, Stage.CERTIFY, release=True)
         if job.outcome in (Outcome.PASSED, Outcome.FAILED):
-            live = [r for r in members if r.status != RequestStatus.REJECTED]
-            requests.move(session, live, RequestStatus.VERIFYING)
+            tested = [request for request in of_job if request.status != RequestStatus.REJECTED]
+            requests.move(session, tested, RequestStatus.VERIFYING)
     services.queue.wake("certify", job_id)

@@ -1,1 +1,1 @@
-"""From a person to the records about them: index, resolve, approve."""
+"""Steps from a person to the records about that person: index, resolve, approve."""

@@ -1,7 +1,7 @@
-"""index: read a corpus once and keep, by keyed hashes, where whose records are.
+"""index: read a corpus once, and store the position of each record with keyed hashes of its identifiers and words.
 
-Some hundred records a transaction, which moves the corpus' cursor with them: killed anywhere, it goes on from there,
-and of two workers at one corpus, one takes no row and leaves.
+A transaction stores some hundred records and moves the cursor of the corpus. After a kill, indexing goes on from the
+cursor. Of two workers at one corpus, one fails to move the cursor and stops.
 """
 
 import threading
@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy.exc import IntegrityError
@@ -18,6 +17,7 @@ from service.bootstrap import Services
 from service.db import corpora, log_entries, models
 from service.db.corpus_tables import Corpus
 from service.domain.errors import Conflict, Invalid, NotFound
+from service.domain.json_types import JsonObject
 from service.observability.logging import get_logger
 from service.subjects import near_copies
 from service.subjects.identifiers import Hasher
@@ -25,44 +25,50 @@ from service.subjects.readers import CorpusReader, Place, Row, UnreadableCorpus,
 from service.subjects.search import corpus_reader
 
 logger = get_logger(__name__)
-AT_ONCE = 500  # records, or
-LARGEST_CHUNK = 8 << 20  # characters
-ONE = threading.BoundedSemaphore(1)  # in a process: indexing keeps no publication waiting
+CHUNK_RECORDS = 500  # the most records of a transaction
+CHUNK_CHARACTERS = 8 << 20  # a chunk ends after so many characters
+SLOT = threading.BoundedSemaphore(1)  # one indexing per process, so that other tasks do not wait for a free thread
 
 
-def add_corpus(services: Services, model_name: str, **fields: Any) -> Corpus:
+def add_corpus(
+    services: Services,
+    model_name: str,
+    *,
+    name: str,
+    path: str,
+    form: str | None,
+    text_column: str,
+    columns: dict[str, str],
+    phone_region: str | None,
+) -> Corpus:
     """Register a corpus of a model, to be indexed.
 
     Args:
-        services: The wired parts.
-        model_name: The model that was trained on it.
-        **fields: name, path, form (None: by the path), text_column, columns (column -> identity type), phone_region.
+        services: The services of this process.
+        model_name: The model that was trained on the corpus.
+        name: The corpus' name.
+        path: A file or folder on the server, absolute.
+        form: The file format; None: by the path.
+        text_column: The column or member that holds the text.
+        columns: Column -> identity type.
+        phone_region: The country of telephone numbers without a prefix.
 
     Raises:
-        NotFound: No such model.
-        Invalid: Names the field: the path is not there, or holds no record with text.
+        NotFound: The model does not exist.
+        Invalid: The path does not exist, or holds no record with text; or a column does not exist.
         Conflict: The name is taken.
     """
-    path = Path(fields.pop("path"))
-    if not path.is_absolute() or not path.exists():
-        raise Invalid("There is no such file or folder on the server.", field="path")
-    form = fields.pop("form") or detect_form(path)
-    source = CorpusReader(path.resolve(), form, fields["text_column"])
-    try:
-        size, first = source.size(), next(source.rows(), None)
-    except (UnreadableCorpus, OSError) as error:
-        message = str(error) if isinstance(error, UnreadableCorpus) else "It cannot be read."
-        raise Invalid(message, field="path") from error
-    if first is None:
-        raise Invalid("It holds no text.", field="path")
-    if fields["columns"] and not set(fields["columns"]) <= source.columns():
+    source, size = _readable_corpus(path, form, text_column)
+    if columns and not set(columns) <= source.columns():
         raise Invalid("The corpus has no such column.", field="columns")
+    corpus = Corpus(name=name, path=str(source.path), form=source.form, text_column=text_column, size=size)
+    corpus.columns, corpus.phone_region = columns, phone_region
     try:
         with services.db.transaction() as session:
             model = models.by_name(session, model_name)
             if model is None:
                 raise NotFound("There is no model of that name.")
-            corpus = Corpus(model_id=model.id, path=str(source.path), form=form, size=size, **fields)
+            corpus.model_id = model.id
             session.add(corpus)
             session.flush()
             log_entries.append(session, "corpus.added", model=model_name, corpus=corpus.name)
@@ -70,16 +76,36 @@ def add_corpus(services: Services, model_name: str, **fields: Any) -> Corpus:
         raise Conflict("The model has a corpus of that name already.", field="name") from error
     services.queue.wake("index", corpus.id)
     with services.db.reading() as session:
-        found = corpora.by_id(session, corpus.id)
-    assert found is not None
-    return found
+        stored = corpora.by_id(session, corpus.id)
+    assert stored is not None
+    return stored
+
+
+def _readable_corpus(path: str, form: str | None, text_column: str) -> tuple[CorpusReader, int]:
+    """A reader of the corpus at `path`, and the size of the corpus.
+
+    Raises:
+        Invalid: The path does not exist, cannot be read, or holds no record with text.
+    """
+    file = Path(path)
+    if not file.is_absolute() or not file.exists():
+        raise Invalid("There is no such file or folder on the server.", field="path")
+    source = CorpusReader(file.resolve(), form or detect_form(file), text_column)
+    try:
+        size, first = source.size(), next(source.rows(), None)
+    except (UnreadableCorpus, OSError) as error:
+        message = str(error) if isinstance(error, UnreadableCorpus) else "The corpus cannot be read."
+        raise Invalid(message, field="path") from error
+    if first is None:
+        raise Invalid("The corpus holds no text.", field="path")
+    return source, size
 
 
 def remove_corpus(services: Services, model_name: str, name: str) -> None:
-    """Forget a corpus; its file is not ours and stays.
+    """Delete a corpus and its index; its file belongs to the customer and stays.
 
     Raises:
-        NotFound: No such model or corpus.
+        NotFound: The model or corpus does not exist.
     """
     with services.db.transaction() as session:
         model = models.by_name(session, model_name)
@@ -91,16 +117,17 @@ def remove_corpus(services: Services, model_name: str, name: str) -> None:
 
 
 def index_corpus(services: Services, corpus_id: UUID, *, go_on: Callable[[], bool] = lambda: True) -> None:
-    """Index a corpus from where it stands to its end, as long as `go_on` lets us; one at a time in a process."""
-    if not ONE.acquire(blocking=False):
-        return  # the sweep comes back to it
+    """Index a corpus from its cursor to its end, while `go_on()` is true; one corpus at a time in a process."""
+    if not SLOT.acquire(blocking=False):
+        return  # the sweep wakes this step again
     try:
         _index(services, corpus_id, go_on)
     finally:
-        ONE.release()
+        SLOT.release()
 
 
 def _index(services: Services, corpus_id: UUID, go_on: Callable[[], bool]) -> None:
+    """Index a corpus from its cursor, chunk by chunk."""
     with services.db.reading() as session:
         corpus = corpora.by_id(session, corpus_id)
     if corpus is None or corpus.state != "indexing":
@@ -109,31 +136,32 @@ def _index(services: Services, corpus_id: UUID, go_on: Callable[[], bool]) -> No
     cursor = Place(**corpus.cursor) if corpus.cursor else None
     try:
         rows = source.rows(cursor)
-        while go_on() and (chunk := _chunk(rows)):
-            if not _keep(services, corpus, chunk, hasher, source):
-                return  # another worker is at it, or it was removed
+        while go_on() and (chunk := _next_chunk(rows)):
+            if not _store_chunk(services, corpus, chunk, hasher, source):
+                return  # another worker indexes the corpus, or it was removed
     except (UnreadableCorpus, OSError) as error:
         logger.warning("a corpus cannot be read", corpus=corpus_id, error=type(error).__name__)
         reason = str(error) if isinstance(error, UnreadableCorpus) else "it cannot be read"
-        _finish(services, corpus, state="failed", reason=reason)
+        _end_indexing(services, corpus, state="failed", reason=reason)
         return
     if go_on():
-        _finish(services, corpus, state="ready", done=corpus.size, indexed_at=datetime.now(UTC))
+        _end_indexing(services, corpus, state="ready", done=corpus.size, indexed_at=datetime.now(UTC))
 
 
-def _chunk(rows: Iterator[Row]) -> list[Row]:
+def _next_chunk(rows: Iterator[Row]) -> list[Row]:
+    """The next records for one transaction; empty at the end of the corpus."""
     chunk: list[Row] = []
-    held = 0
+    characters = 0
     for row in rows:
         chunk.append(row)
-        held += len(row.text)
-        if len(chunk) >= AT_ONCE or held > LARGEST_CHUNK:
+        characters += len(row.text)
+        if len(chunk) >= CHUNK_RECORDS or characters > CHUNK_CHARACTERS:
             break
     return chunk
 
 
-def _keep(services: Services, corpus: Corpus, chunk: list[Row], hasher: Hasher, source: CorpusReader) -> bool:
-    """Index a few records and move the cursor; false if the cursor is not where it was."""
+def _store_chunk(services: Services, corpus: Corpus, chunk: list[Row], hasher: Hasher, source: CorpusReader) -> bool:
+    """Index a chunk of records and move the cursor; false if another worker moved the cursor."""
     entries = list(_entries(corpus, chunk, hasher))
     place = asdict(chunk[-1].place)
     done, count = source.done(chunk[-1].place), corpus.records + len(chunk)
@@ -145,21 +173,26 @@ def _keep(services: Services, corpus: Corpus, chunk: list[Row], hasher: Hasher, 
     return True
 
 
-def _entries(corpus: Corpus, chunk: list[Row], hasher: Hasher) -> Iterator[dict[str, Any]]:
+def _entries(corpus: Corpus, chunk: list[Row], hasher: Hasher) -> Iterator[JsonObject]:
+    """The index entry of each record."""
     for row in chunk:
         named = [(kind, row.columns[column]) for column, kind in corpus.columns.items() if row.columns.get(column)]
         try:
             yield {
-                "corpus_id": corpus.id, **asdict(row.place), "text_hash": hasher.number("text", row.text.encode()),
+                "corpus_id": corpus.id,
+                **asdict(row.place),
+                "text_hash": hasher.number("text", row.text.encode()),
                 "identifiers": hasher.identities(row.text, named, corpus.phone_region),
-                "bands": near_copies.bands(hasher, row.text), "lexemes": hasher.lexemes(row.text),
-            }  # fmt: skip
-        except Exception as error:  # whatever a text may do to a library: one must not keep all the others waiting
-            place, kind = row.place.start, type(error).__name__
-            raise UnreadableCorpus(f"the record at {place} cannot be indexed ({kind})") from None
+                "bands": near_copies.bands(hasher, row.text),
+                "lexemes": hasher.lexemes(row.text),
+            }
+        except Exception as error:  # a text may break any library; then the corpus fails, and the step does not hang
+            position, kind = row.place.start, type(error).__name__
+            raise UnreadableCorpus(f"the record at {position} cannot be indexed ({kind})") from None
 
 
-def _finish(services: Services, corpus: Corpus, **values: Any) -> None:
+def _end_indexing(services: Services, corpus: Corpus, **values: object) -> None:
+    """Store the state in which indexing ended."""
     with services.db.transaction() as session:
         corpora.advance(session, corpus, corpus.cursor, **values)
-    services.queue.wake("sweep")  # requests that waited for it can be resolved
+    services.queue.wake("sweep")  # requests that waited for the corpus can be resolved now

@@ -1,12 +1,12 @@
-"""resolve: from a request's identities and names to the records of the corpora that it is about.
+"""resolve: from a request's identities and names to the matching records of the corpora.
 
-What an identifier names is certain, and so are its near copies unless they are very many; what only a name names waits
-for somebody to approve it. Searching and reading is done before the transaction, which asks whether all is as it was.
+A record that an identifier matches is certain, and so are its near copies unless there are very many. A record that
+only a name matches waits for approval. The step searches and reads before its transaction; the transaction checks that
+nothing has changed meanwhile.
 """
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -15,113 +15,114 @@ from service.audit import commitments
 from service.bootstrap import Services
 from service.db import corpora, log_entries, outbox, requests
 from service.db.tables import DeletionRequest
+from service.domain.json_types import JsonObject
 from service.domain.states import Hold, RequestStatus
 from service.observability.tracing import span
 from service.privacy.randomness import random_bytes
 from service.privacy.records import request_data_key, request_subject
 from service.subjects.search import SearchableCorpora, Unsearchable, read_texts, search, searched_corpora
 
-LOOK_AHEAD = 20
-LONG_WORD = 16  # characters; longer ones are several tokens
-AT_ONCE = threading.BoundedSemaphore(2)  # in a process: who waits for files keeps no publication waiting
+LOOK_AHEAD = 20  # requests that one query returns
+LONG_WORD = 16  # characters; a longer word has several tokens
+SLOTS = threading.BoundedSemaphore(2)  # calls per process, so that other tasks do not wait for a free thread
 
 
 def resolve_request(services: Services, request_id: UUID, *, go_on: Callable[[], bool] = lambda: True) -> None:
-    """Find what a request is about, and let it go on, wait for approval, or end with nothing found; then the next ones.
+    """Find the records that a request is about, then do the same for other unresolved requests.
 
-    After approval it is called again, and takes what was found then. As long as a corpus is not as it was indexed, or
-    could not be, nothing is decided, and the request says so.
+    The request goes on, waits for approval, or ends because nothing matches. After approval this step is called again
+    and adds the approved records to the request. While a corpus is not indexed, could not be indexed or has changed,
+    the step decides nothing; the request says why.
     """
-    if not AT_ONCE.acquire(blocking=False):
-        return  # whoever is at it takes this one, too
+    if not SLOTS.acquire(blocking=False):
+        return  # a call that is under way will resolve this request, too
     try:
         done: set[UUID] = set()
-        following = [request_id]
-        while following and go_on():
-            _resolve(services, following[0])
-            done.add(following[0])
+        unresolved = [request_id]
+        while unresolved and go_on():
+            _resolve_one(services, unresolved[0])
+            done.add(unresolved[0])
             with services.db.reading() as session:
-                following = [n for n in requests.unresolved(session, LOOK_AHEAD) if n not in done]
+                unresolved = [other for other in requests.unresolved(session, LOOK_AHEAD) if other not in done]
     finally:
-        AT_ONCE.release()
+        SLOTS.release()
 
 
-def _resolve(services: Services, request_id: UUID) -> None:
+def _resolve_one(services: Services, request_id: UUID) -> None:
+    """Resolve one request, if it is unresolved and all corpora are indexed."""
     with services.db.reading() as session:
         request = requests.by_id(session, request_id)
-        if not _is_due(request):
+        if request is None or not _is_unresolved(request):
             return
-        assert request is not None
         before = request.resolution
         try:
             sources = SearchableCorpora(services.wrapper, session, request.model_id)
             if any(corpus["state"] == "indexing" for corpus in sources.searched):
-                return  # until it is indexed
-            decided = before or _found(services, sources, request)
-            texts = _texts(sources, request, decided)
+                return  # the sweep wakes this step again
+            resolution = before or _search_result(services, sources, request)
+            texts = _texts_to_add(sources, request, resolution)
         except Unsearchable as error:
-            _say(services, request_id, error)
+            _store_unsearchable(services, request_id, error)
             return
     with (
         span("resolve", request.traceparent, request=str(request_id)),
         services.db.transaction("resolve") as session,
     ):
         request = requests.by_id(session, request_id, lock=True)
-        if not _is_due(request):
-            return
-        assert request is not None
-        if (
-            request.resolution != before
-            or searched_corpora(corpora.of_model(session, request.model_id)) != sources.searched
-        ):
-            return  # somebody has decided meanwhile, or the corpora are not those that were searched
-        request.resolution, request.reason = decided, None
+        if request is None or not _is_unresolved(request) or request.resolution != before:
+            return  # the request was resolved, approved or cancelled meanwhile
+        if searched_corpora(corpora.of_model(session, request.model_id)) != sources.searched:
+            return  # the corpora have changed since the search
+        request.resolution, request.reason = resolution, None
         if texts is None:
             request.hold = Hold.APPROVAL
             outbox.enqueue_alert(session, request_id, "awaiting_approval")
-            log_entries.append(session, "request.matched", ref=request.ref, records=len(decided["records"]))
+            log_entries.append(session, "request.matched", ref=request.ref, records=len(resolution["records"]))
         else:
-            _take(services, session, request, texts, decided)
+            _add_texts(services, session, request, texts, resolution)
     services.queue.wake("batch", request.model_id)
     services.queue.wake("deliver")
 
 
-def _is_due(request: DeletionRequest | None) -> bool:
-    return request is not None and request.status == RequestStatus.PENDING and request.hold == Hold.RESOLVE
+def _is_unresolved(request: DeletionRequest) -> bool:
+    return request.status == RequestStatus.PENDING and request.hold == Hold.RESOLVE
 
 
-def _found(services: Services, sources: SearchableCorpora, request: DeletionRequest) -> dict[str, Any]:
-    """What is to be decided on."""
-    found = search(sources, request_subject(services.wrapper, request))
-    kinds = {kind: [record.id for record in records] for kind, records in found.kinds.items()}
+def _search_result(services: Services, sources: SearchableCorpora, request: DeletionRequest) -> JsonObject:
+    """The resolution of a request: the ids of matching records, and how many approvals they need."""
+    matches = search(sources, request_subject(services.wrapper, request))
+    kinds = {kind: [record.id for record in records] for kind, records in matches.kinds.items()}
     return {
-        "kinds": kinds, "records": sorted(n for ids in kinds.values() for n in ids), "searched": sources.searched,
-        "approvals": max(request.model.policy.get("approvals", 0), int(found.ambiguous)), "approved": False,
-    }  # fmt: skip
+        "kinds": kinds,
+        "records": sorted(record_id for ids in kinds.values() for record_id in ids),
+        "searched": sources.searched,
+        "approvals": max(request.model.policy.get("approvals", 0), int(matches.ambiguous)),
+        "approved": False,
+    }
 
 
-def _texts(sources: SearchableCorpora, request: DeletionRequest, decided: dict[str, Any]) -> list[bytes] | None:
-    """The texts to take, each once; None if somebody has to approve them first.
+def _texts_to_add(sources: SearchableCorpora, request: DeletionRequest, resolution: JsonObject) -> list[bytes] | None:
+    """The texts to add to a request, each once; None if they need approval first.
 
-    One short word alone, as "ok" in a table, is left out beside others: if nothing can be measured on it, that would
-    stop all of them.
+    A single short word, such as "ok" in a table, is left out if there are other texts: if nothing can be measured on
+    it, the whole request would be rejected.
     """
-    nothing = not decided["records"] and not request.records_count
-    if not (decided["approved"] or decided["approvals"] == 0 or nothing):
+    nothing = not resolution["records"] and not request.records_count
+    if not (resolution["approved"] or resolution["approvals"] == 0 or nothing):
         return None
-    found = read_texts(sources, decided["records"])
-    whole = [text for _, text in found if len(text.strip()) > LONG_WORD or not text.strip().isalnum()]
-    return list(dict.fromkeys(text.encode() for text in whole or [text for _, text in found]))
+    texts = [text for _, text in read_texts(sources, resolution["records"])]
+    longer = [text for text in texts if len(text.strip()) > LONG_WORD or not text.strip().isalnum()]
+    return list(dict.fromkeys(text.encode() for text in longer or texts))
 
 
-def _take(
-    services: Services, session: Session, request: DeletionRequest, texts: Sequence[bytes], decided: dict[str, Any]
+def _add_texts(
+    services: Services, session: Session, request: DeletionRequest, texts: Sequence[bytes], resolution: JsonObject
 ) -> None:
-    """Seal what was found into the request; with nothing at all, the request ends."""
-    envelope, first = request_data_key(services.wrapper, request), request.records_count
+    """Seal texts into a request; a request without any text ends."""
+    data_key, first = request_data_key(services.wrapper, request), request.records_count
     nonces = [random_bytes(commitments.NONCE) for _ in texts]
     pairs = list(zip(nonces, texts, strict=True))
-    sealed = [envelope.seal(f"record/{first + i}", nonce + text) for i, (nonce, text) in enumerate(pairs)]
+    sealed = [data_key.seal(f"record/{i}", nonce + text) for i, (nonce, text) in enumerate(pairs, start=first)]
     requests.add_records(session, request.id, first, sealed)
     request.records_count, request.results_count, request.hold = first + len(texts), len(texts), None
     leaves = [commitments.commit(nonce, text) for nonce, text in pairs]
@@ -129,20 +130,23 @@ def _take(
     if ended:
         requests.move(session, [request], RequestStatus.COMPLETED, reason="nothing_found")
     log_entries.append(
-        session, "request.nothing_found" if ended else "request.resolved", ref=request.ref, records=len(texts),
+        session,
+        "request.nothing_found" if ended else "request.resolved",
+        ref=request.ref,
+        records=len(texts),
         commitment=commitments.request_commitment(request.ref, leaves).hex(),
-        searched=[{"corpus": c["corpus"], "records": c["records"]} for c in decided["searched"]],
-    )  # fmt: skip
+        searched=[{"corpus": corpus["corpus"], "records": corpus["records"]} for corpus in resolution["searched"]],
+    )
 
 
-def _say(services: Services, request_id: UUID, error: Unsearchable) -> None:
-    """Why a request cannot be resolved; the operator is told, and the sweep tries it again.
+def _store_unsearchable(services: Services, request_id: UUID, error: Unsearchable) -> None:
+    """Store why a request cannot be resolved, and alert the operator; the sweep wakes the step again.
 
-    What was decided on the records of an index that is no more is decided anew.
+    A resolution with records of an index that no longer exists is discarded.
     """
     with services.db.transaction() as session:
         request = requests.by_id(session, request_id, lock=True)
-        if request is None or not _is_due(request):
+        if request is None or not _is_unresolved(request):
             return
         if request.reason != str(error):
             outbox.enqueue_alert(session, request_id, "not_searchable")

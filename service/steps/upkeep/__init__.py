@@ -1,1 +1,1 @@
-"""What the service does by itself: sweep, purge, deliver."""
+"""Steps that the service takes by itself: sweep, purge, deliver."""

@@ -1,4 +1,4 @@
-"""Callbacks: tell the submitter's URL that a request ended, at least once, with back-off."""
+"""deliver: send notifications to submitters and alerts to the operator, at least once, with back-off."""
 
 import threading
 from collections.abc import Callable
@@ -16,40 +16,42 @@ from service.observability.tracing import span
 from service.privacy.envelope import DataKey
 
 logger = get_logger(__name__)
-MAX_ATTEMPTS, IN_ONE_CALL = 26, 20  # three days
+MAX_ATTEMPTS = 26  # three days
+MAX_SENT = 20  # in one call
 UNREACHED = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, httpcore.UnsupportedProtocol)
-AT_ONCE = threading.BoundedSemaphore(2)
+SLOTS = threading.BoundedSemaphore(2)
 
 
 def deliver_callbacks(services: Services, *, go_on: Callable[[], bool] = lambda: True) -> int:
-    """Make some of the callbacks that are due, as long as `go_on` lets us; returns how many were delivered.
+    """Send callbacks that are due, while `go_on()` is true; returns how many were delivered.
 
-    A receiver that does not answer costs a time-out. So a process makes two at a time and no more, and a call makes
-    twenty: certifying and publishing never wait for somebody else's server.
+    A receiver that does not answer costs a time-out. So a process sends at most two callbacks at a time, and a call
+    sends at most twenty: certifying and publishing never wait for somebody else's server.
     """
-    if not AT_ONCE.acquire(blocking=False):
+    if not SLOTS.acquire(blocking=False):
         return 0
     try:
-        return _deliver_some(services, go_on)
+        return _deliver_due(services, go_on)
     finally:
-        AT_ONCE.release()
+        SLOTS.release()
 
 
-def _deliver_some(services: Services, go_on: Callable[[], bool]) -> int:
-    delivered = made = 0
-    held = timedelta(seconds=2 * services.settings.callback_seconds)  # an attempt's time-out, and as much again
-    while go_on() and made < IN_ONE_CALL:
+def _deliver_due(services: Services, go_on: Callable[[], bool]) -> int:
+    """Send entries of the outbox one by one; returns how many were delivered."""
+    delivered = sent = 0
+    held = timedelta(seconds=2 * services.settings.callback_seconds)  # twice an attempt's time-out
+    while go_on() and sent < MAX_SENT:
         with services.db.transaction("deliver") as session:
             due = outbox.claim_due(session, held)
         if due is None:
             break
-        made += 1
+        sent += 1
         with services.db.transaction() as session:
             request = requests.by_id(session, due.request_id)
-            overtaken = outbox.is_superseded(session, due)
+            superseded = outbox.is_superseded(session, due)
         assert request is not None
         with span("deliver", request.traceparent, request=str(request.id), status=due.status):
-            ok = overtaken or _tell(services, request, due)
+            ok = superseded or _attempt(services, request, due)
         delivered += ok
         with services.db.transaction("delivered") as session:
             given_up = outbox.store_attempt(session, due.id, delivered=ok, max_attempts=MAX_ATTEMPTS)
@@ -58,34 +60,38 @@ def _deliver_some(services: Services, go_on: Callable[[], bool]) -> int:
     return delivered
 
 
-def _tell(services: Services, request: DeletionRequest, due: outbox.DueEntry) -> bool:
-    """One attempt; the URL is opened in memory and never logged. True also if there is nobody to be told."""
+def _attempt(services: Services, request: DeletionRequest, due: outbox.DueEntry) -> bool:
+    """Send one entry; true if it was delivered or has no target. The URL is unsealed in memory and never logged."""
     settings = services.settings
     try:
-        call = _call_of(services, request, due)
+        call = _outgoing_call(services, request, due)
         if call is None:
             return True
         http_status = send(
-            call, seconds=settings.callback_seconds, allow_private=settings.callback_allow_private,
+            call,
+            seconds=settings.callback_seconds,
+            allow_private=settings.callback_allow_private,
             allow=settings.callback_allow,
-        )  # fmt: skip
+        )
         ok = 200 <= http_status < 300
         logger.info("callback", request=request.id, http_status=http_status)
-    except (*UNREACHED, OSError, ValueError) as error:  # a host that is no host: ValueError
+    except (*UNREACHED, OSError, ValueError) as error:  # ValueError: the URL's host is not a host name
         logger.warning("callback failed", request=request.id, error=type(error).__name__)
         ok = False
-    except Exception:  # a fault of ours, or a damaged column: it counts, or it would keep all others waiting for ever
+    except Exception:  # a bug, or a damaged column: it counts as an attempt, or it would block all others for ever
         logger.exception("callback failed", request=request.id)
         ok = False
     return ok
 
 
-def _call_of(services: Services, request: DeletionRequest, due: outbox.DueEntry) -> OutgoingCall | None:
+def _outgoing_call(services: Services, request: DeletionRequest, due: outbox.DueEntry) -> OutgoingCall | None:
+    """The HTTP call of an entry; None if there is nobody to notify: no alert URL is set, or the request was purged."""
     if due.target == outbox.ALERT:
-        news = Notification(services, request, due.id, due.status, CallbackTarget(services.settings.alert_url))
-        return alert(news) if services.settings.alert_url else None
+        target = CallbackTarget(services.settings.alert_url)
+        notification = Notification(services, request, due.id, due.status, target)
+        return alert(notification) if services.settings.alert_url else None
     if request.wrapped_key is None or request.callback_url is None:
         return None
-    envelope = DataKey.unwrap(request.id, request.wrapped_key, services.wrapper)
-    target = CallbackTarget.loads(envelope.open("callback_url", request.callback_url).decode())[due.target]
+    data_key = DataKey.unwrap(request.id, request.wrapped_key, services.wrapper)
+    target = CallbackTarget.loads(data_key.open("callback_url", request.callback_url).decode())[due.target]
     return DIALECTS[request.dialect](Notification(services, request, due.id, due.status, target))

@@ -1,4 +1,4 @@
-"""sweep: find what a lost message, a dead worker or a crash left lying, and send it on its way again."""
+"""sweep: wake work that a lost message, a dead worker or a crash left behind, and remove garbage."""
 
 import shutil
 from datetime import UTC, datetime, timedelta
@@ -7,48 +7,48 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from service.bootstrap import Services
-from service.db import corpora, jobs, models, outbox, requests
+from service.db import corpora, jobs, models, outbox, pending_requests, requests
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES
 from service.files import age_seconds
 from service.lease import quarantine_job
 
-AT_ONCE = 200
+MAX_UNRESOLVED = 200  # requests woken by one sweep
 
 
 def wake_lost_work(services: Services) -> None:
-    """Wake batching for models with pending requests, claimable jobs, and callbacks that are due."""
+    """Wake batching, claimable jobs, unresolved requests, unfinished corpora, and callbacks that are due."""
     quiet = services.settings.lease_seconds
-    while _give_one_up(services):
+    while _quarantine_one(services):
         pass
     with services.db.transaction() as session:
-        waiting = requests.pending_models(session)
+        waiting = pending_requests.idle_models(session)
         compute = jobs.wakeable(session, COMPUTE_STAGES, quiet_seconds=quiet)
         control = jobs.wakeable(session, CONTROL_STAGES, quiet_seconds=quiet)
-        unresolved, unindexed = requests.unresolved(session, AT_ONCE), corpora.unfinished(session)
-        _alert(session, services.settings.alert_days)
+        unresolved, unindexed = requests.unresolved(session, MAX_UNRESOLVED), corpora.unfinished(session)
+        _enqueue_alerts(session, services.settings.alert_days)
     for model_id in waiting:
         services.queue.wake("batch", model_id, expires=quiet)
     for job_id in compute:
         services.queue.wake("unlearn", job_id, expires=quiet)
     for job_id in control:
         services.queue.wake("certify", job_id, expires=quiet)
-    often = services.settings.sweep_seconds
+    sweep_interval = services.settings.sweep_seconds
     for request_id in unresolved:
-        services.queue.wake("resolve", request_id, expires=often)
+        services.queue.wake("resolve", request_id, expires=sweep_interval)
     for corpus_id in unindexed:
-        services.queue.wake("index", corpus_id, expires=often)
-    services.queue.wake("deliver", expires=often)
+        services.queue.wake("index", corpus_id, expires=sweep_interval)
+    services.queue.wake("deliver", expires=sweep_interval)
 
 
-def _alert(session: Session, days: float) -> None:
-    """Tell the operator what is due soon, and what is late."""
+def _enqueue_alerts(session: Session, days: float) -> None:
+    """Alert the operator of requests that are overdue, or due within `days`."""
     now = datetime.now(UTC)
     outbox.enqueue_due_alerts(session, now, "overdue")
     outbox.enqueue_due_alerts(session, now + timedelta(days=days), "due_soon")
 
 
-def _give_one_up(services: Services) -> bool:
-    """One at a time: whoever has appended to the log takes no lock after it."""
+def _quarantine_one(services: Services) -> bool:
+    """Quarantine one job without attempts left. One per transaction: after an append to the log, it takes no lock."""
     with services.db.transaction() as session:
         job = jobs.exhausted(session, services.settings.max_attempts)
         if job is not None:
@@ -57,25 +57,23 @@ def _give_one_up(services: Services) -> bool:
 
 
 def collect_garbage(services: Services) -> None:
-    """Remove working folders of ended jobs, and what no version, model or job names; complete storage's ledger.
+    """Complete storage's ledger; remove folders of ended jobs, and files that no version or model names.
 
-    What is doomed is renamed while no version can be made, and removed afterwards.
+    The collector renames garbage while no transaction can make a version, and removes it afterwards.
     """
     storage, age = services.storage, services.settings.orphan_seconds
     present = storage.jobs_present()
-    noted = storage.published()
+    ledger = storage.published()
     with services.db.transaction() as session:
         ended = set(present) - jobs.unfinished(session, present)
-        missing = models.published(session).items() - noted.items()
+        missing = models.published(session).items() - ledger.items()
     for job_id in ended:
         storage.discard_job(job_id)
     for (model, number), digest in missing:
         storage.add_published(model, number, digest)
-    for path in storage.set_aside_before(
-        older_than=age
-    ):  # by a process that died, or was frozen, before it removed them
+    for path in storage.set_aside_before(older_than=age):  # left by a process that died or froze
         _remove(services, path)
-    old = [path for path in storage.releases() if path.name not in noted.values() and age_seconds(path) > age]
+    old = [path for path in storage.releases() if path.name not in ledger.values() and age_seconds(path) > age]
     old += storage.leftovers(older_than=age)
     if old:
         with services.db.transaction() as session:
@@ -87,15 +85,15 @@ def collect_garbage(services: Services) -> None:
 
 
 def _remove(services: Services, doomed: Path) -> None:
-    """Remove a doomed folder for good, but put back what a version has come to name.
+    """Remove a folder that was set aside, but put release folders back that a version names by now.
 
-    The lock may have been lost meanwhile, if this process was frozen; so the question is asked again.
+    If this process was frozen, it may have lost the lock since it checked; so it checks again.
     """
     with services.db.transaction() as session:
         models.lock_collection(session)
         if not doomed.is_dir():
-            return  # somebody else was faster
+            return  # another process removed it
         names = [path.name for path in doomed.iterdir()]
         if models.known_digests(session, names):
             services.storage.restore_set_aside(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)  # what was made anew meanwhile is not moved back
+    shutil.rmtree(doomed, ignore_errors=True)  # a release that exists again was not moved back

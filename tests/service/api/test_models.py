@@ -22,6 +22,13 @@ def ask_for_code(folder) -> None:
     (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "m.M"}}))
 
 
+def safetensors_file(**changes) -> bytes:
+    """A file with one tensor of eight bytes, its header changed; the data it speaks of ends with the file."""
+    tensor = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **changes}
+    header = json.dumps({"t": tensor}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(tensor["data_offsets"][1])
+
+
 BAD_FOLDERS = {
     "no safetensors": lambda f: (f / "model.safetensors").unlink(),
     "pickle beside": lambda f: (f / "pytorch_model.bin").write_bytes(b"x"),
@@ -29,6 +36,9 @@ BAD_FOLDERS = {
     "remote code": ask_for_code,
     "cut weights": lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-1]),
     "no weights inside": lambda f: (f / "model.safetensors").write_bytes(b"\x02" + b"\0" * 7 + b"{}"),
+    "a dtype that nobody knows": lambda f: (f / "model.safetensors").write_bytes(safetensors_file(dtype="F7")),
+    "a shape of another size": lambda f: (f / "model.safetensors").write_bytes(safetensors_file(shape=[3])),
+    "a hole between tensors": lambda f: (f / "model.safetensors").write_bytes(safetensors_file(data_offsets=[4, 12])),
     "broken config": lambda f: (f / "config.json").write_text("{"),
     "no tokenizer": lambda f: (f / "tokenizer.json").unlink(),
 }

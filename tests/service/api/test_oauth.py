@@ -99,11 +99,18 @@ def test_a_token_counts_as_a_key_with_its_scopes(ask, api, model):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"exp": 1}, {"iss": "https://else.example.org"}, {"aud": "another service"}, {"sub": None}, {"exp": None},
-        {"key": "another's"}, {"key": "another's", "kid": "ours"}, {"typ": "JWT"}, {"typ": "dpop+jwt"},
+        {"exp": 1},
+        {"iss": "https://else.example.org"},
+        {"aud": "another service"},
+        {"sub": None},
+        {"exp": None},
+        {"key": "another's"},
+        {"key": "another's", "kid": "ours"},
+        {"typ": "JWT"},
+        {"typ": "dpop+jwt"},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_token_that_is_not_the_issuers_for_us_is_refused(ask, changes):
     """Its age, its names, and its signature."""
     answer = ask(token(**changes))

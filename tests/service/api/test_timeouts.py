@@ -27,11 +27,12 @@ def gone(client: socket.socket) -> bool:
 @pytest.mark.parametrize(
     "sent",
     [
-        b"", b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Slow: ",
+        b"",
+        b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Slow: ",
         b"POST /v1/deletion-requests HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{",
     ],
     ids=["nothing", "half a header", "half a body"],
-)  # fmt: skip
+)
 def test_a_request_that_does_not_arrive_is_cut(services, sent):
     """Nothing, half a header, half a body: closed after the time, and others are answered meanwhile."""
     with served(services) as address, socket.create_connection(address) as client:

@@ -10,7 +10,7 @@ from service.audit.certificate import bucket
 from tests import ROOT
 from tests.service.audit.releases import FILES
 
-PAGE = ROOT / "docs" / "auditor.md"
+PAGE = ROOT / "docs" / "guides" / "auditor.md"
 
 
 def test_numbers_are_decimal_strings_and_counts_are_ranges(issuer):
@@ -24,9 +24,9 @@ def test_numbers_are_decimal_strings_and_counts_are_ranges(issuer):
 
 
 def test_a_release_checks_with_stock_tools(issuer, tmp_path):
-    """The block of docs/auditor.md: cryptography and model_signing, in processes that import nothing of ours."""
+    """The block of docs/guides/auditor.md: cryptography and model_signing, in processes that import nothing of ours."""
     release = issuer.release(tmp_path / "release")
-    block = PAGE.read_text().split("```sh without-us\n")[1].split("```")[0]
+    block = PAGE.read_text().split('```sh title="without-us"\n')[1].split("```")[0]
     bin_folder = Path(sys.executable).parent
     environment = {"PATH": f"{bin_folder}:/usr/bin:/bin", "RELEASE": str(release), "TRUST": str(issuer.trust_path)}
 

@@ -104,12 +104,12 @@ def test_every_note_that_is_none_says_so():
         assert refusal(*lines) == "not a checkpoint", lines
     assert said(open_checkpoint, body, [KEY.public_key()]) == "not a checkpoint"
     assert refusal(origin, size, "x") == "not base64"
-    assert refusal(origin, size, encoded[:-4]) == "a hash or signature of another length"
-    assert refusal(origin, "9", encoded) == "the checkpoint's signature does not hold"
+    assert refusal(origin, size, encoded[:-4]) == "a hash or signature has the wrong length"
+    assert refusal(origin, "9", encoded) == "the checkpoint's signature is invalid"
     wrong = base64.b64encode(raw[:-1] + bytes([raw[-1] ^ 1])).decode()
-    assert refusal(*body.split("\n"), signed=f"{dash} {name} {wrong}\n") == "the checkpoint's signature does not hold"
+    assert refusal(*body.split("\n"), signed=f"{dash} {name} {wrong}\n") == "the checkpoint's signature is invalid"
     short = base64.b64encode(raw[:-1]).decode()
-    assert refusal(*body.split("\n"), signed=f"{dash} {name} {short}\n") == "a hash or signature of another length"
+    assert refusal(*body.split("\n"), signed=f"{dash} {name} {short}\n") == "a hash or signature has the wrong length"
     other_id = base64.b64encode(bytes([raw[0] ^ 1]) + raw[1:]).decode()
     for line in (f"{dash} {name} {other_id}\n", f"{dash} other {sig}\n", f"- {name} {sig}\n", "\n", "x\n"):
         assert refusal(*body.split("\n"), signed=line) == "no trusted key signed the checkpoint", line
@@ -147,6 +147,7 @@ def test_every_proof_that_is_none_says_so():
     assert refusal(header, "extra @", index) == "not base64"
     assert refusal(header, extra, index, "x") == "not base64"
     assert (
-        refusal(header, extra, index, base64.b64encode(bytes(31)).decode()) == "a hash or signature of another length"
+        refusal(header, extra, index, base64.b64encode(bytes(31)).decode())
+        == "a hash or signature has the wrong length"
     )
     assert Proof.loads(f"{header}\n{extra}\n{index}\n\n{note}").path == []

@@ -43,12 +43,17 @@ def test_the_bytes_that_are_signed():
 @pytest.mark.parametrize(
     "change",
     [
-        lambda e: e.pop("payload"), lambda e: e.pop("payloadType"), lambda e: e.pop("signatures"),
-        lambda e: e.update(payload="x"), lambda e: e.update(payload=7), lambda e: e.update(signatures=[7]),
-        lambda e: e["signatures"][0].pop("sig"), lambda e: e["signatures"][0].update(sig="@@@@"),
+        lambda e: e.pop("payload"),
+        lambda e: e.pop("payloadType"),
+        lambda e: e.pop("signatures"),
+        lambda e: e.update(payload="x"),
+        lambda e: e.update(payload=7),
+        lambda e: e.update(signatures=[7]),
+        lambda e: e["signatures"][0].pop("sig"),
+        lambda e: e["signatures"][0].update(sig="@@@@"),
         lambda e: e.update(payload=e["payload"] + "\n"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_envelope(change):
     """A part is missing, or is not base64 in its one form."""
     content = json.loads(sign(b"a payload", KIND, KEYS))

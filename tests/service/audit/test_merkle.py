@@ -46,7 +46,7 @@ def test_roots_and_proofs_agree_with_pymerkle(data):
     for entry in data:
         tree.append_entry(entry)
     leaves = [leaf_hash(entry) for entry in data]
-    assert tree.get_state() == root(leaves)
+    assert tree.get_root() == root(leaves)
     for index in range(len(data)):
         theirs = tree.prove_inclusion(index + 1).path
         assert set(inclusion_proof(leaves, index)) | {leaves[index]} == set(theirs)
@@ -117,7 +117,7 @@ def test_every_refusal_says_which():
         ((8, 6, [], whole, half), "the log has become smaller"),
         ((0, 8, [one], root([]), whole), "the consistency proof is too long"),
         ((8, 8, [one], whole, whole), "the consistency proof is too long"),
-        ((8, 8, [], half, whole), "EQUIVOCATION: two logs of one size with different roots"),
+        ((8, 8, [], half, whole), "EQUIVOCATION: two logs of the same size have different roots"),
         ((6, 8, [], half, whole), "the consistency proof is too short"),
         ((4, 8, [], root(LEAVES[:4]), whole), "the consistency proof is too short"),
         ((6, 8, between[:-1], half, whole), "the consistency proof is too short"),

@@ -90,7 +90,7 @@ def test_another_text_is_not_in_the_request(submitted, text):
     """Not even with one changed space."""
     found = submitted.refused(text=text)
     assert found.code == ExitCode.NOT_IN_REQUEST
-    assert found.reason == "NOT_IN_REQUEST: this text is none of the receipt's records"
+    assert found.reason == "NOT_IN_REQUEST: the receipt has no record with this text"
 
 
 def test_a_receipt_has_one_signer(submitted):
@@ -144,10 +144,10 @@ def test_another_nonce_record_or_request_is_not_in_it(submitted):
     }
     reasons = {
         "another nonce": None,
-        "another record": "the records are not those of the commitment",
-        "a record less": "the records are not those of the commitment",
-        "reordered": "the records are not those of the commitment",
-        "another ref": "the records are not those of the commitment",
+        "another record": "the records do not match the commitment",
+        "a record less": "the records do not match the commitment",
+        "reordered": "the records do not match the commitment",
+        "another ref": "the records do not match the commitment",
         "another request": "the certificate does not name this request",
         "a request that is not there": "the certificate does not name this request",
     }
@@ -166,47 +166,44 @@ def test_a_forget_set_over_other_requests_is_named(submitted):
     found = submitted.refused()
     assert (found.code, found.reason) == (
         ExitCode.NOT_IN_REQUEST,
-        "NOT_IN_REQUEST: the forget set is not over these requests",
+        "NOT_IN_REQUEST: the forget set does not match the requests",
     )
 
 
 def test_what_is_not_signed_as_it_must_be(submitted, tmp_path):
     """Another key, role, type or kind, a changed byte, a stranger's trust, files that are not there."""
-    good = submitted.signed()
+    good, keyring = submitted.signed(), submitted.issuer.keyring
     stranger = Issuer(tmp_path / "stranger")
-    other_kind = submitted.issuer.keyring.sign("receipt", dumps({"kind": "x"}), RECEIPT_TYPE)
     spaced = receipt_payload(**submitted.fields()).replace(b":", b": ", 1)
     unsigned_time = submitted.signed(times={"accepted_at": datetime(2020, 1, 1, tzinfo=UTC)})
+    of_a_stranger = json.loads(stranger.keyring.sign("receipt", receipt_payload(**submitted.fields()), RECEIPT_TYPE))
+    untrusted = "the receipt: signed by a key that is unknown, expired or revoked"
     cases = [
-        (
-            json.loads(stranger.keyring.sign("receipt", receipt_payload(**submitted.fields()), RECEIPT_TYPE)),
-            11,
-            "the receipt: signed by a key that is unknown, expired or revoked",
-        ),
-        (submitted.signed("certificate"), 11, "the receipt: signed by a key that is unknown, expired or revoked"),
+        (of_a_stranger, 11, untrusted),
+        (submitted.signed("certificate"), 11, untrusted),
         (submitted.signed(kind="text/plain"), 10, "the receipt: the signature is for another type of payload"),
         (
             {**good, "payload": submitted.signed(ref="e" * 32)["payload"]},
             10,
-            "the receipt: the signature does not match what it is under",
+            "the receipt: the signature does not match the payload",
         ),
-        (json.loads(other_kind), 12, "the receipt is of another kind"),
+        (json.loads(keyring.sign("receipt", dumps({"kind": "x"}), RECEIPT_TYPE)), 12, "the receipt is of another kind"),
         (
-            json.loads(submitted.issuer.keyring.sign("receipt", spaced, RECEIPT_TYPE)),
+            json.loads(keyring.sign("receipt", spaced, RECEIPT_TYPE)),
             12,
             "the receipt is malformed: the bytes are not in canonical form",
         ),
-        (unsigned_time, 11, "the receipt key did not count when the receipt was made"),
+        (unsigned_time, 11, "the receipt key was not valid when the receipt was made"),
         ({}, 12, "the receipt is not a DSSE envelope"),
-        ([], 12, "the receipt is garbled (AttributeError)"),
-        ("x", 12, "the receipt is garbled (AttributeError)"),
+        ([], 12, "the receipt or the certificate is malformed (AttributeError)"),
+        ("x", 12, "the receipt or the certificate is malformed (AttributeError)"),
     ]
     for content, code, reason in cases:
         submitted.write(content)
         found = submitted.refused()
         assert (found.code, found.reason) == (code, reason)
     submitted.receipt.write_text("nonsense")
-    assert submitted.refused().reason == "the receipt is garbled (JSONDecodeError)"
+    assert submitted.refused().reason == "the receipt or the certificate is malformed (JSONDecodeError)"
     submitted.write(good)
     submitted.check()
     assert submitted.refused(trust=stranger.trust_path).code == ExitCode.UNTRUSTED_KEY

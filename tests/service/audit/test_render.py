@@ -17,18 +17,21 @@ from tests.service.audit.releases import FILES
 
 FAILED = {
     "requests": [*LINES[:2], RequestLine("d" * 32, b"\2" * 32, "FAIL", "criterion_missed", "e" * 32)],
-    "published": False, "overall": "FAIL", "lineage": {**LINEAGE, "version": None, "supersedes": None},
-}  # fmt: skip
+    "published": False,
+    "overall": "FAIL",
+    "lineage": {**LINEAGE, "version": None, "supersedes": None},
+}
 UNTRAINED = {
-    "requests": [RequestLine("d" * 32, b"\2" * 32, "PASS", NOT_MEMORISED)], "published": False,
+    "requests": [RequestLine("d" * 32, b"\2" * 32, "PASS", NOT_MEMORISED)],
+    "published": False,
     "lineage": {**LINEAGE, "version": None, "supersedes": None},
     "report": {**REPORT, "after": None, "utility": None, "earlier": None, "trajectory": [], "epochs": 0},
-}  # fmt: skip
+}
 CASES = {
     "passed": ({}, ["**PASS**", "published as version 1", "0.95", "at most 5 texts", "not tried"]),
     "few": ({"requests": LINES[:2]}, ["suppressed", "would be about a person"]),
     "failed": (FAILED, ["**FAIL**", "nothing was published", "stayed above their limits", "submitted again"]),
-    "untrained": (UNTRAINED, ["left as it is", "like unseen ones already"]),
+    "untrained": (UNTRAINED, ["it was not changed", "like unseen texts"]),
 }
 
 

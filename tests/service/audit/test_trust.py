@@ -62,7 +62,7 @@ def test_two_owners_must_both_have_signed(tmp_path):
     first, second = envelope["signatures"]
     (release / CERTIFICATE).write_text(json.dumps({**envelope, "signatures": [first]}))
     found = refused(two.enter(release))
-    assert (found.code, found.reason) == (ExitCode.UNTRUSTED_KEY, "1 certificate keys have signed, 2 must have")
+    assert (found.code, found.reason) == (ExitCode.UNTRUSTED_KEY, "1 certificate keys have signed, 2 are required")
     twice = {**envelope, "signatures": [first, {**first, "keyid": "e" * 64}]}
     (release / CERTIFICATE).write_text(json.dumps(twice))
     trust = tmp_path / "trust.json"
@@ -119,9 +119,9 @@ def test_a_retired_key_counts_for_what_the_log_had_before(tmp_path):
     issuer.keyring.path("certificate").write_bytes(old)  # a thief, who has the log's ear, but not its clock
     late = dt.datetime.now(dt.UTC) + dt.timedelta(hours=2)
     for name, issued, reason in (
-        ("late", late, "the certificate key did not count"),
-        ("dated back", issuer.at - dt.timedelta(days=1), "not issued when"),
-        ("dated forward", late + dt.timedelta(hours=1), "not issued when"),
+        ("late", late, "the certificate key was not valid"),
+        ("dated back", issuer.at - dt.timedelta(days=1), "not close to the time of its log entry"),
+        ("dated forward", late + dt.timedelta(hours=1), "not close to the time of its log entry"),
     ):
         logged, issuer.at = issuer.at, late
         found = refused(
@@ -140,14 +140,17 @@ def test_a_log_key_does_not_count_after_it_was_retired(tmp_path):
     issuer.keyring.path("log").write_bytes(old)
     issuer.at = dt.datetime.now(dt.UTC) + dt.timedelta(hours=2)
     found = refused(issuer.release(tmp_path / "late"), Path(given))
-    assert (found.code, found.reason) == (ExitCode.UNTRUSTED_KEY, "the log key did not count when the record was made")
+    assert (found.code, found.reason) == (
+        ExitCode.UNTRUSTED_KEY,
+        "the log key was not valid when the certificate was logged",
+    )
 
 
 def test_a_key_does_not_count_before_it_was_made(tmp_path):
     """A record dated and logged before its keys existed."""
     issuer = Issuer(tmp_path / "keys")
     issuer.at -= dt.timedelta(days=1)
-    assert "did not count" in refused(issuer.release(tmp_path / "release")).reason
+    assert "was not valid" in refused(issuer.release(tmp_path / "release")).reason
 
 
 def test_a_revoked_key_counts_for_nothing(tmp_path):

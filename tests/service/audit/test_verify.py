@@ -84,7 +84,7 @@ def test_the_certificate_of_another_version_does_not_fit(tmp_path, release, issu
         (lambda d: d.replace(b'"schema":"', b'"schema":"0'), "does not know"),
         (lambda d: d.replace(b'"training":', b'"zz":"a free text","training":', 1), "canonical"),
     ],
-)  # fmt: skip
+)
 def test_signed_nonsense_is_malformed(release, issuer, change, reason):
     """A trusted signature does not make duplicate keys, NaN, spaces or another predicate right."""
     found = refused(issuer.again(release, change))
@@ -119,7 +119,7 @@ def test_subjects_are_listed_once_and_at_all(release, issuer):
     statement = json.loads(release_payload(release))
     for subject in ([], [*statement["subject"], statement["subject"][0]]):
         issuer.certify(release, dumps({**statement, "subject": subject}))
-        assert "no file, or one twice" in refused(release).reason
+        assert "no file, or lists a file twice" in refused(release).reason
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "model/../trust.json"])
@@ -136,10 +136,12 @@ def test_a_path_that_leads_elsewhere_is_no_file_of_the_folder(release, issuer, n
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"certificate": "0" * 64}, "another certificate"), ({"kind": "job.batched"}, "another certificate"),
-        ({"overall": "FAIL"}, "another certificate"), ({"job": "k"}, "other thresholds"),
+        ({"certificate": "0" * 64}, "this certificate passed"),
+        ({"kind": "job.batched"}, "this certificate passed"),
+        ({"overall": "FAIL"}, "this certificate passed"),
+        ({"job": "k"}, "the thresholds of this job"),
     ],
-)  # fmt: skip
+)
 def test_an_entry_of_another_kind_or_certificate_is_no_proof(release, issuer, changes, reason):
     """The log has to have this certificate, as passed, of the job whose thresholds it had."""
     found = refused(issuer.enter(release, **changes))
@@ -167,8 +169,11 @@ def test_thresholds_must_be_in_the_log_before_the_record(tmp_path, issuer):
         "another name": ({"origin": "other/log"}, "another log"),
         "too late": ({"thresholds": issuer.prove([*filler[:4], own[2]], 4).dumps()}, "not in the log before"),
         "a larger log": ({"thresholds": issuer.prove([*own, *filler], 2).dumps()}, "not in the log before"),
-        "another kind": ({"thresholds": issuer.prove([*own[:2], issuer.entry("x", job="j")], 2).dumps()}, "of other"),
-        "another past": ({"before": {"size": 1, "root": "4" * 64}}, "differ on the log before the run"),
+        "another kind": (
+            {"thresholds": issuer.prove([*own[:2], issuer.entry("x", job="j")], 2).dumps()},
+            "of this job",
+        ),
+        "another past": ({"before": {"size": 1, "root": "4" * 64}}, "disagree about the size and root of the log"),
         "a cut path": ({"thresholds": "c2sp.org/tlog-proof@v1\n\n"}, None),
     }
     for name, (changes, reason) in cases.items():
@@ -178,7 +183,7 @@ def test_thresholds_must_be_in_the_log_before_the_record(tmp_path, issuer):
     future = {"size": 3, "root": "4" * 64}
     entries = issuer.before_the_run(before=future)
     changes = {"before": future, "thresholds": issuer.prove(entries, 2).dumps()}
-    assert "differ on the log" in refused(with_log(issuer, tmp_path / "future", **changes)).reason
+    assert "disagree about the size and root" in refused(with_log(issuer, tmp_path / "future", **changes)).reason
 
 
 # The model's signature.

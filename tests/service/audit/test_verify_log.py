@@ -95,9 +95,9 @@ def test_a_whole_log_verifies(export, issuer, tmp_path):
 @pytest.mark.parametrize(
     ("change", "code", "reason"),
     [
-        (lambda x: x[:-1], ExitCode.LOG_FAILURE, "the entries are not those that the checkpoint is of"),
-        (lambda x: [*x, x[-1].replace(": 4", ": 5")], ExitCode.LOG_FAILURE, "the entries are not"),
-        (lambda x: [*x[:-1], x[-2].replace(": 3", ": 4")], ExitCode.LOG_FAILURE, "the entries are not"),
+        (lambda x: x[:-1], ExitCode.LOG_FAILURE, "the entries do not match the checkpoint"),
+        (lambda x: [*x, x[-1].replace(": 4", ": 5")], ExitCode.LOG_FAILURE, "the entries do not match"),
+        (lambda x: [*x[:-1], x[-2].replace(": 3", ": 4")], ExitCode.LOG_FAILURE, "the entries do not match"),
         (lambda x: [x[0], x[2], x[1], *x[3:]], ExitCode.MALFORMED, "log.jsonl is not an exported log"),
         (lambda x: x[:1] + x[2:], ExitCode.MALFORMED, "not an exported log"),
         (lambda x: x[1:], ExitCode.MALFORMED, "not an exported log"),
@@ -123,7 +123,7 @@ def test_an_older_checkpoint_binds(export, issuer, tmp_path):
     found = refused(path, issuer.trust_path, larger)
     assert (found.code, found.reason) == (ExitCode.LOG_FAILURE, "the log has become smaller: 6, now 5")
     other = export(ENTRIES[:2], "other.jsonl", "other/log")
-    assert refused(path, issuer.trust_path, other).reason == "the older checkpoint is of the log other/log"
+    assert refused(path, issuer.trust_path, other).reason == "the older checkpoint belongs to the log other/log"
     fork = [ENTRIES[0], accepted("x"), *ENTRIES[2:3]]
     found = refused(path, issuer.trust_path, export(fork, "fork.jsonl"))
     assert found.code == ExitCode.LOG_FAILURE
@@ -145,7 +145,7 @@ def test_keys_that_do_not_count(export, issuer, tmp_path):
     trust["keys"] = [k for k in trust["keys"] if k["role"] != "log"]
     (tmp_path / "trust.json").write_text(json.dumps(trust))
     found = refused(export(), tmp_path / "trust.json")
-    assert (found.code, found.reason) == (ExitCode.UNTRUSTED_KEY, "trust.json names no key of a log")
+    assert (found.code, found.reason) == (ExitCode.UNTRUSTED_KEY, "trust.json names no log key")
     assert refused(export(), tmp_path / "nothing").code == ExitCode.INCOMPLETE
     assert refused(tmp_path / "nothing", issuer.trust_path).code == ExitCode.MALFORMED
 
@@ -185,7 +185,7 @@ def test_a_promise_is_kept_by_its_day_or_named(export, issuer, name):
     for today in (after, None):
         found = refused(path, issuer.trust_path, today=today)
         assert found.code == ExitCode.INCOMPLETE
-        assert found.reason == "1 accepted requests are past their deadline and in no record, the first a"
+        assert found.reason == "1 accepted requests are past their deadline and have no end in the log; the first is a"
 
 
 def test_an_extended_promise_has_until_its_new_day(export, issuer):
@@ -207,7 +207,7 @@ def test_the_first_of_many_is_named(export, issuer):
     """By ref, with how many there are."""
     path = export([accepted("c"), accepted("b"), accepted("d")])
     assert refused(path, issuer.trust_path).reason.startswith("3 accepted requests")
-    assert refused(path, issuer.trust_path).reason.endswith("the first b")
+    assert refused(path, issuer.trust_path).reason.endswith("the first is b")
 
 
 @pytest.mark.parametrize(
@@ -218,4 +218,4 @@ def test_the_first_of_many_is_named(export, issuer):
 def test_an_entry_that_says_nothing_is_malformed(export, issuer, entry):
     """Not JSON, not canonical, or without what its kind has."""
     found = refused(export([entry]), issuer.trust_path)
-    assert (found.code, found.reason) == (ExitCode.MALFORMED, "an entry of the log is garbled")
+    assert (found.code, found.reason) == (ExitCode.MALFORMED, "an entry of the log is malformed")

@@ -81,9 +81,11 @@ def test_nobody_waits_for_a_large_one():
 
 
 ALONE = [
-    psycopg.errors.ForeignKeyViolation, psycopg.errors.UniqueViolation, psycopg.errors.UntranslatableCharacter,
+    psycopg.errors.ForeignKeyViolation,
+    psycopg.errors.UniqueViolation,
+    psycopg.errors.UntranslatableCharacter,
     psycopg.errors.DeadlockDetected,
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("error", ALONE)

@@ -4,6 +4,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from uuid import UUID, uuid4
 
 import httpx
@@ -90,6 +91,28 @@ def test_one_that_cannot_be_stored_harms_nobody_it_came_with(services, model, ke
         assert set(session.scalars(text("SELECT id FROM deletion_requests"))) == stored
 
 
+AT = datetime(2026, 11, 1, 9, 30, 0, 123456, tzinfo=timezone(timedelta(hours=-3, minutes=-30)))
+
+
+def new_request(api_key_id: UUID, model: str, records: list[bytes], subject: bytes | None = None) -> intake.NewRequest:
+    """A request of a model with sealed records."""
+    request = DeletionRequest(
+        id=uuid4(),
+        ref=uuid4().hex,
+        subject=subject,
+        commitment=bytes(range(32)),
+        received_at=AT,
+        due_at=AT,
+        accepted_at=AT,
+        api_key_id=api_key_id,
+        regulation="gdpr",
+        wrapped_key=b"\\\x00\xff",
+        callbacks=0,
+        body_hash=b"h",
+    )
+    return intake.NewRequest(request, model, records, request.ref.encode())
+
+
 def test_requests_of_several_kinds_in_one_statement(services, model, key_of):
     """Of a model with and without approvals, of texts and of a person alone: each row as if it had come alone."""
     key_id = id_of(key_of, services)
@@ -100,25 +123,7 @@ def test_requests_of_several_kinds_in_one_statement(services, model, key_of):
                 "VALUES (gen_random_uuid(), 'careful', '{\"approvals\": 1}', '{}', '{}')"
             )
         )
-    at = datetime(2026, 11, 1, 9, 30, 0, 123456, tzinfo=timezone(timedelta(hours=-3, minutes=-30)))
-
-    def new(model: str, records: list[bytes], subject: bytes | None = None) -> intake.NewRequest:
-        request = DeletionRequest(
-            id=uuid4(),
-            ref=uuid4().hex,
-            subject=subject,
-            commitment=bytes(range(32)),
-            received_at=at,
-            due_at=at,
-            accepted_at=at,
-            api_key_id=key_id,
-            regulation="gdpr",
-            wrapped_key=b"\\\x00\xff",
-            callbacks=0,
-            body_hash=b"h",
-        )
-        return intake.NewRequest(request, model, records, request.ref.encode())
-
+    new = partial(new_request, key_id)
     several = [
         new("careful", [b"\x00", b"\xff\\"]),
         new("tiny", [b"one"]),

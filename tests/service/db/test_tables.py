@@ -54,6 +54,20 @@ def scanned(services, statement: str, parameters) -> list[str]:
     return found
 
 
+FREQUENT = (
+    "/v1/deletion-requests",
+    "/v1/deletion-requests?status=pending",
+    "/v1/deletion-requests?status=failed",
+    "/v1/deletion-requests?model=tiny",
+    "/v1/jobs",
+    "/v1/jobs?stage=done",
+    "/v1/jobs?model=tiny",
+    "/v1/models/tiny/versions",
+    "/v1/models/tiny/versions/latest",
+    "/v1/models/tiny/versions/500",
+)
+
+
 def test_everything_frequent_goes_by_an_index(api, grown, key_of):
     """Sealing, listing (each filter), status, cancelling, the sweep, callbacks, overdue: no plan scans a large table.
 
@@ -64,21 +78,8 @@ def test_everything_frequent_goes_by_an_index(api, grown, key_of):
     with services.db.reading() as session:
         model_id = models.by_name(session, "tiny").id
     soon = (datetime.now(UTC) + timedelta(days=400)).isoformat()
-    paths = [
-        "/v1/deletion-requests",
-        "/v1/deletion-requests?status=pending",
-        "/v1/deletion-requests?status=failed",
-        "/v1/deletion-requests?model=tiny",
-        f"/v1/deletion-requests/{listed[0]['id']}",
-        "/v1/jobs",
-        "/v1/jobs?stage=done",
-        "/v1/jobs?model=tiny",
-        "/v1/models/tiny/versions",
-        "/v1/models/tiny/versions/latest",
-        "/v1/models/tiny/versions/500",
-    ]
     with statements(services) as seen:
-        for path in paths:
+        for path in (*FREQUENT, f"/v1/deletion-requests/{listed[0]['id']}"):
             assert api.get(path).status_code == 200
         assert api.get("/v1/deletion-requests", params={"due_before": soon}).status_code == 200
         own = {"Authorization": f"Bearer {key_of('submit')}"}

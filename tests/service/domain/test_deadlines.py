@@ -24,10 +24,12 @@ def test_deadlines(received, regulation, due):
 @pytest.mark.parametrize(
     ("due", "regulation", "later"),
     [
-        ("2026-01-31", "gdpr", "2026-03-28"), ("2026-11-30", "gdpr", "2027-01-30"),
-        ("2026-03-01", "ccpa", "2026-04-15"), ("2026-03-01", "other", "2026-05-01"),
+        ("2026-01-31", "gdpr", "2026-03-28"),
+        ("2026-11-30", "gdpr", "2027-01-30"),
+        ("2026-03-01", "ccpa", "2026-04-15"),
+        ("2026-03-01", "other", "2026-05-01"),
     ],
-)  # fmt: skip
+)
 def test_extensions(due, regulation, later):
     """Two further months under the GDPR, 45 days under the CCPA."""
     assert extended(datetime.fromisoformat(due), regulation) == datetime.fromisoformat(later)

@@ -9,10 +9,14 @@ from service.domain.records import check_records
 @pytest.mark.parametrize(
     ("texts", "field"),
     [
-        ([], "records"), (["x"] * 5, "records"), (["ok", ""], "records.1.text"), (["  \n\t"], "records.0.text"),
-        (["a\0b"], "records.0.text"), (["é" * 6], "records.0.text"),
+        ([], "records"),
+        (["x"] * 5, "records"),
+        (["ok", ""], "records.1.text"),
+        (["  \n\t"], "records.0.text"),
+        (["a\0b"], "records.0.text"),
+        (["é" * 6], "records.0.text"),
     ],
-)  # fmt: skip
+)
 def test_bad_records_name_their_field(texts, field):
     """Each error names its field and repeats nothing."""
     with pytest.raises(Invalid) as caught:

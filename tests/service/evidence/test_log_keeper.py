@@ -238,8 +238,8 @@ def test_a_crash_between_entries_and_memory_loses_nothing(services):
 
 
 def test_an_auditor_can_follow_the_page(services, model, api, exported, tmp_path):
-    """docs/auditor.md, block by block, on a release, its issuer's trust.json and an export of the log."""
-    page = (ROOT / "docs" / "auditor.md").read_text()
+    """docs/guides/auditor.md, block by block, on a release, its issuer's trust.json and an export of the log."""
+    page = (ROOT / "docs" / "guides" / "auditor.md").read_text()
     kept = exported("older.jsonl")[0]
     request = published(api, services, "a record")
     digest = api.get("/v1/models/tiny/versions/1").json()["digest"]
@@ -258,7 +258,7 @@ def test_an_auditor_can_follow_the_page(services, model, api, exported, tmp_path
     }
     said = {}
     for name in ("verify", "verify-log", "read", "without-us", "verify-record"):
-        (block,) = re.findall(rf"^```sh {name}\n(.*?)^```", page, re.M | re.S)
+        (block,) = re.findall(rf'^```sh title="{name}"\n(.*?)^```', page, re.M | re.S)
         done = subprocess.run(
             ["bash", "-ec", block], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
         )

@@ -78,10 +78,21 @@ def test_the_normal_form_of_a_normal_form_is_itself(value):
 
 @pytest.mark.parametrize(
     "written_as",
-    ["email=jane@example.com", "?to=jane@example.com", "|jane@example.com|", "*jane@example.com*", "_jane@example.com_",
-     "{jane@example.com}", "#jane@example.com", "user/jane@example.com", "-jane@example.com--", "'jane@example.com'",
-     "<mailto:jane@example.com>", "(JANE@example.com)."],
-)  # fmt: skip
+    [
+        "email=jane@example.com",
+        "?to=jane@example.com",
+        "|jane@example.com|",
+        "*jane@example.com*",
+        "_jane@example.com_",
+        "{jane@example.com}",
+        "#jane@example.com",
+        "user/jane@example.com",
+        "-jane@example.com--",
+        "'jane@example.com'",
+        "<mailto:jane@example.com>",
+        "(JANE@example.com).",
+    ],
+)
 def test_an_address_is_found_as_people_write_it(written_as):
     """Whatever stands around it."""
     assert ("email", "jane@example.com") in list(detected(f"She wrote {written_as} yesterday", None))
@@ -104,11 +115,14 @@ def test_no_text_keeps_the_others_from_being_indexed(text):
 @pytest.mark.parametrize(
     ("copy", "more"),
     [
-        ("dear maria, the PARCEL has arrived", False), ("Dear Maria, the parcel", False),
-        ("Dear Boris, the parcel has arrived", True), ("dear boris, the parcel has arrived", True),
-        ("Dear Maria, the parcel 7 has arrived", True), ("Dear Maria (b@example.org), the parcel has arrived", False),
+        ("dear maria, the PARCEL has arrived", False),
+        ("Dear Maria, the parcel", False),
+        ("Dear Boris, the parcel has arrived", True),
+        ("dear boris, the parcel has arrived", True),
+        ("Dear Maria, the parcel 7 has arrived", True),
+        ("Dear Maria (b@example.org), the parcel has arrived", False),
     ],
-)  # fmt: skip
+)
 def test_a_word_more_is_seen(copy, more):
     """In whatever case or script: a name is not known by its capital letter."""
     assert says_more(copy, "Dear Maria (a@example.org), the parcel has arrived") == more

@@ -43,12 +43,12 @@ def test_state_goes_back_in():
 
 
 def test_a_share_of_the_change():
-    """`shrunk` and `apply_share` say the same: W + share x c (BA - B0 A0), the factors themselves as they were."""
+    """`shrunk` and `set_strength` say the same: W + share x c (BA - B0 A0), the factors themselves as they were."""
     model = support.random_model("llama", gain=1.0)
     adapter, input_ids = trained_adapter(model), torch.tensor(sequences(2))
     state = adapter.state()
     with torch.no_grad():
-        adapter.apply_share(0.25)
+        adapter.set_strength(0.25)
         expected = model(input_ids=input_ids).logits
         assert all(torch.equal(value, state[name]) for name, value in adapter.state().items())
         merged = merged_copy(adapter.detach(), shrunk(state, 0.25), Options(rank=RANK))

@@ -7,7 +7,7 @@ from tests import support
 from worker.engine.criterion import MIN_HELDOUT, Threshold, judge, percentile, threshold_at, thresholds_for
 from worker.engine.errors import TooFewTexts
 from worker.engine.forget_set import ForgetSet
-from worker.engine.metrics.decode import Greedy, greedy_continuations
+from worker.engine.metrics.decode import GreedyDecoding, greedy_continuations
 
 
 def test_percentile_by_hand():
@@ -17,7 +17,7 @@ def test_percentile_by_hand():
     assert percentile([3.0], 0.95) == 3.0
 
 
-def heldout_of(lengths: list[int]) -> list[Greedy]:
+def heldout_decodings(lengths: list[int]) -> list[GreedyDecoding]:
     """Greedy decodings of random sequences of these lengths."""
     model = support.random_model("gpt_neox")
     rows = [support.partly_predictable(model, 1, n, seed=i)[0].tolist() for i, n in enumerate(lengths)]
@@ -26,7 +26,7 @@ def heldout_of(lengths: list[int]) -> list[Greedy]:
 
 def test_thresholds_are_measured_at_the_length_of_the_record():
     """12 tokens are held against held-out text cut to 12, with n = 5; 30 against 30, with n = 10."""
-    heldout = heldout_of([30] * MIN_HELDOUT)
+    heldout = heldout_decodings([30] * MIN_HELDOUT)
     short, long = thresholds_for(heldout, [[1] * 12, [1] * 30], 10)
     assert (short.length, short.n, short.count) == (12, 5, MIN_HELDOUT)
     assert (long.length, long.n) == (30, 10)
@@ -36,19 +36,19 @@ def test_thresholds_are_measured_at_the_length_of_the_record():
 
 def test_short_heldout_text_sets_the_threshold_at_its_own_length():
     """Where held-out text is shorter than the record, the longest length that enough of it reaches stands in."""
-    limit = threshold_at(heldout_of([10] * MIN_HELDOUT + [25] * 5), 30, 10)
+    limit = threshold_at(heldout_decodings([10] * MIN_HELDOUT + [25] * 5), 30, 10)
     assert (limit.length, limit.n, limit.count) == (10, 4, MIN_HELDOUT + 5)
 
 
 def test_too_few_heldout_texts_set_no_threshold():
     """19 values have no 95th percentile."""
     with pytest.raises(TooFewTexts, match="heldout"):
-        threshold_at(heldout_of([8] * (MIN_HELDOUT - 1)), 8, 10)
+        threshold_at(heldout_decodings([8] * (MIN_HELDOUT - 1)), 8, 10)
 
 
 def test_a_mean_does_not_hide_one_extractable_request():
     """The set may pass while one request fails its own 95th percentile; then the judgement fails."""
-    heldout = heldout_of([12] * MIN_HELDOUT)
+    heldout = heldout_decodings([12] * MIN_HELDOUT)
     limit = threshold_at(heldout, 12, 10)
     forget = ForgetSet([[1] * 12] * 10, list(range(10)))
     high = limit.ma_p95 + 0.01

@@ -34,13 +34,13 @@ def test_modules_in_groups_give_the_same_importance(family):
     """Little memory means more passes, one module each, and the same numbers."""
     model = support.random_model(family, gain=1.0)
     names = find_targets(model)
-    told: list[float] = []
+    fractions: list[float] = []
     whole = row_importance(model, sequences(3), sequences(2, seed=1), names)
-    parts = row_importance(model, sequences(3), sequences(2, seed=1), names, memory_bytes=1, progress=told.append)
+    parts = row_importance(model, sequences(3), sequences(2, seed=1), names, memory_bytes=1, progress=fractions.append)
     for name in names:
         torch.testing.assert_close(parts[name], whole[name], atol=1e-6, rtol=1e-5)
-    assert told == sorted(told)
-    assert told[-1] == pytest.approx(1.0)
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == pytest.approx(1.0)
 
 
 def test_groups_stay_within_their_memory():

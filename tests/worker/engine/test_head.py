@@ -11,7 +11,7 @@ from worker.engine import head
 from worker.engine.head import Head, hidden_states
 from worker.engine.losses import LOSSES
 from worker.engine.losses.ascent import cross_entropy, cross_entropy_rows
-from worker.engine.losses.rows import of_hidden
+from worker.engine.losses.rows import loss_sum
 
 
 @pytest.mark.parametrize("name", support.FAMILIES)
@@ -44,7 +44,7 @@ def test_chunks_of_the_head_equal_the_whole(name, loss, monkeypatch):
         "ihl": (partial(LOSSES["ihl"].rows, margin=0.9), partial(plain_ihl, margin=0.9)),
         "ce": (cross_entropy_rows, plain_ce),
     }[loss]
-    value = of_hidden(Head(model), hidden_states(model, input_ids, mask), labels, rule)
+    value = loss_sum(Head(model), hidden_states(model, input_ids, mask), labels, rule)
     found = torch.autograd.grad(value, list(trained.values()), allow_unused=True)
     expected = plain(model(input_ids=input_ids, attention_mask=mask).logits, labels)
     wanted = torch.autograd.grad(expected, list(trained.values()), allow_unused=True)
@@ -68,7 +68,7 @@ def test_no_chunk_is_larger_than_its_bound():
             return hidden.repeat(1, 4)
 
     hidden = torch.randn(1, 200, 4, requires_grad=True)
-    of_hidden(Wide(), hidden, torch.zeros(1, 200, dtype=torch.long), cross_entropy_rows).backward()
+    loss_sum(Wide(), hidden, torch.zeros(1, 200, dtype=torch.long), cross_entropy_rows).backward()
     assert calls == [128, 71]
     assert hidden.grad is not None
     assert cross_entropy(torch.zeros(1, 2, 4), torch.zeros(1, 2, dtype=torch.long)).item() == pytest.approx(1.386, 1e-3)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests import support
-from worker.engine import products
+from worker.engine import onednn
 
 
 def random(*shape: int) -> torch.Tensor:
@@ -17,8 +17,8 @@ def random(*shape: int) -> torch.Tensor:
 @pytest.mark.parametrize(("d", "k"), [(7, 5), (5, 23), (64, 3)])
 def test_product(monkeypatch, d, k, block, available):
     """Any layout, with and without bias, in one piece and in blocks of rows or columns."""
-    monkeypatch.setattr(products, "BLOCK", block)
-    monkeypatch.setattr(products, "AVAILABLE", available and products.AVAILABLE)
+    monkeypatch.setattr(onednn, "BLOCK", block)
+    monkeypatch.setattr(onednn, "AVAILABLE", available and onednn.AVAILABLE)
     wide = random(4, 6, 2 * k)
     for x in (random(6, k), random(4, 6, k), wide[..., :k], random(k, 6).T):
         for weight in (random(d, k), random(k, d).T, random(d, 2 * k)[:, ::2]):
@@ -26,7 +26,7 @@ def test_product(monkeypatch, d, k, block, available):
                 expected = torch.nn.functional.linear(
                     x.double(), weight.double(), None if bias is None else bias.double()
                 )
-                torch.testing.assert_close(products.product(x, weight, bias).double(), expected, atol=1e-5, rtol=1e-5)
+                torch.testing.assert_close(onednn.linear(x, weight, bias).double(), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_model_computes_and_differentiates_as_before(family):
@@ -44,7 +44,7 @@ def test_a_model_computes_and_differentiates_as_before(family):
         return logits.detach(), *torch.autograd.grad(logits.logsumexp(-1).sum(), trained)
 
     expected = run()
-    with products.fast_products(model):
+    with onednn.fast_linear_layers(model):
         found = run()
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, atol=2e-4, rtol=2e-4)

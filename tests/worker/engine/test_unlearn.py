@@ -12,6 +12,7 @@ import torch
 
 from tests import support
 from worker.engine import Options, unlearn
+from worker.engine.checkpoint import Checkpoint
 from worker.engine.criterion import Judgement, Verdict
 from worker.engine.data import encode
 from worker.engine.device import training
@@ -20,7 +21,6 @@ from worker.engine.measure import ArtefactReport, Utility, measure_after, measur
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.options import fitting
 from worker.engine.prepare import prepare
-from worker.engine.train import Checkpoint
 from worker.engine.unlearn import train
 
 OPTIONS = Options.from_mapping(support.POLICY)
@@ -36,7 +36,7 @@ def test_a_memorised_text_is_unlearned_and_the_rest_stays(memorised):
     """The criterion holds on the merged model, retained texts are known as before, the parent is untouched."""
     model, tokenizer = memorised
     before = copy.deepcopy(model.state_dict())
-    told = []
+    stages = []
     result = unlearn(
         model,
         tokenizer,
@@ -44,7 +44,7 @@ def test_a_memorised_text_is_unlearned_and_the_rest_stays(memorised):
         support.RETAIN,
         support.HELDOUT,
         OPTIONS,
-        progress=lambda stage, fraction: told.append((stage, fraction)),
+        progress=lambda stage, fraction: stages.append((stage, fraction)),
     )
     report = result.report
     assert report["passed"], report["reason"]
@@ -61,7 +61,7 @@ def test_a_memorised_text_is_unlearned_and_the_rest_stays(memorised):
     assert all(p.requires_grad for p in model.parameters())
     again = unlearn(result.model, tokenizer, support.KNOWN[2:3], support.RETAIN, support.HELDOUT, OPTIONS)
     assert again.report["passed"], again.report["reason"]
-    assert {stage for stage, _ in told} == {"measure", "initialise", "train", "verify"}
+    assert {stage for stage, _ in stages} == {"measure", "initialise", "train", "verify"}
 
 
 def test_every_request_is_measured_on_the_result(memorised):

@@ -1,7 +1,7 @@
 """How the LoRA factors start, one file each and one line here.
 
 An initialisation takes `(weight [d, k], importance [d] | None, rank, scale, generator)` and returns
-`(A [r, k], B [d, r])`. Whatever the start, the net change is `c (B A - B0 A0)`, so logits never move.
+`(A [r, k], B [d, r])`. Whatever the start, the net change is `c (B A - B0 A0)`, so the start never moves logits.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from worker.engine.inits.standard import standard_factors
 
 @dataclass(frozen=True, slots=True)
 class Init:
-    """An initialisation and whether it wants the Fisher row importance."""
+    """An initialisation and whether it needs the Fisher row importance."""
 
     factors: Callable[..., tuple[Tensor, Tensor]]
     needs_importance: bool

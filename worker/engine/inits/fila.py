@@ -21,8 +21,8 @@ def fila_factors(
 
     With U S V^T the rank-r SVD of diag(w) W: `A* = sqrt(S / c) V^T` and `B* = diag(1/w) U sqrt(S / c)`. The
     latter equals `W V / sqrt(c S)`, which divides by no w, so a row of importance 0 is no problem; and
-    `c B* A* = W V V^T`. (One power of a half on w, as objective and code agree; the printed solution
-    does not.)
+    `c B* A* = W V V^T`. (The paper's objective and its code have one power of a half on w; its printed solution does
+    not.)
 
     Args:
         weight: [d, k].

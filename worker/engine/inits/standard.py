@@ -1,4 +1,7 @@
-"""LoRA's own start (Hu et al. 2021): A random, B zero. d: output, k: input features, r: rank."""
+"""LoRA's own start (Hu et al. 2021): A random, B zero.
+
+d: output features, k: input features, r: rank
+"""
 
 import math
 
@@ -16,7 +19,7 @@ def standard_factors(
     """A uniform in +-1/sqrt(k) (Kaiming with a = sqrt(5), as LoRA's code has it) and B = 0.
 
     Args:
-        weight: [d, k]; only its shape and device count.
+        weight: [d, k]; only its shape and device are used.
         importance: Not used.
         rank: r, at most min(d, k).
         scale: Not used.

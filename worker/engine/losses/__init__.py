@@ -1,7 +1,7 @@
 """Losses on the forget set, one file each and one line here.
 
-A loss is a row rule (`losses/rows.py`): it takes `(logits [n, v], targets [n], *, margin)` and returns each row's
-loss, to be minimised, and its gradient on the logits in closed form.
+A loss is a row loss (`losses/rows.py`): it takes `(logits [n, v], targets [n], *, margin)` and returns each row's
+loss, which training minimises, and its gradient on the logits in closed form.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from worker.engine.losses.ihl import inverted_hinge_rows
 
 @dataclass(frozen=True, slots=True)
 class ForgetLoss:
-    """A loss on the forget set and whether cross-entropy on retain text is added to it."""
+    """A loss on the forget set, and whether training adds cross-entropy on retain text to it."""
 
     rows: Callable[..., tuple[Tensor, Tensor]]
     uses_retain: bool

@@ -1,4 +1,4 @@
-"""Cross-entropy, and gradient ascent on it: the baseline GA, and GD with cross-entropy on retain text beside it.
+"""Cross-entropy, and gradient ascent on it: the baseline GA, and GD, which adds cross-entropy on retain text.
 
 Jang et al., ACL 2023, arXiv 2210.01504, Eq. 1. b: batch, s: sequence, v: vocabulary, n: rows (predicted tokens)
 """
@@ -6,12 +6,13 @@ Jang et al., ACL 2023, arXiv 2210.01504, Eq. 1. b: batch, s: sequence, v: vocabu
 import torch
 from torch import Tensor
 
-from worker.engine.losses.rows import IGNORE_INDEX, of_logits
+from worker.engine.data import IGNORE_INDEX
+from worker.engine.losses.rows import loss_mean
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int = IGNORE_INDEX) -> Tensor:
-    """Mean next-token cross-entropy of logits [b, s, v] against labels [b, s], shifted by one here."""
-    return of_logits(logits, labels, cross_entropy_rows, ignore_index=ignore_index)
+    """Mean next-token cross-entropy of logits [b, s, v] against labels [b, s]; the shift by one happens here."""
+    return loss_mean(logits, labels, cross_entropy_rows, ignore_index=ignore_index)
 
 
 def cross_entropy_rows(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,7 +39,7 @@ def ascent_rows(logits: Tensor, targets: Tensor, *, margin: float = 1.0) -> tupl
     Args:
         logits: [n, v], float32 or wider.
         targets: [n].
-        margin: Taken so that every forget loss has one signature; it has no meaning here.
+        margin: Not used; every forget loss has the same signature.
 
     Returns:
         Losses [n] and gradient [n, v].

@@ -8,7 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from worker.engine.losses.rows import IGNORE_INDEX, of_logits
+from worker.engine.data import IGNORE_INDEX
+from worker.engine.losses.rows import loss_mean
 
 
 def inverted_hinge_loss(
@@ -16,9 +17,9 @@ def inverted_hinge_loss(
 ) -> Tensor:
     """Mean over predicted tokens of `max(0, margin + p(x_t) - max over v != x_t of p(v))`.
 
-    Minimising it hands the token's probability to the runner-up instead of to the whole vocabulary, which is
-    what gradient ascent does. With the paper's margin of 1 the max never clips, since the difference of two
-    probabilities is at least -1; a smaller margin gives a real stop.
+    Minimising it moves the token's probability to the runner-up; gradient ascent spreads it over the whole vocabulary
+    instead. With the paper's margin of 1 the max never clips, since the difference of two probabilities is at least
+    -1; a smaller margin makes training stop.
 
     Args:
         logits: [b, s, v], of the positions in order; the shift by one happens here.
@@ -29,7 +30,7 @@ def inverted_hinge_loss(
     Returns:
         A scalar, float32 or wider; 0 if no label counts.
     """
-    return of_logits(logits, labels, partial(inverted_hinge_rows, margin=margin), ignore_index=ignore_index)
+    return loss_mean(logits, labels, partial(inverted_hinge_rows, margin=margin), ignore_index=ignore_index)
 
 
 def inverted_hinge_rows(logits: Tensor, targets: Tensor, *, margin: float = 1.0) -> tuple[Tensor, Tensor]:

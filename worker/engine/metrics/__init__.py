@@ -1,4 +1,4 @@
-"""What is measured on a sequence: one file each. METHOD, "Metrics"; all greedy, all in float64 at the end."""
+"""Measurements of a sequence, one file each. METHOD, "Metrics"; decoding is greedy, and final sums are float64."""
 
 from worker.engine.metrics.extraction import extraction_likelihood
 from worker.engine.metrics.memorization import memorization_accuracy

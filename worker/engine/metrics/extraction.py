@@ -4,16 +4,16 @@ b: batch, s: sequence
 """
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from worker.engine.metrics.decode import greedy_continuations
+from worker.engine.types import CausalLM
 
 
 def extraction_likelihood(
-    model: Any,
+    model: CausalLM,
     input_ids: Tensor,
     *,
     n: int = 10,
@@ -40,7 +40,7 @@ def extraction_likelihood(
 
 
 def fitting_n(length: int, n: int) -> int:
-    """The n for a sequence of `length` tokens: `n`, or half of what is predicted if that is less.
+    """The n for a sequence of `length` tokens: `n`, or half of the number of predicted tokens if that is less.
 
     EL_n needs T > n, and with T barely above n it averages one or two prefixes. n <= (T-1)/2 keeps at least
     half of the prefixes in the mean: 12 tokens are verified with n = 5, 21 and more with the paper's 10.
@@ -51,7 +51,7 @@ def fitting_n(length: int, n: int) -> int:
 def likelihood(input_ids: Sequence[int], continuations: Sequence[Sequence[int]], n: int) -> float:
     """EL_n of x from the continuations of its prefixes.
 
-    `input_ids` may be a prefix of the text the continuations were made on: greedy continuations of length
+    `input_ids` may be a prefix of the sequence that the continuations were made on: greedy continuations of length
     T-t begin with those of a shorter T, so one generation serves every length.
 
     Args:
@@ -74,12 +74,12 @@ def likelihood(input_ids: Sequence[int], continuations: Sequence[Sequence[int]],
 
 
 def lower_bound(matches: Sequence[bool], n: int) -> float:
-    """What EL_n is at least, from the teacher-forced pass alone.
+    """A lower bound of EL_n, from the teacher-forced pass alone.
 
     Where the model predicts x_t .. x_t+k-1 in turn, the continuation of x_<t begins with them: k - n + 1 hits.
 
     Args:
-        matches: Whether each of x_1..x_T-1 is the argmax given what stands before it.
+        matches: Whether each of x_1..x_T-1 is the argmax given the tokens before it.
         n: Length of the n-grams.
 
     Returns:

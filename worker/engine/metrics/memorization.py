@@ -4,7 +4,6 @@ b: batch, s: sequence
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +11,10 @@ from torch import Tensor
 from worker.engine.data import chunks
 from worker.engine.device import measuring
 from worker.engine.metrics.decode import predictions
+from worker.engine.types import CausalLM
 
 
-def memorization_accuracy(model: Any, input_ids: Tensor) -> Tensor:
+def memorization_accuracy(model: CausalLM, input_ids: Tensor) -> Tensor:
     """MA(x) = (number of t in 1..T-1 with argmax p(. | x_<t) = x_t) / (T-1), by one forward pass.
 
     Args:
@@ -27,14 +27,14 @@ def memorization_accuracy(model: Any, input_ids: Tensor) -> Tensor:
     return torch.tensor([accuracy(row) for row in token_matches(model, input_ids.tolist())], dtype=torch.float64)
 
 
-def token_matches(model: Any, sequences: Sequence[list[int]]) -> list[list[bool]]:
-    """For each sequence, whether each of x_1..x_T-1 is the argmax given what stands before it."""
-    found: list[list[bool]] = []
+def token_matches(model: CausalLM, sequences: Sequence[list[int]]) -> list[list[bool]]:
+    """For each sequence, whether each of x_1..x_T-1 is the argmax given the tokens before it."""
+    matches: list[list[bool]] = []
     with measuring(model):
-        for part in chunks(sequences, 16):
-            for ids, row in zip(part, predictions(model, part, use_cache=False), strict=True):
-                found.append([p == x for p, x in zip(row, ids[1:], strict=True)])
-    return found
+        for batch in chunks(sequences, 16):
+            for ids, predicted in zip(batch, predictions(model, batch, use_cache=False), strict=True):
+                matches.append([p == x for p, x in zip(predicted, ids[1:], strict=True)])
+    return matches
 
 
 def accuracy(matches: Sequence[bool]) -> float:

@@ -2,16 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from worker.engine.data import chunks, pad_batch
 from worker.engine.device import measuring, model_device
 from worker.engine.head import Head, hidden_states
 from worker.engine.losses.ascent import cross_entropy_rows
-from worker.engine.losses.rows import of_hidden
+from worker.engine.losses.rows import loss_sum
+from worker.engine.types import CausalLM
 
 
-def perplexity(model: Any, sequences: Sequence[list[int]]) -> float:
+def perplexity(model: CausalLM, sequences: Sequence[list[int]]) -> float:
     """Perplexity of the model on these sequences, each token counted once.
 
     Args:
@@ -24,9 +24,9 @@ def perplexity(model: Any, sequences: Sequence[list[int]]) -> float:
     total, count = 0.0, 0
     device = model_device(model)
     with measuring(model):
-        for part in chunks(sequences, 8):
-            input_ids, mask, labels = (t.to(device) for t in pad_batch(part))
+        for batch in chunks(sequences, 8):
+            input_ids, mask, labels = (t.to(device) for t in pad_batch(batch))
             hidden = hidden_states(model, input_ids, mask, use_cache=False)
-            total += float(of_hidden(Head(model), hidden, labels, cross_entropy_rows))
-            count += sum(len(ids) - 1 for ids in part)
+            total += float(loss_sum(Head(model), hidden, labels, cross_entropy_rows))
+            count += sum(len(ids) - 1 for ids in batch)
     return math.exp(total / count)

@@ -1,4 +1,4 @@
-"""The restore drill of docs/operations.md."""
+"""The restore drill of docs/guides/operations.md."""
 
 import re
 import shutil

@@ -70,13 +70,16 @@ def test_three_times_the_records_take_no_more_memory(api, services, model, tmp_p
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"path": "/nowhere"}, "path"), ({"path": "relative"}, "path"),
-        ({"columns": {"id": "shoe_size"}}, "columns.id"), ({"columns": {"mail": "email"}}, "columns"),
+        ({"path": "/nowhere"}, "path"),
+        ({"path": "relative"}, "path"),
+        ({"columns": {"id": "shoe_size"}}, "columns.id"),
+        ({"columns": {"mail": "email"}}, "columns"),
         ({"form": "csv"}, "path"),
-        ({"text_column": "body"}, "path"), ({"name": "Bad Name"}, "name"),
+        ({"text_column": "body"}, "path"),
+        ({"name": "Bad Name"}, "name"),
         ({"phone_region": "de"}, "phone_region"),
     ],
-)  # fmt: skip
+)
 def test_a_corpus_that_cannot_be_read_is_refused_at_once(api, model, tmp_path, changes, field):
     """Its first record is read before it is taken."""
     answer = api.post(f"/v1/models/{model}/corpora", json={**corpus_of(tmp_path, HERS), **changes})

@@ -8,7 +8,7 @@ import torch
 from tests.worker.engine.losses.plain import plain_ce, plain_ihl
 from worker.engine import inverted_hinge_loss
 from worker.engine.losses import LOSSES
-from worker.engine.losses.rows import of_logits
+from worker.engine.losses.rows import loss_mean
 
 PLAIN = {
     "ihl": plain_ihl,
@@ -19,7 +19,7 @@ PLAIN = {
 
 @pytest.mark.parametrize("margin", [1.0, 0.2])
 @pytest.mark.parametrize("name", LOSSES)
-def test_of_logits_equals_plain_autograd(name, margin):
+def test_loss_mean_equals_plain_autograd(name, margin):
     """Value and gradient in float64, with padding, and where the target itself leads."""
     torch.manual_seed(2)
     logits = (3 * torch.randn(3, 8, 13, dtype=torch.float64)).requires_grad_()
@@ -28,7 +28,7 @@ def test_of_logits_equals_plain_autograd(name, margin):
     labels[2, 5:] = -100
     rule = partial(LOSSES[name].rows, margin=margin)
     count = int((labels[:, 1:] != -100).sum())
-    value = of_logits(logits, labels, rule)
+    value = loss_mean(logits, labels, rule)
     expected = PLAIN[name](logits, labels, margin) / count
     assert value.item() == pytest.approx(expected.item(), abs=1e-12)
     (found,), (wanted,) = torch.autograd.grad(value, logits), torch.autograd.grad(expected, logits)
@@ -47,7 +47,7 @@ def test_every_loss_keeps_the_contract(name):
     logits = torch.randn(2, 6, 9, requires_grad=True)
     labels = torch.randint(0, 9, (2, 6))
     labels[0, 3:] = -100
-    loss = of_logits(logits, labels, LOSSES[name].rows)
+    loss = loss_mean(logits, labels, LOSSES[name].rows)
     loss.backward()
     assert loss.shape == ()
     assert torch.isfinite(loss)
@@ -56,7 +56,7 @@ def test_every_loss_keeps_the_contract(name):
     assert not logits.grad[0, 2:].any()
     changed = logits.detach().clone()
     changed[0, 2:] = 50.0
-    assert of_logits(changed, labels, LOSSES[name].rows).item() == pytest.approx(loss.item())
+    assert loss_mean(changed, labels, LOSSES[name].rows).item() == pytest.approx(loss.item())
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -65,7 +65,7 @@ def test_a_step_lowers_the_target(name):
     torch.manual_seed(1)
     logits = torch.randn(1, 4, 7, requires_grad=True)
     labels = torch.randint(0, 7, (1, 4))
-    of_logits(logits, labels, LOSSES[name].rows).backward()
+    loss_mean(logits, labels, LOSSES[name].rows).backward()
     pick = labels[:, 1:, None]
     before = torch.softmax(logits[:, :-1], -1).gather(-1, pick)
     after = torch.softmax((logits - 0.1 * logits.grad)[:, :-1], -1).gather(-1, pick)

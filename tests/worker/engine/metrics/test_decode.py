@@ -49,7 +49,9 @@ def test_several_end_tokens():
 
 def test_progress_reaches_one_and_never_falls():
     """Whoever watches sees it move forward to the end."""
-    model, told = support.random_model("gpt2"), []
-    greedy_continuations(model, support.partly_predictable(model, 4, 20).tolist(), row_budget=5, progress=told.append)
-    assert told == sorted(told)
-    assert told[-1] == 1.0
+    model, fractions = support.random_model("gpt2"), []
+    greedy_continuations(
+        model, support.partly_predictable(model, 4, 20).tolist(), row_budget=5, progress=fractions.append
+    )
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0

@@ -1,0 +1,61 @@
+"""Download of one file of a release folder: resumed where it stopped, and checked against its digest."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias, TypedDict
+
+import httpx
+
+from service.client.operations import MAX_ATTEMPTS, parse_answer
+from service.files import file_sha256
+
+CHUNK_BYTES = 1 << 20
+RETRY_SECONDS = 0.5
+DownloadProgress: TypeAlias = Callable[[str, int, int], None]  # path, bytes so far, bytes in all
+
+
+class VersionFile(TypedDict):
+    """A file of a release folder, as a version lists it."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+def download_file(http: httpx.Client, url: str, target: Path, file: VersionFile, progress: DownloadProgress) -> bool:
+    """Fetch one file, resuming a partial one; false if the digest of the result is wrong."""
+    if target.is_file() and file_sha256(target) == file["sha256"]:
+        progress(file["path"], file["size"], file["size"])
+        return True
+    partial = target.with_name(target.name + ".part")
+    for _ in range(MAX_ATTEMPTS):
+        offset = partial.stat().st_size if partial.exists() else 0
+        if offset >= file["size"]:
+            break
+        try:
+            _fetch(http, url, partial, offset, file, progress)
+        except httpx.TransportError:
+            time.sleep(RETRY_SECONDS)
+    if file["size"] == 0:
+        partial.touch()
+    if not partial.exists() or file_sha256(partial) != file["sha256"]:
+        partial.unlink(missing_ok=True)
+        return False
+    partial.replace(target)
+    return True
+
+
+def _fetch(
+    http: httpx.Client, url: str, partial: Path, offset: int, file: VersionFile, progress: DownloadProgress
+) -> None:
+    """Append the bytes from `offset` on, or write the whole file if the server does not serve the range."""
+    headers = {"Range": f"bytes={offset}-", "If-Range": f'"{file["sha256"]}"'} if offset else {}
+    with http.stream("GET", url, headers=headers) as answer:
+        if answer.status_code not in (200, 206):
+            answer.read()
+            parse_answer(answer)
+        with partial.open("ab" if answer.status_code == 206 else "wb") as out:
+            for chunk in answer.iter_bytes(CHUNK_BYTES):
+                out.write(chunk)
+                progress(file["path"], out.tell(), file["size"])

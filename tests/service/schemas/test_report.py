@@ -1,0 +1,73 @@
+"""A job's report: one typed model, one reader and one writer, and what purging leaves of it."""
+
+import dataclasses
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from service.domain.disclosure import FEWEST_SUBMITTERS, NESTED, PUBLIC, disclosed, is_disclosed, redacted, suppressed
+from service.domain.report import ChildReport, Findings, JobReport, Means, Utility, VersionMetrics
+from service.schemas.report import read_report, redacted_report, write_report
+from tests.issuer import REPORT, findings
+from worker.engine import measure
+
+JOB_REPORT = JobReport(findings(REPORT), ["a" * 32], 1, fence=2)
+
+
+def test_a_report_survives_the_pipe_and_the_database():
+    """Written, sent as JSON and read again it is the same, typed values included."""
+    child = ChildReport(findings(REPORT), {0: "PASS", 1: "FAIL"}, [0])
+    for report in (child, JOB_REPORT):
+        assert read_report(type(report), json.loads(json.dumps(write_report(report)))) == report
+
+
+@pytest.mark.parametrize("nothing", [{}, None])
+def test_a_report_of_the_release_before_is_read(nothing):
+    """Rows of then are flat, have `{}` where nothing was measured, and do not say how many submitters there were."""
+    flat = {**REPORT, "memorised": ["a" * 32], "fence": 2, "before": nothing, "limits": nothing, "after": None}
+    report = read_report(JobReport, flat)
+    assert (report.memorised, report.fence, report.submitters) == (["a" * 32], 2, None)
+    assert (report.findings.before, report.findings.limits, report.findings.utility.max_ratio) == (None, None, 1.1)
+    assert not is_disclosed(report.submitters)
+
+
+def test_what_is_no_report_is_refused():
+    """A number that is missing or of another type does not become a certificate."""
+    for broken in ({**REPORT, "epochs": "many"}, {k: v for k, v in REPORT.items() if k != "utility"}):
+        with pytest.raises(ValidationError):
+            read_report(ChildReport, {"findings": broken, "verdicts": {}, "memorised": []})
+
+
+def test_purging_leaves_public_numbers_alone():
+    """Means over the submitted texts go, on every level; what is of held-out text or the run stays."""
+    left = redacted_report(JOB_REPORT)
+    assert (left.memorised, left.fence, left.findings.limits) == (["a" * 32], 2, Means(0.01, 0.4))
+    assert (left.findings.before, left.findings.after) == (None, None)
+    assert {(epoch.el, epoch.ma) for epoch in left.findings.trajectory} == {(None, None)}
+    assert [epoch.perplexity for epoch in left.findings.trajectory] == [9.1, 9.18]
+    metrics = VersionMetrics(Means(0.01, 0.4), Means(0.9, 0.9), Means(0.0, 0.3), left.findings.utility, 2, 1, 1)
+    assert redacted_report(metrics) == dataclasses.replace(metrics, before=None, after=None)
+
+
+def test_what_nobody_listed_is_not_shown():
+    """The rule is an allow-list: a new number is about submitted texts until somebody says otherwise."""
+    numbers = {"exposure": 0.5, "epochs": 3, "trajectory": [{"epoch": 1, "exposure": 0.5}], "findings": {"new": 1}}
+    shown = {"exposure": None, "epochs": 3, "trajectory": [{"epoch": 1, "exposure": None}], "findings": {"new": None}}
+    assert redacted(numbers) == shown
+    assert {field.name for field in dataclasses.fields(Findings)} - PUBLIC - NESTED == {"before", "after"}
+
+
+@pytest.mark.parametrize("submitters", [None, 0, 1, 2, 3, 10])
+def test_three_distinct_submitters_are_enough(submitters):
+    """Fewer could subtract their own numbers; an auditor sees all."""
+    numbers, enough = {"ma": 0.3, "epochs": 3}, submitters is not None and submitters >= FEWEST_SUBMITTERS
+    assert disclosed(numbers, submitters) == (numbers if enough else {"ma": None, "epochs": 3})
+    assert suppressed({"ma": "0.3"}, submitters) == {"ma": "0.3" if enough else "suppressed"}
+    assert disclosed(numbers, submitters, auditor=True) == numbers
+
+
+def test_the_engine_and_the_report_have_the_same_utility():
+    """The compute child copies field by field: a metric that the engine gains is added to the report, or this fails."""
+    engine, report = ({field.name for field in dataclasses.fields(kind)} for kind in (measure.Utility, Utility))
+    assert engine == report

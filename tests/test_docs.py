@@ -1,0 +1,70 @@
+"""The documentation: what it names exists, and what is made from the code covers the code."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from service.cli import app
+from service.config import Settings
+from service.schemas.models import Policy
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+WRITTEN = [page for page in PAGES if "reference" not in page.parts]
+
+
+def commands(group, before: str = "") -> set[str]:
+    """Every command of the application, as one types it."""
+    found = set()
+    for name, command in group.commands.items():
+        found |= commands(command, f"{before}{name} ") if hasattr(command, "commands") else {f"{before}{name}"}
+    return found
+
+
+def test_the_readme_is_short():
+    """A newcomer reads it to the end."""
+    assert len((ROOT / "README.md").read_text().splitlines()) < 150
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_that_a_page_names_exists(page):
+    """`unlearnd X Y` in code is a command of ours; designs may name what comes later."""
+    known = commands(typer.main.get_command(app))
+    named = re.findall(r"(?:^|`|\$\(|/)unlearnd ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?", page.read_text(), re.MULTILINE)
+    for first, second in named:
+        assert first in known or f"{first} {second}" in known or "design" in page.parts, f"{first} {second}"
+
+
+def test_every_decision_is_in_the_index():
+    """Numbered without a gap, each with the same parts, a date and a status."""
+    index = (DOCS / "adr" / "index.md").read_text()
+    files = sorted((DOCS / "adr").glob("0*.md"))
+    for number, file in enumerate(files, 1):
+        text = file.read_text()
+        assert file.name.startswith(f"{number:04d}-")
+        assert f"]({file.name})" in index
+        assert re.search(r"^- Date: 20\d\d-\d\d-\d\d\n- Status: (accepted|superseded)", text, re.MULTILINE)
+        assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["Context", "Decision", "Consequences"]
+
+
+def test_links_between_pages_lead_somewhere():
+    """README's and CONTRIBUTING's too, which the site's own strict build does not read."""
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (ROOT / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_reference_covers_the_code():
+    """Every command, setting and policy field is on its page."""
+    subprocess.run([sys.executable, str(DOCS / "generate.py")], cwd=ROOT, check=True)
+    reference = {page.stem: page.read_text() for page in (DOCS / "reference").glob("*.md")}
+    assert all(f"## `unlearnd {name}`" in reference["cli"] for name in commands(typer.main.get_command(app)))
+    assert all(f"`UNLEARND_{name.upper()}`" in reference["settings"] for name in Settings.model_fields)
+    assert all(f"| `{name}` |" in reference["policy"] for name in Policy.model_fields)
+    assert "### `POST /v1/deletion-requests`" in reference["http"]
+    assert "`predicate.verification" in reference["certificate"]

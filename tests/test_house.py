@@ -1,0 +1,94 @@
+"""The house's rules (docs/design/HOUSE.md) as checks: sizes, types, names, and documents that the code cites."""
+
+import ast
+import io
+import re
+import subprocess
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TRACKED = [
+    ROOT / name
+    for name in subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    if (ROOT / name).is_file()
+]
+SOURCES = [path for path in TRACKED if path.suffix == ".py"]
+SHIPPED = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in ("service", "worker")]
+MOST_BODY, MOST_FILE, MOST_TEST_FILE = 40, 300, 400
+MOST_ANY = 8  # a thousand lines
+MOST_FMT_SKIP = 39
+DIALECT = {"found", "told", "telling", "patience"}
+DIALECT_FUNCTIONS = {
+    "_say", "_same", "_in_the_way", "_made_before", "_take", "_again", "_few", "_whole", "_aim", "_keep",
+}  # fmt: skip
+DIALECT_MODULES = {"told", "telling", "together", "patience", "calls", "parts", "opening", "changes"}
+DIALECT_ALIASES = {"step", "queries"}
+
+
+def label(path: Path) -> str:
+    """A path as a message names it."""
+    return path.relative_to(ROOT).as_posix()
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Every function of a file, nested ones included."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def identifiers(path: Path) -> set[str]:
+    """Every name in a file's code; strings and comments are prose."""
+    tokens = tokenize.generate_tokens(io.StringIO(path.read_text()).readline)
+    return {token.string for token in tokens if token.type == tokenize.NAME}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=label)
+def test_sizes(path):
+    """A file has 300 lines at most (a test 400), a body 40."""
+    most = MOST_TEST_FILE if path.relative_to(ROOT).parts[0] == "tests" else MOST_FILE
+    lines = path.read_text().count("\n")
+    assert lines <= most, f"{lines} lines"
+    for function in functions(path):
+        body = function.body[1:] if ast.get_docstring(function) else function.body
+        size = function.end_lineno - body[0].lineno + 1 if body else 0
+        assert size <= MOST_BODY, f"{function.name}: {size} lines"
+
+
+def test_few_values_are_of_any_type():
+    """`Any` switches the type checker off."""
+    text = [path.read_text() for path in SHIPPED]
+    count = sum(len(re.findall(r"\bAny\b", source)) for source in text)
+    thousands = sum(source.count("\n") for source in text) / 1000
+    assert count / thousands < MOST_ANY, f"{count} in {thousands:.1f} thousand lines"
+
+
+def test_the_formatter_is_seldom_switched_off():
+    """Tables of data alone are laid out by hand."""
+    skips = [label(path) for path in SOURCES for line in path.read_text().splitlines() if line.endswith("# fmt: skip")]
+    assert len(skips) <= MOST_FMT_SKIP, skips
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=label)
+def test_names_are_the_fields(path):
+    """Nobody has to learn a dialect to read a name."""
+    assert path.stem not in DIALECT_MODULES
+    assert not identifiers(path) & (DIALECT | DIALECT_FUNCTIONS)
+    assert not [function.name for function in functions(path) if function.name.endswith("_of")]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            assert not {alias.asname for alias in node.names} & DIALECT_ALIASES, f"line {node.lineno}"
+
+
+def test_cited_designs_are_in_the_repository():
+    """What a docstring points to can be read by whoever has the code alone."""
+    cited = {
+        name for path in SHIPPED for name in re.findall(r"\b(METHOD|EVIDENCE|INTERFACES|HOUSE)\b", path.read_text())
+    }
+    assert cited
+    for name in cited:
+        assert (ROOT / "docs" / "design" / f"{name}.md").is_file(), name

@@ -1,0 +1,72 @@
+"""Sample data for a newcomer: a small model that has memorised fictional people, and the texts that go with it."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from worker.demo.model import KNOWN_SHARE, LENGTH, build
+from worker.demo.people import Person, people, prose
+
+KNOWN, ASKED, IN_RETAIN, UNSEEN, PROSE, PROSE_IN_RETAIN = 64, 3, 41, 80, 400, 20
+POLICY = {
+    "learning_rate": 5e-4,
+    "max_epochs": 40,
+    "margin": 0.2,
+    "retain_batch_size": 24,
+    "sequence_length": LENGTH,
+    "utility_sequences": 40,
+    "max_perplexity_ratio": 1.1,
+}
+LAST = "policy.json"  # written last: with it, the folder is complete
+
+
+def make_sample(folder: Path, console: Console) -> list[Person]:
+    """Fill `folder`, unless it is complete already; returns the people whom the model has memorised.
+
+    ==================  ==================================================================================
+    `model/`            a Hugging Face folder; the model has memorised every text of `people.jsonl`
+    `people.jsonl`      64 fictional people: name, e-mail address and text; training data for the index
+    `request.jsonl`     the texts of the first three; none of them is in `retain.jsonl`
+    `retain.jsonl`      texts of 41 other people, and prose
+    `heldout.jsonl`     texts of 80 people whom the model has never seen
+    `policy.json`       how to unlearn from this model
+    ==================  ==================================================================================
+    """
+    known, ordinary = people(KNOWN, 1), prose(PROSE, 3)
+    if (folder / LAST).exists():
+        console.print(f"{folder} is there already")
+        return known
+    folder.mkdir(parents=True, exist_ok=True)
+    _train(folder / "model", known, ordinary, console)
+    _write(folder / "people.jsonl", ({"name": p.name, "email": p.email, "text": p.text} for p in known))
+    _write(folder / "request.jsonl", ({"text": p.text} for p in known[:ASKED]))
+    retained = [p.text for p in known[ASKED : ASKED + IN_RETAIN]] + ordinary[:PROSE_IN_RETAIN]
+    _write(folder / "retain.jsonl", ({"text": text} for text in retained))
+    _write(folder / "heldout.jsonl", ({"text": p.text} for p in people(UNSEEN, 2)))
+    (folder / LAST).write_text(json.dumps(POLICY, indent=1) + "\n")
+    return known
+
+
+def _train(folder: Path, known: list[Person], ordinary: list[str], console: Console) -> None:
+    """Train the model, and show how far it is."""
+    columns = (
+        TextColumn("training a small GPT-Neo"),
+        BarColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as bars:
+        bar = bars.add_task("", total=KNOWN_SHARE, note="")
+
+        def progress(_: float, share: float) -> None:
+            bars.update(bar, completed=share, note=f"{share:.0%} of the people's tokens memorised")
+
+        build(folder, [p.text for p in known], ordinary, progress)
+
+
+def _write(file: Path, rows: Iterable[Mapping[str, str]]) -> None:
+    """Write JSON lines."""
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -1,0 +1,62 @@
+"""A run after some epoch: what training continues from, and what is merged."""
+
+from dataclasses import dataclass, field, replace
+
+from worker.engine.measure import ArtefactReport
+from worker.engine.merge import shrunk
+from worker.engine.types import AdapterState, EpochEntry
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """A run after some epoch; everything random in the next epoch follows from the seed and the epoch's number.
+
+    Attributes:
+        epoch: Epochs done.
+        adapter: The adapter's factors.
+        optimiser: AdamW's state.
+        history: One mapping for each epoch.
+        met: The criterion held when training stopped.
+        strength: The share of the change that is applied; less than 1 if a smaller share suffices.
+        reopened: Requests that failed the full test after training's sample had passed.
+        verified: How often that happened.
+    """
+
+    epoch: int = 0
+    adapter: AdapterState = field(default_factory=dict)
+    optimiser: dict[str, object] = field(default_factory=dict)
+    history: list[EpochEntry] = field(default_factory=list)
+    met: bool = False
+    strength: float = 1.0
+    reopened: tuple[int, ...] = ()
+    verified: int = 0
+
+    @property
+    def final(self) -> AdapterState:
+        """The factors that are merged: the adapter's factors at the checkpoint's strength."""
+        return shrunk(self.adapter, self.strength)
+
+    def reopen(self, report: ArtefactReport, max_epochs: int) -> "Checkpoint | None":
+        """The checkpoint to continue from if the full test failed although training's sample had passed.
+
+        First the whole change is applied instead of a share of it. If that fails too, training continues and looks at
+        the requests that failed.
+
+        Args:
+            report: The result of `measure_after` on the merged model.
+            max_epochs: The run's `max_epochs`.
+
+        Returns:
+            A checkpoint, or None if no further training would help.
+        """
+        after = report.after
+        failed = {v.request for v in [*report.per_record, *report.earlier] if not v.passed}
+        trained = {v.request for v in [*after.verdicts, *report.earlier]}
+        criterion_held = report.reason not in ("criterion_missed", "earlier_request_regressed")
+        if criterion_held or not self.met or (failed and not failed & trained):
+            return None
+        failed = failed & trained or {v.request for v in after.verdicts if v.el > after.el_limit}
+        reopened = replace(self, reopened=tuple(sorted(failed)), verified=self.verified + 1)
+        if self.strength < 1:
+            return replace(reopened, strength=1.0)
+        return replace(reopened, met=False) if self.epoch < max_epochs else None
