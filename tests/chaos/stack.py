@@ -26,7 +26,7 @@ from tests.stack import Running
 EXECUTING = "accept.executing"  # not a point of ours: the statement waits inside PostgreSQL
 PATIENCE = 120  # seconds within which everything must have come to its end
 TIMES = {
-    "UNLEARND_LEASE_SECONDS": "3", "UNLEARND_STALL_SECONDS": "8", "UNLEARND_SWEEP_SECONDS": "0.5",
+    "UNLEARND_LEASE_SECONDS": "3", "UNLEARND_STALL_SECONDS": "15", "UNLEARND_SWEEP_SECONDS": "0.5",
     "UNLEARND_COLLECT_SECONDS": "1", "UNLEARND_ORPHAN_SECONDS": "2", "UNLEARND_RETRY_SECONDS": "0.2",
     "UNLEARND_MAX_ATTEMPTS": "5", "UNLEARND_CALLBACK_SECONDS": "2", "UNLEARND_DATABASE_POOL": "5",
     "OMP_NUM_THREADS": "1",
