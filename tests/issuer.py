@@ -106,7 +106,7 @@ class Issuer:
         fixed = {"job": "j", "before": {"size": 2, "root": "4" * 64}, **digests}
         return [b"{}", b"[]", self.entry("job.thresholds", **{**fixed, **changes})]
 
-    def log_of(self, **changes) -> dict:
+    def log_section(self, **changes) -> dict:
         """The certificate's word of the log."""
         proof = self.prove(self.before_the_run(), 2)
         return {"origin": ORIGIN, "before": {"size": 2, "root": "4" * 64}, "thresholds": proof.dumps(), **changes}
@@ -119,7 +119,7 @@ class Issuer:
             "issuer": "test",
             "issued_at": self.at,
             "lineage": LINEAGE,
-            "log": self.log_of(),
+            "log": self.log_section(),
             "files": files,
             "published": True,
             "forget_root": forget_set_root([(r.ref, r.commitment) for r in requests]),

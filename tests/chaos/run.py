@@ -37,7 +37,7 @@ def run_case(stack: Chaos, case: Case, chance: random.Random) -> list[str]:
 def _run(stack: Chaos, case: Case, chance: random.Random) -> list[str]:
     name, text = f"m-{time.time_ns()}", support.KNOWN[chance.randrange(6)]
     cancelling, approving = case.point.startswith("cancel"), case.point.startswith(("approve", "refuse"))
-    person = stack.corpus_of(text) if case.point in PERSON else None
+    person = stack.write_corpus(text) if case.point in PERSON else None
     policy = {**POLICY, "max_wait_seconds": 3600 if cancelling else 0, "approvals": int(approving)}
     paths = [str(stack.model / part) for part in ("model", "retain.jsonl", "heldout.jsonl")]
     stack.running.client.add_model(name, *paths, policy)

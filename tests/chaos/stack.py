@@ -52,8 +52,8 @@ class Chaos:
         self.callbacks = Callbacks()
         self.running = Running(self.data, UNLEARND_FAILPOINTS=str(self.points), **self.times)
         self.accepted: dict[str, str] = {}
-        self._text_of: dict[str, str] = {}  # model -> the text that it is to unlearn
-        self._weights_of: dict[tuple[str, str], str] = {}  # (text, policy) -> digest of the first weights without it
+        self._texts: dict[str, str] = {}  # model -> the text that it is to unlearn
+        self._first_weights: dict[tuple[str, str], str] = {}  # (text, policy) -> digest of the first weights without it
         self._judged: set[str] = set()
         self._approver = ""
         self._lock: psycopg.Connection[Any] | None = None
@@ -201,7 +201,7 @@ class Chaos:
         """One message, as it would be sent."""
         self._app.send_task(step, args=[identifier] if identifier else [], queue=ROUTES[step], expires=60)
 
-    def corpus_of(self, text: str) -> str:
+    def write_corpus(self, text: str) -> str:
         """Write a corpus of 1200 records, in which the text is one; returns whose it is."""
         person, file = "somebody.sought@example.org", self.data.parent / "corpus.jsonl"
         if not file.exists():
@@ -237,7 +237,7 @@ class Chaos:
             key=os.urandom(8).hex(),
             json={"model": model, **what, "callback_url": callback},
         )
-        self.accepted[found["id"]], self._text_of[model] = model, text
+        self.accepted[found["id"]], self._texts[model] = model, text
         return found
 
     def submit_short(self, model: str) -> None:
@@ -329,7 +329,7 @@ class Chaos:
                 if model in self._judged:
                     continue
                 self._judged.add(model)
-                if self._weights_of.setdefault((self._text_of.get(model, model), policy), digest) != digest:
+                if self._first_weights.setdefault((self._texts.get(model, model), policy), digest) != digest:
                     found.append(f"version 1 of {model} is not what other runs made of the same text")
         return found
 

@@ -120,14 +120,14 @@ def world(folder):
                 corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
                 stack.client.add_corpus(name, "crm", str(corpus), columns={"email": "email"})
                 assert wait_until(lambda name=name: stack.client.corpus(name, "crm")["state"] == "ready", 30)
-            controller = Controller(stack.endpoint["url"], key_of(stack, "submit"))
+            controller = Controller(stack.endpoint["url"], new_key(stack, "submit"))
             yield stack, receiver, controller
             controller.http.close()
         finally:
             assert stack.stop() == 0
 
 
-def key_of(stack: Running, *scopes: str) -> str:
+def new_key(stack: Running, *scopes: str) -> str:
     """A new API key."""
     return stack.client.call("POST", "/v1/api-keys", json={"name": "x", "scopes": list(scopes)})["key"]
 
@@ -194,16 +194,16 @@ def test_each_controller_has_its_own_requests(world):
     stack, _, controller = world
     body = request("person9@example.org", extensions={DOMAIN: {"model": "slow"}})
     controller.submit(body)
-    other = Controller(stack.endpoint["url"], key_of(stack, "submit"))
+    other = Controller(stack.endpoint["url"], new_key(stack, "submit"))
     path = f"{controller.requests}/{body['subject_request_id']}"
     assert other.call("GET", path, 404)["error"]["code"] == 404
     assert other.call("DELETE", path, 404)["error"]["code"] == 404
     assert "subject_request_id" in other.submit(body, 400)["error"]["message"]
-    reader = Controller(stack.endpoint["url"], key_of(stack, "read"))
+    reader = Controller(stack.endpoint["url"], new_key(stack, "read"))
     assert reader.call("GET", path, 200)["request_status"] == "pending"
     assert reader.call("DELETE", path, 403)["error"]["code"] == 403
     assert reader.submit(body, 403)["error"]["code"] == 403
-    nobody = Controller(stack.endpoint["url"], key_of(stack, "download"))
+    nobody = Controller(stack.endpoint["url"], new_key(stack, "download"))
     assert nobody.call("GET", path, 403)["error"]["code"] == 403
     controller.call("DELETE", path, 202)
     for each in (other, reader, nobody):
@@ -345,7 +345,7 @@ def test_an_unknown_id_and_a_wrong_key(controller):
 def test_the_older_dialect(world):
     """OpenGDPR 1.0: its paths and headers, no regulation; the same request under the newer ones."""
     stack, receiver, _ = world
-    controller = Controller(stack.endpoint["url"], key_of(stack, "submit"), "v1", "OpenGDPR")
+    controller = Controller(stack.endpoint["url"], new_key(stack, "submit"), "v1", "OpenGDPR")
     assert controller.discovery["api_version"] == "1.0"
     body = request(
         "person6@example.org", regulation=None, api_version="1.0", status_callback_urls=[f"{receiver.url}/old"]

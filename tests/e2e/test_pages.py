@@ -30,7 +30,7 @@ ENDS = {  # what the page's commands must print
     "docs/guides/transcend.md": ['{"status": "queued"}', "status       completed"],
 }
 ELSEWHERE = {  # run by another test, which has what they need
-    "docs/guides/auditor.md": "tests/service/evidence/test_log_keeper.py: needs a release, its issuer's trust.json and logs",
+    "docs/guides/auditor.md": "tests/service/evidence/test_log_keeper.py: needs a release, its trust.json and logs",
     "docs/guides/operations.md": "tests/service/steps/operator/test_restore.py: needs servers whose data it destroys",
 }
 

@@ -100,7 +100,7 @@ def services(servers, database_url, key_files, tmp_path) -> Services:
 
 
 @pytest.fixture
-def key_of(services):
+def new_key(services):
     """Make an API key with these scopes; returns the secret."""
 
     def make(*scopes: str) -> str:
@@ -111,9 +111,9 @@ def key_of(services):
 
 
 @pytest.fixture
-def api(services, key_of):
+def api(services, new_key):
     """An HTTP client of the application with an admin key."""
-    with TestClient(create_app(services), headers={"Authorization": f"Bearer {key_of('admin')}"}) as client:
+    with TestClient(create_app(services), headers={"Authorization": f"Bearer {new_key('admin')}"}) as client:
         yield client
 
 

@@ -70,7 +70,7 @@ def to_certify(services, job_id, report=REPORT) -> None:
     store_report(services, job_id, fence, child_report(report))
 
 
-def folder_of(api, services, number: int = 1) -> Path:
+def release_folder(api, services, number: int = 1) -> Path:
     """A version's release folder."""
     return services.storage.release(api.get(f"/v1/models/tiny/versions/{number}").json()["digest"])
 

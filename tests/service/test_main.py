@@ -53,9 +53,9 @@ def url(services):
 @pytest.mark.parametrize(
     "known", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["names that are there", "any names"]
 )
-def test_no_answer_is_outside_the_document(url, services, key_of, base, tmp_path, known):
+def test_no_answer_is_outside_the_document(url, services, new_key, base, tmp_path, known):
     """Each operation with values that fit and that do not, then sequences of them: no 5xx, nothing undocumented."""
-    key = {"Authorization": f"Bearer {key_of('admin')}"}
+    key = {"Authorization": f"Bearer {new_key('admin')}"}
     httpx.post(f"{url}/v1/models", json=registration(base, name="assistant"), headers=key).raise_for_status()
     corpus = {"name": "crm", "path": str(base / "retain.jsonl")}
     httpx.post(f"{url}/v1/models/assistant/corpora", json=corpus, headers=key).raise_for_status()
@@ -64,7 +64,7 @@ def test_no_answer_is_outside_the_document(url, services, key_of, base, tmp_path
     index_corpus(services, corpus_id)
     name = " ".join(support.RETAIN[0].split()[:2])
     body = {"model": "assistant", "subject": {"names": [name]}}
-    submitted = {"Authorization": f"Bearer {key_of('submit')}"}  # so that the other key may approve it
+    submitted = {"Authorization": f"Bearer {new_key('submit')}"}  # so that the other key may approve it
     request = httpx.post(f"{url}/v1/deletion-requests", json=body, headers=submitted).json()
     resolve_request(services, UUID(request["id"]))
     settings = tmp_path / "schemathesis.toml"

@@ -7,7 +7,7 @@ from sqlalchemy import select
 from tests.service.api.submissions import REQUESTS, assert_problem, body
 
 
-def test_keys_and_scopes(api, key_of, model):
+def test_keys_and_scopes(api, new_key, model):
     """No key, an unknown one, a revoked one: 401. The wrong scope: 403."""
     anonymous = {"Authorization": ""}
     assert_problem(api.get(REQUESTS, headers=anonymous), 401)
@@ -19,16 +19,16 @@ def test_keys_and_scopes(api, key_of, model):
     assert_problem(api.post("/v1/models", json={}, headers=reader), 403)
     assert_problem(api.get("/v1/models/tiny/versions/0/files/model/config.json", headers=reader), 403)
     assert_problem(api.post("/v1/api-keys", json={"name": "x", "scopes": ["admin"]}, headers=reader), 403)
-    submitter = {"Authorization": f"Bearer {key_of('submit')}"}
+    submitter = {"Authorization": f"Bearer {new_key('submit')}"}
     assert api.post(REQUESTS, json=body(), headers=submitter).status_code == 202
     assert api.delete(f"/v1/api-keys/{made['id']}").status_code == 204
     assert_problem(api.get(REQUESTS, headers=reader), 401)
     assert "key" not in api.get("/v1/api-keys").json()["items"][0]
 
 
-def test_keys_are_stored_hashed(api, services, key_of):
+def test_keys_are_stored_hashed(api, services, new_key):
     """The secret is nowhere in the table."""
-    secret = key_of("read")
+    secret = new_key("read")
     with services.db.transaction() as session:
         from service.db.tables import ApiKey
 

@@ -10,10 +10,10 @@ from service.local.supervisor import wait_until
 from tests.service.served import served
 
 
-def test_more_than_can_be_worked_on_is_refused_not_queued(services, model, key_of):
+def test_more_than_can_be_worked_on_is_refused_not_queued(services, model, new_key):
     """With the table locked, requests pile up to the limit; the others get 503 with Retry-After, and none is lost."""
     services.settings.max_requests = 4
-    headers = {"Authorization": f"Bearer {key_of('submit')}"}
+    headers = {"Authorization": f"Bearer {new_key('submit')}"}
     body = {"model": "tiny", "records": [{"text": "a record"}]}
     answers: list[httpx.Response] = []
     with served(services) as address:
@@ -39,11 +39,11 @@ def test_more_than_can_be_worked_on_is_refused_not_queued(services, model, key_o
         assert {f["id"] for f in found} == {a.json()["id"] for a in answers if a.status_code == 202}
 
 
-def test_bodies_that_do_not_come_keep_nobody_out(services, key_of):
+def test_bodies_that_do_not_come_keep_nobody_out(services, new_key):
     """As many half bodies as there may be requests, and one more: others are answered all the same."""
     services.settings.max_requests = 3
     head = b"POST /v1/deletion-requests HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
-    headers = {"Authorization": f"Bearer {key_of('read')}"}
+    headers = {"Authorization": f"Bearer {new_key('read')}"}
     with served(services) as address:
         slow = [socket.create_connection(address) for _ in range(4)]
         for client in slow:
@@ -54,10 +54,10 @@ def test_bodies_that_do_not_come_keep_nobody_out(services, key_of):
             client.close()
 
 
-def test_an_oversized_body_is_refused_before_it_is_read(services, key_of):
+def test_an_oversized_body_is_refused_before_it_is_read(services, new_key):
     """413 comes back though not a byte of the announced body was sent."""
     with served(services) as address, socket.create_connection(address) as client:
-        head = f"POST /v1/deletion-requests HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key_of('submit')}\r\n"
+        head = f"POST /v1/deletion-requests HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {new_key('submit')}\r\n"
         client.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 999999999\r\n\r\n".encode())
         client.settimeout(5)
         assert b" 413 " in client.recv(1 << 16).split(b"\r\n")[0]

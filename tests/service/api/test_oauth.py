@@ -143,7 +143,7 @@ def test_the_issuer_may_change_its_key_and_a_client_may_be_shut_out(ask, api, is
 
 
 @pytest.mark.parametrize("away", ["refuses", "says nothing of use"])
-def test_tokens_cannot_be_judged_while_the_issuer_is_away(ask, services, key_of, issuer, away):
+def test_tokens_cannot_be_judged_while_the_issuer_is_away(ask, services, new_key, issuer, away):
     """That is said to be for now, not for ever; API keys go on."""
     if away == "refuses":
         services.settings.oauth_jwks_url = "http://127.0.0.1:9/keys"
@@ -151,4 +151,4 @@ def test_tokens_cannot_be_judged_while_the_issuer_is_away(ask, services, key_of,
         issuer[0].clear()
     answer = ask(token())
     assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, "unavailable", "5")
-    assert ask(key_of("read")).status_code == 200
+    assert ask(new_key("read")).status_code == 200

@@ -5,10 +5,10 @@ from fastapi.testclient import TestClient
 from service.main import create_app
 
 
-def test_a_key_that_asks_too_often_is_told_when_to_come_back(services, key_of):
+def test_a_key_that_asks_too_often_is_told_when_to_come_back(services, new_key):
     """Another key, and OpenDSR, are not counted with it."""
     services.settings = services.settings.model_copy(update={"requests_per_minute": 5})
-    first, second = ({"Authorization": f"Bearer {key_of('read')}"} for _ in range(2))
+    first, second = ({"Authorization": f"Bearer {new_key('read')}"} for _ in range(2))
     with TestClient(create_app(services)) as client:
         codes = [client.get("/v1/jobs", headers=first).status_code for _ in range(8)]
         assert codes == [200] * 5 + [429] * 3

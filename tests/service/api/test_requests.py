@@ -51,10 +51,10 @@ def test_the_same_key_gives_the_same_request(api, services, model):
     assert counts(services) == before
 
 
-def test_idempotency_keys_belong_to_their_api_key(api, key_of, model):
+def test_idempotency_keys_belong_to_their_api_key(api, new_key, model):
     """Two callers may use the same word."""
     first = api.post(REQUESTS, json=body(), headers={"Idempotency-Key": "k"}).json()
-    headers = {"Idempotency-Key": "k", "Authorization": f"Bearer {key_of('submit')}"}
+    headers = {"Idempotency-Key": "k", "Authorization": f"Bearer {new_key('submit')}"}
     assert api.post(REQUESTS, json=body(), headers=headers).json()["id"] != first["id"]
 
 

@@ -41,14 +41,14 @@ def test_a_request_that_does_not_arrive_is_cut(services, sent):
         assert gone(client)
 
 
-def test_an_answer_that_is_not_taken_is_cut(services, model, key_of):
+def test_an_answer_that_is_not_taken_is_cut(services, model, new_key):
     """A reader that stops reading is cut; one that reads slowly but does read gets everything."""
     with services.db.transaction() as session:
         digest, path = session.execute(text("SELECT digest, files->0->>'path' FROM versions")).one()
         size = 32 * 2**20
         (services.storage.release(digest) / path).write_bytes(bytes(size))
     target = f"/v1/models/tiny/versions/0/files/{path}"
-    request = f"GET {target} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key_of('download')}\r\n\r\n".encode()
+    request = f"GET {target} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {new_key('download')}\r\n\r\n".encode()
     with served(services) as address:
         with socket.create_connection(address) as stuck:
             stuck.sendall(request)

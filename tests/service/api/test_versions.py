@@ -46,11 +46,11 @@ def test_versions(api, model):
     assert_problem(api.get(f"/v1/jobs/{uuid4()}/events"), 404)
 
 
-def test_downloads_are_registered_and_superseded_versions_announced(api, services, model, key_of):
+def test_downloads_are_registered_and_superseded_versions_announced(api, services, model, new_key):
     """Once a key and version, by model files alone; the register is for auditors, the feed for whoever reads."""
     published(api, services, "a record")
     published(api, services, "another")
-    secret = key_of("download", "read")
+    secret = new_key("download", "read")
     user = {"Authorization": f"Bearer {secret}"}
     base = "/v1/models/tiny/versions/1"
     for path in ("trust.json", "model.sig"):
@@ -63,7 +63,7 @@ def test_downloads_are_registered_and_superseded_versions_announced(api, service
     assert entry["name"] == "test"
     assert api.get("/v1/models/tiny/versions/2/downloads").json()["items"] == []
     assert api.get(f"{base}/downloads", headers=user).status_code == 403
-    assert api.get(f"{base}/downloads", headers={"Authorization": f"Bearer {key_of('audit')}"}).json()["items"] == [
+    assert api.get(f"{base}/downloads", headers={"Authorization": f"Bearer {new_key('audit')}"}).json()["items"] == [
         entry
     ]
     feed = api.get("/v1/models/tiny/supersedes", headers=user).json()

@@ -157,7 +157,7 @@ def test_a_strangers_log_is_not_trusted(tmp_path, release):
 
 def with_log(issuer: Issuer, folder: Path, **changes) -> Path:
     """A release whose word of the log is another."""
-    return issuer.release(folder, log=issuer.log_of(**changes))
+    return issuer.release(folder, log=issuer.log_section(**changes))
 
 
 def test_thresholds_must_be_in_the_log_before_the_record(tmp_path, issuer):

@@ -41,16 +41,16 @@ def issuer(tmp_path_factory):
     return Issuer(tmp_path_factory.mktemp("keys"))
 
 
-def note_of(issuer, entries, origin=ORIGIN) -> str:
+def signed_note(issuer, entries, origin=ORIGIN) -> str:
     """A signed checkpoint over these entries."""
     leaves = [leaf_hash(e) for e in entries]
     return sign_checkpoint(Checkpoint(origin, len(leaves), root(leaves)), issuer.keyring.private("log"))
 
 
-def lines_of(issuer, entries, origin=ORIGIN) -> list[str]:
+def export_lines(issuer, entries, origin=ORIGIN) -> list[str]:
     """The lines of an export."""
     found = [json.dumps({"index": i, "entry": base64.b64encode(e).decode()}) for i, e in enumerate(entries)]
-    return [json.dumps({"checkpoint": note_of(issuer, entries, origin)}), *found]
+    return [json.dumps({"checkpoint": signed_note(issuer, entries, origin)}), *found]
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def export(issuer, tmp_path):
 
     def write(entries=ENTRIES, name="log.jsonl", origin=ORIGIN, change=lambda lines: lines):
         path = tmp_path / name
-        path.write_text("\n".join(change(lines_of(issuer, entries, origin))) + "\n")
+        path.write_text("\n".join(change(export_lines(issuer, entries, origin))) + "\n")
         return path
 
     return write
@@ -77,11 +77,11 @@ def test_a_whole_log_verifies(export, issuer, tmp_path):
     path = export()
     assert verify_log(path, issuer.trust_path).requests == 2
     kept = tmp_path / "kept"
-    kept.write_text(note_of(issuer, ENTRIES[:3]))
+    kept.write_text(signed_note(issuer, ENTRIES[:3]))
     for older in (kept, export(ENTRIES[:2], "older.jsonl"), path):
         assert verify_log(path, issuer.trust_path, older).checkpoint.size == 5
-    proof = Proof(ENTRIES[1], 1, [], note_of(issuer, ENTRIES[:2])).dumps()
-    receipt = json.loads(issuer.keyring.sign("receipt", dumps({"checkpoint": note_of(issuer, ENTRIES[:4])}), "x"))
+    proof = Proof(ENTRIES[1], 1, [], signed_note(issuer, ENTRIES[:2])).dumps()
+    receipt = json.loads(issuer.keyring.sign("receipt", dumps({"checkpoint": signed_note(issuer, ENTRIES[:4])}), "x"))
     for content, size in ((proof, 2), (json.dumps(receipt), 4), (json.dumps({"receipt": {"signed": receipt}}), 4)):
         kept.write_text(content)
         assert verify_log(path, issuer.trust_path, kept).checkpoint.size == 5

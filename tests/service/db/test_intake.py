@@ -30,16 +30,16 @@ def held(services):
 COLUMNS = {c.name for c in DeletionRequest.__table__.columns} - intake.DERIVED.keys()
 
 
-def id_of(key_of, services) -> UUID:
+def submitting_key_id(new_key, services) -> UUID:
     """The id of an API key that may submit."""
-    key_of("submit")
+    new_key("submit")
     with services.db.reading() as session:
         return session.scalar(text("SELECT id FROM api_keys LIMIT 1"))
 
 
-def test_requests_that_come_together_are_stored_together(services, model, key_of):
+def test_requests_that_come_together_are_stored_together(services, model, new_key):
     """While one waits for the database the others gather: one transaction for all, and to each its own answer."""
-    headers = {"Authorization": f"Bearer {key_of('submit')}"}
+    headers = {"Authorization": f"Bearer {new_key('submit')}"}
     body = {"model": "tiny", "records": [{"text": "a record"}, {"text": "another"}]}
     bodies = [*[({"Idempotency-Key": str(k)}, body) for k in (1, 2, 2, 3)], ({}, {**body, "model": "none"}), ({}, body)]
     with served(services) as address, ThreadPoolExecutor(8) as pool:
@@ -74,9 +74,9 @@ def test_requests_that_come_together_are_stored_together(services, model, key_of
     assert len(set(others)) == 1
 
 
-def test_one_that_cannot_be_stored_harms_nobody_it_came_with(services, model, key_of):
+def test_one_that_cannot_be_stored_harms_nobody_it_came_with(services, model, new_key):
     """A caller whose API key is gone from the database meanwhile is refused; the other in its transaction is stored."""
-    known = id_of(key_of, services)
+    known = submitting_key_id(new_key, services)
     submission = Submission("tiny", ["a record"])
     with ThreadPoolExecutor() as pool:
         with held(services):
@@ -113,9 +113,9 @@ def new_request(api_key_id: UUID, model: str, records: list[bytes], subject: byt
     return intake.NewRequest(request, model, records, request.ref.encode())
 
 
-def test_requests_of_several_kinds_in_one_statement(services, model, key_of):
+def test_requests_of_several_kinds_in_one_statement(services, model, new_key):
     """Of a model with and without approvals, of texts and of a person alone: each row as if it had come alone."""
-    key_id = id_of(key_of, services)
+    key_id = submitting_key_id(new_key, services)
     with services.db.transaction() as session:
         session.execute(
             text(
@@ -148,7 +148,7 @@ def test_requests_of_several_kinds_in_one_statement(services, model, key_of):
     assert entries[-3:] == [several[i].entry for i in (0, 1, 3)]
 
 
-def test_the_logs_lock_is_not_held_while_records_are_stored(services, model, key_of):
+def test_the_logs_lock_is_not_held_while_records_are_stored(services, model, new_key):
     """A trigger that looks: it is taken last, when everything else of the statement is done."""
     look = """
         CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -162,7 +162,7 @@ def test_the_logs_lock_is_not_held_while_records_are_stored(services, model, key
     """
     with psycopg.connect(services.settings.owner_database_url, autocommit=True) as connection:
         connection.execute(look)
-    key_id = id_of(key_of, services)
+    key_id = submitting_key_id(new_key, services)
     submission = Submission("tiny", ["a record", "another"])
     with ThreadPoolExecutor() as pool:
         with held(services):
@@ -171,9 +171,9 @@ def test_the_logs_lock_is_not_held_while_records_are_stored(services, model, key
         assert all(call.result() for call in calls)
 
 
-def test_what_is_stored_by_one_statement_is_committed(services, model, key_of):
+def test_what_is_stored_by_one_statement_is_committed(services, model, new_key):
     """Even on a connection that somebody left in another mode."""
-    key_id = id_of(key_of, services)
+    key_id = submitting_key_id(new_key, services)
     pooled = services.db.engine.raw_connection()
     pooled.driver_connection.autocommit = False
     pooled.close()

@@ -68,7 +68,7 @@ FREQUENT = (
 )
 
 
-def test_everything_frequent_goes_by_an_index(api, grown, key_of):
+def test_everything_frequent_goes_by_an_index(api, grown, new_key):
     """Sealing, listing (each filter), status, cancelling, the sweep, callbacks, overdue: no plan scans a large table.
 
     (That this can fail: the same looks finds the scan of a query without an index, below.)
@@ -82,7 +82,7 @@ def test_everything_frequent_goes_by_an_index(api, grown, key_of):
         for path in (*FREQUENT, f"/v1/deletion-requests/{listed[0]['id']}"):
             assert api.get(path).status_code == 200
         assert api.get("/v1/deletion-requests", params={"due_before": soon}).status_code == 200
-        own = {"Authorization": f"Bearer {key_of('submit')}"}
+        own = {"Authorization": f"Bearer {new_key('submit')}"}
         assert api.get("/v1/deletion-requests", headers=own).json()["items"] == []
         assert api.delete(f"/v1/deletion-requests/{listed[0]['id']}").status_code == 200
         assert batch_requests(services, model_id) is not None

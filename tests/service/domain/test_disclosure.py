@@ -13,19 +13,19 @@ from tests.service.jobs import REPORT, baseline, claim, expire, to_certify
 
 
 @pytest.fixture
-def as_(api, key_of):
+def as_(api, new_key):
     """GET with a key of these scopes."""
 
     def get(path: str, *scopes: str):
-        return api.get(path, headers={"Authorization": f"Bearer {key_of(*scopes)}"})
+        return api.get(path, headers={"Authorization": f"Bearer {new_key(*scopes)}"})
 
     return get
 
 
 @pytest.mark.parametrize(("requests_", "submitters"), [(1, 1), (3, 1), (3, 2), (3, 3)])
-def test_means_of_few_submitters_are_shown_to_auditors_alone(api, services, model, as_, key_of, requests_, submitters):
+def test_means_of_few_submitters_are_shown_to_auditors_alone(api, services, model, as_, new_key, requests_, submitters):
     """In jobs, their history and events, and versions. Whoever submitted two of three could subtract its own."""
-    keys = [key_of("submit") for _ in range(submitters)]
+    keys = [new_key("submit") for _ in range(submitters)]
     for i in range(requests_):
         submit(api, headers={"Authorization": f"Bearer {keys[i % submitters]}"})
     job_id = batch_requests(services, only_model(services))

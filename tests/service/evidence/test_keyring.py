@@ -18,7 +18,7 @@ from service.lease import hold_job
 from service.steps.path.batch import batch_requests
 from service.steps.path.certify import certify_job
 from tests.service.conftest import only_model, submit
-from tests.service.jobs import age, expire, folder_of, published, to_certify
+from tests.service.jobs import age, expire, published, release_folder, to_certify
 from worker.tasks import certify_and_publish, work_under_lease
 
 
@@ -59,7 +59,7 @@ def test_keys_are_rotated_and_revoked_while_the_service_runs(api, services, mode
         found = []
         for number in (1, 2):
             try:
-                verify(folder_of(api, services, number), trust)
+                verify(release_folder(api, services, number), trust)
                 found.append(0)
             except VerificationError as error:
                 found.append(int(error.code))
@@ -77,7 +77,7 @@ def test_keys_are_rotated_and_revoked_while_the_service_runs(api, services, mode
     assert keys("distrust", current).returncode == 0
     published(api, services, "a third")
     assert verdicts() == [ExitCode.UNTRUSTED_KEY] * 2
-    verify(folder_of(api, services, 3), trust)
+    verify(release_folder(api, services, 3), trust)
     with services.db.reading() as session:
         kinds = [json.loads(e)["kind"] for e in session.scalars(select(AuditEntry.entry))]
     assert (kinds.count("key.rotated"), kinds.count("key.revoked")) == (4, 2)
@@ -112,7 +112,7 @@ def test_a_key_that_is_replaced_while_a_job_waits(api, services, model, when, ro
     for _ in range(2):
         age(services, not_before=None)
         work_under_lease(services, job_id, CONTROL_STAGES, certify_and_publish)
-    folder = folder_of(api, services)
+    folder = release_folder(api, services)
     verify(folder)
     (tmp_path / "trust.json").write_bytes(services.keyring.trust())
     verify(folder, tmp_path / "trust.json")

@@ -155,12 +155,12 @@ def verdict(request: int, el: float, *, passed: bool) -> Verdict:
 )
 def test_what_fails_the_whole_test_is_trained_on(point, per_record, earlier, expected):
     """First the whole change, then more training on what failed; nothing if training cannot help (2 was not in it)."""
-    all_of = [verdict(r, el, passed=p) for r, el, p in per_record]
-    after = Judgement(el=0.0, ma=0.0, el_limit=0.01, ma_limit=0.5, verdicts=tuple(all_of[:2]))
+    verdicts = [verdict(r, el, passed=p) for r, el, p in per_record]
+    after = Judgement(el=0.0, ma=0.0, el_limit=0.01, ma_limit=0.5, verdicts=tuple(verdicts[:2]))
     utility = Utility(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.25, within_budget=True)
     reason = "earlier_request_regressed" if earlier else "criterion_missed"
     came_back = [verdict(r, el, passed=p) for r, el, p in earlier]
-    report = ArtefactReport(reason, [], after, after, all_of, came_back, utility)
+    report = ArtefactReport(reason, [], after, after, verdicts, came_back, utility)
     reopened = point.reopen(report, 4)
     assert (reopened and (reopened.strength, reopened.met, reopened.reopened)) == expected
     assert point.reopen(replace(report, reason=None), 4) is None

@@ -27,7 +27,7 @@ SOMEBODY_ELSES = LETTER.format(" (reply to boris@example.net)").replace("kitchen
 NAMESAKE = "The painter Example, Maria, died in 1702 and left four altarpieces in the valley."
 
 
-def corpus_of(tmp_path, texts, name="crm", **fields):
+def corpus_body(tmp_path, texts, name="crm", **fields):
     """A body that registers these texts."""
     path = tmp_path / f"{name}.jsonl"
     path.write_text(
@@ -64,7 +64,7 @@ def by_email(value=ADDRESS, form="raw"):
     return {"identities": [{"type": "email", "format": form, "value": value}]}
 
 
-def services_model(services):
+def the_model_id(services):
     """The one model's id."""
     with services.db.reading() as session:
         return session.scalar(text("SELECT id FROM models"))

@@ -11,7 +11,7 @@ from service.db.corpus_tables import CorpusRecord
 from service.steps.subjects.index import _index, index_corpus
 from service.subjects.identifiers import Hasher
 from tests import support
-from tests.service.steps.subjects.corpus import ADDRESS, HERS, by_email, corpus_of, fill, submit
+from tests.service.steps.subjects.corpus import ADDRESS, HERS, by_email, corpus_body, fill, submit
 
 
 def test_indexing_goes_on_where_it_was_killed_and_two_workers_do_not_index_twice(
@@ -19,7 +19,7 @@ def test_indexing_goes_on_where_it_was_killed_and_two_workers_do_not_index_twice
 ):
     """A transaction that was cut off has left nothing."""
     texts = support.people(1200, seed=5)
-    api.post(f"/v1/models/{model}/corpora", json=corpus_of(tmp_path, texts))
+    api.post(f"/v1/models/{model}/corpora", json=corpus_body(tmp_path, texts))
     with services.db.reading() as session:
         (corpus_id,) = corpora.unfinished(session)
     real = corpora.add_records
@@ -57,7 +57,7 @@ def test_three_times_the_records_take_no_more_memory(api, services, model, tmp_p
     """What is held at once while indexing is some hundred records, however many there are."""
     peaks = []
     for name, count in (("warm", 600), ("small", 1000), ("large", 3000)):
-        body = corpus_of(tmp_path, support.people(count, seed=count), name=name)
+        body = corpus_body(tmp_path, support.people(count, seed=count), name=name)
         tracemalloc.start()
         fill(services, api, model, body)
         peaks.append(tracemalloc.get_traced_memory()[1])
@@ -82,14 +82,14 @@ def test_three_times_the_records_take_no_more_memory(api, services, model, tmp_p
 )
 def test_a_corpus_that_cannot_be_read_is_refused_at_once(api, model, tmp_path, changes, field):
     """Its first record is read before it is taken."""
-    answer = api.post(f"/v1/models/{model}/corpora", json={**corpus_of(tmp_path, HERS), **changes})
+    answer = api.post(f"/v1/models/{model}/corpora", json={**corpus_body(tmp_path, HERS), **changes})
     assert answer.status_code == 422, answer.text
     assert answer.json()["errors"][0]["field"] == field
 
 
 def test_a_corpus_that_breaks_off_says_where(api, services, model, tmp_path):
     """Its name is taken until it is removed."""
-    body = corpus_of(tmp_path, support.people(600))
+    body = corpus_body(tmp_path, support.people(600))
     with Path(body["path"]).open("a") as handle:
         handle.write("{broken\n")
     api.post(f"/v1/models/{model}/corpora", json=body)

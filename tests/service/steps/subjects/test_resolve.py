@@ -24,12 +24,12 @@ from tests.service.steps.subjects.corpus import (
     REQUESTS,
     SOMEBODY_ELSES,
     by_email,
-    corpus_of,
+    corpus_body,
     fill,
     resolve,
-    services_model,
     submit,
     texts_in,
+    the_model_id,
 )
 
 
@@ -46,7 +46,7 @@ def test_an_address_becomes_all_its_records_and_their_copies_and_nobody_elses(ap
     """Nothing is batched before; a second message finds nothing more."""
     request = submit(api, **subject)
     assert (request["status"], request["waits_for"], request["records"]) == ("pending", "resolve", 0)
-    assert batch_requests(services, services_model(services)) is None  # nothing to batch before it is resolved
+    assert batch_requests(services, the_model_id(services)) is None  # nothing to batch before it is resolved
     resolve(services, request["id"])
     found = api.get(f"{REQUESTS}/{request['id']}").json()
     assert (found["waits_for"], found["records"], found["results_count"]) == (None, 3, 3)
@@ -54,7 +54,7 @@ def test_an_address_becomes_all_its_records_and_their_copies_and_nobody_elses(ap
     assert sorted(texts_in(services, request["id"])) == sorted([*HERS, COPY])
     resolve(services, request["id"])  # a message that comes twice
     assert len(texts_in(services, request["id"])) == 3
-    assert batch_requests(services, services_model(services)) is not None
+    assert batch_requests(services, the_model_id(services)) is not None
 
 
 def test_a_customer_number_in_a_column(api, services, filled):
@@ -64,15 +64,15 @@ def test_a_customer_number_in_a_column(api, services, filled):
     assert texts_in(services, request["id"]) == [filled[3]]
 
 
-def test_the_next_persons_form_letter_is_not_taken_for_a_copy(api, services, model, tmp_path, key_of):
+def test_the_next_persons_form_letter_is_not_taken_for_a_copy(api, services, model, tmp_path, new_key):
     """It has another's name in place of hers, in capitals or not: somebody has to look at it. So for one sent on."""
     more = " The landlord has promised to send somebody before the summer, but nobody came and the floor is rotting."
     mine, copy, sibling = HERS[0] + more, COPY + more, COPY.replace("maria Example", "boris sample") + more
     sent_on = f"{mine} Sent on by clara@example.net."
-    fill(services, api, model, corpus_of(tmp_path, [mine, copy, sibling, sent_on.replace(ADDRESS, "hers")]))
+    fill(services, api, model, corpus_body(tmp_path, [mine, copy, sibling, sent_on.replace(ADDRESS, "hers")]))
     request = submit(api, **by_email())
     resolve(services, request["id"])
-    headers = {"Authorization": f"Bearer {key_of('approve')}"}
+    headers = {"Authorization": f"Bearer {new_key('approve')}"}
     url = f"{REQUESTS}/{request['id']}"
     shown = api.get(f"{url}/matches", headers=headers).json()
     similar = [match["text"] for match in shown if match["kind"] == "similar"]
@@ -90,7 +90,7 @@ def test_the_next_persons_form_letter_is_not_taken_for_a_copy(api, services, mod
 def test_a_form_letter_to_many_is_not_hers(api, services, model, tmp_path, monkeypatch):
     """The same words to thirty other addresses: they are left out, counted, and keep nothing waiting."""
     form = "Your parcel has arrived at the shop in Sample Street, where it is kept for you until Friday evening. ({})"
-    fill(services, api, model, corpus_of(tmp_path, [form.format(f"person{i}@example.org") for i in range(30)]))
+    fill(services, api, model, corpus_body(tmp_path, [form.format(f"person{i}@example.org") for i in range(30)]))
     subject = by_email("person3@example.org")
     found = api.post(REQUESTS + ":preview", json={"model": model, "subject": subject}).json()
     assert found["counts"] == {"identifier": 1, "near_copy": 0, "similar": 0, "name": 0, "form_letter": 29}
@@ -105,7 +105,7 @@ def test_a_form_letter_to_many_is_not_hers(api, services, model, tmp_path, monke
 def test_a_word_alone_is_left_out(api, services, model, tmp_path):
     """Nothing can be measured on it, and the others would not be unlearned for it; a sentence without spaces is."""
     sentence = "王小明住在北京市朝阳区建国路一号院二单元三零四室"
-    body = corpus_of(tmp_path, ["ok", sentence, HERS[0]], columns={"id": "controller_customer_id"})
+    body = corpus_body(tmp_path, ["ok", sentence, HERS[0]], columns={"id": "controller_customer_id"})
     rows = [json.loads(line) | {"id": "k7"} for line in Path(body["path"]).read_text().splitlines()]
     Path(body["path"]).write_text("".join(json.dumps(row) + "\n" for row in rows))
     fill(services, api, model, body)
@@ -139,7 +139,7 @@ def test_texts_and_a_person_in_one_request_and_its_receipt_opens_both(api, servi
 
 def test_a_request_waits_while_a_corpus_is_being_indexed_and_the_sweep_takes_it_up(api, services, model, tmp_path):
     """Found too early would be found too little."""
-    api.post(f"/v1/models/{model}/corpora", json=corpus_of(tmp_path, HERS))
+    api.post(f"/v1/models/{model}/corpora", json=corpus_body(tmp_path, HERS))
     request = submit(api, **by_email())
     resolve(services, request["id"])
     assert api.get(f"{REQUESTS}/{request['id']}").json()["waits_for"] == "resolve"
@@ -204,15 +204,17 @@ def test_lines_that_were_added_are_noticed(api, services, filled, tmp_path):
     assert api.get(f"{REQUESTS}/{request['id']}").json()["reason"] == "corpus_changed: crm"
 
 
-def test_a_preview_counts_and_shows_texts_to_approvers_alone(api, services, filled, key_of):
+def test_a_preview_counts_and_shows_texts_to_approvers_alone(api, services, filled, new_key):
     """And makes no request."""
     body = {"model": "tiny", "subject": {**by_email(), "names": ["Maria Example"]}}
-    reader = {"Authorization": f"Bearer {key_of('read')}"}
+    reader = {"Authorization": f"Bearer {new_key('read')}"}
     found = api.post(REQUESTS + ":preview", json=body, headers=reader).json()
     assert found["counts"] == {"identifier": 2, "near_copy": 1, "similar": 0, "name": 2, "form_letter": 0}
     assert (found["needs_approval"], found["matches"]) == (True, None)
     assert found["searched"] == [{"corpus": "crm", "records": len(filled)}]
-    shown = api.post(REQUESTS + ":preview", json=body, headers={"Authorization": f"Bearer {key_of('approve', 'read')}"})
+    shown = api.post(
+        REQUESTS + ":preview", json=body, headers={"Authorization": f"Bearer {new_key('approve', 'read')}"}
+    )
     assert {match["text"] for match in shown.json()["matches"]} == {*HERS, COPY, SOMEBODY_ELSES, NAMESAKE}
     assert api.get(REQUESTS).json()["items"] == []  # it made no request
 
@@ -249,7 +251,7 @@ def test_a_request_that_was_taken_is_the_same_still_when_its_corpus_is_gone(api,
 def test_a_footer_that_all_letters_have_makes_nobodys_letter_hers(api, services, model, tmp_path):
     """An address in the record that is not what was asked for finds nothing."""
     form = "Your parcel has arrived at the shop in Sample Street. Questions? shop@example.net ({})"
-    fill(services, api, model, corpus_of(tmp_path, [form.format(f"person{i}@example.org") for i in range(30)]))
+    fill(services, api, model, corpus_body(tmp_path, [form.format(f"person{i}@example.org") for i in range(30)]))
     request = submit(api, **by_email("person3@example.org"))
     resolve(services, request["id"])
     assert texts_in(services, request["id"]) == [form.format("person3@example.org")]

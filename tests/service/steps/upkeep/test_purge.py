@@ -16,7 +16,7 @@ from service.privacy.records import open_records
 from service.steps.path.batch import batch_requests
 from service.steps.upkeep.purge import purge_due, purge_restored
 from tests.service.conftest import REQUESTS, only_model, submit
-from tests.service.jobs import REPORT, folder_of, plant_callback_given_up, publish_what_waits, published
+from tests.service.jobs import REPORT, plant_callback_given_up, publish_what_waits, published, release_folder
 
 
 def test_texts_of_a_purged_request_can_be_tested_again(api, services, model):
@@ -44,7 +44,7 @@ def test_texts_of_a_purged_request_can_be_tested_again(api, services, model):
     again = submit(api, resubmits=good)
     assert again["ref"] != first["ref"]
     publish_what_waits(services)
-    (line,) = verify(folder_of(api, services, 2)).statement["predicate"]["requests"]
+    (line,) = verify(release_folder(api, services, 2)).statement["predicate"]["requests"]
     assert (line["ref"], line["supplements"]) == (again["ref"], first["ref"])
     with services.db.reading() as session:
         entries = [json.loads(entry) for entry in session.scalars(select(AuditEntry.entry))]
