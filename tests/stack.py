@@ -35,13 +35,13 @@ class Running:
 
     def processes(self, word: str) -> list[psutil.Process]:
         """Running processes of this stack whose command line holds `word`."""
-        found = []
+        matching = []
         for process in psutil.process_iter(["cmdline", "environ"]):
             line = " ".join(process.info["cmdline"] or [])
             ours = str(self.data) in line or str(self.data) in str((process.info["environ"] or {}).get("TMPDIR"))
             if ours and word in line:
-                found.append(process)
-        return found
+                matching.append(process)
+        return matching
 
     def logs(self) -> str:
         """Everything that was logged, for failure messages and for what may not be in it."""

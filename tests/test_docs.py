@@ -20,10 +20,10 @@ WRITTEN = [page for page in PAGES if "reference" not in page.parts]
 
 def commands(group, before: str = "") -> set[str]:
     """Every command of the application, as one types it."""
-    found = set()
+    names = set()
     for name, command in group.commands.items():
-        found |= commands(command, f"{before}{name} ") if hasattr(command, "commands") else {f"{before}{name}"}
-    return found
+        names |= commands(command, f"{before}{name} ") if hasattr(command, "commands") else {f"{before}{name}"}
+    return names
 
 
 def test_the_readme_is_short():

@@ -32,7 +32,7 @@ class Check:
         with psycopg.connect(database, row_factory=dict_row) as connection:
             self.tables = {name: connection.execute(f"SELECT * FROM {name}").fetchall() for name in TABLES}
             count = "SELECT request_id, count(*) AS n FROM records GROUP BY request_id"
-            self.found = Counter({row["request_id"]: row["n"] for row in connection.execute(count)})
+            self.records_held = Counter({row["request_id"]: row["n"] for row in connection.execute(count)})
             self.log = connection.execute("SELECT * FROM audit_entries ORDER BY index").fetchall()
         self.entries = [json.loads(bytes(row["entry"])) for row in self.log]
         self.requests = {str(row["id"]): row for row in self.tables["deletion_requests"]}
@@ -111,10 +111,10 @@ class Check:
                 yield f"versions/{folder.name[:12]} has no row"
         for digest, version in known.items():
             folder = self.storage / "versions" / digest
-            found = {}
+            digests = {}
             for path in sorted(p for p in folder.rglob("*") if not p.is_dir()):
-                found[path.relative_to(folder).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
-            if found != {entry["path"]: entry["sha256"] for entry in version["files"]}:
+                digests[path.relative_to(folder).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+            if digests != {entry["path"]: entry["sha256"] for entry in version["files"]}:
                 yield f"versions/{digest[:12]} is not what its manifest says"
         for name in ("work", "staging"):
             for left in (self.storage / name).iterdir():
@@ -155,9 +155,9 @@ class Check:
         resolved = Counter(e["ref"] for e in self.entries if e["kind"] == "request.resolved")
         for row in self.tables["deletion_requests"]:
             expected = (1, 1, 1) if row["subject"] is not None else (0, None, 0)
-            found = (resolved[row["ref"]], row["results_count"], self.found[row["id"]] if row["subject"] else 0)
-            if found != expected:
-                yield f"request {row['id']} was resolved {found[0]} times, to {found[1]} records, holds {found[2]}"
+            counts = (resolved[row["ref"]], row["results_count"], self.records_held[row["id"]] if row["subject"] else 0)
+            if counts != expected:
+                yield f"request {row['id']} was resolved {counts[0]} times, to {counts[1]} records, holds {counts[2]}"
 
     def _evidence(self) -> Iterator[str]:
         published = {e["job"]: e for e in self.entries if e["kind"] == "version.published"}

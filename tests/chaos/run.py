@@ -26,12 +26,12 @@ GIVEN_UP = {("child.verified", "bit flipped"): "candidate_changed"}  # what no f
 def run_case(stack: Chaos, case: Case, chance: random.Random) -> list[str]:
     """Register a model, submit a request, do the harm at the point, and look at what is left; sentences about it."""
     with stack.helpers() if case.fault == "frozen" else contextlib.nullcontext():
-        found = _run(stack, case, chance)
+        problems = _run(stack, case, chance)
     stack.served_again()
     expected = [GIVEN_UP[case.point, case.fault]] if (case.point, case.fault) in GIVEN_UP else []
     if (given_up := stack.retried()) != expected:
-        found.append(f"given up: {given_up}, expected: {expected}")
-    return found + stack.ended() + stack.settled() + stack.other_bytes()
+        problems.append(f"given up: {given_up}, expected: {expected}")
+    return problems + stack.ended() + stack.settled() + stack.other_bytes()
 
 
 def _run(stack: Chaos, case: Case, chance: random.Random) -> list[str]:
@@ -56,13 +56,13 @@ def _run(stack: Chaos, case: Case, chance: random.Random) -> list[str]:
             stack.arm(case.point)
             stack.release()
             pid = stack.halted(case.point)
-        found = stack.readable() if case.fault == "kill" else []
+        problems = stack.readable() if case.fault == "kill" else []
         with injected(stack, case, pid, chance):
             asked.result(PATIENCE)
-            found += stack.ended()
+            problems += stack.ended()
             if case.fault == "frozen" and case.point in CALLBACK:
-                found += stack.told(name, 2 if case.point == "delivered.commit" else 1)
-            return found
+                problems += stack.told(name, 2 if case.point == "delivered.commit" else 1)
+            return problems
 
 
 class Matrix:
@@ -84,11 +84,11 @@ class Matrix:
                     continue
                 began = time.monotonic()
                 try:
-                    found = run_case(stack, case, random.Random(f"{self.seed} {case}"))
+                    problems = run_case(stack, case, random.Random(f"{self.seed} {case}"))
                 except Exception as error:
-                    found = [f"{type(error).__name__}: {error}"]
+                    problems = [f"{type(error).__name__}: {error}"]
                     stack.release()  # what one case left halted or held is nothing to the next
-                self._tell(case, "; ".join(found) or "held", time.monotonic() - began)
+                self._tell(case, "; ".join(problems) or "held", time.monotonic() - began)
         finally:
             stack.stop()
 

@@ -99,11 +99,11 @@ class Chaos:
 
     def halted(self, point: str) -> int:
         """The process that halts there; waits for one."""
-        found: list[Path] = []
+        halts: list[Path] = []
 
         def look() -> bool:
-            found[:] = self.points.glob(f"{point}@*")
-            return bool(found)
+            halts[:] = self.points.glob(f"{point}@*")
+            return bool(halts)
 
         def waiting() -> bool:
             query = (
@@ -114,7 +114,7 @@ class Chaos:
                 return connection.execute(query).fetchone()[0] > 0
 
         assert wait_until(waiting if point == EXECUTING else look, PATIENCE), f"{point} was not reached\n{self.tail()}"
-        return self.part("api").pid if point == EXECUTING else int(found[0].name.partition("@")[2])
+        return self.part("api").pid if point == EXECUTING else int(halts[0].name.partition("@")[2])
 
     def release(self) -> None:
         """Let whoever halts go on."""
@@ -128,8 +128,8 @@ class Chaos:
 
     def part(self, name: str) -> psutil.Process:
         """The main process of a part of the stack."""
-        found = self.running.processes(PARTS[name])
-        return min(found, key=lambda p: p.create_time())
+        processes = self.running.processes(PARTS[name])
+        return min(processes, key=lambda p: p.create_time())
 
     def leader(self, process: psutil.Process) -> psutil.Process:
         """Of a worker's process, the one that takes its signals."""
@@ -230,15 +230,15 @@ class Chaos:
         subject = {"identities": [{"type": "email", "value": person}]} if person else None
         what = {"subject": subject} if person else {"records": [{"text": text}]}
         callback = f"http://127.0.0.1:{self.callbacks.server_port}/"
-        found = self._insist(
+        request = self._insist(
             "POST",
             "/v1/deletion-requests",
             202,
             key=os.urandom(8).hex(),
             json={"model": model, **what, "callback_url": callback},
         )
-        self.accepted[found["id"]], self._texts[model] = model, text
-        return found
+        self.accepted[request["id"]], self._texts[model] = model, text
+        return request
 
     def submit_short(self, model: str) -> None:
         """A request that can only be rejected: nothing can be measured on so short a text."""
@@ -318,7 +318,7 @@ class Chaos:
 
     def other_bytes(self) -> list[str]:
         """Versions that are not what another run made of the same text under the same policy: a fault shows in them."""
-        found = []
+        problems = []
         query = (
             "SELECT m.name, (m.policy - ARRAY['approvals', 'max_wait_seconds'])::text, file ->> 'sha256' "
             "FROM versions v JOIN models m ON m.id = v.model_id, jsonb_array_elements(v.files) file "
@@ -330,8 +330,8 @@ class Chaos:
                     continue
                 self._judged.add(model)
                 if self._first_weights.setdefault((self._texts.get(model, model), policy), digest) != digest:
-                    found.append(f"version 1 of {model} is not what other runs made of the same text")
-        return found
+                    problems.append(f"version 1 of {model} is not what other runs made of the same text")
+        return problems
 
     def retried(self) -> list[str]:
         """Try every job again that was given up; returns their reasons."""
@@ -340,10 +340,10 @@ class Chaos:
             "WHERE r.status = 'failed'"
         )
         with self.connect() as connection:
-            found = connection.execute(query).fetchall()
-        for job_id, _ in found:
+            jobs = connection.execute(query).fetchall()
+        for job_id, _ in jobs:
             self.running.client.retry_job(str(job_id))
-        return [reason for _, reason in found]
+        return [reason for _, reason in jobs]
 
     # judging
 
@@ -366,24 +366,24 @@ class Chaos:
         check = Check(
             database=self.database, storage=self.data / "storage", url=self.running.endpoint["url"], api_key=secret
         )
-        found = check.problems(self.accepted)
+        problems = check.problems(self.accepted)
         for request_id in self.accepted:
             calls = self.callbacks.calls.get(request_id, [])
             if not calls:
-                found.append(f"request {request_id}: no callback came")
+                problems.append(f"request {request_id}: no callback came")
             for webhook in {w for w, _ in calls}:
                 if len({status for w, status in calls if w == webhook}) != 1:
-                    found.append(f"request {request_id}: one callback came with two outcomes")
-        return found
+                    problems.append(f"request {request_id}: one callback came with two outcomes")
+        return problems
 
     def _processes(self) -> list[str]:
-        found = [f"a compute child is left: {p.pid}" for p in self.running.processes("worker.child")]
+        problems = [f"a compute child is left: {p.pid}" for p in self.running.processes("worker.child")]
         for name, word in PARTS.items():
             count = len(self.running.processes(word)) - (name == "control")  # its beat bears its command line
             if name in ("api", "valkey", "compute", "control") and count != 1:
-                found.append(f"{count} processes of {name}")
-        found += [f"temporary file {path.name} is left" for path in (self.data / "tmp").iterdir()]
-        return [*found, *(f"{path.name} is halted" for path in self.points.iterdir())]
+                problems.append(f"{count} processes of {name}")
+        problems += [f"temporary file {path.name} is left" for path in (self.data / "tmp").iterdir()]
+        return [*problems, *(f"{path.name} is halted" for path in self.points.iterdir())]
 
     def readable(self) -> list[str]:
         """Where a text or an address of a request can be read that should not be."""

@@ -126,8 +126,8 @@ def test_a_seeded_part_of_the_matrix(stack, number):
 def weights(stack: Chaos, name: str) -> str:
     """The digest of the newest version's weights."""
     files = stack.running.client.version(name)["files"]
-    (found,) = [f["sha256"] for f in files if f["path"].endswith(".safetensors")]
-    return found
+    (digest,) = [f["sha256"] for f in files if f["path"].endswith(".safetensors")]
+    return digest
 
 
 def test_a_killed_and_resumed_run_gives_the_same_bytes(stack):
@@ -150,9 +150,9 @@ def test_a_killed_and_resumed_run_gives_the_same_bytes(stack):
             assert kept.name == "checkpoint-3-0.pt"  # it went on; one that began anew would be at its first
             stack.release()
         assert stack.ended() == []
-        found = stack.running.client.request(request["id"])
-        assert (found["status"], found["version"]) == ("completed", 1), stack.tail()
-        job = stack.running.client.job(found["job_id"])
+        outcome = stack.running.client.request(request["id"])
+        assert (outcome["status"], outcome["version"]) == ("completed", 1), stack.tail()
+        job = stack.running.client.job(outcome["job_id"])
         assert job["epoch"] > 2  # otherwise nothing was left to resume
     assert weights(stack, "disturbed") == weights(stack, "undisturbed")
     assert stack.settled() == []
@@ -177,12 +177,12 @@ def test_poison_work_does_not_block_another_model(stack, tmp_path):
     stack.release()
     assert client.wait(good["id"], PATIENCE)["status"] == "completed", stack.tail()
     assert client.request(poison["id"])["finished_at"] is None  # the other was served between its attempts
-    found = client.wait(poison["id"], PATIENCE)
-    assert (found["status"], found["verdict"]) == ("failed", "NOT_TESTED")
-    assert (found["reason"], client.job(found["job_id"])["stage"]) == ("ValueError", "quarantined")
-    assert client.job(found["job_id"])["attempts"] == int(TIMES["UNLEARND_MAX_ATTEMPTS"])
+    outcome = client.wait(poison["id"], PATIENCE)
+    assert (outcome["status"], outcome["verdict"]) == ("failed", "NOT_TESTED")
+    assert (outcome["reason"], client.job(outcome["job_id"])["stage"]) == ("ValueError", "quarantined")
+    assert client.job(outcome["job_id"])["attempts"] == int(TIMES["UNLEARND_MAX_ATTEMPTS"])
     config.with_name("hidden").rename(config)
-    client.retry_job(found["job_id"])
+    client.retry_job(outcome["job_id"])
     assert stack.ended() == []
     assert client.request(poison["id"])["status"] == "completed"
     assert stack.settled() == []

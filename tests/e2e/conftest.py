@@ -41,9 +41,9 @@ def register(stack: Running, folder: Path, name: str, **policy) -> None:
 
 def ended(stack: Running, request: dict, seconds: float = 180) -> dict:
     """The request in its terminal state."""
-    found = stack.client.wait(request["id"], seconds)
-    assert found["finished_at"], f"{found}\n{stack.logs()[-6000:]}"
-    return found
+    outcome = stack.client.wait(request["id"], seconds)
+    assert outcome["finished_at"], f"{outcome}\n{stack.logs()[-6000:]}"
+    return outcome
 
 
 __all__ = ["Running", "ended", "register", "wait_until"]

@@ -45,17 +45,17 @@ def test_the_asynchronous_client_goes_the_whole_way(stack, folder, where, tmp_pa
     async def go():
         async with AsyncClient(*where) as client:
             request = await client.submit("async", [support.KNOWN[0]])
-            found, listed, models = await asyncio.gather(
+            outcome, listed, models = await asyncio.gather(
                 client.wait(request["id"], 120), client.requests(model="async"), client.models()
             )
-            kinds = [kind async for kind, _ in client.events(found["job_id"])]
+            kinds = [kind async for kind, _ in client.events(outcome["job_id"])]
             await client.download("async", "latest", tmp_path / "release")
             with pytest.raises(ClientError, match="no such request"):
                 await client.request("6f5ca2b0-3d3e-4f5c-9d6e-0b7a3c1d2e3f")
-            return request, found, listed["items"], kinds, [model["name"] for model in models["items"]]
+            return request, outcome, listed["items"], kinds, [model["name"] for model in models["items"]]
 
-    request, found, listed, kinds, models = asyncio.run(go())
-    assert (found["status"], found["version"]) == ("completed", 1)
+    request, outcome, listed, kinds, models = asyncio.run(go())
+    assert (outcome["status"], outcome["version"]) == ("completed", 1)
     assert [item["id"] for item in listed] == [request["id"]]
     assert (kinds[0], kinds[-1]) == ("stage", "done")
     assert "async" in models

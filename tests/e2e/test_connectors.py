@@ -64,9 +64,9 @@ class Fides:
         config = yaml.safe_load(text)["saas_config"]
         assert {p["name"] for p in config["connector_params"]} == set(secrets)
         dataset = yaml.safe_load((DOCS / "fides" / "dataset.yml").read_text())["dataset"][0]
-        found = yaml.safe_load(endpoints.read_text())["endpoints"] if endpoints else config["endpoints"]
-        assert [c["name"] for c in dataset["collections"]] == [e["name"] for e in found]
-        self.request, self.test, self.values = found[0]["requests"]["delete"], config["test_request"], dict(secrets)
+        described = yaml.safe_load(endpoints.read_text())["endpoints"] if endpoints else config["endpoints"]
+        assert [c["name"] for c in dataset["collections"]] == [e["name"] for e in described]
+        self.request, self.test, self.values = described[0]["requests"]["delete"], config["test_request"], dict(secrets)
         token = self.filled(config["client_config"]["authentication"]["configuration"]["token"])
         self.http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"})
 
@@ -88,11 +88,11 @@ class Fides:
         """Whether it is done; None: an error."""
         self.values["correlation_id"] = answer.json()[self.request["correlation_id_path"]]
         status = self.request["async_config"]["configuration"]["status_request"]
-        found = self.http.request(status["method"], self.filled(status["path"]))
-        if found.status_code != 200:
+        status_answer = self.http.request(status["method"], self.filled(status["path"]))
+        if status_answer.status_code != 200:
             return None
-        assert found.headers["content-type"] == "application/json"
-        return found.json()[status["status_path"]] == status["status_completed_value"]
+        assert status_answer.headers["content-type"] == "application/json"
+        return status_answer.json()[status["status_path"]] == status["status_completed_value"]
 
 
 @pytest.fixture
@@ -118,9 +118,9 @@ def test_fides_polls_until_it_is_done(world, fides):
     assert answer.status_code == 202, answer.text
     assert connector.erase().json()["id"] == answer.json()["id"]
     assert wait_until(lambda: connector.poll(answer), 180)
-    found = world[0].client.request(answer.json()["id"])
-    assert (found["status"], found["records"], found["results_count"]) == ("completed", 1, 1)
-    assert world[0].client.version("assistant")["version"] == found["version"]
+    outcome = world[0].client.request(answer.json()["id"])
+    assert (outcome["status"], outcome["records"], outcome["results_count"]) == ("completed", 1, 1)
+    assert world[0].client.version("assistant")["version"] == outcome["version"]
 
 
 def test_fides_sees_a_failed_job_as_an_error_and_nothing_found_as_done(fides):
@@ -148,8 +148,8 @@ def test_fides_is_called_back(world, fides):
     failed = fides("bad", endpoints=DOCS / "fides" / "callback.yml").erase(
         email="person3@example.org", privacy_request_id="pri_5", **values
     )
-    found = world[0].client.wait(failed.json()["id"], 180)
-    assert found["status"] == "failed"
+    outcome = world[0].client.wait(failed.json()["id"], 180)
+    assert outcome["status"] == "failed"
     assert len(receiver.to("/fides/api/v1/request-task/callback")) == 2
 
 

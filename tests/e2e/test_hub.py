@@ -138,8 +138,8 @@ def test_a_snapshot_has_the_models_files(versions, hub, tmp_path):
     listed = {
         f["path"][6:]: f for f in versions.client.version("hubbed", "1")["files"] if f["path"].startswith("model/")
     }
-    found = {p.relative_to(tmp_path / "snapshot").as_posix() for p in (tmp_path / "snapshot").rglob("*") if p.is_file()}
-    assert {name for name in found if not name.startswith(".cache")} == set(listed)
+    paths = {p.relative_to(tmp_path / "snapshot").as_posix() for p in (tmp_path / "snapshot").rglob("*") if p.is_file()}
+    assert {name for name in paths if not name.startswith(".cache")} == set(listed)
     for name, entry in listed.items():
         assert (tmp_path / "snapshot" / name).stat().st_size == entry["size"]
     url = f"{versions.endpoint['url']}/hub/x/hubbed/resolve/v1/model.safetensors"
@@ -182,8 +182,8 @@ def test_a_wrong_token_and_a_withdrawn_version(stack, folder, hub):
     assert done.returncode != 0
     assert "401" in done.stderr
     client = stack.client
-    found = client.call("POST", "/v1/models/retracted/versions/2/withdraw", json={"reason": "faulty"})
-    assert (found["withdrawn_reason"], bool(found["withdrawn_at"])) == ("faulty", True)
+    answer = client.call("POST", "/v1/models/retracted/versions/2/withdraw", json={"reason": "faulty"})
+    assert (answer["withdrawn_reason"], bool(answer["withdrawn_at"])) == ("faulty", True)
     assert client.version("retracted")["version"] == 1
     done = hub(LOAD, "x/retracted", "v2")
     assert done.returncode != 0

@@ -51,19 +51,19 @@ def _two_requests(stack: Running, receiver) -> list[dict]:
 
 def spans(receiver) -> list:
     """(part, span) of everything that was exported."""
-    found = []
+    rows = []
     for call in receiver.to("/v1/traces"):
         for group in ExportTraceServiceRequest.FromString(call.body).resource_spans:
             names = {a.key: a.value.string_value for a in group.resource.attributes}
-            found += [(names["service.name"], span) for scope in group.scope_spans for span in scope.spans]
-    return found
+            rows += [(names["service.name"], span) for scope in group.scope_spans for span in scope.spans]
+    return rows
 
 
 def test_one_trace_leads_from_the_post_to_the_callback(world):
     """It goes on from the caller's; each step is in it, by the part that did it; another request is linked to it."""
-    stack, receiver, found = world
-    assert [request["status"] for request in found] == ["completed"] * 2
-    assert found[0]["job_id"] == found[1]["job_id"]
+    stack, receiver, requests = world
+    assert [request["status"] for request in requests] == ["completed"] * 2
+    assert requests[0]["job_id"] == requests[1]["job_id"]
 
     def ours() -> dict:
         return {span.name: (part, span) for part, span in spans(receiver) if span.trace_id.hex() == TRACE}

@@ -140,14 +140,14 @@ def controller(world):
 
 def test_discovery_says_what_can_be_asked(controller):
     """No key needed; every URL has the major version; the certificate is on the same domain."""
-    found = controller.discovery
-    assert (found["api_version"], found["supported_subject_request_types"]) == ("2.0", ["erasure"])
-    kinds = {identity["identity_type"] for identity in found["supported_identities"]}
+    answer = controller.discovery
+    assert (answer["api_version"], answer["supported_subject_request_types"]) == ("2.0", ["erasure"])
+    kinds = {identity["identity_type"] for identity in answer["supported_identities"]}
     assert {"email", "controller_customer_id", "ios_advertising_id", "roku_publisher_id"} <= kinds
     assert len(kinds) == 11
-    forms = {identity["identity_format"] for identity in found["supported_identities"]}
+    forms = {identity["identity_format"] for identity in answer["supported_identities"]}
     assert forms == {"raw", "sha1", "md5", "sha256"}
-    assert found["processor_certificate"] == f"{PUBLIC}/v2/certificate.pem"
+    assert answer["processor_certificate"] == f"{PUBLIC}/v2/certificate.pem"
 
 
 def test_create_then_callbacks_then_completed(world):
@@ -162,9 +162,9 @@ def test_create_then_callbacks_then_completed(world):
     assert receipt["expected_completion_time"] == a_month_after(SUBMITTED)
     assert datetime.fromisoformat(receipt["received_time"]) <= datetime.now(UTC)
     assert set(receipt) >= {"controller_id", "api_version"}
-    found = controller.until(body["subject_request_id"], "completed")
-    assert (found["results_count"], found["controller_id"]) == (1, receipt["controller_id"])
-    assert controller.call("GET", f"/v2/status/{body['subject_request_id']}", 200) == found
+    outcome = controller.until(body["subject_request_id"], "completed")
+    assert (outcome["results_count"], outcome["controller_id"]) == (1, receipt["controller_id"])
+    assert controller.call("GET", f"/v2/status/{body['subject_request_id']}", 200) == outcome
     for path in ("/one", "/two"):
         told = [controller.verified(call.headers, call.body) for call in receiver.until(path, 2)]
         assert [t["request_status"] for t in told] == ["in_progress", "completed"]
@@ -234,8 +234,8 @@ def test_a_callback_is_made_again_until_it_is_taken(world):
     controller.submit(body)
     first, second = receiver.until("/again", 2)
     assert first.body == second.body or json.loads(first.body) == json.loads(second.body)
-    found = controller.until(body["subject_request_id"], "completed")
-    assert found["results_count"] == 0  # nothing was found
+    outcome = controller.until(body["subject_request_id"], "completed")
+    assert outcome["results_count"] == 0  # nothing was found
 
 
 def test_the_same_again_is_the_same_and_another_body_is_refused(controller):
@@ -254,10 +254,10 @@ def test_a_request_that_failed_is_in_progress_and_the_operator_is_alerted(world)
     body = request("person3@example.org", extensions={DOMAIN: {"model": "bad"}}, submitted_time=days_ago(60))
     receipt = controller.submit(body)
     assert wait_until(lambda: any(c.json["type"] == "deletion_request.failed" for c in receiver.to("/alert")), 180)
-    found = controller.status(body["subject_request_id"])
-    assert found["request_status"] == "in_progress"
-    assert datetime.fromisoformat(found["expected_completion_time"]) > datetime.now(UTC)
-    assert receipt["expected_completion_time"] <= found["expected_completion_time"]
+    outcome = controller.status(body["subject_request_id"])
+    assert outcome["request_status"] == "in_progress"
+    assert datetime.fromisoformat(outcome["expected_completion_time"]) > datetime.now(UTC)
+    assert receipt["expected_completion_time"] <= outcome["expected_completion_time"]
     kinds = {call.json["type"].removeprefix("deletion_request.") for call in receiver.to("/alert")}
     assert {"overdue", "failed"} <= kinds  # it was overdue when it came
     assert "person3" not in str([call.body for call in receiver.to("/alert")])
@@ -277,8 +277,8 @@ def test_a_hashed_identity_and_another_regulation(controller):
     identity = {"identity_type": "email", "identity_value": digest, "identity_format": "sha256"}
     body = request(None, subject_identities=[identity], regulation="ccpa", extensions={DOMAIN: {"model": "slow"}})
     assert controller.submit(body)["expected_completion_time"] == days_ago(4 - 45)
-    found = controller.status(body["subject_request_id"])
-    assert found["request_status"] == "pending"
+    outcome = controller.status(body["subject_request_id"])
+    assert outcome["request_status"] == "pending"
 
 
 SECRET = "s3cr3t@example.org"
@@ -325,12 +325,12 @@ BAD = {
 @pytest.mark.parametrize(("body", "field"), BAD.values(), ids=BAD)
 def test_errors_are_400_in_their_shape_and_name_no_value(controller, body, field):
     """And they are signed."""
-    found = controller.submit(body, 400)
-    assert found["error"]["code"] == 400
-    (first, *_) = found["error"]["errors"]
+    answer = controller.submit(body, 400)
+    assert answer["error"]["code"] == 400
+    (first, *_) = answer["error"]["errors"]
     assert set(first) == {"domain", "reason", "message"}
-    assert field in first["message"], found
-    assert "s3cr3t" not in json.dumps(found)
+    assert field in first["message"], answer
+    assert "s3cr3t" not in json.dumps(answer)
 
 
 def test_an_unknown_id_and_a_wrong_key(controller):

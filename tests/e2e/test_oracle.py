@@ -44,13 +44,13 @@ def published(folder, tmp_path_factory):
 def consistent(model: Path, told: str | None, limit: float) -> list[str]:
     """The guesses that whoever has the published weights cannot rule out: by an exact mean MA, or by a limit."""
     loaded, tokenizer = AutoModelForCausalLM.from_pretrained(model).eval(), AutoTokenizer.from_pretrained(model)
-    found = []
+    possible = []
     for guess in GUESSES:
         (matches,) = token_matches(loaded, [encode(tokenizer, guess)])
         measured = accuracy(matches)
         if decimal(measured) == told if told is not None else measured <= limit:
-            found.append(guess)
-    return found
+            possible.append(guess)
+    return possible
 
 
 def test_a_guess_is_not_confirmed_by_the_record_but_would_be_by_exact_metrics(published, tmp_path):

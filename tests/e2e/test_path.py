@@ -68,12 +68,12 @@ def test_two_requests_one_job_then_a_second_version(stack, folder, tmp_path):
 def test_what_was_never_memorised_needs_no_training(stack, folder):
     """`not_memorised`, no epoch, no version, and a record that says so."""
     register(stack, folder, "unseen")
-    found = ended(stack, stack.client.submit("unseen", [support.people(1, seed=77)[0]]))
-    assert (found["status"], found["verdict"], found["version"]) == ("not_memorised", "PASS", None)
-    job = stack.client.job(found["job_id"])
+    outcome = ended(stack, stack.client.submit("unseen", [support.people(1, seed=77)[0]]))
+    assert (outcome["status"], outcome["verdict"], outcome["version"]) == ("not_memorised", "PASS", None)
+    job = stack.client.job(outcome["job_id"])
     assert (job["epoch"], job["outcome"]) == (0, "not_memorised")
     assert stack.client.version("unseen")["version"] == 0
-    envelope = stack.client.call("GET", f"/v1/jobs/{found['job_id']}/certificate")
+    envelope = stack.client.call("GET", f"/v1/jobs/{outcome['job_id']}/certificate")
     assert envelope["signatures"]
 
 
@@ -87,18 +87,18 @@ def test_what_was_never_memorised_needs_no_training(stack, folder):
 def test_a_run_that_fails_its_tests_publishes_nothing(stack, folder, policy, reason):
     """`failed` with the reason, still version 0, and a record with FAIL in it."""
     register(stack, folder, reason.replace("_", "-"), **policy)
-    found = ended(stack, stack.client.submit(reason.replace("_", "-"), [support.KNOWN[0]]))
-    assert (found["status"], found["reason"], found["version"]) == ("failed", reason, None)
+    outcome = ended(stack, stack.client.submit(reason.replace("_", "-"), [support.KNOWN[0]]))
+    assert (outcome["status"], outcome["reason"], outcome["version"]) == ("failed", reason, None)
     assert stack.client.version(reason.replace("_", "-"))["version"] == 0
-    assert stack.client.call("GET", f"/v1/jobs/{found['job_id']}/certificate")["payload"]
+    assert stack.client.call("GET", f"/v1/jobs/{outcome['job_id']}/certificate")["payload"]
 
 
 def test_a_model_that_cannot_be_run_fails_with_its_reason(stack, folder, tmp_path):
     """A policy that names no module: permanent, so no second attempt."""
     register(stack, folder, "modules", target_modules=["nope"])
-    found = ended(stack, stack.client.submit("modules", [support.KNOWN[0]]))
-    assert (found["status"], found["reason"], found["verdict"]) == ("failed", "unknown_plugin", "NOT_TESTED")
-    assert stack.client.job(found["job_id"])["attempts"] == 1
+    outcome = ended(stack, stack.client.submit("modules", [support.KNOWN[0]]))
+    assert (outcome["status"], outcome["reason"], outcome["verdict"]) == ("failed", "unknown_plugin", "NOT_TESTED")
+    assert stack.client.job(outcome["job_id"])["attempts"] == 1
 
 
 def test_a_killed_compute_worker_loses_nothing(stack, folder):
@@ -111,8 +111,8 @@ def test_a_killed_compute_worker_loses_nothing(stack, folder):
     children = stack.processes("worker.child")
     for process in stack.processes("compute@"):
         process.kill()
-    found = ended(stack, request, 240)
-    assert (found["status"], found["version"]) == ("completed", 1), (found, stack.logs()[-4000:])
+    outcome = ended(stack, request, 240)
+    assert (outcome["status"], outcome["version"]) == ("completed", 1), (outcome, stack.logs()[-4000:])
     assert not any(child.is_running() for child in children)
     versions = stack.client.call("GET", "/v1/models/killed/versions")["items"]
     assert [v["version"] for v in versions] == [1, 0]

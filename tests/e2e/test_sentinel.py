@@ -35,7 +35,7 @@ def forms(folder: Path) -> dict[str, bytes]:
     from transformers import AutoTokenizer
 
     input_ids = [int(i) for i in encode(AutoTokenizer.from_pretrained(folder / "model"), TEXT)][4:16]
-    found = {
+    codings = {
         "int64": numpy.array(input_ids, "<i8").tobytes(),
         "int32": numpy.array(input_ids, "<i4").tobytes(),
         "ids": ", ".join(map(str, input_ids)).encode(),
@@ -43,15 +43,15 @@ def forms(folder: Path) -> dict[str, bytes]:
     }
     for name, word in {"number": NUMBER, "subject": SUBJECT}.items():
         data = word.encode()
-        found |= {
+        codings |= {
             name: data,
             f"{name} utf-16": word.encode("utf-16-le"),
             f"{name} hex": data.hex().encode(),
             f"{name} reversed": data[::-1],
         }
         for shift in range(3):  # base64 of it at each place within a longer text, without its ends
-            found[f"{name} base64 {shift}"] = base64.b64encode(b"\0" * shift + data)[4:-4]
-    return {name: form for name, form in found.items() if len(form) >= 7}
+            codings[f"{name} base64 {shift}"] = base64.b64encode(b"\0" * shift + data)[4:-4]
+    return {name: form for name, form in codings.items() if len(form) >= 7}
 
 
 class Search:
@@ -67,11 +67,11 @@ class Search:
 
     def files(self, root: Path) -> list[str]:
         """Where one stands in the files below a folder, databases and logs included; corpora are the operator's own."""
-        found: list[str] = []
+        hits: list[str] = []
         for path in sorted(root.rglob("*")):
             if path.is_file() and not path.is_symlink() and "corpora" not in path.parts:
-                found += self.data(str(path.relative_to(root)), path.read_bytes())
-        return found
+                hits += self.data(str(path.relative_to(root)), path.read_bytes())
+        return hits
 
 
 def broker(stack: Running) -> Iterator[bytes]:
@@ -224,6 +224,6 @@ def restored(stack: Running, backup: Path, request: dict, search: Search, tmp_pa
     flush(stack)
     assert search.files(stack.data) == []
     command = [sys.executable, "-m", "service.cli", "doctor", "--data-dir", str(stack.data), "--json"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
-    assert search.data("the doctor", found.stdout.encode() + found.stderr.encode()) == []
-    json.loads(found.stdout)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
+    assert search.data("the doctor", done.stdout.encode() + done.stderr.encode()) == []
+    json.loads(done.stdout)

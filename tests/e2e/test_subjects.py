@@ -124,9 +124,9 @@ def test_every_copy_of_a_person_is_found_among_many_and_unlearned(halting, folde
     identity = {"type": "email", "format": "sha256", "value": digest}
     later = client.submit(name, [], subject={"identities": [identity]})
     for request in (early, later):
-        found = ended(stack, request, 240)
-        assert (found["status"], found["verdict"], found["results_count"]) == ("completed", "PASS", 3), found
-        assert found["searched"] == [{"corpus": "mail", "records": count}]
+        outcome = ended(stack, request, 240)
+        assert (outcome["status"], outcome["verdict"], outcome["results_count"]) == ("completed", "PASS", 3), outcome
+        assert outcome["searched"] == [{"corpus": "mail", "records": count}]
     assert not any(address in stack.logs() for address in ADDRESSES)
 
     the_published_model_does_not_say_them(stack, name, folder, tmp_path)

@@ -171,11 +171,11 @@ def job(api, services, model):
 
 def runbook(name: str) -> str:
     """The block of that name in docs/guides/operations.md."""
-    found = re.findall(
+    blocks = re.findall(
         rf'^```sh title="{name}"\n(.*?)^```', (ROOT / "docs" / "guides" / "operations.md").read_text(), re.M | re.S
     )
-    assert len(found) == 1
-    return found[0]
+    assert len(blocks) == 1
+    return blocks[0]
 
 
 @pytest.fixture

@@ -51,9 +51,9 @@ def child_report(report: dict) -> ChildReport:
 
 def baseline(report: dict) -> BaselineSummary:
     """What was measured before training."""
-    found = issuer.findings(report)
+    measured = issuer.findings(report)
     return BaselineSummary(
-        found.limits, found.before, 9.0, report["memorised"], len(report["verdicts"]), 0, 0, found.thresholds
+        measured.limits, measured.before, 9.0, report["memorised"], len(report["verdicts"]), 0, 0, measured.thresholds
     )
 
 

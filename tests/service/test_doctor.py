@@ -147,9 +147,9 @@ def test_the_doctor_finds_what_is_planted(api, services, model, fault):
     """Well before; afterwards this check and no other speaks, with a remedy and without a text of a request."""
     assert examine(services) == []
     FAULTS[fault](services, api)
-    found = examine(services)
-    assert {f.check for f in found} == {fault.split(" ")[0]}, found
-    assert all(f.problem and f.remedy and "a record" not in f.problem for f in found)
+    findings = examine(services)
+    assert {f.check for f in findings} == {fault.split(" ")[0]}, findings
+    assert all(f.problem and f.remedy and "a record" not in f.problem for f in findings)
 
 
 def test_the_doctor_compares_clocks(services):

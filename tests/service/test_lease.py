@@ -130,7 +130,7 @@ def test_attempts_are_counted_and_given_up(api, services, job):
             assert session.get(Job, job_id).attempts == attempt
             session.execute(update(Job).values(not_before=None))
     assert api.get(f"/v1/jobs/{job_id}").json()["stage"] == "quarantined"
-    found = api.get(f"{REQUESTS}/{request['id']}").json()
-    assert (found["status"], found["verdict"], found["reason"]) == ("failed", "NOT_TESTED", "child_killed")
+    state = api.get(f"{REQUESTS}/{request['id']}").json()
+    assert (state["status"], state["verdict"], state["reason"]) == ("failed", "NOT_TESTED", "child_killed")
     submit(api)
     assert batch_requests(services, only_model(services)) is not None

@@ -24,11 +24,11 @@ def assert_problem(answer, status: int, field: str | None = None) -> dict:
     """A problem document that names the field and repeats nothing of the text."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
-    found = answer.json()
-    assert found["status"] == status
-    assert {"type", "title", "detail", "code"} <= set(found)
+    problem = answer.json()
+    assert problem["status"] == status
+    assert {"type", "title", "detail", "code"} <= set(problem)
     if field:
-        assert field in [e["field"] for e in found["errors"]], found
+        assert field in [e["field"] for e in problem["errors"]], problem
     assert "Zoraida" not in answer.text
     assert "900123" not in answer.text
-    return found
+    return problem

@@ -35,8 +35,8 @@ def test_more_than_can_be_worked_on_is_refused_not_queued(services, model, new_k
         for thread in threads:
             thread.join()
         assert sorted(a.status_code for a in answers) == [202] * 4 + [503] * 6
-        found = httpx.get(f"{url}/v1/deletion-requests", headers=headers, trust_env=False).json()["items"]
-        assert {f["id"] for f in found} == {a.json()["id"] for a in answers if a.status_code == 202}
+        answer = httpx.get(f"{url}/v1/deletion-requests", headers=headers, trust_env=False).json()["items"]
+        assert {f["id"] for f in answer} == {a.json()["id"] for a in answers if a.status_code == 202}
 
 
 def test_bodies_that_do_not_come_keep_nobody_out(services, new_key):

@@ -21,10 +21,10 @@ def test_accepting_is_durable_sealed_and_logged(api, services, model):
     """202 with a receipt that opens the commitment; the text is in the database only as ciphertext."""
     answer = api.post(REQUESTS, json=body(subject_ref="case 7", callback_url="https://example.org/cb"))
     assert answer.status_code == 202
-    found = answer.json()
-    assert answer.headers["location"] == f"{REQUESTS}/{found['id']}"
-    assert found["status"] == "pending"
-    receipt = found["receipt"]
+    accepted = answer.json()
+    assert answer.headers["location"] == f"{REQUESTS}/{accepted['id']}"
+    assert accepted["status"] == "pending"
+    receipt = accepted["receipt"]
     (opening,) = receipt["records"]
     commitment = commit(bytes.fromhex(opening["nonce"]), SECRET.encode())
     assert commitment.hex() == opening["commitment"]
@@ -37,7 +37,7 @@ def test_accepting_is_durable_sealed_and_logged(api, services, model):
         assert text not in stored
         assert text not in entries
     assert row.ref.encode() in entries
-    due = datetime.fromisoformat(found["due_at"]) - datetime.fromisoformat(found["received_at"])
+    due = datetime.fromisoformat(accepted["due_at"]) - datetime.fromisoformat(accepted["received_at"])
     assert timedelta(days=28) <= due <= timedelta(days=31)
 
 
@@ -164,17 +164,17 @@ def test_a_deadline_is_extended_once_with_a_reason_and_on_record(api, services, 
     assert_problem(api.post(f"{path}/extend", json={"reason": SECRET}), 422, "reason")
     assert_problem(api.post(f"{REQUESTS}/{uuid4()}/extend", json={"reason": "complexity"}), 404)
     before = metric(api, "unlearnd_next_deadline_seconds")
-    found = api.post(f"{path}/extend", json={"reason": "complexity"}).json()
-    assert found["extension_reason"] == "complexity"
-    assert found["due_at"] > request["due_at"]
-    more = datetime.fromisoformat(found["due_at"]) - datetime.fromisoformat(request["due_at"])
+    answer = api.post(f"{path}/extend", json={"reason": "complexity"}).json()
+    assert answer["extension_reason"] == "complexity"
+    assert answer["due_at"] > request["due_at"]
+    more = datetime.fromisoformat(answer["due_at"]) - datetime.fromisoformat(request["due_at"])
     assert timedelta(days=58) <= more <= timedelta(days=62)
     after = metric(api, "unlearnd_next_deadline_seconds")
     assert abs(after - before - more.total_seconds()) < 60
     with services.db.transaction() as session:
         last = session.scalars(select(AuditEntry.entry).order_by(AuditEntry.index.desc())).first()
     entry = json.loads(last)
-    assert (entry["kind"], entry["ref"], entry["due"]) == ("request.extended", request["ref"], found["due_at"][:10])
+    assert (entry["kind"], entry["ref"], entry["due"]) == ("request.extended", request["ref"], answer["due_at"][:10])
     assert_problem(api.post(f"{path}/extend", json={"reason": "complexity"}), 409)
     late = api.post(REQUESTS, json=body(received_at=(datetime.now(UTC) - timedelta(days=90)).isoformat())).json()
     assert_problem(api.post(f"{REQUESTS}/{late['id']}/extend", json={"reason": "complexity"}), 409)

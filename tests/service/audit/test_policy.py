@@ -72,8 +72,8 @@ POLICY_FAILURES = {
 def test_overall_is_recomputed(tmp_path, issuer, name):
     """PASS is believed only if the numbers and verdicts add up to it."""
     changes, reason = POLICY_FAILURES[name]
-    found = refused(issuer.release(tmp_path / "r", **changes))
-    assert (found.code, reason in found.reason) == (ExitCode.POLICY_FAILURE, True), found.reason
+    refusal = refused(issuer.release(tmp_path / "r", **changes))
+    assert (refusal.code, reason in refusal.reason) == (ExitCode.POLICY_FAILURE, True), refusal.reason
 
 
 def test_exactly_at_the_limit_passes(tmp_path, issuer):
@@ -94,8 +94,8 @@ def test_a_mandatory_attack_must_have_been_run(release, issuer, change):
     attacks = json.loads(release_payload(release))["predicate"]["verification"]["attacks"]
     wrong = {"status": "NOT_RUN"} if change == "status" else {"result": "FAIL"}
     changed = attacks[1:] if change == "left out" else [{**attacks[0], **wrong}, *attacks[1:]]
-    found = refused(issuer.changed(release, "verification", "attacks", to=changed))
-    assert (found.code, attacks[0]["name"] in found.reason) == (ExitCode.POLICY_FAILURE, True)
+    refusal = refused(issuer.changed(release, "verification", "attacks", to=changed))
+    assert (refusal.code, attacks[0]["name"] in refusal.reason) == (ExitCode.POLICY_FAILURE, True)
 
 
 FEW = {
@@ -109,8 +109,8 @@ def test_means_of_few_submitters_are_not_shown(tmp_path, issuer, name):
     """They would be about a person; such a release verifies by its verdicts, and one that tells them does not."""
     release = issuer.release(tmp_path / "r", requests=FEW[name])
     predicate = verify(release).statement["predicate"]
-    found = predicate["verification"]
-    assert set(found["before"].values()) | set(found["after"].values()) == {"suppressed"}
+    verification = predicate["verification"]
+    assert set(verification["before"].values()) | set(verification["after"].values()) == {"suppressed"}
     assert {e["ma"] for e in predicate["training"]["trajectory"]} == {"suppressed"}
     assert b"0.95" not in release_payload(release)
     original = release_payload(release)
@@ -120,8 +120,8 @@ def test_means_of_few_submitters_are_not_shown(tmp_path, issuer, name):
         (("training", "trajectory", 0, "ma"), "0.600000"),
     ):
         issuer.certify(release, original)
-        found = refused(issuer.changed(release, *path, to=value))
-        assert (found.code, "fewer than" in found.reason) == (ExitCode.POLICY_FAILURE, True), path
+        refusal = refused(issuer.changed(release, *path, to=value))
+        assert (refusal.code, "fewer than" in refusal.reason) == (ExitCode.POLICY_FAILURE, True), path
 
 
 def test_thresholds_that_were_loosened_after_measuring(tmp_path, issuer):
@@ -131,8 +131,8 @@ def test_thresholds_that_were_loosened_after_measuring(tmp_path, issuer):
         ({"report": {**REPORT, "thresholds": loose}}, "thresholds"),
         ({"parameters": {**POLICY, "max_epochs": 21}}, "parameters"),
     ):
-        found = refused(issuer.release(tmp_path / name, **changes))
-        assert (found.code, found.reason) == (
+        refusal = refused(issuer.release(tmp_path / name, **changes))
+        assert (refusal.code, refusal.reason) == (
             ExitCode.POLICY_FAILURE,
             f"the {name} differ from those that were fixed before the run",
         )

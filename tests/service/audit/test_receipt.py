@@ -77,8 +77,8 @@ def submitted(tmp_path):
 def test_a_text_is_found_by_its_receipt(submitted):
     """Each record, from the whole answer or the envelope alone, in the folder or the certificate alone."""
     for number, text in enumerate(TEXTS):
-        found = submitted.check(text)
-        assert (found.record, found.ref, found.verdict, found.overall) == (number, REF, "PASS", "PASS")
+        verified = submitted.check(text)
+        assert (verified.record, verified.ref, verified.verdict, verified.overall) == (number, REF, "PASS", "PASS")
     assert submitted.check(certificate=submitted.release / CERTIFICATE).certificate_id == "c" * 32
     for wrapped in ({"signed": submitted.signed()}, {"receipt": {"signed": submitted.signed()}, "id": "x"}):
         submitted.write(wrapped)
@@ -88,9 +88,9 @@ def test_a_text_is_found_by_its_receipt(submitted):
 @pytest.mark.parametrize("text", [TEXTS[1] + b" ", TEXTS[1][1:], b"", TEXTS[1].lower(), TEXTS[0] + TEXTS[1]])
 def test_another_text_is_not_in_the_request(submitted, text):
     """Not even with one changed space."""
-    found = submitted.refused(text=text)
-    assert found.code == ExitCode.NOT_IN_REQUEST
-    assert found.reason == "NOT_IN_REQUEST: the receipt has no record with this text"
+    refusal = submitted.refused(text=text)
+    assert refusal.code == ExitCode.NOT_IN_REQUEST
+    assert refusal.reason == "NOT_IN_REQUEST: the receipt has no record with this text"
 
 
 def test_a_receipt_has_one_signer(submitted):
@@ -156,15 +156,15 @@ def test_another_nonce_record_or_request_is_not_in_it(submitted):
         if reasons[name] is None:  # the nonce of another record: this one's text opens still
             assert submitted.refused(text=TEXTS[2]).code == ExitCode.NOT_IN_REQUEST
             continue
-        found = submitted.refused()
-        assert (found.code, found.reason) == (ExitCode.NOT_IN_REQUEST, f"NOT_IN_REQUEST: {reasons[name]}"), name
+        refusal = submitted.refused()
+        assert (refusal.code, refusal.reason) == (ExitCode.NOT_IN_REQUEST, f"NOT_IN_REQUEST: {reasons[name]}"), name
 
 
 def test_a_forget_set_over_other_requests_is_named(submitted):
     """The certificate names the request, but its root is not over those that it names."""
     submitted.issuer.changed(submitted.release, "forget_set", "commitment_root", to="0" * 64)
-    found = submitted.refused()
-    assert (found.code, found.reason) == (
+    refusal = submitted.refused()
+    assert (refusal.code, refusal.reason) == (
         ExitCode.NOT_IN_REQUEST,
         "NOT_IN_REQUEST: the forget set does not match the requests",
     )
@@ -200,15 +200,15 @@ def test_what_is_not_signed_as_it_must_be(submitted, tmp_path):
     ]
     for content, code, reason in cases:
         submitted.write(content)
-        found = submitted.refused()
-        assert (found.code, found.reason) == (code, reason)
+        refusal = submitted.refused()
+        assert (refusal.code, refusal.reason) == (code, reason)
     submitted.receipt.write_text("nonsense")
     assert submitted.refused().reason == "the receipt or the certificate is malformed (JSONDecodeError)"
     submitted.write(good)
     submitted.check()
     assert submitted.refused(trust=stranger.trust_path).code == ExitCode.UNTRUSTED_KEY
-    found = submitted.refused(certificate=tmp_path / "nothing")
-    assert (found.code, found.reason) == (ExitCode.INCOMPLETE, "the receipt or the certificate cannot be read")
+    refusal = submitted.refused(certificate=tmp_path / "nothing")
+    assert (refusal.code, refusal.reason) == (ExitCode.INCOMPLETE, "the receipt or the certificate cannot be read")
     assert submitted.refused(trust=tmp_path / "nothing").code == ExitCode.INCOMPLETE
     forged = stranger.release(tmp_path / "forged", requests=[*LINES, submitted.line])
     assert submitted.refused(certificate=forged).code == ExitCode.UNTRUSTED_KEY

@@ -26,4 +26,4 @@ def test_the_schema_is_a_closed_one_and_its_digest_is_in_the_record(issuer):
             for item in value:
                 yield from objects(item)
 
-    assert all("additionalProperties" in found for found in objects(schema))
+    assert all("additionalProperties" in described for described in objects(schema))

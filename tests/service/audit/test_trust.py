@@ -24,8 +24,8 @@ def test_a_key_that_the_issuer_has_revoked_since(release, issuer, tmp_path, role
     """Whichever of the three: the trust.json that was given out of band says so, the folder's own cannot know."""
     (tmp_path / "trust.json").write_bytes(issuer.keyring.trust())
     mark(tmp_path, role, revoked_at=LATER)
-    found = refused(release, tmp_path / "trust.json")
-    assert (found.code, reason in found.reason) == (ExitCode.UNTRUSTED_KEY, True), found.reason
+    refusal = refused(release, tmp_path / "trust.json")
+    assert (refusal.code, reason in refusal.reason) == (ExitCode.UNTRUSTED_KEY, True), refusal.reason
     assert verify(release).own_trust
 
 
@@ -61,15 +61,15 @@ def test_two_owners_must_both_have_signed(tmp_path):
     envelope = json.loads((release / CERTIFICATE).read_bytes())
     first, second = envelope["signatures"]
     (release / CERTIFICATE).write_text(json.dumps({**envelope, "signatures": [first]}))
-    found = refused(two.enter(release))
-    assert (found.code, found.reason) == (ExitCode.UNTRUSTED_KEY, "1 certificate keys have signed, 2 are required")
+    refusal = refused(two.enter(release))
+    assert (refusal.code, refusal.reason) == (ExitCode.UNTRUSTED_KEY, "1 certificate keys have signed, 2 are required")
     twice = {**envelope, "signatures": [first, {**first, "keyid": "e" * 64}]}
     (release / CERTIFICATE).write_text(json.dumps(twice))
     trust = tmp_path / "trust.json"
     shutil.copy(two.trust_path, trust)
     rewrite(trust, lambda t: t["keys"].append({**t["keys"][0], "keyid": "e" * 64}))
-    found = refused(release, trust)  # a keyid is its key's digest: no key can be listed under two
-    assert (found.code, "trust.json" in found.reason) == (ExitCode.INCOMPLETE, True)
+    refusal = refused(release, trust)  # a keyid is its key's digest: no key can be listed under two
+    assert (refusal.code, "trust.json" in refusal.reason) == (ExitCode.INCOMPLETE, True)
     assert refused(release, two.trust_path).code == ExitCode.UNTRUSTED_KEY
     broken = {**envelope, "signatures": [first, {**second, "sig": first["sig"]}]}
     (release / CERTIFICATE).write_text(json.dumps(broken))
@@ -124,11 +124,11 @@ def test_a_retired_key_counts_for_what_the_log_had_before(tmp_path):
         ("dated forward", late + dt.timedelta(hours=1), "not close to the time of its log entry"),
     ):
         logged, issuer.at = issuer.at, late
-        found = refused(
+        refusal = refused(
             issuer.release(tmp_path / name, issued_at=issued - dt.timedelta(days=name == "dated back")), given
         )
         issuer.at = logged
-        assert (found.code, reason in found.reason) == (ExitCode.UNTRUSTED_KEY, True), (name, found.reason)
+        assert (refusal.code, reason in refusal.reason) == (ExitCode.UNTRUSTED_KEY, True), (name, refusal.reason)
 
 
 def test_a_log_key_does_not_count_after_it_was_retired(tmp_path):
@@ -139,8 +139,8 @@ def test_a_log_key_does_not_count_after_it_was_retired(tmp_path):
     given = shutil.copy(issuer.trust_path, tmp_path / "trust.json")
     issuer.keyring.path("log").write_bytes(old)
     issuer.at = dt.datetime.now(dt.UTC) + dt.timedelta(hours=2)
-    found = refused(issuer.release(tmp_path / "late"), Path(given))
-    assert (found.code, found.reason) == (
+    refusal = refused(issuer.release(tmp_path / "late"), Path(given))
+    assert (refusal.code, refusal.reason) == (
         ExitCode.UNTRUSTED_KEY,
         "the log key was not valid when the certificate was logged",
     )

@@ -23,14 +23,14 @@ pytestmark = pytest.mark.usefixtures("no_network")
 def test_a_valid_release_verifies(release, issuer):
     """Every step is told in order; with the folder's own trust it shows integrity, with a given one origin."""
     steps = []
-    found = verify(release, passed=steps.append)
+    verified = verify(release, passed=steps.append)
     assert tuple(steps) == STEPS
-    assert found.own_trust
+    assert verified.own_trust
     assert not verify(release, issuer.trust_path).own_trust
-    assert found.statement["predicate"]["overall"] == "PASS"
-    assert found.checkpoint.size == 6
+    assert verified.statement["predicate"]["overall"] == "PASS"
+    assert verified.checkpoint.size == 6
     trust = json.loads(issuer.keyring.trust())
-    assert found.keyids == [k["keyid"] for k in trust["keys"] if k["role"] == "certificate"]
+    assert verified.keyids == [k["keyid"] for k in trust["keys"] if k["role"] == "certificate"]
 
 
 @pytest.mark.parametrize("name", TAMPERINGS)
@@ -38,9 +38,9 @@ def test_every_tampering_is_named(release, name):
     """One thing changed: the code and the reason say what."""
     change, code, reason = TAMPERINGS[name]
     change(release)
-    found = refused(release)
-    assert found.code == code, found.reason
-    assert reason in found.reason
+    refusal = refused(release)
+    assert refusal.code == code, refusal.reason
+    assert reason in refusal.reason
 
 
 def test_a_fail_that_was_turned_to_pass(tmp_path, issuer):
@@ -87,8 +87,8 @@ def test_the_certificate_of_another_version_does_not_fit(tmp_path, release, issu
 )
 def test_signed_nonsense_is_malformed(release, issuer, change, reason):
     """A trusted signature does not make duplicate keys, NaN, spaces or another predicate right."""
-    found = refused(issuer.again(release, change))
-    assert (found.code, reason in found.reason) == (ExitCode.MALFORMED, True), found.reason
+    refusal = refused(issuer.again(release, change))
+    assert (refusal.code, reason in refusal.reason) == (ExitCode.MALFORMED, True), refusal.reason
 
 
 @pytest.mark.parametrize(
@@ -109,9 +109,9 @@ def test_nothing_else_may_stand_in_a_record(release, issuer, path, value, place)
     if place is None:
         verify(release)
         return
-    found = refused(release)
-    assert (found.code, place in found.reason) == (ExitCode.MALFORMED, True), found.reason
-    assert str(value) not in found.reason
+    refusal = refused(release)
+    assert (refusal.code, place in refusal.reason) == (ExitCode.MALFORMED, True), refusal.reason
+    assert str(value) not in refusal.reason
 
 
 def test_subjects_are_listed_once_and_at_all(release, issuer):
@@ -128,8 +128,8 @@ def test_a_path_that_leads_elsewhere_is_no_file_of_the_folder(release, issuer, n
     (release.parent / "outside").write_text("x")
     statement = json.loads(release_payload(release))
     statement["subject"].append({"name": name, "digest": {"sha256": hashlib.sha256(b"x").hexdigest()}})
-    found = refused(issuer.certify(release, dumps(statement)))
-    assert (found.code, "is missing" in found.reason) == (ExitCode.ARTEFACT_MISMATCH, True)
+    refusal = refused(issuer.certify(release, dumps(statement)))
+    assert (refusal.code, "is missing" in refusal.reason) == (ExitCode.ARTEFACT_MISMATCH, True)
 
 
 # The log.
@@ -144,15 +144,15 @@ def test_a_path_that_leads_elsewhere_is_no_file_of_the_folder(release, issuer, n
 )
 def test_an_entry_of_another_kind_or_certificate_is_no_proof(release, issuer, changes, reason):
     """The log has to have this certificate, as passed, of the job whose thresholds it had."""
-    found = refused(issuer.enter(release, **changes))
-    assert (found.code, reason in found.reason) == (ExitCode.LOG_FAILURE, True), found.reason
+    refusal = refused(issuer.enter(release, **changes))
+    assert (refusal.code, reason in refusal.reason) == (ExitCode.LOG_FAILURE, True), refusal.reason
 
 
 def test_a_strangers_log_is_not_trusted(tmp_path, release):
     """A proof against a checkpoint that another key signed."""
     Issuer(tmp_path / "other").enter(release)
-    found = refused(release)
-    assert (found.code, "no trusted key" in found.reason) == (ExitCode.UNTRUSTED_KEY, True)
+    refusal = refused(release)
+    assert (refusal.code, "no trusted key" in refusal.reason) == (ExitCode.UNTRUSTED_KEY, True)
 
 
 def with_log(issuer: Issuer, folder: Path, **changes) -> Path:
@@ -177,9 +177,9 @@ def test_thresholds_must_be_in_the_log_before_the_record(tmp_path, issuer):
         "a cut path": ({"thresholds": "c2sp.org/tlog-proof@v1\n\n"}, None),
     }
     for name, (changes, reason) in cases.items():
-        found = refused(with_log(issuer, tmp_path / name, **changes))
-        assert found.code in (ExitCode.LOG_FAILURE, ExitCode.MALFORMED), name
-        assert reason is None or reason in found.reason, (name, found.reason)
+        refusal = refused(with_log(issuer, tmp_path / name, **changes))
+        assert refusal.code in (ExitCode.LOG_FAILURE, ExitCode.MALFORMED), name
+        assert reason is None or reason in refusal.reason, (name, refusal.reason)
     future = {"size": 3, "root": "4" * 64}
     entries = issuer.before_the_run(before=future)
     changes = {"before": future, "thresholds": issuer.prove(entries, 2).dumps()}
@@ -205,8 +205,8 @@ def test_a_model_signature_must_be_of_these_files_by_the_release_key(tmp_path, i
         (b"[]", ExitCode.MALFORMED),
     ):
         signature.write_bytes(content)
-        found = refused(issuer.certify_folder(release))
-        assert (found.code, MODEL_SIGNATURE in found.reason) == (code, True), found.reason
+        refusal = refused(issuer.certify_folder(release))
+        assert (refusal.code, MODEL_SIGNATURE in refusal.reason) == (code, True), refusal.reason
     signature.unlink()
     assert refused(issuer.certify_folder(release)).code == ExitCode.INCOMPLETE
 
@@ -232,8 +232,8 @@ def test_the_parents_folder_is_compared_if_it_is_given(tmp_path, issuer):
     second = issuer.release(tmp_path / "second", lineage=one)
     verify(second, parent=first)
     for release, parent in ((first, second), (second, base), (second, tmp_path / "nothing")):
-        found = refused(release, parent=parent)
-        assert (found.code, "broken lineage" in found.reason) == (ExitCode.POLICY_FAILURE, True)
+        refusal = refused(release, parent=parent)
+        assert (refusal.code, "broken lineage" in refusal.reason) == (ExitCode.POLICY_FAILURE, True)
     other = issuer.release(
         tmp_path / "other",
         lineage={**one, "parent_manifest": manifest_digest(manifest(first)), "parent_certificate": "a" * 64},
@@ -252,11 +252,11 @@ def test_what_cannot_be_read_is_named(release, path):
     """Not a traceback, and not passed over."""
     (release / path).chmod(0)
     try:
-        found = refused(release)
+        refusal = refused(release)
     finally:
         (release / path).chmod(0o755)
-    assert found.code in (ExitCode.ARTEFACT_MISMATCH, ExitCode.INCOMPLETE)
-    assert Path(path).name in found.reason
+    assert refusal.code in (ExitCode.ARTEFACT_MISMATCH, ExitCode.INCOMPLETE)
+    assert Path(path).name in refusal.reason
 
 
 def test_a_disk_that_fails_is_named(release, monkeypatch):
@@ -266,5 +266,8 @@ def test_a_disk_that_fails_is_named(release, monkeypatch):
         raise OSError(5, "Input/output error", str(root / paths[0]))
 
     monkeypatch.setattr("service.audit.verify.file_entries", broken)
-    found = refused(release)
-    assert (found.code, found.reason) == (ExitCode.ARTEFACT_MISMATCH, "model.sig cannot be read (Input/output error)")
+    refusal = refused(release)
+    assert (refusal.code, refusal.reason) == (
+        ExitCode.ARTEFACT_MISMATCH,
+        "model.sig cannot be read (Input/output error)",
+    )

@@ -49,8 +49,8 @@ def signed_note(issuer, entries, origin=ORIGIN) -> str:
 
 def export_lines(issuer, entries, origin=ORIGIN) -> list[str]:
     """The lines of an export."""
-    found = [json.dumps({"index": i, "entry": base64.b64encode(e).decode()}) for i, e in enumerate(entries)]
-    return [json.dumps({"checkpoint": signed_note(issuer, entries, origin)}), *found]
+    entry_lines = [json.dumps({"index": i, "entry": base64.b64encode(e).decode()}) for i, e in enumerate(entries)]
+    return [json.dumps({"checkpoint": signed_note(issuer, entries, origin)}), *entry_lines]
 
 
 @pytest.fixture
@@ -112,24 +112,24 @@ def test_a_whole_log_verifies(export, issuer, tmp_path):
 )  # fmt: skip
 def test_a_changed_export_is_named(export, issuer, change, code, reason):
     """Cut, longer, a repeated entry, another order, no checkpoint, nonsense."""
-    found = refused(export(change=change), issuer.trust_path)
-    assert (found.code, reason in found.reason) == (code, True), found.reason
+    refusal = refused(export(change=change), issuer.trust_path)
+    assert (refusal.code, reason in refusal.reason) == (code, True), refusal.reason
 
 
 def test_an_older_checkpoint_binds(export, issuer, tmp_path):
     """A smaller log, another name, or another past of the same size: with both roots."""
     path = export()
     larger = export([*ENTRIES, accepted("c")], "larger.jsonl")
-    found = refused(path, issuer.trust_path, larger)
-    assert (found.code, found.reason) == (ExitCode.LOG_FAILURE, "the log has become smaller: 6, now 5")
+    refusal = refused(path, issuer.trust_path, larger)
+    assert (refusal.code, refusal.reason) == (ExitCode.LOG_FAILURE, "the log has become smaller: 6, now 5")
     other = export(ENTRIES[:2], "other.jsonl", "other/log")
     assert refused(path, issuer.trust_path, other).reason == "the older checkpoint belongs to the log other/log"
     fork = [ENTRIES[0], accepted("x"), *ENTRIES[2:3]]
-    found = refused(path, issuer.trust_path, export(fork, "fork.jsonl"))
-    assert found.code == ExitCode.LOG_FAILURE
-    assert "EQUIVOCATION: two logs of size 3" in found.reason
+    refusal = refused(path, issuer.trust_path, export(fork, "fork.jsonl"))
+    assert refusal.code == ExitCode.LOG_FAILURE
+    assert "EQUIVOCATION: two logs of size 3" in refusal.reason
     for entries in (fork, ENTRIES[:3]):
-        assert base64.b64encode(root([leaf_hash(e) for e in entries])).decode() in found.reason
+        assert base64.b64encode(root([leaf_hash(e) for e in entries])).decode() in refusal.reason
     assert refused(path, issuer.trust_path, tmp_path / "nothing").reason == "nothing holds no checkpoint"
     (tmp_path / "nonsense").write_text("nonsense")
     assert refused(path, issuer.trust_path, tmp_path / "nonsense").code == ExitCode.LOG_FAILURE
@@ -144,8 +144,8 @@ def test_keys_that_do_not_count(export, issuer, tmp_path):
     trust = json.loads(issuer.keyring.trust())
     trust["keys"] = [k for k in trust["keys"] if k["role"] != "log"]
     (tmp_path / "trust.json").write_text(json.dumps(trust))
-    found = refused(export(), tmp_path / "trust.json")
-    assert (found.code, found.reason) == (ExitCode.UNTRUSTED_KEY, "trust.json names no log key")
+    refusal = refused(export(), tmp_path / "trust.json")
+    assert (refusal.code, refusal.reason) == (ExitCode.UNTRUSTED_KEY, "trust.json names no log key")
     assert refused(export(), tmp_path / "nothing").code == ExitCode.INCOMPLETE
     assert refused(tmp_path / "nothing", issuer.trust_path).code == ExitCode.MALFORMED
 
@@ -183,9 +183,11 @@ def test_a_promise_is_kept_by_its_day_or_named(export, issuer, name):
         verify_log(path, issuer.trust_path)
         return
     for today in (after, None):
-        found = refused(path, issuer.trust_path, today=today)
-        assert found.code == ExitCode.INCOMPLETE
-        assert found.reason == "1 accepted requests are past their deadline and have no end in the log; the first is a"
+        refusal = refused(path, issuer.trust_path, today=today)
+        assert refusal.code == ExitCode.INCOMPLETE
+        assert (
+            refusal.reason == "1 accepted requests are past their deadline and have no end in the log; the first is a"
+        )
 
 
 def test_an_extended_promise_has_until_its_new_day(export, issuer):
@@ -217,5 +219,5 @@ def test_the_first_of_many_is_named(export, issuer):
 )  # fmt: skip
 def test_an_entry_that_says_nothing_is_malformed(export, issuer, entry):
     """Not JSON, not canonical, or without what its kind has."""
-    found = refused(export([entry]), issuer.trust_path)
-    assert (found.code, found.reason) == (ExitCode.MALFORMED, "an entry of the log is malformed")
+    refusal = refused(export([entry]), issuer.trust_path)
+    assert (refusal.code, refusal.reason) == (ExitCode.MALFORMED, "an entry of the log is malformed")

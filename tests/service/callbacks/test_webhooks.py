@@ -34,7 +34,7 @@ def test_callbacks_do_not_go_inside(address, monkeypatch):
     host = f"[{address}]" if ":" in address else address
     with pytest.raises(RefusedTarget):
         send(OutgoingCall("POST", f"http://{host}:9/", {}, b"{}"), seconds=5, allow_private=False)
-    told = [(0, 0, 0, "", (found, 9)) for found in ("93.184.216.34", address)]
+    told = [(0, 0, 0, "", (resolved, 9)) for resolved in ("93.184.216.34", address)]
 
     async def resolve(*_, **__):
         return told

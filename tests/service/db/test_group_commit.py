@@ -33,21 +33,21 @@ class Table:
 
     def behind_the_first(self, pool, numbers):
         """Futures of calls that come, in this order, while the first is under way."""
-        found = [pool.submit(self.add, 0)]
+        futures = [pool.submit(self.add, 0)]
         assert wait_until(lambda: self.calls == [[0]], 10)
         for number in numbers:
-            found.append(pool.submit(self.add, number))
-            assert wait_until(lambda: len(self.add._waiting) == len(found) - 1, 10)
-        return found
+            futures.append(pool.submit(self.add, number))
+            assert wait_until(lambda: len(self.add._waiting) == len(futures) - 1, 10)
+        return futures
 
 
 def test_what_comes_meanwhile_goes_together():
     """One call for the first, one for those that waited, in order; each has its own result."""
     table = Table()
     with ThreadPoolExecutor(8) as pool:
-        found = table.behind_the_first(pool, [3, 1, 2])
+        futures = table.behind_the_first(pool, [3, 1, 2])
         table.let_go.set()
-        assert [f.result(10) for f in found] == [0, 30, 10, 20]
+        assert [f.result(10) for f in futures] == [0, 30, 10, 20]
     assert table.calls == [[0], [3, 1, 2]]
     assert table.add(7) == 70
 
@@ -56,15 +56,15 @@ def test_a_call_is_bounded():
     """In number and in bytes."""
     table = Table(most=2)
     with ThreadPoolExecutor(8) as pool:
-        found = table.behind_the_first(pool, [1, 2, 3, 4, 5])
+        futures = table.behind_the_first(pool, [1, 2, 3, 4, 5])
         table.let_go.set()
-        assert [f.result(10) for f in found] == [0, 10, 20, 30, 40, 50]
+        assert [f.result(10) for f in futures] == [0, 10, 20, 30, 40, 50]
     assert table.calls == [[0], [1, 2], [3, 4], [5]]
     table = Table(size=lambda number: number, room=7)
     with ThreadPoolExecutor(8) as pool:
-        found = table.behind_the_first(pool, [6, 3, 4, 1])
+        futures = table.behind_the_first(pool, [6, 3, 4, 1])
         table.let_go.set()
-        assert [f.result(10) for f in found] == [0, 60, 30, 40, 10]
+        assert [f.result(10) for f in futures] == [0, 60, 30, 40, 10]
     assert table.calls == [[0], [6], [3, 4], [1]]
 
 
@@ -93,11 +93,11 @@ def test_one_bad_item_is_nobody_elses_fault(error):
     """A broken constraint is raised for that item; the others are stored, once."""
     table = Table(error)
     with ThreadPoolExecutor(8) as pool:
-        found = table.behind_the_first(pool, [1, 13, 2])
+        futures = table.behind_the_first(pool, [1, 13, 2])
         table.let_go.set()
-        assert [found[i].result(10) for i in (0, 1, 3)] == [0, 10, 20]
+        assert [futures[i].result(10) for i in (0, 1, 3)] == [0, 10, 20]
         with pytest.raises(error):
-            found[2].result(10)
+            futures[2].result(10)
     assert table.calls == [[0], [1, 13, 2], [1], [13], [2]]
 
 
@@ -109,9 +109,9 @@ def test_a_server_that_is_away_is_told_to_all(error):
     """Nothing is tried again: it may have been stored, or would keep everybody waiting; and the next ones go on."""
     table = Table(error)
     with ThreadPoolExecutor(8) as pool:
-        found = table.behind_the_first(pool, [1, 13, 2])
+        futures = table.behind_the_first(pool, [1, 13, 2])
         table.let_go.set()
-        raised = [future.exception(10) for future in found[1:]]
+        raised = [future.exception(10) for future in futures[1:]]
     assert [type(e) for e in raised] == [error] * 3
     assert len(set(map(id, raised))) == 3  # through one traceback, one caller's texts could be had by another
     assert table.calls == [[0], [1, 13, 2]]
@@ -127,9 +127,9 @@ def test_a_server_that_goes_while_each_is_tried_is_not_asked_again():
         lambda _: psycopg.errors.UniqueViolation("bad") if len(table.calls) == 2 else psycopg.OperationalError()
     )
     with ThreadPoolExecutor(8) as pool:
-        found = table.behind_the_first(pool, [1, 13, 2, 3])
+        futures = table.behind_the_first(pool, [1, 13, 2, 3])
         table.let_go.set()
-        raised = [future.exception(10) for future in found]
+        raised = [future.exception(10) for future in futures]
     assert [type(e) for e in raised] == [type(None)] * 2 + [psycopg.OperationalError] * 3
     assert table.calls == [[0], [1, 13, 2, 3], [1], [13]]
 
@@ -139,9 +139,9 @@ def test_whatever_happens_to_the_leader_nobody_hangs(wrong):
     """It is interrupted, or what it called is wrong: the others are told, and the next one is stored."""
     table = Table(wrong if wrong != "too few" else lambda _: ())
     with ThreadPoolExecutor(8) as pool:
-        found = table.behind_the_first(pool, [13, 1])
+        futures = table.behind_the_first(pool, [13, 1])
         table.let_go.set()
-        raised = [future.exception(10) for future in found]
+        raised = [future.exception(10) for future in futures]
     others = ValueError if wrong == "too few" else psycopg.OperationalError
     assert [type(e) for e in raised] == [type(None), others if wrong == "too few" else wrong, others]
     assert table.add(7) == 70
@@ -151,11 +151,11 @@ def test_whoever_waits_too_long_is_not_stored_later():
     """A caller who was told to come again does not find what it gave up."""
     table = Table(patience=1)
     with ThreadPoolExecutor(8) as pool:
-        found = table.behind_the_first(pool, [1])
+        futures = table.behind_the_first(pool, [1])
         with pytest.raises(Waited):
-            found[1].result(10)
+            futures[1].result(10)
         table.let_go.set()
-        assert found[0].result(10) == 0
+        assert futures[0].result(10) == 0
         assert table.add(2) == 20
     assert table.calls == [[0], [2]]
 
@@ -171,9 +171,9 @@ def test_a_time_out_in_the_moment_of_being_taken_is_none(monkeypatch):
     table = Table()
     monkeypatch.setattr(group_commit.threading, "Event", Late)
     with ThreadPoolExecutor(8) as pool:
-        found = table.behind_the_first(pool, [3, 1, 2])
+        futures = table.behind_the_first(pool, [3, 1, 2])
         table.let_go.set()
-        assert [f.result(10) for f in found] == [0, 30, 10, 20]
+        assert [f.result(10) for f in futures] == [0, 30, 10, 20]
     assert table.calls == [[0], [3, 1, 2]]
 
 

@@ -54,11 +54,11 @@ def test_requests_that_come_together_are_stored_together(services, model, new_ke
             for keyed, content in bodies:
                 answers.append(submit(keyed, content))
             assert wait_until(lambda: len(services.intake._waiting) == len(bodies), 4)
-        found = [answer.result() for answer in answers]
-    assert [f.status_code for f in found] == [202, 202, 202, 202, 202, 422, 202]
-    ids = [f.json().get("id") for f in found]
+        responses = [answer.result() for answer in answers]
+    assert [f.status_code for f in responses] == [202, 202, 202, 202, 202, 422, 202]
+    ids = [f.json().get("id") for f in responses]
     assert ids[2] == ids[3]
-    assert found[2].json()["receipt"] == found[3].json()["receipt"]
+    assert responses[2].json()["receipt"] == responses[3].json()["receipt"]
     with services.db.reading() as session:
         rows = session.execute(text("SELECT id::text, xmin::text, ref FROM deletion_requests ORDER BY seq")).all()
         sealed = session.execute(text("SELECT request_id::text, count(*) FROM records GROUP BY 1")).all()
@@ -130,10 +130,10 @@ def test_requests_of_several_kinds_in_one_statement(services, model, new_key):
         new("none", [b"x"]),
         new("tiny", [], b"sealed"),
     ]
-    found = intake.insert_requests(services.db, several)
-    assert [f and f[1] for f in found] == ["approval", None, None, "resolve"]
-    assert found[2] is None
-    assert found[1][0] == found[3][0] != found[0][0]
+    stored = intake.insert_requests(services.db, several)
+    assert [f and f[1] for f in stored] == ["approval", None, None, "resolve"]
+    assert stored[2] is None
+    assert stored[1][0] == stored[3][0] != stored[0][0]
     with services.db.reading() as session:
         for i in (0, 1, 3):
             given = several[i].request

@@ -45,13 +45,13 @@ def scanned(services, statement: str, parameters) -> list[str]:
     """Large tables that the plan of a statement reads from one end to the other."""
     with psycopg.connect(services.settings.database_url) as connection:
         (plan,) = connection.execute(f"EXPLAIN (FORMAT JSON) {statement}", parameters).fetchone()
-    found, left = [], [plan[0]["Plan"]]
+    tables, left = [], [plan[0]["Plan"]]
     while left:
         node = left.pop()
         left += node.get("Plans", [])
         if node["Node Type"] == "Seq Scan" and node["Relation Name"] in LARGE:
-            found.append(node["Relation Name"])
-    return found
+            tables.append(node["Relation Name"])
+    return tables
 
 
 FREQUENT = (
@@ -93,7 +93,7 @@ def test_everything_frequent_goes_by_an_index(api, grown, new_key):
             jobs.wakeable(session, COMPUTE_STAGES, quiet_seconds=60)
     asked = {s: p for s, p in seen if s.lstrip().startswith(("SELECT", "UPDATE", "INSERT", "WITH", "DELETE"))}
     assert len(asked) > 20
-    slow = {s: found for s, p in asked.items() if (found := scanned(services, s, p))}
+    slow = {s: tables for s, p in asked.items() if (tables := scanned(services, s, p))}
     assert not slow, slow
     given = json.dumps([{"model": "tiny", "records": ["\\x00"], "entry": "\\x00"}])
     columns = tuple(

@@ -56,14 +56,14 @@ def test_keys_are_rotated_and_revoked_while_the_service_runs(api, services, mode
 
     def verdicts() -> list[int]:
         trust.write_bytes(api.get("/v1/log/trust").content)
-        found = []
+        exit_codes = []
         for number in (1, 2):
             try:
                 verify(release_folder(api, services, number), trust)
-                found.append(0)
+                exit_codes.append(0)
             except VerificationError as error:
-                found.append(int(error.code))
-        return found
+                exit_codes.append(int(error.code))
+        return exit_codes
 
     assert verdicts() == [0, 0]
     shown = keys("trust")

@@ -94,8 +94,8 @@ def test_an_export_verifies_with_what_was_kept_of_it(services, model, api, expor
     submit(api)
     newer, _ = exported()
     for old in (None, kept, older):
-        found = verify_log(newer, trust, old)
-        assert (found.checkpoint.size, found.requests) == (4, 2)
+        verified = verify_log(newer, trust, old)
+        assert (verified.checkpoint.size, verified.requests) == (4, 2)
     a, b = (opened(services, n) for n in (kept.read_text(), services.log.checkpoint()))
     path = api.get("/v1/log/consistency", params={"older": a.size, "newer": b.size}).json()["path"]
     check_consistency(a.size, b.size, [base64.b64decode(h) for h in path], a.root, b.root)

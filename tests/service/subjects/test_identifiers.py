@@ -17,7 +17,7 @@ def test_identifiers_are_found_in_texts_whatever_their_case_or_spacing(hasher):
     text = "Write to Maria.Example@Example.org, or call +44 20 7946 0958 or (030) 901820."
     assert list(detected(text, None)) == [("email", "maria.example@example.org"), ("phone", "+442079460958")]
     assert ("phone", "+4930901820") in list(detected(text, "DE"))
-    found = hasher.identities(text, [("controller_customer_id", " K-7 ")], None)
+    hashes = hasher.identities(text, [("controller_customer_id", " K-7 ")], None)
     sha = hashlib.sha256(b"maria.example@example.org").hexdigest()
     md5 = hashlib.md5(b"+442079460958", usedforsecurity=False).hexdigest()
     for kind, form, value in [
@@ -27,14 +27,14 @@ def test_identifiers_are_found_in_texts_whatever_their_case_or_spacing(hasher):
         ("phone", "raw", "+44 (20) 79460958"),
         ("controller_customer_id", "raw", "K-7"),
     ]:
-        assert set(hasher.identity(kind, form, value)) <= set(found)
+        assert set(hasher.identity(kind, form, value)) <= set(hashes)
     for kind, form, value in [
         ("email", "raw", "aria.example@example.org"),
         ("controller_customer_id", "raw", "k-7"),
         ("phone", "sha256", sha),
         ("email", "sha1", hashlib.sha1(b"x", usedforsecurity=False).hexdigest()),
     ]:
-        assert not set(hasher.identity(kind, form, value)) & set(found)
+        assert not set(hasher.identity(kind, form, value)) & set(hashes)
 
 
 @pytest.mark.parametrize(
@@ -100,9 +100,9 @@ def test_an_address_is_found_as_people_write_it(written_as):
 
 def test_an_address_with_an_apostrophe_is_whole():
     """And is not taken for the shorter one of somebody else."""
-    found = list(detected("Ask o'brien@example.com", None))
-    assert ("email", "o'brien@example.com") in found
-    assert ("email", "brien@example.com") not in found
+    identifiers = list(detected("Ask o'brien@example.com", None))
+    assert ("email", "o'brien@example.com") in identifiers
+    assert ("email", "brien@example.com") not in identifiers
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))

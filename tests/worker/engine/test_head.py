@@ -22,8 +22,8 @@ def test_the_head_apart_gives_the_models_logits(name):
     mask = torch.ones_like(input_ids)
     with torch.no_grad():
         expected = model(input_ids=input_ids, attention_mask=mask).logits
-        found = Head(model)(hidden_states(model, input_ids, mask).flatten(0, 1))
-    torch.testing.assert_close(found.view_as(expected), expected, atol=1e-6, rtol=1e-6)
+        actual = Head(model)(hidden_states(model, input_ids, mask).flatten(0, 1))
+    torch.testing.assert_close(actual.view_as(expected), expected, atol=1e-6, rtol=1e-6)
     if name == "gemma2":
         assert expected.abs().max() < 5  # its cap
 
@@ -45,11 +45,11 @@ def test_chunks_of_the_head_equal_the_whole(name, loss, monkeypatch):
         "ce": (cross_entropy_rows, plain_ce),
     }[loss]
     value = loss_sum(Head(model), hidden_states(model, input_ids, mask), labels, rule)
-    found = torch.autograd.grad(value, list(trained.values()), allow_unused=True)
+    gradients = torch.autograd.grad(value, list(trained.values()), allow_unused=True)
     expected = plain(model(input_ids=input_ids, attention_mask=mask).logits, labels)
     wanted = torch.autograd.grad(expected, list(trained.values()), allow_unused=True)
     assert value.item() == pytest.approx(expected.item(), rel=1e-5)
-    for name_, a, b in zip(trained, found, wanted, strict=True):
+    for name_, a, b in zip(trained, gradients, wanted, strict=True):
         assert (a is None) == (b is None), name_
         if a is not None:
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)

@@ -31,9 +31,9 @@ def test_merge_through_disk_equals_base_plus_adapter(family, tmp_path):
     fresh.save_pretrained(tmp_path / "merged")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
     with torch.no_grad():
-        found = loaded(input_ids=input_ids).logits
-    assert (found - expected).abs().max() < 1e-5
-    assert (found - plain).abs().max() > 1e-3
+        actual = loaded(input_ids=input_ids).logits
+    assert (actual - expected).abs().max() < 1e-5
+    assert (actual - plain).abs().max() > 1e-3
     assert hashlib.sha256((tmp_path / "base" / "model.safetensors").read_bytes()).hexdigest() == before
     assert all(torch.equal(weights[name], value) for name, value in base.state_dict().items())
 

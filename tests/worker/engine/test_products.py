@@ -45,7 +45,7 @@ def test_a_model_computes_and_differentiates_as_before(family):
 
     expected = run()
     with onednn.fast_linear_layers(model):
-        found = run()
-    for a, b in zip(found, expected, strict=True):
+        actual = run()
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, atol=2e-4, rtol=2e-4)
     assert not [m for m in model.modules() if "forward" in vars(m)]

@@ -48,8 +48,8 @@ def test_a_request_that_is_being_cancelled_is_not_batched(api, services, model):
         requests.move(session, [cancelled], RequestStatus.CANCELLED)
         session.flush()
         job_id = batch_requests(services, only_model(services))
-    found = [api.get(f"{REQUESTS}/{r['id']}").json() for r in (request, other)]
-    assert [(f["status"], f["job_id"]) for f in found] == [("cancelled", None), ("batched", str(job_id))]
+    states = [api.get(f"{REQUESTS}/{r['id']}").json() for r in (request, other)]
+    assert [(f["status"], f["job_id"]) for f in states] == [("cancelled", None), ("batched", str(job_id))]
 
 
 def test_one_window_one_job_and_no_second_while_it_runs(api, services, model):
@@ -59,9 +59,9 @@ def test_one_window_one_job_and_no_second_while_it_runs(api, services, model):
     job_id = batch_requests(services, model_id)
     third = submit(api)
     assert batch_requests(services, model_id) is None
-    found = {i: api.get(f"{REQUESTS}/{i}").json() for i in (first["id"], second["id"], third["id"])}
-    assert {found[first["id"]]["job_id"], found[second["id"]]["job_id"]} == {str(job_id)}
-    assert found[third["id"]]["status"] == "pending"
+    states = {i: api.get(f"{REQUESTS}/{i}").json() for i in (first["id"], second["id"], third["id"])}
+    assert {states[first["id"]]["job_id"], states[second["id"]]["job_id"]} == {str(job_id)}
+    assert states[third["id"]]["status"] == "pending"
     with pytest.raises(IntegrityError), services.db.transaction() as session:
         other = session.get(Job, job_id)
         session.add(Job(model_id=model_id, parent_version_id=other.parent_version_id, policy={}))

@@ -48,8 +48,8 @@ def test_a_receipt_shows_the_text_in_the_record_of_a_failed_run_too(api, service
         certify_job(services, job_id, lease.fence)
     certificate = tmp_path / "certificate.json"
     certificate.write_bytes(api.get(f"/v1/jobs/{job_id}/certificate").content)
-    found = verify_record(receipt, b"the second", certificate, trust)
-    assert (found.record, found.ref, found.verdict, found.overall) == (1, request["ref"], "FAIL", "FAIL")
+    verified = verify_record(receipt, b"the second", certificate, trust)
+    assert (verified.record, verified.ref, verified.verdict, verified.overall) == (1, request["ref"], "FAIL", "FAIL")
     with pytest.raises(VerificationError) as caught:
         verify_record(receipt, b"the second ", certificate, trust)
     assert caught.value.code == ExitCode.NOT_IN_REQUEST
@@ -79,9 +79,9 @@ def test_a_log_that_somebody_else_holds_costs_no_attempt(services, job, monkeypa
         fcntl.flock(held, fcntl.LOCK_EX)
         tasks.work_under_lease(services, job_id, CONTROL_STAGES, tasks.certify_and_publish)
         with services.db.transaction() as session:
-            found = session.get(Job, job_id)
-            assert (found.stage, found.owner, found.attempts) == (Stage.CERTIFY, None, 0)
-            found.not_before = None
+            row = session.get(Job, job_id)
+            assert (row.stage, row.owner, row.attempts) == (Stage.CERTIFY, None, 0)
+            row.not_before = None
         assert [(f.check, "held" in f.problem) for f in examine(services)] == [("log", True)]
     tasks.work_under_lease(services, job_id, CONTROL_STAGES, tasks.certify_and_publish)
     with services.db.transaction() as session:
@@ -103,8 +103,8 @@ def test_a_stop_is_heeded_between_certifying_and_publishing(services, job, monke
     finally:
         tasks.stopping.clear()
     with services.db.transaction() as session:
-        found = session.get(Job, job_id)
-        assert (found.stage, found.owner, found.attempts) == (Stage.PUBLISH, None, 0)
+        row = session.get(Job, job_id)
+        assert (row.stage, row.owner, row.attempts) == (Stage.PUBLISH, None, 0)
 
 
 def test_a_failed_run_is_certified_as_failed_and_publishes_nothing(api, services, job):
@@ -114,8 +114,8 @@ def test_a_failed_run_is_certified_as_failed_and_publishes_nothing(api, services
     to_certify(services, job_id, {**report, "after": {"el": 0.5, "ma": 0.9}})
     with hold_job(services, job_id, CONTROL_STAGES) as lease:
         certify_job(services, job_id, lease.fence)
-    found = api.get(f"{REQUESTS}/{request['id']}").json()
-    assert (found["status"], found["verdict"], found["reason"]) == ("failed", "FAIL", "criterion_missed")
+    state = api.get(f"{REQUESTS}/{request['id']}").json()
+    assert (state["status"], state["verdict"], state["reason"]) == ("failed", "FAIL", "criterion_missed")
     assert api.get("/v1/models/tiny/versions/latest").json()["version"] == 0
     envelope = api.get(f"/v1/jobs/{job_id}/certificate").json()
     assert envelope["payloadType"] == "application/vnd.in-toto+json"
@@ -131,8 +131,8 @@ def test_a_regression_says_which_request(api, services, job):
     to_certify(services, job_id, {**REPORT, **failed})
     with hold_job(services, job_id, CONTROL_STAGES) as lease:
         certify_job(services, job_id, lease.fence)
-    found = api.get(f"{REQUESTS}/{request['id']}").json()
-    assert (found["status"], found["reason"]) == ("failed", "earlier_request_regressed")
+    state = api.get(f"{REQUESTS}/{request['id']}").json()
+    assert (state["status"], state["reason"]) == ("failed", "earlier_request_regressed")
     assert api.get(f"/v1/jobs/{job_id}").json()["metrics"]["earlier"] == earlier
     record = json.loads(base64.b64decode(api.get(f"/v1/jobs/{job_id}/certificate").json()["payload"]))["predicate"]
     assert (record["overall"], record["verification"]["earlier"]) == ("FAIL", earlier)

@@ -69,8 +69,8 @@ def test_certify_and_publish_make_one_verified_version(api, services, job):
         publish_version(services, job_id, lease.fence)
         with pytest.raises(LostLease):
             publish_version(services, job_id, lease.fence)
-    found = api.get(f"{REQUESTS}/{request['id']}").json()
-    assert (found["status"], found["verdict"], found["version"]) == ("completed", "PASS", 1)
+    state = api.get(f"{REQUESTS}/{request['id']}").json()
+    assert (state["status"], state["verdict"], state["version"]) == ("completed", "PASS", 1)
     version = api.get("/v1/models/tiny/versions/latest").json()
     assert (version["version"], version["parent"]) == (1, 0)
     folder = services.storage.release(version["digest"])

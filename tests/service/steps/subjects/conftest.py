@@ -19,6 +19,6 @@ def filled(api, model, services, tmp_path):
     with services.db.reading() as session:
         (corpus_id,) = corpora.unfinished(session)
     index_corpus(services, corpus_id)
-    found = api.get(f"/v1/models/{model}/corpora/crm").json()
-    assert (found["state"], found["records"], found["progress"]) == ("ready", len(texts), 1)
+    corpus = api.get(f"/v1/models/{model}/corpora/crm").json()
+    assert (corpus["state"], corpus["records"], corpus["progress"]) == ("ready", len(texts), 1)
     return texts

@@ -90,10 +90,10 @@ def test_a_decision_that_was_made_meanwhile_stands(api, services, filled, new_ke
 
     def meanwhile(*arguments):
         monkeypatch.setattr(resolve_module, "search", real_search)
-        found = real_search(*arguments)
+        matches = real_search(*arguments)
         resolve(services, request["id"])
         assert api.post(f"{REQUESTS}/{request['id']}/approve", json={}, headers=headers).status_code == 200
-        return found
+        return matches
 
     real_search = search
     monkeypatch.setattr(resolve_module, "search", meanwhile)

@@ -96,9 +96,9 @@ def test_a_corpus_that_breaks_off_says_where(api, services, model, tmp_path):
     with services.db.reading() as session:
         (corpus_id,) = corpora.unfinished(session)
     index_corpus(services, corpus_id)
-    found = api.get(f"/v1/models/{model}/corpora").json()["items"][0]
-    assert found["state"] == "failed"
-    assert "is not a JSON object" in found["reason"]
+    corpus = api.get(f"/v1/models/{model}/corpora").json()["items"][0]
+    assert corpus["state"] == "failed"
+    assert "is not a JSON object" in corpus["reason"]
     assert api.post(f"/v1/models/{model}/corpora", json=body).status_code == 409
 
 

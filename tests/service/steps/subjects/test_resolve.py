@@ -48,9 +48,9 @@ def test_an_address_becomes_all_its_records_and_their_copies_and_nobody_elses(ap
     assert (request["status"], request["waits_for"], request["records"]) == ("pending", "resolve", 0)
     assert batch_requests(services, the_model_id(services)) is None  # nothing to batch before it is resolved
     resolve(services, request["id"])
-    found = api.get(f"{REQUESTS}/{request['id']}").json()
-    assert (found["waits_for"], found["records"], found["results_count"]) == (None, 3, 3)
-    assert found["searched"] == [{"corpus": "crm", "records": len(filled)}]
+    state = api.get(f"{REQUESTS}/{request['id']}").json()
+    assert (state["waits_for"], state["records"], state["results_count"]) == (None, 3, 3)
+    assert state["searched"] == [{"corpus": "crm", "records": len(filled)}]
     assert sorted(texts_in(services, request["id"])) == sorted([*HERS, COPY])
     resolve(services, request["id"])  # a message that comes twice
     assert len(texts_in(services, request["id"])) == 3
@@ -92,11 +92,11 @@ def test_a_form_letter_to_many_is_not_hers(api, services, model, tmp_path, monke
     form = "Your parcel has arrived at the shop in Sample Street, where it is kept for you until Friday evening. ({})"
     fill(services, api, model, corpus_body(tmp_path, [form.format(f"person{i}@example.org") for i in range(30)]))
     subject = by_email("person3@example.org")
-    found = api.post(REQUESTS + ":preview", json={"model": model, "subject": subject}).json()
-    assert found["counts"] == {"identifier": 1, "near_copy": 0, "similar": 0, "name": 0, "form_letter": 29}
+    preview = api.post(REQUESTS + ":preview", json={"model": model, "subject": subject}).json()
+    assert preview["counts"] == {"identifier": 1, "near_copy": 0, "similar": 0, "name": 0, "form_letter": 29}
     monkeypatch.setattr(corpora, "MAX_OTHERS", 25)  # more are neither read nor counted
-    found = api.post(REQUESTS + ":preview", json={"model": model, "subject": subject}).json()
-    assert (found["counts"]["form_letter"], found["needs_approval"]) == (25, False)
+    preview = api.post(REQUESTS + ":preview", json={"model": model, "subject": subject}).json()
+    assert (preview["counts"]["form_letter"], preview["needs_approval"]) == (25, False)
     request = submit(api, **subject)
     resolve(services, request["id"])
     assert texts_in(services, request["id"]) == [form.format("person3@example.org")]
@@ -118,9 +118,9 @@ def test_nothing_found_is_done_and_says_where_was_searched(api, services, filled
     """It ends completed, with no version."""
     request = submit(api, **by_email("nobody@example.org"), names=["Zoltan Unheardof"])
     resolve(services, request["id"])
-    found = api.get(f"{REQUESTS}/{request['id']}").json()
-    assert (found["status"], found["reason"], found["results_count"]) == ("completed", "nothing_found", 0)
-    assert found["searched"] == [{"corpus": "crm", "records": len(filled)}]
+    state = api.get(f"{REQUESTS}/{request['id']}").json()
+    assert (state["status"], state["reason"], state["results_count"]) == ("completed", "nothing_found", 0)
+    assert state["searched"] == [{"corpus": "crm", "records": len(filled)}]
 
 
 def test_texts_and_a_person_in_one_request_and_its_receipt_opens_both(api, services, filled):
@@ -161,8 +161,8 @@ def test_a_corpus_that_changed_is_never_taken_for_what_was_indexed(api, services
     path.write_text(path.read_text().replace("flooded twice", "flooded thrice"))
     request = submit(api, **by_email())
     resolve(services, request["id"])
-    found = api.get(f"{REQUESTS}/{request['id']}").json()
-    assert (found["status"], found["waits_for"], found["reason"]) == ("pending", "resolve", "corpus_changed: crm")
+    state = api.get(f"{REQUESTS}/{request['id']}").json()
+    assert (state["status"], state["waits_for"], state["reason"]) == ("pending", "resolve", "corpus_changed: crm")
     assert api.post(REQUESTS + ":preview", json={"model": "tiny", "subject": by_email()}).status_code == 409
     assert api.delete("/v1/models/tiny/corpora/crm").status_code == 204
     api.post("/v1/models/tiny/corpora", json={"name": "crm", "path": str(path)})
@@ -180,8 +180,8 @@ def test_a_corpus_that_failed_or_is_gone_is_not_one_where_nobody_was_found(api, 
         session.execute(text("UPDATE corpora SET state = 'failed', reason = 'x'"))
     for _ in range(2):
         resolve(services, request["id"])
-    found = api.get(f"{REQUESTS}/{request['id']}").json()
-    assert (found["status"], found["reason"]) == ("pending", "corpus_failed: crm")
+    state = api.get(f"{REQUESTS}/{request['id']}").json()
+    assert (state["status"], state["reason"]) == ("pending", "corpus_failed: crm")
     assert len(doctor()) == 2
     assert api.delete("/v1/models/tiny/corpora/crm").status_code == 204
     resolve(services, request["id"])
@@ -208,10 +208,10 @@ def test_a_preview_counts_and_shows_texts_to_approvers_alone(api, services, fill
     """And makes no request."""
     body = {"model": "tiny", "subject": {**by_email(), "names": ["Maria Example"]}}
     reader = {"Authorization": f"Bearer {new_key('read')}"}
-    found = api.post(REQUESTS + ":preview", json=body, headers=reader).json()
-    assert found["counts"] == {"identifier": 2, "near_copy": 1, "similar": 0, "name": 2, "form_letter": 0}
-    assert (found["needs_approval"], found["matches"]) == (True, None)
-    assert found["searched"] == [{"corpus": "crm", "records": len(filled)}]
+    preview = api.post(REQUESTS + ":preview", json=body, headers=reader).json()
+    assert preview["counts"] == {"identifier": 2, "near_copy": 1, "similar": 0, "name": 2, "form_letter": 0}
+    assert (preview["needs_approval"], preview["matches"]) == (True, None)
+    assert preview["searched"] == [{"corpus": "crm", "records": len(filled)}]
     shown = api.post(
         REQUESTS + ":preview", json=body, headers={"Authorization": f"Bearer {new_key('approve', 'read')}"}
     )

@@ -132,8 +132,8 @@ def test_a_purged_request_that_a_backup_takes_for_pending_holds_nobody_up(api, s
     gone, other = submit(api), submit(api)
     services.storage.add_purged(UUID(gone["id"]))
     assert purge_restored(services) == [UUID(gone["id"])]
-    found = api.get(f"{REQUESTS}/{gone['id']}").json()
-    assert (found["status"], found["reason"]) == ("failed", "restored")
+    state = api.get(f"{REQUESTS}/{gone['id']}").json()
+    assert (state["status"], state["reason"]) == ("failed", "restored")
     refused = api.post(f"{REQUESTS}/{gone['id']}/retry")
     assert (refused.status_code, "purged" in refused.json()["detail"]) == (409, True)  # it would be pending for ever
     assert batch_requests(services, only_model(services))

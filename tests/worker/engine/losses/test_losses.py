@@ -31,8 +31,8 @@ def test_loss_mean_equals_plain_autograd(name, margin):
     value = loss_mean(logits, labels, rule)
     expected = PLAIN[name](logits, labels, margin) / count
     assert value.item() == pytest.approx(expected.item(), abs=1e-12)
-    (found,), (wanted,) = torch.autograd.grad(value, logits), torch.autograd.grad(expected, logits)
-    torch.testing.assert_close(found, wanted, atol=1e-12, rtol=1e-9)
+    (actual,), (wanted,) = torch.autograd.grad(value, logits), torch.autograd.grad(expected, logits)
+    torch.testing.assert_close(actual, wanted, atol=1e-12, rtol=1e-9)
 
 
 def test_no_label_is_zero():

@@ -64,9 +64,9 @@ def test_the_lower_bound_is_one(family):
     """What the teacher-forced pass says of EL is never more than EL, and something where runs are long."""
     model = support.random_model(family)
     rows = support.partly_predictable(model, 3, 32)
-    found = greedy_continuations(model, rows.tolist())
-    bounds = [lower_bound(g.matches, 3) for g in found]
-    assert all(b <= likelihood(g.input_ids, g.continuations, 3) + 1e-12 for b, g in zip(bounds, found, strict=True))
+    decoded = greedy_continuations(model, rows.tolist())
+    bounds = [lower_bound(g.matches, 3) for g in decoded]
+    assert all(b <= likelihood(g.input_ids, g.continuations, 3) + 1e-12 for b, g in zip(bounds, decoded, strict=True))
     assert max(bounds) > 0
     assert lower_bound([True] * 31, 10) == 1.0
 
