@@ -58,12 +58,18 @@ def index_in_process(
     services.close()
 
 
-def measure(services: Services, folder: Path, size: int) -> str:
-    """A row of the table."""
+def write_corpus(folder: Path, size: int) -> Path:
+    """A JSON lines file of fictional people."""
     path = folder / f"{size}.jsonl"
     with path.open("w") as out:
         for i, text in enumerate(support.people(size, seed=size)):
             out.write(json.dumps({"text": text, "email": f"person{i}@example.org"}) + "\n")
+    return path
+
+
+def measure(services: Services, folder: Path, size: int) -> str:
+    """A row of the table."""
+    path = write_corpus(folder, size)
     name = f"m{size}"
     with services.db.transaction() as session:
         model = Model(name=name, policy={}, retain={}, heldout={})

@@ -61,11 +61,7 @@ def run(
     frontier_start = perplexity(bench.model, bench.pile[:FRONTIER])
 
     def measure_step(_: float) -> None:
-        matches = token_matches(bench.model, data.forget.sequences)
-        ma = [accuracy(row) for row in matches]
-        el = [lower_bound(row, threshold.n) for row, threshold in zip(matches, thresholds, strict=False)]
-        pile = perplexity(bench.model, bench.pile[:FRONTIER])
-        frontier.append({"ma": mean(ma), "el": mean(el), "over": count_over(ma, thresholds), "pile": pile})
+        frontier.append(frontier_point(bench, data.forget.sequences, thresholds))
         on_step(frontier[-1])
 
     trainer = Trainer(
@@ -98,6 +94,15 @@ def run(
         "frontier_start": frontier_start,
     }
     return merged, measurements
+
+
+def frontier_point(bench: Bench, sequences: list[list[int]], thresholds: list[Threshold]) -> dict[str, float]:
+    """Mean MA, mean lower bound of EL, sequences over their 95th percentile, and Pile perplexity, after a step."""
+    matches = token_matches(bench.model, sequences)
+    ma = [accuracy(row) for row in matches]
+    el = [lower_bound(row, threshold.n) for row, threshold in zip(matches, thresholds, strict=False)]
+    pile = perplexity(bench.model, bench.pile[:FRONTIER])
+    return {"ma": mean(ma), "el": mean(el), "over": count_over(ma, thresholds), "pile": pile}
 
 
 def measure_merged(merged: CausalLM, data: Prepared, thresholds: list[Threshold]) -> dict[str, float]:

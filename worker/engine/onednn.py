@@ -36,8 +36,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if AVAILABLE and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.numel():
         if weight.numel() <= BLOCK:
-            arguments: tuple[object, ...] = (_without_gaps(x), _without_gaps(weight), bias, "none", [], "")
-            product: Tensor = torch.ops.mkldnn._linear_pointwise(*arguments)
+            x, weight = _without_gaps(x), _without_gaps(weight)
+            product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
             return product
         return _linear_in_blocks(x, weight, bias)
     return nn.functional.linear(x, weight, bias)
