@@ -1,7 +1,7 @@
 """What the tests of a job found: one typed, versioned model from the compute child to everything that shows it.
 
-The compute child makes a `ChildReport`. The service keeps it as a `JobReport` in the job's row. `schemas.report` has the
-one reader and the one writer. A new metric is a field here and a place that shows it.
+The compute child makes a `ChildReport`. The service keeps it as a `JobReport` in the job's row. `schemas.report` has
+the one reader and the one writer. A new metric is a field here and a place that shows it.
 """
 
 from dataclasses import dataclass, field
