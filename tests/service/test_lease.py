@@ -32,19 +32,18 @@ def test_a_job_is_claimed_once_until_its_lease_runs_out(services, job):
 RACER = """
 import os, sys, threading
 from uuid import UUID, uuid4
-from service.app import build
+from service.bootstrap import build
 from service.config import Settings
 from service.db import jobs
-from service.domain.report import BaselineSummary, ChildReport
 from service.domain.states import COMPUTE_STAGES, Outcome
-from worker.tasks import holding
+from worker.tasks import work_under_lease
 
-parts = build(Settings.model_validate_json(sys.argv[1]))
+services = build(Settings.model_validate_json(sys.argv[1]))
 out = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND)
 
-def work(parts, lease):
+def work(services, lease):
     os.write(out, f"{lease.job_id} begins\\n".encode())
-    with parts.db.transaction() as session:
+    with services.db.transaction() as session:
         job = jobs.owned(session, lease.job_id, lease.fence)
         job.stage = "certify"
         jobs.finish(session, job, Outcome.REJECTED, None)
@@ -52,12 +51,12 @@ def work(parts, lease):
 
 def race():
     for job_id in sys.argv[3:]:
-        holding(parts, UUID(job_id), COMPUTE_STAGES, work)
+        work_under_lease(services, UUID(job_id), COMPUTE_STAGES, work)
 
 threads = [threading.Thread(target=race) for _ in range(4)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
-parts.close()
+services.close()
 """
 
 
