@@ -79,7 +79,7 @@ def run(
     finally:
         adapter.detach()
     merged = merged_copy(bench.model, checkpoint.final, options)
-    measurements = {
+    return merged, {
         "epochs": len(checkpoint.history),
         "steps": sum(int(entry["steps"]) for entry in checkpoint.history),
         "met": checkpoint.met,
@@ -91,7 +91,6 @@ def run(
         "frontier": frontier,
         "frontier_start": frontier_start,
     }
-    return merged, measurements
 
 
 def frontier_point(bench: Bench, sequences: list[list[int]], thresholds: list[Threshold]) -> dict[str, float]:
