@@ -24,10 +24,10 @@ def temporary_services(*, max_wait_seconds: float = 900) -> Iterator[tuple[Servi
         server.start()
         try:
             assert wait_until(lambda: postgres.is_ready(root / "postgres", sockets), 60)
-            migrate.upgrade(postgres.url(sockets), postgres.url(sockets, user=postgres.APP))
+            migrate.upgrade(postgres.url(sockets), postgres.url(sockets, user=postgres.APP_ROLE))
             create_keys(Settings(keys_dir=root / "keys"))
             settings = Settings(
-                database_url=postgres.url(sockets, user=postgres.APP),
+                database_url=postgres.url(sockets, user=postgres.APP_ROLE),
                 owner_database_url=postgres.url(sockets),
                 broker_url="redis://127.0.0.1:1",
                 storage_dir=root / "storage",

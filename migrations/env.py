@@ -5,12 +5,12 @@ from sqlalchemy import NullPool, create_engine, text
 
 from service.db import corpus_tables, tables  # noqa: F401  # each adds its tables to the metadata
 from service.db.base import Base
-from service.migrate import ALONE, PATIENCE
+from service.migrate import MIGRATION_LOCK, SET_TIMEOUTS
 
 engine = create_engine(context.config.attributes["url"], poolclass=NullPool, hide_parameters=True)
 with engine.connect() as connection:
-    connection.execute(text(PATIENCE))
-    connection.execute(text("SELECT pg_advisory_lock(:alone)"), {"alone": ALONE})  # until the connection ends
+    connection.execute(text(SET_TIMEOUTS))
+    connection.execute(text("SELECT pg_advisory_lock(:alone)"), {"alone": MIGRATION_LOCK})  # until the connection ends
     connection.commit()
     context.configure(
         connection=connection, target_metadata=Base.metadata, compare_server_default=False,

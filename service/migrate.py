@@ -17,8 +17,8 @@ from service.db.session import sqlalchemy_url
 PACKAGED = Path(__file__).parent / "migrations"
 CHECKOUT = Path(__file__).parent.parent / "migrations"
 APP_ROLE = "unlearnd_app"
-ALONE = 7310580  # the advisory lock that every migration takes
-PATIENCE = "SET lock_timeout = '5s'; SET statement_timeout = '60s'"
+MIGRATION_LOCK = 7310580  # the advisory lock that every migration takes
+SET_TIMEOUTS = "SET lock_timeout = '5s'; SET statement_timeout = '60s'"
 GRANT = """
 DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'unlearnd_app') THEN CREATE ROLE unlearnd_app NOLOGIN; END IF;
@@ -50,8 +50,8 @@ def upgrade(owner: str, app: str | None = None) -> None:
     """
     command.upgrade(config(owner), "head")
     with psycopg.connect(owner) as connection:
-        connection.execute(PATIENCE)
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", [ALONE])
+        connection.execute(SET_TIMEOUTS)
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [MIGRATION_LOCK])
         connection.execute(GRANT)
         login = conninfo_to_dict(app) if app else {}
         if login.get("user") not in (None, conninfo_to_dict(owner).get("user")):

@@ -10,13 +10,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from service.audit.canonical import dumps
-from service.audit.certificate import (
-    RequestLine,
-    memorised_count,
-    recorded_parameters,
-    statement,
-    threshold_ranges,
-)
+from service.audit.certificate import RequestLine, certified_parameters, memorised_count, statement, threshold_ranges
 from service.audit.checkpoint import Checkpoint, Proof, sign_checkpoint
 from service.audit.commitments import forget_set_root
 from service.audit.dsse import IN_TOTO
@@ -101,7 +95,7 @@ class Issuer:
         """A log with the thresholds at index 2."""
         digests = {
             "thresholds": hashlib.sha256(dumps(threshold_ranges(findings(REPORT).thresholds))).hexdigest(),
-            "parameters": hashlib.sha256(dumps(recorded_parameters(POLICY))).hexdigest(),
+            "parameters": hashlib.sha256(dumps(certified_parameters(POLICY))).hexdigest(),
         }
         fixed = {"job": "j", "before": {"size": 2, "root": "4" * 64}, **digests}
         return [b"{}", b"[]", self.entry("job.thresholds", **{**fixed, **changes})]

@@ -8,8 +8,6 @@ import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 TRACKED = [
     ROOT / name
@@ -47,16 +45,20 @@ def identifiers(path: Path) -> set[str]:
     return {token.string for token in tokens if token.type == tokenize.NAME}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=label)
-def test_sizes(path):
-    """A file has 300 lines at most (a test 400), a body 40."""
-    most = MOST_TEST_FILE if path.relative_to(ROOT).parts[0] == "tests" else MOST_FILE
-    lines = path.read_text().count("\n")
-    assert lines <= most, f"{lines} lines"
-    for function in functions(path):
-        body = function.body[1:] if ast.get_docstring(function) else function.body
-        size = function.end_lineno - body[0].lineno + 1 if body else 0
-        assert size <= MOST_BODY, f"{function.name}: {size} lines"
+def test_sizes():
+    """A file has 300 lines at most (a test 400), a body 40. Migrations are never changed again, whatever their size."""
+    large = []
+    for path in SOURCES:
+        folder = path.relative_to(ROOT).parts[0]
+        lines = path.read_text().count("\n")
+        if lines > (MOST_TEST_FILE if folder == "tests" else MOST_FILE) and folder != "migrations":
+            large.append(f"{label(path)}: {lines} lines")
+        for function in functions(path) if folder != "migrations" else ():
+            body = function.body[1:] if ast.get_docstring(function) else function.body
+            size = function.end_lineno - body[0].lineno + 1 if body else 0
+            if size > MOST_BODY:
+                large.append(f"{label(path)}: {function.name} has {size} lines")
+    assert not large, "\n".join(large)
 
 
 def test_few_values_are_of_any_type():
@@ -73,15 +75,17 @@ def test_the_formatter_is_seldom_switched_off():
     assert len(skips) <= MOST_FMT_SKIP, skips
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=label)
-def test_names_are_the_fields(path):
+def test_names_are_the_fields():
     """Nobody has to learn a dialect to read a name."""
-    assert path.stem not in DIALECT_MODULES
-    assert not identifiers(path) & (DIALECT | DIALECT_FUNCTIONS)
-    assert not [function.name for function in functions(path) if function.name.endswith("_of")]
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            assert not {alias.asname for alias in node.names} & DIALECT_ALIASES, f"line {node.lineno}"
+    strange = [label(path) for path in SHIPPED if path.stem in DIALECT_MODULES]
+    for path in SHIPPED:
+        names = identifiers(path) & (DIALECT | DIALECT_FUNCTIONS)
+        names |= {function.name for function in functions(path) if function.name.endswith("_of")}
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names |= {alias.asname for alias in node.names if alias.asname in DIALECT_ALIASES}
+        strange += [f"{label(path)}: {name}" for name in sorted(names)]
+    assert not strange, "\n".join(strange)
 
 
 def test_cited_designs_are_in_the_repository():

@@ -142,7 +142,7 @@ def statement(
         "method": {
             "name": "FILA + IHL on LoRA",
             "source": "Cha et al., ICLR 2025, arXiv 2408.06621",
-            "parameters": recorded_parameters(parameters),
+            "parameters": certified_parameters(parameters),
         },
         "verification": _verification(findings, requests, submitters),
         "training": _training(findings, submitters),
@@ -239,7 +239,7 @@ def threshold_ranges(table: Sequence[ThresholdRow]) -> list[JsonObject]:
     ]
 
 
-def recorded_parameters(policy: JsonObject) -> JsonObject:
+def certified_parameters(policy: JsonObject) -> JsonObject:
     """The policy in the form that the log holds before the run and the certificate holds after it."""
     return {k: str(v) if isinstance(v, float) else v for k, v in policy.items()}
 

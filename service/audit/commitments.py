@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from service.audit.merkle import leaf_hash, root
 
-NONCE = 32  # bytes
+NONCE_BYTES = 32  # bytes
 
 
 def commit(nonce: bytes, text: bytes) -> bytes:

@@ -46,7 +46,7 @@ class Envelope:
     signatures: Sequence[Signature]
 
     @classmethod
-    def of(cls, content: Json) -> "Envelope":
+    def from_json(cls, content: Json) -> "Envelope":
         """Read an envelope from parsed JSON.
 
         Raises:
@@ -73,7 +73,7 @@ def sign(payload: bytes, payload_type: str, keys: Sequence[PrivateKey]) -> bytes
     return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
 
 
-def holds(key: PublicKey, signature: bytes, data: bytes) -> bool:
+def signature_is_valid(key: PublicKey, signature: bytes, data: bytes) -> bool:
     """Whether `signature` is a valid signature over `data` by this key."""
     try:
         if isinstance(key, Ed25519PublicKey):

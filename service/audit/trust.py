@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from service.audit.dsse import IN_TOTO, Envelope, NotAnEnvelope, PublicKey, holds, keyid
+from service.audit.dsse import IN_TOTO, Envelope, NotAnEnvelope, PublicKey, keyid, signature_is_valid
 from service.domain.json_types import Json, JsonObject
 
 ROLES = ("certificate", "release", "log", "receipt")
@@ -125,7 +125,7 @@ def open_envelope(data: bytes, keys: dict[str, Key], payload_type: str) -> tuple
         Untrusted: An unknown key signed, nobody signed, or one key signed twice.
         BadSignature: A signature is invalid, or the payload has another type.
     """
-    envelope = Envelope.of(_parse_json(data))
+    envelope = Envelope.from_json(_parse_json(data))
     claimed = [signature.keyid for signature in envelope.signatures]
     if len(set(claimed)) != len(claimed):
         raise Untrusted("one key has signed twice; each key may sign once")
@@ -136,7 +136,7 @@ def open_envelope(data: bytes, keys: dict[str, Key], payload_type: str) -> tuple
     if not claimed:
         raise Untrusted("nobody has signed")
     for signature in envelope.signatures:
-        if not holds(keys[signature.keyid].public, signature.sig, envelope.signed):
+        if not signature_is_valid(keys[signature.keyid].public, signature.sig, envelope.signed):
             raise BadSignature("the signature does not match the payload")
     return envelope.payload, [keys[keyid] for keyid in claimed]
 
@@ -149,10 +149,12 @@ def open_bundle(data: bytes, keys: dict[str, Key]) -> tuple[bytes, Key]:
         Untrusted: None of `keys` signed it.
     """
     content = _parse_json(data)
-    envelope = Envelope.of(content.get("dsseEnvelope") if isinstance(content, dict) else None)
+    envelope = Envelope.from_json(content.get("dsseEnvelope") if isinstance(content, dict) else None)
     for signature in envelope.signatures if envelope.payload_type == IN_TOTO else ():
         for key in keys.values():  # a bundle names no keyid
-            if isinstance(key.public, EllipticCurvePublicKey) and holds(key.public, signature.sig, envelope.signed):
+            if isinstance(key.public, EllipticCurvePublicKey) and signature_is_valid(
+                key.public, signature.sig, envelope.signed
+            ):
                 return envelope.payload, key
     raise Untrusted("no trusted release key has signed it")
 

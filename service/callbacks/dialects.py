@@ -15,10 +15,10 @@ from service.callbacks import datagrail_signature, opendsr
 from service.callbacks.webhooks import OutgoingCall, signature_headers, webhook_secret
 from service.db.tables import DeletionRequest
 from service.domain.json_types import JsonObject
-from service.domain.notifications import dsr_word
+from service.domain.notifications import opendsr_status
 from service.domain.states import RequestStatus
 
-DONE = (RequestStatus.COMPLETED, RequestStatus.NOT_MEMORISED)
+SUCCESSFUL = (RequestStatus.COMPLETED, RequestStatus.NOT_MEMORISED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def _opendsr(notification: Notification) -> OutgoingCall:
     request, services, url = notification.request, notification.services, notification.target.url
     assert request.dialect is not None
     dialect = opendsr.DIALECTS[request.dialect]
-    status = opendsr.status_body(request, dsr_word(notification.status), results_url(services, request))
+    status = opendsr.status_body(request, opendsr_status(notification.status), results_url(services, request))
     body = opendsr.dumps({**status, "api_version": dialect.api_version, "status_callback_url": url})
     headers = {"content-type": "application/json", **dialect.headers(services.opendsr, body)}
     return OutgoingCall("POST", url, headers, body)
@@ -106,7 +106,7 @@ def results_url(services: Services, request: DeletionRequest) -> str | None:
 
 def _fides(notification: Notification) -> OutgoingCall | None:
     """`POST {fides}/api/v1/request-task/callback` with the request's token; None for a failure, which has no status."""
-    if notification.status not in DONE:
+    if notification.status not in SUCCESSFUL:
         return None
     body = json.dumps({"rows_masked": notification.request.records_count}).encode()
     headers = {"content-type": "application/json", "authorization": f"Bearer {notification.target.token}"}
@@ -116,7 +116,7 @@ def _fides(notification: Notification) -> OutgoingCall | None:
 def _transcend(notification: Notification) -> OutgoingCall:
     """`PUT {sombra}/v1/data-silo` with the request's nonce."""
     settings = notification.services.settings
-    if notification.status in DONE:
+    if notification.status in SUCCESSFUL:
         status = "READY" if notification.request.records_count else "SKIPPED"
     elif RequestStatus(notification.status) is RequestStatus.CANCELLED:
         status = "SKIPPED_DUE_TO_EXCEPTION"
@@ -135,7 +135,7 @@ def _transcend(notification: Notification) -> OutgoingCall:
 
 def _datagrail(notification: Notification) -> OutgoingCall:
     """To the callback URL of a DataGrail webhook, signed as DataGrail signs."""
-    status = "completed" if notification.status in DONE else "failed"
+    status = "completed" if notification.status in SUCCESSFUL else "failed"
     message = {**notification.ended, "webhook_request_id": notification.target.token, "status": status}
     body = json.dumps(message).encode()
     secret = notification.services.settings.datagrail_secret.get_secret_value()
@@ -143,7 +143,7 @@ def _datagrail(notification: Notification) -> OutgoingCall:
     return OutgoingCall("POST", notification.target.url, headers, body)
 
 
-DIALECTS: dict[str | None, Callable[[Notification], OutgoingCall | None]] = {
+CALLBACK_BUILDERS: dict[str | None, Callable[[Notification], OutgoingCall | None]] = {
     None: _standard,
     "opendsr": _opendsr,
     "opengdpr": _opendsr,

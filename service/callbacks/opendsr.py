@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 from service.db.tables import DeletionRequest
 from service.domain.json_types import JsonObject
-from service.domain.notifications import dsr_word
+from service.domain.notifications import opendsr_status
 from service.domain.states import TERMINAL_REQUESTS
 from service.evidence.opendsr_key import OpenDsrKey
 
@@ -35,7 +35,7 @@ DIALECTS = {"opendsr": Dialect("2.0", "OpenDSR"), "opengdpr": Dialect("1.0", "Op
 
 def expected_completion(request: DeletionRequest) -> datetime:
     """When a request is expected to be done. For a request that failed or is late, the time moves on with the clock."""
-    if request.finished_at is not None and dsr_word(request.status) != "in_progress":
+    if request.finished_at is not None and opendsr_status(request.status) != "in_progress":
         return request.finished_at
     if request.status in TERMINAL_REQUESTS or request.due_at < datetime.now(UTC):
         return max(request.due_at, datetime.now(UTC) + LATE_EXTENSION)

@@ -48,21 +48,21 @@ class GroupCommit(Generic[Item, Result]):
         call: Callable[[Sequence[Item]], Sequence[Result]],
         *,
         size: Callable[[Item], int],
-        most: int,
-        room: int,
-        patience: float,
+        max_items: int,
+        max_bytes: int,
+        timeout_seconds: float,
     ) -> None:
         """Group calls to `call`, which is all or nothing.
 
         Args:
             call: Takes the items of a group; returns a result for each.
             size: The bytes of an item.
-            most: The most items of a group.
-            room: The most bytes of a group; a larger item goes alone.
-            patience: The most seconds that an item waits for its group.
+            max_items: The most items of a group.
+            max_bytes: The most bytes of a group; a larger item goes alone.
+            timeout_seconds: The most seconds that an item waits for its group.
         """
         self._call, self._size = call, size
-        self._max_items, self._max_bytes, self._wait_seconds = most, room, patience
+        self._max_items, self._max_bytes, self._timeout_seconds = max_items, max_bytes, timeout_seconds
         self._lock = threading.Lock()
         self._waiting: deque[_Entry[Item, Result]] = deque()
         self._has_leader = False
@@ -82,7 +82,7 @@ class GroupCommit(Generic[Item, Result]):
             if not self._has_leader:
                 self._has_leader = True
                 self._appoint(entry)
-        if not entry.woken.wait(self._wait_seconds):
+        if not entry.woken.wait(self._timeout_seconds):
             with self._lock:
                 if entry in self._waiting and not entry.leads:
                     self._waiting.remove(entry)

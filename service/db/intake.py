@@ -115,4 +115,6 @@ def _postgres_text(value: object) -> str:
 def request_intake(db: Database) -> GroupCommit[NewRequest, tuple[UUID, str | None] | None]:
     """A function that stores one request, in a group with requests that arrive at the same time."""
     insert = partial(insert_requests, db)
-    return GroupCommit(insert, size=lambda new: new.size, most=MAX_REQUESTS, room=MAX_BYTES, patience=POOL_SECONDS)
+    return GroupCommit(
+        insert, size=lambda new: new.size, max_items=MAX_REQUESTS, max_bytes=MAX_BYTES, timeout_seconds=POOL_SECONDS
+    )

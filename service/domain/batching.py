@@ -19,7 +19,9 @@ class Pending(Generic[Id]):
     due_at: datetime
 
 
-def seal(pending: Sequence[Pending[Id]], *, max_batch_records: int, max_wait_seconds: float, now: datetime) -> list[Id]:
+def requests_to_batch(
+    pending: Sequence[Pending[Id]], *, max_batch_records: int, max_wait_seconds: float, now: datetime
+) -> list[Id]:
     """The requests that form a job now; none while the window may stay open.
 
     The window closes when it is full, when its oldest request has waited long enough, or when a deadline approaches.

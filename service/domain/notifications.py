@@ -11,7 +11,7 @@ DSR_WORDS = {
 }
 
 
-def dsr_word(status: str) -> str:
+def opendsr_status(status: str) -> str:
     """A request's status in OpenDSR's four words; a failed request is in progress, because an operator looks at it."""
     return DSR_WORDS.get(RequestStatus(status), "in_progress")
 
@@ -22,5 +22,5 @@ def is_notified(dialect: str | None, before: str, after: str) -> bool:
     An OpenDSR controller is notified when OpenDSR's word changes, any other submitter when the request ends.
     """
     if dialect in DSR:
-        return dsr_word(before) != dsr_word(after)
+        return opendsr_status(before) != opendsr_status(after)
     return after in TERMINAL_REQUESTS

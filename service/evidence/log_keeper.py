@@ -27,7 +27,10 @@ from service.evidence.keyring import Keyring
 from service.files import CachedFile, fsync, write_atomically
 
 ENTRIES, MEMORY = "log.jsonl", "checkpoint.json"
-PATIENCE, POLL_SECONDS = 10.0, 0.05  # seconds: the longest wait for the lock, and the pause between two attempts
+LOCK_TIMEOUT_SECONDS, POLL_SECONDS = (
+    10.0,
+    0.05,
+)  # seconds: the longest wait for the lock, and the pause between two attempts
 
 
 class LogForked(Exception):
@@ -179,7 +182,7 @@ class LogKeeper:
         path = self._folder / ENTRIES
         path.touch()
         with path.open("r+b") as handle:
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
             while True:
                 try:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

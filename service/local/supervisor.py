@@ -126,7 +126,7 @@ class Stack:
         """The environment variables of every part. A setting in this process's environment takes precedence."""
         sockets = self._socket_folder()
         defaults = {
-            "UNLEARND_DATABASE_URL": postgres.url(sockets, user=postgres.APP),
+            "UNLEARND_DATABASE_URL": postgres.url(sockets, user=postgres.APP_ROLE),
             "UNLEARND_BROKER_URL": valkey.url(sockets),
             "UNLEARND_STORAGE_DIR": str(self.data / "storage"),
             "UNLEARND_KEYS_DIR": str(self.data / "keys"),

@@ -2,7 +2,7 @@
 
 import json
 
-from service.audit.commitments import NONCE
+from service.audit.commitments import NONCE_BYTES
 from service.db.tables import DeletionRequest
 from service.domain.errors import NotFound
 from service.domain.json_types import JsonObject
@@ -30,7 +30,7 @@ def open_records(wrapper: KeyWrapper, request: DeletionRequest) -> list[tuple[by
     """
     data_key = request_data_key(wrapper, request)
     opened = [data_key.open(f"record/{record.position}", record.sealed) for record in request.records]
-    return [(data[:NONCE], data[NONCE:]) for data in opened]
+    return [(data[:NONCE_BYTES], data[NONCE_BYTES:]) for data in opened]
 
 
 def open_subject(wrapper: KeyWrapper, request: DeletionRequest) -> tuple[bytes, bytes] | None:
@@ -42,7 +42,7 @@ def open_subject(wrapper: KeyWrapper, request: DeletionRequest) -> tuple[bytes, 
     if request.subject is None:
         return None
     data = request_data_key(wrapper, request).open(SUBJECT_ITEM, request.subject)
-    return data[:NONCE], data[NONCE:]
+    return data[:NONCE_BYTES], data[NONCE_BYTES:]
 
 
 def request_subject(wrapper: KeyWrapper, request: DeletionRequest) -> JsonObject:

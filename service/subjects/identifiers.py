@@ -31,7 +31,7 @@ class NotAnIdentity(ValueError):
     """The value does not have the type and format that it should have. The message does not repeat the value."""
 
 
-def normalised(kind: str, value: str, region: str | None = None) -> str:
+def normalise(kind: str, value: str, region: str | None = None) -> str:
     """The normal form of an identifier: e-mail addresses and device ids in lower case, phone numbers as E.164.
 
     Raises:
@@ -67,12 +67,12 @@ def digests(kind: str, form: str, value: str) -> Iterator[str]:
             raise NotAnIdentity(f"not a {form} in hex digits")
         yield f"{kind}|{form}|{value}"
         return
-    data = normalised(kind, value).encode()
+    data = normalise(kind, value).encode()
     for name in DIGESTS:
         yield f"{kind}|{name}|{hashlib.new(name, data, usedforsecurity=False).hexdigest()}"
 
 
-def detected(text: str, region: str | None) -> Iterator[tuple[str, str]]:
+def detect_identifiers(text: str, region: str | None) -> Iterator[tuple[str, str]]:
     """Yield (type, normalised value) of every e-mail address and phone number in a text.
 
     Without a region, only numbers in international form count.
@@ -80,7 +80,7 @@ def detected(text: str, region: str | None) -> Iterator[tuple[str, str]]:
     for match in EMAIL.finditer(text):
         for address in _possible_addresses(match.group()):
             try:
-                yield "email", normalised("email", address)
+                yield "email", normalise("email", address)
             except NotAnIdentity:
                 continue  # its normal form is not an address
     if PHONE_LIKE.search(text):
@@ -106,7 +106,7 @@ def without_identifiers(text: str) -> str:
     return PHONE_LIKE.sub(" ", EMAIL.sub(" ", text))
 
 
-def says_more(copy: str, text: str) -> bool:
+def has_additional_words(copy: str, text: str) -> bool:
     """Whether `copy` has a word that `text` does not have. Identifiers do not count."""
     return not set(words(without_identifiers(copy))) <= set(words(without_identifiers(text)))
 
@@ -139,10 +139,10 @@ class Hasher:
 
     def identities(self, text: str, columns: Sequence[tuple[str, str]], region: str | None) -> list[int]:
         """The hashes of all identifiers of a record: those in its text, and the (type, value) of its columns."""
-        identifiers = set(detected(text, region))
+        identifiers = set(detect_identifiers(text, region))
         for kind, value in columns:
             try:
-                identifiers.add((kind, normalised(kind, value, region)))
+                identifiers.add((kind, normalise(kind, value, region)))
             except NotAnIdentity:
                 continue  # the cell does not hold an identifier
         return sorted({number for kind, value in identifiers for number in self.identity(kind, "raw", value)})

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 PARQUET_BATCH_ROWS = 256
-LARGEST = 4 << 20  # bytes of a record; a larger one means that the file has another form
+MAX_RECORD_BYTES = 4 << 20  # bytes of a record; a larger one means that the file has another form
 
 
 class UnreadableCorpus(ValueError):
@@ -171,16 +171,16 @@ def _located_lines(corpus: CorpusReader, number: int, start: int, length: int | 
         if length is not None:
             yield Place(number, start, length), handle.read(length)
             return
-        while line := handle.readline(LARGEST + 1):
-            if len(line) > LARGEST:
-                raise UnreadableCorpus(f"the record at byte {start} is larger than {LARGEST} bytes")
+        while line := handle.readline(MAX_RECORD_BYTES + 1):
+            if len(line) > MAX_RECORD_BYTES:
+                raise UnreadableCorpus(f"the record at byte {start} is larger than {MAX_RECORD_BYTES} bytes")
             yield Place(number, start, len(line)), line
             start += len(line)
 
 
 def _csv(corpus: CorpusReader, number: int, start: int, length: int | None) -> Iterator[Row]:
     """A record may span lines. Its place is all bytes that the parser read for it."""
-    csv.field_size_limit(LARGEST)  # an unbalanced quote would make the rest of the file one cell
+    csv.field_size_limit(MAX_RECORD_BYTES)  # an unbalanced quote would make the rest of the file one cell
     with corpus.files[number].open("rb") as handle:
         lines = _CountedLines(handle)
         header = next(csv.reader(lines, strict=True), [])
@@ -218,8 +218,8 @@ class _CountedLines:
 
 
 def _folder(corpus: CorpusReader, number: int, start: int, _: int | None) -> Iterator[Row]:
-    if corpus.files[number].stat().st_size > LARGEST:
-        raise UnreadableCorpus(f"file {number + 1} in the order of names is larger than {LARGEST} bytes")
+    if corpus.files[number].stat().st_size > MAX_RECORD_BYTES:
+        raise UnreadableCorpus(f"file {number + 1} in the order of names is larger than {MAX_RECORD_BYTES} bytes")
     content = corpus.files[number].read_bytes()
     if start == 0 and content.strip():
         yield Row(Place(number, 0, len(content)), content.decode(), {})

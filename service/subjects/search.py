@@ -14,7 +14,7 @@ from service.domain.errors import Invalid
 from service.domain.json_types import JsonObject
 from service.privacy.envelope import KeyWrapper
 from service.subjects import near_copies
-from service.subjects.identifiers import Hasher, NotAnIdentity, says_more
+from service.subjects.identifiers import Hasher, NotAnIdentity, has_additional_words
 from service.subjects.readers import CorpusReader, Place, UnreadableCorpus
 
 MANY_COPIES = 20  # for each record that has an identifier; more copies look like a form letter
@@ -24,7 +24,7 @@ class Unsearchable(Exception):
     """Nobody can be looked up now. The message is a code, followed by a corpus' name where that helps."""
 
     @property
-    def outdates(self) -> bool:
+    def index_is_outdated(self) -> bool:
         """Whether earlier matches belong to an index that no longer exists."""
         return str(self).startswith(("corpus_changed", "corpus_removed"))
 
@@ -154,11 +154,15 @@ def _add_copies(matches: Matches, sources: "SearchableCorpora", record: CorpusRe
                 yield candidate, copy
 
     for candidate, copy in near(_refuse_too_many(corpora.near_copies(sources.session, sources.model_id, record))):
-        (matches.similar if says_more(copy, text) else matches.near_copy).append(candidate)
+        (matches.similar if has_additional_words(copy, text) else matches.near_copy).append(candidate)
         seen.add(candidate.id)
     others = corpora.near_copies_of_others(sources.session, sources.model_id, record)
     if len(others) < corpora.MAX_OTHERS:  # drop the copies in which another person's words replace this person's
-        others = [other for other, copy in near(others) if not (says_more(copy, text) and says_more(text, copy))]
+        others = [
+            other
+            for other, copy in near(others)
+            if not (has_additional_words(copy, text) and has_additional_words(text, copy))
+        ]
     if len(others) > MANY_COPIES:
         matches.form_letters += len(others)
     else:
@@ -166,7 +170,7 @@ def _add_copies(matches: Matches, sources: "SearchableCorpora", record: CorpusRe
         seen |= {other.id for other in others}
 
 
-def read_texts(sources: "SearchableCorpora", ids: list[int]) -> list[tuple[CorpusRecord, str]]:
+def read_records(sources: "SearchableCorpora", ids: list[int]) -> list[tuple[CorpusRecord, str]]:
     """Records by their ids, each with its text.
 
     Raises:

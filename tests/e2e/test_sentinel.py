@@ -207,7 +207,7 @@ def restored(stack: Running, backup: Path, request: dict, search: Search, tmp_pa
     )
     parts = build(
         Settings(
-            database_url=postgres.url(sockets, "restored", postgres.APP),
+            database_url=postgres.url(sockets, "restored", postgres.APP_ROLE),
             broker_url=valkey.url(sockets),
             storage_dir=stack.data / "storage",
             keys_dir=stack.data / "keys",

@@ -49,7 +49,7 @@ def servers():
             assert wait_until(lambda: postgres.is_ready(root / "postgres", sockets), 30)
             with psycopg.connect(postgres.url(sockets), autocommit=True) as connection:
                 connection.execute("CREATE DATABASE template_unlearnd")
-            owner, app = (postgres.url(sockets, "template_unlearnd", user) for user in ("postgres", postgres.APP))
+            owner, app = (postgres.url(sockets, "template_unlearnd", user) for user in ("postgres", postgres.APP_ROLE))
             migrate.upgrade(owner, app)
             yield sockets
         finally:
@@ -64,7 +64,7 @@ def database_url(servers):
     name = f"t{os.urandom(6).hex()}"
     with psycopg.connect(postgres.url(servers), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE template_unlearnd")
-        yield postgres.url(servers, name, postgres.APP)
+        yield postgres.url(servers, name, postgres.APP_ROLE)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
@@ -82,7 +82,7 @@ def services(servers, database_url, key_files, tmp_path) -> Services:
     shutil.copytree(key_files, tmp_path / "keys")
     settings = Settings(
         database_url=database_url,
-        owner_database_url=database_url.replace(postgres.APP, "postgres", 1),
+        owner_database_url=database_url.replace(postgres.APP_ROLE, "postgres", 1),
         broker_url=valkey.url(servers),
         storage_dir=tmp_path / "storage",
         keys_dir=tmp_path / "keys",

@@ -36,7 +36,7 @@ def test_two_do_not_migrate_at_once(services):
     """The second one waits for the first, no longer than for any lock, and then gives up."""
     owner = services.settings.owner_database_url
     with psycopg.connect(owner) as first:
-        first.execute("SELECT pg_advisory_lock(%s)", [migrate.ALONE])
+        first.execute("SELECT pg_advisory_lock(%s)", [migrate.MIGRATION_LOCK])
         with pytest.raises(OperationalError, match="lock timeout"):
             migrate.upgrade(owner)
     migrate.upgrade(owner)

@@ -130,7 +130,7 @@ def _el_and_ma(
     return extraction_likelihoods(model, forget.sequences, thresholds, options, progress), ma
 
 
-def distinct(thresholds: Sequence[Threshold]) -> list[Threshold]:
+def distinct_thresholds(thresholds: Sequence[Threshold]) -> list[Threshold]:
     """Each threshold once, by length."""
     return sorted(set(thresholds), key=lambda threshold: threshold.length)
 
@@ -213,7 +213,13 @@ def measure_after(
     reason = reason if all(v.passed for v in earlier) else "earlier_request_regressed"
     reason = reason if after.passed and all(v.passed for v in verdicts) else "criterion_missed"
     return ArtefactReport(
-        reason, distinct(thresholds), baseline.judge_memorised(data.forget), after, verdicts, earlier, utility
+        reason,
+        distinct_thresholds(thresholds),
+        baseline.judge_memorised(data.forget),
+        after,
+        verdicts,
+        earlier,
+        utility,
     )
 
 

@@ -101,7 +101,7 @@ class Options:
         return cls(**picked)
 
 
-def fitting(options: Options, config: ModelConfig) -> Options:
+def fit_to_model(options: Options, config: ModelConfig) -> Options:
     """The same options with windows no longer than the model's maximum length."""
     max_length = getattr(config, "max_position_embeddings", None) or options.sequence_length
     return replace(options, sequence_length=min(options.sequence_length, max_length))

@@ -17,7 +17,7 @@ from worker.engine.fisher import row_importance
 from worker.engine.inits import INITS
 from worker.engine.measure import Baseline, measure_after, measure_before
 from worker.engine.merge import MERGED_MARK, merge_into
-from worker.engine.options import Options, fitting
+from worker.engine.options import Options, fit_to_model
 from worker.engine.prepare import Prepared, RetainSampler, prepare
 from worker.engine.progress import Progress, no_progress
 from worker.engine.train import Trainer
@@ -191,7 +191,7 @@ def unlearn(
         UnknownPlugin: The options name an unknown loss, initialisation or module.
         TrainingDiverged: The loss became NaN or infinite.
     """
-    options = fitting(options or Options(), model.config)
+    options = fit_to_model(options or Options(), model.config)
     request_ids = range(len(forget_texts)) if request_ids is None else request_ids
     first_earlier = max(request_ids, default=-1) + 1
     data = prepare(

@@ -26,14 +26,14 @@ from service.domain.report import Artefact, ChildReport
 from service.failpoints import reach
 from service.files import file_sha256
 from service.schemas.report import write_report
+from worker.engine.checkpoint import Checkpoint
 from worker.engine.data import text_windows
 from worker.engine.device import resolve_device, resolve_dtype, trains_in_bfloat16
 from worker.engine.errors import TooShort
 from worker.engine.measure import ArtefactReport, Baseline, measure_after, measure_before
 from worker.engine.merge import merge_into
-from worker.engine.options import Options, fitting
+from worker.engine.options import Options, fit_to_model
 from worker.engine.prepare import Prepared, prepare
-from worker.engine.train import Checkpoint
 from worker.engine.unlearn import train
 from worker.steps.reference_texts import read_reference_texts
 from worker.steps.report import Run, baseline_summary, child_report
@@ -57,7 +57,7 @@ class Pipeline:
         """Read the parent's configuration and tokenizer; `send` sends messages to the parent process."""
         self.work, self.parent = Path(inputs.work), Path(inputs.parent)
         self.options = Options.from_mapping({name: value for name, value in inputs.policy.items() if value is not None})
-        self.options = fitting(self.options, AutoConfig.from_pretrained(self.parent))
+        self.options = fit_to_model(self.options, AutoConfig.from_pretrained(self.parent))
         self.inputs, self.send = inputs, send
         self.device = resolve_device(self.options.device)
         self.dtype = resolve_dtype(self.options.dtype, self.device)

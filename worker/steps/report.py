@@ -26,7 +26,7 @@ from service.domain.report import (
 from service.domain.states import Outcome
 from service.files import file_sha256
 from worker.engine.criterion import Judgement, Threshold
-from worker.engine.measure import ArtefactReport, Baseline, distinct
+from worker.engine.measure import ArtefactReport, Baseline, distinct_thresholds
 from worker.engine.prepare import Prepared
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "unlearnd")
@@ -118,7 +118,7 @@ def _limits(judgement: Judgement) -> Means:
 
 
 def _threshold_rows(thresholds: Sequence[Threshold]) -> list[ThresholdRow]:
-    return [ThresholdRow(**asdict(threshold)) for threshold in distinct(thresholds)]
+    return [ThresholdRow(**asdict(threshold)) for threshold in distinct_thresholds(thresholds)]
 
 
 def _earlier(after: ArtefactReport, refs: dict[str, str]) -> EarlierRequests:

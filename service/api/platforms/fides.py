@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from service.api.deps import Reader, ServicesDep, Submitter
 from service.api.platforms.intake import ModelName, PlatformBody, accept_from_platform
 from service.api.requests import visible_request
-from service.callbacks.dialects import DONE, CallbackTarget
+from service.callbacks.dialects import SUCCESSFUL, CallbackTarget
 from service.domain.errors import Conflict, Invalid
 from service.domain.states import TERMINAL_REQUESTS
 from service.schemas.base import Text
@@ -60,6 +60,6 @@ def fides(
 def fides_status(request_id: UUID, services: ServicesDep, caller: Reader) -> FidesOut:
     """The status of a request, as Fides polls for it. A failed request gives a 409: Fides has no status for it."""
     request = visible_request(services, request_id, caller)
-    if request.status in TERMINAL_REQUESTS - set(DONE):
+    if request.status in TERMINAL_REQUESTS - set(SUCCESSFUL):
         raise Conflict(f"The request is {request.status}.")
-    return FidesOut(id=request.id, status="completed" if request.status in DONE else "in_processing")
+    return FidesOut(id=request.id, status="completed" if request.status in SUCCESSFUL else "in_processing")

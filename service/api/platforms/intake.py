@@ -17,7 +17,7 @@ from service.callbacks.dialects import CallbackTarget
 from service.db import api_keys
 from service.domain.errors import Invalid, Unauthenticated
 from service.steps.path.request import Submission, accept_request
-from service.subjects.identifiers import NotAnIdentity, normalised
+from service.subjects.identifiers import NotAnIdentity, normalise
 
 IDENTITY_TYPE_BY_NAME = {"email": "email", "phone": "phone", "phone_number": "phone", "phoneNumber": "phone"}
 ModelName = Annotated[str, Path(max_length=63, description="the model that is unlearned")]
@@ -99,7 +99,7 @@ def accept_from_platform(
 def _is_identity(identity: dict[str, str]) -> bool:
     """Whether the value can be of the identity's type."""
     try:
-        normalised(identity["type"], identity["value"])
+        normalise(identity["type"], identity["value"])
     except NotAnIdentity:
         return False
     return True

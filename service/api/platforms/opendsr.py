@@ -22,7 +22,7 @@ from service.db.api_keys import Caller
 from service.db.tables import DeletionRequest
 from service.domain.errors import Invalid, NotFound
 from service.domain.json_types import Json, JsonObject
-from service.domain.notifications import dsr_word
+from service.domain.notifications import opendsr_status
 from service.schemas.base import IDENTITY_TYPES
 from service.schemas.opendsr import (
     Cancelled,
@@ -99,7 +99,7 @@ def _submit(body: OpenDsrIn | OpenGdprIn, raw: bytes, services: Services, caller
 def status(subject_request_id: UUID, services: ServicesDep, caller: Reader, dialect: DialectName) -> Status:
     """The status of a request."""
     request = _find_request(services, subject_request_id, restricted_to(caller, *SEES_ALL_REQUESTS))
-    body = status_body(request, dsr_word(request.status), results_url(services, request))
+    body = status_body(request, opendsr_status(request.status), results_url(services, request))
     return Status(**body, api_version=DIALECTS[dialect].api_version)
 
 

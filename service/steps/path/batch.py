@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from service.bootstrap import Services
 from service.db import jobs, log_entries, models, pending_requests, requests
 from service.db.tables import DeletionRequest, Job, Model, Version
-from service.domain.batching import seal
+from service.domain.batching import requests_to_batch
 from service.domain.states import RequestStatus
 from service.observability.tracing import span, traceparent
 
@@ -43,7 +43,7 @@ def batch_requests(services: Services, model_id: UUID) -> UUID | None:
 def _sealed_requests(services: Services, session: Session, model: Model) -> list[UUID]:
     """The pending requests of a model that form a job now."""
     max_records, wait = model.policy["max_batch_records"], model.policy.get("max_wait_seconds")
-    return seal(
+    return requests_to_batch(
         pending_requests.window(session, model.id, LOOK_AHEAD * max_records),
         max_batch_records=max_records,
         max_wait_seconds=services.settings.max_wait_seconds if wait is None else wait,

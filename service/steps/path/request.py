@@ -211,7 +211,7 @@ def _seal(services: Services, submission: Submission, now: datetime) -> tuple[Ac
     data_key, wrapped = DataKey.create(request_id, services.wrapper)
     texts = [text.encode() for text in submission.texts]
     subject = [dumps(submission.subject)] if submission.subject is not None else []
-    nonces = [random_bytes(commitments.NONCE) for _ in (*texts, *subject)]
+    nonces = [random_bytes(commitments.NONCE_BYTES) for _ in (*texts, *subject)]
     committed = [commitments.commit(nonce, text) for nonce, text in zip(nonces, [*texts, *subject], strict=True)]
     received = submission.received_at or now
     request = DeletionRequest(

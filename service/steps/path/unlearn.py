@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from service.audit.canonical import dumps, loads
-from service.audit.certificate import recorded_parameters, threshold_ranges
+from service.audit.certificate import certified_parameters, threshold_ranges
 from service.audit.commitments import forget_set_root
 from service.bootstrap import Services
 from service.db import jobs, log_entries, requests
@@ -114,7 +114,7 @@ def store_thresholds(services: Services, job_id: UUID, fence: int, baseline: Bas
         job = jobs.owned(session, job_id, fence)
         fixed = {
             "thresholds": hashlib.sha256(dumps(threshold_ranges(baseline.thresholds))).hexdigest(),
-            "parameters": hashlib.sha256(dumps(recorded_parameters(job.policy))).hexdigest(),
+            "parameters": hashlib.sha256(dumps(certified_parameters(job.policy))).hexdigest(),
         }
         if job.thresholds_index is not None:
             (entry,) = log_entries.entries(session, job.thresholds_index, 1)

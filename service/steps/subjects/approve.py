@@ -12,7 +12,7 @@ from service.domain.errors import Conflict, Forbidden, Invalid, NotFound
 from service.domain.json_types import JsonObject
 from service.domain.states import Hold, RequestStatus
 from service.privacy.records import open_records
-from service.subjects.search import Matches, SearchableCorpora, Unsearchable, check_subject, read_texts, search
+from service.subjects.search import Matches, SearchableCorpora, Unsearchable, check_subject, read_records, search
 
 SNIPPET = 300  # characters of a text
 MAX_PREVIEWED = 50  # matches of a preview
@@ -83,12 +83,12 @@ def list_matches(services: Services, request_id: UUID, after: int, limit: int) -
         submitted = [text.decode() for _, text in open_records(services.wrapper, request)] if after < 0 else []
         page = [record_id for record_id in resolution["records"] if record_id > after][:limit]
         try:
-            matches = read_texts(SearchableCorpora(services.wrapper, session, request.model_id), page)
+            matches = read_records(SearchableCorpora(services.wrapper, session, request.model_id), page)
         except Unsearchable as error:
             unsearchable: Unsearchable | None = error
         else:
             unsearchable = None
-    if unsearchable is not None and not unsearchable.outdates:
+    if unsearchable is not None and not unsearchable.index_is_outdated:
         raise Conflict(f"The matching records cannot be read now ({unsearchable}).")
     if unsearchable is not None:
         _search_again(services, request_id)
@@ -155,7 +155,7 @@ def preview_request(
 def _snippets(sources: SearchableCorpora, matches: Matches) -> list[JsonObject]:
     """The first matches with the beginning of each text."""
     kinds = {record.id: kind for kind, records in matches.kinds.items() for record in records}
-    texts = read_texts(sources, list(kinds)[:MAX_PREVIEWED])
+    texts = read_records(sources, list(kinds)[:MAX_PREVIEWED])
     return [{"match": record.id, "kind": kinds[record.id], "text": text[:SNIPPET]} for record, text in texts]
 
 

@@ -121,12 +121,12 @@ def index_corpus(services: Services, corpus_id: UUID, *, go_on: Callable[[], boo
     if not SLOT.acquire(blocking=False):
         return  # the sweep wakes this step again
     try:
-        _index(services, corpus_id, go_on)
+        index_from_cursor(services, corpus_id, go_on)
     finally:
         SLOT.release()
 
 
-def _index(services: Services, corpus_id: UUID, go_on: Callable[[], bool]) -> None:
+def index_from_cursor(services: Services, corpus_id: UUID, go_on: Callable[[], bool]) -> None:
     """Index a corpus from its cursor, chunk by chunk."""
     with services.db.reading() as session:
         corpus = corpora.by_id(session, corpus_id)

@@ -20,7 +20,7 @@ from service.domain.states import Hold, RequestStatus
 from service.observability.tracing import span
 from service.privacy.randomness import random_bytes
 from service.privacy.records import request_data_key, request_subject
-from service.subjects.search import SearchableCorpora, Unsearchable, read_texts, search, searched_corpora
+from service.subjects.search import SearchableCorpora, Unsearchable, read_records, search, searched_corpora
 
 LOOK_AHEAD = 20  # requests that one query returns
 LONG_WORD = 16  # characters; a longer word has several tokens
@@ -110,7 +110,7 @@ def _texts_to_add(sources: SearchableCorpora, request: DeletionRequest, resoluti
     nothing = not resolution["records"] and not request.records_count
     if not (resolution["approved"] or resolution["approvals"] == 0 or nothing):
         return None
-    texts = [text for _, text in read_texts(sources, resolution["records"])]
+    texts = [text for _, text in read_records(sources, resolution["records"])]
     longer = [text for text in texts if len(text.strip()) > LONG_WORD or not text.strip().isalnum()]
     return list(dict.fromkeys(text.encode() for text in longer or texts))
 
@@ -120,7 +120,7 @@ def _add_texts(
 ) -> None:
     """Seal texts into a request; a request without any text ends."""
     data_key, first = request_data_key(services.wrapper, request), request.records_count
-    nonces = [random_bytes(commitments.NONCE) for _ in texts]
+    nonces = [random_bytes(commitments.NONCE_BYTES) for _ in texts]
     pairs = list(zip(nonces, texts, strict=True))
     sealed = [data_key.seal(f"record/{i}", nonce + text) for i, (nonce, text) in enumerate(pairs, start=first)]
     requests.add_records(session, request.id, first, sealed)
@@ -151,6 +151,6 @@ def _store_unsearchable(services: Services, request_id: UUID, error: Unsearchabl
         if request.reason != str(error):
             outbox.enqueue_alert(session, request_id, "not_searchable")
         request.reason = str(error)
-        if request.resolution is not None and error.outdates:
+        if request.resolution is not None and error.index_is_outdated:
             request.resolution = None
             requests.clear_approvals(session, request_id)

@@ -7,7 +7,7 @@ from datetime import timedelta
 import httpcore
 
 from service.bootstrap import Services
-from service.callbacks.dialects import DIALECTS, CallbackTarget, Notification, alert
+from service.callbacks.dialects import CALLBACK_BUILDERS, CallbackTarget, Notification, alert
 from service.callbacks.webhooks import OutgoingCall, send
 from service.db import outbox, requests
 from service.db.tables import DeletionRequest
@@ -94,4 +94,4 @@ def _outgoing_call(services: Services, request: DeletionRequest, due: outbox.Due
         return None
     data_key = DataKey.unwrap(request.id, request.wrapped_key, services.wrapper)
     target = CallbackTarget.loads(data_key.open("callback_url", request.callback_url).decode())[due.target]
-    return DIALECTS[request.dialect](Notification(services, request, due.id, due.status, target))
+    return CALLBACK_BUILDERS[request.dialect](Notification(services, request, due.id, due.status, target))

@@ -12,7 +12,7 @@ from securesystemslib.dsse import Envelope as TheirEnvelope
 from securesystemslib.signer._crypto_signer import CryptoSigner
 from securesystemslib.signer._key import SSlibKey
 
-from service.audit.dsse import Envelope, NotAnEnvelope, holds, keyid, sign
+from service.audit.dsse import Envelope, NotAnEnvelope, keyid, sign, signature_is_valid
 
 KEYS = [Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP256R1())]
 KIND = "application/x"
@@ -27,11 +27,11 @@ def test_both_ways(payload, key):
     assert theirs.verify([SSlibKey.from_crypto(key.public_key(), keyid=keyid(key.public_key()))], 1)
     made = TheirEnvelope(payload, KIND, {})
     made.sign(CryptoSigner(key))
-    read = Envelope.of(made.to_dict())
+    read = Envelope.from_json(made.to_dict())
     assert (read.payload, read.payload_type) == (payload, KIND)
-    assert holds(key.public_key(), read.signatures[0].sig, read.signed)
-    assert not holds(key.public_key(), read.signatures[0].sig, read.signed + b"x")
-    assert not holds(KEYS[0].public_key(), b"", read.signed)
+    assert signature_is_valid(key.public_key(), read.signatures[0].sig, read.signed)
+    assert not signature_is_valid(key.public_key(), read.signatures[0].sig, read.signed + b"x")
+    assert not signature_is_valid(KEYS[0].public_key(), b"", read.signed)
 
 
 def test_the_bytes_that_are_signed():
@@ -57,8 +57,8 @@ def test_the_bytes_that_are_signed():
 def test_what_is_no_envelope(change):
     """A part is missing, or is not base64 in its one form."""
     content = json.loads(sign(b"a payload", KIND, KEYS))
-    assert [s.keyid for s in Envelope.of(content).signatures] == [keyid(k.public_key()) for k in KEYS]
+    assert [s.keyid for s in Envelope.from_json(content).signatures] == [keyid(k.public_key()) for k in KEYS]
     assert base64.b64decode(content["payload"]) == b"a payload"
     change(content)
     with pytest.raises(NotAnEnvelope):
-        Envelope.of(content)
+        Envelope.from_json(content)

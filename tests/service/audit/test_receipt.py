@@ -9,7 +9,7 @@ import pytest
 
 from service.audit.canonical import dumps
 from service.audit.certificate import RequestLine
-from service.audit.commitments import NONCE, commit, request_commitment
+from service.audit.commitments import NONCE_BYTES, commit, request_commitment
 from service.audit.receipt import RECEIPT_TYPE, receipt_payload, verify_record
 from service.audit.verification import CERTIFICATE, ExitCode, VerificationError
 from tests.issuer import LINES, Issuer
@@ -26,7 +26,7 @@ class Submitted:
         """Make them."""
         self.issuer = Issuer(folder / "keys")
         self.folder = folder
-        self.nonces = [os.urandom(NONCE) for _ in TEXTS]
+        self.nonces = [os.urandom(NONCE_BYTES) for _ in TEXTS]
         self.commitments = [commit(n, t) for n, t in zip(self.nonces, TEXTS, strict=True)]
         self.line = RequestLine(REF, request_commitment(REF, self.commitments), "PASS", None)
         self.release = self.issuer.release(folder / "release", requests=[*LINES, self.line])
@@ -124,7 +124,7 @@ def test_what_a_receipt_says(submitted):
 
 def test_another_nonce_record_or_request_is_not_in_it(submitted):
     """A receipt, rightly signed, that does not fit the certificate."""
-    other = os.urandom(NONCE)
+    other = os.urandom(NONCE_BYTES)
     replaced = [*submitted.commitments[:2], commit(other, TEXTS[2])]
     cases = {
         "another nonce": {"nonces": [*submitted.nonces[:2], other]},

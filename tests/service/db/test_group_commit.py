@@ -54,13 +54,13 @@ def test_what_comes_meanwhile_goes_together():
 
 def test_a_call_is_bounded():
     """In number and in bytes."""
-    table = Table(most=2)
+    table = Table(max_items=2)
     with ThreadPoolExecutor(8) as pool:
         futures = table.behind_the_first(pool, [1, 2, 3, 4, 5])
         table.let_go.set()
         assert [f.result(10) for f in futures] == [0, 10, 20, 30, 40, 50]
     assert table.calls == [[0], [1, 2], [3, 4], [5]]
-    table = Table(size=lambda number: number, room=7)
+    table = Table(size=lambda number: number, max_bytes=7)
     with ThreadPoolExecutor(8) as pool:
         futures = table.behind_the_first(pool, [6, 3, 4, 1])
         table.let_go.set()
@@ -70,7 +70,7 @@ def test_a_call_is_bounded():
 
 def test_nobody_waits_for_a_large_one():
     """While one of more than the room is under way, small ones are stored; several large ones at the same time."""
-    table = Table(size=lambda number: number, room=7)
+    table = Table(size=lambda number: number, max_bytes=7)
     with ThreadPoolExecutor(8) as pool:
         large = [pool.submit(table.add, number) for number in (8, 9)]
         assert wait_until(lambda: len(table.calls) == 2, 10)
@@ -149,7 +149,7 @@ def test_whatever_happens_to_the_leader_nobody_hangs(wrong):
 
 def test_whoever_waits_too_long_is_not_stored_later():
     """A caller who was told to come again does not find what it gave up."""
-    table = Table(patience=1)
+    table = Table(timeout_seconds=1)
     with ThreadPoolExecutor(8) as pool:
         futures = table.behind_the_first(pool, [1])
         with pytest.raises(Waited):

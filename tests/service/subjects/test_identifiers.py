@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from service.privacy.envelope import FileKeyWrapper
 from service.subjects import near_copies
-from service.subjects.identifiers import Hasher, NotAnIdentity, detected, normalised, says_more
+from service.subjects.identifiers import Hasher, NotAnIdentity, detect_identifiers, has_additional_words, normalise
 
 
 def test_identifiers_are_found_in_texts_whatever_their_case_or_spacing(hasher):
     """Raw and in each hashed format; what is nearly one is none."""
     text = "Write to Maria.Example@Example.org, or call +44 20 7946 0958 or (030) 901820."
-    assert list(detected(text, None)) == [("email", "maria.example@example.org"), ("phone", "+442079460958")]
-    assert ("phone", "+4930901820") in list(detected(text, "DE"))
+    assert list(detect_identifiers(text, None)) == [("email", "maria.example@example.org"), ("phone", "+442079460958")]
+    assert ("phone", "+4930901820") in list(detect_identifiers(text, "DE"))
     hashes = hasher.identities(text, [("controller_customer_id", " K-7 ")], None)
     sha = hashlib.sha256(b"maria.example@example.org").hexdigest()
     md5 = hashlib.md5(b"+442079460958", usedforsecurity=False).hexdigest()
@@ -72,8 +72,8 @@ def test_a_name_is_a_phrase_in_either_order(hasher):
 def test_the_normal_form_of_a_normal_form_is_itself(value):
     """So that hashing twice finds the same."""
     kind = {"A": "email", "+": "phone"}.get(value[0], "controller_customer_id")
-    once = normalised(kind, value)
-    assert normalised(kind, once) == once
+    once = normalise(kind, value)
+    assert normalise(kind, once) == once
 
 
 @pytest.mark.parametrize(
@@ -95,12 +95,12 @@ def test_the_normal_form_of_a_normal_form_is_itself(value):
 )
 def test_an_address_is_found_as_people_write_it(written_as):
     """Whatever stands around it."""
-    assert ("email", "jane@example.com") in list(detected(f"She wrote {written_as} yesterday", None))
+    assert ("email", "jane@example.com") in list(detect_identifiers(f"She wrote {written_as} yesterday", None))
 
 
 def test_an_address_with_an_apostrophe_is_whole():
     """And is not taken for the shorter one of somebody else."""
-    identifiers = list(detected("Ask o'brien@example.com", None))
+    identifiers = list(detect_identifiers("Ask o'brien@example.com", None))
     assert ("email", "o'brien@example.com") in identifiers
     assert ("email", "brien@example.com") not in identifiers
 
@@ -109,7 +109,7 @@ def test_an_address_with_an_apostrophe_is_whole():
 def test_no_text_keeps_the_others_from_being_indexed(text):
     """Capital dotted I, fractions and numbers in parentheses before an @, and whatever else there is."""
     for odd in (text, f"{text}@example.com", "BİLGİ@EXAMPLE.COM", "½@example.com", "⑴x@example.com"):
-        assert all(kind in ("email", "phone") for kind, _ in detected(odd, "DE"))
+        assert all(kind in ("email", "phone") for kind, _ in detect_identifiers(odd, "DE"))
 
 
 @pytest.mark.parametrize(
@@ -125,5 +125,5 @@ def test_no_text_keeps_the_others_from_being_indexed(text):
 )
 def test_a_word_more_is_seen(copy, more):
     """In whatever case or script: a name is not known by its capital letter."""
-    assert says_more(copy, "Dear Maria (a@example.org), the parcel has arrived") == more
-    assert says_more("王小明住在北京", "李大伟住在北京")
+    assert has_additional_words(copy, "Dear Maria (a@example.org), the parcel has arrived") == more
+    assert has_additional_words("王小明住在北京", "李大伟住在北京")

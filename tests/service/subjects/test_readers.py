@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.subjects.readers import LARGEST, CorpusReader, Place, UnreadableCorpus, detect_form
+from service.subjects.readers import MAX_RECORD_BYTES, CorpusReader, Place, UnreadableCorpus, detect_form
 
 TEXTS = ["One line.", 'Two\nlines, and "quotes".', "Ünïcode — текст", "The last, at the end"]
 
@@ -94,9 +94,9 @@ def test_half_a_character_is_replaced(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("c.jsonl", b'{"text": "' + b"x" * LARGEST + b'"}\n', "at byte 0 is larger"),
-        ("c.txt", b"short\n" + b"x" * (LARGEST + 1), "at byte 6 is larger"),
-        ("c.csv", b'text,n\nfirst,1\n"second,2\n' + b"third,3\n" * (LARGEST // 8), "c.csv is not CSV"),
+        ("c.jsonl", b'{"text": "' + b"x" * MAX_RECORD_BYTES + b'"}\n', "at byte 0 is larger"),
+        ("c.txt", b"short\n" + b"x" * (MAX_RECORD_BYTES + 1), "at byte 6 is larger"),
+        ("c.csv", b'text,n\nfirst,1\n"second,2\n' + b"third,3\n" * (MAX_RECORD_BYTES // 8), "c.csv is not CSV"),
         ("c.csv", b'text,n\nfirst,1\n"second,2\nthird,3\n', "c.csv is not CSV"),
     ],
     ids=["json", "line", "quote in a large file", "quote"],

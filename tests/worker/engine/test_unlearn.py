@@ -19,7 +19,7 @@ from worker.engine.device import training
 from worker.engine.errors import TooFewTexts, UnknownPlugin
 from worker.engine.measure import ArtefactReport, Utility, measure_after, measure_before
 from worker.engine.metrics.memorization import accuracy, token_matches
-from worker.engine.options import fitting
+from worker.engine.options import fit_to_model
 from worker.engine.prepare import prepare
 from worker.engine.unlearn import train
 
@@ -220,7 +220,7 @@ def test_unknown_plugins_are_named(memorised, wrong):
 
 def test_defaults_are_those_of_interfaces():
     """And windows are no longer than the model's positions reach."""
-    assert fitting(Options(), SimpleNamespace(max_position_embeddings=128)).sequence_length == 128
+    assert fit_to_model(Options(), SimpleNamespace(max_position_embeddings=128)).sequence_length == 128
     assert (Options().rank, Options().scale, Options().margin, Options().learning_rate) == (16, 2.0, 1.0, 2e-4)
     assert (Options().max_epochs, Options().batch_size, Options().el_n, Options().sequence_length) == (20, 8, 10, 200)
 

@@ -73,7 +73,7 @@ def test_a_log_that_somebody_else_holds_costs_no_attempt(services, job, monkeypa
     """A frozen process keeps the log's memory: the job is handed back, and goes on once that is over."""
     _, job_id = job
     to_certify(services, job_id)
-    monkeypatch.setattr(log_keeper, "PATIENCE", 0.1)
+    monkeypatch.setattr(log_keeper, "LOCK_TIMEOUT_SECONDS", 0.1)
     services.log.sign()
     with (services.settings.storage_dir / "ledger" / "log" / log_keeper.ENTRIES).open("r+b") as held:
         fcntl.flock(held, fcntl.LOCK_EX)

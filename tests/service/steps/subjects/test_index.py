@@ -8,7 +8,7 @@ from sqlalchemy import select, text
 
 from service.db import corpora
 from service.db.corpus_tables import CorpusRecord
-from service.steps.subjects.index import _index, index_corpus
+from service.steps.subjects.index import index_corpus, index_from_cursor
 from service.subjects.identifiers import Hasher
 from tests import support
 from tests.service.steps.subjects.corpus import ADDRESS, HERS, by_email, corpus_body, fill, submit
@@ -41,7 +41,7 @@ def test_indexing_goes_on_where_it_was_killed_and_two_workers_do_not_index_twice
 
     def another_comes_between() -> bool:
         if next(calls) == 1:
-            _index(services, corpus_id, lambda: True)  # of another process
+            index_from_cursor(services, corpus_id, lambda: True)  # of another process
         return True
 
     index_corpus(services, corpus_id, go_on=another_comes_between)
