@@ -21,7 +21,7 @@ from tests.chaos.run import NEEDS_MOUNT, POLICY, run_case
 from tests.chaos.stack import EXECUTING, PATIENCE, TIMES, Chaos
 
 SEED = int(os.environ.get("UNLEARND_CHAOS_SEED", "4"))
-HOW_MANY, AT_ONCE = 8, 2  # cases in `make test-all` and in `make test`
+HOW_MANY, AT_ONCE = 8, 1  # cases in `make test-all` and in `make test`
 
 
 @contextmanager
@@ -116,7 +116,7 @@ def test_a_stop_ends_within_thirty_seconds_and_keeps_nothing(patient, part):
     "number", [*range(AT_ONCE), *(pytest.param(n, marks=pytest.mark.slow) for n in range(AT_ONCE, HOW_MANY))]
 )
 def test_a_seeded_part_of_the_matrix(stack, number):
-    """Eight cases that the seed picks, two of them in `make test`, each held against every invariant."""
+    """Eight cases that the seed picks, the first of them in `make test`, each held against every invariant."""
     case = random.Random(SEED).sample(CASES, HOW_MANY)[number]
     if case.fault in NEEDS_MOUNT and not stack.mounted:
         pytest.skip("this user may not mount a file system")

@@ -24,10 +24,7 @@ CHECKS = (
     "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,"
     "response_schema_conformance"
 )
-OPTIONS = (
-    "--wait-for-schema 10 --max-examples 10 --seed 1 --no-color --continue-on-failure --suppress-health-check all "
-    "--warnings off"
-)
+OPTIONS = "--wait-for-schema 10 --seed 1 --no-color --continue-on-failure --suppress-health-check all --warnings off"
 NAMES = (
     'name = "assistant"',
     'model = "assistant"',
@@ -51,9 +48,14 @@ def url(services):
 
 
 @pytest.mark.parametrize(
-    "known", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["names that are there", "any names"]
+    ("known", "examples"),
+    [
+        pytest.param(True, 4, id="names that are there"),
+        pytest.param(True, 10, marks=pytest.mark.slow, id="names that are there, more examples"),
+        pytest.param(False, 10, marks=pytest.mark.slow, id="any names"),
+    ],
 )
-def test_no_answer_is_outside_the_document(url, services, new_key, base, tmp_path, known):
+def test_no_answer_is_outside_the_document(url, services, new_key, base, tmp_path, known, examples):
     """Each operation with values that fit and that do not, then sequences of them: no 5xx, nothing undocumented."""
     key = {"Authorization": f"Bearer {new_key('admin')}"}
     httpx.post(f"{url}/v1/models", json=registration(base, name="assistant"), headers=key).raise_for_status()
@@ -72,7 +74,7 @@ def test_no_answer_is_outside_the_document(url, services, new_key, base, tmp_pat
     command = [
         str(Path(sys.executable).parent / "schemathesis"),
         *("--config-file", str(settings), "run", f"{url}/openapi.json"),
-        *("--header", f"Authorization: {key['Authorization']}", "--checks", CHECKS),
+        *("--header", f"Authorization: {key['Authorization']}", "--checks", CHECKS, "--max-examples", str(examples)),
         *OPTIONS.split(),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)

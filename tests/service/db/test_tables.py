@@ -105,9 +105,10 @@ def test_everything_frequent_goes_by_an_index(api, grown, new_key):
     ]
 
 
-def test_the_log_is_appended_to_by_an_index(grown):
+def test_the_log_is_appended_to_by_an_index(services, model):
     """What the SQL function asks for, max(index), is one step into the index."""
-    assert not scanned(grown, "SELECT coalesce(max(a.index) + 1, 0) FROM audit_entries a", {})
-    with grown.db.reading() as session:
+    grow(services, model, entries=100_000)
+    assert not scanned(services, "SELECT coalesce(max(a.index) + 1, 0) FROM audit_entries a", {})
+    with services.db.reading() as session:
         query = "SELECT prosrc FROM pg_proc WHERE proname = 'audit_append'"
         assert "SELECT coalesce(max(a.index) + 1, 0)" in session.scalar(text(query))
