@@ -22,6 +22,7 @@ from bench.server import temporary_services
 from service.bootstrap import Services, build
 from service.config import Settings
 from service.db import corpora
+from service.db.corpus_tables import Corpus
 from service.db.tables import Model
 from service.steps.subjects.index import add_corpus, index_corpus
 from service.subjects.search import SearchableCorpora, corpus_reader, search
@@ -67,9 +68,8 @@ def write_corpus(folder: Path, size: int) -> Path:
     return path
 
 
-def measure(services: Services, folder: Path, size: int) -> str:
-    """A row of the table."""
-    path = write_corpus(folder, size)
+def register(services: Services, path: Path, size: int) -> tuple[UUID, Corpus]:
+    """A model without files, and the corpus at `path`, not indexed yet."""
     name = f"m{size}"
     with services.db.transaction() as session:
         model = Model(name=name, policy={}, retain={}, heldout={})
@@ -86,6 +86,12 @@ def measure(services: Services, folder: Path, size: int) -> str:
         columns={"email": "email"},
         phone_region=None,
     )
+    return model_id, corpus
+
+
+def measure(services: Services, folder: Path, size: int) -> str:
+    """A row of the table."""
+    model_id, corpus = register(services, write_corpus(folder, size), size)
     context = multiprocessing.get_context("spawn")
     answer: multiprocessing.Queue[tuple[float, float, float]] = context.Queue()
     worker = context.Process(target=index_in_process, args=(services.settings, corpus.id, answer))

@@ -55,8 +55,7 @@ def run(
     everything = data.forget + data.earlier
     thresholds = bench.thresholds(everything.sequences)
     factors = initial_factors(bench.model, data, options)
-    initialised = time.monotonic()
-    adapter = Adapter(bench.model, factors, options.rank, options.scale)
+    adapter, initialised = Adapter(bench.model, factors, options.rank, options.scale), time.monotonic()
     frontier: list[dict[str, float]] = []
     frontier_start = perplexity(bench.model, bench.pile[:FRONTIER])
 
@@ -80,20 +79,18 @@ def run(
     finally:
         adapter.detach()
     merged = merged_copy(bench.model, checkpoint.final, options)
-    merged_values = measure_merged(merged, data, thresholds)
-    measurements = {
+    return merged, {
         "epochs": len(checkpoint.history),
         "steps": sum(int(entry["steps"]) for entry in checkpoint.history),
         "met": checkpoint.met,
         "strength": checkpoint.strength,
         "initialise_seconds": initialised - started,
         "seconds": time.monotonic() - initialised,
-        **merged_values,
+        **measure_merged(merged, data, thresholds),
         "history": checkpoint.history,
         "frontier": frontier,
         "frontier_start": frontier_start,
     }
-    return merged, measurements
 
 
 def frontier_point(bench: Bench, sequences: list[list[int]], thresholds: list[Threshold]) -> dict[str, float]:
