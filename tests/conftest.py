@@ -1,4 +1,4 @@
-"""What all tests share: one thread a process, the memorised model of a run, and which tests stay in one process."""
+"""What all tests share: one thread a process, the memorised model of a run, and which tests share a process."""
 
 import fcntl
 import os
@@ -10,19 +10,31 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes with two threads 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+ON_THE_SHARED_STACK = (
+    "tests/e2e/test_client.py",
+    "tests/e2e/test_hub.py",
+    "tests/e2e/test_path.py",
+    "tests/e2e/test_up.py",
+)
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Keep the tests of a running stack in one process (`--dist loadgroup`), so that no stack is started twice.
 
-    The modules of tests/e2e share one; any other stack belongs to its module. Each page starts its own.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Send the tests of one running stack to one process, so that no stack is started twice; the rest one by one.
+
+    (`--dist loadgroup` would do it by marks, but pytest 9.2 does not show them to pytest-xdist 3.8.)
     """
-    for item in items:
-        package, module = item.path.parent.name, item.path.stem
-        if package == "e2e" and "stack" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("e2e"))
-        elif package in ("e2e", "chaos") and "page" not in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group(module))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneProcessPerStack(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            if path in ON_THE_SHARED_STACK:
+                return "the shared stack"
+            own_stack = path.startswith(("tests/e2e/", "tests/chaos/")) and path != "tests/e2e/test_pages.py"
+            return path if own_stack else nodeid
+
+    return OneProcessPerStack(config, log) if config.getvalue("dist") == "load" else None
 
 
 @pytest.fixture(scope="session")

@@ -202,6 +202,7 @@ def test_every_command_that_answers_answers_in_json():
         "control",
         "migrate",
         "demo",
+        "sample",
         "render",
         "keys init",
         "keys bootstrap",
