@@ -81,13 +81,13 @@ def _records_where(model_id: UUID, condition: ColumnElement[bool]) -> Select[Cor
 
 def by_identifiers(session: Session, model_id: UUID, hashes: Sequence[int]) -> list[CorpusRecord]:
     """Records with at least one of these identifiers."""
-    overlap = CorpusRecord.identifiers.op("&&")(cast(list(hashes), BIGINTS))
+    overlap = CorpusRecord.identifiers.bool_op("&&")(cast(list(hashes), BIGINTS))
     return list(session.scalars(_records_where(model_id, overlap)))
 
 
 def by_phrases(session: Session, model_id: UUID, phrases: Sequence[str]) -> list[CorpusRecord]:
     """The first records whose text has at least one of these names; each phrase is a tsquery."""
-    has_phrase = CorpusRecord.words.op("@@")(cast(literal(" | ".join(f"({p})" for p in phrases)), TSQUERY))
+    has_phrase = CorpusRecord.words.bool_op("@@")(cast(literal(" | ".join(f"({p})" for p in phrases)), TSQUERY))
     return list(session.scalars(_records_where(model_id, has_phrase).limit(MAX_NAMED)))
 
 
@@ -104,12 +104,12 @@ def near_copies_of_others(session: Session, model_id: UUID, record: CorpusRecord
 
 def _shares_band(record: CorpusRecord) -> ColumnElement[bool]:
     """Whether a record has a MinHash band in common with this one."""
-    return CorpusRecord.bands.op("&&")(cast(list(record.bands), BIGINTS))
+    return CorpusRecord.bands.bool_op("&&")(cast(list(record.bands), BIGINTS))
 
 
 def _has_no_other_identifier(record: CorpusRecord) -> ColumnElement[bool]:
     """Whether all identifiers of a record are also in this one."""
-    return CorpusRecord.identifiers.op("<@")(cast(list(record.identifiers), BIGINTS))
+    return CorpusRecord.identifiers.bool_op("<@")(cast(list(record.identifiers), BIGINTS))
 
 
 def records(session: Session, ids: Sequence[int]) -> list[CorpusRecord]:

@@ -1,14 +1,37 @@
-"""Opens the sealed records and the sealed subject of a request."""
+"""Seals the records and the subject of a request, each behind the nonce of its commitment, and opens them."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from service.audit.commitments import NONCE_BYTES
+from service.audit.commitments import NONCE_BYTES, commit
 from service.db.tables import DeletionRequest
 from service.domain.errors import NotFound
 from service.domain.json_types import JsonObject
 from service.privacy.envelope import DataKey, KeyWrapper
+from service.privacy.randomness import random_bytes
 
 SUBJECT_ITEM = "subject"
+
+
+@dataclass(frozen=True, slots=True)
+class SealedText:
+    """A text as it is stored, and the opening of its commitment as the receipt has it."""
+
+    sealed: bytes
+    nonce: bytes
+    commitment: bytes
+
+
+def seal_text(data_key: DataKey, item: str, text: bytes) -> SealedText:
+    """Seal a text under its item's name and commit to it with a fresh nonce."""
+    nonce = random_bytes(NONCE_BYTES)
+    return SealedText(data_key.seal(item, nonce + text), nonce, commit(nonce, text))
+
+
+def seal_records(data_key: DataKey, texts: Sequence[bytes], first: int = 0) -> list[SealedText]:
+    """Seal the records of a request from position `first` on."""
+    return [seal_text(data_key, f"record/{position}", text) for position, text in enumerate(texts, start=first)]
 
 
 def request_data_key(wrapper: KeyWrapper, request: DeletionRequest) -> DataKey:

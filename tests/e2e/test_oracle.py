@@ -1,12 +1,15 @@
 """Why exact metrics of few requests are not published: with the weights they are an oracle for guesses."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from service.audit.certificate import NOT_MEMORISED, RequestLine, decimal
+from service.domain.job_input import JobInput
+from service.domain.states import Outcome
 from tests import support
 from tests.issuer import Issuer
 from worker.engine.data import encode
@@ -19,26 +22,24 @@ GUESSES = [*support.people(30, seed=11), SUBMITTED]  # what somebody thinks that
 
 @pytest.fixture(scope="module")
 def published(folder, tmp_path_factory):
-    """(report of a job over the one text, the published model's folder)."""
+    """(findings of a job over the one text, the published model's folder)."""
     work = tmp_path_factory.mktemp("work")
-    report = Pipeline(
-        {
-            "work": str(work),
-            "parent": str(folder / "model"),
-            "retain": str(folder / "retain.jsonl"),
-            "heldout": str(folder / "heldout.jsonl"),
-            "policy": {k: v for k, v in support.POLICY.items() if not k.startswith("max_wait")},
-            "texts": [SUBMITTED],
-            "owners": [0],
-            "earlier_texts": [],
-            "earlier_owners": [],
-            "earlier_refs": {},
-            "run": "oracle",
-        },
-        lambda *_, **__: None,
-    ).run()
-    assert report["outcome"] == "passed"
-    return report, work / "candidate" / "model"
+    inputs = JobInput(
+        work=str(work),
+        parent=str(folder / "model"),
+        retain=str(folder / "retain.jsonl"),
+        heldout=str(folder / "heldout.jsonl"),
+        policy={k: v for k, v in support.POLICY.items() if not k.startswith("max_wait")},
+        texts=[SUBMITTED],
+        request_ids=[0],
+        earlier_texts=[],
+        earlier_request_ids=[],
+        earlier_refs={},
+        run="oracle",
+    )
+    findings = Pipeline(inputs, lambda *_, **__: None).run().findings
+    assert findings.outcome == Outcome.PASSED
+    return findings, work / "candidate" / "model"
 
 
 def consistent(model: Path, told: str | None, limit: float) -> list[str]:
@@ -55,18 +56,20 @@ def consistent(model: Path, told: str | None, limit: float) -> list[str]:
 
 def test_a_guess_is_not_confirmed_by_the_record_but_would_be_by_exact_metrics(published, tmp_path):
     """The exact mean singles the submitted text out among thirty others; the public record leaves nearly all."""
-    report, model = published
-    exact = decimal(report["after"]["ma"])
+    findings, model = published
+    exact = decimal(findings.after.ma)
     singled_out = consistent(model, exact, 0)
     assert SUBMITTED in singled_out
     issuer = Issuer(tmp_path / "keys")
     line = RequestLine("a" * 32, b"\1" * 32, "PASS", None)
-    record = issuer.payload([{"path": "model/x", "size": 1, "sha256": "0" * 64}], requests=[line], report=report)
+    record = issuer.payload(
+        [{"path": "model/x", "size": 1, "sha256": "0" * 64}], requests=[line], report=asdict(findings)
+    )
     predicate = json.loads(record)["predicate"]
     told = predicate["verification"]["after"]["ma"]
     assert told == "suppressed"
     assert exact.encode() not in record
-    assert decimal(report["before"]["ma"]).encode() not in record
+    assert decimal(findings.before.ma).encode() not in record
     highest = max(float(t["ma_p95"]) for t in predicate["verification"]["thresholds"])
     possible = consistent(model, None, highest)
     assert SUBMITTED in possible

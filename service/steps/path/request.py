@@ -21,8 +21,8 @@ from service.domain.records import check_records
 from service.domain.states import Hold, RequestStatus
 from service.observability.tracing import traceparent
 from service.privacy.envelope import DataKey
-from service.privacy.randomness import random_bytes, random_uuid
-from service.privacy.records import SUBJECT_ITEM, open_records, open_subject
+from service.privacy.randomness import random_uuid
+from service.privacy.records import SUBJECT_ITEM, open_records, open_subject, seal_records, seal_text
 from service.subjects.search import check_searchable
 
 
@@ -206,13 +206,13 @@ def _check_resubmission(services: Services, submission: Submission, earlier: Res
 
 
 def _seal(services: Services, submission: Submission, now: datetime) -> tuple[Accepted, list[bytes]]:
-    """The request to be stored, and its sealed records; each has the nonce of its commitment in front."""
+    """The request to be stored, and its sealed records."""
     request_id, ref = random_uuid(), random_uuid().hex
     data_key, wrapped = DataKey.create(request_id, services.wrapper)
-    texts = [text.encode() for text in submission.texts]
-    subject = [dumps(submission.subject)] if submission.subject is not None else []
-    nonces = [random_bytes(commitments.NONCE_BYTES) for _ in (*texts, *subject)]
-    committed = [commitments.commit(nonce, text) for nonce, text in zip(nonces, [*texts, *subject], strict=True)]
+    records = seal_records(data_key, [text.encode() for text in submission.texts])
+    subject = [seal_text(data_key, SUBJECT_ITEM, dumps(submission.subject))] if submission.subject is not None else []
+    nonces = [text.nonce for text in (*records, *subject)]
+    committed = [text.commitment for text in (*records, *subject)]
     received = submission.received_at or now
     request = DeletionRequest(
         id=request_id,
@@ -221,23 +221,19 @@ def _seal(services: Services, submission: Submission, now: datetime) -> tuple[Ac
         received_at=received,
         due_at=due_at(received, submission.regulation),
         accepted_at=now,
-        records_count=len(texts),
+        records_count=len(records),
         ref=ref,
         commitment=commitments.request_commitment(ref, committed),
         wrapped_key=wrapped,
         supplements=submission.resubmits.ref if submission.resubmits else None,
-        subject_ref=_seal_text(data_key, "subject_ref", submission.subject_ref),
-        callback_url=_seal_text(data_key, "callback_url", _dump_targets(submission.callbacks)),
+        subject_ref=_seal_optional(data_key, "subject_ref", submission.subject_ref),
+        callback_url=_seal_optional(data_key, "callback_url", _dump_targets(submission.callbacks)),
         callbacks=len(submission.callbacks),
         traceparent=traceparent(),
-        subject=data_key.seal(SUBJECT_ITEM, nonces[-1] + subject[0]) if subject else None,
+        subject=subject[0].sealed if subject else None,
         **submission.columns,
     )
-    sealed = [
-        data_key.seal(f"record/{position}", nonce + text)
-        for position, (nonce, text) in enumerate(zip(nonces, texts, strict=False))  # the subject's nonce is the last
-    ]
-    return Accepted(request, submission.model, nonces, committed), sealed
+    return Accepted(request, submission.model, nonces, committed), [record.sealed for record in records]
 
 
 def _dump_targets(callbacks: Sequence[CallbackTarget]) -> str | None:
@@ -245,7 +241,7 @@ def _dump_targets(callbacks: Sequence[CallbackTarget]) -> str | None:
     return json.dumps([asdict(target) for target in callbacks]) if callbacks else None
 
 
-def _seal_text(data_key: DataKey, item: str, value: str | None) -> bytes | None:
+def _seal_optional(data_key: DataKey, item: str, value: str | None) -> bytes | None:
     return data_key.seal(item, value.encode()) if value is not None else None
 
 

@@ -18,8 +18,7 @@ from service.db.tables import DeletionRequest
 from service.domain.json_types import JsonObject
 from service.domain.states import Hold, RequestStatus
 from service.observability.tracing import span
-from service.privacy.randomness import random_bytes
-from service.privacy.records import request_data_key, request_subject
+from service.privacy.records import request_data_key, request_subject, seal_records
 from service.subjects.search import SearchableCorpora, Unsearchable, read_records, search, searched_corpora
 
 LOOK_AHEAD = 20  # requests that one query returns
@@ -120,12 +119,9 @@ def _add_texts(
 ) -> None:
     """Seal texts into a request; a request without any text ends."""
     data_key, first = request_data_key(services.wrapper, request), request.records_count
-    nonces = [random_bytes(commitments.NONCE_BYTES) for _ in texts]
-    pairs = list(zip(nonces, texts, strict=True))
-    sealed = [data_key.seal(f"record/{i}", nonce + text) for i, (nonce, text) in enumerate(pairs, start=first)]
-    requests.add_records(session, request.id, first, sealed)
+    records = seal_records(data_key, texts, first)
+    requests.add_records(session, request.id, first, [record.sealed for record in records])
     request.records_count, request.results_count, request.hold = first + len(texts), len(texts), None
-    leaves = [commitments.commit(nonce, text) for nonce, text in pairs]
     ended = request.records_count == 0
     if ended:
         requests.move(session, [request], RequestStatus.COMPLETED, reason="nothing_found")
@@ -134,7 +130,7 @@ def _add_texts(
         "request.nothing_found" if ended else "request.resolved",
         ref=request.ref,
         records=len(texts),
-        commitment=commitments.request_commitment(request.ref, leaves).hex(),
+        commitment=commitments.request_commitment(request.ref, [record.commitment for record in records]).hex(),
         searched=[{"corpus": corpus["corpus"], "records": corpus["records"]} for corpus in resolution["searched"]],
     )
 
