@@ -156,7 +156,7 @@ def retry_delay(
     answer was lost may have been carried out. The client repeats it only if it changes nothing or has an
     Idempotency-Key.
     """
-    repeatable = method in ("GET", "HEAD") or "Idempotency-Key" in options.get("headers", {})
+    repeatable = method in ("GET", "HEAD") or "Idempotency-Key" in (options.get("headers") or {})
     if attempt + 1 == MAX_ATTEMPTS or (error and not (repeatable or isinstance(error, httpx.ConnectError))):
         return None
     if answer is not None and answer.status_code not in (429, 503):

@@ -3,6 +3,7 @@
 `owned` is the one guard: every write of a worker goes through it, and fails if the fence moved on.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from service.db.tables import Job, JobEvent, Model, Version
 from service.domain.disclosure import is_disclosed, redacted
 from service.domain.errors import IllegalTransition, LostLease
 from service.domain.json_types import JsonObject
-from service.domain.states import TERMINAL_STAGES, Outcome, Stage, check_stage
+from service.domain.states import STAGE_TRANSITIONS, TERMINAL_STAGES, Outcome, Stage, check_stage
 from service.schemas.report import redacted_report
 
 CHANNEL = "unlearnd_jobs"
@@ -93,14 +94,21 @@ def owned(session: Session, job_id: UUID, fence: int) -> Job:
     return job
 
 
-def advance(session: Session, job: Job, target: Stage, *, release: bool = False) -> None:
+def advance(
+    session: Session,
+    job: Job,
+    target: Stage,
+    *,
+    release: bool = False,
+    table: Mapping[Stage, set[Stage]] = STAGE_TRANSITIONS,
+) -> None:
     """Move an owned job to the next stage: the only way to write `stage`. `release` frees it for the stage's worker.
 
     Raises:
         IllegalTransition: The table does not list the move, or the row moved meanwhile.
     """
     if job.stage != target:
-        check_stage(job.stage, target)
+        check_stage(job.stage, target, table)
         _write_stage(session, job, target)
         add_event(session, job.id, "stage", {"stage": target, "progress": job.progress})
     if release or target in TERMINAL_STAGES:
@@ -133,15 +141,15 @@ def oldest_queued_seconds(session: Session) -> float:
 
 
 def redact_means(session: Session, job_id: UUID) -> None:
-    """Remove the means of a job of few submitters from its rows: they describe a person whose texts were purged."""
+    """Remove the means of a job of few submitters from its rows, because they describe a person of purged texts."""
     job = session.get(Job, job_id)
-    if job is None or job.report is None or is_disclosed(job.report.submitters):
-        return
-    job.metrics, job.report = redacted(job.metrics), redacted_report(job.report)
-    for event in session.scalars(select(JobEvent).where(JobEvent.job_id == job_id)):
-        event.data = redacted(event.data)
-    for version in session.scalars(select(Version).where(Version.job_id == job_id)):
-        version.metrics = version.metrics and redacted_report(version.metrics)
+    if job is not None and job.report is not None and not is_disclosed(job.report.submitters):
+        job.metrics, job.report = redacted(job.metrics), redacted_report(job.report)
+        for event in session.scalars(select(JobEvent).where(JobEvent.job_id == job_id)):
+            event.data = redacted(event.data)
+    for version in session.scalars(select(Version).where(Version.job_id == job_id)):  # a restored job has no report
+        if version.metrics is not None and not is_disclosed(version.metrics.submitters):
+            version.metrics = redacted_report(version.metrics)
 
 
 def release(session: Session, job: Job, *, delay_seconds: float, count: bool) -> None:

@@ -14,7 +14,7 @@ SUPPRESSED = "suppressed"  # what a certificate and a model card say instead of 
 PUBLIC = frozenset({  # numbers about held-out or retain text, about the run, and counts
     "limits", "el_limit", "ma_limit", "heldout_perplexity", "perplexity", "utility", "retain_loss", "memorised",
     "submitters", "requests", "retain_excluded", "heldout_excluded", "earlier", "epochs", "epoch", "met", "seconds",
-    "stage", "progress", "outcome", "reason", "attempt", "delay_seconds", "request",
+    "stage", "progress", "outcome", "reason", "attempts", "steps",
     "version", "fence", "thresholds", "over_forgotten", "files", "artefact", "environment",
 })  # fmt: skip
 NESTED = frozenset({"findings", "trajectory"})  # their parts are judged one by one

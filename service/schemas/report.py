@@ -5,8 +5,8 @@ from typing import TypeVar, cast
 
 from pydantic import TypeAdapter
 
-from service.domain.disclosure import redacted
-from service.domain.report import BaselineSummary, ChildReport, JobReport, VersionMetrics
+from service.domain.disclosure import SUPPRESSED, redacted
+from service.domain.report import REPORT_VERSION, BaselineSummary, ChildReport, JobReport, VersionMetrics
 
 Report = TypeVar("Report", BaselineSummary, ChildReport, JobReport, VersionMetrics)
 ADAPTERS: dict[type, TypeAdapter[object]] = {
@@ -15,13 +15,17 @@ ADAPTERS: dict[type, TypeAdapter[object]] = {
 
 
 def read_report(kind: type[Report], values: Mapping[str, object]) -> Report:
-    """A report of this kind from JSON values; a job's report may have an earlier version.
+    """A report of this kind from JSON values; rows may be of an earlier release.
 
     Raises:
-        pydantic.ValidationError: The values are not such a report.
+        ValueError: The values are not such a report (pydantic.ValidationError), or a later release made them.
     """
-    if kind is JobReport and "version" not in values:
-        values = _upgraded_from_1(values)
+    if kind is JobReport:
+        values = values if "version" in values else _upgraded_from_1(values)
+        if values["version"] != REPORT_VERSION:
+            raise ValueError(f"a report of version {values['version']}; this release reads {REPORT_VERSION}")
+    if kind is VersionMetrics:
+        values = {**values, "before": _known(values["before"]), "after": _known(values["after"])}
     return cast(Report, ADAPTERS[kind].validate_python(values))
 
 
@@ -36,11 +40,17 @@ def redacted_report(report: Report) -> Report:
 
 
 def _upgraded_from_1(values: Mapping[str, object]) -> dict[str, object]:
-    """A job's report of version 1 in today's form. It was flat, had `{}` for missing means, and no submitters."""
-    findings = {**values, "limits": values["limits"] or None, "before": values["before"] or None}
+    """A job's report of version 1 in today's form. It was flat, and nobody counted submitters."""
+    means = {name: _known(values[name]) for name in ("limits", "before", "after")}
     return {
-        "findings": findings,
+        "findings": {**values, **means},
         "memorised": values["memorised"],
         "submitters": None,
         "fence": values["fence"],
+        "version": REPORT_VERSION,
     }
+
+
+def _known(means: object) -> object:
+    """Means, or None where an earlier release wrote `{}` or, taken from a certificate, that they are suppressed."""
+    return means if isinstance(means, Mapping) and means and SUPPRESSED not in means.values() else None

@@ -16,6 +16,7 @@ from service.db.tables import DeletionRequest
 from service.doctor import examine
 from service.privacy.envelope import FileKeyWrapper
 from service.steps.path.batch import batch_requests
+from tests import status_door
 from tests.service.conftest import REQUESTS, only_model, submit
 from tests.service.jobs import age, claim, plant_callback_given_up
 
@@ -101,9 +102,10 @@ def plant_given_up(services, api):
     """A job was quarantined."""
     submit(api)
     batch_requests(services, only_model(services))
-    age(services, stage="quarantined", reason="child_killed")
-    with services.db.transaction() as session:
-        session.execute(update(DeletionRequest).values(status="failed"))
+    with status_door.planting():
+        age(services, stage="quarantined", reason="child_killed")
+        with services.db.transaction() as session:
+            session.execute(update(DeletionRequest).values(status="failed"))
 
 
 def plant_batching(services, api):

@@ -25,7 +25,7 @@ from service.db.tables import Certificate, Job, Model, Version
 from service.domain.disclosure import SUPPRESSED
 from service.domain.json_types import JsonObject
 from service.domain.report import Means, Utility, VersionMetrics
-from service.domain.states import Outcome, Stage
+from service.domain.states import RESTORE_STAGE_TRANSITIONS, Outcome, Stage
 from service.evidence.log_keeper import LogForked
 from service.observability.logging import get_logger
 
@@ -148,7 +148,6 @@ def _insert_job(session: Session, model: Model, parent: Version, predicate: Json
     job = Job(
         model_id=model.id,
         parent_version_id=parent.id,
-        stage=Stage.DONE,
         outcome=Outcome.PASSED,
         reason="restored",
         policy=predicate["method"]["parameters"],
@@ -157,6 +156,7 @@ def _insert_job(session: Session, model: Model, parent: Version, predicate: Json
     )
     session.add(job)
     session.flush()
+    jobs.advance(session, job, Stage.DONE, table=RESTORE_STAGE_TRANSITIONS)
     return job
 
 

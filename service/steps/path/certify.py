@@ -1,6 +1,8 @@
 """certify: sign the certificate of a job, passed or failed, before anything is published."""
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -41,6 +43,8 @@ def certify_job(services: Services, job_id: UUID, fence: int) -> None:
         job = jobs.by_id(session, job_id)
         assert job is not None
         tested = _tested_requests(session, job_id)
+        if job.report is not None and job.report.submitters is None:
+            _count_submitters(jobs.owned(session, job_id, fence), tested)
         lineage = _lineage(session, job)
     if not tested:
         _end_uncertified(services, job_id, fence)
@@ -56,6 +60,13 @@ def certify_job(services: Services, job_id: UUID, fence: int) -> None:
     if not passed:
         services.storage.discard_job(job_id)
         services.queue.wake("deliver")
+
+
+def _count_submitters(job: Job, tested: Sequence[DeletionRequest]) -> None:
+    """Complete a report that a release before this one made."""
+    assert job.report is not None
+    submitters = {request.api_key_id for request in tested if request.ref in job.report.memorised}
+    job.report = replace(job.report, submitters=len(submitters))
 
 
 def _tested_requests(session: Session, job_id: UUID) -> list[DeletionRequest]:

@@ -33,7 +33,8 @@ def store_report(services: Services, job_id: UUID, fence: int, report: ChildRepo
         job.outcome, job.reason, job.progress = findings.outcome, findings.reason, 0.95
         measured = write_report(report)["findings"]
         assert isinstance(measured, dict)
-        job.metrics = {**job.metrics, **{name: measured[name] for name in ("after", "utility", "earlier")}}
+        tests = {name: measured[name] for name in ("after", "utility", "earlier")}
+        job.metrics = {**job.metrics, **tests, "submitters": submitters}
         jobs.advance(session, job, Stage.CERTIFY, release=True)
         if job.outcome in (Outcome.PASSED, Outcome.FAILED):
             tested = [request for request in of_job if request.status != RequestStatus.REJECTED]

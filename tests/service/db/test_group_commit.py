@@ -18,7 +18,7 @@ class Table:
     def __init__(self, error=psycopg.errors.UniqueViolation, bad=13, **limits):
         self.calls: list[list[int]] = []
         self.let_go, self._error, self._bad = threading.Event(), error, bad
-        settings = {"size": lambda _: 1, "most": 8, "room": 100, "patience": 10.0, **limits}
+        settings = {"size": lambda _: 1, "max_items": 8, "max_bytes": 100, "timeout_seconds": 10.0, **limits}
         self.add = GroupCommit(self._store, **settings)
 
     def _store(self, numbers):

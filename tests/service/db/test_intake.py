@@ -50,7 +50,7 @@ def test_requests_that_come_together_are_stored_together(services, model, new_ke
 
         with held(services):
             answers = [submit({}, body)]
-            assert wait_until(lambda: services.intake._led and not services.intake._waiting, 4)
+            assert wait_until(lambda: services.intake._has_leader and not services.intake._waiting, 4)
             for keyed, content in bodies:
                 answers.append(submit(keyed, content))
             assert wait_until(lambda: len(services.intake._waiting) == len(bodies), 4)
@@ -81,7 +81,7 @@ def test_one_that_cannot_be_stored_harms_nobody_it_came_with(services, model, ne
     with ThreadPoolExecutor() as pool:
         with held(services):
             calls = [pool.submit(accept_request, services, submission, known, None)]
-            assert wait_until(lambda: services.intake._led and not services.intake._waiting, 4)
+            assert wait_until(lambda: services.intake._has_leader and not services.intake._waiting, 4)
             calls += [pool.submit(accept_request, services, submission, who, None) for who in (uuid4(), known)]
             assert wait_until(lambda: len(services.intake._waiting) == 2, 4)
         with pytest.raises(psycopg.errors.ForeignKeyViolation):

@@ -22,6 +22,7 @@ def test_the_log_has_no_gap_and_is_append_only(api, services, job):
         entries = list(session.scalars(select(AuditEntry).order_by(AuditEntry.index)))
     assert [e.index for e in entries] == list(range(len(entries)))
     assert [json.loads(e.entry)["kind"] for e in entries] == [
+        "api_key.created",
         "model.registered",
         "request.accepted",
         "job.batched",

@@ -1,7 +1,10 @@
 """The state table is the only door to a status; every test on `services` watches for another."""
 
+from uuid import uuid4
+
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
+from sqlalchemy.dialects.postgresql import insert
 
 from service.db import jobs, requests
 from service.db.tables import DeletionRequest, Job
@@ -16,6 +19,19 @@ BYPASSES = {
     ),
     "an UPDATE of every row": lambda session, row, column, value: session.execute(
         update(type(row)).values({column: value})
+    ),
+    "a guard that the table does not list": lambda session, row, column, value: session.execute(
+        update(type(row)).where(getattr(type(row), column) == value).values({column: getattr(row, column)})
+    ),
+    "an UPDATE by hand": lambda session, row, column, value: session.execute(
+        text(f'WITH w AS (UPDATE public."{row.__tablename__}" SET {column} = :new RETURNING id) SELECT * FROM w'),
+        {"new": value},
+    ),
+    "an upsert": lambda session, row, column, value: session.execute(
+        insert(type(row)).values(id=row.id).on_conflict_do_update(index_elements=["id"], set_={column: value})
+    ),
+    "a row that begins at its end": lambda session, row, column, value: session.execute(
+        insert(type(row)).values({"id": uuid4(), column: value})
     ),
 }
 

@@ -95,7 +95,7 @@ def test_an_export_verifies_with_what_was_kept_of_it(services, model, api, expor
     newer, _ = exported()
     for old in (None, kept, older):
         verified = verify_log(newer, trust, old)
-        assert (verified.checkpoint.size, verified.requests) == (4, 2)
+        assert (verified.checkpoint.size, verified.requests) == (5, 2)
     a, b = (opened(services, n) for n in (kept.read_text(), services.log.checkpoint()))
     path = api.get("/v1/log/consistency", params={"older": a.size, "newer": b.size}).json()["path"]
     check_consistency(a.size, b.size, [base64.b64decode(h) for h in path], a.root, b.root)
@@ -119,7 +119,7 @@ def forge(path, change) -> None:
         (lambda lines: [*lines[:-2], lines[-2].replace('"entry": "', '"entry": "AAAA')], ExitCode.LOG_FAILURE),
         (lambda lines: [lines[0], lines[2], lines[1]], ExitCode.MALFORMED),
         (lambda lines: ["nonsense"], ExitCode.MALFORMED),
-        (lambda lines: [lines[0].replace("\\n2\\n", "\\n3\\n"), *lines[1:]], ExitCode.LOG_FAILURE),
+        (lambda lines: [lines[0].replace("\\n3\\n", "\\n4\\n"), *lines[1:]], ExitCode.LOG_FAILURE),
     ],
     ids=["truncated", "rewritten", "reordered", "nonsense", "another size"],
 )

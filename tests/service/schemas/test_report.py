@@ -32,6 +32,21 @@ def test_a_report_of_the_release_before_is_read(nothing):
     assert not is_disclosed(report.submitters)
 
 
+@pytest.mark.parametrize("means", [{}, None, {"el": "suppressed", "ma": "suppressed"}])
+def test_metrics_of_versions_of_the_release_before_are_read(means):
+    """A restore took them from certificates, `suppressed` included; nobody counted submitters."""
+    old = {"limits": {"el": 0.01, "ma": 0.4}, "before": means, "after": means, "epochs": 2, "memorised": 1}
+    metrics = read_report(VersionMetrics, {**old, "utility": REPORT["utility"]})
+    assert (metrics.before, metrics.after, metrics.submitters) == (None, None, None)
+    assert metrics.limits == Means(0.01, 0.4)
+
+
+def test_a_report_of_a_later_release_is_not_guessed_at():
+    """Whoever goes back to an older release hears of it."""
+    with pytest.raises(ValueError, match="version 3"):
+        read_report(JobReport, {**write_report(JOB_REPORT), "version": 3})
+
+
 def test_what_is_no_report_is_refused():
     """A number that is missing or of another type does not become a certificate."""
     for broken in ({**REPORT, "epochs": "many"}, {k: v for k, v in REPORT.items() if k != "utility"}):

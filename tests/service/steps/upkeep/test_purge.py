@@ -15,6 +15,7 @@ from service.domain.errors import NotFound
 from service.privacy.records import open_records
 from service.steps.path.batch import batch_requests
 from service.steps.upkeep.purge import purge_due, purge_restored
+from tests import status_door
 from tests.service.conftest import REQUESTS, only_model, submit
 from tests.service.jobs import REPORT, plant_callback_given_up, publish_what_waits, published, release_folder
 
@@ -77,7 +78,7 @@ def test_purging_destroys_the_key_and_what_it_sealed(api, services, model):
     """After the window, not before; never while it failed or its callback waits; the ledger has it."""
     request = published(api, services, "a record")
     failed = submit(api)
-    with services.db.transaction() as session:
+    with status_door.planting(), services.db.transaction() as session:
         kept = session.scalar(select(DeletionRequest.wrapped_key).where(DeletionRequest.id == request["id"]))
         session.execute(
             update(DeletionRequest)

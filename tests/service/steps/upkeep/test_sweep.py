@@ -11,6 +11,7 @@ from service.domain.states import COMPUTE_STAGES
 from service.lease import Lease
 from service.steps.path.publish import publish_version
 from service.steps.upkeep.sweep import collect_garbage, wake_lost_work
+from tests import status_door
 from tests.service.conftest import REQUESTS
 from tests.service.jobs import certified, claim, expire
 
@@ -87,7 +88,7 @@ def test_collect_removes_only_what_nothing_needs(services, job):
     assert services.storage.jobs_present() == [job_id]
     assert orphan.exists()
     os.utime(orphan, (0, 0))
-    with services.db.transaction() as session:
+    with status_door.planting(), services.db.transaction() as session:
         session.execute(update(Job).values(stage="done"))
     collect_garbage(services)
     assert not services.storage.jobs_present()
