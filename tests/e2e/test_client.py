@@ -149,6 +149,10 @@ def test_requests_from_the_command_line(stack, folder, run, tmp_path):
         again = ("requests", "submit", "--model", "shell", "--text", support.KNOWN[1], "--receipt", str(target))
         assert run(*again, code=1).startswith(f"unlearnd: {target}: ")
     assert json.loads(receipt.read_text())["id"] == made["id"]
+    named = tmp_path / "named.json"
+    printed = run("requests", "submit", "--model", "shell", "--text", support.KNOWN[2], "--receipt", str(named))
+    assert f"The receipt is in {named}." in printed
+    run("requests", "cancel", json.loads(named.read_text())["id"])
     for wrong in ("--file", "--resubmits"):
         assert f"unlearnd: {wrong}: " in run(*again[:-2], wrong, "/nowhere", code=1)
     assert run("requests", "show", made["id"], "--json")["status"] == "pending"

@@ -1,9 +1,11 @@
 """API keys: their scopes, and how they are stored."""
 
 import hashlib
+import json
 
 from sqlalchemy import select
 
+from service.db import api_keys, log_entries
 from tests.service.api.submissions import REQUESTS, assert_problem, body
 
 
@@ -34,3 +36,18 @@ def test_keys_are_stored_hashed(api, services, new_key):
 
         hashes = list(session.scalars(select(ApiKey.key_hash)))
     assert hashlib.sha256(secret.encode()).digest() in hashes
+
+
+def test_making_and_revoking_a_key_is_in_the_log(api, services):
+    """By id and scopes, so that nobody gives access unseen; neither the name nor the secret."""
+    made = api.post("/v1/api-keys", json={"name": "a robot", "scopes": ["read"]}).json()
+    api.delete(f"/v1/api-keys/{made['id']}")
+    with services.db.transaction() as session:
+        api_keys.external_caller(session, "transcend", ["submit"])
+        platform = api_keys.external_caller(session, "transcend", ["submit"])
+        *_, created, revoked, external = log_entries.entries(session, 0, 100)
+    assert json.loads(created).items() >= {"kind": "api_key.created", "key": made["id"], "scopes": ["read"]}.items()
+    assert json.loads(revoked).items() >= {"kind": "api_key.revoked", "key": made["id"]}.items()
+    assert json.loads(external).items() >= {"kind": "api_key.created", "key": str(platform.id)}.items()  # once
+    assert b"robot" not in created
+    assert made["key"].encode() not in created
