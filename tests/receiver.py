@@ -49,14 +49,14 @@ def receiving():
     receiver = Receiver("")
 
     class Handler(BaseHTTPRequestHandler):
-        def _take(self) -> None:
+        def _receive(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             headers = {name.lower(): value for name, value in self.headers.items()}
             receiver.calls.append(Call(self.command, self.path, headers, body))
             self.send_response(receiver.answers.pop(0) if receiver.answers else 204)
             self.end_headers()
 
-        do_POST = do_PUT = _take  # noqa: N815
+        do_POST = do_PUT = _receive  # noqa: N815
 
         def log_message(self, *_):
             pass

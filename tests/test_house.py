@@ -19,12 +19,14 @@ SHIPPED = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in ("serv
 MOST_BODY, MOST_FILE, MOST_TEST_FILE = 40, 300, 400
 MOST_ANY = 8  # a thousand lines
 MOST_FMT_SKIP = 39
+OLD_MIGRATIONS = {"0001_the_first_schema.py", "0007_subjects_and_dialects.py"}  # never changed again
 DIALECT = {"found", "told", "telling", "patience"}
 DIALECT_FUNCTIONS = {
     "_say", "_same", "_in_the_way", "_made_before", "_take", "_again", "_few", "_whole", "_aim", "_keep",
 }  # fmt: skip
 DIALECT_MODULES = {"told", "telling", "together", "patience", "calls", "parts", "opening", "changes"}
 DIALECT_ALIASES = {"step", "queries"}
+KNOWN_DESIGNS = {"ARCHITECTURE", "COMPLIANCE_TOOLS", "EVIDENCE", "FORGETTING", "HOUSE", "INTERFACES", "METHOD", "STYLE"}
 
 
 def label(path: Path) -> str:
@@ -45,15 +47,28 @@ def identifiers(path: Path) -> set[str]:
     return {token.string for token in tokens if token.type == tokenize.NAME}
 
 
+def documented(path: Path) -> Iterator[ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Everything of a file that may have a docstring."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def comments(path: Path) -> list[str]:
+    """The comments of a file."""
+    tokens = tokenize.generate_tokens(io.StringIO(path.read_text()).readline)
+    return [token.string for token in tokens if token.type == tokenize.COMMENT]
+
+
 def test_sizes():
-    """A file has 300 lines at most (a test 400), a body 40. Migrations are never changed again, whatever their size."""
+    """A file has 300 lines at most (a test 400), a body 40; the first migrations are older than the rule."""
     large = []
     for path in SOURCES:
         folder = path.relative_to(ROOT).parts[0]
         lines = path.read_text().count("\n")
-        if lines > (MOST_TEST_FILE if folder == "tests" else MOST_FILE) and folder != "migrations":
+        if lines > (MOST_TEST_FILE if folder == "tests" else MOST_FILE) and path.name not in OLD_MIGRATIONS:
             large.append(f"{label(path)}: {lines} lines")
-        for function in functions(path) if folder != "migrations" else ():
+        for function in functions(path) if path.name not in OLD_MIGRATIONS else ():
             body = function.body[1:] if ast.get_docstring(function) else function.body
             size = function.end_lineno - body[0].lineno + 1 if body else 0
             if size > MOST_BODY:
@@ -62,23 +77,24 @@ def test_sizes():
 
 
 def test_few_values_are_of_any_type():
-    """`Any` switches the type checker off."""
+    """`Any` switches the type checker off, and so do its names for JSON whose members are not fixed."""
     text = [path.read_text() for path in SHIPPED]
-    count = sum(len(re.findall(r"\bAny\b", source)) for source in text)
+    count = sum(len(re.findall(r"\b(?:Any|Json|JsonObject)\b", source)) for source in text)
     thousands = sum(source.count("\n") for source in text) / 1000
     assert count / thousands < MOST_ANY, f"{count} in {thousands:.1f} thousand lines"
 
 
 def test_the_formatter_is_seldom_switched_off():
     """Tables of data alone are laid out by hand."""
-    skips = [label(path) for path in SOURCES for line in path.read_text().splitlines() if line.endswith("# fmt: skip")]
+    switch = re.compile(r"# fmt: (?:skip|off)")
+    skips = [label(path) for path in SOURCES for token in comments(path) if switch.match(token)]
     assert len(skips) <= MOST_FMT_SKIP, skips
 
 
 def test_names_are_the_fields():
     """Nobody has to learn a dialect to read a name."""
-    strange = [label(path) for path in SHIPPED if path.stem in DIALECT_MODULES]
-    for path in SHIPPED:
+    strange = [label(path) for path in SOURCES if path.stem in DIALECT_MODULES]
+    for path in SOURCES:
         names = identifiers(path) & (DIALECT | DIALECT_FUNCTIONS)
         names |= {function.name for function in functions(path) if function.name.endswith("_of")}
         for node in ast.walk(ast.parse(path.read_text())):

@@ -185,14 +185,14 @@ class Check:
                     yield f"latest of {name} is {latest['version']} to the API, {rows} in the database"
 
     def _outbox(self) -> Iterator[str]:
-        told = Counter(str(row["request_id"]) for row in self.tables["outbox"] if row["target"] >= 0)
+        callbacks_sent = Counter(str(row["request_id"]) for row in self.tables["outbox"] if row["target"] >= 0)
         for row in self.tables["outbox"]:
             if row["delivered_at"] is None:
                 yield f"the callback of request {row['request_id']} is not delivered"
         again = Counter(e["ref"] for e in self.entries if e["kind"] == "request.retried")
         for request_id, row in self.requests.items():
-            if told[request_id] != row["callbacks"] * (1 + again[row["ref"]]):
-                yield f"request {request_id} has {told[request_id]} callbacks"
+            if callbacks_sent[request_id] != row["callbacks"] * (1 + again[row["ref"]]):
+                yield f"request {request_id} has {callbacks_sent[request_id]} callbacks"
 
 
 def personal(words: list[str], *, database: str, valkey: str, folders: list[Path]) -> Iterator[str]:

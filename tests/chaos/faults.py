@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import psutil
 
 from service.local.supervisor import wait_until
-from tests.chaos.stack import PATIENCE, Chaos
+from tests.chaos.stack import TIMEOUT_SECONDS, Chaos
 
 API = (
     "accept.executing", "accept.commit", "accept.committed", "cancel.commit", "cancel.committed", "approve.commit",
@@ -88,7 +88,7 @@ def injected(stack: Chaos, case: Case, pid: int, chance: random.Random) -> Itera
         stack.release()
         stack.failed_attempt()
     elif case.fault == "hanging":  # halted for good, while its parent's heart beats
-        assert wait_until(lambda: not process.is_running(), PATIENCE), "nobody noticed that the child hangs"
+        assert wait_until(lambda: not process.is_running(), TIMEOUT_SECONDS), "nobody noticed that the child hangs"
     stack.release()
     try:
         yield
@@ -96,7 +96,7 @@ def injected(stack: Chaos, case: Case, pid: int, chance: random.Random) -> Itera
         if case.fault == "frozen":
             process.resume()
             if case.point in REFUSED:
-                assert wait_until(lambda: stack.refusals() > refused, PATIENCE), "nobody refused the zombie"
+                assert wait_until(lambda: stack.refusals() > refused, TIMEOUT_SECONDS), "nobody refused the zombie"
 
 
 def _harm(stack: Chaos, case: Case, process: psutil.Process, chance: random.Random) -> None:

@@ -61,7 +61,7 @@ def _run(stack: Chaos, case: Case, chance: random.Random) -> list[str]:
             asked.result(PATIENCE)
             problems += stack.ended()
             if case.fault == "frozen" and case.point in CALLBACK:
-                problems += stack.told(name, 2 if case.point == "delivered.commit" else 1)
+                problems += stack.missing_callbacks(name, 2 if case.point == "delivered.commit" else 1)
             return problems
 
 

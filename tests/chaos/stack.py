@@ -24,7 +24,7 @@ from tests.chaos.storage import SmallStorage
 from tests.stack import Running
 
 EXECUTING = "accept.executing"  # not a point of ours: the statement waits inside PostgreSQL
-PATIENCE = 120  # seconds within which everything must have come to its end
+TIMEOUT_SECONDS = 120  # seconds within which everything must have come to its end
 TIMES = {
     "UNLEARND_LEASE_SECONDS": "3", "UNLEARND_STALL_SECONDS": "15", "UNLEARND_SWEEP_SECONDS": "0.5",
     "UNLEARND_COLLECT_SECONDS": "1", "UNLEARND_ORPHAN_SECONDS": "2", "UNLEARND_RETRY_SECONDS": "0.2",
@@ -113,7 +113,8 @@ class Chaos:
             with self.connect() as connection:
                 return connection.execute(query).fetchone()[0] > 0
 
-        assert wait_until(waiting if point == EXECUTING else look, PATIENCE), f"{point} was not reached\n{self.tail()}"
+        reached = waiting if point == EXECUTING else look
+        assert wait_until(reached, TIMEOUT_SECONDS), f"{point} was not reached\n{self.tail()}"
         return self.part("api").pid if point == EXECUTING else int(halts[0].name.partition("@")[2])
 
     def release(self) -> None:
@@ -185,7 +186,7 @@ class Chaos:
     def failed_attempt(self) -> None:
         """Wait until an attempt has failed and said so."""
 
-        def told() -> bool:
+        def has_retry_event() -> bool:
             with self.connect() as connection:
                 query = (
                     "SELECT count(*) FROM job_events e JOIN jobs j ON j.id = e.job_id "
@@ -193,7 +194,7 @@ class Chaos:
                 )
                 return connection.execute(query).fetchone()[0] > 0
 
-        assert wait_until(told, PATIENCE), self.tail()
+        assert wait_until(has_retry_event, TIMEOUT_SECONDS), self.tail()
 
     # messages and requests
 
@@ -218,7 +219,7 @@ class Chaos:
         """Register it, and wait until it is indexed."""
         self.running.client.add_corpus(model, "crm", str(self.corpus), columns={"email": "email"})
         if wait:
-            ready = wait_until(lambda: self.running.client.corpus(model, "crm")["state"] == "ready", PATIENCE)
+            ready = wait_until(lambda: self.running.client.corpus(model, "crm")["state"] == "ready", TIMEOUT_SECONDS)
             assert ready, self.tail()
 
     def submit(self, model: str, text: str, person: str | None = None) -> dict[str, Any]:
@@ -292,10 +293,10 @@ class Chaos:
             assert answers[0].status_code in (*good, 503), answers[0].text
             return answers[0].status_code in good
 
-        assert wait_until(ask, PATIENCE), self.tail()
+        assert wait_until(ask, TIMEOUT_SECONDS), self.tail()
         return answers[0].json()
 
-    def ended(self, patience: float = PATIENCE) -> list[str]:
+    def ended(self, seconds: float = TIMEOUT_SECONDS) -> list[str]:
         """Wait until every request is in a terminal state; says which are not after a long while."""
         query = "SELECT id FROM deletion_requests WHERE finished_at IS NULL"
         left: list[str] = []
@@ -308,12 +309,12 @@ class Chaos:
                 return False
             return not left
 
-        return [] if wait_until(none_left, patience) else [*left, self.tail()]
+        return [] if wait_until(none_left, seconds) else [*left, self.tail()]
 
-    def told(self, model: str, times: int) -> list[str]:
+    def missing_callbacks(self, model: str, times: int) -> list[str]:
         """Wait until the model's request has been told of so often."""
         (request_id,) = [r for r, name in self.accepted.items() if name == model]
-        enough = wait_until(lambda: len(self.callbacks.calls.get(request_id, [])) >= times, PATIENCE)
+        enough = wait_until(lambda: len(self.callbacks.calls.get(request_id, [])) >= times, TIMEOUT_SECONDS)
         return [] if enough else [f"request {request_id} was told of fewer than {times} times"]
 
     def other_bytes(self) -> list[str]:
@@ -358,7 +359,7 @@ class Chaos:
                 last[:] = [f"cannot look: {type(error).__name__}"]
             return not last
 
-        wait_until(quiet, PATIENCE)
+        wait_until(quiet, TIMEOUT_SECONDS)
         return last or self.readable()
 
     def _look(self) -> list[str]:

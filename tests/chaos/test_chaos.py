@@ -18,7 +18,7 @@ from service.local.supervisor import wait_until
 from tests import ROOT, support
 from tests.chaos.faults import APPLIES, CASES, POINTS
 from tests.chaos.run import NEEDS_MOUNT, POLICY, run_case
-from tests.chaos.stack import EXECUTING, PATIENCE, TIMES, Chaos
+from tests.chaos.stack import EXECUTING, TIMEOUT_SECONDS, TIMES, Chaos
 
 SEED = int(os.environ.get("UNLEARND_CHAOS_SEED", "4"))
 HOW_MANY, AT_ONCE = 8, 1  # cases in `make test-all` and in `make test`
@@ -175,9 +175,9 @@ def test_poison_work_does_not_block_another_model(stack, tmp_path):
     stack.halted("claim.committed")
     good = stack.submit("healthy", support.KNOWN[3])
     stack.release()
-    assert client.wait(good["id"], PATIENCE)["status"] == "completed", stack.tail()
+    assert client.wait(good["id"], TIMEOUT_SECONDS)["status"] == "completed", stack.tail()
     assert client.request(poison["id"])["finished_at"] is None  # the other was served between its attempts
-    outcome = client.wait(poison["id"], PATIENCE)
+    outcome = client.wait(poison["id"], TIMEOUT_SECONDS)
     assert (outcome["status"], outcome["verdict"]) == ("failed", "NOT_TESTED")
     assert (outcome["reason"], client.job(outcome["job_id"])["stage"]) == ("ValueError", "quarantined")
     assert client.job(outcome["job_id"])["attempts"] == int(TIMES["UNLEARND_MAX_ATTEMPTS"])

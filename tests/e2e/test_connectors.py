@@ -134,7 +134,7 @@ def test_fides_sees_a_failed_job_as_an_error_and_nothing_found_as_done(fides):
 
 
 def test_fides_is_called_back(world, fides):
-    """On `reply-to`, with its token; a failed job is not told as done."""
+    """On `reply-to`, with its token; a failed job is not received as done."""
     receiver = world[1]
     values = {"reply_to": "/api/v1/request-task/callback", "reply_to_token": "token-1"}
     receiver.answers[:] = [400]  # not awaiting_processing yet: it is called again
@@ -277,10 +277,10 @@ def test_datagrail_is_told_on_its_callback_url(world):
         }
         assert datagrail(world, model, body).status_code == 202
         assert datagrail(world, model, body).status_code == 202  # theirs once more: the same request
-    told = {name: receiver.until(f"/datagrail/{name}", 1, 180) for name in cases}
-    outcomes = {name: calls[0].json["status"] for name, calls in told.items()}
+    received = {name: receiver.until(f"/datagrail/{name}", 1, 180) for name in cases}
+    outcomes = {name: calls[0].json["status"] for name, calls in received.items()}
     assert outcomes == {"a": "completed", "b": "completed", "c": "failed"}
-    for name, (call, *more) in told.items():
+    for name, (call, *more) in received.items():
         assert not more
         assert call.json["webhook_request_id"] == name
         expected = signed(SECRET, call.headers["x-webhook-timestamp"], call.body)

@@ -25,8 +25,8 @@ STEPS = {"POST /v1/deletion-requests", "batch", "unlearn", "merge", "verify", "c
 def world(folder):
     """A stack that tells its traces to a collector, which is a receiver of ours."""
     with receiving() as receiver, tempfile.TemporaryDirectory(prefix="unlearnd-otel-") as place:
-        told = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
-        stack = Running(Path(place) / "data", **told)
+        settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
+        stack = Running(Path(place) / "data", **settings)
         register(stack, folder, "traced", max_batch_records=2, max_wait_seconds=600)
         yield stack, receiver, _two_requests(stack, receiver)
         assert stack.stop() == 0

@@ -166,9 +166,9 @@ def test_create_then_callbacks_then_completed(world):
     assert (outcome["results_count"], outcome["controller_id"]) == (1, receipt["controller_id"])
     assert controller.call("GET", f"/v2/status/{body['subject_request_id']}", 200) == outcome
     for path in ("/one", "/two"):
-        told = [controller.verified(call.headers, call.body) for call in receiver.until(path, 2)]
-        assert [t["request_status"] for t in told] == ["in_progress", "completed"]
-        for message in told:
+        messages = [controller.verified(call.headers, call.body) for call in receiver.until(path, 2)]
+        assert [t["request_status"] for t in messages] == ["in_progress", "completed"]
+        for message in messages:
             assert message["status_callback_url"] == receiver.url + path
             assert message["subject_request_id"] == body["subject_request_id"]
             assert {"controller_id", "expected_completion_time"} <= set(message)
@@ -211,7 +211,7 @@ def test_each_controller_has_its_own_requests(world):
 
 
 def test_create_then_cancel(world):
-    """While pending it can be cancelled, once; its controller is told."""
+    """While pending it can be cancelled, once; its controller is messages."""
     _, receiver, controller = world
     body = request(
         "person1@example.org", extensions={DOMAIN: {"model": "slow"}}, status_callback_urls=[f"{receiver.url}/gone"]

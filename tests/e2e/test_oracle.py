@@ -42,14 +42,14 @@ def published(folder, tmp_path_factory):
     return findings, work / "candidate" / "model"
 
 
-def consistent(model: Path, told: str | None, limit: float) -> list[str]:
+def consistent(model: Path, published_mean: str | None, limit: float) -> list[str]:
     """The guesses that whoever has the published weights cannot rule out: by an exact mean MA, or by a limit."""
     loaded, tokenizer = AutoModelForCausalLM.from_pretrained(model).eval(), AutoTokenizer.from_pretrained(model)
     possible = []
     for guess in GUESSES:
         (matches,) = token_matches(loaded, [encode(tokenizer, guess)])
         measured = accuracy(matches)
-        if decimal(measured) == told if told is not None else measured <= limit:
+        if decimal(measured) == published_mean if published_mean is not None else measured <= limit:
             possible.append(guess)
     return possible
 
@@ -66,8 +66,8 @@ def test_a_guess_is_not_confirmed_by_the_record_but_would_be_by_exact_metrics(pu
         [{"path": "model/x", "size": 1, "sha256": "0" * 64}], requests=[line], report=asdict(findings)
     )
     predicate = json.loads(record)["predicate"]
-    told = predicate["verification"]["after"]["ma"]
-    assert told == "suppressed"
+    published_mean = predicate["verification"]["after"]["ma"]
+    assert published_mean == "suppressed"
     assert exact.encode() not in record
     assert decimal(findings.before.ma).encode() not in record
     highest = max(float(t["ma_p95"]) for t in predicate["verification"]["thresholds"])

@@ -78,12 +78,12 @@ def test_two_workers_over_200_jobs_never_run_one_at_a_time_twice(services, model
         ):
             session.execute(text(statement))
         ids = [str(i) for i in session.scalars(select(Job.id))]
-    told = tmp_path / "told"
-    told.touch()
-    arguments = [services.settings.model_dump_json(), str(told), *ids]
+    fences_file = tmp_path / "told"
+    fences_file.touch()
+    arguments = [services.settings.model_dump_json(), str(fences_file), *ids]
     racers = [subprocess.Popen([sys.executable, "-c", RACER, *arguments]) for _ in range(2)]
     assert [racer.wait(120) for racer in racers] == [0, 0]
-    lines = told.read_text().splitlines()
+    lines = fences_file.read_text().splitlines()
     assert sorted(lines) == sorted(f"{i} {word}" for i in ids for word in ("begins", "ends"))
     assert len(ids) == 200
     with services.db.reading() as session:

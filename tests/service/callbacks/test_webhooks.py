@@ -34,10 +34,10 @@ def test_callbacks_do_not_go_inside(address, monkeypatch):
     host = f"[{address}]" if ":" in address else address
     with pytest.raises(RefusedTarget):
         send(OutgoingCall("POST", f"http://{host}:9/", {}, b"{}"), seconds=5, allow_private=False)
-    told = [(0, 0, 0, "", (resolved, 9)) for resolved in ("93.184.216.34", address)]
+    answers = [(0, 0, 0, "", (resolved, 9)) for resolved in ("93.184.216.34", address)]
 
     async def resolve(*_, **__):
-        return told
+        return answers
 
     monkeypatch.setattr("asyncio.base_events.BaseEventLoop.getaddrinfo", resolve)
     with pytest.raises(RefusedTarget):
