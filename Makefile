@@ -53,8 +53,8 @@ test-all: check  ## every test, the slow and the GPU ones included
 sbom: setup  ## sbom.cdx.json: what the environment is made of (CycloneDX)
 	$(BIN)/python .ci/sbom.py sbom.cdx.json
 
-audit: setup  ## known vulnerabilities of what is in the lock
-	$(BIN)/python .ci/audit.py requirements.lock
+audit: setup  ## known vulnerabilities of what is in the lock (STRICT=1: fail if they cannot be looked up)
+	$(BIN)/python .ci/audit.py requirements.lock $(if $(STRICT),--strict)
 
 demo: setup  ## the whole path on a sample model, on this machine
 	$(BIN)/unlearnd demo

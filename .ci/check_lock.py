@@ -50,8 +50,8 @@ def missing(requirements: Iterable[Requirement], lock: str) -> list[str]:
         for place in PLACES:
             if requirement.marker and not requirement.marker.evaluate(place):
                 continue
-            found = [p for p, _ in pins.get(canonicalize_name(requirement.name), ())]
-            versions = [next(iter(p.specifier)).version for p in found if not p.marker or p.marker.evaluate(place)]
+            candidates = [p for p, _ in pins.get(canonicalize_name(requirement.name), ())]
+            versions = [next(iter(p.specifier)).version for p in candidates if not p.marker or p.marker.evaluate(place)]
             if len(versions) != 1 or not requirement.specifier.contains(versions[0], prereleases=True):
                 faults.append(f"{requirement}: the lock has {versions or 'nothing'}")
                 break
@@ -79,5 +79,5 @@ def check(root: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    if found := check(ROOT):
-        sys.exit("\n".join([*found, "run: make lock"]))
+    if faults := check(ROOT):
+        sys.exit("\n".join([*faults, "run: make lock"]))

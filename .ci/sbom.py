@@ -1,6 +1,9 @@
-"""What `make sbom` runs: a CycloneDX list of everything in this environment, with our own version in it."""
+"""What `make sbom` runs: a CycloneDX list of everything in an environment, with our own version in it.
 
-import importlib.metadata
+`sbom.py FILE` lists the environment that runs it, tools for tests included. `sbom.py FILE PYTHON` lists the environment
+of another interpreter. A release lists one that has the wheel and its dependencies and nothing else.
+"""
+
 import json
 import subprocess
 import sys
@@ -9,20 +12,24 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def main(target: Path) -> None:
+VERSION = "import importlib.metadata; print(importlib.metadata.version('unlearnd'))"
+
+
+def main(target: Path, python: str = sys.executable) -> None:
     """Write the list to `target`. It is not validated: that takes twenty times as long as making it."""
     command = [
-        sys.executable, "-m", "cyclonedx_py", "environment", sys.prefix, "--pyproject", str(ROOT / "pyproject.toml"),
+        sys.executable, "-m", "cyclonedx_py", "environment", python, "--pyproject", str(ROOT / "pyproject.toml"),
         "--mc-type", "application", "--output-reproducible", "--no-validate", "--output-file", str(target),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)
     bom = json.loads(target.read_text())
-    bom["metadata"]["component"]["version"] = importlib.metadata.version("unlearnd")
+    version = subprocess.run([python, "-c", VERSION], capture_output=True, text=True, check=True).stdout.strip()
+    bom["metadata"]["component"]["version"] = version
     target.write_text(json.dumps(bom, indent=1) + "\n")
     print(f"SBOM: {len(bom['components'])} components in {target}")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

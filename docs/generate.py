@@ -108,7 +108,7 @@ def http_page() -> Iterator[str]:
         yield f"\n## {tag[0].upper()}{tag[1:]}\n"
         for path, method, operation in operations:
             if operation["tags"][0] == tag:
-                yield from operation_of(path, method, operation)
+                yield from describe_operation(path, method, operation)
     yield "\n## Schemas\n"
     for name, schema in sorted(document["components"]["schemas"].items()):
         yield f"\n### `{name}`\n\n{schema.get('description', '')}\n"
@@ -117,7 +117,7 @@ def http_page() -> Iterator[str]:
         yield from properties(schema)
 
 
-def operation_of(path: str, method: str, operation: Schema) -> Iterator[str]:
+def describe_operation(path: str, method: str, operation: Schema) -> Iterator[str]:
     """One operation: what it does, what it takes, what it answers."""
     yield f"\n### `{method.upper()} {path}`\n\n{operation.get('description', '')}\n"
     yield from table(
@@ -151,13 +151,13 @@ def cli_page() -> Iterator[str]:
     yield "# Command line\n"
     yield "`UNLEARND_URL` and `UNLEARND_API_KEY` tell the client commands which service to call, and as whom.\n"
     yield "`unlearnd --install-completion` installs completion for your shell.\n"
-    yield from commands_of("unlearnd", typer.main.get_command(app))
+    yield from describe_commands("unlearnd", typer.main.get_command(app))
 
 
-def commands_of(name: str, command: Any) -> Iterator[str]:
+def describe_commands(name: str, command: Any) -> Iterator[str]:
     """A command, or a group and its commands, in order."""
     for part, inner in getattr(command, "commands", {}).items():
-        yield from commands_of(f"{name} {part}", inner)
+        yield from describe_commands(f"{name} {part}", inner)
     if hasattr(command, "commands"):
         return
     arguments = [given for given in command.params if given.param_type_name == "argument"]
@@ -166,7 +166,7 @@ def commands_of(name: str, command: Any) -> Iterator[str]:
     yield from table(
         ("argument or option", "default", "meaning"),
         (
-            (f"`{', '.join(name_of(given))}`", default_of(given), given.help or "")
+            (f"`{', '.join(option_names(given))}`", default_text(given), given.help or "")
             for given in command.params
             if given.name != "help"
         ),
@@ -178,12 +178,12 @@ def written(argument: Any) -> str:
     return str(argument.metavar or argument.name).upper()
 
 
-def name_of(given: Any) -> list[str]:
+def option_names(given: Any) -> list[str]:
     """A parameter as one types it."""
     return [*given.opts, *given.secondary_opts] if given.param_type_name == "option" else [written(given)]
 
 
-def default_of(given: Any) -> str:
+def default_text(given: Any) -> str:
     """A parameter's default, as one types it."""
     if given.required:
         return "required"
@@ -249,22 +249,22 @@ def certificate_page() -> Iterator[str]:
         "closed: a certificate with any other field is malformed. [What a certificate says](../explanation/"
         "certificate.md) explains it."
     )
-    yield from table(("field", "type"), fields_of(schema, ""))
+    yield from table(("field", "type"), list_fields(schema, ""))
     yield "\n## Named types\n"
     for name, definition in schema.get("$defs", {}).items():
         yield f"\n### `{name}`\n\n{type_words(definition)}\n"
-        yield from table(("field", "type"), fields_of(definition, ""))
+        yield from table(("field", "type"), list_fields(definition, ""))
 
 
-def fields_of(schema: Schema, path: str) -> Iterator[tuple[str, str]]:
+def list_fields(schema: Schema, path: str) -> Iterator[tuple[str, str]]:
     """(path, type) of every field under an object; the items of an array are `path[]`."""
     for name, field in schema.get("properties", {}).items():
         here = f"{path}.{name}" if path else name
         inner, place = (field["items"], f"{here}[]") if field.get("type") == "array" else (field, here)
         yield f"`{here}`", type_words(field)
-        yield from fields_of(inner, place)
+        yield from list_fields(inner, place)
         for part in inner.get("anyOf", ()):
-            yield from fields_of(part, place)
+            yield from list_fields(part, place)
 
 
 PAGES = {

@@ -1,5 +1,6 @@
 """The documentation: what it names exists, and what is made from the code covers the code."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 import typer
 
 from service.cli import app
+from service.client import AsyncClient, Client
 from service.config import Settings
 from service.schemas.models import Policy
 
@@ -40,6 +42,38 @@ def test_every_command_that_a_page_names_exists(page):
         assert first in known or f"{first} {second}" in known or "design" in page.parts, f"{first} {second}"
 
 
+def parameters(line: str) -> tuple[str, set[str]]:
+    """The command that a line runs, and the options which that command has."""
+    command, name = typer.main.get_command(app), "unlearnd"
+    for word in line.split()[1:]:
+        if not hasattr(command, "commands") or word not in command.commands:
+            break
+        command, name = command.commands[word], f"{name} {word}"
+    return name, {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_option_in_a_block_exists(page):
+    """Blocks without a title are not run, but their commands have the options that they show."""
+    blocks = re.findall(r"^```[^\n]*\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    for line in re.findall(r"unlearnd [a-z][^|;&)#]*", "\n".join(blocks).replace("\\\n", " ")):
+        name, options = parameters(line.splitlines()[0])
+        assert set(re.findall(r"(?<=\s)--[a-z-]+", line.splitlines()[0])) <= options, f"{name}: {line}"
+
+
+def test_the_python_page_calls_what_exists():
+    """Its blocks compile, their imports work, and the clients have every operation that they call."""
+    blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / "python.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    for block, client in zip(blocks, (Client, AsyncClient), strict=True):
+        tree = ast.parse(block)
+        imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+        exec(compile(ast.Module(imports, []), "python.md", "exec"), {})
+        called = [node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+        assert "submit" in called
+        assert all(hasattr(client, name) for name in called), called
+
+
 def test_every_decision_is_in_the_index():
     """Numbered without a gap, each with the same parts, a date and a status."""
     index = (DOCS / "adr" / "index.md").read_text()
@@ -53,10 +87,20 @@ def test_every_decision_is_in_the_index():
 
 
 def test_links_between_pages_lead_somewhere():
-    """README's and CONTRIBUTING's too, which the site's own strict build does not read."""
-    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
+    """Those of the site, of README and of CONTRIBUTING. The reference is made from the code when the site is built."""
+    for page in (*WRITTEN, ROOT / "CONTRIBUTING.md"):
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
-            assert (ROOT / link).exists(), f"{page.name}: {link}"
+            target = (page.parent / link).resolve()
+            assert target.exists() or target.parent == DOCS / "reference", f"{page.relative_to(ROOT)}: {link}"
+
+
+def test_every_page_is_in_the_menu():
+    """The strict build fails on a page without a place. Decisions are reached from their index."""
+    menu = set(re.findall(r"[\w/-]+\.md$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    pages = {str(page.relative_to(DOCS)) for page in WRITTEN if page.is_relative_to(DOCS)}
+    assert {page for page in pages if not re.match(r"adr/0", page)} == {
+        page for page in menu if not page.startswith("reference/")
+    }
 
 
 def test_the_reference_covers_the_code():

@@ -42,9 +42,9 @@ def clone(folder, tmp_path) -> Path:
     environment.mkdir()
     for part in ("bin", "lib", "pyvenv.cfg"):
         (environment / part).symlink_to(Path(sys.prefix) / part)
-    for name in ("Makefile", "pyproject.toml"):
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path)
-    (environment / ".ready").touch()  # newer than pyproject.toml: nothing is installed
+    (environment / ".ready").touch()  # newer than the files that it is made from: nothing is installed
     sample = tmp_path / "sample"
     shutil.copytree(folder, sample)
     people = [
