@@ -39,10 +39,7 @@ class Chaos:
     """A stack to be harmed."""
 
     def __init__(self, place: Path, model: Path, *, mount: bool, **times: str) -> None:
-        """Start on `place` with the model folder `model`; `mount` puts storage on a small file system of its own.
-
-        `times` are settings that differ from `TIMES`.
-        """
+        """Start on `place`; `mount` puts storage on a small file system; `times` are settings unlike `TIMES`."""
         self.times = TIMES | times
         self.data, self.model = place / "data", model
         self.points = place / "points"
