@@ -62,7 +62,7 @@ def run_page(page: str, clone: Path, seconds: float = 240) -> str:
     blocks = re.findall(r'^```sh title="[\w-]+"\n(.*?)^```', (ROOT / page).read_text(), re.M | re.S)
     environment = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(clone), "LANG": "C.UTF-8",
-        "UNLEARND_PORT": "0", "OMP_NUM_THREADS": "1",
+        "UNLEARND_PORT": "0", "OMP_NUM_THREADS": "1", "COLUMNS": "200",  # a long path does not break a line
         **{name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ},
     }  # fmt: skip
     output = clone / "output"
