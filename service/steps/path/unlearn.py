@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from service.audit.canonical import dumps, loads
-from service.audit.certificate import certified_parameters, threshold_ranges
+from service.audit.certificate import certified_parameters
 from service.audit.commitments import forget_set_root
+from service.audit.numbers import threshold_ranges
 from service.bootstrap import Services
 from service.db import jobs, log_entries, requests
 from service.db.tables import DeletionRequest
