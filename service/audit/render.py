@@ -87,7 +87,7 @@ def _tests(predicate: Predicate) -> Iterator[str]:
     dtype = _plain(predicate["artefacts"]["evaluated_dtype"])
     yield f"The tests ran on {_plain(tests['evaluated'])}. They were computed in {dtype}. {_limits(predicate)}\n"
     if tests["before"]:
-        after: CertifiedMeans | Limits = tests["after"] or {}
+        means_after: CertifiedMeans | Limits = tests["after"] or {}
         names: dict[Literal["el", "ma"], str] = {
             "el": "EL: how much of a text the model reproduces, given a part of it",
             "ma": "MA: how much of a text the model predicts, piece by piece",
@@ -95,7 +95,7 @@ def _tests(predicate: Predicate) -> Iterator[str]:
         yield from _table(
             ("mean over the requests", "before", "after", "limit, from unseen text"),
             [
-                (text, *(_number(means.get(key, "")) for means in (tests["before"], after, tests["limits"])))
+                (text, *(_number(means.get(key, "")) for means in (tests["before"], means_after, tests["limits"])))
                 for key, text in names.items()
             ],
         )

@@ -87,15 +87,14 @@ def _adopt(services: Services, name: str, number: int, digest: str) -> bool:
     if manifest_digest(files) != digest or (lineage["model"], lineage["version"]) != (name, number):
         logger.error("a version of the ledger is another one", model=name, version=number)
         return False
-    return _insert_release(services, folder, digest, files, predicate)
+    return _insert_release(services, folder, number, digest, files, predicate)
 
 
 def _insert_release(
-    services: Services, folder: Path, digest: str, files: list[FileEntry], predicate: Predicate
+    services: Services, folder: Path, number: int, digest: str, files: list[FileEntry], predicate: Predicate
 ) -> bool:
     """Insert a verified release as its model's next version; false if the database lacks the model or the parent."""
     lineage = predicate["lineage"]
-    number = lineage["version"]
     with services.db.transaction() as session:
         model = models.by_name(session, lineage["model"], lock=True)
         parent = models.version(session, model, number - 1) if model else None
@@ -173,7 +172,10 @@ def _metrics(predicate: Predicate, submitters: int) -> VersionMetrics:
     verification = predicate["verification"]
     before, after, utility = verification["before"], verification["after"], verification["utility"]
     limits = _means(verification["limits"])
-    assert limits and before and after and utility, "a published version has results"
+    assert limits is not None
+    assert before is not None
+    assert after is not None
+    assert utility is not None
     return VersionMetrics(
         limits,
         _means(before),

@@ -129,7 +129,7 @@ def store_thresholds(services: Services, job_id: UUID, fence: int, baseline: Bas
         )
 
 
-def _baseline_metrics(of_job: Sequence[DeletionRequest], baseline: BaselineSummary) -> JsonObject:
+def _baseline_metrics(of_job: Sequence[DeletionRequest], baseline: BaselineSummary) -> dict[str, object]:
     """A baseline as the API shows it: with the number of memorised requests, and of their submitters."""
     submitters = {of_job[index].api_key_id for index in baseline.memorised}
     values = write_report(baseline) | {"memorised": len(baseline.memorised), "submitters": len(submitters)}
