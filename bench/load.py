@@ -136,6 +136,7 @@ def training(stack: Running, folder: Path) -> str:
     policy = {**support.POLICY, "learning_rate": 1e-6, "max_epochs": 1000, "max_wait_seconds": 0}
     register(stack, folder, "training", policy)
     job_id = stack.client.until_batched(stack.client.submit("training", [support.KNOWN[0]])["id"])["job_id"]
+    assert job_id is not None
     while stack.client.job(job_id)["epoch"] < 1:
         time.sleep(0.2)
     before = stack.client.job(job_id)["epoch"]

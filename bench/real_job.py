@@ -93,7 +93,9 @@ def main() -> int:
         started = time.monotonic()
         share = -(-len(forget) // REQUESTS)
         sent = [client.submit("real", forget[i : i + share]) for i in range(0, len(forget), share)]
-        follow(client, client.until_batched(sent[0]["id"])["job_id"])
+        job_id = client.until_batched(sent[0]["id"])["job_id"]
+        assert job_id is not None
+        follow(client, job_id)
         ended = [client.wait(r["id"]) for r in sent]
         wall = time.monotonic() - started
         print([(r["status"], r["verdict"], r["reason"]) for r in ended], file=sys.stderr)

@@ -24,6 +24,7 @@ from service.config import Settings
 from service.db import corpora
 from service.db.corpus_tables import Corpus
 from service.db.tables import Model
+from service.domain.subject import Subject
 from service.steps.subjects.index import add_corpus, index_corpus
 from service.subjects.search import SearchableCorpora, corpus_reader, search
 from tests import support
@@ -100,7 +101,7 @@ def measure(services: Services, folder: Path, size: int) -> str:
     worker.join()
     address = f"person{size // 2}@example.org"
 
-    def look_up(subject: dict[str, object]) -> Callable[[], object]:
+    def look_up(subject: Subject) -> Callable[[], object]:
         def action() -> object:
             with services.db.reading() as session:
                 return search(SearchableCorpora(services.wrapper, session, model_id), subject)

@@ -18,7 +18,6 @@ from service.api.platforms import datagrail, fides, opendsr, transcend
 from service.api.rates import RateLimiter
 from service.api.timeouts import timeout_protocol
 from service.bootstrap import Services, build
-from service.domain.json_types import JsonObject
 from service.observability import tracing
 from service.observability.logging import configure as configure_logs
 from service.schemas.base import Problem
@@ -90,7 +89,7 @@ def create_app(services: Services) -> FastAPI:
     return app
 
 
-def _problem_responses() -> dict[int | str, JsonObject]:
+def _problem_responses() -> dict[int | str, dict[str, object]]:
     """The error responses that the OpenAPI document lists for every operation."""
     return {
         status: {"model": Problem, "content": {errors.MEDIA_TYPE: {}}, "description": description}

@@ -10,12 +10,13 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from service.audit.canonical import dumps
-from service.audit.certificate import RequestLine, certified_parameters, memorised_count, statement, threshold_ranges
+from service.audit.certificate import RequestLine, certified_parameters, memorised_count, statement
 from service.audit.checkpoint import Checkpoint, Proof, sign_checkpoint
 from service.audit.commitments import forget_set_root
 from service.audit.dsse import IN_TOTO
 from service.audit.manifest import manifest
 from service.audit.merkle import inclusion_proof, leaf_hash, root
+from service.audit.numbers import threshold_ranges
 from service.audit.verification import CERTIFICATE
 from service.audit.verify import MODEL_SIGNATURE, PROOF, UNBOUND
 from service.domain.report import Findings

@@ -1,7 +1,7 @@
 """Every error as `application/problem+json` (RFC 9457). It names the field and never repeats submitted values."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import psycopg
 from fastapi import FastAPI, Request
@@ -12,7 +12,6 @@ from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
 
 from service.domain.errors import ServiceError
-from service.domain.json_types import JsonObject
 from service.observability.logging import get_logger
 
 logger = get_logger(__name__)
@@ -31,7 +30,7 @@ def problem(
     headers: dict[str, str] | None = None,
 ) -> JSONResponse:
     """A problem document."""
-    body: JsonObject = {
+    body: dict[str, object] = {
         "type": f"urn:unlearnd:problem:{code}",
         "title": title,
         "status": status,
@@ -76,7 +75,7 @@ def field_name(location: Sequence[int | str]) -> str:
     return ".".join(safe_names) or "body"
 
 
-def _message(details: JsonObject) -> str:
+def _message(details: Mapping[str, object]) -> str:
     """Pydantic's message. For invalid JSON and unknown fields it is our own, because pydantic's quotes the input."""
     kind = details["type"]
     if kind == "json_invalid":

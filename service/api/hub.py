@@ -18,7 +18,6 @@ from service.bootstrap import Services
 from service.db import models
 from service.db.tables import Version
 from service.domain.errors import ServiceError
-from service.domain.json_types import JsonObject
 
 router = APIRouter(prefix="/hub", tags=["hub"])
 Org = Annotated[str, Path(pattern=r"^[\w.-]{1,96}$", description="any value: model names are unique without it")]
@@ -40,13 +39,13 @@ class HubError(ServiceError):
 
 
 @router.get("/api/models/{org}/{name}")
-def newest(org: Org, name: Name, services: ServicesDep, caller: Downloader) -> JsonObject:
+def newest(org: Org, name: Name, services: ServicesDep, caller: Downloader) -> dict[str, object]:
     """The newest version of a model."""
     return info(org, name, "main", services, caller)
 
 
 @router.get("/api/models/{org}/{name}/revision/{revision}")
-def info(org: Org, name: Name, revision: Revision, services: ServicesDep, _: Downloader) -> JsonObject:
+def info(org: Org, name: Name, revision: Revision, services: ServicesDep, _: Downloader) -> dict[str, object]:
     """A revision and the names of its files."""
     version, commit = _find_version(services, name, revision)
     created_at = version.created_at.strftime("%Y-%m-%dT%H:%M:%S.000Z")
@@ -68,7 +67,7 @@ def info(org: Org, name: Name, revision: Revision, services: ServicesDep, _: Dow
 
 
 @router.get("/api/models/{org}/{name}/tree/{revision}")
-def tree(org: Org, name: Name, revision: Revision, services: ServicesDep, _: Downloader) -> list[JsonObject]:
+def tree(org: Org, name: Name, revision: Revision, services: ServicesDep, _: Downloader) -> list[dict[str, object]]:
     """The files of a revision, each with its size and sha256."""
     version, _commit = _find_version(services, name, revision)
     return [

@@ -19,7 +19,6 @@ from service.db.api_keys import Caller
 from service.db.tables import Job, JobEvent
 from service.domain.disclosure import disclosed
 from service.domain.errors import Invalid, NotFound
-from service.domain.json_types import JsonObject
 from service.domain.states import TERMINAL_STAGES, Stage
 from service.schemas.base import Listing
 from service.schemas.requests import JobOut, RequestOut
@@ -86,7 +85,7 @@ def retry(job_id: UUID, services: ServicesDep, _: Admin) -> list[RequestOut]:
 
 
 @router.get("/{job_id}/history")
-def history(job_id: UUID, services: ServicesDep, caller: Reader) -> list[JsonObject]:
+def history(job_id: UUID, services: ServicesDep, caller: Reader) -> list[dict[str, object]]:
     """One object per epoch: epoch, el, ma, their thresholds, loss, perplexity, seconds."""
     submitters = _find_job(services, job_id).metrics.get("submitters")
     with services.db.reading() as session:

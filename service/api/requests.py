@@ -51,7 +51,7 @@ def to_request_out(request: DeletionRequest, model: str) -> RequestOut:
         extension_reason=request.extension_reason,
         waits_for=request.hold if request.status == RequestStatus.PENDING else None,
         results_count=request.results_count,
-        searched=(request.resolution or {}).get("searched"),
+        searched=request.resolution.get("searched") if request.resolution else None,
     )
 
 
@@ -87,7 +87,7 @@ def _to_submission(body: RequestIn) -> Submission:
         [record.text for record in body.records],
         body.regulation,
         body.received_at,
-        subject=body.subject.model_dump() if body.subject else None,
+        subject=body.subject.to_subject() if body.subject else None,
         subject_ref=body.subject_ref,
         callbacks=[CallbackTarget(str(body.callback_url))] if body.callback_url else (),
         resubmits=Resubmission(resubmits.ref, [bytes.fromhex(nonce) for nonce in resubmits.nonces])

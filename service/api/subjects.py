@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query
 
 from service.api.deps import Approver, Reader, ServicesDep
 from service.api.requests import get
+from service.domain.subject import Subject
 from service.schemas.requests import RequestIn, RequestOut
 from service.schemas.subjects import ApprovalIn, MatchOut, Preview, RefusalIn
 from service.steps.subjects.approve import approve_request, list_matches, preview_request, reject_request
@@ -17,11 +18,9 @@ router = APIRouter(prefix="/v1", tags=["deletion requests"])
 @router.post("/deletion-requests:preview")
 def preview(body: RequestIn, services: ServicesDep, caller: Reader) -> Preview:
     """The matches of a subject, without a request. Only API keys with the scope `approve` see texts."""
-    subject = body.subject.model_dump() if body.subject else {"identities": [], "names": []}
+    subject: Subject = body.subject.to_subject() if body.subject else {"identities": [], "names": []}
     may_read_texts = bool({"approve", "admin"} & set(caller.scopes))
-    return Preview(
-        **preview_request(services, body.model, subject, body.regulation, body.received_at, texts=may_read_texts)
-    )
+    return preview_request(services, body.model, subject, body.regulation, body.received_at, texts=may_read_texts)
 
 
 @router.get("/deletion-requests/{request_id}/matches")
@@ -33,7 +32,7 @@ def matches(
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> list[MatchOut]:
     """The texts that a request under approval would unlearn, with the beginning of each."""
-    return [MatchOut(**match) for match in list_matches(services, request_id, after, limit)]
+    return list_matches(services, request_id, after, limit)
 
 
 @router.post("/deletion-requests/{request_id}/approve")

@@ -4,7 +4,7 @@ import json
 
 import rfc8785
 
-from service.domain.json_types import Json, JsonObject
+from service.domain.json_types import Json
 
 
 class NotCanonical(ValueError):
@@ -23,7 +23,7 @@ def loads(data: bytes) -> Json:
         NotCanonical: The bytes are not JSON, repeat a key, hold NaN, or are not in canonical form.
     """
 
-    def no_duplicates(pairs: list[tuple[str, Json]]) -> JsonObject:
+    def no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
         members = dict(pairs)
         if len(members) != len(pairs):
             raise NotCanonical("a key occurs twice")

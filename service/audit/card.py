@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from service.audit.certificate import decimals
+from service.audit.numbers import decimals
 from service.domain.disclosure import suppressed
 from service.domain.report import Findings
 

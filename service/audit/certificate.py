@@ -6,16 +6,37 @@ weights could test guesses against such a number.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 
 from service.audit.canonical import dumps
 from service.audit.manifest import FileEntry
+from service.audit.numbers import (
+    certified_limits,
+    certified_means,
+    certified_training,
+    certified_utility,
+    threshold_ranges,
+)
+from service.audit.predicate import (
+    Artefacts,
+    Attack,
+    CertifiedEarlier,
+    CertifiedEnvironment,
+    CertifiedRequest,
+    CertifiedTexts,
+    ForgetSet,
+    Lineage,
+    LogReference,
+    Predicate,
+    Statement,
+    Verification,
+)
 from service.audit.schema import DIGEST, schema_problem
 from service.audit.wording import problem_in
-from service.domain.disclosure import FEWEST_SUBMITTERS, suppressed
+from service.domain.disclosure import FEWEST_SUBMITTERS
 from service.domain.json_types import JsonObject
-from service.domain.report import Epoch, Findings, Means, ThresholdRow
+from service.domain.report import Artefact, EarlierRequests, Environment, Findings
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:unlearnd:record:v1"
@@ -70,16 +91,6 @@ def memorised_count(reasons: Iterable[str | None]) -> int:
     return sum(reason != NOT_MEMORISED for reason in reasons)
 
 
-def decimal(value: float) -> str:
-    """A number as a decimal string, because JSON readers may change the digits of a number."""
-    return f"{value:.6f}"
-
-
-def decimals(values: JsonObject) -> JsonObject:
-    """The same mapping with every float as a decimal string."""
-    return {k: decimal(v) if isinstance(v, float) else v for k, v in values.items()}
-
-
 def bucket(count: int) -> str:
     """A count as a range, so that it does not reveal how much one person wrote."""
     upper = next((limit for limit in BUCKETS if count <= limit), None)
@@ -91,15 +102,15 @@ def statement(
     certificate_id: str,
     issuer: str,
     issued_at: datetime,
-    lineage: JsonObject,
-    log: JsonObject,
+    lineage: Lineage,
+    log: LogReference,
     files: Sequence[FileEntry],
     published: bool,
     forget_root: bytes,
     requests: Sequence[RequestLine],
     records: int,
     submitters: int,
-    reference_texts: Sequence[JsonObject],
+    reference_texts: Sequence[CertifiedTexts],
     parameters: JsonObject,
     findings: Findings,
     overall: str,
@@ -126,7 +137,7 @@ def statement(
     Raises:
         WordingRefused: The certificate would make a forbidden claim or would not fit its schema.
     """
-    predicate = {
+    predicate: Predicate = {
         "title": TITLE,
         "schema": DIGEST,
         "certificate_id": certificate_id,
@@ -135,7 +146,7 @@ def statement(
         "scope": SCOPE,
         "lineage": lineage,
         "log": log,
-        "artefacts": {"merge": MERGE, "published": published, **asdict(findings.artefact)},
+        "artefacts": _artefacts(findings.artefact, published=published),
         "forget_set": _forget_set(forget_root, requests, records, submitters),
         "requests": [_request(line) for line in sorted(requests, key=lambda line: line.ref)],
         "corpora": list(reference_texts),
@@ -145,14 +156,14 @@ def statement(
             "parameters": certified_parameters(parameters),
         },
         "verification": _verification(findings, requests, submitters),
-        "training": _training(findings, submitters),
-        "environment": asdict(findings.environment),
+        "training": certified_training(findings, submitters),
+        "environment": _environment(findings.environment),
         "overall": overall,
     }
     return _checked_bytes(_in_toto(files, predicate))
 
 
-def _in_toto(files: Sequence[FileEntry], predicate: JsonObject) -> JsonObject:
+def _in_toto(files: Sequence[FileEntry], predicate: Predicate) -> Statement:
     """The in-toto Statement: the files are its subject."""
     return {
         "_type": STATEMENT_TYPE,
@@ -162,7 +173,7 @@ def _in_toto(files: Sequence[FileEntry], predicate: JsonObject) -> JsonObject:
     }
 
 
-def _checked_bytes(in_toto: JsonObject) -> bytes:
+def _checked_bytes(in_toto: Statement) -> bytes:
     """The canonical bytes of a statement whose wording is allowed and that fits the schema.
 
     Raises:
@@ -174,7 +185,7 @@ def _checked_bytes(in_toto: JsonObject) -> bytes:
     return dumps(in_toto)
 
 
-def _forget_set(root: bytes, requests: Sequence[RequestLine], records: int, submitters: int) -> JsonObject:
+def _forget_set(root: bytes, requests: Sequence[RequestLine], records: int, submitters: int) -> ForgetSet:
     """The size of the forget set, in ranges, and the commitment to it."""
     return {
         "commitment_root": root.hex(),
@@ -184,59 +195,56 @@ def _forget_set(root: bytes, requests: Sequence[RequestLine], records: int, subm
     }
 
 
-def _request(line: RequestLine) -> JsonObject:
-    return {**asdict(line), "commitment": line.commitment.hex()}
-
-
-def _training(findings: Findings, submitters: int) -> JsonObject:
-    """How training went: the number of epochs, the seconds of each stage, the metrics after each epoch."""
+def _artefacts(artefact: Artefact, *, published: bool) -> Artefacts:
     return {
-        "epochs": findings.epochs,
-        "seconds": decimals(findings.seconds),
-        "trajectory": [_epoch(epoch, submitters) for epoch in findings.trajectory],
+        "merge": MERGE,
+        "published": published,
+        "sequence_length": artefact.sequence_length,
+        "weights_dtype": artefact.weights_dtype,
+        "evaluated_dtype": artefact.evaluated_dtype,
+        "adapter_sha256": artefact.adapter_sha256,
     }
 
 
-def _verification(findings: Findings, requests: Sequence[RequestLine], submitters: int) -> JsonObject:
+def _environment(environment: Environment) -> CertifiedEnvironment:
+    return {
+        "device": environment.device,
+        "python": environment.python,
+        "packages": environment.packages,
+        "installed": environment.installed,
+        "code": environment.code,
+    }
+
+
+def _request(line: RequestLine) -> CertifiedRequest:
+    return {
+        "ref": line.ref,
+        "commitment": line.commitment.hex(),
+        "verdict": line.verdict,
+        "reason": line.reason,
+        "supplements": line.supplements,
+    }
+
+
+def _verification(findings: Findings, requests: Sequence[RequestLine], submitters: int) -> Verification:
     """The tests, their thresholds and their results."""
     memorised = memorised_count(line.reason for line in requests)
     return {
         "criterion": CRITERION,
         "evaluated": "the files listed here, read back from disk",
         "thresholds": threshold_ranges(findings.thresholds),
-        "limits": decimals(asdict(findings.limits)) if findings.limits else {},
-        "before": _means(findings.before, submitters),
-        "after": _means(findings.after, submitters),
+        "limits": certified_limits(findings.limits),
+        "before": certified_means(findings.before, submitters) if findings.before else None,
+        "after": certified_means(findings.after, submitters) if findings.after else None,
         "suppressed_under": FEWEST_SUBMITTERS,
-        "utility": decimals(asdict(findings.utility)) if findings.utility else None,
-        "earlier": asdict(findings.earlier) if findings.earlier else None,
+        "utility": certified_utility(findings.utility) if findings.utility else None,
+        "earlier": _earlier(findings.earlier),
         "attacks": _attacks(requests, run=findings.after is not None or memorised == 0),
     }
 
 
-def _means(means: Means | None, submitters: int) -> JsonObject | None:
-    """Means as decimal strings; the disclosure rule may suppress them."""
-    return suppressed(decimals(asdict(means)), submitters) if means else None
-
-
-def threshold_ranges(table: Sequence[ThresholdRow]) -> list[JsonObject]:
-    """The table of thresholds in the form that the log holds before the run and the certificate holds after it.
-
-    The table has one row for each length of a submitted text. Exact lengths would reveal how much a person wrote, so
-    lengths are grouped into ranges that end at powers of two. A range holds the highest value of each column, except
-    for `count` and `ma_p1` (the 1st percentile), where it holds the lowest.
-    """
-    ranges: dict[int, list[JsonObject]] = {}
-    for row in table:
-        ranges.setdefault(1 << (row.length - 1).bit_length(), []).append(decimals(asdict(row)))
-    lowest = ("count", "ma_p1")
-    return [
-        {
-            name: f"<= {upper}" if name == "length" else (min if name in lowest else max)(row[name] for row in rows)
-            for name in rows[0]
-        }
-        for upper, rows in sorted(ranges.items())
-    ]
+def _earlier(earlier: EarlierRequests | None) -> CertifiedEarlier | None:
+    return {"requests": earlier.requests, "regressed": earlier.regressed} if earlier else None
 
 
 def certified_parameters(policy: JsonObject) -> JsonObject:
@@ -244,15 +252,10 @@ def certified_parameters(policy: JsonObject) -> JsonObject:
     return {k: str(v) if isinstance(v, float) else v for k, v in policy.items()}
 
 
-def _attacks(requests: Sequence[RequestLine], *, run: bool) -> list[JsonObject]:
+def _attacks(requests: Sequence[RequestLine], *, run: bool) -> list[Attack]:
     """The attempts to extract the texts, run and not run; one result covers all requests."""
     result = "PASS" if all(line.verdict == "PASS" for line in requests) else "FAIL"
-    mandatory = {"status": "RUN", "result": result} if run else {"status": "NOT_RUN", "result": None}
-    attacks = [{"name": name, **mandatory} for name in MANDATORY_ATTACKS]
-    return attacks + [{"name": name, "status": "NOT_RUN", "result": None} for name in OTHER_ATTACKS]
-
-
-def _epoch(epoch: Epoch, submitters: int) -> JsonObject:
-    """One epoch of the trajectory; the disclosure rule may suppress its means."""
-    means = _means(Means(epoch.el, epoch.ma), submitters) or {}
-    return {"epoch": epoch.epoch, **means, "heldout_perplexity": decimal(epoch.perplexity)}
+    mandatory = ("RUN", result) if run else ("NOT_RUN", None)
+    attacks = [(name, *mandatory) for name in MANDATORY_ATTACKS]
+    attacks += [(name, "NOT_RUN", None) for name in OTHER_ATTACKS]
+    return [{"name": name, "status": status, "result": outcome} for name, status, outcome in attacks]

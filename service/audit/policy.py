@@ -6,28 +6,41 @@ Every condition is recomputed from the certificate's numbers; the verdict that i
 import sys
 from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
+from typing import TypeVar
 
 from service.audit.certificate import MANDATORY_ATTACKS, memorised_count
+from service.audit.predicate import CertifiedUtility, Lineage, Method, Predicate, Verification
 from service.domain.disclosure import FEWEST_SUBMITTERS, SUPPRESSED, is_disclosed
-from service.domain.json_types import JsonObject
 
+Result = TypeVar("Result")
 ROUNDING = Decimal("0.00001")
 
 
-def policy_problems(predicate: JsonObject) -> Iterator[str]:
+def policy_problems(predicate: Predicate) -> Iterator[str]:
     """Yield each reason why the predicate does not describe a passed, published release."""
     try:
         yield from _verdict_problems(predicate)
         yield from _lineage_problems(predicate["lineage"])
         hidden = not is_disclosed(_submitters(predicate))
         yield from _limit_problems(predicate["verification"], hidden=hidden)
-        yield from _utility_problems(predicate["verification"]["utility"], predicate["method"]["parameters"])
+        yield from _utility_problems(_required(predicate["verification"]["utility"]), predicate["method"])
         yield from _disclosure_problems(predicate, hidden=hidden)
     except (KeyError, TypeError, InvalidOperation, ValueError) as error:
         yield f"the certificate lacks a result or holds a malformed one ({type(error).__name__})"
 
 
-def _verdict_problems(predicate: JsonObject) -> Iterator[str]:
+def _required(result: Result | None) -> Result:
+    """A result that every published release has.
+
+    Raises:
+        TypeError: The certificate has none.
+    """
+    if result is None:
+        raise TypeError("a result is missing")
+    return result
+
+
+def _verdict_problems(predicate: Predicate) -> Iterator[str]:
     """Every request and every mandatory attack passed, and something was trained and published."""
     if predicate["artefacts"]["published"] is not True:
         yield "the certificate is about a run that was not published"
@@ -38,7 +51,8 @@ def _verdict_problems(predicate: JsonObject) -> Iterator[str]:
     if predicate["forget_set"]["requests"] != len(predicate["requests"]):
         yield "the certificate states another number of requests than it lists"
     yield from (f"request {r['ref']} did not pass" for r in predicate["requests"] if r["verdict"] != "PASS")
-    yield from (f"earlier request {ref} came back" for ref in predicate["verification"]["earlier"]["regressed"])
+    earlier = _required(predicate["verification"]["earlier"])
+    yield from (f"earlier request {ref} came back" for ref in earlier["regressed"])
     attacks = {attack["name"]: (attack["status"], attack["result"]) for attack in predicate["verification"]["attacks"]}
     for name in MANDATORY_ATTACKS:
         if attacks.get(name) != ("RUN", "PASS"):
@@ -49,7 +63,7 @@ def _verdict_problems(predicate: JsonObject) -> Iterator[str]:
         yield "the certificate's overall verdict is not PASS"
 
 
-def _lineage_problems(lineage: JsonObject) -> Iterator[str]:
+def _lineage_problems(lineage: Lineage) -> Iterator[str]:
     """The version follows its parent and supersedes it."""
     if lineage["version"] != lineage["parent_version"] + 1 or lineage["supersedes"] != lineage["parent_version"]:
         yield "broken lineage: the version does not follow its parent"
@@ -57,23 +71,26 @@ def _lineage_problems(lineage: JsonObject) -> Iterator[str]:
         yield "broken lineage: every parent except the registered model must have a certificate"
 
 
-def _limit_problems(verification: JsonObject, *, hidden: bool) -> Iterator[str]:
+def _limit_problems(verification: Verification, *, hidden: bool) -> Iterator[str]:
     """The means are within their limits, and the limits are within the thresholds; hidden means cannot be compared."""
-    after, limits = verification["after"], verification["limits"]
+    limits = verification["limits"]
     for name in ("el", "ma"):
         if Decimal(limits[name]) > max(Decimal(row[f"{name}_mean"]) for row in verification["thresholds"]):
             yield f"the limit of mean {name.upper()} is over every threshold"
-        if not hidden and not Decimal(after[name]) <= Decimal(limits[name]):
-            yield f"mean {name.upper()} {after[name]} is over the held-out mean {limits[name]}"
+        if hidden:
+            continue
+        mean = _required(verification["after"])[name]
+        if not Decimal(mean) <= Decimal(limits[name]):
+            yield f"mean {name.upper()} {mean} is over the held-out mean {limits[name]}"
 
 
-def _utility_problems(utility: JsonObject, parameters: JsonObject) -> Iterator[str]:
+def _utility_problems(utility: CertifiedUtility, method: Method) -> Iterator[str]:
     """The perplexity ratio follows from the perplexities and is within the budget that was fixed before the run."""
     before, after, ratio, budget = (
         Decimal(utility[name])
         for name in ("heldout_perplexity_before", "heldout_perplexity_after", "heldout_ratio", "max_ratio")
     )
-    if budget != Decimal(parameters["max_perplexity_ratio"]):
+    if budget != Decimal(method["parameters"]["max_perplexity_ratio"]):
         yield "the utility budget is not the policy's"
     if abs(after / before - ratio) > ROUNDING * (1 + ratio):
         yield "the perplexity ratio does not follow from the perplexities"
@@ -81,7 +98,7 @@ def _utility_problems(utility: JsonObject, parameters: JsonObject) -> Iterator[s
         yield f"held-out perplexity ratio {ratio} is over {budget}"
 
 
-def _submitters(predicate: JsonObject) -> int:
+def _submitters(predicate: Predicate) -> int:
     """The upper end of the certificate's range of distinct submitters; schema 1 has no range and counted requests."""
     submitters = predicate["forget_set"].get("submitters")
     if submitters is None:
@@ -89,11 +106,11 @@ def _submitters(predicate: JsonObject) -> int:
     return int(submitters.removeprefix("<= ")) if submitters.startswith("<= ") else sys.maxsize
 
 
-def _disclosure_problems(predicate: JsonObject, *, hidden: bool) -> Iterator[str]:
+def _disclosure_problems(predicate: Predicate, *, hidden: bool) -> Iterator[str]:
     """A certificate about few submitters shows no means, only the verdict of each request."""
     verification = predicate["verification"]
     shown = [
-        means[name]
+        _required(means)[name]
         for means in (verification["before"], verification["after"], *predicate["training"]["trajectory"])
         for name in ("el", "ma")
     ]

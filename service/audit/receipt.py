@@ -18,9 +18,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TypedDict
 
 from service.audit.canonical import NotCanonical, dumps, loads
 from service.audit.commitments import commit, forget_set_root, request_commitment
+from service.audit.predicate import Predicate
 from service.audit.trust import Key, Trust
 from service.audit.verification import (
     ExitCode,
@@ -31,10 +33,26 @@ from service.audit.verification import (
     require_signatures,
 )
 from service.audit.verify import verify
-from service.domain.json_types import JsonObject
 
 RECEIPT_TYPE = "application/vnd.unlearnd.receipt+json"
 RECEIPT_KIND = "urn:unlearnd:receipt:v1"
+
+
+class RecordOpening(TypedDict):
+    """The opening of a record's commitment, in hex."""
+
+    nonce: str
+    commitment: str
+
+
+class ReceiptContent(TypedDict):
+    """The members of a receipt that the check reads."""
+
+    kind: str
+    ref: str
+    commitment: str
+    records: list[RecordOpening]
+    accepted_at: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +135,7 @@ def _check_signers(trust: Trust, signers: Sequence[Key], issued: datetime) -> No
     require_signatures(trust, signers, issued)
 
 
-def _read_receipt(path: Path, trust: Trust) -> JsonObject:
+def _read_receipt(path: Path, trust: Trust) -> ReceiptContent:
     """The payload of a receipt whose key and kind are right."""
     envelope = json.loads(path.read_bytes())
     for name in ("receipt", "signed"):
@@ -125,7 +143,7 @@ def _read_receipt(path: Path, trust: Trust) -> JsonObject:
     data, keys = json.dumps(envelope).encode(), trust.keys_for("receipt")
     payload, (key,) = open_signed("the receipt", data, keys, RECEIPT_TYPE)
     try:
-        content: JsonObject = loads(payload)
+        content: ReceiptContent = loads(payload)
     except NotCanonical as error:
         raise VerificationError(ExitCode.MALFORMED, f"the receipt is malformed: {error}") from error
     if content["kind"] != RECEIPT_KIND:
@@ -135,7 +153,7 @@ def _read_receipt(path: Path, trust: Trust) -> JsonObject:
     return content
 
 
-def _match(receipt: JsonObject, text: bytes, predicate: JsonObject) -> RecordMatch:
+def _match(receipt: ReceiptContent, text: bytes, predicate: Predicate) -> RecordMatch:
     """The receipt's record with this text, and the certificate's line about its request."""
     commitments = [bytes.fromhex(record["commitment"]) for record in receipt["records"]]
     nonces = [bytes.fromhex(record["nonce"]) for record in receipt["records"]]

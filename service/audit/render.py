@@ -4,11 +4,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Literal
 
 from markdown_it import MarkdownIt
 
+from service.audit.predicate import CertifiedMeans, CertifiedRequest, ForgetSet, Limits, Predicate, Statement
 from service.domain.disclosure import SUPPRESSED
-from service.domain.json_types import JsonObject
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|<>&~-])")
 VERDICTS = {"PASS": "passed its tests", "FAIL": "did not pass its tests", "NOT_TESTED": "was not tested"}
@@ -41,12 +42,12 @@ class _Line:
     limit: float | None = None
 
 
-def markdown(statement: JsonObject) -> str:
+def markdown(statement: Statement) -> str:
     """The certificate in plain words."""
     return "\n".join([*_head(statement), *_trajectory(statement["predicate"]), *_rest(statement)]) + "\n"
 
 
-def html(statement: JsonObject) -> str:
+def html(statement: Statement) -> str:
     """The same text as a self-contained page: no scripts, and no fonts or pictures from elsewhere."""
     predicate = statement["predicate"]
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
@@ -63,7 +64,7 @@ def html(statement: JsonObject) -> str:
     )
 
 
-def _head(statement: JsonObject) -> Iterator[str]:
+def _head(statement: Statement) -> Iterator[str]:
     """The overall result, the verdict on each request, and the tests."""
     predicate = statement["predicate"]
     yield f"# {_plain(predicate['title'])}"
@@ -79,21 +80,22 @@ def _head(statement: JsonObject) -> Iterator[str]:
         yield "\n## How training went\n"
 
 
-def _tests(predicate: JsonObject) -> Iterator[str]:
+def _tests(predicate: Predicate) -> Iterator[str]:
     """The results of the tests before and after training, with their limits."""
     tests = predicate["verification"]
     yield "\n## Tests\n"
     dtype = _plain(predicate["artefacts"]["evaluated_dtype"])
     yield f"The tests ran on {_plain(tests['evaluated'])}. They were computed in {dtype}. {_limits(predicate)}\n"
     if tests["before"]:
-        names = {
+        means_after: CertifiedMeans | Limits = tests["after"] or {}
+        names: dict[Literal["el", "ma"], str] = {
             "el": "EL: how much of a text the model reproduces, given a part of it",
             "ma": "MA: how much of a text the model predicts, piece by piece",
         }
         yield from _table(
             ("mean over the requests", "before", "after", "limit, from unseen text"),
             [
-                (text, *(_number(m.get(key, "")) for m in (tests["before"], tests["after"] or {}, tests["limits"])))
+                (text, *(_number(means.get(key, "")) for means in (tests["before"], means_after, tests["limits"])))
                 for key, text in names.items()
             ],
         )
@@ -109,7 +111,7 @@ def _tests(predicate: JsonObject) -> Iterator[str]:
         yield f"\nRequests of earlier versions that were measured again: {earlier['requests']}; came back: {came_back}."
 
 
-def _what_happened(predicate: JsonObject) -> str:
+def _what_happened(predicate: Predicate) -> str:
     """The result of the run in one or two sentences."""
     lineage, method = predicate["lineage"], predicate["method"]
     model, parent = _plain(lineage["model"]), lineage["parent_version"]
@@ -130,7 +132,7 @@ def _what_happened(predicate: JsonObject) -> str:
     )
 
 
-def _rest(statement: JsonObject) -> Iterator[str]:
+def _rest(statement: Statement) -> Iterator[str]:
     """The scope, the attacks, the criterion, the files, and the settings of the run."""
     predicate = statement["predicate"]
     yield "\n## What was and was not tried\n"
@@ -149,7 +151,7 @@ def _rest(statement: JsonObject) -> Iterator[str]:
     yield "The command `unlearnd verify` checks the certificate."
 
 
-def _settings(predicate: JsonObject) -> Iterator[tuple[str, str]]:
+def _settings(predicate: Predicate) -> Iterator[tuple[str, str]]:
     """Everything that the run used: reference texts, parameters, device, packages, the log."""
     for texts in predicate["corpora"]:
         yield f"{texts['role']} texts", f"{texts['records']} texts, sha256 {texts['sha256']}"
@@ -163,14 +165,14 @@ def _settings(predicate: JsonObject) -> Iterator[tuple[str, str]]:
     yield from ((name, str(value)) for name, value in settings.items() if value is not None)
 
 
-def _request_count(forget_set: JsonObject) -> str:
+def _request_count(forget_set: ForgetSet) -> str:
     """How many requests, and the range of the number of their texts."""
     requests, records = forget_set["requests"], forget_set["records"]
     texts = records.replace("<=", "at most").replace(">", "more than")
     return f"{requests} request{'s' if requests != 1 else ''} with {texts} texts in total"
 
 
-def _reason(request: JsonObject) -> str:
+def _reason(request: CertifiedRequest) -> str:
     """Why a request has its verdict, and whether its texts were submitted before."""
     reason = REASONS.get(request["reason"] or "", request["reason"] or "")
     earlier = request["supplements"]
@@ -178,7 +180,7 @@ def _reason(request: JsonObject) -> str:
     return "; ".join(sentence for sentence in (reason, resubmitted) if sentence)
 
 
-def _limits(predicate: JsonObject) -> str:
+def _limits(predicate: Predicate) -> str:
     """Where the limits come from, and why means are not shown, if they are not."""
     tests = predicate["verification"]
     limits = "The limits are the scores of held-out text. They were fixed before training."
@@ -189,7 +191,7 @@ def _limits(predicate: JsonObject) -> str:
     return f"{limits} Means over fewer than {minimum} {counted} are not shown, because they would be about a person."
 
 
-def _trajectory(predicate: JsonObject) -> Iterator[str]:
+def _trajectory(predicate: Predicate) -> Iterator[str]:
     """The metrics after each epoch, as a table."""
     epochs = predicate["training"]["trajectory"]
     if epochs:
@@ -216,18 +218,22 @@ def _plain(text: str) -> str:
     return SPECIAL.sub(r"\\\1", " ".join(text.split()))
 
 
-def _chart_lines(predicate: JsonObject) -> list[_Line]:
+def _chart_lines(predicate: Predicate) -> list[_Line]:
     """Mean MA and EL by epoch with their limits, or only the perplexity if the means are not shown."""
     epochs, tests = predicate["training"]["trajectory"], predicate["verification"]
     if not epochs or not tests["after"]:
         return []
-    if SUPPRESSED in tests["before"].values():
-        before = (tests["utility"] or {}).get("heldout_perplexity_before", epochs[0]["heldout_perplexity"])
-        values = [float(value) for value in (before, *(e["heldout_perplexity"] for e in epochs))]
+    before = tests["before"]
+    assert before is not None, "a certificate with means after training has means before it"
+    if SUPPRESSED in before.values():
+        utility = tests["utility"]
+        perplexity = utility["heldout_perplexity_before"] if utility else epochs[0]["heldout_perplexity"]
+        values = [float(value) for value in (perplexity, *(e["heldout_perplexity"] for e in epochs))]
         return [_Line("perplexity on held-out text", "#3b6ea5", values)]
     lines = []
-    for name, colour in (("ma", "#3b6ea5"), ("el", "#b5532a")):
-        values = [float(value) for value in (tests["before"][name], *(e[name] for e in epochs))]
+    colours: dict[Literal["ma", "el"], str] = {"ma": "#3b6ea5", "el": "#b5532a"}
+    for name, colour in colours.items():
+        values = [float(value) for value in (before[name], *(e[name] for e in epochs))]
         lines.append(_Line(name.upper(), colour, values, limit=float(tests["limits"][name])))
     return lines
 

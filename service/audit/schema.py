@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jsonschema import Draft202012Validator
 
-from service.domain.json_types import JsonObject
+from service.audit.predicate import Statement
 
 PATH = Path(__file__).with_name("certificate-2.schema.json")  # new certificates follow this one
 KNOWN = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in PATH.parent.glob("*.schema.json")}
@@ -22,7 +22,7 @@ def _validator(digest: str) -> Draft202012Validator:
     return Draft202012Validator(json.loads(KNOWN[digest].read_bytes()))
 
 
-def schema_problem(statement: JsonObject) -> str | None:
+def schema_problem(statement: Statement) -> str | None:
     """The first place where a statement does not fit the schema it names, or None; the value there is never quoted."""
     for error in _validator(statement["predicate"]["schema"]).iter_errors(statement):
         return f"{'/'.join(map(str, error.absolute_path)) or 'the statement'} ({error.validator})"

@@ -11,16 +11,29 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from service.audit.dsse import IN_TOTO, Envelope, NotAnEnvelope, PublicKey, keyid, signature_is_valid
-from service.domain.json_types import Json, JsonObject
+from service.domain.json_types import Json
 
 ROLES = ("certificate", "release", "log", "receipt")
 SKEW = dt.timedelta(minutes=5)  # allowed difference between the clocks of an issuer's hosts
+
+
+class TrustEntry(TypedDict):
+    """One key in `trust.json`."""
+
+    keyid: str
+    role: str
+    public: str
+    valid_from: str
+    valid_until: NotRequired[str | None]
+    retired_at: NotRequired[str | None]
+    revoked_at: NotRequired[str | None]
 
 
 class Untrusted(ValueError):
@@ -92,12 +105,12 @@ def read_trust(path: Path, now: dt.datetime | None = None) -> Trust:
     return Trust(keys, needed)
 
 
-def _revoked_or_expired(entry: JsonObject, now: dt.datetime) -> bool:
+def _revoked_or_expired(entry: TrustEntry, now: dt.datetime) -> bool:
     until = entry.get("valid_until")
     return bool(entry.get("revoked_at")) or (until is not None and dt.datetime.fromisoformat(until) < now)
 
 
-def _key(entry: JsonObject) -> Key:
+def _key(entry: TrustEntry) -> Key:
     """Read one entry of `trust.json`; its keyid must be the digest of its key."""
     public = load_pem_public_key(entry["public"].encode())
     if not isinstance(public, PublicKey) or keyid(public) != entry["keyid"]:

@@ -4,13 +4,14 @@ import datetime as dt
 from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
+from typing import cast
 
 from service.audit.canonical import NotCanonical, loads
 from service.audit.certificate import PREDICATE_TYPE, STATEMENT_TYPE
 from service.audit.dsse import IN_TOTO, NotAnEnvelope
+from service.audit.predicate import Statement
 from service.audit.schema import KNOWN
 from service.audit.trust import BadSignature, Key, Trust, Untrusted, open_envelope, read_trust
-from service.domain.json_types import JsonObject
 
 CERTIFICATE = "certificate.dsse.json"
 
@@ -66,15 +67,17 @@ def open_signed(what: str, data: bytes, keys: dict[str, Key], payload_type: str)
         raise VerificationError(ExitCode.BAD_SIGNATURE, f"{what}: {error}") from error
 
 
-def open_certificate(envelope: bytes, trust: Trust) -> tuple[JsonObject, list[Key]]:
+def open_certificate(envelope: bytes, trust: Trust) -> tuple[Statement, list[Key]]:
     """The statement in a certificate's envelope, and the certificate keys that signed it.
+
+    The statement need not fit its schema yet: a reader that does not check the schema guards against missing members.
 
     Raises:
         VerificationError: The signatures are not as required, the payload is not canonical, or it is another kind.
     """
     payload, signers = open_signed(CERTIFICATE, envelope, trust.keys_for("certificate"), IN_TOTO)
     try:
-        statement: JsonObject = loads(payload)
+        statement = loads(payload)
     except NotCanonical as error:
         raise VerificationError(ExitCode.MALFORMED, f"the payload is malformed: {error}") from error
     if not isinstance(statement, dict) or statement.get("_type") != STATEMENT_TYPE:
@@ -83,7 +86,7 @@ def open_certificate(envelope: bytes, trust: Trust) -> tuple[JsonObject, list[Ke
         raise VerificationError(ExitCode.MALFORMED, "the statement is of another kind")
     if statement["predicate"].get("schema") not in KNOWN:
         raise VerificationError(ExitCode.MALFORMED, "the statement follows a schema that this verifier does not know")
-    return statement, signers
+    return cast(Statement, statement), signers
 
 
 def require_signatures(trust: Trust, signers: Sequence[Key], when: dt.datetime) -> None:

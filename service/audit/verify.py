@@ -19,13 +19,16 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from service.audit.canonical import NotCanonical, dumps, loads
 from service.audit.checkpoint import Checkpoint, Proof, UnknownSigner
 from service.audit.dsse import NotAnEnvelope
+from service.audit.log_entry import LogEntry
 from service.audit.manifest import NotPlain, file_entries, list_paths, manifest, manifest_digest
 from service.audit.merkle import LogError
 from service.audit.policy import policy_problems
+from service.audit.predicate import Lineage, Predicate, Statement
 from service.audit.schema import schema_problem
 from service.audit.trust import SKEW, Key, Trust, Untrusted, open_bundle
 from service.audit.verification import (
@@ -37,7 +40,6 @@ from service.audit.verification import (
     require_signatures,
 )
 from service.audit.wording import problem_in
-from service.domain.json_types import JsonObject
 
 PROOF = "certificate.tlog-proof"
 MODEL_SIGNATURE = "model.sig"
@@ -57,7 +59,7 @@ class Verified:
         checkpoint: The checkpoint of the log that holds the certificate. Keep it: later ones must agree with it.
     """
 
-    statement: JsonObject
+    statement: Statement
     keyids: list[str]
     own_trust: bool
     checkpoint: Checkpoint
@@ -178,7 +180,7 @@ def _read_proof(path: Path) -> Proof:
         raise VerificationError(ExitCode.LOG_FAILURE, f"{path.name}: not a log proof") from error
 
 
-def _check_log(proof: Proof, envelope: bytes, predicate: JsonObject, trust: Trust) -> tuple[Checkpoint, JsonObject]:
+def _check_log(proof: Proof, envelope: bytes, predicate: Predicate, trust: Trust) -> tuple[Checkpoint, LogEntry]:
     """The checkpoint whose tree holds the certificate, and the certificate's entry; the thresholds came before it."""
     checkpoint, entry = _check_proof(PROOF, proof, trust)
     digest = hashlib.sha256(envelope).hexdigest()
@@ -195,7 +197,10 @@ def _check_log(proof: Proof, envelope: bytes, predicate: JsonObject, trust: Trus
     if predicate["log"]["before"] != fixed["before"] or fixed["before"]["size"] > before.index:
         reason = "the certificate and the log disagree about the size and root of the log before the run"
         raise VerificationError(ExitCode.LOG_FAILURE, reason)
-    used = {"thresholds": predicate["verification"]["thresholds"], "parameters": predicate["method"]["parameters"]}
+    used: dict[Literal["thresholds", "parameters"], object] = {
+        "thresholds": predicate["verification"]["thresholds"],
+        "parameters": predicate["method"]["parameters"],
+    }
     for name, value in used.items():
         if fixed[name] != hashlib.sha256(dumps(value)).hexdigest():
             reason = f"the {name} differ from those that were fixed before the run"
@@ -203,7 +208,7 @@ def _check_log(proof: Proof, envelope: bytes, predicate: JsonObject, trust: Trus
     return checkpoint, entry
 
 
-def _check_proof(what: str, proof: Proof, trust: Trust) -> tuple[Checkpoint, JsonObject]:
+def _check_proof(what: str, proof: Proof, trust: Trust) -> tuple[Checkpoint, LogEntry]:
     """The checkpoint and the entry of a valid log proof; `what` names the proof in error messages."""
     try:
         return proof.check(trust.log_keys), loads(proof.entry)
@@ -243,7 +248,7 @@ def _signed_checkpoint(key: Key, proof: Proof) -> bool:
     return True
 
 
-def _check_parent(parent: Path | None, lineage: JsonObject) -> None:
+def _check_parent(parent: Path | None, lineage: Lineage) -> None:
     """The given folder, if any, is the parent release that the lineage names."""
     if parent is None:
         return

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from service.audit.canonical import NotCanonical, loads
 from service.audit.checkpoint import PROOF_HEADER, Checkpoint, UnknownSigner, open_checkpoint
+from service.audit.log_entry import LogEntry
 from service.audit.merkle import LogError, leaf_hash, root
 from service.audit.verification import ExitCode, VerificationError, load_trust
-from service.domain.json_types import JsonObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ class _Deadlines:
     open_until: dict[str, str]
     members: dict[str, list[str]]
 
-    def add(self, entry: JsonObject) -> None:
+    def add(self, entry: LogEntry) -> None:
         """Apply the next entry of the log."""
         match entry["kind"]:
             case "request.accepted":

@@ -3,8 +3,6 @@
 import re
 from collections.abc import Iterator
 
-from service.domain.json_types import Json
-
 FORBIDDEN = (
     "erased",
     "deleted from the model",
@@ -18,7 +16,7 @@ FORBIDDEN = (
 E_MAIL = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+")
 
 
-def texts(value: Json) -> Iterator[str]:
+def texts(value: object) -> Iterator[str]:
     """Every string in a JSON value, keys included."""
     if isinstance(value, str):
         yield value
@@ -31,7 +29,7 @@ def texts(value: Json) -> Iterator[str]:
             yield from texts(item)
 
 
-def problem_in(value: Json) -> str | None:
+def problem_in(value: object) -> str | None:
     """The first forbidden claim or e-mail address in a JSON value, as a message, or None."""
     for text in texts(value):
         folded = " ".join(text.casefold().split())

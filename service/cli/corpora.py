@@ -1,12 +1,14 @@
 """`unlearnd corpora`: training data in which people are looked up."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from service.cli.connection import connect, progress_bars, server_path
 from service.cli.console import AsJson, app, show, table
-from service.domain.json_types import JsonObject
+
+if TYPE_CHECKING:
+    from service.client.answers import CorpusAnswer
 
 corpora = typer.Typer(help="Training data in which people are looked up.", no_args_is_help=True)
 app.add_typer(corpora, name="corpora")
@@ -40,13 +42,13 @@ def corpora_add(
     columns = dict(pair.partition("=")[::2] for pair in column or ())
     client = connect()
     fields = {"text_column": text_column, "columns": columns, "phone_region": phone_region}
-    corpus: JsonObject = client.add_corpus(model, name, server_path(path), **fields)
+    corpus: CorpusAnswer = client.add_corpus(model, name, server_path(path), **fields)
     if wait:
         with progress_bars(hidden=as_json) as bars:
             bar = bars.add_task(f"indexing {name}", total=1.0)
 
-            def ask() -> JsonObject:
-                state: JsonObject = client.corpus(model, name)
+            def ask() -> "CorpusAnswer":
+                state: CorpusAnswer = client.corpus(model, name)
                 bars.update(bar, completed=state["progress"], description=f"{state['records']:,} records")
                 return state
 

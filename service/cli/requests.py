@@ -11,12 +11,12 @@ import typer
 from service.cli.connection import connect, progress_bars, read_json
 from service.cli.console import AsJson, app, print_message, show, table
 from service.domain.errors import ClientError
-from service.domain.json_types import JsonObject
 from service.text_files import UnreadableTexts, read_texts
 
 if TYPE_CHECKING:
+    from service.client.answers import EventData, RequestAnswer
     from service.client.http import Client
-    from service.client.operations import Identity, Subject
+    from service.domain.subject import Identity, Subject
 
 requests = typer.Typer(help="Submit deletion requests and follow them.", no_args_is_help=True)
 app.add_typer(requests, name="requests")
@@ -83,7 +83,7 @@ def requests_submit(
     subject = _parse_subject(email, phone, identity, name)
     if not texts and subject is None:
         raise ClientError("give --text or --file, or name the person with --email, --phone, --identity or --name")
-    fields: JsonObject = {"callback_url": callback_url} if callback_url else {}
+    fields: dict[str, object] = {"callback_url": callback_url} if callback_url else {}
     if resubmits:
         fields["resubmits"] = _read_resubmission(resubmits)
     # A file that cannot be made must fail here: the service gives the receipt only once.
@@ -110,7 +110,7 @@ def _read_file(file: Path) -> list[str]:
         raise ClientError(f"--file: {error.strerror}") from error
 
 
-def _read_resubmission(receipt_file: Path) -> JsonObject:
+def _read_resubmission(receipt_file: Path) -> dict[str, object]:
     """The reference and the nonces of an earlier request, from its receipt."""
     receipt = read_json(receipt_file, "--resubmits").get("receipt", {})
     return {"ref": receipt.get("ref"), "nonces": [record["nonce"] for record in receipt.get("records", ())]}
@@ -239,11 +239,11 @@ def requests_watch(request_id: RequestId, as_json: AsJson = False) -> None:
     raise typer.Exit(0 if request["status"] in ("completed", "not_memorised") else 1)
 
 
-def watch(client: "Client", request_id: str, *, quiet: bool = False) -> JsonObject:
+def watch(client: "Client", request_id: str, *, quiet: bool = False) -> "RequestAnswer":
     """Show a request's progress until it ends or waits for a person; return it."""
     with progress_bars(hidden=quiet) as bars:
         bar = bars.add_task("waiting for a batch", total=1.0)
-        request: JsonObject = client.until_batched(request_id)
+        request = client.until_batched(request_id)
         if not request["job_id"] and not request["finished_at"]:
             if request["waits_for"] == "approval":
                 print_message("The request waits for approval: unlearnd requests matches ID, then approve or reject.")
@@ -251,11 +251,10 @@ def watch(client: "Client", request_id: str, *, quiet: bool = False) -> JsonObje
         if request["job_id"]:
             for kind, data in client.events(request["job_id"]):
                 bars.update(bar, description=_describe(kind, data), completed=data.get("progress"))
-        ended: JsonObject = client.wait(request_id)
-        return ended
+        return client.wait(request_id)
 
 
-def _describe(kind: str, data: JsonObject) -> str:
+def _describe(kind: str, data: "EventData") -> str:
     """A job event in a few words; its kind where there is nothing more to say."""
     if kind == "epoch" and data.get("ma") is not None:
         return f"epoch {data['epoch']}: MA {data['ma']:.3f}, threshold {data['ma_limit']:.3f}"

@@ -3,24 +3,17 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias, TypedDict
+from typing import TypeAlias
 
 import httpx
 
+from service.client.answers import VersionFile
 from service.client.operations import MAX_ATTEMPTS, parse_answer
 from service.files import file_sha256
 
 CHUNK_BYTES = 1 << 20
 RETRY_SECONDS = 0.5
 DownloadProgress: TypeAlias = Callable[[str, int, int], None]  # path, bytes so far, bytes in all
-
-
-class VersionFile(TypedDict):
-    """A file of a release folder, as a version lists it."""
-
-    path: str
-    size: int
-    sha256: str
 
 
 def download_file(http: httpx.Client, url: str, target: Path, file: VersionFile, progress: DownloadProgress) -> bool:

@@ -18,6 +18,7 @@ from typing import Protocol, Self, TypeVar, Unpack
 
 import httpx
 
+from service.client.answers import EventData, MatchAnswer, RequestAnswer, VersionAnswer
 from service.client.download import DownloadProgress, download_file
 from service.client.operations import (
     MAX_ATTEMPTS,
@@ -32,7 +33,7 @@ from service.client.operations import (
     retry_delay,
 )
 from service.domain.errors import ClientError
-from service.domain.json_types import Json, JsonObject
+from service.domain.json_types import Json
 
 POLL_SECONDS = 0.5
 EVENT_TIMEOUT = 60  # seconds without a line before an event stream counts as cut
@@ -93,7 +94,7 @@ class Client(Operations[Json]):
             time.sleep(delay)
         raise AssertionError("unreachable")
 
-    def events(self, job_id: str) -> Iterator[tuple[str, JsonObject]]:
+    def events(self, job_id: str) -> Iterator[tuple[str, EventData]]:
         """Yield (kind, data) of a job's events live until the job ends. Reopens a cut connection."""
         parser, path, failures = EventParser(), f"/v1/jobs/{job_id}/events", 0
         while True:
@@ -112,13 +113,15 @@ class Client(Operations[Json]):
                     raise ClientError(f"the connection to the service is lost: {error}") from error
                 time.sleep(POLL_SECONDS)
 
-    def until_batched(self, request_id: str) -> Json:
+    def until_batched(self, request_id: str) -> RequestAnswer:
         """Wait until the request belongs to a job, is held up, or has ended; return it."""
-        return self.poll(lambda: self.request(request_id), _is_batched_or_held)
+        request: RequestAnswer = self.poll(lambda: self.request(request_id), _is_batched_or_held)
+        return request
 
-    def wait(self, request_id: str, seconds: float = float("inf")) -> Json:
+    def wait(self, request_id: str, seconds: float = float("inf")) -> RequestAnswer:
         """Wait until the request is in a terminal state, at most `seconds`; return it."""
-        return self.poll(lambda: self.request(request_id), _has_ended, seconds)
+        request: RequestAnswer = self.poll(lambda: self.request(request_id), _has_ended, seconds)
+        return request
 
     def poll(self, ask: Callable[[], Value], is_done: Callable[[Value], bool], seconds: float = float("inf")) -> Value:
         """Call `ask` until `is_done` accepts its answer, at most `seconds`; return the last answer."""
@@ -127,16 +130,16 @@ class Client(Operations[Json]):
             time.sleep(POLL_SECONDS)
         return answer
 
-    def all_matches(self, request_id: str) -> list[JsonObject]:
+    def all_matches(self, request_id: str) -> list[MatchAnswer]:
         """Return everything that a request which waits for approval would unlearn."""
-        page: list[JsonObject] = self.matches(request_id)
+        page: list[MatchAnswer] = self.matches(request_id)
         matches = list(page)
         while len(page) >= PAGE_SIZE and page[-1]["match"] is not None:
             page = self.matches(request_id, after=page[-1]["match"])
             matches += page
         return matches
 
-    def list_all(self, operation: ListOperation, **filters: Parameter) -> Iterator[JsonObject]:
+    def list_all(self, operation: ListOperation, **filters: Parameter) -> Iterator[dict[str, object]]:
         """Yield the items of all pages of a list, as in `client.list_all(client.requests, model="m")`."""
         cursor = None
         while True:
@@ -159,13 +162,13 @@ class Client(Operations[Json]):
 
     def download(
         self, model: str, version: str, folder: Path, progress: DownloadProgress = lambda *_: None
-    ) -> JsonObject:
+    ) -> VersionAnswer:
         """Fetch a release folder. Keeps files that have the right digest, and resumes partial ones.
 
         Raises:
             ClientError: A file's digest is not the one that the version lists, even after a second try.
         """
-        release: JsonObject = self.version(model, version)
+        release: VersionAnswer = self.version(model, version)
         for file in release["files"]:
             target = folder / file["path"]
             if not target.resolve().is_relative_to(folder.resolve()):
@@ -222,7 +225,7 @@ class AsyncClient(Operations[Awaitable[Json]]):
             await asyncio.sleep(delay)
         raise AssertionError("unreachable")
 
-    async def events(self, job_id: str) -> AsyncIterator[tuple[str, JsonObject]]:
+    async def events(self, job_id: str) -> AsyncIterator[tuple[str, EventData]]:
         """Yield (kind, data) of a job's events live until the job ends. Reopens a cut connection."""
         parser, path, failures = EventParser(), f"/v1/jobs/{job_id}/events", 0
         while True:
@@ -242,17 +245,18 @@ class AsyncClient(Operations[Awaitable[Json]]):
                     raise ClientError(f"the connection to the service is lost: {error}") from error
                 await asyncio.sleep(POLL_SECONDS)
 
-    async def wait(self, request_id: str, seconds: float = float("inf")) -> Json:
+    async def wait(self, request_id: str, seconds: float = float("inf")) -> RequestAnswer:
         """Wait until the request is in a terminal state, at most `seconds`; return it."""
         deadline = time.monotonic() + seconds
+        request: RequestAnswer
         while not _has_ended(request := await self.request(request_id)) and time.monotonic() < deadline:
             await asyncio.sleep(POLL_SECONDS)
         return request
 
-    async def download(self, model: str, version: str, folder: Path) -> JsonObject:
+    async def download(self, model: str, version: str, folder: Path) -> VersionAnswer:
         """Fetch a release folder as `Client.download` does, in a thread."""
 
-        def fetch() -> JsonObject:
+        def fetch() -> VersionAnswer:
             url, api_key, timeout = self._connection
             with Client(url, api_key, timeout=timeout) as client:
                 return client.download(model, version, folder)
@@ -260,11 +264,11 @@ class AsyncClient(Operations[Awaitable[Json]]):
         return await asyncio.to_thread(fetch)
 
 
-def _has_ended(request: JsonObject) -> bool:
+def _has_ended(request: RequestAnswer) -> bool:
     return request["status"] in TERMINAL
 
 
-def _is_batched_or_held(request: JsonObject) -> bool:
+def _is_batched_or_held(request: RequestAnswer) -> bool:
     """Whether the request has a job, waits for an approval, cannot be resolved for a reason, or has ended."""
     held = request["waits_for"] == "approval" or (request["waits_for"] and request["reason"])
     return bool(request["job_id"] or held or _has_ended(request))

@@ -11,7 +11,8 @@ from uuid import uuid4
 import httpx
 
 from service.domain.errors import ClientError
-from service.domain.json_types import Json, JsonObject
+from service.domain.json_types import Json
+from service.domain.subject import Subject
 
 TERMINAL = frozenset({"completed", "not_memorised", "cancelled", "rejected", "failed"})
 MAX_ATTEMPTS, MAX_DELAY = 4, 30.0  # of one call; seconds between two attempts
@@ -19,28 +20,10 @@ Answer = TypeVar("Answer")  # Json, or an awaitable of it
 Parameter: TypeAlias = str | int | float | bool | None  # the value of a query parameter
 
 
-class Identity(TypedDict, total=False):
-    """One identifier of a person.
-
-    `type` is email, phone, controller_customer_id, ...; `format` is raw (the default), sha1, md5 or sha256.
-    """
-
-    type: str
-    format: str
-    value: str
-
-
-class Subject(TypedDict, total=False):
-    """A person whom the service looks up in a model's corpora."""
-
-    identities: list[Identity]
-    names: list[str]
-
-
 class CallOptions(TypedDict, total=False):
     """Body, query, headers and timeout (seconds) of one call, as httpx takes them."""
 
-    json: JsonObject
+    json: Mapping[str, object]
     params: Mapping[str, Parameter]
     headers: dict[str, str]
     timeout: float
@@ -61,7 +44,7 @@ class Operations(Generic[Answer]):
         """Send one call and return the parsed answer."""
         raise NotImplementedError
 
-    def add_model(self, name: str, path: str, retain: str, heldout: str, policy: JsonObject) -> Answer:
+    def add_model(self, name: str, path: str, retain: str, heldout: str, policy: Mapping[str, object]) -> Answer:
         """Register a model: a folder on the server, or a Hugging Face hub id."""
         body = {"name": name, "path": path, "retain_path": retain, "heldout_path": heldout, "policy": policy}
         return self.call("POST", "/v1/models", json=body, timeout=600)
@@ -70,7 +53,7 @@ class Operations(Generic[Answer]):
         """Return a page of the models."""
         return self.call("GET", "/v1/models", params=filters)
 
-    def add_corpus(self, model: str, name: str, path: str, **fields: Json) -> Answer:
+    def add_corpus(self, model: str, name: str, path: str, **fields: object) -> Answer:
         """Register training data on the server, in which people are looked up. The service indexes it in background."""
         return self.call("POST", f"/v1/models/{model}/corpora", json={"name": name, "path": path, **fields})
 
@@ -87,13 +70,13 @@ class Operations(Generic[Answer]):
         return self.call("DELETE", f"/v1/models/{model}/corpora/{name}")
 
     def submit(
-        self, model: str, texts: Iterable[str] = (), *, subject: Subject | None = None, **fields: Json
+        self, model: str, texts: Iterable[str] = (), *, subject: Subject | None = None, **fields: object
     ) -> Answer:
         """Submit a deletion request for texts, for a person, or for both. A lost call is repeated safely."""
         body = request_body(model, subject, fields) | {"records": [{"text": text} for text in texts]}
         return self.call("POST", "/v1/deletion-requests", json=body, headers={"Idempotency-Key": uuid4().hex})
 
-    def preview(self, model: str, subject: Subject, **fields: Json) -> Answer:
+    def preview(self, model: str, subject: Subject, **fields: object) -> Answer:
         """Return what a request for this person would match, without making one."""
         return self.call("POST", "/v1/deletion-requests:preview", json=request_body(model, subject, fields))
 
@@ -142,7 +125,7 @@ class Operations(Generic[Answer]):
         return self.call("GET", f"/v1/models/{model}/versions/{version}")
 
 
-def request_body(model: str, subject: Subject | None, fields: JsonObject) -> JsonObject:
+def request_body(model: str, subject: Subject | None, fields: Mapping[str, object]) -> dict[str, object]:
     """The body of a deletion request, without its texts."""
     return {"model": model, **fields, **({"subject": subject} if subject else {})}
 

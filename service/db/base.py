@@ -24,6 +24,7 @@ class Base(DeclarativeBase):
     type_annotation_map = {  # noqa: RUF012  # SQLAlchemy defines this attribute
         datetime: DateTime(timezone=True),
         JsonObject: JSONB,
+        dict[str, object]: JSONB,
         list[str]: ARRAY(Text),
         list[int]: ARRAY(BigInteger),
         dict[str, str]: JSONB,

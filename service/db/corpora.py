@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session
 from service.db.corpus_tables import Corpus, CorpusRecord
 from service.db.paging import Page, page
 from service.db.tables import Model
-from service.domain.json_types import JsonObject
 
 BIGINTS = ARRAY(BigInteger)
 MAX_MATCHES = 10_000  # records that one look-up returns
@@ -44,7 +43,7 @@ def unfinished(session: Session) -> list[UUID]:
     return list(session.scalars(select(Corpus.id).where(Corpus.state == "indexing")))
 
 
-def advance(session: Session, corpus: Corpus, cursor: JsonObject | None, **values: object) -> bool:
+def advance(session: Session, corpus: Corpus, cursor: dict[str, int] | None, **values: object) -> bool:
     """Move the cursor of a corpus on from where it was read; false if another worker moved it: that one goes on."""
     unmoved = Corpus.cursor.is_(None) if corpus.cursor is None else Corpus.cursor == corpus.cursor
     guarded = update(Corpus).where(Corpus.id == corpus.id, Corpus.state == "indexing", unmoved)
@@ -59,7 +58,7 @@ FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r (corpus_id uuid, file bigint,
 """)
 
 
-def add_records(session: Session, rows: Sequence[JsonObject]) -> None:
+def add_records(session: Session, rows: Sequence[dict[str, object]]) -> None:
     """Index records in one statement; `lexemes` is the text of a tsvector.
 
     This is not executemany: psycopg sends executemany in a pipeline that ends with a Flush after its Sync, and that

@@ -4,11 +4,10 @@ from datetime import datetime
 from uuid import UUID, uuid4
 
 from sqlalchemy import BigInteger, ForeignKey, Identity, Index, UniqueConstraint, func
-from sqlalchemy.dialects.postgresql import TSVECTOR
+from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.db.base import Base
-from service.domain.json_types import JsonObject
 
 
 class Corpus(Base):
@@ -27,7 +26,7 @@ class Corpus(Base):
     phone_region: Mapped[str | None]
     state: Mapped[str] = mapped_column(server_default="indexing")
     reason: Mapped[str | None]
-    cursor: Mapped[JsonObject | None] = mapped_column(comment="place of the last record that is indexed")
+    cursor: Mapped[dict[str, int] | None] = mapped_column(JSONB, comment="place of the last record that is indexed")
     records: Mapped[int] = mapped_column(BigInteger, server_default="0")
     done: Mapped[int] = mapped_column(BigInteger, server_default="0", comment="of size")
     size: Mapped[int] = mapped_column(BigInteger, comment="bytes; rows of a Parquet file")

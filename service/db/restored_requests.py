@@ -6,9 +6,9 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from service.audit.predicate import CertifiedRequest
 from service.db import requests
 from service.db.tables import DeletionRequest
-from service.domain.json_types import JsonObject
 from service.domain.states import RESTORE_TRANSITIONS, TERMINAL_REQUESTS, RequestStatus
 
 
@@ -40,7 +40,9 @@ def release_from_job(session: Session, job_id: UUID) -> None:
     )
 
 
-def end_as_certified(session: Session, model_id: UUID, job_id: UUID, version: int, lines: Sequence[JsonObject]) -> int:
+def end_as_certified(
+    session: Session, model_id: UUID, job_id: UUID, version: int, lines: Sequence[CertifiedRequest]
+) -> int:
     """End the requests that a certificate lists as the certificate says; the backup's statuses are older.
 
     Returns:

@@ -24,6 +24,7 @@ from service.db.base import Base
 from service.db.columns import JobReportColumn, MetricsColumn
 from service.domain.json_types import JsonObject
 from service.domain.report import JobReport, VersionMetrics
+from service.domain.subject import Resolution
 
 PENDING = "status = 'pending' AND hold IS NULL"
 HELD = "hold IS NOT NULL"
@@ -169,7 +170,7 @@ class DeletionRequest(Base):
     subject_request_id: Mapped[UUID | None] = mapped_column(unique=True, comment="OpenDSR's name of the request")
     subject: Mapped[bytes | None] = mapped_column(comment="sealed: identities and names, behind their nonce")
     hold: Mapped[str | None] = mapped_column(comment="why it may not be batched: resolve, approval")
-    resolution: Mapped[JsonObject | None] = mapped_column(comment="numbers of index records, where was searched")
+    resolution: Mapped[Resolution | None] = mapped_column(JSONB, comment="numbers of index records, where was searched")
     results_count: Mapped[int | None] = mapped_column(comment="records that were found by the subject")
     idempotency_hash: Mapped[bytes | None] = mapped_column(comment="keyed hash of the Idempotency-Key")
     body_hash: Mapped[bytes] = mapped_column(comment="keyed hash of the body")
@@ -225,7 +226,7 @@ class JobEvent(Base):
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     kind: Mapped[str]
-    data: Mapped[JsonObject]
+    data: Mapped[dict[str, object]]
     at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

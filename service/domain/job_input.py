@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from service.domain.json_types import JsonObject
-
 
 @dataclass(frozen=True, slots=True)
 class JobInput:
@@ -27,7 +25,7 @@ class JobInput:
     parent: str
     retain: str
     heldout: str
-    policy: JsonObject
+    policy: dict[str, object]
     texts: list[str]
     request_ids: list[int]
     earlier_texts: list[str]

@@ -15,11 +15,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TypedDict
+from typing import IO
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from service.audit.checkpoint import Checkpoint, Proof, open_checkpoint, sign_checkpoint
+from service.audit.log_entry import LogState
 from service.audit.merkle import LogError, inclusion_proof, leaf_hash, root
 from service.db import log_entries
 from service.db.session import Database
@@ -39,13 +40,6 @@ class LogForked(Exception):
 
 class LogBusy(Exception):
     """Another process has held the log's memory for too long and may be frozen; the caller tries again later."""
-
-
-class LogState(TypedDict):
-    """The size and the root (hex) of the last signed checkpoint."""
-
-    size: int
-    root: str
 
 
 class LogMemory(LogState):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from service.audit.commitments import NONCE_BYTES, commit
 from service.db.tables import DeletionRequest
 from service.domain.errors import NotFound
-from service.domain.json_types import JsonObject
+from service.domain.subject import Subject
 from service.privacy.envelope import DataKey, KeyWrapper
 from service.privacy.randomness import random_bytes
 
@@ -68,12 +68,12 @@ def open_subject(wrapper: KeyWrapper, request: DeletionRequest) -> tuple[bytes, 
     return data[:NONCE_BYTES], data[NONCE_BYTES:]
 
 
-def request_subject(wrapper: KeyWrapper, request: DeletionRequest) -> JsonObject:
+def request_subject(wrapper: KeyWrapper, request: DeletionRequest) -> Subject:
     """The identities and names of a request.
 
     Raises:
         NotFound: They were purged.
     """
     opened = open_subject(wrapper, request)
-    subject: JsonObject = json.loads(opened[1]) if opened else {"identities": [], "names": []}
+    subject: Subject = json.loads(opened[1]) if opened else {"identities": [], "names": []}
     return subject

@@ -6,10 +6,9 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from service.domain.json_types import Json, JsonObject
 from service.schemas.base import Input, Name, ServerPath, Text
 
-PRESETS: dict[str, JsonObject] = {
+PRESETS: dict[str, dict[str, object]] = {
     "paper": {  # whole epochs over every sequence, no sequence left out, no shrinking, the eps of the published code
         "skip_passed": False,
         "min_epoch_steps": 1,
@@ -64,9 +63,11 @@ class Policy(Input):
 
     @model_validator(mode="before")
     @classmethod
-    def _apply_preset(cls, values: Json) -> Json:
+    def _apply_preset(cls, values: object) -> object:
         """Fill in the preset's values. A field that is given wins over the preset."""
-        preset = values.get("preset") if isinstance(values, dict) else None
+        if not isinstance(values, dict):
+            return values
+        preset = values.get("preset")
         return {**PRESETS[preset], **values} if isinstance(preset, str) and preset in PRESETS else values
 
 
@@ -121,7 +122,7 @@ class VersionOut(BaseModel):
     job_id: UUID | None
     created_at: datetime
     digest: str
-    metrics: JsonObject
+    metrics: dict[str, object]
     files: list[FileOut]
     withdrawn_at: datetime | None
     withdrawn_reason: str | None

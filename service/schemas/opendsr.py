@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import AnyHttpUrl, AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
-from service.domain.json_types import JsonObject
+from service.domain.subject import Identity
 from service.schemas.base import Input, Name, Text
 from service.schemas.requests import RecordIn
 from service.schemas.subjects import SubjectIn
@@ -22,7 +22,7 @@ class SubjectIdentity(BaseModel):
     identity_value: Text
     identity_format: Text
 
-    def to_identity(self) -> dict[str, str]:
+    def to_identity(self) -> Identity:
         """The same identity with the field names of our own requests."""
         return {"type": self.identity_type, "format": self.identity_format, "value": self.identity_value}
 
@@ -45,7 +45,7 @@ class DsrIn(BaseModel):
     subject_identities: list[SubjectIdentity] = Field([], max_length=50)
     api_version: str | None = Field(None, max_length=20)
     status_callback_urls: list[AnyHttpUrl] = Field([], max_length=10)
-    extensions: JsonObject = {}
+    extensions: dict[str, object] = {}
 
     @field_validator("submitted_time", mode="before")
     @classmethod
@@ -112,4 +112,4 @@ class Cancelled(BaseModel):
 class DsrError(BaseModel):
     """An error in OpenDSR's form."""
 
-    error: JsonObject
+    error: dict[str, object]

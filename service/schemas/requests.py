@@ -15,7 +15,6 @@ from pydantic import (
     field_validator,
 )
 
-from service.domain.json_types import JsonObject
 from service.schemas.base import Input, Text
 from service.schemas.subjects import Searched, SubjectIn
 
@@ -95,7 +94,7 @@ class Receipt(BaseModel):
     ref: str = Field(description="name of the request in certificates")
     commitment: str
     records: list[RecordOpening]
-    signed: JsonObject = Field(description="the same with the deadline, in a signed DSSE envelope")
+    signed: dict[str, object] = Field(description="the same with the deadline, in a signed DSSE envelope")
 
 
 class RequestOut(BaseModel):
@@ -146,7 +145,7 @@ class JobOut(BaseModel):
     attempts: int
     parent: int
     version: int | None
-    metrics: JsonObject
+    metrics: dict[str, object]
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
+from service.domain.subject import Identity, Subject
 from service.schemas.base import IdentityType, Input, Name, ServerPath, Text
 
 
@@ -14,6 +15,10 @@ class IdentityIn(Input):
     type: IdentityType
     format: Literal["raw", "sha1", "md5", "sha256"] = "raw"
     value: Text = Field(min_length=1, max_length=500)
+
+    def to_identity(self) -> Identity:
+        """The same identity as a plain mapping."""
+        return {"type": self.type, "format": self.format, "value": self.value}
 
 
 class SubjectIn(Input):
@@ -29,6 +34,10 @@ class SubjectIn(Input):
         if not self.identities and not self.names:
             raise ValueError("an identity or a name is needed")
         return self
+
+    def to_subject(self) -> Subject:
+        """The same person as a plain mapping."""
+        return {"identities": [identity.to_identity() for identity in self.identities], "names": list(self.names)}
 
 
 class Searched(BaseModel):

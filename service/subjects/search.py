@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from service.db import corpora, models
 from service.db.corpus_tables import Corpus, CorpusRecord
 from service.domain.errors import Invalid
-from service.domain.json_types import JsonObject
+from service.domain.subject import Identity, SearchedCorpus, Subject
 from service.privacy.envelope import KeyWrapper
 from service.subjects import near_copies
 from service.subjects.identifiers import Hasher, NotAnIdentity, has_additional_words
@@ -49,7 +49,7 @@ class Matches:
     similar: list[CorpusRecord] = field(default_factory=list)
     name: list[CorpusRecord] = field(default_factory=list)
     form_letters: int = 0
-    searched: list[JsonObject] = field(default_factory=list)
+    searched: list[SearchedCorpus] = field(default_factory=list)
 
     @property
     def ambiguous(self) -> bool:
@@ -62,7 +62,7 @@ class Matches:
         return {name: getattr(self, name) for name in ("identifier", "near_copy", "similar", "name")}
 
 
-def check_subject(wrapper: KeyWrapper, subject: JsonObject) -> None:
+def check_subject(wrapper: KeyWrapper, subject: Subject) -> None:
     """Refuse a subject that can match nothing.
 
     Raises:
@@ -80,7 +80,7 @@ def check_subject(wrapper: KeyWrapper, subject: JsonObject) -> None:
 
 
 def check_searchable(
-    session: Session, wrapper: KeyWrapper, model_name: str, subject: JsonObject, *, has_texts: bool
+    session: Session, wrapper: KeyWrapper, model_name: str, subject: Subject, *, has_texts: bool
 ) -> None:
     """Refuse a subject that no corpus of the model can be searched for: "nothing found" would be false.
 
@@ -108,11 +108,11 @@ def check_searchable(
         )
 
 
-def _hashes(hasher: Hasher, identity: dict[str, str]) -> list[int]:
+def _hashes(hasher: Hasher, identity: Identity) -> list[int]:
     return hasher.identity(identity["type"], identity["format"], identity["value"])
 
 
-def search(sources: "SearchableCorpora", subject: JsonObject) -> Matches:
+def search(sources: "SearchableCorpora", subject: Subject) -> Matches:
     """Look a subject up in every corpus of a model.
 
     Raises:
@@ -192,7 +192,7 @@ class SearchableCorpora:
         self._readers = {corpus.id: corpus_reader(corpus) for corpus in self._corpora.values()}
 
     @cached_property
-    def searched(self) -> list[JsonObject]:
+    def searched(self) -> list[SearchedCorpus]:
         """The corpora, as `searched_corpora` lists them, after a check that each can be searched and read.
 
         Raises:
@@ -233,7 +233,7 @@ class SearchableCorpora:
         return text
 
 
-def searched_corpora(registered: Iterable[Corpus]) -> list[JsonObject]:
+def searched_corpora(registered: Iterable[Corpus]) -> list[SearchedCorpus]:
     """Each corpus with the number of its records and its state. Opens no file."""
     return [{"corpus": corpus.name, "records": corpus.records, "state": corpus.state} for corpus in registered]
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from service.audit.certificate import NOT_MEMORISED, RequestLine, decimal
+from service.audit.certificate import NOT_MEMORISED, RequestLine
+from service.audit.numbers import decimal
 from service.domain.job_input import JobInput
 from service.domain.states import Outcome
 from tests import support

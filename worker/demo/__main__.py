@@ -20,8 +20,8 @@ from transformers.utils import logging as transformers_logging
 
 from service.audit.verify import verify
 from service.cli.requests import watch
+from service.client.answers import VersionAnswer
 from service.client.http import Client
-from service.domain.json_types import JsonObject
 from service.local.supervisor import wait_until
 from worker.demo.model import LENGTH
 from worker.demo.people import Person
@@ -121,7 +121,7 @@ def run(output: Path, sample: Path) -> None:
     show(sample / "model", output, asked, others, version)
 
 
-def show(parent: Path, output: Path, asked: Sequence[Person], others: Sequence[Person], version: JsonObject) -> None:
+def show(parent: Path, output: Path, asked: Sequence[Person], others: Sequence[Person], version: VersionAnswer) -> None:
     """Before and after, side by side, measured here on the downloaded files.
 
     Raises:

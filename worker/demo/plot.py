@@ -1,13 +1,13 @@
 """Draws the trajectory of a job: EL, MA and perplexity at each epoch, with the held-out means and the budget."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from service.domain.json_types import JsonObject
+from service.client.answers import VersionAnswer
 
 
-def plot_trajectory(history: Sequence[JsonObject], version: JsonObject, path: Path) -> None:
+def plot_trajectory(history: Sequence[Mapping[str, float]], version: VersionAnswer, path: Path) -> None:
     """Draw epochs 0 (before) to the last, and write a PNG.
 
     Args:

@@ -21,7 +21,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging as transformers_logging
 
 from service.domain.job_input import JobInput
-from service.domain.json_types import JsonObject
 from service.domain.report import Artefact, ChildReport
 from service.failpoints import reach
 from service.files import file_sha256
@@ -34,6 +33,7 @@ from worker.engine.measure import ArtefactReport, Baseline, measure_after, measu
 from worker.engine.merge import merge_into
 from worker.engine.options import Options, fit_to_model
 from worker.engine.prepare import Prepared, prepare
+from worker.engine.types import EpochEntry
 from worker.engine.unlearn import train
 from worker.steps.reference_texts import read_reference_texts
 from worker.steps.report import Run, baseline_summary, child_report
@@ -98,7 +98,7 @@ class Pipeline:
             self._save_checkpoint(reopened)
 
     def _report(
-        self, data: Prepared, baseline: Baseline | None, after: ArtefactReport | None, history: list[JsonObject]
+        self, data: Prepared, baseline: Baseline | None, after: ArtefactReport | None, history: list[EpochEntry]
     ) -> ChildReport:
         """The report of this run; None for measurements that it did not make."""
         artefact = Artefact(

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from service.domain.json_types import JsonObject
 from service.domain.report import (
     Artefact,
     BaselineSummary,
@@ -28,6 +27,7 @@ from service.files import file_sha256
 from worker.engine.criterion import Judgement, Threshold
 from worker.engine.measure import ArtefactReport, Baseline, distinct_thresholds
 from worker.engine.prepare import Prepared
+from worker.engine.types import EpochEntry
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "unlearnd")
 
@@ -45,7 +45,7 @@ class Run:
         earlier_refs: Index of an earlier request, as a string -> its ref.
     """
 
-    history: Sequence[JsonObject]
+    history: Sequence[EpochEntry]
     seconds: dict[str, float]
     files: dict[str, str]
     artefact: Artefact
@@ -83,7 +83,7 @@ def child_report(data: Prepared, baseline: Baseline | None, after: ArtefactRepor
         utility=Utility(**asdict(after.utility)) if after else None,
         files=run.files,
         epochs=len(run.history),
-        trajectory=[Epoch(e["epoch"], e["el"], e["ma"], e["perplexity"]) for e in run.history],
+        trajectory=[Epoch(int(e["epoch"]), e["el"], e["ma"], e["perplexity"]) for e in run.history],
         seconds=run.seconds,
         retain_excluded=data.retain_excluded,
         heldout_excluded=data.heldout_excluded,

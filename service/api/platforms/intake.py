@@ -16,6 +16,7 @@ from service.bootstrap import Services
 from service.callbacks.dialects import CallbackTarget
 from service.db import api_keys
 from service.domain.errors import Invalid, Unauthenticated
+from service.domain.subject import Identity
 from service.steps.path.request import Submission, accept_request
 from service.subjects.identifiers import NotAnIdentity, normalise
 
@@ -84,7 +85,9 @@ def accept_from_platform(
     Raises:
         Invalid: No identifier is of a type by which people are looked up here.
     """
-    all_identities = [{"type": kind, "format": "raw", "value": value} for kind, value in dict.fromkeys(identifiers)]
+    all_identities: list[Identity] = [
+        {"type": kind, "format": "raw", "value": value} for kind, value in dict.fromkeys(identifiers)
+    ]
     # If no identity is valid, all are kept, so that accept_request names the error.
     identities = [identity for identity in all_identities if _is_identity(identity)] or all_identities
     if not identities:
@@ -96,7 +99,7 @@ def accept_from_platform(
     return accept_request(services, submission, api_key_id, idempotency_key).request.id
 
 
-def _is_identity(identity: dict[str, str]) -> bool:
+def _is_identity(identity: Identity) -> bool:
     """Whether the value can be of the identity's type."""
     try:
         normalise(identity["type"], identity["value"])

@@ -21,8 +21,8 @@ from service.db import models, requests
 from service.db.api_keys import Caller
 from service.db.tables import DeletionRequest
 from service.domain.errors import Invalid, NotFound
-from service.domain.json_types import Json, JsonObject
 from service.domain.notifications import opendsr_status
+from service.domain.subject import Identity
 from service.schemas.base import IDENTITY_TYPES
 from service.schemas.opendsr import (
     Cancelled,
@@ -43,7 +43,7 @@ SUPPORTED_TYPES = tuple(kind for kind in IDENTITY_TYPES if kind != "phone")  # O
 SUPPORTED_FORMATS = ("raw", "sha1", "md5", "sha256")
 PEM = "application/x-pem-file"
 ID = "{subject_request_id}"  # path parameter
-ERROR_RESPONSES: dict[int | str, JsonObject] = {
+ERROR_RESPONSES: dict[int | str, dict[str, object]] = {
     status: {"model": DsrError, "content": {"application/json": {}}} for status in (400, 401, 403, 404, 503)
 }
 
@@ -181,7 +181,7 @@ def to_submission(services: Services, body: OpenDsrIn | OpenGdprIn, dialect: str
     identities = [_identity(i, identity) for i, identity in enumerate(body.subject_identities)]
     names: list[str] = []
     if extension.subject is not None:
-        identities += [identity.model_dump() for identity in extension.subject.identities]
+        identities += [identity.to_identity() for identity in extension.subject.identities]
         names = extension.subject.names
     if not identities and not names and not extension.records:
         raise Invalid("Identities are needed, here or in our extension.", field="subject_identities")
@@ -196,19 +196,19 @@ def to_submission(services: Services, body: OpenDsrIn | OpenGdprIn, dialect: str
     )
 
 
-def _identity(index: int, identity: SubjectIdentity) -> JsonObject:
+def _identity(index: int, identity: SubjectIdentity) -> Identity:
     """An identity of the body in the form of our own requests. `index` is its place in the list, for errors."""
     place = f"subject_identities.{index}"
     if identity.identity_type not in SUPPORTED_TYPES:
         raise Invalid("Not a supported type; see discovery.", field=f"{place}.identity_type")
     try:
-        return IdentityIn.model_validate(identity.to_identity()).model_dump()
+        return IdentityIn.model_validate(identity.to_identity()).to_identity()
     except ValidationError as error:
         field = {"format": "identity_format", "value": "identity_value"}[str(error.errors()[0]["loc"][0])]
         raise Invalid("Not of a supported form; see discovery.", field=f"{place}.{field}") from None
 
 
-def _extension(value: Json) -> Extension:
+def _extension(value: object) -> Extension:
     """Our extension; its member of the body may have any JSON value."""
     try:
         return Extension.model_validate(value)

@@ -4,7 +4,7 @@ Errors are 400 (401, 403, 404 and 503 keep their status). They never repeat subm
 """
 
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Annotated, ClassVar
 
 from fastapi import Depends, Request, Response
@@ -17,7 +17,6 @@ from service.api.deps import services_from
 from service.api.errors import DATABASE_UNAVAILABLE, field_name
 from service.callbacks.opendsr import DIALECTS
 from service.domain.errors import ServiceError, Unavailable
-from service.domain.json_types import JsonObject
 from service.observability.logging import get_logger
 
 logger = get_logger(__name__)
@@ -101,6 +100,6 @@ def _status_and_messages(error: Exception) -> tuple[int, list[tuple[str, str]]]:
     return error.status_code, [("body", "The body is not JSON in UTF-8.")]
 
 
-def _message(details: JsonObject) -> str:
+def _message(details: Mapping[str, object]) -> str:
     """Pydantic's message. For invalid JSON it is our own, because pydantic's quotes the input."""
     return "The body is not valid JSON." if details["type"] == "json_invalid" else str(details["msg"])

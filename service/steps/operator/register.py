@@ -15,7 +15,6 @@ from service.bootstrap import Services
 from service.db import log_entries, models
 from service.db.tables import Model, ReferenceTexts, Version
 from service.domain.errors import Conflict, Invalid
-from service.domain.json_types import JsonObject
 from service.text_files import UnreadableTexts, read_texts
 
 MIN_HELDOUT = 20  # as in the engine: fewer texts have no 95th percentile
@@ -25,7 +24,7 @@ HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
 
 
 def register_model(
-    services: Services, *, name: str, path: str, retain_path: str, heldout_path: str, policy: JsonObject
+    services: Services, *, name: str, path: str, retain_path: str, heldout_path: str, policy: dict[str, object]
 ) -> str:
     """Register `path` as version 0 of a new model; returns its name.
 
@@ -122,7 +121,7 @@ def check_model_folder(folder: Path) -> None:
             raise Invalid(f"{name} is not a complete safetensors file.", field="path")
 
 
-def _read_config(folder: Path, name: str, *, required: bool) -> JsonObject:
+def _read_config(folder: Path, name: str, *, required: bool) -> dict[str, object]:
     """A JSON object in the folder; empty if the file is missing and not required."""
     path = folder / name
     if not path.exists() and not required:

@@ -17,13 +17,13 @@ from sqlalchemy.orm import Session
 
 from service.audit.certificate import memorised_count
 from service.audit.manifest import FileEntry, NotPlain, manifest, manifest_digest
+from service.audit.predicate import CertifiedMeans, CertifiedUtility, Limits, Predicate
 from service.audit.verification import CERTIFICATE, VerificationError
 from service.audit.verify import PROOF, verify
 from service.bootstrap import Services
 from service.db import jobs, log_entries, models, restored_requests
 from service.db.tables import Certificate, Job, Model, Version
 from service.domain.disclosure import SUPPRESSED
-from service.domain.json_types import JsonObject
 from service.domain.report import Means, Utility, VersionMetrics
 from service.domain.states import RESTORE_STAGE_TRANSITIONS, Outcome, Stage
 from service.evidence.log_keeper import LogForked
@@ -87,15 +87,14 @@ def _adopt(services: Services, name: str, number: int, digest: str) -> bool:
     if manifest_digest(files) != digest or (lineage["model"], lineage["version"]) != (name, number):
         logger.error("a version of the ledger is another one", model=name, version=number)
         return False
-    return _insert_release(services, folder, digest, files, predicate)
+    return _insert_release(services, folder, number, digest, files, predicate)
 
 
 def _insert_release(
-    services: Services, folder: Path, digest: str, files: list[FileEntry], predicate: JsonObject
+    services: Services, folder: Path, number: int, digest: str, files: list[FileEntry], predicate: Predicate
 ) -> bool:
     """Insert a verified release as its model's next version; false if the database lacks the model or the parent."""
     lineage = predicate["lineage"]
-    number = lineage["version"]
     with services.db.transaction() as session:
         model = models.by_name(session, lineage["model"], lock=True)
         parent = models.version(session, model, number - 1) if model else None
@@ -143,7 +142,7 @@ def _stop_jobs(session: Session, model: Model) -> list[UUID]:
     return [job.id for job in stopped]
 
 
-def _insert_job(session: Session, model: Model, parent: Version, predicate: JsonObject) -> Job:
+def _insert_job(session: Session, model: Model, parent: Version, predicate: Predicate) -> Job:
     """Insert the job that made a version, from its certificate."""
     job = Job(
         model_id=model.id,
@@ -168,25 +167,40 @@ def _certificate(job_id: UUID, folder: Path) -> Certificate:
     return Certificate(job_id=job_id, envelope=envelope, digest=digest, overall="PASS", proof=proof)
 
 
-def _metrics(predicate: JsonObject, submitters: int) -> VersionMetrics:
+def _metrics(predicate: Predicate, submitters: int) -> VersionMetrics:
     """A version's metrics from its certificate; values that the certificate suppresses stay unknown."""
     verification = predicate["verification"]
-    limits, before, after = (_means(verification[name]) for name in ("limits", "before", "after"))
+    before, after, utility = verification["before"], verification["after"], verification["utility"]
+    limits = _means(verification["limits"])
     assert limits is not None
-    utility: JsonObject = {
-        name: float(value) if isinstance(value, str) else value for name, value in verification["utility"].items()
-    }
+    assert before is not None
+    assert after is not None
+    assert utility is not None
     return VersionMetrics(
         limits,
-        before,
-        after,
-        Utility(**utility),
+        _means(before),
+        _means(after),
+        _utility(utility),
         predicate["training"]["epochs"],
         memorised_count(line["reason"] for line in predicate["requests"]),
         submitters,
     )
 
 
-def _means(values: dict[str, str]) -> Means | None:
+def _utility(values: CertifiedUtility) -> Utility:
+    """Perplexities from a certificate."""
+    return Utility(
+        heldout_perplexity_before=float(values["heldout_perplexity_before"]),
+        heldout_perplexity_after=float(values["heldout_perplexity_after"]),
+        heldout_ratio=float(values["heldout_ratio"]),
+        retain_perplexity_before=float(values["retain_perplexity_before"]),
+        retain_perplexity_after=float(values["retain_perplexity_after"]),
+        retain_ratio=float(values["retain_ratio"]),
+        max_ratio=float(values["max_ratio"]),
+        within_budget=values["within_budget"],
+    )
+
+
+def _means(values: CertifiedMeans | Limits) -> Means | None:
     """Means from a certificate; None if they are suppressed."""
     return None if SUPPRESSED in values.values() else Means(float(values["el"]), float(values["ma"]))

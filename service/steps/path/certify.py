@@ -16,13 +16,13 @@ from service.audit.checkpoint import Proof
 from service.audit.commitments import forget_set_root
 from service.audit.dsse import IN_TOTO
 from service.audit.manifest import FileEntry, manifest
+from service.audit.predicate import Lineage, LogReference
 from service.audit.verification import VerificationError, load_trust
 from service.audit.verify import MODEL_SIGNATURE, check_model_signature
 from service.bootstrap import Services
 from service.db import jobs, log_entries, models, requests
 from service.db.tables import Certificate, DeletionRequest, Job
 from service.domain.errors import DatabaseOutdated, PermanentJobError
-from service.domain.json_types import JsonObject
 from service.domain.states import Outcome, RequestStatus, Stage
 from service.evidence.keyring import TRUST, Keyring
 from service.files import link_or_copy
@@ -74,7 +74,7 @@ def _tested_requests(session: Session, job_id: UUID) -> list[DeletionRequest]:
     return [request for request in requests.of_job(session, job_id) if request.status != RequestStatus.REJECTED]
 
 
-def _lineage(session: Session, job: Job) -> JsonObject:
+def _lineage(session: Session, job: Job) -> Lineage:
     """The certificate's lineage: the version and its parent."""
     passed, parent = job.outcome == Outcome.PASSED, job.parent_version
     certificate = models.certificate(session, parent.job_id)
@@ -178,7 +178,7 @@ def _parent_files(job: Job) -> list[FileEntry]:
     return [entry for entry in job.parent_version.files if entry["path"].startswith("model/")]
 
 
-def _log_evidence(services: Services, job: Job) -> JsonObject:
+def _log_evidence(services: Services, job: Job) -> LogReference:
     """The log's state before the run, and the proof that the log has the job's thresholds."""
     assert job.thresholds_index is not None
     proof = services.log.prove(job.thresholds_index)
@@ -187,7 +187,7 @@ def _log_evidence(services: Services, job: Job) -> JsonObject:
 
 
 def _statement(
-    services: Services, job: Job, tested: list[DeletionRequest], lineage: JsonObject, files: list[FileEntry]
+    services: Services, job: Job, tested: list[DeletionRequest], lineage: Lineage, files: list[FileEntry]
 ) -> bytes:
     """The statement that a job's certificate signs."""
     assert job.report is not None

@@ -16,9 +16,9 @@ from service.db.intake import NewRequest
 from service.db.tables import DeletionRequest
 from service.domain.deadlines import check_received, due_at
 from service.domain.errors import Conflict, Invalid
-from service.domain.json_types import JsonObject
 from service.domain.records import check_records
 from service.domain.states import Hold, RequestStatus
+from service.domain.subject import Subject
 from service.observability.tracing import traceparent
 from service.privacy.envelope import DataKey
 from service.privacy.randomness import random_uuid
@@ -54,7 +54,7 @@ class Submission:
     texts: Sequence[str] = ()
     regulation: str = "gdpr"
     received_at: datetime | None = None
-    subject: JsonObject | None = None
+    subject: Subject | None = None
     subject_ref: str | None = None
     callbacks: Sequence[CallbackTarget] = ()
     resubmits: Resubmission | None = None

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from service.audit.canonical import dumps, loads
-from service.audit.certificate import certified_parameters, threshold_ranges
+from service.audit.certificate import certified_parameters
 from service.audit.commitments import forget_set_root
+from service.audit.numbers import threshold_ranges
 from service.bootstrap import Services
 from service.db import jobs, log_entries, requests
 from service.db.tables import DeletionRequest
@@ -128,7 +129,7 @@ def store_thresholds(services: Services, job_id: UUID, fence: int, baseline: Bas
         )
 
 
-def _baseline_metrics(of_job: Sequence[DeletionRequest], baseline: BaselineSummary) -> JsonObject:
+def _baseline_metrics(of_job: Sequence[DeletionRequest], baseline: BaselineSummary) -> dict[str, object]:
     """A baseline as the API shows it: with the number of memorised requests, and of their submitters."""
     submitters = {of_job[index].api_key_id for index in baseline.memorised}
     values = write_report(baseline) | {"memorised": len(baseline.memorised), "submitters": len(submitters)}

@@ -9,9 +9,10 @@ from service.db import jobs, log_entries, models, requests
 from service.db.tables import DeletionRequest
 from service.domain.deadlines import due_at
 from service.domain.errors import Conflict, Forbidden, Invalid, NotFound
-from service.domain.json_types import JsonObject
 from service.domain.states import Hold, RequestStatus
+from service.domain.subject import Resolution, Subject
 from service.privacy.records import open_records
+from service.schemas.subjects import MatchOut, Preview
 from service.subjects.search import Matches, SearchableCorpora, Unsearchable, check_subject, read_records, search
 
 SNIPPET = 300  # characters of a text
@@ -33,7 +34,10 @@ def approve_request(services: Services, request_id: UUID, api_key_id: UUID, matc
         request = _awaiting_approval(requests.by_id(session, request_id, lock=True))
         if request.api_key_id == api_key_id:
             raise Forbidden("The submitter of a request cannot approve it.")
-        resolution = dict(request.resolution or {"records": [], "approvals": request.model.policy.get("approvals", 1)})
+        approvals_needed: int = request.model.policy.get("approvals", 1)
+        resolution: Resolution = (
+            request.resolution.copy() if request.resolution else {"records": [], "approvals": approvals_needed}
+        )
         chosen = sorted(set(resolution["records"] if matches is None else matches))
         if not set(chosen) <= set(resolution["records"]):
             raise Invalid("The request does not match these records.", field="matches")
@@ -69,7 +73,7 @@ def reject_request(services: Services, request_id: UUID, api_key_id: UUID, reaso
     services.queue.wake("deliver")
 
 
-def list_matches(services: Services, request_id: UUID, after: int, limit: int) -> list[JsonObject]:
+def list_matches(services: Services, request_id: UUID, after: int, limit: int) -> list[MatchOut]:
     """The records that a request would unlearn, with the beginning of each text, for its approvers.
 
     Raises:
@@ -78,10 +82,11 @@ def list_matches(services: Services, request_id: UUID, after: int, limit: int) -
     """
     with services.db.reading() as session:
         request = _awaiting_approval(requests.by_id(session, request_id))
-        resolution = request.resolution or {"records": [], "kinds": {}}
-        kinds = {record_id: kind for kind, ids in resolution["kinds"].items() for record_id in ids}
+        resolution = request.resolution
+        ids_by_kind = resolution["kinds"] if resolution else {}
+        kinds = {record_id: kind for kind, ids in ids_by_kind.items() for record_id in ids}
         submitted = [text.decode() for _, text in open_records(services.wrapper, request)] if after < 0 else []
-        page = [record_id for record_id in resolution["records"] if record_id > after][:limit]
+        page = [record_id for record_id in (resolution["records"] if resolution else []) if record_id > after][:limit]
         try:
             matches = read_records(SearchableCorpora(services.wrapper, session, request.model_id), page)
         except Unsearchable as error:
@@ -94,8 +99,8 @@ def list_matches(services: Services, request_id: UUID, after: int, limit: int) -
         _search_again(services, request_id)
         raise Conflict(f"The matching records are no longer there ({unsearchable}); the service searches again.")
     return [
-        *({"match": None, "kind": "submitted", "text": text[:SNIPPET]} for text in submitted),
-        *({"match": record.id, "kind": kinds[record.id], "text": text[:SNIPPET]} for record, text in matches),
+        *(MatchOut(match=None, kind="submitted", text=text[:SNIPPET]) for text in submitted),
+        *(MatchOut(match=record.id, kind=kinds[record.id], text=text[:SNIPPET]) for record, text in matches),
     ]
 
 
@@ -112,13 +117,13 @@ def _search_again(services: Services, request_id: UUID) -> None:
 def preview_request(
     services: Services,
     model_name: str,
-    subject: JsonObject,
+    subject: Subject,
     regulation: str,
     received_at: datetime | None,
     *,
     texts: bool,
-) -> JsonObject:
-    """What a subject matches now, as the fields of `schemas.Preview`.
+) -> Preview:
+    """What a subject matches now.
 
     Raises:
         Invalid: The model does not exist, or an identity can match nothing.
@@ -141,22 +146,22 @@ def preview_request(
     wait = model.policy.get("max_wait_seconds")
     wait = services.settings.max_wait_seconds if wait is None else wait
     counts = {kind: len(records) for kind, records in matches.kinds.items()}
-    return {
-        "model": model_name,
-        "counts": counts | {"form_letter": matches.form_letters},
-        "searched": matches.searched,
-        "needs_approval": matches.ambiguous or model.policy.get("approvals", 0) > 0,
-        "due_at": due_at(received_at or datetime.now(UTC), regulation),
-        "batch": "after the job that is running" if busy else f"within {wait:g} s",
-        "matches": snippets,
-    }
+    return Preview(
+        model=model_name,
+        counts=counts | {"form_letter": matches.form_letters},
+        searched=matches.searched,
+        needs_approval=matches.ambiguous or model.policy.get("approvals", 0) > 0,
+        due_at=due_at(received_at or datetime.now(UTC), regulation),
+        batch="after the job that is running" if busy else f"within {wait:g} s",
+        matches=snippets,
+    )
 
 
-def _snippets(sources: SearchableCorpora, matches: Matches) -> list[JsonObject]:
+def _snippets(sources: SearchableCorpora, matches: Matches) -> list[MatchOut]:
     """The first matches with the beginning of each text."""
     kinds = {record.id: kind for kind, records in matches.kinds.items() for record in records}
     texts = read_records(sources, list(kinds)[:MAX_PREVIEWED])
-    return [{"match": record.id, "kind": kinds[record.id], "text": text[:SNIPPET]} for record, text in texts]
+    return [MatchOut(match=record.id, kind=kinds[record.id], text=text[:SNIPPET]) for record, text in texts]
 
 
 def _awaiting_approval(request: DeletionRequest | None) -> DeletionRequest:

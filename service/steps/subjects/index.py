@@ -17,7 +17,6 @@ from service.bootstrap import Services
 from service.db import corpora, log_entries, models
 from service.db.corpus_tables import Corpus
 from service.domain.errors import Conflict, Invalid, NotFound
-from service.domain.json_types import JsonObject
 from service.observability.logging import get_logger
 from service.subjects import near_copies
 from service.subjects.identifiers import Hasher
@@ -173,7 +172,7 @@ def _store_chunk(services: Services, corpus: Corpus, chunk: list[Row], hasher: H
     return True
 
 
-def _entries(corpus: Corpus, chunk: list[Row], hasher: Hasher) -> Iterator[JsonObject]:
+def _entries(corpus: Corpus, chunk: list[Row], hasher: Hasher) -> Iterator[dict[str, object]]:
     """The index entry of each record."""
     for row in chunk:
         named = [(kind, row.columns[column]) for column, kind in corpus.columns.items() if row.columns.get(column)]

@@ -15,8 +15,8 @@ from service.audit import commitments
 from service.bootstrap import Services
 from service.db import corpora, log_entries, outbox, requests
 from service.db.tables import DeletionRequest
-from service.domain.json_types import JsonObject
 from service.domain.states import Hold, RequestStatus
+from service.domain.subject import Resolution
 from service.observability.tracing import span
 from service.privacy.records import request_data_key, request_subject, seal_records
 from service.subjects.search import SearchableCorpora, Unsearchable, read_records, search, searched_corpora
@@ -87,7 +87,7 @@ def _is_unresolved(request: DeletionRequest) -> bool:
     return request.status == RequestStatus.PENDING and request.hold == Hold.RESOLVE
 
 
-def _search_result(services: Services, sources: SearchableCorpora, request: DeletionRequest) -> JsonObject:
+def _search_result(services: Services, sources: SearchableCorpora, request: DeletionRequest) -> Resolution:
     """The resolution of a request: the ids of matching records, and how many approvals they need."""
     matches = search(sources, request_subject(services.wrapper, request))
     kinds = {kind: [record.id for record in records] for kind, records in matches.kinds.items()}
@@ -100,7 +100,7 @@ def _search_result(services: Services, sources: SearchableCorpora, request: Dele
     }
 
 
-def _texts_to_add(sources: SearchableCorpora, request: DeletionRequest, resolution: JsonObject) -> list[bytes] | None:
+def _texts_to_add(sources: SearchableCorpora, request: DeletionRequest, resolution: Resolution) -> list[bytes] | None:
     """The texts to add to a request, each once; None if they need approval first.
 
     A single short word, such as "ok" in a table, is left out if there are other texts: if nothing can be measured on
@@ -115,7 +115,7 @@ def _texts_to_add(sources: SearchableCorpora, request: DeletionRequest, resoluti
 
 
 def _add_texts(
-    services: Services, session: Session, request: DeletionRequest, texts: Sequence[bytes], resolution: JsonObject
+    services: Services, session: Session, request: DeletionRequest, texts: Sequence[bytes], resolution: Resolution
 ) -> None:
     """Seal texts into a request; a request without any text ends."""
     data_key, first = request_data_key(services.wrapper, request), request.records_count

@@ -1,0 +1,200 @@
+"""The types of a certificate's statement, as its schema describes them.
+
+Numbers are decimal strings. A statement that was read from a file has these types only once it fits its schema.
+"""
+
+from typing import NotRequired, TypedDict
+
+from service.audit.log_entry import LogState
+from service.domain.json_types import JsonObject
+
+
+class Lineage(TypedDict):
+    """The version and its parent; `version` and `supersedes` are None if nothing was published."""
+
+    model: str
+    version: int | None
+    parent_version: int
+    parent_manifest: str
+    parent_certificate: str | None
+    supersedes: int | None
+
+
+class LogReference(TypedDict):
+    """The log, its state before the run, and the proof that it held the thresholds by then."""
+
+    origin: str
+    before: LogState
+    thresholds: str
+
+
+class Artefacts(TypedDict):
+    """What was merged, in which precision it was evaluated, and whether it was published."""
+
+    merge: str
+    published: bool
+    sequence_length: int
+    weights_dtype: str
+    evaluated_dtype: str
+    adapter_sha256: str | None
+
+
+class ForgetSet(TypedDict):
+    """The size of the forget set, in ranges, and the commitment to it; schema 1 has no submitters."""
+
+    commitment_root: str
+    requests: int
+    records: str
+    submitters: NotRequired[str]
+
+
+class CertifiedRequest(TypedDict):
+    """The line of one request."""
+
+    ref: str
+    commitment: str
+    verdict: str
+    reason: str | None
+    supplements: str | None
+
+
+class CertifiedTexts(TypedDict):
+    """The retain or held-out texts."""
+
+    role: str
+    sha256: str
+    records: int
+
+
+class Method(TypedDict):
+    """The method and its parameters; a policy may have any parameter."""
+
+    name: str
+    source: str
+    parameters: JsonObject
+
+
+class CertifiedMeans(TypedDict):
+    """Mean EL and mean MA, or `SUPPRESSED` each."""
+
+    el: str
+    ma: str
+
+
+class Limits(TypedDict, total=False):
+    """The limits of the means; empty if nothing was measured."""
+
+    el: str
+    ma: str
+
+
+class CertifiedUtility(TypedDict):
+    """Perplexities before and after the run, and whether the policy's budget was kept."""
+
+    heldout_perplexity_before: str
+    heldout_perplexity_after: str
+    heldout_ratio: str
+    retain_perplexity_before: str
+    retain_perplexity_after: str
+    retain_ratio: str
+    max_ratio: str
+    within_budget: bool
+
+
+class CertifiedEarlier(TypedDict):
+    """How many requests of earlier versions were measured again, and the refs of those that came back."""
+
+    requests: int
+    regressed: list[str]
+
+
+class Attack(TypedDict):
+    """An attempt to extract the texts, run or not run."""
+
+    name: str
+    status: str
+    result: str | None
+
+
+class Verification(TypedDict):
+    """The tests, their thresholds by range of lengths, and their results."""
+
+    criterion: str
+    evaluated: str
+    thresholds: list[dict[str, str | int]]
+    limits: Limits
+    before: CertifiedMeans | None
+    after: CertifiedMeans | None
+    suppressed_under: int
+    utility: CertifiedUtility | None
+    earlier: CertifiedEarlier | None
+    attacks: list[Attack]
+
+
+class CertifiedEpoch(CertifiedMeans):
+    """The metrics after one epoch."""
+
+    epoch: int
+    heldout_perplexity: str
+
+
+class Training(TypedDict):
+    """The number of epochs, the seconds of each stage, and the metrics after each epoch."""
+
+    epochs: int
+    seconds: dict[str, str]
+    trajectory: list[CertifiedEpoch]
+
+
+class CertifiedEnvironment(TypedDict):
+    """What the run was computed with; `installed` and `code` are digests."""
+
+    device: str
+    python: str
+    packages: dict[str, str]
+    installed: str
+    code: str
+
+
+class Predicate(TypedDict):
+    """What a certificate states."""
+
+    title: str
+    schema: str
+    certificate_id: str
+    issuer: str
+    issued_at: str
+    scope: str
+    lineage: Lineage
+    log: LogReference
+    artefacts: Artefacts
+    forget_set: ForgetSet
+    requests: list[CertifiedRequest]
+    corpora: list[CertifiedTexts]
+    method: Method
+    verification: Verification
+    training: Training
+    environment: CertifiedEnvironment
+    overall: str
+
+
+class Digest(TypedDict):
+    """The digest of a file."""
+
+    sha256: str
+
+
+class CertifiedFile(TypedDict):
+    """A file that the certificate covers."""
+
+    name: str
+    digest: Digest
+
+
+class Statement(TypedDict):
+    """An in-toto Statement about files."""
+
+    _type: str
+    subject: list[CertifiedFile]
+    predicateType: str  # in-toto's name
+    predicate: Predicate
