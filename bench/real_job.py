@@ -109,9 +109,8 @@ def main() -> int:
         print(f"{len(sent)} requests, {len(forget)} sequences; published, downloaded, verified offline.\n")
         seconds = {name: float(value) for name, value in statement["training"]["seconds"].items()}
         print(table(version, history, seconds, wall))
-        before, after = (
-            heldout_accuracy(f, pile, policy) for f in (arguments.model, Path(folder) / "release" / "model")
-        )
+        folders = (arguments.model, Path(folder) / "release" / "model")
+        before, after = (heldout_accuracy(f, pile, policy) for f in folders)
         print(f"Held-out MA, over those windows: {before:.4f} before, {after:.4f} after.")
     return 0
 
