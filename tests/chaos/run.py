@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests import support
 from tests.chaos.faults import APPLIES, CALLBACK, CASES, PERSON, POINTS, Case, injected
-from tests.chaos.stack import PATIENCE, Chaos
+from tests.chaos.stack import TIMEOUT_SECONDS, Chaos
 
 POLICY = {**support.POLICY, "max_wait_seconds": 0, "min_epoch_steps": 4, "max_epochs": 40}
 NEEDS_MOUNT = {"disk full", "read-only"}
@@ -58,7 +58,7 @@ def _run(stack: Chaos, case: Case, chance: random.Random) -> list[str]:
             pid = stack.halted(case.point)
         problems = stack.readable() if case.fault == "kill" else []
         with injected(stack, case, pid, chance):
-            asked.result(PATIENCE)
+            asked.result(TIMEOUT_SECONDS)
             problems += stack.ended()
             if case.fault == "frozen" and case.point in CALLBACK:
                 problems += stack.missing_callbacks(name, 2 if case.point == "delivered.commit" else 1)

@@ -164,7 +164,7 @@ def test_requests_from_the_command_line(stack, folder, run, tmp_path):
     later = run("requests", "extend", made["id"], "--reason", "complexity", "--json")
     assert later["due_at"] > made["due_at"]
     assert run("requests", "cancel", made["id"], "--json")["status"] == "cancelled"
-    assert "only a pending one" in run("requests", "cancel", made["id"], code=1)
+    assert "only a pending request can be cancelled" in run("requests", "cancel", made["id"], code=1)
     corpus = tmp_path / "crm.csv"
     corpus.write_text("text,customer\n" + "".join(f'"{text}",{i}\n' for i, text in enumerate(support.KNOWN)))
     added = run("corpora", "add", "shell", "crm", str(corpus), "--column", "customer=controller_customer_id", "--json")

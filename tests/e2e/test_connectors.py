@@ -20,7 +20,7 @@ from tests import support
 from tests.e2e.conftest import Running, register, wait_until
 from tests.receiver import receiving
 
-DOCS = Path(__file__).parents[2] / "docs"
+FIDES = Path(__file__).parents[2] / "docs" / "guides" / "fides"
 SECRET, INTERNAL, BEARER = "datagrail-secret", "sombra-internal", "transcend-key"
 SOMBRA = ec.generate_private_key(ec.SECP384R1())
 
@@ -60,10 +60,10 @@ class Fides:
 
     def __init__(self, url: str, secrets: dict[str, str], endpoints: Path | None = None) -> None:
         """Load the connector that the documentation ships."""
-        text = (DOCS / "fides" / "config.yml").read_text().replace("<instance_fides_key>", "unlearnd_1")
+        text = (FIDES / "config.yml").read_text().replace("<instance_fides_key>", "unlearnd_1")
         config = yaml.safe_load(text)["saas_config"]
         assert {p["name"] for p in config["connector_params"]} == set(secrets)
-        dataset = yaml.safe_load((DOCS / "fides" / "dataset.yml").read_text())["dataset"][0]
+        dataset = yaml.safe_load((FIDES / "dataset.yml").read_text())["dataset"][0]
         described = yaml.safe_load(endpoints.read_text())["endpoints"] if endpoints else config["endpoints"]
         assert [c["name"] for c in dataset["collections"]] == [e["name"] for e in described]
         self.request, self.test, self.values = described[0]["requests"]["delete"], config["test_request"], dict(secrets)
@@ -138,14 +138,14 @@ def test_fides_is_called_back(world, fides):
     receiver = world[1]
     values = {"reply_to": "/api/v1/request-task/callback", "reply_to_token": "token-1"}
     receiver.answers[:] = [400]  # not awaiting_processing yet: it is called again
-    answer = fides(endpoints=DOCS / "fides" / "callback.yml").erase(
+    answer = fides(endpoints=FIDES / "callback.yml").erase(
         email="person2@example.org", privacy_request_id="pri_4", **values
     )
     assert answer.status_code == 202, answer.text
     first, again = receiver.until("/fides/api/v1/request-task/callback", 2, 180)
     assert (again.method, again.json) == ("POST", {"rows_masked": 1})
     assert again.headers["authorization"] == first.headers["authorization"] == "Bearer token-1"
-    failed = fides("bad", endpoints=DOCS / "fides" / "callback.yml").erase(
+    failed = fides("bad", endpoints=FIDES / "callback.yml").erase(
         email="person3@example.org", privacy_request_id="pri_5", **values
     )
     outcome = world[0].client.wait(failed.json()["id"], 180)

@@ -83,7 +83,7 @@ def list_matches(services: Services, request_id: UUID, after: int, limit: int) -
     with services.db.reading() as session:
         request = _awaiting_approval(requests.by_id(session, request_id))
         resolution = request.resolution
-        ids_by_kind = resolution["kinds"] if resolution else {}
+        ids_by_kind = resolution.get("kinds", {}) if resolution else {}  # texts alone: nobody was searched for
         kinds = {record_id: kind for kind, ids in ids_by_kind.items() for record_id in ids}
         submitted = [text.decode() for _, text in open_records(services.wrapper, request)] if after < 0 else []
         page = [record_id for record_id in (resolution["records"] if resolution else []) if record_id > after][:limit]

@@ -114,6 +114,7 @@ def test_two_people_have_to_approve_where_the_policy_says_so(api, services, base
     assert api.get(f"{REQUESTS}/{request['id']}/matches", headers=one).json()[0]["text"] == "A text."
     assert api.post(url, json={}, headers=one).json()["waits_for"] == "approval"
     assert api.post(url, json={}, headers=one).status_code == 409
+    assert api.get(f"{REQUESTS}/{request['id']}/matches", headers=two).json()[0]["text"] == "A text."
     assert batch_requests(services, the_model_id(services)) is None
     assert api.post(url, json={}, headers=two).json()["waits_for"] is None
     assert batch_requests(services, the_model_id(services)) is not None
