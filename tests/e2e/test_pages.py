@@ -29,6 +29,9 @@ ENDS = {  # what the page's commands must print
     "docs/guides/subjects.md": ["1 by identifier", "it waits", "waits_for    approval", "version      2"],
     "docs/guides/transcend.md": ['{"status": "queued"}', "status       completed"],
 }
+SAME_PATH = {  # it, through another platform's door: `make test-all`; the doors themselves are tested in `make test`
+    f"docs/guides/{guide}.md" for guide in ("access", "callbacks", "datagrail", "fides", "opendsr", "transcend")
+}
 ELSEWHERE = {  # run by another test, which has what they need
     "docs/guides/auditor.md": "tests/service/evidence/test_log_keeper.py: needs a release, its trust.json and logs",
     "docs/guides/operations.md": "tests/service/steps/operator/test_restore.py: needs servers whose data it destroys",
@@ -82,7 +85,9 @@ def run_page(page: str, clone: Path, seconds: float = 240) -> str:
     return printed
 
 
-@pytest.mark.parametrize("page", ENDS)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=pytest.mark.slow if page in SAME_PATH else ()) for page in ENDS]
+)
 def test_a_page_leads_from_nothing_to_what_it_promises(page, clone):
     """Nothing is known to its shell: the page makes everything that it uses."""
     printed = run_page(page, clone)

@@ -17,6 +17,7 @@ from service.steps.path.verify import store_report
 from tests.growth import grow
 from tests.service.conftest import REQUESTS, only_model, submit
 from tests.service.jobs import EPOCH, REPORT, baseline, child_report, claim, expire
+from tests.status_door import planting
 
 
 def test_a_job_is_claimed_once_until_its_lease_runs_out(services, job):
@@ -66,7 +67,7 @@ def test_two_workers_over_200_jobs_never_run_one_at_a_time_twice(services, model
     (The same with whole compute workers and their children is in `tests/chaos`, marked slow.)
     """
     grow(services, "tiny", versions=200)
-    with services.db.transaction() as session:
+    with planting(), services.db.transaction() as session:
         # One active job a model is the rule; here what is asked is who claims, so the models are made up.
         for statement in (
             "INSERT INTO models (id, name, policy, retain, heldout) "

@@ -267,4 +267,4 @@ def test_an_auditor_can_follow_the_page(services, model, api, exported, tmp_path
     assert said["verify"].startswith("verified: tiny version 1")
     assert said["verify-log"].startswith("verified: unlearnd/log")
     assert said["verify-record"].startswith("verified: the text is record 0")
-    assert request["ref"] in (tmp_path / "record.html").read_text()
+    assert request["ref"] in (tmp_path / "certificate.html").read_text()
