@@ -2,8 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
-# Three processes keep two cores busy: the tests of the stack wait for it.
-FAST := -n 3 --durations=20 -m "not slow and not gpu"
+FAST := -n 2 --durations=20 -m "not slow and not gpu"
 .DEFAULT_GOAL := help
 
 .PHONY: help setup lock format check test coverage chaos test-all sbom audit demo sample docs clean

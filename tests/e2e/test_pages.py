@@ -29,8 +29,12 @@ ENDS = {  # what the page's commands must print
     "docs/guides/subjects.md": ["1 by identifier", "it waits", "waits_for    approval", "version      2"],
     "docs/guides/transcend.md": ['{"status": "queued"}', "status       completed"],
 }
-SAME_PATH = {  # it, through another platform's door: `make test-all`; the doors themselves are tested in `make test`
-    f"docs/guides/{guide}.md" for guide in ("access", "callbacks", "datagrail", "fides", "opendsr", "transcend")
+SAME_PATH = {  # the quickstart's, or it through another door: `make test-all`; `make test` has tests of the doors
+    "README.md",
+    *(
+        f"docs/guides/{name}.md"
+        for name in ("access", "callbacks", "datagrail", "fides", "hub", "opendsr", "transcend")
+    ),
 }
 ELSEWHERE = {  # run by another test, which has what they need
     "docs/guides/auditor.md": "tests/service/evidence/test_log_keeper.py: needs a release, its trust.json and logs",
