@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from uuid import UUID
 
 from service.config import Settings
+from service.db import key_epochs
 from service.db.group_commit import GroupCommit
 from service.db.intake import NewRequest, request_intake
 from service.db.session import Database
@@ -12,6 +14,7 @@ from service.evidence.keyring import Keyring
 from service.evidence.log_keeper import LogKeeper
 from service.evidence.opendsr_key import OpenDsrKey
 from service.privacy.envelope import FileKeyWrapper, KeyWrapper
+from service.privacy.epochs import EpochKeys
 from service.privacy.kms import KmsKeyWrapper
 from service.queue import Queue
 from service.storage.interface import Storage
@@ -28,7 +31,7 @@ class Services:
     db: Database
     storage: Storage
     queue: Queue
-    wrapper: KeyWrapper
+    wrapper: EpochKeys
 
     @cached_property
     def keyring(self) -> Keyring:
@@ -67,13 +70,24 @@ def build(settings: Settings | None = None, *, create: bool = True) -> Services:
     for name in ("database_url", "broker_url"):
         if not getattr(settings, name):
             raise SystemExit(f"UNLEARND_{name.upper()} is not set")
+    db = Database(settings.database_url, pool_size=settings.database_pool)
+
+    def register(epoch: UUID) -> None:
+        with db.transaction() as session:
+            key_epochs.insert(session, epoch)
+
     return Services(
         settings,
-        Database(settings.database_url, pool_size=settings.database_pool),
+        db,
         LocalStorage(settings.storage_dir, create=create),
         Queue(settings.broker_url),
-        key_wrapper(settings),
+        EpochKeys(key_wrapper(settings), epochs_folder(settings), settings.epoch_seconds, register),
     )
+
+
+def epochs_folder(settings: Settings) -> Path:
+    """The folder of epoch keys."""
+    return settings.keys_dir / "epochs" if settings.epochs_dir == Path() else settings.epochs_dir
 
 
 def key_wrapper(settings: Settings) -> KeyWrapper:
@@ -86,5 +100,6 @@ def key_wrapper(settings: Settings) -> KeyWrapper:
 def create_keys(settings: Settings) -> None:
     """Make the key-encryption key and the signing keys, mode 0600. Existing keys stay."""
     key_wrapper(settings).create()
+    epochs_folder(settings).mkdir(mode=0o700, parents=True, exist_ok=True)
     Keyring(settings.keys_dir).create()
     OpenDsrKey(settings.keys_dir, settings.processor_domain).create()

@@ -54,6 +54,11 @@ class Settings(BaseSettings):
     max_attempts: int = Field(3, description="claims of a job before it is quarantined")
     database_pool: int = Field(10, description="database connections that a process keeps open")
     custody_days: float = Field(90, description="days after its end that a request's texts are kept, unless it failed")
+    failed_custody_days: float = Field(180, description="the same for a failed request, which may have to be retried")
+    epochs_dir: Path = Field(
+        Path(), description="the folder of epoch keys, shared by all processes; empty: `epochs` in UNLEARND_KEYS_DIR"
+    )
+    epoch_seconds: float = Field(86_400, description="how long a process wraps data keys under one epoch key")
     callback_seconds: float = Field(10, description="how long the receiver of a callback may take to answer")
     requests_per_minute: int = Field(30_000, description="limit of one API key in each API process; 0: no limit")
     oauth_jwks_url: str = Field("", description="URL of an OAuth 2 issuer's keys; empty: only API keys are accepted")

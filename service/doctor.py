@@ -24,8 +24,9 @@ from service.audit.merkle import leaf_hash
 from service.audit.trust import ROLES
 from service.bootstrap import KEK, Services
 from service.db import diagnostics, models
+from service.domain.errors import NotFound
 from service.evidence.log_keeper import LogBusy, LogForked
-from service.privacy.envelope import DataKey
+from service.privacy.envelope import HASH_KEYS, DataKey
 from service.privacy.kms import HASH_KEY
 
 SKEW = timedelta(seconds=5)  # allowed difference between this host's clock and the database's
@@ -68,7 +69,7 @@ def examine(services: Services, *, now: datetime | None = None) -> list[Finding]
 def _keys(services: Services) -> Iterator[Finding]:
     """Every key file exists, and only its owner can read it."""
     folder = services.settings.keys_dir
-    wrapping = (HASH_KEY,) if services.settings.kms_key_id else (KEK,)
+    wrapping = (HASH_KEY,) if services.settings.kms_key_id else (KEK, HASH_KEYS)
     for name in (*wrapping, *(f"{role}.pem" for role in ROLES)):
         path = folder / name
         if not path.exists():
@@ -153,6 +154,9 @@ def _sealed(session: Session, services: Services, _: datetime) -> Iterator[Findi
     try:
         if newest is not None:
             DataKey.unwrap(newest[0], newest[1], services.wrapper)
+    except NotFound:
+        problem = "The epoch key of the newest request is missing, so nobody can read its texts."
+        yield Finding("keys", problem, "Restore the folder of epoch keys, or run `unlearnd reconcile` after a restore.")
     except (InvalidTag, OSError, ValueError):
         problem = "The key-encryption key does not open the newest request."
         yield Finding("keys", problem, "Restore the kek that sealed it from your backup of the keys.")

@@ -31,11 +31,13 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def write_atomically(path: Path, content: str) -> None:
+def write_atomically(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
     """Write a small file durably; a crash leaves either the old content or the new."""
     temporary = path.with_name(f".{path.name}")  # overwrites a file that a crash left
-    temporary.write_text(content)
-    fsync(temporary)
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as handle:
+        handle.write(content.encode() if isinstance(content, str) else content)
+        handle.flush()
+        os.fsync(handle.fileno())
     temporary.replace(path)
     fsync(path.parent)
 
@@ -87,6 +89,23 @@ def write_private(path: Path, data: bytes) -> None:
         pass
     finally:
         temporary.unlink()
+
+
+def destroy_file(path: Path) -> None:
+    """Overwrite a small file, then unlink it. A file that does not exist is fine.
+
+    On a disk that writes elsewhere (flash, copy on write) the old blocks may stay until the disk reuses them.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY)
+    except FileNotFoundError:
+        return
+    with os.fdopen(descriptor, "wb") as handle:
+        handle.write(os.urandom(os.fstat(descriptor).st_size))
+        handle.flush()
+        os.fsync(descriptor)
+    path.unlink(missing_ok=True)
+    fsync(path.parent)
 
 
 def file_sha256(path: Path) -> str:

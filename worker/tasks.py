@@ -20,6 +20,7 @@ from service.steps.subjects.index import index_corpus
 from service.steps.subjects.resolve import resolve_request
 from service.steps.upkeep.deliver import deliver_callbacks
 from service.steps.upkeep.purge import purge_due, purge_restored
+from service.steps.upkeep.shred import rewrap_restored, shred_purged
 from service.steps.upkeep.sweep import collect_garbage, wake_lost_work
 from worker.app import app, get_services, stopping
 from worker.steps.run import run_job
@@ -119,7 +120,9 @@ def collect() -> None:
     """Bring a restored database up to date, purge texts whose window has passed, remove garbage, sign the log."""
     services = get_services()
     reconcile(services)
+    rewrap_restored(services)
     purge_restored(services)
     purge_due(services)
+    shred_purged(services)
     collect_garbage(services)
     services.log.sign()  # so that the newest checkpoint is not older than the last collection

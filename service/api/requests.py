@@ -21,6 +21,7 @@ from service.schemas.requests import ExtensionIn, Receipt, RecordOpening, Reques
 from service.steps.operator.retry import retry_request
 from service.steps.path.amend import cancel_request, extend_deadline
 from service.steps.path.request import Resubmission, Submission, accept_request
+from service.steps.upkeep.purge import purge_request
 
 router = APIRouter(prefix="/v1/deletion-requests", tags=["deletion requests"])
 IdempotencyKey = Annotated[
@@ -162,4 +163,11 @@ def extend(request_id: UUID, body: ExtensionIn, services: ServicesDep, caller: S
 def retry(request_id: UUID, services: ServicesDep, caller: Admin) -> RequestOut:
     """Make a failed request pending again, once an operator has removed the cause."""
     retry_request(services, request_id)
+    return get(request_id, services, caller)
+
+
+@router.post("/{request_id}/purge")
+def purge(request_id: UUID, services: ServicesDep, caller: Admin) -> RequestOut:
+    """Purge the texts of a request that has ended, before its time. A purged request cannot be retried or tested."""
+    purge_request(services, request_id)
     return get(request_id, services, caller)

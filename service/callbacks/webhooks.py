@@ -20,7 +20,7 @@ from uuid import UUID
 
 import httpcore
 
-from service.privacy.envelope import KeyWrapper
+from service.privacy.envelope import Wrapper
 
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv4 addresses behind a translator (RFC 6052)
 # Networks that `is_global` counts as public and that are not: of translators and relays, and deprecated ones.
@@ -38,7 +38,7 @@ class RefusedTarget(ValueError):
     """The call would go to an address that is not public."""
 
 
-def webhook_secret(wrapper: KeyWrapper, api_key_id: UUID) -> str:
+def webhook_secret(wrapper: Wrapper, api_key_id: UUID) -> str:
     """The secret that signs the calls about this API key's requests."""
     return "whsec_" + base64.b64encode(wrapper.keyed_hash("webhook", api_key_id.bytes)).decode()
 

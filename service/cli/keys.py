@@ -73,6 +73,30 @@ def keys_rotate(
     services.close()
 
 
+@keys.command("rotate-master")
+def keys_rotate_master(
+    kms_key_id: Annotated[
+        str | None, typer.Option(help="The KMS key that replaces the present one. Stop the service first.")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Replace the key-encryption key and destroy the old one. Requests stay readable, keyed hashes stay the same."""
+    from service.domain.errors import Conflict
+    from service.steps.operator.rotate import rotate_master_key
+
+    services = local_services(data_dir)
+    try:
+        count = rotate_master_key(services, kms_key_id)
+    except Conflict as error:
+        raise typer.BadParameter(error.detail, param_hint="--kms-key-id") from error
+    if data_dir is not None:
+        from service.local.supervisor import compute_keys
+
+        compute_keys(services.settings.keys_dir)
+    services.close()
+    stderr_console.print(f"wrapped again: {count} epoch keys", highlight=False)
+
+
 @keys.command("distrust")
 def keys_distrust(
     keyid: Annotated[str, typer.Argument(help="The id of a signing key, from trust.json.")], data_dir: DataDir = None

@@ -231,6 +231,12 @@ def requests_retry(request_id: RequestId, as_json: AsJson = False) -> None:
     show(connect().retry_request(request_id), as_json, "id", "status", "due_at")
 
 
+@requests.command("purge")
+def requests_purge(request_id: RequestId, as_json: AsJson = False) -> None:
+    """Purge the texts of a request that has ended, before its time. It cannot be retried after that."""
+    show(connect().purge_request(request_id), as_json, "id", "status")
+
+
 @requests.command("watch")
 def requests_watch(request_id: RequestId, as_json: AsJson = False) -> None:
     """Follow a request live until it ends. The exit code is 0 if it completed or needed no training."""

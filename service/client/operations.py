@@ -112,6 +112,10 @@ class Operations(Generic[Answer]):
         """Make a failed request pending again."""
         return self.call("POST", f"/v1/deletion-requests/{request_id}/retry")
 
+    def purge_request(self, request_id: str) -> Answer:
+        """Purge the texts of a request that has ended, before its time."""
+        return self.call("POST", f"/v1/deletion-requests/{request_id}/purge")
+
     def job(self, job_id: str) -> Answer:
         """Return one job."""
         return self.call("GET", f"/v1/jobs/{job_id}")

@@ -12,7 +12,7 @@ from sqlalchemy.sql.selectable import ForUpdateArg
 
 from service.db import outbox
 from service.db.paging import Page, page
-from service.db.tables import Approval, DeletionRequest, Model, Outbox, Record
+from service.db.tables import Approval, DeletionRequest, KeyEpoch, Model, Outbox, Record
 from service.domain.errors import IllegalTransition
 from service.domain.notifications import is_notified
 from service.domain.states import REQUEST_TRANSITIONS, TERMINAL_REQUESTS, Hold, RequestStatus, check_request
@@ -165,15 +165,18 @@ def _write_status(session: Session, request: DeletionRequest, values: Mapping[st
         set_committed_value(request, name, value)
 
 
-def purgeable(session: Session, window: timedelta, limit: int) -> list[UUID]:
-    """Requests to purge: they ended longer ago than `window`, did not fail, and have no undelivered callback."""
+def purgeable(session: Session, window: timedelta, failed_window: timedelta, limit: int) -> list[UUID]:
+    """Requests to purge: they ended longer ago than their window, and have no undelivered callback."""
     request = DeletionRequest
     undelivered = Outbox.delivered_at.is_(None) & Outbox.next_at.is_not(None)
     callback = select(Outbox.id).where(Outbox.request_id == request.id, undelivered)
     due = (
         select(request.id)
-        .where(request.wrapped_key.is_not(None), request.status.in_(TERMINAL_REQUESTS - {RequestStatus.FAILED}))
-        .where(request.finished_at < func.now() - window)
+        .where(request.wrapped_key.is_not(None), request.status.in_(TERMINAL_REQUESTS))
+        .where(
+            (request.finished_at < func.now() - failed_window)
+            | (request.finished_at < func.now() - window) & (request.status != RequestStatus.FAILED)
+        )
         .where(~callback.exists())
         .order_by(request.finished_at)
         .limit(limit)
@@ -188,12 +191,26 @@ def unpurged(session: Session, among: list[UUID]) -> list[UUID]:
 
 
 def purge(session: Session, request_id: UUID) -> str | None:
-    """Destroy a request's data key and everything sealed with it; returns its ref, or None if it was purged before."""
+    """Delete a request's data key and everything sealed with it; returns its ref, or None if it was purged before.
+
+    PostgreSQL keeps deleted bytes for a while. They are unreadable once `steps.upkeep.shred` has destroyed the key of
+    the request's epoch, which is marked here.
+    """
     session.execute(delete(Record).where(Record.request_id == request_id))
+    epoch = select(DeletionRequest.key_epoch).where(DeletionRequest.id == request_id).scalar_subquery()
+    session.execute(update(KeyEpoch).where(KeyEpoch.id == epoch).values(has_purged=True))
     return session.scalar(
         update(DeletionRequest)
         .where(DeletionRequest.id == request_id, DeletionRequest.wrapped_key.is_not(None))
-        .values(wrapped_key=None, subject_ref=None, callback_url=None, subject=None, resolution=None, body_hash=b"")
+        .values(
+            wrapped_key=None,
+            key_epoch=None,
+            subject_ref=None,
+            callback_url=None,
+            subject=None,
+            resolution=None,
+            body_hash=b"",
+        )
         .returning(DeletionRequest.ref)
     )
 

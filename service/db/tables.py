@@ -130,6 +130,16 @@ class Job(Base):
     version: Mapped[Version | None] = relationship(foreign_keys=[Version.job_id], viewonly=True)
 
 
+class KeyEpoch(Base):
+    """A period in which data keys are wrapped under one key; see `privacy.epochs`. The key is not in the database."""
+
+    __tablename__ = "key_epochs"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    has_purged: Mapped[bool] = mapped_column(server_default="false", comment="so the key is to be destroyed")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
 class DeletionRequest(Base):
     """One person's request. Everything that could identify the person is sealed."""
 
@@ -143,6 +153,7 @@ class DeletionRequest(Base):
         Index("ix_deletion_requests_status_seq", "status", "seq"),
         Index("ix_deletion_requests_api_key_id_seq", "api_key_id", "seq"),
         Index("ix_deletion_requests_due_at", "due_at"),
+        Index("ix_deletion_requests_key_epoch", "key_epoch", postgresql_where=text("key_epoch IS NOT NULL")),
         Index("ix_deletion_requests_held", "hold", "due_at", postgresql_where=text(HELD)),
         CheckConstraint("records_count >= 0", name="counts_records"),
     )
@@ -163,6 +174,7 @@ class DeletionRequest(Base):
     commitment: Mapped[bytes] = mapped_column(comment="request leaf over the records' commitments")
     supplements: Mapped[str | None] = mapped_column(comment="ref of a request whose texts were submitted again")
     wrapped_key: Mapped[bytes | None] = mapped_column(comment="data key, wrapped; purge destroys it")
+    key_epoch: Mapped[UUID | None] = mapped_column(ForeignKey("key_epochs.id"), comment="whose key wraps the data key")
     subject_ref: Mapped[bytes | None] = mapped_column(comment="sealed")
     callback_url: Mapped[bytes | None] = mapped_column(comment="sealed; one, or JSON of several with their tokens")
     callbacks: Mapped[int] = mapped_column(server_default="0", comment="how many they are")

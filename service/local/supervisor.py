@@ -130,6 +130,7 @@ class Stack:
             "UNLEARND_BROKER_URL": valkey.url(sockets),
             "UNLEARND_STORAGE_DIR": str(self.data / "storage"),
             "UNLEARND_KEYS_DIR": str(self.data / "keys"),
+            "UNLEARND_EPOCHS_DIR": str(self.data / "keys" / "epochs"),
             "UNLEARND_MAX_WAIT_SECONDS": "2",
             "UNLEARND_SWEEP_SECONDS": "1",
             "UNLEARND_LEASE_SECONDS": "10",

@@ -7,10 +7,11 @@ from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
 
-from service.files import write_private
+from service.files import write_atomically, write_private
 from service.privacy.envelope import derived_hash
 
 HASH_KEY = "hash-key.kms"
+HASH_CONTEXT = b"hash key"
 
 
 class _KmsClient(Protocol):
@@ -41,12 +42,12 @@ class KmsKeyWrapper:
 
     @cached_property
     def _hash_key(self) -> bytes:
-        return self.unwrap(self._path.read_bytes(), b"hash key")
+        return self.unwrap(self._path.read_bytes(), HASH_CONTEXT)
 
     def create(self) -> None:
         """Make the wrapped key for hashes, unless its file exists."""
         answer = self._kms.generate_data_key_without_plaintext(
-            KeyId=self._key_id, NumberOfBytes=32, EncryptionContext=_context(b"hash key")
+            KeyId=self._key_id, NumberOfBytes=32, EncryptionContext=_context(HASH_CONTEXT)
         )
         write_private(self._path, answer["CiphertextBlob"])
 
@@ -66,6 +67,10 @@ class KmsKeyWrapper:
                 raise InvalidTag from error
             raise
         return answer["Plaintext"]
+
+    def rotate_hash_key(self, new: "KmsKeyWrapper") -> None:
+        """Wrap the key for hashes under another KMS key; a second call changes nothing."""
+        write_atomically(self._path, new.wrap(self._hash_key, HASH_CONTEXT), mode=0o600)
 
     def keyed_hash(self, purpose: str, data: bytes) -> bytes:
         """HMAC-SHA256 under a key that is derived for this purpose."""

@@ -8,7 +8,7 @@ from service.audit.commitments import NONCE_BYTES, commit
 from service.db.tables import DeletionRequest
 from service.domain.errors import NotFound
 from service.domain.subject import Subject
-from service.privacy.envelope import DataKey, KeyWrapper
+from service.privacy.envelope import DataKey, Wrapper
 from service.privacy.randomness import random_bytes
 
 SUBJECT_ITEM = "subject"
@@ -34,18 +34,18 @@ def seal_records(data_key: DataKey, texts: Sequence[bytes], first: int = 0) -> l
     return [seal_text(data_key, f"record/{position}", text) for position, text in enumerate(texts, start=first)]
 
 
-def request_data_key(wrapper: KeyWrapper, request: DeletionRequest) -> DataKey:
+def request_data_key(wrapper: Wrapper, request: DeletionRequest) -> DataKey:
     """The data key of a request.
 
     Raises:
-        NotFound: The request was purged, which destroyed the key.
+        NotFound: The request was purged, or the key of its epoch was destroyed.
     """
     if request.wrapped_key is None:
         raise NotFound("The request's texts were purged.")
     return DataKey.unwrap(request.id, request.wrapped_key, wrapper)
 
 
-def open_records(wrapper: KeyWrapper, request: DeletionRequest) -> list[tuple[bytes, bytes]]:
+def open_records(wrapper: Wrapper, request: DeletionRequest) -> list[tuple[bytes, bytes]]:
     """(nonce, text) of each record of a request.
 
     Raises:
@@ -56,7 +56,7 @@ def open_records(wrapper: KeyWrapper, request: DeletionRequest) -> list[tuple[by
     return [(data[:NONCE_BYTES], data[NONCE_BYTES:]) for data in opened]
 
 
-def open_subject(wrapper: KeyWrapper, request: DeletionRequest) -> tuple[bytes, bytes] | None:
+def open_subject(wrapper: Wrapper, request: DeletionRequest) -> tuple[bytes, bytes] | None:
     """(nonce, canonical JSON) of the identities and names of a request; None if it has none.
 
     Raises:
@@ -68,7 +68,7 @@ def open_subject(wrapper: KeyWrapper, request: DeletionRequest) -> tuple[bytes, 
     return data[:NONCE_BYTES], data[NONCE_BYTES:]
 
 
-def request_subject(wrapper: KeyWrapper, request: DeletionRequest) -> Subject:
+def request_subject(wrapper: Wrapper, request: DeletionRequest) -> Subject:
     """The identities and names of a request.
 
     Raises:

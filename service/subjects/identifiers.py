@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import phonenumbers
 
-from service.privacy.envelope import KeyWrapper
+from service.privacy.envelope import Wrapper
 from service.schemas.base import IDENTITY_TYPES
 
 DEVICE_IDS = frozenset(IDENTITY_TYPES) - {"controller_customer_id", "email", "phone"}
@@ -119,7 +119,7 @@ def words(text: str) -> list[str]:
 class Hasher:
     """Keyed hashes of 63 bits, which fit PostgreSQL's bigint. Without the key nobody can test a guess."""
 
-    def __init__(self, wrapper: KeyWrapper) -> None:
+    def __init__(self, wrapper: Wrapper) -> None:
         """Derive the index's key from the key-encryption key."""
         self._key = wrapper.keyed_hash("subject index", b"")
 

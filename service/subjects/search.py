@@ -12,7 +12,7 @@ from service.db import corpora, models
 from service.db.corpus_tables import Corpus, CorpusRecord
 from service.domain.errors import Invalid
 from service.domain.subject import Identity, SearchedCorpus, Subject
-from service.privacy.envelope import KeyWrapper
+from service.privacy.envelope import Wrapper
 from service.subjects import near_copies
 from service.subjects.identifiers import Hasher, NotAnIdentity, has_additional_words
 from service.subjects.readers import CorpusReader, Place, UnreadableCorpus
@@ -62,7 +62,7 @@ class Matches:
         return {name: getattr(self, name) for name in ("identifier", "near_copy", "similar", "name")}
 
 
-def check_subject(wrapper: KeyWrapper, subject: Subject) -> None:
+def check_subject(wrapper: Wrapper, subject: Subject) -> None:
     """Refuse a subject that can match nothing.
 
     Raises:
@@ -79,9 +79,7 @@ def check_subject(wrapper: KeyWrapper, subject: Subject) -> None:
             raise Invalid("The name has no letter.", field=f"subject.names.{i}")
 
 
-def check_searchable(
-    session: Session, wrapper: KeyWrapper, model_name: str, subject: Subject, *, has_texts: bool
-) -> None:
+def check_searchable(session: Session, wrapper: Wrapper, model_name: str, subject: Subject, *, has_texts: bool) -> None:
     """Refuse a subject that no corpus of the model can be searched for: "nothing found" would be false.
 
     Raises:
@@ -185,7 +183,7 @@ def read_records(sources: "SearchableCorpora", ids: list[int]) -> list[tuple[Cor
 class SearchableCorpora:
     """The corpora of a model as one transaction sees them, and their files."""
 
-    def __init__(self, wrapper: KeyWrapper, session: Session, model_id: UUID) -> None:
+    def __init__(self, wrapper: Wrapper, session: Session, model_id: UUID) -> None:
         """Read the list of corpora; `session` is the transaction's."""
         self.session, self.model_id, self.hasher = session, model_id, Hasher(wrapper)
         self._corpora = {corpus.id: corpus for corpus in corpora.of_model(session, model_id)}

@@ -15,6 +15,7 @@ from service.db.session import Database
 from service.db.tables import DeletionRequest
 from service.doctor import examine
 from service.privacy.envelope import FileKeyWrapper
+from service.privacy.epochs import EpochKeys
 from service.steps.path.batch import batch_requests
 from tests import status_door
 from tests.service.conftest import REQUESTS, only_model, submit
@@ -63,7 +64,7 @@ def plant_wrong_key(services, api):
     submit(api)
     path = services.settings.keys_dir / "kek"
     path.write_bytes(os.urandom(32))
-    services.wrapper = FileKeyWrapper(path)
+    services.wrapper = EpochKeys(FileKeyWrapper(path), services.settings.keys_dir / "epochs", 60, lambda _: None)
 
 
 def plant_version(services, api):

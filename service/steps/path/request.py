@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
+import psycopg
+
 from service.audit import commitments
 from service.audit.canonical import dumps
 from service.audit.receipt import RECEIPT_TYPE, receipt_payload
@@ -21,8 +23,16 @@ from service.domain.states import Hold, RequestStatus
 from service.domain.subject import Subject
 from service.observability.tracing import traceparent
 from service.privacy.envelope import DataKey
+from service.privacy.epochs import epoch_of
 from service.privacy.randomness import random_uuid
-from service.privacy.records import SUBJECT_ITEM, open_records, open_subject, seal_records, seal_text
+from service.privacy.records import (
+    SUBJECT_ITEM,
+    open_records,
+    open_subject,
+    request_data_key,
+    seal_records,
+    seal_text,
+)
 from service.subjects.search import check_searchable
 
 
@@ -86,31 +96,41 @@ def accept_request(
     settings, now = services.settings, datetime.now(UTC)
     if submission.texts or submission.subject is None:
         check_records(submission.texts, max_records=settings.max_records, max_record_bytes=settings.max_record_bytes)
-    body_hash = services.wrapper.keyed_hash("body", _canonical_body(submission))
     key_hash = services.wrapper.keyed_hash("idempotency", idempotency_key.encode()) if idempotency_key else None
     if submission.subject is not None:
         existing = _existing_if_unsearchable(services, submission, api_key_id, key_hash)
         if existing is not None:
-            return _existing_as_accepted(services, existing, body_hash)
+            return _existing_as_accepted(services, existing, submission)
     if submission.received_at:
         check_received(submission.received_at, now)
     if submission.resubmits:
         _check_resubmission(services, submission, submission.resubmits)
-    accepted, sealed = _seal(services, submission, now)
-    request = accepted.request
-    request.api_key_id, request.idempotency_hash, request.body_hash = api_key_id, key_hash, body_hash
-    accepted = replace(accepted, receipt=_receipt(services, accepted))  # signed before anything is stored
-    new = NewRequest(request, submission.model, sealed, _log_entry(request, submission.model))
-    stored = services.intake(new)
+    try:
+        accepted, stored = _store(services, submission, api_key_id, key_hash, now)
+    except psycopg.errors.ForeignKeyViolation:  # the epoch's key was destroyed after the texts were sealed
+        services.wrapper.end_present()
+        accepted, stored = _store(services, submission, api_key_id, key_hash, now)
     if stored is None:
         existing = _existing_request(services, submission, api_key_id, key_hash)
-        return _existing_as_accepted(services, existing, body_hash)
-    model_id, request.hold = stored
+        return _existing_as_accepted(services, existing, submission)
+    request, (model_id, request.hold) = accepted.request, stored
     if request.hold == Hold.RESOLVE:
         services.queue.wake("resolve", request.id)
     else:
         services.queue.wake("batch", model_id)
     return accepted
+
+
+def _store(
+    services: Services, submission: Submission, api_key_id: UUID, key_hash: bytes | None, now: datetime
+) -> tuple[Accepted, tuple[UUID, str | None] | None]:
+    """Seal and store a submission; the second value is None if nothing was stored, as in `insert_requests`."""
+    accepted, sealed = _seal(services, submission, now)
+    request = accepted.request
+    request.api_key_id, request.idempotency_hash = api_key_id, key_hash
+    accepted = replace(accepted, receipt=_receipt(services, accepted))  # signed before anything is stored
+    new = NewRequest(request, submission.model, sealed, _log_entry(request, submission.model))
+    return accepted, services.intake(new)
 
 
 def _log_entry(request: DeletionRequest, model: str) -> bytes:
@@ -209,6 +229,7 @@ def _seal(services: Services, submission: Submission, now: datetime) -> tuple[Ac
     """The request to be stored, and its sealed records."""
     request_id, ref = random_uuid(), random_uuid().hex
     data_key, wrapped = DataKey.create(request_id, services.wrapper)
+    body_hash = data_key.keyed_hash("body", _canonical_body(submission))
     records = seal_records(data_key, [text.encode() for text in submission.texts])
     subject = [seal_text(data_key, SUBJECT_ITEM, dumps(submission.subject))] if submission.subject is not None else []
     nonces = [text.nonce for text in (*records, *subject)]
@@ -224,7 +245,9 @@ def _seal(services: Services, submission: Submission, now: datetime) -> tuple[Ac
         records_count=len(records),
         ref=ref,
         commitment=commitments.request_commitment(ref, committed),
+        body_hash=body_hash,
         wrapped_key=wrapped,
+        key_epoch=epoch_of(wrapped),
         supplements=submission.resubmits.ref if submission.resubmits else None,
         subject_ref=_seal_optional(data_key, "subject_ref", submission.subject_ref),
         callback_url=_seal_optional(data_key, "callback_url", _dump_targets(submission.callbacks)),
@@ -245,7 +268,7 @@ def _seal_optional(data_key: DataKey, item: str, value: str | None) -> bytes | N
     return data_key.seal(item, value.encode()) if value is not None else None
 
 
-def _existing_as_accepted(services: Services, request: DeletionRequest, body_hash: bytes) -> Accepted:
+def _existing_as_accepted(services: Services, request: DeletionRequest, submission: Submission) -> Accepted:
     """The request that this Idempotency-Key made before, with its receipt.
 
     Raises:
@@ -254,7 +277,7 @@ def _existing_as_accepted(services: Services, request: DeletionRequest, body_has
     """
     if request.wrapped_key is None:
         raise Conflict("This Idempotency-Key was used for a request whose texts were purged since.")
-    if request.body_hash != body_hash:
+    if not _has_same_body(services, request, submission):
         raise Invalid(
             "This Idempotency-Key was used with another body.", field="Idempotency-Key", code="idempotency_key_reused"
         )
@@ -264,6 +287,13 @@ def _existing_as_accepted(services: Services, request: DeletionRequest, body_has
     committed = [commitments.commit(nonce, text) for nonce, text in opened]
     accepted = Accepted(request, request.model.name, [nonce for nonce, _ in opened], committed)
     return replace(accepted, receipt=_receipt(services, accepted))
+
+
+def _has_same_body(services: Services, request: DeletionRequest, submission: Submission) -> bool:
+    """Whether a request was made with this body. Before there were epochs, a key of the service hashed the body."""
+    body = _canonical_body(submission)
+    hashed = request_data_key(services.wrapper, request).keyed_hash("body", body)
+    return request.body_hash in (hashed, services.wrapper.keyed_hash("body", body))
 
 
 def _receipt(services: Services, accepted: Accepted) -> bytes:

@@ -13,7 +13,7 @@ from service.db import outbox, requests
 from service.db.tables import DeletionRequest
 from service.observability.logging import get_logger
 from service.observability.tracing import span
-from service.privacy.envelope import DataKey
+from service.privacy.records import request_data_key
 
 logger = get_logger(__name__)
 MAX_ATTEMPTS = 26  # three days
@@ -92,6 +92,6 @@ def _outgoing_call(services: Services, request: DeletionRequest, due: outbox.Due
         return alert(notification) if services.settings.alert_url else None
     if request.wrapped_key is None or request.callback_url is None:
         return None
-    data_key = DataKey.unwrap(request.id, request.wrapped_key, services.wrapper)
+    data_key = request_data_key(services.wrapper, request)
     target = CallbackTarget.loads(data_key.open("callback_url", request.callback_url).decode())[due.target]
     return CALLBACK_BUILDERS[request.dialect](Notification(services, request, due.id, due.status, target))

@@ -1,7 +1,7 @@
-"""purge: destroy the data key of a request whose dispute window has passed, and everything sealed with it.
+"""purge: delete the data key of a request whose dispute window has passed, and everything sealed with it.
 
 Storage's ledger gets the request first. From the ledger, a database that is restored from an older backup is purged
-again.
+again. What PostgreSQL keeps of deleted rows becomes unreadable with the step `shred`, which follows each purge.
 """
 
 from collections.abc import Sequence
@@ -10,16 +10,19 @@ from uuid import UUID
 
 from service.bootstrap import Services
 from service.db import jobs, log_entries, requests, restored_requests
+from service.domain.errors import Conflict, NotFound
+from service.domain.states import TERMINAL_REQUESTS
 
 CHUNK = 100  # requests
 
 
 def purge_due(services: Services) -> int:
-    """Purge requests whose window has passed; returns how many. Failed requests stay: they may have to be retried."""
-    window, purged = timedelta(days=services.settings.custody_days), 0
+    """Purge requests whose window has passed; returns how many. Failed ones are kept longer, to be retried."""
+    settings, purged = services.settings, 0
+    window, failed_window = timedelta(days=settings.custody_days), timedelta(days=settings.failed_custody_days)
     while True:
         with services.db.reading() as session:
-            due = requests.purgeable(session, window, CHUNK)
+            due = requests.purgeable(session, window, failed_window, CHUNK)
         _purge_all(services, due)
         purged += len(due)
         if len(due) < CHUNK:
@@ -35,6 +38,22 @@ def purge_restored(services: Services) -> list[UUID]:
         unpurged = requests.unpurged(session, services.storage.purged())
     _purge_all(services, unpurged)
     return unpurged
+
+
+def purge_request(services: Services, request_id: UUID) -> None:
+    """Purge a request that has ended, before its window has passed, by an operator's command.
+
+    Raises:
+        NotFound: The request does not exist.
+        Conflict: The request has not ended.
+    """
+    with services.db.reading() as session:
+        request = requests.by_id(session, request_id)
+    if request is None:
+        raise NotFound("There is no such request.")
+    if request.status not in TERMINAL_REQUESTS:
+        raise Conflict(f"The request is {request.status}; only a request that has ended can be purged.")
+    _purge_all(services, [request_id])
 
 
 def _purge_all(services: Services, ids: Sequence[UUID]) -> None:

@@ -37,7 +37,7 @@ def test_what_is_sealed_opens_only_where_it_belongs(wrapper):
 
 def test_keyed_hashes_need_the_key_and_the_purpose(wrapper, tmp_path):
     """Nobody without the key can test a guess; two purposes give unrelated hashes."""
-    other = FileKeyWrapper(tmp_path / "other")
+    other = FileKeyWrapper(tmp_path / "other" / "kek")
     other.create()
     assert wrapper.keyed_hash("a", b"x") == wrapper.keyed_hash("a", b"x")
     assert len({wrapper.keyed_hash("a", b"x"), wrapper.keyed_hash("b", b"x"), other.keyed_hash("a", b"x")}) == 3

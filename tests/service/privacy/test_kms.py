@@ -11,6 +11,7 @@ from cryptography.exceptions import InvalidTag
 from service.bootstrap import key_wrapper
 from service.config import Settings
 from service.privacy.envelope import DataKey, FileKeyWrapper
+from service.privacy.epochs import EpochKeys
 from service.privacy.kms import HASH_KEY, KmsKeyWrapper
 
 
@@ -59,3 +60,20 @@ def test_the_settings_choose_the_wrapper(tmp_path):
     """A file unless a KMS key is named."""
     assert isinstance(key_wrapper(Settings(keys_dir=tmp_path)), FileKeyWrapper)
     assert isinstance(key_wrapper(Settings(keys_dir=tmp_path, kms_key_id="alias/unlearnd")), KmsKeyWrapper)
+
+
+def test_a_kms_key_is_replaced_by_another(kms, tmp_path):
+    """Epoch keys and hashes go on under the new one; the old one is not needed any more."""
+    old, new = kms(), kms()
+    old.create()
+    (tmp_path / "epochs").mkdir()
+    keys = EpochKeys(old, tmp_path / "epochs", 60, lambda _: None)
+    wrapped, hashed = keys.wrap(b"data key", b"a request"), keys.keyed_hash("a", b"x")
+    assert keys.rewrap(new, lambda: old.rotate_hash_key(new)) == 1
+    again = EpochKeys(KmsKeyWrapper(new._key_id, tmp_path), tmp_path / "epochs", 60, lambda _: None)
+    assert again.unwrap(wrapped, b"a request") == b"data key"
+    assert again.keyed_hash("a", b"x") == hashed
+    with pytest.raises((InvalidTag, ClientError)):
+        EpochKeys(KmsKeyWrapper(old._key_id, tmp_path), tmp_path / "epochs", 60, lambda _: None).unwrap(
+            wrapped, b"a request"
+        )

@@ -1,0 +1,63 @@
+"""shred: make purged texts unreadable in every heap page, WAL segment, replica and dump of the database.
+
+A purge deletes rows. This step destroys the keys of the epochs that the purged requests were sealed in; before that, it
+wraps the data keys of the other requests of these epochs under a new epoch's key. It can be killed anywhere: the folder
+of keys remembers what was begun, and each move is noted outside the database before the database stores it.
+"""
+
+from uuid import UUID
+
+from sqlalchemy.exc import IntegrityError
+
+from service.bootstrap import Services
+from service.db import key_epochs
+from service.privacy.epochs import epoch_of
+from service.rewrap import rewrap_requests
+
+
+def shred_purged(services: Services) -> int:
+    """Destroy the keys of all epochs with purged requests; returns how many. One that is in use waits for next time."""
+    _finish_destructions(services)
+    with services.db.reading() as session:
+        epochs = key_epochs.with_purged(session)
+    target: UUID | None = None
+    destroyed = 0
+    for epoch in epochs:
+        target = rewrap_requests(services, epoch, target)
+        services.wrapper.doom(epoch)
+        try:
+            with services.db.transaction("shred") as session:
+                key_epochs.delete_unused(session, epoch)
+        except IntegrityError:  # a request was accepted meanwhile
+            continue
+        services.wrapper.destroy(epoch)
+        destroyed += 1
+    return destroyed
+
+
+def _finish_destructions(services: Services) -> None:
+    """Destroy the keys of epochs that a killed process had already removed from the database."""
+    doomed = services.wrapper.doomed()
+    with services.db.reading() as session:
+        named = key_epochs.existing(session, doomed)
+    for epoch in set(doomed) - named:
+        services.wrapper.destroy(epoch)
+
+
+def rewrap_restored(services: Services) -> int:
+    """Give requests of a restored database the data keys that were wrapped again since the backup; returns how many.
+
+    A request that is not found among them was purged, or nothing can read its texts any more.
+    """
+    with services.db.reading() as session:
+        lost = [epoch for epoch in key_epochs.in_use(session) if not services.wrapper.exists(epoch)]
+        unreadable = key_epochs.unreadable(session, lost) if lost else []
+    noted = services.wrapper.moved() if unreadable else {}
+    found = [(request_id, old, noted[request_id]) for request_id, old in unreadable if request_id in noted]
+    for request_id, old, new in found:
+        epoch = epoch_of(new)
+        assert epoch is not None
+        with services.db.transaction() as session:
+            key_epochs.insert(session, epoch)
+            key_epochs.store_rewrapped(session, epoch, [(request_id, old, new)])
+    return len(found)

@@ -1,0 +1,181 @@
+"""After a purge no key opens the purged texts, wherever PostgreSQL still keeps them; live requests stay readable."""
+
+from uuid import UUID
+
+import pytest
+from sqlalchemy import select, update
+
+from service.bootstrap import build
+from service.db import key_epochs, requests
+from service.db.tables import DeletionRequest, KeyEpoch
+from service.domain.errors import NotFound
+from service.privacy.records import open_records
+from service.steps.operator.rotate import rotate_master_key
+from service.steps.upkeep.purge import purge_due, purge_restored
+from service.steps.upkeep.shred import rewrap_restored, shred_purged
+from tests.service.conftest import REQUESTS, submit
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def kill(*_, **__):
+    """Stand in for a step that is never reached."""
+    raise Killed
+
+
+def stored(services, request: dict) -> DeletionRequest:
+    """The row of a request, with its records."""
+    with services.db.reading() as session:
+        row = requests.by_id(session, UUID(request["id"]))
+        assert row.records is not None
+        return row
+
+
+def texts(services, request: dict) -> list[bytes]:
+    """The texts of a request, read by a process that has just started."""
+    fresh = build(services.settings)
+    try:
+        return [text for _, text in open_records(fresh.wrapper, stored(services, request))]
+    finally:
+        fresh.close()
+
+
+def wrapped_key(services, request: dict) -> tuple[bytes, bytes]:
+    """The wrapped data key as a dump of the database has it, and what it is bound to."""
+    return stored(services, request).wrapped_key, request["id"].encode()
+
+
+@pytest.fixture
+def purged_and_live(api, services, model):
+    """A purged request, what a dump from before the purge has of it, and a live request of the same epoch."""
+    purged, live = submit(api, records=[{"text": "gone"}]), submit(api, records=[{"text": "still here"}])
+    dumped = wrapped_key(services, purged)
+    assert stored(services, purged).key_epoch == stored(services, live).key_epoch
+    api.delete(f"{REQUESTS}/{purged['id']}")
+    services.settings.custody_days = 0
+    assert purge_due(services) == 1
+    return purged, dumped, live
+
+
+def test_a_dump_and_todays_keys_open_nothing_that_was_purged(api, services, purged_and_live):
+    """The adversary has the dump's wrapped key and every key file. A live request of the same epoch stays readable."""
+    _, dumped, live = purged_and_live
+    assert services.wrapper.unwrap(*dumped)  # a deleted row alone hides nothing
+    assert shred_purged(services) == 1
+    fresh = build(services.settings)
+    with pytest.raises(NotFound):
+        fresh.wrapper.unwrap(*dumped)
+    fresh.close()
+    assert texts(services, live) == [b"still here"]
+    assert shred_purged(services) == 0
+    assert submit(api)["status"] == "pending"  # the process that wrapped under the destroyed key begins a new epoch
+
+
+@pytest.mark.parametrize("point", ["note_moved", "doom", "destroy"])
+def test_a_kill_anywhere_loses_nothing_and_the_next_call_ends_it(services, purged_and_live, monkeypatch, point):
+    """Before the move is stored, before the epoch is deleted, and before its key is destroyed."""
+    _, dumped, live = purged_and_live
+    with monkeypatch.context() as patch:
+        patch.setattr(services.wrapper, point, kill)
+        with pytest.raises(Killed):
+            shred_purged(services)
+    assert texts(services, live) == [b"still here"]
+    shred_purged(services)
+    fresh = build(services.settings)
+    with pytest.raises(NotFound):
+        fresh.wrapper.unwrap(*dumped)
+    fresh.close()
+    assert texts(services, live) == [b"still here"]
+    assert services.wrapper.doomed() == []
+
+
+def test_a_request_that_is_accepted_meanwhile_keeps_its_key(api, services, purged_and_live, monkeypatch):
+    """It names the epoch after the others were moved: the database refuses to delete the epoch, and the key stays."""
+    late = []
+    doom = services.wrapper.doom
+
+    def accept_then_doom(epoch):
+        late.append(submit(api, records=[{"text": "late"}]))
+        doom(epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(services.wrapper, "doom", accept_then_doom)
+        assert shred_purged(services) == 0
+    assert texts(services, late[0]) == [b"late"]
+    assert shred_purged(services) == 1
+    assert texts(services, late[0]) == [b"late"]
+
+
+def test_a_process_that_was_frozen_between_sealing_and_storing_loses_nothing(api, services, model):
+    """Its epoch is gone by then: the request is sealed again under a new one, or not accepted at all."""
+    first = submit(api)
+    epoch = stored(services, first).key_epoch
+    api.delete(f"{REQUESTS}/{first['id']}")
+    services.settings.custody_days = 0
+    purge_due(services)
+    other = build(services.settings)
+    assert shred_purged(other) == 1  # another process; the first does not know
+    other.close()
+    assert services.wrapper.present() == epoch
+    second = submit(api, records=[{"text": "kept"}])
+    assert stored(services, second).key_epoch != epoch
+    assert texts(services, second) == [b"kept"]
+
+
+def test_a_restored_database_gets_the_keys_that_moved_and_not_the_purged_ones(services, purged_and_live):
+    """The backup has both data keys under the destroyed key; the folder of keys knows where the live one went."""
+    live = purged_and_live[2]
+    before = stored(services, live)
+    backup = (before.wrapped_key, before.key_epoch)
+    shred_purged(services)
+    with services.db.transaction() as session:  # as the backup had it
+        session.execute(update(DeletionRequest).values(key_epoch=None))
+        session.execute(KeyEpoch.__table__.delete())
+        key_epochs.insert(session, backup[1])
+        row = DeletionRequest.id == UUID(live["id"])
+        session.execute(update(DeletionRequest).where(row).values(wrapped_key=backup[0], key_epoch=backup[1]))
+    with pytest.raises(NotFound):
+        texts(services, live)
+    assert rewrap_restored(services) == 1
+    assert purge_restored(services) == []
+    assert texts(services, live) == [b"still here"]
+    assert rewrap_restored(services) == 0
+
+
+def test_a_new_master_key_shreds_what_the_old_one_alone_wrapped(api, services, model):
+    """A request from before there were epochs moves into one; the old key-encryption key opens nothing any more."""
+    request = submit(api, records=[{"text": "old"}])
+    row = stored(services, request)
+    context = request["id"].encode()
+    master = services.wrapper.master
+    legacy = master.wrap(services.wrapper.unwrap(row.wrapped_key, context), context)
+    with services.db.transaction() as session:
+        session.execute(update(DeletionRequest).values(wrapped_key=legacy, key_epoch=None))
+    assert texts(services, request) == [b"old"]
+    assert rotate_master_key(services) >= 1
+    assert texts(services, request) == [b"old"]
+    with services.db.reading() as session:
+        assert session.scalar(select(DeletionRequest.key_epoch)) is not None
+    fresh = build(services.settings)
+    with pytest.raises(Exception, match=r"^$"):
+        fresh.wrapper.unwrap(legacy, context)
+    fresh.close()
+
+
+def test_an_operator_purges_a_request_that_has_ended(api, services, model):
+    """Before its time, and only once it has ended."""
+    request = submit(api)
+    open_ = api.post(f"{REQUESTS}/{request['id']}/purge")
+    assert (open_.status_code, "has ended" in open_.json()["detail"]) == (409, True)
+    api.delete(f"{REQUESTS}/{request['id']}")
+    dumped = wrapped_key(services, request)
+    assert api.post(f"{REQUESTS}/{request['id']}/purge").status_code == 200
+    assert stored(services, request).wrapped_key is None
+    assert shred_purged(services) == 1
+    fresh = build(services.settings)
+    with pytest.raises(NotFound):
+        fresh.wrapper.unwrap(*dumped)
+    fresh.close()
+    assert api.post(f"{REQUESTS}/{UUID(int=0)}/purge").status_code == 404
