@@ -9,13 +9,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 NONCE, TAG, KEY = 12, 16, 32
 WRAPPED = NONCE + KEY + TAG
 EPOCH = len(b"epoch1") + 16
-MAX_SEALED = 20_000
+SHORTEST, LONGEST = 150, 600  # bytes of a sealed record that the adversary looks for
 
 
 def opened(key: bytes, sealed: bytes, context: bytes) -> bytes | None:
@@ -48,7 +49,7 @@ class Adversary:
             if (data_key := opened(key, wrapped, request_id.encode()))
         }
         return {
-            text[NONCE + 20 :]  # behind the 32 bytes of the commitment's nonce
+            text[32:]  # behind the nonce of the commitment
             for sealed in self._sealed(data)
             for request_id, data_key in data_keys
             for position in range(4)
@@ -57,33 +58,26 @@ class Adversary:
 
     def _wrapped(self, data: bytes) -> Iterator[bytes]:
         """Where a wrapped data key may stand: a short varlena of its length, or hex in a dump."""
-        for size in (WRAPPED, EPOCH + WRAPPED):
-            header = bytes([(size + 1) << 1 | 1])
-            for match in re.finditer(re.escape(header), data):
-                value = data[match.end() : match.end() + size]
-                if len(value) == size and (size == WRAPPED or value.startswith(b"epoch1")):
-                    yield value[-WRAPPED:]
+        for match in re.finditer(b"epoch1", data):
+            yield data[match.start() + EPOCH : match.start() + EPOCH + WRAPPED]
+        header = bytes([(WRAPPED + 1) << 1 | 1])
+        for match in re.finditer(re.escape(header), data):
+            yield data[match.end() : match.end() + WRAPPED]
         for value in self._hexadecimal(data):
-            if len(value) in (WRAPPED, EPOCH + WRAPPED):
-                yield value[-WRAPPED:]
+            yield value[-WRAPPED:]
 
     def _sealed(self, data: bytes) -> Iterator[bytes]:
-        """Where a sealed record may stand: a short varlena, a long one, or hex in a dump."""
-        for start in range(len(data) - 4):
-            first = data[start]
-            if first & 1 and first > 1:
-                size = (first >> 1) - 1
-                if size > NONCE + TAG + 32:
-                    yield data[start + 1 : start + 1 + size]
-            elif not first & 3:
-                size = (int.from_bytes(data[start : start + 4], "little") >> 2) - 4
-                if 100 < size < MAX_SEALED:
-                    yield data[start + 4 : start + 4 + size]
+        """Where a sealed record may stand: a long varlena at any position, or hex in a dump."""
+        for shift in range(4):
+            words = numpy.frombuffer(data, "<u4", count=(len(data) - shift) // 4, offset=shift)
+            sizes = (words >> 2).astype(numpy.int64) - 4
+            for index in numpy.flatnonzero((words & 3 == 0) & (sizes > SHORTEST) & (sizes < LONGEST)):
+                start = shift + 4 * int(index) + 4
+                yield data[start : start + int(sizes[index])]
         yield from self._hexadecimal(data)
 
     @staticmethod
     def _hexadecimal(data: bytes) -> Iterator[bytes]:
         """Values of a plain dump."""
-        for match in re.finditer(rb"\\\\x([0-9a-f]{60,})", data):
-            if len(match[1]) % 2 == 0:
-                yield bytes.fromhex(match[1].decode())
+        for match in re.finditer(rb"\\\\x((?:[0-9a-f]{2}){60,})", data):
+            yield bytes.fromhex(match[1].decode())

@@ -22,6 +22,7 @@ from service.local.supervisor import wait_until
 from service.steps.operator.restore import reconcile
 from service.steps.upkeep.purge import purge_restored
 from tests import support
+from tests.e2e.adversary import Adversary
 from tests.e2e.conftest import Running, ended, register
 from worker.engine.data import encode
 
@@ -227,3 +228,50 @@ def restored(stack: Running, backup: Path, request: dict, search: Search, tmp_pa
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
     assert search.data("the doctor", done.stdout.encode() + done.stderr.encode()) == []
     json.loads(done.stdout)
+
+
+PADDING = "The rest of this record makes it long enough for PostgreSQL to write its length in four bytes. "
+LONG = [f"{text} {PADDING}" for text in support.people(3, seed=77)]
+
+
+def database_bytes(stack: Running, dumped: Path) -> dict[str, bytes]:
+    """What a thief may have of the database: heap pages, WAL, and a dump."""
+    flush(stack)
+    data = stack.data / "postgres"
+    heap, wal = data / "base", data / "pg_wal"
+    read = {place: b"".join(f.read_bytes() for f in sorted(place.rglob("*")) if f.is_file()) for place in (heap, wal)}
+    return {"heap": read[heap], "wal": read[wal], "dump": dumped.read_bytes()}
+
+
+def test_a_thief_with_an_old_dump_and_todays_keys_reads_nothing(quick, folder, tmp_path):
+    """From heap pages, WAL and a dump of before the purge: all texts with the keys of then, none with those of now."""
+    if not [model for model in quick.client.models()["items"] if model["name"] == "sentinel"]:
+        register(quick, folder, "sentinel")
+    quick.client.call("POST", "/v1/models", json=slow_model(folder))
+    sent = [quick.client.submit("slow", [text]) for text in LONG]
+    old = dump(quick, tmp_path / "old.sql", "plain")
+    ids, texts = [request["id"] for request in sent], {text.encode() for text in LONG}
+    thief = Adversary(quick.data / "keys", ids)
+    assert {place: thief.texts(data) for place, data in database_bytes(quick, old).items()} == dict.fromkeys(
+        ("heap", "wal", "dump"), texts
+    )
+    for request_id in ids:
+        quick.client.cancel(request_id)
+    assert wait_until(lambda: all(is_purged(quick, request_id) for request_id in ids), 60), quick.logs()[-3000:]
+    assert wait_until(lambda: not is_marked(quick), 60), quick.logs()[-3000:]
+    after = database_bytes(quick, old)
+    assert {place: bool(thief.texts(data)) for place, data in after.items()} == dict.fromkeys(after, True)
+    now = Adversary(quick.data / "keys", ids)
+    assert {place: now.texts(data) for place, data in after.items()} == {place: set() for place in after}
+
+
+def slow_model(folder: Path) -> dict:
+    """A model whose batches stay open, so that its requests can be cancelled."""
+    paths = {name: str(folder / f"{name.removesuffix('_path')}.jsonl") for name in ("retain_path", "heldout_path")}
+    return {"name": "slow", "path": str(folder / "model"), **paths, "policy": {"max_wait_seconds": 3600}}
+
+
+def is_marked(stack: Running) -> bool:
+    """Whether an epoch with purged requests still has its key."""
+    with psycopg.connect(postgres.url(stack.data / "run" / "sockets")) as connection:
+        return bool(connection.execute("SELECT count(*) FROM key_epochs WHERE has_purged").fetchone()[0])
