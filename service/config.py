@@ -52,6 +52,7 @@ class Settings(BaseSettings):
         15, description="delay after a failed attempt; each further delay is four times longer"
     )
     max_attempts: int = Field(3, description="claims of a job before it is quarantined")
+    max_split_jobs: int = Field(64, description="most jobs that one failed job is split into, part by part")
     database_pool: int = Field(10, description="database connections that a process keeps open")
     custody_days: float = Field(90, description="days after its end that a request's texts are kept, unless it failed")
     failed_custody_days: float = Field(180, description="the same for a failed request, which may have to be retried")

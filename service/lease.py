@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.bootstrap import Services
-from service.db import jobs, log_entries, requests
+from service.db import jobs, log_entries, requests, splits
 from service.db.tables import Job
 from service.domain.errors import LostLease
 from service.domain.states import RequestStatus, Stage
@@ -101,7 +101,7 @@ def fail_attempt(services: Services, lease: Lease, reason: str, *, permanent: bo
         with services.db.transaction() as session:
             job = jobs.owned(session, lease.job_id, lease.fence)
             if permanent or job.attempts >= services.settings.max_attempts:
-                quarantine_job(session, job, reason)
+                quarantine_job(session, job, reason, services.settings.max_split_jobs)
             else:
                 delay = services.settings.retry_seconds * BACKOFF_FACTOR ** (job.attempts - 1)
                 jobs.release(session, job, delay_seconds=delay, count=True)
@@ -110,12 +110,16 @@ def fail_attempt(services: Services, lease: Lease, reason: str, *, permanent: bo
         logger.info("lease was lost already", job=lease.job_id)
 
 
-def quarantine_job(session: Session, job: Job, reason: str) -> None:
-    """Give a job up: the job keeps its reason, its open requests fail, and the model may be batched again."""
+def quarantine_job(session: Session, job: Job, reason: str, max_split_jobs: int) -> None:
+    """Give a job up with its reason. Its open requests fail or are split, and the model may be batched again."""
     settled = (RequestStatus.REJECTED, RequestStatus.NOT_MEMORISED)
     open_requests = [request for request in requests.of_job(session, job.id) if request.status not in settled]
-    requests.move(session, open_requests, RequestStatus.FAILED, reason=reason, verdict="NOT_TESTED")
+    for request in open_requests:
+        request.verdict = "NOT_TESTED"
+    session.flush()
+    parts = splits.fail_or_split(session, job, open_requests, reason, max_split_jobs=max_split_jobs)
     job.reason = reason
     jobs.advance(session, job, Stage.QUARANTINED)
     jobs.add_event(session, job.id, "done", {"outcome": "quarantined", "reason": reason})
     log_entries.append(session, "job.quarantined", job=str(job.id), reason=reason)
+    splits.log_split(session, job, parts)

@@ -13,9 +13,11 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import FileResponse
 
 from service.api.deps import Downloader, ServicesDep
+from service.api.versions import is_handed_out
 from service.audit.manifest import FileEntry
 from service.bootstrap import Services
 from service.db import models
+from service.db.api_keys import Caller
 from service.db.tables import Version
 from service.domain.errors import ServiceError
 
@@ -45,9 +47,9 @@ def newest(org: Org, name: Name, services: ServicesDep, caller: Downloader) -> d
 
 
 @router.get("/api/models/{org}/{name}/revision/{revision}")
-def info(org: Org, name: Name, revision: Revision, services: ServicesDep, _: Downloader) -> dict[str, object]:
+def info(org: Org, name: Name, revision: Revision, services: ServicesDep, caller: Downloader) -> dict[str, object]:
     """A revision and the names of its files."""
-    version, commit = _find_version(services, name, revision)
+    version, commit = _find_version(services, name, revision, caller)
     created_at = version.created_at.strftime("%Y-%m-%dT%H:%M:%S.000Z")
     return {
         "_id": commit[:24],
@@ -67,9 +69,11 @@ def info(org: Org, name: Name, revision: Revision, services: ServicesDep, _: Dow
 
 
 @router.get("/api/models/{org}/{name}/tree/{revision}")
-def tree(org: Org, name: Name, revision: Revision, services: ServicesDep, _: Downloader) -> list[dict[str, object]]:
+def tree(
+    org: Org, name: Name, revision: Revision, services: ServicesDep, caller: Downloader
+) -> list[dict[str, object]]:
     """The files of a revision, each with its size and sha256."""
-    version, _commit = _find_version(services, name, revision)
+    version, _commit = _find_version(services, name, revision, caller)
     return [
         {
             "type": "file",
@@ -88,7 +92,7 @@ def resolve(
     org: Org, name: Name, revision: Revision, path: str, request: Request, services: ServicesDep, caller: Downloader
 ) -> Response:
     """One file, whole or a `Range`."""
-    version, commit = _find_version(services, name, revision)
+    version, commit = _find_version(services, name, revision, caller)
     entry = next((entry for entry in _model_files(version) if entry["path"] == MODEL_FOLDER + path), None)
     if entry is None:
         raise HubError("EntryNotFound", "The revision has no such file.")
@@ -107,11 +111,11 @@ def resolve(
     return FileResponse(file, headers=headers, media_type="application/octet-stream")
 
 
-def _find_version(services: Services, name: str, revision: str) -> tuple[Version, str]:
+def _find_version(services: Services, name: str, revision: str, caller: Caller) -> tuple[Version, str]:
     """A version and its commit.
 
     Raises:
-        HubError: There is no such model (RepoNotFound) or version (RevisionNotFound), or the version was withdrawn.
+        HubError: There is no such model (RepoNotFound) or version (RevisionNotFound), or the version is not handed out.
     """
     with services.db.reading() as session:
         model = models.by_name(session, name)
@@ -124,8 +128,8 @@ def _find_version(services: Services, name: str, revision: str) -> tuple[Version
             version = models.version(session, model, int(number))
         else:
             version = models.by_commit(session, model, revision) if len(revision) == COMMIT_DIGITS else None
-    if version is None or version.withdrawn_at is not None:
-        raise HubError("RevisionNotFound", "The model has no such version, or it was withdrawn.")
+    if version is None or version.withdrawn_at is not None or not is_handed_out(services, version, caller):
+        raise HubError("RevisionNotFound", "The model has no such version, or it is not handed out any more.")
     return version, version.digest[:COMMIT_DIGITS]
 
 

@@ -65,9 +65,12 @@ def supersedes(
         newer_versions = models.superseded(session, model, after, limit)
     items = [
         Superseded(
-            version=newer.number - 1, superseded_by=newer.number, at=newer.created_at, certificate=certificate_digest
+            version=newer.parent.number if newer.parent else 0,
+            superseded_by=newer.number,
+            at=newer.created_at,
+            certificate=digest,
         )
-        for newer, certificate_digest in newer_versions
+        for newer, digest in newer_versions
     ]
     return Listing(items=items, next_cursor=str(items[-1].superseded_by) if len(items) == limit else None)
 

@@ -19,7 +19,7 @@ from service.db import models
 from service.db.api_keys import Caller
 from service.db.tables import Version
 from service.domain.disclosure import disclosed
-from service.domain.errors import NotFound
+from service.domain.errors import Forbidden, NotFound
 from service.schemas.base import Listing
 from service.schemas.models import DownloadOut, FileOut, VersionOut, WithdrawalIn
 from service.schemas.report import write_report
@@ -87,6 +87,30 @@ def find_version(services: Services, name: str, number: str) -> Version:
         return version
 
 
+def find_downloadable(services: Services, name: str, number: str, caller: Caller) -> Version:
+    """A version by number or `latest`, whose files the caller may have.
+
+    Raises:
+        NotFound: No such model or version, or the version was withdrawn.
+        Forbidden: The version remembers a completed request; only keys with the scope `audit` may have it.
+    """
+    version = find_version(services, name, number)
+    if version.withdrawn_at is not None:
+        raise NotFound("This version was withdrawn.")
+    if not is_handed_out(services, version, caller):
+        raise Forbidden("This version remembers completed requests; it needs the scope audit. Use a newer version.")
+    return version
+
+
+def is_handed_out(services: Services, version: Version, caller: Caller) -> bool:
+    """Whether a caller may have the files of a version that is not withdrawn."""
+    if is_auditor(caller):
+        return True
+    with services.db.reading() as session:
+        model = models.by_id(session, version.model_id)
+        return bool(model.policy.get("serve_superseded")) or not models.remembers_completed(session, version)
+
+
 @router.head("/{number}/files/{path:path}", include_in_schema=False)
 @router.get("/{number}/files/{path:path}", response_class=FileResponse)
 def file(name: str, number: Number, path: str, request: Request, services: ServicesDep, caller: Downloader) -> Response:
@@ -94,9 +118,7 @@ def file(name: str, number: Number, path: str, request: Request, services: Servi
 
     Downloads of model files are registered: see `GET .../downloads`.
     """
-    version = find_version(services, name, number)
-    if version.withdrawn_at is not None:
-        raise NotFound("This version was withdrawn.")
+    version = find_downloadable(services, name, number, caller)
     answer = _file_response(services, version, path, request)
     if request.method == "GET" and path.startswith("model/"):
         with services.db.transaction() as session:
@@ -108,8 +130,12 @@ def file(name: str, number: Number, path: str, request: Request, services: Servi
 def withdraw(
     name: str, number: Annotated[int, Path(ge=0, lt=10**9)], body: WithdrawalIn, services: ServicesDep, caller: Admin
 ) -> VersionOut:
-    """Withdraw a version. Its files answer 404, here and under `/hub`. Its certificate stays."""
-    withdraw_version(services, name, number, body.reason)
+    """Withdraw a version. Its files answer 404, here and under `/hub`. Its certificate stays.
+
+    Completed requests that no remaining version fulfils become open again, if `reopen` says so, and are unlearned from
+    the newest version that is left.
+    """
+    withdraw_version(services, name, number, body.reason, reopen=body.reopen)
     return to_version_out(find_version(services, name, str(number)), name, caller)
 
 
@@ -126,9 +152,7 @@ def downloads(name: str, number: Number, services: ServicesDep, _: DownloadAudit
 @router.get("/{number}/archive.tar", response_class=StreamingResponse)
 def archive(name: str, number: Number, services: ServicesDep, caller: Downloader) -> Response:
     """The whole release folder as one tar stream. It cannot be resumed; if it breaks off, download single files."""
-    version = find_version(services, name, number)
-    if version.withdrawn_at is not None:
-        raise NotFound("This version was withdrawn.")
+    version = find_downloadable(services, name, number, caller)
     with services.db.transaction() as session:
         models.note_download(session, version, caller.id)
     size = sum(tarfile.BLOCKSIZE + _padded_size(entry["size"]) for entry in version.files) + 2 * tarfile.BLOCKSIZE

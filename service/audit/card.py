@@ -32,7 +32,7 @@ about other ways to elicit them. Quantising the model or training it further can
 """
 
 
-def model_card(model: str, parent: int, findings: Findings, submitters: int) -> str:
+def model_card(model: str, version: int, parent: int, findings: Findings, submitters: int) -> str:
     """The text of the model card, from the test results of the version."""
     assert findings.limits, "a passed run has limits"
     assert findings.before, "a passed run has means before training"
@@ -42,7 +42,7 @@ def model_card(model: str, parent: int, findings: Findings, submitters: int) -> 
     before, after = (suppressed(decimals(asdict(means)), submitters) for means in (findings.before, findings.after))
     return CARD.format(
         model=model,
-        version=parent + 1,
+        version=version,
         parent=parent,
         el_before=before["el"],
         el_after=after["el"],

@@ -64,8 +64,8 @@ def _verdict_problems(predicate: Predicate) -> Iterator[str]:
 
 
 def _lineage_problems(lineage: Lineage) -> Iterator[str]:
-    """The version follows its parent and supersedes it."""
-    if lineage["version"] != lineage["parent_version"] + 1 or lineage["supersedes"] != lineage["parent_version"]:
+    """The version follows its parent and supersedes it. Versions between the two were withdrawn."""
+    if (lineage["version"] or 0) <= lineage["parent_version"] or lineage["supersedes"] != lineage["parent_version"]:
         yield "broken lineage: the version does not follow its parent"
     if (lineage["parent_certificate"] is None) != (lineage["parent_version"] == 0):
         yield "broken lineage: every parent except the registered model must have a certificate"

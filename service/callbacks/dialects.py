@@ -16,7 +16,7 @@ from service.callbacks.webhooks import OutgoingCall, signature_headers, webhook_
 from service.db.tables import DeletionRequest
 from service.domain.json_types import JsonObject
 from service.domain.notifications import opendsr_status
-from service.domain.states import RequestStatus
+from service.domain.states import TERMINAL_REQUESTS, RequestStatus
 
 SUCCESSFUL = (RequestStatus.COMPLETED, RequestStatus.NOT_MEMORISED)
 
@@ -59,7 +59,8 @@ class Notification:
 
 def _standard(notification: Notification) -> OutgoingCall:
     """To a callback URL without a platform, signed after Standard Webhooks with the API key's secret."""
-    message = {"type": "deletion_request.ended", **notification.ended, "sent_at": datetime.now(UTC).isoformat()}
+    event = "ended" if notification.status in TERMINAL_REQUESTS else "reopened"
+    message = {"type": f"deletion_request.{event}", **notification.ended, "sent_at": datetime.now(UTC).isoformat()}
     secret = webhook_secret(notification.services.wrapper, notification.request.api_key_id)
     return _signed(notification, secret, message)
 
@@ -133,8 +134,10 @@ def _transcend(notification: Notification) -> OutgoingCall:
     return OutgoingCall("PUT", notification.target.url, headers, body, trusted=True)
 
 
-def _datagrail(notification: Notification) -> OutgoingCall:
-    """To the callback URL of a DataGrail webhook, signed as DataGrail signs."""
+def _datagrail(notification: Notification) -> OutgoingCall | None:
+    """To the callback URL of a DataGrail webhook, signed as DataGrail signs; None while a request is open again."""
+    if notification.status not in TERMINAL_REQUESTS:
+        return None
     status = "completed" if notification.status in SUCCESSFUL else "failed"
     message = {**notification.ended, "webhook_request_id": notification.target.token, "status": status}
     body = json.dumps(message).encode()

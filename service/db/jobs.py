@@ -200,6 +200,22 @@ def wakeable(session: Session, stages: frozenset[Stage], *, quiet_seconds: float
     return list(job_ids)
 
 
+def newest_was_split(session: Session, model_id: UUID) -> bool:
+    """Whether the newest job of a model is a part of a failed one."""
+    newest = select(Job.split_of).where(Job.model_id == model_id).order_by(Job.seq.desc()).limit(1)
+    return session.scalar(newest) is not None
+
+
+def split_count(session: Session, job: Job) -> int:
+    """How many jobs were made by splitting, from the first job on of which this one is a part."""
+    ancestors = select(Job.id, Job.split_of).where(Job.id == job.id).cte("ancestors", recursive=True)
+    ancestors = ancestors.union(select(Job.id, Job.split_of).where(Job.id == ancestors.c.split_of))
+    first = select(ancestors.c.id).where(ancestors.c.split_of.is_(None)).scalar_subquery()
+    parts = select(Job.id).where(Job.split_of == first).cte("parts", recursive=True)
+    parts = parts.union(select(Job.id).where(Job.split_of == parts.c.id))
+    return session.scalar(select(func.count()).select_from(parts)) or 0
+
+
 def exhausted(session: Session, max_attempts: int) -> Job | None:
     """A job whose last allowed attempt ended without an answer, locked."""
     free = or_(Job.owner.is_(None), Job.lease_expires_at < func.now())

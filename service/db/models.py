@@ -7,7 +7,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, joinedload
 
 from service.db.paging import Page, page
-from service.db.tables import Certificate, Download, Model, Version
+from service.db.tables import Certificate, DeletionRequest, Download, Model, Version
+from service.domain.states import RequestStatus
 
 COLLECTION = 7310581  # the advisory lock between publishing and collecting
 
@@ -16,6 +17,11 @@ def by_name(session: Session, name: str, *, lock: bool = False) -> Model | None:
     """The model with this name, locked if `lock`."""
     query = select(Model).where(Model.name == name)
     return session.scalar(query.with_for_update(key_share=True) if lock else query)
+
+
+def by_id(session: Session, model_id: UUID) -> Model:
+    """The model with this id, which exists."""
+    return session.get_one(Model, model_id)
 
 
 def lock(session: Session, model_id: UUID) -> Model | None:
@@ -37,15 +43,30 @@ def version(session: Session, model: Model, number: int) -> Version | None:
     return session.scalar(select(Version).where(Version.model_id == model.id, Version.number == number))
 
 
+def next_number(session: Session, model_id: UUID) -> int:
+    """The number of a model's next version. A number is used once, also if its version was withdrawn."""
+    return (session.scalar(select(func.max(Version.number)).where(Version.model_id == model_id)) or 0) + 1
+
+
+def remembers_completed(session: Session, version: Version) -> bool:
+    """Whether a version knows the texts of a request that a later one fulfilled."""
+    request = DeletionRequest
+    later = select(request.id).where(request.model_id == version.model_id, request.version > version.number)
+    later = later.where(request.status == RequestStatus.COMPLETED).limit(1)
+    return session.scalar(later) is not None
+
+
 def versions(session: Session, model: Model, cursor: str | None, limit: int) -> Page[Version]:
     """A page of a model's versions, newest first."""
     query = select(Version).where(Version.model_id == model.id)
     return page(session, query, Version.number, int, cursor, limit, descending=True)
 
 
-def newest_version(session: Session, model: Model) -> Version | None:
-    """The newest version that is not withdrawn."""
+def newest_version(session: Session, model: Model, *, without: Version | None = None) -> Version | None:
+    """The newest version that is not withdrawn; `without` one that is about to be."""
     query = select(Version).where(Version.model_id == model.id, Version.withdrawn_at.is_(None))
+    if without is not None:
+        query = query.where(Version.id != without.id)
     return session.scalar(query.order_by(Version.number.desc()).limit(1))
 
 
@@ -104,6 +125,13 @@ def published(session: Session) -> dict[tuple[str, int], str]:
     """(model, number) -> digest of every published version; version 0 is registered, not published."""
     query = select(Model.name, Version.number, Version.digest).join(Model, Model.id == Version.model_id)
     return {(name, number): digest for name, number, digest in session.execute(query.where(Version.number > 0))}
+
+
+def withdrawn(session: Session) -> dict[tuple[str, int], str]:
+    """(model, number) -> reason of every withdrawn version."""
+    query = select(Model.name, Version.number, Version.withdrawn_reason).join(Model, Model.id == Version.model_id)
+    rows = session.execute(query.where(Version.withdrawn_at.is_not(None)))
+    return {(name, number): reason or "" for name, number, reason in rows}
 
 
 def latest_versions(session: Session, limit: int) -> list[tuple[str, Version]]:

@@ -12,7 +12,7 @@ from sqlalchemy.sql.selectable import ForUpdateArg
 
 from service.db import outbox
 from service.db.paging import Page, page
-from service.db.tables import Approval, DeletionRequest, KeyEpoch, Model, Outbox, Record
+from service.db.tables import Approval, DeletionRequest, Job, KeyEpoch, Model, Outbox, Record, Version
 from service.domain.errors import IllegalTransition
 from service.domain.notifications import is_notified
 from service.domain.states import REQUEST_TRANSITIONS, TERMINAL_REQUESTS, Hold, RequestStatus, check_request
@@ -153,6 +153,34 @@ def move(
             outbox.enqueue_alert(session, request.id, target)
         if notify and is_notified(request.dialect, before, target):
             outbox.enqueue(session, request.id, request.callbacks, target)
+
+
+def reopen(session: Session, ended: Sequence[DeletionRequest], reason: str | None) -> None:
+    """Make requests pending again as if they had never been in a job; their deadlines stay."""
+    move(
+        session,
+        ended,
+        RequestStatus.PENDING,
+        job_id=None,
+        verdict=None,
+        version=None,
+        reason=reason,
+        split_job_id=None,
+        split_part=None,
+    )
+
+
+def fulfilled_after(session: Session, model_id: UUID, number: int) -> list[DeletionRequest]:
+    """The requests of a model that only versions after `number` fulfil, locked.
+
+    They completed in a later version, or a later version was found not to have memorised them.
+    """
+    tested_on = select(Version.number).join(Job, Job.parent_version_id == Version.id)
+    tested_on = tested_on.where(Job.id == DeletionRequest.job_id).correlate(DeletionRequest)
+    completed = (DeletionRequest.status == RequestStatus.COMPLETED) & (DeletionRequest.version > number)
+    unseen = (DeletionRequest.status == RequestStatus.NOT_MEMORISED) & (tested_on.scalar_subquery() > number)
+    query = select(DeletionRequest).where(DeletionRequest.model_id == model_id, completed | unseen)
+    return list(session.scalars(query.order_by(DeletionRequest.due_at, DeletionRequest.seq).with_for_update()))
 
 
 def _write_status(session: Session, request: DeletionRequest, values: Mapping[str, object]) -> None:

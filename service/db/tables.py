@@ -27,6 +27,9 @@ from service.domain.report import JobReport, VersionMetrics
 from service.domain.subject import Resolution
 
 PENDING = "status = 'pending' AND hold IS NULL"
+PENDING_ORDER = ("model_id", "api_key_id", "due_at", "seq")
+FULFILLED = "version IS NOT NULL"
+SPLIT = "split_job_id IS NOT NULL"
 HELD = "hold IS NOT NULL"
 OPEN_REQUEST = "status NOT IN ('completed', 'not_memorised', 'cancelled', 'rejected', 'failed')"
 ACTIVE_JOB = "stage NOT IN ('done', 'quarantined')"
@@ -103,6 +106,7 @@ class Job(Base):
     seq: Mapped[int] = mapped_column(BigInteger, Identity(always=True), unique=True)
     model_id: Mapped[UUID] = mapped_column(ForeignKey("models.id"))
     parent_version_id: Mapped[UUID] = mapped_column(ForeignKey("versions.id"), index=True)
+    split_of: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id"), index=True, comment="a job that failed")
     stage: Mapped[str] = mapped_column(server_default="queued")
     outcome: Mapped[str | None]
     reason: Mapped[str | None]
@@ -146,7 +150,9 @@ class DeletionRequest(Base):
     __tablename__ = "deletion_requests"
     __table_args__ = (
         UniqueConstraint("api_key_id", "idempotency_hash"),
-        Index("ix_deletion_requests_pending", "model_id", "due_at", "seq", postgresql_where=text(PENDING)),
+        Index("ix_deletion_requests_pending", *PENDING_ORDER, postgresql_where=text(PENDING)),
+        Index("ix_deletion_requests_model_version", "model_id", "version", postgresql_where=text(FULFILLED)),
+        Index("ix_deletion_requests_split", "split_job_id", "split_part", postgresql_where=text(SPLIT)),
         Index("ix_deletion_requests_open", "due_at", postgresql_where=text(OPEN_REQUEST)),
         Index("ix_deletion_requests_kept", "finished_at", postgresql_where=text("wrapped_key IS NOT NULL")),
         Index("ix_deletion_requests_model_seq", "model_id", "seq"),
@@ -189,6 +195,8 @@ class DeletionRequest(Base):
     verdict: Mapped[str | None]
     reason: Mapped[str | None]
     version: Mapped[int | None]
+    split_job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id"), comment="the failed job it was split from")
+    split_part: Mapped[int | None] = mapped_column(comment="requests of one part form the next job")
     extended_at: Mapped[datetime | None]
     extension_reason: Mapped[str | None]
     traceparent: Mapped[str | None] = mapped_column(comment="W3C Trace Context")

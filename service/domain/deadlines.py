@@ -10,7 +10,7 @@ from service.domain.errors import Invalid
 
 CCPA_DAYS = 45  # Cal. Civ. Code 1798.130(a)(2)
 CLOCK_SKEW = timedelta(minutes=1)
-MAX_AGE = timedelta(days=3653)
+MAX_AGE = timedelta(days=366)  # every deadline with its extension has passed by then
 
 
 def add_month(moment: datetime) -> datetime:
@@ -33,9 +33,9 @@ def check_received(received_at: datetime, now: datetime) -> None:
     """Check the time at which a controller received a request.
 
     Raises:
-        Invalid: The time lies in the future, or more than ten years back.
+        Invalid: The time lies in the future, or more than a year back.
     """
     if received_at > now + CLOCK_SKEW:
         raise Invalid("The time lies in the future.", field="received_at")
     if received_at.replace(tzinfo=UTC) < now - MAX_AGE:
-        raise Invalid("The time lies more than ten years back.", field="received_at")
+        raise Invalid("The time lies more than a year back.", field="received_at")

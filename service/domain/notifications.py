@@ -19,8 +19,9 @@ def opendsr_status(status: str) -> str:
 def is_notified(dialect: str | None, before: str, after: str) -> bool:
     """Whether the service notifies the submitter of a change of status.
 
-    An OpenDSR controller is notified when OpenDSR's word changes, any other submitter when the request ends.
+    An OpenDSR controller is notified when OpenDSR's word changes, any other submitter when the request ends, or is open
+    again because the version that fulfilled it was withdrawn.
     """
     if dialect in DSR:
         return opendsr_status(before) != opendsr_status(after)
-    return after in TERMINAL_REQUESTS
+    return after in TERMINAL_REQUESTS or before in (RequestStatus.COMPLETED, RequestStatus.NOT_MEMORISED)

@@ -58,7 +58,7 @@ class Outcome(StrEnum):
 
 
 R, S = RequestStatus, Stage
-_ENDS = {R.NOT_MEMORISED, R.REJECTED, R.FAILED}
+_ENDS = {R.NOT_MEMORISED, R.REJECTED, R.FAILED, R.PENDING}  # pending: the batch was split, or its parent withdrawn
 
 REQUEST_TRANSITIONS: dict[RequestStatus, set[RequestStatus]] = {
     R.PENDING: {R.BATCHED, R.CANCELLED, R.REJECTED, R.COMPLETED},  # completed: nothing was found
@@ -66,8 +66,8 @@ REQUEST_TRANSITIONS: dict[RequestStatus, set[RequestStatus]] = {
     R.UNLEARNING: {R.VERIFYING, *_ENDS},
     R.VERIFYING: {R.PUBLISHING, R.UNLEARNING, *_ENDS},
     R.PUBLISHING: {R.COMPLETED, *_ENDS},
-    R.COMPLETED: set(),
-    R.NOT_MEMORISED: set(),
+    R.COMPLETED: {R.PENDING},  # the version that fulfilled it was withdrawn
+    R.NOT_MEMORISED: {R.PENDING},  # the version that it was tested on was withdrawn
     R.CANCELLED: set(),
     R.REJECTED: set(),
     R.FAILED: {R.PENDING},  # an operator's retry

@@ -28,6 +28,7 @@ class Policy(Input):
     preset: Literal["paper"] | None = Field(None, description="changes the defaults of some fields")
     max_batch_records: int = Field(32, ge=1, le=10_000, description="a job holds at most this many records")
     max_wait_seconds: float | None = Field(None, ge=0, description="default: UNLEARND_MAX_WAIT_SECONDS")
+    serve_superseded: bool = Field(False, description="hand out versions that remember completed requests to all keys")
     approvals: int = Field(0, ge=0, le=2, description="API keys that must approve a request before it is batched")
     rank: int = Field(16, ge=1, le=512)
     alpha: float | None = Field(None, gt=0, description="default: 2 x rank")
@@ -50,6 +51,7 @@ class Policy(Input):
     fisher_sequences: int = Field(64, ge=1)
     seed: int = Field(0, ge=0, le=2**32 - 1)
     max_perplexity_ratio: float = Field(1.25, gt=0)
+    max_request_sequences: int = Field(4096, ge=1, description="a request with more windows of text is rejected")
     el_n: int = Field(10, ge=1, le=100)
     sequence_length: int = Field(200, ge=8, le=32_768)
     heldout_sequences: int = Field(64, ge=20, le=10_000)
@@ -132,6 +134,7 @@ class WithdrawalIn(Input):
     """Why a version is withdrawn."""
 
     reason: Literal["superseded", "faulty", "revoked"]
+    reopen: bool = Field(False, description="withdraw it also if completed requests become open again")
 
 
 class DownloadOut(BaseModel):

@@ -84,6 +84,14 @@ class Storage(Protocol):
         """(model, number) -> digest of every version in the ledger."""
         ...
 
+    def add_withdrawn(self, model: str, number: int, reason: str) -> None:
+        """Enter the withdrawal of a version into the ledger. Idempotent."""
+        ...
+
+    def withdrawn(self) -> dict[tuple[str, int], str]:
+        """(model, number) -> reason of every withdrawal in the ledger."""
+        ...
+
     def add_purged(self, request_id: UUID) -> None:
         """Enter a purged request into the ledger, durably. Idempotent."""
         ...

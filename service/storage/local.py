@@ -5,6 +5,7 @@ corpora/<sha256>     reference texts (retain and held-out text), JSON lines
 staging/<name>/      releases that are being assembled
 work/<job>/<fence>/  checkpoints, adapter, candidate of an attempt: personal data, removed after the job
 ledger/published/<model>/<number>   the digest of a version that the database has committed
+ledger/withdrawn/<model>/<number>   the reason for which the version is no longer handed out
 ledger/purged/<request>             a request whose texts are gone for good
 """
 
@@ -17,7 +18,7 @@ from uuid import UUID, uuid4
 
 from service.files import age_seconds, fsync, write_atomically
 
-FOLDERS = ("versions", "corpora", "staging", "work", "ledger/published", "ledger/purged")
+FOLDERS = ("versions", "corpora", "staging", "work", "ledger/published", "ledger/purged", "ledger/withdrawn")
 DOOMED = "doomed-"  # prefix of staging folders that hold what is to be removed
 
 
@@ -133,6 +134,15 @@ class LocalStorage:
         entries = (self._root / "ledger" / "published").glob("*/[0-9]*")
         return {(path.parent.name, int(path.name)): path.read_text() for path in entries}
 
+    def add_withdrawn(self, model: str, number: int, reason: str) -> None:
+        """Enter the withdrawal of a version into the ledger."""
+        self._add_to_ledger(Path("withdrawn", model, str(number)), reason)
+
+    def withdrawn(self) -> dict[tuple[str, int], str]:
+        """(model, number) -> reason."""
+        entries = (self._root / "ledger" / "withdrawn").glob("*/[0-9]*")
+        return {(path.parent.name, int(path.name)): path.read_text() for path in entries}
+
     def add_purged(self, request_id: UUID) -> None:
         """Enter a purged request into the ledger."""
         self._add_to_ledger(Path("purged", str(request_id)), "")
@@ -144,5 +154,5 @@ class LocalStorage:
     def _add_to_ledger(self, entry: Path, content: str) -> None:
         """Write a file of the ledger, whole or not at all."""
         path = self._root / "ledger" / entry
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)

@@ -35,6 +35,7 @@ class Options:
         fisher_sequences: The most sequences on each side of the Fisher estimate.
         seed: Seeds every generator of the run.
         max_perplexity_ratio: The utility budget: held-out perplexity after / before.
+        max_request_sequences: Sequences of one request; a request of more is rejected.
         el_n: n of EL_n; shorter sequences use the n that fits them.
         sequence_length: Window length L in tokens, BOS included.
         heldout_sequences: The most held-out sequences that set the thresholds.
@@ -70,6 +71,7 @@ class Options:
     fisher_sequences: int = 64
     seed: int = 0
     max_perplexity_ratio: float = 1.25
+    max_request_sequences: int = 4096
     el_n: int = 10
     sequence_length: int = 200
     heldout_sequences: int = 64

@@ -11,6 +11,8 @@ from worker.engine.forget_set import ForgetSet
 from worker.engine.options import Options
 from worker.engine.types import Tokenizer
 
+GENERIC_COUNT, GENERIC_SHARE = 3, 0.1  # reference texts in which the texts of one request may stand
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -35,6 +37,53 @@ class Prepared:
     retain: list[list[int]]
     retain_excluded: int
     heldout_excluded: int
+
+
+def unfit_requests(
+    tokenizer: Tokenizer,
+    forget_texts: Sequence[str],
+    request_ids: Sequence[int],
+    retain_texts: Sequence[str],
+    heldout_texts: Sequence[str],
+    options: Options,
+) -> dict[int, str]:
+    """Requests that cannot be unlearned, or that would spoil the run for the others.
+
+    A text of a few common words stands in many retain and held-out texts. All of them would be left out, and too few
+    would stay to train on and to set thresholds.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        forget_texts: Texts to forget.
+        request_ids: For each of them the index of its request.
+        retain_texts: Texts to keep the model's abilities on.
+        heldout_texts: Texts the model has never seen.
+        options: The run's options.
+
+    Returns:
+        Index of a request -> too_short, too_long or too_generic.
+    """
+    texts_by_request: dict[int, list[str]] = {}
+    for text, request_id in zip(forget_texts, request_ids, strict=True):
+        texts_by_request.setdefault(request_id, []).append(text)
+    unfit: dict[int, str] = {}
+    for request_id, texts in texts_by_request.items():
+        try:
+            count = sum(len(text_windows(tokenizer, text, options.sequence_length)) for text in texts)
+        except TooShort as error:
+            unfit[request_id] = error.code
+            continue
+        if count > options.max_request_sequences:
+            unfit[request_id] = "too_long"
+        elif any(_is_generic(texts, references) for references in (retain_texts, heldout_texts)):
+            unfit[request_id] = "too_generic"
+    return unfit
+
+
+def _is_generic(texts: Sequence[str], references: Sequence[str]) -> bool:
+    """Whether the texts of one request stand in more than a tenth of the reference texts, and in more than three."""
+    _, excluded = without_forget_text(references, texts)
+    return excluded > max(GENERIC_COUNT, GENERIC_SHARE * len(references))
 
 
 def prepare(

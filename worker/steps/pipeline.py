@@ -26,13 +26,11 @@ from service.failpoints import reach
 from service.files import file_sha256
 from service.schemas.report import write_report
 from worker.engine.checkpoint import Checkpoint
-from worker.engine.data import text_windows
 from worker.engine.device import resolve_device, resolve_dtype, trains_in_bfloat16
-from worker.engine.errors import TooShort
 from worker.engine.measure import ArtefactReport, Baseline, measure_after, measure_before
 from worker.engine.merge import merge_into
 from worker.engine.options import Options, fit_to_model
-from worker.engine.prepare import Prepared, prepare
+from worker.engine.prepare import Prepared, prepare, unfit_requests
 from worker.engine.types import EpochEntry
 from worker.engine.unlearn import train
 from worker.steps.reference_texts import read_reference_texts
@@ -116,14 +114,12 @@ class Pipeline:
         return model.to(self.device).eval()
 
     def _prepare(self) -> Prepared:
-        """The token sequences of the run. A request with a text on which nothing can be measured is rejected."""
+        """The token sequences of the run. A request that would spoil the run is rejected."""
         pairs = list(zip(self.inputs.texts, self.inputs.request_ids, strict=True))
-        rejected: dict[int, str] = {}
-        for text, request_id in pairs:
-            try:
-                text_windows(self.tokenizer, text, self.options.sequence_length)
-            except TooShort as error:
-                rejected[request_id] = error.code
+        retain, heldout = (read_reference_texts(Path(path)) for path in (self.inputs.retain, self.inputs.heldout))
+        rejected = unfit_requests(
+            self.tokenizer, self.inputs.texts, self.inputs.request_ids, retain, heldout, self.options
+        )
         if rejected:
             self.send("rejected", reasons=rejected)
         measurable = [(text, request_id) for text, request_id in pairs if request_id not in rejected]
@@ -131,8 +127,8 @@ class Pipeline:
             self.tokenizer,
             [text for text, _ in measurable],
             [request_id for _, request_id in measurable],
-            read_reference_texts(Path(self.inputs.retain)),
-            read_reference_texts(Path(self.inputs.heldout)),
+            retain,
+            heldout,
             self.options,
             earlier_texts=self.inputs.earlier_texts,
             earlier_request_ids=self.inputs.earlier_request_ids,

@@ -21,7 +21,7 @@ from service.audit.predicate import CertifiedMeans, CertifiedUtility, Limits, Pr
 from service.audit.verification import CERTIFICATE, VerificationError
 from service.audit.verify import PROOF, verify
 from service.bootstrap import Services
-from service.db import jobs, log_entries, models, restored_requests
+from service.db import jobs, log_entries, models, restored_requests, withdrawals
 from service.db.tables import Certificate, Job, Model, Version
 from service.domain.disclosure import SUPPRESSED
 from service.domain.report import Means, Utility, VersionMetrics
@@ -65,10 +65,17 @@ def reconcile(services: Services) -> Reconciled:
     ledger = services.storage.published()  # read before the database, which has every version of the ledger by then
     with services.db.reading() as session:
         known = models.published(session)
+    withdrawn = services.storage.withdrawn()
+    with services.db.reading() as session:
+        known_withdrawn = models.withdrawn(session)
     for (name, number), digest in sorted(ledger.items()):
         if (name, number) not in known:
             adopted = _adopt(services, name, number, digest)
             (result.adopted if adopted else result.unknown).append(f"{name}/{number}")
+        # Before the next version is adopted: that one may have fulfilled what this withdrawal opens again.
+        if (name, number) in withdrawn.keys() - known_withdrawn.keys():
+            with services.db.transaction() as session:
+                withdrawals.apply_from_ledger(session, name, number, withdrawn[name, number])
     return result
 
 
@@ -97,7 +104,7 @@ def _insert_release(
     lineage = predicate["lineage"]
     with services.db.transaction() as session:
         model = models.by_name(session, lineage["model"], lock=True)
-        parent = models.version(session, model, number - 1) if model else None
+        parent = models.version(session, model, lineage["parent_version"]) if model else None
         if model is None or parent is None or lineage["parent_manifest"] != parent.digest:
             return False
         stopped = _stop_jobs(session, model)

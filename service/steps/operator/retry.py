@@ -59,6 +59,6 @@ def retry_job(services: Services, job_id: UUID) -> tuple[str, list[DeletionReque
 
 def _make_pending(session: Session, failed: Sequence[DeletionRequest]) -> None:
     """Move failed requests out of their job and back to pending, and log that."""
-    requests.move(session, failed, RequestStatus.PENDING, job_id=None, verdict=None, reason=None)
+    requests.reopen(session, failed, None)
     for request in failed:
         log_entries.append(session, "request.retried", ref=request.ref)

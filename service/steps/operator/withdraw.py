@@ -1,27 +1,65 @@
-"""withdraw: stop handing out a version. Its certificate, its log entries and its folder stay."""
+"""withdraw: stop handing out a version. Its certificate, its log entries and its folder stay.
 
+`latest` never falls behind a completed request. So requests that only the withdrawn version fulfilled are open again,
+and the next job starts from the newest version that is left.
+"""
+
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from service.bootstrap import Services
-from service.db import log_entries, models
+from service.db import models, requests, withdrawals
+from service.db.tables import DeletionRequest, Version
 from service.domain.errors import Conflict, NotFound
 
 
-def withdraw_version(services: Services, name: str, number: int, reason: str) -> None:
+def withdraw_version(services: Services, name: str, number: int, reason: str, *, reopen: bool = False) -> None:
     """Withdraw a version.
+
+    Args:
+        services: The services of this process.
+        name: The model.
+        number: The version.
+        reason: A code.
+        reopen: Withdraw it also if completed requests become open again.
 
     Raises:
         NotFound: The model or version does not exist.
-        Conflict: The version is withdrawn already, or it is the only one that is handed out.
+        Conflict: The version is withdrawn already, or it is the only one that is handed out; requests would be open
+            again and `reopen` is false; or their texts were purged, so that they cannot be unlearned again.
     """
-    with services.db.transaction() as session:
+    with services.db.transaction("withdraw") as session:
         model = models.by_name(session, name, lock=True)
         version = models.version(session, model, number) if model else None
         if model is None or version is None:
             raise NotFound("There is no such version.")
         if version.withdrawn_at is not None:
             raise Conflict("The version is withdrawn already.")
-        version.withdrawn_at, version.withdrawn_reason = datetime.now(UTC), reason
-        if models.newest_version(session, model) is None:
+        remaining = models.newest_version(session, model, without=version)
+        if remaining is None:
             raise Conflict("It is the only version that is handed out; publish another one first.")
-        log_entries.append(session, "version.withdrawn", manifest=version.digest, number=number)
+        unfulfilled = requests.fulfilled_after(session, model.id, remaining.number)
+        _check_cost(unfulfilled, remaining, reopen=reopen)
+        withdrawals.store(session, version, remaining, unfulfilled, reason)
+    services.storage.add_withdrawn(name, number, reason)
+    services.queue.wake("batch", model.id)
+    services.queue.wake("deliver")
+
+
+def _check_cost(unfulfilled: Sequence[DeletionRequest], remaining: Version, *, reopen: bool) -> None:
+    """Refuse a withdrawal that costs more than the caller has said that it may."""
+    purged = sum(request.wrapped_key is None for request in unfulfilled)
+    if purged:
+        raise Conflict(
+            f"Version {remaining.number} would be the newest, and it remembers {purged} requests whose texts were "
+            "purged: they cannot be unlearned again. Publish a newer version first.",
+            code="texts_purged",
+        )
+    if unfulfilled and not reopen:
+        overdue = sum(request.due_at < datetime.now(UTC) for request in unfulfilled)
+        raise Conflict(
+            f"Version {remaining.number} would be the newest, and it remembers {len(unfulfilled)} completed requests. "
+            f"They would be open again, {overdue} of them past their deadlines. Send reopen = true to accept that.",
+            field="reopen",
+            code="would_reopen",
+        )

@@ -29,7 +29,7 @@ def batch_requests(services: Services, model_id: UUID) -> UUID | None:
             if model is None or jobs.has_active_job(session, model_id):
                 return None
             sealed = _sealed_requests(services, session, model)
-            parent = models.version(session, model, model.latest)
+            parent = models.newest_version(session, model)
             batch = pending_requests.lock_pending(session, sealed)
             if not batch or parent is None:
                 return None
@@ -41,7 +41,18 @@ def batch_requests(services: Services, model_id: UUID) -> UUID | None:
 
 
 def _sealed_requests(services: Services, session: Session, model: Model) -> list[UUID]:
-    """The pending requests of a model that form a job now."""
+    """The pending requests of a model that form a job now.
+
+    The parts of a failed job that was split, and other requests, take turns.
+    """
+    part, others = pending_requests.next_part(session, model.id), _closed_window(services, session, model)
+    if part and others:
+        return others if jobs.newest_was_split(session, model.id) else part
+    return part or others
+
+
+def _closed_window(services: Services, session: Session, model: Model) -> list[UUID]:
+    """The requests that form a job because their window closes now."""
     max_records, wait = model.policy["max_batch_records"], model.policy.get("max_wait_seconds")
     return requests_to_batch(
         pending_requests.window(session, model.id, LOOK_AHEAD * max_records),
@@ -56,6 +67,7 @@ def _insert_job(session: Session, model: Model, parent: Version, batch: Sequence
     first, *others = (request.traceparent for request in batch)
     with span("batch", first, others, model=model.name, requests=len(batch)):
         job = Job(model_id=model.id, parent_version_id=parent.id, policy=model.policy, traceparent=traceparent())
+        job.split_of = batch[0].split_job_id
         job.woken_at = datetime.now(UTC)
         session.add(job)
         session.flush()

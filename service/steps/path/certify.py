@@ -20,7 +20,7 @@ from service.audit.predicate import Lineage, LogReference
 from service.audit.verification import VerificationError, load_trust
 from service.audit.verify import MODEL_SIGNATURE, check_model_signature
 from service.bootstrap import Services
-from service.db import jobs, log_entries, models, requests
+from service.db import jobs, log_entries, models, requests, splits
 from service.db.tables import Certificate, DeletionRequest, Job
 from service.domain.errors import DatabaseOutdated, PermanentJobError
 from service.domain.states import Outcome, RequestStatus, Stage
@@ -45,11 +45,11 @@ def certify_job(services: Services, job_id: UUID, fence: int) -> None:
         tested = _tested_requests(session, job_id)
         if job.report is not None and job.report.submitters is None:
             _count_submitters(jobs.owned(session, job_id, fence), tested)
-        lineage = _lineage(session, job)
+        lineage, number = _lineage(session, job), models.next_number(session, job.model_id)
     if not tested:
         _end_uncertified(services, job_id, fence)
         return
-    passed, number = job.outcome == Outcome.PASSED, job.parent_version.number + 1
+    passed = job.outcome == Outcome.PASSED
     if passed and services.storage.has_published(job.model.name, number):
         raise DatabaseOutdated(f"{job.model.name} {number}")
     with services.keyring.keys_held():
@@ -59,6 +59,7 @@ def certify_job(services: Services, job_id: UUID, fence: int) -> None:
     _store_certificate(services, job_id, fence, envelope)
     if not passed:
         services.storage.discard_job(job_id)
+        services.queue.wake("batch", job.model_id)  # the parts of a batch that was split
         services.queue.wake("deliver")
 
 
@@ -80,7 +81,7 @@ def _lineage(session: Session, job: Job) -> Lineage:
     certificate = models.certificate(session, parent.job_id)
     return {
         "model": job.model.name,
-        "version": parent.number + 1 if passed else None,
+        "version": models.next_number(session, job.model_id) if passed else None,
         "parent_version": parent.number,
         "parent_manifest": parent.digest,
         "parent_certificate": certificate.digest if certificate else None,
@@ -103,32 +104,35 @@ def _store_certificate(services: Services, job_id: UUID, fence: int, envelope: b
             tested = _tested_requests(session, job_id)
             waiting = [request for request in tested if request.status != RequestStatus.PUBLISHING]
             requests.move(session, waiting, RequestStatus.PUBLISHING)
+            parts = []
         else:
-            _end_unpublished(session, job)
+            parts = _end_unpublished(session, job, services.settings.max_split_jobs)
         stored.log_index = log_entries.append(
             session, "job.certified", job=str(job_id), certificate=digest, overall=overall
         )
+        splits.log_split(session, job, parts)
 
 
 def _end_uncertified(services: Services, job_id: UUID, fence: int) -> None:
     """End a job whose requests were all rejected: nothing was tested, so there is nothing to certify."""
     with services.db.transaction() as session:
-        _end_unpublished(session, jobs.owned(session, job_id, fence))
+        _end_unpublished(session, jobs.owned(session, job_id, fence), services.settings.max_split_jobs)
     services.storage.discard_job(job_id)
     services.queue.wake("deliver")
 
 
-def _end_unpublished(session: Session, job: Job) -> None:
-    """End a job that publishes nothing, and its requests."""
+def _end_unpublished(session: Session, job: Job, max_split_jobs: int) -> list[list[str]]:
+    """End a job that publishes nothing, and its requests; returns the parts of a batch that was split."""
     assert job.report is not None
     memorised = set(job.report.memorised)
-    for request in _tested_requests(session, job.id):
-        if request.ref in memorised:
-            requests.move(session, [request], RequestStatus.FAILED, reason=job.reason)
-        else:
-            requests.move(session, [request], RequestStatus.NOT_MEMORISED, reason="already_passes")
+    tested = _tested_requests(session, job.id)
+    failed = [request for request in tested if request.ref in memorised]
+    unseen = [request for request in tested if request.ref not in memorised]
+    requests.move(session, unseen, RequestStatus.NOT_MEMORISED, reason="already_passes")
+    parts = splits.fail_or_split(session, job, failed, job.reason, max_split_jobs=max_split_jobs)
     assert job.outcome is not None
     jobs.finish(session, job, Outcome(job.outcome), job.reason)
+    return parts
 
 
 def released_files(services: Services, job: Job, fence: int) -> list[FileEntry]:
@@ -139,7 +143,9 @@ def released_files(services: Services, job: Job, fence: int) -> list[FileEntry]:
     assert job.report is not None
     findings = job.report.findings
     candidate = services.storage.candidate(job.id, job.report.fence)
-    card = model_card(job.model.name, job.parent_version.number, findings, job.report.submitters or 0)
+    with services.db.reading() as session:
+        number = models.next_number(session, job.model_id)
+    card = model_card(job.model.name, number, job.parent_version.number, findings, job.report.submitters or 0)
     for name, content in ((TRUST, services.keyring.trust()), (CARD, card.encode())):
         temporary = candidate.with_name(f"{candidate.name}-{fence}.new")
         temporary.write_bytes(content)

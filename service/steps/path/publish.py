@@ -37,7 +37,7 @@ def publish_version(services: Services, job_id: UUID, fence: int) -> None:
         certificate = models.certificate(session, job_id)
         assert certificate is not None
         assert job.report is not None
-        name, number = job.model.name, job.parent_version.number + 1
+        name, number = job.model.name, models.next_number(session, job.model_id)
         candidate = services.storage.candidate(job_id, job.report.fence)
     if services.storage.has_published(name, number):
         raise DatabaseOutdated(f"{name} {number}")

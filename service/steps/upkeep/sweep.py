@@ -52,7 +52,7 @@ def _quarantine_one(services: Services) -> bool:
     with services.db.transaction() as session:
         job = jobs.exhausted(session, services.settings.max_attempts)
         if job is not None:
-            quarantine_job(session, job, "attempts_exhausted")
+            quarantine_job(session, job, "attempts_exhausted", services.settings.max_split_jobs)
         return job is not None
 
 
@@ -67,10 +67,13 @@ def collect_garbage(services: Services) -> None:
     with services.db.transaction() as session:
         ended = set(present) - jobs.unfinished(session, present)
         missing = models.published(session).items() - ledger.items()
+        withdrawn = models.withdrawn(session).items() - storage.withdrawn().items()
     for job_id in ended:
         storage.discard_job(job_id)
     for (model, number), digest in missing:
         storage.add_published(model, number, digest)
+    for (model, number), reason in withdrawn:
+        storage.add_withdrawn(model, number, reason)
     for path in storage.set_aside_before(older_than=age):  # left by a process that died or froze
         _remove(services, path)
     old = [path for path in storage.releases() if path.name not in ledger.values() and age_seconds(path) > age]

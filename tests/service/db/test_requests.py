@@ -52,14 +52,14 @@ def test_the_door_refuses_what_the_table_does_not_list(services, job):
     """Nothing is written; the restore's table lists other moves than the usual one."""
     request, job_id = job
     with pytest.raises(IllegalTransition), services.db.transaction() as session:
-        requests.move(session, [requests.by_id(session, request["id"], lock=True)], RequestStatus.PENDING)
+        requests.move(session, [requests.by_id(session, request["id"], lock=True)], RequestStatus.COMPLETED)
     with pytest.raises(IllegalTransition), services.db.transaction() as session:
         jobs.advance(session, session.get(Job, job_id), Stage.PUBLISH)
     with services.db.transaction() as session:
         row = requests.by_id(session, request["id"], lock=True)
         assert row.status == RequestStatus.BATCHED
-        requests.move(session, [row], RequestStatus.PENDING, table=RESTORE_TRANSITIONS, job_id=None)
-        assert (row.status, row.job_id) == (RequestStatus.PENDING, None)
+        requests.move(session, [row], RequestStatus.COMPLETED, table=RESTORE_TRANSITIONS, job_id=None)
+        assert (row.status, row.job_id) == (RequestStatus.COMPLETED, None)
 
 
 def test_the_door_refuses_a_row_that_has_moved(services, job):

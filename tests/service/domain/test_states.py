@@ -39,8 +39,9 @@ def test_every_request_state_reaches_an_end():
 
 
 def test_a_cancelled_request_stays_cancelled():
-    """No way out of cancelled, completed, not_memorised, rejected."""
-    for state in TERMINAL_REQUESTS - {RequestStatus.FAILED}:
-        assert not REQUEST_TRANSITIONS[state]
+    """No way out of cancelled and rejected; from the other ends only back to pending."""
+    for state in TERMINAL_REQUESTS:
+        again = state not in (RequestStatus.CANCELLED, RequestStatus.REJECTED)
+        assert REQUEST_TRANSITIONS[state] == ({RequestStatus.PENDING} if again else set())
     with pytest.raises(IllegalTransition):
         check_stage(Stage.DONE, Stage.QUEUED)

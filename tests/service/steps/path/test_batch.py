@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
@@ -65,6 +66,20 @@ def test_one_window_one_job_and_no_second_while_it_runs(api, services, model):
     with pytest.raises(IntegrityError), services.db.transaction() as session:
         other = session.get(Job, job_id)
         session.add(Job(model_id=model_id, parent_version_id=other.parent_version_id, policy={}))
+
+
+def test_keys_take_turns_whatever_deadlines_one_of_them_claims(api, services, model, new_key):
+    """A key with many requests that are long overdue does not fill the batch; within a key the earliest goes first."""
+    early = (datetime.now(UTC) - timedelta(days=300)).isoformat()
+    flood = [submit(api, received_at=early) for _ in range(40)]
+    patient = {"Authorization": f"Bearer {new_key('submit')}"}
+    other = api.post(REQUESTS, json={"model": "tiny", "records": [{"text": "a"}]}, headers=patient).json()
+    batch_requests(services, only_model(services))
+    assert api.get(f"{REQUESTS}/{other['id']}").json()["status"] == "batched"
+    assert [api.get(f"{REQUESTS}/{r['id']}").json()["status"] for r in flood].count("batched") == 31
+    too_old = (datetime.now(UTC) - timedelta(days=400)).isoformat()
+    refused = api.post(REQUESTS, json={"model": "tiny", "records": [{"text": "a"}], "received_at": too_old})
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "received_at")
 
 
 def test_two_workers_batching_at_once_make_one_job(api, services, model):

@@ -1,0 +1,68 @@
+"""Splitting a failed batch, so that no request fails for another's sake.
+
+A job that fails is one finding about several requests. Its requests go back to pending in two parts, and each part
+becomes a job of its own. A part that fails is split again, until the requests that fail stand alone. So a batch of n
+requests makes fewer than 2n jobs; `max_split_jobs` is the limit whatever happens. Every split is in the log.
+"""
+
+from collections.abc import Sequence
+
+from sqlalchemy.orm import Session
+
+from service.db import jobs, log_entries, requests
+from service.db.tables import DeletionRequest, Job
+from service.domain.states import RequestStatus
+
+# Reasons that are no request's doing: a part of the batch would end in the same way.
+INSEPARABLE = frozenset({
+    "cancelled", "candidate_changed", "parent_withdrawn", "restored", "unknown_plugin", "version_in_storage",
+})  # fmt: skip
+
+
+def fail_or_split(
+    session: Session, job: Job, failed: Sequence[DeletionRequest], reason: str | None, *, max_split_jobs: int
+) -> list[list[str]]:
+    """End the requests of a failed job as failed, or put them back in parts.
+
+    Args:
+        session: The transaction.
+        job: The job.
+        failed: Those of its requests that did not end otherwise.
+        reason: Why the job failed.
+        max_split_jobs: How many jobs may be made of one by splitting.
+
+    Returns:
+        The refs of each part, for `log_split`; nothing if the requests failed.
+    """
+    parts = _parts(failed)
+    if not parts or reason in INSEPARABLE or jobs.split_count(session, job) + len(parts) > max_split_jobs:
+        requests.move(session, failed, RequestStatus.FAILED, reason=reason)
+        return []
+    for number, part in enumerate(parts):
+        requests.move(
+            session,
+            part,
+            RequestStatus.PENDING,
+            job_id=None,
+            verdict=None,
+            reason="split",
+            split_job_id=job.id,
+            split_part=number,
+        )
+    return [sorted(request.ref for request in part) for part in parts]
+
+
+def log_split(session: Session, job: Job, parts: list[list[str]]) -> None:
+    """Log a split, if there was one."""
+    if parts:
+        log_entries.append(session, "job.split", job=str(job.id), parts=parts)
+
+
+def _parts(failed: Sequence[DeletionRequest]) -> list[list[DeletionRequest]]:
+    """Requests that did not pass their own tests, and the others; if all are of one kind, two halves."""
+    passed = [request for request in failed if request.verdict == "PASS"]
+    others = [request for request in failed if request.verdict != "PASS"]
+    if passed and others:
+        return [passed, others]
+    middle = len(failed) // 2
+    return [list(failed[:middle]), list(failed[middle:])] if middle else []

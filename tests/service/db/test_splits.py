@@ -1,0 +1,110 @@
+"""A batch that fails is split until the requests that make it fail stand alone."""
+
+import base64
+import json
+
+import pytest
+
+from service.db import jobs, requests
+from service.lease import fail_attempt, hold_job
+from service.steps.path.batch import batch_requests
+from service.steps.path.certify import certify_job
+from service.steps.path.publish import publish_version
+from tests.service.conftest import REQUESTS, only_model, submit
+from tests.service.jobs import COMPUTE_STAGES, CONTROL_STAGES, about, fail_what_waits, publish_what_waits, to_certify
+
+
+def state(api, request: dict) -> tuple[str, str | None]:
+    """Status and reason of a request."""
+    answer = api.get(f"{REQUESTS}/{request['id']}").json()
+    return answer["status"], answer["reason"]
+
+
+def refs_of(services, job_id) -> list[str]:
+    """The requests of a job, in the order in which the compute child counts them."""
+    with services.db.reading() as session:
+        return [request.ref for request in requests.of_job(session, job_id)]
+
+
+def run(services, culprits: dict[str, str]) -> int:
+    """Take jobs to their ends until none is left; a job with a culprit fails. Returns the number of jobs."""
+    count = 0
+    while job_id := batch_requests(services, only_model(services)):
+        count += 1
+        refs = refs_of(services, job_id)
+        reason = next((culprits[ref] for ref in refs if ref in culprits), None)
+        outcome = {"outcome": "failed", "reason": reason} if reason else {}
+        to_certify(services, job_id, about(len(refs), **outcome))
+        with hold_job(services, job_id, CONTROL_STAGES) as lease:
+            certify_job(services, job_id, lease.fence)
+            if not reason:
+                publish_version(services, job_id, lease.fence)
+    return count
+
+
+def test_two_culprits_among_eight_fail_alone_with_their_own_reasons(api, services, model):
+    """The six others are fulfilled, in fewer than sixteen jobs; every split is in the log."""
+    sent = [submit(api) for _ in range(8)]
+    culprits = {sent[1]["ref"]: "criterion_missed", sent[6]["ref"]: "budget_missed"}
+    assert run(services, culprits) < 16
+    for request in sent:
+        reason = culprits.get(request["ref"])
+        assert state(api, request) == (("failed", reason) if reason else ("completed", None))
+    entries = [json.loads(base64.b64decode(e["entry"])) for e in api.get("/v1/log/entries").json()["items"]]
+    splits = [entry for entry in entries if entry["kind"] == "job.split"]
+    assert {ref for part in splits[0]["parts"] for ref in part} == {request["ref"] for request in sent}
+
+
+def test_requests_that_missed_their_own_tests_are_parted_from_the_others_first(api, services, model):
+    """So one job more fulfils the others."""
+    sent = [submit(api) for _ in range(4)]
+    first = fail_what_waits(services, **{"2": "FAIL"})
+    assert [state(api, request) for request in sent] == [("pending", "split")] * 4
+    publish_what_waits(services)
+    assert [state(api, request)[0] for request in sent] == ["completed", "completed", "pending", "completed"]
+    second = fail_what_waits(services, **{"0": "FAIL"})
+    assert state(api, sent[2]) == ("failed", "criterion_missed")
+    with services.db.reading() as session:
+        assert str(jobs.by_id(session, second).split_of) == first
+
+
+@pytest.mark.parametrize(("reason", "separable"), [("child_killed", True), ("unknown_plugin", False)])
+def test_a_job_that_is_given_up_is_split_unless_no_request_can_be_the_cause(api, services, model, reason, separable):
+    """A text may kill the compute child; a policy is wrong for all."""
+    sent = [submit(api) for _ in range(2)]
+    job_id = batch_requests(services, only_model(services))
+    with hold_job(services, job_id, COMPUTE_STAGES) as lease:
+        fail_attempt(services, lease, reason, permanent=True)
+    assert [state(api, request) for request in sent] == [("pending", "split") if separable else ("failed", reason)] * 2
+
+
+def test_the_number_of_jobs_is_limited(api, services, model):
+    """What is left when it is reached fails together."""
+    services.settings.max_split_jobs = 2
+    sent = [submit(api) for _ in range(8)]
+    culprits = {request["ref"]: "criterion_missed" for request in sent[:1]}
+    assert run(services, culprits) == 3
+    assert sorted(state(api, request)[0] for request in sent) == ["completed"] * 4 + ["failed"] * 4
+
+
+def test_other_requests_and_the_parts_of_a_batch_take_turns(api, services, model):
+    """A long search for a culprit does not keep other requests waiting."""
+    sent = [submit(api) for _ in range(4)]
+    fail_what_waits(services)
+    other = submit(api)
+    publish_what_waits(services)
+    assert [state(api, request)[0] for request in (*sent, other)].count("completed") == 2
+    publish_what_waits(services)
+    assert state(api, other)[0] == "completed"
+    publish_what_waits(services)
+    assert [state(api, request)[0] for request in sent] == ["completed"] * 4
+
+
+def test_a_retry_by_an_operator_begins_anew(api, services, model):
+    """The request goes into the next batch with others."""
+    request = submit(api)
+    fail_what_waits(services)
+    other = submit(api)
+    assert api.post(f"{REQUESTS}/{request['id']}/retry").status_code == 202
+    publish_what_waits(services)
+    assert [state(api, r)[0] for r in (request, other)] == ["completed"] * 2
