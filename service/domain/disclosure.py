@@ -10,7 +10,7 @@ numbers of its own requests can subtract them from a mean. So a number is shown 
   submitters (API keys) and at most `LARGEST_SHARE` of the sequences from one of them. They are rounded down to a
   multiple of `MEAN_STEP`.
 
-Others see no more. An auditor sees all numbers as they are.
+A number on none of these lists is for auditors alone. They see all numbers as they are.
 
 What subtraction gives: a submitter with the share s of the sequences moves the mean by s times its own mean. All
 others together learn this submitter's own mean to within `MEAN_STEP` / s, which is never less than `MEAN_STEP` /
