@@ -64,7 +64,7 @@ def table(version: JsonObject, history: list[JsonObject], seconds: dict[str, flo
     ]
     lines = ["| | before | after | limit or ratio |", "|---|---|---|---|"]
     lines += [f"| {name} | {a:.4f} | {b:.4f} | {limit} |" for name, a, b, limit in rows]
-    stages = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
+    stages = ", ".join(f"{name} at most {value:.0f} s" for name, value in seconds.items())
     steps = sum(entry["steps"] for entry in history)
     lines += ["", f"{len(history)} epochs, {steps} optimiser steps; {stages}; whole path {wall:.0f} s."]
     trace = "; ".join(f"{e['epoch']}: MA {e['ma']:.3f}, perplexity {e['perplexity']:.1f}" for e in history)

@@ -19,6 +19,7 @@ from service.audit.merkle import inclusion_proof, leaf_hash, root
 from service.audit.numbers import threshold_ranges
 from service.audit.verification import CERTIFICATE
 from service.audit.verify import MODEL_SIGNATURE, PROOF, UNBOUND
+from service.domain.disclosure import Contributors
 from service.domain.report import Findings
 from service.evidence.keyring import Keyring
 
@@ -66,6 +67,11 @@ LINEAGE = {
 def findings(values: dict) -> Findings:
     """What the tests of a job found, of JSON values as `REPORT` has them."""
     return TypeAdapter(Findings).validate_python(values)
+
+
+def contributors(submitters: int) -> Contributors:
+    """So many submitters, with a sequence each."""
+    return Contributors.count((submitter, 1) for submitter in range(submitters))
 
 
 class Issuer:
@@ -120,7 +126,7 @@ class Issuer:
             "forget_root": forget_set_root([(r.ref, r.commitment) for r in requests]),
             "requests": LINES,
             "records": 3,
-            "submitters": memorised_count(r.reason for r in requests),  # one each
+            "contributors": contributors(memorised_count(r.reason for r in requests)),
             "reference_texts": [{"role": "retain", "sha256": "5" * 64, "records": 9}],
             "parameters": POLICY,
             "report": REPORT,

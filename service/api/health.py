@@ -14,7 +14,8 @@ from service.api.deps import ServicesDep
 from service.bootstrap import Services
 from service.db import jobs, models, outbox, requests
 from service.db.tables import Version
-from service.domain.disclosure import is_disclosed
+from service.domain.disclosure import disclosed
+from service.schemas.report import write_report
 
 router = APIRouter(tags=["health"])
 MAX_MODELS = 200  # models with metrics of their own
@@ -85,7 +86,7 @@ class Collector:
 
 
 def _version_metrics(latest: list[tuple[str, Version]]) -> Iterator[Metric]:
-    """EL, MA and perplexity of each model's newest version, without means over few submitters' texts."""
+    """EL, MA and perplexity of each model's newest version, as a caller without the scope `audit` may see them."""
     number = GaugeMetricFamily("unlearnd_model_version", "Number of the newest version", labels=["model"])
     names = ("model", "measure", "value")
     tested = GaugeMetricFamily("unlearnd_version_test", "EL and MA of the unlearned texts", labels=names)
@@ -98,11 +99,9 @@ def _version_metrics(latest: list[tuple[str, Version]]) -> Iterator[Metric]:
         if metrics is None:
             continue  # the registered base
         ratio.add_metric([model], metrics.utility.heldout_ratio)
-        means = {"limit": metrics.limits}
-        if is_disclosed(metrics.submitters) and metrics.before and metrics.after:
-            means |= {"before": metrics.before, "after": metrics.after}
-        for when, mean in means.items():
-            for measure, value in (("el", mean.el), ("ma", mean.ma)):
+        shown = disclosed(write_report(metrics), metrics.contributors)
+        for when, means in (("limit", shown["limits"]), ("before", shown["before"]), ("after", shown["after"])):
+            for measure, value in means.items() if isinstance(means, dict) else ():
                 if value is not None:
                     tested.add_metric([model, measure, when], value)
     yield from (number, tested, ratio)

@@ -1,7 +1,11 @@
-"""`/v1/jobs`: jobs and their progress, as documents and as Server-Sent Events."""
+"""`/v1/jobs`: jobs and their progress, as documents and as Server-Sent Events.
+
+A job has requests of many submitters. A key with `submit` alone sees the jobs of its own requests, and of these the
+progress: no metrics, which are about all requests together.
+"""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated
 from uuid import UUID
 
@@ -9,7 +13,15 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from service.api.deps import Admin, Reader, ServicesDep, is_auditor
+from service.api.deps import (
+    SEES_ALL_REQUESTS,
+    Admin,
+    JobReader,
+    MetricsReader,
+    ServicesDep,
+    is_auditor,
+    restricted_to,
+)
 from service.api.paging import Cursor, Limit
 from service.api.requests import to_request_out
 from service.api.versions import Form, render_certificate
@@ -17,7 +29,7 @@ from service.bootstrap import Services
 from service.db import jobs, models
 from service.db.api_keys import Caller
 from service.db.tables import Job, JobEvent
-from service.domain.disclosure import disclosed
+from service.domain.disclosure import Contributors, disclosed
 from service.domain.errors import Invalid, NotFound
 from service.domain.states import TERMINAL_STAGES, Stage
 from service.schemas.base import Listing
@@ -26,10 +38,12 @@ from service.steps.operator.retry import retry_job
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 PING_SECONDS = 15
+PROGRESS_EVENTS = ("stage", "done")  # what a key with `submit` alone is sent, with `progress` in between
 
 
 def to_job_out(job: Job, caller: Caller) -> JobOut:
     """The answer for a job, with the metrics that the caller may see."""
+    metrics = {} if _own_requests_only(caller) else _disclosed(job.metrics, job, caller)
     return JobOut(
         id=job.id,
         model=job.model.name,
@@ -41,40 +55,57 @@ def to_job_out(job: Job, caller: Caller) -> JobOut:
         attempts=job.attempts,
         parent=job.parent_version.number,
         version=job.version.number if job.version else None,
-        metrics=disclosed(job.metrics, job.metrics.get("submitters"), auditor=is_auditor(caller)),
+        metrics=metrics,
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,
     )
 
 
-def _find_job(services: Services, job_id: UUID) -> Job:
+def _own_requests_only(caller: Caller) -> UUID | None:
+    """The API key whose requests' jobs the caller is restricted to; None: no restriction."""
+    return restricted_to(caller, *SEES_ALL_REQUESTS)
+
+
+def _disclosed(numbers: Mapping[str, object], job: Job, caller: Caller) -> dict[str, object]:
+    """The numbers of a job that the caller may see."""
+    contributors = Contributors(job.metrics.get("submitters"), job.metrics.get("largest_share"))
+    return disclosed(numbers, contributors, auditor=is_auditor(caller))
+
+
+def _find_job(services: Services, job_id: UUID, caller: Caller) -> Job:
+    """A job that the caller may see; another is as if it did not exist."""
+    own = _own_requests_only(caller)
     with services.db.reading() as session:
         job = jobs.by_id(session, job_id)
-    if job is None:
-        raise NotFound("There is no such job.")
+        if job is None or (own is not None and not jobs.has_request(session, job_id, own)):
+            raise NotFound("There is no such job.")
     return job
 
 
 @router.get("")
 def listing(
     services: ServicesDep,
-    caller: Reader,
+    caller: JobReader,
     model: Annotated[str | None, Query(max_length=63)] = None,
     stage: Stage | None = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Listing[JobOut]:
-    """Jobs, newest first."""
+    """Jobs, newest first. A key with the scope `submit` alone sees the jobs of its own requests."""
     with services.db.reading() as session:
-        page = jobs.listing(session, cursor, limit, model=model, stage=stage)
+        page = jobs.listing(session, cursor, limit, model=model, stage=stage, api_key_id=_own_requests_only(caller))
     return Listing(items=[to_job_out(job, caller) for job in page.items], next_cursor=page.next_cursor)
 
 
 @router.get("/{job_id}")
-def get(job_id: UUID, services: ServicesDep, caller: Reader) -> JobOut:
-    """One job. Means over the texts of fewer than three submitters are null, except for keys with the scope `audit`."""
-    return to_job_out(_find_job(services, job_id), caller)
+def get(job_id: UUID, services: ServicesDep, caller: JobReader) -> JobOut:
+    """One job. Its metrics depend on the caller's scopes.
+
+    With `audit`, all metrics are exact. With `read`, means are coarse, and null if the texts come from fewer than three
+    submitters or mostly from one. With `submit` alone, there are no metrics, and no jobs but those of own requests.
+    """
+    return to_job_out(_find_job(services, job_id, caller), caller)
 
 
 @router.post("/{job_id}/retry", status_code=202)
@@ -85,17 +116,20 @@ def retry(job_id: UUID, services: ServicesDep, _: Admin) -> list[RequestOut]:
 
 
 @router.get("/{job_id}/history")
-def history(job_id: UUID, services: ServicesDep, caller: Reader) -> list[dict[str, object]]:
-    """One object per epoch: epoch, el, ma, their thresholds, loss, perplexity, seconds."""
-    submitters = _find_job(services, job_id).metrics.get("submitters")
+def history(job_id: UUID, services: ServicesDep, caller: MetricsReader) -> list[dict[str, object]]:
+    """One object per epoch: epoch, el, ma, their thresholds, loss, perplexity, seconds; as exact as in `GET {job_id}`.
+
+    A key with the scope `submit` alone has no access.
+    """
+    job = _find_job(services, job_id, caller)
     with services.db.reading() as session:
-        return [disclosed(epoch, submitters, auditor=is_auditor(caller)) for epoch in jobs.history(session, job_id)]
+        return [_disclosed(epoch, job, caller) for epoch in jobs.history(session, job_id)]
 
 
 @router.get("/{job_id}/certificate")
-def certificate(job_id: UUID, services: ServicesDep, _: Reader, form: Form = None) -> Response:
+def certificate(job_id: UUID, services: ServicesDep, caller: JobReader, form: Form = None) -> Response:
     """The certificate of a job, including a failed one: a DSSE envelope, or its statement as HTML or Markdown."""
-    job = _find_job(services, job_id)
+    job = _find_job(services, job_id, caller)
     with services.db.reading() as session:
         row = models.certificate(session, job_id)
     if row is None or job.stage != Stage.DONE:  # a signed certificate is not shown before it is published
@@ -110,16 +144,17 @@ async def events(
     job_id: UUID,
     request: Request,
     services: ServicesDep,
-    caller: Reader,
+    caller: JobReader,
     last_event_id: Annotated[str | None, Header(max_length=18)] = None,
 ) -> EventSourceResponse:
     """Live events of the job: `stage`, `thresholds`, `epoch`, `retry`, `done`, with `progress` in between.
 
-    The stream ends with the job. A client that reconnects sends `Last-Event-ID` to continue after that event.
+    The stream ends with the job. A client that reconnects sends `Last-Event-ID` to continue after that event. A key
+    with the scope `submit` alone gets `stage`, `progress` and `done`.
     """
     if last_event_id is not None and not last_event_id.isdecimal():
         raise Invalid("Not the id of an event.", field="Last-Event-ID")
-    await run_in_threadpool(_find_job, services, job_id)
+    await run_in_threadpool(_find_job, services, job_id, caller)
     stream = _stream(services, request.app.state.listener.subscribe(job_id), job_id, int(last_event_id or 0), caller)
     return EventSourceResponse(stream, ping=PING_SECONDS)
 
@@ -133,7 +168,9 @@ async def _stream(
         job, new_events = await run_in_threadpool(_events_after, services, job_id, last_event)
         for event in new_events:
             last_event = event.id
-            data = disclosed(event.data, job.metrics.get("submitters"), auditor=is_auditor(caller))
+            if event.kind not in PROGRESS_EVENTS and _own_requests_only(caller):
+                continue
+            data = _disclosed(event.data, job, caller)
             yield ServerSentEvent(json.dumps(data), event=event.kind, id=str(event.id))
         if job.stage in TERMINAL_STAGES:
             return

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from service.api.deps import Auditor, ServicesDep
+from service.api.deps import Auditor, LogReader, ServicesDep
 from service.api.paging import Limit
 from service.audit.merkle import consistency_proof, inclusion_proof
 from service.bootstrap import Services
@@ -35,9 +35,12 @@ def trust(services: ServicesDep, _: Auditor) -> Response:
 
 @router.get("/entries")
 def entries(
-    services: ServicesDep, _: Auditor, start: Annotated[int, Query(ge=0)] = 0, limit: Limit = 200
+    services: ServicesDep, _: LogReader, start: Annotated[int, Query(ge=0)] = 0, limit: Limit = 200
 ) -> Listing[LogEntry]:
-    """Entries in order: the hashed bytes in base64. `next_cursor` is the `start` of the next page."""
+    """Entries in order: the hashed bytes in base64. `next_cursor` is the `start` of the next page.
+
+    They need the scope `audit` or `read`, because whoever knows when a person asked could find the person's request.
+    """
     with services.db.reading() as session:
         page = log_entries.entries(session, start, limit)
     items = [LogEntry(index=start + i, entry=base64.b64encode(entry).decode()) for i, entry in enumerate(page)]

@@ -43,7 +43,7 @@ def to_version_out(version: Version, name: str, caller: Caller) -> VersionOut:
         job_id=version.job_id,
         created_at=version.created_at,
         digest=version.digest,
-        metrics=disclosed(write_report(metrics), metrics.submitters, auditor=is_auditor(caller)) if metrics else {},
+        metrics=disclosed(write_report(metrics), metrics.contributors, auditor=is_auditor(caller)) if metrics else {},
         files=[FileOut(**entry) for entry in version.files],
         withdrawn_at=version.withdrawn_at,
         withdrawn_reason=version.withdrawn_reason,

@@ -1,9 +1,7 @@
 """The model card of a published version, in the Hugging Face form."""
 
-from dataclasses import asdict
-
-from service.audit.numbers import decimals
-from service.domain.disclosure import suppressed
+from service.audit.numbers import certified_limits, certified_means
+from service.domain.disclosure import LIMIT_STEP, MEAN_STEP, Contributors
 from service.domain.report import Findings
 
 CARD = """---
@@ -26,20 +24,23 @@ AutoModelForCausalLM.from_pretrained(".")
 | mean MA of the forget set | {ma_before} | {ma_after} | {ma_limit} |
 | held-out perplexity | {ppl_before:.2f} | {ppl_after:.2f} | at most x {max_ratio:.2f} |
 
+Means of the forget set are rounded down to a multiple of {mean_step}, or suppressed, and held-out means are rounded
+down to a multiple of {limit_step}. Exact numbers would be about single persons.
+
 The file `certificate.dsse.json` beside this folder states the procedure, its parameters, and what was not tested;
 `unlearnd verify` checks it offline. The tests bound greedy extraction of the submitted records. They say nothing
 about other ways to elicit them. Quantising the model or training it further can bring some back.
 """
 
 
-def model_card(model: str, version: int, parent: int, findings: Findings, submitters: int) -> str:
+def model_card(model: str, version: int, parent: int, findings: Findings, contributors: Contributors) -> str:
     """The text of the model card, from the test results of the version."""
     assert findings.limits, "a passed run has limits"
     assert findings.before, "a passed run has means before training"
     assert findings.after, "a passed run has means after training"
     assert findings.utility, "a passed run has perplexities"
-    limits = decimals(asdict(findings.limits))
-    before, after = (suppressed(decimals(asdict(means)), submitters) for means in (findings.before, findings.after))
+    limits = certified_limits(findings.limits)
+    before, after = (certified_means(means, contributors) for means in (findings.before, findings.after))
     return CARD.format(
         model=model,
         version=version,
@@ -53,4 +54,6 @@ def model_card(model: str, version: int, parent: int, findings: Findings, submit
         ppl_before=findings.utility.heldout_perplexity_before,
         ppl_after=findings.utility.heldout_perplexity_after,
         max_ratio=findings.utility.max_ratio,
+        mean_step=MEAN_STEP,
+        limit_step=LIMIT_STEP,
     )

@@ -34,7 +34,7 @@ from service.audit.predicate import (
 )
 from service.audit.schema import DIGEST, schema_problem
 from service.audit.wording import problem_in
-from service.domain.disclosure import FEWEST_SUBMITTERS
+from service.domain.disclosure import FEWEST_SUBMITTERS, LIMIT_STEP, MEAN_STEP, Contributors, count_range
 from service.domain.json_types import JsonObject
 from service.domain.report import Artefact, EarlierRequests, Environment, Findings
 
@@ -50,7 +50,8 @@ MERGE = "W' = W + c (B A - B0 A0), in float32 from the parent's weights, rounded
 CRITERION = (
     "mean EL and mean MA over the forget set at or under the held-out means; each request's own means, and those of "
     "every earlier request still kept, at or under the held-out 95th percentiles; held-out perplexity ratio at or "
-    "under the policy's maximum"
+    f"under the policy's maximum. Here means are rounded down to a multiple of {MEAN_STEP}, limits to a multiple of "
+    f"{LIMIT_STEP}"
 )
 MANDATORY_ATTACKS = ("greedy extraction from every prefix (EL)", "token by token prediction (MA)")
 OTHER_ATTACKS = (
@@ -60,7 +61,6 @@ OTHER_ATTACKS = (
     "rephrased prompts",
 )
 NOT_MEMORISED = "not_memorised"  # the reason code of a request that the model had not memorised; training leaves it out
-BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 class WordingRefused(ValueError):
@@ -91,12 +91,6 @@ def memorised_count(reasons: Iterable[str | None]) -> int:
     return sum(reason != NOT_MEMORISED for reason in reasons)
 
 
-def bucket(count: int) -> str:
-    """A count as a range, so that it does not reveal how much one person wrote."""
-    upper = next((limit for limit in BUCKETS if count <= limit), None)
-    return f"<= {upper}" if upper else f"> {BUCKETS[-1]}"
-
-
 def statement(
     *,
     certificate_id: str,
@@ -109,7 +103,7 @@ def statement(
     forget_root: bytes,
     requests: Sequence[RequestLine],
     records: int,
-    submitters: int,
+    contributors: Contributors,
     reference_texts: Sequence[CertifiedTexts],
     parameters: JsonObject,
     findings: Findings,
@@ -128,7 +122,7 @@ def statement(
         forget_root: Merkle root over the requests' commitments.
         requests: One line for each request.
         records: The number of records; the statement gives a range.
-        submitters: The number of distinct submitters of the memorised requests; the statement gives a range.
+        contributors: Whose texts the means are over; the statement gives the number of submitters as a range.
         reference_texts: role, sha256 and records of the retain and held-out texts.
         parameters: All parameters of the run.
         findings: The test results.
@@ -147,7 +141,7 @@ def statement(
         "lineage": lineage,
         "log": log,
         "artefacts": _artefacts(findings.artefact, published=published),
-        "forget_set": _forget_set(forget_root, requests, records, submitters),
+        "forget_set": _forget_set(forget_root, requests, records, contributors.submitters or 0),
         "requests": [_request(line) for line in sorted(requests, key=lambda line: line.ref)],
         "corpora": list(reference_texts),
         "method": {
@@ -155,8 +149,8 @@ def statement(
             "source": "Cha et al., ICLR 2025, arXiv 2408.06621",
             "parameters": certified_parameters(parameters),
         },
-        "verification": _verification(findings, requests, submitters),
-        "training": certified_training(findings, submitters),
+        "verification": _verification(findings, requests, contributors),
+        "training": certified_training(findings, contributors),
         "environment": _environment(findings.environment),
         "overall": overall,
     }
@@ -190,8 +184,8 @@ def _forget_set(root: bytes, requests: Sequence[RequestLine], records: int, subm
     return {
         "commitment_root": root.hex(),
         "requests": len(requests),
-        "records": bucket(records),
-        "submitters": bucket(submitters),
+        "records": count_range(records),
+        "submitters": count_range(submitters),
     }
 
 
@@ -226,7 +220,7 @@ def _request(line: RequestLine) -> CertifiedRequest:
     }
 
 
-def _verification(findings: Findings, requests: Sequence[RequestLine], submitters: int) -> Verification:
+def _verification(findings: Findings, requests: Sequence[RequestLine], contributors: Contributors) -> Verification:
     """The tests, their thresholds and their results."""
     memorised = memorised_count(line.reason for line in requests)
     return {
@@ -234,8 +228,8 @@ def _verification(findings: Findings, requests: Sequence[RequestLine], submitter
         "evaluated": "the files listed here, read back from disk",
         "thresholds": threshold_ranges(findings.thresholds),
         "limits": certified_limits(findings.limits),
-        "before": certified_means(findings.before, submitters) if findings.before else None,
-        "after": certified_means(findings.after, submitters) if findings.after else None,
+        "before": certified_means(findings.before, contributors) if findings.before else None,
+        "after": certified_means(findings.after, contributors) if findings.after else None,
         "suppressed_under": FEWEST_SUBMITTERS,
         "utility": certified_utility(findings.utility) if findings.utility else None,
         "earlier": _earlier(findings.earlier),

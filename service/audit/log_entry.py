@@ -24,3 +24,9 @@ class LogEntry(TypedDict, total=False):
     parameters: str
     certificate: str
     overall: str
+    model: str
+    number: int
+    manifest: str
+    parts: list[list[str]]
+    reopened: list[str]
+    reason: str

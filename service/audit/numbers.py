@@ -1,14 +1,18 @@
-"""The numbers of a certificate: decimal strings, ranges of lengths, and means that the disclosure rule may suppress."""
+"""The numbers of a certificate: decimal strings, as exact as the disclosure rule allows, or suppressed."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import TypeVar
+from collections.abc import Sequence
 
 from service.audit.predicate import CertifiedEpoch, CertifiedMeans, CertifiedUtility, Limits, Training
-from service.domain.disclosure import suppressed
+from service.domain.disclosure import (
+    SUPPRESSED,
+    Contributors,
+    coarse_limit,
+    coarse_mean,
+    coarse_threshold,
+    is_disclosed,
+    power_of_two,
+)
 from service.domain.report import Epoch, Findings, Means, ThresholdRow, Utility
-
-Value = TypeVar("Value")
 
 
 def decimal(value: float) -> str:
@@ -16,23 +20,18 @@ def decimal(value: float) -> str:
     return f"{value:.6f}"
 
 
-def decimals(values: Mapping[str, Value]) -> dict[str, Value | str]:
-    """The same mapping with every float as a decimal string."""
-    return {k: decimal(v) if isinstance(v, float) else v for k, v in values.items()}
-
-
 def certified_limits(limits: Means | None) -> Limits:
-    """The limits of the means as decimal strings; empty if nothing was measured."""
-    if limits is None:
+    """The limits of the means, coarse; empty if nothing was measured."""
+    if limits is None or limits.el is None or limits.ma is None:
         return {}
-    values = decimals(asdict(limits))
-    return {"el": values["el"], "ma": values["ma"]}
+    return {"el": decimal(coarse_limit(limits.el)), "ma": decimal(coarse_limit(limits.ma))}
 
 
-def certified_means(means: Means, submitters: int) -> CertifiedMeans:
-    """Means as decimal strings; the disclosure rule may suppress them."""
-    values = suppressed(decimals(asdict(means)), submitters)
-    return {"el": values["el"], "ma": values["ma"]}
+def certified_means(means: Means, contributors: Contributors) -> CertifiedMeans:
+    """Means, coarse; the disclosure rule may suppress them."""
+    if not is_disclosed(contributors) or means.el is None or means.ma is None:
+        return {"el": SUPPRESSED, "ma": SUPPRESSED}
+    return {"el": decimal(coarse_mean(means.el)), "ma": decimal(coarse_mean(means.ma))}
 
 
 def certified_utility(utility: Utility) -> CertifiedUtility:
@@ -49,18 +48,21 @@ def certified_utility(utility: Utility) -> CertifiedUtility:
     }
 
 
-def certified_training(findings: Findings, submitters: int) -> Training:
-    """How training went: the number of epochs, the seconds of each stage, the metrics after each epoch."""
+def certified_training(findings: Findings, contributors: Contributors) -> Training:
+    """How training went: the number of epochs, the seconds of each stage, the metrics after each epoch.
+
+    Seconds are rounded up to a power of two, because they grow with the amount of submitted text.
+    """
     return {
         "epochs": findings.epochs,
-        "seconds": {stage: decimal(seconds) for stage, seconds in findings.seconds.items()},
-        "trajectory": [_epoch(epoch, submitters) for epoch in findings.trajectory],
+        "seconds": {stage: decimal(power_of_two(seconds)) for stage, seconds in findings.seconds.items()},
+        "trajectory": [_epoch(epoch, contributors) for epoch in findings.trajectory],
     }
 
 
-def _epoch(epoch: Epoch, submitters: int) -> CertifiedEpoch:
+def _epoch(epoch: Epoch, contributors: Contributors) -> CertifiedEpoch:
     """One epoch of the trajectory; the disclosure rule may suppress its means."""
-    means = certified_means(Means(epoch.el, epoch.ma), submitters)
+    means = certified_means(Means(epoch.el, epoch.ma), contributors)
     return {
         "epoch": epoch.epoch,
         "el": means["el"],
@@ -72,18 +74,26 @@ def _epoch(epoch: Epoch, submitters: int) -> CertifiedEpoch:
 def threshold_ranges(table: Sequence[ThresholdRow]) -> list[dict[str, str | int]]:
     """The table of thresholds in the form that the log holds before the run and the certificate holds after it.
 
-    The table has one row for each length of a submitted text. Exact lengths would reveal how much a person wrote, so
-    lengths are grouped into ranges that end at powers of two. A range holds the highest value of each column, except
-    for `count` and `ma_p1` (the 1st percentile), where it holds the lowest.
+    The table has one row for each length of a submitted text. Exact lengths would reveal how much a person wrote, and
+    exact thresholds would reveal the length. So lengths are grouped into ranges that end at powers of two, and the
+    numbers are rounded. A range holds the highest value of each column, rounded up to a multiple of `LIMIT_STEP`. Of
+    `ma_p1` (the 1st percentile) and `count` it holds the lowest, rounded down; `count` to a power of two.
     """
-    ranges: dict[int, list[dict[str, str | int]]] = {}
+    ranges: dict[int, list[ThresholdRow]] = {}
     for row in table:
-        ranges.setdefault(1 << (row.length - 1).bit_length(), []).append(decimals(asdict(row)))
-    lowest = ("count", "ma_p1")
-    return [
-        {
-            name: f"<= {upper}" if name == "length" else (min if name in lowest else max)(row[name] for row in rows)
-            for name in rows[0]
-        }
-        for upper, rows in sorted(ranges.items())
-    ]
+        ranges.setdefault(power_of_two(row.length), []).append(row)
+    return [{"length": f"<= {upper}", **_range(rows)} for upper, rows in sorted(ranges.items())]
+
+
+def _range(rows: Sequence[ThresholdRow]) -> dict[str, str | int]:
+    """The numbers of the rows of one range of lengths."""
+    highest = {
+        name: decimal(coarse_threshold(max(getattr(row, name) for row in rows)))
+        for name in ("el_mean", "ma_mean", "el_p95", "ma_p95", "el_max", "ma_max")
+    }
+    return {
+        "n": max(row.n for row in rows),
+        "count": power_of_two(min(row.count for row in rows) + 1) // 2,
+        "ma_p1": decimal(coarse_limit(min(row.ma_p1 for row in rows))),
+        **highest,
+    }

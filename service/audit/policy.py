@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from service.audit.certificate import MANDATORY_ATTACKS, memorised_count
 from service.audit.predicate import CertifiedUtility, Lineage, Method, Predicate, Verification
-from service.domain.disclosure import FEWEST_SUBMITTERS, SUPPRESSED, is_disclosed
+from service.domain.disclosure import FEWEST_SUBMITTERS, SUPPRESSED
 
 Result = TypeVar("Result")
 ROUNDING = Decimal("0.00001")
@@ -21,10 +21,9 @@ def policy_problems(predicate: Predicate) -> Iterator[str]:
     try:
         yield from _verdict_problems(predicate)
         yield from _lineage_problems(predicate["lineage"])
-        hidden = not is_disclosed(_submitters(predicate))
-        yield from _limit_problems(predicate["verification"], hidden=hidden)
+        yield from _limit_problems(predicate["verification"])
         yield from _utility_problems(_required(predicate["verification"]["utility"]), predicate["method"])
-        yield from _disclosure_problems(predicate, hidden=hidden)
+        yield from _disclosure_problems(predicate)
     except (KeyError, TypeError, InvalidOperation, ValueError) as error:
         yield f"the certificate lacks a result or holds a malformed one ({type(error).__name__})"
 
@@ -71,16 +70,14 @@ def _lineage_problems(lineage: Lineage) -> Iterator[str]:
         yield "broken lineage: every parent except the registered model must have a certificate"
 
 
-def _limit_problems(verification: Verification, *, hidden: bool) -> Iterator[str]:
-    """The means are within their limits, and the limits are within the thresholds; hidden means cannot be compared."""
+def _limit_problems(verification: Verification) -> Iterator[str]:
+    """The means are within their limits, and the limits within the thresholds; suppressed means cannot be compared."""
     limits = verification["limits"]
     for name in ("el", "ma"):
         if Decimal(limits[name]) > max(Decimal(row[f"{name}_mean"]) for row in verification["thresholds"]):
             yield f"the limit of mean {name.upper()} is over every threshold"
-        if hidden:
-            continue
         mean = _required(verification["after"])[name]
-        if not Decimal(mean) <= Decimal(limits[name]):
+        if mean != SUPPRESSED and not Decimal(mean) <= Decimal(limits[name]):
             yield f"mean {name.upper()} {mean} is over the held-out mean {limits[name]}"
 
 
@@ -106,13 +103,17 @@ def _submitters(predicate: Predicate) -> int:
     return int(submitters.removeprefix("<= ")) if submitters.startswith("<= ") else sys.maxsize
 
 
-def _disclosure_problems(predicate: Predicate, *, hidden: bool) -> Iterator[str]:
-    """A certificate about few submitters shows no means, only the verdict of each request."""
+def _disclosure_problems(predicate: Predicate) -> Iterator[str]:
+    """A certificate shows all of its means or none, and none about few submitters: only verdicts of the requests."""
     verification = predicate["verification"]
-    shown = [
+    shown = {
         _required(means)[name]
         for means in (verification["before"], verification["after"], *predicate["training"]["trajectory"])
         for name in ("el", "ma")
-    ]
-    if hidden and set(shown) != {SUPPRESSED}:
+    }
+    if shown == {SUPPRESSED}:
+        return
+    if _submitters(predicate) < FEWEST_SUBMITTERS:
         yield f"the certificate shows a mean over fewer than {FEWEST_SUBMITTERS} submitters"
+    if SUPPRESSED in shown:
+        yield "the certificate suppresses some of its means and shows others"

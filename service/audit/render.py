@@ -187,8 +187,8 @@ def _limits(predicate: Predicate) -> str:
     if not tests["before"] or SUPPRESSED not in tests["before"].values():
         return limits
     counted = "submitters" if "submitters" in predicate["forget_set"] else "requests"  # schema 1 counted requests
-    minimum = tests["suppressed_under"]
-    return f"{limits} Means over fewer than {minimum} {counted} are not shown, because they would be about a person."
+    few = f"fewer than {tests['suppressed_under']} {counted}, or mostly over one"
+    return f"{limits} Means over {few}, are not shown, because they would be about a person."
 
 
 def _trajectory(predicate: Predicate) -> Iterator[str]:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, joinedload
 from sqlalchemy.orm.attributes import set_committed_value
 
 from service.db.paging import Page, page
-from service.db.tables import Job, JobEvent, Model, Version
+from service.db.tables import DeletionRequest, Job, JobEvent, Model, Version
 from service.domain.disclosure import is_disclosed, redacted
 from service.domain.errors import IllegalTransition, LostLease
 from service.domain.json_types import JsonObject
@@ -28,13 +28,30 @@ def by_id(session: Session, job_id: UUID) -> Job | None:
     return session.get(Job, job_id, options=options)
 
 
-def listing(session: Session, cursor: str | None, limit: int, *, model: str | None, stage: str | None) -> Page[Job]:
-    """A page of jobs, newest first."""
+def has_request(session: Session, job_id: UUID, api_key_id: UUID) -> bool:
+    """Whether an API key submitted one of the job's requests."""
+    query = select(DeletionRequest.id).where(DeletionRequest.job_id == job_id, DeletionRequest.api_key_id == api_key_id)
+    return session.scalar(query.limit(1)) is not None
+
+
+def listing(
+    session: Session,
+    cursor: str | None,
+    limit: int,
+    *,
+    model: str | None,
+    stage: str | None,
+    api_key_id: UUID | None = None,
+) -> Page[Job]:
+    """A page of jobs, newest first; only those with a request of an API key, if one is given."""
     query = select(Job).options(joinedload(Job.model), joinedload(Job.parent_version), joinedload(Job.version))
     if model:
         query = query.join(Model, Model.id == Job.model_id).where(Model.name == model)
     if stage:
         query = query.where(Job.stage == stage)
+    if api_key_id:
+        own = (DeletionRequest.job_id == Job.id) & (DeletionRequest.api_key_id == api_key_id)
+        query = query.where(select(DeletionRequest.id).where(own).exists())
     return page(session, query, Job.seq, int, cursor, limit, descending=True)
 
 
@@ -143,12 +160,12 @@ def oldest_queued_seconds(session: Session) -> float:
 def redact_means(session: Session, job_id: UUID) -> None:
     """Remove the means of a job of few submitters from its rows, because they describe a person of purged texts."""
     job = session.get(Job, job_id)
-    if job is not None and job.report is not None and not is_disclosed(job.report.submitters):
+    if job is not None and job.report is not None and not is_disclosed(job.report.contributors):
         job.metrics, job.report = redacted(job.metrics), redacted_report(job.report)
         for event in session.scalars(select(JobEvent).where(JobEvent.job_id == job_id)):
             event.data = redacted(event.data)
     for version in session.scalars(select(Version).where(Version.job_id == job_id)):  # a restored job has no report
-        if version.metrics is not None and not is_disclosed(version.metrics.submitters):
+        if version.metrics is not None and not is_disclosed(version.metrics.contributors):
             version.metrics = redacted_report(version.metrics)
 
 

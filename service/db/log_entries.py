@@ -9,6 +9,7 @@ from service.audit.canonical import dumps
 from service.db.tables import AuditEntry
 
 APPEND = text("SELECT audit_append(:entry)")
+TIMED_TO_THE_SECOND = ("job.certified",)  # its time decides which keys were valid; the certificate has it, too
 
 
 def append(session: Session, kind: str, **data: object) -> int:
@@ -27,8 +28,14 @@ def append_bytes(session: Session, entry: bytes) -> int:
 
 
 def encode_entry(kind: str, **data: object) -> bytes:
-    """The canonical bytes of an entry."""
-    return dumps({"kind": kind, "at": datetime.now(UTC).isoformat(timespec="milliseconds"), **data})
+    """The canonical bytes of an entry.
+
+    Its time is rounded down to the hour, because whoever knows when a person asked could find the person's request.
+    """
+    at = datetime.now(UTC)
+    if kind not in TIMED_TO_THE_SECOND:
+        at = at.replace(minute=0, second=0)
+    return dumps({"kind": kind, "at": at.isoformat(timespec="seconds"), **data})
 
 
 def leaf_hashes(session: Session, count: int | None = None) -> list[bytes]:

@@ -1,49 +1,146 @@
-"""Which numbers may be shown to whom: one rule, an allow-list.
+"""Which numbers may be shown to whom, and how exactly: one rule, an allow-list.
 
 Whoever holds the weights can test guesses against an exact mean over few people's texts. A submitter who knows the
-numbers of its own requests can subtract them from a mean. So a number about submitted texts is shown only if the texts
-come from at least `FEWEST_SUBMITTERS` distinct submitters (API keys). Everything that is not on the list counts as
-being about submitted texts.
+numbers of its own requests can subtract them from a mean. So a number is shown only if its name is on a list:
+
+- PUBLIC: numbers that are not about submitted texts. They are shown as they are.
+- LIMITS: held-out means at the lengths of the submitted texts. They are rounded down to a multiple of `LIMIT_STEP`,
+  because the exact weights of the lengths would tell how many sequences of which length there are.
+- MEANS: means over submitted texts. They are shown if the texts come from at least `FEWEST_SUBMITTERS` distinct
+  submitters (API keys) and at most `LARGEST_SHARE` of the sequences from one of them. They are rounded down to a
+  multiple of `MEAN_STEP`.
+
+A number on none of these lists is for auditors alone. They see all numbers as they are.
+
+What subtraction gives: a submitter with the share s of the sequences moves the mean by s times its own mean. All
+others together learn this submitter's own mean to within `MEAN_STEP` / s, which is never less than `MEAN_STEP` /
+`LARGEST_SHARE` = 0.1. Both kinds of numbers are rounded in one direction, and `LIMIT_STEP` divides `MEAN_STEP`. So a
+mean that is at or under its limit is shown at or under its limit.
 """
 
-from collections.abc import Mapping
-from typing import TypeVar
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 FEWEST_SUBMITTERS = 3
+LARGEST_SHARE = 0.5
+MEAN_STEP, LIMIT_STEP = Decimal("0.05"), Decimal("0.01")
 SUPPRESSED = "suppressed"  # what a certificate and a model card say instead of such a number
-PUBLIC = frozenset({  # numbers about held-out or retain text, about the run, and counts
-    "limits", "el_limit", "ma_limit", "heldout_perplexity", "perplexity", "utility", "retain_loss", "memorised",
-    "submitters", "requests", "retain_excluded", "heldout_excluded", "earlier", "epochs", "epoch", "met", "seconds",
-    "stage", "progress", "outcome", "reason", "attempts", "steps",
-    "version", "fence", "thresholds", "over_forgotten", "files", "artefact", "environment",
+PUBLIC = frozenset({  # numbers about held-out or retain text and about the run, and what a certificate lists anyway
+    "heldout_perplexity", "perplexity", "utility", "retain_loss", "memorised", "requests", "earlier", "epochs",
+    "epoch", "met", "stage", "progress", "outcome", "reason", "attempts", "version",
+})  # fmt: skip
+LIMITS = frozenset({"limits", "el_limit", "ma_limit"})
+MEANS = frozenset({"before", "after", "el", "ma"})
+KEPT = PUBLIC | LIMITS | frozenset({  # what purging leaves in the rows beside them: counts, durations, files
+    "submitters", "largest_share", "retain_excluded", "heldout_excluded", "over_forgotten", "seconds", "steps",
+    "thresholds", "fence", "files", "artefact", "environment",
 })  # fmt: skip
 NESTED = frozenset({"findings", "trajectory"})  # their parts are judged one by one
-Value = TypeVar("Value")
+RANGES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
-def is_disclosed(submitters: int | None) -> bool:
-    """Whether means over the texts of so many distinct submitters may be shown; None: not known, so they may not."""
-    return submitters is not None and submitters >= FEWEST_SUBMITTERS
+@dataclass(frozen=True, slots=True)
+class Contributors:
+    """Whose texts a mean is over; None: not known, as in rows of earlier releases.
+
+    Attributes:
+        submitters: How many distinct submitters (API keys) the texts come from.
+        largest_share: The share of the token sequences that come from the submitter with the most.
+    """
+
+    submitters: int | None = None
+    largest_share: float | None = None
+
+    @classmethod
+    def count(cls, sequences: Iterable[tuple[Hashable, int]]) -> "Contributors":
+        """The contributors of requests, of which each has a submitter and a number of token sequences."""
+        totals: Counter[Hashable] = Counter()
+        for submitter, count in sequences:
+            totals[submitter] += count
+        total = totals.total()
+        return cls(len(totals), max(totals.values()) / total if total else None)
 
 
-def disclosed(numbers: Mapping[str, object], submitters: int | None, *, auditor: bool = False) -> dict[str, object]:
-    """The numbers that may be shown; the others are None. An auditor sees all of them."""
-    return dict(numbers) if auditor or is_disclosed(submitters) else redacted(numbers)
+def is_disclosed(contributors: Contributors) -> bool:
+    """Whether means over the texts of these contributors may be shown."""
+    submitters, share = contributors.submitters, contributors.largest_share
+    if submitters is None or share is None:
+        return False
+    return submitters >= FEWEST_SUBMITTERS and share <= LARGEST_SHARE
+
+
+def coarse_mean(value: float) -> float:
+    """A mean between 0 and 1, rounded down to a multiple of `MEAN_STEP`.
+
+    1 becomes the step below, because a step that held 1 alone would be exact.
+    """
+    return min(_rounded(value, MEAN_STEP, ROUND_FLOOR), float(1 - MEAN_STEP))
+
+
+def coarse_limit(value: float) -> float:
+    """A limit of a mean, rounded down to a multiple of `LIMIT_STEP`."""
+    return _rounded(value, LIMIT_STEP, ROUND_FLOOR)
+
+
+def coarse_threshold(value: float) -> float:
+    """A held-out threshold, rounded up to a multiple of `LIMIT_STEP`, so that it is not under the limit."""
+    return _rounded(value, LIMIT_STEP, ROUND_CEILING)
+
+
+def _rounded(value: float, step: Decimal, rounding: str) -> float:
+    """The decimal digits of the number are rounded, because 0.15 is a multiple of 0.05 and its binary form is not."""
+    return float((Decimal(str(value)) / step).to_integral_value(rounding) * step)
+
+
+def disclosed(numbers: Mapping[str, object], contributors: Contributors, *, auditor: bool = False) -> dict[str, object]:
+    """The numbers that may be shown, as exactly as they may be; the others are None. An auditor sees all of them."""
+    if auditor:
+        return dict(numbers)
+    means = is_disclosed(contributors)
+    return {name: _disclosed(name, value, means=means) for name, value in numbers.items()}
+
+
+def _disclosed(name: str, value: object, *, means: bool) -> object:
+    """One number, or EL and MA together; `means` says whether means may be shown."""
+    if name in PUBLIC:
+        return value
+    if name in LIMITS or (means and name in MEANS):
+        if isinstance(value, Mapping):
+            return {part: _coarse(name, number) for part, number in value.items()}
+        return _coarse(name, value)
+    return None
+
+
+def _coarse(name: str, value: object) -> float | None:
+    if not isinstance(value, float | int):
+        return None
+    return coarse_limit(value) if name in LIMITS else coarse_mean(value)
 
 
 def redacted(numbers: Mapping[str, object]) -> dict[str, object]:
-    """The public numbers; the others are None."""
+    """What purging leaves of numbers about few submitters' texts; the others are None."""
     return {name: _redacted(name, value) for name, value in numbers.items()}
 
 
 def _redacted(name: str, value: object) -> object:
     if name not in NESTED:
-        return value if name in PUBLIC else None
+        return value if name in KEPT else None
     if isinstance(value, list | tuple):
         return [redacted(part) for part in value if isinstance(part, Mapping)]
     return redacted(value) if isinstance(value, Mapping) else None
 
 
-def suppressed(means: Mapping[str, Value], submitters: int | None) -> dict[str, Value | str]:
-    """Means over submitted texts as a certificate may have them: as they are, or `SUPPRESSED` each."""
-    return dict(means) if is_disclosed(submitters) else dict.fromkeys(means, SUPPRESSED)
+def count_range(count: int) -> str:
+    """A count as a range, so that it does not reveal how much one person wrote."""
+    upper = next((limit for limit in RANGES if count <= limit), None)
+    return f"<= {upper}" if upper else f"> {RANGES[-1]}"
+
+
+def power_of_two(count: float) -> int:
+    """The smallest power of two at or over a length, a size or a duration, for the same reason."""
+    upper = 1
+    while upper < count:
+        upper *= 2
+    return upper

@@ -6,6 +6,7 @@ the one reader and the one writer. A new metric is a field here and a place that
 
 from dataclasses import dataclass, field
 
+from service.domain.disclosure import Contributors
 from service.domain.states import Outcome
 
 REPORT_VERSION = 2  # 1 was a flat mapping without submitters
@@ -138,11 +139,13 @@ class ChildReport:
         findings: The aggregates.
         verdicts: Index of a request in the job -> PASS or FAIL.
         memorised: Indices of the requests that the parent had memorised.
+        sequences: Index of a request in the job -> its number of token sequences.
     """
 
     findings: Findings
     verdicts: dict[int, str]
     memorised: list[int]
+    sequences: dict[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +157,8 @@ class JobReport:
         memorised: Refs of the requests that the parent had memorised.
         submitters: How many distinct submitters they came from; None in rows from before it was counted.
         fence: The claim under which it was measured; it names the working folder.
+        largest_share: The share of their token sequences that one submitter has; None in rows from before it was
+            counted.
         version: Of this form.
     """
 
@@ -161,7 +166,13 @@ class JobReport:
     memorised: list[str]
     submitters: int | None
     fence: int
+    largest_share: float | None = None
     version: int = REPORT_VERSION
+
+    @property
+    def contributors(self) -> Contributors:
+        """Whose texts the means are over."""
+        return Contributors(self.submitters, self.largest_share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +186,12 @@ class VersionMetrics:
     epochs: int
     memorised: int
     submitters: int | None = None
+    largest_share: float | None = None
+
+    @property
+    def contributors(self) -> Contributors:
+        """Whose texts the means are over."""
+        return Contributors(self.submitters, self.largest_share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +206,7 @@ class BaselineSummary:
         requests: How many were measured.
         retain_excluded: Retain texts left out because they contain a forget text.
         heldout_excluded: Held-out texts left out for the same reason.
+        sequences: Index of a request -> its number of token sequences.
         thresholds: Held-out values by sequence length.
     """
 
@@ -199,4 +217,5 @@ class BaselineSummary:
     requests: int
     retain_excluded: int
     heldout_excluded: int
+    sequences: dict[int, int]
     thresholds: list[ThresholdRow] = field(default_factory=list)

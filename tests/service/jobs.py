@@ -46,15 +46,28 @@ def expire(services, job_id) -> None:
 def child_report(report: dict) -> ChildReport:
     """What the compute child says, of values as `REPORT` has them."""
     verdicts = {int(index): verdict for index, verdict in report["verdicts"].items()}
-    return ChildReport(issuer.findings(report), verdicts, report["memorised"])
+    return ChildReport(issuer.findings(report), verdicts, report["memorised"], sequences(report))
 
 
 def baseline(report: dict) -> BaselineSummary:
     """What was measured before training."""
     measured = issuer.findings(report)
     return BaselineSummary(
-        measured.limits, measured.before, 9.0, report["memorised"], len(report["verdicts"]), 0, 0, measured.thresholds
+        limits=measured.limits,
+        before=measured.before,
+        heldout_perplexity=9.0,
+        memorised=report["memorised"],
+        requests=len(report["verdicts"]),
+        retain_excluded=0,
+        heldout_excluded=0,
+        sequences=sequences(report),
+        thresholds=measured.thresholds,
     )
+
+
+def sequences(report: dict) -> dict[int, int]:
+    """The number of token sequences of each request: one, unless the report says otherwise."""
+    return {int(index): 1 for index in report["verdicts"]} | report.get("sequences", {})
 
 
 def to_certify(services, job_id, report=REPORT) -> None:

@@ -6,6 +6,7 @@ Only aggregates and verdicts leave the child, nothing that was measured on a sin
 import hashlib
 import importlib.metadata
 import platform
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -64,6 +65,7 @@ def baseline_summary(data: Prepared, baseline: Baseline) -> BaselineSummary:
         requests=len(baseline.before.verdicts),
         retain_excluded=data.retain_excluded,
         heldout_excluded=data.heldout_excluded,
+        sequences=dict(Counter(data.forget.request_ids)),
         thresholds=_threshold_rows(baseline.thresholds),
     )
 
@@ -90,7 +92,12 @@ def child_report(data: Prepared, baseline: Baseline | None, after: ArtefactRepor
         artefact=run.artefact,
         environment=_environment(run.device),
     )
-    return ChildReport(findings, _verdicts(baseline, after), baseline.memorised if baseline else [])
+    return ChildReport(
+        findings,
+        _verdicts(baseline, after),
+        baseline.memorised if baseline else [],
+        dict(Counter(data.forget.request_ids)),
+    )
 
 
 def _outcome(baseline: Baseline | None, after: ArtefactReport | None) -> Outcome:

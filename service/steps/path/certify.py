@@ -64,7 +64,7 @@ def certify_job(services: Services, job_id: UUID, fence: int) -> None:
 
 
 def _count_submitters(job: Job, tested: Sequence[DeletionRequest]) -> None:
-    """Complete a report that a release before this one made."""
+    """Complete a report that an early release made. Nobody counted its sequences, so its means are not shown."""
     assert job.report is not None
     submitters = {request.api_key_id for request in tested if request.ref in job.report.memorised}
     job.report = replace(job.report, submitters=len(submitters))
@@ -145,7 +145,7 @@ def released_files(services: Services, job: Job, fence: int) -> list[FileEntry]:
     candidate = services.storage.candidate(job.id, job.report.fence)
     with services.db.reading() as session:
         number = models.next_number(session, job.model_id)
-    card = model_card(job.model.name, number, job.parent_version.number, findings, job.report.submitters or 0)
+    card = model_card(job.model.name, number, job.parent_version.number, findings, job.report.contributors)
     for name, content in ((TRUST, services.keyring.trust()), (CARD, card.encode())):
         temporary = candidate.with_name(f"{candidate.name}-{fence}.new")
         temporary.write_bytes(content)
@@ -220,7 +220,7 @@ def _statement(
         forget_root=forget_set_root([(request.ref, request.commitment) for request in tested]),
         requests=lines,
         records=sum(request.records_count for request in tested),
-        submitters=job.report.submitters or 0,
+        contributors=job.report.contributors,
         reference_texts=[{"role": "retain", **job.model.retain}, {"role": "heldout", **job.model.heldout}],
         parameters=job.policy,
         findings=job.report.findings,

@@ -104,6 +104,7 @@ def _metrics(report: JobReport) -> VersionMetrics:
         findings.epochs,
         len(report.memorised),
         report.submitters,
+        report.largest_share,
     )
 
 

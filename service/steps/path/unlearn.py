@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from uuid import UUID
 
 from service.audit.canonical import dumps, loads
@@ -11,6 +12,7 @@ from service.audit.numbers import threshold_ranges
 from service.bootstrap import Services
 from service.db import jobs, log_entries, requests
 from service.db.tables import DeletionRequest
+from service.domain.disclosure import Contributors
 from service.domain.job_input import JobInput
 from service.domain.json_types import JsonObject
 from service.domain.report import BaselineSummary
@@ -130,10 +132,10 @@ def store_thresholds(services: Services, job_id: UUID, fence: int, baseline: Bas
 
 
 def _baseline_metrics(of_job: Sequence[DeletionRequest], baseline: BaselineSummary) -> dict[str, object]:
-    """A baseline as the API shows it: with the number of memorised requests, and of their submitters."""
-    submitters = {of_job[index].api_key_id for index in baseline.memorised}
-    values = write_report(baseline) | {"memorised": len(baseline.memorised), "submitters": len(submitters)}
-    del values["thresholds"]
+    """A baseline as the API shows it: with the number of memorised requests, and with their contributors."""
+    contributors = Contributors.count((of_job[i].api_key_id, baseline.sequences[i]) for i in baseline.memorised)
+    values = write_report(baseline) | {"memorised": len(baseline.memorised)} | asdict(contributors)
+    del values["thresholds"], values["sequences"]
     return values
 
 

@@ -1,9 +1,11 @@
 """verify, on the database side: store the report and hand the job to the control workers."""
 
+from dataclasses import asdict
 from uuid import UUID
 
 from service.bootstrap import Services
 from service.db import jobs, requests
+from service.domain.disclosure import Contributors
 from service.domain.report import ChildReport, JobReport
 from service.domain.states import Outcome, RequestStatus, Stage
 from service.schemas.report import write_report
@@ -28,13 +30,13 @@ def store_report(services: Services, job_id: UUID, fence: int, report: ChildRepo
         for index, verdict in report.verdicts.items():
             of_job[index].verdict = verdict
         memorised = [of_job[index] for index in report.memorised]
-        submitters = len({request.api_key_id for request in memorised})
-        job.report = JobReport(findings, [request.ref for request in memorised], submitters, fence)
+        contributors = Contributors.count((of_job[i].api_key_id, report.sequences[i]) for i in report.memorised)
+        job.report = JobReport(findings, [request.ref for request in memorised], fence=fence, **asdict(contributors))
         job.outcome, job.reason, job.progress = findings.outcome, findings.reason, 0.95
         measured = write_report(report)["findings"]
         assert isinstance(measured, dict)
         tests = {name: measured[name] for name in ("after", "utility", "earlier")}
-        job.metrics = {**job.metrics, **tests, "submitters": submitters}
+        job.metrics = {**job.metrics, **tests, **asdict(contributors)}
         jobs.advance(session, job, Stage.CERTIFY, release=True)
         if job.outcome in (Outcome.PASSED, Outcome.FAILED):
             tested = [request for request in of_job if request.status != RequestStatus.REJECTED]

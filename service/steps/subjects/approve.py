@@ -8,6 +8,7 @@ from service.bootstrap import Services
 from service.db import jobs, log_entries, models, requests
 from service.db.tables import DeletionRequest
 from service.domain.deadlines import due_at
+from service.domain.disclosure import count_range
 from service.domain.errors import Conflict, Forbidden, Invalid, NotFound
 from service.domain.states import Hold, RequestStatus
 from service.domain.subject import Resolution, Subject
@@ -53,7 +54,8 @@ def approve_request(services: Services, request_id: UUID, api_key_id: UUID, matc
             resolution["approved"] = True
             request.hold = Hold.RESOLVE if request.subject is not None else None
         request.resolution = resolution
-        log_entries.append(session, "request.approved", ref=request.ref, key=str(api_key_id), records=len(chosen))
+        approved = count_range(len(chosen))
+        log_entries.append(session, "request.approved", ref=request.ref, key=str(api_key_id), records=approved)
     services.queue.wake("resolve", request_id)
     services.queue.wake("batch", request.model_id)
 

@@ -15,6 +15,7 @@ from service.audit import commitments
 from service.bootstrap import Services
 from service.db import corpora, log_entries, outbox, requests
 from service.db.tables import DeletionRequest
+from service.domain.disclosure import count_range, power_of_two
 from service.domain.states import Hold, RequestStatus
 from service.domain.subject import Resolution
 from service.observability.tracing import span
@@ -76,7 +77,8 @@ def _resolve_one(services: Services, request_id: UUID) -> None:
         if texts is None:
             request.hold = Hold.APPROVAL
             outbox.enqueue_alert(session, request_id, "awaiting_approval")
-            log_entries.append(session, "request.matched", ref=request.ref, records=len(resolution["records"]))
+            matched = count_range(len(resolution["records"]))
+            log_entries.append(session, "request.matched", ref=request.ref, records=matched)
         else:
             _add_texts(services, session, request, texts, resolution)
     services.queue.wake("batch", request.model_id)
@@ -129,9 +131,12 @@ def _add_texts(
         session,
         "request.nothing_found" if ended else "request.resolved",
         ref=request.ref,
-        records=len(texts),
+        records=count_range(len(texts)),
         commitment=commitments.request_commitment(request.ref, [record.commitment for record in records]).hex(),
-        searched=[{"corpus": corpus["corpus"], "records": corpus["records"]} for corpus in resolution["searched"]],
+        searched=[
+            {"corpus": corpus["corpus"], "records": f"<= {power_of_two(corpus['records'])}"}
+            for corpus in resolution["searched"]
+        ],
     )
 
 

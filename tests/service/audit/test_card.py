@@ -1,10 +1,10 @@
 """The model card shows no means of few."""
 
 from service.audit.card import model_card
-from tests.issuer import REPORT, findings
+from tests.issuer import REPORT, contributors, findings
 
 
 def test_a_card_does_not_tell_means_of_few():
     """The model card is as public as the certificate."""
-    assert "0.95" not in model_card("m", 0, findings(REPORT), submitters=2)
-    assert "0.950000" in model_card("m", 0, findings(REPORT), submitters=3)
+    assert "0.95" not in model_card("m", 1, 0, findings(REPORT), contributors(2))
+    assert "0.950000" in model_card("m", 1, 0, findings(REPORT), contributors(3))

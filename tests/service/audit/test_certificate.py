@@ -4,10 +4,17 @@ import json
 import re
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
-from service.audit.certificate import bucket
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.audit.numbers import decimal, threshold_ranges
+from service.domain.disclosure import coarse_limit, coarse_mean, coarse_threshold, count_range
+from service.domain.report import ThresholdRow
 from tests import ROOT
+from tests.issuer import REPORT, TABLE, findings
 from tests.service.audit.releases import FILES
 
 PAGE = ROOT / "docs" / "guides" / "auditor.md"
@@ -17,10 +24,41 @@ def test_numbers_are_decimal_strings_and_counts_are_ranges(issuer):
     """No JSON float, no exact record count, requests sorted by ref."""
     predicate = json.loads(issuer.payload(FILES))["predicate"]
     assert predicate["verification"]["after"] == {"el": "0.000000", "ma": "0.300000"}
-    assert predicate["forget_set"]["records"] == bucket(3) == "<= 5"
+    assert predicate["forget_set"]["records"] == count_range(3) == "<= 5"
     assert [r["ref"][0] for r in predicate["requests"]] == ["a", "b", "c"]
-    assert (bucket(1000), bucket(1001)) == ("<= 1000", "> 1000")
+    assert (count_range(1000), count_range(1001)) == ("<= 1000", "> 1000")
     assert b"." not in re.sub(rb'"[^"]*"', b"", issuer.payload(FILES))
+
+
+def table(*lengths: int) -> list[ThresholdRow]:
+    """A table of thresholds of these lengths: they and the number of long enough texts depend on the length."""
+    rows = [
+        {**TABLE[0], "length": n, "count": 120 - n // 2, "ma_mean": 0.35 + n / 2e4, "ma_p1": 0.1 + n / 2e4}
+        for n in lengths
+    ]
+    return findings({**REPORT, "thresholds": rows}).thresholds
+
+
+def test_thresholds_and_durations_do_not_tell_how_much_somebody_wrote(issuer):
+    """Texts of 70 and of 100 tokens give the same table; 40 and 60 seconds give the same certificate."""
+    (row,) = threshold_ranges(table(70))
+    assert threshold_ranges(table(100)) == threshold_ranges(table(70, 100)) == [row]
+    assert row["length"] == "<= 128"
+    assert (row["count"], row["ma_mean"], row["ma_p1"]) == (64, "0.360000", "0.100000")
+    seconds = [
+        json.loads(issuer.payload(FILES, report={**REPORT, "seconds": {"unlearn": spent}}))["predicate"]["training"]
+        for spent in (40.123, 60.5)
+    ]
+    assert seconds[0] == seconds[1]
+    assert seconds[0]["seconds"] == {"unlearn": "64.000000"}
+
+
+@given(st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)))
+def test_what_is_in_order_is_shown_in_order(values):
+    """A mean at or under its limit, and the limit at or under its threshold, are so in the certificate, too."""
+    mean, limit, threshold = sorted(values)
+    certified = [Decimal(decimal(number)) for number in (coarse_mean(mean), coarse_limit(limit))]
+    assert certified[0] <= certified[1] <= Decimal(decimal(coarse_threshold(threshold)))
 
 
 def test_a_release_checks_with_stock_tools(issuer, tmp_path):

@@ -8,6 +8,7 @@ from service.audit.certificate import NOT_MEMORISED, RequestLine, WordingRefused
 from service.audit.manifest import manifest
 from service.audit.verification import ExitCode
 from service.audit.verify import verify
+from service.domain.disclosure import Contributors
 from tests.issuer import LINEAGE, LINES, POLICY, REPORT, TABLE, release_payload
 from tests.service.audit.releases import refused
 
@@ -20,9 +21,9 @@ POLICY_FAILURES = {
         "did not pass",
     ),
     "no request": ({"requests": []}, "no request"),
-    "MA over the limit": ({"report": {**REPORT, "after": {"el": 0.0, "ma": 0.41}}}, "mean MA"),
-    "EL over the limit": ({"report": {**REPORT, "after": {"el": 0.02, "ma": 0.3}}}, "mean EL"),
-    "a limit over every threshold": ({"report": {**REPORT, "limits": {"el": 0.01, "ma": 0.400001}}}, "every threshold"),
+    "MA over the limit": ({"report": {**REPORT, "after": {"el": 0.0, "ma": 0.46}}}, "mean MA"),
+    "EL over the limit": ({"report": {**REPORT, "after": {"el": 0.06, "ma": 0.3}}}, "mean EL"),
+    "a limit over every threshold": ({"report": {**REPORT, "limits": {"el": 0.01, "ma": 0.41}}}, "every threshold"),
     "over budget": (
         {
             "report": {
@@ -122,6 +123,24 @@ def test_means_of_few_submitters_are_not_shown(tmp_path, issuer, name):
         issuer.certify(release, original)
         refusal = refused(issuer.changed(release, *path, to=value))
         assert (refusal.code, "fewer than" in refusal.reason) == (ExitCode.POLICY_FAILURE, True), path
+
+
+def test_a_certificate_may_suppress_all_means_and_not_some(tmp_path, issuer):
+    """Three submitters of whom one has most: no mean is shown, and the release verifies; half a curtain is refused."""
+    release = issuer.release(tmp_path / "r", contributors=Contributors(3, 0.6))
+    predicate = verify(release).statement["predicate"]
+    assert predicate["forget_set"]["submitters"] == "<= 5"
+    assert set(predicate["verification"]["after"].values()) == {"suppressed"}
+    refusal = refused(issuer.changed(release, "verification", "before", to={"el": "0.900000", "ma": "0.950000"}))
+    assert (refusal.code, "suppresses some" in refusal.reason) == (ExitCode.POLICY_FAILURE, True)
+
+
+def test_exact_means_of_earlier_releases_are_compared_exactly(release, issuer):
+    """They are not multiples of a step: at the limit they hold, and over it by a digit they do not."""
+    issuer.changed(release, "verification", "after", to={"el": "0.010000", "ma": "0.399999"})
+    verify(release)
+    issuer.changed(release, "verification", "after", to={"el": "0.010001", "ma": "0.399999"})
+    assert "mean EL" in refused(release).reason
 
 
 def test_thresholds_that_were_loosened_after_measuring(tmp_path, issuer):

@@ -6,7 +6,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from service.domain.disclosure import FEWEST_SUBMITTERS, NESTED, PUBLIC, disclosed, is_disclosed, redacted, suppressed
+from service.domain.disclosure import KEPT, NESTED, Contributors, disclosed, is_disclosed, redacted
 from service.domain.report import ChildReport, Findings, JobReport, Means, Utility, VersionMetrics
 from service.schemas.report import read_report, redacted_report, write_report
 from tests.issuer import REPORT, findings
@@ -17,7 +17,7 @@ JOB_REPORT = JobReport(findings(REPORT), ["a" * 32], 1, fence=2)
 
 def test_a_report_survives_the_pipe_and_the_database():
     """Written, sent as JSON and read again it is the same, typed values included."""
-    child = ChildReport(findings(REPORT), {0: "PASS", 1: "FAIL"}, [0])
+    child = ChildReport(findings(REPORT), {0: "PASS", 1: "FAIL"}, [0], {0: 2, 1: 1})
     for report in (child, JOB_REPORT):
         assert read_report(type(report), json.loads(json.dumps(write_report(report)))) == report
 
@@ -29,7 +29,7 @@ def test_a_report_of_the_release_before_is_read(nothing):
     report = read_report(JobReport, flat)
     assert (report.memorised, report.fence, report.submitters) == (["a" * 32], 2, None)
     assert (report.findings.before, report.findings.limits, report.findings.utility.max_ratio) == (None, None, 1.1)
-    assert not is_disclosed(report.submitters)
+    assert not is_disclosed(report.contributors)
 
 
 @pytest.mark.parametrize("means", [{}, None, {"el": "suppressed", "ma": "suppressed"}])
@@ -51,7 +51,7 @@ def test_what_is_no_report_is_refused():
     """A number that is missing or of another type does not become a certificate."""
     for broken in ({**REPORT, "epochs": "many"}, {k: v for k, v in REPORT.items() if k != "utility"}):
         with pytest.raises(ValidationError):
-            read_report(ChildReport, {"findings": broken, "verdicts": {}, "memorised": []})
+            read_report(ChildReport, {"findings": broken, "verdicts": {}, "memorised": [], "sequences": {}})
 
 
 def test_purging_leaves_public_numbers_alone():
@@ -70,16 +70,32 @@ def test_what_nobody_listed_is_not_shown():
     numbers = {"exposure": 0.5, "epochs": 3, "trajectory": [{"epoch": 1, "exposure": 0.5}], "findings": {"new": 1}}
     shown = {"exposure": None, "epochs": 3, "trajectory": [{"epoch": 1, "exposure": None}], "findings": {"new": None}}
     assert redacted(numbers) == shown
-    assert {field.name for field in dataclasses.fields(Findings)} - PUBLIC - NESTED == {"before", "after"}
+    everybody = disclosed({"exposure": 0.5, "epochs": 3, "loss": 0.1, "seconds": 9.0}, Contributors(10, 0.1))
+    assert everybody == {"exposure": None, "epochs": 3, "loss": None, "seconds": None}
+    assert {field.name for field in dataclasses.fields(Findings)} - KEPT - NESTED == {"before", "after"}
 
 
-@pytest.mark.parametrize("submitters", [None, 0, 1, 2, 3, 10])
-def test_three_distinct_submitters_are_enough(submitters):
-    """Fewer could subtract their own numbers; an auditor sees all."""
-    numbers, enough = {"ma": 0.3, "epochs": 3}, submitters is not None and submitters >= FEWEST_SUBMITTERS
-    assert disclosed(numbers, submitters) == (numbers if enough else {"ma": None, "epochs": 3})
-    assert suppressed({"ma": "0.3"}, submitters) == {"ma": "0.3" if enough else "suppressed"}
-    assert disclosed(numbers, submitters, auditor=True) == numbers
+COUNTED = {
+    "not counted": (Contributors(), False),
+    "no share": (Contributors(3), False),
+    "nobody": (Contributors.count([]), False),
+    "one": (Contributors.count([("a", 1)] * 3), False),
+    "two": (Contributors.count([("a", 1), ("b", 1), ("b", 1)]), False),
+    "three": (Contributors.count([("a", 1), ("b", 1), ("c", 1)]), True),
+    "three, half of it from one": (Contributors.count([("a", 2), ("b", 1), ("c", 1)]), True),
+    "three, most of it from one": (Contributors.count([("a", 3), ("b", 1), ("c", 1)]), False),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_three_distinct_submitters_of_whom_none_has_most_are_enough(name):
+    """Fewer could subtract their own numbers; what is shown is coarse; an auditor sees all."""
+    contributors, enough = COUNTED[name]
+    numbers = {"ma": 0.329, "after": {"el": 1.0, "ma": 0.15}, "limits": {"el": 0.019, "ma": 0.4}, "epochs": 3}
+    shown = disclosed(numbers, contributors)
+    assert (shown["ma"], shown["after"]) == ((0.3, {"el": 0.95, "ma": 0.15}) if enough else (None, None))
+    assert (shown["limits"], shown["epochs"]) == ({"el": 0.01, "ma": 0.4}, 3)
+    assert disclosed(numbers, contributors, auditor=True) == numbers
 
 
 def test_the_engine_and_the_report_have_the_same_utility():

@@ -9,7 +9,7 @@ from sqlalchemy import select, text
 
 from service.audit.canonical import dumps
 from service.audit.commitments import commit
-from service.db import corpora, requests
+from service.db import corpora, log_entries, requests
 from service.db.tables import DeletionRequest, Outbox
 from service.doctor import examine
 from service.steps.path.batch import batch_requests
@@ -121,6 +121,28 @@ def test_nothing_found_is_done_and_says_where_was_searched(api, services, filled
     state = api.get(f"{REQUESTS}/{request['id']}").json()
     assert (state["status"], state["reason"], state["results_count"]) == ("completed", "nothing_found", 0)
     assert state["searched"] == [{"corpus": "crm", "records": len(filled)}]
+
+
+def test_the_log_counts_in_ranges(api, services, filled, new_key):
+    """Neither how many texts a person has, nor by how many a corpus has shrunk since, is told exactly."""
+    for body in (by_email(), {"names": ["Zoltan Unheardof"]}, {"names": ["maria example"]}):
+        request = submit(api, **body)
+        resolve(services, request["id"])
+    approver = {"Authorization": f"Bearer {new_key('approve')}"}
+    assert api.post(f"{REQUESTS}/{request['id']}/approve", json={}, headers=approver).status_code == 200
+    with services.db.reading() as session:
+        entries = [json.loads(entry) for entry in log_entries.entries(session, 0, 100)]
+    counts = {e["kind"]: e["records"] for e in entries if "records" in e}
+    assert counts == {
+        "request.resolved": "<= 5",
+        "request.nothing_found": "<= 1",
+        "request.matched": "<= 5",
+        "request.approved": "<= 5",
+    }
+    upper = 1 << (len(filled) - 1).bit_length()
+    assert {str(e["searched"]) for e in entries if "searched" in e} == {
+        str([{"corpus": "crm", "records": f"<= {upper}"}])
+    }
 
 
 def test_texts_and_a_person_in_one_request_and_its_receipt_opens_both(api, services, filled):
