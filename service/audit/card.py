@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 from service.audit.numbers import decimals
 from service.domain.disclosure import suppressed
-from service.domain.report import Findings
+from service.domain.report import Findings, Utility
 
 CARD = """---
 library_name: transformers
@@ -25,7 +25,7 @@ AutoModelForCausalLM.from_pretrained(".")
 | mean EL of the forget set | {el_before} | {el_after} | {el_limit} |
 | mean MA of the forget set | {ma_before} | {ma_after} | {ma_limit} |
 | held-out perplexity | {ppl_before:.2f} | {ppl_after:.2f} | at most x {max_ratio:.2f} |
-
+{total}
 The file `certificate.dsse.json` beside this folder states the procedure, its parameters, and what was not tested;
 `unlearnd verify` checks it offline. The tests bound greedy extraction of the submitted records. They say nothing
 about other ways to elicit them. Quantising the model or training it further can bring some back.
@@ -53,4 +53,14 @@ def model_card(model: str, version: int, parent: int, findings: Findings, submit
         ppl_before=findings.utility.heldout_perplexity_before,
         ppl_after=findings.utility.heldout_perplexity_after,
         max_ratio=findings.utility.max_ratio,
+        total=_total(findings.utility),
     )
+
+
+def _total(utility: Utility) -> str:
+    """The row of all versions together; empty for a job of a release that did not measure version 0."""
+    first, limit = utility.first_heldout_perplexity, utility.max_total_ratio
+    if first is None or limit is None:
+        return ""
+    after = utility.heldout_perplexity_after
+    return f"| held-out perplexity, since version 0 | {first:.2f} | {after:.2f} | at most x {limit:.2f} |\n"

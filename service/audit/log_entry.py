@@ -24,3 +24,4 @@ class LogEntry(TypedDict, total=False):
     parameters: str
     certificate: str
     overall: str
+    failed: list[str]

@@ -16,12 +16,12 @@ from service.audit.checkpoint import Proof
 from service.audit.commitments import forget_set_root
 from service.audit.dsse import IN_TOTO
 from service.audit.manifest import FileEntry, manifest
-from service.audit.predicate import Lineage, LogReference
+from service.audit.predicate import CertifiedTexts, Lineage, LogReference
 from service.audit.verification import VerificationError, load_trust
 from service.audit.verify import MODEL_SIGNATURE, check_model_signature
 from service.bootstrap import Services
 from service.db import jobs, log_entries, models, requests, splits
-from service.db.tables import Certificate, DeletionRequest, Job
+from service.db.tables import Certificate, DeletionRequest, Job, ReferenceTexts
 from service.domain.errors import DatabaseOutdated, PermanentJobError
 from service.domain.states import Outcome, RequestStatus, Stage
 from service.evidence.keyring import TRUST, Keyring
@@ -107,8 +107,10 @@ def _store_certificate(services: Services, job_id: UUID, fence: int, envelope: b
             parts = []
         else:
             parts = _end_unpublished(session, job, services.settings.max_split_jobs)
+        # The log's reader must not take a request for dealt with because its failed run has a certificate.
+        failed = {"failed": sorted(job.report.memorised)} if overall == "FAIL" and job.report else {}
         stored.log_index = log_entries.append(
-            session, "job.certified", job=str(job_id), certificate=digest, overall=overall
+            session, "job.certified", job=str(job_id), certificate=digest, overall=overall, **failed
         )
         splits.log_split(session, job, parts)
 
@@ -221,8 +223,14 @@ def _statement(
         requests=lines,
         records=sum(request.records_count for request in tested),
         submitters=job.report.submitters or 0,
-        reference_texts=[{"role": "retain", **job.model.retain}, {"role": "heldout", **job.model.heldout}],
+        reference_texts=[_certified_texts("retain", job.model.retain), _certified_texts("heldout", job.model.heldout)],
+        heldout_overlap=job.model.heldout.get("overlap"),
         parameters=job.policy,
         findings=job.report.findings,
         overall="FAIL" if job.outcome == Outcome.FAILED else "PASS",
     )
+
+
+def _certified_texts(role: str, texts: ReferenceTexts) -> CertifiedTexts:
+    """Reference texts as the certificate lists them."""
+    return {"role": role, "sha256": texts["sha256"], "records": texts["records"]}
