@@ -52,7 +52,7 @@ class _HeldoutTexts:
     def __init__(self, texts: Iterable[str]) -> None:
         sketches = [_sketch(chunk) for chunk in _chunks(texts)]
         self._digests = [digest for digests, _, _ in sketches for digest in digests]
-        self._known, self._same = set(self._digests), set[bytes]()
+        self._known, self._exact = set(self._digests), set[bytes]()
         self._hashes = np.concatenate([hashes for _, hashes, _ in sketches])  # [h, p]
         keys = np.concatenate([keys for _, _, keys in sketches]).T  # [n, h]
         self._order = np.argsort(keys, axis=1)
@@ -62,7 +62,7 @@ class _HeldoutTexts:
     def compare(self, retain: tuple[str, ...]) -> None:
         """Mark the held-out texts that are, or nearly are, among these retain texts."""
         digests, hashes, keys = _sketch(retain)
-        self._same |= self._known.intersection(digests)
+        self._exact |= self._known.intersection(digests)
         for order, ordered, wanted in zip(self._order, self._sorted, keys.T, strict=True):
             first, last = (np.searchsorted(ordered, wanted, side) for side in ("left", "right"))  # [b]
             for row in np.flatnonzero(last > first):
@@ -73,7 +73,7 @@ class _HeldoutTexts:
     @property
     def overlap(self) -> Overlap:
         """How many were found."""
-        same = np.array([digest in self._same for digest in self._digests])
+        same = np.array([digest in self._exact for digest in self._digests])
         return {"exact": int(same.sum()), "near": int((self._near & ~same).sum())}
 
 
