@@ -8,15 +8,16 @@ import pytest
 from sqlalchemy import func, select, update
 
 from service.callbacks.dialects import CallbackTarget, Notification
+from service.db import jobs
 from service.db.tables import AuditEntry, DeletionRequest, Outbox
 from service.doctor import examine
 from service.domain.states import CONTROL_STAGES
-from service.lease import hold_job
+from service.lease import hold_job, quarantine_job
 from service.steps.path.batch import batch_requests
 from service.steps.path.certify import certify_job
 from service.steps.upkeep.sweep import wake_lost_work
 from tests.service.api.submissions import assert_problem
-from tests.service.conftest import REQUESTS, only_model
+from tests.service.conftest import REQUESTS, only_model, submit
 from tests.service.jobs import REPORT, publish_what_waits, to_certify
 
 OVER_BUDGET = {**REPORT, "outcome": "failed", "reason": "utility_budget_exceeded"}
@@ -130,3 +131,20 @@ def test_a_failed_run_does_not_end_its_requests_in_the_log(api, services, failed
     (certified,) = [entry for entry in entries if entry["kind"] == "job.certified"]
     assert (certified["overall"], certified["failed"]) == ("FAIL", [failed["ref"]])
     assert batch_requests(services, only_model(services)) is None
+
+
+def test_a_resolved_request_ends_the_finding_of_its_quarantined_job(api, services, job):
+    """The doctor names the job until each of its requests is retried or resolved."""
+    request, job_id = job
+    with services.db.transaction() as session:
+        quarantine_job(session, jobs.by_id(session, job_id), "child_killed")
+    assert [finding.check for finding in examine(services)] == ["jobs"]
+    api.post(f"{REQUESTS}/{request['id']}/resolve", json={"reason": "withdrawn"})
+    assert examine(services) == []
+
+
+def test_metrics_say_what_all_versions_cost_together(api, services, model):
+    """Beside the ratio to the version before, the ratio to version 0."""
+    submit(api)
+    publish_what_waits(services)
+    assert 'unlearnd_version_total_perplexity_ratio{model="tiny"} 1.02' in api.get("/metrics").text
