@@ -25,3 +25,5 @@ class LogEntry(TypedDict, total=False):
     certificate: str
     overall: str
     failed: list[str]
+    parts: list[list[str]]
+    reopened: list[str]

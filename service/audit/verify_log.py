@@ -169,10 +169,9 @@ class _Deadlines:
                 self.reopen(ref for part in entry["parts"] for ref in part)
             case "version.withdrawn":
                 self.reopen(entry.get("reopened", ()))
-            case "request.cancelled" | "request.nothing_found" | "request.resolved":
-                self.open_until[entry["ref"]] = ""
-            case "requests.rejected":
-                self.open_until.update(dict.fromkeys(entry["refs"], ""))
+            case "request.cancelled" | "request.nothing_found" | "request.resolved" | "requests.rejected":
+                ended = entry["refs"] if "refs" in entry else [entry["ref"]]
+                self.open_until.update(dict.fromkeys(ended, ""))
 
     def reopen(self, refs: Iterable[str]) -> None:
         """Requests are open again until the promised day."""
