@@ -137,7 +137,9 @@ def test_a_resolved_request_ends_the_finding_of_its_quarantined_job(api, service
     """The doctor names the job until each of its requests is retried or resolved."""
     request, job_id = job
     with services.db.transaction() as session:
-        quarantine_job(session, jobs.by_id(session, job_id), "child_killed")
+        quarantine_job(
+            session, jobs.by_id(session, job_id), "child_killed", max_split_jobs=services.settings.max_split_jobs
+        )
     assert [finding.check for finding in examine(services)] == ["jobs"]
     api.post(f"{REQUESTS}/{request['id']}/resolve", json={"reason": "withdrawn"})
     assert examine(services) == []
