@@ -17,7 +17,7 @@ from service.schemas.models import PRESETS, Policy
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
-CERTIFICATE = ROOT / "service" / "audit" / "certificate-2.schema.json"
+CERTIFICATE = ROOT / "service" / "audit" / "certificate-3.schema.json"
 OPENAPI = ROOT / "tests" / "service" / "openapi.json"  # a test holds it to the running application
 OPTIONS = "worker.engine.options", "Options"  # its docstring explains the policy's fields that the engine reads
 FIRST = ("deletion requests", "jobs", "models", "versions")  # tags in the order that a reader wants; others follow

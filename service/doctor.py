@@ -23,7 +23,7 @@ from service import migrate
 from service.audit.merkle import leaf_hash
 from service.audit.trust import ROLES
 from service.bootstrap import KEK, Services
-from service.db import diagnostics, models
+from service.db import diagnostics, due_requests, models
 from service.domain.errors import NotFound
 from service.evidence.log_keeper import LogBusy, LogForked
 from service.privacy.envelope import HASH_KEYS, DataKey
@@ -213,11 +213,15 @@ def _work(session: Session, services: Services, _: datetime) -> Iterator[Finding
 
 
 def _deadlines(session: Session, _: Services, __: datetime) -> Iterator[Finding]:
-    """No open request is past its deadline."""
-    overdue, oldest = diagnostics.overdue(session)
+    """No request that is open, or failed and not resolved, is past its deadline."""
+    overdue, oldest = due_requests.overdue(session)
     if overdue:
         problem = f"{overdue} requests are past their deadline, the oldest since {oldest:%Y-%m-%d}."
-        yield Finding("deadlines", problem, "Run unlearnd requests show ID to see the status of each.")
+        yield Finding(
+            "deadlines",
+            problem,
+            "Start workers for those that are open; retry or resolve those in unlearnd requests list --status failed.",
+        )
 
 
 def _callbacks(session: Session, _: Services, __: datetime) -> Iterator[Finding]:

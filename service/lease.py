@@ -117,9 +117,9 @@ def quarantine_job(session: Session, job: Job, reason: str, max_split_jobs: int)
     for request in open_requests:
         request.verdict = "NOT_TESTED"
     session.flush()
-    parts = splits.fail_or_split(session, job, open_requests, reason, max_split_jobs=max_split_jobs)
+    reopened = splits.fail_or_split(session, job, open_requests, reason, max_split_jobs=max_split_jobs)
     job.reason = reason
     jobs.advance(session, job, Stage.QUARANTINED)
     jobs.add_event(session, job.id, "done", {"outcome": "quarantined", "reason": reason})
     log_entries.append(session, "job.quarantined", job=str(job.id), reason=reason)
-    splits.log_split(session, job, parts)
+    splits.log_split(session, job, reopened)

@@ -44,7 +44,8 @@ REPORT = {  # values of `Findings`
     "utility": {
         "heldout_perplexity_before": 9.0, "heldout_perplexity_after": 9.18, "heldout_ratio": 1.02,
         "retain_perplexity_before": 8.0, "retain_perplexity_after": 8.0, "retain_ratio": 1.0, "max_ratio": 1.1,
-        "within_budget": True,
+        "within_budget": True, "first_heldout_perplexity": 9.0, "total_ratio": 1.02, "max_total_ratio": 1.32,
+        "within_total_budget": True,
     },
     "epochs": 2,
     "trajectory": [
@@ -127,7 +128,11 @@ class Issuer:
             "requests": LINES,
             "records": 3,
             "contributors": contributors(memorised_count(r.reason for r in requests)),
-            "reference_texts": [{"role": "retain", "sha256": "5" * 64, "records": 9}],
+            "reference_texts": [
+                {"role": "retain", "sha256": "5" * 64, "records": 9},
+                {"role": "heldout", "sha256": "6" * 64, "records": 200},
+            ],
+            "heldout_overlap": {"exact": 1, "near": 1},
             "parameters": POLICY,
             "report": REPORT,
             "overall": "PASS",

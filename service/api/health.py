@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from service.api.deps import ServicesDep
 from service.bootstrap import Services
-from service.db import jobs, models, outbox, requests
+from service.db import due_requests, jobs, models, outbox, requests
 from service.db.tables import Version
 from service.domain.disclosure import disclosed
 from service.schemas.report import write_report
@@ -57,7 +57,8 @@ class Collector:
         """Requests by status, jobs by stage, deadlines, backlogs, and the newest version of each model."""
         with self._services.db.reading() as session:
             by_status, by_stage = requests.counts(session), jobs.counts(session)
-            overdue, next_due = requests.overdue(session), requests.next_due(session)
+            overdue, next_due = due_requests.overdue(session)[0], due_requests.next_due(session)
+            failed = due_requests.failed(session)
             undelivered, oldest = outbox.undelivered_count(session), jobs.oldest_queued_seconds(session)
             awaiting_approval, latest = (
                 requests.awaiting_approval_count(session),
@@ -71,7 +72,8 @@ class Collector:
         for stage, count in by_stage:
             family.add_metric([stage], count)
         yield family
-        yield GaugeMetricFamily("unlearnd_requests_overdue", "Open requests past their deadline", overdue)
+        yield GaugeMetricFamily("unlearnd_requests_overdue", "Open and failed requests past their deadline", overdue)
+        yield GaugeMetricFamily("unlearnd_requests_failed_unresolved", "Failed requests nobody has resolved", failed)
         yield GaugeMetricFamily(
             "unlearnd_requests_awaiting_approval", "Requests that wait for approval", awaiting_approval
         )
@@ -93,15 +95,20 @@ def _version_metrics(latest: list[tuple[str, Version]]) -> Iterator[Metric]:
     ratio = GaugeMetricFamily(
         "unlearnd_version_perplexity_ratio", "Held-out perplexity, relative to before", labels=["model"]
     )
+    total = GaugeMetricFamily(
+        "unlearnd_version_total_perplexity_ratio", "Held-out perplexity, relative to version 0", labels=["model"]
+    )
     for model, version in latest:
         number.add_metric([model], version.number)
         metrics = version.metrics
         if metrics is None:
             continue  # the registered base
         ratio.add_metric([model], metrics.utility.heldout_ratio)
+        if metrics.utility.total_ratio is not None:
+            total.add_metric([model], metrics.utility.total_ratio)
         shown = disclosed(write_report(metrics), metrics.contributors)
         for when, means in (("limit", shown["limits"]), ("before", shown["before"]), ("after", shown["after"])):
             for measure, value in means.items() if isinstance(means, dict) else ():
                 if value is not None:
                     tested.add_metric([model, measure, when], value)
-    yield from (number, tested, ratio)
+    yield from (number, tested, ratio, total)

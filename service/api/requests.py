@@ -1,4 +1,4 @@
-"""`/v1/deletion-requests`: submit, follow, extend, cancel and retry deletion requests."""
+"""`/v1/deletion-requests`: submit, follow, extend, cancel, retry and resolve deletion requests."""
 
 import json
 from typing import Annotated
@@ -17,7 +17,16 @@ from service.db.tables import DeletionRequest
 from service.domain.errors import NotFound
 from service.domain.states import RequestStatus
 from service.schemas.base import Listing
-from service.schemas.requests import ExtensionIn, Receipt, RecordOpening, RequestAccepted, RequestIn, RequestOut
+from service.schemas.requests import (
+    ExtensionIn,
+    Receipt,
+    RecordOpening,
+    RequestAccepted,
+    RequestIn,
+    RequestOut,
+    ResolutionIn,
+)
+from service.steps.operator.resolve import resolve_failed_request
 from service.steps.operator.retry import retry_request
 from service.steps.path.amend import cancel_request, extend_deadline
 from service.steps.path.request import Resubmission, Submission, accept_request
@@ -50,6 +59,8 @@ def to_request_out(request: DeletionRequest, model: str) -> RequestOut:
         accepted_at=request.accepted_at,
         finished_at=request.finished_at,
         extension_reason=request.extension_reason,
+        resolved_at=request.resolved_at,
+        resolved_reason=request.resolved_reason,
         waits_for=request.hold if request.status == RequestStatus.PENDING else None,
         results_count=request.results_count,
         searched=request.resolution.get("searched") if request.resolution else None,
@@ -170,4 +181,14 @@ def retry(request_id: UUID, services: ServicesDep, caller: Admin) -> RequestOut:
 def purge(request_id: UUID, services: ServicesDep, caller: Admin) -> RequestOut:
     """Purge the texts of a request that has ended, before its time. A purged request cannot be retried or tested."""
     purge_request(services, request_id)
+    return get(request_id, services, caller)
+
+
+@router.post("/{request_id}/resolve")
+def resolve(request_id: UUID, body: ResolutionIn, services: ServicesDep, caller: Admin) -> RequestOut:
+    """Record that a failed request was dealt with in another way. Until then it stays due, and alarms.
+
+    The transparency log gets an entry.
+    """
+    resolve_failed_request(services, request_id, caller.id, body.reason)
     return get(request_id, services, caller)

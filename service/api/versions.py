@@ -26,6 +26,7 @@ from service.schemas.report import write_report
 from service.steps.operator.withdraw import withdraw_version
 
 router = APIRouter(prefix="/v1/models/{name}/versions", tags=["versions"])
+MODEL_FOLDER = "model/"
 Form = Annotated[
     Literal["html", "markdown"] | None,
     Query(alias="as", description="a rendering for people, made from the signed bytes"),
@@ -87,8 +88,8 @@ def find_version(services: Services, name: str, number: str) -> Version:
         return version
 
 
-def find_downloadable(services: Services, name: str, number: str, caller: Caller) -> Version:
-    """A version by number or `latest`, whose files the caller may have.
+def find_downloadable(services: Services, name: str, number: str, path: str, caller: Caller) -> Version:
+    """A version by number or `latest`, of which the caller may have the file. Evidence is for everybody.
 
     Raises:
         NotFound: No such model or version, or the version was withdrawn.
@@ -97,7 +98,7 @@ def find_downloadable(services: Services, name: str, number: str, caller: Caller
     version = find_version(services, name, number)
     if version.withdrawn_at is not None:
         raise NotFound("This version was withdrawn.")
-    if not is_handed_out(services, version, caller):
+    if path.startswith(MODEL_FOLDER) and not is_handed_out(services, version, caller):
         raise Forbidden("This version remembers completed requests; it needs the scope audit. Use a newer version.")
     return version
 
@@ -118,9 +119,9 @@ def file(name: str, number: Number, path: str, request: Request, services: Servi
 
     Downloads of model files are registered: see `GET .../downloads`.
     """
-    version = find_downloadable(services, name, number, caller)
+    version = find_downloadable(services, name, number, path, caller)
     answer = _file_response(services, version, path, request)
-    if request.method == "GET" and path.startswith("model/"):
+    if request.method == "GET" and path.startswith(MODEL_FOLDER):
         with services.db.transaction() as session:
             models.note_download(session, version, caller.id)
     return answer
@@ -152,7 +153,7 @@ def downloads(name: str, number: Number, services: ServicesDep, _: DownloadAudit
 @router.get("/{number}/archive.tar", response_class=StreamingResponse)
 def archive(name: str, number: Number, services: ServicesDep, caller: Downloader) -> Response:
     """The whole release folder as one tar stream. It cannot be resumed; if it breaks off, download single files."""
-    version = find_downloadable(services, name, number, caller)
+    version = find_downloadable(services, name, number, MODEL_FOLDER, caller)
     with services.db.transaction() as session:
         models.note_download(session, version, caller.id)
     size = sum(tarfile.BLOCKSIZE + _padded_size(entry["size"]) for entry in version.files) + 2 * tarfile.BLOCKSIZE

@@ -2,7 +2,7 @@
 
 from service.audit.numbers import certified_limits, certified_means
 from service.domain.disclosure import LIMIT_STEP, MEAN_STEP, Contributors
-from service.domain.report import Findings
+from service.domain.report import Findings, Utility
 
 CARD = """---
 library_name: transformers
@@ -23,7 +23,7 @@ AutoModelForCausalLM.from_pretrained(".")
 | mean EL of the forget set | {el_before} | {el_after} | {el_limit} |
 | mean MA of the forget set | {ma_before} | {ma_after} | {ma_limit} |
 | held-out perplexity | {ppl_before:.2f} | {ppl_after:.2f} | at most x {max_ratio:.2f} |
-
+{total}
 Means of the forget set are rounded down to a multiple of {mean_step}, or suppressed, and held-out means are rounded
 down to a multiple of {limit_step}. Exact numbers would be about single persons.
 
@@ -56,4 +56,14 @@ def model_card(model: str, version: int, parent: int, findings: Findings, contri
         max_ratio=findings.utility.max_ratio,
         mean_step=MEAN_STEP,
         limit_step=LIMIT_STEP,
+        total=_total(findings.utility),
     )
+
+
+def _total(utility: Utility) -> str:
+    """The row of all versions together; empty for a job of a release that did not measure version 0."""
+    first, limit = utility.first_heldout_perplexity, utility.max_total_ratio
+    if first is None or limit is None:
+        return ""
+    after = utility.heldout_perplexity_after
+    return f"| held-out perplexity, since version 0 | {first:.2f} | {after:.2f} | at most x {limit:.2f} |\n"

@@ -36,6 +36,7 @@ from service.audit.schema import DIGEST, schema_problem
 from service.audit.wording import problem_in
 from service.domain.disclosure import FEWEST_SUBMITTERS, LIMIT_STEP, MEAN_STEP, Contributors, count_range
 from service.domain.json_types import JsonObject
+from service.domain.reference_texts import Overlap
 from service.domain.report import Artefact, EarlierRequests, Environment, Findings
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -49,9 +50,9 @@ SCOPE = (
 MERGE = "W' = W + c (B A - B0 A0), in float32 from the parent's weights, rounded once to the storage dtype"
 CRITERION = (
     "mean EL and mean MA over the forget set at or under the held-out means; each request's own means, and those of "
-    "every earlier request still kept, at or under the held-out 95th percentiles; held-out perplexity ratio at or "
-    f"under the policy's maximum. Here means are rounded down to a multiple of {MEAN_STEP}, limits to a multiple of "
-    f"{LIMIT_STEP}"
+    "every earlier request still kept, at or under the held-out 95th percentiles; held-out perplexity, relative to "
+    "the parent and to version 0, at or under the policy's maxima. Here means are rounded down to a multiple of "
+    f"{MEAN_STEP}, limits to a multiple of {LIMIT_STEP}"
 )
 MANDATORY_ATTACKS = ("greedy extraction from every prefix (EL)", "token by token prediction (MA)")
 OTHER_ATTACKS = (
@@ -60,6 +61,7 @@ OTHER_ATTACKS = (
     "sampling several answers",
     "rephrased prompts",
 )
+NOT_PUBLISHED = "NOT_PUBLISHED"  # the verdict of a request that passed its own tests in a run that published nothing
 NOT_MEMORISED = "not_memorised"  # the reason code of a request that the model had not memorised; training leaves it out
 
 
@@ -105,6 +107,7 @@ def statement(
     records: int,
     contributors: Contributors,
     reference_texts: Sequence[CertifiedTexts],
+    heldout_overlap: Overlap | None,
     parameters: JsonObject,
     findings: Findings,
     overall: str,
@@ -124,6 +127,7 @@ def statement(
         records: The number of records; the statement gives a range.
         contributors: Whose texts the means are over; the statement gives the number of submitters as a range.
         reference_texts: role, sha256 and records of the retain and held-out texts.
+        heldout_overlap: How many held-out texts are also retain texts; None if nobody has counted them.
         parameters: All parameters of the run.
         findings: The test results.
         overall: PASS or FAIL.
@@ -149,7 +153,7 @@ def statement(
             "source": "Cha et al., ICLR 2025, arXiv 2408.06621",
             "parameters": certified_parameters(parameters),
         },
-        "verification": _verification(findings, requests, contributors),
+        "verification": _verification(findings, requests, contributors, heldout_overlap),
         "training": certified_training(findings, contributors),
         "environment": _environment(findings.environment),
         "overall": overall,
@@ -220,7 +224,9 @@ def _request(line: RequestLine) -> CertifiedRequest:
     }
 
 
-def _verification(findings: Findings, requests: Sequence[RequestLine], contributors: Contributors) -> Verification:
+def _verification(
+    findings: Findings, requests: Sequence[RequestLine], contributors: Contributors, heldout_overlap: Overlap | None
+) -> Verification:
     """The tests, their thresholds and their results."""
     memorised = memorised_count(line.reason for line in requests)
     return {
@@ -231,6 +237,7 @@ def _verification(findings: Findings, requests: Sequence[RequestLine], contribut
         "before": certified_means(findings.before, contributors) if findings.before else None,
         "after": certified_means(findings.after, contributors) if findings.after else None,
         "suppressed_under": FEWEST_SUBMITTERS,
+        "heldout_overlap": heldout_overlap,
         "utility": certified_utility(findings.utility) if findings.utility else None,
         "earlier": _earlier(findings.earlier),
         "attacks": _attacks(requests, run=findings.after is not None or memorised == 0),
@@ -248,7 +255,7 @@ def certified_parameters(policy: JsonObject) -> JsonObject:
 
 def _attacks(requests: Sequence[RequestLine], *, run: bool) -> list[Attack]:
     """The attempts to extract the texts, run and not run; one result covers all requests."""
-    result = "PASS" if all(line.verdict == "PASS" for line in requests) else "FAIL"
+    result = "PASS" if all(line.verdict in ("PASS", NOT_PUBLISHED) for line in requests) else "FAIL"
     mandatory = ("RUN", result) if run else ("NOT_RUN", None)
     attacks = [(name, *mandatory) for name in MANDATORY_ATTACKS]
     attacks += [(name, "NOT_RUN", None) for name in OTHER_ATTACKS]

@@ -27,6 +27,6 @@ class LogEntry(TypedDict, total=False):
     model: str
     number: int
     manifest: str
-    parts: list[list[str]]
-    reopened: list[str]
     reason: str
+    failed: list[str]
+    reopened: list[str]

@@ -20,6 +20,11 @@ def decimal(value: float) -> str:
     return f"{value:.6f}"
 
 
+def _optional(value: float | None) -> str | None:
+    """A number as a decimal string; None stays None."""
+    return None if value is None else decimal(value)
+
+
 def certified_limits(limits: Means | None) -> Limits:
     """The limits of the means, coarse; empty if nothing was measured."""
     if limits is None or limits.el is None or limits.ma is None:
@@ -45,6 +50,10 @@ def certified_utility(utility: Utility) -> CertifiedUtility:
         "retain_ratio": decimal(utility.retain_ratio),
         "max_ratio": decimal(utility.max_ratio),
         "within_budget": utility.within_budget,
+        "first_heldout_perplexity": _optional(utility.first_heldout_perplexity),
+        "total_ratio": _optional(utility.total_ratio),
+        "max_total_ratio": _optional(utility.max_total_ratio),
+        "within_total_budget": utility.within_total_budget,
     }
 
 

@@ -11,9 +11,11 @@ from typing import TypeVar
 from service.audit.certificate import MANDATORY_ATTACKS, memorised_count
 from service.audit.predicate import CertifiedUtility, Lineage, Method, Predicate, Verification
 from service.domain.disclosure import FEWEST_SUBMITTERS, SUPPRESSED
+from service.domain.reference_texts import overlaps_too_much
 
 Result = TypeVar("Result")
 ROUNDING = Decimal("0.00001")
+TOTAL_BUDGET = Decimal("1.2")  # relative to the budget of one version, where the policy names none; as in the engine
 
 
 def policy_problems(predicate: Predicate) -> Iterator[str]:
@@ -22,7 +24,10 @@ def policy_problems(predicate: Predicate) -> Iterator[str]:
         yield from _verdict_problems(predicate)
         yield from _lineage_problems(predicate["lineage"])
         yield from _limit_problems(predicate["verification"])
-        yield from _utility_problems(_required(predicate["verification"]["utility"]), predicate["method"])
+        utility = _required(predicate["verification"]["utility"])
+        yield from _utility_problems(utility, predicate["method"])
+        yield from _total_problems(utility, predicate["method"], predicate["lineage"])
+        yield from _reference_text_problems(predicate)
         yield from _disclosure_problems(predicate)
     except (KeyError, TypeError, InvalidOperation, ValueError) as error:
         yield f"the certificate lacks a result or holds a malformed one ({type(error).__name__})"
@@ -43,6 +48,8 @@ def _verdict_problems(predicate: Predicate) -> Iterator[str]:
     """Every request and every mandatory attack passed, and something was trained and published."""
     if predicate["artefacts"]["published"] is not True:
         yield "the certificate is about a run that was not published"
+    if predicate["overall"] != "PASS":
+        yield "the certificate's overall verdict is not PASS"
     if not predicate["verification"]["thresholds"]:
         yield "the certificate has no thresholds"
     if not predicate["requests"]:
@@ -58,8 +65,6 @@ def _verdict_problems(predicate: Predicate) -> Iterator[str]:
             yield f"the attack “{name}” was not run, or succeeded"
     if not memorised_count(r["reason"] for r in predicate["requests"]) or predicate["training"]["epochs"] < 1:
         yield "nothing was trained on, so there was nothing to publish"
-    if predicate["overall"] != "PASS":
-        yield "the certificate's overall verdict is not PASS"
 
 
 def _lineage_problems(lineage: Lineage) -> Iterator[str]:
@@ -93,6 +98,36 @@ def _utility_problems(utility: CertifiedUtility, method: Method) -> Iterator[str
         yield "the perplexity ratio does not follow from the perplexities"
     if not ratio <= budget or utility["within_budget"] is not True:
         yield f"held-out perplexity ratio {ratio} is over {budget}"
+
+
+def _total_problems(utility: CertifiedUtility, method: Method, lineage: Lineage) -> Iterator[str]:
+    """The same for all versions together, relative to version 0; schemas 1 and 2 have no such budget."""
+    if "total_ratio" not in utility:
+        return
+    first, ratio, budget = (
+        Decimal(_required(utility[name])) for name in ("first_heldout_perplexity", "total_ratio", "max_total_ratio")
+    )
+    before, after = Decimal(utility["heldout_perplexity_before"]), Decimal(utility["heldout_perplexity_after"])
+    parameters = method["parameters"]
+    fixed = parameters.get("max_total_perplexity_ratio")
+    fixed = TOTAL_BUDGET * Decimal(parameters["max_perplexity_ratio"]) if fixed is None else Decimal(fixed)
+    if abs(budget - fixed) > ROUNDING:
+        yield "the utility budget of all versions is not the policy's"
+    if lineage["parent_version"] == 0 and first != before:
+        yield "the perplexity of version 0 is not the parent's, which is version 0"
+    if abs(after / first - ratio) > ROUNDING * (1 + ratio):
+        yield "the perplexity ratio of all versions does not follow from the perplexities"
+    if not ratio <= budget or utility["within_total_budget"] is not True:
+        yield f"held-out perplexity ratio {ratio} of all versions is over {budget}"
+
+
+def _reference_text_problems(predicate: Predicate) -> Iterator[str]:
+    """The held-out texts, which set the thresholds, are not the retain texts, which the run trained on."""
+    texts = {texts["role"]: texts for texts in predicate["corpora"]}
+    overlap = predicate["verification"].get("heldout_overlap")
+    same = texts["retain"]["sha256"] == texts["heldout"]["sha256"]
+    if same or (overlap is not None and overlaps_too_much(overlap, texts["heldout"]["records"])):
+        yield "the held-out texts, which set the thresholds, are also retain texts"
 
 
 def _submitters(predicate: Predicate) -> int:

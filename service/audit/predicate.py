@@ -7,6 +7,7 @@ from typing import NotRequired, TypedDict
 
 from service.audit.log_entry import LogState
 from service.domain.json_types import JsonObject
+from service.domain.reference_texts import Overlap
 
 
 class Lineage(TypedDict):
@@ -89,7 +90,10 @@ class Limits(TypedDict, total=False):
 
 
 class CertifiedUtility(TypedDict):
-    """Perplexities before and after the run, and whether the policy's budget was kept."""
+    """Perplexities of version 0, before and after the run, and whether the policy's budgets were kept.
+
+    Schemas 1 and 2 had no budget for all versions together. Its values are None in a job of that time.
+    """
 
     heldout_perplexity_before: str
     heldout_perplexity_after: str
@@ -99,6 +103,10 @@ class CertifiedUtility(TypedDict):
     retain_ratio: str
     max_ratio: str
     within_budget: bool
+    first_heldout_perplexity: NotRequired[str | None]
+    total_ratio: NotRequired[str | None]
+    max_total_ratio: NotRequired[str | None]
+    within_total_budget: NotRequired[bool | None]
 
 
 class CertifiedEarlier(TypedDict):
@@ -126,6 +134,7 @@ class Verification(TypedDict):
     before: CertifiedMeans | None
     after: CertifiedMeans | None
     suppressed_under: int
+    heldout_overlap: NotRequired[Overlap | None]
     utility: CertifiedUtility | None
     earlier: CertifiedEarlier | None
     attacks: list[Attack]

@@ -8,15 +8,29 @@ from typing import Literal
 
 from markdown_it import MarkdownIt
 
-from service.audit.predicate import CertifiedMeans, CertifiedRequest, ForgetSet, Limits, Predicate, Statement
+from service.audit.predicate import (
+    CertifiedMeans,
+    CertifiedRequest,
+    CertifiedUtility,
+    ForgetSet,
+    Limits,
+    Predicate,
+    Statement,
+)
 from service.domain.disclosure import SUPPRESSED
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|<>&~-])")
-VERDICTS = {"PASS": "passed its tests", "FAIL": "did not pass its tests", "NOT_TESTED": "was not tested"}
+VERDICTS = {
+    "PASS": "passed its tests",
+    "FAIL": "did not pass its tests",
+    "NOT_PUBLISHED": "passed its own tests, but no version was published",
+    "NOT_TESTED": "was not tested",
+}
 REASONS = {
     "not_memorised": "the model already treated these texts like unseen texts, so it was not trained on them",
     "criterion_missed": "the means over all requests stayed above their limits",
     "utility_budget_exceeded": "the model would have lost too much of its general ability",
+    "total_utility_budget_exceeded": "all versions together would have lost too much of the model's general ability",
     "earlier_request_regressed": "the model would have produced texts of an earlier request again",
 }
 STYLE = """
@@ -106,9 +120,19 @@ def _tests(predicate: Predicate) -> Iterator[str]:
         )
         yield f"\nPerplexity on held-out text (lower is better): {before} before, {after} after."
         yield f"The ratio is {ratio}; the limit is {limit}."
+        yield from _total(utility)
     if earlier := tests["earlier"]:
         came_back = len(earlier["regressed"])
         yield f"\nRequests of earlier versions that were measured again: {earlier['requests']}; came back: {came_back}."
+
+
+def _total(utility: CertifiedUtility) -> Iterator[str]:
+    """The same relative to version 0; certificates of older schemas and jobs do not have it."""
+    first, ratio = utility.get("first_heldout_perplexity"), utility.get("total_ratio")
+    limit = utility.get("max_total_ratio")
+    if first and ratio and limit:
+        yield f"Version 0 had {_number(first)}. The ratio of all versions is {_number(ratio)};"
+        yield f"the limit is {_number(limit)}."
 
 
 def _what_happened(predicate: Predicate) -> str:
@@ -155,6 +179,8 @@ def _settings(predicate: Predicate) -> Iterator[tuple[str, str]]:
     """Everything that the run used: reference texts, parameters, device, packages, the log."""
     for texts in predicate["corpora"]:
         yield f"{texts['role']} texts", f"{texts['records']} texts, sha256 {texts['sha256']}"
+    if overlap := predicate["verification"].get("heldout_overlap"):
+        yield "held-out texts that are also retain texts", f"{overlap['exact']}, and {overlap['near']} near copies"
     settings = {
         **predicate["method"]["parameters"],
         "device": predicate["environment"]["device"],

@@ -164,14 +164,12 @@ class _Deadlines:
                 self.open_until.update({ref: self.promised[ref] for ref in self.members.get(entry["job"], ())})
             case "job.certified":
                 self.open_until.update(dict.fromkeys(self.members.get(entry["job"], ()), ""))
-            case "job.split":  # the certificate of a failed batch ends no request that goes into a part of it
-                self.reopen(ref for part in entry["parts"] for ref in part)
-            case "version.withdrawn":
+                self.reopen(entry.get("failed", ()))
+            case "job.split" | "version.withdrawn":
                 self.reopen(entry.get("reopened", ()))
-            case "request.cancelled" | "request.nothing_found":
-                self.open_until[entry["ref"]] = ""
-            case "requests.rejected":
-                self.open_until.update(dict.fromkeys(entry["refs"], ""))
+            case "request.cancelled" | "request.nothing_found" | "request.closed" | "requests.rejected":
+                ended = entry["refs"] if "refs" in entry else [entry["ref"]]
+                self.open_until.update(dict.fromkeys(ended, ""))
 
     def reopen(self, refs: Iterable[str]) -> None:
         """Requests are open again until the promised day."""

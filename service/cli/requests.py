@@ -237,6 +237,16 @@ def requests_purge(request_id: RequestId, as_json: AsJson = False) -> None:
     show(connect().purge_request(request_id), as_json, "id", "status")
 
 
+@requests.command("resolve")
+def requests_resolve(
+    request_id: RequestId,
+    reason: Annotated[str, typer.Option(help="handled_otherwise, withdrawn, not_covered or other.")],
+    as_json: AsJson = False,
+) -> None:
+    """Record that a failed request was dealt with in another way. Until then it stays due, and alarms."""
+    show(connect().resolve_request(request_id, reason), as_json, "id", "status", "resolved_at", "resolved_reason")
+
+
 @requests.command("watch")
 def requests_watch(request_id: RequestId, as_json: AsJson = False) -> None:
     """Follow a request live until it ends. The exit code is 0 if it completed or needed no training."""

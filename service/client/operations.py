@@ -116,6 +116,10 @@ class Operations(Generic[Answer]):
         """Purge the texts of a request that has ended, before its time."""
         return self.call("POST", f"/v1/deletion-requests/{request_id}/purge")
 
+    def resolve_request(self, request_id: str, reason: str) -> Answer:
+        """Record that a failed request was dealt with in another way."""
+        return self.call("POST", f"/v1/deletion-requests/{request_id}/resolve", json={"reason": reason})
+
     def job(self, job_id: str) -> Answer:
         """Return one job."""
         return self.call("GET", f"/v1/jobs/{job_id}")

@@ -1,7 +1,7 @@
 """Queries of `unlearnd doctor`."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from uuid import UUID
 
 from sqlalchemy import func, select, text
@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from service.audit.manifest import FileEntry
 from service.db.corpus_tables import Corpus
 from service.db.tables import AuditEntry, DeletionRequest, Job, Model, Outbox, Version
-from service.domain.states import TERMINAL_REQUESTS, TERMINAL_STAGES, Hold, RequestStatus, Stage
+from service.domain.states import TERMINAL_STAGES, Hold, RequestStatus, Stage
 
 NEWEST = 200  # versions whose files the doctor checks
 
@@ -43,9 +43,11 @@ def abandoned_jobs(session: Session, seconds: float) -> list[UUID]:
 
 
 def quarantined_jobs(session: Session) -> list[tuple[UUID, str]]:
-    """(id, reason) of quarantined jobs with a request that nobody has retried."""
+    """(id, reason) of quarantined jobs with a request that nobody has retried or resolved."""
     failed = select(DeletionRequest.id).where(
-        DeletionRequest.job_id == Job.id, DeletionRequest.status == RequestStatus.FAILED
+        DeletionRequest.job_id == Job.id,
+        DeletionRequest.status == RequestStatus.FAILED,
+        DeletionRequest.resolved_at.is_(None),
     )
     query = select(Job.id, Job.reason).where(Job.stage == Stage.QUARANTINED, failed.exists()).order_by(Job.seq)
     return [(job_id, reason or "") for job_id, reason in session.execute(query)]
@@ -73,14 +75,6 @@ def failed_corpora(session: Session) -> list[tuple[str, str, str]]:
     query = select(Model.name, Corpus.name, Corpus.reason).join(Model, Model.id == Corpus.model_id)
     rows = session.execute(query.where(Corpus.state == "failed").order_by(Model.name, Corpus.name))
     return [(model, corpus, reason or "") for model, corpus, reason in rows]
-
-
-def overdue(session: Session) -> tuple[int, datetime | None]:
-    """How many open requests are past their deadline, and the oldest of these deadlines."""
-    late = DeletionRequest.due_at < func.now()
-    query = select(func.count(), func.min(DeletionRequest.due_at))
-    count, oldest = session.execute(query.where(late, DeletionRequest.status.not_in(TERMINAL_REQUESTS))).one()
-    return count, oldest
 
 
 def callbacks_given_up(session: Session) -> int:

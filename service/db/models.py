@@ -7,7 +7,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, joinedload
 
 from service.db.paging import Page, page
-from service.db.tables import Certificate, DeletionRequest, Download, Model, Version
+from service.db.tables import Certificate, DeletionRequest, Download, Model, ReferenceTexts, Version
+from service.domain.reference_texts import Overlap
 from service.domain.states import RequestStatus
 
 COLLECTION = 7310581  # the advisory lock between publishing and collecting
@@ -93,6 +94,13 @@ def downloads(session: Session, version: Version) -> list[Download]:
     """The download register of a version, oldest first."""
     query = select(Download).options(joinedload(Download.api_key)).where(Download.version_id == version.id)
     return list(session.scalars(query.order_by(Download.first_at)))
+
+
+def store_overlap(session: Session, model_id: UUID, overlap: Overlap) -> ReferenceTexts:
+    """Store how many held-out texts of a model are also retain texts; returns its held-out texts."""
+    model = session.get_one(Model, model_id)
+    model.heldout = {**model.heldout, "overlap": overlap}
+    return model.heldout
 
 
 def set_latest(session: Session, model_id: UUID, number: int) -> None:

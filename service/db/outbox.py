@@ -8,8 +8,8 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from service.db.due_requests import is_due
 from service.db.tables import DeletionRequest, Outbox
-from service.domain.states import TERMINAL_REQUESTS
 
 MAX_BACKOFF = timedelta(hours=6)
 ALERT = -1  # the target of an alert: the operator
@@ -46,10 +46,10 @@ def enqueue_alert(session: Session, request_id: UUID, status: str, *, repeat: bo
 
 
 def enqueue_due_alerts(session: Session, before: datetime, status: str) -> None:
-    """Queue an alert, once each, for open requests that are due before a moment."""
+    """Queue an alert, once each, for requests that somebody waits for and that are due before a moment."""
     request = DeletionRequest
     alert = select(Outbox.id).where(Outbox.request_id == request.id, Outbox.target < 0, Outbox.status == status)
-    due = select(request.id).where(request.due_at < before, request.status.not_in(TERMINAL_REQUESTS), ~alert.exists())
+    due = select(request.id).where(request.due_at < before, is_due(), ~alert.exists())
     for request_id in session.scalars(due.order_by(request.due_at).limit(MAX_ALERTS)):
         enqueue_alert(session, request_id, status, repeat=False)
 

@@ -167,6 +167,9 @@ def reopen(session: Session, ended: Sequence[DeletionRequest], reason: str | Non
         reason=reason,
         split_job_id=None,
         split_part=None,
+        resolved_at=None,
+        resolved_reason=None,
+        resolved_by=None,
     )
 
 
@@ -247,15 +250,3 @@ def counts(session: Session) -> list[tuple[str, int]]:
     """How many requests have each status."""
     rows = session.execute(select(DeletionRequest.status, func.count()).group_by(DeletionRequest.status))
     return [(status, count) for status, count in rows]
-
-
-def next_due(session: Session) -> datetime | None:
-    """The earliest deadline of an open request."""
-    is_open = DeletionRequest.status.not_in(TERMINAL_REQUESTS)
-    return session.scalar(select(func.min(DeletionRequest.due_at)).where(is_open))
-
-
-def overdue(session: Session) -> int:
-    """How many open requests are past their deadline."""
-    is_open = DeletionRequest.status.not_in(TERMINAL_REQUESTS)
-    return session.scalar(select(func.count()).where(is_open, DeletionRequest.due_at < func.now())) or 0

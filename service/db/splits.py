@@ -9,10 +9,12 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
+from service.audit.certificate import NOT_PUBLISHED
 from service.db import jobs, log_entries, requests
 from service.db.tables import DeletionRequest, Job
 from service.domain.states import RequestStatus
 
+PASSED = ("PASS", NOT_PUBLISHED)
 # Reasons that are no request's doing: a part of the batch would end in the same way.
 INSEPARABLE = frozenset({
     "cancelled", "candidate_changed", "parent_withdrawn", "restored", "unknown_plugin", "version_in_storage",
@@ -21,7 +23,7 @@ INSEPARABLE = frozenset({
 
 def fail_or_split(
     session: Session, job: Job, failed: Sequence[DeletionRequest], reason: str | None, *, max_split_jobs: int
-) -> list[list[str]]:
+) -> list[str]:
     """End the requests of a failed job as failed, or put them back in parts.
 
     Args:
@@ -32,7 +34,7 @@ def fail_or_split(
         max_split_jobs: How many jobs may be made of one by splitting.
 
     Returns:
-        The refs of each part, for `log_split`; nothing if the requests failed.
+        The refs of the requests that are pending again, for `log_split`.
     """
     parts = _parts(failed)
     if not parts or reason in INSEPARABLE or jobs.split_count(session, job) + len(parts) > max_split_jobs:
@@ -49,19 +51,19 @@ def fail_or_split(
             split_job_id=job.id,
             split_part=number,
         )
-    return [sorted(request.ref for request in part) for part in parts]
+    return sorted(request.ref for request in failed)
 
 
-def log_split(session: Session, job: Job, parts: list[list[str]]) -> None:
+def log_split(session: Session, job: Job, reopened: list[str]) -> None:
     """Log a split, if there was one."""
-    if parts:
-        log_entries.append(session, "job.split", job=str(job.id), parts=parts)
+    if reopened:
+        log_entries.append(session, "job.split", job=str(job.id), reopened=reopened)
 
 
 def _parts(failed: Sequence[DeletionRequest]) -> list[list[DeletionRequest]]:
     """Requests that did not pass their own tests, and the others; if all are of one kind, two halves."""
-    passed = [request for request in failed if request.verdict == "PASS"]
-    others = [request for request in failed if request.verdict != "PASS"]
+    passed = [request for request in failed if request.verdict in PASSED]
+    others = [request for request in failed if request.verdict not in PASSED]
     if passed and others:
         return [passed, others]
     middle = len(failed) // 2

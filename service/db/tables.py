@@ -1,7 +1,7 @@
 """The tables. Personal data of a request is in `bytea` columns, sealed with the request's own data key."""
 
 from datetime import datetime
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 from uuid import UUID, uuid4
 
 from sqlalchemy import (
@@ -23,6 +23,7 @@ from service.audit.manifest import FileEntry
 from service.db.base import Base
 from service.db.columns import JobReportColumn, MetricsColumn
 from service.domain.json_types import JsonObject
+from service.domain.reference_texts import Overlap
 from service.domain.report import JobReport, VersionMetrics
 from service.domain.subject import Resolution
 
@@ -31,15 +32,19 @@ PENDING_ORDER = ("model_id", "api_key_id", "due_at", "seq")
 FULFILLED = "version IS NOT NULL"
 SPLIT = "split_job_id IS NOT NULL"
 HELD = "hold IS NOT NULL"
-OPEN_REQUEST = "status NOT IN ('completed', 'not_memorised', 'cancelled', 'rejected', 'failed')"
+DUE_REQUEST = "resolved_at IS NULL AND status NOT IN ('completed', 'not_memorised', 'cancelled', 'rejected')"
 ACTIVE_JOB = "stage NOT IN ('done', 'quarantined')"
 
 
 class ReferenceTexts(TypedDict):
-    """Retain or held-out text in storage."""
+    """Retain or held-out text in storage.
+
+    Held-out text has its overlap with retain text; models of a release before get it with their next job.
+    """
 
     sha256: str
     records: int
+    overlap: NotRequired[Overlap]
 
 
 class ApiKey(Base):
@@ -64,7 +69,7 @@ class Model(Base):
     name: Mapped[str] = mapped_column(unique=True)
     policy: Mapped[JsonObject]
     retain: Mapped[ReferenceTexts] = mapped_column(JSONB, comment="sha256, records")
-    heldout: Mapped[ReferenceTexts] = mapped_column(JSONB, comment="sha256, records")
+    heldout: Mapped[ReferenceTexts] = mapped_column(JSONB, comment="sha256, records, overlap")
     latest: Mapped[int] = mapped_column(Integer, server_default="0")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
@@ -153,7 +158,7 @@ class DeletionRequest(Base):
         Index("ix_deletion_requests_pending", *PENDING_ORDER, postgresql_where=text(PENDING)),
         Index("ix_deletion_requests_model_version", "model_id", "version", postgresql_where=text(FULFILLED)),
         Index("ix_deletion_requests_split", "split_job_id", "split_part", postgresql_where=text(SPLIT)),
-        Index("ix_deletion_requests_open", "due_at", postgresql_where=text(OPEN_REQUEST)),
+        Index("ix_deletion_requests_due", "due_at", postgresql_where=text(DUE_REQUEST)),
         Index("ix_deletion_requests_kept", "finished_at", postgresql_where=text("wrapped_key IS NOT NULL")),
         Index("ix_deletion_requests_model_seq", "model_id", "seq"),
         Index("ix_deletion_requests_status_seq", "status", "seq"),
@@ -199,6 +204,9 @@ class DeletionRequest(Base):
     split_part: Mapped[int | None] = mapped_column(comment="requests of one part form the next job")
     extended_at: Mapped[datetime | None]
     extension_reason: Mapped[str | None]
+    resolved_at: Mapped[datetime | None]
+    resolved_reason: Mapped[str | None] = mapped_column(comment="how a failed request was dealt with")
+    resolved_by: Mapped[UUID | None] = mapped_column(comment="the API key that resolved it")
     traceparent: Mapped[str | None] = mapped_column(comment="W3C Trace Context")
 
     model: Mapped[Model] = relationship()

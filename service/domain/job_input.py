@@ -10,6 +10,7 @@ class JobInput:
     Attributes:
         work: The attempt's working folder.
         parent: The folder of the parent model.
+        first: The folder of version 0, the registered model.
         retain: The file of retain texts.
         heldout: The file of held-out texts.
         policy: The model's policy when the batch was sealed.
@@ -23,6 +24,7 @@ class JobInput:
 
     work: str
     parent: str
+    first: str
     retain: str
     heldout: str
     policy: dict[str, object]

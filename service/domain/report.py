@@ -38,7 +38,10 @@ class ThresholdRow:
 
 @dataclass(frozen=True, slots=True)
 class Utility:
-    """Perplexities before and after the run, and whether the policy's budget was kept."""
+    """Perplexities before and after the run, and of version 0, and whether the policy's budgets were kept.
+
+    Reports of a release before have no values for all versions together.
+    """
 
     heldout_perplexity_before: float
     heldout_perplexity_after: float
@@ -48,6 +51,10 @@ class Utility:
     retain_ratio: float
     max_ratio: float
     within_budget: bool
+    first_heldout_perplexity: float | None = None
+    total_ratio: float | None = None
+    max_total_ratio: float | None = None
+    within_total_budget: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,8 +50,11 @@ class Policy(Input):
     fisher_absolute_eps: float | None = Field(None, gt=0, description="absolute eps; default: relative, by fisher_eps")
     fisher_sequences: int = Field(64, ge=1)
     seed: int = Field(0, ge=0, le=2**32 - 1)
-    max_perplexity_ratio: float = Field(1.25, gt=0)
     max_request_sequences: int = Field(4096, ge=1, description="a request with more windows of text is rejected")
+    max_perplexity_ratio: float = Field(1.25, gt=0, description="held-out perplexity after a job, relative to before")
+    max_total_perplexity_ratio: float | None = Field(
+        None, gt=0, description="the same, relative to version 0; default: 1.2 x max_perplexity_ratio"
+    )
     el_n: int = Field(10, ge=1, le=100)
     sequence_length: int = Field(200, ge=8, le=32_768)
     heldout_sequences: int = Field(64, ge=20, le=10_000)

@@ -104,7 +104,9 @@ class RequestOut(BaseModel):
     status: str
     model: str
     job_id: UUID | None
-    verdict: str | None
+    verdict: str | None = Field(
+        description="PASS, FAIL, NOT_TESTED, or NOT_PUBLISHED: it passed its own tests, but its job published nothing"
+    )
     version: int | None
     reason: str | None
     regulation: str
@@ -115,6 +117,10 @@ class RequestOut(BaseModel):
     accepted_at: datetime
     finished_at: datetime | None
     extension_reason: str | None
+    resolved_at: datetime | None = Field(
+        description="when an operator resolved the failed request; until then it is due"
+    )
+    resolved_reason: str | None
     waits_for: Literal["resolve", "approval"] | None = Field(description="why a pending request is not batched yet")
     results_count: int | None = Field(description="number of records that the search for the subject matched")
     searched: list[Searched] | None = Field(description="corpora in which the subject was looked up; null once purged")
@@ -130,6 +136,12 @@ class ExtensionIn(Input):
     """The reason for which a deadline is extended."""
 
     reason: Literal["complexity", "number_of_requests", "reasonably_necessary"]
+
+
+class ResolutionIn(Input):
+    """How a failed request was dealt with."""
+
+    reason: Literal["handled_otherwise", "withdrawn", "not_covered", "other"]
 
 
 class JobOut(BaseModel):

@@ -28,6 +28,7 @@ def published(folder, tmp_path_factory):
     inputs = JobInput(
         work=str(work),
         parent=str(folder / "model"),
+        first=str(folder / "model"),
         retain=str(folder / "retain.jsonl"),
         heldout=str(folder / "heldout.jsonl"),
         policy={k: v for k, v in support.POLICY.items() if not k.startswith("max_wait")},

@@ -52,6 +52,7 @@ class Baseline:
         before: EL, MA and verdicts of the parent on all requests.
         perplexity: Held-out perplexity of the parent.
         retain_perplexity: Retain perplexity of the parent.
+        first_perplexity: Held-out perplexity of the first version, on the same sequences.
     """
 
     thresholds: list[Threshold]
@@ -59,6 +60,7 @@ class Baseline:
     before: Judgement
     perplexity: float
     retain_perplexity: float
+    first_perplexity: float
 
     @property
     def memorised(self) -> list[int]:
@@ -91,10 +93,18 @@ class Baseline:
         before = {k: v for k, v in values["before"].items() if k != "passed"}
         before["verdicts"] = tuple(Verdict(**v) for v in before["verdicts"])
         thresholds, earlier = ([Threshold(**t) for t in values[name]] for name in ("thresholds", "earlier_thresholds"))
-        return cls(thresholds, earlier, Judgement(**before), values["perplexity"], values["retain_perplexity"])
+        perplexities = [values[name] for name in ("perplexity", "retain_perplexity", "first_perplexity")]
+        return cls(thresholds, earlier, Judgement(**before), *perplexities)
 
 
-def measure_before(model: CausalLM, data: Prepared, options: Options, progress: Progress = no_progress) -> Baseline:
+def measure_before(
+    model: CausalLM,
+    data: Prepared,
+    options: Options,
+    progress: Progress = no_progress,
+    *,
+    first_perplexity: float | None = None,
+) -> Baseline:
     """Thresholds from held-out text, and EL, MA and perplexity of the parent model.
 
     Args:
@@ -102,6 +112,7 @@ def measure_before(model: CausalLM, data: Prepared, options: Options, progress: 
         data: The sets of the run.
         options: The run's options.
         progress: Called with the fraction done, 0..1.
+        first_perplexity: Perplexity of the first version on `data.utility`; None if the parent is the first version.
 
     Returns:
         The measurements that are fixed before training.
@@ -116,10 +127,12 @@ def measure_before(model: CausalLM, data: Prepared, options: Options, progress: 
     thresholds, earlier = thresholds[: len(data.forget.request_ids)], thresholds[len(data.forget.request_ids) :]
     el, ma = _el_and_ma(model, data.forget, thresholds, options, partial_progress(progress, 0.8, 0.15))
     before = judge(data.forget, thresholds, el, ma)
-    utility = data.retain[: options.utility_sequences]
-    baseline = Baseline(thresholds, earlier, before, perplexity(model, data.utility), perplexity(model, utility))
+    retain = perplexity(model, data.retain[: options.utility_sequences])
+    own = perplexity(model, data.utility)
     progress(1.0)
-    return baseline
+    return Baseline(
+        thresholds, earlier, before, own, retain, first_perplexity=own if first_perplexity is None else first_perplexity
+    )
 
 
 def _el_and_ma(
@@ -137,7 +150,10 @@ def distinct_thresholds(thresholds: Sequence[Threshold]) -> list[Threshold]:
 
 @dataclass(frozen=True, slots=True)
 class Utility:
-    """Perplexities on the parent and on the artefact, and whether the budget was kept."""
+    """Perplexities of the parent, the artefact and the first version, and whether the budgets were kept.
+
+    A run that stays within the budget of one run may still be over the budget of all runs together: losses compound.
+    """
 
     heldout_perplexity_before: float
     heldout_perplexity_after: float
@@ -147,6 +163,10 @@ class Utility:
     retain_ratio: float
     max_ratio: float
     within_budget: bool
+    first_heldout_perplexity: float
+    total_ratio: float
+    max_total_ratio: float
+    within_total_budget: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +174,8 @@ class ArtefactReport:
     """The results of the tests of a model that was trained, merged and loaded again.
 
     Attributes:
-        reason: None, "criterion_missed", "earlier_request_regressed" or "utility_budget_exceeded".
+        reason: None, "criterion_missed", "earlier_request_regressed", "utility_budget_exceeded" or
+            "total_utility_budget_exceeded".
         thresholds: Each threshold once, by length.
         before: The judgement of the memorised requests on the parent.
         after: The same on the artefact.
@@ -209,7 +230,8 @@ def measure_after(
     after = replace(judgement, verdicts=tuple(v for v in verdicts if v.request in set(baseline.memorised)))
     utility = _utility(model, data, baseline, options)
     progress(1.0)
-    reason = None if utility.within_budget else "utility_budget_exceeded"
+    reason = None if utility.within_total_budget else "total_utility_budget_exceeded"
+    reason = reason if utility.within_budget else "utility_budget_exceeded"
     reason = reason if all(v.passed for v in earlier) else "earlier_request_regressed"
     reason = reason if after.passed and all(v.passed for v in verdicts) else "criterion_missed"
     return ArtefactReport(
@@ -224,10 +246,10 @@ def measure_after(
 
 
 def _utility(model: CausalLM, data: Prepared, baseline: Baseline, options: Options) -> Utility:
-    """Perplexities before and after, and whether the budget was kept."""
+    """Perplexities before and after, and whether the budgets were kept."""
     heldout = perplexity(model, data.utility)
     retain = perplexity(model, data.retain[: options.utility_sequences])
-    ratio = heldout / baseline.perplexity
+    ratio, total = heldout / baseline.perplexity, heldout / baseline.first_perplexity
     return Utility(
         heldout_perplexity_before=baseline.perplexity,
         heldout_perplexity_after=heldout,
@@ -237,4 +259,8 @@ def _utility(model: CausalLM, data: Prepared, baseline: Baseline, options: Optio
         retain_ratio=retain / baseline.retain_perplexity,
         max_ratio=options.max_perplexity_ratio,
         within_budget=ratio <= options.max_perplexity_ratio,
+        first_heldout_perplexity=baseline.first_perplexity,
+        total_ratio=total,
+        max_total_ratio=options.max_total_ratio,
+        within_total_budget=total <= options.max_total_ratio,
     )

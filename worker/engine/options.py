@@ -6,6 +6,8 @@ from typing import Any
 
 from worker.engine.types import ModelConfig
 
+TOTAL_BUDGET = 1.2  # the budget of all runs together, relative to the budget of one, where none is given
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -34,8 +36,10 @@ class Options:
         fisher_absolute_eps: The published code's absolute eps instead (1e-5 there).
         fisher_sequences: The most sequences on each side of the Fisher estimate.
         seed: Seeds every generator of the run.
-        max_perplexity_ratio: The utility budget: held-out perplexity after / before.
         max_request_sequences: Sequences of one request; a request of more is rejected.
+        max_perplexity_ratio: The utility budget of this run: held-out perplexity after / before.
+        max_total_perplexity_ratio: The utility budget of all runs since the first version together: held-out
+            perplexity after / that of the first version. None takes 1.2 x `max_perplexity_ratio`.
         el_n: n of EL_n; shorter sequences use the n that fits them.
         sequence_length: Window length L in tokens, BOS included.
         heldout_sequences: The most held-out sequences that set the thresholds.
@@ -72,6 +76,7 @@ class Options:
     seed: int = 0
     max_perplexity_ratio: float = 1.25
     max_request_sequences: int = 4096
+    max_total_perplexity_ratio: float | None = None
     el_n: int = 10
     sequence_length: int = 200
     heldout_sequences: int = 64
@@ -87,6 +92,12 @@ class Options:
     def scale(self) -> float:
         """The LoRA scale c = alpha / r; 2.0 by default."""
         return 2.0 if self.alpha is None else self.alpha / self.rank
+
+    @property
+    def max_total_ratio(self) -> float:
+        """The utility budget of all runs together; 1.5 by default."""
+        total = self.max_total_perplexity_ratio
+        return TOTAL_BUDGET * self.max_perplexity_ratio if total is None else total
 
     @classmethod
     def paper(cls) -> "Options":

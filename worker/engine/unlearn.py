@@ -166,6 +166,7 @@ def unlearn(
     *,
     request_ids: Sequence[int] | None = None,
     earlier_texts: Sequence[str] = (),
+    first_perplexity: float | None = None,
     progress: StageProgress = no_stage_progress,
 ) -> Result:
     """Unlearn `forget_texts` from a causal language model and test the result.
@@ -179,6 +180,8 @@ def unlearn(
         options: The run's options; None takes the defaults.
         request_ids: For each forget text the index of its request; None makes each text its own request.
         earlier_texts: Texts that earlier runs unlearned from this model; each must still pass its verdict.
+        first_perplexity: Held-out perplexity before the first of these runs, as its report has it; None if this is
+            the first run.
         progress: Called with (stage, fraction 0..1).
 
     Returns:
@@ -204,7 +207,9 @@ def unlearn(
         earlier_texts=earlier_texts,
         earlier_request_ids=range(first_earlier, first_earlier + len(earlier_texts)),
     )
-    baseline = measure_before(model, data, options, lambda fraction: progress("measure", fraction))
+    baseline = measure_before(
+        model, data, options, lambda fraction: progress("measure", fraction), first_perplexity=first_perplexity
+    )
     if not baseline.memorised:
         return _parent_stands(model, data, baseline, options, progress)
     resume: Checkpoint | None = None

@@ -29,6 +29,7 @@ from worker.engine.checkpoint import Checkpoint
 from worker.engine.device import resolve_device, resolve_dtype, trains_in_bfloat16
 from worker.engine.measure import ArtefactReport, Baseline, measure_after, measure_before
 from worker.engine.merge import merge_into
+from worker.engine.metrics.perplexity import perplexity
 from worker.engine.options import Options, fit_to_model
 from worker.engine.prepare import Prepared, prepare, unfit_requests
 from worker.engine.types import EpochEntry
@@ -38,7 +39,7 @@ from worker.steps.report import Run, baseline_summary, child_report
 from worker.steps.stages import Stages, replace_file
 
 WEIGHTS = (".safetensors", ".safetensors.index.json")
-FORMAT = 2  # of the files in a working folder; an attempt with an older format is not resumed
+FORMAT = 3  # of the files in a working folder; an attempt with an older format is not resumed
 
 
 class SendMessage(Protocol):
@@ -144,13 +145,20 @@ class Pipeline:
         if not self.stages.done("measure"):
             started = time.monotonic()
             progress = self._progress_callback("measure")
-            baseline = measure_before(self.load(self.parent), data, self.options, progress)
+            first = self._first_perplexity(data)
+            baseline = measure_before(self.load(self.parent), data, self.options, progress, first_perplexity=first)
             content = {"baseline": baseline.as_dict(), "seconds": time.monotonic() - started}
             replace_file(path, json.dumps(content).encode())
             self.stages.finish("measure", [path])
         content = json.loads(path.read_bytes())
         self.seconds["measure"] = content["seconds"]
         return Baseline.from_dict(content["baseline"])
+
+    def _first_perplexity(self, data: Prepared) -> float | None:
+        """Held-out perplexity of version 0, measured as the parent's is; None if the parent is version 0."""
+        if self.inputs.first == self.inputs.parent:
+            return None
+        return perplexity(self.load(Path(self.inputs.first)), data.utility)
 
     def _unlearn(self, data: Prepared, baseline: Baseline) -> Checkpoint:
         """Train from the last checkpoint until the criterion is met, or to the last epoch."""

@@ -29,6 +29,7 @@ from service.observability.logging import get_logger
 from service.observability.tracing import span
 from service.schemas.report import read_report
 from service.steps.path.unlearn import (
+    check_reference_texts,
     compute_input,
     store_epoch,
     store_progress,
@@ -48,6 +49,7 @@ WATCH_INTERVAL = 0.2  # seconds between checks for a lost lease or a stop
 
 def run_job(services: Services, lease: Lease) -> None:
     """Run the compute stages of a claimed job until their report, or hand the job back."""
+    check_reference_texts(services, lease.job_id)
     inputs = compute_input(services, lease.job_id, lease.fence)
     child = _start_child()
     try:

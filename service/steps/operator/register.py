@@ -15,6 +15,8 @@ from service.bootstrap import Services
 from service.db import log_entries, models
 from service.db.tables import Model, ReferenceTexts, Version
 from service.domain.errors import Conflict, Invalid
+from service.domain.reference_texts import MAX_SHARE, Overlap, overlaps_too_much
+from service.subjects.overlap import measure_overlap, read_stored_texts
 from service.text_files import UnreadableTexts, read_texts
 
 MIN_HELDOUT = 20  # as in the engine: fewer texts have no 95th percentile
@@ -29,7 +31,8 @@ def register_model(
     """Register `path` as version 0 of a new model; returns its name.
 
     Raises:
-        Invalid: The folder is not a safe Hugging Face model, or a file has too few reference texts.
+        Invalid: The folder is not a safe Hugging Face model, a file has too few reference texts, or too many held-out
+            texts are retain texts as well.
         Conflict: The name is taken.
     """
     if problem_in([name, policy]):
@@ -41,6 +44,7 @@ def register_model(
     check_model_folder(source)
     retain = _store_reference_texts(services, "retain_path", retain_path, 1)
     heldout = _store_reference_texts(services, "heldout_path", heldout_path, MIN_HELDOUT)
+    heldout["overlap"] = _checked_overlap(services, retain, heldout)
     staged = services.storage.staging(f"register-{uuid4()}")
     _copy_model(source, staged / "model")
     files = manifest(staged)
@@ -160,3 +164,18 @@ def _store_reference_texts(services: Services, field: str, path: str, min_count:
     if count < min_count:
         raise Invalid(f"The file holds {count} texts; at least {min_count} are needed.", field=field)
     return {"sha256": digest, "records": count}
+
+
+def _checked_overlap(services: Services, retain: ReferenceTexts, heldout: ReferenceTexts) -> Overlap:
+    """How many of the held-out texts are also retain texts.
+
+    Raises:
+        Invalid: They are too many: they would set thresholds that training makes easy to keep.
+    """
+    paths = [services.storage.reference_texts(texts["sha256"]) for texts in (retain, heldout)]
+    overlap = measure_overlap(*map(read_stored_texts, paths))
+    if overlaps_too_much(overlap, heldout["records"]):
+        exact, near, records = overlap["exact"], overlap["near"], heldout["records"]
+        message = f"Of {records} held-out texts, {exact} are also retain texts, and {near} are near copies of some"
+        raise Invalid(f"{message}; at most {MAX_SHARE:.0%} may be.", field="heldout_path")
+    return overlap

@@ -205,7 +205,16 @@ def _utility(values: CertifiedUtility) -> Utility:
         retain_ratio=float(values["retain_ratio"]),
         max_ratio=float(values["max_ratio"]),
         within_budget=values["within_budget"],
+        first_heldout_perplexity=_number(values.get("first_heldout_perplexity")),
+        total_ratio=_number(values.get("total_ratio")),
+        max_total_ratio=_number(values.get("max_total_ratio")),
+        within_total_budget=values.get("within_total_budget"),
     )
+
+
+def _number(value: str | None) -> float | None:
+    """A number from a certificate; None where its schema has none."""
+    return None if value is None else float(value)
 
 
 def _means(values: CertifiedMeans | Limits) -> Means | None:

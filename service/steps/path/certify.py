@@ -16,12 +16,12 @@ from service.audit.checkpoint import Proof
 from service.audit.commitments import forget_set_root
 from service.audit.dsse import IN_TOTO
 from service.audit.manifest import FileEntry, manifest
-from service.audit.predicate import Lineage, LogReference
+from service.audit.predicate import CertifiedTexts, Lineage, LogReference
 from service.audit.verification import VerificationError, load_trust
 from service.audit.verify import MODEL_SIGNATURE, check_model_signature
 from service.bootstrap import Services
 from service.db import jobs, log_entries, models, requests, splits
-from service.db.tables import Certificate, DeletionRequest, Job
+from service.db.tables import Certificate, DeletionRequest, Job, ReferenceTexts
 from service.domain.errors import DatabaseOutdated, PermanentJobError
 from service.domain.states import Outcome, RequestStatus, Stage
 from service.evidence.keyring import TRUST, Keyring
@@ -104,13 +104,15 @@ def _store_certificate(services: Services, job_id: UUID, fence: int, envelope: b
             tested = _tested_requests(session, job_id)
             waiting = [request for request in tested if request.status != RequestStatus.PUBLISHING]
             requests.move(session, waiting, RequestStatus.PUBLISHING)
-            parts = []
+            reopened = []
         else:
-            parts = _end_unpublished(session, job, services.settings.max_split_jobs)
+            reopened = _end_unpublished(session, job, services.settings.max_split_jobs)
+        # The log's reader must not take a request for dealt with because its failed run has a certificate.
+        failed = {"failed": sorted(job.report.memorised)} if overall == "FAIL" and job.report else {}
         stored.log_index = log_entries.append(
-            session, "job.certified", job=str(job_id), certificate=digest, overall=overall
+            session, "job.certified", job=str(job_id), certificate=digest, overall=overall, **failed
         )
-        splits.log_split(session, job, parts)
+        splits.log_split(session, job, reopened)
 
 
 def _end_uncertified(services: Services, job_id: UUID, fence: int) -> None:
@@ -121,18 +123,18 @@ def _end_uncertified(services: Services, job_id: UUID, fence: int) -> None:
     services.queue.wake("deliver")
 
 
-def _end_unpublished(session: Session, job: Job, max_split_jobs: int) -> list[list[str]]:
-    """End a job that publishes nothing, and its requests; returns the parts of a batch that was split."""
+def _end_unpublished(session: Session, job: Job, max_split_jobs: int) -> list[str]:
+    """End a job that publishes nothing, and its requests; returns the refs of those that are pending again."""
     assert job.report is not None
     memorised = set(job.report.memorised)
     tested = _tested_requests(session, job.id)
     failed = [request for request in tested if request.ref in memorised]
     unseen = [request for request in tested if request.ref not in memorised]
     requests.move(session, unseen, RequestStatus.NOT_MEMORISED, reason="already_passes")
-    parts = splits.fail_or_split(session, job, failed, job.reason, max_split_jobs=max_split_jobs)
+    reopened = splits.fail_or_split(session, job, failed, job.reason, max_split_jobs=max_split_jobs)
     assert job.outcome is not None
     jobs.finish(session, job, Outcome(job.outcome), job.reason)
-    return parts
+    return reopened
 
 
 def released_files(services: Services, job: Job, fence: int) -> list[FileEntry]:
@@ -221,8 +223,14 @@ def _statement(
         requests=lines,
         records=sum(request.records_count for request in tested),
         contributors=job.report.contributors,
-        reference_texts=[{"role": "retain", **job.model.retain}, {"role": "heldout", **job.model.heldout}],
+        reference_texts=[_certified_texts("retain", job.model.retain), _certified_texts("heldout", job.model.heldout)],
+        heldout_overlap=job.model.heldout.get("overlap"),
         parameters=job.policy,
         findings=job.report.findings,
         overall="FAIL" if job.outcome == Outcome.FAILED else "PASS",
     )
+
+
+def _certified_texts(role: str, texts: ReferenceTexts) -> CertifiedTexts:
+    """Reference texts as the certificate lists them."""
+    return {"role": role, "sha256": texts["sha256"], "records": texts["records"]}

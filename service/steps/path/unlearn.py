@@ -10,15 +10,18 @@ from service.audit.certificate import certified_parameters
 from service.audit.commitments import forget_set_root
 from service.audit.numbers import threshold_ranges
 from service.bootstrap import Services
-from service.db import jobs, log_entries, requests
+from service.db import jobs, log_entries, models, requests
 from service.db.tables import DeletionRequest
 from service.domain.disclosure import Contributors
+from service.domain.errors import PermanentJobError
 from service.domain.job_input import JobInput
 from service.domain.json_types import JsonObject
+from service.domain.reference_texts import overlaps_too_much
 from service.domain.report import BaselineSummary
 from service.domain.states import REQUEST_STATUS_AT, RequestStatus, Stage
 from service.privacy.records import open_records
 from service.schemas.report import write_report
+from service.subjects.overlap import measure_overlap, read_stored_texts
 
 PHASE_PROGRESS = {  # phase of the compute child -> its part of the job's progress, 0 to 1
     "measure": (0.0, 0.15),
@@ -36,6 +39,8 @@ def compute_input(services: Services, job_id: UUID, fence: int) -> JobInput:
         assert job is not None
         current = requests.of_job(session, job_id, with_records=True)
         earlier = requests.in_custody(session, job.model_id)
+        first = models.version(session, job.model, 0)
+        assert first is not None
     texts, request_ids = _unsealed_texts(services, current, 0)
     earlier_texts, earlier_request_ids = _unsealed_texts(services, earlier, len(current))
     current_root, earlier_root = (
@@ -44,6 +49,7 @@ def compute_input(services: Services, job_id: UUID, fence: int) -> JobInput:
     return JobInput(
         work=str(services.storage.work(job_id, fence)),
         parent=str(services.storage.release(job.parent_version.digest) / "model"),
+        first=str(services.storage.release(first.digest) / "model"),
         retain=str(services.storage.reference_texts(job.model.retain["sha256"])),
         heldout=str(services.storage.reference_texts(job.model.heldout["sha256"])),
         policy=job.policy,
@@ -54,6 +60,27 @@ def compute_input(services: Services, job_id: UUID, fence: int) -> JobInput:
         earlier_refs={str(index): request.ref for index, request in enumerate(earlier, start=len(current))},
         run=f"{current_root.hex()}/{earlier_root.hex()}/{job.parent_version.digest}",
     )
+
+
+def check_reference_texts(services: Services, job_id: UUID) -> None:
+    """Give a job up if too many held-out texts of its model are also retain texts.
+
+    Registering a model counts them. A model that an earlier release registered is measured with its next job.
+
+    Raises:
+        PermanentJobError: The thresholds would come from text that training works on.
+    """
+    with services.db.reading() as session:
+        job = jobs.by_id(session, job_id)
+        assert job is not None
+    retain, heldout = job.model.retain, job.model.heldout
+    if "overlap" not in heldout:
+        paths = [services.storage.reference_texts(texts["sha256"]) for texts in (retain, heldout)]
+        overlap = measure_overlap(*map(read_stored_texts, paths))
+        with services.db.transaction() as session:
+            heldout = models.store_overlap(session, job.model_id, overlap)
+    if overlaps_too_much(heldout["overlap"], heldout["records"]):
+        raise PermanentJobError("heldout_overlap")
 
 
 def _unsealed_texts(

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from uuid import UUID
 
+from service.audit.certificate import NOT_PUBLISHED
 from service.bootstrap import Services
 from service.db import jobs, requests
 from service.domain.disclosure import Contributors
@@ -28,7 +29,7 @@ def store_report(services: Services, job_id: UUID, fence: int, report: ChildRepo
         job = jobs.owned(session, job_id, fence)
         of_job = requests.of_job(session, job_id)
         for index, verdict in report.verdicts.items():
-            of_job[index].verdict = verdict
+            of_job[index].verdict = _request_verdict(report, index, verdict)
         memorised = [of_job[index] for index in report.memorised]
         contributors = Contributors.count((of_job[i].api_key_id, report.sequences[i]) for i in report.memorised)
         job.report = JobReport(findings, [request.ref for request in memorised], fence=fence, **asdict(contributors))
@@ -42,3 +43,12 @@ def store_report(services: Services, job_id: UUID, fence: int, report: ChildRepo
             tested = [request for request in of_job if request.status != RequestStatus.REJECTED]
             requests.move(session, tested, RequestStatus.VERIFYING)
     services.queue.wake("certify", job_id)
+
+
+def _request_verdict(report: ChildReport, index: int, verdict: str) -> str:
+    """The verdict of a request. A run that failed for another reason than this request must not read PASS for it.
+
+    A request that was not trained on passes on the parent, which stays.
+    """
+    unpublished = report.findings.outcome == Outcome.FAILED and index in report.memorised
+    return NOT_PUBLISHED if unpublished and verdict == "PASS" else verdict

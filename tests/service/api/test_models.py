@@ -1,12 +1,15 @@
 """Registering a model, and a clear answer for every bad folder and every bad file of reference texts."""
 
+import base64
 import json
 import shutil
 
 import pytest
 
+from tests import support
 from tests.service.api.submissions import assert_problem, counts
 from tests.service.conftest import registration
+from tests.service.jobs import published
 
 
 def damaged(base, folder, change) -> str:
@@ -109,3 +112,30 @@ def test_corpora_may_be_jsonl_csv_or_lines(api, base, tmp_path):
     for path in sorted(tmp_path.glob("?.*")):
         made = api.post("/v1/models", json=registration(base, name=f"m-{path.suffix[1:]}", heldout_path=str(path)))
         assert made.json()["heldout_records"] == 25
+
+
+def test_heldout_texts_that_are_retain_texts_are_refused(api, base, tmp_path):
+    """One file as both, and a file with one near copy: 422 naming `heldout_path`, with counts and without a text."""
+    heldout = [*support.HELDOUT, support.RETAIN[0].replace("pounds", "pounds now")]
+    copied = support.write_texts(tmp_path / "heldout.jsonl", [*heldout, support.RETAIN[1]])
+    same = support.write_texts(tmp_path / "same.jsonl", support.HELDOUT)
+    for retain, path, overlap in (
+        (same, same, "60 are also retain texts, and 0 are near"),
+        (base / "retain.jsonl", copied, "1 are also retain texts, and 1 are near copies"),
+    ):
+        answer = api.post("/v1/models", json=registration(base, retain_path=str(retain), heldout_path=str(path)))
+        assert_problem(answer, 422, "heldout_path")
+        assert overlap in answer.text
+        assert "Street" not in answer.text
+    assert api.get("/v1/models").json()["items"] == []
+
+
+def test_a_small_overlap_is_taken_and_certified(api, services, base, tmp_path):
+    """Up to a hundredth of the held-out texts; the certificate states how many."""
+    heldout = support.write_texts(tmp_path / "heldout.jsonl", [*support.people(150, seed=7), support.RETAIN[0]])
+    assert api.post("/v1/models", json=registration(base, heldout_path=str(heldout))).status_code == 201
+    published(api, services, "a record")
+    envelope = api.get("/v1/models/tiny/versions/1/certificate").json()
+    predicate = json.loads(base64.b64decode(envelope["payload"]))["predicate"]
+    assert predicate["verification"]["heldout_overlap"] == {"exact": 1, "near": 0}
+    assert [set(texts) for texts in predicate["corpora"]] == [{"role", "sha256", "records"}] * 2

@@ -49,7 +49,6 @@ def test_versions(api, model):
 def test_downloads_are_registered_and_superseded_versions_announced(api, services, model, new_key):
     """Once a key and version, by model files alone; the register is for auditors, the feed for whoever reads."""
     published(api, services, "a record")
-    published(api, services, "another")
     secret = new_key("download", "read")
     user = {"Authorization": f"Bearer {secret}"}
     base = "/v1/models/tiny/versions/1"
@@ -61,6 +60,7 @@ def test_downloads_are_registered_and_superseded_versions_announced(api, service
     api.head(f"{base}/files/model/config.json")
     (entry,) = api.get(f"{base}/downloads").json()["items"]
     assert entry["name"] == "test"
+    published(api, services, "another")
     assert api.get("/v1/models/tiny/versions/2/downloads").json()["items"] == []
     assert api.get(f"{base}/downloads", headers=user).status_code == 403
     assert api.get(f"{base}/downloads", headers={"Authorization": f"Bearer {new_key('audit')}"}).json()["items"] == [
@@ -84,5 +84,5 @@ def test_a_release_as_one_archive(api, services, model, tmp_path):
         archive.extractall(tmp_path / "release", filter="data")
     verify(tmp_path / "release")
     assert len(api.get("/v1/models/tiny/versions/1/downloads").json()["items"]) == 1
-    api.post("/v1/models/tiny/versions/1/withdraw", json={"reason": "faulty"})
+    api.post("/v1/models/tiny/versions/1/withdraw", json={"reason": "faulty", "reopen": True})
     assert api.get("/v1/models/tiny/versions/1/archive.tar").status_code == 404

@@ -14,6 +14,27 @@ from tests.service.audit.releases import refused
 
 pytestmark = pytest.mark.usefixtures("no_network")
 FAILED = RequestLine("d" * 32, b"\2" * 32, "FAIL", "criterion_missed")
+SECOND_VERSION = {
+    "lineage": {
+        **LINEAGE, "version": 2, "parent_version": 1, "supersedes": 1, "parent_certificate": "a" * 64,
+    }
+}  # fmt: skip
+
+
+def utility(**values) -> dict:
+    """A release with other perplexities, ratios or budgets."""
+    return {"report": {**REPORT, "utility": {**REPORT["utility"], **values}}}
+
+
+def texts(heldout: str = "6" * 64, **overlap: int) -> dict:
+    """A release with other held-out texts, of 200, or with another overlap of them with the retain texts."""
+    both = [
+        {"role": "retain", "sha256": "5" * 64, "records": 9},
+        {"role": "heldout", "sha256": heldout, "records": 200},
+    ]
+    return {"reference_texts": both, "heldout_overlap": overlap or None}
+
+
 POLICY_FAILURES = {
     "a request failed": ({"requests": [*LINES, FAILED]}, "did not pass"),
     "a request was not tested": (
@@ -49,15 +70,40 @@ POLICY_FAILURES = {
         {"report": {**REPORT, "utility": {**REPORT["utility"], "within_budget": False}}},
         "perplexity ratio",
     ),
+    "over the budget of all versions": (
+        utility(total_ratio=1.33, first_heldout_perplexity=9.18 / 1.33) | SECOND_VERSION,
+        "of all versions is over",
+    ),
+    "not within the budget of all versions": (utility(within_total_budget=False), "of all versions is over"),
+    "another budget of all versions": (utility(max_total_ratio=1.5), "of all versions is not the policy's"),
+    "a named budget of all versions that is not kept": (
+        {"parameters": {**POLICY, "max_total_perplexity_ratio": 1.01}},
+        "of all versions is not the policy's",
+    ),
+    "a ratio of all versions from other perplexities": (
+        utility(first_heldout_perplexity=8.0) | SECOND_VERSION,
+        "of all versions does not follow from",
+    ),
+    "a version 0 that is not the parent": (
+        utility(first_heldout_perplexity=10.0, total_ratio=0.918),
+        "is not the parent's",
+    ),
+    "no perplexity of version 0": (utility(first_heldout_perplexity=None), "lacks a result"),
+    "a request that was not published": (
+        {"requests": [*LINES, RequestLine("d" * 32, b"\2" * 32, "NOT_PUBLISHED", "utility_budget_exceeded")]},
+        "did not pass",
+    ),
+    "the same retain and held-out texts": (texts("5" * 64), "are also retain texts"),
+    "too many held-out texts among the retain texts": (texts(exact=1, near=2), "are also retain texts"),
     "nobody was trained on": (
         {"requests": [RequestLine(r.ref, r.commitment, "PASS", NOT_MEMORISED) for r in LINES]},
         "nothing was trained on",
     ),
     "no epoch": ({"report": {**REPORT, "epochs": 0}}, "nothing was trained on"),
     "not published": ({"published": False}, "not published"),
-    "overall FAIL": ({"overall": "FAIL"}, "overall"),
+    "overall FAIL": ({"overall": "FAIL", "requests": [FAILED]}, "overall"),
     "no thresholds": ({"report": {**REPORT, "thresholds": []}}, "no thresholds"),
-    "a version is skipped": ({"lineage": {**LINEAGE, "version": 3}}, "broken lineage"),
+    "a version follows itself": ({"lineage": {**LINEAGE, "version": 0}}, "broken lineage"),
     "another is superseded": ({"lineage": {**LINEAGE, "supersedes": 1}}, "broken lineage"),
     "a parent without a certificate": (
         {"lineage": {**LINEAGE, "version": 2, "parent_version": 1, "supersedes": 1}},
@@ -79,8 +125,10 @@ def test_overall_is_recomputed(tmp_path, issuer, name):
 
 def test_exactly_at_the_limit_passes(tmp_path, issuer):
     """At or under: the limits are held-out means, and the budget is a maximum."""
-    utility = {**REPORT["utility"], "heldout_ratio": 1.1, "heldout_perplexity_after": 9.9}
-    verify(issuer.release(tmp_path / "r", report={**REPORT, "after": {"el": 0.01, "ma": 0.4}, "utility": utility}))
+    values = {**REPORT["utility"], "heldout_ratio": 1.1, "heldout_perplexity_after": 9.9}
+    values |= {"first_heldout_perplexity": 7.5, "total_ratio": 1.32}
+    report = {**REPORT, "after": {"el": 0.01, "ma": 0.4}, "utility": values}
+    verify(issuer.release(tmp_path / "r", report=report, **SECOND_VERSION, **texts(exact=1, near=1)))
 
 
 def test_another_number_of_requests_is_a_failure(release, issuer):

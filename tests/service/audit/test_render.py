@@ -16,7 +16,11 @@ from tests.issuer import LINEAGE, LINES, REPORT, release_payload
 from tests.service.audit.releases import FILES
 
 FAILED = {
-    "requests": [*LINES[:2], RequestLine("d" * 32, b"\2" * 32, "FAIL", "criterion_missed", "e" * 32)],
+    "requests": [
+        RequestLine("b" * 32, b"\1" * 32, "NOT_PUBLISHED", "criterion_missed"),
+        RequestLine("d" * 32, b"\2" * 32, "FAIL", "criterion_missed", "e" * 32),
+    ],
+    "contributors": contributors(3),
     "published": False,
     "overall": "FAIL",
     "lineage": {**LINEAGE, "version": None, "supersedes": None},
@@ -28,9 +32,29 @@ UNTRAINED = {
     "report": {**REPORT, "after": None, "utility": None, "earlier": None, "trajectory": [], "epochs": 0},
 }
 CASES = {
-    "passed": ({}, ["**PASS**", "published as version 1", "0.95", "at most 5 texts", "not tried"]),
+    "passed": (
+        {},
+        [
+            "**PASS**",
+            "published as version 1",
+            "0.95",
+            "at most 5 texts",
+            "not tried",
+            "of all versions is 1.02",
+            "1, and 1 near copies",
+        ],
+    ),
     "few": ({"requests": LINES[:2]}, ["suppressed", "would be about a person"]),
-    "failed": (FAILED, ["**FAIL**", "nothing was published", "stayed above their limits", "submitted again"]),
+    "failed": (
+        FAILED,
+        [
+            "**FAIL**",
+            "nothing was published",
+            "passed its own tests, but no version was published",
+            "stayed above their limits",
+            "submitted again",
+        ],
+    ),
     "untrained": (UNTRAINED, ["it was not changed", "like unseen texts"]),
 }
 

@@ -3,10 +3,16 @@
 import hashlib
 import json
 
+import pytest
 from jsonschema import Draft202012Validator
 
+from service.audit.canonical import dumps
+from service.audit.certificate import WordingRefused
 from service.audit.schema import DIGEST, PATH
-from tests.service.audit.releases import FILES
+from service.audit.verification import ExitCode
+from service.audit.verify import verify
+from tests.issuer import LINEAGE, LINES, release_payload
+from tests.service.audit.releases import FILES, refused
 
 
 def test_the_schema_is_a_closed_one_and_its_digest_is_in_the_record(issuer):
@@ -27,3 +33,34 @@ def test_the_schema_is_a_closed_one_and_its_digest_is_in_the_record(issuer):
                 yield from objects(item)
 
     assert all("additionalProperties" in described for described in objects(schema))
+
+
+TOTAL = ("first_heldout_perplexity", "total_ratio", "max_total_ratio", "within_total_budget")
+
+
+def test_a_certificate_of_the_schema_before_still_verifies(release, issuer):
+    """It has no budget for all versions together and no overlap; with one of them it does not fit that schema."""
+    statement = json.loads(release_payload(release))
+    predicate = statement["predicate"]
+    predicate["schema"] = hashlib.sha256(PATH.with_name("certificate-2.schema.json").read_bytes()).hexdigest()
+    del predicate["verification"]["heldout_overlap"]
+    total = {name: predicate["verification"]["utility"].pop(name) for name in TOTAL}
+    assert verify(issuer.certify(release, dumps(statement))).statement["predicate"]["lineage"]["version"] == 1
+    predicate["verification"]["utility"]["total_ratio"] = total["total_ratio"]
+    assert refused(issuer.certify(release, dumps(statement))).code == ExitCode.MALFORMED
+
+
+@pytest.mark.parametrize("name", [*TOTAL, "heldout_overlap"])
+def test_a_certificate_of_this_schema_leaves_nothing_out(release, issuer, name):
+    """Whoever has used up the budget of all versions cannot leave it out."""
+    statement = json.loads(release_payload(release))
+    verification = statement["predicate"]["verification"]
+    del (verification["utility"] if name in TOTAL else verification)[name]
+    assert refused(issuer.certify(release, dumps(statement))).code == ExitCode.MALFORMED
+
+
+def test_a_failed_run_says_pass_of_nobody_whom_it_trained_on(issuer):
+    """The issuer cannot write it: such a request is still in the model that people use."""
+    unpublished = {"lineage": {**LINEAGE, "version": None, "supersedes": None}, "published": False, "overall": "FAIL"}
+    with pytest.raises(WordingRefused, match="reason"):
+        issuer.payload(FILES, requests=LINES, **unpublished)

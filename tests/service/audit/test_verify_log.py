@@ -32,6 +32,11 @@ def certified(job: str) -> bytes:
     return dumps({"kind": "job.certified", "job": job})
 
 
+def failed(job: str, *refs: str) -> bytes:
+    """A job with its record, which published nothing, and the requests that it failed."""
+    return dumps({"kind": "job.certified", "job": job, "overall": "FAIL", "failed": list(refs)})
+
+
 ENTRIES = [dumps({"kind": "model.registered"}), accepted("a"), accepted("b"), batched("j", "a", "b"), certified("j")]
 
 
@@ -154,6 +159,13 @@ ENDS = {
     "a record": [batched("j", "a"), certified("j")],
     "cancelled": [dumps({"kind": "request.cancelled", "ref": "a"})],
     "rejected": [dumps({"kind": "requests.rejected", "refs": ["x", "a"]})],
+    "failed and resolved": [batched("j", "a"), failed("j", "a"), dumps({"kind": "request.closed", "ref": "a"})],
+    "another of its job failed": [
+        accepted("b"),
+        batched("j", "a", "b"),
+        failed("j", "b"),
+        dumps({"kind": "request.closed", "ref": "b"}),
+    ],
 }
 NO_ENDS = {
     "nothing": [],
@@ -167,6 +179,12 @@ NO_ENDS = {
         dumps({"kind": "job.quarantined", "job": "j"}),
     ],
     "extended to the same day": [dumps({"kind": "request.extended", "ref": "a", "due": DUE.isoformat()})],
+    "failed": [batched("j", "a"), failed("j", "a")],
+    "failed and another resolved": [
+        batched("j", "a"),
+        failed("j", "a"),
+        dumps({"kind": "request.closed", "ref": "b"}),
+    ],
     "tried again after its record": [batched("j", "a"), certified("j"), dumps({"kind": "request.retried", "ref": "a"})],
     "something else": [dumps({"kind": "request.purged", "ref": "a"})],
 }

@@ -56,6 +56,7 @@ def test_the_command_line_and_the_clients_import_no_server_package():
         "corpora list m",
         "corpora add m c d",
         "jobs retry 1",
+        "requests resolve 1 --reason other",
         "log export f",
         "keys create n --scope read",
         "keys revoke 1",

@@ -52,7 +52,7 @@ def test_two_culprits_among_eight_fail_alone_with_their_own_reasons(api, service
         assert state(api, request) == (("failed", reason) if reason else ("completed", None))
     entries = [json.loads(base64.b64decode(e["entry"])) for e in api.get("/v1/log/entries").json()["items"]]
     splits = [entry for entry in entries if entry["kind"] == "job.split"]
-    assert {ref for part in splits[0]["parts"] for ref in part} == {request["ref"] for request in sent}
+    assert set(splits[0]["reopened"]) == {request["ref"] for request in sent}
 
 
 def test_requests_that_missed_their_own_tests_are_parted_from_the_others_first(api, services, model):

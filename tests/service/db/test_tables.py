@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from sqlalchemy import event, text
 
-from service.db import intake, jobs, models, requests
+from service.db import due_requests, intake, jobs, models
 from service.db.tables import DeletionRequest
 from service.domain.states import COMPUTE_STAGES
 from service.steps.path.batch import batch_requests
@@ -89,7 +89,9 @@ def test_everything_frequent_goes_by_an_index(api, grown, new_key):
         wake_lost_work(services)
         deliver_callbacks(services)
         with services.db.transaction() as session:
-            requests.overdue(session)
+            due_requests.overdue(session)
+            due_requests.next_due(session)
+            due_requests.failed(session)
             jobs.wakeable(session, COMPUTE_STAGES, quiet_seconds=60)
     asked = {s: p for s, p in seen if s.lstrip().startswith(("SELECT", "UPDATE", "INSERT", "WITH", "DELETE"))}
     assert len(asked) > 20

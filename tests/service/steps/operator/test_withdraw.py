@@ -93,6 +93,8 @@ def test_a_version_that_remembers_a_completed_request_is_for_auditors(api, servi
         old, new = path.format(1), path.format(2)
         assert api.get(old, headers=plain).status_code == (404 if "hub" in path else 403), path
         assert [api.get(new, headers=plain).status_code, api.get(old, headers=auditor).status_code] == [200, 200], path
+    evidence = api.get("/v1/models/tiny/versions/1/files/certificate.dsse.json", headers=plain)
+    assert evidence.status_code == 200
     with services.db.transaction() as session:
         models.by_name(session, "tiny").policy = {"serve_superseded": True}
     assert api.get(paths[0].format(1), headers=plain).status_code == 200

@@ -1,0 +1,57 @@
+"""What a job is given: the parent, version 0, and reference texts that do not overlap too much."""
+
+import pytest
+
+from service.db import jobs, models
+from service.domain.errors import PermanentJobError
+from service.steps.operator.withdraw import withdraw_version
+from service.steps.path.batch import batch_requests
+from service.steps.path.unlearn import check_reference_texts, compute_input
+from tests.service.conftest import only_model, submit
+from tests.service.jobs import claim, published
+
+
+def test_a_later_job_is_given_version_0_as_well(api, services, model):
+    """Drift is measured against it, also when the versions between are withdrawn."""
+    published(api, services, "a record")
+    published(api, services, "another record")
+    for number in (0, 1):
+        withdraw_version(services, "tiny", number, "superseded")
+    submit(api)
+    job_id = batch_requests(services, only_model(services))
+    inputs = compute_input(services, job_id, claim(services, job_id))
+    digests = [api.get(f"/v1/models/tiny/versions/{number}").json()["digest"] for number in (0, 2)]
+    assert [inputs.first, inputs.parent] == [str(services.storage.release(digest) / "model") for digest in digests]
+
+
+def stored_overlap(services) -> dict | None:
+    """The overlap in the model's row."""
+    with services.db.reading() as session:
+        return models.by_name(session, "tiny").heldout.get("overlap")
+
+
+def plant_reference_texts(services, *, retain: str, heldout: str) -> None:
+    """Give the model reference texts as an earlier release stored them, without a count of their overlap."""
+    with services.db.transaction() as session:
+        model = models.by_name(session, "tiny")
+        texts = {"retain": model.retain, "heldout": {k: v for k, v in model.heldout.items() if k != "overlap"}}
+        model.retain, model.heldout = texts[retain], texts[heldout]
+
+
+def test_a_model_of_an_earlier_release_is_measured_with_its_next_job(services, job):
+    """Once: the row has it from then on."""
+    plant_reference_texts(services, retain="retain", heldout="heldout")
+    assert stored_overlap(services) is None
+    check_reference_texts(services, job[1])
+    assert stored_overlap(services) == {"exact": 0, "near": 0}
+
+
+def test_a_model_whose_heldout_texts_are_its_retain_texts_publishes_nothing_more(services, job):
+    """An earlier release took it; its jobs are given up before anything is measured."""
+    plant_reference_texts(services, retain="heldout", heldout="heldout")
+    for _ in range(2):
+        with pytest.raises(PermanentJobError, match="heldout_overlap"):
+            check_reference_texts(services, job[1])
+    with services.db.reading() as session:
+        records = jobs.by_id(session, job[1]).model.heldout["records"]
+    assert stored_overlap(services) == {"exact": records, "near": 0}

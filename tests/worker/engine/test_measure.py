@@ -1,0 +1,53 @@
+"""The budgets of utility: of one run, and of all runs together."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests import support
+from worker.engine.measure import Baseline, measure_after, measure_before
+from worker.engine.options import Options
+from worker.engine.prepare import prepare
+
+OPTIONS = Options(sequence_length=32, heldout_sequences=20, utility_sequences=4, max_perplexity_ratio=1.25)
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """(model, the sets of a run, its baseline, options): a random model and a text that it has not memorised."""
+    model, tokenizer = support.random_model("gpt_neox", gain=1.0), support.train_tokenizer(support.KNOWN)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    data = prepare(tokenizer, support.people(1, seed=5), [0], support.RETAIN, support.HELDOUT, OPTIONS)
+    return model, data, measure_before(model, data, OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("compounded", "given", "expected"),
+    [
+        (1.25**2, None, "total_utility_budget_exceeded"),
+        (1.49, None, None),
+        (1.49, 1.4, "total_utility_budget_exceeded"),
+        (1.25**2, 1.6, None),
+    ],
+)
+def test_runs_within_their_own_budgets_are_over_the_budget_of_all(measured, compounded, given, expected):
+    """Two runs at 1.25 compound to 1.56: over the default of 1.5, within a budget of 1.6 that a policy names."""
+    model, data, baseline = measured
+    options = replace(OPTIONS, max_total_perplexity_ratio=given)
+    first = baseline.perplexity / compounded
+    later = measure_before(model, data, options, first_perplexity=first)
+    report = measure_after(model, data, later, options)
+    utility = report.utility
+    assert (utility.heldout_ratio, utility.within_budget) == (1.0, True)
+    assert (utility.first_heldout_perplexity, utility.total_ratio) == (first, pytest.approx(compounded))
+    assert (report.reason, utility.within_total_budget) == (expected, expected is None)
+
+
+def test_the_first_run_is_measured_against_itself(measured):
+    """Both ratios are one number then; a baseline that was written to a file is read again as it was."""
+    model, data, baseline = measured
+    assert baseline.first_perplexity == baseline.perplexity
+    assert Baseline.from_dict(baseline.as_dict()) == baseline
+    utility = measure_after(model, data, baseline, OPTIONS).utility
+    assert utility.total_ratio == utility.heldout_ratio
+    assert utility.max_total_ratio == 1.5

@@ -1,0 +1,47 @@
+"""The compute child's stages on files."""
+
+import json
+
+import pytest
+
+from service.domain.job_input import JobInput
+from service.domain.states import Outcome
+from tests import support
+from worker.steps.pipeline import Pipeline
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two versions of a random model that differ, and reference texts beside them."""
+    root = tmp_path_factory.mktemp("versions")
+    tokenizer = support.train_tokenizer(support.KNOWN)
+    for number, seed in (("0", 0), ("1", 1)):
+        model = support.random_model("gpt_neox", seed=seed, gain=1.0)
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        model.save_pretrained(root / number)
+        tokenizer.save_pretrained(root / number)
+    support.write_texts(root / "retain", support.RETAIN)
+    support.write_texts(root / "heldout", support.HELDOUT)
+    return root
+
+
+@pytest.mark.parametrize("first", ["0", "1"])
+def test_the_child_measures_version_0_on_the_same_texts_as_the_parent(folders, tmp_path, first):
+    """Not from a record of then: which held-out texts are left out depends on the job, and so does the precision."""
+    inputs = JobInput(
+        work=str(tmp_path),
+        parent=str(folders / "1"),
+        first=str(folders / first),
+        retain=str(folders / "retain"),
+        heldout=str(folders / "heldout"),
+        policy={"sequence_length": 32, "heldout_sequences": 20},
+        texts=support.people(1, seed=5),
+        request_ids=[0],
+        earlier_texts=[],
+        earlier_request_ids=[],
+        earlier_refs={},
+        run="r",
+    )
+    assert Pipeline(inputs, lambda *_, **__: None).run().findings.outcome == Outcome.NOT_MEMORISED
+    baseline = json.loads((tmp_path / "measure.json").read_bytes())["baseline"]
+    assert (baseline["first_perplexity"] == baseline["perplexity"]) == (first == "1")
