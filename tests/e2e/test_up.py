@@ -67,9 +67,9 @@ def test_models_are_registered_from_the_data_folder_but_not_from_the_stacks_own_
         secrets += [stack.data, stack.data / "keys" / "admin.key", stack.data / "logs" / "api.log", Path("/etc/passwd")]
         for secret in secrets:
             for arguments in ((secret, mine / "retain.jsonl"), (mine / "model", secret)):
-                with pytest.raises(ClientError, match="own files|does not lie in|regular file"):
+                with pytest.raises(ClientError, match=r"own files|does not lie in|regular file"):
                     stack.client.add_model("other", *map(str, arguments), str(mine / "heldout.jsonl"), {})
-            with pytest.raises(ClientError, match="own files|does not lie in"):
+            with pytest.raises(ClientError, match=r"own files|does not lie in"):
                 stack.client.add_corpus("mine", "crm", str(secret))
     finally:
         shutil.rmtree(mine)
