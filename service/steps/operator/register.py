@@ -25,6 +25,7 @@ from service.text_files import UnreadableTexts, parse_texts
 MIN_HELDOUT = 20  # as in the engine: fewer texts have no 95th percentile
 COPIED = {".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken", ".md"}
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".h5", ".msgpack"}
+ADAPTER = "adapter_config.json"
 HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
 
 
@@ -125,6 +126,8 @@ def _check_names(names: list[str]) -> None:
             raise Invalid(f"{name} may be a pickle, which runs code when loaded; use safetensors.", field="path")
         if name.endswith(".py"):
             raise Invalid(f"{name}: the service refuses models with code of their own.", field="path")
+    if ADAPTER in names:  # it names the folder of another model, from which weights would be read
+        raise Invalid(f"{ADAPTER}: merge the adapter into the model first.", field="path")
     if not any(name in names for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")):
         raise Invalid("The folder has no tokenizer.", field="path")
     if not any(name.endswith(".safetensors") for name in names):
@@ -132,7 +135,7 @@ def _check_names(names: list[str]) -> None:
 
 
 def check_model_folder(folder: Path) -> None:
-    """Check the content of a copied model: its configuration asks for no code, and its weights are safetensors.
+    """Check the content of a copied model: it asks for no code and no file elsewhere, and its weights are safetensors.
 
     Raises:
         Invalid: They are not. The error names the file.
@@ -140,10 +143,31 @@ def check_model_folder(folder: Path) -> None:
     for name in ("config.json", "tokenizer_config.json"):
         if "auto_map" in _read_config(folder, name, required=name == "config.json"):
             raise Invalid(f"{name} asks for remote code (auto_map), which the service refuses.", field="path")
+    _check_weight_names(folder)
     for path in sorted(folder.rglob("*.safetensors")):
         if not _is_safetensors(path):
             name = path.relative_to(folder).as_posix()
             raise Invalid(f"{name} is not a complete safetensors file.", field="path")
+
+
+def _check_weight_names(folder: Path) -> None:
+    """Check that the weights which a file names lie beside it. By `../` a worker would read files of other models.
+
+    Raises:
+        Invalid: They lie elsewhere, or are missing. The error names the file.
+    """
+    named: dict[str, list[object]] = {}
+    config = _read_config(folder, "config.json", required=True)
+    if "transformers_weights" in config:
+        named["config.json"] = [config["transformers_weights"]]
+    for path in sorted(folder.rglob("*.index.json")):
+        name = path.relative_to(folder).as_posix()
+        weight_map = _read_config(folder, name, required=True).get("weight_map")
+        named[name] = list(weight_map.values()) if isinstance(weight_map, dict) else [weight_map]
+    for name, weights in named.items():
+        beside = [path.name for path in (folder / name).parent.iterdir()]
+        if not all(weight in beside for weight in weights):
+            raise Invalid(f"{name} names weights that are not beside it.", field="path")
 
 
 def _read_config(folder: Path, name: str, *, required: bool) -> dict[str, object]:
