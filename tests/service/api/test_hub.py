@@ -12,10 +12,10 @@ from tests.service.served import served
 
 @pytest.fixture
 def hub(services, new_key, monkeypatch):
-    """The hub's client, with a key that may download, of the application on a socket."""
+    """The hub's client of the application on a socket, with a key that may load superseded versions too."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     with served(services) as (host, port):
-        yield HfApi(endpoint=f"http://{host}:{port}/hub", token=new_key("download"))
+        yield HfApi(endpoint=f"http://{host}:{port}/hub", token=new_key("download", "audit"))
 
 
 @pytest.fixture
@@ -85,14 +85,11 @@ def test_a_page_of_models_links_to_the_next(api, base, services, model, public_u
 
 
 def test_a_withdrawn_version_is_in_no_list(api, hub, commits):
-    """Neither as the newest, nor as a tag, a commit or a revision."""
-    assert api.post("/v1/models/tiny/versions/2/withdraw", json={"reason": "faulty"}).status_code == 200
-    refs = hub.list_repo_refs("any/tiny")
-    assert [branch.target_commit for branch in refs.branches] == [commits[1]]
-    assert [tag.name for tag in refs.tags] == ["v1", "v0"]
-    assert [commit.commit_id for commit in hub.list_repo_commits("any/tiny")] == commits[1::-1]
-    assert [model.sha for model in hub.list_models()] == [commits[1]]
-    for revision in ("v2", "2", commits[2]):
+    """Neither as a tag, nor as a commit or a revision."""
+    assert api.post("/v1/models/tiny/versions/1/withdraw", json={"reason": "faulty"}).status_code == 200
+    assert [tag.name for tag in hub.list_repo_refs("any/tiny").tags] == ["v2", "v0"]
+    assert [commit.commit_id for commit in hub.list_repo_commits("any/tiny")] == [commits[2], commits[0]]
+    for revision in ("v1", "1", commits[1]):
         with pytest.raises(RevisionNotFoundError):
             hub.list_repo_commits("any/tiny", revision=revision)
 
@@ -108,3 +105,11 @@ def test_what_is_not_there_is_said_in_the_hubs_words(hub, model, new_key):
     for action in (lambda: reader.list_repo_refs("any/tiny"), lambda: list(reader.list_models())):
         with pytest.raises(HfHubHTTPError, match="403"):
             action()
+
+
+def test_a_version_that_remembers_is_listed_for_auditors_alone(hub, commits, new_key):
+    """Whoever may only download sees what such a key can load: the newest version."""
+    user = HfApi(endpoint=hub.endpoint, token=new_key("download"))
+    assert [tag.name for tag in user.list_repo_refs("any/tiny").tags] == ["v2"]
+    assert [commit.commit_id for commit in user.list_repo_commits("any/tiny")] == commits[:1:-1]
+    assert [model.sha for model in user.list_models()] == [commits[2]]
