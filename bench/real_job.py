@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.data import machine, read
 from service.audit.verify import verify
+from service.cli.connection import server_path
 from service.client.http import Client
 from service.domain.json_types import JsonObject
 from worker.demo.__main__ import running_stack
@@ -84,12 +85,12 @@ def main() -> int:
     forget = read(data / "tdec" / "lm_extraction_32_0.csv")[: arguments.sequences]
     with (
         tempfile.TemporaryDirectory(prefix="unlearnd-bench-") as folder,
-        running_stack(Path(folder) / "stack") as client,
+        running_stack(Path(folder) / "stack", Path(folder), Path(arguments.model)) as client,
     ):
         pile = read(data / "general" / "pile.csv")[:HELDOUT_TEXTS]
         retain = write(Path(folder) / "retain.jsonl", read(data / "general" / "wikitext.csv"))
         heldout = write(Path(folder) / "heldout.jsonl", pile)
-        client.add_model("real", arguments.model, retain, heldout, policy)
+        client.add_model("real", server_path(arguments.model), retain, heldout, policy)
         started = time.monotonic()
         share = -(-len(forget) // REQUESTS)
         sent = [client.submit("real", forget[i : i + share]) for i in range(0, len(forget), share)]

@@ -32,6 +32,7 @@ def temporary_services(*, max_wait_seconds: float = 900) -> Iterator[tuple[Servi
                 broker_url="redis://127.0.0.1:1",
                 storage_dir=root / "storage",
                 keys_dir=root / "keys",
+                corpus_roots=str(root),
                 max_wait_seconds=max_wait_seconds,
             )
             services = build(settings)

@@ -51,7 +51,7 @@ def index_in_process(
         corpus = corpora.by_id(session, corpus_id)
     assert corpus is not None
     started = time.perf_counter()
-    for _ in corpus_reader(corpus).rows():
+    for _ in corpus_reader(services.corpus_roots, corpus).rows():
         pass
     read = time.perf_counter() - started
     started = time.perf_counter()
@@ -104,12 +104,14 @@ def measure(services: Services, folder: Path, size: int) -> str:
     def look_up(subject: Subject) -> Callable[[], object]:
         def action() -> object:
             with services.db.reading() as session:
-                return search(SearchableCorpora(services.wrapper, session, model_id), subject)
+                return search(SearchableCorpora(services.wrapper, services.corpus_roots, session, model_id), subject)
 
         return action
 
     def scan() -> object:
-        return [row for row in corpus_reader(corpus).rows() if row.columns.get("email") == address]
+        return [
+            row for row in corpus_reader(services.corpus_roots, corpus).rows() if row.columns.get("email") == address
+        ]
 
     by_address = milliseconds(
         look_up({"identities": [{"type": "email", "format": "raw", "value": address}], "names": []})

@@ -6,6 +6,7 @@ from pathlib import Path
 from uuid import UUID
 
 from service.config import Settings
+from service.confined import Roots
 from service.db import key_epochs
 from service.db.group_commit import GroupCommit
 from service.db.intake import NewRequest, request_intake
@@ -54,6 +55,31 @@ class Services:
         """Stores new requests. Requests that arrive at the same time share one transaction."""
         return request_intake(self.db)
 
+    @property
+    def model_roots(self) -> Roots:
+        """The folders in which models may be registered."""
+        return self._roots("model_roots")
+
+    @property
+    def corpus_roots(self) -> Roots:
+        """The folders in which corpora may be registered."""
+        return self._roots("corpus_roots")
+
+    @property
+    def text_roots(self) -> Roots:
+        """The folders in which reference texts may be registered: those of models and those of corpora."""
+        return self._roots("model_roots", "corpus_roots")
+
+    def _roots(self, *names: str) -> Roots:
+        """The folders that these settings name, without what belongs to the service."""
+        settings = self.settings
+        key_folders = [settings.keys_dir, epochs_folder(settings)]
+        # Each key is listed beside its folder, because a hard link to a key may lie elsewhere.
+        keys = [path for folder in key_folders for path in folder.rglob("*")]
+        private = [settings.storage_dir, *key_folders, *keys, *split_folders(settings.private_dirs)]
+        folders = [folder for name in names for folder in split_folders(getattr(settings, name))]
+        return Roots(" or ".join(f"UNLEARND_{name.upper()}" for name in names), folders, private)
+
     def close(self) -> None:
         """Close the connections."""
         self.queue.close()
@@ -88,6 +114,11 @@ def build(settings: Settings | None = None, *, create: bool = True) -> Services:
 def epochs_folder(settings: Settings) -> Path:
     """The folder of epoch keys."""
     return settings.keys_dir / "epochs" if settings.epochs_dir == Path() else settings.epochs_dir
+
+
+def split_folders(setting: str) -> list[Path]:
+    """The folders of a setting that separates them by `:`."""
+    return [Path(folder) for folder in setting.split(":") if folder]
 
 
 def key_wrapper(settings: Settings) -> KeyWrapper:

@@ -29,6 +29,21 @@ class Settings(BaseSettings):
     keys_dir: Path = Field(
         Path("keys"), description="holds kek; for the API also receipt.pem; for control workers all signing keys"
     )
+    model_roots: str = Field(
+        "",
+        description="folders, separated by `:`, in which models and their reference texts may be registered; "
+        "empty: only hub ids can be registered",
+    )
+    corpus_roots: str = Field(
+        "",
+        description="folders, separated by `:`, in which corpora and reference texts may be registered; the same for "
+        "the API and control workers",
+    )
+    private_dirs: str = Field(
+        "",
+        description="folders, separated by `:`, from which nothing is read for a model or corpus; the storage and the "
+        "keys always belong to them",
+    )
     kms_key_id: str = Field("", description="AWS KMS key that wraps data keys instead of `kek`; needs unlearnd[kms]")
     issuer: Annotated[str, AfterValidator(_check_wording)] = Field(
         "unlearnd", description="name in certificates; no personal data"

@@ -37,17 +37,25 @@ def pytest_xdist_make_scheduler(config, log):
     return OneProcessPerStack(config, log) if config.getvalue("dist") == "load" else None
 
 
+@pytest.fixture(scope="session", autouse=True)
+def registration_roots(tmp_path_factory) -> Path:
+    """The folder of the tests' files, as the place from which models and corpora may be registered."""
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent  # the folder that the test processes share
+    os.environ["UNLEARND_MODEL_ROOTS"] = os.environ["UNLEARND_CORPUS_ROOTS"] = str(place)
+    return place
+
+
 @pytest.fixture(scope="session")
-def memorised_folder(tmp_path_factory) -> Path:
+def memorised_folder(registration_roots) -> Path:
     """The memorised model's folder with its corpora, made once a run by the process that needs it first.
 
     Tests leave it as it is.
     """
     from tests import support  # torch: most tests do without it
 
-    place = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        place = place.parent  # the folder that the test processes share
+    place = registration_roots
     with (place / "memorised.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (place / "memorised").exists():

@@ -118,7 +118,7 @@ def test_the_compose_file_holds_together():
                 assert "healthcheck" in services[needed]
         for volume in service.get("volumes", []):
             source = volume["source"] if isinstance(volume, dict) else volume.split(":")[0]
-            assert source in COMPOSE["volumes"] or volume.endswith(":/corpora:ro")
+            assert source in COMPOSE["volumes"] or volume.endswith((":/models:ro", ":/corpora:ro"))
 
 
 def test_the_compose_file_has_no_secret_and_keeps_keys_apart():

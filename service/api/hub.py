@@ -7,10 +7,12 @@ Clients set `HF_ENDPOINT=URL/hub` and `HF_TOKEN=<an API key with the scope downl
 
 import base64
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import FileResponse
+from sqlalchemy.orm import Session
 
 from service.api.deps import Downloader, ServicesDep
 from service.api.versions import is_handed_out
@@ -18,7 +20,7 @@ from service.audit.manifest import FileEntry
 from service.bootstrap import Services
 from service.db import models
 from service.db.api_keys import Caller
-from service.db.tables import Version
+from service.db.tables import Model, Version
 from service.domain.errors import ServiceError
 
 router = APIRouter(prefix="/hub", tags=["hub"])
@@ -27,6 +29,8 @@ Name = Annotated[str, Path(pattern=r"^[\w.-]{1,96}$")]
 Revision = Annotated[str, Path(pattern=r"^[\w.-]{1,96}$")]
 MODEL_FOLDER = "model/"
 COMMIT_DIGITS = 40
+ANY_ORG = "any"  # in a list of models that names no organisation
+MAX_MODELS = 1000  # of one page
 
 
 class HubError(ServiceError):
@@ -40,6 +44,65 @@ class HubError(ServiceError):
         self.headers = {"X-Error-Code": hub_code, "X-Error-Message": detail}
 
 
+@router.get("/api/models")
+def listing(
+    request: Request,
+    response: Response,
+    services: ServicesDep,
+    caller: Downloader,
+    search: Annotated[str, Query(max_length=200, description="a part of the model's name")] = "",
+    author: Annotated[str, Query(pattern=r"^[\w.-]{1,96}$", description="the organisation of the answer")] = ANY_ORG,
+    limit: Annotated[
+        int, Query(ge=1, description="most models of a page; further ones are in the `Link`")
+    ] = MAX_MODELS,
+    cursor: Annotated[str, Query(max_length=200, description="taken from the `Link` of the page before")] = "",
+) -> list[dict[str, object]]:
+    """Models with a version that can be loaded, by name, each with its newest version. Other parameters are ignored."""
+    limit, part = min(limit, MAX_MODELS), search.lower().rpartition("/")[2]
+    with services.db.reading() as session:
+        newest_versions = models.newest_versions(session, search=part, after=cursor, limit=limit + 1)
+    page = newest_versions[:limit]
+    if len(newest_versions) > limit:
+        base_url = services.settings.public_url or str(request.base_url).rstrip("/")
+        query = request.url.include_query_params(cursor=page[-1][0]).query
+        response.headers["Link"] = f'<{base_url}{router.prefix}/api/models?{query}>; rel="next"'
+    return [_model_info(author, name, version) for name, version in page if is_handed_out(services, version, caller)]
+
+
+@router.get("/api/models/{org}/{name}/refs")
+def refs(org: Org, name: Name, services: ServicesDep, caller: Downloader) -> dict[str, list[dict[str, str]]]:
+    """The branch `main`, which is the newest version, and a tag for each version."""
+    versions = _handed_out_versions(services, name, caller)
+    tags = [_ref("tags", f"v{version.number}", version) for version in versions]
+    branches = [_ref("heads", "main", version) for version in versions[:1]]
+    return {"branches": branches, "converts": [], "tags": tags, "pullRequests": []}
+
+
+def _ref(kind: str, name: str, version: Version) -> dict[str, str]:
+    """A branch or tag."""
+    return {"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": version.digest[:COMMIT_DIGITS]}
+
+
+@router.get("/api/models/{org}/{name}/commits/{revision}")
+def commits(
+    org: Org, name: Name, revision: Revision, services: ServicesDep, caller: Downloader
+) -> list[dict[str, object]]:
+    """A revision and the versions before it, newest first."""
+    version, _commit = _find_version(services, name, revision, caller)
+    versions = _handed_out_versions(services, name, caller)
+    return [
+        {
+            "id": earlier.digest[:COMMIT_DIGITS],
+            "title": f"Version {earlier.number}" if earlier.number else "Version 0, the base model",
+            "message": "",
+            "authors": [{"user": services.settings.issuer}],
+            "date": _time(earlier.created_at),
+        }
+        for earlier in versions
+        if earlier.number <= version.number
+    ]
+
+
 @router.get("/api/models/{org}/{name}")
 def newest(org: Org, name: Name, services: ServicesDep, caller: Downloader) -> dict[str, object]:
     """The newest version of a model."""
@@ -49,12 +112,19 @@ def newest(org: Org, name: Name, services: ServicesDep, caller: Downloader) -> d
 @router.get("/api/models/{org}/{name}/revision/{revision}")
 def info(org: Org, name: Name, revision: Revision, services: ServicesDep, caller: Downloader) -> dict[str, object]:
     """A revision and the names of its files."""
-    version, commit = _find_version(services, name, revision, caller)
-    created_at = version.created_at.strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    version, _commit = _find_version(services, name, revision, caller)
+    siblings = [{"rfilename": entry["path"].removeprefix(MODEL_FOLDER)} for entry in _model_files(version)]
+    return {**_model_info(org, name, version), "siblings": siblings}
+
+
+def _model_info(org: str, name: str, version: Version) -> dict[str, object]:
+    """What the hub says of a model at a version, without its files."""
+    commit, created_at = version.digest[:COMMIT_DIGITS], _time(version.created_at)
     return {
         "_id": commit[:24],
         "id": f"{org}/{name}",
         "modelId": f"{org}/{name}",
+        "author": org,
         "sha": commit,
         "private": True,
         "gated": False,
@@ -62,10 +132,14 @@ def info(org: Org, name: Name, revision: Revision, services: ServicesDep, caller
         "tags": [],
         "downloads": 0,
         "likes": 0,
-        "siblings": [{"rfilename": entry["path"].removeprefix(MODEL_FOLDER)} for entry in _model_files(version)],
         "createdAt": created_at,
         "lastModified": created_at,
     }
+
+
+def _time(value: datetime) -> str:
+    """A time as the hub's clients read it."""
+    return value.strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
 
 @router.get("/api/models/{org}/{name}/tree/{revision}")
@@ -118,9 +192,7 @@ def _find_version(services: Services, name: str, revision: str, caller: Caller) 
         HubError: There is no such model (RepoNotFound) or version (RevisionNotFound), or the version is not handed out.
     """
     with services.db.reading() as session:
-        model = models.by_name(session, name)
-        if model is None:
-            raise HubError("RepoNotFound", "There is no model of that name.")
+        model = _find_model(session, name)
         number = revision.removeprefix("v")
         if revision in ("latest", "main"):
             version = models.newest_version(session, model)
@@ -131,6 +203,29 @@ def _find_version(services: Services, name: str, revision: str, caller: Caller) 
     if version is None or version.withdrawn_at is not None or not is_handed_out(services, version, caller):
         raise HubError("RevisionNotFound", "The model has no such version, or it is not handed out any more.")
     return version, version.digest[:COMMIT_DIGITS]
+
+
+def _find_model(session: Session, name: str) -> Model:
+    """The model of a repository.
+
+    Raises:
+        HubError: There is none (RepoNotFound).
+    """
+    model = models.by_name(session, name)
+    if model is None:
+        raise HubError("RepoNotFound", "There is no model of that name.")
+    return model
+
+
+def _handed_out_versions(services: Services, name: str, caller: Caller) -> list[Version]:
+    """Every version of a model that the caller may load, newest first.
+
+    Raises:
+        HubError: There is no such model (RepoNotFound).
+    """
+    with services.db.reading() as session:
+        versions = models.remaining_versions(session, _find_model(session, name))
+    return [version for version in versions if is_handed_out(services, version, caller)]
 
 
 def _model_files(version: Version) -> Sequence[FileEntry]:

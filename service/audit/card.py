@@ -1,17 +1,23 @@
-"""The model card of a published version, in the Hugging Face form."""
+"""The model card of a published version, in the Hugging Face form: the base model's card, and a section of ours."""
+
+import re
 
 from service.audit.numbers import certified_limits, certified_means
 from service.domain.disclosure import LIMIT_STEP, MEAN_STEP, Contributors
 from service.domain.report import Findings, Utility
 
-CARD = """---
+FRONT_MATTER = b"""---
 library_name: transformers
 pipeline_tag: text-generation
 tags: [unlearning]
 ---
-# {model}, version {version}
+"""
+BEGIN, END = "<!-- unlearnd: begin -->", "<!-- unlearnd: end -->"
+SECTION_PATTERN = re.compile(rf"\s*{BEGIN}.*?{END}\s*".encode(), re.DOTALL)
+BASE_REMARK = "The text above is the card of version 0, the base model. Its numbers were measured on that version.\n\n"
+SECTION = """# {model}, version {version}
 
-Version {parent} of this model after approximate unlearning (FILA + IHL on LoRA, Cha et al., ICLR 2025) of a set
+{remark}Version {parent} of this model after approximate unlearning (FILA + IHL on LoRA, Cha et al., ICLR 2025) of a set
 of submitted records. The weights were merged and are loaded as usual:
 
 ```python
@@ -33,15 +39,31 @@ about other ways to elicit them. Quantising the model or training it further can
 """
 
 
-def model_card(model: str, version: int, parent: int, findings: Findings, contributors: Contributors) -> str:
-    """The text of the model card, from the test results of the version."""
+def extended_card(base: bytes, section: str) -> bytes:
+    """The base model's card with a section at its end.
+
+    The base model's card stays as it is, its front matter included. It may be a card of ours, because a version can be
+    registered as a new model: then the section replaces the earlier one.
+    """
+    marked = f"{BEGIN}\n{section}{END}\n".encode()
+    text = SECTION_PATTERN.sub(b"\n", base)
+    if not text.strip():
+        return FRONT_MATTER + marked
+    return text + (b"\n" if text.endswith(b"\n") else b"\n\n") + marked
+
+
+def model_card(
+    base: bytes, model: str, version: int, parent: int, findings: Findings, contributors: Contributors
+) -> bytes:
+    """The model card: the card of the base model, which may be empty, and the test results of the version."""
     assert findings.limits, "a passed run has limits"
     assert findings.before, "a passed run has means before training"
     assert findings.after, "a passed run has means after training"
     assert findings.utility, "a passed run has perplexities"
     limits = certified_limits(findings.limits)
     before, after = (certified_means(means, contributors) for means in (findings.before, findings.after))
-    return CARD.format(
+    section = SECTION.format(
+        remark=BASE_REMARK if base.strip() else "",
         model=model,
         version=version,
         parent=parent,
@@ -58,6 +80,7 @@ def model_card(model: str, version: int, parent: int, findings: Findings, contri
         limit_step=LIMIT_STEP,
         total=_total(findings.utility),
     )
+    return extended_card(base, section)
 
 
 def _total(utility: Utility) -> str:

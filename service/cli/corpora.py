@@ -16,7 +16,10 @@ app.add_typer(corpora, name="corpora")
 ModelName = Annotated[str, typer.Argument(help="The model that was trained on the corpus.")]
 CorpusName = Annotated[str, typer.Argument(help="The name of the corpus.")]
 CorpusPath = Annotated[
-    str, typer.Argument(help="A JSONL, CSV or Parquet file, plain lines, or a folder of texts, on the server.")
+    str,
+    typer.Argument(
+        help="A JSONL, CSV or Parquet file, plain lines, or a folder of texts, in one of UNLEARND_CORPUS_ROOTS."
+    ),
 ]
 TextColumnName = Annotated[str, typer.Option(help="The column that holds the text.")]
 Columns = Annotated[

@@ -18,7 +18,9 @@ app.add_typer(models, name="models")
 @models.command("add")
 def models_add(
     name: Annotated[str, typer.Argument(help="The name of the model in the service.")],
-    path: Annotated[str, typer.Argument(help="A Hugging Face folder on the server, or a hub id.")],
+    path: Annotated[
+        str, typer.Argument(help="A Hugging Face folder on the server, in one of UNLEARND_MODEL_ROOTS, or a hub id.")
+    ],
     retain: Annotated[Path, typer.Option(help="Texts on which training keeps the model's abilities.")],
     heldout: Annotated[Path, typer.Option(help="Texts that the model has never seen.")],
     policy: Annotated[Path | None, typer.Option(help="A JSON file. Every field has a default.")] = None,

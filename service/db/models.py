@@ -3,7 +3,7 @@
 from uuid import UUID
 
 from sqlalchemy import func, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.orm import Session, joinedload
 
 from service.db.paging import Page, page
@@ -75,6 +75,28 @@ def by_commit(session: Session, model: Model, commit: str) -> Version | None:
     """The version whose digest begins with `commit`."""
     query = select(Version).where(Version.model_id == model.id, Version.digest.startswith(commit, autoescape=True))
     return session.scalar(query.limit(1))
+
+
+def remaining_versions(session: Session, model: Model) -> list[Version]:
+    """Every version of a model that is not withdrawn, newest first."""
+    query = select(Version).where(Version.model_id == model.id, Version.withdrawn_at.is_(None))
+    return list(session.scalars(query.order_by(Version.number.desc())))
+
+
+def newest_versions(session: Session, *, search: str, after: str, limit: int) -> list[tuple[str, Version]]:
+    """The newest version of each model that is not withdrawn, with the models' names, by name.
+
+    Args:
+        session: The transaction.
+        search: A part of the model's name.
+        after: The name after which the list begins.
+        limit: The most models.
+    """
+    query = select(Model.name, Version).join(Version, Version.model_id == Model.id)
+    query = query.where(Version.withdrawn_at.is_(None))
+    query = query.where(Model.name > after, Model.name.contains(search, autoescape=True))
+    query = query.ext(distinct_on(Model.name)).order_by(Model.name, Version.number.desc()).limit(limit)
+    return [(name, version) for name, version in session.execute(query)]
 
 
 def superseded(session: Session, model: Model, after: int, limit: int) -> list[tuple[Version, str]]:

@@ -2,7 +2,9 @@
 
     D/endpoint.json    {"url", "api_key_file"}, written once everything answers
     D/keys/            kek, the signing keys, admin.key; mode 0700; D/keys/compute/ holds the compute worker's keys
-    D/postgres, D/valkey, D/storage, D/logs, D/tmp
+    D/postgres, D/valkey, D/storage, D/logs, D/run, D/tmp
+
+Models and corpora may be registered in D, but not in the folders above.
 
 The supervisor restarts a process that ends by itself. SIGINT and SIGTERM stop everything, workers first.
 """
@@ -36,6 +38,7 @@ from service.local.process import KILL_AFTER, Process
 logger = logging.getLogger(__name__)
 MAX_SOCKET_PATH = 90  # the system's limit is 108, and PostgreSQL appends a file name
 READY_SECONDS = 90
+PRIVATE = ("keys", "logs", "postgres", "run", "storage", "tmp", "valkey")  # the folders that the stack makes
 RESTART_SECONDS = 1.0
 
 
@@ -138,7 +141,15 @@ class Stack:
             "UNLEARND_RETRY_SECONDS": "2",
         }
         settings = {name: os.environ.get(name, default) for name, default in defaults.items()}
-        return {**settings, "TMPDIR": str(self.data / "tmp")}
+        return {**settings, **self._folders, "TMPDIR": str(self.data / "tmp")}
+
+    @property
+    def _folders(self) -> dict[str, str]:
+        """Where models and corpora may be registered, and where not: the operator's folders and the stack's own."""
+        private = [self.data / name for name in PRIVATE]
+        own = {"MODEL_ROOTS": [self.data], "CORPUS_ROOTS": [self.data], "PRIVATE_DIRS": private}
+        named = {name: os.environ.get(f"UNLEARND_{name}", "").split(":") for name in own}
+        return {f"UNLEARND_{name}": ":".join(filter(None, [*named[name], *map(str, own[name])])) for name in own}
 
     def process(self, name: str) -> Process:
         """The running process of a part: postgres, valkey, api, control or compute."""

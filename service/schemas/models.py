@@ -85,16 +85,20 @@ class ModelIn(Input):
                 {
                     "name": "assistant",
                     "path": "/models/assistant",
-                    "retain_path": "/data/retain.jsonl",
-                    "heldout_path": "/data/heldout.jsonl",
+                    "retain_path": "/models/retain.jsonl",
+                    "heldout_path": "/models/heldout.jsonl",
                     "policy": {"max_perplexity_ratio": 1.1},
                 }
             ]
         }
     )
     name: Name
-    path: ServerPath = Field(description="a Hugging Face folder on the server, or a hub id")
-    retain_path: ServerPath = Field(description="JSONL or CSV with `text`, or plain lines")
+    path: ServerPath = Field(
+        description="a Hugging Face folder on the server, in one of UNLEARND_MODEL_ROOTS; or a hub id"
+    )
+    retain_path: ServerPath = Field(
+        description="JSONL or CSV with `text`, or plain lines; in one of UNLEARND_MODEL_ROOTS or UNLEARND_CORPUS_ROOTS"
+    )
     heldout_path: ServerPath = Field(description="20 or more texts that the model has never seen")
     policy: Policy = Policy()
 

@@ -85,7 +85,7 @@ class CorpusIn(Input):
     """Training data of a model, in which people are looked up. The files stay in place."""
 
     name: Name
-    path: ServerPath = Field(description="absolute path of a file or folder on the server")
+    path: ServerPath = Field(description="a file or folder on the server, in one of UNLEARND_CORPUS_ROOTS")
     form: Literal["jsonl", "csv", "parquet", "lines", "folder"] | None = Field(
         None, description="default: derived from the path"
     )

@@ -1,16 +1,21 @@
 """Reads training corpora one record at a time, each with the place where it can be read again.
 
 A corpus stays where the operator keeps it, and the index stores places in it. A corpus is JSON lines, CSV, Parquet
-(with unlearnd[parquet]), plain lines, or a folder of text files with one record each.
+(with unlearnd[parquet]), plain lines, or a folder of text files with one record each. Somebody may replace a file at
+any time, so every reading opens files through the corpus' root.
 """
 
 import csv
+import io
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeAlias
+from typing import IO, TYPE_CHECKING, BinaryIO, TypeAlias
+
+from service.confined import Root
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
@@ -53,8 +58,9 @@ class Row:
 
 @dataclass(frozen=True)
 class CorpusReader:
-    """Reads the records of one corpus."""
+    """Reads the records of one corpus, which lies in `root`."""
 
+    root: Root
     path: Path
     form: str
     text_column: str = "text"
@@ -64,6 +70,7 @@ class CorpusReader:
 
         Raises:
             UnreadableCorpus: A record has no text, or the file has another form.
+            OutsideRoots: A file is no longer in the root.
             OSError: A file cannot be opened.
         """
         first = after.file if after is not None else 0
@@ -92,8 +99,12 @@ class CorpusReader:
     def size(self) -> int:
         """The size of the corpus for a progress bar: bytes, rows of a Parquet file, or files of a folder."""
         if self.form == "parquet":
-            return int(_open_parquet(self.path).metadata.num_rows)
-        return len(self.files) if self.form == "folder" else self.path.stat().st_size
+            with self.parquet() as file:
+                return int(file.metadata.num_rows)
+        if self.form == "folder":
+            return len(self.files)
+        with self.open(0) as file:
+            return file.seek(0, io.SEEK_END)
 
     def done(self, place: Place | None) -> int:
         """The part of `size` up to the end of `place`."""
@@ -106,12 +117,36 @@ class CorpusReader:
         """The files of the corpus, in the order of their names."""
         if self.form != "folder":
             return [self.path]
-        return sorted(path for path in self.path.rglob("*") if path.is_file())
+        return self.root.files(self.path)
+
+    def open(self, number: int) -> BinaryIO:
+        """Open the file with this number."""
+        return self.root.open(self.files[number])
+
+    @contextmanager
+    def parquet(self) -> "Iterator[ParquetFile]":
+        """The corpus as a Parquet file, open.
+
+        Raises:
+            UnreadableCorpus: The file is not Parquet, or the extra is not installed.
+        """
+        try:
+            from pyarrow import ArrowInvalid
+            from pyarrow.parquet import ParquetFile
+        except ImportError as error:
+            raise UnreadableCorpus("Parquet needs the extra unlearnd[parquet] on the server") from error
+        with self.open(0) as handle:
+            try:
+                file = ParquetFile(handle)
+            except ArrowInvalid as error:
+                raise UnreadableCorpus(f"{self.path.name} is not Parquet") from error
+            yield file
 
     def columns(self) -> set[str]:
         """The columns of the corpus, from its first record, its header or its schema."""
         if self.form == "parquet":
-            return set(_open_parquet(self.path).schema_arrow.names)
+            with self.parquet() as file:
+                return set(file.schema_arrow.names)
         row = next(self.rows(), None)
         return {self.text_column, *row.columns} if row else set()
 
@@ -140,9 +175,9 @@ def _replace_surrogates(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def detect_form(path: Path) -> str:
+def detect_form(root: Root, path: Path) -> str:
     """Guess the form of a corpus from its path: jsonl, csv, parquet, lines, or folder."""
-    return "folder" if path.is_dir() else SUFFIXES.get(path.suffix.lower(), "lines")
+    return "folder" if root.is_folder(path) else SUFFIXES.get(path.suffix.lower(), "lines")
 
 
 def _lines(corpus: CorpusReader, number: int, start: int, length: int | None) -> Iterator[Row]:
@@ -166,7 +201,7 @@ def _jsonl(corpus: CorpusReader, number: int, start: int, length: int | None) ->
 
 def _located_lines(corpus: CorpusReader, number: int, start: int, length: int | None) -> Iterator[tuple[Place, bytes]]:
     """Yield each line with its place, from `start` on; with a `length`, only the line at `start`."""
-    with corpus.files[number].open("rb") as handle:
+    with corpus.open(number) as handle:
         handle.seek(start)
         if length is not None:
             yield Place(number, start, length), handle.read(length)
@@ -181,7 +216,7 @@ def _located_lines(corpus: CorpusReader, number: int, start: int, length: int | 
 def _csv(corpus: CorpusReader, number: int, start: int, length: int | None) -> Iterator[Row]:
     """A record may span lines. Its place is all bytes that the parser read for it."""
     csv.field_size_limit(MAX_RECORD_BYTES)  # an unbalanced quote would make the rest of the file one cell
-    with corpus.files[number].open("rb") as handle:
+    with corpus.open(number) as handle:
         lines = _CountedLines(handle)
         header = next(csv.reader(lines, strict=True), [])
         if corpus.text_column not in header:
@@ -218,35 +253,29 @@ class _CountedLines:
 
 
 def _folder(corpus: CorpusReader, number: int, start: int, _: int | None) -> Iterator[Row]:
-    if corpus.files[number].stat().st_size > MAX_RECORD_BYTES:
+    with corpus.open(number) as handle:
+        content = handle.read(MAX_RECORD_BYTES + 1)
+    if len(content) > MAX_RECORD_BYTES:
         raise UnreadableCorpus(f"file {number + 1} in the order of names is larger than {MAX_RECORD_BYTES} bytes")
-    content = corpus.files[number].read_bytes()
     if start == 0 and content.strip():
         yield Row(Place(number, 0, len(content)), content.decode(), {})
 
 
 def _parquet_rows(corpus: CorpusReader, _: int, start: int, length: int | None) -> Iterator[Row]:
-    file, group_start = _open_parquet(corpus.path), 0
-    if corpus.text_column not in file.schema_arrow.names:
-        raise UnreadableCorpus(f"the Parquet file has no column {corpus.text_column}")
-    for group in range(file.num_row_groups):
-        rows = file.metadata.row_group(group).num_rows
-        if group_start + rows <= start:
-            group_start += rows
-            continue
-        for batch in file.iter_batches(PARQUET_BATCH_ROWS, row_groups=[group]):
-            skipped = min(max(0, start - group_start), batch.num_rows)
-            for number, columns in enumerate(batch.slice(skipped).to_pylist(), group_start + skipped):
-                yield corpus.make_row(Place(0, number, 1), columns)
-            group_start += batch.num_rows
-
-
-def _open_parquet(path: Path) -> "ParquetFile":
-    try:
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise UnreadableCorpus("Parquet needs the extra unlearnd[parquet] on the server") from error
-    return ParquetFile(path)
+    with corpus.parquet() as file:
+        if corpus.text_column not in file.schema_arrow.names:
+            raise UnreadableCorpus(f"the Parquet file has no column {corpus.text_column}")
+        group_start = 0
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            if group_start + rows <= start:
+                group_start += rows
+                continue
+            for batch in file.iter_batches(PARQUET_BATCH_ROWS, row_groups=[group]):
+                skipped = min(max(0, start - group_start), batch.num_rows)
+                for number, columns in enumerate(batch.slice(skipped).to_pylist(), group_start + skipped):
+                    yield corpus.make_row(Place(0, number, 1), columns)
+                group_start += batch.num_rows
 
 
 # Yields the records of the file with this number, from a start on; with a length, only the record at the start.

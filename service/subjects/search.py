@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from service.confined import OutsideRoots, Roots
 from service.db import corpora, models
 from service.db.corpus_tables import Corpus, CorpusRecord
 from service.domain.errors import Invalid
@@ -183,11 +183,11 @@ def read_records(sources: "SearchableCorpora", ids: list[int]) -> list[tuple[Cor
 class SearchableCorpora:
     """The corpora of a model as one transaction sees them, and their files."""
 
-    def __init__(self, wrapper: Wrapper, session: Session, model_id: UUID) -> None:
-        """Read the list of corpora; `session` is the transaction's."""
+    def __init__(self, wrapper: Wrapper, roots: Roots, session: Session, model_id: UUID) -> None:
+        """Read the list of corpora, whose files lie in `roots`; `session` is the transaction's."""
         self.session, self.model_id, self.hasher = session, model_id, Hasher(wrapper)
         self._corpora = {corpus.id: corpus for corpus in corpora.of_model(session, model_id)}
-        self._readers = {corpus.id: corpus_reader(corpus) for corpus in self._corpora.values()}
+        self._roots, self._readers = roots, dict[UUID, CorpusReader]()
 
     @cached_property
     def searched(self) -> list[SearchedCorpus]:
@@ -202,7 +202,9 @@ class SearchableCorpora:
             if corpus.state == "failed":
                 raise Unsearchable(f"corpus_failed: {corpus.name}")
             try:
-                unchanged = corpus.state != "ready" or self._readers[corpus.id].size() == corpus.size
+                unchanged = corpus.state != "ready" or self._reader(corpus).size() == corpus.size
+            except OutsideRoots:
+                raise Unsearchable(f"corpus_outside_roots: {corpus.name}") from None
             except OSError:
                 raise Unsearchable(f"corpus_away: {corpus.name}") from None
             except UnreadableCorpus:
@@ -221,7 +223,9 @@ class SearchableCorpora:
         if corpus is None:
             raise Unsearchable("corpus_removed")
         try:
-            text = self._readers[corpus.id].read(Place(record.file, record.start, record.length)).text
+            text = self._reader(corpus).read(Place(record.file, record.start, record.length)).text
+        except OutsideRoots:
+            raise Unsearchable(f"corpus_outside_roots: {corpus.name}") from None
         except OSError:
             raise Unsearchable(f"corpus_away: {corpus.name}") from None
         except UnreadableCorpus:
@@ -230,12 +234,23 @@ class SearchableCorpora:
             raise Unsearchable(f"corpus_changed: {corpus.name}")
         return text
 
+    def _reader(self, corpus: Corpus) -> CorpusReader:
+        """The reader of a corpus, made once, because it lists the files of a folder."""
+        if corpus.id not in self._readers:
+            self._readers[corpus.id] = corpus_reader(self._roots, corpus)
+        return self._readers[corpus.id]
+
 
 def searched_corpora(registered: Iterable[Corpus]) -> list[SearchedCorpus]:
     """Each corpus with the number of its records and its state. Opens no file."""
     return [{"corpus": corpus.name, "records": corpus.records, "state": corpus.state} for corpus in registered]
 
 
-def corpus_reader(corpus: Corpus) -> CorpusReader:
-    """The reader of a registered corpus."""
-    return CorpusReader(Path(corpus.path), corpus.form, corpus.text_column)
+def corpus_reader(roots: Roots, corpus: Corpus) -> CorpusReader:
+    """The reader of a registered corpus.
+
+    Raises:
+        OutsideRoots: The corpus no longer lies in one of the roots.
+    """
+    root, path = roots.find(corpus.path)
+    return CorpusReader(root, path, corpus.form, corpus.text_column)

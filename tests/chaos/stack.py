@@ -47,7 +47,8 @@ class Chaos:
         self.storage = SmallStorage(self.data / "storage")
         self.mounted = mount and self.storage.mount()
         self.callbacks = Callbacks()
-        self.running = Running(self.data, UNLEARND_FAILPOINTS=str(self.points), **self.times)
+        settings = {"UNLEARND_FAILPOINTS": str(self.points), "UNLEARND_MODEL_ROOTS": str(model), **self.times}
+        self.running = Running(self.data, **settings)
         self.accepted: dict[str, str] = {}
         self._texts: dict[str, str] = {}  # model -> the text that it is to unlearn
         self._first_weights: dict[tuple[str, str], str] = {}  # (text, policy) -> digest of the first weights without it

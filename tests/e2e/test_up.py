@@ -1,6 +1,7 @@
 """Starting, stopping and starting again on the same folder."""
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -8,7 +9,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from service.local.supervisor import wait_until
+import pytest
+
+from service.domain.errors import ClientError
+from service.local.supervisor import PRIVATE, wait_until
 from tests import support
 from tests.e2e.conftest import Running, register
 
@@ -50,3 +54,22 @@ def test_a_folder_is_used_by_one_supervisor(stack):
     assert "another unlearnd" in second.stderr
     assert (stack.data / "endpoint.json").exists()
     assert stack.client.call("GET", "/readyz") is not None
+
+
+def test_models_are_registered_from_the_data_folder_but_not_from_the_stacks_own_folders(stack, folder):
+    """An admin key reads neither keys nor logs, storage or tables, though all of them lie in the data folder."""
+    mine = stack.data / "mine"
+    assert {path.name for path in stack.data.iterdir() if path.is_dir()} == set(PRIVATE)
+    shutil.copytree(folder, mine)
+    try:
+        register(stack, mine, "mine")
+        secrets = [stack.data / name for name in PRIVATE]
+        secrets += [stack.data, stack.data / "keys" / "admin.key", stack.data / "logs" / "api.log", Path("/etc/passwd")]
+        for secret in secrets:
+            for arguments in ((secret, mine / "retain.jsonl"), (mine / "model", secret)):
+                with pytest.raises(ClientError, match=r"own files|does not lie in|regular file"):
+                    stack.client.add_model("other", *map(str, arguments), str(mine / "heldout.jsonl"), {})
+            with pytest.raises(ClientError, match=r"own files|does not lie in"):
+                stack.client.add_corpus("mine", "crm", str(secret))
+    finally:
+        shutil.rmtree(mine)

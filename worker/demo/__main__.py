@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import shutil
 import signal
 import subprocess
@@ -39,12 +40,16 @@ class DemoFailed(Exception):
 
 
 @contextmanager
-def running_stack(data: Path) -> Iterator[Client]:
-    """Start `unlearnd up` as a user does, yield a client of it, and stop it at the end."""
+def running_stack(data: Path, *roots: Path) -> Iterator[Client]:
+    """Start `unlearnd up` as a user does, yield a client of it, and stop it at the end.
+
+    The stack may register models from `roots`.
+    """
     shutil.rmtree(data, ignore_errors=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a SIGTERM stops the stack, too
     command = [sys.executable, "-m", "service.cli", "up", "--data-dir", str(data), "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    environment = {**os.environ, "UNLEARND_MODEL_ROOTS": ":".join(map(str, roots))}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
     endpoint = data / "endpoint.json"
     try:
         wait_until(lambda: endpoint.exists() or process.poll() is not None, 120)
@@ -97,7 +102,7 @@ def run(output: Path, sample: Path) -> None:
     console.rule(f"1  a model that has memorised {KNOWN} fictional people")
     known = make_sample(sample, console)
     asked, others = known[:ASKED], known[ASKED:]
-    with running_stack(output / "stack") as client:
+    with running_stack(output / "stack", sample) as client:
         console.rule("2  the service: PostgreSQL, Valkey, API, control and compute workers")
         base, retain, heldout = (str(sample / name) for name in ("model", "retain.jsonl", "heldout.jsonl"))
         client.add_model("demo", base, retain, heldout, POLICY)

@@ -212,7 +212,8 @@ class Pipeline:
         target, started = self.work / "candidate" / "model", time.monotonic()
         if not self.stages.done("merge"):
             shutil.rmtree(target.parent, ignore_errors=True)
-            shutil.copytree(self.parent, target, ignore=_not_copied)
+            shutil.copytree(self.parent, target, ignore=shutil.ignore_patterns(*(f"*{end}" for end in WEIGHTS)))
+            (target / "README.md").unlink(missing_ok=True)  # the model card: certify writes the new one
             copied = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
             model = AutoModelForCausalLM.from_pretrained(self.parent, dtype="auto", use_safetensors=True)
             merge_into(model, load_file(self.work / "adapter.safetensors"), self.options.scale)
@@ -231,8 +232,3 @@ class Pipeline:
         report = measure_after(model, data, baseline, self.options, self._progress_callback("verify"))
         self.seconds["verify"] = time.monotonic() - started
         return report
-
-
-def _not_copied(_: str, names: list[str]) -> list[str]:
-    """The weights, because merging writes new ones, and the parent's model card."""
-    return [name for name in names if name.endswith(WEIGHTS) or name == "README.md"]

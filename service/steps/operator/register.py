@@ -1,7 +1,11 @@
-"""register: check a model's folder, copy it as version 0, copy the reference texts."""
+"""register: copy a model's folder and its reference texts, check the copies, and make them version 0.
+
+The folder may change at any time, also by somebody who means harm. So the copies are checked, not the folder.
+"""
 
 import csv
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -12,16 +16,18 @@ from sqlalchemy.exc import IntegrityError
 from service.audit.manifest import manifest, manifest_digest
 from service.audit.wording import problem_in
 from service.bootstrap import Services
+from service.confined import Root, refused_as_invalid
 from service.db import log_entries, models
 from service.db.tables import Model, ReferenceTexts, Version
 from service.domain.errors import Conflict, Invalid
 from service.domain.reference_texts import MAX_SHARE, Overlap, overlaps_too_much
 from service.subjects.overlap import measure_overlap, read_stored_texts
-from service.text_files import UnreadableTexts, read_texts
+from service.text_files import UnreadableTexts, parse_texts
 
 MIN_HELDOUT = 20  # as in the engine: fewer texts have no 95th percentile
 COPIED = {".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken", ".md"}
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".h5", ".msgpack"}
+ADAPTER = "adapter_config.json"
 HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
 
 
@@ -40,16 +46,18 @@ def register_model(
     with services.db.transaction() as session:
         if models.by_name(session, name):
             raise Conflict(f"There is a model named {name} already.", field="name")
-    source = _local_folder(path)
-    check_model_folder(source)
-    retain = _store_reference_texts(services, "retain_path", retain_path, 1)
-    heldout = _store_reference_texts(services, "heldout_path", heldout_path, MIN_HELDOUT)
-    heldout["overlap"] = _checked_overlap(services, retain, heldout)
     staged = services.storage.staging(f"register-{uuid4()}")
-    _copy_model(source, staged / "model")
-    files = manifest(staged)
-    digest = manifest_digest(files)
-    folder = services.storage.publish(staged, digest)
+    try:
+        _copy_model(*_find_model(services, path), staged / "model")
+        check_model_folder(staged / "model")
+        retain = _store_reference_texts(services, "retain_path", retain_path, 1)
+        heldout = _store_reference_texts(services, "heldout_path", heldout_path, MIN_HELDOUT)
+        heldout["overlap"] = _checked_overlap(services, retain, heldout)
+        files = manifest(staged)
+        digest = manifest_digest(files)
+        folder = services.storage.publish(staged, digest)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
     try:
         with services.db.transaction() as session:
             model = Model(name=name, policy=policy, retain=retain, heldout=heldout)
@@ -66,13 +74,19 @@ def register_model(
     return name
 
 
-def _local_folder(path: str) -> Path:
-    """The local folder of a path, or of a hub id after a download."""
-    folder = Path(path)
-    if folder.is_dir():
-        return folder.resolve()
+def _find_model(services: Services, path: str) -> tuple[Root, Path]:
+    """The folder of a path, or of a hub id after a download, and the root from which its files are opened."""
+    roots = services.model_roots
     if not HUB_ID.match(path):
-        raise Invalid("There is no such folder on the server.", field="path")
+        with refused_as_invalid("path"):
+            return roots.find(path)
+    snapshot = _download(path)
+    # A snapshot consists of links to the model's folder in the hub's cache, two levels higher.
+    return roots.trusted(snapshot.parents[1]), Path(os.path.realpath(snapshot))
+
+
+def _download(hub_id: str) -> Path:
+    """The snapshot of a model of the hub, in the hub's cache."""
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -80,18 +94,23 @@ def _local_folder(path: str) -> Path:
         raise Invalid("Hub ids need the extra unlearnd[hub] on the server.", field="path") from error
     patterns = [f"*{suffix}" for suffix in sorted(COPIED)]
     try:
-        return Path(snapshot_download(path, allow_patterns=patterns, local_dir=None))
+        return Path(snapshot_download(hub_id, allow_patterns=patterns, local_dir=None))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise Invalid("The hub refuses to give this model, or cannot be reached.", field="path") from error
 
 
-def _copy_model(source: Path, target: Path) -> None:
-    """Copy a model's files. The files of a hub cache are links: this copies the files that they point to."""
-    for path in sorted(source.rglob("*")):
-        file = path.relative_to(source)
-        if path.is_file() and _is_copied(file):
-            (target / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target / file)
+def _copy_model(root: Root, source: Path, target: Path) -> None:
+    """Copy the files of a model that belong into version 0."""
+    with refused_as_invalid("path"):
+        files = root.files(source)
+    names = [path.relative_to(source) for path in files]
+    _check_names([name.as_posix() for name in names])
+    for name in filter(_is_copied, names):
+        with refused_as_invalid("path"):
+            file = root.open(source / name)
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        with file, (target / name).open("wb") as copy:
+            shutil.copyfileobj(file, copy, 1 << 20)
 
 
 def _is_copied(file: Path) -> bool:
@@ -100,29 +119,59 @@ def _is_copied(file: Path) -> bool:
     return not hidden and (file.suffix in COPIED or file.name.startswith(("LICENSE", "NOTICE")))
 
 
-def check_model_folder(folder: Path) -> None:
-    """Check that a folder is a plain safetensors model, which loads without foreign code.
+def _check_names(names: list[str]) -> None:
+    """Check by the names of its files that a model is safetensors with a tokenizer, and needs no foreign code.
 
     Raises:
         Invalid: It is not. The error names the file.
     """
-    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    for name in sorted(names):
+    for name in names:
         if Path(name).suffix.lower() in PICKLES:
             raise Invalid(f"{name} may be a pickle, which runs code when loaded; use safetensors.", field="path")
         if name.endswith(".py"):
             raise Invalid(f"{name}: the service refuses models with code of their own.", field="path")
+    if ADAPTER in names:  # it names the folder of another model, from which weights would be read
+        raise Invalid(f"{ADAPTER}: merge the adapter into the model first.", field="path")
+    if not any(name in names for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")):
+        raise Invalid("The folder has no tokenizer.", field="path")
+    if not any(name.endswith(".safetensors") for name in names):
+        raise Invalid("The folder has no safetensors weights.", field="path")
+
+
+def check_model_folder(folder: Path) -> None:
+    """Check the content of a copied model: it asks for no code and no file elsewhere, and its weights are safetensors.
+
+    Raises:
+        Invalid: They are not. The error names the file.
+    """
     for name in ("config.json", "tokenizer_config.json"):
         if "auto_map" in _read_config(folder, name, required=name == "config.json"):
             raise Invalid(f"{name} asks for remote code (auto_map), which the service refuses.", field="path")
-    if not any(name in names for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")):
-        raise Invalid("The folder has no tokenizer.", field="path")
-    weights = [name for name in names if name.endswith(".safetensors")]
-    if not weights:
-        raise Invalid("The folder has no safetensors weights.", field="path")
-    for name in weights:
-        if not _is_safetensors(folder / name):
+    _check_weight_names(folder)
+    for path in sorted(folder.rglob("*.safetensors")):
+        if not _is_safetensors(path):
+            name = path.relative_to(folder).as_posix()
             raise Invalid(f"{name} is not a complete safetensors file.", field="path")
+
+
+def _check_weight_names(folder: Path) -> None:
+    """Check that the weights which a file names lie beside it. By `../` a worker would read files of other models.
+
+    Raises:
+        Invalid: They lie elsewhere, or are missing. The error names the file.
+    """
+    named: dict[str, list[object]] = {}
+    config = _read_config(folder, "config.json", required=True)
+    if "transformers_weights" in config:
+        named["config.json"] = [config["transformers_weights"]]
+    for path in sorted(folder.rglob("*.index.json")):
+        name = path.relative_to(folder).as_posix()
+        weight_map = _read_config(folder, name, required=True).get("weight_map")
+        named[name] = list(weight_map.values()) if isinstance(weight_map, dict) else [weight_map]
+    for name, weights in named.items():
+        beside = [path.name for path in (folder / name).parent.iterdir()]
+        if not all(weight in beside for weight in weights):
+            raise Invalid(f"{name} names weights that are not beside it.", field="path")
 
 
 def _read_config(folder: Path, name: str, *, required: bool) -> dict[str, object]:
@@ -152,11 +201,12 @@ def _is_safetensors(path: Path) -> bool:
 
 def _store_reference_texts(services: Services, field: str, path: str, min_count: int) -> ReferenceTexts:
     """Copy reference texts into storage as JSON lines."""
-    file = Path(path)
-    if not file.is_file():
-        raise Invalid("There is no such file on the server.", field=field)
+    with refused_as_invalid(field):
+        root, real = services.text_roots.find(path)
+        file = root.open(real)
     try:
-        lines = (json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n" for text in read_texts(file))
+        texts = parse_texts(file, Path(path).suffix)
+        lines = (json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n" for text in texts)
         digest, count = services.storage.add_reference_texts(lines)
     except (ValueError, csv.Error) as error:
         message = str(error) if isinstance(error, UnreadableTexts) else "The file is not UTF-8 text in a known form."

@@ -147,8 +147,9 @@ def released_files(services: Services, job: Job, fence: int) -> list[FileEntry]:
     candidate = services.storage.candidate(job.id, job.report.fence)
     with services.db.reading() as session:
         number = models.next_number(session, job.model_id)
-    card = model_card(job.model.name, number, job.parent_version.number, findings, job.report.contributors)
-    for name, content in ((TRUST, services.keyring.trust()), (CARD, card.encode())):
+    base, parent = _base_card(services, job), job.parent_version.number
+    card = model_card(base, job.model.name, number, parent, findings, job.report.contributors)
+    for name, content in ((TRUST, services.keyring.trust()), (CARD, card)):
         temporary = candidate.with_name(f"{candidate.name}-{fence}.new")
         temporary.write_bytes(content)
         temporary.replace(candidate / name)  # never written in place: a published folder may share the file
@@ -159,6 +160,15 @@ def released_files(services: Services, job: Job, fence: int) -> list[FileEntry]:
     if job.outcome == Outcome.PASSED:
         _sign_model(services.keyring, candidate, digests, fence)
     return manifest(candidate)
+
+
+def _base_card(services: Services, job: Job) -> bytes:
+    """The model card of the base model, version 0; empty if it has none."""
+    with services.db.reading() as session:
+        base = models.version(session, job.model, 0)
+    assert base is not None
+    has_card = any(entry["path"] == CARD for entry in base.files)
+    return (services.storage.release(base.digest) / CARD).read_bytes() if has_card else b""
 
 
 def _sign_model(keyring: Keyring, candidate: Path, digests: dict[str, str], fence: int) -> None:

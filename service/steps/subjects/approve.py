@@ -90,7 +90,9 @@ def list_matches(services: Services, request_id: UUID, after: int, limit: int) -
         submitted = [text.decode() for _, text in open_records(services.wrapper, request)] if after < 0 else []
         page = [record_id for record_id in (resolution["records"] if resolution else []) if record_id > after][:limit]
         try:
-            matches = read_records(SearchableCorpora(services.wrapper, session, request.model_id), page)
+            matches = read_records(
+                SearchableCorpora(services.wrapper, services.corpus_roots, session, request.model_id), page
+            )
         except Unsearchable as error:
             unsearchable: Unsearchable | None = error
         else:
@@ -137,7 +139,7 @@ def preview_request(
         if model is None:
             raise Invalid("There is no model of that name.", field="model", code="unknown_model")
         try:
-            sources = SearchableCorpora(services.wrapper, session, model.id)
+            sources = SearchableCorpora(services.wrapper, services.corpus_roots, session, model.id)
             matches = search(sources, subject)
             snippets = _snippets(sources, matches) if texts else None
         except Unsearchable as error:

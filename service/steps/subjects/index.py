@@ -8,12 +8,12 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from uuid import UUID
 
 from sqlalchemy.exc import IntegrityError
 
 from service.bootstrap import Services
+from service.confined import OutsideRoots, refused_as_invalid
 from service.db import corpora, log_entries, models
 from service.db.corpus_tables import Corpus
 from service.domain.errors import Conflict, Invalid, NotFound
@@ -57,7 +57,7 @@ def add_corpus(
         Invalid: The path does not exist, or holds no record with text; or a column does not exist.
         Conflict: The name is taken.
     """
-    source, size = _readable_corpus(path, form, text_column)
+    source, size = _readable_corpus(services, path, form, text_column)
     if columns and not set(columns) <= source.columns():
         raise Invalid("The corpus has no such column.", field="columns")
     corpus = Corpus(name=name, path=str(source.path), form=source.form, text_column=text_column, size=size)
@@ -80,21 +80,19 @@ def add_corpus(
     return stored
 
 
-def _readable_corpus(path: str, form: str | None, text_column: str) -> tuple[CorpusReader, int]:
+def _readable_corpus(services: Services, path: str, form: str | None, text_column: str) -> tuple[CorpusReader, int]:
     """A reader of the corpus at `path`, and the size of the corpus.
 
     Raises:
-        Invalid: The path does not exist, cannot be read, or holds no record with text.
+        Invalid: The path is not in a root, does not exist, cannot be read, or holds no record with text.
     """
-    file = Path(path)
-    if not file.is_absolute() or not file.exists():
-        raise Invalid("There is no such file or folder on the server.", field="path")
-    source = CorpusReader(file.resolve(), form or detect_form(file), text_column)
-    try:
-        size, first = source.size(), next(source.rows(), None)
-    except (UnreadableCorpus, OSError) as error:
-        message = str(error) if isinstance(error, UnreadableCorpus) else "The corpus cannot be read."
-        raise Invalid(message, field="path") from error
+    with refused_as_invalid("path"):
+        root, real = services.corpus_roots.find(path)
+        source = CorpusReader(root, real, form or detect_form(root, real), text_column)
+        try:
+            size, first = source.size(), next(source.rows(), None)
+        except UnreadableCorpus as error:
+            raise Invalid(str(error), field="path") from error
     if first is None:
         raise Invalid("The corpus holds no text.", field="path")
     return source, size
@@ -131,16 +129,17 @@ def index_from_cursor(services: Services, corpus_id: UUID, go_on: Callable[[], b
         corpus = corpora.by_id(session, corpus_id)
     if corpus is None or corpus.state != "indexing":
         return
-    source, hasher = corpus_reader(corpus), Hasher(services.wrapper)
+    hasher = Hasher(services.wrapper)
     cursor = Place(**corpus.cursor) if corpus.cursor else None
     try:
+        source = corpus_reader(services.corpus_roots, corpus)
         rows = source.rows(cursor)
         while go_on() and (chunk := _next_chunk(rows)):
             if not _store_chunk(services, corpus, chunk, hasher, source):
                 return  # another worker indexes the corpus, or it was removed
     except (UnreadableCorpus, OSError) as error:
         logger.warning("a corpus cannot be read", corpus=corpus_id, error=type(error).__name__)
-        reason = str(error) if isinstance(error, UnreadableCorpus) else "it cannot be read"
+        reason = str(error) if isinstance(error, UnreadableCorpus | OutsideRoots) else "it cannot be read"
         _end_indexing(services, corpus, state="failed", reason=reason)
         return
     if go_on():

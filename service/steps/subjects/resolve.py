@@ -56,7 +56,7 @@ def _resolve_one(services: Services, request_id: UUID) -> None:
             return
         before = request.resolution
         try:
-            sources = SearchableCorpora(services.wrapper, session, request.model_id)
+            sources = SearchableCorpora(services.wrapper, services.corpus_roots, session, request.model_id)
             if any(corpus["state"] == "indexing" for corpus in sources.searched):
                 return  # the sweep wakes this step again
             resolution = before or _search_result(services, sources, request)

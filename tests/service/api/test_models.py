@@ -21,8 +21,20 @@ def damaged(base, folder, change) -> str:
 
 def ask_for_code(folder) -> None:
     """Give config.json an auto_map."""
+    change_config(folder, auto_map={"AutoModel": "m.M"})
+
+
+def name_weights(folder, weights: object) -> None:
+    """Split the model into one shard, and have its index name these weights."""
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    index = {"metadata": {}, "weight_map": {"gpt_neox.embed_in.weight": weights}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def change_config(folder, **fields) -> None:
+    """Set fields of config.json."""
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "m.M"}}))
+    (folder / "config.json").write_text(json.dumps({**config, **fields}))
 
 
 def safetensors_file(**changes) -> bytes:
@@ -43,6 +55,16 @@ BAD_FOLDERS = {
     "a shape of another size": lambda f: (f / "model.safetensors").write_bytes(safetensors_file(shape=[3])),
     "a hole between tensors": lambda f: (f / "model.safetensors").write_bytes(safetensors_file(data_offsets=[4, 12])),
     "broken config": lambda f: (f / "config.json").write_text("{"),
+    "weights of another folder": lambda f: name_weights(f, "../base0/model/model.safetensors"),
+    "weights by an absolute path": lambda f: name_weights(f, "/models/other/model.safetensors"),
+    "weights that are no name": lambda f: name_weights(f, ["model-00001-of-00001.safetensors"]),
+    "an index without weights": lambda f: (f / "model.safetensors.index.json").write_text("{}"),
+    "a configuration that names weights elsewhere": lambda f: change_config(
+        f, transformers_weights="../other/model.safetensors"
+    ),
+    "an adapter of another model": lambda f: (f / "adapter_config.json").write_text(
+        '{"base_model_name_or_path": "/models/other"}'
+    ),
     "no tokenizer": lambda f: (f / "tokenizer.json").unlink(),
 }
 
@@ -53,6 +75,12 @@ def test_unsafe_model_folders_are_refused(api, services, base, tmp_path, name):
     path = damaged(base, tmp_path / "m", BAD_FOLDERS[name])
     assert_problem(api.post("/v1/models", json=registration(base, path=path)), 422, "path")
     assert counts(services)[0] == 0
+
+
+def test_weights_in_shards_are_registered(api, base, tmp_path):
+    """Their index names the files beside it."""
+    path = damaged(base, tmp_path / "m", lambda f: name_weights(f, "model-00001-of-00001.safetensors"))
+    assert api.post("/v1/models", json=registration(base, path=path)).status_code == 201
 
 
 BAD_CORPORA = {

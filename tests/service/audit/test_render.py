@@ -12,7 +12,7 @@ from service.audit import render
 from service.audit.certificate import NOT_MEMORISED, RequestLine
 from service.audit.verify import verify
 from service.audit.wording import problem_in
-from tests.issuer import LINEAGE, LINES, REPORT, release_payload
+from tests.issuer import LINEAGE, LINES, REPORT, contributors, release_payload
 from tests.service.audit.releases import FILES
 
 FAILED = {

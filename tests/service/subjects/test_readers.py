@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.confined import OutsideRoots, Root
 from service.subjects.readers import MAX_RECORD_BYTES, CorpusReader, Place, UnreadableCorpus, detect_form
 
 TEXTS = ["One line.", 'Two\nlines, and "quotes".', "Ünïcode — текст", "The last, at the end"]
@@ -33,8 +34,8 @@ def written(folder, form, texts=TEXTS) -> CorpusReader:
         path.mkdir()
         for i, text in enumerate(texts):
             (path / f"{i:02}.txt").write_text(text)
-    assert detect_form(path) == form
-    return CorpusReader(path, form)
+    assert detect_form(Root(folder), path) == form
+    return CorpusReader(Root(folder), path, form)
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "parquet", "lines", "folder"])
@@ -80,14 +81,38 @@ def test_what_cannot_be_read_is_said_by_its_place_and_without_its_content(tmp_pa
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(UnreadableCorpus, match=message):
-        list(CorpusReader(path, detect_form(path)).rows())
+        list(CorpusReader(Root(tmp_path), path, detect_form(Root(tmp_path), path)).rows())
+
+
+def test_what_is_not_parquet_is_said(tmp_path):
+    """The library's own error would quote bytes of the file."""
+    (tmp_path / "c.parquet").write_bytes(b"PAR1, or so it says")
+    with pytest.raises(UnreadableCorpus, match=r"c\.parquet is not Parquet"):
+        CorpusReader(Root(tmp_path), tmp_path / "c.parquet", "parquet").size()
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet", "lines", "folder"])
+def test_a_file_that_became_a_link_out_is_not_read(tmp_path, form):
+    """Neither from the start, nor a record at its place, nor its size or columns; in every form."""
+    (tmp_path / "root").mkdir()
+    (tmp_path / "secret").mkdir()
+    corpus, secret = written(tmp_path / "root", form), written(tmp_path / "secret", form)
+    places = [row.place for row in corpus.rows()]
+    for file, other in zip(corpus.files, secret.files, strict=True):
+        file.unlink()
+        file.symlink_to(other)
+    replaced = CorpusReader(corpus.root, corpus.path, form)
+    reads = [lambda: list(replaced.rows()), lambda: replaced.read(places[0]), replaced.size, replaced.columns]
+    for read in [*reads, lambda: corpus.read(places[0])]:
+        with pytest.raises(OutsideRoots):
+            read()
 
 
 def test_half_a_character_is_replaced(tmp_path):
     """JSON can spell it, and cut scrapes do."""
     path = tmp_path / "c.jsonl"
     path.write_text('{"text": "hi \\ud83d", "id": 7.0, "tags": ["a"], "none": null}\n')
-    (row,) = CorpusReader(path, "jsonl").rows()
+    (row,) = CorpusReader(Root(tmp_path), path, "jsonl").rows()
     assert (row.text, row.columns) == ("hi ?", {"id": "7", "tags": "", "none": ""})
 
 
@@ -106,7 +131,7 @@ def test_a_record_that_would_swallow_the_file_is_refused(tmp_path, name, content
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(UnreadableCorpus, match=message):
-        list(CorpusReader(path, detect_form(path)).rows())
+        list(CorpusReader(Root(tmp_path), path, detect_form(Root(tmp_path), path)).rows())
 
 
 def test_a_files_name_is_nowhere(tmp_path):
@@ -114,7 +139,7 @@ def test_a_files_name_is_nowhere(tmp_path):
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "ada@example.org.txt").write_text("About Ada.")
     (tmp_path / "c" / "bela@example.org.txt").write_bytes(b"\xff")
-    rows = CorpusReader(tmp_path / "c", "folder").rows()
+    rows = CorpusReader(Root(tmp_path), tmp_path / "c", "folder").rows()
     assert next(rows).place == Place(0, 0, 10)
     with pytest.raises(UnreadableCorpus) as refused:
         next(rows)

@@ -3,12 +3,14 @@
 import base64
 import fcntl
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from service.audit.receipt import verify_record
 from service.audit.verification import ExitCode, VerificationError
+from service.audit.verify import verify
 from service.db.tables import Job
 from service.doctor import examine
 from service.domain.states import CONTROL_STAGES, Stage
@@ -16,8 +18,8 @@ from service.evidence import log_keeper
 from service.lease import hold_job
 from service.steps.path.batch import batch_requests
 from service.steps.path.certify import certify_job
-from tests.service.conftest import REQUESTS, only_model, submit
-from tests.service.jobs import REPORT, published, to_certify
+from tests.service.conftest import REQUESTS, only_model, registration, submit
+from tests.service.jobs import REPORT, published, release_folder, to_certify
 from worker import tasks
 
 
@@ -105,6 +107,20 @@ def test_a_stop_is_heeded_between_certifying_and_publishing(services, job, monke
     with services.db.transaction() as session:
         row = session.get(Job, job_id)
         assert (row.stage, row.owner, row.attempts) == (Stage.PUBLISH, None, 0)
+
+
+def test_each_version_keeps_the_base_models_card(api, services, base, tmp_path):
+    """The second version's card has the base's text, and the section of the second version alone."""
+    shutil.copytree(base / "model", tmp_path / "m")
+    text = b"---\nlicense: mit\n---\n# The base\n\nUnlearned from nothing: as trained, with all guarantees.\n"
+    (tmp_path / "m" / "README.md").write_bytes(text)
+    assert api.post("/v1/models", json=registration(base, path=str(tmp_path / "m"))).status_code == 201
+    for number in (1, 2):
+        published(api, services, f"record {number}")
+        card = api.get(f"/v1/models/tiny/versions/{number}/files/model/README.md").content
+        assert card.startswith(text)
+        assert card.count(b"# tiny, version") == card.count(b"# tiny, version %d\n" % number) == 1
+        verify(release_folder(api, services, number))
 
 
 def test_a_failed_run_is_certified_as_failed_and_publishes_nothing(api, services, job):

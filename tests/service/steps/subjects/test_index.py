@@ -1,5 +1,6 @@
 """Indexing a corpus: killed and continued, unreadable files, and no readable text in the database."""
 
+import os
 import tracemalloc
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from service.db.corpus_tables import CorpusRecord
 from service.steps.subjects.index import index_corpus, index_from_cursor
 from service.subjects.identifiers import Hasher
 from tests import support
-from tests.service.steps.subjects.corpus import ADDRESS, HERS, by_email, corpus_body, fill, submit
+from tests.service.steps.subjects.corpus import ADDRESS, HERS, REQUESTS, by_email, corpus_body, fill, resolve, submit
 
 
 def test_indexing_goes_on_where_it_was_killed_and_two_workers_do_not_index_twice(
@@ -125,3 +126,70 @@ def test_look_ups_use_the_indexes(api, services, filled):
         ):
             plan = "\n".join(session.scalars(text(f"EXPLAIN SELECT id FROM corpus_records WHERE {condition}")))
             assert f"ix_corpus_records_{condition.split()[0]}" in plan, plan
+
+
+PATHS = {
+    "a key": lambda place: place / "keys" / "kek",
+    "the storage": lambda place: place / "storage",
+    "a folder that contains the keys": lambda place: place,
+    "a file outside": lambda place: "/etc/passwd",
+    "a way out by dots": lambda place: f"{place}{'/..' * 20}/etc/passwd",
+    "a link out": lambda place: (place / "l").symlink_to("/etc/passwd") or place / "l",
+    "a link to a key": lambda place: (place / "l").symlink_to("keys/kek") or place / "l",
+    "a folder with a link out": lambda place: (
+        (place / "c").mkdir() or (place / "c" / "l").symlink_to("/etc/passwd") or place / "c"
+    ),
+    "a relative path": lambda place: os.path.relpath(place / "crm.jsonl"),
+}
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_corpus_is_read_from_a_root_alone(api, services, model, tmp_path, name):
+    """Otherwise its beginning would be shown to whoever may approve."""
+    body = {**corpus_body(tmp_path, HERS), "path": str(PATHS[name](tmp_path))}
+    answer = api.post(f"/v1/models/{model}/corpora", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "outside_roots"), answer.text
+    assert answer.json()["errors"][0]["field"] == "path"
+    assert str(tmp_path) not in answer.text
+
+
+def test_a_pipe_is_no_corpus(api, model, tmp_path):
+    """It is refused at once, by itself and in a folder."""
+    (tmp_path / "c").mkdir()
+    os.mkfifo(tmp_path / "c" / "p")
+    for path in (tmp_path / "c", tmp_path / "c" / "p"):
+        answer = api.post(f"/v1/models/{model}/corpora", json={"name": "crm", "path": str(path)})
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "path")
+
+
+def replace_by_link(tmp_path) -> None:
+    """Put a link in the corpus' place, to a file of the service with the same bytes."""
+    (tmp_path / "crm.jsonl").rename(tmp_path / "keys" / "crm.jsonl")
+    (tmp_path / "crm.jsonl").symlink_to("keys/crm.jsonl")
+
+
+def test_a_corpus_that_becomes_a_link_out_before_it_is_indexed_is_not_indexed(api, services, model, tmp_path):
+    """The folder may change after the corpus was registered."""
+    assert api.post(f"/v1/models/{model}/corpora", json=corpus_body(tmp_path, HERS)).status_code == 201
+    replace_by_link(tmp_path)
+    with services.db.reading() as session:
+        (corpus_id,) = corpora.unfinished(session)
+    index_corpus(services, corpus_id)
+    corpus = api.get(f"/v1/models/{model}/corpora/crm").json()
+    assert (corpus["state"], corpus["records"]) == ("failed", 0)
+    assert "own files" in corpus["reason"]
+
+
+@pytest.mark.parametrize("how", ["it becomes a link out", "the operator names its folder no more"])
+def test_an_indexed_corpus_outside_of_the_roots_is_read_no_more(api, services, filled, tmp_path, how):
+    """The request waits and says why; nothing is shown of the file."""
+    if how == "it becomes a link out":
+        replace_by_link(tmp_path)
+    else:
+        services.settings.corpus_roots = str(tmp_path / "elsewhere")
+    request = submit(api, **by_email())
+    resolve(services, request["id"])
+    state = api.get(f"{REQUESTS}/{request['id']}").json()
+    assert (state["waits_for"], state["reason"]) == ("resolve", "corpus_outside_roots: crm")
+    preview = api.post(REQUESTS + ":preview", json={"model": "tiny", "subject": by_email()})
+    assert (preview.status_code, "corpus_outside_roots" in preview.json()["detail"]) == (409, True)
