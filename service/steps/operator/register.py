@@ -16,6 +16,7 @@ from service.db import log_entries, models
 from service.db.tables import Model, ReferenceTexts, Version
 from service.domain.errors import Conflict, Invalid
 from service.text_files import UnreadableTexts, read_texts
+from service.weight_files import SUFFIX, UnreadableWeights, header, loaded_weights
 
 MIN_HELDOUT = 20  # as in the engine: fewer texts have no 95th percentile
 COPIED = {".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken", ".md"}
@@ -113,12 +114,26 @@ def check_model_folder(folder: Path) -> None:
             raise Invalid(f"{name} asks for remote code (auto_map), which the service refuses.", field="path")
     if not any(name in names for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")):
         raise Invalid("The folder has no tokenizer.", field="path")
-    weights = [name for name in names if name.endswith(".safetensors")]
-    if not weights:
+    _check_weights(folder, [name for name in names if name.endswith(SUFFIX)])
+
+
+def _check_weights(folder: Path, names: list[str]) -> None:
+    """Check that the weights files are complete, and that the ones that are loaded are among them.
+
+    Raises:
+        Invalid: They are not.
+    """
+    if not names:
         raise Invalid("The folder has no safetensors weights.", field="path")
-    for name in weights:
+    for name in names:
         if not _is_safetensors(folder / name):
             raise Invalid(f"{name} is not a complete safetensors file.", field="path")
+    try:
+        missing = set(loaded_weights(folder)) - set(names)
+    except UnreadableWeights as error:
+        raise Invalid("The folder has no model.safetensors, and no usable index of its parts.", field="path") from error
+    if missing:
+        raise Invalid("The index of the weights names a file that is missing.", field="path")
 
 
 def _read_config(folder: Path, name: str, *, required: bool) -> dict[str, object]:
@@ -137,12 +152,9 @@ def _read_config(folder: Path, name: str, *, required: bool) -> dict[str, object
 
 def _is_safetensors(path: Path) -> bool:
     """Whether the library reads the file, and the file holds a tensor. Only the header is read."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="np") as weights:
-            return bool(weights.keys())
-    except (SafetensorError, OSError):
+        return bool(header(path)[0])
+    except UnreadableWeights:
         return False
 
 
