@@ -24,6 +24,9 @@ class Settings(BaseSettings):
 
     database_url: str = Field("", description="postgresql://user:password@host/database; not the schema's owner")
     owner_database_url: str = Field("", description="the same for the schema's owner; only `unlearnd migrate` uses it")
+    api_database_url: str = Field("", description="login of the API, which `unlearnd migrate` makes from it")
+    control_database_url: str = Field("", description="the same for control workers")
+    compute_database_url: str = Field("", description="the same for compute workers")
     broker_url: str = Field("", description="redis://host:6379/0; Valkey or Redis")
     storage_dir: Path = Field(Path("storage"), description="shared by the API, control workers and compute workers")
     keys_dir: Path = Field(

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy.orm import Session
 
-from service.audit.canonical import loads
+from service.audit.canonical import NotCanonical, loads
 from service.audit.card import model_card
 from service.audit.certificate import RequestLine, statement
 from service.audit.checkpoint import Proof
@@ -205,11 +205,20 @@ def _parent_files(job: Job) -> list[FileEntry]:
 
 
 def _log_evidence(services: Services, job: Job) -> LogReference:
-    """The log's state before the run, and the proof that the log has the job's thresholds."""
+    """The log's state before the run, and the proof that the log has the job's thresholds.
+
+    Raises:
+        PermanentJobError: The entry is not readable, or of another job.
+    """
     assert job.thresholds_index is not None
     proof = services.log.prove(job.thresholds_index)
-    before = loads(Proof.loads(proof).entry)["before"]
-    return {"origin": services.log.origin, "before": before, "thresholds": proof}
+    try:
+        entry = loads(Proof.loads(proof).entry)
+        if (entry["kind"], entry["job"]) != ("job.thresholds", str(job.id)):
+            raise PermanentJobError("thresholds_unreadable")
+        return {"origin": services.log.origin, "before": entry["before"], "thresholds": proof}
+    except (NotCanonical, KeyError, TypeError) as error:
+        raise PermanentJobError("thresholds_unreadable") from error
 
 
 def _statement(
