@@ -1,7 +1,7 @@
 """Database roles: what each process of the service may do. `unlearnd migrate` makes them and grants their rights.
 
 unlearnd_app       operators' commands, and every process of an installation with one login
-unlearnd_api       the HTTP API: accepts, ends, retries and purges requests, registers models and corpora, manages API keys
+unlearnd_api       the HTTP API: takes, retries and purges requests, registers models and corpora, makes API keys
 unlearnd_control   control workers: everything behind the intake, but no API key, no new request and no new model
 unlearnd_compute   compute workers: the state and the report of jobs, and the statuses of their requests
 

@@ -59,11 +59,23 @@ def test_the_log_has_no_gap_and_is_append_only(api, services, job):
 
 
 BAD_ENTRIES = [
-    b"", b"x", b"[]", b'"kind"', b"{}", b'{"kind":"x"}', b'{"at":"x"}', b'{"at":"x","kind":1}', b'{"at":null,"kind":"x"}',
-    b'{"at":"x","kind":"a","kind":"b"}', b'{"at":"x","kind":"x","n":NaN}', b'{"at":"\xff","kind":"x"}',
-    b'{"at":"x","kind":"\\ud800"}', b'{"at":"x","kind":"\\u0000"}', b'{"at":"x","kind":"x"}\x00',
+    b"",
+    b"x",
+    b"[]",
+    b'"kind"',
+    b"{}",
+    b'{"kind":"x"}',
+    b'{"at":"x"}',
+    b'{"at":"x","kind":1}',
+    b'{"at":null,"kind":"x"}',
+    b'{"at":"x","kind":"a","kind":"b"}',
+    b'{"at":"x","kind":"x","n":NaN}',
+    b'{"at":"\xff","kind":"x"}',
+    b'{"at":"x","kind":"\\ud800"}',
+    b'{"at":"x","kind":"\\u0000"}',
+    b'{"at":"x","kind":"x"}\x00',
     b'{"at":"x","kind":"' + b"x" * 65_536 + b'"}',
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("entry", BAD_ENTRIES, ids=lambda entry: repr(entry[:40]))

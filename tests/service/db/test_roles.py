@@ -100,29 +100,59 @@ A_CERTIFICATE = "INSERT INTO certificates (job_id, envelope, digest, overall) SE
 A_KEY = "INSERT INTO api_keys (id, name, key_hash, scopes) VALUES (gen_random_uuid(), 'k', '', '{admin}')"
 FORBIDDEN = {
     "compute": [
-        "SELECT key_hash FROM api_keys", A_KEY, A_MODEL, A_VERSION, A_CERTIFICATE,
-        "UPDATE versions SET digest = 'x'", "UPDATE models SET policy = '{}'", "UPDATE jobs SET policy = '{}'",
-        "UPDATE jobs SET parent_version_id = NULL", "INSERT INTO jobs (id) VALUES (gen_random_uuid())",
-        "UPDATE deletion_requests SET commitment = ''", "UPDATE deletion_requests SET wrapped_key = NULL",
-        "DELETE FROM records", "INSERT INTO records VALUES (gen_random_uuid(), 0, '')", "DELETE FROM job_events",
-        "DELETE FROM outbox", "SELECT * FROM certificates", "SELECT * FROM downloads", "SELECT * FROM corpus_records",
+        "SELECT key_hash FROM api_keys",
+        A_KEY,
+        A_MODEL,
+        A_VERSION,
+        A_CERTIFICATE,
+        "UPDATE versions SET digest = 'x'",
+        "UPDATE models SET policy = '{}'",
+        "UPDATE jobs SET policy = '{}'",
+        "UPDATE jobs SET parent_version_id = NULL",
+        "INSERT INTO jobs (id) VALUES (gen_random_uuid())",
+        "UPDATE deletion_requests SET commitment = ''",
+        "UPDATE deletion_requests SET wrapped_key = NULL",
+        "DELETE FROM records",
+        "INSERT INTO records VALUES (gen_random_uuid(), 0, '')",
+        "DELETE FROM job_events",
+        "DELETE FROM outbox",
+        "SELECT * FROM certificates",
+        "SELECT * FROM downloads",
+        "SELECT * FROM corpus_records",
     ],
     "api": [
-        A_VERSION, A_CERTIFICATE, "UPDATE versions SET digest = 'x'", "UPDATE jobs SET outcome = 'passed'",
-        "UPDATE models SET latest = 9", "UPDATE jobs SET stage = 'publish'", "DELETE FROM deletion_requests",
-        "INSERT INTO jobs (id) VALUES (gen_random_uuid())", "DELETE FROM job_events", "DELETE FROM api_keys",
-        "UPDATE api_keys SET scopes = '{admin}'", "DELETE FROM outbox", "UPDATE certificates SET envelope = ''",
+        A_VERSION,
+        A_CERTIFICATE,
+        "UPDATE versions SET digest = 'x'",
+        "UPDATE jobs SET outcome = 'passed'",
+        "UPDATE models SET latest = 9",
+        "UPDATE jobs SET stage = 'publish'",
+        "DELETE FROM deletion_requests",
+        "INSERT INTO jobs (id) VALUES (gen_random_uuid())",
+        "DELETE FROM job_events",
+        "DELETE FROM api_keys",
+        "UPDATE api_keys SET scopes = '{admin}'",
+        "DELETE FROM outbox",
+        "UPDATE certificates SET envelope = ''",
     ],
     "control": [
-        A_KEY, "UPDATE api_keys SET revoked_at = NULL", A_REQUEST, A_MODEL, "DELETE FROM versions",
+        A_KEY,
+        "UPDATE api_keys SET revoked_at = NULL",
+        A_REQUEST,
+        A_MODEL,
+        "DELETE FROM versions",
         "DELETE FROM deletion_requests",
     ],
-}  # fmt: skip
+}
 OF_NOBODY = [
-    "DELETE FROM audit_entries", "INSERT INTO audit_entries (index, entry, leaf_hash) VALUES (9, '{}', '')",
-    "UPDATE alembic_version SET version_num = '0000'", "DROP TABLE jobs", "SET ROLE postgres", "SET ROLE unlearnd_app",
+    "DELETE FROM audit_entries",
+    "INSERT INTO audit_entries (index, entry, leaf_hash) VALUES (9, '{}', '')",
+    "UPDATE alembic_version SET version_num = '0000'",
+    "DROP TABLE jobs",
+    "SET ROLE postgres",
+    "SET ROLE unlearnd_app",
     "ALTER TABLE audit_entries DISABLE TRIGGER ALL",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("process", FORBIDDEN)
@@ -138,11 +168,15 @@ def test_a_login_is_refused_what_its_process_never_does(job, as_process, process
 @pytest.mark.parametrize(
     ("process", "kind"),
     [
-        ("compute", "job.certified"), ("compute", "request.accepted"), ("compute", "version.published"),
-        ("compute", "request.cancelled"), ("api", "job.certified"), ("api", "version.published"),
+        ("compute", "job.certified"),
+        ("compute", "request.accepted"),
+        ("compute", "version.published"),
+        ("compute", "request.cancelled"),
+        ("api", "job.certified"),
+        ("api", "version.published"),
         ("api", "log.begun_anew"),
     ],
-)  # fmt: skip
+)
 def test_a_process_cannot_say_in_the_log_what_another_does(as_process, process, kind):
     """Entries that would close a promise, or name a version, come from who keeps it."""
     own = as_process(process)

@@ -25,8 +25,17 @@ def inputs(tmp_path) -> JobInput:
     for name in ("retain", "heldout"):
         (tmp_path / name).write_text("")
     paths = {name: str(tmp_path / name) for name in ("parent", "retain", "heldout")}
-    return JobInput(str(tmp_path / "job/1"), **paths, policy={}, texts=[], request_ids=[], earlier_texts=[],
-                    earlier_request_ids=[], earlier_refs={}, run="")  # fmt: skip
+    return JobInput(
+        str(tmp_path / "job/1"),
+        **paths,
+        policy={},
+        texts=[],
+        request_ids=[],
+        earlier_texts=[],
+        earlier_request_ids=[],
+        earlier_refs={},
+        run="",
+    )
 
 
 def status(pid: int) -> dict[str, str]:

@@ -12,10 +12,16 @@ import pytest
 from worker.steps.sandbox import Sandbox, child_environment, host_sandbox
 
 PLANTED = {
-    "AWS_SECRET_ACCESS_KEY": "planted", "AWS_SESSION_TOKEN": "planted", "HF_TOKEN": "planted",
-    "GOOGLE_APPLICATION_CREDENTIALS": "planted", "OTEL_EXPORTER_OTLP_HEADERS": "planted", "PGPASSWORD": "planted",
-    "NVIDIA_API_KEY": "planted", "UNLEARND_DATABASE_URL": "planted", "UNLEARND_ALERT_SECRET": "planted",
-}  # fmt: skip
+    "AWS_SECRET_ACCESS_KEY": "planted",
+    "AWS_SESSION_TOKEN": "planted",
+    "HF_TOKEN": "planted",
+    "GOOGLE_APPLICATION_CREDENTIALS": "planted",
+    "OTEL_EXPORTER_OTLP_HEADERS": "planted",
+    "PGPASSWORD": "planted",
+    "NVIDIA_API_KEY": "planted",
+    "UNLEARND_DATABASE_URL": "planted",
+    "UNLEARND_ALERT_SECRET": "planted",
+}
 PROBE = """
 import json, os, socket, sys
 from pathlib import Path
