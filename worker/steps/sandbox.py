@@ -101,17 +101,18 @@ def child_environment(environment: Mapping[str, str], temporary: Path) -> dict[s
 
 @cache
 def host_sandbox() -> Sandbox:
-    """What this host enforces, found out by trying."""
+    """What this host enforces, found out by trying. What would keep Python itself from starting is not used."""
     namespaces = (("unshare", "--net"), ("unshare", "--user", "--map-current-user", "--net"))
+    network = next((command for command in namespaces if _runs([*command, "true"])), ())
     root = ("--bounding-set=-all", "--inh-caps=-all") if os.geteuid() == 0 else ()
-    files = ("setpriv", "--no-new-privs", *root, "--landlock-access=fs")
-    network = next((command for command in namespaces if _runs(command)), ())
-    return Sandbox(network, files if _runs((*network, *files, f"--landlock-rule=path-beneath:{READ}:/")) else ())
+    confined = Sandbox(network, ("setpriv", "--no-new-privs", *root, "--landlock-access=fs"))
+    imports = [sys.executable, "-c", "import service.domain.job_input, worker"]
+    return confined if _runs(confined.command(imports, readable=[], writable=[])) else Sandbox(network)
 
 
 def _runs(command: Sequence[str]) -> bool:
-    """Whether a command that becomes another one works here."""
+    """Whether a command runs here."""
     try:
-        return subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
     except OSError:
         return False
