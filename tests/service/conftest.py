@@ -114,9 +114,9 @@ def new_key(services):
 
 
 @pytest.fixture
-def api(as_process, new_key):
-    """An HTTP client of the application with an admin key; the application has the API's own login."""
-    with TestClient(create_app(as_process("api")), headers={"Authorization": f"Bearer {new_key('admin')}"}) as client:
+def api(services, new_key):
+    """An HTTP client of the application with an admin key."""
+    with TestClient(create_app(services), headers={"Authorization": f"Bearer {new_key('admin')}"}) as client:
         yield client
 
 

@@ -2,6 +2,7 @@
 
 import psycopg
 import pytest
+from fastapi.testclient import TestClient
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
@@ -10,6 +11,7 @@ from service.db.base import Base
 from service.db.roles import RIGHTS
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES, Stage
 from service.lease import fail_attempt, hold_job
+from service.main import create_app
 from service.steps.path.batch import batch_requests
 from service.steps.path.certify import certify_job
 from service.steps.path.publish import publish_version
@@ -18,6 +20,13 @@ from service.steps.upkeep.purge import purge_due
 from service.steps.upkeep.sweep import collect_garbage, wake_lost_work
 from tests.service.conftest import REQUESTS, only_model, registration, submit
 from tests.service.jobs import EPOCH, claim, to_certify
+
+
+@pytest.fixture
+def api(as_process, new_key):
+    """An HTTP client of an application that has the API's own login, with an admin key."""
+    with TestClient(create_app(as_process("api")), headers={"Authorization": f"Bearer {new_key('admin')}"}) as client:
+        yield client
 
 
 def test_every_table_has_its_rights_decided():
