@@ -24,3 +24,5 @@ class LogEntry(TypedDict, total=False):
     parameters: str
     certificate: str
     overall: str
+    parts: list[list[str]]
+    reopened: list[str]

@@ -172,6 +172,18 @@ class _Deadlines:
                 self.promised[ref], self.open_until[ref] = due, until and due
             case "request.retried":
                 self.open_until[entry["ref"]] = self.promised[entry["ref"]]
+            case "version.withdrawn":
+                self._reopen(entry.get("reopened", ()))
+            case "request.cancelled" | "request.nothing_found":
+                self.open_until[_text(entry["ref"])] = ""
+            case "requests.rejected":
+                self.open_until.update({_text(ref): "" for ref in entry["refs"]})
+            case kind if _text(kind).startswith("job."):
+                self._add_of_job(entry)
+
+    def _add_of_job(self, entry: LogEntry) -> None:
+        """Apply an entry about a job. It raises what `_add` raises."""
+        match entry["kind"]:
             case "job.batched":
                 self.members[_text(entry["job"])] = [_text(ref) for ref in entry["refs"]]
             case "job.quarantined":  # the job's certificate, if it has one, was never published
@@ -181,14 +193,6 @@ class _Deadlines:
                 self.open_until.update(dict.fromkeys(self.members.get(entry["job"], ()), ""))
             case "job.split":  # the certificate of a failed batch ends no request that goes into a part of it
                 self._reopen(ref for part in entry["parts"] for ref in part)
-            case "version.withdrawn":
-                self._reopen(entry.get("reopened", ()))
-            case "request.cancelled" | "request.nothing_found":
-                self.open_until[_text(entry["ref"])] = ""
-            case "requests.rejected":
-                self.open_until.update({_text(ref): "" for ref in entry["refs"]})
-            case kind:
-                _text(kind)
 
     def _reopen(self, refs: Iterable[str]) -> None:
         """Requests are open again until the promised day."""

@@ -28,17 +28,22 @@ RIGHTS: dict[str, tuple[str | None, str | None, str | None]] = {
     "certificates": ("", ALL, None),
     "corpora": (ALL, ALL, None),
     "corpus_records": (ALL, ALL, None),
-    "deletion_requests": ("INSERT, UPDATE", "UPDATE", "UPDATE (status, verdict, reason, version, finished_at)"),
+    "deletion_requests": (
+        "INSERT, UPDATE",
+        "UPDATE",
+        "UPDATE (status, verdict, reason, version, finished_at, job_id, split_job_id, split_part)",
+    ),
     "downloads": ("INSERT", ALL, None),
-    "job_events": ("UPDATE (data)", ALL, "INSERT"),
+    "job_events": ("INSERT, UPDATE (data)", ALL, "INSERT"),
     "jobs": (
-        "UPDATE (metrics, report)",  # a purge redacts them
+        # A withdrawal stops the jobs that start from a version, and a purge redacts numbers.
+        "UPDATE (stage, reason, owner, lease_expires_at, woken_at, finished_at, metrics, report)",
         ALL,
         "UPDATE (stage, outcome, reason, owner, lease_expires_at, fence, attempts, steps, progress, epoch, metrics,"
         " report, thresholds_index, progress_at, woken_at, not_before, started_at, finished_at)",
     ),
     "key_epochs": ("INSERT, UPDATE (has_purged)", ALL, ""),
-    "models": ("INSERT, UPDATE (policy)", "UPDATE", ""),
+    "models": ("INSERT, UPDATE (policy, latest)", "UPDATE", ""),
     "outbox": ("INSERT, UPDATE", ALL, "INSERT, UPDATE"),
     "records": (ALL, ALL, ""),
     "versions": ("INSERT, UPDATE (metrics, withdrawn_at, withdrawn_reason)", "INSERT, UPDATE", ""),

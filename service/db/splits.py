@@ -15,7 +15,8 @@ from service.domain.states import RequestStatus
 
 # Reasons that are no request's doing: a part of the batch would end in the same way.
 INSEPARABLE = frozenset({
-    "cancelled", "candidate_changed", "parent_withdrawn", "restored", "unknown_plugin", "version_in_storage",
+    "cancelled", "candidate_changed", "candidate_unlike_parent", "child_message", "parent_withdrawn", "restored",
+    "thresholds_unreadable", "unknown_plugin", "unmerged_module", "version_in_storage",
 })  # fmt: skip
 
 

@@ -38,23 +38,24 @@ def test_the_path_runs_with_three_logins(api, as_process, services, base):
     """From the registration to a second version: the API, control and compute each with its own."""
     control, compute = as_process("control"), as_process("compute")
     assert api.post("/v1/models", json=registration(base)).status_code == 201
+    sent = []
     for number in (1, 2):
-        request = submit(api, records=[{"text": f"the record {number}"}])
+        sent.append(submit(api, records=[{"text": f"the record {number}"}]))
         job_id = batch_requests(control, only_model(services))
         assert compute_input(compute, job_id, 0).texts == [f"the record {number}"]
         to_certify(compute, job_id)
         with hold_job(control, job_id, CONTROL_STAGES) as lease:
             certify_job(control, job_id, lease.fence)
             publish_version(control, job_id, lease.fence)
-        assert api.get(f"{REQUESTS}/{request['id']}").json()["version"] == number
+        assert api.get(f"{REQUESTS}/{sent[-1]['id']}").json()["version"] == number
         assert api.get(f"/v1/jobs/{job_id}/certificate").status_code == 200
         assert api.get(f"/v1/models/tiny/versions/{number}/files/model/config.json").status_code == 200
     for upkeep in (wake_lost_work, purge_due, collect_garbage):
         upkeep(control)
-    withdrawal = api.post("/v1/models/tiny/versions/2/withdraw", json={"reason": "faulty"})
+    withdrawal = api.post("/v1/models/tiny/versions/2/withdraw", json={"reason": "faulty", "reopen": True})
     assert withdrawal.status_code == 200, withdrawal.text
     assert api.get("/metrics").status_code == 200
-    assert api.post(f"{REQUESTS}/{request['id']}/purge").status_code == 200
+    assert api.post(f"{REQUESTS}/{sent[0]['id']}/purge").status_code == 200
 
 
 def test_a_compute_workers_login_is_enough_for_its_steps(api, as_process, services, base):
@@ -134,8 +135,8 @@ FORBIDDEN = {
         A_CERTIFICATE,
         "UPDATE versions SET digest = 'x'",
         "UPDATE jobs SET outcome = 'passed'",
-        "UPDATE models SET latest = 9",
-        "UPDATE jobs SET stage = 'publish'",
+        "UPDATE models SET name = 'x'",
+        "UPDATE jobs SET fence = 9",
         "DELETE FROM deletion_requests",
         "INSERT INTO jobs (id) VALUES (gen_random_uuid())",
         "DELETE FROM job_events",
