@@ -11,7 +11,8 @@ COPY migrations ./migrations
 ARG VERSION=
 RUN SETUPTOOLS_SCM_PRETEND_VERSION="${VERSION}" pip wheel --no-deps --no-build-isolation --wheel-dir /dist .
 
-FROM python:3.12-slim
+# Debian 13: its setpriv has Landlock, which confines the compute child.
+FROM python:3.12-slim-trixie
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN useradd --create-home --uid 10001 unlearnd && install -d -o unlearnd /storage /keys
 WORKDIR /app

@@ -1,7 +1,7 @@
 """Settings, read once at the edge. Each has an `UNLEARND_` variable. `unlearnd settings` lists them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -24,6 +24,9 @@ class Settings(BaseSettings):
 
     database_url: str = Field("", description="postgresql://user:password@host/database; not the schema's owner")
     owner_database_url: str = Field("", description="the same for the schema's owner; only `unlearnd migrate` uses it")
+    api_database_url: str = Field("", description="login of the API, which `unlearnd migrate` makes from it")
+    control_database_url: str = Field("", description="the same for control workers")
+    compute_database_url: str = Field("", description="the same for compute workers")
     broker_url: str = Field("", description="redis://host:6379/0; Valkey or Redis")
     storage_dir: Path = Field(Path("storage"), description="shared by the API, control workers and compute workers")
     keys_dir: Path = Field(
@@ -69,6 +72,11 @@ class Settings(BaseSettings):
     max_attempts: int = Field(3, description="claims of a job before it is quarantined")
     max_split_jobs: int = Field(64, description="most jobs that one failed job is split into, part by part")
     database_pool: int = Field(10, description="database connections that a process keeps open")
+    compute_sandbox: Literal["auto", "require", "off"] = Field(
+        "auto",
+        description="confine the compute child as far as the host can (auto), or start no compute worker on a host that"
+        " cannot (require)",
+    )
     custody_days: float = Field(90, description="days after its end that a request's texts are kept, unless it failed")
     failed_custody_days: float = Field(180, description="the same for a failed request, which may have to be retried")
     epochs_dir: Path = Field(

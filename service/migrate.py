@@ -1,7 +1,7 @@
 """Database migrations and roles. Alembic is called from code, so that an installed wheel needs no checkout.
 
-Migrations run as the schema's owner. The service logs in as another role, a member of `unlearnd_app`. This role can
-change the log only through `audit_append`: its privileges refuse every other change, and behind them so do triggers.
+Migrations run as the schema's owner. The service logs in as other roles (`db.roles`). They can change the log only
+through `audit_append`: their privileges refuse every other change, and behind them so do triggers.
 """
 
 from pathlib import Path
@@ -9,28 +9,14 @@ from pathlib import Path
 import psycopg
 from alembic import command
 from alembic.config import Config
-from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
 
+from service.db import roles
 from service.db.session import sqlalchemy_url
 
 PACKAGED = Path(__file__).parent / "migrations"
 CHECKOUT = Path(__file__).parent.parent / "migrations"
-APP_ROLE = "unlearnd_app"
 MIGRATION_LOCK = 7310580  # the advisory lock that every migration takes
 SET_TIMEOUTS = "SET lock_timeout = '5s'; SET statement_timeout = '60s'"
-GRANT = """
-DO $$ BEGIN
-    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'unlearnd_app') THEN CREATE ROLE unlearnd_app NOLOGIN; END IF;
-EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
-END $$;
-GRANT USAGE ON SCHEMA public TO unlearnd_app;
-GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO unlearnd_app;
-REVOKE ALL ON audit_entries, alembic_version FROM PUBLIC, unlearnd_app;
-GRANT SELECT ON audit_entries, alembic_version TO unlearnd_app;
-REVOKE ALL ON FUNCTION audit_append(bytea) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION audit_append(bytea) TO unlearnd_app;
-"""
 
 
 def config(url: str) -> Config:
@@ -41,30 +27,23 @@ def config(url: str) -> Config:
     return alembic_config
 
 
-def upgrade(owner: str, app: str | None = None) -> None:
-    """Upgrade the schema to its newest revision and grant the service's privileges; a second run changes nothing.
+def upgrade(owner: str, app: str = "", *, api: str = "", control: str = "", compute: str = "") -> None:
+    """Upgrade the schema to its newest revision and grant the roles their rights; a second run changes nothing.
 
     Args:
         owner: The URL of the role that owns the schema.
-        app: The URL that the service will use. If its role is not the owner, it is created or gets this password.
+        app: The URL of operators' commands, and of every process that has no login of its own.
+        api: The URL that the API will use. The login of each URL is created, or gets the URL's password.
+        control: The URL that control workers will use.
+        compute: The URL that compute workers will use.
     """
     command.upgrade(config(owner), "head")
     with psycopg.connect(owner) as connection:
         connection.execute(SET_TIMEOUTS)
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [MIGRATION_LOCK])
-        connection.execute(GRANT)
-        login = conninfo_to_dict(app) if app else {}
-        if login.get("user") not in (None, conninfo_to_dict(owner).get("user")):
-            _create_login(connection, str(login["user"]), login.get("password"))
-
-
-def _create_login(connection: "psycopg.Connection[tuple[object, ...]]", user: str, password: str | int | None) -> None:
-    """Create or alter a role that can log in, and make it a member of the service's role."""
-    exists = connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [user]).fetchone() is not None
-    verb, secret = sql.SQL("ALTER" if exists else "CREATE"), sql.Literal(password)
-    name, app = sql.Identifier(user), sql.Identifier(APP_ROLE)
-    connection.execute(sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(verb, name, secret))
-    connection.execute(sql.SQL("GRANT {} TO {}").format(app, name))
+        roles.grant_rights(connection)
+        urls = {roles.APP: app, roles.API: api, roles.CONTROL: control, roles.COMPUTE: compute}
+        roles.create_logins(connection, urls)
 
 
 def downgrade(url: str, revision: str) -> None:

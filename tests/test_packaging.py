@@ -124,17 +124,34 @@ def test_the_compose_file_holds_together():
 def test_the_compose_file_has_no_secret_and_keeps_keys_apart():
     """Passwords come from outside or it stops; the compute workers see the key-encryption key alone."""
     text = (ROOT / "docker-compose.yml").read_text()
-    for name in ("POSTGRES_PASSWORD", "SERVICE_PASSWORD"):
+    for name in ("POSTGRES_PASSWORD", "API_PASSWORD", "CONTROL_PASSWORD", "COMPUTE_PASSWORD"):
         assert set(re.findall(rf"\$\{{{name}([^}}]*)\}}", text)) == {f":?set {name} in .env"}
     owners = [name for name, part in COMPOSE["services"].items() if "OWNER_DATABASE" in str(part.get("environment"))]
     assert owners == ["migrate"]
     for name in ("worker", "worker-gpu"):
         mounts = [v for v in COMPOSE["services"][name]["volumes"] if isinstance(v, dict)]
         assert [m["volume"]["subpath"] for m in mounts] == ["kek"]
+    for name, login in {"api": "api", "control": "control", "worker": "compute", "worker-gpu": "compute"}.items():
+        url = COMPOSE["services"][name]["environment"]["UNLEARND_DATABASE_URL"]
+        assert url.startswith(f"postgresql://unlearnd-{login}:${{{login.upper()}_PASSWORD")
+        assert url == COMPOSE["services"]["migrate"]["environment"][f"UNLEARND_{login.upper()}_DATABASE_URL"]
     variables = {v.removeprefix("UNLEARND_").lower() for v in COMPOSE["x-environment"]}
     from service.config import Settings
 
     assert variables <= set(Settings.model_fields)
+
+
+def test_the_compose_file_confines_every_container():
+    """No root, no capability, nothing to write but volumes; the compute workers reach no network outside."""
+    for name, service in COMPOSE["services"].items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        if "build" in service:
+            assert (service["read_only"], "cap_add" in service) == (True, False), name
+            assert "USER unlearnd" in (ROOT / service["build"]["dockerfile"]).read_text()
+    assert COMPOSE["networks"]["inside"] == {"internal": True}
+    for name in ("postgres", "valkey", "worker", "worker-gpu"):
+        assert COMPOSE["services"][name]["networks"] == ["inside"], name
 
 
 def test_the_wheel_is_complete(tmp_path):

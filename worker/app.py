@@ -16,7 +16,9 @@ from service.bootstrap import Services, build
 from service.config import Settings
 from service.observability import logging, tracing
 from service.queue import CONTROL, ROUTES, celery_app
+from worker.steps.sandbox import host_sandbox
 
+logger = logging.get_logger(__name__)
 stopping = threading.Event()
 settings = Settings()
 app = celery_app(settings.broker_url)
@@ -44,6 +46,18 @@ def _configure_logging(**_: object) -> None:
 def _configure_tracing(sender: str, **_: object) -> None:
     """Configure tracing; the service name is the first part of the worker's name: control or compute."""
     tracing.configure(sender.partition("@")[0])
+
+
+@celeryd_init.connect  # type: ignore[untyped-decorator]
+def _check_sandbox(sender: str, **_: object) -> None:
+    """Say what a compute worker's host does not enforce, and end if the settings require it."""
+    if not sender.startswith("compute") or settings.compute_sandbox == "off":
+        return
+    missing = host_sandbox().missing
+    if missing and settings.compute_sandbox == "require":
+        raise SystemExit(f"this host cannot confine the compute child: {', '.join(missing)}")
+    for name in missing:
+        logger.warning("the compute child is not confined", step=name)
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]

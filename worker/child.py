@@ -6,6 +6,7 @@ when its parent ends (standard input closes).
 
 import json
 import os
+import resource
 import sys
 import threading
 import traceback
@@ -39,6 +40,7 @@ def end_with_parent(stream: BinaryIO) -> None:
 
 def main() -> int:
     """Read the job, run it, write its report."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold the texts
     # A library that prints must not write between the messages.
     send = MessageWriter(os.fdopen(os.dup(sys.stdout.fileno()), "wb"))
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

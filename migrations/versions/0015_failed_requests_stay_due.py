@@ -5,7 +5,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "0015"
-down_revision = "0012"
+down_revision = "0014"
 
 REQUESTS = "deletion_requests"
 OPEN = sa.text("status NOT IN ('completed', 'not_memorised', 'cancelled', 'rejected', 'failed')")

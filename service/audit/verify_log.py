@@ -4,6 +4,8 @@
 2  the checkpoint's root covers exactly the exported entries                30 log failure
 3  the log begins with the log of an older checkpoint, if one is given      30 log failure
 4  the log shows an end for every accepted request past its deadline        50 incomplete
+
+An entry that cannot be read is part of the tree like any other. It says nothing in step 4, and is reported.
 """
 
 import base64
@@ -30,10 +32,12 @@ class VerifiedLog:
     Attributes:
         checkpoint: The export's checkpoint.
         requests: How many requests the log says were accepted.
+        unreadable: The indices of the entries that are not canonical JSON, or lack what their kind has.
     """
 
     checkpoint: Checkpoint
     requests: int
+    unreadable: list[int]
 
 
 def verify_log(export: Path, trust: Path, older: Path | None = None, *, today: dt.date | None = None) -> VerifiedLog:
@@ -62,12 +66,14 @@ def verify_log(export: Path, trust: Path, older: Path | None = None, *, today: d
     if older is not None:
         _check_older(_open_note(_read_note(older), keys), checkpoint, leaves)
     # 4  promises
-    accepted, overdue = _overdue_requests(entries, today or dt.datetime.now(dt.UTC).date())
+    deadlines = _Deadlines({}, {}, {})
+    unreadable = [index for index, entry in enumerate(entries) if not deadlines.read(entry)]
+    overdue = deadlines.overdue(today or dt.datetime.now(dt.UTC).date())
     if overdue:
         count, first = len(overdue), overdue[0]
         reason = f"{count} accepted requests are past their deadline and have no end in the log; the first is {first}"
         raise VerificationError(ExitCode.INCOMPLETE, reason)
-    return VerifiedLog(checkpoint, accepted)
+    return VerifiedLog(checkpoint, len(deadlines.promised), unreadable)
 
 
 def _read_export(export: Path) -> tuple[str, list[bytes]]:
@@ -122,18 +128,6 @@ def _check_older(older: Checkpoint, newer: Checkpoint, leaves: Sequence[bytes]) 
         raise VerificationError(ExitCode.LOG_FAILURE, reason)
 
 
-def _overdue_requests(entries: Sequence[bytes], today: dt.date) -> tuple[int, list[str]]:
-    """The number of accepted requests, and the refs of those that are past their deadline and have not ended."""
-    deadlines = _Deadlines({}, {}, {})
-    for data in entries:
-        try:
-            deadlines.add(loads(data))
-        except (NotCanonical, KeyError, TypeError, AttributeError) as error:
-            raise VerificationError(ExitCode.MALFORMED, "an entry of the log is malformed") from error
-    overdue = sorted(ref for ref, day in deadlines.open_until.items() if day and dt.date.fromisoformat(day) < today)
-    return len(deadlines.open_until), overdue
-
-
 @dataclass(frozen=True, slots=True)
 class _Deadlines:
     """The deadlines of the accepted requests, as the entries of the log set them.
@@ -148,29 +142,80 @@ class _Deadlines:
     open_until: dict[str, str]
     members: dict[str, list[str]]
 
-    def add(self, entry: LogEntry) -> None:
-        """Apply the next entry of the log."""
+    def read(self, data: bytes) -> bool:
+        """Apply the next entry of the log; false, and nothing is applied, if it cannot be read."""
+        try:
+            self._add(loads(data))
+        except (NotCanonical, KeyError, TypeError, AttributeError, ValueError):
+            return False
+        return True
+
+    def overdue(self, today: dt.date) -> list[str]:
+        """The refs of requests that are past their deadline and have not ended, sorted."""
+        return sorted(ref for ref, day in self.open_until.items() if day and dt.date.fromisoformat(day) < today)
+
+    def _add(self, entry: LogEntry) -> None:
+        """Apply an entry. Each kind reads all that it needs before it changes anything.
+
+        Raises:
+            KeyError: The entry lacks a member, or names a request that the log does not have.
+            TypeError: A member has another type.
+            AttributeError: The entry is not an object.
+            ValueError: A day is not a day.
+        """
         match entry["kind"]:
             case "request.accepted":
-                self.promised[entry["ref"]] = self.open_until[entry["ref"]] = entry["due"]
+                ref, due = _text(entry["ref"]), _day(entry["due"])
+                self.promised[ref] = self.open_until[ref] = due
             case "request.extended":
-                self.promised[entry["ref"]] = entry["due"]
-                self.open_until[entry["ref"]] = self.open_until[entry["ref"]] and entry["due"]
+                ref, due, until = entry["ref"], _day(entry["due"]), self.open_until[entry["ref"]]
+                self.promised[ref], self.open_until[ref] = due, until and due
             case "request.retried":
                 self.open_until[entry["ref"]] = self.promised[entry["ref"]]
+            case "version.withdrawn":
+                self._reopen(entry.get("reopened", ()))
+            case "request.cancelled" | "request.nothing_found" | "request.closed":
+                self.open_until[_text(entry["ref"])] = ""
+            case "requests.rejected":
+                self.open_until.update({_text(ref): "" for ref in entry["refs"]})
+            case kind if _text(kind).startswith("job."):
+                self._add_of_job(entry)
+
+    def _add_of_job(self, entry: LogEntry) -> None:
+        """Apply an entry about a job. It raises what `_add` raises."""
+        match entry["kind"]:
             case "job.batched":
-                self.members[entry["job"]] = entry["refs"]
+                self.members[_text(entry["job"])] = [_text(ref) for ref in entry["refs"]]
             case "job.quarantined":  # the job's certificate, if it has one, was never published
-                self.open_until.update({ref: self.promised[ref] for ref in self.members.get(entry["job"], ())})
+                refs = self.members.get(entry["job"], ())
+                self.open_until.update({ref: self.promised[ref] for ref in refs if ref in self.promised})
             case "job.certified":
                 self.open_until.update(dict.fromkeys(self.members.get(entry["job"], ()), ""))
-                self.reopen(entry.get("failed", ()))
-            case "job.split" | "version.withdrawn":
-                self.reopen(entry.get("reopened", ()))
-            case "request.cancelled" | "request.nothing_found" | "request.closed" | "requests.rejected":
-                ended = entry["refs"] if "refs" in entry else [entry["ref"]]
-                self.open_until.update(dict.fromkeys(ended, ""))
+                self._reopen(entry.get("failed", ()))
+            case "job.split":
+                self._reopen(entry["reopened"])
 
-    def reopen(self, refs: Iterable[str]) -> None:
+    def _reopen(self, refs: Iterable[str]) -> None:
         """Requests are open again until the promised day."""
         self.open_until.update({ref: self.promised[ref] for ref in refs})
+
+
+def _text(value: object) -> str:
+    """The value, which is a string.
+
+    Raises:
+        TypeError: It is not.
+    """
+    if not isinstance(value, str):
+        raise TypeError("not a string")
+    return value
+
+
+def _day(value: object) -> str:
+    """The value, which is a day.
+
+    Raises:
+        TypeError: It is not a string.
+        ValueError: It is another string.
+    """
+    return dt.date.fromisoformat(_text(value)).isoformat()

@@ -81,11 +81,16 @@ def verify_log_command(
         verified = verify_log(export, trust, older)
     except VerificationError as error:
         _exit_invalid(error, as_json)
-    checkpoint = verified.checkpoint
+    checkpoint, unreadable = verified.checkpoint, verified.unreadable
     if as_json:
-        print(json.dumps({"valid": True, "code": 0, "origin": checkpoint.origin, "size": checkpoint.size}))
+        members = {"origin": checkpoint.origin, "size": checkpoint.size, "unreadable": unreadable}
+        print(json.dumps({"valid": True, "code": 0, **members}))
     else:
         print(f"verified: {checkpoint.origin}, {checkpoint.size} entries, {verified.requests} requests")
+        if unreadable:
+            print(
+                f"{len(unreadable)} entries cannot be read and prove nothing; the first has the index {unreadable[0]}"
+            )
 
 
 @app.command("verify-record")

@@ -9,7 +9,11 @@ import typer
 
 from service.cli.console import AsJson, app, table
 
-SECRET_SETTINGS = ("database_url", "owner_database_url", "broker_url", "alert_url")  # URLs that may hold a secret
+LOGINS = ("api", "control", "compute")  # processes that may have a database login of their own
+SECRET_SETTINGS = (  # URLs that may hold a secret
+    *("database_url", "owner_database_url", "broker_url", "alert_url"),
+    *(f"{name}_database_url" for name in LOGINS),
+)
 
 
 def _replace_process(*arguments: str) -> None:
@@ -73,7 +77,8 @@ def migrate() -> None:
     from service.migrate import upgrade
 
     settings = Settings()
-    upgrade(settings.owner_database_url or settings.database_url, settings.database_url)
+    logins = {name: getattr(settings, f"{name}_database_url") for name in LOGINS}
+    upgrade(settings.owner_database_url or settings.database_url, settings.database_url, **logins)
 
 
 @app.command()

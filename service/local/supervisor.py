@@ -87,7 +87,8 @@ class Stack:
         data = self.data / "postgres"
         self._start_process("postgres", sockets, lambda: postgres.is_ready(data, sockets))
         self._start_process("valkey", sockets, lambda: valkey.is_ready(sockets))
-        migrate.upgrade(postgres.url(sockets), self.environment["UNLEARND_DATABASE_URL"])
+        logins = {name: postgres.url(sockets, user=login) for name, login in postgres.LOGINS.items()}
+        migrate.upgrade(postgres.url(sockets), self.environment["UNLEARND_DATABASE_URL"], **logins)
         self._store_admin_key()
         for name in ("control", "compute"):
             self._start_process(name, sockets, lambda: True)
@@ -195,8 +196,10 @@ class Stack:
             "control": [*celery, "-Q", "control", "-n", "control@%h", "--concurrency", "4", *beat],
             "compute": [*celery, "-Q", "gpu", "-n", "compute@%h", "--concurrency", "1"],
         }
-        keys = {"UNLEARND_KEYS_DIR": str(compute_keys(self.data / "keys"))} if name == "compute" else {}
-        return Process(name, commands[name], log_file, environment={**self.environment, **keys})
+        own = {"UNLEARND_KEYS_DIR": str(compute_keys(self.data / "keys"))} if name == "compute" else {}
+        if "UNLEARND_DATABASE_URL" not in os.environ:
+            own["UNLEARND_DATABASE_URL"] = postgres.url(sockets, user=postgres.LOGINS[name])
+        return Process(name, commands[name], log_file, environment={**self.environment, **own})
 
     def _start_process(self, name: str, sockets: Path, is_ready: Callable[[], bool]) -> None:
         """Start a part and wait until it is ready."""

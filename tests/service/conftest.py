@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -21,6 +22,7 @@ from service import migrate
 from service.bootstrap import Services, build, create_keys
 from service.config import Settings
 from service.db import api_keys, models
+from service.db.session import Database
 from service.local import postgres, valkey
 from service.local.supervisor import wait_until
 from service.main import create_app
@@ -50,7 +52,8 @@ def servers():
             with psycopg.connect(postgres.url(sockets), autocommit=True) as connection:
                 connection.execute("CREATE DATABASE template_unlearnd")
             owner, app = (postgres.url(sockets, "template_unlearnd", user) for user in ("postgres", postgres.APP_ROLE))
-            migrate.upgrade(owner, app)
+            logins = {n: postgres.url(sockets, "template_unlearnd", user) for n, user in postgres.LOGINS.items()}
+            migrate.upgrade(owner, app, **logins)
             yield sockets
         finally:
             for process in reversed(processes):
@@ -131,6 +134,21 @@ def base(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture
+def as_process(services):
+    """The services as a process has them (api, control or compute): with its own login."""
+    opened = []
+
+    def wired(process: str) -> Services:
+        url = services.settings.database_url.replace(postgres.APP_ROLE, postgres.LOGINS[process], 1)
+        opened.append(Database(url, pool_size=2))
+        return replace(services, db=opened[-1])
+
+    yield wired
+    for database in opened:
+        database.close()
+
+
 def registration(base: Path, **changes) -> dict:
     """The body that registers the model."""
     body = {
@@ -192,6 +210,7 @@ def run(services, servers, tmp_path):
         "UNLEARND_STORAGE_DIR": str(settings.storage_dir),
         "UNLEARND_KEYS_DIR": str(settings.keys_dir),
         "UNLEARND_OWNER_DATABASE_URL": settings.owner_database_url,
+        "PYTHONPATH": str(ROOT),
     }
 
     def run_block(name: str) -> str:

@@ -1,11 +1,13 @@
 """Jobs taken along the path without a compute worker, and planted states of them."""
 
-import hashlib
+import os
+import shutil
 from datetime import timedelta
 from pathlib import Path
 
 from sqlalchemy import func, update
 
+from service.audit.manifest import manifest
 from service.db import jobs, requests
 from service.db.tables import Job, Outbox
 from service.domain.report import BaselineSummary, ChildReport
@@ -23,10 +25,6 @@ REPORT = {
     **issuer.REPORT, "outcome": "passed", "reason": None, "verdicts": {"0": "PASS"}, "memorised": [0],
     "utility": {**issuer.REPORT["utility"], "max_ratio": 1.25, "max_total_ratio": 1.5}, "over_forgotten": 0,
     "earlier": {"requests": 0, "regressed": []},
-    "files": {
-        "model/config.json": hashlib.sha256(b"{}").hexdigest(),
-        "model/model.safetensors": hashlib.sha256(b"weights").hexdigest(),
-    },
 }  # fmt: skip
 EPOCH = {"epoch": 1, "el": 0.1, "ma": 0.5, "loss": 1.0, "perplexity": 9.0}
 
@@ -70,17 +68,34 @@ def sequences(report: dict) -> dict[int, int]:
     return {int(index): 1 for index in report["verdicts"]} | report.get("sequences", {})
 
 
+def make_candidate(services, job_id, fence: int) -> dict[str, str]:
+    """The parent with one other value in its weights, as merging leaves it; path -> sha256 of its files."""
+    with services.db.reading() as session:
+        parent = services.storage.release(jobs.by_id(session, job_id).parent_version.digest)
+    candidate = services.storage.candidate(job_id, fence)
+    shutil.rmtree(candidate, ignore_errors=True)
+    shutil.copytree(parent / "model", candidate / "model", ignore=shutil.ignore_patterns("README.md"))
+    with (candidate / "model" / "model.safetensors").open("r+b") as weights:
+        weights.seek(-1, os.SEEK_END)
+        last = weights.read(1)
+        weights.seek(-1, os.SEEK_END)
+        weights.write(bytes([last[0] ^ 1]))
+    return file_digests(candidate)
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """Path -> sha256 of the files of a folder."""
+    return {entry["path"]: entry["sha256"] for entry in manifest(folder)}
+
+
 def to_certify(services, job_id, report=REPORT) -> None:
     """Take a job through the compute stages with this report, and leave a candidate."""
     fence = claim(services, job_id)
-    candidate = services.storage.candidate(job_id, fence) / "model"
-    candidate.mkdir(parents=True, exist_ok=True)
-    (candidate / "model.safetensors").write_bytes(b"weights")
-    (candidate / "config.json").write_text("{}")
+    files = make_candidate(services, job_id, fence)
     store_thresholds(services, job_id, fence, baseline(report))
     for stage in (Stage.UNLEARN, Stage.MERGE, Stage.VERIFY):
         store_stage(services, job_id, fence, stage)
-    store_report(services, job_id, fence, child_report(report))
+    store_report(services, job_id, fence, child_report({**report, "files": files}))
 
 
 def release_folder(api, services, number: int = 1) -> Path:

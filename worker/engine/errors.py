@@ -4,7 +4,8 @@ EngineError            code, message; never contains text of a record
 |-- InputError         the inputs cannot be used (permanent: a retry gives the same result)
 |   |-- TooFewTexts    held-out or retain text is missing
 |   |-- TooShort       a record has no token that the model predicts
-|   `-- UnknownPlugin  no loss, init or target module has that name
+|   |-- UnknownPlugin  no loss, init or target module has that name
+|   `-- UnmergedModule the model's files name an adapted module otherwise
 `-- TrainingDiverged   the loss became NaN or infinite
 """
 
@@ -39,6 +40,12 @@ class UnknownPlugin(InputError):
     """The policy names a loss, initialisation or target module that does not exist."""
 
     code = "unknown_plugin"
+
+
+class UnmergedModule(InputError):
+    """The weights of an adapted module are in the model's files under another name, so they cannot be merged there."""
+
+    code = "unmerged_module"
 
 
 class TrainingDiverged(EngineError):

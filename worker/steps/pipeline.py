@@ -25,10 +25,11 @@ from service.domain.report import Artefact, ChildReport
 from service.failpoints import reach
 from service.files import file_sha256
 from service.schemas.report import write_report
+from service.weight_files import SUFFIX, loaded_weights
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.device import resolve_device, resolve_dtype, trains_in_bfloat16
 from worker.engine.measure import ArtefactReport, Baseline, measure_after, measure_before
-from worker.engine.merge import merge_into
+from worker.engine.merge import merge_files
 from worker.engine.metrics.perplexity import perplexity
 from worker.engine.options import Options, fit_to_model
 from worker.engine.prepare import Prepared, prepare, unfit_requests
@@ -38,7 +39,6 @@ from worker.steps.reference_texts import read_reference_texts
 from worker.steps.report import Run, baseline_summary, child_report
 from worker.steps.stages import Stages, replace_file
 
-WEIGHTS = (".safetensors", ".safetensors.index.json")
 FORMAT = 3  # of the files in a working folder; an attempt with an older format is not resumed
 
 
@@ -212,14 +212,9 @@ class Pipeline:
         target, started = self.work / "candidate" / "model", time.monotonic()
         if not self.stages.done("merge"):
             shutil.rmtree(target.parent, ignore_errors=True)
-            shutil.copytree(self.parent, target, ignore=shutil.ignore_patterns(*(f"*{end}" for end in WEIGHTS)))
-            (target / "README.md").unlink(missing_ok=True)  # the model card: certify writes the new one
-            copied = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
-            model = AutoModelForCausalLM.from_pretrained(self.parent, dtype="auto", use_safetensors=True)
-            merge_into(model, load_file(self.work / "adapter.safetensors"), self.options.scale)
-            model.save_pretrained(target)
-            for path, content in copied.items():  # saving may have replaced the configuration
-                path.write_bytes(content)
+            shutil.copytree(self.parent, target, ignore=self._not_copied)
+            state = load_file(self.work / "adapter.safetensors")
+            merge_files(self.parent, target, loaded_weights(self.parent), state, self.options.scale)
             self.stages.finish("merge", sorted(path for path in target.rglob("*") if path.is_file()))
         self.send("progress", phase="merge", fraction=1.0)
         self.seconds["merge"] = time.monotonic() - started
@@ -232,3 +227,8 @@ class Pipeline:
         report = measure_after(model, data, baseline, self.options, self._progress_callback("verify"))
         self.seconds["verify"] = time.monotonic() - started
         return report
+
+    def _not_copied(self, folder: str, names: list[str]) -> list[str]:
+        """The weights, because merging writes new ones, and the parent's model card."""
+        card = ["README.md"] if Path(folder) == self.parent else []
+        return [name for name in names if name.endswith(SUFFIX) or name in card]

@@ -1,7 +1,7 @@
 """Running the compute child: the job goes in through a pipe, JSON lines come out and are stored under the fence.
 
-The child gets the texts on its standard input and has no database and no key. Its input pipe stays open while this
-process lives. The child ends when the pipe closes, so a killed worker leaves no child behind.
+The child gets the texts on its standard input and has no database and no key (`worker.steps.sandbox`). Its input pipe
+stays open while this process lives. The child ends when the pipe closes, so a killed worker leaves no child behind.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from dataclasses import asdict
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, TypeAlias
 
@@ -21,6 +22,7 @@ from opentelemetry import trace
 from service.bootstrap import Services
 from service.db import jobs
 from service.domain.errors import LostLease
+from service.domain.job_input import JobInput
 from service.domain.json_types import JsonObject
 from service.domain.report import BaselineSummary, ChildReport
 from service.domain.states import Stage
@@ -39,6 +41,8 @@ from service.steps.path.unlearn import (
 )
 from service.steps.path.verify import store_report
 from worker.app import stopping
+from worker.steps.messages import check_message, read_messages
+from worker.steps.sandbox import Sandbox, child_environment, host_sandbox
 
 logger = get_logger(__name__)
 Child: TypeAlias = "subprocess.Popen[bytes]"
@@ -51,7 +55,7 @@ def run_job(services: Services, lease: Lease) -> None:
     """Run the compute stages of a claimed job until their report, or hand the job back."""
     check_reference_texts(services, lease.job_id)
     inputs = compute_input(services, lease.job_id, lease.fence)
-    child = _start_child()
+    child = start_child(inputs, confined=services.settings.compute_sandbox != "off")
     try:
         # In a thread: a child that hangs before it reads must not block this process on a full pipe.
         threading.Thread(
@@ -71,16 +75,19 @@ def _write_input(child: Child, inputs: bytes) -> None:
         child.stdin.flush()
 
 
-def _start_child() -> Child:
-    """Start the child without the service's settings: it gets no database and no keys."""
-    passed_on = ("UNLEARND_FAILPOINTS",)
-    environment = {
-        name: value for name, value in os.environ.items() if name in passed_on or not name.startswith("UNLEARND_")
-    }
-    environment |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "worker.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+def start_child(inputs: JobInput, *, confined: bool) -> Child:
+    """Start the child with the listed variables only, and inside what this host can enforce if `confined`."""
+    work = Path(inputs.work)
+    temporary = work / "tmp"
+    temporary.mkdir(exist_ok=True)
+    points = [Path(os.environ["UNLEARND_FAILPOINTS"])] if "UNLEARND_FAILPOINTS" in os.environ else []
+    command = (host_sandbox() if confined else Sandbox()).command(
+        [sys.executable, "-m", "worker.child"],
+        readable=[Path(path) for path in (inputs.first, inputs.parent, inputs.retain, inputs.heldout)],
+        writable=[work.parent, *points],  # with the folders of the job's earlier attempts, which this one takes over
     )
+    environment = child_environment(os.environ, temporary)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
 
 def _store_messages(services: Services, lease: Lease, child: Child) -> None:
@@ -103,6 +110,7 @@ def _store_messages(services: Services, lease: Lease, child: Child) -> None:
                 code = child.wait()
                 fail_attempt(services, lease, "child_killed" if code < 0 else "child_died", permanent=False)
                 return
+            check_message(message)
             lease.steps += 1
             if message_store.store(message):
                 return
@@ -111,10 +119,10 @@ def _store_messages(services: Services, lease: Lease, child: Child) -> None:
 def _read_messages(stream: IO[bytes], messages: Messages) -> None:
     """Put the child's messages into a queue, then None."""
     try:
-        for line in stream:
-            messages.put(json.loads(line))
+        for message in read_messages(stream):
+            messages.put(message)
     except ValueError:
-        logger.warning("the child's last message is cut")
+        logger.warning("the child's last message is cut, too long or not JSON")
     finally:
         messages.put(None)
 

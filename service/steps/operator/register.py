@@ -23,6 +23,7 @@ from service.domain.errors import Conflict, Invalid
 from service.domain.reference_texts import MAX_SHARE, Overlap, overlaps_too_much
 from service.subjects.overlap import measure_overlap, read_stored_texts
 from service.text_files import UnreadableTexts, parse_texts
+from service.weight_files import UnreadableWeights, header, loaded_weights
 
 MIN_HELDOUT = 20  # as in the engine: fewer texts have no 95th percentile
 COPIED = {".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken", ".md"}
@@ -152,6 +153,12 @@ def check_model_folder(folder: Path) -> None:
         if not _is_safetensors(path):
             name = path.relative_to(folder).as_posix()
             raise Invalid(f"{name} is not a complete safetensors file.", field="path")
+    try:
+        missing = [name for name in loaded_weights(folder) if not (folder / name).is_file()]
+    except UnreadableWeights as error:
+        raise Invalid("The folder has no model.safetensors, and no usable index of its parts.", field="path") from error
+    if missing:
+        raise Invalid("The index of the weights names a file that is missing.", field="path")
 
 
 def _check_weight_names(folder: Path) -> None:
@@ -190,12 +197,9 @@ def _read_config(folder: Path, name: str, *, required: bool) -> dict[str, object
 
 def _is_safetensors(path: Path) -> bool:
     """Whether the library reads the file, and the file holds a tensor. Only the header is read."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="np") as weights:
-            return bool(weights.keys())
-    except (SafetensorError, OSError):
+        return bool(header(path)[0])
+    except UnreadableWeights:
         return False
 
 

@@ -1,7 +1,7 @@
 """certify: sign the certificate of a job, passed or failed, before anything is published."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy.orm import Session
 
-from service.audit.canonical import loads
+from service.audit.canonical import NotCanonical, loads
 from service.audit.card import model_card
 from service.audit.certificate import RequestLine, statement
 from service.audit.checkpoint import Proof
@@ -26,15 +26,17 @@ from service.domain.errors import DatabaseOutdated, PermanentJobError
 from service.domain.states import Outcome, RequestStatus, Stage
 from service.evidence.keyring import TRUST, Keyring
 from service.files import link_or_copy
+from service.weight_files import is_merged_from
 
-CARD = "model/README.md"
+MODEL, CARD = "model/", "model/README.md"
 
 
 def certify_job(services: Services, job_id: UUID, fence: int) -> None:
     """Issue a job's certificate. A passed job goes on to be published; any other job ends here.
 
     Raises:
-        PermanentJobError: The candidate's files are not the files that the tests measured.
+        PermanentJobError: The candidate's files are not the files that the tests measured, or they differ from the
+            parent's in more than the values of the weights.
         LostLease: The fence moved on.
         DatabaseOutdated: Storage has a version with this number; the database was restored from an older backup.
         WordingRefused: The certificate would make a claim that it must not make.
@@ -157,6 +159,7 @@ def released_files(services: Services, job: Job, fence: int) -> list[FileEntry]:
     added = (TRUST, CARD, MODEL_SIGNATURE)
     if {path: digest for path, digest in digests.items() if path not in added} != findings.files:
         raise PermanentJobError("candidate_changed")
+    _check_merged_from_parent(services, job, candidate, digests)
     if job.outcome == Outcome.PASSED:
         _sign_model(services.keyring, candidate, digests, fence)
     return manifest(candidate)
@@ -169,6 +172,23 @@ def _base_card(services: Services, job: Job) -> bytes:
     assert base is not None
     has_card = any(entry["path"] == CARD for entry in base.files)
     return (services.storage.release(base.digest) / CARD).read_bytes() if has_card else b""
+
+
+def _check_merged_from_parent(services: Services, job: Job, candidate: Path, digests: Mapping[str, str]) -> None:
+    """Check that the candidate differs from the parent in the values of its weights alone, whatever compute reported.
+
+    Raises:
+        PermanentJobError: It does not.
+    """
+    parent = services.storage.release(job.parent_version.digest)
+    of_parent = {entry["path"]: entry["sha256"] for entry in job.parent_version.files}
+    of_models = [
+        {path.removeprefix(MODEL): digest for path, digest in files.items() if path.startswith(MODEL)}
+        for files in (digests, of_parent)
+    ]
+    outside = {path for path in digests if not path.startswith(MODEL)} - {TRUST, MODEL_SIGNATURE}
+    if outside or not is_merged_from(candidate / MODEL, of_models[0], parent / MODEL, of_models[1]):
+        raise PermanentJobError("candidate_unlike_parent")
 
 
 def _sign_model(keyring: Keyring, candidate: Path, digests: dict[str, str], fence: int) -> None:
@@ -197,11 +217,20 @@ def _parent_files(job: Job) -> list[FileEntry]:
 
 
 def _log_evidence(services: Services, job: Job) -> LogReference:
-    """The log's state before the run, and the proof that the log has the job's thresholds."""
+    """The log's state before the run, and the proof that the log has the job's thresholds.
+
+    Raises:
+        PermanentJobError: The entry is not readable, or of another job.
+    """
     assert job.thresholds_index is not None
     proof = services.log.prove(job.thresholds_index)
-    before = loads(Proof.loads(proof).entry)["before"]
-    return {"origin": services.log.origin, "before": before, "thresholds": proof}
+    try:
+        entry = loads(Proof.loads(proof).entry)
+        if (entry["kind"], entry["job"]) != ("job.thresholds", str(job.id)):
+            raise PermanentJobError("thresholds_unreadable")
+        return {"origin": services.log.origin, "before": entry["before"], "thresholds": proof}
+    except (NotCanonical, KeyError, TypeError) as error:
+        raise PermanentJobError("thresholds_unreadable") from error
 
 
 def _statement(

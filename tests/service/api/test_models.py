@@ -54,6 +54,11 @@ BAD_FOLDERS = {
     "a dtype that nobody knows": lambda f: (f / "model.safetensors").write_bytes(safetensors_file(dtype="F7")),
     "a shape of another size": lambda f: (f / "model.safetensors").write_bytes(safetensors_file(shape=[3])),
     "a hole between tensors": lambda f: (f / "model.safetensors").write_bytes(safetensors_file(data_offsets=[4, 12])),
+    "weights that nothing loads": lambda f: (f / "model.safetensors").rename(f / "adapter_model.safetensors"),
+    "a part that is missing": lambda f: (
+        (f / "model.safetensors").rename(f / "a.safetensors"),
+        (f / "model.safetensors.index.json").write_text('{"weight_map": {"t": "a.safetensors", "u": "b.safetensors"}}'),
+    ),
     "broken config": lambda f: (f / "config.json").write_text("{"),
     "weights of another folder": lambda f: name_weights(f, "../base0/model/model.safetensors"),
     "weights by an absolute path": lambda f: name_weights(f, "/models/other/model.safetensors"),

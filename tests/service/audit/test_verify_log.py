@@ -230,12 +230,35 @@ def test_the_first_of_many_is_named(export, issuer):
     assert refused(path, issuer.trust_path).reason.endswith("the first is b")
 
 
-@pytest.mark.parametrize(
-    "entry",
-    [b"x", b"{}", b"[]", dumps({"kind": "request.accepted"}), dumps({"kind": "job.batched"}), b'{"kind": "x"}',
-     dumps({"kind": "job.certified"})],
-)  # fmt: skip
-def test_an_entry_that_says_nothing_is_malformed(export, issuer, entry):
-    """Not JSON, not canonical, or without what its kind has."""
-    refusal = refused(export([entry]), issuer.trust_path)
-    assert (refusal.code, refusal.reason) == (ExitCode.MALFORMED, "an entry of the log is malformed")
+BAD_ENTRIES = [
+    b"x", b"{}", b"[]", b"\xff", b"", b'{"kind": "x"}', dumps({"kind": 1}), dumps({"kind": "request.accepted"}),
+    dumps({"kind": "job.batched"}), dumps({"kind": "job.certified"}),
+    dumps({"kind": "request.accepted", "ref": "z", "due": "soon"}),
+    dumps({"kind": "request.accepted", "ref": ["z"], "due": "2026-01-01"}),
+    dumps({"kind": "request.extended", "ref": "nobody", "due": "2026-01-01"}),
+    dumps({"kind": "request.extended", "ref": "a", "due": 5}), dumps({"kind": "request.retried", "ref": "nobody"}),
+    dumps({"kind": "job.batched", "job": "j", "refs": 7}), dumps({"kind": "job.batched", "job": "j", "refs": [7]}),
+    dumps({"kind": "requests.rejected", "refs": ["a", {}]}), dumps({"kind": "job.certified", "job": []}),
+    b'{"at":"x","kind":"a","kind":"b"}', b'{"kind":NaN}', b"[" * 100_000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("entry", BAD_ENTRIES, ids=lambda entry: repr(entry[:60]))
+def test_one_bad_entry_does_not_stop_verification(export, issuer, entry):
+    """It is hashed and reported, it changes no promise, and what comes behind it counts."""
+    path = export([*ENTRIES[:4], entry, *ENTRIES[4:]])
+    verified = verify_log(path, issuer.trust_path)
+    assert (verified.unreadable, verified.requests) == ([4], 2)
+    waiting = export([*ENTRIES[:4], entry])
+    assert refused(waiting, issuer.trust_path, today=DUE + dt.timedelta(days=1)).code == ExitCode.INCOMPLETE
+
+
+def test_a_kind_that_this_release_does_not_know_is_readable(export, issuer):
+    """A later release may say more."""
+    assert verify_log(export([*ENTRIES, dumps({"kind": "x.y"})]), issuer.trust_path).unreadable == []
+
+
+def test_an_entry_of_a_request_that_was_never_accepted_changes_nothing(export, issuer):
+    """A quarantined job may name one: its other requests are open again."""
+    entries = [accepted("a"), batched("j", "a", "b"), certified("j"), dumps({"kind": "job.quarantined", "job": "j"})]
+    assert refused(export(entries), issuer.trust_path, today=DUE + dt.timedelta(days=1)).reason.startswith("1 accepted")

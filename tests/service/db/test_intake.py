@@ -110,7 +110,7 @@ def new_request(api_key_id: UUID, model: str, records: list[bytes], subject: byt
         callbacks=0,
         body_hash=b"h",
     )
-    return intake.NewRequest(request, model, records, request.ref.encode())
+    return intake.NewRequest(request, model, records, log_entries.encode_entry("request.accepted", ref=request.ref))
 
 
 def test_requests_of_several_kinds_in_one_statement(services, model, new_key):

@@ -6,12 +6,18 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 from sqlalchemy import select, text
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from service.db import log_entries
-from service.db.tables import AuditEntry
-from tests.service.conftest import submit
-from tests.service.jobs import published
+from service.db.tables import AuditEntry, Job
+from service.doctor import examine
+from service.domain.errors import PermanentJobError
+from service.domain.states import CONTROL_STAGES
+from service.lease import hold_job
+from service.steps.path.certify import certify_job
+from service.steps.path.publish import publish_version
+from tests.service.conftest import REQUESTS, submit
+from tests.service.jobs import claim, published, to_certify
 
 
 def test_the_log_has_no_gap_and_is_append_only(api, services, job):
@@ -77,3 +83,61 @@ def test_entries_are_for_readers_and_auditors(api, services, model, new_key):
         assert api.get("/v1/log/entries", headers=key).status_code == status
         for path in ("checkpoint", "trust", "inclusion?index=0&size=1", "consistency?older=1&newer=2"):
             assert api.get(f"/v1/log/{path}", headers=key).status_code == 200, path
+
+
+BAD_ENTRIES = [
+    b"",
+    b"x",
+    b"[]",
+    b'"kind"',
+    b"{}",
+    b'{"kind":"x"}',
+    b'{"at":"x"}',
+    b'{"at":"x","kind":1}',
+    b'{"at":null,"kind":"x"}',
+    b'{"at":"x","kind":"a","kind":"b"}',
+    b'{"at":"x","kind":"x","n":NaN}',
+    b'{"at":"\xff","kind":"x"}',
+    b'{"at":"x","kind":"\\ud800"}',
+    b'{"at":"x","kind":"\\u0000"}',
+    b'{"at":"x","kind":"x"}\x00',
+    b'{"at":"x","kind":"' + b"x" * 65_536 + b'"}',
+]
+
+
+@pytest.mark.parametrize("entry", BAD_ENTRIES, ids=lambda entry: repr(entry[:40]))
+def test_the_database_takes_no_entry_that_cannot_be_read(services, entry):
+    """Whoever may append may append JSON objects of a bounded size, with a kind and a time."""
+    with pytest.raises(DBAPIError), services.db.transaction() as session:
+        log_entries.append_bytes(session, entry)
+    with services.db.transaction() as session:
+        assert log_entries.append(session, "test") == 0
+
+
+@pytest.mark.parametrize("entry", [b"\xff", b"{}", b'{"kind":"job.thresholds"}', b'{ "at": "x", "kind": "x" }'])
+def test_a_bad_entry_that_is_there_stops_nobody(api, services, job, entry):
+    """An older release took it: control signs the log, certifies and publishes behind it, and the doctor is content."""
+    with psycopg.connect(services.settings.owner_database_url) as connection:
+        hashed = "sha256('\\x00'::bytea || %(e)s)"
+        connection.execute(
+            f"INSERT INTO audit_entries SELECT max(index) + 1, %(e)s, {hashed} FROM audit_entries", {"e": entry}
+        )
+    request, job_id = job
+    to_certify(services, job_id)
+    fence = claim(services, job_id, CONTROL_STAGES)
+    certify_job(services, job_id, fence)
+    publish_version(services, job_id, fence)
+    assert api.get(f"{REQUESTS}/{request['id']}").json()["version"] == 1
+    assert examine(services) == []
+
+
+def test_a_job_whose_thresholds_are_anothers_is_not_certified(services, job):
+    """The entry that a compute worker points to is of this job, and from before its training."""
+    _, job_id = job
+    to_certify(services, job_id)
+    with services.db.transaction() as session:
+        other = log_entries.append(session, "job.thresholds", job="another", before={"size": 0, "root": ""})
+        session.get(Job, job_id).thresholds_index = other
+    with hold_job(services, job_id, CONTROL_STAGES) as lease, pytest.raises(PermanentJobError) as caught:
+        certify_job(services, job_id, lease.fence)
+    assert caught.value.reason == "thresholds_unreadable"

@@ -80,6 +80,9 @@ def test_certify_and_publish_make_one_verified_version(api, services, job):
     assert {f["path"] for f in version["files"]} == {
         "model/model.safetensors",
         "model/config.json",
+        "model/generation_config.json",
+        "model/tokenizer.json",
+        "model/tokenizer_config.json",
         "model/README.md",
         "model.sig",
         "trust.json",
