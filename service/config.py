@@ -1,9 +1,11 @@
 """Settings, read once at the edge. Each has an `UNLEARND_` variable. `unlearnd settings` lists them."""
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, IPvAnyNetwork, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.audit.wording import problem_in
@@ -15,6 +17,22 @@ def _check_wording(name: str) -> str:
     if problem:
         raise ValueError(f"a certificate may not contain this name: {problem}")
     return name
+
+
+def _check_url(url: str) -> str:
+    """Refuse what is not the URL of a server or of a folder on it. A slash at its end is left out."""
+    parts = urlsplit(url)
+    if url and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment):
+        raise ValueError("not an http or https URL")
+    return url.rstrip("/")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, by name or address, is this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class Settings(BaseSettings):
@@ -52,9 +70,26 @@ class Settings(BaseSettings):
         "unlearnd", description="name in certificates; no personal data"
     )
     max_record_bytes: int = Field(65_536, description="largest text of one record, in UTF-8")
-    max_records: int = Field(256, description="most records in one deletion request")
+    max_records: int = Field(256, ge=1, le=10_000, description="most records in one deletion request")
     max_body_bytes: int = Field(8_388_608, description="largest request body")
-    max_requests: int = Field(200, description="HTTP requests that an API process handles at once; more get a 503")
+    max_requests: int = Field(800, description="HTTP requests that an API process handles at once; more get a 503")
+    key_requests: int = Field(
+        10, ge=1, description="requests of one API key that a process works on at once; its others wait in line"
+    )
+    share: float = Field(
+        0.25,
+        gt=0,
+        le=1,
+        description="largest part of a process's connections that one address may hold, and of its requests at once and"
+        " its memory for bodies that one API key may hold",
+    )
+    trusted_proxies: list[IPvAnyNetwork] = Field(
+        [], description='addresses of reverse proxies, whose X-Forwarded-For is believed, as JSON: ["10.2.0.7"]'
+    )
+    metrics_port: int = Field(
+        0, ge=0, le=65_535, description="port with /metrics alone, for which nobody needs a key; 0: none"
+    )
+    docs: bool | None = Field(None, description="whether there is a page /docs; default: only on a loopback address")
     max_connections: int = Field(2000, description="most open connections of an API process; it closes further ones")
     request_seconds: float = Field(
         30,
@@ -91,7 +126,9 @@ class Settings(BaseSettings):
     oauth_scopes: list[str] = Field(
         ["submit", "read", "download", "audit", "approve"], description="scopes that a token may grant, as JSON"
     )
-    public_url: str = Field("", description="public URL of the API, for links in answers")
+    public_url: Annotated[str, AfterValidator(_check_url)] = Field(
+        "", description="public URL of the API, for links in answers; needed beyond a loopback address"
+    )
     processor_domain: str = Field("localhost", description="OpenDSR: the domain in the processor's certificate")
     alert_url: str = Field("", description="gets a POST if a request fails, waits for approval, is due soon or overdue")
     alert_secret: SecretStr = Field(SecretStr(""), description="whsec_..., signs alerts (Standard Webhooks)")
@@ -115,3 +152,14 @@ class Settings(BaseSettings):
         [], description='private networks that callbacks may reach, as JSON: ["10.2.0.0/16"]'
     )
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+
+    def check_reachable_at(self, host: str) -> None:
+        """Refuse to serve on an address that others reach while nobody said by which URL they do.
+
+        Answers name that URL, and a request's Host header says only what the client likes to see there.
+
+        Raises:
+            SystemExit: `public_url` is not set, and `host` is no loopback address.
+        """
+        if not self.public_url and not is_loopback(host):
+            raise SystemExit(f"UNLEARND_PUBLIC_URL is not set: others can reach {host}, so set the URL that they use")

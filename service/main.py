@@ -9,15 +9,19 @@ from collections.abc import AsyncIterator
 
 import uvicorn
 from fastapi import APIRouter, FastAPI
+from prometheus_client import start_http_server
 
 from service.api import api_keys, corpora, errors, health, hub, jobs, log, models, requests, subjects, versions
-from service.api.limits import Admission, BodyLimit
+from service.api.connections import limited_protocol
+from service.api.health import metrics_registry
+from service.api.limits import Admission
 from service.api.listener import Listener
 from service.api.oauth import AccessTokens
 from service.api.platforms import datagrail, fides, opendsr, transcend
 from service.api.rates import RateLimiter
-from service.api.timeouts import timeout_protocol
+from service.api.shares import Turns
 from service.bootstrap import Services, build
+from service.config import Settings, is_loopback
 from service.observability import tracing
 from service.observability.logging import configure as configure_logs
 from service.schemas.base import Problem
@@ -34,6 +38,7 @@ PROBLEMS = {
     404: "No such thing",
     409: "Not possible in the current state",
     413: "Body too large",
+    415: "Not JSON",
     422: "Not valid",
     429: "Too many requests",
     503: "Temporarily unavailable",
@@ -52,17 +57,18 @@ ROUTERS: tuple[APIRouter, ...] = (
     log.router,
     api_keys.router,
     health.router,
+    health.liveness_router,
     opendsr.opendsr_router,
     opendsr.opengdpr_router,
     opendsr.certificate_router,
 )
 GRACE_SECONDS = 5
 KEEP_ALIVE_SECONDS = 30
-MAX_BUFFERED_BODIES = 32  # bodies of the largest size that a process buffers before it answers 503
+STREAM_READS = 2  # of one API key at once, for its event streams
 
 
-def create_app(services: Services) -> FastAPI:
-    """The HTTP application on these services."""
+def create_app(services: Services, *, docs: bool = True) -> FastAPI:
+    """The HTTP application on these services, with the page `/docs` or without."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -78,11 +84,15 @@ def create_app(services: Services) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
         responses=_problem_responses(),
+        docs_url="/docs" if docs else None,
+        redoc_url=None,
+        redirect_slashes=False,  # the redirect would name the Host header
     )
     app.state.services = services
     app.state.access_tokens = AccessTokens(services)
     app.state.rate_limiter = RateLimiter(services.settings.requests_per_minute)
-    _add_limits(app, max_requests=services.settings.max_requests, max_body_bytes=services.settings.max_body_bytes)
+    app.state.admission = Admission(services.settings)
+    app.state.stream_turns = Turns(STREAM_READS)
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router)
@@ -97,22 +107,19 @@ def _problem_responses() -> dict[int | str, dict[str, object]]:
     }
 
 
-def _add_limits(app: FastAPI, *, max_requests: int, max_body_bytes: int) -> None:
-    """Add the middleware that limits requests and bodies. The middleware added last is the outermost."""
-    app.add_middleware(Admission, max_requests=max_requests, max_buffered=MAX_BUFFERED_BODIES * max_body_bytes)
-    app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
-
-
 def main() -> None:
     """Serve until SIGINT or SIGTERM."""
     parser = argparse.ArgumentParser(description="the HTTP API")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     arguments = parser.parse_args()
-    services = build()
-    settings = services.settings
+    settings = Settings()
+    settings.check_reachable_at(arguments.host)
+    services = build(settings)
     configure_logs(settings.log_level)
-    app = create_app(services)
+    app = create_app(services, docs=is_loopback(arguments.host) if settings.docs is None else settings.docs)
+    if settings.metrics_port:
+        start_http_server(settings.metrics_port, arguments.host, metrics_registry(services))
     # The collector skips objects that live as long as the process. Scanning them took a twentieth of its time.
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
@@ -128,7 +135,10 @@ def main() -> None:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         server_header=False,
         loop="uvloop",
-        http=timeout_protocol(seconds=settings.request_seconds, connections=settings.max_connections),
+        http=limited_protocol(settings),
+        ws="none",
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=[str(network) for network in settings.trusted_proxies],
     )
 
 

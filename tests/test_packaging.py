@@ -122,9 +122,9 @@ def test_the_compose_file_holds_together():
 
 
 def test_the_compose_file_has_no_secret_and_keeps_keys_apart():
-    """Passwords come from outside or it stops; the compute workers see the key-encryption key alone."""
+    """Passwords and public URL come from outside or it stops; the compute workers see the key-encryption key alone."""
     text = (ROOT / "docker-compose.yml").read_text()
-    for name in ("POSTGRES_PASSWORD", "API_PASSWORD", "CONTROL_PASSWORD", "COMPUTE_PASSWORD"):
+    for name in ("POSTGRES_PASSWORD", "API_PASSWORD", "CONTROL_PASSWORD", "COMPUTE_PASSWORD", "PUBLIC_URL"):
         assert set(re.findall(rf"\$\{{{name}([^}}]*)\}}", text)) == {f":?set {name} in .env"}
     owners = [name for name, part in COMPOSE["services"].items() if "OWNER_DATABASE" in str(part.get("environment"))]
     assert owners == ["migrate"]

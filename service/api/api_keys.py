@@ -5,13 +5,14 @@ from uuid import UUID
 from fastapi import APIRouter, Request
 
 from service.api.deps import Admin, ServicesDep, Submitter
+from service.api.guard import GuardedRoute
 from service.callbacks import webhooks
 from service.db import api_keys
 from service.domain.errors import Conflict, NotFound
 from service.schemas.api_keys import KeyCreated, KeyIn, KeyOut, WebhookSecret
 from service.schemas.base import Listing
 
-router = APIRouter(prefix="/v1/api-keys", tags=["API keys"])
+router = APIRouter(prefix="/v1/api-keys", tags=["API keys"], route_class=GuardedRoute)
 
 
 @router.post("", status_code=201)

@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Response
 
 from service.api.deps import Admin, Reader, ServicesDep
+from service.api.guard import GuardedRoute
 from service.api.paging import Cursor, Limit
 from service.db import corpora, models
 from service.db.corpus_tables import Corpus
@@ -11,7 +12,7 @@ from service.schemas.base import Listing
 from service.schemas.subjects import CorpusIn, CorpusOut
 from service.steps.subjects.index import add_corpus, remove_corpus
 
-router = APIRouter(prefix="/v1/models/{name}/corpora", tags=["corpora"])
+router = APIRouter(prefix="/v1/models/{name}/corpora", tags=["corpora"], route_class=GuardedRoute)
 
 
 def to_corpus_out(corpus: Corpus) -> CorpusOut:

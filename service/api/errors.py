@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import psycopg
 from fastapi import FastAPI, Request
@@ -18,6 +19,8 @@ logger = get_logger(__name__)
 # SQLAlchemy's TimeoutError: no connection of the pool became free.
 DATABASE_UNAVAILABLE = (OperationalError, psycopg.OperationalError, exc.TimeoutError)
 MEDIA_TYPE = "application/problem+json"
+MAX_ERRORS = 20  # that an answer lists
+JSON_PLACE = re.compile(r"line (\d+) column (\d+)$")
 FIELD_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_-]{0,39}$")
 
 
@@ -63,9 +66,18 @@ def _service_error(_: Request, error: Exception) -> JSONResponse:
 
 def _validation_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    errors = [{"field": field_name(details["loc"]), "message": _message(details)} for details in error.errors()]
+    errors = listed_errors(error)
     fields = ", ".join(dict.fromkeys(entry["field"] for entry in errors))
     return problem(422, "invalid", "The request is not valid", f"Not valid: {fields}.", errors)
+
+
+def listed_errors(error: RequestValidationError) -> list[dict[str, str]]:
+    """The field and the message of each error, of the first `MAX_ERRORS` alone."""
+    errors: Sequence[Mapping[str, Any]] = error.errors()
+    entries = [{"field": field_name(details["loc"]), "message": _message(details)} for details in errors[:MAX_ERRORS]]
+    if len(errors) > MAX_ERRORS:
+        entries.append({"field": "body", "message": f"And {len(errors) - MAX_ERRORS} more errors."})
+    return entries
 
 
 def field_name(location: Sequence[int | str]) -> str:
@@ -75,14 +87,18 @@ def field_name(location: Sequence[int | str]) -> str:
     return ".".join(safe_names) or "body"
 
 
-def _message(details: Mapping[str, object]) -> str:
-    """Pydantic's message. For invalid JSON and unknown fields it is our own, because pydantic's quotes the input."""
-    kind = details["type"]
-    if kind == "json_invalid":
-        return "The body is not valid JSON."
-    if kind == "extra_forbidden":
-        return "There is no such field."
-    return str(details["msg"])
+def _message(details: Mapping[str, Any]) -> str:
+    """Pydantic's message, and which form is expected. Where pydantic's message quotes the input it is our own."""
+    if details["type"] == "json_invalid":
+        place = JSON_PLACE.search(str(details.get("ctx", {}).get("error")))
+        return f"The body is not valid JSON{f': line {place[1]}, column {place[2]}' if place else ''}."
+    message = (
+        "There is no such field."
+        if details["type"] == "extra_forbidden"
+        else str(details["msg"]).removeprefix("Value error, ")
+    )
+    form = details.get("form")
+    return f"{message.removesuffix('.')}. Expected: {form}" if form else message
 
 
 def _http_exception(_: Request, error: Exception) -> JSONResponse:

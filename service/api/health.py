@@ -1,28 +1,33 @@
-"""`/livez`, `/readyz`, `/metrics`: for orchestrators and Prometheus. They need no key and show no personal data."""
+"""`/livez`, `/readyz`, `/metrics`: for orchestrators and Prometheus. They show no personal data."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Annotated
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.api.deps import ServicesDep
+from service.api.deps import ServicesDep, WithScopeUnlessLocal
+from service.api.guard import GuardedRoute, UncountedRoute
 from service.bootstrap import Services
 from service.db import due_requests, jobs, models, outbox, requests
+from service.db.api_keys import Caller
 from service.db.tables import Version
 from service.domain.disclosure import disclosed
 from service.schemas.report import write_report
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=GuardedRoute)
+liveness_router = APIRouter(tags=["health"], route_class=UncountedRoute)
 MAX_MODELS = 200  # models with metrics of their own
+ScrapingReader = Annotated[Caller | None, Depends(WithScopeUnlessLocal("read"))]
 
 
-@router.get("/livez")
-def livez() -> dict[str, str]:
+@liveness_router.get("/livez")
+async def livez() -> dict[str, str]:
     """Says that the process answers."""
     return {"status": "ok"}
 
@@ -39,11 +44,19 @@ def readyz(services: ServicesDep) -> Response:
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
-def metrics(services: ServicesDep) -> Response:
-    """Metrics from the database, in Prometheus' text format."""
+def metrics(services: ServicesDep, _: ScrapingReader) -> Response:
+    """Metrics from the database, in Prometheus' text format.
+
+    On this machine alone they need no key while the service has no public URL; see `UNLEARND_METRICS_PORT`.
+    """
+    return Response(generate_latest(metrics_registry(services)), media_type=CONTENT_TYPE_LATEST)
+
+
+def metrics_registry(services: Services) -> CollectorRegistry:
+    """The metrics, for an endpoint or a port of their own."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Collector(services))
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    return registry
 
 
 class Collector:

@@ -15,6 +15,7 @@ from fastapi.responses import FileResponse
 from sqlalchemy.orm import Session
 
 from service.api.deps import Downloader, ServicesDep
+from service.api.guard import GuardedRoute
 from service.api.versions import is_handed_out
 from service.audit.manifest import FileEntry
 from service.bootstrap import Services
@@ -23,7 +24,14 @@ from service.db.api_keys import Caller
 from service.db.tables import Model, Version
 from service.domain.errors import ServiceError
 
-router = APIRouter(prefix="/hub", tags=["hub"])
+
+class HubRoute(GuardedRoute):
+    """A route of the hub. Its clients send parameters for what this hub does not have."""
+
+    ignores_parameters = True
+
+
+router = APIRouter(prefix="/hub", tags=["hub"], route_class=HubRoute)
 Org = Annotated[str, Path(pattern=r"^[\w.-]{1,96}$", description="any value: model names are unique without it")]
 Name = Annotated[str, Path(pattern=r"^[\w.-]{1,96}$")]
 Revision = Annotated[str, Path(pattern=r"^[\w.-]{1,96}$")]

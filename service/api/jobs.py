@@ -22,11 +22,13 @@ from service.api.deps import (
     is_auditor,
     restricted_to,
 )
+from service.api.guard import GuardedRoute
 from service.api.paging import Cursor, Limit
 from service.api.requests import to_request_out
+from service.api.shares import Turns
 from service.api.versions import Form, render_certificate
 from service.bootstrap import Services
-from service.db import jobs, models
+from service.db import api_keys, jobs, models
 from service.db.api_keys import Caller
 from service.db.tables import Job, JobEvent
 from service.domain.disclosure import Contributors, disclosed
@@ -36,7 +38,7 @@ from service.schemas.base import Listing
 from service.schemas.requests import JobOut, RequestOut
 from service.steps.operator.retry import retry_job
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=GuardedRoute)
 PING_SECONDS = 15
 PROGRESS_EVENTS = ("stage", "done")  # what a key with `submit` alone is sent, with `progress` in between
 
@@ -149,23 +151,27 @@ async def events(
 ) -> EventSourceResponse:
     """Live events of the job: `stage`, `thresholds`, `epoch`, `retry`, `done`, with `progress` in between.
 
-    The stream ends with the job. A client that reconnects sends `Last-Event-ID` to continue after that event. A key
-    with the scope `submit` alone gets `stage`, `progress` and `done`.
+    The stream ends with the job, or when the caller's key is revoked. A client that reconnects sends `Last-Event-ID` to
+    continue after that event. A key with the scope `submit` alone gets `stage`, `progress` and `done`.
     """
     if last_event_id is not None and not last_event_id.isdecimal():
         raise Invalid("Not the id of an event.", field="Last-Event-ID")
     await run_in_threadpool(_find_job, services, job_id, caller)
-    stream = _stream(services, request.app.state.listener.subscribe(job_id), job_id, int(last_event_id or 0), caller)
-    return EventSourceResponse(stream, ping=PING_SECONDS)
+    return EventSourceResponse(_stream(request, services, job_id, int(last_event_id or 0), caller), ping=PING_SECONDS)
 
 
 async def _stream(
-    services: Services, changed: AsyncIterator[None], job_id: UUID, last_event: int, caller: Caller
+    request: Request, services: Services, job_id: UUID, last_event: int, caller: Caller
 ) -> AsyncIterator[ServerSentEvent]:
-    """Events after `last_event`, then new events whenever the job changed."""
+    """Events after `last_event`, then new events whenever the job changed, for as long as the caller may see them."""
     progress = -1.0
-    async for _ in changed:
-        job, new_events = await run_in_threadpool(_events_after, services, job_id, last_event)
+    turns: Turns = request.app.state.stream_turns
+    async for _ in request.app.state.listener.subscribe(job_id, caller.expires_at):
+        async with turns.turn(str(caller.id)):  # one change wakes every stream of a caller
+            current = await run_in_threadpool(_events_after, services, job_id, last_event, caller)
+        if current is None:
+            return
+        job, new_events = current
         for event in new_events:
             last_event = event.id
             if event.kind not in PROGRESS_EVENTS and _own_requests_only(caller):
@@ -180,9 +186,13 @@ async def _stream(
             yield ServerSentEvent(json.dumps(data), event="progress")
 
 
-def _events_after(services: Services, job_id: UUID, last_event: int) -> tuple[Job, list[JobEvent]]:
-    """The job and its events after `last_event`."""
+def _events_after(
+    services: Services, job_id: UUID, last_event: int, caller: Caller
+) -> tuple[Job, list[JobEvent]] | None:
+    """The job and its events after `last_event`; None if the caller's key was revoked or its token has expired."""
     with services.db.reading() as session:
+        if not api_keys.is_valid(session, caller):
+            return None
         job = jobs.by_id(session, job_id)
         assert job is not None
         return job, jobs.events_after(session, job_id, last_event)

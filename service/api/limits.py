@@ -1,119 +1,97 @@
-"""Refuses overload: too many requests at once, and bodies over the limit.
+"""Refuses overload: too many requests at once, bodies over the limit, and too much memory for bodies."""
 
-A body is refused by its Content-Length before it is read, and by its real length while it is read.
-"""
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
-from collections import deque
+from anyio import CapacityLimiter
+from starlette.requests import Request
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from service.api.shares import Shares, Turns, peer_name
+from service.config import Settings
+from service.domain.errors import Busy, TooLarge
 
-from service.api.errors import problem
-
-RETRY_AFTER = 1  # seconds
+MAX_BUFFERED_BODIES = 32  # bodies of the largest size that a process holds before it answers 503
+WEBHOOK_BYTES = 65_536  # largest body of a request without an API key
+WEBHOOK_BUFFER_BYTES = 8_388_608  # memory for all bodies without an API key
+WEBHOOK_SHARE_BYTES = 1_048_576  # and for those of one address
+VALUES_OF_A_RECORD = 4
+OTHER_VALUES = 20_000
+PARSER_THREADS = 2  # that parse large bodies
+LOOKUP_THREADS = 4  # that look up keys which are not remembered
 
 
 class Admission:
-    """ASGI middleware that answers 503 with Retry-After when too many requests wait for their answer to begin.
+    """Admits requests to an API process.
 
     Refusing some requests at once is better than answering all of them late: a queue in this process would only grow.
     A request counts once its whole body has arrived, so clients that do not send their bodies block nobody. Streams and
     downloads that have begun do not count.
     """
 
-    def __init__(self, app: ASGIApp, max_requests: int, max_buffered: int) -> None:
-        """Guard `app`. Bodies that are still arriving hold at most `max_buffered` bytes."""
-        self._app, self._max_requests, self._waiting = app, max_requests, 0
-        self._max_buffered, self._buffered = max_buffered, 0
+    def __init__(self, settings: Settings) -> None:
+        """Admit as much as the settings allow."""
+        buffer = MAX_BUFFERED_BODIES * settings.max_body_bytes
+        self._max_bytes = settings.max_body_bytes
+        self._requests = Shares(settings.max_requests, _part(settings.max_requests, settings.share))
+        self._bodies = Shares(buffer, max(settings.max_body_bytes, _part(buffer, settings.share)))
+        self._webhooks = Shares(WEBHOOK_BUFFER_BYTES, WEBHOOK_SHARE_BYTES)
+        self._turns = Turns(settings.key_requests)
+        self.max_values = OTHER_VALUES + VALUES_OF_A_RECORD * settings.max_records  # of a JSON body
+        self.parsers, self.key_lookups = CapacityLimiter(PARSER_THREADS), CapacityLimiter(LOOKUP_THREADS)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on a request if there is room for it. `/livez` is always answered."""
-        if scope["type"] != "http" or scope["path"] == "/livez":
-            await self._app(scope, receive, send)
-            return
-        body = await self._receive_body(receive)
-        if body is None:
-            return  # the client has disconnected
-        if self._waiting >= self._max_requests or not body:
-            detail = "Too many requests are under way; nothing was changed. Try again."
-            headers = {"Retry-After": str(RETRY_AFTER)}
-            await problem(503, "busy", "Temporarily unavailable", detail, headers=headers)(scope, receive, send)
-            return
-        self._waiting += 1
-        is_counted = True
+    @asynccontextmanager
+    async def turn(self, holder: str) -> AsyncIterator[None]:
+        """Count a request of a holder, and wait until it may be worked on.
 
-        def stop_counting() -> None:
-            nonlocal is_counted
-            self._waiting -= is_counted
-            is_counted = False
-
-        async def send_and_stop_counting(message: Message) -> None:
-            stop_counting()
-            await send(message)
-
-        async def replay_body() -> Message:
-            return body.popleft() if body else await receive()
-
+        Raises:
+            Busy: Too many requests are under way, or too many of this holder.
+        """
+        if not self._requests.take(holder):
+            raise Busy("Too many requests are under way; nothing was changed. Try again.")
         try:
-            await self._app(scope, replay_body, send_and_stop_counting)
+            async with self._turns.turn(holder):
+                yield
         finally:
-            stop_counting()
+            self._requests.give_back(holder)
 
-    async def _receive_body(self, receive: Receive) -> deque[Message] | None:
-        """The messages of a whole body: empty if there is no room for it, None if the client disconnected."""
-        messages: deque[Message] = deque()
-        body_bytes = 0
+    @asynccontextmanager
+    async def body(self, request: Request, holder: str, *, has_key: bool) -> AsyncIterator[bytes]:
+        """The whole body of a request. It counts as held until the context ends.
+
+        A body is refused by its Content-Length before it is read, and by its real length while it is read.
+
+        Raises:
+            TooLarge: The body is over the limit.
+            Busy: There is no memory for it, or this holder has too many bodies.
+            ClientDisconnect: The client has gone.
+        """
+        limit, shares = (self._max_bytes, self._bodies) if has_key else (WEBHOOK_BYTES, self._webhooks)
+        if (
+            int(request.headers.get("content-length", "0")) > limit
+        ):  # the HTTP parser refuses lengths that are no numbers
+            raise TooLarge(limit)
+        chunks: list[bytes] = []
+        held = 0
         try:
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    return None
-                messages.append(message)
-                body_bytes += len(message.get("body", b""))
-                self._buffered += len(message.get("body", b""))
-                if self._buffered > self._max_buffered:
-                    return deque()
-                if not message.get("more_body", False):
-                    return messages
+            async for chunk in request.stream():
+                if held + len(chunk) > limit:
+                    raise TooLarge(limit)
+                if not shares.take(holder, len(chunk)):
+                    raise Busy("Too many bodies arrive at once; nothing was changed. Try again.")
+                held += len(chunk)
+                chunks.append(chunk)
+            body = b"".join(chunks)
+            chunks.clear()  # the parts would take as much memory again
+            yield body
         finally:
-            self._buffered -= body_bytes
+            shares.give_back(holder, held)
 
 
-class BodyLimit:
-    """ASGI middleware that refuses large bodies with a 413 problem document."""
+def _part(total: int, share: float) -> int:
+    """A share of a total, at least one."""
+    return max(1, int(total * share))
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        """Guard `app`."""
-        self._app, self._max_bytes = app, max_bytes
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on a request whose body is small enough."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        content_length = dict(scope["headers"]).get(b"content-length", b"0")
-        if not content_length.isdigit() or int(content_length) > self._max_bytes:
-            await self._refuse(scope, receive, send)
-            return
-        received, answer_started = 0, False
-
-        async def receive_and_count() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            return message if received <= self._max_bytes else {"type": "http.disconnect"}
-
-        async def send_unless_refused(message: Message) -> None:
-            nonlocal answer_started
-            if received <= self._max_bytes:  # an answer to a truncated body is dropped
-                answer_started = True
-                await send(message)
-
-        await self._app(scope, receive_and_count, send_unless_refused)
-        if received > self._max_bytes and not answer_started:
-            await self._refuse(scope, receive, send)
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        detail = f"The body is over {self._max_bytes} bytes; split the request."
-        errors = [{"field": "body", "message": detail}]
-        headers = {"Connection": "close"}
-        await problem(413, "too_large", "The body is too large", detail, errors, headers)(scope, receive, send)
+def peer(request: Request) -> str:
+    """The holder for a request without a key: the address that it comes from."""
+    return peer_name(request.client.host if request.client else "")

@@ -20,6 +20,7 @@ logger = get_logger(__name__)
 POLL_SECONDS = 10  # a stream looks at its job this often, because a notification can be lost with the connection
 RECONNECT_SECONDS = 1
 REMEMBER_SECONDS = 5
+MAX_REMEMBERED = 10_000
 
 
 class Listener:
@@ -62,23 +63,35 @@ class Listener:
         return caller if time.monotonic() - asked_at < REMEMBER_SECONDS else None
 
     def remember_caller(self, key_hash: bytes, caller: Caller, asked_at: float) -> None:
-        """Remember a caller whom the database named at `asked_at` or later."""
-        if self._callers is not None and asked_at > self._forgotten_at:
+        """Remember a caller whom the database named at `asked_at` or later, unless its access token expires soon."""
+        expires_soon = caller.expires_at < time.time() + REMEMBER_SECONDS
+        if self._callers is not None and asked_at > self._forgotten_at and not expires_soon:
+            if len(self._callers) >= MAX_REMEMBERED:
+                self._callers.clear()  # each access token is an entry, and a client may have any number of them
             self._callers[key_hash] = (asked_at, caller)
 
     def forget_callers(self) -> None:
-        """Forget all callers, because a key was revoked. Answers to earlier questions are not remembered either."""
-        self._callers, self._forgotten_at = {}, time.monotonic()
+        """Forget all callers, because a key was revoked. Answers to earlier questions are not remembered either.
 
-    async def subscribe(self, job_id: UUID) -> AsyncIterator[None]:
-        """Yield at once, then each time the job may have changed."""
+        Every stream wakes and looks whether the key was its own.
+        """
+        self._callers = None if self._callers is None else {}
+        self._forgotten_at = time.monotonic()
+        for job_id in self._waiters:
+            self._wake(job_id)
+
+    async def subscribe(self, job_id: UUID, expires_at: float) -> AsyncIterator[None]:
+        """Yield at once, then each time the job may have changed, a key was revoked, or at `expires_at` (Unix time).
+
+        The subscriber looks whether its caller may see more.
+        """
         event = asyncio.Event()
         self._waiters.setdefault(job_id, set()).add(event)
         try:
             while True:
                 yield
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(event.wait(), POLL_SECONDS)
+                    await asyncio.wait_for(event.wait(), min(POLL_SECONDS, max(0.0, expires_at - time.time())))
                 event.clear()
         finally:
             self._waiters[job_id].discard(event)

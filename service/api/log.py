@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from service.api.deps import Auditor, LogReader, ServicesDep
+from service.api.guard import GuardedRoute
 from service.api.paging import Limit
 from service.audit.merkle import consistency_proof, inclusion_proof
 from service.bootstrap import Services
@@ -14,7 +15,7 @@ from service.domain.errors import Invalid, NotFound
 from service.schemas.base import Listing
 from service.schemas.log import LogEntry, LogProof
 
-router = APIRouter(prefix="/v1/log", tags=["transparency log"])
+router = APIRouter(prefix="/v1/log", tags=["transparency log"], route_class=GuardedRoute)
 Size = Annotated[int, Query(ge=1, description="number of entries in the tree, from a checkpoint")]
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from service.api.deps import Admin, Reader, ServicesDep, VersionReader
+from service.api.guard import GuardedRoute
 from service.api.paging import Cursor, Limit
 from service.db import models
 from service.db.tables import Model
@@ -13,7 +14,7 @@ from service.schemas.base import Listing
 from service.schemas.models import ModelIn, ModelOut, Policy, Superseded
 from service.steps.operator.register import register_model
 
-router = APIRouter(prefix="/v1/models", tags=["models"])
+router = APIRouter(prefix="/v1/models", tags=["models"], route_class=GuardedRoute)
 
 
 def to_model_out(model: Model) -> ModelOut:

@@ -4,7 +4,6 @@ Each client, named by issuer and subject, gets an API key without a secret, so t
 that key shuts the client out, whatever its tokens say. The claim `scope` holds our own scopes.
 """
 
-import time
 from functools import cached_property
 
 import jwt
@@ -38,8 +37,8 @@ class AccessTokens:
         """Whether access tokens are in use and this has the form of one."""
         return bool(self._settings.oauth_jwks_url) and token.count(".") == 2
 
-    def caller(self, token: str) -> tuple[Caller, float]:
-        """The caller that a token names, and the seconds until the token expires.
+    def caller(self, token: str) -> Caller:
+        """The caller that a token names.
 
         Raises:
             Unauthenticated: The token is not valid, or the client was shut out.
@@ -48,10 +47,10 @@ class AccessTokens:
         claims = self._verified_claims(token)
         scopes = sorted(set(str(claims.get("scope", "")).split()) & set(self._settings.oauth_scopes))
         with self._services.db.transaction() as session:
-            caller = api_keys.external_caller(session, f"oauth {claims['iss']} {claims['sub']}", scopes)
+            caller = api_keys.external_caller(session, f"oauth {claims['iss']} {claims['sub']}", scopes, claims["exp"])
         if caller is None:
             raise Unauthenticated("The client was shut out.")
-        return caller, claims["exp"] - time.time()
+        return caller
 
     def _verified_claims(self, token: str) -> JsonObject:
         """The claims of a token whose signature, type, issuer, audience and times are valid."""

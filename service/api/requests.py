@@ -8,6 +8,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import AwareDatetime
 
 from service.api.deps import SEES_ALL_REQUESTS, Admin, Reader, ServicesDep, Submitter, restricted_to, services_from
+from service.api.guard import GuardedRoute
 from service.api.paging import Cursor, Limit
 from service.bootstrap import Services
 from service.callbacks.dialects import CallbackTarget
@@ -32,7 +33,7 @@ from service.steps.path.amend import cancel_request, extend_deadline
 from service.steps.path.request import Resubmission, Submission, accept_request
 from service.steps.upkeep.purge import purge_request
 
-router = APIRouter(prefix="/v1/deletion-requests", tags=["deletion requests"])
+router = APIRouter(prefix="/v1/deletion-requests", tags=["deletion requests"], route_class=GuardedRoute)
 IdempotencyKey = Annotated[
     str | None,
     Header(

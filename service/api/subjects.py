@@ -6,13 +6,14 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 
 from service.api.deps import Approver, Reader, ServicesDep
+from service.api.guard import GuardedRoute
 from service.api.requests import get
 from service.domain.subject import Subject
 from service.schemas.requests import RequestIn, RequestOut
 from service.schemas.subjects import ApprovalIn, MatchOut, Preview, RefusalIn
 from service.steps.subjects.approve import approve_request, list_matches, preview_request, reject_request
 
-router = APIRouter(prefix="/v1", tags=["deletion requests"])
+router = APIRouter(prefix="/v1", tags=["deletion requests"], route_class=GuardedRoute)
 
 
 @router.post("/deletion-requests:preview")

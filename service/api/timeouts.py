@@ -14,20 +14,18 @@ TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux: how long 
 
 
 class TimeoutProtocol(HttpToolsProtocol):
-    """uvicorn's protocol for one connection, with limits.
+    """uvicorn's protocol for one connection, with limits on time.
 
     Attributes:
         seconds: The longest time from a request's first byte (or the start of the connection) to its last byte, for
             which the client reads nothing of an answer, or for which it acknowledges no sent data.
-        max_connections: Open connections. Further ones are closed as soon as they are made.
     """
 
     seconds: ClassVar[float]
-    max_connections: ClassVar[int]
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Refuse a connection over the limit. Otherwise start the time for the first request."""
+        """Start the time for the first request."""
         super().connection_made(transport)
         connection = transport.get_extra_info("socket")
         if (
@@ -36,10 +34,7 @@ class TimeoutProtocol(HttpToolsProtocol):
             and connection.family in (socket.AF_INET, socket.AF_INET6)
         ):
             connection.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, int(1000 * self.seconds))
-        if len(self.connections) > self.max_connections:
-            transport.abort()
-        else:
-            self._start_timer()
+        self._start_timer()
 
     def on_message_begin(self) -> None:
         """Start the time at the first byte of a request."""
@@ -75,8 +70,3 @@ class TimeoutProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def timeout_protocol(*, seconds: float, connections: int) -> type[HttpToolsProtocol]:
-    """A protocol class with these limits; uvicorn takes a class, not an object."""
-    return type("LimitedProtocol", (TimeoutProtocol,), {"seconds": seconds, "max_connections": connections})

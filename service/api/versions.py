@@ -10,6 +10,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 
 from service.api.deps import Admin, DownloadAuditor, Downloader, ServicesDep, VersionReader, is_auditor
+from service.api.guard import GuardedRoute
 from service.api.paging import Cursor, Limit
 from service.audit import render
 from service.audit.canonical import loads
@@ -25,7 +26,7 @@ from service.schemas.models import DownloadOut, FileOut, VersionOut, WithdrawalI
 from service.schemas.report import write_report
 from service.steps.operator.withdraw import withdraw_version
 
-router = APIRouter(prefix="/v1/models/{name}/versions", tags=["versions"])
+router = APIRouter(prefix="/v1/models/{name}/versions", tags=["versions"], route_class=GuardedRoute)
 MODEL_FOLDER = "model/"
 Form = Annotated[
     Literal["html", "markdown"] | None,

@@ -1,7 +1,9 @@
 """API keys: `unl_` and 32 random bytes. The database holds the sha256 of a key."""
 
 import hashlib
+import math
 import secrets
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
@@ -34,13 +36,14 @@ def hash_key(key: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The API key of a call, not revoked, and its scopes."""
+    """The API key of a call, not revoked, and its scopes. An access token ends at `expires_at` (Unix time)."""
 
     id: UUID
     scopes: list[str]
+    expires_at: float = math.inf
 
 
-def external_caller(session: Session, name: str, scopes: list[str]) -> Caller | None:
+def external_caller(session: Session, name: str, scopes: list[str], expires_at: float = math.inf) -> Caller | None:
     """A caller that a foreign token or signature authenticates, with these scopes; None if its row was revoked.
 
     The row's hash is of a string with a NUL, which no Authorization header can hold: no API key has the same hash.
@@ -51,7 +54,7 @@ def external_caller(session: Session, name: str, scopes: list[str]) -> Caller | 
     if created is not None:
         log_entries.append(session, "api_key.created", key=str(created), scopes=scopes)
     caller = find_caller(session, key_hash)
-    return Caller(caller.id, scopes) if caller else None
+    return Caller(caller.id, scopes, expires_at) if caller else None
 
 
 def find_caller(session: Session, key_hash: bytes) -> Caller | None:
@@ -65,6 +68,12 @@ def is_revoked(session: Session, key: str) -> bool:
     """Whether the key existed and was revoked."""
     query = select(ApiKey.id).where(ApiKey.key_hash == hash_key(key), ApiKey.revoked_at.is_not(None))
     return session.scalar(query) is not None
+
+
+def is_valid(session: Session, caller: Caller) -> bool:
+    """Whether a caller's key is not revoked and its access token has not expired."""
+    query = select(ApiKey.id).where(ApiKey.id == caller.id, ApiKey.revoked_at.is_(None))
+    return time.time() < caller.expires_at and session.scalar(query) is not None
 
 
 def listing(session: Session) -> list[ApiKey]:

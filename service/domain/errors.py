@@ -6,8 +6,11 @@ ServiceError           status, code, detail, field; never contains the text of a
 |-- Forbidden          403
 |-- NotFound           404
 |-- Conflict           409
+|-- TooLarge           413
+|-- WrongMediaType     415, names the type that is expected
 |-- RateLimited        429, says when to try again
 `-- Unavailable        503, temporary
+    `-- Busy           this process has too much to do
 PermanentJobError      no attempt can make the job succeed; carries the reason for giving it up
 DatabaseOutdated       storage knows a version that the database lacks: the database was restored from an older backup
 LostLease              the fence moved on: the worker must stop and write nothing
@@ -61,6 +64,27 @@ class Conflict(ServiceError):
     status, code, title = 409, "conflict", "Not possible in the current state"
 
 
+class TooLarge(ServiceError):
+    """The body is over the limit."""
+
+    status, code, title = 413, "too_large", "The body is too large"
+
+    def __init__(self, limit: int) -> None:
+        """`limit` is the most bytes of a body."""
+        super().__init__(f"The body is over {limit} bytes; split the request.", field="body")
+        self.headers = {"Connection": "close"}  # the rest of the body is not read
+
+
+class WrongMediaType(ServiceError):
+    """The body is not of the media type that the endpoint takes."""
+
+    status, code, title = 415, "wrong_media_type", "The body has another media type"
+
+    def __init__(self, expected: str) -> None:
+        """`expected` is the media type that the endpoint takes."""
+        super().__init__(f"Send the body as Content-Type: {expected}.", field="Content-Type")
+
+
 class RateLimited(ServiceError):
     """The API key has made too many requests."""
 
@@ -81,6 +105,17 @@ class Unavailable(ServiceError):
         """`detail` says what does not answer."""
         super().__init__(detail)
         self.headers = {"Retry-After": "5"}
+
+
+class Busy(Unavailable):
+    """This process, or the caller's share of it, is in use."""
+
+    code = "busy"
+
+    def __init__(self, detail: str) -> None:
+        """`detail` says what there is too much of."""
+        super().__init__(detail)
+        self.headers = {"Retry-After": "1"}
 
 
 class PermanentJobError(Exception):

@@ -264,6 +264,7 @@ def _free_port(host: str) -> int:
 
 def run(data: Path, host: str, port: int) -> int:
     """Run the stack until SIGINT or SIGTERM; return the exit code."""
+    Settings().check_reachable_at(host)
     stack = Stack(data, host, port)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stack.stopping.set())

@@ -6,14 +6,14 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from service.schemas.base import Input, Text
+from service.schemas.base import Input, ShortList, Text
 
 
 class KeyIn(Input):
     """The name and scopes of a new API key."""
 
     name: Text = Field(min_length=1, max_length=100)
-    scopes: list[Literal["submit", "read", "download", "audit", "approve", "admin"]] = Field(min_length=1)
+    scopes: ShortList[Literal["submit", "read", "download", "audit", "approve", "admin"]] = Field(min_length=1)
 
 
 class KeyOut(BaseModel):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Generic, Literal, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, StringConstraints
 
 IdentityType = Literal[
     "controller_customer_id",
@@ -22,6 +22,17 @@ IDENTITY_TYPES = get_args(IdentityType)
 MAX_NAME_BYTES = 255  # of one component of a path, on Linux file systems
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Item = TypeVar("Item")
+
+
+class _FailFast(FailFast):
+    """Pydantic's FailFast with a hash, which Python 3.11 asks for where a list may be None."""
+
+    __hash__ = object.__hash__
+
+
+# A list ends at its first item that is not valid: an error takes a kilobyte, and a list may have thousands of items.
+ShortList = Annotated[list[Item], _FailFast(), Field(max_length=50)]
+LongList = Annotated[list[Item], _FailFast(), Field(max_length=10_000)]
 
 
 def _check_encodable(value: str) -> str:

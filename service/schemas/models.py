@@ -1,12 +1,12 @@
 """Bodies of the model and version endpoints."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from service.schemas.base import Input, Name, ServerPath, Text
+from service.schemas.base import Input, LongList, Name, ServerPath, Text
 
 PRESETS: dict[str, dict[str, object]] = {
     "paper": {  # whole epochs over every sequence, no sequence left out, no shrinking, the eps of the published code
@@ -44,7 +44,7 @@ class Policy(Input):
     margin: float = Field(1.0, ge=-1, le=1)
     loss: Literal["ihl", "gd", "ga"] = "ihl"
     init: Literal["fila", "lora"] = "fila"
-    target_modules: list[Text] | None = None
+    target_modules: LongList[Annotated[Text, Field(max_length=500)]] | None = None
     retain_weight: float = Field(1.0, ge=0)
     fisher_eps: float = Field(0.1, gt=0)
     fisher_absolute_eps: float | None = Field(None, gt=0, description="absolute eps; default: relative, by fisher_eps")

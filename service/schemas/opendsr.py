@@ -1,12 +1,12 @@
 """Bodies of OpenDSR 2.0 and OpenGDPR 1.0."""
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import AnyHttpUrl, AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
 from service.domain.subject import Identity
-from service.schemas.base import Input, Name, Text
+from service.schemas.base import Input, LongList, Name, ShortList, Text
 from service.schemas.requests import RecordIn
 from service.schemas.subjects import SubjectIn
 
@@ -31,7 +31,7 @@ class Extension(Input):
     """Our extension: the member of `extensions` named by the processor's domain."""
 
     model: Name | None = None
-    records: list[RecordIn] = Field([])
+    records: LongList[RecordIn] = Field([])
     subject: SubjectIn | None = None
 
 
@@ -42,10 +42,10 @@ class DsrIn(BaseModel):
     subject_request_id: str = Field(pattern=UUID4, description="a lower-case UUIDv4")
     subject_request_type: Literal["erasure"]
     submitted_time: AwareDatetime
-    subject_identities: list[SubjectIdentity] = Field([], max_length=50)
+    subject_identities: ShortList[SubjectIdentity] = Field([])
     api_version: str | None = Field(None, max_length=20)
-    status_callback_urls: list[AnyHttpUrl] = Field([], max_length=10)
-    extensions: dict[str, object] = {}
+    status_callback_urls: Annotated[ShortList[AnyHttpUrl], Field(max_length=10)] = Field([])
+    extensions: dict[str, object] = Field({}, max_length=50)
 
     @field_validator("submitted_time", mode="before")
     @classmethod

@@ -15,7 +15,7 @@ from pydantic import (
     field_validator,
 )
 
-from service.schemas.base import Input, Text
+from service.schemas.base import Input, LongList, Text
 from service.schemas.subjects import Searched, SubjectIn
 
 
@@ -29,7 +29,7 @@ class ResubmissionIn(Input):
     """An earlier request of the submitter, whose texts are to be tested again on the newest version."""
 
     ref: str = Field(pattern=r"^[0-9a-f]{32}$", description="ref of the earlier request, from its receipt")
-    nonces: list[Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]] = Field(
+    nonces: LongList[Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]] = Field(
         min_length=1, description="nonces of its records, in order, from its receipt"
     )
 
@@ -53,7 +53,7 @@ class RequestIn(Input):
     subject: SubjectIn | None = Field(
         None, description="the person whose texts are found and unlearned; see docs/guides/subjects.md"
     )
-    records: list[RecordIn] = Field([], validate_default=True, description="texts to unlearn")
+    records: LongList[RecordIn] = Field([], validate_default=True, description="texts to unlearn")
     subject_ref: Text | None = Field(None, max_length=500, description="your own reference; stored sealed")
     regulation: Literal["gdpr", "ccpa", "other"] = "gdpr"
     received_at: AwareDatetime | None = Field(

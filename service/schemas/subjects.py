@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from service.domain.subject import Identity, Subject
-from service.schemas.base import IdentityType, Input, Name, ServerPath, Text
+from service.schemas.base import IdentityType, Input, LongList, Name, ServerPath, ShortList, Text
 
 
 class IdentityIn(Input):
@@ -24,9 +24,9 @@ class IdentityIn(Input):
 class SubjectIn(Input):
     """The person to look up in the model's corpora; stored sealed."""
 
-    identities: list[IdentityIn] = Field([], max_length=50)
-    names: list[Annotated[Text, Field(min_length=1, max_length=200)]] = Field(
-        [], max_length=10, description="a record that only a name matches needs approval"
+    identities: ShortList[IdentityIn] = Field([])
+    names: Annotated[ShortList[Annotated[Text, Field(min_length=1, max_length=200)]], Field(max_length=10)] = Field(
+        [], description="a record that only a name matches needs approval"
     )
 
     @model_validator(mode="after")
@@ -50,7 +50,7 @@ class Searched(BaseModel):
 class ApprovalIn(Input):
     """The matches with which a request is approved."""
 
-    matches: list[int] | None = Field(None, max_length=10_000, description="`match` numbers; default: all of them")
+    matches: LongList[int] | None = Field(None, description="`match` numbers; default: all of them")
 
 
 class RefusalIn(Input):

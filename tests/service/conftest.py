@@ -115,8 +115,9 @@ def new_key(services):
 
 @pytest.fixture
 def api(services, new_key):
-    """An HTTP client of the application with an admin key."""
-    with TestClient(create_app(services), headers={"Authorization": f"Bearer {new_key('admin')}"}) as client:
+    """An HTTP client of the application on the same machine, with an admin key."""
+    key = {"Authorization": f"Bearer {new_key('admin')}"}
+    with TestClient(create_app(services), headers=key, client=("127.0.0.1", 50_000)) as client:
         yield client
 
 

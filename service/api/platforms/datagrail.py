@@ -2,11 +2,12 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Header, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import AnyHttpUrl, Field
 
-from service.api.deps import ServicesDep
+from service.api.deps import RawBody, ServicesDep
+from service.api.guard import GuardedRoute
 from service.api.platforms.intake import (
     Identifier,
     ModelName,
@@ -19,9 +20,9 @@ from service.bootstrap import Services
 from service.callbacks import datagrail_signature
 from service.callbacks.dialects import CallbackTarget
 from service.domain.errors import Forbidden, Invalid, Unauthenticated
-from service.schemas.base import Text
+from service.schemas.base import ShortList, Text
 
-router = APIRouter(prefix="/connect", tags=["connectors"])
+router = APIRouter(prefix="/connect", tags=["connectors"], route_class=GuardedRoute)
 
 
 class DataGrailIn(PlatformBody):
@@ -30,19 +31,19 @@ class DataGrailIn(PlatformBody):
     request_type: Text
     webhook_request_id: Text = Field(min_length=1, max_length=100)
     webhook_callback_url: AnyHttpUrl | None = None
-    identifiers: dict[str, str | list[str]] = Field({})
+    identifiers: dict[str, str | ShortList[str]] = Field({}, max_length=50)
 
 
 @router.post("/datagrail/{model}", response_class=Response)
 async def data_grail(
     model: ModelName,
-    request: Request,
+    raw: RawBody,
     services: ServicesDep,
     x_webhook_timestamp: Annotated[str, Header(max_length=20)],
     x_webhook_signature: Annotated[str, Header(max_length=200)],
 ) -> Response:
     """A webhook of DataGrail: a health check, or a deletion. The callback URL is called when the deletion ends."""
-    secret, raw = services.settings.datagrail_secret.get_secret_value(), await request.body()
+    secret = services.settings.datagrail_secret.get_secret_value()
     if not secret:
         raise Forbidden("DataGrail is not set up here: UNLEARND_DATAGRAIL_SECRET.")
     if not datagrail_signature.is_signed(secret, x_webhook_timestamp, x_webhook_signature, raw):

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Header
 from pydantic import BaseModel, Field
 
 from service.api.deps import Reader, ServicesDep, Submitter
+from service.api.guard import GuardedRoute
 from service.api.platforms.intake import ModelName, PlatformBody, accept_from_platform
 from service.api.requests import visible_request
 from service.callbacks.dialects import SUCCESSFUL, CallbackTarget
@@ -14,7 +15,7 @@ from service.domain.errors import Conflict, Invalid
 from service.domain.states import TERMINAL_REQUESTS
 from service.schemas.base import Text
 
-router = APIRouter(prefix="/connect", tags=["connectors"])
+router = APIRouter(prefix="/connect", tags=["connectors"], route_class=GuardedRoute)
 
 
 class FidesIn(PlatformBody):

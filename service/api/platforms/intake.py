@@ -9,9 +9,9 @@ from typing import Annotated, TypeVar
 from uuid import UUID
 
 from fastapi import Path
-from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from service.api.json_body import invalid_body
 from service.bootstrap import Services
 from service.callbacks.dialects import CallbackTarget
 from service.db import api_keys
@@ -38,12 +38,13 @@ def parse_signed(kind: type[Body], raw: bytes) -> Body:
     """Parse a body whose signature was checked. The signature is over the bytes, so FastAPI cannot parse it first.
 
     Raises:
-        RequestValidationError: The body is not valid; FastAPI raises the same for a body that it parses.
+        RequestValidationError: The body is not valid.
+        HTTPException: The body is not in UTF-8.
     """
     try:
         return kind.model_validate_json(raw)
     except ValidationError as error:
-        raise RequestValidationError(error.errors()) from None
+        raise invalid_body(error, kind, raw) from None
 
 
 def identity_type(services: Services, name: str) -> str | None:

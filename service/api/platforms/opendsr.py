@@ -5,14 +5,14 @@ Both dialects share their endpoints. docs/guides/opendsr.md holds our decisions 
 
 import base64
 from collections.abc import Callable
-from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
-from service.api.deps import SEES_ALL_REQUESTS, Reader, ServicesDep, Submitter, restricted_to
+from service.api.deps import SEES_ALL_REQUESTS, RawBody, Reader, ServicesDep, Submitter, restricted_to, service_url
 from service.api.errors import field_name
+from service.api.guard import GuardedRoute
 from service.api.platforms.opendsr_route import DialectName, OpenDsrRoute, OpenGdprRoute, SignedRoute
 from service.bootstrap import Services
 from service.callbacks.dialects import CallbackTarget, results_url
@@ -48,23 +48,15 @@ ERROR_RESPONSES: dict[int | str, dict[str, object]] = {
 }
 
 
-async def _raw_body(request: Request) -> bytes:
-    return await request.body()
-
-
-RawBody = Annotated[bytes, Depends(_raw_body)]
-
-
-def discovery(services: ServicesDep, request: Request, dialect: DialectName) -> Discovery:
+def discovery(request: Request, dialect: DialectName) -> Discovery:
     """The identities and request types that this processor supports. It needs no key."""
-    base_url = services.settings.public_url or str(request.base_url).rstrip("/")
     return Discovery(
         api_version=DIALECTS[dialect].api_version,
         supported_identities=[
             {"identity_type": kind, "identity_format": form} for kind in SUPPORTED_TYPES for form in SUPPORTED_FORMATS
         ],
         supported_subject_request_types=["erasure"],
-        processor_certificate=f"{base_url}/v2/certificate.pem",
+        processor_certificate=f"{service_url(request)}/v2/certificate.pem",
     )
 
 
@@ -153,7 +145,7 @@ opengdpr_router = _dialect_router(
     requests_path="/opengdpr_requests",
     status_path="/opengdpr/status",
 )
-certificate_router = APIRouter(tags=["OpenDSR 2.0"])
+certificate_router = APIRouter(tags=["OpenDSR 2.0"], route_class=GuardedRoute)
 
 
 @certificate_router.get("/v2/certificate.pem", response_class=Response, responses={200: {"content": {PEM: {}}}})

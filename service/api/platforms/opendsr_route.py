@@ -4,17 +4,18 @@ Errors are 400 (401, 403, 404 and 503 keep their status). They never repeat subm
 """
 
 import json
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from typing import Annotated, ClassVar
 
 from fastapi import Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from service.api.deps import services_from
-from service.api.errors import DATABASE_UNAVAILABLE, field_name
+from service.api.errors import DATABASE_UNAVAILABLE, listed_errors
+from service.api.guard import GuardedRoute
+from service.api.limits import Admission, peer
 from service.callbacks.opendsr import DIALECTS
 from service.domain.errors import ServiceError, Unavailable
 from service.observability.logging import get_logger
@@ -24,7 +25,7 @@ KEPT_STATUS = (401, 403, 404, 503)
 FIELD_NAMES = {"received_at": "submitted_time"}  # our name of a field -> OpenDSR's, where they differ
 
 
-class SignedRoute(APIRoute):
+class SignedRoute(GuardedRoute):
     """A route of one dialect. The dialect's headers carry the signature of each answer."""
 
     dialect: ClassVar[str]  # a key of DIALECTS
@@ -43,7 +44,9 @@ class SignedRoute(APIRoute):
                 logger.error("the database does not answer", error=type(error).__name__)
                 answer = error_response(Unavailable("The database does not answer; repeat the request as it is."))
             signer = services_from(request).opendsr
-            headers = await run_in_threadpool(DIALECTS[self.dialect].headers, signer, bytes(answer.body))
+            admission: Admission = request.app.state.admission
+            async with admission.turn(request.scope.get("unlearnd.holder", peer(request))):  # a signature takes 2 ms
+                headers = await run_in_threadpool(DIALECTS[self.dialect].headers, signer, bytes(answer.body))
             answer.headers.update(headers)
             return answer
 
@@ -91,15 +94,10 @@ def error_response(error: Exception) -> Response:
 def _status_and_messages(error: Exception) -> tuple[int, list[tuple[str, str]]]:
     """The HTTP status of an error, and its messages, each with the name of its field or an empty name."""
     if isinstance(error, RequestValidationError):
-        return 400, [(field_name(details["loc"]), _message(details)) for details in error.errors()]
+        return 400, [(entry["field"], entry["message"]) for entry in listed_errors(error)]
     if isinstance(error, ServiceError):
         field = error.field or ""
         status = error.status if error.status in KEPT_STATUS else 400
         return status, [(FIELD_NAMES.get(field, field), error.detail)]
     assert isinstance(error, HTTPException)
     return error.status_code, [("body", "The body is not JSON in UTF-8.")]
-
-
-def _message(details: Mapping[str, object]) -> str:
-    """Pydantic's message. For invalid JSON it is our own, because pydantic's quotes the input."""
-    return "The body is not valid JSON." if details["type"] == "json_invalid" else str(details["msg"])

@@ -4,11 +4,12 @@ import time
 from typing import Annotated
 
 import jwt
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Header, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import Field
 
-from service.api.deps import ServicesDep
+from service.api.deps import RawBody, ServicesDep
+from service.api.guard import GuardedRoute
 from service.api.platforms.intake import (
     Identifier,
     ModelName,
@@ -26,7 +27,7 @@ from service.schemas.base import Text
 from service.subjects.identifiers import EMAIL, PHONE_LIKE
 
 MAX_TOKEN_SECONDS = 3600  # the age up to which a token of Sombra is accepted
-router = APIRouter(prefix="/connect", tags=["connectors"])
+router = APIRouter(prefix="/connect", tags=["connectors"], route_class=GuardedRoute)
 
 
 class Value(PlatformBody):
@@ -59,7 +60,7 @@ class TranscendIn(PlatformBody):
 @router.post("/transcend/{model}", response_class=Response)
 async def transcend(
     model: ModelName,
-    request: Request,
+    raw: RawBody,
     services: ServicesDep,
     x_sombra_token: Annotated[str, Header(max_length=8000)],
     x_transcend_nonce: Annotated[str, Header(min_length=1, max_length=8000)],
@@ -67,7 +68,7 @@ async def transcend(
     """A server webhook of Transcend, one for each identifier. `PUT /v1/data-silo` reports the result to Transcend."""
     settings = services.settings
     claims = _verified_claims(settings, x_sombra_token)
-    body = parse_signed(TranscendIn, await request.body())
+    body = parse_signed(TranscendIn, raw)
     if claims.get("scope") != "coreIdentifier" or claims.get("value") != body.coreIdentifier.value:
         raise Unauthenticated("x-sombra-token is not about this core identifier.")
     if body.type != "ERASURE":

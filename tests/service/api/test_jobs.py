@@ -1,15 +1,21 @@
 """Who sees which jobs, and a job's events, streamed and taken up again."""
 
 import json
+import threading
+from uuid import UUID
 
+import httpx
 import pytest
 
+from service.db import api_keys
 from service.domain.states import CONTROL_STAGES, Stage
 from service.lease import Lease, fail_attempt
+from service.local.supervisor import wait_until
 from service.steps.path.batch import batch_requests
 from service.steps.path.unlearn import store_epoch, store_stage
 from tests.service.conftest import only_model, submit
 from tests.service.jobs import EPOCH, REPORT, claim, expire, publish_what_waits, to_certify
+from tests.service.served import served
 
 
 def test_events_are_streamed_and_taken_up_again(api, services, job):
@@ -83,3 +89,44 @@ def test_a_submitter_sees_progress_and_no_number(api, services, model, new_key):
     everything = api.get(f"/v1/jobs/{job_id}/events").text
     assert "event: epoch" in everything
     assert "event: thresholds" in everything
+
+
+def test_a_stream_ends_when_its_key_is_revoked(api, services, job):
+    """In a process that did not revoke it; another key's stream goes on, and the revoked one sees no later event."""
+    _, job_id = job
+    made = [api.post("/v1/api-keys", json={"name": "x", "scopes": ["read"]}).json() for _ in range(2)]
+    seen: dict[str, list[str]] = {key["id"]: [] for key in made}
+    with served(services, request_seconds=300) as address:
+
+        def follow(key: dict) -> None:
+            url = f"http://{address[0]}:{address[1]}/v1/jobs/{job_id}/events"
+            headers = {"Authorization": f"Bearer {key['key']}"}
+            with httpx.stream("GET", url, headers=headers, trust_env=False, timeout=300) as stream:
+                for line in stream.iter_lines():
+                    seen[key["id"]].append(line)
+
+        streams = [threading.Thread(target=follow, args=[key]) for key in made]
+        for stream in streams:
+            stream.start()
+        assert wait_until(lambda: all("event: stage" in lines for lines in seen.values()), 60)
+        assert api.delete(f"/v1/api-keys/{made[0]['id']}").status_code == 204
+        assert wait_until(lambda: not streams[0].is_alive(), 60)
+        assert streams[1].is_alive()
+        fence = claim(services, job_id)
+        store_stage(services, job_id, fence, Stage.UNLEARN)
+        fail_attempt(services, Lease(services, job_id, fence), "x", permanent=True)
+        assert wait_until(lambda: not streams[1].is_alive(), 60)
+    assert "event: done" in seen[made[1]["id"]]
+    assert "event: done" not in seen[made[0]["id"]]
+
+
+def test_whoever_expired_or_was_revoked_is_not_valid(services, new_key):
+    """A stream asks before it shows an event."""
+    secret = new_key("read")
+    with services.db.transaction() as session:
+        caller = api_keys.find_caller(session, api_keys.hash_key(secret))
+        assert api_keys.is_valid(session, caller)
+        assert not api_keys.is_valid(session, api_keys.Caller(caller.id, caller.scopes, 1.0))
+        assert not api_keys.is_valid(session, api_keys.Caller(UUID(int=1), ["read"]))
+        api_keys.revoke(session, caller.id)
+        assert not api_keys.is_valid(session, caller)

@@ -12,11 +12,10 @@ from tests.service.served import served
 
 def test_more_than_can_be_worked_on_is_refused_not_queued(services, model, new_key):
     """With the table locked, requests pile up to the limit; the others get 503 with Retry-After, and none is lost."""
-    services.settings.max_requests = 4
     headers = {"Authorization": f"Bearer {new_key('submit')}"}
     body = {"model": "tiny", "records": [{"text": "a record"}]}
     answers: list[httpx.Response] = []
-    with served(services) as address:
+    with served(services, max_requests=4) as address:
         url = f"http://{address[0]}:{address[1]}"
 
         def submit() -> None:
@@ -41,14 +40,15 @@ def test_more_than_can_be_worked_on_is_refused_not_queued(services, model, new_k
 
 def test_bodies_that_do_not_come_keep_nobody_out(services, new_key):
     """As many half bodies as there may be requests, and one more: others are answered all the same."""
-    services.settings.max_requests = 3
-    head = b"POST /v1/deletion-requests HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
-    headers = {"Authorization": f"Bearer {new_key('read')}"}
-    with served(services) as address:
+    secret = new_key("submit")
+    key = f"Authorization: Bearer {secret}\r\nContent-Type: application/json"
+    head = f"POST /v1/deletion-requests HTTP/1.1\r\nHost: x\r\n{key}\r\nContent-Length: 100\r\n\r\n{{".encode()
+    with served(services, max_requests=3, request_seconds=60) as address:
+        url, headers = f"http://{address[0]}:{address[1]}/v1/deletion-requests", {"Authorization": f"Bearer {secret}"}
+        assert httpx.get(url, headers=headers, trust_env=False).status_code == 200  # from here on the key is remembered
         slow = [socket.create_connection(address) for _ in range(4)]
         for client in slow:
             client.sendall(head)
-        url = f"http://{address[0]}:{address[1]}/v1/deletion-requests"
         assert httpx.get(url, headers=headers, trust_env=False).status_code == 200
         for client in slow:
             client.close()

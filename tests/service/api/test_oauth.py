@@ -152,3 +152,16 @@ def test_tokens_cannot_be_judged_while_the_issuer_is_away(ask, services, new_key
     answer = ask(token())
     assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, "unavailable", "5")
     assert ask(new_key("read")).status_code == 200
+
+
+def test_a_stream_ends_with_its_token(ask, api, job):
+    """The answer is complete once the token has expired, though the job goes on."""
+    answers = []
+
+    def is_streamed() -> bool:
+        answers.append(ask(token(exp=int(time.time()) + 3, scope="read"), path=f"/v1/jobs/{job[1]}/events"))
+        return answers[-1].status_code == 200
+
+    assert wait_until(is_streamed, 60)  # a busy machine may take so long that the token expires before it is looked at
+    assert "event: stage" in answers[-1].text
+    assert "event: done" not in answers[-1].text

@@ -29,7 +29,7 @@ def gone(client: socket.socket) -> bool:
     [
         b"",
         b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Slow: ",
-        b"POST /v1/deletion-requests HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{",
+        b"POST /connect/datagrail/tiny HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{",
     ],
     ids=["nothing", "half a header", "half a body"],
 )
@@ -70,7 +70,7 @@ def test_an_answer_that_is_not_taken_is_cut(services, model, new_key):
 
 def test_connections_are_bounded(services):
     """One too many is closed at once; when another goes there is room again."""
-    with served(services, connections=3) as address:
+    with served(services, max_connections=3) as address:
         held = [socket.create_connection(address) for _ in range(3)]
         with socket.create_connection(address) as fourth:
             assert gone(fourth)
