@@ -18,7 +18,7 @@ logger = get_logger(__name__)
 # SQLAlchemy's TimeoutError: no connection of the pool became free.
 DATABASE_UNAVAILABLE = (OperationalError, psycopg.OperationalError, exc.TimeoutError)
 MEDIA_TYPE = "application/problem+json"
-FIELD_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_-]{0,39}$")
+FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
 
 
 def problem(
@@ -71,7 +71,7 @@ def _validation_error(_: Request, error: Exception) -> JSONResponse:
 def field_name(location: Sequence[int | str]) -> str:
     """`records.0.text` for ("body", "records", 0, "text"). A name that may be personal data is left out."""
     names = [str(name) for name in location if name not in ("body", "query", "path", "header")]
-    safe_names = [name if name.isdigit() or FIELD_NAME.match(name) else "(unknown field)" for name in names]
+    safe_names = [name if name.isdigit() or FIELD_NAME.fullmatch(name) else "(unknown field)" for name in names]
     return ".".join(safe_names) or "body"
 
 

@@ -1,7 +1,7 @@
 """Bodies of the model and version endpoints."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -43,7 +43,7 @@ class Policy(Input):
     margin: float = Field(1.0, ge=-1, le=1)
     loss: Literal["ihl", "gd", "ga"] = "ihl"
     init: Literal["fila", "lora"] = "fila"
-    target_modules: list[Text] | None = None
+    target_modules: list[Annotated[Text, Field(max_length=200)]] | None = Field(None, max_length=1000)
     retain_weight: float = Field(1.0, ge=0)
     fisher_eps: float = Field(0.1, gt=0)
     fisher_absolute_eps: float | None = Field(None, gt=0, description="absolute eps; default: relative, by fisher_eps")
@@ -56,7 +56,7 @@ class Policy(Input):
     utility_sequences: int = Field(32, ge=1, le=10_000)
     el_sample: int = Field(4, ge=1)
     row_budget: int = Field(256, ge=1)
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     train_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpoint_activations: bool = Field(False, description="use less memory in training, for a third more time")

@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import (
-    AnyHttpUrl,
     AwareDatetime,
     BaseModel,
     ConfigDict,
@@ -15,7 +14,7 @@ from pydantic import (
     field_validator,
 )
 
-from service.schemas.base import Input, Text
+from service.schemas.base import CallbackUrl, Input, Text
 from service.schemas.subjects import Searched, SubjectIn
 
 
@@ -59,7 +58,7 @@ class RequestIn(Input):
     received_at: AwareDatetime | None = Field(
         None, description="when the controller received the request; default: now"
     )
-    callback_url: AnyHttpUrl | None = Field(None, description="gets a POST when the request ends; stored sealed")
+    callback_url: CallbackUrl | None = Field(None, description="gets a POST when the request ends; stored sealed")
     resubmits: ResubmissionIn | None = Field(
         None,
         description="the earlier request that had the same records; its texts may be purged. The certificate names it.",
