@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from service.bootstrap import Services
@@ -17,6 +18,7 @@ from service.db.tables import DeletionRequest
 from service.domain.json_types import JsonObject
 from service.domain.notifications import opendsr_status
 from service.domain.states import RequestStatus
+from service.privacy.envelope import Wrapper
 
 SUCCESSFUL = (RequestStatus.COMPLETED, RequestStatus.NOT_MEMORISED)
 
@@ -27,6 +29,12 @@ class CallbackTarget:
 
     url: str
     token: str | None = None
+
+    def lane(self, wrapper: Wrapper, api_key_id: UUID) -> int:
+        """The lane of this API key's callbacks to this host: a keyed hash of 63 bits, never 0."""
+        host = (urlsplit(self.url).hostname or "").rstrip(".")
+        digest = wrapper.keyed_hash("webhook", b"lane" + api_key_id.bytes + host.encode())
+        return int.from_bytes(digest[:8], "big") >> 1 or 1
 
     @classmethod
     def loads(cls, sealed: str) -> list["CallbackTarget"]:
