@@ -61,11 +61,16 @@ class Settings(BaseSettings):
     epoch_seconds: float = Field(86_400, description="how long a process wraps data keys under one epoch key")
     callback_seconds: float = Field(10, description="how long the receiver of a callback may take to answer")
     requests_per_minute: int = Field(30_000, description="limit of one API key in each API process; 0: no limit")
+    previews_per_minute: int = Field(
+        20,
+        description="identities and names that one API key may look up in previews a minute, in all processes together",
+    )
     oauth_jwks_url: str = Field("", description="URL of an OAuth 2 issuer's keys; empty: only API keys are accepted")
     oauth_issuer: str = Field("", description="the claim iss of its access tokens")
     oauth_audience: str = Field("unlearnd", description="the claim aud of its access tokens")
     oauth_scopes: list[str] = Field(
-        ["submit", "read", "download", "audit", "approve"], description="scopes that a token may grant, as JSON"
+        ["submit", "read", "preview", "download", "audit", "approve"],
+        description="scopes that a token may grant, as JSON",
     )
     public_url: str = Field("", description="public URL of the API, for links in answers")
     processor_domain: str = Field("localhost", description="OpenDSR: the domain in the processor's certificate")

@@ -111,6 +111,11 @@ def is_auditor(caller: Caller) -> bool:
     return bool({"audit", "admin"} & set(caller.scopes))
 
 
+def sees_counts(caller: Caller) -> bool:
+    """Whether a caller may see how many records a search has matched; others see only whether it has matched any."""
+    return bool({"approve", "audit", "admin"} & set(caller.scopes))
+
+
 SEES_ALL_REQUESTS = ("read", "approve", "audit")  # a caller with `submit` alone sees its own requests
 Submitter = Annotated[Caller, Depends(WithScope("submit"))]
 Reader = Annotated[Caller, Depends(WithScope("read", "submit"))]
@@ -118,5 +123,6 @@ Downloader = Annotated[Caller, Depends(WithScope("download"))]
 VersionReader = Annotated[Caller, Depends(WithScope("read", "download", "submit"))]
 Auditor = Annotated[Caller, Depends(WithScope("audit", "read", "download", "submit"))]
 DownloadAuditor = Annotated[Caller, Depends(WithScope("audit"))]
+Previewer = Annotated[Caller, Depends(WithScope("preview", "approve"))]
 Approver = Annotated[Caller, Depends(WithScope("approve"))]
 Admin = Annotated[Caller, Depends(WithScope("admin"))]

@@ -29,6 +29,15 @@ class Policy(Input):
     max_batch_records: int = Field(32, ge=1, le=10_000, description="a job holds at most this many records")
     max_wait_seconds: float | None = Field(None, ge=0, description="default: UNLEARND_MAX_WAIT_SECONDS")
     approvals: int = Field(0, ge=0, le=2, description="API keys that must approve a request before it is batched")
+    max_certain_matches: int = Field(
+        200, ge=1, le=10_000, description="more records that match one person for certain need an approval"
+    )
+    max_certain_share: float = Field(
+        0.01,
+        gt=0,
+        le=1,
+        description="so does a larger share of one corpus' records, unless at most 20 of them match",
+    )
     rank: int = Field(16, ge=1, le=512)
     alpha: float | None = Field(None, gt=0, description="default: 2 x rank")
     learning_rate: float = Field(2e-4, gt=0, le=1)

@@ -107,7 +107,9 @@ class RequestOut(BaseModel):
     version: int | None
     reason: str | None
     regulation: str
-    records: int
+    records: int = Field(
+        description="number of texts; those that a search has found count only for the scopes approve and audit"
+    )
     ref: str
     received_at: datetime
     due_at: datetime
@@ -115,7 +117,10 @@ class RequestOut(BaseModel):
     finished_at: datetime | None
     extension_reason: str | None
     waits_for: Literal["resolve", "approval"] | None = Field(description="why a pending request is not batched yet")
-    results_count: int | None = Field(description="number of records that the search for the subject matched")
+    results_count: int | None = Field(
+        description="number of records that the search for the subject matched; the scopes approve and audit see it,"
+        " others see 0, or null for any other number"
+    )
     searched: list[Searched] | None = Field(description="corpora in which the subject was looked up; null once purged")
 
 

@@ -11,7 +11,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import ValidationError
 
-from service.api.deps import SEES_ALL_REQUESTS, Reader, ServicesDep, Submitter, restricted_to
+from service.api.deps import SEES_ALL_REQUESTS, Reader, ServicesDep, Submitter, restricted_to, sees_counts
 from service.api.errors import field_name
 from service.api.platforms.opendsr_route import DialectName, OpenDsrRoute, OpenGdprRoute, SignedRoute
 from service.bootstrap import Services
@@ -99,7 +99,9 @@ def _submit(body: OpenDsrIn | OpenGdprIn, raw: bytes, services: Services, caller
 def status(subject_request_id: UUID, services: ServicesDep, caller: Reader, dialect: DialectName) -> Status:
     """The status of a request."""
     request = _find_request(services, subject_request_id, restricted_to(caller, *SEES_ALL_REQUESTS))
-    body = status_body(request, opendsr_status(request.status), results_url(services, request))
+    body = status_body(
+        request, opendsr_status(request.status), results_url(services, request), exact=sees_counts(caller)
+    )
     return Status(**body, api_version=DIALECTS[dialect].api_version)
 
 
