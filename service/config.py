@@ -17,10 +17,17 @@ def _check_wording(name: str) -> str:
     return name
 
 
+def _check_distinct(secrets: dict[str, SecretStr]) -> dict[str, SecretStr]:
+    """Refuse a secret that two models share: a webhook for one of them would be valid for the other."""
+    if len({secret.get_secret_value() for secret in secrets.values()} - {""}) < len(secrets):
+        raise ValueError("each model needs a secret of its own")
+    return secrets
+
+
 class Settings(BaseSettings):
     """An operator's settings. Durations are in seconds and sizes in bytes unless the name says otherwise."""
 
-    model_config = SettingsConfigDict(env_prefix="UNLEARND_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="UNLEARND_", extra="ignore", hide_input_in_errors=True)
 
     database_url: str = Field("", description="postgresql://user:password@host/database; not the schema's owner")
     owner_database_url: str = Field("", description="the same for the schema's owner; only `unlearnd migrate` uses it")
@@ -79,8 +86,7 @@ class Settings(BaseSettings):
     alert_days: float = Field(5, description="days before its deadline from which a request is due soon")
     identifier_types: dict[str, str] = Field(
         {},
-        description="identity type of each DataGrail or Transcend identifier, as JSON:"
-        ' {"user_id": "controller_customer_id"}',
+        description='identity type of each DataGrail identifier, as JSON: {"user_id": "controller_customer_id"}',
     )
     fides_url: str = Field("", description="URL of Fides, for its callbacks")
     transcend_url: str = Field("https://multi-tenant.sombra.transcend.io", description="URL of the Sombra gateway")
@@ -88,8 +94,10 @@ class Settings(BaseSettings):
     transcend_organization: str = Field("", description="organization URI: the audience of Sombra's tokens")
     transcend_internal_key: SecretStr = Field(SecretStr(""), description="internal key of a self-hosted Sombra gateway")
     transcend_public_key: Path = Field(Path(), description="PEM file with the key that verifies Sombra's webhooks")
-    datagrail_secret: SecretStr = Field(
-        SecretStr(""), description="secret of DataGrail's webhooks; empty: they are off"
+    datagrail_secrets: Annotated[dict[str, SecretStr], AfterValidator(_check_distinct)] = Field(
+        {},
+        description="secret of the DataGrail webhook of each model, as JSON, no two the same:"
+        ' {"assistant": "..."}; empty: they are off',
     )
     callback_allow_private: bool = Field(False, description="allow callbacks to any private address")
     callback_allow: list[str] = Field(

@@ -11,7 +11,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import ValidationError
 
-from service.api.deps import SEES_ALL_REQUESTS, Reader, ServicesDep, Submitter, restricted_to, sees_counts
+from service.api.deps import Reader, ServicesDep, Submitter, restricted_to, sees_counts
 from service.api.errors import field_name
 from service.api.platforms.opendsr_route import DialectName, OpenDsrRoute, OpenGdprRoute, SignedRoute
 from service.bootstrap import Services
@@ -97,8 +97,8 @@ def _submit(body: OpenDsrIn | OpenGdprIn, raw: bytes, services: Services, caller
 
 
 def status(subject_request_id: UUID, services: ServicesDep, caller: Reader, dialect: DialectName) -> Status:
-    """The status of a request."""
-    request = _find_request(services, subject_request_id, restricted_to(caller, *SEES_ALL_REQUESTS))
+    """The status of a request. A controller sees its own alone, whatever its key may see elsewhere."""
+    request = _find_request(services, subject_request_id, restricted_to(caller))
     body = status_body(
         request, opendsr_status(request.status), results_url(services, request), exact=sees_counts(caller)
     )
@@ -193,7 +193,7 @@ def to_submission(services: Services, body: OpenDsrIn | OpenGdprIn, dialect: str
         body.regulation,
         body.submitted_time,
         subject={"identities": identities, "names": names} if identities or names else None,
-        callbacks=[CallbackTarget(str(url)) for url in body.status_callback_urls],
+        callbacks=[CallbackTarget(url) for url in dict.fromkeys(map(str, body.status_callback_urls))],
         columns={"dialect": dialect, "subject_request_id": UUID(body.subject_request_id)},
     )
 
