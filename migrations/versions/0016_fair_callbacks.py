@@ -5,7 +5,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "0016"
-down_revision = "0010"
+down_revision = "0011"
 UNDELIVERED = sa.text("delivered_at IS NULL")
 
 
