@@ -103,8 +103,7 @@ def measure(services: Services, folder: Path, size: int) -> str:
 
     def look_up(subject: Subject) -> Callable[[], object]:
         def action() -> object:
-            with services.db.reading() as session:
-                return search(SearchableCorpora(services.wrapper, services.corpus_roots, session, model_id), subject)
+            return search(SearchableCorpora(services.wrapper, services.corpus_roots, services.db, model_id), subject)
 
         return action
 

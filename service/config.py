@@ -35,10 +35,17 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _check_distinct(secrets: dict[str, SecretStr]) -> dict[str, SecretStr]:
+    """Refuse a secret that two models share: a webhook for one of them would be valid for the other."""
+    if len({secret.get_secret_value() for secret in secrets.values()} - {""}) < len(secrets):
+        raise ValueError("each model needs a secret of its own")
+    return secrets
+
+
 class Settings(BaseSettings):
     """An operator's settings. Durations are in seconds and sizes in bytes unless the name says otherwise."""
 
-    model_config = SettingsConfigDict(env_prefix="UNLEARND_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="UNLEARND_", extra="ignore", hide_input_in_errors=True)
 
     database_url: str = Field("", description="postgresql://user:password@host/database; not the schema's owner")
     owner_database_url: str = Field("", description="the same for the schema's owner; only `unlearnd migrate` uses it")
@@ -120,11 +127,16 @@ class Settings(BaseSettings):
     epoch_seconds: float = Field(86_400, description="how long a process wraps data keys under one epoch key")
     callback_seconds: float = Field(10, description="how long the receiver of a callback may take to answer")
     requests_per_minute: int = Field(30_000, description="limit of one API key in each API process; 0: no limit")
+    previews_per_minute: int = Field(
+        20,
+        description="identities and names that one API key may look up in previews a minute, in all processes together",
+    )
     oauth_jwks_url: str = Field("", description="URL of an OAuth 2 issuer's keys; empty: only API keys are accepted")
     oauth_issuer: str = Field("", description="the claim iss of its access tokens")
     oauth_audience: str = Field("unlearnd", description="the claim aud of its access tokens")
     oauth_scopes: list[str] = Field(
-        ["submit", "read", "download", "audit", "approve"], description="scopes that a token may grant, as JSON"
+        ["submit", "read", "preview", "download", "audit", "approve"],
+        description="scopes that a token may grant, as JSON",
     )
     public_url: Annotated[str, AfterValidator(_check_url)] = Field(
         "", description="public URL of the API, for links in answers; needed beyond a loopback address"
@@ -135,8 +147,7 @@ class Settings(BaseSettings):
     alert_days: float = Field(5, description="days before its deadline from which a request is due soon")
     identifier_types: dict[str, str] = Field(
         {},
-        description="identity type of each DataGrail or Transcend identifier, as JSON:"
-        ' {"user_id": "controller_customer_id"}',
+        description='identity type of each DataGrail identifier, as JSON: {"user_id": "controller_customer_id"}',
     )
     fides_url: str = Field("", description="URL of Fides, for its callbacks")
     transcend_url: str = Field("https://multi-tenant.sombra.transcend.io", description="URL of the Sombra gateway")
@@ -144,8 +155,10 @@ class Settings(BaseSettings):
     transcend_organization: str = Field("", description="organization URI: the audience of Sombra's tokens")
     transcend_internal_key: SecretStr = Field(SecretStr(""), description="internal key of a self-hosted Sombra gateway")
     transcend_public_key: Path = Field(Path(), description="PEM file with the key that verifies Sombra's webhooks")
-    datagrail_secret: SecretStr = Field(
-        SecretStr(""), description="secret of DataGrail's webhooks; empty: they are off"
+    datagrail_secrets: Annotated[dict[str, SecretStr], AfterValidator(_check_distinct)] = Field(
+        {},
+        description="secret of the DataGrail webhook of each model, as JSON, no two the same:"
+        ' {"assistant": "..."}; empty: they are off',
     )
     callback_allow_private: bool = Field(False, description="allow callbacks to any private address")
     callback_allow: list[str] = Field(

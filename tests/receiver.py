@@ -2,7 +2,8 @@
 
 import json
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -61,12 +62,41 @@ def receiving():
         def log_message(self, *_):
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with _serving(receiver, Handler):
+        yield receiver
+
+
+@contextmanager
+def tar_pit():
+    """A running receiver that takes each call, sends a header now and then, and never ends its answer."""
+    receiver = Receiver("")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            receiver.calls.append(Call("POST", self.path, {}, body))
+            with suppress(OSError):
+                self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+                while True:
+                    self.wfile.write(b"x: y\r\n")
+                    time.sleep(0.05)  # busy, as slow as it likes, until the caller hangs up
+
+        def log_message(self, *_):
+            pass
+
+    with _serving(receiver, Handler):
+        yield receiver
+
+
+@contextmanager
+def _serving(receiver: Receiver, handler: type[BaseHTTPRequestHandler]):
+    """A server that serves meanwhile; it fills in the receiver's URL."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         receiver.url = f"http://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield receiver
+            yield
         finally:
             server.shutdown()
             thread.join()

@@ -1,5 +1,6 @@
 """Celery tasks. Each takes an id, asks PostgreSQL whether there is work, and drops the message if there is none."""
 
+import threading
 from collections.abc import Callable
 from uuid import UUID
 
@@ -18,7 +19,7 @@ from service.steps.path.certify import certify_job
 from service.steps.path.publish import publish_version
 from service.steps.subjects.index import index_corpus
 from service.steps.subjects.resolve import resolve_request
-from service.steps.upkeep.deliver import deliver_callbacks
+from service.steps.upkeep.deliver import deliver_alerts, deliver_callbacks
 from service.steps.upkeep.purge import purge_due, purge_restored
 from service.steps.upkeep.shred import rewrap_restored, shred_purged
 from service.steps.upkeep.sweep import collect_garbage, wake_lost_work
@@ -93,8 +94,17 @@ def _read_job(services: Services, job_id: UUID) -> Job:
 
 @app.task(name="deliver")  # type: ignore[untyped-decorator]
 def deliver() -> None:
-    """Send the callbacks that are due."""
-    deliver_callbacks(get_services(), go_on=lambda: not stopping.is_set())
+    """Send the callbacks and alerts that are due, in threads of their own: a slow receiver holds up no other task."""
+    for step in (deliver_callbacks, deliver_alerts):
+        threading.Thread(target=_deliver, args=[step], name=step.__name__).start()
+
+
+def _deliver(step: Callable[..., int]) -> None:
+    """Run a step that sends; what it raises is logged, and the sweep wakes it again."""
+    try:
+        step(get_services(), go_on=lambda: not stopping.is_set())
+    except Exception as error:  # nobody waits for this thread; a message could quote a value
+        logger.error("delivering failed", error=type(error).__name__)
 
 
 @app.task(name="index")  # type: ignore[untyped-decorator]

@@ -166,6 +166,11 @@ def is_auditor(caller: Caller) -> bool:
     return bool({"audit", "admin"} & set(caller.scopes))
 
 
+def sees_counts(caller: Caller) -> bool:
+    """Whether a caller may see how many records a search has matched; others see only whether it has matched any."""
+    return bool({"approve", "audit", "admin"} & set(caller.scopes))
+
+
 SEES_ALL_REQUESTS = ("read", "approve", "audit")  # a caller with `submit` alone sees its own requests
 Submitter = Annotated[Caller, Depends(WithScope("submit"))]
 Reader = Annotated[Caller, Depends(WithScope("read", "submit"))]
@@ -176,5 +181,6 @@ MetricsReader = Annotated[Caller, Depends(WithScope(*SEES_ALL_REQUESTS))]
 Auditor = Annotated[Caller, Depends(WithScope("audit", "read", "download", "submit"))]
 LogReader = Annotated[Caller, Depends(WithScope("audit", "read"))]
 DownloadAuditor = Annotated[Caller, Depends(WithScope("audit"))]
+Previewer = Annotated[Caller, Depends(WithScope("preview", "approve"))]
 Approver = Annotated[Caller, Depends(WithScope("approve"))]
 Admin = Annotated[Caller, Depends(WithScope("admin"))]

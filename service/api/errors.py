@@ -21,7 +21,7 @@ DATABASE_UNAVAILABLE = (OperationalError, psycopg.OperationalError, exc.TimeoutE
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 20  # that an answer lists
 JSON_PLACE = re.compile(r"line (\d+) column (\d+)$")
-FIELD_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_-]{0,39}$")
+FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
 
 
 def problem(
@@ -83,7 +83,7 @@ def listed_errors(error: RequestValidationError) -> list[dict[str, str]]:
 def field_name(location: Sequence[int | str]) -> str:
     """`records.0.text` for ("body", "records", 0, "text"). A name that may be personal data is left out."""
     names = [str(name) for name in location if name not in ("body", "query", "path", "header")]
-    safe_names = [name if name.isdigit() or FIELD_NAME.match(name) else "(unknown field)" for name in names]
+    safe_names = [name if name.isdigit() or FIELD_NAME.fullmatch(name) else "(unknown field)" for name in names]
     return ".".join(safe_names) or "body"
 
 

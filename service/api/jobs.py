@@ -111,10 +111,10 @@ def get(job_id: UUID, services: ServicesDep, caller: JobReader) -> JobOut:
 
 
 @router.post("/{job_id}/retry", status_code=202)
-def retry(job_id: UUID, services: ServicesDep, _: Admin) -> list[RequestOut]:
+def retry(job_id: UUID, services: ServicesDep, caller: Admin) -> list[RequestOut]:
     """Make the failed requests of a quarantined job pending again, once an operator has removed the cause."""
     model, requests = retry_job(services, job_id)
-    return [to_request_out(request, model) for request in requests]
+    return [to_request_out(request, model, caller) for request in requests]
 
 
 @router.get("/{job_id}/history")

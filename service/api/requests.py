@@ -7,7 +7,16 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import AwareDatetime
 
-from service.api.deps import SEES_ALL_REQUESTS, Admin, Reader, ServicesDep, Submitter, restricted_to, services_from
+from service.api.deps import (
+    SEES_ALL_REQUESTS,
+    Admin,
+    Reader,
+    ServicesDep,
+    Submitter,
+    restricted_to,
+    sees_counts,
+    services_from,
+)
 from service.api.guard import GuardedRoute
 from service.api.paging import Cursor, Limit
 from service.bootstrap import Services
@@ -42,8 +51,12 @@ IdempotencyKey = Annotated[
 ]
 
 
-def to_request_out(request: DeletionRequest, model: str) -> RequestOut:
-    """The answer for a request to the model of this name."""
+def to_request_out(request: DeletionRequest, model: str, caller: Caller) -> RequestOut:
+    """The answer for a request to the model of this name.
+
+    How many records a search has matched is a fact about training data. A submitter learns only whether it is 0.
+    """
+    searched, exact = request.results_count or 0, sees_counts(caller)
     return RequestOut(
         id=request.id,
         status=request.status,
@@ -53,7 +66,7 @@ def to_request_out(request: DeletionRequest, model: str) -> RequestOut:
         version=request.version,
         reason=request.reason,
         regulation=request.regulation,
-        records=request.records_count,
+        records=request.records_count - (0 if exact else searched),
         ref=request.ref,
         received_at=request.received_at,
         due_at=request.due_at,
@@ -63,7 +76,7 @@ def to_request_out(request: DeletionRequest, model: str) -> RequestOut:
         resolved_at=request.resolved_at,
         resolved_reason=request.resolved_reason,
         waits_for=request.hold if request.status == RequestStatus.PENDING else None,
-        results_count=request.results_count,
+        results_count=request.results_count if exact or not searched else None,
         searched=request.resolution.get("searched") if request.resolution else None,
     )
 
@@ -87,7 +100,7 @@ def submit(
         ],
         signed=json.loads(accepted.receipt),
     )
-    answer = RequestAccepted(**dict(to_request_out(request, accepted.model)), receipt=receipt)
+    answer = RequestAccepted(**dict(to_request_out(request, accepted.model, caller)), receipt=receipt)
     headers = {"Location": f"{router.prefix}/{request.id}"}
     return Response(answer.model_dump_json(), 202, headers, media_type="application/json")
 
@@ -130,7 +143,7 @@ def listing(
             due_before=due_before,
             api_key_id=restricted_to(caller, *SEES_ALL_REQUESTS),
         )
-    items = [to_request_out(request, request.model.name) for request in page.items]
+    items = [to_request_out(request, request.model.name, caller) for request in page.items]
     return Listing(items=items, next_cursor=page.next_cursor)
 
 
@@ -138,7 +151,7 @@ def listing(
 def get(request_id: UUID, services: ServicesDep, caller: Reader) -> RequestOut:
     """One request."""
     request = visible_request(services, request_id, caller)
-    return to_request_out(request, request.model.name)
+    return to_request_out(request, request.model.name, caller)
 
 
 def visible_request(services: Services, request_id: UUID, caller: Caller) -> DeletionRequest:

@@ -5,23 +5,26 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query
 
-from service.api.deps import Approver, Reader, ServicesDep
+from service.api.deps import Approver, Previewer, ServicesDep
 from service.api.guard import GuardedRoute
 from service.api.requests import get
 from service.domain.subject import Subject
 from service.schemas.requests import RequestIn, RequestOut
 from service.schemas.subjects import ApprovalIn, MatchOut, Preview, RefusalIn
-from service.steps.subjects.approve import approve_request, list_matches, preview_request, reject_request
+from service.steps.subjects.approve import approve_request, list_matches, reject_request
+from service.steps.subjects.preview import preview_request
 
 router = APIRouter(prefix="/v1", tags=["deletion requests"], route_class=GuardedRoute)
 
 
 @router.post("/deletion-requests:preview")
-def preview(body: RequestIn, services: ServicesDep, caller: Reader) -> Preview:
+def preview(body: RequestIn, services: ServicesDep, caller: Previewer) -> Preview:
     """The matches of a subject, without a request. Only API keys with the scope `approve` see texts."""
     subject: Subject = body.subject.to_subject() if body.subject else {"identities": [], "names": []}
     may_read_texts = bool({"approve", "admin"} & set(caller.scopes))
-    return preview_request(services, body.model, subject, body.regulation, body.received_at, texts=may_read_texts)
+    return preview_request(
+        services, caller.id, body.model, subject, body.regulation, body.received_at, texts=may_read_texts
+    )
 
 
 @router.get("/deletion-requests/{request_id}/matches")

@@ -13,20 +13,21 @@ FORBIDDEN = (
     "irreversible",
     "cannot be extracted",
 )
-E_MAIL = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+")
+# One character before the @ is enough. More would have a long word read again from each of its characters.
+E_MAIL = re.compile(r"[^\s@]@[^\s@]+\.[^\s@]")
 
 
 def texts(value: object) -> Iterator[str]:
-    """Every string in a JSON value, keys included."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield key
-            yield from texts(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from texts(item)
+    """Every string in a JSON value, keys included, however deep it is."""
+    left = [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, dict):
+            left += (part for key, member in reversed(item.items()) for part in (member, key))
+        elif isinstance(item, list):
+            left += reversed(item)
 
 
 def problem_in(value: object) -> str | None:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from service.bootstrap import Services
@@ -17,7 +18,9 @@ from service.db.tables import DeletionRequest
 from service.domain.json_types import JsonObject
 from service.domain.notifications import opendsr_status
 from service.domain.states import TERMINAL_REQUESTS, RequestStatus
+from service.privacy.envelope import Wrapper
 
+FIDES_REPLY_PATH = "/api/v1/request-task/callback"
 SUCCESSFUL = (RequestStatus.COMPLETED, RequestStatus.NOT_MEMORISED)
 
 
@@ -27,6 +30,12 @@ class CallbackTarget:
 
     url: str
     token: str | None = None
+
+    def lane(self, wrapper: Wrapper, api_key_id: UUID) -> int:
+        """The lane of this API key's callbacks to this host: a keyed hash of 63 bits, never 0."""
+        host = (urlsplit(self.url).hostname or "").rstrip(".")
+        digest = wrapper.keyed_hash("webhook", b"lane" + api_key_id.bytes + host.encode())
+        return int.from_bytes(digest[:8], "big") >> 1 or 1
 
     @classmethod
     def loads(cls, sealed: str) -> list["CallbackTarget"]:
@@ -105,13 +114,25 @@ def results_url(services: Services, request: DeletionRequest) -> str | None:
     return f"{services.settings.public_url}/v1/models/{request.model.name}/versions/{request.version}/certificate"
 
 
+def fides_url(services: Services) -> str:
+    """The one URL on which Fides is called back. It is the operator's, so Fides' token goes to no other host."""
+    if not services.settings.fides_url:
+        raise ValueError("UNLEARND_FIDES_URL is not set")
+    return services.settings.fides_url.rstrip("/") + FIDES_REPLY_PATH
+
+
+def transcend_url(services: Services) -> str:
+    """The one URL on which Transcend is told. It is the operator's, so Transcend's API key goes to no other host."""
+    return f"{services.settings.transcend_url.rstrip('/')}/v1/data-silo"
+
+
 def _fides(notification: Notification) -> OutgoingCall | None:
     """`POST {fides}/api/v1/request-task/callback` with the request's token; None for a failure, which has no status."""
     if notification.status not in SUCCESSFUL:
         return None
     body = json.dumps({"rows_masked": notification.request.records_count}).encode()
     headers = {"content-type": "application/json", "authorization": f"Bearer {notification.target.token}"}
-    return OutgoingCall("POST", notification.target.url, headers, body, trusted=True)
+    return OutgoingCall("POST", fides_url(notification.services), headers, body, trusted=True)
 
 
 def _transcend(notification: Notification) -> OutgoingCall:
@@ -131,7 +152,7 @@ def _transcend(notification: Notification) -> OutgoingCall:
     if settings.transcend_internal_key:
         headers["x-sombra-authorization"] = f"Bearer {settings.transcend_internal_key.get_secret_value()}"
     body = json.dumps({"status": status, "message": f"unlearnd: {notification.status}"}).encode()
-    return OutgoingCall("PUT", notification.target.url, headers, body, trusted=True)
+    return OutgoingCall("PUT", transcend_url(notification.services), headers, body, trusted=True)
 
 
 def _datagrail(notification: Notification) -> OutgoingCall | None:
@@ -141,7 +162,7 @@ def _datagrail(notification: Notification) -> OutgoingCall | None:
     status = "completed" if notification.status in SUCCESSFUL else "failed"
     message = {**notification.ended, "webhook_request_id": notification.target.token, "status": status}
     body = json.dumps(message).encode()
-    secret = notification.services.settings.datagrail_secret.get_secret_value()
+    secret = notification.services.settings.datagrail_secrets[notification.request.model.name].get_secret_value()
     headers = datagrail_signature.signature_headers(secret, datetime.now(UTC), body)
     return OutgoingCall("POST", notification.target.url, headers, body)
 

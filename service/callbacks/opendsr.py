@@ -42,8 +42,12 @@ def expected_completion(request: DeletionRequest) -> datetime:
     return request.due_at
 
 
-def status_body(request: DeletionRequest, status: str, results_url: str | None) -> JsonObject:
-    """The fields that a status answer and a callback share; `status` is one of OpenDSR's."""
+def status_body(request: DeletionRequest, status: str, results_url: str | None, *, exact: bool = False) -> JsonObject:
+    """The fields that a status answer and a callback share; `status` is one of OpenDSR's.
+
+    The number of results is left out if a search has found some, unless `exact`: a controller learns only whether it
+    is 0, as any submitter.
+    """
     body: JsonObject = {
         "controller_id": str(request.api_key_id),
         "expected_completion_time": timestamp(expected_completion(request)),
@@ -51,7 +55,8 @@ def status_body(request: DeletionRequest, status: str, results_url: str | None) 
         "request_status": status,
     }
     if status == "completed":
-        body["results_count"] = request.records_count
+        if exact or not request.results_count:
+            body["results_count"] = request.records_count
         if results_url:
             body["results_url"] = results_url
     return body

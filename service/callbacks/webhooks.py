@@ -1,4 +1,4 @@
-"""Outgoing calls: signed after Standard Webhooks, and sent only to public addresses.
+"""Outgoing calls: signed after Standard Webhooks, and sent only to addresses that may be called (`domain.addresses`).
 
 A receiver holds the secret `whsec_...` of its API key and checks `webhook-signature`: `v1,` and the base64 of
 HMAC-SHA256 over `webhook-id.webhook-timestamp.body` (github.com/standard-webhooks/standard-webhooks, spec). The secret
@@ -14,28 +14,24 @@ import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import TypeAlias
 from urllib.parse import urlsplit
 from uuid import UUID
 
 import httpcore
+from anyio import to_thread
 
+from service.domain.addresses import is_callable_address, is_callable_port
 from service.privacy.envelope import Wrapper
 
-NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv4 addresses behind a translator (RFC 6052)
-# Networks that `is_global` counts as public and that are not: of translators and relays, and deprecated ones.
-NON_PUBLIC_NETWORKS = [
-    ipaddress.ip_network(network)
-    for network in ("64:ff9b:1::/48", "::/96", "::ffff:0:0:0/96", "fec0::/10", "192.88.99.0/24")
-]
-Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 SocketOption: TypeAlias = (  # as httpcore declares it
     tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
 )
 
 
 class RefusedTarget(ValueError):
-    """The call would go to an address that is not public."""
+    """The call would go to an address or a port that is not called."""
 
 
 def webhook_secret(wrapper: Wrapper, api_key_id: UUID) -> str:
@@ -59,7 +55,7 @@ def signature_headers(secret: str, message_id: UUID, at: datetime, body: bytes) 
 
 @dataclass(frozen=True, slots=True)
 class OutgoingCall:
-    """An HTTP call to send. `trusted`: an operator has set the URL, so it may be a private address."""
+    """An HTTP call to send. `trusted`: an operator has set the URL, so its address may be private and its port any."""
 
     method: str
     url: str
@@ -71,10 +67,11 @@ class OutgoingCall:
 def send(call: OutgoingCall, *, seconds: float, allow_private: bool, allow: Sequence[str] = ()) -> int:
     """Send a call and return the receiver's HTTP status. The body of the answer is not read.
 
-    Follows no redirects. `seconds` limits the whole call. `allow` lists private networks that calls may go to.
+    Follows no redirects. `seconds` limits the whole call, the look-up of the name included. `allow` lists private
+    networks that calls may go to.
 
     Raises:
-        RefusedTarget: The host is a private address, or resolves to one.
+        RefusedTarget: The host is an address that may not be called, or resolves to one; or the port may not be called.
         TimeoutError: The call took longer than `seconds`, even if bytes kept arriving.
         httpcore.NetworkError, httpcore.ProtocolError, OSError: The receiver cannot be reached.
         ValueError: Not an HTTP URL.
@@ -82,7 +79,7 @@ def send(call: OutgoingCall, *, seconds: float, allow_private: bool, allow: Sequ
     url = urlsplit(call.url)
     if url.scheme not in ("http", "https") or not url.hostname:
         raise ValueError("not an HTTP URL")
-    backend = PublicNetworkBackend(allow_private=allow_private or call.trusted, allow=allow)
+    backend = PublicNetworkBackend(allow_private=allow_private or call.trusted, allow=allow, any_port=call.trusted)
     return asyncio.run(_send(call, seconds, backend))
 
 
@@ -95,15 +92,27 @@ async def _send(call: OutgoingCall, seconds: float, backend: "PublicNetworkBacke
         return int(answer.status)
 
 
+async def _resolve(host: str, port: int) -> list[str]:
+    """The addresses of a host.
+
+    A time-out abandons the thread that resolves. `asyncio.run` would wait for a thread of the loop's own pool: then a
+    slow name server could make a call as long as it likes.
+    """
+    resolved = await to_thread.run_sync(
+        partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM), abandon_on_cancel=True
+    )
+    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in resolved))
+
+
 class PublicNetworkBackend(httpcore.AsyncNetworkBackend):
     """Resolves names itself and connects to the addresses that it has checked.
 
     So a name cannot resolve to another address between the check and the call (DNS rebinding).
     """
 
-    def __init__(self, *, allow_private: bool, allow: Sequence[str] = ()) -> None:
-        """Allow all private addresses, or those in the networks of `allow`, only where an operator says so."""
-        self._backend, self._allow_private = httpcore.AnyIOBackend(), allow_private
+    def __init__(self, *, allow_private: bool, allow: Sequence[str] = (), any_port: bool = False) -> None:
+        """Allow private addresses, the networks of `allow`, and ports of infrastructure only where an operator does."""
+        self._backend, self._allow_private, self._any_port = httpcore.AnyIOBackend(), allow_private, any_port
         self._allow = [ipaddress.ip_network(network) for network in allow]
 
     async def connect_tcp(
@@ -114,12 +123,12 @@ class PublicNetworkBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[SocketOption] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Resolve the host, refuse it if any address is private, and connect to the first address that answers."""
-        loop = asyncio.get_running_loop()
-        resolved = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        addresses = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in resolved))
-        if not self._allow_private and not all(map(self._may_be_called, addresses)):
-            raise RefusedTarget("not a global address")
+        """Resolve the host, refuse it if any address may not be called, and connect to the first one that answers."""
+        if not self._any_port and not is_callable_port(port):
+            raise RefusedTarget("not a port that is called")
+        addresses = await _resolve(host, port)
+        if not all(map(self._may_be_called, addresses)):
+            raise RefusedTarget("not an address that may be called")
         failure: Exception = OSError("the host has no address")
         for address in addresses:
             try:
@@ -129,18 +138,4 @@ class PublicNetworkBackend(httpcore.AsyncNetworkBackend):
         raise failure
 
     def _may_be_called(self, address: str) -> bool:
-        ip_address = ipaddress.ip_address(address)
-        return is_public_address(address) or any(ip_address in network for network in self._allow)
-
-
-def is_public_address(address: str) -> bool:
-    """Whether an IP address is public. An IPv4 address that is embedded in IPv6 must be public, too."""
-    ip_address: Address = ipaddress.ip_address(address)
-    if ip_address in NAT64:
-        ip_address = ipaddress.IPv4Address(int(ip_address) & 0xFFFFFFFF)
-    if any(ip_address in network for network in NON_PUBLIC_NETWORKS):
-        return False
-    embedded = None
-    if isinstance(ip_address, ipaddress.IPv6Address):
-        embedded = ip_address.ipv4_mapped or ip_address.sixtofour
-    return ip_address.is_global and not ip_address.is_multicast and (embedded is None or embedded.is_global)
+        return is_callable_address(address, allow_private=self._allow_private, allow=self._allow)

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import case, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from service.db import log_entries
+from service.db.limit_tables import PreviewCount
 from service.db.tables import ApiKey
 
 CHANNEL = "unlearnd_keys"
-SCOPES = ("submit", "read", "download", "audit", "approve", "admin")
+SCOPES = ("submit", "read", "preview", "download", "audit", "approve", "admin")
 
 
 def create(session: Session, name: str, scopes: list[str], *, key: str | None = None) -> tuple[ApiKey, str]:
@@ -62,6 +63,21 @@ def find_caller(session: Session, key_hash: bytes) -> Caller | None:
     query = select(ApiKey.id, ApiKey.scopes).where(ApiKey.key_hash == key_hash, ApiKey.revoked_at.is_(None))
     row = session.execute(query).first()
     return Caller(row.id, row.scopes) if row else None
+
+
+def count_preview(session: Session, key_id: UUID, count: int, per_minute: int) -> bool:
+    """Count what a key looks up in previews; false, and nothing is counted, if it is too much for this minute."""
+    if count > per_minute:
+        return False
+    minute = func.date_trunc("minute", func.now())
+    begun = PreviewCount.minute == minute
+    new = insert(PreviewCount).values(api_key_id=key_id, minute=minute, count=count)
+    counted = new.on_conflict_do_update(
+        index_elements=["api_key_id"],
+        set_={"minute": minute, "count": count + case((begun, PreviewCount.count), else_=0)},
+        where=~begun | (PreviewCount.count + count <= per_minute),
+    )
+    return session.scalar(counted.returning(PreviewCount.count)) is not None
 
 
 def is_revoked(session: Session, key: str) -> bool:

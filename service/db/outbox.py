@@ -1,19 +1,67 @@
-"""The outbox: callbacks and alerts that are not delivered yet."""
+"""The outbox: callbacks and alerts that are not delivered yet.
 
+A *lane* is what one API key has sent to one host; the operator's alerts are a lane, too. API keys take turns, a lane
+has one call under way at a time, and the whole lane pauses if its host does not answer. So a receiver that is slow or
+gone delays nobody else, and no submitter can make another submitter's lane pause.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from uuid import UUID, uuid4
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import ColumnElement, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from service.db import callback_lanes
 from service.db.due_requests import is_due
+from service.db.limit_tables import CallbackLane
 from service.db.tables import DeletionRequest, Outbox
 
 MAX_BACKOFF = timedelta(hours=6)
 ALERT = -1  # the target of an alert: the operator
 MAX_ALERTS = 500  # in one call
+MAX_PER_KEY = 2  # calls under way about the requests of one API key
+CLAIM_LOCK = 7310582  # the advisory lock of claims: two at once could take two entries of one lane
+# The first due entry of the API key whose last call is longest ago. It is of a lane that has no call now.
+CLAIM = text("""
+UPDATE outbox SET next_at = now() + :held, claimed_until = now() + :held
+WHERE id = (
+    SELECT entry.id
+    FROM api_keys AS key
+    CROSS JOIN LATERAL (
+        SELECT due.id, due.next_at
+        FROM (
+            SELECT id, lane, next_at FROM outbox
+            WHERE api_key_id = key.id AND delivered_at IS NULL AND next_at <= now()
+            ORDER BY next_at LIMIT 100
+        ) AS due
+        WHERE NOT EXISTS (
+            SELECT FROM outbox WHERE api_key_id = key.id AND claimed_until > now() AND lane = due.lane
+        )
+        ORDER BY due.next_at LIMIT 1
+    ) AS entry
+    LEFT JOIN LATERAL (
+        SELECT claimed_until FROM outbox WHERE api_key_id = key.id AND claimed_until IS NOT NULL
+        ORDER BY claimed_until DESC LIMIT 1
+    ) AS last ON true
+    WHERE (SELECT count(*) FROM outbox WHERE api_key_id = key.id AND claimed_until > now()) < :per_key
+    ORDER BY last.claimed_until NULLS FIRST, entry.next_at
+    LIMIT 1
+)
+RETURNING id, request_id, status, target
+""")
+
+
+class Outcome(Enum):
+    """How an attempt ended."""
+
+    DELIVERED = "the receiver took the message"
+    NOT_SENT = "there is nobody to notify, or nothing new to say"
+    REFUSED = "the receiver answered, but not with 2xx"
+    NO_ANSWER = "the receiver could not be reached, or did not answer in time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +74,46 @@ class DueEntry:
     target: int
 
 
-def enqueue(session: Session, request_id: UUID, callbacks: int, status: str) -> None:
-    """Queue a notification of a request's status for each of its `callbacks` targets."""
-    session.add_all(Outbox(request_id=request_id, status=status, target=target) for target in range(callbacks))
+def enqueue(session: Session, request: DeletionRequest, status: str) -> None:
+    """Queue a notification of a request's status for each of its targets, after the pause of the target's lane."""
+    lanes: Sequence[int | None] = request.callback_lanes or [None] * request.callbacks
+    session.add_all(
+        Outbox(
+            request_id=request.id,
+            status=status,
+            target=target,
+            api_key_id=request.api_key_id,
+            lane=lane,
+            next_at=_after_pause(lane),
+        )
+        for target, lane in enumerate(lanes)
+    )
+
+
+def _after_pause(lane: int | None) -> ColumnElement[datetime]:
+    """Now, or the end of the lane's pause."""
+    pause = select(CallbackLane.next_at).where(CallbackLane.lane == lane).scalar_subquery()
+    return func.greatest(func.now(), pause)  # NULL, no pause, counts for nothing
+
+
+def assign_keys(session: Session) -> None:
+    """Give callbacks the API key of their request. A process of an older release, still running, stores none."""
+    without = Outbox.api_key_id.is_(None) & Outbox.delivered_at.is_(None) & (Outbox.target >= 0)
+    owned = update(Outbox).where(without, DeletionRequest.id == Outbox.request_id)
+    session.execute(
+        owned.values(api_key_id=DeletionRequest.api_key_id), execution_options={"synchronize_session": False}
+    )
 
 
 def enqueue_alert(session: Session, request_id: UUID, status: str, *, repeat: bool = True) -> None:
     """Queue an alert of a request's status for the operator; `repeat` sends an alert again that was sent before."""
-    entry = insert(Outbox).values(id=uuid4(), request_id=request_id, status=status, target=ALERT)
+    lane = callback_lanes.OPERATOR
+    entry = insert(Outbox).values(id=uuid4(), request_id=request_id, status=status, target=ALERT, lane=lane)
     if repeat:
         entry = entry.on_conflict_do_update(
             index_elements=["request_id", "status"],
             index_where=text("target < 0"),
-            set_={"next_at": func.now(), "delivered_at": None, "attempts": 0},
+            set_={"next_at": func.now(), "created_at": func.now(), "delivered_at": None, "attempts": 0, "lane": lane},
         )
     else:
         entry = entry.on_conflict_do_nothing()
@@ -55,10 +130,18 @@ def enqueue_due_alerts(session: Session, before: datetime, status: str) -> None:
 
 
 def claim_due(session: Session, held: timedelta) -> DueEntry | None:
-    """The entry that has been due longest, put off by `held` so that no other worker sends it meanwhile."""
+    """The callback whose turn it is, put off by `held` so that no other worker sends it meanwhile."""
+    session.execute(select(func.pg_advisory_xact_lock(CLAIM_LOCK)))
+    row = session.execute(CLAIM, {"held": held, "per_key": MAX_PER_KEY}).first()
+    return DueEntry(*row) if row else None
+
+
+def claim_due_alert(session: Session, held: timedelta) -> DueEntry | None:
+    """The alert that has been due longest, put off by `held` so that no other worker sends it meanwhile."""
     due = (
         select(Outbox.id)
-        .where(Outbox.delivered_at.is_(None), Outbox.next_at <= func.now())
+        .where(Outbox.api_key_id.is_(None), Outbox.target == ALERT, Outbox.delivered_at.is_(None))
+        .where(Outbox.next_at <= func.now())
         .order_by(Outbox.next_at)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -82,24 +165,33 @@ def is_superseded(session: Session, due: DueEntry) -> bool:
     return session.scalar(later.limit(1)) is not None
 
 
-def store_attempt(session: Session, entry_id: UUID, *, delivered: bool, max_attempts: int) -> bool:
+def store_attempt(session: Session, entry_id: UUID, outcome: Outcome, max_attempts: int) -> list[UUID]:
     """Store the result of an attempt; the next one is after 2, 4, 8, ... seconds, six hours at most.
 
+    A host that did not answer several times in a row has its whole lane put off. One that answers ends the pause.
+
     Returns:
-        Whether the entry is given up.
+        The requests of callbacks that are given up: this one, or others of the lane that are too old.
     """
     entry = session.get(Outbox, entry_id, with_for_update=True)
     if entry is None:
-        return False
+        return []
     entry.attempts += 1
     now = datetime.now(UTC)
-    if delivered:
+    entry.claimed_until = now if entry.target != ALERT else None
+    if outcome in (Outcome.DELIVERED, Outcome.NOT_SENT):
         entry.delivered_at = now
     elif entry.attempts >= max_attempts:
         entry.next_at = None
     else:
         entry.next_at = now + min(MAX_BACKOFF, timedelta(seconds=2**entry.attempts))
-    return entry.next_at is None
+    given_up = [entry.request_id] if entry.next_at is None and entry.target != ALERT else []
+    session.flush()
+    if entry.lane is not None and outcome in (Outcome.DELIVERED, Outcome.REFUSED):
+        callback_lanes.end_pause(session, entry.lane)
+    if entry.lane is not None and outcome is Outcome.NO_ANSWER:
+        given_up += callback_lanes.store_failure(session, entry.lane, MAX_BACKOFF)
+    return given_up
 
 
 def undelivered_count(session: Session) -> int:

@@ -152,7 +152,7 @@ def move(
         if notify and target in (RequestStatus.FAILED, RequestStatus.REJECTED):
             outbox.enqueue_alert(session, request.id, target)
         if notify and is_notified(request.dialect, before, target):
-            outbox.enqueue(session, request.id, request.callbacks, target)
+            outbox.enqueue(session, request, target)
 
 
 def reopen(session: Session, ended: Sequence[DeletionRequest], reason: str | None) -> None:

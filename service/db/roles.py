@@ -25,6 +25,7 @@ RIGHTS: dict[str, tuple[str | None, str | None, str | None]] = {
     "api_keys": ("INSERT, UPDATE (revoked_at)", "", None),
     "approvals": (ALL, ALL, None),
     "audit_entries": ("", "", ""),
+    "callback_lanes": (ALL, ALL, ""),
     "certificates": ("", ALL, None),
     "corpora": (ALL, ALL, None),
     "corpus_records": (ALL, ALL, None),
@@ -45,7 +46,9 @@ RIGHTS: dict[str, tuple[str | None, str | None, str | None]] = {
     "key_epochs": ("INSERT, UPDATE (has_purged)", ALL, ""),
     "models": ("INSERT, UPDATE (policy, latest)", "UPDATE", "UPDATE (heldout)"),
     "outbox": ("INSERT, UPDATE", ALL, "INSERT, UPDATE"),
+    "preview_counts": (ALL, "", None),
     "records": (ALL, ALL, ""),
+    "used_tokens": (ALL, "", None),
     "versions": ("INSERT, UPDATE (metrics, withdrawn_at, withdrawn_reason)", "INSERT, UPDATE", ""),
 }
 CREATE = """

@@ -189,6 +189,7 @@ class DeletionRequest(Base):
     subject_ref: Mapped[bytes | None] = mapped_column(comment="sealed")
     callback_url: Mapped[bytes | None] = mapped_column(comment="sealed; one, or JSON of several with their tokens")
     callbacks: Mapped[int] = mapped_column(server_default="0", comment="how many they are")
+    callback_lanes: Mapped[list[int] | None] = mapped_column(comment="of each target; see Outbox.lane")
     dialect: Mapped[str | None] = mapped_column(comment="in which they are told")
     subject_request_id: Mapped[UUID | None] = mapped_column(unique=True, comment="OpenDSR's name of the request")
     subject: Mapped[bytes | None] = mapped_column(comment="sealed: identities and names, behind their nonce")
@@ -288,7 +289,9 @@ class Outbox(Base):
 
     __tablename__ = "outbox"
     __table_args__ = (
-        Index("ix_outbox_due", "next_at", postgresql_where=text("delivered_at IS NULL")),
+        Index("ix_outbox_due", "api_key_id", "next_at", postgresql_where=text("delivered_at IS NULL")),
+        Index("ix_outbox_lane", "lane", "next_at", postgresql_where=text("delivered_at IS NULL")),
+        Index("ix_outbox_claimed", "api_key_id", "claimed_until", postgresql_where=text("claimed_until IS NOT NULL")),
         Index("uq_outbox_alerts", "request_id", "status", unique=True, postgresql_where=text("target < 0")),
     )
 
@@ -296,6 +299,9 @@ class Outbox(Base):
     request_id: Mapped[UUID] = mapped_column(ForeignKey("deletion_requests.id"), index=True)
     status: Mapped[str]
     target: Mapped[int] = mapped_column(server_default="0", comment="which of the request's; below 0: an alert")
+    api_key_id: Mapped[UUID | None] = mapped_column(comment="the request's; null: an alert")
+    lane: Mapped[int | None] = mapped_column(BigInteger, comment="keyed hash of API key and host; 0: the operator's")
+    claimed_until: Mapped[datetime | None] = mapped_column(comment="end of the last attempt, or its latest end")
     attempts: Mapped[int] = mapped_column(server_default="0")
     next_at: Mapped[datetime | None] = mapped_column(server_default=func.now(), comment="null: given up")
     delivered_at: Mapped[datetime | None]

@@ -170,7 +170,11 @@ class EpochKeys:
                 try:
                     new.unwrap(wrapped, context)
                 except InvalidTag:
-                    write_atomically(path, new.wrap(self.master.unwrap(wrapped, context), context), mode=0o600)
+                    key = self.master.unwrap(wrapped, context)
+                    wrapped = new.wrap(key, context)
+                    if new.unwrap(wrapped, context) != key:
+                        raise ValueError("the new key does not open what it wraps") from None
+                    write_atomically(path, wrapped, mode=0o600)
             end()
         return len(paths)
 

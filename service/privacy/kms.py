@@ -12,6 +12,8 @@ from service.privacy.envelope import derived_hash
 
 HASH_KEY = "hash-key.kms"
 HASH_CONTEXT = b"hash key"
+# KMS's words for another key or context; of a key in another account it says that access is denied.
+NOT_OPENED = ("InvalidCiphertextException", "IncorrectKeyException", "AccessDeniedException")
 
 
 class _KmsClient(Protocol):
@@ -63,7 +65,7 @@ class KmsKeyWrapper:
         try:
             answer = self._kms.decrypt(KeyId=self._key_id, CiphertextBlob=wrapped, EncryptionContext=_context(context))
         except ClientError as error:
-            if error.response["Error"]["Code"] in ("InvalidCiphertextException", "IncorrectKeyException"):
+            if error.response["Error"]["Code"] in NOT_OPENED:
                 raise InvalidTag from error
             raise
         return answer["Plaintext"]

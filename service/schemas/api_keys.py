@@ -13,7 +13,9 @@ class KeyIn(Input):
     """The name and scopes of a new API key."""
 
     name: Text = Field(min_length=1, max_length=100)
-    scopes: ShortList[Literal["submit", "read", "download", "audit", "approve", "admin"]] = Field(min_length=1)
+    scopes: ShortList[Literal["submit", "read", "preview", "download", "audit", "approve", "admin"]] = Field(
+        min_length=1
+    )
 
 
 class KeyOut(BaseModel):

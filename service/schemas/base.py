@@ -2,7 +2,9 @@
 
 from typing import Annotated, Generic, Literal, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, HttpUrl, StringConstraints
+
+from service.domain.addresses import check_callback_port
 
 IdentityType = Literal[
     "controller_customer_id",
@@ -57,6 +59,15 @@ def _check_path(path: str) -> str:
 
 
 ServerPath = Annotated[Text, StringConstraints(min_length=1, max_length=4096), AfterValidator(_check_path)]
+
+
+def _check_callback_url(url: HttpUrl) -> HttpUrl:
+    """Refuse a URL that would never be called."""
+    check_callback_port(str(url))
+    return url
+
+
+CallbackUrl = Annotated[HttpUrl, AfterValidator(_check_callback_url)]
 
 
 class Input(BaseModel):

@@ -30,6 +30,15 @@ class Policy(Input):
     max_wait_seconds: float | None = Field(None, ge=0, description="default: UNLEARND_MAX_WAIT_SECONDS")
     serve_superseded: bool = Field(False, description="hand out versions that remember completed requests to all keys")
     approvals: int = Field(0, ge=0, le=2, description="API keys that must approve a request before it is batched")
+    max_certain_matches: int = Field(
+        200, ge=1, le=10_000, description="more records that match one person for certain need an approval"
+    )
+    max_certain_share: float = Field(
+        0.01,
+        gt=0,
+        le=1,
+        description="so does a larger share of one corpus' records, unless at most 20 of them match",
+    )
     rank: int = Field(16, ge=1, le=512)
     alpha: float | None = Field(None, gt=0, description="default: 2 x rank")
     learning_rate: float = Field(2e-4, gt=0, le=1)
@@ -44,7 +53,7 @@ class Policy(Input):
     margin: float = Field(1.0, ge=-1, le=1)
     loss: Literal["ihl", "gd", "ga"] = "ihl"
     init: Literal["fila", "lora"] = "fila"
-    target_modules: LongList[Annotated[Text, Field(max_length=500)]] | None = None
+    target_modules: LongList[Annotated[Text, Field(max_length=200)]] | None = None
     retain_weight: float = Field(1.0, ge=0)
     fisher_eps: float = Field(0.1, gt=0)
     fisher_absolute_eps: float | None = Field(None, gt=0, description="absolute eps; default: relative, by fisher_eps")
@@ -61,7 +70,7 @@ class Policy(Input):
     utility_sequences: int = Field(32, ge=1, le=10_000)
     el_sample: int = Field(4, ge=1)
     row_budget: int = Field(256, ge=1)
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     train_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpoint_activations: bool = Field(False, description="use less memory in training, for a third more time")

@@ -3,10 +3,10 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import AnyHttpUrl, AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
 from service.domain.subject import Identity
-from service.schemas.base import Input, LongList, Name, ShortList, Text
+from service.schemas.base import CallbackUrl, Input, LongList, Name, ShortList, Text
 from service.schemas.requests import RecordIn
 from service.schemas.subjects import SubjectIn
 
@@ -18,9 +18,9 @@ class SubjectIdentity(BaseModel):
     """An identity of the person."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
-    identity_type: Text
-    identity_value: Text
-    identity_format: Text
+    identity_type: Text = Field(max_length=100)
+    identity_value: Text = Field(max_length=500)
+    identity_format: Text = Field(max_length=20)
 
     def to_identity(self) -> Identity:
         """The same identity with the field names of our own requests."""
@@ -44,7 +44,7 @@ class DsrIn(BaseModel):
     submitted_time: AwareDatetime
     subject_identities: ShortList[SubjectIdentity] = Field([])
     api_version: str | None = Field(None, max_length=20)
-    status_callback_urls: Annotated[ShortList[AnyHttpUrl], Field(max_length=10)] = Field([])
+    status_callback_urls: Annotated[ShortList[CallbackUrl], Field(max_length=10)] = Field([])
     extensions: dict[str, object] = Field({}, max_length=50)
 
     @field_validator("submitted_time", mode="before")

@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import (
-    AnyHttpUrl,
     AwareDatetime,
     BaseModel,
     ConfigDict,
@@ -15,7 +14,7 @@ from pydantic import (
     field_validator,
 )
 
-from service.schemas.base import Input, LongList, Text
+from service.schemas.base import CallbackUrl, Input, LongList, Text
 from service.schemas.subjects import Searched, SubjectIn
 
 
@@ -59,7 +58,7 @@ class RequestIn(Input):
     received_at: AwareDatetime | None = Field(
         None, description="when the controller received the request; default: now"
     )
-    callback_url: AnyHttpUrl | None = Field(None, description="gets a POST when the request ends; stored sealed")
+    callback_url: CallbackUrl | None = Field(None, description="gets a POST when the request ends; stored sealed")
     resubmits: ResubmissionIn | None = Field(
         None,
         description="the earlier request that had the same records; its texts may be purged. The certificate names it.",
@@ -110,7 +109,9 @@ class RequestOut(BaseModel):
     version: int | None
     reason: str | None
     regulation: str
-    records: int
+    records: int = Field(
+        description="number of texts; those that a search has found count only for the scopes approve and audit"
+    )
     ref: str
     received_at: datetime
     due_at: datetime
@@ -122,7 +123,10 @@ class RequestOut(BaseModel):
     )
     resolved_reason: str | None
     waits_for: Literal["resolve", "approval"] | None = Field(description="why a pending request is not batched yet")
-    results_count: int | None = Field(description="number of records that the search for the subject matched")
+    results_count: int | None = Field(
+        description="number of records that the search for the subject matched; the scopes approve and audit see it,"
+        " others see 0, or null for any other number"
+    )
     searched: list[Searched] | None = Field(description="corpora in which the subject was looked up; null once purged")
 
 

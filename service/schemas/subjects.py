@@ -59,6 +59,9 @@ class RefusalIn(Input):
     reason: Literal["not_the_subject", "identity_not_proven", "not_covered", "other"]
 
 
+SNIPPET = 300  # characters of a text that an approver is shown
+
+
 class MatchOut(BaseModel):
     """A text that a request would unlearn."""
 

@@ -1,5 +1,6 @@
 """Looks a person up in the corpora of a model, and reads the texts of the records that match."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,13 +11,17 @@ from sqlalchemy.orm import Session
 from service.confined import OutsideRoots, Roots
 from service.db import corpora, models
 from service.db.corpus_tables import Corpus, CorpusRecord
+from service.db.session import Database
 from service.domain.errors import Invalid
+from service.domain.json_types import JsonObject
 from service.domain.subject import Identity, SearchedCorpus, Subject
 from service.privacy.envelope import Wrapper
+from service.schemas.models import Policy
 from service.subjects import near_copies
 from service.subjects.identifiers import Hasher, NotAnIdentity, has_additional_words
 from service.subjects.readers import CorpusReader, Place, UnreadableCorpus
 
+FEW_MATCHES = 20  # certain matches in one corpus
 MANY_COPIES = 20  # for each record that has an identifier; more copies look like a form letter
 
 
@@ -42,6 +47,8 @@ class Matches:
         form_letters: The number of near copies that were left out (at most 500 are counted). Each has another person's
             identifier in place of the subject's, and there are so many that the text is a form letter.
         searched: The corpora, as in `SearchableCorpora.searched`.
+        share: The largest share of a corpus' records that are certain matches. A corpus with at most `FEW_MATCHES` of
+            them does not count: in a small corpus, a few records of one person are a large share.
     """
 
     identifier: list[CorpusRecord] = field(default_factory=list)
@@ -50,11 +57,23 @@ class Matches:
     name: list[CorpusRecord] = field(default_factory=list)
     form_letters: int = 0
     searched: list[SearchedCorpus] = field(default_factory=list)
+    share: float = 0
 
     @property
-    def ambiguous(self) -> bool:
-        """Whether a person has to approve the matches."""
-        return bool(self.name or self.similar) or len(self.near_copy) > MANY_COPIES * len(self.identifier)
+    def certain(self) -> list[CorpusRecord]:
+        """The records that an identifier matches, and their near copies."""
+        return [*self.identifier, *self.near_copy]
+
+    def need_approval(self, model_policy: JsonObject) -> bool:
+        """Whether a person has to approve the matches.
+
+        An address that stands in very many records is hardly one person's: it is a shop's, a mailing list's, or one
+        that an attacker has picked to have much of the corpus unlearned.
+        """
+        policy = Policy(**model_policy)
+        is_widespread = len(self.certain) > policy.max_certain_matches or self.share > policy.max_certain_share
+        is_ambiguous = bool(self.name or self.similar) or len(self.near_copy) > MANY_COPIES * len(self.identifier)
+        return is_ambiguous or is_widespread
 
     @property
     def kinds(self) -> dict[str, list[CorpusRecord]]:
@@ -117,17 +136,20 @@ def search(sources: "SearchableCorpora", subject: Subject) -> Matches:
         Unsearchable: As in `SearchableCorpora.searched`. Or there are too many matches, or a text has changed since it
             was indexed.
     """
-    session, model_id, hasher = sources.session, sources.model_id, sources.hasher
+    db, model_id, hasher = sources.db, sources.model_id, sources.hasher
     matches = Matches(searched=sources.searched)
     hashes = [number for identity in subject["identities"] for number in _hashes(hasher, identity)]
     if hashes:
-        matches.identifier = _refuse_too_many(corpora.by_identifiers(session, model_id, hashes))
+        with db.reading() as session:
+            matches.identifier = _refuse_too_many(corpora.by_identifiers(session, model_id, hashes))
     seen = {record.id for record in matches.identifier}
     for record in matches.identifier:
         _add_copies(matches, sources, record, seen)
+    matches.share = sources.largest_share(matches.certain)
     phrases = [phrase for name in subject["names"] if (phrase := hasher.phrase(name))]
     if phrases:
-        named = corpora.by_phrases(session, model_id, phrases)
+        with db.reading() as session:
+            named = corpora.by_phrases(session, model_id, phrases)
         matches.name = [record for record in named if record.id not in seen]
     return matches
 
@@ -151,10 +173,12 @@ def _add_copies(matches: Matches, sources: "SearchableCorpora", record: CorpusRe
             if near_copies.are_near_copies(shingles, near_copies.shingles(copy)):
                 yield candidate, copy
 
-    for candidate, copy in near(_refuse_too_many(corpora.near_copies(sources.session, sources.model_id, record))):
+    with sources.db.reading() as session:
+        copies = _refuse_too_many(corpora.near_copies(session, sources.model_id, record))
+        others = corpora.near_copies_of_others(session, sources.model_id, record)
+    for candidate, copy in near(copies):
         (matches.similar if has_additional_words(copy, text) else matches.near_copy).append(candidate)
         seen.add(candidate.id)
-    others = corpora.near_copies_of_others(sources.session, sources.model_id, record)
     if len(others) < corpora.MAX_OTHERS:  # drop the copies in which another person's words replace this person's
         others = [
             other
@@ -174,19 +198,24 @@ def read_records(sources: "SearchableCorpora", ids: list[int]) -> list[tuple[Cor
     Raises:
         Unsearchable: One of them does not exist any more, or its text has changed.
     """
-    records = corpora.records(sources.session, ids)
+    with sources.db.reading() as session:
+        records = corpora.records(session, ids)
     if len(records) != len(set(ids)):
         raise Unsearchable("corpus_removed")
     return [(record, sources.text(record)) for record in records]
 
 
 class SearchableCorpora:
-    """The corpora of a model as one transaction sees them, and their files."""
+    """The corpora of a model, and their files. No database connection is held while files are read."""
 
-    def __init__(self, wrapper: Wrapper, roots: Roots, session: Session, model_id: UUID) -> None:
-        """Read the list of corpora, whose files lie in `roots`; `session` is the transaction's."""
-        self.session, self.model_id, self.hasher = session, model_id, Hasher(wrapper)
-        self._corpora = {corpus.id: corpus for corpus in corpora.of_model(session, model_id)}
+    def __init__(
+        self, wrapper: Wrapper, roots: Roots, db: Database, model_id: UUID, *, max_texts: int | None = None
+    ) -> None:
+        """Read the list of corpora, whose files lie in `roots`. No more than `max_texts` texts can be read."""
+        self.db, self.model_id, self.hasher = db, model_id, Hasher(wrapper)
+        self._texts_left = max_texts
+        with db.reading() as session:
+            self._corpora = {corpus.id: corpus for corpus in corpora.of_model(session, model_id)}
         self._roots, self._readers = roots, dict[UUID, CorpusReader]()
 
     @cached_property
@@ -213,12 +242,26 @@ class SearchableCorpora:
                 raise Unsearchable(f"corpus_changed: {corpus.name}")
         return searched_corpora(self._corpora.values())
 
+    def largest_share(self, records: Iterable[CorpusRecord]) -> float:
+        """The largest share of a corpus that these records are, of corpora with more than `FEW_MATCHES` of them."""
+        counts = Counter(record.corpus_id for record in records)
+        shares = [
+            count / max(self._corpora[corpus_id].records, count)
+            for corpus_id, count in counts.items()
+            if count > FEW_MATCHES and corpus_id in self._corpora
+        ]
+        return max(shares, default=0)
+
     def text(self, record: CorpusRecord) -> str:
         """Read a record's text from its corpus.
 
         Raises:
-            Unsearchable: The text cannot be read, or is not the one that was indexed.
+            Unsearchable: The text cannot be read, or is not the one that was indexed; or `max_texts` were read.
         """
+        if self._texts_left is not None:
+            self._texts_left -= 1
+            if self._texts_left < 0:
+                raise Unsearchable("too_many_matches")
         corpus = self._corpora.get(record.corpus_id)
         if corpus is None:
             raise Unsearchable("corpus_removed")

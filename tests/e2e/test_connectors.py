@@ -21,7 +21,8 @@ from tests.e2e.conftest import Running, register, wait_until
 from tests.receiver import receiving
 
 FIDES = Path(__file__).parents[2] / "docs" / "guides" / "fides"
-SECRET, INTERNAL, BEARER = "datagrail-secret", "sombra-internal", "transcend-key"
+SECRET, BAD_SECRET, INTERNAL, BEARER = "datagrail-secret", "another-secret", "sombra-internal", "transcend-key"
+SECRETS = {"assistant": SECRET, "bad": BAD_SECRET}
 SOMBRA = ec.generate_private_key(ec.SECP384R1())
 
 
@@ -39,7 +40,7 @@ def world(folder):
             "TRANSCEND_PUBLIC_KEY": str(public),
             "TRANSCEND_ORGANIZATION": "acme",
             "IDENTIFIER_TYPES": '{"member": "controller_customer_id"}',
-            "DATAGRAIL_SECRET": SECRET,
+            "DATAGRAIL_SECRETS": json.dumps(SECRETS),
         }
         stack = Running(Path(place) / "data", **{f"UNLEARND_{name}": value for name, value in environment.items()})
         try:
@@ -204,9 +205,9 @@ def test_transcend_is_told_ready_skipped_or_that_somebody_has_to_look(world):
         "nonce-failed": ("bad", "person5@example.org", "ACTION_REQUIRED"),
     }
     for nonce, (model, email, _) in cases.items():
-        answer = transcend(world, model, "user-77", email, nonce)
+        answer = transcend(world, model, email, email, nonce)
         assert answer.status_code == 200, answer.text
-        assert transcend(world, model, "user-77", email, nonce).status_code == 200  # retried by them: the same request
+        assert transcend(world, model, email, email, nonce).status_code == 200  # retried by them: the same request
     calls = {call.headers["x-transcend-nonce"]: call for call in receiver.until("/sombra/v1/data-silo", 3, 180)}
     assert set(calls) == set(cases)
     for nonce, call in calls.items():
@@ -232,9 +233,9 @@ def test_transcend_has_to_prove_itself(world):
         jwt.encode({"scope": "coreIdentifier", "value": "u"}, "x" * 48, "HS384"),
     )
     for number, token in enumerate(wrong):
-        answer = transcend(world, "assistant", "u", "person6@example.org", f"bad-{number}", token)
+        answer = transcend(world, "assistant", "u", "u", f"bad-{number}", token)
         assert answer.status_code == 401, (number, answer.text)
-    answer = transcend(world, "assistant", "u", "person6@example.org", "nonce-access", kind="ACCESS")
+    answer = transcend(world, "assistant", "u", "u", "nonce-access", kind="ACCESS")
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "type")
 
 
@@ -275,15 +276,16 @@ def test_datagrail_is_told_on_its_callback_url(world):
             "identifiers": {"email": [email]},
             "webhook_callback_url": f"{receiver.url}/datagrail/{name}",
         }
-        assert datagrail(world, model, body).status_code == 202
-        assert datagrail(world, model, body).status_code == 202  # theirs once more: the same request
+        secret = SECRETS[model]
+        assert datagrail(world, model, body, secret=secret).status_code == 202
+        assert datagrail(world, model, body, secret=secret).status_code == 202  # theirs once more: the same request
     received = {name: receiver.until(f"/datagrail/{name}", 1, 180) for name in cases}
     outcomes = {name: calls[0].json["status"] for name, calls in received.items()}
     assert outcomes == {"a": "completed", "b": "completed", "c": "failed"}
     for name, (call, *more) in received.items():
         assert not more
         assert call.json["webhook_request_id"] == name
-        expected = signed(SECRET, call.headers["x-webhook-timestamp"], call.body)
+        expected = signed(SECRETS[cases[name][0]], call.headers["x-webhook-timestamp"], call.body)
         assert expected == call.headers["x-webhook-signature"]
 
 

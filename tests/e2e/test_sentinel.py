@@ -150,7 +150,7 @@ def test_a_planted_text_is_nowhere_after_purge(quick, folder, place, tmp_path):
     (place / "planted").unlink()
 
     register(quick, folder, "sentinel")
-    callback = f"http://127.0.0.1:1/?subject={SUBJECT.replace(' ', '%20')}&n={NUMBER}"
+    callback = f"http://127.0.0.1:65000/?subject={SUBJECT.replace(' ', '%20')}&n={NUMBER}"
     with pytest.raises(Exception, match="regulation"):
         quick.client.submit("sentinel", [TEXT], regulation=TEXT)
     request = quick.client.submit("sentinel", [TEXT], subject_ref=SUBJECT, callback_url=callback)

@@ -125,7 +125,7 @@ def plant_deadline(services, api):
 
 def plant_callback(services, api):
     """A callback was tried ten times in vain."""
-    request = submit(api, callback_url="http://127.0.0.1:1/")
+    request = submit(api, callback_url="http://127.0.0.1:65000/")
     api.delete(f"{REQUESTS}/{request['id']}")
     plant_callback_given_up(services)
 

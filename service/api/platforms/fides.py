@@ -10,7 +10,7 @@ from service.api.deps import Reader, ServicesDep, Submitter
 from service.api.guard import GuardedRoute
 from service.api.platforms.intake import ModelName, PlatformBody, accept_from_platform
 from service.api.requests import visible_request
-from service.callbacks.dialects import SUCCESSFUL, CallbackTarget
+from service.callbacks.dialects import SUCCESSFUL, CallbackTarget, fides_url
 from service.domain.errors import Conflict, Invalid
 from service.domain.states import TERMINAL_REQUESTS
 from service.schemas.base import Text
@@ -40,7 +40,7 @@ def fides(
     body: FidesIn,
     services: ServicesDep,
     caller: Submitter,
-    reply_to: Annotated[str | None, Header(max_length=500, pattern=r"^/[^/]")] = None,
+    reply_to: Annotated[Literal["/api/v1/request-task/callback"] | None, Header()] = None,
     reply_to_token: Annotated[str | None, Header(max_length=8000)] = None,
 ) -> FidesOut:
     """Accept an erasure of Fides. Fides polls for its end, or is called back on `reply-to`."""
@@ -50,7 +50,7 @@ def fides(
     if reply_to and reply_to_token:
         if not services.settings.fides_url:
             raise Invalid("Set UNLEARND_FIDES_URL: reply-to is a path on it.", field="reply-to")
-        targets = [CallbackTarget(services.settings.fides_url.rstrip("/") + reply_to, reply_to_token)]
+        targets = [CallbackTarget(fides_url(services), reply_to_token)]
     request_id = accept_from_platform(
         services, model, identifiers, "fides", body.privacy_request_id, caller.id, targets
     )

@@ -22,6 +22,8 @@ from service.subjects.identifiers import NotAnIdentity, normalise
 
 IDENTITY_TYPE_BY_NAME = {"email": "email", "phone": "phone", "phone_number": "phone", "phoneNumber": "phone"}
 ModelName = Annotated[str, Path(max_length=63, description="the model that is unlearned")]
+MAX_IDENTITIES = 50
+MAX_VALUE = 500  # characters of an identifier
 Identifier = tuple[str, str]  # identity type, value
 
 
@@ -81,10 +83,10 @@ def accept_from_platform(
     api_key_id: UUID,
     targets: Sequence[CallbackTarget],
 ) -> UUID:
-    """Accept a platform's request and return our id. The platform's own id makes it idempotent.
+    """Accept a platform's request and return our id. For each model the platform's own id makes it idempotent.
 
     Raises:
-        Invalid: No identifier is of a type by which people are looked up here.
+        Invalid: No identifier is of a type by which people are looked up here, or there are too many.
     """
     all_identities: list[Identity] = [
         {"type": kind, "format": "raw", "value": value} for kind, value in dict.fromkeys(identifiers)
@@ -93,10 +95,12 @@ def accept_from_platform(
     identities = [identity for identity in all_identities if _is_identity(identity)] or all_identities
     if not identities:
         raise Invalid("An identifier by which people are looked up here is needed.", field="identifiers")
+    if len(identities) > MAX_IDENTITIES:
+        raise Invalid(f"A request names {MAX_IDENTITIES} identifiers of one person at most.", field="identifiers")
     submission = Submission(
         model, callbacks=targets, subject={"identities": identities, "names": []}, columns={"dialect": platform}
     )
-    idempotency_key = json.dumps([platform, platform_request_id])
+    idempotency_key = json.dumps([platform, model, platform_request_id])
     return accept_request(services, submission, api_key_id, idempotency_key).request.id
 
 

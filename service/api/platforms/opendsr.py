@@ -10,7 +10,7 @@ from uuid import UUID
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
-from service.api.deps import SEES_ALL_REQUESTS, RawBody, Reader, ServicesDep, Submitter, restricted_to, service_url
+from service.api.deps import RawBody, Reader, ServicesDep, Submitter, restricted_to, sees_counts, service_url
 from service.api.errors import field_name
 from service.api.guard import GuardedRoute
 from service.api.platforms.opendsr_route import DialectName, OpenDsrRoute, OpenGdprRoute, SignedRoute
@@ -89,9 +89,11 @@ def _submit(body: OpenDsrIn | OpenGdprIn, raw: bytes, services: Services, caller
 
 
 def status(subject_request_id: UUID, services: ServicesDep, caller: Reader, dialect: DialectName) -> Status:
-    """The status of a request."""
-    request = _find_request(services, subject_request_id, restricted_to(caller, *SEES_ALL_REQUESTS))
-    body = status_body(request, opendsr_status(request.status), results_url(services, request))
+    """The status of a request. A controller sees its own alone, whatever its key may see elsewhere."""
+    request = _find_request(services, subject_request_id, restricted_to(caller))
+    body = status_body(
+        request, opendsr_status(request.status), results_url(services, request), exact=sees_counts(caller)
+    )
     return Status(**body, api_version=DIALECTS[dialect].api_version)
 
 
@@ -183,7 +185,7 @@ def to_submission(services: Services, body: OpenDsrIn | OpenGdprIn, dialect: str
         body.regulation,
         body.submitted_time,
         subject={"identities": identities, "names": names} if identities or names else None,
-        callbacks=[CallbackTarget(str(url)) for url in body.status_callback_urls],
+        callbacks=[CallbackTarget(url) for url in dict.fromkeys(map(str, body.status_callback_urls))],
         columns={"dialect": dialect, "subject_request_id": UUID(body.subject_request_id)},
     )
 

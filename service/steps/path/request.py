@@ -128,6 +128,7 @@ def _store(
     accepted, sealed = _seal(services, submission, now)
     request = accepted.request
     request.api_key_id, request.idempotency_hash = api_key_id, key_hash
+    request.callback_lanes = [target.lane(services.wrapper, api_key_id) for target in submission.callbacks] or None
     accepted = replace(accepted, receipt=_receipt(services, accepted))  # signed before anything is stored
     new = NewRequest(request, submission.model, sealed, _log_entry(request, submission.model))
     return accepted, services.intake(new)

@@ -1,23 +1,18 @@
 """approve: people look at the records that a request would unlearn, and approve or reject it."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from uuid import UUID
 
 from service.bootstrap import Services
-from service.db import jobs, log_entries, models, requests
+from service.db import log_entries, requests
 from service.db.tables import DeletionRequest
-from service.domain.deadlines import due_at
 from service.domain.disclosure import count_range
 from service.domain.errors import Conflict, Forbidden, Invalid, NotFound
 from service.domain.states import Hold, RequestStatus
-from service.domain.subject import Resolution, Subject
+from service.domain.subject import Resolution
 from service.privacy.records import open_records
-from service.schemas.subjects import MatchOut, Preview
-from service.subjects.search import Matches, SearchableCorpora, Unsearchable, check_subject, read_records, search
-
-SNIPPET = 300  # characters of a text
-MAX_PREVIEWED = 50  # matches of a preview
+from service.schemas.subjects import SNIPPET, MatchOut
+from service.subjects.search import SearchableCorpora, Unsearchable, read_records
 
 
 def approve_request(services: Services, request_id: UUID, api_key_id: UUID, matches: Sequence[int] | None) -> None:
@@ -88,20 +83,16 @@ def list_matches(services: Services, request_id: UUID, after: int, limit: int) -
         ids_by_kind = resolution.get("kinds", {}) if resolution else {}  # texts alone: nobody was searched for
         kinds = {record_id: kind for kind, ids in ids_by_kind.items() for record_id in ids}
         submitted = [text.decode() for _, text in open_records(services.wrapper, request)] if after < 0 else []
-        page = [record_id for record_id in (resolution["records"] if resolution else []) if record_id > after][:limit]
-        try:
-            matches = read_records(
-                SearchableCorpora(services.wrapper, services.corpus_roots, session, request.model_id), page
-            )
-        except Unsearchable as error:
-            unsearchable: Unsearchable | None = error
-        else:
-            unsearchable = None
-    if unsearchable is not None and not unsearchable.index_is_outdated:
-        raise Conflict(f"The matching records cannot be read now ({unsearchable}).")
-    if unsearchable is not None:
+    page = [record_id for record_id in (resolution["records"] if resolution else []) if record_id > after][:limit]
+    try:
+        matches = read_records(
+            SearchableCorpora(services.wrapper, services.corpus_roots, services.db, request.model_id), page
+        )
+    except Unsearchable as error:
+        if not error.index_is_outdated:
+            raise Conflict(f"The matching records cannot be read now ({error}).") from None
         _search_again(services, request_id)
-        raise Conflict(f"The matching records are no longer there ({unsearchable}); the service searches again.")
+        raise Conflict(f"The matching records are no longer there ({error}); the service searches again.") from None
     return [
         *(MatchOut(match=None, kind="submitted", text=text[:SNIPPET]) for text in submitted),
         *(MatchOut(match=record.id, kind=kinds[record.id], text=text[:SNIPPET]) for record, text in matches),
@@ -116,56 +107,6 @@ def _search_again(services: Services, request_id: UUID) -> None:
             request.resolution, request.hold = None, Hold.RESOLVE
             requests.clear_approvals(session, request_id)
     services.queue.wake("resolve", request_id)
-
-
-def preview_request(
-    services: Services,
-    model_name: str,
-    subject: Subject,
-    regulation: str,
-    received_at: datetime | None,
-    *,
-    texts: bool,
-) -> Preview:
-    """What a subject matches now.
-
-    Raises:
-        Invalid: The model does not exist, or an identity can match nothing.
-        Conflict: A corpus is being indexed, or the corpora cannot be searched.
-    """
-    check_subject(services.wrapper, subject)
-    with services.db.reading() as session:
-        model = models.by_name(session, model_name)
-        if model is None:
-            raise Invalid("There is no model of that name.", field="model", code="unknown_model")
-        try:
-            sources = SearchableCorpora(services.wrapper, services.corpus_roots, session, model.id)
-            matches = search(sources, subject)
-            snippets = _snippets(sources, matches) if texts else None
-        except Unsearchable as error:
-            raise Conflict(f"The corpora cannot be searched now: {error}.") from None
-        busy = jobs.has_active_job(session, model.id)
-    if any(corpus["state"] == "indexing" for corpus in matches.searched):
-        raise Conflict("A corpus is being indexed; ask again when that has ended.")
-    wait = model.policy.get("max_wait_seconds")
-    wait = services.settings.max_wait_seconds if wait is None else wait
-    counts = {kind: len(records) for kind, records in matches.kinds.items()}
-    return Preview(
-        model=model_name,
-        counts=counts | {"form_letter": matches.form_letters},
-        searched=matches.searched,
-        needs_approval=matches.ambiguous or model.policy.get("approvals", 0) > 0,
-        due_at=due_at(received_at or datetime.now(UTC), regulation),
-        batch="after the job that is running" if busy else f"within {wait:g} s",
-        matches=snippets,
-    )
-
-
-def _snippets(sources: SearchableCorpora, matches: Matches) -> list[MatchOut]:
-    """The first matches with the beginning of each text."""
-    kinds = {record.id: kind for kind, records in matches.kinds.items() for record in records}
-    texts = read_records(sources, list(kinds)[:MAX_PREVIEWED])
-    return [MatchOut(match=record.id, kind=kinds[record.id], text=text[:SNIPPET]) for record, text in texts]
 
 
 def _awaiting_approval(request: DeletionRequest | None) -> DeletionRequest:

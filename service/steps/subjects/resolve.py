@@ -1,8 +1,8 @@
 """resolve: from a request's identities and names to the matching records of the corpora.
 
-A record that an identifier matches is certain, and so are its near copies unless there are very many. A record that
-only a name matches waits for approval. The step searches and reads before its transaction; the transaction checks that
-nothing has changed meanwhile.
+A record that an identifier matches is certain, and so are its near copies. If there are very many of them, or if only a
+name matches a record, a person has to approve. The step searches and reads before its transaction; the transaction
+checks that nothing has changed meanwhile.
 """
 
 import threading
@@ -52,18 +52,18 @@ def _resolve_one(services: Services, request_id: UUID) -> None:
     """Resolve one request, if it is unresolved and all corpora are indexed."""
     with services.db.reading() as session:
         request = requests.by_id(session, request_id)
-        if request is None or not _is_unresolved(request):
-            return
-        before = request.resolution
-        try:
-            sources = SearchableCorpora(services.wrapper, services.corpus_roots, session, request.model_id)
-            if any(corpus["state"] == "indexing" for corpus in sources.searched):
-                return  # the sweep wakes this step again
-            resolution = before or _search_result(services, sources, request)
-            texts = _texts_to_add(sources, request, resolution)
-        except Unsearchable as error:
-            _store_unsearchable(services, request_id, error)
-            return
+    if request is None or not _is_unresolved(request):
+        return
+    before = request.resolution
+    try:
+        sources = SearchableCorpora(services.wrapper, services.corpus_roots, services.db, request.model_id)
+        if any(corpus["state"] == "indexing" for corpus in sources.searched):
+            return  # the sweep wakes this step again
+        resolution = before or _search_result(services, sources, request)
+        texts = _texts_to_add(sources, request, resolution)
+    except Unsearchable as error:
+        _store_unsearchable(services, request_id, error)
+        return
     with (
         span("resolve", request.traceparent, request=str(request_id)),
         services.db.transaction("resolve") as session,
@@ -97,7 +97,7 @@ def _search_result(services: Services, sources: SearchableCorpora, request: Dele
         "kinds": kinds,
         "records": sorted(record_id for ids in kinds.values() for record_id in ids),
         "searched": sources.searched,
-        "approvals": max(request.model.policy.get("approvals", 0), int(matches.ambiguous)),
+        "approvals": max(request.model.policy.get("approvals", 0), int(matches.need_approval(request.model.policy))),
         "approved": False,
     }
 

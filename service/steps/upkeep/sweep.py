@@ -7,7 +7,7 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from service.bootstrap import Services
-from service.db import corpora, jobs, models, outbox, pending_requests, requests
+from service.db import callback_lanes, corpora, jobs, models, outbox, pending_requests, requests
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES
 from service.files import age_seconds
 from service.lease import quarantine_job
@@ -26,6 +26,8 @@ def wake_lost_work(services: Services) -> None:
         control = jobs.wakeable(session, CONTROL_STAGES, quiet_seconds=quiet)
         unresolved, unindexed = requests.unresolved(session, MAX_UNRESOLVED), corpora.unfinished(session)
         _enqueue_alerts(session, services.settings.alert_days)
+        outbox.assign_keys(session)
+        callback_lanes.forget_old(session)
     for model_id in waiting:
         services.queue.wake("batch", model_id, expires=quiet)
     for job_id in compute:

@@ -120,7 +120,7 @@ def test_a_restored_database_withdraws_again(api, services, two):
 
 def test_who_was_told_completed_is_told_that_the_request_is_open_again(api, services, model):
     """By the same callback."""
-    request = submit(api, callback_url="http://127.0.0.1:9/")
+    request = submit(api, callback_url="http://127.0.0.1:65000/")
     publish_what_waits(services)
     withdraw(api, 1, reopen=True)
     with services.db.reading() as session:

@@ -20,9 +20,7 @@ from tests.service.steps.subjects.corpus import (
     ADDRESS,
     COPY,
     HERS,
-    NAMESAKE,
     REQUESTS,
-    SOMEBODY_ELSES,
     by_email,
     corpus_body,
     fill,
@@ -224,21 +222,6 @@ def test_lines_that_were_added_are_noticed(api, services, filled, tmp_path):
     request = submit(api, **by_email())
     resolve(services, request["id"])
     assert api.get(f"{REQUESTS}/{request['id']}").json()["reason"] == "corpus_changed: crm"
-
-
-def test_a_preview_counts_and_shows_texts_to_approvers_alone(api, services, filled, new_key):
-    """And makes no request."""
-    body = {"model": "tiny", "subject": {**by_email(), "names": ["Maria Example"]}}
-    reader = {"Authorization": f"Bearer {new_key('read')}"}
-    preview = api.post(REQUESTS + ":preview", json=body, headers=reader).json()
-    assert preview["counts"] == {"identifier": 2, "near_copy": 1, "similar": 0, "name": 2, "form_letter": 0}
-    assert (preview["needs_approval"], preview["matches"]) == (True, None)
-    assert preview["searched"] == [{"corpus": "crm", "records": len(filled)}]
-    shown = api.post(
-        REQUESTS + ":preview", json=body, headers={"Authorization": f"Bearer {new_key('approve', 'read')}"}
-    )
-    assert {match["text"] for match in shown.json()["matches"]} == {*HERS, COPY, SOMEBODY_ELSES, NAMESAKE}
-    assert api.get(REQUESTS).json()["items"] == []  # it made no request
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_purging_destroys_the_key_and_what_it_sealed(api, services, model):
 def test_a_callback_that_waits_keeps_the_texts_and_one_given_up_does_not(api, services, model):
     """Its address is sealed with the same key."""
     services.settings.custody_days = 0
-    request = submit(api, callback_url="http://127.0.0.1:1/")
+    request = submit(api, callback_url="http://127.0.0.1:65000/")
     api.delete(f"{REQUESTS}/{request['id']}")
     assert purge_due(services) == 0
     plant_callback_given_up(services)
