@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from service.api.deps import Admin, Reader, ServicesDep, is_auditor
-from service.api.paging import Cursor, Limit
+from service.api.paging import Cursor, Limit, ModelFilter, filtered_model
 from service.api.requests import to_request_out
 from service.api.versions import Form, render_certificate
 from service.bootstrap import Services
@@ -60,14 +60,14 @@ def _find_job(services: Services, job_id: UUID) -> Job:
 def listing(
     services: ServicesDep,
     caller: Reader,
-    model: Annotated[str | None, Query(max_length=63)] = None,
+    model: ModelFilter = None,
     stage: Stage | None = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Listing[JobOut]:
     """Jobs, newest first."""
     with services.db.reading() as session:
-        page = jobs.listing(session, cursor, limit, model=model, stage=stage)
+        page = jobs.listing(session, cursor, limit, model_id=filtered_model(session, model), stage=stage)
     return Listing(items=[to_job_out(job, caller) for job in page.items], next_cursor=page.next_cursor)
 
 
@@ -81,7 +81,7 @@ def get(job_id: UUID, services: ServicesDep, caller: Reader) -> JobOut:
 def retry(job_id: UUID, services: ServicesDep, _: Admin) -> list[RequestOut]:
     """Make the failed requests of a quarantined job pending again, once an operator has removed the cause."""
     model, requests = retry_job(services, job_id)
-    return [to_request_out(request, model) for request in requests]
+    return [to_request_out(services, request, model) for request in requests]
 
 
 @router.get("/{job_id}/history")

@@ -6,21 +6,23 @@ from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import AwareDatetime
+from sqlalchemy.orm import Session
 
 from service.api.deps import SEES_ALL_REQUESTS, Admin, Reader, ServicesDep, Submitter, restricted_to, services_from
-from service.api.paging import Cursor, Limit
+from service.api.paging import Cursor, Limit, ModelFilter, filtered_model
 from service.bootstrap import Services
 from service.callbacks.dialects import CallbackTarget
-from service.db import requests
+from service.db import api_keys, requests
 from service.db.api_keys import Caller
 from service.db.tables import DeletionRequest
 from service.domain.errors import NotFound
 from service.domain.states import RequestStatus
+from service.privacy.records import open_reference, reference_hash
 from service.schemas.base import Listing
 from service.schemas.requests import ExtensionIn, Receipt, RecordOpening, RequestAccepted, RequestIn, RequestOut
 from service.steps.operator.retry import retry_request
 from service.steps.path.amend import cancel_request, extend_deadline
-from service.steps.path.request import Resubmission, Submission, accept_request
+from service.steps.path.request import Accepted, Resubmission, Submission, accept_request
 from service.steps.upkeep.purge import purge_request
 
 router = APIRouter(prefix="/v1/deletion-requests", tags=["deletion requests"])
@@ -32,8 +34,12 @@ IdempotencyKey = Annotated[
 ]
 
 
-def to_request_out(request: DeletionRequest, model: str) -> RequestOut:
-    """The answer for a request to the model of this name."""
+def to_request_out(services: Services, request: DeletionRequest, model: str) -> RequestOut:
+    """The answer for a request to the model of this name. To open a reference may take a call of the KMS."""
+    return _request_out(request, model, open_reference(services.wrapper, request))
+
+
+def _request_out(request: DeletionRequest, model: str, reference: str | None) -> RequestOut:
     return RequestOut(
         id=request.id,
         status=request.status,
@@ -45,6 +51,7 @@ def to_request_out(request: DeletionRequest, model: str) -> RequestOut:
         regulation=request.regulation,
         records=request.records_count,
         ref=request.ref,
+        reference=reference,
         received_at=request.received_at,
         due_at=request.due_at,
         accepted_at=request.accepted_at,
@@ -64,23 +71,27 @@ def submit(
 
     Default limits: 256 records, 65,536 bytes of UTF-8 per record, 8 MiB per body.
     """
-    accepted = accept_request(services_from(http_request), _to_submission(body), caller.id, idempotency_key)
-    request = accepted.request
-    receipt = Receipt(
-        ref=request.ref,
-        commitment=request.commitment.hex(),
+    accepted = accept_request(services_from(http_request), to_submission(body), caller.id, idempotency_key)
+    request_out = _request_out(accepted.request, accepted.model, body.reference)
+    answer = RequestAccepted(**dict(request_out), receipt=to_receipt(accepted))
+    headers = {"Location": f"{router.prefix}/{accepted.request.id}"}
+    return Response(answer.model_dump_json(), 202, headers, media_type="application/json")
+
+
+def to_receipt(accepted: Accepted) -> Receipt:
+    """The receipt of an accepted request."""
+    return Receipt(
+        ref=accepted.request.ref,
+        commitment=accepted.request.commitment.hex(),
         records=[
             RecordOpening(commitment=commitment.hex(), nonce=nonce.hex())
             for nonce, commitment in zip(accepted.nonces, accepted.commitments, strict=True)
         ],
         signed=json.loads(accepted.receipt),
     )
-    answer = RequestAccepted(**dict(to_request_out(request, accepted.model)), receipt=receipt)
-    headers = {"Location": f"{router.prefix}/{request.id}"}
-    return Response(answer.model_dump_json(), 202, headers, media_type="application/json")
 
 
-def _to_submission(body: RequestIn) -> Submission:
+def to_submission(body: RequestIn) -> Submission:
     """The submission in a body."""
     resubmits = body.resubmits
     return Submission(
@@ -90,6 +101,7 @@ def _to_submission(body: RequestIn) -> Submission:
         body.received_at,
         subject=body.subject.to_subject() if body.subject else None,
         subject_ref=body.subject_ref,
+        reference=body.reference,
         callbacks=[CallbackTarget(str(body.callback_url))] if body.callback_url else (),
         resubmits=Resubmission(resubmits.ref, [bytes.fromhex(nonce) for nonce in resubmits.nonces])
         if resubmits
@@ -102,31 +114,44 @@ def listing(
     services: ServicesDep,
     caller: Reader,
     status: RequestStatus | None = None,
-    model: Annotated[str | None, Query(max_length=63)] = None,
+    model: ModelFilter = None,
     due_before: Annotated[AwareDatetime | None, Query(description="RFC 3339")] = None,
+    reference: Annotated[str | None, Query(max_length=200, description="the submitter's case number")] = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Listing[RequestOut]:
     """Requests, newest first. An API key that may only submit sees its own requests."""
+    api_key_id = restricted_to(caller, *SEES_ALL_REQUESTS)
     with services.db.reading() as session:
         page = requests.listing(
             session,
             cursor,
             limit,
             status=status,
-            model=model,
+            model_id=filtered_model(session, model),
             due_before=due_before,
-            api_key_id=restricted_to(caller, *SEES_ALL_REQUESTS),
+            api_key_id=api_key_id,
+            reference_hashes=_reference_hashes(services, session, api_key_id, reference),
         )
-    items = [to_request_out(request, request.model.name) for request in page.items]
+    items = [to_request_out(services, request, request.model.name) for request in page.items]
     return Listing(items=items, next_cursor=page.next_cursor)
+
+
+def _reference_hashes(
+    services: Services, session: Session, api_key_id: UUID | None, reference: str | None
+) -> list[bytes] | None:
+    """The hashes of a reference among the requests of one API key, or of each API key."""
+    if reference is None:
+        return None
+    submitters = [api_key_id] if api_key_id else api_keys.ids(session)
+    return [reference_hash(services.wrapper, submitter, reference) for submitter in submitters]
 
 
 @router.get("/{request_id}")
 def get(request_id: UUID, services: ServicesDep, caller: Reader) -> RequestOut:
     """One request."""
     request = visible_request(services, request_id, caller)
-    return to_request_out(request, request.model.name)
+    return to_request_out(services, request, request.model.name)
 
 
 def visible_request(services: Services, request_id: UUID, caller: Caller) -> DeletionRequest:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, joinedload
 from sqlalchemy.orm.attributes import set_committed_value
 
 from service.db.paging import Page, page
-from service.db.tables import Job, JobEvent, Model, Version
+from service.db.tables import Job, JobEvent, Version
 from service.domain.disclosure import is_disclosed, redacted
 from service.domain.errors import IllegalTransition, LostLease
 from service.domain.json_types import JsonObject
@@ -28,11 +28,11 @@ def by_id(session: Session, job_id: UUID) -> Job | None:
     return session.get(Job, job_id, options=options)
 
 
-def listing(session: Session, cursor: str | None, limit: int, *, model: str | None, stage: str | None) -> Page[Job]:
+def listing(session: Session, cursor: str | None, limit: int, *, model_id: UUID | None, stage: str | None) -> Page[Job]:
     """A page of jobs, newest first."""
     query = select(Job).options(joinedload(Job.model), joinedload(Job.parent_version), joinedload(Job.version))
-    if model:
-        query = query.join(Model, Model.id == Job.model_id).where(Model.name == model)
+    if model_id:
+        query = query.where(Job.model_id == model_id)
     if stage:
         query = query.where(Job.stage == stage)
     return page(session, query, Job.seq, int, cursor, limit, descending=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Uuid, any_, delete, func, literal, select, update
+from sqlalchemy import ARRAY, LargeBinary, Uuid, any_, delete, func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, joinedload, selectinload
 from sqlalchemy.orm.attributes import set_committed_value
@@ -12,10 +12,12 @@ from sqlalchemy.sql.selectable import ForUpdateArg
 
 from service.db import outbox
 from service.db.paging import Page, page
-from service.db.tables import Approval, DeletionRequest, KeyEpoch, Model, Outbox, Record
+from service.db.tables import Approval, DeletionRequest, KeyEpoch, Outbox, Record
 from service.domain.errors import IllegalTransition
 from service.domain.notifications import is_notified
 from service.domain.states import REQUEST_TRANSITIONS, TERMINAL_REQUESTS, Hold, RequestStatus, check_request
+
+SEALED = dict.fromkeys(("subject_ref", "reference", "callback_url", "subject"))  # columns that purge empties
 
 
 def by_id(session: Session, request_id: UUID, *, lock: bool = False) -> DeletionRequest | None:
@@ -50,18 +52,22 @@ def listing(
     limit: int,
     *,
     status: str | None = None,
-    model: str | None = None,
+    model_id: UUID | None = None,
     due_before: datetime | None = None,
     api_key_id: UUID | None = None,
+    reference_hashes: Sequence[bytes] | None = None,
 ) -> Page[DeletionRequest]:
     """A page of the requests that pass the filters, newest first."""
     query = select(DeletionRequest).options(joinedload(DeletionRequest.model))
     if status:
         query = query.where(DeletionRequest.status == status)
-    if model:
-        query = query.join(Model, Model.id == DeletionRequest.model_id).where(Model.name == model)
+    if model_id:
+        query = query.where(DeletionRequest.model_id == model_id)
     if api_key_id:
         query = query.where(DeletionRequest.api_key_id == api_key_id)
+    if reference_hashes is not None:
+        listed = any_(literal(reference_hashes, ARRAY(LargeBinary)))
+        query = query.where(DeletionRequest.reference_hash == listed)
     if due_before:
         query = query.where(DeletionRequest.due_at < due_before)
     return page(session, query, DeletionRequest.seq, int, cursor, limit, descending=True)
@@ -202,15 +208,7 @@ def purge(session: Session, request_id: UUID) -> str | None:
     return session.scalar(
         update(DeletionRequest)
         .where(DeletionRequest.id == request_id, DeletionRequest.wrapped_key.is_not(None))
-        .values(
-            wrapped_key=None,
-            key_epoch=None,
-            subject_ref=None,
-            callback_url=None,
-            subject=None,
-            resolution=None,
-            body_hash=b"",
-        )
+        .values(wrapped_key=None, key_epoch=None, **SEALED, resolution=None, body_hash=b"", reference_hash=None)
         .returning(DeletionRequest.ref)
     )
 

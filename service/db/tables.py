@@ -28,6 +28,7 @@ from service.domain.subject import Resolution
 
 PENDING = "status = 'pending' AND hold IS NULL"
 HELD = "hold IS NOT NULL"
+REFERENCED = "reference_hash IS NOT NULL"
 OPEN_REQUEST = "status NOT IN ('completed', 'not_memorised', 'cancelled', 'rejected', 'failed')"
 ACTIVE_JOB = "stage NOT IN ('done', 'quarantined')"
 
@@ -60,6 +61,7 @@ class Model(Base):
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
     name: Mapped[str] = mapped_column(unique=True)
     policy: Mapped[JsonObject]
+    policy_version: Mapped[int] = mapped_column(server_default="1", comment="of its policies, the one in force")
     retain: Mapped[ReferenceTexts] = mapped_column(JSONB, comment="sha256, records")
     heldout: Mapped[ReferenceTexts] = mapped_column(JSONB, comment="sha256, records")
     latest: Mapped[int] = mapped_column(Integer, server_default="0")
@@ -155,6 +157,7 @@ class DeletionRequest(Base):
         Index("ix_deletion_requests_due_at", "due_at"),
         Index("ix_deletion_requests_key_epoch", "key_epoch", postgresql_where=text("key_epoch IS NOT NULL")),
         Index("ix_deletion_requests_held", "hold", "due_at", postgresql_where=text(HELD)),
+        Index("ix_deletion_requests_reference", "reference_hash", "seq", postgresql_where=text(REFERENCED)),
         CheckConstraint("records_count >= 0", name="counts_records"),
     )
 
@@ -176,6 +179,8 @@ class DeletionRequest(Base):
     wrapped_key: Mapped[bytes | None] = mapped_column(comment="data key, wrapped; purge destroys it")
     key_epoch: Mapped[UUID | None] = mapped_column(ForeignKey("key_epochs.id"), comment="whose key wraps the data key")
     subject_ref: Mapped[bytes | None] = mapped_column(comment="sealed")
+    reference: Mapped[bytes | None] = mapped_column(comment="sealed: the submitter's case number")
+    reference_hash: Mapped[bytes | None] = mapped_column(comment="keyed hash of API key and reference, to find it")
     callback_url: Mapped[bytes | None] = mapped_column(comment="sealed; one, or JSON of several with their tokens")
     callbacks: Mapped[int] = mapped_column(server_default="0", comment="how many they are")
     dialect: Mapped[str | None] = mapped_column(comment="in which they are told")

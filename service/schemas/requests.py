@@ -54,7 +54,10 @@ class RequestIn(Input):
         None, description="the person whose texts are found and unlearned; see docs/guides/subjects.md"
     )
     records: list[RecordIn] = Field([], validate_default=True, description="texts to unlearn")
-    subject_ref: Text | None = Field(None, max_length=500, description="your own reference; stored sealed")
+    subject_ref: Text | None = Field(None, max_length=500, description="your own name of the person; stored sealed")
+    reference: Text | None = Field(
+        None, min_length=1, max_length=200, description="your case number; stored sealed, returned, and a filter"
+    )
     regulation: Literal["gdpr", "ccpa", "other"] = "gdpr"
     received_at: AwareDatetime | None = Field(
         None, description="when the controller received the request; default: now"
@@ -110,6 +113,7 @@ class RequestOut(BaseModel):
     regulation: str
     records: int
     ref: str
+    reference: str | None = Field(description="the submitter's case number; null once purged")
     received_at: datetime
     due_at: datetime
     accepted_at: datetime

@@ -26,9 +26,11 @@ from service.privacy.envelope import DataKey
 from service.privacy.epochs import epoch_of
 from service.privacy.randomness import random_uuid
 from service.privacy.records import (
+    REFERENCE_ITEM,
     SUBJECT_ITEM,
     open_records,
     open_subject,
+    reference_hash,
     request_data_key,
     seal_records,
     seal_text,
@@ -54,7 +56,8 @@ class Submission:
         regulation: gdpr, ccpa or other.
         received_at: When the controller received the request; None means now.
         subject: Identities and names of the person, to search the corpora for.
-        subject_ref: The submitter's own reference; stored sealed.
+        subject_ref: The submitter's name of the person; stored sealed, and returned to nobody.
+        reference: The submitter's case number; stored sealed, returned, and found by its keyed hash.
         callbacks: The targets of notifications; stored sealed.
         resubmits: The earlier request that had the same texts.
         columns: Column -> value of further columns of the request's row; stored unsealed.
@@ -66,6 +69,7 @@ class Submission:
     received_at: datetime | None = None
     subject: Subject | None = None
     subject_ref: str | None = None
+    reference: str | None = None
     callbacks: Sequence[CallbackTarget] = ()
     resubmits: Resubmission | None = None
     columns: Mapping[str, object] = field(default_factory=dict)
@@ -128,6 +132,8 @@ def _store(
     accepted, sealed = _seal(services, submission, now)
     request = accepted.request
     request.api_key_id, request.idempotency_hash = api_key_id, key_hash
+    if submission.reference is not None:
+        request.reference_hash = reference_hash(services.wrapper, api_key_id, submission.reference)
     accepted = replace(accepted, receipt=_receipt(services, accepted))  # signed before anything is stored
     new = NewRequest(request, submission.model, sealed, _log_entry(request, submission.model))
     return accepted, services.intake(new)
@@ -205,6 +211,7 @@ def _canonical_body(submission: Submission) -> bytes:
             _dump_targets(submission.callbacks),
             *([submission.resubmits.ref] if submission.resubmits else ()),
             *([submission.subject] if submission.subject else ()),
+            *([{"reference": submission.reference}] if submission.reference is not None else ()),
         ]
     )
 
@@ -250,6 +257,7 @@ def _seal(services: Services, submission: Submission, now: datetime) -> tuple[Ac
         key_epoch=epoch_of(wrapped),
         supplements=submission.resubmits.ref if submission.resubmits else None,
         subject_ref=_seal_optional(data_key, "subject_ref", submission.subject_ref),
+        reference=_seal_optional(data_key, REFERENCE_ITEM, submission.reference),
         callback_url=_seal_optional(data_key, "callback_url", _dump_targets(submission.callbacks)),
         callbacks=len(submission.callbacks),
         traceparent=traceparent(),
