@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import uvicorn
 from fastapi import APIRouter, FastAPI
 
-from service.api import api_keys, corpora, errors, health, hub, jobs, log, models, requests, subjects, versions
+from service.api import api_keys, bulk, corpora, errors, health, hub, jobs, log, models, requests, subjects, versions
 from service.api.limits import Admission, BodyLimit
 from service.api.listener import Listener
 from service.api.oauth import AccessTokens
@@ -34,12 +34,14 @@ PROBLEMS = {
     404: "No such thing",
     409: "Not possible in the current state",
     413: "Body too large",
+    415: "Another media type than the one that is expected",
     422: "Not valid",
     429: "Too many requests",
     503: "Temporarily unavailable",
 }
 ROUTERS: tuple[APIRouter, ...] = (
     requests.router,
+    bulk.router,
     subjects.router,
     models.router,
     corpora.router,
@@ -81,6 +83,7 @@ def create_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     app.state.access_tokens = AccessTokens(services)
+    app.state.line_threads = bulk.line_threads()
     app.state.rate_limiter = RateLimiter(services.settings.requests_per_minute)
     _add_limits(app, max_requests=services.settings.max_requests, max_body_bytes=services.settings.max_body_bytes)
     errors.install(app)

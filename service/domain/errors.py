@@ -6,6 +6,7 @@ ServiceError           status, code, detail, field; never contains the text of a
 |-- Forbidden          403
 |-- NotFound           404
 |-- Conflict           409
+|-- UnsupportedMediaType 415, names the media type that is expected
 |-- RateLimited        429, says when to try again
 `-- Unavailable        503, temporary
 PermanentJobError      no attempt can make the job succeed; carries the reason for giving it up
@@ -59,6 +60,12 @@ class Conflict(ServiceError):
     """The current state does not allow this."""
 
     status, code, title = 409, "conflict", "Not possible in the current state"
+
+
+class UnsupportedMediaType(ServiceError):
+    """The body has another media type than the one that is expected."""
+
+    status, code, title = 415, "unsupported_media_type", "The body has another media type"
 
 
 class RateLimited(ServiceError):

@@ -15,7 +15,7 @@ from pydantic import (
     field_validator,
 )
 
-from service.schemas.base import Input, Text
+from service.schemas.base import Input, Problem, Text
 from service.schemas.subjects import Searched, SubjectIn
 
 
@@ -84,6 +84,14 @@ class RequestIn(Input):
         return resubmits
 
 
+class BulkRequestIn(RequestIn):
+    """A line of a bulk submission: a deletion request with its idempotency key."""
+
+    idempotency_key: Text | None = Field(
+        None, min_length=1, max_length=255, description="as the header Idempotency-Key of a single request"
+    )
+
+
 class RecordOpening(BaseModel):
     """The opening of a record's commitment. With the text it proves that the text was in this request."""
 
@@ -128,6 +136,16 @@ class RequestAccepted(RequestOut):
     """The answer to a submission. Only this answer has the receipt."""
 
     receipt: Receipt
+
+
+class BulkResult(BaseModel):
+    """The result of a line of a bulk submission: `id` and `receipt`, or `problem`."""
+
+    index: int
+    status: int
+    id: UUID | None = None
+    receipt: Receipt | None = None
+    problem: Problem | None = None
 
 
 class ExtensionIn(Input):
