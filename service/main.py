@@ -10,7 +10,21 @@ from collections.abc import AsyncIterator
 import uvicorn
 from fastapi import APIRouter, FastAPI
 
-from service.api import api_keys, bulk, corpora, errors, health, hub, jobs, log, models, requests, subjects, versions
+from service.api import (
+    api_keys,
+    bulk,
+    corpora,
+    errors,
+    health,
+    hub,
+    jobs,
+    log,
+    models,
+    policies,
+    requests,
+    subjects,
+    versions,
+)
 from service.api.limits import Admission, BodyLimit
 from service.api.listener import Listener
 from service.api.oauth import AccessTokens
@@ -44,6 +58,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     bulk.router,
     subjects.router,
     models.router,
+    policies.router,
     corpora.router,
     jobs.router,
     versions.router,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from service.api.deps import ServicesDep, Submitter, services_from
 from service.api.errors import to_answer
@@ -43,11 +43,17 @@ def line_threads() -> CapacityLimiter:
     return CapacityLimiter(THREADS)
 
 
+def _described_line(line: type[BaseModel]) -> dict[str, object]:
+    """The content of a body in the OpenAPI document, which has no word for a sequence: the schema of one line."""
+    schema = line.model_json_schema(ref_template="#/components/schemas/{model}")
+    return {NDJSON: {"schema": {name: value for name, value in schema.items() if name != "$defs"}}}
+
+
 @router.post(
     "/deletion-requests:bulk",
     response_class=NdjsonResponse,
-    responses={200: {"content": {NDJSON: {"schema": {"type": "string"}}}, "description": "A `BulkResult` a line"}},
-    openapi_extra={"requestBody": {"content": {NDJSON: {"schema": {"type": "string"}}}, "required": True}},
+    responses={200: {"content": _described_line(BulkResult), "description": "A result a line"}},
+    openapi_extra={"requestBody": {"content": _described_line(BulkRequestIn), "required": True}},
 )
 async def bulk(request: Request, services: ServicesDep, caller: Submitter) -> Response:
     """Accept many deletion requests, each a line of JSON as `POST /v1/deletion-requests` takes it.

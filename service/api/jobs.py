@@ -22,6 +22,7 @@ from service.domain.errors import Invalid, NotFound
 from service.domain.states import TERMINAL_STAGES, Stage
 from service.schemas.base import Listing
 from service.schemas.requests import JobOut, RequestOut
+from service.steps.operator.cancel import cancel_job
 from service.steps.operator.retry import retry_job
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -75,6 +76,13 @@ def listing(
 def get(job_id: UUID, services: ServicesDep, caller: Reader) -> JobOut:
     """One job. Means over the texts of fewer than three submitters are null, except for keys with the scope `audit`."""
     return to_job_out(_find_job(services, job_id), caller)
+
+
+@router.post("/{job_id}/cancel")
+def cancel(job_id: UUID, services: ServicesDep, caller: Admin) -> JobOut:
+    """Stop a job before its result is certified; later this gives a 409. Its open requests fail, and can be retried."""
+    cancel_job(services, job_id, caller.id)
+    return get(job_id, services, caller)
 
 
 @router.post("/{job_id}/retry", status_code=202)

@@ -19,13 +19,23 @@ from service.domain.errors import NotFound
 from service.domain.states import RequestStatus
 from service.privacy.records import open_reference, reference_hash
 from service.schemas.base import Listing
-from service.schemas.requests import ExtensionIn, Receipt, RecordOpening, RequestAccepted, RequestIn, RequestOut
+from service.schemas.requests import (
+    DecisionOut,
+    ExtensionIn,
+    Receipt,
+    RecordOpening,
+    RequestAccepted,
+    RequestDetail,
+    RequestIn,
+    RequestOut,
+)
 from service.steps.operator.retry import retry_request
 from service.steps.path.amend import cancel_request, extend_deadline
 from service.steps.path.request import Accepted, Resubmission, Submission, accept_request
 from service.steps.upkeep.purge import purge_request
 
 router = APIRouter(prefix="/v1/deletion-requests", tags=["deletion requests"])
+SEES_DECISIONS = {"approve", "audit", "admin"}
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -148,10 +158,14 @@ def _reference_hashes(
 
 
 @router.get("/{request_id}")
-def get(request_id: UUID, services: ServicesDep, caller: Reader) -> RequestOut:
-    """One request."""
+def get(request_id: UUID, services: ServicesDep, caller: Reader) -> RequestDetail:
+    """One request. API keys with the scope `approve`, `audit` or `admin` see who approved or rejected it."""
     request = visible_request(services, request_id, caller)
-    return to_request_out(services, request, request.model.name)
+    decisions = None
+    if SEES_DECISIONS & set(caller.scopes):
+        with services.db.reading() as session:
+            decisions = [DecisionOut(**row._asdict()) for row in requests.decisions(session, request_id)]
+    return RequestDetail(**dict(to_request_out(services, request, request.model.name)), decisions=decisions)
 
 
 def visible_request(services: Services, request_id: UUID, caller: Caller) -> DeletionRequest:
@@ -168,14 +182,14 @@ def visible_request(services: Services, request_id: UUID, caller: Caller) -> Del
 
 
 @router.delete("/{request_id}")
-def cancel(request_id: UUID, services: ServicesDep, caller: Submitter) -> RequestOut:
+def cancel(request_id: UUID, services: ServicesDep, caller: Submitter) -> RequestDetail:
     """Cancel a pending request. A request that was batched gives a 409."""
     cancel_request(services, request_id, restricted_to(caller))
     return get(request_id, services, caller)
 
 
 @router.post("/{request_id}/extend")
-def extend(request_id: UUID, body: ExtensionIn, services: ServicesDep, caller: Submitter) -> RequestOut:
+def extend(request_id: UUID, body: ExtensionIn, services: ServicesDep, caller: Submitter) -> RequestDetail:
     """Extend an open request's deadline once, by two months (GDPR, article 12(3)) or 45 days (CCPA).
 
     The transparency log gets an entry.
@@ -185,7 +199,7 @@ def extend(request_id: UUID, body: ExtensionIn, services: ServicesDep, caller: S
 
 
 @router.post("/{request_id}/retry", status_code=202)
-def retry(request_id: UUID, services: ServicesDep, caller: Admin) -> RequestOut:
+def retry(request_id: UUID, services: ServicesDep, caller: Admin) -> RequestDetail:
     """Make a failed request pending again, once an operator has removed the cause."""
     retry_request(services, request_id)
     return get(request_id, services, caller)

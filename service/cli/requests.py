@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.connection import connect, create_private, progress_bars, read_json
-from service.cli.console import AsJson, app, print_message, show, table
+from service.cli.console import AsJson, Most, app, print_message, show, table
 from service.cli.rows import read_rows, submit_rows
 from service.domain.errors import ClientError
 from service.text_files import UnreadableTexts, read_texts
@@ -177,23 +177,29 @@ def requests_list(
     status: Annotated[str | None, typer.Option(help="Only requests with this status.")] = None,
     model: Annotated[str | None, typer.Option(help="Only requests of this model.")] = None,
     due_days: Annotated[float | None, typer.Option(help="Only requests due within this many days, or overdue.")] = None,
+    reference: Annotated[str | None, typer.Option(help="Only requests with this case number.")] = None,
+    limit: Most = None,
     as_json: AsJson = False,
 ) -> None:
     """List requests, newest first; with --due-days, the earliest deadline first."""
     due = (datetime.now(UTC) + timedelta(days=due_days)).isoformat() if due_days is not None else None
-    options = {"status": status, "model": model, "due_before": due}
+    options = {"status": status, "model": model, "due_before": due, "reference": reference}
     filters = {name: value for name, value in options.items() if value is not None}
     client = connect()
-    rows = list(client.list_all(client.requests, **filters))
-    if due:
-        rows.sort(key=lambda request: str(request["due_at"]))
-    table(rows, as_json, "id", "model", "status", "waits_for", "due_at", "verdict", "reason")
+    rows = list(client.list_all(client.requests, most=None if due else limit, **filters))
+    if due:  # the service's order is another one
+        rows = sorted(rows, key=lambda request: str(request["due_at"]))[:limit]
+    table(rows, as_json, "id", "reference", "model", "status", "waits_for", "due_at", "verdict", "reason")
 
 
 @requests.command("show")
 def requests_show(request_id: RequestId, as_json: AsJson = False) -> None:
     """Show a request."""
-    show(connect().request(request_id), as_json)
+    request = connect().request(request_id)
+    decisions = [] if as_json else request.pop("decisions") or []
+    show(request, as_json)
+    if decisions:
+        table(decisions, as_json, "decision", "name", "at", "api_key_id")
 
 
 @requests.command("cancel")

@@ -132,9 +132,42 @@ class Operations(Generic[Answer]):
         """Return one job."""
         return self.call("GET", f"/v1/jobs/{job_id}")
 
+    def jobs(self, **filters: Parameter) -> Answer:
+        """Return a page of the jobs, newest first. Filters: model, stage."""
+        return self.call("GET", "/v1/jobs", params=filters)
+
+    def cancel_job(self, job_id: str) -> Answer:
+        """Stop a job that computes. Its requests fail, and can be retried."""
+        return self.call("POST", f"/v1/jobs/{job_id}/cancel")
+
     def retry_job(self, job_id: str) -> Answer:
         """Make the failed requests of a job pending again, and return them."""
         return self.call("POST", f"/v1/jobs/{job_id}/retry")
+
+    def versions(self, model: str, **page: Parameter) -> Answer:
+        """Return a page of a model's versions, newest first."""
+        return self.call("GET", f"/v1/models/{model}/versions", params=page)
+
+    def withdraw(self, model: str, version: str, reason: str) -> Answer:
+        """Withdraw a version: its files are handed out no more."""
+        return self.call("POST", f"/v1/models/{model}/versions/{version}/withdraw", json={"reason": reason})
+
+    def api_keys(self) -> Answer:
+        """Return all API keys, without their secrets."""
+        return self.call("GET", "/v1/api-keys")
+
+    def model(self, name: str) -> Answer:
+        """Return one model with its policy."""
+        return self.call("GET", f"/v1/models/{name}")
+
+    def set_policy(self, model: str, policy: Mapping[str, object], policy_version: int) -> Answer:
+        """Replace a model's policy, if `policy_version` is still the one in force."""
+        body = {"policy": policy, "policy_version": policy_version}
+        return self.call("PUT", f"/v1/models/{model}/policy", json=body)
+
+    def policies(self, model: str, **page: Parameter) -> Answer:
+        """Return a page of all policies that a model had, newest first."""
+        return self.call("GET", f"/v1/models/{model}/policies", params=page)
 
     def version(self, model: str, version: str = "latest") -> Answer:
         """Return one version and the list of its files."""

@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import case, func, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.sql.selectable import ForUpdateArg
 
 from service.db.paging import Page, page
 from service.db.tables import Job, JobEvent, Version
@@ -22,10 +23,10 @@ from service.schemas.report import redacted_report
 CHANNEL = "unlearnd_jobs"
 
 
-def by_id(session: Session, job_id: UUID) -> Job | None:
-    """The job with this id, its model and its versions."""
+def by_id(session: Session, job_id: UUID, *, lock: bool = False) -> Job | None:
+    """The job with this id, its model and its versions; the job is locked if `lock`."""
     options = [joinedload(Job.model), joinedload(Job.parent_version), joinedload(Job.version)]
-    return session.get(Job, job_id, options=options)
+    return session.get(Job, job_id, options=options, with_for_update=ForUpdateArg(of=Job) if lock else None)
 
 
 def listing(session: Session, cursor: str | None, limit: int, *, model_id: UUID | None, stage: str | None) -> Page[Job]:

@@ -2,20 +2,32 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ARRAY, LargeBinary, Uuid, any_, delete, func, literal, select, update
+from sqlalchemy import ARRAY, LargeBinary, Uuid, any_, delete, func, literal, select, union_all, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, joinedload, selectinload
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.sql.selectable import ForUpdateArg
 
 from service.db import outbox
+from service.db.history_tables import Rejection
 from service.db.paging import Page, page
-from service.db.tables import Approval, DeletionRequest, KeyEpoch, Outbox, Record
+from service.db.tables import ApiKey, Approval, DeletionRequest, KeyEpoch, Outbox, Record
 from service.domain.errors import IllegalTransition
 from service.domain.notifications import is_notified
 from service.domain.states import REQUEST_TRANSITIONS, TERMINAL_REQUESTS, Hold, RequestStatus, check_request
+
+
+class Decision(NamedTuple):
+    """The decision of an API key on a request that waits, or waited, for approval: approved or rejected."""
+
+    decision: str
+    api_key_id: UUID
+    name: str
+    at: datetime
+
 
 SEALED = dict.fromkeys(("subject_ref", "reference", "callback_url", "subject"))  # columns that purge empties
 
@@ -101,6 +113,24 @@ def add_approval(session: Session, request_id: UUID, api_key_id: UUID) -> int | 
     if session.execute(added).first() is None:
         return None
     return session.scalar(select(func.count()).where(Approval.request_id == request_id)) or 0
+
+
+def add_rejection(session: Session, request_id: UUID, api_key_id: UUID) -> None:
+    """Store who rejected a request."""
+    session.add(Rejection(request_id=request_id, api_key_id=api_key_id))
+
+
+def decisions(session: Session, request_id: UUID) -> list[Decision]:
+    """The approvals of a request with its present records, and its rejection, oldest first."""
+    tables = (("approved", Approval), ("rejected", Rejection))
+    parts = [
+        select(literal(decision), table.api_key_id, ApiKey.name, table.at)
+        .join(ApiKey, ApiKey.id == table.api_key_id)
+        .where(table.request_id == request_id)
+        for decision, table in tables
+    ]
+    rows = session.execute(union_all(*parts))
+    return sorted((Decision(*row) for row in rows), key=lambda decision: decision.at)
 
 
 def clear_approvals(session: Session, request_id: UUID) -> None:

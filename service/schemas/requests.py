@@ -132,6 +132,23 @@ class RequestOut(BaseModel):
     searched: list[Searched] | None = Field(description="corpora in which the subject was looked up; null once purged")
 
 
+class DecisionOut(BaseModel):
+    """The decision of an API key on a request that needs approval."""
+
+    decision: Literal["approved", "rejected"]
+    api_key_id: UUID
+    name: str
+    at: datetime
+
+
+class RequestDetail(RequestOut):
+    """A deletion request, its state, and who decided on it."""
+
+    decisions: list[DecisionOut] | None = Field(
+        description="approvals of its present records, and its rejection; null without approve, audit or admin"
+    )
+
+
 class RequestAccepted(RequestOut):
     """The answer to a submission. Only this answer has the receipt."""
 

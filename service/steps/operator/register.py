@@ -5,7 +5,7 @@ import json
 import re
 import shutil
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from sqlalchemy.exc import IntegrityError
 
@@ -24,7 +24,14 @@ HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
 
 
 def register_model(
-    services: Services, *, name: str, path: str, retain_path: str, heldout_path: str, policy: dict[str, object]
+    services: Services,
+    *,
+    name: str,
+    path: str,
+    retain_path: str,
+    heldout_path: str,
+    policy: dict[str, object],
+    api_key_id: UUID,
 ) -> str:
     """Register `path` as version 0 of a new model; returns its name.
 
@@ -51,6 +58,7 @@ def register_model(
             model = Model(name=name, policy=policy, retain=retain, heldout=heldout)
             session.add(model)
             session.flush()
+            models.add_policy(session, model, policy, 1, api_key_id)
             session.add(Version(model_id=model.id, number=0, digest=digest, files=list(files), metrics=None))
             models.block_collection(session)
             stored = [services.storage.reference_texts(texts["sha256"]) for texts in (retain, heldout)]

@@ -1,6 +1,7 @@
 """A CSV file is a request for each row: none is lost, none is made twice, and each refused row is named."""
 
 import json
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -17,8 +18,7 @@ TEXTS += '"two\nlines",case 2,ccpa,\n,,,\nthree,,,\n'
 
 def submit(cli, content: str, *options: str, code: int = 0, encoding: str = "utf-8"):
     """Submit this content as people.csv."""
-    with open("people.csv", "w", encoding=encoding, newline="") as file:
-        file.write(content)
+    Path("people.csv").write_text(content, encoding)
     return cli("requests", "submit", "--model", "tiny", "--file", "people.csv", *options, code=code)
 
 
@@ -60,7 +60,7 @@ def test_equal_rows_are_requests_of_their_own(cli, services, model):
 
 
 def test_refused_rows_are_named_and_can_be_corrected(cli, services, model):
-    """The others are accepted; with the prefix that the command names, the corrected file makes only what is missing."""
+    """The others are accepted; with the prefix that the command names, the corrected file adds only what is missing."""
     shown = submit(cli, "text,received_at\none,\nZoraida Quill,yesterday\nthree,\n", code=1)
     assert "row 3: received_at" in shown
     assert "accepted     2" in shown
