@@ -11,12 +11,12 @@ from sqlalchemy.orm import Session
 from service.api.deps import SEES_ALL_REQUESTS, Admin, Reader, ServicesDep, Submitter, restricted_to, services_from
 from service.api.paging import Cursor, Limit, ModelFilter, filtered_model
 from service.bootstrap import Services
-from service.callbacks.dialects import CallbackTarget
 from service.db import api_keys, requests
 from service.db.api_keys import Caller
 from service.db.tables import DeletionRequest
 from service.domain.errors import NotFound
 from service.domain.states import RequestStatus
+from service.domain.submission import CallbackTarget, Resubmission, Submission
 from service.privacy.records import open_reference, reference_hash
 from service.schemas.base import Listing
 from service.schemas.requests import (
@@ -31,7 +31,7 @@ from service.schemas.requests import (
 )
 from service.steps.operator.retry import retry_request
 from service.steps.path.amend import cancel_request, extend_deadline
-from service.steps.path.request import Accepted, Resubmission, Submission, accept_request
+from service.steps.path.request import Accepted, accept_request
 from service.steps.upkeep.purge import purge_request
 
 router = APIRouter(prefix="/v1/deletion-requests", tags=["deletion requests"])

@@ -17,21 +17,9 @@ from service.db.tables import DeletionRequest
 from service.domain.json_types import JsonObject
 from service.domain.notifications import opendsr_status
 from service.domain.states import RequestStatus
+from service.domain.submission import CallbackTarget
 
 SUCCESSFUL = (RequestStatus.COMPLETED, RequestStatus.NOT_MEMORISED)
-
-
-@dataclass(frozen=True, slots=True)
-class CallbackTarget:
-    """A URL to call, and the token that the platform expects. Stored sealed, as JSON; a plain URL has no token."""
-
-    url: str
-    token: str | None = None
-
-    @classmethod
-    def loads(cls, sealed: str) -> list["CallbackTarget"]:
-        """The targets of a request."""
-        return [cls(**target) for target in json.loads(sealed)] if sealed.startswith("[") else [cls(sealed)]
 
 
 @dataclass(frozen=True, slots=True)

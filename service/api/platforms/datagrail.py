@@ -17,8 +17,8 @@ from service.api.platforms.intake import (
 )
 from service.bootstrap import Services
 from service.callbacks import datagrail_signature
-from service.callbacks.dialects import CallbackTarget
 from service.domain.errors import Forbidden, Invalid, Unauthenticated
+from service.domain.submission import CallbackTarget
 from service.schemas.base import Text
 
 router = APIRouter(prefix="/connect", tags=["connectors"])

@@ -9,9 +9,10 @@ from pydantic import BaseModel, Field
 from service.api.deps import Reader, ServicesDep, Submitter
 from service.api.platforms.intake import ModelName, PlatformBody, accept_from_platform
 from service.api.requests import visible_request
-from service.callbacks.dialects import SUCCESSFUL, CallbackTarget
+from service.callbacks.dialects import SUCCESSFUL
 from service.domain.errors import Conflict, Invalid
 from service.domain.states import TERMINAL_REQUESTS
+from service.domain.submission import CallbackTarget
 from service.schemas.base import Text
 
 router = APIRouter(prefix="/connect", tags=["connectors"])

@@ -1,8 +1,8 @@
 """request: accept a deletion request, durably and once."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -12,7 +12,6 @@ from service.audit import commitments
 from service.audit.canonical import dumps
 from service.audit.receipt import RECEIPT_TYPE, receipt_payload
 from service.bootstrap import Services
-from service.callbacks.dialects import CallbackTarget
 from service.db import log_entries, requests
 from service.db.intake import NewRequest
 from service.db.tables import DeletionRequest
@@ -20,7 +19,7 @@ from service.domain.deadlines import check_received, due_at
 from service.domain.errors import Conflict, Invalid
 from service.domain.records import check_records
 from service.domain.states import Hold, RequestStatus
-from service.domain.subject import Subject
+from service.domain.submission import CallbackTarget, Resubmission, Submission
 from service.observability.tracing import traceparent
 from service.privacy.envelope import DataKey
 from service.privacy.epochs import epoch_of
@@ -36,43 +35,6 @@ from service.privacy.records import (
     seal_text,
 )
 from service.subjects.search import check_searchable
-
-
-@dataclass(frozen=True, slots=True)
-class Resubmission:
-    """The claim that the texts are those of an earlier request: its ref, and the nonces of its receipt."""
-
-    ref: str
-    nonces: Sequence[bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """A submitter's request, checked for form.
-
-    Attributes:
-        model: The model's name.
-        texts: The records.
-        regulation: gdpr, ccpa or other.
-        received_at: When the controller received the request; None means now.
-        subject: Identities and names of the person, to search the corpora for.
-        subject_ref: The submitter's name of the person; stored sealed, and returned to nobody.
-        reference: The submitter's case number; stored sealed, returned, and found by its keyed hash.
-        callbacks: The targets of notifications; stored sealed.
-        resubmits: The earlier request that had the same texts.
-        columns: Column -> value of further columns of the request's row; stored unsealed.
-    """
-
-    model: str
-    texts: Sequence[str] = ()
-    regulation: str = "gdpr"
-    received_at: datetime | None = None
-    subject: Subject | None = None
-    subject_ref: str | None = None
-    reference: str | None = None
-    callbacks: Sequence[CallbackTarget] = ()
-    resubmits: Resubmission | None = None
-    columns: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
