@@ -86,9 +86,9 @@ def cancel(job_id: UUID, services: ServicesDep, caller: Admin) -> JobOut:
 
 
 @router.post("/{job_id}/retry", status_code=202)
-def retry(job_id: UUID, services: ServicesDep, _: Admin) -> list[RequestOut]:
+def retry(job_id: UUID, services: ServicesDep, caller: Admin) -> list[RequestOut]:
     """Make the failed requests of a quarantined job pending again, once an operator has removed the cause."""
-    model, requests = retry_job(services, job_id)
+    model, requests = retry_job(services, job_id, caller.id)
     return [to_request_out(services, request, model) for request in requests]
 
 

@@ -184,7 +184,7 @@ def visible_request(services: Services, request_id: UUID, caller: Caller) -> Del
 @router.delete("/{request_id}")
 def cancel(request_id: UUID, services: ServicesDep, caller: Submitter) -> RequestDetail:
     """Cancel a pending request. A request that was batched gives a 409."""
-    cancel_request(services, request_id, restricted_to(caller))
+    cancel_request(services, request_id, caller.id, owner=restricted_to(caller))
     return get(request_id, services, caller)
 
 
@@ -194,19 +194,19 @@ def extend(request_id: UUID, body: ExtensionIn, services: ServicesDep, caller: S
 
     The transparency log gets an entry.
     """
-    extend_deadline(services, request_id, body.reason, restricted_to(caller))
+    extend_deadline(services, request_id, body.reason, caller.id, owner=restricted_to(caller))
     return get(request_id, services, caller)
 
 
 @router.post("/{request_id}/retry", status_code=202)
 def retry(request_id: UUID, services: ServicesDep, caller: Admin) -> RequestDetail:
     """Make a failed request pending again, once an operator has removed the cause."""
-    retry_request(services, request_id)
+    retry_request(services, request_id, caller.id)
     return get(request_id, services, caller)
 
 
 @router.post("/{request_id}/purge")
-def purge(request_id: UUID, services: ServicesDep, caller: Admin) -> RequestOut:
+def purge(request_id: UUID, services: ServicesDep, caller: Admin) -> RequestDetail:
     """Purge the texts of a request that has ended, before its time. A purged request cannot be retried or tested."""
-    purge_request(services, request_id)
+    purge_request(services, request_id, caller.id)
     return get(request_id, services, caller)

@@ -122,7 +122,7 @@ def withdraw(
     caller: Admin,
 ) -> VersionOut:
     """Withdraw a version. Its files answer 404, here and under `/hub`. Its certificate stays."""
-    withdraw_version(services, name, parse_number(number), body.reason)
+    withdraw_version(services, name, parse_number(number), body.reason, caller.id)
     return to_version_out(find_version(services, name, number), name, caller)
 
 

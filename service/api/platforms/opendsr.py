@@ -107,7 +107,7 @@ def status(subject_request_id: UUID, services: ServicesDep, caller: Reader, dial
 def cancel(subject_request_id: UUID, services: ServicesDep, caller: Submitter, dialect: DialectName) -> Cancelled:
     """Cancel a pending request."""
     request = _find_request(services, subject_request_id, restricted_to(caller))
-    cancel_request(services, request.id)
+    cancel_request(services, request.id, caller.id)
     request = _find_request(services, subject_request_id, None)
     assert request.finished_at is not None
     return Cancelled(

@@ -64,7 +64,8 @@ def register_model(
             stored = [services.storage.reference_texts(texts["sha256"]) for texts in (retain, heldout)]
             if not all(path.exists() for path in (folder, *stored)):
                 raise Conflict("The garbage collector removed the copies meanwhile; try again.")
-            log_entries.append(session, "model.registered", model=name, digest=digest, retain=retain, heldout=heldout)
+            texts, key = {"retain": retain, "heldout": heldout}, str(api_key_id)
+            log_entries.append(session, "model.registered", model=name, digest=digest, **texts, key=key)
     except IntegrityError as error:
         raise Conflict(f"There is a model named {name} already.", field="name") from error
     return name

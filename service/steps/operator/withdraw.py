@@ -1,13 +1,14 @@
 """withdraw: stop handing out a version. Its certificate, its log entries and its folder stay."""
 
 from datetime import UTC, datetime
+from uuid import UUID
 
 from service.bootstrap import Services
 from service.db import log_entries, models
 from service.domain.errors import Conflict, NotFound
 
 
-def withdraw_version(services: Services, name: str, number: int, reason: str) -> None:
+def withdraw_version(services: Services, name: str, number: int, reason: str, api_key_id: UUID) -> None:
     """Withdraw a version.
 
     Raises:
@@ -24,4 +25,5 @@ def withdraw_version(services: Services, name: str, number: int, reason: str) ->
         version.withdrawn_at, version.withdrawn_reason = datetime.now(UTC), reason
         if models.newest_version(session, model) is None:
             raise Conflict("It is the only version that is handed out; publish another one first.")
-        log_entries.append(session, "version.withdrawn", manifest=version.digest, number=number)
+        key = str(api_key_id)
+        log_entries.append(session, "version.withdrawn", manifest=version.digest, number=number, key=key)
