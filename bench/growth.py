@@ -20,8 +20,9 @@ from bench.server import temporary_services
 from service.bootstrap import Services
 from service.db import api_keys, log_entries, models, requests
 from service.db.tables import Model, Version
+from service.domain.submission import Submission
 from service.steps.path.batch import batch_requests
-from service.steps.path.request import Submission, accept_request
+from service.steps.path.request import accept_request
 from service.steps.upkeep.sweep import wake_lost_work
 from tests.growth import grow
 

@@ -3,7 +3,7 @@
 from alembic import context
 from sqlalchemy import NullPool, create_engine, text
 
-from service.db import corpus_tables, limit_tables, tables  # noqa: F401  # each adds its tables to the metadata
+from service.db import corpus_tables, history_tables, limit_tables, tables  # noqa: F401  # each adds its tables
 from service.db.base import Base
 from service.migrate import MIGRATION_LOCK, SET_TIMEOUTS
 

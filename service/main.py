@@ -11,7 +11,21 @@ import uvicorn
 from fastapi import APIRouter, FastAPI
 from prometheus_client import start_http_server
 
-from service.api import api_keys, corpora, errors, health, hub, jobs, log, models, requests, subjects, versions
+from service.api import (
+    api_keys,
+    bulk,
+    corpora,
+    errors,
+    health,
+    hub,
+    jobs,
+    log,
+    models,
+    policies,
+    requests,
+    subjects,
+    versions,
+)
 from service.api.connections import limited_protocol
 from service.api.health import metrics_registry
 from service.api.limits import Admission
@@ -38,15 +52,17 @@ PROBLEMS = {
     404: "No such thing",
     409: "Not possible in the current state",
     413: "Body too large",
-    415: "Not JSON",
+    415: "Another media type than the one that is expected",
     422: "Not valid",
     429: "Too many requests",
     503: "Temporarily unavailable",
 }
 ROUTERS: tuple[APIRouter, ...] = (
     requests.router,
+    bulk.router,
     subjects.router,
     models.router,
+    policies.router,
     corpora.router,
     jobs.router,
     versions.router,
@@ -90,6 +106,7 @@ def create_app(services: Services, *, docs: bool = True) -> FastAPI:
     )
     app.state.services = services
     app.state.access_tokens = AccessTokens(services)
+    app.state.line_threads = bulk.line_threads()
     app.state.rate_limiter = RateLimiter(services.settings.requests_per_minute)
     app.state.admission = Admission(services.settings)
     app.state.stream_turns = Turns(STREAM_READS)

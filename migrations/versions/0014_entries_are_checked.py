@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "0014"
-down_revision = "0012"
+down_revision = "0013"
 
 # What a session is limited to: null for control workers, operators and the schema's owner. `to_regrole` is null for a
 # role that nobody made.
@@ -30,7 +30,8 @@ CHECK = """
     process := unlearnd_process();
     IF process = 'compute'
         AND given ->> 'kind' NOT IN ('job.thresholds', 'job.quarantined', 'job.split', 'requests.rejected')
-        OR process = 'api' AND given ->> 'kind' ~ '^(job\\.(?!quarantined$)|log\\.|version\\.(published|adopted)$)'
+        OR process = 'api'
+        AND given ->> 'kind' ~ '^(job\\.(?!(quarantined|cancelled)$)|log\\.|version\\.(published|adopted)$)'
     THEN
         RAISE EXCEPTION 'this process does not say this in the log' USING ERRCODE = 'insufficient_privilege';
     END IF;

@@ -1,7 +1,7 @@
 """Every error as `application/problem+json` (RFC 9457). It names the field and never repeats submitted values."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -47,14 +47,14 @@ def problem(
 
 def install(app: FastAPI) -> None:
     """Register the exception handlers."""
-    app.add_exception_handler(ServiceError, _service_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(HTTPException, _http_exception)
-    for kind in DATABASE_UNAVAILABLE:
-        app.add_exception_handler(kind, _database_unavailable)
-    app.add_exception_handler(DataError, _unstorable_value)
-    app.add_exception_handler(psycopg.DataError, _unstorable_value)
-    app.add_exception_handler(Exception, _unexpected_error)
+    for kind, handler in HANDLERS.items():
+        app.add_exception_handler(kind, handler)
+
+
+def to_answer(request: Request, error: Exception) -> JSONResponse:
+    """The answer to a request that raised this error."""
+    handler = next(HANDLERS[kind] for kind in type(error).__mro__ if kind in HANDLERS)
+    return handler(request, error)
 
 
 def _service_error(_: Request, error: Exception) -> JSONResponse:
@@ -126,3 +126,14 @@ def _unexpected_error(_: Request, error: Exception) -> JSONResponse:
     # The log has the type alone, because a message may quote submitted text. Uvicorn logs the frames.
     logger.error("unexpected", error=type(error).__name__)
     return problem(500, "internal", "Internal error", "An unexpected error occurred. No data is known to be lost.")
+
+
+HANDLERS: dict[type[Exception], Callable[[Request, Exception], JSONResponse]] = {
+    ServiceError: _service_error,
+    RequestValidationError: _validation_error,
+    HTTPException: _http_exception,
+    **dict.fromkeys(DATABASE_UNAVAILABLE, _database_unavailable),
+    DataError: _unstorable_value,
+    psycopg.DataError: _unstorable_value,
+    Exception: _unexpected_error,
+}

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
@@ -23,7 +23,7 @@ from service.api.deps import (
     restricted_to,
 )
 from service.api.guard import GuardedRoute
-from service.api.paging import Cursor, Limit
+from service.api.paging import Cursor, Limit, ModelFilter, filtered_model
 from service.api.requests import to_request_out
 from service.api.shares import Turns
 from service.api.versions import Form, render_certificate
@@ -36,6 +36,7 @@ from service.domain.errors import Invalid, NotFound
 from service.domain.states import TERMINAL_STAGES, Stage
 from service.schemas.base import Listing
 from service.schemas.requests import JobOut, RequestOut
+from service.steps.operator.cancel import cancel_job
 from service.steps.operator.retry import retry_job
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=GuardedRoute)
@@ -89,14 +90,17 @@ def _find_job(services: Services, job_id: UUID, caller: Caller) -> Job:
 def listing(
     services: ServicesDep,
     caller: JobReader,
-    model: Annotated[str | None, Query(max_length=63)] = None,
+    model: ModelFilter = None,
     stage: Stage | None = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Listing[JobOut]:
     """Jobs, newest first. A key with the scope `submit` alone sees the jobs of its own requests."""
     with services.db.reading() as session:
-        page = jobs.listing(session, cursor, limit, model=model, stage=stage, api_key_id=_own_requests_only(caller))
+        model_id = filtered_model(session, model)
+        page = jobs.listing(
+            session, cursor, limit, model_id=model_id, stage=stage, api_key_id=_own_requests_only(caller)
+        )
     return Listing(items=[to_job_out(job, caller) for job in page.items], next_cursor=page.next_cursor)
 
 
@@ -110,11 +114,18 @@ def get(job_id: UUID, services: ServicesDep, caller: JobReader) -> JobOut:
     return to_job_out(_find_job(services, job_id, caller), caller)
 
 
+@router.post("/{job_id}/cancel")
+def cancel(job_id: UUID, services: ServicesDep, caller: Admin) -> JobOut:
+    """Stop a job before its result is certified; later this gives a 409. Its open requests fail, and can be retried."""
+    cancel_job(services, job_id, caller.id)
+    return get(job_id, services, caller)
+
+
 @router.post("/{job_id}/retry", status_code=202)
 def retry(job_id: UUID, services: ServicesDep, caller: Admin) -> list[RequestOut]:
     """Make the failed requests of a quarantined job pending again, once an operator has removed the cause."""
-    model, requests = retry_job(services, job_id)
-    return [to_request_out(request, model, caller) for request in requests]
+    model, requests = retry_job(services, job_id, caller.id)
+    return [to_request_out(services, request, model, caller) for request in requests]
 
 
 @router.get("/{job_id}/history")

@@ -4,6 +4,8 @@ A validator works on the bytes. Python's objects for a body would take up to fif
 is wrong would take a kilobyte more.
 """
 
+from typing import TypeVar
+
 from anyio import CapacityLimiter, to_thread
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
@@ -14,6 +16,7 @@ from service.api.errors import MAX_ERRORS
 from service.api.forms import form_at
 from service.domain.errors import WrongMediaType
 
+Body = TypeVar("Body", bound=BaseModel)
 SMALL_BYTES = 65_536  # up to here a body is parsed at once: a thread would take longer to start
 OTHER_FORM = ("missing", "extra_forbidden", "model_type", "model_attributes_type", "list_type", "dict_type")
 
@@ -41,12 +44,17 @@ async def parse(kind: type[BaseModel], raw: bytes, max_values: int, threads: Cap
         HTTPException: It is not in UTF-8.
     """
     if len(raw) <= SMALL_BYTES:
-        return _validate(kind, raw, max_values)
-    return await to_thread.run_sync(_validate, kind, raw, max_values, limiter=threads)
+        return validate(kind, raw, max_values)
+    return await to_thread.run_sync(validate, kind, raw, max_values, limiter=threads)
 
 
-def _validate(kind: type[BaseModel], raw: bytes, max_values: int) -> BaseModel:
-    """The value of a body of at most so many values."""
+def validate(kind: type[Body], raw: bytes, max_values: int) -> Body:
+    """The value of a body of at most so many values.
+
+    Raises:
+        RequestValidationError: It is not valid.
+        HTTPException: It is not in UTF-8.
+    """
     if not raw:
         raise RequestValidationError([error_details("missing", "A body is needed.", form_at(kind, ()))])
     if has_more_values(raw, max_values):

@@ -23,6 +23,7 @@ def to_model_out(model: Model) -> ModelOut:
         name=model.name,
         latest=model.latest,
         policy=Policy(**model.policy),
+        policy_version=model.policy_version,
         created_at=model.created_at,
         retain_records=model.retain["records"],
         heldout_records=model.heldout["records"],
@@ -39,6 +40,7 @@ def create(body: ModelIn, services: ServicesDep, caller: Admin) -> ModelOut:
         retain_path=body.retain_path,
         heldout_path=body.heldout_path,
         policy=body.policy.model_dump(),
+        api_key_id=caller.id,
     )
     return get(name, services, caller)
 

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import AwareDatetime
+from sqlalchemy.orm import Session
 
 from service.api.deps import (
     SEES_ALL_REQUESTS,
@@ -18,20 +19,23 @@ from service.api.deps import (
     services_from,
 )
 from service.api.guard import GuardedRoute
-from service.api.paging import Cursor, Limit
+from service.api.paging import Cursor, Limit, ModelFilter, filtered_model
 from service.bootstrap import Services
-from service.callbacks.dialects import CallbackTarget
-from service.db import requests
+from service.db import api_keys, requests
 from service.db.api_keys import Caller
 from service.db.tables import DeletionRequest
 from service.domain.errors import NotFound
 from service.domain.states import RequestStatus
+from service.domain.submission import CallbackTarget, Resubmission, Submission
+from service.privacy.records import open_reference, reference_hash
 from service.schemas.base import Listing
 from service.schemas.requests import (
+    DecisionOut,
     ExtensionIn,
     Receipt,
     RecordOpening,
     RequestAccepted,
+    RequestDetail,
     RequestIn,
     RequestOut,
     ResolutionIn,
@@ -39,10 +43,11 @@ from service.schemas.requests import (
 from service.steps.operator.resolve import resolve_failed_request
 from service.steps.operator.retry import retry_request
 from service.steps.path.amend import cancel_request, extend_deadline
-from service.steps.path.request import Resubmission, Submission, accept_request
+from service.steps.path.request import Accepted, accept_request
 from service.steps.upkeep.purge import purge_request
 
 router = APIRouter(prefix="/v1/deletion-requests", tags=["deletion requests"], route_class=GuardedRoute)
+SEES_DECISIONS = {"approve", "audit", "admin"}
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -51,8 +56,13 @@ IdempotencyKey = Annotated[
 ]
 
 
-def to_request_out(request: DeletionRequest, model: str, caller: Caller) -> RequestOut:
-    """The answer for a request to the model of this name.
+def to_request_out(services: Services, request: DeletionRequest, model: str, caller: Caller) -> RequestOut:
+    """The answer for a request to the model of this name. To open a reference may take a call of the KMS."""
+    return _request_out(request, model, caller, open_reference(services.wrapper, request))
+
+
+def _request_out(request: DeletionRequest, model: str, caller: Caller, reference: str | None) -> RequestOut:
+    """The answer for a request.
 
     How many records a search has matched is a fact about training data. A submitter learns only whether it is 0.
     """
@@ -68,6 +78,7 @@ def to_request_out(request: DeletionRequest, model: str, caller: Caller) -> Requ
         regulation=request.regulation,
         records=request.records_count - (0 if exact else searched),
         ref=request.ref,
+        reference=reference,
         received_at=request.received_at,
         due_at=request.due_at,
         accepted_at=request.accepted_at,
@@ -89,23 +100,27 @@ def submit(
 
     Default limits: 256 records, 65,536 bytes of UTF-8 per record, 8 MiB per body.
     """
-    accepted = accept_request(services_from(http_request), _to_submission(body), caller.id, idempotency_key)
-    request = accepted.request
-    receipt = Receipt(
-        ref=request.ref,
-        commitment=request.commitment.hex(),
+    accepted = accept_request(services_from(http_request), to_submission(body), caller.id, idempotency_key)
+    request_out = _request_out(accepted.request, accepted.model, caller, body.reference)
+    answer = RequestAccepted(**dict(request_out), receipt=to_receipt(accepted))
+    headers = {"Location": f"{router.prefix}/{accepted.request.id}"}
+    return Response(answer.model_dump_json(), 202, headers, media_type="application/json")
+
+
+def to_receipt(accepted: Accepted) -> Receipt:
+    """The receipt of an accepted request."""
+    return Receipt(
+        ref=accepted.request.ref,
+        commitment=accepted.request.commitment.hex(),
         records=[
             RecordOpening(commitment=commitment.hex(), nonce=nonce.hex())
             for nonce, commitment in zip(accepted.nonces, accepted.commitments, strict=True)
         ],
         signed=json.loads(accepted.receipt),
     )
-    answer = RequestAccepted(**dict(to_request_out(request, accepted.model, caller)), receipt=receipt)
-    headers = {"Location": f"{router.prefix}/{request.id}"}
-    return Response(answer.model_dump_json(), 202, headers, media_type="application/json")
 
 
-def _to_submission(body: RequestIn) -> Submission:
+def to_submission(body: RequestIn) -> Submission:
     """The submission in a body."""
     resubmits = body.resubmits
     return Submission(
@@ -115,6 +130,7 @@ def _to_submission(body: RequestIn) -> Submission:
         body.received_at,
         subject=body.subject.to_subject() if body.subject else None,
         subject_ref=body.subject_ref,
+        reference=body.reference,
         callbacks=[CallbackTarget(str(body.callback_url))] if body.callback_url else (),
         resubmits=Resubmission(resubmits.ref, [bytes.fromhex(nonce) for nonce in resubmits.nonces])
         if resubmits
@@ -127,31 +143,48 @@ def listing(
     services: ServicesDep,
     caller: Reader,
     status: RequestStatus | None = None,
-    model: Annotated[str | None, Query(max_length=63)] = None,
+    model: ModelFilter = None,
     due_before: Annotated[AwareDatetime | None, Query(description="RFC 3339")] = None,
+    reference: Annotated[str | None, Query(max_length=200, description="the submitter's case number")] = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Listing[RequestOut]:
     """Requests, newest first. An API key that may only submit sees its own requests."""
+    api_key_id = restricted_to(caller, *SEES_ALL_REQUESTS)
     with services.db.reading() as session:
         page = requests.listing(
             session,
             cursor,
             limit,
             status=status,
-            model=model,
+            model_id=filtered_model(session, model),
             due_before=due_before,
-            api_key_id=restricted_to(caller, *SEES_ALL_REQUESTS),
+            api_key_id=api_key_id,
+            reference_hashes=_reference_hashes(services, session, api_key_id, reference),
         )
-    items = [to_request_out(request, request.model.name, caller) for request in page.items]
+    items = [to_request_out(services, request, request.model.name, caller) for request in page.items]
     return Listing(items=items, next_cursor=page.next_cursor)
 
 
+def _reference_hashes(
+    services: Services, session: Session, api_key_id: UUID | None, reference: str | None
+) -> list[bytes] | None:
+    """The hashes of a reference among the requests of one API key, or of each API key."""
+    if reference is None:
+        return None
+    submitters = [api_key_id] if api_key_id else api_keys.ids(session)
+    return [reference_hash(services.wrapper, submitter, reference) for submitter in submitters]
+
+
 @router.get("/{request_id}")
-def get(request_id: UUID, services: ServicesDep, caller: Reader) -> RequestOut:
-    """One request."""
+def get(request_id: UUID, services: ServicesDep, caller: Reader) -> RequestDetail:
+    """One request. API keys with the scope `approve`, `audit` or `admin` see who approved or rejected it."""
     request = visible_request(services, request_id, caller)
-    return to_request_out(request, request.model.name, caller)
+    decisions = None
+    if SEES_DECISIONS & set(caller.scopes):
+        with services.db.reading() as session:
+            decisions = [DecisionOut(**row._asdict()) for row in requests.decisions(session, request_id)]
+    return RequestDetail(**dict(to_request_out(services, request, request.model.name, caller)), decisions=decisions)
 
 
 def visible_request(services: Services, request_id: UUID, caller: Caller) -> DeletionRequest:
@@ -168,33 +201,33 @@ def visible_request(services: Services, request_id: UUID, caller: Caller) -> Del
 
 
 @router.delete("/{request_id}")
-def cancel(request_id: UUID, services: ServicesDep, caller: Submitter) -> RequestOut:
+def cancel(request_id: UUID, services: ServicesDep, caller: Submitter) -> RequestDetail:
     """Cancel a pending request. A request that was batched gives a 409."""
-    cancel_request(services, request_id, restricted_to(caller))
+    cancel_request(services, request_id, caller.id, owner=restricted_to(caller))
     return get(request_id, services, caller)
 
 
 @router.post("/{request_id}/extend")
-def extend(request_id: UUID, body: ExtensionIn, services: ServicesDep, caller: Submitter) -> RequestOut:
+def extend(request_id: UUID, body: ExtensionIn, services: ServicesDep, caller: Submitter) -> RequestDetail:
     """Extend an open request's deadline once, by two months (GDPR, article 12(3)) or 45 days (CCPA).
 
     The transparency log gets an entry.
     """
-    extend_deadline(services, request_id, body.reason, restricted_to(caller))
+    extend_deadline(services, request_id, body.reason, caller.id, owner=restricted_to(caller))
     return get(request_id, services, caller)
 
 
 @router.post("/{request_id}/retry", status_code=202)
-def retry(request_id: UUID, services: ServicesDep, caller: Admin) -> RequestOut:
+def retry(request_id: UUID, services: ServicesDep, caller: Admin) -> RequestDetail:
     """Make a failed request pending again, once an operator has removed the cause."""
-    retry_request(services, request_id)
+    retry_request(services, request_id, caller.id)
     return get(request_id, services, caller)
 
 
 @router.post("/{request_id}/purge")
-def purge(request_id: UUID, services: ServicesDep, caller: Admin) -> RequestOut:
+def purge(request_id: UUID, services: ServicesDep, caller: Admin) -> RequestDetail:
     """Purge the texts of a request that has ended, before its time. A purged request cannot be retried or tested."""
-    purge_request(services, request_id)
+    purge_request(services, request_id, caller.id)
     return get(request_id, services, caller)
 
 

@@ -9,7 +9,7 @@ from service.api.deps import Approver, Previewer, ServicesDep
 from service.api.guard import GuardedRoute
 from service.api.requests import get
 from service.domain.subject import Subject
-from service.schemas.requests import RequestIn, RequestOut
+from service.schemas.requests import RequestDetail, RequestIn
 from service.schemas.subjects import ApprovalIn, MatchOut, Preview, RefusalIn
 from service.steps.subjects.approve import approve_request, list_matches, reject_request
 from service.steps.subjects.preview import preview_request
@@ -40,14 +40,14 @@ def matches(
 
 
 @router.post("/deletion-requests/{request_id}/approve")
-def approve(request_id: UUID, body: ApprovalIn, services: ServicesDep, caller: Approver) -> RequestOut:
+def approve(request_id: UUID, body: ApprovalIn, services: ServicesDep, caller: Approver) -> RequestDetail:
     """Approve all or some matches of a request that waits for approval. No API key can approve its own request."""
     approve_request(services, request_id, caller.id, body.matches)
     return get(request_id, services, caller)
 
 
 @router.post("/deletion-requests/{request_id}/reject")
-def reject(request_id: UUID, body: RefusalIn, services: ServicesDep, caller: Approver) -> RequestOut:
+def reject(request_id: UUID, body: RefusalIn, services: ServicesDep, caller: Approver) -> RequestDetail:
     """Reject a request that waits for approval."""
     reject_request(services, request_id, caller.id, body.reason)
     return get(request_id, services, caller)

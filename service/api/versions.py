@@ -32,7 +32,9 @@ Form = Annotated[
     Literal["html", "markdown"] | None,
     Query(alias="as", description="a rendering for people, made from the signed bytes"),
 ]
-Number = Annotated[str, Path(pattern=r"^(latest|\d{1,9})$", description="an integer or `latest`")]
+Number = Annotated[
+    str, Path(pattern=r"^(latest|v?\d{1,9})$", description="an integer, the same behind `v`, or `latest`")
+]
 
 
 def to_version_out(version: Version, name: str, caller: Caller) -> VersionOut:
@@ -83,10 +85,17 @@ def find_version(services: Services, name: str, number: str) -> Version:
         if model is None:
             raise NotFound("There is no model of that name.")
         latest = number == "latest"
-        version = models.newest_version(session, model) if latest else models.version(session, model, int(number))
+        version = (
+            models.newest_version(session, model) if latest else models.version(session, model, parse_number(number))
+        )
         if version is None:
             raise NotFound("The model has no such version.")
         return version
+
+
+def parse_number(number: str) -> int:
+    """The integer in `1` or `v1`."""
+    return int(number.removeprefix("v"))
 
 
 def find_downloadable(services: Services, name: str, number: str, path: str, caller: Caller) -> Version:
@@ -130,15 +139,19 @@ def file(name: str, number: Number, path: str, request: Request, services: Servi
 
 @router.post("/{number}/withdraw")
 def withdraw(
-    name: str, number: Annotated[int, Path(ge=0, lt=10**9)], body: WithdrawalIn, services: ServicesDep, caller: Admin
+    name: str,
+    number: Annotated[str, Path(pattern=r"^v?\d{1,9}$", description="an integer, or the same behind `v`")],
+    body: WithdrawalIn,
+    services: ServicesDep,
+    caller: Admin,
 ) -> VersionOut:
     """Withdraw a version. Its files answer 404, here and under `/hub`. Its certificate stays.
 
     Completed requests that no remaining version fulfils become open again, if `reopen` says so, and are unlearned from
     the newest version that is left.
     """
-    withdraw_version(services, name, number, body.reason, reopen=body.reopen)
-    return to_version_out(find_version(services, name, str(number)), name, caller)
+    withdraw_version(services, name, parse_number(number), body.reason, caller.id, reopen=body.reopen)
+    return to_version_out(find_version(services, name, number), name, caller)
 
 
 @router.get("/{number}/downloads")

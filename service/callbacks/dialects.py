@@ -18,29 +18,11 @@ from service.db.tables import DeletionRequest
 from service.domain.json_types import JsonObject
 from service.domain.notifications import opendsr_status
 from service.domain.states import TERMINAL_REQUESTS, RequestStatus
+from service.domain.submission import CallbackTarget
 from service.privacy.envelope import Wrapper
 
 FIDES_REPLY_PATH = "/api/v1/request-task/callback"
 SUCCESSFUL = (RequestStatus.COMPLETED, RequestStatus.NOT_MEMORISED)
-
-
-@dataclass(frozen=True, slots=True)
-class CallbackTarget:
-    """A URL to call, and the token that the platform expects. Stored sealed, as JSON; a plain URL has no token."""
-
-    url: str
-    token: str | None = None
-
-    def lane(self, wrapper: Wrapper, api_key_id: UUID) -> int:
-        """The lane of this API key's callbacks to this host: a keyed hash of 63 bits, never 0."""
-        host = (urlsplit(self.url).hostname or "").rstrip(".")
-        digest = wrapper.keyed_hash("webhook", b"lane" + api_key_id.bytes + host.encode())
-        return int.from_bytes(digest[:8], "big") >> 1 or 1
-
-    @classmethod
-    def loads(cls, sealed: str) -> list["CallbackTarget"]:
-        """The targets of a request."""
-        return [cls(**target) for target in json.loads(sealed)] if sealed.startswith("[") else [cls(sealed)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +147,13 @@ def _datagrail(notification: Notification) -> OutgoingCall | None:
     secret = notification.services.settings.datagrail_secrets[notification.request.model.name].get_secret_value()
     headers = datagrail_signature.signature_headers(secret, datetime.now(UTC), body)
     return OutgoingCall("POST", notification.target.url, headers, body)
+
+
+def callback_lane(wrapper: Wrapper, api_key_id: UUID, target: CallbackTarget) -> int:
+    """The lane of this API key's callbacks to the target's host: a keyed hash of 63 bits, never 0."""
+    host = (urlsplit(target.url).hostname or "").rstrip(".")
+    digest = wrapper.keyed_hash("webhook", b"lane" + api_key_id.bytes + host.encode())
+    return int.from_bytes(digest[:8], "big") >> 1 or 1
 
 
 CALLBACK_BUILDERS: dict[str | None, Callable[[Notification], OutgoingCall | None]] = {

@@ -2,11 +2,24 @@
 
 import sys
 
-from service.cli import audit, corpora, jobs, keys, log, models, operator, requests, stack
+from service.cli import audit, corpora, jobs, keys, log, models, operator, requests, stack, versions
 from service.cli.console import app, print_message
 from service.domain.errors import ClientError
 
-__all__ = ["app", "audit", "corpora", "jobs", "keys", "log", "main", "models", "operator", "requests", "stack"]
+__all__ = [
+    "app",
+    "audit",
+    "corpora",
+    "jobs",
+    "keys",
+    "log",
+    "main",
+    "models",
+    "operator",
+    "requests",
+    "stack",
+    "versions",
+]
 
 
 def main() -> None:

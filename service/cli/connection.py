@@ -1,12 +1,13 @@
-"""What the client's commands share: the connection, progress bars, JSON files.
+"""What the client's commands share: the connection, progress bars, JSON files, private files.
 
 The imports stand in the functions because commands start fast: an offline command loads no HTTP client, and most
 commands draw no progress bar.
 """
 
 import json
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from service.cli.console import stderr_console
 from service.domain.errors import ClientError
@@ -45,6 +46,18 @@ def read_json(file: Path, option: str) -> Json:
         return json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise ClientError(f"{option}: {file} cannot be read, or is not JSON") from error
+
+
+def create_private(path: Path) -> TextIO:
+    """Create a new file that only its owner may read.
+
+    Raises:
+        ClientError: The file exists, or cannot be created.
+    """
+    try:
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w")
+    except OSError as error:
+        raise ClientError(f"{path}: {error.strerror}") from error
 
 
 def server_path(path: str) -> str:

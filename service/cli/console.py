@@ -1,5 +1,6 @@
 """What all commands share: the application, the console, and how answers are printed."""
 
+import importlib.metadata
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -8,11 +9,28 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-app = typer.Typer(help="Deletion requests in, certified model versions out.", no_args_is_help=True)
+
+def _print_version(asked: bool) -> None:
+    """Print the version of this program, and exit."""
+    if asked:
+        print(importlib.metadata.version("unlearnd"))
+        raise typer.Exit
+
+
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Deletion requests in, certified model versions out."""
+
+
+app = typer.Typer(callback=_options, no_args_is_help=True)
 keys = typer.Typer(help="API keys and signing keys.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 stderr_console = Console(stderr=True)
 PIPE_WIDTH = 1000  # columns of a table that goes into a pipe or a file: each row stays on one line
+Most = Annotated[int | None, typer.Option("--limit", min=1, help="Show at most this many. The default is all.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

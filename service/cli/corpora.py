@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.connection import connect, progress_bars, server_path
-from service.cli.console import AsJson, app, show, table
+from service.cli.console import AsJson, Most, app, show, table
 
 if TYPE_CHECKING:
     from service.client.answers import CorpusAnswer
@@ -61,10 +61,10 @@ def corpora_add(
 
 
 @corpora.command("list")
-def corpora_list(model: ModelName, as_json: AsJson = False) -> None:
+def corpora_list(model: ModelName, limit: Most = None, as_json: AsJson = False) -> None:
     """List a model's corpora and how much of each is indexed."""
     client = connect()
-    rows = list(client.list_all(lambda **page: client.corpora(model, **page)))
+    rows = list(client.list_all(lambda **page: client.corpora(model, **page), most=limit))
     table(rows, as_json, "name", "state", "records", "progress", "reason")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.connection import connect
-from service.cli.console import AsJson, keys, show, stderr_console
+from service.cli.console import AsJson, Most, keys, show, stderr_console, table
 from service.cli.local_services import DataDir, local_services
 
 if TYPE_CHECKING:
@@ -22,6 +22,14 @@ def keys_create(
 ) -> None:
     """Create an API key. The key is shown only this once."""
     show(connect().call("POST", "/v1/api-keys", json={"name": name, "scopes": scope}), as_json)
+
+
+@keys.command("list")
+def keys_list(limit: Most = None, as_json: AsJson = False) -> None:
+    """List the API keys, oldest first. Their secrets are stored nowhere."""
+    rows = connect().api_keys()["items"][:limit]
+    shown = rows if as_json else [{**row, "scopes": " ".join(row["scopes"])} for row in rows]
+    table(shown, as_json, "id", "name", "scopes", "created_at", "revoked_at")
 
 
 @keys.command("revoke")

@@ -1,17 +1,20 @@
-"""`unlearnd models`: register models, download certified versions."""
+"""`unlearnd models`: register models, change their policies, download certified versions."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from service.cli.connection import connect, download_bars, read_json, server_path
-from service.cli.console import AsJson, app, show, table
+from service.cli.console import AsJson, Most, app, show, table
+from service.domain.errors import ClientError
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-models = typer.Typer(help="Register models, download certified versions.", no_args_is_help=True)
+models = typer.Typer(help="Register models, change their policies, download certified versions.", no_args_is_help=True)
 app.add_typer(models, name="models")
 
 
@@ -34,10 +37,55 @@ def models_add(
 
 
 @models.command("list")
-def models_list(as_json: AsJson = False) -> None:
+def models_list(limit: Most = None, as_json: AsJson = False) -> None:
     """List the registered models, each with its newest version."""
     client = connect()
-    table(list(client.list_all(client.models)), as_json, "name", "latest")
+    table(list(client.list_all(client.models, most=limit)), as_json, "name", "latest", "policy_version")
+
+
+@models.command("policy")
+def models_policy(
+    name: Annotated[str, typer.Argument(help="The name of the model.")],
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="FIELD=VALUE, the value in JSON. Repeat it for more fields.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="A JSON file with the new policy. Every field has a default.")
+    ] = None,
+    history: Annotated[bool, typer.Option("--history", help="Show all policies that the model had.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show a model's policy, or change it. Jobs that exist keep the policy that they began with."""
+    client = connect()
+    if history:
+        rows = list(client.list_all(lambda **page: client.policies(name, **page)))
+        table(rows, as_json, "policy_version", "at", "api_key_id", "policy")
+        return
+    model = client.model(name)
+    if file or change:
+        policy = read_json(file, "--file") if file else model["policy"]
+        model = client.set_policy(name, {**policy, **_parse_changes(change or ())}, model["policy_version"])
+    show({"policy_version": model["policy_version"], **model["policy"]}, as_json)
+
+
+def _parse_changes(changes: Sequence[str]) -> dict[str, object]:
+    """The fields that `--set` names. A value that is not JSON is a string.
+
+    Raises:
+        ClientError: A change is not of the form FIELD=VALUE, or names a preset, which sets defaults only.
+    """
+    fields: dict[str, object] = {}
+    for change in changes:
+        field, equals, value = change.partition("=")
+        if not equals:
+            raise ClientError("--set: give FIELD=VALUE")
+        if field == "preset":
+            raise ClientError("--set: a preset changes the defaults of a new policy; use --file")
+        try:
+            fields[field] = json.loads(value)
+        except ValueError:
+            fields[field] = value
+    return fields
 
 
 @models.command("download")

@@ -1,15 +1,15 @@
 """`unlearnd requests`: submit deletion requests, follow them, decide on those that wait for approval."""
 
 import json
-import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.cli.connection import connect, progress_bars, read_json
-from service.cli.console import AsJson, app, print_message, show, table
+from service.cli.connection import connect, create_private, progress_bars, read_json
+from service.cli.console import AsJson, Most, app, print_message, show, table
+from service.cli.rows import read_rows, submit_rows
 from service.domain.errors import ClientError
 from service.text_files import UnreadableTexts, read_texts
 
@@ -40,7 +40,20 @@ Names = Annotated[
 ]
 Texts = Annotated[list[str] | None, typer.Option(help="A record. Repeat it for more records.")]
 TextsFile = Annotated[
-    Path | None, typer.Option(help="JSONL or CSV with a `text` column, or plain text with one record a line.")
+    Path | None,
+    typer.Option(
+        help="JSONL with `text`, or plain text with one record a line: the records of one request."
+        " A CSV file: a request for each row; its columns are text, email, phone, name, reference, regulation and"
+        " received_at."
+    ),
+]
+Reference = Annotated[str | None, typer.Option(help="Your case number. The service stores it sealed.")]
+IdempotencyPrefix = Annotated[
+    str | None,
+    typer.Option(
+        help="For a CSV file: rows that were accepted with the same prefix are not submitted again."
+        " The default is a digest of the file."
+    ),
 ]
 Regulation = Annotated[str, typer.Option(help="gdpr, ccpa or other. It sets the deadline.")]
 CallbackUrl = Annotated[str | None, typer.Option(help="The URL that the service calls when the request has ended.")]
@@ -74,23 +87,37 @@ def requests_submit(
     name: Names = None,
     regulation: Regulation = "gdpr",
     callback_url: CallbackUrl = None,
+    reference: Reference = None,
     resubmits: EarlierReceipt = None,
     receipt: ReceiptFile = None,
+    idempotency_prefix: IdempotencyPrefix = None,
     as_json: AsJson = False,
 ) -> None:
-    """Submit a deletion request. Writes the receipt, which the service gives only once, to a file."""
+    """Submit a deletion request, or one for each row of a CSV file. Writes the receipts to a file.
+
+    The service gives a receipt only once. With a CSV file the exit code is 1 if a row was refused.
+    """
+    if file and file.suffix.lower() == ".csv":
+        if text or email or phone or identity or name or reference or resubmits:
+            raise ClientError("--file: each row of a CSV file is a request: give texts, people and references there")
+        rows = read_rows(file, {"model": model, "regulation": regulation, "callback_url": callback_url})
+        submit_rows(file, rows, idempotency_prefix, receipt, as_json=as_json)
+        return
+    if idempotency_prefix:
+        raise ClientError("--idempotency-prefix is for the rows of a CSV file")
     texts = [*(text or ()), *(_read_file(file) if file else ())]
     subject = _parse_subject(email, phone, identity, name)
     if not texts and subject is None:
         raise ClientError("give --text or --file, or name the person with --email, --phone, --identity or --name")
-    fields: dict[str, object] = {"callback_url": callback_url} if callback_url else {}
+    options = {"callback_url": callback_url, "reference": reference}
+    fields: dict[str, object] = {name: value for name, value in options.items() if value is not None}
     if resubmits:
         fields["resubmits"] = _read_resubmission(resubmits)
     # A file that cannot be made must fail here: the service gives the receipt only once.
-    receipt_handle = _create_private(receipt) if receipt else None
+    receipt_handle = create_private(receipt) if receipt else None
     request = connect().submit(model, texts, subject=subject, regulation=regulation, **fields)
     path = receipt or Path(f"receipt-{request['id']}.json")
-    with receipt_handle or _create_private(path) as handle:
+    with receipt_handle or create_private(path) as handle:
         handle.write(json.dumps(request, indent=1))
     print_message(f"The receipt is in {path}. Keep it with the texts: the service gives it only once.")
     show(request, as_json, "id", "status", "due_at")
@@ -114,18 +141,6 @@ def _read_resubmission(receipt_file: Path) -> dict[str, object]:
     """The reference and the nonces of an earlier request, from its receipt."""
     receipt = read_json(receipt_file, "--resubmits").get("receipt", {})
     return {"ref": receipt.get("ref"), "nonces": [record["nonce"] for record in receipt.get("records", ())]}
-
-
-def _create_private(path: Path) -> TextIO:
-    """Create a new file that only its owner may read.
-
-    Raises:
-        ClientError: The file exists, or cannot be created.
-    """
-    try:
-        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w")
-    except OSError as error:
-        raise ClientError(f"{path}: {error.strerror}") from error
 
 
 @requests.command("preview")
@@ -162,23 +177,29 @@ def requests_list(
     status: Annotated[str | None, typer.Option(help="Only requests with this status.")] = None,
     model: Annotated[str | None, typer.Option(help="Only requests of this model.")] = None,
     due_days: Annotated[float | None, typer.Option(help="Only requests due within this many days, or overdue.")] = None,
+    reference: Annotated[str | None, typer.Option(help="Only requests with this case number.")] = None,
+    limit: Most = None,
     as_json: AsJson = False,
 ) -> None:
     """List requests, newest first; with --due-days, the earliest deadline first."""
     due = (datetime.now(UTC) + timedelta(days=due_days)).isoformat() if due_days is not None else None
-    options = {"status": status, "model": model, "due_before": due}
+    options = {"status": status, "model": model, "due_before": due, "reference": reference}
     filters = {name: value for name, value in options.items() if value is not None}
     client = connect()
-    rows = list(client.list_all(client.requests, **filters))
-    if due:
-        rows.sort(key=lambda request: str(request["due_at"]))
-    table(rows, as_json, "id", "model", "status", "waits_for", "due_at", "verdict", "reason")
+    rows = list(client.list_all(client.requests, most=None if due else limit, **filters))
+    if due:  # the service's order is another one
+        rows = sorted(rows, key=lambda request: str(request["due_at"]))[:limit]
+    table(rows, as_json, "id", "reference", "model", "status", "waits_for", "due_at", "verdict", "reason")
 
 
 @requests.command("show")
 def requests_show(request_id: RequestId, as_json: AsJson = False) -> None:
     """Show a request."""
-    show(connect().request(request_id), as_json)
+    request = connect().request(request_id)
+    decisions = [] if as_json else request.pop("decisions") or []
+    show(request, as_json)
+    if decisions:
+        table(decisions, as_json, "decision", "name", "at", "api_key_id")
 
 
 @requests.command("cancel")

@@ -1,6 +1,6 @@
 """The members of the service's answers that the client and the command line read; an answer has more members."""
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from service.domain.json_types import JsonObject
 
@@ -16,6 +16,16 @@ class RequestAnswer(TypedDict):
     reason: str | None
     finished_at: str | None
     waits_for: str | None
+
+
+class BulkResult(TypedDict):
+    """The result of a request of a bulk submission; an accepted one has `id` and `receipt`, another has `problem`."""
+
+    index: int
+    status: int
+    id: NotRequired[str]
+    receipt: NotRequired[JsonObject]
+    problem: NotRequired[JsonObject]
 
 
 class VersionFile(TypedDict):

@@ -11,6 +11,7 @@ async with AsyncClient(url, key) as client:
 
 import asyncio
 import json
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -139,12 +140,15 @@ class Client(Operations[Json]):
             matches += page
         return matches
 
-    def list_all(self, operation: ListOperation, **filters: Parameter) -> Iterator[dict[str, object]]:
-        """Yield the items of all pages of a list, as in `client.list_all(client.requests, model="m")`."""
-        cursor = None
-        while True:
-            page = operation(limit=PAGE_SIZE, **filters, **({"cursor": cursor} if cursor else {}))
+    def list_all(
+        self, operation: ListOperation, *, most: int | None = None, **filters: Parameter
+    ) -> Iterator[dict[str, object]]:
+        """Yield the items of a list, all or the first `most`, as in `client.list_all(client.requests, model="m")`."""
+        cursor, left = None, sys.maxsize if most is None else most
+        while left > 0:
+            page = operation(limit=min(PAGE_SIZE, left), **filters, **({"cursor": cursor} if cursor else {}))
             yield from page["items"]
+            left -= len(page["items"])
             cursor = page["next_cursor"]
             if cursor is None:
                 return

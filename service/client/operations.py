@@ -3,6 +3,7 @@
 An answer is the JSON that the OpenAPI document describes, as plain dicts and lists.
 """
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic, TypeAlias, TypedDict, TypeVar, Unpack
@@ -16,6 +17,7 @@ from service.domain.subject import Subject
 
 TERMINAL = frozenset({"completed", "not_memorised", "cancelled", "rejected", "failed"})
 MAX_ATTEMPTS, MAX_DELAY = 4, 30.0  # of one call; seconds between two attempts
+NDJSON = "application/x-ndjson"
 Answer = TypeVar("Answer")  # Json, or an awaitable of it
 Parameter: TypeAlias = str | int | float | bool | None  # the value of a query parameter
 
@@ -24,6 +26,7 @@ class CallOptions(TypedDict, total=False):
     """Body, query, headers and timeout (seconds) of one call, as httpx takes them."""
 
     json: Mapping[str, object]
+    content: bytes
     params: Mapping[str, Parameter]
     headers: dict[str, str]
     timeout: float
@@ -76,6 +79,15 @@ class Operations(Generic[Answer]):
         body = request_body(model, subject, fields) | {"records": [{"text": text} for text in texts]}
         return self.call("POST", "/v1/deletion-requests", json=body, headers={"Idempotency-Key": uuid4().hex})
 
+    def submit_many(self, requests: Iterable[Mapping[str, object]]) -> Answer:
+        """Submit at most 1000 deletion requests; return a result for each, in order. A lost call is repeated safely.
+
+        A request has the members of the body of `POST /v1/deletion-requests`, and may have an `idempotency_key`.
+        """
+        lines = (json.dumps({"idempotency_key": uuid4().hex, **request}) + "\n" for request in requests)
+        content, headers = "".join(lines).encode(), {"Content-Type": NDJSON}
+        return self.call("POST", "/v1/deletion-requests:bulk", content=content, headers=headers, timeout=300)
+
     def preview(self, model: str, subject: Subject, **fields: object) -> Answer:
         """Return what a request for this person would match, without making one."""
         return self.call("POST", "/v1/deletion-requests:preview", json=request_body(model, subject, fields))
@@ -85,7 +97,7 @@ class Operations(Generic[Answer]):
         return self.call("GET", f"/v1/deletion-requests/{request_id}")
 
     def requests(self, **filters: Parameter) -> Answer:
-        """Return a page of the requests, newest first. Filters: status, model, due_before, cursor, limit."""
+        """Return a page of the requests, newest first. Filters: status, model, due_before, reference."""
         return self.call("GET", "/v1/deletion-requests", params=filters)
 
     def cancel(self, request_id: str) -> Answer:
@@ -124,9 +136,43 @@ class Operations(Generic[Answer]):
         """Return one job."""
         return self.call("GET", f"/v1/jobs/{job_id}")
 
+    def jobs(self, **filters: Parameter) -> Answer:
+        """Return a page of the jobs, newest first. Filters: model, stage."""
+        return self.call("GET", "/v1/jobs", params=filters)
+
+    def cancel_job(self, job_id: str) -> Answer:
+        """Stop a job that computes. Its requests fail, and can be retried."""
+        return self.call("POST", f"/v1/jobs/{job_id}/cancel")
+
     def retry_job(self, job_id: str) -> Answer:
         """Make the failed requests of a job pending again, and return them."""
         return self.call("POST", f"/v1/jobs/{job_id}/retry")
+
+    def versions(self, model: str, **page: Parameter) -> Answer:
+        """Return a page of a model's versions, newest first."""
+        return self.call("GET", f"/v1/models/{model}/versions", params=page)
+
+    def withdraw(self, model: str, version: str, reason: str, *, reopen: bool = False) -> Answer:
+        """Withdraw a version: its files are handed out no more; `reopen` opens the requests it fulfilled again."""
+        body = {"reason": reason, "reopen": reopen}
+        return self.call("POST", f"/v1/models/{model}/versions/{version}/withdraw", json=body)
+
+    def api_keys(self) -> Answer:
+        """Return all API keys, without their secrets."""
+        return self.call("GET", "/v1/api-keys")
+
+    def model(self, name: str) -> Answer:
+        """Return one model with its policy."""
+        return self.call("GET", f"/v1/models/{name}")
+
+    def set_policy(self, model: str, policy: Mapping[str, object], policy_version: int) -> Answer:
+        """Replace a model's policy, if `policy_version` is still the one in force."""
+        body = {"policy": policy, "policy_version": policy_version}
+        return self.call("PUT", f"/v1/models/{model}/policy", json=body)
+
+    def policies(self, model: str, **page: Parameter) -> Answer:
+        """Return a page of all policies that a model had, newest first."""
+        return self.call("GET", f"/v1/models/{model}/policies", params=page)
 
     def version(self, model: str, version: str = "latest") -> Answer:
         """Return one version and the list of its files."""
@@ -145,9 +191,10 @@ def retry_delay(
 
     The client repeats a call that the service refused for now (429, 503) and a call that never arrived. A call whose
     answer was lost may have been carried out. The client repeats it only if it changes nothing or has an
-    Idempotency-Key.
+    Idempotency-Key, or one on each line.
     """
-    repeatable = method in ("GET", "HEAD") or "Idempotency-Key" in (options.get("headers") or {})
+    headers = options.get("headers") or {}
+    repeatable = method in ("GET", "HEAD") or "Idempotency-Key" in headers or headers.get("Content-Type") == NDJSON
     if attempt + 1 == MAX_ATTEMPTS or (error and not (repeatable or isinstance(error, httpx.ConnectError))):
         return None
     if answer is not None and answer.status_code not in (429, 503):
@@ -164,13 +211,19 @@ def parse_answer(answer: httpx.Response) -> Json:
         ClientError: The service refused. The message has the problem's detail, or the wrong fields.
     """
     try:
+        if answer.is_success and answer.headers.get("Content-Type", "").startswith(NDJSON):
+            return [json.loads(line) for line in answer.content.splitlines()]
         if answer.is_success:
             return answer.json() if answer.content else None
-        problem = answer.json()
-        fields = "; ".join(f"{e['field']}: {e['message']}" for e in problem.get("errors") or [])
-        raise ClientError(fields or f"{problem['title']}: {problem['detail']}")
+        raise ClientError(problem_message(answer.json()))
     except (ValueError, KeyError, TypeError) as error:
         raise ClientError(f"the service answered {answer.status_code}") from error
+
+
+def problem_message(problem: Json) -> str:
+    """The wrong fields of a problem document, or its detail."""
+    fields = "; ".join(f"{error['field']}: {error['message']}" for error in problem.get("errors") or [])
+    return fields or f"{problem['title']}: {problem['detail']}"
 
 
 def environment() -> tuple[str, str]:

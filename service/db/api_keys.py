@@ -97,6 +97,11 @@ def listing(session: Session) -> list[ApiKey]:
     return list(session.scalars(select(ApiKey).order_by(ApiKey.created_at)))
 
 
+def ids(session: Session) -> list[UUID]:
+    """The ids of all keys, revoked ones included."""
+    return list(session.scalars(select(ApiKey.id)))
+
+
 def revoke(session: Session, key_id: UUID) -> bool:
     """Revoke a key for good, log it, and notify every process that caches keys; false if no valid key has that id."""
     session.execute(select(func.pg_notify(CHANNEL, "")))

@@ -10,9 +10,10 @@ from uuid import UUID
 from sqlalchemy import case, func, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.sql.selectable import ForUpdateArg
 
 from service.db.paging import Page, page
-from service.db.tables import DeletionRequest, Job, JobEvent, Model, Version
+from service.db.tables import DeletionRequest, Job, JobEvent, Version
 from service.domain.disclosure import is_disclosed, redacted
 from service.domain.errors import IllegalTransition, LostLease
 from service.domain.json_types import JsonObject
@@ -22,10 +23,10 @@ from service.schemas.report import redacted_report
 CHANNEL = "unlearnd_jobs"
 
 
-def by_id(session: Session, job_id: UUID) -> Job | None:
-    """The job with this id, its model and its versions."""
+def by_id(session: Session, job_id: UUID, *, lock: bool = False) -> Job | None:
+    """The job with this id, its model and its versions; the job is locked if `lock`."""
     options = [joinedload(Job.model), joinedload(Job.parent_version), joinedload(Job.version)]
-    return session.get(Job, job_id, options=options)
+    return session.get(Job, job_id, options=options, with_for_update=ForUpdateArg(of=Job) if lock else None)
 
 
 def has_request(session: Session, job_id: UUID, api_key_id: UUID) -> bool:
@@ -39,14 +40,14 @@ def listing(
     cursor: str | None,
     limit: int,
     *,
-    model: str | None,
+    model_id: UUID | None,
     stage: str | None,
     api_key_id: UUID | None = None,
 ) -> Page[Job]:
     """A page of jobs, newest first; only those with a request of an API key, if one is given."""
     query = select(Job).options(joinedload(Job.model), joinedload(Job.parent_version), joinedload(Job.version))
-    if model:
-        query = query.join(Model, Model.id == Job.model_id).where(Model.name == model)
+    if model_id:
+        query = query.where(Job.model_id == model_id)
     if stage:
         query = query.where(Job.stage == stage)
     if api_key_id:

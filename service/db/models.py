@@ -6,8 +6,10 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.orm import Session, joinedload
 
+from service.db.history_tables import Download, PolicyVersion
 from service.db.paging import Page, page
-from service.db.tables import Certificate, DeletionRequest, Download, Model, ReferenceTexts, Version
+from service.db.tables import Certificate, DeletionRequest, Model, ReferenceTexts, Version
+from service.domain.json_types import JsonObject
 from service.domain.reference_texts import Overlap
 from service.domain.states import RequestStatus
 
@@ -61,6 +63,18 @@ def versions(session: Session, model: Model, cursor: str | None, limit: int) -> 
     """A page of a model's versions, newest first."""
     query = select(Version).where(Version.model_id == model.id)
     return page(session, query, Version.number, int, cursor, limit, descending=True)
+
+
+def add_policy(session: Session, model: Model, policy: JsonObject, number: int, api_key_id: UUID) -> None:
+    """Put a policy into force as the one with this number."""
+    model.policy, model.policy_version = policy, number
+    session.add(PolicyVersion(model_id=model.id, number=number, policy=policy, api_key_id=api_key_id))
+
+
+def policies(session: Session, model: Model, cursor: str | None, limit: int) -> Page[PolicyVersion]:
+    """A page of all policies that a model had, newest first."""
+    query = select(PolicyVersion).where(PolicyVersion.model_id == model.id)
+    return page(session, query, PolicyVersion.number, int, cursor, limit, descending=True)
 
 
 def newest_version(session: Session, model: Model, *, without: Version | None = None) -> Version | None:

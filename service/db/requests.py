@@ -2,20 +2,34 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Uuid, any_, delete, func, literal, select, update
+from sqlalchemy import ARRAY, LargeBinary, Uuid, any_, delete, func, literal, select, union_all, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, joinedload, selectinload
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.sql.selectable import ForUpdateArg
 
 from service.db import outbox
+from service.db.history_tables import Approval, Rejection
 from service.db.paging import Page, page
-from service.db.tables import Approval, DeletionRequest, Job, KeyEpoch, Model, Outbox, Record, Version
+from service.db.tables import ApiKey, DeletionRequest, Job, KeyEpoch, Outbox, Record, Version
 from service.domain.errors import IllegalTransition
 from service.domain.notifications import is_notified
 from service.domain.states import REQUEST_TRANSITIONS, TERMINAL_REQUESTS, Hold, RequestStatus, check_request
+
+
+class Decision(NamedTuple):
+    """The decision of an API key on a request that waits, or waited, for approval: approved or rejected."""
+
+    decision: str
+    api_key_id: UUID
+    name: str
+    at: datetime
+
+
+SEALED = dict.fromkeys(("subject_ref", "reference", "callback_url", "subject"))  # columns that purge empties
 
 
 def by_id(session: Session, request_id: UUID, *, lock: bool = False) -> DeletionRequest | None:
@@ -50,18 +64,22 @@ def listing(
     limit: int,
     *,
     status: str | None = None,
-    model: str | None = None,
+    model_id: UUID | None = None,
     due_before: datetime | None = None,
     api_key_id: UUID | None = None,
+    reference_hashes: Sequence[bytes] | None = None,
 ) -> Page[DeletionRequest]:
     """A page of the requests that pass the filters, newest first."""
     query = select(DeletionRequest).options(joinedload(DeletionRequest.model))
     if status:
         query = query.where(DeletionRequest.status == status)
-    if model:
-        query = query.join(Model, Model.id == DeletionRequest.model_id).where(Model.name == model)
+    if model_id:
+        query = query.where(DeletionRequest.model_id == model_id)
     if api_key_id:
         query = query.where(DeletionRequest.api_key_id == api_key_id)
+    if reference_hashes is not None:
+        listed = any_(literal(reference_hashes, ARRAY(LargeBinary)))
+        query = query.where(DeletionRequest.reference_hash == listed)
     if due_before:
         query = query.where(DeletionRequest.due_at < due_before)
     return page(session, query, DeletionRequest.seq, int, cursor, limit, descending=True)
@@ -95,6 +113,24 @@ def add_approval(session: Session, request_id: UUID, api_key_id: UUID) -> int | 
     if session.execute(added).first() is None:
         return None
     return session.scalar(select(func.count()).where(Approval.request_id == request_id)) or 0
+
+
+def add_rejection(session: Session, request_id: UUID, api_key_id: UUID) -> None:
+    """Store who rejected a request."""
+    session.add(Rejection(request_id=request_id, api_key_id=api_key_id))
+
+
+def decisions(session: Session, request_id: UUID) -> list[Decision]:
+    """The approvals of a request with its present records, and its rejection, oldest first."""
+    tables = (("approved", Approval), ("rejected", Rejection))
+    parts = [
+        select(literal(decision), table.api_key_id, ApiKey.name, table.at)
+        .join(ApiKey, ApiKey.id == table.api_key_id)
+        .where(table.request_id == request_id)
+        for decision, table in tables
+    ]
+    rows = session.execute(union_all(*parts))
+    return sorted((Decision(*row) for row in rows), key=lambda decision: decision.at)
 
 
 def clear_approvals(session: Session, request_id: UUID) -> None:
@@ -233,15 +269,7 @@ def purge(session: Session, request_id: UUID) -> str | None:
     return session.scalar(
         update(DeletionRequest)
         .where(DeletionRequest.id == request_id, DeletionRequest.wrapped_key.is_not(None))
-        .values(
-            wrapped_key=None,
-            key_epoch=None,
-            subject_ref=None,
-            callback_url=None,
-            subject=None,
-            resolution=None,
-            body_hash=b"",
-        )
+        .values(wrapped_key=None, key_epoch=None, **SEALED, resolution=None, body_hash=b"", reference_hash=None)
         .returning(DeletionRequest.ref)
     )
 

@@ -33,6 +33,7 @@ FULFILLED = "version IS NOT NULL"
 SPLIT = "split_job_id IS NOT NULL"
 HELD = "hold IS NOT NULL"
 DUE_REQUEST = "resolved_at IS NULL AND status NOT IN ('completed', 'not_memorised', 'cancelled', 'rejected')"
+REFERENCED = "reference_hash IS NOT NULL"
 ACTIVE_JOB = "stage NOT IN ('done', 'quarantined')"
 
 
@@ -68,6 +69,7 @@ class Model(Base):
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
     name: Mapped[str] = mapped_column(unique=True)
     policy: Mapped[JsonObject]
+    policy_version: Mapped[int] = mapped_column(server_default="1", comment="of its policies, the one in force")
     retain: Mapped[ReferenceTexts] = mapped_column(JSONB, comment="sha256, records")
     heldout: Mapped[ReferenceTexts] = mapped_column(JSONB, comment="sha256, records, overlap")
     latest: Mapped[int] = mapped_column(Integer, server_default="0")
@@ -166,6 +168,7 @@ class DeletionRequest(Base):
         Index("ix_deletion_requests_due_at", "due_at"),
         Index("ix_deletion_requests_key_epoch", "key_epoch", postgresql_where=text("key_epoch IS NOT NULL")),
         Index("ix_deletion_requests_held", "hold", "due_at", postgresql_where=text(HELD)),
+        Index("ix_deletion_requests_reference", "reference_hash", "seq", postgresql_where=text(REFERENCED)),
         CheckConstraint("records_count >= 0", name="counts_records"),
     )
 
@@ -187,6 +190,8 @@ class DeletionRequest(Base):
     wrapped_key: Mapped[bytes | None] = mapped_column(comment="data key, wrapped; purge destroys it")
     key_epoch: Mapped[UUID | None] = mapped_column(ForeignKey("key_epochs.id"), comment="whose key wraps the data key")
     subject_ref: Mapped[bytes | None] = mapped_column(comment="sealed")
+    reference: Mapped[bytes | None] = mapped_column(comment="sealed: the submitter's case number")
+    reference_hash: Mapped[bytes | None] = mapped_column(comment="keyed hash of API key and reference, to find it")
     callback_url: Mapped[bytes | None] = mapped_column(comment="sealed; one, or JSON of several with their tokens")
     callbacks: Mapped[int] = mapped_column(server_default="0", comment="how many they are")
     callback_lanes: Mapped[list[int] | None] = mapped_column(comment="of each target; see Outbox.lane")
@@ -222,28 +227,6 @@ class Record(Base):
     request_id: Mapped[UUID] = mapped_column(ForeignKey("deletion_requests.id", ondelete="CASCADE"), primary_key=True)
     position: Mapped[int] = mapped_column(primary_key=True)
     sealed: Mapped[bytes]
-
-
-class Approval(Base):
-    """The approval of a request, with its present records, by an API key."""
-
-    __tablename__ = "approvals"
-
-    request_id: Mapped[UUID] = mapped_column(ForeignKey("deletion_requests.id"), primary_key=True)
-    api_key_id: Mapped[UUID] = mapped_column(ForeignKey("api_keys.id"), primary_key=True)
-    at: Mapped[datetime] = mapped_column(server_default=func.now())
-
-
-class Download(Base):
-    """The API keys that downloaded files of a version, to be notified when it is superseded (GDPR, article 19)."""
-
-    __tablename__ = "downloads"
-
-    version_id: Mapped[UUID] = mapped_column(ForeignKey("versions.id"), primary_key=True)
-    api_key_id: Mapped[UUID] = mapped_column(ForeignKey("api_keys.id"), primary_key=True)
-    first_at: Mapped[datetime] = mapped_column(server_default=func.now())
-
-    api_key: Mapped[ApiKey] = relationship()
 
 
 class JobEvent(Base):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from uuid import UUID
 
 from sqlalchemy.orm import Session
 
@@ -14,7 +15,12 @@ STOPPED = "parent_withdrawn"  # the reason of a job that started from the versio
 
 
 def store(
-    session: Session, version: Version, remaining: Version | None, unfulfilled: Sequence[DeletionRequest], reason: str
+    session: Session,
+    version: Version,
+    remaining: Version | None,
+    unfulfilled: Sequence[DeletionRequest],
+    reason: str,
+    api_key_id: UUID | None = None,
 ) -> None:
     """Withdraw a version in favour of the newest that remains, and open the requests that it alone fulfilled again.
 
@@ -32,9 +38,9 @@ def store(
     for job in stopped:
         log_entries.append(session, "job.quarantined", job=str(job.id), reason=STOPPED)
     refs = sorted(request.ref for request in unfulfilled)
-    log_entries.append(
-        session, "version.withdrawn", manifest=version.digest, number=version.number, reason=reason, reopened=refs
-    )
+    who = {"key": str(api_key_id)} if api_key_id else {}  # a restore repeats what is in the log already
+    what = {"manifest": version.digest, "number": version.number, "reason": reason}
+    log_entries.append(session, "version.withdrawn", reopened=refs, **what, **who)
 
 
 def apply_from_ledger(session: Session, name: str, number: int, reason: str) -> bool:

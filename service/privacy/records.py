@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
 from service.audit.commitments import NONCE_BYTES, commit
 from service.db.tables import DeletionRequest
@@ -11,7 +12,7 @@ from service.domain.subject import Subject
 from service.privacy.envelope import DataKey, Wrapper
 from service.privacy.randomness import random_bytes
 
-SUBJECT_ITEM = "subject"
+SUBJECT_ITEM, REFERENCE_ITEM = "subject", "reference"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,24 @@ def open_subject(wrapper: Wrapper, request: DeletionRequest) -> tuple[bytes, byt
         return None
     data = request_data_key(wrapper, request).open(SUBJECT_ITEM, request.subject)
     return data[:NONCE_BYTES], data[NONCE_BYTES:]
+
+
+def reference_hash(wrapper: Wrapper, api_key_id: UUID, reference: str) -> bytes:
+    """The keyed hash that finds a reference among the requests of one API key.
+
+    The API key is part of it, so that the hashes do not show that two submitters use the same reference.
+    """
+    return wrapper.keyed_hash(REFERENCE_ITEM, api_key_id.bytes + reference.encode())
+
+
+def open_reference(wrapper: Wrapper, request: DeletionRequest) -> str | None:
+    """The submitter's reference of a request; None if it has none, or was purged."""
+    if request.reference is None:
+        return None
+    try:
+        return request_data_key(wrapper, request).open(REFERENCE_ITEM, request.reference).decode()
+    except NotFound:
+        return None
 
 
 def request_subject(wrapper: Wrapper, request: DeletionRequest) -> Subject:

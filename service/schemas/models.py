@@ -118,9 +118,26 @@ class ModelOut(BaseModel):
     name: str
     latest: int
     policy: Policy
+    policy_version: int
     retain_records: int
     heldout_records: int
     created_at: datetime
+
+
+class PolicyIn(Input):
+    """A new policy of a model, and the version of the policy that it replaces."""
+
+    policy: Policy
+    policy_version: int = Field(ge=1, lt=2**31, description="of the policy that the caller has seen")
+
+
+class PolicyOut(BaseModel):
+    """A policy that a model has or had."""
+
+    policy_version: int
+    policy: Policy
+    at: datetime
+    api_key_id: UUID | None = Field(description="who set it; null if a release before this record set it")
 
 
 class FileOut(BaseModel):

@@ -14,7 +14,7 @@ from pydantic import (
     field_validator,
 )
 
-from service.schemas.base import CallbackUrl, Input, LongList, Text
+from service.schemas.base import CallbackUrl, Input, LongList, Problem, Text
 from service.schemas.subjects import Searched, SubjectIn
 
 
@@ -53,7 +53,10 @@ class RequestIn(Input):
         None, description="the person whose texts are found and unlearned; see docs/guides/subjects.md"
     )
     records: LongList[RecordIn] = Field([], validate_default=True, description="texts to unlearn")
-    subject_ref: Text | None = Field(None, max_length=500, description="your own reference; stored sealed")
+    subject_ref: Text | None = Field(None, max_length=500, description="your own name of the person; stored sealed")
+    reference: Text | None = Field(
+        None, min_length=1, max_length=200, description="your case number; stored sealed, returned, and a filter"
+    )
     regulation: Literal["gdpr", "ccpa", "other"] = "gdpr"
     received_at: AwareDatetime | None = Field(
         None, description="when the controller received the request; default: now"
@@ -78,6 +81,14 @@ class RequestIn(Input):
         if resubmits is not None and info.data.get("subject") is not None:
             raise ValueError("for records alone, without a subject")
         return resubmits
+
+
+class BulkRequestIn(RequestIn):
+    """A line of a bulk submission: a deletion request with its idempotency key."""
+
+    idempotency_key: Text | None = Field(
+        None, min_length=1, max_length=255, description="as the header Idempotency-Key of a single request"
+    )
 
 
 class RecordOpening(BaseModel):
@@ -113,6 +124,7 @@ class RequestOut(BaseModel):
         description="number of texts; those that a search has found count only for the scopes approve and audit"
     )
     ref: str
+    reference: str | None = Field(description="the submitter's case number; null once purged")
     received_at: datetime
     due_at: datetime
     accepted_at: datetime
@@ -130,10 +142,37 @@ class RequestOut(BaseModel):
     searched: list[Searched] | None = Field(description="corpora in which the subject was looked up; null once purged")
 
 
+class DecisionOut(BaseModel):
+    """The decision of an API key on a request that needs approval."""
+
+    decision: Literal["approved", "rejected"]
+    api_key_id: UUID
+    name: str
+    at: datetime
+
+
+class RequestDetail(RequestOut):
+    """A deletion request, its state, and who decided on it."""
+
+    decisions: list[DecisionOut] | None = Field(
+        description="approvals of its present records, and its rejection; null without approve, audit or admin"
+    )
+
+
 class RequestAccepted(RequestOut):
     """The answer to a submission. Only this answer has the receipt."""
 
     receipt: Receipt
+
+
+class BulkResult(BaseModel):
+    """The result of a line of a bulk submission: `id` and `receipt`, or `problem`."""
+
+    index: int
+    status: int
+    id: UUID | None = None
+    receipt: Receipt | None = None
+    problem: Problem | None = None
 
 
 class ExtensionIn(Input):

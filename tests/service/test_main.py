@@ -25,6 +25,13 @@ CHECKS = (
     "response_schema_conformance"
 )
 OPTIONS = "--wait-for-schema 10 --seed 1 --no-color --continue-on-failure --suppress-health-check all --warnings off"
+HOOKS = """
+import json, schemathesis
+
+@schemathesis.serializer("application/x-ndjson")
+def one_line(_, value):
+    return {"data": value if isinstance(value, bytes) else json.dumps(value).encode()}
+"""
 NAMES = (
     'name = "assistant"',
     'model = "assistant"',
@@ -70,7 +77,9 @@ def test_no_answer_is_outside_the_document(url, services, new_key, base, tmp_pat
     request = httpx.post(f"{url}/v1/deletion-requests", json=body, headers=submitted).json()
     resolve_request(services, UUID(request["id"]))
     settings = tmp_path / "schemathesis.toml"
-    settings.write_text("[parameters]\n" + "".join(f"path.{name}\n" for name in NAMES) if known else "")
+    (tmp_path / "hooks.py").write_text(HOOKS)
+    names = "[parameters]\n" + "".join(f"path.{name}\n" for name in NAMES) if known else ""
+    settings.write_text(f'hooks = "{tmp_path}/hooks.py"\n{names}')
     command = [
         str(Path(sys.executable).parent / "schemathesis"),
         *("--config-file", str(settings), "run", f"{url}/openapi.json"),

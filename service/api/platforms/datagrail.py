@@ -20,8 +20,8 @@ from service.api.platforms.intake import (
 )
 from service.bootstrap import Services
 from service.callbacks import datagrail_signature
-from service.callbacks.dialects import CallbackTarget
 from service.domain.errors import Forbidden, Invalid, Unauthenticated
+from service.domain.submission import CallbackTarget
 from service.schemas.base import CallbackUrl, ShortList, Text
 
 Value = Annotated[Text, Field(max_length=MAX_VALUE)]

@@ -10,9 +10,10 @@ from service.api.deps import Reader, ServicesDep, Submitter
 from service.api.guard import GuardedRoute
 from service.api.platforms.intake import ModelName, PlatformBody, accept_from_platform
 from service.api.requests import visible_request
-from service.callbacks.dialects import SUCCESSFUL, CallbackTarget, fides_url
+from service.callbacks.dialects import SUCCESSFUL, fides_url
 from service.domain.errors import Conflict, Invalid
 from service.domain.states import TERMINAL_REQUESTS
+from service.domain.submission import CallbackTarget
 from service.schemas.base import Text
 
 router = APIRouter(prefix="/connect", tags=["connectors"], route_class=GuardedRoute)

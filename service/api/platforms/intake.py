@@ -13,11 +13,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from service.api.json_body import invalid_body
 from service.bootstrap import Services
-from service.callbacks.dialects import CallbackTarget
 from service.db import api_keys
 from service.domain.errors import Invalid, Unauthenticated
 from service.domain.subject import Identity
-from service.steps.path.request import Submission, accept_request
+from service.domain.submission import CallbackTarget, Submission
+from service.steps.path.request import accept_request
 from service.subjects.identifiers import NotAnIdentity, normalise
 
 IDENTITY_TYPE_BY_NAME = {"email": "email", "phone": "phone", "phone_number": "phone", "phoneNumber": "phone"}

@@ -15,7 +15,7 @@ from service.api.errors import field_name
 from service.api.guard import GuardedRoute
 from service.api.platforms.opendsr_route import DialectName, OpenDsrRoute, OpenGdprRoute, SignedRoute
 from service.bootstrap import Services
-from service.callbacks.dialects import CallbackTarget, results_url
+from service.callbacks.dialects import results_url
 from service.callbacks.opendsr import DIALECTS, expected_completion, status_body, timestamp
 from service.db import models, requests
 from service.db.api_keys import Caller
@@ -23,6 +23,7 @@ from service.db.tables import DeletionRequest
 from service.domain.errors import Invalid, NotFound
 from service.domain.notifications import opendsr_status
 from service.domain.subject import Identity
+from service.domain.submission import CallbackTarget, Submission
 from service.schemas.base import IDENTITY_TYPES
 from service.schemas.opendsr import (
     Cancelled,
@@ -37,7 +38,7 @@ from service.schemas.opendsr import (
 )
 from service.schemas.subjects import IdentityIn
 from service.steps.path.amend import cancel_request
-from service.steps.path.request import Submission, accept_request
+from service.steps.path.request import accept_request
 
 SUPPORTED_TYPES = tuple(kind for kind in IDENTITY_TYPES if kind != "phone")  # OpenDSR has no identity type `phone`
 SUPPORTED_FORMATS = ("raw", "sha1", "md5", "sha256")
@@ -100,7 +101,7 @@ def status(subject_request_id: UUID, services: ServicesDep, caller: Reader, dial
 def cancel(subject_request_id: UUID, services: ServicesDep, caller: Submitter, dialect: DialectName) -> Cancelled:
     """Cancel a pending request."""
     request = _find_request(services, subject_request_id, restricted_to(caller))
-    cancel_request(services, request.id)
+    cancel_request(services, request.id, caller.id)
     request = _find_request(services, subject_request_id, None)
     assert request.finished_at is not None
     return Cancelled(

@@ -20,11 +20,12 @@ from service.api.platforms.intake import (
     parse_signed,
 )
 from service.bootstrap import Services
-from service.callbacks.dialects import CallbackTarget, transcend_url
+from service.callbacks.dialects import transcend_url
 from service.config import Settings
 from service.db import used_tokens
 from service.domain.errors import Forbidden, Invalid, Unauthenticated
 from service.domain.json_types import JsonObject
+from service.domain.submission import CallbackTarget
 from service.schemas.base import Text
 from service.subjects.identifiers import EMAIL, PHONE_LIKE
 

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from sqlalchemy.exc import IntegrityError
 
@@ -33,7 +33,14 @@ HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
 
 
 def register_model(
-    services: Services, *, name: str, path: str, retain_path: str, heldout_path: str, policy: dict[str, object]
+    services: Services,
+    *,
+    name: str,
+    path: str,
+    retain_path: str,
+    heldout_path: str,
+    policy: dict[str, object],
+    api_key_id: UUID,
 ) -> str:
     """Register `path` as version 0 of a new model; returns its name.
 
@@ -64,12 +71,14 @@ def register_model(
             model = Model(name=name, policy=policy, retain=retain, heldout=heldout)
             session.add(model)
             session.flush()
+            models.add_policy(session, model, policy, 1, api_key_id)
             session.add(Version(model_id=model.id, number=0, digest=digest, files=list(files), metrics=None))
             models.block_collection(session)
             stored = [services.storage.reference_texts(texts["sha256"]) for texts in (retain, heldout)]
             if not all(path.exists() for path in (folder, *stored)):
                 raise Conflict("The garbage collector removed the copies meanwhile; try again.")
-            log_entries.append(session, "model.registered", model=name, digest=digest, retain=retain, heldout=heldout)
+            texts, key = {"retain": retain, "heldout": heldout}, str(api_key_id)
+            log_entries.append(session, "model.registered", model=name, digest=digest, **texts, key=key)
     except IntegrityError as error:
         raise Conflict(f"There is a model named {name} already.", field="name") from error
     return name

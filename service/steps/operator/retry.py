@@ -12,7 +12,7 @@ from service.domain.errors import Conflict, NotFound
 from service.domain.states import RequestStatus
 
 
-def retry_request(services: Services, request_id: UUID) -> None:
+def retry_request(services: Services, request_id: UUID, api_key_id: UUID) -> None:
     """Make a failed request pending again; its deadline stays.
 
     Raises:
@@ -27,11 +27,11 @@ def retry_request(services: Services, request_id: UUID) -> None:
             raise Conflict(f"The request is {request.status}; only a failed request can be retried.")
         if request.wrapped_key is None:
             raise Conflict("The request's texts were purged: there is nothing to unlearn.")
-        _make_pending(session, [request])
+        _make_pending(session, [request], api_key_id)
     services.queue.wake("batch", request.model_id)
 
 
-def retry_job(services: Services, job_id: UUID) -> tuple[str, list[DeletionRequest]]:
+def retry_job(services: Services, job_id: UUID, api_key_id: UUID) -> tuple[str, list[DeletionRequest]]:
     """Make every failed request of a job pending again: the job is quarantined, or failed its tests.
 
     Returns:
@@ -52,13 +52,13 @@ def retry_job(services: Services, job_id: UUID) -> tuple[str, list[DeletionReque
         ]
         if not failed:
             raise Conflict(f"The job is {job.stage}; it has no failed request whose texts are still kept.")
-        _make_pending(session, failed)
+        _make_pending(session, failed, api_key_id)
     services.queue.wake("batch", job.model_id)
     return job.model.name, failed
 
 
-def _make_pending(session: Session, failed: Sequence[DeletionRequest]) -> None:
-    """Move failed requests out of their job and back to pending, and log that."""
+def _make_pending(session: Session, failed: Sequence[DeletionRequest], api_key_id: UUID) -> None:
+    """Move failed requests out of their job and back to pending, and log who did that."""
     requests.reopen(session, failed, None)
     for request in failed:
-        log_entries.append(session, "request.retried", ref=request.ref)
+        log_entries.append(session, "request.retried", ref=request.ref, key=str(api_key_id))

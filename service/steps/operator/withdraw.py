@@ -6,6 +6,7 @@ and the next job starts from the newest version that is left.
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from uuid import UUID
 
 from service.bootstrap import Services
 from service.db import models, requests, withdrawals
@@ -13,7 +14,9 @@ from service.db.tables import DeletionRequest, Version
 from service.domain.errors import Conflict, NotFound
 
 
-def withdraw_version(services: Services, name: str, number: int, reason: str, *, reopen: bool = False) -> None:
+def withdraw_version(
+    services: Services, name: str, number: int, reason: str, api_key_id: UUID, *, reopen: bool = False
+) -> None:
     """Withdraw a version.
 
     Args:
@@ -40,7 +43,7 @@ def withdraw_version(services: Services, name: str, number: int, reason: str, *,
             raise Conflict("It is the only version that is handed out; publish another one first.")
         unfulfilled = requests.fulfilled_after(session, model.id, remaining.number)
         _check_cost(unfulfilled, remaining, reopen=reopen)
-        withdrawals.store(session, version, remaining, unfulfilled, reason)
+        withdrawals.store(session, version, remaining, unfulfilled, reason, api_key_id)
     services.storage.add_withdrawn(name, number, reason)
     services.queue.wake("batch", model.id)
     services.queue.wake("deliver")

@@ -1,8 +1,8 @@
 """request: accept a deletion request, durably and once."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -12,7 +12,7 @@ from service.audit import commitments
 from service.audit.canonical import dumps
 from service.audit.receipt import RECEIPT_TYPE, receipt_payload
 from service.bootstrap import Services
-from service.callbacks.dialects import CallbackTarget
+from service.callbacks.dialects import callback_lane
 from service.db import log_entries, requests
 from service.db.intake import NewRequest
 from service.db.tables import DeletionRequest
@@ -20,55 +20,22 @@ from service.domain.deadlines import check_received, due_at
 from service.domain.errors import Conflict, Invalid
 from service.domain.records import check_records
 from service.domain.states import Hold, RequestStatus
-from service.domain.subject import Subject
+from service.domain.submission import CallbackTarget, Resubmission, Submission
 from service.observability.tracing import traceparent
 from service.privacy.envelope import DataKey
 from service.privacy.epochs import epoch_of
 from service.privacy.randomness import random_uuid
 from service.privacy.records import (
+    REFERENCE_ITEM,
     SUBJECT_ITEM,
     open_records,
     open_subject,
+    reference_hash,
     request_data_key,
     seal_records,
     seal_text,
 )
 from service.subjects.search import check_searchable
-
-
-@dataclass(frozen=True, slots=True)
-class Resubmission:
-    """The claim that the texts are those of an earlier request: its ref, and the nonces of its receipt."""
-
-    ref: str
-    nonces: Sequence[bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """A submitter's request, checked for form.
-
-    Attributes:
-        model: The model's name.
-        texts: The records.
-        regulation: gdpr, ccpa or other.
-        received_at: When the controller received the request; None means now.
-        subject: Identities and names of the person, to search the corpora for.
-        subject_ref: The submitter's own reference; stored sealed.
-        callbacks: The targets of notifications; stored sealed.
-        resubmits: The earlier request that had the same texts.
-        columns: Column -> value of further columns of the request's row; stored unsealed.
-    """
-
-    model: str
-    texts: Sequence[str] = ()
-    regulation: str = "gdpr"
-    received_at: datetime | None = None
-    subject: Subject | None = None
-    subject_ref: str | None = None
-    callbacks: Sequence[CallbackTarget] = ()
-    resubmits: Resubmission | None = None
-    columns: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +95,10 @@ def _store(
     accepted, sealed = _seal(services, submission, now)
     request = accepted.request
     request.api_key_id, request.idempotency_hash = api_key_id, key_hash
-    request.callback_lanes = [target.lane(services.wrapper, api_key_id) for target in submission.callbacks] or None
+    targets = submission.callbacks
+    request.callback_lanes = [callback_lane(services.wrapper, api_key_id, target) for target in targets] or None
+    if submission.reference is not None:
+        request.reference_hash = reference_hash(services.wrapper, api_key_id, submission.reference)
     accepted = replace(accepted, receipt=_receipt(services, accepted))  # signed before anything is stored
     new = NewRequest(request, submission.model, sealed, _log_entry(request, submission.model))
     return accepted, services.intake(new)
@@ -206,6 +176,7 @@ def _canonical_body(submission: Submission) -> bytes:
             _dump_targets(submission.callbacks),
             *([submission.resubmits.ref] if submission.resubmits else ()),
             *([submission.subject] if submission.subject else ()),
+            *([{"reference": submission.reference}] if submission.reference is not None else ()),
         ]
     )
 
@@ -251,6 +222,7 @@ def _seal(services: Services, submission: Submission, now: datetime) -> tuple[Ac
         key_epoch=epoch_of(wrapped),
         supplements=submission.resubmits.ref if submission.resubmits else None,
         subject_ref=_seal_optional(data_key, "subject_ref", submission.subject_ref),
+        reference=_seal_optional(data_key, REFERENCE_ITEM, submission.reference),
         callback_url=_seal_optional(data_key, "callback_url", _dump_targets(submission.callbacks)),
         callbacks=len(submission.callbacks),
         traceparent=traceparent(),

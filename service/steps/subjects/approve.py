@@ -66,6 +66,7 @@ def reject_request(services: Services, request_id: UUID, api_key_id: UUID, reaso
         request = _awaiting_approval(requests.by_id(session, request_id, lock=True))
         request.hold = None
         requests.move(session, [request], RequestStatus.REJECTED, reason=reason)
+        requests.add_rejection(session, request_id, api_key_id)
         log_entries.append(session, "requests.rejected", key=str(api_key_id), refs=[request.ref], at_stage="approval")
     services.queue.wake("deliver")
 

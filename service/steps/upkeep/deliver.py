@@ -9,11 +9,12 @@ import httpcore
 from sqlalchemy.orm import Session
 
 from service.bootstrap import Services
-from service.callbacks.dialects import CALLBACK_BUILDERS, CallbackTarget, Notification, alert
+from service.callbacks.dialects import CALLBACK_BUILDERS, Notification, alert
 from service.callbacks.webhooks import OutgoingCall, send
 from service.db import outbox, requests
 from service.db.outbox import Outcome
 from service.db.tables import DeletionRequest
+from service.domain.submission import CallbackTarget
 from service.observability.logging import get_logger
 from service.observability.tracing import span
 from service.privacy.records import request_data_key

@@ -40,7 +40,7 @@ def purge_restored(services: Services) -> list[UUID]:
     return unpurged
 
 
-def purge_request(services: Services, request_id: UUID) -> None:
+def purge_request(services: Services, request_id: UUID, api_key_id: UUID) -> None:
     """Purge a request that has ended, before its window has passed, by an operator's command.
 
     Raises:
@@ -53,11 +53,11 @@ def purge_request(services: Services, request_id: UUID) -> None:
         raise NotFound("There is no such request.")
     if request.status not in TERMINAL_REQUESTS:
         raise Conflict(f"The request is {request.status}; only a request that has ended can be purged.")
-    _purge_all(services, [request_id])
+    _purge_all(services, [request_id], key=str(api_key_id))
 
 
-def _purge_all(services: Services, ids: Sequence[UUID]) -> None:
-    """Purge requests, each in a transaction of its own."""
+def _purge_all(services: Services, ids: Sequence[UUID], **who: str) -> None:
+    """Purge requests, each in a transaction of its own; the log gets who asked for it, if somebody did."""
     for request_id in ids:
         services.storage.add_purged(request_id)
         with services.db.transaction() as session:
@@ -67,4 +67,4 @@ def _purge_all(services: Services, ids: Sequence[UUID]) -> None:
                 restored_requests.end_as_failed(session, request)
                 if request.job_id is not None:
                     jobs.redact_means(session, request.job_id)
-                log_entries.append(session, "request.purged", ref=ref)
+                log_entries.append(session, "request.purged", ref=ref, **who)

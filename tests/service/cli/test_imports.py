@@ -55,15 +55,25 @@ def test_the_command_line_and_the_clients_import_no_server_package():
         "models download m d",
         "corpora list m",
         "corpora add m c d",
+        "requests submit --model m --file people.csv",
+        "jobs list",
+        "jobs show 1",
+        "jobs cancel 1",
         "jobs retry 1",
         "requests resolve 1 --reason other",
+        "models policy m --set rank=4",
+        "versions list m",
+        "versions withdraw m 1 --reason faulty",
+        "keys list",
         "log export f",
         "keys create n --scope read",
         "keys revoke 1",
     ],
 )
-def test_a_client_command_imports_no_server_package(arguments):
+def test_a_client_command_imports_no_server_package(arguments, tmp_path, monkeypatch):
     """Even when it has run, up to the call that finds no service."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "people.csv").write_text("text\nt\n")
     run = (
         "import httpx\n"
         "def refuse(self, *_, **__): raise SystemExit(0)\n"

@@ -1,5 +1,7 @@
 """What a job is given: the parent, version 0, and reference texts that do not overlap too much."""
 
+from uuid import UUID
+
 import pytest
 
 from service.db import jobs, models
@@ -16,7 +18,7 @@ def test_a_later_job_is_given_version_0_as_well(api, services, model):
     published(api, services, "a record")
     published(api, services, "another record")
     for number in (0, 1):
-        withdraw_version(services, "tiny", number, "superseded")
+        withdraw_version(services, "tiny", number, "superseded", UUID(int=0))
     submit(api)
     job_id = batch_requests(services, only_model(services))
     inputs = compute_input(services, job_id, claim(services, job_id))

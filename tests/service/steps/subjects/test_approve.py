@@ -150,3 +150,21 @@ def test_a_file_that_is_away_for_a_while_undoes_no_approval(api, services, fille
     (tmp_path / "away").rename(tmp_path / "crm.jsonl")
     resolve(services, request["id"])
     assert len(texts_in(services, request["id"])) == 5
+
+
+def test_who_decided_is_on_record(api, services, base, new_key):
+    """Who approved, then who rejected, each with its name; an API key that may not decide or audit does not see it."""
+    assert api.post("/v1/models", json=registration(base, policy={"approvals": 2})).status_code == 201
+    submitter, approver, other = (
+        {"Authorization": f"Bearer {new_key(*scopes)}"} for scopes in (["submit"], ["approve"], ["approve", "read"])
+    )
+    body = {"model": "tiny", "records": [{"text": "a record"}]}
+    url = f"{REQUESTS}/{api.post(REQUESTS, json=body, headers=submitter).json()['id']}"
+    assert api.get(url).json()["decisions"] == []
+    assert api.post(f"{url}/approve", json={}, headers=approver).json()["decisions"][0]["decision"] == "approved"
+    rejected = api.post(f"{url}/reject", json={"reason": "other"}, headers=other).json()
+    ids = [key["id"] for key in api.get("/v1/api-keys").json()["items"] if "approve" in key["scopes"]]
+    shown = [(d["decision"], d["api_key_id"], d["name"]) for d in rejected["decisions"]]
+    assert shown == [("approved", ids[0], "test"), ("rejected", ids[1], "test")]
+    assert api.get(url).json() == rejected
+    assert api.get(url, headers=submitter).json()["decisions"] is None
