@@ -1,12 +1,14 @@
 """Settings, read once at the edge. Each has an `UNLEARND_` variable. `unlearnd settings` lists them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.audit.wording import problem_in
+from service.domain.errors import CannotStart
 
 
 def _check_wording(name: str) -> str:
@@ -17,14 +19,40 @@ def _check_wording(name: str) -> str:
     return name
 
 
+def _check_url(*schemes: str) -> AfterValidator:
+    """A validator that refuses a URL of another scheme, or one that is cut at a special character."""
+
+    def check(value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            user = parts.netloc.rpartition("@")[0]
+            rest = parts.path + parts.query + parts.fragment if parts.netloc else ""
+            is_usable = parts.scheme in schemes and "@" not in user + rest and parts.port != 0
+        except ValueError:
+            is_usable = False  # the exception's message quotes a part of the URL, which may be a password
+        if value and not is_usable:
+            raise ValueError(f"it must begin with {schemes[0]}://, with special characters percent-encoded")
+        return value
+
+    return AfterValidator(check)
+
+
+DatabaseUrl = Annotated[str, _check_url("postgresql", "postgres")]
+BrokerUrl = Annotated[str, _check_url("redis", "rediss", "redis+socket")]
+
+
 class Settings(BaseSettings):
     """An operator's settings. Durations are in seconds and sizes in bytes unless the name says otherwise."""
 
     model_config = SettingsConfigDict(env_prefix="UNLEARND_", extra="ignore")
 
-    database_url: str = Field("", description="postgresql://user:password@host/database; not the schema's owner")
-    owner_database_url: str = Field("", description="the same for the schema's owner; only `unlearnd migrate` uses it")
-    broker_url: str = Field("", description="redis://host:6379/0; Valkey or Redis")
+    database_url: DatabaseUrl = Field(
+        "", description="postgresql://user:password@host/database; not the schema's owner"
+    )
+    owner_database_url: DatabaseUrl = Field(
+        "", description="the same for the schema's owner; only `unlearnd migrate` uses it"
+    )
+    broker_url: BrokerUrl = Field("", description="redis://host:6379/0; Valkey or Redis")
     storage_dir: Path = Field(Path("storage"), description="shared by the API, control workers and compute workers")
     keys_dir: Path = Field(
         Path("keys"), description="holds kek; for the API also receipt.pem; for control workers all signing keys"
@@ -91,4 +119,17 @@ class Settings(BaseSettings):
     callback_allow: list[str] = Field(
         [], description='private networks that callbacks may reach, as JSON: ["10.2.0.0/16"]'
     )
-    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="the least level of a log line")
+    access_log: bool = Field(True, description="the API logs a line for each request: route, status, time, key")
+    log_max_bytes: int = Field(33_554_432, description="embedded stack: a log file over this size is rotated; 0: never")
+    log_files: int = Field(4, description="embedded stack: how many rotated files are kept of each log")
+
+    def require(self, *names: str) -> None:
+        """Check that these settings have a value.
+
+        Raises:
+            CannotStart: One has none.
+        """
+        missing = [f"UNLEARND_{name.upper()}" for name in names if not getattr(self, name)]
+        if missing:
+            raise CannotStart(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set")

@@ -5,19 +5,24 @@ import asyncio
 import contextlib
 import gc
 import importlib.metadata
+import socket
+import sys
 from collections.abc import AsyncIterator
 
 import uvicorn
 from fastapi import APIRouter, FastAPI
 
+from service.address import listen
 from service.api import api_keys, corpora, errors, health, hub, jobs, log, models, requests, subjects, versions
+from service.api.access_log import AccessLog
 from service.api.limits import Admission, BodyLimit
 from service.api.listener import Listener
 from service.api.oauth import AccessTokens
 from service.api.platforms import datagrail, fides, opendsr, transcend
 from service.api.rates import RateLimiter
 from service.api.timeouts import timeout_protocol
-from service.bootstrap import Services, build
+from service.bootstrap import Services, build_server
+from service.explain import explained
 from service.observability import tracing
 from service.observability.logging import configure as configure_logs
 from service.schemas.base import Problem
@@ -83,6 +88,8 @@ def create_app(services: Services) -> FastAPI:
     app.state.access_tokens = AccessTokens(services)
     app.state.rate_limiter = RateLimiter(services.settings.requests_per_minute)
     _add_limits(app, max_requests=services.settings.max_requests, max_body_bytes=services.settings.max_body_bytes)
+    if services.settings.access_log:
+        app.add_middleware(AccessLog)  # the outermost: it logs what the limits refuse, too
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router)
@@ -108,8 +115,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="the HTTP API")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--fd", type=int, help="a socket that listens already, in place of host and port")
     arguments = parser.parse_args()
-    services = build()
+    services = build_server()
+    server_socket = (
+        listen(arguments.host, arguments.port) if arguments.fd is None else socket.socket(fileno=arguments.fd)
+    )
     settings = services.settings
     configure_logs(settings.log_level)
     app = create_app(services)
@@ -118,10 +129,8 @@ def main() -> None:
     gc.set_threshold(50_000, 50, 100)
     if tracing.configure("api"):
         tracing.instrument(app)
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
-        host=arguments.host,
-        port=arguments.port,
         access_log=False,
         log_config=None,
         timeout_graceful_shutdown=GRACE_SECONDS,
@@ -130,7 +139,11 @@ def main() -> None:
         loop="uvloop",
         http=timeout_protocol(seconds=settings.request_seconds, connections=settings.max_connections),
     )
+    server = uvicorn.Server(config)
+    server.run(sockets=[server_socket])
+    if not server.started:
+        sys.exit(1)
 
 
 if __name__ == "__main__":
-    main()
+    explained(main)

@@ -64,6 +64,7 @@ async def authenticate(request: Request) -> Caller:
             raise Unauthenticated("The API key is unknown or revoked.")
         if valid_seconds > REMEMBER_SECONDS:
             listener.remember_caller(key_hash, caller, asked_at)
+    request.state.api_key_id = caller.id  # for the access log
     rate_limiter.count(str(caller.id), request.scope["path"])
     return caller
 

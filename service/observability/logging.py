@@ -17,7 +17,8 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 FIELDS = (
     *("timestamp", "level", "logger", "event"),
     *("job", "request", "corpus", "model", "version", "step", "id", "fence"),
-    *("http_status", "error", "trace", "at"),
+    *("method", "route", "http_status", "ms", "key"),
+    *("error", "trace", "at"),
 )
 MAX_FRAMES = 12
 

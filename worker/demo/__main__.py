@@ -22,6 +22,7 @@ from service.audit.verify import verify
 from service.cli.requests import watch
 from service.client.answers import VersionAnswer
 from service.client.http import Client
+from service.explain import explained
 from service.local.supervisor import wait_until
 from worker.demo.model import LENGTH
 from worker.demo.people import Person
@@ -185,4 +186,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(explained(main))
