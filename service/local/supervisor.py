@@ -149,6 +149,7 @@ class Stack:
         (self.data / "endpoint.json").unlink(missing_ok=True)
         if self._sockets is not None:
             shutil.rmtree(self._sockets, ignore_errors=True)
+        self._lock_file.close()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -174,7 +175,7 @@ class Stack:
         return next(process for process in self._processes if process.name == name)
 
     def _lock(self) -> None:
-        """Lock the folder against another supervisor, until this process ends."""
+        """Lock the folder against another supervisor, until this one has stopped."""
         self._lock_file = (self.data / "run" / "lock").open("w")
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
