@@ -26,7 +26,7 @@ def _check_url(*schemes: str) -> AfterValidator:
         try:
             parts = urlsplit(value)
             user = parts.netloc.rpartition("@")[0]
-            rest = parts.path + parts.query + parts.fragment if parts.netloc else ""
+            rest = parts.path + parts.fragment if parts.netloc else ""
             is_usable = parts.scheme in schemes and "@" not in user + rest and parts.port != 0
         except ValueError:
             is_usable = False  # the exception's message quotes a part of the URL, which may be a password
@@ -71,17 +71,19 @@ class Settings(BaseSettings):
         description="a connection is closed if a request takes longer to arrive, or its answer is not read for so long",
     )
     max_wait_seconds: float = Field(900, description="default of a model's policy: how long a batch stays open")
-    lease_seconds: float = Field(60, description="a job without a heartbeat for this long can be claimed again")
+    lease_seconds: float = Field(60, gt=0, description="a job without a heartbeat for this long can be claimed again")
     stall_seconds: float = Field(1800, description="a job without progress for this long loses its lease")
-    sweep_seconds: float = Field(30, description="how often the sweep looks for lost wake-ups and expired leases")
-    collect_seconds: float = Field(600, description="how often leftovers of ended jobs and of crashes are removed")
+    sweep_seconds: float = Field(30, gt=0, description="how often the sweep looks for lost wake-ups and expired leases")
+    collect_seconds: float = Field(
+        600, gt=0, description="how often leftovers of ended jobs and of crashes are removed"
+    )
     orphan_seconds: float = Field(86_400, description="a folder that nothing refers to is removed after this long")
     retry_seconds: float = Field(
         15, description="delay after a failed attempt; each further delay is four times longer"
     )
     max_attempts: int = Field(3, description="claims of a job before it is quarantined")
     max_split_jobs: int = Field(64, description="most jobs that one failed job is split into, part by part")
-    database_pool: int = Field(10, description="database connections that a process keeps open")
+    database_pool: int = Field(10, gt=0, description="database connections that a process keeps open")
     custody_days: float = Field(90, description="days after its end that a request's texts are kept, unless it failed")
     failed_custody_days: float = Field(180, description="the same for a failed request, which may have to be retried")
     epochs_dir: Path = Field(
@@ -121,8 +123,10 @@ class Settings(BaseSettings):
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="the least level of a log line")
     access_log: bool = Field(True, description="the API logs a line for each request: route, status, time, key")
-    log_max_bytes: int = Field(33_554_432, description="embedded stack: a log file over this size is rotated; 0: never")
-    log_files: int = Field(4, description="embedded stack: how many rotated files are kept of each log")
+    log_max_bytes: int = Field(
+        33_554_432, ge=0, description="embedded stack: a log file over this size is rotated; 0: never"
+    )
+    log_files: int = Field(4, ge=0, description="embedded stack: how many rotated files are kept of each log")
 
     def require(self, *names: str) -> None:
         """Check that these settings have a value.

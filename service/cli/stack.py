@@ -9,6 +9,7 @@ import typer
 
 from service import extras
 from service.cli.console import AsJson, app, table
+from service.domain.errors import CannotStart
 
 SECRET_SETTINGS = ("database_url", "owner_database_url", "broker_url", "alert_url")  # URLs that may hold a secret
 
@@ -59,6 +60,8 @@ def control(
     ),
 ) -> None:
     """Run a control worker and the sweep: batch, certify, publish, callbacks. It needs no torch."""
+    if not os.access(Path(schedule).resolve().parent, os.W_OK):  # beat alone would end, and nothing would be swept
+        raise CannotStart(f"--schedule: {Path(schedule).resolve().parent} is not a folder that can be written to")
     _run_celery("control", "control", concurrency, "-B", "--schedule", schedule)
 
 

@@ -54,13 +54,11 @@ def install(wheel: Path, folder: Path, extra: str, without: tuple[str, ...] = ()
         subprocess.run([*pip, f"{wheel}{extra}"], check=True)
         return folder / "bin"
     subprocess.run([*pip, "--no-deps", "--no-index", str(wheel)], check=True)
-    packages = folder / "packages"  # what the tests' environment has, but for the project itself and `without`
-    packages.mkdir()
-    for entry in Path(sysconfig.get_path("purelib")).iterdir():
-        if not entry.name.startswith(("unlearnd", "_editable", *without)) and entry.suffix != ".pth":
-            (packages / entry.name).symlink_to(entry)
+    # A path file is not followed into other path files, so the editable checkout stays out. There are no links to the
+    # tests' environment, because a tool that repairs files would write through them.
+    hide = f"import sys; sys.modules.update(dict.fromkeys({without!r}))"
     (site,) = (folder / "lib").glob("python*/site-packages")
-    (site / "dependencies.pth").write_text(f"{packages}\n")
+    (site / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n{hide}\n")
     return folder / "bin"
 
 

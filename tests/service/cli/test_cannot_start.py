@@ -189,6 +189,11 @@ def test_a_data_folder_that_is_a_file_is_named(tmp_path, refused):
     assert "ENOTDIR" in line
 
 
+def test_a_schedule_that_cannot_be_written_is_refused(tmp_path, refused):
+    """The sweep's clock would end alone, and the worker would go on without it."""
+    assert str(tmp_path / "none") in refused("control", "--schedule", tmp_path / "none" / "beat")
+
+
 def test_a_full_disk_is_said_in_one_line():
     """The output goes to a device that is always full."""
     with Path("/dev/full").open("w") as full:
