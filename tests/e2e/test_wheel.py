@@ -84,7 +84,7 @@ def run(programs: Path, folder: Path, *arguments: str, **variables: str) -> subp
     """Run a program of the environment in this folder."""
     command = [str(programs / arguments[0]), *arguments[1:]]
     return subprocess.run(
-        command, cwd=folder, env=environment(**variables), capture_output=True, text=True, check=False, timeout=900
+        command, cwd=folder, env=environment(**variables), capture_output=True, text=True, check=False, timeout=1800
     )
 
 
