@@ -5,7 +5,7 @@ PIP := $(BIN)/pip --quiet --disable-pip-version-check
 FAST := -n 2 --durations=20 -m "not slow and not gpu"
 .DEFAULT_GOAL := help
 
-.PHONY: help setup lock format check test coverage chaos test-all sbom audit demo sample docs clean
+.PHONY: help setup lock format check test coverage chaos test-all test-wheel sbom audit demo sample docs clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ chaos: setup  ## every fault at every point of the path, on the real stack: abou
 
 test-all: check  ## every test, the slow and the GPU ones included
 	$(BIN)/pytest
+
+test-wheel: setup  ## build the wheel, install it from the index into an empty environment, run every command there
+	UNLEARND_WHEEL_FROM_INDEX=1 $(BIN)/pytest tests/e2e/test_wheel.py
 
 sbom: setup  ## sbom.cdx.json: what the environment is made of (CycloneDX)
 	$(BIN)/python .ci/sbom.py sbom.cdx.json

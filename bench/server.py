@@ -9,7 +9,7 @@ from service import migrate
 from service.bootstrap import Services, build, create_keys
 from service.config import Settings
 from service.local import postgres
-from service.local.supervisor import wait_until
+from service.local.process import wait_until
 
 
 @contextmanager

@@ -1,10 +1,13 @@
 """The one bootstrap: it wires the services from settings. Production and tests call the same functions."""
 
+import errno
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from uuid import UUID
 
+from service import extras
 from service.config import Settings
 from service.confined import Roots
 from service.db import key_epochs
@@ -90,12 +93,10 @@ def build(settings: Settings | None = None, *, create: bool = True) -> Services:
     """Wire the services from settings (default: the environment's). `create` makes missing folders.
 
     Raises:
-        SystemExit: A setting that has no usable default is not set.
+        CannotStart: A setting that has no usable default is not set.
     """
     settings = settings or Settings()
-    for name in ("database_url", "broker_url"):
-        if not getattr(settings, name):
-            raise SystemExit(f"UNLEARND_{name.upper()} is not set")
+    settings.require("database_url", "broker_url")
     db = Database(settings.database_url, pool_size=settings.database_pool)
 
     def register(epoch: UUID) -> None:
@@ -109,6 +110,24 @@ def build(settings: Settings | None = None, *, create: bool = True) -> Services:
         Queue(settings.broker_url),
         EpochKeys(key_wrapper(settings), epochs_folder(settings), settings.epoch_seconds, register),
     )
+
+
+def build_server(settings: Settings | None = None) -> Services:
+    """Wire the services of a process that runs for long, and check what all its work would fail without.
+
+    Raises:
+        CannotStart: A setting or an extra is missing.
+        OSError: Storage cannot be written to, or the key-encryption key cannot be read.
+    """
+    services = build(settings)
+    settings = services.settings
+    if not os.access(settings.storage_dir, os.W_OK):
+        raise PermissionError(errno.EACCES, "not writable", str(settings.storage_dir))
+    if settings.kms_key_id:
+        extras.require("UNLEARND_KMS_KEY_ID", "kms")
+    else:
+        (settings.keys_dir / KEK).read_bytes()
+    return services
 
 
 def epochs_folder(settings: Settings) -> Path:

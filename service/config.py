@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, IPvAnyNetwork, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.audit.wording import problem_in
+from service.domain.errors import CannotStart
 
 
 def _check_wording(name: str) -> str:
@@ -42,17 +43,43 @@ def _check_distinct(secrets: dict[str, SecretStr]) -> dict[str, SecretStr]:
     return secrets
 
 
+def _with_scheme(*schemes: str) -> AfterValidator:
+    """A validator that refuses a URL of another scheme, or one that is cut at a special character."""
+
+    def check(value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            user = parts.netloc.rpartition("@")[0]
+            rest = parts.path + parts.fragment if parts.netloc else ""
+            is_usable = parts.scheme in schemes and "@" not in user + rest and parts.port != 0
+        except ValueError:
+            is_usable = False  # the exception's message quotes a part of the URL, which may be a password
+        if value and not is_usable:
+            raise ValueError(f"it must begin with {schemes[0]}://, with special characters percent-encoded")
+        return value
+
+    return AfterValidator(check)
+
+
+DatabaseUrl = Annotated[str, _with_scheme("postgresql", "postgres")]
+BrokerUrl = Annotated[str, _with_scheme("redis", "rediss", "redis+socket")]
+
+
 class Settings(BaseSettings):
     """An operator's settings. Durations are in seconds and sizes in bytes unless the name says otherwise."""
 
     model_config = SettingsConfigDict(env_prefix="UNLEARND_", extra="ignore", hide_input_in_errors=True)
 
-    database_url: str = Field("", description="postgresql://user:password@host/database; not the schema's owner")
-    owner_database_url: str = Field("", description="the same for the schema's owner; only `unlearnd migrate` uses it")
-    api_database_url: str = Field("", description="login of the API, which `unlearnd migrate` makes from it")
-    control_database_url: str = Field("", description="the same for control workers")
-    compute_database_url: str = Field("", description="the same for compute workers")
-    broker_url: str = Field("", description="redis://host:6379/0; Valkey or Redis")
+    database_url: DatabaseUrl = Field(
+        "", description="postgresql://user:password@host/database; not the schema's owner"
+    )
+    owner_database_url: DatabaseUrl = Field(
+        "", description="the same for the schema's owner; only `unlearnd migrate` uses it"
+    )
+    api_database_url: DatabaseUrl = Field("", description="login of the API, which `unlearnd migrate` makes from it")
+    control_database_url: DatabaseUrl = Field("", description="the same for control workers")
+    compute_database_url: DatabaseUrl = Field("", description="the same for compute workers")
+    broker_url: BrokerUrl = Field("", description="redis://host:6379/0; Valkey or Redis")
     storage_dir: Path = Field(Path("storage"), description="shared by the API, control workers and compute workers")
     keys_dir: Path = Field(
         Path("keys"), description="holds kek; for the API also receipt.pem; for control workers all signing keys"
@@ -103,17 +130,19 @@ class Settings(BaseSettings):
         description="a connection is closed if a request takes longer to arrive, or its answer is not read for so long",
     )
     max_wait_seconds: float = Field(900, description="default of a model's policy: how long a batch stays open")
-    lease_seconds: float = Field(60, description="a job without a heartbeat for this long can be claimed again")
+    lease_seconds: float = Field(60, gt=0, description="a job without a heartbeat for this long can be claimed again")
     stall_seconds: float = Field(1800, description="a job without progress for this long loses its lease")
-    sweep_seconds: float = Field(30, description="how often the sweep looks for lost wake-ups and expired leases")
-    collect_seconds: float = Field(600, description="how often leftovers of ended jobs and of crashes are removed")
+    sweep_seconds: float = Field(30, gt=0, description="how often the sweep looks for lost wake-ups and expired leases")
+    collect_seconds: float = Field(
+        600, gt=0, description="how often leftovers of ended jobs and of crashes are removed"
+    )
     orphan_seconds: float = Field(86_400, description="a folder that nothing refers to is removed after this long")
     retry_seconds: float = Field(
         15, description="delay after a failed attempt; each further delay is four times longer"
     )
     max_attempts: int = Field(3, description="claims of a job before it is quarantined")
     max_split_jobs: int = Field(64, description="most jobs that one failed job is split into, part by part")
-    database_pool: int = Field(10, description="database connections that a process keeps open")
+    database_pool: int = Field(10, gt=0, description="database connections that a process keeps open")
     compute_sandbox: Literal["auto", "require", "off"] = Field(
         "auto",
         description="confine the compute child as far as the host can (auto), or start no compute worker on a host that"
@@ -164,7 +193,22 @@ class Settings(BaseSettings):
     callback_allow: list[str] = Field(
         [], description='private networks that callbacks may reach, as JSON: ["10.2.0.0/16"]'
     )
-    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="the least level of a log line")
+    access_log: bool = Field(True, description="the API logs a line for each request: route, status, time, key")
+    log_max_bytes: int = Field(
+        33_554_432, ge=0, description="embedded stack: a log file over this size is rotated; 0: never"
+    )
+    log_files: int = Field(4, ge=0, description="embedded stack: how many rotated files are kept of each log")
+
+    def require(self, *names: str) -> None:
+        """Check that these settings have a value.
+
+        Raises:
+            CannotStart: One has none.
+        """
+        missing = [f"UNLEARND_{name.upper()}" for name in names if not getattr(self, name)]
+        if missing:
+            raise CannotStart(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set")
 
     def check_reachable_at(self, host: str) -> None:
         """Refuse to serve on an address that others reach while nobody said by which URL they do.
@@ -172,7 +216,7 @@ class Settings(BaseSettings):
         Answers name that URL, and a request's Host header says only what the client likes to see there.
 
         Raises:
-            SystemExit: `public_url` is not set, and `host` is no loopback address.
+            CannotStart: `public_url` is not set, and `host` is no loopback address.
         """
         if not self.public_url and not is_loopback(host):
-            raise SystemExit(f"UNLEARND_PUBLIC_URL is not set: others can reach {host}, so set the URL that they use")
+            raise CannotStart(f"UNLEARND_PUBLIC_URL is not set: others can reach {host}, so set the URL that they use")

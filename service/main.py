@@ -5,12 +5,15 @@ import asyncio
 import contextlib
 import gc
 import importlib.metadata
+import socket
+import sys
 from collections.abc import AsyncIterator
 
 import uvicorn
 from fastapi import APIRouter, FastAPI
 from prometheus_client import start_http_server
 
+from service.address import listen
 from service.api import (
     api_keys,
     bulk,
@@ -26,6 +29,7 @@ from service.api import (
     subjects,
     versions,
 )
+from service.api.access_log import AccessLog
 from service.api.connections import limited_protocol
 from service.api.health import metrics_registry
 from service.api.limits import Admission
@@ -34,8 +38,9 @@ from service.api.oauth import AccessTokens
 from service.api.platforms import datagrail, fides, opendsr, transcend
 from service.api.rates import RateLimiter
 from service.api.shares import Turns
-from service.bootstrap import Services, build
-from service.config import Settings, is_loopback
+from service.bootstrap import Services, build_server
+from service.config import is_loopback
+from service.explain import explained
 from service.observability import tracing
 from service.observability.logging import configure as configure_logs
 from service.schemas.base import Problem
@@ -110,6 +115,8 @@ def create_app(services: Services, *, docs: bool = True) -> FastAPI:
     app.state.rate_limiter = RateLimiter(services.settings.requests_per_minute)
     app.state.admission = Admission(services.settings)
     app.state.stream_turns = Turns(STREAM_READS)
+    if services.settings.access_log:
+        app.add_middleware(AccessLog)
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router)
@@ -129,23 +136,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="the HTTP API")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--fd", type=int, help="a socket that listens already, in place of host and port")
     arguments = parser.parse_args()
-    settings = Settings()
-    settings.check_reachable_at(arguments.host)
-    services = build(settings)
+    services = build_server()
+    server_socket = (
+        listen(arguments.host, arguments.port) if arguments.fd is None else socket.socket(fileno=arguments.fd)
+    )
+    settings, host = services.settings, str(server_socket.getsockname()[0])
+    settings.check_reachable_at(host)
     configure_logs(settings.log_level)
-    app = create_app(services, docs=is_loopback(arguments.host) if settings.docs is None else settings.docs)
+    app = create_app(services, docs=is_loopback(host) if settings.docs is None else settings.docs)
     if settings.metrics_port:
-        start_http_server(settings.metrics_port, arguments.host, metrics_registry(services))
+        start_http_server(settings.metrics_port, host, metrics_registry(services))
     # The collector skips objects that live as long as the process. Scanning them took a twentieth of its time.
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
     if tracing.configure("api"):
         tracing.instrument(app)
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
-        host=arguments.host,
-        port=arguments.port,
         access_log=False,
         log_config=None,
         timeout_graceful_shutdown=GRACE_SECONDS,
@@ -157,7 +166,11 @@ def main() -> None:
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=[str(network) for network in settings.trusted_proxies],
     )
+    server = uvicorn.Server(config)
+    server.run(sockets=[server_socket])
+    if not server.started:
+        sys.exit(1)
 
 
 if __name__ == "__main__":
-    main()
+    explained(main)

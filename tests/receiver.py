@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from service.local.supervisor import wait_until
+from service.local.process import wait_until
 
 
 @dataclass

@@ -46,7 +46,7 @@ def test_the_readmes_commands_exist():
 def test_make_help_lists_the_targets():
     """The targets of the issue, each with a word of explanation."""
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    targets = "setup check test test-all demo help sample docs format coverage lock sbom audit"
+    targets = "setup check test test-all test-wheel demo help sample docs format coverage lock sbom audit"
     for target in targets.split():
         assert re.search(rf"make {target} +\w", shown), target
 

@@ -12,15 +12,16 @@ from functools import cache
 
 from celery.signals import celeryd_init, setup_logging, worker_shutting_down
 
-from service.bootstrap import Services, build
+from service.bootstrap import Services, build_server
 from service.config import Settings
+from service.explain import explained
 from service.observability import logging, tracing
 from service.queue import CONTROL, ROUTES, celery_app
 from worker.steps.sandbox import host_sandbox
 
 logger = logging.get_logger(__name__)
 stopping = threading.Event()
-settings = Settings()
+settings = explained(Settings)
 app = celery_app(settings.broker_url)
 app.conf.task_routes = {step: {"queue": queue} for step, queue in ROUTES.items()}
 app.conf.imports = ("worker.tasks",)
@@ -33,7 +34,7 @@ app.conf.beat_schedule = {
 @cache
 def get_services() -> Services:
     """The services of this process."""
-    return build(settings)
+    return build_server(settings)
 
 
 @setup_logging.connect  # type: ignore[untyped-decorator]
@@ -43,8 +44,9 @@ def _configure_logging(**_: object) -> None:
 
 
 @celeryd_init.connect  # type: ignore[untyped-decorator]
-def _configure_tracing(sender: str, **_: object) -> None:
-    """Configure tracing; the service name is the first part of the worker's name: control or compute."""
+def _prepare(sender: str, **_: object) -> None:
+    """Wire the services, or end with one line. Configure tracing under the first part of the worker's name."""
+    explained(get_services)
     tracing.configure(sender.partition("@")[0])
 
 

@@ -19,9 +19,13 @@ def upgrade() -> None:
     )
     op.add_column(REQUESTS, sa.Column("resolved_by", sa.Uuid(), nullable=True, comment="the API key that resolved it"))
     op.alter_column(
-        "models", "heldout", comment="sha256, records, overlap", existing_comment="sha256, records",
-        existing_type=postgresql.JSONB(), existing_nullable=False,
-    )  # fmt: skip
+        "models",
+        "heldout",
+        comment="sha256, records, overlap",
+        existing_comment="sha256, records",
+        existing_type=postgresql.JSONB(),
+        existing_nullable=False,
+    )
     # The old index goes last: only that keeps readers out, and for a moment.
     op.create_index("ix_deletion_requests_due", REQUESTS, ["due_at"], postgresql_where=DUE)
     op.drop_index("ix_deletion_requests_open", table_name=REQUESTS)
@@ -38,6 +42,10 @@ def downgrade() -> None:
     op.drop_column(REQUESTS, "resolved_reason")
     op.drop_column(REQUESTS, "resolved_at")
     op.alter_column(
-        "models", "heldout", comment="sha256, records", existing_comment="sha256, records, overlap",
-        existing_type=postgresql.JSONB(), existing_nullable=False,
-    )  # fmt: skip
+        "models",
+        "heldout",
+        comment="sha256, records",
+        existing_comment="sha256, records, overlap",
+        existing_type=postgresql.JSONB(),
+        existing_nullable=False,
+    )

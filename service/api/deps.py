@@ -74,6 +74,7 @@ async def authenticate(request: Request) -> Caller:
         asked_at = time.monotonic()
         caller = await _look_up(request, token, key_hash)
         listener.remember_caller(key_hash, caller, asked_at)
+    request.state.api_key_id = caller.id  # for the access log
     rate_limiter.count(str(caller.id), request.scope["path"])
     return caller
 

@@ -25,7 +25,11 @@ def _options(
     """Deletion requests in, certified model versions out."""
 
 
-app = typer.Typer(callback=_options, no_args_is_help=True)
+app = typer.Typer(
+    callback=_options,
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,  # a local variable may hold a text or a secret
+)
 keys = typer.Typer(help="API keys and signing keys.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 stderr_console = Console(stderr=True)

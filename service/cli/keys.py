@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -54,10 +55,10 @@ def keys_bootstrap(name: Annotated[str, typer.Option(help="The name of the key."
     from service.db.api_keys import SCOPES, create
     from service.db.session import Database
 
-    database = Database(Settings().database_url, pool_size=1)
-    with database.transaction() as session:
+    settings = Settings()
+    settings.require("database_url")
+    with closing(Database(settings.database_url, pool_size=1)) as database, database.transaction() as session:
         _, secret = create(session, name, list(SCOPES))
-    database.close()
     print(secret)
 
 
@@ -98,7 +99,7 @@ def keys_rotate_master(
     except Conflict as error:
         raise typer.BadParameter(error.detail, param_hint="--kms-key-id") from error
     if data_dir is not None:
-        from service.local.supervisor import compute_keys
+        from service.local.keys import compute_keys
 
         compute_keys(services.settings.keys_dir)
     services.close()

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from service import extras
+
 if TYPE_CHECKING:
     from service.bootstrap import Services
 
@@ -19,6 +21,7 @@ def local_services(data_dir: Path | None, *, create: bool = True) -> "Services":
 
     if data_dir is None:
         return build(create=create)
+    extras.require("--data-dir", "local")
     from service.local.supervisor import Stack
 
     if not (data_dir / "run").is_dir():

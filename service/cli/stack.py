@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from service import extras
 from service.cli.console import AsJson, app, table
+from service.domain.errors import CannotStart
 
 LOGINS = ("api", "control", "compute")  # processes that may have a database login of their own
 SECRET_SETTINGS = (  # URLs that may hold a secret
@@ -25,20 +27,21 @@ def _replace_process(*arguments: str) -> None:
 def up(
     data_dir: Annotated[Path, typer.Option("--data-dir", help="The folder that holds everything.")],
     host: Annotated[str, typer.Option(help="The address of the API.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(envvar="UNLEARND_PORT", help="The port of the API; 0 picks a free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(envvar="UNLEARND_PORT", min=0, max=65535, help="The port of the API; 0 picks a free one.")
+    ] = 8000,
 ) -> None:
     """Run the whole stack in one data folder: PostgreSQL, Valkey, API, control and compute workers."""
-    try:
-        from service.local.supervisor import run
-    except ImportError as error:
-        raise typer.BadParameter(f"`up` needs the extra unlearnd[local] ({error.name} is missing)") from error
-    raise typer.Exit(run(data_dir, host, port))
+    extras.require("up", "engine", "local")
+    from service.local.supervisor import run
+
+    run(data_dir, host, port)
 
 
 @app.command()
 def api(
     host: Annotated[str, typer.Option(help="The address of the API.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port of the API.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port of the API; 0 picks a free one.")] = 8000,
 ) -> None:
     """Run the HTTP API."""
     _replace_process("-m", "service.main", "--host", host, "--port", str(port))
@@ -49,6 +52,7 @@ def worker(
     concurrency: Annotated[int, typer.Option(help="How many jobs run at once. Use one for each GPU.")] = 1,
 ) -> None:
     """Run a compute worker: unlearn, merge, verify. It needs the extra `engine` and holds no signing key."""
+    extras.require("worker", "engine")
     _run_celery("gpu", "compute", concurrency)
 
 
@@ -60,6 +64,8 @@ def control(
     ),
 ) -> None:
     """Run a control worker and the sweep: batch, certify, publish, callbacks. It needs no torch."""
+    if not os.access(Path(schedule).resolve().parent, os.W_OK):  # beat alone would end, and nothing would be swept
+        raise CannotStart(f"--schedule: {Path(schedule).resolve().parent} is not a folder that can be written to")
     _run_celery("control", "control", concurrency, "-B", "--schedule", schedule)
 
 
@@ -77,6 +83,7 @@ def migrate() -> None:
     from service.migrate import upgrade
 
     settings = Settings()
+    settings.require("database_url")
     logins = {name: getattr(settings, f"{name}_database_url") for name in LOGINS}
     upgrade(settings.owner_database_url or settings.database_url, settings.database_url, **logins)
 
@@ -105,10 +112,12 @@ def demo(
     keep: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder for the sample model and texts.")] = None,
 ) -> None:
     """Run the whole path on a sample model on this machine, in a few minutes."""
+    extras.require("demo", "demo")
     _replace_process("-m", "worker.demo", "--output", str(output), *(("--keep", str(keep)) if keep else ()))
 
 
 @app.command()
 def sample(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
     """Make sample data to try the service with: a small model, the texts it memorised, retain and held-out text."""
+    extras.require("sample", "demo")
     _replace_process("-m", "worker.demo", "--only-sample", "--keep", str(folder))

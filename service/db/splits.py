@@ -16,11 +16,21 @@ from service.domain.states import RequestStatus
 
 PASSED = ("PASS", NOT_PUBLISHED)
 # Reasons that are no request's doing: a part of the batch would end in the same way.
-INSEPARABLE = frozenset({
-    "cancelled", "candidate_changed", "candidate_unlike_parent", "child_message", "heldout_overlap", "parent_withdrawn",
-    "restored",
-    "thresholds_unreadable", "unknown_plugin", "unmerged_module", "version_in_storage",
-})  # fmt: skip
+INSEPARABLE = frozenset(
+    {
+        "cancelled",
+        "candidate_changed",
+        "candidate_unlike_parent",
+        "child_message",
+        "heldout_overlap",
+        "parent_withdrawn",
+        "restored",
+        "thresholds_unreadable",
+        "unknown_plugin",
+        "unmerged_module",
+        "version_in_storage",
+    }
+)
 
 
 def fail_or_split(

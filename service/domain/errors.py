@@ -16,6 +16,7 @@ DatabaseOutdated       storage knows a version that the database lacks: the data
 LostLease              the fence moved on: the worker must stop and write nothing
 IllegalTransition      the table does not allow a state change: a bug, or a lost race
 ClientError            the command line cannot reach the service, or the service refused
+CannotStart            a setting, an extra or the machine keeps a program from starting; says what to do
 """
 
 
@@ -141,3 +142,7 @@ class IllegalTransition(Exception):
 
 class ClientError(Exception):
     """The service refused, or cannot be reached; the command line shows the message to a person."""
+
+
+class CannotStart(Exception):
+    """A setting, an extra or the machine keeps a program from starting. The message is one line with the remedy."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from service import migrate
 from service.local import postgres
-from service.local.supervisor import wait_until
+from service.local.process import wait_until
 
 
 def main() -> int:

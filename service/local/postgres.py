@@ -7,6 +7,7 @@ import subprocess
 import warnings
 from pathlib import Path
 
+from service.domain.errors import CannotStart
 from service.local.process import Process
 
 with warnings.catch_warnings():
@@ -29,10 +30,17 @@ SETTINGS = {
 
 
 def prepare(data: Path) -> Path:
-    """Create the cluster if there is none; return the folder of the server's programs."""
+    """Create the cluster if there is none; return the folder of the server's programs.
+
+    Raises:
+        CannotStart: The cluster cannot be created.
+    """
     data.parent.mkdir(parents=True, exist_ok=True)
     server = get_server(data, cleanup_mode=None, start=False)
-    server.ensure_pgdata_inited()
+    try:
+        server.ensure_pgdata_inited()
+    except subprocess.CalledProcessError as error:  # the wheel has logged what initdb said
+        raise CannotStart(f"initdb cannot create {data}. Is there space, and may it be written to?") from error
     programs: Path = server.bin_path
     return programs
 

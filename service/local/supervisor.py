@@ -6,12 +6,13 @@
 
 Models and corpora may be registered in D, but not in the folders above.
 
-The supervisor restarts a process that ends by itself. SIGINT and SIGTERM stop everything, workers first.
+The supervisor listens on the address of the API before it starts anything, and hands that socket to the API. So
+nobody else can answer there, and a restarted API goes on with the same socket. A process that ends by itself is started
+again. SIGINT and SIGTERM stop everything, workers first.
 """
 
 import fcntl
 import json
-import logging
 import os
 import secrets
 import shutil
@@ -26,35 +27,47 @@ from pathlib import Path
 
 import httpx
 
-from service import migrate
-from service.bootstrap import KEK, create_keys
+from service import address, migrate
+from service.bootstrap import create_keys
 from service.config import Settings
 from service.db import api_keys
 from service.db.session import Database
+from service.domain.errors import CannotStart
+from service.explain import describe_os_error
 from service.files import write_private
 from service.local import postgres, valkey
-from service.local.process import KILL_AFTER, Process
+from service.local.keys import compute_keys
+from service.local.logs import last_line, rotate
+from service.local.process import KILL_AFTER, Process, stop_leftover, wait_until
+from service.local.restarts import Restarter
+from service.observability.logging import configure as configure_logs
+from service.observability.logging import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 MAX_SOCKET_PATH = 90  # the system's limit is 108, and PostgreSQL appends a file name
 READY_SECONDS = 90
 PRIVATE = ("keys", "logs", "postgres", "run", "storage", "tmp", "valkey")  # the folders that the stack makes
-RESTART_SECONDS = 1.0
-
-
-class StackError(Exception):
-    """The stack cannot run. The message names the part that failed and its log."""
+WATCH_SECONDS = 1.0
+ROTATE_AGAIN_SECONDS = 60.0
+PARTS = ("api", "control", "compute", "valkey", "postgres")  # in the order in which they stop
 
 
 class Stack:
     """The embedded stack on one data folder."""
 
     def __init__(self, data: Path, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Use the folder `data`, created if missing. Port 0 picks a free port."""
-        self.data, self.host, self.port = data.resolve(), host, port or _free_port(host)
+        """Use the folder `data`, created if missing. Port 0 picks a free port.
+
+        Raises:
+            OSError: The folder cannot be written to.
+        """
+        self.data, self.host, self.port = data.resolve(), host, port
+        self.settings = Settings(keys_dir=self.data / "keys")
         self.stopping = threading.Event()
         self._processes: list[Process] = []
         self._sockets: Path | None = None
+        self._rotate_from = 0.0
+        self._listener: socket.socket | None = None
         self._holds_lock = False
         for name in ("logs", "tmp", "storage", "run"):
             (self.data / name).mkdir(parents=True, exist_ok=True)
@@ -62,9 +75,9 @@ class Stack:
 
     @property
     def url(self) -> str:
-        """The URL of the API."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        """The URL of the API. It exists once the stack has begun to start."""
+        assert self._listener is not None
+        return address.url(self._listener)
 
     @property
     def api_key_file(self) -> Path:
@@ -75,15 +88,17 @@ class Stack:
         """Start everything and write `endpoint.json`.
 
         Raises:
-            StackError: A part does not start, or another supervisor uses the folder.
+            CannotStart: The address is taken, a part does not start, or another supervisor uses the folder.
+            OSError: The disk is full, for example.
         """
         self._lock()
         (self.data / "endpoint.json").unlink(missing_ok=True)
-        create_keys(Settings(keys_dir=self.data / "keys"))
+        for name in PARTS:
+            stop_leftover(self._log(name), signal.SIGINT if name == "postgres" else signal.SIGTERM)
+        self._listener = address.listen(self.host, self.port)
+        create_keys(self.settings)
         write_private(self.api_key_file, f"unl_{secrets.token_urlsafe(32)}".encode())
         sockets = self._socket_folder()
-        for name in ("api", "control", "compute", "valkey", "postgres"):
-            self._make_process(name, sockets).stop_leftover()
         data = self.data / "postgres"
         self._start_process("postgres", sockets, lambda: postgres.is_ready(data, sockets))
         self._start_process("valkey", sockets, lambda: valkey.is_ready(sockets))
@@ -99,20 +114,35 @@ class Stack:
         partial.replace(self.data / "endpoint.json")
 
     def watch(self) -> None:
-        """Restart every process that ends by itself, until `stopping` is set."""
-        while not self.stopping.wait(RESTART_SECONDS):
+        """Restart every process that ends by itself and rotate the logs, until `stopping` is set.
+
+        Raises:
+            CannotStart: A process ends again and again.
+        """
+        restarters = [Restarter(process) for process in self._processes]
+        while not self.stopping.wait(WATCH_SECONDS):
+            for restarter in restarters:
+                restarter.look()
+            self._rotate_logs()
+
+    def _rotate_logs(self) -> None:
+        """Rotate the logs that are too large. If the disk is full, try again after some time."""
+        if time.monotonic() < self._rotate_from:
+            return
+        try:
             for process in self._processes:
-                code = process.exited()
-                if code is not None:
-                    logger.warning("%s ended with %s and is started again", process.name, code)
-                    process.end_session()  # a killed worker leaves its Celery beat running
-                    process.start()
+                rotate(process.log, max_bytes=self.settings.log_max_bytes, kept=self.settings.log_files)
+        except OSError as error:
+            logger.warning(f"a log is not rotated: {describe_os_error(error)}")
+            self._rotate_from = time.monotonic() + ROTATE_AGAIN_SECONDS
 
     def stop(self) -> None:
         """Stop everything: the API and the workers first, then the servers that they need."""
         self.stopping.set()
         if not self._holds_lock:
             return  # another supervisor uses the folder, and the processes are not ours
+        if self._listener is not None:
+            self._listener.close()  # the API still has it, and ends
         workers = [process for process in self._processes if process.name not in ("postgres", "valkey")]
         servers = [process for process in self._processes if process.name in ("postgres", "valkey")]
         for group in (workers, servers):
@@ -124,6 +154,7 @@ class Stack:
         (self.data / "endpoint.json").unlink(missing_ok=True)
         if self._sockets is not None:
             shutil.rmtree(self._sockets, ignore_errors=True)
+        self._lock_file.close()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -157,12 +188,12 @@ class Stack:
         return next(process for process in self._processes if process.name == name)
 
     def _lock(self) -> None:
-        """Lock the folder against another supervisor, until this process ends."""
+        """Lock the folder against another supervisor, until this one has stopped."""
         self._lock_file = (self.data / "run" / "lock").open("w")
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise StackError(f"another unlearnd runs on {self.data}") from error
+            raise CannotStart(f"another unlearnd runs on {self.data}") from error
         self._holds_lock = True
 
     def _socket_folder(self) -> Path:
@@ -183,7 +214,7 @@ class Stack:
 
     def _make_process(self, name: str, sockets: Path) -> Process:
         """The process of a part, not yet started."""
-        log_file = self.data / "logs" / f"{name}.log"
+        log_file = self._log(name)
         if name == "postgres":
             return postgres.process(self.data / "postgres", sockets, log_file)
         if name == "valkey":
@@ -191,15 +222,20 @@ class Stack:
         celery = [sys.executable, "-m", "celery", "-A", "worker.app", "worker", "--pool", "threads"]
         celery += ["--loglevel", "INFO", "--without-mingle", "--without-gossip"]
         beat = ["-B", "--schedule", str(self.data / "run" / "beat")]
+        listener = (self._listener.fileno(),) if self._listener is not None and name == "api" else ()
         commands = {
-            "api": [sys.executable, "-m", "service.main", "--host", self.host, "--port", str(self.port)],
+            "api": [sys.executable, "-m", "service.main", "--fd", *map(str, listener)],
             "control": [*celery, "-Q", "control", "-n", "control@%h", "--concurrency", "4", *beat],
             "compute": [*celery, "-Q", "gpu", "-n", "compute@%h", "--concurrency", "1"],
         }
         own = {"UNLEARND_KEYS_DIR": str(compute_keys(self.data / "keys"))} if name == "compute" else {}
         if "UNLEARND_DATABASE_URL" not in os.environ:
             own["UNLEARND_DATABASE_URL"] = postgres.url(sockets, user=postgres.LOGINS[name])
-        return Process(name, commands[name], log_file, environment={**self.environment, **own})
+        return Process(name, commands[name], log_file, environment={**self.environment, **own}, pass_fds=listener)
+
+    def _log(self, name: str) -> Path:
+        """The log of a part."""
+        return self.data / "logs" / f"{name}.log"
 
     def _start_process(self, name: str, sockets: Path, is_ready: Callable[[], bool]) -> None:
         """Start a part and wait until it is ready."""
@@ -208,9 +244,9 @@ class Stack:
         self._processes.append(process)
         ready = wait_until(lambda: is_ready() or process.exited() is not None, READY_SECONDS, self.stopping)
         if self.stopping.is_set():
-            raise StackError("stopped while starting")
+            raise CannotStart("stopped while starting")
         if not ready or process.exited() is not None:
-            raise StackError(f"{name} does not start; see {process.log}")
+            raise CannotStart(f"{name} does not start: {last_line(process.log)}; see {process.log}")
 
     def _api_is_ready(self) -> bool:
         try:
@@ -232,40 +268,16 @@ class Stack:
         database.close()
 
 
-def compute_keys(keys: Path) -> Path:
-    """The folder with the keys that a compute worker may hold: the key-encryption key, and no signing key."""
-    folder = keys / "compute"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    original, link = keys / KEK, folder / KEK
-    if original.exists() and not (link.exists() and link.samefile(original)):  # a restored key is another file
-        link.unlink(missing_ok=True)
-        link.hardlink_to(original)
-    return folder
+def run(data: Path, host: str, port: int) -> None:
+    """Run the stack until SIGINT or SIGTERM.
 
-
-def wait_until(condition: Callable[[], bool], seconds: float, give_up: threading.Event | None = None) -> bool:
-    """Poll until the condition holds; false after `seconds`, or once `give_up` is set."""
-    give_up = give_up or threading.Event()
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline or give_up.wait(0.05):
-            return False
-    return True
-
-
-def _free_port(host: str) -> int:
-    """A TCP port that is free now."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def run(data: Path, host: str, port: int) -> int:
-    """Run the stack until SIGINT or SIGTERM; return the exit code."""
+    Raises:
+        CannotStart: The stack does not start, or a part of it ends again and again.
+        OSError: The disk is full, for example.
+    """
     Settings().check_reachable_at(host)
     stack = Stack(data, host, port)
+    configure_logs("WARNING")  # at INFO the migrations tell of each step
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stack.stopping.set())
     try:
@@ -273,11 +285,8 @@ def run(data: Path, host: str, port: int) -> int:
         sys.stdout.write(f"unlearnd is ready at {stack.url}\n")
         sys.stdout.flush()
         stack.watch()
-    except StackError as error:
-        stopped = stack.stopping.is_set()
-        if not stopped:
-            sys.stderr.write(f"{error}\n")
-        return 0 if stopped else 1
+    except CannotStart:
+        if not stack.stopping.is_set():
+            raise
     finally:
         stack.stop()
-    return 0

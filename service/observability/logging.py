@@ -17,7 +17,8 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 FIELDS = (
     *("timestamp", "level", "logger", "event"),
     *("job", "request", "corpus", "model", "version", "step", "id", "fence"),
-    *("http_status", "error", "trace", "at"),
+    *("method", "route", "http_status", "ms", "key"),
+    *("error", "trace", "at"),
 )
 MAX_FRAMES = 12
 
@@ -30,6 +31,7 @@ def get_logger(name: str) -> BoundLogger:
 
 def configure(level: str) -> None:
     """Let this process log to standard error. Lines from the standard `logging` module get the same form."""
+    logging.raiseExceptions = False  # if the disk is full a line is lost; its traceback would quote the record
     handler = logging.StreamHandler()
     processors: list[Processor] = [_add_frames, ProcessorFormatter.remove_processors_meta, _drop_unlisted, RENDERER]
     handler.setFormatter(ProcessorFormatter(foreign_pre_chain=PROCESSORS, processors=processors))

@@ -37,7 +37,7 @@ HEADER_BYTES = len(MARK) + 16
 MAX_OPEN = 256  # epoch keys that a process holds in memory
 
 
-def epoch_of(wrapped: bytes) -> UUID | None:
+def wrapping_epoch(wrapped: bytes) -> UUID | None:
     """The epoch of a wrapped data key; None if the key-encryption key itself wrapped it."""
     return UUID(bytes=wrapped[len(MARK) : HEADER_BYTES]) if wrapped.startswith(MARK) else None
 
@@ -82,7 +82,7 @@ class EpochKeys:
             NotFound: The epoch's key was destroyed.
             cryptography.exceptions.InvalidTag: The key or the context is another one, or a byte was changed.
         """
-        epoch = epoch_of(wrapped)
+        epoch = wrapping_epoch(wrapped)
         if epoch is None:
             return self.master.unwrap(wrapped, context)
         return open_sealed(self._aead(epoch), wrapped[HEADER_BYTES:], context)
@@ -143,15 +143,15 @@ class EpochKeys:
 
     def moved(self) -> dict[UUID, bytes]:
         """Request -> its data key as it was wrapped last."""
-        found: dict[UUID, bytes] = {}
+        moved: dict[UUID, bytes] = {}
         for path in sorted(self._folder.glob("*.moved"), key=lambda path: path.stat().st_mtime):
             for line in path.read_text().splitlines():
                 try:
                     request, wrapped = json.loads(line)
                 except ValueError:
                     continue  # a crash cut the line; the database has the earlier key still
-                found[UUID(request)] = bytes.fromhex(wrapped)
-        return found
+                moved[UUID(request)] = bytes.fromhex(wrapped)
+        return moved
 
     def rewrap(self, new: KeyWrapper, end: Callable[[], None]) -> int:
         """Wrap every epoch key under a new key-encryption key; a call after a crash goes on where it stopped.

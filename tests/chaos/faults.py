@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from service.local.supervisor import wait_until
+from service.local.process import wait_until
 from tests.chaos.stack import TIMEOUT_SECONDS, Chaos
 
 API = (

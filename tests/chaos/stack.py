@@ -15,7 +15,7 @@ import psutil
 import psycopg
 
 from service.local import valkey
-from service.local.supervisor import wait_until
+from service.local.process import wait_until
 from service.queue import ROUTES, celery_app
 from tests import support
 from tests.chaos.callbacks import Callbacks

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from service.local.supervisor import wait_until
+from service.local.process import wait_until
 from tests import ROOT, support
 from tests.chaos.faults import APPLIES, CASES, POINTS
 from tests.chaos.run import NEEDS_MOUNT, POLICY, run_case

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.local.supervisor import wait_until
+from service.local.process import wait_until
 from tests import support
 from tests.stack import Running
 

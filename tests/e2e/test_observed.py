@@ -10,7 +10,7 @@ import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from service.local.supervisor import wait_until
+from service.local.process import wait_until
 from tests import support
 from tests.e2e.conftest import Running, ended, register
 from tests.receiver import receiving

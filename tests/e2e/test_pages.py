@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from service.local.supervisor import wait_until
+from service.local.process import wait_until
 from tests import support
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from service.audit.verify import verify
-from service.local.supervisor import wait_until
+from service.local.process import wait_until
 from tests import support
 from tests.e2e.conftest import ended, register
 from worker.engine.data import encode

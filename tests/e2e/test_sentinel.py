@@ -18,7 +18,7 @@ from service.bootstrap import build
 from service.config import Settings
 from service.db import requests
 from service.local import postgres, valkey
-from service.local.supervisor import wait_until
+from service.local.process import wait_until
 from service.steps.operator.restore import reconcile
 from service.steps.upkeep.purge import purge_restored
 from tests import support

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from service.domain.errors import ClientError
-from service.local.supervisor import PRIVATE, wait_until
+from service.local.process import wait_until
+from service.local.supervisor import PRIVATE
 from tests import support
 from tests.e2e.conftest import Running, register
 
@@ -50,7 +51,7 @@ def test_a_folder_is_used_by_one_supervisor(stack):
     """The second `up` on the same folder says so and stops; the first one goes on."""
     command = [sys.executable, "-m", "service.cli", "up", "--data-dir", str(stack.data), "--port", "0"]
     second = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert second.returncode == 1
+    assert second.returncode == 2
     assert "another unlearnd" in second.stderr
     assert (stack.data / "endpoint.json").exists()
     assert stack.client.call("GET", "/readyz") is not None

@@ -24,7 +24,7 @@ from service.config import Settings
 from service.db import api_keys, models
 from service.db.session import Database
 from service.local import postgres, valkey
-from service.local.supervisor import wait_until
+from service.local.process import wait_until
 from service.main import create_app
 from service.steps.path.batch import batch_requests
 from tests import ROOT, status_door

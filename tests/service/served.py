@@ -12,7 +12,7 @@ import psutil
 import uvicorn
 
 from service.api.connections import limited_protocol
-from service.local.supervisor import wait_until
+from service.local.process import wait_until
 from service.main import create_app
 
 SECONDS = 0.5

@@ -3,6 +3,7 @@
 import pytest
 
 from service.config import Settings
+from service.domain.errors import CannotStart
 
 
 def test_an_issuer_that_no_certificate_could_name_does_not_start(tmp_path):
@@ -24,5 +25,5 @@ def test_a_loopback_address_needs_no_public_url(host):
     """Any other does."""
     Settings().check_reachable_at(host)
     for other in ("0.0.0.0", "::", "192.0.2.7", "unlearn.example.org"):
-        with pytest.raises(SystemExit, match="UNLEARND_PUBLIC_URL"):
+        with pytest.raises(CannotStart, match="UNLEARND_PUBLIC_URL"):
             Settings().check_reachable_at(other)

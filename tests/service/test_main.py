@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 
 from service.db import corpora
-from service.local.supervisor import wait_until
+from service.local.process import wait_until
 from service.main import create_app
 from service.steps.subjects.index import index_corpus
 from service.steps.subjects.resolve import resolve_request

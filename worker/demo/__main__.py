@@ -23,7 +23,8 @@ from service.audit.verify import verify
 from service.cli.requests import watch
 from service.client.answers import VersionAnswer
 from service.client.http import Client
-from service.local.supervisor import wait_until
+from service.explain import explained
+from service.local.process import wait_until
 from worker.demo.model import LENGTH
 from worker.demo.people import Person
 from worker.demo.plot import plot_trajectory
@@ -190,4 +191,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(explained(main))

@@ -23,7 +23,7 @@ from service.domain.states import Hold, RequestStatus
 from service.domain.submission import CallbackTarget, Resubmission, Submission
 from service.observability.tracing import traceparent
 from service.privacy.envelope import DataKey
-from service.privacy.epochs import epoch_of
+from service.privacy.epochs import wrapping_epoch
 from service.privacy.randomness import random_uuid
 from service.privacy.records import (
     REFERENCE_ITEM,
@@ -219,7 +219,7 @@ def _seal(services: Services, submission: Submission, now: datetime) -> tuple[Ac
         commitment=commitments.request_commitment(ref, committed),
         body_hash=body_hash,
         wrapped_key=wrapped,
-        key_epoch=epoch_of(wrapped),
+        key_epoch=wrapping_epoch(wrapped),
         supplements=submission.resubmits.ref if submission.resubmits else None,
         subject_ref=_seal_optional(data_key, "subject_ref", submission.subject_ref),
         reference=_seal_optional(data_key, REFERENCE_ITEM, submission.reference),

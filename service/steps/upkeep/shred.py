@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from service.bootstrap import Services
 from service.db import key_epochs
-from service.privacy.epochs import epoch_of
+from service.privacy.epochs import wrapping_epoch
 from service.rewrap import rewrap_requests
 
 
@@ -53,11 +53,11 @@ def rewrap_restored(services: Services) -> int:
         lost = [epoch for epoch in key_epochs.in_use(session) if not services.wrapper.exists(epoch)]
         unreadable = key_epochs.unreadable(session, lost) if lost else []
     noted = services.wrapper.moved() if unreadable else {}
-    found = [(request_id, old, noted[request_id]) for request_id, old in unreadable if request_id in noted]
-    for request_id, old, new in found:
-        epoch = epoch_of(new)
+    moved = [(request_id, old, noted[request_id]) for request_id, old in unreadable if request_id in noted]
+    for request_id, old, new in moved:
+        epoch = wrapping_epoch(new)
         assert epoch is not None
         with services.db.transaction() as session:
             key_epochs.insert(session, epoch)
             key_epochs.store_rewrapped(session, epoch, [(request_id, old, new)])
-    return len(found)
+    return len(moved)

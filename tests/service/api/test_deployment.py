@@ -98,6 +98,8 @@ def test_nobody_serves_others_without_a_public_url(services, tmp_path, command):
         text=True,
         check=False,
     )
-    assert done.returncode == 1
-    assert done.stderr == ("UNLEARND_PUBLIC_URL is not set: others can reach 0.0.0.0, so set the URL that they use\n")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "unlearnd: UNLEARND_PUBLIC_URL is not set: others can reach 0.0.0.0, so set the URL that they use\n"
+    )
     assert not (tmp_path / "data").exists()

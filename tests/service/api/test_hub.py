@@ -56,8 +56,10 @@ def test_models_are_listed_by_name(api, base, services, hub, commits):
     for name in ("other", "tiny-2"):
         assert api.post("/v1/models", json=registration(base, name=name)).status_code == 201
     assert {model.id: model.sha for model in hub.list_models()} == {
-        "any/other": commits[0], "any/tiny": commits[2], "any/tiny-2": commits[0],
-    }  # fmt: skip
+        "any/other": commits[0],
+        "any/tiny": commits[2],
+        "any/tiny-2": commits[0],
+    }
     assert [model.id for model in hub.list_models(search="TINY", author="acme", limit=5)] == [
         "acme/tiny",
         "acme/tiny-2",

@@ -13,7 +13,7 @@ from service.db.tables import AuditEntry
 from service.domain.errors import LostLease
 from service.domain.states import CONTROL_STAGES, Stage
 from service.lease import Lease, fail_attempt
-from service.local.supervisor import wait_until
+from service.local.process import wait_until
 from service.steps.path.batch import batch_requests
 from service.steps.path.unlearn import store_epoch, store_stage
 from tests.service.api.submissions import REQUESTS, assert_problem

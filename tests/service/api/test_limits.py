@@ -6,7 +6,7 @@ import threading
 import httpx
 from sqlalchemy import text
 
-from service.local.supervisor import wait_until
+from service.local.process import wait_until
 from tests.service.served import served
 
 

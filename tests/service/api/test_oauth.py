@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi.testclient import TestClient
 
-from service.local.supervisor import wait_until
+from service.local.process import wait_until
 from service.main import create_app
 
 ISSUER = "https://login.example.org"

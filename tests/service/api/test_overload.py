@@ -7,7 +7,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from service.local.supervisor import wait_until
+from service.local.process import wait_until
 from tests.service.api.submissions import REQUESTS, assert_problem, body
 from tests.service.served import server_process
 

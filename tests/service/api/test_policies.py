@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from service.db import jobs
 from service.db.tables import AuditEntry
-from service.local.supervisor import wait_until
+from service.local.process import wait_until
 from service.steps.path.batch import batch_requests
 from tests.service.api.submissions import SECRET, assert_problem
 from tests.service.conftest import only_model, registration, submit

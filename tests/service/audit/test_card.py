@@ -53,8 +53,10 @@ def test_the_hub_reads_the_extended_card():
     data = ModelCard(card(BASE).decode()).data.to_dict()
     assert data == {"license": "apache-2.0", "language": ["en", "de"], "base_model": "somebody/base"}
     assert ModelCard(card().decode()).data.to_dict() == {
-        "library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["unlearning"],
-    }  # fmt: skip
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["unlearning"],
+    }
     assert b"text above" not in card() + card(b"\n")
 
 

@@ -16,9 +16,13 @@ pytestmark = pytest.mark.usefixtures("no_network")
 FAILED = RequestLine("d" * 32, b"\2" * 32, "FAIL", "criterion_missed")
 SECOND_VERSION = {
     "lineage": {
-        **LINEAGE, "version": 2, "parent_version": 1, "supersedes": 1, "parent_certificate": "a" * 64,
+        **LINEAGE,
+        "version": 2,
+        "parent_version": 1,
+        "supersedes": 1,
+        "parent_certificate": "a" * 64,
     }
-}  # fmt: skip
+}
 
 
 def utility(**values) -> dict:

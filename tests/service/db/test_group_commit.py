@@ -9,7 +9,7 @@ from sqlalchemy.exc import TimeoutError as Waited
 
 from service.db import group_commit
 from service.db.group_commit import GroupCommit
-from service.local.supervisor import wait_until
+from service.local.process import wait_until
 
 
 class Table:

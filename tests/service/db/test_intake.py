@@ -15,7 +15,7 @@ from sqlalchemy import inspect, text
 from service.db import intake, log_entries, requests
 from service.db.tables import DeletionRequest
 from service.domain.submission import Submission
-from service.local.supervisor import wait_until
+from service.local.process import wait_until
 from service.steps.path.request import accept_request
 from tests.service.served import served
 

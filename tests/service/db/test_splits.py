@@ -20,7 +20,7 @@ def state(api, request: dict) -> tuple[str, str | None]:
     return answer["status"], answer["reason"]
 
 
-def refs_of(services, job_id) -> list[str]:
+def job_refs(services, job_id) -> list[str]:
     """The requests of a job, in the order in which the compute child counts them."""
     with services.db.reading() as session:
         return [request.ref for request in requests.of_job(session, job_id)]
@@ -31,7 +31,7 @@ def run(services, culprits: dict[str, str]) -> int:
     count = 0
     while job_id := batch_requests(services, only_model(services)):
         count += 1
-        refs = refs_of(services, job_id)
+        refs = job_refs(services, job_id)
         reason = next((culprits[ref] for ref in refs if ref in culprits), None)
         outcome = {"outcome": "failed", "reason": reason} if reason else {}
         to_certify(services, job_id, about(len(refs), **outcome))

@@ -1,7 +1,9 @@
 """Program logs hold named fields and no text of anybody."""
 
+import contextlib
 import io
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -78,6 +80,16 @@ def test_lines_stay_lines(written):
     """Whatever another library says."""
     logging.getLogger("celery").warning('two\nlines and "quotes"')
     assert len(written().splitlines()) == 1
+
+
+def test_a_line_that_cannot_be_written_is_lost_in_silence(written, monkeypatch, capsys):
+    """The standard library would write a traceback that quotes the record."""
+    with Path("/dev/full").open("w", buffering=1) as full:
+        monkeypatch.setattr(logging.getLogger().handlers[0], "stream", full)
+        logging.getLogger("somebody").warning("about %s", SECRET)
+        with contextlib.suppress(OSError):
+            full.close()
+    assert not capsys.readouterr().err
 
 
 def test_no_field_of_the_list_could_hold_a_text():

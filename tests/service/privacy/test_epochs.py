@@ -8,7 +8,7 @@ from cryptography.exceptions import InvalidTag
 
 from service.domain.errors import NotFound
 from service.privacy.envelope import FileKeyWrapper
-from service.privacy.epochs import EpochKeys, epoch_of
+from service.privacy.epochs import EpochKeys, wrapping_epoch
 
 CONTEXT = b"a request"
 
@@ -39,13 +39,13 @@ def test_every_process_opens_what_one_wrapped_until_the_key_is_destroyed(make):
     """Also what was wrapped before there were epochs; nothing opens in another context."""
     one, other = make(), make()
     wrapped = one.wrap(b"data key", CONTEXT)
-    assert one.registered == [epoch_of(wrapped)]
+    assert one.registered == [wrapping_epoch(wrapped)]
     assert other.unwrap(wrapped, CONTEXT) == b"data key"
     with pytest.raises(InvalidTag):
         other.unwrap(wrapped, b"another request")
     old = one.master.wrap(b"old data key", CONTEXT)
-    assert (epoch_of(old), other.unwrap(old, CONTEXT)) == (None, b"old data key")
-    one.destroy(epoch_of(wrapped))
+    assert (wrapping_epoch(old), other.unwrap(old, CONTEXT)) == (None, b"old data key")
+    one.destroy(wrapping_epoch(wrapped))
     for process in (one, make()):
         with pytest.raises(NotFound):
             process.unwrap(wrapped, CONTEXT)
@@ -59,7 +59,7 @@ def test_the_file_of_a_destroyed_key_was_overwritten(make, tmp_path):
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     before = file.read_bytes()
     (tmp_path / "link").hardlink_to(file)
-    keys.destroy(epoch_of(wrapped))
+    keys.destroy(wrapping_epoch(wrapped))
     assert not file.exists()
     assert len((tmp_path / "link").read_bytes()) == len(before)
     assert (tmp_path / "link").read_bytes() != before
@@ -68,12 +68,12 @@ def test_the_file_of_a_destroyed_key_was_overwritten(make, tmp_path):
 def test_an_epoch_ends_after_its_time_or_by_a_command(make):
     """Data keys after that are wrapped under another key."""
     keys = make()
-    first = epoch_of(keys.wrap(b"k", CONTEXT))
-    assert epoch_of(keys.wrap(b"k", CONTEXT)) == first
+    first = wrapping_epoch(keys.wrap(b"k", CONTEXT))
+    assert wrapping_epoch(keys.wrap(b"k", CONTEXT)) == first
     keys.end_present()
-    assert epoch_of(keys.wrap(b"k", CONTEXT)) != first
+    assert wrapping_epoch(keys.wrap(b"k", CONTEXT)) != first
     short = make(seconds=-1)
-    assert epoch_of(short.wrap(b"k", CONTEXT)) != epoch_of(short.wrap(b"k", CONTEXT))
+    assert wrapping_epoch(short.wrap(b"k", CONTEXT)) != wrapping_epoch(short.wrap(b"k", CONTEXT))
 
 
 def test_a_cut_line_of_moved_keys_is_skipped(make, tmp_path):

@@ -158,9 +158,19 @@ def test_what_fails_the_whole_test_is_trained_on(point, per_record, earlier, exp
     verdicts = [verdict(r, el, passed=p) for r, el, p in per_record]
     after = Judgement(el=0.0, ma=0.0, el_limit=0.01, ma_limit=0.5, verdicts=tuple(verdicts[:2]))
     utility = Utility(
-        1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.25, within_budget=True,
-        first_heldout_perplexity=1.0, total_ratio=1.0, max_total_ratio=1.5, within_total_budget=True,
-    )  # fmt: skip
+        1.0,
+        1.0,
+        1.0,
+        1.0,
+        1.0,
+        1.0,
+        1.25,
+        within_budget=True,
+        first_heldout_perplexity=1.0,
+        total_ratio=1.0,
+        max_total_ratio=1.5,
+        within_total_budget=True,
+    )
     reason = "earlier_request_regressed" if earlier else "criterion_missed"
     came_back = [verdict(r, el, passed=p) for r, el, p in earlier]
     report = ArtefactReport(reason, [], after, after, verdicts, came_back, utility)

@@ -10,7 +10,7 @@ import pytest
 
 from service.domain.errors import PermanentJobError
 from service.domain.job_input import JobInput
-from service.local.supervisor import wait_until
+from service.local.process import wait_until
 from tests.worker.steps.test_sandbox import PLANTED
 from worker.steps.messages import MAX_BYTES, check_message, read_messages
 from worker.steps.run import start_child

@@ -46,7 +46,8 @@ LINKS = {
     "the key-encryption key": lambda f, keys: (f / "extra.json").symlink_to(keys / "kek"),
     "a signing key, by a relative link": lambda f, _: (f / "extra.txt").symlink_to("../keys/release.pem"),
     "a key, by a link to a link": lambda f, keys: (
-        (f / "first.json").symlink_to(keys / "kek"), (f / "second.json").symlink_to("first.json")
+        (f / "first.json").symlink_to(keys / "kek"),
+        (f / "second.json").symlink_to("first.json"),
     ),
     "a key, by a hard link": lambda f, keys: os.link(keys / "kek", f / "extra.json"),
     "a file outside of every root": lambda f, _: (f / "extra.txt").symlink_to("/etc/passwd"),
@@ -55,7 +56,7 @@ LINKS = {
     "the folder of keys": lambda f, keys: (f / "sub").symlink_to(keys),
     "a file that would not be copied": lambda f, _: (f / "notes.pdf").symlink_to("/etc/passwd"),
     "a hidden file": lambda f, _: (f / ".hidden").symlink_to("/etc/passwd"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", LINKS)

@@ -87,8 +87,12 @@ def test_a_version_that_remembers_a_completed_request_is_for_auditors(api, servi
     """Files, archives and the hub: a key with `download` alone gets the newest; the policy may say otherwise."""
     plain = {"Authorization": f"Bearer {new_key('download')}"}
     auditor = {"Authorization": f"Bearer {new_key('download', 'audit')}"}
-    paths = ("/v1/models/tiny/versions/{}/files/model/config.json", "/v1/models/tiny/versions/{}/archive.tar",
-             "/hub/any/tiny/resolve/v{}/config.json", "/hub/api/models/any/tiny/revision/v{}")  # fmt: skip
+    paths = (
+        "/v1/models/tiny/versions/{}/files/model/config.json",
+        "/v1/models/tiny/versions/{}/archive.tar",
+        "/hub/any/tiny/resolve/v{}/config.json",
+        "/hub/api/models/any/tiny/revision/v{}",
+    )
     for path in paths:
         old, new = path.format(1), path.format(2)
         assert api.get(old, headers=plain).status_code == (404 if "hub" in path else 403), path
@@ -124,6 +128,6 @@ def test_who_was_told_completed_is_told_that_the_request_is_open_again(api, serv
     publish_what_waits(services)
     withdraw(api, 1, reopen=True)
     with services.db.reading() as session:
-        told = list(session.scalars(select(Outbox.status).order_by(Outbox.created_at)))
-    assert told == ["completed", "pending"]
+        statuses = list(session.scalars(select(Outbox.status).order_by(Outbox.created_at)))
+    assert statuses == ["completed", "pending"]
     assert state(api, request) == ("pending", None)

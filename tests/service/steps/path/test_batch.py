@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from service.db import log_entries, models, requests
 from service.db.tables import Job
 from service.domain.states import RequestStatus
-from service.local.supervisor import wait_until
+from service.local.process import wait_until
 from service.steps.path.batch import batch_requests
 from tests.service.conftest import REQUESTS, only_model, submit
 

@@ -1,0 +1,82 @@
+"""The access log has a line for each request, and nothing of what was sent."""
+
+import io
+import logging
+import re
+
+import pytest
+
+from service.observability.logging import configure
+from tests.service.conftest import REQUESTS
+
+SECRET = "Zoraida"
+
+
+@pytest.fixture
+def lines(api, monkeypatch):
+    """The lines that requests write, without their times."""
+    root = logging.getLogger()
+    kept, level = root.handlers[:], root.level
+    configure("INFO")
+    written = io.StringIO()
+    monkeypatch.setattr(root.handlers[0], "stream", written)
+
+    def read() -> list[str]:
+        access = [line for line in written.getvalue().splitlines() if "logger=service.access" in line]
+        return [re.sub(r" ms=\d+", "", line.partition("event=")[2]) for line in access]
+
+    yield read
+    root.handlers[:] = kept
+    root.setLevel(level)
+
+
+def test_a_request_is_one_line(api, lines, services):
+    """With the route's template and the caller's key; the path is not there."""
+    with services.db.reading() as session:
+        key = session.connection().exec_driver_sql("SELECT id FROM api_keys").scalar()
+    assert api.get(f"{REQUESTS}/{SECRET}", params={"q": SECRET}).status_code == 422
+    (line,) = lines()
+    assert line == f"request method=GET route=/v1/deletion-requests/{{request_id}} http_status=422 key={key}"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        ("GET", "/livez", "request method=GET route=/livez http_status=200"),
+        ("GET", f"/{SECRET}?{SECRET}", "request method=GET http_status=404"),
+        (SECRET, "/livez", "request route=/livez http_status=405"),
+    ],
+)
+def test_what_a_caller_makes_up_is_not_written(api, lines, method, path, expected):
+    """Neither a path that is no route of ours, nor a method that is none."""
+    del api.headers["Authorization"]
+    api.request(method, path)
+    assert lines() == [expected]
+
+
+def test_what_the_limits_refuse_is_logged(api, lines, services):
+    """A body over the limit, by its route."""
+    body = b"x" * (services.settings.max_body_bytes + 1)
+    assert api.post(REQUESTS, content=body, headers={"Content-Type": "application/json"}).status_code == 413
+    (line,) = lines()
+    assert line.startswith("request method=POST route=/v1/deletion-requests http_status=413")
+
+
+def test_a_request_that_fails_is_logged(api, lines):
+    """With the status that the caller gets."""
+
+    @api.app.get("/broken")
+    def broken() -> None:
+        raise RuntimeError(SECRET)
+
+    with pytest.raises(RuntimeError):
+        api.get("/broken")
+    assert lines() == ["request method=GET route=/broken http_status=500"]
+
+
+def test_the_access_log_can_be_switched_off(services):
+    """By its setting."""
+    from service.main import create_app
+
+    services.settings.access_log = False
+    assert "AccessLog" not in str(create_app(services).user_middleware)

@@ -1,0 +1,46 @@
+"""The API as the supervisor runs it: on a socket that the supervisor holds."""
+
+import signal
+import sys
+import threading
+
+import httpx
+
+from service.address import listen, url
+from service.local.process import Process, wait_until
+from service.local.restarts import Restarter
+
+
+def test_a_restarted_api_goes_on_with_the_same_socket(services, tmp_path):
+    """A caller between two API processes is neither refused nor answered by somebody else: it waits."""
+    settings = services.settings
+    environment = {
+        "UNLEARND_DATABASE_URL": settings.database_url,
+        "UNLEARND_BROKER_URL": settings.broker_url,
+        "UNLEARND_STORAGE_DIR": str(settings.storage_dir),
+        "UNLEARND_KEYS_DIR": str(settings.keys_dir),
+    }
+    answers: list[int] = []
+    with listen("127.0.0.1", 0) as listener:
+
+        def ask() -> None:
+            answers.append(httpx.get(f"{url(listener)}/readyz", timeout=120, trust_env=False).status_code)
+
+        command = [sys.executable, "-m", "service.main", "--fd", str(listener.fileno())]
+        log = tmp_path / "api.log"
+        process = Process("api", command, log, environment=environment, pass_fds=(listener.fileno(),))
+        process.start()
+        try:
+            ask()
+            process.running.send_signal(signal.SIGKILL)
+            process.running.wait(60)
+            caller = threading.Thread(target=ask)
+            caller.start()
+            Restarter(process).look()
+            assert wait_until(lambda: len(answers) == 2 or process.exited() is not None, 120)
+            caller.join()
+            assert answers == [200, 200], log.read_text()
+        finally:
+            process.ask_to_stop()
+            process.wait()
+    assert log.read_text().count("event=request method=GET route=/readyz http_status=200") == 2
