@@ -10,8 +10,18 @@ from service.lease import fail_attempt, hold_job
 from service.steps.path.batch import batch_requests
 from service.steps.path.certify import certify_job
 from service.steps.path.publish import publish_version
+from service.steps.path.unlearn import store_rejected
 from tests.service.conftest import REQUESTS, only_model, submit
-from tests.service.jobs import COMPUTE_STAGES, CONTROL_STAGES, about, fail_what_waits, publish_what_waits, to_certify
+from tests.service.jobs import (
+    COMPUTE_STAGES,
+    CONTROL_STAGES,
+    about,
+    claim,
+    expire,
+    fail_what_waits,
+    publish_what_waits,
+    to_certify,
+)
 
 
 def state(api, request: dict) -> tuple[str, str | None]:
@@ -53,6 +63,33 @@ def test_two_culprits_among_eight_fail_alone_with_their_own_reasons(api, service
     entries = [json.loads(base64.b64decode(e["entry"])) for e in api.get("/v1/log/entries").json()["items"]]
     splits = [entry for entry in entries if entry["kind"] == "job.split"]
     assert set(splits[0]["reopened"]) == {request["ref"] for request in sent}
+
+
+def test_of_sixteen_requests_three_poisoned_ones_end_with_their_own_reasons(api, services, model):
+    """Generic needles and an over-long text are rejected by the run, a text that breaks the budget stands alone."""
+    sent = [submit(api) for _ in range(16)]
+    unfit = {sent[2]["ref"]: "too_generic", sent[9]["ref"]: "too_long"}
+    breaker = sent[13]["ref"]
+    jobs_made = 0
+    while job_id := batch_requests(services, only_model(services)):
+        jobs_made += 1
+        refs = job_refs(services, job_id)
+        fence = claim(services, job_id)
+        store_rejected(services, job_id, fence, {i: unfit[ref] for i, ref in enumerate(refs) if ref in unfit})
+        expire(services, job_id)
+        fit = [i for i, ref in enumerate(refs) if ref not in unfit]
+        report = {**about(0), "verdicts": {str(i): "PASS" for i in fit}, "memorised": fit}
+        broken = {"outcome": "failed", "reason": "utility_budget_exceeded"} if breaker in refs else {}
+        to_certify(services, job_id, {**report, **broken})
+        with hold_job(services, job_id, CONTROL_STAGES) as lease:
+            certify_job(services, job_id, lease.fence)
+            if not broken:
+                publish_version(services, job_id, lease.fence)
+    ends = {request["ref"]: state(api, request) for request in sent}
+    assert ends.pop(breaker) == ("failed", "utility_budget_exceeded")
+    assert {ref: ends.pop(ref) for ref in unfit} == {ref: ("rejected", reason) for ref, reason in unfit.items()}
+    assert list(ends.values()) == [("completed", None)] * 13
+    assert jobs_made <= 9  # one, and two for each halving of fourteen
 
 
 def test_requests_that_missed_their_own_tests_are_parted_from_the_others_first(api, services, model):
