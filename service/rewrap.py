@@ -27,5 +27,5 @@ def _move(services: Services, wrapped_keys: Sequence[tuple[UUID, bytes]], target
         context = str(request_id).encode()
         moved.append((request_id, wrapped, wrapper.wrap_under(target, wrapper.unwrap(wrapped, context), context)))
     wrapper.note_moved(target, [(request_id, new) for request_id, _, new in moved])
-    with services.db.transaction("rewrap") as session:
+    with services.db.transaction() as session:
         key_epochs.store_rewrapped(session, target, moved)

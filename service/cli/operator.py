@@ -39,10 +39,13 @@ def reconcile_command(data_dir: DataDir = None, new_log: NewLog = False, as_json
     from service.evidence.log_keeper import LogBusy
     from service.steps.operator.restore import reconcile
     from service.steps.upkeep.purge import purge_restored
+    from service.steps.upkeep.shred import rewrap_restored
 
     services = local_services(data_dir)
     try:
-        reconciled, purged = reconcile(services), purge_restored(services)
+        reconciled = reconcile(services)
+        rewrap_restored(services)
+        purged = purge_restored(services)
     except LogBusy as error:
         stderr_console.print(f"{error}: stop all workers first", style="red")
         raise typer.Exit(1) from None

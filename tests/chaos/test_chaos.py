@@ -158,14 +158,14 @@ def test_a_killed_and_resumed_run_gives_the_same_bytes(stack):
     assert stack.settled() == []
 
 
-def test_poison_work_does_not_block_another_model(stack, tmp_path):
+def test_poison_work_does_not_block_another_model(stack):
     """While a model whose files are gone fails attempt after attempt, another's request completes; then it is given up
     with its reason, and tried again once that is removed."""
     client = stack.running.client
     register(stack, "poisoned")
     digest = client.version("poisoned", "0")["digest"]
     config = stack.data / "storage" / "versions" / digest / "model" / "config.json"
-    other = tmp_path / "other"  # not the same bytes, so not the same release folder
+    other = stack.data / "other"  # not the same bytes, so not the same release folder
     shutil.copytree(stack.model, other)
     (other / "model" / "NOTICE").write_text("another")
     client.add_model("healthy", *(str(other / p) for p in ("model", "retain.jsonl", "heldout.jsonl")), POLICY)

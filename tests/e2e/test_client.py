@@ -211,6 +211,7 @@ def test_every_command_that_answers_answers_in_json():
         "keys init",
         "keys bootstrap",
         "keys rotate",
+        "keys rotate-master",
         "keys distrust",
         "keys trust",
         "keys revoke",

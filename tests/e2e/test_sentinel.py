@@ -245,8 +245,6 @@ def database_bytes(stack: Running, dumped: Path) -> dict[str, bytes]:
 
 def test_a_thief_with_an_old_dump_and_todays_keys_reads_nothing(quick, folder, tmp_path):
     """From heap pages, WAL and a dump of before the purge: all texts with the keys of then, none with those of now."""
-    if not [model for model in quick.client.models()["items"] if model["name"] == "sentinel"]:
-        register(quick, folder, "sentinel")
     quick.client.call("POST", "/v1/models", json=slow_model(folder))
     sent = [quick.client.submit("slow", [text]) for text in LONG]
     old = dump(quick, tmp_path / "old.sql", "plain")

@@ -31,7 +31,7 @@ def withdraw_version(
         Conflict: The version is withdrawn already, or it is the only one that is handed out; requests would be open
             again and `reopen` is false; or their texts were purged, so that they cannot be unlearned again.
     """
-    with services.db.transaction("withdraw") as session:
+    with services.db.transaction() as session:
         model = models.by_name(session, name, lock=True)
         version = models.version(session, model, number) if model else None
         if model is None or version is None:

@@ -26,7 +26,7 @@ def shred_purged(services: Services) -> int:
         target = rewrap_requests(services, epoch, target)
         services.wrapper.doom(epoch)
         try:
-            with services.db.transaction("shred") as session:
+            with services.db.transaction() as session:
                 key_epochs.delete_unused(session, epoch)
         except IntegrityError:  # a request was accepted meanwhile
             continue
