@@ -14,6 +14,7 @@ from service.db import key_epochs
 from service.db.group_commit import GroupCommit
 from service.db.intake import NewRequest, request_intake
 from service.db.session import Database
+from service.domain.errors import CannotStart
 from service.evidence.keyring import Keyring
 from service.evidence.log_keeper import LogKeeper
 from service.evidence.opendsr_key import OpenDsrKey
@@ -127,6 +128,8 @@ def build_server(settings: Settings | None = None) -> Services:
         extras.require("UNLEARND_KMS_KEY_ID", "kms")
     else:
         (settings.keys_dir / KEK).read_bytes()
+    if not epochs_folder(settings).is_dir():
+        raise CannotStart("There is no folder of epoch keys. Run `unlearnd keys init`, and see UNLEARND_EPOCHS_DIR.")
     return services
 
 

@@ -139,6 +139,7 @@ def main() -> None:
     parser.add_argument("--fd", type=int, help="a socket that listens already, in place of host and port")
     arguments = parser.parse_args()
     services = build_server()
+    services.wrapper.check_writable()
     server_socket = (
         listen(arguments.host, arguments.port) if arguments.fd is None else socket.socket(fileno=arguments.fd)
     )

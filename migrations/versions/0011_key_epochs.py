@@ -18,6 +18,13 @@ def upgrade() -> None:
             nullable=False,
             comment="so the key is to be destroyed",
         ),
+        sa.Column(
+            "is_target",
+            sa.Boolean(),
+            server_default="false",
+            nullable=False,
+            comment="data keys are being moved to it",
+        ),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_key_epochs")),
     )

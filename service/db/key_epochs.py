@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import delete, select, text
+from sqlalchemy import delete, select, text, update
 from sqlalchemy.dialects.postgresql import insert as insert_or_skip
 from sqlalchemy.orm import Session
 
@@ -15,9 +15,14 @@ def insert(session: Session, epoch: UUID) -> None:
     session.execute(insert_or_skip(KeyEpoch).values(id=epoch).on_conflict_do_nothing())
 
 
-def with_purged(session: Session) -> list[UUID]:
-    """Epochs of which a request was purged."""
-    return list(session.scalars(select(KeyEpoch.id).where(KeyEpoch.has_purged)))
+def set_target(session: Session, epoch: UUID, *, is_target: bool) -> None:
+    """Note that data keys are being moved to an epoch, or no longer."""
+    session.execute(update(KeyEpoch).where(KeyEpoch.id == epoch).values(is_target=is_target))
+
+
+def doomed(session: Session) -> list[UUID]:
+    """Epochs of which a request was purged, or to which data keys were being moved when a process was killed."""
+    return list(session.scalars(select(KeyEpoch.id).where(KeyEpoch.has_purged | KeyEpoch.is_target)))
 
 
 def existing(session: Session, among: Sequence[UUID]) -> set[UUID]:
@@ -41,10 +46,16 @@ def in_use(session: Session) -> set[UUID]:
 
 
 def wrapped_keys(session: Session, epoch: UUID | None, limit: int) -> list[tuple[UUID, bytes]]:
-    """(request, wrapped data key) of some requests of an epoch; None: of requests from before there were epochs."""
+    """(request, wrapped data key) of some requests of an epoch, locked; None: from before there were epochs.
+
+    Locked, so that none of them is purged before its data key is moved.
+    """
     query = select(DeletionRequest.id, DeletionRequest.wrapped_key).where(DeletionRequest.wrapped_key.is_not(None))
     same = DeletionRequest.key_epoch.is_(None) if epoch is None else DeletionRequest.key_epoch == epoch
-    return [(request_id, wrapped or b"") for request_id, wrapped in session.execute(query.where(same).limit(limit))]
+    return [
+        (request_id, wrapped or b"")
+        for request_id, wrapped in session.execute(query.where(same).limit(limit).with_for_update())
+    ]
 
 
 REWRAP = text("""

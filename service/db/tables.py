@@ -148,6 +148,7 @@ class KeyEpoch(Base):
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     has_purged: Mapped[bool] = mapped_column(server_default="false", comment="so the key is to be destroyed")
+    is_target: Mapped[bool] = mapped_column(server_default="false", comment="data keys are being moved to it")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

@@ -14,6 +14,7 @@ another epoch, and the file is overwritten and unlinked.
 The folder is shared by all processes. Its backups must be mirrors: a backup that keeps destroyed keys undoes purges.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -34,6 +35,7 @@ from service.privacy.randomness import random_bytes, random_uuid
 
 MARK = b"epoch1"  # the beginning of a data key that is wrapped under an epoch key; before epochs, there was none
 HEADER_BYTES = len(MARK) + 16
+CHECK = "master.check"  # opens with the present key-encryption key
 MAX_OPEN = 256  # epoch keys that a process holds in memory
 
 
@@ -107,11 +109,44 @@ class EpochKeys:
         """A new epoch: first its file, then its row, so that no row lacks its key."""
         epoch, key = random_uuid(), random_bytes(KEY_BYTES)
         with self._locked(fcntl.LOCK_SH):
+            self._check_master()
             write_private(self._file(epoch), self.master.wrap(key, _context(epoch)))
             fsync(self._folder)
         self._register(epoch)
         self._remember(epoch, key)
         return epoch
+
+    def check_writable(self) -> None:
+        """Check that this process can begin epochs and hash.
+
+        Raises:
+            OSError: The folder cannot be written to, or the keys for hashes are missing.
+        """
+        if not os.access(self._folder, os.W_OK):
+            raise PermissionError(errno.EACCES, "not writable", str(self._folder))
+        self.keyed_hash("check", b"")
+
+    def _check_master(self) -> None:
+        """Refuse to wrap under a key-encryption key that another one has replaced.
+
+        Raises:
+            cryptography.exceptions.InvalidTag: This process has another key than the folder: start it again.
+        """
+        check = self._folder / CHECK
+        if not check.exists():
+            write_private(check, self.master.wrap(CHECK.encode(), CHECK.encode()))
+        self.master.unwrap(check.read_bytes(), CHECK.encode())
+
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Whether this is the one process that moves and destroys keys now."""
+        with (self._folder / ".alone").open("a") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
 
     def exists(self, epoch: UUID) -> bool:
         """Whether the epoch's key still exists."""
@@ -129,9 +164,11 @@ class EpochKeys:
     def destroy(self, epoch: UUID) -> None:
         """Destroy an epoch's key for good. Nothing that it wrapped can be opened any more."""
         self._open.pop(epoch, None)
-        destroy_file(self._file(epoch))
-        for suffix in ("moved", "doomed"):
-            self._file(epoch, suffix).unlink(missing_ok=True)
+        with self._locked(fcntl.LOCK_SH):  # a rotation would write the key anew
+            for path in (self._file(epoch), self._file(epoch).with_name(f".{epoch}.key")):  # a crash of one leaves that
+                destroy_file(path)
+            for suffix in ("moved", "doomed"):
+                self._file(epoch, suffix).unlink(missing_ok=True)
 
     def note_moved(self, epoch: UUID, wrapped_keys: Iterable[tuple[UUID, bytes]]) -> None:
         """Note (request, data key wrapped under `epoch`) outside the database, for a database that is restored."""
@@ -175,6 +212,7 @@ class EpochKeys:
                     if new.unwrap(wrapped, context) != key:
                         raise ValueError("the new key does not open what it wraps") from None
                     write_atomically(path, wrapped, mode=0o600)
+            write_atomically(self._folder / CHECK, new.wrap(CHECK.encode(), CHECK.encode()), mode=0o600)
             end()
         return len(paths)
 

@@ -4,14 +4,14 @@ Storage's ledger gets the request first. From the ledger, a database that is res
 again. What PostgreSQL keeps of deleted rows becomes unreadable with the step `shred`, which follows each purge.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from datetime import timedelta
 from uuid import UUID
 
 from service.bootstrap import Services
 from service.db import jobs, log_entries, requests, restored_requests
 from service.domain.errors import Conflict, NotFound
-from service.domain.states import TERMINAL_REQUESTS
+from service.domain.states import TERMINAL_REQUESTS, RequestStatus
 
 CHUNK = 100  # requests
 
@@ -23,7 +23,8 @@ def purge_due(services: Services) -> int:
     while True:
         with services.db.reading() as session:
             due = requests.purgeable(session, window, failed_window, CHUNK)
-        _purge_all(services, due)
+        for request_id in due:
+            _purge(services, request_id, TERMINAL_REQUESTS)
         purged += len(due)
         if len(due) < CHUNK:
             return purged
@@ -36,7 +37,8 @@ def purge_restored(services: Services) -> list[UUID]:
     """
     with services.db.reading() as session:
         unpurged = requests.unpurged(session, services.storage.purged())
-    _purge_all(services, unpurged)
+    for request_id in unpurged:
+        _purge(services, request_id, frozenset(RequestStatus))
     return unpurged
 
 
@@ -48,23 +50,25 @@ def purge_request(services: Services, request_id: UUID, api_key_id: UUID) -> Non
         Conflict: The request has not ended.
     """
     with services.db.reading() as session:
-        request = requests.by_id(session, request_id)
-    if request is None:
-        raise NotFound("There is no such request.")
-    if request.status not in TERMINAL_REQUESTS:
-        raise Conflict(f"The request is {request.status}; only a request that has ended can be purged.")
-    _purge_all(services, [request_id], key=str(api_key_id))
+        if requests.by_id(session, request_id) is None:
+            raise NotFound("There is no such request.")
+    if not _purge(services, request_id, TERMINAL_REQUESTS, key=str(api_key_id)):
+        raise Conflict("Only a request that has ended can be purged.")
 
 
-def _purge_all(services: Services, ids: Sequence[UUID], **who: str) -> None:
-    """Purge requests, each in a transaction of its own; the log gets who asked for it, if somebody did."""
-    for request_id in ids:
+def _purge(services: Services, request_id: UUID, among: Collection[RequestStatus], **who: str) -> bool:
+    """Purge a request if its status is among these; false if it is not. The log gets who asked for it, if somebody did.
+
+    The ledger gets the request while its row is locked: nobody can open the request again in between.
+    """
+    with services.db.transaction() as session:
+        request = requests.by_id(session, request_id, lock=True)
+        if request is None or request.status not in among:
+            return False
         services.storage.add_purged(request_id)
-        with services.db.transaction() as session:
-            if ref := requests.purge(session, request_id):
-                request = requests.by_id(session, request_id, lock=True)
-                assert request is not None
-                restored_requests.end_as_failed(session, request)
-                if request.job_id is not None:
-                    jobs.redact_means(session, request.job_id)
-                log_entries.append(session, "request.purged", ref=ref, **who)
+        if ref := requests.purge(session, request_id):
+            restored_requests.end_as_failed(session, request)
+            if request.job_id is not None:
+                jobs.redact_means(session, request.job_id)
+            log_entries.append(session, "request.purged", ref=ref, **who)
+        return True

@@ -12,14 +12,22 @@ from sqlalchemy.exc import IntegrityError
 from service.bootstrap import Services
 from service.db import key_epochs
 from service.privacy.epochs import wrapping_epoch
-from service.rewrap import rewrap_requests
+from service.rewrap import end_rewrap, rewrap_requests
 
 
 def shred_purged(services: Services) -> int:
-    """Destroy the keys of all epochs with purged requests; returns how many. One that is in use waits for next time."""
+    """Destroy the keys of all epochs with purged requests; returns how many. One that is in use waits for next time.
+
+    One process at a time does this: while another one is at it, the answer is 0.
+    """
+    with services.wrapper.alone() as is_alone:
+        return _shred(services) if is_alone else 0
+
+
+def _shred(services: Services) -> int:
     _finish_destructions(services)
     with services.db.reading() as session:
-        epochs = key_epochs.with_purged(session)
+        epochs = key_epochs.doomed(session)
     target: UUID | None = None
     destroyed = 0
     for epoch in epochs:
@@ -32,6 +40,7 @@ def shred_purged(services: Services) -> int:
             continue
         services.wrapper.destroy(epoch)
         destroyed += 1
+    end_rewrap(services, target)
     return destroyed
 
 

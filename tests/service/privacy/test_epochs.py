@@ -147,3 +147,27 @@ def test_hashes_of_an_installation_from_before_stay(tmp_path):
     assert upgraded.keyed_hash("subject index", b"") == before
     with pytest.raises(FileNotFoundError):
         FileKeyWrapper(tmp_path / "elsewhere").keyed_hash("another", b"")
+
+
+def test_a_process_with_a_replaced_key_begins_no_epoch(make, tmp_path):
+    """It would wrap what nothing opens: a host that kept the old file, or a file that was overwritten under it."""
+    running = make()
+    running.wrap(b"k", CONTEXT)
+    old = (tmp_path / "kek").read_bytes()
+    make().rewrap(running.master.begin_rotation(), running.master.end_rotation)
+    (tmp_path / "elsewhere").mkdir()
+    for content in (old, b"x" * 32):
+        (tmp_path / "elsewhere" / "kek").write_bytes(content)
+        stale = EpochKeys(FileKeyWrapper(tmp_path / "elsewhere" / "kek"), tmp_path / "epochs", 60, lambda _: None)
+        with pytest.raises(InvalidTag):
+            stale.wrap(b"k", CONTEXT)
+
+
+def test_a_rotation_leaves_no_copy_of_a_key_that_is_destroyed(make, tmp_path):
+    """A crash of a rotation may leave a half-written file beside the key."""
+    keys = make()
+    epoch = wrapping_epoch(keys.wrap(b"k", CONTEXT))
+    (tmp_path / "epochs" / f".{epoch}.key").write_bytes(b"left")
+    keys.destroy(epoch)
+    assert not list((tmp_path / "epochs").glob(f"*{epoch}*"))
+    assert not (tmp_path / "epochs" / f".{epoch}.key").exists()

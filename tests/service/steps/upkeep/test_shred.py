@@ -8,10 +8,10 @@ from sqlalchemy import select, update
 from service.bootstrap import build
 from service.db import key_epochs, requests
 from service.db.tables import DeletionRequest, KeyEpoch
-from service.domain.errors import NotFound
+from service.domain.errors import Conflict, NotFound
 from service.privacy.records import open_records
 from service.steps.operator.rotate import rotate_master_key
-from service.steps.upkeep.purge import purge_due, purge_restored
+from service.steps.upkeep.purge import purge_due, purge_request, purge_restored
 from service.steps.upkeep.shred import rewrap_restored, shred_purged
 from tests.service.conftest import REQUESTS, submit
 
@@ -89,6 +89,47 @@ def test_a_kill_anywhere_loses_nothing_and_the_next_call_ends_it(services, purge
     fresh.close()
     assert texts(services, live) == [b"still here"]
     assert services.wrapper.doomed() == []
+
+
+def test_notes_of_a_killed_move_do_not_outlive_the_requests(api, services, purged_and_live, monkeypatch):
+    """The first target has data keys in its notes that the database never got; once the live request is purged, too,
+    nothing opens what an old dump has of it."""
+    _, _, live = purged_and_live
+    dumped = wrapped_key(services, live)
+    context = live["id"].encode()
+    with monkeypatch.context() as patch:
+        patch.setattr(key_epochs, "store_rewrapped", kill)
+        with pytest.raises(Killed):
+            shred_purged(services)
+    noted = services.wrapper.moved()[UUID(live["id"])]
+    shred_purged(services)
+    api.delete(f"{REQUESTS}/{live['id']}")
+    purge_due(services)
+    shred_purged(services)
+    fresh = build(services.settings)
+    for wrapped in (noted, dumped[0], *fresh.wrapper.moved().values()):
+        with pytest.raises(NotFound):
+            fresh.wrapper.unwrap(wrapped, context)
+    fresh.close()
+
+
+def test_two_processes_do_not_move_keys_at_once(services, purged_and_live):
+    """The second one leaves it to the first."""
+    other = build(services.settings)
+    with other.wrapper.alone() as alone:
+        assert alone
+        assert shred_purged(services) == 0
+    other.close()
+    assert shred_purged(services) == 1
+
+
+def test_a_request_that_is_open_again_is_not_purged(api, services, model):
+    """It was due to be purged a moment ago; the texts stay, and the ledger does not have it."""
+    request = submit(api)
+    with pytest.raises(Conflict):
+        purge_request(services, UUID(request["id"]), UUID(int=0))
+    assert services.storage.purged() == []
+    assert stored(services, request).wrapped_key is not None
 
 
 def test_a_request_that_is_accepted_meanwhile_keeps_its_key(api, services, purged_and_live, monkeypatch):
