@@ -132,9 +132,13 @@ class Keyring:
         """The bytes of `trust.json`, for publication."""
         return (self._folder / TRUST).read_bytes()
 
+    def must_renew(self) -> bool:
+        """Whether less than half of the time of `trust.json` is left."""
+        return _must_renew(self._read_trust())
+
     def renew(self) -> None:
         """Write `trust.json` with a new expiry if less than half of its time is left."""
-        if _must_renew(self._read_trust()):
+        if self.must_renew():
             with self._locked():
                 self._write_trust(self._entries())
 
