@@ -52,7 +52,7 @@ class Finding:
 
 def examine(services: Services, *, now: datetime | None = None) -> list[Finding]:
     """Run every check; checks that need the database are skipped if it does not answer or has another schema."""
-    findings = [*_keys(services), *_broker(services), *_storage(services)]
+    findings = [*_keys(services), *_trust(services), *_broker(services), *_storage(services)]
     try:
         with services.db.reading() as session:
             schema_findings = list(_schema(session, services))
@@ -83,6 +83,13 @@ def _keys(services: Services) -> Iterator[Finding]:
             yield Finding(
                 "keys", f"{path} can be read by others.", f"Run chmod 600 {path}, and treat the key as known to others."
             )
+
+
+def _trust(services: Services) -> Iterator[Finding]:
+    """`trust.json` was renewed in time."""
+    if services.keyring.must_renew():
+        problem = "trust.json is not renewed: auditors will refuse it when it expires."
+        yield Finding("trust", problem, "Run `unlearnd keys init`, restart the API, and publish the new trust.json.")
 
 
 def _broker(services: Services) -> Iterator[Finding]:

@@ -127,8 +127,12 @@ def sweep() -> None:
 
 @app.task(name="collect")  # type: ignore[untyped-decorator]
 def collect() -> None:
-    """Bring a restored database up to date, purge texts whose window has passed, remove garbage, sign the log."""
+    """Bring a restored database up to date, purge texts whose window has passed, remove garbage, sign the log.
+
+    It also renews `trust.json` in time.
+    """
     services = get_services()
+    renew_trust(services)
     reconcile(services)
     rewrap_restored(services)
     purge_restored(services)
@@ -136,3 +140,11 @@ def collect() -> None:
     shred_purged(services)
     collect_garbage(services)
     services.log.sign()  # so that the newest checkpoint is not older than the last collection
+
+
+def renew_trust(services: Services) -> None:
+    """Renew `trust.json`, if this worker may write to the keys; if it may not, tell the operator to do it."""
+    try:
+        services.keyring.renew()
+    except OSError as error:
+        logger.error("trust.json is not renewed: run `unlearnd keys init`", error=error.strerror)

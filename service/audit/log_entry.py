@@ -1,4 +1,4 @@
-"""The types of the log's entries, as they are read back."""
+"""The log's entries, as they are read back: their types, and a check of a member's type."""
 
 from typing import TypedDict
 
@@ -30,3 +30,14 @@ class LogEntry(TypedDict, total=False):
     reason: str
     failed: list[str]
     reopened: list[str]
+
+
+def text_in(value: object) -> str:
+    """The value, which is a string.
+
+    Raises:
+        TypeError: It is not.
+    """
+    if not isinstance(value, str):
+        raise TypeError("not a string")
+    return value

@@ -27,7 +27,7 @@ from service.audit.trust import Key, Trust
 from service.audit.verification import (
     ExitCode,
     VerificationError,
-    load_trust,
+    load_given_trust,
     open_certificate,
     open_signed,
     require_signatures,
@@ -112,7 +112,7 @@ def verify_record(receipt: Path, text: bytes, certificate: Path, trust: Path) ->
     Raises:
         VerificationError: The text or the request is not there, or a signature is not as required.
     """
-    trusted = load_trust(trust)
+    trusted = load_given_trust(trust)
     try:
         content = _read_receipt(receipt, trusted)
         if certificate.is_dir():

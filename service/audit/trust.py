@@ -4,13 +4,15 @@ A key has one role: `certificate` (certificates), `release` (model files), `log`
 intake). A key is trusted unless it is revoked or past `valid_until`. A key that rotation retired signs nothing new, but
 its signatures on what the log held before `retired_at` stay valid. The time of a log entry comes from the log and not
 from the signer, so that the holder of an old key gains nothing by dating back.
+
+A `trust.json` has a version, which counts up, and an expiry, as The Update Framework has it. An old file does not know
+what was revoked since: one that somebody gives counts until it expires, and until a release names a newer version.
 """
 
 import datetime as dt
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -70,10 +72,14 @@ class Trust:
     Attributes:
         keys: The keys that are neither revoked nor expired.
         needed: (since, number of certificate keys that must sign a certificate), oldest first.
+        version: Counts the changes of the file; 0 if the file has no version.
+        expires: When the file counts no more; None if the file does not say it.
     """
 
     keys: Sequence[Key]
     needed: Sequence[tuple[dt.datetime, int]]
+    version: int = 0
+    expires: dt.datetime | None = None
 
     def signatures_needed_at(self, when: dt.datetime) -> int:
         """How many certificate keys had to sign a certificate at `when`."""
@@ -89,20 +95,32 @@ class Trust:
         return [key.public for key in self.keys_for("log").values() if isinstance(key.public, Ed25519PublicKey)]
 
 
-def read_trust(path: Path, now: dt.datetime | None = None) -> Trust:
-    """Read a `trust.json`.
+def parse_trust(data: bytes) -> Trust:
+    """Parse the bytes of a `trust.json`.
 
     Raises:
-        OSError: The file is missing or unreadable.
-        ValueError, KeyError, TypeError, AttributeError: The file is not a `trust.json`.
+        ValueError, KeyError, TypeError, AttributeError: The bytes are not a `trust.json`.
     """
-    content = json.loads(path.read_bytes())
+    content = json.loads(data)
     if not content["keys"]:
         raise ValueError("no keys")
-    now = now or dt.datetime.now(dt.UTC)
+    now = dt.datetime.now(dt.UTC)
     keys = [_key(entry) for entry in content["keys"] if not _revoked_or_expired(entry, now)]
     needed = [(dt.datetime.fromisoformat(n["since"]), int(n["count"])) for n in content["certificate_keys_needed"]]
-    return Trust(keys, needed)
+    version = content.get("version", 0)
+    if type(version) is not int:
+        raise TypeError("the version is not a whole number")
+    return Trust(keys, needed, version, _expiry(content))
+
+
+def _expiry(content: Mapping[str, str]) -> dt.datetime | None:
+    """When a `trust.json` expires; None if it does not say it."""
+    if "expires" not in content:
+        return None
+    expires = dt.datetime.fromisoformat(content["expires"])
+    if expires.tzinfo is None:
+        raise ValueError("the expiry has no time zone")
+    return expires
 
 
 def _revoked_or_expired(entry: TrustEntry, now: dt.datetime) -> bool:

@@ -11,9 +11,10 @@ from service.audit.certificate import PREDICATE_TYPE, STATEMENT_TYPE
 from service.audit.dsse import IN_TOTO, NotAnEnvelope
 from service.audit.predicate import Statement
 from service.audit.schema import KNOWN
-from service.audit.trust import BadSignature, Key, Trust, Untrusted, open_envelope, read_trust
+from service.audit.trust import BadSignature, Key, Trust, Untrusted, open_envelope, parse_trust
 
 CERTIFICATE = "certificate.dsse.json"
+GET_CURRENT = "get the current one from the issuer"
 
 
 class ExitCode(IntEnum):
@@ -40,15 +41,31 @@ class VerificationError(Exception):
 
 
 def load_trust(path: Path) -> Trust:
-    """Read a `trust.json`.
+    """Read a `trust.json` that came with a release: it shows integrity, also after its expiry.
 
     Raises:
         VerificationError: The file is missing, unreadable, or not a `trust.json`.
     """
     try:
-        return read_trust(path)
+        return parse_trust(path.read_bytes())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise VerificationError(ExitCode.INCOMPLETE, "trust.json is missing or unreadable") from error
+
+
+def load_given_trust(path: Path) -> Trust:
+    """Read a `trust.json` that somebody gives, to show origin: it must not have expired.
+
+    Raises:
+        VerificationError: The file is no `trust.json`, has expired, or does not say when it expires.
+    """
+    trust = load_trust(path)
+    if trust.expires is None:
+        reason = f"the given trust.json does not say when it expires: {GET_CURRENT}"
+        raise VerificationError(ExitCode.UNTRUSTED_KEY, reason)
+    if trust.expires < dt.datetime.now(dt.UTC):
+        reason = f"the given trust.json expired at {trust.expires.isoformat()}: {GET_CURRENT}"
+        raise VerificationError(ExitCode.UNTRUSTED_KEY, reason)
+    return trust
 
 
 def open_signed(what: str, data: bytes, keys: dict[str, Key], payload_type: str) -> tuple[bytes, list[Key]]:

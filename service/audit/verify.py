@@ -4,6 +4,7 @@
     2  signature     trusted keys of `trust.json` signed, none of them twice       10 bad signature, 11 untrusted key
     3  wording       claims no more than the tests show, and names nobody          40 policy failure
     4  files         are exactly those that the certificate lists, byte for byte   20 artefact mismatch
+                     and its `trust.json` is not newer than the given one          11 untrusted key
     5  model.sig     a release key signed the same model files                     10, 11, 12, 20, 50
     6  policy        the results add up to PASS; `overall` is not trusted          40 policy failure
     7  log           holds the certificate, and held the thresholds before the run 30 log failure, 11, 40, 50
@@ -33,15 +34,17 @@ from service.audit.schema import schema_problem
 from service.audit.trust import SKEW, Key, Trust, Untrusted, open_bundle
 from service.audit.verification import (
     CERTIFICATE,
+    GET_CURRENT,
     ExitCode,
     VerificationError,
+    load_given_trust,
     load_trust,
     open_certificate,
     require_signatures,
 )
 from service.audit.wording import problem_in
 
-PROOF = "certificate.tlog-proof"
+PROOF, TRUST = "certificate.tlog-proof", "trust.json"
 MODEL_SIGNATURE = "model.sig"
 UNBOUND = {CERTIFICATE, PROOF}  # a certificate cannot list its own digest, nor the digest of its later proof
 LATEST = dt.timedelta(days=1)  # between the issue of a certificate and its log entry
@@ -56,18 +59,22 @@ class Verified:
         statement: The statement, parsed.
         keyids: The trusted keys that signed the certificate.
         own_trust: The trusted keys came with the release, so the result shows integrity but not origin.
+        trust: The trusted keys.
+        certificate: The hex sha256 of the certificate, by which the log knows it.
         checkpoint: The checkpoint of the log that holds the certificate. Keep it: later ones must agree with it.
     """
 
     statement: Statement
     keyids: list[str]
     own_trust: bool
+    trust: Trust
+    certificate: str
     checkpoint: Checkpoint
 
 
 def verify(
     folder: Path,
-    trust: Path | None = None,
+    trust: Path | Trust | None = None,
     parent: Path | None = None,
     *,
     passed: Callable[[str], None] = lambda _: None,
@@ -77,6 +84,7 @@ def verify(
     Args:
         folder: The release folder.
         trust: A `trust.json` that the issuer gave out in another way than the release; None uses the folder's own.
+            The issuer itself passes its keys, which have no expiry for it.
         parent: The release folder of the parent version, to check the lineage against it.
         passed: Called with the name of each step that passes.
 
@@ -89,9 +97,9 @@ def verify(
         raise VerificationError(ExitCode.MALFORMED, f"the release is malformed ({type(error).__name__})") from error
 
 
-def _verify(folder: Path, trust: Path | None, parent: Path | None, passed: Callable[[str], None]) -> Verified:
+def _verify(folder: Path, trust: Path | Trust | None, parent: Path | None, passed: Callable[[str], None]) -> Verified:
     """The nine steps, in order."""
-    trusted = load_trust(trust or folder / "trust.json")
+    trusted = _trusted(folder, trust)
     envelope = _read_file(folder / CERTIFICATE)
     statement, signers = open_certificate(envelope, trusted)
     predicate = statement["predicate"]
@@ -105,6 +113,8 @@ def _verify(folder: Path, trust: Path | None, parent: Path | None, passed: Calla
     passed("wording")
     listed = {file["name"]: file["digest"]["sha256"] for file in statement["subject"]}
     _check_files(folder, listed, len(statement["subject"]))
+    if isinstance(trust, Path) and TRUST in listed:
+        _check_current(trusted, load_trust(folder / TRUST))
     passed("files")
     release_key = check_model_signature(folder / MODEL_SIGNATURE, listed, trusted)
     passed("model.sig")
@@ -118,7 +128,22 @@ def _verify(folder: Path, trust: Path | None, parent: Path | None, passed: Calla
     passed("keys")
     _check_parent(parent, predicate["lineage"])
     passed("lineage")
-    return Verified(statement, [key.keyid for key in signers], trust is None, checkpoint)
+    keyids, certificate = [key.keyid for key in signers], hashlib.sha256(envelope).hexdigest()
+    return Verified(statement, keyids, trust is None, trusted, certificate, checkpoint)
+
+
+def _trusted(folder: Path, trust: Path | Trust | None) -> Trust:
+    """The keys to trust: the given ones, or those of the folder's own `trust.json`."""
+    if isinstance(trust, Trust):
+        return trust
+    return load_given_trust(trust) if trust is not None else load_trust(folder / TRUST)
+
+
+def _check_current(given: Trust, own: Trust) -> None:
+    """The given `trust.json` is as new as the certified one: an older one knows no later revocation."""
+    if given.version < own.version:
+        versions = f"has version {given.version} and the release was made with version {own.version}"
+        raise VerificationError(ExitCode.UNTRUSTED_KEY, f"the given trust.json {versions}: {GET_CURRENT}")
 
 
 def _read_file(path: Path) -> bytes:

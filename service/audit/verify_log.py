@@ -20,9 +20,40 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from service.audit.canonical import NotCanonical, loads
 from service.audit.checkpoint import PROOF_HEADER, Checkpoint, UnknownSigner, open_checkpoint
-from service.audit.log_entry import LogEntry
+from service.audit.log_entry import LogEntry, text_in
 from service.audit.merkle import LogError, leaf_hash, root
-from service.audit.verification import ExitCode, VerificationError, load_trust
+from service.audit.trust import Trust
+from service.audit.verification import ExitCode, VerificationError, load_given_trust
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """An exported log whose entries are those of its signed checkpoint.
+
+    Attributes:
+        checkpoint: The export's checkpoint.
+        entries: The canonical bytes of each entry.
+        leaves: The hash of each entry.
+    """
+
+    checkpoint: Checkpoint
+    entries: Sequence[bytes]
+    leaves: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Promises:
+    """What the entries of a log say of the accepted requests.
+
+    Attributes:
+        requests: How many requests the log says were accepted.
+        unreadable: The indices of the entries that are not canonical JSON, or lack what their kind has.
+        overdue: A sentence about requests that are past their deadline and have no end; None if there are none.
+    """
+
+    requests: int
+    unreadable: list[int]
+    overdue: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,28 +83,44 @@ def verify_log(export: Path, trust: Path, older: Path | None = None, *, today: d
     Raises:
         VerificationError: A step failed; the code and the reason say which.
     """
-    keys = load_trust(trust).log_keys
-    if not keys:
+    trusted = load_given_trust(trust)
+    log = open_log(export, trusted)
+    # 3  consistency
+    if older is not None:
+        check_older(_open_note(_read_note(older), trusted.log_keys), log)
+    # 4  promises
+    promises = read_promises(log, today)
+    if promises.overdue:
+        raise VerificationError(ExitCode.INCOMPLETE, promises.overdue)
+    return VerifiedLog(log.checkpoint, promises.requests, promises.unreadable)
+
+
+def open_log(export: Path, trust: Trust) -> Log:
+    """Run the steps 1 and 2 on an export.
+
+    Raises:
+        VerificationError: A step failed; the code and the reason say which.
+    """
+    if not trust.log_keys:
         raise VerificationError(ExitCode.UNTRUSTED_KEY, "trust.json names no log key")
     # 1  checkpoint
     note, entries = _read_export(export)
-    checkpoint = _open_note(note, keys)
+    checkpoint = _open_note(note, trust.log_keys)
     # 2  entries
     leaves = [leaf_hash(entry) for entry in entries]
     if checkpoint.size != len(leaves) or checkpoint.root != root(leaves):
         raise VerificationError(ExitCode.LOG_FAILURE, "the entries do not match the checkpoint")
-    # 3  consistency
-    if older is not None:
-        _check_older(_open_note(_read_note(older), keys), checkpoint, leaves)
-    # 4  promises
+    return Log(checkpoint, entries, leaves)
+
+
+def read_promises(log: Log, today: dt.date | None = None) -> Promises:
+    """What the log says of the accepted requests on a day, by default today, UTC."""
     deadlines = _Deadlines({}, {}, {})
-    unreadable = [index for index, entry in enumerate(entries) if not deadlines.read(entry)]
-    overdue = deadlines.overdue(today or dt.datetime.now(dt.UTC).date())
-    if overdue:
-        count, first = len(overdue), overdue[0]
-        reason = f"{count} accepted requests are past their deadline and have no end in the log; the first is {first}"
-        raise VerificationError(ExitCode.INCOMPLETE, reason)
-    return VerifiedLog(checkpoint, len(deadlines.promised), unreadable)
+    unreadable = [index for index, entry in enumerate(log.entries) if not deadlines.read(entry)]
+    refs = deadlines.overdue(today or dt.datetime.now(dt.UTC).date())
+    ending = "accepted requests are past their deadline and have no end in the log; the first is"
+    overdue = f"{len(refs)} {ending} {refs[0]}" if refs else None
+    return Promises(len(deadlines.promised), unreadable, overdue)
 
 
 def _read_export(export: Path) -> tuple[str, list[bytes]]:
@@ -115,13 +162,18 @@ def _open_note(note: str, keys: Sequence[Ed25519PublicKey]) -> Checkpoint:
         raise VerificationError(ExitCode.LOG_FAILURE, str(error)) from error
 
 
-def _check_older(older: Checkpoint, newer: Checkpoint, leaves: Sequence[bytes]) -> None:
-    """The log of the newer checkpoint begins with the log of the older one."""
+def check_older(older: Checkpoint, log: Log) -> None:
+    """Check that a log begins with the log of an older checkpoint.
+
+    Raises:
+        VerificationError: It is smaller, another one, or has another past.
+    """
+    newer = log.checkpoint
     if older.origin != newer.origin:
         raise VerificationError(ExitCode.LOG_FAILURE, f"the older checkpoint belongs to the log {older.origin}")
     if older.size > newer.size:
         raise VerificationError(ExitCode.LOG_FAILURE, f"the log has become smaller: {older.size}, now {newer.size}")
-    root_now = root(leaves[: older.size])
+    root_now = root(log.leaves[: older.size])
     if root_now != older.root:
         roots = f"{base64.b64encode(older.root).decode()} and {base64.b64encode(root_now).decode()}"
         reason = f"EQUIVOCATION: two logs of size {older.size} have the roots {roots}"
@@ -165,7 +217,7 @@ class _Deadlines:
         """
         match entry["kind"]:
             case "request.accepted":
-                ref, due = _text(entry["ref"]), _day(entry["due"])
+                ref, due = text_in(entry["ref"]), _day(entry["due"])
                 self.promised[ref] = self.open_until[ref] = due
             case "request.extended":
                 ref, due, until = entry["ref"], _day(entry["due"]), self.open_until[entry["ref"]]
@@ -175,17 +227,17 @@ class _Deadlines:
             case "version.withdrawn":
                 self._reopen(entry.get("reopened", ()))
             case "request.cancelled" | "request.nothing_found" | "request.closed":
-                self.open_until[_text(entry["ref"])] = ""
+                self.open_until[text_in(entry["ref"])] = ""
             case "requests.rejected":
-                self.open_until.update({_text(ref): "" for ref in entry["refs"]})
-            case kind if _text(kind).startswith("job."):
+                self.open_until.update({text_in(ref): "" for ref in entry["refs"]})
+            case kind if text_in(kind).startswith("job."):
                 self._add_of_job(entry)
 
     def _add_of_job(self, entry: LogEntry) -> None:
         """Apply an entry about a job. It raises what `_add` raises."""
         match entry["kind"]:
             case "job.batched":
-                self.members[_text(entry["job"])] = [_text(ref) for ref in entry["refs"]]
+                self.members[text_in(entry["job"])] = [text_in(ref) for ref in entry["refs"]]
             case "job.quarantined":  # the job's certificate, if it has one, was never published
                 refs = self.members.get(entry["job"], ())
                 self.open_until.update({ref: self.promised[ref] for ref in refs if ref in self.promised})
@@ -200,17 +252,6 @@ class _Deadlines:
         self.open_until.update({ref: self.promised[ref] for ref in refs})
 
 
-def _text(value: object) -> str:
-    """The value, which is a string.
-
-    Raises:
-        TypeError: It is not.
-    """
-    if not isinstance(value, str):
-        raise TypeError("not a string")
-    return value
-
-
 def _day(value: object) -> str:
     """The value, which is a day.
 
@@ -218,4 +259,4 @@ def _day(value: object) -> str:
         TypeError: It is not a string.
         ValueError: It is another string.
     """
-    return dt.date.fromisoformat(_text(value)).isoformat()
+    return dt.date.fromisoformat(text_in(value)).isoformat()

@@ -1,16 +1,21 @@
-"""Commands that need only files: no service, no network."""
+"""Commands that need only files: no service, and no network unless `verify --log` names a URL."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from service.cli.console import AsJson, app, stderr_console
+from service.cli.console import AsJson, app, print_message, stderr_console
 
 if TYPE_CHECKING:
+    from service.audit.standing import Standing
     from service.audit.verification import VerificationError
+    from service.audit.verify import Verified
 
 TRUST_HELP = "The issuer's trust.json, which you got from the issuer and not with the release."
 Trust = Annotated[Path, typer.Option(help=TRUST_HELP)]
@@ -18,6 +23,12 @@ OptionalTrust = Annotated[Path | None, typer.Option(help=TRUST_HELP)]
 Certificate = Annotated[Path, typer.Argument(metavar="CERTIFICATE", help="A release folder, or a certificate file.")]
 Parent = Annotated[Path | None, typer.Option(help="The release folder of the version before.")]
 OlderCheckpoint = Annotated[Path | None, typer.Option(help="A checkpoint that you kept, or an older export.")]
+LogOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|URL", help="An exported log, or the service's URL; tells withdrawn and superseded versions."
+    ),
+]
 Receipt = Annotated[Path, typer.Option(help="The receipt: the JSON answer to the submission.")]
 
 
@@ -36,9 +47,10 @@ def verify_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A release folder.")],
     trust: OptionalTrust = None,
     parent: Parent = None,
+    log: LogOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a release folder offline. The exit code is 0 only if every check holds."""
+    """Check a release folder, offline unless --log is a URL. The exit code is 0 only if every check holds."""
     from service.audit.verification import VerificationError
     from service.audit.verify import STEPS, verify
 
@@ -51,6 +63,7 @@ def verify_command(
 
     try:
         verified = verify(folder, trust, parent, passed=passed)
+        standing = _check_standing(log, verified) if log is not None else None
     except VerificationError as error:
         _exit_invalid(error, as_json)
     lineage, keyids = verified.statement["predicate"]["lineage"], verified.keyids
@@ -58,12 +71,39 @@ def verify_command(
     if as_json:
         answer = {"valid": True, "code": 0, "steps": done, "keyids": keyids, "own_trust": verified.own_trust}
         answer["checkpoint"] = verified.checkpoint.body
-        print(json.dumps({**answer, **lineage}))
+        print(json.dumps({**answer, **lineage, **(asdict(standing) if standing else {})}))
         return
     print(f"verified: {lineage['model']} version {lineage['version']}, {count} files, signed by {keyids[0][:16]}")
     if verified.own_trust:
         message = "The key came with the release: this shows integrity. Use --trust for origin."
         stderr_console.print(message, style="yellow")
+    if standing and standing.superseded_by is not None:
+        print_message(f"This version was superseded: version {standing.superseded_by} is newer.", style="yellow")
+    if standing and standing.overdue:
+        print_message(f"Of the log: {standing.overdue}.", style="yellow")
+
+
+def _check_standing(log: str, verified: "Verified") -> "Standing":
+    """What a log says of a verified release; `log` is an exported log, or the URL of a service."""
+    from service.audit.standing import check_standing
+
+    with _exported(log) as export:
+        return check_standing(export, verified)
+
+
+@contextmanager
+def _exported(log: str) -> Iterator[Path]:
+    """The file of an exported log; an export of a service's log lasts as long as the block."""
+    if not log.startswith(("http://", "https://")):
+        yield Path(log)
+        return
+    from service.client.http import Client
+    from service.client.operations import api_key
+
+    with TemporaryDirectory() as folder, Client(log, api_key()) as client:
+        export = Path(folder, "log.jsonl")
+        export.write_text("".join(line + "\n" for line in client.export_log()))
+        yield export
 
 
 @app.command("verify-log")
@@ -129,11 +169,18 @@ def render_command(
 ) -> None:
     """Write a certificate as a page for people. Refuses a certificate whose signature does not hold."""
     from service.audit.render import html, markdown
-    from service.audit.verification import CERTIFICATE, VerificationError, load_trust, open_certificate
+    from service.audit.verification import (
+        CERTIFICATE,
+        VerificationError,
+        load_given_trust,
+        load_trust,
+        open_certificate,
+    )
 
     file = certificate / CERTIFICATE if certificate.is_dir() else certificate
     try:
-        statement, _ = open_certificate(file.read_bytes(), load_trust(trust or file.with_name("trust.json")))
+        trusted = load_given_trust(trust) if trust is not None else load_trust(file.with_name("trust.json"))
+        statement, _ = open_certificate(file.read_bytes(), trusted)
     except OSError as error:
         raise typer.BadParameter(f"{file} cannot be read") from error
     except VerificationError as error:

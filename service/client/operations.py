@@ -232,10 +232,20 @@ def environment() -> tuple[str, str]:
     Raises:
         ClientError: One of them is not set.
     """
-    try:
-        return os.environ["UNLEARND_URL"], os.environ["UNLEARND_API_KEY"]
-    except KeyError as error:
-        raise ClientError(f"{error.args[0]} is not set") from error
+    if "UNLEARND_URL" not in os.environ:
+        raise ClientError("UNLEARND_URL is not set")
+    return os.environ["UNLEARND_URL"], api_key()
+
+
+def api_key() -> str:
+    """Return UNLEARND_API_KEY.
+
+    Raises:
+        ClientError: It is not set.
+    """
+    if "UNLEARND_API_KEY" not in os.environ:
+        raise ClientError("UNLEARND_API_KEY is not set")
+    return os.environ["UNLEARND_API_KEY"]
 
 
 def connection_options(url: str, api_key: str, timeout: float) -> ConnectionOptions:

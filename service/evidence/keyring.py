@@ -4,7 +4,7 @@
     keys/release.pem        P-256     signs the model files
     keys/log.pem            ed25519   signs the log's checkpoints
     keys/receipt.pem        ed25519   signs receipts at intake; the only signing key that the API holds
-    keys/trust.json                   every public key that was ever valid, with its times
+    keys/trust.json                   every public key that was ever valid, with its times; has a version and expires
 
 The private key is destroyed as soon as it is retired or revoked; its public key stays in `trust.json` for ever.
 """
@@ -34,6 +34,7 @@ from service.audit.trust import ROLES
 from service.files import CachedFile, write_atomically, write_private
 
 TRUST, LOCK = "trust.json", "lock"
+LIFETIME = dt.timedelta(days=365)  # of a trust.json; an auditor who keeps one for longer has to get the current one
 GRACE = dt.timedelta(hours=1)  # time for a signature made just before the retirement to reach the log
 
 
@@ -60,6 +61,7 @@ class TrustContent(TypedDict):
     """The content of `trust.json`."""
 
     version: NotRequired[int]
+    expires: NotRequired[str]
     certificate_keys_needed: NotRequired[list[KeysNeeded]]
     keys: list[KeyEntry]
 
@@ -130,6 +132,16 @@ class Keyring:
         """The bytes of `trust.json`, for publication."""
         return (self._folder / TRUST).read_bytes()
 
+    def must_renew(self) -> bool:
+        """Whether less than half of the time of `trust.json` is left."""
+        return _must_renew(self._read_trust())
+
+    def renew(self) -> None:
+        """Write `trust.json` with a new expiry if less than half of its time is left."""
+        if self.must_renew():
+            with self._locked():
+                self._write_trust(self._entries())
+
     def rotate(self, name: str) -> str:
         """Retire a key and make a new one; returns the keyid of the new key.
 
@@ -190,13 +202,24 @@ class Keyring:
         return list(self._read_trust()["keys"])
 
     def _write_trust(self, entries: list[KeyEntry]) -> None:
-        """Write `trust.json`; a new number of certificate keys is required from now on, not for older certificates."""
-        needed = list(self._read_trust().get("certificate_keys_needed", []))
+        """Write `trust.json` with the next version and a new expiry, unless nothing changed and half its time is left.
+
+        A new number of certificate keys is required from now on, not for older certificates.
+        """
+        old, now = self._read_trust(), dt.datetime.now(dt.UTC)
+        needed = list(old.get("certificate_keys_needed", []))
         count = 1 + len(list(self._folder.glob("certificate-*.pem")))
         if not needed or needed[-1]["count"] != count:
-            since = dt.datetime.now(dt.UTC) if needed else dt.datetime.fromtimestamp(0, dt.UTC)
+            since = now if needed else dt.datetime.fromtimestamp(0, dt.UTC)
             needed.append({"since": since.isoformat(timespec="seconds"), "count": count})
-        content: TrustContent = {"version": 1, "certificate_keys_needed": needed, "keys": entries}
+        if (entries, needed) == (old["keys"], old.get("certificate_keys_needed")) and not _must_renew(old):
+            return
+        content: TrustContent = {
+            "version": old.get("version", 0) + 1,
+            "expires": (now + LIFETIME).isoformat(timespec="seconds"),
+            "certificate_keys_needed": needed,
+            "keys": entries,
+        }
         write_atomically(self._folder / TRUST, json.dumps(content, sort_keys=True, indent=1))
 
     @contextmanager
@@ -206,6 +229,12 @@ class Keyring:
         with (self._folder / LOCK).open("w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
+
+
+def _must_renew(content: TrustContent) -> bool:
+    """Whether less than half of the time of a `trust.json` is left; true for one without an expiry."""
+    expires = content.get("expires")
+    return expires is None or dt.datetime.fromisoformat(expires) - dt.datetime.now(dt.UTC) < LIFETIME / 2
 
 
 def _parse(path: Path, pem: bytes) -> PrivateKey:

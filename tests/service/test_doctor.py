@@ -59,6 +59,12 @@ def plant_key_mode(services, api):
     (services.settings.keys_dir / "kek").chmod(0o644)
 
 
+def plant_old_trust(services, api):
+    """Nobody renewed trust.json."""
+    path = services.settings.keys_dir / "trust.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"expires": "2026-01-01T00:00:00+00:00"}))
+
+
 def plant_wrong_key(services, api):
     """Another key-encryption key than the one that was used."""
     submit(api)
@@ -141,7 +147,8 @@ FAULTS = {
     "schema": plant_schema, "durability": plant_durability, "broker": plant_broker, "storage": plant_storage,
     "keys": plant_key_mode, "keys (another)": plant_wrong_key, "versions": plant_version, "ledger": plant_ledger,
     "corpora": plant_corpus, "leases": plant_lease, "leases (never)": plant_no_worker, "jobs": plant_given_up,
-    "batching": plant_batching, "deadlines": plant_deadline, "callbacks": plant_callback, "log": plant_log,
+    "trust": plant_old_trust, "batching": plant_batching, "deadlines": plant_deadline, "callbacks": plant_callback,
+    "log": plant_log,
 }  # fmt: skip
 
 

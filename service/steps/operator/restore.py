@@ -6,9 +6,6 @@ purges requests again that the backup brought back. If the database was not rest
 """
 
 import hashlib
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
@@ -18,6 +15,7 @@ from sqlalchemy.orm import Session
 from service.audit.certificate import memorised_count
 from service.audit.manifest import FileEntry, NotPlain, manifest, manifest_digest
 from service.audit.predicate import CertifiedMeans, CertifiedUtility, Limits, Predicate
+from service.audit.trust import parse_trust
 from service.audit.verification import CERTIFICATE, VerificationError
 from service.audit.verify import PROOF, verify
 from service.bootstrap import Services
@@ -82,9 +80,9 @@ def reconcile(services: Services) -> Reconciled:
 def _adopt(services: Services, name: str, number: int, digest: str) -> bool:
     """Verify a version of the ledger and insert it; false if the version does not verify or does not fit."""
     folder = services.storage.release(digest)
+    trust = parse_trust(services.keyring.trust())  # the keys that a folder brings with it prove nothing
     try:
-        with own_trust_file(services) as trust:  # the keys that a folder brings with it prove nothing
-            predicate = verify(folder, trust).statement["predicate"]
+        predicate = verify(folder, trust).statement["predicate"]
         files = manifest(folder)
     except (VerificationError, NotPlain, OSError) as error:
         reason = error.reason if isinstance(error, VerificationError) else type(error).__name__
@@ -128,15 +126,6 @@ def _insert_release(
             certificate=certificate.digest,
         )
     return True
-
-
-@contextmanager
-def own_trust_file(services: Services) -> Iterator[Path]:
-    """A temporary file with the trust.json of this service."""
-    with tempfile.NamedTemporaryFile(suffix=".json") as handle:
-        handle.write(services.keyring.trust())
-        handle.flush()
-        yield Path(handle.name)
 
 
 def _stop_jobs(session: Session, model: Model) -> list[UUID]:

@@ -41,4 +41,5 @@ def cli(services, new_key, tmp_path, monkeypatch):
             assert done.exit_code == code, done.output
             return json.loads(done.stdout) if "--json" in arguments else done.output
 
+        call.url = variables["UNLEARND_URL"]
         yield call

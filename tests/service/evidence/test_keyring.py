@@ -9,7 +9,9 @@ import sys
 
 import pytest
 from sqlalchemy import select
+from structlog.testing import capture_logs
 
+from service.audit.trust import parse_trust
 from service.audit.verification import ExitCode, VerificationError
 from service.audit.verify import verify
 from service.db.tables import AuditEntry
@@ -18,7 +20,8 @@ from service.lease import hold_job
 from service.steps.path.batch import batch_requests
 from service.steps.path.certify import certify_job
 from tests.service.conftest import only_model, submit
-from tests.service.jobs import age, expire, published, release_folder, to_certify
+from tests.service.jobs import age, certified, expire, published, release_folder, to_certify
+from worker import tasks
 from worker.tasks import certify_and_publish, work_under_lease
 
 
@@ -116,3 +119,52 @@ def test_a_key_that_is_replaced_while_a_job_waits(api, services, model, when, ro
     verify(folder)
     (tmp_path / "trust.json").write_bytes(services.keyring.trust())
     verify(folder, tmp_path / "trust.json")
+
+
+def test_the_collection_renews_what_the_trust_has_left(services, monkeypatch):
+    """A worker that may write to the keys does it; one that may not says so, and goes on to sign the log."""
+    monkeypatch.setattr(tasks, "get_services", lambda: services)
+    path = services.settings.keys_dir / "trust.json"
+    content = json.loads(path.read_bytes())
+    path.write_text(json.dumps(content | {"expires": "2001-01-01T00:00:00+00:00"}))
+    tasks.collect()
+    renewed = json.loads(path.read_bytes())
+    assert (renewed["version"], renewed["keys"]) == (content["version"] + 1, content["keys"])
+    assert renewed["expires"] >= content["expires"]
+    path.write_text(json.dumps(content | {"expires": "2001-01-01T00:00:00+00:00"}))
+    lock = path.with_name("lock")
+    lock.unlink()
+    lock.mkdir()  # nobody can open it for writing, root neither
+    with capture_logs() as logged:
+        tasks.collect()
+    assert [line["event"] for line in logged if line["log_level"] == "error"] == [
+        "trust.json is not renewed: run `unlearnd keys init`"
+    ]
+    assert services.log.checkpoint()
+
+
+def test_the_issuers_own_keys_do_not_expire_for_it(api, services, model):
+    """It publishes and takes up its own versions, though its trust.json has expired and could not be renewed."""
+    path = services.settings.keys_dir / "trust.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"expires": "2001-01-01T00:00:00+00:00"}))
+    published(api, services, "a record")
+    folder = release_folder(api, services)
+    verify(folder, parse_trust(services.keyring.trust()))
+    with pytest.raises(VerificationError, match="expired"):
+        verify(folder, path)
+
+
+def test_a_trust_that_was_renewed_while_a_job_waits(api, services, model):
+    """The job is certified again, so that the release has the newest trust.json."""
+    submit(api)
+    job_id = batch_requests(services, only_model(services))
+    certified(services, job_id)
+    expire(services, job_id)
+    path = services.settings.keys_dir / "trust.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"expires": "2001-01-01T00:00:00+00:00"}))
+    services.keyring.renew()
+    age(services, not_before=None)
+    work_under_lease(services, job_id, CONTROL_STAGES, certify_and_publish)
+    folder = release_folder(api, services)
+    assert (folder / "trust.json").read_bytes() == path.read_bytes()
+    verify(folder, path)

@@ -257,7 +257,7 @@ def test_an_auditor_can_follow_the_page(services, model, api, exported, tmp_path
         "PYTHONPATH": str(ROOT),
     }
     said = {}
-    for name in ("verify", "verify-log", "read", "without-us", "verify-record"):
+    for name in ("verify", "verify-with-log", "verify-log", "read", "without-us", "verify-record"):
         (block,) = re.findall(rf'^```sh title="{name}"\n(.*?)^```', page, re.M | re.S)
         done = subprocess.run(
             ["bash", "-ec", block], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
@@ -265,6 +265,7 @@ def test_an_auditor_can_follow_the_page(services, model, api, exported, tmp_path
         assert done.returncode == 0, done.stderr
         said[name] = done.stdout
     assert said["verify"].startswith("verified: tiny version 1")
+    assert said["verify-with-log"] == said["verify"]
     assert said["verify-log"].startswith("verified: unlearnd/log")
     assert said["verify-record"].startswith("verified: the text is record 0")
     assert request["ref"] in (tmp_path / "certificate.html").read_text()
