@@ -1,6 +1,7 @@
 """Turns texts into token sequences by their role in a run: forget, retain, thresholds, utility."""
 
 import random
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,8 @@ from worker.engine.forget_set import ForgetSet
 from worker.engine.options import Options
 from worker.engine.types import Tokenizer
 
-GENERIC_COUNT, GENERIC_SHARE = 3, 0.1  # reference texts in which the texts of one request may stand
+GENERIC_COUNT, GENERIC_SHARE = 3, 0.1  # reference texts that one request may leave out
+GENERIC_TOTAL = 0.25  # share of a file's reference texts that earlier texts and all requests may leave out
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +48,14 @@ def unfit_requests(
     retain_texts: Sequence[str],
     heldout_texts: Sequence[str],
     options: Options,
+    *,
+    earlier_texts: Sequence[str] = (),
 ) -> dict[int, str]:
     """Requests that cannot be unlearned, or that would spoil the run for the others.
 
     A text of a few common words stands in many retain and held-out texts. All of them would be left out, and too few
-    would stay to train on and to set thresholds.
+    would stay to train on and to set thresholds. So each request is measured on top of what the earlier texts and the
+    fit requests before it leave out. A request that leaves out no further text is never too generic.
 
     Args:
         tokenizer: The model's tokenizer.
@@ -59,6 +64,7 @@ def unfit_requests(
         retain_texts: Texts to keep the model's abilities on.
         heldout_texts: Texts the model has never seen.
         options: The run's options.
+        earlier_texts: Texts that earlier jobs unlearned, oldest first.
 
     Returns:
         Index of a request -> too_short, too_long or too_generic.
@@ -67,6 +73,7 @@ def unfit_requests(
     for text, request_id in zip(forget_texts, request_ids, strict=True):
         texts_by_request.setdefault(request_id, []).append(text)
     unfit: dict[int, str] = {}
+    retain, heldout = _left_by_earlier(retain_texts, heldout_texts, earlier_texts)
     for request_id, texts in texts_by_request.items():
         try:
             count = sum(len(text_windows(tokenizer, text, options.sequence_length)) for text in texts)
@@ -75,15 +82,51 @@ def unfit_requests(
             continue
         if count > options.max_request_sequences:
             unfit[request_id] = "too_long"
-        elif any(_is_generic(texts, references) for references in (retain_texts, heldout_texts)):
+            continue
+        kept_retain, kept_heldout = without_forget_text(retain, texts)[0], without_forget_text(heldout, texts)[0]
+        if _is_generic(len(retain_texts), len(retain), len(kept_retain), 1) or _is_generic(
+            len(heldout_texts), len(heldout), len(kept_heldout), MIN_HELDOUT
+        ):
             unfit[request_id] = "too_generic"
+        else:
+            retain, heldout = kept_retain, kept_heldout
     return unfit
 
 
-def _is_generic(texts: Sequence[str], references: Sequence[str]) -> bool:
-    """Whether the texts of one request stand in more than a tenth of the reference texts, and in more than three."""
-    _, excluded = without_forget_text(references, texts)
-    return excluded > max(GENERIC_COUNT, GENERIC_SHARE * len(references))
+def _is_generic(total: int, before: int, after: int, needed: int) -> bool:
+    """Whether a request leaves out too much of a file of reference texts.
+
+    Args:
+        total: Texts of the file.
+        before: Those that stay without the request.
+        after: Those that stay with the request.
+        needed: Those that must stay.
+    """
+    if after == before:
+        return False
+    too_many = before - after > max(GENERIC_COUNT, GENERIC_SHARE * total)
+    return too_many or total - after > GENERIC_TOTAL * total or after < needed
+
+
+def _left_by_earlier(
+    retain: Sequence[str], heldout: Sequence[str], earlier_texts: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """The retain and held-out texts without those that contain an earlier text.
+
+    Only the first earlier texts are used, as many as leave a retain text and MIN_HELDOUT held-out texts.
+    """
+
+    def left_by(count: int) -> tuple[list[str], list[str]]:
+        first = earlier_texts[:count]
+        return without_forget_text(retain, first)[0], without_forget_text(heldout, first)[0]
+
+    def too_few(kept: tuple[list[str], list[str]]) -> bool:
+        return not kept[0] or len(kept[1]) < MIN_HELDOUT
+
+    kept = left_by(len(earlier_texts))
+    if not too_few(kept):
+        return kept
+    return left_by(bisect_left(range(1, len(earlier_texts)), True, key=lambda count: too_few(left_by(count))))
 
 
 def prepare(
@@ -99,6 +142,10 @@ def prepare(
 ) -> Prepared:
     """Tokenise and split; retain and held-out texts that contain a forget text are left out.
 
+    Texts that contain an earlier text are left out, too, as long as a retain text and MIN_HELDOUT held-out texts stay.
+    The first earlier text that would leave fewer leaves out nothing, and neither do those after it. They are only
+    measured again.
+
     Args:
         tokenizer: The model's tokenizer.
         forget_texts: Texts to forget.
@@ -106,7 +153,7 @@ def prepare(
         retain_texts: Texts to keep the model's abilities on.
         heldout_texts: Texts the model has never seen.
         options: The run's options.
-        earlier_texts: Texts that earlier jobs unlearned; the result must pass their verdicts, too.
+        earlier_texts: Texts that earlier jobs unlearned, oldest first; the result must pass their verdicts, too.
         earlier_request_ids: For each of them the index of its request; distinct from those in `request_ids`.
 
     Returns:
@@ -117,8 +164,9 @@ def prepare(
         TooShort: A forget text has no token that the model predicts.
     """
     length = options.sequence_length
-    kept_retain, retain_excluded = without_forget_text(retain_texts, [*forget_texts, *earlier_texts])
-    kept_heldout, heldout_excluded = without_forget_text(heldout_texts, [*forget_texts, *earlier_texts])
+    kept_retain, kept_heldout = (without_forget_text(texts, forget_texts)[0] for texts in (retain_texts, heldout_texts))
+    kept_retain, kept_heldout = _left_by_earlier(kept_retain, kept_heldout, earlier_texts)
+    retain_excluded, heldout_excluded = len(retain_texts) - len(kept_retain), len(heldout_texts) - len(kept_heldout)
     enough = len(kept_heldout) >= 2 * MIN_HELDOUT
     for_thresholds, for_utility = (kept_heldout[0::2], kept_heldout[1::2]) if enough else (kept_heldout,) * 2
     retain = first_windows(tokenizer, kept_retain, length, max(options.utility_sequences, options.fisher_sequences))

@@ -119,7 +119,13 @@ class Pipeline:
         pairs = list(zip(self.inputs.texts, self.inputs.request_ids, strict=True))
         retain, heldout = (read_reference_texts(Path(path)) for path in (self.inputs.retain, self.inputs.heldout))
         rejected = unfit_requests(
-            self.tokenizer, self.inputs.texts, self.inputs.request_ids, retain, heldout, self.options
+            self.tokenizer,
+            self.inputs.texts,
+            self.inputs.request_ids,
+            retain,
+            heldout,
+            self.options,
+            earlier_texts=self.inputs.earlier_texts,
         )
         if rejected:
             self.send("rejected", reasons=rejected)

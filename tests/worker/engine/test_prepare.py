@@ -1,8 +1,22 @@
-"""Which retain texts an epoch samples."""
+"""Which texts a run works on, and which requests would leave it too few."""
+
+import pytest
 
 from tests import support
+from worker.engine.criterion import MIN_HELDOUT
+from worker.engine.errors import TooFewTexts
 from worker.engine.options import Options
-from worker.engine.prepare import RetainSampler, unfit_requests
+from worker.engine.prepare import RetainSampler, prepare, unfit_requests
+
+OPTIONS = Options(sequence_length=64)
+GENERIC = [f"{name} pays" for name in support.FIRST[:10]]  # each stands in a tenth of the next texts
+PAYMENTS = [f"{text} {number} pounds" for text in GENERIC for number in range(6)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """A tokenizer of the texts of this module."""
+    return support.train_tokenizer([*support.RETAIN, *support.HELDOUT, *PAYMENTS])
 
 
 def test_retain_sampling_depends_on_seed_and_epoch_alone():
@@ -24,3 +38,56 @@ def test_a_request_that_would_spoil_the_run_is_named_with_its_reason():
     options = Options(sequence_length=64, max_request_sequences=8)
     unfit = unfit_requests(tokenizer, texts, [0, 1, 2, 3, 4, 0], support.RETAIN, support.HELDOUT, options)
     assert unfit == {0: "too_generic", 1: "too_long", 2: "too_short"}
+
+
+@pytest.mark.parametrize("file", ["retain", "heldout"])
+def test_generic_requests_one_after_the_other_leave_enough_for_an_honest_one(tokenizer, file):
+    """Each is under the limit alone; together with those that completed before it, the third is too generic."""
+    retain, heldout = (PAYMENTS, support.HELDOUT) if file == "retain" else (support.RETAIN, PAYMENTS)
+    earlier: list[str] = []
+    for text in GENERIC:
+        if not unfit_requests(tokenizer, [text], [0], retain, heldout, OPTIONS, earlier_texts=earlier):
+            earlier_ids = range(1, 1 + len(earlier))
+            forget = (tokenizer, [text], [0], retain, heldout, OPTIONS)
+            prepare(*forget, earlier_texts=earlier, earlier_request_ids=earlier_ids)
+            earlier.append(text)
+    assert earlier == GENERIC[:2]
+    honest = [support.KNOWN[0], PAYMENTS[-1]]  # the second one leaves out one text more
+    assert unfit_requests(tokenizer, honest, [0, 1], retain, heldout, OPTIONS, earlier_texts=earlier) == {}
+
+
+def test_generic_requests_of_one_batch_are_measured_together(tokenizer):
+    """Those that are over the quarter are named; those that leave out nothing more stay."""
+    texts = [*GENERIC, GENERIC[0], support.KNOWN[0]]
+    unfit = unfit_requests(tokenizer, texts, range(len(texts)), support.RETAIN, PAYMENTS, OPTIONS)
+    assert unfit == dict.fromkeys(range(2, 10), "too_generic")
+
+
+def test_a_request_leaves_no_fewer_heldout_texts_than_thresholds_need(tokenizer):
+    """Of 22 held-out texts an honest request may leave out one, and so may a second one, but not a third one."""
+    heldout = support.HELDOUT[: MIN_HELDOUT + 2]
+    texts = [*heldout[:3], heldout[0], support.KNOWN[0]]
+    assert unfit_requests(tokenizer, texts[:1], [0], support.RETAIN, heldout, OPTIONS) == {}
+    assert unfit_requests(tokenizer, texts, range(5), support.RETAIN, heldout, OPTIONS) == {2: "too_generic"}
+    assert prepare(tokenizer, texts[:2], [0, 1], support.RETAIN, heldout, OPTIONS).heldout_excluded == 2
+    with pytest.raises(TooFewTexts):
+        prepare(tokenizer, texts[:3], [0, 1, 2], support.RETAIN, heldout, OPTIONS)
+
+
+def test_the_last_retain_text_is_not_left_out(tokenizer):
+    """A request that would leave nothing to train on is too generic."""
+    unfit = unfit_requests(tokenizer, support.RETAIN[:1], [0], support.RETAIN[:1], support.HELDOUT, OPTIONS)
+    assert unfit == {0: "too_generic"}
+
+
+def test_earlier_texts_that_would_leave_too_few_fail_no_run(tokenizer):
+    """They leave out reference texts in their order until too few would stay, and all of them are measured again."""
+    run = (tokenizer, support.HELDOUT[:1], [0], support.RETAIN, [*PAYMENTS, support.HELDOUT[0]], OPTIONS)
+    data = prepare(*run, earlier_texts=GENERIC, earlier_request_ids=range(1, 11))
+    assert (data.heldout_excluded, data.retain_excluded) == (1 + 36, 0)
+    assert set(data.earlier.request_ids) == set(range(1, 11))
+    run = (tokenizer, support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT, OPTIONS)
+    data = prepare(*run, earlier_texts=[support.RETAIN[0], "has the number"], earlier_request_ids=[1, 2])
+    assert (data.heldout_excluded, data.retain_excluded) == (0, 1)
+    honest = [support.KNOWN[0]]
+    assert unfit_requests(tokenizer, honest, [0], support.RETAIN, PAYMENTS, OPTIONS, earlier_texts=GENERIC) == {}

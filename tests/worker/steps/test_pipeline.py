@@ -45,3 +45,27 @@ def test_the_child_measures_version_0_on_the_same_texts_as_the_parent(folders, t
     assert Pipeline(inputs, lambda *_, **__: None).run().findings.outcome == Outcome.NOT_MEMORISED
     baseline = json.loads((tmp_path / "measure.json").read_bytes())["baseline"]
     assert (baseline["first_perplexity"] == baseline["perplexity"]) == (first == "1")
+
+
+def test_the_child_measures_a_request_on_top_of_what_earlier_versions_unlearned(folders, tmp_path):
+    """Two texts in a tenth of the held-out texts each were unlearned; a third one of this kind is rejected."""
+    generic = [f"{name} pays" for name in support.FIRST[:10]]
+    support.write_texts(tmp_path / "heldout", [f"{text} {number} pounds" for text in generic for number in range(6)])
+    inputs = JobInput(
+        work=str(tmp_path),
+        parent=str(folders / "1"),
+        first=str(folders / "0"),
+        retain=str(folders / "retain"),
+        heldout=str(tmp_path / "heldout"),
+        policy={"sequence_length": 32},
+        texts=generic[2:3],
+        request_ids=[0],
+        earlier_texts=generic[:2],
+        earlier_request_ids=[1, 2],
+        earlier_refs={"1": "a", "2": "b"},
+        run="r",
+    )
+    messages: dict[str, object] = {}
+    report = Pipeline(inputs, lambda kind, **values: messages.update({kind: values})).run()
+    assert report.findings.outcome == Outcome.REJECTED
+    assert messages["rejected"] == {"reasons": {0: "too_generic"}}
