@@ -43,13 +43,12 @@ def store(
     log_entries.append(session, "version.withdrawn", reopened=refs, **what, **who)
 
 
-def apply_from_ledger(session: Session, name: str, number: int, reason: str) -> bool:
-    """Withdraw a version again that a restored database hands out; false if there is nothing to do."""
+def apply_from_ledger(session: Session, name: str, number: int, reason: str) -> None:
+    """Withdraw a version again that a restored database hands out; if it does not, there is nothing to do."""
     model = models.by_name(session, name, lock=True)
     version = models.version(session, model, number) if model else None
     if model is None or version is None or version.withdrawn_at is not None:
-        return False
+        return
     remaining = models.newest_version(session, model, without=version)
     unfulfilled = requests.fulfilled_after(session, model.id, remaining.number) if remaining else []
     store(session, version, remaining, [request for request in unfulfilled if request.wrapped_key], reason)
-    return True

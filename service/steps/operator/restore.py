@@ -6,6 +6,7 @@ purges requests again that the backup brought back. If the database was not rest
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
@@ -50,7 +51,7 @@ class Reconciled:
 
 
 def reconcile(services: Services) -> Reconciled:
-    """Bring back missing entries of the log, then adopt versions that the database lacks, in order."""
+    """Bring back missing entries of the log, then adopt versions that the database lacks, and withdraw again."""
     result = Reconciled()
     try:
         missing = services.log.missing_entries()
@@ -65,20 +66,30 @@ def reconcile(services: Services) -> Reconciled:
         known = models.published(session)
     withdrawn = services.storage.withdrawn()
     with services.db.reading() as session:
-        known_withdrawn = models.withdrawn(session)
+        for key in models.withdrawn(session):
+            withdrawn.pop(key, None)
     for (name, number), digest in sorted(ledger.items()):
         if (name, number) not in known:
-            adopted = _adopt(services, name, number, digest)
+            adopted = _adopt(services, name, number, digest, withdrawn)
             (result.adopted if adopted else result.unknown).append(f"{name}/{number}")
-        # Before the next version is adopted: that one may have fulfilled what this withdrawal opens again.
-        if (name, number) in withdrawn.keys() - known_withdrawn.keys():
-            with services.db.transaction() as session:
-                withdrawals.apply_from_ledger(session, name, number, withdrawn[name, number])
+    _withdraw(services, withdrawn)
     return result
 
 
-def _adopt(services: Services, name: str, number: int, digest: str) -> bool:
-    """Verify a version of the ledger and insert it; false if the version does not verify or does not fit."""
+def _withdraw(services: Services, withdrawn: Mapping[tuple[str, int], str]) -> None:
+    """Withdraw versions again; those that the database lacks or has withdrawn are passed over."""
+    for (name, number), reason in sorted(withdrawn.items()):
+        with services.db.transaction() as session:
+            withdrawals.apply_from_ledger(session, name, number, reason)
+
+
+def _adopt(services: Services, name: str, number: int, digest: str, withdrawn: Mapping[tuple[str, int], str]) -> bool:
+    """Verify a version of the ledger and insert it; false if the version does not verify or does not fit.
+
+    A job starts from the newest version that is handed out. So every version between this one and its parent was
+    withdrawn before this one was made, and is withdrawn here first: this one may fulfil again what that opened. Every
+    other withdrawal waits until all versions are adopted: a later version may keep it from opening anything.
+    """
     folder = services.storage.release(digest)
     trust = parse_trust(services.keyring.trust())  # the keys that a folder brings with it prove nothing
     try:
@@ -92,6 +103,8 @@ def _adopt(services: Services, name: str, number: int, digest: str) -> bool:
     if manifest_digest(files) != digest or (lineage["model"], lineage["version"]) != (name, number):
         logger.error("a version of the ledger is another one", model=name, version=number)
         return False
+    between = range(lineage["parent_version"] + 1, number)
+    _withdraw(services, {key: reason for key, reason in withdrawn.items() if key[0] == name and key[1] in between})
     return _insert_release(services, folder, number, digest, files, predicate)
 
 

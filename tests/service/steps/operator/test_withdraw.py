@@ -12,6 +12,7 @@ from service.steps.upkeep.purge import purge_due
 from service.steps.upkeep.sweep import collect_garbage
 from tests.service.conftest import REQUESTS, only_model, submit
 from tests.service.jobs import publish_what_waits, published, release_folder
+from tests.service.steps.operator.test_latest import backup, restore
 
 VERSIONS = "/v1/models/tiny/versions"
 
@@ -25,6 +26,11 @@ def state(api, request: dict) -> tuple[str, int | None]:
     """Status and version of a request."""
     answer = api.get(f"{REQUESTS}/{request['id']}").json()
     return answer["status"], answer["version"]
+
+
+def handed_out(api) -> list[int]:
+    """The versions that are not withdrawn, newest first."""
+    return [item["version"] for item in api.get(VERSIONS).json()["items"] if item["withdrawn_at"] is None]
 
 
 @pytest.fixture
@@ -120,6 +126,39 @@ def test_a_restored_database_withdraws_again(api, services, two):
     assert api.get(f"{VERSIONS}/latest").json()["version"] == 1
     withdrawn = api.get(VERSIONS).json()["items"]
     assert {v["version"] for v in withdrawn if v["withdrawn_at"]} == {2, 3}
+
+
+def test_a_restored_database_opens_nothing_that_a_later_version_has_forgotten(api, services, model):
+    """The version was withdrawn after its child was published, so its request stays completed."""
+    published(api, services, "first")
+    second = submit(api, records=[{"text": "second"}])
+    copied = backup(services)
+    publish_what_waits(services)
+    published(api, services, "third")
+    assert api.get(f"{VERSIONS}/3").json()["parent"] == 2
+    assert withdraw(api, 2).status_code == 200
+    restore(services, copied)
+    assert handed_out(api) == [3, 1, 0]
+    assert state(api, second) == ("completed", 2)
+
+
+def test_a_restored_database_withdraws_before_it_adopts_what_came_later(api, services, two):
+    """The version was withdrawn before the next one was made, which fulfils its request again."""
+    copied = backup(services)
+    assert withdraw(api, 2, reopen=True).status_code == 200
+    publish_what_waits(services)
+    restore(services, copied)
+    assert handed_out(api) == [3, 1, 0]
+    assert state(api, two[1]) == ("completed", 3)
+
+
+def test_a_restored_database_withdraws_the_first_version_again(api, services, model):
+    """Version 0 was registered, not published, and is withdrawn as any other."""
+    published(api, services, "first")
+    copied = backup(services)
+    assert withdraw(api, 0).status_code == 200
+    restore(services, copied)
+    assert handed_out(api) == [1]
 
 
 def test_who_was_told_completed_is_told_that_the_request_is_open_again(api, services, model):
