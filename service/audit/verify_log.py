@@ -174,6 +174,8 @@ class _Deadlines:
                 self.open_until[entry["ref"]] = self.promised[entry["ref"]]
             case "version.withdrawn":
                 self._reopen(entry.get("reopened", ()))
+            case "requests.reopened":  # those of a withdrawal that its entry has no room for
+                self._reopen(entry["refs"])
             case "request.cancelled" | "request.nothing_found" | "request.closed":
                 self.open_until[_text(entry["ref"])] = ""
             case "requests.rejected":

@@ -215,6 +215,7 @@ def test_an_extended_promise_has_until_its_new_day(export, issuer):
     for more in (
         [],
         [batched("j", "a"), certified("j"), dumps({"kind": "job.quarantined", "job": "j"})],
+        [batched("j", "a"), certified("j"), dumps({"kind": "requests.reopened", "refs": ["a"]})],
         [dumps({"kind": "request.retried", "ref": "a"})],
     ):
         path = export([accepted("a"), extension, *more])
