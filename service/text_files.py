@@ -48,7 +48,7 @@ def _json_text(line: str, number: int) -> str:
     """The `text` of a line that holds a JSON object."""
     try:
         text = json.loads(line)["text"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         text = None
     if not isinstance(text, str):
         raise UnreadableTexts(f"Line {number} is not a JSON object with a text.")

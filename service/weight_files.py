@@ -43,7 +43,7 @@ def loaded_weights(folder: Path) -> list[str]:
         return [SINGLE]
     try:
         return sorted(set(json.loads((folder / INDEX).read_bytes())["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnreadableWeights(INDEX) from error
 
 

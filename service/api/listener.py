@@ -45,12 +45,17 @@ class Listener:
                         if notification.channel == api_keys.CHANNEL:
                             self.forget_callers()
                         else:
-                            self._wake(UUID(notification.payload))
+                            self._wake_named(notification.payload)
             except psycopg.OperationalError:
                 logger.warning("the listening connection is lost and made anew")
             finally:
                 self._callers = None
             await asyncio.sleep(RECONNECT_SECONDS)
+
+    def _wake_named(self, payload: str) -> None:
+        """Wake the streams of the job that a notification names; every login may notify, so it may name none."""
+        with contextlib.suppress(ValueError):
+            self._wake(UUID(payload))
 
     def _wake(self, job_id: UUID) -> None:
         """Wake the streams of this job."""

@@ -226,10 +226,12 @@ class _Deadlines:
                 self.open_until[entry["ref"]] = self.promised[entry["ref"]]
             case "version.withdrawn":
                 self._reopen(entry.get("reopened", ()))
+            case "requests.reopened":  # those of a withdrawal that its entry has no room for
+                self._reopen(entry["refs"])
             case "request.cancelled" | "request.nothing_found" | "request.closed":
                 self.open_until[text_in(entry["ref"])] = ""
             case "requests.rejected":
-                self.open_until.update({text_in(ref): "" for ref in entry["refs"]})
+                self._reject(entry.get("job"), {text_in(ref) for ref in entry["refs"]})
             case kind if text_in(kind).startswith("job."):
                 self._add_of_job(entry)
 
@@ -246,6 +248,12 @@ class _Deadlines:
                 self._reopen(entry.get("failed", ()))
             case "job.split":
                 self._reopen(entry["reopened"])
+
+    def _reject(self, job: str | None, refs: set[str]) -> None:
+        """Requests have ended, and are no longer members of their job: its quarantine does not open them again."""
+        if job in self.members:
+            self.members[job] = [ref for ref in self.members[job] if ref not in refs]
+        self.open_until.update(dict.fromkeys(refs, ""))
 
     def _reopen(self, refs: Iterable[str]) -> None:
         """Requests are open again until the promised day."""

@@ -11,6 +11,7 @@ from service.db.tables import DeletionRequest, Version
 from service.domain.states import TERMINAL_REQUESTS, Stage
 
 REOPENED = "version_withdrawn"  # the reason of a request that is open again
+REFS_OF_AN_ENTRY = 1000  # an entry of the log has 64 KiB at most
 STOPPED = "parent_withdrawn"  # the reason of a job that started from the version
 
 
@@ -40,7 +41,9 @@ def store(
     refs = sorted(request.ref for request in unfulfilled)
     who = {"key": str(api_key_id)} if api_key_id else {}  # a restore repeats what is in the log already
     what = {"manifest": version.digest, "number": version.number, "reason": reason}
-    log_entries.append(session, "version.withdrawn", reopened=refs, **what, **who)
+    log_entries.append(session, "version.withdrawn", reopened=refs[:REFS_OF_AN_ENTRY], **what, **who)
+    for start in range(REFS_OF_AN_ENTRY, len(refs), REFS_OF_AN_ENTRY):
+        log_entries.append(session, "requests.reopened", refs=refs[start : start + REFS_OF_AN_ENTRY])
 
 
 def apply_from_ledger(session: Session, name: str, number: int, reason: str) -> None:

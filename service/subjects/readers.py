@@ -192,7 +192,7 @@ def _jsonl(corpus: CorpusReader, number: int, start: int, length: int | None) ->
             continue
         try:
             columns = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):  # it is nested too deeply
             columns = None
         if not isinstance(columns, dict):
             raise UnreadableCorpus(f"what begins at byte {place.start} is not a JSON object")

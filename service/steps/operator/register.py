@@ -199,7 +199,7 @@ def _read_config(folder: Path, name: str, *, required: bool) -> dict[str, object
         config = json.loads(path.read_text())
         if not isinstance(config, dict):
             raise ValueError(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Invalid(f"{name} is missing or not a JSON object.", field="path") from error
     return config
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
+from psycopg.errors import UniqueViolation
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -14,6 +15,8 @@ from service.domain.batching import requests_to_batch
 from service.domain.states import RequestStatus
 from service.observability.tracing import span, traceparent
 
+MAX_REQUESTS = 1000  # requests of a job, whatever its policy: an entry of the log names them all, in 64 KiB at most
+ONE_ACTIVE_JOB = "uq_jobs_active_model"
 LOOK_AHEAD = 4  # pending requests to look at, for each record that a job holds
 
 
@@ -28,13 +31,15 @@ def batch_requests(services: Services, model_id: UUID) -> UUID | None:
             model = models.lock(session, model_id)
             if model is None or jobs.has_active_job(session, model_id):
                 return None
-            sealed = _sealed_requests(services, session, model)
+            sealed = _sealed_requests(services, session, model)[:MAX_REQUESTS]
             parent = models.newest_version(session, model)
             batch = pending_requests.lock_pending(session, sealed)
             if not batch or parent is None:
                 return None
             job = _insert_job(session, model, parent, batch)
-    except IntegrityError:
+    except IntegrityError as error:
+        if not isinstance(error.orig, UniqueViolation) or error.orig.diag.constraint_name != ONE_ACTIVE_JOB:
+            raise
         return None  # another job of this model is active
     services.queue.wake("unlearn", job.id)
     return job.id

@@ -147,14 +147,25 @@ def index_from_cursor(services: Services, corpus_id: UUID, go_on: Callable[[], b
 
 
 def _next_chunk(rows: Iterator[Row]) -> list[Row]:
-    """The next records for one transaction; empty at the end of the corpus."""
+    """The next records for one transaction; empty at the end of the corpus.
+
+    Raises:
+        UnreadableCorpus: There is no such record. The corpus fails whatever library gave it up, and the step does not
+            hang.
+        OSError: A file cannot be read.
+    """
     chunk: list[Row] = []
     characters = 0
-    for row in rows:
-        chunk.append(row)
-        characters += len(row.text)
-        if len(chunk) >= CHUNK_RECORDS or characters > CHUNK_CHARACTERS:
-            break
+    try:
+        for row in rows:
+            chunk.append(row)
+            characters += len(row.text)
+            if len(chunk) >= CHUNK_RECORDS or characters > CHUNK_CHARACTERS:
+                break
+    except (UnreadableCorpus, OSError):
+        raise
+    except Exception as error:
+        raise UnreadableCorpus(f"it cannot be read ({type(error).__name__})") from None
     return chunk
 
 

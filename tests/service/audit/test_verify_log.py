@@ -159,6 +159,11 @@ ENDS = {
     "a record": [batched("j", "a"), certified("j")],
     "cancelled": [dumps({"kind": "request.cancelled", "ref": "a"})],
     "rejected": [dumps({"kind": "requests.rejected", "refs": ["x", "a"]})],
+    "rejected by a job that was given up": [
+        batched("j", "x", "a"),
+        dumps({"kind": "requests.rejected", "job": "j", "refs": ["a"]}),
+        dumps({"kind": "job.quarantined", "job": "j"}),
+    ],
     "failed and resolved": [batched("j", "a"), failed("j", "a"), dumps({"kind": "request.closed", "ref": "a"})],
     "another of its job failed": [
         accepted("b"),
@@ -215,6 +220,7 @@ def test_an_extended_promise_has_until_its_new_day(export, issuer):
     for more in (
         [],
         [batched("j", "a"), certified("j"), dumps({"kind": "job.quarantined", "job": "j"})],
+        [batched("j", "a"), certified("j"), dumps({"kind": "requests.reopened", "refs": ["a"]})],
         [dumps({"kind": "request.retried", "ref": "a"})],
     ):
         path = export([accepted("a"), extension, *more])

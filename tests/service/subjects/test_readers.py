@@ -72,6 +72,7 @@ def test_any_texts_in_csv_and_json_lines(tmp_path_factory, texts):
         ("c.jsonl", b'{"text": "a"}\nnot json\n', "what begins at byte 14 is not a JSON object"),
         ("c.jsonl", b'{"text": "a"}\n{"body": "b"}\n', "the record at 14 has no text in the column text"),
         ("c.jsonl", b'{"text": "\xff"}\n', "what begins at byte 0 is not a JSON object"),
+        ("c.jsonl", b'{"text": "a"}\n' + b"[" * 100_000, "what begins at byte 14 is not a JSON object"),
         ("c.csv", b"a,b\n1,2\n", "the CSV file has no column text"),
         ("c.txt", b"good\n\xff\n", "c.txt is not lines in UTF-8"),
     ],

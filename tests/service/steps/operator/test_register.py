@@ -68,6 +68,21 @@ def test_a_model_folder_with_a_link_out_is_refused(api, services, base, folder, 
     assert_nothing_was_kept(services)
 
 
+def test_a_config_that_is_nested_too_deeply_is_refused(api, base, folder):
+    """Python gives up on it in another way than on what is not JSON."""
+    (folder / "config.json").write_text("[" * 100_000)
+    answer = api.post("/v1/models", json=registration(base, path=str(folder)))
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "path")
+
+
+def test_reference_texts_that_are_nested_too_deeply_are_refused(api, base, tmp_path):
+    """The line is named."""
+    deep = tmp_path / "deep.jsonl"
+    deep.write_text("[" * 100_000)
+    answer = api.post("/v1/models", json=registration(base, retain_path=str(deep)))
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "retain_path")
+
+
 @pytest.mark.parametrize("name", ["extra.json", "config.json", "sub/extra.json"])
 def test_a_pipe_in_a_model_folder_is_refused_at_once(api, services, base, folder, name):
     """Opened the usual way, it would hold a thread of the API for ever."""

@@ -1,18 +1,23 @@
 """Withdrawing a version never leaves a `latest` that remembers a completed request."""
 
+import json
+
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 
 from service.audit.verify import verify
-from service.db import models
-from service.db.tables import Outbox, Version
+from service.db import log_entries, models
+from service.db.tables import ApiKey, Outbox, Version
 from service.steps.operator.restore import reconcile
+from service.steps.operator.withdraw import withdraw_version
 from service.steps.path.batch import batch_requests
 from service.steps.upkeep.purge import purge_due
 from service.steps.upkeep.sweep import collect_garbage
+from tests.growth import grow
 from tests.service.conftest import REQUESTS, only_model, submit
 from tests.service.jobs import publish_what_waits, published, release_folder
 from tests.service.steps.operator.test_latest import backup, restore
+from tests.status_door import planting
 
 VERSIONS = "/v1/models/tiny/versions"
 
@@ -170,3 +175,19 @@ def test_who_was_told_completed_is_told_that_the_request_is_open_again(api, serv
         statuses = list(session.scalars(select(Outbox.status).order_by(Outbox.created_at)))
     assert statuses == ["completed", "pending"]
     assert state(api, request) == ("pending", None)
+
+
+def test_a_version_that_fulfilled_thousands_is_withdrawn_in_several_entries(api, services, two, as_process):
+    """An entry of the log has room for some, and the API's own login may append the others."""
+    grow(services, "tiny", requests=2100)
+    with planting(), services.db.transaction() as session:
+        session.execute(text("UPDATE deletion_requests SET status = 'completed', version = 2"))
+    own = as_process("api")
+    with own.db.reading() as session:
+        key = session.scalar(select(ApiKey.id).limit(1))
+    withdraw_version(own, "tiny", 2, "faulty", key, reopen=True)
+    with services.db.reading() as session:
+        entries = [json.loads(entry) for entry in log_entries.entries(session, 0, 9000)]
+    named = [e.get("reopened") or e["refs"] for e in entries if e["kind"] in ("version.withdrawn", "requests.reopened")]
+    assert [len(refs) for refs in named] == [1000, 1000, 102]
+    assert len({ref for refs in named for ref in refs}) == 2102

@@ -8,11 +8,12 @@ import psycopg
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from service.db import log_entries, models, requests
+from service.db import jobs, log_entries, models, requests
 from service.db.tables import Job
 from service.domain.states import RequestStatus
 from service.local.process import wait_until
 from service.steps.path.batch import batch_requests
+from tests.growth import grow
 from tests.service.conftest import REQUESTS, only_model, submit
 
 
@@ -80,6 +81,30 @@ def test_keys_take_turns_whatever_deadlines_one_of_them_claims(api, services, mo
     too_old = (datetime.now(UTC) - timedelta(days=400)).isoformat()
     refused = api.post(REQUESTS, json={"model": "tiny", "records": [{"text": "a"}], "received_at": too_old})
     assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "received_at")
+
+
+def test_a_job_holds_no_more_requests_than_its_entry_of_the_log_can_name(services, model):
+    """Of 1100 pending requests that the policy would put into one job, 1000 form it."""
+    grow(services, model, requests=1100)
+    with services.db.transaction() as session:
+        sealed = models.by_name(session, model, lock=True)
+        sealed.policy = {**sealed.policy, "max_batch_records": 10_000}
+    job_id = batch_requests(services, only_model(services))
+    with services.db.reading() as session:
+        assert len(requests.of_job(session, job_id)) == 1000
+
+
+def test_a_batch_that_the_log_refuses_is_no_other_active_job(api, services, model, monkeypatch):
+    """Only the index of active jobs means that there is nothing to do; whatever else the database refuses is raised."""
+    submit(api)
+    monkeypatch.setattr(requests, "move", lambda session, *_, **__: log_entries.append(session, "x", data="y" * 65536))
+    with pytest.raises(IntegrityError, match="64 KiB"):
+        batch_requests(services, only_model(services))
+    monkeypatch.undo()
+    assert batch_requests(services, only_model(services)) is not None
+    submit(api)
+    monkeypatch.setattr(jobs, "has_active_job", lambda *_: False)
+    assert batch_requests(services, only_model(services)) is None
 
 
 def test_two_workers_batching_at_once_make_one_job(api, services, model):

@@ -11,6 +11,7 @@ from service.db import corpora
 from service.db.corpus_tables import CorpusRecord
 from service.steps.subjects.index import index_corpus, index_from_cursor
 from service.subjects.identifiers import Hasher
+from service.subjects.readers import CorpusReader
 from tests import support
 from tests.service.steps.subjects.corpus import ADDRESS, HERS, REQUESTS, by_email, corpus_body, fill, resolve, submit
 
@@ -101,6 +102,26 @@ def test_a_corpus_that_breaks_off_says_where(api, services, model, tmp_path):
     assert corpus["state"] == "failed"
     assert "is not a JSON object" in corpus["reason"]
     assert api.post(f"/v1/models/{model}/corpora", json=body).status_code == 409
+
+
+def test_a_corpus_whose_reader_breaks_fails_with_the_kind_of_error(api, services, model, tmp_path, monkeypatch):
+    """It may come from any library; an error of the database is none of the reader, and the step is tried again."""
+    api.post(f"/v1/models/{model}/corpora", json=corpus_body(tmp_path, support.people(600)))
+    with services.db.reading() as session:
+        (corpus_id,) = corpora.unfinished(session)
+
+    def broken(*_):
+        raise ZeroDivisionError("a secret")
+
+    monkeypatch.setattr(corpora, "add_records", broken)
+    with pytest.raises(ZeroDivisionError):
+        index_corpus(services, corpus_id)
+    monkeypatch.undo()
+    assert api.get(f"/v1/models/{model}/corpora/crm").json()["state"] == "indexing"
+    monkeypatch.setattr(CorpusReader, "make_row", broken)
+    index_corpus(services, corpus_id)
+    corpus = api.get(f"/v1/models/{model}/corpora/crm").json()
+    assert (corpus["state"], corpus["reason"]) == ("failed", "it cannot be read (ZeroDivisionError)")
 
 
 def test_nothing_in_the_database_can_be_read(api, services, filled):
