@@ -1,4 +1,4 @@
-"""The log takes readable entries only, and from each process only what it may say"""
+"""The log takes readable entries only, from each process what it may say; compute moves only requests of its jobs"""
 
 from alembic import op
 
@@ -60,15 +60,35 @@ END $$;
 CREATE TRIGGER versions_registered_only BEFORE INSERT ON versions
 FOR EACH ROW WHEN (NEW.number <> 0) EXECUTE FUNCTION versions_registered_only()
 """
+# Compute takes requests that a job holds up to their tests, ends them without success, or puts them back as parts of a
+# split job. Every other request, and every other end, is for control and the API.
+COMPUTED_ONLY = """
+CREATE FUNCTION requests_computed_only() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF (OLD.status IN ('batched', 'unlearning', 'verifying') AND OLD.job_id IS NOT NULL AND (
+        NEW.status IN ('batched', 'unlearning', 'verifying', 'rejected', 'failed') AND NEW.job_id = OLD.job_id
+        OR NEW.status = 'pending' AND NEW.job_id IS NULL AND NEW.split_job_id = OLD.job_id
+    )) IS NOT TRUE THEN
+        RAISE EXCEPTION 'a compute worker changes requests of its jobs alone, and completes none'
+        USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER requests_computed_only BEFORE UPDATE ON deletion_requests
+FOR EACH ROW WHEN (unlearnd_process() = 'compute') EXECUTE FUNCTION requests_computed_only()
+"""
 
 
 def upgrade() -> None:
     op.execute(PROCESS)
     op.execute(AUDIT_APPEND.format(declared="given jsonb; process text;", check=CHECK))
     op.execute(REGISTERED_ONLY)
+    op.execute(COMPUTED_ONLY)
 
 
 def downgrade() -> None:
+    op.execute("DROP TRIGGER requests_computed_only ON deletion_requests")
+    op.execute("DROP FUNCTION requests_computed_only()")
     op.execute("DROP TRIGGER versions_registered_only ON versions")
     op.execute("DROP FUNCTION versions_registered_only()")
     op.execute(AUDIT_APPEND.format(declared="", check=""))

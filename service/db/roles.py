@@ -3,7 +3,7 @@
 unlearnd_app       operators' commands, and every process of an installation with one login
 unlearnd_api       the HTTP API: takes, retries and purges requests, registers models and corpora, makes API keys
 unlearnd_control   control workers: everything behind the intake, but no API key, no new request and no new model
-unlearnd_compute   compute workers: the state and the report of jobs, and the statuses of their requests
+unlearnd_compute   compute workers: the state and the report of jobs, and how far requests are while they compute
 
 Nobody but the schema's owner writes into the log: `audit_append` does, which checks what each process may say there.
 A login of a process is a member of one of these roles.
@@ -32,7 +32,7 @@ RIGHTS: dict[str, tuple[str | None, str | None, str | None]] = {
     "deletion_requests": (
         "INSERT, UPDATE",
         "UPDATE",
-        "UPDATE (status, verdict, reason, version, finished_at, job_id, split_job_id, split_part)",
+        "UPDATE (status, verdict, reason, finished_at, job_id, split_job_id, split_part)",
     ),
     "downloads": ("INSERT", ALL, None),
     "job_events": ("INSERT, UPDATE (data)", ALL, "INSERT"),

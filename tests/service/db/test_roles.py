@@ -20,6 +20,7 @@ from service.steps.upkeep.purge import purge_due
 from service.steps.upkeep.sweep import collect_garbage, wake_lost_work
 from tests.service.conftest import REQUESTS, only_model, registration, submit
 from tests.service.jobs import EPOCH, claim, to_certify
+from tests.status_door import planting
 
 
 @pytest.fixture
@@ -80,6 +81,19 @@ def test_a_compute_workers_login_is_enough_for_its_steps(api, as_process, servic
     assert api.get(f"/v1/jobs/{job_id}").json()["stage"] == "quarantined"
 
 
+def test_a_compute_workers_login_splits_a_batch(api, as_process, services, base):
+    """Its requests go back in two parts."""
+    compute = as_process("compute")
+    api.post("/v1/models", json=registration(base))
+    sent = [submit(api) for _ in range(2)]
+    job_id = batch_requests(as_process("control"), only_model(services))
+    with hold_job(compute, job_id, COMPUTE_STAGES) as lease:
+        store_stage(compute, job_id, lease.fence, Stage.UNLEARN)
+        fail_attempt(compute, lease, "test", permanent=True)
+    states = [api.get(f"{REQUESTS}/{request['id']}").json() for request in sent]
+    assert [(state["status"], state["reason"], state["job_id"]) for state in states] == [("pending", "split", None)] * 2
+
+
 def test_the_apis_login_is_enough_for_its_routes(api, as_process, services, base, tmp_path):
     """Keys, corpora, cancelled, extended and retried requests."""
     api.post("/v1/models", json=registration(base))
@@ -122,6 +136,14 @@ FORBIDDEN = {
         "INSERT INTO jobs (id) VALUES (gen_random_uuid())",
         "UPDATE deletion_requests SET commitment = ''",
         "UPDATE deletion_requests SET wrapped_key = NULL",
+        "UPDATE deletion_requests SET version = 1",
+        "UPDATE deletion_requests SET status = 'completed'",
+        "UPDATE deletion_requests SET status = 'not_memorised'",
+        "UPDATE deletion_requests SET status = 'cancelled'",
+        "UPDATE deletion_requests SET status = 'publishing'",
+        "UPDATE deletion_requests SET job_id = NULL",
+        "UPDATE deletion_requests SET job_id = gen_random_uuid()",
+        "UPDATE deletion_requests SET status = 'pending', job_id = NULL, split_job_id = gen_random_uuid()",
         "DELETE FROM records",
         "INSERT INTO records VALUES (gen_random_uuid(), 0, '')",
         "DELETE FROM job_events",
@@ -173,6 +195,21 @@ def test_a_login_is_refused_what_its_process_never_does(job, as_process, process
         with pytest.raises(DBAPIError) as caught, own.db.transaction() as session:
             session.execute(text(statement))
         assert isinstance(caught.value.orig, psycopg.errors.InsufficientPrivilege), statement
+
+
+@pytest.mark.parametrize(
+    "status", ["pending", "publishing", "completed", "not_memorised", "cancelled", "rejected", "failed"]
+)
+def test_a_compute_worker_changes_no_request_that_is_not_in_its_hands(job, as_process, services, status):
+    """Neither one that waits for its job, nor one that control has taken over, nor one that has ended."""
+    with planting(), services.db.transaction() as session:
+        waits = ", job_id = NULL" if status == "pending" else ""
+        session.execute(text(f"UPDATE deletion_requests SET status = '{status}'{waits}"))
+    own = as_process("compute")
+    for target in ("unlearning", "verifying", "rejected", "failed", "pending"):
+        with pytest.raises(DBAPIError) as caught, own.db.transaction() as session:
+            session.execute(text(f"UPDATE deletion_requests SET status = '{target}', finished_at = now()"))
+        assert isinstance(caught.value.orig, psycopg.errors.InsufficientPrivilege), target
 
 
 @pytest.mark.parametrize(
