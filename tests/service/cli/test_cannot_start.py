@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from service.bootstrap import build_server
+from service.bootstrap import build_server, create_keys
 from service.cli import main
+from service.config import Settings
 from service.domain.errors import CannotStart
 from service.explain import explained
 
@@ -31,7 +32,7 @@ def environment(monkeypatch):
 def settings(tmp_path, monkeypatch):
     """The variables of a server, with a key and a database that does not answer."""
     (tmp_path / "keys").mkdir()
-    (tmp_path / "keys" / "kek").write_bytes(bytes(32))
+    create_keys(Settings(keys_dir=tmp_path / "keys"))
     monkeypatch.setenv("UNLEARND_DATABASE_URL", DATABASE)
     monkeypatch.setenv("UNLEARND_BROKER_URL", "redis://127.0.0.1:9/0")
     monkeypatch.setenv("UNLEARND_STORAGE_DIR", str(tmp_path / "storage"))
@@ -212,6 +213,12 @@ def test_a_taken_port_is_said_before_anything_starts(tmp_path, settings, command
     assert not (tmp_path / "data" / "endpoint.json").exists()
     assert not (tmp_path / "data" / "postgres").exists()
     assert not list(tmp_path.glob("data/logs/*.pid"))
+
+
+def test_a_missing_folder_of_epoch_keys_is_said(tmp_path, settings):
+    """Every request would fail without it."""
+    (tmp_path / "keys" / "epochs").rmdir()
+    assert "UNLEARND_EPOCHS_DIR" in refusal("api", "--port", 0)
 
 
 @pytest.mark.parametrize("port", ["99999", "-1", "x"])
