@@ -158,6 +158,7 @@ def test_a_killed_and_resumed_run_gives_the_same_bytes(stack):
     assert stack.settled() == []
 
 
+@pytest.mark.slow
 def test_poison_work_does_not_block_another_model(stack):
     """While a model whose files are gone fails attempt after attempt, another's request completes; then it is given up
     with its reason, and tried again once that is removed."""

@@ -18,6 +18,7 @@ from tests import support
 from tests.e2e.conftest import Running, register
 
 
+@pytest.mark.slow
 def test_up_stops_clean_and_continues_where_it_stopped(folder):
     """The same key, the same model after a restart; a killed supervisor's leftovers are taken over."""
     with tempfile.TemporaryDirectory(prefix="unlearnd-e2e-") as place:

@@ -132,6 +132,6 @@ def test_latest_never_remembers_a_completed_request(api, services, model):
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=15, stateful_step_count=16, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=10, stateful_step_count=16, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
