@@ -101,6 +101,9 @@ def _is_generic(total: int, before: int, after: int, needed: int) -> bool:
         before: Those that stay without the request.
         after: Those that stay with the request.
         needed: Those that must stay.
+
+    Returns:
+        Whether it does.
     """
     if after == before:
         return False
