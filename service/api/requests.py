@@ -47,7 +47,6 @@ from service.steps.path.request import Accepted, accept_request
 from service.steps.upkeep.purge import purge_request
 
 router = APIRouter(prefix="/v1/deletion-requests", tags=["deletion requests"], route_class=GuardedRoute)
-SEES_DECISIONS = {"approve", "audit", "admin"}
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -181,7 +180,7 @@ def get(request_id: UUID, services: ServicesDep, caller: Reader) -> RequestDetai
     """One request. API keys with the scope `approve`, `audit` or `admin` see who approved or rejected it."""
     request = visible_request(services, request_id, caller)
     decisions = None
-    if SEES_DECISIONS & set(caller.scopes):
+    if sees_counts(caller):  # who sees the counts sees the decisions
         with services.db.reading() as session:
             decisions = [DecisionOut(**row._asdict()) for row in requests.decisions(session, request_id)]
     return RequestDetail(**dict(to_request_out(services, request, request.model.name, caller)), decisions=decisions)
