@@ -41,7 +41,8 @@ def service_url(request: Request) -> str:
     """The service's URL: the public one, or the address of the own socket. The Host header is the client's word."""
     host, port = request.scope["server"]
     public_url = services_from(request).settings.public_url
-    return public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    own = f"http://{f'[{host}]' if ':' in host else host}"
+    return public_url or (own if port == 80 else f"{own}:{port}")
 
 
 async def raw_body(request: Request) -> bytes:

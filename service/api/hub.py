@@ -14,7 +14,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 from sqlalchemy.orm import Session
 
-from service.api.deps import Downloader, ServicesDep
+from service.api.deps import Downloader, ServicesDep, service_url
 from service.api.guard import GuardedRoute
 from service.api.versions import is_handed_out
 from service.audit.manifest import FileEntry
@@ -71,9 +71,8 @@ def listing(
         newest_versions = models.newest_versions(session, search=part, after=cursor, limit=limit + 1)
     page = newest_versions[:limit]
     if len(newest_versions) > limit:
-        base_url = services.settings.public_url or str(request.base_url).rstrip("/")
         query = request.url.include_query_params(cursor=page[-1][0]).query
-        response.headers["Link"] = f'<{base_url}{router.prefix}/api/models?{query}>; rel="next"'
+        response.headers["Link"] = f'<{service_url(request)}{router.prefix}/api/models?{query}>; rel="next"'
     return [_model_info(author, name, version) for name, version in page if is_handed_out(services, version, caller)]
 
 
