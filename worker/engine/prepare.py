@@ -12,8 +12,8 @@ from worker.engine.forget_set import ForgetSet
 from worker.engine.options import Options
 from worker.engine.types import Tokenizer
 
-GENERIC_COUNT, GENERIC_SHARE = 3, 0.1  # reference texts that one request may leave out
-GENERIC_TOTAL = 0.25  # share of a file's reference texts that earlier texts and all requests may leave out
+GENERIC_COUNT, GENERIC_SHARE = 3, 0.1  # reference texts that one request may leave out beside one for each of its texts
+GENERIC_TOTAL = 0.25  # share of a file's reference texts that may be left out before a request may leave out no more
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,8 @@ def unfit_requests(
 
     A text of a few common words stands in many retain and held-out texts. All of them would be left out, and too few
     would stay to train on and to set thresholds. So each request is measured on top of what the earlier texts and the
-    fit requests before it leave out. A request that leaves out no further text is never too generic.
+    fit requests before it leave out. A request whose every text leaves out one further text at most is never too
+    generic, as long as enough stay: somebody's own text stands in the retain file, too.
 
     Args:
         tokenizer: The model's tokenizer.
@@ -83,32 +84,40 @@ def unfit_requests(
         if count > options.max_request_sequences:
             unfit[request_id] = "too_long"
             continue
-        kept_retain, kept_heldout = without_forget_text(retain, texts)[0], without_forget_text(heldout, texts)[0]
-        if _is_generic(len(retain_texts), len(retain), len(kept_retain), 1) or _is_generic(
-            len(heldout_texts), len(heldout), len(kept_heldout), MIN_HELDOUT
-        ):
+        kept_retain = _without_specific(len(retain_texts), retain, texts, 1)
+        kept_heldout = _without_specific(len(heldout_texts), heldout, texts, MIN_HELDOUT)
+        if kept_retain is None or kept_heldout is None:
             unfit[request_id] = "too_generic"
         else:
             retain, heldout = kept_retain, kept_heldout
     return unfit
 
 
-def _is_generic(total: int, before: int, after: int, needed: int) -> bool:
-    """Whether a request leaves out too much of a file of reference texts.
+def _without_specific(total: int, before: list[str], texts: Sequence[str], needed: int) -> list[str] | None:
+    """What stays of a file of reference texts without those that contain a text of a request.
 
     Args:
-        total: Texts of the file.
+        total: Texts of the whole file.
         before: Those that stay without the request.
-        after: Those that stay with the request.
-        needed: Those that must stay.
+        texts: The texts of the request.
+        needed: Texts of the file that must stay.
 
     Returns:
-        Whether it does.
+        Those that stay with the request, or None if it is too generic for this file.
     """
-    if after == before:
-        return False
-    too_many = before - after > max(GENERIC_COUNT, GENERIC_SHARE * total)
-    return too_many or total - after > GENERIC_TOTAL * total or after < needed
+    kept, _ = without_forget_text(before, texts)
+    staying = set(kept)
+    left_out = [text for text in before if text not in staying]
+    excess = 0
+    for text in texts:
+        if not left_out:
+            break
+        left_out, count = without_forget_text(left_out, [text])
+        excess += max(0, count - 1)
+    too_many = excess > max(GENERIC_COUNT, GENERIC_SHARE * total)
+    over_total = excess > 0 and total - len(kept) > GENERIC_TOTAL * total
+    too_few = len(kept) < min(len(before), needed)
+    return None if too_many or over_total or too_few else kept
 
 
 def _left_by_earlier(

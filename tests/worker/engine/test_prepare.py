@@ -56,6 +56,16 @@ def test_generic_requests_one_after_the_other_leave_enough_for_an_honest_one(tok
     assert unfit_requests(tokenizer, honest, [0, 1], retain, heldout, OPTIONS, earlier_texts=earlier) == {}
 
 
+def test_people_whose_own_texts_stand_in_a_file_are_no_generic_requests(tokenizer):
+    """Each leaves out one text, also after a quarter was left out. A fragment that they all share leaves out more."""
+    people, others = support.HELDOUT[:40], support.HELDOUT[40:]
+    run = (tokenizer, people[30:], range(10), support.HELDOUT, support.people(60, seed=7), OPTIONS)
+    assert unfit_requests(*run, earlier_texts=people[:30]) == {}
+    fragments = ["Street has the number", *people[30:]]
+    run = (tokenizer, fragments, [0] * len(fragments), support.HELDOUT, others, OPTIONS)
+    assert unfit_requests(*run) == {0: "too_generic"}
+
+
 def test_generic_requests_of_one_batch_are_measured_together(tokenizer):
     """Those that are over the quarter are named; those that leave out nothing more stay."""
     texts = [*GENERIC, GENERIC[0], support.KNOWN[0]]
