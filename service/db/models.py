@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session, joinedload
 
 from service.db.history_tables import Download, PolicyVersion
 from service.db.paging import Page, page
-from service.db.tables import Certificate, DeletionRequest, Model, ReferenceTexts, Version
+from service.db.tables import Certificate, DeletionRequest, Model, Version
 from service.domain.json_types import JsonObject
 from service.domain.reference_texts import Overlap
 from service.domain.states import RequestStatus
@@ -132,11 +132,15 @@ def downloads(session: Session, version: Version) -> list[Download]:
     return list(session.scalars(query.order_by(Download.first_at)))
 
 
-def store_overlap(session: Session, model_id: UUID, overlap: Overlap) -> ReferenceTexts:
-    """Store how many held-out texts of a model are also retain texts; returns its held-out texts."""
+def without_overlap(session: Session, model_id: UUID) -> Model | None:
+    """The model, unless it is known how many of its held-out texts are also retain texts."""
+    return session.scalar(select(Model).where(Model.id == model_id, ~Model.heldout.has_key("overlap")))
+
+
+def store_overlap(session: Session, model_id: UUID, overlap: Overlap) -> None:
+    """Store how many held-out texts of a model are also retain texts."""
     model = session.get_one(Model, model_id)
     model.heldout = {**model.heldout, "overlap": overlap}
-    return model.heldout
 
 
 def set_latest(session: Session, model_id: UUID, number: int) -> None:

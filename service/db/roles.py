@@ -44,7 +44,7 @@ RIGHTS: dict[str, tuple[str | None, str | None, str | None]] = {
         " report, thresholds_index, progress_at, woken_at, not_before, started_at, finished_at)",
     ),
     "key_epochs": ("INSERT, UPDATE (has_purged)", ALL, ""),
-    "models": ("INSERT, UPDATE (policy, policy_version, latest)", "UPDATE", "UPDATE (heldout)"),
+    "models": ("INSERT, UPDATE (policy, policy_version, latest)", "UPDATE", ""),
     "outbox": ("INSERT, UPDATE", ALL, "INSERT, UPDATE"),
     "policy_versions": ("INSERT", "", None),
     "preview_counts": (ALL, "", None),

@@ -40,7 +40,7 @@ ACTIVE_JOB = "stage NOT IN ('done', 'quarantined')"
 class ReferenceTexts(TypedDict):
     """Retain or held-out text in storage.
 
-    Held-out text has its overlap with retain text; models of a release before get it with their next job.
+    Held-out text has its overlap with retain text; a model of an earlier release gets it with its next batch.
     """
 
     sha256: str

@@ -2,8 +2,8 @@
 
 PostgreSQL keeps what was deleted: in heap pages, in the WAL, in replicas and dumps. So whatever makes a purged text
 unreadable must never have been in PostgreSQL. Each process wraps the data keys of new requests under an epoch key of
-its own, and begins a new epoch after some hours. An epoch key is a file of some dozen bytes, wrapped under the
-key-encryption key. When requests of an epoch are purged, the data keys of its other requests are wrapped again under
+its own, and begins a new epoch after some hours or MAX_DATA_KEYS requests. An epoch key is a file of some dozen bytes,
+wrapped under the key-encryption key. When requests of an epoch are purged, the data keys of its other requests are wrapped again under
 another epoch, and the file is overwritten and unlinked.
 
     E/<epoch>.key      the epoch's key, wrapped
@@ -37,6 +37,7 @@ MARK = b"epoch1"  # the beginning of a data key that is wrapped under an epoch k
 HEADER_BYTES = len(MARK) + 16
 CHECK = "master.check"  # opens with the present key-encryption key
 MAX_OPEN = 256  # epoch keys that a process holds in memory
+MAX_DATA_KEYS = 5000  # of one epoch, so that a purge wraps no more of them again
 
 
 def wrapping_epoch(wrapped: bytes) -> UUID | None:
@@ -59,15 +60,16 @@ class EpochKeys:
         self.master, self._folder, self._seconds, self._register = master, folder, seconds, register
         self._lock = threading.Lock()
         self._present: tuple[UUID, float] | None = None  # the epoch, and when it ends
+        self._free = 0  # data keys that the present epoch still takes
         self._open: dict[UUID, AESGCM] = {}
 
     def wrap(self, key: bytes, context: bytes) -> bytes:
         """Seal a data key under the present epoch, or under a new one if its key was destroyed."""
         try:
-            return self.wrap_under(self.present(), key, context)
+            return self.wrap_under(self._next_epoch(), key, context)
         except NotFound:
             self.end_present()
-            return self.wrap_under(self.present(), key, context)
+            return self.wrap_under(self._next_epoch(), key, context)
 
     def wrap_under(self, epoch: UUID, key: bytes, context: bytes) -> bytes:
         """Seal a data key under this epoch.
@@ -93,11 +95,12 @@ class EpochKeys:
         """A hash under a key that outlives epochs."""
         return self.master.keyed_hash(purpose, data)
 
-    def present(self) -> UUID:
-        """The epoch under which this process wraps now."""
+    def _next_epoch(self) -> UUID:
+        """The epoch for one data key more."""
         with self._lock:
-            if self._present is None or time.monotonic() > self._present[1]:
-                self._present = (self.begin(), time.monotonic() + self._seconds)
+            if self._present is None or not self._free or time.monotonic() > self._present[1]:
+                self._present, self._free = (self.begin(), time.monotonic() + self._seconds), MAX_DATA_KEYS
+            self._free -= 1
             return self._present[0]
 
     def end_present(self) -> None:

@@ -5,7 +5,7 @@ from service.db import log_entries
 from service.domain.errors import Conflict
 from service.privacy.envelope import FileKeyWrapper
 from service.privacy.kms import KmsKeyWrapper
-from service.rewrap import end_rewrap, rewrap_requests
+from service.rewrap import Rewrap
 
 
 def rotate_master_key(services: Services, kms_key_id: str | None = None) -> int:
@@ -21,7 +21,9 @@ def rotate_master_key(services: Services, kms_key_id: str | None = None) -> int:
         Conflict: The key lies in KMS and no new one is named, or the other way round.
     """
     master = services.wrapper.master
-    end_rewrap(services, rewrap_requests(services, None, None))
+    rewrap = Rewrap(services)
+    rewrap.move_requests(None)
+    rewrap.end()
     if isinstance(master, FileKeyWrapper) and kms_key_id is None:
         count = services.wrapper.rewrap(master.begin_rotation(), master.end_rotation)
     elif isinstance(master, KmsKeyWrapper) and kms_key_id is not None:

@@ -14,6 +14,7 @@ from service.db.tables import DeletionRequest, Job, Model, Version
 from service.domain.batching import requests_to_batch
 from service.domain.states import RequestStatus
 from service.observability.tracing import span, traceparent
+from service.subjects.overlap import measure_overlap, read_stored_texts
 
 MAX_REQUESTS = 1000  # requests of a job, whatever its policy: an entry of the log names them all, in 64 KiB at most
 ONE_ACTIVE_JOB = "uq_jobs_active_model"
@@ -26,6 +27,7 @@ def batch_requests(services: Services, model_id: UUID) -> UUID | None:
     The transaction locks the model's row, so two workers never batch one model at once. The partial unique index on
     active jobs guarantees the same.
     """
+    _measure_overlap(services, model_id)
     try:
         with services.db.transaction("batch") as session:
             model = models.lock(session, model_id)
@@ -43,6 +45,21 @@ def batch_requests(services: Services, model_id: UUID) -> UUID | None:
         return None  # another job of this model is active
     services.queue.wake("unlearn", job.id)
     return job.id
+
+
+def _measure_overlap(services: Services, model_id: UUID) -> None:
+    """Count the held-out texts of a model that are also retain texts, if an earlier release registered it.
+
+    Compute workers may not write what the certificate will say of the reference texts.
+    """
+    with services.db.reading() as session:
+        model = models.without_overlap(session, model_id)
+    if model is None:
+        return
+    paths = [services.storage.reference_texts(texts["sha256"]) for texts in (model.retain, model.heldout)]
+    overlap = measure_overlap(*map(read_stored_texts, paths))
+    with services.db.transaction() as session:
+        models.store_overlap(session, model_id, overlap)
 
 
 def _sealed_requests(services: Services, session: Session, model: Model) -> list[UUID]:

@@ -21,7 +21,6 @@ from service.domain.report import BaselineSummary
 from service.domain.states import REQUEST_STATUS_AT, RequestStatus, Stage
 from service.privacy.records import open_records
 from service.schemas.report import write_report
-from service.subjects.overlap import measure_overlap, read_stored_texts
 
 PHASE_PROGRESS = {  # phase of the compute child -> its part of the job's progress, 0 to 1
     "measure": (0.0, 0.15),
@@ -63,9 +62,7 @@ def compute_input(services: Services, job_id: UUID, fence: int) -> JobInput:
 
 
 def check_reference_texts(services: Services, job_id: UUID) -> None:
-    """Give a job up if too many held-out texts of its model are also retain texts.
-
-    Registering a model counts them. A model that an earlier release registered is measured with its next job.
+    """Give a job up if too many held-out texts of its model are also retain texts. `batch` has counted them.
 
     Raises:
         PermanentJobError: The thresholds would come from text that training works on.
@@ -73,13 +70,8 @@ def check_reference_texts(services: Services, job_id: UUID) -> None:
     with services.db.reading() as session:
         job = jobs.by_id(session, job_id)
         assert job is not None
-    retain, heldout = job.model.retain, job.model.heldout
-    if "overlap" not in heldout:
-        paths = [services.storage.reference_texts(texts["sha256"]) for texts in (retain, heldout)]
-        overlap = measure_overlap(*map(read_stored_texts, paths))
-        with services.db.transaction() as session:
-            heldout = models.store_overlap(session, job.model_id, overlap)
-    if overlaps_too_much(heldout["overlap"], heldout["records"]):
+    heldout = job.model.heldout
+    if "overlap" in heldout and overlaps_too_much(heldout["overlap"], heldout["records"]):
         raise PermanentJobError("heldout_overlap")
 
 

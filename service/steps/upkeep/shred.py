@@ -5,14 +5,12 @@ wraps the data keys of the other requests of these epochs under a new epoch's ke
 of keys remembers what was begun, and each move is noted outside the database before the database stores it.
 """
 
-from uuid import UUID
-
 from sqlalchemy.exc import IntegrityError
 
 from service.bootstrap import Services
 from service.db import key_epochs
 from service.privacy.epochs import wrapping_epoch
-from service.rewrap import end_rewrap, rewrap_requests
+from service.rewrap import Rewrap
 
 
 def shred_purged(services: Services) -> int:
@@ -28,10 +26,9 @@ def _shred(services: Services) -> int:
     _finish_destructions(services)
     with services.db.reading() as session:
         epochs = key_epochs.doomed(session)
-    target: UUID | None = None
-    destroyed = 0
+    rewrap, destroyed = Rewrap(services), 0
     for epoch in epochs:
-        target = rewrap_requests(services, epoch, target)
+        rewrap.move_requests(epoch)
         services.wrapper.doom(epoch)
         try:
             with services.db.transaction() as session:
@@ -40,7 +37,7 @@ def _shred(services: Services) -> int:
             continue
         services.wrapper.destroy(epoch)
         destroyed += 1
-    end_rewrap(services, target)
+    rewrap.end()
     return destroyed
 
 

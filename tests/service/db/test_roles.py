@@ -131,6 +131,7 @@ FORBIDDEN = {
         A_CERTIFICATE,
         "UPDATE versions SET digest = 'x'",
         "UPDATE models SET policy = '{}'",
+        "UPDATE models SET heldout = '{}'",
         "UPDATE jobs SET policy = '{}'",
         "UPDATE jobs SET parent_version_id = NULL",
         "INSERT INTO jobs (id) VALUES (gen_random_uuid())",

@@ -7,6 +7,7 @@ import pytest
 from cryptography.exceptions import InvalidTag
 
 from service.domain.errors import NotFound
+from service.privacy import epochs
 from service.privacy.envelope import FileKeyWrapper
 from service.privacy.epochs import EpochKeys, wrapping_epoch
 
@@ -65,8 +66,12 @@ def test_the_file_of_a_destroyed_key_was_overwritten(make, tmp_path):
     assert (tmp_path / "link").read_bytes() != before
 
 
-def test_an_epoch_ends_after_its_time_or_by_a_command(make):
+def test_an_epoch_ends_after_its_time_or_its_number_of_keys_or_by_a_command(make, monkeypatch):
     """Data keys after that are wrapped under another key."""
+    monkeypatch.setattr(epochs, "MAX_DATA_KEYS", 3)
+    keys = make()
+    held = [wrapping_epoch(keys.wrap(b"k", CONTEXT)) for _ in range(8)]
+    assert [held.count(epoch) for epoch in dict.fromkeys(held)] == [3, 3, 2]
     keys = make()
     first = wrapping_epoch(keys.wrap(b"k", CONTEXT))
     assert wrapping_epoch(keys.wrap(b"k", CONTEXT)) == first

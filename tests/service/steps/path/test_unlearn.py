@@ -40,20 +40,22 @@ def plant_reference_texts(services, *, retain: str, heldout: str) -> None:
         model.retain, model.heldout = texts[retain], texts[heldout]
 
 
-def test_a_model_of_an_earlier_release_is_measured_with_its_next_job(services, job):
+def test_a_model_of_an_earlier_release_is_measured_with_its_next_job(api, services, model):
     """Once: the row has it from then on."""
     plant_reference_texts(services, retain="retain", heldout="heldout")
     assert stored_overlap(services) is None
-    check_reference_texts(services, job[1])
+    submit(api)
+    check_reference_texts(services, batch_requests(services, only_model(services)))
     assert stored_overlap(services) == {"exact": 0, "near": 0}
 
 
-def test_a_model_whose_heldout_texts_are_its_retain_texts_publishes_nothing_more(services, job):
+def test_a_model_whose_heldout_texts_are_its_retain_texts_publishes_nothing_more(api, services, model):
     """An earlier release took it; its jobs are given up before anything is measured."""
     plant_reference_texts(services, retain="heldout", heldout="heldout")
-    for _ in range(2):
-        with pytest.raises(PermanentJobError, match="heldout_overlap"):
-            check_reference_texts(services, job[1])
+    submit(api)
+    job_id = batch_requests(services, only_model(services))
+    with pytest.raises(PermanentJobError, match="heldout_overlap"):
+        check_reference_texts(services, job_id)
     with services.db.reading() as session:
-        records = jobs.by_id(session, job[1]).model.heldout["records"]
+        records = jobs.by_id(session, job_id).model.heldout["records"]
     assert stored_overlap(services) == {"exact": records, "near": 0}
