@@ -26,6 +26,7 @@ from service.db.corpus_tables import Corpus
 from service.db.tables import Model
 from service.domain.subject import Subject
 from service.steps.subjects.index import add_corpus, index_corpus
+from service.steps.subjects.resolve import MAX_TEXTS
 from service.subjects.search import SearchableCorpora, corpus_reader, search
 from tests import support
 
@@ -101,9 +102,12 @@ def measure(services: Services, folder: Path, size: int) -> str:
     worker.join()
     address = f"person{size // 2}@example.org"
 
+    def sources() -> SearchableCorpora:
+        return SearchableCorpora(services.wrapper, services.corpus_roots, services.db, model_id, max_texts=MAX_TEXTS)
+
     def look_up(subject: Subject) -> Callable[[], object]:
         def action() -> object:
-            return search(SearchableCorpora(services.wrapper, services.corpus_roots, services.db, model_id), subject)
+            return search(sources(), subject)
 
         return action
 

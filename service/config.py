@@ -141,7 +141,7 @@ class Settings(BaseSettings):
         15, description="delay after a failed attempt; each further delay is four times longer"
     )
     max_attempts: int = Field(3, description="claims of a job before it is quarantined")
-    max_split_jobs: int = Field(64, description="most jobs that one failed job is split into, part by part")
+    max_split_jobs: int = Field(64, description="most jobs that a failed job is split into while none of them passes")
     database_pool: int = Field(10, gt=0, description="database connections that a process keeps open")
     compute_sandbox: Literal["auto", "require", "off"] = Field(
         "auto",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import case, func, or_, select, update
+from sqlalchemy import case, false, func, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.sql.selectable import ForUpdateArg
@@ -224,14 +224,16 @@ def newest_was_split(session: Session, model_id: UUID) -> bool:
     return session.scalar(newest) is not None
 
 
-def split_count(session: Session, job: Job) -> int:
-    """How many jobs were made by splitting, from the first job on of which this one is a part."""
+def split_so_far(session: Session, job: Job) -> tuple[int, bool]:
+    """How many jobs were made by splitting the first job of which this is a part, and whether any of them passed."""
     ancestors = select(Job.id, Job.split_of).where(Job.id == job.id).cte("ancestors", recursive=True)
     ancestors = ancestors.union(select(Job.id, Job.split_of).where(Job.id == ancestors.c.split_of))
     first = select(ancestors.c.id).where(ancestors.c.split_of.is_(None)).scalar_subquery()
-    parts = select(Job.id).where(Job.split_of == first).cte("parts", recursive=True)
-    parts = parts.union(select(Job.id).where(Job.split_of == parts.c.id))
-    return session.scalar(select(func.count()).select_from(parts)) or 0
+    parts = select(Job.id, Job.outcome).where(Job.split_of == first).cte("parts", recursive=True)
+    parts = parts.union(select(Job.id, Job.outcome).where(Job.split_of == parts.c.id))
+    passed = func.coalesce(func.bool_or(parts.c.outcome == Outcome.PASSED), false())
+    count, has_passed = session.execute(select(func.count(), passed).select_from(parts)).one()
+    return count, has_passed
 
 
 def exhausted(session: Session, max_attempts: int) -> Job | None:

@@ -2,7 +2,9 @@
 
 A job that fails is one finding about several requests. Its requests go back to pending in two parts, and each part
 becomes a job of its own. A part that fails is split again, until the requests that fail stand alone. So a batch of n
-requests makes fewer than 2n jobs; `max_split_jobs` is the limit whatever happens. Every split is in the log.
+requests makes fewer than 2n jobs. If none of the first `max_split_jobs` jobs has passed, the cause is hardly in the
+requests, and the rest fails together. The requests of one API key stay together, so that one submitter's bad requests
+cost the others few jobs. Every split is in the log.
 """
 
 from collections.abc import Sequence
@@ -43,13 +45,15 @@ def fail_or_split(
         job: The job.
         failed: Those of its requests that did not end otherwise.
         reason: Why the job failed.
-        max_split_jobs: How many jobs may be made of one by splitting.
+        max_split_jobs: How many jobs may be made of one by splitting while none of them passes.
 
     Returns:
         The refs of the requests that are pending again, for `log_split`.
     """
     parts = _parts(failed)
-    if not parts or reason in INSEPARABLE or jobs.split_count(session, job) + len(parts) > max_split_jobs:
+    count, has_passed = jobs.split_so_far(session, job)
+    is_hopeless = count + len(parts) > max_split_jobs and not has_passed
+    if not parts or reason in INSEPARABLE or is_hopeless:
         requests.move(session, failed, RequestStatus.FAILED, reason=reason)
         return []
     for number, part in enumerate(parts):
@@ -78,5 +82,8 @@ def _parts(failed: Sequence[DeletionRequest]) -> list[list[DeletionRequest]]:
     others = [request for request in failed if request.verdict not in PASSED]
     if passed and others:
         return [passed, others]
-    middle = len(failed) // 2
-    return [list(failed[:middle]), list(failed[middle:])] if middle else []
+    by_key = sorted(failed, key=lambda request: request.api_key_id)
+    middle = len(by_key) // 2
+    ends = [n for n in range(1, len(by_key)) if by_key[n - 1].api_key_id != by_key[n].api_key_id]  # of a key's requests
+    cut = min(ends, key=lambda n: abs(n - middle), default=middle)
+    return [by_key[:cut], by_key[cut:]] if cut else []

@@ -3,8 +3,8 @@
 PostgreSQL keeps what was deleted: in heap pages, in the WAL, in replicas and dumps. So whatever makes a purged text
 unreadable must never have been in PostgreSQL. Each process wraps the data keys of new requests under an epoch key of
 its own, and begins a new epoch after some hours or MAX_DATA_KEYS requests. An epoch key is a file of some dozen bytes,
-wrapped under the key-encryption key. When requests of an epoch are purged, the data keys of its other requests are wrapped again under
-another epoch, and the file is overwritten and unlinked.
+wrapped under the key-encryption key. When requests of an epoch are purged, the data keys of its other requests are
+wrapped again under another epoch, and the file is overwritten and unlinked.
 
     E/<epoch>.key      the epoch's key, wrapped
     E/<epoch>.moved    data keys that were wrapped again under this epoch: a backup of the database has only their

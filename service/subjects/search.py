@@ -34,6 +34,13 @@ class Unsearchable(Exception):
         return str(self).startswith(("corpus_changed", "corpus_removed"))
 
 
+class TooManyMatches(Unsearchable):
+    """A search matches or compares more records than one request may."""
+
+    def __init__(self) -> None:
+        super().__init__("too_many_matches")
+
+
 @dataclass(slots=True)
 class Matches:
     """The records that a subject matches.
@@ -133,8 +140,8 @@ def search(sources: "SearchableCorpora", subject: Subject) -> Matches:
     """Look a subject up in every corpus of a model.
 
     Raises:
-        Unsearchable: As in `SearchableCorpora.searched`. Or there are too many matches, or a text has changed since it
-            was indexed.
+        TooManyMatches: There are too many matches, or too many texts to compare.
+        Unsearchable: As in `SearchableCorpora.searched`. Or a text has changed since it was indexed.
     """
     db, model_id, hasher = sources.db, sources.model_id, sources.hasher
     matches = Matches(searched=sources.searched)
@@ -156,7 +163,7 @@ def search(sources: "SearchableCorpora", subject: Subject) -> Matches:
 
 def _refuse_too_many(records: list[CorpusRecord]) -> list[CorpusRecord]:
     if len(records) >= corpora.MAX_MATCHES:
-        raise Unsearchable("too_many_matches")
+        raise TooManyMatches
     return records
 
 
@@ -208,9 +215,7 @@ def read_records(sources: "SearchableCorpora", ids: list[int]) -> list[tuple[Cor
 class SearchableCorpora:
     """The corpora of a model, and their files. No database connection is held while files are read."""
 
-    def __init__(
-        self, wrapper: Wrapper, roots: Roots, db: Database, model_id: UUID, *, max_texts: int | None = None
-    ) -> None:
+    def __init__(self, wrapper: Wrapper, roots: Roots, db: Database, model_id: UUID, *, max_texts: int) -> None:
         """Read the list of corpora, whose files lie in `roots`. No more than `max_texts` texts can be read."""
         self.db, self.model_id, self.hasher = db, model_id, Hasher(wrapper)
         self._texts_left = max_texts
@@ -256,12 +261,12 @@ class SearchableCorpora:
         """Read a record's text from its corpus.
 
         Raises:
-            Unsearchable: The text cannot be read, or is not the one that was indexed; or `max_texts` were read.
+            TooManyMatches: `max_texts` were read.
+            Unsearchable: The text cannot be read, or is not the one that was indexed.
         """
-        if self._texts_left is not None:
-            self._texts_left -= 1
-            if self._texts_left < 0:
-                raise Unsearchable("too_many_matches")
+        self._texts_left -= 1
+        if self._texts_left < 0:
+            raise TooManyMatches
         corpus = self._corpora.get(record.corpus_id)
         if corpus is None:
             raise Unsearchable("corpus_removed")

@@ -29,6 +29,7 @@ MIN_HELDOUT = 20  # as in the engine: fewer texts have no 95th percentile
 COPIED = {".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken", ".md"}
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".h5", ".msgpack"}
 ADAPTER = "adapter_config.json"
+LEGACY_FILES = {"special_tokens_map_file", "added_tokens_file"}  # of tokenizer_config.json; no library reads them
 HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
 
 
@@ -157,7 +158,7 @@ def check_model_folder(folder: Path) -> None:
     for name in ("config.json", "tokenizer_config.json"):
         if "auto_map" in _read_config(folder, name, required=name == "config.json"):
             raise Invalid(f"{name} asks for remote code (auto_map), which the service refuses.", field="path")
-    _check_weight_names(folder)
+    _check_named_files(folder)
     for path in sorted(folder.rglob("*.safetensors")):
         if not _is_safetensors(path):
             name = path.relative_to(folder).as_posix()
@@ -170,16 +171,19 @@ def check_model_folder(folder: Path) -> None:
         raise Invalid("The index of the weights names a file that is missing.", field="path")
 
 
-def _check_weight_names(folder: Path) -> None:
-    """Check that the weights which a file names lie beside it. By `../` a worker would read files of other models.
+def _check_named_files(folder: Path) -> None:
+    """Check that the files which a file names lie beside it. By `../` a worker would read files of others.
 
     Raises:
         Invalid: They lie elsewhere, or are missing. The error names the file.
     """
+    if "transformers_weights" in _read_config(folder, "config.json", required=True):
+        raise Invalid("config.json names its weights; rename them to model.safetensors.", field="path")
     named: dict[str, list[object]] = {}
-    config = _read_config(folder, "config.json", required=True)
-    if "transformers_weights" in config:
-        named["config.json"] = [config["transformers_weights"]]
+    tokenizer_config = _read_config(folder, "tokenizer_config.json", required=False)
+    for key, value in tokenizer_config.items():
+        if key.endswith(("_file", "_files")) and key not in LEGACY_FILES and value is not None:
+            named.setdefault("tokenizer_config.json", []).extend(value if isinstance(value, list) else [value])
     for path in sorted(folder.rglob("*.index.json")):
         name = path.relative_to(folder).as_posix()
         weight_map = _read_config(folder, name, required=True).get("weight_map")
@@ -187,7 +191,7 @@ def _check_weight_names(folder: Path) -> None:
     for name, weights in named.items():
         beside = [path.name for path in (folder / name).parent.iterdir()]
         if not all(weight in beside for weight in weights):
-            raise Invalid(f"{name} names weights that are not beside it.", field="path")
+            raise Invalid(f"{name} names files that are not beside it.", field="path")
 
 
 def _read_config(folder: Path, name: str, *, required: bool) -> dict[str, object]:

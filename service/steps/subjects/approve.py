@@ -85,10 +85,10 @@ def list_matches(services: Services, request_id: UUID, after: int, limit: int) -
         kinds = {record_id: kind for kind, ids in ids_by_kind.items() for record_id in ids}
         submitted = [text.decode() for _, text in open_records(services.wrapper, request)] if after < 0 else []
     page = [record_id for record_id in (resolution["records"] if resolution else []) if record_id > after][:limit]
+    roots = services.corpus_roots
     try:
-        matches = read_records(
-            SearchableCorpora(services.wrapper, services.corpus_roots, services.db, request.model_id), page
-        )
+        sources = SearchableCorpora(services.wrapper, roots, services.db, request.model_id, max_texts=limit)
+        matches = read_records(sources, page)
     except Unsearchable as error:
         if not error.index_is_outdated:
             raise Conflict(f"The matching records cannot be read now ({error}).") from None

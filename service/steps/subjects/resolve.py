@@ -1,8 +1,8 @@
 """resolve: from a request's identities and names to the matching records of the corpora.
 
 A record that an identifier matches is certain, and so are its near copies. If there are very many of them, or if only a
-name matches a record, a person has to approve. The step searches and reads before its transaction; the transaction
-checks that nothing has changed meanwhile.
+name matches a record, a person has to approve. If there are too many to compare, the request is rejected. The step
+searches and reads before its transaction; the transaction checks that nothing has changed meanwhile.
 """
 
 import threading
@@ -20,9 +20,17 @@ from service.domain.states import Hold, RequestStatus
 from service.domain.subject import Resolution
 from service.observability.tracing import span
 from service.privacy.records import request_data_key, request_subject, seal_records
-from service.subjects.search import SearchableCorpora, Unsearchable, read_records, search, searched_corpora
+from service.subjects.search import (
+    SearchableCorpora,
+    TooManyMatches,
+    Unsearchable,
+    read_records,
+    search,
+    searched_corpora,
+)
 
 LOOK_AHEAD = 20  # requests that one query returns
+MAX_TEXTS = 20_000  # that are read to search for one person; the texts of that many would be too long for a request
 LONG_WORD = 16  # characters; a longer word has several tokens
 SLOTS = threading.BoundedSemaphore(2)  # calls per process, so that other tasks do not wait for a free thread
 
@@ -54,13 +62,16 @@ def _resolve_one(services: Services, request_id: UUID) -> None:
         request = requests.by_id(session, request_id)
     if request is None or not _is_unresolved(request):
         return
-    before = request.resolution
+    before, roots = request.resolution, services.corpus_roots
     try:
-        sources = SearchableCorpora(services.wrapper, services.corpus_roots, services.db, request.model_id)
+        sources = SearchableCorpora(services.wrapper, roots, services.db, request.model_id, max_texts=MAX_TEXTS)
         if any(corpus["state"] == "indexing" for corpus in sources.searched):
             return  # the sweep wakes this step again
         resolution = before or _search_result(services, sources, request)
         texts = _texts_to_add(sources, request, resolution)
+    except TooManyMatches as error:
+        _reject(services, request_id, str(error))
+        return
     except Unsearchable as error:
         _store_unsearchable(services, request_id, error)
         return
@@ -138,6 +149,18 @@ def _add_texts(
             for corpus in resolution["searched"]
         ],
     )
+
+
+def _reject(services: Services, request_id: UUID, reason: str) -> None:
+    """End a request that no search will resolve; its operator is alerted."""
+    with services.db.transaction("refuse") as session:
+        request = requests.by_id(session, request_id, lock=True)
+        if request is None or not _is_unresolved(request):
+            return
+        request.hold = None
+        requests.move(session, [request], RequestStatus.REJECTED, reason=reason)
+        log_entries.append(session, "requests.rejected", refs=[request.ref], at_stage="resolve")
+    services.queue.wake("deliver")
 
 
 def _store_unsearchable(services: Services, request_id: UUID, error: Unsearchable) -> None:

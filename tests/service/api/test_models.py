@@ -31,10 +31,10 @@ def name_weights(folder, weights: object) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-def change_config(folder, **fields) -> None:
-    """Set fields of config.json."""
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **fields}))
+def change_config(folder, name: str = "config.json", **fields) -> None:
+    """Set fields of a configuration."""
+    config = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps({**config, **fields}))
 
 
 def safetensors_file(**changes) -> bytes:
@@ -67,6 +67,14 @@ BAD_FOLDERS = {
     "a configuration that names weights elsewhere": lambda f: change_config(
         f, transformers_weights="../other/model.safetensors"
     ),
+    "a configuration that names weights beside it": lambda f: (
+        (f / "model.safetensors").rename(f / "w.safetensors"),
+        change_config(f, transformers_weights="w.safetensors"),
+    ),
+    "a vocabulary elsewhere": lambda f: change_config(f, "tokenizer_config.json", vocab_file="/etc/hostname"),
+    "one of several tokenizers elsewhere": lambda f: change_config(
+        f, "tokenizer_config.json", fast_tokenizer_files=["tokenizer.json", "../other/tokenizer.json"]
+    ),
     "an adapter of another model": lambda f: (f / "adapter_config.json").write_text(
         '{"base_model_name_or_path": "/models/other"}'
     ),
@@ -85,6 +93,17 @@ def test_unsafe_model_folders_are_refused(api, services, base, tmp_path, name):
 def test_weights_in_shards_are_registered(api, base, tmp_path):
     """Their index names the files beside it."""
     path = damaged(base, tmp_path / "m", lambda f: name_weights(f, "model-00001-of-00001.safetensors"))
+    assert api.post("/v1/models", json=registration(base, path=path)).status_code == 201
+
+
+def test_files_that_a_tokenizer_names_beside_it_or_for_old_libraries_are_fine(api, base, tmp_path):
+    """Many models name the exporter's cache for a file that no library reads any more."""
+    fields = {
+        "tokenizer_file": None,
+        "special_tokens_map_file": "/root/.cache/x",
+        "fast_tokenizer_files": ["tokenizer.json"],
+    }
+    path = damaged(base, tmp_path / "m", lambda f: change_config(f, "tokenizer_config.json", **fields))
     assert api.post("/v1/models", json=registration(base, path=path)).status_code == 201
 
 

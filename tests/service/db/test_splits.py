@@ -115,13 +115,23 @@ def test_a_job_that_is_given_up_is_split_unless_no_request_can_be_the_cause(api,
     assert [state(api, request) for request in sent] == [("pending", "split") if separable else ("failed", reason)] * 2
 
 
-def test_the_number_of_jobs_is_limited(api, services, model):
-    """What is left when it is reached fails together."""
+@pytest.mark.parametrize(("culprits", "jobs_made"), [(8, 3), (1, 7)])
+def test_the_number_of_jobs_is_limited_while_none_passes(api, services, model, culprits, jobs_made):
+    """What is left then fails together. Once a part has passed, the others are split until the culprit stands alone."""
     services.settings.max_split_jobs = 2
     sent = [submit(api) for _ in range(8)]
-    culprits = {request["ref"]: "criterion_missed" for request in sent[:1]}
-    assert run(services, culprits) == 3
-    assert sorted(state(api, request)[0] for request in sent) == ["completed"] * 4 + ["failed"] * 4
+    assert run(services, {request["ref"]: "criterion_missed" for request in sent[8 - culprits :]}) == jobs_made
+    ends = [state(api, request)[0] for request in sent]
+    assert ends == ["completed"] * (8 - culprits) + ["failed"] * culprits
+
+
+def test_the_requests_of_one_key_are_split_together(api, services, model, new_key):
+    """One submitter's bad requests: the first split parts them from the requests of the others."""
+    other = {"Authorization": f"Bearer {new_key('submit')}"}
+    sent = [[submit(api) for _ in range(5)], [submit(api, headers=other) for _ in range(3)]]
+    fail_what_waits(services)
+    first = job_refs(services, batch_requests(services, only_model(services)))
+    assert sorted(first) in [sorted(request["ref"] for request in group) for group in sent]
 
 
 def test_other_requests_and_the_parts_of_a_batch_take_turns(api, services, model):

@@ -13,6 +13,7 @@ from service.db import corpora, log_entries, requests
 from service.db.tables import DeletionRequest, Outbox
 from service.doctor import examine
 from service.steps.path.batch import batch_requests
+from service.steps.subjects import resolve as resolve_module
 from service.steps.subjects.index import index_corpus
 from service.steps.upkeep.purge import purge_due
 from service.steps.upkeep.sweep import wake_lost_work
@@ -98,6 +99,19 @@ def test_a_form_letter_to_many_is_not_hers(api, services, model, tmp_path, monke
     request = submit(api, **subject)
     resolve(services, request["id"])
     assert texts_in(services, request["id"]) == [form.format("person3@example.org")]
+
+
+def test_a_search_that_would_read_half_the_corpus_is_rejected_once(api, services, filled, monkeypatch):
+    """An address that somebody picked because it stands everywhere; its operator is alerted, and nothing repeats it."""
+    monkeypatch.setattr(resolve_module, "MAX_TEXTS", 3)
+    request = submit(api, **by_email())
+    resolve(services, request["id"])
+    answer = api.get(f"{REQUESTS}/{request['id']}").json()
+    assert (answer["status"], answer["reason"], answer["waits_for"]) == ("rejected", "too_many_matches", None)
+    with services.db.reading() as session:
+        assert requests.unresolved(session, 10) == []
+        alerts = session.scalars(select(Outbox.status).where(Outbox.request_id == request["id"], Outbox.target < 0))
+        assert list(alerts) == ["rejected"]
 
 
 def test_a_word_alone_is_left_out(api, services, model, tmp_path):
