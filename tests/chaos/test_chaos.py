@@ -77,6 +77,7 @@ def test_every_point_that_has_a_name_is_in_the_matrix():
     assert named == set(POINTS) - {EXECUTING}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["compute", "control"])
 def test_a_stop_ends_within_thirty_seconds_and_keeps_nothing(patient, part):
     """SIGTERM in mid-epoch: the job is handed back and claimed again; at a release that is renamed: it is published.
@@ -130,6 +131,7 @@ def weights(stack: Chaos, name: str) -> str:
     return digest
 
 
+@pytest.mark.slow
 def test_a_killed_and_resumed_run_gives_the_same_bytes(stack):
     """The child is killed after its second epoch; the version's weights are those of a run that nobody disturbed."""
     policy = {"learning_rate": 5e-4, "epoch_checks": 1}

@@ -38,6 +38,7 @@ def run(where, tmp_path):
     return call
 
 
+@pytest.mark.slow
 def test_the_asynchronous_client_goes_the_whole_way(stack, folder, where, tmp_path):
     """Submit, events, the end, the download; several at once; an error is one of ours."""
     register(stack, folder, "async")

@@ -134,6 +134,7 @@ def test_fides_sees_a_failed_job_as_an_error_and_nothing_found_as_done(fides):
     assert wait_until(lambda: nobody.poll(answer), 60)
 
 
+@pytest.mark.slow
 def test_fides_is_called_back(world, fides):
     """On `reply-to`, with its token; a failed job is not received as done."""
     receiver = world[1]

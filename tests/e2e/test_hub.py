@@ -173,6 +173,7 @@ def test_what_is_not_there_is_said_in_the_hubs_words(versions, path, word):
     assert (answer.status_code, answer.headers["x-error-code"]) == (404, word)
 
 
+@pytest.mark.slow
 def test_a_wrong_token_and_a_withdrawn_version(stack, folder, hub):
     """401 for a token that nobody has; a withdrawn version is gone from hub and API, and another one is made."""
     register(stack, folder, "retracted")

@@ -33,7 +33,7 @@ SAME_PATH = {  # the quickstart's, or it through another door: `make test-all`; 
     "README.md",
     *(
         f"docs/guides/{name}.md"
-        for name in ("access", "callbacks", "datagrail", "fides", "hub", "opendsr", "transcend")
+        for name in ("access", "callbacks", "datagrail", "fides", "hub", "opendsr", "subjects", "transcend")
     ),
 }
 ELSEWHERE = {  # run by another test, which has what they need

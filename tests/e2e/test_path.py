@@ -101,6 +101,7 @@ def test_a_model_that_cannot_be_run_fails_with_its_reason(stack, folder, tmp_pat
     assert stack.client.job(outcome["job_id"])["attempts"] == 1
 
 
+@pytest.mark.slow
 def test_a_killed_compute_worker_loses_nothing(stack, folder):
     """kill -9 in mid-training: the supervisor restarts it, the job goes on from its last epoch, one version exists."""
     register(stack, folder, "killed", learning_rate=2e-4, min_epoch_steps=8, max_epochs=200)

@@ -44,6 +44,7 @@ def keys(services, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_keys_are_rotated_and_revoked_while_the_service_runs(api, services, model, keys, tmp_path):
     """Old releases count after rotation and not after revocation; new ones are signed by the new key; all is logged."""
     published(api, services, "a record")
