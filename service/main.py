@@ -63,6 +63,7 @@ PROBLEMS = {
     503: "Temporarily unavailable",
 }
 ROUTERS: tuple[APIRouter, ...] = (
+    requests.submit_router,
     requests.router,
     bulk.router,
     subjects.router,

@@ -6,7 +6,7 @@ caller's turn. FastAPI would read and parse the body first.
 """
 
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import ClassVar, cast
 from urllib.parse import parse_qsl
 
@@ -42,10 +42,13 @@ class ReadRequest(Request):
 
 
 class GuardedRoute(APIRoute):
-    """A route that guards its endpoint. `is_counted`: a request takes a turn of its caller."""
+    """A route that guards its endpoint."""
 
-    is_counted: ClassVar[bool] = True
     ignores_parameters: ClassVar[bool] = False  # unknown query parameters
+
+    def admit(self, admission: Admission, holder: str) -> AbstractAsyncContextManager[None]:
+        """Admit a request of a holder: it takes one of its turns."""
+        return admission.turn(holder)
 
     def get_route_handler(self) -> Handler:
         """Wrap the endpoint."""
@@ -63,7 +66,7 @@ class GuardedRoute(APIRoute):
             if request.scope["query_string"] and not self.ignores_parameters:
                 _check_parameters(request.scope["query_string"], parameters)
             admission: Admission = request.app.state.admission
-            turn = admission.turn(holder) if self.is_counted else nullcontext()
+            turn = self.admit(admission, holder)
             if body is None and not has_raw_body:
                 async with turn:
                     return await handle(request)
@@ -83,7 +86,17 @@ class GuardedRoute(APIRoute):
 class UncountedRoute(GuardedRoute):
     """A route that is always answered, however much there is to do."""
 
-    is_counted = False
+    def admit(self, admission: Admission, holder: str) -> AbstractAsyncContextManager[None]:
+        """Admit every request."""
+        return nullcontext()
+
+
+class WaitingRoute(GuardedRoute):
+    """A route whose endpoint is a coroutine. A key may have many requests that wait there: none holds a thread."""
+
+    def admit(self, admission: Admission, holder: str) -> AbstractAsyncContextManager[None]:
+        """Admit a request of a holder: it takes one of its places."""
+        return admission.place(holder)
 
 
 def _dependencies(dependant: Dependant) -> Iterator[Dependant]:

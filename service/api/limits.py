@@ -35,13 +35,13 @@ class Admission:
         self._requests = Shares(settings.max_requests, _part(settings.max_requests, settings.share))
         self._bodies = Shares(buffer, max(settings.max_body_bytes, _part(buffer, settings.share)))
         self._webhooks = Shares(WEBHOOK_BUFFER_BYTES, WEBHOOK_SHARE_BYTES)
-        self._turns = Turns(settings.key_requests)
+        self.turns = Turns(settings.key_requests)  # each may take a thread and a connection
         self.max_values = OTHER_VALUES + VALUES_OF_A_RECORD * settings.max_records  # of a JSON body
         self.parsers, self.key_lookups = CapacityLimiter(PARSER_THREADS), CapacityLimiter(LOOKUP_THREADS)
 
     @asynccontextmanager
-    async def turn(self, holder: str) -> AsyncIterator[None]:
-        """Count a request of a holder, and wait until it may be worked on.
+    async def place(self, holder: str) -> AsyncIterator[None]:
+        """Count a request of a holder. It may hold neither a thread nor a connection to the database.
 
         Raises:
             Busy: Too many requests are under way, or too many of this holder.
@@ -49,10 +49,19 @@ class Admission:
         if not self._requests.take(holder):
             raise Busy("Too many requests are under way; nothing was changed. Try again.")
         try:
-            async with self._turns.turn(holder):
-                yield
+            yield
         finally:
             self._requests.give_back(holder)
+
+    @asynccontextmanager
+    async def turn(self, holder: str) -> AsyncIterator[None]:
+        """Count a request of a holder, and wait until it may be worked on.
+
+        Raises:
+            Busy: As in `place`.
+        """
+        async with self.place(holder), self.turns.turn(holder):
+            yield
 
     @asynccontextmanager
     async def body(self, request: Request, holder: str, *, has_key: bool) -> AsyncIterator[bytes]:

@@ -7,6 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import AwareDatetime
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
 from service.api.deps import (
     SEES_ALL_REQUESTS,
@@ -18,7 +19,8 @@ from service.api.deps import (
     sees_counts,
     services_from,
 )
-from service.api.guard import GuardedRoute
+from service.api.guard import GuardedRoute, WaitingRoute
+from service.api.limits import Admission
 from service.api.paging import Cursor, Limit, ModelFilter, filtered_model
 from service.bootstrap import Services
 from service.db import api_keys, requests
@@ -40,13 +42,16 @@ from service.schemas.requests import (
     RequestOut,
     ResolutionIn,
 )
+from service.sealing import Accepted
 from service.steps.operator.resolve import resolve_failed_request
 from service.steps.operator.retry import retry_request
 from service.steps.path.amend import cancel_request, extend_deadline
-from service.steps.path.request import Accepted, accept_request
+from service.steps.path.request import accept_at_once, accept_request
 from service.steps.upkeep.purge import purge_request
 
-router = APIRouter(prefix="/v1/deletion-requests", tags=["deletion requests"], route_class=GuardedRoute)
+PREFIX, TAGS = "/v1/deletion-requests", ["deletion requests"]
+submit_router = APIRouter(prefix=PREFIX, tags=[*TAGS], route_class=WaitingRoute)
+router = APIRouter(prefix=PREFIX, tags=[*TAGS], route_class=GuardedRoute)
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -91,18 +96,23 @@ def _request_out(request: DeletionRequest, model: str, caller: Caller, reference
     )
 
 
-@router.post("", status_code=202, response_model=RequestAccepted)
-def submit(
+@submit_router.post("", status_code=202, response_model=RequestAccepted)
+async def submit(
     body: RequestIn, http_request: Request, caller: Submitter, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Accept a deletion request. After the answer 202 the request is durable and will reach a terminal state.
 
     Default limits: 256 records, 65,536 bytes of UTF-8 per record, 8 MiB per body.
     """
-    accepted = accept_request(services_from(http_request), to_submission(body), caller.id, idempotency_key)
+    given = (services_from(http_request), to_submission(body), caller.id, idempotency_key)
+    accepted = await accept_at_once(*given)
+    if accepted is None:
+        admission: Admission = http_request.app.state.admission
+        async with admission.turns.turn(str(caller.id)):
+            accepted = await run_in_threadpool(accept_request, *given)
     request_out = _request_out(accepted.request, accepted.model, caller, body.reference)
     answer = RequestAccepted(**dict(request_out), receipt=to_receipt(accepted))
-    headers = {"Location": f"{router.prefix}/{accepted.request.id}"}
+    headers = {"Location": f"{PREFIX}/{accepted.request.id}"}
     return Response(answer.model_dump_json(), 202, headers, media_type="application/json")
 
 

@@ -1,5 +1,6 @@
 """Canonical JSON (RFC 8785): one writer, and a reader that accepts nothing else."""
 
+import contextlib
 import json
 
 import rfc8785
@@ -12,8 +13,23 @@ class NotCanonical(ValueError):
 
 
 def dumps(value: Json) -> bytes:
-    """The canonical bytes of a JSON value; equal values give equal bytes."""
+    """The canonical bytes of a JSON value; equal values give equal bytes.
+
+    Without numbers, and with ASCII keys alone, the standard library's writer in C writes the same bytes faster.
+    """
+    if _has_one_form(value):
+        with contextlib.suppress(UnicodeEncodeError):  # a lone surrogate, for which the other writer has its own error
+            return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
     return rfc8785.dumps(value)
+
+
+def _has_one_form(value: Json) -> bool:
+    """Whether a value holds strings, true, false and null alone, under ASCII keys."""
+    if type(value) is str or value is None or value is True or value is False:
+        return True
+    if type(value) is dict:
+        return all(type(key) is str and key.isascii() and _has_one_form(member) for key, member in value.items())
+    return type(value) is list and all(map(_has_one_form, value))
 
 
 def loads(data: bytes) -> Json:

@@ -1,11 +1,12 @@
-"""Group commit: callers that arrive while a call is under way share the next call, and one of them makes it.
+"""Group commit: items that arrive while a call is under way share the next call.
 
 A transaction costs a round trip and a flush whether it stores one request or thirty, so under load the callers share
-the flush. A caller that is alone calls at once, in its own thread. There is no timer and no extra thread: the caller
-that has waited longest becomes the leader of the next group. A large item goes alone, so that no other item waits
-for it.
+the flush. One thread makes the calls, one after the other. A caller is a thread that waits, or a coroutine: then no
+thread waits for the database. There is no timer. A large item goes alone, so that no other item waits for it.
 """
 
+import asyncio
+import contextlib
 import copy
 import threading
 from collections import deque
@@ -24,20 +25,16 @@ ITEM_ERRORS = ("22", "23", "40")
 class _Entry(Generic[Item, Result]):
     """An item in the queue, and its result or error once the call is made."""
 
-    def __init__(self, item: Item) -> None:
-        self.item, self.leads = item, False
-        self.woken = threading.Event()
+    def __init__(self, item: Item, waiter: "threading.Event | asyncio.Future[None]") -> None:
+        self.item, self.waiter = item, waiter
         self.result: Result
-        self.error: Exception | None = psycopg.OperationalError("the leader of the group was interrupted")
+        self.error: BaseException | None = None
 
-    def succeed(self, result: Result) -> None:
-        self.result, self.error = result, None
-        self.woken.set()
-
-    def fail(self, error: Exception, *, shared: bool) -> None:
-        # A shared error is copied: one traceback for all would expose the texts of one caller to another.
-        self.error = copy.copy(error).with_traceback(None) if shared else error
-        self.woken.set()
+    def outcome(self) -> Result:
+        """The result, or raise the error."""
+        if self.error is not None:
+            raise self.error
+        return self.result
 
 
 class GroupCommit(Generic[Item, Result]):
@@ -63,12 +60,12 @@ class GroupCommit(Generic[Item, Result]):
         """
         self._call, self._size = call, size
         self._max_items, self._max_bytes, self._timeout_seconds = max_items, max_bytes, timeout_seconds
-        self._lock = threading.Lock()
         self._waiting: deque[_Entry[Item, Result]] = deque()
-        self._has_leader = False
+        self._changed = threading.Condition()
+        self._committer: threading.Thread | None = None
 
     def __call__(self, item: Item) -> Result:
-        """The result for this item.
+        """The result for this item; the calling thread waits.
 
         Raises:
             sqlalchemy.exc.TimeoutError: The item's group did not start in time; nothing was done.
@@ -76,43 +73,54 @@ class GroupCommit(Generic[Item, Result]):
         """
         if self._size(item) > self._max_bytes:
             return self._call([item])[0]
-        entry: _Entry[Item, Result] = _Entry(item)
-        with self._lock:
-            self._waiting.append(entry)
-            if not self._has_leader:
-                self._has_leader = True
-                self._appoint(entry)
-        if not entry.woken.wait(self._timeout_seconds):
-            with self._lock:
-                if entry in self._waiting and not entry.leads:
-                    self._waiting.remove(entry)
-                    raise exc.TimeoutError("others were before this one for too long")
-            entry.woken.wait()  # the call is under way and takes as long as the database allows
-        if entry.leads:
-            self._lead()
-        if entry.error is not None:
-            raise entry.error
-        return entry.result
+        called = threading.Event()
+        entry = self._enqueue(item, called)
+        if not called.wait(self._timeout_seconds):
+            self._give_up(entry)
+            called.wait()  # the call is under way and takes as long as the database allows
+        return entry.outcome()
 
-    @staticmethod
-    def _appoint(entry: _Entry[Item, Result]) -> None:
-        """Make the caller of an entry the leader."""
-        entry.leads = True
-        entry.woken.set()
-
-    def _lead(self) -> None:
-        """Call for the next group, then appoint the next leader."""
-        with self._lock:
-            group = self._next_group()
+    async def add(self, item: Item) -> Result:
+        """The result for this item; a coroutine waits. It raises what a call raises."""
+        if self._size(item) > self._max_bytes:
+            return (await asyncio.to_thread(self._call, [item]))[0]
+        called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = self._enqueue(item, called)
+        timer = called.get_loop().call_later(self._timeout_seconds, self._give_up, entry)
         try:
-            self._call_for(group)
+            await called
         finally:
-            for entry in group:
-                entry.woken.set()
-            with self._lock:
-                self._has_leader = bool(self._waiting)
-                if self._waiting:
-                    self._appoint(self._waiting[0])
+            timer.cancel()
+        return entry.outcome()
+
+    def _enqueue(self, item: Item, waiter: "threading.Event | asyncio.Future[None]") -> _Entry[Item, Result]:
+        """Put an item into the queue."""
+        entry: _Entry[Item, Result] = _Entry(item, waiter)
+        with self._changed:
+            self._waiting.append(entry)
+            if self._committer is None:
+                self._committer = threading.Thread(target=self._commit_groups, name="group-commit", daemon=True)
+                self._committer.start()
+            self._changed.notify()
+        return entry
+
+    def _give_up(self, entry: _Entry[Item, Result]) -> None:
+        """End the waiting of an entry that is in the queue still. If its call is under way, it waits on."""
+        with self._changed:
+            if entry not in self._waiting:
+                return
+            self._waiting.remove(entry)
+        entry.error = exc.TimeoutError("others were before this one for too long")
+        _wake([entry])
+
+    def _commit_groups(self) -> None:
+        """Call for one group after the other, for ever."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting)
+                group = self._next_group()
+            self._call_for(group)
+            _wake(group)
 
     def _next_group(self) -> list[_Entry[Item, Result]]:
         """Take the first entries that fit one call off the queue."""
@@ -128,15 +136,16 @@ class GroupCommit(Generic[Item, Result]):
         """Call for a group; if one item may have caused the error, call for each item alone."""
         try:
             results = list(zip(group, self._call([entry.item for entry in group]), strict=True))
-        except Exception as error:
-            if len(group) > 1 and _is_item_error(error):
+        except BaseException as error:  # this thread must not end: nobody would answer those who wait
+            if len(group) == 1:
+                group[0].error = error
+            elif _is_item_error(error):
                 self._call_for_each(deque(group))
             else:
-                for entry in group:
-                    entry.fail(error, shared=len(group) > 1)
+                _fail(group, error)
             return
         for entry, result in results:
-            entry.succeed(result)
+            entry.result = result
 
     def _call_for_each(self, remaining: deque[_Entry[Item, Result]]) -> None:
         """Call for each item alone; an error that no item causes ends the calls and fails the remaining items."""
@@ -144,10 +153,36 @@ class GroupCommit(Generic[Item, Result]):
             entry = remaining.popleft()
             self._call_for([entry])
             if entry.error is not None and not _is_item_error(entry.error):
-                while remaining:  # the database has a problem: each of these would wait for the same error in turn
-                    remaining.popleft().fail(entry.error, shared=True)
+                _fail(remaining, entry.error)  # the database has a problem: each of these would wait for the same error
+                return
 
 
-def _is_item_error(error: Exception) -> bool:
+def _fail(group: Sequence[_Entry[Item, Result]], error: BaseException) -> None:
+    """Give several entries an error. Each has a copy: through one traceback, a caller would see another's texts."""
+    for entry in group:
+        entry.error = copy.copy(error).with_traceback(None)
+
+
+def _wake(group: Sequence[_Entry[Item, Result]]) -> None:
+    """Wake the callers of a group: the threads, and with one call the coroutines of an event loop."""
+    futures: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for entry in group:
+        if isinstance(entry.waiter, threading.Event):
+            entry.waiter.set()
+        else:
+            futures.setdefault(entry.waiter.get_loop(), []).append(entry.waiter)
+    for loop, of_loop in futures.items():
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_finish, of_loop)
+
+
+def _finish(futures: Sequence["asyncio.Future[None]"]) -> None:
+    """End the waiting of coroutines, in their own thread."""
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
+
+
+def _is_item_error(error: BaseException) -> bool:
     """Whether a single item can have caused this error."""
     return isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(ITEM_ERRORS)

@@ -7,6 +7,7 @@ exception a line has the type and the frames.
 import logging
 import sys
 import traceback
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import structlog
@@ -43,6 +44,20 @@ def configure(level: str) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)  # at INFO they log whole URLs; a callback's URL is secret
 
 
+def is_logged(level: str) -> bool:
+    """Whether this process logs lines of a level."""
+    return logging.getLogger().isEnabledFor(logging.getLevelNamesMapping()[level])
+
+
+def write_lines(lines: str) -> None:
+    """Write lines that are made already. If the disk is full they are lost."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler):
+            with handler.lock or nullcontext(), suppress(OSError):
+                handler.stream.write(lines)
+                handler.flush()
+
+
 def _without_message(record: logging.LogRecord) -> bool:
     """Rewrite Celery's line about a failed task, which quotes the exception; keep the task's name and id."""
     data = record.args if isinstance(record.args, dict) else {}
@@ -64,11 +79,16 @@ def _add_frames(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     return event
 
 
+def trace_id() -> str | None:
+    """The id of the current trace, if there is one."""
+    context = trace.get_current_span().get_span_context()
+    return trace.format_trace_id(context.trace_id) if context.is_valid else None
+
+
 def _add_trace(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """Add the id of the current trace, if there is one."""
-    context = trace.get_current_span().get_span_context()
-    if context.is_valid:
-        event["trace"] = trace.format_trace_id(context.trace_id)
+    if identifier := trace_id():
+        event["trace"] = identifier
     return event
 
 

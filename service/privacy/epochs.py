@@ -38,6 +38,7 @@ HEADER_BYTES = len(MARK) + 16
 CHECK = "master.check"  # opens with the present key-encryption key
 MAX_OPEN = 256  # epoch keys that a process holds in memory
 MAX_DATA_KEYS = 5000  # of one epoch, so that a purge wraps no more of them again
+SOME_DATA_KEYS = 100  # that threads may wrap at once
 
 
 def wrapping_epoch(wrapped: bytes) -> UUID | None:
@@ -102,6 +103,12 @@ class EpochKeys:
                 self._present, self._free = (self.begin(), time.monotonic() + self._seconds), MAX_DATA_KEYS
             self._free -= 1
             return self._present[0]
+
+    def has_room(self) -> bool:
+        """Whether the present epoch takes some more data keys. Otherwise the next one costs a file, the database and
+        perhaps a call of the KMS."""
+        present = self._present  # without the lock: whoever begins an epoch holds it for long
+        return present is not None and self._free > SOME_DATA_KEYS and time.monotonic() < present[1]
 
     def end_present(self) -> None:
         """Begin a new epoch with the next data key, because the present one was destroyed."""

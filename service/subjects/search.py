@@ -18,27 +18,12 @@ from service.domain.subject import Identity, SearchedCorpus, Subject
 from service.privacy.envelope import Wrapper
 from service.schemas.models import Policy
 from service.subjects import near_copies
+from service.subjects.errors import TooManyMatches, Unsearchable
 from service.subjects.identifiers import Hasher, NotAnIdentity, has_additional_words
 from service.subjects.readers import CorpusReader, Place, UnreadableCorpus
 
 FEW_MATCHES = 20  # certain matches in one corpus
 MANY_COPIES = 20  # for each record that has an identifier; more copies look like a form letter
-
-
-class Unsearchable(Exception):
-    """Nobody can be looked up now. The message is a code, followed by a corpus' name where that helps."""
-
-    @property
-    def index_is_outdated(self) -> bool:
-        """Whether earlier matches belong to an index that no longer exists."""
-        return str(self).startswith(("corpus_changed", "corpus_removed"))
-
-
-class TooManyMatches(Unsearchable):
-    """A search matches or compares more records than one request may."""
-
-    def __init__(self) -> None:
-        super().__init__("too_many_matches")
 
 
 @dataclass(slots=True)

@@ -1,52 +1,25 @@
 """request: accept a deletion request, durably and once."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
 import psycopg
 
 from service.audit import commitments
-from service.audit.canonical import dumps
-from service.audit.receipt import RECEIPT_TYPE, receipt_payload
 from service.bootstrap import Services
-from service.callbacks.dialects import callback_lane
-from service.db import log_entries, requests
-from service.db.intake import NewRequest
+from service.db import requests
 from service.db.tables import DeletionRequest
-from service.domain.deadlines import check_received, due_at
+from service.domain.deadlines import check_received
 from service.domain.errors import Conflict, Invalid
 from service.domain.records import check_records
-from service.domain.states import Hold, RequestStatus
-from service.domain.submission import CallbackTarget, Resubmission, Submission
-from service.observability.tracing import traceparent
-from service.privacy.envelope import DataKey
-from service.privacy.epochs import wrapping_epoch
-from service.privacy.randomness import random_uuid
-from service.privacy.records import (
-    REFERENCE_ITEM,
-    SUBJECT_ITEM,
-    open_records,
-    open_subject,
-    reference_hash,
-    request_data_key,
-    seal_records,
-    seal_text,
-)
+from service.domain.states import Hold
+from service.domain.submission import Resubmission, Submission
+from service.privacy.records import open_records, open_subject, request_data_key
+from service.sealing import Accepted, canonical_body, new_request, signed_receipt
 from service.subjects.search import check_searchable
 
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """A stored request, and its commitments with their nonces: of each text, then of the subject's canonical JSON."""
-
-    request: DeletionRequest
-    model: str
-    nonces: list[bytes]
-    commitments: list[bytes]
-    receipt: bytes = b""
+MAX_CHARACTERS_AT_ONCE = 65_536  # of the texts that a coroutine seals: more would keep other requests waiting
 
 
 def accept_request(
@@ -60,61 +33,81 @@ def accept_request(
         Conflict: The Idempotency-Key was used for a request that was purged since.
         Invalid: A field is not valid, or the Idempotency-Key was used with another body.
     """
-    settings, now = services.settings, datetime.now(UTC)
-    if submission.texts or submission.subject is None:
-        check_records(submission.texts, max_records=settings.max_records, max_record_bytes=settings.max_record_bytes)
-    key_hash = services.wrapper.keyed_hash("idempotency", idempotency_key.encode()) if idempotency_key else None
+    now = datetime.now(UTC)
+    _check(services, submission, now)
+    key_hash = _key_hash(services, idempotency_key)
     if submission.subject is not None:
         existing = _existing_if_unsearchable(services, submission, api_key_id, key_hash)
         if existing is not None:
             return _existing_as_accepted(services, existing, submission)
-    if submission.received_at:
-        check_received(submission.received_at, now)
     if submission.resubmits:
         _check_resubmission(services, submission, submission.resubmits)
     try:
-        accepted, stored = _store(services, submission, api_key_id, key_hash, now)
+        accepted, new = new_request(services, submission, api_key_id, key_hash, now)
+        stored = services.intake(new)
     except psycopg.errors.ForeignKeyViolation:  # the epoch's key was destroyed after the texts were sealed
         services.wrapper.end_present()
-        accepted, stored = _store(services, submission, api_key_id, key_hash, now)
+        accepted, new = new_request(services, submission, api_key_id, key_hash, now)
+        stored = services.intake(new)
     if stored is None:
         existing = _existing_request(services, submission, api_key_id, key_hash)
         return _existing_as_accepted(services, existing, submission)
-    request, (model_id, request.hold) = accepted.request, stored
-    if request.hold == Hold.RESOLVE:
-        services.queue.wake("resolve", request.id)
+    return _with_job_to_do(services, accepted, stored)
+
+
+async def accept_at_once(
+    services: Services, submission: Submission, api_key_id: UUID, idempotency_key: str | None
+) -> Accepted | None:
+    """Do the same in a coroutine, which holds no thread while the database stores the request.
+
+    Returns:
+        The accepted request. None, and nothing is stored, if that takes a look-up, a new epoch key, or long: then
+        `accept_request` does it.
+
+    Raises:
+        Invalid: A field is not valid.
+    """
+    is_large = sum(map(len, submission.texts)) > MAX_CHARACTERS_AT_ONCE
+    if is_large or submission.subject is not None or submission.resubmits or not services.wrapper.has_room():
+        return None
+    now = datetime.now(UTC)
+    _check(services, submission, now)
+    key_hash = _key_hash(services, idempotency_key)
+    accepted, new = new_request(services, submission, api_key_id, key_hash, now)
+    try:
+        stored = await services.intake.add(new)
+    except psycopg.errors.ForeignKeyViolation:
+        return None
+    return _with_job_to_do(services, accepted, stored) if stored is not None else None
+
+
+def _check(services: Services, submission: Submission, now: datetime) -> None:
+    """Check what needs no look-up.
+
+    Raises:
+        Invalid: A field is not valid.
+    """
+    settings = services.settings
+    if submission.texts or submission.subject is None:
+        check_records(submission.texts, max_records=settings.max_records, max_record_bytes=settings.max_record_bytes)
+    if submission.received_at:
+        check_received(submission.received_at, now)
+
+
+def _key_hash(services: Services, idempotency_key: str | None) -> bytes | None:
+    """The keyed hash of an Idempotency-Key."""
+    return services.wrapper.keyed_hash("idempotency", idempotency_key.encode()) if idempotency_key else None
+
+
+def _with_job_to_do(services: Services, accepted: Accepted, stored: tuple[UUID, str | None]) -> Accepted:
+    """Wake the step that a new request waits for."""
+    model_id, hold = stored
+    accepted.request.hold = hold
+    if hold == Hold.RESOLVE:
+        services.queue.wake("resolve", accepted.request.id)
     else:
         services.queue.wake("batch", model_id)
     return accepted
-
-
-def _store(
-    services: Services, submission: Submission, api_key_id: UUID, key_hash: bytes | None, now: datetime
-) -> tuple[Accepted, tuple[UUID, str | None] | None]:
-    """Seal and store a submission; the second value is None if nothing was stored, as in `insert_requests`."""
-    accepted, sealed = _seal(services, submission, now)
-    request = accepted.request
-    request.api_key_id, request.idempotency_hash = api_key_id, key_hash
-    targets = submission.callbacks
-    request.callback_lanes = [callback_lane(services.wrapper, api_key_id, target) for target in targets] or None
-    if submission.reference is not None:
-        request.reference_hash = reference_hash(services.wrapper, api_key_id, submission.reference)
-    accepted = replace(accepted, receipt=_receipt(services, accepted))  # signed before anything is stored
-    new = NewRequest(request, submission.model, sealed, _log_entry(request, submission.model))
-    return accepted, services.intake(new)
-
-
-def _log_entry(request: DeletionRequest, model: str) -> bytes:
-    """The log entry of a new request."""
-    supplements = {"supplements": request.supplements} if request.supplements else {}
-    return log_entries.encode_entry(
-        "request.accepted",
-        ref=request.ref,
-        commitment=request.commitment.hex(),
-        model=model,
-        due=request.due_at.date().isoformat(),
-        **supplements,
-    )
 
 
 def _existing_request(
@@ -163,24 +156,6 @@ def _existing_if_unsearchable(
     return None
 
 
-def _canonical_body(submission: Submission) -> bytes:
-    """The canonical bytes of a submission. They show whether a repeated Idempotency-Key has the same body."""
-    received = submission.received_at.isoformat() if submission.received_at else None
-    return dumps(
-        [
-            submission.model,
-            list(submission.texts),
-            submission.subject_ref,
-            submission.regulation,
-            received,
-            _dump_targets(submission.callbacks),
-            *([submission.resubmits.ref] if submission.resubmits else ()),
-            *([submission.subject] if submission.subject else ()),
-            *([{"reference": submission.reference}] if submission.reference is not None else ()),
-        ]
-    )
-
-
 def _check_resubmission(services: Services, submission: Submission, earlier: Resubmission) -> None:
     """Check that texts and nonces open the commitment of the earlier request, to the byte.
 
@@ -195,50 +170,6 @@ def _check_resubmission(services: Services, submission: Submission, earlier: Res
         if commitments.request_commitment(earlier.ref, opened) == request.commitment:
             return
     raise Invalid("The texts and nonces are not those of that request.", field="resubmits", code="other_texts")
-
-
-def _seal(services: Services, submission: Submission, now: datetime) -> tuple[Accepted, list[bytes]]:
-    """The request to be stored, and its sealed records."""
-    request_id, ref = random_uuid(), random_uuid().hex
-    data_key, wrapped = DataKey.create(request_id, services.wrapper)
-    body_hash = data_key.keyed_hash("body", _canonical_body(submission))
-    records = seal_records(data_key, [text.encode() for text in submission.texts])
-    subject = [seal_text(data_key, SUBJECT_ITEM, dumps(submission.subject))] if submission.subject is not None else []
-    nonces = [text.nonce for text in (*records, *subject)]
-    committed = [text.commitment for text in (*records, *subject)]
-    received = submission.received_at or now
-    request = DeletionRequest(
-        id=request_id,
-        status=RequestStatus.PENDING,
-        regulation=submission.regulation,
-        received_at=received,
-        due_at=due_at(received, submission.regulation),
-        accepted_at=now,
-        records_count=len(records),
-        ref=ref,
-        commitment=commitments.request_commitment(ref, committed),
-        body_hash=body_hash,
-        wrapped_key=wrapped,
-        key_epoch=wrapping_epoch(wrapped),
-        supplements=submission.resubmits.ref if submission.resubmits else None,
-        subject_ref=_seal_optional(data_key, "subject_ref", submission.subject_ref),
-        reference=_seal_optional(data_key, REFERENCE_ITEM, submission.reference),
-        callback_url=_seal_optional(data_key, "callback_url", _dump_targets(submission.callbacks)),
-        callbacks=len(submission.callbacks),
-        traceparent=traceparent(),
-        subject=subject[0].sealed if subject else None,
-        **submission.columns,
-    )
-    return Accepted(request, submission.model, nonces, committed), [record.sealed for record in records]
-
-
-def _dump_targets(callbacks: Sequence[CallbackTarget]) -> str | None:
-    """Callback targets as JSON; None if there are none."""
-    return json.dumps([asdict(target) for target in callbacks]) if callbacks else None
-
-
-def _seal_optional(data_key: DataKey, item: str, value: str | None) -> bytes | None:
-    return data_key.seal(item, value.encode()) if value is not None else None
 
 
 def _existing_as_accepted(services: Services, request: DeletionRequest, submission: Submission) -> Accepted:
@@ -259,27 +190,11 @@ def _existing_as_accepted(services: Services, request: DeletionRequest, submissi
     opened += [subject] if subject else []
     committed = [commitments.commit(nonce, text) for nonce, text in opened]
     accepted = Accepted(request, request.model.name, [nonce for nonce, _ in opened], committed)
-    return replace(accepted, receipt=_receipt(services, accepted))
+    return replace(accepted, receipt=signed_receipt(services, accepted))
 
 
 def _has_same_body(services: Services, request: DeletionRequest, submission: Submission) -> bool:
     """Whether a request was made with this body. Before there were epochs, a key of the service hashed the body."""
-    body = _canonical_body(submission)
+    body = canonical_body(submission)
     hashed = request_data_key(services.wrapper, request).keyed_hash("body", body)
     return request.body_hash in (hashed, services.wrapper.keyed_hash("body", body))
-
-
-def _receipt(services: Services, accepted: Accepted) -> bytes:
-    """The receipt: a DSSE envelope with the openings of the request's commitment. The service does not store it."""
-    request = accepted.request
-    payload = receipt_payload(
-        issuer=services.settings.issuer,
-        ref=request.ref,
-        model=accepted.model,
-        commitment=request.commitment,
-        nonces=accepted.nonces,
-        commitments=accepted.commitments,
-        checkpoint=services.log.checkpoint(),
-        times={name: getattr(request, name) for name in ("received_at", "accepted_at", "due_at")},
-    )
-    return services.keyring.sign("receipt", payload, RECEIPT_TYPE)

@@ -12,7 +12,8 @@ from service.domain.states import Hold, RequestStatus
 from service.domain.subject import Resolution
 from service.privacy.records import open_records
 from service.schemas.subjects import SNIPPET, MatchOut
-from service.subjects.search import SearchableCorpora, Unsearchable, read_records
+from service.subjects.errors import Unsearchable
+from service.subjects.search import SearchableCorpora, read_records
 
 
 def approve_request(services: Services, request_id: UUID, api_key_id: UUID, matches: Sequence[int] | None) -> None:

@@ -15,7 +15,8 @@ from service.domain.errors import Conflict, Invalid, RateLimited, Unavailable
 from service.domain.json_types import JsonObject
 from service.domain.subject import Subject
 from service.schemas.subjects import SNIPPET, MatchOut, Preview
-from service.subjects.search import Matches, SearchableCorpora, Unsearchable, check_subject, read_records, search
+from service.subjects.errors import Unsearchable
+from service.subjects.search import Matches, SearchableCorpora, check_subject, read_records, search
 
 MAX_LOOKED_UP = 10  # identities and names of a preview
 MAX_SHOWN = 50  # matches with their texts

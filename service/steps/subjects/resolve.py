@@ -20,10 +20,9 @@ from service.domain.states import Hold, RequestStatus
 from service.domain.subject import Resolution
 from service.observability.tracing import span
 from service.privacy.records import request_data_key, request_subject, seal_records
+from service.subjects.errors import TooManyMatches, Unsearchable
 from service.subjects.search import (
     SearchableCorpora,
-    TooManyMatches,
-    Unsearchable,
     read_records,
     search,
     searched_corpora,

@@ -3,10 +3,15 @@
 import io
 import logging
 import re
+from datetime import datetime
 
 import pytest
+from fastapi.testclient import TestClient
 
-from service.observability.logging import configure
+from service.api import access_log
+from service.local.process import wait_until
+from service.main import create_app
+from service.observability.logging import FIELDS, configure
 from tests.service.conftest import REQUESTS
 
 SECRET = "Zoraida"
@@ -21,9 +26,10 @@ def lines(api, monkeypatch):
     written = io.StringIO()
     monkeypatch.setattr(root.handlers[0], "stream", written)
 
-    def read() -> list[str]:
+    def read(*, whole: bool = False) -> list[str]:
+        assert wait_until(lambda: "logger=service.access" in written.getvalue(), 10)  # those of a moment come together
         access = [line for line in written.getvalue().splitlines() if "logger=service.access" in line]
-        return [re.sub(r" ms=\d+", "", line.partition("event=")[2]) for line in access]
+        return access if whole else [re.sub(r" ms=\d+", "", line.partition("event=")[2]) for line in access]
 
     yield read
     root.handlers[:] = kept
@@ -74,9 +80,33 @@ def test_a_request_that_fails_is_logged(api, lines):
     assert lines() == ["request method=GET route=/broken http_status=500"]
 
 
+def test_a_line_has_the_form_of_the_others(api, lines):
+    """A reader of logfmt reads it: the same names in the same order, no value with quotes or blanks."""
+    api.get("/livez")
+    (line,) = lines(whole=True)
+    pairs = [pair.split("=") for pair in line.split()]
+    names = [name for name, _ in pairs]
+    assert names == ["timestamp", "level", "logger", "event", "method", "route", "http_status", "ms"]
+    assert datetime.fromisoformat(pairs[0][1]).tzinfo is not None
+    assert names == [name for name in FIELDS if name in names]
+
+
+def test_the_last_lines_are_written_when_the_server_ends(services, monkeypatch):
+    """It does not wait for the moment in which they would be written together."""
+    monkeypatch.setattr(access_log, "WRITE_SECONDS", 3600)
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+    configure("INFO")
+    written = io.StringIO()
+    monkeypatch.setattr(root.handlers[0], "stream", written)
+    with TestClient(create_app(services)) as client:
+        client.get("/livez")
+        assert "route=/livez" not in written.getvalue()
+    assert "route=/livez" in written.getvalue()
+
+
 def test_the_access_log_can_be_switched_off(services):
     """By its setting."""
-    from service.main import create_app
-
     services.settings.access_log = False
     assert "AccessLog" not in str(create_app(services).user_middleware)

@@ -1,5 +1,6 @@
 """Group commit: what waits goes together, and whoever is to blame is alone with it."""
 
+import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,7 +8,6 @@ import psycopg
 import pytest
 from sqlalchemy.exc import TimeoutError as Waited
 
-from service.db import group_commit
 from service.db.group_commit import GroupCommit
 from service.local.process import wait_until
 
@@ -72,7 +72,7 @@ def test_nobody_waits_for_a_large_one():
     """While one of more than the room is under way, small ones are stored; several large ones at the same time."""
     table = Table(size=lambda number: number, max_bytes=7)
     with ThreadPoolExecutor(8) as pool:
-        large = [pool.submit(table.add, number) for number in (8, 9)]
+        large = [pool.submit(table.add, 8), pool.submit(lambda: asyncio.run(table.add.add(9)))]
         assert wait_until(lambda: len(table.calls) == 2, 10)
         small = pool.submit(table.add, 1)
         assert wait_until(lambda: len(table.calls) == 3, 10)
@@ -135,15 +135,15 @@ def test_a_server_that_goes_while_each_is_tried_is_not_asked_again():
 
 
 @pytest.mark.parametrize("wrong", [KeyboardInterrupt, "too few"])
-def test_whatever_happens_to_the_leader_nobody_hangs(wrong):
-    """It is interrupted, or what it called is wrong: the others are told, and the next one is stored."""
+def test_whatever_happens_in_a_call_nobody_hangs(wrong):
+    """It is interrupted, or what it answers is wrong: all are told, and the next one is stored."""
     table = Table(wrong if wrong != "too few" else lambda _: ())
     with ThreadPoolExecutor(8) as pool:
         futures = table.behind_the_first(pool, [13, 1])
         table.let_go.set()
         raised = [future.exception(10) for future in futures]
-    others = ValueError if wrong == "too few" else psycopg.OperationalError
-    assert [type(e) for e in raised] == [type(None), others if wrong == "too few" else wrong, others]
+    raised_to_all = ValueError if wrong == "too few" else wrong
+    assert [type(e) for e in raised] == [type(None), raised_to_all, raised_to_all]
     assert table.add(7) == 70
 
 
@@ -160,21 +160,47 @@ def test_whoever_waits_too_long_is_not_stored_later():
     assert table.calls == [[0], [2]]
 
 
-def test_a_time_out_in_the_moment_of_being_taken_is_none(monkeypatch):
-    """Who is under way, or is to lead, does not give up, whatever its clock says: it would be stored, and refused."""
+def test_a_time_out_while_the_call_is_under_way_is_none():
+    """Whoever is in a call does not give up, whatever its clock says: it would be stored, and refused."""
+    table = Table(timeout_seconds=0.01)
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(table.add, 0)
+        assert wait_until(lambda: table.calls == [[0]], 10)
+        with pytest.raises(Waited):
+            table.add(1)
+        assert not first.done()
+        table.let_go.set()
+        assert first.result(10) == 0
 
-    class Late(threading.Event):
-        def wait(self, timeout=None):
-            super().wait(10)
-            return timeout is None
+
+def test_coroutines_and_threads_share_a_call():
+    """Each has its own result or error; a coroutine that waits too long is not stored later."""
+
+    async def several(table: Table) -> list[object]:
+        waiting = [asyncio.create_task(table.add.add(number)) for number in (1, 13, 2)]
+        assert await asyncio.to_thread(wait_until, lambda: len(table.add._waiting) == 4, 10)
+        table.let_go.set()
+        return await asyncio.gather(*waiting, return_exceptions=True)
 
     table = Table()
-    monkeypatch.setattr(group_commit.threading, "Event", Late)
     with ThreadPoolExecutor(8) as pool:
-        futures = table.behind_the_first(pool, [3, 1, 2])
+        futures = table.behind_the_first(pool, [3])
+        first, error, second = asyncio.run(several(table))
+        assert [f.result(10) for f in futures] == [0, 30]
+    assert (first, type(error), second) == (10, psycopg.errors.UniqueViolation, 20)
+    assert table.calls[:2] == [[0], [3, 1, 13, 2]]
+
+    async def late(table: Table) -> None:
+        with pytest.raises(Waited):
+            await table.add.add(1)
+
+    table = Table(timeout_seconds=0.01)
+    with ThreadPoolExecutor(8) as pool:
+        futures = table.behind_the_first(pool, [])
+        asyncio.run(late(table))
         table.let_go.set()
-        assert [f.result(10) for f in futures] == [0, 30, 10, 20]
-    assert table.calls == [[0], [3, 1, 2]]
+        assert futures[0].result(10) == 0
+    assert table.calls == [[0]]
 
 
 def test_many_at_once_each_have_their_own_result():
