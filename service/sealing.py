@@ -1,4 +1,4 @@
-"""Seals a submission: the request to be stored, its sealed records, its log entry and its receipt. Nothing here waits."""
+"""Seals a submission: the request to be stored, its sealed records, its log entry and its receipt. Nothing waits."""
 
 import json
 from collections.abc import Sequence
