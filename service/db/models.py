@@ -132,11 +132,6 @@ def downloads(session: Session, version: Version) -> list[Download]:
     return list(session.scalars(query.order_by(Download.first_at)))
 
 
-def without_overlap(session: Session, model_id: UUID) -> Model | None:
-    """The model, unless it is known how many of its held-out texts are also retain texts."""
-    return session.scalar(select(Model).where(Model.id == model_id, ~Model.heldout.has_key("overlap")))
-
-
 def store_overlap(session: Session, model_id: UUID, overlap: Overlap) -> None:
     """Store how many held-out texts of a model are also retain texts."""
     model = session.get_one(Model, model_id)

@@ -21,24 +21,32 @@ ONE_ACTIVE_JOB = "uq_jobs_active_model"
 LOOK_AHEAD = 4  # pending requests to look at, for each record that a job holds
 
 
+class Unmeasured(Exception):
+    """An earlier release registered the model, and did not count the overlap of its reference texts."""
+
+
 def batch_requests(services: Services, model_id: UUID) -> UUID | None:
     """Make a job of a model's pending requests if their window closes now; returns the job's id.
 
     The transaction locks the model's row, so two workers never batch one model at once. The partial unique index on
     active jobs guarantees the same.
     """
-    _measure_overlap(services, model_id)
     try:
         with services.db.transaction("batch") as session:
             model = models.lock(session, model_id)
             if model is None or jobs.has_active_job(session, model_id):
                 return None
+            if "overlap" not in model.heldout:
+                raise Unmeasured
             sealed = _sealed_requests(services, session, model)[:MAX_REQUESTS]
             parent = models.newest_version(session, model)
             batch = pending_requests.lock_pending(session, sealed)
             if not batch or parent is None:
                 return None
             job = _insert_job(session, model, parent, batch)
+    except Unmeasured:
+        _measure_overlap(services, model_id)
+        return batch_requests(services, model_id)
     except IntegrityError as error:
         if not isinstance(error.orig, UniqueViolation) or error.orig.diag.constraint_name != ONE_ACTIVE_JOB:
             raise
@@ -48,14 +56,12 @@ def batch_requests(services: Services, model_id: UUID) -> UUID | None:
 
 
 def _measure_overlap(services: Services, model_id: UUID) -> None:
-    """Count the held-out texts of a model that are also retain texts, if an earlier release registered it.
+    """Count the held-out texts of a model that are also retain texts, as registering it does by now.
 
     Compute workers may not write what the certificate will say of the reference texts.
     """
     with services.db.reading() as session:
-        model = models.without_overlap(session, model_id)
-    if model is None:
-        return
+        model = models.by_id(session, model_id)
     paths = [services.storage.reference_texts(texts["sha256"]) for texts in (model.retain, model.heldout)]
     overlap = measure_overlap(*map(read_stored_texts, paths))
     with services.db.transaction() as session:
