@@ -86,6 +86,7 @@ ROUTERS: tuple[APIRouter, ...] = (
 )
 GRACE_SECONDS = 5
 KEEP_ALIVE_SECONDS = 30
+SWITCH_SECONDS = 0.001  # a thread with a group of requests to store waits no longer for the event loop's thread
 STREAM_READS = 2  # of one API key at once, for its event streams
 
 
@@ -153,6 +154,7 @@ def main() -> None:
     # The collector skips objects that live as long as the process. Scanning them took a twentieth of its time.
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
+    sys.setswitchinterval(SWITCH_SECONDS)
     if tracing.configure("api"):
         tracing.instrument(app)
     config = uvicorn.Config(
