@@ -77,7 +77,7 @@ def main() -> int:
         with services.db.transaction() as session:
             api_key_id = api_keys.create(session, "bench", ["submit"])[0].id
             policy = {"max_batch_records": 32, "max_wait_seconds": 0}
-            model = Model(name="grown", policy=policy, retain={}, heldout={})
+            model = Model(name="grown", policy=policy, retain={}, heldout={"overlap": {"exact": 0, "near": 0}})
             session.add(model)
             session.flush()
             session.add(Version(model_id=model.id, number=0, digest="0", files=[], metrics={}))

@@ -179,16 +179,18 @@ def move(
         IllegalTransition: The table does not list the move, or the row moved meanwhile.
     """
     finished_at = datetime.now(UTC) if target in TERMINAL_REQUESTS else None
+    by_status: dict[str, list[DeletionRequest]] = {}
     for request in requests:
-        before = request.status
-        if before == target:
-            continue
+        if request.status != target:
+            by_status.setdefault(request.status, []).append(request)
+    for before, moved in by_status.items():
         check_request(before, target, table)
-        _write_status(session, request, {**values, "status": target, "finished_at": finished_at})
-        if notify and target in (RequestStatus.FAILED, RequestStatus.REJECTED):
-            outbox.enqueue_alert(session, request.id, target)
-        if notify and is_notified(request.dialect, before, target):
-            outbox.enqueue(session, request, target)
+        _write_status(session, moved, before, {**values, "status": target, "finished_at": finished_at})
+        for request in moved if notify else ():
+            if target in (RequestStatus.FAILED, RequestStatus.REJECTED):
+                outbox.enqueue_alert(session, request.id, target)
+            if is_notified(request.dialect, before, target):
+                outbox.enqueue(session, request, target)
 
 
 def reopen(session: Session, ended: Sequence[DeletionRequest], reason: str | None) -> None:
@@ -222,14 +224,18 @@ def fulfilled_after(session: Session, model_id: UUID, number: int) -> list[Delet
     return list(session.scalars(query.order_by(DeletionRequest.due_at, DeletionRequest.seq).with_for_update()))
 
 
-def _write_status(session: Session, request: DeletionRequest, values: Mapping[str, object]) -> None:
-    """Write a status and other columns if the row still has the status that the table was checked for."""
-    guarded = update(DeletionRequest).where(DeletionRequest.id == request.id, DeletionRequest.status == request.status)
+def _write_status(
+    session: Session, moved: Sequence[DeletionRequest], before: str, values: Mapping[str, object]
+) -> None:
+    """Write a status and other columns of requests, if all rows still have the status that the table was asked for."""
+    ids = [request.id for request in moved]
+    guarded = update(DeletionRequest).where(DeletionRequest.id.in_(ids), DeletionRequest.status == before)
     guarded = guarded.values(**values).returning(DeletionRequest.id)
-    if session.execute(guarded, execution_options={"synchronize_session": False}).first() is None:
-        raise IllegalTransition(f"request: no longer {request.status}")
-    for name, value in values.items():
-        set_committed_value(request, name, value)
+    if len(session.execute(guarded, execution_options={"synchronize_session": False}).all()) != len(ids):
+        raise IllegalTransition(f"request: no longer {before}")
+    for request in moved:
+        for name, value in values.items():
+            set_committed_value(request, name, value)
 
 
 def purgeable(session: Session, window: timedelta, failed_window: timedelta, limit: int) -> list[UUID]:
