@@ -1,8 +1,8 @@
 """The access log: one line for each HTTP request, when its answer has ended.
 
 A line has the method, the route's template, the status, milliseconds and the id of the API key. It never has the path
-or the query as they were sent: both can hold personal data. No line waits for the disk: those of a moment are written
-together.
+or the query as they were sent: both can hold personal data. No request waits for the disk: the lines of a moment are
+written together, and a process that is killed loses them.
 """
 
 import asyncio

@@ -59,6 +59,7 @@ def spans(receiver) -> list:
     return rows
 
 
+@pytest.mark.slow
 def test_one_trace_leads_from_the_post_to_the_callback(world):
     """It goes on from the caller's; each step is in it, by the part that did it; another request is linked to it."""
     stack, receiver, requests = world
@@ -91,6 +92,7 @@ def test_one_trace_leads_from_the_post_to_the_callback(world):
     assert f"trace={TRACE}" in stack.logs()
 
 
+@pytest.mark.slow
 def test_the_board_shows_every_metric_and_no_other(world, folder):
     """Their names, labels and values are those of `/metrics` on a stack that has worked."""
     register(world[0], folder, "waits", max_wait_seconds=3600)

@@ -94,6 +94,7 @@ def indexed_records(stack: Running, model: str) -> tuple[int, int]:
         return connection.execute(query, [model]).fetchone()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [3_000, pytest.param(50_000, marks=pytest.mark.slow)])
 def test_every_copy_of_a_person_is_found_among_many_and_unlearned(halting, folder, tmp_path, count):
     """The control worker is killed half-way through indexing; by address, and by its sha256; then the files tell.

@@ -55,6 +55,7 @@ def test_what_is_there_outlives_every_migration(api, services, model, back):
     assert [api.get(path).json() for path in paths] == before
 
 
+@pytest.mark.slow
 def test_a_backup_of_an_older_release_is_restored(api, services, model, run):
     """It has no corpora yet, and those of today refer to its models: all that is there goes, and is migrated again."""
     services.db.engine.dispose()

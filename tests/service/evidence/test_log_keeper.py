@@ -237,6 +237,7 @@ def test_a_crash_between_entries_and_memory_loses_nothing(services):
     assert [leaf_hash(entry) for entry in services.log.missing_entries()] == leaves
 
 
+@pytest.mark.slow
 def test_an_auditor_can_follow_the_page(services, model, api, exported, tmp_path):
     """docs/guides/auditor.md, block by block, on a release, its issuer's trust.json and an export of the log."""
     page = (ROOT / "docs" / "guides" / "auditor.md").read_text()
