@@ -16,8 +16,8 @@ from sqlalchemy.orm import Session
 
 from service.api.deps import Downloader, ServicesDep, service_url
 from service.api.guard import GuardedRoute
-from service.api.versions import is_handed_out
-from service.audit.manifest import FileEntry
+from service.api.versions import handed_out
+from service.audit.manifest import MODEL_FOLDER, FileEntry
 from service.bootstrap import Services
 from service.db import models
 from service.db.api_keys import Caller
@@ -35,7 +35,6 @@ router = APIRouter(prefix="/hub", tags=["hub"], route_class=HubRoute)
 Org = Annotated[str, Path(pattern=r"^[\w.-]{1,96}$", description="any value: model names are unique without it")]
 Name = Annotated[str, Path(pattern=r"^[\w.-]{1,96}$")]
 Revision = Annotated[str, Path(pattern=r"^[\w.-]{1,96}$")]
-MODEL_FOLDER = "model/"
 COMMIT_DIGITS = 40
 ANY_ORG = "any"  # in a list of models that names no organisation
 MAX_MODELS = 1000  # of one page
@@ -73,7 +72,8 @@ def listing(
     if len(newest_versions) > limit:
         query = request.url.include_query_params(cursor=page[-1][0]).query
         response.headers["Link"] = f'<{service_url(request)}{router.prefix}/api/models?{query}>; rel="next"'
-    return [_model_info(author, name, version) for name, version in page if is_handed_out(services, version, caller)]
+    shown = handed_out(services, [version for _, version in page], caller)
+    return [_model_info(author, name, version) for name, version in page if version in shown]
 
 
 @router.get("/api/models/{org}/{name}/refs")
@@ -207,7 +207,7 @@ def _find_version(services: Services, name: str, revision: str, caller: Caller) 
             version = models.version(session, model, int(number))
         else:
             version = models.by_commit(session, model, revision) if len(revision) == COMMIT_DIGITS else None
-    if version is None or version.withdrawn_at is not None or not is_handed_out(services, version, caller):
+    if version is None or version.withdrawn_at is not None or not handed_out(services, [version], caller):
         raise HubError("RevisionNotFound", "The model has no such version, or it is not handed out any more.")
     return version, version.digest[:COMMIT_DIGITS]
 
@@ -232,7 +232,7 @@ def _handed_out_versions(services: Services, name: str, caller: Caller) -> list[
     """
     with services.db.reading() as session:
         versions = models.remaining_versions(session, _find_model(session, name))
-    return [version for version in versions if is_handed_out(services, version, caller)]
+    return handed_out(services, versions, caller)
 
 
 def _model_files(version: Version) -> Sequence[FileEntry]:

@@ -3,7 +3,7 @@
 import base64
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -14,6 +14,7 @@ from service.api.guard import GuardedRoute
 from service.api.paging import Cursor, Limit
 from service.audit import render
 from service.audit.canonical import loads
+from service.audit.manifest import MODEL_FOLDER
 from service.audit.verification import CERTIFICATE
 from service.bootstrap import Services
 from service.db import models
@@ -27,7 +28,6 @@ from service.schemas.report import write_report
 from service.steps.operator.withdraw import withdraw_version
 
 router = APIRouter(prefix="/v1/models/{name}/versions", tags=["versions"], route_class=GuardedRoute)
-MODEL_FOLDER = "model/"
 Form = Annotated[
     Literal["html", "markdown"] | None,
     Query(alias="as", description="a rendering for people, made from the signed bytes"),
@@ -108,18 +108,18 @@ def find_downloadable(services: Services, name: str, number: str, path: str, cal
     version = find_version(services, name, number)
     if version.withdrawn_at is not None:
         raise NotFound("This version was withdrawn.")
-    if path.startswith(MODEL_FOLDER) and not is_handed_out(services, version, caller):
+    if path.startswith(MODEL_FOLDER) and not handed_out(services, [version], caller):
         raise Forbidden("This version remembers completed requests; it needs the scope audit. Use a newer version.")
     return version
 
 
-def is_handed_out(services: Services, version: Version, caller: Caller) -> bool:
-    """Whether a caller may have the files of a version that is not withdrawn."""
+def handed_out(services: Services, versions: Sequence[Version], caller: Caller) -> list[Version]:
+    """Those versions, of some that are not withdrawn, whose files a caller may have."""
     if is_auditor(caller):
-        return True
+        return list(versions)
     with services.db.reading() as session:
-        model = models.by_id(session, version.model_id)
-        return bool(model.policy.get("serve_superseded")) or not models.remembers_completed(session, version)
+        numbers = models.handed_out_from(session, {version.model_id for version in versions})
+    return [version for version in versions if version.number >= numbers[version.model_id]]
 
 
 @router.head("/{number}/files/{path:path}", include_in_schema=False)

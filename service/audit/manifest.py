@@ -10,6 +10,8 @@ from typing import TypedDict
 
 from service.audit.canonical import dumps
 
+MODEL_FOLDER = "model/"  # of a release: the files that transformers loads
+
 
 class FileEntry(TypedDict):
     """One file of a folder."""

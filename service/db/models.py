@@ -1,8 +1,9 @@
 """Queries on models and their versions."""
 
+from collections.abc import Collection
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Select, case, func, select, update
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.orm import Session, joinedload
 
@@ -51,12 +52,15 @@ def next_number(session: Session, model_id: UUID) -> int:
     return (session.scalar(select(func.max(Version.number)).where(Version.model_id == model_id)) or 0) + 1
 
 
-def remembers_completed(session: Session, version: Version) -> bool:
-    """Whether a version knows the texts of a request that a later one fulfilled."""
+def handed_out_from(session: Session, model_ids: Collection[UUID]) -> dict[UUID, int]:
+    """Model -> the number from which on its versions are for everybody: those before know what a later one forgot."""
     request = DeletionRequest
-    later = select(request.id).where(request.model_id == version.model_id, request.version > version.number)
-    later = later.where(request.status == RequestStatus.COMPLETED).limit(1)
-    return session.scalar(later) is not None
+    last = select(func.max(request.version)).where(request.model_id == Model.id, request.version.is_not(None))
+    last = last.where(request.status == RequestStatus.COMPLETED)
+    serves_all = Model.policy["serve_superseded"].as_boolean().is_(True)
+    first = case((serves_all, 0), else_=func.coalesce(last.scalar_subquery(), 0))
+    query = select(Model.id, first).where(Model.id.in_(model_ids))
+    return {row[0]: row[1] for row in session.execute(query)}
 
 
 def versions(session: Session, model: Model, cursor: str | None, limit: int) -> Page[Version]:
@@ -79,10 +83,10 @@ def policies(session: Session, model: Model, cursor: str | None, limit: int) -> 
 
 def newest_version(session: Session, model: Model, *, without: Version | None = None) -> Version | None:
     """The newest version that is not withdrawn; `without` one that is about to be."""
-    query = select(Version).where(Version.model_id == model.id, Version.withdrawn_at.is_(None))
+    query = _remaining(model)
     if without is not None:
         query = query.where(Version.id != without.id)
-    return session.scalar(query.order_by(Version.number.desc()).limit(1))
+    return session.scalar(query.limit(1))
 
 
 def by_commit(session: Session, model: Model, commit: str) -> Version | None:
@@ -93,8 +97,12 @@ def by_commit(session: Session, model: Model, commit: str) -> Version | None:
 
 def remaining_versions(session: Session, model: Model) -> list[Version]:
     """Every version of a model that is not withdrawn, newest first."""
+    return list(session.scalars(_remaining(model)))
+
+
+def _remaining(model: Model) -> Select[Version]:
     query = select(Version).where(Version.model_id == model.id, Version.withdrawn_at.is_(None))
-    return list(session.scalars(query.order_by(Version.number.desc())))
+    return query.order_by(Version.number.desc())
 
 
 def newest_versions(session: Session, *, search: str, after: str, limit: int) -> list[tuple[str, Version]]:

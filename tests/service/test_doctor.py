@@ -20,6 +20,7 @@ from service.steps.path.batch import batch_requests
 from tests import status_door
 from tests.service.conftest import REQUESTS, only_model, submit
 from tests.service.jobs import age, claim, plant_callback_given_up
+from tests.service.served import environment
 
 
 def test_the_doctor_names_a_service_that_owns_the_log(services, model):
@@ -177,22 +178,15 @@ def test_the_doctor_says_when_the_database_is_away(services):
 def test_the_doctors_command(services, model):
     """Exit code 1 and a line a finding; 0 and a word if all is well."""
     settings = services.settings
-    environment = {
-        **os.environ,
-        "UNLEARND_DATABASE_URL": settings.database_url,
-        "UNLEARND_BROKER_URL": settings.broker_url,
-        "UNLEARND_STORAGE_DIR": str(settings.storage_dir),
-        "UNLEARND_KEYS_DIR": str(settings.keys_dir),
-    }
     command = [sys.executable, "-m", "service.cli", "doctor"]
-    well = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    well = subprocess.run(command, env=environment(services), capture_output=True, text=True, check=False)
     assert (well.returncode, well.stdout) == (0, "nothing wrong was found\n"), well.stderr
     (settings.keys_dir / "kek").chmod(0o640)
-    ill = subprocess.run([*command, "--json"], env=environment, capture_output=True, text=True, check=False)
+    ill = subprocess.run([*command, "--json"], env=environment(services), capture_output=True, text=True, check=False)
     assert ill.returncode == 1
     assert '"check": "keys"' in ill.stdout
     (settings.keys_dir / "kek").unlink()
-    elsewhere = {**environment, "UNLEARND_STORAGE_DIR": str(settings.storage_dir / "elsewhere")}
+    elsewhere = environment(services, storage_dir=settings.storage_dir / "elsewhere")
     ill = subprocess.run([*command, "--json"], env=elsewhere, capture_output=True, text=True, check=False)
     assert {"keys", "storage"} <= {f["check"] for f in json.loads(ill.stdout)}, ill.stderr
     assert not (settings.storage_dir / "elsewhere").exists()  # it looks, and changes nothing

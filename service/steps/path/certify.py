@@ -15,7 +15,7 @@ from service.audit.certificate import RequestLine, statement
 from service.audit.checkpoint import Proof
 from service.audit.commitments import forget_set_root
 from service.audit.dsse import IN_TOTO
-from service.audit.manifest import FileEntry, manifest
+from service.audit.manifest import MODEL_FOLDER, FileEntry, manifest
 from service.audit.predicate import CertifiedTexts, Lineage, LogReference
 from service.audit.verification import VerificationError, load_trust
 from service.audit.verify import MODEL_SIGNATURE, check_model_signature
@@ -28,7 +28,7 @@ from service.evidence.keyring import TRUST, Keyring
 from service.files import link_or_copy
 from service.weight_files import is_merged_from
 
-MODEL, CARD = "model/", "model/README.md"
+CARD = f"{MODEL_FOLDER}README.md"
 
 
 def certify_job(services: Services, job_id: UUID, fence: int) -> None:
@@ -183,11 +183,11 @@ def _check_merged_from_parent(services: Services, job: Job, candidate: Path, dig
     parent = services.storage.release(job.parent_version.digest)
     of_parent = {entry["path"]: entry["sha256"] for entry in job.parent_version.files}
     of_models = [
-        {path.removeprefix(MODEL): digest for path, digest in files.items() if path.startswith(MODEL)}
+        {path.removeprefix(MODEL_FOLDER): digest for path, digest in files.items() if path.startswith(MODEL_FOLDER)}
         for files in (digests, of_parent)
     ]
-    outside = {path for path in digests if not path.startswith(MODEL)} - {TRUST, MODEL_SIGNATURE}
-    if outside or not is_merged_from(candidate / MODEL, of_models[0], parent / MODEL, of_models[1]):
+    outside = {path for path in digests if not path.startswith(MODEL_FOLDER)} - {TRUST, MODEL_SIGNATURE}
+    if outside or not is_merged_from(candidate / MODEL_FOLDER, of_models[0], parent / MODEL_FOLDER, of_models[1]):
         raise PermanentJobError("candidate_unlike_parent")
 
 

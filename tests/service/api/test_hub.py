@@ -77,7 +77,8 @@ def test_a_page_of_models_links_to_the_next(api, base, services, model, public_u
     services.settings.public_url = public_url
     for name in ("tiny-2", "tiny-3"):
         api.post("/v1/models", json=registration(base, name=name))
-    first = api.get("/hub/api/models", params={"limit": 2, "search": "tiny", "author": "acme"})
+    params = {"limit": 2, "search": "tiny", "author": "acme"}
+    first = api.get("/hub/api/models", params=params, headers={"Host": "evil.example"})
     assert [model["id"] for model in first.json()] == ["acme/tiny", "acme/tiny-2"]
     link = first.links["next"]["url"]
     assert link.startswith(f"{public_url or 'http://testserver'}/hub/api/models?")

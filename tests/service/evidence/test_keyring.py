@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from service.steps.path.batch import batch_requests
 from service.steps.path.certify import certify_job
 from tests.service.conftest import only_model, submit
 from tests.service.jobs import age, certified, expire, published, release_folder, to_certify
+from tests.service.served import environment
 from worker import tasks
 from worker.tasks import certify_and_publish, work_under_lease
 
@@ -28,18 +28,10 @@ from worker.tasks import certify_and_publish, work_under_lease
 @pytest.fixture
 def keys(services, tmp_path):
     """Run `unlearnd keys ...` as an operator."""
-    settings = services.settings
-    environment = {
-        **os.environ,
-        "UNLEARND_DATABASE_URL": settings.database_url,
-        "UNLEARND_BROKER_URL": settings.broker_url,
-        "UNLEARND_STORAGE_DIR": str(settings.storage_dir),
-        "UNLEARND_KEYS_DIR": str(settings.keys_dir),
-    }
 
     def run(*arguments: str) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "service.cli", "keys", *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(command, env=environment(services), capture_output=True, text=True, check=False)
 
     return run
 

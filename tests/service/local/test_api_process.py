@@ -9,19 +9,13 @@ import httpx
 from service.address import listen, url
 from service.local.process import Process, wait_until
 from service.local.restarts import Restarter
+from tests.service.served import environment
 
 LINE = "event=request method=GET route=/readyz http_status=200"
 
 
 def test_a_restarted_api_goes_on_with_the_same_socket(services, tmp_path):
     """A caller between two API processes is neither refused nor answered by somebody else: it waits."""
-    settings = services.settings
-    environment = {
-        "UNLEARND_DATABASE_URL": settings.database_url,
-        "UNLEARND_BROKER_URL": settings.broker_url,
-        "UNLEARND_STORAGE_DIR": str(settings.storage_dir),
-        "UNLEARND_KEYS_DIR": str(settings.keys_dir),
-    }
     answers: list[int] = []
     with listen("127.0.0.1", 0) as listener:
 
@@ -30,7 +24,7 @@ def test_a_restarted_api_goes_on_with_the_same_socket(services, tmp_path):
 
         command = [sys.executable, "-m", "service.main", "--fd", str(listener.fileno())]
         log = tmp_path / "api.log"
-        process = Process("api", command, log, environment=environment, pass_fds=(listener.fileno(),))
+        process = Process("api", command, log, environment=environment(services), pass_fds=(listener.fileno(),))
         process.start()
         try:
             ask()
