@@ -9,6 +9,8 @@ in three steps:
 3. Each opened folder and the opened file are checked themselves: none belongs to the service, and the file is regular.
 
 A reader uses the opened file, and does not open the path again.
+
+`copy_plain` takes over a folder in which another process, which is not trusted, may still write.
 """
 
 import errno
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from service.domain.errors import Invalid
+from service.files import copy_contents
 
 NOT_A_FILE = "A regular file is needed, not a folder, a pipe, a socket or a device."
 FileId: TypeAlias = tuple[int, int]  # device and inode: the same under every name
@@ -133,6 +136,55 @@ class Root:
         status = os.fstat(descriptor)
         if (status.st_dev, status.st_ino) in self.private:
             raise OutsideRoots("The path leads to the service's own files, or contains them.")
+
+
+def copy_plain(root: Path, folder: Path, target: Path) -> None:
+    """Copy a folder below `root` to `target`, which is made: plain files and folders alone, and no link is followed.
+
+    Raises:
+        NotAFile: There is a link, a pipe, a socket or a device in the folder, or on the way to it.
+        OSError: The folder does not exist, or cannot be read; or `target` exists.
+    """
+    descriptor = os.open(root, FLAGS | os.O_DIRECTORY)
+    try:
+        for name in folder.relative_to(root).parts:
+            inner = _open_plain(name, descriptor)
+            os.close(descriptor)
+            descriptor = inner
+        _copy_entries(descriptor, target)
+    finally:
+        os.close(descriptor)
+
+
+def _copy_entries(folder: int, target: Path) -> None:
+    """Copy what is in an open folder."""
+    target.mkdir()
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries]
+    for name in names:
+        descriptor = _open_plain(name, folder)
+        try:
+            if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                _copy_entries(descriptor, target / name)
+            else:
+                copy_contents(descriptor, target / name)
+        finally:
+            os.close(descriptor)
+
+
+def _open_plain(name: str, folder: int) -> int:
+    """Open a plain file or a folder in an open folder."""
+    try:
+        descriptor = os.open(name, FLAGS, dir_fd=folder)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a socket
+            raise NotAFile(NOT_A_FILE) from error
+        raise
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return descriptor
+    os.close(descriptor)
+    raise NotAFile(NOT_A_FILE)
 
 
 class Roots:

@@ -1,5 +1,6 @@
 """Helpers for durable files: atomic writes, private files with mode 0600, cached reads, hashes."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
+COPIED_AT_ONCE = 2**30  # bytes
 
 
 def age_seconds(path: Path) -> float:
@@ -29,6 +31,19 @@ def link_or_copy(source: Path, target: Path) -> None:
         raise
     except OSError:
         shutil.copyfile(source, target)
+
+
+def copy_contents(source: int, target: Path) -> None:
+    """Copy an open file into a new one; a file system that shares blocks shares them until either file changes.
+
+    Raises:
+        OSError: `target` exists, or the disk is full.
+    """
+    with target.open("xb") as copied, os.fdopen(os.dup(source), "rb") as handle:
+        with contextlib.suppress(OSError, AttributeError):  # no such call here, or not between these file systems
+            while os.copy_file_range(source, copied.fileno(), COPIED_AT_ONCE):
+                pass
+        shutil.copyfileobj(handle, copied)  # what is left
 
 
 def write_atomically(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:

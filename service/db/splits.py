@@ -25,6 +25,7 @@ INSEPARABLE = frozenset(
         "candidate_unlike_parent",
         "child_message",
         "heldout_overlap",
+        "parent_changed",
         "parent_withdrawn",
         "restored",
         "thresholds_unreadable",

@@ -24,6 +24,18 @@ class Storage(Protocol):
         """The folder in an attempt's working folder that holds, under `model/`, the merged model until publication."""
         ...
 
+    def copy_candidate(self, job_id: UUID, fence: int, target: Path) -> None:
+        """Copy the candidate of an attempt to `target`, which is made. No link is followed.
+
+        Raises:
+            NotAFile: It has something other than plain files and folders.
+        """
+        ...
+
+    def certified(self, job_id: UUID, certificate: str) -> Path:
+        """Where control keeps the files that a certificate lists (its hex sha256), until publication."""
+        ...
+
     def staging(self, name: str) -> Path:
         """An empty folder in which a release is assembled. Removes an earlier folder of this name."""
         ...

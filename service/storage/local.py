@@ -2,8 +2,9 @@
 
 versions/<digest>/   published release folders
 corpora/<sha256>     reference texts (retain and held-out text), JSON lines
-staging/<name>/      releases that are being assembled
-work/<job>/<fence>/  checkpoints, adapter, candidate of an attempt: personal data, removed after the job
+staging/<name>/      releases that are being assembled, and control's certified copies of candidates
+work/<job>/<fence>/  checkpoints, adapter, candidate of an attempt: personal data, removed after the job. Compute writes
+                     here: the rest of the service copies from it, and neither links to it nor writes into it
 ledger/published/<model>/<number>   the digest of a version that the database has committed
 ledger/withdrawn/<model>/<number>   the reason for which the version is no longer handed out
 ledger/purged/<request>             a request whose texts are gone for good
@@ -16,6 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from uuid import UUID, uuid4
 
+from service.confined import copy_plain
 from service.files import age_seconds, fsync, write_atomically
 
 FOLDERS = ("versions", "corpora", "staging", "work", "ledger/published", "ledger/purged", "ledger/withdrawn")
@@ -41,6 +43,14 @@ class LocalStorage:
     def candidate(self, job_id: UUID, fence: int) -> Path:
         """The merged model of an attempt, until publication."""
         return self._root / "work" / str(job_id) / str(fence) / "candidate"
+
+    def copy_candidate(self, job_id: UUID, fence: int, target: Path) -> None:
+        """Copy without following any link: whoever computes may be writing there."""
+        copy_plain(self._root / "work", self.candidate(job_id, fence), target)
+
+    def certified(self, job_id: UUID, certificate: str) -> Path:
+        """A folder beside the job's staging folders."""
+        return self._root / "staging" / str(job_id) / certificate
 
     def staging(self, name: str) -> Path:
         """An empty folder in which a release is assembled."""

@@ -17,18 +17,18 @@ from service.audit.commitments import forget_set_root
 from service.audit.dsse import IN_TOTO
 from service.audit.manifest import MODEL_FOLDER, FileEntry, manifest
 from service.audit.predicate import CertifiedTexts, Lineage, LogReference
-from service.audit.verification import VerificationError, load_trust
-from service.audit.verify import MODEL_SIGNATURE, check_model_signature
+from service.audit.verify import MODEL_SIGNATURE
 from service.bootstrap import Services
+from service.confined import NotAFile
 from service.db import jobs, log_entries, models, requests, splits
 from service.db.tables import Certificate, DeletionRequest, Job, ReferenceTexts
 from service.domain.errors import DatabaseOutdated, PermanentJobError
 from service.domain.states import Outcome, RequestStatus, Stage
-from service.evidence.keyring import TRUST, Keyring
-from service.files import link_or_copy
-from service.weight_files import is_merged_from
+from service.evidence.keyring import TRUST
+from service.weight_files import ChangedFile, is_merged_from, read_unchanged
 
 CARD = f"{MODEL_FOLDER}README.md"
+ADDED = (TRUST, CARD, MODEL_SIGNATURE)  # what control adds to a candidate
 
 
 def certify_job(services: Services, job_id: UUID, fence: int) -> None:
@@ -36,7 +36,7 @@ def certify_job(services: Services, job_id: UUID, fence: int) -> None:
 
     Raises:
         PermanentJobError: The candidate's files are not the files that the tests measured, or they differ from the
-            parent's in more than the values of the weights.
+            parent's in more than the values of the weights; or the parent's are not those that were published.
         LostLease: The fence moved on.
         DatabaseOutdated: Storage has a version with this number; the database was restored from an older backup.
         WordingRefused: The certificate would make a claim that it must not make.
@@ -55,9 +55,12 @@ def certify_job(services: Services, job_id: UUID, fence: int) -> None:
     if passed and services.storage.has_published(job.model.name, number):
         raise DatabaseOutdated(f"{job.model.name} {number}")
     with services.keyring.keys_held():
-        files = released_files(services, job, fence) if job.outcome != Outcome.NOT_MEMORISED else _parent_files(job)
+        staged = services.storage.staging(f"{job_id}/{fence}") / "copy"
+        files = _parent_files(job) if job.outcome == Outcome.NOT_MEMORISED else released_files(services, job, staged)
         payload = _statement(services, job, tested, lineage, files)
         envelope = services.keyring.sign("certificate", payload, IN_TOTO)
+    if passed:
+        staged.rename(services.storage.certified(job_id, hashlib.sha256(envelope).hexdigest()))
     _store_certificate(services, job_id, fence, envelope)
     if not passed:
         services.storage.discard_job(job_id)
@@ -139,46 +142,56 @@ def _end_unpublished(session: Session, job: Job, max_split_jobs: int) -> list[st
     return reopened
 
 
-def released_files(services: Services, job: Job, fence: int) -> list[FileEntry]:
+def released_files(services: Services, job: Job, staged: Path) -> list[FileEntry]:
     """The manifest of the release folder without its certificate: the model, its card and signature, trust.json.
 
-    The release key signs only a model that passed.
+    Whoever computed may still have the candidate's files open. So control copies them to `staged` first, and the copy
+    is what it checks, signs and later publishes. The release key signs only a model that passed.
     """
     assert job.report is not None
     findings = job.report.findings
-    candidate = services.storage.candidate(job.id, job.report.fence)
+    try:
+        services.storage.copy_candidate(job.id, job.report.fence, staged)
+    except NotAFile as error:
+        raise PermanentJobError("candidate_unlike_parent") from error
     with services.db.reading() as session:
         number = models.next_number(session, job.model_id)
     base, parent = _base_card(services, job), job.parent_version.number
     card = model_card(base, job.model.name, number, parent, findings, job.report.contributors)
-    for name, content in ((TRUST, services.keyring.trust()), (CARD, card)):
-        temporary = candidate.with_name(f"{candidate.name}-{fence}.new")
-        temporary.write_bytes(content)
-        temporary.replace(candidate / name)  # never written in place: a published folder may share the file
-    digests = {entry["path"]: entry["sha256"] for entry in manifest(candidate)}
-    added = (TRUST, CARD, MODEL_SIGNATURE)
-    if {path: digest for path, digest in digests.items() if path not in added} != findings.files:
+    for name in ADDED:
+        (staged / name).unlink(missing_ok=True)
+    digests = {entry["path"]: entry["sha256"] for entry in manifest(staged)}
+    if digests != findings.files:
         raise PermanentJobError("candidate_changed")
-    _check_merged_from_parent(services, job, candidate, digests)
+    _check_merged_from_parent(services, job, staged, digests)
+    (staged / TRUST).write_bytes(services.keyring.trust())
+    (staged / CARD).write_bytes(card)
     if job.outcome == Outcome.PASSED:
-        _sign_model(services.keyring, candidate, digests, fence)
-    return manifest(candidate)
+        services.keyring.sign_model(staged / MODEL_FOLDER, staged / MODEL_SIGNATURE)
+    return manifest(staged)
 
 
 def _base_card(services: Services, job: Job) -> bytes:
-    """The model card of the base model, version 0; empty if it has none."""
+    """The model card of the base model, version 0; empty if it has none.
+
+    Raises:
+        PermanentJobError: The card in storage is not the one that was registered.
+    """
     with services.db.reading() as session:
         base = models.version(session, job.model, 0)
     assert base is not None
-    has_card = any(entry["path"] == CARD for entry in base.files)
-    return (services.storage.release(base.digest) / CARD).read_bytes() if has_card else b""
+    digest = next((entry["sha256"] for entry in base.files if entry["path"] == CARD), None)
+    try:
+        return read_unchanged(services.storage.release(base.digest) / CARD, digest) if digest else b""
+    except ChangedFile as error:
+        raise PermanentJobError("parent_changed") from error
 
 
 def _check_merged_from_parent(services: Services, job: Job, candidate: Path, digests: Mapping[str, str]) -> None:
     """Check that the candidate differs from the parent in the values of its weights alone, whatever compute reported.
 
     Raises:
-        PermanentJobError: It does not.
+        PermanentJobError: It does not, or the parent's weights in storage are not those that were published.
     """
     parent = services.storage.release(job.parent_version.digest)
     of_parent = {entry["path"]: entry["sha256"] for entry in job.parent_version.files}
@@ -186,29 +199,12 @@ def _check_merged_from_parent(services: Services, job: Job, candidate: Path, dig
         {path.removeprefix(MODEL_FOLDER): digest for path, digest in files.items() if path.startswith(MODEL_FOLDER)}
         for files in (digests, of_parent)
     ]
-    outside = {path for path in digests if not path.startswith(MODEL_FOLDER)} - {TRUST, MODEL_SIGNATURE}
-    if outside or not is_merged_from(candidate / MODEL_FOLDER, of_models[0], parent / MODEL_FOLDER, of_models[1]):
-        raise PermanentJobError("candidate_unlike_parent")
-
-
-def _sign_model(keyring: Keyring, candidate: Path, digests: dict[str, str], fence: int) -> None:
-    """Sign the model with the current key as `model.sig`, unless an earlier attempt did.
-
-    Signatures are random, and the certificate contains this one. So a valid signature is never replaced: an attempt
-    that lost its lease may still use it.
-    """
-    target = candidate / MODEL_SIGNATURE
+    outside = any(not path.startswith(MODEL_FOLDER) for path in digests)
     try:
-        signer = check_model_signature(target, digests, load_trust(candidate / TRUST))
-        if signer.retired_at is None:
-            return
-    except VerificationError:
-        pass
-    target.unlink(missing_ok=True)
-    temporary = candidate.with_name(f"{candidate.name}-{fence}.sig")
-    keyring.sign_model(candidate / "model", temporary)
-    link_or_copy(temporary, target)
-    temporary.unlink()
+        if outside or not is_merged_from(candidate / MODEL_FOLDER, of_models[0], parent / MODEL_FOLDER, of_models[1]):
+            raise PermanentJobError("candidate_unlike_parent")
+    except ChangedFile as error:
+        raise PermanentJobError("parent_changed") from error
 
 
 def _parent_files(job: Job) -> list[FileEntry]:

@@ -1,6 +1,5 @@
 """publish: one rename and one transaction. A version exists completely and once, or not at all."""
 
-import hashlib
 from pathlib import Path
 from uuid import UUID
 
@@ -38,15 +37,15 @@ def publish_version(services: Services, job_id: UUID, fence: int) -> None:
         assert certificate is not None
         assert job.report is not None
         name, number = job.model.name, models.next_number(session, job.model_id)
-        candidate = services.storage.candidate(job_id, job.report.fence)
+        certified = services.storage.certified(job_id, certificate.digest)
     if services.storage.has_published(name, number):
         raise DatabaseOutdated(f"{name} {number}")
-    if (candidate / TRUST).read_bytes() != services.keyring.trust():  # a key was replaced after certification
+    if not _is_current(services, certified):
         _return_to_certify(services, job_id, fence)
         return
     proof = _inclusion_proof(services, job_id, fence, certificate)
     staged = services.storage.staging(f"{job_id}/{fence}")
-    _assemble(staged, candidate, certificate.envelope, proof)
+    _assemble(staged, certified, certificate.envelope, proof)
     try:
         verify(staged)
     except VerificationError:  # a new log began, or the log's key was replaced a moment ago
@@ -63,9 +62,13 @@ def publish_version(services: Services, job_id: UUID, fence: int) -> None:
         if not folder.is_dir():
             raise FileNotFoundError(folder.name)  # the collector removed it meanwhile; the next attempt makes it again
         _insert_version(session, job, number, digest, files)
-        certified = hashlib.sha256(certificate.envelope).hexdigest()
         log_entries.append(
-            session, "version.published", job=str(job_id), number=number, manifest=digest, certificate=certified
+            session,
+            "version.published",
+            job=str(job_id),
+            number=number,
+            manifest=digest,
+            certificate=certificate.digest,
         )
     services.storage.add_published(name, number, digest)
     services.storage.discard_job(job_id)
@@ -132,10 +135,18 @@ def _inclusion_proof(services: Services, job_id: UUID, fence: int, certificate: 
     return proof
 
 
-def _assemble(staged: Path, candidate: Path, envelope: bytes, proof: str) -> None:
-    """Put the candidate's files, the certificate and its proof into one folder."""
-    for path in list_paths(candidate):
-        link_or_copy(candidate / path, staged / path)
+def _is_current(services: Services, certified: Path) -> bool:
+    """Whether the certified copy still exists, and no key was replaced after certification."""
+    try:
+        return (certified / TRUST).read_bytes() == services.keyring.trust()
+    except FileNotFoundError:  # the collector removed it, because the job waited for long
+        return False
+
+
+def _assemble(staged: Path, certified: Path, envelope: bytes, proof: str) -> None:
+    """Put control's copy of the candidate, the certificate and its proof into one folder."""
+    for path in list_paths(certified):
+        link_or_copy(certified / path, staged / path)
         (staged / path).chmod(0o644)
     (staged / CERTIFICATE).write_bytes(envelope)
     (staged / PROOF).write_text(proof)

@@ -1,18 +1,20 @@
 """What a compute worker may hand over: its parent's files with other values in the weights, whatever it reports."""
 
 import json
+import os
 
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from service.audit.verify import verify
 from service.db.tables import Certificate, Job
 from service.domain.errors import PermanentJobError
 from service.domain.states import CONTROL_STAGES, Outcome, Stage
 from service.lease import hold_job
-from service.steps.path import certify
+from service.steps.path import certify, publish
 from tests.service import jobs as planted
-from tests.service.jobs import REPORT, file_digests, make_candidate, to_certify
+from tests.service.jobs import REPORT, file_digests, make_candidate, release_folder, to_certify
 from worker import tasks
 
 
@@ -103,3 +105,112 @@ def test_a_file_that_changed_since_it_was_measured_is_not_certified(services, jo
     with hold_job(services, job_id, CONTROL_STAGES) as lease, pytest.raises(PermanentJobError) as caught:
         certify.certify_job(services, job_id, lease.fence)
     assert caught.value.reason == "candidate_changed"
+
+
+def candidate(services, job_id):
+    """The candidate of a job that waits for control."""
+    with services.db.transaction() as session:
+        return services.storage.candidate(job_id, session.get(Job, job_id).report.fence)
+
+
+def work_off(services, job_id) -> tuple[str, str | None]:
+    """Let control certify and publish; the job's stage and reason afterwards."""
+    tasks.work_under_lease(services, job_id, CONTROL_STAGES, tasks.certify_and_publish)
+    with services.db.transaction() as session:
+        row = session.get(Job, job_id)
+        return row.stage, row.reason
+
+
+def test_a_file_that_compute_still_holds_open_is_not_the_published_one(api, services, job):
+    """What is served keeps the certified bytes, whatever is written through a descriptor from before."""
+    _, job_id = job
+    to_certify(services, job_id)
+    with (candidate(services, job_id) / "model" / "model.safetensors").open("r+b") as held:
+        assert work_off(services, job_id)[0] == Stage.DONE
+        held.write(b"another model")
+    folder = release_folder(api, services)
+    verify(folder)
+    assert all(path.stat().st_nlink == 1 for path in folder.rglob("*") if path.is_file())
+
+
+def test_what_compute_writes_after_the_certificate_is_not_published(api, services, job):
+    """Control publishes its own copy, not the candidate."""
+    _, job_id = job
+    to_certify(services, job_id)
+    place = candidate(services, job_id)
+    with hold_job(services, job_id, CONTROL_STAGES) as lease:
+        certify.certify_job(services, job_id, lease.fence)
+        assert not (place / "model.sig").exists()
+        (place / "model" / "model.safetensors").write_bytes(b"another model")
+        publish.publish_version(services, job_id, lease.fence)
+    verify(release_folder(api, services))
+
+
+def test_a_certified_copy_that_was_collected_is_made_again(services, job):
+    """A job that waits for long loses its staging folder: it goes back to be certified."""
+    _, job_id = job
+    to_certify(services, job_id)
+    with hold_job(services, job_id, CONTROL_STAGES) as lease:
+        certify.certify_job(services, job_id, lease.fence)
+        services.storage.staging(str(job_id))
+        publish.publish_version(services, job_id, lease.fence)
+        certify.certify_job(services, job_id, lease.fence)
+        publish.publish_version(services, job_id, lease.fence)
+    with services.db.transaction() as session:
+        assert session.get(Job, job_id).stage == Stage.DONE
+
+
+def test_control_writes_through_no_link_of_a_compute_worker(services, job, tmp_path):
+    """Links stand where control once wrote temporary files: what they lead to stays as it is."""
+    _, job_id = job
+    to_certify(services, job_id)
+    victim, place = tmp_path / "victim", candidate(services, job_id)
+    victim.write_text("precious")
+    for fence in range(10):
+        for ending in ("new", "sig"):
+            place.with_name(f"{place.name}-{fence}.{ending}").symlink_to(victim)
+    assert work_off(services, job_id)[0] == Stage.DONE
+    assert victim.read_text() == "precious"
+
+
+def link_file(place, elsewhere) -> None:
+    """Move the configuration away, and leave a link."""
+    (place / "model" / "config.json").rename(elsewhere)
+    (place / "model" / "config.json").symlink_to(elsewhere)
+
+
+def link_folder(place, elsewhere) -> None:
+    """Move the attempt's folder away, and leave a link."""
+    place.parent.rename(elsewhere)
+    place.parent.symlink_to(elsewhere)
+
+
+def leave_pipe(place, _) -> None:
+    """Put a pipe beside the model: whoever opens it for reading waits."""
+    os.mkfifo(place / "pipe")
+
+
+@pytest.mark.parametrize("plant", [link_file, link_folder, leave_pipe])
+def test_control_reads_plain_files_of_a_candidate_alone(services, job, tmp_path, plant):
+    """A link or a pipe is refused, although every digest is right."""
+    _, job_id = job
+    to_certify(services, job_id)
+    plant(candidate(services, job_id), tmp_path / "elsewhere")
+    assert work_off(services, job_id) == (Stage.QUARANTINED, "candidate_unlike_parent")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "README.md"])
+def test_a_parent_that_was_changed_in_storage_is_no_measure(services, job, name):
+    """The candidate is compared with the files that the database lists, not with what storage has at their place."""
+    _, job_id = job
+    to_certify(services, job_id)
+    with services.db.transaction() as session:
+        version = session.get(Job, job_id).parent_version
+        folder = services.storage.release(version.digest) / "model"
+        if name == "README.md":
+            (folder / name).write_text("# The base")
+            version.files = [*version.files, {"path": f"model/{name}", "size": 1, "sha256": "0" * 64}]
+    if name != "README.md":
+        file = folder / name
+        file.write_bytes(file.read_bytes()[:-1] + b"\x77")
+    assert work_off(services, job_id) == (Stage.QUARANTINED, "parent_changed")
