@@ -11,7 +11,7 @@ ARG VERSION=
 RUN SETUPTOOLS_SCM_PRETEND_VERSION="${VERSION}" pip wheel --no-deps --no-build-isolation --wheel-dir /dist .
 
 FROM python:3.12-slim
-RUN useradd --create-home --uid 10001 unlearnd && install -d -o unlearnd /storage /keys /epochs /home/unlearnd/.cache
+RUN useradd --create-home --uid 10001 unlearnd && install -d -o unlearnd /storage /storage/work /keys /epochs /home/unlearnd/.cache
 WORKDIR /app
 COPY docker/api.lock ./
 RUN pip install --no-cache-dir --require-hashes --no-deps -r api.lock

@@ -14,7 +14,7 @@ RUN SETUPTOOLS_SCM_PRETEND_VERSION="${VERSION}" pip wheel --no-deps --no-build-i
 # Debian 13: its setpriv has Landlock, which confines the compute child.
 FROM python:3.12-slim-trixie
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN useradd --create-home --uid 10001 unlearnd && install -d -o unlearnd /storage /keys /epochs
+RUN useradd --create-home --uid 10001 unlearnd && install -d -o unlearnd /storage /storage/work /keys /epochs
 WORKDIR /app
 RUN pip install --no-cache-dir --index-url "${TORCH_INDEX}" 'torch>=2.4'
 COPY docker/worker.lock ./

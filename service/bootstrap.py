@@ -113,8 +113,10 @@ def build(settings: Settings | None = None, *, create: bool = True) -> Services:
     )
 
 
-def build_server(settings: Settings | None = None) -> Services:
+def build_server(settings: Settings | None = None, *, computes: bool = False) -> Services:
     """Wire the services of a process that runs for long, and check what all its work would fail without.
+
+    A process that `computes` writes the working folders of jobs alone: the rest of storage may be read-only for it.
 
     Raises:
         CannotStart: A setting or an extra is missing.
@@ -122,8 +124,9 @@ def build_server(settings: Settings | None = None) -> Services:
     """
     services = build(settings)
     settings = services.settings
-    if not os.access(settings.storage_dir, os.W_OK):
-        raise PermissionError(errno.EACCES, "not writable", str(settings.storage_dir))
+    written = settings.storage_dir / "work" if computes else settings.storage_dir
+    if not os.access(written, os.W_OK):
+        raise PermissionError(errno.EACCES, "not writable", str(written))
     if settings.kms_key_id:
         extras.require("UNLEARND_KMS_KEY_ID", "kms")
     else:

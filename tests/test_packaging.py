@@ -129,7 +129,13 @@ def test_the_compose_file_has_no_secret_and_keeps_keys_apart():
     owners = [name for name, part in COMPOSE["services"].items() if "OWNER_DATABASE" in str(part.get("environment"))]
     assert owners == ["migrate"]
     for name in ("worker", "worker-gpu"):
-        mounts = [v for v in COMPOSE["services"][name]["volumes"] if isinstance(v, dict)]
+        volumes = COMPOSE["services"][name]["volumes"]
+        assert {v for v in volumes if isinstance(v, str)} == {
+            "storage:/storage:ro",
+            "work:/storage/work",
+            "epochs:/epochs:ro",
+        }
+        mounts = [v for v in volumes if isinstance(v, dict)]
         assert [m["volume"]["subpath"] for m in mounts] == ["kek"]
     for name, login in {"api": "api", "control": "control", "worker": "compute", "worker-gpu": "compute"}.items():
         url = COMPOSE["services"][name]["environment"]["UNLEARND_DATABASE_URL"]

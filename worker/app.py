@@ -20,7 +20,7 @@ from service.queue import CONTROL, ROUTES, celery_app
 from worker.steps.sandbox import host_sandbox
 
 logger = logging.get_logger(__name__)
-stopping = threading.Event()
+stopping, computes = threading.Event(), threading.Event()
 settings = explained(Settings)
 app = celery_app(settings.broker_url)
 app.conf.task_routes = {step: {"queue": queue} for step, queue in ROUTES.items()}
@@ -34,7 +34,7 @@ app.conf.beat_schedule = {
 @cache
 def get_services() -> Services:
     """The services of this process."""
-    return build_server(settings)
+    return build_server(settings, computes=computes.is_set())
 
 
 @setup_logging.connect  # type: ignore[untyped-decorator]
@@ -46,6 +46,8 @@ def _configure_logging(**_: object) -> None:
 @celeryd_init.connect  # type: ignore[untyped-decorator]
 def _prepare(sender: str, **_: object) -> None:
     """Wire the services, or end with one line. Configure tracing under the first part of the worker's name."""
+    if sender.startswith("compute"):
+        computes.set()
     explained(get_services)
     tracing.configure(sender.partition("@")[0])
 

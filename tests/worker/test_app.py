@@ -15,7 +15,7 @@ def test_a_worker_that_must_confine_does_not_start_where_it_cannot(monkeypatch):
     app._check_sandbox(sender="control@host")
 
 
-@pytest.mark.parametrize(("mode", "lines"), [("auto", 2), ("off", 0)])
+@pytest.mark.parametrize(("mode", "lines"), [("auto", 3), ("off", 0)])
 def test_a_worker_says_what_its_host_does_not_enforce(monkeypatch, caplog, mode, lines):
     """One line for each part that is missing, unless nobody asked for it."""
     monkeypatch.setattr(app, "host_sandbox", Sandbox)

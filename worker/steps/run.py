@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -63,8 +64,17 @@ def run_job(services: Services, lease: Lease) -> None:
         ).start()
         _store_messages(services, lease, child)
     finally:
-        child.kill()
-        child.wait()
+        end_child(child)
+
+
+def end_child(child: Child) -> int:
+    """Kill the child and what it started: its process group, and its process namespace where the host makes one.
+
+    Returns the exit status: that of the child's own end if it has ended already.
+    """
+    if child.returncode is None:  # nobody else gets its number before `wait`
+        os.killpg(child.pid, signal.SIGKILL)
+    return child.wait()
 
 
 def _write_input(child: Child, inputs: bytes) -> None:
@@ -87,7 +97,7 @@ def start_child(inputs: JobInput, *, confined: bool) -> Child:
         writable=[work.parent, *points],  # with the folders of the job's earlier attempts, which this one takes over
     )
     environment = child_environment(os.environ, temporary)
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, process_group=0)
 
 
 def _store_messages(services: Services, lease: Lease, child: Child) -> None:
@@ -107,7 +117,8 @@ def _store_messages(services: Services, lease: Lease, child: Child) -> None:
             except queue.Empty:
                 continue
             if message is None:
-                code = child.wait()
+                os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it may still be about to end
+                code = end_child(child)
                 fail_attempt(services, lease, "child_killed" if code < 0 else "child_died", permanent=False)
                 return
             check_message(message)

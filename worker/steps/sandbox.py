@@ -4,7 +4,8 @@
 
 network     a network namespace of its own, without an interface
 files       Landlock: the child reads Python, the system's libraries and its inputs, and writes its working folder
-processes   Landlock: the child cannot read the memory or the environment of another process
+processes   Landlock: the child cannot read the memory or the environment of another process; a process namespace: what
+            it started ends with it
 privileges  no program that it starts gains any; root keeps no capability
 """
 
@@ -37,6 +38,9 @@ SYSTEM = (
 DEVICES = ("null", "zero", "full", "random", "urandom", "shm", "dxg", "kfd", "dri", "accel", "nvidia*")
 READ = "execute,read-file,read-dir"
 WRITE = f"{READ},write-file,truncate,make-reg,make-dir,remove-file,remove-dir,refer"
+# The child is process 1 of its namespace, so the kernel kills the others when it ends. It ends with `unshare`, which
+# passes its exit status on. Without a /proc of its own it still sees the host's, which Landlock guards.
+PROCESSES = ("--pid", "--fork", "--kill-child")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +49,18 @@ class Sandbox:
 
     Attributes:
         network: The command that takes the network away; empty if the host has none.
+        processes: The options of that command (`unshare`) that end whatever the child started with it, or none.
         files: The command that drops privileges and switches Landlock on; empty if the host has none.
     """
 
     network: tuple[str, ...] = ()
+    processes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
 
     @property
     def missing(self) -> list[str]:
         """What the host does not enforce."""
-        return [name for name in ("network", "files") if not getattr(self, name)]
+        return [name for name in ("network", "processes", "files") if not getattr(self, name)]
 
     def command(self, command: Sequence[str], *, readable: Sequence[Path], writable: Sequence[Path]) -> list[str]:
         """A command that confines itself, and then becomes `command`.
@@ -65,7 +71,7 @@ class Sandbox:
             writable: Folders in which it may read, write and make files.
         """
         if not self.files:
-            return [*self.network, *command]
+            return [*self.network, *self.processes, *command]
         devices = [path for pattern in DEVICES for path in Path("/dev").glob(pattern)]
         listed = [Path(entry or ".").resolve() for entry in sys.path]  # names only: this code may stand beside data
         rules = [
@@ -76,7 +82,7 @@ class Sandbox:
         paths = [
             f"--landlock-rule=path-beneath:{_rights(access, path)}:{path}" for access, path in rules if path.exists()
         ]
-        return [*self.network, *self.files, *paths, *command]
+        return [*self.network, *self.processes, *self.files, *paths, *command]
 
 
 def _python() -> list[Path]:
@@ -104,10 +110,11 @@ def host_sandbox() -> Sandbox:
     """What this host enforces, found out by trying. What would keep Python itself from starting is not used."""
     namespaces = (("unshare", "--net"), ("unshare", "--user", "--map-current-user", "--net"))
     network = next((command for command in namespaces if _runs([*command, "true"])), ())
+    processes = PROCESSES if network and _runs([*network, *PROCESSES, "true"]) else ()
     root = ("--bounding-set=-all", "--inh-caps=-all") if os.geteuid() == 0 else ()
-    confined = Sandbox(network, ("setpriv", "--no-new-privs", *root, "--landlock-access=fs"))
+    confined = Sandbox(network, processes, ("setpriv", "--no-new-privs", *root, "--landlock-access=fs"))
     imports = [sys.executable, "-c", "import service.domain.job_input, worker"]
-    return confined if _runs(confined.command(imports, readable=[], writable=[])) else Sandbox(network)
+    return confined if _runs(confined.command(imports, readable=[], writable=[])) else Sandbox(network, processes)
 
 
 def _runs(command: Sequence[str]) -> bool:

@@ -35,11 +35,10 @@ def publish_version(services: Services, job_id: UUID, fence: int) -> None:
         job = jobs.owned(session, job_id, fence)
         certificate = models.certificate(session, job_id)
         assert certificate is not None
-        assert job.report is not None
         name, number = job.model.name, models.next_number(session, job.model_id)
-        certified = services.storage.certified(job_id, certificate.digest)
     if services.storage.has_published(name, number):
         raise DatabaseOutdated(f"{name} {number}")
+    certified = services.storage.certified(job_id, certificate.digest)
     if not _is_current(services, certified):
         _return_to_certify(services, job_id, fence)
         return
@@ -62,14 +61,8 @@ def publish_version(services: Services, job_id: UUID, fence: int) -> None:
         if not folder.is_dir():
             raise FileNotFoundError(folder.name)  # the collector removed it meanwhile; the next attempt makes it again
         _insert_version(session, job, number, digest, files)
-        log_entries.append(
-            session,
-            "version.published",
-            job=str(job_id),
-            number=number,
-            manifest=digest,
-            certificate=certificate.digest,
-        )
+        what = {"job": str(job_id), "number": number, "manifest": digest, "certificate": certificate.digest}
+        log_entries.append(session, "version.published", **what)
     services.storage.add_published(name, number, digest)
     services.storage.discard_job(job_id)
     services.queue.wake("deliver")

@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import signal
+import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -13,8 +16,8 @@ from service.domain.job_input import JobInput
 from service.local.process import wait_until
 from tests.worker.steps.test_sandbox import PLANTED
 from worker.steps.messages import MAX_BYTES, check_message, read_messages
-from worker.steps.run import start_child
-from worker.steps.sandbox import host_sandbox
+from worker.steps.run import end_child, start_child
+from worker.steps.sandbox import Sandbox, host_sandbox
 
 
 @pytest.fixture
@@ -40,10 +43,68 @@ def inputs(tmp_path) -> JobInput:
     )
 
 
-def status(pid: int) -> dict[str, str]:
+def status(proc: Path) -> dict[str, str]:
     """A process's status, as the kernel has it."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    lines = (proc / "status").read_text().splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def running_python(pid: int) -> int:
+    """The process in which a started child's Python runs: itself, or the one that `unshare` made."""
+    running: list[int] = []
+
+    def is_python() -> bool:
+        below = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for process in (pid, *map(int, below)):
+            if Path(f"/proc/{process}/cmdline").read_bytes().startswith(sys.executable.encode()):
+                running.append(process)
+        return bool(running)
+
+    assert wait_until(is_python, 10)
+    return running[0]
+
+
+DESCENDANT = """
+import os, sys, time
+
+if os.fork() == 0:
+    if sys.argv[1] == "leave":
+        os.setsid()
+    print(os.readlink("/proc/self"), flush=True)
+time.sleep(600)
+"""
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or only waits to be reaped."""
+    try:
+        return status(Path(f"/proc/{pid}"))["State"].startswith("Z")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+@pytest.mark.parametrize("session", ["leave", "stay"])
+def test_nothing_that_a_child_started_outlives_it(session):
+    """Not in its process group, nor, where the host has process namespaces, in a session of its own."""
+    sandbox = Sandbox(host_sandbox().network, host_sandbox().processes) if session == "leave" else Sandbox()
+    if session == "leave" and not sandbox.processes:
+        pytest.skip("this host makes no process namespace")
+    command = sandbox.command([sys.executable, "-c", DESCENDANT, session], readable=[], writable=[])
+    with subprocess.Popen(command, stdout=subprocess.PIPE, process_group=0) as child:
+        descendant = int(child.stdout.readline())
+        assert not has_ended(descendant)
+        assert end_child(child) == -9
+        assert wait_until(lambda: has_ended(descendant), 10)
+
+
+def test_a_childs_exit_status_passes_through_its_sandbox():
+    """The worker tells a child that ended from one that was killed."""
+    command = host_sandbox().command([sys.executable, "-c", "raise SystemExit(7)"], readable=[], writable=[])
+    assert subprocess.run(command, check=False).returncode == 7
+    command = host_sandbox().command([sys.executable, "-c", "input()"], readable=[], writable=[])
+    with subprocess.Popen(command, stdin=subprocess.PIPE, process_group=0) as child:
+        os.kill(running_python(child.pid), signal.SIGKILL)
+        assert child.wait(20) == -9
 
 
 @pytest.mark.parametrize("confined", [True, False])
@@ -53,21 +114,19 @@ def test_a_started_child_has_no_credential_of_its_worker(inputs, monkeypatch, co
         monkeypatch.setenv(name, value)
     child = start_child(inputs, confined=confined)
     try:
-        proc = Path(f"/proc/{child.pid}")
-        assert wait_until(lambda: (proc / "cmdline").read_bytes().startswith(sys.executable.encode()), 10)
+        proc = Path(f"/proc/{running_python(child.pid)}")
         environment = (proc / "environ").read_bytes()
         assert b"PATH=" in environment
         assert b"planted" not in environment
         if confined and not host_sandbox().missing:
-            assert (status(child.pid)["NoNewPrivs"], int(status(child.pid)["CapEff"], 16)) == ("1", 0)
+            assert (status(proc)["NoNewPrivs"], int(status(proc)["CapEff"], 16)) == ("1", 0)
             assert (proc / "ns/net").readlink() != Path("/proc/self/ns/net").readlink()
         child.stdin.write(json.dumps(asdict(inputs)).encode() + b"\n")
         child.stdin.flush()
         answer = json.loads(child.stdout.readline())
         assert (answer["type"], answer["permanent"]) == ("error", False)  # it looked for the model's configuration
     finally:
-        child.kill()
-        child.wait()
+        end_child(child)
         child.stdin.close()
         child.stdout.close()
 
