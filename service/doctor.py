@@ -180,6 +180,9 @@ def _versions(session: Session, services: Services, _: datetime) -> Iterator[Fin
     for (name, number), digest in services.storage.published().items() - models.published(session).items():
         problem = f"Storage lists {name} {number} ({digest[:12]}), but the database, an older backup, does not."
         yield Finding("ledger", problem, "Run unlearnd reconcile.")
+    if refused := services.storage.refused_withdrawals():
+        problem = f"{refused} withdrawals in storage's ledger have no known reason, and are not believed."
+        yield Finding("ledger", problem, "Find out who wrote these files of ledger/withdrawn, and remove them.")
 
 
 def _has_size(path: Path, size: int) -> bool:

@@ -125,3 +125,6 @@ def check_stage(current: str, target: Stage, table: Mapping[Stage, set[Stage]] =
     """
     if target not in table.get(Stage(current), ()):
         raise IllegalTransition(f"job: {current} -> {target}")
+
+
+WITHDRAWAL_REASONS = ("superseded", "faulty", "revoked")  # why a version is no longer handed out

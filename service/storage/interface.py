@@ -104,6 +104,10 @@ class Storage(Protocol):
         """(model, number) -> reason of every withdrawal in the ledger."""
         ...
 
+    def refused_withdrawals(self) -> int:
+        """How many withdrawals in the ledger are not believed, because their reason is no known code."""
+        ...
+
     def add_purged(self, request_id: UUID) -> None:
         """Enter a purged request into the ledger, durably. Idempotent."""
         ...

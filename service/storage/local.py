@@ -13,11 +13,12 @@ ledger/purged/<request>             a request whose texts are gone for good
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from uuid import UUID, uuid4
 
 from service.confined import copy_plain
+from service.domain.states import WITHDRAWAL_REASONS
 from service.files import age_seconds, fsync, write_atomically
 
 FOLDERS = ("versions", "corpora", "staging", "work", "ledger/published", "ledger/purged", "ledger/withdrawn")
@@ -150,8 +151,15 @@ class LocalStorage:
 
     def withdrawn(self) -> dict[tuple[str, int], str]:
         """(model, number) -> reason."""
-        entries = (self._root / "ledger" / "withdrawn").glob("*/[0-9]*")
-        return {(path.parent.name, int(path.name)): path.read_text() for path in entries}
+        entries = ((path, _known_reason(path)) for path in self._withdrawals())
+        return {(path.parent.name, int(path.name)): reason for path, reason in entries if reason}
+
+    def refused_withdrawals(self) -> int:
+        """How many files have no known code as their content."""
+        return sum(_known_reason(path) is None for path in self._withdrawals())
+
+    def _withdrawals(self) -> Iterator[Path]:
+        return (self._root / "ledger" / "withdrawn").glob("*/[0-9]*")
 
     def add_purged(self, request_id: UUID) -> None:
         """Enter a purged request into the ledger."""
@@ -166,3 +174,10 @@ class LocalStorage:
         path = self._root / "ledger" / entry
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
+
+
+def _known_reason(path: Path) -> str | None:
+    """The code in a file of withdrawals; None if it has anything else."""
+    with path.open("rb") as handle:
+        content = handle.read(100)
+    return next((reason for reason in WITHDRAWAL_REASONS if reason.encode() == content), None)

@@ -1,6 +1,7 @@
 """Withdrawing a version never leaves a `latest` that remembers a completed request."""
 
 import json
+from typing import get_args
 
 import pytest
 from sqlalchemy import select, text, update
@@ -8,6 +9,9 @@ from sqlalchemy import select, text, update
 from service.audit.verify import verify
 from service.db import log_entries, models
 from service.db.tables import ApiKey, Outbox, Version
+from service.doctor import examine
+from service.domain.states import WITHDRAWAL_REASONS
+from service.schemas.models import WithdrawalIn
 from service.steps.operator.restore import reconcile
 from service.steps.operator.withdraw import withdraw_version
 from service.steps.path.batch import batch_requests
@@ -191,3 +195,17 @@ def test_a_version_that_fulfilled_thousands_is_withdrawn_in_several_entries(api,
     named = [e.get("reopened") or e["refs"] for e in entries if e["kind"] in ("version.withdrawn", "requests.reopened")]
     assert [len(refs) for refs in named] == [1000, 1000, 102]
     assert len({ref for refs in named for ref in refs}) == 2102
+
+
+def test_a_withdrawal_in_the_ledger_without_a_known_reason_is_not_believed(api, services, two):
+    """Whoever else writes there withdraws nothing and puts no text into the log; the doctor tells the operator."""
+    services.storage.add_withdrawn("tiny", 2, "Ada Adler owes 300 pounds")
+    reconcile(services)
+    assert api.get(f"{VERSIONS}/latest").json()["version"] == 2
+    (finding,) = [finding for finding in examine(services) if finding.check == "ledger"]
+    assert ("1 withdrawals" in finding.problem, "Ada" in finding.problem) == (True, False)
+
+
+def test_every_reason_of_the_api_is_known_to_the_ledger():
+    """Otherwise a restored database would hand such a version out again."""
+    assert get_args(WithdrawalIn.model_fields["reason"].annotation) == WITHDRAWAL_REASONS
