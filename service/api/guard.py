@@ -91,12 +91,12 @@ class UncountedRoute(GuardedRoute):
         return nullcontext()
 
 
-class WaitingRoute(GuardedRoute):
-    """A route whose endpoint is a coroutine. A key may have many requests that wait there: none holds a thread."""
+class SubmissionRoute(GuardedRoute):
+    """A route whose endpoint is a coroutine that stores a request. It holds no thread while it waits."""
 
     def admit(self, admission: Admission, holder: str) -> AbstractAsyncContextManager[None]:
-        """Admit a request of a holder: it takes one of its places."""
-        return admission.place(holder)
+        """Admit a submission of a holder: it takes one of its places, and more turns than other requests have."""
+        return admission.submission(holder)
 
 
 def _dependencies(dependant: Dependant) -> Iterator[Dependant]:

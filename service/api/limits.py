@@ -17,6 +17,7 @@ WEBHOOK_SHARE_BYTES = 1_048_576  # and for those of one address
 VALUES_OF_A_RECORD = 4
 OTHER_VALUES = 20_000
 PARSER_THREADS = 2  # that parse large bodies
+SUBMISSIONS = 32  # of one holder that wait for the database at once: as many as one transaction stores
 LOOKUP_THREADS = 4  # that look up keys which are not remembered
 
 
@@ -36,6 +37,7 @@ class Admission:
         self._bodies = Shares(buffer, max(settings.max_body_bytes, _part(buffer, settings.share)))
         self._webhooks = Shares(WEBHOOK_BUFFER_BYTES, WEBHOOK_SHARE_BYTES)
         self.turns = Turns(settings.key_requests)  # each may take a thread and a connection
+        self._submissions = Turns(SUBMISSIONS)
         self.max_values = OTHER_VALUES + VALUES_OF_A_RECORD * settings.max_records  # of a JSON body
         self.parsers, self.key_lookups = CapacityLimiter(PARSER_THREADS), CapacityLimiter(LOOKUP_THREADS)
 
@@ -52,6 +54,16 @@ class Admission:
             yield
         finally:
             self._requests.give_back(holder)
+
+    @asynccontextmanager
+    async def submission(self, holder: str) -> AsyncIterator[None]:
+        """Count a submission, and wait until it may be sealed: a holder's others would keep the event loop busy.
+
+        Raises:
+            Busy: As in `place`.
+        """
+        async with self.place(holder), self._submissions.turn(holder):
+            yield
 
     @asynccontextmanager
     async def turn(self, holder: str) -> AsyncIterator[None]:

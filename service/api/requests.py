@@ -19,7 +19,7 @@ from service.api.deps import (
     sees_counts,
     services_from,
 )
-from service.api.guard import GuardedRoute, WaitingRoute
+from service.api.guard import GuardedRoute, SubmissionRoute
 from service.api.limits import Admission
 from service.api.paging import Cursor, Limit, ModelFilter, filtered_model
 from service.bootstrap import Services
@@ -50,7 +50,7 @@ from service.steps.path.request import accept_at_once, accept_request
 from service.steps.upkeep.purge import purge_request
 
 PREFIX, TAGS = "/v1/deletion-requests", ["deletion requests"]
-submit_router = APIRouter(prefix=PREFIX, tags=[*TAGS], route_class=WaitingRoute)
+submit_router = APIRouter(prefix=PREFIX, tags=[*TAGS], route_class=SubmissionRoute)
 router = APIRouter(prefix=PREFIX, tags=[*TAGS], route_class=GuardedRoute)
 IdempotencyKey = Annotated[
     str | None,

@@ -81,9 +81,9 @@ class GroupCommit(Generic[Item, Result]):
         return entry.outcome()
 
     async def add(self, item: Item) -> Result:
-        """The result for this item; a coroutine waits. It raises what a call raises."""
+        """The result for this item, which fits a group; a coroutine waits. It raises what a call raises."""
         if self._size(item) > self._max_bytes:
-            return (await asyncio.to_thread(self._call, [item]))[0]
+            raise ValueError("a large item is for a thread")
         called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry = self._enqueue(item, called)
         timer = called.get_loop().call_later(self._timeout_seconds, self._give_up, entry)
@@ -97,10 +97,11 @@ class GroupCommit(Generic[Item, Result]):
         """Put an item into the queue."""
         entry: _Entry[Item, Result] = _Entry(item, waiter)
         with self._changed:
-            self._waiting.append(entry)
             if self._committer is None:
-                self._committer = threading.Thread(target=self._commit_groups, name="group-commit", daemon=True)
-                self._committer.start()
+                committer = threading.Thread(target=self._commit_groups, name="group-commit", daemon=True)
+                committer.start()  # it may fail: then the next item tries again
+                self._committer = committer
+            self._waiting.append(entry)
             self._changed.notify()
         return entry
 

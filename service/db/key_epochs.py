@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import delete, select, text, update
+from sqlalchemy import Select, delete, select, text, update
 from sqlalchemy.dialects.postgresql import insert as insert_or_skip
 from sqlalchemy.orm import Session
 
@@ -50,12 +50,8 @@ def wrapped_keys(session: Session, epoch: UUID | None, limit: int) -> list[tuple
 
     Locked, so that none of them is purged before its data key is moved.
     """
-    query = select(DeletionRequest.id, DeletionRequest.wrapped_key).where(DeletionRequest.wrapped_key.is_not(None))
     same = DeletionRequest.key_epoch.is_(None) if epoch is None else DeletionRequest.key_epoch == epoch
-    return [
-        (request_id, wrapped or b"")
-        for request_id, wrapped in session.execute(query.where(same).limit(limit).with_for_update())
-    ]
+    return _wrapped(session, _with_key().where(same).limit(limit).with_for_update())
 
 
 REWRAP = text("""
@@ -73,6 +69,12 @@ def store_rewrapped(session: Session, epoch: UUID, moved: Sequence[tuple[UUID, b
 
 def unreadable(session: Session, epochs: Sequence[UUID]) -> list[tuple[UUID, bytes]]:
     """(request, wrapped data key) of the requests of these epochs."""
-    query = select(DeletionRequest.id, DeletionRequest.wrapped_key).where(DeletionRequest.wrapped_key.is_not(None))
-    rows = session.execute(query.where(DeletionRequest.key_epoch.in_(epochs)))
-    return [(request_id, wrapped or b"") for request_id, wrapped in rows]
+    return _wrapped(session, _with_key().where(DeletionRequest.key_epoch.in_(epochs)))
+
+
+def _with_key() -> Select[UUID, bytes | None]:
+    return select(DeletionRequest.id, DeletionRequest.wrapped_key).where(DeletionRequest.wrapped_key.is_not(None))
+
+
+def _wrapped(session: Session, query: Select[UUID, bytes | None]) -> list[tuple[UUID, bytes]]:
+    return [(request_id, wrapped or b"") for request_id, wrapped in session.execute(query)]

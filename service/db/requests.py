@@ -86,10 +86,19 @@ def listing(
 
 
 def unresolved(session: Session, limit: int) -> list[UUID]:
-    """Pending requests whose records are not resolved yet: those without an error first, then by deadline."""
+    """Pending requests whose records are not resolved yet: those without an error first. API keys take turns.
+
+    A search takes long, so a key with many requests, or with very old ones, must not keep the others waiting.
+    """
     request = DeletionRequest
-    query = select(request.id).where(request.hold == Hold.RESOLVE, request.status == RequestStatus.PENDING)
-    return list(session.scalars(query.order_by(request.reason.is_not(None), request.due_at).limit(limit)))
+    own = select(request.id, request.due_at, request.seq, request.reason.is_not(None).label("has_error"))
+    own = own.where(request.hold == Hold.RESOLVE, request.status == RequestStatus.PENDING)
+    own = own.where(request.api_key_id == ApiKey.id).order_by(request.reason.is_not(None), request.due_at, request.seq)
+    of_key = own.limit(limit).correlate(ApiKey).lateral()
+    order = (of_key.c.has_error, of_key.c.due_at, of_key.c.seq)
+    turn = func.row_number().over(partition_by=ApiKey.id, order_by=order)
+    query = select(of_key.c.id).select_from(ApiKey).join(of_key, onclause=ApiKey.id.is_not(None))
+    return list(session.scalars(query.order_by(of_key.c.has_error, turn, of_key.c.due_at).limit(limit)))
 
 
 def awaiting_approval_count(session: Session) -> int:

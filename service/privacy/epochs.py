@@ -108,7 +108,9 @@ class EpochKeys:
         """Whether the present epoch takes some more data keys. Otherwise the next one costs a file, the database and
         perhaps a call of the KMS."""
         present = self._present  # without the lock: whoever begins an epoch holds it for long
-        return present is not None and self._free > SOME_DATA_KEYS and time.monotonic() < present[1]
+        if present is None or present[0] not in self._open:
+            return False
+        return self._free > SOME_DATA_KEYS and time.monotonic() < present[1]
 
     def end_present(self) -> None:
         """Begin a new epoch with the next data key, because the present one was destroyed."""
@@ -239,7 +241,8 @@ class EpochKeys:
 
     def _remember(self, epoch: UUID, key: bytes) -> AESGCM:
         while len(self._open) >= MAX_OPEN:
-            self._open.pop(next(iter(self._open)), None)
+            present = self._present and self._present[0]
+            self._open.pop(next((other for other in list(self._open) if other != present), epoch), None)
         cipher = self._open[epoch] = AESGCM(key)
         return cipher
 

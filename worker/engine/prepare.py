@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from worker.engine.criterion import MIN_HELDOUT
-from worker.engine.data import first_windows, text_windows, without_forget_text
+from worker.engine.data import first_windows, normalised, text_windows, without_forget_text
 from worker.engine.errors import TooFewTexts, TooShort
 from worker.engine.forget_set import ForgetSet
 from worker.engine.options import Options
 from worker.engine.types import Tokenizer
 
-GENERIC_COUNT, GENERIC_SHARE = 3, 0.1  # reference texts that one request may leave out beside one for each of its texts
+GENERIC_COUNT, GENERIC_SHARE = 3, 0.1  # reference texts that one request may leave out
 GENERIC_TOTAL = 0.25  # share of a file's reference texts that may be left out before a request may leave out no more
 
 
@@ -55,8 +55,8 @@ def unfit_requests(
 
     A text of a few common words stands in many retain and held-out texts. All of them would be left out, and too few
     would stay to train on and to set thresholds. So each request is measured on top of what the earlier texts and the
-    fit requests before it leave out. A request whose every text leaves out one further text at most is never too
-    generic, as long as enough stay: somebody's own text stands in the retain file, too.
+    fit requests before it leave out. A reference text of which a text makes up most does not count, once for each text,
+    as long as enough stay: somebody's own text stands in the retain file, too.
 
     Args:
         tokenizer: The model's tokenizer.
@@ -112,12 +112,18 @@ def _without_specific(total: int, before: list[str], texts: Sequence[str], neede
     for text in texts:
         if not left_out:
             break
-        left_out, count = without_forget_text(left_out, [text])
-        excess += max(0, count - 1)
+        rest, count = without_forget_text(left_out, [text])
+        own = any(_is_mostly(text, reference) for reference in left_out if reference not in rest)
+        left_out, excess = rest, excess + count - own
     too_many = excess > max(GENERIC_COUNT, GENERIC_SHARE * total)
     over_total = excess > 0 and total - len(kept) > GENERIC_TOTAL * total
     too_few = len(kept) < min(len(before), needed)
     return None if too_many or over_total or too_few else kept
+
+
+def _is_mostly(text: str, reference: str) -> bool:
+    """Whether a text makes up at least half of a reference text: whoever sends it knows the reference text."""
+    return 2 * len(normalised(text)) >= len(normalised(reference))
 
 
 def _left_by_earlier(

@@ -19,7 +19,8 @@ from service.privacy.records import open_records, open_subject, request_data_key
 from service.sealing import Accepted, canonical_body, new_request, signed_receipt
 from service.subjects.search import check_searchable
 
-MAX_CHARACTERS_AT_ONCE = 65_536  # of the texts that a coroutine seals: more would keep other requests waiting
+# What a coroutine seals: more would keep other requests waiting. It also fits a group of the intake.
+MAX_TEXTS_AT_ONCE, MAX_CHARACTERS_AT_ONCE = 16, 16_384
 
 
 def accept_request(
@@ -67,7 +68,8 @@ async def accept_at_once(
     Raises:
         Invalid: A field is not valid.
     """
-    is_large = sum(map(len, submission.texts)) > MAX_CHARACTERS_AT_ONCE
+    texts = submission.texts
+    is_large = len(texts) > MAX_TEXTS_AT_ONCE or sum(map(len, texts)) > MAX_CHARACTERS_AT_ONCE
     if is_large or submission.subject is not None or submission.resubmits or not services.wrapper.has_room():
         return None
     now = datetime.now(UTC)

@@ -6,7 +6,8 @@ searches and reads before its transaction; the transaction checks that nothing h
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -31,6 +32,8 @@ from service.subjects.search import (
 LOOK_AHEAD = 20  # requests that one query returns
 MAX_TEXTS = 20_000  # that are read to search for one person; the texts of that many would be too long for a request
 LONG_WORD = 16  # characters; a longer word has several tokens
+IN_WORK: set[UUID] = set()  # requests that a call of this process resolves now
+IN_WORK_LOCK = threading.Lock()
 SLOTS = threading.BoundedSemaphore(2)  # calls per process, so that other tasks do not wait for a free thread
 
 
@@ -47,12 +50,27 @@ def resolve_request(services: Services, request_id: UUID, *, go_on: Callable[[],
         done: set[UUID] = set()
         unresolved = [request_id]
         while unresolved and go_on():
-            _resolve_one(services, unresolved[0])
+            with _in_work(unresolved[0]) as is_mine:
+                if is_mine:
+                    _resolve_one(services, unresolved[0])
             done.add(unresolved[0])
             with services.db.reading() as session:
                 unresolved = [other for other in requests.unresolved(session, LOOK_AHEAD) if other not in done]
     finally:
         SLOTS.release()
+
+
+@contextmanager
+def _in_work(request_id: UUID) -> Iterator[bool]:
+    """Whether no other call of this process resolves the request now."""
+    with IN_WORK_LOCK:
+        is_mine = request_id not in IN_WORK
+        IN_WORK.add(request_id)
+    try:
+        yield is_mine
+    finally:
+        if is_mine:
+            IN_WORK.discard(request_id)
 
 
 def _resolve_one(services: Services, request_id: UUID) -> None:

@@ -92,6 +92,33 @@ def test_one_key_cannot_take_every_thread_and_connection(server, services, new_k
     assert {answer.status_code for answer in answers} == {200}
 
 
+@pytest.mark.parametrize("records", [1, 8])
+def test_one_keys_submissions_take_one_connection_and_no_thread(server, services, new_key, records):
+    """Sixty of them wait for a locked table. Whoever asks for something else is answered, and then all are stored."""
+    greedy, other = new_key("submit"), new_key("read")
+    content = body(records=[{"text": f"record {number}"} for number in range(records)])
+    answers: list[int] = []
+
+    def submit() -> None:
+        with server.client(greedy) as client:
+            answers.append(client.post(REQUESTS, json=content).status_code)
+
+    submit()  # an epoch key is there from now on
+    threads = [threading.Thread(target=submit) for _ in range(60)]
+    with services.db.transaction() as session:
+        session.execute(text("LOCK TABLE deletion_requests IN EXCLUSIVE MODE"))
+        for thread in threads:
+            thread.start()
+        waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        assert wait_until(lambda: session.scalar(waiting) == 1, 20)
+        for _ in range(30):
+            assert server.get("/v1/models", other).status_code == 200
+        assert session.scalar(waiting) == 1
+    for thread in threads:
+        thread.join()
+    assert answers == [202] * 61
+
+
 HUGE = {
     "records that are strings": b'{"model": "tiny", "records": [' + b'"",' * (BODY // 3 - 20) + b'""]}',
     "unknown fields": b"{" + b",".join(b'"k%d":1' % i for i in range(BODY // 13)) + b"}",

@@ -72,7 +72,7 @@ def test_nobody_waits_for_a_large_one():
     """While one of more than the room is under way, small ones are stored; several large ones at the same time."""
     table = Table(size=lambda number: number, max_bytes=7)
     with ThreadPoolExecutor(8) as pool:
-        large = [pool.submit(table.add, 8), pool.submit(lambda: asyncio.run(table.add.add(9)))]
+        large = [pool.submit(table.add, number) for number in (8, 9)]
         assert wait_until(lambda: len(table.calls) == 2, 10)
         small = pool.submit(table.add, 1)
         assert wait_until(lambda: len(table.calls) == 3, 10)
@@ -171,6 +171,18 @@ def test_a_time_out_while_the_call_is_under_way_is_none():
         assert not first.done()
         table.let_go.set()
         assert first.result(10) == 0
+
+
+def test_a_committer_that_cannot_start_is_started_with_the_next_item(monkeypatch):
+    """The host may be out of threads for a moment. What its caller gave up is not stored."""
+    table = Table(bad=None)
+    table.let_go.set()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", lambda _: (_ for _ in ()).throw(RuntimeError("no thread")))
+        with pytest.raises(RuntimeError):
+            table.add(1)
+    assert table.add(2) == 20
+    assert table.calls == [[2]]
 
 
 def test_coroutines_and_threads_share_a_call():

@@ -235,6 +235,66 @@ def test_a_process_cannot_say_in_the_log_what_another_does(as_process, process, 
         log_entries.append(session, kind, job="j", ref="r", due="2026-01-01")
 
 
+A_JOB, A_REF = "(SELECT id FROM jobs LIMIT 1)", "(SELECT ref FROM deletion_requests LIMIT 1)"
+
+
+@pytest.mark.parametrize(
+    ("kind", "members"),
+    [
+        ("job.quarantined", "'job', {job}, 'reason', 'Vera Victim, 12 Sample Street'"),
+        ("job.quarantined", "'job', {job}, 'reason', 'test', 'note', 'x'"),
+        ("job.quarantined", "'job', gen_random_uuid(), 'reason', 'test'"),
+        ("job.quarantined", "'reason', 'test'"),
+        ("job.thresholds", "'job', {job}, 'thresholds', 'Vera Victim'"),
+        ("job.thresholds", "'job', {job}, 'before', json_build_object('size', 1, 'root', 'Vera Victim')"),
+        ("requests.rejected", "'job', {job}, 'at_stage', 'unlearn', 'refs', json_build_array('another')"),
+        ("job.split", "'job', {job}, 'reopened', json_build_array({ref})"),
+    ],
+)
+def test_a_compute_worker_writes_no_text_into_the_log_and_of_its_jobs_alone(as_process, job, kind, members):
+    """Each entry has listed members of a fixed form, and names a job and requests of it."""
+    entry = f"json_build_object('kind', '{kind}', 'at', '2026-11-26T09:00:00+00:00', {members})"
+    entry = entry.format(job=A_JOB, ref=A_REF)
+    for process, allowed in (("compute", False), ("control", True)):
+        with as_process(process).db.transaction() as session:
+            statement = text(f"SELECT audit_append(convert_to({entry}::text, 'UTF8'))")
+            if allowed:
+                session.execute(statement)
+                continue
+            with pytest.raises(DBAPIError) as caught:
+                session.execute(statement)
+            assert isinstance(caught.value.orig, psycopg.errors.InsufficientPrivilege), caught.value
+
+
+NOTIFY = "INSERT INTO outbox (id, request_id, status, target, next_at, delivered_at) SELECT gen_random_uuid(), id, "
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"{NOTIFY} 'completed', 0, now(), NULL FROM deletion_requests",
+        f"{NOTIFY} 'overdue', -1, now(), now() FROM deletion_requests",
+        f"{NOTIFY} 'overdue', -1, now(), NULL FROM deletion_requests",
+        f"{NOTIFY} status, 0, now(), now() FROM deletion_requests",
+        f"{NOTIFY} status, 0, NULL, NULL FROM deletion_requests",
+        f"{NOTIFY} status, -1, now() + interval '1 day', NULL FROM deletion_requests",
+        "UPDATE outbox SET delivered_at = now()",
+        "UPDATE outbox SET next_at = NULL",
+        "UPDATE outbox SET status = 'completed'",
+    ],
+)
+def test_a_compute_worker_announces_nothing_that_has_not_happened(as_process, services, job, statement):
+    """Nor does it end or put off what somebody is waiting for. A status that the request has may be announced."""
+    with services.db.transaction() as session:
+        session.execute(text(f"{NOTIFY} status, 0, now(), NULL FROM deletion_requests"))
+    own = as_process("compute")
+    with pytest.raises(DBAPIError) as caught, own.db.transaction() as session:
+        session.execute(text(statement))
+    assert isinstance(caught.value.orig, psycopg.errors.InsufficientPrivilege)
+    with own.db.transaction() as session:
+        session.execute(text(f"{NOTIFY} status, 1, now(), NULL FROM deletion_requests"))
+
+
 def test_one_login_for_everything_goes_on_working(services, job):
     """An installation of before: its one login claims, computes, certifies and publishes."""
     _, job_id = job

@@ -81,6 +81,21 @@ def test_an_epoch_ends_after_its_time_or_its_number_of_keys_or_by_a_command(make
     assert wrapping_epoch(short.wrap(b"k", CONTEXT)) != wrapping_epoch(short.wrap(b"k", CONTEXT))
 
 
+def test_the_present_epoch_has_room_only_while_its_key_is_in_memory(make, monkeypatch):
+    """Otherwise a data key would wait for a file, and for the KMS. Other epochs' keys go from memory first."""
+    monkeypatch.setattr(epochs, "MAX_OPEN", 2)
+    keys, other = make(), make()
+    assert not keys.has_room()
+    keys.wrap(b"k", CONTEXT)
+    assert keys.has_room()
+    for _ in range(3):
+        keys.unwrap(other.wrap(b"k", CONTEXT), CONTEXT)
+        other.end_present()
+    assert keys.has_room()
+    keys.end_present()
+    assert not keys.has_room()
+
+
 def test_a_cut_line_of_moved_keys_is_skipped(make, tmp_path):
     """A crash may cut it; the database still has the earlier key then. The newest note of a request counts."""
     keys = make()

@@ -66,6 +66,14 @@ def test_people_whose_own_texts_stand_in_a_file_are_no_generic_requests(tokenize
     assert unfit_requests(*run) == {0: "too_generic"}
 
 
+def test_one_request_of_many_rare_words_does_not_use_the_file_up(tokenizer):
+    """Each of them stands in one reference text alone, of which it is a small part: the sum is too generic."""
+    rare = [text.split(" has ")[0] for text in support.HELDOUT[:40]]  # "Ada Adler of 12 Oak Street"
+    texts = [*rare, support.HELDOUT[50]]
+    run = (tokenizer, texts, [0] * 40 + [1], support.RETAIN, support.HELDOUT, OPTIONS)
+    assert unfit_requests(*run) == {0: "too_generic"}
+
+
 def test_generic_requests_of_one_batch_are_measured_together(tokenizer):
     """Those that are over the quarter are named; those that leave out nothing more stay."""
     texts = [*GENERIC, GENERIC[0], support.KNOWN[0]]

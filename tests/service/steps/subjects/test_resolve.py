@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,19 @@ def test_a_search_that_would_read_half_the_corpus_is_rejected_once(api, services
         assert requests.unresolved(session, 10) == []
         alerts = session.scalars(select(Outbox.status).where(Outbox.request_id == request["id"], Outbox.target < 0))
         assert list(alerts) == ["rejected"]
+
+
+def test_api_keys_take_turns_in_being_searched_for(api, services, filled, new_key):
+    """A key with many requests, and with older ones, keeps another one waiting for one search at most."""
+    other = {"Authorization": f"Bearer {new_key('submit')}"}
+    received = (datetime.now(UTC) - timedelta(days=300)).isoformat()
+    body = {"model": "tiny", "subject": by_email()}
+    greedy = [api.post(REQUESTS, json={**body, "received_at": received}).json() for _ in range(5)]
+    waits = api.post(REQUESTS, json=body, headers=other).json()
+    with services.db.reading() as session:
+        order = [str(request_id) for request_id in requests.unresolved(session, 10)]
+    assert order.index(waits["id"]) <= 1
+    assert set(order) == {waits["id"], *(request["id"] for request in greedy)}
 
 
 def test_a_word_alone_is_left_out(api, services, model, tmp_path):
