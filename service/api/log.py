@@ -49,24 +49,32 @@ def entries(
 
 
 @router.get("/inclusion")
-def inclusion(services: ServicesDep, _: Auditor, index: Annotated[int, Query(ge=0)], size: Size) -> LogProof:
-    """The proof that entry `index` is in the tree of the first `size` entries (RFC 9162, 2.1.3)."""
+def inclusion(services: ServicesDep, _: LogReader, index: Annotated[int, Query(ge=0)], size: Size) -> LogProof:
+    """The proof that entry `index` is in the tree of the first `size` entries (RFC 9162, 2.1.3).
+
+    It needs what `entries` needs: a proof has the hashes of other entries, and whoever guesses an entry can check it.
+    """
     return _to_log_proof(inclusion_proof(_leaf_hashes(services, size), index) if index < size else None, "index")
 
 
 @router.get("/consistency")
-def consistency(services: ServicesDep, _: Auditor, older: Size, newer: Size) -> LogProof:
-    """The proof that the tree of `newer` entries begins with the tree of `older` entries (RFC 9162, 2.1.4)."""
+def consistency(services: ServicesDep, _: LogReader, older: Size, newer: Size) -> LogProof:
+    """The proof that the tree of `newer` entries begins with the tree of `older` entries (RFC 9162, 2.1.4).
+
+    It needs what `entries` needs.
+    """
     return _to_log_proof(consistency_proof(_leaf_hashes(services, newer), older) if older <= newer else None, "older")
 
 
 def _leaf_hashes(services: Services, size: int) -> list[bytes]:
-    """The leaf hashes of the first `size` entries."""
+    """The leaf hashes of the first `size` entries.
+
+    The last signed checkpoint covers them. Otherwise the moment at which the log grows would tell that somebody asked.
+    """
+    if size > services.log.last_signed()["size"]:
+        raise Invalid("The last checkpoint covers fewer entries.", field="size")
     with services.db.reading() as session:
-        hashes = log_entries.leaf_hashes(session, size)
-    if len(hashes) < size:
-        raise Invalid("The log has fewer entries.", field="size")
-    return hashes
+        return log_entries.leaf_hashes(session, size)
 
 
 def _to_log_proof(path: list[bytes] | None, field: str) -> LogProof:

@@ -124,7 +124,7 @@ def statement(
         published: Whether these files become a version.
         forget_root: Merkle root over the requests' commitments.
         requests: One line for each request.
-        records: The number of records; the statement gives a range.
+        records: The number of submitted records, without those that a search found; the statement gives a range.
         contributors: Whose texts the means are over; the statement gives the number of submitters as a range.
         reference_texts: role, sha256 and records of the retain and held-out texts.
         heldout_overlap: How many held-out texts are also retain texts; None if nobody has counted them.

@@ -41,7 +41,10 @@ class Artefacts(TypedDict):
 
 
 class ForgetSet(TypedDict):
-    """The size of the forget set, in ranges, and the commitment to it; schema 1 has no submitters."""
+    """The size of the forget set, in ranges, and the commitment to it; schema 1 has no submitters.
+
+    `records` are the submitted ones. Earlier releases of the service counted those that a search found, too.
+    """
 
     commitment_root: str
     requests: int

@@ -192,10 +192,10 @@ def _settings(predicate: Predicate) -> Iterator[tuple[str, str]]:
 
 
 def _request_count(forget_set: ForgetSet) -> str:
-    """How many requests, and the range of the number of their texts."""
+    """How many requests, and the range of the number of texts that were submitted with them."""
     requests, records = forget_set["requests"], forget_set["records"]
     texts = records.replace("<=", "at most").replace(">", "more than")
-    return f"{requests} request{'s' if requests != 1 else ''} with {texts} texts in total"
+    return f"{requests} request{'s' if requests != 1 else ''} with {texts} submitted texts in total"
 
 
 def _reason(request: CertifiedRequest) -> str:

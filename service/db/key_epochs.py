@@ -25,6 +25,12 @@ def doomed(session: Session) -> list[UUID]:
     return list(session.scalars(select(KeyEpoch.id).where(KeyEpoch.has_purged | KeyEpoch.is_target)))
 
 
+def mark_purged(session: Session, among: Sequence[UUID]) -> None:
+    """Note that a request of these epochs was purged."""
+    unmarked = KeyEpoch.id.in_(among) & ~KeyEpoch.has_purged
+    session.execute(update(KeyEpoch).where(unmarked).values(has_purged=True))
+
+
 def existing(session: Session, among: Sequence[UUID]) -> set[UUID]:
     """The epochs among these that the database names."""
     return set(session.scalars(select(KeyEpoch.id).where(KeyEpoch.id.in_(among))))

@@ -10,6 +10,8 @@ wrapped again under another epoch, and the file is overwritten and unlinked.
     E/<epoch>.moved    data keys that were wrapped again under this epoch: a backup of the database has only their
                        earlier form, which nothing opens any more
     E/<epoch>.doomed   the key is destroyed as soon as the database no longer names the epoch
+    E/<epoch>.unnamed  since then the database has not named the epoch: it was restored from before it, or a process was
+                       killed before it had entered the epoch
 
 The folder is shared by all processes. Its backups must be mirrors: a backup that keeps destroyed keys undoes purges.
 """
@@ -20,7 +22,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
@@ -29,7 +31,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from service.domain.errors import NotFound
-from service.files import destroy_file, fsync, write_atomically, write_private
+from service.files import age_seconds, destroy_file, fsync, write_atomically, write_private
 from service.privacy.envelope import KEY_BYTES, KeyWrapper, open_sealed, seal
 from service.privacy.randomness import random_bytes, random_uuid
 
@@ -118,13 +120,16 @@ class EpochKeys:
             self._present = None
 
     def begin(self) -> UUID:
-        """A new epoch: first its file, then its row, so that no row lacks its key."""
+        """A new epoch: first its file, then its row, so that no row lacks its key.
+
+        `destroy_unnamed` sees both or none.
+        """
         epoch, key = random_uuid(), random_bytes(KEY_BYTES)
         with self._locked(fcntl.LOCK_SH):
             self._check_master()
             write_private(self._file(epoch), self.master.wrap(key, _context(epoch)))
             fsync(self._folder)
-        self._register(epoch)
+            self._register(epoch)
         self._remember(epoch, key)
         return epoch
 
@@ -175,12 +180,43 @@ class EpochKeys:
 
     def destroy(self, epoch: UUID) -> None:
         """Destroy an epoch's key for good. Nothing that it wrapped can be opened any more."""
-        self._open.pop(epoch, None)
         with self._locked(fcntl.LOCK_SH):  # a rotation would write the key anew
-            for path in (self._file(epoch), self._file(epoch).with_name(f".{epoch}.key")):  # a crash of one leaves that
-                destroy_file(path)
-            for suffix in ("moved", "doomed"):
-                self._file(epoch, suffix).unlink(missing_ok=True)
+            self._destroy(epoch)
+
+    def _destroy(self, epoch: UUID) -> None:
+        self._open.pop(epoch, None)
+        for path in (self._file(epoch), self._file(epoch).with_name(f".{epoch}.key")):  # a crash of one leaves that
+            destroy_file(path)
+        for suffix in ("moved", "doomed", "unnamed"):
+            self._file(epoch, suffix).unlink(missing_ok=True)
+
+    def destroy_unnamed(self, existing: Callable[[Sequence[UUID]], set[UUID]], *, older_than: float) -> int:
+        """Destroy keys that were found unnamed `older_than` seconds ago, and still are; returns how many.
+
+        The time lets an operator restore another dump, which names them. While a process begins an epoch, or the
+        key-encryption key is replaced, this leaves it to the next call.
+
+        Args:
+            existing: The epochs among some that the database names.
+            older_than: Seconds since the first call that found the key unnamed.
+        """
+        try:
+            with self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB):
+                present = [UUID(path.stem) for path in self._folder.glob("[!.]*.key")]
+                named, old = existing(present), []
+                for epoch in present:
+                    mark = self._file(epoch, "unnamed")
+                    if epoch in named:
+                        mark.unlink(missing_ok=True)
+                    elif not mark.exists():
+                        mark.touch()
+                    elif age_seconds(mark) > older_than:
+                        old.append(epoch)
+                for epoch in old:
+                    self._destroy(epoch)
+                return len(old)
+        except BlockingIOError:
+            return 0
 
     def note_moved(self, epoch: UUID, wrapped_keys: Iterable[tuple[UUID, bytes]]) -> None:
         """Note (request, data key wrapped under `epoch`) outside the database, for a database that is restored."""

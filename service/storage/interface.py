@@ -108,10 +108,14 @@ class Storage(Protocol):
         """How many withdrawals in the ledger are not believed, because their reason is no known code."""
         ...
 
-    def add_purged(self, request_id: UUID) -> None:
-        """Enter a purged request into the ledger, durably. Idempotent."""
+    def add_purged(self, request_id: UUID, epoch: UUID | None) -> None:
+        """Enter a purged request and the epoch of its data key into the ledger, durably. Idempotent."""
         ...
 
     def purged(self) -> list[UUID]:
         """Every purged request in the ledger."""
+        ...
+
+    def purged_epochs(self) -> list[UUID]:
+        """Every epoch of which the ledger has a purged request, whether its key still exists or not."""
         ...

@@ -8,6 +8,7 @@ work/<job>/<fence>/  checkpoints, adapter, candidate of an attempt: personal dat
 ledger/published/<model>/<number>   the digest of a version that the database has committed
 ledger/withdrawn/<model>/<number>   the reason for which the version is no longer handed out
 ledger/purged/<request>             a request whose texts are gone for good
+ledger/purged-epochs/<epoch>        the epoch of such a request: its key is to be destroyed, whatever the database knows
 """
 
 import hashlib
@@ -21,7 +22,8 @@ from service.confined import copy_plain
 from service.domain.states import WITHDRAWAL_REASONS
 from service.files import age_seconds, fsync, write_atomically
 
-FOLDERS = ("versions", "corpora", "staging", "work", "ledger/published", "ledger/purged", "ledger/withdrawn")
+LEDGER = ("ledger/published", "ledger/purged", "ledger/purged-epochs", "ledger/withdrawn")
+FOLDERS = ("versions", "corpora", "staging", "work", *LEDGER)
 DOOMED = "doomed-"  # prefix of staging folders that hold what is to be removed
 
 
@@ -161,13 +163,19 @@ class LocalStorage:
     def _withdrawals(self) -> Iterator[Path]:
         return (self._root / "ledger" / "withdrawn").glob("*/[0-9]*")
 
-    def add_purged(self, request_id: UUID) -> None:
-        """Enter a purged request into the ledger."""
+    def add_purged(self, request_id: UUID, epoch: UUID | None) -> None:
+        """Enter a purged request into the ledger, and before it the epoch whose key wraps its data key."""
+        if epoch is not None:
+            self._add_to_ledger(Path("purged-epochs", str(epoch)), "")
         self._add_to_ledger(Path("purged", str(request_id)), "")
 
     def purged(self) -> list[UUID]:
         """Every purged request."""
         return [UUID(p.name) for p in (self._root / "ledger" / "purged").iterdir() if not p.name.startswith(".")]
+
+    def purged_epochs(self) -> list[UUID]:
+        """The epochs of purged requests."""
+        return [UUID(path.name) for path in (self._root / "ledger" / "purged-epochs").glob("[!.]*")]
 
     def _add_to_ledger(self, entry: Path, content: str) -> None:
         """Write a file of the ledger, whole or not at all."""

@@ -256,7 +256,8 @@ def _statement(
         published=job.outcome == Outcome.PASSED,
         forget_root=forget_set_root([(request.ref, request.commitment) for request in tested]),
         requests=lines,
-        records=sum(request.records_count for request in tested),
+        # What a search found is left out: a submitter, who may be alone in the job, learns only whether that is 0.
+        records=sum(request.records_count - (request.results_count or 0) for request in tested),
         contributors=job.report.contributors,
         reference_texts=[_certified_texts("retain", job.model.retain), _certified_texts("heldout", job.model.heldout)],
         heldout_overlap=job.model.heldout.get("overlap"),

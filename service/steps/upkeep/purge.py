@@ -1,7 +1,8 @@
 """purge: delete the data key of a request whose dispute window has passed, and everything sealed with it.
 
-Storage's ledger gets the request first. From the ledger, a database that is restored from an older backup is purged
-again. What PostgreSQL keeps of deleted rows becomes unreadable with the step `shred`, which follows each purge.
+Storage's ledger gets the request and its epoch first. From the ledger, a database that is restored from an older backup
+is purged again. What PostgreSQL keeps of deleted rows becomes unreadable with the step `shred`, which follows each
+purge.
 """
 
 from collections.abc import Collection
@@ -65,7 +66,7 @@ def _purge(services: Services, request_id: UUID, among: Collection[RequestStatus
         request = requests.by_id(session, request_id, lock=True)
         if request is None or request.status not in among:
             return False
-        services.storage.add_purged(request_id)
+        services.storage.add_purged(request_id, request.key_epoch)
         if ref := requests.purge(session, request_id):
             restored_requests.end_as_failed(session, request)
             if request.job_id is not None:

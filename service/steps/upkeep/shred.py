@@ -3,7 +3,13 @@
 A purge deletes rows. This step destroys the keys of the epochs that the purged requests were sealed in; before that, it
 wraps the data keys of the other requests of these epochs under a new epoch's key. It can be killed anywhere: the folder
 of keys remembers what was begun, and each move is noted outside the database before the database stores it.
+
+A restored database may not know that a request of an epoch was purged, or not know the epoch at all. So storage's
+ledger names the epochs of purged requests, too. A key that neither names is destroyed after `orphan_seconds`.
 """
+
+from collections.abc import Sequence
+from uuid import UUID
 
 from sqlalchemy.exc import IntegrityError
 
@@ -23,10 +29,11 @@ def shred_purged(services: Services) -> int:
 
 
 def _shred(services: Services) -> int:
-    _finish_destructions(services)
+    rewrap_restored(services)  # first, because it may name epochs that a restored database lacks
+    destroyed = _take_over_ledger(services) + _finish_destructions(services)
     with services.db.reading() as session:
         epochs = key_epochs.doomed(session)
-    rewrap, destroyed = Rewrap(services), 0
+    rewrap = Rewrap(services)
     for epoch in epochs:
         rewrap.move_requests(epoch)
         services.wrapper.doom(epoch)
@@ -38,16 +45,37 @@ def _shred(services: Services) -> int:
         services.wrapper.destroy(epoch)
         destroyed += 1
     rewrap.end()
-    return destroyed
+    age = services.settings.orphan_seconds
+    return destroyed + services.wrapper.destroy_unnamed(lambda among: _existing(services, among), older_than=age)
 
 
-def _finish_destructions(services: Services) -> None:
-    """Destroy the keys of epochs that a killed process had already removed from the database."""
-    doomed = services.wrapper.doomed()
+def _existing(services: Services, among: Sequence[UUID]) -> set[UUID]:
+    """The epochs among these that the database names."""
     with services.db.reading() as session:
-        named = key_epochs.existing(session, doomed)
-    for epoch in set(doomed) - named:
+        return key_epochs.existing(session, among)
+
+
+def _take_over_ledger(services: Services) -> int:
+    """Mark epochs of purged requests as such, and destroy the keys of those that the database lacks; returns how many.
+
+    A database that was not restored knows them all.
+    """
+    epochs = [epoch for epoch in services.storage.purged_epochs() if services.wrapper.exists(epoch)]
+    with services.db.transaction() as session:
+        key_epochs.mark_purged(session, epochs)
+        unnamed = set(epochs) - key_epochs.existing(session, epochs)
+    for epoch in unnamed:
         services.wrapper.destroy(epoch)
+    return len(unnamed)
+
+
+def _finish_destructions(services: Services) -> int:
+    """Destroy the keys of epochs that a killed process had already removed from the database; returns how many."""
+    doomed = services.wrapper.doomed()
+    unnamed = set(doomed) - _existing(services, doomed)
+    for epoch in unnamed:
+        services.wrapper.destroy(epoch)
+    return len(unnamed)
 
 
 def rewrap_restored(services: Services) -> int:

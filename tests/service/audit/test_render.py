@@ -38,7 +38,7 @@ CASES = {
             "**PASS**",
             "published as version 1",
             "0.95",
-            "at most 5 texts",
+            "at most 5 submitted texts",
             "not tried",
             "of all versions is 1.02",
             "1, and 1 near copies",

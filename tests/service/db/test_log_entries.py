@@ -74,15 +74,30 @@ def test_times_are_whole_hours_but_for_the_one_that_judges_keys(api, services, m
             assert (at.minute, at.second, at.microsecond) == (0, 0, 0), entry["kind"]
 
 
-def test_entries_are_for_readers_and_auditors(api, services, model, new_key):
-    """A submitter has proofs and checkpoints: the export that it checks comes from somebody who may read the log."""
+def test_entries_and_proofs_are_for_readers_and_auditors(api, services, model, new_key):
+    """A proof has the hashes of other people's entries, which can be guessed. Every release brings its own proof."""
     submit(api)
     services.log.sign()
     for scopes, status in ((("submit",), 403), (("download",), 403), (("read",), 200), (("audit",), 200)):
         key = {"Authorization": f"Bearer {new_key(*scopes)}"}
-        assert api.get("/v1/log/entries", headers=key).status_code == status
-        for path in ("checkpoint", "trust", "inclusion?index=0&size=1", "consistency?older=1&newer=2"):
+        for path in ("entries", "inclusion?index=0&size=1", "consistency?older=1&newer=2"):
+            assert api.get(f"/v1/log/{path}", headers=key).status_code == status, path
+        for path in ("checkpoint", "trust"):
             assert api.get(f"/v1/log/{path}", headers=key).status_code == 200, path
+
+
+def test_proofs_end_with_the_last_checkpoint(api, services, model):
+    """A proof of a larger tree would tell at once that somebody asked."""
+    paths = ("inclusion?index=0&size={size}", "consistency?older=1&newer={size}")
+    submit(api)
+    size = len(services.log.sign()[0])
+    submit(api)
+    for path in paths:
+        assert api.get(f"/v1/log/{path.format(size=size)}").status_code == 200, path
+        assert api.get(f"/v1/log/{path.format(size=size + 1)}").status_code == 422, path
+    services.log.sign()
+    for path in paths:
+        assert api.get(f"/v1/log/{path.format(size=size + 1)}").status_code == 200, path
 
 
 BAD_ENTRIES = [

@@ -183,6 +183,24 @@ def test_a_process_with_a_replaced_key_begins_no_epoch(make, tmp_path):
             stale.wrap(b"k", CONTEXT)
 
 
+def test_an_epoch_that_is_being_begun_is_not_taken_for_unnamed(make, tmp_path):
+    """Its file is there and its row is not: whoever looks for unnamed keys waits, however long that takes."""
+    other, outcomes = make(), []
+
+    def look(epoch) -> None:
+        outcomes.append((other.exists(epoch), other.destroy_unnamed(lambda _: set(), older_than=-1)))
+
+    beginning = EpochKeys(FileKeyWrapper(tmp_path / "kek"), tmp_path / "epochs", 60, look)
+    wrapped = beginning.wrap(b"k", CONTEXT)
+    assert outcomes == [(True, 0)]
+    assert list((tmp_path / "epochs").glob("*.unnamed")) == []
+    named = {wrapping_epoch(wrapped)}
+    for existing, destroyed in ((named, 0), (set(), 0), (named, 0), (set(), 0), (set(), 1)):
+        assert other.destroy_unnamed(lambda _, existing=existing: existing, older_than=-1) == destroyed
+    with pytest.raises(NotFound):
+        make().unwrap(wrapped, CONTEXT)
+
+
 def test_a_rotation_leaves_no_copy_of_a_key_that_is_destroyed(make, tmp_path):
     """A crash of a rotation may leave a half-written file beside the key."""
     keys = make()

@@ -1,5 +1,6 @@
 """From an identity to a forget set, over HTTP and on a real database; the steps are called as workers call them."""
 
+import base64
 import hashlib
 import json
 from datetime import UTC, datetime, timedelta
@@ -13,11 +14,13 @@ from service.audit.commitments import commit
 from service.db import corpora, log_entries, requests
 from service.db.tables import DeletionRequest, Outbox
 from service.doctor import examine
+from service.domain.disclosure import count_range
 from service.steps.path.batch import batch_requests
 from service.steps.subjects import resolve as resolve_module
 from service.steps.subjects.index import index_corpus
 from service.steps.upkeep.purge import purge_due
 from service.steps.upkeep.sweep import wake_lost_work
+from tests.service.jobs import fail_what_waits
 from tests.service.steps.subjects.corpus import (
     ADDRESS,
     COPY,
@@ -169,6 +172,22 @@ def test_the_log_counts_in_ranges(api, services, filled, new_key):
     assert {str(e["searched"]) for e in entries if "searched" in e} == {
         str([{"corpus": "crm", "records": f"<= {upper}"}])
     }
+
+
+@pytest.mark.parametrize("submitted", [0, 2])
+def test_a_certificate_does_not_count_what_was_found(api, services, filled, new_key, submitted):
+    """A submitter who is alone in a job learns no more from it than from the request: that it found something."""
+    records = [{"text": f"text {i} that she wrote herself"} for i in range(submitted)]
+    submitter = {"Authorization": f"Bearer {new_key('submit')}"}
+    body = {"model": "tiny", "subject": by_email(), **({"records": records} if records else {})}
+    request = api.post(REQUESTS, json=body, headers=submitter).json()
+    resolve(services, request["id"])
+    job_id = fail_what_waits(services)
+    envelope = api.get(f"/v1/jobs/{job_id}/certificate", headers=submitter)
+    assert envelope.status_code == 200
+    predicate = json.loads(base64.b64decode(envelope.json()["payload"]))["predicate"]
+    assert predicate["forget_set"]["records"] == count_range(submitted) != count_range(submitted + 3)
+    assert f"{count_range(submitted)[3:]} submitted texts" in api.get(f"/v1/jobs/{job_id}/certificate?as=markdown").text
 
 
 def test_texts_and_a_person_in_one_request_and_its_receipt_opens_both(api, services, filled):

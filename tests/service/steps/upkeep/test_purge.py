@@ -133,7 +133,7 @@ def test_the_ledger_may_be_longer_than_a_statement_has_parameters(services):
 def test_a_purged_request_that_a_backup_takes_for_pending_holds_nobody_up(api, services, model):
     """It had ended, or it would not have been purged: it ends, and others are batched without it."""
     gone, other = submit(api), submit(api)
-    services.storage.add_purged(UUID(gone["id"]))
+    services.storage.add_purged(UUID(gone["id"]), None)
     assert purge_restored(services) == [UUID(gone["id"])]
     state = api.get(f"{REQUESTS}/{gone['id']}").json()
     assert (state["status"], state["reason"]) == ("failed", "restored")

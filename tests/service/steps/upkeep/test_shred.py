@@ -1,5 +1,6 @@
 """After a purge no key opens the purged texts, wherever PostgreSQL still keeps them; live requests stay readable."""
 
+import os
 from uuid import UUID
 
 import pytest
@@ -17,6 +18,7 @@ from service.steps.operator.rotate import rotate_master_key
 from service.steps.upkeep.purge import purge_due, purge_request, purge_restored
 from service.steps.upkeep.shred import rewrap_restored, shred_purged
 from tests.service.conftest import REQUESTS, submit
+from tests.service.dumps import backup, restore
 
 
 class Killed(BaseException):
@@ -204,6 +206,95 @@ def test_a_restored_database_gets_the_keys_that_moved_and_not_the_purged_ones(se
     assert purge_restored(services) == []
     assert texts(services, live) == [b"still here"]
     assert rewrap_restored(services) == 0
+
+
+def opens(services, dumped: tuple[bytes, bytes]) -> bool:
+    """Whether a process that has just started opens a wrapped data key."""
+    fresh = build(services.settings)
+    try:
+        return bool(fresh.wrapper.unwrap(*dumped))
+    except NotFound:
+        return False
+    finally:
+        fresh.close()
+
+
+def begin_epoch(services) -> None:
+    """As after `epoch_seconds`."""
+    services.wrapper.end_present()
+
+
+def test_a_purged_text_stays_gone_in_a_database_from_before_its_epoch(api, services, model):
+    """The restored database knows neither the request nor the epoch. The ledger does, and so does the collector."""
+    earlier = submit(api, records=[{"text": "before the dump"}])
+    dump = backup(services)
+    begin_epoch(services)
+    purged = submit(api, records=[{"text": "gone"}])
+    dumped = wrapped_key(services, purged)
+    api.delete(f"{REQUESTS}/{purged['id']}")
+    api.post(f"{REQUESTS}/{purged['id']}/purge")
+    restore(services, dump)
+    assert opens(services, dumped)
+    assert shred_purged(services) == 1
+    assert not opens(services, dumped)
+    assert texts(services, earlier) == [b"before the dump"]
+    assert texts(services, submit(api, records=[{"text": "after"}])) == [b"after"]
+
+
+def test_live_requests_of_a_purged_epoch_move_in_a_restored_database(api, services, model):
+    """It has the epoch, and does not know of the purge: its row of the purged request was written later."""
+    live = submit(api, records=[{"text": "still here"}])
+    dump = backup(services)
+    purged = submit(api, records=[{"text": "gone"}])
+    dumped = wrapped_key(services, purged)
+    assert stored(services, purged).key_epoch == stored(services, live).key_epoch
+    api.delete(f"{REQUESTS}/{purged['id']}")
+    api.post(f"{REQUESTS}/{purged['id']}/purge")
+    restore(services, dump)
+    assert shred_purged(services) == 1
+    assert not opens(services, dumped)
+    assert texts(services, live) == [b"still here"]
+
+
+def test_keys_that_moved_outlive_the_shredding_of_a_restored_database(api, services, model):
+    """The restored database lacks the epoch that a live request was moved to, of which another request was purged."""
+    live, gone = submit(api, records=[{"text": "still here"}]), submit(api)
+    dump = backup(services)
+    for request in (gone, None):
+        late = request or submit(api)
+        api.delete(f"{REQUESTS}/{late['id']}")
+        api.post(f"{REQUESTS}/{late['id']}/purge")
+        shred_purged(services)
+    services.storage.add_purged(UUID(gone["id"]), stored(services, live).key_epoch)
+    restore(services, dump)
+    shred_purged(services)
+    assert texts(services, live) == [b"still here"]
+
+
+def age_marks(services) -> None:
+    """As if keys had been found unnamed long ago."""
+    for path in (services.settings.keys_dir / "epochs").glob("*.unnamed"):
+        os.utime(path, (0, 0))
+
+
+def test_a_key_that_nobody_names_goes_after_a_while_and_not_if_another_dump_names_it(api, services, model):
+    """The ledger of an older release does not have the epoch, or the request was never purged."""
+    empty = backup(services)
+    request = submit(api, records=[{"text": "lost with the dump"}])
+    dumped, full = wrapped_key(services, request), backup(services)
+    restore(services, empty)
+    assert shred_purged(services) == 0
+    assert opens(services, dumped)  # the operator may have taken the wrong dump
+    restore(services, full)
+    age_marks(services)
+    assert shred_purged(services) == 0
+    assert texts(services, request) == [b"lost with the dump"]
+    restore(services, empty)
+    for destroyed in (0, 1):  # the first call finds it
+        assert shred_purged(services) == destroyed
+        age_marks(services)
+    assert not opens(services, dumped)
+    assert texts(services, submit(api, records=[{"text": "after"}])) == [b"after"]
 
 
 def test_a_new_master_key_shreds_what_the_old_one_alone_wrapped(api, services, model):
