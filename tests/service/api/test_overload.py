@@ -14,6 +14,7 @@ from tests.service.served import server_process
 MIB = 2**20
 BODY = 8 * MIB
 MOST_GROWTH = 150  # MiB
+WAITING = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()")
 
 
 @pytest.fixture
@@ -81,8 +82,7 @@ def test_one_key_cannot_take_every_thread_and_connection(server, services, new_k
         session.execute(text("LOCK TABLE deletion_requests IN ACCESS EXCLUSIVE MODE"))
         for thread in threads:
             thread.start()
-        waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
-        assert wait_until(lambda: session.scalar(waiting) == services.settings.key_requests, 20)
+        assert wait_until(lambda: session.scalar(WAITING) == services.settings.key_requests, 60)
         assert server.get("/v1/models", other).status_code == 200
         assert server.get("/readyz").status_code == 200
         assert server.get("/v1/models", "unl_unknown").status_code == 401
@@ -109,11 +109,10 @@ def test_one_keys_submissions_take_one_connection_and_no_thread(server, services
         session.execute(text("LOCK TABLE deletion_requests IN EXCLUSIVE MODE"))
         for thread in threads:
             thread.start()
-        waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
-        assert wait_until(lambda: session.scalar(waiting) == 1, 20)
+        assert wait_until(lambda: session.scalar(WAITING) == 1, 60)
         for _ in range(30):
             assert server.get("/v1/models", other).status_code == 200
-        assert session.scalar(waiting) == 1
+        assert session.scalar(WAITING) == 1
     for thread in threads:
         thread.join()
     assert answers == [202] * 61
