@@ -81,11 +81,14 @@ def test_a_compute_workers_login_is_enough_for_its_steps(api, as_process, servic
     assert api.get(f"/v1/jobs/{job_id}").json()["stage"] == "quarantined"
 
 
-def test_a_compute_workers_login_splits_a_batch(api, as_process, services, base):
-    """Its requests go back in two parts."""
+@pytest.mark.parametrize("dialect", [None, "opendsr"])
+def test_a_compute_workers_login_splits_a_batch(api, as_process, services, base, dialect):
+    """Its requests go back in two parts, also where a controller hears that they are pending again."""
     compute = as_process("compute")
     api.post("/v1/models", json=registration(base))
-    sent = [submit(api) for _ in range(2)]
+    sent = [submit(api, callback_url="https://hooks.example/x") for _ in range(2)]
+    with services.db.transaction() as session:
+        session.execute(text("UPDATE deletion_requests SET dialect = :dialect"), {"dialect": dialect})
     job_id = batch_requests(as_process("control"), only_model(services))
     with hold_job(compute, job_id, COMPUTE_STAGES) as lease:
         store_stage(compute, job_id, lease.fence, Stage.UNLEARN)
@@ -280,6 +283,7 @@ NOTIFY = "INSERT INTO outbox (id, request_id, status, target, next_at, delivered
         f"{NOTIFY} status, -1, now() + interval '1 day', NULL FROM deletion_requests",
         "UPDATE outbox SET delivered_at = now()",
         "UPDATE outbox SET next_at = NULL",
+        "UPDATE outbox SET next_at = now() + interval '10 years'",
         "UPDATE outbox SET status = 'completed'",
     ],
 )
