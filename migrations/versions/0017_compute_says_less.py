@@ -53,11 +53,9 @@ BEGIN
         NEW.delivered_at IS NULL AND NEW.next_at IS NOT NULL AND (NEW.target >= 0 OR NEW.next_at <= now())
         AND EXISTS (
             SELECT FROM deletion_requests AS request WHERE request.id = NEW.request_id AND request.status = NEW.status
-            AND (request.status IN ('batched', 'unlearning', 'verifying', 'rejected', 'failed')
-                OR request.status = 'pending' AND request.split_job_id IS NOT NULL)
+            AND request.status IN ('batched', 'unlearning', 'verifying', 'rejected', 'failed')
         )
-        AND (TG_OP = 'INSERT' OR NEW.request_id = OLD.request_id AND NEW.status = OLD.status
-            AND NEW.next_at <= greatest(OLD.next_at, now()))
+        AND (TG_OP = 'INSERT' OR NEW.request_id = OLD.request_id AND NEW.status = OLD.status)
     ) IS NOT TRUE THEN
         RAISE EXCEPTION 'a compute worker announces what has happened to requests of its jobs, and nothing else'
         USING ERRCODE = 'insufficient_privilege';

@@ -1,7 +1,9 @@
 """certify: sign the certificate of a job, passed or failed, before anything is published."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,18 +56,27 @@ def certify_job(services: Services, job_id: UUID, fence: int) -> None:
     passed = job.outcome == Outcome.PASSED
     if passed and services.storage.has_published(job.model.name, number):
         raise DatabaseOutdated(f"{job.model.name} {number}")
-    with services.keyring.keys_held():
-        staged = services.storage.staging(f"{job_id}/{fence}") / "copy"
+    with _staging(services, job_id, fence) as staged, services.keyring.keys_held():
         files = _parent_files(job) if job.outcome == Outcome.NOT_MEMORISED else released_files(services, job, staged)
         payload = _statement(services, job, tested, lineage, files)
         envelope = services.keyring.sign("certificate", payload, IN_TOTO)
-    if passed:
-        staged.rename(services.storage.certified(job_id, hashlib.sha256(envelope).hexdigest()))
+        if passed:
+            staged.rename(services.storage.certified(job_id, hashlib.sha256(envelope).hexdigest()))
     _store_certificate(services, job_id, fence, envelope)
     if not passed:
         services.storage.discard_job(job_id)
         services.queue.wake("batch", job.model_id)  # the parts of a batch that was split
         services.queue.wake("deliver")
+
+
+@contextmanager
+def _staging(services: Services, job_id: UUID, fence: int) -> Iterator[Path]:
+    """A place for a copy of the candidate. A copy that was not renamed goes: each is as large as the model."""
+    folder = services.storage.staging(f"{job_id}/{fence}")
+    try:
+        yield folder / "copy"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _count_submitters(job: Job, tested: Sequence[DeletionRequest]) -> None:

@@ -197,6 +197,7 @@ def test_control_reads_plain_files_of_a_candidate_alone(services, job, tmp_path,
     to_certify(services, job_id)
     plant(candidate(services, job_id), tmp_path / "elsewhere")
     assert work_off(services, job_id) == (Stage.QUARANTINED, "candidate_unlike_parent")
+    assert not list((services.settings.storage_dir / "staging").glob("*/*/copy"))  # it is as large as the model
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "README.md"])
