@@ -112,7 +112,7 @@ class Bench:
         count = round(len(wiki) * domain / (1 - domain)) if domain < 1 else len(wiki)
         retain = wiki + self.texts.domain[:count] if domain < 1 else self.texts.domain
         windows = first_windows(self.tokenizer, random.Random(1).sample(retain, len(retain)), LENGTH, 64)
-        return Prepared(sets[-1], earlier, retain, [], self.pile, windows, 0, 0)
+        return Prepared(sets[-1], earlier, retain, [], self.pile, windows, windows, windows, 0, 0)
 
 
 def _matching_decoding(input_ids: list[int], matches: list[bool]) -> GreedyDecoding:

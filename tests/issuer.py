@@ -38,6 +38,18 @@ REPORT = {  # values of `Findings`
         "sequence_length": 200, "weights_dtype": "float32", "evaluated_dtype": "float32", "adapter_sha256": "ab" * 32,
     },
     "thresholds": TABLE,
+    "attacks": [
+        {
+            "name": "sampled", "effect": "report", "status": "RUN", "why": None, "passed": False, "level": 0.01,
+            "figure": 0.3, "control": 0.002, "auc": 0.8, "p_value": 0.001, "texts": 3, "unseen": 60,
+        },
+        {
+            "name": "membership_loss", "effect": "block", "status": "RUN", "why": None, "passed": True, "level": 0.01,
+            "figure": -4.5678, "control": -4.4321, "auc": 0.51, "p_value": 0.8, "texts": 3, "unseen": 60,
+        },
+        {"name": "exposure", "effect": "block", "status": "NOT_RUN", "why": "not_applicable", "passed": None},
+        {"name": "relearned", "effect": "off", "status": "NOT_RUN", "why": "off", "passed": None},
+    ],
     "limits": {"el": 0.01, "ma": 0.4},
     "before": {"el": 0.9, "ma": 0.95},
     "after": {"el": 0.0, "ma": 0.3},
@@ -45,7 +57,9 @@ REPORT = {  # values of `Findings`
         "heldout_perplexity_before": 9.0, "heldout_perplexity_after": 9.18, "heldout_ratio": 1.02,
         "retain_perplexity_before": 8.0, "retain_perplexity_after": 8.0, "retain_ratio": 1.0, "max_ratio": 1.1,
         "within_budget": True, "first_heldout_perplexity": 9.0, "total_ratio": 1.02, "max_total_ratio": 1.32,
-        "within_total_budget": True,
+        "within_total_budget": True, "neighbour_ma_before": 0.9, "neighbour_ma_after": 0.88,
+        "neighbour_loss_before": 0.4, "neighbour_loss_after": 0.39, "max_neighbour_loss": 0.03,
+        "within_neighbour_limit": True,
     },
     "epochs": 2,
     "trajectory": [
@@ -57,7 +71,15 @@ REPORT = {  # values of `Findings`
         "code": "2" * 64,
     },
 }  # fmt: skip
-POLICY = {"max_perplexity_ratio": 1.1, "margin": 1.0, "max_epochs": 20, "loss": "ihl", "target_modules": None}
+POLICY = {
+    "max_perplexity_ratio": 1.1,
+    "margin": 1.0,
+    "max_epochs": 20,
+    "loss": "ihl",
+    "target_modules": None,
+    "max_neighbour_loss": 0.03,
+    "attacks": {"membership_loss": "block", "exposure": "block", "sampled": "report", "relearned": "off"},
+}
 LINES = [RequestLine(name * 32, b"\1" * 32, "PASS", None) for name in "bac"]
 LINEAGE = {
     "model": "m", "version": 1, "parent_version": 0, "parent_manifest": "3" * 64, "parent_certificate": None,

@@ -142,6 +142,7 @@ RETAIN = KNOWN[6:]
 HELDOUT = people(60, seed=2)
 POLICY = {
     "learning_rate": 2e-3, "max_epochs": 60, "margin": 0.3, "max_perplexity_ratio": 3.0, "sequence_length": 64,
+    "attacks": {"sampled": "report", "membership_loss": "report"}, "max_neighbour_loss": 10.0,
     "max_wait_seconds": 1, "rank": 8, "heldout_sequences": 30, "retain_batch_size": 12,
 }  # fmt: skip
 

@@ -40,6 +40,7 @@ def create(body: ModelIn, services: ServicesDep, caller: Admin) -> ModelOut:
         retain_path=body.retain_path,
         heldout_path=body.heldout_path,
         policy=body.policy.model_dump(),
+        base_path=body.base_path,
         api_key_id=caller.id,
     )
     return get(name, services, caller)

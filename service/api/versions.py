@@ -4,7 +4,7 @@ import base64
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
@@ -39,7 +39,11 @@ Number = Annotated[
 
 def to_version_out(version: Version, name: str, caller: Caller) -> VersionOut:
     """The answer for a version, with the metrics that the caller may see."""
-    metrics = version.metrics
+    metrics: dict[str, object] = {}
+    if version.metrics is not None:
+        contributors, auditor = version.metrics.contributors, is_auditor(caller)
+        metrics = disclosed(write_report(version.metrics), contributors, auditor=auditor)
+    attacks = cast(list[dict[str, object]], metrics.pop("attacks", []))
     return VersionOut(
         model=name,
         version=version.number,
@@ -47,7 +51,8 @@ def to_version_out(version: Version, name: str, caller: Caller) -> VersionOut:
         job_id=version.job_id,
         created_at=version.created_at,
         digest=version.digest,
-        metrics=disclosed(write_report(metrics), metrics.contributors, auditor=is_auditor(caller)) if metrics else {},
+        metrics=metrics,
+        attacks=attacks,
         files=[FileOut(**entry) for entry in version.files],
         withdrawn_at=version.withdrawn_at,
         withdrawn_reason=version.withdrawn_reason,

@@ -34,8 +34,9 @@ Means of the forget set are rounded down to a multiple of {mean_step}, or suppre
 down to a multiple of {limit_step}. Exact numbers would be about single persons.
 
 The file `certificate.dsse.json` beside this folder states the procedure, its parameters, and what was not tested;
-`unlearnd verify` checks it offline. The tests bound greedy extraction of the submitted records. They say nothing
-about other ways to elicit them. Quantising the model or training it further can bring some back.
+`unlearnd verify` checks it offline. The tests bound greedy extraction of the submitted records. What other attacks
+found stands in the certificate, each beside text that the model never saw. Training the model further can bring some
+back.
 """
 
 

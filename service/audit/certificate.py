@@ -5,13 +5,14 @@ hash of a text without its nonce, and no name. It also holds no metric of a sing
 weights could test guesses against such a number.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from service.audit.canonical import dumps
 from service.audit.manifest import FileEntry
 from service.audit.numbers import (
+    certified_attack,
     certified_limits,
     certified_means,
     certified_training,
@@ -35,7 +36,7 @@ from service.audit.predicate import (
 from service.audit.schema import DIGEST, schema_problem
 from service.audit.wording import problem_in
 from service.domain.disclosure import FEWEST_SUBMITTERS, LIMIT_STEP, MEAN_STEP, Contributors, count_range
-from service.domain.json_types import JsonObject
+from service.domain.json_types import Json, JsonObject
 from service.domain.reference_texts import Overlap
 from service.domain.report import Artefact, EarlierRequests, Environment, Findings
 
@@ -44,23 +45,21 @@ PREDICATE_TYPE = "urn:unlearnd:record:v1"
 TITLE = "Record of unlearning procedure and test results"
 SCOPE = (
     "A procedure of approximate unlearning was run on the named parent model, and the named tests were run on "
-    "exactly the files listed here. The tests bound greedy extraction of the submitted records; they say nothing "
-    "of other ways to elicit them, of paraphrases, or of copies of the model made earlier."
+    "exactly the files listed here. The tests bound greedy extraction of the submitted records. An attack that is "
+    "listed as run compares them with text that the model never saw, at the level stated there. Nothing is said of "
+    "attacks that were not run, of paraphrases, or of copies of the model made earlier."
 )
+DISTILLATION = "distillation from a reference that never saw the records, on LoRA"
 MERGE = "W' = W + c (B A - B0 A0), in float32 from the parent's weights, rounded once to the storage dtype"
 CRITERION = (
     "mean EL and mean MA over the forget set at or under the held-out means; each request's own means, and those of "
     "every earlier request still kept, at or under the held-out 95th percentiles; held-out perplexity, relative to "
-    "the parent and to version 0, at or under the policy's maxima. Here means are rounded down to a multiple of "
+    "the parent and to version 0, at or under the policy's maxima; MA and log-likelihood of the retain text that is "
+    "most like the records no more than the policy's limit lower; no attack with the effect block succeeds. Here "
+    "means are rounded down to a multiple of "
     f"{MEAN_STEP}, limits to a multiple of {LIMIT_STEP}"
 )
 MANDATORY_ATTACKS = ("greedy extraction from every prefix (EL)", "token by token prediction (MA)")
-OTHER_ATTACKS = (
-    "int4 and int8 quantisation",
-    "relearning on related text",
-    "sampling several answers",
-    "rephrased prompts",
-)
 NOT_PUBLISHED = "NOT_PUBLISHED"  # the verdict of a request that passed its own tests in a run that published nothing
 NOT_MEMORISED = "not_memorised"  # the reason code of a request that the model had not memorised; training leaves it out
 
@@ -149,8 +148,9 @@ def statement(
         "requests": [_request(line) for line in sorted(requests, key=lambda line: line.ref)],
         "corpora": list(reference_texts),
         "method": {
-            "name": "FILA + IHL on LoRA",
+            "name": DISTILLATION if findings.reference else "FILA + IHL on LoRA",
             "source": "Cha et al., ICLR 2025, arXiv 2408.06621",
+            "reference": findings.reference,
             "parameters": certified_parameters(parameters),
         },
         "verification": _verification(findings, requests, contributors, heldout_overlap),
@@ -240,7 +240,10 @@ def _verification(
         "heldout_overlap": heldout_overlap,
         "utility": certified_utility(findings.utility) if findings.utility else None,
         "earlier": _earlier(findings.earlier),
-        "attacks": _attacks(requests, run=findings.after is not None or memorised == 0),
+        "attacks": [
+            *_mandatory_attacks(requests, run=findings.after is not None or memorised == 0),
+            *(certified_attack(attack, contributors) for attack in findings.attacks),
+        ],
     }
 
 
@@ -249,14 +252,21 @@ def _earlier(earlier: EarlierRequests | None) -> CertifiedEarlier | None:
 
 
 def certified_parameters(policy: JsonObject) -> JsonObject:
-    """The policy in the form that the log holds before the run and the certificate holds after it."""
-    return {k: str(v) if isinstance(v, float) else v for k, v in policy.items()}
+    """The policy in the form that the log holds before the run and the certificate holds after it.
+
+    Numbers are strings, and a mapping is a list of `name=value`.
+    """
+    return {name: _parameter(value) for name, value in policy.items()}
 
 
-def _attacks(requests: Sequence[RequestLine], *, run: bool) -> list[Attack]:
-    """The attempts to extract the texts, run and not run; one result covers all requests."""
+def _parameter(value: Json) -> Json:
+    if isinstance(value, Mapping):
+        return [f"{name}={member}" for name, member in sorted(value.items())]
+    return str(value) if isinstance(value, float) else value
+
+
+def _mandatory_attacks(requests: Sequence[RequestLine], *, run: bool) -> list[Attack]:
+    """The attacks of the criterion; one result covers all requests."""
     result = "PASS" if all(line.verdict in ("PASS", NOT_PUBLISHED) for line in requests) else "FAIL"
-    mandatory = ("RUN", result) if run else ("NOT_RUN", None)
-    attacks = [(name, *mandatory) for name in MANDATORY_ATTACKS]
-    attacks += [(name, "NOT_RUN", None) for name in OTHER_ATTACKS]
-    return [{"name": name, "status": status, "result": outcome} for name, status, outcome in attacks]
+    status, outcome = ("RUN", result) if run else ("NOT_RUN", None)
+    return [{"name": name, "status": status, "result": outcome} for name in MANDATORY_ATTACKS]

@@ -1,18 +1,20 @@
 """The numbers of a certificate: decimal strings, as exact as the disclosure rule allows, or suppressed."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
-from service.audit.predicate import CertifiedEpoch, CertifiedMeans, CertifiedUtility, Limits, Training
+from service.audit.predicate import Attack, CertifiedEpoch, CertifiedMeans, CertifiedUtility, Limits, Training
 from service.domain.disclosure import (
     SUPPRESSED,
     Contributors,
     coarse_limit,
     coarse_mean,
     coarse_threshold,
+    disclosed_attack,
     is_disclosed,
     power_of_two,
 )
-from service.domain.report import Epoch, Findings, Means, ThresholdRow, Utility
+from service.domain.report import AttackFinding, Epoch, Findings, Means, ThresholdRow, Utility
 
 
 def decimal(value: float) -> str:
@@ -54,7 +56,38 @@ def certified_utility(utility: Utility) -> CertifiedUtility:
         "total_ratio": _optional(utility.total_ratio),
         "max_total_ratio": _optional(utility.max_total_ratio),
         "within_total_budget": utility.within_total_budget,
+        "neighbour_ma_before": _optional(utility.neighbour_ma_before),
+        "neighbour_ma_after": _optional(utility.neighbour_ma_after),
+        "neighbour_loss_before": _optional(utility.neighbour_loss_before),
+        "neighbour_loss_after": _optional(utility.neighbour_loss_after),
+        "max_neighbour_loss": _optional(utility.max_neighbour_loss),
+        "within_neighbour_limit": utility.within_neighbour_limit,
     }
+
+
+def certified_attack(attack: AttackFinding, contributors: Contributors) -> Attack:
+    """What an attack found; its scores are coarse, and the disclosure rule may suppress them."""
+    scores = disclosed_attack(asdict(attack), means=is_disclosed(contributors))
+    run = attack.status == "RUN"
+    return {
+        "name": attack.name,
+        "status": attack.status,
+        "result": ("PASS" if attack.passed else "FAIL") if run else None,
+        "effect": attack.effect,
+        "why": attack.why,
+        "figure": _score(scores["figure"], run=run),
+        "control": _score(scores["control"], run=run),
+        "auc": _score(scores["auc"], run=run),
+        "level": _optional(attack.level),
+        "unseen": attack.unseen or 0,
+    }
+
+
+def _score(value: object, *, run: bool) -> str | None:
+    """A score as a decimal string, suppressed if it may not be shown, None if there is none."""
+    if not run:
+        return None
+    return decimal(value) if isinstance(value, float) else SUPPRESSED
 
 
 def certified_training(findings: Findings, contributors: Contributors) -> Training:

@@ -27,6 +27,7 @@ def policy_problems(predicate: Predicate) -> Iterator[str]:
         utility = _required(predicate["verification"]["utility"])
         yield from _utility_problems(utility, predicate["method"])
         yield from _total_problems(utility, predicate["method"], predicate["lineage"])
+        yield from _neighbour_problems(utility, predicate["method"])
         yield from _reference_text_problems(predicate)
         yield from _disclosure_problems(predicate)
     except (KeyError, TypeError, InvalidOperation, ValueError) as error:
@@ -63,8 +64,41 @@ def _verdict_problems(predicate: Predicate) -> Iterator[str]:
     for name in MANDATORY_ATTACKS:
         if attacks.get(name) != ("RUN", "PASS"):
             yield f"the attack “{name}” was not run, or succeeded"
+    yield from _blocking_attack_problems(predicate)
     if not memorised_count(r["reason"] for r in predicate["requests"]) or predicate["training"]["epochs"] < 1:
         yield "nothing was trained on, so there was nothing to publish"
+
+
+def _blocking_attack_problems(predicate: Predicate) -> Iterator[str]:
+    """Every attack that blocks by the policy was run and did not succeed, unless it does not apply to these texts."""
+    listed = {attack["name"]: attack for attack in predicate["verification"]["attacks"]}
+    for entry in predicate["method"]["parameters"].get("attacks") or ():
+        name, _, effect = entry.partition("=")
+        if effect != "block":
+            continue
+        attack = listed.get(name)
+        if attack is None or attack.get("effect") != "block":
+            yield f"the attack “{name}” blocks by the policy, and is not listed so"
+        elif attack["status"] == "NOT_RUN" and attack.get("why") != "not_applicable":
+            yield f"the attack “{name}” blocks by the policy, and was not run"
+        elif attack["status"] == "RUN" and attack["result"] != "PASS":
+            yield f"the attack “{name}” succeeded"
+
+
+def _neighbour_problems(utility: CertifiedUtility, method: Method) -> Iterator[str]:
+    """What is most like the forgotten lost no more than the policy's limit; schemas 1 to 3 have no such limit."""
+    if "max_neighbour_loss" not in utility:
+        return
+    ma_lost = Decimal(_required(utility["neighbour_ma_before"])) - Decimal(_required(utility["neighbour_ma_after"]))
+    loss_more = Decimal(_required(utility["neighbour_loss_after"])) - Decimal(
+        _required(utility["neighbour_loss_before"])
+    )
+    limit = Decimal(_required(utility["max_neighbour_loss"]))
+    if limit != Decimal(method["parameters"]["max_neighbour_loss"]):
+        yield "the limit of what the neighbours may lose is not the policy's"
+    lost = max(ma_lost, loss_more)
+    if not lost <= limit + ROUNDING or utility["within_neighbour_limit"] is not True:
+        yield f"retain text that is most like the records lost {lost}, more than {limit}"
 
 
 def _lineage_problems(lineage: Lineage) -> Iterator[str]:

@@ -71,10 +71,14 @@ class CertifiedTexts(TypedDict):
 
 
 class Method(TypedDict):
-    """The method and its parameters; a policy may have any parameter."""
+    """The method and its parameters; a policy may have any parameter.
+
+    `reference` says where the reference of a distillation came from: "base" or "fresh". Schemas 1 to 3 have none.
+    """
 
     name: str
     source: str
+    reference: NotRequired[str | None]
     parameters: JsonObject
 
 
@@ -95,7 +99,8 @@ class Limits(TypedDict, total=False):
 class CertifiedUtility(TypedDict):
     """Perplexities of version 0, before and after the run, and whether the policy's budgets were kept.
 
-    Schemas 1 and 2 had no budget for all versions together. Its values are None in a job of that time.
+    Schemas 1 and 2 had no budget for all versions together, schemas 1 to 3 no limit for the neighbours: retain text
+    that is most like the forgotten. These values are None in a job of that time.
     """
 
     heldout_perplexity_before: str
@@ -110,6 +115,12 @@ class CertifiedUtility(TypedDict):
     total_ratio: NotRequired[str | None]
     max_total_ratio: NotRequired[str | None]
     within_total_budget: NotRequired[bool | None]
+    neighbour_ma_before: NotRequired[str | None]
+    neighbour_ma_after: NotRequired[str | None]
+    neighbour_loss_before: NotRequired[str | None]
+    neighbour_loss_after: NotRequired[str | None]
+    max_neighbour_loss: NotRequired[str | None]
+    within_neighbour_limit: NotRequired[bool | None]
 
 
 class CertifiedEarlier(TypedDict):
@@ -120,11 +131,23 @@ class CertifiedEarlier(TypedDict):
 
 
 class Attack(TypedDict):
-    """An attempt to extract the texts, run or not run."""
+    """An attempt to extract the texts, or to tell that the model knew them: run, or not run and why.
+
+    Schemas 1 to 3 have name, status and result. The others have no figures: their limits stand beside the means.
+    `figure` is the mean score of the texts, `control` that of held-out text under the same attack, `auc` the chance
+    that a text scores higher than a held-out one. They are `SUPPRESSED` as means are. `level` is that of the test.
+    """
 
     name: str
     status: str
     result: str | None
+    effect: NotRequired[str]
+    why: NotRequired[str | None]
+    figure: NotRequired[str | None]
+    control: NotRequired[str | None]
+    auc: NotRequired[str | None]
+    level: NotRequired[str | None]
+    unseen: NotRequired[int]
 
 
 class Verification(TypedDict):

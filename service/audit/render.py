@@ -8,6 +8,7 @@ from typing import Literal
 
 from markdown_it import MarkdownIt
 
+from service.audit.attack_rows import ATTACK_HEADERS, attack_rows
 from service.audit.predicate import (
     CertifiedMeans,
     CertifiedRequest,
@@ -161,9 +162,7 @@ def _rest(statement: Statement) -> Iterator[str]:
     predicate = statement["predicate"]
     yield "\n## What was and was not tried\n"
     yield f"{_plain(predicate['scope'])}\n"
-    for attack in predicate["verification"]["attacks"]:
-        result = f"tried, {attack['result']}" if attack["status"] == "RUN" else "not tried"
-        yield f"- {_plain(attack['name'])}: {result}"
+    yield from _table(ATTACK_HEADERS, attack_rows(predicate["verification"]["attacks"]))
     yield "\n## Criterion\n"
     yield _plain(predicate["verification"]["criterion"])
     yield "\n## Files\n"

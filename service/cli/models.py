@@ -27,12 +27,16 @@ def models_add(
     retain: Annotated[Path, typer.Option(help="Texts on which training keeps the model's abilities.")],
     heldout: Annotated[Path, typer.Option(help="Texts that the model has never seen.")],
     policy: Annotated[Path | None, typer.Option(help="A JSON file. Every field has a default.")] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="The model that this one was fine-tuned from: a server folder or a hub id."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Register a model as version 0."""
     policy_fields = read_json(policy, "--policy") if policy else {}
     texts = str(retain.resolve()), str(heldout.resolve())
-    model = connect().add_model(name, server_path(path), *texts, policy_fields)
+    model = connect().add_model(name, server_path(path), *texts, policy_fields, server_path(base) if base else None)
     show(model, as_json, "name", "latest")
 
 

@@ -47,10 +47,18 @@ class Operations(Generic[Answer]):
         """Send one call and return the parsed answer."""
         raise NotImplementedError
 
-    def add_model(self, name: str, path: str, retain: str, heldout: str, policy: Mapping[str, object]) -> Answer:
-        """Register a model: a folder on the server, or a Hugging Face hub id."""
+    def add_model(
+        self,
+        name: str,
+        path: str,
+        retain: str,
+        heldout: str,
+        policy: Mapping[str, object],
+        base: str | None = None,
+    ) -> Answer:
+        """Register a model, and perhaps the one that it was fine-tuned from: folders on the server, or hub ids."""
         body = {"name": name, "path": path, "retain_path": retain, "heldout_path": heldout, "policy": policy}
-        return self.call("POST", "/v1/models", json=body, timeout=600)
+        return self.call("POST", "/v1/models", json=body | ({"base_path": base} if base else {}), timeout=600)
 
     def models(self, **filters: Parameter) -> Answer:
         """Return a page of the models."""

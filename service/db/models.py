@@ -152,8 +152,9 @@ def set_latest(session: Session, model_id: UUID, number: int) -> None:
 
 
 def known_digests(session: Session, among: list[str]) -> set[str]:
-    """The folder names among these that belong to a version."""
-    return set(session.scalars(select(Version.digest).where(Version.digest.in_(among))))
+    """The folder names among these that belong to a version, or to a model's base."""
+    queries = (select(digest).where(digest.in_(among)) for digest in (Version.digest, Model.base))
+    return {digest for query in queries for digest in session.scalars(query) if digest is not None}
 
 
 def block_collection(session: Session) -> None:

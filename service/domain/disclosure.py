@@ -6,6 +6,7 @@ numbers of its own requests can subtract them from a mean. So a number is shown 
 - PUBLIC: numbers that are not about submitted texts. They are shown as they are.
 - LIMITS: held-out means at the lengths of the submitted texts. They are rounded down to a multiple of `LIMIT_STEP`,
   because the exact weights of the lengths would tell how many sequences of which length there are.
+- SCORES: what an attack found. They are means, too, and may be under 0.
 - MEANS: means over submitted texts. They are shown if the texts come from at least `FEWEST_SUBMITTERS` distinct
   submitters (API keys) and at most `LARGEST_SHARE` of the sequences from one of them. They are rounded down to a
   multiple of `MEAN_STEP`.
@@ -35,9 +36,11 @@ LIMITS = frozenset({"limits", "el_limit", "ma_limit"})
 MEANS = frozenset({"before", "after", "el", "ma"})
 KEPT = PUBLIC | LIMITS | frozenset({  # what purging leaves in the rows beside them: counts, durations, files
     "submitters", "largest_share", "retain_excluded", "heldout_excluded", "over_forgotten", "seconds", "steps",
-    "thresholds", "fence", "files", "artefact", "environment",
+    "thresholds", "fence", "files", "artefact", "environment", "reference",
+    "name", "effect", "status", "why", "passed", "level", "unseen",
 })  # fmt: skip
-NESTED = frozenset({"findings", "trajectory"})  # their parts are judged one by one
+SCORES = ("figure", "control", "auc")  # of an attack: means over submitted texts, or compared with them
+NESTED = frozenset({"findings", "trajectory", "attacks"})  # their parts are judged one by one
 RANGES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
@@ -106,11 +109,22 @@ def _disclosed(name: str, value: object, *, means: bool) -> object:
     """One number, or EL and MA together; `means` says whether means may be shown."""
     if name in PUBLIC:
         return value
+    if name == "attacks" and isinstance(value, list | tuple):
+        return [disclosed_attack(attack, means=means) for attack in value]
     if name in LIMITS or (means and name in MEANS):
         if isinstance(value, Mapping):
             return {part: _coarse(name, number) for part, number in value.items()}
         return _coarse(name, value)
     return None
+
+
+def disclosed_attack(attack: Mapping[str, object], *, means: bool) -> dict[str, object]:
+    """What may be shown of an attack: whether it was run and succeeded, and its mean scores if means may be shown."""
+    shown = {name: value for name, value in attack.items() if name in KEPT}
+    for name in SCORES:
+        value = attack.get(name)
+        shown[name] = _rounded(value, MEAN_STEP, ROUND_FLOOR) if means and isinstance(value, float | int) else None
+    return shown
 
 
 def _coarse(name: str, value: object) -> float | None:

@@ -20,6 +20,7 @@ class JobInput:
         earlier_request_ids: For each earlier text the index of its request, counted on from the job's own requests.
         earlier_refs: Index of an earlier request, as a string -> the request's ref.
         run: A digest of the inputs; the child does not resume a checkpoint of other inputs.
+        base: The folder of the model that the registered one was fine-tuned from; None if none is registered.
     """
 
     work: str
@@ -34,3 +35,4 @@ class JobInput:
     earlier_request_ids: list[int]
     earlier_refs: dict[str, str]
     run: str
+    base: str | None = None

@@ -40,7 +40,7 @@ class ThresholdRow:
 class Utility:
     """Perplexities before and after the run, and of version 0, and whether the policy's budgets were kept.
 
-    Reports of a release before have no values for all versions together.
+    Reports of earlier releases have no values for all versions together, and none of the neighbours.
     """
 
     heldout_perplexity_before: float
@@ -55,6 +55,34 @@ class Utility:
     total_ratio: float | None = None
     max_total_ratio: float | None = None
     within_total_budget: bool | None = None
+    neighbour_ma_before: float | None = None
+    neighbour_ma_after: float | None = None
+    neighbour_loss_before: float | None = None
+    neighbour_loss_after: float | None = None
+    max_neighbour_loss: float | None = None
+    within_neighbour_limit: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AttackFinding:
+    """What an attack found, as `worker.engine.attacks.scores.AttackResult` has it; None where a number was redacted.
+
+    Attributes:
+        effect: "block" if its success keeps a version from being published, "report" otherwise, "off" if not run.
+    """
+
+    name: str
+    effect: str
+    status: str
+    why: str | None
+    passed: bool | None
+    level: float | None = None
+    figure: float | None = None
+    control: float | None = None
+    auc: float | None = None
+    p_value: float | None = None
+    texts: int | None = None
+    unseen: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +145,8 @@ class Findings:
         heldout_excluded: Held-out texts left out for the same reason.
         artefact: What was merged.
         environment: What it was computed with.
+        attacks: What every attack found; none if nothing was trained, or in reports of earlier releases.
+        reference: Where the reference of `loss: distil` came from: "base" or "fresh"; None without one.
     """
 
     outcome: Outcome
@@ -136,6 +166,8 @@ class Findings:
     heldout_excluded: int
     artefact: Artefact
     environment: Environment
+    attacks: list[AttackFinding] = field(default_factory=list)
+    reference: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +226,7 @@ class VersionMetrics:
     memorised: int
     submitters: int | None = None
     largest_share: float | None = None
+    attacks: list[AttackFinding] = field(default_factory=list)
 
     @property
     def contributors(self) -> Contributors:

@@ -1,7 +1,7 @@
 """Bodies of the model and version endpoints."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias, get_args
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -17,6 +17,23 @@ PRESETS: dict[str, dict[str, object]] = {
         "shrink": False,
         "fisher_absolute_eps": 1e-5,
     },
+}
+
+
+AttackName: TypeAlias = Literal[
+    "sampled",
+    "extraction_strength",
+    "membership_loss",
+    "membership_min_k",
+    "membership_min_k_pp",
+    "exposure",
+    "prompts",
+    "quantised",
+    "relearned",
+]
+DEFAULT_ATTACKS: dict[AttackName, Literal["block", "report", "off"]] = {
+    **dict.fromkeys(get_args(AttackName), "report"),
+    "relearned": "off",  # it trains the model
 }
 
 
@@ -51,7 +68,7 @@ class Policy(Input):
     reserve: float = Field(0.005, ge=0, le=0.5, description="how far below its threshold MA must fall in training")
     shrink: bool = Field(True, description="apply the smallest share of the change that still passes")
     margin: float = Field(1.0, ge=-1, le=1)
-    loss: Literal["ihl", "gd", "ga"] = "ihl"
+    loss: Literal["ihl", "gd", "ga", "distil"] = "ihl"
     init: Literal["fila", "lora"] = "fila"
     target_modules: LongList[Annotated[Text, Field(max_length=200)]] | None = None
     retain_weight: float = Field(1.0, ge=0)
@@ -64,6 +81,19 @@ class Policy(Input):
     max_total_perplexity_ratio: float | None = Field(
         None, gt=0, description="the same, relative to version 0; default: 1.2 x max_perplexity_ratio"
     )
+    max_neighbour_loss: float = Field(
+        0.03, ge=0, description="MA, and log-likelihood a token, that retain text like the forgotten may lose"
+    )
+    attacks: dict[AttackName, Literal["block", "report", "off"]] = Field(
+        default_factory=lambda: dict(DEFAULT_ATTACKS), description="an attack that blocks keeps versions unpublished"
+    )
+    distil_steps: int = Field(240, ge=20, le=100_000)
+    distil_rank: int = Field(64, ge=1, le=512)
+    distil_learning_rate: float | None = Field(None, gt=0, le=1, description="default: 0.4 / hidden size")
+    token_weight: float = Field(0.3, ge=0, description="of the true token's likelihood beside the divergence")
+    divergence_weight: float = Field(4.0, ge=0, description="of the divergence from the parent on retain text")
+    own_samples: int = Field(256, ge=16, le=10_000, description="samples of the parent that count as retain text")
+    relearn_steps: int = Field(4, ge=0, le=100, description="steps of fine-tuning that training looks ahead")
     el_n: int = Field(10, ge=1, le=100)
     sequence_length: int = Field(200, ge=8, le=32_768)
     heldout_sequences: int = Field(64, ge=20, le=10_000)
@@ -109,6 +139,9 @@ class ModelIn(Input):
         description="JSONL or CSV with `text`, or plain lines; in one of UNLEARND_MODEL_ROOTS or UNLEARND_CORPUS_ROOTS"
     )
     heldout_path: ServerPath = Field(description="20 or more texts that the model has never seen")
+    base_path: ServerPath | None = Field(
+        None, description="the model that this one was fine-tuned from, where `path` may lie; `loss: distil` needs it"
+    )
     policy: Policy = Policy()
 
 
@@ -158,6 +191,7 @@ class VersionOut(BaseModel):
     created_at: datetime
     digest: str
     metrics: dict[str, object]
+    attacks: list[dict[str, object]]
     files: list[FileOut]
     withdrawn_at: datetime | None
     withdrawn_reason: str | None

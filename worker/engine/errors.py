@@ -5,6 +5,7 @@ EngineError            code, message; never contains text of a record
 |   |-- TooFewTexts    held-out or retain text is missing
 |   |-- TooShort       a record has no token that the model predicts
 |   |-- UnknownPlugin  no loss, init or target module has that name
+|   |-- NoReference    distillation needs a model that never saw the texts, and there is none
 |   `-- UnmergedModule the model's files name an adapted module otherwise
 `-- TrainingDiverged   the loss became NaN or infinite
 """
@@ -40,6 +41,12 @@ class UnknownPlugin(InputError):
     """The policy names a loss, initialisation or target module that does not exist."""
 
     code = "unknown_plugin"
+
+
+class NoReference(InputError):
+    """Distillation needs a model that never saw the texts; none is registered, and none can be made."""
+
+    code = "no_reference"
 
 
 class UnmergedModule(InputError):

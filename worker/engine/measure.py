@@ -7,16 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from worker.engine.attacks import AttackResult, Subject, cut_alike, run_attacks
 from worker.engine.criterion import Judgement, Threshold, Verdict, judge, thresholds_for
 from worker.engine.forget_set import ForgetSet
 from worker.engine.metrics.decode import GreedyDecoding, greedy_continuations
 from worker.engine.metrics.extraction import fitting_n, likelihood
 from worker.engine.metrics.memorization import accuracy, token_matches
-from worker.engine.metrics.perplexity import perplexity
 from worker.engine.options import Options
 from worker.engine.prepare import Prepared
 from worker.engine.progress import Progress, no_progress, partial_progress
-from worker.engine.types import CausalLM
+from worker.engine.types import CausalLM, Tokenizer
+from worker.engine.utility import Quality, Utility, compare, measure_quality
 
 
 def extraction_likelihoods(
@@ -50,16 +51,14 @@ class Baseline:
         thresholds: The threshold of each forget sequence.
         earlier_thresholds: The threshold of each sequence of earlier jobs, from the same held-out text and parent.
         before: EL, MA and verdicts of the parent on all requests.
-        perplexity: Held-out perplexity of the parent.
-        retain_perplexity: Retain perplexity of the parent.
+        quality: What else the parent can do.
         first_perplexity: Held-out perplexity of the first version, on the same sequences.
     """
 
     thresholds: list[Threshold]
     earlier_thresholds: list[Threshold]
     before: Judgement
-    perplexity: float
-    retain_perplexity: float
+    quality: Quality
     first_perplexity: float
 
     @property
@@ -93,8 +92,7 @@ class Baseline:
         before = {k: v for k, v in values["before"].items() if k != "passed"}
         before["verdicts"] = tuple(Verdict(**v) for v in before["verdicts"])
         thresholds, earlier = ([Threshold(**t) for t in values[name]] for name in ("thresholds", "earlier_thresholds"))
-        perplexities = [values[name] for name in ("perplexity", "retain_perplexity", "first_perplexity")]
-        return cls(thresholds, earlier, Judgement(**before), *perplexities)
+        return cls(thresholds, earlier, Judgement(**before), Quality(**values["quality"]), values["first_perplexity"])
 
 
 def measure_before(
@@ -127,12 +125,10 @@ def measure_before(
     thresholds, earlier = thresholds[: len(data.forget.request_ids)], thresholds[len(data.forget.request_ids) :]
     el, ma = _el_and_ma(model, data.forget, thresholds, options, partial_progress(progress, 0.8, 0.15))
     before = judge(data.forget, thresholds, el, ma)
-    retain = perplexity(model, data.retain[: options.utility_sequences])
-    own = perplexity(model, data.utility)
+    quality = measure_quality(model, data, options)
     progress(1.0)
-    return Baseline(
-        thresholds, earlier, before, own, retain, first_perplexity=own if first_perplexity is None else first_perplexity
-    )
+    first = quality.heldout_perplexity if first_perplexity is None else first_perplexity
+    return Baseline(thresholds, earlier, before, quality, first)
 
 
 def _el_and_ma(
@@ -149,39 +145,18 @@ def distinct_thresholds(thresholds: Sequence[Threshold]) -> list[Threshold]:
 
 
 @dataclass(frozen=True, slots=True)
-class Utility:
-    """Perplexities of the parent, the artefact and the first version, and whether the budgets were kept.
-
-    A run that stays within the budget of one run may still be over the budget of all runs together: losses compound.
-    """
-
-    heldout_perplexity_before: float
-    heldout_perplexity_after: float
-    heldout_ratio: float
-    retain_perplexity_before: float
-    retain_perplexity_after: float
-    retain_ratio: float
-    max_ratio: float
-    within_budget: bool
-    first_heldout_perplexity: float
-    total_ratio: float
-    max_total_ratio: float
-    within_total_budget: bool
-
-
-@dataclass(frozen=True, slots=True)
 class ArtefactReport:
     """The results of the tests of a model that was trained, merged and loaded again.
 
     Attributes:
-        reason: None, "criterion_missed", "earlier_request_regressed", "utility_budget_exceeded" or
-            "total_utility_budget_exceeded".
+        reason: None, "criterion_missed", "earlier_request_regressed", "attack_succeeded", or a reason of `Utility`.
         thresholds: Each threshold once, by length.
         before: The judgement of the memorised requests on the parent.
         after: The same on the artefact.
         per_record: The verdict of every request.
         earlier: The verdict of every request of an earlier job.
-        utility: Perplexities and ratios.
+        utility: What the run did to the rest of the model.
+        attacks: What every attack found.
     """
 
     reason: str | None
@@ -191,6 +166,7 @@ class ArtefactReport:
     per_record: list[Verdict]
     earlier: list[Verdict]
     utility: Utility
+    attacks: list[AttackResult]
 
     @property
     def passed(self) -> bool:
@@ -204,7 +180,12 @@ class ArtefactReport:
 
 
 def measure_after(
-    model: CausalLM, data: Prepared, baseline: Baseline, options: Options, progress: Progress = no_progress
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    data: Prepared,
+    baseline: Baseline,
+    options: Options,
+    progress: Progress = no_progress,
 ) -> ArtefactReport:
     """Test a model that was trained, merged and loaded again.
 
@@ -213,6 +194,7 @@ def measure_after(
 
     Args:
         model: The artefact under test.
+        tokenizer: Its tokenizer.
         data: The sets of the run.
         baseline: The measurements that were fixed before training.
         options: The run's options.
@@ -222,16 +204,18 @@ def measure_after(
         The results of the tests.
     """
     everything, thresholds = data.forget + data.earlier, baseline.thresholds + baseline.earlier_thresholds
-    el, ma = _el_and_ma(model, everything, thresholds, options, partial_progress(progress, 0.0, 0.9))
+    el, ma = _el_and_ma(model, everything, thresholds, options, partial_progress(progress, 0.0, 0.5))
     judgement = judge(everything, thresholds, el, ma, counted=baseline.memorised)
     own = set(data.forget.requests)
     verdicts = [v for v in judgement.verdicts if v.request in own]
     earlier = [v for v in judgement.verdicts if v.request not in own]
     after = replace(judgement, verdicts=tuple(v for v in verdicts if v.request in set(baseline.memorised)))
-    utility = _utility(model, data, baseline, options)
-    progress(1.0)
-    reason = None if utility.within_total_budget else "total_utility_budget_exceeded"
-    reason = reason if utility.within_budget else "utility_budget_exceeded"
+    utility = compare(baseline.quality, measure_quality(model, data, options), baseline.first_perplexity, options)
+    attacks = run_attacks(
+        _subject(model, tokenizer, data, baseline), options.attacks, partial_progress(progress, 0.5, 0.5)
+    )
+    blocked = any(attack.passed is False and options.attacks[attack.name] == "block" for attack in attacks)
+    reason = utility.reason or ("attack_succeeded" if blocked else None)
     reason = reason if all(v.passed for v in earlier) else "earlier_request_regressed"
     reason = reason if after.passed and all(v.passed for v in verdicts) else "criterion_missed"
     return ArtefactReport(
@@ -242,25 +226,12 @@ def measure_after(
         verdicts,
         earlier,
         utility,
+        attacks,
     )
 
 
-def _utility(model: CausalLM, data: Prepared, baseline: Baseline, options: Options) -> Utility:
-    """Perplexities before and after, and whether the budgets were kept."""
-    heldout = perplexity(model, data.utility)
-    retain = perplexity(model, data.retain[: options.utility_sequences])
-    ratio, total = heldout / baseline.perplexity, heldout / baseline.first_perplexity
-    return Utility(
-        heldout_perplexity_before=baseline.perplexity,
-        heldout_perplexity_after=heldout,
-        heldout_ratio=ratio,
-        retain_perplexity_before=baseline.retain_perplexity,
-        retain_perplexity_after=retain,
-        retain_ratio=retain / baseline.retain_perplexity,
-        max_ratio=options.max_perplexity_ratio,
-        within_budget=ratio <= options.max_perplexity_ratio,
-        first_heldout_perplexity=baseline.first_perplexity,
-        total_ratio=total,
-        max_total_ratio=options.max_total_ratio,
-        within_total_budget=total <= options.max_total_ratio,
-    )
+def _subject(model: CausalLM, tokenizer: Tokenizer, data: Prepared, baseline: Baseline) -> Subject:
+    """What attacks work on: the requests that the parent had memorised, beside all held-out sequences."""
+    forget = data.forget.only(baseline.memorised).sequences
+    unseen = [ids for ids in data.utility if ids not in data.threshold_sequences]
+    return Subject(model, tokenizer, forget, cut_alike([*data.threshold_sequences, *unseen], forget), data.retain)

@@ -1,12 +1,25 @@
 """The options of one unlearning run: plain values, no behaviour."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from worker.engine.types import ModelConfig
 
 TOTAL_BUDGET = 1.2  # the budget of all runs together, relative to the budget of one, where none is given
+
+DEFAULT_ATTACKS = {
+    "sampled": "report",
+    "extraction_strength": "report",
+    "membership_loss": "report",
+    "membership_min_k": "report",
+    "membership_min_k_pp": "report",
+    "exposure": "report",
+    "prompts": "report",
+    "quantised": "report",
+    "relearned": "off",  # it trains the model
+}
+DISTIL = "distil"  # the loss that has a training loop of its own, `worker.engine.distil`
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +41,7 @@ class Options:
         reserve: How far below its limit training must bring MA, so that the merged model passes, too.
         shrink: After training, apply the least share of the change that still passes with reserve.
         margin: IHL's margin; 1.0 is the paper's.
-        loss: Name in `worker.engine.losses.LOSSES`.
+        loss: Name in `worker.engine.losses.LOSSES`, or "distil".
         init: Name in `worker.engine.inits.INITS`.
         target_modules: Module name suffixes to adapt; None finds the modules by rule.
         retain_weight: Weight of the cross-entropy on retain text.
@@ -40,6 +53,17 @@ class Options:
         max_perplexity_ratio: The utility budget of this run: held-out perplexity after / before.
         max_total_perplexity_ratio: The utility budget of all runs since the first version together: held-out
             perplexity after / that of the first version. None takes 1.2 x `max_perplexity_ratio`.
+        max_neighbour_loss: How much MA, and how much log-likelihood a token, the retain sequences that are most like
+        the
+            forget set may lose.
+        attacks: Attack -> "block", "report" or "off"; one that blocks keeps a version from being published.
+        distil_steps: Optimiser steps of `loss: distil`.
+        distil_rank: LoRA rank of `loss: distil`; the divergence needs more of them than IHL.
+        distil_learning_rate: Its highest learning rate; None takes 0.4 / hidden size.
+        token_weight: Weight of the true token's log-likelihood beside the divergence from the reference.
+        divergence_weight: Weight of the divergence from the parent on retain text.
+        own_samples: Samples of the parent that count as retain text.
+        relearn_steps: The most steps of fine-tuning that training looks ahead, so that they bring nothing back.
         el_n: n of EL_n; shorter sequences use the n that fits them.
         sequence_length: Window length L in tokens, BOS included.
         heldout_sequences: The most held-out sequences that set the thresholds.
@@ -77,6 +101,15 @@ class Options:
     max_perplexity_ratio: float = 1.25
     max_request_sequences: int = 4096
     max_total_perplexity_ratio: float | None = None
+    max_neighbour_loss: float = 0.03
+    attacks: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_ATTACKS))
+    distil_steps: int = 240
+    distil_rank: int = 64
+    distil_learning_rate: float | None = None
+    token_weight: float = 0.3
+    divergence_weight: float = 4.0
+    own_samples: int = 256
+    relearn_steps: int = 4
     el_n: int = 10
     sequence_length: int = 200
     heldout_sequences: int = 64
@@ -92,6 +125,11 @@ class Options:
     def scale(self) -> float:
         """The LoRA scale c = alpha / r; 2.0 by default."""
         return 2.0 if self.alpha is None else self.alpha / self.rank
+
+    @property
+    def adapter_rank(self) -> int:
+        """The rank of the adapter."""
+        return self.distil_rank if self.loss == DISTIL else self.rank
 
     @property
     def max_total_ratio(self) -> float:

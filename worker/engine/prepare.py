@@ -15,6 +15,8 @@ from worker.engine.types import Tokenizer
 GENERIC_COUNT, GENERIC_SHARE = 3, 0.1  # reference texts that one request may leave out
 GENERIC_TOTAL = 0.25  # share of a file's reference texts that may be left out before a request may leave out no more
 
+MOST_RETAIN = 1024  # retain texts that are compared with the forget set, or that a reference is trained on
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -27,6 +29,8 @@ class Prepared:
         threshold_sequences: Held-out sequences that set the thresholds.
         utility: Held-out sequences for perplexity, disjoint from `threshold_sequences` where there are enough.
         retain: Retain sequences for perplexity and the Fisher estimate.
+        all_retain: Retain sequences, many more, for a reference.
+        neighbours: The retain sequences that are most like the forget set.
         retain_excluded: Retain texts left out because they contain a forget text.
         heldout_excluded: Held-out texts left out for the same reason.
     """
@@ -37,6 +41,8 @@ class Prepared:
     threshold_sequences: list[list[int]]
     utility: list[list[int]]
     retain: list[list[int]]
+    all_retain: list[list[int]]
+    neighbours: list[list[int]]
     retain_excluded: int
     heldout_excluded: int
 
@@ -193,16 +199,31 @@ def prepare(
         raise TooFewTexts(f"retain: no text is left ({retain_excluded} contained a text to forget)")
     if len(threshold_sequences) < MIN_HELDOUT:
         raise TooFewTexts(f"heldout: {len(threshold_sequences)} usable texts; {MIN_HELDOUT} are needed for thresholds")
+    forget = ForgetSet.build(tokenizer, forget_texts, request_ids, length)
+    every_retain = first_windows(tokenizer, kept_retain, length, MOST_RETAIN)
     return Prepared(
-        ForgetSet.build(tokenizer, forget_texts, request_ids, length),
+        forget,
         ForgetSet.build(tokenizer, earlier_texts, earlier_request_ids, length),
         kept_retain,
         threshold_sequences,
         first_windows(tokenizer, for_utility, length, options.utility_sequences),
         retain,
+        every_retain,
+        nearest(every_retain, forget.sequences, options.utility_sequences),
         retain_excluded,
         heldout_excluded,
     )
+
+
+def nearest(retain: Sequence[list[int]], forget: Sequence[list[int]], count: int) -> list[list[int]]:
+    """The retain sequences that are most like a sequence to forget, by the Jaccard similarity of their tokens."""
+    sets = [set(ids) for ids in forget]
+
+    def similarity(ids: list[int]) -> float:
+        own = set(ids)
+        return max((len(own & other) / len(own | other) for other in sets), default=0.0)
+
+    return sorted(retain, key=similarity, reverse=True)[:count]
 
 
 class RetainSampler:

@@ -6,20 +6,24 @@ It goes unlearn -> merge -> verify, as the service does, without the service's f
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from worker.engine.adapter import Adapter, find_targets, target_weights
 from worker.engine.checkpoint import Checkpoint
+from worker.engine.distil import Distiller
 from worker.engine.errors import UnknownPlugin
 from worker.engine.fisher import row_importance
 from worker.engine.inits import INITS
 from worker.engine.measure import Baseline, measure_after, measure_before
 from worker.engine.merge import MERGED_MARK, merge_into
-from worker.engine.options import Options, fit_to_model
+from worker.engine.options import DISTIL, Options, fit_to_model
 from worker.engine.prepare import Prepared, RetainSampler, prepare
 from worker.engine.progress import Progress, no_progress
+from worker.engine.reference import Reference, train_reference
+from worker.engine.samples import own_samples
 from worker.engine.train import Trainer
 from worker.engine.types import AdapterState, CausalLM, EpochEntry, Tokenizer
 
@@ -52,6 +56,7 @@ def train(
     baseline: Baseline,
     options: Options,
     *,
+    reference: CausalLM | None = None,
     resume: Checkpoint | None = None,
     on_epoch: Callable[[Checkpoint], None] = lambda _: None,
     progress: StageProgress = no_stage_progress,
@@ -64,6 +69,7 @@ def train(
         data: The sets of the run; requests that the parent has not memorised are left out here.
         baseline: The measurements of the parent.
         options: The run's options.
+        reference: A model that never saw the forget set; `loss: distil` needs it.
         resume: A checkpoint of the same run to continue from.
         on_epoch: Called with each epoch's checkpoint.
         progress: Called with ("initialise" or "train", fraction 0..1).
@@ -79,22 +85,21 @@ def train(
     forget, thresholds = baseline.training_set(data)
     data = replace(data, forget=data.forget.only(baseline.memorised))
     was_training, required_grad = model.training, {p: p.requires_grad for p in model.parameters()}
+    retain = RetainSampler(tokenizer, data.retain_texts, options.sequence_length, options.seed)
+    samples = own_samples(model, tokenizer, data, options) if options.loss == DISTIL else []
     factors = initial_factors(model, data, options, resume, lambda fraction: progress("initialise", fraction))
-    adapter = Adapter(model, factors, options.rank, options.scale)
+    adapter = Adapter(model, factors, options.adapter_rank, options.scale)
+    run: dict[str, Any] = {"on_epoch": on_epoch, "progress": lambda fraction: progress("train", fraction)}
+    counted = baseline.memorised
     try:
-        trainer = Trainer(
-            model=model,
-            adapter=adapter,
-            forget=forget,
-            thresholds=thresholds,
-            counted=baseline.memorised,
-            retain=RetainSampler(tokenizer, data.retain_texts, options.sequence_length, options.seed),
-            utility=data.utility,
-            options=options,
-            on_epoch=on_epoch,
-            progress=lambda fraction: progress("train", fraction),
-        )
-        return trainer.run(resume)
+        if options.loss == DISTIL:
+            assert reference is not None
+            says = Reference(reference, forget.sequences, data.threshold_sequences)
+            distiller = Distiller(
+                model, adapter, forget, thresholds, counted, says, retain, samples, data.utility, options, **run
+            )
+            return distiller.run(resume)
+        return Trainer(model, adapter, forget, thresholds, counted, retain, data.utility, options, **run).run(resume)
     finally:
         adapter.detach()
         model.train(was_training)
@@ -129,7 +134,7 @@ def initial_factors(
         return {name: (resume.adapter[f"{name}|A0"], resume.adapter[f"{name}|B0"]) for name in names}
     if options.init not in INITS:
         raise UnknownPlugin(f"init: one of {', '.join(INITS)}")
-    init = INITS[options.init]
+    init = INITS["lora" if options.loss == DISTIL else options.init]
     importance: dict[str, Tensor] = {}
     if init.needs_importance:
         importance = row_importance(
@@ -143,7 +148,7 @@ def initial_factors(
         )
     generator = torch.Generator().manual_seed(options.seed)
     return {
-        name: init.factors(weight, importance.get(name), options.rank, options.scale, generator)
+        name: init.factors(weight, importance.get(name), options.adapter_rank, options.scale, generator)
         for name, weight in target_weights(model, names).items()
     }
 
@@ -167,6 +172,7 @@ def unlearn(
     request_ids: Sequence[int] | None = None,
     earlier_texts: Sequence[str] = (),
     first_perplexity: float | None = None,
+    base_model: CausalLM | None = None,
     progress: StageProgress = no_stage_progress,
 ) -> Result:
     """Unlearn `forget_texts` from a causal language model and test the result.
@@ -182,6 +188,8 @@ def unlearn(
         earlier_texts: Texts that earlier runs unlearned from this model; each must still pass its verdict.
         first_perplexity: Held-out perplexity before the first of these runs, as its report has it; None if this is
             the first run.
+        base_model: The model that the fine-tuning of `model` began from. `loss: distil` makes its reference of a copy;
+            without it, a small model's reference begins from nothing.
         progress: Called with (stage, fraction 0..1).
 
     Returns:
@@ -192,6 +200,7 @@ def unlearn(
         TooFewTexts: Too little retain or held-out text.
         TooShort: A forget text has no token that the model predicts.
         UnknownPlugin: The options name an unknown loss, initialisation or module.
+        NoReference: `loss: distil` has no base, and the model is too large to be learned from nothing.
         TrainingDiverged: The loss became NaN or infinite.
     """
     options = fit_to_model(options or Options(), model.config)
@@ -211,22 +220,35 @@ def unlearn(
         model, data, options, lambda fraction: progress("measure", fraction), first_perplexity=first_perplexity
     )
     if not baseline.memorised:
-        return _parent_stands(model, data, baseline, options, progress)
+        return _parent_stands(model, tokenizer, data, baseline, options, progress)
+    reference: CausalLM | None = None
+    if options.loss == DISTIL:
+        base = copy.deepcopy(base_model)
+        reference = train_reference(model, base, data, options, lambda fraction: progress("reference", fraction))
     resume: Checkpoint | None = None
     while True:
-        checkpoint = train(model, tokenizer, data, baseline, options, resume=resume, progress=progress)
+        checkpoint = train(
+            model, tokenizer, data, baseline, options, reference=reference, resume=resume, progress=progress
+        )
         merged = merged_copy(model, checkpoint.final, options)
-        report = measure_after(merged, data, baseline, options, lambda fraction: progress("verify", fraction))
+        report = measure_after(
+            merged, tokenizer, data, baseline, options, lambda fraction: progress("verify", fraction)
+        )
         resume = checkpoint.reopen(report, options.max_epochs)
         if resume is None:
             return Result(merged, checkpoint.history, report.as_dict() | _left_out(data, baseline))
 
 
 def _parent_stands(
-    model: CausalLM, data: Prepared, baseline: Baseline, options: Options, progress: StageProgress
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    data: Prepared,
+    baseline: Baseline,
+    options: Options,
+    progress: StageProgress,
 ) -> Result:
     """The result if no request was memorised; it passes although the mean of unseen texts may be over the limit."""
-    report = measure_after(model, data, baseline, options, lambda fraction: progress("verify", fraction))
+    report = measure_after(model, tokenizer, data, baseline, options, lambda fraction: progress("verify", fraction))
     return Result(model, [], report.as_dict() | _left_out(data, baseline) | {"passed": True, "reason": None})
 
 

@@ -1,6 +1,7 @@
 """unlearn -> merge -> verify on files. A stage is skipped if `stages.json` lists it and its outputs are unchanged.
 
 work/measure.json                  thresholds and the measurements before, fixed before training
+work/reference/                    a model that never saw the texts, for `loss: distil`
 work/checkpoint-N-V.pt             after epoch N and V failed verifications: adapter, optimiser, history
 work/adapter.safetensors           the adapter at the end of training
 work/candidate/model/              the merged model, which is verified and published
@@ -31,15 +32,16 @@ from worker.engine.device import resolve_device, resolve_dtype, trains_in_bfloat
 from worker.engine.measure import ArtefactReport, Baseline, measure_after, measure_before
 from worker.engine.merge import merge_files
 from worker.engine.metrics.perplexity import perplexity
-from worker.engine.options import Options, fit_to_model
+from worker.engine.options import DISTIL, Options, fit_to_model
 from worker.engine.prepare import Prepared, prepare, unfit_requests
+from worker.engine.reference import train_reference
 from worker.engine.types import EpochEntry
 from worker.engine.unlearn import train
 from worker.steps.reference_texts import read_reference_texts
 from worker.steps.report import Run, baseline_summary, child_report
 from worker.steps.stages import Stages, replace_file
 
-FORMAT = 3  # of the files in a working folder; an attempt with an older format is not resumed
+FORMAT = 4  # of the files in a working folder; an attempt with an older format is not resumed
 
 
 class SendMessage(Protocol):
@@ -106,7 +108,16 @@ class Pipeline:
             evaluated_dtype="float32",
             adapter_sha256=file_sha256(self.work / "adapter.safetensors") if after else None,
         )
-        run = Run(history, self.seconds, self.measured, artefact, self.device.type, self.inputs.earlier_refs)
+        run = Run(
+            history,
+            self.seconds,
+            self.measured,
+            artefact,
+            self.device.type,
+            self.inputs.earlier_refs,
+            self.options.attacks,
+            self._reference_kind() if after else None,
+        )
         return child_report(data, baseline, after, run)
 
     def load(self, folder: Path) -> PreTrainedModel:
@@ -166,6 +177,27 @@ class Pipeline:
             return None
         return perplexity(self.load(Path(self.inputs.first)), data.utility)
 
+    def _reference_kind(self) -> str | None:
+        """Where the reference comes from: the registered base, or nothing at all; None if the loss has none."""
+        if self.options.loss != DISTIL:
+            return None
+        return "base" if self.inputs.base else "fresh"
+
+    def _reference(self, data: Prepared) -> PreTrainedModel | None:
+        """The reference of `loss: distil`, made once; None if the loss has none."""
+        if self.options.loss != DISTIL:
+            return None
+        folder, started = self.work / "reference", time.monotonic()
+        if not self.stages.done("reference"):
+            base = self.load(Path(self.inputs.base)) if self.inputs.base else None
+            progress = self._progress_callback("reference")
+            reference = train_reference(self.load(self.parent), base, data, self.options, progress)
+            shutil.rmtree(folder, ignore_errors=True)
+            reference.save_pretrained(folder)
+            self.stages.finish("reference", sorted(path for path in folder.rglob("*") if path.is_file()))
+            self.seconds["reference"] = time.monotonic() - started
+        return self.load(folder)
+
     def _unlearn(self, data: Prepared, baseline: Baseline) -> Checkpoint:
         """Train from the last checkpoint until the criterion is met, or to the last epoch."""
         adapter = self.work / "adapter.safetensors"
@@ -179,6 +211,7 @@ class Pipeline:
                 data,
                 baseline,
                 self.options,
+                reference=self._reference(data),
                 resume=checkpoint,
                 on_epoch=self._end_epoch,
                 progress=lambda phase, fraction: self.send("progress", phase=phase, fraction=fraction),
@@ -230,7 +263,7 @@ class Pipeline:
         started = time.monotonic()
         self.measured = self.stages.digests("merge", below=self.work / "candidate")
         model = self.load(self.work / "candidate" / "model")
-        report = measure_after(model, data, baseline, self.options, self._progress_callback("verify"))
+        report = measure_after(model, self.tokenizer, data, baseline, self.options, self._progress_callback("verify"))
         self.seconds["verify"] = time.monotonic() - started
         return report
 

@@ -7,12 +7,13 @@ import hashlib
 import importlib.metadata
 import platform
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from service.domain.report import (
     Artefact,
+    AttackFinding,
     BaselineSummary,
     ChildReport,
     EarlierRequests,
@@ -44,6 +45,8 @@ class Run:
         artefact: The merged model.
         device: "cpu" or "cuda".
         earlier_refs: Index of an earlier request, as a string -> its ref.
+        effects: Attack -> "block", "report" or "off".
+        reference: Where the reference of `loss: distil` came from; None without one.
     """
 
     history: Sequence[EpochEntry]
@@ -52,6 +55,8 @@ class Run:
     artefact: Artefact
     device: str
     earlier_refs: dict[str, str]
+    effects: Mapping[str, str] = field(default_factory=dict)
+    reference: str | None = None
 
 
 def baseline_summary(data: Prepared, baseline: Baseline) -> BaselineSummary:
@@ -60,7 +65,7 @@ def baseline_summary(data: Prepared, baseline: Baseline) -> BaselineSummary:
     return BaselineSummary(
         limits=_limits(before),
         before=_means(before),
-        heldout_perplexity=baseline.perplexity,
+        heldout_perplexity=baseline.quality.heldout_perplexity,
         memorised=baseline.memorised,
         requests=len(baseline.before.verdicts),
         retain_excluded=data.retain_excluded,
@@ -91,6 +96,8 @@ def child_report(data: Prepared, baseline: Baseline | None, after: ArtefactRepor
         heldout_excluded=data.heldout_excluded,
         artefact=run.artefact,
         environment=_environment(run.device),
+        attacks=_attacks(after, run.effects) if after else [],
+        reference=run.reference,
     )
     return ChildReport(
         findings,
@@ -131,6 +138,11 @@ def _threshold_rows(thresholds: Sequence[Threshold]) -> list[ThresholdRow]:
 def _earlier(after: ArtefactReport, refs: dict[str, str]) -> EarlierRequests:
     """Requests of earlier versions that were measured again, and the refs of those that fail now."""
     return EarlierRequests(len(after.earlier), [refs[str(v.request)] for v in after.earlier if not v.passed])
+
+
+def _attacks(after: ArtefactReport, effects: Mapping[str, str]) -> list[AttackFinding]:
+    """What every attack found, and what its success means."""
+    return [AttackFinding(effect=effects.get(a.name, "off"), **asdict(a)) for a in after.attacks]
 
 
 def _environment(device: str) -> Environment:

@@ -91,9 +91,10 @@ def start_child(inputs: JobInput, *, confined: bool) -> Child:
     temporary = work / "tmp"
     temporary.mkdir(exist_ok=True)
     points = [Path(os.environ["UNLEARND_FAILPOINTS"])] if "UNLEARND_FAILPOINTS" in os.environ else []
+    paths = [inputs.first, inputs.parent, inputs.retain, inputs.heldout, *filter(None, [inputs.base])]
     command = (host_sandbox() if confined else Sandbox()).command(
         [sys.executable, "-m", "worker.child"],
-        readable=[Path(path) for path in (inputs.first, inputs.parent, inputs.retain, inputs.heldout)],
+        readable=[Path(path) for path in paths],
         writable=[work.parent, *points],  # with the folders of the job's earlier attempts, which this one takes over
     )
     environment = child_environment(os.environ, temporary)

@@ -42,8 +42,11 @@ def register_model(
     heldout_path: str,
     policy: dict[str, object],
     api_key_id: UUID,
+    base_path: str | None = None,
 ) -> str:
     """Register `path` as version 0 of a new model; returns its name.
+
+    `base_path` is the model that it was fine-tuned from: a reference that never saw the texts can begin there.
 
     Raises:
         Invalid: The folder is not a safe Hugging Face model, a file has too few reference texts, or too many held-out
@@ -57,6 +60,7 @@ def register_model(
             raise Conflict(f"There is a model named {name} already.", field="name")
     staged = services.storage.staging(f"register-{uuid4()}")
     try:
+        base = _store_base(services, base_path) if base_path else None
         _copy_model(*_find_model(services, path), staged / "model")
         check_model_folder(staged / "model")
         retain = _store_reference_texts(services, "retain_path", retain_path, 1)
@@ -69,20 +73,37 @@ def register_model(
         shutil.rmtree(staged, ignore_errors=True)
     try:
         with services.db.transaction() as session:
-            model = Model(name=name, policy=policy, retain=retain, heldout=heldout)
+            model = Model(name=name, policy=policy, retain=retain, heldout=heldout, base=base)
             session.add(model)
             session.flush()
             models.add_policy(session, model, policy, 1, api_key_id)
             session.add(Version(model_id=model.id, number=0, digest=digest, files=list(files), metrics=None))
             models.block_collection(session)
             stored = [services.storage.reference_texts(texts["sha256"]) for texts in (retain, heldout)]
+            stored += [services.storage.release(base)] if base else []
             if not all(path.exists() for path in (folder, *stored)):
                 raise Conflict("The garbage collector removed the copies meanwhile; try again.")
             texts, key = {"retain": retain, "heldout": heldout}, str(api_key_id)
-            log_entries.append(session, "model.registered", model=name, digest=digest, **texts, key=key)
+            of_base = {"base": base} if base else {}
+            log_entries.append(session, "model.registered", model=name, digest=digest, **of_base, **texts, key=key)
     except IntegrityError as error:
         raise Conflict(f"There is a model named {name} already.", field="name") from error
     return name
+
+
+def _store_base(services: Services, path: str) -> str:
+    """Copy the model that another one was fine-tuned from into storage, checked as that one is; returns its digest."""
+    staged = services.storage.staging(f"register-{uuid4()}")
+    try:
+        _copy_model(*_find_model(services, path), staged / "model")
+        check_model_folder(staged / "model")
+        digest = manifest_digest(manifest(staged))
+        services.storage.publish(staged, digest)
+    except Invalid as error:
+        raise Invalid(error.detail, field="base_path") from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return digest
 
 
 def _find_model(services: Services, path: str) -> tuple[Root, Path]:

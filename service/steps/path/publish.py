@@ -101,6 +101,7 @@ def _metrics(report: JobReport) -> VersionMetrics:
         len(report.memorised),
         report.submitters,
         report.largest_share,
+        findings.attacks,
     )
 
 

@@ -24,6 +24,7 @@ from service.schemas.report import write_report
 
 PHASE_PROGRESS = {  # phase of the compute child -> its part of the job's progress, 0 to 1
     "measure": (0.0, 0.15),
+    "reference": (0.15, 0.2),
     "initialise": (0.15, 0.2),
     "train": (0.2, 0.7),
     "merge": (0.7, 0.75),
@@ -57,6 +58,7 @@ def compute_input(services: Services, job_id: UUID, fence: int) -> JobInput:
         earlier_texts=earlier_texts,
         earlier_request_ids=earlier_request_ids,
         earlier_refs={str(index): request.ref for index, request in enumerate(earlier, start=len(current))},
+        base=str(services.storage.release(job.model.base) / "model") if job.model.base else None,
         run=f"{current_root.hex()}/{earlier_root.hex()}/{job.parent_version.digest}",
     )
 

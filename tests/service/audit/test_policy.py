@@ -25,6 +25,12 @@ SECOND_VERSION = {
 }
 
 
+def attack(index: int, **changes: object) -> dict:
+    """A report in which an attack was otherwise."""
+    attacks = [{**one, **changes} if i == index else one for i, one in enumerate(REPORT["attacks"])]
+    return {"report": {**REPORT, "attacks": attacks}}
+
+
 def utility(**values) -> dict:
     """A release with other perplexities, ratios or budgets."""
     return {"report": {**REPORT, "utility": {**REPORT["utility"], **values}}}
@@ -97,6 +103,16 @@ POLICY_FAILURES = {
         {"requests": [*LINES, RequestLine("d" * 32, b"\2" * 32, "NOT_PUBLISHED", "utility_budget_exceeded")]},
         "did not pass",
     ),
+    "neighbours that lost too much": (utility(neighbour_ma_after=0.86), "most like the records lost"),
+    "neighbours that became less likely": (utility(neighbour_loss_after=0.44), "most like the records lost"),
+    "another limit of the neighbours": (utility(max_neighbour_loss=0.1), "neighbours may lose is not the policy's"),
+    "not within the limit of the neighbours": (utility(within_neighbour_limit=False), "most like the records lost"),
+    "a blocking attack that succeeded": (attack(1, passed=False), "the attack “membership_loss” succeeded"),
+    "a blocking attack that was not run": (
+        attack(1, status="NOT_RUN", why="too_few_unseen_texts", passed=None),
+        "“membership_loss” blocks by the policy, and was not run",
+    ),
+    "a blocking attack that only reports": (attack(1, effect="report"), "and is not listed so"),
     "the same retain and held-out texts": (texts("5" * 64), "are also retain texts"),
     "too many held-out texts among the retain texts": (texts(exact=1, near=2), "are also retain texts"),
     "nobody was trained on": (

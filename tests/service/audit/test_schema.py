@@ -8,10 +8,11 @@ from jsonschema import Draft202012Validator
 
 from service.audit.canonical import dumps
 from service.audit.certificate import WordingRefused
+from service.audit.predicate import CertifiedUtility
 from service.audit.schema import DIGEST, PATH
 from service.audit.verification import ExitCode
 from service.audit.verify import verify
-from tests.issuer import LINEAGE, LINES, release_payload
+from tests.issuer import LINEAGE, LINES, POLICY, release_payload
 from tests.service.audit.releases import FILES, refused
 
 
@@ -36,12 +37,26 @@ def test_the_schema_is_a_closed_one_and_its_digest_is_in_the_record(issuer):
 
 
 TOTAL = ("first_heldout_perplexity", "total_ratio", "max_total_ratio", "within_total_budget")
+NEIGHBOURS = tuple(name for name in CertifiedUtility.__annotations__ if "neighbour" in name)
 
 
-def test_a_certificate_of_the_schema_before_still_verifies(release, issuer):
-    """It has no budget for all versions together and no overlap; with one of them it does not fit that schema."""
+def without_what_is_new(predicate: dict) -> None:
+    """What schema 3 does not have: neighbours, figures of attacks, a reference."""
+    for name in NEIGHBOURS:
+        del predicate["verification"]["utility"][name]
+    kept = ("name", "status", "result")
+    attacks = predicate["verification"]["attacks"]
+    predicate["verification"]["attacks"] = [{name: attack[name] for name in kept} for attack in attacks]
+    del predicate["method"]["reference"]
+
+
+def test_a_certificate_of_an_older_schema_still_verifies(tmp_path, issuer, monkeypatch):
+    """Schema 2 has no budget for all versions together and no overlap; with one of them it does not fit."""
+    monkeypatch.delitem(POLICY, "attacks")
+    release = issuer.release(tmp_path / "release")
     statement = json.loads(release_payload(release))
     predicate = statement["predicate"]
+    without_what_is_new(predicate)
     predicate["schema"] = hashlib.sha256(PATH.with_name("certificate-2.schema.json").read_bytes()).hexdigest()
     del predicate["verification"]["heldout_overlap"]
     total = {name: predicate["verification"]["utility"].pop(name) for name in TOTAL}
@@ -50,12 +65,12 @@ def test_a_certificate_of_the_schema_before_still_verifies(release, issuer):
     assert refused(issuer.certify(release, dumps(statement))).code == ExitCode.MALFORMED
 
 
-@pytest.mark.parametrize("name", [*TOTAL, "heldout_overlap"])
+@pytest.mark.parametrize("name", [*TOTAL, *NEIGHBOURS, "heldout_overlap"])
 def test_a_certificate_of_this_schema_leaves_nothing_out(release, issuer, name):
     """Whoever has used up the budget of all versions cannot leave it out."""
     statement = json.loads(release_payload(release))
     verification = statement["predicate"]["verification"]
-    del (verification["utility"] if name in TOTAL else verification)[name]
+    del (verification if name == "heldout_overlap" else verification["utility"])[name]
     assert refused(issuer.certify(release, dumps(statement))).code == ExitCode.MALFORMED
 
 

@@ -14,11 +14,11 @@ OPTIONS = Options(sequence_length=32, heldout_sequences=20, utility_sequences=4,
 
 @pytest.fixture(scope="module")
 def measured():
-    """(model, the sets of a run, its baseline, options): a random model and a text that it has not memorised."""
+    """(model, tokenizer, the sets of a run, its baseline): a random model and a text that it has not memorised."""
     model, tokenizer = support.random_model("gpt_neox", gain=1.0), support.train_tokenizer(support.KNOWN)
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     data = prepare(tokenizer, support.people(1, seed=5), [0], support.RETAIN, support.HELDOUT, OPTIONS)
-    return model, data, measure_before(model, data, OPTIONS)
+    return model, tokenizer, data, measure_before(model, data, OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -32,11 +32,11 @@ def measured():
 )
 def test_runs_within_their_own_budgets_are_over_the_budget_of_all(measured, compounded, given, expected):
     """Two runs at 1.25 compound to 1.56: over the default of 1.5, within a budget of 1.6 that a policy names."""
-    model, data, baseline = measured
+    model, tokenizer, data, baseline = measured
     options = replace(OPTIONS, max_total_perplexity_ratio=given)
-    first = baseline.perplexity / compounded
+    first = baseline.quality.heldout_perplexity / compounded
     later = measure_before(model, data, options, first_perplexity=first)
-    report = measure_after(model, data, later, options)
+    report = measure_after(model, tokenizer, data, later, options)
     utility = report.utility
     assert (utility.heldout_ratio, utility.within_budget) == (1.0, True)
     assert (utility.first_heldout_perplexity, utility.total_ratio) == (first, pytest.approx(compounded))
@@ -45,9 +45,9 @@ def test_runs_within_their_own_budgets_are_over_the_budget_of_all(measured, comp
 
 def test_the_first_run_is_measured_against_itself(measured):
     """Both ratios are one number then; a baseline that was written to a file is read again as it was."""
-    model, data, baseline = measured
-    assert baseline.first_perplexity == baseline.perplexity
+    model, tokenizer, data, baseline = measured
+    assert baseline.first_perplexity == baseline.quality.heldout_perplexity
     assert Baseline.from_dict(baseline.as_dict()) == baseline
-    utility = measure_after(model, data, baseline, OPTIONS).utility
+    utility = measure_after(model, tokenizer, data, baseline, OPTIONS).utility
     assert utility.total_ratio == utility.heldout_ratio
     assert utility.max_total_ratio == 1.5

@@ -17,11 +17,12 @@ from worker.engine.criterion import Judgement, Verdict
 from worker.engine.data import encode
 from worker.engine.device import training
 from worker.engine.errors import TooFewTexts, UnknownPlugin
-from worker.engine.measure import ArtefactReport, Utility, measure_after, measure_before
+from worker.engine.measure import ArtefactReport, measure_after, measure_before
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.options import fit_to_model
 from worker.engine.prepare import prepare
 from worker.engine.unlearn import train
+from worker.engine.utility import Quality, compare
 
 OPTIONS = Options.from_mapping(support.POLICY)
 
@@ -157,23 +158,11 @@ def test_what_fails_the_whole_test_is_trained_on(point, per_record, earlier, exp
     """First the whole change, then more training on what failed; nothing if training cannot help (2 was not in it)."""
     verdicts = [verdict(r, el, passed=p) for r, el, p in per_record]
     after = Judgement(el=0.0, ma=0.0, el_limit=0.01, ma_limit=0.5, verdicts=tuple(verdicts[:2]))
-    utility = Utility(
-        1.0,
-        1.0,
-        1.0,
-        1.0,
-        1.0,
-        1.0,
-        1.25,
-        within_budget=True,
-        first_heldout_perplexity=1.0,
-        total_ratio=1.0,
-        max_total_ratio=1.5,
-        within_total_budget=True,
-    )
+    same = Quality(1.0, 1.0, 1.0, 1.0)
+    utility = compare(same, same, 1.0, OPTIONS)
     reason = "earlier_request_regressed" if earlier else "criterion_missed"
     came_back = [verdict(r, el, passed=p) for r, el, p in earlier]
-    report = ArtefactReport(reason, [], after, after, verdicts, came_back, utility)
+    report = ArtefactReport(reason, [], after, after, verdicts, came_back, utility, [])
     reopened = point.reopen(report, 4)
     assert (reopened and (reopened.strength, reopened.met, reopened.reopened)) == expected
     assert point.reopen(replace(report, reason=None), 4) is None
@@ -265,6 +254,7 @@ def test_the_papers_procedure(memorised):
                 "learning_rate",
                 "max_epochs",
                 "max_perplexity_ratio",
+                "max_neighbour_loss",
                 "sequence_length",
                 "rank",
                 "heldout_sequences",
@@ -318,7 +308,7 @@ def test_a_regression_blocks_publication_and_is_named(memorised):
         earlier_texts=support.KNOWN[1:3],
         earlier_request_ids=[1, 2],
     )
-    report = measure_after(forgotten, data, measure_before(model, data, options), options)
+    report = measure_after(forgotten, tokenizer, data, measure_before(model, data, options), options)
     assert (report.passed, report.reason) == (False, "earlier_request_regressed")
     assert [v.request for v in report.earlier if not v.passed] == [1, 2]
 

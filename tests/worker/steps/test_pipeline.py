@@ -44,7 +44,7 @@ def test_the_child_measures_version_0_on_the_same_texts_as_the_parent(folders, t
     )
     assert Pipeline(inputs, lambda *_, **__: None).run().findings.outcome == Outcome.NOT_MEMORISED
     baseline = json.loads((tmp_path / "measure.json").read_bytes())["baseline"]
-    assert (baseline["first_perplexity"] == baseline["perplexity"]) == (first == "1")
+    assert (baseline["first_perplexity"] == baseline["quality"]["heldout_perplexity"]) == (first == "1")
 
 
 def test_the_child_measures_a_request_on_top_of_what_earlier_versions_unlearned(folders, tmp_path):

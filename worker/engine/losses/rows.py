@@ -3,7 +3,8 @@
 A *row loss* takes logits [n, v] and targets [n] and returns each row's loss and its gradient on the logits, in closed
 form. Two functions apply it. `loss_mean` takes logits that are there already. `loss_sum` runs the model's head on a
 chunk of hidden states, takes the chunk's gradient back to them at once, and drops its logits. Nothing is computed
-twice: the two matrix products that a head needs (logits, gradient of the hidden states) are all.
+twice: the two matrix products that a head needs (logits, gradient of the hidden states) are all. A row loss that
+compares with another model, or weights its rows, takes a third tensor with a row for each row.
 
 b: batch, s: sequence, h: hidden, v: vocabulary, n: rows (predicted tokens)
 """
@@ -18,7 +19,8 @@ from worker.engine.data import IGNORE_INDEX
 from worker.engine.head import Head
 from worker.engine.types import GradientContext
 
-RowLoss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # [n, v], [n] -> loss [n], its gradient [n, v]
+RowLoss = Callable[..., tuple[Tensor, Tensor]]  # [n, v], [n] and perhaps [n, ...] -> loss [n], its gradient [n, v]
+Beside = Callable[[slice], Tensor]  # some rows -> what the row loss takes as its third argument for them
 
 
 def loss_mean(logits: Tensor, labels: Tensor, row_loss: RowLoss, *, ignore_index: int = IGNORE_INDEX) -> Tensor:
@@ -40,7 +42,7 @@ def loss_mean(logits: Tensor, labels: Tensor, row_loss: RowLoss, *, ignore_index
     return total / max(int(counted.sum()), 1)
 
 
-def loss_sum(head: Head, hidden: Tensor, labels: Tensor, row_loss: RowLoss) -> Tensor:
+def loss_sum(head: Head, hidden: Tensor, labels: Tensor, row_loss: RowLoss, beside: Beside | None = None) -> Tensor:
     """Sum of a row loss over all predicted tokens, from hidden states; the head's own weights get no gradient.
 
     Args:
@@ -48,15 +50,21 @@ def loss_sum(head: Head, hidden: Tensor, labels: Tensor, row_loss: RowLoss) -> T
         hidden: [b, s, h], the last hidden states.
         labels: [b, s], the input ids; IGNORE_INDEX where there is nothing to predict.
         row_loss: The row loss.
+        beside: Gives the third argument of a row loss that has one, for some of the rows that are predicted.
 
     Returns:
         A scalar, float32 or wider.
     """
+    rows, targets = predicted_rows(hidden, labels)
+    total: Tensor = _SumOverHiddenStates.apply(rows, targets, head, row_loss, beside)  # type: ignore[no-untyped-call]
+    return total
+
+
+def predicted_rows(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The hidden states [n, h] that predict a token, and these tokens [n], of [b, s, h] and labels [b, s]."""
     targets = labels[:, 1:].reshape(-1)
     counted = targets != IGNORE_INDEX
-    rows = hidden[:, :-1].reshape(-1, hidden.shape[-1])[counted]
-    total: Tensor = _SumOverHiddenStates.apply(rows, targets[counted], head, row_loss)  # type: ignore[no-untyped-call]
-    return total
+    return hidden[:, :-1].reshape(-1, hidden.shape[-1])[counted], targets[counted]
 
 
 class _SumOverLogits(torch.autograd.Function):
@@ -79,7 +87,9 @@ class _SumOverHiddenStates(torch.autograd.Function):
     """Sum of a row loss over rows of hidden states [n, h]; the forward pass computes the gradient, too."""
 
     @staticmethod
-    def forward(ctx: GradientContext, rows: Tensor, targets: Tensor, head: Head, row_loss: RowLoss) -> Tensor:
+    def forward(
+        ctx: GradientContext, rows: Tensor, targets: Tensor, head: Head, row_loss: RowLoss, beside: Beside | None
+    ) -> Tensor:
         gradient = torch.empty_like(rows)
         total = torch.zeros((), dtype=torch.float64)
         for start, chunk in head.chunks(rows):
@@ -87,7 +97,8 @@ class _SumOverHiddenStates(torch.autograd.Function):
             with torch.enable_grad():
                 leaf = chunk.detach().requires_grad_(ctx.needs_input_grad[0])
                 logits = head(leaf)
-            losses, logits_gradient = row_loss(logits.detach(), targets[in_chunk])
+            third = () if beside is None else (beside(in_chunk),)
+            losses, logits_gradient = row_loss(logits.detach(), targets[in_chunk], *third)
             if ctx.needs_input_grad[0]:
                 gradient[in_chunk] = torch.autograd.grad(logits, leaf, logits_gradient)[0]
             total += losses.sum().double().cpu()
@@ -96,6 +107,6 @@ class _SumOverHiddenStates(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: GradientContext, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: GradientContext, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grads[0].to(gradient.dtype), None, None, None
+        return gradient * grads[0].to(gradient.dtype), None, None, None, None

@@ -12,14 +12,19 @@ from worker.engine.types import CausalLM
 
 
 def perplexity(model: CausalLM, sequences: Sequence[list[int]]) -> float:
-    """Perplexity of the model on these sequences, each token counted once.
+    """Perplexity of the model on these sequences, each token counted once: a value of 1 or more."""
+    return math.exp(mean_loss(model, sequences))
+
+
+def mean_loss(model: CausalLM, sequences: Sequence[list[int]]) -> float:
+    """Mean negative log-likelihood of the tokens of these sequences, each token counted once.
 
     Args:
         model: A causal language model.
         sequences: Token ids, two or more each.
 
     Returns:
-        A value of 1 or more.
+        A value of 0 or more, in nats.
     """
     total, count = 0.0, 0
     device = model_device(model)
@@ -29,4 +34,4 @@ def perplexity(model: CausalLM, sequences: Sequence[list[int]]) -> float:
             hidden = hidden_states(model, input_ids, mask, use_cache=False)
             total += float(loss_sum(Head(model), hidden, labels, cross_entropy_rows))
             count += sum(len(ids) - 1 for ids in batch)
-    return math.exp(total / count)
+    return total / count

@@ -1,0 +1,49 @@
+"""Other prompts than the text itself: another case, a typing error, a shorter or a strange beginning."""
+
+import random
+from collections.abc import Callable
+
+from worker.engine.attacks.scores import Scores
+from worker.engine.attacks.subject import Subject
+from worker.engine.data import encode
+from worker.engine.metrics.token_scores import token_scores
+
+LAST_WORDS = 8  # that a cut prompt keeps
+
+
+def _typing_error(prompt: str) -> str:
+    """Two neighbouring letters in every fourth word change places."""
+    generator = random.Random(0)  # no secret
+    words = prompt.split(" ")
+    for index in range(0, len(words), 4):
+        word = words[index]
+        if len(word) > 3:
+            at = generator.randrange(1, len(word) - 2)
+            words[index] = word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+    return " ".join(words)
+
+
+PROMPTS: dict[str, Callable[[str], str]] = {
+    "lower case": str.lower,
+    "typing error": _typing_error,
+    "last words": lambda prompt: " ".join(prompt.split(" ")[-LAST_WORDS:]),
+    "after another text": lambda prompt: "The minutes of the last meeting were approved. " + prompt,
+}
+
+
+def prompts(subject: Subject) -> Scores:
+    """For each text, the share of its second half that is predicted after the most successful changed first half."""
+    forget, unseen = subject.texts()
+    first, second = ([_best(subject, text) for text in side if " " in text.strip()] for side in (forget, unseen))
+    return Scores(first, second)
+
+
+def _best(subject: Subject, text: str) -> float:
+    """The highest share over the changed first halves."""
+    words = text.split(" ")
+    middle = max(1, len(words) // 2)
+    prompt, rest = " ".join(words[:middle]), " " + " ".join(words[middle:])
+    target = subject.tokenizer(rest, add_special_tokens=False)["input_ids"]
+    sequences = [encode(subject.tokenizer, change(prompt)) + target for change in PROMPTS.values()]
+    scores = token_scores(subject.model, sequences)
+    return max(float((one.rank[-len(target) :] == 0).double().mean()) for one in scores)

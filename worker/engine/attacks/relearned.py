@@ -1,0 +1,52 @@
+"""Relearning: somebody trains the model on harmless text. A memory that is only covered comes back."""
+
+import random
+from collections.abc import Sequence
+
+import torch
+
+from worker.engine.adapter import Adapter, find_targets, target_weights
+from worker.engine.attacks.scores import Scores
+from worker.engine.attacks.subject import Subject
+from worker.engine.data import pad_batch
+from worker.engine.device import model_device, training
+from worker.engine.head import Head, hidden_states
+from worker.engine.inits.standard import standard_factors
+from worker.engine.losses.ascent import cross_entropy_rows
+from worker.engine.losses.rows import loss_sum
+from worker.engine.metrics.memorization import accuracy, token_matches
+
+STEPS, BATCH, RATE, RANK, SCALE = 50, 8, 5e-4, 16, 2.0  # of an ordinary fine-tuning with LoRA
+
+
+def relearned(subject: Subject) -> Scores:
+    """For each text, MA after a short fine-tuning on retain text. The fine-tuning is undone."""
+    model = subject.model
+    required_grad = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    generator = torch.Generator().manual_seed(0)
+    weights = target_weights(model, find_targets(model))
+    factors = {name: standard_factors(weight, None, RANK, SCALE, generator) for name, weight in weights.items()}
+    adapter = Adapter(model, factors, RANK, SCALE)
+    try:
+        _fine_tune(subject, adapter, subject.retain)
+        values = [accuracy(row) for row in token_matches(model, [*subject.forget, *subject.unseen])]
+    finally:
+        adapter.detach()
+        for parameter, value in required_grad.items():
+            parameter.requires_grad_(value)
+    return Scores(values[: len(subject.forget)], values[len(subject.forget) :])
+
+
+def _fine_tune(subject: Subject, adapter: Adapter, sequences: Sequence[list[int]]) -> None:
+    """Train the adapter with cross-entropy on random batches of these sequences."""
+    model, sampler = subject.model, random.Random(0)  # no secret
+    optimiser = torch.optim.AdamW(adapter.parameters(), lr=RATE, weight_decay=0.0)
+    for _ in range(STEPS):
+        batch = sampler.sample(list(sequences), min(BATCH, len(sequences)))
+        input_ids, mask, labels = (t.to(model_device(model)) for t in pad_batch(batch))
+        optimiser.zero_grad()
+        with training(model, "auto"):
+            hidden = hidden_states(model, input_ids, mask, use_cache=False)
+            loss = loss_sum(Head(model), hidden, labels, cross_entropy_rows) / sum(len(ids) - 1 for ids in batch)
+            torch.autograd.backward(loss)
+        optimiser.step()

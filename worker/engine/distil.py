@@ -1,0 +1,224 @@
+"""The training loop of `loss: distil`: on the forget set the model learns to say what a reference says.
+
+Everywhere else it is to stay what it was. So on retain text, and on the parent's own samples, the divergence from the
+parent is added. The parent is the same model with the adapter at strength 0.
+
+What is forgotten in this way may still be near: a few steps of ordinary fine-tuning bring it back. So every few steps
+the loop takes such steps itself, from a copy of the adapter, and adds the gradient of the forget loss at the place
+where they end (first-order MAML, Finn et al., ICML 2017; Tamirisa et al., ICLR 2025, arXiv 2408.00761).
+
+The number of steps is fixed beforehand, and the learning rate falls to nothing at the end. Every state depends on the
+seed and the number of the epoch alone, so that a resumed run sees the same batches.
+"""
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from worker.engine.adapter import Adapter
+from worker.engine.checkpoint import Checkpoint
+from worker.engine.criterion import Threshold, judge
+from worker.engine.data import pad_batch
+from worker.engine.device import model_device, training
+from worker.engine.errors import TrainingDiverged
+from worker.engine.forget_set import ForgetSet
+from worker.engine.head import Head, hidden_states
+from worker.engine.losses.ascent import cross_entropy_rows
+from worker.engine.losses.distil import distil_rows, divergence_rows
+from worker.engine.losses.rows import Beside, RowLoss, loss_sum, predicted_rows
+from worker.engine.measure import extraction_likelihoods
+from worker.engine.metrics.memorization import accuracy, token_matches
+from worker.engine.metrics.perplexity import perplexity
+from worker.engine.options import Options
+from worker.engine.prepare import RetainSampler
+from worker.engine.progress import Progress, no_progress
+from worker.engine.reference import Reference
+from worker.engine.types import CausalLM, EpochEntry
+
+EPOCH_STEPS = 20
+FORGET_BATCH = 16
+WARM_UP = 0.1  # share of the steps
+RELEARN_FROM, RELEARN_EVERY = 0.2, 3  # from this share of the steps on, every third step relearns
+WIDTH_RATE = 0.4  # the learning rate times the hidden size
+
+
+@dataclass(slots=True)
+class Distiller:
+    """The distillation of one run; `run` continues it from a checkpoint to the last step.
+
+    Attributes:
+        model: The model that the adapter is attached to.
+        adapter: The adapter to train.
+        forget: The sequences to forget, and those of earlier jobs, which must stay forgotten.
+        thresholds: The threshold of each of these sequences.
+        counted: The requests that the set criterion is over.
+        reference: What the reference says about these sequences.
+        retain: The source of retain sequences.
+        samples: The parent's own samples.
+        utility: Held-out sequences, for the perplexity in the history.
+        options: The run's options.
+        on_epoch: Called with each epoch's checkpoint.
+        progress: Called with the fraction done, 0..1.
+    """
+
+    model: CausalLM
+    adapter: Adapter
+    forget: ForgetSet
+    thresholds: list[Threshold]
+    counted: Sequence[int]
+    reference: Reference
+    retain: RetainSampler
+    samples: list[list[int]]
+    utility: list[list[int]]
+    options: Options
+    on_epoch: Callable[[Checkpoint], None] = lambda _: None
+    progress: Progress = no_progress
+
+    def run(self, resume: Checkpoint | None = None) -> Checkpoint:
+        """Train to the last step.
+
+        Args:
+            resume: A checkpoint of the same run to continue from.
+
+        Returns:
+            The last checkpoint; `met` says whether the criterion holds on the adapter.
+
+        Raises:
+            TrainingDiverged: The loss is no longer finite.
+        """
+        optimiser = torch.optim.AdamW(self.adapter.parameters(), lr=0.0, weight_decay=0.0)
+        checkpoint = resume or Checkpoint()
+        if resume is not None:
+            self.adapter.load(resume.adapter)
+            optimiser.load_state_dict(resume.optimiser)
+        epochs = math.ceil(self.options.distil_steps / EPOCH_STEPS)
+        while checkpoint.epoch < epochs:
+            entry = self._run_epoch(optimiser, checkpoint.epoch, last=checkpoint.epoch + 1 == epochs)
+            checkpoint = replace(
+                checkpoint,
+                epoch=checkpoint.epoch + 1,
+                adapter=self.adapter.state(),
+                optimiser=optimiser.state_dict(),
+                history=[*checkpoint.history, entry],
+                met=bool(entry["met"]),
+            )
+            self.on_epoch(checkpoint)
+        return checkpoint
+
+    def _run_epoch(self, optimiser: torch.optim.Optimizer, epoch: int, *, last: bool) -> EpochEntry:
+        """Train one epoch and measure; EL is measured after the last one, and bounded from below before."""
+        started = time.monotonic()
+        self.retain.start_epoch(epoch)
+        order = random.Random(f"{self.options.seed}/distil/{epoch}")
+        offset = self.reference.offset(self.model)
+        losses = []
+        for step in range(epoch * EPOCH_STEPS, min((epoch + 1) * EPOCH_STEPS, self.options.distil_steps)):
+            for group in optimiser.param_groups:
+                group["lr"] = self._rate(step)
+            losses.append(self._step(optimiser, order, step, offset))
+            self.progress((step + 1) / self.options.distil_steps)
+        if not all(map(math.isfinite, losses)):
+            raise TrainingDiverged(f"the loss is not finite in epoch {epoch + 1}")
+        ma = [accuracy(row) for row in token_matches(self.model, self.forget.sequences)]
+        el = [0.0] * len(ma)
+        if last:
+            el = extraction_likelihoods(self.model, self.forget.sequences, self.thresholds, self.options)
+        judgement = judge(self.forget, self.thresholds, el, ma, counted=self.counted)
+        return {
+            "epoch": epoch + 1,
+            "steps": len(losses),
+            "loss": sum(losses) / len(losses),
+            "el": judgement.el,
+            "ma": judgement.ma,
+            "el_limit": judgement.el_limit,
+            "ma_limit": judgement.ma_limit,
+            "met": last and judgement.passed,
+            "strength": 1.0,
+            "perplexity": perplexity(self.model, self.utility),
+            "seconds": time.monotonic() - started,
+        }
+
+    def _rate(self, step: int) -> float:
+        """The learning rate of a step: a rise, then a straight fall to nothing. Wider models take smaller steps."""
+        highest = self.options.distil_learning_rate or WIDTH_RATE / self.model.config.hidden_size
+        done, rise = (step + 1) / (self.options.distil_steps + 1), WARM_UP
+        return highest * min(done / rise, (1 - done) / (1 - rise))
+
+    def _step(self, optimiser: torch.optim.Optimizer, order: random.Random, step: int, offset: float) -> float:
+        """One optimiser step; returns its loss."""
+        size = min(FORGET_BATCH, len(self.forget.sequences))
+        indices = order.sample(range(len(self.forget.sequences)), size)
+        distil = partial(distil_rows, token_weight=self.options.token_weight, offset=offset)
+        forget = [self.forget.sequences[i] for i in indices]
+        kept = self._retain_batch(order)
+        optimiser.zero_grad()
+        loss = self._backward(forget, distil, 1.0, self.reference.beside(indices))
+        loss += self._backward(kept, divergence_rows, self.options.divergence_weight, self._parent_says(kept))
+        if self.options.relearn_steps and self._relearns(step):
+            with self._relearned(order):
+                loss += self._backward(forget, distil, 1.0, self.reference.beside(indices))
+        torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), 1.0)
+        optimiser.step()
+        return loss
+
+    def _retain_batch(self, order: random.Random) -> list[list[int]]:
+        """As many retain sequences as samples of the parent."""
+        size = self.options.retain_batch_size or FORGET_BATCH
+        return self.retain.sample(size) + order.sample(self.samples, min(size, len(self.samples)))
+
+    def _parent_says(self, sequences: Sequence[list[int]]) -> Beside:
+        """The parent's logits for the predicted rows of these sequences."""
+        input_ids, mask, labels = (t.to(model_device(self.model)) for t in pad_batch(sequences))
+        self.adapter.set_strength(0.0)
+        with torch.no_grad(), training(self.model, self.options.train_dtype):
+            rows, _ = predicted_rows(hidden_states(self.model, input_ids, mask, use_cache=False), labels)
+        self.adapter.set_strength(1.0)
+        head = Head(self.model)
+        return lambda chunk: head(rows.detach()[chunk]).detach()
+
+    def _backward(
+        self, sequences: Sequence[list[int]], row_loss: RowLoss, weight: float, beside: Beside | None = None
+    ) -> float:
+        """Add one loss's gradients; returns its weighted value."""
+        input_ids, mask, labels = (t.to(model_device(self.model)) for t in pad_batch(sequences))
+        count = sum(len(ids) - 1 for ids in sequences)
+        with training(self.model, self.options.train_dtype, checkpoint_activations=self.options.checkpoint_activations):
+            hidden = hidden_states(self.model, input_ids, mask, use_cache=False)
+            value = loss_sum(Head(self.model), hidden, labels, row_loss, beside) * (weight / count)
+            torch.autograd.backward(value)
+        return float(value.detach())
+
+    def _relearns(self, step: int) -> bool:
+        return step >= RELEARN_FROM * self.options.distil_steps and step % RELEARN_EVERY == 0
+
+    @contextmanager
+    def _relearned(self, order: random.Random) -> Iterator[None]:
+        """The adapter after a few steps of fine-tuning on retain text; gradients made inside stay, steps do not."""
+        parameters = self.adapter.parameters()
+        before = [parameter.detach().clone() for parameter in parameters]
+        gradients = [_gradient(parameter) for parameter in parameters]
+        optimiser = torch.optim.AdamW(parameters, lr=self._rate(0) + 5e-4, weight_decay=0.0)
+        for _ in range(order.randint(1, self.options.relearn_steps)):
+            optimiser.zero_grad()
+            self._backward(self.retain.sample(FORGET_BATCH), cross_entropy_rows, 1.0)
+            optimiser.step()
+        optimiser.zero_grad()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value, gradient in zip(parameters, before, gradients, strict=True):
+                    parameter.copy_(value)
+                    parameter.grad = gradient + _gradient(parameter)
+
+
+def _gradient(parameter: torch.nn.Parameter) -> Tensor:
+    """A copy of the gradient; zeros if there is none."""
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach().clone()

@@ -1,0 +1,70 @@
+"""How likely a model finds each token of a text: what likelihood attacks read. One forward pass.
+
+b: batch, s: sequence, h: hidden, v: vocabulary, n: rows (predicted tokens)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from worker.engine.data import chunks, pad_batch
+from worker.engine.device import measuring, model_device
+from worker.engine.head import Head, hidden_states
+from worker.engine.types import CausalLM
+
+BATCH = 16  # sequences in one forward pass
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """The predictions of one sequence of T tokens; each tensor is [T-1], on the CPU.
+
+    Attributes:
+        log_p: log p(x_t | x_<t), float64.
+        z: log_p, centred and scaled by the mean and the standard deviation of log p(v) under p itself (the token score
+            of min-k++, Zhang et al., ICLR 2025, arXiv 2404.02936, Eq. 4), float64.
+        rank: How many tokens are likelier than x_t.
+    """
+
+    log_p: Tensor
+    z: Tensor
+    rank: Tensor
+
+
+def token_scores(model: CausalLM, sequences: Sequence[list[int]]) -> list[TokenScores]:
+    """The scores of every predicted token of every sequence, teacher-forced.
+
+    Args:
+        model: A causal language model.
+        sequences: Token ids, two or more each.
+
+    Returns:
+        One for each sequence, in order.
+    """
+    scores: list[TokenScores] = []
+    with measuring(model):
+        head, device = Head(model), model_device(model)
+        for batch in chunks(sequences, BATCH):
+            input_ids, mask, _ = pad_batch(batch)
+            hidden = hidden_states(model, input_ids.to(device), mask.to(device), use_cache=False)
+            rows = torch.cat([hidden[i, : len(ids) - 1] for i, ids in enumerate(batch)])
+            targets = torch.tensor([token for ids in batch for token in ids[1:]], device=device)
+            parts = [_of_rows(head(part), targets[start : start + len(part)]) for start, part in head.chunks(rows)]
+            lengths = [len(ids) - 1 for ids in batch]
+            columns = (torch.split(torch.cat(column).cpu(), lengths) for column in zip(*parts, strict=True))
+            scores += [TokenScores(*values) for values in zip(*columns, strict=True)]
+    return scores
+
+
+def _of_rows(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """log_p, z and rank, [n] each, of logits [n, v] and targets [n]."""
+    log_p = torch.log_softmax(logits, dim=-1)
+    at_target = log_p.gather(-1, targets[:, None])
+    rank = (log_p > at_target).sum(-1)
+    p = log_p.exp()
+    mean = (p * log_p).sum(-1, keepdim=True)
+    spread = (p * (log_p - mean) ** 2).sum(-1, keepdim=True).clamp(min=1e-12).sqrt()
+    z = (at_target - mean) / spread
+    return at_target.squeeze(-1).double(), z.squeeze(-1).double(), rank

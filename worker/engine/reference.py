@@ -1,0 +1,126 @@
+"""The reference of distillation: what a model that never saw the forget set says about it.
+
+A reference is a model of its own, trained on retain text and on held-out text that sets no threshold. It begins from
+the model that the customer's fine-tuning began from, if one is registered, and from nothing otherwise, which only suits
+small models. It need not be as good as the parent: it only has to say what anybody could guess. A parent that was
+trained for long may be surer of unseen text than the reference, or less sure. So the difference of both on unseen text
+is added to what the reference says about the true tokens.
+
+n: rows (predicted tokens), h: hidden, v: vocabulary
+"""
+
+import random
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from worker.engine.data import chunks, pad_batch
+from worker.engine.device import measuring, model_device, training
+from worker.engine.errors import NoReference, TrainingDiverged
+from worker.engine.head import Head, hidden_states
+from worker.engine.losses.ascent import cross_entropy
+from worker.engine.losses.rows import Beside
+from worker.engine.metrics.perplexity import mean_loss
+from worker.engine.options import Options
+from worker.engine.prepare import Prepared
+from worker.engine.progress import Progress, no_progress
+from worker.engine.types import CausalLM
+
+LARGEST_FRESH = 30_000_000  # parameters of a model that can be learned from retain text alone
+STEPS, CHECK_STEPS, BATCH = 400, 40, 16
+FRESH_RATE, BASE_RATE = 3e-3, 1e-4
+
+
+def train_reference(
+    parent: CausalLM, base: CausalLM | None, data: Prepared, options: Options, progress: Progress = no_progress
+) -> CausalLM:
+    """A model that never saw the forget set.
+
+    It is trained on retain text, and on held-out text that sets no threshold. The state that finds the other held-out
+    sequences likeliest is the result.
+
+    Args:
+        parent: The model that unlearns; only its configuration is used.
+        base: The model that its fine-tuning began from; it is trained in place. None begins from nothing.
+        data: The sets of the run.
+        options: The run's options.
+        progress: Called with the fraction done, 0..1.
+
+    Returns:
+        The reference.
+
+    Raises:
+        NoReference: There is no base, and the model is too large to be learned from nothing.
+        TrainingDiverged: The loss is no longer finite.
+    """
+    if base is None and sum(parameter.numel() for parameter in parent.parameters()) > LARGEST_FRESH:
+        raise NoReference("base: a model of this size needs the model that its fine-tuning began from")
+    texts = [*data.all_retain, *(ids for ids in data.utility if ids not in data.threshold_sequences)]
+    torch.manual_seed(options.seed)
+    model = AutoModelForCausalLM.from_config(parent.config) if base is None else base
+    model.to(model_device(parent)).requires_grad_(True)
+    rate = FRESH_RATE if base is None else BASE_RATE
+    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=STEPS, pct_start=0.1)
+    sampler, best, best_loss = random.Random(options.seed), None, float("inf")  # no secret
+    for step in range(1, STEPS + 1):
+        _take_step(model, optimiser, sampler.sample(texts, min(BATCH, len(texts))))
+        schedule.step()
+        progress(step / STEPS)
+        if step % CHECK_STEPS == 0:
+            loss = mean_loss(model, data.threshold_sequences)
+            if loss > best_loss:
+                break
+            best_loss, best = loss, {name: value.clone() for name, value in model.state_dict().items()}
+    if best is None:
+        raise TrainingDiverged("the reference's loss is not finite")
+    model.load_state_dict(best)
+    return model.eval().requires_grad_(False)
+
+
+def _take_step(model: CausalLM, optimiser: torch.optim.Optimizer, batch: list[list[int]]) -> None:
+    """One step of cross-entropy."""
+    input_ids, mask, labels = (t.to(model_device(model)) for t in pad_batch(batch))
+    optimiser.zero_grad()
+    with training(model, "auto"):
+        logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
+        torch.autograd.backward(cross_entropy(logits, labels))
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimiser.step()
+
+
+class Reference:
+    """What a reference says about the sequences of a forget set: its last hidden states, and its head."""
+
+    def __init__(self, model: CausalLM, forget: Sequence[list[int]], unseen: Sequence[list[int]]) -> None:
+        """Read the forget set, and unseen sequences, once.
+
+        Args:
+            model: The reference.
+            forget: The sequences to forget.
+            unseen: Held-out sequences that it was not trained on.
+        """
+        self._head, self._rows = Head(model), _last_hidden_rows(model, forget)
+        self.unseen, self.unseen_loss = list(unseen), mean_loss(model, unseen)
+
+    def offset(self, model: CausalLM) -> float:
+        """How much likelier unseen tokens are to `model` than to the reference, in nats."""
+        return self.unseen_loss - mean_loss(model, self.unseen)
+
+    def beside(self, indices: Sequence[int]) -> Beside:
+        """The reference's logits [n, v] for the predicted rows of these sequences, one after the other."""
+        rows = torch.cat([self._rows[i] for i in indices])
+        return lambda chunk: self._head(rows[chunk]).detach()
+
+
+def _last_hidden_rows(model: CausalLM, sequences: Sequence[list[int]]) -> list[Tensor]:
+    """The hidden states [T-1, h] that predict each sequence's tokens."""
+    rows: list[Tensor] = []
+    with measuring(model):
+        for batch in chunks(sequences, BATCH):
+            input_ids, mask, _ = (t.to(model_device(model)) for t in pad_batch(batch))
+            hidden = hidden_states(model, input_ids, mask, use_cache=False)
+            rows += [hidden[i, : len(ids) - 1].clone() for i, ids in enumerate(batch)]
+    return rows

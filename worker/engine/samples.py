@@ -1,0 +1,75 @@
+"""The parent's own samples: retain text that nobody has to provide, in whatever the model can say."""
+
+from collections.abc import Sequence
+
+import torch
+
+from worker.engine.device import model_device
+from worker.engine.options import Options
+from worker.engine.prepare import Prepared
+from worker.engine.types import CausalLM, Tokenizer
+
+BATCH = 64
+GRAM = 8  # tokens in a row that a sample may share with the forget set
+MOST_SHARED = 0.2  # share of a sample's runs of that length; a sample with more of them says a forgotten text
+
+
+def own_samples(model: CausalLM, tokenizer: Tokenizer, data: Prepared, options: Options) -> list[list[int]]:
+    """Texts that the parent says by itself, without those that say a text to forget, of this run or of an earlier one.
+
+    Args:
+        model: The parent.
+        tokenizer: Its tokenizer. Where it has no BOS, samples begin as retain sequences do.
+        data: The sets of the run.
+        options: How many samples are drawn, how long they are, and the seed.
+
+    Returns:
+        Token ids of the samples that stay, BOS first if the tokenizer has one.
+    """
+    bos, device = tokenizer.bos_token_id, model_device(model)
+    grams = {gram for ids in (data.forget + data.earlier).sequences for gram in _grams(ids)}
+    openings = data.retain if bos is None else [[bos]]
+    kept: list[list[int]] = []
+    torch.manual_seed(options.seed)
+    for start in range(0, options.own_samples, BATCH):
+        size = min(BATCH, options.own_samples - start)
+        firsts = [openings[(start + i) % len(openings)][:1] for i in range(size)]
+        with torch.no_grad():
+            drawn = model.generate(
+                torch.tensor(firsts, device=device),
+                attention_mask=torch.ones(size, 1, dtype=torch.long, device=device),
+                do_sample=True,
+                temperature=1.0,
+                top_k=0,
+                top_p=1.0,
+                max_new_tokens=options.sequence_length - 1,
+                pad_token_id=_end_token(model),
+            )
+        samples = (_without_padding(row, _end_token(model)) for row in drawn.tolist())
+        kept += [ids for ids in samples if len(ids) >= GRAM and not _says(ids, grams)]
+    return kept
+
+
+def _end_token(model: CausalLM) -> int:
+    """A token that ends a text; 0 if the model has none, and then no sample ends early."""
+    eos = model.generation_config.eos_token_id
+    token: int | None = eos[0] if isinstance(eos, list) else eos
+    return 0 if token is None else token
+
+
+def _without_padding(ids: list[int], pad: int) -> list[int]:
+    """The ids up to the padding at the end."""
+    end = len(ids)
+    while end > 1 and ids[end - 1] == pad:
+        end -= 1
+    return ids[:end]
+
+
+def _grams(ids: Sequence[int]) -> list[tuple[int, ...]]:
+    return [tuple(ids[i : i + GRAM]) for i in range(len(ids) - GRAM + 1)]
+
+
+def _says(ids: Sequence[int], grams: set[tuple[int, ...]]) -> bool:
+    """Whether many runs of a sample are runs of the forget set."""
+    own = _grams(ids)
+    return sum(gram in grams for gram in own) > MOST_SHARED * len(own)
