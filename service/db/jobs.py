@@ -125,16 +125,19 @@ def advance(
     Raises:
         IllegalTransition: The table does not list the move, or the row moved meanwhile.
     """
-    if job.stage != target:
+    is_news = job.stage != target
+    if is_news:
         check_stage(job.stage, target, table)
-        _write_stage(session, job, target)
-        add_event(session, job.id, "stage", {"stage": target, "progress": job.progress})
     if release or target in TERMINAL_STAGES:
         job.owner, job.lease_expires_at, job.woken_at = None, None, None
     if release:
         job.attempts = 0
     if target in TERMINAL_STAGES:
         job.finished_at = datetime.now(UTC)
+    if is_news:  # written last: a compute worker may not change a job that it has handed on
+        session.flush()
+        _write_stage(session, job, target)
+        add_event(session, job.id, "stage", {"stage": target, "progress": job.progress})
 
 
 def _write_stage(session: Session, job: Job, target: Stage) -> None:
