@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import case, false, func, or_, select, update
+from sqlalchemy import ARRAY, Uuid, any_, case, false, func, literal, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.sql.selectable import ForUpdateArg
@@ -260,7 +260,8 @@ def active_jobs(session: Session, model_id: UUID) -> list[Job]:
 
 def unfinished(session: Session, among: list[UUID]) -> set[UUID]:
     """The jobs among these that have not ended."""
-    return set(session.scalars(select(Job.id).where(Job.id.in_(among), Job.stage.not_in(TERMINAL_STAGES))))
+    listed = Job.id == any_(literal(among, ARRAY(Uuid)))  # one parameter for any number of ids
+    return set(session.scalars(select(Job.id).where(listed, Job.stage.not_in(TERMINAL_STAGES))))
 
 
 def counts(session: Session) -> list[tuple[str, int]]:
