@@ -228,14 +228,17 @@ def newest_was_split(session: Session, model_id: UUID) -> bool:
 
 
 def split_so_far(session: Session, job: Job) -> tuple[int, bool]:
-    """How many jobs were made by splitting the first job of which this is a part, and whether any of them passed."""
+    """How many jobs were made by splitting the first job of which this is a part, and whether it or any of them passed.
+
+    The first one passes without the requests that it put off.
+    """
     ancestors = select(Job.id, Job.split_of).where(Job.id == job.id).cte("ancestors", recursive=True)
     ancestors = ancestors.union(select(Job.id, Job.split_of).where(Job.id == ancestors.c.split_of))
     first = select(ancestors.c.id).where(ancestors.c.split_of.is_(None)).scalar_subquery()
-    parts = select(Job.id, Job.outcome).where(Job.split_of == first).cte("parts", recursive=True)
-    parts = parts.union(select(Job.id, Job.outcome).where(Job.split_of == parts.c.id))
-    passed = func.coalesce(func.bool_or(parts.c.outcome == Outcome.PASSED), false())
-    count, has_passed = session.execute(select(func.count(), passed).select_from(parts)).one()
+    family = select(Job.id, Job.outcome).where(Job.id == first).cte("family", recursive=True)
+    family = family.union(select(Job.id, Job.outcome).where(Job.split_of == family.c.id))
+    passed = func.coalesce(func.bool_or(family.c.outcome == Outcome.PASSED), false())
+    count, has_passed = session.execute(select(func.count() - 1, passed).select_from(family)).one()
     return count, has_passed
 
 

@@ -17,7 +17,14 @@ from service.main import create_app
 from service.steps.path.batch import batch_requests
 from service.steps.path.certify import certify_job
 from service.steps.path.publish import publish_version
-from service.steps.path.unlearn import compute_input, store_epoch, store_progress, store_rejected, store_stage
+from service.steps.path.unlearn import (
+    compute_input,
+    store_epoch,
+    store_progress,
+    store_put_off,
+    store_rejected,
+    store_stage,
+)
 from service.steps.upkeep.purge import purge_due
 from service.steps.upkeep.sweep import collect_garbage, wake_lost_work
 from tests.service.conftest import REQUESTS, only_model, registration, submit
@@ -85,18 +92,19 @@ def test_a_compute_workers_login_is_enough_for_its_steps(api, as_process, servic
 
 @pytest.mark.parametrize("dialect", [None, "opendsr"])
 def test_a_compute_workers_login_splits_a_batch(api, as_process, services, base, dialect):
-    """Its requests go back in two parts, also where a controller hears that they are pending again."""
+    """One is put off, the others go back in two parts, also where a controller hears that they are pending again."""
     compute = as_process("compute")
     api.post("/v1/models", json=registration(base))
-    sent = [submit(api, callback_url="https://hooks.example/x") for _ in range(2)]
+    sent = [submit(api, callback_url="https://hooks.example/x") for _ in range(3)]
     with services.db.transaction() as session:
         session.execute(text("UPDATE deletion_requests SET dialect = :dialect"), {"dialect": dialect})
     job_id = batch_requests(as_process("control"), only_model(services))
     with hold_job(compute, job_id, COMPUTE_STAGES) as lease:
         store_stage(compute, job_id, lease.fence, Stage.UNLEARN)
+        store_put_off(compute, job_id, lease.fence, [1])
         fail_attempt(compute, lease, "test", permanent=True)
     states = [api.get(f"{REQUESTS}/{request['id']}").json() for request in sent]
-    assert [(state["status"], state["reason"], state["job_id"]) for state in states] == [("pending", "split", None)] * 2
+    assert [(state["status"], state["reason"], state["job_id"]) for state in states] == [("pending", "split", None)] * 3
 
 
 def test_the_apis_login_is_enough_for_its_routes(api, as_process, services, base, tmp_path):
