@@ -48,7 +48,9 @@ def main() -> int:
     inputs = JobInput(**json.loads(sys.stdin.buffer.readline()))
     threading.Thread(target=end_with_parent, args=(sys.stdin.buffer,), daemon=True).start()
     try:
-        send("report", report=write_report(Pipeline(inputs, send).run()))
+        report = Pipeline(inputs, send).run()
+        if report is not None:
+            send("report", report=write_report(report))
     except EngineError as error:
         send("error", code=error.code, permanent=error.permanent)
     except Exception as error:

@@ -22,7 +22,7 @@ from service.steps.subjects.resolve import resolve_request
 from service.steps.upkeep.deliver import deliver_alerts, deliver_callbacks
 from service.steps.upkeep.purge import purge_due, purge_restored
 from service.steps.upkeep.shred import rewrap_restored, shred_purged
-from service.steps.upkeep.sweep import collect_garbage, wake_lost_work
+from service.steps.upkeep.sweep import collect_garbage, run_parts, wake_lost_work
 from worker.app import app, get_services, stopping
 from worker.steps.run import run_job
 
@@ -134,12 +134,18 @@ def collect() -> None:
     services = get_services()
     renew_trust(services)
     reconcile(services)
-    rewrap_restored(services)
-    purge_restored(services)
-    purge_due(services)
-    shred_purged(services)
-    collect_garbage(services)
-    services.log.sign()  # so that the newest checkpoint is not older than the last collection
+    run_parts(services, _purge, collect_garbage, _sign_log)
+
+
+def _purge(services: Services) -> None:
+    """Purge what a restored database brought back and what is due, and destroy the keys."""
+    for step in (rewrap_restored, purge_restored, purge_due, shred_purged):
+        step(services)
+
+
+def _sign_log(services: Services) -> None:
+    """Sign the log, so that the newest checkpoint is not older than the last collection."""
+    services.log.sign()
 
 
 def renew_trust(services: Services) -> None:

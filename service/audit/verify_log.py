@@ -12,7 +12,7 @@ import base64
 import binascii
 import datetime as dt
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -247,12 +247,18 @@ class _Deadlines:
                 self.open_until.update(dict.fromkeys(self.members.get(entry["job"], ()), ""))
                 self._reopen(entry.get("failed", ()))
             case "job.split":
-                self._reopen(entry["reopened"])
+                job, due = text_in(entry["job"]), {ref: self.promised[ref] for ref in entry["reopened"]}
+                self._leave(job, due)
+                self.open_until.update(due)
 
-    def _reject(self, job: str | None, refs: set[str]) -> None:
-        """Requests have ended, and are no longer members of their job: its quarantine does not open them again."""
+    def _leave(self, job: str | None, refs: Collection[str]) -> None:
+        """Requests are no longer members of their job: its end is not theirs."""
         if job in self.members:
             self.members[job] = [ref for ref in self.members[job] if ref not in refs]
+
+    def _reject(self, job: str | None, refs: set[str]) -> None:
+        """Requests have ended, also if their job is given up later."""
+        self._leave(job, refs)
         self.open_until.update(dict.fromkeys(refs, ""))
 
     def _reopen(self, refs: Iterable[str]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import case, false, func, or_, select, update
+from sqlalchemy import ARRAY, Uuid, any_, case, false, func, literal, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.sql.selectable import ForUpdateArg
@@ -125,16 +125,19 @@ def advance(
     Raises:
         IllegalTransition: The table does not list the move, or the row moved meanwhile.
     """
-    if job.stage != target:
+    is_news = job.stage != target
+    if is_news:
         check_stage(job.stage, target, table)
-        _write_stage(session, job, target)
-        add_event(session, job.id, "stage", {"stage": target, "progress": job.progress})
     if release or target in TERMINAL_STAGES:
         job.owner, job.lease_expires_at, job.woken_at = None, None, None
     if release:
         job.attempts = 0
     if target in TERMINAL_STAGES:
         job.finished_at = datetime.now(UTC)
+    if is_news:  # written last: a compute worker may not change a job that it has handed on
+        session.flush()
+        _write_stage(session, job, target)
+        add_event(session, job.id, "stage", {"stage": target, "progress": job.progress})
 
 
 def _write_stage(session: Session, job: Job, target: Stage) -> None:
@@ -225,14 +228,17 @@ def newest_was_split(session: Session, model_id: UUID) -> bool:
 
 
 def split_so_far(session: Session, job: Job) -> tuple[int, bool]:
-    """How many jobs were made by splitting the first job of which this is a part, and whether any of them passed."""
+    """How many jobs were made by splitting the first job of which this is a part, and whether it or any of them passed.
+
+    The first one passes without the requests that it put off.
+    """
     ancestors = select(Job.id, Job.split_of).where(Job.id == job.id).cte("ancestors", recursive=True)
     ancestors = ancestors.union(select(Job.id, Job.split_of).where(Job.id == ancestors.c.split_of))
     first = select(ancestors.c.id).where(ancestors.c.split_of.is_(None)).scalar_subquery()
-    parts = select(Job.id, Job.outcome).where(Job.split_of == first).cte("parts", recursive=True)
-    parts = parts.union(select(Job.id, Job.outcome).where(Job.split_of == parts.c.id))
-    passed = func.coalesce(func.bool_or(parts.c.outcome == Outcome.PASSED), false())
-    count, has_passed = session.execute(select(func.count(), passed).select_from(parts)).one()
+    family = select(Job.id, Job.outcome).where(Job.id == first).cte("family", recursive=True)
+    family = family.union(select(Job.id, Job.outcome).where(Job.split_of == family.c.id))
+    passed = func.coalesce(func.bool_or(family.c.outcome == Outcome.PASSED), false())
+    count, has_passed = session.execute(select(func.count() - 1, passed).select_from(family)).one()
     return count, has_passed
 
 
@@ -257,7 +263,8 @@ def active_jobs(session: Session, model_id: UUID) -> list[Job]:
 
 def unfinished(session: Session, among: list[UUID]) -> set[UUID]:
     """The jobs among these that have not ended."""
-    return set(session.scalars(select(Job.id).where(Job.id.in_(among), Job.stage.not_in(TERMINAL_STAGES))))
+    listed = Job.id == any_(literal(among, ARRAY(Uuid)))  # one parameter for any number of ids
+    return set(session.scalars(select(Job.id).where(listed, Job.stage.not_in(TERMINAL_STAGES))))
 
 
 def counts(session: Session) -> list[tuple[str, int]]:

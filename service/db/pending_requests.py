@@ -39,11 +39,15 @@ def window(session: Session, model_id: UUID, limit: int) -> list[Pending[UUID]]:
 
 
 def next_part(session: Session, model_id: UUID) -> list[UUID]:
-    """The pending requests of one part of a failed job that was split: the part with the earliest deadline."""
+    """The pending requests of one part of a job that was split: of the oldest job the part with the earliest deadline.
+
+    So no part that is split again and again keeps the other parts waiting.
+    """
     request = DeletionRequest
     parts = select(request.split_job_id, request.split_part).where(request.model_id == model_id, BATCHABLE)
     parts = parts.where(request.split_job_id.is_not(None), request.wrapped_key.is_not(None))
-    first = session.execute(parts.order_by(request.due_at, request.seq).limit(1)).first()
+    parts = parts.join(Job, Job.id == request.split_job_id)
+    first = session.execute(parts.order_by(Job.seq, request.due_at, request.seq).limit(1)).first()
     if first is None:
         return []
     same = (request.split_job_id == first.split_job_id) & (request.split_part == first.split_part)

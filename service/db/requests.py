@@ -12,6 +12,7 @@ from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.sql.selectable import ForUpdateArg
 
 from service.db import outbox
+from service.db.callback_lanes import MAX_AGE
 from service.db.history_tables import Approval, Rejection
 from service.db.paging import Page, page
 from service.db.tables import ApiKey, DeletionRequest, Job, KeyEpoch, Outbox, Record, Version
@@ -248,7 +249,7 @@ def _write_status(
 
 
 def purgeable(session: Session, window: timedelta, failed_window: timedelta, limit: int) -> list[UUID]:
-    """Requests to purge: they ended longer ago than their window, and have no undelivered callback."""
+    """Requests to purge: they ended longer ago than their window, and have no callback that may still be delivered."""
     request = DeletionRequest
     undelivered = Outbox.delivered_at.is_(None) & Outbox.next_at.is_not(None)
     callback = select(Outbox.id).where(Outbox.request_id == request.id, undelivered)
@@ -259,7 +260,7 @@ def purgeable(session: Session, window: timedelta, failed_window: timedelta, lim
             (request.finished_at < func.now() - failed_window)
             | (request.finished_at < func.now() - window) & (request.status != RequestStatus.FAILED)
         )
-        .where(~callback.exists())
+        .where(~callback.exists() | (request.finished_at < func.now() - MAX_AGE))
         .order_by(request.finished_at)
         .limit(limit)
     )

@@ -68,6 +68,14 @@ REVOKE ALL ON audit_entries, alembic_version FROM PUBLIC, unlearnd_app;
 GRANT SELECT ON audit_entries, alembic_version TO unlearnd_app;
 REVOKE ALL ON FUNCTION audit_append(bytea) FROM PUBLIC;
 """
+# No process makes temporary objects, which other code could take for ours. The right is the database's: a restored one
+# has it anew. Who owns the schema alone, and not the database, may not take it away: each function looks there last.
+REVOKE_TEMPORARY = """
+DO $$ BEGIN
+    EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
+EXCEPTION WHEN insufficient_privilege THEN NULL;
+END $$
+"""
 
 
 def grant_rights(connection: Connection) -> None:
@@ -75,6 +83,7 @@ def grant_rights(connection: Connection) -> None:
     for role in ROLES:
         connection.execute(CREATE.format(role=role))
     connection.execute(GRANT_APP)
+    connection.execute(REVOKE_TEMPORARY)
     for table, rights in RIGHTS.items():
         for role, writes in zip((API, CONTROL, COMPUTE), rights, strict=True):
             if writes is not None:

@@ -4,7 +4,8 @@ A job that fails is one finding about several requests. Its requests go back to 
 becomes a job of its own. A part that fails is split again, until the requests that fail stand alone. So a batch of n
 requests makes fewer than 2n jobs. If none of the first `max_split_jobs` jobs has passed, the cause is hardly in the
 requests, and the rest fails together. The requests of one API key stay together, so that one submitter's bad requests
-cost the others few jobs. Every split is in the log.
+cost the others few jobs. Requests that the compute child finds fit alone, and not beside the others, are put off in
+the same way, and their job goes on without them. Every split is in the log.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from service.db import jobs, log_entries, requests
 from service.db.tables import DeletionRequest, Job
 from service.domain.states import RequestStatus
 
+FIRST_PUT_OFF = 2  # number of a part; a job that fails is split into the parts 0 and 1
 PASSED = ("PASS", NOT_PUBLISHED)
 # Reasons that are no request's doing: a part of the batch would end in the same way.
 INSEPARABLE = frozenset(
@@ -58,17 +60,35 @@ def fail_or_split(
         requests.move(session, failed, RequestStatus.FAILED, reason=reason)
         return []
     for number, part in enumerate(parts):
-        requests.move(
-            session,
-            part,
-            RequestStatus.PENDING,
-            job_id=None,
-            verdict=None,
-            reason="split",
-            split_job_id=job.id,
-            split_part=number,
-        )
+        _reopen(session, job, part, number)
     return sorted(request.ref for request in failed)
+
+
+def put_off(session: Session, job: Job, unfit: Sequence[DeletionRequest]) -> list[str]:
+    """Put requests back that are fit alone, and not beside the others of their job, which goes on without them.
+
+    Those of one API key form a part, so that no other key's requests put them off again.
+
+    Returns:
+        The refs of the requests that are pending again, for `log_split`.
+    """
+    for number, key in enumerate(sorted({request.api_key_id for request in unfit}), start=FIRST_PUT_OFF):
+        _reopen(session, job, [request for request in unfit if request.api_key_id == key], number)
+    return sorted(request.ref for request in unfit)
+
+
+def _reopen(session: Session, job: Job, part: Sequence[DeletionRequest], number: int) -> None:
+    """Make requests of a job pending again, as its part with this number."""
+    requests.move(
+        session,
+        part,
+        RequestStatus.PENDING,
+        job_id=None,
+        verdict=None,
+        reason="split",
+        split_job_id=job.id,
+        split_part=number,
+    )
 
 
 def log_split(session: Session, job: Job, reopened: list[str]) -> None:

@@ -13,6 +13,7 @@ ledger/purged-epochs/<epoch>        the epoch of such a request: its key is to b
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from service.files import age_seconds, fsync, write_atomically
 
 LEDGER = ("ledger/published", "ledger/purged", "ledger/purged-epochs", "ledger/withdrawn")
 FOLDERS = ("versions", "corpora", "staging", "work", *LEDGER)
+ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 DOOMED = "doomed-"  # prefix of staging folders that hold what is to be removed
 
 
@@ -86,7 +88,7 @@ class LocalStorage:
 
     def jobs_present(self) -> list[UUID]:
         """The jobs that have a working folder."""
-        return [UUID(folder.name) for folder in (self._root / "work").iterdir()]
+        return self._ids("work")
 
     def add_reference_texts(self, lines: Iterable[bytes]) -> tuple[str, int]:
         """Write the lines to a temporary file, hash them, and rename the file to the digest."""
@@ -171,11 +173,15 @@ class LocalStorage:
 
     def purged(self) -> list[UUID]:
         """Every purged request."""
-        return [UUID(p.name) for p in (self._root / "ledger" / "purged").iterdir() if not p.name.startswith(".")]
+        return self._ids("ledger/purged")
 
     def purged_epochs(self) -> list[UUID]:
         """The epochs of purged requests."""
-        return [UUID(path.name) for path in (self._root / "ledger" / "purged-epochs").glob("[!.]*")]
+        return self._ids("ledger/purged-epochs")
+
+    def _ids(self, folder: str) -> list[UUID]:
+        """The ids that a folder has entries of. Other names are none of ours: `lost+found`, what a crash left."""
+        return [UUID(path.name) for path in (self._root / folder).iterdir() if ID.fullmatch(path.name)]
 
     def _add_to_ledger(self, entry: Path, content: str) -> None:
         """Write a file of the ledger, whole or not at all."""

@@ -8,8 +8,8 @@ from sqlalchemy import select, text, update
 
 from service.db.tables import Job
 from service.domain.errors import LostLease
-from service.domain.states import CONTROL_STAGES, Stage
-from service.lease import Lease, fail_attempt, hand_back
+from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES, Stage
+from service.lease import Lease, fail_attempt, hand_back, hold_job
 from service.steps.path.batch import batch_requests
 from service.steps.path.publish import publish_version
 from service.steps.path.unlearn import store_epoch, store_progress, store_stage, store_thresholds
@@ -18,6 +18,7 @@ from tests.growth import grow
 from tests.service.conftest import REQUESTS, only_model, submit
 from tests.service.jobs import EPOCH, REPORT, baseline, child_report, claim, expire
 from tests.status_door import planting
+from worker.steps import run
 
 
 def test_a_job_is_claimed_once_until_its_lease_runs_out(services, job):
@@ -134,3 +135,33 @@ def test_attempts_are_counted_and_given_up(api, services, job):
     assert (state["status"], state["verdict"], state["reason"]) == ("failed", "NOT_TESTED", "child_killed")
     submit(api)
     assert batch_requests(services, only_model(services)) is not None
+
+
+CHILD = """
+import json, sys
+texts = json.loads(sys.stdin.buffer.readline())["texts"]
+put_off = {"type": "put_off", "requests": [1]}
+print(json.dumps(put_off if len(texts) > 1 else {"type": "error", "code": "alone", "permanent": True}), flush=True)
+sys.stdin.buffer.read()
+"""
+
+
+def test_a_job_begins_again_without_what_it_put_off(api, services, model, monkeypatch):
+    """In the same attempt: the child counts the requests anew."""
+    sent = [submit(api), submit(api)]
+    job_id = batch_requests(services, only_model(services))
+
+    children, pipe = [], subprocess.PIPE
+
+    def start_child(inputs, *, confined):
+        children.append(subprocess.Popen([sys.executable, "-c", CHILD], stdin=pipe, stdout=pipe, process_group=0))
+        return children[-1]
+
+    monkeypatch.setattr(run, "start_child", start_child)
+    with hold_job(services, job_id, COMPUTE_STAGES) as lease:
+        run.run_job(services, lease)
+    for child in children:
+        child.stdin.close()
+        child.stdout.close()
+    states = [api.get(f"{REQUESTS}/{request['id']}").json() for request in sent]
+    assert [(state["status"], state["reason"]) for state in states] == [("failed", "alone"), ("pending", "split")]

@@ -13,7 +13,7 @@ from worker.engine.options import Options
 from worker.engine.types import Tokenizer
 
 GENERIC_COUNT, GENERIC_SHARE = 3, 0.1  # reference texts that one request may leave out
-GENERIC_TOTAL = 0.25  # share of a file's reference texts that may be left out before a request may leave out no more
+GENERIC_TOTAL = 0.25  # share of a file's texts that may be left out before a request of the batch may leave out no more
 
 MOST_RETAIN = 1024  # retain texts that are compared with the forget set, or that a reference is trained on
 
@@ -47,6 +47,19 @@ class Prepared:
     heldout_excluded: int
 
 
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """Requests of a batch that do not run in it.
+
+    Attributes:
+        rejected: Index of a request -> too_short, too_long or too_generic. They can never be unlearned.
+        put_off: Indices of requests that are fit alone, and not beside the others.
+    """
+
+    rejected: dict[int, str]
+    put_off: list[int]
+
+
 def unfit_requests(
     tokenizer: Tokenizer,
     forget_texts: Sequence[str],
@@ -54,15 +67,16 @@ def unfit_requests(
     retain_texts: Sequence[str],
     heldout_texts: Sequence[str],
     options: Options,
-    *,
-    earlier_texts: Sequence[str] = (),
-) -> dict[int, str]:
-    """Requests that cannot be unlearned, or that would spoil the run for the others.
+) -> Unfit:
+    """Requests that cannot be unlearned, or not in this batch.
 
     A text of a few common words stands in many retain and held-out texts. All of them would be left out, and too few
-    would stay to train on and to set thresholds. So each request is measured on top of what the earlier texts and the
-    fit requests before it leave out. A reference text of which a text makes up most does not count, once for each text,
-    as long as enough stay: somebody's own text stands in the retain file, too.
+    would stay to train on and to set thresholds. A reference text of which a text makes up most does not count, once
+    for each text, as long as enough stay: somebody's own text stands in the retain file, too.
+
+    A request is rejected only for what it leaves out of the whole files alone: no other request, of the batch or of an
+    earlier job, takes part in that. If it is fit alone, and too much is left out beside the requests before it, it is
+    put off. The first fit request of a batch is never put off, so a batch that is run again and again comes to its end.
 
     Args:
         tokenizer: The model's tokenizer.
@@ -71,49 +85,62 @@ def unfit_requests(
         retain_texts: Texts to keep the model's abilities on.
         heldout_texts: Texts the model has never seen.
         options: The run's options.
-        earlier_texts: Texts that earlier jobs unlearned, oldest first.
 
     Returns:
-        Index of a request -> too_short, too_long or too_generic.
+        The requests to reject and to put off.
     """
     texts_by_request: dict[int, list[str]] = {}
     for text, request_id in zip(forget_texts, request_ids, strict=True):
         texts_by_request.setdefault(request_id, []).append(text)
-    unfit: dict[int, str] = {}
-    retain, heldout = _left_by_earlier(retain_texts, heldout_texts, earlier_texts)
+    unfit = Unfit({}, [])
+    files = [list(retain_texts), list(heldout_texts)]
+    left = files
     for request_id, texts in texts_by_request.items():
-        try:
-            count = sum(len(text_windows(tokenizer, text, options.sequence_length)) for text in texts)
-        except TooShort as error:
-            unfit[request_id] = error.code
+        if code := _unmeasurable(tokenizer, texts, options):
+            unfit.rejected[request_id] = code
             continue
-        if count > options.max_request_sequences:
-            unfit[request_id] = "too_long"
-            continue
-        kept_retain = _without_specific(len(retain_texts), retain, texts, 1)
-        kept_heldout = _without_specific(len(heldout_texts), heldout, texts, MIN_HELDOUT)
-        if kept_retain is None or kept_heldout is None:
-            unfit[request_id] = "too_generic"
+        kept = [set(without_forget_text(file, texts)[0]) for file in files]
+        if _is_generic(files, files, kept, texts):
+            unfit.rejected[request_id] = "too_generic"
+        elif _is_generic(files, left, kept, texts):
+            unfit.put_off.append(request_id)
         else:
-            retain, heldout = kept_retain, kept_heldout
+            left = [[text for text in before if text in staying] for before, staying in zip(left, kept, strict=True)]
     return unfit
 
 
-def _without_specific(total: int, before: list[str], texts: Sequence[str], needed: int) -> list[str] | None:
-    """What stays of a file of reference texts without those that contain a text of a request.
+def _unmeasurable(tokenizer: Tokenizer, texts: Sequence[str], options: Options) -> str | None:
+    """Why nothing can be measured on a request; None if it can."""
+    try:
+        count = sum(len(text_windows(tokenizer, text, options.sequence_length)) for text in texts)
+    except TooShort as error:
+        return error.code
+    return "too_long" if count > options.max_request_sequences else None
+
+
+def _is_generic(
+    files: Sequence[list[str]], left: Sequence[list[str]], kept: Sequence[set[str]], texts: Sequence[str]
+) -> bool:
+    """Whether a request leaves out too much of the retain or of the held-out texts; see `_spoils`."""
+    parts = zip(files, left, kept, (1, MIN_HELDOUT), strict=True)
+    return any(_spoils(len(file), before, staying, texts, needed) for file, before, staying, needed in parts)
+
+
+def _spoils(total: int, before: list[str], kept: set[str], texts: Sequence[str], needed: int) -> bool:
+    """Whether a request leaves out too much of a file of reference texts.
 
     Args:
         total: Texts of the whole file.
         before: Those that stay without the request.
+        kept: Those of the whole file that contain no text of the request.
         texts: The texts of the request.
         needed: Texts of the file that must stay.
 
     Returns:
-        Those that stay with the request, or None if it is too generic for this file.
+        Whether it is too generic for this file.
     """
-    kept, _ = without_forget_text(before, texts)
-    staying = set(kept)
-    left_out = [text for text in before if text not in staying]
+    left_out = [text for text in before if text not in kept]
+    staying = len(before) - len(left_out)
     excess = 0
     for text in texts:
         if not left_out:
@@ -122,9 +149,8 @@ def _without_specific(total: int, before: list[str], texts: Sequence[str], neede
         own = any(_is_mostly(text, reference) for reference in left_out if reference not in rest)
         left_out, excess = rest, excess + count - own
     too_many = excess > max(GENERIC_COUNT, GENERIC_SHARE * total)
-    over_total = excess > 0 and total - len(kept) > GENERIC_TOTAL * total
-    too_few = len(kept) < min(len(before), needed)
-    return None if too_many or over_total or too_few else kept
+    over_total = excess > 0 and total - staying > GENERIC_TOTAL * total
+    return too_many or over_total or staying < min(len(before), needed)
 
 
 def _is_mostly(text: str, reference: str) -> bool:
@@ -137,15 +163,17 @@ def _left_by_earlier(
 ) -> tuple[list[str], list[str]]:
     """The retain and held-out texts without those that contain an earlier text.
 
-    Only the first earlier texts are used, as many as leave a retain text and MIN_HELDOUT held-out texts.
+    Only the first earlier texts are used, as many as leave half of these, a retain text and MIN_HELDOUT held-out texts.
+    Otherwise many generic requests, one after the other, would leave later jobs too little.
     """
+    needed_retain, needed_heldout = max(1, len(retain) / 2), max(MIN_HELDOUT, len(heldout) / 2)
 
     def left_by(count: int) -> tuple[list[str], list[str]]:
         first = earlier_texts[:count]
         return without_forget_text(retain, first)[0], without_forget_text(heldout, first)[0]
 
     def too_few(kept: tuple[list[str], list[str]]) -> bool:
-        return not kept[0] or len(kept[1]) < MIN_HELDOUT
+        return len(kept[0]) < needed_retain or len(kept[1]) < needed_heldout
 
     kept = left_by(len(earlier_texts))
     if not too_few(kept):
@@ -166,9 +194,9 @@ def prepare(
 ) -> Prepared:
     """Tokenise and split; retain and held-out texts that contain a forget text are left out.
 
-    Texts that contain an earlier text are left out, too, as long as a retain text and MIN_HELDOUT held-out texts stay.
-    The first earlier text that would leave fewer leaves out nothing, and neither do those after it. They are only
-    measured again.
+    Texts that contain an earlier text are left out, too, as long as half of what is left of each file, a retain text
+    and MIN_HELDOUT held-out texts stay. The first earlier text that would leave fewer leaves out nothing, and neither
+    do those after it. They are only measured again.
 
     Args:
         tokenizer: The model's tokenizer.

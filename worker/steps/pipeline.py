@@ -72,11 +72,13 @@ class Pipeline:
         self.measured: dict[str, str] = {}
         transformers_logging.disable_progress_bar()
 
-    def run(self) -> ChildReport:
-        """Run the stages that are not done yet; returns the report of the tests."""
+    def run(self) -> ChildReport | None:
+        """Run the stages that are not done yet; returns the report of the tests, or None if requests were put off."""
         torch.manual_seed(self.options.seed)
         self.send("stage", stage="unlearn")
         data = self._prepare()
+        if data is None:
+            return None
         if not data.forget.sequences:
             return self._report(data, None, None, [])
         baseline = self._measure(data)
@@ -125,22 +127,22 @@ class Pipeline:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=self.dtype, use_safetensors=True)
         return model.to(self.device).eval()
 
-    def _prepare(self) -> Prepared:
-        """The token sequences of the run. A request that would spoil the run is rejected."""
+    def _prepare(self) -> Prepared | None:
+        """The token sequences of the run. A request that would spoil any run is rejected.
+
+        None if requests are put off, which would spoil this one: the job begins again without them.
+        """
         pairs = list(zip(self.inputs.texts, self.inputs.request_ids, strict=True))
         retain, heldout = (read_reference_texts(Path(path)) for path in (self.inputs.retain, self.inputs.heldout))
-        rejected = unfit_requests(
-            self.tokenizer,
-            self.inputs.texts,
-            self.inputs.request_ids,
-            retain,
-            heldout,
-            self.options,
-            earlier_texts=self.inputs.earlier_texts,
+        unfit = unfit_requests(
+            self.tokenizer, self.inputs.texts, self.inputs.request_ids, retain, heldout, self.options
         )
-        if rejected:
-            self.send("rejected", reasons=rejected)
-        measurable = [(text, request_id) for text, request_id in pairs if request_id not in rejected]
+        if unfit.rejected:
+            self.send("rejected", reasons=unfit.rejected)
+        if unfit.put_off:
+            self.send("put_off", requests=unfit.put_off)
+            return None
+        measurable = [(text, request_id) for text, request_id in pairs if request_id not in unfit.rejected]
         return prepare(
             self.tokenizer,
             [text for text, _ in measurable],

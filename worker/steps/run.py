@@ -36,6 +36,7 @@ from service.steps.path.unlearn import (
     compute_input,
     store_epoch,
     store_progress,
+    store_put_off,
     store_rejected,
     store_stage,
     store_thresholds,
@@ -53,8 +54,17 @@ WATCH_INTERVAL = 0.2  # seconds between checks for a lost lease or a stop
 
 
 def run_job(services: Services, lease: Lease) -> None:
-    """Run the compute stages of a claimed job until their report, or hand the job back."""
+    """Run the compute stages of a claimed job until their report, or hand the job back.
+
+    If requests are put off, the job begins again without them: at least one stays each time.
+    """
     check_reference_texts(services, lease.job_id)
+    while _run_child(services, lease):
+        pass
+
+
+def _run_child(services: Services, lease: Lease) -> bool:
+    """Run a compute child to its end; true if the job begins again, because requests were put off."""
     inputs = compute_input(services, lease.job_id, lease.fence)
     child = start_child(inputs, confined=services.settings.compute_sandbox != "off")
     try:
@@ -62,7 +72,7 @@ def run_job(services: Services, lease: Lease) -> None:
         threading.Thread(
             target=_write_input, args=(child, json.dumps(asdict(inputs)).encode() + b"\n"), daemon=True
         ).start()
-        _store_messages(services, lease, child)
+        return _store_messages(services, lease, child)
     finally:
         end_child(child)
 
@@ -101,8 +111,12 @@ def start_child(inputs: JobInput, *, confined: bool) -> Child:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, process_group=0)
 
 
-def _store_messages(services: Services, lease: Lease, child: Child) -> None:
-    """Store the child's messages until it reports or dies, the worker stops, or the lease is lost."""
+def _store_messages(services: Services, lease: Lease, child: Child) -> bool:
+    """Store the child's messages until it reports or dies, the worker stops, or the lease is lost.
+
+    Returns:
+        Whether the job begins again, because requests were put off.
+    """
     assert child.stdout is not None
     messages: Messages = queue.SimpleQueue()
     threading.Thread(target=_read_messages, args=(child.stdout, messages), daemon=True).start()
@@ -110,7 +124,7 @@ def _store_messages(services: Services, lease: Lease, child: Child) -> None:
         while True:
             if stopping.is_set():
                 hand_back(services, lease)
-                return
+                return False
             if lease.lost.is_set():
                 raise LostLease(f"job {lease.job_id}")
             try:
@@ -121,11 +135,11 @@ def _store_messages(services: Services, lease: Lease, child: Child) -> None:
                 os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it may still be about to end
                 code = end_child(child)
                 fail_attempt(services, lease, "child_killed" if code < 0 else "child_died", permanent=False)
-                return
+                return False
             check_message(message)
             lease.steps += 1
             if message_store.store(message):
-                return
+                return bool(message["type"] == "put_off")
 
 
 def _read_messages(stream: IO[bytes], messages: Messages) -> None:
@@ -178,6 +192,10 @@ class _MessageStore:
             case {"type": "rejected", "reasons": reasons}:
                 rejected = {int(index): reason for index, reason in reasons.items()}
                 store_rejected(services, job_id, fence, rejected)
+            case {"type": "put_off", "requests": [_, *_] as put_off}:
+                store_put_off(services, job_id, fence, put_off)
+                self._reported = True
+                return True
             case {"type": "report", "report": report}:
                 store_report(services, job_id, fence, read_report(ChildReport, report))
                 self._reported = True

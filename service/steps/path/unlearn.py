@@ -10,7 +10,7 @@ from service.audit.certificate import certified_parameters
 from service.audit.commitments import forget_set_root
 from service.audit.numbers import threshold_ranges
 from service.bootstrap import Services
-from service.db import jobs, log_entries, models, requests
+from service.db import jobs, log_entries, models, requests, splits
 from service.db.tables import DeletionRequest
 from service.domain.disclosure import Contributors
 from service.domain.errors import PermanentJobError
@@ -191,3 +191,17 @@ def store_rejected(services: Services, job_id: UUID, fence: int, rejected: dict[
             requests.move(session, [of_job[index]], RequestStatus.REJECTED, reason=reason, verdict="NOT_TESTED")
         refs = [of_job[index].ref for index in new]
         log_entries.append(session, "requests.rejected", job=str(job_id), refs=refs, at_stage="unlearn")
+
+
+def store_put_off(services: Services, job_id: UUID, fence: int, indices: list[int]) -> None:
+    """Put requests off that are fit alone, and not beside the others of the job (their indices in the job).
+
+    The job's requests are counted anew from then on: its compute child has to begin again.
+
+    Raises:
+        LostLease: The fence moved on.
+    """
+    with services.db.transaction() as session:
+        job = jobs.owned(session, job_id, fence)
+        of_job = requests.of_job(session, job_id)
+        splits.log_split(session, job, splits.put_off(session, job, [of_job[index] for index in indices]))

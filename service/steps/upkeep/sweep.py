@@ -1,6 +1,8 @@
 """sweep: wake work that a lost message, a dead worker or a crash left behind, and remove garbage."""
 
 import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,19 +17,34 @@ from service.lease import quarantine_job
 MAX_UNRESOLVED = 200  # requests woken by one sweep
 
 
+def run_parts(services: Services, *parts: Callable[[Services], object]) -> None:
+    """Run parts that do not need each other, in their order, each whatever another raises; the last error is raised."""
+    with ExitStack() as stack:
+        for part in reversed(parts):
+            stack.callback(part, services)
+
+
 def wake_lost_work(services: Services) -> None:
+    """Give up what has no attempts left, alert, and wake what a lost message or a dead worker left behind."""
+    run_parts(services, _quarantine_exhausted, _prepare_outbox, _wake)
+
+
+def _prepare_outbox(services: Services) -> None:
+    """Queue alerts of deadlines, and bring callbacks and lanes up to date."""
+    with services.db.transaction() as session:
+        _enqueue_alerts(session, services.settings.alert_days)
+        outbox.assign_keys(session)
+        callback_lanes.forget_old(session)
+
+
+def _wake(services: Services) -> None:
     """Wake batching, claimable jobs, unresolved requests, unfinished corpora, and callbacks that are due."""
     quiet = services.settings.lease_seconds
-    while _quarantine_one(services):
-        pass
     with services.db.transaction() as session:
         waiting = pending_requests.idle_models(session)
         compute = jobs.wakeable(session, COMPUTE_STAGES, quiet_seconds=quiet)
         control = jobs.wakeable(session, CONTROL_STAGES, quiet_seconds=quiet)
         unresolved, unindexed = requests.unresolved(session, MAX_UNRESOLVED), corpora.unfinished(session)
-        _enqueue_alerts(session, services.settings.alert_days)
-        outbox.assign_keys(session)
-        callback_lanes.forget_old(session)
     for model_id in waiting:
         services.queue.wake("batch", model_id, expires=quiet)
     for job_id in compute:
@@ -47,6 +64,12 @@ def _enqueue_alerts(session: Session, days: float) -> None:
     now = datetime.now(UTC)
     outbox.enqueue_due_alerts(session, now, "overdue")
     outbox.enqueue_due_alerts(session, now + timedelta(days=days), "due_soon")
+
+
+def _quarantine_exhausted(services: Services) -> None:
+    """Quarantine every job without attempts left."""
+    while _quarantine_one(services):
+        pass
 
 
 def _quarantine_one(services: Services) -> bool:

@@ -191,6 +191,11 @@ NO_ENDS = {
         dumps({"kind": "request.closed", "ref": "b"}),
     ],
     "tried again after its record": [batched("j", "a"), certified("j"), dumps({"kind": "request.retried", "ref": "a"})],
+    "put off by a job with a record": [
+        batched("j", "a"),
+        dumps({"kind": "job.split", "job": "j", "reopened": ["a"]}),
+        certified("j"),
+    ],
     "something else": [dumps({"kind": "request.purged", "ref": "a"})],
 }
 

@@ -1,5 +1,7 @@
 """Each process's own database login: what its steps need works with it, and nothing else does."""
 
+from datetime import UTC, datetime
+
 import psycopg
 import pytest
 from fastapi.testclient import TestClient
@@ -15,7 +17,14 @@ from service.main import create_app
 from service.steps.path.batch import batch_requests
 from service.steps.path.certify import certify_job
 from service.steps.path.publish import publish_version
-from service.steps.path.unlearn import compute_input, store_epoch, store_progress, store_rejected, store_stage
+from service.steps.path.unlearn import (
+    compute_input,
+    store_epoch,
+    store_progress,
+    store_put_off,
+    store_rejected,
+    store_stage,
+)
 from service.steps.upkeep.purge import purge_due
 from service.steps.upkeep.sweep import collect_garbage, wake_lost_work
 from tests.service.conftest import REQUESTS, only_model, registration, submit
@@ -83,18 +92,19 @@ def test_a_compute_workers_login_is_enough_for_its_steps(api, as_process, servic
 
 @pytest.mark.parametrize("dialect", [None, "opendsr"])
 def test_a_compute_workers_login_splits_a_batch(api, as_process, services, base, dialect):
-    """Its requests go back in two parts, also where a controller hears that they are pending again."""
+    """One is put off, the others go back in two parts, also where a controller hears that they are pending again."""
     compute = as_process("compute")
     api.post("/v1/models", json=registration(base))
-    sent = [submit(api, callback_url="https://hooks.example/x") for _ in range(2)]
+    sent = [submit(api, callback_url="https://hooks.example/x") for _ in range(3)]
     with services.db.transaction() as session:
         session.execute(text("UPDATE deletion_requests SET dialect = :dialect"), {"dialect": dialect})
     job_id = batch_requests(as_process("control"), only_model(services))
     with hold_job(compute, job_id, COMPUTE_STAGES) as lease:
         store_stage(compute, job_id, lease.fence, Stage.UNLEARN)
+        store_put_off(compute, job_id, lease.fence, [1])
         fail_attempt(compute, lease, "test", permanent=True)
     states = [api.get(f"{REQUESTS}/{request['id']}").json() for request in sent]
-    assert [(state["status"], state["reason"], state["job_id"]) for state in states] == [("pending", "split", None)] * 2
+    assert [(state["status"], state["reason"], state["job_id"]) for state in states] == [("pending", "split", None)] * 3
 
 
 def test_the_apis_login_is_enough_for_its_routes(api, as_process, services, base, tmp_path):
@@ -256,7 +266,8 @@ A_JOB, A_REF = "(SELECT id FROM jobs LIMIT 1)", "(SELECT ref FROM deletion_reque
 )
 def test_a_compute_worker_writes_no_text_into_the_log_and_of_its_jobs_alone(as_process, job, kind, members):
     """Each entry has listed members of a fixed form, and names a job and requests of it."""
-    entry = f"json_build_object('kind', '{kind}', 'at', '2026-11-26T09:00:00+00:00', {members})"
+    now = f"{datetime.now(UTC):%Y-%m-%dT%H:00:00+00:00}"
+    entry = f"json_build_object('kind', '{kind}', 'at', '{now}', {members})"
     entry = entry.format(job=A_JOB, ref=A_REF)
     for process, allowed in (("compute", False), ("control", True)):
         with as_process(process).db.transaction() as session:
@@ -288,15 +299,13 @@ NOTIFY = "INSERT INTO outbox (id, request_id, status, target, next_at, delivered
     ],
 )
 def test_a_compute_worker_announces_nothing_that_has_not_happened(as_process, services, job, statement):
-    """Nor does it end or put off what somebody is waiting for. A status that the request has may be announced."""
+    """Nor does it end or put off what somebody is waiting for."""
     with services.db.transaction() as session:
         session.execute(text(f"{NOTIFY} status, 0, now(), NULL FROM deletion_requests"))
     own = as_process("compute")
     with pytest.raises(DBAPIError) as caught, own.db.transaction() as session:
         session.execute(text(statement))
     assert isinstance(caught.value.orig, psycopg.errors.InsufficientPrivilege)
-    with own.db.transaction() as session:
-        session.execute(text(f"{NOTIFY} status, 1, now(), NULL FROM deletion_requests"))
 
 
 def test_one_login_for_everything_goes_on_working(services, job):

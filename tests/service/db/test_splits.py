@@ -1,16 +1,18 @@
 """A batch that fails is split until the requests that make it fail stand alone."""
 
 import base64
+import datetime as dt
 import json
 
 import pytest
 
+from service.audit.verify_log import Log, read_promises
 from service.db import jobs, requests
 from service.lease import fail_attempt, hold_job
 from service.steps.path.batch import batch_requests
 from service.steps.path.certify import certify_job
 from service.steps.path.publish import publish_version
-from service.steps.path.unlearn import store_rejected
+from service.steps.path.unlearn import store_put_off, store_rejected
 from tests.service.conftest import REQUESTS, only_model, submit
 from tests.service.jobs import (
     COMPUTE_STAGES,
@@ -155,3 +157,64 @@ def test_a_retry_by_an_operator_begins_anew(api, services, model):
     assert api.post(f"{REQUESTS}/{request['id']}/retry").status_code == 202
     publish_what_waits(services)
     assert [state(api, r)[0] for r in (request, other)] == ["completed"] * 2
+
+
+def put_off(services, *indices: int):
+    """Make a job of what waits, which puts these requests off; returns its id."""
+    job_id = batch_requests(services, only_model(services))
+    store_put_off(services, job_id, claim(services, job_id), list(indices))
+    expire(services, job_id)
+    return job_id
+
+
+def finish(services, job_id) -> None:
+    """Take a job to a version."""
+    to_certify(services, job_id, about(len(job_refs(services, job_id))))
+    with hold_job(services, job_id, CONTROL_STAGES) as lease:
+        certify_job(services, job_id, lease.fence)
+        publish_version(services, job_id, lease.fence)
+
+
+def test_what_is_put_off_completes_in_a_job_without_another_keys_requests(api, services, model, new_key):
+    """Its job goes on without it, and the log says that it is open until then."""
+    other = {"Authorization": f"Bearer {new_key('submit')}"}
+    sent = [submit(api), submit(api), submit(api, headers=other)]
+    finish(services, put_off(services, 1, 2))
+    assert [state(api, request) for request in sent] == [("completed", None), *[("pending", "split")] * 2]
+    entries = [base64.b64decode(e["entry"]) for e in api.get("/v1/log/entries").json()["items"]]
+    later = dt.datetime.now(dt.UTC).date() + dt.timedelta(days=400)
+    promises = read_promises(Log(None, entries, []), later)
+    assert promises.overdue.startswith("2 accepted requests"), promises
+    for _ in range(2):
+        job_id = batch_requests(services, only_model(services))
+        assert len(job_refs(services, job_id)) == 1
+        finish(services, job_id)
+    assert [state(api, request)[0] for request in sent] == ["completed"] * 3
+    entries = [base64.b64decode(e["entry"]) for e in api.get("/v1/log/entries").json()["items"]]
+    assert read_promises(Log(None, entries, []), later).overdue is None
+
+
+def test_what_one_key_has_put_off_again_and_again_keeps_no_other_waiting(api, services, model, new_key):
+    """Its requests are due first."""
+    other = {"Authorization": f"Bearer {new_key('submit')}"}
+    sent = [submit(api) for _ in range(4)]
+    victim = submit(api, headers=other)
+    finish(services, put_off(services, 1, 2, 3, 4))
+    finish(services, put_off(services, 1, 2))
+    publish_what_waits(services)
+    assert [state(api, request)[0] for request in (*sent, victim)].count("completed") == 3
+    assert state(api, victim)[0] == "completed"
+
+
+def test_a_job_that_put_requests_off_and_fails_is_split_without_them(api, services, model):
+    """They are a part of their own."""
+    sent = [submit(api) for _ in range(4)]
+    job_id = put_off(services, 0)
+    with hold_job(services, job_id, COMPUTE_STAGES) as lease:
+        fail_attempt(services, lease, "child_killed", permanent=True)
+    assert [state(api, request) for request in sent] == [("pending", "split")] * 4
+    sizes = []
+    while job_id := batch_requests(services, only_model(services)):
+        sizes.append(len(job_refs(services, job_id)))
+        finish(services, job_id)
+    assert sorted(sizes) == [1, 1, 2]

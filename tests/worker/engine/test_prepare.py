@@ -6,9 +6,10 @@ from tests import support
 from worker.engine.criterion import MIN_HELDOUT
 from worker.engine.errors import TooFewTexts
 from worker.engine.options import Options
-from worker.engine.prepare import RetainSampler, prepare, unfit_requests
+from worker.engine.prepare import RetainSampler, Unfit, prepare, unfit_requests
 
 OPTIONS = Options(sequence_length=64)
+FIT = Unfit({}, [])
 GENERIC = [f"{name} pays" for name in support.FIRST[:10]]  # each stands in a tenth of the next texts
 PAYMENTS = [f"{text} {number} pounds" for text in GENERIC for number in range(6)]
 
@@ -37,33 +38,30 @@ def test_a_request_that_would_spoil_the_run_is_named_with_its_reason():
     texts = ["has the number", support.KNOWN[0] * 40, "", support.HELDOUT[0], support.KNOWN[1], "owes"]
     options = Options(sequence_length=64, max_request_sequences=8)
     unfit = unfit_requests(tokenizer, texts, [0, 1, 2, 3, 4, 0], support.RETAIN, support.HELDOUT, options)
-    assert unfit == {0: "too_generic", 1: "too_long", 2: "too_short"}
+    assert unfit == Unfit({0: "too_generic", 1: "too_long", 2: "too_short"}, [])
 
 
 @pytest.mark.parametrize("file", ["retain", "heldout"])
 def test_generic_requests_one_after_the_other_leave_enough_for_an_honest_one(tokenizer, file):
-    """Each is under the limit alone; together with those that completed before it, the third is too generic."""
+    """Each is fit alone. Those that completed reject nobody, and leave out half of a file at most."""
     retain, heldout = (PAYMENTS, support.HELDOUT) if file == "retain" else (support.RETAIN, PAYMENTS)
-    earlier: list[str] = []
-    for text in GENERIC:
-        if not unfit_requests(tokenizer, [text], [0], retain, heldout, OPTIONS, earlier_texts=earlier):
-            earlier_ids = range(1, 1 + len(earlier))
-            forget = (tokenizer, [text], [0], retain, heldout, OPTIONS)
-            prepare(*forget, earlier_texts=earlier, earlier_request_ids=earlier_ids)
-            earlier.append(text)
-    assert earlier == GENERIC[:2]
-    honest = [support.KNOWN[0], PAYMENTS[-1]]  # the second one leaves out one text more
-    assert unfit_requests(tokenizer, honest, [0, 1], retain, heldout, OPTIONS, earlier_texts=earlier) == {}
+    honest = [support.KNOWN[0], PAYMENTS[-1]]
+    for text in (*GENERIC, *honest):
+        assert unfit_requests(tokenizer, [text], [0], retain, heldout, OPTIONS) == FIT
+    forget = (tokenizer, honest, [0, 1], retain, heldout, OPTIONS)
+    data = prepare(*forget, earlier_texts=GENERIC, earlier_request_ids=range(2, 12))
+    left_out = data.retain_excluded if file == "retain" else data.heldout_excluded
+    assert 24 <= left_out <= len(PAYMENTS) / 2
 
 
 def test_people_whose_own_texts_stand_in_a_file_are_no_generic_requests(tokenizer):
     """Each leaves out one text, also after a quarter was left out. A fragment that they all share leaves out more."""
     people, others = support.HELDOUT[:40], support.HELDOUT[40:]
-    run = (tokenizer, people[30:], range(10), support.HELDOUT, support.people(60, seed=7), OPTIONS)
-    assert unfit_requests(*run, earlier_texts=people[:30]) == {}
+    run = (tokenizer, people, range(40), support.HELDOUT, support.people(60, seed=7), OPTIONS)
+    assert unfit_requests(*run) == FIT
     fragments = ["Street has the number", *people[30:]]
     run = (tokenizer, fragments, [0] * len(fragments), support.HELDOUT, others, OPTIONS)
-    assert unfit_requests(*run) == {0: "too_generic"}
+    assert unfit_requests(*run) == Unfit({0: "too_generic"}, [])
 
 
 def test_one_request_of_many_rare_words_does_not_use_the_file_up(tokenizer):
@@ -71,22 +69,34 @@ def test_one_request_of_many_rare_words_does_not_use_the_file_up(tokenizer):
     rare = [text.split(" has ")[0] for text in support.HELDOUT[:40]]  # "Ada Adler of 12 Oak Street"
     texts = [*rare, support.HELDOUT[50]]
     run = (tokenizer, texts, [0] * 40 + [1], support.RETAIN, support.HELDOUT, OPTIONS)
-    assert unfit_requests(*run) == {0: "too_generic"}
+    assert unfit_requests(*run) == Unfit({0: "too_generic"}, [])
 
 
-def test_generic_requests_of_one_batch_are_measured_together(tokenizer):
-    """Those that are over the quarter are named; those that leave out nothing more stay."""
+def test_generic_requests_of_one_batch_are_put_off_and_not_rejected(tokenizer):
+    """Those that are over the quarter beside the first ones; those that leave out nothing more stay."""
     texts = [*GENERIC, GENERIC[0], support.KNOWN[0]]
     unfit = unfit_requests(tokenizer, texts, range(len(texts)), support.RETAIN, PAYMENTS, OPTIONS)
-    assert unfit == dict.fromkeys(range(2, 10), "too_generic")
+    assert unfit == Unfit({}, list(range(2, 10)))
+
+
+def test_what_another_submitter_leaves_out_rejects_nobody(tokenizer):
+    """One sends a quarter of the retain texts, which it knows; another one's text stands in one of the rest."""
+    known, part = PAYMENTS[:16], "Oak Street has the number 300"
+    retain = [*PAYMENTS[:-1], f"{part} and much more is written here about it"]
+    run = (tokenizer, [*known, part], [0] * len(known) + [1], retain, support.HELDOUT, OPTIONS)
+    assert unfit_requests(*run) == Unfit({}, [1])
+    assert unfit_requests(tokenizer, [part], [0], retain, support.HELDOUT, OPTIONS) == FIT
 
 
 def test_a_request_leaves_no_fewer_heldout_texts_than_thresholds_need(tokenizer):
-    """Of 22 held-out texts an honest request may leave out one, and so may a second one, but not a third one."""
+    """Of 22 held-out texts an honest request may leave out one, and so may a second one. A third one waits."""
     heldout = support.HELDOUT[: MIN_HELDOUT + 2]
     texts = [*heldout[:3], heldout[0], support.KNOWN[0]]
-    assert unfit_requests(tokenizer, texts[:1], [0], support.RETAIN, heldout, OPTIONS) == {}
-    assert unfit_requests(tokenizer, texts, range(5), support.RETAIN, heldout, OPTIONS) == {2: "too_generic"}
+    assert unfit_requests(tokenizer, texts[:1], [0], support.RETAIN, heldout, OPTIONS) == FIT
+    assert unfit_requests(tokenizer, texts, range(5), support.RETAIN, heldout, OPTIONS) == Unfit({}, [2])
+    assert unfit_requests(tokenizer, texts[2:3], [0], support.RETAIN, heldout, OPTIONS) == FIT
+    alone = unfit_requests(tokenizer, texts, [0] * 5, support.RETAIN, heldout, OPTIONS)
+    assert alone == Unfit({0: "too_generic"}, [])
     assert prepare(tokenizer, texts[:2], [0, 1], support.RETAIN, heldout, OPTIONS).heldout_excluded == 2
     with pytest.raises(TooFewTexts):
         prepare(tokenizer, texts[:3], [0, 1, 2], support.RETAIN, heldout, OPTIONS)
@@ -95,17 +105,15 @@ def test_a_request_leaves_no_fewer_heldout_texts_than_thresholds_need(tokenizer)
 def test_the_last_retain_text_is_not_left_out(tokenizer):
     """A request that would leave nothing to train on is too generic."""
     unfit = unfit_requests(tokenizer, support.RETAIN[:1], [0], support.RETAIN[:1], support.HELDOUT, OPTIONS)
-    assert unfit == {0: "too_generic"}
+    assert unfit == Unfit({0: "too_generic"}, [])
 
 
-def test_earlier_texts_that_would_leave_too_few_fail_no_run(tokenizer):
+def test_earlier_texts_leave_out_half_of_a_file_at_most(tokenizer):
     """They leave out reference texts in their order until too few would stay, and all of them are measured again."""
     run = (tokenizer, support.HELDOUT[:1], [0], support.RETAIN, [*PAYMENTS, support.HELDOUT[0]], OPTIONS)
     data = prepare(*run, earlier_texts=GENERIC, earlier_request_ids=range(1, 11))
-    assert (data.heldout_excluded, data.retain_excluded) == (1 + 36, 0)
+    assert (data.heldout_excluded, data.retain_excluded) == (1 + 30, 0)
     assert set(data.earlier.request_ids) == set(range(1, 11))
     run = (tokenizer, support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT, OPTIONS)
     data = prepare(*run, earlier_texts=[support.RETAIN[0], "has the number"], earlier_request_ids=[1, 2])
     assert (data.heldout_excluded, data.retain_excluded) == (0, 1)
-    honest = [support.KNOWN[0]]
-    assert unfit_requests(tokenizer, honest, [0], support.RETAIN, PAYMENTS, OPTIONS, earlier_texts=GENERIC) == {}

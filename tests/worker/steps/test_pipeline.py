@@ -47,8 +47,8 @@ def test_the_child_measures_version_0_on_the_same_texts_as_the_parent(folders, t
     assert (baseline["first_perplexity"] == baseline["quality"]["heldout_perplexity"]) == (first == "1")
 
 
-def test_the_child_measures_a_request_on_top_of_what_earlier_versions_unlearned(folders, tmp_path):
-    """Two texts in a tenth of the held-out texts each were unlearned; a third one of this kind is rejected."""
+def test_the_child_puts_off_what_is_fit_alone_and_rejects_what_never_is(folders, tmp_path):
+    """Of four texts in a tenth of the held-out texts each, two stay. Then there is nothing to report yet."""
     generic = [f"{name} pays" for name in support.FIRST[:10]]
     support.write_texts(tmp_path / "heldout", [f"{text} {number} pounds" for text in generic for number in range(6)])
     inputs = JobInput(
@@ -58,14 +58,14 @@ def test_the_child_measures_a_request_on_top_of_what_earlier_versions_unlearned(
         retain=str(folders / "retain"),
         heldout=str(tmp_path / "heldout"),
         policy={"sequence_length": 32},
-        texts=generic[2:3],
-        request_ids=[0],
-        earlier_texts=generic[:2],
-        earlier_request_ids=[1, 2],
-        earlier_refs={"1": "a", "2": "b"},
+        texts=[*generic[:4], "pounds"],
+        request_ids=[0, 1, 2, 3, 4],
+        earlier_texts=generic[4:],
+        earlier_request_ids=[5, 6, 7, 8, 9, 10],
+        earlier_refs={str(index): "a" for index in range(5, 11)},
         run="r",
     )
     messages: dict[str, object] = {}
-    report = Pipeline(inputs, lambda kind, **values: messages.update({kind: values})).run()
-    assert report.findings.outcome == Outcome.REJECTED
-    assert messages["rejected"] == {"reasons": {0: "too_generic"}}
+    assert Pipeline(inputs, lambda kind, **values: messages.update({kind: values})).run() is None
+    assert messages["rejected"] == {"reasons": {4: "too_generic"}}
+    assert messages["put_off"] == {"requests": [2, 3]}

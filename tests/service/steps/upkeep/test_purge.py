@@ -5,12 +5,13 @@ from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 
 from service.audit.commitments import commit
 from service.audit.verify import verify
 from service.db import requests
-from service.db.tables import AuditEntry, DeletionRequest, Job, Record, Version
+from service.db.callback_lanes import MAX_AGE
+from service.db.tables import AuditEntry, DeletionRequest, Job, Outbox, Record, Version
 from service.domain.errors import NotFound
 from service.privacy.records import open_records
 from service.steps.path.batch import batch_requests
@@ -110,6 +111,19 @@ def test_a_callback_that_waits_keeps_the_texts_and_one_given_up_does_not(api, se
     api.delete(f"{REQUESTS}/{request['id']}")
     assert purge_due(services) == 0
     plant_callback_given_up(services)
+    assert purge_due(services) == 1
+
+
+def test_no_callback_keeps_the_texts_for_ever(api, services, model):
+    """Its own attempts would have ended by then, so something is wrong with it."""
+    services.settings.custody_days = 0
+    request = submit(api, callback_url="http://127.0.0.1:65000/")
+    api.delete(f"{REQUESTS}/{request['id']}")
+    with services.db.transaction() as session:
+        session.execute(update(Outbox).values(next_at=text("'infinity'"), created_at=text("'infinity'")))
+    assert purge_due(services) == 0
+    with status_door.planting(), services.db.transaction() as session:
+        session.execute(update(DeletionRequest).values(finished_at=func.now() - MAX_AGE))
     assert purge_due(services) == 1
 
 

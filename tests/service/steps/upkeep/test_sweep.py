@@ -2,7 +2,9 @@
 
 import os
 from datetime import timedelta
+from uuid import uuid4
 
+import pytest
 from sqlalchemy import func, select, update
 
 from service.db import jobs
@@ -10,10 +12,12 @@ from service.db.tables import Job, Version
 from service.domain.states import COMPUTE_STAGES
 from service.lease import Lease
 from service.steps.path.publish import publish_version
+from service.steps.upkeep import sweep
 from service.steps.upkeep.sweep import collect_garbage, wake_lost_work
 from tests import status_door
 from tests.service.conftest import REQUESTS
 from tests.service.jobs import certified, claim, expire
+from worker import tasks
 
 
 def test_a_release_that_was_doomed_and_is_a_version_comes_back(services, job):
@@ -94,3 +98,44 @@ def test_collect_removes_only_what_nothing_needs(services, job):
     assert not services.storage.jobs_present()
     assert not orphan.exists()
     assert len(services.storage.releases()) == 1
+
+
+def test_a_foreign_name_in_the_working_folder_stops_no_collection(services, job):
+    """A volume of its own has one, and whoever computes can make any."""
+    _, job_id = job
+    services.storage.work(job_id, 1)
+    for folder in ("work", "ledger/purged", "ledger/purged-epochs"):
+        (services.settings.storage_dir / folder / "lost+found").mkdir()
+    assert services.storage.jobs_present() == [job_id]
+    assert services.storage.purged() == services.storage.purged_epochs() == []
+    collect_garbage(services)
+    with services.db.reading() as session:  # nor does their number: a statement has 65,535 parameters at most
+        assert jobs.unfinished(session, [job_id, *(uuid4() for _ in range(70_000))]) == {job_id}
+
+
+def fails(services) -> None:
+    """A part of the upkeep that cannot do its work."""
+    raise OSError("planted")
+
+
+@pytest.mark.parametrize("part", ["_purge", "collect_garbage"])
+def test_a_part_of_the_collection_that_fails_keeps_no_other_from_its_work(services, job, monkeypatch, part):
+    """The log is signed all the same; the task fails, so that it is seen."""
+    monkeypatch.setattr(tasks, "get_services", lambda: services)
+    monkeypatch.setattr(tasks, part, fails)
+    assert services.log.checkpoint() is None
+    with pytest.raises(OSError, match="planted"):
+        tasks.collect()
+    assert services.log.checkpoint()
+
+
+def test_a_job_that_cannot_be_given_up_keeps_nothing_from_being_woken(services, job, monkeypatch):
+    """The sweep goes on, and fails at its end."""
+    _, job_id = job
+    with services.db.transaction() as session:
+        session.execute(update(Job).values(woken_at=None))
+    monkeypatch.setattr(sweep, "_quarantine_one", fails)
+    with pytest.raises(OSError, match="planted"):
+        wake_lost_work(services)
+    with services.db.transaction() as session:
+        assert jobs.by_id(session, job_id).woken_at is not None
