@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from service.db.limit_tables import CallbackLane
 from service.db.tables import AuditEntry, Job
 from service.domain.disclosure import LIMITS, MEANS, PUBLIC, Contributors
-from service.domain.report import BaselineSummary, EarlierRequests, Means, Utility
+from service.domain.report import AttackFinding, BaselineSummary, EarlierRequests, Means, Utility
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES, Stage
 from service.lease import fail_attempt, hold_job
 from service.local import postgres
@@ -271,9 +271,9 @@ def test_no_text_of_one_submitter_gets_to_another(as_process, job, statement):
 
 def test_every_number_that_is_measured_has_a_listed_name(services):
     """Or no compute worker could store it."""
-    reports = (BaselineSummary, Contributors, EarlierRequests, Means, Utility)
+    reports = (AttackFinding, BaselineSummary, Contributors, EarlierRequests, Means, Utility)
     names = {part.name for report in reports for part in fields(report)} - {"thresholds", "sequences"}
-    given = json.dumps(dict.fromkeys(names | (PUBLIC - {"epochs", "version"}) | LIMITS | MEANS, 1.0))
+    given = json.dumps(dict.fromkeys(names | {"attacks"} | (PUBLIC - {"epochs", "version"}) | LIMITS | MEANS, 1.0))
     with services.db.reading() as session:
         assert session.scalar(text("SELECT unlearnd_measured(CAST(:given AS jsonb))"), {"given": given})
 
