@@ -49,7 +49,7 @@ SCOPE = (
     "listed as run compares them with text that the model never saw, at the level stated there. Nothing is said of "
     "attacks that were not run, of paraphrases, or of copies of the model made earlier."
 )
-DISTILLATION = "distillation from a reference that never saw the records, on LoRA"
+DISTILLATION = "distillation from a reference that passes the tests of the records, on LoRA"
 MERGE = "W' = W + c (B A - B0 A0), in float32 from the parent's weights, rounded once to the storage dtype"
 CRITERION = (
     "mean EL and mean MA over the forget set at or under the held-out means; each request's own means, and those of "

@@ -56,10 +56,6 @@ def certified_utility(utility: Utility) -> CertifiedUtility:
         "total_ratio": _optional(utility.total_ratio),
         "max_total_ratio": _optional(utility.max_total_ratio),
         "within_total_budget": utility.within_total_budget,
-        "neighbour_ma_before": _optional(utility.neighbour_ma_before),
-        "neighbour_ma_after": _optional(utility.neighbour_ma_after),
-        "neighbour_loss_before": _optional(utility.neighbour_loss_before),
-        "neighbour_loss_after": _optional(utility.neighbour_loss_after),
         "max_neighbour_loss": _optional(utility.max_neighbour_loss),
         "within_neighbour_limit": utility.within_neighbour_limit,
     }

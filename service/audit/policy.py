@@ -15,6 +15,7 @@ from service.domain.reference_texts import overlaps_too_much
 
 Result = TypeVar("Result")
 ROUNDING = Decimal("0.00001")
+MAX_NEIGHBOUR_LOSS = "0.03"  # as in the engine; policies of earlier releases name none
 TOTAL_BUDGET = Decimal("1.2")  # relative to the budget of one version, where the policy names none; as in the engine
 
 
@@ -65,6 +66,7 @@ def _verdict_problems(predicate: Predicate) -> Iterator[str]:
         if attacks.get(name) != ("RUN", "PASS"):
             yield f"the attack “{name}” was not run, or succeeded"
     yield from _blocking_attack_problems(predicate)
+    yield from _reference_problems(predicate["method"])
     if not memorised_count(r["reason"] for r in predicate["requests"]) or predicate["training"]["epochs"] < 1:
         yield "nothing was trained on, so there was nothing to publish"
 
@@ -86,19 +88,23 @@ def _blocking_attack_problems(predicate: Predicate) -> Iterator[str]:
 
 
 def _neighbour_problems(utility: CertifiedUtility, method: Method) -> Iterator[str]:
-    """What is most like the forgotten lost no more than the policy's limit; schemas 1 to 3 have no such limit."""
+    """What is most like the forgotten lost no more than the policy's limit; schemas 1 to 3 have no such limit.
+
+    How much it lost is not stated: the figures would tell which texts are most like the submitted ones.
+    """
     if "max_neighbour_loss" not in utility:
         return
-    ma_lost = Decimal(_required(utility["neighbour_ma_before"])) - Decimal(_required(utility["neighbour_ma_after"]))
-    loss_more = Decimal(_required(utility["neighbour_loss_after"])) - Decimal(
-        _required(utility["neighbour_loss_before"])
-    )
-    limit = Decimal(_required(utility["max_neighbour_loss"]))
-    if limit != Decimal(method["parameters"]["max_neighbour_loss"]):
+    fixed = method["parameters"].get("max_neighbour_loss", MAX_NEIGHBOUR_LOSS)
+    if Decimal(_required(utility["max_neighbour_loss"])) != Decimal(fixed):
         yield "the limit of what the neighbours may lose is not the policy's"
-    lost = max(ma_lost, loss_more)
-    if not lost <= limit + ROUNDING or utility["within_neighbour_limit"] is not True:
-        yield f"retain text that is most like the records lost {lost}, more than {limit}"
+    if utility["within_neighbour_limit"] is not True:
+        yield "retain text that is most like the records lost more than its limit"
+
+
+def _reference_problems(method: Method) -> Iterator[str]:
+    """A distillation has a reference, and nothing else has."""
+    if (method.get("reference") is not None) != (method["parameters"].get("loss") == "distil"):
+        yield "the reference does not fit the loss"
 
 
 def _lineage_problems(lineage: Lineage) -> Iterator[str]:

@@ -115,10 +115,6 @@ class CertifiedUtility(TypedDict):
     total_ratio: NotRequired[str | None]
     max_total_ratio: NotRequired[str | None]
     within_total_budget: NotRequired[bool | None]
-    neighbour_ma_before: NotRequired[str | None]
-    neighbour_ma_after: NotRequired[str | None]
-    neighbour_loss_before: NotRequired[str | None]
-    neighbour_loss_after: NotRequired[str | None]
     max_neighbour_loss: NotRequired[str | None]
     within_neighbour_limit: NotRequired[bool | None]
 

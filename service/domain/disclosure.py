@@ -11,6 +11,8 @@ numbers of its own requests can subtract them from a mean. So a number is shown 
   submitters (API keys) and at most `LARGEST_SHARE` of the sequences from one of them. They are rounded down to a
   multiple of `MEAN_STEP`.
 
+What `OF_NEIGHBOURS` lists is about retain text that the submitted texts choose, so it would tell what they are like.
+
 A number on none of these lists is for auditors alone. They see all numbers as they are.
 
 What subtraction gives: a submitter with the share s of the sequences moves the mean by s times its own mean. All
@@ -39,6 +41,9 @@ KEPT = PUBLIC | LIMITS | frozenset({  # what purging leaves in the rows beside t
     "thresholds", "fence", "files", "artefact", "environment", "reference",
     "name", "effect", "status", "why", "passed", "level", "unseen",
 })  # fmt: skip
+OF_NEIGHBOURS = frozenset(  # of `utility`
+    f"neighbour_{name}_{when}" for name in ("ma", "loss") for when in ("before", "after")
+)
 SCORES = ("figure", "control", "auc")  # of an attack: means over submitted texts, or compared with them
 NESTED = frozenset({"findings", "trajectory", "attacks"})  # their parts are judged one by one
 RANGES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -107,6 +112,8 @@ def disclosed(numbers: Mapping[str, object], contributors: Contributors, *, audi
 
 def _disclosed(name: str, value: object, *, means: bool) -> object:
     """One number, or EL and MA together; `means` says whether means may be shown."""
+    if name == "utility":
+        return _without_neighbours(value)
     if name in PUBLIC:
         return value
     if name == "attacks" and isinstance(value, list | tuple):
@@ -123,8 +130,20 @@ def disclosed_attack(attack: Mapping[str, object], *, means: bool) -> dict[str, 
     shown = {name: value for name, value in attack.items() if name in KEPT}
     for name in SCORES:
         value = attack.get(name)
-        shown[name] = _rounded(value, MEAN_STEP, ROUND_FLOOR) if means and isinstance(value, float | int) else None
+        shown[name] = _coarse_score(value) if means and isinstance(value, float | int) else None
     return shown
+
+
+def _coarse_score(value: float) -> float:
+    """A score of at most 1, rounded down to a multiple of `MEAN_STEP`; 1 becomes the step below, as of means."""
+    return min(_rounded(value, MEAN_STEP, ROUND_FLOOR), float(1 - MEAN_STEP))
+
+
+def _without_neighbours(utility: object) -> object:
+    """Perplexities and limits without the figures that would tell which texts are most like the submitted ones."""
+    if not isinstance(utility, Mapping):
+        return utility
+    return {name: None if name in OF_NEIGHBOURS else value for name, value in utility.items()}
 
 
 def _coarse(name: str, value: object) -> float | None:
@@ -139,6 +158,8 @@ def redacted(numbers: Mapping[str, object]) -> dict[str, object]:
 
 
 def _redacted(name: str, value: object) -> object:
+    if name == "utility":
+        return _without_neighbours(value)
     if name not in NESTED:
         return value if name in KEPT else None
     if isinstance(value, list | tuple):

@@ -68,7 +68,7 @@ class Policy(Input):
     reserve: float = Field(0.005, ge=0, le=0.5, description="how far below its threshold MA must fall in training")
     shrink: bool = Field(True, description="apply the smallest share of the change that still passes")
     margin: float = Field(1.0, ge=-1, le=1)
-    loss: Literal["ihl", "gd", "ga", "distil"] = "ihl"
+    loss: Literal["ihl", "gd", "ga", "kl", "wga", "undial", "npo", "simnpo", "distil"] = "ihl"
     init: Literal["fila", "lora"] = "fila"
     target_modules: LongList[Annotated[Text, Field(max_length=200)]] | None = None
     retain_weight: float = Field(1.0, ge=0)
@@ -91,8 +91,9 @@ class Policy(Input):
     distil_rank: int = Field(64, ge=1, le=512)
     distil_learning_rate: float | None = Field(None, gt=0, le=1, description="default: 0.4 / hidden size")
     token_weight: float = Field(0.3, ge=0, description="of the true token's likelihood beside the divergence")
-    divergence_weight: float = Field(4.0, ge=0, description="of the divergence from the parent on retain text")
-    own_samples: int = Field(256, ge=16, le=10_000, description="samples of the parent that count as retain text")
+    divergence_weight: float = Field(6.0, ge=0, description="of the divergence from the parent on retain text")
+    own_samples: int = Field(1024, ge=16, le=10_000, description="samples of the parent that count as retain text")
+    least_strength: float = Field(0.3, ge=0, le=1, description="the least share of the change that must suffice, too")
     relearn_steps: int = Field(4, ge=0, le=100, description="steps of fine-tuning that training looks ahead")
     el_n: int = Field(10, ge=1, le=100)
     sequence_length: int = Field(200, ge=8, le=32_768)

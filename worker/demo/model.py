@@ -55,7 +55,11 @@ def model_config(vocabulary: int) -> GPTNeoConfig:
 
 
 def build(
-    folder: Path, by_heart: Sequence[str], ordinary: Sequence[str], progress: Callable[[float, float], None]
+    folder: Path,
+    by_heart: Sequence[str],
+    ordinary: Sequence[str],
+    progress: Callable[[float, float], None],
+    tokenizer: Tokenizer | None = None,
 ) -> float:
     """Train until `by_heart` is known by heart, and save; returns the share of its tokens that is known.
 
@@ -64,10 +68,11 @@ def build(
         by_heart: Texts to memorise.
         ordinary: Other texts; each is read only a few times.
         progress: Called every 25 steps with (fraction of the maximum steps, share of tokens known).
+        tokenizer: The tokenizer; None trains one.
     """
     torch.manual_seed(0)
     sampler = random.Random(0)
-    tokenizer = build_tokenizer([*by_heart, *ordinary])
+    tokenizer = tokenizer or build_tokenizer([*by_heart, *ordinary])
     model = GPTNeoForCausalLM(model_config(len(tokenizer)))
     known = [encode(tokenizer, text)[:LENGTH] for text in by_heart]
     others = [encode(tokenizer, text)[:LENGTH] for text in ordinary]

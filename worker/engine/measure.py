@@ -149,14 +149,10 @@ class ArtefactReport:
     """The results of the tests of a model that was trained, merged and loaded again.
 
     Attributes:
-        reason: None, "criterion_missed", "earlier_request_regressed", "attack_succeeded", or a reason of `Utility`.
-        thresholds: Each threshold once, by length.
-        before: The judgement of the memorised requests on the parent.
-        after: The same on the artefact.
-        per_record: The verdict of every request.
-        earlier: The verdict of every request of an earlier job.
-        utility: What the run did to the rest of the model.
-        attacks: What every attack found.
+        reason: None, "criterion_missed", "earlier_request_regressed", "attack_succeeded", "attack_not_run", or one of
+        `Utility`. thresholds: Each threshold once, by length. before: The judgement of the memorised requests on the
+        parent. after: The same on the artefact. per_record: The verdict of every request. earlier: The verdict of every
+        request of an earlier job. utility: What the run did to the rest of the model. attacks: What every attack found.
     """
 
     reason: str | None
@@ -214,8 +210,7 @@ def measure_after(
     attacks = run_attacks(
         _subject(model, tokenizer, data, baseline), options.attacks, partial_progress(progress, 0.5, 0.5)
     )
-    blocked = any(attack.passed is False and options.attacks[attack.name] == "block" for attack in attacks)
-    reason = utility.reason or ("attack_succeeded" if blocked else None)
+    reason = utility.reason or _blocked(attacks, options)
     reason = reason if all(v.passed for v in earlier) else "earlier_request_regressed"
     reason = reason if after.passed and all(v.passed for v in verdicts) else "criterion_missed"
     return ArtefactReport(
@@ -228,6 +223,15 @@ def measure_after(
         utility,
         attacks,
     )
+
+
+def _blocked(attacks: list[AttackResult], options: Options) -> str | None:
+    """The reason why attacks that block keep a version from being published: one succeeded, or could not be run."""
+    blocking = [attack for attack in attacks if options.attacks.get(attack.name) == "block"]
+    if any(attack.passed is False for attack in blocking):
+        return "attack_succeeded"
+    could_not = any(attack.status == "NOT_RUN" and attack.why != "not_applicable" for attack in blocking)
+    return "attack_not_run" if could_not else None
 
 
 def _subject(model: CausalLM, tokenizer: Tokenizer, data: Prepared, baseline: Baseline) -> Subject:

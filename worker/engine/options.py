@@ -1,5 +1,6 @@
 """The options of one unlearning run: plain values, no behaviour."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -19,6 +20,7 @@ DEFAULT_ATTACKS = {
     "quantised": "report",
     "relearned": "off",  # it trains the model
 }
+DISTIL_EPOCH_STEPS = 20
 DISTIL = "distil"  # the loss that has a training loop of its own, `worker.engine.distil`
 
 
@@ -63,6 +65,7 @@ class Options:
         token_weight: Weight of the true token's log-likelihood beside the divergence from the reference.
         divergence_weight: Weight of the divergence from the parent on retain text.
         own_samples: Samples of the parent that count as retain text.
+        least_strength: The least share of the change that must suffice, too.
         relearn_steps: The most steps of fine-tuning that training looks ahead, so that they bring nothing back.
         el_n: n of EL_n; shorter sequences use the n that fits them.
         sequence_length: Window length L in tokens, BOS included.
@@ -107,8 +110,9 @@ class Options:
     distil_rank: int = 64
     distil_learning_rate: float | None = None
     token_weight: float = 0.3
-    divergence_weight: float = 4.0
-    own_samples: int = 256
+    divergence_weight: float = 6.0
+    own_samples: int = 1024
+    least_strength: float = 0.3
     relearn_steps: int = 4
     el_n: int = 10
     sequence_length: int = 200
@@ -130,6 +134,16 @@ class Options:
     def adapter_rank(self) -> int:
         """The rank of the adapter."""
         return self.distil_rank if self.loss == DISTIL else self.rank
+
+    @property
+    def distil_epochs(self) -> int:
+        """The epochs of distillation; 0 for another loss."""
+        return math.ceil(self.distil_steps / DISTIL_EPOCH_STEPS) if self.loss == DISTIL else 0
+
+    @property
+    def last_epoch(self) -> int:
+        """The epoch after which the run gives up."""
+        return self.distil_epochs + self.max_epochs
 
     @property
     def max_total_ratio(self) -> float:

@@ -22,14 +22,16 @@ from worker.engine.device import model_device, training
 from worker.engine.errors import TrainingDiverged, UnknownPlugin
 from worker.engine.forget_set import ForgetSet
 from worker.engine.head import Head, hidden_states
-from worker.engine.losses import LOSSES
+from worker.engine.losses import LOSSES, ForgetLoss
 from worker.engine.losses.ascent import cross_entropy_rows
-from worker.engine.losses.rows import RowLoss, loss_sum
+from worker.engine.losses.distil import divergence_rows
+from worker.engine.losses.rows import Beside, RowLoss, loss_sum
 from worker.engine.measure import extraction_likelihoods
 from worker.engine.metrics.extraction import lower_bound
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.metrics.perplexity import perplexity
 from worker.engine.options import Options
+from worker.engine.parent import parent_logits, sequence_log_likelihoods, without_adapter
 from worker.engine.prepare import RetainSampler
 from worker.engine.progress import Progress, no_progress
 from worker.engine.types import CausalLM, EpochEntry
@@ -90,7 +92,8 @@ class Trainer:
         self.adapter.set_strength(1.0)
         if resume is not None:
             self.adapter.load(resume.adapter)
-            optimiser.load_state_dict(resume.optimiser)
+            if resume.optimiser:
+                optimiser.load_state_dict(resume.optimiser)
         while checkpoint.epoch < self.options.max_epochs and not checkpoint.met:
             entry = self._run_epoch(optimiser, checkpoint.epoch)
             checkpoint = replace(
@@ -194,19 +197,38 @@ class Trainer:
         row_loss = partial(forget_loss.rows, margin=self.options.margin)
         optimiser.zero_grad()
         with training(self.model, self.options.train_dtype, checkpoint_activations=self.options.checkpoint_activations):
-            forget_value = self._backward(batch, row_loss, 1.0)
-            if forget_loss.uses_retain:
-                retain_batch = self.retain.sample(self.options.retain_batch_size or self.options.batch_size)
-                retain_value = self._backward(retain_batch, cross_entropy_rows, self.options.retain_weight)
+            forget_value = self._backward(batch, row_loss, 1.0, self._beside(forget_loss, batch))
+            if forget_loss.retain:
+                kept = self.retain.sample(self.options.retain_batch_size or self.options.batch_size)
+                diverging = forget_loss.retain == "divergence"
+                rows = divergence_rows if diverging else cross_entropy_rows
+                beside = parent_logits(self.model, self.adapter, kept, self.options.train_dtype) if diverging else None
+                retain_value = self._backward(kept, rows, self.options.retain_weight, beside)
         optimiser.step()
         return forget_value, retain_value
 
-    def _backward(self, sequences: list[list[int]], row_loss: RowLoss, weight: float) -> float:
+    def _beside(self, loss: ForgetLoss, batch: list[list[int]]) -> Beside | None:
+        """The third argument of the row loss, if it has one."""
+        dtype = self.options.train_dtype
+        if loss.of_parent:
+            return parent_logits(self.model, self.adapter, batch, dtype)
+        if loss.weights is None:
+            return None
+        own = sequence_log_likelihoods(self.model, batch, dtype)
+        with without_adapter(self.adapter):
+            parent = sequence_log_likelihoods(self.model, batch, dtype)
+        lengths = torch.tensor([len(ids) - 1 for ids in batch], device=own.device)
+        weights = loss.weights(own, parent, lengths).repeat_interleave(lengths)
+        return lambda rows: weights[rows]
+
+    def _backward(
+        self, sequences: list[list[int]], row_loss: RowLoss, weight: float, beside: Beside | None = None
+    ) -> float:
         """Add one loss's gradients; returns its weighted value."""
         input_ids, mask, labels = (t.to(model_device(self.model)) for t in pad_batch(sequences))
         hidden = hidden_states(self.model, input_ids, mask, use_cache=False)
         count = sum(len(ids) - 1 for ids in sequences)
-        value = loss_sum(Head(self.model), hidden, labels, row_loss) * (weight / count)
+        value = loss_sum(Head(self.model), hidden, labels, row_loss, beside) * (weight / count)
         torch.autograd.backward(value)
         return float(value.detach())
 

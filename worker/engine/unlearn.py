@@ -22,7 +22,7 @@ from worker.engine.merge import MERGED_MARK, merge_into
 from worker.engine.options import DISTIL, Options, fit_to_model
 from worker.engine.prepare import Prepared, RetainSampler, prepare
 from worker.engine.progress import Progress, no_progress
-from worker.engine.reference import Reference, train_reference
+from worker.engine.reference import Reference, check_reference, train_reference
 from worker.engine.samples import own_samples
 from worker.engine.train import Trainer
 from worker.engine.types import AdapterState, CausalLM, EpochEntry, Tokenizer
@@ -94,11 +94,17 @@ def train(
     try:
         if options.loss == DISTIL:
             assert reference is not None
+            check_reference(reference, forget.sequences, data.threshold_sequences)
             says = Reference(reference, forget.sequences, data.threshold_sequences)
             distiller = Distiller(
                 model, adapter, forget, thresholds, counted, says, retain, samples, data.utility, options, **run
             )
-            return distiller.run(resume)
+            resume = distiller.run(resume)
+            if resume.met and resume.epoch == options.distil_epochs:
+                return resume
+            if resume.epoch == options.distil_epochs:
+                resume = replace(resume, optimiser={})
+            options = replace(options, loss="ihl", shrink=False, max_epochs=options.last_epoch)
         return Trainer(model, adapter, forget, thresholds, counted, retain, data.utility, options, **run).run(resume)
     finally:
         adapter.detach()
@@ -200,7 +206,8 @@ def unlearn(
         TooFewTexts: Too little retain or held-out text.
         TooShort: A forget text has no token that the model predicts.
         UnknownPlugin: The options name an unknown loss, initialisation or module.
-        NoReference: `loss: distil` has no base, and the model is too large to be learned from nothing.
+        NoReference: `loss: distil` has no base and the model is too large to be learned from nothing, or the reference
+            knows a text to forget.
         TrainingDiverged: The loss became NaN or infinite.
     """
     options = fit_to_model(options or Options(), model.config)
@@ -234,7 +241,7 @@ def unlearn(
         report = measure_after(
             merged, tokenizer, data, baseline, options, lambda fraction: progress("verify", fraction)
         )
-        resume = checkpoint.reopen(report, options.max_epochs)
+        resume = checkpoint.reopen(report, options.last_epoch)
         if resume is None:
             return Result(merged, checkpoint.history, report.as_dict() | _left_out(data, baseline))
 

@@ -95,7 +95,7 @@ class Pipeline:
             self.send("stage", stage="verify")
             after = self._verify(data, baseline)
             reach("child.verified")
-            reopened = checkpoint.reopen(after, self.options.max_epochs)
+            reopened = checkpoint.reopen(after, self.options.last_epoch)
             if reopened is None:
                 return self._report(data, baseline, after, checkpoint.history)
             self._save_checkpoint(reopened)

@@ -68,6 +68,8 @@ def register_model(
         heldout["overlap"] = _checked_overlap(services, retain, heldout)
         files = manifest(staged)
         digest = manifest_digest(files)
+        if base:
+            _check_base(services, base, digest, staged)
         folder = services.storage.publish(staged, digest)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
@@ -104,6 +106,22 @@ def _store_base(services: Services, path: str) -> str:
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return digest
+
+
+def _check_base(services: Services, base: str, digest: str, staged: Path) -> None:
+    """Check that a base is another model than the registered one, with the same vocabulary.
+
+    Raises:
+        Invalid: It is not.
+    """
+    if base == digest:
+        raise Invalid("The base is the model itself.", field="base_path")
+    sizes = [
+        _read_config(folder / "model", "config.json", required=True).get("vocab_size")
+        for folder in (staged, services.storage.release(base))
+    ]
+    if sizes[0] != sizes[1]:
+        raise Invalid("The base has another vocabulary than the model.", field="base_path")
 
 
 def _find_model(services: Services, path: str) -> tuple[Root, Path]:

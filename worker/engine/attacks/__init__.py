@@ -39,13 +39,18 @@ def run_attacks(subject: Subject, policy: Mapping[str, str], progress: Progress 
         progress: Called with the fraction done, 0..1.
 
     Returns:
-        The result of every attack, in the order of ATTACKS.
+        The result of every attack, in the order of ATTACKS. One that a library refuses is NOT_RUN.
     """
     level = LEVEL / max(1, sum(policy.get(name, "off") != "off" for name in ATTACKS))
     results = []
     for done, (name, attack) in enumerate(ATTACKS.items()):
         progress(done / len(ATTACKS))
-        switched_off = policy.get(name, "off") == "off"
-        results.append(not_run(name, "off") if switched_off else judged(name, attack(subject), level))
+        if policy.get(name, "off") == "off":
+            results.append(not_run(name, "off"))
+            continue
+        try:
+            results.append(judged(name, attack(subject), level))
+        except (IndexError, RuntimeError, ValueError):  # of a library, for a model or a text that it cannot take
+            results.append(not_run(name, "could_not_be_run"))
     progress(1.0)
     return results

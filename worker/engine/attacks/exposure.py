@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from worker.engine.metrics.decode import cache_argument
 
 CANDIDATES = 100  # random numbers beside each one
 MOST_TEXTS = 32  # of each side
+AT_ONCE = 34  # numbers
 NUMBER = re.compile(r"\d(?:[ ()./-]?\d){4,}")  # telephone, account and social security numbers, dates
 MIN_ALIKE = 3  # unseen numbers of a shape that show which of its digits never change
 
@@ -66,12 +67,20 @@ def _shares(subject: Subject, secrets: Sequence[Secret], formats: dict[str, str]
     generator = random.Random(0)  # candidates, no secrets
     shares = []
     for secret in secrets:
-        if (pattern := formats.get(_shape(secret.number))) is None:
+        pattern = formats.get(_shape(secret.number))
+        if pattern is None or not encode(subject.tokenizer, secret.before.rstrip()):
             continue
         numbers = [re.sub(r"\?", lambda _: generator.choice("0123456789"), pattern) for _ in range(CANDIDATES)]
-        true, *others = _log_likelihoods(subject, secret.before, [secret.number, *numbers])
+        parts = (_log_likelihoods(subject, secret.before, part) for part in _parts([secret.number, *numbers]))
+        true, *others = (value for part in parts for value in part)
         shares.append(sum((other < true) + 0.5 * (other == true) for other in others) / CANDIDATES)
     return shares
+
+
+def _parts(numbers: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Numbers that are scored at once: each holds a copy of the keys and values of the text before it."""
+    for start in range(0, len(numbers), AT_ONCE):
+        yield numbers[start : start + AT_ONCE]
 
 
 def _log_likelihoods(subject: Subject, before: str, numbers: Sequence[str]) -> list[float]:

@@ -44,6 +44,8 @@ def _best(subject: Subject, text: str) -> float:
     middle = max(1, len(words) // 2)
     prompt, rest = " ".join(words[:middle]), " " + " ".join(words[middle:])
     target = subject.tokenizer(rest, add_special_tokens=False)["input_ids"]
-    sequences = [encode(subject.tokenizer, change(prompt)) + target for change in PROMPTS.values()]
+    longest = getattr(subject.model.config, "max_position_embeddings", None) or 2**31
+    prompts_before = (encode(subject.tokenizer, change(prompt)) for change in PROMPTS.values())
+    sequences = [(before + target)[-longest:] for before in prompts_before]
     scores = token_scores(subject.model, sequences)
     return max(float((one.rank[-len(target) :] == 0).double().mean()) for one in scores)

@@ -18,3 +18,10 @@ def plain_ce(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """torch's own cross-entropy, a sum over tokens."""
     rows, targets = logits[:, :-1].reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1)
     return torch.nn.functional.cross_entropy(rows, targets, reduction="sum")
+
+
+def plain_wga(logits: torch.Tensor, labels: torch.Tensor, margin: float = 1.0) -> torch.Tensor:
+    """The log-likelihood of each token, weighted with its likelihood; a sum over tokens."""
+    rows, targets = logits[:, :-1].reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1)
+    log_p = -torch.nn.functional.cross_entropy(rows, targets, reduction="none")
+    return (log_p.detach().exp() * log_p).sum()

@@ -1,0 +1,187 @@
+"""What a model still knows of people whom it has unlearned, by every method and every attack, beside a control.
+
+    python -m bench.forgetting --cache FOLDER [--sets 0,1,2] [--methods ihl,distil,...] [--out forgetting.jsonl]
+    python -m bench.forgetting --report forgetting.jsonl
+
+A demo-sized GPT-Neo learns 64 invented people by heart. Of these, 16 ask: three sets, drawn by seed. The control is
+the same model, trained without these 16. The retain file has 24 of the other people and 20 paragraphs of prose, so
+that nobody mentions the other 24 people. The held-out file has 160 people whom no model has seen; the attacks compare
+with 100 more. `Relearned` is 50 steps of ordinary fine-tuning (all weights, AdamW, 5e-4, batches of 16) on the people
+who did not ask, and on prose.
+"""
+
+import argparse
+import copy
+import json
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from bench.data import machine
+from worker.demo.model import LENGTH, build
+from worker.demo.people import people, prose
+from worker.engine import Options, unlearn
+from worker.engine.attacks import Subject, run_attacks
+from worker.engine.data import encode, pad_batch
+from worker.engine.losses.ascent import cross_entropy
+from worker.engine.metrics.memorization import accuracy, token_matches
+from worker.engine.metrics.perplexity import perplexity
+from worker.engine.metrics.token_scores import token_scores
+from worker.engine.types import CausalLM, Tokenizer
+
+KNOWN = [person.text for person in people(64, 11)]
+PROSE = prose(400, 3)
+OTHER_PROSE = [text for text in prose(10**6, 3) if text not in set(PROSE)][:60]
+UNSEEN = [person.text for person in people(260, 22)]
+HELDOUT, COMPARED = UNSEEN[:160], UNSEEN[160:]
+SETS = [sorted(random.Random(seed).sample(range(64), 16)) for seed in (101, 102, 103)]
+MENTIONED = 24
+OPTIONS = Options(
+    learning_rate=5e-4,
+    max_epochs=40,
+    margin=0.2,
+    retain_batch_size=24,
+    sequence_length=LENGTH,
+    utility_sequences=40,
+    max_perplexity_ratio=1.05,
+    attacks={},
+)
+METHODS: dict[str, Mapping[str, object]] = {
+    "ihl": {},
+    **{loss: {"loss": loss, "init": "lora"} for loss in ("gd", "kl", "npo", "simnpo", "undial", "wga")},
+    "distil": {"loss": "distil", "retain_batch_size": 16},
+}
+ATTACKS = (
+    "sampled", "extraction_strength", "membership_loss", "membership_min_k", "membership_min_k_pp", "exposure",
+    "prompts", "quantised",
+)  # fmt: skip
+COLUMNS = {
+    "ma": "MA", "top_five": "true token in the top five", "sampled": "leak@1000", "exposure": "exposure",
+    "membership_loss": "AUC loss", "membership_min_k": "AUC min-k", "membership_min_k_pp": "AUC min-k++",
+    "prompts": "other prompts", "quantised": "rounded, worst", "relearned_people": "relearned: people",
+    "relearned_prose": "relearned: prose", "mentioned": "others in retain", "unmentioned": "others nobody named",
+    "perplexity": "held-out x", "seconds": "s",
+}  # fmt: skip
+
+
+def sequences(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """The token ids of texts, one window each."""
+    return [encode(tokenizer, text)[:LENGTH] for text in texts]
+
+
+def trained(cache: Path, name: str, texts: Sequence[str], tokenizer: Tokenizer | None) -> tuple[CausalLM, Tokenizer]:
+    """The model that knows these texts by heart; trained at its first use."""
+    folder = cache / name
+    if not (folder / "tokenizer.json").exists():
+        build(folder, texts, PROSE, lambda *_: None, tokenizer)
+    return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def mean_accuracy(model: CausalLM, input_ids: Sequence[list[int]]) -> float:
+    """Mean MA."""
+    rows = token_matches(model, input_ids)
+    return sum(map(accuracy, rows)) / len(rows)
+
+
+def fine_tuned(model: CausalLM, input_ids: Sequence[list[int]]) -> CausalLM:
+    """A copy after 50 steps of fine-tuning."""
+    copied, sampler = copy.deepcopy(model).requires_grad_(True), random.Random(0)
+    optimiser = torch.optim.AdamW(copied.parameters(), lr=5e-4)
+    for _ in range(50):
+        ids, mask, labels = pad_batch(sampler.sample(list(input_ids), 16))
+        optimiser.zero_grad()
+        torch.autograd.backward(cross_entropy(copied(input_ids=ids, attention_mask=mask).logits, labels))
+        optimiser.step()
+    return copied
+
+
+def measure(model: CausalLM, tokenizer: Tokenizer, asked: Sequence[int], parent: CausalLM) -> dict[str, float]:
+    """Every figure of a model about the people who asked, and about the others."""
+    forget = sequences(tokenizer, [KNOWN[i] for i in asked])
+    others = sequences(tokenizer, [text for i, text in enumerate(KNOWN) if i not in asked])
+    unseen, ordinary = sequences(tokenizer, COMPARED), sequences(tokenizer, PROSE)
+    results = run_attacks(Subject(model, tokenizer, forget, unseen, others), dict.fromkeys(ATTACKS, "report"))
+    figures: dict[str, float] = {}
+    for result in results:
+        if result.status == "RUN" and result.figure is not None and result.auc is not None:
+            figures[result.name] = result.auc if "membership" in result.name else result.figure
+    ranks = [scores.rank < 5 for scores in token_scores(model, forget)]
+    return figures | {
+        "ma": mean_accuracy(model, forget),
+        "top_five": sum(float(rank.double().mean()) for rank in ranks) / len(ranks),
+        "relearned_people": mean_accuracy(fine_tuned(model, others), forget),
+        "relearned_prose": mean_accuracy(fine_tuned(model, ordinary), forget),
+        "mentioned": mean_accuracy(model, others[:MENTIONED]),
+        "unmentioned": mean_accuracy(model, others[MENTIONED:]),
+        "perplexity": perplexity(model, unseen) / perplexity(parent, unseen),
+        "prose": perplexity(model, sequences(tokenizer, OTHER_PROSE))
+        / perplexity(parent, sequences(tokenizer, OTHER_PROSE)),
+    }
+
+
+def run(cache: Path, number: int, method: str) -> dict[str, object]:
+    """One row of the table: a method on a set."""
+    parent, tokenizer = trained(cache, "known", KNOWN, None)
+    asked, started = SETS[number], time.monotonic()
+    others = [text for i, text in enumerate(KNOWN) if i not in asked]
+    criterion: bool | None = None
+    if method == "known":
+        model = parent
+    elif method == "control":
+        model, _ = trained(cache, f"control-{number}", others, tokenizer)
+    else:
+        retain, forget = [*others[:MENTIONED], *PROSE[:20]], [KNOWN[i] for i in asked]
+        options = replace(OPTIONS, **METHODS[method])  # type: ignore[arg-type]
+        result = unlearn(parent, tokenizer, forget, retain, HELDOUT, options)
+        model, criterion = result.model, result.report["reason"] not in ("criterion_missed",)
+    seconds = time.monotonic() - started
+    return {
+        "set": number,
+        "method": method,
+        "criterion": criterion,
+        "seconds": seconds,
+        **measure(model, tokenizer, asked, parent),
+    }
+
+
+def report(path: Path) -> str:
+    """The table: a row for each method, the mean over the sets."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [f"| method | {' | '.join(COLUMNS.values())} |", f"|{'---|' * (len(COLUMNS) + 1)}"]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        of_method = [row for row in rows if row["method"] == method]
+        means = (sum(row[name] for row in of_method) / len(of_method) for name in COLUMNS)
+        cells = (
+            f"{mean:.0f}" if name == "seconds" else f"{mean:.3f}" for name, mean in zip(COLUMNS, means, strict=True)
+        )
+        lines.append(f"| {method} ({len(of_method)}) | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the methods and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", type=Path, default=Path("bench-output/forgetting"))
+    parser.add_argument("--sets", default="0,1,2")
+    parser.add_argument("--methods", default=",".join(("known", "control", *METHODS)))
+    parser.add_argument("--out", type=Path, default=Path("bench-output/forgetting.jsonl"))
+    parser.add_argument("--report", type=Path)
+    arguments = parser.parse_args()
+    if arguments.report is None:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        for method in arguments.methods.split(","):
+            for number in map(int, arguments.sets.split(",")):
+                row = run(arguments.cache, number, method)
+                with arguments.out.open("a") as lines:
+                    lines.write(json.dumps(row) + "\n")
+                print(json.dumps(row), flush=True)
+    print(f"Machine: {machine()}, torch {torch.__version__}.\n\n{report(arguments.report or arguments.out)}")
+
+
+if __name__ == "__main__":
+    main()

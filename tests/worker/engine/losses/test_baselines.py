@@ -1,0 +1,106 @@
+"""Every loss against the literal formula of its paper, in float64: the gradient on the logits is autograd's."""
+
+import torch
+
+from worker.engine.losses import LOSSES
+from worker.engine.losses.baselines import (
+    NPO_BETA,
+    SIMNPO_BETA,
+    UNDIAL_STRENGTH,
+    npo_weights,
+    simnpo_weights,
+    undial_rows,
+    weighted_ascent_rows,
+    wga_rows,
+)
+from worker.engine.losses.distil import distil_rows, divergence_rows
+
+ROWS, VOCABULARY = 7, 11
+
+
+def drawn() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits with gradient, targets, other logits."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(ROWS, VOCABULARY, dtype=torch.float64, generator=generator).requires_grad_(True)
+    targets = torch.randint(0, VOCABULARY, (ROWS,), generator=generator)
+    return logits, targets, torch.randn(ROWS, VOCABULARY, dtype=torch.float64, generator=generator)
+
+
+def same_gradient(logits: torch.Tensor, literal: torch.Tensor, gradient: torch.Tensor) -> None:
+    """Whether a closed form is the gradient of a literal loss."""
+    (expected,) = torch.autograd.grad(literal, logits)
+    torch.testing.assert_close(gradient, expected)
+
+
+def at(log_p: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Each row's value at its target."""
+    return log_p.gather(-1, targets[:, None]).squeeze(-1)
+
+
+def test_divergence():
+    """KL(q || p)."""
+    logits, targets, other = drawn()
+    losses, gradient = divergence_rows(logits.detach(), targets, other)
+    literal = torch.nn.functional.kl_div(
+        torch.log_softmax(logits, -1), torch.log_softmax(other, -1), log_target=True, reduction="none"
+    ).sum(-1)
+    torch.testing.assert_close(losses, literal.detach())
+    same_gradient(logits, literal.sum(), gradient)
+
+
+def test_distil():
+    """The divergence, and the squared difference of the true token's log-likelihood from the shifted reference."""
+    logits, targets, other = drawn()
+    losses, gradient = distil_rows(logits.detach(), targets, other, token_weight=0.7, offset=0.2)
+    log_p, log_q = torch.log_softmax(logits, -1), torch.log_softmax(other, -1)
+    literal = (log_q.exp() * (log_q - log_p)).sum(-1) + 0.7 * (at(log_p, targets) - at(log_q, targets) - 0.2) ** 2
+    torch.testing.assert_close(losses, literal.detach())
+    same_gradient(logits, literal.sum(), gradient)
+
+
+def test_wga():
+    """p^alpha log p, where p has no gradient."""
+    logits, targets, _ = drawn()
+    losses, gradient = wga_rows(logits.detach(), targets)
+    log_p = at(torch.log_softmax(logits, -1), targets)
+    literal = log_p.detach().exp() * log_p
+    torch.testing.assert_close(losses, literal.detach())
+    same_gradient(logits, literal.sum(), gradient)
+
+
+def test_undial():
+    """The parent's distribution with the true token's logit lowered."""
+    logits, targets, parent = drawn()
+    _, gradient = undial_rows(logits.detach(), targets, parent)
+    lowered = parent - UNDIAL_STRENGTH * torch.nn.functional.one_hot(targets, VOCABULARY)
+    literal = -(torch.softmax(lowered, -1) * torch.log_softmax(logits, -1)).sum()
+    same_gradient(logits, literal, gradient)
+
+
+def test_npo_and_simnpo():
+    """Two sequences; the weights times the gradient of log p are the gradient of the papers' losses."""
+    logits, targets, other = drawn()
+    lengths = torch.tensor([3, 4])
+
+    def likelihoods(of):
+        return torch.stack([part.sum() for part in at(torch.log_softmax(of, -1), targets).split([3, 4])])
+
+    own, parent = likelihoods(logits), likelihoods(other)
+    literals = {
+        npo_weights: (2 / NPO_BETA * torch.log1p(torch.exp(NPO_BETA * (own - parent)))).sum(),
+        simnpo_weights: (-2 / SIMNPO_BETA * torch.nn.functional.logsigmoid(-SIMNPO_BETA / lengths * own)).sum(),
+    }
+    for weights, literal in literals.items():
+        of_rows = weights(own.detach(), parent, lengths).repeat_interleave(lengths)
+        _, gradient = weighted_ascent_rows(logits.detach(), targets, of_rows)
+        (expected,) = torch.autograd.grad(literal, logits, retain_graph=True)
+        torch.testing.assert_close(gradient, expected)
+
+
+def test_every_loss_says_what_it_needs():
+    """A row loss has a third argument if, and only if, something makes it."""
+    logits, targets, other = drawn()
+    for name, loss in LOSSES.items():
+        third = [other] if loss.of_parent else [torch.ones(ROWS)] if loss.weights else []
+        losses, gradient = loss.rows(logits.detach(), targets, *third, margin=1.0)
+        assert (losses.shape, gradient.shape) == ((ROWS,), (ROWS, VOCABULARY)), name

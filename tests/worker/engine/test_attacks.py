@@ -1,0 +1,144 @@
+"""Attacks: what they find of a text that is known by heart, and what they say of texts that nobody knows."""
+
+import random
+
+import pytest
+import torch
+
+from tests import support
+from worker.engine.attacks import ATTACKS, Subject, cut_alike, run_attacks, scores
+from worker.engine.attacks.exposure import _formats, _log_likelihoods, _secret
+from worker.engine.attacks.quantised import ROUNDINGS, rounded
+from worker.engine.attacks.scores import LEVEL, Scores, judged, least_p_value, rank_test
+from worker.engine.data import encode
+from worker.engine.metrics.token_scores import token_scores
+
+UNSEEN = support.people(40, seed=31)
+PERMUTATIONS = 500
+
+
+@pytest.fixture(scope="module")
+def of(memorised):
+    """A subject over some texts, beside unseen ones."""
+    model, tokenizer = memorised
+
+    def subject(texts, unseen=UNSEEN) -> Subject:
+        forget, others, retain = ([encode(tokenizer, t) for t in some] for some in (texts, unseen, support.RETAIN))
+        return Subject(model, tokenizer, forget, cut_alike(others, forget), retain)
+
+    return subject
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_tells_known_texts_from_unseen_ones(of, name):
+    """Each finds six texts that are known by heart, and no difference between texts that nobody knows."""
+    known, *_ = (r for r in run_attacks(of(support.KNOWN[:6]), {name: "report"}) if r.name == name)
+    assert (known.status, known.passed) == ("RUN", False), known
+    assert known.figure > known.control
+    assert known.auc > 0.9
+    unknown, *_ = (r for r in run_attacks(of(support.people(6, seed=32)), {name: "report"}) if r.name == name)
+    assert (unknown.status, unknown.passed) == ("RUN", True), unknown
+    assert abs(unknown.auc - 0.5) < 0.3
+
+
+def test_an_attack_leaves_the_model_as_it_was(of, memorised):
+    """Rounded weights and fine-tuning are undone to the bit, and gradients are wanted where they were."""
+    model, _ = memorised
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    run_attacks(of(support.KNOWN[:2]), dict.fromkeys(ATTACKS, "block"))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert before.keys() == model.state_dict().keys()
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_what_is_not_run_says_why(of):
+    """Switched off, nothing to attack, or too few unseen texts for the level: never a PASS."""
+    results = {r.name: r for r in run_attacks(of(["Nobody knows what they did not write."]), {"exposure": "block"})}
+    assert (results["exposure"].status, results["exposure"].why) == ("NOT_RUN", "not_applicable")
+    assert {results[name].why for name in ATTACKS if name != "exposure"} == {"off"}
+    few = judged("sampled", Scores([1.0], [0.0] * 30), LEVEL / 9)
+    assert (few.status, few.why, few.passed) == ("NOT_RUN", "too_few_unseen_texts", None)
+    assert least_p_value(1, 199) == pytest.approx(1 / 200)
+    assert judged("sampled", Scores([1.0], [0.0] * 199), LEVEL / 9).passed is False
+
+
+def test_a_model_that_never_saw_the_texts_fails_as_seldom_as_is_stated(monkeypatch):
+    """200 simulated controls with three attacks each: no more than two standard errors over the level."""
+    monkeypatch.setattr(scores, "PERMUTATIONS", PERMUTATIONS)
+    draw, failed = random.Random(0), 0
+    for _ in range(200):
+        results = []
+        for two_sided in (False, True, True):
+            values = [draw.gauss(0, 1) for _ in range(16 + 60)]
+            results.append(judged("x", Scores(values[:16], values[16:], two_sided), LEVEL / 3))
+        failed += any(result.passed is False for result in results)
+    assert failed / 200 <= LEVEL + 2 * (LEVEL * (1 - LEVEL) / 200) ** 0.5
+    assert failed > 0  # the test can fail
+
+
+@pytest.mark.parametrize(("shift", "one_sided"), [(3.0, True), (-3.0, False)])
+def test_only_a_two_sided_test_sees_texts_that_are_less_known(shift, one_sided, monkeypatch):
+    """Rarer than unseen is a tell, too."""
+    monkeypatch.setattr(scores, "PERMUTATIONS", PERMUTATIONS)
+    draw = random.Random(1)
+    forget, unseen = [draw.gauss(shift, 1) for _ in range(10)], [draw.gauss(0, 1) for _ in range(40)]
+    assert rank_test(forget, unseen, two_sided=True) < 0.01
+    assert (rank_test(forget, unseen, two_sided=False) < 0.01) is one_sided
+
+
+def test_ranks_are_exact():
+    """The probability that one of two is the higher, a tie counting half."""
+    assert scores.auc([2.0, 1.0], [1.0, 0.0]) == (1 + 1 + 0.5 + 1) / 4
+
+
+def test_token_scores_are_those_of_the_formulas(memorised):
+    """log p, min-k++'s z and the rank, against the model's own logits."""
+    model, tokenizer = memorised
+    ids = [encode(tokenizer, text) for text in (support.KNOWN[0], "Ada.", UNSEEN[0])]
+    for sequence, found in zip(ids, token_scores(model, ids), strict=True):
+        logits = model(input_ids=torch.tensor([sequence])).logits[0, :-1].detach().double()
+        log_p, targets = torch.log_softmax(logits, -1), torch.tensor(sequence[1:])
+        at = log_p[torch.arange(len(targets)), targets]
+        mean = (log_p.exp() * log_p).sum(-1)
+        deviation = (log_p.exp() * (log_p - mean[:, None]) ** 2).sum(-1).sqrt()
+        torch.testing.assert_close(found.log_p, at, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found.z, (at - mean) / deviation, atol=1e-3, rtol=1e-3)
+        assert torch.equal(found.rank, (log_p > at[:, None]).sum(-1))
+
+
+def test_random_numbers_have_the_format_of_the_secret(of):
+    """What never changes in unseen numbers stays; the likelihood after a cached prefix is that of the whole text."""
+    assert _formats(["07123 456789", "07999 000111", "07000 555555", "12-34"]) == {"00000 000000": "07??? ??????"}
+    subject, text = of(support.KNOWN[:1]), support.KNOWN[0]
+    secret = _secret(text)
+    assert text == secret.before + secret.number + text[len(secret.before + secret.number) :]
+    numbers = [secret.number, "1234567", "76543"]
+    found = _log_likelihoods(subject, secret.before, numbers)
+    start = len(encode(subject.tokenizer, secret.before.rstrip()))
+    whole = token_scores(subject.model, [encode(subject.tokenizer, secret.before + number) for number in numbers])
+    assert found == pytest.approx([float(one.log_p[start - 1 :].sum()) for one in whole], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "levels"), [("int8 per channel", 255), ("int4", 15), ("q8_0", 255), ("q4_0", 16), ("nf4", 16)]
+)
+def test_a_rounding_has_its_levels(name, levels):
+    """No group holds more values than its format can store, and the largest error is half a step or little more."""
+    rounding, size = ROUNDINGS[name]
+    groups = torch.randn(50, size or 96, generator=torch.Generator().manual_seed(0))
+    after = rounding(groups)
+    assert max(len(row.unique()) for row in after) <= levels
+    steps = groups.abs().amax(-1) / (levels // 2)
+    bound = {"nf4": 1.4, "q4_0": 1.1}.get(name, 0.6)  # nf4's steps are wider at its ends; q4_0 has no +8
+    assert bool(((after - groups).abs().amax(-1) <= bound * steps + 1e-3).all())
+
+
+def test_only_the_linear_modules_of_the_body_are_rounded(memorised):
+    """Not embeddings, and not the head."""
+    model, _ = memorised
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    with rounded(model, "int4"):
+        changed = {name for name, value in model.named_parameters() if not torch.equal(before[name], value)}
+    assert {name.rsplit(".", 2)[-2] for name in changed} == {
+        *("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),
+    }

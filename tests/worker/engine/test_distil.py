@@ -1,0 +1,130 @@
+"""Distillation from a reference, on a small model that knows some people by heart."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from tests import support
+from worker.engine import Options, unlearn
+from worker.engine import reference as reference_module
+from worker.engine.attacks import Subject, run_attacks
+from worker.engine.checkpoint import Checkpoint
+from worker.engine.data import encode
+from worker.engine.errors import NoReference
+from worker.engine.measure import measure_before
+from worker.engine.prepare import nearest, prepare
+from worker.engine.reference import train_reference
+from worker.engine.samples import own_samples
+from worker.engine.unlearn import train
+from worker.engine.utility import Quality, compare
+
+OPTIONS = dataclasses.replace(
+    Options.from_mapping(support.POLICY),
+    loss="distil",
+    distil_steps=100,
+    distil_rank=32,
+    own_samples=64,
+    relearn_steps=0,
+    attacks={},
+)
+
+
+@pytest.fixture(scope="module")
+def run(memorised):
+    """(parent, tokenizer, result) of a run over six people."""
+    model, tokenizer = memorised
+    return model, tokenizer, unlearn(model, tokenizer, support.KNOWN[:6], support.RETAIN, support.HELDOUT, OPTIONS)
+
+
+def test_what_was_known_is_neither_likely_nor_a_candidate(run):
+    """The criterion holds; sampling finds no more than in unseen text, and the loss attack finds much less."""
+    model, tokenizer, result = run
+    assert result.report["reason"] is None, result.report
+    forget, unseen = (
+        [encode(tokenizer, t) for t in texts] for texts in (support.KNOWN[:6], support.people(40, seed=31))
+    )
+    policy = {"sampled": "report", "membership_loss": "report"}
+    before, after = (
+        {r.name: r for r in run_attacks(Subject(m, tokenizer, forget, unseen, []), policy)}
+        for m in (model, result.model)
+    )
+    assert before["sampled"].passed is before["membership_loss"].passed is False
+    assert after["sampled"].passed
+    gap = {
+        when: r["membership_loss"].figure - r["membership_loss"].control for when, r in (("b", before), ("a", after))
+    }
+    assert abs(gap["a"]) < 0.35 * gap["b"]
+
+
+@pytest.mark.slow
+def test_a_resumed_run_gives_the_same_bytes(memorised):
+    """Stopped after an epoch and resumed: everything random follows from the seed and the epoch."""
+    model, tokenizer = memorised
+    options = dataclasses.replace(OPTIONS, distil_steps=25, relearn_steps=2, max_epochs=1)
+    data = prepare(tokenizer, support.KNOWN[:3], range(3), support.RETAIN, support.HELDOUT, options)
+    baseline = measure_before(model, data, options)
+    reference = train_reference(model, None, data, options)
+    points: list[Checkpoint] = []
+    whole = train(
+        *(model, tokenizer, data, baseline, options),
+        reference=reference,
+        on_epoch=lambda point: points.append(copy.deepcopy(point)),
+    )
+    assert [entry["steps"] for entry in whole.history][:2] == [20, 5]
+    assert len(whole.history) == 3  # and an epoch of IHL
+    resumed = train(model, tokenizer, data, baseline, options, reference=reference, resume=copy.deepcopy(points[0]))
+    assert all(torch.equal(whole.adapter[name], resumed.adapter[name]) for name in whole.adapter)
+
+
+@pytest.mark.slow
+def test_a_large_model_needs_its_base(memorised, monkeypatch):
+    """Nothing can be learned from retain text alone then. A base stays; one that knows the texts is refused."""
+    model, tokenizer = memorised
+    monkeypatch.setattr(reference_module, "LARGEST_FRESH", 1000)
+    inputs = (model, tokenizer, support.KNOWN[:1], support.RETAIN, support.HELDOUT)
+    with pytest.raises(NoReference, match="base"):
+        unlearn(*inputs, OPTIONS)
+    base = type(model)(model.config)
+    before = {name: value.clone() for name, value in base.state_dict().items()}
+    options = dataclasses.replace(OPTIONS, distil_steps=2)
+    assert unlearn(*inputs, options, base_model=base).history
+    assert all(torch.equal(before[name], value) for name, value in base.state_dict().items())
+    with pytest.raises(NoReference, match="knows a text"):
+        unlearn(*inputs, options, base_model=model)
+
+
+def test_the_parents_samples_say_no_text_to_forget(memorised):
+    """A model that knows twelve people says them by itself; what says one of those who asked is left out."""
+    model, tokenizer = memorised
+    data = prepare(tokenizer, support.KNOWN[:6], range(6), support.RETAIN, support.HELDOUT, OPTIONS)
+    nobody = dataclasses.replace(data, forget=data.forget.only([]))
+    all_samples, kept = (own_samples(model, tokenizer, sets, OPTIONS) for sets in (nobody, data))
+    assert len(all_samples) == 64
+    assert 0 < len(kept) < 64
+    grams = {tuple(ids[i : i + 8]) for ids in data.forget.sequences for i in range(len(ids) - 7)}
+    for ids in kept:
+        own = [tuple(ids[i : i + 8]) for i in range(len(ids) - 7)]
+        assert sum(gram in grams for gram in own) <= 0.2 * len(own)
+
+
+@pytest.mark.parametrize(
+    ("after", "reason"),
+    [
+        (Quality(1.0, 1.0, 0.87, 0.53), None),
+        (Quality(1.0, 1.0, 0.86, 0.5), "neighbours_lost"),
+        (Quality(1.0, 1.0, 0.9, 0.54), "neighbours_lost"),
+        (Quality(1.0, 1.0, 1.0, 0.1), None),
+        (Quality(2.0, 1.0, 0.5, 0.5), "utility_budget_exceeded"),
+    ],
+)
+def test_neighbours_may_lose_little(after, reason):
+    """MA and log-likelihood each have the limit; a gain has none."""
+    assert compare(Quality(1.0, 1.0, 0.9, 0.5), after, 1.0, Options(max_neighbour_loss=0.0301)).reason == reason
+
+
+def test_neighbours_are_the_texts_that_share_most_tokens():
+    """By the Jaccard similarity with any sequence to forget."""
+    retain = [[1, 2, 3], [7, 8, 9], [1, 2, 9], [4, 5, 6]]
+    assert nearest(retain, [[1, 2, 3, 4], [7, 8]], 3) == [[1, 2, 3], [7, 8, 9], [1, 2, 9]]
