@@ -32,6 +32,7 @@ from worker.engine.losses.ascent import cross_entropy
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.metrics.perplexity import perplexity
 from worker.engine.metrics.token_scores import token_scores
+from worker.engine.options import DEFAULT_ATTACKS
 from worker.engine.types import CausalLM, Tokenizer
 
 KNOWN = [person.text for person in people(64, 11)]
@@ -56,10 +57,7 @@ METHODS: dict[str, Mapping[str, object]] = {
     **{loss: {"loss": loss, "init": "lora"} for loss in ("gd", "kl", "npo", "simnpo", "undial", "wga")},
     "distil": {"loss": "distil", "retain_batch_size": 16},
 }
-ATTACKS = (
-    "sampled", "extraction_strength", "membership_loss", "membership_min_k", "membership_min_k_pp", "exposure",
-    "prompts", "quantised",
-)  # fmt: skip
+ATTACKS = [name for name, effect in DEFAULT_ATTACKS.items() if effect != "off"]
 COLUMNS = {
     "ma": "MA", "top_five": "true token in the top five", "sampled": "leak@1000", "exposure": "exposure",
     "membership_loss": "AUC loss", "membership_min_k": "AUC min-k", "membership_min_k_pp": "AUC min-k++",

@@ -210,7 +210,7 @@ def measure_after(
     attacks = run_attacks(
         _subject(model, tokenizer, data, baseline), options.attacks, partial_progress(progress, 0.5, 0.5)
     )
-    reason = utility.reason or _blocked(attacks, options)
+    reason = utility.reason or blocked_by(attacks, options.attacks)
     reason = reason if all(v.passed for v in earlier) else "earlier_request_regressed"
     reason = reason if after.passed and all(v.passed for v in verdicts) else "criterion_missed"
     return ArtefactReport(
@@ -225,9 +225,9 @@ def measure_after(
     )
 
 
-def _blocked(attacks: list[AttackResult], options: Options) -> str | None:
+def blocked_by(attacks: Sequence[AttackResult], policy: Mapping[str, str]) -> str | None:
     """The reason why attacks that block keep a version from being published: one succeeded, or could not be run."""
-    blocking = [attack for attack in attacks if options.attacks.get(attack.name) == "block"]
+    blocking = [attack for attack in attacks if policy.get(attack.name) == "block"]
     if any(attack.passed is False for attack in blocking):
         return "attack_succeeded"
     could_not = any(attack.status == "NOT_RUN" and attack.why != "not_applicable" for attack in blocking)

@@ -95,15 +95,15 @@ def test_token_scores_are_those_of_the_formulas(memorised):
     """log p, min-k++'s z and the rank, against the model's own logits."""
     model, tokenizer = memorised
     ids = [encode(tokenizer, text) for text in (support.KNOWN[0], "Ada.", UNSEEN[0])]
-    for sequence, found in zip(ids, token_scores(model, ids), strict=True):
+    for sequence, measured in zip(ids, token_scores(model, ids), strict=True):
         logits = model(input_ids=torch.tensor([sequence])).logits[0, :-1].detach().double()
         log_p, targets = torch.log_softmax(logits, -1), torch.tensor(sequence[1:])
         at = log_p[torch.arange(len(targets)), targets]
         mean = (log_p.exp() * log_p).sum(-1)
         deviation = (log_p.exp() * (log_p - mean[:, None]) ** 2).sum(-1).sqrt()
-        torch.testing.assert_close(found.log_p, at, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(found.z, (at - mean) / deviation, atol=1e-3, rtol=1e-3)
-        assert torch.equal(found.rank, (log_p > at[:, None]).sum(-1))
+        torch.testing.assert_close(measured.log_p, at, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(measured.z, (at - mean) / deviation, atol=1e-3, rtol=1e-3)
+        assert torch.equal(measured.rank, (log_p > at[:, None]).sum(-1))
 
 
 def test_random_numbers_have_the_format_of_the_secret(of):
@@ -113,10 +113,10 @@ def test_random_numbers_have_the_format_of_the_secret(of):
     secret = _secret(text)
     assert text == secret.before + secret.number + text[len(secret.before + secret.number) :]
     numbers = [secret.number, "1234567", "76543"]
-    found = _log_likelihoods(subject, secret.before, numbers)
+    values = _log_likelihoods(subject, secret.before, numbers)
     start = len(encode(subject.tokenizer, secret.before.rstrip()))
     whole = token_scores(subject.model, [encode(subject.tokenizer, secret.before + number) for number in numbers])
-    assert found == pytest.approx([float(one.log_p[start - 1 :].sum()) for one in whole], abs=1e-3)
+    assert values == pytest.approx([float(one.log_p[start - 1 :].sum()) for one in whole], abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from tests import support
-from worker.engine.measure import Baseline, measure_after, measure_before
+from worker.engine.attacks.scores import AttackResult
+from worker.engine.measure import Baseline, blocked_by, measure_after, measure_before
 from worker.engine.options import Options
 from worker.engine.prepare import prepare
 
@@ -51,3 +52,24 @@ def test_the_first_run_is_measured_against_itself(measured):
     utility = measure_after(model, tokenizer, data, baseline, OPTIONS).utility
     assert utility.total_ratio == utility.heldout_ratio
     assert utility.max_total_ratio == 1.5
+
+
+def result(passed: bool | None, why: str | None = None) -> AttackResult:
+    """What an attack found, or why it was not run."""
+    return AttackResult("exposure", "NOT_RUN" if passed is None else "RUN", why, passed=passed)
+
+
+@pytest.mark.parametrize(
+    ("found_by", "reason"),
+    [
+        (result(True), None),
+        (result(False), "attack_succeeded"),
+        (result(None, "too_few_unseen_texts"), "attack_not_run"),
+        (result(None, "could_not_be_run"), "attack_not_run"),
+        (result(None, "not_applicable"), None),
+    ],
+)
+def test_an_attack_blocks_unless_it_was_run_and_failed(found_by, reason):
+    """An attack that reports blocks nothing; one that does not apply to these texts needs no run."""
+    assert blocked_by([found_by], {"exposure": "block"}) == reason
+    assert blocked_by([found_by], {"exposure": "report"}) is None

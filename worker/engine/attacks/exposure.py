@@ -42,8 +42,8 @@ def exposure(subject: Subject) -> Scores:
 
 def _secret(text: str) -> Secret | None:
     """The first number of a text that some text stands before."""
-    found = next((match for match in NUMBER.finditer(text) if match.start()), None)
-    return Secret(text[: found.start()], found.group()) if found else None
+    number = next((match for match in NUMBER.finditer(text) if match.start()), None)
+    return Secret(text[: number.start()], number.group()) if number else None
 
 
 def _shape(number: str) -> str:
