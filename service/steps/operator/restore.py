@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from service.audit.certificate import memorised_count
 from service.audit.manifest import FileEntry, NotPlain, manifest, manifest_digest
-from service.audit.predicate import CertifiedMeans, CertifiedUtility, Limits, Predicate
+from service.audit.predicate import Attack, CertifiedMeans, CertifiedUtility, Limits, Predicate
 from service.audit.trust import parse_trust
 from service.audit.verification import CERTIFICATE, VerificationError
 from service.audit.verify import PROOF, verify
@@ -23,7 +23,7 @@ from service.bootstrap import Services
 from service.db import jobs, log_entries, models, restored_requests, withdrawals
 from service.db.tables import Certificate, Job, Model, Version
 from service.domain.disclosure import SUPPRESSED
-from service.domain.report import Means, Utility, VersionMetrics
+from service.domain.report import AttackFinding, Means, Utility, VersionMetrics
 from service.domain.states import RESTORE_STAGE_TRANSITIONS, Outcome, Stage
 from service.evidence.log_keeper import LogForked
 from service.observability.logging import get_logger
@@ -193,6 +193,7 @@ def _metrics(predicate: Predicate, submitters: int) -> VersionMetrics:
         predicate["training"]["epochs"],
         memorised_count(line["reason"] for line in predicate["requests"]),
         submitters,
+        attacks=[_attack(attack) for attack in verification["attacks"] if "effect" in attack],
     )
 
 
@@ -211,6 +212,26 @@ def _utility(values: CertifiedUtility) -> Utility:
         total_ratio=_number(values.get("total_ratio")),
         max_total_ratio=_number(values.get("max_total_ratio")),
         within_total_budget=values.get("within_total_budget"),
+        max_neighbour_loss=_number(values.get("max_neighbour_loss")),
+        within_neighbour_limit=values.get("within_neighbour_limit"),
+    )
+
+
+def _attack(values: Attack) -> AttackFinding:
+    """What an attack found, from a certificate, as far as it says."""
+    run, scores = values["status"] == "RUN", [values.get(name) for name in ("figure", "control", "auc")]
+    figure, control, auc = (_number(None if score == SUPPRESSED else score) for score in scores)
+    return AttackFinding(
+        values["name"],
+        values.get("effect", "report"),
+        values["status"],
+        values.get("why"),
+        passed=values["result"] == "PASS" if run else None,
+        level=_number(values.get("level")),
+        figure=figure,
+        control=control,
+        auc=auc,
+        unseen=values.get("unseen"),
     )
 
 

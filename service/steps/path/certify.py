@@ -18,6 +18,7 @@ from service.audit.checkpoint import Proof
 from service.audit.commitments import forget_set_root
 from service.audit.dsse import IN_TOTO
 from service.audit.manifest import MODEL_FOLDER, FileEntry, manifest
+from service.audit.policy import policy_problems
 from service.audit.predicate import CertifiedTexts, Lineage, LogReference
 from service.audit.verify import MODEL_SIGNATURE
 from service.bootstrap import Services
@@ -59,6 +60,8 @@ def certify_job(services: Services, job_id: UUID, fence: int) -> None:
     with _staging(services, job_id, fence) as staged, services.keyring.keys_held():
         files = _parent_files(job) if job.outcome == Outcome.NOT_MEMORISED else released_files(services, job, staged)
         payload = _statement(services, job, tested, lineage, files)
+        if passed and any(policy_problems(loads(payload)["predicate"])):
+            raise PermanentJobError("record_refused")  # the verifier of everybody else would refuse it
         envelope = services.keyring.sign("certificate", payload, IN_TOTO)
         if passed:
             staged.rename(services.storage.certified(job_id, hashlib.sha256(envelope).hexdigest()))

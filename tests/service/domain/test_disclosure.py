@@ -2,6 +2,9 @@
 
 import pytest
 
+from service.audit.numbers import certified_utility
+from service.domain.disclosure import OF_NEIGHBOURS, Contributors, disclosed, redacted
+from service.domain.report import Utility
 from service.domain.states import CONTROL_STAGES
 from service.lease import hold_job
 from service.steps.path.batch import batch_requests
@@ -71,3 +74,32 @@ def expire_and_certify(services, job_id, report) -> None:
     with hold_job(services, job_id, CONTROL_STAGES) as lease:
         certify_job(services, job_id, lease.fence)
         publish_version(services, job_id, lease.fence)
+
+
+ATTACK = {"name": "membership_loss", "effect": "report", "status": "RUN", "why": None, "passed": False, "level": 0.005}
+ATTACK |= {"figure": -2.337, "control": -4.4321, "auc": 1.0, "p_value": 0.00005, "texts": 3, "unseen": 60}
+HIDDEN = {"why", "figure", "control", "auc", "p_value", "texts"}
+
+
+def test_the_texts_choose_the_neighbours_whose_figures_are_for_auditors_alone():
+    """Whoever has the retain file could compute them for each guess. The limit, and whether it was kept, are public."""
+    utility = {"heldout_ratio": 1.01, "max_neighbour_loss": 0.03, "within_neighbour_limit": True}
+    utility |= dict.fromkeys(OF_NEIGHBOURS, 0.123456)
+    many = Contributors(9, 0.2)
+    for shown in (disclosed({"utility": utility}, many)["utility"], redacted({"utility": utility})["utility"]):
+        assert {name for name, value in shown.items() if value is None} == OF_NEIGHBOURS
+        assert shown["heldout_ratio"] == 1.01
+    assert disclosed({"utility": utility}, many, auditor=True)["utility"] == utility
+    measured = Utility(*[1.0] * 7, within_budget=True, neighbour_ma_before=0.123456, neighbour_loss_after=0.123456)
+    assert "0.123456" not in str(certified_utility(measured))
+
+
+@pytest.mark.parametrize(("submitters", "scores"), [(1, (None, None, None)), (3, (-2.35, -4.45, 0.95))])
+def test_what_an_attack_found_is_shown_as_means_are(submitters, scores):
+    """Whether it succeeded is public; its scores are coarse, from three submitters on, and a 1 is no exact 1."""
+    (shown,) = disclosed({"attacks": [ATTACK]}, Contributors(submitters, 1 / submitters))["attacks"]
+    assert (shown["figure"], shown["control"], shown["auc"]) == scores
+    assert (shown["name"], shown["passed"], shown["level"]) == ("membership_loss", False, 0.005)
+    assert not {"p_value", "texts"} & shown.keys()
+    (left,) = redacted({"attacks": [ATTACK]})["attacks"]
+    assert {name for name, value in left.items() if value is None} == HIDDEN

@@ -215,3 +215,11 @@ def test_a_parent_that_was_changed_in_storage_is_no_measure(services, job, name)
         file = folder / name
         file.write_bytes(file.read_bytes()[:-1] + b"\x77")
     assert work_off(services, job_id) == (Stage.QUARANTINED, "parent_changed")
+
+
+def test_control_signs_no_pass_that_the_verifier_refuses(services, job):
+    """What compute reports may be of another policy; the record that says so is never made."""
+    _, job_id = job
+    utility = {**REPORT["utility"], "max_ratio": 9.0}
+    to_certify(services, job_id, {**REPORT, "utility": utility})
+    assert work_off(services, job_id) == (Stage.QUARANTINED, "record_refused")
