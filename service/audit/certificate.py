@@ -269,4 +269,5 @@ def _mandatory_attacks(requests: Sequence[RequestLine], *, run: bool) -> list[At
     """The attacks of the criterion; one result covers all requests."""
     result = "PASS" if all(line.verdict in ("PASS", NOT_PUBLISHED) for line in requests) else "FAIL"
     status, outcome = ("RUN", result) if run else ("NOT_RUN", None)
-    return [{"name": name, "status": status, "result": outcome} for name in MANDATORY_ATTACKS]
+    passed = outcome == "PASS" if run else None
+    return [{"name": name, "status": status, "result": outcome, "passed": passed} for name in MANDATORY_ATTACKS]

@@ -69,6 +69,7 @@ def certified_attack(attack: AttackFinding, contributors: Contributors) -> Attac
         "name": attack.name,
         "status": attack.status,
         "result": ("PASS" if attack.passed else "FAIL") if run else None,
+        "passed": attack.passed if run else None,
         "effect": attack.effect,
         "why": attack.why,
         "figure": _score(scores["figure"], run=run),

@@ -15,6 +15,7 @@ from service.domain.reference_texts import overlaps_too_much
 
 Result = TypeVar("Result")
 ROUNDING = Decimal("0.00001")
+RESULTS = {"PASS": True, "FAIL": False, None: None}
 MAX_NEIGHBOUR_LOSS = "0.03"  # as in the engine; policies of earlier releases name none
 TOTAL_BUDGET = Decimal("1.2")  # relative to the budget of one version, where the policy names none; as in the engine
 
@@ -74,6 +75,9 @@ def _verdict_problems(predicate: Predicate) -> Iterator[str]:
 def _blocking_attack_problems(predicate: Predicate) -> Iterator[str]:
     """Every attack that blocks by the policy was run and did not succeed, unless it does not apply to these texts."""
     listed = {attack["name"]: attack for attack in predicate["verification"]["attacks"]}
+    for name, stated in listed.items():
+        if "passed" in stated and stated["passed"] != RESULTS[stated["result"]]:
+            yield f"the attack “{name}” has two results"
     for entry in predicate["method"]["parameters"].get("attacks") or ():
         name, _, effect = entry.partition("=")
         if effect != "block":

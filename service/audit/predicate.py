@@ -129,7 +129,8 @@ class CertifiedEarlier(TypedDict):
 class Attack(TypedDict):
     """An attempt to extract the texts, or to tell that the model knew them: run, or not run and why.
 
-    Schemas 1 to 3 have name, status and result. The others have no figures: their limits stand beside the means.
+    Schemas 1 to 3 have name, status and result. The two of the criterion have no figures: their limits stand beside the
+    means. `passed` is the result as a truth value; None if it was not run.
     `figure` is the mean score of the texts, `control` that of held-out text under the same attack, `auc` the chance
     that a text scores higher than a held-out one. They are `SUPPRESSED` as means are. `level` is that of the test.
     """
@@ -137,6 +138,7 @@ class Attack(TypedDict):
     name: str
     status: str
     result: str | None
+    passed: NotRequired[bool | None]
     effect: NotRequired[str]
     why: NotRequired[str | None]
     figure: NotRequired[str | None]

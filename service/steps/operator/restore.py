@@ -219,14 +219,14 @@ def _utility(values: CertifiedUtility) -> Utility:
 
 def _attack(values: Attack) -> AttackFinding:
     """What an attack found, from a certificate, as far as it says."""
-    run, scores = values["status"] == "RUN", [values.get(name) for name in ("figure", "control", "auc")]
+    scores = (values.get("figure"), values.get("control"), values.get("auc"))
     figure, control, auc = (_number(None if score == SUPPRESSED else score) for score in scores)
     return AttackFinding(
         values["name"],
         values.get("effect", "report"),
         values["status"],
         values.get("why"),
-        passed=values["result"] == "PASS" if run else None,
+        passed=values.get("passed"),
         level=_number(values.get("level")),
         figure=figure,
         control=control,

@@ -157,6 +157,14 @@ def test_another_number_of_requests_is_a_failure(release, issuer):
     assert "another number" in refused(release).reason
 
 
+def test_an_attack_has_one_result(release, issuer):
+    """Its result and its truth value say the same."""
+    attacks = json.loads(release_payload(release))["predicate"]["verification"]["attacks"]
+    changed = [{**one, "passed": True} if one["name"] == "sampled" else one for one in attacks]
+    refusal = refused(issuer.changed(release, "verification", "attacks", to=changed))
+    assert (refusal.code, "“sampled” has two results" in refusal.reason) == (ExitCode.POLICY_FAILURE, True)
+
+
 @pytest.mark.parametrize("change", ["status", "result", "left out"])
 def test_a_mandatory_attack_must_have_been_run(release, issuer, change):
     """EL and MA are what the record is about."""
