@@ -27,6 +27,7 @@ from worker.engine.samples import own_samples
 from worker.engine.train import Trainer
 from worker.engine.types import AdapterState, CausalLM, EpochEntry, Tokenizer
 
+LAST_STEPS_RATE = 0.1  # of the learning rate: IHL's steps after a distillation only have to reach the criterion
 StageProgress = Callable[[str, float], None]
 
 
@@ -104,7 +105,8 @@ def train(
                 return resume
             if resume.epoch == options.distil_epochs:
                 resume = replace(resume, optimiser={})
-            options = replace(options, loss="ihl", shrink=False, max_epochs=options.last_epoch)
+            rate = options.learning_rate * LAST_STEPS_RATE
+            options = replace(options, loss="ihl", shrink=False, learning_rate=rate, max_epochs=options.last_epoch)
         return Trainer(model, adapter, forget, thresholds, counted, retain, data.utility, options, **run).run(resume)
     finally:
         adapter.detach()
