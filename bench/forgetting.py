@@ -13,6 +13,7 @@ who did not ask, and on prose.
 import argparse
 import copy
 import json
+import math
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -153,10 +154,8 @@ def report(path: Path) -> str:
     lines = [f"| method | {' | '.join(COLUMNS.values())} |", f"|{'---|' * (len(COLUMNS) + 1)}"]
     for method in dict.fromkeys(row["method"] for row in rows):
         of_method = [row for row in rows if row["method"] == method]
-        means = (sum(row[name] for row in of_method) / len(of_method) for name in COLUMNS)
-        cells = (
-            f"{mean:.0f}" if name == "seconds" else f"{mean:.3f}" for name, mean in zip(COLUMNS, means, strict=True)
-        )
+        means = {name: sum(row.get(name, math.nan) for row in of_method) / len(of_method) for name in COLUMNS}
+        cells = (f"{mean:.0f}" if name == "seconds" else f"{mean:.3f}" for name, mean in means.items())
         lines.append(f"| {method} ({len(of_method)}) | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -25,6 +25,7 @@ from transformers import (
 
 from worker.engine.data import encode, pad_batch
 from worker.engine.losses.ascent import cross_entropy
+from worker.engine.options import DEFAULT_ATTACKS
 
 VOCABULARY = 120
 _COMMON = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
@@ -140,9 +141,10 @@ def write_texts(path: Path, texts: Sequence[str]) -> Path:
 KNOWN = people(12, seed=1)  # what the memorised model knows; the first ones ask to be forgotten
 RETAIN = KNOWN[6:]
 HELDOUT = people(60, seed=2)
+ATTACKS = dict.fromkeys(DEFAULT_ATTACKS, "off") | {"sampled": "report", "membership_loss": "report"}
 POLICY = {
     "learning_rate": 2e-3, "max_epochs": 60, "margin": 0.3, "max_perplexity_ratio": 3.0, "sequence_length": 64,
-    "attacks": {"sampled": "report", "membership_loss": "report"}, "max_neighbour_loss": 10.0,
+    "attacks": ATTACKS, "max_neighbour_loss": 10.0,
     "max_wait_seconds": 1, "rank": 8, "heldout_sequences": 30, "retain_batch_size": 12,
 }  # fmt: skip
 

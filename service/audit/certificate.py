@@ -46,18 +46,20 @@ TITLE = "Record of unlearning procedure and test results"
 SCOPE = (
     "A procedure of approximate unlearning was run on the named parent model, and the named tests were run on "
     "exactly the files listed here. The tests bound greedy extraction of the submitted records. An attack that is "
-    "listed as run compares them with text that the model never saw, at the level stated there. Nothing is said of "
-    "attacks that were not run, of paraphrases, or of copies of the model made earlier."
+    "listed as run compares those that the parent had memorised with text that the model never saw, at the level "
+    "stated there. Nothing is said of attacks that were not run, of paraphrases, or of earlier copies of the model."
 )
-DISTILLATION = "distillation from a reference that passes the tests of the records, on LoRA"
+METHODS = {
+    "ihl": "IHL on LoRA",
+    "distil": "distillation from a reference whose MA on the records is that of unseen text, on LoRA",
+}
 MERGE = "W' = W + c (B A - B0 A0), in float32 from the parent's weights, rounded once to the storage dtype"
 CRITERION = (
     "mean EL and mean MA over the forget set at or under the held-out means; each request's own means, and those of "
     "every earlier request still kept, at or under the held-out 95th percentiles; held-out perplexity, relative to "
     "the parent and to version 0, at or under the policy's maxima; MA and log-likelihood of the retain text that is "
-    "most like the records no more than the policy's limit lower; no attack with the effect block succeeds. Here "
-    "means are rounded down to a multiple of "
-    f"{MEAN_STEP}, limits to a multiple of {LIMIT_STEP}"
+    "most like the records no more than the policy's limit lower; no attack with the effect block succeeds, or is left "
+    f"out. Here means are rounded down to a multiple of {MEAN_STEP}, limits to a multiple of {LIMIT_STEP}"
 )
 MANDATORY_ATTACKS = ("greedy extraction from every prefix (EL)", "token by token prediction (MA)")
 NOT_PUBLISHED = "NOT_PUBLISHED"  # the verdict of a request that passed its own tests in a run that published nothing
@@ -148,7 +150,7 @@ def statement(
         "requests": [_request(line) for line in sorted(requests, key=lambda line: line.ref)],
         "corpora": list(reference_texts),
         "method": {
-            "name": DISTILLATION if findings.reference else "FILA + IHL on LoRA",
+            "name": _method(parameters),
             "source": "Cha et al., ICLR 2025, arXiv 2408.06621",
             "reference": findings.reference,
             "parameters": certified_parameters(parameters),
@@ -257,6 +259,13 @@ def certified_parameters(policy: JsonObject) -> JsonObject:
     Numbers are strings, and a mapping is a list of `name=value`.
     """
     return {name: _parameter(value) for name, value in policy.items()}
+
+
+def _method(parameters: JsonObject) -> str:
+    """The name of the method, from the policy's loss and initialisation."""
+    loss = str(parameters.get("loss", "ihl"))
+    name = METHODS.get(loss, f"{loss.upper()} on LoRA")
+    return f"FILA + {name}" if parameters.get("init", "fila") == "fila" and loss != "distil" else name
 
 
 def _parameter(value: Json) -> Json:

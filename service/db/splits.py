@@ -22,13 +22,16 @@ PASSED = ("PASS", NOT_PUBLISHED)
 # Reasons that are no request's doing: a part of the batch would end in the same way.
 INSEPARABLE = frozenset(
     {
+        "attack_not_run",
         "cancelled",
         "candidate_changed",
         "candidate_unlike_parent",
         "child_message",
         "heldout_overlap",
+        "no_reference",
         "parent_changed",
         "parent_withdrawn",
+        "record_refused",
         "restored",
         "thresholds_unreadable",
         "unknown_plugin",

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Literal, TypeAlias, get_args
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from service.schemas.base import Input, LongList, Name, ServerPath, Text
 
@@ -31,7 +31,8 @@ AttackName: TypeAlias = Literal[
     "quantised",
     "relearned",
 ]
-DEFAULT_ATTACKS: dict[AttackName, Literal["block", "report", "off"]] = {
+Effect: TypeAlias = Literal["block", "report", "off"]
+DEFAULT_ATTACKS: dict[AttackName, Effect] = {
     **dict.fromkeys(get_args(AttackName), "report"),
     "relearned": "off",  # it trains the model
 }
@@ -84,7 +85,7 @@ class Policy(Input):
     max_neighbour_loss: float = Field(
         0.03, ge=0, description="MA, and log-likelihood a token, that retain text like the forgotten may lose"
     )
-    attacks: dict[AttackName, Literal["block", "report", "off"]] = Field(
+    attacks: dict[AttackName, Effect] = Field(
         default_factory=lambda: dict(DEFAULT_ATTACKS), description="an attack that blocks keeps versions unpublished"
     )
     distil_steps: int = Field(240, ge=20, le=100_000)
@@ -105,6 +106,12 @@ class Policy(Input):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     train_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpoint_activations: bool = Field(False, description="use less memory in training, for a third more time")
+
+    @field_validator("attacks")
+    @classmethod
+    def _complete(cls, attacks: dict[AttackName, Effect]) -> dict[AttackName, Effect]:
+        """An attack that is not named has its default."""
+        return DEFAULT_ATTACKS | attacks
 
     @model_validator(mode="before")
     @classmethod

@@ -51,6 +51,7 @@ from worker.engine.types import CausalLM, EpochEntry
 FORGET_BATCH = 16
 WARM_UP = 0.1  # share of the steps
 RELEARN_FROM, RELEARN_EVERY = 0.2, 4  # from this share of the steps on, every fourth step relearns
+RELEARN_RATE = 5e-4
 WIDTH_RATE = 0.4  # the learning rate times the hidden size
 
 
@@ -203,7 +204,7 @@ class Distiller:
         parameters = self.adapter.parameters()
         before = [parameter.detach().clone() for parameter in parameters]
         gradients = [_gradient(parameter) for parameter in parameters]
-        optimiser = torch.optim.AdamW(parameters, lr=self._rate(0) + 5e-4, weight_decay=0.0)
+        optimiser = torch.optim.AdamW(parameters, lr=RELEARN_RATE, weight_decay=0.0)
         for _ in range(order.randint(1, self.options.relearn_steps)):
             optimiser.zero_grad()
             self._backward(self.retain.sample(FORGET_BATCH), cross_entropy_rows, 1.0)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from worker.engine.attacks import AttackResult, Subject, cut_alike, run_attacks
+from worker.engine.attacks import AttackResult, Subject, cut_alike, one_of_each, run_attacks
 from worker.engine.criterion import Judgement, Threshold, Verdict, judge, thresholds_for
 from worker.engine.forget_set import ForgetSet
 from worker.engine.metrics.decode import GreedyDecoding, greedy_continuations
@@ -208,7 +208,7 @@ def measure_after(
     after = replace(judgement, verdicts=tuple(v for v in verdicts if v.request in set(baseline.memorised)))
     utility = compare(baseline.quality, measure_quality(model, data, options), baseline.first_perplexity, options)
     attacks = run_attacks(
-        _subject(model, tokenizer, data, baseline), options.attacks, partial_progress(progress, 0.5, 0.5)
+        _subject(model, tokenizer, data, baseline, options), options.attacks, partial_progress(progress, 0.5, 0.5)
     )
     reason = utility.reason or blocked_by(attacks, options.attacks)
     reason = reason if all(v.passed for v in earlier) else "earlier_request_regressed"
@@ -234,8 +234,9 @@ def blocked_by(attacks: Sequence[AttackResult], policy: Mapping[str, str]) -> st
     return "attack_not_run" if could_not else None
 
 
-def _subject(model: CausalLM, tokenizer: Tokenizer, data: Prepared, baseline: Baseline) -> Subject:
-    """What attacks work on: the requests that the parent had memorised, beside all held-out sequences."""
-    forget = data.forget.only(baseline.memorised).sequences
+def _subject(model: CausalLM, tokenizer: Tokenizer, data: Prepared, baseline: Baseline, options: Options) -> Subject:
+    """What attacks work on: a window of each request that the parent had memorised, beside all held-out sequences."""
+    forget = one_of_each(data.forget.only(baseline.memorised), options.seed)
     unseen = [ids for ids in data.utility if ids not in data.threshold_sequences]
-    return Subject(model, tokenizer, forget, cut_alike([*data.threshold_sequences, *unseen], forget), data.retain)
+    unseen = cut_alike([*data.threshold_sequences, *unseen], forget, options.seed)
+    return Subject(model, tokenizer, forget, unseen, data.retain)

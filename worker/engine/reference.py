@@ -66,7 +66,7 @@ def train_reference(
     texts = [*data.all_retain, *(ids for ids in data.utility if ids not in data.threshold_sequences)]
     torch.manual_seed(options.seed)
     model = AutoModelForCausalLM.from_config(parent.config) if base is None else base
-    model.to(model_device(parent)).requires_grad_(True)
+    model.float().to(model_device(parent)).requires_grad_(True)  # small steps are lost in narrow weights
     rate = FRESH_RATE if base is None else BASE_RATE
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=STEPS, pct_start=0.1)
@@ -107,7 +107,7 @@ def check_reference(model: CausalLM, forget: Sequence[list[int]], unseen: Sequen
     known, others = values[: len(forget)], values[len(forget) :]
     together = rank_test(known, others, two_sided=False) < LEVEL / 10
     if together or max(known) > max(others) + MOST_OVER_UNSEEN:
-        raise NoReference("base: the reference knows a text of the forget set")
+        raise NoReference("the reference knows a text to forget")
 
 
 def _take_step(model: CausalLM, optimiser: torch.optim.Optimizer, batch: list[list[int]]) -> None:
@@ -132,6 +132,7 @@ class Reference:
             forget: The sequences to forget.
             unseen: Held-out sequences that it was not trained on.
         """
+        model.float()
         self._head, self._rows = Head(model), _last_hidden_rows(model, forget)
         self.unseen, self.unseen_loss = list(unseen), mean_loss(model, unseen)
 

@@ -218,7 +218,9 @@ class Trainer:
         with without_adapter(self.adapter):
             parent = sequence_log_likelihoods(self.model, batch, dtype)
         lengths = torch.tensor([len(ids) - 1 for ids in batch], device=own.device)
-        weights = loss.weights(own, parent, lengths).repeat_interleave(lengths)
+        # `_backward` takes the mean over tokens; these losses are means over sequences.
+        per_token = lengths.sum() / len(batch)
+        weights = (loss.weights(own, parent, lengths) * per_token).repeat_interleave(lengths)
         return lambda rows: weights[rows]
 
     def _backward(

@@ -1,16 +1,20 @@
 """Attacks: what they find of a text that is known by heart, and what they say of texts that nobody knows."""
 
+import json
+import math
 import random
 
 import pytest
 import torch
 
+from service.audit.schema import PATH
 from tests import support
-from worker.engine.attacks import ATTACKS, Subject, cut_alike, run_attacks, scores
+from worker.engine.attacks import ATTACKS, Subject, cut_alike, one_of_each, run_attacks, scores
 from worker.engine.attacks.exposure import _formats, _log_likelihoods, _secret
 from worker.engine.attacks.quantised import ROUNDINGS, rounded
 from worker.engine.attacks.scores import LEVEL, Scores, judged, least_p_value, rank_test
 from worker.engine.data import encode
+from worker.engine.forget_set import ForgetSet
 from worker.engine.metrics.token_scores import token_scores
 
 UNSEEN = support.people(40, seed=31)
@@ -58,8 +62,53 @@ def test_what_is_not_run_says_why(of):
     assert {results[name].why for name in ATTACKS if name != "exposure"} == {"off"}
     few = judged("sampled", Scores([1.0], [0.0] * 30), LEVEL / 9)
     assert (few.status, few.why, few.passed) == ("NOT_RUN", "too_few_unseen_texts", None)
-    assert least_p_value(1, 199) == pytest.approx(1 / 200)
-    assert judged("sampled", Scores([1.0], [0.0] * 199), LEVEL / 9).passed is False
+    assert judged("sampled", Scores([1.0], [math.nan] * 999), LEVEL).why == "could_not_be_run"
+    for two_sided, needed in ((False, 359), (True, 719)):  # fewer show nothing, however far off a single text is
+        assert least_p_value(1, needed, two_sided=two_sided) == pytest.approx(LEVEL / 9 / 2)
+        assert judged("x", Scores([1.0], [0.0] * (needed - 1), two_sided), LEVEL / 9).status == "NOT_RUN"
+        assert judged("x", Scores([1.0], [0.0] * needed, two_sided), LEVEL / 9).passed is False
+
+
+def test_every_reason_fits_the_certificate():
+    """What an attack says of itself can be signed."""
+    schema = json.loads(PATH.read_bytes())
+    listed = {why for why in next(iter(members(schema, "why")))["enum"] if why}
+    assert listed == {scores.OFF, scores.NOT_APPLICABLE, scores.TOO_FEW, scores.COULD_NOT}
+
+
+def members(value, name):
+    """Every member of that name in a JSON value."""
+    if isinstance(value, dict):
+        yield from (member for key, member in value.items() if key == name and isinstance(member, dict))
+        value = list(value.values())
+    for item in value if isinstance(value, list) else ():
+        yield from members(item, name)
+
+
+def test_an_attack_that_a_library_refuses_costs_no_job(of, monkeypatch):
+    """It is listed as one that could not be run."""
+    monkeypatch.setitem(ATTACKS, "prompts", lambda _: {}["nothing"])
+    (result,) = (r for r in run_attacks(of(support.KNOWN[:2]), {"prompts": "block"}) if r.name == "prompts")
+    assert (result.status, result.why, result.passed) == ("NOT_RUN", "could_not_be_run", None)
+
+
+def test_windows_of_one_text_count_once():
+    """They are alike: as samples of their own they would make a certainty of one coincidence."""
+    forget = ForgetSet([[0, n] for n in range(40)], [n // 10 for n in range(40)])
+    assert [ids[1] // 10 for ids in one_of_each(forget, 0)] == [0, 1, 2, 3]
+    many = ForgetSet([[0, n] for n in range(1000)], list(range(1000)))
+    assert len(one_of_each(many, 0)) == 256
+
+
+def test_lengths_alone_make_no_difference(of, memorised):
+    """Short and long texts that nobody knows: unseen ones are cut to the same lengths."""
+    model, tokenizer = memorised
+    texts = support.people(12, seed=33)
+    forget = [encode(tokenizer, text)[: 10 if i % 4 else 99] for i, text in enumerate(texts)]
+    unseen = cut_alike([encode(tokenizer, text) for text in support.people(80, seed=34)], forget)
+    names = ("sampled", "membership_loss", "membership_min_k", "membership_min_k_pp")
+    results = run_attacks(Subject(model, tokenizer, forget, unseen, []), dict.fromkeys(names, "report"))
+    assert [r.passed for r in results if r.status == "RUN"] == [True] * 4
 
 
 def test_a_model_that_never_saw_the_texts_fails_as_seldom_as_is_stated(monkeypatch):

@@ -1,22 +1,26 @@
 """Attacks: ways to get forgotten texts out of a model, or to tell that it knew them. One line each here.
 
 An attack takes a `Subject` and returns `Scores` of the texts to forget and of never-seen texts under the same attack.
-`scores.judged` compares the two. Each attack has a stated, bounded cost.
+`scores.judged` compares the two. The cost is bounded: one window of a request, of 256 requests at most.
 """
 
+import logging
 from collections.abc import Callable, Mapping
+
+import torch
 
 from worker.engine.attacks.exposure import exposure
 from worker.engine.attacks.likelihood import extraction_strength, loss, min_k, min_k_pp, sampled
 from worker.engine.attacks.prompts import prompts
 from worker.engine.attacks.quantised import quantised
 from worker.engine.attacks.relearned import relearned
-from worker.engine.attacks.scores import LEVEL, AttackResult, Scores, judged, not_run
-from worker.engine.attacks.subject import Subject, cut_alike
+from worker.engine.attacks.scores import COULD_NOT, LEVEL, NOT_APPLICABLE, OFF, AttackResult, Scores, judged, not_run
+from worker.engine.attacks.subject import Subject, cut_alike, one_of_each
 from worker.engine.progress import Progress, no_progress
 
-__all__ = ["ATTACKS", "AttackResult", "Subject", "cut_alike", "run_attacks"]
+__all__ = ["ATTACKS", "AttackResult", "Subject", "cut_alike", "one_of_each", "run_attacks"]
 
+logger = logging.getLogger(__name__)
 ATTACKS: dict[str, Callable[[Subject], Scores]] = {
     "sampled": sampled,
     "extraction_strength": extraction_strength,
@@ -28,6 +32,17 @@ ATTACKS: dict[str, Callable[[Subject], Scores]] = {
     "quantised": quantised,
     "relearned": relearned,
 }
+
+
+def _tried(name: str, attack: Callable[[Subject], Scores], subject: Subject, level: float) -> AttackResult:
+    """The result of an attack. One that a library refuses, for whatever reason, must not cost the job."""
+    try:
+        return judged(name, attack(subject), level)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        logger.warning("the attack %s could not be run: %s", name, type(error).__name__)
+        return not_run(name, COULD_NOT)
 
 
 def run_attacks(subject: Subject, policy: Mapping[str, str], progress: Progress = no_progress) -> list[AttackResult]:
@@ -46,11 +61,10 @@ def run_attacks(subject: Subject, policy: Mapping[str, str], progress: Progress 
     for done, (name, attack) in enumerate(ATTACKS.items()):
         progress(done / len(ATTACKS))
         if policy.get(name, "off") == "off":
-            results.append(not_run(name, "off"))
-            continue
-        try:
-            results.append(judged(name, attack(subject), level))
-        except (IndexError, RuntimeError, ValueError):  # of a library, for a model or a text that it cannot take
-            results.append(not_run(name, "could_not_be_run"))
+            results.append(not_run(name, OFF))
+        elif not subject.forget:
+            results.append(not_run(name, NOT_APPLICABLE))
+        else:
+            results.append(_tried(name, attack, subject, level))
     progress(1.0)
     return results

@@ -33,10 +33,13 @@ def exposure(subject: Subject) -> Scores:
     """For each text with a number, the share of random numbers of its format that are less likely there.
 
     A number's shape is the number with each digit as 0. Digits that are the same in all unseen numbers of that shape
-    belong to the format, and stay. Shapes that few unseen texts have are left out, because nobody knows their format.
+    belong to the format, and stay. If few unseen texts have the shape of some number, nobody knows its format, and
+    there are too few unseen texts for this attack.
     """
     forget, unseen = ([s for text in side if (s := _secret(text))][:MOST_TEXTS] for side in subject.texts())
     formats = _formats([secret.number for secret in unseen])
+    if any(_shape(secret.number) not in formats for secret in forget):
+        return Scores([0.5] * len(forget), [])  # there is a number, and nothing to compare it with
     return Scores(_shares(subject, forget, formats), _shares(subject, unseen, formats), two_sided=True)
 
 
@@ -87,7 +90,10 @@ def _log_likelihoods(subject: Subject, before: str, numbers: Sequence[str]) -> l
     """log p of each number after the same text, whose keys and values are computed once."""
     tokenizer, model = subject.tokenizer, subject.model
     prefix = encode(tokenizer, before.rstrip())  # a space at the end may become a part of the number's first token
-    ends = [encode(tokenizer, before + number)[len(prefix) :] for number in numbers]
+    whole = [encode(tokenizer, before + number) for number in numbers]
+    if any(ids[: len(prefix)] != prefix for ids in whole):
+        raise ValueError("the tokens of the text change with the number after it")
+    ends = [ids[len(prefix) :] for ids in whole]
     cache = DynamicCache()
     argument, device = cache_argument(model), model_device(model)
     with measuring(model):

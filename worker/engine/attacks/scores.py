@@ -1,11 +1,12 @@
 """What an attack finds, and the test that compares the texts to forget with texts that the model has never seen.
 
 An attack gives each text a score: the higher, the better the model knows it. The control is held-out text under the
-same attack. A model that never saw the texts scores them as it scores held-out text, so the scores of both come from
-one distribution. The test is the Mann-Whitney test of that hypothesis, exact in its ranks, by permutation. Each attack
-is tested at `LEVEL / number of attacks` (Bonferroni), so that a model that never saw the texts fails any of them with a
-probability of at most `LEVEL`. What does not differ by that test may still differ by a little: a small forget set or
-few held-out texts show only large differences, and the certificate says how many there were.
+same attack. Of each request one window is attacked, because windows of one text are alike. A model that never saw the
+requests scores them as it scores held-out text of their length. The test is the Mann-Whitney test of that
+hypothesis, by random permutations. Each attack is tested at `LEVEL / number of attacks` (Bonferroni). So a model that
+never saw the requests fails any of them with a probability of at most `LEVEL`, as far as held-out text is of their
+kind. What does not differ by that test may still differ by a little: few requests or few held-out texts show only large
+differences, and the certificate says how many there were.
 """
 
 import math
@@ -16,7 +17,10 @@ import torch
 
 LEVEL = 0.05  # family-wise, over all attacks of a job
 PERMUTATIONS = 20_000
+CHUNK = 1000  # permutations that are drawn at once
+CLEARLY = 2  # how far below the level the least p-value must be: permutations are random
 FEWEST_UNSEEN = 20  # scores of never-seen text below which nothing can be compared
+OFF, NOT_APPLICABLE, TOO_FEW, COULD_NOT = "off", "not_applicable", "too_few_unseen_texts", "could_not_be_run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +86,12 @@ def judged(name: str, scores: Scores, level: float) -> AttackResult:
         The result; NOT_RUN if there is nothing to compare, or too little for this level.
     """
     if not scores.forget:
-        return not_run(name, "not_applicable")
-    if len(scores.unseen) < FEWEST_UNSEEN or least_p_value(len(scores.forget), len(scores.unseen)) > level:
-        return not_run(name, "too_few_unseen_texts")
+        return not_run(name, NOT_APPLICABLE)
+    if not all(map(math.isfinite, [*scores.forget, *scores.unseen])):
+        return not_run(name, COULD_NOT)
+    least = least_p_value(len(scores.forget), len(scores.unseen), two_sided=scores.two_sided)
+    if len(scores.unseen) < FEWEST_UNSEEN or least > level / CLEARLY:
+        return not_run(name, TOO_FEW)
     p_value = rank_test(scores.forget, scores.unseen, two_sided=scores.two_sided)
     return AttackResult(
         name,
@@ -100,9 +107,9 @@ def judged(name: str, scores: Scores, level: float) -> AttackResult:
     )
 
 
-def least_p_value(forget: int, unseen: int) -> float:
-    """The least p-value that the test can give: all texts to forget score higher than all unseen ones."""
-    return 1 / math.comb(forget + unseen, forget)
+def least_p_value(forget: int, unseen: int, *, two_sided: bool) -> float:
+    """The least p-value that the test can give: all texts to forget score higher than all unseen ones, or lower."""
+    return (2 if two_sided else 1) / math.comb(forget + unseen, forget)
 
 
 def auc(forget: Sequence[float], unseen: Sequence[float]) -> float:
@@ -126,10 +133,12 @@ def rank_test(forget: Sequence[float], unseen: Sequence[float], *, two_sided: bo
     centred = ranks - ranks.mean()
     observed = float(centred[: len(forget)].sum())
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.rand(PERMUTATIONS, len(ranks), generator=generator).topk(len(forget), dim=-1).indices
-    sums = centred[drawn].sum(-1)
-    extreme = (sums.abs() >= abs(observed) - 1e-9) if two_sided else (sums >= observed - 1e-9)
-    return (1 + int(extreme.sum())) / (1 + PERMUTATIONS)
+    extreme = 0
+    for start in range(0, PERMUTATIONS, CHUNK):
+        drawn = torch.rand(min(CHUNK, PERMUTATIONS - start), len(ranks), generator=generator)
+        sums = centred[drawn.topk(len(forget), dim=-1).indices].sum(-1)
+        extreme += int(((sums.abs() >= abs(observed) - 1e-9) if two_sided else (sums >= observed - 1e-9)).sum())
+    return (1 + extreme) / (1 + PERMUTATIONS)
 
 
 def _midranks(values: Sequence[float]) -> list[float]:

@@ -1,11 +1,16 @@
 """What attacks work on: a model, the texts to forget, and never-seen texts of the same lengths."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from worker.engine.forget_set import ForgetSet
 from worker.engine.metrics.token_scores import TokenScores, token_scores
 from worker.engine.types import CausalLM, Tokenizer
+
+MOST_REQUESTS = 256  # that are attacked
+CUT_BELOW = 0.75  # of the length of an unseen text
 
 
 @dataclass(frozen=True)
@@ -15,7 +20,7 @@ class Subject:
     Attributes:
         model: The model under test; an attack leaves it as it was.
         tokenizer: Its tokenizer.
-        forget: The sequences to forget.
+        forget: The sequences to forget, one of each request (`one_of_each`).
         unseen: Held-out sequences, cut by `cut_alike`.
         retain: Retain sequences, for attacks that train.
     """
@@ -40,7 +45,21 @@ class Subject:
         return forget, unseen
 
 
-def cut_alike(unseen: Sequence[list[int]], forget: Sequence[list[int]]) -> list[list[int]]:
-    """Unseen sequences, none longer than the longest sequence to forget: a score depends on the length."""
-    longest = max(map(len, forget), default=0)
-    return [ids[:longest] for ids in unseen]
+def one_of_each(forget: ForgetSet, seed: int) -> list[list[int]]:
+    """A random window of each request, of MOST_REQUESTS random ones: samples that do not depend on each other."""
+    draw = random.Random(seed)  # no secret
+    windows: dict[int, list[list[int]]] = {}
+    for ids, request_id in zip(forget.sequences, forget.request_ids, strict=True):
+        windows.setdefault(request_id, []).append(ids)
+    drawn = [draw.choice(of_request) for of_request in windows.values()]
+    return drawn if len(drawn) <= MOST_REQUESTS else draw.sample(drawn, MOST_REQUESTS)
+
+
+def cut_alike(unseen: Sequence[list[int]], forget: Sequence[list[int]], seed: int = 0) -> list[list[int]]:
+    """Unseen sequences, each cut to the length of a random sequence to forget: a score depends on the length.
+
+    One that is only a little longer stays whole, because the end of a text is easier to guess than its middle.
+    """
+    lengths, draw = [len(ids) for ids in forget], random.Random(seed)  # no secret
+    drawn = [draw.choice(lengths) if lengths else len(ids) for ids in unseen]
+    return [ids[:length] if length < CUT_BELOW * len(ids) else ids for ids, length in zip(unseen, drawn, strict=True)]

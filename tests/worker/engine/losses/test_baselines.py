@@ -1,7 +1,15 @@
 """Every loss against the literal formula of its paper, in float64: the gradient on the logits is autograd's."""
 
+import copy
+
+import pytest
 import torch
 
+from tests import support
+from worker.engine.adapter import Adapter, find_targets, target_weights
+from worker.engine.data import encode
+from worker.engine.forget_set import ForgetSet
+from worker.engine.inits.standard import standard_factors
 from worker.engine.losses import LOSSES
 from worker.engine.losses.baselines import (
     NPO_BETA,
@@ -14,6 +22,9 @@ from worker.engine.losses.baselines import (
     wga_rows,
 )
 from worker.engine.losses.distil import distil_rows, divergence_rows
+from worker.engine.options import Options
+from worker.engine.parent import without_adapter
+from worker.engine.train import Trainer
 
 ROWS, VOCABULARY = 7, 11
 
@@ -95,6 +106,40 @@ def test_npo_and_simnpo():
         _, gradient = weighted_ascent_rows(logits.detach(), targets, of_rows)
         (expected,) = torch.autograd.grad(literal, logits, retain_graph=True)
         torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize("name", ["npo", "simnpo"])
+def test_the_trainer_takes_the_papers_gradient(memorised, name):
+    """Two sequences of different lengths: the gradient of the mean over sequences, by autograd on the whole model."""
+    model, tokenizer = copy.deepcopy(memorised[0]), memorised[1]
+    batch = [encode(tokenizer, text)[:length] for text, length in zip(support.KNOWN[:2], (9, 15), strict=True)]
+    weights = target_weights(model, find_targets(model))
+    generator = torch.Generator().manual_seed(0)
+    adapter = Adapter(model, {n: standard_factors(w, None, 2, 2.0, generator) for n, w in weights.items()}, 2, 2.0)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.add_(0.05)
+    options = Options(loss=name, train_dtype="float32")
+    trainer = Trainer(model, adapter, ForgetSet(batch, [0, 1]), [], [0, 1], None, [], options)
+    loss = LOSSES[name]
+    trainer._backward(batch, loss.rows, 1.0, trainer._beside(loss, batch))
+    gradients = [parameter.grad.clone() for parameter in adapter.parameters()]
+
+    def likelihoods():
+        logits = [model(input_ids=torch.tensor([ids])).logits[0, :-1] for ids in batch]
+        pairs = zip(logits, batch, strict=True)
+        return torch.stack([at(torch.log_softmax(z, -1), torch.tensor(ids[1:])).sum() for z, ids in pairs])
+
+    with without_adapter(adapter), torch.no_grad():
+        parent = likelihoods()
+    own, lengths = likelihoods(), torch.tensor([8, 14])
+    if name == "npo":
+        literal = (2 / NPO_BETA * torch.nn.functional.softplus(NPO_BETA * (own - parent))).mean()
+    else:
+        literal = (-2 / SIMNPO_BETA * torch.nn.functional.logsigmoid(-SIMNPO_BETA / lengths * own)).mean()
+    wanted = torch.autograd.grad(literal, adapter.parameters())
+    for value, expected in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(value, expected, atol=1e-6, rtol=1e-3)
 
 
 def test_every_loss_says_what_it_needs():
