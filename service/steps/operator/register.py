@@ -102,7 +102,7 @@ def _store_base(services: Services, path: str) -> str:
         digest = manifest_digest(manifest(staged))
         services.storage.publish(staged, digest)
     except Invalid as error:
-        raise Invalid(error.detail, field="base_path") from error
+        raise Invalid(error.detail, field="base_path", code=error.code) from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return digest

@@ -1,6 +1,8 @@
 """The compute child's stages on files."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -69,3 +71,44 @@ def test_the_child_puts_off_what_is_fit_alone_and_rejects_what_never_is(folders,
     assert Pipeline(inputs, lambda kind, **values: messages.update({kind: values})).run() is None
     assert messages["rejected"] == {"reasons": {4: "too_generic"}}
     assert messages["put_off"] == {"requests": [2, 3]}
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def test_a_killed_distillation_goes_on_with_its_reference(memorised_folder, tmp_path, monkeypatch):
+    """The reference is a stage of its own: what was trained once is read again, to the bit."""
+    inputs = JobInput(
+        work=str(tmp_path / "job" / "1"),
+        parent=str(memorised_folder / "model"),
+        first=str(memorised_folder / "model"),
+        retain=str(memorised_folder / "retain.jsonl"),
+        heldout=str(memorised_folder / "heldout.jsonl"),
+        policy=support.POLICY
+        | {"loss": "distil", "distil_steps": 20, "own_samples": 16, "relearn_steps": 0, "max_epochs": 1},
+        texts=support.KNOWN[:2],
+        request_ids=[0, 1],
+        earlier_texts=[],
+        earlier_request_ids=[],
+        earlier_refs={},
+        run="r",
+    )
+
+    def killed(*_, **__):
+        raise Killed
+
+    Path(inputs.work).mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("worker.steps.pipeline.train", killed)
+        with pytest.raises(Killed):
+            Pipeline(inputs, lambda *_, **__: None).run()
+    made = (Path(inputs.work) / "reference" / "model.safetensors").read_bytes()
+    monkeypatch.setattr("worker.steps.pipeline.train_reference", killed)  # it must not be trained again
+    again = replace(inputs, work=str(tmp_path / "job" / "2"))
+    Path(again.work).mkdir()
+    findings = Pipeline(again, lambda *_, **__: None).run().findings
+    assert (Path(again.work) / "reference" / "model.safetensors").read_bytes() == made
+    assert (findings.reference, findings.epochs) == ("fresh", 2)
+    assert {attack.name: attack.status for attack in findings.attacks}["sampled"] in ("RUN", "NOT_RUN")
+    assert not any("reference" in path for path in findings.files)

@@ -1,14 +1,19 @@
 """Registering is no way to read the server's files: neither by a path, nor by a link, nor by a change meanwhile."""
 
 import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
+from safetensors.numpy import load_file, save_file
+from sqlalchemy import select
 
+from service.db.tables import Model
 from service.steps.operator import register
+from service.steps.upkeep.sweep import collect_garbage
 from tests.service.api.submissions import counts
 from tests.service.conftest import registration
 
@@ -205,4 +210,40 @@ def test_a_link_out_of_a_models_folder_in_the_hub_cache_is_refused(api, services
     (tmp_path / "cache" / "models--any--other").write_bytes(b"{}")
     (snapshot / "extra.json").symlink_to(tmp_path / ("keys/kek" if target == "keys" else "cache/models--any--other"))
     assert_refused(api.post("/v1/models", json=registration(base, path="any/tiny")), "path", "outside_roots")
+    assert_nothing_was_kept(services)
+
+
+def test_a_base_is_copied_and_kept_as_long_as_its_model(api, services, base, folder):
+    """It is no version and nobody can fetch it; the collector leaves it alone."""
+    weights = folder / "model.safetensors"
+    tensors = load_file(weights)
+    save_file({name: tensor * 0.5 for name, tensor in tensors.items()}, weights, {"format": "pt"})
+    answer = api.post("/v1/models", json=registration(base, base_path=str(folder)))
+    assert answer.status_code == 201, answer.json()
+    with services.db.transaction() as session:
+        digest = session.scalar(select(Model.base))
+    kept = services.storage.release(digest) / "model" / "model.safetensors"
+    assert kept.read_bytes() == weights.read_bytes()
+    for path in (services.storage.release(digest), kept):
+        os.utime(path, (0, 0))
+    collect_garbage(services)
+    assert kept.exists()
+    assert [v["version"] for v in api.get("/v1/models/tiny/versions").json()["items"]] == [0]
+
+
+def other_vocabulary(config: Path) -> None:
+    """Let a configuration name another size."""
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"vocab_size": 7}))
+
+
+@pytest.mark.parametrize("name", ["itself", "another vocabulary", "a link out"])
+def test_a_base_that_is_none_is_refused(api, services, base, folder, name):
+    """It would be a reference that knows the texts, one that cannot be compared, or a way to read files."""
+    if name == "another vocabulary":
+        other_vocabulary(folder / "config.json")
+    elif name == "a link out":
+        (folder / "extra.json").symlink_to(services.settings.keys_dir / "kek")
+    answer = api.post("/v1/models", json=registration(base, base_path=str(folder)))
+    problem = answer.json()
+    assert (answer.status_code, problem["errors"][0]["field"]) == (422, "base_path"), problem
     assert_nothing_was_kept(services)
