@@ -65,7 +65,7 @@ def rounded(model: CausalLM, name: str) -> Iterator[None]:
         name: A name in ROUNDINGS.
 
     Yields:
-        Nothing.
+        None: Nothing.
     """
     rounding, size = ROUNDINGS[name]
     head = model.get_output_embeddings()
