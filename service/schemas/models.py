@@ -86,7 +86,9 @@ class Policy(Input):
         0.03, ge=0, description="MA, and log-likelihood a token, that retain text like the forgotten may lose"
     )
     attacks: dict[AttackName, Effect] = Field(
-        default_factory=lambda: dict(DEFAULT_ATTACKS), description="an attack that blocks keeps versions unpublished"
+        default_factory=lambda: dict(DEFAULT_ATTACKS),
+        max_length=len(DEFAULT_ATTACKS),
+        description="an attack that blocks keeps versions unpublished",
     )
     distil_steps: int = Field(240, ge=20, le=100_000)
     distil_rank: int = Field(64, ge=1, le=512)

@@ -83,7 +83,7 @@ def test_what_was_never_memorised_needs_no_training(stack, folder):
     [
         ({"learning_rate": 1e-7, "max_epochs": 1}, "criterion_missed"),
         ({"max_perplexity_ratio": 0.01}, "utility_budget_exceeded"),
-        ({"attacks": dict.fromkeys(DEFAULT_ATTACKS, "block")}, "attack_not_run"),
+        pytest.param({"attacks": dict.fromkeys(DEFAULT_ATTACKS, "block")}, "attack_not_run", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_that_fails_its_tests_publishes_nothing(stack, folder, policy, reason):
