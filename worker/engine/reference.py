@@ -33,7 +33,7 @@ from worker.engine.types import CausalLM
 
 LARGEST_FRESH = 30_000_000  # parameters of a model that can be learned from retain text alone
 STEPS, CHECK_STEPS, BATCH = 400, 10, 16
-MOST_OVER_UNSEEN = 0.2  # of MA; a text that is known by heart is far over it
+MOST_TOGETHER, MOST_OVER_UNSEEN = 0.1, 0.2  # of MA; what is known by heart is far over them
 FRESH_RATE, BASE_RATE = 3e-3, 1e-4
 
 
@@ -101,11 +101,12 @@ def check_reference(model: CausalLM, forget: Sequence[list[int]], unseen: Sequen
         unseen: Held-out sequences that it was not trained on.
 
     Raises:
-        NoReference: All sequences together have a higher MA than unseen ones, or a single one a much higher MA.
+        NoReference: All sequences together have a clearly higher MA than unseen ones, or a single one a much higher MA.
     """
     values = [accuracy(row) for row in token_matches(model, [*forget, *unseen])]
     known, others = values[: len(forget)], values[len(forget) :]
-    together = rank_test(known, others, two_sided=False) < LEVEL / 10
+    over_unseen = sum(known) / len(known) - sum(others) / len(others)
+    together = over_unseen > MOST_TOGETHER and rank_test(known, others, two_sided=False) < LEVEL / 10
     if together or max(known) > max(others) + MOST_OVER_UNSEEN:
         raise NoReference("the reference knows a text to forget")
 
