@@ -30,7 +30,7 @@ from worker.engine import Options, unlearn
 from worker.engine.attacks import Subject, run_attacks
 from worker.engine.data import encode, pad_batch
 from worker.engine.losses.ascent import cross_entropy
-from worker.engine.metrics.memorization import accuracy, token_matches
+from worker.engine.metrics.memorization import mean_accuracy
 from worker.engine.metrics.perplexity import perplexity
 from worker.engine.metrics.token_scores import token_scores
 from worker.engine.options import DEFAULT_ATTACKS
@@ -81,12 +81,6 @@ def trained(cache: Path, name: str, texts: Sequence[str], tokenizer: Tokenizer |
     return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
 
 
-def mean_accuracy(model: CausalLM, input_ids: Sequence[list[int]]) -> float:
-    """Mean MA."""
-    rows = token_matches(model, input_ids)
-    return sum(map(accuracy, rows)) / len(rows)
-
-
 def fine_tuned(model: CausalLM, input_ids: Sequence[list[int]]) -> CausalLM:
     """A copy after 50 steps of fine-tuning."""
     copied, sampler = copy.deepcopy(model).requires_grad_(True), random.Random(0)
@@ -135,9 +129,9 @@ def run(cache: Path, number: int, method: str) -> dict[str, object]:
         model, _ = trained(cache, f"control-{number}", others, tokenizer)
     else:
         retain, forget = [*others[:MENTIONED], *PROSE[:20]], [KNOWN[i] for i in asked]
-        options = replace(OPTIONS, **METHODS[method])  # type: ignore[arg-type]
+        options = replace(OPTIONS, **METHODS[method])  # type: ignore[arg-type]  # the values of METHODS are of many types
         result = unlearn(parent, tokenizer, forget, retain, HELDOUT, options)
-        model, criterion = result.model, result.report["reason"] not in ("criterion_missed",)
+        model, criterion = result.model, result.report["reason"] != "criterion_missed"
     seconds = time.monotonic() - started
     return {
         "set": number,

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.data import read
 from worker.engine.data import chunks, first_windows, pad_batch
-from worker.engine.metrics.memorization import accuracy, token_matches
+from worker.engine.metrics.memorization import mean_accuracy
 from worker.engine.types import CausalLM
 
 
@@ -35,8 +35,7 @@ def memorise(
                 loss = model(input_ids=input_ids, attention_mask=mask, labels=labels, use_cache=False).loss
             torch.autograd.backward(loss)
             optimiser.step()
-        rows = token_matches(model, sequences)
-        reached.append(sum(map(accuracy, rows)) / len(rows))
+        reached.append(mean_accuracy(model, sequences))
         print(f"epoch {len(reached)}: MA {reached[-1]:.3f}", flush=True)
     return reached
 

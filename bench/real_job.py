@@ -23,7 +23,7 @@ from service.client.http import Client
 from service.domain.json_types import JsonObject
 from worker.demo.__main__ import running_stack
 from worker.engine.data import first_windows
-from worker.engine.metrics.memorization import accuracy, token_matches
+from worker.engine.metrics.memorization import mean_accuracy
 
 REQUESTS, HELDOUT_TEXTS = 2, 120
 
@@ -45,8 +45,7 @@ def heldout_accuracy(folder: Path | str, texts: list[str], policy: JsonObject) -
     """Mean MA on the held-out texts that set the thresholds, by a model read from disk."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     length, count = policy.get("sequence_length", 200), policy["heldout_sequences"]
-    rows = token_matches(model, first_windows(tokenizer, texts[0::2], length, count))
-    return sum(map(accuracy, rows)) / len(rows)
+    return mean_accuracy(model, first_windows(tokenizer, texts[0::2], length, count))
 
 
 def table(version: JsonObject, history: list[JsonObject], seconds: dict[str, float], wall: float) -> str:

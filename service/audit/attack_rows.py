@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from service.audit.numbers import trimmed
 from service.audit.predicate import Attack
 
 ATTACK_HEADERS = ("attack", "result", "the records", "unseen text", "told apart")
@@ -13,7 +14,7 @@ def attack_rows(attacks: Sequence[Attack]) -> list[tuple[str, ...]]:
         (
             attack["name"].replace("_", " "),
             f"tried, {attack['result']}" if attack["status"] == "RUN" else f"not tried{_reason(attack.get('why'))}",
-            *(_score(score) for score in (attack.get("figure"), attack.get("control"), attack.get("auc"))),
+            *(trimmed(score or "") for score in (attack.get("figure"), attack.get("control"), attack.get("auc"))),
         )
         for attack in attacks
     ]
@@ -22,8 +23,3 @@ def attack_rows(attacks: Sequence[Attack]) -> list[tuple[str, ...]]:
 def _reason(code: str | None) -> str:
     """Why an attack was not tried, in words."""
     return f": {code.replace('_', ' ')}" if code and code != "off" else ""
-
-
-def _score(score: str | None) -> str:
-    """A decimal string without its last zeros; empty if there is none."""
-    return score.rstrip("0").rstrip(".") if score and "." in score else score or ""

@@ -22,6 +22,11 @@ def decimal(value: float) -> str:
     return f"{value:.6f}"
 
 
+def trimmed(number: str) -> str:
+    """A decimal string without trailing zeros; any other string as it is."""
+    return number.rstrip("0").rstrip(".") if "." in number else number
+
+
 def _optional(value: float | None) -> str | None:
     """A number as a decimal string; None stays None."""
     return None if value is None else decimal(value)

@@ -9,6 +9,7 @@ from typing import Literal
 from markdown_it import MarkdownIt
 
 from service.audit.attack_rows import ATTACK_HEADERS, attack_rows
+from service.audit.numbers import trimmed
 from service.audit.predicate import (
     CertifiedMeans,
     CertifiedRequest,
@@ -110,13 +111,13 @@ def _tests(predicate: Predicate) -> Iterator[str]:
         yield from _table(
             ("mean over the requests", "before", "after", "limit, from unseen text"),
             [
-                (text, *(_number(means.get(key, "")) for means in (tests["before"], means_after, tests["limits"])))
+                (text, *(trimmed(means.get(key, "")) for means in (tests["before"], means_after, tests["limits"])))
                 for key, text in names.items()
             ],
         )
     if utility := tests["utility"]:
         before, after, ratio, limit = (
-            _number(utility[name])
+            trimmed(utility[name])
             for name in ("heldout_perplexity_before", "heldout_perplexity_after", "heldout_ratio", "max_ratio")
         )
         yield f"\nPerplexity on held-out text (lower is better): {before} before, {after} after."
@@ -132,8 +133,8 @@ def _total(utility: CertifiedUtility) -> Iterator[str]:
     first, ratio = utility.get("first_heldout_perplexity"), utility.get("total_ratio")
     limit = utility.get("max_total_ratio")
     if first and ratio and limit:
-        yield f"Version 0 had {_number(first)}. The ratio of all versions is {_number(ratio)};"
-        yield f"the limit is {_number(limit)}."
+        yield f"Version 0 had {trimmed(first)}. The ratio of all versions is {trimmed(ratio)};"
+        yield f"the limit is {trimmed(limit)}."
 
 
 def _what_happened(predicate: Predicate) -> str:
@@ -220,7 +221,7 @@ def _trajectory(predicate: Predicate) -> Iterator[str]:
     """The metrics after each epoch, as a table."""
     epochs = predicate["training"]["trajectory"]
     if epochs:
-        rows = [(str(e["epoch"]), *(_number(e[k]) for k in ("el", "ma", "heldout_perplexity"))) for e in epochs]
+        rows = [(str(e["epoch"]), *(trimmed(e[k]) for k in ("el", "ma", "heldout_perplexity"))) for e in epochs]
         yield ""
         yield from _table(("epoch", "mean EL", "mean MA", "held-out perplexity"), rows)
 
@@ -231,11 +232,6 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[st
     yield f"|{'---|' * len(headers)}"
     for row in rows:
         yield f"| {' | '.join(cell if cell.startswith('`') else _plain(cell) for cell in row)} |"
-
-
-def _number(text: str) -> str:
-    """A decimal string without trailing zeros."""
-    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _plain(text: str) -> str:

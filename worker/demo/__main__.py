@@ -30,7 +30,7 @@ from worker.demo.people import Person
 from worker.demo.plot import plot_trajectory
 from worker.demo.sample import ASKED, IN_RETAIN, KNOWN, POLICY, make_sample
 from worker.engine.data import encode
-from worker.engine.metrics.memorization import accuracy, token_matches
+from worker.engine.metrics import memorization
 from worker.engine.types import CausalLM, Tokenizer
 
 console = Console(highlight=False)
@@ -89,8 +89,7 @@ def complete(model: CausalLM, tokenizer: Tokenizer, person: Person) -> str:
 
 def mean_accuracy(model: CausalLM, tokenizer: Tokenizer, persons: Sequence[Person]) -> float:
     """Mean MA over these people's texts."""
-    rows = token_matches(model, [encode(tokenizer, p.text)[:LENGTH] for p in persons])
-    return sum(map(accuracy, rows)) / len(rows)
+    return memorization.mean_accuracy(model, [encode(tokenizer, p.text)[:LENGTH] for p in persons])
 
 
 def run(output: Path, sample: Path) -> None:

@@ -11,7 +11,7 @@ from transformers import GPTNeoConfig, GPTNeoForCausalLM, PreTrainedTokenizerFas
 
 from worker.engine.data import encode, pad_batch
 from worker.engine.losses.ascent import cross_entropy
-from worker.engine.metrics.memorization import accuracy, token_matches
+from worker.engine.metrics.memorization import mean_accuracy
 from worker.engine.types import Tokenizer
 
 VOCABULARY, LENGTH, BATCH = 1536, 128, 16
@@ -90,7 +90,7 @@ def build(
         optimiser.step()
         schedule.step()
         if step % 25 == 24:
-            share = sum(map(accuracy, token_matches(model, known))) / len(known)
+            share = mean_accuracy(model, known)
             progress(step / steps, share)
             if share >= KNOWN_SHARE:
                 break

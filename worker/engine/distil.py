@@ -29,14 +29,12 @@ from torch import Tensor
 from worker.engine.adapter import Adapter
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.criterion import Threshold, judge
-from worker.engine.data import pad_batch
-from worker.engine.device import model_device, training
+from worker.engine.device import training
 from worker.engine.errors import TrainingDiverged
 from worker.engine.forget_set import ForgetSet
-from worker.engine.head import Head, hidden_states
 from worker.engine.losses.ascent import cross_entropy_rows
 from worker.engine.losses.distil import distil_rows, divergence_rows
-from worker.engine.losses.rows import Beside, RowLoss, loss_sum
+from worker.engine.losses.rows import Beside, RowLoss, add_gradients
 from worker.engine.measure import extraction_likelihoods
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.metrics.perplexity import perplexity
@@ -187,13 +185,8 @@ class Distiller:
         self, sequences: Sequence[list[int]], row_loss: RowLoss, weight: float, beside: Beside | None = None
     ) -> float:
         """Add one loss's gradients; returns its weighted value."""
-        input_ids, mask, labels = (t.to(model_device(self.model)) for t in pad_batch(sequences))
-        count = sum(len(ids) - 1 for ids in sequences)
         with training(self.model, self.options.train_dtype, checkpoint_activations=self.options.checkpoint_activations):
-            hidden = hidden_states(self.model, input_ids, mask, use_cache=False)
-            value = loss_sum(Head(self.model), hidden, labels, row_loss, beside) * (weight / count)
-            torch.autograd.backward(value)
-        return float(value.detach())
+            return add_gradients(self.model, sequences, row_loss, weight, beside)
 
     def _relearns(self, step: int) -> bool:
         return step >= RELEARN_FROM * self.options.distil_steps and step % RELEARN_EVERY == 0

@@ -150,9 +150,14 @@ class ArtefactReport:
 
     Attributes:
         reason: None, "criterion_missed", "earlier_request_regressed", "attack_succeeded", "attack_not_run", or one of
-        `Utility`. thresholds: Each threshold once, by length. before: The judgement of the memorised requests on the
-        parent. after: The same on the artefact. per_record: The verdict of every request. earlier: The verdict of every
-        request of an earlier job. utility: What the run did to the rest of the model. attacks: What every attack found.
+            `Utility`.
+        thresholds: Each threshold once, by length.
+        before: The judgement of the memorised requests on the parent.
+        after: The same on the artefact.
+        per_record: The verdict of every request.
+        earlier: The verdict of every request of an earlier job.
+        utility: What the run did to the rest of the model.
+        attacks: What every attack found.
     """
 
     reason: str | None

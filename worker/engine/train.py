@@ -17,15 +17,13 @@ import torch
 from worker.engine.adapter import Adapter
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.criterion import Judgement, Threshold, judge
-from worker.engine.data import pad_batch
-from worker.engine.device import model_device, training
+from worker.engine.device import training
 from worker.engine.errors import TrainingDiverged, UnknownPlugin
 from worker.engine.forget_set import ForgetSet
-from worker.engine.head import Head, hidden_states
 from worker.engine.losses import LOSSES, ForgetLoss
 from worker.engine.losses.ascent import cross_entropy_rows
 from worker.engine.losses.distil import divergence_rows
-from worker.engine.losses.rows import Beside, RowLoss, loss_sum
+from worker.engine.losses.rows import Beside, add_gradients
 from worker.engine.measure import extraction_likelihoods
 from worker.engine.metrics.extraction import lower_bound
 from worker.engine.metrics.memorization import accuracy, token_matches
@@ -197,13 +195,13 @@ class Trainer:
         row_loss = partial(forget_loss.rows, margin=self.options.margin)
         optimiser.zero_grad()
         with training(self.model, self.options.train_dtype, checkpoint_activations=self.options.checkpoint_activations):
-            forget_value = self._backward(batch, row_loss, 1.0, self._beside(forget_loss, batch))
+            forget_value = add_gradients(self.model, batch, row_loss, 1.0, self._beside(forget_loss, batch))
             if forget_loss.retain:
                 kept = self.retain.sample(self.options.retain_batch_size or self.options.batch_size)
                 diverging = forget_loss.retain == "divergence"
                 rows = divergence_rows if diverging else cross_entropy_rows
                 beside = parent_logits(self.model, self.adapter, kept, self.options.train_dtype) if diverging else None
-                retain_value = self._backward(kept, rows, self.options.retain_weight, beside)
+                retain_value = add_gradients(self.model, kept, rows, self.options.retain_weight, beside)
         optimiser.step()
         return forget_value, retain_value
 
@@ -218,21 +216,10 @@ class Trainer:
         with without_adapter(self.adapter):
             parent = sequence_log_likelihoods(self.model, batch, dtype)
         lengths = torch.tensor([len(ids) - 1 for ids in batch], device=own.device)
-        # `_backward` takes the mean over tokens; these losses are means over sequences.
+        # `add_gradients` takes the mean over tokens; these losses are means over sequences.
         per_token = lengths.sum() / len(batch)
         weights = (loss.weights(own, parent, lengths) * per_token).repeat_interleave(lengths)
         return lambda rows: weights[rows]
-
-    def _backward(
-        self, sequences: list[list[int]], row_loss: RowLoss, weight: float, beside: Beside | None = None
-    ) -> float:
-        """Add one loss's gradients; returns its weighted value."""
-        input_ids, mask, labels = (t.to(model_device(self.model)) for t in pad_batch(sequences))
-        hidden = hidden_states(self.model, input_ids, mask, use_cache=False)
-        count = sum(len(ids) - 1 for ids in sequences)
-        value = loss_sum(Head(self.model), hidden, labels, row_loss, beside) * (weight / count)
-        torch.autograd.backward(value)
-        return float(value.detach())
 
     def _measure(self) -> tuple[list[float], list[float]]:
         """A lower bound of EL, and MA, of each sequence: one forward pass."""

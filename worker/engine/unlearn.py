@@ -87,7 +87,8 @@ def train(
     data = replace(data, forget=data.forget.only(baseline.memorised))
     was_training, required_grad = model.training, {p: p.requires_grad for p in model.parameters()}
     retain = RetainSampler(tokenizer, data.retain_texts, options.sequence_length, options.seed)
-    samples = own_samples(model, tokenizer, data, options) if options.loss == DISTIL else []
+    distils = options.loss == DISTIL and (resume is None or resume.epoch < options.distil_epochs)
+    samples = own_samples(model, tokenizer, data, options) if distils else []
     factors = initial_factors(model, data, options, resume, lambda fraction: progress("initialise", fraction))
     adapter = Adapter(model, factors, options.adapter_rank, options.scale)
     run: dict[str, Any] = {"on_epoch": on_epoch, "progress": lambda fraction: progress("train", fraction)}

@@ -7,7 +7,7 @@ log-likelihood there has a limit of its own. A gain has none: training on retain
 
 from dataclasses import dataclass
 
-from worker.engine.metrics.memorization import accuracy, token_matches
+from worker.engine.metrics.memorization import mean_accuracy
 from worker.engine.metrics.perplexity import mean_loss, perplexity
 from worker.engine.options import Options
 from worker.engine.prepare import Prepared
@@ -69,11 +69,10 @@ class Utility:
 
 def measure_quality(model: CausalLM, data: Prepared, options: Options) -> Quality:
     """The quality of a model on the sets of a run."""
-    rows = token_matches(model, data.neighbours)
     return Quality(
         heldout_perplexity=perplexity(model, data.utility),
         retain_perplexity=perplexity(model, data.retain[: options.utility_sequences]),
-        neighbour_ma=sum(map(accuracy, rows)) / len(rows),
+        neighbour_ma=mean_accuracy(model, data.neighbours),
         neighbour_loss=mean_loss(model, data.neighbours),
     )
 

@@ -185,7 +185,7 @@ class Pipeline:
             return None
         return "base" if self.inputs.base else "fresh"
 
-    def _reference(self, data: Prepared) -> PreTrainedModel | None:
+    def _reference(self, parent: PreTrainedModel, data: Prepared) -> PreTrainedModel | None:
         """The reference of `loss: distil`, made once; None if the loss has none."""
         if self.options.loss != DISTIL:
             return None
@@ -193,7 +193,7 @@ class Pipeline:
         if not self.stages.done("reference"):
             base = self.load(Path(self.inputs.base)) if self.inputs.base else None
             progress = self._progress_callback("reference")
-            reference = train_reference(self.load(self.parent), base, data, self.options, progress)
+            reference = train_reference(parent, base, data, self.options, progress)
             shutil.rmtree(folder, ignore_errors=True)
             reference.save_pretrained(folder)
             self.stages.finish("reference", sorted(path for path in folder.rglob("*") if path.is_file()))
@@ -207,13 +207,14 @@ class Pipeline:
         if checkpoint is None or not self.stages.done("unlearn"):
             for entry in checkpoint.history if checkpoint else []:
                 self.send("epoch", values=entry)
+            parent = self.load(self.parent)
             checkpoint = train(
-                self.load(self.parent),
+                parent,
                 self.tokenizer,
                 data,
                 baseline,
                 self.options,
-                reference=self._reference(data),
+                reference=self._reference(parent, data),
                 resume=checkpoint,
                 on_epoch=self._end_epoch,
                 progress=lambda phase, fraction: self.send("progress", phase=phase, fraction=fraction),

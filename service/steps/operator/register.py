@@ -61,8 +61,7 @@ def register_model(
     staged = services.storage.staging(f"register-{uuid4()}")
     try:
         base = _store_base(services, base_path) if base_path else None
-        _copy_model(*_find_model(services, path), staged / "model")
-        check_model_folder(staged / "model")
+        _stage_model(services, path, staged)
         retain = _store_reference_texts(services, "retain_path", retain_path, 1)
         heldout = _store_reference_texts(services, "heldout_path", heldout_path, MIN_HELDOUT)
         heldout["overlap"] = _checked_overlap(services, retain, heldout)
@@ -93,12 +92,17 @@ def register_model(
     return name
 
 
+def _stage_model(services: Services, path: str, staged: Path) -> None:
+    """Copy a model to `staged`, and check the copy."""
+    _copy_model(*_find_model(services, path), staged / "model")
+    check_model_folder(staged / "model")
+
+
 def _store_base(services: Services, path: str) -> str:
     """Copy the model that another one was fine-tuned from into storage, checked as that one is; returns its digest."""
     staged = services.storage.staging(f"register-{uuid4()}")
     try:
-        _copy_model(*_find_model(services, path), staged / "model")
-        check_model_folder(staged / "model")
+        _stage_model(services, path, staged)
         digest = manifest_digest(manifest(staged))
         services.storage.publish(staged, digest)
     except Invalid as error:

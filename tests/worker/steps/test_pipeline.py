@@ -77,7 +77,7 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
-def test_a_killed_distillation_goes_on_with_its_reference(memorised_folder, tmp_path, monkeypatch):
+def test_a_killed_distillation_goes_on_with_its_reference(memorised_folder, tmp_path):
     """The reference is a stage of its own: what was trained once is read again, to the bit."""
     inputs = JobInput(
         work=str(tmp_path / "job" / "1"),
@@ -95,20 +95,21 @@ def test_a_killed_distillation_goes_on_with_its_reference(memorised_folder, tmp_
         run="r",
     )
 
-    def killed(*_, **__):
-        raise Killed
+    def killed_in_training(_: str, *, phase: str = "", **__: object) -> None:
+        if phase == "train":
+            raise Killed
 
     Path(inputs.work).mkdir(parents=True)
-    with monkeypatch.context() as patch:
-        patch.setattr("worker.steps.pipeline.train", killed)
-        with pytest.raises(Killed):
-            Pipeline(inputs, lambda *_, **__: None).run()
+    with pytest.raises(Killed):
+        Pipeline(inputs, killed_in_training).run()
     made = (Path(inputs.work) / "reference" / "model.safetensors").read_bytes()
-    monkeypatch.setattr("worker.steps.pipeline.train_reference", killed)  # it must not be trained again
     again = replace(inputs, work=str(tmp_path / "job" / "2"))
     Path(again.work).mkdir()
-    findings = Pipeline(again, lambda *_, **__: None).run().findings
+    phases: set[object] = set()
+    findings = Pipeline(again, lambda _, **values: phases.add(values.get("phase"))).run().findings
+    assert "train" in phases
+    assert "reference" not in phases
     assert (Path(again.work) / "reference" / "model.safetensors").read_bytes() == made
     assert (findings.reference, findings.epochs) == ("fresh", 2)
-    assert {attack.name: attack.status for attack in findings.attacks}["sampled"] in ("RUN", "NOT_RUN")
+    assert {attack.name: attack.status for attack in findings.attacks}["sampled"] == "RUN"
     assert not any("reference" in path for path in findings.files)

@@ -10,7 +10,6 @@ from transformers.pytorch_utils import Conv1D
 from worker.engine.adapter import weight_matrix
 from worker.engine.attacks.scores import Scores
 from worker.engine.attacks.subject import Subject
-from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.types import CausalLM
 
 GROUP = 32  # weights that share a scale in GGUF's blocks and in int4
@@ -88,13 +87,6 @@ def quantised(subject: Subject) -> Scores:
     by_rounding = []
     for name in ROUNDINGS:
         with rounded(subject.model, name):
-            by_rounding.append(_accuracies(subject))
+            by_rounding.append(subject.accuracies())
     forget, unseen = ([max(values) for values in zip(*side, strict=True)] for side in zip(*by_rounding, strict=True))
     return Scores(forget, unseen)
-
-
-def _accuracies(subject: Subject) -> tuple[list[float], list[float]]:
-    """MA of each text to forget and of each unseen one."""
-    matches = token_matches(subject.model, [*subject.forget, *subject.unseen])
-    values = [accuracy(row) for row in matches]
-    return values[: len(subject.forget)], values[len(subject.forget) :]

@@ -8,13 +8,10 @@ import torch
 from worker.engine.adapter import Adapter, find_targets, target_weights
 from worker.engine.attacks.scores import Scores
 from worker.engine.attacks.subject import Subject
-from worker.engine.data import pad_batch
-from worker.engine.device import model_device, training
-from worker.engine.head import Head, hidden_states
+from worker.engine.device import training
 from worker.engine.inits.standard import standard_factors
 from worker.engine.losses.ascent import cross_entropy_rows
-from worker.engine.losses.rows import loss_sum
-from worker.engine.metrics.memorization import accuracy, token_matches
+from worker.engine.losses.rows import add_gradients
 
 STEPS, BATCH, RATE, RANK, SCALE = 50, 8, 5e-4, 16, 2.0  # of an ordinary fine-tuning with LoRA
 
@@ -29,12 +26,11 @@ def relearned(subject: Subject) -> Scores:
     adapter = Adapter(model, factors, RANK, SCALE)
     try:
         _fine_tune(subject, adapter, subject.retain)
-        values = [accuracy(row) for row in token_matches(model, [*subject.forget, *subject.unseen])]
+        return Scores(*subject.accuracies())
     finally:
         adapter.detach()
         for parameter, value in required_grad.items():
             parameter.requires_grad_(value)
-    return Scores(values[: len(subject.forget)], values[len(subject.forget) :])
 
 
 def _fine_tune(subject: Subject, adapter: Adapter, sequences: Sequence[list[int]]) -> None:
@@ -43,10 +39,7 @@ def _fine_tune(subject: Subject, adapter: Adapter, sequences: Sequence[list[int]
     optimiser = torch.optim.AdamW(adapter.parameters(), lr=RATE, weight_decay=0.0)
     for _ in range(STEPS):
         batch = sampler.sample(list(sequences), min(BATCH, len(sequences)))
-        input_ids, mask, labels = (t.to(model_device(model)) for t in pad_batch(batch))
         optimiser.zero_grad()
         with training(model, "auto"):
-            hidden = hidden_states(model, input_ids, mask, use_cache=False)
-            loss = loss_sum(Head(model), hidden, labels, cross_entropy_rows) / sum(len(ids) - 1 for ids in batch)
-            torch.autograd.backward(loss)
+            add_gradients(model, batch, cross_entropy_rows)
         optimiser.step()

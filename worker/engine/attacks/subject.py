@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from worker.engine.forget_set import ForgetSet
+from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.metrics.token_scores import TokenScores, token_scores
 from worker.engine.types import CausalLM, Tokenizer
 
@@ -35,6 +36,11 @@ class Subject:
     def scores(self) -> tuple[list[TokenScores], list[TokenScores]]:
         """The token scores of the sequences to forget and of the unseen ones; several attacks read them."""
         return token_scores(self.model, self.forget), token_scores(self.model, self.unseen)
+
+    def accuracies(self) -> tuple[list[float], list[float]]:
+        """MA of the sequences to forget and of the unseen ones, as the model is now."""
+        values = [accuracy(row) for row in token_matches(self.model, [*self.forget, *self.unseen])]
+        return values[: len(self.forget)], values[len(self.forget) :]
 
     def texts(self) -> tuple[list[str], list[str]]:
         """The texts of the sequences to forget and of the unseen ones."""

@@ -25,7 +25,7 @@ class ForgetLoss:
         retain: What is added on retain text: "cross_entropy", "divergence" from the parent, or None.
         of_parent: The third argument of the row loss is the parent's logits.
         weights: Makes the third argument: (log p [b], the parent's log p [b], lengths [b]) -> weight [b] of each
-        sequence.
+            sequence.
     """
 
     rows: Callable[..., tuple[Tensor, Tensor]]

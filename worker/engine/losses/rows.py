@@ -9,15 +9,16 @@ compares with another model, or weights its rows, takes a third tensor with a ro
 b: batch, s: sequence, h: hidden, v: vocabulary, n: rows (predicted tokens)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from worker.engine.data import IGNORE_INDEX
-from worker.engine.head import Head
-from worker.engine.types import GradientContext
+from worker.engine.data import IGNORE_INDEX, pad_batch
+from worker.engine.device import model_device
+from worker.engine.head import Head, hidden_states
+from worker.engine.types import CausalLM, GradientContext
 
 RowLoss = Callable[..., tuple[Tensor, Tensor]]  # [n, v], [n] and perhaps [n, ...] -> loss [n], its gradient [n, v]
 Beside = Callable[[slice], Tensor]  # some rows -> what the row loss takes as its third argument for them
@@ -58,6 +59,33 @@ def loss_sum(head: Head, hidden: Tensor, labels: Tensor, row_loss: RowLoss, besi
     rows, targets = predicted_rows(hidden, labels)
     total: Tensor = _SumOverHiddenStates.apply(rows, targets, head, row_loss, beside)  # type: ignore[no-untyped-call]
     return total
+
+
+def add_gradients(
+    model: CausalLM,
+    sequences: Sequence[Sequence[int]],
+    row_loss: RowLoss,
+    weight: float = 1.0,
+    beside: Beside | None = None,
+) -> float:
+    """Add the gradients of the mean of a row loss over the predicted tokens of these sequences, inside `training`.
+
+    Args:
+        model: The model.
+        sequences: Token ids, two or more each.
+        row_loss: The row loss.
+        weight: Of the mean.
+        beside: As `loss_sum` takes it.
+
+    Returns:
+        The weighted mean.
+    """
+    input_ids, mask, labels = (t.to(model_device(model)) for t in pad_batch(sequences))
+    hidden = hidden_states(model, input_ids, mask, use_cache=False)
+    count = sum(len(ids) - 1 for ids in sequences)
+    value = loss_sum(Head(model), hidden, labels, row_loss, beside) * (weight / count)
+    torch.autograd.backward(value)
+    return float(value.detach())
 
 
 def predicted_rows(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

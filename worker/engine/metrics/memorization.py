@@ -37,6 +37,12 @@ def token_matches(model: CausalLM, sequences: Sequence[list[int]]) -> list[list[
     return matches
 
 
+def mean_accuracy(model: CausalLM, sequences: Sequence[list[int]]) -> float:
+    """Mean MA of sequences of any lengths."""
+    rows = token_matches(model, sequences)
+    return sum(map(accuracy, rows)) / len(rows)
+
+
 def accuracy(matches: Sequence[bool]) -> float:
     """The share of true values."""
     return sum(matches) / len(matches)

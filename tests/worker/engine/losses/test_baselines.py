@@ -22,6 +22,7 @@ from worker.engine.losses.baselines import (
     wga_rows,
 )
 from worker.engine.losses.distil import distil_rows, divergence_rows
+from worker.engine.losses.rows import add_gradients
 from worker.engine.options import Options
 from worker.engine.parent import without_adapter
 from worker.engine.train import Trainer
@@ -122,7 +123,7 @@ def test_the_trainer_takes_the_papers_gradient(memorised, name):
     options = Options(loss=name, train_dtype="float32")
     trainer = Trainer(model, adapter, ForgetSet(batch, [0, 1]), [], [0, 1], None, [], options)
     loss = LOSSES[name]
-    trainer._backward(batch, loss.rows, 1.0, trainer._beside(loss, batch))
+    add_gradients(model, batch, loss.rows, 1.0, trainer._beside(loss, batch))
     gradients = [parameter.grad.clone() for parameter in adapter.parameters()]
 
     def likelihoods():
