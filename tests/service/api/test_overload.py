@@ -1,12 +1,15 @@
 """One client that takes all it can, against a server process: it stays small, and others are answered meanwhile."""
 
 import json
+import select
 import threading
+from contextlib import ExitStack
 
 import httpx
 import pytest
 from sqlalchemy import text
 
+from service.api.limits import MAX_BUFFERED_BODIES
 from service.local.process import wait_until
 from tests.service.api.submissions import REQUESTS, assert_problem, body
 from tests.service.served import server_process
@@ -54,23 +57,21 @@ def test_a_webhook_is_refused_before_its_signature_is_checked_if_it_is_large(ser
         assert_problem(answer, 413, "body")
 
 
-def test_one_key_cannot_fill_the_memory_for_bodies(server, new_key):
+def test_one_key_cannot_fill_the_memory_for_bodies(server, services, new_key):
     """With its share it hears 503. Another key's body of the largest size has room."""
     greedy, other = new_key("submit"), new_key("submit")
-    uploads = [server.connect() for _ in range(12)]
-    for upload in uploads:
-        upload.sendall(upload_head(greedy))
-        upload.sendall(b" " * (BODY - 1))
-    with server.client(greedy) as client:
-        assert wait_until(lambda: client.post(REQUESTS, json=body()).status_code == 503, 20)
     large = json.dumps(body()).encode()
-    with server.client(other) as client:
-        answer = client.post(
-            REQUESTS, content=large + b" " * (BODY - len(large)), headers={"Content-Type": "application/json"}
-        )
+    json_type = {"Content-Type": "application/json"}
+    with ExitStack() as stack, server.client(other) as client:
+        share = int(MAX_BUFFERED_BODIES * services.settings.share)
+        uploads = [stack.enter_context(server.connect()) for _ in range(share + 1)]
+        for upload in uploads:
+            upload.sendall(upload_head(greedy))
+            upload.sendall(b" " * (BODY - 1))
+        refused = select.select(uploads, [], [], 20)[0]  # one goes, and the others fit
+        assert [upload.recv(65_536)[:13] for upload in refused] == [b"HTTP/1.1 503 "]
+        answer = client.post(REQUESTS, content=large + b" " * (BODY - len(large)), headers=json_type)
         assert answer.status_code == 202
-    for upload in uploads:
-        upload.close()
 
 
 def test_one_key_cannot_take_every_thread_and_connection(server, services, new_key):
