@@ -4,6 +4,8 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
 FAST := -n 2 --durations=20 -m "not slow and not gpu"
 .DEFAULT_GOAL := help
+# Where it is set, every process compiles torch and transformers anew: seven seconds for each of hundreds in the tests.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup lock format check test coverage chaos test-all test-wheel sbom audit demo sample docs clean
 
