@@ -10,6 +10,7 @@ from service.api.paging import Cursor, Limit
 from service.db import models
 from service.db.tables import Model
 from service.domain.errors import NotFound
+from service.domain.reference_texts import unlike_warning
 from service.schemas.base import Listing
 from service.schemas.models import ModelIn, ModelOut, Policy, Superseded
 from service.steps.operator.register import register_model
@@ -19,6 +20,7 @@ router = APIRouter(prefix="/v1/models", tags=["models"], route_class=GuardedRout
 
 def to_model_out(model: Model) -> ModelOut:
     """The answer for a model."""
+    warning = unlike_warning(model.heldout.get("likeness"))
     return ModelOut(
         name=model.name,
         latest=model.latest,
@@ -27,6 +29,7 @@ def to_model_out(model: Model) -> ModelOut:
         created_at=model.created_at,
         retain_records=model.retain["records"],
         heldout_records=model.heldout["records"],
+        warnings=[warning] if warning else [],
     )
 
 

@@ -1,6 +1,7 @@
 """`unlearnd models`: register models, change their policies, download certified versions."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -38,6 +39,8 @@ def models_add(
     texts = str(retain.resolve()), str(heldout.resolve())
     model = connect().add_model(name, server_path(path), *texts, policy_fields, server_path(base) if base else None)
     show(model, as_json, "name", "latest")
+    for warning in model.get("warnings") or ():
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 @models.command("list")

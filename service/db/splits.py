@@ -27,6 +27,7 @@ INSEPARABLE = frozenset(
         "candidate_changed",
         "candidate_unlike_parent",
         "child_message",
+        "heldout_known",
         "heldout_overlap",
         "no_reference",
         "parent_changed",

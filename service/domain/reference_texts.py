@@ -1,12 +1,15 @@
 """Reference texts: how much of the held-out text may be retain text as well.
 
 Held-out text stands for what the model has never seen: it sets the thresholds, and perplexity is measured on it.
-Training works on retain text. A threshold from text that was trained on is too easy to keep.
+Training works on retain text. A threshold from text that was trained on is too easy to keep. Twenty copies of one text
+set a threshold as badly as one text does.
 """
 
 from typing import TypedDict
 
 MAX_SHARE = 0.01  # of the held-out texts; real corpora have some texts twice
+MAX_COPIES = 0.05  # of the held-out texts, that are copies of others
+UNLIKE = 0.1  # likeness under which held-out and retain texts are of two languages or kinds
 
 
 class Overlap(TypedDict):
@@ -19,3 +22,13 @@ class Overlap(TypedDict):
 def overlaps_too_much(overlap: Overlap, heldout: int) -> bool:
     """Whether more than a hundredth of so many held-out texts are also retain texts."""
     return overlap["exact"] + overlap["near"] > MAX_SHARE * heldout
+
+
+def unlike_warning(likeness: float | None) -> str | None:
+    """What to say of held-out texts that are so like retain texts; None if they may be of one kind."""
+    if likeness is None or likeness >= UNLIKE:
+        return None
+    return (
+        "The held-out texts are of another language or kind than the retain texts. Thresholds hold for texts of their"
+        " own kind alone: check that they are like the texts that people will ask to delete."
+    )

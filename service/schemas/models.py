@@ -164,6 +164,7 @@ class ModelOut(BaseModel):
     policy_version: int
     retain_records: int
     heldout_records: int
+    warnings: list[str] = Field(description="what is doubtful about its reference texts; empty if nothing is")
     created_at: datetime
 
 

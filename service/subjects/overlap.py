@@ -1,4 +1,6 @@
-"""How many held-out texts are also retain texts: the same text, or a near copy (MinHash, Broder 1997; rensa).
+"""How many held-out texts are also retain texts, or copies of each other (MinHash, Broder 1997; rensa).
+
+Two texts are copies if they are the same, or nearly.
 
     h: held-out texts  b: retain texts of a chunk  p: permutations  n: bands
 
@@ -24,6 +26,7 @@ from service.subjects.identifiers import words
 SHINGLE = 5  # characters
 BANDS, ROWS = 16, 16  # two texts share a band with probability 96 % at Jaccard 0.9, and 3 % at 0.67
 MIN_JACCARD = 0.9  # estimated; forms that differ in a name or a number stay under it
+MIN_JACCARD_OF_COPIES = 0.95  # in one file texts of a short form may be all there is
 SEED = 42
 CHUNK = 1000  # texts
 MAX_CANDIDATES = 64  # compared for each band, so that texts of one form do not all have to be compared
@@ -46,6 +49,11 @@ def measure_overlap(retain: Iterable[str], heldout: Iterable[str]) -> Overlap:
     return texts.overlap
 
 
+def count_copies(heldout: Iterable[str]) -> int:
+    """How many held-out texts are copies of an earlier one in the file. Case, spacing and punctuation do not count."""
+    return _HeldoutTexts(heldout).copies
+
+
 class _HeldoutTexts:
     """The sketches of the held-out texts, and which of them were found among retain texts."""
 
@@ -55,7 +63,7 @@ class _HeldoutTexts:
         self._known, self._exact = set(self._digests), set[bytes]()
         self._hashes = np.concatenate([hashes for _, hashes, _ in sketches])  # [h, p]
         keys = np.concatenate([keys for _, _, keys in sketches]).T  # [n, h]
-        self._order = np.argsort(keys, axis=1)
+        self._order = np.argsort(keys, axis=1, kind="stable")
         self._sorted = np.take_along_axis(keys, self._order, axis=1)
         self._near = np.zeros(len(self._digests), dtype=bool)  # [h]
 
@@ -69,6 +77,18 @@ class _HeldoutTexts:
                 candidates = order[first[row] : last[row]][:MAX_CANDIDATES]
                 jaccard = (self._hashes[candidates] == hashes[row]).mean(axis=1)
                 self._near[candidates[jaccard >= MIN_JACCARD]] = True
+
+    @property
+    def copies(self) -> int:
+        """How many are the same as an earlier one, or a near copy of it; of a form's texts few are compared."""
+        first: dict[bytes, int] = {}
+        copied = np.array([first.setdefault(digest, i) != i for i, digest in enumerate(self._digests)])
+        for order, ordered in zip(self._order, self._sorted, strict=True):
+            for group in np.split(order, np.flatnonzero(np.diff(ordered)) + 1):
+                for position, row in enumerate(group[1:], start=1):
+                    earlier = self._hashes[group[: min(position, MAX_CANDIDATES)]]
+                    copied[row] |= bool(((earlier == self._hashes[row]).mean(axis=1) >= MIN_JACCARD_OF_COPIES).any())
+        return int(copied.sum())
 
     @property
     def overlap(self) -> Overlap:

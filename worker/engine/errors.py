@@ -3,6 +3,7 @@
 EngineError            code, message; never contains text of a record
 |-- InputError         the inputs cannot be used (permanent: a retry gives the same result)
 |   |-- TooFewTexts    held-out or retain text is missing
+|   |-- HeldoutKnown   the model knows held-out text by heart
 |   |-- TooShort       a record has no token that the model predicts
 |   |-- UnknownPlugin  no loss, init or target module has that name
 |   |-- NoReference    distillation needs a model that never saw the texts, and there is none
@@ -29,6 +30,12 @@ class TooFewTexts(InputError):
     """Too little text to set a threshold or to train on."""
 
     code = "too_few_texts"
+
+
+class HeldoutKnown(InputError):
+    """The model knows held-out texts by heart, so they set no threshold."""
+
+    code = "heldout_known"
 
 
 class TooShort(InputError):

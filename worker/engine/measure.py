@@ -4,12 +4,13 @@ The measurements before training are final: the certificate has these thresholds
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from worker.engine.attacks import AttackResult, Subject, cut_alike, one_of_each, run_attacks
-from worker.engine.criterion import Judgement, Threshold, Verdict, judge, thresholds_for
+from worker.engine.criterion import MIN_HELDOUT, Judgement, Threshold, Verdict, judge, thresholds_for
 from worker.engine.forget_set import ForgetSet
+from worker.engine.heldout import known_by_heart
 from worker.engine.metrics.decode import GreedyDecoding, greedy_continuations
 from worker.engine.metrics.extraction import fitting_n, likelihood
 from worker.engine.metrics.memorization import accuracy, token_matches
@@ -53,6 +54,7 @@ class Baseline:
         before: EL, MA and verdicts of the parent on all requests.
         quality: What else the parent can do.
         first_perplexity: Held-out perplexity of the first version, on the same sequences.
+        known_heldout: Held-out sequences that the parent knows by heart. Nothing is compared with them.
     """
 
     thresholds: list[Threshold]
@@ -60,11 +62,16 @@ class Baseline:
     before: Judgement
     quality: Quality
     first_perplexity: float
+    known_heldout: list[list[int]] = field(default_factory=list)
 
     @property
     def memorised(self) -> list[int]:
         """The requests that training works on: they do not look unseen to the parent; the others already pass."""
         return [v.request for v in self.before.verdicts if not v.looks_unseen]
+
+    def unseen(self, heldout: Sequence[list[int]]) -> list[list[int]]:
+        """The held-out sequences that the parent does not know by heart."""
+        return [ids for ids in heldout if ids not in self.known_heldout]
 
     def training_set(self, data: Prepared) -> tuple[ForgetSet, list[Threshold]]:
         """The sequences that training looks at, with their thresholds: memorised requests and all earlier ones."""
@@ -92,7 +99,8 @@ class Baseline:
         before = {k: v for k, v in values["before"].items() if k != "passed"}
         before["verdicts"] = tuple(Verdict(**v) for v in before["verdicts"])
         thresholds, earlier = ([Threshold(**t) for t in values[name]] for name in ("thresholds", "earlier_thresholds"))
-        return cls(thresholds, earlier, Judgement(**before), Quality(**values["quality"]), values["first_perplexity"])
+        quality, others = Quality(**values["quality"]), (values["first_perplexity"], values["known_heldout"])
+        return cls(thresholds, earlier, Judgement(**before), quality, *others)
 
 
 def measure_before(
@@ -117,10 +125,15 @@ def measure_before(
 
     Raises:
         TooFewTexts: The held-out text cannot set a threshold.
+        HeldoutKnown: The parent knows held-out texts by heart.
     """
     everything = (data.forget + data.earlier).sequences
-    n = fitting_n(min(map(len, [*data.threshold_sequences, *everything])), options.el_n)
-    heldout = greedy_decodings(model, data.threshold_sequences, n, options, partial_progress(progress, 0.0, 0.8))
+    known = known_by_heart(model, [*data.threshold_sequences, *data.utility])
+    unseen = [ids for ids in data.threshold_sequences if ids not in known]
+    others = [ids for ids in data.utility if ids not in [*known, *unseen]]
+    unseen += others[: max(0, MIN_HELDOUT - len(unseen))]
+    n = fitting_n(min(map(len, [*unseen, *everything])), options.el_n)
+    heldout = greedy_decodings(model, unseen, n, options, partial_progress(progress, 0.0, 0.8))
     thresholds = thresholds_for(heldout, everything, options.el_n)
     thresholds, earlier = thresholds[: len(data.forget.request_ids)], thresholds[len(data.forget.request_ids) :]
     el, ma = _el_and_ma(model, data.forget, thresholds, options, partial_progress(progress, 0.8, 0.15))
@@ -128,7 +141,7 @@ def measure_before(
     quality = measure_quality(model, data, options)
     progress(1.0)
     first = quality.heldout_perplexity if first_perplexity is None else first_perplexity
-    return Baseline(thresholds, earlier, before, quality, first)
+    return Baseline(thresholds, earlier, before, quality, first, known)
 
 
 def _el_and_ma(
@@ -243,5 +256,5 @@ def _subject(model: CausalLM, tokenizer: Tokenizer, data: Prepared, baseline: Ba
     """What attacks work on: a window of each request that the parent had memorised, beside all held-out sequences."""
     forget = one_of_each(data.forget.only(baseline.memorised), options.seed)
     unseen = [ids for ids in data.utility if ids not in data.threshold_sequences]
-    unseen = cut_alike([*data.threshold_sequences, *unseen], forget, options.seed)
+    unseen = cut_alike(baseline.unseen([*data.threshold_sequences, *unseen]), forget, options.seed)
     return Subject(model, tokenizer, forget, unseen, data.retain)

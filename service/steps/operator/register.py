@@ -20,8 +20,9 @@ from service.confined import Root, refused_as_invalid
 from service.db import log_entries, models
 from service.db.tables import Model, ReferenceTexts, Version
 from service.domain.errors import Conflict, Invalid
-from service.domain.reference_texts import MAX_SHARE, Overlap, overlaps_too_much
-from service.subjects.overlap import measure_overlap, read_stored_texts
+from service.domain.reference_texts import MAX_COPIES, MAX_SHARE, overlaps_too_much
+from service.subjects.kinds import likeness
+from service.subjects.overlap import count_copies, measure_overlap, read_stored_texts
 from service.text_files import UnreadableTexts, parse_texts
 from service.weight_files import UnreadableWeights, header, loaded_weights
 
@@ -64,7 +65,7 @@ def register_model(
         _stage_model(services, path, staged)
         retain = _store_reference_texts(services, "retain_path", retain_path, 1)
         heldout = _store_reference_texts(services, "heldout_path", heldout_path, MIN_HELDOUT)
-        heldout["overlap"] = _checked_overlap(services, retain, heldout)
+        heldout = _checked_heldout(services, retain, heldout)
         files = manifest(staged)
         digest = manifest_digest(files)
         if base:
@@ -276,16 +277,20 @@ def _store_reference_texts(services: Services, field: str, path: str, min_count:
     return {"sha256": digest, "records": count}
 
 
-def _checked_overlap(services: Services, retain: ReferenceTexts, heldout: ReferenceTexts) -> Overlap:
-    """How many of the held-out texts are also retain texts.
+def _checked_heldout(services: Services, retain: ReferenceTexts, heldout: ReferenceTexts) -> ReferenceTexts:
+    """The held-out texts with how many are also retain texts, how many are copies, and how like retain text they are.
 
     Raises:
-        Invalid: They are too many: they would set thresholds that training makes easy to keep.
+        Invalid: Too many are retain texts, whose thresholds training makes easy to keep. Or too many are copies.
     """
     paths = [services.storage.reference_texts(texts["sha256"]) for texts in (retain, heldout)]
-    overlap = measure_overlap(*map(read_stored_texts, paths))
-    if overlaps_too_much(overlap, heldout["records"]):
-        exact, near, records = overlap["exact"], overlap["near"], heldout["records"]
-        message = f"Of {records} held-out texts, {exact} are also retain texts, and {near} are near copies of some"
-        raise Invalid(f"{message}; at most {MAX_SHARE:.0%} may be.", field="heldout_path")
-    return overlap
+    records, overlap = heldout["records"], measure_overlap(*map(read_stored_texts, paths))
+    if overlaps_too_much(overlap, records):
+        message = f"Of {records} held-out texts, {overlap['exact']} are also retain texts, and {overlap['near']} are"
+        raise Invalid(f"{message} near copies of some; at most {MAX_SHARE:.0%} may be.", field="heldout_path")
+    copies = count_copies(read_stored_texts(paths[1]))
+    if copies > MAX_COPIES * records or records - copies < MIN_HELDOUT:
+        message = f"Of {records} held-out texts, {copies} are copies of others; at most {MAX_COPIES:.0%} may be,"
+        raise Invalid(f"{message} and {MIN_HELDOUT} distinct texts are needed.", field="heldout_path")
+    like = likeness(*map(read_stored_texts, paths))
+    return {**heldout, "overlap": overlap, "copies": copies, "likeness": like}

@@ -182,6 +182,34 @@ def test_heldout_texts_that_are_retain_texts_are_refused(api, base, tmp_path):
     assert api.get("/v1/models").json()["items"] == []
 
 
+@pytest.mark.parametrize(
+    ("texts", "counts"),
+    [
+        ([support.HELDOUT[0]] * 20, "Of 20 held-out texts, 19 are copies"),
+        ([*support.HELDOUT[:38], *(text + " x" for text in support.HELDOUT[:3])], "Of 41 held-out texts, 3 are"),
+    ],
+    ids=["twenty times one text", "near copies"],
+)
+def test_copies_are_no_held_out_texts(api, base, tmp_path, texts, counts):
+    """422 naming `heldout_path`, with counts and without a text."""
+    heldout = support.write_texts(tmp_path / "heldout.jsonl", texts)
+    answer = api.post("/v1/models", json=registration(base, heldout_path=str(heldout)))
+    assert_problem(answer, 422, "heldout_path")
+    assert counts in answer.text
+    assert "Street" not in answer.text
+
+
+def test_held_out_texts_of_another_kind_are_named(api, base, tmp_path):
+    """The model is registered, for the requests may be of that kind; its answers carry a warning."""
+    retain = support.write_texts(tmp_path / "retain.jsonl", [f"Line {i} is about boats and bread." for i in range(30)])
+    answer = api.post("/v1/models", json=registration(base, retain_path=str(retain)))
+    assert answer.status_code == 201
+    (warning,) = answer.json()["warnings"]
+    assert "another language or kind" in warning
+    assert api.get("/v1/models/tiny").json()["warnings"] == [warning]
+    assert api.post("/v1/models", json=registration(base, name="alike")).json()["warnings"] == []
+
+
 def test_a_small_overlap_is_taken_and_certified(api, services, base, tmp_path):
     """Up to a hundredth of the held-out texts; the certificate states how many."""
     heldout = support.write_texts(tmp_path / "heldout.jsonl", [*support.people(150, seed=7), support.RETAIN[0]])

@@ -1,0 +1,55 @@
+"""Held-out text that the parent has seen sets no threshold: a few texts are borne, more are refused."""
+
+import dataclasses
+
+import pytest
+
+from tests import support
+from worker.engine import Options
+from worker.engine.data import encode
+from worker.engine.errors import HeldoutKnown
+from worker.engine.heldout import known_by_heart
+from worker.engine.measure import Baseline, measure_before
+from worker.engine.prepare import prepare
+
+OPTIONS = dataclasses.replace(Options.from_mapping(support.POLICY), attacks={})
+
+
+def measured(model, tokenizer, heldout: list[str]) -> Baseline:
+    """The baseline of a run over two people with these held-out texts."""
+    data = prepare(tokenizer, support.KNOWN[:2], range(2), support.KNOWN[2:4], heldout, OPTIONS)
+    return measure_before(model, data, OPTIONS)
+
+
+@pytest.mark.parametrize("seen", [8, 4], ids=["seen", "partly seen"])
+def test_held_out_text_that_was_seen_is_refused(memorised, seen):
+    """All of it, or every fifth text. The error says how many, and shows no text."""
+    model, tokenizer = memorised
+    unseen = support.HELDOUT[: 0 if seen == 8 else 20]
+    heldout = [*(text for text in support.KNOWN[4 : 4 + seen]), *unseen]
+    ids = [encode(tokenizer, text)[: OPTIONS.sequence_length] for text in heldout]
+    with pytest.raises(HeldoutKnown, match=f"knows {seen} of {len(ids)}") as refused:
+        known_by_heart(model, ids)
+    assert support.KNOWN[4].split()[0] not in str(refused.value)
+    if unseen:
+        with pytest.raises(HeldoutKnown):
+            measured(model, tokenizer, heldout)
+
+
+def test_two_known_texts_among_forty_change_no_limit(memorised):
+    """They are left out; before, a request as well known as they are was under the highest held-out value."""
+    model, tokenizer = memorised
+    plain = measured(model, tokenizer, support.HELDOUT[:40])
+    mixed = measured(model, tokenizer, [*support.KNOWN[4:6], *support.HELDOUT[2:40]])
+    assert (len(plain.known_heldout), len(mixed.known_heldout)) == (0, 2)
+    highest = max(threshold.ma_max for threshold in mixed.thresholds)
+    assert highest <= max(threshold.ma_max for threshold in plain.thresholds) < 0.8
+    assert not any(verdict.passed for verdict in mixed.before.verdicts)
+    assert Baseline.from_dict(mixed.as_dict()) == mixed
+
+
+def test_unseen_text_is_never_known(memorised):
+    """Not in samples of twenty, of many seeds."""
+    model, tokenizer = memorised
+    for seed in range(40, 60):
+        assert not known_by_heart(model, [encode(tokenizer, text)[:64] for text in support.people(20, seed=seed)])
