@@ -95,7 +95,7 @@ class Policy(Input):
     distil_learning_rate: float | None = Field(None, gt=0, le=1, description="default: 0.4 / hidden size")
     token_weight: float = Field(0.3, ge=0, description="of the true token's likelihood beside the divergence")
     divergence_weight: float = Field(6.0, ge=0, description="of the divergence from the parent on retain text")
-    own_samples: int = Field(1024, ge=16, le=10_000, description="samples of the parent that count as retain text")
+    own_samples: int = Field(2048, ge=16, le=10_000, description="samples of the parent that count as retain text")
     least_strength: float = Field(0.3, ge=0, le=1, description="the least share of the change that must suffice, too")
     relearn_steps: int = Field(4, ge=0, le=100, description="steps of fine-tuning that training looks ahead")
     el_n: int = Field(10, ge=1, le=100)

@@ -20,6 +20,8 @@ class Checkpoint:
         strength: The share of the change that is applied; less than 1 if a smaller share suffices.
         reopened: Requests that failed the full test after training's sample had passed.
         verified: How often that happened.
+        gaps: The gaps of the reference of `loss: distil`, for each sequence of the forget set.
+        sharpness: The sharpness of that reference.
     """
 
     epoch: int = 0
@@ -30,6 +32,8 @@ class Checkpoint:
     strength: float = 1.0
     reopened: tuple[int, ...] = ()
     verified: int = 0
+    gaps: list[list[float]] = field(default_factory=list)
+    sharpness: float = 1.0
 
     @property
     def final(self) -> AdapterState:

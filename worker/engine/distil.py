@@ -8,11 +8,13 @@ back. So every second step works with a random share of the change, which must s
 loop takes steps of fine-tuning itself, from a copy of the adapter, and adds the gradient of the forget loss at the
 place where they end (first-order MAML, Finn et al., ICML 2017; Tamirisa et al., ICLR 2025, arXiv 2408.00761).
 
-A text that is as likely as an unseen one still has a mean MA at the held-out mean, a little over it or a little under.
-So `worker.engine.unlearn` lets IHL, the paper's loss, take the last few steps where the criterion needs them.
+A model that never saw a text may still be over the criterion's limits by chance. So the reference itself is lowered
+where it is over them (`worker.engine.lowering`), and the model learns to say what meets the criterion.
 
-The number of steps is fixed beforehand, and the learning rate falls to nothing at the end. Every state depends on the
-seed and the number of the epoch alone, so that a resumed run sees the same batches.
+The number of steps is fixed beforehand, and the learning rate falls to nothing at their end. If the criterion is not
+met then, epochs with a small learning rate follow, each with a reference that is lowered where the model is over the
+limits. Every state depends on the seed, the number of the epoch and the checkpoint alone, so that a resumed run sees
+the same batches.
 """
 
 import math
@@ -28,16 +30,19 @@ from torch import Tensor
 
 from worker.engine.adapter import Adapter
 from worker.engine.checkpoint import Checkpoint
-from worker.engine.criterion import Threshold, judge
+from worker.engine.criterion import Judgement, Threshold, judge
 from worker.engine.device import training
 from worker.engine.errors import TrainingDiverged
 from worker.engine.forget_set import ForgetSet
 from worker.engine.losses.ascent import cross_entropy_rows
 from worker.engine.losses.distil import distil_rows, divergence_rows
 from worker.engine.losses.rows import Beside, RowLoss, add_gradients
+from worker.engine.lowering import rows_to_lower
 from worker.engine.measure import extraction_likelihoods
-from worker.engine.metrics.memorization import accuracy, token_matches
+from worker.engine.metrics.extraction import lower_bound
+from worker.engine.metrics.memorization import accuracy
 from worker.engine.metrics.perplexity import perplexity
+from worker.engine.metrics.token_scores import token_margins
 from worker.engine.options import DISTIL_EPOCH_STEPS as EPOCH_STEPS
 from worker.engine.options import Options
 from worker.engine.parent import parent_logits
@@ -51,6 +56,10 @@ WARM_UP = 0.1  # share of the steps
 RELEARN_FROM, RELEARN_EVERY = 0.2, 4  # from this share of the steps on, every fourth step relearns
 RELEARN_RATE = 5e-4
 WIDTH_RATE = 0.4  # the learning rate times the hidden size
+LAST_RATE = 0.1  # of the learning rate, after the fixed steps
+SAMPLES_PER_RETAIN = 2
+GAP = 0.5  # nats; each time that a row is lowered
+REFERENCE_RESERVE = 0.02  # of MA: the model is right a little more often than what it learns from
 
 
 @dataclass(slots=True)
@@ -99,12 +108,19 @@ class Distiller:
         """
         optimiser = torch.optim.AdamW(self.adapter.parameters(), lr=0.0, weight_decay=0.0)
         checkpoint = resume or Checkpoint()
-        if resume is not None and resume.epoch < self.options.distil_epochs:
+        if resume is not None:
             self.adapter.load(resume.adapter)
             optimiser.load_state_dict(resume.optimiser)
-        epochs = self.options.distil_epochs
-        while checkpoint.epoch < epochs:
-            entry = self._run_epoch(optimiser, checkpoint.epoch, last=checkpoint.epoch + 1 == epochs)
+        if checkpoint.gaps:
+            self.reference.gaps = [torch.tensor(gaps) for gaps in checkpoint.gaps]
+            self.reference.sharpness = checkpoint.sharpness
+        else:
+            offset = self.reference.offset(self.model)  # it makes every true token likelier
+            self._lower([margins + offset for margins in self.reference.margins()], REFERENCE_RESERVE)
+        while checkpoint.epoch < self.options.distil_epochs or not (
+            checkpoint.met or checkpoint.epoch == self.options.last_epoch
+        ):
+            entry, failed = self._run_epoch(optimiser, checkpoint)
             checkpoint = replace(
                 checkpoint,
                 epoch=checkpoint.epoch + 1,
@@ -112,30 +128,43 @@ class Distiller:
                 optimiser=optimiser.state_dict(),
                 history=[*checkpoint.history, entry],
                 met=bool(entry["met"]),
+                reopened=tuple(sorted({*checkpoint.reopened, *failed})),
+                gaps=[gaps.tolist() for gaps in self.reference.gaps],
+                sharpness=self.reference.sharpness,
             )
             self.on_epoch(checkpoint)
         return checkpoint
 
-    def _run_epoch(self, optimiser: torch.optim.Optimizer, epoch: int, *, last: bool) -> EpochEntry:
-        """Train one epoch and measure; EL is measured after the last one, and bounded from below before."""
-        started = time.monotonic()
+    def _lower(self, margins: Sequence[Tensor], reserve: float, failed: Sequence[int] = ()) -> None:
+        """Lower the reference in the rows with which these margins would miss the criterion."""
+        gap = GAP + max(0.0, self.reference.offset(self.model))
+        for i, row in rows_to_lower(self.forget, self.thresholds, margins, self.counted, reserve, failed):
+            self.reference.gaps[i][row] += GAP if self.reference.gaps[i][row] else gap
+
+    def _run_epoch(self, optimiser: torch.optim.Optimizer, before: Checkpoint) -> tuple[EpochEntry, set[int]]:
+        """Train one epoch and measure; the last fixed one, and those after it, may meet the criterion.
+
+        Returns:
+            The history entry, and the requests that failed by EL alone.
+        """
+        started, epoch, fixed = time.monotonic(), before.epoch, self.options.distil_epochs
         self.retain.start_epoch(epoch)
         order = random.Random(f"{self.options.seed}/distil/{epoch}")
-        offset = self.reference.offset(self.model)
-        losses = []
-        for step in range(epoch * EPOCH_STEPS, min((epoch + 1) * EPOCH_STEPS, self.options.distil_steps)):
+        first, last = epoch * EPOCH_STEPS, min((epoch + 1) * EPOCH_STEPS, self.options.distil_steps)
+        if epoch >= fixed:
+            last = first + EPOCH_STEPS
+            self._lower(token_margins(self.model, self.forget.sequences), REFERENCE_RESERVE, before.reopened)
+        offset, losses = self.reference.offset(self.model), []
+        for step in range(first, last):
             for group in optimiser.param_groups:
                 group["lr"] = self._rate(step)
             losses.append(self._step(optimiser, order, step, offset))
-            self.progress((step + 1) / self.options.distil_steps)
+            self.progress(min(1.0, (step + 1) / self.options.distil_steps))
         if not all(map(math.isfinite, losses)):
             raise TrainingDiverged(f"the loss is not finite in epoch {epoch + 1}")
-        ma = [accuracy(row) for row in token_matches(self.model, self.forget.sequences)]
-        el = [0.0] * len(ma)
-        if last:
-            el = extraction_likelihoods(self.model, self.forget.sequences, self.thresholds, self.options)
-        judgement = judge(self.forget, self.thresholds, el, ma, counted=self.counted)
-        return {
+        self.reference.sharpen(self.model, self.forget.sequences)
+        judgement, met, failed = self._judge(may_end=epoch + 1 >= fixed)
+        entry: EpochEntry = {
             "epoch": epoch + 1,
             "steps": len(losses),
             "loss": sum(losses) / len(losses),
@@ -143,23 +172,43 @@ class Distiller:
             "ma": judgement.ma,
             "el_limit": judgement.el_limit,
             "ma_limit": judgement.ma_limit,
-            "met": last and judgement.passed,
+            "met": met,
             "strength": 1.0,
             "perplexity": perplexity(self.model, self.utility),
             "seconds": time.monotonic() - started,
         }
+        return entry, failed
+
+    def _judge(self, *, may_end: bool) -> tuple[Judgement, bool, set[int]]:
+        """The judgement, whether it passes with reserve, and which requests failed by EL alone.
+
+        EL is bounded from below unless it decides.
+        """
+        matches = [(margins > 0).tolist() for margins in token_margins(self.model, self.forget.sequences)]
+        ma = [accuracy(row) for row in matches]
+        reserved = [value + self.options.reserve for value in ma]
+        el = [lower_bound(row, threshold.n) for row, threshold in zip(matches, self.thresholds, strict=True)]
+        met, failed = may_end and judge(self.forget, self.thresholds, el, reserved, counted=self.counted).passed, set()
+        if met:
+            el = extraction_likelihoods(self.model, self.forget.sequences, self.thresholds, self.options)
+            judgement = judge(self.forget, self.thresholds, el, reserved, counted=self.counted)
+            met = judgement.passed
+            failed = {v.request for v in judgement.verdicts if not v.passed or v.el > judgement.el_limit}
+        return judge(self.forget, self.thresholds, el, ma, counted=self.counted), met, set() if met else failed
 
     def _rate(self, step: int) -> float:
         """The learning rate of a step: a rise, then a straight fall to nothing. Wider models take smaller steps."""
         highest = self.options.distil_learning_rate or WIDTH_RATE / self.model.config.hidden_size
+        if step >= self.options.distil_steps:
+            return highest * LAST_RATE
         done, rise = (step + 1) / (self.options.distil_steps + 1), WARM_UP
         return highest * min(done / rise, (1 - done) / (1 - rise))
 
     def _step(self, optimiser: torch.optim.Optimizer, order: random.Random, step: int, offset: float) -> float:
         """One optimiser step; returns its loss."""
-        size = min(FORGET_BATCH, len(self.forget.sequences))
-        indices = order.sample(range(len(self.forget.sequences)), size)
-        distil = partial(distil_rows, token_weight=self.options.token_weight, offset=offset)
+        indices = self._forget_batch(order)
+        weight, sharpness = self.options.token_weight, self.reference.sharpness
+        distil = partial(distil_rows, token_weight=weight, offset=offset, sharpness=sharpness)
         forget = [self.forget.sequences[i] for i in indices]
         kept = self._retain_batch(order)
         strength = order.uniform(self.options.least_strength, 1.0) if step % 2 else 1.0
@@ -176,10 +225,19 @@ class Distiller:
         self.adapter.set_strength(1.0)
         return loss
 
+    def _forget_batch(self, order: random.Random) -> list[int]:
+        """Sequences of this run, and a quarter as many of earlier ones, which must stay forgotten."""
+        own = [i for i, request in enumerate(self.forget.request_ids) if request in set(self.counted)]
+        earlier = sorted(set(range(len(self.forget.sequences))) - set(own))
+        return [
+            *order.sample(own, min(FORGET_BATCH, len(own))),
+            *order.sample(earlier, min(FORGET_BATCH // 4, len(earlier))),
+        ]
+
     def _retain_batch(self, order: random.Random) -> list[list[int]]:
-        """As many retain sequences as samples of the parent."""
+        """Retain sequences, and twice as many samples of the parent: nobody names most of what it knows."""
         size = self.options.retain_batch_size or FORGET_BATCH
-        return self.retain.sample(size) + order.sample(self.samples, min(size, len(self.samples)))
+        return self.retain.sample(size) + order.sample(self.samples, min(SAMPLES_PER_RETAIN * size, len(self.samples)))
 
     def _backward(
         self, sequences: Sequence[list[int]], row_loss: RowLoss, weight: float, beside: Beside | None = None

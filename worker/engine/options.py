@@ -110,7 +110,7 @@ class Options:
     distil_learning_rate: float | None = None
     token_weight: float = 0.3
     divergence_weight: float = 6.0
-    own_samples: int = 1024
+    own_samples: int = 2048
     least_strength: float = 0.3
     relearn_steps: int = 4
     el_n: int = 10

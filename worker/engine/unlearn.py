@@ -27,7 +27,6 @@ from worker.engine.samples import own_samples
 from worker.engine.train import Trainer
 from worker.engine.types import AdapterState, CausalLM, EpochEntry, Tokenizer
 
-LAST_STEPS_RATE = 0.1  # of the learning rate: IHL's steps after a distillation only have to reach the criterion
 StageProgress = Callable[[str, float], None]
 
 
@@ -87,8 +86,7 @@ def train(
     data = replace(data, forget=data.forget.only(baseline.memorised))
     was_training, required_grad = model.training, {p: p.requires_grad for p in model.parameters()}
     retain = RetainSampler(tokenizer, data.retain_texts, options.sequence_length, options.seed)
-    distils = options.loss == DISTIL and (resume is None or resume.epoch < options.distil_epochs)
-    samples = own_samples(model, tokenizer, data, options) if distils else []
+    samples = own_samples(model, tokenizer, data, options) if options.loss == DISTIL else []
     factors = initial_factors(model, data, options, resume, lambda fraction: progress("initialise", fraction))
     adapter = Adapter(model, factors, options.adapter_rank, options.scale)
     run: dict[str, Any] = {"on_epoch": on_epoch, "progress": lambda fraction: progress("train", fraction)}
@@ -96,18 +94,11 @@ def train(
     try:
         if options.loss == DISTIL:
             assert reference is not None
-            check_reference(reference, forget.sequences, data.threshold_sequences)
-            says = Reference(reference, forget.sequences, data.threshold_sequences)
-            distiller = Distiller(
-                model, adapter, forget, thresholds, counted, says, retain, samples, data.utility, options, **run
-            )
-            resume = distiller.run(resume)
-            if resume.met and resume.epoch == options.distil_epochs:
-                return resume
-            if resume.epoch == options.distil_epochs:
-                resume = replace(resume, optimiser={})
-            rate = options.learning_rate * LAST_STEPS_RATE
-            options = replace(options, loss="ihl", shrink=False, learning_rate=rate, max_epochs=options.last_epoch)
+            unseen = baseline.unseen(data.threshold_sequences)
+            check_reference(reference, forget.sequences, unseen)
+            says = Reference(reference, forget.sequences, unseen)
+            sets = (forget, thresholds, counted, says, retain, samples, data.utility)
+            return Distiller(model, adapter, *sets, options, **run).run(resume)
         return Trainer(model, adapter, forget, thresholds, counted, retain, data.utility, options, **run).run(resume)
     finally:
         adapter.detach()

@@ -196,8 +196,9 @@ class Pipeline:
             reference = train_reference(parent, base, data, self.options, progress)
             shutil.rmtree(folder, ignore_errors=True)
             reference.save_pretrained(folder)
+            (folder / "seconds.json").write_text(json.dumps(time.monotonic() - started))
             self.stages.finish("reference", sorted(path for path in folder.rglob("*") if path.is_file()))
-            self.seconds["reference"] = time.monotonic() - started
+        self.seconds["reference"] = json.loads((folder / "seconds.json").read_bytes())
         return self.load(folder)
 
     def _unlearn(self, data: Prepared, baseline: Baseline) -> Checkpoint:

@@ -111,5 +111,6 @@ def test_a_killed_distillation_goes_on_with_its_reference(memorised_folder, tmp_
     assert "reference" not in phases
     assert (Path(again.work) / "reference" / "model.safetensors").read_bytes() == made
     assert (findings.reference, findings.epochs) == ("fresh", 2)
+    assert findings.seconds["reference"] > 0
     assert {attack.name: attack.status for attack in findings.attacks}["sampled"] == "RUN"
     assert not any("reference" in path for path in findings.files)

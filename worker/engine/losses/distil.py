@@ -24,7 +24,13 @@ def divergence_rows(logits: Tensor, targets: Tensor, reference: Tensor) -> tuple
 
 
 def distil_rows(
-    logits: Tensor, targets: Tensor, reference: Tensor, *, token_weight: float = 0.3, offset: float = 0.0
+    logits: Tensor,
+    targets: Tensor,
+    reference: Tensor,
+    *,
+    token_weight: float = 0.3,
+    offset: float = 0.0,
+    sharpness: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """The divergence from the reference, and the squared difference of the true token's log-likelihood.
 
@@ -39,11 +45,12 @@ def distil_rows(
         reference: [n, v], logits of the reference.
         token_weight: w.
         offset: o, how much likelier unseen tokens are to the model than to the reference.
+        sharpness: The factor of the reference's logits in the divergence; `log q(x_t)` is without it.
 
     Returns:
         Losses [n] and gradient [n, v].
     """
-    losses, gradient = divergence_rows(logits, targets, reference)
+    losses, gradient = divergence_rows(logits, targets, reference * sharpness)
     at_target = targets[:, None]
     log_p = torch.log_softmax(logits, dim=-1)
     log_q = torch.log_softmax(reference.to(logits), dim=-1).gather(-1, at_target)

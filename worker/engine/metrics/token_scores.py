@@ -3,7 +3,7 @@
 b: batch, s: sequence, h: hidden, v: vocabulary, n: rows (predicted tokens)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,7 +43,37 @@ def token_scores(model: CausalLM, sequences: Sequence[list[int]]) -> list[TokenS
     Returns:
         One for each sequence, in order.
     """
-    scores: list[TokenScores] = []
+    return [TokenScores(*columns) for columns in _columns(model, sequences, _of_rows)]
+
+
+def token_margins(model: CausalLM, sequences: Sequence[list[int]]) -> list[Tensor]:
+    """By how much each true token is likelier than any other one: [T-1] in nats for each sequence, on the CPU."""
+    return [
+        margins for (margins,) in _columns(model, sequences, lambda logits, targets: (margin_rows(logits, targets),))
+    ]
+
+
+def mean_entropy(model: CausalLM, sequences: Sequence[list[int]]) -> float:
+    """Mean entropy of the model's predictions for these sequences, each token counted once: 0 or more, in nats."""
+
+    def entropies(logits: Tensor, _: Tensor) -> tuple[Tensor]:
+        log_p = torch.log_softmax(logits, dim=-1)
+        return (-(log_p.exp() * log_p).sum(-1),)
+
+    return float(torch.cat([values for (values,) in _columns(model, sequences, entropies)]).double().mean())
+
+
+def margin_rows(logits: Tensor, targets: Tensor) -> Tensor:
+    """By how much the true token is likelier than any other one: [n] in nats, of logits [n, v] and targets [n]."""
+    two, tokens = logits.topk(2, dim=-1)
+    at_target = logits.gather(-1, targets[:, None]).squeeze(-1)
+    return at_target - torch.where(tokens[:, 0] == targets, two[:, 1], two[:, 0])
+
+
+def _columns(
+    model: CausalLM, sequences: Sequence[list[int]], of_rows: Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+) -> Iterator[tuple[Tensor, ...]]:
+    """For each sequence of T tokens what `of_rows` makes of its logits [n, v] and targets [n], [T-1] each."""
     with measuring(model):
         head, device = Head(model), model_device(model)
         for batch in chunks(sequences, BATCH):
@@ -51,11 +81,10 @@ def token_scores(model: CausalLM, sequences: Sequence[list[int]]) -> list[TokenS
             hidden = hidden_states(model, input_ids.to(device), mask.to(device), use_cache=False)
             rows = torch.cat([hidden[i, : len(ids) - 1] for i, ids in enumerate(batch)])
             targets = torch.tensor([token for ids in batch for token in ids[1:]], device=device)
-            parts = [_of_rows(head(part), targets[start : start + len(part)]) for start, part in head.chunks(rows)]
+            parts = [of_rows(head(part), targets[start : start + len(part)]) for start, part in head.chunks(rows)]
             lengths = [len(ids) - 1 for ids in batch]
             columns = (torch.split(torch.cat(column).cpu(), lengths) for column in zip(*parts, strict=True))
-            scores += [TokenScores(*values) for values in zip(*columns, strict=True)]
-    return scores
+            yield from zip(*columns, strict=True)
 
 
 def _of_rows(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,88 @@
+"""Which tokens a model is to stop saying, so that texts that it does not know meet the criterion, too.
+
+A model that never saw a set of texts is over the held-out mean of MA as often as under it, and one text in twenty is
+over the 95th percentile. A model that is to pass must be right about a few tokens fewer. The least is lost where the
+true token is the likeliest by the smallest margin: there another one takes its place, and all else stays.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from worker.engine.criterion import Threshold
+from worker.engine.forget_set import ForgetSet
+from worker.engine.metrics.extraction import lower_bound
+
+Rows = set[tuple[int, int]]  # (sequence, row)
+
+
+def rows_to_lower(
+    forget: ForgetSet,
+    thresholds: Sequence[Threshold],
+    margins: Sequence[Tensor],
+    counted: Sequence[int],
+    reserve: float,
+    failed: Sequence[int] = (),
+) -> Rows:
+    """The rows whose true token must stop being the likeliest, the smallest margins first.
+
+    Args:
+        forget: The sequences.
+        thresholds: The threshold of each sequence.
+        margins: For each sequence the margins [T-1] of its true tokens; the likeliest ones have a positive margin.
+        counted: The requests that the set criterion is over.
+        reserve: How far below its limit MA is to be.
+        failed: Requests that failed the full test of EL, although the bound that margins give had passed.
+
+    Returns:
+        The sequence and the row of each.
+    """
+    margins = [margin.clone() for margin in margins]
+    before = [margin > 0 for margin in margins]
+    own = [i for i, request in enumerate(forget.request_ids) if request in set(counted)]
+    el = sum(lower_bound(before[i].tolist(), thresholds[i].n) - thresholds[i].el_mean for i in own)
+    for i, threshold in enumerate(thresholds):
+        goal = threshold.el_mean if el > 0 and i in own else threshold.el_p95
+        if forget.request_ids[i] in failed:
+            _break_runs(margins[i], max(2, threshold.n // 2), 0.0)
+        _break_runs(margins[i], threshold.n, goal)
+        _lower(margins, [i], threshold.ma_max)
+    of_request = {request: [i for i, r in enumerate(forget.request_ids) if r == request] for request in forget.requests}
+    groups = [(indices, [thresholds[i].ma_p95 for i in indices]) for indices in of_request.values()]
+    for indices, limits in [*groups, (own, [thresholds[i].ma_mean for i in own])]:
+        _lower(margins, indices, sum(limits) / max(len(limits), 1) - reserve)
+    lowered = (was & (margin <= 0) for was, margin in zip(before, margins, strict=True))
+    return {(i, int(row)) for i, rows in enumerate(lowered) for row in rows.nonzero().flatten()}
+
+
+def _lower(margins: list[Tensor], indices: Sequence[int], limit: float) -> None:
+    """Lower rows of some sequences, in place, until their mean MA is at the limit."""
+    shares = [1 / (len(indices) * len(margins[i])) for i in indices]
+    excess = sum(float((margins[i] > 0).sum()) * share for i, share in zip(indices, shares, strict=True)) - limit
+    matched = sorted(
+        (float(margins[i][row]), i, int(row), share)
+        for i, share in zip(indices, shares, strict=True)
+        for row in (margins[i] > 0).nonzero().flatten()
+    )
+    for _, i, row, share in matched:
+        if excess <= 1e-9:
+            return
+        margins[i][row] = 0.0
+        excess -= share
+
+
+def _break_runs(margin: Tensor, n: int, limit: float) -> None:
+    """Lower rows of a sequence, in place, until the bound of EL_n that its matches give is at the limit."""
+    while lower_bound((margin > 0).tolist(), n) > limit:
+        run = _longest_run((margin > 0).tolist())
+        margin[run.start + int(margin[run].argmin())] = 0.0
+
+
+def _longest_run(matches: Sequence[bool]) -> slice:
+    """The longest stretch of true values."""
+    best, start = slice(0, 0), 0
+    for end in range(len(matches) + 1):
+        if end == len(matches) or not matches[end]:
+            best = slice(start, end) if end - start > best.stop - best.start else best
+            start = end + 1
+    return best
