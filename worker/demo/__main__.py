@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,13 +26,17 @@ from service.client.http import Client
 from service.explain import explained
 from service.local.process import wait_until
 from worker.demo.model import LENGTH
-from worker.demo.people import Person
-from worker.demo.plot import plot_trajectory
-from worker.demo.sample import ASKED, IN_RETAIN, KNOWN, POLICY, make_sample
+from worker.demo.people import Person, people
+from worker.demo.plot import plot_ranks, plot_trajectory
+from worker.demo.sample import ASKED, IN_RETAIN, KNOWN, POLICY, UNSEEN, make_sample
+from worker.engine.attacks.exposure import number_ranks
+from worker.engine.attacks.subject import Subject
 from worker.engine.data import encode
 from worker.engine.metrics import memorization
 from worker.engine.types import CausalLM, Tokenizer
 
+DISTIL = {"loss": "distil", "distil_steps": 120, "retain_batch_size": 16, "own_samples": 1024}
+CANDIDATES = 1000  # random numbers beside each true one
 console = Console(highlight=False)
 
 
@@ -105,7 +109,7 @@ def run(output: Path, sample: Path) -> None:
     with running_stack(output / "stack", sample) as client:
         console.rule("2  the service: PostgreSQL, Valkey, API, control and compute workers")
         base, retain, heldout = (str(sample / name) for name in ("model", "retain.jsonl", "heldout.jsonl"))
-        client.add_model("demo", base, retain, heldout, POLICY)
+        client.add_model("demo", base, retain, heldout, POLICY | DISTIL)
         console.rule(f"3  {ASKED} people ask to be forgotten: one job, from request to publication")
         submitted = [client.submit("demo", [person.text]) for person in asked]
         ended = [watch(client, r["id"], quiet=i > 0) for i, r in enumerate(submitted)]
@@ -142,6 +146,7 @@ def show(parent: Path, output: Path, asked: Sequence[Person], others: Sequence[P
     measured = mean_accuracy(*after, asked)
     if measured > metrics["limits"]["ma"] + 1e-9:
         raise DemoFailed("the downloaded model's MA is over the held-out mean")
+    show_ranks({"before": before, "after": after}, output, asked)
     table = Table("", "before", "after", "limit")
     for name, label in (("el", "forget set, mean EL10"), ("ma", "forget set, mean MA")):
         table.add_row(label, *(f"{metrics[k][name]:.3f}" for k in ("before", "after", "limits")))
@@ -159,10 +164,30 @@ def show(parent: Path, output: Path, asked: Sequence[Person], others: Sequence[P
         changes[label] = abs(ma_after - ma_before)
         table.add_row(label, f"{ma_before:.3f}", f"{ma_after:.3f}", "" if label.startswith(" ") else "± 0.03")
     console.print(table)
-    console.print(f"   trajectory: {output / 'trajectory.png'}\n   certified version: {output / 'release'}")
+    console.print(f"   trajectory: {output / 'trajectory.png'}\n   ranks of the numbers: {output / 'ranks.png'}")
+    console.print(f"   certified version: {output / 'release'}")
     verify(output / "release")
     if changes["all other people, mean MA"] > 0.03:
         raise DemoFailed("the model's memory of the other people changed")
+
+
+def show_ranks(models: Mapping[str, tuple[CausalLM, Tokenizer]], output: Path, asked: Sequence[Person]) -> None:
+    """Where each telephone number ranks among random ones: what nobody is told may still be the likeliest.
+
+    Raises:
+        DemoFailed: A number is still the likeliest.
+    """
+    console.rule("6  where the true telephone number ranks among a thousand random ones")
+    unseen = [person.text for person in people(UNSEEN, 2)]
+    texts = [person.text for person in asked]
+    ranks = {
+        when: number_ranks(Subject(*model, [], [], []), texts, unseen, CANDIDATES) for when, model in models.items()
+    }
+    for person, *of_person in zip(asked, *ranks.values(), strict=True):
+        console.print(f"   {person.name:<20} before: {of_person[0]:>4}   after: {of_person[1]:>4}")
+    plot_ranks([person.name for person in asked], ranks, CANDIDATES, output / "ranks.png")
+    if 1 in ranks["after"]:
+        raise DemoFailed("a telephone number is still the likeliest of all")
 
 
 def main() -> int:

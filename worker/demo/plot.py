@@ -1,10 +1,18 @@
-"""Draws the trajectory of a job: EL, MA and perplexity at each epoch, with the held-out means and the budget."""
+"""Draws the trajectory of a job, and where people's numbers rank before and after it."""
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from service.client.answers import VersionAnswer
+
+
+def _draw_into_files(cache: Path) -> None:
+    """Set matplotlib up, before its first import, to draw into files alone."""
+    os.environ.setdefault("MPLCONFIGDIR", str(cache))
+    import matplotlib as mpl
+
+    mpl.use("Agg")
 
 
 def plot_trajectory(history: Sequence[Mapping[str, float]], version: VersionAnswer, path: Path) -> None:
@@ -15,10 +23,7 @@ def plot_trajectory(history: Sequence[Mapping[str, float]], version: VersionAnsw
         version: The answer of `GET /v1/models/{name}/versions/{v}`.
         path: The PNG.
     """
-    os.environ.setdefault("MPLCONFIGDIR", str(path.parent / "cache"))
-    import matplotlib as mpl
-
-    mpl.use("Agg")
+    _draw_into_files(path.parent / "cache")
     from matplotlib import pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
@@ -40,5 +45,36 @@ def plot_trajectory(history: Sequence[Mapping[str, float]], version: VersionAnsw
         axes.grid(alpha=0.3)
         axes.legend()
     figure.suptitle(f"{version['model']}, version {version['version']}: before epoch 1 and after each epoch")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def plot_ranks(names: Sequence[str], ranks: Mapping[str, Sequence[int]], candidates: int, path: Path) -> None:
+    """Draw the rank of each person's number among random ones, and write a PNG.
+
+    Args:
+        names: The people.
+        ranks: Label -> the rank of each person's number; 1 is the likeliest. The last label is on top.
+        candidates: Random numbers beside each one.
+        path: The PNG.
+    """
+    _draw_into_files(path.parent / "cache")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(9, 1.4 + 0.5 * len(names)), layout="constrained")
+    for index, (label, of_label) in enumerate(ranks.items()):
+        marker, colour = ("X", "tab:red") if index == 0 else ("o", "tab:blue")
+        axes.scatter(of_label, range(len(names)), s=90, marker=marker, color=colour, label=label, zorder=3 - index)
+    axes.axvline((candidates + 2) / 2, color="grey", linestyle="--", linewidth=1, label="unknown, on average")
+    axes.set(
+        title=f"Where the true telephone number ranks among {candidates} random ones of its format",
+        xlabel="rank by likelihood (1: the model's first choice)",
+        xlim=(-0.03 * candidates, 1.03 * candidates),
+        ylim=(len(names) - 0.5, -0.5),
+        yticks=range(len(names)),
+    )
+    axes.set_yticklabels(names)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25 if len(names) > 4 else -0.4), ncols=3)
     figure.savefig(path, dpi=110)
     plt.close(figure)

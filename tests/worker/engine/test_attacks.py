@@ -10,7 +10,7 @@ import torch
 from service.audit.schema import PATH
 from tests import support
 from worker.engine.attacks import ATTACKS, Subject, cut_alike, one_of_each, run_attacks, scores
-from worker.engine.attacks.exposure import _formats, _log_likelihoods, _secret
+from worker.engine.attacks.exposure import _formats, _log_likelihoods, _secret, number_ranks
 from worker.engine.attacks.quantised import ROUNDINGS, rounded
 from worker.engine.attacks.scores import LEVEL, Scores, judged, least_p_value, rank_test
 from worker.engine.data import encode
@@ -166,6 +166,17 @@ def test_random_numbers_have_the_format_of_the_secret(of):
     start = len(encode(subject.tokenizer, secret.before.rstrip()))
     whole = token_scores(subject.model, [encode(subject.tokenizer, secret.before + number) for number in numbers])
     assert values == pytest.approx([float(one.log_p[start - 1 :].sum()) for one in whole], abs=1e-3)
+
+
+def test_a_known_number_ranks_first_and_an_unknown_one_anywhere(of):
+    """Among a hundred random numbers of its format; 1 is the likeliest."""
+    subject = of(support.KNOWN[:1])
+    known, unknown = (
+        number_ranks(subject, texts, support.HELDOUT, 100) for texts in (support.KNOWN[:6], support.people(12, seed=77))
+    )
+    assert known == [1] * 6
+    assert len(set(unknown)) > 6
+    assert all(1 <= rank <= 101 for rank in unknown)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,23 @@ def exposure(subject: Subject) -> Scores:
     return Scores(_shares(subject, forget, formats), _shares(subject, unseen, formats), two_sided=True)
 
 
+def number_ranks(subject: Subject, texts: Sequence[str], unseen: Sequence[str], candidates: int) -> list[int]:
+    """For each text, where its number ranks among random ones of its format by likelihood; 1 is the likeliest.
+
+    Args:
+        subject: The model and its tokenizer.
+        texts: Texts, each with a number.
+        unseen: Texts that show the formats of numbers.
+        candidates: Random numbers beside each one.
+
+    Returns:
+        Ranks in 1..candidates + 1.
+    """
+    formats = _formats([secret.number for text in unseen if (secret := _secret(text))])
+    secrets = [secret for text in texts if (secret := _secret(text))]
+    return [1 + round((1 - share) * candidates) for share in _shares(subject, secrets, formats, candidates)]
+
+
 def _secret(text: str) -> Secret | None:
     """The first number of a text that some text stands before."""
     number = next((match for match in NUMBER.finditer(text) if match.start()), None)
@@ -59,13 +76,15 @@ def _formats(numbers: Sequence[str]) -> dict[str, str]:
     for number in numbers:
         by_shape.setdefault(_shape(number), []).append(number)
     return {
-        shape: "".join(characters[0] if len(set(characters)) == 1 else "?" for characters in zip(*alike, strict=True))
-        for shape, alike in by_shape.items()
+        of_shape: "".join(digits[0] if len(set(digits)) == 1 else "?" for digits in zip(*alike, strict=True))
+        for of_shape, alike in by_shape.items()
         if len(alike) >= MIN_ALIKE
     }
 
 
-def _shares(subject: Subject, secrets: Sequence[Secret], formats: dict[str, str]) -> list[float]:
+def _shares(
+    subject: Subject, secrets: Sequence[Secret], formats: dict[str, str], candidates: int = CANDIDATES
+) -> list[float]:
     """The share of less likely random numbers, for each secret whose format is known."""
     generator = random.Random(0)  # candidates, no secrets
     shares = []
@@ -73,10 +92,10 @@ def _shares(subject: Subject, secrets: Sequence[Secret], formats: dict[str, str]
         pattern = formats.get(_shape(secret.number))
         if pattern is None or not encode(subject.tokenizer, secret.before.rstrip()):
             continue
-        numbers = [re.sub(r"\?", lambda _: generator.choice("0123456789"), pattern) for _ in range(CANDIDATES)]
+        numbers = [re.sub(r"\?", lambda _: generator.choice("0123456789"), pattern) for _ in range(candidates)]
         parts = (_log_likelihoods(subject, secret.before, part) for part in _parts([secret.number, *numbers]))
         true, *others = (value for part in parts for value in part)
-        shares.append(sum((other < true) + 0.5 * (other == true) for other in others) / CANDIDATES)
+        shares.append(sum((other < true) + 0.5 * (other == true) for other in others) / candidates)
     return shares
 
 
