@@ -25,7 +25,7 @@ def overlaps_too_much(overlap: Overlap, heldout: int) -> bool:
 
 
 def unlike_warning(likeness: float | None) -> str | None:
-    """What to say of held-out texts that are so like retain texts; None if they may be of one kind."""
+    """What to say of held-out texts that are this like retain texts; None if they may be of one kind."""
     if likeness is None or likeness >= UNLIKE:
         return None
     return (

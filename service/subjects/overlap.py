@@ -1,6 +1,4 @@
-"""How many held-out texts are also retain texts, or copies of each other (MinHash, Broder 1997; rensa).
-
-Two texts are copies if they are the same, or nearly.
+"""How many held-out texts are also retain texts: the same text, or a near copy (MinHash, Broder 1997; rensa).
 
     h: held-out texts  b: retain texts of a chunk  p: permutations  n: bands
 
@@ -26,7 +24,6 @@ from service.subjects.identifiers import words
 SHINGLE = 5  # characters
 BANDS, ROWS = 16, 16  # two texts share a band with probability 96 % at Jaccard 0.9, and 3 % at 0.67
 MIN_JACCARD = 0.9  # estimated; forms that differ in a name or a number stay under it
-MIN_JACCARD_OF_COPIES = 0.95  # in one file texts of a short form may be all there is
 SEED = 42
 CHUNK = 1000  # texts
 MAX_CANDIDATES = 64  # compared for each band, so that texts of one form do not all have to be compared
@@ -50,8 +47,12 @@ def measure_overlap(retain: Iterable[str], heldout: Iterable[str]) -> Overlap:
 
 
 def count_copies(heldout: Iterable[str]) -> int:
-    """How many held-out texts are copies of an earlier one in the file. Case, spacing and punctuation do not count."""
-    return _HeldoutTexts(heldout).copies
+    """How many texts are the same as an earlier one in the file. Case, spacing and punctuation do not count.
+
+    Near copies are not counted: texts of one long form, with other names, are distinct.
+    """
+    digests = [_digest(_normal(text)) for text in heldout]
+    return len(digests) - len(set(digests))
 
 
 class _HeldoutTexts:
@@ -63,7 +64,7 @@ class _HeldoutTexts:
         self._known, self._exact = set(self._digests), set[bytes]()
         self._hashes = np.concatenate([hashes for _, hashes, _ in sketches])  # [h, p]
         keys = np.concatenate([keys for _, _, keys in sketches]).T  # [n, h]
-        self._order = np.argsort(keys, axis=1, kind="stable")
+        self._order = np.argsort(keys, axis=1)
         self._sorted = np.take_along_axis(keys, self._order, axis=1)
         self._near = np.zeros(len(self._digests), dtype=bool)  # [h]
 
@@ -77,18 +78,6 @@ class _HeldoutTexts:
                 candidates = order[first[row] : last[row]][:MAX_CANDIDATES]
                 jaccard = (self._hashes[candidates] == hashes[row]).mean(axis=1)
                 self._near[candidates[jaccard >= MIN_JACCARD]] = True
-
-    @property
-    def copies(self) -> int:
-        """How many are the same as an earlier one, or a near copy of it; of a form's texts few are compared."""
-        first: dict[bytes, int] = {}
-        copied = np.array([first.setdefault(digest, i) != i for i, digest in enumerate(self._digests)])
-        for order, ordered in zip(self._order, self._sorted, strict=True):
-            for group in np.split(order, np.flatnonzero(np.diff(ordered)) + 1):
-                for position, row in enumerate(group[1:], start=1):
-                    earlier = self._hashes[group[: min(position, MAX_CANDIDATES)]]
-                    copied[row] |= bool(((earlier == self._hashes[row]).mean(axis=1) >= MIN_JACCARD_OF_COPIES).any())
-        return int(copied.sum())
 
     @property
     def overlap(self) -> Overlap:
@@ -105,11 +94,20 @@ def _chunks(texts: Iterable[str]) -> Iterator[tuple[str, ...]]:
 
 def _sketch(texts: tuple[str, ...]) -> tuple[list[bytes], Hashes, BandKeys]:
     """Of each text its digest, the low bytes of its MinHash [b, p], and the keys of its bands [b, n]."""
-    normal = [" ".join(words(text)) or unicodedata.normalize("NFC", text).strip() for text in texts]
+    normal = [_normal(text) for text in texts]
     values = np.array([_minhash(text) for text in normal], dtype=np.uint64)  # [b, p]
     keys = (values.reshape(-1, BANDS, ROWS) * WEIGHTS).sum(axis=2, dtype=np.uint64)
-    digests = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in normal]
+    digests = [_digest(text) for text in normal]
     return digests, values.astype(np.uint8), keys
+
+
+def _normal(text: str) -> str:
+    """The words of a text; the text itself if it has none."""
+    return " ".join(words(text)) or unicodedata.normalize("NFC", text).strip()
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def _minhash(text: str) -> list[int]:

@@ -64,7 +64,7 @@ def plot_ranks(names: Sequence[str], ranks: Mapping[str, Sequence[int]], candida
     figure, axes = plt.subplots(figsize=(9, 1.4 + 0.5 * len(names)), layout="constrained")
     for index, (label, of_label) in enumerate(ranks.items()):
         marker, colour = ("X", "tab:red") if index == 0 else ("o", "tab:blue")
-        axes.scatter(of_label, range(len(names)), s=90, marker=marker, color=colour, label=label, zorder=3 - index)
+        axes.scatter(of_label, range(len(names)), s=90, marker=marker, color=colour, label=label, zorder=2 + index)
     axes.axvline((candidates + 2) / 2, color="grey", linestyle="--", linewidth=1, label="unknown, on average")
     axes.set(
         title=f"Where the true telephone number ranks among {candidates} random ones of its format",

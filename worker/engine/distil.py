@@ -58,13 +58,14 @@ RELEARN_RATE = 5e-4
 WIDTH_RATE = 0.4  # the learning rate times the hidden size
 LAST_RATE = 0.1  # of the learning rate, after the fixed steps
 SAMPLES_PER_RETAIN = 2
+VARIANT_WEIGHT = 0.5
 GAP = 0.5  # nats; each time that a row is lowered
 REFERENCE_RESERVE = 0.02  # of MA: the model is right a little more often than what it learns from
 
 
 @dataclass(slots=True)
 class Distiller:
-    """The distillation of one run; `run` continues it from a checkpoint to the last step.
+    """The distillation of one run; `run` continues it from a checkpoint to its end.
 
     Attributes:
         model: The model that the adapter is attached to.
@@ -72,7 +73,8 @@ class Distiller:
         forget: The sequences to forget, and those of earlier jobs, which must stay forgotten.
         thresholds: The threshold of each of these sequences.
         counted: The requests that the set criterion is over.
-        reference: What the reference says about these sequences.
+        reference: What the reference says about these sequences, and then about their variants.
+        variants: Sequences with other numbers than those to forget.
         retain: The source of retain sequences.
         samples: The parent's own samples.
         utility: Held-out sequences, for the perplexity in the history.
@@ -87,6 +89,7 @@ class Distiller:
     thresholds: list[Threshold]
     counted: Sequence[int]
     reference: Reference
+    variants: list[list[int]]
     retain: RetainSampler
     samples: list[list[int]]
     utility: list[list[int]]
@@ -95,7 +98,7 @@ class Distiller:
     progress: Progress = no_progress
 
     def run(self, resume: Checkpoint | None = None) -> Checkpoint:
-        """Train to the last step.
+        """Train the fixed steps, and then until the criterion is met on the adapter or the last epoch is done.
 
         Args:
             resume: A checkpoint of the same run to continue from.
@@ -116,7 +119,8 @@ class Distiller:
             self.reference.sharpness = checkpoint.sharpness
         else:
             offset = self.reference.offset(self.model)  # it makes every true token likelier
-            self._lower([margins + offset for margins in self.reference.margins()], REFERENCE_RESERVE)
+            margins = self.reference.margins()[: len(self.forget.sequences)]
+            self._lower([values + offset for values in margins], REFERENCE_RESERVE)
         while checkpoint.epoch < self.options.distil_epochs or not (
             checkpoint.met or checkpoint.epoch == self.options.last_epoch
         ):
@@ -216,6 +220,11 @@ class Distiller:
         parent = parent_logits(self.model, self.adapter, kept, self.options.train_dtype, strength)
         optimiser.zero_grad()
         loss = self._backward(forget, distil, 1.0, self.reference.beside(indices))
+        if self.variants:
+            others = order.sample(range(len(self.variants)), min(FORGET_BATCH // 2, len(self.variants)))
+            beside = self.reference.beside([len(self.forget.sequences) + i for i in others])
+            sharpened = partial(distil_rows, token_weight=0.0, sharpness=sharpness)
+            loss += self._backward([self.variants[i] for i in others], sharpened, VARIANT_WEIGHT, beside)
         loss += self._backward(kept, divergence_rows, self.options.divergence_weight, parent)
         if self.options.relearn_steps and self._relearns(step):
             with self._relearned(order):
@@ -227,12 +236,11 @@ class Distiller:
 
     def _forget_batch(self, order: random.Random) -> list[int]:
         """Sequences of this run, and a quarter as many of earlier ones, which must stay forgotten."""
-        own = [i for i, request in enumerate(self.forget.request_ids) if request in set(self.counted)]
-        earlier = sorted(set(range(len(self.forget.sequences))) - set(own))
-        return [
-            *order.sample(own, min(FORGET_BATCH, len(own))),
-            *order.sample(earlier, min(FORGET_BATCH // 4, len(earlier))),
-        ]
+        counted = set(self.counted)
+        own = [i for i, request in enumerate(self.forget.request_ids) if request in counted]
+        earlier = [i for i, request in enumerate(self.forget.request_ids) if request not in counted]
+        drawn = order.sample(own, min(FORGET_BATCH, len(own)))
+        return [*drawn, *order.sample(earlier, min(math.ceil(len(drawn) / 4), len(earlier)))]
 
     def _retain_batch(self, order: random.Random) -> list[list[int]]:
         """Retain sequences, and twice as many samples of the parent: nobody names most of what it knows."""

@@ -5,6 +5,7 @@ over the 95th percentile. A model that is to pass must be right about a few toke
 true token is the likeliest by the smallest margin: there another one takes its place, and all else stays.
 """
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from worker.engine.forget_set import ForgetSet
 from worker.engine.metrics.extraction import lower_bound
 
 Rows = set[tuple[int, int]]  # (sequence, row)
+FAILED_SHARE = 0.03  # of the rows of a sequence that failed a full test
 
 
 def rows_to_lower(
@@ -32,21 +34,23 @@ def rows_to_lower(
         margins: For each sequence the margins [T-1] of its true tokens; the likeliest ones have a positive margin.
         counted: The requests that the set criterion is over.
         reserve: How far below its limit MA is to be.
-        failed: Requests that failed the full test of EL, although the bound that margins give had passed.
+        failed: Requests that failed a full test, although these margins had passed.
 
     Returns:
         The sequence and the row of each.
     """
     margins = [margin.clone() for margin in margins]
     before = [margin > 0 for margin in margins]
-    own = [i for i, request in enumerate(forget.request_ids) if request in set(counted)]
+    counted_requests = set(counted)
+    own = [i for i, request in enumerate(forget.request_ids) if request in counted_requests]
     el = sum(lower_bound(before[i].tolist(), thresholds[i].n) - thresholds[i].el_mean for i in own)
     for i, threshold in enumerate(thresholds):
         goal = threshold.el_mean if el > 0 and i in own else threshold.el_p95
         if forget.request_ids[i] in failed:
-            _break_runs(margins[i], max(2, threshold.n // 2), 0.0)
-        _break_runs(margins[i], threshold.n, goal)
-        _lower(margins, [i], threshold.ma_max)
+            _break_longest_runs(margins[i], math.ceil(FAILED_SHARE * len(margins[i])))
+        while lower_bound((margins[i] > 0).tolist(), threshold.n) > goal:
+            _break_longest_runs(margins[i], 1)
+        _lower(margins, [i], threshold.ma_max - reserve)
     of_request = {request: [i for i, r in enumerate(forget.request_ids) if r == request] for request in forget.requests}
     groups = [(indices, [thresholds[i].ma_p95 for i in indices]) for indices in of_request.values()]
     for indices, limits in [*groups, (own, [thresholds[i].ma_mean for i in own])]:
@@ -71,11 +75,12 @@ def _lower(margins: list[Tensor], indices: Sequence[int], limit: float) -> None:
         excess -= share
 
 
-def _break_runs(margin: Tensor, n: int, limit: float) -> None:
-    """Lower rows of a sequence, in place, until the bound of EL_n that its matches give is at the limit."""
-    while lower_bound((margin > 0).tolist(), n) > limit:
+def _break_longest_runs(margin: Tensor, times: int) -> None:
+    """Lower a row in the longest run of right tokens, in place, so many times: long runs are what EL sees."""
+    for _ in range(times):
         run = _longest_run((margin > 0).tolist())
-        margin[run.start + int(margin[run].argmin())] = 0.0
+        if run.start < run.stop:
+            margin[run.start + int(margin[run].argmin())] = 0.0
 
 
 def _longest_run(matches: Sequence[bool]) -> slice:

@@ -9,6 +9,7 @@ from typing import Any
 
 from worker.engine.attacks import AttackResult, Subject, cut_alike, one_of_each, run_attacks
 from worker.engine.criterion import MIN_HELDOUT, Judgement, Threshold, Verdict, judge, thresholds_for
+from worker.engine.errors import HeldoutKnown
 from worker.engine.forget_set import ForgetSet
 from worker.engine.heldout import known_by_heart
 from worker.engine.metrics.decode import GreedyDecoding, greedy_continuations
@@ -54,7 +55,8 @@ class Baseline:
         before: EL, MA and verdicts of the parent on all requests.
         quality: What else the parent can do.
         first_perplexity: Held-out perplexity of the first version, on the same sequences.
-        known_heldout: Held-out sequences that the parent knows by heart. Nothing is compared with them.
+        known_heldout: Held-out sequences that the parent knows by heart. They set no threshold, and no attack compares
+            with them.
     """
 
     thresholds: list[Threshold]
@@ -69,9 +71,12 @@ class Baseline:
         """The requests that training works on: they do not look unseen to the parent; the others already pass."""
         return [v.request for v in self.before.verdicts if not v.looks_unseen]
 
-    def unseen(self, heldout: Sequence[list[int]]) -> list[list[int]]:
-        """The held-out sequences that the parent does not know by heart."""
-        return [ids for ids in heldout if ids not in self.known_heldout]
+    def without_known(self, data: Prepared) -> Prepared:
+        """The sets of the run without the held-out sequences that the parent knows by heart."""
+        thresholds, utility = (
+            [ids for ids in side if ids not in self.known_heldout] for side in (data.threshold_sequences, data.utility)
+        )
+        return replace(data, threshold_sequences=thresholds, utility=utility)
 
     def training_set(self, data: Prepared) -> tuple[ForgetSet, list[Threshold]]:
         """The sequences that training looks at, with their thresholds: memorised requests and all earlier ones."""
@@ -125,13 +130,16 @@ def measure_before(
 
     Raises:
         TooFewTexts: The held-out text cannot set a threshold.
-        HeldoutKnown: The parent knows held-out texts by heart.
+        HeldoutKnown: The parent knows more than a tenth of the held-out texts by heart, or too few others are left.
     """
     everything = (data.forget + data.earlier).sequences
-    known = known_by_heart(model, [*data.threshold_sequences, *data.utility])
+    others = [ids for ids in data.utility if ids not in data.threshold_sequences]
+    known = known_by_heart(model, [*data.threshold_sequences, *others])
     unseen = [ids for ids in data.threshold_sequences if ids not in known]
-    others = [ids for ids in data.utility if ids not in [*known, *unseen]]
-    unseen += others[: max(0, MIN_HELDOUT - len(unseen))]
+    if known:
+        unseen += [ids for ids in others if ids not in known][: max(0, MIN_HELDOUT - len(unseen))]
+        if len(unseen) < MIN_HELDOUT:
+            raise HeldoutKnown(f"heldout: the model knows {len(known)} texts by heart; of the others too few are left")
     n = fitting_n(min(map(len, [*unseen, *everything])), options.el_n)
     heldout = greedy_decodings(model, unseen, n, options, partial_progress(progress, 0.0, 0.8))
     thresholds = thresholds_for(heldout, everything, options.el_n)
@@ -255,6 +263,7 @@ def blocked_by(attacks: Sequence[AttackResult], policy: Mapping[str, str]) -> st
 def _subject(model: CausalLM, tokenizer: Tokenizer, data: Prepared, baseline: Baseline, options: Options) -> Subject:
     """What attacks work on: a window of each request that the parent had memorised, beside all held-out sequences."""
     forget = one_of_each(data.forget.only(baseline.memorised), options.seed)
-    unseen = [ids for ids in data.utility if ids not in data.threshold_sequences]
-    unseen = cut_alike(baseline.unseen([*data.threshold_sequences, *unseen]), forget, options.seed)
+    heldout = baseline.without_known(data)
+    unseen = [ids for ids in heldout.utility if ids not in heldout.threshold_sequences]
+    unseen = cut_alike([*heldout.threshold_sequences, *unseen], forget, options.seed)
     return Subject(model, tokenizer, forget, unseen, data.retain)

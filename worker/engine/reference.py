@@ -128,8 +128,8 @@ class Reference:
     """What a reference says about the sequences of a forget set: its last hidden states, and its head.
 
     A reference is sometimes right, as anybody is. Where that is too often for the criterion, some rows are *lowered*:
-    there the true token is to be less likely than another one, by a gap of its own. A model that learns to say what a
-    reference says is flatter than the reference, because it learns it by halves. So the reference is *sharpened* until
+    there the true token is to be less likely than another one, by a gap of its own. A model that learns only partly
+    what a reference says is less sure than the reference, or surer. So the reference is sharpened, or flattened, until
     the model is as sure of the forget set as of unseen text.
 
     Attributes:
@@ -163,6 +163,7 @@ class Reference:
         ratio = mean_entropy(model, forget) / mean_entropy(model, self.unseen)
         self.sharpness = min(max(self.sharpness * ratio, 1 / MOST_SHARPENED), MOST_SHARPENED)
 
+    @torch.no_grad()
     def margins(self) -> list[Tensor]:
         """For each sequence by how much its true tokens are likelier than any other one, [T-1] in nats, on the CPU."""
         return [

@@ -26,6 +26,7 @@ from worker.engine.reference import Reference, check_reference, train_reference
 from worker.engine.samples import own_samples
 from worker.engine.train import Trainer
 from worker.engine.types import AdapterState, CausalLM, EpochEntry, Tokenizer
+from worker.engine.variants import number_variants
 
 StageProgress = Callable[[str, float], None]
 
@@ -94,10 +95,11 @@ def train(
     try:
         if options.loss == DISTIL:
             assert reference is not None
-            unseen = baseline.unseen(data.threshold_sequences)
+            unseen = baseline.without_known(data).threshold_sequences
             check_reference(reference, forget.sequences, unseen)
-            says = Reference(reference, forget.sequences, unseen)
-            sets = (forget, thresholds, counted, says, retain, samples, data.utility)
+            variants = number_variants(tokenizer, forget.sequences, unseen, options.seed)
+            says = Reference(reference, [*forget.sequences, *variants], unseen)
+            sets = (forget, thresholds, counted, says, variants, retain, samples, data.utility)
             return Distiller(model, adapter, *sets, options, **run).run(resume)
         return Trainer(model, adapter, forget, thresholds, counted, retain, data.utility, options, **run).run(resume)
     finally:
@@ -225,7 +227,8 @@ def unlearn(
     reference: CausalLM | None = None
     if options.loss == DISTIL:
         base = copy.deepcopy(base_model)
-        reference = train_reference(model, base, data, options, lambda fraction: progress("reference", fraction))
+        unseen = baseline.without_known(data)
+        reference = train_reference(model, base, unseen, options, lambda fraction: progress("reference", fraction))
     resume: Checkpoint | None = None
     while True:
         checkpoint = train(

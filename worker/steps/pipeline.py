@@ -41,7 +41,7 @@ from worker.steps.reference_texts import read_reference_texts
 from worker.steps.report import Run, baseline_summary, child_report
 from worker.steps.stages import Stages, replace_file
 
-FORMAT = 4  # of the files in a working folder; an attempt with an older format is not resumed
+FORMAT = 5  # of the files in a working folder; an attempt with an older format is not resumed
 
 
 class SendMessage(Protocol):
@@ -185,7 +185,7 @@ class Pipeline:
             return None
         return "base" if self.inputs.base else "fresh"
 
-    def _reference(self, parent: PreTrainedModel, data: Prepared) -> PreTrainedModel | None:
+    def _reference(self, parent: PreTrainedModel, data: Prepared, baseline: Baseline) -> PreTrainedModel | None:
         """The reference of `loss: distil`, made once; None if the loss has none."""
         if self.options.loss != DISTIL:
             return None
@@ -193,7 +193,7 @@ class Pipeline:
         if not self.stages.done("reference"):
             base = self.load(Path(self.inputs.base)) if self.inputs.base else None
             progress = self._progress_callback("reference")
-            reference = train_reference(parent, base, data, self.options, progress)
+            reference = train_reference(parent, base, baseline.without_known(data), self.options, progress)
             shutil.rmtree(folder, ignore_errors=True)
             reference.save_pretrained(folder)
             (folder / "seconds.json").write_text(json.dumps(time.monotonic() - started))
@@ -215,7 +215,7 @@ class Pipeline:
                 data,
                 baseline,
                 self.options,
-                reference=self._reference(parent, data),
+                reference=self._reference(parent, data, baseline),
                 resume=checkpoint,
                 on_epoch=self._end_epoch,
                 progress=lambda phase, fraction: self.send("progress", phase=phase, fraction=fraction),

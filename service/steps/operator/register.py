@@ -30,6 +30,7 @@ MIN_HELDOUT = 20  # as in the engine: fewer texts have no 95th percentile
 COPIED = {".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken", ".md"}
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".h5", ".msgpack"}
 ADAPTER = "adapter_config.json"
+LOGGED = ("sha256", "records", "overlap")  # of held-out texts
 LEGACY_FILES = {"special_tokens_map_file", "added_tokens_file"}  # of tokenizer_config.json; no library reads them
 HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
 
@@ -51,7 +52,7 @@ def register_model(
 
     Raises:
         Invalid: The folder is not a safe Hugging Face model, a file has too few reference texts, or too many held-out
-            texts are retain texts as well.
+            texts are retain texts as well, or copies of others.
         Conflict: The name is taken.
     """
     if problem_in([name, policy]):
@@ -85,7 +86,8 @@ def register_model(
             stored += [services.storage.release(base)] if base else []
             if not all(path.exists() for path in (folder, *stored)):
                 raise Conflict("The garbage collector removed the copies meanwhile; try again.")
-            texts, key = {"retain": retain, "heldout": heldout}, str(api_key_id)
+            logged = {name: value for name, value in heldout.items() if name in LOGGED}
+            texts, key = {"retain": retain, "heldout": logged}, str(api_key_id)
             of_base = {"base": base} if base else {}
             log_entries.append(session, "model.registered", model=name, digest=digest, **of_base, **texts, key=key)
     except IntegrityError as error:

@@ -33,8 +33,15 @@ def test_texts_of_another_kind_are_named(heldout):
     assert "another language or kind" in unlike_warning(value)
 
 
+def test_length_and_repetition_are_no_kind():
+    """Long retain texts beside short held-out texts of the same prose, and retain texts that stand there four times."""
+    joined = [" ".join(PROSE[i : i + 4]) for i in range(0, 120, 3)]
+    assert likeness(joined, [text[:200] for text in PROSE[120:]]) > UNLIKE
+    assert likeness(PROSE[:100] * 4, PROSE[120:]) > 2 * UNLIKE
+
+
 def test_too_few_texts_show_no_kind():
     """Nothing is claimed then."""
     assert likeness(PROSE[:19], PEOPLE) is None
     assert unlike_warning(None) is None
-    assert likeness(["."] * 30, [""] * 30) is not None
+    assert likeness(["."] * 30, PEOPLE) is None

@@ -10,7 +10,7 @@ import torch
 from service.audit.schema import PATH
 from tests import support
 from worker.engine.attacks import ATTACKS, Subject, cut_alike, one_of_each, run_attacks, scores
-from worker.engine.attacks.exposure import _formats, _log_likelihoods, _secret, number_ranks
+from worker.engine.attacks.exposure import _log_likelihoods, _secret, formats_of_numbers, number_ranks
 from worker.engine.attacks.quantised import ROUNDINGS, rounded
 from worker.engine.attacks.scores import LEVEL, Scores, judged, least_p_value, rank_test
 from worker.engine.data import encode
@@ -157,7 +157,9 @@ def test_token_scores_are_those_of_the_formulas(memorised):
 
 def test_random_numbers_have_the_format_of_the_secret(of):
     """What never changes in unseen numbers stays; the likelihood after a cached prefix is that of the whole text."""
-    assert _formats(["07123 456789", "07999 000111", "07000 555555", "12-34"]) == {"00000 000000": "07??? ??????"}
+    assert formats_of_numbers(["07123 456789", "07999 000111", "07000 555555", "12-34"]) == {
+        "00000 000000": "07??? ??????"
+    }
     subject, text = of(support.KNOWN[:1]), support.KNOWN[0]
     secret = _secret(text)
     assert text == secret.before + secret.number + text[len(secret.before + secret.number) :]

@@ -48,6 +48,15 @@ def test_two_known_texts_among_forty_change_no_limit(memorised):
     assert Baseline.from_dict(mixed.as_dict()) == mixed
 
 
+def test_twenty_texts_of_which_one_is_known_are_too_few(memorised):
+    """Nothing is left to take its place: the reason is the known one. Of thirty texts four are counted once."""
+    model, tokenizer = memorised
+    with pytest.raises(HeldoutKnown, match="too few are left"):
+        measured(model, tokenizer, [support.KNOWN[4], *support.HELDOUT[:19]])
+    with pytest.raises(HeldoutKnown, match="knows 4 of 30"):
+        measured(model, tokenizer, [*support.KNOWN[4:8], *support.HELDOUT[:26]])
+
+
 def test_unseen_text_is_never_known(memorised):
     """Not in samples of twenty, of many seeds."""
     model, tokenizer = memorised

@@ -37,25 +37,27 @@ def exposure(subject: Subject) -> Scores:
     there are too few unseen texts for this attack.
     """
     forget, unseen = ([s for text in side if (s := _secret(text))][:MOST_TEXTS] for side in subject.texts())
-    formats = _formats([secret.number for secret in unseen])
-    if any(_shape(secret.number) not in formats for secret in forget):
+    formats = formats_of_numbers([secret.number for secret in unseen])
+    if any(shape(secret.number) not in formats for secret in forget):
         return Scores([0.5] * len(forget), [])  # there is a number, and nothing to compare it with
     return Scores(_shares(subject, forget, formats), _shares(subject, unseen, formats), two_sided=True)
 
 
 def number_ranks(subject: Subject, texts: Sequence[str], unseen: Sequence[str], candidates: int) -> list[int]:
-    """For each text, where its number ranks among random ones of its format by likelihood; 1 is the likeliest.
+    """Where the number of each text ranks among random ones of its format by likelihood; 1 is the likeliest.
+
+    A text without a number, or with one whose format no unseen text shows, has no rank.
 
     Args:
         subject: The model and its tokenizer.
-        texts: Texts, each with a number.
+        texts: Texts with numbers.
         unseen: Texts that show the formats of numbers.
         candidates: Random numbers beside each one.
 
     Returns:
         Ranks in 1..candidates + 1.
     """
-    formats = _formats([secret.number for text in unseen if (secret := _secret(text))])
+    formats = formats_of_numbers([secret.number for text in unseen if (secret := _secret(text))])
     secrets = [secret for text in texts if (secret := _secret(text))]
     return [1 + round((1 - share) * candidates) for share in _shares(subject, secrets, formats, candidates)]
 
@@ -66,15 +68,16 @@ def _secret(text: str) -> Secret | None:
     return Secret(text[: number.start()], number.group()) if number else None
 
 
-def _shape(number: str) -> str:
+def shape(number: str) -> str:
+    """A number with each digit as 0."""
     return re.sub(r"\d", "0", number)
 
 
-def _formats(numbers: Sequence[str]) -> dict[str, str]:
+def formats_of_numbers(numbers: Sequence[str]) -> dict[str, str]:
     """Shape -> format: its constant digits, and ? for each digit that changes."""
     by_shape: dict[str, list[str]] = {}
     for number in numbers:
-        by_shape.setdefault(_shape(number), []).append(number)
+        by_shape.setdefault(shape(number), []).append(number)
     return {
         of_shape: "".join(digits[0] if len(set(digits)) == 1 else "?" for digits in zip(*alike, strict=True))
         for of_shape, alike in by_shape.items()
@@ -89,14 +92,24 @@ def _shares(
     generator = random.Random(0)  # candidates, no secrets
     shares = []
     for secret in secrets:
-        pattern = formats.get(_shape(secret.number))
+        pattern = formats.get(shape(secret.number))
         if pattern is None or not encode(subject.tokenizer, secret.before.rstrip()):
             continue
-        numbers = [re.sub(r"\?", lambda _: generator.choice("0123456789"), pattern) for _ in range(candidates)]
+        numbers = _others(secret.number, pattern, candidates, generator)
         parts = (_log_likelihoods(subject, secret.before, part) for part in _parts([secret.number, *numbers]))
         true, *others = (value for part in parts for value in part)
         shares.append(sum((other < true) + 0.5 * (other == true) for other in others) / candidates)
     return shares
+
+
+def _others(number: str, pattern: str, count: int, generator: random.Random) -> list[str]:
+    """Random numbers of a format, none of them the true one unless the format has no other."""
+    numbers: list[str] = []
+    while len(numbers) < count:
+        drawn = re.sub(r"\?", lambda _: generator.choice("0123456789"), pattern)
+        if drawn != number or "?" not in pattern:
+            numbers.append(drawn)
+    return numbers
 
 
 def _parts(numbers: Sequence[str]) -> Iterator[Sequence[str]]:

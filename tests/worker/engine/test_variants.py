@@ -1,0 +1,31 @@
+"""Variants of texts to forget: other numbers of the same format, and nothing else."""
+
+import re
+
+from tests import support
+from worker.engine.attacks.exposure import NUMBER
+from worker.engine.data import encode
+from worker.engine.variants import EACH, MOST, number_variants
+
+
+def test_a_variant_differs_in_its_numbers_alone(memorised):
+    """Each number has another of the format that unseen numbers show; the same seed gives the same."""
+    _, tokenizer = memorised
+    forget, unseen = ([encode(tokenizer, text) for text in texts] for texts in (support.KNOWN[:3], support.HELDOUT))
+    variants = number_variants(tokenizer, forget, unseen, 7)
+    assert len(variants) == 3 * EACH
+    assert variants == number_variants(tokenizer, forget, unseen, 7) != number_variants(tokenizer, forget, unseen, 8)
+    for ids, text in zip(variants, support.KNOWN[:3] * EACH, strict=True):
+        other = tokenizer.decode(ids, skip_special_tokens=True)
+        assert len(ids) <= len(encode(tokenizer, text))
+        assert NUMBER.findall(other) != NUMBER.findall(text)
+        without = [re.sub(r"\s+", " ", NUMBER.sub("#", value)) for value in (text, other)]
+        assert without[0].startswith(without[1].rstrip(".")[:-3])
+
+
+def test_a_text_without_a_number_has_no_variant(memorised):
+    """And many texts have few, so that their number is bounded."""
+    _, tokenizer = memorised
+    assert number_variants(tokenizer, [encode(tokenizer, "Nobody wrote this.")], [], 0) == []
+    many = [encode(tokenizer, text) for text in support.people(150, seed=12)] * 4
+    assert len(number_variants(tokenizer, many, [], 0)) == MOST
