@@ -1,7 +1,7 @@
 """The training loop of `loss: distil`: on the forget set the model learns to say what a reference says.
 
 Everywhere else it is to stay what it was. So on retain text, and on the parent's own samples, the divergence from the
-parent is added. The parent is the same model with the adapter at strength 0.
+parent and cross-entropy are added. The parent is the same model with the adapter at strength 0.
 
 What is forgotten in this way may still be near: rounding the weights or a few steps of ordinary fine-tuning bring it
 back. So every second step works with a random share of the change, which must suffice, too. And every few steps the
@@ -12,9 +12,9 @@ A model that never saw a text may still be over the criterion's limits by chance
 where it is over them (`worker.engine.lowering`), and the model learns to say what meets the criterion.
 
 The number of steps is fixed beforehand, and the learning rate falls to nothing at their end. If the criterion is not
-met then, epochs with a small learning rate follow, each with a reference that is lowered where the model is over the
-limits. Every state depends on the seed, the number of the epoch and the checkpoint alone, so that a resumed run sees
-the same batches.
+met then, epochs with a small learning rate follow. In each the reference is lowered where the model is over the limits,
+and IHL, the paper's loss, is added on the few sequences that are. Every state depends on the seed, the number of the
+epoch and the checkpoint alone, so that a resumed run sees the same batches.
 """
 
 import math
@@ -35,7 +35,8 @@ from worker.engine.device import training
 from worker.engine.errors import TrainingDiverged
 from worker.engine.forget_set import ForgetSet
 from worker.engine.losses.ascent import cross_entropy_rows
-from worker.engine.losses.distil import distil_rows, divergence_rows
+from worker.engine.losses.distil import distil_rows, kept_rows
+from worker.engine.losses.ihl import inverted_hinge_rows
 from worker.engine.losses.rows import Beside, RowLoss, add_gradients
 from worker.engine.lowering import rows_to_lower
 from worker.engine.measure import extraction_likelihoods
@@ -56,7 +57,8 @@ WARM_UP = 0.1  # share of the steps
 RELEARN_FROM, RELEARN_EVERY = 0.2, 4  # from this share of the steps on, every fourth step relearns
 RELEARN_RATE = 5e-4
 WIDTH_RATE = 0.4  # the learning rate times the hidden size
-LAST_RATE = 0.1  # of the learning rate, after the fixed steps
+LAST_STEPS = 5  # of an epoch after the fixed steps
+LAST_RATE, LAST_BATCH, LAST_MARGIN = 0.1, 4, 0.1  # there: share of the learning rate; sequences, and margin, of IHL
 SAMPLES_PER_RETAIN = 2
 VARIANT_WEIGHT = 0.5
 GAP = 0.5  # nats; each time that a row is lowered
@@ -132,37 +134,36 @@ class Distiller:
                 optimiser=optimiser.state_dict(),
                 history=[*checkpoint.history, entry],
                 met=bool(entry["met"]),
-                reopened=tuple(sorted({*checkpoint.reopened, *failed})),
+                reopened=tuple(sorted(failed)),
                 gaps=[gaps.tolist() for gaps in self.reference.gaps],
                 sharpness=self.reference.sharpness,
             )
             self.on_epoch(checkpoint)
         return checkpoint
 
-    def _lower(self, margins: Sequence[Tensor], reserve: float, failed: Sequence[int] = ()) -> None:
-        """Lower the reference in the rows with which these margins would miss the criterion."""
+    def _lower(self, margins: Sequence[Tensor], reserve: float, failed: Sequence[int] = ()) -> list[int]:
+        """Lower the reference in the rows with which these margins miss the criterion; returns their sequences."""
         gap = GAP + max(0.0, self.reference.offset(self.model))
-        for i, row in rows_to_lower(self.forget, self.thresholds, margins, self.counted, reserve, failed):
+        rows = rows_to_lower(self.forget, self.thresholds, margins, self.counted, reserve, failed)
+        for i, row in rows:
             self.reference.gaps[i][row] += GAP if self.reference.gaps[i][row] else gap
+        return sorted({i for i, _ in rows})
 
     def _run_epoch(self, optimiser: torch.optim.Optimizer, before: Checkpoint) -> tuple[EpochEntry, set[int]]:
-        """Train one epoch and measure; the last fixed one, and those after it, may meet the criterion.
-
-        Returns:
-            The history entry, and the requests that failed by EL alone.
-        """
+        """Train one epoch and measure; returns its history entry, and the requests that failed by EL alone."""
         started, epoch, fixed = time.monotonic(), before.epoch, self.options.distil_epochs
         self.retain.start_epoch(epoch)
         order = random.Random(f"{self.options.seed}/distil/{epoch}")
-        first, last = epoch * EPOCH_STEPS, min((epoch + 1) * EPOCH_STEPS, self.options.distil_steps)
+        first, last, over = epoch * EPOCH_STEPS, min((epoch + 1) * EPOCH_STEPS, self.options.distil_steps), list[int]()
         if epoch >= fixed:
-            last = first + EPOCH_STEPS
-            self._lower(token_margins(self.model, self.forget.sequences), REFERENCE_RESERVE, before.reopened)
+            first = self.options.distil_steps + (epoch - fixed) * LAST_STEPS
+            last = first + LAST_STEPS
+            over = self._lower(token_margins(self.model, self.forget.sequences), REFERENCE_RESERVE, before.reopened)
         offset, losses = self.reference.offset(self.model), []
         for step in range(first, last):
             for group in optimiser.param_groups:
                 group["lr"] = self._rate(step)
-            losses.append(self._step(optimiser, order, step, offset))
+            losses.append(self._step(optimiser, order, step, offset, over))
             self.progress(min(1.0, (step + 1) / self.options.distil_steps))
         if not all(map(math.isfinite, losses)):
             raise TrainingDiverged(f"the loss is not finite in epoch {epoch + 1}")
@@ -184,10 +185,7 @@ class Distiller:
         return entry, failed
 
     def _judge(self, *, may_end: bool) -> tuple[Judgement, bool, set[int]]:
-        """The judgement, whether it passes with reserve, and which requests failed by EL alone.
-
-        EL is bounded from below unless it decides.
-        """
+        """The judgement, whether it passes, and who fails by EL alone. EL is a lower bound unless it decides."""
         matches = [(margins > 0).tolist() for margins in token_margins(self.model, self.forget.sequences)]
         ma = [accuracy(row) for row in matches]
         reserved = [value + self.options.reserve for value in ma]
@@ -197,8 +195,8 @@ class Distiller:
             el = extraction_likelihoods(self.model, self.forget.sequences, self.thresholds, self.options)
             judgement = judge(self.forget, self.thresholds, el, reserved, counted=self.counted)
             met = judgement.passed
-            failed = {v.request for v in judgement.verdicts if not v.passed or v.el > judgement.el_limit}
-        return judge(self.forget, self.thresholds, el, ma, counted=self.counted), met, set() if met else failed
+            failed = _failed_by_el(judgement, self.counted)
+        return judge(self.forget, self.thresholds, el, ma, counted=self.counted), met, failed
 
     def _rate(self, step: int) -> float:
         """The learning rate of a step: a rise, then a straight fall to nothing. Wider models take smaller steps."""
@@ -208,8 +206,10 @@ class Distiller:
         done, rise = (step + 1) / (self.options.distil_steps + 1), WARM_UP
         return highest * min(done / rise, (1 - done) / (1 - rise))
 
-    def _step(self, optimiser: torch.optim.Optimizer, order: random.Random, step: int, offset: float) -> float:
-        """One optimiser step; returns its loss."""
+    def _step(
+        self, optimiser: torch.optim.Optimizer, order: random.Random, step: int, offset: float, over: list[int]
+    ) -> float:
+        """One optimiser step; returns its loss. Sequences that are over a limit have IHL in addition."""
         indices = self._forget_batch(order)
         weight, sharpness = self.options.token_weight, self.reference.sharpness
         distil = partial(distil_rows, token_weight=weight, offset=offset, sharpness=sharpness)
@@ -220,12 +220,17 @@ class Distiller:
         parent = parent_logits(self.model, self.adapter, kept, self.options.train_dtype, strength)
         optimiser.zero_grad()
         loss = self._backward(forget, distil, 1.0, self.reference.beside(indices))
+        if over:
+            drawn = order.sample(over, min(LAST_BATCH, len(over)))
+            hinge = partial(inverted_hinge_rows, margin=LAST_MARGIN)
+            loss += self._backward([self.forget.sequences[i] for i in drawn], hinge, 1.0)
         if self.variants:
             others = order.sample(range(len(self.variants)), min(FORGET_BATCH // 2, len(self.variants)))
             beside = self.reference.beside([len(self.forget.sequences) + i for i in others])
             sharpened = partial(distil_rows, token_weight=0.0, sharpness=sharpness)
             loss += self._backward([self.variants[i] for i in others], sharpened, VARIANT_WEIGHT, beside)
-        loss += self._backward(kept, divergence_rows, self.options.divergence_weight, parent)
+        keep, weight = partial(kept_rows, divergence_weight=self.options.divergence_weight), self.options.retain_weight
+        loss += self._backward(kept, partial(keep, retain_weight=weight), 1.0, parent)
         if self.options.relearn_steps and self._relearns(step):
             with self._relearned(order):
                 loss += self._backward(forget, distil, 1.0, self.reference.beside(indices))
@@ -276,6 +281,16 @@ class Distiller:
                 for parameter, value, gradient in zip(parameters, before, gradients, strict=True):
                     parameter.copy_(value)
                     parameter.grad = gradient + _gradient(parameter)
+
+
+def _failed_by_el(judgement: Judgement, counted: Sequence[int]) -> set[int]:
+    """The requests whose verdict fails, and those of the highest EL until the mean of the others would pass."""
+    failed = {v.request for v in judgement.verdicts if not v.passed}
+    counted_requests = set(counted)
+    own = sorted((v for v in judgement.verdicts if v.request in counted_requests), key=lambda v: v.el)
+    while own and sum(v.el for v in own) > judgement.el_limit * len(counted_requests):
+        failed.add(own.pop().request)
+    return failed
 
 
 def _gradient(parameter: torch.nn.Parameter) -> Tensor:

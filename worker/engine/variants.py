@@ -30,17 +30,17 @@ def number_variants(
         Token ids of at most MOST variants.
     """
 
-    def text_of(ids: Sequence[int]) -> str:
+    def decoded(ids: Sequence[int]) -> str:
         return str(tokenizer.decode(ids, skip_special_tokens=True))
 
     draw = random.Random(seed)  # no secret
-    formats = formats_of_numbers([number for ids in unseen for number in NUMBER.findall(text_of(ids))])
+    formats = formats_of_numbers([number for ids in unseen for number in NUMBER.findall(decoded(ids))])
 
     def another(match: re.Match[str]) -> str:
         pattern = formats.get(shape(match.group()), re.sub(r"\d", "?", match.group()))
         return re.sub(r"\?", lambda _: draw.choice("0123456789"), pattern)
 
-    with_number = [(text, len(ids)) for ids in sequences if NUMBER.search(text := text_of(ids))]
+    with_number = [(text, len(ids)) for ids in sequences if NUMBER.search(text := decoded(ids))]
     each = min(EACH, max(1, MOST // max(1, len(with_number))))
     variants = [
         encode(tokenizer, NUMBER.sub(another, text))[:length] for _ in range(each) for text, length in with_number

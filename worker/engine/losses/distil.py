@@ -6,6 +6,8 @@ n: rows (predicted tokens), v: vocabulary
 import torch
 from torch import Tensor
 
+from worker.engine.losses.ascent import cross_entropy_rows
+
 
 def divergence_rows(logits: Tensor, targets: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
     """Each row's Kullback-Leibler divergence KL(q || p) of the model p from a reference q, and its gradient p - q.
@@ -21,6 +23,27 @@ def divergence_rows(logits: Tensor, targets: Tensor, reference: Tensor) -> tuple
     log_p, log_q = torch.log_softmax(logits, dim=-1), torch.log_softmax(reference.to(logits), dim=-1)
     q = log_q.exp()
     return (q * (log_q - log_p)).sum(-1), log_p.exp_().sub_(q)
+
+
+def kept_rows(
+    logits: Tensor, targets: Tensor, parent: Tensor, *, divergence_weight: float = 6.0, retain_weight: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """What keeps the model as it was: the weighted divergence from the parent, and the weighted cross-entropy.
+
+    Args:
+        logits: [n, v] of the model, float32 or wider.
+        targets: [n].
+        parent: [n, v], logits of the parent.
+        divergence_weight: Of the divergence.
+        retain_weight: Of the cross-entropy.
+
+    Returns:
+        Losses [n] and gradient [n, v].
+    """
+    divergence, gradient = divergence_rows(logits, targets, parent)
+    loss, of_loss = cross_entropy_rows(logits, targets)
+    gradient.mul_(divergence_weight).add_(of_loss, alpha=retain_weight)
+    return divergence_weight * divergence + retain_weight * loss, gradient
 
 
 def distil_rows(

@@ -21,7 +21,7 @@ from worker.engine.losses.baselines import (
     weighted_ascent_rows,
     wga_rows,
 )
-from worker.engine.losses.distil import distil_rows, divergence_rows
+from worker.engine.losses.distil import distil_rows, divergence_rows, kept_rows
 from worker.engine.losses.rows import add_gradients
 from worker.engine.options import Options
 from worker.engine.parent import without_adapter
@@ -66,6 +66,16 @@ def test_distil():
     losses, gradient = distil_rows(logits.detach(), targets, other, token_weight=0.7, offset=0.2, sharpness=1.3)
     log_p, log_q, log_s = (torch.log_softmax(values, -1) for values in (logits, other, 1.3 * other))
     literal = (log_s.exp() * (log_s - log_p)).sum(-1) + 0.7 * (at(log_p - log_q, targets) - 0.2) ** 2
+    torch.testing.assert_close(losses, literal.detach())
+    same_gradient(logits, literal.sum(), gradient)
+
+
+def test_kept():
+    """Six times the divergence from the parent, and the cross-entropy."""
+    logits, targets, parent = drawn()
+    losses, gradient = kept_rows(logits.detach(), targets, parent, divergence_weight=6.0, retain_weight=0.5)
+    log_p, log_q = torch.log_softmax(logits, -1), torch.log_softmax(parent, -1)
+    literal = 6 * (log_q.exp() * (log_q - log_p)).sum(-1) - 0.5 * at(log_p, targets)
     torch.testing.assert_close(losses, literal.detach())
     same_gradient(logits, literal.sum(), gradient)
 
