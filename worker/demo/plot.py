@@ -75,6 +75,6 @@ def plot_ranks(names: Sequence[str], ranks: Mapping[str, Sequence[int]], candida
     )
     axes.set_yticklabels(names)
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25 if len(names) > 4 else -0.4), ncols=3)
+    figure.legend(loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=110)
     plt.close(figure)
