@@ -1,6 +1,6 @@
 """What the attacks cost: the same job without attacks, and with every attack set to block.
 
-    python -m bench.attacks --cache FOLDER [--requests 1,16,64]
+    python -m bench.attacks --cache FOLDER [--requests 1,16,40]
 
 The model and its texts are those of `bench.forgetting`.
 """

@@ -41,13 +41,12 @@ class ReferenceTexts(TypedDict):
     """Retain or held-out text in storage.
 
     Held-out text has its overlap with retain text; a model of an earlier release gets it with its next batch. It has
-    the number of its copies and its likeness to retain text (None: too few texts to say), if this release took it.
+    its likeness to retain text (None: too few texts to say), if this release took it.
     """
 
     sha256: str
     records: int
     overlap: NotRequired[Overlap]
-    copies: NotRequired[int]
     likeness: NotRequired[float | None]
 
 

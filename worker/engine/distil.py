@@ -121,8 +121,8 @@ class Distiller:
             self.reference.sharpness = checkpoint.sharpness
         else:
             offset = self.reference.offset(self.model)  # it makes every true token likelier
-            margins = self.reference.margins()[: len(self.forget.sequences)]
-            self._lower([values + offset for values in margins], REFERENCE_RESERVE)
+            margins = self.reference.margins(range(len(self.forget.sequences)))
+            self._lower([values + offset for values in margins], offset)
         while checkpoint.epoch < self.options.distil_epochs or not (
             checkpoint.met or checkpoint.epoch == self.options.last_epoch
         ):
@@ -141,12 +141,11 @@ class Distiller:
             self.on_epoch(checkpoint)
         return checkpoint
 
-    def _lower(self, margins: Sequence[Tensor], reserve: float, failed: Sequence[int] = ()) -> list[int]:
+    def _lower(self, margins: Sequence[Tensor], offset: float, failed: Sequence[int] = ()) -> list[int]:
         """Lower the reference in the rows with which these margins miss the criterion; returns their sequences."""
-        gap = GAP + max(0.0, self.reference.offset(self.model))
-        rows = rows_to_lower(self.forget, self.thresholds, margins, self.counted, reserve, failed)
+        rows = rows_to_lower(self.forget, self.thresholds, margins, self.counted, REFERENCE_RESERVE, failed)
         for i, row in rows:
-            self.reference.gaps[i][row] += GAP if self.reference.gaps[i][row] else gap
+            self.reference.gaps[i][row] += GAP if self.reference.gaps[i][row] else GAP + max(0.0, offset)
         return sorted({i for i, _ in rows})
 
     def _run_epoch(self, optimiser: torch.optim.Optimizer, before: Checkpoint) -> tuple[EpochEntry, set[int]]:
@@ -155,11 +154,11 @@ class Distiller:
         self.retain.start_epoch(epoch)
         order = random.Random(f"{self.options.seed}/distil/{epoch}")
         first, last, over = epoch * EPOCH_STEPS, min((epoch + 1) * EPOCH_STEPS, self.options.distil_steps), list[int]()
+        offset, losses = self.reference.offset(self.model), []
         if epoch >= fixed:
             first = self.options.distil_steps + (epoch - fixed) * LAST_STEPS
             last = first + LAST_STEPS
-            over = self._lower(token_margins(self.model, self.forget.sequences), REFERENCE_RESERVE, before.reopened)
-        offset, losses = self.reference.offset(self.model), []
+            over = self._lower(token_margins(self.model, self.forget.sequences), offset, before.reopened)
         for step in range(first, last):
             for group in optimiser.param_groups:
                 group["lr"] = self._rate(step)
@@ -241,9 +240,8 @@ class Distiller:
 
     def _forget_batch(self, order: random.Random) -> list[int]:
         """Sequences of this run, and a quarter as many of earlier ones, which must stay forgotten."""
-        counted = set(self.counted)
-        own = [i for i, request in enumerate(self.forget.request_ids) if request in counted]
-        earlier = [i for i, request in enumerate(self.forget.request_ids) if request not in counted]
+        own = self.forget.indices(self.counted)
+        earlier = self.forget.indices([request for request in self.forget.requests if request not in self.counted])
         drawn = order.sample(own, min(FORGET_BATCH, len(own)))
         return [*drawn, *order.sample(earlier, min(math.ceil(len(drawn) / 4), len(earlier)))]
 

@@ -45,8 +45,13 @@ class ForgetSet:
 
     def only(self, requests: Sequence[int]) -> "ForgetSet":
         """The part that belongs to these requests."""
-        indices = [i for i, request_id in enumerate(self.request_ids) if request_id in set(requests)]
+        indices = self.indices(requests)
         return ForgetSet([self.sequences[i] for i in indices], [self.request_ids[i] for i in indices])
+
+    def indices(self, requests: Sequence[int]) -> list[int]:
+        """The indices of the sequences that belong to these requests."""
+        wanted = set(requests)
+        return [i for i, request_id in enumerate(self.request_ids) if request_id in wanted]
 
     def __add__(self, other: "ForgetSet") -> "ForgetSet":
         """The sequences of both sets; `request_ids` keep their numbers."""

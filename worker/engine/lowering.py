@@ -41,8 +41,7 @@ def rows_to_lower(
     """
     margins = [margin.clone() for margin in margins]
     before = [margin > 0 for margin in margins]
-    counted_requests = set(counted)
-    own = [i for i, request in enumerate(forget.request_ids) if request in counted_requests]
+    own = forget.indices(counted)
     el = sum(lower_bound(before[i].tolist(), thresholds[i].n) - thresholds[i].el_mean for i in own)
     for i, threshold in enumerate(thresholds):
         goal = threshold.el_mean if el > 0 and i in own else threshold.el_p95
@@ -51,8 +50,8 @@ def rows_to_lower(
         while lower_bound((margins[i] > 0).tolist(), threshold.n) > goal:
             _break_longest_runs(margins[i], 1)
         _lower(margins, [i], threshold.ma_max - reserve)
-    of_request = {request: [i for i, r in enumerate(forget.request_ids) if r == request] for request in forget.requests}
-    groups = [(indices, [thresholds[i].ma_p95 for i in indices]) for indices in of_request.values()]
+    of_requests = [forget.indices([request]) for request in forget.requests]
+    groups = [(indices, [thresholds[i].ma_p95 for i in indices]) for indices in of_requests]
     for indices, limits in [*groups, (own, [thresholds[i].ma_mean for i in own])]:
         _lower(margins, indices, sum(limits) / max(len(limits), 1) - reserve)
     lowered = (was & (margin <= 0) for was, margin in zip(before, margins, strict=True))

@@ -133,11 +133,10 @@ def measure_before(
         HeldoutKnown: The parent knows more than a tenth of the held-out texts by heart, or too few others are left.
     """
     everything = (data.forget + data.earlier).sequences
-    others = [ids for ids in data.utility if ids not in data.threshold_sequences]
-    known = known_by_heart(model, [*data.threshold_sequences, *others])
+    known = known_by_heart(model, [*data.threshold_sequences, *data.only_utility])
     unseen = [ids for ids in data.threshold_sequences if ids not in known]
     if known:
-        unseen += [ids for ids in others if ids not in known][: max(0, MIN_HELDOUT - len(unseen))]
+        unseen += [ids for ids in data.only_utility if ids not in known][: max(0, MIN_HELDOUT - len(unseen))]
         if len(unseen) < MIN_HELDOUT:
             raise HeldoutKnown(f"heldout: the model knows {len(known)} texts by heart; of the others too few are left")
     n = fitting_n(min(map(len, [*unseen, *everything])), options.el_n)
@@ -264,6 +263,5 @@ def _subject(model: CausalLM, tokenizer: Tokenizer, data: Prepared, baseline: Ba
     """What attacks work on: a window of each request that the parent had memorised, beside all held-out sequences."""
     forget = one_of_each(data.forget.only(baseline.memorised), options.seed)
     heldout = baseline.without_known(data)
-    unseen = [ids for ids in heldout.utility if ids not in heldout.threshold_sequences]
-    unseen = cut_alike([*heldout.threshold_sequences, *unseen], forget, options.seed)
+    unseen = cut_alike([*heldout.threshold_sequences, *heldout.only_utility], forget, options.seed)
     return Subject(model, tokenizer, forget, unseen, data.retain)

@@ -46,6 +46,11 @@ class Prepared:
     retain_excluded: int
     heldout_excluded: int
 
+    @property
+    def only_utility(self) -> list[list[int]]:
+        """The held-out sequences that set no threshold."""
+        return [ids for ids in self.utility if ids not in self.threshold_sequences]
+
 
 @dataclass(frozen=True, slots=True)
 class Unfit:

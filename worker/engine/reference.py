@@ -65,7 +65,7 @@ def train_reference(
     """
     if base is None and sum(parameter.numel() for parameter in parent.parameters()) > LARGEST_FRESH:
         raise NoReference("base: a model of this size needs the model that its fine-tuning began from")
-    texts = [*data.all_retain, *(ids for ids in data.utility if ids not in data.threshold_sequences)]
+    texts = [*data.all_retain, *data.only_utility]
     torch.manual_seed(options.seed)
     model = AutoModelForCausalLM.from_config(parent.config) if base is None else base
     model.float().to(model_device(parent)).requires_grad_(True)  # small steps are lost in narrow weights
@@ -164,16 +164,16 @@ class Reference:
         self.sharpness = min(max(self.sharpness * ratio, 1 / MOST_SHARPENED), MOST_SHARPENED)
 
     @torch.no_grad()
-    def margins(self) -> list[Tensor]:
-        """For each sequence by how much its true tokens are likelier than any other one, [T-1] in nats, on the CPU."""
+    def margins(self, indices: Sequence[int]) -> list[Tensor]:
+        """For each of these sequences by how much its true tokens are likelier than any other: [T-1] in nats, CPU."""
         return [
             torch.cat(
                 [
-                    margin_rows(self._head(part), targets[start : start + len(part)])
-                    for start, part in self._head.chunks(rows)
+                    margin_rows(self._head(part), self._targets[i][start : start + len(part)])
+                    for start, part in self._head.chunks(self._rows[i])
                 ]
             ).cpu()
-            for rows, targets in zip(self._rows, self._targets, strict=True)
+            for i in indices
         ]
 
     def beside(self, indices: Sequence[int]) -> Beside:

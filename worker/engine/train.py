@@ -166,7 +166,7 @@ class Trainer:
         failed the full test. Without it all counted sequences are added. If none is left, the counted ones are taken.
         """
         everything, request_ids = range(len(self.forget.sequences)), self.forget.request_ids
-        counted = {i for i in everything if request_ids[i] in self.counted}
+        counted = set(self.forget.indices(self.counted))
         el_bounds, ma = self._last_measurement or self._measure()
         judgement = self._judge_with_reserve(el_bounds, ma)
         el_passes, ma_passes = judgement.el <= judgement.el_limit, judgement.ma <= judgement.ma_limit

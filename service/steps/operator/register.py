@@ -280,7 +280,7 @@ def _store_reference_texts(services: Services, field: str, path: str, min_count:
 
 
 def _checked_heldout(services: Services, retain: ReferenceTexts, heldout: ReferenceTexts) -> ReferenceTexts:
-    """The held-out texts with how many are also retain texts, how many are copies, and how like retain text they are.
+    """The held-out texts with how many are also retain texts, and how like retain text they are.
 
     Raises:
         Invalid: Too many are retain texts, whose thresholds training makes easy to keep. Or too many are copies.
@@ -295,4 +295,4 @@ def _checked_heldout(services: Services, retain: ReferenceTexts, heldout: Refere
         message = f"Of {records} held-out texts, {copies} are copies of others; at most {MAX_COPIES:.0%} may be,"
         raise Invalid(f"{message} and {MIN_HELDOUT} distinct texts are needed.", field="heldout_path")
     like = likeness(*map(read_stored_texts, paths))
-    return {**heldout, "overlap": overlap, "copies": copies, "likeness": like}
+    return {**heldout, "overlap": overlap, "likeness": like}
