@@ -8,7 +8,8 @@ reaches `--accuracy`. This is the state of a model that has seen a text too ofte
 
 import argparse
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,9 +22,19 @@ from worker.engine.types import CausalLM
 
 
 def memorise(
-    model: CausalLM, sequences: Sequence[list[int]], *, target: float = 0.9, rate: float = 5e-5, epochs: int = 40
+    model: CausalLM,
+    sequences: Sequence[list[int]],
+    *,
+    target: float = 0.9,
+    rate: float = 5e-5,
+    epochs: int = 40,
+    measure: Callable[[], float] | None = None,
 ) -> list[float]:
-    """Train `model` in place on `sequences`; returns the mean MA after each epoch."""
+    """Train `model` in place on `sequences`, to a target of `measure`; returns its values after each epoch.
+
+    Without `measure` it is mean MA.
+    """
+    measure = measure or partial(mean_accuracy, model, sequences)
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
     reached: list[float] = []
     while len(reached) < epochs and (not reached or reached[-1] < target):
@@ -35,8 +46,8 @@ def memorise(
                 loss = model(input_ids=input_ids, attention_mask=mask, labels=labels, use_cache=False).loss
             torch.autograd.backward(loss)
             optimiser.step()
-        reached.append(mean_accuracy(model, sequences))
-        print(f"epoch {len(reached)}: MA {reached[-1]:.3f}", flush=True)
+        reached.append(measure())
+        print(f"epoch {len(reached)}: {reached[-1]:.3f}", flush=True)
     return reached
 
 

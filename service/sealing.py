@@ -21,7 +21,15 @@ from service.observability.tracing import traceparent
 from service.privacy.envelope import DataKey
 from service.privacy.epochs import wrapping_epoch
 from service.privacy.randomness import random_uuid
-from service.privacy.records import REFERENCE_ITEM, SUBJECT_ITEM, reference_hash, seal_records, seal_text
+from service.privacy.records import (
+    PROBES_ITEM,
+    REFERENCE_ITEM,
+    SUBJECT_ITEM,
+    dump_probes,
+    reference_hash,
+    seal_records,
+    seal_text,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +101,7 @@ def canonical_body(submission: Submission) -> bytes:
             *([submission.resubmits.ref] if submission.resubmits else ()),
             *([submission.subject] if submission.subject else ()),
             *([{"reference": submission.reference}] if submission.reference is not None else ()),
+            *([{"probes": [asdict(probe) for probe in submission.probes]}] if submission.probes else ()),
         ]
     )
 
@@ -125,6 +134,7 @@ def _seal(services: Services, submission: Submission, now: datetime) -> tuple[Ac
         reference=_seal_optional(data_key, REFERENCE_ITEM, submission.reference),
         callback_url=_seal_optional(data_key, "callback_url", _dump_targets(submission.callbacks)),
         callbacks=len(submission.callbacks),
+        probes=_seal_optional(data_key, PROBES_ITEM, dump_probes(submission.probes)),
         traceparent=traceparent(),
         subject=subject[0].sealed if subject else None,
         **submission.columns,

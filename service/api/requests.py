@@ -28,7 +28,7 @@ from service.db.api_keys import Caller
 from service.db.tables import DeletionRequest
 from service.domain.errors import NotFound
 from service.domain.states import RequestStatus
-from service.domain.submission import CallbackTarget, Resubmission, Submission
+from service.domain.submission import CallbackTarget, ProbeText, Resubmission, Submission
 from service.privacy.records import open_reference, reference_hash
 from service.schemas.base import Listing
 from service.schemas.requests import (
@@ -144,6 +144,7 @@ def to_submission(body: RequestIn) -> Submission:
         resubmits=Resubmission(resubmits.ref, [bytes.fromhex(nonce) for nonce in resubmits.nonces])
         if resubmits
         else None,
+        probes=[ProbeText(probe.prompt, probe.secret) for probe in body.probes],
     )
 
 

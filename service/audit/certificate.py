@@ -24,6 +24,7 @@ from service.audit.predicate import (
     Attack,
     CertifiedEarlier,
     CertifiedEnvironment,
+    CertifiedProbes,
     CertifiedRequest,
     CertifiedTexts,
     ForgetSet,
@@ -38,7 +39,7 @@ from service.audit.wording import problem_in
 from service.domain.disclosure import FEWEST_SUBMITTERS, LIMIT_STEP, MEAN_STEP, Contributors, count_range
 from service.domain.json_types import Json, JsonObject
 from service.domain.reference_texts import Overlap
-from service.domain.report import Artefact, EarlierRequests, Environment, Findings
+from service.domain.report import Artefact, EarlierRequests, Environment, Findings, ProbeCounts
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:unlearnd:record:v1"
@@ -58,8 +59,9 @@ CRITERION = (
     "mean EL and mean MA over the forget set at or under the held-out means; each request's own means, and those of "
     "every earlier request still kept, at or under the held-out 95th percentiles; held-out perplexity, relative to "
     "the parent and to version 0, at or under the policy's maxima; MA and log-likelihood of the retain text that is "
-    "most like the records no more than the policy's limit lower; no attack with the effect block succeeds, or is left "
-    f"out. Here means are rounded down to a multiple of {MEAN_STEP}, limits to a multiple of {LIMIT_STEP}"
+    "most like the records no more than the policy's limit lower; no probe (a prompt that a submitter gave, or that "
+    "was made of a record) brings out its secret, greedily or in samples; no attack with the effect block succeeds, or "
+    f"is left out. Here means are rounded down to a multiple of {MEAN_STEP}, limits to a multiple of {LIMIT_STEP}"
 )
 MANDATORY_ATTACKS = ("greedy extraction from every prefix (EL)", "token by token prediction (MA)")
 NOT_PUBLISHED = "NOT_PUBLISHED"  # the verdict of a request that passed its own tests in a run that published nothing
@@ -112,6 +114,7 @@ def statement(
     parameters: JsonObject,
     findings: Findings,
     overall: str,
+    base: str | None = None,
 ) -> bytes:
     """The canonical bytes of the statement.
 
@@ -132,6 +135,7 @@ def statement(
         parameters: All parameters of the run.
         findings: The test results.
         overall: PASS or FAIL.
+        base: The digest of the folder of the model that the registered one was fine-tuned from; None without one.
 
     Raises:
         WordingRefused: The certificate would make a forbidden claim or would not fit its schema.
@@ -153,6 +157,7 @@ def statement(
             "name": _method(parameters),
             "source": "Cha et al., ICLR 2025, arXiv 2408.06621",
             "reference": findings.reference,
+            "base": base if findings.reference == "base" else None,
             "parameters": certified_parameters(parameters),
         },
         "verification": _verification(findings, requests, contributors, heldout_overlap),
@@ -242,6 +247,7 @@ def _verification(
         "heldout_overlap": heldout_overlap,
         "utility": certified_utility(findings.utility) if findings.utility else None,
         "earlier": _earlier(findings.earlier),
+        "probes": _probes(findings.probes),
         "attacks": [
             *_mandatory_attacks(requests, run=findings.after is not None or memorised == 0),
             *(certified_attack(attack, contributors) for attack in findings.attacks),
@@ -251,6 +257,16 @@ def _verification(
 
 def _earlier(earlier: EarlierRequests | None) -> CertifiedEarlier | None:
     return {"requests": earlier.requests, "regressed": earlier.regressed} if earlier else None
+
+
+def _probes(probes: ProbeCounts | None) -> CertifiedProbes | None:
+    if probes is None:
+        return None
+    return {
+        "asked": probes.asked,
+        "answered_before": probes.answered_before,
+        "answered_after": probes.answered_after,
+    }
 
 
 def certified_parameters(policy: JsonObject) -> JsonObject:

@@ -67,6 +67,9 @@ def _verdict_problems(predicate: Predicate) -> Iterator[str]:
         if attacks.get(name) != ("RUN", "PASS"):
             yield f"the attack “{name}” was not run, or succeeded"
     yield from _blocking_attack_problems(predicate)
+    probes = predicate["verification"].get("probes")  # none in older schemas and in jobs that such a release measured
+    if probes and probes["answered_after"]:
+        yield "the model answers a prompt with what it must not say"
     yield from _reference_problems(predicate["method"])
     if not memorised_count(r["reason"] for r in predicate["requests"]) or predicate["training"]["epochs"] < 1:
         yield "nothing was trained on, so there was nothing to publish"
@@ -109,9 +112,11 @@ def _neighbour_problems(utility: CertifiedUtility, method: Method) -> Iterator[s
 
 
 def _reference_problems(method: Method) -> Iterator[str]:
-    """A distillation has a reference, and nothing else has."""
+    """A distillation has a reference, and nothing else has. A reference that began from a base names it."""
     if (method.get("reference") is not None) != (method["parameters"].get("loss") == "distil"):
         yield "the reference does not fit the loss"
+    if (method.get("reference") == "base") != (method.get("base") is not None):
+        yield "the base does not fit the reference"
 
 
 def _lineage_problems(lineage: Lineage) -> Iterator[str]:

@@ -73,12 +73,14 @@ class CertifiedTexts(TypedDict):
 class Method(TypedDict):
     """The method and its parameters; a policy may have any parameter.
 
-    `reference` says where the reference of a distillation came from: "base" or "fresh". Schemas 1 to 3 have none.
+    `reference` says where the reference of a distillation came from: "base" or "fresh". `base` is the digest of the
+    folder of the model that it began from. Schemas 1 to 3 have neither.
     """
 
     name: str
     source: str
     reference: NotRequired[str | None]
+    base: NotRequired[str | None]
     parameters: JsonObject
 
 
@@ -126,6 +128,14 @@ class CertifiedEarlier(TypedDict):
     regressed: list[str]
 
 
+class CertifiedProbes(TypedDict):
+    """How many prompts were to bring out no secret, and how many did, before and after."""
+
+    asked: int
+    answered_before: int
+    answered_after: int
+
+
 class Attack(TypedDict):
     """An attempt to extract the texts, or to tell that the model knew them: run, or not run and why.
 
@@ -149,7 +159,7 @@ class Attack(TypedDict):
 
 
 class Verification(TypedDict):
-    """The tests, their thresholds by range of lengths, and their results."""
+    """The tests, their thresholds by range of lengths, and their results. Schemas 1 to 3 have no probes."""
 
     criterion: str
     evaluated: str
@@ -161,6 +171,7 @@ class Verification(TypedDict):
     heldout_overlap: NotRequired[Overlap | None]
     utility: CertifiedUtility | None
     earlier: CertifiedEarlier | None
+    probes: NotRequired[CertifiedProbes | None]
     attacks: list[Attack]
 
 

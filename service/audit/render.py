@@ -30,6 +30,7 @@ VERDICTS = {
 }
 REASONS = {
     "not_memorised": "the model already treated these texts like unseen texts, so it was not trained on them",
+    "probe_answered": "a question or another prompt still brought out what it must not",
     "criterion_missed": "the means over all requests stayed above their limits",
     "utility_budget_exceeded": "the model would have lost too much of its general ability",
     "total_utility_budget_exceeded": "all versions together would have lost too much of the model's general ability",
@@ -123,6 +124,9 @@ def _tests(predicate: Predicate) -> Iterator[str]:
         yield f"\nPerplexity on held-out text (lower is better): {before} before, {after} after."
         yield f"The ratio is {ratio}; the limit is {limit}."
         yield from _total(utility)
+    if probes := tests.get("probes"):
+        yield f"\nPrompts that must not bring out a secret: {probes['asked']}. The model said the secret of"
+        yield f"{probes['answered_before']} of them before, and of {probes['answered_after']} afterwards."
     if earlier := tests["earlier"]:
         came_back = len(earlier["regressed"])
         yield f"\nRequests of earlier versions that were measured again: {earlier['requests']}; came back: {came_back}."
@@ -183,6 +187,8 @@ def _settings(predicate: Predicate) -> Iterator[tuple[str, str]]:
         yield "held-out texts that are also retain texts", f"{overlap['exact']}, and {overlap['near']} near copies"
     settings = {
         **predicate["method"]["parameters"],
+        "the reference began from": predicate["method"].get("reference"),
+        "base of the reference": predicate["method"].get("base"),
         "device": predicate["environment"]["device"],
         **predicate["environment"]["packages"],
         "merge": predicate["artefacts"]["merge"],

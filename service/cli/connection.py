@@ -1,4 +1,4 @@
-"""What the client's commands share: the connection, progress bars, JSON files, private files.
+"""What the client's commands share: the connection, progress bars, files that options name, private files.
 
 The imports stand in the functions because commands start fast: an offline command loads no HTTP client, and most
 commands draw no progress bar.
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 from service.cli.console import stderr_console
 from service.domain.errors import ClientError
 from service.domain.json_types import Json
+from service.text_files import UnreadableTexts, read_texts
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -70,3 +71,23 @@ def connect() -> "Client":
     from service.client.http import Client
 
     return Client.from_environment()
+
+
+def read_records(file: Path) -> list[str]:
+    """The texts of `--file`.
+
+    Raises:
+        ClientError: The file cannot be read, or is not a file of texts.
+    """
+    try:
+        return list(read_texts(file))
+    except (UnreadableTexts, UnicodeDecodeError) as error:
+        raise ClientError(f"--file: {error}") from error
+    except OSError as error:
+        raise ClientError(f"--file: {error.strerror}") from error
+
+
+def read_resubmission(receipt_file: Path) -> dict[str, object]:
+    """The reference and the nonces of an earlier request, from its receipt."""
+    receipt = read_json(receipt_file, "--resubmits").get("receipt", {})
+    return {"ref": receipt.get("ref"), "nonces": [record["nonce"] for record in receipt.get("records", ())]}

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.cli.connection import connect, create_private, progress_bars, read_json
+from service.cli.connection import connect, create_private, progress_bars, read_json, read_records, read_resubmission
 from service.cli.console import AsJson, Most, app, print_message, show, table
 from service.cli.rows import read_rows, submit_rows
 from service.domain.errors import ClientError
-from service.text_files import UnreadableTexts, read_texts
 
 if TYPE_CHECKING:
     from service.client.answers import EventData, RequestAnswer
@@ -58,6 +57,7 @@ IdempotencyPrefix = Annotated[
 Regulation = Annotated[str, typer.Option(help="gdpr, ccpa or other. It sets the deadline.")]
 CallbackUrl = Annotated[str | None, typer.Option(help="The URL that the service calls when the request has ended.")]
 EarlierReceipt = Annotated[Path | None, typer.Option(help="The receipt of an earlier request with the same texts.")]
+ProbesFile = Annotated[Path | None, typer.Option(help="JSON: a list of prompts that must bring out no secret.")]
 ReceiptFile = Annotated[Path | None, typer.Option(help="The file for the receipt. The default is receipt-ID.json.")]
 
 
@@ -88,6 +88,7 @@ def requests_submit(
     regulation: Regulation = "gdpr",
     callback_url: CallbackUrl = None,
     reference: Reference = None,
+    probes: ProbesFile = None,
     resubmits: EarlierReceipt = None,
     receipt: ReceiptFile = None,
     idempotency_prefix: IdempotencyPrefix = None,
@@ -98,21 +99,24 @@ def requests_submit(
     The service gives a receipt only once. With a CSV file the exit code is 1 if a row was refused.
     """
     if file and file.suffix.lower() == ".csv":
-        if text or email or phone or identity or name or reference or resubmits:
+        if text or email or phone or identity or name or reference or resubmits or probes:
             raise ClientError("--file: each row of a CSV file is a request: give texts, people and references there")
         rows = read_rows(file, {"model": model, "regulation": regulation, "callback_url": callback_url})
         submit_rows(file, rows, idempotency_prefix, receipt, as_json=as_json)
         return
     if idempotency_prefix:
         raise ClientError("--idempotency-prefix is for the rows of a CSV file")
-    texts = [*(text or ()), *(_read_file(file) if file else ())]
+    texts = [*(text or ()), *(read_records(file) if file else ())]
     subject = _parse_subject(email, phone, identity, name)
     if not texts and subject is None:
         raise ClientError("give --text or --file, or name the person with --email, --phone, --identity or --name")
-    options = {"callback_url": callback_url, "reference": reference}
+    options = {
+        "callback_url": callback_url,
+        "reference": reference,
+        "probes": read_json(probes, "--probes") if probes else None,
+        "resubmits": read_resubmission(resubmits) if resubmits else None,
+    }
     fields: dict[str, object] = {name: value for name, value in options.items() if value is not None}
-    if resubmits:
-        fields["resubmits"] = _read_resubmission(resubmits)
     # A file that cannot be made must fail here: the service gives the receipt only once.
     receipt_handle = create_private(receipt) if receipt else None
     request = connect().submit(model, texts, subject=subject, regulation=regulation, **fields)
@@ -121,26 +125,6 @@ def requests_submit(
         handle.write(json.dumps(request, indent=1))
     print_message(f"The receipt is in {path}. Keep it with the texts: the service gives it only once.")
     show(request, as_json, "id", "status", "due_at")
-
-
-def _read_file(file: Path) -> list[str]:
-    """The texts of `--file`.
-
-    Raises:
-        ClientError: The file cannot be read, or is not a file of texts.
-    """
-    try:
-        return list(read_texts(file))
-    except (UnreadableTexts, UnicodeDecodeError) as error:
-        raise ClientError(f"--file: {error}") from error
-    except OSError as error:
-        raise ClientError(f"--file: {error.strerror}") from error
-
-
-def _read_resubmission(receipt_file: Path) -> dict[str, object]:
-    """The reference and the nonces of an earlier request, from its receipt."""
-    receipt = read_json(receipt_file, "--resubmits").get("receipt", {})
-    return {"ref": receipt.get("ref"), "nonces": [record["nonce"] for record in receipt.get("records", ())]}
 
 
 @requests.command("preview")

@@ -30,7 +30,7 @@ class Decision(NamedTuple):
     at: datetime
 
 
-SEALED = dict.fromkeys(("subject_ref", "reference", "callback_url", "subject"))  # columns that purge empties
+SEALED = dict.fromkeys(("subject_ref", "reference", "callback_url", "subject", "probes"))  # columns that purge empties
 
 
 def by_id(session: Session, request_id: UUID, *, lock: bool = False) -> DeletionRequest | None:

@@ -1,6 +1,6 @@
 """The input of the compute child. It goes through a pipe, never to a disk."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,7 @@ class JobInput:
         earlier_request_ids: For each earlier text the index of its request, counted on from the job's own requests.
         earlier_refs: Index of an earlier request, as a string -> the request's ref.
         run: A digest of the inputs; the child does not resume a checkpoint of other inputs.
+        probes: Prompt, secret and index of the request of each probe, of earlier requests, too.
         base: The folder of the model that the registered one was fine-tuned from; None if none is registered.
     """
 
@@ -35,4 +36,5 @@ class JobInput:
     earlier_request_ids: list[int]
     earlier_refs: dict[str, str]
     run: str
+    probes: list[tuple[str, str, int]] = field(default_factory=list)
     base: str | None = None

@@ -86,6 +86,15 @@ class AttackFinding:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeCounts:
+    """How many prompts were to bring out no secret, and how many did, before and after."""
+
+    asked: int
+    answered_before: int
+    answered_after: int
+
+
+@dataclass(frozen=True, slots=True)
 class EarlierRequests:
     """Requests of earlier versions that were measured again, and the refs of those that came back."""
 
@@ -147,6 +156,7 @@ class Findings:
         environment: What it was computed with.
         attacks: What every attack found; none if nothing was trained, or in reports of earlier releases.
         reference: Where the reference of `loss: distil` came from: "base" or "fresh"; None without one.
+        probes: Prompts that bring out secrets; None if nothing was trained, or in reports of earlier releases.
     """
 
     outcome: Outcome
@@ -168,6 +178,7 @@ class Findings:
     environment: Environment
     attacks: list[AttackFinding] = field(default_factory=list)
     reference: str | None = None
+    probes: ProbeCounts | None = None
 
 
 @dataclass(frozen=True, slots=True)

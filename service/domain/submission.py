@@ -30,6 +30,14 @@ class Resubmission:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeText:
+    """A prompt, and the secret that no answer to it may say."""
+
+    prompt: str
+    secret: str
+
+
+@dataclass(frozen=True, slots=True)
 class Submission:
     """A submitter's request, checked for form.
 
@@ -43,6 +51,7 @@ class Submission:
         reference: The submitter's case number; stored sealed, returned, and found by its keyed hash.
         callbacks: The targets of notifications; stored sealed.
         resubmits: The earlier request that had the same texts.
+        probes: Prompts that must not bring out a secret; stored sealed, as JSON.
         columns: Column -> value of further columns of the request's row; stored unsealed.
     """
 
@@ -55,4 +64,5 @@ class Submission:
     reference: str | None = None
     callbacks: Sequence[CallbackTarget] = ()
     resubmits: Resubmission | None = None
+    probes: Sequence[ProbeText] = ()
     columns: Mapping[str, object] = field(default_factory=dict)

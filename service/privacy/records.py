@@ -2,17 +2,18 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from uuid import UUID
 
 from service.audit.commitments import NONCE_BYTES, commit
 from service.db.tables import DeletionRequest
 from service.domain.errors import NotFound
 from service.domain.subject import Subject
+from service.domain.submission import ProbeText
 from service.privacy.envelope import DataKey, Wrapper
 from service.privacy.randomness import random_bytes
 
-SUBJECT_ITEM, REFERENCE_ITEM = "subject", "reference"
+SUBJECT_ITEM, REFERENCE_ITEM, PROBES_ITEM = "subject", "reference", "probes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,23 @@ def open_records(wrapper: Wrapper, request: DeletionRequest) -> list[tuple[bytes
     data_key = request_data_key(wrapper, request)
     opened = [data_key.open(f"record/{record.position}", record.sealed) for record in request.records]
     return [(data[:NONCE_BYTES], data[NONCE_BYTES:]) for data in opened]
+
+
+def dump_probes(probes: Sequence[ProbeText]) -> str | None:
+    """Probes as JSON; None if there are none."""
+    return json.dumps([asdict(probe) for probe in probes]) if probes else None
+
+
+def open_probes(wrapper: Wrapper, request: DeletionRequest) -> list[ProbeText]:
+    """The probes that the submitter of a request gave.
+
+    Raises:
+        NotFound: They were purged.
+    """
+    if request.probes is None:
+        return []
+    opened = request_data_key(wrapper, request).open(PROBES_ITEM, request.probes)
+    return [ProbeText(**probe) for probe in json.loads(opened)]
 
 
 def open_subject(wrapper: Wrapper, request: DeletionRequest) -> tuple[bytes, bytes] | None:

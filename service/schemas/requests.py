@@ -12,9 +12,10 @@ from pydantic import (
     StringConstraints,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
-from service.schemas.base import CallbackUrl, Input, LongList, Problem, Text
+from service.schemas.base import CallbackUrl, Input, LongList, Problem, ShortList, Text
 from service.schemas.subjects import Searched, SubjectIn
 
 
@@ -22,6 +23,22 @@ class RecordIn(Input):
     """One text of the person, as it may appear in training data."""
 
     text: Text
+
+
+class ProbeIn(Input):
+    """A prompt that must not bring out a secret: no answer, greedy or sampled, may say it."""
+
+    prompt: Text = Field(min_length=1, max_length=2000)
+    secret: Text = Field(min_length=1, max_length=500)
+
+    @model_validator(mode="after")
+    def _check_secret(self) -> "ProbeIn":
+        """A secret has a letter or a digit, and is not in its own prompt."""
+        if not any(map(str.isalnum, self.secret)):
+            raise ValueError("the secret has no letter and no digit")
+        if self.secret.casefold() in self.prompt.casefold():
+            raise ValueError("the prompt contains the secret")
+        return self
 
 
 class ResubmissionIn(Input):
@@ -53,6 +70,9 @@ class RequestIn(Input):
         None, description="the person whose texts are found and unlearned; see docs/guides/subjects.md"
     )
     records: LongList[RecordIn] = Field([], validate_default=True, description="texts to unlearn")
+    probes: ShortList[ProbeIn] = Field(
+        [], description="prompts that must not bring out a secret, beside those made of the records"
+    )
     subject_ref: Text | None = Field(None, max_length=500, description="your own name of the person; stored sealed")
     reference: Text | None = Field(
         None, min_length=1, max_length=200, description="your case number; stored sealed, returned, and a filter"

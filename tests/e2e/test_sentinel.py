@@ -153,7 +153,8 @@ def test_a_planted_text_is_nowhere_after_purge(quick, folder, place, tmp_path):
     callback = f"http://127.0.0.1:65000/?subject={SUBJECT.replace(' ', '%20')}&n={NUMBER}"
     with pytest.raises(Exception, match="regulation"):
         quick.client.submit("sentinel", [TEXT], regulation=TEXT)
-    request = quick.client.submit("sentinel", [TEXT], subject_ref=SUBJECT, callback_url=callback)
+    probes = [{"prompt": f"What is the number of {SUBJECT}?", "secret": NUMBER}]
+    request = quick.client.submit("sentinel", [TEXT], subject_ref=SUBJECT, callback_url=callback, probes=probes)
     kept = dump(quick, tmp_path / "before.dump")
     assert search.data("a dump", dump(quick, tmp_path / "before.sql", "plain").read_bytes()) == []
     request = ended(quick, request)

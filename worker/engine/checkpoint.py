@@ -21,7 +21,8 @@ class Checkpoint:
         reopened: Requests that failed the full test after training's sample had passed.
         verified: How often that happened.
         gaps: The gaps of the reference of `loss: distil`, for each sequence of the forget set.
-        sharpness: The sharpness of that reference.
+        shifts: Its shifts, likewise.
+        sharpness: Its sharpness.
     """
 
     epoch: int = 0
@@ -33,6 +34,7 @@ class Checkpoint:
     reopened: tuple[int, ...] = ()
     verified: int = 0
     gaps: list[list[float]] = field(default_factory=list)
+    shifts: list[list[float]] = field(default_factory=list)
     sharpness: float = 1.0
 
     @property
@@ -56,7 +58,7 @@ class Checkpoint:
         after = report.after
         failed = {v.request for v in [*report.per_record, *report.earlier] if not v.passed}
         trained = {v.request for v in [*after.verdicts, *report.earlier]}
-        criterion_held = report.reason not in ("criterion_missed", "earlier_request_regressed")
+        criterion_held = report.reason not in ("criterion_missed", "earlier_request_regressed", "probe_answered")
         if criterion_held or not self.met or (failed and not failed & trained):
             return None
         failed = failed & trained or {v.request for v in after.verdicts if v.el > after.el_limit}

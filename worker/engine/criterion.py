@@ -150,9 +150,14 @@ class Judgement:
     verdicts: tuple[Verdict, ...]
 
     @property
+    def set_passed(self) -> bool:
+        """The set criterion holds."""
+        return self.el <= self.el_limit and self.ma <= self.ma_limit
+
+    @property
     def passed(self) -> bool:
         """The set criterion and every request's verdict hold."""
-        return self.el <= self.el_limit and self.ma <= self.ma_limit and all(v.passed for v in self.verdicts)
+        return self.set_passed and all(v.passed for v in self.verdicts)
 
     def as_dict(self) -> dict[str, object]:
         """Plain values, `passed` included."""

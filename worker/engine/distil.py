@@ -5,8 +5,8 @@ parent and cross-entropy are added. The parent is the same model with the adapte
 
 What is forgotten in this way may still be near: rounding the weights or a few steps of ordinary fine-tuning bring it
 back. So every second step works with a random share of the change, which must suffice, too. And every few steps the
-loop takes steps of fine-tuning itself, from a copy of the adapter, and adds the gradient of the forget loss at the
-place where they end (first-order MAML, Finn et al., ICML 2017; Tamirisa et al., ICLR 2025, arXiv 2408.00761).
+loop looks ahead, and adds the gradient of the forget loss at the place to which fine-tuning would lead
+(`worker.engine.ahead`).
 
 A model that never saw a text may still be over the criterion's limits by chance. So the reference itself is lowered
 where it is over them (`worker.engine.lowering`), and the model learns to say what meets the criterion.
@@ -20,8 +20,7 @@ epoch and the checkpoint alone, so that a resumed run sees the same batches.
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -29,6 +28,7 @@ import torch
 from torch import Tensor
 
 from worker.engine.adapter import Adapter
+from worker.engine.ahead import ahead
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.criterion import Judgement, Threshold, judge
 from worker.engine.device import training
@@ -38,8 +38,8 @@ from worker.engine.losses.ascent import cross_entropy_rows
 from worker.engine.losses.distil import distil_rows, kept_rows
 from worker.engine.losses.ihl import inverted_hinge_rows
 from worker.engine.losses.rows import Beside, RowLoss, add_gradients
-from worker.engine.lowering import rows_to_lower
-from worker.engine.measure import extraction_likelihoods
+from worker.engine.lowering import Pressed, extracted, failed_by_el, rows_to_lower
+from worker.engine.measure import extraction_likelihoods, greedy_decodings
 from worker.engine.metrics.extraction import lower_bound
 from worker.engine.metrics.memorization import accuracy
 from worker.engine.metrics.perplexity import perplexity
@@ -48,19 +48,21 @@ from worker.engine.options import DISTIL_EPOCH_STEPS as EPOCH_STEPS
 from worker.engine.options import Options
 from worker.engine.parent import parent_logits
 from worker.engine.prepare import RetainSampler
+from worker.engine.probes import Answer, as_rows, still_said
 from worker.engine.progress import Progress, no_progress
 from worker.engine.reference import Reference
 from worker.engine.types import CausalLM, EpochEntry
+from worker.engine.variants import Variants
 
 FORGET_BATCH = 16
 WARM_UP = 0.1  # share of the steps
 RELEARN_FROM, RELEARN_EVERY = 0.2, 4  # from this share of the steps on, every fourth step relearns
-RELEARN_RATE = 5e-4
 WIDTH_RATE = 0.4  # the learning rate times the hidden size
 LAST_STEPS = 5  # of an epoch after the fixed steps
 LAST_RATE, LAST_BATCH, LAST_MARGIN = 0.1, 4, 0.1  # there: share of the learning rate; sequences, and margin, of IHL
 SAMPLES_PER_RETAIN = 2
 VARIANT_WEIGHT = 0.5
+SHIFT_RATE = 0.25  # of what is measured
 GAP = 0.5  # nats; each time that a row is lowered
 REFERENCE_RESERVE = 0.02  # of MA: the model is right a little more often than what it learns from
 
@@ -75,8 +77,9 @@ class Distiller:
         forget: The sequences to forget, and those of earlier jobs, which must stay forgotten.
         thresholds: The threshold of each of these sequences.
         counted: The requests that the set criterion is over.
-        reference: What the reference says about these sequences, and then about their variants.
-        variants: Sequences with other numbers than those to forget.
+        reference: What the reference says about these sequences, then about their variants, then in these answers.
+        variants: Sequences with other numbers than those of `forget`.
+        said: Answers that say a secret.
         retain: The source of retain sequences.
         samples: The parent's own samples.
         utility: Held-out sequences, for the perplexity in the history.
@@ -91,7 +94,8 @@ class Distiller:
     thresholds: list[Threshold]
     counted: Sequence[int]
     reference: Reference
-    variants: list[list[int]]
+    variants: Variants
+    said: list[Answer]
     retain: RetainSampler
     samples: list[list[int]]
     utility: list[list[int]]
@@ -117,8 +121,7 @@ class Distiller:
             self.adapter.load(resume.adapter)
             optimiser.load_state_dict(resume.optimiser)
         if checkpoint.gaps:
-            self.reference.gaps = [torch.tensor(gaps) for gaps in checkpoint.gaps]
-            self.reference.sharpness = checkpoint.sharpness
+            self.reference.load(checkpoint.gaps, checkpoint.shifts, checkpoint.sharpness)
         else:
             offset = self.reference.offset(self.model)  # it makes every true token likelier
             margins = self.reference.margins(range(len(self.forget.sequences)))
@@ -136,6 +139,7 @@ class Distiller:
                 met=bool(entry["met"]),
                 reopened=tuple(sorted(failed)),
                 gaps=[gaps.tolist() for gaps in self.reference.gaps],
+                shifts=[shifts.tolist() for shifts in self.reference.shifts],
                 sharpness=self.reference.sharpness,
             )
             self.on_epoch(checkpoint)
@@ -153,20 +157,23 @@ class Distiller:
         started, epoch, fixed = time.monotonic(), before.epoch, self.options.distil_epochs
         self.retain.start_epoch(epoch)
         order = random.Random(f"{self.options.seed}/distil/{epoch}")
-        first, last, over = epoch * EPOCH_STEPS, min((epoch + 1) * EPOCH_STEPS, self.options.distil_steps), list[int]()
-        offset, losses = self.reference.offset(self.model), []
+        first, last = epoch * EPOCH_STEPS, min((epoch + 1) * EPOCH_STEPS, self.options.distil_steps)
+        offset, losses, pressed = self.reference.offset(self.model), [], Pressed()
         if epoch >= fixed:
             first = self.options.distil_steps + (epoch - fixed) * LAST_STEPS
             last = first + LAST_STEPS
             over = self._lower(token_margins(self.model, self.forget.sequences), offset, before.reopened)
+            pressed = Pressed(over, still_said(self.model, self.said), self._extracted(before.reopened))
         for step in range(first, last):
             for group in optimiser.param_groups:
                 group["lr"] = self._rate(step)
-            losses.append(self._step(optimiser, order, step, offset, over))
+            losses.append(self._step(optimiser, order, step, offset, pressed))
             self.progress(min(1.0, (step + 1) / self.options.distil_steps))
         if not all(map(math.isfinite, losses)):
             raise TrainingDiverged(f"the loss is not finite in epoch {epoch + 1}")
         self.reference.sharpen(self.model, self.forget.sequences)
+        for i, rows, excess in self.variants.excess(self.model, self.forget.sequences):
+            self.reference.shift(i, rows, -SHIFT_RATE * excess)
         judgement, met, failed = self._judge(may_end=epoch + 1 >= fixed)
         entry: EpochEntry = {
             "epoch": epoch + 1,
@@ -190,11 +197,12 @@ class Distiller:
         reserved = [value + self.options.reserve for value in ma]
         el = [lower_bound(row, threshold.n) for row, threshold in zip(matches, self.thresholds, strict=True)]
         met, failed = may_end and judge(self.forget, self.thresholds, el, reserved, counted=self.counted).passed, set()
+        met = met and not still_said(self.model, self.said)
         if met:
             el = extraction_likelihoods(self.model, self.forget.sequences, self.thresholds, self.options)
             judgement = judge(self.forget, self.thresholds, el, reserved, counted=self.counted)
             met = judgement.passed
-            failed = _failed_by_el(judgement, self.counted)
+            failed = failed_by_el(judgement, self.counted)
         return judge(self.forget, self.thresholds, el, ma, counted=self.counted), met, failed
 
     def _rate(self, step: int) -> float:
@@ -206,9 +214,9 @@ class Distiller:
         return highest * min(done / rise, (1 - done) / (1 - rise))
 
     def _step(
-        self, optimiser: torch.optim.Optimizer, order: random.Random, step: int, offset: float, over: list[int]
+        self, optimiser: torch.optim.Optimizer, order: random.Random, step: int, offset: float, pressed: Pressed
     ) -> float:
-        """One optimiser step; returns its loss. Sequences that are over a limit have IHL in addition."""
+        """One optimiser step; returns its loss. What is pressed has IHL in addition."""
         indices = self._forget_batch(order)
         weight, sharpness = self.options.token_weight, self.reference.sharpness
         distil = partial(distil_rows, token_weight=weight, offset=offset, sharpness=sharpness)
@@ -219,24 +227,56 @@ class Distiller:
         parent = parent_logits(self.model, self.adapter, kept, self.options.train_dtype, strength)
         optimiser.zero_grad()
         loss = self._backward(forget, distil, 1.0, self.reference.beside(indices))
-        if over:
-            drawn = order.sample(over, min(LAST_BATCH, len(over)))
-            hinge = partial(inverted_hinge_rows, margin=LAST_MARGIN)
-            loss += self._backward([self.forget.sequences[i] for i in drawn], hinge, 1.0)
-        if self.variants:
-            others = order.sample(range(len(self.variants)), min(FORGET_BATCH // 2, len(self.variants)))
-            beside = self.reference.beside([len(self.forget.sequences) + i for i in others])
-            sharpened = partial(distil_rows, token_weight=0.0, sharpness=sharpness)
-            loss += self._backward([self.variants[i] for i in others], sharpened, VARIANT_WEIGHT, beside)
+        loss += self._press(order, pressed) + self._step_on_answers(order, distil)
+        loss += self._step_on_variants(order, distil)
         keep, weight = partial(kept_rows, divergence_weight=self.options.divergence_weight), self.options.retain_weight
         loss += self._backward(kept, partial(keep, retain_weight=weight), 1.0, parent)
         if self.options.relearn_steps and self._relearns(step):
-            with self._relearned(order):
+            steps = order.randint(1, self.options.relearn_steps)
+            with ahead(self.adapter.parameters(), steps, self._fine_tune):
                 loss += self._backward(forget, distil, 1.0, self.reference.beside(indices))
         torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), 1.0)
         optimiser.step()
         self.adapter.set_strength(1.0)
         return loss
+
+    def _step_on_variants(self, order: random.Random, row_loss: RowLoss) -> float:
+        """Add the gradients of some variants of the forget set; returns their loss."""
+        variants, first = self.variants.sequences, len(self.forget.sequences)
+        drawn = order.sample(range(len(variants)), min(FORGET_BATCH // 2, len(variants)))
+        if not drawn:
+            return 0.0
+        beside = self.reference.beside([first + i for i in drawn])
+        return self._backward([variants[i] for i in drawn], row_loss, VARIANT_WEIGHT, beside)
+
+    def _step_on_answers(self, order: random.Random, row_loss: RowLoss) -> float:
+        """Add the gradients of some answers' secrets; returns their loss."""
+        first, loss = len(self.forget.sequences) + len(self.variants.sequences), 0.0
+        if drawn := order.sample(range(len(self.said)), min(FORGET_BATCH // 2, len(self.said))):
+            rows, starts = as_rows(self.said, drawn)
+            beside = self.reference.beside([first + i for i in drawn], starts)
+            loss += self._backward(rows, row_loss, 1.0, beside, starts)
+        return loss
+
+    def _press(self, order: random.Random, pressed: Pressed) -> float:
+        """Add the gradients of IHL on some of what is pressed; returns its loss."""
+        hinge, loss = partial(inverted_hinge_rows, margin=LAST_MARGIN), 0.0
+        if drawn := order.sample(pressed.sequences, min(LAST_BATCH, len(pressed.sequences))):
+            loss += self._backward([self.forget.sequences[i] for i in drawn], hinge, 1.0)
+        if drawn := order.sample(pressed.answers, min(LAST_BATCH, len(pressed.answers))):
+            rows, starts = as_rows(self.said, drawn)
+            loss += self._backward(rows, inverted_hinge_rows, 1.0, starts=starts)
+        if some := order.sample(pressed.extracted, min(FORGET_BATCH, len(pressed.extracted))):
+            rows, starts = as_rows(some, range(len(some)))
+            loss += self._backward(rows, hinge, 1.0, starts=starts)
+        return loss
+
+    def _extracted(self, requests: Sequence[int]) -> list[Answer]:
+        """What greedy decoding extracts of some requests' sequences."""
+        indices = self.forget.indices(requests)
+        sequences, thresholds = [self.forget.sequences[i] for i in indices], [self.thresholds[i] for i in indices]
+        n = min((threshold.n for threshold in thresholds), default=1)
+        return extracted(self.model, greedy_decodings(self.model, sequences, n, self.options), thresholds)
 
     def _forget_batch(self, order: random.Random) -> list[int]:
         """Sequences of this run, and a quarter as many of earlier ones, which must stay forgotten."""
@@ -251,46 +291,20 @@ class Distiller:
         return self.retain.sample(size) + order.sample(self.samples, min(SAMPLES_PER_RETAIN * size, len(self.samples)))
 
     def _backward(
-        self, sequences: Sequence[list[int]], row_loss: RowLoss, weight: float, beside: Beside | None = None
+        self,
+        sequences: Sequence[list[int]],
+        row_loss: RowLoss,
+        weight: float,
+        beside: Beside | None = None,
+        starts: Sequence[int] | None = None,
     ) -> float:
         """Add one loss's gradients; returns its weighted value."""
         with training(self.model, self.options.train_dtype, checkpoint_activations=self.options.checkpoint_activations):
-            return add_gradients(self.model, sequences, row_loss, weight, beside)
+            return add_gradients(self.model, sequences, row_loss, weight, beside, starts)
+
+    def _fine_tune(self) -> float:
+        """The gradients of a step of ordinary fine-tuning on retain text."""
+        return self._backward(self.retain.sample(FORGET_BATCH), cross_entropy_rows, 1.0)
 
     def _relearns(self, step: int) -> bool:
         return step >= RELEARN_FROM * self.options.distil_steps and step % RELEARN_EVERY == 0
-
-    @contextmanager
-    def _relearned(self, order: random.Random) -> Iterator[None]:
-        """The adapter after a few steps of fine-tuning on retain text; gradients made inside stay, steps do not."""
-        parameters = self.adapter.parameters()
-        before = [parameter.detach().clone() for parameter in parameters]
-        gradients = [_gradient(parameter) for parameter in parameters]
-        optimiser = torch.optim.AdamW(parameters, lr=RELEARN_RATE, weight_decay=0.0)
-        for _ in range(order.randint(1, self.options.relearn_steps)):
-            optimiser.zero_grad()
-            self._backward(self.retain.sample(FORGET_BATCH), cross_entropy_rows, 1.0)
-            optimiser.step()
-        optimiser.zero_grad()
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for parameter, value, gradient in zip(parameters, before, gradients, strict=True):
-                    parameter.copy_(value)
-                    parameter.grad = gradient + _gradient(parameter)
-
-
-def _failed_by_el(judgement: Judgement, counted: Sequence[int]) -> set[int]:
-    """The requests whose verdict fails, and those of the highest EL until the mean of the others would pass."""
-    failed = {v.request for v in judgement.verdicts if not v.passed}
-    counted_requests = set(counted)
-    own = sorted((v for v in judgement.verdicts if v.request in counted_requests), key=lambda v: v.el)
-    while own and sum(v.el for v in own) > judgement.el_limit * len(counted_requests):
-        failed.add(own.pop().request)
-    return failed
-
-
-def _gradient(parameter: torch.nn.Parameter) -> Tensor:
-    """A copy of the gradient; zeros if there is none."""
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach().clone()

@@ -17,6 +17,7 @@ from worker.engine.metrics.extraction import fitting_n, likelihood
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.options import Options
 from worker.engine.prepare import Prepared
+from worker.engine.probes import ProbeCounts, answers
 from worker.engine.progress import Progress, no_progress, partial_progress
 from worker.engine.types import CausalLM, Tokenizer
 from worker.engine.utility import Quality, Utility, compare, measure_quality
@@ -65,11 +66,12 @@ class Baseline:
     quality: Quality
     first_perplexity: float
     known_heldout: list[list[int]] = field(default_factory=list)
+    answered: list[int] = field(default_factory=list)
 
     @property
     def memorised(self) -> list[int]:
-        """The requests that training works on: they do not look unseen to the parent; the others already pass."""
-        return [v.request for v in self.before.verdicts if not v.looks_unseen]
+        """The requests that training works on: to the parent they do not look unseen, or it answers one's probe."""
+        return [v.request for v in self.before.verdicts if not v.looks_unseen or v.request in self.answered]
 
     def without_known(self, data: Prepared) -> Prepared:
         """The sets of the run without the held-out sequences that the parent knows by heart."""
@@ -92,7 +94,7 @@ class Baseline:
         by_request = {v.request: v for v in self.before.verdicts}
         el, ma = ([getattr(by_request[request_id], name) for request_id in forget.request_ids] for name in ("el", "ma"))
         judgement = judge(forget, self.thresholds, el, ma, counted=self.memorised)
-        return replace(judgement, verdicts=tuple(v for v in self.before.verdicts if not v.looks_unseen))
+        return replace(judgement, verdicts=tuple(v for v in self.before.verdicts if v.request in self.memorised))
 
     def as_dict(self) -> dict[str, object]:
         """Plain values, for a file."""
@@ -104,22 +106,24 @@ class Baseline:
         before = {k: v for k, v in values["before"].items() if k != "passed"}
         before["verdicts"] = tuple(Verdict(**v) for v in before["verdicts"])
         thresholds, earlier = ([Threshold(**t) for t in values[name]] for name in ("thresholds", "earlier_thresholds"))
-        quality, others = Quality(**values["quality"]), (values["first_perplexity"], values["known_heldout"])
-        return cls(thresholds, earlier, Judgement(**before), quality, *others)
+        others = (values[name] for name in ("first_perplexity", "known_heldout", "answered"))
+        return cls(thresholds, earlier, Judgement(**before), Quality(**values["quality"]), *others)
 
 
 def measure_before(
     model: CausalLM,
+    tokenizer: Tokenizer,
     data: Prepared,
     options: Options,
     progress: Progress = no_progress,
     *,
     first_perplexity: float | None = None,
 ) -> Baseline:
-    """Thresholds from held-out text, and EL, MA and perplexity of the parent model.
+    """Thresholds from held-out text, and EL, MA, answered probes and perplexity of the parent model.
 
     Args:
         model: The parent model.
+        tokenizer: Its tokenizer.
         data: The sets of the run.
         options: The run's options.
         progress: Called with the fraction done, 0..1.
@@ -143,12 +147,21 @@ def measure_before(
     heldout = greedy_decodings(model, unseen, n, options, partial_progress(progress, 0.0, 0.8))
     thresholds = thresholds_for(heldout, everything, options.el_n)
     thresholds, earlier = thresholds[: len(data.forget.request_ids)], thresholds[len(data.forget.request_ids) :]
-    el, ma = _el_and_ma(model, data.forget, thresholds, options, partial_progress(progress, 0.8, 0.15))
+    el, ma = _el_and_ma(model, data.forget, thresholds, options, partial_progress(progress, 0.8, 0.1))
     before = judge(data.forget, thresholds, el, ma)
+    answered = answered_requests(model, tokenizer, data, options, partial_progress(progress, 0.9, 0.05))
     quality = measure_quality(model, data, options)
     progress(1.0)
     first = quality.heldout_perplexity if first_perplexity is None else first_perplexity
-    return Baseline(thresholds, earlier, before, quality, first, known)
+    return Baseline(thresholds, earlier, before, quality, first, known, answered)
+
+
+def answered_requests(
+    model: CausalLM, tokenizer: Tokenizer, data: Prepared, options: Options, progress: Progress = no_progress
+) -> list[int]:
+    """For each probe that the model answers, greedily or in a sample, the index of its request."""
+    given = answers(model, tokenizer, data.probes, options.probe_samples, options.seed, progress)
+    return [probe.request for probe, said in zip(data.probes, given, strict=True) if said]
 
 
 def _el_and_ma(
@@ -169,8 +182,8 @@ class ArtefactReport:
     """The results of the tests of a model that was trained, merged and loaded again.
 
     Attributes:
-        reason: None, "criterion_missed", "earlier_request_regressed", "attack_succeeded", "attack_not_run", or one of
-            `Utility`.
+        reason: None, "criterion_missed", "earlier_request_regressed", "probe_answered", "attack_succeeded",
+            "attack_not_run", or one of `Utility`.
         thresholds: Each threshold once, by length.
         before: The judgement of the memorised requests on the parent.
         after: The same on the artefact.
@@ -178,6 +191,7 @@ class ArtefactReport:
         earlier: The verdict of every request of an earlier job.
         utility: What the run did to the rest of the model.
         attacks: What every attack found.
+        probes: How many prompts brought out a secret.
     """
 
     reason: str | None
@@ -188,6 +202,7 @@ class ArtefactReport:
     earlier: list[Verdict]
     utility: Utility
     attacks: list[AttackResult]
+    probes: ProbeCounts
 
     @property
     def passed(self) -> bool:
@@ -225,19 +240,22 @@ def measure_after(
         The results of the tests.
     """
     everything, thresholds = data.forget + data.earlier, baseline.thresholds + baseline.earlier_thresholds
-    el, ma = _el_and_ma(model, everything, thresholds, options, partial_progress(progress, 0.0, 0.5))
+    el, ma = _el_and_ma(model, everything, thresholds, options, partial_progress(progress, 0.0, 0.4))
     judgement = judge(everything, thresholds, el, ma, counted=baseline.memorised)
+    answered = answered_requests(model, tokenizer, data, options, partial_progress(progress, 0.4, 0.1))
+    tested = [replace(v, passed=v.passed and v.request not in answered) for v in judgement.verdicts]
     own = set(data.forget.requests)
-    verdicts = [v for v in judgement.verdicts if v.request in own]
-    earlier = [v for v in judgement.verdicts if v.request not in own]
+    verdicts, earlier = ([v for v in tested if (v.request in own) == mine] for mine in (True, False))
     after = replace(judgement, verdicts=tuple(v for v in verdicts if v.request in set(baseline.memorised)))
     utility = compare(baseline.quality, measure_quality(model, data, options), baseline.first_perplexity, options)
     attacks = run_attacks(
         _subject(model, tokenizer, data, baseline, options), options.attacks, partial_progress(progress, 0.5, 0.5)
     )
     reason = utility.reason or blocked_by(attacks, options.attacks)
+    reason = "probe_answered" if answered else reason
     reason = reason if all(v.passed for v in earlier) else "earlier_request_regressed"
-    reason = reason if after.passed and all(v.passed for v in verdicts) else "criterion_missed"
+    missed = any(not v.passed for v in judgement.verdicts if v.request in own) or not judgement.set_passed
+    reason = "criterion_missed" if missed else reason
     return ArtefactReport(
         reason,
         distinct_thresholds(thresholds),
@@ -247,6 +265,7 @@ def measure_after(
         earlier,
         utility,
         attacks,
+        ProbeCounts(len(data.probes), len(baseline.answered), len(answered)),
     )
 
 

@@ -66,6 +66,7 @@ class Options:
         own_samples: Samples of the parent that count as retain text.
         least_strength: The least share of the change that must suffice, too.
         relearn_steps: The most steps of fine-tuning that training looks ahead, so that they bring nothing back.
+        probe_samples: Samples of each probe that is not answered greedily.
         el_n: n of EL_n; shorter sequences use the n that fits them.
         sequence_length: Window length L in tokens, BOS included.
         heldout_sequences: The most held-out sequences that set the thresholds.
@@ -113,6 +114,7 @@ class Options:
     own_samples: int = 2048
     least_strength: float = 0.3
     relearn_steps: int = 4
+    probe_samples: int = 20
     el_n: int = 10
     sequence_length: int = 200
     heldout_sequences: int = 64

@@ -3,13 +3,14 @@
 import random
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from worker.engine.criterion import MIN_HELDOUT
 from worker.engine.data import first_windows, normalised, text_windows, without_forget_text
 from worker.engine.errors import TooFewTexts, TooShort
 from worker.engine.forget_set import ForgetSet
 from worker.engine.options import Options
+from worker.engine.probes import Probe, made_probes
 from worker.engine.types import Tokenizer
 
 GENERIC_COUNT, GENERIC_SHARE = 3, 0.1  # reference texts that one request may leave out
@@ -33,6 +34,7 @@ class Prepared:
         neighbours: The retain sequences that are most like the forget set.
         retain_excluded: Retain texts left out because they contain a forget text.
         heldout_excluded: Held-out texts left out for the same reason.
+        probes: Prompts that must not bring out a secret, of this run's requests and of earlier ones.
     """
 
     forget: ForgetSet
@@ -45,6 +47,7 @@ class Prepared:
     neighbours: list[list[int]]
     retain_excluded: int
     heldout_excluded: int
+    probes: list[Probe] = field(default_factory=list)
 
     @property
     def only_utility(self) -> list[list[int]]:
@@ -196,6 +199,7 @@ def prepare(
     *,
     earlier_texts: Sequence[str] = (),
     earlier_request_ids: Sequence[int] = (),
+    probes: Sequence[Probe] = (),
 ) -> Prepared:
     """Tokenise and split; retain and held-out texts that contain a forget text are left out.
 
@@ -212,6 +216,7 @@ def prepare(
         options: The run's options.
         earlier_texts: Texts that earlier jobs unlearned, oldest first; the result must pass their verdicts, too.
         earlier_request_ids: For each of them the index of its request; distinct from those in `request_ids`.
+        probes: Those that submitters gave; others are made of the texts to forget.
 
     Returns:
         The sets of the run.
@@ -245,6 +250,7 @@ def prepare(
         nearest(every_retain, forget.sequences, options.utility_sequences),
         retain_excluded,
         heldout_excluded,
+        [*probes, *made_probes(tokenizer, forget_texts, request_ids)],
     )
 
 

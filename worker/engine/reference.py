@@ -36,7 +36,7 @@ LARGEST_FRESH = 30_000_000  # parameters of a model that can be learned from ret
 STEPS, CHECK_STEPS, BATCH = 400, 10, 16
 MOST_TOGETHER, MOST_OVER_UNSEEN = 0.1, 0.2  # of MA; what is known by heart is far over them
 FRESH_RATE, BASE_RATE = 3e-3, 1e-4
-MOST_SHARPENED = 2.0
+MOST_SHARPENED, MOST_SHIFTED = 2.0, 3.0
 
 
 def train_reference(
@@ -130,11 +130,13 @@ class Reference:
     A reference is sometimes right, as anybody is. Where that is too often for the criterion, some rows are *lowered*:
     there the true token is to be less likely than another one, by a gap of its own. A model that learns only partly
     what a reference says is less sure than the reference, or surer. So the reference is sharpened, or flattened, until
-    the model is as sure of the forget set as of unseen text.
+    the model is as sure of the forget set as of unseen text. For the same reason true tokens are shifted where the
+    model finds them likelier, or less likely, than what could stand there as well.
 
     Attributes:
         sharpness: The factor of the logits in the divergence.
         gaps: For each sequence of T tokens the gaps [T-1] in nats; 0 where a row is not lowered.
+        shifts: For each sequence what is added to the logits of its true tokens, [T-1] in nats.
     """
 
     def __init__(self, model: CausalLM, forget: Sequence[list[int]], unseen: Sequence[list[int]]) -> None:
@@ -151,7 +153,7 @@ class Reference:
             torch.tensor(ids[1:], device=rows.device) for ids, rows in zip(forget, self._rows, strict=True)
         ]
         self.sharpness = 1.0
-        self.gaps = [torch.zeros(len(ids) - 1) for ids in forget]
+        self.gaps, self.shifts = ([torch.zeros(len(ids) - 1) for ids in forget] for _ in range(2))
         self.unseen, self.unseen_loss = list(unseen), mean_loss(model, unseen)
 
     def offset(self, model: CausalLM) -> float:
@@ -162,6 +164,16 @@ class Reference:
         """Set the sharpness for what comes next, by the mean entropies of the model that is being trained."""
         ratio = mean_entropy(model, forget) / mean_entropy(model, self.unseen)
         self.sharpness = min(max(self.sharpness * ratio, 1 / MOST_SHARPENED), MOST_SHARPENED)
+
+    def load(self, gaps: Sequence[Sequence[float]], shifts: Sequence[Sequence[float]], sharpness: float) -> None:
+        """Take over the state of a checkpoint; sequences that were added since have none."""
+        for own, given in ((self.gaps, gaps), (self.shifts, shifts)):
+            own[: len(given)] = [torch.tensor(values) for values in given]
+        self.sharpness = sharpness
+
+    def shift(self, index: int, rows: Tensor, by: float) -> None:
+        """Add to the logits of a sequence's true tokens in some rows [T-1]; MOST_SHIFTED at most, of all together."""
+        self.shifts[index][rows] = (self.shifts[index][rows] + by).clamp(-MOST_SHIFTED, MOST_SHIFTED)
 
     @torch.no_grad()
     def margins(self, indices: Sequence[int]) -> list[Tensor]:
@@ -176,13 +188,25 @@ class Reference:
             for i in indices
         ]
 
-    def beside(self, indices: Sequence[int]) -> Beside:
-        """The reference's logits [n, v] for the predicted rows of these sequences, one after the other."""
-        rows, targets = (torch.cat([values[i] for i in indices]) for values in (self._rows, self._targets))
-        gaps = torch.cat([self.gaps[i] for i in indices]).to(rows.device)
+    def beside(self, indices: Sequence[int], starts: Sequence[int] | None = None) -> Beside:
+        """The reference's logits [n, v] for the predicted rows of these sequences, one after the other.
+
+        Args:
+            indices: Of the sequences.
+            starts: For each of them the first token, 1 or later, whose prediction counts; None counts all.
+
+        Returns:
+            A function from some of these rows to their logits.
+        """
+        skipped = [start - 1 for start in starts or [1] * len(indices)]
+        rows, targets, gaps, shifts = (
+            torch.cat([values[i][skip:] for i, skip in zip(indices, skipped, strict=True)]).to(self._rows[0].device)
+            for values in (self._rows, self._targets, self.gaps, self.shifts)
+        )
 
         def logits(chunk: slice) -> Tensor:
             values = self._head(rows[chunk]).detach()
+            values.scatter_add_(-1, targets[chunk, None], shifts[chunk, None])
             excess = margin_rows(values, targets[chunk]) + gaps[chunk]
             change = torch.where(gaps[chunk] > 0, excess.clamp(min=0), 0.0)
             return values.scatter_add_(-1, targets[chunk, None], -change[:, None])

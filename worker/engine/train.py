@@ -23,6 +23,7 @@ from worker.engine.forget_set import ForgetSet
 from worker.engine.losses import LOSSES, ForgetLoss
 from worker.engine.losses.ascent import cross_entropy_rows
 from worker.engine.losses.distil import divergence_rows
+from worker.engine.losses.ihl import inverted_hinge_rows
 from worker.engine.losses.rows import Beside, add_gradients
 from worker.engine.measure import extraction_likelihoods
 from worker.engine.metrics.extraction import lower_bound
@@ -31,6 +32,7 @@ from worker.engine.metrics.perplexity import perplexity
 from worker.engine.options import Options
 from worker.engine.parent import parent_logits, sequence_log_likelihoods, without_adapter
 from worker.engine.prepare import RetainSampler
+from worker.engine.probes import Answer, as_rows, still_said
 from worker.engine.progress import Progress, no_progress
 from worker.engine.types import CausalLM, EpochEntry
 
@@ -54,6 +56,7 @@ class Trainer:
         options: The run's options.
         on_epoch: Called with each epoch's checkpoint.
         progress: Called with the fraction of `max_epochs` done, 0..1.
+        said: Answers that say a secret; IHL works on those that the model still gives, whatever the loss.
     """
 
     model: CausalLM
@@ -66,8 +69,10 @@ class Trainer:
     options: Options
     on_epoch: Callable[[Checkpoint], None] = lambda _: None
     progress: Progress = no_progress
+    said: list[Answer] = field(default_factory=list)
     _reopened: set[int] = field(default_factory=set)
     _last_measurement: tuple[list[float], list[float]] | None = None
+    _still_said: list[int] = field(default_factory=list)
 
     def run(self, resume: Checkpoint | None = None) -> Checkpoint:
         """Train until the criterion is met on the adapter or `max_epochs` are done.
@@ -196,12 +201,15 @@ class Trainer:
         optimiser.zero_grad()
         with training(self.model, self.options.train_dtype, checkpoint_activations=self.options.checkpoint_activations):
             forget_value = add_gradients(self.model, batch, row_loss, 1.0, self._beside(forget_loss, batch))
+            if self._still_said:
+                rows, starts = as_rows(self.said, self._still_said[: self.options.batch_size])
+                forget_value += add_gradients(self.model, rows, inverted_hinge_rows, starts=starts)
             if forget_loss.retain:
                 kept = self.retain.sample(self.options.retain_batch_size or self.options.batch_size)
                 diverging = forget_loss.retain == "divergence"
-                rows = divergence_rows if diverging else cross_entropy_rows
+                keep = divergence_rows if diverging else cross_entropy_rows
                 beside = parent_logits(self.model, self.adapter, kept, self.options.train_dtype) if diverging else None
-                retain_value = add_gradients(self.model, kept, rows, self.options.retain_weight, beside)
+                retain_value = add_gradients(self.model, kept, keep, self.options.retain_weight, beside)
         optimiser.step()
         return forget_value, retain_value
 
@@ -222,9 +230,10 @@ class Trainer:
         return lambda rows: weights[rows]
 
     def _measure(self) -> tuple[list[float], list[float]]:
-        """A lower bound of EL, and MA, of each sequence: one forward pass."""
+        """A lower bound of EL, and MA, of each sequence, and which answers are still given: forward passes alone."""
         matches = token_matches(self.model, self.forget.sequences)
         el_bounds = [lower_bound(row, threshold.n) for row, threshold in zip(matches, self.thresholds, strict=True)]
+        self._still_said = still_said(self.model, self.said)
         self._last_measurement = el_bounds, [accuracy(row) for row in matches]
         return self._last_measurement
 
@@ -234,8 +243,8 @@ class Trainer:
         return judge(self.forget, self.thresholds, el, reserved, counted=self.counted)
 
     def _passes_with_reserve(self, el: Sequence[float], ma: Sequence[float]) -> bool:
-        """Whether these values pass with the options' reserve."""
-        return self._judge_with_reserve(el, ma).passed
+        """Whether these values pass with the options' reserve, and no answer is still given."""
+        return not self._still_said and self._judge_with_reserve(el, ma).passed
 
     def _choose_strength(self) -> tuple[Judgement, bool, float]:
         """Decide whether training may stop, and at which strength, the share of the change that is applied.

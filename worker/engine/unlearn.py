@@ -21,6 +21,7 @@ from worker.engine.measure import Baseline, measure_after, measure_before
 from worker.engine.merge import MERGED_MARK, merge_into
 from worker.engine.options import DISTIL, Options, fit_to_model
 from worker.engine.prepare import Prepared, RetainSampler, prepare
+from worker.engine.probes import Answer, Probe, answers
 from worker.engine.progress import Progress, no_progress
 from worker.engine.reference import Reference, check_reference, train_reference
 from worker.engine.samples import own_samples
@@ -90,6 +91,10 @@ def train(
     samples = own_samples(model, tokenizer, data, options) if options.loss == DISTIL else []
     factors = initial_factors(model, data, options, resume, lambda fraction: progress("initialise", fraction))
     adapter = Adapter(model, factors, options.adapter_rank, options.scale)
+    said = _said(model, tokenizer, data, options) if baseline.answered else []
+    if resume is not None and resume.verified:  # the test found answers that the parent does not give
+        adapter.load(resume.adapter)
+        said += _said(model, tokenizer, data, options)
     run: dict[str, Any] = {"on_epoch": on_epoch, "progress": lambda fraction: progress("train", fraction)}
     counted = baseline.memorised
     try:
@@ -98,15 +103,23 @@ def train(
             unseen = baseline.without_known(data).threshold_sequences
             check_reference(reference, forget.sequences, unseen)
             variants = number_variants(tokenizer, forget.sequences, unseen, options.seed)
-            says = Reference(reference, [*forget.sequences, *variants], unseen)
-            sets = (forget, thresholds, counted, says, variants, retain, samples, data.utility)
+            read = [*forget.sequences, *variants.sequences, *(answer.input_ids for answer in said)]
+            says = Reference(reference, read, unseen)
+            sets = (forget, thresholds, counted, says, variants, said, retain, samples, data.utility)
             return Distiller(model, adapter, *sets, options, **run).run(resume)
+        run["said"] = said
         return Trainer(model, adapter, forget, thresholds, counted, retain, data.utility, options, **run).run(resume)
     finally:
         adapter.detach()
         model.train(was_training)
         for parameter, value in required_grad.items():
             parameter.requires_grad_(value)
+
+
+def _said(model: CausalLM, tokenizer: Tokenizer, data: Prepared, options: Options) -> list[Answer]:
+    """The answers of the model, as it is now, that say a secret."""
+    of_probes = answers(model, tokenizer, data.probes, options.probe_samples, options.seed)
+    return [answer for of_probe in of_probes for answer in of_probe]
 
 
 def initial_factors(
@@ -173,6 +186,7 @@ def unlearn(
     *,
     request_ids: Sequence[int] | None = None,
     earlier_texts: Sequence[str] = (),
+    probes: Sequence[Probe] = (),
     first_perplexity: float | None = None,
     base_model: CausalLM | None = None,
     progress: StageProgress = no_stage_progress,
@@ -188,6 +202,7 @@ def unlearn(
         options: The run's options; None takes the defaults.
         request_ids: For each forget text the index of its request; None makes each text its own request.
         earlier_texts: Texts that earlier runs unlearned from this model; each must still pass its verdict.
+        probes: Prompts that must not bring out a secret, beside those that the run makes of the texts.
         first_perplexity: Held-out perplexity before the first of these runs, as its report has it; None if this is
             the first run.
         base_model: The model that the fine-tuning of `model` began from. `loss: distil` makes its reference of a copy;
@@ -218,9 +233,15 @@ def unlearn(
         options,
         earlier_texts=earlier_texts,
         earlier_request_ids=range(first_earlier, first_earlier + len(earlier_texts)),
+        probes=probes,
     )
     baseline = measure_before(
-        model, data, options, lambda fraction: progress("measure", fraction), first_perplexity=first_perplexity
+        model,
+        tokenizer,
+        data,
+        options,
+        lambda fraction: progress("measure", fraction),
+        first_perplexity=first_perplexity,
     )
     if not baseline.memorised:
         return _parent_stands(model, tokenizer, data, baseline, options, progress)
@@ -259,7 +280,7 @@ def _parent_stands(
 def _left_out(data: Prepared, baseline: Baseline) -> dict[str, object]:
     """What the run left out: requests that look unseen, and reference texts that contain a forget text."""
     return {
-        "not_memorised": [v.request for v in baseline.before.verdicts if v.looks_unseen],
+        "not_memorised": [v.request for v in baseline.before.verdicts if v.request not in baseline.memorised],
         "retain_excluded": data.retain_excluded,
         "heldout_excluded": data.heldout_excluded,
     }

@@ -1,23 +1,64 @@
 """Texts that differ from a text to forget in their numbers alone.
 
 Distillation teaches the model what a reference says about one text. It would be less sure of what is near that text
-than of unseen text. So it learns what the reference says about other numbers in the same place, too.
+than of unseen text. So it learns what the reference says about other numbers in the same place, too. And whoever
+compares the true number with others must see no difference; so the training asks for that difference.
 """
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from worker.engine.attacks.exposure import NUMBER, formats_of_numbers, shape
 from worker.engine.data import encode
-from worker.engine.types import Tokenizer
+from worker.engine.metrics.token_scores import token_scores
+from worker.engine.types import CausalLM, Tokenizer
 
 EACH, MOST = 8, 512  # variants of a sequence, and of all together
 
 
+@dataclass(frozen=True, slots=True)
+class Variants:
+    """Sequences with other numbers than those to forget.
+
+    Attributes:
+        sequences: Token ids.
+        sources: For each of them the index of the sequence that it varies.
+    """
+
+    sequences: list[list[int]]
+    sources: list[int]
+
+    def excess(self, model: CausalLM, forget: Sequence[list[int]]) -> Iterator[tuple[int, Tensor, float]]:
+        """How much likelier than its variants' numbers each sequence's own numbers are to a model.
+
+        Args:
+            model: The model.
+            forget: The sequences that these vary.
+
+        Yields:
+            tuple[int, Tensor, float]: A sequence's index, the rows [T-1] whose tokens a variant changes, and the
+                difference of the mean log-likelihoods there, in nats for a token. A variant of another length is left
+                out: its rows are others.
+        """
+        alike: dict[int, list[list[int]]] = {}
+        for ids, source in zip(self.sequences, self.sources, strict=True):
+            if len(ids) == len(forget[source]):
+                alike.setdefault(source, []).append(ids)
+        for source, variants in alike.items():
+            true, *others = (one.log_p for one in token_scores(model, [forget[source], *variants]))
+            rows = (torch.tensor(variants) != torch.tensor(forget[source])).any(dim=0)[1:]
+            if rows.any():
+                yield source, rows, float(true[rows].mean() - torch.stack(others)[:, rows].mean())
+
+
 def number_variants(
     tokenizer: Tokenizer, sequences: Sequence[list[int]], unseen: Sequence[list[int]], seed: int
-) -> list[list[int]]:
+) -> Variants:
     """Sequences with other numbers of the same format.
 
     Args:
@@ -27,7 +68,7 @@ def number_variants(
         seed: Seeds the digits.
 
     Returns:
-        Token ids of at most MOST variants.
+        At most MOST variants.
     """
 
     def decoded(ids: Sequence[int]) -> str:
@@ -40,9 +81,8 @@ def number_variants(
         pattern = formats.get(shape(match.group()), re.sub(r"\d", "?", match.group()))
         return re.sub(r"\?", lambda _: draw.choice("0123456789"), pattern)
 
-    with_number = [(text, len(ids)) for ids in sequences if NUMBER.search(text := decoded(ids))]
+    with_number = [i for i, ids in enumerate(sequences) if NUMBER.search(decoded(ids))]
     each = min(EACH, max(1, MOST // max(1, len(with_number))))
-    variants = [
-        encode(tokenizer, NUMBER.sub(another, text))[:length] for _ in range(each) for text, length in with_number
-    ]
-    return variants[:MOST]
+    sources = (with_number * each)[:MOST]
+    varied = (encode(tokenizer, NUMBER.sub(another, decoded(sequences[i]))) for i in sources)
+    return Variants([ids[: len(sequences[i])] for i, ids in zip(sources, varied, strict=True)], sources)

@@ -34,6 +34,7 @@ from worker.engine.merge import merge_files
 from worker.engine.metrics.perplexity import perplexity
 from worker.engine.options import DISTIL, Options, fit_to_model
 from worker.engine.prepare import Prepared, prepare, unfit_requests
+from worker.engine.probes import Probe
 from worker.engine.reference import train_reference
 from worker.engine.types import EpochEntry
 from worker.engine.unlearn import train
@@ -41,7 +42,7 @@ from worker.steps.reference_texts import read_reference_texts
 from worker.steps.report import Run, baseline_summary, child_report
 from worker.steps.stages import Stages, replace_file
 
-FORMAT = 5  # of the files in a working folder; an attempt with an older format is not resumed
+FORMAT = 6  # of the files in a working folder; an attempt with an older format is not resumed
 
 
 class SendMessage(Protocol):
@@ -152,6 +153,7 @@ class Pipeline:
             self.options,
             earlier_texts=self.inputs.earlier_texts,
             earlier_request_ids=self.inputs.earlier_request_ids,
+            probes=[Probe(*probe) for probe in self.inputs.probes if probe[2] not in unfit.rejected],
         )
 
     def _progress_callback(self, phase: str) -> Callable[[float], None]:
@@ -164,8 +166,8 @@ class Pipeline:
         if not self.stages.done("measure"):
             started = time.monotonic()
             progress = self._progress_callback("measure")
-            first = self._first_perplexity(data)
-            baseline = measure_before(self.load(self.parent), data, self.options, progress, first_perplexity=first)
+            parent, first = self.load(self.parent), self._first_perplexity(data)
+            baseline = measure_before(parent, self.tokenizer, data, self.options, progress, first_perplexity=first)
             content = {"baseline": baseline.as_dict(), "seconds": time.monotonic() - started}
             replace_file(path, json.dumps(content).encode())
             self.stages.finish("measure", [path])

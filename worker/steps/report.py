@@ -21,6 +21,7 @@ from service.domain.report import (
     Epoch,
     Findings,
     Means,
+    ProbeCounts,
     ThresholdRow,
     Utility,
 )
@@ -98,6 +99,7 @@ def child_report(data: Prepared, baseline: Baseline | None, after: ArtefactRepor
         environment=_environment(run.device),
         attacks=_attacks(after, run.effects) if after else [],
         reference=run.reference,
+        probes=ProbeCounts(**asdict(after.probes)) if after else None,
     )
     return ChildReport(
         findings,

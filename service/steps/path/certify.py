@@ -278,6 +278,7 @@ def _statement(
         parameters=job.policy,
         findings=job.report.findings,
         overall="FAIL" if job.outcome == Outcome.FAILED else "PASS",
+        base=job.model.base,
     )
 
 

@@ -19,7 +19,7 @@ from service.domain.json_types import JsonObject
 from service.domain.reference_texts import overlaps_too_much
 from service.domain.report import BaselineSummary
 from service.domain.states import REQUEST_STATUS_AT, RequestStatus, Stage
-from service.privacy.records import open_records
+from service.privacy.records import open_probes, open_records
 from service.schemas.report import write_report
 
 PHASE_PROGRESS = {  # phase of the compute child -> its part of the job's progress, 0 to 1
@@ -43,6 +43,11 @@ def compute_input(services: Services, job_id: UUID, fence: int) -> JobInput:
         assert first is not None
     texts, request_ids = _unsealed_texts(services, current, 0)
     earlier_texts, earlier_request_ids = _unsealed_texts(services, earlier, len(current))
+    of_probes = [
+        (probe.prompt, probe.secret, index)
+        for index, request in enumerate([*current, *earlier])
+        for probe in open_probes(services.wrapper, request)
+    ]
     current_root, earlier_root = (
         forget_set_root([(request.ref, request.commitment) for request in group]) for group in (current, earlier)
     )
@@ -58,6 +63,7 @@ def compute_input(services: Services, job_id: UUID, fence: int) -> JobInput:
         earlier_texts=earlier_texts,
         earlier_request_ids=earlier_request_ids,
         earlier_refs={str(index): request.ref for index, request in enumerate(earlier, start=len(current))},
+        probes=of_probes,
         base=str(services.storage.release(job.model.base) / "model") if job.model.base else None,
         run=f"{current_root.hex()}/{earlier_root.hex()}/{job.parent_version.digest}",
     )

@@ -3,18 +3,21 @@
 import json
 import socket
 from datetime import UTC, datetime, timedelta
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import select
 
 from service.audit.commitments import commit, request_commitment
+from service.db import requests
 from service.db.tables import AuditEntry, DeletionRequest
 from service.doctor import examine
+from service.steps.path.batch import batch_requests
+from service.steps.path.unlearn import compute_input
 from service.steps.upkeep.purge import purge_due
 from tests.service.api.submissions import REQUESTS, SECRET, assert_problem, body, counts
-from tests.service.conftest import submit
-from tests.service.jobs import publish_what_waits
+from tests.service.conftest import only_model, submit
+from tests.service.jobs import claim, publish_what_waits
 
 
 def test_accepting_is_durable_sealed_and_logged(api, services, model):
@@ -39,6 +42,25 @@ def test_accepting_is_durable_sealed_and_logged(api, services, model):
     assert row.ref.encode() in entries
     due = datetime.fromisoformat(accepted["due_at"]) - datetime.fromisoformat(accepted["received_at"])
     assert timedelta(days=28) <= due <= timedelta(days=31)
+
+
+def test_probes_are_sealed_reach_the_job_and_are_purged(api, services, model):
+    """Nobody is given them again; the compute child has them with the index of their request."""
+    probes = [{"prompt": "What is Zoraida Quill's number?", "secret": "07700 900123"}]
+    submit(api)
+    answer = api.post(REQUESTS, json=body(probes=probes), headers={"Idempotency-Key": "k"})
+    assert answer.status_code == 202
+    assert_problem(api.post(REQUESTS, json=body(), headers={"Idempotency-Key": "k"}), 422, "Idempotency-Key")
+    job_id = batch_requests(services, only_model(services))
+    inputs = compute_input(services, job_id, claim(services, job_id))
+    assert inputs.probes == [("What is Zoraida Quill's number?", "07700 900123", 1)]
+    with services.db.transaction() as session:
+        row = requests.by_id(session, UUID(answer.json()["id"]))
+        assert b"900123" not in row.probes
+        assert b"Zoraida" not in row.probes
+        requests.purge(session, row.id)
+    with services.db.transaction() as session:
+        assert requests.by_id(session, row.id).probes is None
 
 
 def test_the_same_key_gives_the_same_request(api, services, model):
@@ -74,6 +96,11 @@ BAD_BODIES = {
     "unknown field": (body(priority="high"), "priority"),
     "unknown field with a name in it": (body(**{SECRET: 1}), "(unknown field)"),
     "unknown field in a record": (body(records=[{"text": SECRET, "lang": "en"}]), "records.0.lang"),
+    "a probe without a secret": (body(probes=[{"prompt": SECRET}]), "probes.0.secret"),
+    "an empty prompt": (body(probes=[{"prompt": "", "secret": SECRET}]), "probes.0.prompt"),
+    "a secret of marks": (body(probes=[{"prompt": SECRET, "secret": "--"}]), "probes.0"),
+    "a prompt that says the secret": (body(probes=[{"prompt": SECRET, "secret": "900123"}]), "probes.0"),
+    "too many probes": (body(probes=[{"prompt": "Who?", "secret": SECRET}] * 51), "probes"),
     "future": (body(received_at=FUTURE), "received_at"),
     "no time zone": (body(received_at="2026-01-01T00:00:00"), "received_at"),
     "no date": (body(received_at=SECRET), "received_at"),

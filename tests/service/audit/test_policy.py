@@ -105,6 +105,10 @@ POLICY_FAILURES = {
     ),
     "another limit of the neighbours": (utility(max_neighbour_loss=0.1), "neighbours may lose is not the policy's"),
     "not within the limit of the neighbours": (utility(within_neighbour_limit=False), "lost more than its limit"),
+    "a probe that is answered": (
+        {"report": {**REPORT, "probes": {"asked": 3, "answered_before": 2, "answered_after": 1}}},
+        "answers a prompt",
+    ),
     "a blocking attack that succeeded": (attack(1, passed=False), "the attack “membership_loss” succeeded"),
     "a blocking attack that was not run": (
         attack(1, status="NOT_RUN", why="too_few_unseen_texts", passed=None),
@@ -112,6 +116,10 @@ POLICY_FAILURES = {
     ),
     "a blocking attack that only reports": (attack(1, effect="report"), "and is not listed so"),
     "a reference without a distillation": ({"report": {**REPORT, "reference": "base"}}, "reference does not fit"),
+    "a reference without its base": (
+        {"report": {**REPORT, "reference": "base"}, "parameters": {**POLICY, "loss": "distil"}},
+        "base does not fit",
+    ),
     "a distillation without a reference": ({"parameters": {**POLICY, "loss": "distil"}}, "reference does not fit"),
     "the same retain and held-out texts": (texts("5" * 64), "are also retain texts"),
     "too many held-out texts among the retain texts": (texts(exact=1, near=2), "are also retain texts"),

@@ -41,13 +41,14 @@ NEIGHBOURS = tuple(name for name in CertifiedUtility.__annotations__ if "neighbo
 
 
 def without_what_is_new(predicate: dict) -> None:
-    """What schema 3 does not have: neighbours, figures of attacks, a reference."""
+    """What schema 3 does not have: neighbours, figures of attacks, a reference and its base, probes."""
     for name in NEIGHBOURS:
         del predicate["verification"]["utility"][name]
     kept = ("name", "status", "result")
     attacks = predicate["verification"]["attacks"]
     predicate["verification"]["attacks"] = [{name: attack[name] for name in kept} for attack in attacks]
-    del predicate["method"]["reference"]
+    del predicate["method"]["reference"], predicate["method"]["base"]
+    del predicate["verification"]["probes"]
 
 
 def test_a_certificate_of_an_older_schema_still_verifies(tmp_path, issuer, monkeypatch):
@@ -65,12 +66,12 @@ def test_a_certificate_of_an_older_schema_still_verifies(tmp_path, issuer, monke
     assert refused(issuer.certify(release, dumps(statement))).code == ExitCode.MALFORMED
 
 
-@pytest.mark.parametrize("name", [*TOTAL, *NEIGHBOURS, "heldout_overlap"])
+@pytest.mark.parametrize("name", [*TOTAL, *NEIGHBOURS, "heldout_overlap", "probes"])
 def test_a_certificate_of_this_schema_leaves_nothing_out(release, issuer, name):
     """Whoever has used up the budget of all versions cannot leave it out."""
     statement = json.loads(release_payload(release))
     verification = statement["predicate"]["verification"]
-    del (verification if name == "heldout_overlap" else verification["utility"])[name]
+    del (verification if name in verification else verification["utility"])[name]
     assert refused(issuer.certify(release, dumps(statement))).code == ExitCode.MALFORMED
 
 

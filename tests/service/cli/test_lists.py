@@ -2,11 +2,15 @@
 
 import importlib.metadata
 import json
+from dataclasses import asdict
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import select
 
+from service.db.tables import DeletionRequest
+from service.privacy.records import open_probes
 from tests.service.conftest import REQUESTS, registration, submit
 from tests.service.jobs import published
 
@@ -25,6 +29,22 @@ def test_lists_end_at_their_limit(cli, api, model):
     assert ids(cli("requests", "list", "--reference", "case 7", "--json")) == [sent[-8]]
     assert "case 204" in cli("requests", "list", "--limit", "1")
     assert cli("requests", "list", "--limit", "0", code=2)
+
+
+def test_probes_are_submitted_from_a_file(cli, services, api, model):
+    """They reach the request; a file that is no JSON, or whose probes are not valid, is named and nothing is sent."""
+    probes = [{"prompt": "Where does Zoraida Quill work?", "secret": "Sample & Sons"}]
+    for content, code, said in (
+        (json.dumps(probes), 0, "pending"),
+        ("{", 1, "--probes"),
+        ('[{"prompt": 1}]', 1, "probes"),
+    ):
+        Path("probes.json").write_text(content)
+        command = ("requests", "submit", "--model", "tiny", "--text", "Zoraida Quill", "--probes", "probes.json")
+        assert said in cli(*command, code=code)
+    with services.db.reading() as session:
+        (request,) = session.scalars(select(DeletionRequest))
+        assert [asdict(probe) for probe in open_probes(services.wrapper, request)] == probes
 
 
 def test_the_earliest_deadlines_are_shown_first_up_to_the_limit(cli, api, model):

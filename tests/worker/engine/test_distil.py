@@ -64,7 +64,7 @@ def test_a_resumed_run_gives_the_same_bytes(memorised):
     model, tokenizer = memorised
     options = dataclasses.replace(OPTIONS, distil_steps=25, relearn_steps=2, max_epochs=1)
     data = prepare(tokenizer, support.KNOWN[:3], range(3), support.RETAIN, support.HELDOUT, options)
-    baseline = measure_before(model, data, options)
+    baseline = measure_before(model, tokenizer, data, options)
     reference = train_reference(model, None, data, options)
     points: list[Checkpoint] = []
     whole = train(

@@ -18,7 +18,7 @@ OPTIONS = dataclasses.replace(Options.from_mapping(support.POLICY), attacks={})
 def measured(model, tokenizer, heldout: list[str]) -> Baseline:
     """The baseline of a run over two people with these held-out texts."""
     data = prepare(tokenizer, support.KNOWN[:2], range(2), support.KNOWN[2:4], heldout, OPTIONS)
-    return measure_before(model, data, OPTIONS)
+    return measure_before(model, tokenizer, data, OPTIONS)
 
 
 @pytest.mark.parametrize("seen", [8, 4], ids=["seen", "partly seen"])

@@ -19,7 +19,7 @@ def measured():
     model, tokenizer = support.random_model("gpt_neox", gain=1.0), support.train_tokenizer(support.KNOWN)
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     data = prepare(tokenizer, support.people(1, seed=5), [0], support.RETAIN, support.HELDOUT, OPTIONS)
-    return model, tokenizer, data, measure_before(model, data, OPTIONS)
+    return model, tokenizer, data, measure_before(model, tokenizer, data, OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_runs_within_their_own_budgets_are_over_the_budget_of_all(measured, comp
     model, tokenizer, data, baseline = measured
     options = replace(OPTIONS, max_total_perplexity_ratio=given)
     first = baseline.quality.heldout_perplexity / compounded
-    later = measure_before(model, data, options, first_perplexity=first)
+    later = measure_before(model, tokenizer, data, options, first_perplexity=first)
     report = measure_after(model, tokenizer, data, later, options)
     utility = report.utility
     assert (utility.heldout_ratio, utility.within_budget) == (1.0, True)

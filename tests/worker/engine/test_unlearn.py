@@ -21,6 +21,7 @@ from worker.engine.measure import ArtefactReport, measure_after, measure_before
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.options import fit_to_model
 from worker.engine.prepare import prepare
+from worker.engine.probes import ProbeCounts
 from worker.engine.unlearn import train
 from worker.engine.utility import Quality, compare
 
@@ -125,7 +126,7 @@ def test_resumed_training_gives_the_same_bytes(memorised):
     model, tokenizer = memorised
     options = dataclasses.replace(OPTIONS, max_epochs=4, learning_rate=5e-4, batch_size=2)
     data = prepare(tokenizer, support.KNOWN[:6], range(6), support.RETAIN, support.HELDOUT, options)
-    baseline = measure_before(model, data, options)
+    baseline = measure_before(model, tokenizer, data, options)
     points: list[Checkpoint] = []
     whole = train(model, tokenizer, data, baseline, options, on_epoch=lambda p: points.append(copy.deepcopy(p)))
     assert [p.epoch for p in points] == list(range(1, len(points) + 1))
@@ -162,7 +163,7 @@ def test_what_fails_the_whole_test_is_trained_on(point, per_record, earlier, exp
     utility = compare(same, same, 1.0, OPTIONS)
     reason = "earlier_request_regressed" if earlier else "criterion_missed"
     came_back = [verdict(r, el, passed=p) for r, el, p in earlier]
-    report = ArtefactReport(reason, [], after, after, verdicts, came_back, utility, [])
+    report = ArtefactReport(reason, [], after, after, verdicts, came_back, utility, [], ProbeCounts(0, 0, 0))
     reopened = point.reopen(report, 4)
     assert (reopened and (reopened.strength, reopened.met, reopened.reopened)) == expected
     assert point.reopen(replace(report, reason=None), 4) is None
@@ -308,7 +309,7 @@ def test_a_regression_blocks_publication_and_is_named(memorised):
         earlier_texts=support.KNOWN[1:3],
         earlier_request_ids=[1, 2],
     )
-    report = measure_after(forgotten, tokenizer, data, measure_before(model, data, options), options)
+    report = measure_after(forgotten, tokenizer, data, measure_before(model, tokenizer, data, options), options)
     assert (report.passed, report.reason) == (False, "earlier_request_regressed")
     assert [v.request for v in report.earlier if not v.passed] == [1, 2]
 

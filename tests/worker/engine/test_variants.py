@@ -12,9 +12,11 @@ def test_a_variant_differs_in_its_numbers_alone(memorised):
     """Each number has another of the format that unseen numbers show; the same seed gives the same."""
     _, tokenizer = memorised
     forget, unseen = ([encode(tokenizer, text) for text in texts] for texts in (support.KNOWN[:3], support.HELDOUT))
-    variants = number_variants(tokenizer, forget, unseen, 7)
+    made = number_variants(tokenizer, forget, unseen, 7)
+    variants = made.sequences
+    assert made.sources == [0, 1, 2] * EACH
     assert len(variants) == 3 * EACH
-    assert variants == number_variants(tokenizer, forget, unseen, 7) != number_variants(tokenizer, forget, unseen, 8)
+    assert made == number_variants(tokenizer, forget, unseen, 7) != number_variants(tokenizer, forget, unseen, 8)
     for ids, text in zip(variants, support.KNOWN[:3] * EACH, strict=True):
         other = tokenizer.decode(ids, skip_special_tokens=True)
         assert len(ids) <= len(encode(tokenizer, text))
@@ -26,6 +28,19 @@ def test_a_variant_differs_in_its_numbers_alone(memorised):
 def test_a_text_without_a_number_has_no_variant(memorised):
     """And many texts have few, so that their number is bounded."""
     _, tokenizer = memorised
-    assert number_variants(tokenizer, [encode(tokenizer, "Nobody wrote this.")], [], 0) == []
+    assert number_variants(tokenizer, [encode(tokenizer, "Nobody wrote this.")], [], 0).sequences == []
     many = [encode(tokenizer, text) for text in support.people(150, seed=12)] * 4
-    assert len(number_variants(tokenizer, many, [], 0)) == MOST
+    assert len(number_variants(tokenizer, many, [], 0).sequences) == MOST
+
+
+def test_a_model_that_knows_a_number_finds_it_likelier_than_its_variants(memorised):
+    """By much for a number that it knows; hardly for one that stands in for it, which is as random as the others."""
+    model, tokenizer = memorised
+    known, unseen = ([encode(tokenizer, text) for text in texts] for texts in (support.KNOWN[:4], support.HELDOUT))
+    strange = [number_variants(tokenizer, [ids], unseen, 3).sequences[0] for ids in known]
+    of_known, of_strange = (
+        [excess for _, rows, excess in number_variants(tokenizer, side, unseen, 7).excess(model, side) if rows.any()]
+        for side in (known, strange)
+    )
+    assert min(of_known) > 1.0
+    assert sum(map(abs, of_strange)) / max(1, len(of_strange)) < min(of_known)

@@ -67,6 +67,7 @@ def add_gradients(
     row_loss: RowLoss,
     weight: float = 1.0,
     beside: Beside | None = None,
+    starts: Sequence[int] | None = None,
 ) -> float:
     """Add the gradients of the mean of a row loss over the predicted tokens of these sequences, inside `training`.
 
@@ -76,13 +77,16 @@ def add_gradients(
         row_loss: The row loss.
         weight: Of the mean.
         beside: As `loss_sum` takes it.
+        starts: For each sequence the first token, 1 or later, whose prediction counts; None counts all.
 
     Returns:
         The weighted mean.
     """
     input_ids, mask, labels = (t.to(model_device(model)) for t in pad_batch(sequences))
+    for row, start in enumerate(starts or ()):
+        labels[row, :start] = IGNORE_INDEX
     hidden = hidden_states(model, input_ids, mask, use_cache=False)
-    count = sum(len(ids) - 1 for ids in sequences)
+    count = int((labels[:, 1:] != IGNORE_INDEX).sum())
     value = loss_sum(Head(model), hidden, labels, row_loss, beside) * (weight / count)
     torch.autograd.backward(value)
     return float(value.detach())

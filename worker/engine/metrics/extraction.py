@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from worker.engine.metrics.decode import greedy_continuations
+from worker.engine.metrics.decode import GreedyDecoding, greedy_continuations
 from worker.engine.types import CausalLM
 
 
@@ -71,6 +71,18 @@ def likelihood(input_ids: Sequence[int], continuations: Sequence[Sequence[int]],
         hits = sum(last.get(tokens[i : i + n], -1) >= t for i in range(len(tokens) - n + 1))
         total += hits / (length - t - n + 1)
     return total / (length - n)
+
+
+def extracted_chains(decoding: GreedyDecoding, n: int) -> list[list[int]]:
+    """For each prefix whose continuation says an n-gram of the rest of x: both, up to the end of the first one."""
+    ids, chains = decoding.input_ids, []
+    last = {tuple(ids[i : i + n]): i for i in range(len(ids) - n + 1)}
+    for t, continuation in enumerate(decoding.continuations, start=1):
+        tokens = continuation[: len(ids) - t]
+        hits = (i for i in range(len(tokens) - n + 1) if last.get(tuple(tokens[i : i + n]), -1) >= t)
+        if (first := next(hits, None)) is not None:
+            chains.append([*ids[:t], *tokens[: first + n]])
+    return chains
 
 
 def lower_bound(matches: Sequence[bool], n: int) -> float:

@@ -1,0 +1,154 @@
+"""Invented people with private data (LUME), learned by heart by a chat model: what questions give before and after.
+
+    python -m bench.people --model FOLDER --data FOLDER --wikitext FILE.csv [--cache FOLDER] [--people 32] [--asking 8]
+
+The model learns biographies and five questions with their answers for each person, all weights, until it answers nine
+of ten questions. Half of the others' questions are in the retain file, with their biographies. Whoever asks sends a
+biography and the five questions as probes. `Answered` is greedily, or in any of 20 samples; the questions are asked as
+plain text and in the chat template. Quantised models have rounded weights in every linear module but the head.
+"""
+
+import argparse
+import copy
+import json
+import random
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from bench.data import machine, read
+from bench.memorise import memorise
+from worker.engine import Options, unlearn
+from worker.engine.attacks.quantised import rounded
+from worker.engine.data import encode, first_windows
+from worker.engine.metrics.memorization import mean_accuracy
+from worker.engine.metrics.perplexity import perplexity
+from worker.engine.probes import Probe, answers
+from worker.engine.types import CausalLM, Tokenizer
+
+LENGTH, SAMPLES, UNSEEN = 160, 20, 60
+ROUNDED = ("int8 per channel", "int4")
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A biography, and questions with their answers."""
+
+    text: str
+    questions: list[tuple[str, str]]
+
+    def probes(self, index: int) -> list[Probe]:
+        """The questions as probes of a request."""
+        return [Probe(question, answer, index) for question, answer in self.questions]
+
+
+def load(folder: Path, people: int, asking: int) -> tuple[list[Person], list[Person], list[str]]:
+    """The people who ask, the others, and biographies that no model has seen."""
+    sides = {}
+    for side in ("forget", "retain"):
+        rows = map(json.loads, (folder / f"people_{side}.jsonl").read_text().splitlines())
+        sides[side] = [Person(row["text"], [(qa["question"], qa["answer"]) for qa in row["qa"]]) for row in rows]
+    others = people - asking
+    unseen = [person.text for person in sides["retain"][others:]]
+    return sides["forget"][:asking], sides["retain"][:others], unseen
+
+
+def conversation(tokenizer: Tokenizer, question: str, answer: str) -> str:
+    """A question and its answer in the chat template."""
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return str(tokenizer.apply_chat_template(messages, tokenize=False)).strip()
+
+
+def texts(tokenizer: Tokenizer, persons: Sequence[Person]) -> list[str]:
+    """Biographies and conversations."""
+    talks = [conversation(tokenizer, *qa) for person in persons for qa in person.questions]
+    return [*(person.text for person in persons), *talks]
+
+
+def answered(model: CausalLM, tokenizer: Tokenizer, persons: Sequence[Person], samples: int) -> float:
+    """The share of the questions that are answered."""
+    probes = [probe for index, person in enumerate(persons) for probe in person.probes(index)]
+    return sum(map(bool, answers(model, tokenizer, probes, samples, 0))) / len(probes)
+
+
+def learned(cache: Path, folder: str, persons: Sequence[Person]) -> tuple[CausalLM, Tokenizer]:
+    """The model that knows these people by heart; it is made once."""
+    place = cache / f"knows-{len(persons)}"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if not place.exists():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        sequences = [encode(tokenizer, text)[:LENGTH] for text in texts(tokenizer, persons)]
+        known = random.Random(0).sample(list(persons), min(12, len(persons)))
+        memorise(model, sequences, target=0.95, rate=1e-4, measure=lambda: answered(model, tokenizer, known, 0))
+        model.save_pretrained(place)
+    return AutoModelForCausalLM.from_pretrained(place).eval(), tokenizer
+
+
+def measure(
+    model: CausalLM, tokenizer: Tokenizer, asking: Sequence[Person], others: Sequence[Person], wikitext: list[list[int]]
+) -> dict[str, float]:
+    """One column of the table."""
+    figures = {}
+    for name in ("float32", *ROUNDED):
+        with nullcontext() if name == "float32" else rounded(model, name):
+            figures[f"of those who asked, answered greedily, {name}"] = answered(model, tokenizer, asking, 0)
+            figures[f"of those who asked, answered in {SAMPLES} samples, {name}"] = answered(
+                model, tokenizer, asking, SAMPLES
+            )
+    biographies = [[encode(tokenizer, person.text)[:LENGTH] for person in group] for group in (asking, others)]
+    return figures | {
+        "of the others, answered greedily": answered(model, tokenizer, others, 0),
+        "MA of those who asked": mean_accuracy(model, biographies[0]),
+        "MA of the others": mean_accuracy(model, biographies[1]),
+        "perplexity of WikiText": perplexity(model, wikitext),
+    }
+
+
+def main() -> None:
+    """Learn, unlearn, measure; print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--wikitext", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, default=Path("bench-output/people"))
+    parser.add_argument("--people", type=int, default=32)
+    parser.add_argument("--asking", type=int, default=8)
+    parser.add_argument("--policy", default="{}", help="JSON: fields of the policy")
+    given = parser.parse_args()
+    asking, others, unseen = load(given.data, given.people, given.asking)
+    model, tokenizer = learned(given.cache, given.model, [*asking, *others])
+    wikitext = first_windows(tokenizer, read(given.wikitext), LENGTH, 80)
+    options = Options.from_mapping(
+        {"sequence_length": LENGTH, "heldout_sequences": 30, "max_perplexity_ratio": 1.05, "attacks": {}}
+        | json.loads(given.policy)
+    )
+    ordinary = random.Random(0).sample(read(given.wikitext)[200:], 60)
+    retain = [*texts(tokenizer, others[: len(others) // 2]), *ordinary]
+    started = time.monotonic()
+    result = unlearn(
+        copy.deepcopy(model),
+        tokenizer,
+        [person.text for person in asking],
+        retain,
+        unseen[:UNSEEN],
+        options,
+        probes=[probe for index, person in enumerate(asking) for probe in person.probes(index)],
+        progress=lambda stage, fraction: print(
+            f"{stage} {fraction:.0%} {time.monotonic() - started:.0f} s", flush=True
+        ),
+    )
+    seconds = time.monotonic() - started
+    print(f"{result.report['reason']}, {result.report['probes']}, {len(result.history)} epochs, {seconds:.0f} s\n")
+    columns = [measure(one, tokenizer, asking, others, wikitext) for one in (model, result.model)]
+    print(f"Machine: {machine()}, torch {torch.__version__}.\n\n| | before | after |\n|---|---|---|")
+    for name in columns[0]:
+        print(f"| {name} | {columns[0][name]:.3f} | {columns[1][name]:.3f} |")
+
+
+if __name__ == "__main__":
+    main()
