@@ -36,10 +36,9 @@ from worker.engine.errors import TrainingDiverged
 from worker.engine.forget_set import ForgetSet
 from worker.engine.losses.ascent import cross_entropy_rows
 from worker.engine.losses.distil import distil_rows, kept_rows
-from worker.engine.losses.ihl import inverted_hinge_rows
 from worker.engine.losses.rows import Beside, RowLoss, add_gradients
-from worker.engine.lowering import Pressed, extracted, failed_by_el, rows_to_lower
-from worker.engine.measure import extraction_likelihoods, greedy_decodings
+from worker.engine.lowering import rows_to_lower
+from worker.engine.measure import extraction_likelihoods
 from worker.engine.metrics.extraction import lower_bound
 from worker.engine.metrics.memorization import accuracy
 from worker.engine.metrics.perplexity import perplexity
@@ -48,6 +47,7 @@ from worker.engine.options import DISTIL_EPOCH_STEPS as EPOCH_STEPS
 from worker.engine.options import Options
 from worker.engine.parent import parent_logits
 from worker.engine.prepare import RetainSampler
+from worker.engine.pressing import Pressed, extracted, failed_by_el
 from worker.engine.probes import Answer, as_rows, still_said
 from worker.engine.progress import Progress, no_progress
 from worker.engine.reference import Reference
@@ -59,10 +59,10 @@ WARM_UP = 0.1  # share of the steps
 RELEARN_FROM, RELEARN_EVERY = 0.2, 4  # from this share of the steps on, every fourth step relearns
 WIDTH_RATE = 0.4  # the learning rate times the hidden size
 LAST_STEPS = 5  # of an epoch after the fixed steps
-LAST_RATE, LAST_BATCH, LAST_MARGIN = 0.1, 4, 0.1  # there: share of the learning rate; sequences, and margin, of IHL
+LAST_RATE = 0.1  # there: share of the learning rate
 SAMPLES_PER_RETAIN = 2
 VARIANT_WEIGHT = 0.5
-SHIFT_RATE = 0.25  # of what is measured
+SHIFT_RATE = 0.7  # of what is measured
 GAP = 0.5  # nats; each time that a row is lowered
 REFERENCE_RESERVE = 0.02  # of MA: the model is right a little more often than what it learns from
 
@@ -79,6 +79,7 @@ class Distiller:
         counted: The requests that the set criterion is over.
         reference: What the reference says about these sequences, then about their variants, then in these answers.
         variants: Sequences with other numbers than those of `forget`.
+        compared: The same with still other numbers, which nothing is trained on.
         said: Answers that say a secret.
         retain: The source of retain sequences.
         samples: The parent's own samples.
@@ -95,6 +96,7 @@ class Distiller:
     counted: Sequence[int]
     reference: Reference
     variants: Variants
+    compared: Variants
     said: list[Answer]
     retain: RetainSampler
     samples: list[list[int]]
@@ -145,9 +147,17 @@ class Distiller:
             self.on_epoch(checkpoint)
         return checkpoint
 
-    def _lower(self, margins: Sequence[Tensor], offset: float, failed: Sequence[int] = ()) -> list[int]:
+    def _pressed(self, offset: float, failed: Sequence[int]) -> Pressed:
+        """What to press on: what is over a limit, and what these requests failed a full test with."""
+        over = self._lower(token_margins(self.model, self.forget.sequences), offset)
+        said = extracted(self.model, self.forget, self.thresholds, failed, self.options)
+        over += self.forget.indices(failed) if failed and not over and not said else []
+        answers = [self.said[i] for i in still_said(self.model, self.said)]
+        return Pressed([self.forget.sequences[i] for i in over], answers, said)
+
+    def _lower(self, margins: Sequence[Tensor], offset: float) -> list[int]:
         """Lower the reference in the rows with which these margins miss the criterion; returns their sequences."""
-        rows = rows_to_lower(self.forget, self.thresholds, margins, self.counted, REFERENCE_RESERVE, failed)
+        rows = rows_to_lower(self.forget, self.thresholds, margins, self.counted, REFERENCE_RESERVE)
         for i, row in rows:
             self.reference.gaps[i][row] += GAP if self.reference.gaps[i][row] else GAP + max(0.0, offset)
         return sorted({i for i, _ in rows})
@@ -162,8 +172,7 @@ class Distiller:
         if epoch >= fixed:
             first = self.options.distil_steps + (epoch - fixed) * LAST_STEPS
             last = first + LAST_STEPS
-            over = self._lower(token_margins(self.model, self.forget.sequences), offset, before.reopened)
-            pressed = Pressed(over, still_said(self.model, self.said), self._extracted(before.reopened))
+            pressed = self._pressed(offset, before.reopened)
         for step in range(first, last):
             for group in optimiser.param_groups:
                 group["lr"] = self._rate(step)
@@ -172,7 +181,7 @@ class Distiller:
         if not all(map(math.isfinite, losses)):
             raise TrainingDiverged(f"the loss is not finite in epoch {epoch + 1}")
         self.reference.sharpen(self.model, self.forget.sequences)
-        for i, rows, excess in self.variants.excess(self.model, self.forget.sequences):
+        for i, rows, excess in self.compared.excess(self.model, self.forget.sequences):
             self.reference.shift(i, rows, -SHIFT_RATE * excess)
         judgement, met, failed = self._judge(may_end=epoch + 1 >= fixed)
         entry: EpochEntry = {
@@ -227,7 +236,7 @@ class Distiller:
         parent = parent_logits(self.model, self.adapter, kept, self.options.train_dtype, strength)
         optimiser.zero_grad()
         loss = self._backward(forget, distil, 1.0, self.reference.beside(indices))
-        loss += self._press(order, pressed) + self._step_on_answers(order, distil)
+        loss += pressed.add_gradients(order, self._backward) + self._step_on_answers(order, distil)
         loss += self._step_on_variants(order, distil)
         keep, weight = partial(kept_rows, divergence_weight=self.options.divergence_weight), self.options.retain_weight
         loss += self._backward(kept, partial(keep, retain_weight=weight), 1.0, parent)
@@ -253,30 +262,10 @@ class Distiller:
         """Add the gradients of some answers' secrets; returns their loss."""
         first, loss = len(self.forget.sequences) + len(self.variants.sequences), 0.0
         if drawn := order.sample(range(len(self.said)), min(FORGET_BATCH // 2, len(self.said))):
-            rows, starts = as_rows(self.said, drawn)
+            rows, starts = as_rows([self.said[i] for i in drawn])
             beside = self.reference.beside([first + i for i in drawn], starts)
             loss += self._backward(rows, row_loss, 1.0, beside, starts)
         return loss
-
-    def _press(self, order: random.Random, pressed: Pressed) -> float:
-        """Add the gradients of IHL on some of what is pressed; returns its loss."""
-        hinge, loss = partial(inverted_hinge_rows, margin=LAST_MARGIN), 0.0
-        if drawn := order.sample(pressed.sequences, min(LAST_BATCH, len(pressed.sequences))):
-            loss += self._backward([self.forget.sequences[i] for i in drawn], hinge, 1.0)
-        if drawn := order.sample(pressed.answers, min(LAST_BATCH, len(pressed.answers))):
-            rows, starts = as_rows(self.said, drawn)
-            loss += self._backward(rows, inverted_hinge_rows, 1.0, starts=starts)
-        if some := order.sample(pressed.extracted, min(FORGET_BATCH, len(pressed.extracted))):
-            rows, starts = as_rows(some, range(len(some)))
-            loss += self._backward(rows, hinge, 1.0, starts=starts)
-        return loss
-
-    def _extracted(self, requests: Sequence[int]) -> list[Answer]:
-        """What greedy decoding extracts of some requests' sequences."""
-        indices = self.forget.indices(requests)
-        sequences, thresholds = [self.forget.sequences[i] for i in indices], [self.thresholds[i] for i in indices]
-        n = min((threshold.n for threshold in thresholds), default=1)
-        return extracted(self.model, greedy_decodings(self.model, sequences, n, self.options), thresholds)
 
     def _forget_batch(self, order: random.Random) -> list[int]:
         """Sequences of this run, and a quarter as many of earlier ones, which must stay forgotten."""

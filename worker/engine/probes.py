@@ -154,9 +154,9 @@ def still_said(model: CausalLM, said: Sequence[Answer]) -> list[int]:
     ]
 
 
-def as_rows(said: Sequence[Answer], indices: Sequence[int]) -> tuple[list[list[int]], list[int]]:
-    """The token ids of some answers, and where their secrets begin."""
-    return [said[i].input_ids for i in indices], [said[i].start for i in indices]
+def as_rows(said: Sequence[Answer]) -> tuple[list[list[int]], list[int]]:
+    """The token ids of answers, and where their secrets begin."""
+    return [answer.input_ids for answer in said], [answer.start for answer in said]
 
 
 def _chats(tokenizer: Tokenizer) -> bool:

@@ -202,7 +202,7 @@ class Trainer:
         with training(self.model, self.options.train_dtype, checkpoint_activations=self.options.checkpoint_activations):
             forget_value = add_gradients(self.model, batch, row_loss, 1.0, self._beside(forget_loss, batch))
             if self._still_said:
-                rows, starts = as_rows(self.said, self._still_said[: self.options.batch_size])
+                rows, starts = as_rows([self.said[i] for i in self._still_said[: self.options.batch_size]])
                 forget_value += add_gradients(self.model, rows, inverted_hinge_rows, starts=starts)
             if forget_loss.retain:
                 kept = self.retain.sample(self.options.retain_batch_size or self.options.batch_size)

@@ -102,10 +102,12 @@ def train(
             assert reference is not None
             unseen = baseline.without_known(data).threshold_sequences
             check_reference(reference, forget.sequences, unseen)
-            variants = number_variants(tokenizer, forget.sequences, unseen, options.seed)
+            variants, compared = (
+                number_variants(tokenizer, forget.sequences, unseen, seed) for seed in (options.seed, options.seed + 1)
+            )
             read = [*forget.sequences, *variants.sequences, *(answer.input_ids for answer in said)]
             says = Reference(reference, read, unseen)
-            sets = (forget, thresholds, counted, says, variants, said, retain, samples, data.utility)
+            sets = (forget, thresholds, counted, says, variants, compared, said, retain, samples, data.utility)
             return Distiller(model, adapter, *sets, options, **run).run(resume)
         run["said"] = said
         return Trainer(model, adapter, forget, thresholds, counted, retain, data.utility, options, **run).run(resume)

@@ -49,21 +49,6 @@ def test_the_highest_value_of_a_sequence_has_the_reserve_too():
     assert len(rows_to_lower(forget, [limits] * 2, [margin, -torch.ones(199)], [0], 0.005)) == 1
 
 
-def test_a_request_that_failed_by_more_than_margins_show_loses_rows_each_time():
-    """Until none is left; a text of one predicted token as well."""
-    forget, limits = ForgetSet([[0] * 12, [0, 0]], [0, 0]), [LIMITS, replace(LIMITS, length=2, n=1)]
-    margin = [torch.tensor([0.5] * 4 + [-1.0] + [0.2] * 2 + [-1.0] * 4), torch.tensor([1.0])]
-    generous = [replace(one, ma_mean=1.0, ma_p95=1.0, ma_max=1.1, el_mean=1.0, el_p95=1.0) for one in limits]
-    assert not rows_to_lower(forget, generous, margin, [0], 0.0)
-    lowered = []
-    while rows := rows_to_lower(forget, generous, margin, [0], 0.0, failed=[0]):
-        lowered.append(rows)
-        for i, row in rows:
-            margin[i][row] = -1.0
-    assert lowered[0] == {(0, 0), (1, 0)}
-    assert len(lowered) == 6
-
-
 def test_the_smallest_margins_go_first():
     """Three of four right tokens have to go; the surest one stays."""
     (margin,) = [torch.tensor([-1.0, 3.0, -1.0, 1.0, -1.0, 2.0, -1.0, 4.0, -1.0, -1.0])]

@@ -1,0 +1,61 @@
+"""What is pressed on after the fixed steps: the model's own words, where they say a text to forget."""
+
+import copy
+import random
+
+import torch
+
+from tests import support
+from worker.engine import Options
+from worker.engine.criterion import Judgement, Threshold, Verdict
+from worker.engine.data import encode
+from worker.engine.forget_set import ForgetSet
+from worker.engine.losses.rows import add_gradients
+from worker.engine.measure import extraction_likelihoods
+from worker.engine.metrics.decode import GreedyDecoding
+from worker.engine.metrics.extraction import extracted_chains
+from worker.engine.pressing import Pressed, extracted, failed_by_el
+
+LIMITS = Threshold(12, 3, 40, 0.1, 0.3, 0.2, 0.6, 0.0, 0.5, 0.7)
+
+
+def test_a_chain_is_a_prefix_and_what_follows_up_to_an_n_gram_of_the_rest():
+    """The n-gram may come late and at another place; one that stands before the prefix does not count."""
+    x = [1, 2, 3, 4, 5, 6, 7]
+    continuations = [[9, 4, 5, 6, 9, 9], [3, 4, 9, 1, 2], [4, 5, 9, 9], [1, 2, 3], [], []]
+    assert extracted_chains(GreedyDecoding(x, [], continuations), 3) == [[1, 9, 4, 5, 6]]
+    assert extracted_chains(GreedyDecoding(x, [], continuations), 2) == [[1, 9, 4, 5], [1, 2, 3, 4], [1, 2, 3, 4, 5]]
+
+
+def test_pressing_on_what_is_extracted_lowers_el(memorised):
+    """Single tokens of the model's own words suffice: EL of the pressed request falls."""
+    model, tokenizer = copy.deepcopy(memorised[0]), memorised[1]
+    options = Options.from_mapping(support.POLICY)
+    forget = ForgetSet([encode(tokenizer, text) for text in support.KNOWN[:2]], [0, 1])
+    before = extraction_likelihoods(model, forget.sequences, [LIMITS] * 2, options)
+    assert min(before) > 0.5
+    at_first = extracted(model, forget, [LIMITS] * 2, [0], options)
+    assert all(answer.start == len(answer.input_ids) - 1 for answer in at_first)
+    assert extracted(model, forget, [LIMITS] * 2, [], options) == []
+    optimiser = torch.optim.AdamW(model.parameters(), lr=5e-4)
+    for _ in range(6):
+        pressed = Pressed(extracted=extracted(model, forget, [LIMITS] * 2, [0], options))
+        for step in range(4):
+            optimiser.zero_grad()
+            pressed.add_gradients(
+                random.Random(step),
+                lambda ids, rows, weight, beside=None, starts=None: add_gradients(
+                    model, ids, rows, weight, beside, starts
+                ),
+            )
+            optimiser.step()
+    after = extraction_likelihoods(model, forget.sequences, [LIMITS] * 2, options)
+    assert after[0] < 0.2 * before[0]
+
+
+def test_those_of_the_highest_el_fail_until_the_mean_of_the_others_passes():
+    """And whoever has a verdict that fails."""
+    verdicts = tuple(Verdict(i, el, 0.1, 0.5, 0.5, i != 0, False, False) for i, el in enumerate((0.0, 0.1, 0.4, 0.3)))
+    judgement = Judgement(el=0.2, ma=0.1, el_limit=0.03, ma_limit=0.5, verdicts=verdicts)
+    assert failed_by_el(judgement, [0, 1, 2, 3]) == {0, 2, 3}
+    assert failed_by_el(judgement, [0]) == {0}

@@ -1,0 +1,114 @@
+"""What `loss: distil` presses on after its fixed steps, with IHL: the few places where the criterion is missed.
+
+EL asks what greedy decoding says after every prefix. It may say a piece of a text that the model, given the true words
+before it, would not. So what is pressed is what greedy decoding says: a prefix of the text, and the model's own words.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+from worker.engine.criterion import Judgement, Threshold
+from worker.engine.forget_set import ForgetSet
+from worker.engine.losses.ihl import inverted_hinge_rows
+from worker.engine.losses.rows import Beside, RowLoss
+from worker.engine.measure import greedy_decodings
+from worker.engine.metrics.extraction import extracted_chains
+from worker.engine.metrics.token_scores import token_margins
+from worker.engine.options import Options
+from worker.engine.probes import Answer, as_rows
+from worker.engine.types import CausalLM
+
+SEQUENCES, CHAINS, MARGIN = 4, 16, 0.1  # in a step; of IHL
+
+
+class Backward(Protocol):
+    """Adds the gradients of a loss."""
+
+    def __call__(
+        self,
+        sequences: Sequence[list[int]],
+        row_loss: RowLoss,
+        weight: float,
+        beside: Beside | None = None,
+        starts: Sequence[int] | None = None,
+    ) -> float:
+        """Add them; the arguments are those of `add_gradients`. Returns the weighted loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pressed:
+    """What is over a limit.
+
+    Attributes:
+        sequences: Sequences to forget.
+        answers: Answers that the model still gives.
+        extracted: What greedy decoding extracts, as `extracted` has it.
+    """
+
+    sequences: list[list[int]] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    extracted: list[Answer] = field(default_factory=list)
+
+    def add_gradients(self, order: random.Random, backward: Backward) -> float:
+        """Add the gradients of IHL on some of it.
+
+        Args:
+            order: Draws them.
+            backward: Adds the gradients of a loss.
+
+        Returns:
+            The loss.
+        """
+        gently, loss = partial(inverted_hinge_rows, margin=MARGIN), 0.0
+        if self.sequences:
+            loss += backward(order.sample(self.sequences, min(SEQUENCES, len(self.sequences))), gently, 1.0)
+        for answers, most, rows in (
+            (self.answers, SEQUENCES, inverted_hinge_rows),
+            (self.extracted, CHAINS, gently),
+        ):
+            if answers:
+                sequences, starts = as_rows(order.sample(answers, min(most, len(answers))))
+                loss += backward(sequences, rows, 1.0, starts=starts)
+        return loss
+
+
+def extracted(
+    model: CausalLM, forget: ForgetSet, thresholds: Sequence[Threshold], requests: Sequence[int], options: Options
+) -> list[Answer]:
+    """Where greedy decoding says an n-gram of the true continuation: the one token of it that is the easiest to change.
+
+    Args:
+        model: The model.
+        forget: The sequences to forget.
+        thresholds: The threshold of each of them.
+        requests: The requests whose sequences are decoded.
+        options: The run's options.
+
+    Returns:
+        For each prefix that extracts one the tokens up to that token of its first n-gram, each once.
+    """
+    indices = forget.indices(requests)
+    smallest_n = min((thresholds[i].n for i in indices), default=1)
+    decodings = greedy_decodings(model, [forget.sequences[i] for i in indices], smallest_n, options)
+    chains: dict[tuple[int, ...], int] = {}
+    for i, decoding in zip(indices, decodings, strict=True):
+        chains |= dict.fromkeys(map(tuple, extracted_chains(decoding, thresholds[i].n)), thresholds[i].n)
+    easiest = []
+    margins = token_margins(model, [list(chain) for chain in chains])
+    for (chain, n), margin in zip(chains.items(), margins, strict=True):
+        token = len(chain) - n + int(margin[-n:].argmin())
+        easiest.append(Answer(list(chain[: token + 1]), token))
+    return easiest
+
+
+def failed_by_el(judgement: Judgement, counted: Sequence[int]) -> set[int]:
+    """The requests whose verdict fails, and those of the highest EL until the mean of the others would pass."""
+    failed = {v.request for v in judgement.verdicts if not v.passed}
+    counted_requests = set(counted)
+    own = sorted((v for v in judgement.verdicts if v.request in counted_requests), key=lambda v: v.el)
+    while own and sum(v.el for v in own) > judgement.el_limit * len(counted_requests):
+        failed.add(own.pop().request)
+    return failed
