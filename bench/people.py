@@ -2,20 +2,22 @@
 
     python -m bench.people --model FOLDER --data FOLDER --wikitext FILE.csv [--cache FOLDER] [--people 32] [--asking 8]
 
-The model learns biographies and five questions with their answers for each person, all weights, until it answers nine
-of ten questions. Half of the others' questions are in the retain file, with their biographies. Whoever asks sends a
-biography and the five questions as probes. `Answered` is greedily, or in any of 20 samples; the questions are asked as
-plain text and in the chat template. Quantised models have rounded weights in every linear module but the head.
+The model learns biographies and five questions with their answers for each person, all weights, until it answers 19
+of 20 questions about a dozen people. Half of the others' questions are in the retain file, with their biographies.
+Whoever asks sends a biography and the five questions as probes. `Answered` is greedily, or in any of 20 samples; the
+questions are asked as plain text and in the chat template. Quantised models have rounded weights in every linear module
+but the head.
 """
 
 import argparse
 import copy
+import hashlib
 import json
 import random
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -70,22 +72,29 @@ def texts(tokenizer: Tokenizer, persons: Sequence[Person]) -> list[str]:
     return [*(person.text for person in persons), *talks]
 
 
-def answered(model: CausalLM, tokenizer: Tokenizer, persons: Sequence[Person], samples: int) -> float:
-    """The share of the questions that are answered."""
+def answered(
+    model: CausalLM, tokenizer: Tokenizer, persons: Sequence[Person], samples: int, *, otherwise: bool = False
+) -> float:
+    """The share of the questions that are answered, perhaps asked in words that nothing was trained on."""
     probes = [probe for index, person in enumerate(persons) for probe in person.probes(index)]
-    return sum(map(bool, answers(model, tokenizer, probes, samples, 0))) / len(probes)
+    if otherwise:
+        probes = [
+            replace(p, prompt=f"I need your help. {p.prompt.replace('What is', 'Please tell me')}") for p in probes
+        ]
+    return sum(map(bool, answers(model, tokenizer, probes, Options(probe_samples=samples, seed=1)))) / len(probes)
 
 
 def learned(cache: Path, folder: str, persons: Sequence[Person]) -> tuple[CausalLM, Tokenizer]:
     """The model that knows these people by heart; it is made once."""
-    place = cache / f"knows-{len(persons)}"
+    place = cache / f"knows-{hashlib.sha256(repr([folder, *persons]).encode()).hexdigest()[:12]}"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if not place.exists():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         sequences = [encode(tokenizer, text)[:LENGTH] for text in texts(tokenizer, persons)]
         known = random.Random(0).sample(list(persons), min(12, len(persons)))
         memorise(model, sequences, target=0.95, rate=1e-4, measure=lambda: answered(model, tokenizer, known, 0))
-        model.save_pretrained(place)
+        model.save_pretrained(place.with_suffix(".new"))
+        place.with_suffix(".new").rename(place)
     return AutoModelForCausalLM.from_pretrained(place).eval(), tokenizer
 
 
@@ -102,6 +111,9 @@ def measure(
             )
     biographies = [[encode(tokenizer, person.text)[:LENGTH] for person in group] for group in (asking, others)]
     return figures | {
+        "of those who asked, answered in 20 samples, asked in other words": answered(
+            model, tokenizer, asking, SAMPLES, otherwise=True
+        ),
         "of the others, answered greedily": answered(model, tokenizer, others, 0),
         "MA of those who asked": mean_accuracy(model, biographies[0]),
         "MA of the others": mean_accuracy(model, biographies[1]),

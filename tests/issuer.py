@@ -50,6 +50,7 @@ REPORT = {  # values of `Findings`
         {"name": "exposure", "effect": "block", "status": "NOT_RUN", "why": "not_applicable", "passed": None},
         {"name": "relearned", "effect": "off", "status": "NOT_RUN", "why": "off", "passed": None},
     ],
+    "probes": {"asked": 12, "samples": 20, "answered_before": 4, "answered_after": 0},
     "limits": {"el": 0.01, "ma": 0.4},
     "before": {"el": 0.9, "ma": 0.95},
     "after": {"el": 0.0, "ma": 0.3},

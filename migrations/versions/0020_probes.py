@@ -1,4 +1,4 @@
-"""Prompts that must not bring out a secret, and the names of what is counted of them"""
+"""Prompts that must not bring out a secret, the names of what is counted of them, and an epoch's learning rate"""
 
 import sqlalchemy as sa
 from alembic import context, op
@@ -6,7 +6,7 @@ from alembic import context, op
 revision = "0020"
 down_revision = "0019"
 
-NAMES = "probes, asked, answered_before, answered_after"
+NAMES = "probes, asked, samples, answered_before, answered_after, learning_rate"
 
 
 def upgrade() -> None:

@@ -249,7 +249,7 @@ def _verification(
         "earlier": _earlier(findings.earlier),
         "probes": _probes(findings.probes),
         "attacks": [
-            *_mandatory_attacks(requests, run=findings.after is not None or memorised == 0),
+            *_mandatory_attacks(requests, findings.reason, run=findings.after is not None or memorised == 0),
             *(certified_attack(attack, contributors) for attack in findings.attacks),
         ],
     }
@@ -264,6 +264,7 @@ def _probes(probes: ProbeCounts | None) -> CertifiedProbes | None:
         return None
     return {
         "asked": probes.asked,
+        "samples": probes.samples,
         "answered_before": probes.answered_before,
         "answered_after": probes.answered_after,
     }
@@ -290,9 +291,10 @@ def _parameter(value: Json) -> Json:
     return str(value) if isinstance(value, float) else value
 
 
-def _mandatory_attacks(requests: Sequence[RequestLine], *, run: bool) -> list[Attack]:
-    """The attacks of the criterion; one result covers all requests."""
-    result = "PASS" if all(line.verdict in ("PASS", NOT_PUBLISHED) for line in requests) else "FAIL"
+def _mandatory_attacks(requests: Sequence[RequestLine], reason: str | None, *, run: bool) -> list[Attack]:
+    """The attacks of the criterion; one result covers all requests. They held if only a probe was answered."""
+    held = reason == "probe_answered" or all(line.verdict in ("PASS", NOT_PUBLISHED) for line in requests)
+    result = "PASS" if held else "FAIL"
     status, outcome = ("RUN", result) if run else ("NOT_RUN", None)
     passed = outcome == "PASS" if run else None
     return [{"name": name, "status": status, "result": outcome, "passed": passed} for name in MANDATORY_ATTACKS]

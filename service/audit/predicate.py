@@ -129,9 +129,10 @@ class CertifiedEarlier(TypedDict):
 
 
 class CertifiedProbes(TypedDict):
-    """How many prompts were to bring out no secret, and how many did, before and after."""
+    """How many prompts were to bring out no secret, in how many samples each, and how many did, before and after."""
 
     asked: int
+    samples: int
     answered_before: int
     answered_after: int
 

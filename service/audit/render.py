@@ -125,8 +125,9 @@ def _tests(predicate: Predicate) -> Iterator[str]:
         yield f"The ratio is {ratio}; the limit is {limit}."
         yield from _total(utility)
     if probes := tests.get("probes"):
-        yield f"\nPrompts that must not bring out a secret: {probes['asked']}. The model said the secret of"
-        yield f"{probes['answered_before']} of them before, and of {probes['answered_after']} afterwards."
+        yield f"\nPrompts that must not bring out a secret: {probes['asked']}, each asked greedily and in"
+        yield f"{probes['samples']} samples. The model said the secret of {probes['answered_before']} of them before,"
+        yield f"and of {probes['answered_after']} afterwards."
     if earlier := tests["earlier"]:
         came_back = len(earlier["regressed"])
         yield f"\nRequests of earlier versions that were measured again: {earlier['requests']}; came back: {came_back}."

@@ -37,16 +37,19 @@ def download_bars(*, hidden: bool) -> "Progress":
     return Progress(*columns, console=stderr_console, disable=hidden)
 
 
-def read_json(file: Path, option: str) -> Json:
+def read_json(file: Path, option: str, *, kind: type = dict) -> Json:
     """Read a JSON file that an option names.
 
     Raises:
-        ClientError: The file cannot be read, or is not JSON. The message names the option.
+        ClientError: The file cannot be read, or is not JSON of this kind. The message names the option.
     """
     try:
-        return json.loads(file.read_text())
+        content = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise ClientError(f"{option}: {file} cannot be read, or is not JSON") from error
+    if not isinstance(content, kind):
+        raise ClientError(f"{option}: {file} holds no JSON {'list' if kind is list else 'object'}")
+    return content
 
 
 def create_private(path: Path) -> TextIO:

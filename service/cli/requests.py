@@ -113,7 +113,7 @@ def requests_submit(
     options = {
         "callback_url": callback_url,
         "reference": reference,
-        "probes": read_json(probes, "--probes") if probes else None,
+        "probes": read_json(probes, "--probes", kind=list) if probes else None,
         "resubmits": read_resubmission(resubmits) if resubmits else None,
     }
     fields: dict[str, object] = {name: value for name, value in options.items() if value is not None}

@@ -66,7 +66,8 @@ class Contributors:
         """The contributors of requests, of which each has a submitter and a number of token sequences."""
         totals: Counter[Hashable] = Counter()
         for submitter, count in sequences:
-            totals[submitter] += count
+            if count:
+                totals[submitter] += count
         total = totals.total()
         return cls(len(totals), max(totals.values()) / total if total else None)
 

@@ -87,9 +87,10 @@ class AttackFinding:
 
 @dataclass(frozen=True, slots=True)
 class ProbeCounts:
-    """How many prompts were to bring out no secret, and how many did, before and after."""
+    """How many prompts were to bring out no secret, in how many samples, and how many did, before and after."""
 
     asked: int
+    samples: int
     answered_before: int
     answered_after: int
 
@@ -189,7 +190,7 @@ class ChildReport:
         findings: The aggregates.
         verdicts: Index of a request in the job -> PASS or FAIL.
         memorised: Indices of the requests that the parent had memorised.
-        sequences: Index of a request in the job -> its number of token sequences.
+        sequences: Index of a request in the job -> its number of token sequences; 0 if no mean is over them.
     """
 
     findings: Findings

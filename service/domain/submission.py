@@ -33,8 +33,8 @@ class Resubmission:
 class ProbeText:
     """A prompt, and the secret that no answer to it may say."""
 
-    prompt: str
-    secret: str
+    prompt: str = field(repr=False)
+    secret: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from service.schemas.base import Input, LongList, Name, ServerPath, Text
 
 PRESETS: dict[str, dict[str, object]] = {
-    "paper": {  # whole epochs over every sequence, no sequence left out, no shrinking, the eps of the published code
+    "paper": {  # one rate, whole epochs over every sequence, none left out, no shrinking, the eps of the published code
+        "adaptive": False,
         "skip_passed": False,
         "min_epoch_steps": 1,
         "epoch_checks": 1,
@@ -59,7 +60,8 @@ class Policy(Input):
     )
     rank: int = Field(16, ge=1, le=512)
     alpha: float | None = Field(None, gt=0, description="default: 2 x rank")
-    learning_rate: float = Field(2e-4, gt=0, le=1)
+    learning_rate: float = Field(2e-4, gt=0, le=1, description="of the first epoch")
+    adaptive: bool = Field(True, description="raise the rate after slow epochs, and lower it near the budget")
     max_epochs: int = Field(20, ge=1, le=1000)
     min_epoch_steps: int = Field(4, ge=1, le=1000)
     batch_size: int = Field(8, ge=1, le=1024)

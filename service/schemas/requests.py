@@ -1,5 +1,6 @@
 """Bodies of the deletion request and job endpoints."""
 
+import re
 from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
@@ -12,7 +13,6 @@ from pydantic import (
     StringConstraints,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 
 from service.schemas.base import CallbackUrl, Input, LongList, Problem, ShortList, Text
@@ -31,14 +31,22 @@ class ProbeIn(Input):
     prompt: Text = Field(min_length=1, max_length=2000)
     secret: Text = Field(min_length=1, max_length=500)
 
-    @model_validator(mode="after")
-    def _check_secret(self) -> "ProbeIn":
-        """A secret has a letter or a digit, and is not in its own prompt."""
-        if not any(map(str.isalnum, self.secret)):
-            raise ValueError("the secret has no letter and no digit")
-        if self.secret.casefold() in self.prompt.casefold():
-            raise ValueError("the prompt contains the secret")
-        return self
+    @field_validator("prompt")
+    @classmethod
+    def _check_prompt(cls, prompt: str) -> str:
+        if not prompt.strip():
+            raise ValueError("empty, or only white space")
+        return prompt
+
+    @field_validator("secret")
+    @classmethod
+    def _check_secret(cls, secret: str, info: ValidationInfo) -> str:
+        """Refuse a secret without a letter or digit, and one that its own prompt says."""
+        if not any(map(str.isalnum, secret)):
+            raise ValueError("no letter and no digit")
+        if re.search(rf"(?<!\w){re.escape(secret.casefold())}(?!\w)", str(info.data.get("prompt", "")).casefold()):
+            raise ValueError("the prompt says it already")
+        return secret
 
 
 class ResubmissionIn(Input):

@@ -106,7 +106,7 @@ def test_a_model_that_cannot_be_run_fails_with_its_reason(stack, folder, tmp_pat
 @pytest.mark.slow
 def test_a_killed_compute_worker_loses_nothing(stack, folder):
     """kill -9 in mid-training: the supervisor restarts it, the job goes on from its last epoch, one version exists."""
-    register(stack, folder, "killed", learning_rate=2e-4, min_epoch_steps=8, max_epochs=200)
+    register(stack, folder, "killed", learning_rate=2e-4, adaptive=False, min_epoch_steps=8, max_epochs=200)
     request = stack.client.until_batched(stack.client.submit("killed", [support.KNOWN[3]])["id"])
     job_id = request["job_id"]
     assert wait_until(lambda: stack.client.job(job_id)["epoch"] >= 2, 120), stack.logs()[-4000:]

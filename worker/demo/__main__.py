@@ -33,6 +33,7 @@ from worker.engine.attacks.exposure import number_ranks
 from worker.engine.attacks.subject import Subject
 from worker.engine.data import encode
 from worker.engine.metrics import memorization
+from worker.engine.options import Options
 from worker.engine.probes import Probe, answers
 from worker.engine.types import CausalLM, Tokenizer
 
@@ -194,7 +195,10 @@ def show_questions(
     table = Table("questions for numbers that are answered", *models)
     for label, group in (("of the people who asked", asked), ("of all other people", others)):
         probes = [Probe(person.question, person.phone, i) for i, person in enumerate(group)]
-        counts = {when: sum(map(bool, answers(*model, probes, SAMPLES, 0))) for when, model in models.items()}
+        counts = {
+            when: sum(map(bool, answers(*model, probes, Options(probe_samples=SAMPLES))))
+            for when, model in models.items()
+        }
         table.add_row(label, *(f"{count} of {len(group)}" for count in counts.values()))
         if group is asked and counts["after"]:
             raise DemoFailed("a question about somebody who asked to be forgotten is answered")

@@ -28,12 +28,12 @@ def ahead(parameters: Sequence[torch.nn.Parameter], steps: int, add_gradients: C
     before = [parameter.detach().clone() for parameter in parameters]
     gradients = [_gradient(parameter) for parameter in parameters]
     optimiser = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0)
-    for _ in range(steps):
-        optimiser.zero_grad()
-        add_gradients()
-        optimiser.step()
-    optimiser.zero_grad()
     try:
+        for _ in range(steps):
+            optimiser.zero_grad()
+            add_gradients()
+            optimiser.step()
+        optimiser.zero_grad()
         yield
     finally:
         with torch.no_grad():

@@ -20,7 +20,8 @@ class Checkpoint:
         strength: The share of the change that is applied; less than 1 if a smaller share suffices.
         reopened: Requests that failed the full test after training's sample had passed.
         verified: How often that happened.
-        gaps: The gaps of the reference of `loss: distil`, for each sequence of the forget set.
+        tested: The adapter that failed last.
+        gaps: The gaps of the reference of `loss: distil`, for each sequence of the forget set, and no other.
         shifts: Its shifts, likewise.
         sharpness: Its sharpness.
     """
@@ -33,6 +34,7 @@ class Checkpoint:
     strength: float = 1.0
     reopened: tuple[int, ...] = ()
     verified: int = 0
+    tested: AdapterState = field(default_factory=dict)
     gaps: list[list[float]] = field(default_factory=list)
     shifts: list[list[float]] = field(default_factory=list)
     sharpness: float = 1.0
@@ -62,7 +64,7 @@ class Checkpoint:
         if criterion_held or not self.met or (failed and not failed & trained):
             return None
         failed = failed & trained or {v.request for v in after.verdicts if v.el > after.el_limit}
-        reopened = replace(self, reopened=tuple(sorted(failed)), verified=self.verified + 1)
+        reopened = replace(self, reopened=tuple(sorted(failed)), verified=self.verified + 1, tested=self.final)
         if self.strength < 1:
             return replace(reopened, strength=1.0)
         return replace(reopened, met=False) if self.epoch < max_epochs else None

@@ -140,9 +140,7 @@ class Distiller:
                 history=[*checkpoint.history, entry],
                 met=bool(entry["met"]),
                 reopened=tuple(sorted(failed)),
-                gaps=[gaps.tolist() for gaps in self.reference.gaps],
-                shifts=[shifts.tolist() for shifts in self.reference.shifts],
-                sharpness=self.reference.sharpness,
+                **self.reference.state(len(self.forget.sequences)),
             )
             self.on_epoch(checkpoint)
         return checkpoint
@@ -152,7 +150,7 @@ class Distiller:
         over = self._lower(token_margins(self.model, self.forget.sequences), offset)
         said = extracted(self.model, self.forget, self.thresholds, failed, self.options)
         over += self.forget.indices(failed) if failed and not over and not said else []
-        answers = [self.said[i] for i in still_said(self.model, self.said)]
+        answers = [self.said[i] for i in still_said(self.model, self.said, self.options)]
         return Pressed([self.forget.sequences[i] for i in over], answers, said)
 
     def _lower(self, margins: Sequence[Tensor], offset: float) -> list[int]:
@@ -206,7 +204,7 @@ class Distiller:
         reserved = [value + self.options.reserve for value in ma]
         el = [lower_bound(row, threshold.n) for row, threshold in zip(matches, self.thresholds, strict=True)]
         met, failed = may_end and judge(self.forget, self.thresholds, el, reserved, counted=self.counted).passed, set()
-        met = met and not still_said(self.model, self.said)
+        met = met and not still_said(self.model, self.said, self.options)
         if met:
             el = extraction_likelihoods(self.model, self.forget.sequences, self.thresholds, self.options)
             judgement = judge(self.forget, self.thresholds, el, reserved, counted=self.counted)

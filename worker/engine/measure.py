@@ -70,8 +70,16 @@ class Baseline:
 
     @property
     def memorised(self) -> list[int]:
-        """The requests that training works on: to the parent they do not look unseen, or it answers one's probe."""
+        """The requests that the parent knows: their texts do not look unseen, or it answers a probe of theirs."""
         return [v.request for v in self.before.verdicts if not v.looks_unseen or v.request in self.answered]
+
+    @property
+    def counted(self) -> list[int]:
+        """The requests whose texts are trained on, counted and attacked: those whose texts do not look unseen.
+
+        If only probes are answered, they are those of the probes. Else unseen texts would dilute what is measured.
+        """
+        return [v.request for v in self.before.verdicts if not v.looks_unseen] or self.memorised
 
     def without_known(self, data: Prepared) -> Prepared:
         """The sets of the run without the held-out sequences that the parent knows by heart."""
@@ -81,19 +89,19 @@ class Baseline:
         return replace(data, threshold_sequences=thresholds, utility=utility)
 
     def training_set(self, data: Prepared) -> tuple[ForgetSet, list[Threshold]]:
-        """The sequences that training looks at, with their thresholds: memorised requests and all earlier ones."""
+        """The sequences that training looks at, with their thresholds: counted requests and all earlier ones."""
         thresholds = [
             t
             for t, request_id in zip(self.thresholds, data.forget.request_ids, strict=True)
-            if request_id in self.memorised
+            if request_id in self.counted
         ]
-        return data.forget.only(self.memorised) + data.earlier, thresholds + self.earlier_thresholds
+        return data.forget.only(self.counted) + data.earlier, thresholds + self.earlier_thresholds
 
     def judge_memorised(self, forget: ForgetSet) -> Judgement:
         """The judgement before, over the memorised requests alone; each sequence counts with its request's mean."""
         by_request = {v.request: v for v in self.before.verdicts}
         el, ma = ([getattr(by_request[request_id], name) for request_id in forget.request_ids] for name in ("el", "ma"))
-        judgement = judge(forget, self.thresholds, el, ma, counted=self.memorised)
+        judgement = judge(forget, self.thresholds, el, ma, counted=self.counted)
         return replace(judgement, verdicts=tuple(v for v in self.before.verdicts if v.request in self.memorised))
 
     def as_dict(self) -> dict[str, object]:
@@ -160,7 +168,7 @@ def answered_requests(
     model: CausalLM, tokenizer: Tokenizer, data: Prepared, options: Options, progress: Progress = no_progress
 ) -> list[int]:
     """For each probe that the model answers, greedily or in a sample, the index of its request."""
-    given = answers(model, tokenizer, data.probes, options.probe_samples, options.seed, progress)
+    given = answers(model, tokenizer, data.probes, options, progress)
     return [probe.request for probe, said in zip(data.probes, given, strict=True) if said]
 
 
@@ -241,7 +249,7 @@ def measure_after(
     """
     everything, thresholds = data.forget + data.earlier, baseline.thresholds + baseline.earlier_thresholds
     el, ma = _el_and_ma(model, everything, thresholds, options, partial_progress(progress, 0.0, 0.4))
-    judgement = judge(everything, thresholds, el, ma, counted=baseline.memorised)
+    judgement = judge(everything, thresholds, el, ma, counted=baseline.counted)
     answered = answered_requests(model, tokenizer, data, options, partial_progress(progress, 0.4, 0.1))
     tested = [replace(v, passed=v.passed and v.request not in answered) for v in judgement.verdicts]
     own = set(data.forget.requests)
@@ -265,7 +273,7 @@ def measure_after(
         earlier,
         utility,
         attacks,
-        ProbeCounts(len(data.probes), len(baseline.answered), len(answered)),
+        ProbeCounts(len(data.probes), options.probe_samples, len(baseline.answered), len(answered)),
     )
 
 
@@ -279,8 +287,8 @@ def blocked_by(attacks: Sequence[AttackResult], policy: Mapping[str, str]) -> st
 
 
 def _subject(model: CausalLM, tokenizer: Tokenizer, data: Prepared, baseline: Baseline, options: Options) -> Subject:
-    """What attacks work on: a window of each request that the parent had memorised, beside all held-out sequences."""
-    forget = one_of_each(data.forget.only(baseline.memorised), options.seed)
+    """What attacks work on: a window of each counted request, beside all held-out sequences."""
+    forget = one_of_each(data.forget.only(baseline.counted), options.seed)
     heldout = baseline.without_known(data)
     unseen = cut_alike([*heldout.threshold_sequences, *heldout.only_utility], forget, options.seed)
     return Subject(model, tokenizer, forget, unseen, data.retain)

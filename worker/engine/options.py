@@ -31,7 +31,8 @@ class Options:
     Attributes:
         rank: LoRA rank r.
         alpha: LoRA alpha; None means 2 x rank. The LoRA scale is c = alpha / rank.
-        learning_rate: AdamW's learning rate, constant.
+        learning_rate: AdamW's learning rate in the first epoch.
+        adaptive: Adapt the rate of later epochs to what the epochs before have done, as `worker.engine.pace` says.
         max_epochs: Passes over the forget set after which the run gives up.
         min_epoch_steps: A forget set of three sequences is one step a pass; an epoch repeats the pass until
             it holds at least this many optimiser steps (the paper's 32 sequences at batch size 8 make 4).
@@ -84,6 +85,7 @@ class Options:
     rank: int = 16
     alpha: float | None = None
     learning_rate: float = 2e-4
+    adaptive: bool = True
     max_epochs: int = 20
     min_epoch_steps: int = 4
     batch_size: int = 8
@@ -154,9 +156,15 @@ class Options:
 
     @classmethod
     def paper(cls) -> "Options":
-        """The paper's procedure: whole epochs over every sequence, nothing left out, nothing shrunk, the code's eps."""
+        """The paper's procedure: one rate, whole epochs, no sequence left out, nothing shrunk, the code's eps."""
         return cls(
-            skip_passed=False, min_epoch_steps=1, epoch_checks=1, reserve=0.0, shrink=False, fisher_absolute_eps=1e-5
+            adaptive=False,
+            skip_passed=False,
+            min_epoch_steps=1,
+            epoch_checks=1,
+            reserve=0.0,
+            shrink=False,
+            fisher_absolute_eps=1e-5,
         )
 
     @classmethod

@@ -9,8 +9,9 @@ from worker.engine.criterion import MIN_HELDOUT
 from worker.engine.data import first_windows, normalised, text_windows, without_forget_text
 from worker.engine.errors import TooFewTexts, TooShort
 from worker.engine.forget_set import ForgetSet
+from worker.engine.made_probes import all_probes
 from worker.engine.options import Options
-from worker.engine.probes import Probe, made_probes
+from worker.engine.probes import Probe
 from worker.engine.types import Tokenizer
 
 GENERIC_COUNT, GENERIC_SHARE = 3, 0.1  # reference texts that one request may leave out
@@ -216,7 +217,7 @@ def prepare(
         options: The run's options.
         earlier_texts: Texts that earlier jobs unlearned, oldest first; the result must pass their verdicts, too.
         earlier_request_ids: For each of them the index of its request; distinct from those in `request_ids`.
-        probes: Those that submitters gave; others are made of the texts to forget.
+        probes: Those that submitters gave; others are made of the texts.
 
     Returns:
         The sets of the run.
@@ -238,6 +239,10 @@ def prepare(
     if len(threshold_sequences) < MIN_HELDOUT:
         raise TooFewTexts(f"heldout: {len(threshold_sequences)} usable texts; {MIN_HELDOUT} are needed for thresholds")
     forget = ForgetSet.build(tokenizer, forget_texts, request_ids, length)
+    own, earlier = (
+        list(zip(forget_texts, request_ids, strict=True)),
+        list(zip(earlier_texts, earlier_request_ids, strict=True)),
+    )
     every_retain = first_windows(tokenizer, kept_retain, length, MOST_RETAIN)
     return Prepared(
         forget,
@@ -250,7 +255,7 @@ def prepare(
         nearest(every_retain, forget.sequences, options.utility_sequences),
         retain_excluded,
         heldout_excluded,
-        [*probes, *made_probes(tokenizer, forget_texts, request_ids)],
+        all_probes(tokenizer, probes, own, earlier, [*kept_retain, *kept_heldout], options.seed),
     )
 
 

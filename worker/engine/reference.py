@@ -12,6 +12,7 @@ n: rows (predicted tokens), h: hidden, v: vocabulary
 import math
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -144,7 +145,7 @@ class Reference:
 
         Args:
             model: The reference.
-            forget: The sequences to forget.
+            forget: The sequences to forget, and others that the model is to learn about.
             unseen: Held-out sequences that it was not trained on.
         """
         model.float()
@@ -165,8 +166,13 @@ class Reference:
         ratio = mean_entropy(model, forget) / mean_entropy(model, self.unseen)
         self.sharpness = min(max(self.sharpness * ratio, 1 / MOST_SHARPENED), MOST_SHARPENED)
 
+    def state(self, count: int) -> dict[str, Any]:
+        """What `load` takes over, about the first sequences."""
+        gaps, shifts = ([values.tolist() for values in rows[:count]] for rows in (self.gaps, self.shifts))
+        return {"gaps": gaps, "shifts": shifts, "sharpness": self.sharpness}
+
     def load(self, gaps: Sequence[Sequence[float]], shifts: Sequence[Sequence[float]], sharpness: float) -> None:
-        """Take over the state of a checkpoint; sequences that were added since have none."""
+        """Take over the state of a checkpoint; it is about the first sequences, and the others have none."""
         for own, given in ((self.gaps, gaps), (self.shifts, shifts)):
             own[: len(given)] = [torch.tensor(values) for values in given]
         self.sharpness = sharpness

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from worker.engine.device import model_device
+from worker.engine.generate import continuations
 from worker.engine.options import Options
 from worker.engine.prepare import Prepared
 from worker.engine.types import CausalLM, Tokenizer
@@ -26,7 +26,7 @@ def own_samples(model: CausalLM, tokenizer: Tokenizer, data: Prepared, options: 
     Returns:
         Token ids of the samples that stay, BOS first if the tokenizer has one.
     """
-    bos, device = tokenizer.bos_token_id, model_device(model)
+    bos = tokenizer.bos_token_id
     grams = {gram for ids in (data.forget + data.earlier).sequences for gram in _grams(ids)}
     openings = data.retain if bos is None else [[bos]]
     kept: list[list[int]] = []
@@ -34,35 +34,10 @@ def own_samples(model: CausalLM, tokenizer: Tokenizer, data: Prepared, options: 
     for start in range(0, options.own_samples, BATCH):
         size = min(BATCH, options.own_samples - start)
         firsts = [openings[(start + i) % len(openings)][:1] for i in range(size)]
-        with torch.no_grad():
-            drawn = model.generate(
-                torch.tensor(firsts, device=device),
-                attention_mask=torch.ones(size, 1, dtype=torch.long, device=device),
-                do_sample=True,
-                temperature=1.0,
-                top_k=0,
-                top_p=1.0,
-                max_new_tokens=options.sequence_length - 1,
-                pad_token_id=_end_token(model),
-            )
-        samples = (_without_padding(row, _end_token(model)) for row in drawn.tolist())
+        said = continuations(model, firsts, options.sequence_length - 1, sample=True)
+        samples = [first + tokens for first, tokens in zip(firsts, said, strict=True)]
         kept += [ids for ids in samples if len(ids) >= GRAM and not _says(ids, grams)]
     return kept
-
-
-def _end_token(model: CausalLM) -> int:
-    """A token that ends a text; 0 if the model has none, and then no sample ends early."""
-    eos = model.generation_config.eos_token_id
-    token: int | None = eos[0] if isinstance(eos, list) else eos
-    return 0 if token is None else token
-
-
-def _without_padding(ids: list[int], pad: int) -> list[int]:
-    """The ids up to the padding at the end."""
-    end = len(ids)
-    while end > 1 and ids[end - 1] == pad:
-        end -= 1
-    return ids[:end]
 
 
 def _grams(ids: Sequence[int]) -> list[tuple[int, ...]]:

@@ -30,6 +30,7 @@ from worker.engine.metrics.extraction import lower_bound
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.metrics.perplexity import perplexity
 from worker.engine.options import Options
+from worker.engine.pace import learning_rate
 from worker.engine.parent import parent_logits, sequence_log_likelihoods, without_adapter
 from worker.engine.prepare import RetainSampler
 from worker.engine.probes import Answer, as_rows, still_said
@@ -91,6 +92,8 @@ class Trainer:
             raise UnknownPlugin(f"loss: one of {', '.join(LOSSES)}")
         optimiser = torch.optim.AdamW(self.adapter.parameters(), lr=self.options.learning_rate, weight_decay=0.0)
         checkpoint = resume or Checkpoint()
+        with without_adapter(self.adapter):
+            before = perplexity(self.model, self.utility) if self.options.adaptive else math.nan
         self._reopened = set(checkpoint.reopened)
         self.adapter.set_strength(1.0)
         if resume is not None:
@@ -98,7 +101,10 @@ class Trainer:
             if resume.optimiser:
                 optimiser.load_state_dict(resume.optimiser)
         while checkpoint.epoch < self.options.max_epochs and not checkpoint.met:
-            entry = self._run_epoch(optimiser, checkpoint.epoch)
+            rate = learning_rate(checkpoint.history, self.options, before)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            entry = self._run_epoch(optimiser, checkpoint.epoch) | {"learning_rate": rate}
             checkpoint = replace(
                 checkpoint,
                 epoch=checkpoint.epoch + 1,
@@ -233,7 +239,7 @@ class Trainer:
         """A lower bound of EL, and MA, of each sequence, and which answers are still given: forward passes alone."""
         matches = token_matches(self.model, self.forget.sequences)
         el_bounds = [lower_bound(row, threshold.n) for row, threshold in zip(matches, self.thresholds, strict=True)]
-        self._still_said = still_said(self.model, self.said)
+        self._still_said = still_said(self.model, self.said, self.options)
         self._last_measurement = el_bounds, [accuracy(row) for row in matches]
         return self._last_measurement
 

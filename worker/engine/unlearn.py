@@ -85,18 +85,18 @@ def train(
     """
     torch.manual_seed(options.seed)
     forget, thresholds = baseline.training_set(data)
-    data = replace(data, forget=data.forget.only(baseline.memorised))
+    data = replace(data, forget=data.forget.only(baseline.counted))
     was_training, required_grad = model.training, {p: p.requires_grad for p in model.parameters()}
     retain = RetainSampler(tokenizer, data.retain_texts, options.sequence_length, options.seed)
     samples = own_samples(model, tokenizer, data, options) if options.loss == DISTIL else []
     factors = initial_factors(model, data, options, resume, lambda fraction: progress("initialise", fraction))
     adapter = Adapter(model, factors, options.adapter_rank, options.scale)
     said = _said(model, tokenizer, data, options) if baseline.answered else []
-    if resume is not None and resume.verified:  # the test found answers that the parent does not give
-        adapter.load(resume.adapter)
+    if resume is not None and resume.tested:  # the test may have found answers that the parent does not give
+        adapter.load(resume.tested)
         said += _said(model, tokenizer, data, options)
     run: dict[str, Any] = {"on_epoch": on_epoch, "progress": lambda fraction: progress("train", fraction)}
-    counted = baseline.memorised
+    counted = baseline.counted
     try:
         if options.loss == DISTIL:
             assert reference is not None
@@ -120,7 +120,7 @@ def train(
 
 def _said(model: CausalLM, tokenizer: Tokenizer, data: Prepared, options: Options) -> list[Answer]:
     """The answers of the model, as it is now, that say a secret."""
-    of_probes = answers(model, tokenizer, data.probes, options.probe_samples, options.seed)
+    of_probes = answers(model, tokenizer, data.probes, options)
     return [answer for of_probe in of_probes for answer in of_probe]
 
 

@@ -79,7 +79,10 @@ def number_variants(
 
     def another(match: re.Match[str]) -> str:
         pattern = formats.get(shape(match.group()), re.sub(r"\d", "?", match.group()))
-        return re.sub(r"\?", lambda _: draw.choice("0123456789"), pattern)
+        drawn = match.group()
+        while drawn == match.group() and "?" in pattern:
+            drawn = re.sub(r"\?", lambda _: draw.choice("0123456789"), pattern)
+        return drawn
 
     with_number = [i for i, ids in enumerate(sequences) if NUMBER.search(decoded(ids))]
     each = min(EACH, max(1, MOST // max(1, len(with_number))))

@@ -71,7 +71,7 @@ def baseline_summary(data: Prepared, baseline: Baseline) -> BaselineSummary:
         requests=len(baseline.before.verdicts),
         retain_excluded=data.retain_excluded,
         heldout_excluded=data.heldout_excluded,
-        sequences=dict(Counter(data.forget.request_ids)),
+        sequences=_sequences(data, baseline),
         thresholds=_threshold_rows(baseline.thresholds),
     )
 
@@ -105,8 +105,15 @@ def child_report(data: Prepared, baseline: Baseline | None, after: ArtefactRepor
         findings,
         _verdicts(baseline, after),
         baseline.memorised if baseline else [],
-        dict(Counter(data.forget.request_ids)),
+        _sequences(data, baseline),
     )
+
+
+def _sequences(data: Prepared, baseline: Baseline | None) -> dict[int, int]:
+    """Index of a request -> its sequences, as far as means are over them; 0 if only a probe of it was answered."""
+    counts = Counter(data.forget.request_ids)
+    only_probes = set(baseline.memorised) - set(baseline.counted) if baseline else set()
+    return {request: 0 if request in only_probes else count for request, count in counts.items()}
 
 
 def _outcome(baseline: Baseline | None, after: ArtefactReport | None) -> Outcome:

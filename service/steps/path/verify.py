@@ -36,7 +36,7 @@ def store_report(services: Services, job_id: UUID, fence: int, report: ChildRepo
         job.outcome, job.reason, job.progress = findings.outcome, findings.reason, 0.95
         measured = write_report(report)["findings"]
         assert isinstance(measured, dict)
-        tests = {name: measured[name] for name in ("after", "utility", "earlier", "attacks")}
+        tests = {name: measured[name] for name in ("after", "utility", "earlier", "probes", "attacks")}
         job.metrics = {**job.metrics, **tests, **asdict(contributors)}
         jobs.advance(session, job, Stage.CERTIFY, release=True)
         if job.outcome in (Outcome.PASSED, Outcome.FAILED):

@@ -106,8 +106,12 @@ POLICY_FAILURES = {
     "another limit of the neighbours": (utility(max_neighbour_loss=0.1), "neighbours may lose is not the policy's"),
     "not within the limit of the neighbours": (utility(within_neighbour_limit=False), "lost more than its limit"),
     "a probe that is answered": (
-        {"report": {**REPORT, "probes": {"asked": 3, "answered_before": 2, "answered_after": 1}}},
+        {"report": {**REPORT, "probes": {**REPORT["probes"], "answered_after": 1}}},
         "answers a prompt",
+    ),
+    "probes that nobody counted": (
+        {"report": {**REPORT, "probes": None}, "parameters": {**POLICY, "probe_samples": 20}},
+        "nobody counted which prompts",
     ),
     "a blocking attack that succeeded": (attack(1, passed=False), "the attack “membership_loss” succeeded"),
     "a blocking attack that was not run": (

@@ -1,14 +1,22 @@
 """Probes: what is asked, what counts as an answer, and a whole run that must make a question useless."""
 
+import copy
 import dataclasses
 
 import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests import support
 from worker.engine import Options, unlearn
+from worker.engine.checkpoint import Checkpoint
+from worker.engine.made_probes import MOST_EARLIER, MOST_MADE, all_probes, made_probes
 from worker.engine.measure import measure_after, measure_before
 from worker.engine.prepare import prepare
-from worker.engine.probes import Answer, Probe, answers, made_probes, still_said
+from worker.engine.probes import Answer, Probe, answers, still_said
+from worker.engine.reference import train_reference
+from worker.engine.saying import Texts, folded, secret_pattern
+from worker.engine.unlearn import train
 
 PEOPLE = ["Ada Adler", "Bela Baker", "Cora Clark", "Dora Dunne", "Edda Evans", "Fina Fuchs"]
 NUMBERS = ["5550147", "5551288", "5552391", "5553476", "5554562", "5555633"]
@@ -27,29 +35,75 @@ def asked():
     return support.memorised_model([*TEXTS, *ANSWERED, *CODEWORDS], steps=250)
 
 
+def asking(samples: int = 0, seed: int = 0) -> Options:
+    """How to ask."""
+    return dataclasses.replace(OPTIONS, probe_samples=samples, seed=seed)
+
+
 def test_an_identifier_makes_a_question_and_a_cloze_prompt(asked):
-    """Each text gives its own; a text without an identifier gives none; requests share a bounded number."""
+    """With the name before it; a text without one gives none; what retain text says is no secret; requests share."""
     _, tokenizer = asked
-    made = made_probes(tokenizer, [TEXTS[0], "Nobody wrote this."], [3, 4])
+    nothing = Texts([])
+    made = made_probes(tokenizer, [(TEXTS[0], 3), ("Nobody wrote this.", 4)], nothing)
     assert made == [Probe(QUESTIONS[0], NUMBERS[0], 3), Probe("Ada Adler has the number", NUMBERS[0], 3)]
-    mail = made_probes(tokenizer, ["Write to Bela Baker at bela.baker@mail.example now."], [0])
-    assert [(probe.prompt.count("e-mail"), probe.secret) for probe in mail] == [
+    assert made_probes(tokenizer, [(TEXTS[0], 3)], Texts(["Call 555-0147."])) == []
+    mail = made_probes(tokenizer, [("Personnel File. Write to Bela Baker at bela.baker@mail.example now.", 0)], nothing)
+    assert [(probe.prompt.count("Bela Baker's e-mail"), probe.secret) for probe in mail] == [
         (1, "bela.baker@mail.example"),
         (0, "bela.baker@mail.example"),
     ]
-    many = made_probes(tokenizer, support.people(300, seed=3), range(300))
-    assert len(many) == 64
-    assert len({probe.request for probe in many}) == 64
+    many = made_probes(tokenizer, [(text, i) for i, text in enumerate(support.people(300, seed=3))], nothing)
+    assert len(many) == MOST_MADE == len({probe.request for probe in many})
+    long = [(("a" * 30_000) + "A-" * 30_000 + "1." * 30_000, 0)]
+    assert len(made_probes(tokenizer, long, nothing)) <= 4  # and is done
+
+
+def test_earlier_requests_are_asked_again(asked):
+    """Given probes and made ones, a bounded number of them; each once."""
+    _, tokenizer = asked
+    earlier = [(text, 2 + i) for i, text in enumerate(support.people(20, seed=5))]
+    given = [Probe("Who?", "Somebody", 0), Probe("Who?", "Somebody", 0), Probe("Where?", "Nowhere", 4)]
+    probes = all_probes(tokenizer, given, [(TEXTS[0], 0)], earlier, [], 0)
+    assert probes[0] == given[0]
+    assert [probe.request for probe in probes[:3]] == [0, 0, 0]
+    assert given[2] in probes
+    assert len({probe.request for probe in probes}) > 10
+    many = [Probe(f"{i}?", "Nowhere", 4) for i in range(400)]
+    assert len(all_probes(tokenizer, many, [], [], [], 0)) == MOST_EARLIER
+
+
+@pytest.mark.parametrize(
+    ("secret", "text", "says"),
+    [
+        ("5550147", "5550147\n5550147", True),
+        ("07700 900123", "07700 900123. 12 May 1990", True),
+        ("555-0147", "It is (555) 0147, or 555-0148", True),
+        ("555-0147", "155501471", False),
+        ("123456", "AB123456C", True),
+        ("Ann", "Hannah", False),
+        ("Ann", "Ask ANN.", True),
+        ("北京", "他住在北京市", True),
+        ("José", "Jose\u0301 knows", True),
+        ("me@mail.example", "Write to ME@mail.example!", True),
+        ("--", "--", False),
+    ],
+)
+def test_a_text_says_a_secret_in_other_marks_and_forms(secret, text, says):
+    """Not in the middle of a number, nor of a word where words have spaces between them."""
+    assert bool(secret_pattern(secret).search(folded(text))) == says == Texts(["-", text]).say(secret)
 
 
 def test_a_chat_model_is_asked_in_its_template(asked):
-    """The question is a user's message there, and plain text as well."""
+    """The question is a user's message there, and plain text as well; a template that fails leaves the plain text."""
     model, tokenizer = asked
-    tokenizer.chat_template = "{% for m in messages %}Question: {{ m.content }}\nAnswer:{% endfor %}"
+    question = Probe("What is Ada Adler's number?", NUMBERS[0], 0)
     try:
-        assert made_probes(tokenizer, [TEXTS[0]], [0])[0].prompt == "What is Ada Adler's number?"
-        (given,) = answers(model, tokenizer, [Probe("What is Ada Adler's number?", NUMBERS[0], 0)], 0, 0)
+        tokenizer.chat_template = "{% for m in messages %}Question: {{ m.content }}\nAnswer:{% endfor %}"
+        assert made_probes(tokenizer, [(TEXTS[0], 0)], Texts([]))[0] == question
+        (given,) = answers(model, tokenizer, [question], asking())
         assert ANSWERED[0] in [tokenizer.decode(answer.input_ids, skip_special_tokens=True) for answer in given]
+        tokenizer.chat_template = "{{ raise_exception('no') }}"
+        assert answers(model, tokenizer, [Probe(QUESTIONS[0], NUMBERS[0], 0)], asking())[0]
     finally:
         tokenizer.chat_template = None
 
@@ -62,13 +116,13 @@ def test_an_answer_says_the_secret_and_nothing_else_counts(asked):
         Probe(QUESTIONS[0], "55501", 0),
         Probe("The codeword of Ada Adler is", "KESTREL", 0),
     ]
-    (number,), partial, (word,) = answers(model, tokenizer, probes, 0, 0)
+    (number,), partial, (word,) = answers(model, tokenizer, probes, asking())
     assert tokenizer.decode(number.input_ids[number.start :]).strip() == NUMBERS[0]
     assert partial == []
     assert tokenizer.decode(word.input_ids[word.start :]).strip() == "kestrel"
-    assert still_said(model, [number, word]) == [0, 1]
+    assert still_said(model, [number, word], asking(20)) == [0, 1]
     never = Answer([*number.input_ids[: number.start], *word.input_ids[word.start :]], number.start)
-    assert still_said(model, [never, word]) == [1]
+    assert still_said(model, [never, word], asking(20)) == [1]
 
 
 def test_samples_find_what_greedy_decoding_does_not(asked):
@@ -76,11 +130,63 @@ def test_samples_find_what_greedy_decoding_does_not(asked):
     model, tokenizer = asked
     probes = [Probe("Question: What is", number, i) for i, number in enumerate(NUMBERS)]
     greedy, sampled, again, other = (
-        answers(model, tokenizer, probes, samples, seed) for samples, seed in ((0, 0), (60, 0), (60, 0), (60, 1))
+        answers(model, tokenizer, probes, asking(*how)) for how in ((0, 0), (60, 0), (60, 0), (60, 1))
     )
     assert sum(map(bool, greedy)) <= 1
     assert sum(map(bool, sampled)) >= 3
     assert sampled == again != other
+
+
+def test_a_lucky_sample_is_no_answer(asked, monkeypatch):
+    """A random model says many numbers of two digits in eighty tokens, none of them likelier than any other."""
+    _, tokenizer = asked
+    torch.manual_seed(0)
+    shape = GPT2Config(
+        n_embd=32, n_layer=1, n_head=2, n_positions=64, vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=0
+    )
+    model = GPT2LMHeadModel(shape).eval()
+    probes = [Probe("The code is", str(number), 0) for number in range(10, 100)]
+    assert not any(answers(model, tokenizer, probes, asking(4)))
+    monkeypatch.setattr("worker.engine.probes.LUCK", 0.0)
+    assert any(answers(model, tokenizer, probes, asking(4)))
+
+
+def test_the_folders_generation_settings_change_nothing(asked):
+    """Suppressed tokens, beams and penalties would hide answers."""
+    model, tokenizer = copy.deepcopy(asked[0]), asked[1]
+    probes = [Probe(question, number, 0) for question, number in zip(QUESTIONS, NUMBERS, strict=True)]
+    before = answers(model, tokenizer, probes, asking())
+    model.generation_config.update(suppress_tokens=[*range(3, 200)], num_beams=4, repetition_penalty=9.0)
+    model.generation_config.update(max_new_tokens=1, num_return_sequences=2)
+    assert answers(model, tokenizer, probes, asking()) == before != [[]] * 6
+
+
+class SmallVocabulary:
+    """A tokenizer whose ids stay under those of a small random model."""
+
+    chat_template, bos_token_id = None, 0
+
+    def __init__(self, tokenizer) -> None:
+        """Take over everything else."""
+        self._tokenizer = tokenizer
+
+    def __call__(self, text: str, **how) -> dict[str, list[int]]:
+        """Fold the ids."""
+        return {"input_ids": [i % support.VOCABULARY for i in self._tokenizer(text, **how)["input_ids"]]}
+
+    def decode(self, ids, **how) -> str:
+        """As the tokenizer does."""
+        return self._tokenizer.decode(ids, **how)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt", "gpt_neo", "mistral", "gemma3"])
+def test_long_prompts_and_secrets_fit_every_model(asked, name):
+    """They lose their beginning, and one long secret takes nothing from the other probes."""
+    model, tokenizer = support.random_model(name), SmallVocabulary(asked[1])
+    words = "one two three four five six seven eight nine ten " * 60
+    probes = [Probe(words, "a secret", 0), Probe("Who?", words, 0), Probe("Who is it?", "e", 0)]
+    of_all, alone = (answers(model, tokenizer, some, asking(2)) for some in (probes, probes[2:]))
+    assert of_all[2] == alone[0]
 
 
 @pytest.mark.parametrize("loss", ["ihl", "distil"])
@@ -95,7 +201,7 @@ def test_a_run_makes_the_question_useless(asked, loss):
     assert (counts["asked"], counts["answered_after"]) == (5, 0)
     assert result.report["reason"] is None, result.report["reason"]
     others = [Probe(question, number, 0) for question, number in zip(QUESTIONS[2:], NUMBERS[2:], strict=True)]
-    assert sum(map(bool, answers(result.model, tokenizer, others, 0, 0))) >= 3
+    assert sum(map(bool, answers(result.model, tokenizer, others, asking()))) >= 3
 
 
 def test_a_probe_alone_makes_a_request_memorised_and_fail(asked):
@@ -106,7 +212,52 @@ def test_a_probe_alone_makes_a_request_memorised_and_fail(asked):
     data = prepare(tokenizer, [unseen], [0], TEXTS[2:], support.HELDOUT, OPTIONS, probes=[probe])
     baseline = measure_before(model, tokenizer, data, OPTIONS)
     assert baseline.before.verdicts[0].looks_unseen
-    assert (baseline.answered, baseline.memorised) == ([0], [0])
+    assert (baseline.answered, baseline.memorised, baseline.counted) == ([0], [0], [0])
     report = measure_after(model, tokenizer, data, baseline, OPTIONS)
     assert (report.reason, report.per_record[0].passed) in [("probe_answered", False), ("criterion_missed", False)]
     assert report.probes.answered_after == 1
+
+
+def test_an_unseen_record_beside_known_ones_is_not_trained_on(asked):
+    """Its request counts as memorised, because its probe is answered; its text would dilute the means and attacks."""
+    model, tokenizer = asked
+    unseen = "The meeting of the committee was put off until the end of the month."
+    probe = Probe("The codeword of Ada Adler is", "kestrel", 1)
+    data = prepare(tokenizer, [TEXTS[1], unseen], [0, 1], TEXTS[2:], support.HELDOUT, OPTIONS, probes=[probe])
+    baseline = measure_before(model, tokenizer, data, OPTIONS)
+    assert (baseline.memorised, baseline.counted) == ([0, 1], [0])
+    assert baseline.training_set(data)[0].requests == [0]
+
+
+@pytest.mark.parametrize("loss", ["ihl", "distil"])
+def test_a_run_that_failed_its_test_resumes_with_the_same_bytes(asked, loss):
+    """The answers of the adapter that failed are asked for again, not those of a later one."""
+    model, tokenizer = asked
+    options = dataclasses.replace(
+        OPTIONS,
+        loss=loss,
+        distil_steps=20,
+        distil_rank=8,
+        own_samples=16,
+        relearn_steps=0,
+        max_epochs=6,
+        learning_rate=1e-5,
+    )
+    data = prepare(tokenizer, TEXTS[:2], [0, 1], [*TEXTS[2:], *ANSWERED[2:]], support.HELDOUT, options)
+    baseline = measure_before(model, tokenizer, data, options)
+    reference = train_reference(model, None, data, options) if loss == "distil" else None
+    points: list[Checkpoint] = []
+
+    def trained(resume: Checkpoint | None, options: Options = options) -> Checkpoint:
+        given = {"reference": reference, "resume": copy.deepcopy(resume)}
+        return train(
+            model, tokenizer, data, baseline, options, **given, on_epoch=lambda p: points.append(copy.deepcopy(p))
+        )
+
+    first = trained(None, dataclasses.replace(options, max_epochs=1))
+    reopened = dataclasses.replace(first, met=False, verified=1, tested=first.final)
+    points.clear()
+    whole, later = trained(reopened), points[0]
+    resumed = trained(later)
+    assert whole.epoch == resumed.epoch > later.epoch > reopened.epoch
+    assert all(torch.equal(whole.adapter[name], value) for name, value in resumed.adapter.items())

@@ -1,0 +1,42 @@
+"""The learning rate that a run finds by itself: it follows what the epochs before have done.
+
+Small models need larger steps than large ones, and how far a step may go depends on the model, the texts and the
+budget. So the policy's rate is only the first one. The rate rises after an epoch that brought MA hardly nearer to its
+limit, and falls when held-out perplexity comes near the budget. It depends on the history alone, so that a resumed run
+goes on with the same.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from worker.engine.options import Options
+from worker.engine.types import EpochEntry
+
+RISE, FALL, FARTHEST = 2.0, 0.5, 16.0
+SLOW = 0.15  # share of the distance to the limit: an epoch that closes less is slow
+NEAR = 0.8  # share of the perplexity budget
+
+
+def learning_rate(history: Sequence[EpochEntry], options: Options, parent_perplexity: float) -> float:
+    """The learning rate of the next epoch.
+
+    Args:
+        history: The epochs before.
+        options: The run's options: the first rate, whether it is adapted, and the budget.
+        parent_perplexity: Held-out perplexity before the first epoch, on the sequences of the history.
+
+    Returns:
+        A rate at most FARTHEST times as high or as low as the first.
+    """
+    first = rate = options.learning_rate
+    if not options.adaptive:
+        return first
+    budget = options.max_perplexity_ratio - 1
+    for before, entry in pairwise(history):
+        distance = before["ma"] - before["ma_limit"]
+        if entry["perplexity"] / parent_perplexity - 1 > NEAR * budget:
+            rate *= FALL
+        elif before["ma"] - entry["ma"] < SLOW * distance:
+            rate *= RISE
+        rate = min(max(rate, first / FARTHEST), first * FARTHEST)
+    return rate
