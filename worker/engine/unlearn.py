@@ -6,6 +6,7 @@ It goes unlearn -> merge -> verify, as the service does, without the service's f
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -237,14 +238,8 @@ def unlearn(
         earlier_request_ids=range(first_earlier, first_earlier + len(earlier_texts)),
         probes=probes,
     )
-    baseline = measure_before(
-        model,
-        tokenizer,
-        data,
-        options,
-        lambda fraction: progress("measure", fraction),
-        first_perplexity=first_perplexity,
-    )
+    measuring = partial(progress, "measure")
+    baseline = measure_before(model, tokenizer, data, options, measuring, first_perplexity=first_perplexity)
     if not baseline.memorised:
         return _parent_stands(model, tokenizer, data, baseline, options, progress)
     reference: CausalLM | None = None

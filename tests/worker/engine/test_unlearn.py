@@ -163,7 +163,7 @@ def test_what_fails_the_whole_test_is_trained_on(point, per_record, earlier, exp
     utility = compare(same, same, 1.0, OPTIONS)
     reason = "earlier_request_regressed" if earlier else "criterion_missed"
     came_back = [verdict(r, el, passed=p) for r, el, p in earlier]
-    report = ArtefactReport(reason, [], after, after, verdicts, came_back, utility, [], ProbeCounts(0, 0, 0))
+    report = ArtefactReport(reason, [], after, after, verdicts, came_back, utility, [], ProbeCounts(0, 0, 0, 0))
     reopened = point.reopen(report, 4)
     assert (reopened and (reopened.strength, reopened.met, reopened.reopened)) == expected
     assert point.reopen(replace(report, reason=None), 4) is None
@@ -228,8 +228,9 @@ def test_defaults_are_those_of_interfaces():
     assert (Options().max_epochs, Options().batch_size, Options().el_n, Options().sequence_length) == (20, 8, 10, 200)
 
 
-def test_training_stops_in_mid_epoch_and_keeps_the_least_change(memorised):
-    """No step after MA passes, and no more of the change than passes with the reserve."""
+def test_training_stops_in_mid_epoch_and_keeps_the_least_change(memorised, monkeypatch):
+    """No step after MA passes, and no more of the change than passes with the reserve, where no probe needs more."""
+    monkeypatch.setattr("worker.engine.made_probes.IDENTIFIERS", {})
     model, tokenizer = memorised
     options = dataclasses.replace(OPTIONS, min_epoch_steps=40, epoch_checks=40)
     result = unlearn(model, tokenizer, support.KNOWN[:2], support.RETAIN, support.HELDOUT, options)
