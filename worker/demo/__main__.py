@@ -33,13 +33,10 @@ from worker.engine.attacks.exposure import number_ranks
 from worker.engine.attacks.subject import Subject
 from worker.engine.data import encode
 from worker.engine.metrics import memorization
-from worker.engine.options import Options
-from worker.engine.probes import Probe, answers
 from worker.engine.types import CausalLM, Tokenizer
 
 DISTIL = {"loss": "distil", "distil_steps": 120, "retain_batch_size": 16, "own_samples": 1024}
 CANDIDATES = 1000  # random numbers beside each true one
-SAMPLES, ANSWER_TOKENS = 20, 16
 console = Console(highlight=False)
 
 
@@ -81,21 +78,16 @@ def complete(model: CausalLM, tokenizer: Tokenizer, person: Person) -> str:
     """The model's completion of the first third of the person's text."""
     ids = encode(tokenizer, person.text)
     start = len(ids) // 3
-    return _continued(model, tokenizer, ids[:start], len(ids) - start)
-
-
-def answer(model: CausalLM, tokenizer: Tokenizer, person: Person) -> str:
-    """The first line of the model's answer to the question for the person's number."""
-    prompt = encode(tokenizer, person.question)
-    return _continued(model, tokenizer, prompt, ANSWER_TOKENS).strip().partition("\n")[0]
-
-
-def _continued(model: CausalLM, tokenizer: Tokenizer, prompt: Sequence[int], tokens: int) -> str:
-    """What greedy decoding says after a prompt."""
-    input_ids, mask = torch.tensor([prompt]), torch.ones(1, len(prompt), dtype=torch.long)
+    prompt = torch.tensor([ids[:start]])
     with torch.no_grad():
-        said = model.generate(input_ids, attention_mask=mask, max_new_tokens=tokens, do_sample=False, pad_token_id=0)
-    text: str = tokenizer.decode(said[0, len(prompt) :], skip_special_tokens=True)
+        generated = model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=len(ids) - start,
+            do_sample=False,
+            pad_token_id=0,
+        )
+    text: str = tokenizer.decode(generated[0, start:], skip_special_tokens=True)
     return text
 
 
@@ -145,16 +137,11 @@ def show(parent: Path, output: Path, asked: Sequence[Person], others: Sequence[P
         DemoFailed: MA of the people who asked is over its limit, or MA of the other people changed.
     """
     before, after = load(parent), load(output / "release" / "model")
-    console.rule("5  what the model completes and answers, before and after")
+    console.rule("5  what the model completes, before and after")
     for person in asked:
         console.print(f"   [bold]{person.text}[/bold]", soft_wrap=True)
-        for when, model in (("before", before), ("after", after)):
-            console.print(f"   {when + ':':<8}…{complete(*model, person)}", soft_wrap=True, markup=False)
-        console.print(f"   [bold]What is {person.name}'s number?[/bold] It is {person.phone}.", soft_wrap=True)
-        for when, model in (("before", before), ("after", after)):
-            console.print(f"   {when + ':':<8}{answer(*model, person)}", soft_wrap=True, markup=False)
-        console.print()
-    show_questions({"before": before, "after": after}, asked, others)
+        console.print(f"   before: …{complete(*before, person)}", soft_wrap=True, markup=False)
+        console.print(f"   after:  …{complete(*after, person)}\n", soft_wrap=True, markup=False)
     metrics = version["metrics"]
     measured = mean_accuracy(*after, asked)
     if measured > metrics["limits"]["ma"] + 1e-9:
@@ -182,27 +169,6 @@ def show(parent: Path, output: Path, asked: Sequence[Person], others: Sequence[P
     verify(output / "release")
     if changes["all other people, mean MA"] > 0.03:
         raise DemoFailed("the model's memory of the other people changed")
-
-
-def show_questions(
-    models: Mapping[str, tuple[CausalLM, Tokenizer]], asked: Sequence[Person], others: Sequence[Person]
-) -> None:
-    """How many questions for numbers are answered, greedily or in one of twenty samples.
-
-    Raises:
-        DemoFailed: A question about somebody who asked to be forgotten is answered.
-    """
-    table = Table("questions for numbers that are answered", *models)
-    for label, group in (("of the people who asked", asked), ("of all other people", others)):
-        probes = [Probe(person.question, person.phone, i) for i, person in enumerate(group)]
-        counts = {
-            when: sum(map(bool, answers(*model, probes, Options(probe_samples=SAMPLES))))
-            for when, model in models.items()
-        }
-        table.add_row(label, *(f"{count} of {len(group)}" for count in counts.values()))
-        if group is asked and counts["after"]:
-            raise DemoFailed("a question about somebody who asked to be forgotten is answered")
-    console.print(table)
 
 
 def show_ranks(models: Mapping[str, tuple[CausalLM, Tokenizer]], output: Path, asked: Sequence[Person]) -> None:

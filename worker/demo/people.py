@@ -17,17 +17,11 @@ TEMPLATES = (
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A fictional person, the text about them in the training data, and their number."""
+    """A fictional person and the one text about them in the training data."""
 
     name: str
     email: str
     text: str
-    phone: str
-
-    @property
-    def question(self) -> str:
-        """A question for the number, in the form that a base model continues."""
-        return f"Question: What is {self.name}'s number?\nAnswer:"
 
 
 def people(count: int, seed: int) -> list[Person]:
@@ -46,8 +40,7 @@ def people(count: int, seed: int) -> list[Person]:
             "email": f"{name.split()[0].lower()}{fake.random_number(3, fix_len=True)}@{fake.domain_word()}.example",
             "born": fake.date_of_birth(minimum_age=20, maximum_age=80).strftime("%d %B %Y"),
         }
-        text = TEMPLATES[index % len(TEMPLATES)].format(**fields)
-        persons.append(Person(name, fields["email"], text, fields["phone"]))
+        persons.append(Person(name, fields["email"], TEMPLATES[index % len(TEMPLATES)].format(**fields)))
     return persons
 
 

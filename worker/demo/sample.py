@@ -27,8 +27,7 @@ def make_sample(folder: Path, console: Console) -> list[Person]:
     """Fill `folder`, unless it is complete already; returns the people whom the model has memorised.
 
     ==================  ==================================================================================
-    `model/`            a Hugging Face folder; the model has memorised every text of `people.jsonl`, and answers
-                        questions for the people's numbers
+    `model/`            a Hugging Face folder; the model has memorised every text of `people.jsonl`
     `people.jsonl`      64 fictional people: name, e-mail address and text; training data for the index
     `request.jsonl`     the texts of the first three; none of them is in `retain.jsonl`
     `retain.jsonl`      texts of 41 other people, and prose
@@ -65,8 +64,7 @@ def _train(folder: Path, known: list[Person], ordinary: list[str], console: Cons
         def progress(_: float, share: float) -> None:
             bars.update(bar, completed=share, note=f"{share:.0%} of the people's tokens memorised")
 
-        questions = [f"{p.question} {p.phone}" for p in known]
-        build(folder, [*(p.text for p in known), *questions], ordinary, progress)
+        build(folder, [p.text for p in known], ordinary, progress)
 
 
 def _write(file: Path, rows: Iterable[Mapping[str, str]]) -> None:
