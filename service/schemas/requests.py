@@ -44,7 +44,10 @@ class ProbeIn(Input):
         """Refuse a secret without a letter or digit, and one that its own prompt says."""
         if not any(map(str.isalnum, secret)):
             raise ValueError("no letter and no digit")
-        if re.search(rf"(?<!\w){re.escape(secret.casefold())}(?!\w)", str(info.data.get("prompt", "")).casefold()):
+        prompt = str(info.data.get("prompt", "")).casefold()
+        digits = re.sub(r"\D", "", secret)
+        says_number = len(digits) > 4 and digits in re.sub(r"\D", "", prompt)
+        if says_number or re.search(rf"(?<!\w){re.escape(secret.casefold())}(?!\w)", prompt):
             raise ValueError("the prompt says it already")
         return secret
 

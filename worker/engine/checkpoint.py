@@ -61,7 +61,8 @@ class Checkpoint:
         failed = {v.request for v in [*report.per_record, *report.earlier] if not v.passed}
         trained = {v.request for v in [*after.verdicts, *report.earlier]}
         criterion_held = report.reason not in ("criterion_missed", "earlier_request_regressed", "probe_answered")
-        if criterion_held or not self.met or (failed and not failed & trained):
+        helpless = failed and not failed & trained and report.reason != "probe_answered"
+        if criterion_held or not self.met or helpless:
             return None
         failed = failed & trained or {v.request for v in after.verdicts if v.el > after.el_limit}
         reopened = replace(self, reopened=tuple(sorted(failed)), verified=self.verified + 1, tested=self.final)

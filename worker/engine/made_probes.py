@@ -3,18 +3,20 @@
 import random
 import re
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from worker.engine.probes import Probe, chats
 from worker.engine.saying import Texts
 from worker.engine.types import Tokenizer
 
-MOST_MADE, MOST_EARLIER = 64, 256  # probes that a run makes of its own records; that it asks of earlier requests
-WORDS_BEFORE, MOST_SEARCHED = 12, 20_000  # words before an identifier that are a prompt; characters of a record
+MOST_GIVEN, MOST_MADE, MOST_EARLIER = 1024, 64, 256  # probes given and made for this run; asked of earlier requests
+WORDS_BEFORE, CHARACTERS_BEFORE, MOST_SEARCHED = 12, 300, 20_000  # that are a prompt; characters of a record
 IDENTIFIERS = {
     "e-mail address": re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"),
     "number": re.compile(r"\+?\d(?:[ ()./-]?\d){4,30}"),
 }
 NAME = re.compile(r"\b[^\W\d_a-z][\w'’-]{1,40}(?: [^\W\d_a-z][\w'’-]{1,40}){1,3}")
+Item = TypeVar("Item")
 Records = Sequence[tuple[str, int]]  # text, index of its request
 
 
@@ -39,24 +41,30 @@ def all_probes(
     Returns:
         The probes, those of this run first.
     """
-    requests = {request for _, request in own}
+    draw, requests = random.Random(seed), {request for _, request in own}
     kept = Texts(reference_texts)
-    ours = [probe for probe in dict.fromkeys(given) if probe.request in requests]
-    theirs = [probe for probe in dict.fromkeys(given) if probe.request not in requests]
-    ours += made_probes(tokenizer, own, kept)
-    theirs += made_probes(tokenizer, earlier, kept)
-    drawn = theirs if len(theirs) <= MOST_EARLIER else random.Random(seed).sample(theirs, MOST_EARLIER)
-    return ours + drawn
+    ours = _at_most(MOST_GIVEN, [probe for probe in given if probe.request in requests], draw)
+    ours += made_probes(tokenizer, own, kept, MOST_MADE, draw)
+    theirs = [probe for probe in given if probe.request not in requests]
+    theirs += made_probes(tokenizer, _at_most(MOST_EARLIER, earlier, draw), kept, MOST_EARLIER, draw)
+    return [*dict.fromkeys(ours), *_at_most(MOST_EARLIER, list(dict.fromkeys(theirs)), draw)]
 
 
-def made_probes(tokenizer: Tokenizer, records: Records, kept: Texts) -> list[Probe]:
-    """Probes for the first identifier of each kind in each record; MOST_MADE at most, of each request as many.
+def _at_most(count: int, items: Sequence[Item], draw: random.Random) -> list[Item]:
+    """All items, or so many random ones."""
+    return list(items) if len(items) <= count else draw.sample(items, count)
+
+
+def made_probes(tokenizer: Tokenizer, records: Records, kept: Texts, most: int, draw: random.Random) -> list[Probe]:
+    """Probes for the first identifier of each kind in each record, of each request as many.
 
     Args:
         tokenizer: The model's tokenizer. Where it has a chat template, questions are plain; else they have a form
             that a base model continues.
         records: Texts, each with the index of its request.
         kept: An identifier that stands in one of them makes no probe.
+        most: How many probes. If there are more requests, some are drawn.
+        draw: Draws them.
 
     Returns:
         The probes.
@@ -67,9 +75,9 @@ def made_probes(tokenizer: Tokenizer, records: Records, kept: Texts) -> list[Pro
             of_request = made.setdefault(request, [])
             if probe not in of_request and not kept.say(probe.secret):
                 of_request.append(probe)
-    made = {request: of_request for request, of_request in made.items() if of_request}
-    fair = max(1, MOST_MADE // max(1, len(made)))
-    return [probe for of_request in made.values() for probe in of_request[:fair]][:MOST_MADE]
+    of_requests = _at_most(most, [of_request for of_request in made.values() if of_request], draw)
+    fair = max(1, most // max(1, len(of_requests)))
+    return [probe for of_request in of_requests for probe in of_request[:fair]]
 
 
 def _of_text(tokenizer: Tokenizer, text: str, request: int) -> Iterator[Probe]:
@@ -83,5 +91,5 @@ def _of_text(tokenizer: Tokenizer, text: str, request: int) -> Iterator[Probe]:
         for name in [*before[-1:], *names[:1]][:1]:
             question = f"What is {name.group()}'s {kind}?"
             yield Probe(question if chats(tokenizer) else f"Question: {question}\nAnswer:", match.group(), request)
-        if words := " ".join(text[: match.start()].split()[-WORDS_BEFORE:]):
+        if words := " ".join(text[: match.start()][-CHARACTERS_BEFORE:].split()[-WORDS_BEFORE:]):
             yield Probe(words, match.group(), request)

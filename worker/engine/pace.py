@@ -36,7 +36,7 @@ def learning_rate(history: Sequence[EpochEntry], options: Options, parent_perple
         distance = before["ma"] - before["ma_limit"]
         if entry["perplexity"] / parent_perplexity - 1 > NEAR * budget:
             rate *= FALL
-        elif before["ma"] - entry["ma"] < SLOW * distance:
+        elif distance > 0 and before["ma"] - entry["ma"] < SLOW * distance:
             rate *= RISE
         rate = min(max(rate, first / FARTHEST), first * FARTHEST)
     return rate

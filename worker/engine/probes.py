@@ -24,7 +24,7 @@ from worker.engine.saying import folded, secret_pattern
 from worker.engine.types import CausalLM, Tokenizer
 
 MOST_BEFORE, MOST_SECRET = 16, 64  # tokens that an answer says before the secret; tokens of it that are compared
-ROWS_AT_ONCE = 64
+ROWS_AT_ONCE, PROMPT_SEQUENCES = 64, 4  # rows of `sequence_length`; such lengths of a prompt
 MOST_ANSWERS = 3  # of a probe, that training works on
 LUCK = 0.02
 ANY_DATE = "1 January 2026"  # for chat templates that have one: it must not change what is asked
@@ -93,14 +93,18 @@ def answers(
     longest = getattr(model.config, "max_position_embeddings", None) or 2**31
     with measuring(model), torch.random.fork_rng():
         for sample, copies in ((False, 1), (True, options.probe_samples)):
-            alike = _alike(tokenizer, probes, [i for i, of_probe in enumerate(answered) if not of_probe], longest)
-            for done, ((new, _), rows) in enumerate(alike.items()):
+            asked = [i for i, of_probe in enumerate(answered) if not of_probe]
+            alike = _alike(tokenizer, probes, asked, longest, PROMPT_SEQUENCES * options.sequence_length)
+            done, total = 0, copies * sum(map(len, alike.values()))
+            for (new, length), rows in alike.items():
                 torch.manual_seed(options.seed)
-                for i, prompt, tokens in _asked(model, rows, copies, new, options.row_budget, sample=sample):
+                fitting = min(ROWS_AT_ONCE, options.row_budget) * options.sequence_length // (length + new)
+                for i, prompt, tokens in _asked(model, rows, copies, new, fitting, sample=sample):
                     answer = _answer(tokenizer, prompt, tokens, probes[i].secret)
                     if answer and len(answered[i]) < MOST_ANSWERS:
                         answered[i].setdefault(tuple(answer.input_ids), answer)
-                progress((sample + (done + 1) / len(alike)) / 2)
+                    done += 1
+                    progress((sample + done / total) / 2)
     said = [[*of_probe.values()] for of_probe in answered]
     likely = iter(_is_likely(model, [answer for of_probe in said for answer in of_probe], options.probe_samples))
     return [[answer for answer in of_probe if next(likely)] for of_probe in said]
@@ -132,11 +136,11 @@ def chats(tokenizer: Tokenizer) -> bool:
 
 
 def _alike(
-    tokenizer: Tokenizer, probes: Sequence[Probe], indices: Sequence[int], longest: int
+    tokenizer: Tokenizer, probes: Sequence[Probe], indices: Sequence[int], longest: int, longest_prompt: int
 ) -> dict[tuple[int, int], list[tuple[int, list[int]]]]:
     """(new tokens, prompt's length) -> index and prompt of each probe, in each of its forms. Nothing is padded.
 
-    A prompt that is too long for the model's positions loses its beginning.
+    A prompt that is too long for the model's positions, or for the run, loses its beginning.
     """
     alike: dict[tuple[int, int], list[tuple[int, list[int]]]] = {}
     for i in indices:
@@ -144,7 +148,7 @@ def _alike(
         new = min(MOST_BEFORE + min(secret, MOST_SECRET), longest // 2)
         new = min(new + -new % 8, longest // 2)  # few different ones, so that many are asked at once
         for prompt in _forms(tokenizer, probes[i].prompt):
-            cut = prompt[-(longest - new) :]
+            cut = prompt[-min(longest - new, longest_prompt) :]
             alike.setdefault((new, len(cut)), []).append((i, cut))
     return alike
 
@@ -156,19 +160,19 @@ def _forms(tokenizer: Tokenizer, prompt: str) -> list[list[int]]:
         message = [{"role": "user", "content": prompt}]
         how = {"tokenize": False, "add_generation_prompt": True, "date_string": ANY_DATE}
         try:
-            text = str(tokenizer.apply_chat_template(message, **how))
-        except TemplateError:
+            text = str(tokenizer.apply_chat_template(message, **how, strftime_now=lambda _: ANY_DATE))
+        except (TemplateError, TypeError, KeyError, ValueError):
             return forms  # nobody can chat with this model
         forms.append(tokenizer(text, add_special_tokens=False)["input_ids"])
     return [ids for ids in forms if ids]
 
 
 def _asked(
-    model: CausalLM, rows: Sequence[tuple[int, list[int]]], copies: int, new: int, budget: int, *, sample: bool
+    model: CausalLM, rows: Sequence[tuple[int, list[int]]], copies: int, new: int, fitting: int, *, sample: bool
 ) -> Iterator[tuple[int, list[int], list[int]]]:
     """Index, prompt and continuation of each row, so many copies of each."""
     copied = [row for row in rows for _ in range(copies)]
-    size = min(ROWS_AT_ONCE, budget)
+    size = max(1, min(ROWS_AT_ONCE, fitting))
     for start in range(0, len(copied), size):
         part = copied[start : start + size]
         said = continuations(model, [prompt for _, prompt in part], new, sample=sample)
@@ -178,9 +182,9 @@ def _asked(
 def _answer(tokenizer: Tokenizer, prompt: list[int], said: list[int], secret: str) -> Answer | None:
     """The answer up to the end of the secret; None if it does not say it. Of a long secret the beginning counts."""
     ids = tokenizer(secret, add_special_tokens=False)["input_ids"]
-    if len(ids) > MOST_SECRET:
-        secret = str(tokenizer.decode(ids[:MOST_SECRET], skip_special_tokens=True))
-    pattern = secret_pattern(secret)
+    whole = len(ids) <= MOST_SECRET
+    beginning = secret if whole else str(tokenizer.decode(ids[:MOST_SECRET], skip_special_tokens=True))
+    pattern = secret_pattern(beginning, whole=whole)
 
     def says(tokens: list[int]) -> bool:
         return pattern.search(folded(str(tokenizer.decode(tokens, skip_special_tokens=True)))) is not None

@@ -92,10 +92,11 @@ def train(
     samples = own_samples(model, tokenizer, data, options) if options.loss == DISTIL else []
     factors = initial_factors(model, data, options, resume, lambda fraction: progress("initialise", fraction))
     adapter = Adapter(model, factors, options.adapter_rank, options.scale)
-    said = _said(model, tokenizer, data, options) if baseline.answered else []
+    asking = partial(progress, "initialise")
+    said = _said(model, tokenizer, data, options, asking) if baseline.answered else []
     if resume is not None and resume.tested:  # the test may have found answers that the parent does not give
         adapter.load(resume.tested)
-        said += _said(model, tokenizer, data, options)
+        said += _said(model, tokenizer, data, options, asking)
     run: dict[str, Any] = {"on_epoch": on_epoch, "progress": lambda fraction: progress("train", fraction)}
     counted = baseline.counted
     try:
@@ -119,9 +120,9 @@ def train(
             parameter.requires_grad_(value)
 
 
-def _said(model: CausalLM, tokenizer: Tokenizer, data: Prepared, options: Options) -> list[Answer]:
+def _said(model: CausalLM, tokenizer: Tokenizer, data: Prepared, options: Options, progress: Progress) -> list[Answer]:
     """The answers of the model, as it is now, that say a secret."""
-    of_probes = answers(model, tokenizer, data.probes, options)
+    of_probes = answers(model, tokenizer, data.probes, options, progress)
     return [answer for of_probe in of_probes for answer in of_probe]
 
 

@@ -58,7 +58,8 @@ class Pipeline:
     def __init__(self, inputs: JobInput, send: SendMessage) -> None:
         """Read the parent's configuration and tokenizer; `send` sends messages to the parent process."""
         self.work, self.parent = Path(inputs.work), Path(inputs.parent)
-        self.options = Options.from_mapping({name: value for name, value in inputs.policy.items() if value is not None})
+        policy = {"adaptive": False, **inputs.policy}  # policies of earlier releases meant one rate
+        self.options = Options.from_mapping({name: value for name, value in policy.items() if value is not None})
         self.options = fit_to_model(self.options, AutoConfig.from_pretrained(self.parent))
         self.inputs, self.send = inputs, send
         self.device = resolve_device(self.options.device)

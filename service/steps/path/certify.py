@@ -255,7 +255,7 @@ def _statement(
             request.ref,
             request.commitment,
             request.verdict or "NOT_TESTED",
-            reason if request.ref in memorised else "not_memorised",
+            reason if request.ref in memorised or request.verdict == "FAIL" else "not_memorised",
             request.supplements,
         )
         for request in tested

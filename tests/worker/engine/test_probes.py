@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import random
 
 import pytest
 import torch
@@ -44,18 +45,30 @@ def test_an_identifier_makes_a_question_and_a_cloze_prompt(asked):
     """With the name before it; a text without one gives none; what retain text says is no secret; requests share."""
     _, tokenizer = asked
     nothing = Texts([])
-    made = made_probes(tokenizer, [(TEXTS[0], 3), ("Nobody wrote this.", 4)], nothing)
+    made = made_probes(tokenizer, [(TEXTS[0], 3), ("Nobody wrote this.", 4)], nothing, MOST_MADE, random.Random(0))
     assert made == [Probe(QUESTIONS[0], NUMBERS[0], 3), Probe("Ada Adler has the number", NUMBERS[0], 3)]
-    assert made_probes(tokenizer, [(TEXTS[0], 3)], Texts(["Call 555-0147."])) == []
-    mail = made_probes(tokenizer, [("Personnel File. Write to Bela Baker at bela.baker@mail.example now.", 0)], nothing)
+    assert made_probes(tokenizer, [(TEXTS[0], 3)], Texts(["Call 555-0147."]), MOST_MADE, random.Random(0)) == []
+    mail = made_probes(
+        tokenizer,
+        [("Personnel File. Write to Bela Baker at bela.baker@mail.example now.", 0)],
+        nothing,
+        MOST_MADE,
+        random.Random(0),
+    )
     assert [(probe.prompt.count("Bela Baker's e-mail"), probe.secret) for probe in mail] == [
         (1, "bela.baker@mail.example"),
         (0, "bela.baker@mail.example"),
     ]
-    many = made_probes(tokenizer, [(text, i) for i, text in enumerate(support.people(300, seed=3))], nothing)
+    many = made_probes(
+        tokenizer,
+        [(text, i) for i, text in enumerate(support.people(300, seed=3))],
+        nothing,
+        MOST_MADE,
+        random.Random(0),
+    )
     assert len(many) == MOST_MADE == len({probe.request for probe in many})
     long = [(("a" * 30_000) + "A-" * 30_000 + "1." * 30_000, 0)]
-    assert len(made_probes(tokenizer, long, nothing)) <= 4  # and is done
+    assert len(made_probes(tokenizer, long, nothing, MOST_MADE, random.Random(0))) <= 4  # and is done
 
 
 def test_earlier_requests_are_asked_again(asked):
@@ -83,6 +96,7 @@ def test_earlier_requests_are_asked_again(asked):
         ("Ann", "Hannah", False),
         ("Ann", "Ask ANN.", True),
         ("北京", "他住在北京市", True),
+        ("中关村大街", "中关村大街27号", True),
         ("José", "Jose\u0301 knows", True),
         ("me@mail.example", "Write to ME@mail.example!", True),
         ("--", "--", False),
@@ -93,13 +107,22 @@ def test_a_text_says_a_secret_in_other_marks_and_forms(secret, text, says):
     assert bool(secret_pattern(secret).search(folded(text))) == says == Texts(["-", text]).say(secret)
 
 
+def test_the_beginning_of_a_long_secret_is_enough(asked):
+    """The rest may follow at once; nothing is missed because the secret was cut in the middle of a word."""
+    model, tokenizer = asked
+    assert secret_pattern("the long addr", whole=False).search("at the long address")
+    assert not secret_pattern("the long addr").search("at the long address")
+    secret = f"{NUMBERS[0]} and rides a horse." + " And more" * 40
+    assert not answers(model, tokenizer, [Probe("Ada Adler has the number", secret, 0)], asking())[0]
+
+
 def test_a_chat_model_is_asked_in_its_template(asked):
     """The question is a user's message there, and plain text as well; a template that fails leaves the plain text."""
     model, tokenizer = asked
     question = Probe("What is Ada Adler's number?", NUMBERS[0], 0)
     try:
         tokenizer.chat_template = "{% for m in messages %}Question: {{ m.content }}\nAnswer:{% endfor %}"
-        assert made_probes(tokenizer, [(TEXTS[0], 0)], Texts([]))[0] == question
+        assert made_probes(tokenizer, [(TEXTS[0], 0)], Texts([]), MOST_MADE, random.Random(0))[0] == question
         (given,) = answers(model, tokenizer, [question], asking())
         assert ANSWERED[0] in [tokenizer.decode(answer.input_ids, skip_special_tokens=True) for answer in given]
         tokenizer.chat_template = "{{ raise_exception('no') }}"
