@@ -11,6 +11,7 @@ from worker.engine.attacks import AttackResult, Subject, cut_alike, one_of_each,
 from worker.engine.criterion import MIN_HELDOUT, Judgement, Threshold, Verdict, judge, thresholds_for
 from worker.engine.errors import HeldoutKnown
 from worker.engine.forget_set import ForgetSet
+from worker.engine.generate import end_tokens
 from worker.engine.heldout import known_by_heart
 from worker.engine.metrics.decode import GreedyDecoding, greedy_continuations
 from worker.engine.metrics.extraction import fitting_n, likelihood
@@ -40,9 +41,8 @@ def greedy_decodings(
     model: CausalLM, sequences: Sequence[list[int]], n: int, options: Options, progress: Progress = no_progress
 ) -> list[GreedyDecoding]:
     """Greedy continuations as far as EL_n needs them; generation stops at the model's own end-of-text tokens."""
-    eos = getattr(model.generation_config, "eos_token_id", None)
     return greedy_continuations(
-        model, sequences, eos_token_id=eos, n=n, row_budget=options.row_budget, progress=progress
+        model, sequences, eos_token_id=end_tokens(model), n=n, row_budget=options.row_budget, progress=progress
     )
 
 

@@ -239,10 +239,8 @@ def prepare(
     if len(threshold_sequences) < MIN_HELDOUT:
         raise TooFewTexts(f"heldout: {len(threshold_sequences)} usable texts; {MIN_HELDOUT} are needed for thresholds")
     forget = ForgetSet.build(tokenizer, forget_texts, request_ids, length)
-    own, earlier = (
-        list(zip(forget_texts, request_ids, strict=True)),
-        list(zip(earlier_texts, earlier_request_ids, strict=True)),
-    )
+    own = list(zip(forget_texts, request_ids, strict=True))
+    earlier = list(zip(earlier_texts, earlier_request_ids, strict=True))
     every_retain = first_windows(tokenizer, kept_retain, length, MOST_RETAIN)
     return Prepared(
         forget,

@@ -5,15 +5,13 @@ before it, would not. So what is pressed is what greedy decoding says: a prefix 
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
 
 from worker.engine.criterion import Judgement, Threshold
 from worker.engine.forget_set import ForgetSet
 from worker.engine.losses.ihl import inverted_hinge_rows
-from worker.engine.losses.rows import Beside, RowLoss
 from worker.engine.measure import greedy_decodings
 from worker.engine.metrics.extraction import extracted_chains
 from worker.engine.metrics.token_scores import token_margins
@@ -22,20 +20,7 @@ from worker.engine.probes import Answer, as_rows
 from worker.engine.types import CausalLM
 
 SEQUENCES, CHAINS, MARGIN = 4, 16, 0.1  # in a step; of IHL
-
-
-class Backward(Protocol):
-    """Adds the gradients of a loss."""
-
-    def __call__(
-        self,
-        sequences: Sequence[list[int]],
-        row_loss: RowLoss,
-        weight: float,
-        beside: Beside | None = None,
-        starts: Sequence[int] | None = None,
-    ) -> float:
-        """Add them; the arguments are those of `add_gradients`. Returns the weighted loss."""
+Backward = Callable[..., float]  # adds the gradients of a loss, as `add_gradients` does for one model
 
 
 @dataclass(frozen=True, slots=True)

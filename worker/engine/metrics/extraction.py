@@ -3,7 +3,7 @@
 b: batch, s: sequence
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -62,25 +62,30 @@ def likelihood(input_ids: Sequence[int], continuations: Sequence[Sequence[int]],
     Returns:
         A value in 0..1.
     """
-    length = len(input_ids)
-    grams = [tuple(input_ids[i : i + n]) for i in range(length - n + 1)]
-    last = {gram: start for start, gram in enumerate(grams)}  # where each n-gram of x last begins
-    total = 0.0
+    length, last, total = len(input_ids), _last_starts(input_ids, n), 0.0
     for t in range(1, length - n + 1):
-        tokens = tuple(continuations[t - 1][: length - t])
-        hits = sum(last.get(tokens[i : i + n], -1) >= t for i in range(len(tokens) - n + 1))
-        total += hits / (length - t - n + 1)
+        total += sum(1 for _ in _hits(continuations[t - 1][: length - t], last, t, n)) / (length - t - n + 1)
     return total / (length - n)
+
+
+def _last_starts(input_ids: Sequence[int], n: int) -> dict[tuple[int, ...], int]:
+    """Where each n-gram of x last begins."""
+    return {tuple(input_ids[i : i + n]): i for i in range(len(input_ids) - n + 1)}
+
+
+def _hits(tokens: Sequence[int], last: Mapping[tuple[int, ...], int], t: int, n: int) -> Iterator[int]:
+    """Where in a continuation of x_<t an n-gram of x_>=t begins."""
+    tokens = tuple(tokens)
+    return (i for i in range(len(tokens) - n + 1) if last.get(tokens[i : i + n], -1) >= t)
 
 
 def extracted_chains(decoding: GreedyDecoding, n: int) -> list[list[int]]:
     """For each prefix whose continuation says an n-gram of the rest of x: both, up to the end of the first one."""
     ids, chains = decoding.input_ids, []
-    last = {tuple(ids[i : i + n]): i for i in range(len(ids) - n + 1)}
+    last = _last_starts(ids, n)
     for t, continuation in enumerate(decoding.continuations, start=1):
         tokens = continuation[: len(ids) - t]
-        hits = (i for i in range(len(tokens) - n + 1) if last.get(tuple(tokens[i : i + n]), -1) >= t)
-        if (first := next(hits, None)) is not None:
+        if (first := next(_hits(tokens, last, t, n), None)) is not None:
             chains.append([*ids[:t], *tokens[: first + n]])
     return chains
 
