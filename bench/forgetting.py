@@ -55,7 +55,7 @@ OPTIONS = Options(
 )
 METHODS: dict[str, Mapping[str, object]] = {
     "ihl": {},
-    **{loss: {"loss": loss, "init": "lora"} for loss in ("gd", "kl", "npo", "simnpo", "undial", "wga")},
+    **{loss: {"loss": loss, "init": "lora"} for loss in ("gd", "kl", "npo", "simnpo", "altpo", "undial", "wga", "rmu")},
     "distil": {"loss": "distil", "retain_batch_size": 16},
 }
 ATTACKS = [name for name, effect in DEFAULT_ATTACKS.items() if effect != "off"]

@@ -58,12 +58,12 @@ class Policy(Input):
         le=1,
         description="so does a larger share of one corpus' records, unless at most 20 of them match",
     )
-    rank: int = Field(16, ge=1, le=512)
+    rank: int = Field(16, ge=1, le=512, description="with `adaptive`, for four sequences")
     alpha: float | None = Field(None, gt=0, description="default: 2 x rank")
     learning_rate: float = Field(2e-4, gt=0, le=1, description="of the first epoch")
-    adaptive: bool = Field(True, description="raise the rate after slow epochs, and lower it near the budget")
+    adaptive: bool = Field(True, description="find the rate and the rank, and hold the model near its parent")
     max_epochs: int = Field(20, ge=1, le=1000)
-    min_epoch_steps: int = Field(4, ge=1, le=1000)
+    min_epoch_steps: int = Field(8, ge=1, le=1000)
     batch_size: int = Field(8, ge=1, le=1024)
     retain_batch_size: int | None = Field(None, ge=1, le=1024, description="default: batch_size")
     skip_passed: bool = Field(True, description="stop training on a sequence once its MA passes")
@@ -71,7 +71,7 @@ class Policy(Input):
     reserve: float = Field(0.005, ge=0, le=0.5, description="how far below its threshold MA must fall in training")
     shrink: bool = Field(True, description="apply the smallest share of the change that still passes")
     margin: float = Field(1.0, ge=-1, le=1)
-    loss: Literal["ihl", "gd", "ga", "kl", "wga", "undial", "npo", "simnpo", "distil"] = "ihl"
+    loss: Literal["ihl", "gd", "ga", "kl", "wga", "undial", "npo", "simnpo", "altpo", "rmu", "distil"] = "ihl"
     init: Literal["fila", "lora"] = "fila"
     target_modules: LongList[Annotated[Text, Field(max_length=200)]] | None = None
     retain_weight: float = Field(1.0, ge=0)

@@ -75,7 +75,7 @@ class Adapter:
 
     def __init__(self, model: CausalLM, factors: Mapping[str, tuple[Tensor, Tensor]], rank: int, scale: float) -> None:
         """Attach to `model`, starting from `factors`: module name -> (A [r, k], B [d, r])."""
-        self.names, self.scale = list(factors), scale
+        self.names, self.rank, self.scale = list(factors), rank, scale
         self.model = model
         self._peft = self._attach(rank)
         for name, (a, b) in factors.items():

@@ -18,7 +18,7 @@ class Checkpoint:
         history: One mapping for each epoch.
         met: The criterion held when training stopped.
         strength: The share of the change that is applied; less than 1 if a smaller share suffices.
-        reopened: Requests that failed the full test after training's sample had passed.
+        reopened: Requests that failed the full test, or whose EL failed training's sample, after MA had passed.
         verified: How often that happened.
         tested: The adapter that failed last.
         gaps: The gaps of the reference of `loss: distil`, for each sequence of the forget set, and no other.

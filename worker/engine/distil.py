@@ -51,6 +51,7 @@ from worker.engine.pressing import Pressed, extracted, failed_by_el
 from worker.engine.probes import Answer, as_rows, still_said
 from worker.engine.progress import Progress, no_progress
 from worker.engine.reference import Reference
+from worker.engine.samples import kept_batch
 from worker.engine.types import CausalLM, EpochEntry
 from worker.engine.variants import Variants
 
@@ -60,7 +61,6 @@ RELEARN_FROM, RELEARN_EVERY = 0.2, 4  # from this share of the steps on, every f
 WIDTH_RATE = 0.4  # the learning rate times the hidden size
 LAST_STEPS = 5  # of an epoch after the fixed steps
 LAST_RATE = 0.1  # there: share of the learning rate
-SAMPLES_PER_RETAIN = 2
 VARIANT_WEIGHT = 0.5
 SHIFT_RATE = 0.7  # of what is measured
 GAP = 0.5  # nats; each time that a row is lowered
@@ -228,7 +228,7 @@ class Distiller:
         weight, sharpness = self.options.token_weight, self.reference.sharpness
         distil = partial(distil_rows, token_weight=weight, offset=offset, sharpness=sharpness)
         forget = [self.forget.sequences[i] for i in indices]
-        kept = self._retain_batch(order)
+        kept = kept_batch(self.retain, self.samples, self.options.retain_batch_size or FORGET_BATCH, order)
         strength = order.uniform(self.options.least_strength, 1.0) if step % 2 else 1.0
         self.adapter.set_strength(strength)
         parent = parent_logits(self.model, self.adapter, kept, self.options.train_dtype, strength)
@@ -271,11 +271,6 @@ class Distiller:
         earlier = self.forget.indices([request for request in self.forget.requests if request not in self.counted])
         drawn = order.sample(own, min(FORGET_BATCH, len(own)))
         return [*drawn, *order.sample(earlier, min(math.ceil(len(drawn) / 4), len(earlier)))]
-
-    def _retain_batch(self, order: random.Random) -> list[list[int]]:
-        """Retain sequences, and twice as many samples of the parent: nobody names most of what it knows."""
-        size = self.options.retain_batch_size or FORGET_BATCH
-        return self.retain.sample(size) + order.sample(self.samples, min(SAMPLES_PER_RETAIN * size, len(self.samples)))
 
     def _backward(
         self,

@@ -20,6 +20,7 @@ DEFAULT_ATTACKS = {
     "quantised": "report",
     "relearned": "off",  # it trains the model
 }
+SEQUENCES_A_RANK, MOST_RANKS = 4, 4  # `rank` is enough for four sequences; it is taken four times at most
 DISTIL_EPOCH_STEPS = 20
 DISTIL = "distil"  # the loss that has a training loop of its own, `worker.engine.distil`
 
@@ -29,10 +30,12 @@ class Options:
     """Settings of one run; the defaults are the paper's (section 4.1) where the paper has one.
 
     Attributes:
-        rank: LoRA rank r.
+        rank: LoRA rank r; with `adaptive`, of a forget set of four sequences.
         alpha: LoRA alpha; None means 2 x rank. The LoRA scale is c = alpha / rank.
         learning_rate: AdamW's learning rate in the first epoch.
-        adaptive: Adapt the rate of later epochs to what the epochs before have done, as `worker.engine.pace` says.
+        adaptive: Find what a policy cannot know. The rate of later epochs follows what the epochs before have done
+            (`worker.engine.pace`). The rank grows with the forget set. With IHL, retain text holds the divergence from
+            the parent down, too, and the parent's own samples are added to it.
         max_epochs: Passes over the forget set after which the run gives up.
         min_epoch_steps: A forget set of three sequences is one step a pass; an epoch repeats the pass until
             it holds at least this many optimiser steps (the paper's 32 sequences at batch size 8 make 4).
@@ -64,7 +67,7 @@ class Options:
         distil_learning_rate: Its highest learning rate; None takes 0.4 / hidden size.
         token_weight: Weight of the true token's log-likelihood beside the divergence from the reference.
         divergence_weight: Weight of the divergence from the parent on retain text.
-        own_samples: Samples of the parent that count as retain text.
+        own_samples: Samples of the parent that count as retain text; a loss other than "distil" takes an eighth.
         least_strength: The least share of the change that must suffice, too.
         relearn_steps: The most steps of fine-tuning that training looks ahead, so that they bring nothing back.
         probe_samples: Samples of each probe that is not answered greedily.
@@ -87,7 +90,7 @@ class Options:
     learning_rate: float = 2e-4
     adaptive: bool = True
     max_epochs: int = 20
-    min_epoch_steps: int = 4
+    min_epoch_steps: int = 8
     batch_size: int = 8
     retain_batch_size: int | None = None
     skip_passed: bool = True
@@ -133,10 +136,22 @@ class Options:
         """The LoRA scale c = alpha / r; 2.0 by default."""
         return 2.0 if self.alpha is None else self.alpha / self.rank
 
+    def adapter_rank(self, sequences: int, hidden_size: int) -> int:
+        """The rank of the adapter for a forget set of so many sequences."""
+        if self.loss == DISTIL or not self.adaptive:
+            return self.distil_rank if self.loss == DISTIL else self.rank
+        grown = self.rank * min(MOST_RANKS, math.ceil(sequences / SEQUENCES_A_RANK))
+        return max(self.rank, min(grown, hidden_size // 4))
+
     @property
-    def adapter_rank(self) -> int:
-        """The rank of the adapter."""
-        return self.distil_rank if self.loss == DISTIL else self.rank
+    def holds_parent(self) -> bool:
+        """Whether IHL's retain text holds the divergence from the parent down."""
+        return self.adaptive and self.loss == "ihl"
+
+    @property
+    def samples(self) -> int:
+        """How many samples of the parent are drawn, by a loss that takes them."""
+        return self.own_samples if self.loss == DISTIL else math.ceil(self.own_samples / 8)
 
     @property
     def distil_epochs(self) -> int:

@@ -13,7 +13,7 @@ from worker.engine.options import Options
 from worker.engine.types import EpochEntry
 
 RISE, FALL, FARTHEST = 2.0, 0.5, 16.0
-SLOW = 0.15  # share of the distance to the limit: an epoch that closes less is slow
+SLOW = 0.3  # share of the distance to the limit: an epoch that closes less is slow
 NEAR = 0.8  # share of the perplexity budget
 
 

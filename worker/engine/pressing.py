@@ -1,4 +1,4 @@
-"""What `loss: distil` presses on after its fixed steps, with IHL: the few places where the criterion is missed.
+"""What training presses on with IHL where the criterion is missed in a few places.
 
 EL asks what greedy decoding says after every prefix. It may say a piece of a text that the model, given the true words
 before it, would not. So what is pressed is what greedy decoding says: a prefix of the text, and the model's own words.

@@ -20,21 +20,21 @@ from worker.engine.criterion import Judgement, Threshold, judge
 from worker.engine.device import training
 from worker.engine.errors import TrainingDiverged, UnknownPlugin
 from worker.engine.forget_set import ForgetSet
-from worker.engine.losses import LOSSES, ForgetLoss
-from worker.engine.losses.ascent import cross_entropy_rows
-from worker.engine.losses.distil import divergence_rows
-from worker.engine.losses.ihl import inverted_hinge_rows
-from worker.engine.losses.rows import Beside, add_gradients
+from worker.engine.losses import LOSSES
+from worker.engine.losses.rows import add_gradients
 from worker.engine.measure import extraction_likelihoods
 from worker.engine.metrics.extraction import lower_bound
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.metrics.perplexity import perplexity
 from worker.engine.options import Options
 from worker.engine.pace import learning_rate
-from worker.engine.parent import parent_logits, sequence_log_likelihoods, without_adapter
+from worker.engine.parent import without_adapter
 from worker.engine.prepare import RetainSampler
-from worker.engine.probes import Answer, as_rows, still_said
+from worker.engine.pressing import Pressed, extracted, failed_by_el
+from worker.engine.probes import Answer, still_said
 from worker.engine.progress import Progress, no_progress
+from worker.engine.samples import kept_batch
+from worker.engine.step import forget_gradients, retain_gradients
 from worker.engine.types import CausalLM, EpochEntry
 
 __all__ = ["Checkpoint", "Trainer"]
@@ -58,6 +58,7 @@ class Trainer:
         on_epoch: Called with each epoch's checkpoint.
         progress: Called with the fraction of `max_epochs` done, 0..1.
         said: Answers that say a secret; IHL works on those that the model still gives, whatever the loss.
+        samples: The parent's own samples, for a loss that prefers them or holds the model near its parent.
     """
 
     model: CausalLM
@@ -71,9 +72,11 @@ class Trainer:
     on_epoch: Callable[[Checkpoint], None] = lambda _: None
     progress: Progress = no_progress
     said: list[Answer] = field(default_factory=list)
+    samples: list[list[int]] = field(default_factory=list)
     _reopened: set[int] = field(default_factory=set)
     _last_measurement: tuple[list[float], list[float]] | None = None
     _still_said: list[int] = field(default_factory=list)
+    _extracted: list[Answer] = field(default_factory=list)
 
     def run(self, resume: Checkpoint | None = None) -> Checkpoint:
         """Train until the criterion is met on the adapter or `max_epochs` are done.
@@ -104,7 +107,7 @@ class Trainer:
             rate = learning_rate(checkpoint.history, self.options, before)
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            entry = self._run_epoch(optimiser, checkpoint.epoch) | {"learning_rate": rate}
+            entry = self._run_epoch(optimiser, checkpoint.epoch) | {"learning_rate": rate, "rank": self.adapter.rank}
             checkpoint = replace(
                 checkpoint,
                 epoch=checkpoint.epoch + 1,
@@ -113,13 +116,15 @@ class Trainer:
                 history=[*checkpoint.history, entry],
                 met=bool(entry["met"]),
                 strength=entry["strength"],
+                reopened=tuple(sorted(self._reopened)),
             )
             self.on_epoch(checkpoint)
         return checkpoint
 
     def _run_epoch(self, optimiser: torch.optim.Optimizer, epoch: int) -> EpochEntry:
         """Train one epoch and decide whether to stop; returns its history entry, the adapter at full strength."""
-        started = time.monotonic()
+        started, reopened = time.monotonic(), sorted(self._reopened)
+        self._extracted = extracted(self.model, self.forget, self.thresholds, reopened, self.options)
         losses = self._take_steps(optimiser, epoch)
         judgement, met, strength = self._choose_strength()
         entry: EpochEntry = {
@@ -150,7 +155,7 @@ class Trainer:
                 indices = self._training_indices()
                 queue = order.sample(indices, len(indices))
             batch, queue = queue[: self.options.batch_size], queue[self.options.batch_size :]
-            forget_loss, retain_loss = self._optimiser_step(optimiser, [self.forget.sequences[i] for i in batch])
+            forget_loss, retain_loss = self._optimiser_step(optimiser, [self.forget.sequences[i] for i in batch], order)
             if not (math.isfinite(forget_loss) and math.isfinite(retain_loss)):
                 raise TrainingDiverged(f"the loss is not finite in epoch {epoch + 1}")
             forget_losses.append(forget_loss)
@@ -200,40 +205,23 @@ class Trainer:
             threshold.ma_p95 if earlier or ma_passes else threshold.ma_mean,
         )
 
-    def _optimiser_step(self, optimiser: torch.optim.Optimizer, batch: list[list[int]]) -> tuple[float, float]:
+    def _optimiser_step(
+        self, optimiser: torch.optim.Optimizer, batch: list[list[int]], order: random.Random
+    ) -> tuple[float, float]:
         """One optimiser step; returns the forget and the retain loss, means over tokens."""
-        forget_loss, retain_value = LOSSES[self.options.loss], 0.0
-        row_loss = partial(forget_loss.rows, margin=self.options.margin)
+        forget_loss, options, retain_value = LOSSES[self.options.loss], self.options, 0.0
         optimiser.zero_grad()
-        with training(self.model, self.options.train_dtype, checkpoint_activations=self.options.checkpoint_activations):
-            forget_value = add_gradients(self.model, batch, row_loss, 1.0, self._beside(forget_loss, batch))
-            if self._still_said:
-                rows, starts = as_rows([self.said[i] for i in self._still_said[: self.options.batch_size]])
-                forget_value += add_gradients(self.model, rows, inverted_hinge_rows, starts=starts)
+        with training(self.model, options.train_dtype, checkpoint_activations=options.checkpoint_activations):
+            others = order.choices(self.samples, k=len(batch)) if forget_loss.alternates else []
+            forget_value = forget_gradients(self.model, self.adapter, batch, others, options)
+            pressed = Pressed([], [self.said[i] for i in self._still_said], self._extracted)
+            forget_value += pressed.add_gradients(order, partial(add_gradients, self.model))
             if forget_loss.retain:
-                kept = self.retain.sample(self.options.retain_batch_size or self.options.batch_size)
-                diverging = forget_loss.retain == "divergence"
-                keep = divergence_rows if diverging else cross_entropy_rows
-                beside = parent_logits(self.model, self.adapter, kept, self.options.train_dtype) if diverging else None
-                retain_value = add_gradients(self.model, kept, keep, self.options.retain_weight, beside)
+                size = options.retain_batch_size or options.batch_size
+                kept = kept_batch(self.retain, self.samples if options.holds_parent else [], size, order)
+                retain_value = retain_gradients(self.model, self.adapter, kept, options)
         optimiser.step()
         return forget_value, retain_value
-
-    def _beside(self, loss: ForgetLoss, batch: list[list[int]]) -> Beside | None:
-        """The third argument of the row loss, if it has one."""
-        dtype = self.options.train_dtype
-        if loss.of_parent:
-            return parent_logits(self.model, self.adapter, batch, dtype)
-        if loss.weights is None:
-            return None
-        own = sequence_log_likelihoods(self.model, batch, dtype)
-        with without_adapter(self.adapter):
-            parent = sequence_log_likelihoods(self.model, batch, dtype)
-        lengths = torch.tensor([len(ids) - 1 for ids in batch], device=own.device)
-        # `add_gradients` takes the mean over tokens; these losses are means over sequences.
-        per_token = lengths.sum() / len(batch)
-        weights = (loss.weights(own, parent, lengths) * per_token).repeat_interleave(lengths)
-        return lambda rows: weights[rows]
 
     def _measure(self) -> tuple[list[float], list[float]]:
         """A lower bound of EL, and MA, of each sequence, and which answers are still given: forward passes alone."""
@@ -256,7 +244,8 @@ class Trainer:
         """Decide whether training may stop, and at which strength, the share of the change that is applied.
 
         MA of all sequences comes first. If it passes, EL is measured at the least strength at which MA still passes,
-        then half-way between it and the whole change, then at the whole change, until it passes.
+        then half-way between it and the whole change, then at the whole change, until it passes. If it never does, the
+        requests of the highest EL are reopened.
 
         Returns:
             The judgement, whether it passes with reserve, and the strength, which the adapter keeps.
@@ -273,8 +262,10 @@ class Trainer:
                 el = self._with_el_sample(el, ma)
             judgement = judge(self.forget, self.thresholds, el, ma, counted=self.counted)
             if self._passes_with_reserve(el, ma):
-                break
-        return judgement, self._passes_with_reserve(el, ma), strength
+                return judgement, True, strength
+        if met:
+            self._reopened |= failed_by_el(judgement, self.counted)
+        return judgement, False, strength
 
     def _with_el_sample(self, el_bounds: list[float], ma: Sequence[float]) -> list[float]:
         """The lower bounds, with EL itself for the `el_sample` sequences that are likeliest to have any.

@@ -18,6 +18,7 @@ from worker.engine.distil import Distiller
 from worker.engine.errors import UnknownPlugin
 from worker.engine.fisher import row_importance
 from worker.engine.inits import INITS
+from worker.engine.losses import LOSSES
 from worker.engine.measure import Baseline, measure_after, measure_before
 from worker.engine.merge import MERGED_MARK, merge_into
 from worker.engine.options import DISTIL, Options, fit_to_model
@@ -89,14 +90,17 @@ def train(
     data = replace(data, forget=data.forget.only(baseline.counted))
     was_training, required_grad = model.training, {p: p.requires_grad for p in model.parameters()}
     retain = RetainSampler(tokenizer, data.retain_texts, options.sequence_length, options.seed)
-    samples = own_samples(model, tokenizer, data, options) if options.loss == DISTIL else []
-    factors = initial_factors(model, data, options, resume, lambda fraction: progress("initialise", fraction))
-    adapter = Adapter(model, factors, options.adapter_rank, options.scale)
-    asking = partial(progress, "initialise")
-    said = _said(model, tokenizer, data, options, asking) if baseline.answered else []
+    prefers = options.loss in LOSSES and LOSSES[options.loss].alternates
+    takes_samples = options.loss == DISTIL or options.holds_parent or prefers
+    initialising = partial(progress, "initialise")
+    samples = own_samples(model, tokenizer, data, options, initialising) if takes_samples else []
+    factors = initial_factors(model, data, options, resume, initialising)
+    rank = max(a.shape[0] for a, _ in factors.values())
+    adapter = Adapter(model, factors, rank, options.scale)
+    said = _said(model, tokenizer, data, options, initialising) if baseline.answered else []
     if resume is not None and resume.tested:  # the test may have found answers that the parent does not give
         adapter.load(resume.tested)
-        said += _said(model, tokenizer, data, options, asking)
+        said += _said(model, tokenizer, data, options, initialising)
     run: dict[str, Any] = {"on_epoch": on_epoch, "progress": lambda fraction: progress("train", fraction)}
     counted = baseline.counted
     try:
@@ -111,7 +115,7 @@ def train(
             says = Reference(reference, read, unseen)
             sets = (forget, thresholds, counted, says, variants, compared, said, retain, samples, data.utility)
             return Distiller(model, adapter, *sets, options, **run).run(resume)
-        run["said"] = said
+        run |= {"said": said, "samples": samples}
         return Trainer(model, adapter, forget, thresholds, counted, retain, data.utility, options, **run).run(resume)
     finally:
         adapter.detach()
@@ -166,8 +170,9 @@ def initial_factors(
             progress=progress,
         )
     generator = torch.Generator().manual_seed(options.seed)
+    rank = options.adapter_rank(len(data.forget.sequences), model.config.hidden_size)
     return {
-        name: init.factors(weight, importance.get(name), options.adapter_rank, options.scale, generator)
+        name: init.factors(weight, importance.get(name), rank, options.scale, generator)
         for name, weight in target_weights(model, names).items()
     }
 

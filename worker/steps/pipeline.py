@@ -42,7 +42,7 @@ from worker.steps.reference_texts import read_reference_texts
 from worker.steps.report import Run, baseline_summary, child_report
 from worker.steps.stages import Stages, replace_file
 
-FORMAT = 6  # of the files in a working folder; an attempt with an older format is not resumed
+FORMAT = 7  # of the files in a working folder; an attempt with an older format is not resumed
 
 
 class SendMessage(Protocol):
@@ -58,7 +58,7 @@ class Pipeline:
     def __init__(self, inputs: JobInput, send: SendMessage) -> None:
         """Read the parent's configuration and tokenizer; `send` sends messages to the parent process."""
         self.work, self.parent = Path(inputs.work), Path(inputs.parent)
-        policy = {"adaptive": False, **inputs.policy}  # policies of earlier releases meant one rate
+        policy = {"adaptive": False, **inputs.policy}  # policies of earlier releases meant it
         self.options = Options.from_mapping({name: value for name, value in policy.items() if value is not None})
         self.options = fit_to_model(self.options, AutoConfig.from_pretrained(self.parent))
         self.inputs, self.send = inputs, send

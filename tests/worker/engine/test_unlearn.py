@@ -232,7 +232,7 @@ def test_training_stops_in_mid_epoch_and_keeps_the_least_change(memorised, monke
     """No step after MA passes, and no more of the change than passes with the reserve, where no probe needs more."""
     monkeypatch.setattr("worker.engine.made_probes.IDENTIFIERS", {})
     model, tokenizer = memorised
-    options = dataclasses.replace(OPTIONS, min_epoch_steps=40, epoch_checks=40)
+    options = dataclasses.replace(OPTIONS, adaptive=False, min_epoch_steps=40, epoch_checks=40)
     result = unlearn(model, tokenizer, support.KNOWN[:2], support.RETAIN, support.HELDOUT, options)
     whole = dataclasses.replace(options, shrink=False)
     unshrunk = unlearn(model, tokenizer, support.KNOWN[:2], support.RETAIN, support.HELDOUT, whole)

@@ -1,4 +1,4 @@
-"""Losses that other people use, as their papers have them: WGA, UNDIAL, NPO, SimNPO.
+"""Losses that other people use, as their papers have them: WGA, UNDIAL, NPO, SimNPO, AltPO.
 
 b: batch, n: rows (predicted tokens), v: vocabulary
 """
@@ -11,7 +11,7 @@ from worker.engine.losses.distil import divergence_rows
 
 WGA_POWER = 1.0  # alpha
 UNDIAL_STRENGTH = 10.0  # beta, taken from the true token's logit
-NPO_BETA = 0.1
+NPO_BETA = ALTPO_BETA = 0.1
 SIMNPO_BETA, SIMNPO_GAMMA = 2.5, 0.0
 
 
@@ -99,3 +99,23 @@ def simnpo_weights(log_p: Tensor, parent: Tensor, lengths: Tensor) -> Tensor:
         [b].
     """
     return 2 * torch.sigmoid(SIMNPO_BETA * log_p / lengths + SIMNPO_GAMMA) / lengths
+
+
+def altpo_weights(log_p: Tensor, parent: Tensor, lengths: Tensor) -> Tensor:
+    """AltPO (Mekala et al., COLING 2025, arXiv 2409.13474, Eq. 5): another text is preferred to the one to forget.
+
+    The loss of a pair is `-2 / beta * log sigmoid(beta (d - e))`; d and e are the changes of the log-likelihood since
+    the parent, of the other text and of the one to forget. As the mean here is over both texts of each pair, weights
+    are twice its derivative.
+
+    Args:
+        log_p: [2b], log-likelihoods of b sequences to forget, then of b others.
+        parent: [2b], the parent's.
+        lengths: [2b], predicted tokens; not used.
+
+    Returns:
+        [2b]; the other texts' weights are negative, so that they become likelier.
+    """
+    forget, other = (log_p - parent).chunk(2)
+    weights = 4 * torch.sigmoid(ALTPO_BETA * (forget - other))
+    return torch.cat([weights, -weights])

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from tests import support
+from worker.engine import Options, unlearn
 from worker.engine.adapter import Adapter, find_targets, target_weights
 from worker.engine.data import encode
-from worker.engine.forget_set import ForgetSet
 from worker.engine.inits.standard import standard_factors
 from worker.engine.losses import LOSSES
 from worker.engine.losses.baselines import (
+    ALTPO_BETA,
     NPO_BETA,
     SIMNPO_BETA,
     UNDIAL_STRENGTH,
@@ -22,10 +23,8 @@ from worker.engine.losses.baselines import (
     wga_rows,
 )
 from worker.engine.losses.distil import distil_rows, divergence_rows, kept_rows
-from worker.engine.losses.rows import add_gradients
-from worker.engine.options import Options
 from worker.engine.parent import without_adapter
-from worker.engine.train import Trainer
+from worker.engine.step import forget_gradients, retain_gradients
 
 ROWS, VOCABULARY = 7, 11
 
@@ -119,44 +118,95 @@ def test_npo_and_simnpo():
         torch.testing.assert_close(gradient, expected)
 
 
-@pytest.mark.parametrize("name", ["npo", "simnpo"])
-def test_the_trainer_takes_the_papers_gradient(memorised, name):
-    """Two sequences of different lengths: the gradient of the mean over sequences, by autograd on the whole model."""
+@pytest.fixture
+def changed(memorised):
+    """A model with an adapter that changed it a little, two sequences of different lengths, and two others."""
     model, tokenizer = copy.deepcopy(memorised[0]), memorised[1]
-    batch = [encode(tokenizer, text)[:length] for text, length in zip(support.KNOWN[:2], (9, 15), strict=True)]
+    texts = zip(support.KNOWN[:4], (9, 15, 12, 10), strict=True)
+    batch = [encode(tokenizer, text)[:length] for text, length in texts]
     weights = target_weights(model, find_targets(model))
     generator = torch.Generator().manual_seed(0)
     adapter = Adapter(model, {n: standard_factors(w, None, 2, 2.0, generator) for n, w in weights.items()}, 2, 2.0)
     with torch.no_grad():
         for parameter in adapter.parameters():
             parameter.add_(0.05)
-    options = Options(loss=name, train_dtype="float32")
-    trainer = Trainer(model, adapter, ForgetSet(batch, [0, 1]), [], [0, 1], None, [], options)
-    loss = LOSSES[name]
-    add_gradients(model, batch, loss.rows, 1.0, trainer._beside(loss, batch))
-    gradients = [parameter.grad.clone() for parameter in adapter.parameters()]
+    return model, adapter, batch[:2], batch[2:]
 
-    def likelihoods():
-        logits = [model(input_ids=torch.tensor([ids])).logits[0, :-1] for ids in batch]
-        pairs = zip(logits, batch, strict=True)
-        return torch.stack([at(torch.log_softmax(z, -1), torch.tensor(ids[1:])).sum() for z, ids in pairs])
 
-    with without_adapter(adapter), torch.no_grad():
-        parent = likelihoods()
-    own, lengths = likelihoods(), torch.tensor([8, 14])
+def likelihoods(model, batch):
+    """The log-likelihood of each sequence, by the whole model."""
+    logits = [model(input_ids=torch.tensor([ids])).logits[0, :-1] for ids in batch]
+    pairs = zip(logits, batch, strict=True)
+    return torch.stack([at(torch.log_softmax(z, -1), torch.tensor(ids[1:])).sum() for z, ids in pairs])
+
+
+def literal_loss(name, model, adapter, batch, others):
+    """The paper's loss, by autograd on the whole model: a mean over sequences, or over pairs."""
+    log_sigmoid = torch.nn.functional.logsigmoid
+
+    def change(sequences):
+        with without_adapter(adapter), torch.no_grad():
+            parent = likelihoods(model, sequences)
+        return likelihoods(model, sequences) - parent
+
     if name == "npo":
-        literal = (2 / NPO_BETA * torch.nn.functional.softplus(NPO_BETA * (own - parent))).mean()
-    else:
-        literal = (-2 / SIMNPO_BETA * torch.nn.functional.logsigmoid(-SIMNPO_BETA / lengths * own)).mean()
-    wanted = torch.autograd.grad(literal, adapter.parameters())
+        return (-2 / NPO_BETA * log_sigmoid(-NPO_BETA * change(batch))).mean()
+    if name == "altpo":
+        return (-2 / ALTPO_BETA * log_sigmoid(ALTPO_BETA * (change(others) - change(batch)))).mean()
+    lengths = torch.tensor([len(ids) - 1 for ids in batch])
+    return (-2 / SIMNPO_BETA * log_sigmoid(-SIMNPO_BETA / lengths * likelihoods(model, batch))).mean()
+
+
+@pytest.mark.parametrize("name", ["npo", "simnpo", "altpo"])
+def test_the_trainer_takes_the_papers_gradient(changed, name):
+    """The gradient of the mean over sequences of different lengths."""
+    model, adapter, batch, others = changed
+    forget_gradients(model, adapter, batch, others, Options(loss=name, train_dtype="float32"))
+    gradients = [parameter.grad.clone() for parameter in adapter.parameters()]
+    wanted = torch.autograd.grad(literal_loss(name, model, adapter, batch, others), adapter.parameters())
     for value, expected in zip(gradients, wanted, strict=True):
         torch.testing.assert_close(value, expected, atol=1e-6, rtol=1e-3)
+
+
+def test_rmu(changed):
+    """Half-way up, text to forget goes to noise of five times the parent's size, and retain text stays."""
+    model, adapter, batch, kept = changed
+    options, layer = Options(loss="rmu", train_dtype="float32", retain_weight=0.5), model.config.num_hidden_layers // 2
+
+    def states(sequences):
+        outputs = [model(input_ids=torch.tensor([ids]), output_hidden_states=True) for ids in sequences]
+        return torch.cat([output.hidden_states[layer][0] for output in outputs])
+
+    with without_adapter(adapter), torch.no_grad():
+        parent, parent_kept = states(batch), states(kept)
+    direction = torch.rand(model.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    target = 5 * parent.norm(dim=-1).mean() * direction / direction.norm()
+    literal = ((states(batch) - target) ** 2).mean() + 0.5 * 100 * ((states(kept) - parent_kept) ** 2).mean()
+    wanted = torch.autograd.grad(literal, adapter.parameters(), allow_unused=True)
+    value = forget_gradients(model, adapter, batch, [], options) + retain_gradients(model, adapter, kept, options)
+    assert value == pytest.approx(float(literal.detach()), rel=1e-5)
+    for parameter, expected in zip(adapter.parameters(), wanted, strict=True):
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        torch.testing.assert_close(gradient, torch.zeros_like(parameter) if expected is None else expected)
+
+
+@pytest.mark.parametrize("name", ["altpo", "rmu"])
+def test_training_with_them_forgets(memorised, name):
+    """A whole run, on a model that knows the text by heart: MA falls."""
+    model, tokenizer = memorised
+    options = Options.from_mapping(
+        support.POLICY | {"loss": name, "init": "lora", "max_epochs": 15, "own_samples": 16, "attacks": {}}
+    )
+    result = unlearn(model, tokenizer, support.KNOWN[:1], support.RETAIN, support.HELDOUT, options)
+    assert result.report["after"]["ma"] < result.report["before"]["ma"] - 0.2
 
 
 def test_every_loss_says_what_it_needs():
     """A row loss has a third argument if, and only if, something makes it."""
     logits, targets, other = drawn()
     for name, loss in LOSSES.items():
+        if loss.rows is None:
+            continue
         third = [other] if loss.of_parent else [torch.ones(ROWS)] if loss.weights else []
         losses, gradient = loss.rows(logits.detach(), targets, *third, margin=1.0)
         assert (losses.shape, gradient.shape) == ((ROWS,), (ROWS, VOCABULARY)), name

@@ -1,0 +1,111 @@
+"""What a run with `adaptive` finds by itself, beside its rate: the rank, and how it holds the model near its parent."""
+
+import copy
+import random
+
+import pytest
+import torch
+
+from tests import support
+from worker.engine import Options, unlearn
+from worker.engine.adapter import Adapter, find_targets, target_weights
+from worker.engine.data import encode
+from worker.engine.inits.standard import standard_factors
+from worker.engine.measure import extraction_likelihoods, measure_before
+from worker.engine.parent import without_adapter
+from worker.engine.prepare import RetainSampler, prepare
+from worker.engine.pressing import extracted
+from worker.engine.samples import PER_RETAIN, kept_batch
+from worker.engine.step import retain_gradients
+from worker.engine.unlearn import train
+
+
+@pytest.mark.parametrize(
+    ("options", "sequences", "hidden_size", "rank"),
+    [
+        (Options(), 1, 4096, 16),
+        (Options(), 4, 4096, 16),
+        (Options(), 5, 4096, 32),
+        (Options(), 16, 4096, 64),
+        (Options(), 256, 4096, 64),
+        (Options(), 16, 192, 48),  # a quarter of the model's width
+        (Options(), 16, 32, 16),  # a policy's rank is the least
+        (Options(rank=4), 256, 4096, 16),
+        (Options(adaptive=False), 256, 4096, 16),
+        (Options(loss="distil"), 256, 4096, 64),
+    ],
+)
+def test_the_rank_grows_with_the_forget_set(options, sequences, hidden_size, rank):
+    """By four sequences a step, four times at most, and never above a quarter of the model's width."""
+    assert options.adapter_rank(sequences, hidden_size) == rank
+
+
+def test_retain_text_holds_the_parent(memorised):
+    """The gradient is that of cross-entropy and six times the divergence from the parent, by autograd."""
+    model, tokenizer = copy.deepcopy(memorised[0]), memorised[1]
+    kept = [encode(tokenizer, text)[:10] for text in support.KNOWN[:2]]
+    weights = target_weights(model, find_targets(model))
+    generator = torch.Generator().manual_seed(0)
+    adapter = Adapter(model, {n: standard_factors(w, None, 2, 2.0, generator) for n, w in weights.items()}, 2, 2.0)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.add_(0.05)
+    retain_gradients(model, adapter, kept, Options(train_dtype="float32", retain_weight=0.5))
+    gradients = [parameter.grad.clone() for parameter in adapter.parameters()]
+    input_ids = torch.tensor(kept)
+    with without_adapter(adapter), torch.no_grad():
+        log_q = torch.log_softmax(model(input_ids=input_ids).logits[:, :-1], -1)
+    log_p = torch.log_softmax(model(input_ids=input_ids).logits[:, :-1], -1)
+    divergence = (log_q.exp() * (log_q - log_p)).sum(-1)
+    literal = (6 * divergence - 0.5 * log_p.gather(-1, input_ids[:, 1:, None]).squeeze(-1)).mean()
+    for value, expected in zip(gradients, torch.autograd.grad(literal, adapter.parameters()), strict=True):
+        torch.testing.assert_close(value, expected, atol=1e-6, rtol=1e-3)
+
+
+def test_a_batch_has_samples_of_the_parent(memorised):
+    """Twice as many as retain sequences; none where there are none."""
+    retain = RetainSampler(memorised[1], support.RETAIN, 64, 0)
+    retain.start_epoch(0)
+    samples = [[0, index] for index in range(50)]
+    batch = kept_batch(retain, samples, 4, random.Random(0))
+    assert len(batch) == 4 + PER_RETAIN * 4
+    assert sum(ids in samples for ids in batch) == PER_RETAIN * 4
+    assert len(kept_batch(retain, [], 4, random.Random(0))) == 4
+
+
+@pytest.mark.parametrize(("changes", "drawn"), [({}, 8), ({"adaptive": False}, 0), ({"loss": "gd"}, 0)])
+def test_samples_are_drawn_where_they_are_used(memorised, monkeypatch, changes, drawn):
+    """IHL with `adaptive` draws an eighth of `own_samples`; the paper's procedure and other people's losses none."""
+    model, tokenizer = memorised
+    seen = []
+    monkeypatch.setattr("worker.engine.train.kept_batch", lambda _, samples, *__: seen.append(samples) or [[0, 1, 2]])
+    options = Options.from_mapping(support.POLICY | {"max_epochs": 1, "own_samples": 64, "attacks": {}} | changes)
+    unlearn(model, tokenizer, support.KNOWN[:1], support.RETAIN, support.HELDOUT, options)
+    assert seen
+    assert {len(samples) <= drawn and bool(samples) == bool(drawn) for samples in seen} == {True}
+
+
+def test_who_fails_by_el_is_pressed_on(memorised, monkeypatch):
+    """MA passes, EL of the sample does not: the next epoch presses on what greedy decoding extracts of that request."""
+    model, tokenizer = memorised
+    measured, pressed, points = [], [], []
+
+    def too_high_at_first(*arguments):
+        measured.append(extraction_likelihoods(*arguments))
+        return [1.0 for _ in measured[-1]] if len(measured) == 1 else measured[-1]
+
+    def recorded(model, forget, thresholds, requests, options):
+        pressed.append(list(requests))
+        return extracted(model, forget, thresholds, requests, options)
+
+    monkeypatch.setattr("worker.engine.train.extraction_likelihoods", too_high_at_first)
+    monkeypatch.setattr("worker.engine.train.extracted", recorded)
+    options = Options.from_mapping(support.POLICY | {"attacks": {}, "shrink": False})
+    data = prepare(tokenizer, support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT, options)
+    baseline = measure_before(model, tokenizer, data, options)
+    checkpoint = train(model, tokenizer, data, baseline, options, on_epoch=points.append)
+    failed = next(index for index, point in enumerate(points) if point.reopened)
+    assert not points[failed].met
+    assert pressed == [[]] * (failed + 1) + [[0]] * (len(points) - failed - 1)
+    assert checkpoint.met
+    assert len(points) > failed + 1

@@ -1,0 +1,43 @@
+"""RMU (Li et al., ICML 2024, arXiv 2403.03218, Eq. 1 and 2): hidden states of a text to forget become noise.
+
+The scale of the noise follows the size of the parent's hidden states (adaptive RMU, Huu-Tien et al., AAAI 2025,
+arXiv 2408.06223), so that one setting fits models of every size.
+
+b: batch, s: sequence, h: hidden
+"""
+
+import torch
+from torch import Tensor
+
+SCALE = 5.0  # c, relative to the mean norm of the parent's hidden states
+RETAIN_WEIGHT = 100.0  # alpha
+DEPTH = 0.5  # share of the layers below the hidden states
+
+
+def noise(hidden_size: int, seed: int) -> Tensor:
+    """The direction u [h] of the noise, of length 1: uniform in the positive orthant, as in the published code."""
+    drawn = torch.rand(hidden_size, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(drawn, dim=0)
+
+
+def steering_loss(hidden: Tensor, parent: Tensor, mask: Tensor, direction: Tensor) -> Tensor:
+    """The mean square of `h - c u` over tokens and dimensions; c is SCALE times the parent's mean norm.
+
+    Args:
+        hidden: [b, s, h].
+        parent: [b, s, h], the parent's.
+        mask: [b, s]; 0 where there is padding.
+        direction: [h], u.
+
+    Returns:
+        A scalar.
+    """
+    counted = mask.bool()
+    target = SCALE * parent[counted].norm(dim=-1).mean() * direction
+    return torch.nn.functional.mse_loss(hidden[counted], target.expand_as(hidden[counted]))
+
+
+def keeping_loss(hidden: Tensor, parent: Tensor, mask: Tensor) -> Tensor:
+    """RETAIN_WEIGHT times the mean square of what changed in the hidden states of retain text; shapes as above."""
+    counted = mask.bool()
+    return torch.nn.functional.mse_loss(hidden[counted], parent[counted]) * RETAIN_WEIGHT

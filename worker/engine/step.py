@@ -1,0 +1,102 @@
+"""The gradients of one optimiser step: the forget loss of a batch, and what a loss adds on retain text.
+
+b: batch, s: sequence, h: hidden
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from worker.engine.adapter import Adapter
+from worker.engine.data import pad_batch
+from worker.engine.device import model_device
+from worker.engine.losses import LOSSES, ForgetLoss
+from worker.engine.losses.ascent import cross_entropy_rows
+from worker.engine.losses.distil import divergence_rows, kept_rows
+from worker.engine.losses.rmu import DEPTH, keeping_loss, noise, steering_loss
+from worker.engine.losses.rows import Beside, add_gradients
+from worker.engine.options import Options
+from worker.engine.parent import parent_logits, sequence_log_likelihoods, without_adapter
+from worker.engine.types import CausalLM
+
+
+def forget_gradients(
+    model: CausalLM, adapter: Adapter, batch: list[list[int]], alternates: list[list[int]], options: Options
+) -> float:
+    """Add the gradients of the forget loss, inside `training`.
+
+    Args:
+        model: The model that the adapter is attached to.
+        adapter: The adapter in training.
+        batch: Sequences to forget.
+        alternates: For each of them another text, for a loss that prefers one.
+        options: They name the loss.
+
+    Returns:
+        The loss, a mean over tokens.
+    """
+    loss = LOSSES[options.loss]
+    if loss.rows is None:
+        direction = noise(model.config.hidden_size, options.seed).to(model_device(model))
+        return _add_hidden_gradients(model, adapter, batch, partial(steering_loss, direction=direction))
+    batch = [*batch, *alternates] if loss.alternates else batch
+    row_loss = partial(loss.rows, margin=options.margin)
+    return add_gradients(model, batch, row_loss, 1.0, _beside(model, adapter, loss, batch, options))
+
+
+def retain_gradients(model: CausalLM, adapter: Adapter, kept: list[list[int]], options: Options) -> float:
+    """Add the gradients of what the loss adds on retain text, inside `training`; returns its weighted mean."""
+    retain, weight = LOSSES[options.loss].retain, options.retain_weight
+    if retain == "hidden_states":
+        return _add_hidden_gradients(model, adapter, kept, keeping_loss, weight)
+    if retain == "cross_entropy" and not options.holds_parent:
+        return add_gradients(model, kept, cross_entropy_rows, weight)
+    beside = parent_logits(model, adapter, kept, options.train_dtype)
+    if retain == "divergence":
+        return add_gradients(model, kept, divergence_rows, weight, beside)
+    keep = partial(kept_rows, divergence_weight=options.divergence_weight, retain_weight=weight)
+    return add_gradients(model, kept, keep, 1.0, beside)
+
+
+def _add_hidden_gradients(
+    model: CausalLM,
+    adapter: Adapter,
+    sequences: Sequence[list[int]],
+    loss: Callable[..., Tensor],
+    weight: float = 1.0,
+) -> float:
+    """Add the gradients of a loss on the hidden states (hidden, parent, mask: [b, s, h], [b, s, h], [b, s])."""
+    input_ids, mask, _ = (t.to(model_device(model)) for t in pad_batch(sequences))
+    layer = max(1, round(DEPTH * model.config.num_hidden_layers))
+
+    def states() -> Tensor:
+        output = model.base_model(input_ids=input_ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
+        hidden: Tensor = output.hidden_states[layer].float()
+        return hidden
+
+    with without_adapter(adapter), torch.no_grad():
+        parent = states()
+    value = weight * loss(states(), parent, mask)
+    torch.autograd.backward(value)
+    return float(value.detach())
+
+
+def _beside(
+    model: CausalLM, adapter: Adapter, loss: ForgetLoss, batch: list[list[int]], options: Options
+) -> Beside | None:
+    """The third argument of the row loss, if it has one."""
+    dtype = options.train_dtype
+    if loss.of_parent:
+        return parent_logits(model, adapter, batch, dtype)
+    if loss.weights is None:
+        return None
+    own = sequence_log_likelihoods(model, batch, dtype)
+    with without_adapter(adapter):
+        parent = sequence_log_likelihoods(model, batch, dtype)
+    lengths = torch.tensor([len(ids) - 1 for ids in batch], device=own.device)
+    # `add_gradients` takes the mean over tokens; these losses are means over sequences.
+    per_token = lengths.sum() / len(batch)
+    weights = (loss.weights(own, parent, lengths) * per_token).repeat_interleave(lengths)
+    return lambda rows: weights[rows]
