@@ -7,7 +7,7 @@ from pathlib import Path
 import tokenizers
 import torch
 from tokenizers import decoders, models, pre_tokenizers, trainers
-from transformers import GPTNeoConfig, GPTNeoForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, GPTNeoConfig, PretrainedConfig, PreTrainedTokenizerFast
 
 from worker.engine.data import encode, pad_batch
 from worker.engine.losses.ascent import cross_entropy
@@ -60,6 +60,7 @@ def build(
     ordinary: Sequence[str],
     progress: Callable[[float, float], None],
     tokenizer: Tokenizer | None = None,
+    config: Callable[[int], PretrainedConfig] = model_config,
 ) -> float:
     """Train until `by_heart` is known by heart, and save; returns the share of its tokens that is known.
 
@@ -69,11 +70,12 @@ def build(
         ordinary: Other texts; each is read only a few times.
         progress: Called every 25 steps with (fraction of the maximum steps, share of tokens known).
         tokenizer: The tokenizer; None trains one.
+        config: Makes the model's configuration, given the size of the vocabulary.
     """
     torch.manual_seed(0)
     sampler = random.Random(0)
     tokenizer = tokenizer or build_tokenizer([*by_heart, *ordinary])
-    model = GPTNeoForCausalLM(model_config(len(tokenizer)))
+    model = AutoModelForCausalLM.from_config(config(len(tokenizer)))
     known = [encode(tokenizer, text)[:LENGTH] for text in by_heart]
     others = [encode(tokenizer, text)[:LENGTH] for text in ordinary]
     steps = 900
