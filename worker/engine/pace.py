@@ -1,13 +1,14 @@
-"""The learning rate that a run finds by itself: it follows what the epochs before have done.
+"""The pace that a run finds by itself: learning rate and steps follow what the epochs before have done.
 
 Small models need larger steps than large ones, and how far a step may go depends on the model, the texts and the
 budget. So the policy's rate is only the first one. The rate rises after an epoch that brought MA hardly nearer to its
-limit, and falls when held-out perplexity comes near the budget. It depends on the history alone, so that a resumed run
-goes on with the same.
+limit, and falls when held-out perplexity comes near the budget. Where it cannot rise any more, epochs become longer.
+The pace depends on the history alone, so that a resumed run goes on with the same.
 """
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from worker.engine.options import Options
 from worker.engine.types import EpochEntry
@@ -15,10 +16,23 @@ from worker.engine.types import EpochEntry
 RISE, FALL, FARTHEST = 2.0, 0.5, 16.0
 SLOW = 0.3  # share of the distance to the limit: an epoch that closes less is slow
 NEAR = 0.8  # share of the perplexity budget
+LONGEST = 4  # times the steps of the first epoch
 
 
-def learning_rate(history: Sequence[EpochEntry], options: Options, parent_perplexity: float) -> float:
-    """The learning rate of the next epoch.
+class Pace(NamedTuple):
+    """The pace of an epoch.
+
+    Attributes:
+        rate: The learning rate, at most FARTHEST times as high or as low as the policy's.
+        longer: How many times as many steps as the policy's an epoch has, 1 to LONGEST.
+    """
+
+    rate: float
+    longer: int
+
+
+def pace(history: Sequence[EpochEntry], options: Options, parent_perplexity: float) -> Pace:
+    """The pace of the next epoch.
 
     Args:
         history: The epochs before.
@@ -26,17 +40,18 @@ def learning_rate(history: Sequence[EpochEntry], options: Options, parent_perple
         parent_perplexity: Held-out perplexity before the first epoch, on the sequences of the history.
 
     Returns:
-        A rate at most FARTHEST times as high or as low as the first.
+        The rate and the length.
     """
     first = rate = options.learning_rate
+    longer = 1
     if not options.adaptive:
-        return first
+        return Pace(first, longer)
     budget = options.max_perplexity_ratio - 1
     for before, entry in pairwise(history):
         distance = before["ma"] - before["ma_limit"]
         if entry["perplexity"] / parent_perplexity - 1 > NEAR * budget:
-            rate *= FALL
+            rate = max(rate * FALL, first / FARTHEST)
         elif distance > 0 and before["ma"] - entry["ma"] < SLOW * distance:
-            rate *= RISE
-        rate = min(max(rate, first / FARTHEST), first * FARTHEST)
-    return rate
+            longer = min(longer * 2, LONGEST) if rate == first * FARTHEST else longer
+            rate = min(rate * RISE, first * FARTHEST)
+    return Pace(rate, longer)

@@ -27,7 +27,7 @@ from worker.engine.metrics.extraction import lower_bound
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.metrics.perplexity import perplexity
 from worker.engine.options import Options
-from worker.engine.pace import learning_rate
+from worker.engine.pace import pace
 from worker.engine.parent import without_adapter
 from worker.engine.prepare import RetainSampler
 from worker.engine.pressing import Pressed, extracted, failed_by_el
@@ -104,10 +104,11 @@ class Trainer:
             if resume.optimiser:
                 optimiser.load_state_dict(resume.optimiser)
         while checkpoint.epoch < self.options.max_epochs and not checkpoint.met:
-            rate = learning_rate(checkpoint.history, self.options, before)
+            rate, longer = pace(checkpoint.history, self.options, before)
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            entry = self._run_epoch(optimiser, checkpoint.epoch) | {"learning_rate": rate, "rank": self.adapter.rank}
+            entry = self._run_epoch(optimiser, checkpoint.epoch, longer)
+            entry |= {"learning_rate": rate, "rank": self.adapter.rank}
             checkpoint = replace(
                 checkpoint,
                 epoch=checkpoint.epoch + 1,
@@ -121,11 +122,11 @@ class Trainer:
             self.on_epoch(checkpoint)
         return checkpoint
 
-    def _run_epoch(self, optimiser: torch.optim.Optimizer, epoch: int) -> EpochEntry:
+    def _run_epoch(self, optimiser: torch.optim.Optimizer, epoch: int, longer: int) -> EpochEntry:
         """Train one epoch and decide whether to stop; returns its history entry, the adapter at full strength."""
         started, reopened = time.monotonic(), sorted(self._reopened)
         self._extracted = extracted(self.model, self.forget, self.thresholds, reopened, self.options)
-        losses = self._take_steps(optimiser, epoch)
+        losses = self._take_steps(optimiser, epoch, longer)
         judgement, met, strength = self._choose_strength()
         entry: EpochEntry = {
             "epoch": epoch + 1,
@@ -142,12 +143,16 @@ class Trainer:
         self.adapter.set_strength(1.0)
         return entry
 
-    def _take_steps(self, optimiser: torch.optim.Optimizer, epoch: int) -> dict[str, float]:
-        """Optimiser steps over the whole set, or until MA passes; returns their number and the mean losses."""
+    def _take_steps(self, optimiser: torch.optim.Optimizer, epoch: int, longer: int) -> dict[str, float]:
+        """Optimiser steps over the whole set, or until MA passes; returns their number and the mean losses.
+
+        While something is pressed on, MA has passed already, and all steps are taken.
+        """
         self.retain.start_epoch(epoch)
         order = random.Random(f"{self.options.seed}/forget/{epoch}")
         queue: list[int] = []
         steps = max(self.options.min_epoch_steps, math.ceil(len(self._training_indices()) / self.options.batch_size))
+        steps *= longer
         steps_per_check = math.ceil(steps / self.options.epoch_checks)
         forget_losses, retain_losses = [], []
         for step in range(1, steps + 1):
@@ -163,7 +168,7 @@ class Trainer:
             self.progress((epoch + step / steps) / self.options.max_epochs)
             if step % steps_per_check == 0 and step < steps:
                 el, ma = self._measure()
-                if self._passes_with_reserve(el, ma):
+                if self._passes_with_reserve(el, ma) and not self._extracted:
                     break
                 remaining = set(self._training_indices())
                 queue = [i for i in queue if i in remaining]

@@ -3,7 +3,7 @@
 import pytest
 
 from worker.engine import Options
-from worker.engine.pace import FARTHEST, learning_rate
+from worker.engine.pace import FARTHEST, LONGEST, Pace, pace
 
 OPTIONS = Options(learning_rate=1e-4, max_perplexity_ratio=1.1)
 
@@ -30,9 +30,15 @@ def history(*epochs: tuple[float, float]) -> list[dict[str, float]]:
 )
 def test_the_rate_rises_after_slow_epochs_and_falls_near_the_budget(epochs, factor):
     """By the history alone; from the second epoch on, and within bounds."""
-    assert learning_rate(history(*epochs), OPTIONS, 10.0) == pytest.approx(1e-4 * factor)
+    assert pace(history(*epochs), OPTIONS, 10.0).rate == pytest.approx(1e-4 * factor)
 
 
 def test_the_papers_rate_is_constant():
     """The preset adapts nothing."""
-    assert learning_rate(history(*[(0.9, 10.0)] * 9), Options.paper(), 10.0) == Options().learning_rate
+    assert pace(history(*[(0.9, 10.0)] * 9), Options.paper(), 10.0) == Pace(Options().learning_rate, 1)
+
+
+@pytest.mark.parametrize(("slow", "longer"), [(5, 1), (6, 2), (7, 4), (20, LONGEST)])
+def test_epochs_become_longer_once_the_rate_cannot_rise(slow, longer):
+    """Four slow epochs bring the rate to its highest; each further one doubles the steps."""
+    assert pace(history(*[(0.9, 10.0)] * slow), OPTIONS, 10.0) == Pace(pytest.approx(1e-4 * FARTHEST), longer)
