@@ -78,9 +78,8 @@ def gpt2(vocabulary: int) -> PretrainedConfig:
     )
 
 
-SHAPES: dict[str, Callable[[int], PretrainedConfig]] = {
-    "neo": model_config, "neox": neox, "llama": llama, "qwen": qwen, "gpt2": gpt2,
-}  # fmt: skip
+CONFIGS: tuple[Callable[[int], PretrainedConfig], ...] = (neox, llama, qwen, gpt2)
+SHAPES = {"neo": model_config} | {config.__name__: config for config in CONFIGS}
 
 
 def knowing(cache: Path, shape: str, pretrained: str | None) -> tuple[CausalLM, Tokenizer]:

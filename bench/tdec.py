@@ -33,6 +33,7 @@ from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.metrics.perplexity import perplexity
 from worker.engine.options import Options
 from worker.engine.prepare import Prepared, RetainSampler
+from worker.engine.samples import own_samples
 from worker.engine.train import Trainer
 from worker.engine.types import CausalLM
 from worker.engine.unlearn import initial_factors, merged_copy
@@ -52,12 +53,11 @@ def run(
 ) -> tuple[CausalLM, dict[str, object]]:
     """One method on one set, with the frontier step by step; returns the merged model and the measurements."""
     data, started = bench.prepare(names, domain), time.monotonic()
-    everything = data.forget + data.earlier
+    everything, start = data.forget + data.earlier, perplexity(bench.model, bench.pile[:FRONTIER])
     thresholds = bench.thresholds(everything.sequences)
     factors = initial_factors(bench.model, data, options)
-    adapter, initialised = Adapter(bench.model, factors, options.rank, options.scale), time.monotonic()
+    adapter, initialised = Adapter(bench.model, factors, options.scale), time.monotonic()
     frontier: list[dict[str, float]] = []
-    frontier_start = perplexity(bench.model, bench.pile[:FRONTIER])
 
     def measure_step(_: float) -> None:
         frontier.append(frontier_point(bench, data.forget.sequences, thresholds))
@@ -73,6 +73,7 @@ def run(
         utility=bench.pile[:FRONTIER],
         options=options,
         progress=measure_step,
+        samples=own_samples(bench.model, bench.tokenizer, data, options),
     )
     try:
         checkpoint = trainer.run()
@@ -89,7 +90,7 @@ def run(
         **measure_merged(merged, data, thresholds),
         "history": checkpoint.history,
         "frontier": frontier,
-        "frontier_start": frontier_start,
+        "frontier_start": start,
     }
 
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -66,7 +66,7 @@ def our_run(bench: Bench, options: Options, folder: Path) -> OurRun:
     data = bench.prepare(["32_0"], 0.0)
     thresholds = bench.thresholds(data.forget.sequences)
     factors, initialise = timed(lambda: initial_factors(bench.model, data, options))
-    adapter = Adapter(bench.model, factors, options.rank, options.scale)
+    adapter = Adapter(bench.model, factors, options.scale)
     retain = RetainSampler(bench.tokenizer, data.retain_texts, LENGTH, options.seed)
     trainer = TimedTrainer(
         bench.model, adapter, data.forget, thresholds, data.forget.requests, retain, data.utility[:32], options
@@ -116,7 +116,7 @@ def job(path: str, data: Path, evaluations: list[float], *, twice: bool) -> list
     timed here if `decode32` did not run.
     """
     bench = Bench(path, Texts.read(data), exact=False)
-    options = replace(Options(margin=0.5), fisher_sequences=32)
+    options = Options(margin=0.5, adaptive=False, min_epoch_steps=4, fisher_sequences=32)
     with tempfile.TemporaryDirectory(prefix="unlearnd-bench-") as folder:
         run = our_run(bench, options, Path(folder) / "a")
         second_digest = our_run(bench, options, Path(folder) / "b").digest if twice else ""

@@ -73,11 +73,11 @@ def target_weights(model: CausalLM, names: Sequence[str]) -> dict[str, Tensor]:
 class Adapter:
     """Two LoRA adapters of peft on a base model; `detach` removes them and leaves the base unchanged."""
 
-    def __init__(self, model: CausalLM, factors: Mapping[str, tuple[Tensor, Tensor]], rank: int, scale: float) -> None:
-        """Attach to `model`, starting from `factors`: module name -> (A [r, k], B [d, r])."""
-        self.names, self.rank, self.scale = list(factors), rank, scale
+    def __init__(self, model: CausalLM, factors: Mapping[str, tuple[Tensor, Tensor]], scale: float) -> None:
+        """Attach to `model`, starting from `factors`: module name -> (A [r, k], B [d, r]), r at most the rank."""
+        self.names, self.rank, self.scale = list(factors), max(len(a) for a, _ in factors.values()), scale
         self.model = model
-        self._peft = self._attach(rank)
+        self._peft = self._attach(self.rank)
         for name, (a, b) in factors.items():
             self._set_factors(name, TRAINED, a, b)
             self._set_factors(name, ANCHOR, a, -b)

@@ -150,8 +150,10 @@ class Options:
 
     @property
     def samples(self) -> int:
-        """How many samples of the parent are drawn, by a loss that takes them."""
-        return self.own_samples if self.loss == DISTIL else math.ceil(self.own_samples / 8)
+        """How many samples of the parent are drawn; 0 for a loss that takes none."""
+        if self.loss == DISTIL:
+            return self.own_samples
+        return math.ceil(self.own_samples / 8) if self.holds_parent or self.loss == "altpo" else 0
 
     @property
     def distil_epochs(self) -> int:

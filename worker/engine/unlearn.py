@@ -18,7 +18,6 @@ from worker.engine.distil import Distiller
 from worker.engine.errors import UnknownPlugin
 from worker.engine.fisher import row_importance
 from worker.engine.inits import INITS
-from worker.engine.losses import LOSSES
 from worker.engine.measure import Baseline, measure_after, measure_before
 from worker.engine.merge import MERGED_MARK, merge_into
 from worker.engine.options import DISTIL, Options, fit_to_model
@@ -90,13 +89,10 @@ def train(
     data = replace(data, forget=data.forget.only(baseline.counted))
     was_training, required_grad = model.training, {p: p.requires_grad for p in model.parameters()}
     retain = RetainSampler(tokenizer, data.retain_texts, options.sequence_length, options.seed)
-    prefers = options.loss in LOSSES and LOSSES[options.loss].alternates
-    takes_samples = options.loss == DISTIL or options.holds_parent or prefers
     initialising = partial(progress, "initialise")
-    samples = own_samples(model, tokenizer, data, options, initialising) if takes_samples else []
+    samples = own_samples(model, tokenizer, data, options, initialising)
     factors = initial_factors(model, data, options, resume, initialising)
-    rank = max(a.shape[0] for a, _ in factors.values())
-    adapter = Adapter(model, factors, rank, options.scale)
+    adapter = Adapter(model, factors, options.scale)
     said = _said(model, tokenizer, data, options, initialising) if baseline.answered else []
     if resume is not None and resume.tested:  # the test may have found answers that the parent does not give
         adapter.load(resume.tested)

@@ -21,7 +21,7 @@ def trained_adapter(model, init: str = "fila") -> Adapter:
     names = find_targets(model)
     importance = row_importance(model, sequences(2), sequences(3, seed=1), names)
     factors = {n: INITS[init].factors(w, importance[n], RANK, SCALE) for n, w in target_weights(model, names).items()}
-    adapter = Adapter(model, factors, RANK, SCALE)
+    adapter = Adapter(model, factors, SCALE)
     torch.manual_seed(5)
     with torch.no_grad():
         for parameter in adapter.parameters():

@@ -23,7 +23,7 @@ def test_logits_do_not_move_at_initialisation(family, init):
     factors = {n: INITS[init].factors(w, importance[n], RANK, SCALE) for n, w in target_weights(model, names).items()}
     with torch.no_grad():
         before = model(input_ids=input_ids).logits
-        adapter = Adapter(model, factors, RANK, SCALE)
+        adapter = Adapter(model, factors, SCALE)
         assert (model(input_ids=input_ids).logits - before).abs().max() <= 1e-5
         assert all(p.requires_grad for p in adapter.parameters())
         adapter.detach()

@@ -46,7 +46,7 @@ def test_retain_text_holds_the_parent(memorised):
     kept = [encode(tokenizer, text)[:10] for text in support.KNOWN[:2]]
     weights = target_weights(model, find_targets(model))
     generator = torch.Generator().manual_seed(0)
-    adapter = Adapter(model, {n: standard_factors(w, None, 2, 2.0, generator) for n, w in weights.items()}, 2, 2.0)
+    adapter = Adapter(model, {n: standard_factors(w, None, 2, 2.0, generator) for n, w in weights.items()}, 2.0)
     with torch.no_grad():
         for parameter in adapter.parameters():
             parameter.add_(0.05)

@@ -23,7 +23,7 @@ def relearned(subject: Subject) -> Scores:
     generator = torch.Generator().manual_seed(0)
     weights = target_weights(model, find_targets(model))
     factors = {name: standard_factors(weight, None, RANK, SCALE, generator) for name, weight in weights.items()}
-    adapter = Adapter(model, factors, RANK, SCALE)
+    adapter = Adapter(model, factors, SCALE)
     try:
         _fine_tune(subject, adapter, subject.retain)
         return Scores(*subject.accuracies())
