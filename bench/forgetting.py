@@ -55,6 +55,7 @@ OPTIONS = Options(
 )
 METHODS: dict[str, Mapping[str, object]] = {
     "ihl": {},
+    "ihl_alone": {"adaptive": False},  # one rate, and retain text alone
     **{loss: {"loss": loss, "init": "lora"} for loss in ("gd", "kl", "npo", "simnpo", "altpo", "undial", "wga", "rmu")},
     "distil": {"loss": "distil", "retain_batch_size": 16},
 }
