@@ -5,8 +5,8 @@
 
 Each small model learns 80 invented people by heart; 1, 16 or 64 of them ask. The retain file has 16 of the people who
 never ask and 20 paragraphs of prose; the held-out file 160 people whom no model has seen. `--model` takes a pretrained
-model instead, which learns the same people first. `Others` are people who never ask; `neighbours` those that the run
-itself watches.
+model instead, which learns the same people first. `Nobody named` are the people who neither ask nor stand in the retain
+file; if 64 ask there is none.
 """
 
 import argparse
@@ -36,6 +36,10 @@ from worker.engine.types import CausalLM, Tokenizer
 
 KNOWN = [person.text for person in people(80, 11)]
 OTHERS = 16  # people who never ask
+COLUMNS = (
+    *("model", "requests", "ended", "MA", "held-out perplexity", "MA in the retain file", "MA nobody named"),
+    *("epochs: rates x 1e4", "s"),
+)
 COMMON = {"max_position_embeddings": 256, "bos_token_id": 0, "eos_token_id": 0}
 WIDE = {"hidden_size": 256, "num_attention_heads": 8}
 
@@ -108,7 +112,10 @@ def row(model: CausalLM, tokenizer: Tokenizer, shape: str, requests: int, option
     assert isinstance(after, dict)
     assert isinstance(utility, dict)
     rates = " ".join(f"{entry['learning_rate'] * 1e4:.3g}" for entry in result.history)
-    kept = [mean_accuracy(one, sequences(tokenizer, others)) for one in (model, result.model)]
+    groups = (others, KNOWN[requests:-OTHERS])
+    kept = [
+        [mean_accuracy(one, sequences(tokenizer, group)) for one in (model, result.model)] for group in groups if group
+    ]
     size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     cells = [
         f"{shape}, {size:.1f}M",
@@ -116,7 +123,8 @@ def row(model: CausalLM, tokenizer: Tokenizer, shape: str, requests: int, option
         str(result.report["reason"] or "passed"),
         f"{before['ma']:.3f} -> {after['ma']:.3f} (<= {after['ma_limit']:.3f})",
         f"x {utility['heldout_ratio']:.3f}",
-        f"{kept[0]:.3f} -> {kept[1]:.3f}",
+        *(f"{pair[0]:.3f} -> {pair[1]:.3f}" for pair in kept),
+        *[""] * (len(groups) - len(kept)),
         f"{len(result.history)}: {rates}",
         f"{time.monotonic() - started:.0f}",
     ]
@@ -133,8 +141,7 @@ def main() -> None:
     arguments = parser.parse_args()
     options = Options(max_perplexity_ratio=1.05, sequence_length=LENGTH)
     print(f"Machine: {machine()}, torch {torch.__version__}.\n")
-    print("| model | requests | ended | MA | held-out perplexity | others' MA | epochs: rates x 1e4 | s |", flush=True)
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
     for shape in [Path(arguments.model).name] if arguments.model else arguments.shapes.split(","):
         model, tokenizer = knowing(arguments.cache, shape, arguments.model)
         for requests in map(int, arguments.requests.split(",")):

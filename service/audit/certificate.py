@@ -54,6 +54,7 @@ METHODS = {
     "ihl": "IHL on LoRA",
     "distil": "distillation from a reference whose MA on the records is that of unseen text, on LoRA",
 }
+HELD = ", with the divergence from the parent held down on retain text and on samples of the parent"
 MERGE = "W' = W + c (B A - B0 A0), in float32 from the parent's weights, rounded once to the storage dtype"
 CRITERION = (
     "mean EL and mean MA over the forget set at or under the held-out means; each request's own means, and those of "
@@ -282,6 +283,7 @@ def _method(parameters: JsonObject) -> str:
     """The name of the method, from the policy's loss and initialisation."""
     loss = str(parameters.get("loss", "ihl"))
     name = METHODS.get(loss, f"{loss.upper()} on LoRA")
+    name += HELD if loss == "ihl" and parameters.get("adaptive") is True else ""
     return f"FILA + {name}" if parameters.get("init", "fila") == "fila" and loss != "distil" else name
 
 

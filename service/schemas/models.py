@@ -58,7 +58,7 @@ class Policy(Input):
         le=1,
         description="so does a larger share of one corpus' records, unless at most 20 of them match",
     )
-    rank: int = Field(16, ge=1, le=512, description="with `adaptive`, for four sequences")
+    rank: int = Field(16, ge=1, le=512, description="16 grows with the forget set if `adaptive`")
     alpha: float | None = Field(None, gt=0, description="default: 2 x rank")
     learning_rate: float = Field(2e-4, gt=0, le=1, description="of the first epoch")
     adaptive: bool = Field(True, description="find the rate and the rank, and hold the model near its parent")
@@ -97,7 +97,9 @@ class Policy(Input):
     distil_learning_rate: float | None = Field(None, gt=0, le=1, description="default: 0.4 / hidden size")
     token_weight: float = Field(0.3, ge=0, description="of the true token's likelihood beside the divergence")
     divergence_weight: float = Field(6.0, ge=0, description="of the divergence from the parent on retain text")
-    own_samples: int = Field(2048, ge=16, le=10_000, description="samples of the parent that count as retain text")
+    own_samples: int | None = Field(
+        None, ge=16, le=10_000, description="of the parent, as retain text; default: 2048 for distil, 256 for others"
+    )
     least_strength: float = Field(0.3, ge=0, le=1, description="the least share of the change that must suffice, too")
     relearn_steps: int = Field(4, ge=0, le=100, description="steps of fine-tuning that training looks ahead")
     probe_samples: int = Field(20, ge=0, le=1000, description="samples of each probe, beside a greedy answer")

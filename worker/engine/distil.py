@@ -209,7 +209,7 @@ class Distiller:
             el = extraction_likelihoods(self.model, self.forget.sequences, self.thresholds, self.options)
             judgement = judge(self.forget, self.thresholds, el, reserved, counted=self.counted)
             met = judgement.passed
-            failed = failed_by_el(judgement, self.counted)
+            failed = failed_by_el(judgement, self.forget, self.counted)
         return judge(self.forget, self.thresholds, el, ma, counted=self.counted), met, failed
 
     def _rate(self, step: int) -> float:

@@ -20,7 +20,8 @@ DEFAULT_ATTACKS = {
     "quantised": "report",
     "relearned": "off",  # it trains the model
 }
-SEQUENCES_A_RANK, MOST_RANKS = 4, 4  # `rank` is enough for four sequences; it is taken four times at most
+RANK, SEQUENCES_A_RANK, MOST_RANKS = 16, 4, 4  # it is enough for four sequences, and grows to four times as many
+SAMPLES, DISTIL_SAMPLES = 256, 2048
 DISTIL_EPOCH_STEPS = 20
 DISTIL = "distil"  # the loss that has a training loop of its own, `worker.engine.distil`
 
@@ -30,12 +31,13 @@ class Options:
     """Settings of one run; the defaults are the paper's (section 4.1) where the paper has one.
 
     Attributes:
-        rank: LoRA rank r; with `adaptive`, of a forget set of four sequences.
-        alpha: LoRA alpha; None means 2 x rank. The LoRA scale is c = alpha / rank.
+        rank: LoRA rank r. With `adaptive`, the default grows with the forget set; any other value is taken as it is.
+        alpha: LoRA alpha; None means 2 x rank. The LoRA scale is c = alpha / rank, whatever rank a run finds.
         learning_rate: AdamW's learning rate in the first epoch.
         adaptive: Find what a policy cannot know. The rate of later epochs follows what the epochs before have done
             (`worker.engine.pace`). The rank grows with the forget set. With IHL, retain text holds the divergence from
-            the parent down, too, and the parent's own samples are added to it.
+            the parent down, too, the parent's own samples are added to it, and what greedy decoding still extracts
+            once MA passes is pressed on.
         max_epochs: Passes over the forget set after which the run gives up.
         min_epoch_steps: A forget set of three sequences is one step a pass; an epoch repeats the pass until
             it holds at least this many optimiser steps (the paper's 32 sequences at batch size 8 make 4).
@@ -50,7 +52,7 @@ class Options:
         loss: Name in `worker.engine.losses.LOSSES`, or "distil".
         init: Name in `worker.engine.inits.INITS`.
         target_modules: Module name suffixes to adapt; None finds the modules by rule.
-        retain_weight: Weight of the cross-entropy on retain text.
+        retain_weight: Weight of what a loss adds on retain text; where it adds two, of the cross-entropy.
         fisher_eps: Added to the retain Fisher, relative to its mean.
         fisher_absolute_eps: The published code's absolute eps instead (1e-5 there).
         fisher_sequences: The most sequences on each side of the Fisher estimate.
@@ -67,7 +69,8 @@ class Options:
         distil_learning_rate: Its highest learning rate; None takes 0.4 / hidden size.
         token_weight: Weight of the true token's log-likelihood beside the divergence from the reference.
         divergence_weight: Weight of the divergence from the parent on retain text.
-        own_samples: Samples of the parent that count as retain text; a loss other than "distil" takes an eighth.
+        own_samples: Samples of the parent that count as retain text, or that AltPO prefers. None takes 2048 for
+            "distil" and 256 otherwise.
         least_strength: The least share of the change that must suffice, too.
         relearn_steps: The most steps of fine-tuning that training looks ahead, so that they bring nothing back.
         probe_samples: Samples of each probe that is not answered greedily.
@@ -85,7 +88,7 @@ class Options:
         checkpoint_activations: Compute each layer again in the backward pass instead of holding its activations.
     """
 
-    rank: int = 16
+    rank: int = RANK
     alpha: float | None = None
     learning_rate: float = 2e-4
     adaptive: bool = True
@@ -116,7 +119,7 @@ class Options:
     distil_learning_rate: float | None = None
     token_weight: float = 0.3
     divergence_weight: float = 6.0
-    own_samples: int = 2048
+    own_samples: int | None = None
     least_strength: float = 0.3
     relearn_steps: int = 4
     probe_samples: int = 20
@@ -138,10 +141,12 @@ class Options:
 
     def adapter_rank(self, sequences: int, hidden_size: int) -> int:
         """The rank of the adapter for a forget set of so many sequences."""
-        if self.loss == DISTIL or not self.adaptive:
-            return self.distil_rank if self.loss == DISTIL else self.rank
-        grown = self.rank * min(MOST_RANKS, math.ceil(sequences / SEQUENCES_A_RANK))
-        return max(self.rank, min(grown, hidden_size // 4))
+        if self.loss == DISTIL:
+            return self.distil_rank
+        if not self.adaptive or self.rank != RANK:
+            return self.rank
+        grown = RANK * min(MOST_RANKS, math.ceil(sequences / SEQUENCES_A_RANK))
+        return max(RANK, min(grown, hidden_size // 4))
 
     @property
     def holds_parent(self) -> bool:
@@ -149,11 +154,11 @@ class Options:
         return self.adaptive and self.loss == "ihl"
 
     @property
-    def samples(self) -> int:
+    def samples_drawn(self) -> int:
         """How many samples of the parent are drawn; 0 for a loss that takes none."""
-        if self.loss == DISTIL:
-            return self.own_samples
-        return math.ceil(self.own_samples / 8) if self.holds_parent or self.loss == "altpo" else 0
+        if self.loss != DISTIL and not self.holds_parent and self.loss != "altpo":
+            return 0
+        return self.own_samples or (DISTIL_SAMPLES if self.loss == DISTIL else SAMPLES)
 
     @property
     def distil_epochs(self) -> int:

@@ -14,12 +14,14 @@ from worker.engine.forget_set import ForgetSet
 from worker.engine.losses.ihl import inverted_hinge_rows
 from worker.engine.measure import greedy_decodings
 from worker.engine.metrics.extraction import extracted_chains
+from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.metrics.token_scores import token_margins
 from worker.engine.options import Options
 from worker.engine.probes import Answer, as_rows
 from worker.engine.types import CausalLM
 
-SEQUENCES, CHAINS, MARGIN = 4, 16, 0.1  # in a step; of IHL
+SEQUENCES, ANSWERS, CHAINS, MARGIN = 4, 8, 16, 0.1  # in a step; of IHL
+MOST_DECODED = 64  # sequences whose greedy decoding is looked at
 Backward = Callable[..., float]  # adds the gradients of a loss, as `add_gradients` does for one model
 
 
@@ -51,7 +53,7 @@ class Pressed:
         if self.sequences:
             loss += backward(order.sample(self.sequences, min(SEQUENCES, len(self.sequences))), gently, 1.0)
         for answers, most, rows in (
-            (self.answers, SEQUENCES, inverted_hinge_rows),
+            (self.answers, ANSWERS, inverted_hinge_rows),
             (self.extracted, CHAINS, gently),
         ):
             if answers:
@@ -69,13 +71,17 @@ def extracted(
         model: The model.
         forget: The sequences to forget.
         thresholds: The threshold of each of them.
-        requests: The requests whose sequences are decoded.
+        requests: The requests whose sequences are decoded, the MOST_DECODED that are known best.
         options: The run's options.
 
     Returns:
         For each prefix that extracts one the tokens up to that token of its first n-gram, each once.
     """
     indices = forget.indices(requests)
+    if len(indices) > MOST_DECODED:
+        known = [accuracy(row) for row in token_matches(model, [forget.sequences[i] for i in indices])]
+        best = sorted(range(len(indices)), key=lambda at: -known[at])[:MOST_DECODED]
+        indices = [indices[at] for at in sorted(best)]
     smallest_n = min((thresholds[i].n for i in indices), default=1)
     decodings = greedy_decodings(model, [forget.sequences[i] for i in indices], smallest_n, options)
     chains: dict[tuple[int, ...], int] = {}
@@ -89,11 +95,14 @@ def extracted(
     return easiest
 
 
-def failed_by_el(judgement: Judgement, counted: Sequence[int]) -> set[int]:
-    """The requests whose verdict fails, and those of the highest EL until the mean of the others would pass."""
+def failed_by_el(judgement: Judgement, forget: ForgetSet, counted: Sequence[int]) -> set[int]:
+    """The requests whose verdict fails, and those of the highest EL until the mean of the others would pass.
+
+    The set's mean is over sequences, a verdict's over those of its request.
+    """
     failed = {v.request for v in judgement.verdicts if not v.passed}
-    counted_requests = set(counted)
-    own = sorted((v for v in judgement.verdicts if v.request in counted_requests), key=lambda v: v.el)
-    while own and sum(v.el for v in own) > judgement.el_limit * len(counted_requests):
+    lengths = {request: len(forget.indices([request])) for request in counted}
+    own = sorted((v for v in judgement.verdicts if v.request in lengths), key=lambda v: v.el)
+    while own and sum(v.el * lengths[v.request] for v in own) > judgement.el_limit * sum(lengths.values()):
         failed.add(own.pop().request)
     return failed

@@ -3,6 +3,7 @@
 b: batch, s: sequence, h: hidden
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from worker.engine.adapter import Adapter
-from worker.engine.data import pad_batch
+from worker.engine.data import chunks, pad_batch
 from worker.engine.device import model_device
 from worker.engine.losses import LOSSES, ForgetLoss
 from worker.engine.losses.ascent import cross_entropy_rows
@@ -19,6 +20,7 @@ from worker.engine.losses.rmu import DEPTH, keeping_loss, noise, steering_loss
 from worker.engine.losses.rows import Beside, add_gradients
 from worker.engine.options import Options
 from worker.engine.parent import parent_logits, sequence_log_likelihoods, without_adapter
+from worker.engine.samples import PER_RETAIN
 from worker.engine.types import CausalLM
 
 
@@ -47,17 +49,29 @@ def forget_gradients(
 
 
 def retain_gradients(model: CausalLM, adapter: Adapter, kept: list[list[int]], options: Options) -> float:
-    """Add the gradients of what the loss adds on retain text, inside `training`; returns its weighted mean."""
+    """Add the gradients of what the loss adds on retain text, inside `training`; returns its weighted mean.
+
+    A third of the sequences is in memory at once, so that the parent's samples need no more of it than retain text.
+    """
+    tokens = sum(map(len, kept)) - len(kept)
+    parts = chunks(kept, math.ceil(len(kept) / (1 + PER_RETAIN))) if options.holds_parent else [kept]
+    return sum(
+        _retain_part(model, adapter, part, options, (sum(map(len, part)) - len(part)) / tokens) for part in parts
+    )
+
+
+def _retain_part(model: CausalLM, adapter: Adapter, kept: Sequence[list[int]], options: Options, share: float) -> float:
+    """The same for some sequences, which have this share of the predicted tokens."""
     retain, weight = LOSSES[options.loss].retain, options.retain_weight
     if retain == "hidden_states":
-        return _add_hidden_gradients(model, adapter, kept, keeping_loss, weight)
+        return _add_hidden_gradients(model, adapter, kept, keeping_loss, weight * share)
     if retain == "cross_entropy" and not options.holds_parent:
-        return add_gradients(model, kept, cross_entropy_rows, weight)
+        return add_gradients(model, kept, cross_entropy_rows, weight * share)
     beside = parent_logits(model, adapter, kept, options.train_dtype)
     if retain == "divergence":
-        return add_gradients(model, kept, divergence_rows, weight, beside)
+        return add_gradients(model, kept, divergence_rows, weight * share, beside)
     keep = partial(kept_rows, divergence_weight=options.divergence_weight, retain_weight=weight)
-    return add_gradients(model, kept, keep, 1.0, beside)
+    return add_gradients(model, kept, keep, share, beside)
 
 
 def _add_hidden_gradients(
@@ -67,8 +81,14 @@ def _add_hidden_gradients(
     loss: Callable[..., Tensor],
     weight: float = 1.0,
 ) -> float:
-    """Add the gradients of a loss on the hidden states (hidden, parent, mask: [b, s, h], [b, s, h], [b, s])."""
+    """Add the gradients of a loss on the hidden states (hidden, parent, counted: [b, s, h], [b, s, h], [b, s]).
+
+    The first token does not count: it is the same for texts to forget and to keep, and in many models its hidden state
+    is by far the largest.
+    """
     input_ids, mask, _ = (t.to(model_device(model)) for t in pad_batch(sequences))
+    counted = mask.bool()
+    counted[:, 0] = False
     layer = max(1, round(DEPTH * model.config.num_hidden_layers))
 
     def states() -> Tensor:
@@ -78,7 +98,7 @@ def _add_hidden_gradients(
 
     with without_adapter(adapter), torch.no_grad():
         parent = states()
-    value = weight * loss(states(), parent, mask)
+    value = weight * loss(states(), parent, counted)
     torch.autograd.backward(value)
     return float(value.detach())
 

@@ -1,4 +1,4 @@
-"""The training loop: forget loss plus retain cross-entropy, until the criterion holds and no step further.
+"""The training loop: a forget loss and what it adds on retain text, until the criterion holds and no step further.
 
 MA is one forward pass, so it is measured several times an epoch: every step past the criterion only does damage. EL
 costs a decoding. It is measured only where MA and the lower bound of EL that the same pass gives for free would pass,
@@ -30,7 +30,7 @@ from worker.engine.options import Options
 from worker.engine.pace import pace
 from worker.engine.parent import without_adapter
 from worker.engine.prepare import RetainSampler
-from worker.engine.pressing import Pressed, extracted, failed_by_el
+from worker.engine.pressing import MOST_DECODED, Pressed, extracted, failed_by_el
 from worker.engine.probes import Answer, still_said
 from worker.engine.progress import Progress, no_progress
 from worker.engine.samples import kept_batch
@@ -74,6 +74,7 @@ class Trainer:
     said: list[Answer] = field(default_factory=list)
     samples: list[list[int]] = field(default_factory=list)
     _reopened: set[int] = field(default_factory=set)
+    _tested: bool = False
     _last_measurement: tuple[list[float], list[float]] | None = None
     _still_said: list[int] = field(default_factory=list)
     _extracted: list[Answer] = field(default_factory=list)
@@ -97,7 +98,7 @@ class Trainer:
         checkpoint = resume or Checkpoint()
         with without_adapter(self.adapter):
             before = perplexity(self.model, self.utility) if self.options.adaptive else math.nan
-        self._reopened = set(checkpoint.reopened)
+        self._reopened, self._tested = set(checkpoint.reopened), checkpoint.verified > 0
         self.adapter.set_strength(1.0)
         if resume is not None:
             self.adapter.load(resume.adapter)
@@ -124,7 +125,7 @@ class Trainer:
 
     def _run_epoch(self, optimiser: torch.optim.Optimizer, epoch: int, longer: int) -> EpochEntry:
         """Train one epoch and decide whether to stop; returns its history entry, the adapter at full strength."""
-        started, reopened = time.monotonic(), sorted(self._reopened)
+        started, reopened = time.monotonic(), sorted(self._reopened) if self.options.adaptive else []
         self._extracted = extracted(self.model, self.forget, self.thresholds, reopened, self.options)
         losses = self._take_steps(optimiser, epoch, longer)
         judgement, met, strength = self._choose_strength()
@@ -146,14 +147,14 @@ class Trainer:
     def _take_steps(self, optimiser: torch.optim.Optimizer, epoch: int, longer: int) -> dict[str, float]:
         """Optimiser steps over the whole set, or until MA passes; returns their number and the mean losses.
 
-        While something is pressed on, MA has passed already, and all steps are taken.
+        While something is pressed on, all steps are taken: MA does not tell whether they suffice.
         """
         self.retain.start_epoch(epoch)
         order = random.Random(f"{self.options.seed}/forget/{epoch}")
         queue: list[int] = []
         steps = max(self.options.min_epoch_steps, math.ceil(len(self._training_indices()) / self.options.batch_size))
-        steps *= longer
         steps_per_check = math.ceil(steps / self.options.epoch_checks)
+        steps *= longer
         forget_losses, retain_losses = [], []
         for step in range(1, steps + 1):
             if not queue:
@@ -185,6 +186,7 @@ class Trainer:
 
         With `skip_passed` these are the sequences whose MA or EL bound is over its goal, and those of requests that
         failed the full test. Without it all counted sequences are added. If none is left, the counted ones are taken.
+        While something is pressed on, what it was extracted from needs no other training.
         """
         everything, request_ids = range(len(self.forget.sequences)), self.forget.request_ids
         counted = set(self.forget.indices(self.counted))
@@ -193,6 +195,8 @@ class Trainer:
         el_passes, ma_passes = judgement.el <= judgement.el_limit, judgement.ma <= judgement.ma_limit
         goals = [self._goal(i, el_passes, ma_passes) for i in everything]
         selected = {i for i in everything if el_bounds[i] > goals[i][0] or ma[i] + self.options.reserve > goals[i][1]}
+        if self._extracted:
+            return sorted(selected)
         selected |= {i for i in everything if request_ids[i] in self._reopened}
         if not self.options.skip_passed:
             selected |= counted
@@ -217,8 +221,9 @@ class Trainer:
         forget_loss, options, retain_value = LOSSES[self.options.loss], self.options, 0.0
         optimiser.zero_grad()
         with training(self.model, options.train_dtype, checkpoint_activations=options.checkpoint_activations):
-            others = order.choices(self.samples, k=len(batch)) if forget_loss.alternates else []
-            forget_value = forget_gradients(self.model, self.adapter, batch, others, options)
+            prefers = forget_loss.alternates
+            others = order.choices(self.samples or self.retain.sample(len(batch)), k=len(batch)) if prefers else []
+            forget_value = forget_gradients(self.model, self.adapter, batch, others, options) if batch else 0.0
             pressed = Pressed([], [self.said[i] for i in self._still_said], self._extracted)
             forget_value += pressed.add_gradients(order, partial(add_gradients, self.model))
             if forget_loss.retain:
@@ -257,7 +262,7 @@ class Trainer:
         """
         el, ma = self._measure()
         met, strengths = self._passes_with_reserve(el, ma), [1.0]
-        if met and self.options.shrink and not self._reopened:
+        if met and self.options.shrink and not self._tested:
             least = self._least_strength()
             strengths = sorted({least, (least + 1) / 2, 1.0})
         for strength in strengths:
@@ -268,17 +273,17 @@ class Trainer:
             judgement = judge(self.forget, self.thresholds, el, ma, counted=self.counted)
             if self._passes_with_reserve(el, ma):
                 return judgement, True, strength
-        if met:
-            self._reopened |= failed_by_el(judgement, self.counted)
+        if met and self.options.adaptive:
+            self._reopened |= failed_by_el(judgement, self.forget, self.counted)
         return judgement, False, strength
 
     def _with_el_sample(self, el_bounds: list[float], ma: Sequence[float]) -> list[float]:
         """The lower bounds, with EL itself for the `el_sample` sequences that are likeliest to have any.
 
-        The sequences of reopened requests come first and are all measured.
+        The sequences of reopened requests come first and are all measured, and as many others: more may fail.
         """
         reopened = [request_id in self._reopened for request_id in self.forget.request_ids]
-        count = max(self.options.el_sample, sum(reopened))
+        count = max(self.options.el_sample, sum(reopened), min(2 * sum(reopened), MOST_DECODED))
         likeliest = sorted(range(len(ma)), key=lambda i: (not reopened[i], -el_bounds[i], -ma[i]))[:count]
         sequences, thresholds = [self.forget.sequences[i] for i in likeliest], [self.thresholds[i] for i in likeliest]
         el = extraction_likelihoods(self.model, sequences, thresholds, self.options)

@@ -23,7 +23,7 @@ from worker.engine.merge import MERGED_MARK, merge_into
 from worker.engine.options import DISTIL, Options, fit_to_model
 from worker.engine.prepare import Prepared, RetainSampler, prepare
 from worker.engine.probes import Answer, Probe, answers
-from worker.engine.progress import Progress, no_progress
+from worker.engine.progress import Progress, no_progress, partial_progress
 from worker.engine.reference import Reference, check_reference, train_reference
 from worker.engine.samples import own_samples
 from worker.engine.train import Trainer
@@ -90,8 +90,10 @@ def train(
     was_training, required_grad = model.training, {p: p.requires_grad for p in model.parameters()}
     retain = RetainSampler(tokenizer, data.retain_texts, options.sequence_length, options.seed)
     initialising = partial(progress, "initialise")
-    samples = own_samples(model, tokenizer, data, options, initialising)
-    factors = initial_factors(model, data, options, resume, initialising)
+    at_its_end = resume is not None and (resume.met or resume.epoch >= options.last_epoch)
+    parts = [partial_progress(initialising, start, 0.5) for start in (0.0, 0.5)]
+    samples = [] if at_its_end else own_samples(model, tokenizer, data, options, parts[0])
+    factors = initial_factors(model, data, options, resume, parts[1])
     adapter = Adapter(model, factors, options.scale)
     said = _said(model, tokenizer, data, options, initialising) if baseline.answered else []
     if resume is not None and resume.tested:  # the test may have found answers that the parent does not give

@@ -14,8 +14,8 @@ from worker.engine.inits.standard import standard_factors
 from worker.engine.measure import extraction_likelihoods, measure_before
 from worker.engine.parent import without_adapter
 from worker.engine.prepare import RetainSampler, prepare
-from worker.engine.pressing import extracted
-from worker.engine.samples import PER_RETAIN, kept_batch
+from worker.engine.pressing import Pressed
+from worker.engine.samples import PER_RETAIN, _Forgotten, kept_batch, own_samples
 from worker.engine.step import retain_gradients
 from worker.engine.unlearn import train
 
@@ -29,8 +29,8 @@ from worker.engine.unlearn import train
         (Options(), 16, 4096, 64),
         (Options(), 256, 4096, 64),
         (Options(), 16, 192, 48),  # a quarter of the model's width
-        (Options(), 16, 32, 16),  # a policy's rank is the least
-        (Options(rank=4), 256, 4096, 16),
+        (Options(), 16, 32, 16),  # and never below sixteen
+        (Options(rank=4), 256, 4096, 4),  # a policy's own rank
         (Options(adaptive=False), 256, 4096, 16),
         (Options(loss="distil"), 256, 4096, 64),
     ],
@@ -73,20 +73,21 @@ def test_a_batch_has_samples_of_the_parent(memorised):
     assert len(kept_batch(retain, [], 4, random.Random(0))) == 4
 
 
-@pytest.mark.parametrize(("changes", "drawn"), [({}, 8), ({"adaptive": False}, 0), ({"loss": "gd"}, 0)])
+@pytest.mark.parametrize(("changes", "drawn"), [({}, True), ({"adaptive": False}, False), ({"loss": "gd"}, False)])
 def test_samples_are_drawn_where_they_are_used(memorised, monkeypatch, changes, drawn):
-    """IHL with `adaptive` draws an eighth of `own_samples`; the paper's procedure and other people's losses none."""
+    """IHL with `adaptive` trains on the parent's samples; the paper's procedure and other people's losses do not."""
     model, tokenizer = memorised
     seen = []
     monkeypatch.setattr("worker.engine.train.kept_batch", lambda _, samples, *__: seen.append(samples) or [[0, 1, 2]])
     options = Options.from_mapping(support.POLICY | {"max_epochs": 1, "own_samples": 64, "attacks": {}} | changes)
     unlearn(model, tokenizer, support.KNOWN[:1], support.RETAIN, support.HELDOUT, options)
+    data = prepare(tokenizer, support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT, options)
     assert seen
-    assert {len(samples) <= drawn and bool(samples) == bool(drawn) for samples in seen} == {True}
+    assert all(samples == (own_samples(model, tokenizer, data, options) if drawn else []) for samples in seen[:1])
 
 
-def test_who_fails_by_el_is_pressed_on(memorised, monkeypatch):
-    """MA passes, EL of the sample does not: the next epoch presses on what greedy decoding extracts of that request."""
+def run_that_fails_by_el(memorised, monkeypatch, *, adaptive):
+    """A run whose EL fails once, after MA has passed: its last checkpoint, all of them, and what was pressed on."""
     model, tokenizer = memorised
     measured, pressed, points = [], [], []
 
@@ -94,18 +95,55 @@ def test_who_fails_by_el_is_pressed_on(memorised, monkeypatch):
         measured.append(extraction_likelihoods(*arguments))
         return [1.0 for _ in measured[-1]] if len(measured) == 1 else measured[-1]
 
-    def recorded(model, forget, thresholds, requests, options):
-        pressed.append(list(requests))
-        return extracted(model, forget, thresholds, requests, options)
+    def recorded(chains):
+        pressed.append(len(chains.extracted))
+        return 0.0
 
     monkeypatch.setattr("worker.engine.train.extraction_likelihoods", too_high_at_first)
-    monkeypatch.setattr("worker.engine.train.extracted", recorded)
-    options = Options.from_mapping(support.POLICY | {"attacks": {}, "shrink": False})
-    data = prepare(tokenizer, support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT, options)
+    monkeypatch.setattr(Pressed, "add_gradients", lambda chains, *_: recorded(chains))
+    options = Options.from_mapping(
+        support.POLICY | {"attacks": {}, "shrink": False, "adaptive": adaptive, "el_n": 2, "min_epoch_steps": 4}
+    )
+    data = prepare(tokenizer, support.KNOWN[:2], [0, 1], support.RETAIN, support.HELDOUT, options)
     baseline = measure_before(model, tokenizer, data, options)
-    checkpoint = train(model, tokenizer, data, baseline, options, on_epoch=points.append)
+    checkpoint = train(model, tokenizer, data, baseline, options, on_epoch=lambda p: points.append(copy.deepcopy(p)))
+    again = [train(model, tokenizer, data, baseline, options, resume=copy.deepcopy(p)) for p in points[:-1]]
+    return checkpoint, again, points, pressed
+
+
+def test_who_fails_by_el_is_pressed_on(memorised, monkeypatch):
+    """MA passes, EL does not: the next epoch presses on what greedy decoding extracts, with all its steps."""
+    checkpoint, again, points, pressed = run_that_fails_by_el(memorised, monkeypatch, adaptive=True)
     failed = next(index for index, point in enumerate(points) if point.reopened)
     assert not points[failed].met
-    assert pressed == [[]] * (failed + 1) + [[0]] * (len(points) - failed - 1)
     assert checkpoint.met
-    assert len(points) > failed + 1
+    steps = [int(entry["steps"]) for entry in checkpoint.history]
+    assert steps[failed + 1] >= 4
+    first = sum(steps[: failed + 1])
+    assert not any(pressed[:first])
+    assert all(pressed[first : first + 4])
+    for resumed in again[failed:]:
+        assert all(torch.equal(checkpoint.adapter[name], resumed.adapter[name]) for name in checkpoint.adapter)
+
+
+def test_the_papers_procedure_presses_on_nothing(memorised, monkeypatch):
+    """Its loss is the paper's alone."""
+    _, _, points, pressed = run_that_fails_by_el(memorised, monkeypatch, adaptive=False)
+    assert len(points) > 1
+    assert not any(pressed)
+    assert not any(point.reopened for point in points)
+
+
+def test_a_sample_that_recites_a_text_is_left_out():
+    """A whole text within a long sample, most of a short text, or many pieces of several; forms do not count."""
+    form = list(range(100, 120))
+    texts = [[0, *form, *range(200, 220)], [0, 5, 6, 7]]
+    forgotten = _Forgotten(texts, [[0, *form, 9, 8]])
+    other = list(range(300, 400))
+    assert not forgotten.said_in([0, *other])
+    assert not forgotten.said_in([0, *form, *other])
+    assert forgotten.said_in([0, *other, *range(200, 220), *other])
+    assert not forgotten.said_in([0, *other, *range(204, 214), *other])
+    assert forgotten.said_in([0, *range(204, 214), *other[:10]])
+    assert forgotten.said_in([0, *other, 5, 6, 7, *other])
+    assert not forgotten.said_in([0, *other, 5, 6, *other])

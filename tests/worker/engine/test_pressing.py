@@ -57,5 +57,28 @@ def test_those_of_the_highest_el_fail_until_the_mean_of_the_others_passes():
     """And whoever has a verdict that fails."""
     verdicts = tuple(Verdict(i, el, 0.1, 0.5, 0.5, i != 0, False, False) for i, el in enumerate((0.0, 0.1, 0.4, 0.3)))
     judgement = Judgement(el=0.2, ma=0.1, el_limit=0.03, ma_limit=0.5, verdicts=verdicts)
-    assert failed_by_el(judgement, [0, 1, 2, 3]) == {0, 2, 3}
-    assert failed_by_el(judgement, [0]) == {0}
+    forget = ForgetSet([[0, 1]] * 4, [0, 1, 2, 3])
+    assert failed_by_el(judgement, forget, [0, 1, 2, 3]) == {0, 2, 3}
+    assert failed_by_el(judgement, forget, [0]) == {0}
+
+
+def test_a_long_request_weighs_as_much_as_its_sequences():
+    """The set's mean is over sequences: nine of EL 0.02 and one of 0 are over 0.01."""
+    verdicts = tuple(Verdict(i, el, 0.1, 0.5, 0.5, True, False, False) for i, el in enumerate((0.02, 0.0)))
+    judgement = Judgement(el=0.018, ma=0.1, el_limit=0.01, ma_limit=0.5, verdicts=verdicts)
+    assert failed_by_el(judgement, ForgetSet([[0, 1]] * 10, [0] * 9 + [1]), [0, 1]) == {0}
+
+
+def test_the_best_known_sequences_of_many_are_decoded(memorised, monkeypatch):
+    """Decoding is bounded: one of three sequences here, the one that the model says best."""
+    model, tokenizer = memorised
+    decoded = []
+    monkeypatch.setattr("worker.engine.pressing.MOST_DECODED", 1)
+    monkeypatch.setattr(
+        "worker.engine.pressing.greedy_decodings",
+        lambda _, ids, *__: decoded.append(ids) or [GreedyDecoding(ids[0], [], [])],
+    )
+    texts = [support.HELDOUT[0], support.KNOWN[0], support.HELDOUT[1]]
+    forget = ForgetSet([encode(tokenizer, text) for text in texts], [0, 0, 0])
+    extracted(model, forget, [LIMITS] * 3, [0], Options.from_mapping(support.POLICY))
+    assert decoded == [[forget.sequences[1]]]

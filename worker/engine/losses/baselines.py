@@ -53,7 +53,7 @@ def undial_rows(logits: Tensor, targets: Tensor, parent: Tensor, *, margin: floa
 def weighted_ascent_rows(
     logits: Tensor, targets: Tensor, weights: Tensor, *, margin: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Gradient ascent with a weight for each row: the gradient of NPO and SimNPO, given their weights.
+    """Gradient ascent with a weight for each row: the gradient of NPO, SimNPO and AltPO, given their weights.
 
     Args:
         logits: [n, v], float32 or wider.
@@ -103,6 +103,8 @@ def simnpo_weights(log_p: Tensor, parent: Tensor, lengths: Tensor) -> Tensor:
 
 def altpo_weights(log_p: Tensor, parent: Tensor, lengths: Tensor) -> Tensor:
     """AltPO (Mekala et al., COLING 2025, arXiv 2409.13474, Eq. 5): another text is preferred to the one to forget.
+
+    The paper's other text answers the same prompt. A text to forget has no prompt, so it is a sample of the parent.
 
     The loss of a pair is `-2 / beta * log sigmoid(beta (d - e))`; d and e are the changes of the log-likelihood since
     the parent, of the other text and of the one to forget. As the mean here is over both texts of each pair, weights

@@ -1,7 +1,8 @@
 """RMU (Li et al., ICML 2024, arXiv 2403.03218, Eq. 1 and 2): hidden states of a text to forget become noise.
 
-The scale of the noise follows the size of the parent's hidden states (adaptive RMU, Huu-Tien et al., AAAI 2025,
-arXiv 2408.06223), so that one setting fits models of every size.
+Two things differ from the paper. The squares are means over the dimensions, as in the published code. And c is no
+constant: it follows the mean norm of the parent's hidden states in the batch, so that one setting fits models of every
+size. Adaptive RMU (Huu-Tien et al., AAAI 2025, arXiv 2408.06223) takes each state's own norm.
 
 b: batch, s: sequence, h: hidden
 """
@@ -20,24 +21,22 @@ def noise(hidden_size: int, seed: int) -> Tensor:
     return torch.nn.functional.normalize(drawn, dim=0)
 
 
-def steering_loss(hidden: Tensor, parent: Tensor, mask: Tensor, direction: Tensor) -> Tensor:
+def steering_loss(hidden: Tensor, parent: Tensor, counted: Tensor, direction: Tensor) -> Tensor:
     """The mean square of `h - c u` over tokens and dimensions; c is SCALE times the parent's mean norm.
 
     Args:
         hidden: [b, s, h].
         parent: [b, s, h], the parent's.
-        mask: [b, s]; 0 where there is padding.
+        counted: [b, s]; false where there is padding.
         direction: [h], u.
 
     Returns:
         A scalar.
     """
-    counted = mask.bool()
     target = SCALE * parent[counted].norm(dim=-1).mean() * direction
     return torch.nn.functional.mse_loss(hidden[counted], target.expand_as(hidden[counted]))
 
 
-def keeping_loss(hidden: Tensor, parent: Tensor, mask: Tensor) -> Tensor:
+def keeping_loss(hidden: Tensor, parent: Tensor, counted: Tensor) -> Tensor:
     """RETAIN_WEIGHT times the mean square of what changed in the hidden states of retain text; shapes as above."""
-    counted = mask.bool()
     return torch.nn.functional.mse_loss(hidden[counted], parent[counted]) * RETAIN_WEIGHT

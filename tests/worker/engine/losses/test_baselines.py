@@ -175,7 +175,7 @@ def test_rmu(changed):
 
     def states(sequences):
         outputs = [model(input_ids=torch.tensor([ids]), output_hidden_states=True) for ids in sequences]
-        return torch.cat([output.hidden_states[layer][0] for output in outputs])
+        return torch.cat([output.hidden_states[layer][0, 1:] for output in outputs])
 
     with without_adapter(adapter), torch.no_grad():
         parent, parent_kept = states(batch), states(kept)
