@@ -7,9 +7,11 @@ import sys
 from decimal import Decimal
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.audit.certificate import HELD, METHODS, _method
 from service.audit.numbers import decimal, threshold_ranges
 from service.domain.disclosure import coarse_limit, coarse_mean, coarse_threshold, count_range
 from service.domain.report import ThresholdRow
@@ -28,6 +30,21 @@ def test_numbers_are_decimal_strings_and_counts_are_ranges(issuer):
     assert [r["ref"][0] for r in predicate["requests"]] == ["a", "b", "c"]
     assert (count_range(1000), count_range(1001)) == ("<= 1000", "> 1000")
     assert b"." not in re.sub(rb'"[^"]*"', b"", issuer.payload(FILES))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "name"),
+    [
+        ({"adaptive": True}, f"FILA + IHL on LoRA{HELD}"),
+        ({"adaptive": False, "init": "lora"}, "IHL on LoRA"),
+        ({}, "FILA + IHL on LoRA"),  # of an earlier release
+        ({"loss": "gd", "adaptive": True}, "FILA + GD on LoRA"),
+        ({"loss": "distil", "adaptive": True}, METHODS["distil"]),
+    ],
+)
+def test_the_method_names_what_was_trained_with(parameters, name):
+    """The divergence from the parent is held down with IHL alone, and where the policy adapts."""
+    assert _method(parameters) == name
 
 
 def table(*lengths: int) -> list[ThresholdRow]:
