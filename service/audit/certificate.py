@@ -50,11 +50,8 @@ SCOPE = (
     "listed as run compares those that the parent had memorised with text that the model never saw, at the level "
     "stated there. Nothing is said of attacks that were not run, of paraphrases, or of earlier copies of the model."
 )
-METHODS = {
-    "ihl": "IHL on LoRA",
-    "distil": "distillation from a reference whose MA on the records is that of unseen text, on LoRA",
-}
-HELD = ", with the divergence from the parent held down on retain text and on samples of the parent"
+METHODS = {"distil": "distillation from a reference whose MA on the records is that of unseen text, on LoRA"}
+HELD = ", held near the parent on retain text and on samples of the parent"
 MERGE = "W' = W + c (B A - B0 A0), in float32 from the parent's weights, rounded once to the storage dtype"
 CRITERION = (
     "mean EL and mean MA over the forget set at or under the held-out means; each request's own means, and those of "

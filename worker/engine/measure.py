@@ -18,7 +18,7 @@ from worker.engine.metrics.extraction import fitting_n, likelihood
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.options import Options
 from worker.engine.prepare import Prepared
-from worker.engine.probes import ProbeCounts, answers
+from worker.engine.probes import Answer, ProbeCounts, answers
 from worker.engine.progress import Progress, no_progress, partial_progress
 from worker.engine.types import CausalLM, Tokenizer
 from worker.engine.utility import Quality, Utility, compare, measure_quality
@@ -58,6 +58,8 @@ class Baseline:
         first_perplexity: Held-out perplexity of the first version, on the same sequences.
         known_heldout: Held-out sequences that the parent knows by heart. They set no threshold, and no attack compares
             with them.
+        answered: For each probe that the parent answers, the index of its request.
+        said: These answers. They are personal data, and so in memory alone; None in a process that has not asked.
     """
 
     thresholds: list[Threshold]
@@ -67,6 +69,7 @@ class Baseline:
     first_perplexity: float
     known_heldout: list[list[int]] = field(default_factory=list)
     answered: list[int] = field(default_factory=list)
+    said: list[Answer] | None = None
 
     @property
     def memorised(self) -> list[int]:
@@ -105,8 +108,8 @@ class Baseline:
         return replace(judgement, verdicts=tuple(v for v in self.before.verdicts if v.request in self.memorised))
 
     def as_dict(self) -> dict[str, object]:
-        """Plain values, for a file."""
-        return {**asdict(self), "before": self.before.as_dict()}
+        """Plain values, for a file; without what was said."""
+        return {**asdict(replace(self, said=None)), "before": self.before.as_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Baseline":
@@ -157,19 +160,20 @@ def measure_before(
     thresholds, earlier = thresholds[: len(data.forget.request_ids)], thresholds[len(data.forget.request_ids) :]
     el, ma = _el_and_ma(model, data.forget, thresholds, options, partial_progress(progress, 0.8, 0.1))
     before = judge(data.forget, thresholds, el, ma)
-    answered = answered_requests(model, tokenizer, data, options, partial_progress(progress, 0.9, 0.05))
+    answered, said = answered_requests(model, tokenizer, data, options, partial_progress(progress, 0.9, 0.05))
     quality = measure_quality(model, data, options)
     progress(1.0)
     first = quality.heldout_perplexity if first_perplexity is None else first_perplexity
-    return Baseline(thresholds, earlier, before, quality, first, known, answered)
+    return Baseline(thresholds, earlier, before, quality, first, known, answered, said)
 
 
 def answered_requests(
     model: CausalLM, tokenizer: Tokenizer, data: Prepared, options: Options, progress: Progress = no_progress
-) -> list[int]:
-    """For each probe that the model answers, greedily or in a sample, the index of its request."""
+) -> tuple[list[int], list[Answer]]:
+    """For each probe that the model answers, greedily or in a sample, the index of its request; and these answers."""
     given = answers(model, tokenizer, data.probes, options, progress)
-    return [probe.request for probe, said in zip(data.probes, given, strict=True) if said]
+    answered = [probe.request for probe, said in zip(data.probes, given, strict=True) if said]
+    return answered, [answer for said in given for answer in said]
 
 
 def _el_and_ma(
@@ -250,7 +254,7 @@ def measure_after(
     everything, thresholds = data.forget + data.earlier, baseline.thresholds + baseline.earlier_thresholds
     el, ma = _el_and_ma(model, everything, thresholds, options, partial_progress(progress, 0.0, 0.4))
     judgement = judge(everything, thresholds, el, ma, counted=baseline.counted)
-    answered = answered_requests(model, tokenizer, data, options, partial_progress(progress, 0.4, 0.1))
+    answered, _ = answered_requests(model, tokenizer, data, options, partial_progress(progress, 0.4, 0.1))
     tested = [replace(v, passed=v.passed and v.request not in answered) for v in judgement.verdicts]
     own = set(data.forget.requests)
     verdicts, earlier = ([v for v in tested if (v.request in own) == mine] for mine in (True, False))

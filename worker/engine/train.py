@@ -37,8 +37,6 @@ from worker.engine.samples import kept_batch
 from worker.engine.step import forget_gradients, retain_gradients
 from worker.engine.types import CausalLM, EpochEntry
 
-__all__ = ["Checkpoint", "Trainer"]
-
 BISECTIONS = 5  # of the strength: it is found to a 32nd of the change
 
 
@@ -278,12 +276,13 @@ class Trainer:
         return judgement, False, strength
 
     def _with_el_sample(self, el_bounds: list[float], ma: Sequence[float]) -> list[float]:
-        """The lower bounds, with EL itself for the `el_sample` sequences that are likeliest to have any.
+        """The lower bounds, with EL itself for `el_sample` or more sequences that are likeliest to have any.
 
-        The sequences of reopened requests come first and are all measured, and as many others: more may fail.
+        Those of reopened requests come first, all of them, and as many others, or many: a full test costs more.
         """
         reopened = [request_id in self._reopened for request_id in self.forget.request_ids]
-        count = max(self.options.el_sample, sum(reopened), min(2 * sum(reopened), MOST_DECODED))
+        more = MOST_DECODED if self._tested else min(2 * sum(reopened), MOST_DECODED)
+        count = max(self.options.el_sample, sum(reopened), more)
         likeliest = sorted(range(len(ma)), key=lambda i: (not reopened[i], -el_bounds[i], -ma[i]))[:count]
         sequences, thresholds = [self.forget.sequences[i] for i in likeliest], [self.thresholds[i] for i in likeliest]
         el = extraction_likelihoods(self.model, sequences, thresholds, self.options)

@@ -18,11 +18,11 @@ from worker.engine.distil import Distiller
 from worker.engine.errors import UnknownPlugin
 from worker.engine.fisher import row_importance
 from worker.engine.inits import INITS
-from worker.engine.measure import Baseline, measure_after, measure_before
+from worker.engine.measure import Baseline, answered_requests, measure_after, measure_before
 from worker.engine.merge import MERGED_MARK, merge_into
 from worker.engine.options import DISTIL, Options, fit_to_model
 from worker.engine.prepare import Prepared, RetainSampler, prepare
-from worker.engine.probes import Answer, Probe, answers
+from worker.engine.probes import Probe
 from worker.engine.progress import Progress, no_progress, partial_progress
 from worker.engine.reference import Reference, check_reference, train_reference
 from worker.engine.samples import own_samples
@@ -95,10 +95,12 @@ def train(
     samples = [] if at_its_end else own_samples(model, tokenizer, data, options, parts[0])
     factors = initial_factors(model, data, options, resume, parts[1])
     adapter = Adapter(model, factors, options.scale)
-    said = _said(model, tokenizer, data, options, initialising) if baseline.answered else []
+    said = baseline.said
+    if said is None:
+        said = answered_requests(model, tokenizer, data, options, parts[1])[1] if baseline.answered else []
     if resume is not None and resume.tested:  # the test may have found answers that the parent does not give
         adapter.load(resume.tested)
-        said += _said(model, tokenizer, data, options, initialising)
+        said = [*said, *answered_requests(model, tokenizer, data, options, parts[1])[1]]
     run: dict[str, Any] = {"on_epoch": on_epoch, "progress": lambda fraction: progress("train", fraction)}
     counted = baseline.counted
     try:
@@ -120,12 +122,6 @@ def train(
         model.train(was_training)
         for parameter, value in required_grad.items():
             parameter.requires_grad_(value)
-
-
-def _said(model: CausalLM, tokenizer: Tokenizer, data: Prepared, options: Options, progress: Progress) -> list[Answer]:
-    """The answers of the model, as it is now, that say a secret."""
-    of_probes = answers(model, tokenizer, data.probes, options, progress)
-    return [answer for of_probe in of_probes for answer in of_probe]
 
 
 def initial_factors(

@@ -13,6 +13,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -34,7 +35,7 @@ from worker.engine.merge import merge_files
 from worker.engine.metrics.perplexity import perplexity
 from worker.engine.options import DISTIL, Options, fit_to_model
 from worker.engine.prepare import Prepared, prepare, unfit_requests
-from worker.engine.probes import Probe
+from worker.engine.probes import Answer, Probe
 from worker.engine.reference import train_reference
 from worker.engine.types import EpochEntry
 from worker.engine.unlearn import train
@@ -72,6 +73,7 @@ class Pipeline:
         self.tokenizer = AutoTokenizer.from_pretrained(self.parent)
         self.seconds: dict[str, float] = {}
         self.measured: dict[str, str] = {}
+        self.said: list[Answer] | None = None
         transformers_logging.disable_progress_bar()
 
     def run(self) -> ChildReport | None:
@@ -169,12 +171,13 @@ class Pipeline:
             progress = self._progress_callback("measure")
             parent, first = self.load(self.parent), self._first_perplexity(data)
             baseline = measure_before(parent, self.tokenizer, data, self.options, progress, first_perplexity=first)
+            self.said = baseline.said
             content = {"baseline": baseline.as_dict(), "seconds": time.monotonic() - started}
             replace_file(path, json.dumps(content).encode())
             self.stages.finish("measure", [path])
         content = json.loads(path.read_bytes())
         self.seconds["measure"] = content["seconds"]
-        return Baseline.from_dict(content["baseline"])
+        return replace(Baseline.from_dict(content["baseline"]), said=self.said)
 
     def _first_perplexity(self, data: Prepared) -> float | None:
         """Held-out perplexity of version 0, measured as the parent's is; None if the parent is version 0."""

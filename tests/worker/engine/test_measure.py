@@ -48,7 +48,7 @@ def test_the_first_run_is_measured_against_itself(measured):
     """Both ratios are one number then; a baseline that was written to a file is read again as it was."""
     model, tokenizer, data, baseline = measured
     assert baseline.first_perplexity == baseline.quality.heldout_perplexity
-    assert Baseline.from_dict(baseline.as_dict()) == baseline
+    assert Baseline.from_dict(baseline.as_dict()) == replace(baseline, said=None)
     utility = measure_after(model, tokenizer, data, baseline, OPTIONS).utility
     assert utility.total_ratio == utility.heldout_ratio
     assert utility.max_total_ratio == 1.5
