@@ -54,7 +54,7 @@ OPTIONS = Options(
     attacks={},
 )
 METHODS: dict[str, Mapping[str, object]] = {
-    "ihl": {"retain_batch_size": 8},  # beside twice as many samples of the parent
+    "ihl": {"learning_rate": 2e-4, "margin": 1.0, "retain_batch_size": None, "max_epochs": 20},  # the defaults
     "ihl_alone": {"adaptive": False},  # one rate, and retain text alone
     **{loss: {"loss": loss, "init": "lora"} for loss in ("gd", "kl", "npo", "simnpo", "altpo", "undial", "wga", "rmu")},
     "distil": {"loss": "distil", "retain_batch_size": 16},
