@@ -27,6 +27,7 @@ from pathlib import Path
 from bench.paper_report import plot, report
 from bench.paper_setup import LENGTH, Bench, Texts
 from worker.engine.adapter import Adapter
+from worker.engine.checkpoint import Checkpoint
 from worker.engine.criterion import Threshold
 from worker.engine.metrics.extraction import lower_bound
 from worker.engine.metrics.memorization import accuracy, token_matches
@@ -55,7 +56,8 @@ def run(
     data, started = bench.prepare(names, domain), time.monotonic()
     everything, start = data.forget + data.earlier, perplexity(bench.model, bench.pile[:FRONTIER])
     thresholds = bench.thresholds(everything.sequences)
-    factors = initial_factors(bench.model, data, options)
+    model, tokenizer = bench.model, bench.tokenizer
+    samples, factors = own_samples(model, tokenizer, data, options), initial_factors(model, data, options)
     adapter, initialised = Adapter(bench.model, factors, options.scale), time.monotonic()
     frontier: list[dict[str, float]] = []
 
@@ -73,12 +75,9 @@ def run(
         utility=bench.pile[:FRONTIER],
         options=options,
         progress=measure_step,
-        samples=own_samples(bench.model, bench.tokenizer, data, options),
+        samples=samples,
     )
-    try:
-        checkpoint = trainer.run()
-    finally:
-        adapter.detach()
+    checkpoint = trained(trainer)
     merged = merged_copy(bench.model, checkpoint.final, options)
     return merged, {
         "epochs": len(checkpoint.history),
@@ -92,6 +91,14 @@ def run(
         "frontier": frontier,
         "frontier_start": start,
     }
+
+
+def trained(trainer: Trainer) -> Checkpoint:
+    """The last checkpoint; afterwards the model has no adapter."""
+    try:
+        return trainer.run()
+    finally:
+        trainer.adapter.detach()
 
 
 def frontier_point(bench: Bench, sequences: list[list[int]], thresholds: list[Threshold]) -> dict[str, float]:

@@ -98,7 +98,7 @@ class Policy(Input):
     token_weight: float = Field(0.3, ge=0, description="of the true token's likelihood beside the divergence")
     divergence_weight: float = Field(6.0, ge=0, description="of the divergence from the parent on retain text")
     own_samples: int | None = Field(
-        None, ge=16, le=10_000, description="of the parent, as retain text; default: 2048 for distil, 256 for others"
+        None, ge=16, le=10_000, description="of the parent, for distil (default 2048), adaptive ihl and altpo (256)"
     )
     least_strength: float = Field(0.3, ge=0, le=1, description="the least share of the change that must suffice, too")
     relearn_steps: int = Field(4, ge=0, le=100, description="steps of fine-tuning that training looks ahead")

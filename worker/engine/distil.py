@@ -148,7 +148,7 @@ class Distiller:
     def _pressed(self, offset: float, failed: Sequence[int]) -> Pressed:
         """What to press on: what is over a limit, and what these requests failed a full test with."""
         over = self._lower(token_margins(self.model, self.forget.sequences), offset)
-        said = extracted(self.model, self.forget, self.thresholds, failed, self.options)
+        said, _ = extracted(self.model, self.forget, self.thresholds, failed, self.options)
         over += self.forget.indices(failed) if failed and not over and not said else []
         answers = [self.said[i] for i in still_said(self.model, self.said, self.options)]
         return Pressed([self.forget.sequences[i] for i in over], answers, said)
@@ -234,7 +234,9 @@ class Distiller:
         parent = parent_logits(self.model, self.adapter, kept, self.options.train_dtype, strength)
         optimiser.zero_grad()
         loss = self._backward(forget, distil, 1.0, self.reference.beside(indices))
-        loss += pressed.add_gradients(order, self._backward) + self._step_on_answers(order, distil)
+        loss += pressed.add_gradients(order, self._backward, self.options.batch_size) + self._step_on_answers(
+            order, distil
+        )
         loss += self._step_on_variants(order, distil)
         keep, weight = partial(kept_rows, divergence_weight=self.options.divergence_weight), self.options.retain_weight
         loss += self._backward(kept, partial(keep, retain_weight=weight), 1.0, parent)

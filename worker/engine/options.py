@@ -45,7 +45,8 @@ class Options:
         retain_batch_size: Retain sequences a step; None takes `batch_size`. The paper takes one for each forget
             sequence. For its 32 sequences that is the same, but a forget set of three would get only three.
         skip_passed: Leave a forget sequence out of training once its MA is at or under the held-out mean.
-        epoch_checks: How many times in an epoch MA is measured, and training stops if it passes; 1 is the paper's.
+        epoch_checks: How many times in an epoch MA is measured, and training stops if it passes; 1 is the paper's. An
+            epoch that `adaptive` makes longer has more.
         reserve: How far below its limit training must bring MA, so that the merged model passes, too.
         shrink: After training, apply the least share of the change that still passes with reserve.
         margin: IHL's margin; 1.0 is the paper's.

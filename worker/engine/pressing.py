@@ -39,12 +39,13 @@ class Pressed:
     answers: list[Answer] = field(default_factory=list)
     extracted: list[Answer] = field(default_factory=list)
 
-    def add_gradients(self, order: random.Random, backward: Backward) -> float:
+    def add_gradients(self, order: random.Random, backward: Backward, batch_size: int) -> float:
         """Add the gradients of IHL on some of it.
 
         Args:
             order: Draws them.
             backward: Adds the gradients of a loss.
+            batch_size: How many sequences one backward pass takes.
 
         Returns:
             The loss.
@@ -56,15 +57,17 @@ class Pressed:
             (self.answers, ANSWERS, inverted_hinge_rows),
             (self.extracted, CHAINS, gently),
         ):
-            if answers:
-                sequences, starts = as_rows(order.sample(answers, min(most, len(answers))))
-                loss += backward(sequences, rows, 1.0, starts=starts)
+            drawn = order.sample(answers, min(most, len(answers)))
+            for first in range(0, len(drawn), batch_size):
+                part = drawn[first : first + batch_size]
+                sequences, starts = as_rows(part)
+                loss += backward(sequences, rows, len(part) / len(drawn), starts=starts)
         return loss
 
 
 def extracted(
     model: CausalLM, forget: ForgetSet, thresholds: Sequence[Threshold], requests: Sequence[int], options: Options
-) -> list[Answer]:
+) -> tuple[list[Answer], set[int]]:
     """Where greedy decoding says an n-gram of the true continuation: the one token of it that is the easiest to change.
 
     Args:
@@ -75,7 +78,8 @@ def extracted(
         options: The run's options.
 
     Returns:
-        For each prefix that extracts one the tokens up to that token of its first n-gram, each once.
+        For each prefix that extracts one the tokens up to that token of its first n-gram, each once; and the indices of
+        the sequences that they say.
     """
     indices = forget.indices(requests)
     if len(indices) > MOST_DECODED:
@@ -85,14 +89,17 @@ def extracted(
     smallest_n = min((thresholds[i].n for i in indices), default=1)
     decodings = greedy_decodings(model, [forget.sequences[i] for i in indices], smallest_n, options)
     chains: dict[tuple[int, ...], int] = {}
+    said = set()
     for i, decoding in zip(indices, decodings, strict=True):
-        chains |= dict.fromkeys(map(tuple, extracted_chains(decoding, thresholds[i].n)), thresholds[i].n)
+        of_sequence = extracted_chains(decoding, thresholds[i].n)
+        chains |= dict.fromkeys(map(tuple, of_sequence), thresholds[i].n)
+        said |= {i} if of_sequence else set()
     easiest = []
     margins = token_margins(model, [list(chain) for chain in chains])
     for (chain, n), margin in zip(chains.items(), margins, strict=True):
         token = len(chain) - n + int(margin[-n:].argmin())
         easiest.append(Answer(list(chain[: token + 1]), token))
-    return easiest
+    return easiest, said
 
 
 def failed_by_el(judgement: Judgement, forget: ForgetSet, counted: Sequence[int]) -> set[int]:

@@ -51,26 +51,31 @@ def forget_gradients(
 def retain_gradients(model: CausalLM, adapter: Adapter, kept: list[list[int]], options: Options) -> float:
     """Add the gradients of what the loss adds on retain text, inside `training`; returns its weighted mean.
 
-    A third of the sequences is in memory at once, so that the parent's samples need no more of it than retain text.
+    Where samples of the parent are among them, a third is in memory at once: they need no more of it than retain text.
     """
-    tokens = sum(map(len, kept)) - len(kept)
-    parts = chunks(kept, math.ceil(len(kept) / (1 + PER_RETAIN))) if options.holds_parent else [kept]
-    return sum(
-        _retain_part(model, adapter, part, options, (sum(map(len, part)) - len(part)) / tokens) for part in parts
-    )
-
-
-def _retain_part(model: CausalLM, adapter: Adapter, kept: Sequence[list[int]], options: Options, share: float) -> float:
-    """The same for some sequences, which have this share of the predicted tokens."""
     retain, weight = LOSSES[options.loss].retain, options.retain_weight
+    if options.holds_parent:
+        parts = chunks(kept, math.ceil(len(kept) / (1 + PER_RETAIN)))
+        return sum(_add_kept_gradients(model, adapter, part, options, _tokens(part) / _tokens(kept)) for part in parts)
     if retain == "hidden_states":
-        return _add_hidden_gradients(model, adapter, kept, keeping_loss, weight * share)
-    if retain == "cross_entropy" and not options.holds_parent:
-        return add_gradients(model, kept, cross_entropy_rows, weight * share)
-    beside = parent_logits(model, adapter, kept, options.train_dtype)
+        return _add_hidden_gradients(model, adapter, kept, keeping_loss, weight)
     if retain == "divergence":
-        return add_gradients(model, kept, divergence_rows, weight * share, beside)
-    keep = partial(kept_rows, divergence_weight=options.divergence_weight, retain_weight=weight)
+        beside = parent_logits(model, adapter, kept, options.train_dtype)
+        return add_gradients(model, kept, divergence_rows, weight, beside)
+    return add_gradients(model, kept, cross_entropy_rows, weight)
+
+
+def _tokens(sequences: Sequence[list[int]]) -> int:
+    """How many tokens are predicted."""
+    return sum(map(len, sequences)) - len(sequences)
+
+
+def _add_kept_gradients(
+    model: CausalLM, adapter: Adapter, kept: Sequence[list[int]], options: Options, share: float
+) -> float:
+    """Add the gradients of cross-entropy and of the divergence from the parent, times a share."""
+    beside = parent_logits(model, adapter, kept, options.train_dtype)
+    keep = partial(kept_rows, divergence_weight=options.divergence_weight, retain_weight=options.retain_weight)
     return add_gradients(model, kept, keep, share, beside)
 
 
@@ -83,8 +88,8 @@ def _add_hidden_gradients(
 ) -> float:
     """Add the gradients of a loss on the hidden states (hidden, parent, counted: [b, s, h], [b, s, h], [b, s]).
 
-    The first token does not count: it is the same for texts to forget and to keep, and in many models its hidden state
-    is by far the largest.
+    The first token does not count. It is mostly BOS, the same for texts to forget and to keep, and in many models its
+    hidden state is by far the largest.
     """
     input_ids, mask, _ = (t.to(model_device(model)) for t in pad_batch(sequences))
     counted = mask.bool()

@@ -76,6 +76,7 @@ class Trainer:
     _last_measurement: tuple[list[float], list[float]] | None = None
     _still_said: list[int] = field(default_factory=list)
     _extracted: list[Answer] = field(default_factory=list)
+    _pressed: set[int] = field(default_factory=set)
 
     def run(self, resume: Checkpoint | None = None) -> Checkpoint:
         """Train until the criterion is met on the adapter or `max_epochs` are done.
@@ -123,8 +124,8 @@ class Trainer:
 
     def _run_epoch(self, optimiser: torch.optim.Optimizer, epoch: int, longer: int) -> EpochEntry:
         """Train one epoch and decide whether to stop; returns its history entry, the adapter at full strength."""
-        started, reopened = time.monotonic(), sorted(self._reopened) if self.options.adaptive else []
-        self._extracted = extracted(self.model, self.forget, self.thresholds, reopened, self.options)
+        started, reopened = time.monotonic(), sorted(self._reopened) if self.options.holds_parent else []
+        self._extracted, self._pressed = extracted(self.model, self.forget, self.thresholds, reopened, self.options)
         losses = self._take_steps(optimiser, epoch, longer)
         judgement, met, strength = self._choose_strength()
         entry: EpochEntry = {
@@ -148,7 +149,7 @@ class Trainer:
         While something is pressed on, all steps are taken: MA does not tell whether they suffice.
         """
         self.retain.start_epoch(epoch)
-        order = random.Random(f"{self.options.seed}/forget/{epoch}")
+        order, of_step = (random.Random(f"{self.options.seed}/{name}/{epoch}") for name in ("forget", "step"))
         queue: list[int] = []
         steps = max(self.options.min_epoch_steps, math.ceil(len(self._training_indices()) / self.options.batch_size))
         steps_per_check = math.ceil(steps / self.options.epoch_checks)
@@ -159,7 +160,9 @@ class Trainer:
                 indices = self._training_indices()
                 queue = order.sample(indices, len(indices))
             batch, queue = queue[: self.options.batch_size], queue[self.options.batch_size :]
-            forget_loss, retain_loss = self._optimiser_step(optimiser, [self.forget.sequences[i] for i in batch], order)
+            forget_loss, retain_loss = self._optimiser_step(
+                optimiser, [self.forget.sequences[i] for i in batch], of_step
+            )
             if not (math.isfinite(forget_loss) and math.isfinite(retain_loss)):
                 raise TrainingDiverged(f"the loss is not finite in epoch {epoch + 1}")
             forget_losses.append(forget_loss)
@@ -193,12 +196,10 @@ class Trainer:
         el_passes, ma_passes = judgement.el <= judgement.el_limit, judgement.ma <= judgement.ma_limit
         goals = [self._goal(i, el_passes, ma_passes) for i in everything]
         selected = {i for i in everything if el_bounds[i] > goals[i][0] or ma[i] + self.options.reserve > goals[i][1]}
-        if self._extracted:
-            return sorted(selected)
-        selected |= {i for i in everything if request_ids[i] in self._reopened}
+        selected |= {i for i in everything if request_ids[i] in self._reopened} - self._pressed
         if not self.options.skip_passed:
             selected |= counted
-        return sorted(selected or counted)
+        return sorted(selected if self._extracted else selected or counted)
 
     def _goal(self, index: int, el_passes: bool, ma_passes: bool) -> tuple[float, float]:
         """The EL and MA that training should bring a sequence to.
@@ -223,7 +224,7 @@ class Trainer:
             others = order.choices(self.samples or self.retain.sample(len(batch)), k=len(batch)) if prefers else []
             forget_value = forget_gradients(self.model, self.adapter, batch, others, options) if batch else 0.0
             pressed = Pressed([], [self.said[i] for i in self._still_said], self._extracted)
-            forget_value += pressed.add_gradients(order, partial(add_gradients, self.model))
+            forget_value += pressed.add_gradients(order, partial(add_gradients, self.model), options.batch_size)
             if forget_loss.retain:
                 size = options.retain_batch_size or options.batch_size
                 kept = kept_batch(self.retain, self.samples if options.holds_parent else [], size, order)
@@ -271,18 +272,18 @@ class Trainer:
             judgement = judge(self.forget, self.thresholds, el, ma, counted=self.counted)
             if self._passes_with_reserve(el, ma):
                 return judgement, True, strength
-        if met and self.options.adaptive:
+        if met and self.options.holds_parent:
             self._reopened |= failed_by_el(judgement, self.forget, self.counted)
         return judgement, False, strength
 
     def _with_el_sample(self, el_bounds: list[float], ma: Sequence[float]) -> list[float]:
         """The lower bounds, with EL itself for `el_sample` or more sequences that are likeliest to have any.
 
-        Those of reopened requests come first, all of them, and as many others, or many: a full test costs more.
+        All sequences of reopened requests come first. Some others follow; more of them once a full test has failed.
         """
         reopened = [request_id in self._reopened for request_id in self.forget.request_ids]
         more = MOST_DECODED if self._tested else min(2 * sum(reopened), MOST_DECODED)
-        count = max(self.options.el_sample, sum(reopened), more)
+        count = max(self.options.el_sample, sum(reopened), more if self.options.holds_parent else 0)
         likeliest = sorted(range(len(ma)), key=lambda i: (not reopened[i], -el_bounds[i], -ma[i]))[:count]
         sequences, thresholds = [self.forget.sequences[i] for i in likeliest], [self.thresholds[i] for i in likeliest]
         el = extraction_likelihoods(self.model, sequences, thresholds, self.options)

@@ -91,16 +91,18 @@ def train(
     retain = RetainSampler(tokenizer, data.retain_texts, options.sequence_length, options.seed)
     initialising = partial(progress, "initialise")
     at_its_end = resume is not None and (resume.met or resume.epoch >= options.last_epoch)
-    parts = [partial_progress(initialising, start, 0.5) for start in (0.0, 0.5)]
-    samples = [] if at_its_end else own_samples(model, tokenizer, data, options, parts[0])
-    factors = initial_factors(model, data, options, resume, parts[1])
+    parts = [partial_progress(initialising, start, 0.25) for start in (0.0, 0.25, 0.5, 0.75)]
+    said = baseline.said or []
+    if baseline.answered and baseline.said is None and not at_its_end:
+        _, said = answered_requests(model, tokenizer, data, options, parts[0])
+    samples = [] if at_its_end else own_samples(model, tokenizer, data, options, parts[1])
+    factors = initial_factors(model, data, options, resume, parts[2])
     adapter = Adapter(model, factors, options.scale)
-    said = baseline.said
-    if said is None:
-        said = answered_requests(model, tokenizer, data, options, parts[1])[1] if baseline.answered else []
-    if resume is not None and resume.tested:  # the test may have found answers that the parent does not give
+    if (
+        resume is not None and resume.tested and not at_its_end
+    ):  # the test may have found answers that the parent does not give
         adapter.load(resume.tested)
-        said = [*said, *answered_requests(model, tokenizer, data, options, parts[1])[1]]
+        said = [*said, *answered_requests(model, tokenizer, data, options, parts[3])[1]]
     run: dict[str, Any] = {"on_epoch": on_epoch, "progress": lambda fraction: progress("train", fraction)}
     counted = baseline.counted
     try:

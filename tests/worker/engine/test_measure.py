@@ -1,5 +1,6 @@
 """The budgets of utility: of one run, and of all runs together."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from worker.engine.attacks.scores import AttackResult
 from worker.engine.measure import Baseline, blocked_by, measure_after, measure_before
 from worker.engine.options import Options
 from worker.engine.prepare import prepare
+from worker.engine.probes import Answer
 
 OPTIONS = Options(sequence_length=32, heldout_sequences=20, utility_sequences=4, max_perplexity_ratio=1.25)
 
@@ -49,6 +51,8 @@ def test_the_first_run_is_measured_against_itself(measured):
     model, tokenizer, data, baseline = measured
     assert baseline.first_perplexity == baseline.quality.heldout_perplexity
     assert Baseline.from_dict(baseline.as_dict()) == replace(baseline, said=None)
+    said = replace(baseline, said=[Answer([471147, 1], 1)])
+    assert "471147" not in json.dumps(said.as_dict())
     utility = measure_after(model, tokenizer, data, baseline, OPTIONS).utility
     assert utility.total_ratio == utility.heldout_ratio
     assert utility.max_total_ratio == 1.5

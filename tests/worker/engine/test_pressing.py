@@ -34,12 +34,13 @@ def test_pressing_on_what_is_extracted_lowers_el(memorised):
     forget = ForgetSet([encode(tokenizer, text) for text in support.KNOWN[:2]], [0, 1])
     before = extraction_likelihoods(model, forget.sequences, [LIMITS] * 2, options)
     assert min(before) > 0.5
-    at_first = extracted(model, forget, [LIMITS] * 2, [0], options)
+    at_first, said = extracted(model, forget, [LIMITS] * 2, [0], options)
+    assert said == {0}
     assert all(answer.start == len(answer.input_ids) - 1 for answer in at_first)
-    assert extracted(model, forget, [LIMITS] * 2, [], options) == []
+    assert extracted(model, forget, [LIMITS] * 2, [], options) == ([], set())
     optimiser = torch.optim.AdamW(model.parameters(), lr=5e-4)
     for _ in range(6):
-        pressed = Pressed(extracted=extracted(model, forget, [LIMITS] * 2, [0], options))
+        pressed = Pressed(extracted=extracted(model, forget, [LIMITS] * 2, [0], options)[0])
         for step in range(4):
             optimiser.zero_grad()
             pressed.add_gradients(
@@ -47,6 +48,7 @@ def test_pressing_on_what_is_extracted_lowers_el(memorised):
                 lambda ids, rows, weight, beside=None, starts=None: add_gradients(
                     model, ids, rows, weight, beside, starts
                 ),
+                6,
             )
             optimiser.step()
     after = extraction_likelihoods(model, forget.sequences, [LIMITS] * 2, options)

@@ -27,7 +27,7 @@ def steering_loss(hidden: Tensor, parent: Tensor, counted: Tensor, direction: Te
     Args:
         hidden: [b, s, h].
         parent: [b, s, h], the parent's.
-        counted: [b, s]; false where there is padding.
+        counted: [b, s]; false for padding and the first token.
         direction: [h], u.
 
     Returns:
