@@ -145,7 +145,8 @@ ATTACKS = dict.fromkeys(DEFAULT_ATTACKS, "off") | {"sampled": "report", "members
 POLICY = {
     "learning_rate": 2e-3, "max_epochs": 60, "margin": 0.3, "max_perplexity_ratio": 3.0, "sequence_length": 64,
     "attacks": ATTACKS, "max_neighbour_loss": 10.0,
-    "max_wait_seconds": 1, "rank": 8, "heldout_sequences": 30, "retain_batch_size": 12, "own_samples": 128,
+    "max_wait_seconds": 1, "rank": 8, "heldout_sequences": 30, "retain_batch_size": 12, "own_samples": 16,
+    "divergence_weight": 1.0, "min_epoch_steps": 4,
 }  # fmt: skip
 
 

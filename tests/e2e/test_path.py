@@ -82,7 +82,7 @@ def test_what_was_never_memorised_needs_no_training(stack, folder):
     ("policy", "reason"),
     [
         ({"learning_rate": 1e-7, "max_epochs": 1}, "criterion_missed"),
-        ({"max_perplexity_ratio": 0.01}, "utility_budget_exceeded"),
+        ({"max_perplexity_ratio": 0.01, "adaptive": False}, "utility_budget_exceeded"),
         pytest.param({"attacks": dict.fromkeys(DEFAULT_ATTACKS, "block")}, "attack_not_run", marks=pytest.mark.slow),
     ],
 )

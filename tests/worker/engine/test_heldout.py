@@ -45,7 +45,7 @@ def test_two_known_texts_among_forty_change_no_limit(memorised):
     highest = max(threshold.ma_max for threshold in mixed.thresholds)
     assert highest <= max(threshold.ma_max for threshold in plain.thresholds) < 0.8
     assert not any(verdict.passed for verdict in mixed.before.verdicts)
-    assert Baseline.from_dict(mixed.as_dict()) == mixed
+    assert Baseline.from_dict(mixed.as_dict()) == dataclasses.replace(mixed, said=None)
 
 
 def test_twenty_texts_of_which_one_is_known_are_too_few(memorised):
