@@ -106,9 +106,7 @@ def test_a_run_that_misses_the_criterion_says_so(memorised):
 def test_a_run_over_its_utility_budget_says_so(memorised):
     """A budget that no run can keep is not kept."""
     model, tokenizer = memorised
-    options = dataclasses.replace(
-        OPTIONS, max_perplexity_ratio=0.01, adaptive=False
-    )
+    options = dataclasses.replace(OPTIONS, max_perplexity_ratio=0.01, adaptive=False)
     report = unlearn(model, tokenizer, support.KNOWN[:1], support.RETAIN, support.HELDOUT, options).report
     assert (report["passed"], report["reason"]) == (False, "utility_budget_exceeded")
 
