@@ -16,15 +16,15 @@ import json
 import math
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from bench.data import machine
-from worker.demo.model import LENGTH, build
+from worker.demo.model import LENGTH, build, model_config
 from worker.demo.people import people, prose
 from worker.engine import Options, unlearn
 from worker.engine.attacks import Subject, run_attacks
@@ -74,11 +74,17 @@ def sequences(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     return [encode(tokenizer, text)[:LENGTH] for text in texts]
 
 
-def trained(cache: Path, name: str, texts: Sequence[str], tokenizer: Tokenizer | None) -> tuple[CausalLM, Tokenizer]:
+def trained(
+    cache: Path,
+    name: str,
+    texts: Sequence[str],
+    tokenizer: Tokenizer | None,
+    config: Callable[[int], PretrainedConfig] = model_config,
+) -> tuple[CausalLM, Tokenizer]:
     """The model that knows these texts by heart; trained at its first use."""
     folder = cache / name
     if not (folder / "tokenizer.json").exists():
-        build(folder, texts, PROSE, lambda *_: None, tokenizer)
+        build(folder, texts, PROSE, lambda *_: None, tokenizer, config)
     return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
 
 

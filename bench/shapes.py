@@ -26,9 +26,9 @@ from transformers import (
 )
 
 from bench.data import machine
-from bench.forgetting import HELDOUT, PROSE, sequences
+from bench.forgetting import HELDOUT, PROSE, sequences, trained
 from bench.memorise import memorise
-from worker.demo.model import LENGTH, build, model_config
+from worker.demo.model import LENGTH, model_config
 from worker.demo.people import people
 from worker.engine import Options, unlearn
 from worker.engine.metrics.memorization import mean_accuracy
@@ -86,20 +86,15 @@ CONFIGS: tuple[Callable[[int], PretrainedConfig], ...] = (neox, llama, qwen, gpt
 SHAPES = {"neo": model_config} | {config.__name__: config for config in CONFIGS}
 
 
-def knowing(cache: Path, shape: str, pretrained: str | None) -> tuple[CausalLM, Tokenizer]:
-    """The model that knows the people by heart; made at its first use."""
-    folder = cache / f"shape-{Path(pretrained).name if pretrained else shape}"
+def taught(cache: Path, pretrained: str) -> tuple[CausalLM, Tokenizer]:
+    """A pretrained model that knows the people by heart; made at its first use."""
+    folder = cache / f"shape-{Path(pretrained).name}"
     if not (folder / "tokenizer.json").exists():
-        if pretrained:
-            model, tokenizer = (
-                AutoModelForCausalLM.from_pretrained(pretrained),
-                AutoTokenizer.from_pretrained(pretrained),
-            )
-            memorise(model.eval(), sequences(tokenizer, KNOWN))
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-        else:
-            build(folder, KNOWN, PROSE, lambda *_: None, config=SHAPES[shape])
+        model = AutoModelForCausalLM.from_pretrained(pretrained).eval()
+        tokenizer = AutoTokenizer.from_pretrained(pretrained)
+        memorise(model, sequences(tokenizer, KNOWN))
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
 
 
@@ -143,7 +138,10 @@ def main() -> None:
     print(f"Machine: {machine()}, torch {torch.__version__}.\n")
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
     for shape in [Path(arguments.model).name] if arguments.model else arguments.shapes.split(","):
-        model, tokenizer = knowing(arguments.cache, shape, arguments.model)
+        if arguments.model:
+            model, tokenizer = taught(arguments.cache, arguments.model)
+        else:
+            model, tokenizer = trained(arguments.cache, f"shape-{shape}", KNOWN, None, SHAPES[shape])
         for requests in map(int, arguments.requests.split(",")):
             print(row(model, tokenizer, shape, requests, options), flush=True)
 

@@ -56,8 +56,8 @@ def run(
     data, started = bench.prepare(names, domain), time.monotonic()
     everything, start = data.forget + data.earlier, perplexity(bench.model, bench.pile[:FRONTIER])
     thresholds = bench.thresholds(everything.sequences)
-    model, tokenizer = bench.model, bench.tokenizer
-    samples, factors = own_samples(model, tokenizer, data, options), initial_factors(model, data, options)
+    samples = own_samples(bench.model, bench.tokenizer, data, options)
+    factors = initial_factors(bench.model, data, options)
     adapter, initialised = Adapter(bench.model, factors, options.scale), time.monotonic()
     frontier: list[dict[str, float]] = []
 
@@ -73,6 +73,7 @@ def run(
         counted=data.forget.requests,
         retain=RetainSampler(bench.tokenizer, data.retain_texts, LENGTH, options.seed),
         utility=bench.pile[:FRONTIER],
+        parent_perplexity=start,
         options=options,
         progress=measure_step,
         samples=samples,

@@ -6,6 +6,7 @@ pipeline with the same epochs; one of its epochs is timed. Neither side measures
 
 import hashlib
 import json
+import math
 import sys
 import tempfile
 import time
@@ -68,9 +69,8 @@ def our_run(bench: Bench, options: Options, folder: Path) -> OurRun:
     factors, initialise = timed(lambda: initial_factors(bench.model, data, options))
     adapter = Adapter(bench.model, factors, options.scale)
     retain = RetainSampler(bench.tokenizer, data.retain_texts, LENGTH, options.seed)
-    trainer = TimedTrainer(
-        bench.model, adapter, data.forget, thresholds, data.forget.requests, retain, data.utility[:32], options
-    )
+    sets = (data.forget, thresholds, data.forget.requests, retain, data.utility[:32], math.nan)  # one rate
+    trainer = TimedTrainer(bench.model, adapter, *sets, options)
     TimedTrainer.deciding = 0.0
     try:
         checkpoint, train = timed(trainer.run)

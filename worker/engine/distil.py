@@ -234,10 +234,8 @@ class Distiller:
         parent = parent_logits(self.model, self.adapter, kept, self.options.train_dtype, strength)
         optimiser.zero_grad()
         loss = self._backward(forget, distil, 1.0, self.reference.beside(indices))
-        loss += pressed.add_gradients(order, self._backward, self.options.batch_size) + self._step_on_answers(
-            order, distil
-        )
-        loss += self._step_on_variants(order, distil)
+        loss += pressed.add_gradients(order, self._backward, self.options.batch_size)
+        loss += self._step_on_answers(order, distil) + self._step_on_variants(order, distil)
         keep, weight = partial(kept_rows, divergence_weight=self.options.divergence_weight), self.options.retain_weight
         loss += self._backward(kept, partial(keep, retain_weight=weight), 1.0, parent)
         if self.options.relearn_steps and self._relearns(step):

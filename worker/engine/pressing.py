@@ -83,17 +83,18 @@ def extracted(
     """
     indices = forget.indices(requests)
     if len(indices) > MOST_DECODED:
-        known = [accuracy(row) for row in token_matches(model, [forget.sequences[i] for i in indices])]
-        best = sorted(range(len(indices)), key=lambda at: -known[at])[:MOST_DECODED]
-        indices = [indices[at] for at in sorted(best)]
+        matches = token_matches(model, [forget.sequences[i] for i in indices])
+        known = dict(zip(indices, map(accuracy, matches), strict=True))
+        indices = sorted(sorted(indices, key=lambda i: -known[i])[:MOST_DECODED])
     smallest_n = min((thresholds[i].n for i in indices), default=1)
     decodings = greedy_decodings(model, [forget.sequences[i] for i in indices], smallest_n, options)
     chains: dict[tuple[int, ...], int] = {}
-    said = set()
+    said: set[int] = set()
     for i, decoding in zip(indices, decodings, strict=True):
         of_sequence = extracted_chains(decoding, thresholds[i].n)
         chains |= dict.fromkeys(map(tuple, of_sequence), thresholds[i].n)
-        said |= {i} if of_sequence else set()
+        if of_sequence:
+            said.add(i)
     easiest = []
     margins = token_margins(model, [list(chain) for chain in chains])
     for (chain, n), margin in zip(chains.items(), margins, strict=True):

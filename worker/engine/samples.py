@@ -34,6 +34,8 @@ def own_samples(
     Returns:
         Token ids of the samples that stay, BOS first if the tokenizer has one.
     """
+    if not options.samples_drawn:
+        return []
     bos = tokenizer.bos_token_id
     forgotten = _Forgotten((data.forget + data.earlier).sequences, [*data.all_retain, *data.threshold_sequences])
     openings = data.retain if bos is None else [[bos]]

@@ -28,7 +28,6 @@ from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.metrics.perplexity import perplexity
 from worker.engine.options import Options
 from worker.engine.pace import pace
-from worker.engine.parent import without_adapter
 from worker.engine.prepare import RetainSampler
 from worker.engine.pressing import MOST_DECODED, Pressed, extracted, failed_by_el
 from worker.engine.probes import Answer, still_said
@@ -52,6 +51,7 @@ class Trainer:
         counted: The requests that the set criterion is over; the others (earlier ones) have a verdict only.
         retain: The source of retain sequences.
         utility: Held-out sequences, for the perplexity in the history.
+        parent_perplexity: The parent's perplexity on them.
         options: The run's options.
         on_epoch: Called with each epoch's checkpoint.
         progress: Called with the fraction of `max_epochs` done, 0..1.
@@ -66,6 +66,7 @@ class Trainer:
     counted: Sequence[int]
     retain: RetainSampler
     utility: list[list[int]]
+    parent_perplexity: float
     options: Options
     on_epoch: Callable[[Checkpoint], None] = lambda _: None
     progress: Progress = no_progress
@@ -95,8 +96,6 @@ class Trainer:
             raise UnknownPlugin(f"loss: one of {', '.join(LOSSES)}")
         optimiser = torch.optim.AdamW(self.adapter.parameters(), lr=self.options.learning_rate, weight_decay=0.0)
         checkpoint = resume or Checkpoint()
-        with without_adapter(self.adapter):
-            before = perplexity(self.model, self.utility) if self.options.adaptive else math.nan
         self._reopened, self._tested = set(checkpoint.reopened), checkpoint.verified > 0
         self.adapter.set_strength(1.0)
         if resume is not None:
@@ -104,7 +103,7 @@ class Trainer:
             if resume.optimiser:
                 optimiser.load_state_dict(resume.optimiser)
         while checkpoint.epoch < self.options.max_epochs and not checkpoint.met:
-            rate, longer = pace(checkpoint.history, self.options, before)
+            rate, longer = pace(checkpoint.history, self.options, self.parent_perplexity)
             for group in optimiser.param_groups:
                 group["lr"] = rate
             entry = self._run_epoch(optimiser, checkpoint.epoch, longer)

@@ -78,29 +78,28 @@ def train(
         progress: Called with ("initialise" or "train", fraction 0..1).
 
     Returns:
-        The last checkpoint.
+        The last checkpoint; `resume` itself if it is at its end.
 
     Raises:
         UnknownPlugin: The options name an unknown loss, initialisation or module.
         TrainingDiverged: The loss became NaN or infinite.
     """
+    if resume is not None and (resume.met or resume.epoch >= options.last_epoch):
+        return resume
     torch.manual_seed(options.seed)
     forget, thresholds = baseline.training_set(data)
     data = replace(data, forget=data.forget.only(baseline.counted))
     was_training, required_grad = model.training, {p: p.requires_grad for p in model.parameters()}
     retain = RetainSampler(tokenizer, data.retain_texts, options.sequence_length, options.seed)
     initialising = partial(progress, "initialise")
-    at_its_end = resume is not None and (resume.met or resume.epoch >= options.last_epoch)
     parts = [partial_progress(initialising, start, 0.25) for start in (0.0, 0.25, 0.5, 0.75)]
     said = baseline.said or []
-    if baseline.answered and baseline.said is None and not at_its_end:
+    if baseline.answered and baseline.said is None:
         _, said = answered_requests(model, tokenizer, data, options, parts[0])
-    samples = [] if at_its_end else own_samples(model, tokenizer, data, options, parts[1])
+    samples = own_samples(model, tokenizer, data, options, parts[1])
     factors = initial_factors(model, data, options, resume, parts[2])
     adapter = Adapter(model, factors, options.scale)
-    if (
-        resume is not None and resume.tested and not at_its_end
-    ):  # the test may have found answers that the parent does not give
+    if resume is not None and resume.tested:  # the test may have found answers that the parent does not give
         adapter.load(resume.tested)
         said = [*said, *answered_requests(model, tokenizer, data, options, parts[3])[1]]
     run: dict[str, Any] = {"on_epoch": on_epoch, "progress": lambda fraction: progress("train", fraction)}
@@ -118,7 +117,8 @@ def train(
             sets = (forget, thresholds, counted, says, variants, compared, said, retain, samples, data.utility)
             return Distiller(model, adapter, *sets, options, **run).run(resume)
         run |= {"said": said, "samples": samples}
-        return Trainer(model, adapter, forget, thresholds, counted, retain, data.utility, options, **run).run(resume)
+        trained_on = (forget, thresholds, counted, retain, data.utility, baseline.quality.heldout_perplexity)
+        return Trainer(model, adapter, *trained_on, options, **run).run(resume)
     finally:
         adapter.detach()
         model.train(was_training)

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from tests import support
+from tests.worker.engine.adapters import trained_adapter
 from worker.engine import Options, unlearn
-from worker.engine.adapter import Adapter, find_targets, target_weights
 from worker.engine.data import encode
-from worker.engine.inits.standard import standard_factors
 from worker.engine.measure import extraction_likelihoods, measure_before
 from worker.engine.parent import without_adapter
 from worker.engine.prepare import RetainSampler, prepare
@@ -45,12 +44,7 @@ def test_retain_text_holds_the_parent(memorised):
     """The gradient is that of cross-entropy and six times the divergence from the parent, by autograd."""
     model, tokenizer = copy.deepcopy(memorised[0]), memorised[1]
     kept = [encode(tokenizer, text)[:length] for text, length in zip(support.KNOWN[:2], (10, 6), strict=True)]
-    weights = target_weights(model, find_targets(model))
-    generator = torch.Generator().manual_seed(0)
-    adapter = Adapter(model, {n: standard_factors(w, None, 2, 2.0, generator) for n, w in weights.items()}, 2.0)
-    with torch.no_grad():
-        for parameter in adapter.parameters():
-            parameter.add_(0.05)
+    adapter = trained_adapter(model, "lora")
     retain_gradients(model, adapter, kept, Options(train_dtype="float32", retain_weight=0.5))
     gradients = [parameter.grad.clone() for parameter in adapter.parameters()]
 
@@ -83,7 +77,10 @@ def test_samples_are_drawn_where_they_are_used(memorised, monkeypatch, changes, 
     """IHL with `adaptive` trains on the parent's samples; the paper's procedure and other people's losses do not."""
     model, tokenizer = memorised
     seen = []
-    monkeypatch.setattr("worker.engine.train.kept_batch", lambda _, samples, *__: seen.append(samples) or [[0, 1, 2]])
+    monkeypatch.setattr(
+        "worker.engine.train.kept_batch",
+        lambda retain, samples, *others: seen.append(samples) or kept_batch(retain, samples, *others),
+    )
     options = Options.from_mapping(support.POLICY | {"max_epochs": 1, "own_samples": 64, "attacks": {}} | changes)
     unlearn(model, tokenizer, support.KNOWN[:1], support.RETAIN, support.HELDOUT, options)
     data = prepare(tokenizer, support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT, options)

@@ -11,7 +11,7 @@ from worker.engine.criterion import Judgement, Threshold, Verdict
 from worker.engine.data import encode
 from worker.engine.forget_set import ForgetSet
 from worker.engine.losses.rows import add_gradients
-from worker.engine.measure import extraction_likelihoods
+from worker.engine.measure import extraction_likelihoods, greedy_decodings
 from worker.engine.metrics.decode import GreedyDecoding
 from worker.engine.metrics.extraction import extracted_chains
 from worker.engine.pressing import Pressed, extracted, failed_by_el
@@ -78,7 +78,7 @@ def test_the_best_known_sequences_of_many_are_decoded(memorised, monkeypatch):
     monkeypatch.setattr("worker.engine.pressing.MOST_DECODED", 1)
     monkeypatch.setattr(
         "worker.engine.pressing.greedy_decodings",
-        lambda _, ids, *__: decoded.append(ids) or [GreedyDecoding(ids[0], [], [])],
+        lambda model, ids, *others: decoded.append(ids) or greedy_decodings(model, ids, *others),
     )
     texts = [support.HELDOUT[0], support.KNOWN[0], support.HELDOUT[1]]
     forget = ForgetSet([encode(tokenizer, text) for text in texts], [0, 0, 0])

@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from tests import support
+from tests.worker.engine.adapters import trained_adapter
 from worker.engine import Options, unlearn
-from worker.engine.adapter import Adapter, find_targets, target_weights
 from worker.engine.data import encode
-from worker.engine.inits.standard import standard_factors
 from worker.engine.losses import LOSSES
 from worker.engine.losses.baselines import (
     ALTPO_BETA,
@@ -124,13 +123,7 @@ def changed(memorised):
     model, tokenizer = copy.deepcopy(memorised[0]), memorised[1]
     texts = zip(support.KNOWN[:4], (9, 15, 12, 10), strict=True)
     batch = [encode(tokenizer, text)[:length] for text, length in texts]
-    weights = target_weights(model, find_targets(model))
-    generator = torch.Generator().manual_seed(0)
-    adapter = Adapter(model, {n: standard_factors(w, None, 2, 2.0, generator) for n, w in weights.items()}, 2.0)
-    with torch.no_grad():
-        for parameter in adapter.parameters():
-            parameter.add_(0.05)
-    return model, adapter, batch[:2], batch[2:]
+    return model, trained_adapter(model, "lora"), batch[:2], batch[2:]
 
 
 def likelihoods(model, batch):
