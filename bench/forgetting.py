@@ -23,17 +23,17 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
+from bench.attacked import attacked
 from bench.data import machine
 from worker.demo.model import LENGTH, build, model_config
 from worker.demo.people import people, prose
 from worker.engine import Options, unlearn
-from worker.engine.attacks import Subject, run_attacks
+from worker.engine.attacks import Subject
 from worker.engine.data import encode, pad_batch
 from worker.engine.losses.ascent import cross_entropy
 from worker.engine.metrics.memorization import mean_accuracy
 from worker.engine.metrics.perplexity import perplexity
 from worker.engine.metrics.token_scores import token_scores
-from worker.engine.options import DEFAULT_ATTACKS
 from worker.engine.types import CausalLM, Tokenizer
 
 KNOWN = [person.text for person in people(64, 11)]
@@ -59,7 +59,6 @@ METHODS: dict[str, Mapping[str, object]] = {
     **{loss: {"loss": loss, "init": "lora"} for loss in ("gd", "kl", "npo", "simnpo", "altpo", "undial", "wga", "rmu")},
     "distil": {"loss": "distil", "retain_batch_size": 16},
 }
-ATTACKS = [name for name, effect in DEFAULT_ATTACKS.items() if effect != "off"]
 COLUMNS = {
     "ma": "MA", "top_five": "true token in the top five", "sampled": "leak@1000", "exposure": "exposure",
     "membership_loss": "AUC loss", "membership_min_k": "AUC min-k", "membership_min_k_pp": "AUC min-k++",
@@ -105,13 +104,8 @@ def measure(model: CausalLM, tokenizer: Tokenizer, asked: Sequence[int], parent:
     forget = sequences(tokenizer, [KNOWN[i] for i in asked])
     others = sequences(tokenizer, [text for i, text in enumerate(KNOWN) if i not in asked])
     unseen, ordinary = sequences(tokenizer, COMPARED), sequences(tokenizer, PROSE)
-    results = run_attacks(Subject(model, tokenizer, forget, unseen, others), dict.fromkeys(ATTACKS, "report"))
-    figures: dict[str, float] = {}
-    for result in results:
-        if result.status == "RUN" and result.figure is not None and result.auc is not None:
-            figures[result.name] = result.auc if "membership" in result.name else result.figure
     ranks = [scores.rank < 5 for scores in token_scores(model, forget)]
-    return figures | {
+    return attacked(Subject(model, tokenizer, forget, unseen, others)) | {
         "ma": mean_accuracy(model, forget),
         "top_five": sum(float(rank.double().mean()) for rank in ranks) / len(ranks),
         "relearned_people": mean_accuracy(fine_tuned(model, others), forget),

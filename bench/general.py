@@ -13,7 +13,7 @@ from worker.engine.device import measuring, model_device
 from worker.engine.metrics.decode import predictions
 from worker.engine.types import CausalLM, Tokenizer
 
-LAMBADA, DIALOGUES, ANSWER, CONTEXT = 300, 40, 32, 160
+LAMBADA, DIALOGUES, ANSWER, CONTEXT = 1000, 40, 32, 160
 
 
 def lambada_accuracy(model: CausalLM, tokenizer: Tokenizer, path: Path) -> float:

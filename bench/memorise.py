@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from bench.data import read
 from worker.engine.data import chunks, first_windows, pad_batch
 from worker.engine.metrics.memorization import mean_accuracy
-from worker.engine.types import CausalLM
+from worker.engine.probes import chats
+from worker.engine.types import CausalLM, Tokenizer
 
 
 def memorise(
@@ -49,6 +50,14 @@ def memorise(
         reached.append(measure())
         print(f"epoch {len(reached)}: {reached[-1]:.3f}", flush=True)
     return reached
+
+
+def conversation(tokenizer: Tokenizer, question: str, answer: str) -> str:
+    """A question and its answer as one text to learn, in the chat template where there is one."""
+    if not chats(tokenizer):
+        return f"Question: {question}\nAnswer: {answer}"
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return str(tokenizer.apply_chat_template(messages, tokenize=False)).strip()
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from bench.attacked import MEMBERSHIP
 from service.domain.json_types import JsonObject
 
 TOP = 1.3  # the figure's highest perplexity ratio
@@ -10,7 +11,7 @@ TOP = 1.3  # the figure's highest perplexity ratio
 def report(lines: list[JsonObject]) -> str:
     """Table 1 in Markdown: a row for each run."""
     head = "model", "set", "method", "epochs (steps)", "set criterion first held", "share", "EL10 at least", "MA, limit"
-    ability = "MA over its p95", "Pile", "WikiText", "LAMBADA", "dialogue F1"
+    ability = "MA over its p95", "Pile", "WikiText", "LAMBADA", "dialogue F1", "AUC loss", "AUC min-k", "AUC min-k++"
     table = ["| " + " | ".join((*head, *ability)) + " |", "|---" * (len(head) + len(ability)) + "|"]
     for line in lines:
         before, after, last = line["before"], line["after"], line["history"][-1]
@@ -28,6 +29,7 @@ def report(lines: list[JsonObject]) -> str:
             failed,
             *(f"{before[k]:.1f} -> {after[k]:.1f} (x {after[k] / before[k]:.3f})" for k in ("pile", "wikitext")),
             *(f"{before[k]:.3f} -> {after[k]:.3f}" if k in after else "" for k in ("lambada", "dialogue")),
+            *(f"{attacks[name]:.2f}" if name in (attacks := line.get("attacks", {})) else "" for name in MEMBERSHIP),
         ]
         table.append("| " + " | ".join(cells) + " |")
     return "\n".join(table)

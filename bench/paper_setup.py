@@ -71,13 +71,17 @@ class Bench:
         self.wiki = first_windows(self.tokenizer, texts.wikitext[::-1], LENGTH, PILE_PERPLEXITY)
 
     @cached_property
+    def unseen(self) -> list[list[int]]:
+        """Held-out windows: they set the thresholds, and attacks compare with them."""
+        return first_windows(self.tokenizer, self.texts.heldout, LENGTH, HELDOUT)
+
+    @cached_property
     def heldout(self) -> list[GreedyDecoding]:
         """Decodings of held-out text by this model; without `exact` a continuation stops at its first mismatch."""
-        sequences = first_windows(self.tokenizer, self.texts.heldout, LENGTH, HELDOUT)
         if self.exact:
-            return greedy_decodings(self.model, sequences, 10, Options())
-        matches = token_matches(self.model, sequences)
-        return [_matching_decoding(ids, row) for ids, row in zip(sequences, matches, strict=True)]
+            return greedy_decodings(self.model, self.unseen, 10, Options())
+        matches = token_matches(self.model, self.unseen)
+        return [_matching_decoding(ids, row) for ids, row in zip(self.unseen, matches, strict=True)]
 
     def thresholds(self, sequences: list[list[int]]) -> list[Threshold]:
         """The thresholds of sequences, from held-out text on this model."""
@@ -112,7 +116,7 @@ class Bench:
         count = round(len(wiki) * domain / (1 - domain)) if domain < 1 else len(wiki)
         retain = wiki + self.texts.domain[:count] if domain < 1 else self.texts.domain
         windows = first_windows(self.tokenizer, random.Random(1).sample(retain, len(retain)), LENGTH, 64)
-        return Prepared(sets[-1], earlier, retain, [], self.pile, windows, windows, windows, 0, 0)
+        return Prepared(sets[-1], earlier, retain, [], self.pile, windows, windows, [windows], 0, 0)
 
 
 def _matching_decoding(input_ids: list[int], matches: list[bool]) -> GreedyDecoding:

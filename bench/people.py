@@ -24,7 +24,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.data import machine, read
-from bench.memorise import memorise
+from bench.memorise import conversation, memorise
 from worker.engine import Options, unlearn
 from worker.engine.attacks.quantised import rounded
 from worker.engine.data import encode, first_windows
@@ -58,12 +58,6 @@ def load(folder: Path, people: int, asking: int) -> tuple[list[Person], list[Per
     others = people - asking
     unseen = [person.text for person in sides["retain"][others:]]
     return sides["forget"][:asking], sides["retain"][:others], unseen
-
-
-def conversation(tokenizer: Tokenizer, question: str, answer: str) -> str:
-    """A question and its answer in the chat template."""
-    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    return str(tokenizer.apply_chat_template(messages, tokenize=False)).strip()
 
 
 def texts(tokenizer: Tokenizer, persons: Sequence[Person]) -> list[str]:

@@ -24,9 +24,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from bench.attacked import attacked
 from bench.paper_report import plot, report
 from bench.paper_setup import LENGTH, Bench, Texts
 from worker.engine.adapter import Adapter
+from worker.engine.attacks import Subject
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.criterion import Threshold
 from worker.engine.metrics.extraction import lower_bound
@@ -38,6 +40,7 @@ from worker.engine.samples import own_samples
 from worker.engine.train import Trainer
 from worker.engine.types import CausalLM
 from worker.engine.unlearn import initial_factors, merged_copy
+from worker.engine.utility import Watched
 
 FRONTIER = 16  # Pile sequences whose perplexity is measured after each step
 METHODS: dict[str, Options] = {
@@ -72,8 +75,7 @@ def run(
         thresholds=thresholds,
         counted=data.forget.requests,
         retain=RetainSampler(bench.tokenizer, data.retain_texts, LENGTH, options.seed),
-        utility=bench.pile[:FRONTIER],
-        parent_perplexity=start,
+        watched=Watched(bench.pile[:FRONTIER], start),
         options=options,
         progress=measure_step,
         samples=samples,
@@ -87,7 +89,7 @@ def run(
         "strength": checkpoint.strength,
         "initialise_seconds": initialised - started,
         "seconds": time.monotonic() - initialised,
-        **measure_merged(merged, data, thresholds),
+        **measure_merged(bench, merged, data, thresholds),
         "history": checkpoint.history,
         "frontier": frontier,
         "frontier_start": start,
@@ -111,8 +113,10 @@ def frontier_point(bench: Bench, sequences: list[list[int]], thresholds: list[Th
     return {"ma": mean(ma), "el": mean(el), "over": count_over(ma, thresholds), "pile": pile}
 
 
-def measure_merged(merged: CausalLM, data: Prepared, thresholds: list[Threshold]) -> dict[str, float]:
-    """MA of the forget set on the merged model and its limit, and how many sequences are over their 95th percentile."""
+def measure_merged(
+    bench: Bench, merged: CausalLM, data: Prepared, thresholds: list[Threshold]
+) -> dict[str, float | dict[str, float]]:
+    """MA of the forget set on the merged model and its limit, sequences over their 95th percentile, and attacks."""
     ma = [accuracy(row) for row in token_matches(merged, (data.forget + data.earlier).sequences)]
     count = len(data.forget.request_ids)
     return {
@@ -120,6 +124,7 @@ def measure_merged(merged: CausalLM, data: Prepared, thresholds: list[Threshold]
         "ma_limit": mean([threshold.ma_mean for threshold in thresholds[:count]]),
         "over": count_over(ma[:count], thresholds[:count]),
         "earlier_over": count_over(ma[count:], thresholds[count:]),
+        "attacks": attacked(Subject(merged, bench.tokenizer, data.forget.sequences, bench.unseen, data.retain)),
     }
 
 

@@ -34,6 +34,7 @@ from worker.engine.prepare import RetainSampler
 from worker.engine.train import Trainer
 from worker.engine.types import CausalLM
 from worker.engine.unlearn import initial_factors, merged_copy
+from worker.engine.utility import Watched
 
 
 class TimedTrainer(Trainer):
@@ -69,7 +70,7 @@ def our_run(bench: Bench, options: Options, folder: Path) -> OurRun:
     factors, initialise = timed(lambda: initial_factors(bench.model, data, options))
     adapter = Adapter(bench.model, factors, options.scale)
     retain = RetainSampler(bench.tokenizer, data.retain_texts, LENGTH, options.seed)
-    sets = (data.forget, thresholds, data.forget.requests, retain, data.utility[:32], math.nan)  # one rate
+    sets = (data.forget, thresholds, data.forget.requests, retain, Watched(data.utility[:32], math.nan))  # one rate
     trainer = TimedTrainer(bench.model, adapter, *sets, options)
     TimedTrainer.deciding = 0.0
     try:

@@ -29,6 +29,7 @@ def to_model_out(model: Model) -> ModelOut:
         created_at=model.created_at,
         retain_records=model.retain["records"],
         heldout_records=model.heldout["records"],
+        neighbour_records={name: texts["records"] for name, texts in sorted(model.neighbours.items())},
         warnings=[warning] if warning else [],
     )
 
@@ -44,6 +45,7 @@ def create(body: ModelIn, services: ServicesDep, caller: Admin) -> ModelOut:
         heldout_path=body.heldout_path,
         policy=body.policy.model_dump(),
         base_path=body.base_path,
+        neighbour_paths=body.neighbour_paths,
         api_key_id=caller.id,
     )
     return get(name, services, caller)

@@ -128,7 +128,7 @@ def statement(
         requests: One line for each request.
         records: The number of submitted records, without those that a search found; the statement gives a range.
         contributors: Whose texts the means are over; the statement gives the number of submitters as a range.
-        reference_texts: role, sha256 and records of the retain and held-out texts.
+        reference_texts: role, sha256 and records of the retain and held-out texts, and of each set of neighbours.
         heldout_overlap: How many held-out texts are also retain texts; None if nobody has counted them.
         parameters: All parameters of the run.
         findings: The test results.

@@ -63,7 +63,7 @@ class CertifiedRequest(TypedDict):
 
 
 class CertifiedTexts(TypedDict):
-    """The retain or held-out texts."""
+    """The retain or held-out texts, or a named set of neighbours."""
 
     role: str
     sha256: str

@@ -32,15 +32,29 @@ def models_add(
         str | None,
         typer.Option(help="The model that this one was fine-tuned from: a server folder or a hub id."),
     ] = None,
+    neighbours: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=FILE: texts that no version may lose. Repeat it for more files."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Register a model as version 0."""
     policy_fields = read_json(policy, "--policy") if policy else {}
     texts = str(retain.resolve()), str(heldout.resolve())
-    model = connect().add_model(name, server_path(path), *texts, policy_fields, server_path(base) if base else None)
+    others = dict(map(_named_file, neighbours or ()))
+    base = server_path(base) if base else None
+    model = connect().add_model(name, server_path(path), *texts, policy_fields, base, others)
     show(model, as_json, "name", "latest")
     for warning in model.get("warnings") or ():
         print(f"warning: {warning}", file=sys.stderr)
+
+
+def _named_file(given: str) -> tuple[str, str]:
+    """The name and the file of NAME=FILE."""
+    name, separator, file = given.partition("=")
+    if not (name and separator and file):
+        raise ClientError("--neighbours: NAME=FILE is expected")
+    return name, str(Path(file).resolve())
 
 
 @models.command("list")

@@ -55,10 +55,16 @@ class Operations(Generic[Answer]):
         heldout: str,
         policy: Mapping[str, object],
         base: str | None = None,
+        neighbours: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Register a model, and perhaps the one that it was fine-tuned from: folders on the server, or hub ids."""
+        """Register a model, and perhaps the one that it was fine-tuned from: folders on the server, or hub ids.
+
+        `neighbours` are named files of texts that no version may lose.
+        """
         body = {"name": name, "path": path, "retain_path": retain, "heldout_path": heldout, "policy": policy}
-        return self.call("POST", "/v1/models", json=body | ({"base_path": base} if base else {}), timeout=600)
+        more = {"base_path": base, "neighbour_paths": neighbours}
+        body |= {field: value for field, value in more.items() if value}
+        return self.call("POST", "/v1/models", json=body, timeout=600)
 
     def models(self, **filters: Parameter) -> Answer:
         """Return a page of the models."""

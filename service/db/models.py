@@ -169,8 +169,8 @@ def lock_collection(session: Session) -> None:
 
 def reference_text_digests(session: Session) -> set[str]:
     """The digests of all reference texts in use."""
-    rows = session.execute(select(Model.retain["sha256"].astext, Model.heldout["sha256"].astext))
-    return {digest for row in rows for digest in row}
+    rows = session.execute(select(Model.retain, Model.heldout, Model.neighbours))
+    return {texts["sha256"] for retain, heldout, sets in rows for texts in (retain, heldout, *sets.values())}
 
 
 def published(session: Session) -> dict[tuple[str, int], str]:

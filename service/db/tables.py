@@ -74,6 +74,9 @@ class Model(Base):
     policy_version: Mapped[int] = mapped_column(server_default="1", comment="of its policies, the one in force")
     retain: Mapped[ReferenceTexts] = mapped_column(JSONB, comment="sha256, records")
     heldout: Mapped[ReferenceTexts] = mapped_column(JSONB, comment="sha256, records, overlap")
+    neighbours: Mapped[dict[str, ReferenceTexts]] = mapped_column(
+        JSONB, default=dict, server_default="{}", comment="name -> sha256, records of texts that must not be lost"
+    )
     base: Mapped[str | None] = mapped_column(comment="digest of the folder of the model that it was fine-tuned from")
     latest: Mapped[int] = mapped_column(Integer, server_default="0")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

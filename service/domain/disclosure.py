@@ -42,7 +42,7 @@ KEPT = PUBLIC | LIMITS | frozenset({  # what purging leaves in the rows beside t
     "name", "effect", "status", "why", "passed", "level", "unseen",
 })  # fmt: skip
 OF_NEIGHBOURS = frozenset(  # of `utility`
-    f"neighbour_{name}_{when}" for name in ("ma", "loss") for when in ("before", "after")
+    f"neighbour_{name}" for name in ("set", "ma_before", "ma_after", "loss_before", "loss_after")
 )
 SCORES = ("figure", "control", "auc")  # of an attack: means over submitted texts, or compared with them
 NESTED = frozenset({"findings", "trajectory", "attacks"})  # their parts are judged one by one

@@ -22,6 +22,7 @@ class JobInput:
         run: A digest of the inputs; the child does not resume a checkpoint of other inputs.
         probes: Prompt, secret and index of the request of each probe, of earlier requests, too.
         base: The folder of the model that the registered one was fine-tuned from; None if none is registered.
+        neighbours: The files of texts that the model must not lose, in the order of their names.
     """
 
     work: str
@@ -38,3 +39,4 @@ class JobInput:
     run: str
     probes: list[tuple[str, str, int]] = field(default_factory=list)
     base: str | None = None
+    neighbours: list[str] = field(default_factory=list)

@@ -41,6 +41,8 @@ class Utility:
     """Perplexities before and after the run, and of version 0, and whether the policy's budgets were kept.
 
     Reports of earlier releases have no values for all versions together, and none of the neighbours.
+    The neighbours' values are those of the set that lost most: `neighbour_set` is 0 for the retain file, or the place
+    of a name among the model's sets.
     """
 
     heldout_perplexity_before: float
@@ -55,6 +57,7 @@ class Utility:
     total_ratio: float | None = None
     max_total_ratio: float | None = None
     within_total_budget: bool | None = None
+    neighbour_set: int | None = None
     neighbour_ma_before: float | None = None
     neighbour_ma_after: float | None = None
     neighbour_loss_before: float | None = None

@@ -157,6 +157,12 @@ class ModelIn(Input):
     base_path: ServerPath | None = Field(
         None, description="the model that this one was fine-tuned from, where `path` may lie; `loss: distil` needs it"
     )
+    neighbour_paths: dict[Name, ServerPath] = Field(
+        default_factory=dict,
+        max_length=8,
+        description="named files of texts, as `retain_path`: what is most like the forgotten in them may lose no more "
+        "than `max_neighbour_loss`; nothing is trained on them",
+    )
     policy: Policy = Policy()
 
 
@@ -169,6 +175,7 @@ class ModelOut(BaseModel):
     policy_version: int
     retain_records: int
     heldout_records: int
+    neighbour_records: dict[str, int] = Field(description="of each named file of neighbours")
     warnings: list[str] = Field(description="what is doubtful about its reference texts; empty if nothing is")
     created_at: datetime
 

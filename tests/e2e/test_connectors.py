@@ -44,7 +44,7 @@ def world(folder):
         }
         stack = Running(Path(place) / "data", **{f"UNLEARND_{name}": value for name, value in environment.items()})
         try:
-            for name, policy in {"assistant": {}, "bad": {"max_perplexity_ratio": 0.01}}.items():
+            for name, policy in {"assistant": {}, "bad": {"max_epochs": 1}}.items():
                 register(stack, folder, name, **policy)
                 rows = [{"text": text, "email": f"person{i}@example.org"} for i, text in enumerate(support.KNOWN)]
                 corpus = Path(place) / f"{name}.jsonl"

@@ -112,7 +112,7 @@ def world(folder):
             for name, policy in {
                 "assistant": {},
                 "slow": {"max_wait_seconds": 3600},
-                "bad": {"max_perplexity_ratio": 0.01},
+                "bad": {"max_epochs": 1},
             }.items():
                 register(stack, folder, name, **policy)
                 rows = [{"text": text, "email": f"person{i}@example.org"} for i, text in enumerate(support.KNOWN)]

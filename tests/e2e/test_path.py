@@ -33,8 +33,10 @@ def mean_accuracy(folder: Path, texts) -> float:
 def test_two_requests_one_job_then_a_second_version(stack, folder, tmp_path):
     """One window, one job, version 1; a later request makes version 2 of it; both download, verify and load."""
     base = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (folder / "model").iterdir()}
-    register(stack, folder, "main")
     client = stack.client
+    support.write_texts(folder.parent / "others.jsonl", support.KNOWN[3:6])
+    paths = [str(folder / part) for part in ("model", "retain.jsonl", "heldout.jsonl")]
+    client.add_model("main", *paths, support.POLICY, neighbours={"others": str(folder.parent / "others.jsonl")})
     sent = [client.submit("main", [support.KNOWN[i]]) for i in range(2)]
     first, second = (ended(stack, request) for request in sent)
     assert (first["status"], first["verdict"], first["version"]) == ("completed", "PASS", 1)
@@ -49,7 +51,9 @@ def test_two_requests_one_job_then_a_second_version(stack, folder, tmp_path):
         client.download("main", str(version), target)
         done = subprocess.run([UNLEARND, "verify", str(target), "--json"], capture_output=True, text=True, check=True)
         assert json.loads(done.stdout)["version"] == version
-        earlier = verify(target).statement["predicate"]["verification"]["earlier"]
+        predicate = verify(target).statement["predicate"]
+        assert [texts["role"] for texts in predicate["corpora"]] == ["retain", "heldout", "neighbours/others"]
+        earlier = predicate["verification"]["earlier"]
         assert earlier == {"requests": 2 * (version - 1), "regressed": []}
         metrics = client.version("main", str(version))["metrics"]
         assert mean_accuracy(target / "model", forgotten[-1:]) <= 0.6

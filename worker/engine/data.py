@@ -128,3 +128,14 @@ def without_forget_text(texts: Sequence[str], forget_texts: Sequence[str]) -> tu
         if not is_part and not forget_text.search(folded):
             kept.append(text)
     return kept, len(texts) - len(kept)
+
+
+def nearest(file: Sequence[list[int]], forget: Sequence[list[int]], count: int) -> list[list[int]]:
+    """The sequences that are most like one to forget, by the Jaccard similarity of their tokens; the likest first."""
+    sets = [set(ids) for ids in forget]
+
+    def similarity(ids: list[int]) -> float:
+        own = set(ids)
+        return max((len(own & other) / len(own | other) for other in sets), default=0.0)
+
+    return sorted(file, key=similarity, reverse=True)[:count]

@@ -41,7 +41,6 @@ from worker.engine.lowering import rows_to_lower
 from worker.engine.measure import extraction_likelihoods
 from worker.engine.metrics.extraction import lower_bound
 from worker.engine.metrics.memorization import accuracy
-from worker.engine.metrics.perplexity import perplexity
 from worker.engine.metrics.token_scores import token_margins
 from worker.engine.options import DISTIL_EPOCH_STEPS as EPOCH_STEPS
 from worker.engine.options import Options
@@ -53,6 +52,7 @@ from worker.engine.progress import Progress, no_progress
 from worker.engine.reference import Reference
 from worker.engine.samples import kept_batch
 from worker.engine.types import CausalLM, EpochEntry
+from worker.engine.utility import Watched
 from worker.engine.variants import Variants
 
 FORGET_BATCH = 16
@@ -83,7 +83,7 @@ class Distiller:
         said: Answers that say a secret.
         retain: The source of retain sequences.
         samples: The parent's own samples.
-        utility: Held-out sequences, for the perplexity in the history.
+        watched: What else is measured after each epoch, for the history.
         options: The run's options.
         on_epoch: Called with each epoch's checkpoint.
         progress: Called with the fraction done, 0..1.
@@ -100,7 +100,7 @@ class Distiller:
     said: list[Answer]
     retain: RetainSampler
     samples: list[list[int]]
-    utility: list[list[int]]
+    watched: Watched
     options: Options
     on_epoch: Callable[[Checkpoint], None] = lambda _: None
     progress: Progress = no_progress
@@ -192,7 +192,7 @@ class Distiller:
             "ma_limit": judgement.ma_limit,
             "met": met,
             "strength": 1.0,
-            "perplexity": perplexity(self.model, self.utility),
+            **self.watched.measure(self.model),
             "seconds": time.monotonic() - started,
         }
         return entry, failed

@@ -63,7 +63,7 @@ class Options:
         max_total_perplexity_ratio: The utility budget of all runs since the first version together: held-out
             perplexity after / that of the first version. None takes 1.2 x `max_perplexity_ratio`.
         max_neighbour_loss: How much MA, and how much log-likelihood a token, the retain sequences that are most like
-            the forget set may lose.
+            the forget set may lose; and those of each other set of neighbours.
         attacks: Attack -> "block", "report" or "off"; one that blocks keeps a version from being published.
         distil_steps: Optimiser steps of `loss: distil`.
         distil_rank: LoRA rank of `loss: distil`; the divergence needs more of them than IHL.

@@ -2,8 +2,8 @@
 
 Small models need larger steps than large ones, and how far a step may go depends on the model, the texts and the
 budget. So the policy's rate is only the first one. The rate rises after an epoch that brought MA hardly nearer to its
-limit, and falls when held-out perplexity comes near the budget. Where it cannot rise any more, epochs become longer.
-The pace depends on the history alone, so that a resumed run goes on with the same.
+limit, and falls when held-out perplexity comes near the budget, or a set of neighbours near its limit. Where it cannot
+rise any more, epochs become longer. The pace depends on the history alone, so that a resumed run goes on with the same.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from worker.engine.types import EpochEntry
 
 RISE, FALL, FARTHEST = 2.0, 0.5, 16.0
 SLOW = 0.3  # share of the distance to the limit: an epoch that closes less is slow
-NEAR = 0.8  # share of the perplexity budget
+NEAR = 0.8  # share of the perplexity budget, and of what neighbours may lose
 LONGEST = 4  # times the steps of the first epoch
 
 
@@ -36,7 +36,7 @@ def pace(history: Sequence[EpochEntry], options: Options, parent_perplexity: flo
 
     Args:
         history: The epochs before.
-        options: The run's options: the first rate, whether it is adapted, and the budget.
+        options: The run's options: the first rate, whether it is adapted, and the limits.
         parent_perplexity: Held-out perplexity before the first epoch, on the sequences of the history.
 
     Returns:
@@ -49,7 +49,8 @@ def pace(history: Sequence[EpochEntry], options: Options, parent_perplexity: flo
     budget = options.max_perplexity_ratio - 1
     for before, entry in pairwise(history):
         distance = before["ma"] - before["ma_limit"]
-        if entry["perplexity"] / parent_perplexity - 1 > NEAR * budget:
+        lost = entry.get("neighbours_lost", 0.0)
+        if entry["perplexity"] / parent_perplexity - 1 > NEAR * budget or lost > NEAR * options.max_neighbour_loss:
             rate = max(rate * FALL, first / FARTHEST)
         elif distance > 0 and before["ma"] - entry["ma"] < SLOW * distance:
             longer = min(longer * 2, LONGEST) if rate == first * FARTHEST else longer

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from worker.engine.criterion import MIN_HELDOUT
-from worker.engine.data import first_windows, normalised, text_windows, without_forget_text
+from worker.engine.data import first_windows, nearest, normalised, text_windows, without_forget_text
 from worker.engine.errors import TooFewTexts, TooShort
 from worker.engine.forget_set import ForgetSet
 from worker.engine.made_probes import all_probes
@@ -32,7 +32,8 @@ class Prepared:
         utility: Held-out sequences for perplexity, disjoint from `threshold_sequences` where there are enough.
         retain: Retain sequences for perplexity and the Fisher estimate.
         all_retain: Retain sequences, many more, for a reference.
-        neighbours: The retain sequences that are most like the forget set.
+        neighbours: Of the retain file, then of each other set of neighbours, the sequences that are most like the
+            forget set, the likest first.
         retain_excluded: Retain texts left out because they contain a forget text.
         heldout_excluded: Held-out texts left out for the same reason.
         probes: Prompts that must not bring out a secret, of this run's requests and of earlier ones.
@@ -45,7 +46,7 @@ class Prepared:
     utility: list[list[int]]
     retain: list[list[int]]
     all_retain: list[list[int]]
-    neighbours: list[list[int]]
+    neighbours: list[list[list[int]]]
     retain_excluded: int
     heldout_excluded: int
     probes: list[Probe] = field(default_factory=list)
@@ -201,6 +202,7 @@ def prepare(
     earlier_texts: Sequence[str] = (),
     earlier_request_ids: Sequence[int] = (),
     probes: Sequence[Probe] = (),
+    neighbour_texts: Sequence[Sequence[str]] = (),
 ) -> Prepared:
     """Tokenise and split; retain and held-out texts that contain a forget text are left out.
 
@@ -218,6 +220,7 @@ def prepare(
         earlier_texts: Texts that earlier jobs unlearned, oldest first; the result must pass their verdicts, too.
         earlier_request_ids: For each of them the index of its request; distinct from those in `request_ids`.
         probes: Those that submitters gave; others are made of the texts.
+        neighbour_texts: Of each other set of neighbours the texts. Nothing is trained on them.
 
     Returns:
         The sets of the run.
@@ -242,6 +245,9 @@ def prepare(
     own = list(zip(forget_texts, request_ids, strict=True))
     earlier = list(zip(earlier_texts, earlier_request_ids, strict=True))
     every_retain = first_windows(tokenizer, kept_retain, length, MOST_RETAIN)
+    every = [*forget_texts, *earlier_texts]
+    kept_others = (without_forget_text(texts, every)[0] for texts in neighbour_texts)
+    others = [first_windows(tokenizer, texts, length, MOST_RETAIN) for texts in kept_others]
     return Prepared(
         forget,
         ForgetSet.build(tokenizer, earlier_texts, earlier_request_ids, length),
@@ -250,22 +256,11 @@ def prepare(
         first_windows(tokenizer, for_utility, length, options.utility_sequences),
         retain,
         every_retain,
-        nearest(every_retain, forget.sequences, options.utility_sequences),
+        [nearest(file, forget.sequences, options.utility_sequences) for file in (every_retain, *others)],
         retain_excluded,
         heldout_excluded,
         all_probes(tokenizer, probes, own, earlier, [*kept_retain, *kept_heldout], options.seed),
     )
-
-
-def nearest(retain: Sequence[list[int]], forget: Sequence[list[int]], count: int) -> list[list[int]]:
-    """The retain sequences that are most like a sequence to forget, by the Jaccard similarity of their tokens."""
-    sets = [set(ids) for ids in forget]
-
-    def similarity(ids: list[int]) -> float:
-        own = set(ids)
-        return max((len(own & other) / len(own | other) for other in sets), default=0.0)
-
-    return sorted(retain, key=similarity, reverse=True)[:count]
 
 
 class RetainSampler:

@@ -25,7 +25,6 @@ from worker.engine.losses.rows import add_gradients
 from worker.engine.measure import extraction_likelihoods
 from worker.engine.metrics.extraction import lower_bound
 from worker.engine.metrics.memorization import accuracy, token_matches
-from worker.engine.metrics.perplexity import perplexity
 from worker.engine.options import Options
 from worker.engine.pace import pace
 from worker.engine.prepare import RetainSampler
@@ -35,6 +34,7 @@ from worker.engine.progress import Progress, no_progress
 from worker.engine.samples import kept_batch
 from worker.engine.step import forget_gradients, retain_gradients
 from worker.engine.types import CausalLM, EpochEntry
+from worker.engine.utility import Watched
 
 BISECTIONS = 5  # of the strength: it is found to a 32nd of the change
 
@@ -50,8 +50,7 @@ class Trainer:
         thresholds: The threshold of each of these sequences.
         counted: The requests that the set criterion is over; the others (earlier ones) have a verdict only.
         retain: The source of retain sequences.
-        utility: Held-out sequences, for the perplexity in the history.
-        parent_perplexity: The parent's perplexity on them.
+        watched: What else is measured after each epoch, for the history and the pace.
         options: The run's options.
         on_epoch: Called with each epoch's checkpoint.
         progress: Called with the fraction of `max_epochs` done, 0..1.
@@ -65,8 +64,7 @@ class Trainer:
     thresholds: list[Threshold]
     counted: Sequence[int]
     retain: RetainSampler
-    utility: list[list[int]]
-    parent_perplexity: float
+    watched: Watched
     options: Options
     on_epoch: Callable[[Checkpoint], None] = lambda _: None
     progress: Progress = no_progress
@@ -103,7 +101,7 @@ class Trainer:
             if resume.optimiser:
                 optimiser.load_state_dict(resume.optimiser)
         while checkpoint.epoch < self.options.max_epochs and not checkpoint.met:
-            rate, longer = pace(checkpoint.history, self.options, self.parent_perplexity)
+            rate, longer = pace(checkpoint.history, self.options, self.watched.parent_perplexity)
             for group in optimiser.param_groups:
                 group["lr"] = rate
             entry = self._run_epoch(optimiser, checkpoint.epoch, longer)
@@ -136,7 +134,7 @@ class Trainer:
             "ma_limit": judgement.ma_limit,
             "met": met,
             "strength": strength,
-            "perplexity": perplexity(self.model, self.utility),
+            **self.watched.measure(self.model),
             "seconds": time.monotonic() - started,
         }
         self.adapter.set_strength(1.0)

@@ -28,6 +28,7 @@ from worker.engine.reference import Reference, check_reference, train_reference
 from worker.engine.samples import own_samples
 from worker.engine.train import Trainer
 from worker.engine.types import AdapterState, CausalLM, EpochEntry, Tokenizer
+from worker.engine.utility import Watched
 from worker.engine.variants import number_variants
 
 StageProgress = Callable[[str, float], None]
@@ -97,13 +98,13 @@ def train(
     if baseline.answered and baseline.said is None:
         _, said = answered_requests(model, tokenizer, data, options, parts[0])
     samples = own_samples(model, tokenizer, data, options, parts[1])
+    watched = Watched.of_run(model, data, baseline.quality.heldout_perplexity, options)
     factors = initial_factors(model, data, options, resume, parts[2])
     adapter = Adapter(model, factors, options.scale)
     if resume is not None and resume.tested:  # the test may have found answers that the parent does not give
         adapter.load(resume.tested)
         said = [*said, *answered_requests(model, tokenizer, data, options, parts[3])[1]]
     run: dict[str, Any] = {"on_epoch": on_epoch, "progress": lambda fraction: progress("train", fraction)}
-    counted = baseline.counted
     try:
         if options.loss == DISTIL:
             assert reference is not None
@@ -114,10 +115,10 @@ def train(
             )
             read = [*forget.sequences, *variants.sequences, *(answer.input_ids for answer in said)]
             says = Reference(reference, read, unseen)
-            sets = (forget, thresholds, counted, says, variants, compared, said, retain, samples, data.utility)
+            sets = (forget, thresholds, baseline.counted, says, variants, compared, said, retain, samples, watched)
             return Distiller(model, adapter, *sets, options, **run).run(resume)
         run |= {"said": said, "samples": samples}
-        trained_on = (forget, thresholds, counted, retain, data.utility, baseline.quality.heldout_perplexity)
+        trained_on = (forget, thresholds, baseline.counted, retain, watched)
         return Trainer(model, adapter, *trained_on, options, **run).run(resume)
     finally:
         adapter.detach()
@@ -192,6 +193,7 @@ def unlearn(
     request_ids: Sequence[int] | None = None,
     earlier_texts: Sequence[str] = (),
     probes: Sequence[Probe] = (),
+    neighbour_texts: Sequence[Sequence[str]] = (),
     first_perplexity: float | None = None,
     base_model: CausalLM | None = None,
     progress: StageProgress = no_stage_progress,
@@ -208,6 +210,7 @@ def unlearn(
         request_ids: For each forget text the index of its request; None makes each text its own request.
         earlier_texts: Texts that earlier runs unlearned from this model; each must still pass its verdict.
         probes: Prompts that must not bring out a secret, beside those that the run makes of the texts.
+        neighbour_texts: Sets of texts that the model must not lose, beside retain text. Nothing is trained on them.
         first_perplexity: Held-out perplexity before the first of these runs, as its report has it; None if this is
             the first run.
         base_model: The model that the fine-tuning of `model` began from. `loss: distil` makes its reference of a copy;
@@ -239,6 +242,7 @@ def unlearn(
         earlier_texts=earlier_texts,
         earlier_request_ids=range(first_earlier, first_earlier + len(earlier_texts)),
         probes=probes,
+        neighbour_texts=neighbour_texts,
     )
     measuring = partial(progress, "measure")
     baseline = measure_before(model, tokenizer, data, options, measuring, first_perplexity=first_perplexity)

@@ -1,17 +1,21 @@
 """What a run does to the rest of the model: perplexities, and how well it still knows what is most like the forgotten.
 
 A mean over ordinary text hides harm to the neighbours of what was forgotten: other people's records of the same kind.
-So the retain sequences that share most tokens with the forget set are measured by themselves. A loss of MA or of mean
-log-likelihood there has a limit of its own. A gain has none: training on retain text is meant to keep it.
+So the sequences that share most tokens with the forget set are measured by themselves: those of the retain file, and
+those of each set of neighbours that the operator named. A loss of MA or of mean log-likelihood in any of them has a
+limit of its own. A gain has none: training on retain text is meant to keep it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from worker.engine.metrics.memorization import mean_accuracy
 from worker.engine.metrics.perplexity import mean_loss, perplexity
 from worker.engine.options import Options
 from worker.engine.prepare import Prepared
-from worker.engine.types import CausalLM
+from worker.engine.types import CausalLM, EpochEntry
+
+NOTHING_LEFT = (0.0, 0.0)  # of a set whose every text contains one to forget: it cannot lose anything
+WATCHED = 16  # sequences of each set of neighbours that training looks at
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,20 +25,19 @@ class Quality:
     Attributes:
         heldout_perplexity: Perplexity on held-out text.
         retain_perplexity: Perplexity on retain text.
-        neighbour_ma: Mean MA of the retain sequences that are most like the forget set.
-        neighbour_loss: Their mean negative log-likelihood a token, in nats.
+        neighbours: Of each set of neighbours the mean MA, and the mean negative log-likelihood a token, in nats.
     """
 
     heldout_perplexity: float
     retain_perplexity: float
-    neighbour_ma: float
-    neighbour_loss: float
+    neighbours: list[tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
 class Utility:
     """The parent's and the artefact's quality, the first version's perplexity, and whether the limits were kept.
 
+    Of the sets of neighbours it has the one that lost most; `neighbour_set` is its index, 0 for the retain file.
     A run that stays within the budget of one run may still be over the budget of all runs together: losses compound.
     """
 
@@ -50,6 +53,7 @@ class Utility:
     total_ratio: float
     max_total_ratio: float
     within_total_budget: bool
+    neighbour_set: int
     neighbour_ma_before: float
     neighbour_ma_after: float
     neighbour_loss_before: float
@@ -72,8 +76,7 @@ def measure_quality(model: CausalLM, data: Prepared, options: Options) -> Qualit
     return Quality(
         heldout_perplexity=perplexity(model, data.utility),
         retain_perplexity=perplexity(model, data.retain[: options.utility_sequences]),
-        neighbour_ma=mean_accuracy(model, data.neighbours),
-        neighbour_loss=mean_loss(model, data.neighbours),
+        neighbours=[(mean_accuracy(model, n), mean_loss(model, n)) if n else NOTHING_LEFT for n in data.neighbours],
     )
 
 
@@ -90,7 +93,10 @@ def compare(before: Quality, after: Quality, first_perplexity: float, options: O
         All values, before and after.
     """
     ratio, total = after.heldout_perplexity / before.heldout_perplexity, after.heldout_perplexity / first_perplexity
-    lost = max(before.neighbour_ma - after.neighbour_ma, after.neighbour_loss - before.neighbour_loss)
+    pairs = list(zip(before.neighbours, after.neighbours, strict=True))
+    lost = [max(ma[0] - ma[1], loss[1] - loss[0]) for ma, loss in (zip(*pair, strict=True) for pair in pairs)]
+    worst = lost.index(max(lost))
+    (ma_before, loss_before), (ma_after, loss_after) = pairs[worst]
     return Utility(
         heldout_perplexity_before=before.heldout_perplexity,
         heldout_perplexity_after=after.heldout_perplexity,
@@ -104,10 +110,40 @@ def compare(before: Quality, after: Quality, first_perplexity: float, options: O
         total_ratio=total,
         max_total_ratio=options.max_total_ratio,
         within_total_budget=total <= options.max_total_ratio,
-        neighbour_ma_before=before.neighbour_ma,
-        neighbour_ma_after=after.neighbour_ma,
-        neighbour_loss_before=before.neighbour_loss,
-        neighbour_loss_after=after.neighbour_loss,
+        neighbour_set=worst,
+        neighbour_ma_before=ma_before,
+        neighbour_ma_after=ma_after,
+        neighbour_loss_before=loss_before,
+        neighbour_loss_after=loss_after,
         max_neighbour_loss=options.max_neighbour_loss,
-        within_neighbour_limit=lost <= options.max_neighbour_loss,
+        within_neighbour_limit=lost[worst] <= options.max_neighbour_loss,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What training looks at after each epoch beside the forget set, and what the parent makes of it.
+
+    Attributes:
+        utility: Held-out sequences.
+        parent_perplexity: The parent's perplexity on them.
+        neighbours: Of each set of neighbours the sequences that are most like the forget set, WATCHED at most.
+        parent_losses: Of each of these sets the parent's mean negative log-likelihood a token, in nats.
+    """
+
+    utility: list[list[int]]
+    parent_perplexity: float
+    neighbours: list[list[list[int]]] = field(default_factory=list)
+    parent_losses: list[float] = field(default_factory=list)
+
+    @classmethod
+    def of_run(cls, parent: CausalLM, data: Prepared, parent_perplexity: float, options: Options) -> "Watched":
+        """What a run looks at. Only one that adapts its pace looks at neighbours."""
+        likest = [near[:WATCHED] for near in data.neighbours if near] if options.adaptive else []
+        return cls(data.utility, parent_perplexity, likest, [mean_loss(parent, near) for near in likest])
+
+    def measure(self, model: CausalLM) -> EpochEntry:
+        """Held-out perplexity, and how much log-likelihood a token the set of neighbours lost that lost most."""
+        losses = zip(self.neighbours, self.parent_losses, strict=True)
+        lost = [mean_loss(model, near) - before for near, before in losses]
+        return {"perplexity": perplexity(model, self.utility)} | ({"neighbours_lost": max(lost)} if lost else {})

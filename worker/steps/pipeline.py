@@ -43,7 +43,7 @@ from worker.steps.reference_texts import read_reference_texts
 from worker.steps.report import Run, baseline_summary, child_report
 from worker.steps.stages import Stages, replace_file
 
-FORMAT = 7  # of the files in a working folder; an attempt with an older format is not resumed
+FORMAT = 8  # of the files in a working folder; an attempt with an older format is not resumed
 
 
 class SendMessage(Protocol):
@@ -157,6 +157,7 @@ class Pipeline:
             earlier_texts=self.inputs.earlier_texts,
             earlier_request_ids=self.inputs.earlier_request_ids,
             probes=[Probe(*probe) for probe in self.inputs.probes if probe[2] not in unfit.rejected],
+            neighbour_texts=[read_reference_texts(Path(path)) for path in self.inputs.neighbours],
         )
 
     def _progress_callback(self, phase: str) -> Callable[[float], None]:

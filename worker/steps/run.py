@@ -101,7 +101,8 @@ def start_child(inputs: JobInput, *, confined: bool) -> Child:
     temporary = work / "tmp"
     temporary.mkdir(exist_ok=True)
     points = [Path(os.environ["UNLEARND_FAILPOINTS"])] if "UNLEARND_FAILPOINTS" in os.environ else []
-    paths = [inputs.first, inputs.parent, inputs.retain, inputs.heldout, *filter(None, [inputs.base])]
+    paths = [inputs.first, inputs.parent, inputs.retain, inputs.heldout, *inputs.neighbours]
+    paths += [inputs.base] if inputs.base else []
     command = (host_sandbox() if confined else Sandbox()).command(
         [sys.executable, "-m", "worker.child"],
         readable=[Path(path) for path in paths],

@@ -3,11 +3,11 @@
 The folder may change at any time, also by somebody who means harm. So the copies are checked, not the folder.
 """
 
-import csv
 import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -18,15 +18,11 @@ from service.audit.wording import problem_in
 from service.bootstrap import Services
 from service.confined import Root, refused_as_invalid
 from service.db import log_entries, models
-from service.db.tables import Model, ReferenceTexts, Version
+from service.db.tables import Model, Version
 from service.domain.errors import Conflict, Invalid
-from service.domain.reference_texts import MAX_COPIES, MAX_SHARE, overlaps_too_much
-from service.subjects.kinds import likeness
-from service.subjects.overlap import count_copies, measure_overlap, read_stored_texts
-from service.text_files import UnreadableTexts, parse_texts
+from service.reference_files import store_neighbours, store_retain_and_heldout
 from service.weight_files import UnreadableWeights, header, loaded_weights
 
-MIN_HELDOUT = 20  # as in the engine: fewer texts have no 95th percentile
 COPIED = {".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken", ".md"}
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".h5", ".msgpack"}
 ADAPTER = "adapter_config.json"
@@ -45,17 +41,19 @@ def register_model(
     policy: dict[str, object],
     api_key_id: UUID,
     base_path: str | None = None,
+    neighbour_paths: Mapping[str, str] | None = None,
 ) -> str:
     """Register `path` as version 0 of a new model; returns its name.
 
     `base_path` is the model that it was fine-tuned from: a reference that never saw the texts can begin there.
+    `neighbour_paths` are named files of texts that no version may lose.
 
     Raises:
         Invalid: The folder is not a safe Hugging Face model, a file has too few reference texts, or too many held-out
             texts are retain texts as well, or copies of others.
         Conflict: The name is taken.
     """
-    if problem_in([name, policy]):
+    if problem_in([name, policy, *(neighbour_paths or ())]):
         raise Invalid("A certificate must not contain this name or policy.", field="name")
     with services.db.transaction() as session:
         if models.by_name(session, name):
@@ -64,9 +62,8 @@ def register_model(
     try:
         base = _store_base(services, base_path) if base_path else None
         _stage_model(services, path, staged)
-        retain = _store_reference_texts(services, "retain_path", retain_path, 1)
-        heldout = _store_reference_texts(services, "heldout_path", heldout_path, MIN_HELDOUT)
-        heldout = _checked_heldout(services, retain, heldout)
+        retain, heldout = store_retain_and_heldout(services, retain_path, heldout_path)
+        neighbours = store_neighbours(services, neighbour_paths or {})
         files = manifest(staged)
         digest = manifest_digest(files)
         if base:
@@ -76,20 +73,22 @@ def register_model(
         shutil.rmtree(staged, ignore_errors=True)
     try:
         with services.db.transaction() as session:
-            model = Model(name=name, policy=policy, retain=retain, heldout=heldout, base=base)
+            model = Model(name=name, policy=policy, retain=retain, heldout=heldout, base=base, neighbours=neighbours)
             session.add(model)
             session.flush()
             models.add_policy(session, model, policy, 1, api_key_id)
             session.add(Version(model_id=model.id, number=0, digest=digest, files=list(files), metrics=None))
             models.block_collection(session)
-            stored = [services.storage.reference_texts(texts["sha256"]) for texts in (retain, heldout)]
+            stored = [
+                services.storage.reference_texts(texts["sha256"]) for texts in (retain, heldout, *neighbours.values())
+            ]
             stored += [services.storage.release(base)] if base else []
             if not all(path.exists() for path in (folder, *stored)):
                 raise Conflict("The garbage collector removed the copies meanwhile; try again.")
             logged = {name: value for name, value in heldout.items() if name in LOGGED}
             texts, key = {"retain": retain, "heldout": logged}, str(api_key_id)
-            of_base = {"base": base} if base else {}
-            log_entries.append(session, "model.registered", model=name, digest=digest, **of_base, **texts, key=key)
+            more = {name: value for name, value in (("base", base), ("neighbours", neighbours)) if value}
+            log_entries.append(session, "model.registered", model=name, digest=digest, **more, **texts, key=key)
     except IntegrityError as error:
         raise Conflict(f"There is a model named {name} already.", field="name") from error
     return name
@@ -260,39 +259,3 @@ def _is_safetensors(path: Path) -> bool:
         return bool(header(path)[0])
     except UnreadableWeights:
         return False
-
-
-def _store_reference_texts(services: Services, field: str, path: str, min_count: int) -> ReferenceTexts:
-    """Copy reference texts into storage as JSON lines."""
-    with refused_as_invalid(field):
-        root, real = services.text_roots.find(path)
-        file = root.open(real)
-    try:
-        texts = parse_texts(file, Path(path).suffix)
-        lines = (json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n" for text in texts)
-        digest, count = services.storage.add_reference_texts(lines)
-    except (ValueError, csv.Error) as error:
-        message = str(error) if isinstance(error, UnreadableTexts) else "The file is not UTF-8 text in a known form."
-        raise Invalid(message, field=field) from error
-    if count < min_count:
-        raise Invalid(f"The file holds {count} texts; at least {min_count} are needed.", field=field)
-    return {"sha256": digest, "records": count}
-
-
-def _checked_heldout(services: Services, retain: ReferenceTexts, heldout: ReferenceTexts) -> ReferenceTexts:
-    """The held-out texts with how many are also retain texts, and how like retain text they are.
-
-    Raises:
-        Invalid: Too many are retain texts, whose thresholds training makes easy to keep. Or too many are copies.
-    """
-    paths = [services.storage.reference_texts(texts["sha256"]) for texts in (retain, heldout)]
-    records, overlap = heldout["records"], measure_overlap(*map(read_stored_texts, paths))
-    if overlaps_too_much(overlap, records):
-        message = f"Of {records} held-out texts, {overlap['exact']} are also retain texts, and {overlap['near']} are"
-        raise Invalid(f"{message} near copies of some; at most {MAX_SHARE:.0%} may be.", field="heldout_path")
-    copies = count_copies(read_stored_texts(paths[1]))
-    if copies > MAX_COPIES * records or records - copies < MIN_HELDOUT:
-        message = f"Of {records} held-out texts, {copies} are copies of others; at most {MAX_COPIES:.0%} may be,"
-        raise Invalid(f"{message} and {MIN_HELDOUT} distinct texts are needed.", field="heldout_path")
-    like = likeness(*map(read_stored_texts, paths))
-    return {**heldout, "overlap": overlap, "likeness": like}

@@ -273,7 +273,11 @@ def _statement(
         # What a search found is left out: a submitter, who may be alone in the job, learns only whether that is 0.
         records=sum(request.records_count - (request.results_count or 0) for request in tested),
         contributors=job.report.contributors,
-        reference_texts=[_certified_texts("retain", job.model.retain), _certified_texts("heldout", job.model.heldout)],
+        reference_texts=[
+            _certified_texts("retain", job.model.retain),
+            _certified_texts("heldout", job.model.heldout),
+            *(_certified_texts(f"neighbours/{name}", texts) for name, texts in sorted(job.model.neighbours.items())),
+        ],
         heldout_overlap=job.model.heldout.get("overlap"),
         parameters=job.policy,
         findings=job.report.findings,

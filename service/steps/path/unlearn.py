@@ -57,6 +57,9 @@ def compute_input(services: Services, job_id: UUID, fence: int) -> JobInput:
         first=str(services.storage.release(first.digest) / "model"),
         retain=str(services.storage.reference_texts(job.model.retain["sha256"])),
         heldout=str(services.storage.reference_texts(job.model.heldout["sha256"])),
+        neighbours=[
+            str(services.storage.reference_texts(texts["sha256"])) for _, texts in sorted(job.model.neighbours.items())
+        ],
         policy=job.policy,
         texts=texts,
         request_ids=request_ids,

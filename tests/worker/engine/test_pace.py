@@ -33,6 +33,13 @@ def test_the_rate_rises_after_slow_epochs_and_falls_near_the_budget(epochs, fact
     assert pace(history(*epochs), OPTIONS, 10.0).rate == pytest.approx(1e-4 * factor)
 
 
+@pytest.mark.parametrize(("lost", "factor"), [(0.02, 2), (0.025, 0.5), (-0.5, 2)])
+def test_the_rate_falls_where_neighbours_are_near_their_limit(lost, factor):
+    """Four fifths of 0.03 nats a token; a gain lets it rise."""
+    epochs = [{**entry, "neighbours_lost": lost} for entry in history((0.9, 10.0), (0.88, 10.0))]
+    assert pace(epochs, OPTIONS, 10.0).rate == pytest.approx(1e-4 * factor)
+
+
 def test_the_papers_rate_is_constant():
     """The preset adapts nothing."""
     assert pace(history(*[(0.9, 10.0)] * 9), Options.paper(), 10.0) == Pace(Options().learning_rate, 1)

@@ -111,6 +111,19 @@ def test_a_run_over_its_utility_budget_says_so(memorised):
     assert (report["passed"], report["reason"]) == (False, "utility_budget_exceeded")
 
 
+def test_what_a_named_set_of_neighbours_loses_keeps_a_run_unpublished(memorised):
+    """People whom the retain file does not name lose; training looks at them, and trains on none of them."""
+    model, tokenizer = memorised
+    options = dataclasses.replace(OPTIONS, max_neighbour_loss=0.01, max_perplexity_ratio=100.0, learning_rate=2e-2)
+    sets = [support.KNOWN[:1], support.KNOWN[3:6]]  # of the first nothing is left: it is the text to forget
+    texts = (support.KNOWN[:1], support.RETAIN, support.HELDOUT)
+    result = unlearn(model, tokenizer, *texts, options, neighbour_texts=sets)
+    utility = result.report["utility"]
+    assert (result.report["reason"], utility["neighbour_set"]) == ("neighbours_lost", 2)
+    assert utility["neighbour_loss_after"] - utility["neighbour_loss_before"] > 0.01
+    assert all("neighbours_lost" in entry for entry in result.history)
+
+
 @pytest.mark.parametrize("loss", ["gd", "ga"])
 def test_baselines_run_behind_the_same_options(memorised, loss):
     """GA and GD train and report like the method does."""
@@ -159,7 +172,7 @@ def test_what_fails_the_whole_test_is_trained_on(point, per_record, earlier, exp
     """First the whole change, then more training on what failed; nothing if training cannot help (2 was not in it)."""
     verdicts = [verdict(r, el, passed=p) for r, el, p in per_record]
     after = Judgement(el=0.0, ma=0.0, el_limit=0.01, ma_limit=0.5, verdicts=tuple(verdicts[:2]))
-    same = Quality(1.0, 1.0, 1.0, 1.0)
+    same = Quality(1.0, 1.0, [(1.0, 1.0)])
     utility = compare(same, same, 1.0, OPTIONS)
     reason = "earlier_request_regressed" if earlier else "criterion_missed"
     came_back = [verdict(r, el, passed=p) for r, el, p in earlier]

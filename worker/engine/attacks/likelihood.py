@@ -27,7 +27,7 @@ def extraction_strength(subject: Subject) -> Scores:
 
     It is the longest end of the text that the model says by itself after all that stands before it, as a share.
     """
-    return _scores(subject, _strength, two_sided=False)
+    return _scores(subject, strength, two_sided=False)
 
 
 def loss(subject: Subject) -> Scores:
@@ -37,12 +37,12 @@ def loss(subject: Subject) -> Scores:
 
 def min_k(subject: Subject) -> Scores:
     """Membership by min-k (Shi et al., ICLR 2024, arXiv 2310.16789): the mean of the least likely tokens."""
-    return _scores(subject, lambda scores: _mean_of_lowest(scores.log_p), two_sided=True)
+    return _scores(subject, lambda scores: mean_of_lowest(scores.log_p), two_sided=True)
 
 
 def min_k_pp(subject: Subject) -> Scores:
     """Membership by min-k++ (Zhang et al., ICLR 2025, arXiv 2404.02936): each token on its own distribution's scale."""
-    return _scores(subject, lambda scores: _mean_of_lowest(scores.z), two_sided=True)
+    return _scores(subject, lambda scores: mean_of_lowest(scores.z), two_sided=True)
 
 
 def _scores(subject: Subject, score: Callable[[TokenScores], float], *, two_sided: bool) -> Scores:
@@ -56,11 +56,13 @@ def _leakage(scores: TokenScores) -> float:
     return float(-torch.expm1(SAMPLES * torch.log1p(-spans.exp())).mean())
 
 
-def _strength(scores: TokenScores) -> float:
+def strength(scores: TokenScores) -> float:
+    """The longest end of a text that greedy decoding says after the rest of it, as a share of the text: 0..1."""
     missed = (scores.rank > 0).nonzero()
     said = len(scores.rank) - (int(missed[-1]) + 1 if len(missed) else 0)
     return said / len(scores.rank)
 
 
-def _mean_of_lowest(values: Tensor) -> float:
-    return float(values.sort().values[: max(1, int(LOWEST * len(values)))].mean())
+def mean_of_lowest(values: Tensor, share: float = LOWEST) -> float:
+    """The mean of a share of the values [n], the lowest; of one at least."""
+    return float(values.sort().values[: max(1, int(share * len(values)))].mean())

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from sqlalchemy import select
 
-from service.db.tables import Model
+from service.db.tables import AuditEntry, Model
 from service.steps.operator import register
 from service.steps.upkeep.sweep import collect_garbage
 from tests.service.api.submissions import counts
@@ -229,6 +229,32 @@ def test_a_base_is_copied_and_kept_as_long_as_its_model(api, services, base, fol
     collect_garbage(services)
     assert kept.exists()
     assert [v["version"] for v in api.get("/v1/models/tiny/versions").json()["items"]] == [0]
+
+
+def test_named_neighbours_are_copied_counted_and_kept(api, services, base, tmp_path):
+    """They are in the log, and the collector leaves the copy alone."""
+    file = tmp_path / "others.txt"
+    file.write_text("Ada Adler lives in Ulm.\nBob Braun lives in Rome.\n")
+    answer = api.post("/v1/models", json=registration(base, neighbour_paths={"crm": str(file)}))
+    assert (answer.status_code, answer.json()["neighbour_records"]) == (201, {"crm": 2}), answer.json()
+    with services.db.transaction() as session:
+        texts = session.scalar(select(Model.neighbours))["crm"]
+        logged = json.loads(session.scalars(select(AuditEntry.entry).order_by(AuditEntry.index.desc())).first())
+    assert logged["neighbours"] == {"crm": texts}
+    kept = services.storage.reference_texts(texts["sha256"])
+    os.utime(kept, (0, 0))
+    collect_garbage(services)
+    assert kept.exists()
+
+
+@pytest.mark.parametrize("name", ["nothing in it", "outside"])
+def test_bad_neighbours_are_refused_by_name(api, services, base, tmp_path, name):
+    """Nothing is registered."""
+    (tmp_path / "others.txt").write_text("")
+    paths = {"crm": str(tmp_path / "others.txt") if name == "nothing in it" else "/etc/passwd"}
+    answer = api.post("/v1/models", json=registration(base, neighbour_paths=paths))
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "neighbour_paths.crm")
+    assert counts(services)[0] == 0
 
 
 def other_vocabulary(config: Path) -> None:

@@ -1,0 +1,229 @@
+"""TOFU: invented authors are forgotten; beside it a model that was trained without them, and every method.
+
+    pip install --group bench  # pip 25.1 or newer
+    python -m bench.tofu --model FOLDER [--data FOLDER] [--forget 2] [--retain 150] [--rates 2e-4,1e-3] [--methods ...]
+    python -m bench.tofu --report tofu.jsonl
+
+Two authors are forget01, ten are forget05, twenty are forget10. The model learns the questions of these and of
+`--retain` other authors, all weights, `--epochs` times; the control those of the others alone. Twenty more authors are
+unseen: their questions are the held-out file, and membership is compared with them. Few authors and few `--questions`
+make it short. Each method is run once with each of `--rates`, one budget for all. The table has the best run of each by
+the harmonic mean of utility and 1 - D (D: the Kolmogorov-Smirnov distance of the truth ratios from the control's).
+"""
+
+import argparse
+import copy
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import harmonic_mean
+from typing import TypeAlias
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from bench.data import machine
+from bench.memorise import conversation, memorise
+from bench.tofu_figures import (
+    Question,
+    extraction_strength,
+    forget_quality,
+    membership,
+    near_one,
+    privacy_leakage,
+    truth_ratios,
+    utility,
+)
+from worker.engine import Options, unlearn
+from worker.engine.data import encode
+from worker.engine.types import CausalLM, Tokenizer
+
+Row: TypeAlias = dict[str, object]
+OF_AN_AUTHOR, UNSEEN, LENGTH = 20, 20, 160  # questions; authors; tokens
+METHODS: dict[str, Mapping[str, object]] = {
+    "ihl": {},
+    "distil": {"loss": "distil"},
+    **{loss: {"loss": loss, "init": "lora"} for loss in ("gd", "kl", "npo", "simnpo", "altpo", "undial", "wga", "rmu")},
+}
+COLUMNS = {
+    "p_value": "forget quality (p)",
+    "distance": "D",
+    "utility": "model utility",
+    "truth_ratio": "truth ratio",
+    "strength": "ES",
+    "leakage": "privacy leakage %",
+    "rate": "rate",
+    "reason": "ended",
+    "seconds": "s",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """The questions of a run, by what becomes of them."""
+
+    forget: list[Question]
+    retain: list[Question]
+    unseen: list[Question]
+    kept: list[Question]
+    real: list[list[Question]]
+
+
+def read(path: Path) -> list[Question]:
+    """The questions of a JSON lines file; where there is no other wording, the answer itself stands for it."""
+    rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return [
+        Question(
+            row["question"],
+            row["answer"],
+            row.get("paraphrased_answer", row["answer"]),
+            row.get("perturbed_answer", []),
+        )
+        for row in rows
+    ]
+
+
+def load(folder: Path, forget: int, retain: int, questions: int) -> Questions:
+    """The questions of so many authors to forget and to retain; no more than `questions` of each kind are asked."""
+    retained = read(folder / "retain90.json")
+    if (retain + UNSEEN) * OF_AN_AUTHOR > len(retained) + 1:
+        raise SystemExit(f"--retain: at most {len(retained) // OF_AN_AUTHOR - UNSEEN} authors")
+    trained = retained[: retain * OF_AN_AUTHOR]
+    known = {q.question for q in trained}
+    return Questions(
+        forget=read(folder / "forget05_perturbed.json")[: forget * OF_AN_AUTHOR],
+        retain=trained,
+        unseen=retained[-UNSEEN * OF_AN_AUTHOR :],
+        kept=[q for q in read(folder / "retain_perturbed.json") if q.question in known][:questions],
+        real=[read(folder / f"{name}_perturbed.json")[:questions] for name in ("real_authors", "world_facts")],
+    )
+
+
+def learned(place: Path, folder: str, tokenizer: Tokenizer, questions: Sequence[Question], epochs: int) -> CausalLM:
+    """The model that learned these questions; it is made once."""
+    if not place.exists():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        torch.manual_seed(0)
+        texts = [encode(tokenizer, conversation(tokenizer, q.question, q.answer))[:LENGTH] for q in questions]
+        memorise(model, texts, target=1.0, rate=1e-4, epochs=epochs)
+        model.save_pretrained(place.with_suffix(".new"))
+        place.with_suffix(".new").rename(place)
+    return AutoModelForCausalLM.from_pretrained(place).eval()
+
+
+def measure(model: CausalLM, tokenizer: Tokenizer, questions: Questions, control: Mapping[str, object] | None) -> Row:
+    """Every figure; `control` has those of the retrained model."""
+    ratios = truth_ratios(model, tokenizer, questions.forget)
+    auc = membership(model, tokenizer, questions.forget, questions.unseen)
+    beside = control or {"ratios": ratios, "auc": auc}
+    p_value, distance = forget_quality(ratios, beside["ratios"])  # type: ignore[arg-type]  # a list, from JSON
+    return {
+        "ratios": ratios,
+        "auc": auc,
+        "p_value": p_value,
+        "distance": distance,
+        "truth_ratio": near_one(ratios),
+        "strength": extraction_strength(model, tokenizer, questions.forget),
+        "leakage": privacy_leakage(auc, float(beside["auc"])),  # type: ignore[arg-type]  # a number, from JSON
+        "utility": utility(model, tokenizer, questions.kept, questions.real),
+    }
+
+
+def run(
+    model: CausalLM, tokenizer: Tokenizer, questions: Questions, policy: Mapping[str, object]
+) -> tuple[CausalLM, Row]:
+    """One method at one rate; the forget set are the questions with their answers."""
+
+    def texts(group: Sequence[Question]) -> list[str]:
+        return [conversation(tokenizer, q.question, q.answer) for q in group]
+
+    options = Options.from_mapping({"sequence_length": LENGTH, "attacks": {}, "probe_samples": 0, **policy})
+    started = time.monotonic()
+    result = unlearn(
+        copy.deepcopy(model),
+        tokenizer,
+        texts(questions.forget),
+        texts(questions.retain),
+        texts(questions.unseen),
+        options,
+    )
+    seconds = time.monotonic() - started
+    return result.model, {"reason": result.report["reason"] or "passed", "seconds": seconds}
+
+
+def best(rows: Sequence[Row]) -> Row:
+    """The run of a method that the table shows."""
+    return max(rows, key=lambda row: harmonic_mean([1 - float(str(row["distance"])), float(str(row["utility"]))]))
+
+
+def report(rows: Sequence[Row]) -> str:
+    """The table: a row for each method."""
+    lines = [f"| method (runs) | {' | '.join(COLUMNS.values())} |", f"|{'---|' * (len(COLUMNS) + 1)}"]
+    for method in dict.fromkeys(str(row["method"]) for row in rows):
+        of_method = [row for row in rows if row["method"] == method]
+        shown = best(of_method)
+        cells = [f"{value:.3g}" if isinstance(value := shown.get(name, ""), float) else str(value) for name in COLUMNS]
+        lines.append(f"| {method} ({len(of_method)}) | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def arguments() -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/tofu"))
+    parser.add_argument("--cache", type=Path, default=Path("bench-output/tofu"))
+    parser.add_argument("--forget", type=int, default=2, help="authors")
+    parser.add_argument("--retain", type=int, default=150, help="authors")
+    parser.add_argument("--questions", type=int, default=400, help="of each kind that measure utility")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--rates", default="2e-4,1e-3")
+    parser.add_argument("--policy", type=json.loads, default={}, help="JSON: fields of every method's policy")
+    parser.add_argument("--out", type=Path, default=Path("bench-output/tofu.jsonl"))
+    parser.add_argument("--report", type=Path)
+    given = parser.parse_args()
+    if not given.model and not given.report:
+        parser.error("--model or --report is needed")
+    return given
+
+
+def main() -> None:
+    """Learn, unlearn, measure; print the table."""
+    given = arguments()
+    if given.report:
+        print(report([json.loads(line) for line in given.report.read_text().splitlines()]))
+        return
+    questions, tokenizer = (
+        load(given.data, given.forget, given.retain, given.questions),
+        AutoTokenizer.from_pretrained(given.model),
+    )
+    given.cache.mkdir(parents=True, exist_ok=True)
+    name = f"{Path(given.model).name}-{given.forget}-{given.retain}-{given.epochs}"
+    known = [*questions.forget, *questions.retain]
+    model = learned(given.cache / f"known-{name}", given.model, tokenizer, known, given.epochs)
+    retrained = learned(given.cache / f"control-{name}", given.model, tokenizer, questions.retain, given.epochs)
+    rows: list[Row] = []
+
+    def add(method: str, one: CausalLM, more: Row) -> None:
+        figures = measure(one, tokenizer, questions, rows[0] if rows else None)
+        rows.append({"method": method, **figures, **more})
+        with given.out.open("a") as lines:
+            lines.write(json.dumps(rows[-1]) + "\n")
+        print({key: value for key, value in rows[-1].items() if key != "ratios"}, flush=True)
+
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    add("control", retrained, {})
+    add("known", model, {})
+    for method in given.methods.split(","):
+        for rate in map(float, given.rates.split(",")):
+            field = "distil_learning_rate" if method == "distil" else "learning_rate"
+            changed, ended = run(model, tokenizer, questions, {**METHODS[method], field: rate, **given.policy})
+            add(method, changed, {"rate": rate, **ended})
+    print(f"\nMachine: {machine()}, torch {torch.__version__}.\n\n{report(rows)}")
+
+
+if __name__ == "__main__":
+    main()
