@@ -2,7 +2,7 @@
 
     python -m bench.attacks --cache FOLDER [--requests 1,16,40]
 
-The model and its texts are those of `bench.forgetting`.
+The model, its texts and the default run are those of `bench.forgetting`.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from bench.data import machine
-from bench.forgetting import HELDOUT, KNOWN, OPTIONS, PROSE, trained
+from bench.forgetting import HELDOUT, KNOWN, METHODS, OPTIONS, PROSE, trained
 from worker.engine import unlearn
 from worker.engine.options import DEFAULT_ATTACKS
 
@@ -23,7 +23,8 @@ def seconds(cache: Path, requests: int, attacks: dict[str, str]) -> tuple[float,
     model, tokenizer = trained(cache, "known", KNOWN, None)
     started = time.monotonic()
     retain = [*KNOWN[requests:][:24], *PROSE[:20]]
-    result = unlearn(model, tokenizer, KNOWN[:requests], retain, HELDOUT, replace(OPTIONS, attacks=attacks))
+    options = replace(OPTIONS, **METHODS["ihl"], attacks=attacks)  # type: ignore[arg-type]  # values of many types
+    result = unlearn(model, tokenizer, KNOWN[:requests], retain, HELDOUT, options)
     attacked = result.report["attacks"]
     assert isinstance(attacked, list)
     return time.monotonic() - started, sum(attack["status"] == "RUN" for attack in attacked)
