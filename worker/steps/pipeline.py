@@ -30,6 +30,7 @@ from service.schemas.report import write_report
 from service.weight_files import SUFFIX, loaded_weights
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.device import resolve_device, resolve_dtype, trains_in_bfloat16
+from worker.engine.heldout import heldout_likelihoods
 from worker.engine.measure import ArtefactReport, Baseline, measure_after, measure_before
 from worker.engine.merge import merge_files
 from worker.engine.metrics.perplexity import perplexity
@@ -170,8 +171,11 @@ class Pipeline:
         if not self.stages.done("measure"):
             started = time.monotonic()
             progress = self._progress_callback("measure")
+            of_base = heldout_likelihoods(self.load(Path(self.inputs.base)), data) if self.inputs.base else None
             parent, first = self.load(self.parent), self._first_perplexity(data)
-            baseline = measure_before(parent, self.tokenizer, data, self.options, progress, first_perplexity=first)
+            baseline = measure_before(
+                parent, self.tokenizer, data, self.options, progress, first_perplexity=first, of_base=of_base
+            )
             self.said = baseline.said
             content = {"baseline": baseline.as_dict(), "seconds": time.monotonic() - started}
             replace_file(path, json.dumps(content).encode())
