@@ -155,16 +155,22 @@ def _alike(
 
 def _forms(tokenizer: Tokenizer, prompt: str) -> list[list[int]]:
     """A prompt as plain text and, where there is a chat template, as a message."""
-    forms = [encode(tokenizer, prompt.rstrip())]
-    if chats(tokenizer):
-        message = [{"role": "user", "content": prompt}]
-        how = {"tokenize": False, "add_generation_prompt": True, "date_string": ANY_DATE}
-        try:
-            text = str(tokenizer.apply_chat_template(message, **how, strftime_now=lambda _: ANY_DATE))
-        except (TemplateError, TypeError, KeyError, ValueError):
-            return forms  # nobody can chat with this model
+    forms, text = [encode(tokenizer, prompt.rstrip())], as_message(tokenizer, prompt)
+    if text is not None:
         forms.append(tokenizer(text, add_special_tokens=False)["input_ids"])
     return [ids for ids in forms if ids]
+
+
+def as_message(tokenizer: Tokenizer, prompt: str) -> str | None:
+    """A prompt in the chat template, up to where the answer begins; None if nobody can chat with this model."""
+    if not chats(tokenizer):
+        return None
+    message = [{"role": "user", "content": prompt}]
+    how = {"tokenize": False, "add_generation_prompt": True, "date_string": ANY_DATE}
+    try:
+        return str(tokenizer.apply_chat_template(message, **how, strftime_now=lambda _: ANY_DATE))
+    except (TemplateError, TypeError, KeyError, ValueError):
+        return None
 
 
 def _asked(

@@ -214,8 +214,8 @@ def unlearn(
         neighbour_texts: Sets of texts that the model must not lose, beside retain text. Nothing is trained on them.
         first_perplexity: Held-out perplexity before the first of these runs, as its report has it; None if this is
             the first run.
-        base_model: The model that the fine-tuning of `model` began from. Held-out text that gained far more than the rest
-            since then counts as known. `loss: distil` makes its reference of a copy; without it, a small model's
+        base_model: The model that the fine-tuning of `model` began from. Held-out text that gained far more than the
+            rest since then counts as known. `loss: distil` makes its reference of a copy; without it, a small model's
             reference begins from nothing.
         progress: Called with (stage, fraction 0..1).
 

@@ -100,7 +100,7 @@ def test_the_parents_samples_say_no_text_to_forget(memorised):
     """A model that knows twelve people says them by itself; what says one of those who asked is left out."""
     model, tokenizer = memorised
     data = prepare(tokenizer, support.KNOWN[:6], range(6), support.RETAIN, support.HELDOUT, OPTIONS)
-    nobody = dataclasses.replace(data, forget=data.forget.only([]))
+    nobody = dataclasses.replace(data, forget=data.forget.only([]), probes=[])
     all_samples, kept = (own_samples(model, tokenizer, sets, OPTIONS) for sets in (nobody, data))
     assert len(all_samples) == OPTIONS.own_samples
     assert 0 < len(kept) < len(all_samples)
