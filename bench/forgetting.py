@@ -56,8 +56,11 @@ OPTIONS = Options(
     max_perplexity_ratio=1.05,
     attacks={},
 )
+DEFAULTS: Mapping[str, object] = {"learning_rate": 2e-4, "margin": 1.0, "retain_batch_size": None, "max_epochs": 20}
 METHODS: dict[str, Mapping[str, object]] = {
-    "ihl": {"learning_rate": 2e-4, "margin": 1.0, "retain_batch_size": None, "max_epochs": 20},  # the defaults
+    "ihl": DEFAULTS,
+    "ihl_pissa": {**DEFAULTS, "init": "pissa"},  # all rows count alike
+    "ihl_lora": {**DEFAULTS, "init": "lora"},
     "ihl_alone": {"adaptive": False},  # one rate, and retain text alone
     **{loss: {"loss": loss, "init": "lora"} for loss in ("gd", "kl", "npo", "simnpo", "altpo", "undial", "wga", "rmu")},
     "distil": {"loss": "distil", "retain_batch_size": 16},

@@ -72,7 +72,7 @@ class Policy(Input):
     shrink: bool = Field(True, description="apply the smallest share of the change that still passes")
     margin: float = Field(1.0, ge=-1, le=1)
     loss: Literal["ihl", "gd", "ga", "kl", "wga", "undial", "npo", "simnpo", "altpo", "rmu", "distil"] = "ihl"
-    init: Literal["fila", "lora"] = "fila"
+    init: Literal["fila", "pissa", "lora"] = "fila"
     target_modules: LongList[Annotated[Text, Field(max_length=200)]] | None = None
     retain_weight: float = Field(1.0, ge=0)
     fisher_eps: float = Field(0.1, gt=0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from worker.engine.inits.fila import fila_factors
+from worker.engine.inits.fila import fila_factors, pissa_factors
 from worker.engine.inits.standard import standard_factors
 
 
@@ -23,5 +23,6 @@ class Init:
 
 INITS: dict[str, Init] = {
     "fila": Init(fila_factors, needs_importance=True),
+    "pissa": Init(pissa_factors, needs_importance=False),
     "lora": Init(standard_factors, needs_importance=False),
 }

@@ -44,6 +44,23 @@ def fila_factors(
     return a, b
 
 
+def pissa_factors(
+    weight: Tensor, _: Tensor | None, rank: int, scale: float, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """FILA where all rows count alike: the principal components (PiSSA, Meng et al., 2024, arXiv 2404.02948, Eq. 2, 3).
+
+    Args:
+        weight: [d, k].
+        rank: r, at most min(d, k).
+        scale: c = alpha / r.
+        generator: As in `fila_factors`.
+
+    Returns:
+        A [r, k] and B [d, r], float32.
+    """
+    return fila_factors(weight, torch.ones(weight.shape[0], device=weight.device), rank, scale, generator)
+
+
 def _randomised_svd(matrix: Tensor, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Leading singular values [r] and right vectors [k, r] (Halko, Martinsson & Tropp 2011, alg. 4.4)."""
     width = min(rank + OVERSAMPLING, *matrix.shape)

@@ -4,6 +4,7 @@ import torch
 
 from tests.worker.engine.adapters import RANK, SCALE
 from worker.engine import fila_factors
+from worker.engine.inits import INITS
 
 
 def test_fila_factors_are_the_weighted_projection():
@@ -30,6 +31,15 @@ def test_fila_split_matches_the_paper():
     root = (s[:RANK] / SCALE).sqrt()
     torch.testing.assert_close(a.abs(), (root[:, None] * vh[:RANK]).abs(), atol=2e-3, rtol=2e-3)
     torch.testing.assert_close(b.abs(), (u[:, :RANK] * root / importance[:, None]).abs(), atol=2e-3, rtol=2e-3)
+
+
+def test_pissa_is_the_plain_svd():
+    """c B A = W V V^T with V from the SVD of W itself."""
+    torch.manual_seed(2)
+    weight = torch.randn(20, 12) @ torch.diag(torch.linspace(3, 0.1, 12))
+    a, b = INITS["pissa"].factors(weight, None, RANK, SCALE)
+    v = torch.linalg.svd(weight).Vh[:RANK].T
+    torch.testing.assert_close(SCALE * b @ a, weight @ v @ v.T, atol=1e-3, rtol=1e-3)
 
 
 def test_fila_is_reproducible():
