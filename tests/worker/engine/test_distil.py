@@ -38,6 +38,7 @@ def run(memorised):
     return model, tokenizer, unlearn(model, tokenizer, support.KNOWN[:6], support.RETAIN, support.HELDOUT, OPTIONS)
 
 
+@pytest.mark.slow
 def test_what_was_known_is_neither_likely_nor_a_candidate(run):
     """The criterion holds; sampling finds no more than in unseen text, and the loss attack finds much less."""
     model, tokenizer, result = run
