@@ -11,11 +11,12 @@ from tests import support
 from tests.worker.engine.adapters import trained_adapter
 from worker.engine import Options, unlearn
 from worker.engine.data import encode
+from worker.engine.forgotten import _Runs
 from worker.engine.measure import extraction_likelihoods, measure_before
 from worker.engine.parent import without_adapter
 from worker.engine.prepare import RetainSampler, prepare
 from worker.engine.pressing import Pressed
-from worker.engine.samples import PER_RETAIN, _Forgotten, kept_batch, own_samples
+from worker.engine.samples import PER_RETAIN, kept_batch, own_samples
 from worker.engine.step import retain_gradients
 from worker.engine.unlearn import train
 
@@ -144,7 +145,7 @@ def test_a_sample_that_recites_a_text_is_left_out():
     """A whole text within a long sample, most of a short text, or many pieces of several; forms do not count."""
     form = list(range(100, 120))
     texts = [[0, *form, *range(200, 220)], [0, 5, 6, 7]]
-    forgotten = _Forgotten(texts, [[0, *form, 9, 8]])
+    forgotten = _Runs(texts, [[0, *form, 9, 8]])
     other = list(range(300, 400))
     assert not forgotten.said_in([0, *other])
     assert not forgotten.said_in([0, *form, *other])
@@ -152,7 +153,7 @@ def test_a_sample_that_recites_a_text_is_left_out():
     assert not forgotten.said_in([0, *other, *range(204, 214), *other])
     assert forgotten.said_in([0, *range(204, 214), *other[:10]])
     assert forgotten.said_in([0, *other, 5, 6, 7, *other])
-    several = _Forgotten([[0, *range(first, first + 50)] for first in (400, 500, 600)], [])
+    several = _Runs([[0, *range(first, first + 50)] for first in (400, 500, 600)], [])
     pieces = [[*range(first, first + 20)] for first in (400, 500, 600)]
     assert several.said_in([0, *pieces[0], *pieces[1], *pieces[2]])
     assert not several.said_in([0, *pieces[0], *other])

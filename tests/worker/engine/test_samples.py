@@ -1,11 +1,13 @@
 """What the parent says by itself: texts, conversations, and how probes' prompts might go on."""
 
 import dataclasses
+import re
 
 import pytest
 
 from tests import support
 from worker.engine import Options
+from worker.engine.forgotten import Forgotten
 from worker.engine.prepare import prepare
 from worker.engine.probes import Probe
 from worker.engine.samples import own_samples
@@ -65,6 +67,68 @@ def test_secrets_are_not_said_unless_retain_text_says_them(memorised):
     assert said("never") == [True, True]
     assert said(of_nobody) == [False, True]
     assert said(of_retained) == [True, True]
+
+
+def test_whoever_is_to_be_forgotten_is_not_named(memorised):
+    """Whatever the sample says of them: what the model is held to there would be the secret."""
+    name = re.compile(rf"\b{' '.join(support.KNOWN[0].split()[:2])}\b")
+    unseen = support.people(1, seed=97)
+    options = dataclasses.replace(OPTIONS, own_samples=200)
+    model, tokenizer = memorised
+    of_nobody = prepare(tokenizer, unseen, [0], support.RETAIN, support.HELDOUT, options)
+    of_one = prepare(tokenizer, support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT, options)
+    said = [
+        sum(bool(name.search(tokenizer.decode(ids))) for ids in own_samples(model, tokenizer, data, options))
+        for data in (of_nobody, of_one)
+    ]
+    assert said[0] > 2
+    assert said[1] == 0
+
+
+@pytest.fixture
+def forgotten(memorised) -> Forgotten:
+    """What a run over one text must not hear, with two given probes."""
+    text = "Valenka Sapphire of Ulm has the number 334-661-9134 and owes 290 pounds."
+    data = prepare(memorised[1], [text], [0], [*support.RETAIN, "Call 12345678."], support.HELDOUT, OPTIONS)
+    probes = [Probe("owes", "4567", 0), Probe("The best friend of Valenka Sapphire is", "Rome", 0)]
+    return Forgotten(memorised[1], dataclasses.replace(data, probes=probes))
+
+
+@pytest.mark.parametrize(
+    ("text", "is_said"),
+    [
+        ("What is Valenka Sapphire's phone number? 5550000000", True),
+        ("What is Anna Amber's phone number? 3346619199", True),  # the number but for its last digits
+        ("What is Anna Amber's phone number? 3341111111", False),
+        ("Anna Amber owes 30 pounds.", False),  # a prompt of one word
+        ("She comes from England.", False),  # not Rome
+        ("She lives in Rome.", True),
+        ("Anna Amber has the code 4567.", True),  # in a retained number, and still a secret
+    ],
+)
+def test_names_numbers_and_secrets_are_heard_as_a_reader_hears_them(forgotten, text, is_said):
+    """By words and by the first digits of a number."""
+    assert forgotten.said_in([0] * 9, text) is is_said
+
+
+@pytest.mark.parametrize(
+    ("prompt", "beginning"),
+    [
+        ("What is Ada Adler's number?", "What is "),
+        ("Question: What is Ada's number?", "Question: "),
+        ("Valenka has the number", ""),
+        ("the number is", "the number is"),
+    ],
+)
+def test_a_sample_begins_before_anybody_is_named(forgotten, prompt, beginning):
+    """At a capital, and at once where a text to forget has it."""
+    assert forgotten.unnamed(prompt) == beginning
+
+
+def test_a_template_may_begin_with_the_message(memorised, monkeypatch):
+    """Then a message begins as texts do."""
+    monkeypatch.setattr(memorised[1], "chat_template", TEMPLATE.replace("<user> ", ""))
+    assert any("Answer:" in text for text in sampled(*memorised))
 
 
 def test_long_prompts_fit(chatting):
