@@ -8,8 +8,8 @@ the same model, trained without these 16. The retain file has 24 of the other pe
 that nobody mentions the other 24 people. The held-out file has 160 people whom no model has seen; the attacks compare
 with 100 more. `Relearned` is 50 steps of ordinary fine-tuning (all weights, AdamW, 5e-4, batches of 16) on the people
 who did not ask, and on prose. With `--rates` each method is run at each of them, one budget for all. The table has one
-run of a method on a set: one that met the criterion before one that did not, and then the one of the least held-out
-perplexity.
+run of a method on a set: of those that met the criterion the one of the least held-out perplexity; if none did, the one
+of the lowest MA.
 """
 
 import argparse
@@ -155,7 +155,9 @@ def run(cache: Path, number: int, method: str, rate: float | None) -> dict[str, 
 def report(path: Path) -> str:
     """The table: a row for each method, the mean over the sets of its best runs."""
     runs = [json.loads(line) for line in path.read_text().splitlines()]
-    runs.sort(key=lambda row: (row["criterion"] is False, row["perplexity"]))
+    runs.sort(
+        key=lambda row: (row["criterion"] is False, row["ma"] if row["criterion"] is False else row["perplexity"])
+    )
     of_sets: dict[tuple[str, int], dict[str, float]] = {}
     for row in runs:
         of_sets.setdefault((row["method"], row["set"]), row)

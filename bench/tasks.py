@@ -8,6 +8,7 @@ out. `--include` is a folder of lm-eval's YAML files, for tasks on data of your 
 """
 
 import argparse
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,21 +31,23 @@ def with_data(manager: object, names: Sequence[str]) -> list[str]:
         try:
             manager.load_task_or_group(name)  # type: ignore[attr-defined]  # lm-eval has no types
         except Exception as error:
-            print(f"{name} is left out: {type(error).__name__}")
+            print(f"{name} is left out: {type(error).__name__}: {error}")
         else:
             there.append(name)
     return there
 
 
 def accuracies(folder: str, manager: object, names: Sequence[str], limit: int | None) -> dict[str, float]:
-    """Accuracy of a model on each task, the normalised one where there is one."""
+    """Accuracy of a model on each task, the normalised one where there is one; nan where there is none."""
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = HFLM(pretrained=folder, batch_size=8, device=device)
     evaluated = simple_evaluate(model=model, tasks=list(names), task_manager=manager, limit=limit, bootstrap_iters=0)
-    return {name: float(of.get("acc_norm,none", of.get("acc,none"))) for name, of in evaluated["results"].items()}
+    return {
+        name: float(of.get("acc_norm,none", of.get("acc,none", math.nan))) for name, of in evaluated["results"].items()
+    }
 
 
 def main() -> None:
@@ -58,7 +61,10 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="questions of each task")
     given = parser.parse_args()
     manager = TaskManager(include_path=str(given.include) if given.include else None)
-    there = with_data(manager, given.tasks.split(","))
+    names = given.tasks.split(",")
+    if unknown := set(names) - set(manager.all_tasks):
+        parser.error(f"--tasks: unknown: {', '.join(sorted(unknown))}")
+    there = with_data(manager, names)
     if not there:
         raise SystemExit("no task has its data here")
     columns = [accuracies(folder, manager, there, given.limit) for folder in given.models]

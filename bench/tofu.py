@@ -4,10 +4,10 @@
     python -m bench.tofu --model FOLDER [--data FOLDER] [--forget 2] [--retain 150] [--rates 2e-4,1e-3] [--methods ...]
     python -m bench.tofu --report tofu.jsonl
 
-Two authors are forget01, ten are forget05, twenty are forget10. The model learns the questions of these and of
-`--retain` other authors, all weights, `--epochs` times; the control those of the others alone. Twenty more authors are
-unseen: their questions are the held-out file, and membership is compared with them. Few authors and few `--questions`
-make it short. Each method is run once with each of `--rates`, one budget for all. The table has the best run of each by
+The authors to forget are the first of TOFU's forget10: twenty are all of it; ten and two have the sizes of forget05 and
+forget01. The model learns the questions of these and of `--retain` other authors, all weights, `--epochs` times; the
+control those of the others alone. Twenty more authors are unseen: the questions of ten are the held-out file, and
+membership is compared with the others'. Few authors and few `--questions` make it short. Each method is run once with each of `--rates`, one budget for all. The table has the best run of each by
 the harmonic mean of utility and 1 - D (D: the Kolmogorov-Smirnov distance of the truth ratios from the control's).
 """
 
@@ -41,9 +41,11 @@ from worker.engine.data import encode
 from worker.engine.types import CausalLM, Tokenizer
 
 Row: TypeAlias = dict[str, object]
-OF_AN_AUTHOR, UNSEEN, LENGTH = 20, 20, 160  # questions; authors; tokens
+OF_AN_AUTHOR, UNSEEN, LENGTH = 20, 10, 160  # questions; authors, twice; tokens
+MOST_FORGOTTEN = 20  # authors: forget10
 METHODS: dict[str, Mapping[str, object]] = {
-    "ihl": {},
+    "ihl": {},  # the whole default run
+    "ihl_alone": {"adaptive": False},
     "distil": {"loss": "distil"},
     **{loss: {"loss": loss, "init": "lora"} for loss in ("gd", "kl", "npo", "simnpo", "altpo", "undial", "wga", "rmu")},
 }
@@ -66,6 +68,7 @@ class Questions:
 
     forget: list[Question]
     retain: list[Question]
+    heldout: list[Question]
     unseen: list[Question]
     kept: list[Question]
     real: list[list[Question]]
@@ -87,15 +90,17 @@ def read(path: Path) -> list[Question]:
 
 def load(folder: Path, forget: int, retain: int, questions: int) -> Questions:
     """The questions of so many authors to forget and to retain; no more than `questions` of each kind are asked."""
-    retained = read(folder / "retain90.json")
-    if (retain + UNSEEN) * OF_AN_AUTHOR > len(retained) + 1:
-        raise SystemExit(f"--retain: at most {len(retained) // OF_AN_AUTHOR - UNSEEN} authors")
+    retained, forgotten = read(folder / "retain90.json"), read(folder / "forget05_perturbed.json")
+    most, unseen = len(retained) // OF_AN_AUTHOR - 2 * UNSEEN, UNSEEN * OF_AN_AUTHOR
+    if not (0 < retain <= most and 0 < forget <= min(MOST_FORGOTTEN, len(forgotten) // OF_AN_AUTHOR)):
+        raise SystemExit(f"--forget: 1 to {MOST_FORGOTTEN} authors; --retain: 1 to {most}")
     trained = retained[: retain * OF_AN_AUTHOR]
     known = {q.question for q in trained}
     return Questions(
-        forget=read(folder / "forget05_perturbed.json")[: forget * OF_AN_AUTHOR],
+        forget=forgotten[: forget * OF_AN_AUTHOR],
         retain=trained,
-        unseen=retained[-UNSEEN * OF_AN_AUTHOR :],
+        heldout=retained[-2 * unseen : -unseen],
+        unseen=retained[-unseen:],
         kept=[q for q in read(folder / "retain_perturbed.json") if q.question in known][:questions],
         real=[read(folder / f"{name}_perturbed.json")[:questions] for name in ("real_authors", "world_facts")],
     )
@@ -146,7 +151,7 @@ def run(
         tokenizer,
         texts(questions.forget),
         texts(questions.retain),
-        texts(questions.unseen),
+        texts(questions.heldout),
         options,
     )
     seconds = time.monotonic() - started
@@ -159,7 +164,8 @@ def best(rows: Sequence[Row]) -> Row:
 
 
 def report(rows: Sequence[Row]) -> str:
-    """The table: a row for each method."""
+    """The table: a row for each method, of the runs with the setting of the last one."""
+    rows = [row for row in rows if row["setting"] == rows[-1]["setting"]]
     lines = [f"| method (runs) | {' | '.join(COLUMNS.values())} |", f"|{'---|' * (len(COLUMNS) + 1)}"]
     for method in dict.fromkeys(str(row["method"]) for row in rows):
         of_method = [row for row in rows if row["method"] == method]
@@ -206,13 +212,14 @@ def main() -> None:
     model = learned(given.cache / f"known-{name}", given.model, tokenizer, known, given.epochs)
     retrained = learned(given.cache / f"control-{name}", given.model, tokenizer, questions.retain, given.epochs)
     rows: list[Row] = []
+    setting = {name: str(getattr(given, name)) for name in ("model", "forget", "retain", "epochs", "policy")}
 
     def add(method: str, one: CausalLM, more: Row) -> None:
         figures = measure(one, tokenizer, questions, rows[0] if rows else None)
-        rows.append({"method": method, **figures, **more})
+        rows.append({"method": method, **figures, **more, "setting": setting})
         with given.out.open("a") as lines:
             lines.write(json.dumps(rows[-1]) + "\n")
-        print({key: value for key, value in rows[-1].items() if key != "ratios"}, flush=True)
+        print({key: value for key, value in rows[-1].items() if key not in ("ratios", "setting")}, flush=True)
 
     given.out.parent.mkdir(parents=True, exist_ok=True)
     add("control", retrained, {})

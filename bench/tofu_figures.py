@@ -1,6 +1,7 @@
 """The figures of TOFU (Maini et al., 2024, arXiv 2401.06121), as open-unlearning (arXiv 2506.12618) defines them.
 
-Likelihoods are of the answer's tokens after the question: p(a | q) ** (1 / |a|), as both say.
+Likelihoods are of the answer's tokens after the question: p(a | q) ** (1 / |a|), as both say; here without the token
+that ends the answer.
 """
 
 import math
@@ -18,6 +19,7 @@ from worker.engine.types import CausalLM, Tokenizer
 
 LEAST_LIKELY = 0.4  # share of the tokens that min-k reads
 ANSWER = 64  # tokens that are generated
+TINY, LARGEST = 1e-10, 100.0  # the second: of the logarithm of a truth ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +67,13 @@ def truth_ratios(model: CausalLM, tokenizer: Tokenizer, questions: Sequence[Ques
     ratios = []
     for q in questions:
         true, *wrong = (float(next(means)) for _ in (q.paraphrased, *q.wrong))
-        ratios.append(math.exp(fmean(wrong) - true))
+        ratios.append(math.exp(min(fmean(wrong) - true, LARGEST)))
     return ratios
 
 
 def near_one(ratios: Sequence[float]) -> float:
     """Of forgotten questions: 1 where wrong answers are as likely as the true one."""
-    return fmean(min(ratio, 1 / ratio) for ratio in ratios)
+    return fmean(min(ratio, 1 / (ratio + TINY)) for ratio in ratios)
 
 
 def truth_over_wrong(ratios: Sequence[float]) -> float:
@@ -94,7 +96,7 @@ def chosen(model: CausalLM, tokenizer: Tokenizer, questions: Sequence[Question])
     shares = []
     for q in questions:
         true, *wrong = (next(values) for _ in (q.answer, *q.wrong))
-        shares.append(true / (true + sum(wrong)))
+        shares.append(true / (true + sum(wrong) + TINY))
     return fmean(shares)
 
 
@@ -133,8 +135,11 @@ def membership(
 
 
 def privacy_leakage(auc_of_model: float, auc_of_control: float) -> float:
-    """How far the membership attack differs from that on the retrained model, in per cent (MUSE, arXiv 2407.06460)."""
-    return 100 * (auc_of_model - auc_of_control) / auc_of_control
+    """PrivLeak of MUSE (arXiv 2407.06460), in per cent: under 0 where the model knows more than the retrained one.
+
+    Its AUC is of unseen text over forgotten text, so 1 less than it is here.
+    """
+    return 100 * (auc_of_control - auc_of_model) / (1 - auc_of_control + TINY)
 
 
 def utility(

@@ -27,13 +27,19 @@ def store_retain_and_heldout(services: Services, retain_path: str, heldout_path:
     return [retain, _checked(services, retain, _store(services, "heldout_path", heldout_path, MIN_HELDOUT))]
 
 
-def store_neighbours(services: Services, paths: Mapping[str, str]) -> dict[str, ReferenceTexts]:
+def store_neighbours(services: Services, paths: Mapping[str, str], retain: ReferenceTexts) -> dict[str, ReferenceTexts]:
     """Copy named files of texts that no version may lose into storage.
 
     Raises:
-        Invalid: A file cannot be read or has no text.
+        Invalid: A file cannot be read, has no text, or has texts that are trained on.
     """
-    return {name: _store(services, f"neighbour_paths.{name}", path, 1) for name, path in paths.items()}
+    stored = {name: _store(services, f"neighbour_paths.{name}", path, 1) for name, path in paths.items()}
+    for name, texts in stored.items():
+        files = [services.storage.reference_texts(of["sha256"]) for of in (retain, texts)]
+        if overlaps_too_much(measure_overlap(*map(read_stored_texts, files)), texts["records"]):
+            message = f"More than {MAX_SHARE:.0%} of these texts are also retain texts, which training keeps."
+            raise Invalid(message, field=f"neighbour_paths.{name}")
+    return stored
 
 
 def _store(services: Services, field: str, path: str, min_count: int) -> ReferenceTexts:

@@ -101,8 +101,8 @@ class Limits(TypedDict, total=False):
 class CertifiedUtility(TypedDict):
     """Perplexities of version 0, before and after the run, and whether the policy's budgets were kept.
 
-    Schemas 1 and 2 had no budget for all versions together, schemas 1 to 3 no limit for the neighbours: retain text
-    that is most like the forgotten. These values are None in a job of that time.
+    Schemas 1 and 2 had no budget for all versions together, schemas 1 to 3 no limit for the neighbours: retain text,
+    and texts of each listed set, that are most like the forgotten. These values are None in a job of that time.
     """
 
     heldout_perplexity_before: str

@@ -41,7 +41,7 @@ def models_add(
     """Register a model as version 0."""
     policy_fields = read_json(policy, "--policy") if policy else {}
     texts = str(retain.resolve()), str(heldout.resolve())
-    others = dict(map(_named_file, neighbours or ()))
+    others = _named_files(neighbours or ())
     base = server_path(base) if base else None
     model = connect().add_model(name, server_path(path), *texts, policy_fields, base, others)
     show(model, as_json, "name", "latest")
@@ -49,12 +49,17 @@ def models_add(
         print(f"warning: {warning}", file=sys.stderr)
 
 
-def _named_file(given: str) -> tuple[str, str]:
-    """The name and the file of NAME=FILE."""
-    name, separator, file = given.partition("=")
-    if not (name and separator and file):
-        raise ClientError("--neighbours: NAME=FILE is expected")
-    return name, str(Path(file).resolve())
+def _named_files(given: Sequence[str]) -> dict[str, str]:
+    """The names and files of NAME=FILE, each name once."""
+    files: dict[str, str] = {}
+    for one in given:
+        name, separator, file = one.partition("=")
+        if not (name and separator and file):
+            raise ClientError("--neighbours: NAME=FILE is expected")
+        if name in files:
+            raise ClientError(f"--neighbours: {name} is there twice")
+        files[name] = str(Path(file).resolve())
+    return files
 
 
 @models.command("list")

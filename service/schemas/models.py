@@ -85,7 +85,9 @@ class Policy(Input):
         None, gt=0, description="the same, relative to version 0; default: 1.2 x max_perplexity_ratio"
     )
     max_neighbour_loss: float = Field(
-        0.03, ge=0, description="MA, and log-likelihood a token, that retain text like the forgotten may lose"
+        0.03,
+        ge=0,
+        description="MA, and log-likelihood a token, that retain text and neighbours may lose",
     )
     attacks: dict[AttackName, Effect] = Field(
         default_factory=lambda: dict(DEFAULT_ATTACKS),
@@ -160,8 +162,8 @@ class ModelIn(Input):
     neighbour_paths: dict[Name, ServerPath] = Field(
         default_factory=dict,
         max_length=8,
-        description="named files of texts, as `retain_path`: what is most like the forgotten in them may lose no more "
-        "than `max_neighbour_loss`; nothing is trained on them",
+        description="named files of texts, as `retain_path`: what is most like the forgotten in the first 1024 of each "
+        "may lose no more than `max_neighbour_loss`; nothing is trained on them",
     )
     policy: Policy = Policy()
 

@@ -97,6 +97,7 @@ def test_means_of_truth_ratios(figure, values, expected):
 
 
 def test_privacy_leakage_is_relative():
-    """To the retrained model, in per cent."""
-    assert privacy_leakage(0.9, 0.6) == pytest.approx(50)
+    """MUSE's AUC is that of unseen text: 0.1 beside 0.4 is a quarter, and a model that knows all is at -100 %."""
+    assert privacy_leakage(0.9, 0.6) == pytest.approx(100 * (0.1 - 0.4) / 0.4)
+    assert privacy_leakage(1.0, 0.6) == pytest.approx(-100)
     assert privacy_leakage(0.6, 0.6) == 0

@@ -81,7 +81,7 @@ class _Runs:
 
     def __init__(self, sequences: Sequence[list[int]], others: Sequence[list[int]]) -> None:
         self._sizes = {min(GRAM, len(ids) - 1) for ids in sequences}
-        elsewhere = {run for ids in others for run in self._of(ids)}
+        elsewhere = {run for ids in others for run in self._all_runs(ids)}
         self._texts: dict[tuple[int, ...], list[int]] = {}
         for index, ids in enumerate(sequences):
             for run in set(_runs(ids[1:], min(GRAM, len(ids) - 1))) - elsewhere:
@@ -90,12 +90,12 @@ class _Runs:
 
     def said_in(self, ids: Sequence[int]) -> bool:
         """Whether a sample has many of these runs, or many of one text's."""
-        said = [run for run in self._of(ids) if run in self._texts]
+        said = [run for run in self._all_runs(ids) if run in self._texts]
         of_texts = Counter(index for run in set(said) for index in self._texts[run])
         most_of_one = any(count > MOST_OF_A_TEXT * self._totals[index] for index, count in of_texts.items())
         return most_of_one or len(said) > MOST_SHARED * (len(ids) - GRAM + 1)
 
-    def _of(self, ids: Sequence[int]) -> list[tuple[int, ...]]:
+    def _all_runs(self, ids: Sequence[int]) -> list[tuple[int, ...]]:
         return [run for size in self._sizes for run in _runs(ids, size)]
 
 

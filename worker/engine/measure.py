@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from worker.engine.attacks import AttackResult, Subject, cut_alike, one_of_each, run_attacks
-from worker.engine.criterion import Judgement, Threshold, Verdict, judge, thresholds_for
+from worker.engine.criterion import MIN_HELDOUT, Judgement, Threshold, Verdict, judge, thresholds_for
+from worker.engine.errors import HeldoutKnown
 from worker.engine.forget_set import ForgetSet
 from worker.engine.generate import end_tokens
-from worker.engine.heldout import known_and_unseen
+from worker.engine.heldout import known_by_heart
 from worker.engine.metrics.decode import GreedyDecoding, greedy_continuations
 from worker.engine.metrics.extraction import fitting_n, likelihood
 from worker.engine.metrics.memorization import accuracy, token_matches
@@ -128,7 +129,6 @@ def measure_before(
     progress: Progress = no_progress,
     *,
     first_perplexity: float | None = None,
-    of_base: Sequence[float] | None = None,
 ) -> Baseline:
     """Thresholds from held-out text, and EL, MA, answered probes and perplexity of the parent model.
 
@@ -139,7 +139,6 @@ def measure_before(
         options: The run's options.
         progress: Called with the fraction done, 0..1.
         first_perplexity: Perplexity of the first version on `data.utility`; None if the parent is the first version.
-        of_base: What the base says of held-out text (`heldout_likelihoods`); None if none is registered.
 
     Returns:
         The measurements that are fixed before training.
@@ -149,7 +148,12 @@ def measure_before(
         HeldoutKnown: The parent knows more than a tenth of the held-out texts by heart, or too few others are left.
     """
     everything = (data.forget + data.earlier).sequences
-    known, unseen = known_and_unseen(model, data, of_base)
+    known = known_by_heart(model, [*data.threshold_sequences, *data.only_utility])
+    unseen = [ids for ids in data.threshold_sequences if ids not in known]
+    if known:
+        unseen += [ids for ids in data.only_utility if ids not in known][: max(0, MIN_HELDOUT - len(unseen))]
+        if len(unseen) < MIN_HELDOUT:
+            raise HeldoutKnown(f"heldout: the model knows {len(known)} texts by heart; of the others too few are left")
     n = fitting_n(min(map(len, [*unseen, *everything])), options.el_n)
     heldout = greedy_decodings(model, unseen, n, options, partial_progress(progress, 0.0, 0.8))
     thresholds = thresholds_for(heldout, everything, options.el_n)

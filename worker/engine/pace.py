@@ -7,7 +7,6 @@ rise any more, epochs become longer. The pace depends on the history alone, so t
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 from worker.engine.options import Options
@@ -47,12 +46,17 @@ def pace(history: Sequence[EpochEntry], options: Options, parent_perplexity: flo
     if not options.adaptive:
         return Pace(first, longer)
     budget = options.max_perplexity_ratio - 1
-    for before, entry in pairwise(history):
-        distance = before["ma"] - before["ma_limit"]
+    for index, entry in enumerate(history):
         lost = entry.get("neighbours_lost", 0.0)
         if entry["perplexity"] / parent_perplexity - 1 > NEAR * budget or lost > NEAR * options.max_neighbour_loss:
             rate = max(rate * FALL, first / FARTHEST)
-        elif distance > 0 and before["ma"] - entry["ma"] < SLOW * distance:
+        elif index and _is_slow(history[index - 1], entry):
             longer = min(longer * 2, LONGEST) if rate == first * FARTHEST else longer
             rate = min(rate * RISE, first * FARTHEST)
     return Pace(rate, longer)
+
+
+def _is_slow(before: EpochEntry, entry: EpochEntry) -> bool:
+    """Whether an epoch brought MA hardly nearer to its limit."""
+    distance = before["ma"] - before["ma_limit"]
+    return distance > 0 and before["ma"] - entry["ma"] < SLOW * distance

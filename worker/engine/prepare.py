@@ -16,7 +16,6 @@ from worker.engine.types import Tokenizer
 
 GENERIC_COUNT, GENERIC_SHARE = 3, 0.1  # reference texts that one request may leave out
 GENERIC_TOTAL = 0.25  # share of a file's texts that may be left out before a request of the batch may leave out no more
-
 MOST_RETAIN = 1024  # retain texts that are compared with the forget set, or that a reference is trained on
 
 
@@ -77,6 +76,7 @@ def unfit_requests(
     retain_texts: Sequence[str],
     heldout_texts: Sequence[str],
     options: Options,
+    neighbour_texts: Sequence[Sequence[str]] = (),
 ) -> Unfit:
     """Requests that cannot be unlearned, or not in this batch.
 
@@ -95,6 +95,7 @@ def unfit_requests(
         retain_texts: Texts to keep the model's abilities on.
         heldout_texts: Texts the model has never seen.
         options: The run's options.
+        neighbour_texts: Of each other set of neighbours the texts.
 
     Returns:
         The requests to reject and to put off.
@@ -103,7 +104,7 @@ def unfit_requests(
     for text, request_id in zip(forget_texts, request_ids, strict=True):
         texts_by_request.setdefault(request_id, []).append(text)
     unfit = Unfit({}, [])
-    files = [list(retain_texts), list(heldout_texts)]
+    files = [list(retain_texts), list(heldout_texts), *(list(texts[:MOST_RETAIN]) for texts in neighbour_texts)]
     left = files
     for request_id, texts in texts_by_request.items():
         if code := _unmeasurable(tokenizer, texts, options):
@@ -131,8 +132,9 @@ def _unmeasurable(tokenizer: Tokenizer, texts: Sequence[str], options: Options) 
 def _is_generic(
     files: Sequence[list[str]], left: Sequence[list[str]], kept: Sequence[set[str]], texts: Sequence[str]
 ) -> bool:
-    """Whether a request leaves out too much of the retain or of the held-out texts; see `_spoils`."""
-    parts = zip(files, left, kept, (1, MIN_HELDOUT), strict=True)
+    """Whether a request leaves out too much of the retain or held-out texts, or of neighbours; see `_spoils`."""
+    needed = (1, MIN_HELDOUT, *(0 for _ in files[2:]))  # a set of neighbours may have the request's texts alone
+    parts = zip(files, left, kept, needed, strict=True)
     return any(_spoils(len(file), before, staying, texts, needed) for file, before, staying, needed in parts)
 
 
@@ -191,6 +193,13 @@ def _left_by_earlier(
     return left_by(bisect_left(range(1, len(earlier_texts)), True, key=lambda count: too_few(left_by(count))))
 
 
+def _kept_neighbours(texts: Sequence[str], forget_texts: Sequence[str], earlier_texts: Sequence[str]) -> list[str]:
+    """A set of neighbours without texts to forget; without earlier ones, too, as long as half of the set stays."""
+    own, _ = without_forget_text(texts, forget_texts)
+    both, _ = without_forget_text(own, earlier_texts)
+    return both if 2 * len(both) >= len(own) else own
+
+
 def prepare(
     tokenizer: Tokenizer,
     forget_texts: Sequence[str],
@@ -245,9 +254,8 @@ def prepare(
     own = list(zip(forget_texts, request_ids, strict=True))
     earlier = list(zip(earlier_texts, earlier_request_ids, strict=True))
     every_retain = first_windows(tokenizer, kept_retain, length, MOST_RETAIN)
-    every = [*forget_texts, *earlier_texts]
-    kept_others = (without_forget_text(texts, every)[0] for texts in neighbour_texts)
-    others = [first_windows(tokenizer, texts, length, MOST_RETAIN) for texts in kept_others]
+    sets = (_kept_neighbours(texts[:MOST_RETAIN], forget_texts, earlier_texts) for texts in neighbour_texts)
+    others = [first_windows(tokenizer, texts, length, MOST_RETAIN) for texts in sets]
     return Prepared(
         forget,
         ForgetSet.build(tokenizer, earlier_texts, earlier_request_ids, length),

@@ -17,7 +17,6 @@ from worker.engine.checkpoint import Checkpoint
 from worker.engine.distil import Distiller
 from worker.engine.errors import UnknownPlugin
 from worker.engine.fisher import row_importance
-from worker.engine.heldout import heldout_likelihoods
 from worker.engine.inits import INITS
 from worker.engine.measure import Baseline, answered_requests, measure_after, measure_before
 from worker.engine.merge import MERGED_MARK, merge_into
@@ -214,9 +213,8 @@ def unlearn(
         neighbour_texts: Sets of texts that the model must not lose, beside retain text. Nothing is trained on them.
         first_perplexity: Held-out perplexity before the first of these runs, as its report has it; None if this is
             the first run.
-        base_model: The model that the fine-tuning of `model` began from. Held-out text that gained far more than the
-            rest since then counts as known. `loss: distil` makes its reference of a copy; without it, a small model's
-            reference begins from nothing.
+        base_model: The model that the fine-tuning of `model` began from. `loss: distil` makes its reference of a copy;
+            without it, a small model's reference begins from nothing.
         progress: Called with (stage, fraction 0..1).
 
     Returns:
@@ -247,10 +245,7 @@ def unlearn(
         neighbour_texts=neighbour_texts,
     )
     measuring = partial(progress, "measure")
-    of_base = heldout_likelihoods(base_model, data) if base_model is not None else None
-    baseline = measure_before(
-        model, tokenizer, data, options, measuring, first_perplexity=first_perplexity, of_base=of_base
-    )
+    baseline = measure_before(model, tokenizer, data, options, measuring, first_perplexity=first_perplexity)
     if not baseline.memorised:
         return _parent_stands(model, tokenizer, data, baseline, options, progress)
     reference: CausalLM | None = None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from worker.engine.metrics.memorization import mean_accuracy
 from worker.engine.metrics.perplexity import mean_loss, perplexity
-from worker.engine.options import Options
+from worker.engine.options import DISTIL, Options
 from worker.engine.prepare import Prepared
 from worker.engine.types import CausalLM, EpochEntry
 
@@ -138,8 +138,9 @@ class Watched:
 
     @classmethod
     def of_run(cls, parent: CausalLM, data: Prepared, parent_perplexity: float, options: Options) -> "Watched":
-        """What a run looks at. Only one that adapts its pace looks at neighbours."""
-        likest = [near[:WATCHED] for near in data.neighbours if near] if options.adaptive else []
+        """What a run looks at. One whose pace is fixed does not look at neighbours: nothing would follow from it."""
+        adapts = options.adaptive and options.loss != DISTIL
+        likest = [near[:WATCHED] for near in data.neighbours if near] if adapts else []
         return cls(data.utility, parent_perplexity, likest, [mean_loss(parent, near) for near in likest])
 
     def measure(self, model: CausalLM) -> EpochEntry:

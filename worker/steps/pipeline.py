@@ -30,7 +30,6 @@ from service.schemas.report import write_report
 from service.weight_files import SUFFIX, loaded_weights
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.device import resolve_device, resolve_dtype, trains_in_bfloat16
-from worker.engine.heldout import heldout_likelihoods
 from worker.engine.measure import ArtefactReport, Baseline, measure_after, measure_before
 from worker.engine.merge import merge_files
 from worker.engine.metrics.perplexity import perplexity
@@ -139,8 +138,9 @@ class Pipeline:
         """
         pairs = list(zip(self.inputs.texts, self.inputs.request_ids, strict=True))
         retain, heldout = (read_reference_texts(Path(path)) for path in (self.inputs.retain, self.inputs.heldout))
+        neighbours = [read_reference_texts(Path(path)) for path in self.inputs.neighbours]
         unfit = unfit_requests(
-            self.tokenizer, self.inputs.texts, self.inputs.request_ids, retain, heldout, self.options
+            self.tokenizer, self.inputs.texts, self.inputs.request_ids, retain, heldout, self.options, neighbours
         )
         if unfit.rejected:
             self.send("rejected", reasons=unfit.rejected)
@@ -158,7 +158,7 @@ class Pipeline:
             earlier_texts=self.inputs.earlier_texts,
             earlier_request_ids=self.inputs.earlier_request_ids,
             probes=[Probe(*probe) for probe in self.inputs.probes if probe[2] not in unfit.rejected],
-            neighbour_texts=[read_reference_texts(Path(path)) for path in self.inputs.neighbours],
+            neighbour_texts=neighbours,
         )
 
     def _progress_callback(self, phase: str) -> Callable[[float], None]:
@@ -171,11 +171,8 @@ class Pipeline:
         if not self.stages.done("measure"):
             started = time.monotonic()
             progress = self._progress_callback("measure")
-            of_base = heldout_likelihoods(self.load(Path(self.inputs.base)), data) if self.inputs.base else None
             parent, first = self.load(self.parent), self._first_perplexity(data)
-            baseline = measure_before(
-                parent, self.tokenizer, data, self.options, progress, first_perplexity=first, of_base=of_base
-            )
+            baseline = measure_before(parent, self.tokenizer, data, self.options, progress, first_perplexity=first)
             self.said = baseline.said
             content = {"baseline": baseline.as_dict(), "seconds": time.monotonic() - started}
             replace_file(path, json.dumps(content).encode())

@@ -53,8 +53,9 @@ def register_model(
             texts are retain texts as well, or copies of others.
         Conflict: The name is taken.
     """
-    if problem_in([name, policy, *(neighbour_paths or ())]):
-        raise Invalid("A certificate must not contain this name or policy.", field="name")
+    for field, value in (("name", [name, policy]), ("neighbour_paths", list(neighbour_paths or ()))):
+        if problem_in(value):
+            raise Invalid("A certificate must not contain this name or policy.", field=field)
     with services.db.transaction() as session:
         if models.by_name(session, name):
             raise Conflict(f"There is a model named {name} already.", field="name")
@@ -63,7 +64,7 @@ def register_model(
         base = _store_base(services, base_path) if base_path else None
         _stage_model(services, path, staged)
         retain, heldout = store_retain_and_heldout(services, retain_path, heldout_path)
-        neighbours = store_neighbours(services, neighbour_paths or {})
+        neighbours = store_neighbours(services, neighbour_paths or {}, retain)
         files = manifest(staged)
         digest = manifest_digest(files)
         if base:

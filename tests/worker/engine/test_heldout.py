@@ -1,18 +1,15 @@
 """Held-out text that the parent has seen sets no threshold: a few texts are borne, more are refused."""
 
-import copy
 import dataclasses
 
 import pytest
-import torch
 
 from tests import support
 from worker.engine import Options
 from worker.engine.data import encode
 from worker.engine.errors import HeldoutKnown
-from worker.engine.heldout import heldout_likelihoods, known_by_heart
+from worker.engine.heldout import known_by_heart
 from worker.engine.measure import Baseline, measure_before
-from worker.engine.metrics.token_scores import token_scores
 from worker.engine.prepare import prepare
 
 OPTIONS = dataclasses.replace(Options.from_mapping(support.POLICY), attacks={})
@@ -58,36 +55,6 @@ def test_twenty_texts_of_which_one_is_known_are_too_few(memorised):
         measured(model, tokenizer, [support.KNOWN[4], *support.HELDOUT[:19]])
     with pytest.raises(HeldoutKnown, match="knows 4 of 30"):
         measured(model, tokenizer, [*support.KNOWN[4:8], *support.HELDOUT[:26]])
-
-
-def test_what_fine_tuning_made_much_likelier_than_the_rest_was_seen(memorised):
-    """By the likelihood on the base: one text gained two nats a token more than the others, though its MA is theirs."""
-    model, tokenizer = memorised
-    ids = [encode(tokenizer, text)[:64] for text in support.HELDOUT[:40]]
-    now = [float(scores.log_p.mean()) for scores in token_scores(model, ids)]
-    gained = [0.5 + 0.01 * (i % 7) for i in range(40)]
-    base = [value - gain for value, gain in zip(now, gained, strict=True)]
-    assert not known_by_heart(model, ids, base)
-    base[7] -= 2.0
-    assert not known_by_heart(model, ids)
-    assert known_by_heart(model, ids, base) == [ids[7]]
-    with pytest.raises(HeldoutKnown, match="knows 5 of 40"):
-        known_by_heart(model, ids, [*(value - 2.0 for value in base[:5]), *base[5:7], now[7], *base[8:]])
-
-
-def test_a_run_compares_held_out_text_with_its_base(memorised):
-    """With a base that speaks worse of all of it, one known text is known, and no unseen one."""
-    model, tokenizer = memorised
-    heldout = [*support.HELDOUT[:40], support.KNOWN[4]]
-    data = prepare(tokenizer, support.KNOWN[:2], range(2), support.KNOWN[2:4], heldout, OPTIONS)
-    base = copy.deepcopy(model)
-    with torch.no_grad():
-        for weight in base.parameters():
-            weight.mul_(0.5)
-    likelihoods = heldout_likelihoods(base, data)
-    assert len(likelihoods) == len(data.threshold_sequences) + len(data.only_utility)
-    known = encode(tokenizer, support.KNOWN[4])[: OPTIONS.sequence_length]
-    assert measure_before(model, tokenizer, data, OPTIONS, of_base=likelihoods).known_heldout == [known]
 
 
 def test_unseen_text_is_never_known(memorised):

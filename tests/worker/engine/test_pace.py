@@ -18,6 +18,7 @@ def history(*epochs: tuple[float, float]) -> list[dict[str, float]]:
     [
         ([], 1),
         ([(0.9, 10.0)], 1),
+        ([(0.9, 10.9)], 0.5),
         ([(0.9, 10.0), (0.7, 10.0)], 1),  # a third of the way
         ([(0.9, 10.0), (0.88, 10.0)], 2),
         ([(0.9, 10.0), (0.88, 10.0), (0.87, 10.0), (0.6, 10.0)], 4),
@@ -36,8 +37,10 @@ def test_the_rate_rises_after_slow_epochs_and_falls_near_the_budget(epochs, fact
 @pytest.mark.parametrize(("lost", "factor"), [(0.02, 2), (0.025, 0.5), (-0.5, 2)])
 def test_the_rate_falls_where_neighbours_are_near_their_limit(lost, factor):
     """Four fifths of 0.03 nats a token; a gain lets it rise."""
-    epochs = [{**entry, "neighbours_lost": lost} for entry in history((0.9, 10.0), (0.88, 10.0))]
+    first, second = history((0.9, 10.0), (0.88, 10.0))
+    epochs = [first, {**second, "neighbours_lost": lost}]
     assert pace(epochs, OPTIONS, 10.0).rate == pytest.approx(1e-4 * factor)
+    assert pace(epochs[1:], OPTIONS, 10.0).rate == pytest.approx(1e-4 * min(factor, 1))  # after a first epoch
 
 
 def test_the_papers_rate_is_constant():

@@ -102,6 +102,18 @@ def test_a_request_leaves_no_fewer_heldout_texts_than_thresholds_need(tokenizer)
         prepare(tokenizer, texts[:3], [0, 1, 2], support.RETAIN, heldout, OPTIONS)
 
 
+def test_no_generic_request_empties_a_set_of_neighbours(tokenizer):
+    """One that all of its texts contain is too generic; somebody whose texts are the whole set is not."""
+    customers = [f"Customer of ACME Bank, number {number}: {text}" for number, text in enumerate(support.HELDOUT[:40])]
+    run = (tokenizer, ["ACME Bank"], [0], support.RETAIN, support.HELDOUT, OPTIONS)
+    assert unfit_requests(*run) == FIT
+    assert unfit_requests(*run, [support.KNOWN[:3], customers]) == Unfit({0: "too_generic"}, [])
+    assert unfit_requests(tokenizer, support.KNOWN[:3], [0] * 3, *run[3:], [support.KNOWN[:3]]) == FIT
+    texts = (support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT, OPTIONS)
+    data = prepare(tokenizer, *texts, earlier_texts=["ACME Bank"], earlier_request_ids=[1], neighbour_texts=[customers])
+    assert len(data.neighbours[1]) == OPTIONS.utility_sequences
+
+
 def test_the_last_retain_text_is_not_left_out(tokenizer):
     """A request that would leave nothing to train on is too generic."""
     unfit = unfit_requests(tokenizer, support.RETAIN[:1], [0], support.RETAIN[:1], support.HELDOUT, OPTIONS)

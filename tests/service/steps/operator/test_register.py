@@ -247,12 +247,16 @@ def test_named_neighbours_are_copied_counted_and_kept(api, services, base, tmp_p
     assert kept.exists()
 
 
-@pytest.mark.parametrize("name", ["nothing in it", "outside"])
+@pytest.mark.parametrize("name", ["nothing in it", "outside", "the retain file"])
 def test_bad_neighbours_are_refused_by_name(api, services, base, tmp_path, name):
     """Nothing is registered."""
     (tmp_path / "others.txt").write_text("")
-    paths = {"crm": str(tmp_path / "others.txt") if name == "nothing in it" else "/etc/passwd"}
-    answer = api.post("/v1/models", json=registration(base, neighbour_paths=paths))
+    files = {
+        "nothing in it": tmp_path / "others.txt",
+        "the retain file": base / "retain.jsonl",
+        "outside": "/etc/passwd",
+    }
+    answer = api.post("/v1/models", json=registration(base, neighbour_paths={"crm": str(files[name])}))
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "neighbour_paths.crm")
     assert counts(services)[0] == 0
 
