@@ -33,19 +33,19 @@ class Forgotten:
         texts, kept = (
             [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in side] for side in (sequences, others)
         )
-        self._runs, kept_words = _Runs(sequences, others), "".join(map(_words, kept))
+        self._runs, kept_words = _Runs(sequences, others), "".join(map(spaced_words, kept))
         secrets = [probe.secret for probe in data.probes]
         phrases = [secret for secret in secrets if sum(map(str.isalnum, secret)) >= FEWEST_LETTERS]
         phrases += [pair for text in texts for pair in _pairs_of_capitals(text)]
-        prompts = [words for probe in data.probes if len((words := _words(probe.prompt)).split()) >= FEWEST_WORDS]
-        self._phrases = {words for words in map(_words, phrases) if words not in kept_words} | set(prompts)
+        prompts = [words for probe in data.probes if len((words := spaced_words(probe.prompt)).split()) >= FEWEST_WORDS]
+        self._phrases = {words for words in map(spaced_words, phrases) if words not in kept_words} | set(prompts)
         self._capitals = {word for text in texts for word in CAPITALISED.findall(text)}
         elsewhere = {beginning for text in kept for beginning in _numbers(text)}
         self._numbers = {beginning for text in [*texts, *secrets] for beginning in _numbers(text)} - elsewhere
 
     def said_in(self, ids: Sequence[int], text: str) -> bool:
         """Whether a sample says any of it; `text` is the text of `ids`."""
-        words = _words(text)
+        words = spaced_words(text)
         says_number = any(number in self._numbers for number in _numbers(text))
         return says_number or self._runs.said_in(ids) or any(phrase in words for phrase in self._phrases)
 
@@ -57,7 +57,7 @@ class Forgotten:
         return prompt
 
 
-def _words(text: str) -> str:
+def spaced_words(text: str) -> str:
     """The words of a text, folded, a space on both sides of each."""
     return f" {' '.join(WORD.findall(folded(text)))} "
 

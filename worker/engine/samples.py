@@ -1,7 +1,7 @@
 """The parent's own samples: retain text that nobody has to provide, in whatever the model can say.
 
-A chat model also makes up conversations: first a message, then its answer. Where there are probes, some samples begin
-as they do: "The telephone number of" may go on with somebody else, whom the model must keep.
+A chat model also makes up conversations: first a message, then its answer. Where the parent answers probes, some
+samples begin as they do: "The telephone number of" may go on with somebody else, whom the model must keep.
 """
 
 import random
@@ -11,11 +11,11 @@ from typing import NamedTuple
 import torch
 
 from worker.engine.data import chunks
-from worker.engine.forgotten import GRAM, Forgotten
+from worker.engine.forgotten import GRAM, Forgotten, spaced_words
 from worker.engine.generate import continuations
 from worker.engine.options import Options
 from worker.engine.prepare import Prepared, RetainSampler
-from worker.engine.probes import as_message
+from worker.engine.probes import Answer, as_message
 from worker.engine.progress import Progress, no_progress, partial_progress
 from worker.engine.types import CausalLM, Tokenizer
 
@@ -25,7 +25,12 @@ PER_RETAIN = 2  # in a batch: nobody names most of what a model knows
 
 
 def own_samples(
-    model: CausalLM, tokenizer: Tokenizer, data: Prepared, options: Options, progress: Progress = no_progress
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    data: Prepared,
+    options: Options,
+    said: Sequence[Answer] = (),
+    progress: Progress = no_progress,
 ) -> list[list[int]]:
     """Texts that the parent says by itself, without those that say what this run or an earlier one has to forget.
 
@@ -34,6 +39,7 @@ def own_samples(
         tokenizer: Its tokenizer. Where it has no BOS, samples begin as retain sequences do.
         data: The sets of the run.
         options: How many samples are drawn, how long they are, and the seed.
+        said: The parent's answers that say a secret; some samples begin as the prompts of these do.
         progress: Called with the fraction done, 0..1.
 
     Returns:
@@ -42,18 +48,21 @@ def own_samples(
     if not options.samples_drawn:
         return []
     forgotten = Forgotten(tokenizer, data)
-    texts, messages, after = _openings(tokenizer, data, options, forgotten)
+    answered = [spaced_words(tokenizer.decode(answer.input_ids, skip_special_tokens=True)) for answer in said]
+    prompts = [p.prompt for p in data.probes if any(spaced_words(p.prompt) in words for words in answered)]
+    begun = [forgotten.unnamed(prompt).rstrip() for prompt in prompts]
+    texts, messages, after = _openings(tokenizer, data, options, begun)
     torch.manual_seed(options.seed)
     share = len(texts) / options.samples_drawn
     samples = _continued(model, texts, options.sequence_length, options, partial_progress(progress, 0.0, share))
     asked = [ids + after for ids in _continued(model, messages, options.sequence_length // 2, options)]
     samples += _continued(model, asked, options.sequence_length, options, partial_progress(progress, share, 1 - share))
-    said = ((ids, str(tokenizer.decode(ids, skip_special_tokens=True))) for ids in samples if len(ids) >= GRAM)
-    return [ids for ids, text in said if not forgotten.said_in(ids, text)]
+    pairs = ((ids, str(tokenizer.decode(ids, skip_special_tokens=True))) for ids in samples if len(ids) >= GRAM)
+    return [ids for ids, text in pairs if not forgotten.said_in(ids, text)]
 
 
 def _openings(
-    tokenizer: Tokenizer, data: Prepared, options: Options, forgotten: Forgotten
+    tokenizer: Tokenizer, data: Prepared, options: Options, prompts: Sequence[str]
 ) -> tuple[list[list[int]], list[list[int]], list[int]]:
     """How samples begin: those that are texts, and those that are messages; and what stands between message and answer.
 
@@ -65,8 +74,7 @@ def _openings(
     before, after = [_ids(tokenizer, part) for part in parts] if len(parts) == 2 else ([], [])
     if len(before) + len(after) > options.sequence_length // 2:
         after = []  # no room for a conversation
-    prompts = [_ids(tokenizer, forgotten.unnamed(probe.prompt).rstrip()) for probe in data.probes]
-    begun = [ids[: options.sequence_length // 4] for ids in prompts if ids]
+    begun = [ids[: options.sequence_length // 4] for prompt in prompts if (ids := _ids(tokenizer, prompt))]
     kinds = [_Kind(nothing)]
     kinds += [_Kind([before or nothing[0]], is_message=True)] if after else []
     kinds += [_Kind([[] if bos is None else [bos]], begun)] if begun else []

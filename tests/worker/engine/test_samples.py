@@ -7,9 +7,10 @@ import pytest
 
 from tests import support
 from worker.engine import Options
+from worker.engine.data import encode
 from worker.engine.forgotten import Forgotten
 from worker.engine.prepare import prepare
-from worker.engine.probes import Probe
+from worker.engine.probes import Answer, Probe
 from worker.engine.samples import own_samples
 
 OPTIONS = dataclasses.replace(Options.from_mapping(support.POLICY), own_samples=60, probe_samples=0)
@@ -28,7 +29,8 @@ def sampled(model, tokenizer, probes=(), **changes) -> list[str]:
     options = dataclasses.replace(OPTIONS, **changes)
     data = prepare(tokenizer, support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT, options)
     data = dataclasses.replace(data, probes=list(probes))
-    samples = own_samples(model, tokenizer, data, options)
+    said = [Answer(encode(tokenizer, f"{probe.prompt} {probe.secret}"), 1) for probe in data.probes]
+    samples = own_samples(model, tokenizer, data, options, said)
     assert all(len(ids) <= options.sequence_length for ids in samples)
     return [str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in samples]
 
@@ -47,13 +49,18 @@ def test_a_chat_model_makes_up_conversations(chatting):
     assert not any("<user>" in text for text in sampled(*chatting, sequence_length=24))
 
 
-def test_samples_go_on_where_probes_begin_and_say_none_of_them(chatting):
+def test_samples_go_on_where_answered_probes_begin_and_say_none_of_them(chatting):
     """As texts and as messages; what has a whole prompt, or a secret that stands in no retain text, is left out."""
     model, tokenizer = chatting
     prompt = " ".join(support.KNOWN[7].split()[:6])
     begun = sampled(model, tokenizer, [Probe(prompt, "nobody says this", 0)])
     assert sum(text.removeprefix("<user> ").startswith(prompt.split()[0]) for text in begun) > 10
     assert not any(prompt in text for text in begun)
+    options = dataclasses.replace(OPTIONS, own_samples=40)
+    data = prepare(tokenizer, support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT, options)
+    asked = dataclasses.replace(data, probes=[Probe(prompt, "nobody says this", 0)])
+    unanswered, without = (own_samples(model, tokenizer, one, options) for one in (asked, data))
+    assert set(map(tuple, unanswered)) <= set(map(tuple, without))
 
 
 def test_secrets_are_not_said_unless_retain_text_says_them(memorised):
