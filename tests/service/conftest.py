@@ -50,6 +50,9 @@ def servers():
             assert wait_until(lambda: valkey.is_ready(sockets), 30)
             assert wait_until(lambda: postgres.is_ready(root / "postgres", sockets), 30)
             with psycopg.connect(postgres.url(sockets), autocommit=True) as connection:
+                for waits_for_the_disk in ("fsync", "full_page_writes"):  # each dropped database waits for a checkpoint
+                    connection.execute(f"ALTER SYSTEM SET {waits_for_the_disk} = off")
+                connection.execute("SELECT pg_reload_conf()")
                 connection.execute("CREATE DATABASE template_unlearnd")
             owner, app = (postgres.url(sockets, "template_unlearnd", user) for user in ("postgres", postgres.APP_ROLE))
             logins = {n: postgres.url(sockets, "template_unlearnd", user) for n, user in postgres.LOGINS.items()}
