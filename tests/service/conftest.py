@@ -30,6 +30,7 @@ from service.steps.path.batch import batch_requests
 from tests import ROOT, status_door
 
 REQUESTS = "/v1/deletion-requests"
+DROPPED_AT_ONCE = 10
 
 
 @pytest.fixture(scope="session")
@@ -50,9 +51,6 @@ def servers():
             assert wait_until(lambda: valkey.is_ready(sockets), 30)
             assert wait_until(lambda: postgres.is_ready(root / "postgres", sockets), 30)
             with psycopg.connect(postgres.url(sockets), autocommit=True) as connection:
-                for waits_for_the_disk in ("fsync", "full_page_writes"):  # each dropped database waits for a checkpoint
-                    connection.execute(f"ALTER SYSTEM SET {waits_for_the_disk} = off")
-                connection.execute("SELECT pg_reload_conf()")
                 connection.execute("CREATE DATABASE template_unlearnd")
             owner, app = (postgres.url(sockets, "template_unlearnd", user) for user in ("postgres", postgres.APP_ROLE))
             logins = {n: postgres.url(sockets, "template_unlearnd", user) for n, user in postgres.LOGINS.items()}
@@ -64,14 +62,42 @@ def servers():
                 process.wait()
 
 
+@pytest.fixture(scope="session")
+def left_databases() -> list[str]:
+    """The databases of tests that have ended; some are dropped at once."""
+    return []
+
+
 @pytest.fixture
-def database_url(servers):
+def database_url(servers, left_databases):
     """An empty, migrated database, as the service's role."""
     name = f"t{os.urandom(6).hex()}"
     with psycopg.connect(postgres.url(servers), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE template_unlearnd")
         yield postgres.url(servers, name, postgres.APP_ROLE)
+        left_databases.append(name)
+        if len(left_databases) == DROPPED_AT_ONCE:
+            drop(servers, connection, left_databases)
+
+
+def drop(servers: Path, connection: psycopg.Connection, names: list[str]) -> None:
+    """Drop databases without waiting for the disk: each drop is a checkpoint. No test runs meanwhile."""
+
+    def sets_fsync(value: str) -> None:
+        connection.execute(f"ALTER SYSTEM SET fsync = {value}")
+        connection.execute("SELECT pg_reload_conf()")
+
+        def has_it() -> bool:
+            with psycopg.connect(postgres.url(servers)) as fresh:
+                return fresh.execute("SHOW fsync").fetchone() == (value,)
+
+        assert wait_until(has_it, 30)
+
+    sets_fsync("off")
+    for name in names:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    names.clear()
+    sets_fsync("on")
 
 
 @pytest.fixture(scope="session")
