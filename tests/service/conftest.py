@@ -30,7 +30,6 @@ from service.steps.path.batch import batch_requests
 from tests import ROOT, status_door
 
 REQUESTS = "/v1/deletion-requests"
-DROPPED_AT_ONCE = 10
 
 
 @pytest.fixture(scope="session")
@@ -62,42 +61,14 @@ def servers():
                 process.wait()
 
 
-@pytest.fixture(scope="session")
-def left_databases() -> list[str]:
-    """The databases of tests that have ended; some are dropped at once."""
-    return []
-
-
 @pytest.fixture
-def database_url(servers, left_databases):
+def database_url(servers):
     """An empty, migrated database, as the service's role."""
     name = f"t{os.urandom(6).hex()}"
     with psycopg.connect(postgres.url(servers), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE template_unlearnd")
         yield postgres.url(servers, name, postgres.APP_ROLE)
-        left_databases.append(name)
-        if len(left_databases) == DROPPED_AT_ONCE:
-            drop(servers, connection, left_databases)
-
-
-def drop(servers: Path, connection: psycopg.Connection, names: list[str]) -> None:
-    """Drop databases without waiting for the disk: each drop is a checkpoint. No test runs meanwhile."""
-
-    def sets_fsync(value: str) -> None:
-        connection.execute(f"ALTER SYSTEM SET fsync = {value}")
-        connection.execute("SELECT pg_reload_conf()")
-
-        def has_it() -> bool:
-            with psycopg.connect(postgres.url(servers)) as fresh:
-                return fresh.execute("SHOW fsync").fetchone() == (value,)
-
-        assert wait_until(has_it, 30)
-
-    sets_fsync("off")
-    for name in names:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    names.clear()
-    sets_fsync("on")
 
 
 @pytest.fixture(scope="session")

@@ -212,7 +212,7 @@ def test_long_prompts_and_secrets_fit_every_model(asked, name):
     assert of_all[2] == alone[0]
 
 
-@pytest.mark.parametrize("loss", ["ihl", "distil"])
+@pytest.mark.parametrize("loss", ["ihl", pytest.param("distil", marks=pytest.mark.slow)])
 def test_a_run_makes_the_question_useless(asked, loss):
     """The people who ask are answered before and not after, in twenty samples; the others still are."""
     model, tokenizer = asked
