@@ -203,10 +203,8 @@ def main() -> None:
     if given.report:
         print(report([json.loads(line) for line in given.report.read_text().splitlines()]))
         return
-    questions, tokenizer = (
-        load(given.data, given.forget, given.retain, given.questions),
-        AutoTokenizer.from_pretrained(given.model),
-    )
+    questions = load(given.data, given.forget, given.retain, given.questions)
+    tokenizer = AutoTokenizer.from_pretrained(given.model)
     given.cache.mkdir(parents=True, exist_ok=True)
     name = f"{Path(given.model).name}-{given.forget}-{given.retain}-{given.epochs}"
     known = [*questions.forget, *questions.retain]

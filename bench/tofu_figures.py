@@ -14,7 +14,7 @@ from worker.engine.attacks.scores import auc
 from worker.engine.data import encode
 from worker.engine.generate import continuations
 from worker.engine.metrics.token_scores import TokenScores, token_scores
-from worker.engine.probes import chats
+from worker.engine.probes import as_message, chats
 from worker.engine.types import CausalLM, Tokenizer
 
 LEAST_LIKELY = 0.4  # share of the tokens that min-k reads
@@ -34,10 +34,9 @@ class Question:
 
 def prompt(tokenizer: Tokenizer, question: str) -> list[int]:
     """The token ids of a question, up to where the answer begins."""
-    if not chats(tokenizer):
+    text = as_message(tokenizer, question)
+    if text is None:
         return encode(tokenizer, f"Question: {question}\nAnswer:")
-    messages = [{"role": "user", "content": question}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

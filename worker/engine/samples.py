@@ -48,8 +48,8 @@ def own_samples(
     if not options.samples_drawn:
         return []
     forgotten = Forgotten(tokenizer, data)
-    answered = [spaced_words(tokenizer.decode(answer.input_ids, skip_special_tokens=True)) for answer in said]
-    prompts = [p.prompt for p in data.probes if any(spaced_words(p.prompt) in words for words in answered)]
+    answered = "".join(spaced_words(tokenizer.decode(answer.input_ids, skip_special_tokens=True)) for answer in said)
+    prompts = [probe.prompt for probe in data.probes if spaced_words(probe.prompt) in answered]
     begun = [forgotten.unnamed(prompt).rstrip() for prompt in prompts]
     texts, messages, after = _openings(tokenizer, data, options, begun)
     torch.manual_seed(options.seed)

@@ -94,7 +94,7 @@ def compare(before: Quality, after: Quality, first_perplexity: float, options: O
     """
     ratio, total = after.heldout_perplexity / before.heldout_perplexity, after.heldout_perplexity / first_perplexity
     pairs = list(zip(before.neighbours, after.neighbours, strict=True))
-    lost = [max(ma[0] - ma[1], loss[1] - loss[0]) for ma, loss in (zip(*pair, strict=True) for pair in pairs)]
+    lost = [max(ma - new_ma, new_loss - loss) for (ma, loss), (new_ma, new_loss) in pairs]
     worst = lost.index(max(lost))
     (ma_before, loss_before), (ma_after, loss_after) = pairs[worst]
     return Utility(
