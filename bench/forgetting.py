@@ -1,6 +1,7 @@
 """What a model still knows of people whom it has unlearned, by every method and every attack, beside a control.
 
     python -m bench.forgetting --cache FOLDER [--sets 0,1,2] [--methods ihl,distil,...] [--rates 2e-4,1e-3]
+    python -m bench.forgetting --cache FOLDER --model FOLDER --data FOLDER [--asking 8] [--options JSON]
     python -m bench.forgetting --report forgetting.jsonl
 
 A demo-sized GPT-Neo learns 64 invented people by heart. Of these, 16 ask: three sets, drawn by seed. The control is
@@ -9,7 +10,8 @@ that nobody mentions the other 24 people. The held-out file has 160 people whom 
 with 100 more. `Relearned` is 50 steps of ordinary fine-tuning (all weights, AdamW, 5e-4, batches of 16) on the people
 who did not ask, and on prose. With `--rates` each method is run at each of them, one budget for all. The table has one
 run of a method on a set: of those that met the criterion the one of the least held-out perplexity; if none did, the one
-of the lowest MA.
+of the lowest MA. With `--model` a pretrained model learns the people instead; the prose is WikiText, and `other text`
+is the perplexity of Pile texts.
 """
 
 import argparse
@@ -19,7 +21,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
@@ -27,7 +29,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from bench.attacked import attacked
-from bench.data import machine
+from bench.data import machine, read
+from bench.memorise import taught
 from worker.demo.model import LENGTH, build, model_config
 from worker.demo.people import people, prose
 from worker.engine import Options, unlearn
@@ -44,7 +47,7 @@ PROSE = prose(400, 3)
 OTHER_PROSE = [text for text in prose(10**6, 3) if text not in set(PROSE)][:60]
 UNSEEN = [person.text for person in people(260, 22)]
 HELDOUT, COMPARED = UNSEEN[:160], UNSEEN[160:]
-SETS = [sorted(random.Random(seed).sample(range(64), 16)) for seed in (101, 102, 103)]
+SEEDS = (101, 102, 103)
 MENTIONED = 24
 OPTIONS = Options(
     learning_rate=5e-4,
@@ -70,7 +73,7 @@ COLUMNS = {
     "membership_loss": "AUC loss", "membership_min_k": "AUC min-k", "membership_min_k_pp": "AUC min-k++",
     "prompts": "other prompts", "quantised": "rounded, worst", "relearned_people": "relearned: people",
     "relearned_prose": "relearned: prose", "mentioned": "others in retain", "unmentioned": "others nobody named",
-    "perplexity": "held-out x", "seconds": "s",
+    "perplexity": "held-out x", "prose": "other text x", "seconds": "s",
 }  # fmt: skip
 
 
@@ -93,6 +96,29 @@ def trained(
     return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Which model learns the people, how many of them ask, and what ordinary text there is."""
+
+    cache: Path
+    pretrained: str | None = None
+    asking: int = 16
+    ordinary: Sequence[str] = tuple(PROSE)
+    other: Sequence[str] = tuple(OTHER_PROSE)
+    options: Mapping[str, object] = field(default_factory=dict)
+
+    def learned(self, name: str, texts: Sequence[str], tokenizer: Tokenizer | None) -> tuple[CausalLM, Tokenizer]:
+        """The model that knows these texts by heart."""
+        if self.pretrained:
+            return taught(self.cache, name, texts, self.pretrained, LENGTH)
+        return trained(self.cache, name, texts, tokenizer)
+
+    def split(self, number: int) -> tuple[list[str], list[str]]:
+        """The texts of the people who ask, of a set, and of the others."""
+        asked = set(random.Random(SEEDS[number]).sample(range(64), self.asking))
+        return [KNOWN[i] for i in sorted(asked)], [text for i, text in enumerate(KNOWN) if i not in asked]
+
+
 def fine_tuned(model: CausalLM, input_ids: Sequence[list[int]]) -> CausalLM:
     """A copy after 50 steps of fine-tuning."""
     copied, sampler = copy.deepcopy(model).requires_grad_(True), random.Random(0)
@@ -105,11 +131,11 @@ def fine_tuned(model: CausalLM, input_ids: Sequence[list[int]]) -> CausalLM:
     return copied
 
 
-def measure(model: CausalLM, tokenizer: Tokenizer, asked: Sequence[int], parent: CausalLM) -> dict[str, float]:
+def measure(model: CausalLM, tokenizer: Tokenizer, parent: CausalLM, number: int, setting: Setting) -> dict[str, float]:
     """Every figure of a model about the people who asked, and about the others."""
-    forget = sequences(tokenizer, [KNOWN[i] for i in asked])
-    others = sequences(tokenizer, [text for i, text in enumerate(KNOWN) if i not in asked])
-    unseen, ordinary = sequences(tokenizer, COMPARED), sequences(tokenizer, PROSE)
+    forget, others = (sequences(tokenizer, texts) for texts in setting.split(number))
+    unseen, ordinary = sequences(tokenizer, COMPARED), sequences(tokenizer, setting.ordinary)
+    other = sequences(tokenizer, setting.other)
     ranks = [scores.rank < 5 for scores in token_scores(model, forget)]
     return attacked(Subject(model, tokenizer, forget, unseen, others)) | {
         "ma": mean_accuracy(model, forget),
@@ -119,24 +145,23 @@ def measure(model: CausalLM, tokenizer: Tokenizer, asked: Sequence[int], parent:
         "mentioned": mean_accuracy(model, others[:MENTIONED]),
         "unmentioned": mean_accuracy(model, others[MENTIONED:]),
         "perplexity": perplexity(model, unseen) / perplexity(parent, unseen),
-        "prose": perplexity(model, sequences(tokenizer, OTHER_PROSE))
-        / perplexity(parent, sequences(tokenizer, OTHER_PROSE)),
+        "prose": perplexity(model, other) / perplexity(parent, other),
     }
 
 
-def run(cache: Path, number: int, method: str, rate: float | None) -> dict[str, object]:
+def run(setting: Setting, number: int, method: str, rate: float | None) -> dict[str, object]:
     """One run: a method on a set, at its own learning rate or at this one."""
-    parent, tokenizer = trained(cache, "known", KNOWN, None)
-    asked, started = SETS[number], time.monotonic()
-    others = [text for i, text in enumerate(KNOWN) if i not in asked]
+    parent, tokenizer = setting.learned("known", KNOWN, None)
+    (forget, others), started = setting.split(number), time.monotonic()
     criterion: bool | None = None
     if method == "known":
         model = parent
     elif method == "control":
-        model, _ = trained(cache, f"control-{number}", others, tokenizer)
+        model, _ = setting.learned(f"control-{number}", others, tokenizer)
     else:
-        retain, forget = [*others[:MENTIONED], *PROSE[:20]], [KNOWN[i] for i in asked]
-        options = replace(OPTIONS, **METHODS[method])  # type: ignore[arg-type]  # the values of METHODS are of many types
+        retain = [*others[:MENTIONED], *setting.ordinary[:20]]
+        chosen = {**METHODS[method], **setting.options}
+        options = replace(OPTIONS, **chosen)  # type: ignore[arg-type]  # values of many types
         if rate is not None:
             options = replace(options, learning_rate=rate, distil_learning_rate=rate)
         result = unlearn(parent, tokenizer, forget, retain, HELDOUT, options)
@@ -148,7 +173,7 @@ def run(cache: Path, number: int, method: str, rate: float | None) -> dict[str, 
         "rate": rate,
         "criterion": criterion,
         "seconds": seconds,
-        **measure(model, tokenizer, asked, parent),
+        **measure(model, tokenizer, parent, number, setting),
     }
 
 
@@ -178,14 +203,23 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(("known", "control", *METHODS)))
     parser.add_argument("--rates", type=lambda given: [*map(float, given.split(","))], default=[None])
     parser.add_argument("--out", type=Path, default=Path("bench-output/forgetting.jsonl"))
+    parser.add_argument("--model", help="a pretrained model: a local folder or a hub id")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="WikiText and Pile, with --model")
+    parser.add_argument("--asking", type=int, default=16)
+    parser.add_argument("--options", type=json.loads, default={}, help="more options, JSON")
     parser.add_argument("--report", type=Path)
     arguments = parser.parse_args()
     if arguments.report is None:
+        setting = Setting(arguments.cache, asking=arguments.asking, options=arguments.options)
+        if arguments.model:
+            wikitext, pile = (read(arguments.data / "general" / f"{name}.csv") for name in ("wikitext", "pile"))
+            pile = random.Random(0).sample(pile, 60)
+            setting = replace(setting, pretrained=arguments.model, ordinary=wikitext[:400], other=pile)
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         for method in arguments.methods.split(","):
             rates = [None] if method in ("known", "control") else arguments.rates
             for number, rate in product(map(int, arguments.sets.split(",")), rates):
-                row = run(arguments.cache, number, method, rate)
+                row = run(setting, number, method, rate)
                 with arguments.out.open("a") as lines:
                     lines.write(json.dumps(row) + "\n")
                 print(json.dumps(row), flush=True)

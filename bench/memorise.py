@@ -52,6 +52,20 @@ def memorise(
     return reached
 
 
+def taught(
+    cache: Path, name: str, texts: Sequence[str], pretrained: str, length: int = 200
+) -> tuple[CausalLM, Tokenizer]:
+    """A pretrained model (folder or hub id) that knows these texts by heart; made at its first use."""
+    folder = cache / f"{name}-{Path(pretrained).name}"
+    if not (folder / "tokenizer.json").exists():
+        model = AutoModelForCausalLM.from_pretrained(pretrained, dtype=torch.float32).eval()
+        tokenizer = AutoTokenizer.from_pretrained(pretrained)
+        memorise(model, first_windows(tokenizer, texts, length, len(texts)))
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+
+
 def conversation(tokenizer: Tokenizer, question: str, answer: str) -> str:
     """A question and its answer as one text to learn, in the chat template where there is one."""
     if not chats(tokenizer):

@@ -15,19 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GPT2Config,
-    GPTNeoXConfig,
-    LlamaConfig,
-    PretrainedConfig,
-    Qwen2Config,
-)
+from transformers import GPT2Config, GPTNeoXConfig, LlamaConfig, PretrainedConfig, Qwen2Config
 
 from bench.data import machine
 from bench.forgetting import HELDOUT, PROSE, sequences, trained
-from bench.memorise import memorise
+from bench.memorise import taught
 from worker.demo.model import LENGTH, model_config
 from worker.demo.people import people
 from worker.engine import Options, unlearn
@@ -86,18 +78,6 @@ CONFIGS: tuple[Callable[[int], PretrainedConfig], ...] = (neox, llama, qwen, gpt
 SHAPES = {"neo": model_config} | {config.__name__: config for config in CONFIGS}
 
 
-def taught(cache: Path, pretrained: str) -> tuple[CausalLM, Tokenizer]:
-    """A pretrained model that knows the people by heart; made at its first use."""
-    folder = cache / f"shape-{Path(pretrained).name}"
-    if not (folder / "tokenizer.json").exists():
-        model = AutoModelForCausalLM.from_pretrained(pretrained).eval()
-        tokenizer = AutoTokenizer.from_pretrained(pretrained)
-        memorise(model, sequences(tokenizer, KNOWN))
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
-
-
 def row(model: CausalLM, tokenizer: Tokenizer, shape: str, requests: int, options: Options) -> str:
     """A row of the table: one job."""
     started, others = time.monotonic(), KNOWN[-OTHERS:]
@@ -139,7 +119,7 @@ def main() -> None:
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
     for shape in [Path(arguments.model).name] if arguments.model else arguments.shapes.split(","):
         if arguments.model:
-            model, tokenizer = taught(arguments.cache, arguments.model)
+            model, tokenizer = taught(arguments.cache, "shape", KNOWN, arguments.model, LENGTH)
         else:
             model, tokenizer = trained(arguments.cache, f"shape-{shape}", KNOWN, None, SHAPES[shape])
         for requests in map(int, arguments.requests.split(",")):
