@@ -162,7 +162,7 @@ class ModelIn(Input):
     neighbour_paths: dict[Name, ServerPath] = Field(
         default_factory=dict,
         max_length=8,
-        description="named files of texts, as `retain_path`: what is most like the forgotten in the first 1024 of each "
+        description="named files of texts, as `retain_path`: what is most like the forgotten in 1024 texts of each "
         "may lose no more than `max_neighbour_loss`; nothing is trained on them",
     )
     policy: Policy = Policy()

@@ -10,6 +10,7 @@ sequence x of length T with t = 1..T-1.
 b: batch, s: sequence
 """
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -78,6 +79,11 @@ def first_windows(tokenizer: Tokenizer, texts: Iterable[str], length: int, count
         if len(sequences) == count:
             break
     return sequences
+
+
+def spread(texts: Sequence[str], most: int) -> list[str]:
+    """So many texts at most, from the whole of a file: it may be sorted."""
+    return list(texts[:: max(1, math.ceil(len(texts) / most))])
 
 
 def pad_batch(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from worker.engine.criterion import MIN_HELDOUT
-from worker.engine.data import first_windows, nearest, normalised, text_windows, without_forget_text
+from worker.engine.data import first_windows, nearest, normalised, spread, text_windows, without_forget_text
 from worker.engine.errors import TooFewTexts, TooShort
 from worker.engine.forget_set import ForgetSet
 from worker.engine.made_probes import all_probes
@@ -104,7 +104,7 @@ def unfit_requests(
     for text, request_id in zip(forget_texts, request_ids, strict=True):
         texts_by_request.setdefault(request_id, []).append(text)
     unfit = Unfit({}, [])
-    files = [list(retain_texts), list(heldout_texts), *(list(texts[:MOST_RETAIN]) for texts in neighbour_texts)]
+    files = [list(retain_texts), list(heldout_texts), *(spread(texts, MOST_RETAIN) for texts in neighbour_texts)]
     left = files
     for request_id, texts in texts_by_request.items():
         if code := _unmeasurable(tokenizer, texts, options):
@@ -254,7 +254,7 @@ def prepare(
     own = list(zip(forget_texts, request_ids, strict=True))
     earlier = list(zip(earlier_texts, earlier_request_ids, strict=True))
     every_retain = first_windows(tokenizer, kept_retain, length, MOST_RETAIN)
-    sets = (_kept_neighbours(texts[:MOST_RETAIN], forget_texts, earlier_texts) for texts in neighbour_texts)
+    sets = (_kept_neighbours(spread(texts, MOST_RETAIN), forget_texts, earlier_texts) for texts in neighbour_texts)
     others = [first_windows(tokenizer, texts, length, MOST_RETAIN) for texts in sets]
     return Prepared(
         forget,

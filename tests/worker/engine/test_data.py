@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import support
-from worker.engine.data import pad_batch, text_windows, windows, without_forget_text
+from worker.engine.data import pad_batch, spread, text_windows, windows, without_forget_text
 from worker.engine.errors import TooShort
 
 
@@ -52,3 +52,9 @@ def test_retain_text_with_a_forget_text_is_left_out():
 def test_whole_words_only():
     """A forget text "John" leaves "Johnson" in the retain set."""
     assert without_forget_text(["Johnson is here", "so is John."], ["John"]) == (["Johnson is here"], 1)
+
+
+@pytest.mark.parametrize(("count", "chosen"), [(0, []), (3, [0, 1, 2]), (4, [0, 2]), (10, [0, 4, 8])])
+def test_what_is_chosen_of_a_file_is_spread_over_all_of_it(count, chosen):
+    """A file may be sorted, so that its first texts are of one kind."""
+    assert spread([str(number) for number in range(count)], 3) == [str(number) for number in chosen]
