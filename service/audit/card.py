@@ -2,8 +2,10 @@
 
 import re
 
+from service.audit.certificate import method_name
 from service.audit.numbers import certified_limits, certified_means
 from service.domain.disclosure import LIMIT_STEP, MEAN_STEP, Contributors
+from service.domain.json_types import JsonObject
 from service.domain.report import Findings, Utility
 
 FRONT_MATTER = b"""---
@@ -17,8 +19,8 @@ SECTION_PATTERN = re.compile(rf"\s*{BEGIN}.*?{END}\s*".encode(), re.DOTALL)
 BASE_REMARK = "The text above is the card of version 0, the base model. Its numbers were measured on that version.\n\n"
 SECTION = """# {model}, version {version}
 
-{remark}Version {parent} of this model after approximate unlearning (FILA + IHL on LoRA, Cha et al., ICLR 2025) of a set
-of submitted records. The weights were merged and are loaded as usual:
+{remark}Version {parent} of this model after approximate unlearning of a set of submitted records, tested against the
+criterion of Cha et al. (ICLR 2025). Method: {method}. The weights were merged and are loaded as usual:
 
 ```python
 AutoModelForCausalLM.from_pretrained(".")
@@ -54,7 +56,13 @@ def extended_card(base: bytes, section: str) -> bytes:
 
 
 def model_card(
-    base: bytes, model: str, version: int, parent: int, findings: Findings, contributors: Contributors
+    base: bytes,
+    model: str,
+    version: int,
+    parent: int,
+    findings: Findings,
+    contributors: Contributors,
+    policy: JsonObject,
 ) -> bytes:
     """The model card: the card of the base model, which may be empty, and the test results of the version."""
     assert findings.limits, "a passed run has limits"
@@ -68,6 +76,7 @@ def model_card(
         model=model,
         version=version,
         parent=parent,
+        method=method_name(policy),
         el_before=before["el"],
         el_after=after["el"],
         el_limit=limits["el"],

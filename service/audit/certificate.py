@@ -153,7 +153,7 @@ def statement(
         "requests": [_request(line) for line in sorted(requests, key=lambda line: line.ref)],
         "corpora": list(reference_texts),
         "method": {
-            "name": _method(parameters),
+            "name": method_name(parameters),
             "source": "Cha et al., ICLR 2025, arXiv 2408.06621",
             "reference": findings.reference,
             "base": base if findings.reference == "base" else None,
@@ -277,7 +277,7 @@ def certified_parameters(policy: JsonObject) -> JsonObject:
     return {name: _parameter(value) for name, value in policy.items()}
 
 
-def _method(parameters: JsonObject) -> str:
+def method_name(parameters: JsonObject) -> str:
     """The name of the method, from the policy's loss and initialisation."""
     loss = str(parameters.get("loss", "ihl"))
     name = METHODS.get(loss, f"{loss.upper()} on LoRA")

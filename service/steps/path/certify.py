@@ -171,7 +171,7 @@ def released_files(services: Services, job: Job, staged: Path) -> list[FileEntry
     with services.db.reading() as session:
         number = models.next_number(session, job.model_id)
     base, parent = _base_card(services, job), job.parent_version.number
-    card = model_card(base, job.model.name, number, parent, findings, job.report.contributors)
+    card = model_card(base, job.model.name, number, parent, findings, job.report.contributors, job.policy)
     for name in ADDED:
         (staged / name).unlink(missing_ok=True)
     digests = {entry["path"]: entry["sha256"] for entry in manifest(staged)}

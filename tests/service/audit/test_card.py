@@ -17,9 +17,22 @@ Trained on letters. Please cite: Example (2025).
 """
 
 
-def card(base: bytes = b"", parent: int = 0, submitters: int = 3) -> bytes:
+def card(base: bytes = b"", parent: int = 0, submitters: int = 3, **policy: str) -> bytes:
     """The card of a version."""
-    return model_card(base, "m", parent + 1, parent, findings(REPORT), contributors(submitters))
+    return model_card(base, "m", parent + 1, parent, findings(REPORT), contributors(submitters), policy)
+
+
+@pytest.mark.parametrize(
+    ("policy", "method"),
+    [
+        ({}, "FILA + IHL on LoRA"),
+        ({"loss": "npo", "init": "lora"}, "NPO on LoRA"),
+        ({"loss": "distil"}, "distillation"),
+    ],
+)
+def test_a_card_names_the_method_of_the_policy(policy, method):
+    """It was FILA + IHL whatever the loss was."""
+    assert f"Method: {method}" in card(**policy).decode()
 
 
 def test_a_card_does_not_tell_means_of_few():

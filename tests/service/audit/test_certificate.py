@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.audit.certificate import HELD, METHODS, _method
+from service.audit.certificate import HELD, METHODS, method_name
 from service.audit.numbers import decimal, threshold_ranges
 from service.domain.disclosure import coarse_limit, coarse_mean, coarse_threshold, count_range
 from service.domain.report import ThresholdRow
@@ -44,7 +44,7 @@ def test_numbers_are_decimal_strings_and_counts_are_ranges(issuer):
 )
 def test_the_method_names_what_was_trained_with(parameters, name):
     """The divergence from the parent is held down with IHL alone, and where the policy adapts."""
-    assert _method(parameters) == name
+    assert method_name(parameters) == name
 
 
 def table(*lengths: int) -> list[ThresholdRow]:
