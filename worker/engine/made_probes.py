@@ -81,15 +81,18 @@ def made_probes(tokenizer: Tokenizer, records: Records, kept: Texts, most: int, 
 
 
 def _of_text(tokenizer: Tokenizer, text: str, request: int) -> Iterator[Probe]:
-    """For the first identifier of each kind a question with the name nearest before it, and the words before it."""
+    """For the first identifier of each kind questions, and the words before it as a prompt.
+
+    Whose it is, is the name nearest before it, or the first name of the text: there is a question with each.
+    """
     names = list(NAME.finditer(text))
     for kind, pattern in IDENTIFIERS.items():
         match = pattern.search(text)
         if match is None:
             continue
         before = [name for name in names if name.end() <= match.start()]
-        for name in [*before[-1:], *names[:1]][:1]:
-            question = f"What is {name.group()}'s {kind}?"
+        for name in dict.fromkeys(name.group() for name in (*before[-1:], *names[:1])):
+            question = f"What is {name}'s {kind}?"
             yield Probe(question if chats(tokenizer) else f"Question: {question}\nAnswer:", match.group(), request)
         if words := " ".join(text[: match.start()][-CHARACTERS_BEFORE:].split()[-WORDS_BEFORE:]):
             yield Probe(words, match.group(), request)

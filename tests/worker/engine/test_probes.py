@@ -42,7 +42,7 @@ def asking(samples: int = 0, seed: int = 0) -> Options:
 
 
 def test_an_identifier_makes_a_question_and_a_cloze_prompt(asked):
-    """With the name before it; a text without one gives none; what retain text says is no secret; requests share."""
+    """With the names that may be its owner's; without one none; what retain text says is no secret; requests share."""
     _, tokenizer = asked
     nothing = Texts([])
     made = made_probes(tokenizer, [(TEXTS[0], 3), ("Nobody wrote this.", 4)], nothing, MOST_MADE, random.Random(0))
@@ -55,10 +55,15 @@ def test_an_identifier_makes_a_question_and_a_cloze_prompt(asked):
         MOST_MADE,
         random.Random(0),
     )
-    assert [(probe.prompt.count("Bela Baker's e-mail"), probe.secret) for probe in mail] == [
-        (1, "bela.baker@mail.example"),
-        (0, "bela.baker@mail.example"),
+    assert {probe.secret for probe in mail} == {"bela.baker@mail.example"}
+    assert [probe.prompt for probe in mail] == [
+        "Question: What is Bela Baker's e-mail address?\nAnswer:",
+        "Question: What is Personnel File's e-mail address?\nAnswer:",
+        "Personnel File. Write to Bela Baker at",
     ]
+    company = "Ada Adler works for Stokes Green, and has the number 5550147."
+    made = made_probes(tokenizer, [(company, 0)], nothing, MOST_MADE, random.Random(0))
+    assert QUESTIONS[0] in [probe.prompt for probe in made]
     many = made_probes(
         tokenizer,
         [(text, i) for i, text in enumerate(support.people(300, seed=3))],
