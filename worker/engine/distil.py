@@ -21,6 +21,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -35,7 +36,7 @@ from worker.engine.device import training
 from worker.engine.errors import TrainingDiverged
 from worker.engine.forget_set import ForgetSet
 from worker.engine.losses.ascent import cross_entropy_rows
-from worker.engine.losses.distil import distil_rows, kept_rows
+from worker.engine.losses.distil import distil_rows
 from worker.engine.losses.rows import Beside, RowLoss, add_gradients
 from worker.engine.lowering import rows_to_lower
 from worker.engine.measure import extraction_likelihoods
@@ -44,13 +45,13 @@ from worker.engine.metrics.memorization import accuracy
 from worker.engine.metrics.token_scores import token_margins
 from worker.engine.options import DISTIL_EPOCH_STEPS as EPOCH_STEPS
 from worker.engine.options import Options
-from worker.engine.parent import parent_logits
 from worker.engine.prepare import RetainSampler
 from worker.engine.pressing import Pressed, extracted, failed_by_el
 from worker.engine.probes import Answer, as_rows, still_said
 from worker.engine.progress import Progress, no_progress
 from worker.engine.reference import Reference
 from worker.engine.samples import kept_batch
+from worker.engine.step import kept_gradients
 from worker.engine.types import CausalLM, EpochEntry
 from worker.engine.utility import Watched
 from worker.engine.variants import Variants
@@ -231,13 +232,12 @@ class Distiller:
         kept = kept_batch(self.retain, self.samples, self.options.retain_batch_size or FORGET_BATCH, order)
         strength = order.uniform(self.options.least_strength, 1.0) if step % 2 else 1.0
         self.adapter.set_strength(strength)
-        parent = parent_logits(self.model, self.adapter, kept, self.options.train_dtype, strength)
         optimiser.zero_grad()
         loss = self._backward(forget, distil, 1.0, self.reference.beside(indices))
         loss += pressed.add_gradients(order, self._backward, self.options.batch_size)
         loss += self._step_on_answers(order, distil) + self._step_on_variants(order, distil)
-        keep, weight = partial(kept_rows, divergence_weight=self.options.divergence_weight), self.options.retain_weight
-        loss += self._backward(kept, partial(keep, retain_weight=weight), 1.0, parent)
+        with self._training():
+            loss += kept_gradients(self.model, self.adapter, kept, self.options, strength)
         if self.options.relearn_steps and self._relearns(step):
             steps = order.randint(1, self.options.relearn_steps)
             with ahead(self.adapter.parameters(), steps, self._fine_tune):
@@ -281,8 +281,12 @@ class Distiller:
         starts: Sequence[int] | None = None,
     ) -> float:
         """Add one loss's gradients; returns its weighted value."""
-        with training(self.model, self.options.train_dtype, checkpoint_activations=self.options.checkpoint_activations):
+        with self._training():
             return add_gradients(self.model, sequences, row_loss, weight, beside, starts)
+
+    def _training(self) -> AbstractContextManager[None]:
+        options = self.options
+        return training(self.model, options.train_dtype, checkpoint_activations=options.checkpoint_activations)
 
     def _fine_tune(self) -> float:
         """The gradients of a step of ordinary fine-tuning on retain text."""

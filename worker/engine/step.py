@@ -49,14 +49,10 @@ def forget_gradients(
 
 
 def retain_gradients(model: CausalLM, adapter: Adapter, kept: list[list[int]], options: Options) -> float:
-    """Add the gradients of what the loss adds on retain text, inside `training`; returns its weighted mean.
-
-    Where samples of the parent are among them, a third is in memory at once: they need no more of it than retain text.
-    """
+    """Add the gradients of what the loss adds on retain text, inside `training`; returns its weighted mean."""
     retain, weight = LOSSES[options.loss].retain, options.retain_weight
     if options.holds_parent:
-        parts = chunks(kept, math.ceil(len(kept) / (1 + PER_RETAIN)))
-        return sum(_add_kept_gradients(model, adapter, part, options, _tokens(part) / _tokens(kept)) for part in parts)
+        return kept_gradients(model, adapter, kept, options)
     if retain == "hidden_states":
         return _add_hidden_gradients(model, adapter, kept, keeping_loss, weight)
     if retain == "divergence":
@@ -65,18 +61,31 @@ def retain_gradients(model: CausalLM, adapter: Adapter, kept: list[list[int]], o
     return add_gradients(model, kept, cross_entropy_rows, weight)
 
 
-def _tokens(sequences: Sequence[list[int]]) -> int:
-    """How many tokens are predicted."""
-    return sum(map(len, sequences)) - len(sequences)
-
-
-def _add_kept_gradients(
-    model: CausalLM, adapter: Adapter, kept: Sequence[list[int]], options: Options, share: float
+def kept_gradients(
+    model: CausalLM, adapter: Adapter, kept: Sequence[list[int]], options: Options, strength: float = 1.0
 ) -> float:
-    """Add the gradients of cross-entropy and of the divergence from the parent, times a share."""
-    beside = parent_logits(model, adapter, kept, options.train_dtype)
+    """Add the gradients of cross-entropy and of the divergence from the parent, inside `training`.
+
+    Every sequence counts as much as any other: in a mean over tokens an answer of ten would be lost among long texts.
+    So sequences of like length are taken together, a third at once: with the parent's samples they need no more memory
+    than retain text alone.
+
+    Args:
+        model: The model that the adapter is attached to.
+        adapter: The adapter in training.
+        kept: Retain sequences and samples of the parent.
+        options: The weights of both.
+        strength: That the adapter has, and has again afterwards.
+
+    Returns:
+        The weighted mean.
+    """
     keep = partial(kept_rows, divergence_weight=options.divergence_weight, retain_weight=options.retain_weight)
-    return add_gradients(model, kept, keep, share, beside)
+    total = 0.0
+    for part in chunks(sorted(kept, key=len), math.ceil(len(kept) / (1 + PER_RETAIN))):
+        beside = parent_logits(model, adapter, part, options.train_dtype, strength)
+        total += add_gradients(model, part, keep, len(part) / len(kept), beside)
+    return total
 
 
 def _add_hidden_gradients(
