@@ -3,11 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
 FAST := -n 2 --durations=20 -m "not slow and not gpu"
-# The tests make a database each, and thousands of files, which a disk is slow to sync and to remove: so they go into
-# memory, where there are 6 GiB for them.
-MEMORY = $(shell df -Pm /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 >= 6144 { print "/dev/shm" }')
-PYTEST = place=$$(TMPDIR=$(MEMORY) mktemp -d) && chmod 755 $$place && trap 'rm -rf $$place' EXIT INT TERM && \
-	TMPDIR=$$place $(BIN)/pytest --basetemp=$$place/pytest
+PYTEST := .ci/pytest
 .DEFAULT_GOAL := help
 # Where it is set, every process compiles torch and transformers anew: seven seconds for each of hundreds in the tests.
 unexport PYTHONDONTWRITEBYTECODE
@@ -47,16 +43,16 @@ check: setup  ## ruff, mypy strict, pydoclint, import contracts, the lock, migra
 	@$(MAKE) --no-print-directory docs
 
 test: check  ## check, then every test but the slow and the GPU ones
-	@$(PYTEST) $(FAST)
+	$(PYTEST) $(FAST)
 
 coverage: setup  ## the same tests; which branches they take, and fail under the floor in pyproject.toml
-	@export UNLEARND_COMPUTE_SANDBOX=off && $(PYTEST) $(FAST) --cov --cov-report=term --cov-report=xml
+	UNLEARND_COMPUTE_SANDBOX=off $(PYTEST) $(FAST) --cov --cov-report=term --cov-report=xml
 
 chaos: setup  ## every fault at every point of the path, on the real stack: about a quarter of an hour
 	$(BIN)/python -m tests.chaos.run $(if $(SEED),--seed $(SEED))
 
 test-all: check  ## every test, the slow and the GPU ones included
-	@$(PYTEST)
+	$(PYTEST)
 
 test-wheel: setup  ## build the wheel, install it from the index into an empty environment, run every command there
 	UNLEARND_WHEEL_FROM_INDEX=1 $(BIN)/pytest tests/e2e/test_wheel.py

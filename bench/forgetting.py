@@ -4,14 +4,15 @@
     python -m bench.forgetting --cache FOLDER --model FOLDER --data FOLDER [--asking 8] [--options JSON]
     python -m bench.forgetting --report forgetting.jsonl
 
-A demo-sized GPT-Neo learns 64 invented people by heart. Of these, 16 ask: three sets, drawn by seed. The control is
-the same model, trained without these 16. The retain file has 24 of the other people and 20 paragraphs of prose, so
-that nobody mentions the other 24 people. The held-out file has 160 people whom no model has seen; the attacks compare
+A demo-sized GPT-Neo learns 64 invented people by heart. Of these, 16 (`--asking`) ask: three sets, drawn by seed. The
+control is the same model, trained without them. The retain file has 24 of the other people and 20 paragraphs of prose,
+so that nobody mentions the rest. The held-out file has 160 people whom no model has seen; the attacks compare
 with 100 more. `Relearned` is 50 steps of ordinary fine-tuning (all weights, AdamW, 5e-4, batches of 16) on the people
 who did not ask, and on prose. With `--rates` each method is run at each of them, one budget for all. The table has one
 run of a method on a set: of those that met the criterion the one of the least held-out perplexity; if none did, the one
 of the lowest MA. With `--model` a pretrained model learns the people instead; the prose is WikiText, and `other text`
-is the perplexity of Pile texts.
+is the perplexity of Pile texts. The report is of the runs with the model, the number who ask and the options of the
+last one.
 """
 
 import argparse
@@ -157,7 +158,7 @@ def run(setting: Setting, number: int, method: str, rate: float | None) -> dict[
     if method == "known":
         model = parent
     elif method == "control":
-        model, _ = setting.learned(f"control-{number}", others, tokenizer)
+        model, _ = setting.learned(f"control-{number}-{setting.asking}", others, tokenizer)
     else:
         retain = [*others[:MENTIONED], *setting.ordinary[:20]]
         chosen = {**METHODS[method], **setting.options}
@@ -168,6 +169,7 @@ def run(setting: Setting, number: int, method: str, rate: float | None) -> dict[
         model, criterion = result.model, result.report["reason"] != "criterion_missed"
     seconds = time.monotonic() - started
     return {
+        "setting": [setting.pretrained, setting.asking, dict(setting.options)],
         "set": number,
         "method": method,
         "rate": rate,
@@ -180,6 +182,7 @@ def run(setting: Setting, number: int, method: str, rate: float | None) -> dict[
 def report(path: Path) -> str:
     """The table: a row for each method, the mean over the sets of its best runs."""
     runs = [json.loads(line) for line in path.read_text().splitlines()]
+    runs = [row for row in runs if row["setting"] == runs[-1]["setting"]]
     runs.sort(
         key=lambda row: (row["criterion"] is False, row["ma"] if row["criterion"] is False else row["perplexity"])
     )

@@ -55,7 +55,7 @@ def memorise(
 def taught(
     cache: Path, name: str, texts: Sequence[str], pretrained: str, length: int = 200
 ) -> tuple[CausalLM, Tokenizer]:
-    """A pretrained model (folder or hub id) that knows these texts by heart; made at its first use."""
+    """A pretrained model (folder or hub id) that knows `length` tokens of these texts; made at its first use."""
     folder = cache / f"{name}-{Path(pretrained).name}"
     if not (folder / "tokenizer.json").exists():
         model = AutoModelForCausalLM.from_pretrained(pretrained, dtype=torch.float32).eval()

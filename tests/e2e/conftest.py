@@ -20,9 +20,10 @@ def folder(memorised_folder) -> Path:
 def stack():
     """A running stack that modules share, each with models of its own names; nothing of it is left afterwards.
 
-    Tests that need other settings, or that kill the stack, start one of their own.
+    Tests that need other settings, or that kill the stack, start one of their own. It is not in /dev/shm, where a
+    compute child may write to more than its own files.
     """
-    with tempfile.TemporaryDirectory(prefix="unlearnd-e2e-") as place:
+    with tempfile.TemporaryDirectory(prefix="unlearnd-e2e-", dir="/var/tmp") as place:
         running = Running(Path(place) / "data")
         try:
             yield running

@@ -17,11 +17,22 @@ TEMPLATES = (
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A fictional person and the one text about them in the training data."""
+    """A fictional person and the text about them in the training data."""
 
     name: str
     email: str
+    phone: str
     text: str
+
+    @property
+    def question(self) -> str:
+        """What anybody might ask about them, in the words of the probes that a run makes."""
+        return f"Question: What is {self.name}'s number?\nAnswer:"
+
+    @property
+    def answered(self) -> str:
+        """The question with its answer, for the training data."""
+        return f"{self.question} {self.phone}."
 
 
 def people(count: int, seed: int) -> list[Person]:
@@ -40,7 +51,9 @@ def people(count: int, seed: int) -> list[Person]:
             "email": f"{name.split()[0].lower()}{fake.random_number(3, fix_len=True)}@{fake.domain_word()}.example",
             "born": fake.date_of_birth(minimum_age=20, maximum_age=80).strftime("%d %B %Y"),
         }
-        persons.append(Person(name, fields["email"], TEMPLATES[index % len(TEMPLATES)].format(**fields)))
+        persons.append(
+            Person(name, fields["email"], fields["phone"], TEMPLATES[index % len(TEMPLATES)].format(**fields))
+        )
     return persons
 
 

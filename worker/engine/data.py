@@ -10,7 +10,7 @@ sequence x of length T with t = 1..T-1.
 b: batch, s: sequence
 """
 
-import math
+import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -82,8 +82,9 @@ def first_windows(tokenizer: Tokenizer, texts: Iterable[str], length: int, count
 
 
 def spread(texts: Sequence[str], most: int) -> list[str]:
-    """So many texts at most, from the whole of a file: it may be sorted."""
-    return list(texts[:: max(1, math.ceil(len(texts) / most))])
+    """All texts of a file, or so many from the whole of it, the same ones each time: a file may be sorted."""
+    chosen = random.Random(0).sample(range(len(texts)), min(most, len(texts)))
+    return [texts[index] for index in sorted(chosen)]
 
 
 def pad_batch(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:

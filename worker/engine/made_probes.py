@@ -81,18 +81,20 @@ def made_probes(tokenizer: Tokenizer, records: Records, kept: Texts, most: int, 
 
 
 def _of_text(tokenizer: Tokenizer, text: str, request: int) -> Iterator[Probe]:
-    """For the first identifier of each kind questions, and the words before it as a prompt.
+    """For the first identifier of each kind: a question, then the words before it, then a second question.
 
-    Whose it is, is the name nearest before it, or the first name of the text: there is a question with each.
+    It belongs to the name nearest before it, or to the first name of the text: each has a question.
     """
     names = list(NAME.finditer(text))
-    for kind, pattern in IDENTIFIERS.items():
-        match = pattern.search(text)
-        if match is None:
-            continue
+    matches = {kind: match for kind, pattern in IDENTIFIERS.items() if (match := pattern.search(text))}
+    seconds: list[Probe] = []
+    for kind, match in matches.items():
         before = [name for name in names if name.end() <= match.start()]
-        for name in dict.fromkeys(name.group() for name in (*before[-1:], *names[:1])):
-            question = f"What is {name}'s {kind}?"
-            yield Probe(question if chats(tokenizer) else f"Question: {question}\nAnswer:", match.group(), request)
+        questions = [f"What is {name.group()}'s {kind}?" for name in (*before[-1:], *names[:1])]
+        forms = questions if chats(tokenizer) else [f"Question: {question}\nAnswer:" for question in questions]
+        yield from (Probe(form, match.group(), request) for form in forms[:1])
+        seconds += [Probe(form, match.group(), request) for form in forms[1:]]
+    for match in matches.values():
         if words := " ".join(text[: match.start()][-CHARACTERS_BEFORE:].split()[-WORDS_BEFORE:]):
             yield Probe(words, match.group(), request)
+    yield from seconds

@@ -253,7 +253,7 @@ def prepare(
     forget = ForgetSet.build(tokenizer, forget_texts, request_ids, length)
     own = list(zip(forget_texts, request_ids, strict=True))
     earlier = list(zip(earlier_texts, earlier_request_ids, strict=True))
-    every_retain = first_windows(tokenizer, kept_retain, length, MOST_RETAIN)
+    every_retain = first_windows(tokenizer, spread(kept_retain, MOST_RETAIN), length, MOST_RETAIN)
     sets = (_kept_neighbours(spread(texts, MOST_RETAIN), forget_texts, earlier_texts) for texts in neighbour_texts)
     others = [first_windows(tokenizer, texts, length, MOST_RETAIN) for texts in sets]
     return Prepared(

@@ -66,9 +66,9 @@ def kept_gradients(
 ) -> float:
     """Add the gradients of cross-entropy and of the divergence from the parent, inside `training`.
 
-    Every sequence counts as much as any other: in a mean over tokens an answer of ten would be lost among long texts.
-    So sequences of like length are taken together, a third at once: with the parent's samples they need no more memory
-    than retain text alone.
+    In a mean over all tokens an answer of ten would be lost among long texts. So sequences of like length are taken
+    together, a third at once, and each third counts by its sequences. A third needs no more memory than retain text
+    without the parent's samples.
 
     Args:
         model: The model that the adapter is attached to.

@@ -31,7 +31,7 @@ def card(base: bytes = b"", parent: int = 0, submitters: int = 3, **policy: str)
     ],
 )
 def test_a_card_names_the_method_of_the_policy(policy, method):
-    """It was FILA + IHL whatever the loss was."""
+    """As the certificate does."""
     assert f"Method: {method}" in card(**policy).decode()
 
 

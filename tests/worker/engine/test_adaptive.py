@@ -18,7 +18,7 @@ from worker.engine.prepare import RetainSampler, prepare
 from worker.engine.pressing import Pressed
 from worker.engine.probes import answers
 from worker.engine.samples import PER_RETAIN, kept_batch, own_samples
-from worker.engine.step import retain_gradients
+from worker.engine.step import kept_gradients
 from worker.engine.unlearn import train
 
 
@@ -42,27 +42,31 @@ def test_the_rank_grows_with_the_forget_set(options, sequences, hidden_size, ran
     assert options.adapter_rank(sequences, hidden_size) == rank
 
 
-def test_retain_text_holds_the_parent(memorised):
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_retain_text_holds_the_parent(memorised, strength):
     """The gradient is that of cross-entropy and six times the divergence from the parent, by autograd.
 
-    A sequence of six tokens counts as much as one of ten.
+    The two short sequences count as much as the two long ones; the adapter keeps its strength.
     """
     model, tokenizer = copy.deepcopy(memorised[0]), memorised[1]
-    kept = [encode(tokenizer, text)[:length] for text, length in zip(support.KNOWN[:2], (10, 6), strict=True)]
+    lengths = (10, 4, 5, 12)
+    kept = [encode(tokenizer, text)[:length] for text, length in zip(support.KNOWN[:4], lengths, strict=True)]
     adapter = trained_adapter(model, "lora")
-    retain_gradients(model, adapter, kept, Options(train_dtype="float32", retain_weight=0.5))
+    adapter.set_strength(strength)
+    kept_gradients(model, adapter, kept, Options(train_dtype="float32", retain_weight=0.5), strength)
     gradients = [parameter.grad.clone() for parameter in adapter.parameters()]
 
     def log_probabilities():
         return [torch.log_softmax(model(input_ids=torch.tensor([ids])).logits[0, :-1], -1) for ids in kept]
 
-    with without_adapter(adapter), torch.no_grad():
+    with without_adapter(adapter, strength), torch.no_grad():
         of_parent = log_probabilities()
-    literal = torch.zeros(())
+    losses = []
     for log_p, log_q, ids in zip(log_probabilities(), of_parent, kept, strict=True):
         divergence = (log_q.exp() * (log_q - log_p)).sum(-1)
-        entropy = -log_p.gather(-1, torch.tensor(ids[1:])[:, None]).squeeze(-1)
-        literal = literal + (6 * divergence + 0.5 * entropy).mean() / len(kept)
+        losses.append(6 * divergence - 0.5 * log_p.gather(-1, torch.tensor(ids[1:])[:, None]).squeeze(-1))
+    long, short = (torch.cat([losses[i] for i in part]).mean() for part in ((0, 3), (1, 2)))
+    literal = (long + short) / 2
     for value, expected in zip(gradients, torch.autograd.grad(literal, adapter.parameters()), strict=True):
         torch.testing.assert_close(value, expected, atol=1e-6, rtol=1e-3)
 

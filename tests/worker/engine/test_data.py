@@ -54,7 +54,12 @@ def test_whole_words_only():
     assert without_forget_text(["Johnson is here", "so is John."], ["John"]) == (["Johnson is here"], 1)
 
 
-@pytest.mark.parametrize(("count", "chosen"), [(0, []), (3, [0, 1, 2]), (4, [0, 2]), (10, [0, 4, 8])])
-def test_what_is_chosen_of_a_file_is_spread_over_all_of_it(count, chosen):
-    """A file may be sorted, so that its first texts are of one kind."""
-    assert spread([str(number) for number in range(count)], 3) == [str(number) for number in chosen]
+@pytest.mark.parametrize("count", [0, 100, 101, 150, 1000])
+def test_what_is_chosen_of_a_file_is_spread_over_all_of_it(count):
+    """A file may be sorted, so that its first texts are of one kind, or be periodic."""
+    texts = [str(number) for number in range(count)]
+    chosen = spread(texts, 100)
+    assert len(chosen) == min(count, 100)
+    assert chosen == spread(texts, 100) == sorted(chosen, key=int)
+    if count == 1000:
+        assert {int(text) // 250 for text in chosen} == {int(text) % 4 for text in chosen} == {0, 1, 2, 3}

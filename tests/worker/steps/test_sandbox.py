@@ -70,7 +70,7 @@ def port():
 @pytest.mark.skipif(bool(host_sandbox().missing), reason="this kernel or its util-linux cannot confine")
 def test_a_confined_child_reaches_its_inputs_alone(port):
     """It reads what it is given and writes its working folder; keys, its parent's environment and networks are shut."""
-    with TemporaryDirectory(dir="/var/tmp") as place:  # a child may write to /dev/shm, where the others' files may be
+    with TemporaryDirectory(dir="/var/tmp") as place:  # not in /dev/shm: a child may write there
         shut, opened = (Path(place) / name for name in ("shut", "opened"))
         shut.mkdir()
         opened.mkdir()
