@@ -237,7 +237,7 @@ class Distiller:
         loss += pressed.add_gradients(order, self._backward, self.options.batch_size)
         loss += self._step_on_answers(order, distil) + self._step_on_variants(order, distil)
         with self._training():
-            loss += kept_gradients(self.model, self.adapter, kept, self.options, strength)
+            loss += kept_gradients(self.model, self.adapter, kept, self.options, strength, by_sequences=True)
         if self.options.relearn_steps and self._relearns(step):
             steps = order.randint(1, self.options.relearn_steps)
             with ahead(self.adapter.parameters(), steps, self._fine_tune):

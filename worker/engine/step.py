@@ -62,13 +62,18 @@ def retain_gradients(model: CausalLM, adapter: Adapter, kept: list[list[int]], o
 
 
 def kept_gradients(
-    model: CausalLM, adapter: Adapter, kept: Sequence[list[int]], options: Options, strength: float = 1.0
+    model: CausalLM,
+    adapter: Adapter,
+    kept: Sequence[list[int]],
+    options: Options,
+    strength: float = 1.0,
+    *,
+    by_sequences: bool = False,
 ) -> float:
     """Add the gradients of cross-entropy and of the divergence from the parent, inside `training`.
 
-    In a mean over all tokens an answer of ten would be lost among long texts. So sequences of like length are taken
-    together, a third at once, and each third counts by its sequences. A third needs no more memory than retain text
-    without the parent's samples.
+    Sequences of like length are taken together, a third at once: with the parent's samples they need no more memory
+    than retain text alone.
 
     Args:
         model: The model that the adapter is attached to.
@@ -76,6 +81,8 @@ def kept_gradients(
         kept: Retain sequences and samples of the parent.
         options: The weights of both.
         strength: That the adapter has, and has again afterwards.
+        by_sequences: Whether each third counts by its sequences. Otherwise the mean is over tokens, in which a short
+            answer counts little beside long texts.
 
     Returns:
         The weighted mean.
@@ -84,8 +91,14 @@ def kept_gradients(
     total = 0.0
     for part in chunks(sorted(kept, key=len), math.ceil(len(kept) / (1 + PER_RETAIN))):
         beside = parent_logits(model, adapter, part, options.train_dtype, strength)
-        total += add_gradients(model, part, keep, len(part) / len(kept), beside)
+        share = len(part) / len(kept) if by_sequences else _tokens(part) / _tokens(kept)
+        total += add_gradients(model, part, keep, share, beside)
     return total
+
+
+def _tokens(sequences: Sequence[list[int]]) -> int:
+    """How many tokens are predicted."""
+    return sum(map(len, sequences)) - len(sequences)
 
 
 def _add_hidden_gradients(

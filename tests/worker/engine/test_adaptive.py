@@ -42,18 +42,20 @@ def test_the_rank_grows_with_the_forget_set(options, sequences, hidden_size, ran
     assert options.adapter_rank(sequences, hidden_size) == rank
 
 
-@pytest.mark.parametrize("strength", [1.0, 0.5])
-def test_retain_text_holds_the_parent(memorised, strength):
+@pytest.mark.parametrize(("strength", "by_sequences"), [(1.0, False), (0.5, True)])
+def test_retain_text_holds_the_parent(memorised, strength, by_sequences):
     """The gradient is that of cross-entropy and six times the divergence from the parent, by autograd.
 
-    The two short sequences count as much as the two long ones; the adapter keeps its strength.
+    By tokens, or the two short sequences count as much as the two long ones. The adapter keeps its strength.
     """
     model, tokenizer = copy.deepcopy(memorised[0]), memorised[1]
     lengths = (10, 4, 5, 12)
     kept = [encode(tokenizer, text)[:length] for text, length in zip(support.KNOWN[:4], lengths, strict=True)]
     adapter = trained_adapter(model, "lora")
     adapter.set_strength(strength)
-    kept_gradients(model, adapter, kept, Options(train_dtype="float32", retain_weight=0.5), strength)
+    kept_gradients(
+        model, adapter, kept, Options(train_dtype="float32", retain_weight=0.5), strength, by_sequences=by_sequences
+    )
     gradients = [parameter.grad.clone() for parameter in adapter.parameters()]
 
     def log_probabilities():
@@ -66,7 +68,7 @@ def test_retain_text_holds_the_parent(memorised, strength):
         divergence = (log_q.exp() * (log_q - log_p)).sum(-1)
         losses.append(6 * divergence - 0.5 * log_p.gather(-1, torch.tensor(ids[1:])[:, None]).squeeze(-1))
     long, short = (torch.cat([losses[i] for i in part]).mean() for part in ((0, 3), (1, 2)))
-    literal = (long + short) / 2
+    literal = (long + short) / 2 if by_sequences else torch.cat(losses).mean()
     for value, expected in zip(gradients, torch.autograd.grad(literal, adapter.parameters()), strict=True):
         torch.testing.assert_close(value, expected, atol=1e-6, rtol=1e-3)
 
