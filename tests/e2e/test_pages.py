@@ -14,6 +14,7 @@ import pytest
 
 from service.local.process import wait_until
 from tests import support
+from worker.demo.sample import LAST
 
 ROOT = Path(__file__).parents[2]
 GUIDES = ROOT / "docs" / "guides"
@@ -61,6 +62,7 @@ def clone(folder, tmp_path) -> Path:
     (sample / "people.jsonl").write_text("".join(json.dumps(person) + "\n" for person in people))
     support.write_texts(sample / "request.jsonl", support.KNOWN[3:4])
     (sample / "policy.json").write_text(json.dumps(support.POLICY))
+    (sample / LAST).touch()  # the sample is complete
     return tmp_path
 
 
