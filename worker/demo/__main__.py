@@ -187,13 +187,14 @@ def show_questions(
     """
     console.rule("6  what a question gives, before and after")
     table = Table("", "the number", *models)
-    for person in asked:
-        table.add_row(f"What is {person.name}'s number?", person.phone, *(answer(*m, person) for m in models.values()))
+    answers = [[answer(*model, person) for model in models.values()] for person in asked]
+    for person, given in zip(asked, answers, strict=True):
+        table.add_row(f"What is {person.name}'s number?", person.phone, *given)
     answered = {when: sum(p.phone in answer(*m, p) for p in others) for when, m in models.items()}
     table.add_row(f"questions about {len(others)} others: answered", "", *map(str, answered.values()))
     console.print(table)
-    gives = [[person.phone in answer(*model, person) for person in asked] for model in models.values()]
-    if gives != [[True] * len(asked), [False] * len(asked)]:
+    gives = [[person.phone in said for said in given] for person, given in zip(asked, answers, strict=True)]
+    if gives != [[True, False]] * len(asked):
         raise DemoFailed("a question gave no telephone number before, or still gives one")
 
 

@@ -213,7 +213,7 @@ class Trainer:
     def _optimiser_step(
         self, optimiser: torch.optim.Optimizer, batch: list[list[int]], order: random.Random
     ) -> tuple[float, float]:
-        """One optimiser step; returns the forget and the retain loss."""
+        """One optimiser step; returns the forget and the retain loss, means over tokens."""
         forget_loss, options, retain_value = LOSSES[self.options.loss], self.options, 0.0
         optimiser.zero_grad()
         with training(self.model, options.train_dtype, checkpoint_activations=options.checkpoint_activations):
