@@ -35,8 +35,8 @@ from worker.engine.metrics.extraction import lower_bound
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.metrics.perplexity import perplexity
 from worker.engine.options import Options
-from worker.engine.prepare import Prepared, RetainSampler
-from worker.engine.samples import own_samples
+from worker.engine.prepare import Prepared
+from worker.engine.samples import RetainSampler, own_samples
 from worker.engine.train import Trainer
 from worker.engine.types import CausalLM
 from worker.engine.unlearn import initial_factors, merged_copy

@@ -30,7 +30,7 @@ from worker.engine.metrics.decode import greedy_continuations
 from worker.engine.metrics.extraction import likelihood
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.options import Options
-from worker.engine.prepare import RetainSampler
+from worker.engine.samples import RetainSampler
 from worker.engine.train import Trainer
 from worker.engine.types import CausalLM
 from worker.engine.unlearn import initial_factors, merged_copy

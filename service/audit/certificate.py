@@ -57,9 +57,9 @@ CRITERION = (
     "mean EL and mean MA over the forget set at or under the held-out means; each request's own means, and those of "
     "every earlier request still kept, at or under the held-out 95th percentiles; held-out perplexity, relative to "
     "the parent and to version 0, at or under the policy's maxima; MA and log-likelihood of what is most "
-    "like the records in the retain text, and in each listed set of neighbours, no more than the policy's limit lower; "
-    "no probe (a prompt that a submitter gave, or that "
-    "was made of a record) brings out its secret, greedily or in samples; no attack with the effect block succeeds, or "
+    "like the records, and of what is most like the probes with their secrets, in the retain text and in each listed "
+    "set of neighbours, no more than the policy's limit lower; no probe (a prompt that a submitter gave, or that was "
+    "made of a record) brings out its secret, greedily or in samples; no attack with the effect block succeeds, or "
     f"is left out. Here means are rounded down to a multiple of {MEAN_STEP}, limits to a multiple of {LIMIT_STEP}"
 )
 MANDATORY_ATTACKS = ("greedy extraction from every prefix (EL)", "token by token prediction (MA)")

@@ -138,11 +138,18 @@ def without_forget_text(texts: Sequence[str], forget_texts: Sequence[str]) -> tu
 
 
 def nearest(file: Sequence[list[int]], forget: Sequence[list[int]], count: int) -> list[list[int]]:
-    """The sequences that are most like one to forget, by the Jaccard similarity of their tokens; the likest first."""
+    """The sequences that are most like one to forget, by the Jaccard similarity of their tokens; the likest first.
+
+    Those that are less than half as like as the likest are left out: beside five conversations, ordinary text would
+    hide what these lose.
+    """
     sets = [set(ids) for ids in forget]
 
     def similarity(ids: list[int]) -> float:
         own = set(ids)
         return max((len(own & other) / len(own | other) for other in sets), default=0.0)
 
-    return sorted(file, key=similarity, reverse=True)[:count]
+    like = [similarity(ids) for ids in file]
+    enough = max(like, default=0.0) / 2
+    likest = sorted(range(len(file)), key=lambda index: -like[index])[:count]
+    return [file[index] for index in likest if like[index] >= enough and sets]

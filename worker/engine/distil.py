@@ -45,12 +45,11 @@ from worker.engine.metrics.memorization import accuracy
 from worker.engine.metrics.token_scores import token_margins
 from worker.engine.options import DISTIL_EPOCH_STEPS as EPOCH_STEPS
 from worker.engine.options import Options
-from worker.engine.prepare import RetainSampler
 from worker.engine.pressing import Pressed, extracted, failed_by_el
 from worker.engine.probes import Answer, as_rows, still_said
 from worker.engine.progress import Progress, no_progress
 from worker.engine.reference import Reference
-from worker.engine.samples import kept_batch
+from worker.engine.samples import RetainSampler, kept_batch
 from worker.engine.step import kept_gradients
 from worker.engine.types import CausalLM, EpochEntry
 from worker.engine.utility import Watched

@@ -1,6 +1,5 @@
 """Turns texts into token sequences by their role in a run: forget, retain, thresholds, utility."""
 
-import random
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from worker.engine.errors import TooFewTexts, TooShort
 from worker.engine.forget_set import ForgetSet
 from worker.engine.made_probes import all_probes
 from worker.engine.options import Options
-from worker.engine.probes import Probe
+from worker.engine.probes import Probe, as_answered
 from worker.engine.types import Tokenizer
 
 GENERIC_COUNT, GENERIC_SHARE = 3, 0.1  # reference texts that one request may leave out
@@ -31,8 +30,8 @@ class Prepared:
         utility: Held-out sequences for perplexity, disjoint from `threshold_sequences` where there are enough.
         retain: Retain sequences for perplexity and the Fisher estimate.
         all_retain: Retain sequences, many more, for a reference.
-        neighbours: Of the retain file, then of each other set of neighbours, the sequences that are most like the
-            forget set, the likest first.
+        neighbours: Of the retain file, then of each other set of neighbours, the sequences most like a record to
+            forget, then those most like a probe with its secret; the likest first.
         retain_excluded: Retain texts left out because they contain a forget text.
         heldout_excluded: Held-out texts left out for the same reason.
         probes: Prompts that must not bring out a secret, of this run's requests and of earlier ones.
@@ -216,8 +215,8 @@ def prepare(
     """Tokenise and split; retain and held-out texts that contain a forget text are left out.
 
     Texts that contain an earlier text are left out, too, as long as half of what is left of each file, a retain text
-    and MIN_HELDOUT held-out texts stay. The first earlier text that would leave fewer leaves out nothing, and neither
-    do those after it. They are only measured again.
+    and MIN_HELDOUT held-out texts stay. The first earlier text that would leave fewer is only measured again, and so
+    are those after it.
 
     Args:
         tokenizer: The model's tokenizer.
@@ -252,10 +251,12 @@ def prepare(
         raise TooFewTexts(f"heldout: {len(threshold_sequences)} usable texts; {MIN_HELDOUT} are needed for thresholds")
     forget = ForgetSet.build(tokenizer, forget_texts, request_ids, length)
     own = list(zip(forget_texts, request_ids, strict=True))
-    earlier = list(zip(earlier_texts, earlier_request_ids, strict=True))
+    old = list(zip(earlier_texts, earlier_request_ids, strict=True))
     every_retain = first_windows(tokenizer, spread(kept_retain, MOST_RETAIN), length, MOST_RETAIN)
     sets = (_kept_neighbours(spread(texts, MOST_RETAIN), forget_texts, earlier_texts) for texts in neighbour_texts)
     others = [first_windows(tokenizer, texts, length, MOST_RETAIN) for texts in sets]
+    probes = all_probes(tokenizer, probes, own, old, [*kept_retain, *kept_heldout], options.seed)
+    kinds = forget.sequences, [as_answered(tokenizer, probe) for probe in probes]
     return Prepared(
         forget,
         ForgetSet.build(tokenizer, earlier_texts, earlier_request_ids, length),
@@ -264,37 +265,8 @@ def prepare(
         first_windows(tokenizer, for_utility, length, options.utility_sequences),
         retain,
         every_retain,
-        [nearest(file, forget.sequences, options.utility_sequences) for file in (every_retain, *others)],
+        [nearest(file, kind, options.utility_sequences) for file in (every_retain, *others) for kind in kinds],
         retain_excluded,
         heldout_excluded,
-        all_probes(tokenizer, probes, own, earlier, [*kept_retain, *kept_heldout], options.seed),
+        probes,
     )
-
-
-class RetainSampler:
-    """Retain sequences for training: texts in a shuffled order, a random window of each.
-
-    The sequences of an epoch depend on the seed and the epoch's number alone, so a resumed run sees the same ones.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, texts: Sequence[str], length: int, seed: int) -> None:
-        self._tokenizer, self._texts, self._length, self._seed = tokenizer, texts, length, seed
-        self.start_epoch(0)
-
-    def start_epoch(self, epoch: int) -> None:
-        """Restart the random order for this epoch."""
-        self._random = random.Random(f"{self._seed}/retain/{epoch}")
-        self._order: list[int] = []
-
-    def sample(self, count: int) -> list[list[int]]:
-        """The next `count` sequences."""
-        sequences: list[list[int]] = []
-        while len(sequences) < count:
-            if not self._order:
-                self._order = self._random.sample(range(len(self._texts)), len(self._texts))
-            try:
-                windows = text_windows(self._tokenizer, self._texts[self._order.pop()], self._length)
-            except TooShort:
-                continue
-            sequences.append(self._random.choice(windows))
-        return sequences

@@ -161,6 +161,12 @@ def _forms(tokenizer: Tokenizer, prompt: str) -> list[list[int]]:
     return [ids for ids in forms if ids]
 
 
+def as_answered(tokenizer: Tokenizer, probe: Probe) -> list[int]:
+    """Token ids of a probe with its secret, in the chat template where there is one."""
+    form = [[], *_forms(tokenizer, probe.prompt)][-1]
+    return [*form, *tokenizer(probe.secret, add_special_tokens=False)["input_ids"]]
+
+
 def as_message(tokenizer: Tokenizer, prompt: str) -> str | None:
     """A prompt in the chat template, up to where the answer begins; None if nobody can chat with this model."""
     if not chats(tokenizer):

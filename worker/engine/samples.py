@@ -1,4 +1,4 @@
-"""The parent's own samples: retain text that nobody has to provide, in whatever the model can say.
+"""What keeps a model as it was: retain text, and the parent's own samples, which nobody has to provide.
 
 A chat model also makes up conversations: first a message, then its answer. Where the parent answers probes, some
 samples begin as they do: "The telephone number of" may go on with somebody else, whom the model must keep.
@@ -10,14 +10,16 @@ from typing import NamedTuple
 
 import torch
 
-from worker.engine.data import chunks
+from worker.engine.data import chunks, text_windows
+from worker.engine.errors import TooShort
 from worker.engine.forgotten import GRAM, Forgotten, spaced_words
 from worker.engine.generate import continuations
 from worker.engine.options import Options
-from worker.engine.prepare import Prepared, RetainSampler
+from worker.engine.prepare import Prepared
 from worker.engine.probes import Answer, as_message
 from worker.engine.progress import Progress, no_progress, partial_progress
 from worker.engine.types import CausalLM, Tokenizer
+from worker.engine.utility import WATCHED
 
 BATCH, USUAL_LENGTH = 64, 200  # samples at once, of that many tokens
 PLACEHOLDER = "##message##"
@@ -123,6 +125,42 @@ def _continued(
             samples += [ids + tokens for ids, tokens in zip(part, said, strict=True)]
             progress(len(samples) / len(openings))
     return samples
+
+
+class RetainSampler:
+    """Retain sequences for training: texts in a shuffled order, a random window of each.
+
+    The sequences of an epoch depend on the seed and the epoch's number alone, so a resumed run sees the same ones.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, texts: Sequence[str], length: int, seed: int) -> None:
+        self._tokenizer, self._texts, self._length, self._seed = tokenizer, texts, length, seed
+        self.start_epoch(0)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Restart the random order for this epoch."""
+        self._random = random.Random(f"{self._seed}/retain/{epoch}")
+        self._order: list[int] = []
+
+    def sample(self, count: int) -> list[list[int]]:
+        """The next `count` sequences."""
+        sequences: list[list[int]] = []
+        while len(sequences) < count:
+            if not self._order:
+                self._order = self._random.sample(range(len(self._texts)), len(self._texts))
+            try:
+                windows = text_windows(self._tokenizer, self._texts[self._order.pop()], self._length)
+            except TooShort:
+                continue
+            sequences.append(self._random.choice(windows))
+        return sequences
+
+
+def set_aside(samples: list[list[int]], options: Options) -> tuple[list[list[int]], list[list[int]]]:
+    """The samples to train on, and some of every kind that training only looks at, where there are enough."""
+    step = len(samples) // WATCHED
+    aside = range(0, len(samples), step)[:WATCHED] if options.holds_parent and step > 1 else range(0)
+    return [ids for i, ids in enumerate(samples) if i not in aside], [samples[i] for i in aside]
 
 
 def kept_batch(retain: RetainSampler, samples: list[list[int]], size: int, order: random.Random) -> list[list[int]]:

@@ -27,11 +27,10 @@ from worker.engine.metrics.extraction import lower_bound
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.options import Options
 from worker.engine.pace import pace
-from worker.engine.prepare import RetainSampler
 from worker.engine.pressing import MOST_DECODED, Pressed, extracted, failed_by_el
 from worker.engine.probes import Answer, still_said
 from worker.engine.progress import Progress, no_progress
-from worker.engine.samples import kept_batch
+from worker.engine.samples import RetainSampler, kept_batch
 from worker.engine.step import forget_gradients, retain_gradients
 from worker.engine.types import CausalLM, EpochEntry
 from worker.engine.utility import Watched
@@ -72,6 +71,7 @@ class Trainer:
     samples: list[list[int]] = field(default_factory=list)
     _reopened: set[int] = field(default_factory=set)
     _tested: bool = False
+    _repairs: bool = False
     _last_measurement: tuple[list[float], list[float]] | None = None
     _still_said: list[int] = field(default_factory=list)
     _extracted: list[Answer] = field(default_factory=list)
@@ -100,19 +100,21 @@ class Trainer:
             self.adapter.load(resume.adapter)
             if resume.optimiser:
                 optimiser.load_state_dict(resume.optimiser)
+        pace_after = partial(pace, options=self.options, parent_perplexity=self.watched.parent_perplexity)
         while checkpoint.epoch < self.options.max_epochs and not checkpoint.met:
-            rate, longer = pace(checkpoint.history, self.options, self.watched.parent_perplexity)
+            rate, longer, self._repairs = pace_after(checkpoint.history)
             for group in optimiser.param_groups:
                 group["lr"] = rate
             entry = self._run_epoch(optimiser, checkpoint.epoch, longer)
-            entry |= {"learning_rate": rate, "rank": self.adapter.rank}
+            entry |= {"learning_rate": rate, "rank": self.adapter.rank, "repairs": self._repairs}
+            history = [*checkpoint.history, entry]
             checkpoint = replace(
                 checkpoint,
                 epoch=checkpoint.epoch + 1,
                 adapter=self.adapter.state(),
                 optimiser=optimiser.state_dict(),
-                history=[*checkpoint.history, entry],
-                met=bool(entry["met"]),
+                history=history,
+                met=bool(entry["met"]) and not pace_after(history).repairs,
                 strength=entry["strength"],
                 reopened=tuple(sorted(self._reopened)),
             )
@@ -167,7 +169,7 @@ class Trainer:
             self.progress((epoch + step / steps) / self.options.max_epochs)
             if step % steps_per_check == 0 and step < steps:
                 el, ma = self._measure()
-                if self._passes_with_reserve(el, ma) and not self._extracted:
+                if self._passes_with_reserve(el, ma) and not self._extracted and not self._repairs:
                     break
                 remaining = set(self._training_indices())
                 queue = [i for i in queue if i in remaining]
@@ -196,7 +198,7 @@ class Trainer:
         selected |= {i for i in everything if request_ids[i] in self._reopened} - self._pressed
         if not self.options.skip_passed:
             selected |= counted
-        return sorted(selected if self._extracted else selected or counted)
+        return sorted(selected if self._extracted or self._repairs else selected or counted)
 
     def _goal(self, index: int, el_passes: bool, ma_passes: bool) -> tuple[float, float]:
         """The EL and MA that training should bring a sequence to.

@@ -21,11 +21,11 @@ from worker.engine.inits import INITS
 from worker.engine.measure import Baseline, answered_requests, measure_after, measure_before
 from worker.engine.merge import MERGED_MARK, merge_into
 from worker.engine.options import DISTIL, Options, fit_to_model
-from worker.engine.prepare import Prepared, RetainSampler, prepare
+from worker.engine.prepare import Prepared, prepare
 from worker.engine.probes import Probe
 from worker.engine.progress import Progress, no_progress, partial_progress
 from worker.engine.reference import Reference, check_reference, train_reference
-from worker.engine.samples import own_samples
+from worker.engine.samples import RetainSampler, own_samples, set_aside
 from worker.engine.train import Trainer
 from worker.engine.types import AdapterState, CausalLM, EpochEntry, Tokenizer
 from worker.engine.utility import Watched
@@ -98,7 +98,8 @@ def train(
     if baseline.answered and baseline.said is None:
         _, said = answered_requests(model, tokenizer, data, options, parts[0])
     samples = own_samples(model, tokenizer, data, options, said, parts[1])
-    watched = Watched.of_run(model, data, baseline.quality.heldout_perplexity, options)
+    samples, aside = set_aside(samples, options)
+    watched = Watched.of_run(model, data, baseline.quality.heldout_perplexity, options, aside)
     factors = initial_factors(model, data, options, resume, parts[2])
     adapter = Adapter(model, factors, options.scale)
     if resume is not None and resume.tested:  # the test may have found answers that the parent does not give

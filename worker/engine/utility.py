@@ -2,8 +2,9 @@
 
 A mean over ordinary text hides harm to the neighbours of what was forgotten: other people's records of the same kind.
 So the sequences that share most tokens with the forget set are measured by themselves: those of the retain file, and
-those of each set of neighbours that the operator named. A loss of MA or of mean log-likelihood in any of them has a
-limit of its own. A gain has none: training on retain text is meant to keep it.
+those of each set of neighbours that the operator named. So are those that share most with a probe and its secret:
+others' answers are short, and lost first. A loss of MA or of mean log-likelihood in any of them has a limit of its own.
+A gain has none: training on retain text is meant to keep it.
 """
 
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from worker.engine.prepare import Prepared
 from worker.engine.types import CausalLM, EpochEntry
 
 NOTHING_LEFT = (0.0, 0.0)  # of a set whose every text contains one to forget: it cannot lose anything
+KINDS = 2  # like a record, like an answer
 WATCHED = 16  # sequences of each set of neighbours that training looks at
 
 
@@ -25,7 +27,8 @@ class Quality:
     Attributes:
         heldout_perplexity: Perplexity on held-out text.
         retain_perplexity: Perplexity on retain text.
-        neighbours: Of each set of neighbours the mean MA, and the mean negative log-likelihood a token, in nats.
+        neighbours: Of each set and kind of neighbours the mean MA, and the mean negative log-likelihood a token, in
+            nats.
     """
 
     heldout_perplexity: float
@@ -110,7 +113,7 @@ def compare(before: Quality, after: Quality, first_perplexity: float, options: O
         total_ratio=total,
         max_total_ratio=options.max_total_ratio,
         within_total_budget=total <= options.max_total_ratio,
-        neighbour_set=worst,
+        neighbour_set=worst // KINDS,
         neighbour_ma_before=ma_before,
         neighbour_ma_after=ma_after,
         neighbour_loss_before=loss_before,
@@ -129,22 +132,43 @@ class Watched:
         parent_perplexity: The parent's perplexity on them.
         neighbours: Of each set of neighbours the sequences that are most like the forget set, WATCHED at most.
         parent_losses: Of each of these sets the parent's mean negative log-likelihood a token, in nats.
+        samples: Samples of the parent that are set aside: what it says by itself, whoever it is about.
+        parent_samples_loss: The parent's negative log-likelihood a token on them, the mean over the samples. The
+            model's, less this, estimates KL(parent || model).
     """
 
     utility: list[list[int]]
     parent_perplexity: float
     neighbours: list[list[list[int]]] = field(default_factory=list)
     parent_losses: list[float] = field(default_factory=list)
+    samples: list[list[int]] = field(default_factory=list)
+    parent_samples_loss: float = 0.0
 
     @classmethod
-    def of_run(cls, parent: CausalLM, data: Prepared, parent_perplexity: float, options: Options) -> "Watched":
+    def of_run(
+        cls, parent: CausalLM, data: Prepared, parent_perplexity: float, options: Options, samples: list[list[int]]
+    ) -> "Watched":
         """What a run looks at. One whose pace is fixed does not look at neighbours: nothing would follow from it."""
         adapts = options.adaptive and options.loss != DISTIL
         likest = [near[:WATCHED] for near in data.neighbours if near] if adapts else []
-        return cls(data.utility, parent_perplexity, likest, [mean_loss(parent, near) for near in likest])
+        losses = [mean_loss(parent, near) for near in likest]
+        return cls(data.utility, parent_perplexity, likest, losses, samples, _loss_by_sequences(parent, samples))
 
     def measure(self, model: CausalLM) -> EpochEntry:
-        """Held-out perplexity, and how much log-likelihood a token the set of neighbours lost that lost most."""
+        """Held-out perplexity, and what was lost of log-likelihood a token, in nats.
+
+        `neighbours_lost` is of the set of neighbours that lost most, `samples_lost` of the parent's samples.
+        """
         losses = zip(self.neighbours, self.parent_losses, strict=True)
         lost = [mean_loss(model, near) - before for near, before in losses]
-        return {"perplexity": perplexity(model, self.utility)} | ({"neighbours_lost": max(lost)} if lost else {})
+        entry: EpochEntry = {"perplexity": perplexity(model, self.utility)}
+        if lost:
+            entry["neighbours_lost"] = max(lost)
+        if self.samples:
+            entry["samples_lost"] = _loss_by_sequences(model, self.samples) - self.parent_samples_loss
+        return entry
+
+
+def _loss_by_sequences(model: CausalLM, sequences: list[list[int]]) -> float:
+    """The mean over sequences of negative log-likelihood a token: a short answer counts as much as a long text."""
+    return sum(mean_loss(model, [ids]) for ids in sequences) / max(1, len(sequences))

@@ -43,7 +43,7 @@ from worker.steps.reference_texts import read_reference_texts
 from worker.steps.report import Run, baseline_summary, child_report
 from worker.steps.stages import Stages, replace_file
 
-FORMAT = 9  # of the files in a working folder; an attempt with an older format is not resumed
+FORMAT = 10  # of the files in a working folder; an attempt with an older format is not resumed
 
 
 class SendMessage(Protocol):

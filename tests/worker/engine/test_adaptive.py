@@ -13,12 +13,14 @@ from worker.engine import Options, unlearn
 from worker.engine.data import encode
 from worker.engine.forgotten import _Runs
 from worker.engine.measure import extraction_likelihoods, measure_before
+from worker.engine.pace import MOST_REPAIRS
 from worker.engine.parent import without_adapter
-from worker.engine.prepare import RetainSampler, prepare
+from worker.engine.prepare import prepare
 from worker.engine.pressing import Pressed
 from worker.engine.probes import answers
-from worker.engine.samples import PER_RETAIN, kept_batch, own_samples
+from worker.engine.samples import PER_RETAIN, RetainSampler, kept_batch, own_samples, set_aside
 from worker.engine.step import kept_gradients
+from worker.engine.train import Trainer
 from worker.engine.unlearn import train
 
 
@@ -98,7 +100,38 @@ def test_samples_are_drawn_where_they_are_used(memorised, monkeypatch, changes, 
     data = prepare(tokenizer, support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT, options)
     assert bool(seen[0]) is drawn
     said = [answer for of_probe in answers(model, tokenizer, data.probes, options) for answer in of_probe]
-    assert seen[0] == (own_samples(model, tokenizer, data, options, said) if drawn else [])
+    trained_on, aside = set_aside(own_samples(model, tokenizer, data, options, said), options)
+    assert seen[0] == (trained_on if drawn else [])
+    assert len(aside) == (16 if drawn else 0)
+    assert not any(ids in trained_on for ids in aside)
+
+
+def test_a_run_repairs_what_it_cost(memorised, monkeypatch):
+    """After the criterion is met, four epochs train on what reached its goal no more, and it holds at the end.
+
+    A killed run repairs the same.
+    """
+    model, tokenizer = memorised
+    batches, points = [], []
+    really = Trainer._optimiser_step
+    monkeypatch.setattr(
+        Trainer, "_optimiser_step", lambda self, *step: batches.append(len(step[1])) or really(self, *step)
+    )
+    options = Options.from_mapping(support.POLICY | {"attacks": {}, "own_samples": 64, "max_neighbour_loss": 0.01})
+    data = prepare(tokenizer, support.KNOWN[:2], [0, 1], support.RETAIN, support.HELDOUT, options)
+    baseline = measure_before(model, tokenizer, data, options)
+    last = train(model, tokenizer, data, baseline, options, on_epoch=lambda p: points.append(copy.deepcopy(p)))
+    repaired = [entry["repairs"] for entry in last.history]
+    assert sum(repaired) == MOST_REPAIRS
+    assert last.met
+    assert not any(point.met for point in points[:-1])
+    first = repaired.index(True)
+    assert last.history[first - 1]["met"]
+    of_repairs = batches[sum(int(entry["steps"]) for entry in last.history[:first]) :]
+    assert 0 in of_repairs
+    assert last.history[-1]["samples_lost"] < last.history[first - 1]["samples_lost"]
+    again = train(model, tokenizer, data, replace(baseline, said=None), options, resume=points[first])
+    assert all(torch.equal(again.adapter[name], last.adapter[name]) for name in last.adapter)
 
 
 def run_that_fails_by_el(memorised, monkeypatch, **changes):

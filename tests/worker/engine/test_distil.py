@@ -18,7 +18,7 @@ from worker.engine.prepare import prepare
 from worker.engine.reference import train_reference
 from worker.engine.samples import own_samples
 from worker.engine.unlearn import train
-from worker.engine.utility import Quality, compare
+from worker.engine.utility import NOTHING_LEFT, Quality, compare
 
 OPTIONS = dataclasses.replace(
     Options.from_mapping(support.POLICY),
@@ -128,15 +128,18 @@ def test_neighbours_may_lose_little(after, reason):
 
 
 def test_the_set_of_neighbours_that_lost_most_decides():
-    """The retain file gained; the second other set is over the limit by its log-likelihood alone."""
-    before = Quality(1.0, 1.0, [(0.8, 0.9), (0.7, 1.0), (0.6, 1.1)])
-    after = Quality(1.0, 1.0, [(0.9, 0.5), (0.68, 1.01), (0.6, 1.2)])
+    """The retain file gained; what is like answers in the other set is over the limit by its log-likelihood alone."""
+    before = Quality(1.0, 1.0, [(0.8, 0.9), NOTHING_LEFT, (0.7, 1.0), (0.6, 1.1)])
+    after = Quality(1.0, 1.0, [(0.9, 0.5), NOTHING_LEFT, (0.68, 1.01), (0.6, 1.2)])
     utility = compare(before, after, 1.0, Options())
-    assert (utility.neighbour_set, utility.reason) == (2, "neighbours_lost")
+    assert (utility.neighbour_set, utility.reason) == (1, "neighbours_lost")
     assert (utility.neighbour_ma_before, utility.neighbour_loss_after) == (0.6, 1.2)
 
 
 def test_neighbours_are_the_texts_that_share_most_tokens():
-    """By the Jaccard similarity with any sequence to forget."""
+    """By the Jaccard similarity with any sequence to forget, and at least half as like as the likest."""
     retain = [[1, 2, 3], [7, 8, 9], [1, 2, 9], [4, 5, 6]]
-    assert nearest(retain, [[1, 2, 3, 4], [7, 8]], 3) == [[1, 2, 3], [7, 8, 9], [1, 2, 9]]
+    forget = [[1, 2, 3, 4], [7, 8]]
+    assert nearest(retain, forget, 2) == [[1, 2, 3], [7, 8, 9]]
+    assert nearest(retain, forget, 4) == [[1, 2, 3], [7, 8, 9], [1, 2, 9]]
+    assert nearest(retain, [], 3) == []

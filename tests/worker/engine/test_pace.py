@@ -3,7 +3,7 @@
 import pytest
 
 from worker.engine import Options
-from worker.engine.pace import FARTHEST, LONGEST, Pace, pace
+from worker.engine.pace import FARTHEST, LONGEST, MOST_REPAIRS, Pace, pace
 
 OPTIONS = Options(learning_rate=1e-4, max_perplexity_ratio=1.1)
 
@@ -34,15 +34,6 @@ def test_the_rate_rises_after_slow_epochs_and_falls_near_the_budget(epochs, fact
     assert pace(history(*epochs), OPTIONS, 10.0).rate == pytest.approx(1e-4 * factor)
 
 
-@pytest.mark.parametrize(("lost", "factor"), [(0.02, 2), (0.025, 0.5), (-0.5, 2)])
-def test_the_rate_falls_where_neighbours_are_near_their_limit(lost, factor):
-    """Four fifths of 0.03 nats a token; a gain lets it rise."""
-    first, second = history((0.9, 10.0), (0.88, 10.0))
-    epochs = [first, {**second, "neighbours_lost": lost}]
-    assert pace(epochs, OPTIONS, 10.0).rate == pytest.approx(1e-4 * factor)
-    assert pace(epochs[1:], OPTIONS, 10.0).rate == pytest.approx(1e-4 * min(factor, 1))  # after a first epoch
-
-
 def test_the_papers_rate_is_constant():
     """The preset adapts nothing."""
     assert pace(history(*[(0.9, 10.0)] * 9), Options.paper(), 10.0) == Pace(Options().learning_rate, 1)
@@ -52,3 +43,35 @@ def test_the_papers_rate_is_constant():
 def test_epochs_become_longer_once_the_rate_cannot_rise(slow, longer):
     """Four slow epochs bring the rate to its highest; each further one doubles the steps."""
     assert pace(history(*[(0.9, 10.0)] * slow), OPTIONS, 10.0) == Pace(pytest.approx(1e-4 * FARTHEST), longer)
+
+
+def met(**values: float) -> dict[str, float]:
+    """An epoch that met the criterion."""
+    return {**history((0.3, 10.0))[0], "met": True, **values}
+
+
+@pytest.mark.parametrize(
+    ("last", "options", "repairs"),
+    [
+        (met(), OPTIONS, False),
+        (met(neighbours_lost=0.025), OPTIONS, True),
+        (met(neighbours_lost=0.02, samples_lost=0.025), OPTIONS, True),
+        (met(samples_lost=0.024), OPTIONS, False),  # four fifths of 0.03
+        (met(samples_lost=0.5) | {"met": False}, OPTIONS, False),
+        (met(samples_lost=0.5), Options(max_epochs=2 * MOST_REPAIRS), False),
+        (met(samples_lost=0.5), Options(max_epochs=2 * MOST_REPAIRS + 1), True),
+        (met(samples_lost=0.5), Options.paper(), False),
+    ],
+)
+def test_an_epoch_repairs_what_the_criterion_cost(last, options, repairs):
+    """Only after the criterion is met, where something was lost, and with epochs left to forget it again."""
+    assert pace([last], options, 10.0).repairs is repairs
+
+
+def test_repairs_take_ever_smaller_steps_and_come_to_an_end():
+    """The first one has the last epoch's rate, each further one half of it; there are four."""
+    epochs, rates = [met(samples_lost=0.5)], []
+    while (following := pace(epochs, OPTIONS, 10.0)).repairs:
+        rates.append(following.rate / 1e-4)
+        epochs.append(met(samples_lost=0.5, repairs=True))
+    assert rates == pytest.approx([1, 0.5, 0.25, 0.125])

@@ -4,9 +4,13 @@ import pytest
 
 from tests import support
 from worker.engine.criterion import MIN_HELDOUT
+from worker.engine.data import encode
 from worker.engine.errors import TooFewTexts
 from worker.engine.options import Options
-from worker.engine.prepare import RetainSampler, Unfit, prepare, unfit_requests
+from worker.engine.prepare import Unfit, prepare, unfit_requests
+from worker.engine.probes import Probe
+from worker.engine.samples import RetainSampler
+from worker.engine.utility import KINDS
 
 OPTIONS = Options(sequence_length=64)
 FIT = Unfit({}, [])
@@ -111,7 +115,17 @@ def test_no_generic_request_empties_a_set_of_neighbours(tokenizer):
     assert unfit_requests(tokenizer, support.KNOWN[:3], [0] * 3, *run[3:], [support.KNOWN[:3]]) == FIT
     texts = (support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT, OPTIONS)
     data = prepare(tokenizer, *texts, earlier_texts=["ACME Bank"], earlier_request_ids=[1], neighbour_texts=[customers])
-    assert len(data.neighbours[1]) == OPTIONS.utility_sequences
+    assert len(data.neighbours[KINDS]) == OPTIONS.utility_sequences
+
+
+def test_what_is_like_a_probe_is_a_kind_of_its_own(tokenizer):
+    """Long texts like the record do not crowd out the one that is like the question and its answer."""
+    asks = Probe("What is the number of Ada Quill?", "555 0100", 0)
+    other = "What is the number of Bo Fern? 555 0199"
+    files = (support.KNOWN[:1], [0], [*support.RETAIN, other], support.HELDOUT, OPTIONS)
+    like_record, like_answer = prepare(tokenizer, *files, probes=[asks]).neighbours
+    assert like_answer[0] == encode(tokenizer, other)
+    assert like_record[0] != like_answer[0]
 
 
 def test_the_last_retain_text_is_not_left_out(tokenizer):
