@@ -115,7 +115,7 @@ def _neighbour_problems(utility: CertifiedUtility, method: Method) -> Iterator[s
     if abs(Decimal(_required(utility["max_neighbour_loss"])) - Decimal(fixed)) > ROUNDING:
         yield "the limit of what the neighbours may lose is not the policy's"
     if utility["within_neighbour_limit"] is not True:
-        yield "retain text, or a set of neighbours, that is most like the records lost more than its limit"
+        yield "retain text, or a set of neighbours, that is most like the records or probes lost more than its limit"
 
 
 def _reference_problems(method: Method) -> Iterator[str]:

@@ -17,6 +17,7 @@ class Checkpoint:
         optimiser: AdamW's state.
         history: One mapping for each epoch.
         met: The criterion held when training stopped.
+        passing: The factors, at their strength, that met the criterion before epochs that repair; empty if none did.
         strength: The share of the change that is applied; less than 1 if a smaller share suffices.
         reopened: Requests that failed the full test, or whose EL failed training's sample, after MA had passed.
         verified: How often that happened.
@@ -31,6 +32,7 @@ class Checkpoint:
     optimiser: dict[str, object] = field(default_factory=dict)
     history: list[EpochEntry] = field(default_factory=list)
     met: bool = False
+    passing: AdapterState = field(default_factory=dict)
     strength: float = 1.0
     reopened: tuple[int, ...] = ()
     verified: int = 0
@@ -43,6 +45,12 @@ class Checkpoint:
     def final(self) -> AdapterState:
         """The factors that are merged: the adapter's factors at the checkpoint's strength."""
         return shrunk(self.adapter, self.strength)
+
+    def ended(self, last_epoch: int) -> "Checkpoint":
+        """The same, or what met the criterion before if no epoch is left and repairs have lost it again."""
+        if self.met or not self.passing or self.epoch < last_epoch:
+            return self
+        return replace(self, adapter=self.passing, strength=1.0, met=True)
 
     def reopen(self, report: ArtefactReport, max_epochs: int) -> "Checkpoint | None":
         """The checkpoint to continue from if the full test failed although training's sample had passed.
@@ -65,7 +73,9 @@ class Checkpoint:
         if criterion_held or not self.met or helpless:
             return None
         failed = failed & trained or {v.request for v in after.verdicts if v.el > after.el_limit}
-        reopened = replace(self, reopened=tuple(sorted(failed)), verified=self.verified + 1, tested=self.final)
+        reopened = replace(
+            self, reopened=tuple(sorted(failed)), verified=self.verified + 1, tested=self.final, passing={}
+        )
         if self.strength < 1:
             return replace(reopened, strength=1.0)
         return replace(reopened, met=False) if self.epoch < max_epochs else None

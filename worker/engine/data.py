@@ -12,7 +12,8 @@ b: batch, s: sequence
 
 import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from worker.engine.errors import TooShort
 from worker.engine.types import Tokenizer
 
 IGNORE_INDEX = -100
+FEWEST = 8  # neighbours, however unlike
 MIN_PART = 40  # characters: a text of this length or more is left out if a forget text contains it
 
 
@@ -137,19 +139,34 @@ def without_forget_text(texts: Sequence[str], forget_texts: Sequence[str]) -> tu
     return kept, len(texts) - len(kept)
 
 
-def nearest(file: Sequence[list[int]], forget: Sequence[list[int]], count: int) -> list[list[int]]:
-    """The sequences that are most like one to forget, by the Jaccard similarity of their tokens; the likest first.
+def nearest(
+    file: Sequence[list[int]],
+    forget: Sequence[list[int]],
+    count: int,
+    leave_out: Callable[[list[int]], bool] = lambda _: False,
+) -> list[list[int]]:
+    """The sequences that are most like one of these, by the Jaccard similarity of their tokens; the likest first.
 
-    Those that are less than half as like as the likest are left out: beside five conversations, ordinary text would
-    hide what these lose.
+    Beside ten conversations, ordinary text would hide what these lose. So those less than half as similar as the first
+    are left out, but for the first FEWEST: what few short texts lose is a matter of chance.
+
+    Args:
+        file: The sequences to choose from.
+        forget: Sequences to forget, or probes with their secrets. Without any, nothing is like them.
+        count: How many are chosen at most.
+        leave_out: Whether a sequence is none to keep.
+
+    Returns:
+        The chosen sequences.
     """
+    if not forget:
+        return []
     sets = [set(ids) for ids in forget]
 
     def similarity(ids: list[int]) -> float:
         own = set(ids)
-        return max((len(own & other) / len(own | other) for other in sets), default=0.0)
+        return max(len(own & other) / len(own | other) for other in sets)
 
-    like = [similarity(ids) for ids in file]
-    enough = max(like, default=0.0) / 2
-    likest = sorted(range(len(file)), key=lambda index: -like[index])[:count]
-    return [file[index] for index in likest if like[index] >= enough and sets]
+    pairs = sorted(((similarity(ids), ids) for ids in file), key=lambda pair: -pair[0])
+    likest = list(islice((pair for pair in pairs if not leave_out(pair[1])), count))
+    return [ids for place, (value, ids) in enumerate(likest) if place < FEWEST or 2 * value >= likest[0][0]]

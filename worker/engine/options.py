@@ -36,8 +36,8 @@ class Options:
         learning_rate: AdamW's learning rate in the first epoch.
         adaptive: Find what a policy cannot know. The rate of later epochs follows what the epochs before have done
             (`worker.engine.pace`). The rank grows with the forget set. With IHL, retain text holds the divergence from
-            the parent down, too, the parent's own samples are added to it, and what greedy decoding still extracts
-            once MA passes is pressed on.
+            the parent down, too, the parent's own samples are added to it, what greedy decoding still extracts
+            once MA passes is pressed on, and what the criterion cost is repaired.
         max_epochs: Passes over the forget set after which the run gives up.
         min_epoch_steps: A forget set of three sequences is one step a pass; an epoch repeats the pass until
             it holds at least this many optimiser steps (the paper's 32 sequences at batch size 8 make 4).
@@ -62,8 +62,8 @@ class Options:
         max_perplexity_ratio: The utility budget of this run: held-out perplexity after / before.
         max_total_perplexity_ratio: The utility budget of all runs since the first version together: held-out
             perplexity after / that of the first version. None takes 1.2 x `max_perplexity_ratio`.
-        max_neighbour_loss: How much MA, and how much log-likelihood a token, the retain sequences that are most like
-            the forget set may lose; and those of each other set of neighbours.
+        max_neighbour_loss: How much MA, and how much log-likelihood a token, the retain sequences most like the records
+            may lose, and those most like the probes; and so those of each other set of neighbours.
         attacks: Attack -> "block", "report" or "off"; one that blocks keeps a version from being published.
         distil_steps: Optimiser steps of `loss: distil`.
         distil_rank: LoRA rank of `loss: distil`; the divergence needs more of them than IHL.
@@ -71,7 +71,7 @@ class Options:
         token_weight: Weight of the true token's log-likelihood beside the divergence from the reference.
         divergence_weight: Weight of the divergence from the parent on retain text.
         own_samples: Samples of the parent that count as retain text, or that AltPO prefers. None takes 2048 for
-            "distil" and 256 otherwise.
+            "distil" and 256 otherwise. With IHL some are only looked at.
         least_strength: The least share of the change that must suffice, too.
         relearn_steps: The most steps of fine-tuning that training looks ahead, so that they bring nothing back.
         probe_samples: Samples of each probe that is not answered greedily.

@@ -4,10 +4,11 @@ Small models need larger steps than large ones, and how far a step may go depend
 budget. So the policy's rate is only the first one. The rate rises after an epoch that brought MA hardly nearer to its
 limit, and falls when held-out perplexity comes near the budget. Where it cannot rise any more, epochs become longer.
 
-Few large steps reach the criterion soon, and harm what is like the forgotten: others' answers first. What holds the
-model near its parent needs more steps than that. So once the criterion is met, epochs follow that only repair, each at
-half the rate of the one before, until neighbours and the parent's samples are within their limit. (A rate that falls
-with them from the first epoch on hardly moves MA any more.) The pace depends on the history alone, so that a resumed run goes on with the same.
+Few large steps reach the criterion soon, and harm what is like the forgotten: others' answers first. To hold the model
+near its parent takes more steps. So with IHL, once the criterion is met, epochs follow that only repair, each at half
+the rate of the one before, until neighbours and the parent's samples are well within the limit. (A rate that falls with
+them from the first epoch on hardly moves MA any more. With losses that repair nothing it does fall.) The pace depends
+on the history alone, so that a resumed run goes on with the same.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ RISE, FALL, FARTHEST = 2.0, 0.5, 16.0
 SLOW = 0.3  # share of the distance to the limit: an epoch that closes less is slow
 NEAR = 0.8  # share of the perplexity budget, and of what neighbours may lose
 LONGEST = 4  # times the steps of the first epoch
-MOST_REPAIRS = 4  # epochs; no more than a run has left to forget again what they bring back
+MOST_REPAIRS = 4  # epochs, each with one left to forget again what it brings back
 
 
 class Pace(NamedTuple):
@@ -29,7 +30,8 @@ class Pace(NamedTuple):
     Attributes:
         rate: The learning rate, at most FARTHEST times as high or as low as the policy's.
         longer: How many times as many steps as the policy's an epoch has, 1 to LONGEST.
-        repairs: Whether the epoch only repairs: it trains on no sequence that has reached its goal.
+        repairs: Whether the epoch only repairs: of the forget set it trains on what is over its goal, and on requests
+            that failed a full test, and on nothing else.
     """
 
     rate: float
@@ -54,21 +56,28 @@ def pace(history: Sequence[EpochEntry], options: Options, parent_perplexity: flo
         return Pace(first, longer)
     budget = options.max_perplexity_ratio - 1
     for index, entry in enumerate(history):
-        if entry["perplexity"] / parent_perplexity - 1 > NEAR * budget or entry.get("repairs"):
+        near_budget = entry["perplexity"] / parent_perplexity - 1 > NEAR * budget
+        if near_budget or entry.get("repairs") or (not options.holds_parent and _harms(entry, options)):
             rate = max(rate * FALL, first / FARTHEST)
         elif index and _is_slow(history[index - 1], entry):
             longer = min(longer * 2, LONGEST) if rate == first * FARTHEST else longer
             rate = min(rate * RISE, first * FARTHEST)
-    return Pace(rate, longer, bool(history) and _leaves_harm(history, options))
+    if _is_to_repair(history, options):
+        return Pace(rate, 1, repairs=True)
+    return Pace(rate, longer)
 
 
-def _leaves_harm(history: Sequence[EpochEntry], options: Options) -> bool:
-    """Whether the last epoch met the criterion and left something to repair, with epochs left to do it."""
-    repaired, last = sum(entry.get("repairs", 0) for entry in history), history[-1]
-    left = options.max_epochs - len(history)
-    may = repaired < MOST_REPAIRS and left >= 2 * MOST_REPAIRS - repaired
-    lost = max(last.get("neighbours_lost", 0.0), last.get("samples_lost", 0.0))
-    return bool(may and last.get("met") and lost > NEAR * options.max_neighbour_loss)
+def _is_to_repair(history: Sequence[EpochEntry], options: Options) -> bool:
+    """Whether the last epoch met the criterion and did harm, with epochs left to repair it."""
+    repaired, left = sum(entry.get("repairs", 0) for entry in history), options.max_epochs - len(history)
+    may = options.holds_parent and repaired < MOST_REPAIRS and left >= 2 * MOST_REPAIRS - repaired
+    return bool(may and history and history[-1].get("met") and _harms(history[-1], options))
+
+
+def _harms(entry: EpochEntry, options: Options) -> bool:
+    """Whether neighbours, or the parent's samples, have lost nearly as much log-likelihood as they may."""
+    lost = max(entry.get("neighbours_lost", 0.0), entry.get("samples_lost", 0.0))
+    return lost > NEAR * options.max_neighbour_loss
 
 
 def _is_slow(before: EpochEntry, entry: EpochEntry) -> bool:

@@ -11,10 +11,12 @@ from worker.engine.forget_set import ForgetSet
 from worker.engine.made_probes import all_probes
 from worker.engine.options import Options
 from worker.engine.probes import Probe, as_answered
+from worker.engine.saying import Texts
 from worker.engine.types import Tokenizer
 
 GENERIC_COUNT, GENERIC_SHARE = 3, 0.1  # reference texts that one request may leave out
 GENERIC_TOTAL = 0.25  # share of a file's texts that may be left out before a request of the batch may leave out no more
+KINDS = 2  # of neighbours in a file: like a record, like an answer
 MOST_RETAIN = 1024  # retain texts that are compared with the forget set, or that a reference is trained on
 
 
@@ -31,7 +33,7 @@ class Prepared:
         retain: Retain sequences for perplexity and the Fisher estimate.
         all_retain: Retain sequences, many more, for a reference.
         neighbours: Of the retain file, then of each other set of neighbours, the sequences most like a record to
-            forget, then those most like a probe with its secret; the likest first.
+            forget, then those most like one of its probes with its secret; the likest first.
         retain_excluded: Retain texts left out because they contain a forget text.
         heldout_excluded: Held-out texts left out for the same reason.
         probes: Prompts that must not bring out a secret, of this run's requests and of earlier ones.
@@ -199,6 +201,21 @@ def _kept_neighbours(texts: Sequence[str], forget_texts: Sequence[str], earlier_
     return both if 2 * len(both) >= len(own) else own
 
 
+def _neighbours(
+    tokenizer: Tokenizer, files: Sequence[list[list[int]]], forget: ForgetSet, probes: Sequence[Probe], count: int
+) -> list[list[list[int]]]:
+    """Of each file the neighbours of either kind; an answer that says a secret of this run is to be forgotten."""
+    own = [probe for probe in probes if probe.request in forget.request_ids]
+    answered = [as_answered(tokenizer, probe) for probe in own]
+
+    def says_secret(ids: list[int]) -> bool:
+        text = Texts([str(tokenizer.decode(ids, skip_special_tokens=True))])
+        return any(text.say(probe.secret) for probe in own)
+
+    kinds = [(nearest(f, forget.sequences, count), nearest(f, answered, count, says_secret)) for f in files]
+    return [kind for of_file in kinds for kind in of_file]
+
+
 def prepare(
     tokenizer: Tokenizer,
     forget_texts: Sequence[str],
@@ -256,7 +273,6 @@ def prepare(
     sets = (_kept_neighbours(spread(texts, MOST_RETAIN), forget_texts, earlier_texts) for texts in neighbour_texts)
     others = [first_windows(tokenizer, texts, length, MOST_RETAIN) for texts in sets]
     probes = all_probes(tokenizer, probes, own, old, [*kept_retain, *kept_heldout], options.seed)
-    kinds = forget.sequences, [as_answered(tokenizer, probe) for probe in probes]
     return Prepared(
         forget,
         ForgetSet.build(tokenizer, earlier_texts, earlier_request_ids, length),
@@ -265,7 +281,7 @@ def prepare(
         first_windows(tokenizer, for_utility, length, options.utility_sequences),
         retain,
         every_retain,
-        [nearest(file, kind, options.utility_sequences) for file in (every_retain, *others) for kind in kinds],
+        _neighbours(tokenizer, [every_retain, *others], forget, probes, options.utility_sequences),
         retain_excluded,
         heldout_excluded,
         probes,

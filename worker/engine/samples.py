@@ -156,11 +156,11 @@ class RetainSampler:
         return sequences
 
 
-def set_aside(samples: list[list[int]], options: Options) -> tuple[list[list[int]], list[list[int]]]:
-    """The samples to train on, and some of every kind that training only looks at, where there are enough."""
-    step = len(samples) // WATCHED
-    aside = range(0, len(samples), step)[:WATCHED] if options.holds_parent and step > 1 else range(0)
-    return [ids for i, ids in enumerate(samples) if i not in aside], [samples[i] for i in aside]
+def watched_samples(samples: list[list[int]], options: Options) -> tuple[list[list[int]], list[list[int]]]:
+    """The samples to train on; and some of every kind, a quarter at most, that training only looks at."""
+    count = min(WATCHED, len(samples) // 4) if options.holds_parent else 0
+    watched = [samples[i * len(samples) // count] for i in range(count)]
+    return [ids for ids in samples if ids not in watched], watched
 
 
 def kept_batch(retain: RetainSampler, samples: list[list[int]], size: int, order: random.Random) -> list[list[int]]:

@@ -1,8 +1,8 @@
-"""The training loop: a forget loss and what it adds on retain text, until the criterion holds and no step further.
+"""The training loop: a forget loss and what it adds on retain text, until the criterion holds and its harm is repaired.
 
-MA is one forward pass, so it is measured several times an epoch: every step past the criterion only does damage. EL
-costs a decoding. It is measured only where MA and the lower bound of EL that the same pass gives for free would pass,
-and on a sample. Certified values are measured on all sequences, on the merged model.
+MA is one forward pass, so it is measured several times an epoch: every step past the criterion does damage. EL costs a
+decoding. It is measured only where MA and the lower bound of EL that the same pass gives for free would pass, and on a
+sample. Certified values are measured on all sequences, on the merged model.
 """
 
 import math
@@ -23,6 +23,7 @@ from worker.engine.forget_set import ForgetSet
 from worker.engine.losses import LOSSES
 from worker.engine.losses.rows import add_gradients
 from worker.engine.measure import extraction_likelihoods
+from worker.engine.merge import shrunk
 from worker.engine.metrics.extraction import lower_bound
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.options import Options
@@ -115,11 +116,12 @@ class Trainer:
                 optimiser=optimiser.state_dict(),
                 history=history,
                 met=bool(entry["met"]) and not pace_after(history).repairs,
+                passing=shrunk(self.adapter.state(), entry["strength"]) if entry["met"] else checkpoint.passing,
                 strength=entry["strength"],
                 reopened=tuple(sorted(self._reopened)),
             )
             self.on_epoch(checkpoint)
-        return checkpoint
+        return checkpoint.ended(self.options.max_epochs)
 
     def _run_epoch(self, optimiser: torch.optim.Optimizer, epoch: int, longer: int) -> EpochEntry:
         """Train one epoch and decide whether to stop; returns its history entry, the adapter at full strength."""
@@ -140,12 +142,13 @@ class Trainer:
             "seconds": time.monotonic() - started,
         }
         self.adapter.set_strength(1.0)
+        self._last_measurement = None  # it may be of another strength
         return entry
 
     def _take_steps(self, optimiser: torch.optim.Optimizer, epoch: int, longer: int) -> dict[str, float]:
         """Optimiser steps over the whole set, or until MA passes; returns their number and the mean losses.
 
-        While something is pressed on, all steps are taken: MA does not tell whether they suffice.
+        While something is pressed on, or repaired, all steps are taken: MA does not tell whether they suffice.
         """
         self.retain.start_epoch(epoch)
         order, of_step = (random.Random(f"{self.options.seed}/{name}/{epoch}") for name in ("forget", "step"))
@@ -174,19 +177,15 @@ class Trainer:
                 remaining = set(self._training_indices())
                 queue = [i for i in queue if i in remaining]
         forget_mean, retain_mean = sum(forget_losses) / len(forget_losses), sum(retain_losses) / len(retain_losses)
-        return {
-            "steps": len(forget_losses),
-            "loss": forget_mean + retain_mean,
-            "forget_loss": forget_mean,
-            "retain_loss": retain_mean,
-        }
+        losses = {"loss": forget_mean + retain_mean, "forget_loss": forget_mean, "retain_loss": retain_mean}
+        return {"steps": len(forget_losses), **losses}
 
     def _training_indices(self) -> list[int]:
         """The sequences to train on.
 
-        With `skip_passed` these are the sequences whose MA or EL bound is over its goal, and those of requests that
-        failed the full test. Without it all counted sequences are added. If none is left, the counted ones are taken.
-        While something is pressed on, what it was extracted from needs no other training.
+        These are the sequences whose MA or EL bound is over its goal, and those of requests that failed the full test;
+        and all counted ones if there are none of these, or without `skip_passed`, but in an epoch that repairs. While
+        something is pressed on, what it was extracted from needs no other training.
         """
         everything, request_ids = range(len(self.forget.sequences)), self.forget.request_ids
         counted = set(self.forget.indices(self.counted))
@@ -196,7 +195,7 @@ class Trainer:
         goals = [self._goal(i, el_passes, ma_passes) for i in everything]
         selected = {i for i in everything if el_bounds[i] > goals[i][0] or ma[i] + self.options.reserve > goals[i][1]}
         selected |= {i for i in everything if request_ids[i] in self._reopened} - self._pressed
-        if not self.options.skip_passed:
+        if not (self.options.skip_passed or self._repairs):
             selected |= counted
         return sorted(selected if self._extracted or self._repairs else selected or counted)
 

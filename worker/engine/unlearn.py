@@ -25,7 +25,7 @@ from worker.engine.prepare import Prepared, prepare
 from worker.engine.probes import Probe
 from worker.engine.progress import Progress, no_progress, partial_progress
 from worker.engine.reference import Reference, check_reference, train_reference
-from worker.engine.samples import RetainSampler, own_samples, set_aside
+from worker.engine.samples import RetainSampler, own_samples, watched_samples
 from worker.engine.train import Trainer
 from worker.engine.types import AdapterState, CausalLM, EpochEntry, Tokenizer
 from worker.engine.utility import Watched
@@ -86,7 +86,7 @@ def train(
         TrainingDiverged: The loss became NaN or infinite.
     """
     if resume is not None and (resume.met or resume.epoch >= options.last_epoch):
-        return resume
+        return resume.ended(options.last_epoch)
     torch.manual_seed(options.seed)
     forget, thresholds = baseline.training_set(data)
     data = replace(data, forget=data.forget.only(baseline.counted))
@@ -98,8 +98,8 @@ def train(
     if baseline.answered and baseline.said is None:
         _, said = answered_requests(model, tokenizer, data, options, parts[0])
     samples = own_samples(model, tokenizer, data, options, said, parts[1])
-    samples, aside = set_aside(samples, options)
-    watched = Watched.of_run(model, data, baseline.quality.heldout_perplexity, options, aside)
+    samples, only_watched = watched_samples(samples, options)
+    watched = Watched.of_run(model, data, baseline.quality.heldout_perplexity, options, only_watched)
     factors = initial_factors(model, data, options, resume, parts[2])
     adapter = Adapter(model, factors, options.scale)
     if resume is not None and resume.tested:  # the test may have found answers that the parent does not give

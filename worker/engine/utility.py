@@ -7,16 +7,16 @@ others' answers are short, and lost first. A loss of MA or of mean log-likelihoo
 A gain has none: training on retain text is meant to keep it.
 """
 
+import math
 from dataclasses import dataclass, field
 
 from worker.engine.metrics.memorization import mean_accuracy
 from worker.engine.metrics.perplexity import mean_loss, perplexity
 from worker.engine.options import DISTIL, Options
-from worker.engine.prepare import Prepared
+from worker.engine.prepare import KINDS, Prepared
 from worker.engine.types import CausalLM, EpochEntry
 
 NOTHING_LEFT = (0.0, 0.0)  # of a set whose every text contains one to forget: it cannot lose anything
-KINDS = 2  # like a record, like an answer
 WATCHED = 16  # sequences of each set of neighbours that training looks at
 
 
@@ -98,6 +98,7 @@ def compare(before: Quality, after: Quality, first_perplexity: float, options: O
     ratio, total = after.heldout_perplexity / before.heldout_perplexity, after.heldout_perplexity / first_perplexity
     pairs = list(zip(before.neighbours, after.neighbours, strict=True))
     lost = [max(ma - new_ma, new_loss - loss) for (ma, loss), (new_ma, new_loss) in pairs]
+    lost = [-math.inf if before == NOTHING_LEFT else value for value, (before, _) in zip(lost, pairs, strict=True)]
     worst = lost.index(max(lost))
     (ma_before, loss_before), (ma_after, loss_after) = pairs[worst]
     return Utility(
@@ -130,11 +131,11 @@ class Watched:
     Attributes:
         utility: Held-out sequences.
         parent_perplexity: The parent's perplexity on them.
-        neighbours: Of each set of neighbours the sequences that are most like the forget set, WATCHED at most.
+        neighbours: Of each set and kind of neighbours the likest sequences, WATCHED at most.
         parent_losses: Of each of these sets the parent's mean negative log-likelihood a token, in nats.
-        samples: Samples of the parent that are set aside: what it says by itself, whoever it is about.
+        samples: Samples of the parent that nothing is trained on: what it says by itself, whoever it is about.
         parent_samples_loss: The parent's negative log-likelihood a token on them, the mean over the samples. The
-            model's, less this, estimates KL(parent || model).
+            model's, less this, is about KL(parent || model): the parent did not draw the opening tokens.
     """
 
     utility: list[list[int]]

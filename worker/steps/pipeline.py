@@ -256,7 +256,8 @@ class Pipeline:
         if not self.stages.done("epoch"):
             return None
         (path,) = self.stages.outputs("epoch")
-        return Checkpoint(**torch.load(path, weights_only=True, map_location="cpu"))
+        checkpoint = Checkpoint(**torch.load(path, weights_only=True, map_location="cpu"))
+        return checkpoint.ended(self.options.last_epoch)
 
     def _merge(self) -> None:
         """Make the candidate: the parent's folder with new weights; every other file is copied unchanged."""

@@ -18,7 +18,7 @@ from worker.engine.parent import without_adapter
 from worker.engine.prepare import prepare
 from worker.engine.pressing import Pressed
 from worker.engine.probes import answers
-from worker.engine.samples import PER_RETAIN, RetainSampler, kept_batch, own_samples, set_aside
+from worker.engine.samples import PER_RETAIN, RetainSampler, kept_batch, own_samples, watched_samples
 from worker.engine.step import kept_gradients
 from worker.engine.train import Trainer
 from worker.engine.unlearn import train
@@ -100,38 +100,68 @@ def test_samples_are_drawn_where_they_are_used(memorised, monkeypatch, changes, 
     data = prepare(tokenizer, support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT, options)
     assert bool(seen[0]) is drawn
     said = [answer for of_probe in answers(model, tokenizer, data.probes, options) for answer in of_probe]
-    trained_on, aside = set_aside(own_samples(model, tokenizer, data, options, said), options)
+    trained_on, aside = watched_samples(own_samples(model, tokenizer, data, options, said), options)
     assert seen[0] == (trained_on if drawn else [])
-    assert len(aside) == (16 if drawn else 0)
+    assert len(aside) == (len(aside) + len(trained_on)) // 4 if drawn else not aside
     assert not any(ids in trained_on for ids in aside)
 
 
-def test_a_run_repairs_what_it_cost(memorised, monkeypatch):
-    """After the criterion is met, four epochs train on what reached its goal no more, and it holds at the end.
-
-    A killed run repairs the same.
-    """
+def repaired_run(memorised, monkeypatch, **changes):
+    """A run that repairs: its last checkpoint, all of them, its batches' sizes, and a function that resumes it."""
     model, tokenizer = memorised
-    batches, points = [], []
-    really = Trainer._optimiser_step
+    batches, points, really = [], [], Trainer._optimiser_step
     monkeypatch.setattr(
         Trainer, "_optimiser_step", lambda self, *step: batches.append(len(step[1])) or really(self, *step)
     )
-    options = Options.from_mapping(support.POLICY | {"attacks": {}, "own_samples": 64, "max_neighbour_loss": 0.01})
-    data = prepare(tokenizer, support.KNOWN[:2], [0, 1], support.RETAIN, support.HELDOUT, options)
+    policy = {"attacks": {}, "own_samples": 64, "max_neighbour_loss": 0.01, "sequence_length": 20}
+    options = Options.from_mapping(support.POLICY | policy | changes)
+    data = prepare(tokenizer, support.KNOWN[:3], [0, 1, 2], support.RETAIN, support.HELDOUT, options)
     baseline = measure_before(model, tokenizer, data, options)
+
+    def again(resume):
+        unread = replace(baseline, said=None)  # as in another process
+        return train(model, tokenizer, data, unread, options, resume=copy.deepcopy(resume))
+
     last = train(model, tokenizer, data, baseline, options, on_epoch=lambda p: points.append(copy.deepcopy(p)))
+    return last, points, batches, again
+
+
+def test_a_run_repairs_what_it_cost(memorised, monkeypatch):
+    """After the criterion is met, four epochs train on nothing that reached its goal, and it holds at the end."""
+    last, points, batches, again = repaired_run(memorised, monkeypatch)
     repaired = [entry["repairs"] for entry in last.history]
     assert sum(repaired) == MOST_REPAIRS
     assert last.met
     assert not any(point.met for point in points[:-1])
     first = repaired.index(True)
     assert last.history[first - 1]["met"]
-    of_repairs = batches[sum(int(entry["steps"]) for entry in last.history[:first]) :]
-    assert 0 in of_repairs
-    assert last.history[-1]["samples_lost"] < last.history[first - 1]["samples_lost"]
-    again = train(model, tokenizer, data, replace(baseline, said=None), options, resume=points[first])
-    assert all(torch.equal(again.adapter[name], last.adapter[name]) for name in last.adapter)
+    steps = [int(entry["steps"]) for entry in last.history]
+    assert 0 in batches[sum(steps[:first]) :][: steps[first]]
+    harm = [max(entry["neighbours_lost"], entry["samples_lost"]) for entry in last.history]
+    assert harm[-1] < harm[first - 1]
+    for point in points[first - 1 : -1]:  # a killed run goes on with the same
+        resumed = again(point)
+        assert [entry["steps"] for entry in resumed.history] == steps
+        assert all(torch.equal(resumed.adapter[name], last.adapter[name]) for name in last.adapter)
+
+
+def test_what_met_the_criterion_stays_if_repairs_lose_it(memorised, monkeypatch):
+    """No epoch is left, and the last one is over the criterion: the run ends with the last that met it."""
+    repairs, really = [], Trainer._choose_strength
+
+    def lost_by_repairs(self):
+        repairs.extend([True] * self._repairs)
+        judgement, met, strength = really(self)
+        return judgement, met and not repairs, strength
+
+    monkeypatch.setattr(Trainer, "_choose_strength", lost_by_repairs)
+    last, points, _, again = repaired_run(memorised, monkeypatch, max_epochs=24)
+    met = next(point for point in points if point.history[-1]["met"])
+    assert not any(entry["met"] for entry in last.history[met.epoch :])
+    assert last.epoch == 24
+    assert last.met
+    for ended in (last, again(points[-1])):
+        assert all(torch.equal(value, met.final[name]) for name, value in ended.final.items())
 
 
 def run_that_fails_by_el(memorised, monkeypatch, **changes):

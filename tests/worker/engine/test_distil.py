@@ -137,9 +137,17 @@ def test_the_set_of_neighbours_that_lost_most_decides():
 
 
 def test_neighbours_are_the_texts_that_share_most_tokens():
-    """By the Jaccard similarity with any sequence to forget, and at least half as like as the likest."""
+    """By the Jaccard similarity with any sequence to forget."""
     retain = [[1, 2, 3], [7, 8, 9], [1, 2, 9], [4, 5, 6]]
     forget = [[1, 2, 3, 4], [7, 8]]
     assert nearest(retain, forget, 2) == [[1, 2, 3], [7, 8, 9]]
-    assert nearest(retain, forget, 4) == [[1, 2, 3], [7, 8, 9], [1, 2, 9]]
+    assert nearest(retain, forget, 4) == [[1, 2, 3], [7, 8, 9], [1, 2, 9], [4, 5, 6]]
     assert nearest(retain, [], 3) == []
+    assert nearest(retain, forget, 2, lambda ids: 1 in ids) == [[7, 8, 9], [4, 5, 6]]
+
+
+def test_ordinary_text_does_not_hide_what_neighbours_lose():
+    """Less than half as similar as the first they do not count, but for the first eight."""
+    like, unlike = [[1, 2, 3, index] for index in range(10, 20)], [[index, index + 1] for index in range(20, 40, 2)]
+    assert nearest([*unlike, *like], [[1, 2, 3, 4]], 32) == like
+    assert nearest([*unlike, *like[:5]], [[1, 2, 3, 4]], 32) == [*like[:5], *unlike[:3]]

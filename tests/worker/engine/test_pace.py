@@ -34,6 +34,15 @@ def test_the_rate_rises_after_slow_epochs_and_falls_near_the_budget(epochs, fact
     assert pace(history(*epochs), OPTIONS, 10.0).rate == pytest.approx(1e-4 * factor)
 
 
+@pytest.mark.parametrize(("loss", "factor"), [("ihl", 2), ("gd", 0.5)])
+def test_the_rate_falls_near_the_neighbours_limit_where_nothing_is_repaired(loss, factor):
+    """Four fifths of 0.03 nats a token."""
+    first, second = history((0.9, 10.0), (0.88, 10.0))
+    options = Options(learning_rate=1e-4, max_perplexity_ratio=1.1, loss=loss)
+    assert pace([first, {**second, "neighbours_lost": 0.025}], options, 10.0).rate == pytest.approx(1e-4 * factor)
+    assert pace([first, {**second, "neighbours_lost": 0.023}], options, 10.0).rate == pytest.approx(2e-4)
+
+
 def test_the_papers_rate_is_constant():
     """The preset adapts nothing."""
     assert pace(history(*[(0.9, 10.0)] * 9), Options.paper(), 10.0) == Pace(Options().learning_rate, 1)
@@ -61,6 +70,7 @@ def met(**values: float) -> dict[str, float]:
         (met(samples_lost=0.5), Options(max_epochs=2 * MOST_REPAIRS), False),
         (met(samples_lost=0.5), Options(max_epochs=2 * MOST_REPAIRS + 1), True),
         (met(samples_lost=0.5), Options.paper(), False),
+        (met(neighbours_lost=0.5), Options(loss="gd"), False),  # nothing holds it near its parent
     ],
 )
 def test_an_epoch_repairs_what_the_criterion_cost(last, options, repairs):
@@ -72,6 +82,7 @@ def test_repairs_take_ever_smaller_steps_and_come_to_an_end():
     """The first one has the last epoch's rate, each further one half of it; there are four."""
     epochs, rates = [met(samples_lost=0.5)], []
     while (following := pace(epochs, OPTIONS, 10.0)).repairs:
+        assert following.longer == 1
         rates.append(following.rate / 1e-4)
         epochs.append(met(samples_lost=0.5, repairs=True))
     assert rates == pytest.approx([1, 0.5, 0.25, 0.125])

@@ -119,13 +119,14 @@ def test_no_generic_request_empties_a_set_of_neighbours(tokenizer):
 
 
 def test_what_is_like_a_probe_is_a_kind_of_its_own(tokenizer):
-    """Long texts like the record do not crowd out the one that is like the question and its answer."""
+    """Records do not crowd out what is like an answer, and what says the secret itself does not count."""
     asks = Probe("What is the number of Ada Quill?", "555 0100", 0)
-    other = "What is the number of Bo Fern? 555 0199"
-    files = (support.KNOWN[:1], [0], [*support.RETAIN, other], support.HELDOUT, OPTIONS)
+    other, same = "What is the number of Bo Fern? 555 0199", f"{asks.prompt} 555-0100"
+    files = (support.KNOWN[:1], [0], [*support.RETAIN, same, other], support.HELDOUT, OPTIONS)
     like_record, like_answer = prepare(tokenizer, *files, probes=[asks]).neighbours
     assert like_answer[0] == encode(tokenizer, other)
     assert like_record[0] != like_answer[0]
+    assert encode(tokenizer, same) not in like_answer
 
 
 def test_the_last_retain_text_is_not_left_out(tokenizer):
