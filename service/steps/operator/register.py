@@ -26,6 +26,7 @@ from service.weight_files import UnreadableWeights, header, loaded_weights
 COPIED = {".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken", ".md"}
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".h5", ".msgpack"}
 ADAPTER = "adapter_config.json"
+CAUSAL = ("ForCausalLM", "LMHeadModel")  # how the architectures end that can be unlearned
 LOGGED = ("sha256", "records", "overlap")  # of held-out texts
 LEGACY_FILES = {"special_tokens_map_file", "added_tokens_file"}  # of tokenizer_config.json; no library reads them
 HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
@@ -205,6 +206,7 @@ def check_model_folder(folder: Path) -> None:
         if "auto_map" in _read_config(folder, name, required=name == "config.json"):
             raise Invalid(f"{name} asks for remote code (auto_map), which the service refuses.", field="path")
     _check_named_files(folder)
+    _check_kind(_read_config(folder, "config.json", required=True))
     for path in sorted(folder.rglob("*.safetensors")):
         if not _is_safetensors(path):
             name = path.relative_to(folder).as_posix()
@@ -238,6 +240,27 @@ def _check_named_files(folder: Path) -> None:
         beside = [path.name for path in (folder / name).parent.iterdir()]
         if not all(weight in beside for weight in weights):
             raise Invalid(f"{name} names files that are not beside it.", field="path")
+
+
+def _check_kind(config: Mapping[str, object]) -> None:
+    """Check that a model is a decoder with plain weights. Of any other a part would be taken for the whole.
+
+    Raises:
+        Invalid: It is not. The error says what it is.
+    """
+    architectures = config.get("architectures") or []
+    if not isinstance(architectures, list) or not all(str(name).endswith(CAUSAL) for name in architectures):
+        raise Invalid(
+            "config.json: the architecture is no causal language model (its name ends in ForCausalLM or LMHeadModel). "
+            "Of a model with an encoder, or with images or sound, register the language model alone.",
+            field="path",
+        )
+    if config.get("is_encoder_decoder"):
+        raise Invalid("config.json: an encoder-decoder cannot be unlearned, only a decoder.", field="path")
+    if config.get("quantization_config") is not None:
+        raise Invalid(
+            "config.json: the weights are quantised. Register those that they were made of.", field="path"
+        )
 
 
 def _read_config(folder: Path, name: str, *, required: bool) -> dict[str, object]:

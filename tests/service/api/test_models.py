@@ -78,6 +78,17 @@ BAD_FOLDERS = {
     "an adapter of another model": lambda f: (f / "adapter_config.json").write_text(
         '{"base_model_name_or_path": "/models/other"}'
     ),
+    "an encoder-decoder": lambda f: change_config(f, architectures=["BartForConditionalGeneration"]),
+    "an encoder-decoder of an unnamed architecture": lambda f: change_config(
+        f, architectures=None, is_encoder_decoder=True
+    ),
+    "a decoder of an encoder-decoder": lambda f: change_config(
+        f, architectures=["BartForCausalLM"], is_encoder_decoder=True
+    ),
+    "a model that sees": lambda f: change_config(f, architectures=["Gemma3ForConditionalGeneration"]),
+    "a classifier": lambda f: change_config(f, architectures=["GPT2ForSequenceClassification"]),
+    "an architecture that is no list": lambda f: change_config(f, architectures="GPTNeoXForCausalLM"),
+    "quantised weights": lambda f: change_config(f, quantization_config={"quant_method": "fp8"}),
     "no tokenizer": lambda f: (f / "tokenizer.json").unlink(),
 }
 
