@@ -1,9 +1,11 @@
 """A run after some epoch: what training continues from, and what is merged."""
 
+import math
 from dataclasses import dataclass, field, replace
 
 from worker.engine.measure import ArtefactReport
 from worker.engine.merge import shrunk
+from worker.engine.pace import harm
 from worker.engine.types import AdapterState, EpochEntry
 
 
@@ -17,7 +19,9 @@ class Checkpoint:
         optimiser: AdamW's state.
         history: One mapping for each epoch.
         met: The criterion held when training stopped.
-        passing: The factors, at their strength, that met the criterion before epochs that repair; empty if none did.
+        passing: The factors that met the criterion with the least harm to neighbours and samples; empty if none did.
+        passing_strength: Their strength.
+        least_harm: What they lost, in nats a token.
         strength: The share of the change that is applied; less than 1 if a smaller share suffices.
         reopened: Requests that failed the full test, or whose EL failed training's sample, after MA had passed.
         verified: How often that happened.
@@ -33,6 +37,8 @@ class Checkpoint:
     history: list[EpochEntry] = field(default_factory=list)
     met: bool = False
     passing: AdapterState = field(default_factory=dict)
+    passing_strength: float = 1.0
+    least_harm: float = math.inf
     strength: float = 1.0
     reopened: tuple[int, ...] = ()
     verified: int = 0
@@ -46,11 +52,18 @@ class Checkpoint:
         """The factors that are merged: the adapter's factors at the checkpoint's strength."""
         return shrunk(self.adapter, self.strength)
 
-    def ended(self, last_epoch: int) -> "Checkpoint":
-        """The same, or what met the criterion before if no epoch is left and repairs have lost it again."""
-        if self.met or not self.passing or self.epoch < last_epoch:
+    def with_passing(self) -> "Checkpoint":
+        """The same; its factors are those that pass if its last epoch met the criterion with the least harm so far."""
+        last = self.history[-1]
+        if not last["met"] or harm(last) >= self.least_harm:
             return self
-        return replace(self, adapter=self.passing, strength=1.0, met=True)
+        return replace(self, passing=self.adapter, passing_strength=self.strength, least_harm=harm(last))
+
+    def ended(self, last_epoch: int) -> "Checkpoint":
+        """What a run ends with that repairs nothing more, or has no epoch left: the factors that pass, if any do."""
+        if not self.passing or not (self.met or self.epoch >= last_epoch):
+            return self
+        return replace(self, adapter=self.passing, strength=self.passing_strength, met=True)
 
     def reopen(self, report: ArtefactReport, max_epochs: int) -> "Checkpoint | None":
         """The checkpoint to continue from if the full test failed although training's sample had passed.
@@ -73,9 +86,8 @@ class Checkpoint:
         if criterion_held or not self.met or helpless:
             return None
         failed = failed & trained or {v.request for v in after.verdicts if v.el > after.el_limit}
-        reopened = replace(
-            self, reopened=tuple(sorted(failed)), verified=self.verified + 1, tested=self.final, passing={}
-        )
+        reopened = replace(self, reopened=tuple(sorted(failed)), verified=self.verified + 1, tested=self.final)
+        reopened = replace(reopened, passing={}, least_harm=math.inf)
         if self.strength < 1:
             return replace(reopened, strength=1.0)
         return replace(reopened, met=False) if self.epoch < max_epochs else None

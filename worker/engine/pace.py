@@ -5,10 +5,11 @@ budget. So the policy's rate is only the first one. The rate rises after an epoc
 limit, and falls when held-out perplexity comes near the budget. Where it cannot rise any more, epochs become longer.
 
 Few large steps reach the criterion soon, and harm what is like the forgotten: others' answers first. To hold the model
-near its parent takes more steps. So with IHL, once the criterion is met, epochs follow that only repair, each at half
-the rate of the one before, until neighbours and the parent's samples are well within the limit. (A rate that falls with
-them from the first epoch on hardly moves MA any more. With losses that repair nothing it does fall.) The pace depends
-on the history alone, so that a resumed run goes on with the same.
+near its parent takes more steps. So with IHL, once the criterion is met, epochs follow that only repair, at ever lower
+rates, until neighbours and the parent's samples are well within the limit. Of the epochs that meet the criterion, the
+one of the least harm counts. (A rate that falls with neighbours from the first epoch on hardly moves MA any more. With
+losses that repair nothing it does fall.) The pace depends on the history alone, so that a resumed run goes on with the
+same.
 """
 
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ SLOW = 0.3  # share of the distance to the limit: an epoch that closes less is s
 NEAR = 0.8  # share of the perplexity budget, and of what neighbours may lose
 LONGEST = 4  # times the steps of the first epoch
 MOST_REPAIRS = 4  # epochs, each with one left to forget again what it brings back
+GENTLE = 0.25  # of the rate: repairs at a rate that has risen shake as much as they mend
 
 
 class Pace(NamedTuple):
@@ -63,7 +65,7 @@ def pace(history: Sequence[EpochEntry], options: Options, parent_perplexity: flo
             longer = min(longer * 2, LONGEST) if rate == first * FARTHEST else longer
             rate = min(rate * RISE, first * FARTHEST)
     if _is_to_repair(history, options):
-        return Pace(rate, 1, repairs=True)
+        return Pace(max(min(rate, first), rate * GENTLE), 1, repairs=True)
     return Pace(rate, longer)
 
 
@@ -74,10 +76,14 @@ def _is_to_repair(history: Sequence[EpochEntry], options: Options) -> bool:
     return bool(may and history and history[-1].get("met") and _harms(history[-1], options))
 
 
+def harm(entry: EpochEntry) -> float:
+    """What neighbours, or the parent's samples, have lost of log-likelihood a token, in nats; the worse of the two."""
+    return max(entry.get("neighbours_lost", 0.0), entry.get("samples_lost", 0.0))
+
+
 def _harms(entry: EpochEntry, options: Options) -> bool:
-    """Whether neighbours, or the parent's samples, have lost nearly as much log-likelihood as they may."""
-    lost = max(entry.get("neighbours_lost", 0.0), entry.get("samples_lost", 0.0))
-    return lost > NEAR * options.max_neighbour_loss
+    """Whether that is nearly as much as the limit."""
+    return harm(entry) > NEAR * options.max_neighbour_loss
 
 
 def _is_slow(before: EpochEntry, entry: EpochEntry) -> bool:

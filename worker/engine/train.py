@@ -23,7 +23,6 @@ from worker.engine.forget_set import ForgetSet
 from worker.engine.losses import LOSSES
 from worker.engine.losses.rows import add_gradients
 from worker.engine.measure import extraction_likelihoods
-from worker.engine.merge import shrunk
 from worker.engine.metrics.extraction import lower_bound
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.options import Options
@@ -116,10 +115,9 @@ class Trainer:
                 optimiser=optimiser.state_dict(),
                 history=history,
                 met=bool(entry["met"]) and not pace_after(history).repairs,
-                passing=shrunk(self.adapter.state(), entry["strength"]) if entry["met"] else checkpoint.passing,
                 strength=entry["strength"],
                 reopened=tuple(sorted(self._reopened)),
-            )
+            ).with_passing()
             self.on_epoch(checkpoint)
         return checkpoint.ended(self.options.max_epochs)
 

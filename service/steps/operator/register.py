@@ -258,9 +258,7 @@ def _check_kind(config: Mapping[str, object]) -> None:
     if config.get("is_encoder_decoder"):
         raise Invalid("config.json: an encoder-decoder cannot be unlearned, only a decoder.", field="path")
     if config.get("quantization_config") is not None:
-        raise Invalid(
-            "config.json: the weights are quantised. Register those that they were made of.", field="path"
-        )
+        raise Invalid("config.json: the weights are quantised. Register those that they were made of.", field="path")
 
 
 def _read_config(folder: Path, name: str, *, required: bool) -> dict[str, object]:

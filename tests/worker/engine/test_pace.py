@@ -79,10 +79,20 @@ def test_an_epoch_repairs_what_the_criterion_cost(last, options, repairs):
 
 
 def test_repairs_take_ever_smaller_steps_and_come_to_an_end():
-    """The first one has the last epoch's rate, each further one half of it; there are four."""
+    """Where the rate has not risen, the first one has it, each further one half of it; there are four."""
     epochs, rates = [met(samples_lost=0.5)], []
     while (following := pace(epochs, OPTIONS, 10.0)).repairs:
         assert following.longer == 1
         rates.append(following.rate / 1e-4)
         epochs.append(met(samples_lost=0.5, repairs=True))
     assert rates == pytest.approx([1, 0.5, 0.25, 0.125])
+
+
+def test_repairs_are_gentle_where_the_rate_has_risen():
+    """A quarter of a rate eight times the first; less than the first only where the rate fell below it."""
+    slow = history(*[(0.9, 10.0)] * 4)
+    rates = []
+    for repairs in range(4):
+        repaired = [met(samples_lost=0.5, repairs=True, ma=0.9)] * repairs
+        rates.append(pace([*slow, *repaired, met(samples_lost=0.5)], OPTIONS, 10.0).rate / 1e-4)
+    assert rates == pytest.approx([2, 1, 1, 1])
