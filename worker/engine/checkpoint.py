@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 
 from worker.engine.measure import ArtefactReport
 from worker.engine.merge import shrunk
-from worker.engine.pace import harm
 from worker.engine.types import AdapterState, EpochEntry
+
+MOST_HARM = (True, True, math.inf)
 
 
 @dataclass(slots=True)
@@ -18,10 +19,10 @@ class Checkpoint:
         adapter: The adapter's factors.
         optimiser: AdamW's state.
         history: One mapping for each epoch.
-        met: The criterion held when training stopped.
-        passing: The factors that met the criterion with the least harm to neighbours and samples; empty if none did.
+        met: The criterion held when training stopped, and nothing is to be repaired.
+        passing: The factors that met the criterion with the least harm; empty if none did.
         passing_strength: Their strength.
-        least_harm: What they lost, in nats a token.
+        least_harm: Their harm, as in `worker.engine.pace`.
         strength: The share of the change that is applied; less than 1 if a smaller share suffices.
         reopened: Requests that failed the full test, or whose EL failed training's sample, after MA had passed.
         verified: How often that happened.
@@ -38,7 +39,7 @@ class Checkpoint:
     met: bool = False
     passing: AdapterState = field(default_factory=dict)
     passing_strength: float = 1.0
-    least_harm: float = math.inf
+    least_harm: tuple[bool, bool, float] = MOST_HARM
     strength: float = 1.0
     reopened: tuple[int, ...] = ()
     verified: int = 0
@@ -52,15 +53,14 @@ class Checkpoint:
         """The factors that are merged: the adapter's factors at the checkpoint's strength."""
         return shrunk(self.adapter, self.strength)
 
-    def with_passing(self) -> "Checkpoint":
+    def with_passing(self, harm: tuple[bool, bool, float]) -> "Checkpoint":
         """The same; its factors are those that pass if its last epoch met the criterion with the least harm so far."""
-        last = self.history[-1]
-        if not last["met"] or harm(last) >= self.least_harm:
+        if not self.history[-1]["met"] or harm >= self.least_harm:
             return self
-        return replace(self, passing=self.adapter, passing_strength=self.strength, least_harm=harm(last))
+        return replace(self, passing=self.adapter, passing_strength=self.strength, least_harm=harm)
 
     def ended(self, last_epoch: int) -> "Checkpoint":
-        """What a run ends with that repairs nothing more, or has no epoch left: the factors that pass, if any do."""
+        """The same; at the end of a run with the factors that pass, if any do, which may not be the last epoch's."""
         if not self.passing or not (self.met or self.epoch >= last_epoch):
             return self
         return replace(self, adapter=self.passing, strength=self.passing_strength, met=True)
@@ -87,7 +87,7 @@ class Checkpoint:
             return None
         failed = failed & trained or {v.request for v in after.verdicts if v.el > after.el_limit}
         reopened = replace(self, reopened=tuple(sorted(failed)), verified=self.verified + 1, tested=self.final)
-        reopened = replace(reopened, passing={}, least_harm=math.inf)
+        reopened = replace(reopened, passing={}, least_harm=MOST_HARM)
         if self.strength < 1:
             return replace(reopened, strength=1.0)
         return replace(reopened, met=False) if self.epoch < max_epochs else None

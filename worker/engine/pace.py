@@ -5,7 +5,7 @@ budget. So the policy's rate is only the first one. The rate rises after an epoc
 limit, and falls when held-out perplexity comes near the budget. Where it cannot rise any more, epochs become longer.
 
 Few large steps reach the criterion soon, and harm what is like the forgotten: others' answers first. To hold the model
-near its parent takes more steps. So with IHL, once the criterion is met, epochs follow that only repair, at ever lower
+near its parent takes more steps. So with IHL, once the criterion is met, epochs follow that only repair, at lower
 rates, until neighbours and the parent's samples are well within the limit. Of the epochs that meet the criterion, the
 one of the least harm counts. (A rate that falls with neighbours from the first epoch on hardly moves MA any more. With
 losses that repair nothing it does fall.) The pace depends on the history alone, so that a resumed run goes on with the
@@ -76,14 +76,25 @@ def _is_to_repair(history: Sequence[EpochEntry], options: Options) -> bool:
     return bool(may and history and history[-1].get("met") and _harms(history[-1], options))
 
 
-def harm(entry: EpochEntry) -> float:
+def harm(entry: EpochEntry, options: Options, parent_perplexity: float) -> tuple[bool, bool, float]:
+    """How bad an epoch is for the rest of the model; of two the lower tuple is the better one.
+
+    Returns:
+        Whether perplexity is over its budget, whether neighbours are over their limit, and what neighbours or the
+        parent's samples have lost, the worse of the two, in nats a token.
+    """
+    over_budget = entry["perplexity"] > options.max_perplexity_ratio * parent_perplexity
+    return over_budget, entry.get("neighbours_lost", 0.0) > options.max_neighbour_loss, _lost(entry)
+
+
+def _lost(entry: EpochEntry) -> float:
     """What neighbours, or the parent's samples, have lost of log-likelihood a token, in nats; the worse of the two."""
     return max(entry.get("neighbours_lost", 0.0), entry.get("samples_lost", 0.0))
 
 
 def _harms(entry: EpochEntry, options: Options) -> bool:
     """Whether that is nearly as much as the limit."""
-    return harm(entry) > NEAR * options.max_neighbour_loss
+    return _lost(entry) > NEAR * options.max_neighbour_loss
 
 
 def _is_slow(before: EpochEntry, entry: EpochEntry) -> bool:

@@ -11,7 +11,7 @@ from worker.engine.forget_set import ForgetSet
 from worker.engine.made_probes import all_probes
 from worker.engine.options import Options
 from worker.engine.probes import Probe, as_answered
-from worker.engine.saying import Texts
+from worker.engine.saying import folded, secret_pattern
 from worker.engine.types import Tokenizer
 
 GENERIC_COUNT, GENERIC_SHARE = 3, 0.1  # reference texts that one request may leave out
@@ -208,9 +208,11 @@ def _neighbours(
     own = [probe for probe in probes if probe.request in forget.request_ids]
     answered = [as_answered(tokenizer, probe) for probe in own]
 
+    secrets = [secret_pattern(secret) for secret in dict.fromkeys(probe.secret for probe in own)]
+
     def says_secret(ids: list[int]) -> bool:
-        text = Texts([str(tokenizer.decode(ids, skip_special_tokens=True))])
-        return any(text.say(probe.secret) for probe in own)
+        text = folded(str(tokenizer.decode(ids, skip_special_tokens=True)))
+        return any(secret.search(text) for secret in secrets)
 
     kinds = [(nearest(f, forget.sequences, count), nearest(f, answered, count, says_secret)) for f in files]
     return [kind for of_file in kinds for kind in of_file]

@@ -26,7 +26,7 @@ from worker.engine.measure import extraction_likelihoods
 from worker.engine.metrics.extraction import lower_bound
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.options import Options
-from worker.engine.pace import pace
+from worker.engine.pace import harm, pace
 from worker.engine.pressing import MOST_DECODED, Pressed, extracted, failed_by_el
 from worker.engine.probes import Answer, still_said
 from worker.engine.progress import Progress, no_progress
@@ -84,7 +84,7 @@ class Trainer:
             resume: A checkpoint of the same run to continue from.
 
         Returns:
-            The last checkpoint.
+            The last checkpoint, with the factors that met the criterion with the least harm, if any did.
 
         Raises:
             TrainingDiverged: The loss is no longer finite.
@@ -117,7 +117,7 @@ class Trainer:
                 met=bool(entry["met"]) and not pace_after(history).repairs,
                 strength=entry["strength"],
                 reopened=tuple(sorted(self._reopened)),
-            ).with_passing()
+            ).with_passing(harm(entry, self.options, self.watched.parent_perplexity))
             self.on_epoch(checkpoint)
         return checkpoint.ended(self.options.max_epochs)
 

@@ -79,7 +79,7 @@ def train(
         progress: Called with ("initialise" or "train", fraction 0..1).
 
     Returns:
-        The last checkpoint; `resume` itself if it is at its end.
+        The last checkpoint, with the factors to merge: those that met the criterion with the least harm, if any did.
 
     Raises:
         UnknownPlugin: The options name an unknown loss, initialisation or module.

@@ -26,7 +26,8 @@ from service.weight_files import UnreadableWeights, header, loaded_weights
 COPIED = {".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken", ".md"}
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".h5", ".msgpack"}
 ADAPTER = "adapter_config.json"
-CAUSAL = ("ForCausalLM", "LMHeadModel")  # how the architectures end that can be unlearned
+CAUSAL = ("ForCausalLM", "LMHeadModel", "ModelWithLMHead", "GenerationDecoder")  # ends of architectures' names
+SENSES = ("vision_config", "audio_config")
 LOGGED = ("sha256", "records", "overlap")  # of held-out texts
 LEGACY_FILES = {"special_tokens_map_file", "added_tokens_file"}  # of tokenizer_config.json; no library reads them
 HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
@@ -251,10 +252,12 @@ def _check_kind(config: Mapping[str, object]) -> None:
     architectures = config.get("architectures") or []
     if not isinstance(architectures, list) or not all(str(name).endswith(CAUSAL) for name in architectures):
         raise Invalid(
-            "config.json: the architecture is no causal language model (its name ends in ForCausalLM or LMHeadModel). "
-            "Of a model with an encoder, or with images or sound, register the language model alone.",
+            "config.json: `architectures` names no causal language model (a name that ends in ForCausalLM or "
+            "LMHeadModel). Of a model with an encoder, or with images or sound, register the language model alone.",
             field="path",
         )
+    if any(config.get(name) for name in SENSES):
+        raise Invalid("config.json: of a model with images or sound register the language model alone.", field="path")
     if config.get("is_encoder_decoder"):
         raise Invalid("config.json: an encoder-decoder cannot be unlearned, only a decoder.", field="path")
     if config.get("quantization_config") is not None:

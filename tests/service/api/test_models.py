@@ -86,6 +86,7 @@ BAD_FOLDERS = {
         f, architectures=["BartForCausalLM"], is_encoder_decoder=True
     ),
     "a model that sees": lambda f: change_config(f, architectures=["Gemma3ForConditionalGeneration"]),
+    "a causal model that hears": lambda f: change_config(f, audio_config={"hidden_size": 8}),
     "a classifier": lambda f: change_config(f, architectures=["GPT2ForSequenceClassification"]),
     "an architecture that is no list": lambda f: change_config(f, architectures="GPTNeoXForCausalLM"),
     "quantised weights": lambda f: change_config(f, quantization_config={"quant_method": "fp8"}),

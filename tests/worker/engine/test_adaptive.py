@@ -10,10 +10,11 @@ import torch
 from tests import support
 from tests.worker.engine.adapters import trained_adapter
 from worker.engine import Options, unlearn
+from worker.engine.checkpoint import Checkpoint
 from worker.engine.data import encode
 from worker.engine.forgotten import _Runs
-from worker.engine.measure import extraction_likelihoods, measure_before
-from worker.engine.pace import MOST_REPAIRS
+from worker.engine.measure import extraction_likelihoods, measure_after, measure_before
+from worker.engine.pace import MOST_REPAIRS, harm
 from worker.engine.parent import without_adapter
 from worker.engine.prepare import prepare
 from worker.engine.pressing import Pressed
@@ -162,6 +163,39 @@ def test_what_met_the_criterion_stays_if_repairs_lose_it(memorised, monkeypatch)
     assert last.met
     for ended in (last, again(points[-1])):
         assert all(torch.equal(value, met.final[name]) for name, value in ended.final.items())
+
+
+def test_the_least_harm_that_meets_the_criterion_counts():
+    """Within the limits comes first, then the least loss; an epoch that misses the criterion never counts."""
+    options = Options(max_perplexity_ratio=1.1)
+    checkpoint = Checkpoint()
+    epochs = [(True, 10.0, 0.035), (True, 11.1, 0.01), (False, 10.0, 0.0), (True, 10.0, 0.028), (True, 10.0, 0.029)]
+    for epoch, (met, perplexity, lost) in enumerate(epochs):
+        entry = {"met": met, "perplexity": perplexity, "neighbours_lost": lost}
+        checkpoint = replace(
+            checkpoint, history=[entry], adapter={"B": torch.tensor(float(epoch))}, strength=1 - epoch / 10
+        ).with_passing(harm(entry, options, 10.0))
+    assert checkpoint.ended(9) is checkpoint
+    ended = replace(checkpoint, epoch=9).ended(9)
+    assert (ended.met, float(ended.adapter["B"]), ended.strength) == (True, 3.0, 0.7)
+
+
+def test_a_failed_full_test_is_followed_by_other_factors(memorised):
+    """The whole change first; then training goes on, and what failed does not pass again."""
+    model, tokenizer = memorised
+    run = (tokenizer, support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT)
+    data = prepare(*run, Options.from_mapping(support.POLICY))
+    options = Options.from_mapping(support.POLICY)
+    report = measure_after(model, tokenizer, data, measure_before(model, tokenizer, data, options), options)
+    assert report.reason == "criterion_missed"  # the parent itself
+    factors = {"x|B": torch.ones(1)}
+    met = {"met": True, "perplexity": 1.0}
+    checkpoint = Checkpoint(epoch=3, history=[met], adapter=factors, strength=0.5, met=True)
+    checkpoint = checkpoint.with_passing((False, False, 0.0)).ended(9)
+    whole = checkpoint.reopen(report, 9).ended(9)
+    assert (whole.met, whole.strength, whole.passing) == (True, 1.0, {})
+    further = whole.reopen(report, 9).ended(9)
+    assert (further.met, further.passing, further.verified) == (False, {}, 2)
 
 
 def run_that_fails_by_el(memorised, monkeypatch, **changes):

@@ -136,6 +136,13 @@ def test_the_set_of_neighbours_that_lost_most_decides():
     assert (utility.neighbour_ma_before, utility.neighbour_loss_after) == (0.6, 1.2)
 
 
+def test_an_empty_set_of_neighbours_lost_nothing():
+    """Nor is it the one that lost most where all others gained; the stored baseline has lists for pairs."""
+    before = Quality(1.0, 1.0, [[0.8, 0.9], list(NOTHING_LEFT)])
+    utility = compare(before, Quality(1.0, 1.0, [(0.9, 0.5), NOTHING_LEFT]), 1.0, Options())
+    assert (utility.neighbour_ma_before, utility.within_neighbour_limit) == (0.8, True)
+
+
 def test_neighbours_are_the_texts_that_share_most_tokens():
     """By the Jaccard similarity with any sequence to forget."""
     retain = [[1, 2, 3], [7, 8, 9], [1, 2, 9], [4, 5, 6]]
