@@ -79,6 +79,11 @@ def _is_to_repair(history: Sequence[EpochEntry], options: Options) -> bool:
 def harm(entry: EpochEntry, options: Options, parent_perplexity: float) -> tuple[bool, bool, float]:
     """How bad an epoch is for the rest of the model; of two the lower tuple is the better one.
 
+    Args:
+        entry: The epoch.
+        options: The run's options: the limits.
+        parent_perplexity: Held-out perplexity before the first epoch.
+
     Returns:
         Whether perplexity is over its budget, whether neighbours are over their limit, and what neighbours or the
         parent's samples have lost, the worse of the two, in nats a token.

@@ -97,9 +97,9 @@ def compare(before: Quality, after: Quality, first_perplexity: float, options: O
     """
     ratio, total = after.heldout_perplexity / before.heldout_perplexity, after.heldout_perplexity / first_perplexity
     pairs = list(zip(before.neighbours, after.neighbours, strict=True))
-    lost = [max(ma - new_ma, new_loss - loss) for (ma, loss), (new_ma, new_loss) in pairs]
     lost = [
-        -math.inf if tuple(before) == NOTHING_LEFT else value for value, (before, _) in zip(lost, pairs, strict=True)
+        max(ma - new_ma, new_loss - loss) if (ma, loss) != NOTHING_LEFT else -math.inf
+        for (ma, loss), (new_ma, new_loss) in pairs
     ]
     worst = lost.index(max(lost))
     (ma_before, loss_before), (ma_after, loss_after) = pairs[worst]
