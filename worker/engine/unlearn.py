@@ -97,8 +97,7 @@ def train(
     said = baseline.said or []
     if baseline.answered and baseline.said is None:
         _, said = answered_requests(model, tokenizer, data, options, parts[0])
-    samples = own_samples(model, tokenizer, data, options, said, parts[1])
-    samples, only_watched = watched_samples(samples, options)
+    samples, only_watched = watched_samples(own_samples(model, tokenizer, data, options, said, parts[1]), options)
     watched = Watched.of_run(model, data, baseline.quality.heldout_perplexity, options, only_watched)
     factors = initial_factors(model, data, options, resume, parts[2])
     adapter = Adapter(model, factors, options.scale)
