@@ -86,8 +86,14 @@ class Checkpoint:
         if criterion_held or not self.met or helpless:
             return None
         failed = failed & trained or {v.request for v in after.verdicts if v.el > after.el_limit}
-        reopened = replace(self, reopened=tuple(sorted(failed)), verified=self.verified + 1, tested=self.final)
-        reopened = replace(reopened, passing={}, least_harm=MOST_HARM)
+        reopened = replace(
+            self,
+            reopened=tuple(sorted(failed)),
+            verified=self.verified + 1,
+            tested=self.final,
+            passing={},
+            least_harm=MOST_HARM,
+        )
         if self.strength < 1:
             return replace(reopened, strength=1.0)
         return replace(reopened, met=False) if self.epoch < max_epochs else None

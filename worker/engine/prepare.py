@@ -214,8 +214,11 @@ def _neighbours(
         text = folded(str(tokenizer.decode(ids, skip_special_tokens=True)))
         return any(secret.search(text) for secret in secrets)
 
-    kinds = [(nearest(f, forget.sequences, count), nearest(f, answered, count, says_secret)) for f in files]
-    return [kind for of_file in kinds for kind in of_file]
+    return [
+        near
+        for file in files
+        for near in (nearest(file, forget.sequences, count), nearest(file, answered, count, says_secret))
+    ]
 
 
 def prepare(

@@ -203,11 +203,13 @@ def check_model_folder(folder: Path) -> None:
     Raises:
         Invalid: They are not. The error names the file.
     """
-    for name in ("config.json", "tokenizer_config.json"):
-        if "auto_map" in _read_config(folder, name, required=name == "config.json"):
+    config = _read_config(folder, "config.json", required=True)
+    tokenizer_config = _read_config(folder, "tokenizer_config.json", required=False)
+    for name, content in (("config.json", config), ("tokenizer_config.json", tokenizer_config)):
+        if "auto_map" in content:
             raise Invalid(f"{name} asks for remote code (auto_map), which the service refuses.", field="path")
-    _check_named_files(folder)
-    _check_kind(_read_config(folder, "config.json", required=True))
+    _check_named_files(folder, config, tokenizer_config)
+    _check_kind(config)
     for path in sorted(folder.rglob("*.safetensors")):
         if not _is_safetensors(path):
             name = path.relative_to(folder).as_posix()
@@ -220,16 +222,15 @@ def check_model_folder(folder: Path) -> None:
         raise Invalid("The index of the weights names a file that is missing.", field="path")
 
 
-def _check_named_files(folder: Path) -> None:
+def _check_named_files(folder: Path, config: Mapping[str, object], tokenizer_config: Mapping[str, object]) -> None:
     """Check that the files which a file names lie beside it. By `../` a worker would read files of others.
 
     Raises:
         Invalid: They lie elsewhere, or are missing. The error names the file.
     """
-    if "transformers_weights" in _read_config(folder, "config.json", required=True):
+    if "transformers_weights" in config:
         raise Invalid("config.json names its weights; rename them to model.safetensors.", field="path")
     named: dict[str, list[object]] = {}
-    tokenizer_config = _read_config(folder, "tokenizer_config.json", required=False)
     for key, value in tokenizer_config.items():
         if key.endswith(("_file", "_files")) and key not in LEGACY_FILES and value is not None:
             named.setdefault("tokenizer_config.json", []).extend(value if isinstance(value, list) else [value])

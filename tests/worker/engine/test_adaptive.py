@@ -138,8 +138,8 @@ def test_a_run_repairs_what_it_cost(memorised, monkeypatch):
     assert last.history[first - 1]["met"]
     steps = [int(entry["steps"]) for entry in last.history]
     assert 0 in batches[sum(steps[:first]) :][: steps[first]]
-    harm = [max(entry["neighbours_lost"], entry["samples_lost"]) for entry in last.history]
-    assert harm[-1] < harm[first - 1]
+    lost = [max(entry["neighbours_lost"], entry["samples_lost"]) for entry in last.history]
+    assert lost[-1] < lost[first - 1]
     for point in (points[first - 1], points[first], points[-2]):  # a killed run goes on with the same
         resumed = again(point)
         assert [entry["steps"] for entry in resumed.history] == steps

@@ -7,10 +7,9 @@ from worker.engine.criterion import MIN_HELDOUT
 from worker.engine.data import encode
 from worker.engine.errors import TooFewTexts
 from worker.engine.options import Options
-from worker.engine.prepare import Unfit, prepare, unfit_requests
+from worker.engine.prepare import KINDS, Unfit, prepare, unfit_requests
 from worker.engine.probes import Probe
 from worker.engine.samples import RetainSampler
-from worker.engine.utility import KINDS
 
 OPTIONS = Options(sequence_length=64)
 FIT = Unfit({}, [])
