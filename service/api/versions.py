@@ -14,12 +14,13 @@ from service.api.guard import GuardedRoute
 from service.api.paging import Cursor, Limit
 from service.audit import render
 from service.audit.canonical import loads
-from service.audit.manifest import MODEL_FOLDER
+from service.audit.manifest import DELTA_FOLDER, MODEL_FOLDER, FileEntry
 from service.audit.verification import CERTIFICATE
 from service.bootstrap import Services
 from service.db import models
 from service.db.api_keys import Caller
 from service.db.tables import Version
+from service.delta import DESCRIPTION
 from service.domain.disclosure import disclosed
 from service.domain.errors import Forbidden, NotFound
 from service.schemas.base import Listing
@@ -106,16 +107,27 @@ def parse_number(number: str) -> int:
 def find_downloadable(services: Services, name: str, number: str, path: str, caller: Caller) -> Version:
     """A version by number or `latest`, of which the caller may have the file. Evidence is for everybody.
 
+    Whoever has a version and its delta can compute the delta's base. So a delta is for those who may have its base.
+
     Raises:
-        NotFound: No such model or version, or the version was withdrawn.
+        NotFound: No such model or version, or the version or its delta's base was withdrawn.
         Forbidden: The version remembers a completed request; only keys with the scope `audit` may have it.
     """
     version = find_version(services, name, number)
-    if version.withdrawn_at is not None:
-        raise NotFound("This version was withdrawn.")
-    if path.startswith(MODEL_FOLDER) and not handed_out(services, [version], caller):
-        raise Forbidden("This version remembers completed requests; it needs the scope audit. Use a newer version.")
+    needed = [version]
+    if path.startswith(DELTA_FOLDER) and any(entry["path"].startswith(DELTA_FOLDER) for entry in version.files):
+        needed.append(find_version(services, name, str(_delta_base(services, version))))
+    if any(one.withdrawn_at is not None for one in needed):
+        raise NotFound("This version was withdrawn, or the version that its delta changes.")
+    if path.startswith((MODEL_FOLDER, DELTA_FOLDER)) and len(handed_out(services, needed, caller)) < len(needed):
+        raise Forbidden("This remembers completed requests; it needs the scope audit. Use the newest version's model.")
     return version
+
+
+def _delta_base(services: Services, version: Version) -> int:
+    """The number of the version that a version's delta changes."""
+    description = json.loads((services.storage.release(version.digest) / DELTA_FOLDER / DESCRIPTION).read_bytes())
+    return int(description["base"]["version"])
 
 
 def handed_out(services: Services, versions: Sequence[Version], caller: Caller) -> list[Version]:
@@ -132,11 +144,11 @@ def handed_out(services: Services, versions: Sequence[Version], caller: Caller) 
 def file(name: str, number: Number, path: str, request: Request, services: ServicesDep, caller: Downloader) -> Response:
     """One file, whole or a `Range`. `ETag` is its sha256, and `Repr-Digest` is the same in the form of RFC 9530.
 
-    Downloads of model files are registered: see `GET .../downloads`.
+    Downloads of the files of a model or a delta are registered: see `GET .../downloads`.
     """
     version = find_downloadable(services, name, number, path, caller)
     answer = _file_response(services, version, path, request)
-    if request.method == "GET" and path.startswith(MODEL_FOLDER):
+    if request.method == "GET" and path.startswith((MODEL_FOLDER, DELTA_FOLDER)):
         with services.db.transaction() as session:
             models.note_download(session, version, caller.id)
     return answer
@@ -171,22 +183,42 @@ def downloads(name: str, number: Number, services: ServicesDep, _: DownloadAudit
 
 @router.get("/{number}/archive.tar", response_class=StreamingResponse)
 def archive(name: str, number: Number, services: ServicesDep, caller: Downloader) -> Response:
-    """The whole release folder as one tar stream. It cannot be resumed; if it breaks off, download single files."""
-    version = find_downloadable(services, name, number, MODEL_FOLDER, caller)
+    """The release folder without its delta as one tar stream.
+
+    It cannot be resumed; if it breaks off, download single files.
+    """
+    return _tar_response(services, name, find_downloadable(services, name, number, MODEL_FOLDER, caller), caller)
+
+
+@router.get("/{number}/delta.tar", response_class=StreamingResponse)
+def delta(name: str, number: Number, services: ServicesDep, caller: Downloader) -> Response:
+    """The release folder with its delta in place of the model, as one tar stream, for `unlearnd apply`.
+
+    Whoever has a version and its delta can compute the version that the delta changes. So a delta is for those who may
+    have that version, too.
+    """
+    version = find_downloadable(services, name, number, DELTA_FOLDER, caller)
+    if not any(entry["path"].startswith(DELTA_FOLDER) for entry in version.files):
+        raise NotFound(f"Version {version.number} has no delta.")
+    return _tar_response(services, name, version, caller, delta=True)
+
+
+def _tar_response(services: Services, name: str, version: Version, caller: Caller, *, delta: bool = False) -> Response:
+    """A version's files without the delta, or without the model, as a tar stream. The download is registered."""
     with services.db.transaction() as session:
         models.note_download(session, version, caller.id)
-    size = sum(tarfile.BLOCKSIZE + _padded_size(entry["size"]) for entry in version.files) + 2 * tarfile.BLOCKSIZE
-    headers = {
-        "Content-Length": str(size),
-        "Content-Disposition": f'attachment; filename="{name}-v{version.number}.tar"',
-    }
-    return StreamingResponse(_tar_stream(services, version), headers=headers, media_type="application/x-tar")
+    left_out = MODEL_FOLDER if delta else DELTA_FOLDER
+    files = [entry for entry in version.files if not entry["path"].startswith(left_out)]
+    size = sum(tarfile.BLOCKSIZE + _padded_size(entry["size"]) for entry in files) + 2 * tarfile.BLOCKSIZE
+    file_name = f"{name}-v{version.number}{'-delta' if delta else ''}.tar"
+    headers = {"Content-Length": str(size), "Content-Disposition": f'attachment; filename="{file_name}"'}
+    return StreamingResponse(_tar_stream(services, version, files), headers=headers, media_type="application/x-tar")
 
 
-def _tar_stream(services: Services, version: Version) -> Iterator[bytes]:
-    """A POSIX archive of a version's files, a megabyte at a time."""
+def _tar_stream(services: Services, version: Version, files: Sequence[FileEntry]) -> Iterator[bytes]:
+    """A POSIX archive of some of a version's files, a megabyte at a time."""
     folder = services.storage.release(version.digest)
-    for entry in version.files:
+    for entry in files:
         header = tarfile.TarInfo(entry["path"])
         header.size, header.mode, header.mtime = entry["size"], 0o644, int(version.created_at.timestamp())
         yield header.tobuf(tarfile.USTAR_FORMAT)

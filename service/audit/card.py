@@ -100,3 +100,25 @@ def _total(utility: Utility) -> str:
         return ""
     after = utility.heldout_perplexity_after
     return f"| held-out perplexity, since version 0 | {first:.2f} | {after:.2f} | at most x {limit:.2f} |\n"
+
+
+DELTA_CARD = """---
+library_name: peft
+tags: [unlearning]
+---
+# The change from version {base} to version {number} of {model}
+
+This folder is for transport. With version {base} it gives version {number} to the bit, and checks it:
+
+    unlearnd apply VERSION_{base}_FOLDER THIS_RELEASE_FOLDER OUTPUT_FOLDER
+
+peft and servers of adapters load it as a LoRA adapter on version {base}. The outputs are then near those of version
+{number}, but nobody has tested them, and **version {base} stays on the disk: it remembers what version {number} was
+made to forget**. Whoever has version {number} and this folder can compute version {base}. So keep this folder only
+where version {base} may be kept, and delete both when they are no longer needed.
+"""
+
+
+def delta_card(model: str, number: int, base: int) -> str:
+    """What the folder `delta/` of a version says of itself."""
+    return DELTA_CARD.format(model=model, number=number, base=base)

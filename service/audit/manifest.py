@@ -11,6 +11,7 @@ from typing import TypedDict
 from service.audit.canonical import dumps
 
 MODEL_FOLDER = "model/"  # of a release: the files that transformers loads
+DELTA_FOLDER = "delta/"  # of a release: the change from an earlier version, for those who have that version
 
 
 class FileEntry(TypedDict):
@@ -72,5 +73,8 @@ def manifest(root: Path) -> list[FileEntry]:
 
 
 def manifest_digest(entries: list[FileEntry]) -> str:
-    """The hex sha256 of a manifest in canonical form; release folders are named by it."""
-    return hashlib.sha256(dumps(entries)).hexdigest()
+    """The hex sha256 of a manifest in canonical form; release folders are named by it.
+
+    The delta is left out, because most copies of a release do not have it. The certificate lists its files.
+    """
+    return hashlib.sha256(dumps([entry for entry in entries if not entry["path"].startswith(DELTA_FOLDER)])).hexdigest()

@@ -26,7 +26,7 @@ from service.audit.canonical import NotCanonical, dumps, loads
 from service.audit.checkpoint import Checkpoint, Proof, UnknownSigner
 from service.audit.dsse import NotAnEnvelope
 from service.audit.log_entry import LogEntry
-from service.audit.manifest import NotPlain, file_entries, list_paths, manifest, manifest_digest
+from service.audit.manifest import DELTA_FOLDER, NotPlain, file_entries, list_paths, manifest, manifest_digest
 from service.audit.merkle import LogError
 from service.audit.policy import policy_problems
 from service.audit.predicate import Lineage, Predicate, Statement
@@ -157,11 +157,16 @@ def _read_file(path: Path) -> bytes:
 
 
 def _check_files(folder: Path, listed: dict[str, str], count: int) -> None:
-    """The folder holds exactly the listed files, byte for byte; `count` is the length of the list."""
+    """The folder holds exactly the listed files, byte for byte; `count` is the length of the list.
+
+    It may lack the delta as a whole.
+    """
     if not listed or len(listed) != count:
         raise VerificationError(ExitCode.MALFORMED, "the statement lists no file, or lists a file twice")
     try:
         present = set(list_paths(folder)) - UNBOUND
+        if not any(path.startswith(DELTA_FOLDER) for path in present):  # it is only for those who have its base
+            listed = {path: digest for path, digest in listed.items() if not path.startswith(DELTA_FOLDER)}
         for path in sorted(present ^ set(listed)):
             problem = "is missing" if path in listed else "is not in the certificate"
             raise VerificationError(ExitCode.ARTEFACT_MISMATCH, f"{path} {problem}")

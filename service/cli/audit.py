@@ -83,6 +83,33 @@ def verify_command(
         print_message(f"Of the log: {standing.overdue}.", style="yellow")
 
 
+@app.command("apply")
+def apply_command(
+    base: Annotated[Path, typer.Argument(metavar="BASE_DIR", help="The version that the delta changes.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `models download --delta` wrote.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The new release folder; it must not exist yet.")],
+    trust: OptionalTrust = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rebuild a release folder from an earlier version and a delta, and verify it. Leaves nothing if it fails."""
+    from service.apply import apply_delta
+    from service.audit.verification import VerificationError
+
+    try:
+        verified = apply_delta(base, folder, out, trust)
+    except VerificationError as error:
+        _exit_invalid(error, as_json)
+    lineage = verified.statement["predicate"]["lineage"]
+    if as_json:
+        print(json.dumps({"valid": True, "code": 0, "model": lineage["model"], "version": lineage["version"]}))
+        return
+    print(f"rebuilt and verified: {lineage['model']} version {lineage['version']} in {out}")
+    message = (
+        f"{base} still remembers what version {lineage['version']} was made to forget. Delete what you do not need."
+    )
+    stderr_console.print(message, style="yellow", markup=False)
+
+
 def _check_standing(log: str, verified: "Verified") -> "Standing":
     """What a log says of a verified release; `log` is an exported log, or the URL of a service."""
     from service.audit.standing import check_standing

@@ -1,6 +1,7 @@
 """`unlearnd models`: register models, change their policies, download certified versions."""
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from service.domain.errors import ClientError
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
+
+    from service.client.answers import VersionAnswer
 
 models = typer.Typer(help="Register models, change their policies, download certified versions.", no_args_is_help=True)
 app.add_typer(models, name="models")
@@ -119,11 +122,40 @@ def models_download(
     name: Annotated[str, typer.Argument(help="The name of the model.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write the release to.")],
     version: Annotated[str, typer.Option(help="A version number, or latest.")] = "latest",
+    delta: Annotated[bool, typer.Option("--delta", help="The change alone, for `unlearnd apply`.")] = False,
+    delta_from: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="The version that the delta changes: fetch the change alone and apply it."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Download a release folder. Resumes a download that stopped, and checks every digest."""
+    if delta_from is not None:
+        _download_and_apply(name, version, delta_from, folder, as_json=as_json)
+        return
+    release = _download(name, version, folder, delta=delta, hidden=as_json)
+    show({"version": release["version"], "folder": str(folder)}, as_json)
+
+
+def _download_and_apply(name: str, version: str, base: Path, folder: Path, *, as_json: bool) -> None:
+    """Fetch a delta beside `folder`, and make `folder` the release. A fetch that stopped is resumed the next time."""
+    from service.apply import apply_delta
+    from service.audit.verification import VerificationError
+
+    fetched = folder.with_name(f"{folder.name}.delta")
+    release = _download(name, version, fetched, delta=True, hidden=as_json)
+    try:
+        apply_delta(base, fetched, folder)
+    except VerificationError as error:
+        raise ClientError(error.reason) from error
+    shutil.rmtree(fetched)
+    show({"version": release["version"], "folder": str(folder)}, as_json)
+
+
+def _download(name: str, version: str, folder: Path, *, delta: bool, hidden: bool) -> "VersionAnswer":
+    """Fetch a release folder, or its delta, with a bar for each file."""
     client = connect()
-    with download_bars(hidden=as_json) as bars:
+    with download_bars(hidden=hidden) as bars:
         tasks: dict[str, TaskID] = {}
 
         def progress(path: str, done: int, total: int) -> None:
@@ -131,5 +163,4 @@ def models_download(
                 tasks[path] = bars.add_task(path, total=total)
             bars.update(tasks[path], completed=done)
 
-        release = client.download(name, version, folder, progress)
-    show({"version": release["version"], "folder": str(folder)}, as_json)
+        return client.download(name, version, folder, progress, delta=delta)

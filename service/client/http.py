@@ -165,15 +165,28 @@ class Client(Operations[Json]):
             start += len(page["items"])
 
     def download(
-        self, model: str, version: str, folder: Path, progress: DownloadProgress = lambda *_: None
+        self,
+        model: str,
+        version: str,
+        folder: Path,
+        progress: DownloadProgress = lambda *_: None,
+        *,
+        delta: bool = False,
     ) -> VersionAnswer:
         """Fetch a release folder. Keeps files that have the right digest, and resumes partial ones.
+
+        Without `delta` the folder `delta/` is left out, and with it the folder `model/`.
 
         Raises:
             ClientError: A file's digest is not the one that the version lists, even after a second try.
         """
         release: VersionAnswer = self.version(model, version)
+        skipped = "model/" if delta else "delta/"
+        if delta and not any(file["path"].startswith("delta/") for file in release["files"]):
+            raise ClientError(f"version {release['version']} has no delta: download the whole release")
         for file in release["files"]:
+            if file["path"].startswith(skipped):
+                continue
             target = folder / file["path"]
             if not target.resolve().is_relative_to(folder.resolve()):
                 raise ClientError(f"{file['path']} would lie outside the folder")
@@ -257,13 +270,13 @@ class AsyncClient(Operations[Awaitable[Json]]):
             await asyncio.sleep(POLL_SECONDS)
         return request
 
-    async def download(self, model: str, version: str, folder: Path) -> VersionAnswer:
+    async def download(self, model: str, version: str, folder: Path, *, delta: bool = False) -> VersionAnswer:
         """Fetch a release folder as `Client.download` does, in a thread."""
 
         def fetch() -> VersionAnswer:
             url, api_key, timeout = self._connection
             with Client(url, api_key, timeout=timeout) as client:
-                return client.download(model, version, folder)
+                return client.download(model, version, folder, delta=delta)
 
         return await asyncio.to_thread(fetch)
 

@@ -25,7 +25,7 @@ ENDS = {  # what the page's commands must print
     "docs/guides/callbacks.md": ["verified: completed"],
     "docs/guides/datagrail.md": ['{"status": "ok"}', '{"status": "accepted"}', "status       completed"],
     "docs/guides/fides.md": ["status       completed"],
-    "docs/guides/hub.md": ["status       completed", "verified: assistant version 1"],
+    "docs/guides/hub.md": ["status       completed", "verified: assistant version 1", "rebuilt and verified"],
     "docs/guides/opendsr.md": ['"request_status":"completed"', "DNS:processor.example", '"code": 400'],
     "docs/guides/subjects.md": ["1 by identifier", "it waits", "waits_for    approval", "version      2"],
     "docs/guides/transcend.md": ['{"status": "queued"}', "status       completed"],

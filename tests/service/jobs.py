@@ -1,15 +1,16 @@
 """Jobs taken along the path without a compute worker, and planted states of them."""
 
-import os
 import shutil
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 from sqlalchemy import func, update
 
 from service.audit.manifest import manifest
 from service.db import jobs, requests
 from service.db.tables import Job, Outbox
+from service.delta import ChangedWeights, Delta, write_adapter
 from service.domain.report import BaselineSummary, ChildReport
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES, Stage
 from service.lease import hold_job
@@ -18,6 +19,7 @@ from service.steps.path.certify import certify_job
 from service.steps.path.publish import publish_version
 from service.steps.path.unlearn import store_stage, store_thresholds
 from service.steps.path.verify import store_report
+from service.tensor_file import TensorFile
 from tests import issuer
 from tests.service.conftest import REQUESTS, only_model, submit
 
@@ -69,17 +71,22 @@ def sequences(report: dict) -> dict[int, int]:
 
 
 def make_candidate(services, job_id, fence: int) -> dict[str, str]:
-    """The parent with one other value in its weights, as merging leaves it; path -> sha256 of its files."""
+    """The parent with a change of rank 1 in one of its weights, as merging leaves it; path -> sha256 of its files."""
     with services.db.reading() as session:
         parent = services.storage.release(jobs.by_id(session, job_id).parent_version.digest)
     candidate = services.storage.candidate(job_id, fence)
     shutil.rmtree(candidate, ignore_errors=True)
     shutil.copytree(parent / "model", candidate / "model", ignore=shutil.ignore_patterns("README.md"))
-    with (candidate / "model" / "model.safetensors").open("r+b") as weights:
-        weights.seek(-1, os.SEEK_END)
-        last = weights.read(1)
-        weights.seek(-1, os.SEEK_END)
-        weights.write(bytes([last[0] ^ 1]))
+    name, stored = next(
+        (name, stored)
+        for name, stored in TensorFile(parent / "model" / "model.safetensors").tensors.items()
+        if len(stored.shape) == 2
+    )
+    (candidate / "change").mkdir()
+    factors = (np.full((stored.shape[0], 1), 0.01, "f4"), np.full((1, stored.shape[1]), 0.1, "f4"))
+    write_adapter(candidate / "change", {name.removesuffix(".weight"): factors}, "F32")
+    weights = ChangedWeights(parent / "model", ["model.safetensors"], Delta(candidate / "change"))
+    (candidate / "model" / "model.safetensors").write_bytes(b"".join(weights.file("model.safetensors")))
     return file_digests(candidate)
 
 

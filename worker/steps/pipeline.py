@@ -5,6 +5,7 @@ work/reference/                    a model that never saw the texts, for `loss: 
 work/checkpoint-N-V.pt             after epoch N and V failed verifications: adapter, optimiser, history
 work/adapter.safetensors           the adapter at the end of training
 work/candidate/model/              the merged model, which is verified and published
+work/candidate/change/             the change as an adapter on the parent
 work/stages.json                   the inputs' digest; stage -> its outputs and their sha256
 """
 
@@ -27,11 +28,10 @@ from service.domain.report import Artefact, ChildReport
 from service.failpoints import reach
 from service.files import file_sha256
 from service.schemas.report import write_report
-from service.weight_files import SUFFIX, loaded_weights
+from service.weight_files import SUFFIX
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.device import resolve_device, resolve_dtype, trains_in_bfloat16
 from worker.engine.measure import ArtefactReport, Baseline, measure_after, measure_before
-from worker.engine.merge import merge_files
 from worker.engine.metrics.perplexity import perplexity
 from worker.engine.options import DISTIL, Options, fit_to_model
 from worker.engine.prepare import Prepared, prepare, unfit_requests
@@ -39,11 +39,12 @@ from worker.engine.probes import Answer, Probe
 from worker.engine.reference import train_reference
 from worker.engine.types import EpochEntry
 from worker.engine.unlearn import train
+from worker.steps.merging import merge_files, write_change
 from worker.steps.reference_texts import read_reference_texts
 from worker.steps.report import Run, baseline_summary, child_report
 from worker.steps.stages import Stages, replace_file
 
-FORMAT = 10  # of the files in a working folder; an attempt with an older format is not resumed
+FORMAT = 11  # of the files in a working folder; an attempt with an older format is not resumed
 
 
 class SendMessage(Protocol):
@@ -265,9 +266,12 @@ class Pipeline:
         if not self.stages.done("merge"):
             shutil.rmtree(target.parent, ignore_errors=True)
             shutil.copytree(self.parent, target, ignore=self._not_copied)
+            change = target.with_name("change")
+            change.mkdir()
             state = load_file(self.work / "adapter.safetensors")
-            merge_files(self.parent, target, loaded_weights(self.parent), state, self.options.scale)
-            self.stages.finish("merge", sorted(path for path in target.rglob("*") if path.is_file()))
+            write_change(self.parent, change, state, self.options.scale)
+            merge_files(self.parent, target, change)
+            self.stages.finish("merge", sorted(path for path in target.parent.rglob("*") if path.is_file()))
         self.send("progress", phase="merge", fraction=1.0)
         self.seconds["merge"] = time.monotonic() - started
 

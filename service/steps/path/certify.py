@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,26 +12,19 @@ from uuid import UUID, uuid4
 from sqlalchemy.orm import Session
 
 from service.audit.canonical import NotCanonical, loads
-from service.audit.card import model_card
 from service.audit.certificate import RequestLine, statement
 from service.audit.checkpoint import Proof
 from service.audit.commitments import forget_set_root
 from service.audit.dsse import IN_TOTO
-from service.audit.manifest import MODEL_FOLDER, FileEntry, manifest
+from service.audit.manifest import MODEL_FOLDER, FileEntry
 from service.audit.policy import policy_problems
 from service.audit.predicate import CertifiedTexts, Lineage, LogReference
-from service.audit.verify import MODEL_SIGNATURE
 from service.bootstrap import Services
-from service.confined import NotAFile
+from service.candidate import released_files
 from service.db import jobs, log_entries, models, requests, splits
 from service.db.tables import Certificate, DeletionRequest, Job, ReferenceTexts
 from service.domain.errors import DatabaseOutdated, PermanentJobError
 from service.domain.states import Outcome, RequestStatus, Stage
-from service.evidence.keyring import TRUST
-from service.weight_files import ChangedFile, is_merged_from, read_unchanged
-
-CARD = f"{MODEL_FOLDER}README.md"
-ADDED = (TRUST, CARD, MODEL_SIGNATURE)  # what control adds to a candidate
 
 
 def certify_job(services: Services, job_id: UUID, fence: int) -> None:
@@ -156,74 +149,9 @@ def _end_unpublished(session: Session, job: Job, max_split_jobs: int) -> list[st
     return reopened
 
 
-def released_files(services: Services, job: Job, staged: Path) -> list[FileEntry]:
-    """The manifest of the release folder without its certificate: the model, its card and signature, trust.json.
-
-    Whoever computed may still have the candidate's files open. So control copies them to `staged` first, and the copy
-    is what it checks, signs and later publishes. The release key signs only a model that passed.
-    """
-    assert job.report is not None
-    findings = job.report.findings
-    try:
-        services.storage.copy_candidate(job.id, job.report.fence, staged)
-    except NotAFile as error:
-        raise PermanentJobError("candidate_unlike_parent") from error
-    with services.db.reading() as session:
-        number = models.next_number(session, job.model_id)
-    base, parent = _base_card(services, job), job.parent_version.number
-    card = model_card(base, job.model.name, number, parent, findings, job.report.contributors, job.policy)
-    for name in ADDED:
-        (staged / name).unlink(missing_ok=True)
-    digests = {entry["path"]: entry["sha256"] for entry in manifest(staged)}
-    if digests != findings.files:
-        raise PermanentJobError("candidate_changed")
-    _check_merged_from_parent(services, job, staged, digests)
-    (staged / TRUST).write_bytes(services.keyring.trust())
-    (staged / CARD).write_bytes(card)
-    if job.outcome == Outcome.PASSED:
-        services.keyring.sign_model(staged / MODEL_FOLDER, staged / MODEL_SIGNATURE)
-    return manifest(staged)
-
-
-def _base_card(services: Services, job: Job) -> bytes:
-    """The model card of the base model, version 0; empty if it has none.
-
-    Raises:
-        PermanentJobError: The card in storage is not the one that was registered.
-    """
-    with services.db.reading() as session:
-        base = models.version(session, job.model, 0)
-    assert base is not None
-    digest = next((entry["sha256"] for entry in base.files if entry["path"] == CARD), None)
-    try:
-        return read_unchanged(services.storage.release(base.digest) / CARD, digest) if digest else b""
-    except ChangedFile as error:
-        raise PermanentJobError("parent_changed") from error
-
-
-def _check_merged_from_parent(services: Services, job: Job, candidate: Path, digests: Mapping[str, str]) -> None:
-    """Check that the candidate differs from the parent in the values of its weights alone, whatever compute reported.
-
-    Raises:
-        PermanentJobError: It does not, or the parent's weights in storage are not those that were published.
-    """
-    parent = services.storage.release(job.parent_version.digest)
-    of_parent = {entry["path"]: entry["sha256"] for entry in job.parent_version.files}
-    of_models = [
-        {path.removeprefix(MODEL_FOLDER): digest for path, digest in files.items() if path.startswith(MODEL_FOLDER)}
-        for files in (digests, of_parent)
-    ]
-    outside = any(not path.startswith(MODEL_FOLDER) for path in digests)
-    try:
-        if outside or not is_merged_from(candidate / MODEL_FOLDER, of_models[0], parent / MODEL_FOLDER, of_models[1]):
-            raise PermanentJobError("candidate_unlike_parent")
-    except ChangedFile as error:
-        raise PermanentJobError("parent_changed") from error
-
-
 def _parent_files(job: Job) -> list[FileEntry]:
     """The model files of the parent version, which already passes."""
-    return [entry for entry in job.parent_version.files if entry["path"].startswith("model/")]
+    return [entry for entry in job.parent_version.files if entry["path"].startswith(MODEL_FOLDER)]
 
 
 def _log_evidence(services: Services, job: Job) -> LogReference:

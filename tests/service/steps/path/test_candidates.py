@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 from safetensors import safe_open
@@ -42,6 +43,13 @@ def set_tensor(model, **changes) -> None:
     rewrite(model / "model.safetensors", **changes)
 
 
+def flip_bit(file, position) -> None:
+    """Change one bit of a file."""
+    content = bytearray(file.read_bytes())
+    content[position] ^= 1
+    file.write_bytes(content)
+
+
 PLANTS = {
     "code": lambda model: (model / "evil.py").write_text("import os"),
     "remote code": add_remote_code,
@@ -58,6 +66,11 @@ PLANTS = {
     ),
     "a text in the header": lambda model: set_tensor(model, metadata={"format": "pt", "note": "a record"}),
     "weights that nothing reads": lambda model: (model / "adapter_model.safetensors").write_bytes(b"\x02" + b"\0" * 7),
+    "other values than the change gives": lambda model: flip_bit(model / "model.safetensors", -1),
+    "a change that is none": lambda model: (model.parent / "change" / "adapter_model.safetensors").write_bytes(
+        b"a record"
+    ),
+    "no change": lambda model: shutil.rmtree(model.parent / "change"),
     "weights that are none": lambda model: (model / "model.safetensors").write_bytes(b"a record"),
 }
 

@@ -84,6 +84,8 @@ def test_certify_and_publish_make_one_verified_version(api, services, job):
         "model/tokenizer.json",
         "model/tokenizer_config.json",
         "model/README.md",
+        *(f"delta/{name}" for name in ("adapter_model.safetensors", "adapter_config.json", "delta.json")),
+        *(f"delta/{name}" for name in ("model_card.md", "README.md")),
         "model.sig",
         "trust.json",
         "certificate.dsse.json",

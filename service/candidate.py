@@ -1,0 +1,120 @@
+"""What control checks of a candidate before it signs anything, and what it adds to make a release of it."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from service.audit.card import delta_card, model_card
+from service.audit.manifest import DELTA_FOLDER, MODEL_FOLDER, FileEntry, manifest
+from service.audit.verify import MODEL_SIGNATURE
+from service.bootstrap import Services
+from service.confined import NotAFile
+from service.db import models
+from service.db.tables import Job, Version
+from service.delta import MODEL_CARD, Base, Delta, is_merged_from, write_delta
+from service.domain.errors import PermanentJobError
+from service.domain.states import Outcome
+from service.evidence.keyring import TRUST
+from service.weight_files import SUFFIX, ChangedFile, UnreadableWeights, check_unchanged, read_unchanged
+
+CARD = f"{MODEL_FOLDER}README.md"
+CHANGE_FOLDER = "change/"  # of a candidate: the change from its parent, as an adapter
+ADDED = (TRUST, CARD, MODEL_SIGNATURE)  # what control adds to a candidate
+
+
+def released_files(services: Services, job: Job, staged: Path) -> list[FileEntry]:
+    """The manifest of the release folder without its certificate: the model, its card and signature, trust.json.
+
+    Whoever computed may still have the candidate's files open. So control copies them to `staged` first, and the copy
+    is what it checks, signs and later publishes. The release key signs only a model that passed.
+    """
+    assert job.report is not None
+    findings = job.report.findings
+    try:
+        services.storage.copy_candidate(job.id, job.report.fence, staged)
+    except NotAFile as error:
+        raise PermanentJobError("candidate_unlike_parent") from error
+    with services.db.reading() as session:
+        number = models.next_number(session, job.model_id)
+    base, parent = _base_card(services, job), job.parent_version.number
+    card = model_card(base, job.model.name, number, parent, findings, job.report.contributors, job.policy)
+    for name in ADDED:
+        (staged / name).unlink(missing_ok=True)
+    digests = {entry["path"]: entry["sha256"] for entry in manifest(staged)}
+    if digests != findings.files:
+        raise PermanentJobError("candidate_changed")
+    _check_merged_from_parent(services, job, staged, digests)
+    (staged / TRUST).write_bytes(services.keyring.trust())
+    (staged / CARD).write_bytes(card)
+    if job.outcome == Outcome.PASSED:
+        services.keyring.sign_model(staged / MODEL_FOLDER, staged / MODEL_SIGNATURE)
+        _add_delta(services, job.parent_version, staged, job.model.name, number)
+    shutil.rmtree(staged / CHANGE_FOLDER)
+    return manifest(staged)
+
+
+def _base_card(services: Services, job: Job) -> bytes:
+    """The model card of the base model, version 0; empty if it has none.
+
+    Raises:
+        PermanentJobError: The card in storage is not the one that was registered.
+    """
+    with services.db.reading() as session:
+        base = models.version(session, job.model, 0)
+    assert base is not None
+    digest = next((entry["sha256"] for entry in base.files if entry["path"] == CARD), None)
+    try:
+        return read_unchanged(services.storage.release(base.digest) / CARD, digest) if digest else b""
+    except ChangedFile as error:
+        raise PermanentJobError("parent_changed") from error
+
+
+def _check_merged_from_parent(services: Services, job: Job, candidate: Path, digests: Mapping[str, str]) -> None:
+    """Check that the candidate is the parent with the given change in its weights, whatever compute reported.
+
+    Raises:
+        PermanentJobError: It is not, or the parent's weights in storage are not those that were published.
+    """
+    parent = services.storage.release(job.parent_version.digest)
+    of_parent = {entry["path"]: entry["sha256"] for entry in job.parent_version.files}
+    of_models = [
+        {path.removeprefix(MODEL_FOLDER): digest for path, digest in files.items() if path.startswith(MODEL_FOLDER)}
+        for files in (digests, of_parent)
+    ]
+    outside = any(not path.startswith((MODEL_FOLDER, CHANGE_FOLDER)) for path in digests)
+    try:
+        change = Delta(candidate / CHANGE_FOLDER)
+        if outside or not is_merged_from(of_models[0], parent / MODEL_FOLDER, of_models[1], change):
+            raise PermanentJobError("candidate_unlike_parent")
+    except UnreadableWeights as error:
+        raise PermanentJobError("candidate_unlike_parent") from error
+    except ChangedFile as error:
+        raise PermanentJobError("parent_changed") from error
+
+
+def _add_delta(services: Services, parent: Version, staged: Path, model: str, number: int) -> None:
+    """Write the delta of the new version: the change that made it, behind those of its parent's delta.
+
+    Raises:
+        PermanentJobError: The parent's delta in storage is not the one that was published.
+    """
+    of_parent = {entry["path"]: entry["sha256"] for entry in parent.files}
+    released = services.storage.release(parent.digest)
+    published = {path: digest for path, digest in of_parent.items() if path.startswith(DELTA_FOLDER)}
+    try:
+        check_unchanged(released, published)
+    except ChangedFile as error:
+        raise PermanentJobError("parent_changed") from error
+    weights = {
+        path.removeprefix(MODEL_FOLDER): digest
+        for path, digest in of_parent.items()
+        if path.startswith(MODEL_FOLDER) and path.endswith(SUFFIX)
+    }
+    base: Base = {"version": parent.number, "files": weights}
+    folder = staged / DELTA_FOLDER
+    folder.mkdir()
+    before = Delta(released / DELTA_FOLDER) if published else None
+    write_delta(folder, Delta(staged / CHANGE_FOLDER), base, before)
+    written = Delta(folder).base or base
+    (folder / "README.md").write_text(delta_card(model, number, written["version"]))
+    shutil.copyfile(staged / CARD, folder / MODEL_CARD)

@@ -1,0 +1,67 @@
+"""A safetensors file whose tensors are read one at a time, as their stored bits. No torch is needed."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from service.low_rank import STORED, Array
+from service.weight_files import MOST_HEADER, UnreadableWeights
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor in a safetensors file: its dtype, its shape, and where its bytes begin and end behind the header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+class TensorFile:
+    """A safetensors file whose tensors are read one at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the header.
+
+        Raises:
+            UnreadableWeights: It is no header of such a file.
+        """
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                length = file.read(8)
+                size = int.from_bytes(length, "little")
+                self.header = length + file.read(size if size <= MOST_HEADER else 0)
+            members = {name: one for name, one in json.loads(self.header[8:]).items() if name != "__metadata__"}
+            stored = {
+                name: Stored(one["dtype"], tuple(one["shape"]), *one["data_offsets"]) for name, one in members.items()
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UnreadableWeights(path.name) from error
+        self.tensors = dict(sorted(stored.items(), key=lambda item: item[1].start))
+
+    def read(self, name: str) -> Array:
+        """One tensor, as its stored bits.
+
+        Raises:
+            UnreadableWeights: Its dtype is none that is changed, or the file ends too early.
+        """
+        stored = self.tensors[name]
+        with self.path.open("rb") as file:
+            file.seek(len(self.header) + stored.start)
+            return stored_array(file.read(stored.end - stored.start), stored, self.path.name)
+
+
+def stored_array(data: bytes, stored: Stored, name: str) -> Array:
+    """Bytes of a tensor, as an array of its shape.
+
+    Raises:
+        UnreadableWeights: They are too few or too many, or of a dtype that is not changed.
+    """
+    if stored.dtype not in STORED or len(data) != math.prod(stored.shape) * np.dtype(STORED[stored.dtype]).itemsize:
+        raise UnreadableWeights(name)
+    return np.frombuffer(data, STORED[stored.dtype]).reshape(stored.shape)

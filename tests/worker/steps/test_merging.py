@@ -1,0 +1,113 @@
+"""The merge on files, and the change as an adapter that peft loads."""
+
+import shutil
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from service.weight_files import header, loaded_weights
+from tests import support
+from tests.worker.engine.adapters import RANK, SCALE, trained_adapter
+from worker.engine.adapter import target_weights
+from worker.engine.errors import UnmergedModule
+from worker.engine.merge import delta, merge_into
+from worker.steps.merging import merge_files, write_change
+
+
+def merge(base, state):
+    """The folders of the merged files and of the change."""
+    merged, change = base.with_name("merged"), base.with_name("change")
+    shutil.copytree(base, merged, ignore=shutil.ignore_patterns("*.safetensors"))
+    change.mkdir()
+    write_change(base, change, state, SCALE)
+    merge_files(base, merged, change)
+    return merged, change
+
+
+@pytest.mark.parametrize("family", support.FAMILIES)
+def test_merged_files_are_the_bases_with_other_values(family, tmp_path):
+    """Files, tensors, dtypes and shapes stay; what loads from them is nearly what is merged in memory, in float32."""
+    model = support.random_model(family, gain=1.0)
+    model.save_pretrained(tmp_path / "base", max_shard_size="50KB")
+    adapter = trained_adapter(model)
+    state = adapter.state()
+    merge_into(expected := adapter.detach(), state, SCALE)
+    names = loaded_weights(tmp_path / "base")
+    assert len(names) > 1
+    merged, _ = merge(tmp_path / "base", state)
+    for name in names:
+        assert header(merged / name) == header(tmp_path / "base" / name)
+    loaded = AutoModelForCausalLM.from_pretrained(merged)
+    changed = {f"{name}.weight" for name in adapter.names}
+    for name, value in expected.state_dict().items():
+        tolerance = 1e-6 if name in changed else 0
+        torch.testing.assert_close(loaded.state_dict()[name], value, atol=tolerance, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft's call
+@pytest.mark.parametrize("family", support.FAMILIES)
+def test_stock_peft_loads_the_change(family, tmp_path):
+    """On the base it gives the logits of the merged model."""
+    model = support.random_model(family, gain=1.0)
+    model.save_pretrained(tmp_path / "base")
+    adapter = trained_adapter(model)
+    state = adapter.state()
+    merged, change = merge(tmp_path / "base", state)
+    served = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), change).eval()
+    input_ids = torch.arange(2, 26).reshape(2, 12)
+    with torch.no_grad():
+        expected = AutoModelForCausalLM.from_pretrained(merged).eval()(input_ids=input_ids).logits
+        plain = AutoModelForCausalLM.from_pretrained(tmp_path / "base").eval()(input_ids=input_ids).logits
+        assert (served(input_ids=input_ids).logits - expected).abs().max() < 1e-4
+    assert (plain - expected).abs().max() > 1e-3
+    assert served.peft_config["default"].r == 2 * RANK
+
+
+def test_the_change_of_bfloat16_weights_is_bfloat16(tmp_path):
+    """It costs half, and its rounding is relative to the change, not to the weights."""
+    model = support.random_model("llama", gain=1.0)
+    model.bfloat16().save_pretrained(tmp_path / "base")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype="float32")
+    adapter = trained_adapter(base)
+    state = adapter.state()
+    merged, change = merge(tmp_path / "base", state)
+    assert {value.dtype for value in load_file(change / "adapter_model.safetensors").values()} == {torch.bfloat16}
+    loaded, plain = AutoModelForCausalLM.from_pretrained(merged, dtype="float32"), adapter.detach()
+    for name in adapter.names:
+        weight = target_weights(plain, [name])[name]
+        expected = weight + delta(state, name, SCALE)
+        error = (target_weights(loaded, [name])[name] - expected).abs()
+        assert (error <= 2**-8 * expected.abs() + 0.02 * delta(state, name, SCALE).abs().max()).all()
+
+
+def test_files_of_a_base_model_in_another_precision_are_merged(tmp_path):
+    """GPT-2's files are named without a head and may be float16 where the configuration says nothing."""
+    model = support.random_model("gpt2", gain=1.0)
+    model.transformer.save_pretrained(tmp_path / "base")
+    file = tmp_path / "base" / "model.safetensors"
+    tensors = {name: value.half() for name, value in load_file(file).items()}
+    tensors["h.0.attn.bias"] = torch.ones(1, 1, 4, 4, dtype=torch.uint8)  # a mask, as old checkpoints have it
+    save_file(tensors, file, {"format": "pt"})
+    adapter = trained_adapter(model)
+    state = adapter.state()
+    folder, _ = merge(tmp_path / "base", state)
+    merged = load_file(folder / file.name)
+    assert header(folder / file.name) == header(file)
+    changed = {name for name, value in merged.items() if not torch.equal(value, tensors[name])}
+    assert changed == {f"{name.removeprefix('transformer.')}.weight" for name in adapter.names}
+    name = adapter.names[0].removeprefix("transformer.") + ".weight"
+    expected = tensors[name].double() + delta(state, adapter.names[0], SCALE).T
+    torch.testing.assert_close(merged[name].double(), expected, atol=1e-6, rtol=2**-11)
+
+
+def test_a_module_that_the_files_lack_is_an_error(tmp_path):
+    """Nothing is left out in silence."""
+    model = support.random_model("llama", gain=1.0)
+    model.save_pretrained(tmp_path / "base")
+    file = tmp_path / "base" / "model.safetensors"
+    save_file({f"other.{name}": value for name, value in load_file(file).items()}, file, {"format": "pt"})
+    with pytest.raises(UnmergedModule):
+        merge(tmp_path / "base", trained_adapter(model).state())

@@ -1,0 +1,65 @@
+"""The merge on files: the change as an adapter, and the parent's weights files with it."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
+
+from service.delta import ChangedWeights, Delta, write_adapter
+from service.low_rank import Array, encode
+from service.tensor_file import TensorFile
+from service.weight_files import UnreadableWeights, loaded_weights
+from worker.engine.errors import UnmergedModule
+from worker.engine.merge import change_factors
+from worker.engine.types import AdapterState
+
+
+def write_change(source: Path, target: Path, state: AdapterState, scale: float) -> None:
+    """Write the change of a run as an adapter: in bfloat16 if the weights are stored so, otherwise in float32.
+
+    Args:
+        source: The parent's folder.
+        target: An existing folder.
+        state: The result of `Adapter.state`.
+        scale: c.
+    """
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source))
+    stored = {one.dtype for name in loaded_weights(source) for one in TensorFile(source / name).tensors.values()}
+    dtype = "BF16" if "BF16" in stored else "F32"
+    factors = change_factors(state, scale)
+    transposed = {isinstance(model.get_submodule(name), Conv1D) for name in factors}
+    if len(transposed) > 1:
+        raise UnmergedModule("some adapted modules store their weights transposed, others do not")
+    bits = {name: (_bits(b, dtype), _bits(a, dtype)) for name, (b, a) in factors.items()}
+    write_adapter(target, bits, dtype, transposed=transposed.pop())
+
+
+def _bits(factor: Tensor, dtype: str) -> Array:
+    """A factor as it is stored."""
+    return encode(factor.numpy().astype("<f8"), dtype)
+
+
+def merge_files(source: Path, target: Path, change: Path) -> None:
+    """Write a model's weights files with a change in them, a few rows of one tensor in memory at a time.
+
+    The files keep their names and their form, and every tensor that is not adapted keeps its bytes.
+
+    Args:
+        source: The folder of the base.
+        target: The folder for the new files, in which all parent folders exist.
+        change: The folder with the change.
+
+    Raises:
+        UnmergedModule: The files do not hold the weights of a module under its name, or a weight became too large.
+    """
+    names = loaded_weights(source)
+    try:
+        weights = ChangedWeights(source, names, Delta(change))
+        for name in names:
+            with (target / name).open("wb") as file:
+                file.writelines(weights.file(name))
+    except (UnreadableWeights, OverflowError) as error:
+        raise UnmergedModule(str(error)) from error
