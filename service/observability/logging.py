@@ -17,7 +17,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 FIELDS = (
     *("timestamp", "level", "logger", "event"),
-    *("job", "request", "corpus", "model", "version", "step", "id", "fence"),
+    *("job", "request", "corpus", "model", "version", "step", "id", "fence", "file"),
     *("method", "route", "http_status", "ms", "key"),
     *("error", "trace", "at"),
 )

@@ -32,6 +32,7 @@ from service.observability.logging import get_logger
 from service.observability.tracing import span
 from service.schemas.report import read_report
 from service.steps.path.unlearn import (
+    check_files,
     check_reference_texts,
     compute_input,
     store_epoch,
@@ -59,6 +60,7 @@ def run_job(services: Services, lease: Lease) -> None:
     If requests are put off, the job begins again without them: at least one stays each time.
     """
     check_reference_texts(services, lease.job_id)
+    check_files(services, lease.job_id)
     while _run_child(services, lease):
         pass
 

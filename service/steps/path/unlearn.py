@@ -8,6 +8,7 @@ from uuid import UUID
 from service.audit.canonical import dumps, loads
 from service.audit.certificate import certified_parameters
 from service.audit.commitments import forget_set_root
+from service.audit.manifest import manifest, manifest_digest
 from service.audit.numbers import threshold_ranges
 from service.bootstrap import Services
 from service.db import jobs, log_entries, models, requests, splits
@@ -19,8 +20,12 @@ from service.domain.json_types import JsonObject
 from service.domain.reference_texts import overlaps_too_much
 from service.domain.report import BaselineSummary
 from service.domain.states import REQUEST_STATUS_AT, RequestStatus, Stage
+from service.observability.logging import get_logger
 from service.privacy.records import open_probes, open_records
 from service.schemas.report import write_report
+from service.weight_files import ChangedFile, check_unchanged
+
+logger = get_logger(__name__)
 
 PHASE_PROGRESS = {  # phase of the compute child -> its part of the job's progress, 0 to 1
     "measure": (0.0, 0.15),
@@ -84,6 +89,30 @@ def check_reference_texts(services: Services, job_id: UUID) -> None:
     heldout = job.model.heldout
     if "overlap" in heldout and overlaps_too_much(heldout["overlap"], heldout["records"]):
         raise PermanentJobError("heldout_overlap")
+
+
+def check_files(services: Services, job_id: UUID) -> None:
+    """Give a job up if a file that it is about to use is not the one that was published or registered.
+
+    Raises:
+        PermanentJobError: A file of the parent, of version 0, of the base or of the reference texts was changed.
+    """
+    with services.db.reading() as session:
+        job = jobs.by_id(session, job_id)
+        assert job is not None
+        first = models.version(session, job.model, 0)
+        assert first is not None
+    storage, model = services.storage, job.model
+    try:
+        for version in {job.parent_version_id: job.parent_version, first.id: first}.values():
+            check_unchanged(storage.release(version.digest), {file["path"]: file["sha256"] for file in version.files})
+        for texts in (model.retain, model.heldout, *model.neighbours.values()):
+            check_unchanged(storage.reference_texts(texts["sha256"]).parent, {texts["sha256"]: texts["sha256"]})
+        if model.base and manifest_digest(manifest(storage.release(model.base))) != model.base:
+            raise ChangedFile("the base")
+    except ChangedFile as error:
+        logger.error("a file in storage was changed", job=job_id, model=model.name, file=str(error))
+        raise PermanentJobError("parent_changed") from error
 
 
 def _unsealed_texts(

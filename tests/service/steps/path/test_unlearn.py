@@ -8,7 +8,7 @@ from service.db import jobs, models
 from service.domain.errors import PermanentJobError
 from service.steps.operator.withdraw import withdraw_version
 from service.steps.path.batch import batch_requests
-from service.steps.path.unlearn import check_reference_texts, compute_input
+from service.steps.path.unlearn import check_files, check_reference_texts, compute_input
 from tests.service.conftest import only_model, submit
 from tests.service.jobs import claim, published
 
@@ -59,3 +59,35 @@ def test_a_model_whose_heldout_texts_are_its_retain_texts_publishes_nothing_more
     with services.db.reading() as session:
         records = jobs.by_id(session, job_id).model.heldout["records"]
     assert stored_overlap(services) == {"exact": records, "near": 0}
+
+
+def flip(path) -> None:
+    """Change one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damaged", ["nothing", "the parent", "version 0", "retain", "heldout", "a missing file"])
+def test_a_file_that_was_changed_in_storage_stops_the_job_before_it_is_used(api, services, model, damaged, caplog):
+    """The log names the file; the job's reason says what it is about."""
+    published(api, services, "a record")
+    submit(api)
+    job_id = batch_requests(services, only_model(services))
+    with services.db.reading() as session:
+        job = jobs.by_id(session, job_id)
+        storage, texts = services.storage, {"retain": job.model.retain, "heldout": job.model.heldout}
+        parent = storage.release(job.parent_version.digest) / "model"
+        first = storage.release(models.version(session, job.model, 0).digest) / "model"
+    if damaged == "nothing":
+        check_files(services, job_id)
+        return
+    weights = "model.safetensors"
+    places = {"the parent": parent / weights, "version 0": first / weights, "a missing file": parent / "tokenizer.json"}
+    path = places.get(damaged) or storage.reference_texts(texts[damaged]["sha256"])
+    flip(path)
+    if damaged == "a missing file":
+        path.unlink()
+    with pytest.raises(PermanentJobError, match="parent_changed"):
+        check_files(services, job_id)
+    assert path.name in caplog.text
