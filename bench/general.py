@@ -10,7 +10,7 @@ import torch
 from bench.data import read
 from worker.engine.data import chunks, encode
 from worker.engine.device import measuring, model_device
-from worker.engine.metrics.decode import predictions
+from worker.engine.metrics.predictions import predictions
 from worker.engine.types import CausalLM, Tokenizer
 
 LAMBADA, DIALOGUES, ANSWER, CONTEXT = 1000, 40, 32, 160

@@ -22,7 +22,7 @@ from typing import BinaryIO, Protocol, TypedDict
 import numpy as np
 
 from service.low_rank import Array, add_low_rank, decode
-from service.tensor_file import Stored, TensorFile, stored_array
+from service.tensor_file import Stored, TensorFile, find_weight, stored_array
 from service.weight_files import (
     INDEX,
     SINGLE,
@@ -117,12 +117,7 @@ class ChangedWeights:
         present = {tensor for file in self._files.values() for tensor in file.tensors}
         self._modules: dict[str, str] = {}
         for module in delta.modules:
-            # Files of a base model without a head are named without the first part of a module's name.
-            tensors = [f"{name}.weight" for name in (module, module.partition(".")[2])]
-            tensor = next((one for one in tensors if one in present), None)
-            if tensor is None:
-                raise UnreadableWeights(f"{module}: the files have no weights of this name")
-            self._modules[tensor] = module
+            self._modules[find_weight(module, present)] = module
 
     def file(self, name: str, original: Digest | None = None) -> Iterator[bytes]:
         """The bytes of one changed file. `original` takes in the bytes of the file as it is.

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,3 +66,16 @@ def stored_array(data: bytes, stored: Stored, name: str) -> Array:
     if stored.dtype not in STORED or len(data) != math.prod(stored.shape) * np.dtype(STORED[stored.dtype]).itemsize:
         raise UnreadableWeights(name)
     return np.frombuffer(data, STORED[stored.dtype]).reshape(stored.shape)
+
+
+def find_weight(module: str, present: Collection[str]) -> str:
+    """The name of a module's weights among those of the files.
+
+    Raises:
+        UnreadableWeights: It is not there.
+    """
+    # Files of a base model without a head are named without the first part of a module's name.
+    for name in (module, module.partition(".")[2]):
+        if f"{name}.weight" in present:
+            return f"{name}.weight"
+    raise UnreadableWeights(f"{module}: the files have no weights of this name")

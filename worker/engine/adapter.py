@@ -16,17 +16,20 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from worker.engine.errors import UnknownPlugin
 from worker.engine.types import AdapterState, CausalLM
 
-# Attention query and value plus the feed-forward linears (paper 4.1), by the names that model families give them.
+# Attention query and value plus the feed-forward linears (paper 4.1), by the names that model families give them, and
+# what lets a token into the state of a recurrent layer.
 TARGET_SUFFIXES = (
     "q_proj", "v_proj", "c_attn", "query_key_value", "qkv_proj", "Wqkv",
     "gate_proj", "up_proj", "down_proj", "gate_up_proj", "fc1", "fc2", "fc_in", "fc_out",
-    "mlp.c_fc", "mlp.c_proj", "dense_h_to_4h", "dense_4h_to_h",
+    "mlp.c_fc", "mlp.c_proj", "dense_h_to_4h", "dense_4h_to_h", "feed_forward.w1", "feed_forward.w2", "feed_forward.w3",
+    "in_proj", "x_proj", "in_proj_qkvz", "in_proj_qkv", "in_proj_z",
 )  # fmt: skip
 TRAINED, ANCHOR = "trained", "anchor"
 
@@ -57,12 +60,26 @@ def find_targets(model: CausalLM, suffixes: Sequence[str] | None = None) -> list
         name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D) and module is not head
     ]
     endings = tuple(f".{suffix}" for suffix in suffixes or TARGET_SUFFIXES)
-    targets = [name for name in linear if f".{name}".endswith(endings)]
+    targets = _kept_by_peft(model, [name for name in linear if f".{name}".endswith(endings)])
     if not targets and suffixes is None:
-        targets = linear
+        targets = _kept_by_peft(model, linear)
     if not targets:
         raise UnknownPlugin("target_modules: no linear module of this model has such a name")
     return targets
+
+
+def _kept_by_peft(model: CausalLM, names: Sequence[str]) -> list[str]:
+    """Those of these modules that peft adapts under their own names.
+
+    In a model with experts it takes `gate_proj` and the like for the fused weights of all experts, although a shared
+    expert or a dense layer has modules of these names.
+    """
+    config = LoraConfig(target_modules=sorted(names))
+    try:
+        convert_peft_config_for_transformers(config, model, None)
+    except ValueError as error:
+        raise UnknownPlugin("target_modules: name gate_proj and up_proj together, or neither") from error
+    return [name for name in names if name in (config.target_modules or ())]
 
 
 def target_weights(model: CausalLM, names: Sequence[str]) -> dict[str, Tensor]:

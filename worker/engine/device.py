@@ -56,8 +56,10 @@ def training(model: CausalLM, dtype: str, *, checkpoint_activations: bool = Fals
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)] if checkpoint_activations else []
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-    was_training = model.training
+    was_training, routers = model.training, getattr(model.config, "output_router_logits", None)
     model.eval()
+    if routers:
+        model.config.output_router_logits = False  # or a forward pass computes a training loss of its experts' routers
     try:
         linear_layers = nullcontext() if narrow else fast_linear_layers(model)
         with torch.enable_grad(), torch.autocast(device.type, torch.bfloat16, enabled=narrow), linear_layers:
@@ -83,8 +85,10 @@ def measuring(model: CausalLM) -> Iterator[None]:
     """
     tensors = itertools.chain(model.parameters(), model.buffers())
     narrow = [(t, t.dtype) for t in tensors if t.dtype in (torch.bfloat16, torch.float16)]
-    was_training = model.training
+    was_training, routers = model.training, getattr(model.config, "output_router_logits", None)
     model.eval()
+    if routers:
+        model.config.output_router_logits = False  # or a forward pass computes a training loss of its experts' routers
     try:
         for tensor, _ in narrow:
             tensor.data = tensor.data.float()
@@ -93,4 +97,6 @@ def measuring(model: CausalLM) -> Iterator[None]:
     finally:
         for tensor, dtype in narrow:
             tensor.data = tensor.data.to(dtype)
+        if routers:
+            model.config.output_router_logits = routers
         model.train(was_training)

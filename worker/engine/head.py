@@ -55,6 +55,14 @@ def hidden_states(model: CausalLM, input_ids: Tensor, attention_mask: Tensor, **
     raise InputError(f"{type(model).__name__} does not call its output embeddings")
 
 
+class _BodyOutput(BaseModelOutputWithPastAndCrossAttentions):  # type: ignore[misc]  # transformers is read as Any
+    """Hidden states; whatever else a family reads of its body's output is None (router logits, states)."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
 class Head:
     """Logits [n, v] in float32 of hidden states [n, h], as the model itself computes them.
 
@@ -79,7 +87,7 @@ class Head:
         Raises:
             InputError: The model's class does not give its body's last hidden states to its head.
         """
-        body_output = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden[None])
+        body_output = _BodyOutput(last_hidden_state=hidden[None])
         self._body.forward = lambda *_, **__: body_output
         try:
             ids = torch.zeros(1, 1, dtype=torch.long, device=hidden.device)
@@ -103,5 +111,9 @@ class Head:
 
 def _find_body(model: CausalLM) -> nn.Module:
     """The module whose output is the head's input: the decoder inside the model, or the model without its head."""
-    body = model.base_model
-    return getattr(body, "decoder", body)  # type: ignore[no-any-return]
+    whole: nn.Module = model
+    body: nn.Module = model.base_model
+    if body is whole:  # the family's prefix names no module of this class
+        embeddings: nn.Module = model.get_input_embeddings()
+        body = next(child for child in whole.children() if embeddings in child.modules())
+    return getattr(body, "decoder", body)

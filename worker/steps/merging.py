@@ -1,5 +1,6 @@
 """The merge on files: the change as an adapter, and the parent's weights files with it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,11 +10,37 @@ from transformers.pytorch_utils import Conv1D
 
 from service.delta import ChangedWeights, Delta, write_adapter
 from service.low_rank import Array, encode
-from service.tensor_file import TensorFile
+from service.tensor_file import TensorFile, find_weight
 from service.weight_files import UnreadableWeights, loaded_weights
+from worker.engine.adapter import find_targets
 from worker.engine.errors import UnmergedModule
 from worker.engine.merge import change_factors
-from worker.engine.types import AdapterState
+from worker.engine.types import AdapterState, CausalLM
+
+
+def check_names(source: Path, suffixes: Sequence[str] | None) -> None:
+    """Check, before anything is computed, that the files have weights of every module that will be adapted.
+
+    Args:
+        source: The parent's folder.
+        suffixes: The policy's `target_modules`.
+
+    Raises:
+        UnmergedModule: They name one otherwise.
+        UnknownPlugin: The model has no such modules.
+    """
+    present = {tensor for name in loaded_weights(source) for tensor in TensorFile(source / name).tensors}
+    try:
+        for module in find_targets(_without_weights(source), suffixes):
+            find_weight(module, present)
+    except UnreadableWeights as error:
+        raise UnmergedModule(str(error)) from error
+
+
+def _without_weights(source: Path) -> CausalLM:
+    """The model of a folder, on the device that holds no numbers."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source))
 
 
 def write_change(source: Path, target: Path, state: AdapterState, scale: float) -> None:
@@ -25,8 +52,7 @@ def write_change(source: Path, target: Path, state: AdapterState, scale: float) 
         state: The result of `Adapter.state`.
         scale: c.
     """
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source))
+    model = _without_weights(source)
     stored = {one.dtype for name in loaded_weights(source) for one in TensorFile(source / name).tensors.values()}
     dtype = "BF16" if "BF16" in stored else "F32"
     factors = change_factors(state, scale)

@@ -39,7 +39,7 @@ from worker.engine.probes import Answer, Probe
 from worker.engine.reference import train_reference
 from worker.engine.types import EpochEntry
 from worker.engine.unlearn import train
-from worker.steps.merging import merge_files, write_change
+from worker.steps.merging import check_names, merge_files, write_change
 from worker.steps.reference_texts import read_reference_texts
 from worker.steps.report import Run, baseline_summary, child_report
 from worker.steps.stages import Stages, replace_file
@@ -81,6 +81,7 @@ class Pipeline:
         """Run the stages that are not done yet; returns the report of the tests, or None if requests were put off."""
         torch.manual_seed(self.options.seed)
         self.send("stage", stage="unlearn")
+        check_names(self.parent, self.options.target_modules)
         data = self._prepare()
         if data is None:
             return None

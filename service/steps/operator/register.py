@@ -27,6 +27,11 @@ COPIED = {".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken", ".md
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".h5", ".msgpack"}
 ADAPTER = "adapter_config.json"
 CAUSAL = ("ForCausalLM", "LMHeadModel", "ModelWithLMHead", "GenerationDecoder")  # ends of architectures' names
+UNFIT = {  # docs/families.md
+    "nemotron_h": "its files name the weights otherwise than its modules",
+    "rwkv": "no gradient passes through it",
+    "xlstm": "no gradient passes through it",
+}
 SENSES = ("vision_config", "audio_config")
 LOGGED = ("sha256", "records", "overlap")  # of held-out texts
 LEGACY_FILES = {"special_tokens_map_file", "added_tokens_file"}  # of tokenizer_config.json; no library reads them
@@ -261,6 +266,9 @@ def _check_kind(config: Mapping[str, object]) -> None:
         raise Invalid("config.json: of a model with images or sound register the language model alone.", field="path")
     if config.get("is_encoder_decoder"):
         raise Invalid("config.json: an encoder-decoder cannot be unlearned, only a decoder.", field="path")
+    if config.get("model_type") in UNFIT:
+        reason = UNFIT[str(config["model_type"])]
+        raise Invalid(f"config.json: models of this type cannot be unlearned yet: {reason}.", field="path")
     if config.get("quantization_config") is not None:
         raise Invalid("config.json: the weights are quantised. Register those that they were made of.", field="path")
 

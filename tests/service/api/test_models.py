@@ -89,6 +89,7 @@ BAD_FOLDERS = {
     "a causal model that hears": lambda f: change_config(f, audio_config={"hidden_size": 8}),
     "a classifier": lambda f: change_config(f, architectures=["GPT2ForSequenceClassification"]),
     "an architecture that is no list": lambda f: change_config(f, architectures="GPTNeoXForCausalLM"),
+    "a type that cannot be trained": lambda f: change_config(f, model_type="rwkv"),
     "quantised weights": lambda f: change_config(f, quantization_config={"quant_method": "fp8"}),
     "no tokenizer": lambda f: (f / "tokenizer.json").unlink(),
 }

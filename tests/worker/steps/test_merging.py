@@ -1,20 +1,22 @@
 """The merge on files, and the change as an adapter that peft loads."""
 
+import json
 import shutil
 
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from service.weight_files import header, loaded_weights
 from tests import support
 from tests.worker.engine.adapters import RANK, SCALE, trained_adapter
-from worker.engine.adapter import target_weights
+from worker.engine import Options
+from worker.engine.adapter import find_targets, target_weights
 from worker.engine.errors import UnmergedModule
 from worker.engine.merge import delta, merge_into
-from worker.steps.merging import merge_files, write_change
+from worker.steps.merging import check_names, merge_files, write_change
 
 
 def merge(base, state):
@@ -111,3 +113,40 @@ def test_a_module_that_the_files_lack_is_an_error(tmp_path):
     save_file({f"other.{name}": value for name, value in load_file(file).items()}, file, {"format": "pt"})
     with pytest.raises(UnmergedModule):
         merge(tmp_path / "base", trained_adapter(model).state())
+    with pytest.raises(UnmergedModule):  # before anything is computed
+        check_names(tmp_path / "base", None)
+
+
+@pytest.mark.parametrize(("stored", "stated"), [("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_weights_keep_the_dtype_of_their_files_whatever_the_configuration_says(tmp_path, stored, stated):
+    """And every tensor that is not adapted keeps its bytes."""
+    model = support.random_model("llama", gain=1.0).to(getattr(torch, stored))
+    model.save_pretrained(tmp_path / "base", max_shard_size="50KB")
+    config = tmp_path / "base" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": stated}))
+    adapter = trained_adapter(AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype="float32"))
+    merged, _ = merge(tmp_path / "base", adapter.state())
+    changed = set()
+    for name in loaded_weights(merged):
+        before, after = load_file(tmp_path / "base" / name), load_file(merged / name)
+        assert {value.dtype for value in after.values()} == {getattr(torch, stored)}
+        changed |= {key for key, value in after.items() if not torch.equal(value, before[key])}
+    assert changed == {f"{name}.weight" for name in adapter.names}
+
+
+def test_the_delta_of_a_large_model_is_a_hundredth_of_it():
+    """Of the shape of Llama 3 70B in bfloat16, at the default rank; of the 125M model in float32 a twentieth."""
+    config = LlamaConfig(
+        hidden_size=8192,
+        intermediate_size=28672,
+        num_hidden_layers=80,
+        num_attention_heads=64,
+        num_key_value_heads=8,
+        vocab_size=128256,
+        tie_word_embeddings=False,
+    )
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    shapes = [weight.shape for weight in target_weights(model, find_targets(model)).values()]
+    change = sum(2 * Options().rank * (d + k) * 2 for d, k in shapes)
+    assert change < 0.01 * 2 * sum(parameter.numel() for parameter in model.parameters())

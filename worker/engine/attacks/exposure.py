@@ -12,7 +12,9 @@ from worker.engine.attacks.scores import Scores
 from worker.engine.attacks.subject import Subject
 from worker.engine.data import IGNORE_INDEX, encode, pad_batch
 from worker.engine.device import measuring, model_device
-from worker.engine.metrics.decode import cache_argument
+from worker.engine.metrics.caching import cache_argument, caches_tokens
+from worker.engine.metrics.token_scores import token_scores
+from worker.engine.types import CausalLM
 
 CANDIDATES = 100  # random numbers beside each one
 MOST_TEXTS = 32  # of each side
@@ -119,23 +121,29 @@ def _parts(numbers: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def _log_likelihoods(subject: Subject, before: str, numbers: Sequence[str]) -> list[float]:
-    """log p of each number after the same text, whose keys and values are computed once."""
+    """log p of each number after the same text."""
     tokenizer, model = subject.tokenizer, subject.model
     prefix = encode(tokenizer, before.rstrip())  # a space at the end may become a part of the number's first token
     whole = [encode(tokenizer, before + number) for number in numbers]
     if any(ids[: len(prefix)] != prefix for ids in whole):
         raise ValueError("the tokens of the text change with the number after it")
     ends = [ids[len(prefix) :] for ids in whole]
+    with measuring(model):
+        if not caches_tokens(model):
+            return [float(one.log_p[len(prefix) - 1 :].sum()) for one in token_scores(model, whole)]
+        return _after_cached(model, prefix, ends)
+
+
+def _after_cached(model: CausalLM, prefix: list[int], ends: list[list[int]]) -> list[float]:
+    """log p of each end after the same prefix, of which the keys and values are computed once."""
     cache = DynamicCache()
     argument, device = cache_argument(model), model_device(model)
-    with measuring(model):
-        first = model(input_ids=torch.tensor([prefix], device=device), use_cache=True, **{argument: cache}).logits[
-            :, -1
-        ]
-        cache.batch_repeat_interleave(len(ends))
-        input_ids, mask, labels = (t.to(device) for t in pad_batch(ends))
-        mask = torch.cat([mask.new_ones(len(ends), len(prefix)), mask], dim=1)
-        rest = model(input_ids=input_ids, attention_mask=mask, use_cache=True, **{argument: cache}).logits[:, :-1]
-        log_p = torch.log_softmax(torch.cat([first.expand(len(ends), 1, -1), rest], dim=1).float(), dim=-1)
-        at_token = log_p.gather(-1, input_ids[..., None]).squeeze(-1).masked_fill(labels == IGNORE_INDEX, 0.0)
+    start = torch.tensor([prefix], device=device)
+    first = model(input_ids=start, use_cache=True, **{argument: cache}).logits[:, -1]
+    cache.batch_repeat_interleave(len(ends))
+    input_ids, mask, labels = (t.to(device) for t in pad_batch(ends))
+    mask = torch.cat([mask.new_ones(len(ends), len(prefix)), mask], dim=1)
+    rest = model(input_ids=input_ids, attention_mask=mask, use_cache=True, **{argument: cache}).logits[:, :-1]
+    log_p = torch.log_softmax(torch.cat([first.expand(len(ends), 1, -1), rest], dim=1).float(), dim=-1)
+    at_token = log_p.gather(-1, input_ids[..., None]).squeeze(-1).masked_fill(labels == IGNORE_INDEX, 0.0)
     return at_token.double().sum(-1).tolist()

@@ -10,13 +10,13 @@ generates each prefix on its own):
 (c) *No n-gram left*: EL_n counts n-grams of x. A row leaves as soon as its remaining tokens could not complete one:
     any n-gram that ends in them would have to contain the row's last tokens, and x does not contain those.
 
+Where a model's cache cannot be cut (recurrent layers, a cache of its own), (b) is left out and the text is read again.
 A row's slice is right-aligned in the batch's cache, so that distances inside the cache are distances in the
 sequence and sliding-window attention stays right.
 
 b: batch, s: sequence, r: rows, h: heads, d: head size, v: vocabulary
 """
 
-import inspect
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -24,9 +24,10 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from worker.engine.data import chunks, pad_batch
+from worker.engine.data import chunks
 from worker.engine.device import measuring, model_device
-from worker.engine.head import Head, hidden_states
+from worker.engine.metrics.caching import cache_argument, caches_tokens
+from worker.engine.metrics.predictions import next_tokens, predictions
 from worker.engine.progress import Progress, no_progress, partial_progress
 from worker.engine.types import CausalLM
 
@@ -100,8 +101,9 @@ class _RowLayer(DynamicLayer):  # type: ignore[misc]  # transformers is read as 
 
     def __init__(self, keys: Tensor, values: Tensor, spare: int) -> None:
         super().__init__()
-        shape = (*keys.shape[:2], keys.shape[2] + spare, keys.shape[3])
-        self.key_buffer, self.value_buffer = keys.new_zeros(shape), values.new_zeros(shape)
+        self.key_buffer, self.value_buffer = (  # a value may be of another size than a key
+            part.new_zeros((*part.shape[:2], part.shape[2] + spare, part.shape[3])) for part in (keys, values)
+        )
         self.key_buffer[:, :, : keys.shape[2]] = keys
         self.value_buffer[:, :, : keys.shape[2]] = values
         self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
@@ -124,30 +126,6 @@ class _RowLayer(DynamicLayer):  # type: ignore[misc]  # transformers is read as 
         self.key_buffer = self.key_buffer[rows, :, drop:]
         self.value_buffer = self.value_buffer[rows, :, drop:]
         self._view(end)
-
-
-def cache_argument(model: CausalLM) -> str:
-    """The name of forward's cache argument: `cache` in newer transformers, `past_key_values` before."""
-    names = inspect.signature(model.forward).parameters
-    return "cache" if "cache" in names else "past_key_values"
-
-
-def predictions(model: CausalLM, sequences: Sequence[Sequence[int]], **arguments: object) -> list[list[int]]:
-    """Argmax predictions of x_1..x_T-1 for each sequence, teacher-forced; ties go to the lowest id.
-
-    Args:
-        model: A causal language model, inside `measuring`.
-        sequences: Token ids, two or more each.
-        **arguments: More arguments of the model's forward, such as a cache to fill.
-
-    Returns:
-        The predictions of each sequence.
-    """
-    input_ids, mask, _ = pad_batch(sequences)
-    device = model_device(model)
-    hidden = hidden_states(model, input_ids.to(device), mask.to(device), **arguments)  # [b, s, h]
-    argmax = Head(model).argmax(hidden.flatten(0, 1)).view(hidden.shape[:2]).tolist()
-    return [row[: len(ids) - 1] for row, ids in zip(argmax, sequences, strict=True)]
 
 
 def greedy_continuations(
@@ -194,9 +172,10 @@ def _decode_group(
     progress: Progress,
 ) -> list[GreedyDecoding]:
     """Prefill some sequences once, decode their mismatching prefixes, then chain the rest."""
-    cache = DynamicCache()
     with measuring(model):
-        predicted = predictions(model, sequences, use_cache=True, **{cache_argument(model): cache})
+        cache = DynamicCache() if caches_tokens(model) else None
+        prefill = {"use_cache": False} if cache is None else {"use_cache": True, cache_argument(model): cache}
+        predicted = predictions(model, sequences, **prefill)
         decodings = [GreedyDecoding(ids, row) for ids, row in zip(sequences, predicted, strict=True)]
         ngrams = [_NGrams(ids, n) if n else None for ids in sequences]
         rows = [
@@ -210,13 +189,24 @@ def _decode_group(
         done = 0
         for start in range(0, len(rows), row_budget):
             batch = rows[start : start + row_budget]
-            _decode_rows(model, cache, [row for row in batch if not row.done(eos)], eos)
+            if cache is None:
+                _recompute_rows(model, sequences, batch, eos)
+            else:
+                _decode_rows(model, cache, [row for row in batch if not row.done(eos)], eos)
             done += sum(row.length for row in batch)
             progress(done / total)
     generated = {(row.sequence, row.prefix): row.tokens for row in rows}
     for index, greedy in enumerate(decodings):
         greedy.continuations = _chain(greedy, generated, index, eos)
     return decodings
+
+
+def _recompute_rows(model: CausalLM, sequences: Sequence[list[int]], rows: list[_Row], eos: EndTokens) -> None:
+    """Continue all rows to their end without a cache: the whole text is read again for each token."""
+    while rows := [row for row in rows if not row.done(eos)]:
+        texts = [sequences[row.sequence][: row.prefix] + row.tokens for row in rows]
+        for row, token in zip(rows, next_tokens(model, texts), strict=True):
+            row.tokens.append(token)
 
 
 def _decode_rows(model: CausalLM, prefill: DynamicCache, rows: list[_Row], eos: EndTokens) -> None:

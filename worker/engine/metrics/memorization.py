@@ -10,7 +10,7 @@ from torch import Tensor
 
 from worker.engine.data import chunks
 from worker.engine.device import measuring
-from worker.engine.metrics.decode import predictions
+from worker.engine.metrics.predictions import predictions
 from worker.engine.types import CausalLM
 
 

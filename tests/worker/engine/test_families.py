@@ -1,0 +1,38 @@
+"""Every family that the documentation lists is decoded exactly, adapted, and merged."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.worker.engine.families import FAMILIES, PAGE, try_family
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "families.md"
+KINDS = {
+    "deepseek_v3",
+    "jamba",
+    "llama4_text",
+    "mamba",
+    "minimax",
+    "mixtral",
+    "openai-gpt",
+    "qwen3_next",
+}  # one of each
+MARKED = [family if family in KINDS else pytest.param(family, marks=pytest.mark.slow) for family in sorted(FAMILIES)]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")  # of the families' own code
+@pytest.mark.parametrize("family", MARKED)
+def test_a_family_is_decoded_adapted_and_merged(family):
+    """Exactly, everywhere, and to what base and adapter say; the page says how."""
+    tried = try_family(family)
+    assert (tried.wrong, tried.unmoved) == (0, 0)
+    assert tried.difference < 1e-4 < 1e-3 < tried.moved
+    assert tried.row in DOCUMENT.read_text().splitlines()
+
+
+def test_the_page_lists_these_families():
+    """At least fifty."""
+    page = DOCUMENT.read_text()
+    assert page.startswith(PAGE)
+    assert [line.split("`")[1] for line in page[len(PAGE) :].splitlines()] == sorted(FAMILIES)
+    assert len(FAMILIES) >= 50

@@ -1,0 +1,51 @@
+"""Whether a model's cache of a text is made of parts, one a token, so that a prefix's cache can be cut out of it.
+
+Attention keeps a key and a value of each token. Recurrent layers keep one state of all tokens, and some models have no
+cache, or one of their own: for them everything is computed again from the text.
+"""
+
+import inspect
+
+import torch
+from transformers.cache_utils import DynamicCache
+
+from worker.engine.device import model_device
+from worker.engine.types import CausalLM
+
+TRIED = 6  # tokens
+TOLERANCE = 1e-3  # of the largest logit
+
+
+def cache_argument(model: CausalLM) -> str:
+    """The name of forward's cache argument: `cache` in newer transformers, `past_key_values` before."""
+    names = inspect.signature(model.forward).parameters
+    return "cache" if "cache" in names else "past_key_values"
+
+
+def caches_tokens(model: CausalLM) -> bool:
+    """Whether a cut cache gives the logits of the whole text; tried on six tokens.
+
+    Args:
+        model: A causal language model, inside `measuring`.
+
+    Returns:
+        False also if the model cannot be run with such a cache at all.
+    """
+    cache, half, device = DynamicCache(), TRIED // 2, model_device(model)
+    arguments = {cache_argument(model): cache, "use_cache": True}
+    input_ids = torch.arange(TRIED, device=device)[None] % model.config.vocab_size
+    try:
+        whole = model(input_ids=input_ids, **arguments).logits[0, half].float()
+        if not cache.layers or any(layer.keys.shape[-2] != TRIED for layer in cache.layers):
+            return False
+        for layer in cache.layers:
+            layer.keys, layer.values = layer.keys[..., :half, :], layer.values[..., :half, :]
+        positions = torch.tensor([[half]], device=device)
+        mask = input_ids.new_ones(1, half + 1)
+        following = model(
+            input_ids=input_ids[:, half : half + 1], attention_mask=mask, position_ids=positions, **arguments
+        )
+        difference = (following.logits[0, 0].float() - whole).abs().max()
+    except Exception:  # whatever a family raises that has no such cache
+        return False
+    return bool(difference <= TOLERANCE * whole.abs().max())
