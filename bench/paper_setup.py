@@ -64,6 +64,7 @@ class Bench:
     def __init__(self, path: str, texts: Texts, *, exact: bool) -> None:
         """Load the model; `exact` also measures EL, which decodes many thousand tokens."""
         self.path, self.texts, self.exact = path, texts, exact
+        self.attacks: list[str] = []
         self.tokenizer = AutoTokenizer.from_pretrained(path)
         self.device = resolve_device()
         self.model = AutoModelForCausalLM.from_pretrained(path, dtype="float32").to(self.device).eval()

@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from bench.attacked import attacked
+from bench.attacked import MEMBERSHIP, attacked
 from bench.paper_report import plot, report
 from bench.paper_setup import LENGTH, Bench, Texts
 from worker.engine.adapter import Adapter
@@ -124,7 +124,9 @@ def measure_merged(
         "ma_limit": mean([threshold.ma_mean for threshold in thresholds[:count]]),
         "over": count_over(ma[:count], thresholds[:count]),
         "earlier_over": count_over(ma[count:], thresholds[count:]),
-        "attacks": attacked(Subject(merged, bench.tokenizer, data.forget.sequences, bench.unseen, data.retain)),
+        "attacks": attacked(
+            Subject(merged, bench.tokenizer, data.forget.sequences, bench.unseen, data.retain), bench.attacks
+        ),
     }
 
 
@@ -149,6 +151,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--domain", type=float, default=0.0, help="share of retain text from Pile texts")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--exact", action="store_true", help="thresholds of EL10 from held-out text: half an hour more")
+    parser.add_argument("--attacks", default=",".join(sorted(MEMBERSHIP)), help="all of 200 tokens take hours on a CPU")
     parser.add_argument("--options", type=json.loads, default={}, help="more options, JSON")
     parser.add_argument("--no-general", action="store_true", help="leave LAMBADA and the dialogues out")
     parser.add_argument("--out", type=Path, default=Path("tdec.jsonl"))
@@ -170,6 +173,7 @@ def main() -> int:
             plot([line for line in lines if "/" not in line["set"]], arguments.plot)
         return 0
     original = Bench(arguments.model, Texts.read(arguments.data), exact=arguments.exact)
+    original.attacks = arguments.attacks.split(",")
     before = original.abilities(original.model, everything=not arguments.no_general)
     for method in arguments.methods.split(","):
         run_method(original, method, arguments, before)

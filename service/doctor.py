@@ -171,12 +171,17 @@ def _sealed(session: Session, services: Services, _: datetime) -> Iterator[Findi
 
 def _versions(session: Session, services: Services, _: datetime) -> Iterator[Finding]:
     """Storage has the files of the newest versions, and the database has every version that storage lists."""
-    for name, number, digest, files in diagnostics.newest_versions(session):
+    for name, number, digest, files in diagnostics.versions_on_disk(session, newest=diagnostics.NEWEST):
         folder = services.storage.release(digest)
         damaged = next((f["path"] for f in files if not _has_size(folder / f["path"], f["size"])), None)
         if damaged:
             problem = f"{name} {number}: {damaged} is missing or has another size."
             yield Finding("versions", problem, f"Restore versions/{digest} from a backup of storage.")
+    for digest, (_age, changed) in services.storage.scrubbed().items():
+        if changed:
+            problem = f"{len(changed)} files of versions/{digest} are not those that were published: {changed[0]}."
+            remedy = "Restore the folder from a backup of storage, remove its file in scrubbed/, and look at the disk."
+            yield Finding("versions", problem, remedy)
     for (name, number), digest in services.storage.published().items() - models.published(session).items():
         problem = f"Storage lists {name} {number} ({digest[:12]}), but the database, an older backup, does not."
         yield Finding("ledger", problem, "Run unlearnd reconcile.")

@@ -22,6 +22,7 @@ ROUTES = {
     "deliver": CONTROL,
     "sweep": CONTROL,
     "collect": CONTROL,
+    "scrub": CONTROL,
     "index": CONTROL,
     "resolve": CONTROL,
     "unlearn": COMPUTE,

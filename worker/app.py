@@ -27,7 +27,11 @@ app.conf.task_routes = {step: {"queue": queue} for step, queue in ROUTES.items()
 app.conf.imports = ("worker.tasks",)
 app.conf.beat_schedule = {
     name: {"task": name, "schedule": seconds, "options": {"queue": CONTROL, "expires": max(seconds, 5)}}
-    for name, seconds in {"sweep": settings.sweep_seconds, "collect": settings.collect_seconds}.items()
+    for name, seconds in {
+        "sweep": settings.sweep_seconds,
+        "collect": settings.collect_seconds,
+        "scrub": settings.collect_seconds,
+    }.items()
 }
 
 

@@ -21,6 +21,7 @@ from service.steps.subjects.index import index_corpus
 from service.steps.subjects.resolve import resolve_request
 from service.steps.upkeep.deliver import deliver_alerts, deliver_callbacks
 from service.steps.upkeep.purge import purge_due, purge_restored
+from service.steps.upkeep.scrub import scrub_next
 from service.steps.upkeep.shred import rewrap_restored, shred_purged
 from service.steps.upkeep.sweep import collect_garbage, run_parts, wake_lost_work
 from worker.app import app, get_services, stopping
@@ -135,6 +136,13 @@ def collect() -> None:
     renew_trust(services)
     reconcile(services)
     run_parts(services, _purge, collect_garbage, _sign_log)
+
+
+@app.task(name="scrub")  # type: ignore[untyped-decorator]
+def scrub() -> None:
+    """Hash the releases again that were not hashed for long."""
+    while not stopping.is_set() and scrub_next(get_services(), go_on=lambda: not stopping.is_set()):
+        pass
 
 
 def _purge(services: Services) -> None:

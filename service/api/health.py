@@ -95,6 +95,10 @@ class Collector:
             yield GaugeMetricFamily(
                 "unlearnd_next_deadline_seconds", "Until the earliest deadline; below 0: past", seconds_left
             )
+        damaged = sum(bool(files) for _, files in self._services.storage.scrubbed().values())
+        yield GaugeMetricFamily(
+            "unlearnd_releases_damaged", "Releases with a file that was changed in storage", damaged
+        )
         yield GaugeMetricFamily("unlearnd_callbacks_waiting", "Callbacks not delivered yet", undelivered)
         yield GaugeMetricFamily("unlearnd_oldest_queued_job_seconds", "Age of the oldest queued job", oldest)
         yield from _version_metrics(latest)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import func, select, text
@@ -28,11 +29,20 @@ def owns_the_log(session: Session) -> bool:
     return bool(session.scalar(text(query)))
 
 
-def newest_versions(session: Session) -> list[tuple[str, int, str, list[FileEntry]]]:
-    """(model, number, digest, files) of the newest versions, newest first."""
+class StoredVersion(NamedTuple):
+    """A version, and the files that storage has of it."""
+
+    model: str
+    number: int
+    digest: str
+    files: list[FileEntry]
+
+
+def versions_on_disk(session: Session, *, newest: int | None = None) -> list[StoredVersion]:
+    """The versions, newest first; all of them, or only so many."""
     query = select(Model.name, Version.number, Version.digest, Version.files).join(Model, Model.id == Version.model_id)
-    rows = session.execute(query.order_by(Version.created_at.desc()).limit(NEWEST))
-    return [(name, number, digest, files) for name, number, digest, files in rows]
+    rows = session.execute(query.order_by(Version.created_at.desc()).limit(newest))
+    return [StoredVersion(*row) for row in rows]
 
 
 def abandoned_jobs(session: Session, seconds: float) -> list[UUID]:

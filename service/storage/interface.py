@@ -1,6 +1,6 @@
 """The interface of a storage. A release folder has the digest of its manifest as its name, and never changes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 from uuid import UUID
@@ -102,6 +102,18 @@ class Storage(Protocol):
 
     def withdrawn(self) -> dict[tuple[str, int], str]:
         """(model, number) -> reason of every withdrawal in the ledger."""
+        ...
+
+    def note_scrubbed(self, digest: str, damaged: Sequence[str]) -> None:
+        """Remember that every file of a release was hashed just now, and which ones differ from what was published."""
+        ...
+
+    def scrubbed(self) -> dict[str, tuple[float, list[str]]]:
+        """Digest of a release -> the seconds since it was hashed, and its damaged files."""
+        ...
+
+    def forget_scrubbed(self, digest: str) -> None:
+        """Remove the memory of a release that is no more."""
         ...
 
     def refused_withdrawals(self) -> int:

@@ -15,7 +15,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -24,7 +24,7 @@ from service.domain.states import WITHDRAWAL_REASONS
 from service.files import age_seconds, fsync, write_atomically
 
 LEDGER = ("ledger/published", "ledger/purged", "ledger/purged-epochs", "ledger/withdrawn")
-FOLDERS = ("versions", "corpora", "staging", "work", *LEDGER)
+FOLDERS = ("versions", "corpora", "staging", "work", "scrubbed", *LEDGER)
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 DOOMED = "doomed-"  # prefix of staging folders that hold what is to be removed
 
@@ -157,6 +157,19 @@ class LocalStorage:
         """(model, number) -> reason."""
         entries = ((path, _known_reason(path)) for path in self._withdrawals())
         return {(path.parent.name, int(path.name)): reason for path, reason in entries if reason}
+
+    def note_scrubbed(self, digest: str, damaged: Sequence[str]) -> None:
+        """Write the paths of the damaged files, one a line, into a file of the release's name."""
+        write_atomically(self._root / "scrubbed" / digest, "".join(f"{path}\n" for path in damaged))
+
+    def scrubbed(self) -> dict[str, tuple[float, list[str]]]:
+        """Digest -> age and lines of its file."""
+        entries = (self._root / "scrubbed").glob("[0-9a-f]*")
+        return {path.name: (age_seconds(path), path.read_text().splitlines()) for path in entries}
+
+    def forget_scrubbed(self, digest: str) -> None:
+        """Remove its file."""
+        (self._root / "scrubbed" / digest).unlink(missing_ok=True)
 
     def refused_withdrawals(self) -> int:
         """How many files have no known code as their content."""
