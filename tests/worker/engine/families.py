@@ -22,30 +22,59 @@ from worker.engine.metrics.decode import greedy_continuations
 from worker.steps.merging import merge_files, write_change
 
 VOCABULARY = 120
-# fmt: off
 COMMON = {
-    "vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0, "tie_word_embeddings": False,
-    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
-    "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 128,
+    "vocab_size": VOCABULARY,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "max_position_embeddings": 128,
 }
 EXPERTS = {
-    "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1,
-    "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32, "n_shared_experts": 1, "topk_group": 1,
-    "decoder_sparse_step": 1, "first_k_dense_replace": 1, "output_router_logits": True,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+    "n_shared_experts": 1,
+    "topk_group": 1,
+    "decoder_sparse_step": 1,
+    "first_k_dense_replace": 1,
+    "output_router_logits": True,
 }
 GPT = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 128}
 LATENT = {
-    "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 16,
-    "num_key_value_heads": 2, "head_dim": 8,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
 }
 SLIDING = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
 HYBRID = {
-    "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_expand": 2,
+    "mamba_n_heads": 4,
+    "mamba_d_head": 16,
+    "mamba_d_state": 8,
+    "mamba_n_groups": 1,
+    "mamba_expand": 2,
     "mamba_chunk_size": 8,
 }
 LINEAR = {
-    "layer_types": ["linear_attention", "full_attention"], "linear_num_key_heads": 2, "linear_num_value_heads": 2,
-    "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
 }
 MAMBA = {"state_size": 8, "expand": 2, "time_step_rank": 4}
 PLAIN = """
@@ -78,9 +107,14 @@ FAMILIES: dict[str, dict] = {
     "xglm": {"d_model": 32, "num_layers": 2, "attention_heads": 2, "ffn_dim": 64},
     "exaone4": {"layer_types": ["full_attention", "full_attention"]},
     "diffllama": {"num_key_value_heads": 2},
-    "gemma3n_text": SLIDING | {
-        "num_kv_shared_layers": 0, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCABULARY,
-        "laurel_rank": 4, "activation_sparsity_pattern": [0.0, 0.0], "altup_num_inputs": 2,
+    "gemma3n_text": SLIDING
+    | {
+        "num_kv_shared_layers": 0,
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": VOCABULARY,
+        "laurel_rank": 4,
+        "activation_sparsity_pattern": [0.0, 0.0],
+        "altup_num_inputs": 2,
         "intermediate_size": [64, 64],
     },
     "gpt_oss": SLIDING | EXPERTS,
@@ -88,38 +122,63 @@ FAMILIES: dict[str, dict] = {
     "jetmoe": EXPERTS | {"kv_channels": 16},
     "doge": {"num_experts": 4},
     "hunyuan_v1_moe": {
-        "moe_topk": [2, 2], "moe_intermediate_size": [32, 32], "num_experts": 4, "num_shared_expert": [1, 1],
+        "moe_topk": [2, 2],
+        "moe_intermediate_size": [32, 32],
+        "num_experts": 4,
+        "num_shared_expert": [1, 1],
     },
-    "ernie4_5_moe": {name: value for name, value in EXPERTS.items() if name != "num_experts"} | {
-        "moe_num_experts": 4, "moe_k": 2, "moe_num_shared_experts": 1, "moe_layer_start_index": 0,
-        "moe_layer_end_index": 1, "moe_layer_interval": 1,
+    "ernie4_5_moe": {name: value for name, value in EXPERTS.items() if name != "num_experts"}
+    | {
+        "moe_num_experts": 4,
+        "moe_k": 2,
+        "moe_num_shared_experts": 1,
+        "moe_layer_start_index": 0,
+        "moe_layer_end_index": 1,
+        "moe_layer_interval": 1,
     },
     "llama4_text": {
-        "intermediate_size_mlp": 64, "num_experts_per_tok": 1, "num_local_experts": 4, "no_rope_layers": [1, 0],
-        "layer_types": ["chunked_attention", "full_attention"], "attention_chunk_size": 16, "use_qk_norm": False,
+        "intermediate_size_mlp": 64,
+        "num_experts_per_tok": 1,
+        "num_local_experts": 4,
+        "no_rope_layers": [1, 0],
+        "layer_types": ["chunked_attention", "full_attention"],
+        "attention_chunk_size": 16,
+        "use_qk_norm": False,
     },
     "minimax": EXPERTS | {"layer_types": ["linear_attention", "full_attention"], "block_size": 8},
     "mamba": MAMBA | {"conv_kernel": 4},
     "falcon_mamba": MAMBA,
     "mamba2": {"state_size": 8, "expand": 2, "num_heads": 4, "head_dim": 16, "n_groups": 1, "chunk_size": 8},
     "recurrent_gemma": {"lru_width": 32, "block_types": ("recurrent", "attention"), "attention_window_size": 16},
-    "jamba": EXPERTS | {
-        "mamba_d_state": 8, "mamba_dt_rank": 4, "attn_layer_period": 2, "attn_layer_offset": 1,
-        "expert_layer_period": 2, "expert_layer_offset": 1, "use_mamba_kernels": False,
+    "jamba": EXPERTS
+    | {
+        "mamba_d_state": 8,
+        "mamba_dt_rank": 4,
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "expert_layer_period": 2,
+        "expert_layer_offset": 1,
+        "use_mamba_kernels": False,
     },
     "bamba": HYBRID | {"attn_layer_indices": [1]},
     "falcon_h1": HYBRID | {"mamba_d_ssm": 64},
     "granitemoehybrid": HYBRID | EXPERTS | {"layer_types": ["mamba", "attention"], "shared_intermediate_size": 32},
     "zamba2": {
-        "mamba_d_state": 8, "n_mamba_heads": 4, "mamba_headdim": 16, "mamba_ngroups": 1, "chunk_size": 8,
-        "num_mem_blocks": 1, "hybrid_layer_ids": [1], "layers_block_type": ["mamba", "hybrid"], "adapter_rank": 4,
+        "mamba_d_state": 8,
+        "n_mamba_heads": 4,
+        "mamba_headdim": 16,
+        "mamba_ngroups": 1,
+        "chunk_size": 8,
+        "num_mem_blocks": 1,
+        "hybrid_layer_ids": [1],
+        "layers_block_type": ["mamba", "hybrid"],
+        "adapter_rank": 4,
     },
     "lfm2": {"layer_types": ["conv", "full_attention"], "block_multiple_of": 8},
     "lfm2_moe": EXPERTS | {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "qwen3_next": LINEAR | EXPERTS,
     "qwen3_5_text": LINEAR,
 }
-# fmt: on
 PAGE = """# Families of models
 
 Each family was tried with a tiny random model. Every greedy continuation is that of the whole text, read anew for
@@ -209,7 +268,7 @@ def try_family(family: str) -> Tried:
     model, texts = tiny_model(family), [*sequences(1, 18), *sequences(1, 12, seed=1)]
     with torch.no_grad():
         decoded = greedy_continuations(model, texts, eos_token_id=1)
-        found = [one.continuations for one in decoded]
+        made = [one.continuations for one in decoded]
         expected = [continuations(model, one.input_ids) for one in decoded]
         with measuring(model):
             cached = caches_tokens(model)
@@ -226,7 +285,7 @@ def try_family(family: str) -> Tried:
         adapted = model(input_ids=input_ids, use_cache=False).logits
         merged = merged_logits(model, adapter, input_ids, Path(folder))
     return Tried(
-        wrong=sum(one != other for pair in zip(found, expected, strict=True) for one, other in zip(*pair, strict=True)),
+        wrong=sum(one != other for pair in zip(made, expected, strict=True) for one, other in zip(*pair, strict=True)),
         unmoved=unmoved,
         difference=float((merged - adapted).abs().max()),
         moved=float((merged - plain).abs().max()),
