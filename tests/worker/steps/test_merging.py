@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import gguf
 import pytest
 import torch
 from peft import PeftModel
@@ -150,3 +151,32 @@ def test_the_delta_of_a_large_model_is_a_hundredth_of_it():
     shapes = [weight.shape for weight in target_weights(model, find_targets(model)).values()]
     change = sum(2 * Options().rank * (d + k) * 2 for d, k in shapes)
     assert change < 0.01 * 2 * sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_the_change_is_a_gguf_adapter(tmp_path):
+    """Every factor has a name in llama.cpp's form, and keeps its numbers. Its own script writes the same members."""
+    model = support.random_model("qwen2", gain=1.0)  # a family whose weights llama.cpp keeps in order
+    model.save_pretrained(tmp_path / "base")
+    adapter = trained_adapter(model)
+    state = adapter.state()
+    _, change = merge(tmp_path / "base", state)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, model.config.num_hidden_layers)
+    writer = gguf.GGUFWriter(tmp_path / "change.gguf", "qwen2")
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    config = json.loads((change / "adapter_config.json").read_text())
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, config["lora_alpha"])
+    factors = load_file(change / "adapter_model.safetensors")
+    for name, value in factors.items():
+        module, letter = name.removeprefix("base_model.model.").removesuffix(".weight").rsplit(".lora_", 1)
+        writer.add_tensor(f"{names.get_name(module)}.weight.lora_{letter.lower()}", value.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    tensors = {tensor.name: tensor.data for tensor in gguf.GGUFReader(tmp_path / "change.gguf").tensors}
+    assert len(tensors) == len(factors) == 2 * len(adapter.names)
+    for block, module in enumerate(name for name in adapter.names if name.endswith("down_proj")):
+        product = tensors[f"blk.{block}.ffn_down.weight.lora_b"] @ tensors[f"blk.{block}.ffn_down.weight.lora_a"]
+        expected = delta(state, module, SCALE)
+        torch.testing.assert_close(torch.tensor(product), expected, atol=1e-5, rtol=1e-4)
