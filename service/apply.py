@@ -5,11 +5,10 @@ Only files are needed: no service, no network, and no torch.
 
 import hashlib
 import shutil
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from tempfile import mkdtemp
 
-from service.audit.manifest import DELTA_FOLDER, MODEL_FOLDER, list_paths
+from service.audit.manifest import DELTA_FOLDER, MODEL_FOLDER, NotPlain, list_paths
+from service.audit.schema import schema_problem
 from service.audit.verification import (
     CERTIFICATE,
     ExitCode,
@@ -21,52 +20,50 @@ from service.audit.verification import (
 from service.audit.verify import TRUST, Verified, verify
 from service.delta import MODEL_CARD, ChangedWeights, Delta
 from service.domain.errors import ClientError
+from service.low_rank import UndecidedSum
 from service.weight_files import SUFFIX, ChangedFile, UnreadableWeights, check_unchanged
 
 
-def apply_delta(
-    base: Path,
-    release: Path,
-    target: Path,
-    trust: Path | None = None,
-    *,
-    progress: Callable[[str], None] = lambda _: None,
-) -> Verified:
+def apply_delta(base: Path, release: Path, target: Path, trust: Path | None = None) -> Verified:
     """Make `target` the release folder that the certificate in `release` lists, or leave nothing.
+
+    A run that was killed leaves the folder `.NAME.partial` beside it, which the next one removes.
 
     Args:
         base: The release folder of the version that the delta changes, or its model's folder alone.
         release: The new version's release folder; its `model/` is not read, and need not be there.
-        target: A folder that does not exist yet.
+        target: A folder that does not exist yet, in one that does.
         trust: The issuer's `trust.json`; without it the one in `release` is used, which shows integrity alone.
-        progress: Called with the path of each file of the model before it is made.
 
     Returns:
         What `verify` says of the result.
 
     Raises:
-        ClientError: `target` exists.
+        ClientError: `target` exists, or cannot be made.
         VerificationError: A file of the delta or the base is not the certified one, or the result is not.
         OSError: A file cannot be read or written.
     """
-    if target.exists():
-        raise ClientError(f"{target} exists already")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    target = target.absolute()
+    if target.exists() or not target.parent.is_dir():
+        raise ClientError(f"{target}: a new folder in an existing one is needed")
+    staged = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir()
     try:
         listed = _certified(release, trust)
         for path in list_paths(release):
             if not path.startswith(MODEL_FOLDER):
                 _copy(release / path, staged / path)
-        _rebuild(base / MODEL_FOLDER if (base / MODEL_FOLDER).is_dir() else base, staged, listed, progress)
+        _rebuild(base / MODEL_FOLDER if (base / MODEL_FOLDER).is_dir() else base, staged, listed)
         verified = verify(staged, trust)
-        staged.chmod(0o755)
         staged.rename(target)
         return verified
     except ChangedFile as error:
         raise VerificationError(ExitCode.ARTEFACT_MISMATCH, f"{error} differs from the certified file") from error
-    except (UnreadableWeights, OverflowError) as error:
+    except (UnreadableWeights, OverflowError, UndecidedSum) as error:
         raise VerificationError(ExitCode.ARTEFACT_MISMATCH, f"the delta does not fit the base: {error}") from error
+    except NotPlain as error:
+        raise VerificationError(ExitCode.ARTEFACT_MISMATCH, str(error)) from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 
@@ -79,8 +76,10 @@ def _certified(release: Path, trust: Path | None) -> dict[str, str]:
     except OSError as error:
         raise VerificationError(ExitCode.INCOMPLETE, f"{CERTIFICATE} is missing") from error
     statement, _ = open_certificate(envelope, trusted)
+    if problem := schema_problem(statement):
+        raise VerificationError(ExitCode.MALFORMED, f"the statement does not fit its schema: {problem}")
     listed = {file["name"]: file["digest"]["sha256"] for file in statement["subject"]}
-    if any(PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts for path in listed):
+    if not all(map(_lies_inside, listed)):
         raise VerificationError(ExitCode.MALFORMED, "the certificate lists a file outside the folder")
     of_delta = {path: digest for path, digest in listed.items() if path.startswith(DELTA_FOLDER)}
     if not of_delta:
@@ -89,7 +88,13 @@ def _certified(release: Path, trust: Path | None) -> dict[str, str]:
     return listed
 
 
-def _rebuild(base: Path, staged: Path, listed: dict[str, str], progress: Callable[[str], None]) -> None:
+def _lies_inside(path: str) -> bool:
+    """Whether a path is relative, leads nowhere else, and is in its shortest form: behind `model/` is no other root."""
+    parts = PurePosixPath(path)
+    return parts.as_posix() == path and not parts.is_absolute() and ".." not in parts.parts
+
+
+def _rebuild(base: Path, staged: Path, listed: dict[str, str]) -> None:
     """Write the listed files of the model: weights with the change, the new card, and the base's other files."""
     paths = [path.removeprefix(MODEL_FOLDER) for path in listed if path.startswith(MODEL_FOLDER)]
     names = [path for path in paths if path.endswith(SUFFIX)]
@@ -100,14 +105,13 @@ def _rebuild(base: Path, staged: Path, listed: dict[str, str], progress: Callabl
         raise VerificationError(ExitCode.INCOMPLETE, f"the base has no file {missing[0]}")
     weights = ChangedWeights(base, names, delta)
     for path in paths:
-        progress(path)
         new = staged / MODEL_FOLDER / path
         if path not in names:
             _copy(staged / DELTA_FOLDER / MODEL_CARD if path == "README.md" else base / path, new)
             continue
         new.parent.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256()
-        with new.open("wb") as file:
+        with new.open("xb") as file:
             file.writelines(weights.file(path, digest))
         if digest.hexdigest() != delta.base["files"].get(path):
             reason = f"the base's {path} is not that of version {delta.base['version']}, which this delta changes"

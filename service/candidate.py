@@ -11,7 +11,7 @@ from service.bootstrap import Services
 from service.confined import NotAFile
 from service.db import models
 from service.db.tables import Job, Version
-from service.delta import MODEL_CARD, Base, Delta, is_merged_from, write_delta
+from service.delta import MODEL_CARD, MOST_RANK, Base, Delta, is_merged_from, write_delta
 from service.domain.errors import PermanentJobError
 from service.domain.states import Outcome
 from service.evidence.keyring import TRUST
@@ -95,6 +95,9 @@ def _check_merged_from_parent(services: Services, job: Job, candidate: Path, dig
 def _add_delta(services: Services, parent: Version, staged: Path, model: str, number: int) -> None:
     """Write the delta of the new version: the change that made it, behind those of its parent's delta.
 
+    The parent is the base if a version on the way was withdrawn: its change would still be in the delta. A change of a
+    rank that no adapter may have is left out.
+
     Raises:
         PermanentJobError: The parent's delta in storage is not the one that was published.
     """
@@ -111,10 +114,16 @@ def _add_delta(services: Services, parent: Version, staged: Path, model: str, nu
         if path.startswith(MODEL_FOLDER) and path.endswith(SUFFIX)
     }
     base: Base = {"version": parent.number, "files": weights}
-    folder = staged / DELTA_FOLDER
+    folder, change = staged / DELTA_FOLDER, Delta(staged / CHANGE_FOLDER)
+    if change.rank > MOST_RANK:
+        return
     folder.mkdir()
     before = Delta(released / DELTA_FOLDER) if published else None
-    write_delta(folder, Delta(staged / CHANGE_FOLDER), base, before)
+    if before is not None and before.base is not None:
+        with services.db.reading() as session:
+            if models.any_withdrawn(session, parent.model_id, before.base["version"], parent.number):
+                before = None
+    write_delta(folder, change, base, before)
     written = Delta(folder).base or base
     (folder / "README.md").write_text(delta_card(model, number, written["version"]))
     shutil.copyfile(staged / CARD, folder / MODEL_CARD)

@@ -21,7 +21,7 @@ from typing import BinaryIO, Protocol, TypedDict
 
 import numpy as np
 
-from service.low_rank import Array, add_low_rank, decode
+from service.low_rank import Array, LowRank, UndecidedSum, decode
 from service.tensor_file import Stored, TensorFile, find_weight, stored_array
 from service.weight_files import (
     INDEX,
@@ -38,7 +38,7 @@ ADAPTER, CONFIG, DESCRIPTION = "adapter_model.safetensors", "adapter_config.json
 MODEL_CARD = "model_card.md"  # the model card of the version
 PREFIX = "base_model.model."  # of a module's name in an adapter of peft
 MOST_RANK = 512  # of an adapter; those who serve adapters take no more
-BLOCK = 1 << 18  # numbers that are changed at a time
+BLOCK, LEAST_ROWS = 1 << 18, 64  # numbers that are changed at a time, but in so many rows at least
 COPIED = 1 << 22  # bytes that are copied at a time
 
 
@@ -58,7 +58,7 @@ class Base(TypedDict):
 
 
 class Delta:
-    """A folder with an adapter, and with its base unless it is the change from a parent alone."""
+    """A folder with an adapter: a delta with its base, or the change from a parent alone."""
 
     def __init__(self, folder: Path) -> None:
         """Open the folder.
@@ -74,12 +74,19 @@ class Delta:
             description = json.loads(path.read_bytes() if path.is_file() else b"{}")
             self.base: Base | None = description.get("base")
             self.ranks = [int(rank) for rank in description.get("ranks", [self.rank])]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            if self.base is not None:
+                self.base = {"version": int(self.base["version"]), "files": dict(self.base["files"])}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UnreadableWeights(CONFIG) from error
-        self.modules = sorted({name.removeprefix(PREFIX).rsplit(".", 2)[0] for name in self._file.tensors})
-        self.dtype = next((stored.dtype for stored in self._file.tensors.values()), "F32")
-        if sum(self.ranks) != self.rank or min(self.ranks) < 1:
+        names = self._file.tensors.keys()
+        self.modules = sorted({name.removeprefix(PREFIX).rsplit(".", 2)[0] for name in names})
+        pairs = {f"{PREFIX}{module}.lora_{letter}.weight" for module in self.modules for letter in "AB"}
+        dtypes = {stored.dtype for stored in self._file.tensors.values()}
+        if not names or names != pairs or dtypes not in ({"F32"}, {"BF16"}):
+            raise UnreadableWeights(ADAPTER)
+        if sum(self.ranks) != self.rank or min(self.ranks, default=0) < 1:
             raise UnreadableWeights(DESCRIPTION)
+        (self.dtype,) = dtypes
 
     def stored(self, module: str) -> tuple[Array, Array]:
         """B [d, R] and A [R, k] of a module, as their stored bits.
@@ -87,19 +94,20 @@ class Delta:
         Raises:
             UnreadableWeights: They do not fit each other.
         """
-        try:
-            b, a = (self._file.read(f"{PREFIX}{module}.lora_{letter}.weight") for letter in "BA")
-        except KeyError as error:
-            raise UnreadableWeights(ADAPTER) from error
+        b, a = (self._file.read(f"{PREFIX}{module}.lora_{letter}.weight") for letter in "BA")
         if b.ndim != 2 or a.ndim != 2 or not b.shape[1] == a.shape[0] == self.rank:
             raise UnreadableWeights(ADAPTER)
         return b, a
 
     def factors(self, module: str) -> list[tuple[Array, Array]]:
-        """The factors of a module's change for each version on the way, float32, as the weight is stored."""
+        """The factors of a module's change for each version on the way that changes it, float32, as it is stored."""
         b, a = (decode(bits, self.dtype) for bits in self.stored(module))
         ends = np.cumsum(self.ranks)[:-1]
-        steps = zip(np.split(b, ends, axis=1), np.split(a, ends), strict=True)
+        steps = [
+            (left, right)
+            for left, right in zip(np.split(b, ends, axis=1), np.split(a, ends), strict=True)
+            if left.any() and right.any()
+        ]
         return [(right.T, left.T) if self.transposed else (left, right) for left, right in steps]
 
 
@@ -125,6 +133,7 @@ class ChangedWeights:
         Raises:
             UnreadableWeights: A tensor does not fit the file or its change.
             OverflowError: A changed weight is too large for its dtype.
+            UndecidedSum: The factors cancel each other.
         """
         for before, after in self._parts(self._files[name]):
             if original is not None:
@@ -151,15 +160,15 @@ def _changed_rows(
     file: BinaryIO, name: str, stored: Stored, factors: Sequence[tuple[Array, Array]]
 ) -> Iterator[tuple[bytes, bytes]]:
     """The rows of one tensor, some at a time, before and after its changes, one version's after the other's."""
-    shape = (len(factors[0][0]), factors[0][1].shape[1])
-    if stored.shape != shape:
+    if len(stored.shape) != 2 or any((len(b), a.shape[1]) != stored.shape for b, a in factors) or not stored.end:
         raise UnreadableWeights(f"{name}: the change is of another shape")
-    begin = 0
-    for count in _sizes(shape[0], max(1, BLOCK // shape[1])):
-        data = file.read(count * (stored.end - stored.start) // shape[0])
-        bits = stored_array(data, Stored(stored.dtype, (count, shape[1]), 0, len(data)), name)
-        for left, right in factors:
-            bits = add_low_rank(bits, stored.dtype, left[begin : begin + count], right)
+    changes = [LowRank(left, right) for left, right in factors]
+    (rows, width), begin = stored.shape, 0
+    for count in _sizes(rows, max(LEAST_ROWS, BLOCK // width)):
+        data = file.read(count * (stored.end - stored.start) // rows)
+        bits = stored_array(data, Stored(stored.dtype, (count, width), 0, len(data)), name)
+        for change in changes:
+            bits = change.add(bits, stored.dtype, begin)
         yield data, bits.tobytes()
         begin += count
 
@@ -274,7 +283,7 @@ def is_merged_from(digests: Mapping[str, str], parent: Path, parent_digests: Map
     try:
         weights = ChangedWeights(parent, names, change)
         return all(_is_changed_file(weights, name, digests[name], parent_digests.get(name)) for name in names)
-    except (UnreadableWeights, OverflowError):
+    except (UnreadableWeights, OverflowError, UndecidedSum):
         check_unchanged(parent, {name: parent_digests.get(name, "") for name in names})
         return False
 

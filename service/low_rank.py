@@ -2,11 +2,13 @@
 
 The result is the exact sum, rounded to float32 and then to the dtype of W. A product of two float32 numbers is exact in
 float64, so float64 decides nearly every element. An error bound shows the few that lie so close to the border between
-two results that another order of the sum could decide otherwise. Those are computed again, in fractions.
+two results that another order of the sum could decide otherwise. Those are computed again, exactly. Numbers below
+1e-38 must not be flushed to zero, which no library here does by itself.
 
 d: output features, k: input features, r: rank
 """
 
+import math
 from fractions import Fraction
 from typing import Any, TypeAlias
 
@@ -16,6 +18,12 @@ from numpy.typing import NDArray
 Array: TypeAlias = NDArray[Any]
 STORED = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # safetensors' dtype -> numpy's, of the same bits
 ROUNDING = 2.0**-52  # twice the unit roundoff of float64: the bound may be loose, but never too small
+MOST_UNDECIDED = 0.02  # of the elements of a block; factors of a real change leave one in a million open
+FEW = 1000  # elements; so many may be open in any case
+
+
+class UndecidedSum(ValueError):
+    """The factors cancel so far that float64 decides hardly any element: no training leaves such factors."""
 
 
 def decode(bits: Array, dtype: str) -> Array:
@@ -34,38 +42,51 @@ def encode(values: Array, dtype: str) -> Array:
     return single.astype(STORED[dtype])
 
 
-def add_low_rank(bits: Array, dtype: str, left: Array, right: Array) -> Array:
-    """The stored form of W + B A.
+class LowRank:
+    """B A, to be added to some rows of W at a time."""
 
-    Args:
-        bits: W as it is stored, [d, k].
-        dtype: Its dtype, one of STORED.
-        left: B, float32 [d, r].
-        right: A, float32 [r, k].
+    def __init__(self, left: Array, right: Array) -> None:
+        """Take B [d, r] and A [r, k], float32."""
+        self._b, self._a = left.astype("<f8"), right.astype("<f8")
+        self._sizes = np.linalg.norm(self._b, axis=1)[:, None], np.linalg.norm(self._a, axis=0)
 
-    Returns:
-        The stored form of the sum, [d, k].
+    def add(self, bits: Array, dtype: str, start: int = 0) -> Array:
+        """The stored form of rows of W + B A.
 
-    Raises:
-        OverflowError: A result is larger than its dtype can hold, or no number.
-    """
-    weight, b, a = decode(bits, dtype), left.astype("<f8"), right.astype("<f8")
-    total = weight + b @ a + 0.0  # -0.0 becomes 0.0, whatever signs the zeros had on the way
-    size = np.linalg.norm(b, axis=1)[:, None] * np.linalg.norm(a, axis=0)  # of the sum of |B| |A| at most (Cauchy)
-    bound = ROUNDING * (len(a) + 2) * (size + np.abs(total))
-    with np.errstate(over="ignore", invalid="ignore"):
-        low, high = encode(total - bound, dtype), encode(total + bound, dtype)
-        if not np.isfinite(decode(np.stack([low, high]), dtype)).all():
-            raise OverflowError("a changed weight is too large for its dtype, or is no number")
-    for row, column in np.argwhere(low != high):
-        exact = Fraction(float(weight[row, column]))
-        exact += sum(Fraction(x) * Fraction(y) for x, y in zip(b[row].tolist(), a[:, column].tolist(), strict=True))
-        low[row, column] = encode(_nearest_single(exact)[None], dtype)[0]
-    return low
+        Args:
+            bits: Rows of W as they are stored, [rows, k].
+            dtype: Their dtype, one of STORED.
+            start: The first of these rows in W.
+
+        Returns:
+            The stored form of the sum, [rows, k].
+
+        Raises:
+            OverflowError: A result is larger than its dtype can hold, or no number.
+            UndecidedSum: Too many elements would have to be computed exactly.
+        """
+        rows = slice(start, start + len(bits))
+        weight, b = decode(bits, dtype), self._b[rows]
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = weight + b @ self._a + 0.0  # -0.0 becomes 0.0
+            size = self._sizes[0][rows] * self._sizes[1]  # at least the sum of |B| |A| (Cauchy)
+            bound = ROUNDING * (len(self._a) + 2) * (size + np.abs(total))
+            low, high = encode(total - bound, dtype), encode(total + bound, dtype)
+            if not np.isfinite(decode(np.stack([low, high]), dtype)).all():
+                raise OverflowError("a changed weight is too large for its dtype, or is no number")
+        unsigned = f"<u{low.itemsize}"  # 0.0 and -0.0 are equal, and have other bits
+        undecided = np.argwhere(low.view(unsigned) != high.view(unsigned))
+        if len(undecided) > max(FEW, MOST_UNDECIDED * low.size):
+            raise UndecidedSum("the factors of the change cancel each other")
+        for row, column in undecided:
+            terms = [float(weight[row, column]), *(b[row] * self._a[:, column]).tolist()]
+            low[row, column] = encode(_nearest_single(terms)[None], dtype)[0]
+        return low
 
 
-def _nearest_single(exact: Fraction) -> Any:
-    """The float32 number nearest to a fraction; of two, the even one."""
-    near = np.float32(float(exact))
+def _nearest_single(terms: list[float]) -> Any:
+    """The float32 number nearest to the exact sum of float64 numbers; of two, the even one."""
+    near = np.float32(math.fsum(terms))
+    exact = sum(map(Fraction, terms))
     neighbours = [np.nextafter(near, np.float32(end)) for end in (-np.inf, np.inf)]
     return min([near, *neighbours], key=lambda one: (abs(Fraction(float(one)) - exact), int(one.view("<u4")) & 1))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ class TensorFile:
         """Read the header.
 
         Raises:
-            UnreadableWeights: It is no header of such a file.
+            UnreadableWeights: It is no header of such a file, or the tensors do not fill the rest of the file.
         """
         self.path = path
         try:
@@ -38,12 +39,13 @@ class TensorFile:
                 size = int.from_bytes(length, "little")
                 self.header = length + file.read(size if size <= MOST_HEADER else 0)
             members = {name: one for name, one in json.loads(self.header[8:]).items() if name != "__metadata__"}
-            stored = {
-                name: Stored(one["dtype"], tuple(one["shape"]), *one["data_offsets"]) for name, one in members.items()
-            }
+            self.tensors = dict(sorted(map(_stored, members.items()), key=lambda item: (item[1].start, item[1].end)))
+            rest = path.stat().st_size - len(self.header)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UnreadableWeights(path.name) from error
-        self.tensors = dict(sorted(stored.items(), key=lambda item: item[1].start))
+        ends = [stored.end for stored in self.tensors.values()]
+        if [stored.start for stored in self.tensors.values()] != [0, *ends][: len(ends)] or rest != (ends or [0])[-1]:
+            raise UnreadableWeights(path.name)
 
     def read(self, name: str) -> Array:
         """One tensor, as its stored bits.
@@ -55,6 +57,22 @@ class TensorFile:
         with self.path.open("rb") as file:
             file.seek(len(self.header) + stored.start)
             return stored_array(file.read(stored.end - stored.start), stored, self.path.name)
+
+
+def _stored(member: tuple[str, dict[str, object]]) -> tuple[str, Stored]:
+    """A tensor's name, and what the header says of it.
+
+    Raises:
+        ValueError, KeyError, TypeError: It says something else.
+    """
+    name, given = member
+    dtype, shape, offsets = given["dtype"], given["shape"], given["data_offsets"]
+    if not isinstance(shape, list) or not isinstance(offsets, list) or not isinstance(dtype, str):
+        raise TypeError(name)
+    start, end = offsets
+    if any(type(number) is not int or number < 0 for number in (*shape, start, end)) or start > end:
+        raise ValueError(name)
+    return name, Stored(dtype, tuple(shape), start, end)
 
 
 def stored_array(data: bytes, stored: Stored, name: str) -> Array:
@@ -74,8 +92,9 @@ def find_weight(module: str, present: Collection[str]) -> str:
     Raises:
         UnreadableWeights: It is not there.
     """
-    # Files of a base model without a head are named without the first part of a module's name.
-    for name in (module, module.partition(".")[2]):
+    # Files of a base model without a head are named without the first part of a module's name, which is a word.
+    first, _, rest = module.partition(".")
+    for name in (module, *([rest] if re.fullmatch(r"[a-z_]{1,20}", first) else [])):
         if f"{name}.weight" in present:
             return f"{name}.weight"
-    raise UnreadableWeights(f"{module}: the files have no weights of this name")
+    raise UnreadableWeights("the files have no weights of one of the modules")

@@ -28,6 +28,7 @@ from worker.app import app, get_services, stopping
 from worker.steps.run import run_job
 
 logger = get_logger(__name__)
+scrubbing = threading.Lock()
 CONTROL_STEPS = {Stage.CERTIFY: certify_job, Stage.PUBLISH: publish_version}
 
 
@@ -140,9 +141,12 @@ def collect() -> None:
 
 @app.task(name="scrub")  # type: ignore[untyped-decorator]
 def scrub() -> None:
-    """Hash the releases again that were not hashed for long."""
-    while not stopping.is_set() and scrub_next(get_services(), go_on=lambda: not stopping.is_set()):
-        pass
+    """Hash a release again that was not hashed for long; one at a time, so that other tasks have threads."""
+    if scrubbing.acquire(blocking=False):
+        try:
+            scrub_next(get_services(), go_on=lambda: not stopping.is_set())
+        finally:
+            scrubbing.release()
 
 
 def _purge(services: Services) -> None:

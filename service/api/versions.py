@@ -114,20 +114,33 @@ def find_downloadable(services: Services, name: str, number: str, path: str, cal
         Forbidden: The version remembers a completed request; only keys with the scope `audit` may have it.
     """
     version = find_version(services, name, number)
+    if version.withdrawn_at is not None:
+        raise NotFound("This version was withdrawn.")
     needed = [version]
-    if path.startswith(DELTA_FOLDER) and any(entry["path"].startswith(DELTA_FOLDER) for entry in version.files):
-        needed.append(find_version(services, name, str(_delta_base(services, version))))
-    if any(one.withdrawn_at is not None for one in needed):
-        raise NotFound("This version was withdrawn, or the version that its delta changes.")
+    if path.startswith(DELTA_FOLDER) and (base := _delta_base(services, name, version)):
+        needed.append(base)
+        with services.db.reading() as session:
+            if models.any_withdrawn(session, version.model_id, base.number, version.number):
+                raise NotFound("A version between this one and the base of its delta was withdrawn.")
     if path.startswith((MODEL_FOLDER, DELTA_FOLDER)) and len(handed_out(services, needed, caller)) < len(needed):
         raise Forbidden("This remembers completed requests; it needs the scope audit. Use the newest version's model.")
     return version
 
 
-def _delta_base(services: Services, version: Version) -> int:
-    """The number of the version that a version's delta changes."""
+def _delta_base(services: Services, name: str, version: Version) -> Version | None:
+    """The version that a version's delta changes; None if it has no delta."""
+    if not any(entry["path"].startswith(DELTA_FOLDER) for entry in version.files):
+        return None
     description = json.loads((services.storage.release(version.digest) / DELTA_FOLDER / DESCRIPTION).read_bytes())
-    return int(description["base"]["version"])
+    return find_version(services, name, str(description["base"]["version"]))
+
+
+def _note_download(services: Services, name: str, version: Version, caller: Caller, *, delta: bool) -> None:
+    """Enter a caller into the register of a version's downloads; with its delta, into that of the delta's base, too."""
+    base = _delta_base(services, name, version) if delta else None
+    with services.db.transaction() as session:
+        for one in [version, *([base] if base else [])]:
+            models.note_download(session, one, caller.id)
 
 
 def handed_out(services: Services, versions: Sequence[Version], caller: Caller) -> list[Version]:
@@ -149,8 +162,7 @@ def file(name: str, number: Number, path: str, request: Request, services: Servi
     version = find_downloadable(services, name, number, path, caller)
     answer = _file_response(services, version, path, request)
     if request.method == "GET" and path.startswith((MODEL_FOLDER, DELTA_FOLDER)):
-        with services.db.transaction() as session:
-            models.note_download(session, version, caller.id)
+        _note_download(services, name, version, caller, delta=path.startswith(DELTA_FOLDER))
     return answer
 
 
@@ -205,8 +217,7 @@ def delta(name: str, number: Number, services: ServicesDep, caller: Downloader) 
 
 def _tar_response(services: Services, name: str, version: Version, caller: Caller, *, delta: bool = False) -> Response:
     """A version's files without the delta, or without the model, as a tar stream. The download is registered."""
-    with services.db.transaction() as session:
-        models.note_download(session, version, caller.id)
+    _note_download(services, name, version, caller, delta=delta)
     left_out = MODEL_FOLDER if delta else DELTA_FOLDER
     files = [entry for entry in version.files if not entry["path"].startswith(left_out)]
     size = sum(tarfile.BLOCKSIZE + _padded_size(entry["size"]) for entry in files) + 2 * tarfile.BLOCKSIZE

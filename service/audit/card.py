@@ -112,7 +112,7 @@ This folder is for transport. With version {base} it gives version {number} to t
 
     unlearnd apply VERSION_{base}_FOLDER THIS_RELEASE_FOLDER OUTPUT_FOLDER
 
-peft and servers of adapters load it as a LoRA adapter on version {base}. The outputs are then near those of version
+peft loads it as a LoRA adapter on version {base}. The outputs are then near those of version
 {number}, but nobody has tested them, and **version {base} stays on the disk: it remembers what version {number} was
 made to forget**. Whoever has version {number} and this folder can compute version {base}. So keep this folder only
 where version {base} may be kept, and delete both when they are no longer needed.

@@ -52,7 +52,7 @@ SCOPE = (
 )
 METHODS = {"distil": "distillation from a reference whose MA on the records is that of unseen text, on LoRA"}
 HELD = ", held near the parent on retain text and on samples of the parent"
-MERGE = "W' = W + c (B A - B0 A0), the exact sum, rounded to float32 and then to the storage dtype"
+MERGE = "W' = W + B' A', with factors of c (B A - B0 A0) in float32 or bfloat16; the exact sum, rounded"
 CRITERION = (
     "mean EL and mean MA over the forget set at or under the held-out means; each request's own means, and those of "
     "every earlier request still kept, at or under the held-out 95th percentiles; held-out perplexity, relative to "

@@ -1,6 +1,8 @@
 """Commands that need only files: no service, and no network unless `verify --log` names a URL."""
 
 import json
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -11,12 +13,14 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from service.cli.console import AsJson, app, print_message, stderr_console
+from service.domain.errors import ClientError
 
 if TYPE_CHECKING:
     from service.audit.standing import Standing
     from service.audit.verification import VerificationError
     from service.audit.verify import Verified
 
+OWN_TRUST = "The key came with the release: this shows integrity. Use --trust for origin."
 TRUST_HELP = "The issuer's trust.json, which you got from the issuer and not with the release."
 Trust = Annotated[Path, typer.Option(help=TRUST_HELP)]
 OptionalTrust = Annotated[Path | None, typer.Option(help=TRUST_HELP)]
@@ -75,8 +79,7 @@ def verify_command(
         return
     print(f"verified: {lineage['model']} version {lineage['version']}, {count} files, signed by {keyids[0][:16]}")
     if verified.own_trust:
-        message = "The key came with the release: this shows integrity. Use --trust for origin."
-        stderr_console.print(message, style="yellow")
+        stderr_console.print(OWN_TRUST, style="yellow")
     if standing and standing.superseded_by is not None:
         print_message(f"This version was superseded: version {standing.superseded_by} is newer.", style="yellow")
     if standing and standing.overdue:
@@ -95,18 +98,22 @@ def apply_command(
     from service.apply import apply_delta
     from service.audit.verification import VerificationError
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what is half made is removed
     try:
         verified = apply_delta(base, folder, out, trust)
     except VerificationError as error:
         _exit_invalid(error, as_json)
-    lineage = verified.statement["predicate"]["lineage"]
+    except OSError as error:
+        raise ClientError(f"{error.filename or out}: {error.strerror}") from error
+    lineage, own_trust = verified.statement["predicate"]["lineage"], verified.own_trust
     if as_json:
-        print(json.dumps({"valid": True, "code": 0, "model": lineage["model"], "version": lineage["version"]}))
+        named = {"model": lineage["model"], "version": lineage["version"], "own_trust": own_trust}
+        print(json.dumps({"valid": True, "code": 0, **named}))
         return
     print(f"rebuilt and verified: {lineage['model']} version {lineage['version']} in {out}")
-    message = (
-        f"{base} still remembers what version {lineage['version']} was made to forget. Delete what you do not need."
-    )
+    if own_trust:
+        stderr_console.print(OWN_TRUST, style="yellow")
+    message = f"{base} still remembers what version {lineage['version']} was made to forget."
     stderr_console.print(message, style="yellow", markup=False)
 
 

@@ -127,29 +127,36 @@ def models_download(
         Path | None,
         typer.Option(metavar="PATH", help="The version that the delta changes: fetch the change alone and apply it."),
     ] = None,
+    trust: Annotated[Path | None, typer.Option(help="With --delta-from: the issuer's trust.json.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Download a release folder. Resumes a download that stopped, and checks every digest."""
     if delta_from is not None:
-        _download_and_apply(name, version, delta_from, folder, as_json=as_json)
+        _download_and_apply(name, version, delta_from, folder, trust, as_json=as_json)
         return
     release = _download(name, version, folder, delta=delta, hidden=as_json)
     show({"version": release["version"], "folder": str(folder)}, as_json)
 
 
-def _download_and_apply(name: str, version: str, base: Path, folder: Path, *, as_json: bool) -> None:
+def _download_and_apply(
+    name: str, version: str, base: Path, folder: Path, trust: Path | None, *, as_json: bool
+) -> None:
     """Fetch a delta beside `folder`, and make `folder` the release. A fetch that stopped is resumed the next time."""
     from service.apply import apply_delta
     from service.audit.verification import VerificationError
 
-    fetched = folder.with_name(f"{folder.name}.delta")
+    folder = folder.absolute()
+    if folder.exists():
+        raise ClientError(f"{folder} exists already")
+    fetched = folder.with_name(f".{folder.name}.delta")
     release = _download(name, version, fetched, delta=True, hidden=as_json)
     try:
-        apply_delta(base, fetched, folder)
+        apply_delta(base, fetched, folder, trust)
     except VerificationError as error:
         raise ClientError(error.reason) from error
     shutil.rmtree(fetched)
     show({"version": release["version"], "folder": str(folder)}, as_json)
+    print(f"{base} still remembers what version {release['version']} was made to forget.", file=sys.stderr)
 
 
 def _download(name: str, version: str, folder: Path, *, delta: bool, hidden: bool) -> "VersionAnswer":

@@ -63,6 +63,12 @@ def handed_out_from(session: Session, model_ids: Collection[UUID]) -> dict[UUID,
     return {row[0]: row[1] for row in session.execute(query)}
 
 
+def any_withdrawn(session: Session, model_id: UUID, first: int, last: int) -> bool:
+    """Whether one of a model's versions with these numbers, both included, was withdrawn."""
+    query = select(Version.id).where(Version.model_id == model_id, Version.number.between(first, last))
+    return session.scalar(select(query.where(Version.withdrawn_at.is_not(None)).exists())) is True
+
+
 def versions(session: Session, model: Model, cursor: str | None, limit: int) -> Page[Version]:
     """A page of a model's versions, newest first."""
     query = select(Version).where(Version.model_id == model.id)

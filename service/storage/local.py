@@ -65,7 +65,7 @@ class LocalStorage:
         return folder
 
     def publish(self, staged: Path, digest: str) -> Path:
-        """Sync every file and folder, then rename. If the name exists, its content is the same: it has this digest."""
+        """Sync every file and folder, then rename. If the name exists, its content is the same, but for a delta."""
         for folder, _, names in os.walk(staged):
             for name in names:
                 fsync(Path(folder, name))

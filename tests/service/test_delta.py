@@ -5,15 +5,19 @@ import json
 import shutil
 import tarfile
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from service import delta
+from service import apply, candidate, delta
 from service.apply import apply_delta
 from service.audit.manifest import manifest
 from service.audit.verification import ExitCode, VerificationError
 from service.audit.verify import verify
-from service.delta import Delta
+from service.delta import ChangedWeights, Delta
 from service.domain.errors import ClientError
+from service.tensor_file import TensorFile
+from service.weight_files import UnreadableWeights
 from tests.service.api.submissions import assert_problem
 from tests.service.jobs import published, release_folder
 
@@ -93,6 +97,7 @@ def test_whatever_was_changed_is_refused_and_leaves_nothing(chain, tmp_path, nam
     base = shutil.copytree(folders[0], tmp_path / "base")
     fetched = without_model(folders[1], tmp_path / "fetched")
     TAMPERED[name](base, fetched)
+    (tmp_path / "out").mkdir()
     with pytest.raises(VerificationError):
         apply_delta(base, fetched, tmp_path / "out" / "rebuilt")
     assert not list((tmp_path / "out").iterdir())
@@ -105,6 +110,101 @@ def test_an_existing_folder_is_left_alone(chain, tmp_path):
     with pytest.raises(ClientError):
         apply_delta(folders[0], folders[1], tmp_path / "rebuilt")
     assert not list((tmp_path / "rebuilt").iterdir())
+
+
+@pytest.mark.parametrize("path", ["model//etc/passwd", "/etc/passwd", "../x", "model/../../x", "model/./x", "a//b", ""])
+def test_a_certificate_names_no_file_elsewhere(path):
+    """`model//x` is relative, and its part behind `model/` is not."""
+    assert not apply._lies_inside(path)
+    assert apply._lies_inside("model/a/b.safetensors")
+
+
+def test_a_withdrawn_version_is_in_no_later_delta(api, services, chain, tmp_path):
+    """Its change would be in the middle of the chain: the next version begins a new one, the old delta is closed."""
+    folders = chain(2)
+    assert Delta(folders[2] / "delta").ranks == [1, 1]
+    api.post("/v1/models/tiny/versions/1/withdraw", json={"reason": "faulty", "reopen": True})
+    assert_problem(api.get("/v1/models/tiny/versions/2/delta.tar"), 404)
+    published(api, services, "another record")
+    newest = release_folder(api, services, 3)
+    assert (Delta(newest / "delta").base["version"], Delta(newest / "delta").ranks) == (2, [1])
+    assert api.get("/v1/models/tiny/versions/3/delta.tar").status_code == 200
+
+
+def test_whoever_fetches_a_delta_is_registered_for_its_base_as_well(api, chain):
+    """With the new version it is as good as the base."""
+    chain(1)
+    api.get("/v1/models/tiny/versions/1/delta.tar")
+    for number in (0, 1):
+        assert len(api.get(f"/v1/models/tiny/versions/{number}/downloads").json()["items"]) == 1
+
+
+def test_a_change_of_a_rank_that_no_adapter_may_have_is_left_out(chain, monkeypatch):
+    """The release has no delta, and verifies."""
+    monkeypatch.setattr(candidate, "MOST_RANK", 0)
+    folder = chain(1)[1]
+    assert not (folder / "delta").exists()
+    verify(folder)
+
+
+def change(folder, modules, dtype="F32"):
+    """A change of rank 1 of these modules, [4, 4] each."""
+    folder.mkdir()
+    factors = np.full((4, 1), 1e-5, "<f4"), np.full((1, 4), -1e-4, "<f4")
+    delta.write_adapter(folder, dict.fromkeys(modules, factors), dtype)
+    return Delta(folder)
+
+
+def test_a_chain_leaves_tensors_alone_that_a_later_version_does_not_change(tmp_path):
+    """In float16 a tiny negative sum is -0.0; adding a change of zeros would make it 0.0."""
+    base, rebuilt = {"version": 0, "files": {}}, {}
+    save_file({f"m.{name}.weight": np.zeros((4, 4), "<f2") for name in "ab"}, tmp_path / "0.safetensors")
+    steps = [change(tmp_path / "change-1", ["m.a", "m.b"]), change(tmp_path / "change-2", ["m.b"])]
+    before = None
+    for number, step in enumerate(steps, 1):
+        folder = tmp_path / f"delta-{number}"
+        folder.mkdir()
+        delta.write_delta(folder, step, base, before)
+        before = Delta(folder)
+        parent = ChangedWeights(tmp_path, [f"{number - 1}.safetensors"], step)
+        (tmp_path / f"{number}.safetensors").write_bytes(b"".join(parent.file(f"{number - 1}.safetensors")))
+        rebuilt[number] = b"".join(ChangedWeights(tmp_path, ["0.safetensors"], before).file("0.safetensors"))
+        assert rebuilt[number] == (tmp_path / f"{number}.safetensors").read_bytes()
+    assert before.ranks == [1, 1]
+
+
+MEMBER = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
+MALFORMED = {
+    "no header": None,
+    "a negative size": MEMBER | {"data_offsets": [16, 0]},
+    "a negative place": MEMBER | {"data_offsets": [-16, 0]},
+    "a huge place": MEMBER | {"data_offsets": [0, 2**62]},
+    "words for places": MEMBER | {"data_offsets": ["a", 3]},
+    "a list for a dtype": MEMBER | {"dtype": ["F32"]},
+    "a negative shape": MEMBER | {"shape": [-1, -4]},
+    "a hole": MEMBER | {"data_offsets": [4, 20]},
+    "too short": MEMBER | {"data_offsets": [0, 8]},
+    "no object": [1],
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_weights_file_is_named(tmp_path, name):
+    """Whatever its header says."""
+    header = json.dumps({"m.weight": MALFORMED[name]}).encode() if name != "no header" else b"{"
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
+    with pytest.raises(UnreadableWeights):
+        TensorFile(file)
+
+
+def test_a_change_carries_no_text_in_its_names(tmp_path):
+    """A module has the name of a weight, behind one word at most; factors are of one dtype."""
+    save_file({"m.weight": np.zeros((4, 4), "<f4")}, tmp_path / "model.safetensors")
+    for number, module in enumerate(["Jane Doe 12 Elm St.m", "Jane.m", "12 Elm St.m"]):
+        with pytest.raises(UnreadableWeights):
+            ChangedWeights(tmp_path, ["model.safetensors"], change(tmp_path / str(number), [module]))
+    ChangedWeights(tmp_path, ["model.safetensors"], change(tmp_path / "word", ["transformer.m"]))
 
 
 def test_a_release_verifies_without_its_delta_but_not_with_a_part_of_it(chain, tmp_path):

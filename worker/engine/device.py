@@ -66,6 +66,8 @@ def training(model: CausalLM, dtype: str, *, checkpoint_activations: bool = Fals
             yield
     finally:
         model.train(was_training)
+        if routers:
+            model.config.output_router_logits = routers
         for layer in layers:
             del layer.forward
 

@@ -9,12 +9,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from service.delta import ChangedWeights, Delta, write_adapter
-from service.low_rank import Array, encode
+from service.low_rank import Array, UndecidedSum, encode
 from service.tensor_file import TensorFile, find_weight
 from service.weight_files import UnreadableWeights, loaded_weights
 from worker.engine.adapter import find_targets
 from worker.engine.errors import UnmergedModule
 from worker.engine.merge import change_factors
+from worker.engine.progress import Progress, no_progress
 from worker.engine.types import AdapterState, CausalLM
 
 
@@ -68,7 +69,7 @@ def _bits(factor: Tensor, dtype: str) -> Array:
     return encode(factor.numpy().astype("<f8"), dtype)
 
 
-def merge_files(source: Path, target: Path, change: Path) -> None:
+def merge_files(source: Path, target: Path, change: Path, progress: Progress = no_progress) -> None:
     """Write a model's weights files with a change in them, a few rows of one tensor in memory at a time.
 
     The files keep their names and their form, and every tensor that is not adapted keeps its bytes.
@@ -77,6 +78,7 @@ def merge_files(source: Path, target: Path, change: Path) -> None:
         source: The folder of the base.
         target: The folder for the new files, in which all parent folders exist.
         change: The folder with the change.
+        progress: Called with the fraction of the files that are written, 0..1.
 
     Raises:
         UnmergedModule: The files do not hold the weights of a module under its name, or a weight became too large.
@@ -84,8 +86,9 @@ def merge_files(source: Path, target: Path, change: Path) -> None:
     names = loaded_weights(source)
     try:
         weights = ChangedWeights(source, names, Delta(change))
-        for name in names:
+        for index, name in enumerate(names):
+            progress(index / len(names))
             with (target / name).open("wb") as file:
                 file.writelines(weights.file(name))
-    except (UnreadableWeights, OverflowError) as error:
+    except (UnreadableWeights, OverflowError, UndecidedSum) as error:
         raise UnmergedModule(str(error)) from error

@@ -271,7 +271,7 @@ class Pipeline:
             change.mkdir()
             state = load_file(self.work / "adapter.safetensors")
             write_change(self.parent, change, state, self.options.scale)
-            merge_files(self.parent, target, change)
+            merge_files(self.parent, target, change, self._progress_callback("merge"))
             self.stages.finish("merge", sorted(path for path in target.parent.rglob("*") if path.is_file()))
         self.send("progress", phase="merge", fraction=1.0)
         self.seconds["merge"] = time.monotonic() - started

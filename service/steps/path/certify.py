@@ -31,8 +31,8 @@ def certify_job(services: Services, job_id: UUID, fence: int) -> None:
     """Issue a job's certificate. A passed job goes on to be published; any other job ends here.
 
     Raises:
-        PermanentJobError: The candidate's files are not the files that the tests measured, or they differ from the
-            parent's in more than the values of the weights; or the parent's are not those that were published.
+        PermanentJobError: The candidate's files are not the files that the tests measured, or not the parent's with
+            the given change; or the parent's are not those that were published.
         LostLease: The fence moved on.
         DatabaseOutdated: Storage has a version with this number; the database was restored from an older backup.
         WordingRefused: The certificate would make a claim that it must not make.

@@ -3,12 +3,13 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from uuid import UUID
 
 from service.audit.canonical import dumps, loads
 from service.audit.certificate import certified_parameters
 from service.audit.commitments import forget_set_root
-from service.audit.manifest import manifest, manifest_digest
+from service.audit.manifest import NotPlain, manifest, manifest_digest
 from service.audit.numbers import threshold_ranges
 from service.bootstrap import Services
 from service.db import jobs, log_entries, models, requests, splits
@@ -108,11 +109,19 @@ def check_files(services: Services, job_id: UUID) -> None:
             check_unchanged(storage.release(version.digest), {file["path"]: file["sha256"] for file in version.files})
         for texts in (model.retain, model.heldout, *model.neighbours.values()):
             check_unchanged(storage.reference_texts(texts["sha256"]).parent, {texts["sha256"]: texts["sha256"]})
-        if model.base and manifest_digest(manifest(storage.release(model.base))) != model.base:
+        if model.base and _digest_on_disk(storage.release(model.base)) != model.base:
             raise ChangedFile("the base")
     except ChangedFile as error:
         logger.error("a file in storage was changed", job=job_id, model=model.name, file=str(error))
         raise PermanentJobError("parent_changed") from error
+
+
+def _digest_on_disk(folder: Path) -> str:
+    """The digest of a folder's manifest; empty if it cannot be read."""
+    try:
+        return manifest_digest(manifest(folder))
+    except (OSError, NotPlain):
+        return ""
 
 
 def _unsealed_texts(

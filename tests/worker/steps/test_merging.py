@@ -136,7 +136,7 @@ def test_weights_keep_the_dtype_of_their_files_whatever_the_configuration_says(t
 
 
 def test_the_delta_of_a_large_model_is_a_hundredth_of_it():
-    """Of the shape of Llama 3 70B in bfloat16, at the default rank; of the 125M model in float32 a twentieth."""
+    """Of the shape of Llama 3 70B in bfloat16, at the default rank."""
     config = LlamaConfig(
         hidden_size=8192,
         intermediate_size=28672,

@@ -5,6 +5,7 @@ cache, or one of their own: for them everything is computed again from the text.
 """
 
 import inspect
+import logging
 
 import torch
 from transformers.cache_utils import DynamicCache
@@ -12,6 +13,7 @@ from transformers.cache_utils import DynamicCache
 from worker.engine.device import model_device
 from worker.engine.types import CausalLM
 
+logger = logging.getLogger(__name__)
 TRIED = 6  # tokens
 TOLERANCE = 1e-3  # of the largest logit
 
@@ -46,6 +48,9 @@ def caches_tokens(model: CausalLM) -> bool:
             input_ids=input_ids[:, half : half + 1], attention_mask=mask, position_ids=positions, **arguments
         )
         difference = (following.logits[0, 0].float() - whole).abs().max()
-    except Exception:  # whatever a family raises that has no such cache
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a family raises that has no such cache
+        logger.info("texts are read again for each token: %s", type(error).__name__)
         return False
     return bool(difference <= TOLERANCE * whole.abs().max())

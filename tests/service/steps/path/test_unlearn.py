@@ -5,6 +5,7 @@ from uuid import UUID
 import pytest
 
 from service.db import jobs, models
+from service.db.tables import Model
 from service.domain.errors import PermanentJobError
 from service.steps.operator.withdraw import withdraw_version
 from service.steps.path.batch import batch_requests
@@ -68,7 +69,9 @@ def flip(path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damaged", ["nothing", "the parent", "version 0", "retain", "heldout", "a missing file"])
+@pytest.mark.parametrize(
+    "damaged", ["nothing", "the parent", "version 0", "retain", "heldout", "a missing file", "the base"]
+)
 def test_a_file_that_was_changed_in_storage_stops_the_job_before_it_is_used(api, services, model, damaged, caplog):
     """The log names the file; the job's reason says what it is about."""
     published(api, services, "a record")
@@ -81,6 +84,12 @@ def test_a_file_that_was_changed_in_storage_stops_the_job_before_it_is_used(api,
         first = storage.release(models.version(session, job.model, 0).digest) / "model"
     if damaged == "nothing":
         check_files(services, job_id)
+        return
+    if damaged == "the base":
+        with services.db.transaction() as session:
+            session.get(Model, job.model_id).base = "0" * 64
+        with pytest.raises(PermanentJobError, match="parent_changed"):
+            check_files(services, job_id)
         return
     weights = "model.safetensors"
     places = {"the parent": parent / weights, "version 0": first / weights, "a missing file": parent / "tokenizer.json"}

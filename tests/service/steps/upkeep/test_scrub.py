@@ -56,7 +56,7 @@ def test_a_flipped_bit_is_named_until_the_release_is_restored(api, services, mod
 def test_a_worker_that_stops_hashes_no_further(api, services, model):
     """And remembers nothing that it did not finish."""
     published(api, services, "a record")
-    answers = iter([True, True, False])
+    answers = iter([True, True, True, False])
     assert not scrub_next(services, go_on=lambda: next(answers))
     assert not services.storage.scrubbed()
 
