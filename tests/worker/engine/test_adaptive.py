@@ -241,7 +241,9 @@ def test_who_fails_by_el_is_pressed_on(memorised, monkeypatch):
         assert all(torch.equal(checkpoint.adapter[name], resumed.adapter[name]) for name in checkpoint.adapter)
 
 
-@pytest.mark.parametrize("changes", [{"adaptive": False}, {"loss": "npo", "init": "lora", "max_epochs": 3}])
+@pytest.mark.parametrize(
+    "changes", [{"adaptive": False, "max_epochs": 3}, {"loss": "npo", "init": "lora", "max_epochs": 3}]
+)
 def test_the_papers_losses_press_on_nothing(memorised, monkeypatch, changes):
     """The paper's procedure, and other people's losses, are what their papers say."""
     _, _, points, pressed = run_that_fails_by_el(memorised, monkeypatch, **changes)

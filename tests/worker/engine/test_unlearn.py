@@ -328,7 +328,7 @@ def test_a_regression_blocks_publication_and_is_named(memorised):
     assert [v.request for v in report.earlier if not v.passed] == [1, 2]
 
 
-@pytest.mark.parametrize("train_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("train_dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_the_same_job_twice_gives_the_same_bytes(memorised, train_dtype, tmp_path):
     """Seeds, fixed generators and fixed orders: identical safetensors digests on a CPU."""
     model, tokenizer = memorised
