@@ -1,5 +1,8 @@
 """publish: one rename and one transaction. A version exists completely and once, or not at all."""
 
+import os
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -16,7 +19,7 @@ from service.domain.report import JobReport, VersionMetrics
 from service.domain.states import Outcome, RequestStatus, Stage
 from service.evidence.keyring import TRUST
 from service.failpoints import reach
-from service.files import link_or_copy
+from service.files import file_sha256, link_or_copy
 
 
 def publish_version(services: Services, job_id: UUID, fence: int) -> None:
@@ -36,6 +39,7 @@ def publish_version(services: Services, job_id: UUID, fence: int) -> None:
         certificate = models.certificate(session, job_id)
         assert certificate is not None
         name, number = job.model.name, models.next_number(session, job.model_id)
+        parent = job.parent_version
     if services.storage.has_published(name, number):
         raise DatabaseOutdated(f"{name} {number}")
     certified = services.storage.certified(job_id, certificate.digest)
@@ -51,6 +55,7 @@ def publish_version(services: Services, job_id: UUID, fence: int) -> None:
         _return_to_certify(services, job_id, fence)
         raise
     files = manifest(staged)
+    _share_files(staged, files, services.storage.release(parent.digest), parent.files)
     digest = manifest_digest(files)
     reach("publish.staged")
     folder = services.storage.publish(staged, digest)
@@ -135,6 +140,23 @@ def _is_current(services: Services, certified: Path) -> bool:
         return (certified / TRUST).read_bytes() == services.keyring.trust()
     except FileNotFoundError:  # the collector removed it, because the job waited for long
         return False
+
+
+def _share_files(staged: Path, files: Sequence[FileEntry], parent: Path, parent_files: Sequence[FileEntry]) -> None:
+    """Put the parent's own files in the place of equal ones, so that the disk has them once: shards, the tokenizer.
+
+    Released files never change. Those that cannot be linked stay copies.
+    """
+    digests = {entry["path"]: entry["sha256"] for entry in parent_files}
+    for entry in files:
+        original, shared = parent / entry["path"], staged.with_name(f"{staged.name}.shared")
+        if digests.get(entry["path"]) != entry["sha256"]:
+            continue
+        with suppress(OSError):
+            if file_sha256(original) == entry["sha256"]:
+                shared.unlink(missing_ok=True)
+                os.link(original, shared)
+                shared.replace(staged / entry["path"])
 
 
 def _assemble(staged: Path, certified: Path, envelope: bytes, proof: str) -> None:

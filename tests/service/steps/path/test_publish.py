@@ -13,7 +13,7 @@ from service.steps.path import publish
 from service.steps.path.certify import certify_job
 from service.steps.path.publish import publish_version
 from tests.service.conftest import REQUESTS
-from tests.service.jobs import certified, claim, expire, to_certify
+from tests.service.jobs import certified, claim, expire, published, release_folder, to_certify
 
 
 def test_a_zombie_that_has_renamed_its_release_makes_no_version(services, job, monkeypatch):
@@ -116,3 +116,13 @@ def test_publishing_again_after_a_crash_before_the_commit(services, job, monkeyp
     assert len(services.storage.releases()) == 2
     with services.db.transaction() as session:
         assert session.scalar(select(func.count()).select_from(Version)) == 2
+
+
+def test_files_that_did_not_change_are_on_the_disk_once(api, services, model):
+    """The tokenizer and the configuration are the parent's own files; the weights and the evidence are not."""
+    published(api, services, "a record")
+    first, second = (release_folder(api, services, number) for number in (0, 1))
+    shared = {path.name for path in (second / "model").iterdir() if path.stat().st_nlink > 1}
+    assert shared == {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert all((first / "model" / name).samefile(second / "model" / name) for name in shared)
+    verify(second)
