@@ -6,6 +6,7 @@ Only files are needed: no service, no network, and no torch.
 import hashlib
 import shutil
 from pathlib import Path, PurePosixPath
+from tempfile import mkdtemp
 
 from service.audit.manifest import DELTA_FOLDER, MODEL_FOLDER, NotPlain, list_paths
 from service.audit.schema import schema_problem
@@ -27,7 +28,7 @@ from service.weight_files import SUFFIX, ChangedFile, UnreadableWeights, check_u
 def apply_delta(base: Path, release: Path, target: Path, trust: Path | None = None) -> Verified:
     """Make `target` the release folder that the certificate in `release` lists, or leave nothing.
 
-    A run that was killed leaves the folder `.NAME.partial` beside it, which the next one removes.
+    A run that was killed leaves a folder `.NAME....` beside it.
 
     Args:
         base: The release folder of the version that the delta changes, or its model's folder alone.
@@ -46,9 +47,7 @@ def apply_delta(base: Path, release: Path, target: Path, trust: Path | None = No
     target = target.absolute()
     if target.exists() or not target.parent.is_dir():
         raise ClientError(f"{target}: a new folder in an existing one is needed")
-    staged = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir()
+    staged = Path(mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         listed = _certified(release, trust)
         for path in list_paths(release):
@@ -56,6 +55,7 @@ def apply_delta(base: Path, release: Path, target: Path, trust: Path | None = No
                 _copy(release / path, staged / path)
         _rebuild(base / MODEL_FOLDER if (base / MODEL_FOLDER).is_dir() else base, staged, listed)
         verified = verify(staged, trust)
+        staged.chmod(0o755)
         staged.rename(target)
         return verified
     except ChangedFile as error:

@@ -11,7 +11,7 @@ from service.bootstrap import Services
 from service.confined import NotAFile
 from service.db import models
 from service.db.tables import Job, Version
-from service.delta import MODEL_CARD, MOST_RANK, Base, Delta, is_merged_from, write_delta
+from service.delta import MODEL_CARD, MOST_RANK, Base, ChangedWeights, Delta, is_merged_from, write_delta
 from service.domain.errors import PermanentJobError
 from service.domain.states import Outcome
 from service.evidence.keyring import TRUST
@@ -114,6 +114,7 @@ def _add_delta(services: Services, parent: Version, staged: Path, model: str, nu
         if path.startswith(MODEL_FOLDER) and path.endswith(SUFFIX)
     }
     base: Base = {"version": parent.number, "files": weights}
+    names = [path for path in weights if (staged / MODEL_FOLDER / path).is_file()]  # those that are loaded
     folder, change = staged / DELTA_FOLDER, Delta(staged / CHANGE_FOLDER)
     if change.rank > MOST_RANK:
         return
@@ -124,6 +125,10 @@ def _add_delta(services: Services, parent: Version, staged: Path, model: str, nu
             if models.any_withdrawn(session, parent.model_id, before.base["version"], parent.number):
                 before = None
     write_delta(folder, change, base, before)
+    try:
+        ChangedWeights(released / MODEL_FOLDER, names, Delta(folder))
+    except UnreadableWeights:  # the modules of this change have other names than those of the chain
+        write_delta(folder, change, base, None)
     written = Delta(folder).base or base
     (folder / "README.md").write_text(delta_card(model, number, written["version"]))
     shutil.copyfile(staged / CARD, folder / MODEL_CARD)

@@ -136,7 +136,7 @@ class Settings(BaseSettings):
     collect_seconds: float = Field(
         600, gt=0, description="how often leftovers of ended jobs and of crashes are removed"
     )
-    scrub_days: float = Field(7, gt=0, description="how often every published file is hashed again; 0.01 is 14 minutes")
+    scrub_days: float = Field(7, gt=0, description="how often a release is hashed again; one in each `collect_seconds`")
     orphan_seconds: float = Field(86_400, description="how long a folder or epoch key stays that nothing refers to")
     retry_seconds: float = Field(
         15, description="delay after a failed attempt; each further delay is four times longer"

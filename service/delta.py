@@ -76,7 +76,7 @@ class Delta:
             self.ranks = [int(rank) for rank in description.get("ranks", [self.rank])]
             if self.base is not None:
                 self.base = {"version": int(self.base["version"]), "files": dict(self.base["files"])}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise UnreadableWeights(CONFIG) from error
         names = self._file.tensors.keys()
         self.modules = sorted({name.removeprefix(PREFIX).rsplit(".", 2)[0] for name in names})
@@ -103,11 +103,8 @@ class Delta:
         """The factors of a module's change for each version on the way that changes it, float32, as it is stored."""
         b, a = (decode(bits, self.dtype) for bits in self.stored(module))
         ends = np.cumsum(self.ranks)[:-1]
-        steps = [
-            (left, right)
-            for left, right in zip(np.split(b, ends, axis=1), np.split(a, ends), strict=True)
-            if left.any() and right.any()
-        ]
+        pairs = zip(np.split(b, ends, axis=1), np.split(a, ends), strict=True)
+        steps = [(left, right) for left, right in pairs if left.any() and right.any()]
         return [(right.T, left.T) if self.transposed else (left, right) for left, right in steps]
 
 
@@ -125,7 +122,10 @@ class ChangedWeights:
         present = {tensor for file in self._files.values() for tensor in file.tensors}
         self._modules: dict[str, str] = {}
         for module in delta.modules:
-            self._modules[find_weight(module, present)] = module
+            tensor = find_weight(module, present)
+            if tensor in self._modules:
+                raise UnreadableWeights("two modules of the change name the same weights")
+            self._modules[tensor] = module
 
     def file(self, name: str, original: Digest | None = None) -> Iterator[bytes]:
         """The bytes of one changed file. `original` takes in the bytes of the file as it is.
@@ -152,15 +152,14 @@ class ChangedWeights:
                 for size in _sizes(stored.end - stored.start, COPIED):
                     data = file.read(size)
                     yield data, data
-            if rest := file.read(1):
-                yield rest, rest  # no file of the library's; its digest says so
 
 
 def _changed_rows(
     file: BinaryIO, name: str, stored: Stored, factors: Sequence[tuple[Array, Array]]
 ) -> Iterator[tuple[bytes, bytes]]:
     """The rows of one tensor, some at a time, before and after its changes, one version's after the other's."""
-    if len(stored.shape) != 2 or any((len(b), a.shape[1]) != stored.shape for b, a in factors) or not stored.end:
+    fits = len(stored.shape) == 2 and all((len(b), a.shape[1]) == stored.shape for b, a in factors)
+    if not fits or stored.start == stored.end:
         raise UnreadableWeights(f"{name}: the change is of another shape")
     changes = [LowRank(left, right) for left, right in factors]
     (rows, width), begin = stored.shape, 0

@@ -180,7 +180,10 @@ def _versions(session: Session, services: Services, _: datetime) -> Iterator[Fin
     for digest, (_age, changed) in services.storage.scrubbed().items():
         if changed:
             problem = f"{len(changed)} files of versions/{digest} are not those that were published: {changed[0]}."
-            remedy = "Restore the folder from a backup of storage, remove its file in scrubbed/, and look at the disk."
+            remedy = (
+                "Copy the good bytes from a backup of storage over the file, because other versions may share it. "
+                "Then remove its file in scrubbed/, and look at the disk."
+            )
             yield Finding("versions", problem, remedy)
     for (name, number), digest in services.storage.published().items() - models.published(session).items():
         problem = f"Storage lists {name} {number} ({digest[:12]}), but the database, an older backup, does not."

@@ -94,7 +94,7 @@ def find_weight(module: str, present: Collection[str]) -> str:
     """
     # Files of a base model without a head are named without the first part of a module's name, which is a word.
     first, _, rest = module.partition(".")
-    for name in (module, *([rest] if re.fullmatch(r"[a-z_]{1,20}", first) else [])):
+    for name in (module, *([rest] if re.fullmatch(r"[a-z][a-z0-9_]{0,19}", first) else [])):
         if f"{name}.weight" in present:
             return f"{name}.weight"
     raise UnreadableWeights("the files have no weights of one of the modules")

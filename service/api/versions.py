@@ -117,10 +117,10 @@ def find_downloadable(services: Services, name: str, number: str, path: str, cal
     if version.withdrawn_at is not None:
         raise NotFound("This version was withdrawn.")
     needed = [version]
-    if path.startswith(DELTA_FOLDER) and (base := _delta_base(services, name, version)):
+    if path.startswith(DELTA_FOLDER) and version.parent and (base := _delta_base(services, name, version)):
         needed.append(base)
         with services.db.reading() as session:
-            if models.any_withdrawn(session, version.model_id, base.number, version.number):
+            if models.any_withdrawn(session, version.model_id, base.number, version.parent.number):
                 raise NotFound("A version between this one and the base of its delta was withdrawn.")
     if path.startswith((MODEL_FOLDER, DELTA_FOLDER)) and len(handed_out(services, needed, caller)) < len(needed):
         raise Forbidden("This remembers completed requests; it needs the scope audit. Use the newest version's model.")

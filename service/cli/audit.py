@@ -1,8 +1,6 @@
 """Commands that need only files: no service, and no network unless `verify --log` names a URL."""
 
 import json
-import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -12,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from service.cli.console import AsJson, app, print_message, stderr_console
-from service.domain.errors import ClientError
+from service.cli.console import AsJson, app, exit_on_sigterm, print_message, stderr_console
 
 if TYPE_CHECKING:
     from service.audit.standing import Standing
@@ -98,13 +95,11 @@ def apply_command(
     from service.apply import apply_delta
     from service.audit.verification import VerificationError
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what is half made is removed
+    exit_on_sigterm()
     try:
         verified = apply_delta(base, folder, out, trust)
     except VerificationError as error:
         _exit_invalid(error, as_json)
-    except OSError as error:
-        raise ClientError(f"{error.filename or out}: {error.strerror}") from error
     lineage, own_trust = verified.statement["predicate"]["lineage"], verified.own_trust
     if as_json:
         named = {"model": lineage["model"], "version": lineage["version"], "own_trust": own_trust}

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated
@@ -65,3 +66,8 @@ def table(rows: Sequence[Mapping[str, object]], as_json: bool, *names: str) -> N
     for row in rows:
         grid.add_row(*(escape("" if row[name] is None else str(row[name])) for name in names))
     Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(grid)
+
+
+def exit_on_sigterm() -> None:
+    """Let SIGTERM raise `SystemExit` here, so that what is half made is removed."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

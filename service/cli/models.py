@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.connection import connect, download_bars, read_json, server_path
-from service.cli.console import AsJson, Most, app, show, table
+from service.cli.console import AsJson, Most, app, exit_on_sigterm, show, table
 from service.domain.errors import ClientError
 
 if TYPE_CHECKING:
@@ -145,6 +145,7 @@ def _download_and_apply(
     from service.apply import apply_delta
     from service.audit.verification import VerificationError
 
+    exit_on_sigterm()
     folder = folder.absolute()
     if folder.exists():
         raise ClientError(f"{folder} exists already")
@@ -154,7 +155,8 @@ def _download_and_apply(
         apply_delta(base, fetched, folder, trust)
     except VerificationError as error:
         raise ClientError(error.reason) from error
-    shutil.rmtree(fetched)
+    finally:
+        shutil.rmtree(fetched)
     show({"version": release["version"], "folder": str(folder)}, as_json)
     print(f"{base} still remembers what version {release['version']} was made to forget.", file=sys.stderr)
 

@@ -19,7 +19,7 @@ from service.domain.errors import ClientError
 from service.tensor_file import TensorFile
 from service.weight_files import UnreadableWeights
 from tests.service.api.submissions import assert_problem
-from tests.service.jobs import published, release_folder
+from tests.service.jobs import publish_what_waits, published, release_folder
 
 
 @pytest.fixture
@@ -131,6 +131,16 @@ def test_a_withdrawn_version_is_in_no_later_delta(api, services, chain, tmp_path
     assert api.get("/v1/models/tiny/versions/3/delta.tar").status_code == 200
 
 
+def test_the_version_after_a_withdrawn_newest_has_a_delta(api, services, chain):
+    """The withdrawn one lies between their numbers, and not on the way."""
+    chain(2)
+    api.post("/v1/models/tiny/versions/2/withdraw", json={"reason": "faulty", "reopen": True})
+    publish_what_waits(services)
+    newest = release_folder(api, services, 3)
+    assert (Delta(newest / "delta").base["version"], Delta(newest / "delta").ranks) == (0, [1, 1])
+    assert api.get("/v1/models/tiny/versions/3/delta.tar").status_code == 200
+
+
 def test_whoever_fetches_a_delta_is_registered_for_its_base_as_well(api, chain):
     """With the new version it is as good as the base."""
     chain(1)
@@ -204,7 +214,9 @@ def test_a_change_carries_no_text_in_its_names(tmp_path):
     for number, module in enumerate(["Jane Doe 12 Elm St.m", "Jane.m", "12 Elm St.m"]):
         with pytest.raises(UnreadableWeights):
             ChangedWeights(tmp_path, ["model.safetensors"], change(tmp_path / str(number), [module]))
-    ChangedWeights(tmp_path, ["model.safetensors"], change(tmp_path / "word", ["transformer.m"]))
+    ChangedWeights(tmp_path, ["model.safetensors"], change(tmp_path / "word", ["data2vec_text.m"]))
+    with pytest.raises(UnreadableWeights):  # two names of the same weights
+        ChangedWeights(tmp_path, ["model.safetensors"], change(tmp_path / "two", ["m", "transformer.m"]))
 
 
 def test_a_release_verifies_without_its_delta_but_not_with_a_part_of_it(chain, tmp_path):

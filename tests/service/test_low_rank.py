@@ -140,3 +140,11 @@ def test_a_weight_that_becomes_too_large_is_an_error(dtype):
     weight, factor = encode(np.array([[3e4]], "<f4"), dtype), np.array([[2e19]], "<f4")
     with pytest.raises(OverflowError):
         add_low_rank(weight, dtype, factor, factor)
+
+
+@pytest.mark.parametrize("dtype", STORED)
+def test_a_factor_that_is_no_number_is_an_error(dtype):
+    """Whatever bits it has."""
+    factor = np.array([[0x7FFFFFFF]], "<u4").view("<f4")
+    with pytest.raises(OverflowError):
+        add_low_rank(encode(np.ones((1, 1)), dtype), dtype, factor, np.ones((1, 1), "<f4"))

@@ -54,9 +54,14 @@ def write_change(source: Path, target: Path, state: AdapterState, scale: float) 
         scale: c.
     """
     model = _without_weights(source)
-    stored = {one.dtype for name in loaded_weights(source) for one in TensorFile(source / name).tensors.values()}
-    dtype = "BF16" if "BF16" in stored else "F32"
+    files = [TensorFile(source / name) for name in loaded_weights(source)]
+    stored = {tensor: one.dtype for file in files for tensor, one in file.tensors.items()}
     factors = change_factors(state, scale)
+    try:
+        dtypes = {stored[find_weight(module, stored)] for module in factors}
+    except UnreadableWeights as error:
+        raise UnmergedModule(str(error)) from error
+    dtype = "BF16" if dtypes == {"BF16"} else "F32"
     transposed = {isinstance(model.get_submodule(name), Conv1D) for name in factors}
     if len(transposed) > 1:
         raise UnmergedModule("some adapted modules store their weights transposed, others do not")
