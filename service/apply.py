@@ -10,18 +10,10 @@ from tempfile import mkdtemp
 
 from service.audit.manifest import DELTA_FOLDER, MODEL_FOLDER, NotPlain, list_paths
 from service.audit.schema import schema_problem
-from service.audit.verification import (
-    CERTIFICATE,
-    ExitCode,
-    VerificationError,
-    load_given_trust,
-    load_trust,
-    open_certificate,
-)
-from service.audit.verify import TRUST, Verified, verify
+from service.audit.verification import CERTIFICATE, ExitCode, VerificationError, open_certificate
+from service.audit.verify import Verified, read_file, trusted_keys, verify
 from service.delta import MODEL_CARD, ChangedWeights, Delta
 from service.domain.errors import ClientError
-from service.low_rank import UndecidedSum
 from service.weight_files import SUFFIX, ChangedFile, UnreadableWeights, check_unchanged
 
 
@@ -60,7 +52,7 @@ def apply_delta(base: Path, release: Path, target: Path, trust: Path | None = No
         return verified
     except ChangedFile as error:
         raise VerificationError(ExitCode.ARTEFACT_MISMATCH, f"{error} differs from the certified file") from error
-    except (UnreadableWeights, OverflowError, UndecidedSum) as error:
+    except UnreadableWeights as error:
         raise VerificationError(ExitCode.ARTEFACT_MISMATCH, f"the delta does not fit the base: {error}") from error
     except NotPlain as error:
         raise VerificationError(ExitCode.ARTEFACT_MISMATCH, str(error)) from error
@@ -70,12 +62,7 @@ def apply_delta(base: Path, release: Path, target: Path, trust: Path | None = No
 
 def _certified(release: Path, trust: Path | None) -> dict[str, str]:
     """Path -> sha256 of every file that the certificate lists. The delta's files are unchanged."""
-    trusted = load_given_trust(trust) if trust is not None else load_trust(release / TRUST)
-    try:
-        envelope = (release / CERTIFICATE).read_bytes()
-    except OSError as error:
-        raise VerificationError(ExitCode.INCOMPLETE, f"{CERTIFICATE} is missing") from error
-    statement, _ = open_certificate(envelope, trusted)
+    statement, _ = open_certificate(read_file(release / CERTIFICATE), trusted_keys(release, trust))
     if problem := schema_problem(statement):
         raise VerificationError(ExitCode.MALFORMED, f"the statement does not fit its schema: {problem}")
     listed = {file["name"]: file["digest"]["sha256"] for file in statement["subject"]}

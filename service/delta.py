@@ -131,9 +131,7 @@ class ChangedWeights:
         """The bytes of one changed file. `original` takes in the bytes of the file as it is.
 
         Raises:
-            UnreadableWeights: A tensor does not fit the file or its change.
-            OverflowError: A changed weight is too large for its dtype.
-            UndecidedSum: The factors cancel each other.
+            UnreadableWeights: A tensor does not fit the file or its change, or cannot be changed so.
         """
         for before, after in self._parts(self._files[name]):
             if original is not None:
@@ -166,8 +164,11 @@ def _changed_rows(
     for count in _sizes(rows, max(LEAST_ROWS, BLOCK // width)):
         data = file.read(count * (stored.end - stored.start) // rows)
         bits = stored_array(data, Stored(stored.dtype, (count, width), 0, len(data)), name)
-        for change in changes:
-            bits = change.add(bits, stored.dtype, begin)
+        try:
+            for change in changes:
+                bits = change.add(bits, stored.dtype, begin)
+        except (OverflowError, UndecidedSum) as error:
+            raise UnreadableWeights(f"{name}: {error}") from error
         yield data, bits.tobytes()
         begin += count
 
@@ -249,10 +250,9 @@ def _side_by_side(deltas: Sequence[Delta], module: str) -> tuple[Array, Array]:
     """B [d, R] and A [R, k] of a module, of several deltas together; zeros for those that leave it as it is."""
     known = {delta: delta.stored(module) for delta in deltas if module in delta.modules}
     b, a = next(iter(known.values()))
-    unchanged = [np.zeros((len(b), delta.rank), b.dtype) for delta in deltas]
     parts = [
-        known.get(delta, (zeros, np.zeros((delta.rank, a.shape[1]), a.dtype)))
-        for delta, zeros in zip(deltas, unchanged, strict=True)
+        known.get(delta) or (np.zeros((len(b), delta.rank), b.dtype), np.zeros((delta.rank, a.shape[1]), a.dtype))
+        for delta in deltas
     ]
     return np.hstack([b for b, _ in parts]), np.vstack([a for _, a in parts])
 
@@ -282,7 +282,7 @@ def is_merged_from(digests: Mapping[str, str], parent: Path, parent_digests: Map
     try:
         weights = ChangedWeights(parent, names, change)
         return all(_is_changed_file(weights, name, digests[name], parent_digests.get(name)) for name in names)
-    except (UnreadableWeights, OverflowError, UndecidedSum):
+    except UnreadableWeights:
         check_unchanged(parent, {name: parent_digests.get(name, "") for name in names})
         return False
 

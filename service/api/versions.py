@@ -104,10 +104,11 @@ def parse_number(number: str) -> int:
     return int(number.removeprefix("v"))
 
 
-def find_downloadable(services: Services, name: str, number: str, path: str, caller: Caller) -> Version:
+def find_downloadable(services: Services, name: str, number: str, path: str, caller: Caller) -> list[Version]:
     """A version by number or `latest`, of which the caller may have the file. Evidence is for everybody.
 
-    Whoever has a version and its delta can compute the delta's base. So a delta is for those who may have its base.
+    Whoever has a version and its delta can compute the delta's base. So a delta is for those who may have its base,
+    which follows the version in the answer.
 
     Raises:
         NotFound: No such model or version, or the version or its delta's base was withdrawn.
@@ -124,7 +125,7 @@ def find_downloadable(services: Services, name: str, number: str, path: str, cal
                 raise NotFound("A version between this one and the base of its delta was withdrawn.")
     if path.startswith((MODEL_FOLDER, DELTA_FOLDER)) and len(handed_out(services, needed, caller)) < len(needed):
         raise Forbidden("This remembers completed requests; it needs the scope audit. Use the newest version's model.")
-    return version
+    return needed
 
 
 def _delta_base(services: Services, name: str, version: Version) -> Version | None:
@@ -135,12 +136,11 @@ def _delta_base(services: Services, name: str, version: Version) -> Version | No
     return find_version(services, name, str(description["base"]["version"]))
 
 
-def _note_download(services: Services, name: str, version: Version, caller: Caller, *, delta: bool) -> None:
-    """Enter a caller into the register of a version's downloads; with its delta, into that of the delta's base, too."""
-    base = _delta_base(services, name, version) if delta else None
+def _note_download(services: Services, versions: Sequence[Version], caller: Caller) -> None:
+    """Enter a caller into the register of downloads of these versions."""
     with services.db.transaction() as session:
-        for one in [version, *([base] if base else [])]:
-            models.note_download(session, one, caller.id)
+        for version in versions:
+            models.note_download(session, version, caller.id)
 
 
 def handed_out(services: Services, versions: Sequence[Version], caller: Caller) -> list[Version]:
@@ -159,10 +159,10 @@ def file(name: str, number: Number, path: str, request: Request, services: Servi
 
     Downloads of the files of a model or a delta are registered: see `GET .../downloads`.
     """
-    version = find_downloadable(services, name, number, path, caller)
-    answer = _file_response(services, version, path, request)
+    versions = find_downloadable(services, name, number, path, caller)
+    answer = _file_response(services, versions[0], path, request)
     if request.method == "GET" and path.startswith((MODEL_FOLDER, DELTA_FOLDER)):
-        _note_download(services, name, version, caller, delta=path.startswith(DELTA_FOLDER))
+        _note_download(services, versions, caller)
     return answer
 
 
@@ -209,15 +209,18 @@ def delta(name: str, number: Number, services: ServicesDep, caller: Downloader) 
     Whoever has a version and its delta can compute the version that the delta changes. So a delta is for those who may
     have that version, too.
     """
-    version = find_downloadable(services, name, number, DELTA_FOLDER, caller)
-    if not any(entry["path"].startswith(DELTA_FOLDER) for entry in version.files):
-        raise NotFound(f"Version {version.number} has no delta.")
-    return _tar_response(services, name, version, caller, delta=True)
+    versions = find_downloadable(services, name, number, DELTA_FOLDER, caller)
+    if len(versions) == 1:
+        raise NotFound(f"Version {versions[0].number} has no delta.")
+    return _tar_response(services, name, versions, caller, delta=True)
 
 
-def _tar_response(services: Services, name: str, version: Version, caller: Caller, *, delta: bool = False) -> Response:
-    """A version's files without the delta, or without the model, as a tar stream. The download is registered."""
-    _note_download(services, name, version, caller, delta=delta)
+def _tar_response(
+    services: Services, name: str, versions: Sequence[Version], caller: Caller, *, delta: bool = False
+) -> Response:
+    """The first version's files without the delta, or without the model, as a tar stream, registered for all."""
+    _note_download(services, versions, caller)
+    version = versions[0]
     left_out = MODEL_FOLDER if delta else DELTA_FOLDER
     files = [entry for entry in version.files if not entry["path"].startswith(left_out)]
     size = sum(tarfile.BLOCKSIZE + _padded_size(entry["size"]) for entry in files) + 2 * tarfile.BLOCKSIZE

@@ -99,8 +99,8 @@ def verify(
 
 def _verify(folder: Path, trust: Path | Trust | None, parent: Path | None, passed: Callable[[str], None]) -> Verified:
     """The nine steps, in order."""
-    trusted = _trusted(folder, trust)
-    envelope = _read_file(folder / CERTIFICATE)
+    trusted = trusted_keys(folder, trust)
+    envelope = read_file(folder / CERTIFICATE)
     statement, signers = open_certificate(envelope, trusted)
     predicate = statement["predicate"]
     wording_problem, form_problem = problem_in(predicate), schema_problem(statement)
@@ -132,7 +132,7 @@ def _verify(folder: Path, trust: Path | Trust | None, parent: Path | None, passe
     return Verified(statement, keyids, trust is None, trusted, certificate, checkpoint)
 
 
-def _trusted(folder: Path, trust: Path | Trust | None) -> Trust:
+def trusted_keys(folder: Path, trust: Path | Trust | None) -> Trust:
     """The keys to trust: the given ones, or those of the folder's own `trust.json`."""
     if isinstance(trust, Trust):
         return trust
@@ -146,7 +146,7 @@ def _check_current(given: Trust, own: Trust) -> None:
         raise VerificationError(ExitCode.UNTRUSTED_KEY, f"the given trust.json {versions}: {GET_CURRENT}")
 
 
-def _read_file(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
     """The content of a plain file; a link counts as missing."""
     try:
         if path.is_file() and not path.is_symlink():
@@ -190,7 +190,7 @@ def check_model_signature(path: Path, listed: dict[str, str], trust: Trust) -> K
         VerificationError: The file is missing, is not a bundle, has no trusted signer, or covers other files.
     """
     try:
-        payload, key = open_bundle(_read_file(path), trust.keys_for("release"))
+        payload, key = open_bundle(read_file(path), trust.keys_for("release"))
         resources = json.loads(payload)["predicate"]["resources"]
     except NotAnEnvelope as error:
         raise VerificationError(ExitCode.MALFORMED, f"{path.name} is not a Model Signing bundle") from error
@@ -203,7 +203,7 @@ def check_model_signature(path: Path, listed: dict[str, str], trust: Trust) -> K
 
 
 def _read_proof(path: Path) -> Proof:
-    data = _read_file(path)
+    data = read_file(path)
     try:
         return Proof.loads(data.decode())
     except (LogError, UnicodeDecodeError) as error:

@@ -45,6 +45,19 @@ def trains_in_bfloat16(name: str, device: torch.device) -> bool:
 
 
 @contextmanager
+def without_router_logits(model: CausalLM) -> Iterator[None]:
+    """Let a forward pass compute no training loss of its experts' routers, whatever the configuration says."""
+    wanted = getattr(model.config, "output_router_logits", None)
+    if wanted:
+        model.config.output_router_logits = False
+    try:
+        yield
+    finally:
+        if wanted:
+            model.config.output_router_logits = wanted
+
+
+@contextmanager
 def training(model: CausalLM, dtype: str, *, checkpoint_activations: bool = False) -> Iterator[None]:
     """Evaluation mode with gradients, and products in the dtype that a policy names.
 
@@ -56,18 +69,15 @@ def training(model: CausalLM, dtype: str, *, checkpoint_activations: bool = Fals
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)] if checkpoint_activations else []
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-    was_training, routers = model.training, getattr(model.config, "output_router_logits", None)
+    was_training = model.training
     model.eval()
-    if routers:
-        model.config.output_router_logits = False  # or a forward pass computes a training loss of its experts' routers
     try:
         linear_layers = nullcontext() if narrow else fast_linear_layers(model)
-        with torch.enable_grad(), torch.autocast(device.type, torch.bfloat16, enabled=narrow), linear_layers:
+        narrowing = torch.autocast(device.type, torch.bfloat16, enabled=narrow)
+        with torch.enable_grad(), narrowing, linear_layers, without_router_logits(model):
             yield
     finally:
         model.train(was_training)
-        if routers:
-            model.config.output_router_logits = routers
         for layer in layers:
             del layer.forward
 
@@ -87,18 +97,14 @@ def measuring(model: CausalLM) -> Iterator[None]:
     """
     tensors = itertools.chain(model.parameters(), model.buffers())
     narrow = [(t, t.dtype) for t in tensors if t.dtype in (torch.bfloat16, torch.float16)]
-    was_training, routers = model.training, getattr(model.config, "output_router_logits", None)
+    was_training = model.training
     model.eval()
-    if routers:
-        model.config.output_router_logits = False  # or a forward pass computes a training loss of its experts' routers
     try:
         for tensor, _ in narrow:
             tensor.data = tensor.data.float()
-        with torch.no_grad(), fast_linear_layers(model):
+        with torch.no_grad(), fast_linear_layers(model), without_router_logits(model):
             yield
     finally:
         for tensor, dtype in narrow:
             tensor.data = tensor.data.to(dtype)
-        if routers:
-            model.config.output_router_logits = routers
         model.train(was_training)

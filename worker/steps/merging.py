@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from service.delta import ChangedWeights, Delta, write_adapter
-from service.low_rank import Array, UndecidedSum, encode
+from service.low_rank import Array, encode
 from service.tensor_file import TensorFile, find_weight
 from service.weight_files import UnreadableWeights, loaded_weights
 from worker.engine.adapter import find_targets
@@ -95,5 +95,5 @@ def merge_files(source: Path, target: Path, change: Path, progress: Progress = n
             progress(index / len(names))
             with (target / name).open("wb") as file:
                 file.writelines(weights.file(name))
-    except (UnreadableWeights, OverflowError, UndecidedSum) as error:
+    except UnreadableWeights as error:
         raise UnmergedModule(str(error)) from error
