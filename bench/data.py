@@ -27,12 +27,16 @@ def machine() -> str:
 
 
 class PeakMemory:
-    """Peak resident memory above that at the start, in MiB (Linux)."""
+    """Peak resident memory above that at the start, in MiB (Linux).
+
+    Attributes:
+        start: What was resident at the start, in MiB.
+    """
 
     def __init__(self) -> None:
         """Reset the kernel's high-water mark to the memory that is resident now."""
         Path("/proc/self/clear_refs").write_text("5")
-        self._start = self._status("VmRSS")
+        self.start = self._status("VmRSS")
 
     @staticmethod
     def _status(name: str) -> float:
@@ -42,4 +46,4 @@ class PeakMemory:
 
     def peak(self) -> float:
         """The most MiB above the start since then."""
-        return self._status("VmHWM") - self._start
+        return self._status("VmHWM") - self.start

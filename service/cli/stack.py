@@ -121,3 +121,22 @@ def sample(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
     """Make sample data to try the service with: a small model, the texts it memorised, retain and held-out text."""
     extras.require("sample", "demo")
     _replace_process("-m", "worker.demo", "--only-sample", "--keep", str(folder))
+
+
+@app.command()
+def plan(
+    model: Annotated[Path, typer.Argument(metavar="MODEL_DIR", exists=True, file_okay=False)],
+    devices: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="How many share the weights; default: all.")
+    ] = None,
+    device_memory: Annotated[
+        int | None, typer.Option(min=1, metavar="BYTES", help="Of each; default: this one's.")
+    ] = None,
+    policy: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="A model's policy, as JSON.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what memory a job on a model needs in each stage, and which settings fit. Exit code 1: none does."""
+    extras.require("plan", "engine")
+    values = {"--devices": devices, "--device-memory": device_memory, "--policy": policy}
+    given = [part for name, value in values.items() if value is not None for part in (name, str(value))]
+    _replace_process("-m", "worker.plan", str(model), *given, *(["--json"] if as_json else []))

@@ -29,6 +29,7 @@ INSEPARABLE = frozenset(
         "child_message",
         "heldout_known",
         "heldout_overlap",
+        "model_too_large",
         "no_reference",
         "parent_changed",
         "parent_withdrawn",

@@ -1,8 +1,7 @@
 """The device and the precision in which a model runs."""
 
-import itertools
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -12,6 +11,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from worker.engine.onednn import fast_linear_layers
 from worker.engine.types import CausalLM
+from worker.engine.widening import reading_as_float32
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -21,10 +21,10 @@ def resolve_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The compute dtype a policy names; "auto" is bfloat16 on a CUDA device that has it, float32 otherwise."""
+def resolve_dtype(name: str, device: torch.device, stored: torch.dtype) -> torch.dtype:
+    """The dtype of weights that a policy names; "auto" is bfloat16 on a CUDA device that has it, else as stored."""
     if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" and has_fast_bfloat16(device) else torch.float32
+        return torch.bfloat16 if device.type == "cuda" and has_fast_bfloat16(device) else stored
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
@@ -72,14 +72,20 @@ def training(model: CausalLM, dtype: str, *, checkpoint_activations: bool = Fals
     was_training = model.training
     model.eval()
     try:
-        linear_layers = nullcontext() if narrow else fast_linear_layers(model)
         narrowing = torch.autocast(device.type, torch.bfloat16, enabled=narrow)
-        with torch.enable_grad(), narrowing, linear_layers, without_router_logits(model):
+        with torch.enable_grad(), narrowing, _products(model, narrow=narrow), without_router_logits(model):
             yield
     finally:
         model.train(was_training)
         for layer in layers:
             del layer.forward
+
+
+def _products(model: CausalLM, *, narrow: bool) -> AbstractContextManager[None]:
+    """What training computes its products with: narrow ones on a CPU leave the rest in float32."""
+    if not narrow:
+        return float32_products(model)
+    return reading_as_float32(model) if model_device(model).type == "cpu" else nullcontext()
 
 
 def model_device(model: nn.Module) -> torch.device:
@@ -89,22 +95,22 @@ def model_device(model: nn.Module) -> torch.device:
 
 @contextmanager
 def measuring(model: CausalLM) -> Iterator[None]:
-    """Evaluation mode, no gradients, everything computed in float32.
+    """Evaluation mode, no gradients, everything computed in float32, whatever the dtype of the weights.
 
-    Narrower weights are widened meanwhile and narrowed again afterwards, which loses nothing. In bfloat16 logits tie
-    often and hidden states change with the batch's shape, so a greedy continuation would depend on the other sequences
-    in its batch; a measurement must not (METHOD, metrics). This takes 4 bytes a weight: 28 GB for a 7B model.
+    In bfloat16 logits tie often and hidden states change with the batch's shape, so a greedy continuation would depend
+    on the other sequences in its batch; a measurement must not (METHOD, metrics).
     """
-    tensors = itertools.chain(model.parameters(), model.buffers())
-    narrow = [(t, t.dtype) for t in tensors if t.dtype in (torch.bfloat16, torch.float16)]
     was_training = model.training
     model.eval()
     try:
-        for tensor, _ in narrow:
-            tensor.data = tensor.data.float()
-        with torch.no_grad(), fast_linear_layers(model), without_router_logits(model):
+        with torch.no_grad(), float32_products(model), without_router_logits(model):
             yield
     finally:
-        for tensor, dtype in narrow:
-            tensor.data = tensor.data.to(dtype)
         model.train(was_training)
+
+
+@contextmanager
+def float32_products(model: CausalLM) -> Iterator[None]:
+    """Let the frozen weights of a model read as float32, and let a CPU compute its products by oneDNN."""
+    with reading_as_float32(model), fast_linear_layers(model):
+        yield

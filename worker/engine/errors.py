@@ -7,6 +7,7 @@ EngineError            code, message; never contains text of a record
 |   |-- TooShort       a record has no token that the model predicts
 |   |-- UnknownPlugin  no loss, init or target module has that name
 |   |-- NoReference    distillation needs a model that never saw the texts, and there is none
+|   |-- TooLarge       the model does not fit into the memory of this worker
 |   `-- UnmergedModule the model's files name an adapted module otherwise
 `-- TrainingDiverged   the loss became NaN or infinite
 """
@@ -54,6 +55,12 @@ class NoReference(InputError):
     """Distillation needs a model that never saw the texts; none is registered, and none can be made."""
 
     code = "no_reference"
+
+
+class TooLarge(InputError):
+    """No setting lets the job fit into the memory of this worker; `unlearnd plan` says what would."""
+
+    code = "model_too_large"
 
 
 class UnmergedModule(InputError):

@@ -2,17 +2,17 @@
 
 **Memory.** F_forget and F_retain of a weight are both needed in full before their ratio's rows are summed: 8 bytes a
 weight. A 7B model of the Llama shape has 32 layers of q and v (2 x 4096 x 4096) and the feed-forward (3 x 4096 x
-11008), 5.4e9 target weights: 43 GB. So the modules are processed in groups whose sums stay under `memory_bytes` (4
-GiB: eleven groups of three layers), each with passes of its own over both sets. A pass runs the backward only down to
-the group's first module, so that eleven groups cost 11 forwards and the work of 6 backwards, not 11. Activations and
-their gradients are held for one batch. Of the weight gradients only one module's for one sequence is held at a time
-(180 MB there).
+11008), 5.4e9 target weights: 43 GB. So the modules are processed in groups whose sums stay under a quarter of what the
+weights take (3.4 GB in bfloat16: 16 groups of two layers), each with passes of its own over both sets. A pass runs the
+backward only down to the group's first module, so that 16 groups cost 16 forwards and the work of 8 backwards, not 16.
+Activations and their gradients are held for one batch. Of the weight gradients only one module's for one sequence is
+held at a time (180 MB there).
 
 b: batch, s: sequence, d: output features, k: input features
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -20,16 +20,16 @@ from torch import Tensor, nn
 
 from worker.engine.adapter import weight_matrix
 from worker.engine.data import chunks, pad_batch
-from worker.engine.device import model_device
+from worker.engine.device import float32_products, model_device
 from worker.engine.errors import InputError
 from worker.engine.head import Head, hidden_states
 from worker.engine.losses.ascent import cross_entropy_rows
 from worker.engine.losses.rows import loss_sum
-from worker.engine.onednn import fast_linear_layers, linear
+from worker.engine.onednn import linear
 from worker.engine.progress import Progress, no_progress, partial_progress
 from worker.engine.types import CausalLM
 
-MEMORY_BYTES = 4 * 2**30
+LEAST_BYTES, MOST_BYTES = 2**27, 2**32  # of both sides' sums
 
 
 def fisher_diagonal(
@@ -127,7 +127,7 @@ def _accumulating(model: CausalLM, target_modules: Sequence[str], squares: _Squa
     for name in target_modules:
         add_hook(name, model.get_submodule(name))
     try:
-        with fast_linear_layers(model):
+        with float32_products(model) if model_device(model).type == "cpu" else nullcontext():
             yield
     finally:
         for hook in hooks:
@@ -146,7 +146,7 @@ def row_importance(
     eps: float = 0.1,
     absolute_eps: float | None = None,
     batch_size: int = 8,
-    memory_bytes: int = MEMORY_BYTES,
+    memory_bytes: int | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Tensor]:
     """w_i = sqrt(sum over j of F_forget[i, j] / (F_retain[i, j] + eps)), normalised to mean 1.
@@ -163,12 +163,15 @@ def row_importance(
         eps: Relative to the mean retain Fisher of the module.
         absolute_eps: The published code's variant, for parity runs; replaces `eps`.
         batch_size: Sequences in one backward pass.
-        memory_bytes: The most that both sides' sums may take at once; less memory means more passes.
+        memory_bytes: The most that both sides' sums may take at once; less memory means more passes. None takes a
+            quarter of what the weights take, 128 MiB at least and 4 GiB at most.
         progress: Called with the fraction done, 0..1.
 
     Returns:
         Module name -> float32 [d], mean 1.
     """
+    if memory_bytes is None:
+        memory_bytes = most_bytes(sum(parameter.nbytes for parameter in model.parameters()))
     groups = module_groups(model, target_modules, memory_bytes)
     forget_share = len(forget) / (len(forget) + len(retain))
     importance: dict[str, Tensor] = {}
@@ -188,6 +191,11 @@ def row_importance(
                 forget_fisher.pop(name), retain_fisher.pop(name), eps, absolute_eps
             )
     return importance
+
+
+def most_bytes(stored: int) -> int:
+    """The most that the sums of both sides take at once, for a model of so many bytes."""
+    return min(max(stored // 4, LEAST_BYTES), MOST_BYTES)
 
 
 def module_groups(model: CausalLM, target_modules: Sequence[str], memory_bytes: int) -> list[list[str]]:

@@ -20,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from worker.engine.types import CausalLM, GradientContext, LinearLayer
 
 BLOCK = 2**24  # weights in one product: 64 MiB
+WIDENED = 2**20  # weights of 16 bits that are widened at once: 4 MiB
 AVAILABLE: bool = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
@@ -28,31 +29,36 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Args:
         x: [..., k].
-        weight: W [d, k], in any layout.
+        weight: W [d, k], in any layout. A weight of 16 bits is widened for a float32 x, some rows at a time.
         bias: [d].
 
     Returns:
-        [..., d].
+        [..., d], of the dtype of x.
     """
+    if x.dtype == torch.float32 and weight.dtype in (torch.bfloat16, torch.float16):
+        bias = None if bias is None else bias.float()
+        if weight.numel() > WIDENED:
+            return _linear_in_blocks(x, weight, bias, WIDENED)
+        weight = weight.float()
     if AVAILABLE and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.numel():
         if weight.numel() <= BLOCK:
             x, weight = _without_gaps(x), _without_gaps(weight)
             product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
             return product
-        return _linear_in_blocks(x, weight, bias)
+        return _linear_in_blocks(x, weight, bias, BLOCK)
     return nn.functional.linear(x, weight, bias)
 
 
-def _linear_in_blocks(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`linear` on a block of the weight at a time: oneDNN copies a weight into its own layout for each product, and
-    blocks bound that copy."""
-    size = max(1, BLOCK // min(weight.shape))
+def _linear_in_blocks(x: Tensor, weight: Tensor, bias: Tensor | None, block: int) -> Tensor:
+    """`linear` on so many weights at a time: oneDNN copies a weight into its own layout for each product, and blocks
+    bound that copy."""
+    size = max(1, block // min(weight.shape))
     if weight.shape[0] >= weight.shape[1]:
         output = x.new_empty(*x.shape[:-1], weight.shape[0])
-        for block in _slices(weight.shape[0], size):
-            output[..., block] = linear(x, weight[block], None if bias is None else bias[block])
+        for part in _slices(weight.shape[0], size):
+            output[..., part] = linear(x, weight[part], None if bias is None else bias[part])
         return output
-    products = (linear(x[..., block], weight[:, block]) for block in _slices(weight.shape[1], size))
+    products = (linear(x[..., part], weight[:, part]) for part in _slices(weight.shape[1], size))
     total = reduce(Tensor.add_, products)
     return total if bias is None else total + bias
 
@@ -93,7 +99,12 @@ def _forward(module: LinearLayer, x: Tensor) -> Tensor:
     if torch.is_grad_enabled() and (module.weight.requires_grad or x.dtype != torch.float32):
         own_output: Tensor = type(module).forward(module, x)
         return own_output
-    output: Tensor = _FrozenLinear.apply(x, weight, module.bias)  # type: ignore[no-untyped-call]
+    return frozen_linear(x, weight, module.bias)
+
+
+def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`linear` with the gradient of x [..., k] alone: [..., d]."""
+    output: Tensor = _FrozenLinear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return output
 
 

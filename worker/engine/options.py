@@ -82,11 +82,12 @@ class Options:
         el_sample: Sequences whose EL is measured after each epoch; certified values are measured on all.
         row_budget: Rows (prefixes) decoded at once while measuring EL; bounds memory.
         device: "auto", "cpu", "cuda" or "cuda:1".
-        dtype: The dtype of weights: "auto" (float32 on a CPU, bfloat16 where CUDA has it), "float32" or "bfloat16";
+        dtype: The dtype of weights: "auto" (as stored on a CPU, bfloat16 where CUDA has it), "float32" or "bfloat16";
             measurements are computed in float32.
         train_dtype: The dtype of the products in training: "auto" (bfloat16 where the processor has instructions for
             it), "float32" or "bfloat16".
         checkpoint_activations: Compute each layer again in the backward pass instead of holding its activations.
+        devices: Processes that share the weights of one job, each with a device of its own.
     """
 
     rank: int = RANK
@@ -134,6 +135,7 @@ class Options:
     dtype: str = "auto"
     train_dtype: str = "auto"
     checkpoint_activations: bool = False
+    devices: int = 1
 
     @property
     def scale(self) -> float:

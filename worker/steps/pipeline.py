@@ -20,7 +20,7 @@ from typing import Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from service.domain.job_input import JobInput
@@ -30,15 +30,17 @@ from service.files import file_sha256
 from service.schemas.report import write_report
 from service.weight_files import SUFFIX
 from worker.engine.checkpoint import Checkpoint
-from worker.engine.device import resolve_device, resolve_dtype, trains_in_bfloat16
+from worker.engine.device import trains_in_bfloat16
 from worker.engine.measure import ArtefactReport, Baseline, measure_after, measure_before
 from worker.engine.metrics.perplexity import perplexity
-from worker.engine.options import DISTIL, Options, fit_to_model
+from worker.engine.options import DISTIL, Options
 from worker.engine.prepare import Prepared, prepare, unfit_requests
 from worker.engine.probes import Answer, Probe
 from worker.engine.reference import train_reference
 from worker.engine.types import EpochEntry
 from worker.engine.unlearn import train
+from worker.steps.loading import load_model
+from worker.steps.memory import Stored, release
 from worker.steps.merging import check_names, merge_files, write_change
 from worker.steps.reference_texts import read_reference_texts
 from worker.steps.report import Run, baseline_summary, child_report
@@ -61,11 +63,10 @@ class Pipeline:
         """Read the parent's configuration and tokenizer; `send` sends messages to the parent process."""
         self.work, self.parent = Path(inputs.work), Path(inputs.parent)
         policy = {"adaptive": False, **inputs.policy}  # policies of earlier releases meant it
-        self.options = Options.from_mapping({name: value for name, value in policy.items() if value is not None})
-        self.options = fit_to_model(self.options, AutoConfig.from_pretrained(self.parent))
+        options = Options.from_mapping({name: value for name, value in policy.items() if value is not None})
+        stored = Stored.read(self.parent, options)
+        self.options, self.device, self.dtype = stored.fitted(), stored.device, stored.dtype
         self.inputs, self.send = inputs, send
-        self.device = resolve_device(self.options.device)
-        self.dtype = resolve_dtype(self.options.dtype, self.device)
         bfloat16 = trains_in_bfloat16(self.options.train_dtype, self.device)
         key = json.dumps(
             [FORMAT, inputs.run, inputs.policy, str(self.device), str(self.dtype), str(bfloat16)], sort_keys=True
@@ -130,8 +131,8 @@ class Pipeline:
 
     def load(self, folder: Path) -> PreTrainedModel:
         """The model in a folder, in the policy's precision, on the policy's device."""
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=self.dtype, use_safetensors=True)
-        return model.to(self.device).eval()
+        release()
+        return load_model(folder, self.dtype, self.device)
 
     def _prepare(self) -> Prepared | None:
         """The token sequences of the run. A request that would spoil any run is rejected.
@@ -173,7 +174,8 @@ class Pipeline:
         if not self.stages.done("measure"):
             started = time.monotonic()
             progress = self._progress_callback("measure")
-            parent, first = self.load(self.parent), self._first_perplexity(data)
+            first = self._first_perplexity(data)  # one model in memory after the other
+            parent = self.load(self.parent)
             baseline = measure_before(parent, self.tokenizer, data, self.options, progress, first_perplexity=first)
             self.said = baseline.said
             content = {"baseline": baseline.as_dict(), "seconds": time.monotonic() - started}
@@ -265,6 +267,7 @@ class Pipeline:
         """Make the candidate: the parent's folder with new weights; every other file is copied unchanged."""
         target, started = self.work / "candidate" / "model", time.monotonic()
         if not self.stages.done("merge"):
+            release()
             shutil.rmtree(target.parent, ignore_errors=True)
             shutil.copytree(self.parent, target, ignore=self._not_copied)
             change = target.with_name("change")

@@ -4,6 +4,7 @@ The output is `docs/families.md`; the tests compare its rows.
 """
 
 import contextlib
+import copy
 import io
 import shutil
 import sys
@@ -19,6 +20,7 @@ from worker.engine.adapter import find_targets, target_weights
 from worker.engine.device import measuring
 from worker.engine.metrics.caching import caches_tokens
 from worker.engine.metrics.decode import greedy_continuations
+from worker.engine.types import CausalLM
 from worker.steps.merging import merge_files, write_change
 
 VOCABULARY = 120
@@ -211,6 +213,7 @@ class Tried:
         unmoved: Factors of the adapter that got no gradient.
         difference: The largest difference between the logits of the merged files and those of base and adapter.
         moved: The largest difference between the logits of the merged files and those of the base.
+        widened: The largest difference between the logits of bfloat16 weights and those of their float32 copy.
         row: The row of the page.
     """
 
@@ -218,6 +221,7 @@ class Tried:
     unmoved: int
     difference: float
     moved: float
+    widened: float
     row: str
 
 
@@ -263,6 +267,15 @@ def merged_logits(model, adapter, input_ids, folder: Path):
     return AutoModelForCausalLM.from_pretrained(folder / "merged").eval()(input_ids=input_ids, use_cache=False).logits
 
 
+def widened_difference(narrow: CausalLM, input_ids: torch.Tensor) -> float:
+    """The largest difference between the logits [b, s, v] of a narrow model and those of its float32 copy."""
+    logits = []
+    for model in (narrow, copy.deepcopy(narrow).float()):
+        with measuring(model):
+            logits.append(model(input_ids=input_ids, use_cache=False).logits)
+    return float((logits[0] - logits[1]).abs().max())
+
+
 def try_family(family: str) -> Tried:
     """Decode, adapt, and merge a tiny model."""
     model, texts = tiny_model(family), [*sequences(1, 18), *sequences(1, 12, seed=1)]
@@ -289,6 +302,7 @@ def try_family(family: str) -> Tried:
         unmoved=unmoved,
         difference=float((merged - adapted).abs().max()),
         moved=float((merged - plain).abs().max()),
+        widened=widened_difference(tiny_model(family).bfloat16(), input_ids),
         row=f"| `{family}` | {'cached' if cached else 'read again'} | {share:.0%} |",
     )
 

@@ -14,6 +14,7 @@ from worker.engine.attacks.exposure import _log_likelihoods, _secret, formats_of
 from worker.engine.attacks.quantised import ROUNDINGS, rounded
 from worker.engine.attacks.scores import LEVEL, Scores, judged, least_p_value, rank_test
 from worker.engine.data import encode
+from worker.engine.device import measuring
 from worker.engine.forget_set import ForgetSet
 from worker.engine.metrics.token_scores import token_scores
 
@@ -196,11 +197,24 @@ def test_a_rounding_has_its_levels(name, levels):
 
 
 def test_only_the_linear_modules_of_the_body_are_rounded(memorised):
-    """Not embeddings, and not the head."""
+    """Not embeddings, and not the head; each only while it runs."""
     model, _ = memorised
     before = {name: value.clone() for name, value in model.named_parameters()}
-    with rounded(model, "int4"):
-        changed = {name for name, value in model.named_parameters() if not torch.equal(before[name], value)}
+    changed = set()
+
+    def look(module: torch.nn.Module, *_: object) -> None:
+        for name, value in model.named_parameters():
+            if not torch.equal(before[name], value):
+                assert model.get_submodule(name.rsplit(".", 1)[0]) is module
+                changed.add(name)
+
+    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    with rounded(model, "int4"), measuring(model):
+        hooks = [module.register_forward_hook(look, prepend=True) for module in linear]
+        model(input_ids=torch.tensor([[2, 3, 4]]))
+        for hook in hooks:
+            hook.remove()
     assert {name.rsplit(".", 2)[-2] for name in changed} == {
         *("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),
     }
+    assert all(torch.equal(before[name], value) for name, value in model.named_parameters())

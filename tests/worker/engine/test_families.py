@@ -18,6 +18,7 @@ def test_a_family_is_decoded_adapted_and_merged(family):
     tried = try_family(family)
     assert (tried.wrong, tried.unmoved) == (0, 0)
     assert tried.difference < 1e-4 < 1e-3 < tried.moved
+    assert tried.widened < 1e-5
     assert tried.row in DOCUMENT.read_text().splitlines()
 
 

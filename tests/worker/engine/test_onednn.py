@@ -29,6 +29,17 @@ def test_product(monkeypatch, d, k, block, available):
                 torch.testing.assert_close(onednn.linear(x, weight, bias).double(), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("widened", [2**20, 40])
+def test_a_narrow_weight_is_widened_where_it_is_used(monkeypatch, dtype, widened):
+    """To the bit as its float32 copy, in one piece and in blocks."""
+    monkeypatch.setattr(onednn, "WIDENED", widened)
+    x, bias = random(4, 6, 23), random(31).to(dtype)
+    for weight in (random(31, 23).to(dtype), random(23, 31).to(dtype).T):
+        expected = torch.nn.functional.linear(x, weight.float(), bias.float())
+        torch.testing.assert_close(onednn.linear(x, weight, bias), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_a_model_computes_and_differentiates_as_before(family):
     """Logits and the gradient of the embeddings; a weight that is trained keeps its gradient, too."""
     model = support.random_model(family)

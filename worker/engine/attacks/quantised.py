@@ -57,29 +57,39 @@ ROUNDINGS: dict[str, tuple[Callable[[Tensor], Tensor], int | None]] = {  # round
 
 @contextmanager
 def rounded(model: CausalLM, name: str) -> Iterator[None]:
-    """The model with rounded weights in every linear module but the head; afterwards its own weights are back.
+    """The model with rounded weights in every linear module but the head, one module's in memory at a time.
 
     Args:
-        model: The model.
+        model: The model; its own weights do not change.
         name: A name in ROUNDINGS.
 
     Yields:
         None: Nothing.
     """
     rounding, size = ROUNDINGS[name]
-    head = model.get_output_embeddings()
-    modules = [m for m in model.modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
-    kept = [module.weight.data for module in modules]
+    head, own = model.get_output_embeddings(), dict[nn.Module, Tensor]()
+
+    def before(module: nn.Module, _: object) -> None:
+        own[module] = module._parameters["weight"]  # type: ignore[assignment]  # a linear module has one
+        weight = weight_matrix(module).detach()
+        group = size if size and weight.shape[1] % size == 0 else weight.shape[1]
+        values = rounding(weight.float().reshape(-1, group)).reshape(weight.shape).to(weight.dtype)
+        module._parameters["weight"] = nn.Parameter(values.T if isinstance(module, Conv1D) else values, False)
+
+    def after(module: nn.Module, *_: object) -> None:
+        module._parameters["weight"] = own.pop(module)  # type: ignore[assignment]  # a parameter, or a view of one
+
+    hooks = [
+        hook
+        for module in model.modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
+        for hook in (module.register_forward_pre_hook(before), module.register_forward_hook(after, always_call=True))
+    ]
     try:
-        for module in modules:
-            weight = weight_matrix(module).detach()
-            group = size if size and weight.shape[1] % size == 0 else weight.shape[1]
-            values = rounding(weight.float().reshape(-1, group)).reshape(weight.shape).to(weight.dtype)
-            module.weight.data = values.T if isinstance(module, Conv1D) else values
         yield
     finally:
-        for module, weight in zip(modules, kept, strict=True):
-            module.weight.data = weight
+        for hook in hooks:
+            hook.remove()
 
 
 def quantised(subject: Subject) -> Scores:

@@ -32,6 +32,7 @@ from worker.engine.progress import Progress, no_progress, partial_progress
 from worker.engine.types import CausalLM
 
 EndTokens = frozenset[int]
+PREFILLED = 16  # tokens of whole texts for each row that is decoded at once
 
 
 @dataclass(slots=True)
@@ -69,7 +70,7 @@ class _NGrams:
 
 
 @dataclass(slots=True)
-class _Row:
+class Row:
     """A prefix that is being continued.
 
     Attributes:
@@ -144,7 +145,8 @@ def greedy_continuations(
         sequences: Token ids, two or more each; lengths may differ.
         eos_token_id: Generation stops at this token, or any of these, and does not count it; None never stops early.
         n: Leave out a continuation's last tokens if they cannot complete an n-gram of x; None decodes all tokens.
-        row_budget: Prefixes decoded at once, which bounds memory; sixteen times as many tokens are prefilled at once.
+        row_budget: Prefixes decoded at once, fewer if their cache would be wider than the longest sequence. It bounds
+            memory; sixteen times as many tokens are prefilled at once.
         progress: Called with the fraction done, 0..1.
 
     Returns:
@@ -154,7 +156,7 @@ def greedy_continuations(
         return []
     eos = frozenset([eos_token_id] if isinstance(eos_token_id, int) else eos_token_id or ())
     longest = max(map(len, sequences))
-    group = max(1, 16 * row_budget // longest)
+    group = max(1, PREFILLED * row_budget // longest)
     decodings: list[GreedyDecoding] = []
     for part in chunks(sequences, group):
         done, share = len(decodings) / len(sequences), len(part) / len(sequences)
@@ -179,16 +181,17 @@ def _decode_group(
         decodings = [GreedyDecoding(ids, row) for ids, row in zip(sequences, predicted, strict=True)]
         ngrams = [_NGrams(ids, n) if n else None for ids in sequences]
         rows = [
-            _Row(index, t, len(greedy.input_ids) - t, [greedy.predicted[t - 1]], ngrams[index])
+            Row(index, t, len(greedy.input_ids) - t, [greedy.predicted[t - 1]], ngrams[index])
             for index, greedy in enumerate(decodings)
             for t, matched in enumerate(greedy.matches, start=1)
             if not matched
         ]
         rows.sort(key=lambda row: row.length)
         total = sum(row.length for row in rows) or 1
-        done = 0
-        for start in range(0, len(rows), row_budget):
-            batch = rows[start : start + row_budget]
+        done, rows_left = 0, rows
+        while rows_left:
+            batch = _fitting(rows_left, row_budget, row_budget * max(map(len, sequences)))
+            rows_left = rows_left[len(batch) :]
             if cache is None:
                 _recompute_rows(model, sequences, batch, eos)
             else:
@@ -201,7 +204,20 @@ def _decode_group(
     return decodings
 
 
-def _recompute_rows(model: CausalLM, sequences: Sequence[list[int]], rows: list[_Row], eos: EndTokens) -> None:
+def _fitting(rows: Sequence[Row], most: int, columns: int) -> list[Row]:
+    """The first rows, at most so many, whose cache has at most so many columns in all rows together; one at least.
+
+    A cache is as wide as its longest prefix and its longest continuation together, which may be of different rows.
+    """
+    prefix = length = 0
+    for count, row in enumerate(rows[:most]):
+        prefix, length = max(prefix, row.prefix), max(length, row.length)
+        if count and (count + 1) * (prefix + length) > columns:
+            return list(rows[:count])
+    return list(rows[:most])
+
+
+def _recompute_rows(model: CausalLM, sequences: Sequence[list[int]], rows: list[Row], eos: EndTokens) -> None:
     """Continue all rows to their end without a cache: the whole text is read again for each token."""
     while rows := [row for row in rows if not row.done(eos)]:
         texts = [sequences[row.sequence][: row.prefix] + row.tokens for row in rows]
@@ -209,13 +225,13 @@ def _recompute_rows(model: CausalLM, sequences: Sequence[list[int]], rows: list[
             row.tokens.append(token)
 
 
-def _decode_rows(model: CausalLM, prefill: DynamicCache, rows: list[_Row], eos: EndTokens) -> None:
+def _decode_rows(model: CausalLM, prefill: DynamicCache, rows: list[Row], eos: EndTokens) -> None:
     """Continue all rows to their end, appending to their tokens."""
     if not rows:
         return
     device, argument = model_device(model), cache_argument(model)
     spare = max(row.length for row in rows) - 1
-    cache, mask = _row_cache(prefill, rows, spare, device)
+    cache, mask = row_cache(prefill, rows, spare, device)
     positions = torch.tensor([[row.prefix] for row in rows], device=device)
     width, limit = mask.shape[1], max(row.prefix + row.length for row in rows)
     while rows:
@@ -242,9 +258,7 @@ def _decode_rows(model: CausalLM, prefill: DynamicCache, rows: list[_Row], eos: 
                 layer.keep_rows(kept, drop)
 
 
-def _row_cache(
-    prefill: DynamicCache, rows: list[_Row], spare: int, device: torch.device
-) -> tuple[DynamicCache, Tensor]:
+def row_cache(prefill: DynamicCache, rows: list[Row], spare: int, device: torch.device) -> tuple[DynamicCache, Tensor]:
     """A cache whose row r holds the keys and values of its prefix, right-aligned, and its mask [r, s]."""
     width = max(row.prefix for row in rows)
     prefixes = torch.tensor([row.prefix for row in rows], device=device)

@@ -1,0 +1,99 @@
+"""What a job needs is counted from shapes alone, and settings are chosen that fit."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from tests import support
+from worker.engine.live_bytes import LiveBytes
+from worker.engine.options import Options
+from worker.engine.plan import LEAST_ROWS, PROCESS, SLACK, Shapes, plan
+
+CONFIG = LlamaConfig(
+    vocab_size=1000,
+    hidden_size=256,
+    intermediate_size=512,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+)
+OPTIONS = Options(sequence_length=100)
+
+
+def test_live_bytes_are_those_that_are_held():
+    """A view takes nothing, what is dropped is free, and a model's own weights are not counted."""
+    with FakeTensorMode():
+        model = torch.nn.Linear(10, 20)
+        with LiveBytes(model) as counted, torch.no_grad():
+            x = torch.zeros(30, 10)
+            assert counted.live == 30 * 10 * 4
+            view = x[:5].T
+            output = model(x)
+            assert counted.live == 30 * (10 + 20) * 4
+            del output, view
+            assert counted.live == 30 * 10 * 4
+    assert counted.peak >= 30 * (10 + 20) * 4
+
+
+def test_needs_follow_from_the_shapes():
+    """Weights as stored; the cache of the rows that are decoded at once; a graph that recomputing makes smaller."""
+    shapes = Shapes(CONFIG, 2, OPTIONS)
+    with FakeTensorMode():
+        parameters = sum(weight.numel() for weight in AutoModelForCausalLM.from_config(CONFIG).parameters())
+    assert (shapes.parameters, shapes.stored) == (parameters, 2 * parameters)
+    needs = {need.stage: need for need in shapes.needs(OPTIONS)}
+    assert list(needs) == ["measure", "initialise", "train", "merge", "verify"]
+    a_token = 4 * 2 * 2 * (256 // 4) * 4  # layers, keys and values, heads of them, their size, bytes
+    cached = OPTIONS.row_budget * 100 * a_token
+    assert SLACK * cached < needs["measure"].activations < SLACK * 2 * cached
+    assert needs["measure"].weights == 2 * parameters
+    assert needs["measure"].total == PROCESS + 2 * parameters + needs["measure"].activations
+    fewer = {need.stage: need for need in shapes.needs(replace(OPTIONS, row_budget=32))}
+    assert fewer["measure"].activations < needs["measure"].activations / 4
+    trained = [
+        shapes.needs(replace(OPTIONS, row_budget=LEAST_ROWS, checkpoint_activations=on))[2].activations
+        for on in (True, False)
+    ]
+    assert trained[0] < trained[1]
+
+
+def test_a_reference_takes_memory_of_its_own():
+    """With its optimiser, while it is trained."""
+    shapes = Shapes(CONFIG, 4, OPTIONS)
+    plain = {need.stage: need.weights for need in shapes.needs(OPTIONS)}
+    distilled = {need.stage: need.weights for need in shapes.needs(replace(OPTIONS, loss="distil"))}
+    assert "reference" not in plain
+    assert distilled["train"] == 2 * plain["train"]
+    assert distilled["reference"] == 6 * plain["train"]
+
+
+def test_the_plan_is_the_largest_that_fits():
+    """First fewer rows at once, then more devices; what fits on none says how many would do."""
+    everything = plan(CONFIG, 4, OPTIONS, devices=4, memory=2**40)
+    assert everything.fits
+    assert (everything.devices, everything.options) == (1, OPTIONS)
+    needs = {need.stage: need.total for need in everything.needs}
+    less = plan(CONFIG, 4, OPTIONS, devices=1, memory=needs["measure"] - 1)
+    assert less.fits
+    assert less.options.row_budget < OPTIONS.row_budget or less.options.checkpoint_activations
+    smallest = plan(CONFIG, 4, OPTIONS, devices=1, memory=1)
+    assert not smallest.fits
+    assert smallest.enough is None
+    assert (smallest.options.row_budget, smallest.options.checkpoint_activations) == (LEAST_ROWS, True)
+    large = LlamaConfig(**CONFIG.to_dict() | {"num_hidden_layers": 24, "hidden_size": 1024, "intermediate_size": 4096})
+    alone = plan(large, 4, OPTIONS, devices=1, memory=1)
+    memory = alone.peak - 2**27
+    assert plan(large, 4, OPTIONS, devices=1, memory=memory).enough == 2
+    shared = plan(large, 4, OPTIONS, devices=2, memory=memory)
+    assert shared.fits
+    assert shared.devices == 2
+
+
+@pytest.mark.parametrize("family", sorted(support.FAMILIES))
+def test_every_family_has_a_plan(family):
+    """Its own code runs on shapes; nothing of it is computed."""
+    needs = Shapes(support.FAMILIES[family](), 4, Options(sequence_length=16)).needs(Options(sequence_length=16))
+    assert all(need.activations > 0 for need in needs)

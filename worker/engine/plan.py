@@ -1,0 +1,239 @@
+"""What a job needs in each stage, from a model's configuration alone: its shapes are run, and its bytes are counted.
+
+The model's own code runs on tensors without memory: a decoding step at its full width, and a training step with the
+adapter in place. So no formula of a family is needed. What is not run is added: the sums of the Fisher estimate, the
+optimiser's state, the logits of one chunk.
+
+b: batch, s: sequence, r: rows (prefixes that are decoded at once), d: output features, k: input features
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers.cache_utils import DynamicCache
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from worker.engine.adapter import find_targets, target_weights
+from worker.engine.device import training
+from worker.engine.fisher import most_bytes
+from worker.engine.head import CHUNK_LOGITS, hidden_states
+from worker.engine.live_bytes import LiveBytes
+from worker.engine.metrics.caching import cache_argument
+from worker.engine.metrics.decode import PREFILLED, Row, row_cache
+from worker.engine.options import DISTIL, Options
+
+logger = logging.getLogger(__name__)
+PROCESS = 480_000_000  # bytes: Python with torch, transformers and peft, and what they keep
+SLACK = 1.15  # of what an allocator takes for its tensors, measured (`bench.memory`)
+LEAST_ROWS, MOST_DEVICES = 16, 1024
+CHUNKS = 6  # logits of one chunk that a loss holds: its own, the parent's, both as log-probabilities, two gradients
+FACTORS = 9  # copies of the factors: two adapters, gradients, AdamW's two sums, those of checkpoints
+REFERENCE = 5  # copies of the reference while it is trained: itself, gradients, AdamW's two sums, the best one
+SOME_WEIGHTS = 4  # float32 copies of the largest weight while it is decomposed, or rounded
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """The memory of one stage, in bytes on each device.
+
+    Attributes:
+        stage: measure, initialise, train, merge or verify.
+        weights: The model's weights.
+        activations: Everything else but the libraries.
+    """
+
+    stage: str
+    weights: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it, with the libraries."""
+        return PROCESS + self.weights + self.activations
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The settings of a job that fits, or of the smallest one that does not.
+
+    Attributes:
+        options: With a row budget, and with activations recomputed, as needed.
+        needs: Of each stage.
+        devices: On which the weights are shared.
+        memory: Bytes of one device.
+        parameters: How many weights the model has.
+        enough: How many such devices would do, if these do not; None if no number would.
+    """
+
+    options: Options
+    needs: list[Need]
+    devices: int
+    memory: int
+    parameters: int
+    enough: int | None = None
+
+    @property
+    def peak(self) -> int:
+        """The most that a stage needs on one device."""
+        return max(need.total for need in self.needs)
+
+    @property
+    def fits(self) -> bool:
+        """Whether every stage does."""
+        return self.peak <= self.memory
+
+
+def plan(config: PretrainedConfig, itemsize: int, options: Options, *, devices: int, memory: int) -> Plan:
+    """The first settings that fit: on the fewest devices, without recomputed activations, with the most rows at once.
+
+    Args:
+        config: The model's configuration.
+        itemsize: Bytes of a weight in memory.
+        options: The run's options.
+        devices: There are so many.
+        memory: Bytes of each.
+
+    Returns:
+        A plan that fits, or the smallest one on all devices.
+    """
+    shapes = Shapes(config, itemsize, options)
+    rows = options.row_budget
+    budgets = [rows, *(rows >> by for by in range(1, rows.bit_length()) if rows >> by >= LEAST_ROWS)]
+    settings = [
+        replace(options, row_budget=budget, checkpoint_activations=recomputed)
+        for recomputed in sorted({options.checkpoint_activations, True})
+        for budget in budgets
+    ]
+    for count in range(1, devices + 1):
+        for tried in settings:
+            made = Plan(tried, shapes.needs(tried, count), count, memory, shapes.parameters)
+            if made.fits:
+                return made
+    counts = range(devices + 1, MOST_DEVICES + 1)
+    enough = (count for count in counts if max(need.total for need in shapes.needs(tried, count)) <= memory)
+    return replace(made, enough=next(enough, None))
+
+
+class Shapes:
+    """A model without memory, and what its parts need.
+
+    Attributes:
+        parameters: How many weights it has.
+        stored: Their bytes.
+    """
+
+    def __init__(self, config: PretrainedConfig, itemsize: int, options: Options, sequences: int = 32) -> None:
+        """Make the shapes of a model, for a forget set of so many sequences."""
+        self._fake, self._options = FakeTensorMode(), options
+        with self._fake:
+            self._model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().requires_grad_(False)
+        self.parameters = sum(weight.numel() for weight in self._model.parameters())
+        self.stored = self.parameters * itemsize
+        self._targets = target_weights(self._model, find_targets(self._model, options.target_modules))
+        self._rank = options.adapter_rank(sequences, config.hidden_size)
+        self._sequences = max(sequences, options.heldout_sequences)
+        self._vocabulary: int = self._model.get_output_embeddings().weight.shape[0]
+        layers = [m for m in self._model.modules() if isinstance(m, GradientCheckpointingLayer)] or [self._model]
+        self._gathered = max(4 * sum(weight.numel() for weight in layer.parameters()) for layer in layers)
+        self._peaks: dict[object, int] = {}
+
+    def needs(self, options: Options, devices: int = 1) -> list[Need]:
+        """The need of each stage with these settings, if so many devices share the weights."""
+        sizes = [weight.numel() for weight in self._targets.values()]
+        factors = 4 * self._rank * sum(sum(weight.shape) for weight in self._targets.values())
+        logits = CHUNKS * 4 * min(CHUNK_LOGITS, options.batch_size * options.sequence_length * self._vocabulary)
+        decoding = self._once(("decode", options.row_budget), partial(self._decoding, options.row_budget))
+        plain, adapted = (
+            self._once((rank, options.checkpoint_activations), partial(self._step, options, rank)) + logits
+            for rank in (0, self._rank)
+        )
+        weights = self.stored if devices == 1 else self.stored // devices + self._gathered
+        beside = self.parameters * 4 if options.loss == DISTIL else 0  # the reference
+        sums = min(most_bytes(self.stored), 2 * 4 * sum(sizes))
+        few = SOME_WEIGHTS * 4 * max(sizes)
+        bytes_of = {
+            "measure": (weights, decoding),
+            **({"reference": (weights + REFERENCE * beside, plain)} if beside else {}),
+            "initialise": (weights + beside, max(sums + plain, few) + factors),
+            "train": (weights + beside, max(adapted, decoding) + FACTORS * factors),
+            "merge": (0, 2 * factors + few),
+            "verify": (weights, decoding + few),
+        }
+        return [Need(stage, held, int(SLACK * other)) for stage, (held, other) in bytes_of.items()]
+
+    def _once(self, key: object, peak: Callable[[], int]) -> int:
+        """A peak, counted once."""
+        if key not in self._peaks:
+            with self._fake:
+                self._peaks[key] = peak()
+        return self._peaks[key]
+
+    def _decoding(self, rows: int) -> int:
+        """The bytes of decoding so many rows at once, each as long as a sequence."""
+        model, length = self._model, self._options.sequence_length
+        count = min(max(1, PREFILLED * rows // length), self._sequences)
+        with LiveBytes(self._model) as counted, torch.no_grad():
+            try:
+                cache, name = DynamicCache(), cache_argument(model)
+                hidden_states(model, *_ids(count, length), **{name: cache, "use_cache": True})
+                wide, mask = row_cache(cache, [Row(0, length - 1, 2, [0], None)] * rows, 1, torch.device("cpu"))
+                mask = torch.cat([mask, mask.new_ones(rows, 1)], dim=1)
+                logits = model(_ids(rows, 1)[0], mask, position_ids=_ids(rows, 1)[0], **{name: wide}).logits
+                logits[:, -1].argmax(-1)
+            except Exception as error:  # whatever a family raises that has no such cache
+                logger.info("the plan is for texts that are read again: %s", type(error).__name__)
+                hidden_states(model, *_ids(rows, length), use_cache=False)
+        return int(counted.peak)
+
+    def _step(self, options: Options, rank: int) -> int:
+        """The bytes of a forward pass with a graph, and of its backward pass; with an adapter unless the rank is 0."""
+        model = self._model
+        batch = max(options.batch_size, options.retain_batch_size or 0)
+        hooks = [
+            model.get_submodule(name).register_forward_hook(_lora(weight, rank) if rank else _begin_graph)
+            for name, weight in self._targets.items()
+        ]
+        try:
+            with (
+                training(model, "float32", checkpoint_activations=options.checkpoint_activations),
+                LiveBytes(self._model) as counted,
+            ):
+                hidden = hidden_states(model, *_ids(batch, options.sequence_length), use_cache=False)
+                torch.autograd.backward(hidden, torch.ones_like(hidden))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return int(counted.peak)
+
+
+def _ids(rows: int, length: int) -> tuple[Tensor, Tensor]:
+    """Token ids [b, s] and their mask."""
+    input_ids = torch.zeros(rows, length, dtype=torch.long)
+    return input_ids, torch.ones_like(input_ids)
+
+
+def _begin_graph(_: nn.Module, __: object, output: Tensor) -> Tensor:
+    """The output of a module, from which a backward pass goes back."""
+    return output if output.requires_grad else output.requires_grad_()
+
+
+def _lora(weight: Tensor, rank: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    """What an adapter's two parts add to a module's output; peft itself does not run on tensors without memory."""
+    (d, k), product = weight.shape, nn.functional.linear
+    parts = [
+        (torch.zeros(rank, k, requires_grad=trained), torch.zeros(d, rank, requires_grad=trained))
+        for trained in (True, False)
+    ]
+
+    def add(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        for a, b in parts:
+            output = output + product(product(args[0], a), b) * 1.0
+        return output
+
+    return add

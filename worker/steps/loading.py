@@ -1,0 +1,47 @@
+"""Loading a model so that it computes what its float32 copy would, in the memory of its stored weights."""
+
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from service.tensor_file import TensorFile
+from service.weight_files import loaded_weights
+
+STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The dtype of a model's weights files; float32 if they have several.
+
+    Args:
+        folder: With the weights in safetensors.
+
+    Returns:
+        float32, bfloat16 or float16.
+
+    Raises:
+        UnreadableWeights: The folder's files are not readable.
+    """
+    files = [TensorFile(folder / name) for name in loaded_weights(folder)]
+    dtypes = {STORED.get(one.dtype) for file in files for one in file.tensors.values()}
+    only = dtypes.pop() if len(dtypes) == 1 else None
+    return only or torch.float32
+
+
+def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """The model in a folder, for evaluation, with weights of a dtype.
+
+    What a family computes from its configuration (a scale, frequencies) is float32 whatever the weights are, as in a
+    float32 copy.
+    """
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    if dtype != torch.float32:
+        with init_empty_weights(include_buffers=False):
+            shape = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
+        stored = model.state_dict().keys()
+        for name, buffer in shape.named_buffers():
+            if name not in stored and buffer.is_floating_point():
+                model.get_buffer(name).data = buffer
+    return model.to(device).eval()
