@@ -17,6 +17,7 @@ from service.failpoints import reach
 from service.schemas.report import write_report
 from worker.engine.errors import EngineError
 from worker.steps.pipeline import Pipeline
+from worker.steps.team import Team
 
 
 class MessageWriter:
@@ -44,13 +45,19 @@ def main() -> int:
     # A library that prints must not write between the messages.
     send = MessageWriter(os.fdopen(os.dup(sys.stdout.fileno()), "wb"))
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    team = Team()
+    if team.rank:
+        threading.Thread(target=end_with_parent, args=(sys.stdin.buffer,), daemon=True).start()
+        team.follow()
+        return 0
     reach("child.started")
     inputs = JobInput(**json.loads(sys.stdin.buffer.readline()))
     threading.Thread(target=end_with_parent, args=(sys.stdin.buffer,), daemon=True).start()
     try:
-        report = Pipeline(inputs, send).run()
+        report = Pipeline(inputs, send, team).run()
         if report is not None:
             send("report", report=write_report(report))
+        team.end()
     except EngineError as error:
         send("error", code=error.code, permanent=error.permanent)
     except Exception as error:

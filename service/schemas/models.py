@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Literal, TypeAlias, get_args
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from service.schemas.base import Input, LongList, Name, ServerPath, Text
 
@@ -115,12 +115,22 @@ class Policy(Input):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     train_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpoint_activations: bool = Field(False, description="use less memory in training, for a third more time")
+    devices: int = Field(1, ge=1, le=64, description="processes of a worker that may share the weights of one job")
+    sharding: Literal["auto", "always"] = Field("auto", description="share them if one device is too small, or always")
 
     @field_validator("attacks")
     @classmethod
     def _complete(cls, attacks: dict[AttackName, Effect]) -> dict[AttackName, Effect]:
         """An attack that is not named has its default."""
         return DEFAULT_ATTACKS | attacks
+
+    @field_validator("devices")
+    @classmethod
+    def _one_reference(cls, devices: int, info: ValidationInfo) -> int:
+        """A reference, which distillation trains, is not shared."""
+        if devices > 1 and info.data.get("loss") == "distil":
+            raise ValueError("loss distil runs on one device")
+        return devices
 
     @model_validator(mode="before")
     @classmethod

@@ -15,12 +15,12 @@ from functools import partial, reduce
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.distributed.tensor import DTensor
 from transformers.pytorch_utils import Conv1D
 
 from worker.engine.types import CausalLM, GradientContext, LinearLayer
 
 BLOCK = 2**24  # weights in one product: 64 MiB
-WIDENED = 2**20  # weights of 16 bits that are widened at once: 4 MiB
 AVAILABLE: bool = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
@@ -29,41 +29,40 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Args:
         x: [..., k].
-        weight: W [d, k], in any layout. A weight of 16 bits is widened for a float32 x, some rows at a time.
+        weight: W [d, k], in any layout. A weight of 16 bits is widened for a float32 x, a block at a time.
         bias: [d].
 
     Returns:
         [..., d], of the dtype of x.
     """
-    if x.dtype == torch.float32 and weight.dtype in (torch.bfloat16, torch.float16):
-        bias = None if bias is None else bias.float()
-        if weight.numel() > WIDENED:
-            return _linear_in_blocks(x, weight, bias, WIDENED)
-        weight = weight.float()
-    if AVAILABLE and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.numel():
-        if weight.numel() <= BLOCK:
-            x, weight = _without_gaps(x), _without_gaps(weight)
-            product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-            return product
-        return _linear_in_blocks(x, weight, bias, BLOCK)
+    narrow = x.dtype == torch.float32 and weight.dtype in (torch.bfloat16, torch.float16)
+    on_cpu = AVAILABLE and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.numel()
+    if (narrow or on_cpu) and weight.numel() > BLOCK:
+        return _linear_in_blocks(x, weight, bias)
+    if narrow:
+        return linear(x, weight.float(), None if bias is None else bias.float())
+    if on_cpu:
+        x, weight = _without_gaps(x), _without_gaps(weight)
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return product
     return nn.functional.linear(x, weight, bias)
 
 
-def _linear_in_blocks(x: Tensor, weight: Tensor, bias: Tensor | None, block: int) -> Tensor:
-    """`linear` on so many weights at a time: oneDNN copies a weight into its own layout for each product, and blocks
-    bound that copy."""
-    size = max(1, block // min(weight.shape))
+def _linear_in_blocks(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`linear` on a block of the weight at a time: oneDNN copies a weight into its own layout for each product, and
+    blocks bound that copy."""
+    size = max(1, BLOCK // min(weight.shape))
     if weight.shape[0] >= weight.shape[1]:
         output = x.new_empty(*x.shape[:-1], weight.shape[0])
-        for part in _slices(weight.shape[0], size):
-            output[..., part] = linear(x, weight[part], None if bias is None else bias[part])
+        for block in slices(weight.shape[0], size):
+            output[..., block] = linear(x, weight[block], None if bias is None else bias[block])
         return output
-    products = (linear(x[..., part], weight[:, part]) for part in _slices(weight.shape[1], size))
+    products = (linear(x[..., block], weight[:, block]) for block in slices(weight.shape[1], size))
     total = reduce(Tensor.add_, products)
     return total if bias is None else total + bias
 
 
-def _slices(length: int, size: int) -> Iterator[slice]:
+def slices(length: int, size: int) -> Iterator[slice]:
     """Consecutive slices of `size` that reach over `length`."""
     for start in range(0, length, size):
         yield slice(start, start + size)
@@ -88,9 +87,10 @@ def fast_linear_layers(model: CausalLM) -> Iterator[None]:
 
 
 def _can_patch(module: LinearLayer) -> bool:
-    """Whether the module has float32 weights on a CPU and its own forward."""
+    """Whether the module has its own forward, and weights on a CPU that are float32, or are when they are gathered."""
     weight = module.weight
-    return bool(weight.device.type == "cpu" and weight.dtype == torch.float32 and "forward" not in vars(module))
+    wide = isinstance(weight, nn.Parameter) and weight.dtype == torch.float32  # no view that reads as float32
+    return weight.device.type == "cpu" and (wide or isinstance(weight, DTensor)) and "forward" not in vars(module)
 
 
 def _forward(module: LinearLayer, x: Tensor) -> Tensor:

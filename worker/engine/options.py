@@ -87,7 +87,8 @@ class Options:
         train_dtype: The dtype of the products in training: "auto" (bfloat16 where the processor has instructions for
             it), "float32" or "bfloat16".
         checkpoint_activations: Compute each layer again in the backward pass instead of holding its activations.
-        devices: Processes that share the weights of one job, each with a device of its own.
+        devices: The most processes that share the weights of one job, each with a device of its own.
+        sharding: "auto" takes as few of them as the memory allows, "always" takes all.
     """
 
     rank: int = RANK
@@ -136,6 +137,7 @@ class Options:
     train_dtype: str = "auto"
     checkpoint_activations: bool = False
     devices: int = 1
+    sharding: str = "auto"
 
     @property
     def scale(self) -> float:

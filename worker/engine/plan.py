@@ -63,7 +63,7 @@ class Plan:
     """The settings of a job that fits, or of the smallest one that does not.
 
     Attributes:
-        options: With a row budget, and with activations recomputed, as needed.
+        options: With a row budget, with activations recomputed, and with so many devices as needed.
         needs: Of each stage.
         devices: On which the weights are shared.
         memory: Bytes of one device.
@@ -110,9 +110,9 @@ def plan(config: PretrainedConfig, itemsize: int, options: Options, *, devices: 
         for recomputed in sorted({options.checkpoint_activations, True})
         for budget in budgets
     ]
-    for count in range(1, devices + 1):
+    for count in range(devices if options.sharding == "always" else 1, devices + 1):
         for tried in settings:
-            made = Plan(tried, shapes.needs(tried, count), count, memory, shapes.parameters)
+            made = Plan(replace(tried, devices=count), shapes.needs(tried, count), count, memory, shapes.parameters)
             if made.fits:
                 return made
     counts = range(devices + 1, MOST_DEVICES + 1)

@@ -26,6 +26,7 @@ from worker.engine.probes import Probe
 from worker.engine.progress import Progress, no_progress, partial_progress
 from worker.engine.reference import Reference, check_reference, train_reference
 from worker.engine.samples import RetainSampler, own_samples, watched_samples
+from worker.engine.sharding import whole
 from worker.engine.train import Trainer
 from worker.engine.types import AdapterState, CausalLM, EpochEntry, Tokenizer
 from worker.engine.utility import Watched
@@ -169,7 +170,7 @@ def initial_factors(
     generator = torch.Generator().manual_seed(options.seed)
     rank = options.adapter_rank(len(data.forget.sequences), model.config.hidden_size)
     return {
-        name: init.factors(weight, importance.get(name), rank, options.scale, generator)
+        name: init.factors(whole(weight), importance.get(name), rank, options.scale, generator)
         for name, weight in target_weights(model, names).items()
     }
 

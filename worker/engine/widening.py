@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from worker.engine.onednn import frozen_linear
 from worker.engine.types import CausalLM
@@ -75,13 +75,15 @@ def _widened(value: Any) -> Any:  # any argument
 def reading_as_float32(model: CausalLM) -> Iterator[None]:
     """Let the narrow weights of a model read as float32; afterwards they are as they were.
 
-    A weight that is being trained stays as it is. Buffers are small and hold float32 meanwhile.
+    A weight that is being trained, or shared by several processes, stays as it is. Buffers hold float32 meanwhile.
     """
     narrow = [
         (module._parameters, name, weight)
         for module in model.modules()
         for name, weight in module._parameters.items()
-        if weight is not None and weight.dtype in NARROW and not (weight.requires_grad and torch.is_grad_enabled())
+        if type(weight) is nn.Parameter
+        and weight.dtype in NARROW
+        and not (weight.requires_grad and torch.is_grad_enabled())
     ]
     buffers = [(buffer, buffer.dtype) for buffer in model.buffers() if buffer.dtype in NARROW]
     try:

@@ -5,7 +5,7 @@ import ctypes
 import gc
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -75,14 +75,14 @@ class Stored:
         return plan(self.config, self.dtype.itemsize, self.options, devices=devices, memory=memory)
 
     def fitted(self) -> Options:
-        """The options with which a job fits: with fewer rows decoded at once, or activations recomputed, if needed.
+        """The options with which a job fits: fewer rows at once, activations recomputed, several devices, if needed.
 
         Raises:
             TooLarge: There are none.
         """
         memory = device_memory(self.device)
         if self._most() < CLEARLY * memory:
-            return self.options
+            return self.options if self.options.sharding == "always" else replace(self.options, devices=1)
         made = self.plan(self.options.devices, memory)
         if not made.fits:
             logger.error("a device has %d bytes, and the smallest settings need %d", memory, made.peak)

@@ -1,5 +1,6 @@
 """The merge on files: the change as an adapter, and the parent's weights files with it."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from service.delta import ChangedWeights, Delta, write_adapter
 from service.low_rank import Array, encode
 from service.tensor_file import TensorFile, find_weight
-from service.weight_files import UnreadableWeights, loaded_weights
+from service.weight_files import SUFFIX, UnreadableWeights, loaded_weights
 from worker.engine.adapter import find_targets
 from worker.engine.errors import UnmergedModule
 from worker.engine.merge import change_factors
@@ -42,6 +43,32 @@ def _without_weights(source: Path) -> CausalLM:
     """The model of a folder, on the device that holds no numbers."""
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source))
+
+
+def make_candidate(source: Path, target: Path, state: AdapterState, scale: float, progress: Progress) -> None:
+    """Make the parent's folder with new weights, and beside it the change; other files are copied unchanged.
+
+    The parent's model card is left out.
+
+    Args:
+        source: The parent's folder.
+        target: The folder to make; the change is `change/` beside it. Whatever is there is removed.
+        state: The result of `Adapter.state`.
+        scale: c.
+        progress: As in `merge_files`.
+    """
+    shutil.rmtree(target.parent, ignore_errors=True)
+    shutil.copytree(
+        source,
+        target,
+        ignore=lambda folder, names: [
+            name for name in names if name.endswith(SUFFIX) or (name == "README.md" and Path(folder) == source)
+        ],
+    )
+    change = target.with_name("change")
+    change.mkdir()
+    write_change(source, change, state, scale)
+    merge_files(source, target, change, progress)
 
 
 def write_change(source: Path, target: Path, state: AdapterState, scale: float) -> None:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -28,7 +28,6 @@ from service.domain.report import Artefact, ChildReport
 from service.failpoints import reach
 from service.files import file_sha256
 from service.schemas.report import write_report
-from service.weight_files import SUFFIX
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.device import trains_in_bfloat16
 from worker.engine.measure import ArtefactReport, Baseline, measure_after, measure_before
@@ -41,12 +40,15 @@ from worker.engine.types import EpochEntry
 from worker.engine.unlearn import train
 from worker.steps.loading import load_model
 from worker.steps.memory import Stored, release
-from worker.steps.merging import check_names, merge_files, write_change
+from worker.steps.merging import check_names, make_candidate
 from worker.steps.reference_texts import read_reference_texts
 from worker.steps.report import Run, baseline_summary, child_report
 from worker.steps.stages import Stages, replace_file
+from worker.steps.team import Team
 
 FORMAT = 11  # of the files in a working folder; an attempt with an older format is not resumed
+
+Result = TypeVar("Result")
 
 
 class SendMessage(Protocol):
@@ -59,14 +61,21 @@ class SendMessage(Protocol):
 class Pipeline:
     """The compute stages of one job. `run` can be killed at any point and run again."""
 
-    def __init__(self, inputs: JobInput, send: SendMessage) -> None:
-        """Read the parent's configuration and tokenizer; `send` sends messages to the parent process."""
+    def __init__(self, inputs: JobInput, send: SendMessage, team: Team | None = None) -> None:
+        """Read the parent's configuration and tokenizer.
+
+        Args:
+            inputs: The job.
+            send: Sends messages to the parent process.
+            team: The processes that compute it; None is this one alone.
+        """
         self.work, self.parent = Path(inputs.work), Path(inputs.parent)
         policy = {"adaptive": False, **inputs.policy}  # policies of earlier releases meant it
         options = Options.from_mapping({name: value for name, value in policy.items() if value is not None})
         stored = Stored.read(self.parent, options)
         self.options, self.device, self.dtype = stored.fitted(), stored.device, stored.dtype
-        self.inputs, self.send = inputs, send
+        self.inputs, self.send, self.team = inputs, send, team or Team()
+        self.team.start(self.options.devices, self.work / "tmp")
         bfloat16 = trains_in_bfloat16(self.options.train_dtype, self.device)
         key = json.dumps(
             [FORMAT, inputs.run, inputs.policy, str(self.device), str(self.dtype), str(bfloat16)], sort_keys=True
@@ -129,8 +138,12 @@ class Pipeline:
         )
         return child_report(data, baseline, after, run)
 
+    def _run(self, function: Callable[..., Result], folder: Path, *args: object, **arguments: Any) -> Result:
+        """Call a function on the model in a folder, in every process; `callbacks` are named arguments of this one."""
+        return self.team.run(function, folder, self.dtype, self.device, *args, **arguments)
+
     def load(self, folder: Path) -> PreTrainedModel:
-        """The model in a folder, in the policy's precision, on the policy's device."""
+        """The whole model in a folder, in the policy's precision, on the policy's device."""
         release()
         return load_model(folder, self.dtype, self.device)
 
@@ -174,9 +187,15 @@ class Pipeline:
         if not self.stages.done("measure"):
             started = time.monotonic()
             progress = self._progress_callback("measure")
-            first = self._first_perplexity(data)  # one model in memory after the other
-            parent = self.load(self.parent)
-            baseline = measure_before(parent, self.tokenizer, data, self.options, progress, first_perplexity=first)
+            baseline = self._run(
+                measure_before,
+                self.parent,
+                self.tokenizer,
+                data,
+                self.options,
+                first_perplexity=self._first_perplexity(data),
+                callbacks={"progress": progress},
+            )
             self.said = baseline.said
             content = {"baseline": baseline.as_dict(), "seconds": time.monotonic() - started}
             replace_file(path, json.dumps(content).encode())
@@ -189,7 +208,7 @@ class Pipeline:
         """Held-out perplexity of version 0, measured as the parent's is; None if the parent is version 0."""
         if self.inputs.first == self.inputs.parent:
             return None
-        return perplexity(self.load(Path(self.inputs.first)), data.utility)
+        return self._run(perplexity, Path(self.inputs.first), data.utility)
 
     def _reference_kind(self) -> str | None:
         """Where the reference comes from: the registered base, or nothing at all; None if the loss has none."""
@@ -197,7 +216,7 @@ class Pipeline:
             return None
         return "base" if self.inputs.base else "fresh"
 
-    def _reference(self, parent: PreTrainedModel, data: Prepared, baseline: Baseline) -> PreTrainedModel | None:
+    def _reference(self, data: Prepared, baseline: Baseline) -> PreTrainedModel | None:
         """The reference of `loss: distil`, made once; None if the loss has none."""
         if self.options.loss != DISTIL:
             return None
@@ -205,7 +224,8 @@ class Pipeline:
         if not self.stages.done("reference"):
             base = self.load(Path(self.inputs.base)) if self.inputs.base else None
             progress = self._progress_callback("reference")
-            reference = train_reference(parent, base, baseline.without_known(data), self.options, progress)
+            parent, unseen = self.load(self.parent), baseline.without_known(data)
+            reference = train_reference(parent, base, unseen, self.options, progress)
             shutil.rmtree(folder, ignore_errors=True)
             reference.save_pretrained(folder)
             (folder / "seconds.json").write_text(json.dumps(time.monotonic() - started))
@@ -220,18 +240,13 @@ class Pipeline:
         if checkpoint is None or not self.stages.done("unlearn"):
             for entry in checkpoint.history if checkpoint else []:
                 self.send("epoch", values=entry)
-            parent = self.load(self.parent)
-            checkpoint = train(
-                parent,
-                self.tokenizer,
-                data,
-                baseline,
-                self.options,
-                reference=self._reference(parent, data, baseline),
-                resume=checkpoint,
-                on_epoch=self._end_epoch,
-                progress=lambda phase, fraction: self.send("progress", phase=phase, fraction=fraction),
-            )
+            callbacks = {
+                "reference": self._reference(data, baseline),
+                "on_epoch": self._end_epoch,
+                "progress": lambda phase, fraction: self.send("progress", phase=phase, fraction=fraction),
+            }
+            sets = (self.tokenizer, data, baseline, self.options)
+            checkpoint = self._run(train, self.parent, *sets, resume=checkpoint, callbacks=callbacks)
             temporary = adapter.with_suffix(".new")
             save_file(checkpoint.final, temporary)
             replace_file(adapter, temporary)
@@ -268,13 +283,8 @@ class Pipeline:
         target, started = self.work / "candidate" / "model", time.monotonic()
         if not self.stages.done("merge"):
             release()
-            shutil.rmtree(target.parent, ignore_errors=True)
-            shutil.copytree(self.parent, target, ignore=self._not_copied)
-            change = target.with_name("change")
-            change.mkdir()
             state = load_file(self.work / "adapter.safetensors")
-            write_change(self.parent, change, state, self.options.scale)
-            merge_files(self.parent, target, change, self._progress_callback("merge"))
+            make_candidate(self.parent, target, state, self.options.scale, self._progress_callback("merge"))
             self.stages.finish("merge", sorted(path for path in target.parent.rglob("*") if path.is_file()))
         self.send("progress", phase="merge", fraction=1.0)
         self.seconds["merge"] = time.monotonic() - started
@@ -283,12 +293,8 @@ class Pipeline:
         """Measure the candidate, read back from the files that would be published."""
         started = time.monotonic()
         self.measured = self.stages.digests("merge", below=self.work / "candidate")
-        model = self.load(self.work / "candidate" / "model")
-        report = measure_after(model, self.tokenizer, data, baseline, self.options, self._progress_callback("verify"))
+        sets = (self.tokenizer, data, baseline, self.options)
+        callbacks = {"progress": self._progress_callback("verify")}
+        report = self._run(measure_after, self.work / "candidate" / "model", *sets, callbacks=callbacks)
         self.seconds["verify"] = time.monotonic() - started
         return report
-
-    def _not_copied(self, folder: str, names: list[str]) -> list[str]:
-        """The weights, because merging writes new ones, and the parent's model card."""
-        card = ["README.md"] if Path(folder) == self.parent else []
-        return [name for name in names if name.endswith(SUFFIX) or name in card]

@@ -109,6 +109,7 @@ def start_child(inputs: JobInput, *, confined: bool) -> Child:
         [sys.executable, "-m", "worker.child"],
         readable=[Path(path) for path in paths],
         writable=[work.parent, *points],  # with the folders of the job's earlier attempts, which this one takes over
+        several=inputs.policy.get("devices", 1) != 1,
     )
     environment = child_environment(os.environ, temporary)
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, process_group=0)

@@ -2,7 +2,7 @@
 
 `unshare` and `setpriv` of util-linux set the kernel's part up, and then become the child:
 
-network     a network namespace of its own, without an interface
+network     a network namespace of its own, without an interface; several processes of one job have its loopback
 files       Landlock: the child reads Python, the system's libraries and its inputs, and writes its working folder
 processes   Landlock: the child cannot read the memory or the environment of another process; a process namespace: what
             it started ends with it
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import service
 import worker
+from worker.steps import loopback
 
 VARIABLES = {  # what Python, torch and the tests need; a variable that could hold a credential is not among them
     *("PATH", "HOME", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH", "LD_PRELOAD"),
@@ -62,16 +63,26 @@ class Sandbox:
         """What the host does not enforce."""
         return [name for name in ("network", "processes", "files") if not getattr(self, name)]
 
-    def command(self, command: Sequence[str], *, readable: Sequence[Path], writable: Sequence[Path]) -> list[str]:
+    def command(
+        self, command: Sequence[str], *, readable: Sequence[Path], writable: Sequence[Path], several: bool = False
+    ) -> list[str]:
         """A command that confines itself, and then becomes `command`.
 
         Args:
             command: What to run. Python, its packages and the system's libraries are readable.
             readable: Further files and folders that it may read.
             writable: Folders in which it may read, write and make files.
+            several: Whether it is several processes, which reach each other over the loopback interface.
         """
+        processes = [
+            *self.network,
+            *(("--keep-caps",) if several and "--user" in self.network else ()),
+            *self.processes,
+        ]
+        if several and self.network:
+            processes += [sys.executable, "-I", loopback.__file__]
         if not self.files:
-            return [*self.network, *self.processes, *command]
+            return [*processes, *command]
         devices = [path for pattern in DEVICES for path in Path("/dev").glob(pattern)]
         listed = [Path(entry or ".").resolve() for entry in sys.path]  # names only: this code may stand beside data
         rules = [
@@ -82,7 +93,7 @@ class Sandbox:
         paths = [
             f"--landlock-rule=path-beneath:{_rights(access, path)}:{path}" for access, path in rules if path.exists()
         ]
-        return [*self.network, *self.processes, *self.files, *paths, *command]
+        return [*processes, *self.files, *paths, *command]
 
 
 def _python() -> list[Path]:
