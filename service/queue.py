@@ -23,6 +23,7 @@ ROUTES = {
     "sweep": CONTROL,
     "collect": CONTROL,
     "scrub": CONTROL,
+    "rebuild": CONTROL,
     "index": CONTROL,
     "resolve": CONTROL,
     "unlearn": COMPUTE,

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from uuid import UUID
 
 from service.bootstrap import Services
-from service.db import jobs
+from service.collected import collect_weights, rebuild
+from service.db import jobs, models
 from service.db.tables import Job
 from service.domain.errors import DatabaseOutdated, LostLease, PermanentJobError
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES, Stage
@@ -28,7 +29,7 @@ from worker.app import app, get_services, stopping
 from worker.steps.run import run_job
 
 logger = get_logger(__name__)
-scrubbing = threading.Lock()
+scrubbing, rebuilding = threading.Lock(), threading.Lock()
 CONTROL_STEPS = {Stage.CERTIFY: certify_job, Stage.PUBLISH: publish_version}
 
 
@@ -136,7 +137,7 @@ def collect() -> None:
     services = get_services()
     renew_trust(services)
     reconcile(services)
-    run_parts(services, _purge, collect_garbage, _sign_log)
+    run_parts(services, _purge, collect_garbage, _collect_weights, _sign_log)
 
 
 @app.task(name="scrub")  # type: ignore[untyped-decorator]
@@ -147,6 +148,24 @@ def scrub() -> None:
             scrub_next(get_services(), go_on=lambda: not stopping.is_set())
         finally:
             scrubbing.release()
+
+
+@app.task(name="rebuild")  # type: ignore[untyped-decorator]
+def rebuild_weights(version_id: str) -> None:
+    """Rebuild the weights of an old version; one version at a time, so that other tasks have threads."""
+    if rebuilding.acquire(blocking=False):
+        try:
+            rebuild(get_services(), UUID(version_id))
+        finally:
+            rebuilding.release()
+
+
+def _collect_weights(services: Services) -> None:
+    """Remove the weights of old versions where a policy says so."""
+    with services.db.reading() as session:
+        model_ids = models.with_keep(session)
+    for model_id in model_ids:
+        collect_weights(services, model_id)
 
 
 def _purge(services: Services) -> None:

@@ -19,6 +19,7 @@ from service.api.guard import GuardedRoute
 from service.api.versions import handed_out
 from service.audit.manifest import MODEL_FOLDER, FileEntry
 from service.bootstrap import Services
+from service.collected import released_file
 from service.db import models
 from service.db.api_keys import Caller
 from service.db.tables import Model, Version
@@ -188,8 +189,9 @@ def resolve(
         "Cache-Control": "private, no-cache, no-transform",
         "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(entry['sha256'])).decode()}:",
     }
-    file = services.storage.release(version.digest) / entry["path"]
-    return FileResponse(file, headers=headers, media_type="application/octet-stream")
+    return FileResponse(
+        released_file(services, version, entry["path"]), headers=headers, media_type="application/octet-stream"
+    )
 
 
 def _find_version(services: Services, name: str, revision: str, caller: Caller) -> tuple[Version, str]:

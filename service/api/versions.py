@@ -3,7 +3,8 @@
 import base64
 import json
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path as FilePath
 from typing import Annotated, Literal, cast
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -17,6 +18,7 @@ from service.audit.canonical import loads
 from service.audit.manifest import DELTA_FOLDER, MODEL_FOLDER, FileEntry
 from service.audit.verification import CERTIFICATE
 from service.bootstrap import Services
+from service.collected import released_file
 from service.db import models
 from service.db.api_keys import Caller
 from service.db.tables import Version
@@ -223,20 +225,20 @@ def _tar_response(
     version = versions[0]
     left_out = MODEL_FOLDER if delta else DELTA_FOLDER
     files = [entry for entry in version.files if not entry["path"].startswith(left_out)]
+    paths = {entry["path"]: released_file(services, version, entry["path"]) for entry in files}
     size = sum(tarfile.BLOCKSIZE + _padded_size(entry["size"]) for entry in files) + 2 * tarfile.BLOCKSIZE
     file_name = f"{name}-v{version.number}{'-delta' if delta else ''}.tar"
     headers = {"Content-Length": str(size), "Content-Disposition": f'attachment; filename="{file_name}"'}
-    return StreamingResponse(_tar_stream(services, version, files), headers=headers, media_type="application/x-tar")
+    return StreamingResponse(_tar_stream(version, files, paths), headers=headers, media_type="application/x-tar")
 
 
-def _tar_stream(services: Services, version: Version, files: Sequence[FileEntry]) -> Iterator[bytes]:
+def _tar_stream(version: Version, files: Sequence[FileEntry], paths: Mapping[str, FilePath]) -> Iterator[bytes]:
     """A POSIX archive of some of a version's files, a megabyte at a time."""
-    folder = services.storage.release(version.digest)
     for entry in files:
         header = tarfile.TarInfo(entry["path"])
         header.size, header.mode, header.mtime = entry["size"], 0o644, int(version.created_at.timestamp())
         yield header.tobuf(tarfile.USTAR_FORMAT)
-        with (folder / entry["path"]).open("rb") as file:
+        with paths[entry["path"]].open("rb") as file:
             while data := file.read(1 << 20):
                 yield data
         yield bytes(_padded_size(entry["size"]) - entry["size"])
@@ -282,4 +284,4 @@ def _file_response(services: Services, version: Version, path: str, request: Req
     if headers["ETag"] in [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]:
         return Response(status_code=304, headers=headers)
     media_type = "application/json" if path.endswith(".json") else "application/octet-stream"
-    return FileResponse(services.storage.release(version.digest) / path, headers=headers, media_type=media_type)
+    return FileResponse(released_file(services, version, path), headers=headers, media_type=media_type)

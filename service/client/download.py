@@ -14,6 +14,7 @@ from service.files import file_sha256
 CHUNK_BYTES = 1 << 20
 RETRY_SECONDS = 0.5
 DownloadProgress: TypeAlias = Callable[[str, int, int], None]  # path, bytes so far, bytes in all
+REBUILDING = "rebuilding"  # the problem of an old version whose weights are not there yet
 
 
 def download_file(http: httpx.Client, url: str, target: Path, file: VersionFile, progress: DownloadProgress) -> bool:
@@ -27,7 +28,8 @@ def download_file(http: httpx.Client, url: str, target: Path, file: VersionFile,
         if offset >= file["size"]:
             break
         try:
-            _fetch(http, url, partial, offset, file, progress)
+            while (seconds := _fetch(http, url, partial, offset, file, progress)) is not None:
+                time.sleep(seconds)
         except httpx.TransportError:
             time.sleep(RETRY_SECONDS)
     if file["size"] == 0:
@@ -41,14 +43,21 @@ def download_file(http: httpx.Client, url: str, target: Path, file: VersionFile,
 
 def _fetch(
     http: httpx.Client, url: str, partial: Path, offset: int, file: VersionFile, progress: DownloadProgress
-) -> None:
-    """Append the bytes from `offset` on, or write the whole file if the server does not serve the range."""
+) -> float | None:
+    """Append the bytes from `offset` on, or write the whole file if the server does not serve the range.
+
+    Returns:
+        The seconds after which to ask again, if the service is rebuilding the file; else None.
+    """
     headers = {"Range": f"bytes={offset}-", "If-Range": f'"{file["sha256"]}"'} if offset else {}
     with http.stream("GET", url, headers=headers) as answer:
         if answer.status_code not in (200, 206):
             answer.read()
+            if answer.status_code == 503 and answer.json().get("code") == REBUILDING:
+                return float(answer.headers["Retry-After"])
             parse_answer(answer)
         with partial.open("ab" if answer.status_code == 206 else "wb") as out:
             for chunk in answer.iter_bytes(CHUNK_BYTES):
                 out.write(chunk)
                 progress(file["path"], out.tell(), file["size"])
+    return None

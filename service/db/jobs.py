@@ -267,6 +267,12 @@ def unfinished(session: Session, among: list[UUID]) -> set[UUID]:
     return set(session.scalars(select(Job.id).where(listed, Job.stage.not_in(TERMINAL_STAGES))))
 
 
+def parents_in_use(session: Session, model_id: UUID) -> set[UUID]:
+    """The versions of a model that its unfinished jobs start from."""
+    query = select(Job.parent_version_id).where(Job.model_id == model_id, Job.stage.not_in(TERMINAL_STAGES))
+    return set(session.scalars(query))
+
+
 def counts(session: Session) -> list[tuple[str, int]]:
     """How many jobs are in each stage."""
     return [(stage, count) for stage, count in session.execute(select(Job.stage, func.count()).group_by(Job.stage))]

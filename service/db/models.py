@@ -106,6 +106,16 @@ def remaining_versions(session: Session, model: Model) -> list[Version]:
     return list(session.scalars(_remaining(model)))
 
 
+def all_versions(session: Session, model: Model) -> list[Version]:
+    """Every version of a model, oldest first."""
+    return list(session.scalars(select(Version).where(Version.model_id == model.id).order_by(Version.number)))
+
+
+def with_keep(session: Session) -> list[UUID]:
+    """The models whose policy says how many versions keep their weights."""
+    return list(session.scalars(select(Model.id).where(Model.policy["keep"].as_integer().is_not(None))))
+
+
 def _remaining(model: Model) -> Select[Version]:
     query = select(Version).where(Version.model_id == model.id, Version.withdrawn_at.is_(None))
     return query.order_by(Version.number.desc())

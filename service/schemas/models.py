@@ -115,6 +115,9 @@ class Policy(Input):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     train_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpoint_activations: bool = Field(False, description="use less memory in training, for a third more time")
+    keep: int | None = Field(
+        None, ge=0, le=100_000, description="newest versions that keep their weights on the disk; default: all do"
+    )
     devices: int = Field(1, ge=1, le=64, description="processes of a worker that may share the weights of one job")
     sharding: Literal["auto", "always"] = Field("auto", description="share them if one device is too small, or always")
 

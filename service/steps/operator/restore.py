@@ -6,6 +6,7 @@ purges requests again that the backup brought back. If the database was not rest
 """
 
 import hashlib
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,19 +15,22 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from service.audit.certificate import memorised_count
-from service.audit.manifest import FileEntry, NotPlain, manifest, manifest_digest
+from service.audit.manifest import DELTA_FOLDER, FileEntry, NotPlain, manifest, manifest_digest
 from service.audit.predicate import Attack, CertifiedMeans, CertifiedUtility, Limits, Predicate
 from service.audit.trust import parse_trust
-from service.audit.verification import CERTIFICATE, VerificationError
-from service.audit.verify import PROOF, verify
+from service.audit.verification import CERTIFICATE, VerificationError, open_certificate
+from service.audit.verify import PROOF, read_file, verify
 from service.bootstrap import Services
+from service.collected import put_back, rebuild, weights_files, write_weights
 from service.db import jobs, log_entries, models, restored_requests, withdrawals
 from service.db.tables import Certificate, Job, Model, Version
+from service.delta import Delta
 from service.domain.disclosure import SUPPRESSED
 from service.domain.report import AttackFinding, Means, Utility, VersionMetrics
 from service.domain.states import RESTORE_STAGE_TRANSITIONS, Outcome, Stage
 from service.evidence.log_keeper import LogForked
 from service.observability.logging import get_logger
+from service.weight_files import ChangedFile, UnreadableWeights
 
 logger = get_logger(__name__)
 
@@ -93,9 +97,11 @@ def _adopt(services: Services, name: str, number: int, digest: str, withdrawn: M
     folder = services.storage.release(digest)
     trust = parse_trust(services.keyring.trust())  # the keys that a folder brings with it prove nothing
     try:
+        if services.storage.is_collected(digest):
+            _rebuild(services, name, digest)
         predicate = verify(folder, trust).statement["predicate"]
         files = manifest(folder)
-    except (VerificationError, NotPlain, OSError) as error:
+    except (VerificationError, NotPlain, ChangedFile, UnreadableWeights, OSError) as error:
         reason = error.reason if isinstance(error, VerificationError) else type(error).__name__
         logger.error("a version of the ledger does not verify", model=name, version=number, error=reason)
         return False
@@ -106,6 +112,30 @@ def _adopt(services: Services, name: str, number: int, digest: str, withdrawn: M
     between = range(lineage["parent_version"] + 1, number)
     _withdraw(services, {key: reason for key, reason in withdrawn.items() if key[0] == name and key[1] in between})
     return _insert_release(services, folder, number, digest, files, predicate)
+
+
+def _rebuild(services: Services, name: str, digest: str) -> None:
+    """Rebuild the weights of a version that the database does not know yet; `verify` checks the result.
+
+    Raises:
+        ChangedFile: The delta, or the version that it changes, is damaged.
+        VerificationError: The certificate is not readable.
+    """
+    storage, folder = services.storage, services.storage.release(digest)
+    statement, _ = open_certificate(read_file(folder / CERTIFICATE), parse_trust(services.keyring.trust()))
+    listed = {file["name"]: file["digest"]["sha256"] for file in statement["subject"]}
+    with services.db.reading() as session:
+        model, base = models.by_name(session, name), Delta(folder / DELTA_FOLDER).base
+        before = models.version(session, model, base["version"]) if model and base else None
+    if before is None:
+        raise ChangedFile(DELTA_FOLDER)
+    rebuild(services, before.id)
+    staged = storage.staging(f"rebuild-{digest}")
+    try:
+        write_weights(storage.release(before.digest), folder, staged, weights_files(listed))
+        put_back(storage, digest, staged)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
 
 
 def _insert_release(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from service.bootstrap import Services
+from service.collected import missing_files
 from service.db import diagnostics
 from service.observability.logging import get_logger
 
@@ -29,7 +30,10 @@ def scrub_next(services: Services, *, go_on: Callable[[], bool] = lambda: True) 
     if version is None or ages[version.digest] < services.settings.scrub_days * DAY:
         return False
     damaged = []
+    removed = missing_files(storage, version.digest, version.files)
     for file in version.files:
+        if file["path"] in removed:
+            continue
         actual = _digest(storage.release(version.digest) / file["path"], go_on)
         if actual is None:
             return False
