@@ -85,9 +85,10 @@ def run(folder: Path, data: Path, length: int, sequences: int) -> None:
     stored = Stored.read(folder, options)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     texts = [text for text in read(data / "general" / "wikitext.csv") if len(tokenizer(text).input_ids) >= length]
-    forget, retain, heldout = texts[:sequences], texts[sequences : sequences + 60], texts[-40:]
+    cut = [tokenizer.decode(tokenizer(text).input_ids[: length - 2]) for text in texts]  # one sequence of each
+    forget, retain, heldout = cut[:sequences], cut[sequences : sequences + 60], cut[-40:]
     prepared = prepare(tokenizer, forget, range(sequences), retain, heldout, stored.options)
-    shapes = Shapes(stored.config, stored.dtype.itemsize, stored.options, sequences)
+    shapes = Shapes(stored.config, stored.dtype.itemsize, stored.options, len(prepared.forget.sequences))
     planned = {need.stage: need for need in shapes.needs(stored.options)}
     del shapes
     measured = stages(folder, stored, tokenizer, prepared)

@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from worker.engine.errors import InputError
 from worker.engine.types import CausalLM
 
-CHUNK_LOGITS = 2**25  # elements of [n, v] held at once: 128 MiB in float32
+CHUNK_LOGITS = 2**24  # elements of [n, v] held at once: 64 MiB in float32
 
 
 class _HeadReached(Exception):

@@ -26,14 +26,17 @@ from worker.engine.head import CHUNK_LOGITS, hidden_states
 from worker.engine.live_bytes import LiveBytes
 from worker.engine.metrics.caching import cache_argument
 from worker.engine.metrics.decode import PREFILLED, Row, row_cache
+from worker.engine.onednn import BLOCK
 from worker.engine.options import DISTIL, Options
 
 logger = logging.getLogger(__name__)
-PROCESS = 480_000_000  # bytes: Python with torch, transformers and peft, and what they keep
+PROCESS = 520_000_000  # bytes: Python with torch, transformers and peft, and what they keep
 SLACK = 1.15  # of what an allocator takes for its tensors, measured (`bench.memory`)
 LEAST_ROWS, MOST_DEVICES = 16, 1024
 CHUNKS = 6  # logits of one chunk that a loss holds: its own, the parent's, both as log-probabilities, two gradients
 FACTORS = 9  # copies of the factors: two adapters, gradients, AdamW's two sums, those of checkpoints
+MERGED = 12  # the same while merging: checkpoints, the state, the change of twice the rank, its stored form
+PRODUCT = 2 * 4 * BLOCK  # bytes of a block of weights in a product's own layout, and of its working memory
 REFERENCE = 5  # copies of the reference while it is trained: itself, gradients, AdamW's two sums, the best one
 SOME_WEIGHTS = 4  # float32 copies of the largest weight while it is decomposed, or rounded
 
@@ -162,10 +165,10 @@ class Shapes:
             **({"reference": (weights + REFERENCE * beside, plain)} if beside else {}),
             "initialise": (weights + beside, max(sums + plain, few) + factors),
             "train": (weights + beside, max(adapted, decoding) + FACTORS * factors),
-            "merge": (0, 2 * factors + few),
+            "merge": (0, MERGED * factors + few),
             "verify": (weights, decoding + few),
         }
-        return [Need(stage, held, int(SLACK * other)) for stage, (held, other) in bytes_of.items()]
+        return [Need(stage, held, int(SLACK * (PRODUCT + other))) for stage, (held, other) in bytes_of.items()]
 
     def _once(self, key: object, peak: Callable[[], int]) -> int:
         """A peak, counted once."""

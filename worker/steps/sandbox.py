@@ -113,7 +113,8 @@ def _rights(access: str, path: Path) -> str:
 def child_environment(environment: Mapping[str, str], temporary: Path) -> dict[str, str]:
     """The child's variables: those of the list, none of a cloud, a hub or this service; and no way to a hub."""
     listed = {name: value for name, value in environment.items() if name in VARIABLES or name.startswith(PREFIXES)}
-    return listed | {"TMPDIR": str(temporary), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    ours = {"TMPDIR": str(temporary), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    return {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", **listed, **ours}  # a decoding has products of very many shapes
 
 
 @cache

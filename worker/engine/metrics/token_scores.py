@@ -94,6 +94,6 @@ def _of_rows(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     rank = (log_p > at_target).sum(-1)
     p = log_p.exp()
     mean = (p * log_p).sum(-1, keepdim=True)
-    spread = (p * (log_p - mean) ** 2).sum(-1, keepdim=True).clamp(min=1e-12).sqrt()
+    spread = log_p.sub_(mean).square_().mul_(p).sum(-1, keepdim=True).clamp(min=1e-12).sqrt()  # few arrays of [n, v]
     z = (at_target - mean) / spread
     return at_target.squeeze(-1).double(), z.squeeze(-1).double(), rank
