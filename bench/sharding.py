@@ -2,8 +2,8 @@
 
     python -m bench.sharding MODEL --data FOLDER [--length 32] [--texts 2] [--epochs 2]
 
-Both are compute children as a worker starts them, on one thread each. The texts to forget are the first of `tdec` that
-the model knows. The weights of a process are its parts and the largest layer, which is gathered when it is used; the
+Both are compute children as a worker starts them, on one thread each. The texts to forget are those of `tdec` that the
+model knows best. The weights of a process are its parts and the largest layer, which is gathered when it is used; the
 memory is the most private memory that its system gave it, sampled at each message of the job.
 """
 
@@ -32,8 +32,6 @@ from worker.engine.types import CausalLM
 from worker.steps.loading import load_model, stored_dtype
 from worker.steps.messages import read_messages
 from worker.steps.run import end_child, start_child
-
-KNOWN = 0.9  # MA
 
 
 def main() -> None:
@@ -77,17 +75,13 @@ def numbers(sizes: list[float]) -> str:
 
 
 def known_texts(folder: Path, data: Path, length: int, count: int) -> list[str]:
-    """The first texts of `tdec`, cut, that the model knows."""
+    """The texts of `tdec`, cut, that the model knows best."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    texts = []
-    for text in read(data / "tdec" / "lm_extraction_128_0.csv"):
-        ids = tokenizer(text).input_ids[:length]
-        if len(ids) == length and accuracy(token_matches(model, [ids])[0]) > KNOWN:
-            texts.append(tokenizer.decode(ids, skip_special_tokens=True))
-        if len(texts) == count:
-            return texts
-    raise SystemExit(f"the model knows {len(texts)} of these texts")
+    sequences = [tokenizer(text).input_ids[:length] for text in read(data / "tdec" / "lm_extraction_128_0.csv")]
+    known = zip(map(accuracy, token_matches(model, sequences)), sequences, strict=True)
+    best = sorted(known, reverse=True)[:count]
+    return [tokenizer.decode(ids, skip_special_tokens=True) for _, ids in best]
 
 
 def inputs(arguments: argparse.Namespace, work: Path, forget: list[str], size: int) -> JobInput:
@@ -153,7 +147,7 @@ def private_memory(pid: int) -> dict[int, float]:
     below, sizes = [pid], {}
     for one in below:
         below += map(int, Path(f"/proc/{one}/task/{one}/children").read_text().split())
-        if b"worker.child" in Path(f"/proc/{one}/cmdline").read_bytes().split(b"\0"):
+        if Path(f"/proc/{one}/cmdline").read_bytes().startswith(f"{sys.executable}\0-m\0worker.child".encode()):
             lines = dict(
                 line.split(":") for line in Path(f"/proc/{one}/status").read_text().splitlines() if ":" in line
             )

@@ -1,14 +1,14 @@
 """Old versions whose weights are not on the disk: their delta rebuilds them from an earlier version, to the bit.
 
-The newest `keep` versions of a model, by its policy, and version 0 keep their weights. Of any other version with a
-delta they may go: what the delta changes is on the disk, or is rebuilt in the same way. So every version can be rebuilt
-whatever was removed. A mark in storage comes before the removal, and goes after a rebuilding; in between the rebuilt
-files are checked against the version's manifest.
+The newest `keep` versions of a model, by its policy, and version 0 keep their weights. Those of any other version go,
+once its delta was seen to rebuild them; what the delta changes is on the disk, or is rebuilt in the same way. Nothing
+marks such a version: whoever finds weights missing has them rebuilt, whatever removed them.
 """
 
 import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -22,8 +22,12 @@ from service.delta import ChangedWeights, Delta
 from service.domain.errors import Unavailable
 from service.failpoints import reach
 from service.files import age_seconds, fsync
+from service.observability.logging import get_logger
 from service.storage.interface import Storage
 from service.weight_files import SUFFIX, ChangedFile, UnreadableWeights
+
+logger = get_logger(__name__)
+GoOn = Callable[[], bool]
 
 
 class Rebuilding(Unavailable):
@@ -36,17 +40,8 @@ class Rebuilding(Unavailable):
         super().__init__("The weights of this old version are being rebuilt. Try again later.")
 
 
-def released_file(services: Services, version: Version, path: str) -> Path:
-    """A published file, to be read.
-
-    Raises:
-        Rebuilding: It is one of the weights files that were removed; it will be there again.
-    """
-    file = services.storage.release(version.digest) / path
-    if path in missing_files(services.storage, version.digest, version.files):
-        services.queue.wake("rebuild", version.id)
-        raise Rebuilding
-    return file
+class Stopped(Exception):
+    """This process is to end."""
 
 
 def weights_files(files: Mapping[str, str]) -> dict[str, str]:
@@ -54,46 +49,149 @@ def weights_files(files: Mapping[str, str]) -> dict[str, str]:
     return {path: digest for path, digest in files.items() if path.startswith(MODEL_FOLDER) and path.endswith(SUFFIX)}
 
 
-def missing_files(storage: Storage, digest: str, files: Sequence[FileEntry]) -> set[str]:
-    """The paths of a release that may be missing, because its weights were removed."""
-    return set(weights_files(digests(files))) if storage.is_collected(digest) else set()
-
-
 def digests(files: Sequence[FileEntry]) -> dict[str, str]:
     """Path -> sha256."""
     return {entry["path"]: entry["sha256"] for entry in files}
 
 
-def collect_weights(services: Services, model_id: UUID) -> list[int]:
+def rebuildable(files: Sequence[FileEntry]) -> set[str]:
+    """The paths of a release that may be missing, because its delta rebuilds them."""
+    has_delta = any(entry["path"].startswith(DELTA_FOLDER) for entry in files)
+    return set(weights_files(digests(files))) if has_delta else set()
+
+
+def is_collected(storage: Storage, version: Version) -> bool:
+    """Whether weights of a version that its delta rebuilds are not on the disk."""
+    folder = storage.release(version.digest)
+    return not all((folder / path).is_file() for path in rebuildable(version.files))
+
+
+def released_file(services: Services, version: Version, path: str) -> Path:
+    """A published file, to be read.
+
+    Raises:
+        Rebuilding: It is one of the weights files that were removed; it will be there again.
+    """
+    file = services.storage.release(version.digest) / path
+    if path in rebuildable(version.files) and not file.is_file():
+        services.queue.wake("rebuild", version.id)
+        raise Rebuilding
+    return file
+
+
+def collect_weights(services: Services, model_id: UUID, go_on: GoOn = lambda: True) -> list[int]:
     """Remove the weights of a model's old versions, if its policy has `keep`; returns the versions' numbers.
 
-    Those that were written, or rebuilt, a short time ago stay: somebody may be reading them.
+    A version that is to have its weights, and does not, is rebuilt.
     """
-    storage, collected = services.storage, []
-    with services.db.transaction() as session:
-        model = models.lock(session, model_id)
-        if model is None or not isinstance(keep := model.policy.get("keep"), int):
-            return []
-        needed = {version.id for version in models.remaining_versions(session, model)[:keep]}
-        needed |= jobs.parents_in_use(session, model.id)
-        for version in models.all_versions(session, model):
-            paths = [storage.release(version.digest) / path for path in weights_files(digests(version.files))]
-            present = [path for path in paths if path.is_file()]
-            young = any(age_seconds(path) <= services.settings.orphan_seconds for path in present)
-            if version.id in needed or not present or young or base_version(session, storage, model, version) is None:
-                continue
-            storage.note_collected(version.digest)
-            reach("collect.marked")
-            for path in present:
-                path.unlink()
+    collected = []
+    with services.db.reading() as session:
+        model = models.by_id(session, model_id)
+        needed, versions = _needed(services, session, model), models.all_versions(session, model)
+    for version in reversed(versions):  # what a delta changes is there while it is tried
+        if version.id in needed:
+            if is_collected(services.storage, version):
+                services.queue.wake("rebuild", version.id)
+        elif go_on() and _spare(services, version) and _collect(services, model_id, version, go_on):
             collected.append(version.number)
     return collected
 
 
+def _needed(services: Services, session: Session, model: Model) -> set[UUID]:
+    """The versions that keep their weights: the newest, now and a while ago, and those that jobs begin from."""
+    keep, remaining = model.policy.get("keep"), models.remaining_versions(session, model)
+    if not isinstance(keep, int):
+        return {version.id for version in models.all_versions(session, model)}
+    then = datetime.now(UTC) - timedelta(seconds=services.settings.orphan_seconds)
+    newest = [*remaining[:keep], *[version for version in remaining if version.created_at < then][:keep]]
+    young = [version for version in remaining if version.created_at >= then]
+    return {version.id for version in (*newest, *young)} | jobs.parents_in_use(session, model.id)
+
+
+def _spare(services: Services, version: Version) -> bool:
+    """Whether a version has weights that were not written a short time ago, and a smaller delta that rebuilds them."""
+    folder, paths = services.storage.release(version.digest), rebuildable(version.files)
+    present = [folder / path for path in paths if (folder / path).is_file()]
+    sizes = {entry["path"]: entry["size"] for entry in version.files}
+    delta = sum(size for path, size in sizes.items() if path.startswith(DELTA_FOLDER))
+    young = any(age_seconds(path) <= services.settings.orphan_seconds for path in present)
+    return bool(present) and not young and delta < sum(sizes[path] for path in paths)
+
+
+def _collect(services: Services, model_id: UUID, version: Version, go_on: GoOn) -> bool:
+    """Remove a version's weights, unless its delta does not rebuild them, or somebody needs them by now."""
+    storage, doomed = services.storage, services.storage.staging(f"collected-{uuid4()}")
+    try:
+        for _ in _rebuilt(services, version, None, go_on):
+            pass
+        with services.db.transaction() as session:
+            model = models.lock(session, model_id)
+            if model is None or version.id in _needed(services, session, model):
+                return False
+            for path in rebuildable(version.files):
+                file = storage.release(version.digest) / path
+                if file.is_file():
+                    file.rename(doomed / uuid4().hex)
+                    reach("collect.renamed")
+        return True
+    except Stopped:
+        return False
+    except ChangedFile as error:
+        _report(storage, version, error)
+        return False
+    finally:
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def rebuild(services: Services, version_id: UUID, go_on: GoOn = lambda: True) -> None:
+    """Rebuild the weights of a version that are missing, and first those that its delta changes.
+
+    Nothing is rebuilt if a file of the delta or of what it changes is damaged; the doctor says so.
+    """
+    with services.db.reading() as session:
+        version = session.get_one(Version, version_id)
+    if not is_collected(services.storage, version):
+        return
+    staged = services.storage.staging(f"rebuild-{uuid4()}")
+    try:
+        for path in _rebuilt(services, version, staged, go_on):
+            put_back(services.storage.release(version.digest), staged, path)
+            reach("rebuild.moved")
+    except Stopped:
+        return
+    except ChangedFile as error:
+        _report(services.storage, version, error)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def _report(storage: Storage, version: Version, error: ChangedFile) -> None:
+    """Let the log, the doctor and the metrics say that a version's weights cannot be rebuilt."""
+    logger.error("a delta does not rebuild its version", version=version.number, file=str(error))
+    storage.note_scrubbed(version.digest, [f"{DELTA_FOLDER} ({error})"])
+
+
+def _rebuilt(services: Services, version: Version, staged: Path | None, go_on: GoOn) -> Iterator[str]:
+    """Rebuild a version's weights files in a folder, or only look whether that is possible; yields their paths.
+
+    Raises:
+        ChangedFile: One would not be what was published.
+        Stopped: `go_on` said no.
+    """
+    storage = services.storage
+    with services.db.reading() as session:
+        model = models.by_id(session, version.model_id)
+        base = base_version(session, storage, model, version)
+    if base is None:
+        raise ChangedFile(DELTA_FOLDER)
+    if is_collected(storage, base):
+        rebuild(services, base.id, go_on)
+    files = weights_files(digests(version.files))
+    yield from write_weights(storage.release(base.digest), storage.release(version.digest), staged, files, go_on)
+
+
 def base_version(session: Session, storage: Storage, model: Model, version: Version) -> Version | None:
-    """The version that a version's delta changes; None if it has no delta, or a damaged one."""
-    if not any(entry["path"].startswith(DELTA_FOLDER) for entry in version.files):
-        return None
+    """The version that a version's delta changes; None if it has no readable delta."""
     try:
         base = Delta(storage.release(version.digest) / DELTA_FOLDER).base
     except UnreadableWeights:
@@ -101,66 +199,62 @@ def base_version(session: Session, storage: Storage, model: Model, version: Vers
     return models.version(session, model, base["version"]) if base else None
 
 
-def rebuild(services: Services, version_id: UUID) -> None:
-    """Rebuild the weights of a version that were removed, and first those that its delta changes.
-
-    Raises:
-        ChangedFile: The result is not what was published: a file of the delta or of its base is damaged.
-    """
-    storage = services.storage
-    with services.db.reading() as session:
-        version = session.get_one(Version, version_id)
-        model = models.by_id(session, version.model_id)
-        base = base_version(session, storage, model, version)
-    if not storage.is_collected(version.digest):
-        return
-    if base is None:
-        raise ChangedFile(DELTA_FOLDER)
-    rebuild(services, base.id)
-    folder, staged = storage.release(version.digest), storage.staging(f"rebuild-{uuid4()}")
-    try:
-        write_weights(storage.release(base.digest), folder, staged, weights_files(digests(version.files)))
-        with services.db.transaction() as session:
-            models.lock(session, model.id)  # nobody removes them meanwhile
-            put_back(storage, version.digest, staged)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
-
-
-def write_weights(base: Path, release: Path, target: Path, files: Mapping[str, str]) -> None:
+def write_weights(
+    base: Path, release: Path, target: Path | None, files: Mapping[str, str], go_on: GoOn = lambda: True
+) -> Iterator[str]:
     """Write the weights files of a release, from the release that its delta changes.
 
     Args:
         base: The release folder of that version.
         release: The release folder, with its delta.
-        target: An empty folder.
+        target: A folder; None writes nothing, and only compares.
         files: Path -> sha256 of each weights file.
+        go_on: Asked now and then.
+
+    Yields:
+        str: The path of each file, once it is there and has its sha256.
 
     Raises:
         ChangedFile: One would not have its sha256.
+        Stopped: `go_on` said no.
     """
-    names = [path.removeprefix(MODEL_FOLDER) for path in files]
     try:
+        names = [path.removeprefix(MODEL_FOLDER) for path in files]
         weights = ChangedWeights(base / MODEL_FOLDER, names, Delta(release / DELTA_FOLDER))
         for path, sha256 in files.items():
-            digest = hashlib.sha256()
-            (target / path).parent.mkdir(parents=True, exist_ok=True)
-            with (target / path).open("wb") as file:
-                for part in weights.file(path.removeprefix(MODEL_FOLDER)):
-                    digest.update(part)
-                    file.write(part)
-            if digest.hexdigest() != sha256:
-                raise ChangedFile(path)
-            fsync(target / path)
+            _write(weights.file(path.removeprefix(MODEL_FOLDER)), target / path if target else None, sha256, go_on)
+            yield path
     except UnreadableWeights as error:
         raise ChangedFile(str(error)) from error
 
 
-def put_back(storage: Storage, digest: str, staged: Path) -> None:
-    """Move rebuilt files into their release folder, and remove the mark."""
-    folder = storage.release(digest)
-    for path in staged.rglob(f"*{SUFFIX}"):
-        path.replace(folder / path.relative_to(staged))
-    fsync(folder / MODEL_FOLDER)
-    reach("rebuild.moved")
-    storage.forget_collected(digest)
+def _write(parts: Iterator[bytes], target: Path | None, sha256: str, go_on: GoOn) -> None:
+    """Write a file that must have this sha256, or only compare."""
+    digest = hashlib.sha256()
+    if target is None:
+        for part in parts:
+            _check(go_on)
+            digest.update(part)
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as file:
+            for part in parts:
+                _check(go_on)
+                digest.update(part)
+                file.write(part)
+        target.chmod(0o644)
+        fsync(target)
+    if digest.hexdigest() != sha256:
+        raise ChangedFile("a rebuilt file is not the one that was published")
+
+
+def _check(go_on: GoOn) -> None:
+    """End a rebuilding if this process is to end."""
+    if not go_on():
+        raise Stopped
+
+
+def put_back(release: Path, staged: Path, path: str) -> None:
+    """Move a rebuilt file into its release folder."""
+    (staged / path).replace(release / path)
+    fsync((release / path).parent)

@@ -23,7 +23,7 @@ from service import migrate
 from service.audit.merkle import leaf_hash
 from service.audit.trust import ROLES
 from service.bootstrap import KEK, Services
-from service.collected import missing_files
+from service.collected import rebuildable
 from service.db import diagnostics, due_requests, models
 from service.domain.errors import NotFound
 from service.evidence.log_keeper import LogBusy, LogForked
@@ -174,8 +174,8 @@ def _versions(session: Session, services: Services, _: datetime) -> Iterator[Fin
     """Storage has the files of the newest versions, and the database has every version that storage lists."""
     for name, number, digest, files in diagnostics.versions_on_disk(session, newest=diagnostics.NEWEST):
         folder = services.storage.release(digest)
-        removed = missing_files(services.storage, digest, files)
-        on_disk = [file for file in files if file["path"] not in removed]
+        collectable = rebuildable(files)
+        on_disk = [file for file in files if file["path"] not in collectable or (folder / file["path"]).exists()]
         damaged = next((f["path"] for f in on_disk if not _has_size(folder / f["path"], f["size"])), None)
         if damaged:
             problem = f"{name} {number}: {damaged} is missing or has another size."

@@ -46,14 +46,15 @@ def main() -> int:
     send = MessageWriter(os.fdopen(os.dup(sys.stdout.fileno()), "wb"))
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     team = Team()
-    if team.rank:
-        threading.Thread(target=end_with_parent, args=(sys.stdin.buffer,), daemon=True).start()
-        team.follow()
-        return 0
-    reach("child.started")
-    inputs = JobInput(**json.loads(sys.stdin.buffer.readline()))
+    if team.rank == 0:
+        reach("child.started")
+        inputs = JobInput(**json.loads(sys.stdin.buffer.readline()))
     threading.Thread(target=end_with_parent, args=(sys.stdin.buffer,), daemon=True).start()
     try:
+        if team.rank:
+            team.meet()
+            team.follow()
+            return 0
         report = Pipeline(inputs, send, team).run()
         if report is not None:
             send("report", report=write_report(report))
@@ -64,7 +65,8 @@ def main() -> int:
         # The frames without the message: a library may quote its input, which is a person's text.
         frames = "".join(traceback.format_tb(error.__traceback__))
         sys.stderr.write(f"compute child failed: {type(error).__name__}\n{frames}")
-        send("error", code=type(error).__name__, permanent=False)
+        if team.rank == 0:
+            send("error", code=type(error).__name__, permanent=False)
     return 0
 
 

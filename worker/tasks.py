@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from uuid import UUID
 
 from service.bootstrap import Services
@@ -155,17 +156,19 @@ def rebuild_weights(version_id: str) -> None:
     """Rebuild the weights of an old version; one version at a time, so that other tasks have threads."""
     if rebuilding.acquire(blocking=False):
         try:
-            rebuild(get_services(), UUID(version_id))
+            rebuild(get_services(), UUID(version_id), lambda: not stopping.is_set())
         finally:
             rebuilding.release()
 
 
 def _collect_weights(services: Services) -> None:
-    """Remove the weights of old versions where a policy says so."""
+    """Remove the weights of old versions where a policy says so, and rebuild what is missing elsewhere."""
     with services.db.reading() as session:
-        model_ids = models.with_keep(session)
-    for model_id in model_ids:
-        collect_weights(services, model_id)
+        model_ids = models.all_ids(session)
+    collect = [
+        partial(collect_weights, model_id=model_id, go_on=lambda: not stopping.is_set()) for model_id in model_ids
+    ]
+    run_parts(services, *collect)
 
 
 def _purge(services: Services) -> None:

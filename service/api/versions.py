@@ -221,11 +221,11 @@ def _tar_response(
     services: Services, name: str, versions: Sequence[Version], caller: Caller, *, delta: bool = False
 ) -> Response:
     """The first version's files without the delta, or without the model, as a tar stream, registered for all."""
-    _note_download(services, versions, caller)
     version = versions[0]
     left_out = MODEL_FOLDER if delta else DELTA_FOLDER
     files = [entry for entry in version.files if not entry["path"].startswith(left_out)]
     paths = {entry["path"]: released_file(services, version, entry["path"]) for entry in files}
+    _note_download(services, versions, caller)
     size = sum(tarfile.BLOCKSIZE + _padded_size(entry["size"]) for entry in files) + 2 * tarfile.BLOCKSIZE
     file_name = f"{name}-v{version.number}{'-delta' if delta else ''}.tar"
     headers = {"Content-Length": str(size), "Content-Disposition": f'attachment; filename="{file_name}"'}

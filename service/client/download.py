@@ -15,6 +15,7 @@ CHUNK_BYTES = 1 << 20
 RETRY_SECONDS = 0.5
 DownloadProgress: TypeAlias = Callable[[str, int, int], None]  # path, bytes so far, bytes in all
 REBUILDING = "rebuilding"  # the problem of an old version whose weights are not there yet
+REBUILDING_SECONDS, REBUILT_SECONDS = 5, 6 * 3600  # between two questions for it, and for how long to ask
 
 
 def download_file(http: httpx.Client, url: str, target: Path, file: VersionFile, progress: DownloadProgress) -> bool:
@@ -28,8 +29,10 @@ def download_file(http: httpx.Client, url: str, target: Path, file: VersionFile,
         if offset >= file["size"]:
             break
         try:
-            while (seconds := _fetch(http, url, partial, offset, file, progress)) is not None:
-                time.sleep(seconds)
+            until = time.monotonic() + REBUILT_SECONDS
+            while _fetch(http, url, partial, offset, file, progress, last=time.monotonic() > until):
+                progress(f"{file['path']}, which the service rebuilds", 0, file["size"])
+                time.sleep(REBUILDING_SECONDS)
         except httpx.TransportError:
             time.sleep(RETRY_SECONDS)
     if file["size"] == 0:
@@ -42,22 +45,29 @@ def download_file(http: httpx.Client, url: str, target: Path, file: VersionFile,
 
 
 def _fetch(
-    http: httpx.Client, url: str, partial: Path, offset: int, file: VersionFile, progress: DownloadProgress
-) -> float | None:
+    http: httpx.Client,
+    url: str,
+    partial: Path,
+    offset: int,
+    file: VersionFile,
+    progress: DownloadProgress,
+    *,
+    last: bool,
+) -> bool:
     """Append the bytes from `offset` on, or write the whole file if the server does not serve the range.
 
     Returns:
-        The seconds after which to ask again, if the service is rebuilding the file; else None.
+        Whether to ask again later, because the service is rebuilding the file; never if this is the `last` time.
     """
     headers = {"Range": f"bytes={offset}-", "If-Range": f'"{file["sha256"]}"'} if offset else {}
     with http.stream("GET", url, headers=headers) as answer:
         if answer.status_code not in (200, 206):
             answer.read()
-            if answer.status_code == 503 and answer.json().get("code") == REBUILDING:
-                return float(answer.headers["Retry-After"])
+            if not last and answer.status_code == 503 and f'"{REBUILDING}"'.encode() in answer.content:
+                return True
             parse_answer(answer)
         with partial.open("ab" if answer.status_code == 206 else "wb") as out:
             for chunk in answer.iter_bytes(CHUNK_BYTES):
                 out.write(chunk)
                 progress(file["path"], out.tell(), file["size"])
-    return None
+    return False

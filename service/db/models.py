@@ -111,9 +111,9 @@ def all_versions(session: Session, model: Model) -> list[Version]:
     return list(session.scalars(select(Version).where(Version.model_id == model.id).order_by(Version.number)))
 
 
-def with_keep(session: Session) -> list[UUID]:
-    """The models whose policy says how many versions keep their weights."""
-    return list(session.scalars(select(Model.id).where(Model.policy["keep"].as_integer().is_not(None))))
+def all_ids(session: Session) -> list[UUID]:
+    """Every model."""
+    return list(session.scalars(select(Model.id)))
 
 
 def _remaining(model: Model) -> Select[Version]:

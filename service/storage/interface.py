@@ -116,18 +116,6 @@ class Storage(Protocol):
         """Remove the memory of a release that is no more."""
         ...
 
-    def note_collected(self, digest: str) -> None:
-        """Mark a release: its weights may be missing, because its delta rebuilds them."""
-        ...
-
-    def is_collected(self, digest: str) -> bool:
-        """Whether a release is marked so."""
-        ...
-
-    def forget_collected(self, digest: str) -> None:
-        """Remove the mark: the weights are all there."""
-        ...
-
     def refused_withdrawals(self) -> int:
         """How many withdrawals in the ledger are not believed, because their reason is no known code."""
         ...

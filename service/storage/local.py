@@ -5,7 +5,6 @@ corpora/<sha256>     reference texts (retain and held-out text), JSON lines
 staging/<name>/      releases that are being assembled, and control's certified copies of candidates
 work/<job>/<fence>/  checkpoints, adapter, candidate of an attempt: personal data, removed after the job. Compute writes
                      here: the rest of the service copies from it, and neither links to it nor writes into it
-collected/<digest>   a release whose weights were removed; its delta rebuilds them
 ledger/published/<model>/<number>   the digest of a version that the database has committed
 ledger/withdrawn/<model>/<number>   the reason for which the version is no longer handed out
 ledger/purged/<request>             a request whose texts are gone for good
@@ -25,7 +24,7 @@ from service.domain.states import WITHDRAWAL_REASONS
 from service.files import age_seconds, fsync, write_atomically
 
 LEDGER = ("ledger/published", "ledger/purged", "ledger/purged-epochs", "ledger/withdrawn")
-FOLDERS = ("versions", "corpora", "staging", "work", "scrubbed", "collected", *LEDGER)
+FOLDERS = ("versions", "corpora", "staging", "work", "scrubbed", *LEDGER)
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 DOOMED = "doomed-"  # prefix of staging folders that hold what is to be removed
 
@@ -171,18 +170,6 @@ class LocalStorage:
     def forget_scrubbed(self, digest: str) -> None:
         """Remove its file."""
         (self._root / "scrubbed" / digest).unlink(missing_ok=True)
-
-    def note_collected(self, digest: str) -> None:
-        """Make an empty file of the release's name."""
-        write_atomically(self._root / "collected" / digest, "")
-
-    def is_collected(self, digest: str) -> bool:
-        """Whether it has this file."""
-        return (self._root / "collected" / digest).exists()
-
-    def forget_collected(self, digest: str) -> None:
-        """Remove the file."""
-        (self._root / "collected" / digest).unlink(missing_ok=True)
 
     def refused_withdrawals(self) -> int:
         """How many files have no known code as their content."""

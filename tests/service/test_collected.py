@@ -4,22 +4,26 @@ import hashlib
 import os
 import random
 import time
+from datetime import UTC, datetime
 
 import httpx
 import pytest
+from sqlalchemy import update
 
 from service import collected
 from service.client.download import download_file
-from service.collected import collect_weights, rebuild
+from service.collected import Rebuilding, collect_weights, rebuild
 from service.db import jobs, models
+from service.db.tables import Version
 from service.doctor import examine
 from service.domain.errors import ClientError
 from service.files import file_sha256
 from service.steps.path.batch import batch_requests
+from service.steps.path.unlearn import check_files
 from service.steps.upkeep.scrub import scrub_next
-from service.weight_files import ChangedFile
 from tests.service.conftest import only_model, registration, submit
 from tests.service.jobs import published
+from worker import tasks
 
 WEIGHTS = "model/model.safetensors"
 
@@ -48,8 +52,10 @@ def versions(api, services) -> dict:
 
 
 def grow_old(api, services) -> None:
-    """Let every weights file be of the day before yesterday."""
+    """Let every version and its weights file be of the day before yesterday."""
     then = time.time() - 2 * services.settings.orphan_seconds
+    with services.db.transaction() as session:
+        session.execute(update(Version).values(created_at=datetime.fromtimestamp(then, UTC)))
     for folder, _ in versions(api, services).values():
         if (folder / WEIGHTS).exists():
             os.utime(folder / WEIGHTS, (then, then))
@@ -58,7 +64,7 @@ def grow_old(api, services) -> None:
 def collect(api, services) -> list[int]:
     """Collect when nothing is young."""
     grow_old(api, services)
-    return collect_weights(services, only_model(services))
+    return sorted(collect_weights(services, only_model(services)))
 
 
 def on_disk(api, services) -> list[int]:
@@ -130,6 +136,7 @@ def test_whatever_happens_every_version_can_be_rebuilt(api, services, keeping, s
         ]
         match dice.choice(["publish", "publish", "withdraw", "collect", "rebuild"]):
             case "publish":
+                bring_back(services, remaining[0])
                 published(api, services, f"record {step}")
             case "withdraw" if remaining[0] > 0:
                 withdraw(api, remaining[0])
@@ -150,11 +157,16 @@ def test_a_job_keeps_what_it_begins_from_and_brings_it_back(api, services, keepi
     assert collect(api, services) == [1, 2]
     withdraw(api, 2)
     submit(api, records=[{"text": "three"}])
+    assert batch_requests(services, only_model(services)) is None  # it asks for a rebuilding
+    bring_back(services, 1)
     job_id = batch_requests(services, only_model(services))
     with services.db.reading() as session:
         assert jobs.by_id(session, job_id).parent_version.number == 1
     assert on_disk(api, services) == [0, 1]
-    assert collect(api, services) == []
+    assert collect(api, services) == []  # the job needs it
+    (versions(api, services)[1][0] / WEIGHTS).unlink()
+    with pytest.raises(Rebuilding):  # a restored database knows a job that begins from what is not there any more
+        check_files(services, job_id)
 
 
 def test_a_download_waits_until_the_weights_are_back(api, services, keeping, monkeypatch):
@@ -169,6 +181,9 @@ def test_a_download_waits_until_the_weights_are_back(api, services, keeping, mon
         answer = api.get(path)
         assert (answer.status_code, answer.json()["code"], answer.headers["Retry-After"]) == (503, "rebuilding", "5")
     assert {what[0] for what in woken} == {"rebuild"}
+    head = api.head("/hub/unlearnd/tiny/resolve/v1/model.safetensors")
+    assert (head.status_code, head.headers["content-length"]) == (200, head.headers["x-linked-size"])
+    assert api.get("/v1/models/tiny/versions/1/downloads").json()["items"] == []  # nobody got anything
     assert api.get("/v1/models/tiny/versions/1/delta.tar").status_code == 200
     assert scrub_next(services)
     assert scrub_next(services)
@@ -177,46 +192,72 @@ def test_a_download_waits_until_the_weights_are_back(api, services, keeping, mon
     assert api.get("/v1/models/tiny/versions/1/files/" + WEIGHTS).status_code == 200
 
 
-@pytest.mark.parametrize("killed_after", ["note_collected", "put_back"])
-def test_a_kill_in_between_loses_nothing(api, services, keeping, monkeypatch, killed_after):
-    """After the mark, and after the rebuilt files are in their place."""
+@pytest.mark.parametrize("point", ["collect.renamed", "rebuild.moved"])
+def test_a_kill_in_between_loses_nothing(api, services, keeping, monkeypatch, point):
+    """Whatever is missing then is rebuilt."""
     keeping(0)
     published(api, services, "one")
-    grow_old(api, services)
 
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
+    def killed(reached: str) -> None:
+        if reached == point:
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        if killed_after == "note_collected":
-            patch.setattr(collected, "reach", killed)
+        patch.setattr(collected, "reach", killed)
+        if point == "collect.renamed":
             with pytest.raises(KeyboardInterrupt):
-                collect_weights(services, only_model(services))
+                collect(api, services)
         else:
-            collect_weights(services, only_model(services))
-            patch.setattr(collected, "reach", killed)
+            collect(api, services)
             with pytest.raises(KeyboardInterrupt):
                 bring_back(services, 1)
-    folder, sha256 = versions(api, services)[1]
-    assert file_sha256(folder / WEIGHTS) == sha256  # it is there, and marked
     bring_back(services, 1)
+    folder, sha256 = versions(api, services)[1]
     assert file_sha256(folder / WEIGHTS) == sha256
     assert api.get("/v1/models/tiny/versions/1/files/" + WEIGHTS).status_code == 200
 
 
-def test_a_damaged_delta_rebuilds_nothing(api, services, keeping):
-    """And what is on the disk stays."""
+@pytest.mark.parametrize("damaged", ["delta", "base"])
+def test_weights_that_cannot_be_rebuilt_are_not_removed(api, services, keeping, damaged):
+    """It is tried first; the doctor names the version."""
     keeping(0)
     published(api, services, "one")
-    collect(api, services)
-    folder, _ = versions(api, services)[1]
-    adapter = folder / "delta" / "adapter_model.safetensors"
-    content = bytearray(adapter.read_bytes())
+    adapter = versions(api, services)[1][0] / "delta" / "adapter_model.safetensors"
+    path = adapter if damaged == "delta" else versions(api, services)[0][0] / WEIGHTS
+    content = bytearray(path.read_bytes())
     content[-1] ^= 1
-    adapter.write_bytes(content)
-    with pytest.raises(ChangedFile):
-        bring_back(services, 1)
+    path.write_bytes(content)
+    assert collect(api, services) == []
+    assert on_disk(api, services) == [0, 1]
+    assert [finding.check for finding in examine(services) if "delta" in finding.problem] == ["versions"]
+
+
+def test_a_rebuilding_that_must_stop_leaves_things_as_they_are(api, services, keeping):
+    """The process is to end."""
+    keeping(0)
+    published(api, services, "one")
+    grow_old(api, services)
+    assert collect_weights(services, only_model(services), lambda: False) == []
+    assert collect(api, services) == [1]
+    with services.db.reading() as session:
+        version = models.version(session, models.by_name(session, "tiny"), 1)
+    rebuild(services, version.id, lambda: False)
     assert on_disk(api, services) == [0]
+
+
+def test_a_higher_keep_brings_weights_back(api, services, keeping, monkeypatch):
+    """The next collection asks for them; so does the task that collects for every model."""
+    keeping(0)
+    published(api, services, "one")
+    assert collect(api, services) == [1]
+    with services.db.transaction() as session:
+        models.by_name(session, "tiny", lock=True).policy = {"keep": 1}
+    woken = []
+    monkeypatch.setattr(type(services.queue), "wake", lambda _, *what, **__: woken.append(what))
+    assert collect(api, services) == []
+    assert [what[0] for what in woken] == ["rebuild"]
+    tasks._collect_weights(services)
+    assert [what[0] for what in woken] == ["rebuild", "rebuild"]
 
 
 def test_a_version_that_the_database_forgot_is_taken_up_without_its_weights(api, services, keeping, run):
@@ -233,16 +274,21 @@ def test_a_version_that_the_database_forgot_is_taken_up_without_its_weights(api,
     assert on_disk(api, services) == [0, 2]  # the delta of the second changes version 0
 
 
-def test_the_client_waits_for_a_rebuilding(tmp_path):
+def test_the_client_waits_for_a_rebuilding(tmp_path, monkeypatch):
     """It asks again when the service says so, and reports any other refusal."""
     problem = {"title": "Temporarily unavailable", "detail": "", "code": "rebuilding"}
-    answers = [httpx.Response(503, json=problem, headers={"Retry-After": "0"})] * 2 + [
+    answers = [httpx.Response(503, json=problem, headers={"Retry-After": "5"})] * 2 + [
         httpx.Response(200, content=b"w")
     ]
     file = {"path": WEIGHTS, "size": 1, "sha256": hashlib.sha256(b"w").hexdigest()}
+    monkeypatch.setattr("service.client.download.REBUILDING_SECONDS", 0)
     with httpx.Client(transport=httpx.MockTransport(lambda _: answers.pop(0))) as http:
         assert download_file(http, "http://service/", tmp_path / "weights", file, lambda *_: None)
     assert (tmp_path / "weights").read_bytes() == b"w"
-    refusal = httpx.Response(503, json={**problem, "code": "unavailable"}, headers={"Retry-After": "0"})
+    refusal = httpx.Response(503, json={**problem, "code": "unavailable"}, headers={"Retry-After": "5"})
     with httpx.Client(transport=httpx.MockTransport(lambda _: refusal)) as http, pytest.raises(ClientError):
+        download_file(http, "http://service/", tmp_path / "other", file, lambda *_: None)
+    monkeypatch.setattr("service.client.download.REBUILT_SECONDS", -1)  # it does not ask for ever
+    never = httpx.Response(503, json=problem)
+    with httpx.Client(transport=httpx.MockTransport(lambda _: never)) as http, pytest.raises(ClientError):
         download_file(http, "http://service/", tmp_path / "other", file, lambda *_: None)

@@ -1,6 +1,7 @@
 """Errors of the engine, one tree::
 
 EngineError            code, message; never contains text of a record
+|-- Unplanned          the memory of a job on this model cannot be counted
 |-- InputError         the inputs cannot be used (permanent: a retry gives the same result)
 |   |-- TooFewTexts    held-out or retain text is missing
 |   |-- HeldoutKnown   the model knows held-out text by heart
@@ -12,12 +13,25 @@ EngineError            code, message; never contains text of a record
 `-- TrainingDiverged   the loss became NaN or infinite
 """
 
+import torch
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocator raised an error: it says nothing about what was tried."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "alloc" in str(error).lower()
+
 
 class EngineError(Exception):
     """Root of all errors that the engine raises on purpose; `code` is stable and machine-readable."""
 
     code = "engine_error"
     permanent = False
+
+
+class Unplanned(EngineError):
+    """The model's code does not run on shapes alone, so nobody knows how much memory a job takes."""
+
+    code = "unplanned"
 
 
 class InputError(EngineError):

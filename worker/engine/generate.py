@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from transformers import GenerationConfig
 
-from worker.engine.device import model_device
+from worker.engine.device import measuring, model_device
 from worker.engine.types import CausalLM
 
 
@@ -28,7 +28,7 @@ def continuations(model: CausalLM, prompts: Sequence[Sequence[int]], new: int, *
     input_ids = torch.tensor(list(map(list, prompts)), device=model_device(model))
     try:
         model.generation_config = GenerationConfig(eos_token_id=end or None, pad_token_id=end[0] if end else 0, **how)
-        with torch.no_grad():
+        with measuring(model):
             said = model.generate(input_ids, attention_mask=torch.ones_like(input_ids), max_new_tokens=new)
     finally:
         model.generation_config = own

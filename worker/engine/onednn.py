@@ -39,8 +39,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     on_cpu = AVAILABLE and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.numel()
     if (narrow or on_cpu) and weight.numel() > BLOCK:
         return _linear_in_blocks(x, weight, bias)
-    if narrow:
-        return linear(x, weight.float(), None if bias is None else bias.float())
+    if narrow or (bias is not None and bias.dtype != x.dtype):
+        return linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
     if on_cpu:
         x, weight = _without_gaps(x), _without_gaps(weight)
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
@@ -76,7 +76,8 @@ def _without_gaps(matrix: Tensor) -> Tensor:
 @contextmanager
 def fast_linear_layers(model: CausalLM) -> Iterator[None]:
     """Let the frozen float32 linear modules of a model on a CPU compute by `linear`, forward and backward."""
-    patched = [m for m in model.modules() if type(m) in (nn.Linear, Conv1D) and _can_patch(m)] if AVAILABLE else []
+    plain = [m for m in model.modules() if type(m).forward in (nn.Linear.forward, Conv1D.forward)]
+    patched = [m for m in plain if _can_patch(m)] if AVAILABLE else []
     for module in patched:
         module.forward = partial(_forward, module)
     try:

@@ -10,34 +10,40 @@ b: batch, s: sequence, r: rows (prefixes that are decoded at once), d: output fe
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PretrainedConfig
 from transformers.cache_utils import DynamicCache
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from worker.engine.adapter import find_targets, target_weights
 from worker.engine.device import training
+from worker.engine.errors import Unplanned
 from worker.engine.fisher import most_bytes
 from worker.engine.head import CHUNK_LOGITS, hidden_states
 from worker.engine.live_bytes import LiveBytes
 from worker.engine.metrics.caching import cache_argument
 from worker.engine.metrics.decode import PREFILLED, Row, row_cache
 from worker.engine.onednn import BLOCK
-from worker.engine.options import DISTIL, Options
+from worker.engine.options import DISTIL, RANK, Options
+from worker.engine.sharding import gathered_modules
+from worker.engine.types import CausalLM
 
 logger = logging.getLogger(__name__)
-PROCESS = 520_000_000  # bytes: Python with torch, transformers and peft, and what they keep
+logging.getLogger("torch._subclasses.fake_tensor").setLevel(
+    logging.CRITICAL
+)  # it prints the trace of what is tried here
+PROCESS = 500_000_000  # bytes: Python with torch, transformers and peft, and what they keep
 SLACK = 1.15  # of what an allocator takes for its tensors, measured (`bench.memory`)
-LEAST_ROWS, MOST_DEVICES = 16, 1024
+LEAST_ROWS, MOST_DEVICES = 64, 1024  # samples are drawn, and answers, in as many rows at once
 CHUNKS = 6  # logits of one chunk that a loss holds: its own, the parent's, both as log-probabilities, two gradients
 FACTORS = 9  # copies of the factors: two adapters, gradients, AdamW's two sums, those of checkpoints
 MERGED = 12  # the same while merging: checkpoints, the state, the change of twice the rank, its stored form
 PRODUCT = 2 * 4 * BLOCK  # bytes of a block of weights in a product's own layout, and of its working memory
 REFERENCE = 5  # copies of the reference while it is trained: itself, gradients, AdamW's two sums, the best one
+REFERENCE_BATCH, REFERENCE_LOGITS = 16, 4  # its sequences in a step, and arrays of all their logits
+FISHER_BATCH = 8
 SOME_WEIGHTS = 4  # float32 copies of the largest weight while it is decomposed, or rounded
 
 
@@ -92,7 +98,9 @@ class Plan:
         return self.peak <= self.memory
 
 
-def plan(config: PretrainedConfig, itemsize: int, options: Options, *, devices: int, memory: int) -> Plan:
+def plan(
+    config: PretrainedConfig, itemsize: int, options: Options, *, devices: int, memory: int, one_machine: bool = False
+) -> Plan:
     """The first settings that fit: on the fewest devices, without recomputed activations, with the most rows at once.
 
     Args:
@@ -101,9 +109,13 @@ def plan(config: PretrainedConfig, itemsize: int, options: Options, *, devices: 
         options: The run's options.
         devices: There are so many.
         memory: Bytes of each.
+        one_machine: Whether `memory` is that of all processes together, as on a CPU.
 
     Returns:
         A plan that fits, or the smallest one on all devices.
+
+    Raises:
+        Unplanned: The model's code does not run on shapes alone.
     """
     shapes = Shapes(config, itemsize, options)
     rows = options.row_budget
@@ -115,10 +127,11 @@ def plan(config: PretrainedConfig, itemsize: int, options: Options, *, devices: 
     ]
     for count in range(devices if options.sharding == "always" else 1, devices + 1):
         for tried in settings:
-            made = Plan(replace(tried, devices=count), shapes.needs(tried, count), count, memory, shapes.parameters)
+            each = memory // count if one_machine else memory
+            made = Plan(replace(tried, devices=count), shapes.needs(tried, count), count, each, shapes.parameters)
             if made.fits:
                 return made
-    counts = range(devices + 1, MOST_DEVICES + 1)
+    counts = range(devices + 1, 1 if one_machine else MOST_DEVICES + 1)
     enough = (count for count in counts if max(need.total for need in shapes.needs(tried, count)) <= memory)
     return replace(made, enough=next(enough, None))
 
@@ -134,48 +147,68 @@ class Shapes:
     def __init__(self, config: PretrainedConfig, itemsize: int, options: Options, sequences: int = 32) -> None:
         """Make the shapes of a model, for a forget set of so many sequences."""
         self._fake, self._options = FakeTensorMode(), options
-        with self._fake:
-            self._model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().requires_grad_(False)
+        self._model, self._widened = self._shapes(config)
         self.parameters = sum(weight.numel() for weight in self._model.parameters())
         self.stored = self.parameters * itemsize
         self._targets = target_weights(self._model, find_targets(self._model, options.target_modules))
         self._rank = options.adapter_rank(sequences, config.hidden_size)
         self._sequences = max(sequences, options.heldout_sequences)
         self._vocabulary: int = self._model.get_output_embeddings().weight.shape[0]
-        layers = [m for m in self._model.modules() if isinstance(m, GradientCheckpointingLayer)] or [self._model]
-        self._gathered = max(4 * sum(weight.numel() for weight in layer.parameters()) for layer in layers)
+        self._gathered = max(
+            4 * sum(weight.numel() for weight in module.parameters()) for module in gathered_modules(self._model)
+        )
         self._peaks: dict[object, int] = {}
 
     def needs(self, options: Options, devices: int = 1) -> list[Need]:
         """The need of each stage with these settings, if so many devices share the weights."""
         sizes = [weight.numel() for weight in self._targets.values()]
         factors = 4 * self._rank * sum(sum(weight.shape) for weight in self._targets.values())
-        logits = CHUNKS * 4 * min(CHUNK_LOGITS, options.batch_size * options.sequence_length * self._vocabulary)
-        decoding = self._once(("decode", options.row_budget), partial(self._decoding, options.row_budget))
-        plain, adapted = (
-            self._once((rank, options.checkpoint_activations), partial(self._step, options, rank)) + logits
-            for rank in (0, self._rank)
-        )
+        batch = max(options.batch_size, options.retain_batch_size or 0)
+        logits = CHUNKS * 4 * min(CHUNK_LOGITS, batch * options.sequence_length * self._vocabulary)
+        decoding = self._once(self._decoding, options.row_budget)
+        plain = self._once(self._step, 0, FISHER_BATCH, False) + logits
+        adapted = self._once(self._step, self._rank, batch, options.checkpoint_activations) + logits
+        relearned = options.attacks.get("relearned", "off") != "off"
+        tested = max(decoding, self._once(self._step, RANK, batch, False) + logits) if relearned else decoding
+        learned = REFERENCE_LOGITS * 4 * REFERENCE_BATCH * options.sequence_length * self._vocabulary + 2 * plain
         weights = self.stored if devices == 1 else self.stored // devices + self._gathered
         beside = self.parameters * 4 if options.loss == DISTIL else 0  # the reference
         sums = min(most_bytes(self.stored), 2 * 4 * sum(sizes))
         few = SOME_WEIGHTS * 4 * max(sizes)
         bytes_of = {
             "measure": (weights, decoding),
-            **({"reference": (weights + REFERENCE * beside, plain)} if beside else {}),
+            **({"reference": (weights + REFERENCE * beside, learned)} if beside else {}),
             "initialise": (weights + beside, max(sums + plain, few) + factors),
             "train": (weights + beside, max(adapted, decoding) + FACTORS * factors),
             "merge": (0, MERGED * factors + few),
-            "verify": (weights, decoding + few),
+            "verify": (weights, tested + few),
         }
         return [Need(stage, held, int(SLACK * (PRODUCT + other))) for stage, (held, other) in bytes_of.items()]
 
-    def _once(self, key: object, peak: Callable[[], int]) -> int:
+    def _shapes(self, config: PretrainedConfig) -> tuple[CausalLM, int]:
+        """(the model without memory, how many times the bytes of its activations are).
+
+        Experts that are multiplied together run on shapes in bfloat16 alone.
+        """
+        for dtype, widened in ((torch.float32, 1), (torch.bfloat16, 2)):
+            try:
+                with self._fake, torch.no_grad():
+                    model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval().requires_grad_(False)
+                    hidden_states(model, *_ids(1, 8), use_cache=False)
+                    return model, widened
+            except Exception as error:  # whatever a family's code raises that looks at numbers
+                logger.info("no shapes in %s: %s", dtype, type(error).__name__)
+        raise Unplanned("this model's code does not run on shapes alone")
+
+    def _once(self, peak: Callable[..., int], *key: object) -> int:
         """A peak, counted once."""
-        if key not in self._peaks:
-            with self._fake:
-                self._peaks[key] = peak()
-        return self._peaks[key]
+        if (peak.__name__, *key) not in self._peaks:
+            try:
+                with self._fake:
+                    self._peaks[peak.__name__, *key] = self._widened * peak(*key)
+            except Exception as error:
+                raise Unplanned(f"this model's code does not run on shapes alone: {type(error).__name__}") from error
+        return self._peaks[peak.__name__, *key]
 
     def _decoding(self, rows: int) -> int:
         """The bytes of decoding so many rows at once, each as long as a sequence."""
@@ -194,20 +227,16 @@ class Shapes:
                 hidden_states(model, *_ids(rows, length), use_cache=False)
         return int(counted.peak)
 
-    def _step(self, options: Options, rank: int) -> int:
+    def _step(self, rank: int, batch: int, recomputed: bool) -> int:  # a part of the key
         """The bytes of a forward pass with a graph, and of its backward pass; with an adapter unless the rank is 0."""
-        model = self._model
-        batch = max(options.batch_size, options.retain_batch_size or 0)
+        model, length = self._model, self._options.sequence_length
         hooks = [
             model.get_submodule(name).register_forward_hook(_lora(weight, rank) if rank else _begin_graph)
             for name, weight in self._targets.items()
         ]
         try:
-            with (
-                training(model, "float32", checkpoint_activations=options.checkpoint_activations),
-                LiveBytes(self._model) as counted,
-            ):
-                hidden = hidden_states(model, *_ids(batch, options.sequence_length), use_cache=False)
+            with training(model, "float32", checkpoint_activations=recomputed), LiveBytes(model) as counted:
+                hidden = hidden_states(model, *_ids(batch, length), use_cache=False)
                 torch.autograd.backward(hidden, torch.ones_like(hidden))
         finally:
             for hook in hooks:
@@ -230,7 +259,7 @@ def _lora(weight: Tensor, rank: int) -> Callable[[nn.Module, tuple[Tensor, ...],
     """What an adapter's two parts add to a module's output; peft itself does not run on tensors without memory."""
     (d, k), product = weight.shape, nn.functional.linear
     parts = [
-        (torch.zeros(rank, k, requires_grad=trained), torch.zeros(d, rank, requires_grad=trained))
+        (weight.new_zeros(rank, k, requires_grad=trained), weight.new_zeros(d, rank, requires_grad=trained))
         for trained in (True, False)
     ]
 

@@ -98,7 +98,7 @@ def answers(
             done, total = 0, copies * sum(map(len, alike.values()))
             for (new, length), rows in alike.items():
                 torch.manual_seed(options.seed)
-                fitting = min(ROWS_AT_ONCE, options.row_budget) * options.sequence_length // (length + new)
+                fitting = ROWS_AT_ONCE * options.sequence_length // (length + new)
                 for i, prompt, tokens in _asked(model, rows, copies, new, fitting, sample=sample):
                     answer = _answer(tokenizer, prompt, tokens, probes[i].secret)
                     if answer and len(answered[i]) < MOST_ANSWERS:

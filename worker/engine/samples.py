@@ -117,7 +117,7 @@ def _continued(
     alike: dict[int, list[list[int]]] = {}
     for ids in openings:
         alike.setdefault(len(ids), []).append(ids)
-    fitting = max(1, min(BATCH, options.row_budget, BATCH * USUAL_LENGTH // options.sequence_length))
+    fitting = max(1, min(BATCH, BATCH * USUAL_LENGTH // options.sequence_length))
     samples: list[list[int]] = []
     for size, of_size in alike.items():
         for part in chunks(of_size, fitting):

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -27,26 +28,31 @@ from worker.engine.onednn import linear
 from worker.engine.types import CausalLM
 
 
-def shard(model: CausalLM) -> CausalLM:
-    """Share the weights of a model by all processes of the group; without a group it stays as it is.
+def shard(model: CausalLM, device: torch.device) -> CausalLM:
+    """Share the weights of a model by all processes of the group; without a group it is moved alone.
 
     Args:
-        model: A model that is whole in each process. (Of mapped files only what is read is in memory.)
+        model: A model on the CPU, whole in each process. (Of mapped files only what is read is in memory.)
+        device: Where this process computes. Its parts go there, a layer after the other.
 
     Returns:
-        The same model, frozen. Its products are float32, whatever its weights are.
+        The same model, frozen if it is shared. Its products are float32 then, whatever its weights are.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
-        return model
+        return model.to(device)
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     model.requires_grad_(False)
     precision = MixedPrecisionPolicy(param_dtype=torch.float32, cast_forward_inputs=False)
     for module in gathered_modules(model):
-        fully_shard(module, reshard_after_forward=True, mp_policy=precision)
+        fully_shard(module, mesh=mesh, reshard_after_forward=True, mp_policy=precision)
     shared: dict[Tensor, SharedRows] = {}
     for module in (model.get_input_embeddings(), model.get_output_embeddings()):
         weight = module.weight
-        shared.setdefault(weight, SharedRows.part(weight))  # tied ones stay tied
+        shared.setdefault(weight, SharedRows.part(weight, device))  # tied ones stay tied
         module._parameters["weight"] = shared[weight]
+    for tensor in (*model.parameters(), *model.buffers()):
+        if type(tensor) in (nn.Parameter, Tensor):  # what each process holds whole
+            tensor.data = tensor.data.to(device)
     return model
 
 
@@ -54,6 +60,8 @@ def gathered_modules(model: CausalLM) -> list[nn.Module]:
     """The modules whose weights are gathered at once, one module after the other: layers, or linear modules."""
     head = model.get_output_embeddings()
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    inner = {id(one) for layer in layers for one in layer.modules() if one is not layer}
+    layers = [layer for layer in layers if id(layer) not in inner]
     return layers or [m for m in model.modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
 
 
@@ -72,11 +80,11 @@ class SharedRows(Tensor):
     start: int
 
     @classmethod
-    def part(cls, weight: Tensor) -> "SharedRows":
+    def part(cls, weight: Tensor, device: torch.device) -> "SharedRows":
         """This process' rows of a weight [v, h]."""
         each = -(-weight.shape[0] // dist.get_world_size())
         start = min(dist.get_rank() * each, weight.shape[0])
-        rows: SharedRows = Tensor._make_subclass(cls, weight.detach()[start : start + each].clone())
+        rows: SharedRows = Tensor._make_subclass(cls, weight.detach()[start : start + each].to(device, copy=True))
         rows.tokens, rows.start = weight.shape[0], start
         return rows
 

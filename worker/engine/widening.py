@@ -37,11 +37,12 @@ class WideWeight(Tensor):
         name = func.__self__.__name__ if attribute else func.__name__
         if attribute and name == "dtype":
             return torch.float32
-        if name == "linear" and not torch.is_autocast_enabled(args[0].device.type):
-            return frozen_linear(args[0], *map(_narrow, (*args[1:], *kwargs.values())))
-        if name == "linear":  # in 16 bits
+        product = name == "linear" or (name == "addmm" and len(args) == 3 and not kwargs)  # Conv1D calls the second
+        if product and torch.is_autocast_enabled(args[name == "addmm"].device.type):  # in 16 bits
             return func(*map(_narrow, args), **{key: _narrow(value) for key, value in kwargs.items()})
-        if name == "addmm" and len(args) == 3 and not kwargs:  # Conv1D
+        if name == "linear":
+            return frozen_linear(args[0], *map(_narrow, (*args[1:], *kwargs.values())))
+        if product:
             bias, x, weight = map(_narrow, args)
             return frozen_linear(x, weight.T, bias)
         if name == "embedding":

@@ -13,7 +13,7 @@ STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
-    """The dtype of a model's weights files; float32 if they have several.
+    """The dtype of a model's weights files; float32 if they have several. Whole numbers do not count.
 
     Args:
         folder: With the weights in safetensors.
@@ -25,13 +25,13 @@ def stored_dtype(folder: Path) -> torch.dtype:
         UnreadableWeights: The folder's files are not readable.
     """
     files = [TensorFile(folder / name) for name in loaded_weights(folder)]
-    dtypes = {STORED.get(one.dtype) for file in files for one in file.tensors.values()}
+    dtypes = {STORED.get(one.dtype) for file in files for one in file.tensors.values() if one.dtype[0] not in "IU"}
     only = dtypes.pop() if len(dtypes) == 1 else None
     return only or torch.float32
 
 
-def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    """The model in a folder, for evaluation, with weights of a dtype.
+def load_model(folder: Path, dtype: torch.dtype, device: torch.device | None = None) -> PreTrainedModel:
+    """The model in a folder, for evaluation, with weights of a dtype; on the CPU if no device is named.
 
     What a family computes from its configuration (a scale, frequencies) is float32 whatever the weights are, as in a
     float32 copy.
@@ -44,4 +44,4 @@ def load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTra
         for name, buffer in shape.named_buffers():
             if name not in stored and buffer.is_floating_point():
                 model.get_buffer(name).data = buffer
-    return model.to(device).eval()
+    return model.to(device or "cpu").eval()

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, PretrainedConfig
 
+from service.weight_files import loaded_weights
 from worker.engine.device import resolve_device, resolve_dtype
-from worker.engine.errors import TooLarge
-from worker.engine.options import Options, fit_to_model
+from worker.engine.errors import TooLarge, Unplanned
+from worker.engine.options import DISTIL, Options, fit_to_model
 from worker.engine.plan import Plan, plan
 from worker.steps.loading import stored_dtype
 
@@ -51,12 +52,14 @@ class Stored:
         device: The device that the options name.
         dtype: Of the weights in memory.
         options: Fitted to the model.
+        stored: Bytes of its weights files.
     """
 
     config: PretrainedConfig
     device: torch.device
     dtype: torch.dtype
     options: Options
+    stored: int
 
     @classmethod
     def read(cls, folder: Path, options: Options) -> "Stored":
@@ -67,12 +70,19 @@ class Stored:
         """
         config, device = AutoConfig.from_pretrained(folder), resolve_device(options.device)
         dtype = resolve_dtype(options.dtype, device, stored_dtype(folder))
-        return cls(config, device, dtype, fit_to_model(options, config))
+        size = sum((folder / name).stat().st_size for name in loaded_weights(folder))
+        return cls(config, device, dtype, fit_to_model(options, config), size)
 
     def plan(self, devices: int, memory: int | None = None) -> Plan:
-        """The plan of a job for at most so many devices, each with so many bytes; None takes this machine's."""
+        """The plan of a job for at most so many devices, each with so many bytes; None takes this machine's.
+
+        Raises:
+            Unplanned: It cannot be counted.
+        """
+        one_machine = memory is None and self.device.type != "cuda"
         memory = device_memory(self.device) if memory is None else memory
-        return plan(self.config, self.dtype.itemsize, self.options, devices=devices, memory=memory)
+        itemsize = self.dtype.itemsize
+        return plan(self.config, itemsize, self.options, devices=devices, memory=memory, one_machine=one_machine)
 
     def fitted(self) -> Options:
         """The options with which a job fits: fewer rows at once, activations recomputed, several devices, if needed.
@@ -80,19 +90,25 @@ class Stored:
         Raises:
             TooLarge: There are none.
         """
-        memory = device_memory(self.device)
-        if self._most() < CLEARLY * memory:
-            return self.options if self.options.sharding == "always" else replace(self.options, devices=1)
-        made = self.plan(self.options.devices, memory)
+        options, memory = self.options, device_memory(self.device)
+        present = torch.cuda.device_count() if self.device.type == "cuda" else options.devices
+        devices = min(options.devices, present)
+        unplanned = replace(options, devices=devices if options.sharding == "always" else 1)
+        if options.loss != DISTIL and self._most() < CLEARLY * memory:
+            return unplanned
+        try:
+            made = self.plan(devices)
+        except Unplanned as error:
+            logger.warning("%s", error)
+            return unplanned
         if not made.fits:
-            logger.error("a device has %d bytes, and the smallest settings need %d", memory, made.peak)
+            logger.error("a device has %d bytes, and the smallest settings need %d", made.memory, made.peak)
             raise TooLarge("the model does not fit into the memory of this worker")
         return made.options
 
     def _most(self) -> int:
-        """More bytes than a job needs, found without a plan."""
+        """Bytes that a job hardly ever needs, found without a plan."""
         text, options = self.config.get_text_config(), self.options
         width: int = options.sequence_length * text.num_hidden_layers * text.hidden_size
-        weights: int = 12 * text.num_hidden_layers * text.hidden_size**2 + 2 * text.vocab_size * text.hidden_size
         rows = options.row_budget + 10 * max(options.batch_size, options.retain_batch_size or 0)
-        return 2**30 + 3 * self.dtype.itemsize * weights + 16 * width * rows
+        return 2**30 + 4 * self.stored + 16 * width * rows

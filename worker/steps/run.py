@@ -21,6 +21,7 @@ from typing import IO, Self, TypeAlias
 from opentelemetry import trace
 
 from service.bootstrap import Services
+from service.collected import Rebuilding
 from service.db import jobs
 from service.domain.errors import LostLease
 from service.domain.job_input import JobInput
@@ -60,7 +61,11 @@ def run_job(services: Services, lease: Lease) -> None:
     If requests are put off, the job begins again without them: at least one stays each time.
     """
     check_reference_texts(services, lease.job_id)
-    check_files(services, lease.job_id)
+    try:
+        check_files(services, lease.job_id)
+    except Rebuilding:
+        hand_back(services, lease, delay_seconds=services.settings.sweep_seconds)
+        return
     while _run_child(services, lease):
         pass
 

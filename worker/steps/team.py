@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -37,19 +38,15 @@ class Team:
     """
 
     def __init__(self) -> None:
-        """A team of one, or that which `torchrun` or `start` has started this process for."""
+        """A team of one, or that which `start` has started this process for."""
         self.size, self.rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
         self._others: list[subprocess.Popen[bytes]] = []
-        if self.size > 1:
-            self._meet()
 
-    def _meet(self) -> None:
+    def meet(self) -> None:
         """Connect to the other processes."""
-        meeting = os.environ.get(MEETING)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(
-            backend, f"file://{meeting}" if meeting else None, LONGEST, world_size=self.size, rank=self.rank
-        )
+        meeting = f"file://{os.environ[MEETING]}"
+        dist.init_process_group(backend, meeting, LONGEST, world_size=self.size, rank=self.rank)
 
     def start(self, size: int, work: Path) -> None:
         """Start the other processes on this machine; a team that is there already stays as it is.
@@ -63,17 +60,19 @@ class Team:
         self.size = size
         place = tempfile.mkdtemp(dir=work)
         common = {MEETING: f"{place}/meeting", "WORLD_SIZE": str(size), "GLOO_SOCKET_IFNAME": "lo"}
-        os.environ |= common | {"RANK": "0", "LOCAL_RANK": "0"}
+        os.environ |= common | {"RANK": "0"}
         for rank in range(1, size):
             self._others.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "worker.child"],
                     stdin=subprocess.PIPE,  # it ends when this closes
                     stdout=sys.stderr,
-                    env=os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                    env=os.environ | {"RANK": str(rank)},
                 )
             )
-        self._meet()
+        for process in self._others:
+            threading.Thread(target=_end_with, args=(process,), daemon=True).start()
+        self.meet()
 
     def run(
         self,
@@ -101,7 +100,7 @@ class Team:
         """
         if self.size > 1:
             dist.broadcast_object_list([(function, folder, dtype, device.type, args, arguments)])
-        return function(_load(folder, dtype, device), *args, **arguments, **(callbacks or {}))
+        return function(_load(folder, dtype, self._own(device)), *args, **arguments, **(callbacks or {}))
 
     def follow(self) -> None:
         """Do what the first process does on models, until it ends."""
@@ -111,9 +110,13 @@ class Team:
             if message[0] is None:
                 return
             function, folder, dtype, kind, args, arguments = message[0]
-            device = torch.device(kind, int(os.environ["LOCAL_RANK"])) if kind == "cuda" else torch.device(kind)
+            device = self._own(torch.device(kind))
             with contextlib.suppress(EngineError):  # the first process reports it
                 function(_load(folder, dtype, device), *args, **arguments)
+
+    def _own(self, device: torch.device) -> torch.device:
+        """The device of this process: of several CUDA devices each has one."""
+        return torch.device("cuda", self.rank) if self.size > 1 and device.type == "cuda" else device
 
     def end(self) -> None:
         """Let the other processes end."""
@@ -124,7 +127,13 @@ class Team:
             process.wait()
 
 
+def _end_with(process: "subprocess.Popen[bytes]") -> None:
+    """End this process if another one of the team ends before it: nobody would notice in the midst of a meeting."""
+    if process.wait() != 0:
+        os._exit(71)
+
+
 def _load(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """The model in a folder, shared by the processes, on this one's device."""
     release()
-    return shard(load_model(folder, dtype, device))
+    return shard(load_model(folder, dtype), device)

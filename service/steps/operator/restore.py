@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from sqlalchemy.orm import Session
 
@@ -97,8 +97,7 @@ def _adopt(services: Services, name: str, number: int, digest: str, withdrawn: M
     folder = services.storage.release(digest)
     trust = parse_trust(services.keyring.trust())  # the keys that a folder brings with it prove nothing
     try:
-        if services.storage.is_collected(digest):
-            _rebuild(services, name, digest)
+        _rebuild(services, name, digest)
         predicate = verify(folder, trust).statement["predicate"]
         files = manifest(folder)
     except (VerificationError, NotPlain, ChangedFile, UnreadableWeights, OSError) as error:
@@ -115,7 +114,7 @@ def _adopt(services: Services, name: str, number: int, digest: str, withdrawn: M
 
 
 def _rebuild(services: Services, name: str, digest: str) -> None:
-    """Rebuild the weights of a version that the database does not know yet; `verify` checks the result.
+    """Rebuild the weights of a version that the database does not know yet, if they are missing.
 
     Raises:
         ChangedFile: The delta, or the version that it changes, is damaged.
@@ -123,17 +122,20 @@ def _rebuild(services: Services, name: str, digest: str) -> None:
     """
     storage, folder = services.storage, services.storage.release(digest)
     statement, _ = open_certificate(read_file(folder / CERTIFICATE), parse_trust(services.keyring.trust()))
-    listed = {file["name"]: file["digest"]["sha256"] for file in statement["subject"]}
+    listed = weights_files({file["name"]: file["digest"]["sha256"] for file in statement["subject"]})
+    missing = {path: sha256 for path, sha256 in listed.items() if not (folder / path).is_file()}
+    if not missing or not (folder / DELTA_FOLDER).is_dir():
+        return
     with services.db.reading() as session:
         model, base = models.by_name(session, name), Delta(folder / DELTA_FOLDER).base
         before = models.version(session, model, base["version"]) if model and base else None
     if before is None:
         raise ChangedFile(DELTA_FOLDER)
     rebuild(services, before.id)
-    staged = storage.staging(f"rebuild-{digest}")
+    staged = storage.staging(f"rebuild-{uuid4()}")
     try:
-        write_weights(storage.release(before.digest), folder, staged, weights_files(listed))
-        put_back(storage, digest, staged)
+        for path in write_weights(storage.release(before.digest), folder, staged, missing):
+            put_back(folder, staged, path)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 

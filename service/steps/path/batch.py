@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service.bootstrap import Services
-from service.collected import rebuild
+from service.collected import is_collected
 from service.db import jobs, log_entries, models, pending_requests, requests
 from service.db.tables import DeletionRequest, Job, Model, Version
 from service.domain.batching import requests_to_batch
@@ -20,10 +20,6 @@ from service.subjects.overlap import measure_overlap, read_stored_texts
 MAX_REQUESTS = 1000  # requests of a job, whatever its policy: an entry of the log names them all, in 64 KiB at most
 ONE_ACTIVE_JOB = "uq_jobs_active_model"
 LOOK_AHEAD = 4  # pending requests to look at, for each record that a job holds
-
-
-class NotOnDisk(Exception):
-    """The weights of the version to begin from were removed; `args` has the version's id."""
 
 
 class Unmeasured(Exception):
@@ -48,14 +44,12 @@ def batch_requests(services: Services, model_id: UUID) -> UUID | None:
             batch = pending_requests.lock_pending(session, sealed)
             if not batch or parent is None:
                 return None
-            if services.storage.is_collected(parent.digest):  # every later version was withdrawn
-                raise NotOnDisk(parent.id)
+            if is_collected(services.storage, parent):  # every later version was withdrawn; the sweep comes again
+                services.queue.wake("rebuild", parent.id)
+                return None
             job = _insert_job(session, model, parent, batch)
     except Unmeasured:
         _measure_overlap(services, model_id)
-        return batch_requests(services, model_id)
-    except NotOnDisk as error:
-        rebuild(services, error.args[0])
         return batch_requests(services, model_id)
     except IntegrityError as error:
         if not isinstance(error.orig, UniqueViolation) or error.orig.diag.constraint_name != ONE_ACTIVE_JOB:

@@ -12,6 +12,7 @@ from service.audit.commitments import forget_set_root
 from service.audit.manifest import NotPlain, manifest, manifest_digest
 from service.audit.numbers import threshold_ranges
 from service.bootstrap import Services
+from service.collected import Rebuilding, is_collected
 from service.db import jobs, log_entries, models, requests, splits
 from service.db.tables import DeletionRequest
 from service.domain.disclosure import Contributors
@@ -96,6 +97,7 @@ def check_files(services: Services, job_id: UUID) -> None:
     """Give a job up if a file that it is about to use is not the one that was published or registered.
 
     Raises:
+        Rebuilding: The parent's weights were removed: the database was restored from an older backup.
         PermanentJobError: A file of the parent, of version 0, of the base or of the reference texts was changed.
     """
     with services.db.reading() as session:
@@ -104,6 +106,9 @@ def check_files(services: Services, job_id: UUID) -> None:
         first = models.version(session, job.model, 0)
         assert first is not None
     storage, model = services.storage, job.model
+    if is_collected(storage, job.parent_version):
+        services.queue.wake("rebuild", job.parent_version_id)
+        raise Rebuilding
     try:
         for version in {job.parent_version_id: job.parent_version, first.id: first}.values():
             check_unchanged(storage.release(version.digest), {file["path"]: file["sha256"] for file in version.files})

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from service.bootstrap import Services
-from service.collected import missing_files
+from service.collected import rebuildable
 from service.db import diagnostics
 from service.observability.logging import get_logger
 
@@ -30,14 +30,13 @@ def scrub_next(services: Services, *, go_on: Callable[[], bool] = lambda: True) 
     if version is None or ages[version.digest] < services.settings.scrub_days * DAY:
         return False
     damaged = []
-    removed = missing_files(storage, version.digest, version.files)
+    collectable = rebuildable(version.files)
     for file in version.files:
-        if file["path"] in removed:
-            continue
-        actual = _digest(storage.release(version.digest) / file["path"], go_on)
+        path = storage.release(version.digest) / file["path"]
+        actual = _digest(path, go_on)
         if actual is None:
             return False
-        if actual != file["sha256"]:
+        if actual != file["sha256"] and (path.exists() or file["path"] not in collectable):
             damaged.append(file["path"])
             logger.error("a published file was changed", model=version.model, version=version.number, file=file["path"])
     storage.note_scrubbed(version.digest, damaged)

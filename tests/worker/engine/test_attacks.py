@@ -196,6 +196,19 @@ def test_a_rounding_has_its_levels(name, levels):
     assert bool(((after - groups).abs().amax(-1) <= bound * steps + 1e-3).all())
 
 
+@pytest.mark.parametrize("family", ["gpt2", "opt", "qwen2"])
+def test_narrow_modules_with_a_bias_are_rounded(family):
+    """The weight is float32 then, and the bias is not."""
+    model = support.random_model(family).bfloat16()
+    input_ids = torch.tensor([[2, 3, 4]])
+    with measuring(model):
+        before = model(input_ids=input_ids).logits
+        with rounded(model, "int4"):
+            assert not torch.equal(model(input_ids=input_ids).logits, before)
+    with rounded(model, "int4"), measuring(model):
+        assert not torch.equal(model(input_ids=input_ids).logits, before)
+
+
 def test_only_the_linear_modules_of_the_body_are_rounded(memorised):
     """Not embeddings, and not the head; each only while it runs."""
     model, _ = memorised

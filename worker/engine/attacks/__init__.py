@@ -7,8 +7,6 @@ An attack takes a `Subject` and returns `Scores` of the texts to forget and of n
 import logging
 from collections.abc import Callable, Mapping
 
-import torch
-
 from worker.engine.attacks.exposure import exposure
 from worker.engine.attacks.likelihood import extraction_strength, loss, min_k, min_k_pp, sampled
 from worker.engine.attacks.prompts import prompts
@@ -16,6 +14,7 @@ from worker.engine.attacks.quantised import quantised
 from worker.engine.attacks.relearned import relearned
 from worker.engine.attacks.scores import COULD_NOT, LEVEL, NOT_APPLICABLE, OFF, AttackResult, Scores, judged, not_run
 from worker.engine.attacks.subject import Subject, cut_alike, one_of_each
+from worker.engine.errors import is_out_of_memory
 from worker.engine.progress import Progress, no_progress
 
 __all__ = ["ATTACKS", "AttackResult", "Subject", "cut_alike", "one_of_each", "run_attacks"]
@@ -38,9 +37,9 @@ def _tried(name: str, attack: Callable[[Subject], Scores], subject: Subject, lev
     """The result of an attack. One that a library refuses, for whatever reason, must not cost the job."""
     try:
         return judged(name, attack(subject), level)
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         logger.warning("the attack %s could not be run: %s", name, type(error).__name__)
         return not_run(name, COULD_NOT)
 

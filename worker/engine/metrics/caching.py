@@ -11,6 +11,7 @@ import torch
 from transformers.cache_utils import DynamicCache
 
 from worker.engine.device import model_device
+from worker.engine.errors import is_out_of_memory
 from worker.engine.types import CausalLM
 
 logger = logging.getLogger(__name__)
@@ -48,9 +49,9 @@ def caches_tokens(model: CausalLM) -> bool:
             input_ids=input_ids[:, half : half + 1], attention_mask=mask, position_ids=positions, **arguments
         )
         difference = (following.logits[0, 0].float() - whole).abs().max()
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # whatever a family raises that has no such cache
+        if is_out_of_memory(error):
+            raise
         logger.info("texts are read again for each token: %s", type(error).__name__)
         return False
     return bool(difference <= TOLERANCE * whole.abs().max())
