@@ -171,7 +171,7 @@ def count_weights(folder: Path, meeting: str) -> None:
     """Print the bytes of weights that this process holds."""
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=size)
-    model = shard(load_model(folder, stored_dtype(folder), torch.device("cpu")))
+    model = shard(load_model(folder, stored_dtype(folder)), torch.device("cpu"))
     print(local_bytes(model) + (0 if size == 1 else max(map(whole_bytes, gathered_modules(model)))))
 
 

@@ -2,13 +2,13 @@
 
 import argparse
 import json
-import logging
 import sys
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from transformers.utils import logging as transformers_logging
 
 from service.weight_files import UnreadableWeights
 from worker.engine.errors import EngineError
@@ -22,7 +22,7 @@ GB = 1e9
 def main() -> int:
     """Print the plan; 0 if the job fits, 1 if it does not, 2 if the model cannot be planned."""
     arguments = _arguments()
-    logging.disable(logging.WARNING)  # of configurations, which this is not about
+    transformers_logging.set_verbosity_error()  # it warns of configurations, which this is not about
     policy = json.loads(arguments.policy.read_bytes()) if arguments.policy else {}
     devices = arguments.devices or max(torch.cuda.device_count(), 1)
     try:
