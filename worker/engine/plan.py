@@ -39,7 +39,7 @@ SLACK = 1.15  # of what an allocator takes for its tensors, measured (`bench.mem
 LEAST_ROWS, MOST_DEVICES = 64, 1024  # samples are drawn, and answers, in as many rows at once
 CHUNKS = 6  # logits of one chunk that a loss holds: its own, the parent's, both as log-probabilities, two gradients
 FACTORS = 9  # copies of the factors: two adapters, gradients, AdamW's two sums, those of checkpoints
-MERGED = 12  # the same while merging: checkpoints, the state, the change of twice the rank, its stored form
+MERGED = 7  # the same while merging: checkpoints, and the change of twice the rank
 PRODUCT = 2 * 4 * BLOCK  # bytes of a block of weights in a product's own layout, and of its working memory
 REFERENCE = 5  # copies of the reference while it is trained: itself, gradients, AdamW's two sums, the best one
 REFERENCE_BATCH, REFERENCE_LOGITS = 16, 4  # its sequences in a step, and arrays of all their logits
@@ -180,7 +180,7 @@ class Shapes:
             **({"reference": (weights + REFERENCE * beside, learned)} if beside else {}),
             "initialise": (weights + beside, max(sums + plain, few) + factors),
             "train": (weights + beside, max(adapted, decoding) + FACTORS * factors),
-            "merge": (0, MERGED * factors + few),
+            "merge": (0, MERGED * factors),
             "verify": (weights, tested + few),
         }
         return [Need(stage, held, int(SLACK * (PRODUCT + other))) for stage, (held, other) in bytes_of.items()]
