@@ -29,6 +29,7 @@ COMPUTE = (
     "verify.committed", "report.commit", "report.committed",
 )  # fmt: skip
 CHILD = ("child.started", "child.measured", "child.epoch", "child.unlearned", "child.merged", "child.verified")
+UPKEEP = ("collect.renamed", "rebuild.moved")  # no request comes there: `tests/service/test_collected.py` kills at both
 POINTS = (*API, *PERSON, *CONTROL, *CALLBACK, *COMPUTE, *CHILD)
 
 APPLIES: dict[str, tuple[str, ...]] = {
