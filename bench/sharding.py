@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -26,12 +25,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from bench.data import machine, read
 from service.domain.job_input import JobInput
 from service.domain.json_types import JsonObject
+from tests.worker.steps.children import messages, processes
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.sharding import gathered_modules, shard
 from worker.engine.types import CausalLM
 from worker.steps.loading import load_model, stored_dtype
-from worker.steps.messages import read_messages
-from worker.steps.run import end_child, start_child
 
 
 def main() -> None:
@@ -124,35 +122,17 @@ def inputs(arguments: argparse.Namespace, work: Path, forget: list[str], size: i
 def run(job: JobInput) -> tuple[JsonObject, float, list[float]]:
     """(report, seconds, the most private bytes of each process)."""
     started, most = time.monotonic(), dict[int, float]()
-    child = start_child(job, confined=True)
-    assert child.stdin is not None
-    assert child.stdout is not None
-    try:
-        child.stdin.write(json.dumps(asdict(job)).encode() + b"\n")
-        child.stdin.flush()
-        for message in read_messages(child.stdout):
-            for pid, size in private_memory(child.pid).items():
-                most[pid] = max(most.get(pid, 0), size)
-            if message["type"] == "report":
-                return message["report"], time.monotonic() - started, [most[pid] for pid in sorted(most)]
-            if message["type"] == "error":
-                raise SystemExit(str(message))
-    finally:
-        end_child(child)
-    raise SystemExit("the child died")
 
+    def look(_: JsonObject, pid: int) -> None:
+        for one in processes(pid):
+            status = Path(f"/proc/{one}/status").read_text().splitlines()
+            lines = dict(line.split(":") for line in status if ":" in line)
+            most[one] = max(most.get(one, 0.0), 1024.0 * int(lines["RssAnon"].split()[0]))
 
-def private_memory(pid: int) -> dict[int, float]:
-    """Process -> private bytes, of a child's Python processes."""
-    below, sizes = [pid], {}
-    for one in below:
-        below += map(int, Path(f"/proc/{one}/task/{one}/children").read_text().split())
-        if Path(f"/proc/{one}/cmdline").read_bytes().startswith(f"{sys.executable}\0-m\0worker.child".encode()):
-            lines = dict(
-                line.split(":") for line in Path(f"/proc/{one}/status").read_text().splitlines() if ":" in line
-            )
-            sizes[one] = 1024.0 * int(lines["RssAnon"].split()[0])
-    return sizes
+    *_, last = messages(job, look)
+    if last["type"] != "report":
+        raise SystemExit(str(last))
+    return last["report"], time.monotonic() - started, [most[pid] for pid in sorted(most)]
 
 
 def held(folder: Path, meeting: Path, size: int) -> list[float]:

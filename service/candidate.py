@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from service.audit.card import delta_card, model_card
-from service.audit.manifest import DELTA_FOLDER, MODEL_FOLDER, FileEntry, manifest
+from service.audit.manifest import DELTA_FOLDER, MODEL_FOLDER, FileEntry, manifest, sha256_by_path
 from service.audit.verify import MODEL_SIGNATURE
 from service.bootstrap import Services
 from service.confined import NotAFile
@@ -40,7 +40,7 @@ def released_files(services: Services, job: Job, staged: Path) -> list[FileEntry
     card = model_card(base, job.model.name, number, parent, findings, job.report.contributors, job.policy)
     for name in ADDED:
         (staged / name).unlink(missing_ok=True)
-    digests = {entry["path"]: entry["sha256"] for entry in manifest(staged)}
+    digests = sha256_by_path(manifest(staged))
     if digests != findings.files:
         raise PermanentJobError("candidate_changed")
     _check_merged_from_parent(services, job, staged, digests)
@@ -76,7 +76,7 @@ def _check_merged_from_parent(services: Services, job: Job, candidate: Path, dig
         PermanentJobError: It is not, or the parent's weights in storage are not those that were published.
     """
     parent = services.storage.release(job.parent_version.digest)
-    of_parent = {entry["path"]: entry["sha256"] for entry in job.parent_version.files}
+    of_parent = sha256_by_path(job.parent_version.files)
     of_models = [
         {path.removeprefix(MODEL_FOLDER): digest for path, digest in files.items() if path.startswith(MODEL_FOLDER)}
         for files in (digests, of_parent)
@@ -101,7 +101,7 @@ def _add_delta(services: Services, parent: Version, staged: Path, model: str, nu
     Raises:
         PermanentJobError: The parent's delta in storage is not the one that was published.
     """
-    of_parent = {entry["path"]: entry["sha256"] for entry in parent.files}
+    of_parent = sha256_by_path(parent.files)
     released = services.storage.release(parent.digest)
     published = {path: digest for path, digest in of_parent.items() if path.startswith(DELTA_FOLDER)}
     try:

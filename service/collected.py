@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy.orm import Session
 
-from service.audit.manifest import DELTA_FOLDER, MODEL_FOLDER, FileEntry
+from service.audit.manifest import DELTA_FOLDER, MODEL_FOLDER, FileEntry, sha256_by_path
 from service.bootstrap import Services
 from service.db import jobs, models
 from service.db.tables import Model, Version
@@ -49,15 +49,10 @@ def weights_files(files: Mapping[str, str]) -> dict[str, str]:
     return {path: digest for path, digest in files.items() if path.startswith(MODEL_FOLDER) and path.endswith(SUFFIX)}
 
 
-def digests(files: Sequence[FileEntry]) -> dict[str, str]:
-    """Path -> sha256."""
-    return {entry["path"]: entry["sha256"] for entry in files}
-
-
 def rebuildable(files: Sequence[FileEntry]) -> set[str]:
     """The paths of a release that may be missing, because its delta rebuilds them."""
     has_delta = any(entry["path"].startswith(DELTA_FOLDER) for entry in files)
-    return set(weights_files(digests(files))) if has_delta else set()
+    return set(weights_files(sha256_by_path(files))) if has_delta else set()
 
 
 def is_collected(storage: Storage, version: Version) -> bool:
@@ -121,8 +116,9 @@ def _spare(services: Services, version: Version) -> bool:
 def _collect(services: Services, model_id: UUID, version: Version, go_on: GoOn) -> bool:
     """Remove a version's weights, unless its delta does not rebuild them, or somebody needs them by now."""
     storage, doomed = services.storage, services.storage.staging(f"collected-{uuid4()}")
+    files = weights_files(sha256_by_path(version.files))
     try:
-        for _ in _rebuilt(services, version, None, go_on):
+        for _ in write_weights(_base(services, version, go_on), storage.release(version.digest), None, files, go_on):
             pass
         with services.db.transaction() as session:
             model = models.lock(session, model_id)
@@ -152,17 +148,13 @@ def rebuild(services: Services, version_id: UUID, go_on: GoOn = lambda: True) ->
         version = session.get_one(Version, version_id)
     if not is_collected(services.storage, version):
         return
-    staged = services.storage.staging(f"rebuild-{uuid4()}")
+    files = weights_files(sha256_by_path(version.files))
     try:
-        for path in _rebuilt(services, version, staged, go_on):
-            put_back(services.storage.release(version.digest), staged, path)
-            reach("rebuild.moved")
+        write_back(services.storage, _base(services, version, go_on), version.digest, files, go_on)
     except Stopped:
         return
     except ChangedFile as error:
         _report(services.storage, version, error)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
 
 
 def _report(storage: Storage, version: Version, error: ChangedFile) -> None:
@@ -171,23 +163,18 @@ def _report(storage: Storage, version: Version, error: ChangedFile) -> None:
     storage.note_scrubbed(version.digest, [f"{DELTA_FOLDER} ({error})"])
 
 
-def _rebuilt(services: Services, version: Version, staged: Path | None, go_on: GoOn) -> Iterator[str]:
-    """Rebuild a version's weights files in a folder, or only look whether that is possible; yields their paths.
+def _base(services: Services, version: Version, go_on: GoOn) -> Path:
+    """The release folder of the version that a version's delta changes, with its weights.
 
     Raises:
-        ChangedFile: One would not be what was published.
-        Stopped: `go_on` said no.
+        ChangedFile: There is none.
     """
-    storage = services.storage
     with services.db.reading() as session:
-        model = models.by_id(session, version.model_id)
-        base = base_version(session, storage, model, version)
+        base = base_version(session, services.storage, models.by_id(session, version.model_id), version)
     if base is None:
         raise ChangedFile(DELTA_FOLDER)
-    if is_collected(storage, base):
-        rebuild(services, base.id, go_on)
-    files = weights_files(digests(version.files))
-    yield from write_weights(storage.release(base.digest), storage.release(version.digest), staged, files, go_on)
+    rebuild(services, base.id, go_on)
+    return services.storage.release(base.digest)
 
 
 def base_version(session: Session, storage: Storage, model: Model, version: Version) -> Version | None:
@@ -197,6 +184,30 @@ def base_version(session: Session, storage: Storage, model: Model, version: Vers
     except UnreadableWeights:
         return None
     return models.version(session, model, base["version"]) if base else None
+
+
+def write_back(storage: Storage, base: Path, digest: str, files: Mapping[str, str], go_on: GoOn = lambda: True) -> None:
+    """Rebuild weights files of a release in its folder, each in one step.
+
+    Args:
+        storage: It has the release.
+        base: The release folder of the version that its delta changes.
+        digest: Of the release.
+        files: Path -> sha256 of each weights file.
+        go_on: Asked now and then.
+
+    Raises:
+        ChangedFile: One would not have its sha256.
+        Stopped: `go_on` said no.
+    """
+    release, staged = storage.release(digest), storage.staging(f"rebuild-{uuid4()}")
+    try:
+        for path in write_weights(base, release, staged, files, go_on):
+            (staged / path).replace(release / path)
+            fsync((release / path).parent)
+            reach("rebuild.moved")
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
 
 
 def write_weights(
@@ -252,9 +263,3 @@ def _check(go_on: GoOn) -> None:
     """End a rebuilding if this process is to end."""
     if not go_on():
         raise Stopped
-
-
-def put_back(release: Path, staged: Path, path: str) -> None:
-    """Move a rebuilt file into its release folder."""
-    (staged / path).replace(release / path)
-    fsync((release / path).parent)

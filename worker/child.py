@@ -65,8 +65,9 @@ def main() -> int:
         # The frames without the message: a library may quote its input, which is a person's text.
         frames = "".join(traceback.format_tb(error.__traceback__))
         sys.stderr.write(f"compute child failed: {type(error).__name__}\n{frames}")
-        if team.rank == 0:
-            send("error", code=type(error).__name__, permanent=False)
+        if team.rank:
+            return 1  # the first process ends with it, and says no more
+        send("error", code=type(error).__name__, permanent=False)
     return 0
 
 

@@ -26,6 +26,11 @@ class NotPlain(ValueError):
     """The folder holds a link, a device, a socket, or something else that is not a plain file."""
 
 
+def sha256_by_path(files: Sequence[FileEntry]) -> dict[str, str]:
+    """Path -> sha256."""
+    return {entry["path"]: entry["sha256"] for entry in files}
+
+
 def file_entry(root: Path, path: str) -> FileEntry:
     """Hash one file below `root`."""
     file = root / path

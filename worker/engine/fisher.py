@@ -29,6 +29,7 @@ from worker.engine.onednn import linear
 from worker.engine.progress import Progress, no_progress, partial_progress
 from worker.engine.types import CausalLM
 
+BATCH = 8  # sequences in one backward pass
 LEAST_BYTES, MOST_BYTES = 2**27, 2**32  # of both sides' sums
 
 
@@ -37,7 +38,7 @@ def fisher_diagonal(
     sequences: Sequence[list[int]],
     target_modules: Sequence[str],
     *,
-    batch_size: int = 8,
+    batch_size: int = BATCH,
     progress: Progress = no_progress,
 ) -> dict[str, Tensor]:
     """Empirical Fisher of each target weight: the mean over sequences of the squared gradient of its NLL.
@@ -145,7 +146,7 @@ def row_importance(
     *,
     eps: float = 0.1,
     absolute_eps: float | None = None,
-    batch_size: int = 8,
+    batch_size: int = BATCH,
     memory_bytes: int | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Tensor]:

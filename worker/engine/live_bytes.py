@@ -20,7 +20,7 @@ class LiveBytes(TorchDispatchMode):
 
     def __init__(self, model: nn.Module) -> None:
         """Begin at zero, with a model."""
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types there
         self.live = self.peak = 0
         own = itertools.chain(model.parameters(), model.buffers())
         self._storages = {tensor.untyped_storage()._cdata for tensor in own}

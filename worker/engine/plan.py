@@ -17,10 +17,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PretrainedConfig
 from transformers.cache_utils import DynamicCache
 
+from worker.engine import fisher, reference
 from worker.engine.adapter import find_targets, target_weights
 from worker.engine.device import training
 from worker.engine.errors import Unplanned
-from worker.engine.fisher import most_bytes
 from worker.engine.head import CHUNK_LOGITS, hidden_states
 from worker.engine.live_bytes import LiveBytes
 from worker.engine.metrics.caching import cache_argument
@@ -31,9 +31,8 @@ from worker.engine.sharding import gathered_modules
 from worker.engine.types import CausalLM
 
 logger = logging.getLogger(__name__)
-logging.getLogger("torch._subclasses.fake_tensor").setLevel(
-    logging.CRITICAL
-)  # it prints the trace of what is tried here
+# It prints the trace of whatever fails, and here much is only tried.
+logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
 PROCESS = 500_000_000  # bytes: Python with torch, transformers and peft, and what they keep
 SLACK = 1.15  # of what an allocator takes for its tensors, measured (`bench.memory`)
 LEAST_ROWS, MOST_DEVICES = 64, 1024  # samples are drawn, and answers, in as many rows at once
@@ -42,8 +41,7 @@ FACTORS = 9  # copies of the factors: two adapters, gradients, AdamW's two sums,
 MERGED = 7  # the same while merging: checkpoints, and the change of twice the rank
 PRODUCT = 2 * 4 * BLOCK  # bytes of a block of weights in a product's own layout, and of its working memory
 REFERENCE = 5  # copies of the reference while it is trained: itself, gradients, AdamW's two sums, the best one
-REFERENCE_BATCH, REFERENCE_LOGITS = 16, 4  # its sequences in a step, and arrays of all their logits
-FISHER_BATCH = 8
+REFERENCE_LOGITS = 4  # arrays of all logits of its step
 SOME_WEIGHTS = 4  # float32 copies of the largest weight while it is decomposed, or rounded
 
 
@@ -74,7 +72,6 @@ class Plan:
     Attributes:
         options: With a row budget, with activations recomputed, and with so many devices as needed.
         needs: Of each stage.
-        devices: On which the weights are shared.
         memory: Bytes of one device.
         parameters: How many weights the model has.
         enough: How many such devices would do, if these do not; None if no number would.
@@ -82,10 +79,14 @@ class Plan:
 
     options: Options
     needs: list[Need]
-    devices: int
     memory: int
     parameters: int
     enough: int | None = None
+
+    @property
+    def devices(self) -> int:
+        """On how many devices the weights are shared."""
+        return self.options.devices
 
     @property
     def peak(self) -> int:
@@ -125,15 +126,17 @@ def plan(
         for recomputed in sorted({options.checkpoint_activations, True})
         for budget in budgets
     ]
+
+    def on(tried: Options, count: int) -> Plan:
+        each = memory // count if one_machine else memory
+        return Plan(replace(tried, devices=count), shapes.needs(tried, count), each, shapes.parameters)
+
     for count in range(devices if options.sharding == "always" else 1, devices + 1):
         for tried in settings:
-            each = memory // count if one_machine else memory
-            made = Plan(replace(tried, devices=count), shapes.needs(tried, count), count, each, shapes.parameters)
-            if made.fits:
+            if (made := on(tried, count)).fits:
                 return made
-    counts = range(devices + 1, 1 if one_machine else MOST_DEVICES + 1)
-    enough = (count for count in counts if max(need.total for need in shapes.needs(tried, count)) <= memory)
-    return replace(made, enough=next(enough, None))
+    more = range(devices + 1, 1 if one_machine else MOST_DEVICES + 1)
+    return replace(made, enough=next((count for count in more if on(tried, count).fits), None))
 
 
 class Shapes:
@@ -166,14 +169,14 @@ class Shapes:
         batch = max(options.batch_size, options.retain_batch_size or 0)
         logits = CHUNKS * 4 * min(CHUNK_LOGITS, batch * options.sequence_length * self._vocabulary)
         decoding = self._once(self._decoding, options.row_budget)
-        plain = self._once(self._step, 0, FISHER_BATCH, False) + logits
+        plain = self._once(self._step, 0, fisher.BATCH, False) + logits
         adapted = self._once(self._step, self._rank, batch, options.checkpoint_activations) + logits
         relearned = options.attacks.get("relearned", "off") != "off"
         tested = max(decoding, self._once(self._step, RANK, batch, False) + logits) if relearned else decoding
-        learned = REFERENCE_LOGITS * 4 * REFERENCE_BATCH * options.sequence_length * self._vocabulary + 2 * plain
+        learned = REFERENCE_LOGITS * 4 * reference.BATCH * options.sequence_length * self._vocabulary + 2 * plain
         weights = self.stored if devices == 1 else self.stored // devices + self._gathered
         beside = self.parameters * 4 if options.loss == DISTIL else 0  # the reference
-        sums = min(most_bytes(self.stored), 2 * 4 * sum(sizes))
+        sums = min(fisher.most_bytes(self.stored), 2 * 4 * sum(sizes))
         few = SOME_WEIGHTS * 4 * max(sizes)
         bytes_of = {
             "measure": (weights, decoding),

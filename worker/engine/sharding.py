@@ -48,7 +48,8 @@ def shard(model: CausalLM, device: torch.device) -> CausalLM:
     shared: dict[Tensor, SharedRows] = {}
     for module in (model.get_input_embeddings(), model.get_output_embeddings()):
         weight = module.weight
-        shared.setdefault(weight, SharedRows.part(weight, device))  # tied ones stay tied
+        if weight not in shared:  # tied ones stay tied
+            shared[weight] = SharedRows.part(weight, device)
         module._parameters["weight"] = shared[weight]
     for tensor in (*model.parameters(), *model.buffers()):
         if type(tensor) in (nn.Parameter, Tensor):  # what each process holds whole
@@ -91,8 +92,7 @@ class SharedRows(Tensor):
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """The rows of the whole weight, a block after the other in every process."""
         local = self.as_subclass(Tensor)
-        size = max(1, onednn.BLOCK // local.shape[1]) if self.tokens * local.shape[1] > onednn.BLOCK else self.tokens
-        for block in onednn.slices(self.tokens, size):
+        for block in onednn.slices(self.tokens, max(1, onednn.BLOCK // local.shape[1])):
             stop = min(block.stop, self.tokens)
             rows = local.new_zeros(stop - block.start, local.shape[1])
             first, last = max(block.start, self.start), min(stop, self.start + local.shape[0])

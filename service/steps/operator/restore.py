@@ -6,11 +6,10 @@ purges requests again that the backup brought back. If the database was not rest
 """
 
 import hashlib
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from sqlalchemy.orm import Session
 
@@ -21,7 +20,7 @@ from service.audit.trust import parse_trust
 from service.audit.verification import CERTIFICATE, VerificationError, open_certificate
 from service.audit.verify import PROOF, read_file, verify
 from service.bootstrap import Services
-from service.collected import put_back, rebuild, weights_files, write_weights
+from service.collected import rebuild, weights_files, write_back
 from service.db import jobs, log_entries, models, restored_requests, withdrawals
 from service.db.tables import Certificate, Job, Model, Version
 from service.delta import Delta
@@ -132,12 +131,7 @@ def _rebuild(services: Services, name: str, digest: str) -> None:
     if before is None:
         raise ChangedFile(DELTA_FOLDER)
     rebuild(services, before.id)
-    staged = storage.staging(f"rebuild-{uuid4()}")
-    try:
-        for path in write_weights(storage.release(before.digest), folder, staged, missing):
-            put_back(folder, staged, path)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+    write_back(storage, storage.release(before.digest), digest, missing)
 
 
 def _insert_release(

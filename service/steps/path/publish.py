@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from service.audit.manifest import FileEntry, list_paths, manifest, manifest_digest
+from service.audit.manifest import FileEntry, list_paths, manifest, manifest_digest, sha256_by_path
 from service.audit.verification import CERTIFICATE, VerificationError
 from service.audit.verify import PROOF, verify
 from service.bootstrap import Services
@@ -147,7 +147,7 @@ def _share_files(staged: Path, files: Sequence[FileEntry], parent: Path, parent_
 
     Released files never change. Those that cannot be linked stay copies.
     """
-    digests = {entry["path"]: entry["sha256"] for entry in parent_files}
+    digests = sha256_by_path(parent_files)
     for entry in files:
         original, shared = parent / entry["path"], staged.with_name(f"{staged.name}.shared")
         if digests.get(entry["path"]) != entry["sha256"]:

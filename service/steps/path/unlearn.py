@@ -9,7 +9,7 @@ from uuid import UUID
 from service.audit.canonical import dumps, loads
 from service.audit.certificate import certified_parameters
 from service.audit.commitments import forget_set_root
-from service.audit.manifest import NotPlain, manifest, manifest_digest
+from service.audit.manifest import NotPlain, manifest, manifest_digest, sha256_by_path
 from service.audit.numbers import threshold_ranges
 from service.bootstrap import Services
 from service.collected import Rebuilding, is_collected
@@ -111,7 +111,7 @@ def check_files(services: Services, job_id: UUID) -> None:
         raise Rebuilding
     try:
         for version in {job.parent_version_id: job.parent_version, first.id: first}.values():
-            check_unchanged(storage.release(version.digest), {file["path"]: file["sha256"] for file in version.files})
+            check_unchanged(storage.release(version.digest), sha256_by_path(version.files))
         for texts in (model.retain, model.heldout, *model.neighbours.values()):
             check_unchanged(storage.reference_texts(texts["sha256"]).parent, {texts["sha256"]: texts["sha256"]})
         if model.base and _digest_on_disk(storage.release(model.base)) != model.base:

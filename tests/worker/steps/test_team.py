@@ -1,12 +1,8 @@
 """Several processes compute a job together: to the bit what one process computes, whichever of them is killed."""
 
-import json
 import os
 import shutil
 import signal
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -18,9 +14,8 @@ from service.domain.job_input import JobInput
 from service.domain.json_types import JsonObject
 from service.local.process import wait_until
 from tests import support
+from tests.worker.steps.children import messages, processes
 from tests.worker.steps.test_run import has_ended
-from worker.steps.messages import read_messages
-from worker.steps.run import end_child, start_child
 
 SHARED = {"devices": 2, "sharding": "always"}
 ALONE = {"devices": 1}
@@ -43,36 +38,6 @@ def job(folder: Path, work: Path, policy: dict[str, object]) -> JobInput:
         earlier_refs={},
         run="r",
     )
-
-
-def messages(inputs: JobInput, at: Callable[[JsonObject, int], None] = lambda *_: None) -> Iterator[JsonObject]:
-    """What a child says until it ends; `at` sees each message, and the child's process."""
-    child = start_child(inputs, confined=True)
-    assert child.stdin is not None
-    assert child.stdout is not None
-    try:
-        child.stdin.write(json.dumps(asdict(inputs)).encode() + b"\n")
-        child.stdin.flush()
-        for message in read_messages(child.stdout):
-            at(message, child.pid)
-            yield message
-            if message["type"] in ("report", "error"):  # a worker reads no further
-                return
-    finally:
-        end_child(child)
-        child.stdin.close()
-        child.stdout.close()
-
-
-def processes(pid: int) -> list[int]:
-    """A process's Python processes of a job: the first, then the others."""
-    below = [pid]
-    for one in below:
-        below += map(int, Path(f"/proc/{one}/task/{one}/children").read_text().split())
-    commands = {one: Path(f"/proc/{one}/cmdline").read_bytes().split(b"\0") for one in below}
-    return [
-        one for one, command in commands.items() if command[:3] == [sys.executable.encode(), b"-m", b"worker.child"]
-    ]
 
 
 @pytest.fixture(scope="module")
