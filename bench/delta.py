@@ -101,7 +101,8 @@ def on_files(root: Path) -> None:
 
 def rebuilt(root: Path) -> None:
     """Write the files with the change, and hash the base and the result."""
-    from service.delta import ChangedWeights, Delta
+    from service.changed_weights import ChangedWeights
+    from service.delta import Delta
     from service.files import file_sha256
     from service.weight_files import loaded_weights
 

@@ -1,11 +1,11 @@
 """The memory of each stage of a job, measured, beside what the planner says of the configuration.
 
-    python -m bench.memory MODEL --data FOLDER [--length 64] [--sequences 8] [--random LAYERS]
+    python -m bench.memory MODEL --data FOLDER [--length 64] [--sequences 8] [--random LAYERS [--experts N]]
 
 The stages run as a job runs them, in a process of their own on one thread, with one epoch of training. The texts to
 forget are retained ones that count as memorised, whatever the model says of them. Peaks are those of the process, with
-its libraries. `--random` makes a model of Llama's shape in bfloat16 with so many layers (16 are 1.1 billion weights);
-MODEL is then the folder of its tokenizer.
+its libraries. `--random` makes a model of Llama's shape in bfloat16 with so many layers (16 are 1.1 billion weights),
+or of Mixtral's with so many experts in each; MODEL is then the folder of its tokenizer.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MixtralConfig, PreTrainedModel
 
 from bench.data import PeakMemory, machine, read
 from worker.engine.measure import Baseline, measure_after, measure_before
@@ -41,11 +41,12 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--sequences", type=int, default=8)
     parser.add_argument("--random", type=int, metavar="LAYERS")
+    parser.add_argument("--experts", type=int)
     parser.add_argument("--inside", action="store_true", help="what the child process does")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         if arguments.random:
-            make_random(arguments.model, Path(place), arguments.random)
+            make_random(arguments.model, Path(place), arguments.random, arguments.experts)
             command = [sys.executable, "-m", "bench.memory", place, "--data", str(arguments.data), "--inside"]
             command += ["--length", str(arguments.length), "--sequences", str(arguments.sequences)]
             subprocess.run(command, check=True)
@@ -53,18 +54,21 @@ def main() -> None:
             run(arguments.model, arguments.data, arguments.length, arguments.sequences)
 
 
-def make_random(tokenizer: Path, folder: Path, layers: int) -> None:
-    """Write a random model of Llama's shape in bfloat16."""
+def make_random(tokenizer: Path, folder: Path, layers: int, experts: int | None) -> None:
+    """Write a random model of Llama's shape in bfloat16, or of Mixtral's, whose experts are an eighth as large."""
     words = AutoTokenizer.from_pretrained(tokenizer)
-    config = LlamaConfig(
-        hidden_size=HIDDEN,
-        intermediate_size=WIDE,
-        num_hidden_layers=layers,
-        num_attention_heads=HEADS,
-        num_key_value_heads=KEYS,
-        vocab_size=len(words),
-        tie_word_embeddings=True,
-    )
+    shape = {
+        "hidden_size": HIDDEN,
+        "num_hidden_layers": layers,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KEYS,
+        "vocab_size": len(words),
+        "tie_word_embeddings": True,
+    }
+    if experts:
+        config = MixtralConfig(**shape, intermediate_size=WIDE // 8, num_local_experts=experts)
+    else:
+        config = LlamaConfig(**shape, intermediate_size=WIDE)
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
     words.save_pretrained(folder)
 

@@ -12,7 +12,8 @@ from service.audit.manifest import DELTA_FOLDER, MODEL_FOLDER, NotPlain, list_pa
 from service.audit.schema import schema_problem
 from service.audit.verification import CERTIFICATE, ExitCode, VerificationError, open_certificate
 from service.audit.verify import Verified, read_file, trusted_keys, verify
-from service.delta import MODEL_CARD, ChangedWeights, Delta
+from service.changed_weights import ChangedWeights
+from service.delta import MODEL_CARD, Delta
 from service.domain.errors import ClientError
 from service.weight_files import SUFFIX, ChangedFile, UnreadableWeights, check_unchanged
 

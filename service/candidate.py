@@ -8,10 +8,11 @@ from service.audit.card import delta_card, model_card
 from service.audit.manifest import DELTA_FOLDER, MODEL_FOLDER, FileEntry, manifest, sha256_by_path
 from service.audit.verify import MODEL_SIGNATURE
 from service.bootstrap import Services
+from service.changed_weights import ChangedWeights, is_merged_from
 from service.confined import NotAFile
 from service.db import models
 from service.db.tables import Job, Version
-from service.delta import MODEL_CARD, MOST_RANK, Base, ChangedWeights, Delta, is_merged_from, write_delta
+from service.delta import MODEL_CARD, MOST_RANK, Base, Delta, write_delta
 from service.domain.errors import PermanentJobError
 from service.domain.states import Outcome
 from service.evidence.keyring import TRUST
@@ -129,6 +130,7 @@ def _add_delta(services: Services, parent: Version, staged: Path, model: str, nu
         ChangedWeights(released / MODEL_FOLDER, names, Delta(folder))
     except UnreadableWeights:  # the modules of this change have other names than those of the chain
         write_delta(folder, change, base, None)
-    written = Delta(folder).base or base
-    (folder / "README.md").write_text(delta_card(model, number, written["version"]))
+    delta = Delta(folder)
+    written = delta.base or base
+    (folder / "README.md").write_text(delta_card(model, number, written["version"], for_peft=delta.for_peft))
     shutil.copyfile(staged / CARD, folder / MODEL_CARD)

@@ -16,9 +16,10 @@ from sqlalchemy.orm import Session
 
 from service.audit.manifest import DELTA_FOLDER, MODEL_FOLDER, FileEntry, sha256_by_path
 from service.bootstrap import Services
+from service.changed_weights import ChangedWeights
 from service.db import jobs, models
 from service.db.tables import Model, Version
-from service.delta import ChangedWeights, Delta
+from service.delta import Delta
 from service.domain.errors import Unavailable
 from service.failpoints import reach
 from service.files import age_seconds, fsync

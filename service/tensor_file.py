@@ -86,8 +86,15 @@ def stored_array(data: bytes, stored: Stored, name: str) -> Array:
     return np.frombuffer(data, STORED[stored.dtype]).reshape(stored.shape)
 
 
-def find_weight(module: str, present: Collection[str]) -> str:
+def find_weight(module: str, present: Collection[str]) -> tuple[str, int | None]:
     """The name of a module's weights among those of the files.
+
+    Args:
+        module: Its name; `experts.down_proj.3` is also the matrix 3 of a tensor `experts.down_proj`.
+        present: The names of the files' tensors.
+
+    Returns:
+        The name; of stacked matrices with the index of one.
 
     Raises:
         UnreadableWeights: It is not there.
@@ -96,5 +103,9 @@ def find_weight(module: str, present: Collection[str]) -> str:
     first, _, rest = module.partition(".")
     for name in (module, *([rest] if re.fullmatch(r"[a-z][a-z0-9_]{0,19}", first) else [])):
         if f"{name}.weight" in present:
-            return f"{name}.weight"
+            return f"{name}.weight", None
+        stack, _, index = name.rpartition(".")
+        for tensor in (stack, f"{stack}.weight"):
+            if re.fullmatch(r"[0-9]{1,6}", index) and tensor in present:
+                return tensor, int(index)
     raise UnreadableWeights("the files have no weights of one of the modules")

@@ -103,8 +103,7 @@ def _total(utility: Utility) -> str:
 
 
 DELTA_CARD = """---
-library_name: peft
-tags: [unlearning]
+{library}tags: [unlearning]
 ---
 # The change from version {base} to version {number} of {model}
 
@@ -112,13 +111,19 @@ This folder is for transport. With version {base} it gives version {number} to t
 
     unlearnd apply VERSION_{base}_FOLDER THIS_RELEASE_FOLDER OUTPUT_FOLDER
 
-peft loads it as a LoRA adapter on version {base}. The outputs are then near those of version
-{number}, but nobody has tested them, and **version {base} stays on the disk: it remembers what version {number} was
+{served}**version {base} stays on the disk: it remembers what version {number} was
 made to forget**. Whoever has version {number} and this folder can compute version {base}. So keep this folder only
 where version {base} may be kept, and delete both when they are no longer needed.
 """
 
 
-def delta_card(model: str, number: int, base: int) -> str:
+FOR_PEFT = """peft loads it as a LoRA adapter on version {base}. The outputs are then near those of version
+{number}, but nobody has tested them, and """
+NOT_FOR_PEFT = """peft cannot load it, because it finds no modules for the experts of this model. With it, """
+
+
+def delta_card(model: str, number: int, base: int, *, for_peft: bool) -> str:
     """What the folder `delta/` of a version says of itself."""
-    return DELTA_CARD.format(model=model, number=number, base=base)
+    served = (FOR_PEFT if for_peft else NOT_FOR_PEFT).format(base=base, number=number)
+    library = "library_name: peft\n" if for_peft else ""
+    return DELTA_CARD.format(model=model, number=number, base=base, served=served, library=library)

@@ -8,9 +8,10 @@ import numpy as np
 from sqlalchemy import func, update
 
 from service.audit.manifest import manifest
+from service.changed_weights import ChangedWeights
 from service.db import jobs, requests
 from service.db.tables import Job, Outbox
-from service.delta import ChangedWeights, Delta, write_adapter
+from service.delta import Delta, write_adapter
 from service.domain.report import BaselineSummary, ChildReport
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES, Stage
 from service.lease import hold_job

@@ -14,7 +14,8 @@ from service.apply import apply_delta
 from service.audit.manifest import manifest
 from service.audit.verification import ExitCode, VerificationError
 from service.audit.verify import verify
-from service.delta import ChangedWeights, Delta
+from service.changed_weights import ChangedWeights
+from service.delta import Delta
 from service.domain.errors import ClientError
 from service.tensor_file import TensorFile
 from service.weight_files import UnreadableWeights

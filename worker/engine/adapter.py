@@ -12,11 +12,11 @@ d: output features, k: input features, r: rank
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -60,26 +60,29 @@ def find_targets(model: CausalLM, suffixes: Sequence[str] | None = None) -> list
         name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D) and module is not head
     ]
     endings = tuple(f".{suffix}" for suffix in suffixes or TARGET_SUFFIXES)
-    targets = _kept_by_peft(model, [name for name in linear if f".{name}".endswith(endings)])
+    targets = [name for name in linear if f".{name}".endswith(endings)]
     if not targets and suffixes is None:
-        targets = _kept_by_peft(model, linear)
+        targets = linear
     if not targets:
         raise UnknownPlugin("target_modules: no linear module of this model has such a name")
     return targets
 
 
-def _kept_by_peft(model: CausalLM, names: Sequence[str]) -> list[str]:
-    """Those of these modules that peft adapts under their own names.
+@contextmanager
+def _names_as_they_are(model: CausalLM) -> Iterator[None]:
+    """Let peft adapt the modules that are named.
 
-    In a model with experts it takes `gate_proj` and the like for the fused weights of all experts, although a shared
-    expert or a dense layer has modules of these names.
+    In a family with experts it would take `down_proj` and the like for the stacked weights of all experts.
     """
-    config = LoraConfig(target_modules=sorted(names))
+    settings = vars(model.config)
+    before = settings.get("model_type")
+    settings["model_type"] = ""
     try:
-        convert_peft_config_for_transformers(config, model, None)
-    except ValueError as error:
-        raise UnknownPlugin("target_modules: name gate_proj and up_proj together, or neither") from error
-    return [name for name in names if name in (config.target_modules or ())]
+        yield
+    finally:
+        del settings["model_type"]
+        if before is not None:
+            settings["model_type"] = before
 
 
 def target_weights(model: CausalLM, names: Sequence[str]) -> dict[str, Tensor]:
@@ -112,7 +115,7 @@ class Adapter:
             fan_in_fan_out=any(isinstance(self.model.get_submodule(name), Conv1D) for name in names),
             task_type="CAUSAL_LM",
         )
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _names_as_they_are(self.model):
             warnings.simplefilter("ignore")  # peft warns of fan_in_fan_out and of tied targets
             peft_model = get_peft_model(self.model, config, adapter_name=TRAINED)
             peft_model.add_adapter(ANCHOR, config)

@@ -22,6 +22,7 @@ from worker.engine.adapter import weight_matrix
 from worker.engine.data import chunks, pad_batch
 from worker.engine.device import float32_products, model_device
 from worker.engine.errors import InputError
+from worker.engine.experts import is_expert, separated
 from worker.engine.head import Head, hidden_states
 from worker.engine.losses.ascent import cross_entropy_rows
 from worker.engine.losses.rows import loss_sum
@@ -63,6 +64,8 @@ def fisher_diagonal(
     """
     squares = _SquaredGradients()
     device = model_device(model)
+    if separated(model):  # an expert's tokens are not in the order of their sequences
+        batch_size = 1
     done = 0
     with _accumulating(model, target_modules, squares):
         for batch in chunks(sequences, batch_size):
@@ -75,9 +78,11 @@ def fisher_diagonal(
                     torch.autograd.backward(loss_sum(Head(model), hidden, labels, cross_entropy_rows))
             done += len(batch)
             progress(done / len(sequences))
-    unused = [name for name in target_modules if name not in squares.sums]
-    if unused:
-        raise InputError(f"target_modules: {unused[0]} takes no part in predicting text")
+    chosen_by_none = [name for name in target_modules if name not in squares.sums]
+    for name in chosen_by_none:
+        if not is_expert(model, name):
+            raise InputError(f"target_modules: {name} takes no part in predicting text")
+        squares.sums[name] = torch.zeros(weight_matrix(model.get_submodule(name)).shape, device=device)
     return {name: total.div_(len(sequences)) for name, total in squares.sums.items()}
 
 

@@ -21,6 +21,7 @@ from worker.engine import fisher, reference
 from worker.engine.adapter import find_targets, target_weights
 from worker.engine.device import training
 from worker.engine.errors import Unplanned
+from worker.engine.experts import separate_experts
 from worker.engine.head import CHUNK_LOGITS, hidden_states
 from worker.engine.live_bytes import LiveBytes
 from worker.engine.metrics.caching import cache_argument
@@ -150,7 +151,7 @@ class Shapes:
     def __init__(self, config: PretrainedConfig, itemsize: int, options: Options, sequences: int = 32) -> None:
         """Make the shapes of a model, for a forget set of so many sequences."""
         self._fake, self._options = FakeTensorMode(), options
-        self._model, self._widened = self._shapes(config)
+        self._model = self._without_numbers(config)
         self.parameters = sum(weight.numel() for weight in self._model.parameters())
         self.stored = self.parameters * itemsize
         self._targets = target_weights(self._model, find_targets(self._model, options.target_modules))
@@ -188,27 +189,23 @@ class Shapes:
         }
         return [Need(stage, held, int(SLACK * (PRODUCT + other))) for stage, (held, other) in bytes_of.items()]
 
-    def _shapes(self, config: PretrainedConfig) -> tuple[CausalLM, int]:
-        """(the model without memory, how many times the bytes of its activations are).
-
-        Experts that are multiplied together run on shapes in bfloat16 alone.
-        """
-        for dtype, widened in ((torch.float32, 1), (torch.bfloat16, 2)):
-            try:
-                with self._fake, torch.no_grad():
-                    model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval().requires_grad_(False)
-                    hidden_states(model, *_ids(1, 8), use_cache=False)
-                    return model, widened
-            except Exception as error:  # whatever a family's code raises that looks at numbers
-                logger.info("no shapes in %s: %s", dtype, type(error).__name__)
-        raise Unplanned("this model's code does not run on shapes alone")
+    def _without_numbers(self, config: PretrainedConfig) -> CausalLM:
+        """The model, without memory."""
+        try:
+            with self._fake, torch.no_grad():
+                model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().requires_grad_(False)
+                separate_experts(model)
+                hidden_states(model, *_ids(1, 8), use_cache=False)
+                return model
+        except Exception as error:  # whatever a family's code raises that looks at numbers
+            raise Unplanned(f"this model's code does not run on shapes alone: {type(error).__name__}") from error
 
     def _once(self, peak: Callable[..., int], *key: object) -> int:
         """A peak, counted once."""
         if (peak.__name__, *key) not in self._peaks:
             try:
                 with self._fake:
-                    self._peaks[peak.__name__, *key] = self._widened * peak(*key)
+                    self._peaks[peak.__name__, *key] = peak(*key)
             except Exception as error:
                 raise Unplanned(f"this model's code does not run on shapes alone: {type(error).__name__}") from error
         return self._peaks[peak.__name__, *key]

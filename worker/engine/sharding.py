@@ -44,6 +44,8 @@ def shard(model: CausalLM, device: torch.device) -> CausalLM:
     model.requires_grad_(False)
     precision = MixedPrecisionPolicy(param_dtype=torch.float32, cast_forward_inputs=False)
     for module in gathered_modules(model):
+        for parameter in module.parameters():
+            parameter.data = parameter.data.contiguous()  # of experts it may be a transposed view
         fully_shard(module, mesh=mesh, reshard_after_forward=True, mp_policy=precision)
     shared: dict[Tensor, SharedRows] = {}
     for module in (model.get_input_embeddings(), model.get_output_embeddings()):

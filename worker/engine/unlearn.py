@@ -16,6 +16,7 @@ from worker.engine.adapter import Adapter, find_targets, target_weights
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.distil import Distiller
 from worker.engine.errors import UnknownPlugin
+from worker.engine.experts import experts_apart, join_experts
 from worker.engine.fisher import row_importance
 from worker.engine.inits import INITS
 from worker.engine.measure import Baseline, answered_requests, measure_after, measure_before
@@ -246,26 +247,28 @@ def unlearn(
         neighbour_texts=neighbour_texts,
     )
     measuring = partial(progress, "measure")
-    baseline = measure_before(model, tokenizer, data, options, measuring, first_perplexity=first_perplexity)
-    if not baseline.memorised:
-        return _parent_stands(model, tokenizer, data, baseline, options, progress)
-    reference: CausalLM | None = None
-    if options.loss == DISTIL:
-        base = copy.deepcopy(base_model)
-        unseen = baseline.without_known(data)
-        reference = train_reference(model, base, unseen, options, lambda fraction: progress("reference", fraction))
-    resume: Checkpoint | None = None
-    while True:
-        checkpoint = train(
-            model, tokenizer, data, baseline, options, reference=reference, resume=resume, progress=progress
-        )
-        merged = merged_copy(model, checkpoint.final, options)
-        report = measure_after(
-            merged, tokenizer, data, baseline, options, lambda fraction: progress("verify", fraction)
-        )
-        resume = checkpoint.reopen(report, options.last_epoch)
-        if resume is None:
-            return Result(merged, checkpoint.history, report.as_dict() | _left_out(data, baseline))
+    with experts_apart(model):
+        baseline = measure_before(model, tokenizer, data, options, measuring, first_perplexity=first_perplexity)
+        if not baseline.memorised:
+            return _parent_stands(model, tokenizer, data, baseline, options, progress)
+        reference: CausalLM | None = None
+        if options.loss == DISTIL:
+            base = copy.deepcopy(base_model)
+            unseen = baseline.without_known(data)
+            reference = train_reference(model, base, unseen, options, lambda fraction: progress("reference", fraction))
+        resume: Checkpoint | None = None
+        while True:
+            checkpoint = train(
+                model, tokenizer, data, baseline, options, reference=reference, resume=resume, progress=progress
+            )
+            merged = merged_copy(model, checkpoint.final, options)
+            report = measure_after(
+                merged, tokenizer, data, baseline, options, lambda fraction: progress("verify", fraction)
+            )
+            resume = checkpoint.reopen(report, options.last_epoch)
+            if resume is None:
+                join_experts(merged)
+                return Result(merged, checkpoint.history, report.as_dict() | _left_out(data, baseline))
 
 
 def _parent_stands(

@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from service.tensor_file import TensorFile
 from service.weight_files import loaded_weights
+from worker.engine.experts import separate_experts
 
 STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
@@ -44,4 +45,5 @@ def load_model(folder: Path, dtype: torch.dtype, device: torch.device | None = N
         for name, buffer in shape.named_buffers():
             if name not in stored and buffer.is_floating_point():
                 model.get_buffer(name).data = buffer
+    separate_experts(model)
     return model.to(device or "cpu").eval()

@@ -1,23 +1,31 @@
 """The merge on files: the change as an adapter, and the parent's weights files with it."""
 
+import logging
 import shutil
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from peft import LoraConfig, PeftModel
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from service.delta import ChangedWeights, Delta, write_adapter
+from service.changed_weights import ChangedWeights
+from service.delta import Delta, write_adapter
 from service.low_rank import Array, encode
 from service.tensor_file import TensorFile, find_weight
 from service.weight_files import SUFFIX, UnreadableWeights, loaded_weights
 from worker.engine.adapter import find_targets
 from worker.engine.errors import UnmergedModule
+from worker.engine.experts import separate_experts, separated
 from worker.engine.merge import change_factors
 from worker.engine.progress import Progress, no_progress
 from worker.engine.types import AdapterState, CausalLM
+from worker.steps.places import Place, stored_places
+
+logger = logging.getLogger(__name__)
 
 
 def check_names(source: Path, suffixes: Sequence[str] | None) -> None:
@@ -33,16 +41,21 @@ def check_names(source: Path, suffixes: Sequence[str] | None) -> None:
     """
     present = {tensor for name in loaded_weights(source) for tensor in TensorFile(source / name).tensors}
     try:
-        for module in find_targets(_without_weights(source), suffixes):
-            find_weight(module, present)
+        model = _without_weights(source)
+        for places in stored_places(model, find_targets(model, suffixes)).values():
+            for place in places:
+                find_weight(place.name, present)
     except UnreadableWeights as error:
         raise UnmergedModule(str(error)) from error
 
 
-def _without_weights(source: Path) -> CausalLM:
+def _without_weights(source: Path, *, separate: bool = True) -> CausalLM:
     """The model of a folder, on the device that holds no numbers."""
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source))
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source))
+    if separate:
+        separate_experts(model)
+    return model
 
 
 def make_candidate(source: Path, target: Path, state: AdapterState, scale: float, progress: Progress) -> None:
@@ -83,17 +96,43 @@ def write_change(source: Path, target: Path, state: AdapterState, scale: float) 
     model = _without_weights(source)
     files = [TensorFile(source / name) for name in loaded_weights(source)]
     stored = {tensor: one.dtype for file in files for tensor, one in file.tensors.items()}
-    factors = change_factors(state, scale)
+    changes = change_factors(state, scale)
+    transposed = {isinstance(model.get_submodule(name), Conv1D) for name in changes}
+    if len(transposed) > 1:
+        raise UnmergedModule("some adapted modules store their weights transposed, others do not")
+    factors = {
+        place.name: _part(place, *changes[name])
+        for name, places in stored_places(model, list(changes)).items()
+        for place in places
+    }
     try:
-        dtypes = {stored[find_weight(module, stored)] for module in factors}
+        dtypes = {stored[find_weight(name, stored)[0]] for name in factors}
     except UnreadableWeights as error:
         raise UnmergedModule(str(error)) from error
     dtype = "BF16" if dtypes == {"BF16"} else "F32"
-    transposed = {isinstance(model.get_submodule(name), Conv1D) for name in factors}
-    if len(transposed) > 1:
-        raise UnmergedModule("some adapted modules store their weights transposed, others do not")
     bits = {name: (_bits(b, dtype), _bits(a, dtype)) for name, (b, a) in factors.items()}
-    write_adapter(target, bits, dtype, transposed=transposed.pop())
+    flipped = transposed.pop()
+    write_adapter(target, bits, dtype, transposed=flipped)
+    if separated(model) and not _peft_reads(source, target):
+        write_adapter(target, bits, dtype, transposed=flipped, for_peft=False)
+
+
+def _peft_reads(source: Path, adapter: Path) -> bool:
+    """Whether peft finds a module of the model for each factor; of experts it does so in some families alone."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the numbers of a model without memory are not loaded
+            served = PeftModel(_without_weights(source, separate=False), LoraConfig.from_pretrained(adapter))
+            return not served.load_adapter(adapter, "default", torch_device="cpu").unexpected_keys
+    except Exception as error:  # whatever it raises for a family whose experts it cannot take apart
+        logger.info("peft does not read this change: %s", type(error).__name__)
+        return False
+
+
+def _part(place: Place, b: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+    """B [d, R] and A [R, k] of what is kept in one place, of a module's."""
+    rows = b[int(place.first * len(b)) : int(place.last * len(b))]
+    return (a.T, rows.T) if place.transposed else (rows, a)
 
 
 def _bits(factor: Tensor, dtype: str) -> Array:

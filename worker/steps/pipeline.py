@@ -46,7 +46,7 @@ from worker.steps.report import Run, baseline_summary, child_report
 from worker.steps.stages import Stages, replace_file
 from worker.steps.team import Team
 
-FORMAT = 12  # of the files in a working folder; an attempt with an older format is not resumed
+FORMAT = 13  # of the files in a working folder; an attempt with an older format is not resumed
 
 Result = TypeVar("Result")
 

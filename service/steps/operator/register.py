@@ -28,7 +28,6 @@ PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy",
 ADAPTER = "adapter_config.json"
 CAUSAL = ("ForCausalLM", "LMHeadModel", "ModelWithLMHead", "GenerationDecoder")  # ends of architectures' names
 UNFIT = {  # docs/families.md
-    "nemotron_h": "its files name the weights otherwise than its modules",
     "rwkv": "no gradient passes through it",
     "xlstm": "no gradient passes through it",
 }

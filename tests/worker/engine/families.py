@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from peft import LoraConfig, PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from service.delta import Delta
 from tests.worker.engine.adapters import SCALE, sequences, trained_adapter
 from worker.engine.adapter import find_targets, target_weights
 from worker.engine.device import measuring
+from worker.engine.experts import join_experts, separate_experts
 from worker.engine.metrics.caching import caches_tokens
 from worker.engine.metrics.decode import greedy_continuations
 from worker.engine.types import CausalLM
@@ -178,6 +181,17 @@ FAMILIES: dict[str, dict] = {
     },
     "lfm2": {"layer_types": ["conv", "full_attention"], "block_multiple_of": 8},
     "lfm2_moe": EXPERTS | {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "nemotron_h": EXPERTS
+    | {
+        "layers_block_type": ["mamba", "moe", "attention", "mlp"],
+        "ssm_state_size": 8,
+        "mamba_num_heads": 4,
+        "mamba_head_dim": 16,
+        "n_groups": 1,
+        "chunk_size": 8,
+        "moe_shared_expert_intermediate_size": 32,
+        "use_mamba_kernels": False,
+    },
     "qwen3_next": LINEAR | EXPERTS,
     "qwen3_5_text": LINEAR,
 }
@@ -192,15 +206,18 @@ measure.
   all prefixes share them. Recurrent and other layers keep no such thing: there the text is read again for each token,
   which gives the same numbers and takes many times as long.
 - **adapted** is the share of the weights outside of the embeddings that the default `target_modules` changes.
-- **Experts are not adapted yet.** In a model with experts only attention changes, and what else has weights of its own.
-  A job on such a model can miss its criterion; then it publishes nothing.
+- **peft** says whether stock peft reads a version's delta as an adapter. In most families with experts it finds no
+  modules for some of the factors; there the delta says that it is none of peft's, and `unlearnd apply` reads it.
+
+Every expert is adapted, each with factors of its own. `jetmoe` and `llama4_text` are exceptions: transformers has
+code of its own for their experts, so that only attention changes, and what else has weights of its own. A job on them
+can miss its criterion; then it publishes nothing.
 
 Refused at registration: encoder-decoders, models with images or sound, classifiers, quantised weights, and the types
-`nemotron_h` (its files name weights otherwise than its modules), `rwkv` and `xlstm` (no gradient passes through them as
-transformers computes them).
+`rwkv` and `xlstm` (no gradient passes through them as transformers computes them).
 
-| family | continuations | adapted |
-| --- | --- | --- |
+| family | continuations | adapted | peft |
+| --- | --- | --- | --- |
 """
 
 
@@ -213,6 +230,8 @@ class Tried:
         unmoved: Factors of the adapter that got no gradient.
         difference: The largest difference between the logits of the merged files and those of base and adapter.
         moved: The largest difference between the logits of the merged files and those of the base.
+        served: The largest difference between the logits of the merged files and those of stock peft with the delta;
+            None if the delta says that it is none of peft's.
         widened: The largest difference between the logits of bfloat16 weights and those of their float32 copy.
         row: The row of the page.
     """
@@ -221,6 +240,7 @@ class Tried:
     unmoved: int
     difference: float
     moved: float
+    served: float | None
     widened: float
     row: str
 
@@ -237,6 +257,7 @@ def tiny_model(family: str):
             if parameter.dim() > 1:
                 parameter.copy_(torch.randn_like(parameter) * 0.1)
     model.tie_weights()
+    separate_experts(model)
     return model
 
 
@@ -258,6 +279,7 @@ def merged_logits(model, adapter, input_ids, folder: Path):
     """The logits of the merged files; `model` loses its adapter."""
     state = adapter.state()
     adapter.detach()
+    join_experts(model)
     for name in ("base", "change"):
         (folder / name).mkdir()
     model.save_pretrained(folder / "base", max_shard_size="60KB")
@@ -265,6 +287,17 @@ def merged_logits(model, adapter, input_ids, folder: Path):
     write_change(folder / "base", folder / "change", state, SCALE)
     merge_files(folder / "base", folder / "merged", folder / "change")
     return AutoModelForCausalLM.from_pretrained(folder / "merged").eval()(input_ids=input_ids, use_cache=False).logits
+
+
+def served_logits(folder: Path, input_ids: torch.Tensor) -> torch.Tensor | None:
+    """The logits [b, s, v] of stock peft with the change; None if peft refuses it."""
+    if not Delta(folder / "change").for_peft:
+        with contextlib.suppress(KeyError):
+            LoraConfig.from_pretrained(folder / "change")
+            raise AssertionError("peft reads what it must not")
+        return None
+    base = AutoModelForCausalLM.from_pretrained(folder / "base")
+    return PeftModel.from_pretrained(base, folder / "change").eval()(input_ids=input_ids, use_cache=False).logits
 
 
 def widened_difference(narrow: CausalLM, input_ids: torch.Tensor) -> float:
@@ -292,18 +325,22 @@ def try_family(family: str) -> Tried:
     with torch.no_grad():
         plain = model(input_ids=input_ids, use_cache=False).logits
     adapter = trained_adapter(model)
-    model(input_ids=input_ids, labels=input_ids, use_cache=False).loss.backward()
+    many = torch.tensor(sequences(8, 18))  # for tokens of every expert
+    model(input_ids=many, labels=many, use_cache=False).loss.backward()
     unmoved = sum(one.grad is None or not one.grad.any() for one in adapter.parameters())
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         adapted = model(input_ids=input_ids, use_cache=False).logits
         merged = merged_logits(model, adapter, input_ids, Path(folder))
+        served = served_logits(Path(folder), input_ids)
+    how = f"{'cached' if cached else 'read again'} | {share:.0%} | {'no' if served is None else 'yes'}"
     return Tried(
         wrong=sum(one != other for pair in zip(made, expected, strict=True) for one, other in zip(*pair, strict=True)),
         unmoved=unmoved,
         difference=float((merged - adapted).abs().max()),
         moved=float((merged - plain).abs().max()),
+        served=None if served is None else float((merged - served).abs().max()),
         widened=widened_difference(tiny_model(family).bfloat16(), input_ids),
-        row=f"| `{family}` | {'cached' if cached else 'read again'} | {share:.0%} |",
+        row=f"| `{family}` | {how} |",
     )
 
 
