@@ -106,6 +106,6 @@ def find_weight(module: str, present: Collection[str]) -> tuple[str, int | None]
             return f"{name}.weight", None
         stack, _, index = name.rpartition(".")
         for tensor in (stack, f"{stack}.weight"):
-            if re.fullmatch(r"[0-9]{1,6}", index) and tensor in present:
+            if re.fullmatch(r"0|[1-9][0-9]{0,5}", index) and tensor in present:
                 return tensor, int(index)
     raise UnreadableWeights("the files have no weights of one of the modules")

@@ -7,7 +7,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from service import apply, candidate, delta
 from service.apply import apply_delta
@@ -218,6 +218,28 @@ def test_a_change_carries_no_text_in_its_names(tmp_path):
     ChangedWeights(tmp_path, ["model.safetensors"], change(tmp_path / "word", ["data2vec_text.m"]))
     with pytest.raises(UnreadableWeights):  # two names of the same weights
         ChangedWeights(tmp_path, ["model.safetensors"], change(tmp_path / "two", ["m", "transformer.m"]))
+
+
+def test_one_matrix_of_a_stack_is_changed(tmp_path):
+    """Whether the stack's name ends with `.weight` or not; the other matrices keep their bytes."""
+    stack = np.zeros((3, 4, 4), "<f4")
+    save_file({"m.down.weight": stack, "m.up": stack}, tmp_path / "model.safetensors")
+    step = change(tmp_path / "change", ["m.down.1", "m.up.0", "m.up.2"])
+    changed = ChangedWeights(tmp_path, ["model.safetensors"], step)
+    (tmp_path / "changed.safetensors").write_bytes(b"".join(changed.file("model.safetensors")))
+    tensors = load_file(tmp_path / "changed.safetensors")
+    moved = {name: [bool(matrix.any()) for matrix in tensor] for name, tensor in tensors.items()}
+    assert moved == {"m.down.weight": [False, True, False], "m.up": [True, False, True]}
+
+
+@pytest.mark.parametrize("modules", [["m.3"], ["m.01"], ["m"], ["m", "m.0"], ["m.-1"], ["flat.0"], ["m.0.0"]])
+def test_a_change_of_no_matrix_of_a_stack_is_refused(tmp_path, modules):
+    """An index behind the last one, or written otherwise; the whole stack; a matrix that is no stack."""
+    tensors = {"m.weight": np.zeros((3, 4, 4), "<f4"), "flat.weight": np.zeros((4, 4), "<f4")}
+    save_file(tensors, tmp_path / "model.safetensors")
+    step = change(tmp_path / "change", modules)
+    with pytest.raises(UnreadableWeights):
+        list(ChangedWeights(tmp_path, ["model.safetensors"], step).file("model.safetensors"))
 
 
 def test_a_release_verifies_without_its_delta_but_not_with_a_part_of_it(chain, tmp_path):
