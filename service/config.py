@@ -28,6 +28,13 @@ def _check_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def _check_prefix(path: str) -> str:
+    """Refuse what is not the path of a folder."""
+    if path and not (path.startswith("/") and path.endswith("/")):
+        raise ValueError("it must begin and end with a slash")
+    return path
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host, by name or address, is this machine alone."""
     try:
@@ -170,6 +177,11 @@ class Settings(BaseSettings):
     )
     public_url: Annotated[str, AfterValidator(_check_url)] = Field(
         "", description="public URL of the API, for links in answers; needed beyond a loopback address"
+    )
+    accel_prefix: Annotated[str, AfterValidator(_check_prefix)] = Field(
+        "",
+        description="path of nginx's internal location over `versions` in UNLEARND_STORAGE_DIR, as `/released/`; nginx"
+        " then sends files, and the API only says which; empty: the API sends them",
     )
     processor_domain: str = Field("localhost", description="OpenDSR: the domain in the processor's certificate")
     alert_url: str = Field("", description="gets a POST if a request fails, waits for approval, is due soon or overdue")

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from service.api.deps import Downloader, ServicesDep, service_url
 from service.api.guard import GuardedRoute
+from service.api.sending import file_answer
 from service.api.versions import handed_out
 from service.audit.manifest import MODEL_FOLDER, FileEntry
 from service.bootstrap import Services
@@ -197,7 +198,7 @@ def resolve(
     }
     if request.method == "HEAD" and not file.exists():  # it is rebuilt when somebody reads it
         return Response(headers={**headers, "Content-Length": str(entry["size"])})
-    return FileResponse(file, headers=headers, media_type="application/octet-stream")
+    return file_answer(services, version, file, headers, request)
 
 
 def _find_version(services: Services, name: str, revision: str, caller: Caller) -> tuple[Version, str]:

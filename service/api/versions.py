@@ -13,6 +13,7 @@ from fastapi.responses import FileResponse, StreamingResponse
 from service.api.deps import Admin, DownloadAuditor, Downloader, ServicesDep, VersionReader, is_auditor
 from service.api.guard import GuardedRoute
 from service.api.paging import Cursor, Limit
+from service.api.sending import file_answer
 from service.audit import render
 from service.audit.canonical import loads
 from service.audit.manifest import DELTA_FOLDER, MODEL_FOLDER, FileEntry
@@ -283,5 +284,4 @@ def _file_response(services: Services, version: Version, path: str, request: Req
     }
     if headers["ETag"] in [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]:
         return Response(status_code=304, headers=headers)
-    media_type = "application/json" if path.endswith(".json") else "application/octet-stream"
-    return FileResponse(released_file(services, version, path), headers=headers, media_type=media_type)
+    return file_answer(services, version, released_file(services, version, path), headers, request)

@@ -30,6 +30,29 @@ def test_files_with_range_etag_and_digest(api, base, model):
         assert_problem(api.get(f"/v1/models/tiny/versions/0/files/{path}"), 404)
 
 
+def test_nginx_is_told_which_file_to_send(api, services, base, model, monkeypatch):
+    """By its place under the prefix; what is listed, and who may have it, is decided before."""
+    monkeypatch.setattr(services.settings, "accel_prefix", "/released/")
+    version = api.get("/v1/models/tiny/versions/0").json()
+    url = "/v1/models/tiny/versions/0/files/model/config.json"
+    answer = api.get(url, headers={"Range": "bytes=5-9"})
+    assert (answer.status_code, answer.content) == (200, b"")
+    place = answer.headers["x-accel-redirect"].removeprefix("/released/")
+    assert place == f"{version['digest']}/model/config.json"
+    file = services.settings.storage_dir / "versions" / place
+    assert file.read_bytes() == (base / "model" / "config.json").read_bytes()
+    assert answer.headers["etag"] == f'"{hashlib.sha256(file.read_bytes()).hexdigest()}"'
+    assert "x-accel-redirect" not in api.head(url).headers
+    assert api.get(url, headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
+    refused = api.get(url, headers={"Authorization": "Bearer wrong"})
+    assert "x-accel-redirect" not in refused.headers
+    assert_problem(refused, 401)
+    weights = api.get("/hub/any/tiny/resolve/v0/model.safetensors")
+    assert weights.headers["x-accel-redirect"] == f"/released/{version['digest']}/model/model.safetensors"
+    assert "x-accel-redirect" in api.get("/v1/models/tiny/versions/0/files/model/config.json").headers
+    assert len(api.get("/v1/models/tiny/versions/0/downloads").json()["items"]) == 1
+
+
 def test_versions(api, model):
     """Version 0 is the base; unknown models and versions are 404; version 0 has no certificate."""
     listed = api.get("/v1/models/tiny/versions").json()
