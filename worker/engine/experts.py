@@ -155,10 +155,7 @@ def _routes(chosen: Tensor, experts: int) -> Iterator[tuple[int, Tensor]]:
     Shapes without numbers all choose the first one: their outputs take the same memory, in far fewer steps.
     """
     flat = chosen.reshape(-1)
-    if isinstance(flat, FakeTensor):
-        counts = [len(flat)]
-    else:
-        counts = torch.bincount(flat, minlength=experts).tolist()
+    counts = [len(flat)] if isinstance(flat, FakeTensor) else torch.bincount(flat, minlength=experts).tolist()
     for index, pairs in enumerate(torch.split(flat.argsort(stable=True), counts)):
         if len(pairs):
             yield index, pairs
