@@ -122,7 +122,7 @@ def test_many_versions_take_little_more_than_one(api, services, keeping, monkeyp
         assert file_sha256(folder / WEIGHTS) == sha256
 
 
-EVIDENCE = ("certificate.dsse.json", "certificate.tlog-proof", "model.sig", "trust.json", "README.md")  # some kilobytes each
+EVIDENCE = ("certificate.dsse.json", "certificate.tlog-proof", "model.sig", "trust.json", "README.md")  # all small
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
