@@ -64,8 +64,6 @@ def fisher_diagonal(
     """
     squares = _SquaredGradients()
     device = model_device(model)
-    if separated(model):  # an expert's tokens are not in the order of their sequences
-        batch_size = 1
     done = 0
     with _accumulating(model, target_modules, squares):
         for batch in chunks(sequences, batch_size):
@@ -92,21 +90,36 @@ class _SquaredGradients:
     Attributes:
         sums: Module name -> float32 [d, k].
         batch_size: Sequences in the batch that is running.
+        chosen: Name of a layer of experts -> the experts of its tokens [b * s, t].
     """
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.batch_size = 0
+        self.chosen: dict[str, Tensor] = {}
 
-    def add(self, name: str, activations: Tensor, grad: Tensor) -> None:
+    def rows(self, name: str) -> list[int] | None:
+        """How many tokens of each sequence come to an expert's product; None for other modules, where all come."""
+        layer, _, index = name.rpartition(".")[0].rpartition(".")
+        if layer not in self.chosen:
+            return None
+        chosen = self.chosen[layer]
+        sequences = (chosen.reshape(-1) == int(index)).nonzero()[:, 0] // (chosen.numel() // self.batch_size)
+        counts: list[int] = torch.bincount(sequences, minlength=self.batch_size).tolist()
+        return counts
+
+    def add(self, name: str, rows: list[int] | None, activations: Tensor, grad: Tensor) -> None:
         """Add sum over b of (g_b^T a_b)^2, one sequence at a time so that one [d, k] is held, not b of them.
 
         Some families (OPT) flatten batch and sequence before their feed-forward layers; both are separated again.
         """
-        activations, grad = (t.float().reshape(self.batch_size, -1, t.shape[-1]) for t in (activations, grad))
+        activations, grad = (t.float().reshape(-1, t.shape[-1]) for t in (activations, grad))
+        rows = rows or [len(grad) // self.batch_size] * self.batch_size
         if name not in self.sums:
             self.sums[name] = torch.zeros(grad.shape[-1], activations.shape[-1], device=grad.device)
-        for a, g in zip(activations, grad, strict=True):  # a: [s, k], g: [s, d]
+        for a, g in zip(torch.split(activations, rows), torch.split(grad, rows), strict=True):  # a: [s, k], g: [s, d]
+            if not len(a):
+                continue
             weight_grad = linear(g.T, a.T)
             self.sums[name].addcmul_(weight_grad, weight_grad)
 
@@ -122,16 +135,21 @@ def _accumulating(model: CausalLM, target_modules: Sequence[str], squares: _Squa
         def forward(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             if not output.requires_grad:
                 output.requires_grad_()  # the lowest target: the backward pass ends here
-            add = partial(squares.add, name, args[0].detach())
+            add = partial(squares.add, name, squares.rows(name), args[0].detach())
             output.register_hook(add)  # type: ignore[no-untyped-call]
 
         hooks.append(module.register_forward_hook(forward))
+
+    def note_chosen(name: str, _: nn.Module, args: tuple[Tensor, ...]) -> None:
+        squares.chosen[name] = args[1]
 
     for parameter in required_grad:
         parameter.requires_grad_(False)
     model.eval()
     for name in target_modules:
         add_hook(name, model.get_submodule(name))
+    for name in separated(model):
+        hooks.append(model.get_submodule(name).register_forward_pre_hook(partial(note_chosen, name)))
     try:
         with float32_products(model) if model_device(model).type == "cpu" else nullcontext():
             yield
