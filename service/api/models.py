@@ -10,6 +10,7 @@ from service.api.paging import Cursor, Limit
 from service.db import models
 from service.db.tables import Model
 from service.domain.errors import NotFound
+from service.domain.families import untried_warning
 from service.domain.reference_texts import unlike_warning
 from service.schemas.base import Listing
 from service.schemas.models import ModelIn, ModelOut, Policy, Superseded
@@ -20,7 +21,7 @@ router = APIRouter(prefix="/v1/models", tags=["models"], route_class=GuardedRout
 
 def to_model_out(model: Model) -> ModelOut:
     """The answer for a model."""
-    warning = unlike_warning(model.heldout.get("likeness"))
+    doubts = (unlike_warning(model.heldout.get("likeness")), untried_warning(model.family))
     return ModelOut(
         name=model.name,
         latest=model.latest,
@@ -30,7 +31,8 @@ def to_model_out(model: Model) -> ModelOut:
         retain_records=model.retain["records"],
         heldout_records=model.heldout["records"],
         neighbour_records={name: texts["records"] for name, texts in sorted(model.neighbours.items())},
-        warnings=[warning] if warning else [],
+        warnings=[doubt for doubt in doubts if doubt],
+        family=model.family,
     )
 
 

@@ -191,7 +191,10 @@ class ModelOut(BaseModel):
     retain_records: int
     heldout_records: int
     neighbour_records: dict[str, int] = Field(description="of each named file of neighbours")
-    warnings: list[str] = Field(description="what is doubtful about its reference texts; empty if nothing is")
+    warnings: list[str] = Field(description="what is doubtful about it or its reference texts; empty if nothing is")
+    family: str | None = Field(
+        description="the `model_type` of its configuration; null if an older release registered it"
+    )
     created_at: datetime
 
 

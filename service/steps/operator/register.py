@@ -20,6 +20,7 @@ from service.confined import Root, refused_as_invalid
 from service.db import log_entries, models
 from service.db.tables import Model, Version
 from service.domain.errors import Conflict, Invalid
+from service.domain.families import UNFIT
 from service.reference_files import store_neighbours, store_retain_and_heldout
 from service.weight_files import UnreadableWeights, header, loaded_weights
 
@@ -27,10 +28,7 @@ COPIED = {".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken", ".md
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".h5", ".msgpack"}
 ADAPTER = "adapter_config.json"
 CAUSAL = ("ForCausalLM", "LMHeadModel", "ModelWithLMHead", "GenerationDecoder")  # ends of architectures' names
-UNFIT = {  # docs/families.md
-    "rwkv": "no gradient passes through it",
-    "xlstm": "no gradient passes through it",
-}
+FAMILY = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}")
 SENSES = ("vision_config", "audio_config")
 LOGGED = ("sha256", "records", "overlap")  # of held-out texts
 LEGACY_FILES = {"special_tokens_map_file", "added_tokens_file"}  # of tokenizer_config.json; no library reads them
@@ -71,6 +69,7 @@ def register_model(
         _stage_model(services, path, staged)
         retain, heldout = store_retain_and_heldout(services, retain_path, heldout_path)
         neighbours = store_neighbours(services, neighbour_paths or {}, retain)
+        family = str(_read_config(staged / "model", "config.json", required=True)["model_type"])
         files = manifest(staged)
         digest = manifest_digest(files)
         if base:
@@ -80,7 +79,8 @@ def register_model(
         shutil.rmtree(staged, ignore_errors=True)
     try:
         with services.db.transaction() as session:
-            model = Model(name=name, policy=policy, retain=retain, heldout=heldout, base=base, neighbours=neighbours)
+            texts_of = {"retain": retain, "heldout": heldout, "neighbours": neighbours}
+            model = Model(name=name, policy=policy, family=family, base=base, **texts_of)
             session.add(model)
             session.flush()
             models.add_policy(session, model, policy, 1, api_key_id)
@@ -265,9 +265,11 @@ def _check_kind(config: Mapping[str, object]) -> None:
         raise Invalid("config.json: of a model with images or sound register the language model alone.", field="path")
     if config.get("is_encoder_decoder"):
         raise Invalid("config.json: an encoder-decoder cannot be unlearned, only a decoder.", field="path")
-    if config.get("model_type") in UNFIT:
-        reason = UNFIT[str(config["model_type"])]
-        raise Invalid(f"config.json: models of this type cannot be unlearned yet: {reason}.", field="path")
+    family = config.get("model_type")
+    if not isinstance(family, str) or not FAMILY.fullmatch(family):
+        raise Invalid("config.json: `model_type` names no family of models.", field="path")
+    if family in UNFIT:
+        raise Invalid(f"config.json: models of this type cannot be unlearned yet: {UNFIT[family]}.", field="path")
     if config.get("quantization_config") is not None:
         raise Invalid("config.json: the weights are quantised. Register those that they were made of.", field="path")
 

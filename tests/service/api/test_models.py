@@ -90,6 +90,8 @@ BAD_FOLDERS = {
     "a classifier": lambda f: change_config(f, architectures=["GPT2ForSequenceClassification"]),
     "an architecture that is no list": lambda f: change_config(f, architectures="GPTNeoXForCausalLM"),
     "a type that cannot be trained": lambda f: change_config(f, model_type="rwkv"),
+    "a type that is no name": lambda f: change_config(f, model_type="a type; by Jane Doe"),
+    "no type": lambda f: change_config(f, model_type=None),
     "quantised weights": lambda f: change_config(f, quantization_config={"quant_method": "fp8"}),
     "no tokenizer": lambda f: (f / "tokenizer.json").unlink(),
 }
@@ -221,6 +223,18 @@ def test_held_out_texts_of_another_kind_are_named(api, base, tmp_path):
     assert "another language or kind" in warning
     assert api.get("/v1/models/tiny").json()["warnings"] == [warning]
     assert api.post("/v1/models", json=registration(base, name="alike")).json()["warnings"] == []
+
+
+def test_a_family_that_nobody_has_tried_is_named(api, base, tmp_path):
+    """The model is registered with a warning; of a family in the documentation it has none."""
+    folder = tmp_path / "model"
+    shutil.copytree(base / "model", folder)
+    change_config(folder, model_type="falcon_next-2.5")
+    answer = api.post("/v1/models", json=registration(base, path=str(folder))).json()
+    assert answer["family"] == "falcon_next-2.5"
+    assert ["falcon_next-2.5" in warning for warning in answer["warnings"]] == [True]
+    tried = api.post("/v1/models", json=registration(base, name="tried")).json()
+    assert (tried["family"], tried["warnings"]) == ("gpt_neox", [])
 
 
 def test_a_small_overlap_is_taken_and_certified(api, services, base, tmp_path):

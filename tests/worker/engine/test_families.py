@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from service.domain.families import TRIED
 from tests.worker.engine.families import FAMILIES, PAGE, try_family
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "families.md"
@@ -28,4 +29,5 @@ def test_the_page_lists_these_families():
     page = DOCUMENT.read_text()
     assert page.startswith(PAGE)
     assert [line.split("`")[1] for line in page[len(PAGE) :].splitlines()] == sorted(FAMILIES)
+    assert FAMILIES.keys() == TRIED
     assert len(FAMILIES) >= 50

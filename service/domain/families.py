@@ -1,0 +1,26 @@
+"""Families of models: which of them were tried, and which cannot be unlearned."""
+
+ROWS = """
+    apertus arcee bamba biogpt bitnet bloom codegen cohere cohere2 ctrl deepseek_v2 deepseek_v3 diffllama doge dots1
+    ernie4_5 ernie4_5_moe exaone4 falcon falcon_h1 falcon_mamba flex_olmo gemma gemma2 gemma3_text gemma3n_text glm
+    glm4 glm4_moe gpt2 gpt_bigcode gpt_neo gpt_neox gpt_neox_japanese gpt_oss gptj granite granitemoe granitemoehybrid
+    granitemoeshared helium hunyuan_v1_dense hunyuan_v1_moe jamba jetmoe lfm2 lfm2_moe llama llama4_text mamba mamba2
+    minicpm3 minimax ministral mistral mixtral mpt nemotron nemotron_h olmo olmo2 olmo3 olmoe openai-gpt opt persimmon
+    phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_5_text qwen3_moe qwen3_next recurrent_gemma seed_oss smollm3 stablelm
+    starcoder2 vaultgemma xglm youtu zamba2
+"""  # of docs/families.md
+TRIED = frozenset(ROWS.split())
+UNFIT = {
+    "rwkv": "no gradient passes through it",
+    "xlstm": "no gradient passes through it",
+}
+
+
+def untried_warning(family: str | None) -> str | None:
+    """What to say of a model of this family; None if it was tried, or is not known."""
+    if family is None or family in TRIED:
+        return None
+    return (
+        f"Nobody has tried models of the family {family}. The first job says whether its weights can be changed, before"
+        " it measures anything. Check the first version yourself."
+    )
