@@ -8,8 +8,9 @@ down_revision = "0023"
 
 
 def upgrade() -> None:
-    comment = "the model_type of its configuration; null if it was registered before this column"
-    op.add_column("models", sa.Column("family", sa.String(), comment=comment))
+    op.add_column(
+        "models", sa.Column("family", sa.Text(), comment="the model_type of its configuration, if that is known")
+    )
 
 
 def downgrade() -> None:

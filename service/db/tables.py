@@ -78,9 +78,7 @@ class Model(Base):
         JSONB, default=dict, server_default="{}", comment="name -> sha256, records of texts that must not be lost"
     )
     base: Mapped[str | None] = mapped_column(comment="digest of the folder of the model that it was fine-tuned from")
-    family: Mapped[str | None] = mapped_column(
-        comment="the model_type of its configuration; null if it was registered before this column"
-    )
+    family: Mapped[str | None] = mapped_column(comment="the model_type of its configuration, if that is known")
     latest: Mapped[int] = mapped_column(Integer, server_default="0")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 

@@ -1,5 +1,7 @@
 """Families of models: which of them were tried, and which cannot be unlearned."""
 
+import re
+
 ROWS = """
     apertus arcee bamba biogpt bitnet bloom codegen cohere cohere2 ctrl deepseek_v2 deepseek_v3 diffllama doge dots1
     ernie4_5 ernie4_5_moe exaone4 falcon falcon_h1 falcon_mamba flex_olmo gemma gemma2 gemma3_text gemma3n_text glm
@@ -14,6 +16,14 @@ UNFIT = {
     "rwkv": "no gradient passes through it",
     "xlstm": "no gradient passes through it",
 }
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}")
+
+
+def family_problem(family: object) -> str | None:
+    """Why models whose `model_type` says this are refused; None if they are not."""
+    if not isinstance(family, str) or not NAME.fullmatch(family):
+        return "`model_type` names no family of models."
+    return f"models of this type cannot be unlearned yet: {UNFIT[family]}." if family in UNFIT else None
 
 
 def untried_warning(family: str | None) -> str | None:

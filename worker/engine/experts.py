@@ -13,7 +13,7 @@ e: experts, i: intermediate, h: hidden, n: tokens, t: experts of a token
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache
 from typing import Protocol, TypeAlias, cast
 
 import torch
@@ -32,7 +32,6 @@ class Layer(Protocol):
     has_bias: bool
     has_post_expert_norm: bool
     training: bool
-    forward: Callable[[Tensor, Tensor, Tensor], Tensor]
     act_fn: Callable[[Tensor], Tensor]
     post_expert_norm: Callable[[Tensor], Tensor]
     _apply_gate: Callable[[Tensor], Tensor]
@@ -61,7 +60,7 @@ def join_experts(model: CausalLM) -> None:
             if layer.has_bias:
                 biases = torch.stack([one.bias.detach() for one in linear])
                 layer._parameters[f"{name}_bias"] = _like(biases, linear[0].bias)
-        del layer.forward
+        layer.__class__ = type(layer).__bases__[1]
 
 
 @contextmanager
@@ -78,7 +77,7 @@ def experts_apart(model: CausalLM) -> Iterator[None]:
 
 def separated(model: CausalLM) -> dict[str, Layer]:
     """Name -> module, of all that hold separate experts."""
-    return {name: layer for name, layer in _layers(model).items() if "0" in layer._modules}
+    return {name: layer for name, layer in _layers(model).items() if isinstance(layer, _Separate)}
 
 
 def is_expert(model: CausalLM, name: str) -> bool:
@@ -104,7 +103,7 @@ def _separate(layer: Layer) -> None:
     for index in range(layer.num_experts):
         linear = {name: _linear(index, *both, transposed=layer.is_transposed) for name, both in stacked.items()}
         layer._modules[str(index)] = nn.ModuleDict(linear).train(layer.training)
-    layer.forward = partial(_forward, layer)
+    layer.__class__ = _with_separate_forward(type(layer))
 
 
 def _linear(index: int, weights: nn.Parameter, biases: nn.Parameter | None, *, transposed: bool) -> nn.Linear:
@@ -124,29 +123,40 @@ def _like(values: Tensor, separate: Tensor) -> nn.Parameter:
     return nn.Parameter(values.contiguous(), requires_grad=separate.requires_grad)
 
 
-def _forward(layer: Layer, hidden: Tensor, chosen: Tensor, shares: Tensor) -> Tensor:
-    """The weighted sum of the chosen experts' outputs.
+@cache
+def _with_separate_forward(stacked: type) -> type:
+    """A class whose objects compute with separate experts, in all else as those of a class of transformers.
 
-    Args:
-        layer: It holds the experts.
-        hidden: [n, h].
-        chosen: Indices of experts [n, t].
-        shares: Their weights [n, t].
-
-    Returns:
-        [n, h].
+    A forward that is put into an object would refer to it, and a model that nobody uses would stay in memory.
     """
-    total = torch.zeros_like(hidden)
-    up, down = _projections(layer)
-    for index, pairs in _routes(chosen, layer.num_experts):
-        expert, tokens = layer._modules[str(index)], pairs // chosen.shape[-1]
-        inner = expert[up](hidden[tokens])
-        output = expert[down](layer._apply_gate(inner) if layer.has_gate else layer.act_fn(inner))
-        if layer.has_post_expert_norm:
-            output = layer.post_expert_norm(output)
-        weighted = output * shares.reshape(-1)[pairs, None]
-        total = total.index_add(0, tokens, weighted.to(total.dtype))
-    return total
+    return type(stacked.__name__, (_Separate, stacked), {})
+
+
+class _Separate:
+    """The forward of a layer whose experts are separate."""
+
+    def forward(self: Layer, hidden: Tensor, chosen: Tensor, shares: Tensor) -> Tensor:
+        """The weighted sum of the chosen experts' outputs.
+
+        Args:
+            hidden: [n, h].
+            chosen: Indices of experts [n, t].
+            shares: Their weights [n, t].
+
+        Returns:
+            [n, h].
+        """
+        total = torch.zeros_like(hidden)
+        up, down = _projections(self)
+        for index, pairs in _routes(chosen, self.num_experts):
+            expert, tokens = self._modules[str(index)], pairs // chosen.shape[-1]
+            inner = expert[up](hidden[tokens])
+            output = expert[down](self._apply_gate(inner) if self.has_gate else self.act_fn(inner))
+            if self.has_post_expert_norm:
+                output = self.post_expert_norm(output)
+            weighted = output * shares.reshape(-1)[pairs, None]
+            total = total.index_add(0, tokens, weighted.to(total.dtype))
+        return total
 
 
 def _routes(chosen: Tensor, experts: int) -> Iterator[tuple[int, Tensor]]:

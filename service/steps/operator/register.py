@@ -12,6 +12,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from service.audit.manifest import manifest, manifest_digest
 from service.audit.wording import problem_in
@@ -20,7 +21,7 @@ from service.confined import Root, refused_as_invalid
 from service.db import log_entries, models
 from service.db.tables import Model, Version
 from service.domain.errors import Conflict, Invalid
-from service.domain.families import UNFIT
+from service.domain.families import family_problem
 from service.reference_files import store_neighbours, store_retain_and_heldout
 from service.weight_files import UnreadableWeights, header, loaded_weights
 
@@ -28,7 +29,6 @@ COPIED = {".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken", ".md
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".h5", ".msgpack"}
 ADAPTER = "adapter_config.json"
 CAUSAL = ("ForCausalLM", "LMHeadModel", "ModelWithLMHead", "GenerationDecoder")  # ends of architectures' names
-FAMILY = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}")
 SENSES = ("vision_config", "audio_config")
 LOGGED = ("sha256", "records", "overlap")  # of held-out texts
 LEGACY_FILES = {"special_tokens_map_file", "added_tokens_file"}  # of tokenizer_config.json; no library reads them
@@ -66,10 +66,9 @@ def register_model(
     staged = services.storage.staging(f"register-{uuid4()}")
     try:
         base = _store_base(services, base_path) if base_path else None
-        _stage_model(services, path, staged)
+        family = _stage_model(services, path, staged)
         retain, heldout = store_retain_and_heldout(services, retain_path, heldout_path)
         neighbours = store_neighbours(services, neighbour_paths or {}, retain)
-        family = str(_read_config(staged / "model", "config.json", required=True)["model_type"])
         files = manifest(staged)
         digest = manifest_digest(files)
         if base:
@@ -79,8 +78,8 @@ def register_model(
         shutil.rmtree(staged, ignore_errors=True)
     try:
         with services.db.transaction() as session:
-            texts_of = {"retain": retain, "heldout": heldout, "neighbours": neighbours}
-            model = Model(name=name, policy=policy, family=family, base=base, **texts_of)
+            model = Model(name=name, policy=policy, family=family, base=base)
+            model.retain, model.heldout, model.neighbours = retain, heldout, neighbours
             session.add(model)
             session.flush()
             models.add_policy(session, model, policy, 1, api_key_id)
@@ -92,19 +91,25 @@ def register_model(
             stored += [services.storage.release(base)] if base else []
             if not all(path.exists() for path in (folder, *stored)):
                 raise Conflict("The garbage collector removed the copies meanwhile; try again.")
-            logged = {name: value for name, value in heldout.items() if name in LOGGED}
-            texts, key = {"retain": retain, "heldout": logged}, str(api_key_id)
-            more = {name: value for name, value in (("base", base), ("neighbours", neighbours)) if value}
-            log_entries.append(session, "model.registered", model=name, digest=digest, **more, **texts, key=key)
+            _log(session, model, digest, api_key_id)
     except IntegrityError as error:
         raise Conflict(f"There is a model named {name} already.", field="name") from error
     return name
 
 
-def _stage_model(services: Services, path: str, staged: Path) -> None:
-    """Copy a model to `staged`, and check the copy."""
+def _log(session: Session, model: Model, digest: str, api_key_id: UUID) -> None:
+    """Enter a registration into the log."""
+    heldout = {name: value for name, value in model.heldout.items() if name in LOGGED}
+    texts = {"retain": model.retain, "heldout": heldout, "neighbours": model.neighbours}
+    fields = {name: value for name, value in (("base", model.base), *texts.items()) if value}
+    log_entries.append(session, "model.registered", model=model.name, digest=digest, **fields, key=str(api_key_id))
+
+
+def _stage_model(services: Services, path: str, staged: Path) -> str:
+    """Copy a model to `staged`, and check the copy; return its family."""
     _copy_model(*_find_model(services, path), staged / "model")
     check_model_folder(staged / "model")
+    return str(_read_config(staged / "model", "config.json", required=True)["model_type"])
 
 
 def _store_base(services: Services, path: str) -> str:
@@ -265,11 +270,8 @@ def _check_kind(config: Mapping[str, object]) -> None:
         raise Invalid("config.json: of a model with images or sound register the language model alone.", field="path")
     if config.get("is_encoder_decoder"):
         raise Invalid("config.json: an encoder-decoder cannot be unlearned, only a decoder.", field="path")
-    family = config.get("model_type")
-    if not isinstance(family, str) or not FAMILY.fullmatch(family):
-        raise Invalid("config.json: `model_type` names no family of models.", field="path")
-    if family in UNFIT:
-        raise Invalid(f"config.json: models of this type cannot be unlearned yet: {UNFIT[family]}.", field="path")
+    if problem := family_problem(config.get("model_type")):
+        raise Invalid(f"config.json: {problem}", field="path")
     if config.get("quantization_config") is not None:
         raise Invalid("config.json: the weights are quantised. Register those that they were made of.", field="path")
 

@@ -1,6 +1,9 @@
 """A model's experts as linear modules of their own."""
 
+import copy
+import gc
 import json
+import weakref
 
 import pytest
 import torch
@@ -121,6 +124,20 @@ def test_a_run_leaves_the_model_as_transformers_made_it():
     options = Options(sequence_length=16, max_epochs=1, attacks={})
     result = unlearn(model, tokenizer, support.KNOWN[:1], support.RETAIN, support.HELDOUT, options)
     assert list(model.state_dict()) == list(result.model.state_dict()) == names
+
+
+def test_a_model_that_nobody_uses_leaves_the_memory():
+    """At once, without waiting for the garbage collector; so does a copy."""
+    models = [tiny_model("mixtral")]
+    models.append(copy.deepcopy(models[0]))
+    assert separated(models[1])
+    gone = [weakref.ref(next(model.parameters())) for model in models]
+    gc.disable()
+    try:
+        models.clear()
+        assert [reference() for reference in gone] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_experts_that_are_separate_stay_so():
