@@ -50,8 +50,19 @@ http {{
     }}
     server {{
         listen 127.0.0.1:{accel};
-        location / {{ proxy_pass {accel_api}; proxy_http_version 1.1; proxy_set_header Connection ""; }}
-        location {prefix} {{ internal; alias {versions}/; }}
+        location / {{
+            proxy_pass {accel_api};
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_set_header X-Sendfile-Type X-Accel-Redirect;
+        }}
+        location {prefix} {{
+            internal;
+            alias {versions}/;
+            etag off;
+            add_header ETag $upstream_http_etag;
+            add_header Repr-Digest $upstream_http_repr_digest;
+        }}
     }}
     server {{
         listen 127.0.0.1:{static};

@@ -88,7 +88,9 @@ def _matrices(name: str, stored: Stored, changed: Collection[int | None]) -> Ite
         return
     if len(stored.shape) != 3 or max(stack) >= stored.shape[0] or None in changed:
         raise UnreadableWeights(f"{name}: the change is of another shape")
-    size = (stored.end - stored.start) // stored.shape[0]
+    size, rest = divmod(stored.end - stored.start, stored.shape[0])
+    if rest:
+        raise UnreadableWeights(f"{name}: its bytes are not those of its shape")
     for index in range(stored.shape[0]):
         start = stored.start + index * size
         yield index, Stored(stored.dtype, stored.shape[1:], start, start + size)

@@ -16,11 +16,12 @@ def file_answer(
 ) -> Response:
     """A file of a version's release, whole or a `Range`.
 
-    With UNLEARND_ACCEL_PREFIX the answer to a GET has no body: `X-Accel-Redirect` names the file, and nginx sends it.
+    With UNLEARND_ACCEL_PREFIX the answer to a GET that came through nginx has no body: `X-Accel-Redirect` names the
+    file, and nginx sends it. nginx says in a header that it will.
     """
     media_type = "application/json" if file.suffix == ".json" else "application/octet-stream"
     prefix = services.settings.accel_prefix
-    if request.method != "GET" or not prefix:
+    if request.method != "GET" or not prefix or request.headers.get("X-Sendfile-Type") != "X-Accel-Redirect":
         return FileResponse(file, headers=headers, media_type=media_type)
     place = file.relative_to(services.storage.release(version.digest).parent)
     return Response(headers={**headers, "X-Accel-Redirect": prefix + quote(str(place))}, media_type=media_type)

@@ -119,7 +119,7 @@ where version {base} may be kept, and delete both when they are no longer needed
 
 FOR_PEFT = """peft loads it as a LoRA adapter on version {base}. The outputs are then near those of version
 {number}, but nobody has tested them, and """
-NOT_FOR_PEFT = """peft cannot load it, because it finds no modules for the experts of this model. With it, """
+NOT_FOR_PEFT = """peft cannot load it, because it finds no modules of this model for some of the factors. With it, """
 
 
 def delta_card(model: str, number: int, base: int, *, for_peft: bool) -> str:

@@ -1,9 +1,9 @@
-"""Download of one file of a release folder: in parts, resumed where it stopped, and checked against its digest."""
+"""Download of one file of a release folder: in parts, resumed, and checked against its digest."""
 
-import shutil
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias
@@ -11,22 +11,23 @@ from typing import TypeAlias
 import httpx
 
 from service.client.answers import VersionFile
-from service.client.operations import MAX_ATTEMPTS, parse_answer
+from service.client.operations import MAX_ATTEMPTS, MAX_DELAY, parse_answer
 from service.domain.errors import ClientError
 from service.files import file_sha256
 
 CHUNK_BYTES = 1 << 20
-PART_BYTES, PARTS_AT_ONCE = 1 << 26, 4  # one connection alone rarely fills a long line
+PART_BYTES, PARTS_AT_ONCE, MOST_PARTS = 1 << 26, 4, 10_000
 RETRY_SECONDS = 0.5
+FOR_NOW = {429, 502, 503, 504}  # statuses after which the same question may be answered
 DownloadProgress: TypeAlias = Callable[[str, int, int], None]  # path, bytes so far, bytes in all
 REBUILDING = "rebuilding"  # the problem of an old version whose weights are not there yet
-REBUILDING_SECONDS, REBUILT_SECONDS = 5, 6 * 3600  # between two questions for it, and for how long to ask
+REBUILDING_SECONDS, REBUILT_SECONDS = 5.0, 6 * 3600  # between two questions for it, and for how long to ask
 
 
 def download_file(http: httpx.Client, url: str, target: Path, file: VersionFile, progress: DownloadProgress) -> bool:
     """Fetch one file, resuming a partial one; false if the digest of the result is wrong.
 
-    The parts lie beside the file while they arrive, and are then joined to the first.
+    Until it is whole it is `NAME.part`, and `NAME.parts` lists what has arrived.
 
     Raises:
         ClientError: The service refuses it, or it breaks off again and again.
@@ -34,115 +35,131 @@ def download_file(http: httpx.Client, url: str, target: Path, file: VersionFile,
     if target.is_file() and file_sha256(target) == file["sha256"]:
         progress(file["path"], file["size"], file["size"])
         return True
-    whole = _Download(http, url, target, file, progress).run()
-    if file_sha256(whole) != file["sha256"]:
-        whole.unlink()
-        return False
-    whole.replace(target)
-    return True
+    download = _Download(http, url, target, file, progress)
+    download.run()
+    right = file_sha256(download.partial) == file["sha256"]
+    if right:
+        download.partial.replace(target)
+    download.partial.unlink(missing_ok=True)
+    download.arrived.unlink()
+    return right
 
 
 class _Download:
-    """The parts of one file."""
+    """The parts of one file.
+
+    Attributes:
+        partial: The file, with holes.
+        arrived: The sha256 of the whole file, and a line for each part that is there: its first byte and its end.
+    """
 
     def __init__(
         self, http: httpx.Client, url: str, target: Path, file: VersionFile, progress: DownloadProgress
     ) -> None:
         self._http, self._url, self._file, self._progress = http, url, file, progress
-        self._first = target.with_name(f"{target.name}.part")
-        self._lock, self._stopped, self._done = threading.Lock(), threading.Event(), 0
+        self.partial, self.arrived = (target.with_name(target.name + end) for end in (".part", ".parts"))
+        self._lock, self._stopped = threading.Lock(), threading.Event()
+        self._alone: range | None = None  # the part that gets the whole file, if the server knows no ranges
+        self._places: dict[int, int] = {}  # start of a part -> its next byte
+        self._done = 0
 
-    def run(self) -> Path:
-        """Fetch the parts that are missing; return the file of all of them.
+    def run(self) -> None:
+        """Fetch the parts that are missing.
 
         Raises:
-            ClientError: A part breaks off each time.
+            ClientError: The service refuses one, or it breaks off each time.
         """
-        self._first.touch()
-        joined = max(1, self._size(0) // PART_BYTES)
-        if self._size(0) > joined * PART_BYTES:  # another part was being joined
-            with self._first.open("r+b") as first:
-                first.truncate(joined * PART_BYTES)
-        starts = [0, *range(joined * PART_BYTES, self._file["size"], PART_BYTES)]
-        self._done = sum(self._size(start) for start in starts)
+        size, known = self._file["size"], self._read_arrived()
+        each = max(PART_BYTES, size // MOST_PARTS)
+        parts = [range(start, min(start + each, size)) for start in range(0, size, each)]
+        missing = [part for part in parts if f"{part.start}-{part.stop}" not in known]
+        self._done = size - sum(map(len, missing))
         with ThreadPoolExecutor(PARTS_AT_ONCE) as pool:
             try:
-                list(pool.map(self._fetch_part, starts))
+                list(pool.map(self._fetch_part, missing))
             except BaseException:
                 self._stopped.set()
                 raise
-        with self._first.open("ab") as first:
-            for start in starts[1:]:
-                with self._part(start).open("rb") as part:
-                    shutil.copyfileobj(part, first, CHUNK_BYTES)
-                first.flush()
-                self._part(start).unlink()
-        for start in range(PART_BYTES, joined * PART_BYTES, PART_BYTES):  # joined by a process that was killed
-            self._part(start).unlink(missing_ok=True)
-        return self._first
 
-    def _part(self, start: int) -> Path:
-        """The file of the part that begins there."""
-        return self._first.with_name(f"{self._first.name}{start}") if start else self._first
+    def _read_arrived(self) -> set[str]:
+        """The parts that are there. What is there of another file is thrown away."""
+        lines = self.arrived.read_text().splitlines() if self.arrived.exists() and self.partial.exists() else []
+        if lines[:1] != [self._file["sha256"]]:
+            self.arrived.unlink(missing_ok=True)
+            self.partial.write_bytes(b"")
+            self.arrived.write_text(f"{self._file['sha256']}\n")
+        return set(lines[1:]) if lines[:1] == [self._file["sha256"]] else set()
 
-    def _size(self, start: int) -> int:
-        """The bytes of a part that have arrived."""
-        part = self._part(start)
-        return part.stat().st_size if part.exists() else 0
-
-    def _fetch_part(self, start: int) -> None:
-        """Fetch one part, a few times if it breaks off.
+    def _fetch_part(self, part: range) -> None:
+        """Fetch one part, a few times if it breaks off, and note that it is there.
 
         Raises:
-            ClientError: It breaks off each time.
+            ClientError: The service refuses it, or it breaks off each time.
         """
-        end = min(start + PART_BYTES, self._file["size"])
-        self._part(start).touch()
-        for _ in range(MAX_ATTEMPTS):
-            if start + self._size(start) >= end or self._stopped.is_set():
+        self._places[part.start] = part.start
+        attempts, until = 0, time.monotonic() + REBUILT_SECONDS
+        while self._places[part.start] < (self._file["size"] if self._alone == part else part.stop):
+            if self._stopped.is_set() or self._alone not in (None, part):
                 return
+            if attempts == MAX_ATTEMPTS:
+                raise ClientError(f"{self._file['path']} breaks off again and again; what has arrived is kept")
             try:
-                until = time.monotonic() + REBUILT_SECONDS
-                while self._fetch(start, end, last=time.monotonic() > until):
-                    with self._lock:
-                        self._progress(f"{self._file['path']}, which the service rebuilds", 0, self._file["size"])
-                    self._stopped.wait(REBUILDING_SECONDS)
+                delay, counts = self._ask(part, last=time.monotonic() > until)
             except httpx.TransportError:
-                self._stopped.wait(RETRY_SECONDS)
-        if start + self._size(start) < end:
-            raise ClientError(f"{self._file['path']} breaks off again and again; what arrived is kept for next time")
+                delay, counts = RETRY_SECONDS, True
+            attempts += counts
+            self._stopped.wait(delay)
+        with self._lock, self.arrived.open("a") as arrived:
+            arrived.write(f"{part.start}-{part.stop}\n")
 
-    def _fetch(self, start: int, end: int, *, last: bool) -> bool:
-        """Append the bytes of a part that are missing.
+    def _ask(self, part: range, *, last: bool) -> tuple[float, bool]:
+        """Ask for what is missing of a part.
 
         Returns:
-            Whether to ask again later, because the service is rebuilding the file; never if this is the `last` time.
+            (seconds until it may be asked for again, whether this counts as an attempt). It does not if the service is
+            rebuilding the file, unless this is the `last` time.
         """
-        begin, whole = start + self._size(start), (0, self._file["size"])
-        headers = {"Range": f"bytes={begin}-{end - 1}"} if (begin, end) != whole else {}
-        with self._http.stream("GET", self._url, headers=headers) as answer:
-            if answer.status_code not in (200, 206):
+        place = self._places[part.start]
+        with self._http.stream("GET", self._url, headers={"Range": f"bytes={place}-{part.stop - 1}"}) as answer:
+            if answer.status_code == 206:
+                begins = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
+                if not begins or int(begins[1]) != place:
+                    raise ClientError(f"{self._file['path']}: the service sends another part than the one asked for")
+                self._write(answer, part, part.stop)
+            elif answer.status_code == 200:
+                if self._is_alone(part):
+                    self._write(answer, part, self._file["size"])
+            else:
                 answer.read()
-                if not last and answer.status_code == 503 and f'"{REBUILDING}"'.encode() in answer.content:
-                    return not self._stopped.is_set()
-                parse_answer(answer)
-            arrived = begin if answer.status_code == 206 else 0  # a server may send the whole file
-            with self._part(start).open("ab") as part:
-                for chunk in _slice(answer.iter_bytes(CHUNK_BYTES), begin - arrived, end - arrived):
-                    part.write(chunk)
+                if answer.status_code == 503 and f'"{REBUILDING}"'.encode() in answer.content and not last:
                     with self._lock:
-                        self._done += len(chunk)
-                        self._progress(self._file["path"], self._done, self._file["size"])
-                    if self._stopped.is_set():
-                        break
-        return False
+                        self._progress(f"{self._file['path']}, which the service rebuilds", 0, self._file["size"])
+                    return REBUILDING_SECONDS, False
+                if answer.status_code not in FOR_NOW or f'"{REBUILDING}"'.encode() in answer.content:
+                    parse_answer(answer)
+                after = answer.headers.get("Retry-After", "")
+                return min(MAX_DELAY, float(after)) if after.isdecimal() else RETRY_SECONDS, True
+        return 0.0, True
 
+    def _is_alone(self, part: range) -> bool:
+        """Whether this part gets the whole file; the first one that is asked for, then the others are not."""
+        with self._lock:
+            self._alone = self._alone or part
+            if self._alone != part:
+                return False
+            self._places[part.start] = self._done = 0
+            return True
 
-def _slice(chunks: Iterator[bytes], begin: int, end: int) -> Iterator[bytes]:
-    """The bytes `begin` to `end` of a stream; the rest is not read."""
-    place = 0
-    for chunk in chunks:
-        yield chunk[max(0, begin - place) : max(0, end - place)]
-        place += len(chunk)
-        if place >= end:
-            return
+    def _write(self, answer: httpx.Response, part: range, end: int) -> None:
+        """Write the bytes of an answer from a part's next byte on."""
+        with self.partial.open("r+b") as file:
+            file.seek(self._places[part.start])
+            for chunk in answer.iter_bytes(CHUNK_BYTES):
+                wanted = chunk[: end - self._places[part.start]]
+                file.write(wanted)
+                with self._lock:
+                    self._places[part.start] += len(wanted)
+                    self._done += len(wanted)
+                    self._progress(self._file["path"], self._done, self._file["size"])
+                if self._places[part.start] >= end or self._stopped.is_set() or self._alone not in (None, part):
+                    return

@@ -1,8 +1,8 @@
 """The client's download of one file: in parts, resumed, from servers that know ranges or not."""
 
 import hashlib
-import itertools
 import re
+import threading
 
 import httpx
 import pytest
@@ -24,29 +24,39 @@ def small_parts(monkeypatch):
 
 
 class Server:
-    """It answers ranges of CONTENT, and breaks some answers off.
+    """It answers ranges of a content, and breaks some answers off.
 
     Attributes:
         asked: The ranges that were asked for.
+        sent: How many bytes it has sent.
         cuts: For each answer after how many bytes it breaks off; None does not.
+        refusals: For each answer a status that it has instead; None has none.
         knows_ranges: Whether it sends a part alone.
         content: What it sends.
     """
 
-    def __init__(self, cuts=(), *, knows_ranges=True, content=CONTENT) -> None:
-        self.asked, self.cuts, self.knows_ranges, self.content = [], iter(cuts), knows_ranges, content
+    def __init__(self, cuts=(), refusals=(), *, knows_ranges=True, content=CONTENT) -> None:
+        self.asked, self.sent, self.cuts, self.refusals = [], 0, iter(cuts), iter(refusals)
+        self.knows_ranges, self.content, self._lock = knows_ranges, content, threading.Lock()
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         """Answer a request."""
-        first, last = map(int, re.findall(r"\d+", request.headers.get("range", f"bytes=0-{len(self.content) - 1}")))
-        self.asked.append((first, last))
-        ranged = self.knows_ranges and "range" in request.headers
-        body = self.content[first : last + 1] if ranged else self.content
-        return httpx.Response(206 if ranged else 200, content=self._stream(body, next(self.cuts, None)))
+        first, last = map(int, re.findall(r"\d+", request.headers["range"]))
+        with self._lock:
+            self.asked.append((first, last))
+            cut, refusal = next(self.cuts, None), next(self.refusals, None)
+        if refusal:
+            return httpx.Response(refusal, json={"title": "no", "detail": "not now", "code": "unavailable"})
+        if not self.knows_ranges:
+            return httpx.Response(200, content=self._stream(self.content, cut))
+        headers = {"Content-Range": f"bytes {first}-{last}/{len(self.content)}"}
+        return httpx.Response(206, headers=headers, content=self._stream(self.content[first : last + 1], cut))
 
-    @staticmethod
-    def _stream(body: bytes, cut: int | None):
-        yield body[:cut]
+    def _stream(self, body: bytes, cut: int | None):
+        for start in range(0, len(body[:cut]), 7):
+            piece = body[:cut][start : start + 7]
+            self.sent += len(piece)
+            yield piece
         if cut is not None:
             raise httpx.ReadError("cut")
 
@@ -57,17 +67,25 @@ def fetch(server, target, progress=lambda *_: None):
         return download_file(http, "http://service/", target, FILE, progress)
 
 
-@pytest.mark.parametrize("knows_ranges", [True, False])
-def test_a_file_arrives_in_parts(tmp_path, knows_ranges):
-    """A server that sends the whole file for each part serves as well; nothing is left beside the file."""
-    seen = []
-    server = Server(knows_ranges=knows_ranges)
+def test_a_file_arrives_in_parts(tmp_path):
+    """Each is asked for once, and nothing is left beside the file."""
+    seen, server = [], Server()
     assert fetch(server, tmp_path / "weights", lambda *progress: seen.append(progress))
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]
     assert (tmp_path / "weights").read_bytes() == CONTENT
     assert sorted(server.asked) == [(start, min(start + 100, 1004) - 1) for start in range(0, 1004, 100)]
     assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
     assert seen[-1] == ("model/weights", 1004, 1004)
+
+
+@pytest.mark.parametrize("cuts", [[], [500]])
+def test_a_server_that_knows_no_ranges_sends_the_file_once(tmp_path, cuts):
+    """The other parts are given up, those that were asked for at the same time after a piece."""
+    server = Server(cuts, knows_ranges=False)
+    assert fetch(server, tmp_path / "weights")
+    assert (tmp_path / "weights").read_bytes() == CONTENT
+    assert server.sent <= len(CONTENT) + sum(cuts) + 3 * 7
+    assert len(server.asked) <= 5
 
 
 def test_a_part_that_breaks_off_goes_on_where_it_was_cut(tmp_path):
@@ -78,28 +96,43 @@ def test_a_part_that_breaks_off_goes_on_where_it_was_cut(tmp_path):
     assert sum(last + 1 - first for first, last in server.asked) == len(CONTENT) + 100 - 28
 
 
+def test_a_refusal_for_now_is_no_end(tmp_path):
+    """Too many requests, a proxy without its server; any other refusal is one."""
+    assert fetch(Server(refusals=[429, None, 503, 502]), tmp_path / "weights")
+    with pytest.raises(ClientError, match="not now"):
+        fetch(Server(refusals=[None, 403]), tmp_path / "others")
+
+
 def test_what_has_arrived_is_kept_if_it_breaks_off_again_and_again(tmp_path):
-    """The next call goes on from there."""
-    with pytest.raises(ClientError, match="kept for next time"):
-        fetch(Server(cuts=itertools.repeat(10)), tmp_path / "weights")
-    arrived = sum(path.stat().st_size for path in tmp_path.iterdir())
-    assert arrived > 0
+    """The next call asks for the other parts."""
+    with pytest.raises(ClientError, match="is kept"):
+        fetch(Server(cuts=[None, None, *[0] * 99]), tmp_path / "weights")
     server = Server()
     assert fetch(server, tmp_path / "weights")
-    assert sum(last + 1 - first for first, last in server.asked) == len(CONTENT) - arrived
-
-
-@pytest.mark.parametrize("size", [40, 100, 130, 200, 450, 1004])
-def test_parts_that_were_being_joined_when_the_process_was_killed(tmp_path, size):
-    """What the first part holds of a further part is not trusted; the parts that are left beside it go."""
-    (tmp_path / "weights.part").write_bytes(CONTENT[: size // 100 * 100] + b"?" * (size % 100 if size > 100 else 0))
-    for start in range(100, 1004, 100):
-        (tmp_path / f"weights.part{start}").write_bytes(CONTENT[start : start + 100])
-    server = Server()
-    assert fetch(server, tmp_path / "weights")
+    assert len(server.asked) == 9
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]
-    assert (tmp_path / "weights").read_bytes() == CONTENT
-    assert sum(last + 1 - first for first, last in server.asked) <= 100
+
+
+def test_what_is_there_of_another_file_is_thrown_away(tmp_path):
+    """Its parts are not taken for parts of this one."""
+    other = {**FILE, "sha256": hashlib.sha256(b"other").hexdigest()}
+    with pytest.raises(ClientError), httpx.Client(transport=httpx.MockTransport(Server([None] * 5 + [0] * 99))) as http:
+        download_file(http, "http://service/", tmp_path / "weights", other, lambda *_: None)
+    assert len(list(tmp_path.iterdir())) == 2
+    server = Server()
+    assert fetch(server, tmp_path / "weights")
+    assert len(server.asked) == 11
+    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
+
+
+def test_another_part_than_the_one_asked_for_is_refused(tmp_path):
+    """Whatever sits in between."""
+
+    def confused(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(206, headers={"Content-Range": "bytes 1-99/1004"}, content=CONTENT[1:100])
+
+    with pytest.raises(ClientError, match="another part"):
+        fetch(confused, tmp_path / "weights")
 
 
 def test_a_wrong_file_leaves_nothing(tmp_path):

@@ -80,7 +80,7 @@ def _names_as_they_are(model: CausalLM) -> Iterator[None]:
     try:
         yield
     finally:
-        del settings["model_type"]
+        settings.pop("model_type", None)
         if before is not None:
             settings["model_type"] = before
 

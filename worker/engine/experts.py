@@ -52,7 +52,7 @@ def separate_experts(model: CausalLM) -> None:
 def join_experts(model: CausalLM) -> None:
     """Stack the experts' weights again, as transformers reads and saves them."""
     for layer in separated(model).values():
-        experts = [layer._modules.pop(str(index)) for index in range(layer.num_experts)]
+        experts = _take_out(layer)
         for name in _projections(layer):
             linear = [cast(nn.Linear, expert[name]) for expert in experts]
             weights = torch.stack([one.weight.detach() for one in linear])  # of one layer at a time: a copy
@@ -60,29 +60,29 @@ def join_experts(model: CausalLM) -> None:
             if layer.has_bias:
                 biases = torch.stack([one.bias.detach() for one in linear])
                 layer._parameters[f"{name}_bias"] = _like(biases, linear[0].bias)
-        layer.__class__ = type(layer).__bases__[1]
 
 
 @contextmanager
 def experts_apart(model: CausalLM) -> Iterator[None]:
-    """While active, the model's experts are separate; afterwards they are as they were."""
-    stacked = not separated(model)
+    """While active, the model's experts are separate; afterwards its parameters are the same objects as before.
+
+    Nobody may write to the weights meanwhile, or move them.
+    """
+    stacked = [
+        (layer, dict(layer._parameters)) for layer in _layers(model).values() if "down_proj" in layer._parameters
+    ]
     separate_experts(model)
     try:
         yield
     finally:
-        if stacked:
-            join_experts(model)
+        for layer, parameters in stacked:
+            _take_out(layer)
+            layer._parameters.update(parameters)
 
 
 def separated(model: CausalLM) -> dict[str, Layer]:
     """Name -> module, of all that hold separate experts."""
     return {name: layer for name, layer in _layers(model).items() if isinstance(layer, _Separate)}
-
-
-def is_expert(model: CausalLM, name: str) -> bool:
-    """Whether a module is a product of one expert, which no token need choose."""
-    return name.rsplit(".", 2)[0] in separated(model)
 
 
 def _layers(model: CausalLM) -> dict[str, Layer]:
@@ -104,6 +104,12 @@ def _separate(layer: Layer) -> None:
         linear = {name: _linear(index, *both, transposed=layer.is_transposed) for name, both in stacked.items()}
         layer._modules[str(index)] = nn.ModuleDict(linear).train(layer.training)
     layer.__class__ = _with_separate_forward(type(layer))
+
+
+def _take_out(layer: Layer) -> list[Expert]:
+    """Take the separate experts out of a layer, and return them."""
+    layer.__class__ = type(layer).__bases__[1]
+    return [layer._modules.pop(str(index)) for index in range(layer.num_experts)]
 
 
 def _linear(index: int, weights: nn.Parameter, biases: nn.Parameter | None, *, transposed: bool) -> nn.Linear:

@@ -22,7 +22,7 @@ from worker.engine.adapter import weight_matrix
 from worker.engine.data import chunks, pad_batch
 from worker.engine.device import float32_products, model_device
 from worker.engine.errors import InputError
-from worker.engine.experts import is_expert, separated
+from worker.engine.experts import separated
 from worker.engine.head import Head, hidden_states
 from worker.engine.losses.ascent import cross_entropy_rows
 from worker.engine.losses.rows import loss_sum
@@ -76,9 +76,10 @@ def fisher_diagonal(
                     torch.autograd.backward(loss_sum(Head(model), hidden, labels, cross_entropy_rows))
             done += len(batch)
             progress(done / len(sequences))
+    layers = separated(model)
     chosen_by_none = [name for name in target_modules if name not in squares.sums]
     for name in chosen_by_none:
-        if not is_expert(model, name):
+        if name.rsplit(".", 2)[0] not in layers:
             raise InputError(f"target_modules: {name} takes no part in predicting text")
         squares.sums[name] = torch.zeros(weight_matrix(model.get_submodule(name)).shape, device=device)
     return {name: total.div_(len(sequences)) for name, total in squares.sums.items()}

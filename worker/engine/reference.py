@@ -22,6 +22,7 @@ from worker.engine.attacks.scores import LEVEL, rank_test
 from worker.engine.data import chunks, pad_batch
 from worker.engine.device import measuring, model_device, training
 from worker.engine.errors import NoReference, TrainingDiverged
+from worker.engine.experts import join_experts
 from worker.engine.head import Head, hidden_states
 from worker.engine.losses.ascent import cross_entropy
 from worker.engine.losses.rows import Beside
@@ -92,6 +93,7 @@ def train_reference(
         raise TrainingDiverged("the reference's loss is not finite")
     progress(1.0)
     model.load_state_dict(best)
+    join_experts(model)  # so that it can be saved
     return model.eval().requires_grad_(False)
 
 

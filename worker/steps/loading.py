@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from service.tensor_file import TensorFile
 from service.weight_files import loaded_weights
+from worker.engine.errors import InputError
 from worker.engine.experts import separate_experts
 
 STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -36,8 +37,15 @@ def load_model(folder: Path, dtype: torch.dtype, device: torch.device | None = N
 
     What a family computes from its configuration (a scale, frequencies) is float32 whatever the weights are, as in a
     float32 copy.
+
+    Raises:
+        InputError: The files lack weights. transformers would take random ones.
     """
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, output_loading_info=True
+    )
+    if info["missing_keys"]:
+        raise InputError(f"model: its files have no weights for {min(info['missing_keys'])}")
     if dtype != torch.float32:
         with init_empty_weights(include_buffers=False):
             shape = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)

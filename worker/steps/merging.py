@@ -17,9 +17,9 @@ from service.delta import Delta, write_adapter
 from service.low_rank import Array, encode
 from service.tensor_file import TensorFile, find_weight
 from service.weight_files import SUFFIX, UnreadableWeights, loaded_weights
-from worker.engine.adapter import find_targets
+from worker.engine.adapter import find_targets, target_weights
 from worker.engine.errors import UnmergedModule
-from worker.engine.experts import separate_experts, separated
+from worker.engine.experts import separate_experts
 from worker.engine.merge import change_factors
 from worker.engine.progress import Progress, no_progress
 from worker.engine.types import AdapterState, CausalLM
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_names(source: Path, suffixes: Sequence[str] | None) -> None:
-    """Check, before anything is computed, that the files have weights of every module that will be adapted.
+    """Check, before anything is computed, that the files have weights of every module that will be adapted, as large.
 
     Args:
         source: The parent's folder.
@@ -39,12 +39,16 @@ def check_names(source: Path, suffixes: Sequence[str] | None) -> None:
         UnmergedModule: They name one otherwise.
         UnknownPlugin: The model has no such modules.
     """
-    present = {tensor for name in loaded_weights(source) for tensor in TensorFile(source / name).tensors}
+    stored = {key: one for name in loaded_weights(source) for key, one in TensorFile(source / name).tensors.items()}
+    model = _without_weights(source)
+    weights = target_weights(model, find_targets(model, suffixes))
     try:
-        model = _without_weights(source)
-        for places in stored_places(model, find_targets(model, suffixes)).values():
+        for module, places in stored_places(model, list(weights)).items():
             for place in places:
-                find_weight(place.name, present)
+                tensor, index = find_weight(place.name, stored)
+                shape = stored[tensor].shape[0 if index is None else 1 :]
+                if sorted(shape) != sorted(place.part(weights[module]).shape):
+                    raise UnmergedModule(f"target_modules: {module} has another shape in the model's files")
     except UnreadableWeights as error:
         raise UnmergedModule(str(error)) from error
 
@@ -113,12 +117,12 @@ def write_change(source: Path, target: Path, state: AdapterState, scale: float) 
     bits = {name: (_bits(b, dtype), _bits(a, dtype)) for name, (b, a) in factors.items()}
     flipped = transposed.pop()
     write_adapter(target, bits, dtype, transposed=flipped)
-    if separated(model) and not _peft_reads(source, target):
+    if not _peft_reads(source, target):
         write_adapter(target, bits, dtype, transposed=flipped, for_peft=False)
 
 
 def _peft_reads(source: Path, adapter: Path) -> bool:
-    """Whether peft finds a module of the model for each factor; of experts it does so in some families alone."""
+    """Whether peft finds a module of the model for each factor. It does not where files name weights otherwise."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the numbers of a model without memory are not loaded
@@ -131,8 +135,7 @@ def _peft_reads(source: Path, adapter: Path) -> bool:
 
 def _part(place: Place, b: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     """B [d, R] and A [R, k] of what is kept in one place, of a module's."""
-    rows = b[int(place.first * len(b)) : int(place.last * len(b))]
-    return (a.T, rows.T) if place.transposed else (rows, a)
+    return (a.T, place.part(b).T) if place.transposed else (place.part(b), a)
 
 
 def _bits(factor: Tensor, dtype: str) -> Array:

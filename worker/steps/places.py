@@ -15,7 +15,7 @@ from worker.engine.errors import UnmergedModule
 from worker.engine.experts import separated
 from worker.engine.types import CausalLM
 
-ROWS, COLUMNS = 2, 3  # of a marked matrix: two rows show which half of a joined weight it is
+ROWS, COLUMNS = 12, 5  # of a marked matrix; so many rows show whether a rule changes their order
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +24,19 @@ class Place:
 
     Attributes:
         name: The tensor's name without `.weight`; of stacked matrices with the index of one: `experts.down_proj.3`.
-        first: The first row, as a share of all rows: 0 or 0.5.
-        last: The row behind the last one: 0.5 or 1.
+        first: The first row, in twelfths of d.
+        last: The row behind the last one, in twelfths of d.
         transposed: It is kept as [k, d].
     """
 
     name: str
-    first: float
-    last: float
+    first: int
+    last: int
     transposed: bool
+
+    def part(self, matrix: Tensor) -> Tensor:
+        """Its rows of a matrix [d, ...]."""
+        return matrix[self.first * len(matrix) // ROWS : self.last * len(matrix) // ROWS]
 
 
 def stored_places(model: CausalLM, names: Sequence[str]) -> dict[str, list[Place]]:
@@ -43,27 +47,26 @@ def stored_places(model: CausalLM, names: Sequence[str]) -> dict[str, list[Place
         names: Full names of its modules.
 
     Returns:
-        One place or two of each module.
+        One place or some of each module.
 
     Raises:
         UnmergedModule: Files keep one of the weights in a form that is not known here.
     """
     marks = torch.arange(len(names) * ROWS * COLUMNS, dtype=torch.float64).reshape(len(names), ROWS, COLUMNS)
-    kept = revert_weight_conversion(model, _as_loaded(model, dict(zip(names, marks, strict=True))))
+    try:
+        kept = revert_weight_conversion(model, _as_loaded(model, dict(zip(names, marks, strict=True))))
+    except (ValueError, TypeError, LookupError, RuntimeError, AttributeError) as error:
+        raise UnmergedModule("target_modules: files keep some of them in a form that is not known") from error
     places: dict[str, list[Place]] = {name: [] for name in names}
     for key, tensor in sorted(kept.items()):
-        for place, matrix in _matrices(key.removesuffix(".weight"), tensor):
-            if matrix.min() < 0:
-                continue
-            index, row = divmod(int(matrix.min()), ROWS * COLUMNS)
-            first = row // COLUMNS
+        for name, matrix in _matrices(key.removesuffix(".weight"), tensor):
+            index, first = divmod(int(matrix.min()) // COLUMNS, ROWS)
             for transposed, rows in ((False, matrix), (True, matrix.T)):
-                if torch.equal(rows, marks[index, first : first + len(rows)]):
-                    shares = first / ROWS, (first + len(rows)) / ROWS
-                    places[names[index]].append(Place(place, *shares, transposed))
-    for name, found_places in places.items():
-        found_places.sort(key=lambda place: place.first)
-        if [place.first for place in found_places] + [1.0] != [0.0] + [place.last for place in found_places]:
+                if index >= 0 and torch.equal(rows, marks[index, first : first + len(rows)]):
+                    places[names[index]].append(Place(name, first, first + len(rows), transposed))
+    for name, parts in places.items():
+        parts.sort(key=lambda place: place.first)
+        if [*(place.first for place in parts), ROWS] != [0, *(place.last for place in parts)]:
             raise UnmergedModule(f"target_modules: files keep {name} in a form that is not known")
     return places
 
@@ -75,7 +78,7 @@ def _as_loaded(model: CausalLM, matrices: Mapping[str, Tensor]) -> dict[str, Ten
         for projection in layer._modules["0"]:
             keys = [f"{parent}.{index}.{projection}.weight" for index in range(layer.num_experts)]
             if any(key in loaded for key in keys):
-                unmarked = torch.full((ROWS, COLUMNS), -1.0, dtype=torch.float64)
+                unmarked = torch.full((ROWS, COLUMNS), -float(ROWS * COLUMNS), dtype=torch.float64)
                 stacked = torch.stack([loaded.pop(key, unmarked) for key in keys])
                 loaded[f"{parent}.{projection}"] = stacked.mT if layer.is_transposed else stacked
     return loaded

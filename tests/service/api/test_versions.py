@@ -35,6 +35,8 @@ def test_nginx_is_told_which_file_to_send(api, services, base, model, monkeypatc
     monkeypatch.setattr(services.settings, "accel_prefix", "/released/")
     version = api.get("/v1/models/tiny/versions/0").json()
     url = "/v1/models/tiny/versions/0/files/model/config.json"
+    assert "x-accel-redirect" not in api.get(url).headers  # it did not come through nginx
+    api.headers["X-Sendfile-Type"] = "X-Accel-Redirect"
     answer = api.get(url, headers={"Range": "bytes=5-9"})
     assert (answer.status_code, answer.content) == (200, b"")
     place = answer.headers["x-accel-redirect"].removeprefix("/released/")

@@ -83,7 +83,7 @@ LINEAR = {
 }
 MAMBA = {"state_size": 8, "expand": 2, "time_step_rank": 4}
 PLAIN = """
-    apertus arcee biogpt bitnet cohere ernie4_5 gemma glm glm4 gpt_neox gpt_neox_japanese granite helium
+    apertus arcee biogpt bitnet cohere ernie4_5 exaone gemma glm glm4 gpt_neox gpt_neox_japanese granite helium
     hunyuan_v1_dense llama mistral nemotron olmo olmo2 persimmon phi phi3 qwen2 qwen3 seed_oss smollm3 stablelm
     starcoder2
 """
@@ -97,9 +97,13 @@ def each(families: str, settings: dict) -> dict[str, dict]:
 FAMILIES: dict[str, dict] = {
     **each(PLAIN, {}),
     **each("cohere2 gemma2 gemma3_text ministral olmo3 vaultgemma", SLIDING),
-    **each("dots1 flex_olmo glm4_moe granitemoe mixtral olmoe phimoe qwen2_moe qwen3_moe", EXPERTS),
+    **each(
+        "dots1 exaone_moe flex_olmo glm4_moe granitemoe hy_v3 minimax_m2 mixtral olmoe phimoe qwen2_moe qwen3_moe"
+        " solar_open",
+        EXPERTS,
+    ),
     **each("minicpm3 youtu", LATENT),
-    **each("deepseek_v2 deepseek_v3", LATENT | EXPERTS),
+    **each("deepseek_v2 deepseek_v3 glm4_moe_lite", LATENT | EXPERTS),
     **each("gpt2 gpt_bigcode openai-gpt", GPT),
     "codegen": GPT | {"n_head": 4, "rotary_dim": 8},
     "gptj": GPT | {"rotary_dim": 8},
@@ -194,6 +198,8 @@ FAMILIES: dict[str, dict] = {
     },
     "qwen3_next": LINEAR | EXPERTS,
     "qwen3_5_text": LINEAR,
+    "qwen3_5_moe_text": LINEAR | EXPERTS,
+    "cohere2_moe": SLIDING | EXPERTS,
 }
 PAGE = """# Families of models
 
@@ -213,8 +219,9 @@ Every expert is adapted, each with factors of its own. `jetmoe` and `llama4_text
 code of its own for their experts, so that only attention changes, and what else has weights of its own. A job on them
 can miss its criterion; then it publishes nothing.
 
-Refused at registration: encoder-decoders, models with images or sound, classifiers, quantised weights, and the types
-`rwkv` and `xlstm` (no gradient passes through them as transformers computes them).
+Refused at registration: encoder-decoders, models with images or sound, classifiers, quantised weights, the types
+`rwkv` and `xlstm` (no gradient passes through them as transformers computes them), and `hrm_text`, `inkling2_text` and
+`inkling2_loop_text` (their files keep weights in an order that the merge does not know).
 
 | family | continuations | adapted | peft |
 | --- | --- | --- | --- |

@@ -8,18 +8,24 @@ import weakref
 import pytest
 import torch
 from peft import LoraConfig
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests import support
 from tests.worker.engine.adapters import sequences, trained_adapter
-from tests.worker.engine.families import tiny_model
-from worker.engine import Options, unlearn
+from tests.worker.engine.families import COMMON, EXPERTS, tiny_model
+from worker.engine import Options, reference, unlearn
 from worker.engine.adapter import find_targets
 from worker.engine.data import pad_batch
-from worker.engine.errors import UnmergedModule
+from worker.engine.errors import InputError, UnmergedModule
 from worker.engine.experts import experts_apart, join_experts, separate_experts, separated
 from worker.engine.fisher import fisher_diagonal
 from worker.engine.losses.ascent import cross_entropy
-from worker.steps.merging import write_change
+from worker.engine.measure import Baseline
+from worker.engine.prepare import prepare
+from worker.steps import places as steps_places
+from worker.steps.loading import load_model
+from worker.steps.merging import check_names, write_change
 from worker.steps.places import Place, stored_places
 
 FAMILIES = ["gpt_oss", "mixtral", "nemotron_h"]  # transposed with biases, gated, without gates
@@ -76,15 +82,15 @@ def test_places_in_files_are_those_that_transformers_saves():
     name = "model.layers.1.mlp.experts.2"
     stored = "model.layers.1.block_sparse_moe.experts.2"
     assert stored_places(mixtral, [f"{name}.gate_up_proj", f"{name}.down_proj"]) == {
-        f"{name}.gate_up_proj": [Place(f"{stored}.w1", 0, 0.5, False), Place(f"{stored}.w3", 0.5, 1, False)],
-        f"{name}.down_proj": [Place(f"{stored}.w2", 0, 1, False)],
+        f"{name}.gate_up_proj": [Place(f"{stored}.w1", 0, 6, False), Place(f"{stored}.w3", 6, 12, False)],
+        f"{name}.down_proj": [Place(f"{stored}.w2", 0, 12, False)],
     }
     name = "model.layers.0.block_sparse_moe"
     places = stored_places(granite, [f"{name}.experts.3.down_proj"])
-    assert places == {f"{name}.experts.3.down_proj": [Place(f"{name}.output_linear.3", 0, 1, False)]}
+    assert places == {f"{name}.experts.3.down_proj": [Place(f"{name}.output_linear.3", 0, 12, False)]}
     name = "model.layers.0.mlp.experts"
     places = stored_places(tiny_model("gpt_oss"), [f"{name}.1.down_proj"])
-    assert places == {f"{name}.1.down_proj": [Place(f"{name}.down_proj.1", 0, 1, True)]}
+    assert places == {f"{name}.1.down_proj": [Place(f"{name}.down_proj.1", 0, 12, True)]}
     (places,) = stored_places(nemotron, ["model.layers.3.mixer.up_proj"]).values()
     assert [place.name for place in places] == ["backbone.layers.3.mixer.up_proj"]
 
@@ -92,7 +98,7 @@ def test_places_in_files_are_those_that_transformers_saves():
 def test_a_form_that_is_not_known_is_refused(monkeypatch):
     """Before anything is computed."""
     model = tiny_model("mixtral")
-    monkeypatch.setattr("worker.steps.places.revert_weight_conversion", lambda _, tensors: {})
+    monkeypatch.setattr(steps_places, "revert_weight_conversion", lambda _, tensors: {})
     with pytest.raises(UnmergedModule, match="target_modules: files keep"):
         stored_places(model, ["model.layers.0.self_attn.q_proj"])
 
@@ -114,16 +120,23 @@ def test_a_change_of_one_expert_alone_has_its_place(tmp_path):
         LoraConfig.from_pretrained(tmp_path / "change")
 
 
-def test_a_run_leaves_the_model_as_transformers_made_it():
-    """And so is its result."""
+@pytest.mark.parametrize("family", ["gpt_oss", "mixtral"])
+def test_a_run_leaves_the_model_as_transformers_made_it(family, monkeypatch):
+    """Its very parameters; the result is another model, of the same form, with other experts."""
     tokenizer = support.train_tokenizer(support.KNOWN)
-    model = tiny_model("mixtral")
+    model = tiny_model(family)
     join_experts(model)
     model.resize_token_embeddings(len(tokenizer))
-    names = list(model.state_dict())
-    options = Options(sequence_length=16, max_epochs=1, attacks={})
+    before = dict(model.named_parameters())
+    monkeypatch.setattr(Baseline, "memorised", property(lambda _: [0]))  # a random model knows nothing
+    options = Options(sequence_length=16, max_epochs=1, attacks={}, shrink=False)
     result = unlearn(model, tokenizer, support.KNOWN[:1], support.RETAIN, support.HELDOUT, options)
-    assert list(model.state_dict()) == list(result.model.state_dict()) == names
+    assert result.history
+    after, merged = dict(model.named_parameters()), dict(result.model.named_parameters())
+    assert {name: id(parameter) for name, parameter in after.items()} == {n: id(p) for n, p in before.items()}
+    assert merged.keys() == before.keys()
+    name = next(name for name in before if name.endswith("experts.down_proj"))
+    assert not torch.equal(merged[name], before[name])
 
 
 def test_a_model_that_nobody_uses_leaves_the_memory():
@@ -146,3 +159,54 @@ def test_experts_that_are_separate_stay_so():
     before = [id(module) for module in model.modules()]
     separate_experts(model)
     assert [id(module) for module in model.modules()] == before
+
+
+@pytest.mark.parametrize("family", ["gpt_oss", "mixtral"])
+def test_a_reference_that_was_trained_is_saved_as_transformers_reads_it(family, tmp_path, monkeypatch):
+    """Its base was loaded with separate experts."""
+    monkeypatch.setattr(reference, "STEPS", 20)
+    monkeypatch.setattr(reference, "CHECK_STEPS", 10)
+    tokenizer = support.train_tokenizer(support.KNOWN)
+    model = tiny_model(family)
+    model.resize_token_embeddings(len(tokenizer))
+    data = prepare(tokenizer, support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT, Options(sequence_length=16))
+    trained = reference.train_reference(model, copy.deepcopy(model), data, Options(sequence_length=16))
+    trained.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path, torch.float32)
+    input_ids = torch.tensor(sequences(2))
+    with torch.no_grad():
+        expected = trained(input_ids=input_ids, use_cache=False).logits
+        torch.testing.assert_close(loaded(input_ids=input_ids, use_cache=False).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_files_that_lack_weights_are_not_loaded(tmp_path):
+    """transformers would take random ones, and say so in a log."""
+    model = tiny_model("llama")
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["model.layers.1.self_attn.q_proj.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match="q_proj"):
+        load_model(tmp_path, torch.float32)
+
+
+def test_rows_in_another_order_are_refused():
+    """The files of this family have the rows of gate and up in turns; its conversion is transformers' `Interleave`."""
+    config = AutoConfig.for_model("inkling2_text", **COMMON, **EXPERTS, unpadded_vocab_size=120)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    separate_experts(model)
+    with pytest.raises(UnmergedModule, match="gate_up_proj in a form"):
+        stored_places(model, [name for name in find_targets(model) if "gate_up" in name])
+
+
+def test_a_weight_of_another_size_in_the_files_is_refused(tmp_path):
+    """Before anything is computed: what they keep together is not adapted alone."""
+    model = tiny_model("llama")
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    tensors[name] = torch.cat([tensors[name], tensors[name]])
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UnmergedModule, match=r"layers\.0\.mlp\.up_proj has another shape"):
+        check_names(tmp_path, ["up_proj"])
