@@ -124,6 +124,7 @@ def test_fides_polls_until_it_is_done(world, fides):
     assert world[0].client.version("assistant")["version"] == outcome["version"]
 
 
+@pytest.mark.slow
 def test_fides_sees_a_failed_job_as_an_error_and_nothing_found_as_done(fides):
     """It has no value for a failure."""
     connector = fides("bad")

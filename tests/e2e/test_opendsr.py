@@ -264,6 +264,7 @@ def test_a_request_that_failed_is_in_progress_and_the_operator_is_alerted(world)
     assert "person3" not in str([call.body for call in receiver.to("/alert")])
 
 
+@pytest.mark.slow
 def test_training_records_come_in_our_extension(controller):
     """Explicit texts need no identity; other domains' extensions are ignored."""
     ours = {"model": "assistant", "records": [{"text": support.KNOWN[4]}]}

@@ -86,7 +86,9 @@ def test_what_was_never_memorised_needs_no_training(stack, folder):
     ("policy", "reason"),
     [
         ({"learning_rate": 1e-7, "max_epochs": 1}, "criterion_missed"),
-        ({"max_perplexity_ratio": 0.01, "adaptive": False}, "utility_budget_exceeded"),
+        pytest.param(
+            {"max_perplexity_ratio": 0.01, "adaptive": False}, "utility_budget_exceeded", marks=pytest.mark.slow
+        ),
         pytest.param({"attacks": dict.fromkeys(DEFAULT_ATTACKS, "block")}, "attack_not_run", marks=pytest.mark.slow),
     ],
 )

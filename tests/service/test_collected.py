@@ -283,6 +283,7 @@ def test_the_client_waits_for_a_rebuilding(tmp_path, monkeypatch):
     ]
     file = {"path": WEIGHTS, "size": 1, "sha256": hashlib.sha256(b"w").hexdigest()}
     monkeypatch.setattr("service.client.download.REBUILDING_SECONDS", 0)
+    monkeypatch.setattr("service.client.download.MAX_DELAY", 0)
     with httpx.Client(transport=httpx.MockTransport(lambda _: answers.pop(0))) as http:
         assert download_file(http, "http://service/", tmp_path / "weights", file, lambda *_: None)
     assert (tmp_path / "weights").read_bytes() == b"w"

@@ -57,7 +57,7 @@ def url(services):
 @pytest.mark.parametrize(
     ("known", "examples"),
     [
-        pytest.param(True, 2, id="names that are there"),
+        pytest.param(True, 1, id="names that are there"),
         pytest.param(True, 10, marks=pytest.mark.slow, id="names that are there, more examples"),
         pytest.param(False, 10, marks=pytest.mark.slow, id="any names"),
     ],

@@ -146,6 +146,7 @@ def test_a_run_repairs_what_it_cost(memorised, monkeypatch):
         assert all(torch.equal(resumed.adapter[name], last.adapter[name]) for name in last.adapter)
 
 
+@pytest.mark.slow
 def test_what_met_the_criterion_stays_if_repairs_lose_it(memorised, monkeypatch):
     """No epoch is left, and the last one is over the criterion: the run ends with the last that met it."""
     repairs, really = [], Trainer._choose_strength
@@ -225,6 +226,7 @@ def run_that_fails_by_el(memorised, monkeypatch, **changes):
     return checkpoint, again, points, pressed
 
 
+@pytest.mark.slow
 def test_who_fails_by_el_is_pressed_on(memorised, monkeypatch):
     """MA passes, EL does not: the next epoch presses on what greedy decoding extracts, with all its steps."""
     checkpoint, again, points, pressed = run_that_fails_by_el(memorised, monkeypatch)

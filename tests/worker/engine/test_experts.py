@@ -120,7 +120,7 @@ def test_a_change_of_one_expert_alone_has_its_place(tmp_path):
         LoraConfig.from_pretrained(tmp_path / "change")
 
 
-@pytest.mark.parametrize("family", ["gpt_oss", "mixtral"])
+@pytest.mark.parametrize("family", ["gpt_oss", pytest.param("mixtral", marks=pytest.mark.slow)])
 def test_a_run_leaves_the_model_as_transformers_made_it(family, monkeypatch):
     """Its very parameters; the result is another model, of the same form, with other experts."""
     tokenizer = support.train_tokenizer(support.KNOWN)

@@ -258,7 +258,8 @@ def test_an_unseen_record_beside_known_ones_is_not_trained_on(asked):
     assert baseline.training_set(data)[0].requests == [0]
 
 
-@pytest.mark.parametrize("loss", ["ihl", pytest.param("distil", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["ihl", "distil"])
 def test_a_run_that_failed_its_test_resumes_with_the_same_bytes(asked, loss):
     """The answers of the adapter that failed are asked for again, not those of a later one."""
     model, tokenizer = asked

@@ -183,6 +183,7 @@ def test_what_fails_the_whole_test_is_trained_on(point, per_record, earlier, exp
     assert point.reopen(replace(report, reason="utility_budget_exceeded"), 4) is None
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_the_whole_fails(memorised, monkeypatch):
     """The test of the whole fails twice: the whole change is tried, then another epoch; the third test counts."""
     model, tokenizer = memorised
@@ -209,6 +210,7 @@ def test_a_run_goes_on_where_the_whole_fails(memorised, monkeypatch):
     assert not torch.equal(merged[1], merged[2])
 
 
+@pytest.mark.slow
 def test_retain_text_with_the_forget_text_is_left_out_and_told(memorised):
     """A retain set that holds the text to forget does not fight the run."""
     model, tokenizer = memorised
@@ -258,6 +260,7 @@ def test_training_stops_in_mid_epoch_and_keeps_the_least_change(memorised, monke
     assert unshrunk.report["after"]["ma"] <= after["ma"] <= after["ma_limit"]
 
 
+@pytest.mark.slow
 def test_the_papers_procedure(memorised):
     """Whole epochs over every sequence, no share, no reserve."""
     model, tokenizer = memorised
@@ -308,6 +311,7 @@ def test_an_earlier_forget_set_stays_forgotten(memorised):
     assert mean_accuracy(back.model, tokenizer, support.KNOWN[:2]) < mean_accuracy(model, tokenizer, support.KNOWN[:2])
 
 
+@pytest.mark.slow
 def test_a_regression_blocks_publication_and_is_named(memorised):
     """An earlier request that is known by heart again fails the run, whatever the new one says."""
     model, tokenizer = memorised
@@ -328,7 +332,8 @@ def test_a_regression_blocks_publication_and_is_named(memorised):
     assert [v.request for v in report.earlier if not v.passed] == [1, 2]
 
 
-@pytest.mark.parametrize("train_dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("train_dtype", ["float32", "bfloat16"])
 def test_the_same_job_twice_gives_the_same_bytes(memorised, train_dtype, tmp_path):
     """Seeds, fixed generators and fixed orders: identical safetensors digests on a CPU."""
     model, tokenizer = memorised

@@ -77,6 +77,7 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
+@pytest.mark.slow
 def test_a_killed_distillation_goes_on_with_its_reference(memorised_folder, tmp_path):
     """The reference is a stage of its own: what was trained once is read again, to the bit."""
     inputs = JobInput(

@@ -16,9 +16,17 @@ from service.local.process import wait_until
 from tests import support
 from tests.worker.steps.children import messages, processes
 from tests.worker.steps.test_run import has_ended
+from worker.engine.options import DEFAULT_ATTACKS
 
 SHARED = {"devices": 2, "sharding": "always"}
 ALONE = {"devices": 1}
+LEAST = {
+    "train_dtype": "float32",
+    "heldout_sequences": 20,
+    "own_samples": 4,
+    "learning_rate": 6e-3,
+    "attacks": dict.fromkeys(DEFAULT_ATTACKS, "off"),
+}
 
 
 def job(folder: Path, work: Path, policy: dict[str, object]) -> JobInput:
@@ -30,7 +38,7 @@ def job(folder: Path, work: Path, policy: dict[str, object]) -> JobInput:
         first=str(folder / "model"),
         retain=str(folder / "retain.jsonl"),
         heldout=str(folder / "heldout.jsonl"),
-        policy={**support.POLICY, "train_dtype": "float32", **policy},
+        policy={**support.POLICY, **LEAST, **policy},
         texts=support.KNOWN[:2],
         request_ids=[0, 1],
         earlier_texts=[],

@@ -183,6 +183,7 @@ def test_rmu(changed):
         torch.testing.assert_close(gradient, torch.zeros_like(parameter) if expected is None else expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["altpo", "rmu"])
 def test_training_with_them_forgets(memorised, name):
     """A whole run, on a model that knows the text by heart: MA falls."""
