@@ -4,7 +4,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,7 +15,6 @@ from service.client.operations import MAX_ATTEMPTS, MAX_DELAY, parse_answer
 from service.domain.errors import ClientError
 from service.files import file_sha256
 
-CHUNK_BYTES = 1 << 20
 PART_BYTES, PARTS_AT_ONCE, MOST_PARTS = 1 << 26, 4, 10_000
 RETRY_SECONDS = 0.5
 FOR_NOW = {429, 502, 503, 504}  # statuses after which the same question may be answered
@@ -32,16 +31,17 @@ def download_file(http: httpx.Client, url: str, target: Path, file: VersionFile,
     Raises:
         ClientError: The service refuses it, or it breaks off again and again.
     """
-    if target.is_file() and file_sha256(target) == file["sha256"]:
-        progress(file["path"], file["size"], file["size"])
-        return True
     download = _Download(http, url, target, file, progress)
-    download.run()
-    right = file_sha256(download.partial) == file["sha256"]
+    right = target.is_file() and file_sha256(target) == file["sha256"]
     if right:
-        download.partial.replace(target)
+        progress(file["path"], file["size"], file["size"])
+    else:
+        download.run()
+        right = file_sha256(download.partial) == file["sha256"]
+        if right:
+            download.partial.replace(target)
     download.partial.unlink(missing_ok=True)
-    download.arrived.unlink()
+    download.arrived.unlink(missing_ok=True)
     return right
 
 
@@ -76,14 +76,16 @@ class _Download:
         self._done = size - sum(map(len, missing))
         with ThreadPoolExecutor(PARTS_AT_ONCE) as pool:
             try:
-                list(pool.map(self._fetch_part, missing))
+                for done in as_completed([pool.submit(self._fetch_part, part) for part in missing]):
+                    done.result()
             except BaseException:
                 self._stopped.set()
                 raise
 
     def _read_arrived(self) -> set[str]:
         """The parts that are there. What is there of another file is thrown away."""
-        lines = self.arrived.read_text().splitlines() if self.arrived.exists() and self.partial.exists() else []
+        is_there = self.arrived.exists() and self.partial.exists()
+        lines = self.arrived.read_text(errors="replace").splitlines() if is_there else []
         if lines[:1] != [self._file["sha256"]]:
             self.arrived.unlink(missing_ok=True)
             self.partial.write_bytes(b"")
@@ -96,21 +98,27 @@ class _Download:
         Raises:
             ClientError: The service refuses it, or it breaks off each time.
         """
-        self._places[part.start] = part.start
+        self._places[part.start] = furthest = part.start
         attempts, until = 0, time.monotonic() + REBUILT_SECONDS
-        while self._places[part.start] < (self._file["size"] if self._alone == part else part.stop):
+        while self._places[part.start] < self._end(part):
             if self._stopped.is_set() or self._alone not in (None, part):
                 return
             if attempts == MAX_ATTEMPTS:
-                raise ClientError(f"{self._file['path']} breaks off again and again; what has arrived is kept")
+                raise ClientError(f"{self._file['path']} breaks off again and again; whole parts of it are kept")
             try:
                 delay, counts = self._ask(part, last=time.monotonic() > until)
             except httpx.TransportError:
                 delay, counts = RETRY_SECONDS, True
             attempts += counts
+            if self._places[part.start] > furthest:
+                furthest, attempts = self._places[part.start], 0
             self._stopped.wait(delay)
         with self._lock, self.arrived.open("a") as arrived:
             arrived.write(f"{part.start}-{part.stop}\n")
+
+    def _end(self, part: range) -> int:
+        """Where a part ends: with the file, if it gets all of it."""
+        return self._file["size"] if self._alone == part else part.stop
 
     def _ask(self, part: range, *, last: bool) -> tuple[float, bool]:
         """Ask for what is missing of a part.
@@ -120,15 +128,16 @@ class _Download:
             rebuilding the file, unless this is the `last` time.
         """
         place = self._places[part.start]
-        with self._http.stream("GET", self._url, headers={"Range": f"bytes={place}-{part.stop - 1}"}) as answer:
+        headers = {"Range": f"bytes={place}-{self._end(part) - 1}", "Accept-Encoding": "identity"}
+        with self._http.stream("GET", self._url, headers=headers) as answer:
             if answer.status_code == 206:
                 begins = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
                 if not begins or int(begins[1]) != place:
                     raise ClientError(f"{self._file['path']}: the service sends another part than the one asked for")
-                self._write(answer, part, part.stop)
+                self._write(answer, part)
             elif answer.status_code == 200:
                 if self._is_alone(part):
-                    self._write(answer, part, self._file["size"])
+                    self._write(answer, part)
             else:
                 answer.read()
                 if answer.status_code == 503 and f'"{REBUILDING}"'.encode() in answer.content and not last:
@@ -150,16 +159,18 @@ class _Download:
             self._places[part.start] = self._done = 0
             return True
 
-    def _write(self, answer: httpx.Response, part: range, end: int) -> None:
+    def _write(self, answer: httpx.Response, part: range) -> None:
         """Write the bytes of an answer from a part's next byte on."""
         with self.partial.open("r+b") as file:
             file.seek(self._places[part.start])
-            for chunk in answer.iter_bytes(CHUNK_BYTES):
-                wanted = chunk[: end - self._places[part.start]]
+            for chunk in answer.iter_bytes():
+                wanted = chunk[: self._end(part) - self._places[part.start]]
                 file.write(wanted)
                 with self._lock:
+                    if self._alone not in (None, part):
+                        return
                     self._places[part.start] += len(wanted)
                     self._done += len(wanted)
                     self._progress(self._file["path"], self._done, self._file["size"])
-                if self._places[part.start] >= end or self._stopped.is_set() or self._alone not in (None, part):
+                if self._places[part.start] >= self._end(part) or self._stopped.is_set():
                     return

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import update
 
 from service import collected
+from service.client import download
 from service.client.download import download_file
 from service.collected import Rebuilding, collect_weights, rebuild
 from service.db import jobs, models
@@ -282,15 +283,15 @@ def test_the_client_waits_for_a_rebuilding(tmp_path, monkeypatch):
         httpx.Response(200, content=b"w")
     ]
     file = {"path": WEIGHTS, "size": 1, "sha256": hashlib.sha256(b"w").hexdigest()}
-    monkeypatch.setattr("service.client.download.REBUILDING_SECONDS", 0)
-    monkeypatch.setattr("service.client.download.MAX_DELAY", 0)
+    monkeypatch.setattr(download, "REBUILDING_SECONDS", 0)
+    monkeypatch.setattr(download, "MAX_DELAY", 0)
     with httpx.Client(transport=httpx.MockTransport(lambda _: answers.pop(0))) as http:
         assert download_file(http, "http://service/", tmp_path / "weights", file, lambda *_: None)
     assert (tmp_path / "weights").read_bytes() == b"w"
     refusal = httpx.Response(503, json={**problem, "code": "unavailable"}, headers={"Retry-After": "5"})
     with httpx.Client(transport=httpx.MockTransport(lambda _: refusal)) as http, pytest.raises(ClientError):
         download_file(http, "http://service/", tmp_path / "other", file, lambda *_: None)
-    monkeypatch.setattr("service.client.download.REBUILT_SECONDS", -1)  # it does not ask for ever
+    monkeypatch.setattr(download, "REBUILT_SECONDS", -1)  # it does not ask for ever
     never = httpx.Response(503, json=problem)
     with httpx.Client(transport=httpx.MockTransport(lambda _: never)) as http, pytest.raises(ClientError):
         download_file(http, "http://service/", tmp_path / "other", file, lambda *_: None)

@@ -19,7 +19,6 @@ FILE = {"path": "model/weights", "size": len(CONTENT), "sha256": hashlib.sha256(
 def small_parts(monkeypatch):
     """A hundred bytes a part, and no waiting."""
     monkeypatch.setattr(download, "PART_BYTES", 100)
-    monkeypatch.setattr(download, "CHUNK_BYTES", 7)
     monkeypatch.setattr(download, "RETRY_SECONDS", 0)
 
 
@@ -78,12 +77,13 @@ def test_a_file_arrives_in_parts(tmp_path):
     assert seen[-1] == ("model/weights", 1004, 1004)
 
 
-@pytest.mark.parametrize("cuts", [[], [500]])
+@pytest.mark.parametrize("cuts", [[], [49], [497]])
 def test_a_server_that_knows_no_ranges_sends_the_file_once(tmp_path, cuts):
     """The other parts are given up, those that were asked for at the same time after a piece."""
-    server = Server(cuts, knows_ranges=False)
-    assert fetch(server, tmp_path / "weights")
+    server, seen = Server(cuts, knows_ranges=False), []
+    assert fetch(server, tmp_path / "weights", lambda *progress: seen.append(progress))
     assert (tmp_path / "weights").read_bytes() == CONTENT
+    assert max(done for _, done, _ in seen) == len(CONTENT)
     assert server.sent <= len(CONTENT) + sum(cuts) + 3 * 7
     assert len(server.asked) <= 5
 
@@ -96,6 +96,35 @@ def test_a_part_that_breaks_off_goes_on_where_it_was_cut(tmp_path):
     assert sum(last + 1 - first for first, last in server.asked) == len(CONTENT) + 100 - 28
 
 
+@pytest.mark.parametrize("cut", [49, 497])
+def test_a_server_that_knows_ranges_the_second_time_goes_on(tmp_path, cut):
+    """A cache sends the whole file when it does not have it yet."""
+    server = Server([cut], knows_ranges=False)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent = server(request)
+        server.knows_ranges = True
+        return sent
+
+    assert fetch(answer, tmp_path / "weights")
+    assert (tmp_path / "weights").read_bytes() == CONTENT
+
+
+def test_slow_progress_is_progress(tmp_path):
+    """However often a part breaks off, if something of it arrives each time."""
+    assert fetch(Server(cuts=[14] * 200), tmp_path / "weights")
+
+
+def test_a_list_that_nobody_can_read_is_thrown_away(tmp_path):
+    """And so is what a killed process has left beside a whole file."""
+    (tmp_path / "weights.part").write_bytes(b"?" * 1004)
+    (tmp_path / "weights.parts").write_bytes(b"\xff\xfe")
+    assert fetch(Server(), tmp_path / "weights")
+    (tmp_path / "weights.parts").write_text(FILE["sha256"])
+    assert fetch(Server(), tmp_path / "weights")
+    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
+
+
 def test_a_refusal_for_now_is_no_end(tmp_path):
     """Too many requests, a proxy without its server; any other refusal is one."""
     assert fetch(Server(refusals=[429, None, 503, 502]), tmp_path / "weights")
@@ -105,11 +134,12 @@ def test_a_refusal_for_now_is_no_end(tmp_path):
 
 def test_what_has_arrived_is_kept_if_it_breaks_off_again_and_again(tmp_path):
     """The next call asks for the other parts."""
-    with pytest.raises(ClientError, match="is kept"):
+    with pytest.raises(ClientError, match="are kept"):
         fetch(Server(cuts=[None, None, *[0] * 99]), tmp_path / "weights")
+    arrived = (tmp_path / "weights.parts").read_text().splitlines()[1:]
     server = Server()
     assert fetch(server, tmp_path / "weights")
-    assert len(server.asked) == 9
+    assert len(server.asked) == 11 - len(arrived)
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]
 
 

@@ -71,12 +71,13 @@ def experts_apart(model: CausalLM) -> Iterator[None]:
     stacked = [
         (layer, dict(layer._parameters)) for layer in _layers(model).values() if "down_proj" in layer._parameters
     ]
-    separate_experts(model)
     try:
+        separate_experts(model)
         yield
     finally:
         for layer, parameters in stacked:
-            _take_out(layer)
+            if isinstance(layer, _Separate):
+                _take_out(layer)
             layer._parameters.update(parameters)
 
 

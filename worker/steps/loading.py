@@ -39,13 +39,14 @@ def load_model(folder: Path, dtype: torch.dtype, device: torch.device | None = N
     float32 copy.
 
     Raises:
-        InputError: The files lack weights. transformers would take random ones.
+        InputError: The files lack weights, for which transformers takes random ones. Buffers it computes.
     """
     model, info = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, use_safetensors=True, output_loading_info=True
     )
-    if info["missing_keys"]:
-        raise InputError(f"model: its files have no weights for {min(info['missing_keys'])}")
+    missing = info["missing_keys"] & {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    if missing:
+        raise InputError(f"model: its files have no weights for {min(missing)}")
     if dtype != torch.float32:
         with init_empty_weights(include_buffers=False):
             shape = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)

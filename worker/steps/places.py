@@ -15,7 +15,8 @@ from worker.engine.errors import UnmergedModule
 from worker.engine.experts import separated
 from worker.engine.types import CausalLM
 
-ROWS, COLUMNS = 12, 5  # of a marked matrix; so many rows show whether a rule changes their order
+ROWS, COLUMNS = 12, 5  # of a marked matrix
+MANY = 10  # times as many rows: a rule that leaves some rows as they are, may change the order of others
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,16 @@ def stored_places(model: CausalLM, names: Sequence[str]) -> dict[str, list[Place
     Raises:
         UnmergedModule: Files keep one of the weights in a form that is not known here.
     """
-    marks = torch.arange(len(names) * ROWS * COLUMNS, dtype=torch.float64).reshape(len(names), ROWS, COLUMNS)
+    places = _places(model, names, 1)
+    if places != _places(model, names, MANY):
+        raise UnmergedModule("target_modules: files keep some of them with their rows in another order")
+    return places
+
+
+def _places(model: CausalLM, names: Sequence[str], each: int) -> dict[str, list[Place]]:
+    """The places, by marked matrices of `each` times ROWS rows."""
+    rows = each * ROWS
+    marks = torch.arange(len(names) * rows * COLUMNS, dtype=torch.float64).reshape(len(names), rows, COLUMNS)
     try:
         kept = revert_weight_conversion(model, _as_loaded(model, dict(zip(names, marks, strict=True))))
     except (ValueError, TypeError, LookupError, RuntimeError, AttributeError) as error:
@@ -60,10 +70,11 @@ def stored_places(model: CausalLM, names: Sequence[str]) -> dict[str, list[Place
     places: dict[str, list[Place]] = {name: [] for name in names}
     for key, tensor in sorted(kept.items()):
         for name, matrix in _matrices(key.removesuffix(".weight"), tensor):
-            index, first = divmod(int(matrix.min()) // COLUMNS, ROWS)
-            for transposed, rows in ((False, matrix), (True, matrix.T)):
-                if index >= 0 and torch.equal(rows, marks[index, first : first + len(rows)]):
-                    places[names[index]].append(Place(name, first, first + len(rows), transposed))
+            index, first = divmod(int(matrix.min()) // COLUMNS, rows)
+            for transposed, part in ((False, matrix), (True, matrix.T)):
+                if index >= 0 and torch.equal(part, marks[index, first : first + len(part)]):
+                    shares = first // each, (first + len(part)) // each
+                    places[names[index]].append(Place(name, *shares, transposed))
     for name, parts in places.items():
         parts.sort(key=lambda place: place.first)
         if [*(place.first for place in parts), ROWS] != [0, *(place.last for place in parts)]:
@@ -78,7 +89,7 @@ def _as_loaded(model: CausalLM, matrices: Mapping[str, Tensor]) -> dict[str, Ten
         for projection in layer._modules["0"]:
             keys = [f"{parent}.{index}.{projection}.weight" for index in range(layer.num_experts)]
             if any(key in loaded for key in keys):
-                unmarked = torch.full((ROWS, COLUMNS), -float(ROWS * COLUMNS), dtype=torch.float64)
+                unmarked = torch.full_like(next(loaded[key] for key in keys if key in loaded), -1.0)
                 stacked = torch.stack([loaded.pop(key, unmarked) for key in keys])
                 loaded[f"{parent}.{projection}"] = stacked.mT if layer.is_transposed else stacked
     return loaded

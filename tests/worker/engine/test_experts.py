@@ -190,6 +190,21 @@ def test_files_that_lack_weights_are_not_loaded(tmp_path):
         load_model(tmp_path, torch.float32)
 
 
+def test_files_may_lack_buffers(tmp_path):
+    """The family computes them."""
+    model = tiny_model("minimax")
+    join_experts(model)
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    decays = [name for name in tensors if name.endswith(("decay", "slope_rate"))]
+    assert decays
+    save_file({name: value for name, value in tensors.items() if name not in decays}, tmp_path / "model.safetensors")
+    input_ids = torch.tensor(sequences(2))
+    with torch.no_grad():
+        logits = [one(input_ids=input_ids).logits for one in (model, load_model(tmp_path, torch.float32))]
+    torch.testing.assert_close(*logits, atol=1e-5, rtol=1e-5)
+
+
 def test_rows_in_another_order_are_refused():
     """The files of this family have the rows of gate and up in turns; its conversion is transformers' `Interleave`."""
     config = AutoConfig.for_model("inkling2_text", **COMMON, **EXPERTS, unpadded_vocab_size=120)
