@@ -178,6 +178,7 @@ def test_create_then_callbacks_then_completed(world):
     assert controller.call("DELETE", f"{controller.requests}/{body['subject_request_id']}", 400)["error"]["code"] == 400
 
 
+@pytest.mark.slow
 def test_the_certificate_of_a_completed_request_is_named(world):
     """`results_url` leads to the record of the version, for who may read it; before the end there is none."""
     stack, _, controller = world
@@ -344,6 +345,7 @@ def test_an_unknown_id_and_a_wrong_key(controller):
     assert controller.call("GET", f"{controller.requests}/no-id", 400)["error"]["code"] == 400
 
 
+@pytest.mark.slow
 def test_the_older_dialect(world):
     """OpenGDPR 1.0: its paths and headers, no regulation; the same request under the newer ones."""
     stack, receiver, _ = world
