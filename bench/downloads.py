@@ -10,14 +10,13 @@ last row is of lines that are slow for each connection, as long ones are. Proces
 
 import argparse
 import os
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -31,6 +30,7 @@ from service.client.http import Client
 from service.db import api_keys
 from service.local.process import wait_until
 from tests import support
+from tests.service.served import environment, free_port
 
 PREFIX = "/released/"
 NGINX = """
@@ -104,17 +104,9 @@ def register(services: Services, root: Path, folder: Path) -> str:
 @contextmanager
 def running_api(services: Services, root: Path, roots: str, prefix: str = "") -> Iterator[tuple[str, int]]:
     """(URL, process id) of an API process; with a prefix nginx sends its files."""
-    settings, port = services.settings, free_port()
-    environment = os.environ | {
-        "UNLEARND_DATABASE_URL": settings.database_url,
-        "UNLEARND_BROKER_URL": settings.broker_url,
-        "UNLEARND_STORAGE_DIR": str(settings.storage_dir),
-        "UNLEARND_KEYS_DIR": str(settings.keys_dir),
-        "UNLEARND_MODEL_ROOTS": f"{roots}:{root}",
-        "UNLEARND_ACCEL_PREFIX": prefix,
-    }
+    port, variables = free_port(), environment(services, model_roots=f"{roots}:{root}", accel_prefix=prefix)
     command = [sys.executable, "-m", "service.cli", "api", "--port", str(port)]
-    with (root / "api.log").open("ab") as log, subprocess.Popen(command, env=environment, stderr=log) as process:
+    with (root / "api.log").open("ab") as log, subprocess.Popen(command, env=variables, stderr=log) as process:
         try:
             assert wait_until(lambda: answers(f"http://127.0.0.1:{port}/livez"), 60)
             yield f"http://127.0.0.1:{port}", process.pid
@@ -123,18 +115,11 @@ def running_api(services: Services, root: Path, roots: str, prefix: str = "") ->
 
 
 def answers(url: str) -> bool:
-    """Whether something answers there."""
+    """Whether a server is there, whatever it says."""
     try:
-        return httpx.get(url).is_success
+        return bool(httpx.head(url).status_code)
     except httpx.TransportError:
         return False
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with closing(socket.socket()) as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def compare(services: Services, root: Path, key: str, nginx: str, rounds: int) -> list[str]:
@@ -164,7 +149,7 @@ def compare(services: Services, root: Path, key: str, nginx: str, rounds: int) -
                 0,
             ),
         }
-        assert wait_until(lambda: all(answers_at_all(url) for url, _ in sides.values()), 30)
+        assert wait_until(lambda: all(answers(url) for url, _ in sides.values()), 30)
         head = f"{file['size'] / 1e6:,.0f} MB, {rounds} rounds, medians"
         rows = [head, "", "| from | one connection, MB/s | API, s of a processor | parts and hash, MB/s | ratio |"]
         rows.append("|---|---|---|---|---|")
@@ -179,14 +164,6 @@ def compare(services: Services, root: Path, key: str, nginx: str, rounds: int) -
     for name, (plain, processor, parts) in medians.items():
         rows.append(f"| {name} | {plain:,.0f} | {processor:.2f} | {parts:,.0f} | {plain / alone:.2f} |")
     return rows
-
-
-def answers_at_all(url: str) -> bool:
-    """Whether a server is there, whatever it says."""
-    try:
-        return bool(httpx.head(url).status_code)
-    except httpx.TransportError:
-        return False
 
 
 def measure(http: httpx.Client, url: str, pid: int, root: Path, file: VersionFile) -> tuple[float, float, float]:

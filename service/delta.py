@@ -97,7 +97,6 @@ def write_adapter(
     dtype: str,
     *,
     transposed: bool = False,
-    for_peft: bool = True,
 ) -> None:
     """Write an adapter in the form that peft reads.
 
@@ -106,8 +105,6 @@ def write_adapter(
         factors: Module name -> (B [d, R], A [R, k]), as bits of `dtype`; R is the same for all.
         dtype: F32 or BF16.
         transposed: The model stores its weights as [k, d], as GPT-2's Conv1D.
-        for_peft: Whether peft finds a module for each factor. If not, the adapter says that it is none of peft's, so
-            that nobody serves a part of it.
     """
     tensors = {
         f"{PREFIX}{module}.lora_{letter}.weight": bits
@@ -127,7 +124,7 @@ def write_adapter(
             file.write(np.ascontiguousarray(bits).tobytes())
     rank = next(iter(factors.values()))[1].shape[0]
     config = {
-        "peft_type": PEFT if for_peft else OTHER,
+        "peft_type": PEFT,
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": None,
         "r": rank,
@@ -139,6 +136,12 @@ def write_adapter(
         "target_modules": sorted(factors),
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def deny_peft(folder: Path) -> None:
+    """Let an adapter say that it is none of peft's, which would serve a part of it: it finds no module for the rest."""
+    config = json.loads((folder / CONFIG).read_bytes())
+    (folder / CONFIG).write_text(json.dumps({**config, "peft_type": OTHER}, indent=2) + "\n")
 
 
 def write_delta(folder: Path, change: Delta, parent: Base, before: Delta | None) -> None:
@@ -159,8 +162,9 @@ def write_delta(folder: Path, change: Delta, parent: Base, before: Delta | None)
     deltas = [*([before] if before else []), change]
     modules = sorted({module for delta in deltas for module in delta.modules})
     factors = {module: _side_by_side(deltas, module) for module in modules}
-    for_peft = all(delta.for_peft for delta in deltas)
-    write_adapter(folder, factors, change.dtype, transposed=change.transposed, for_peft=for_peft)
+    write_adapter(folder, factors, change.dtype, transposed=change.transposed)
+    if not all(delta.for_peft for delta in deltas):
+        deny_peft(folder)
     base = before.base if before else parent
     description = {"base": base, "ranks": [rank for delta in deltas for rank in delta.ranks]}
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")

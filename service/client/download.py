@@ -86,11 +86,12 @@ class _Download:
         """The parts that are there. What is there of another file is thrown away."""
         is_there = self.arrived.exists() and self.partial.exists()
         lines = self.arrived.read_text(errors="replace").splitlines() if is_there else []
-        if lines[:1] != [self._file["sha256"]]:
-            self.arrived.unlink(missing_ok=True)
-            self.partial.write_bytes(b"")
-            self.arrived.write_text(f"{self._file['sha256']}\n")
-        return set(lines[1:]) if lines[:1] == [self._file["sha256"]] else set()
+        if lines[:1] == [self._file["sha256"]]:
+            return set(lines[1:])
+        self.arrived.unlink(missing_ok=True)
+        self.partial.write_bytes(b"")
+        self.arrived.write_text(f"{self._file['sha256']}\n")
+        return set()
 
     def _fetch_part(self, part: range) -> None:
         """Fetch one part, a few times if it breaks off, and note that it is there.
@@ -140,11 +141,12 @@ class _Download:
                     self._write(answer, part)
             else:
                 answer.read()
-                if answer.status_code == 503 and f'"{REBUILDING}"'.encode() in answer.content and not last:
+                rebuilding = answer.status_code == 503 and f'"{REBUILDING}"'.encode() in answer.content
+                if rebuilding and not last:
                     with self._lock:
                         self._progress(f"{self._file['path']}, which the service rebuilds", 0, self._file["size"])
                     return REBUILDING_SECONDS, False
-                if answer.status_code not in FOR_NOW or f'"{REBUILDING}"'.encode() in answer.content:
+                if rebuilding or answer.status_code not in FOR_NOW:
                     parse_answer(answer)
                 after = answer.headers.get("Retry-After", "")
                 return min(MAX_DELAY, float(after)) if after.isdecimal() else RETRY_SECONDS, True

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from sqlalchemy import update
 
-from service import collected
+from service import collected, delta
 from service.client import download
 from service.client.download import download_file
 from service.collected import Rebuilding, collect_weights, rebuild
@@ -105,7 +105,7 @@ def test_the_newest_and_version_0_keep_their_weights(api, services, keeping):
 @pytest.mark.parametrize(("count", "most_rank"), [(8, 3), pytest.param(100, 30, marks=pytest.mark.slow)])
 def test_many_versions_take_little_more_than_one(api, services, keeping, monkeypatch, count, most_rank):
     """With none kept but version 0: its weights once, and the deltas; a chain of deltas has several bases."""
-    monkeypatch.setattr("service.delta.MOST_RANK", most_rank)
+    monkeypatch.setattr(delta, "MOST_RANK", most_rank)
     keeping(0)
     for number in range(count):
         published(api, services, f"record {number}")

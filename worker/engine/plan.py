@@ -8,7 +8,8 @@ b: batch, s: sequence, r: rows (prefixes that are decoded at once), d: output fe
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -191,23 +192,26 @@ class Shapes:
 
     def _without_numbers(self, config: PretrainedConfig) -> CausalLM:
         """The model, without memory."""
+        with self._on_shapes(), torch.no_grad():
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().requires_grad_(False)
+            separate_experts(model)
+            hidden_states(model, *_ids(1, 8), use_cache=False)
+            return model
+
+    @contextmanager
+    def _on_shapes(self) -> Iterator[None]:
+        """While active, tensors have no memory; whatever a family's code raises that looks at numbers is Unplanned."""
         try:
-            with self._fake, torch.no_grad():
-                model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().requires_grad_(False)
-                separate_experts(model)
-                hidden_states(model, *_ids(1, 8), use_cache=False)
-                return model
-        except Exception as error:  # whatever a family's code raises that looks at numbers
+            with self._fake:
+                yield
+        except Exception as error:  # of any family's code
             raise Unplanned(f"this model's code does not run on shapes alone: {type(error).__name__}") from error
 
     def _once(self, peak: Callable[..., int], *key: object) -> int:
         """A peak, counted once."""
         if (peak.__name__, *key) not in self._peaks:
-            try:
-                with self._fake:
-                    self._peaks[peak.__name__, *key] = peak(*key)
-            except Exception as error:
-                raise Unplanned(f"this model's code does not run on shapes alone: {type(error).__name__}") from error
+            with self._on_shapes():
+                self._peaks[peak.__name__, *key] = peak(*key)
         return self._peaks[peak.__name__, *key]
 
     def _decoding(self, rows: int) -> int:

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from service.changed_weights import ChangedWeights
-from service.delta import Delta, write_adapter
+from service.delta import Delta, deny_peft, write_adapter
 from service.low_rank import Array, encode
 from service.tensor_file import TensorFile, find_weight
 from service.weight_files import SUFFIX, UnreadableWeights, loaded_weights
@@ -115,10 +115,9 @@ def write_change(source: Path, target: Path, state: AdapterState, scale: float) 
         raise UnmergedModule(str(error)) from error
     dtype = "BF16" if dtypes == {"BF16"} else "F32"
     bits = {name: (_bits(b, dtype), _bits(a, dtype)) for name, (b, a) in factors.items()}
-    flipped = transposed.pop()
-    write_adapter(target, bits, dtype, transposed=flipped)
+    write_adapter(target, bits, dtype, transposed=transposed.pop())
     if not _peft_reads(source, target):
-        write_adapter(target, bits, dtype, transposed=flipped, for_peft=False)
+        deny_peft(target)
 
 
 def _peft_reads(source: Path, adapter: Path) -> bool:
