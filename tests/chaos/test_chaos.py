@@ -116,6 +116,7 @@ def test_a_stop_ends_within_thirty_seconds_and_keeps_nothing(patient, part):
 @pytest.mark.parametrize(
     "number", [*range(AT_ONCE), *(pytest.param(n, marks=pytest.mark.slow) for n in range(AT_ONCE, HOW_MANY))]
 )
+@pytest.mark.slow
 def test_a_seeded_part_of_the_matrix(stack, number):
     """Eight cases that the seed picks, the first of them in `make test`, each held against every invariant."""
     case = random.Random(SEED).sample(CASES, HOW_MANY)[number]

@@ -68,6 +68,9 @@ PLANTED: dict[str, tuple[Plant, str]] = {
 }
 
 
+pytestmark = pytest.mark.slow  # they need a stack that has worked
+
+
 @pytest.fixture(scope="module")
 def well(base):
     """A stack that has made one version, and nothing has happened to it."""

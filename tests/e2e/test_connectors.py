@@ -198,6 +198,7 @@ def transcend(world, model: str, core: str, email: str, nonce: str, token: str |
     return httpx.post(f"{world[0].endpoint['url']}/connect/transcend/{model}", json=body, headers=headers)
 
 
+@pytest.mark.slow
 def test_transcend_is_told_ready_skipped_or_that_somebody_has_to_look(world):
     """With its nonce and both keys: done, nobody found, failed."""
     receiver = world[1]
@@ -260,6 +261,7 @@ def datagrail(world, model: str, body: dict, *, secret: str = SECRET, at: dateti
     return httpx.post(f"{world[0].endpoint['url']}/connect/datagrail/{model}", content=raw + spoil, headers=headers)
 
 
+@pytest.mark.slow
 def test_datagrail_is_told_on_its_callback_url(world):
     """A health check, then deletions that are done, find nobody, and fail."""
     stack, receiver, _ = world

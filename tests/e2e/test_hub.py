@@ -27,6 +27,9 @@ for revision in revisions:
 """
 
 
+pytestmark = pytest.mark.slow  # they need a stack with two versions
+
+
 @pytest.fixture(scope="module")
 def versions(stack, folder):
     """A model with two versions after the base."""
@@ -173,7 +176,6 @@ def test_what_is_not_there_is_said_in_the_hubs_words(versions, path, word):
     assert (answer.status_code, answer.headers["x-error-code"]) == (404, word)
 
 
-@pytest.mark.slow
 def test_a_wrong_token_and_a_withdrawn_version(stack, folder, hub):
     """401 for a token that nobody has; a withdrawn version is gone from hub and API, and another one is made."""
     register(stack, folder, "retracted")

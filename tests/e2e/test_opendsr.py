@@ -250,6 +250,7 @@ def test_the_same_again_is_the_same_and_another_body_is_refused(controller):
     assert controller.submit({**body, "submitted_time": days_ago(3)}, 400)
 
 
+@pytest.mark.slow
 def test_a_request_that_failed_is_in_progress_and_the_operator_is_alerted(world):
     """There is no word for it; what is expected moves on."""
     _, receiver, controller = world

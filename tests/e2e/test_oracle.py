@@ -56,6 +56,7 @@ def consistent(model: Path, published_mean: str | None, limit: float) -> list[st
     return possible
 
 
+@pytest.mark.slow
 def test_a_guess_is_not_confirmed_by_the_record_but_would_be_by_exact_metrics(published, tmp_path):
     """The exact mean singles the submitted text out among thirty others; the public record leaves nearly all."""
     findings, model = published

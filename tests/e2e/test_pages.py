@@ -94,6 +94,7 @@ def run_page(page: str, clone: Path, seconds: float = 240) -> str:
 @pytest.mark.parametrize(
     "page", [pytest.param(page, marks=pytest.mark.slow if page in SAME_PATH else ()) for page in ENDS]
 )
+@pytest.mark.slow
 def test_a_page_leads_from_nothing_to_what_it_promises(page, clone):
     """Nothing is known to its shell: the page makes everything that it uses."""
     printed = run_page(page, clone)

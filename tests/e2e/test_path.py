@@ -101,6 +101,7 @@ def test_a_run_that_fails_its_tests_publishes_nothing(stack, folder, policy, rea
     assert stack.client.call("GET", f"/v1/jobs/{outcome['job_id']}/certificate")["payload"]
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_run_fails_with_its_reason(stack, folder, tmp_path):
     """A policy that names no module: permanent, so no second attempt."""
     register(stack, folder, "modules", target_modules=["nope"])
@@ -160,6 +161,7 @@ def listening():
         server.server_close()
 
 
+@pytest.mark.slow
 def test_callback_and_command_line(stack, folder, tmp_path):
     """submit, watch, show, download and verify from the shell; the callback arrives; no text is in any log."""
     register(stack, folder, "from-the-shell")

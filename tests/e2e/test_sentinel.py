@@ -250,6 +250,7 @@ def without_page_headers(wal: bytes) -> bytes:
     return b"".join(page[40 if page[2:3] and page[2] & 2 else 24 :] for page in pages)  # XLP_LONG_HEADER is 2
 
 
+@pytest.mark.slow
 def test_a_thief_with_an_old_dump_and_todays_keys_reads_nothing(quick, folder, tmp_path):
     """From heap pages, WAL and a dump of before the purge: all texts with the keys of then, none with those of now."""
     quick.client.call("POST", "/v1/models", json=slow_model(folder))

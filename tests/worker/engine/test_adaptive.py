@@ -127,6 +127,7 @@ def repaired_run(memorised, monkeypatch, **changes):
     return last, points, batches, again
 
 
+@pytest.mark.slow
 def test_a_run_repairs_what_it_cost(memorised, monkeypatch):
     """After the criterion is met, four epochs train on nothing that reached its goal, and it holds at the end."""
     last, points, batches, again = repaired_run(memorised, monkeypatch)

@@ -106,6 +106,7 @@ def test_a_model_whose_code_looks_at_numbers_has_no_plan():
         Shapes(tiny_model("jetmoe").config, 4, Options(sequence_length=16)).needs(Options(sequence_length=16))
 
 
+@pytest.mark.slow
 def test_processes_of_one_machine_share_its_memory():
     """Two need no less of it than one."""
     alone = plan(CONFIG, 4, OPTIONS, devices=1, memory=1)

@@ -111,6 +111,7 @@ def test_a_run_over_its_utility_budget_says_so(memorised):
     assert (report["passed"], report["reason"]) == (False, "utility_budget_exceeded")
 
 
+@pytest.mark.slow
 def test_what_a_named_set_of_neighbours_loses_keeps_a_run_unpublished(memorised):
     """People whom the retain file does not name lose; training looks at them, and trains on none of them."""
     model, tokenizer = memorised
@@ -243,6 +244,7 @@ def test_defaults_are_those_of_interfaces():
     assert (Options().max_epochs, Options().batch_size, Options().el_n, Options().sequence_length) == (20, 8, 10, 200)
 
 
+@pytest.mark.slow
 def test_training_stops_in_mid_epoch_and_keeps_the_least_change(memorised, monkeypatch):
     """No step after MA passes, and no more of the change than passes with the reserve, where no probe needs more."""
     monkeypatch.setattr("worker.engine.made_probes.IDENTIFIERS", {})
@@ -286,6 +288,7 @@ def test_the_papers_procedure(memorised):
     assert options.margin == 1.0
 
 
+@pytest.mark.slow
 def test_an_earlier_forget_set_stays_forgotten(memorised):
     """It is measured on the new model with a verdict of its own, and what came back is trained on again."""
     model, tokenizer = memorised

@@ -28,6 +28,7 @@ def folders(tmp_path_factory):
 
 
 @pytest.mark.parametrize("first", ["0", "1"])
+@pytest.mark.slow
 def test_the_child_measures_version_0_on_the_same_texts_as_the_parent(folders, tmp_path, first):
     """Not from a record of then: which held-out texts are left out depends on the job, and so does the precision."""
     inputs = JobInput(

@@ -28,7 +28,7 @@ def test_the_literal_reference_continues_each_prefix_as_if_it_were_alone(family)
 
 
 @pytest.mark.parametrize("eos", [None, "some token"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_el_equals_the_literal_reference(family, eos, dtype):
     """Chain sharing, shared prefill and leaving rows change no value, with and without EOS."""
     model = support.random_model(family).to(dtype)
