@@ -56,9 +56,10 @@ def _with_scheme(*schemes: str) -> AfterValidator:
     def check(value: str) -> str:
         try:
             parts = urlsplit(value)
-            user = parts.netloc.rpartition("@")[0]
+            user, _, hosts = parts.netloc.rpartition("@")
             rest = parts.path + parts.fragment if parts.netloc else ""
-            is_usable = parts.scheme in schemes and "@" not in user + rest and parts.port != 0
+            ports = [urlsplit(f"//{host}").port for host in hosts.split(",")]  # libpq takes several hosts
+            is_usable = parts.scheme in schemes and "@" not in user + rest and 0 not in ports
         except ValueError:
             is_usable = False  # the exception's message quotes a part of the URL, which may be a password
         if value and not is_usable:
@@ -148,7 +149,10 @@ class Settings(BaseSettings):
     retry_seconds: float = Field(
         15, description="delay after a failed attempt; each further delay is four times longer"
     )
-    max_attempts: int = Field(3, description="claims of a job before it is quarantined")
+    max_attempts: int = Field(3, ge=1, description="failures of a job in a row, without progress, that quarantine it")
+    max_losses: int = Field(
+        20, ge=1, description="workers that a job may lose in a row, without progress, before it is quarantined"
+    )
     max_split_jobs: int = Field(64, description="most jobs that a failed job is split into while none of them passes")
     database_pool: int = Field(10, gt=0, description="database connections that a process keeps open")
     compute_sandbox: Literal["auto", "require", "off"] = Field(

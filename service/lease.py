@@ -32,7 +32,7 @@ class Lease:
         self._services, self._ended = services, threading.Event()
 
     def beat(self) -> None:
-        """Extend the lease once; set `lost` if the database refuses."""
+        """Extend the lease once; set `lost` if the database refuses. A job that makes no step any more has failed."""
         settings = self._services.settings
         with self._services.db.transaction() as session:
             held = jobs.heartbeat(
@@ -45,6 +45,7 @@ class Lease:
             )
         if not held:
             self.lost.set()
+            fail_attempt(self._services, self, "stalled", permanent=False)
 
     def keep(self) -> None:
         """Beat until the work ends; runs in a thread of its own."""
@@ -90,7 +91,7 @@ def hand_back(services: Services, lease: Lease, *, delay_seconds: float = 0) -> 
     try:
         with services.db.transaction() as session:
             job = jobs.owned(session, lease.job_id, lease.fence)
-            jobs.release(session, job, delay_seconds=delay_seconds, count=False)
+            jobs.release(job, delay_seconds=delay_seconds, count=False)
     except LostLease:
         logger.info("lease was lost already", job=lease.job_id)
 
@@ -104,7 +105,22 @@ def fail_attempt(services: Services, lease: Lease, reason: str, *, permanent: bo
                 quarantine_job(session, job, reason, services.settings.max_split_jobs)
             else:
                 delay = services.settings.retry_seconds * BACKOFF_FACTOR ** (job.attempts - 1)
-                jobs.release(session, job, delay_seconds=delay, count=True)
+                jobs.release(job, delay_seconds=delay, count=True)
+                jobs.add_event(session, job.id, "retry", {"reason": reason, "attempts": job.attempts})
+    except LostLease:
+        logger.info("lease was lost already", job=lease.job_id)
+
+
+def lose_attempt(services: Services, lease: Lease, reason: str) -> None:
+    """Count an attempt that something outside the job ended as a loss: pause, or quarantine the job after too many."""
+    try:
+        with services.db.transaction() as session:
+            job = jobs.owned(session, lease.job_id, lease.fence)
+            job.losses += 1
+            if job.losses >= services.settings.max_losses:
+                quarantine_job(session, job, reason, services.settings.max_split_jobs)
+            else:
+                jobs.release(job, delay_seconds=min(2**job.losses - 1, jobs.LONGEST_PAUSE), count=False)
                 jobs.add_event(session, job.id, "retry", {"reason": reason, "attempts": job.attempts})
     except LostLease:
         logger.info("lease was lost already", job=lease.job_id)

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from service.bootstrap import Services
 from service.confined import refused_as_invalid
-from service.db.tables import ReferenceTexts
 from service.domain.errors import Invalid
-from service.domain.reference_texts import MAX_COPIES, MAX_SHARE, overlaps_too_much
+from service.domain.reference_texts import MAX_COPIES, MAX_SHARE, ReferenceTexts, overlaps_too_much
 from service.subjects.kinds import likeness
 from service.subjects.overlap import count_copies, measure_overlap, read_stored_texts
 from service.text_files import UnreadableTexts, parse_texts

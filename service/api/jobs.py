@@ -56,6 +56,7 @@ def to_job_out(job: Job, caller: Caller) -> JobOut:
         progress=job.progress,
         epoch=job.epoch,
         attempts=job.attempts,
+        losses=job.losses,
         parent=job.parent_version.number,
         version=job.version.number if job.version else None,
         metrics=metrics,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Uuid, any_, case, false, func, literal, or_, select, update
+from sqlalchemy import ARRAY, ColumnElement, Uuid, any_, case, false, func, literal, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.sql.selectable import ForUpdateArg
@@ -21,6 +21,7 @@ from service.domain.states import STAGE_TRANSITIONS, TERMINAL_STAGES, Outcome, S
 from service.schemas.report import redacted_report
 
 CHANNEL = "unlearnd_jobs"
+LONGEST_PAUSE = 300  # seconds that a job waits after it has lost several workers
 
 
 def by_id(session: Session, job_id: UUID, *, lock: bool = False) -> Job | None:
@@ -57,26 +58,41 @@ def listing(
 
 
 def claim(session: Session, job_id: UUID, owner: str, stages: frozenset[Stage], *, lease_seconds: float) -> int | None:
-    """Claim a job that is free or whose lease ran out; returns the new fence, or None."""
-    now = func.now()
+    """Claim a job that is free or whose lease ran out; returns the new fence, or None.
+
+    A lease that ran out is a lost worker, and no attempt of the job: its worker was killed, or its host has gone.
+    """
+    now, is_free = func.now(), Job.owner.is_(None)
     return session.scalar(
         update(Job)
-        .where(
-            Job.id == job_id,
-            Job.stage.in_(stages),
-            or_(Job.owner.is_(None), Job.lease_expires_at < now),
-            or_(Job.not_before.is_(None), Job.not_before <= now),
-        )
+        .where(Job.id == job_id, *_claimable(stages))
         .values(
             owner=owner,
             lease_expires_at=now + timedelta(seconds=lease_seconds),
             fence=Job.fence + 1,
-            attempts=Job.attempts + 1,
+            attempts=case((is_free, Job.attempts + 1), else_=Job.attempts),
+            losses=case((is_free, Job.losses), else_=Job.losses + 1),
             progress_at=now,
             started_at=func.coalesce(Job.started_at, now),
         )
         .returning(Job.fence)
     )
+
+
+def _claimable(stages: frozenset[Stage]) -> tuple[ColumnElement[bool], ...]:
+    """What a job in these stages has to meet to be claimed. After a lost worker it waits, longer after each."""
+    now = func.now()
+    pause = func.make_interval(0, 0, 0, 0, 0, 0, func.least(func.power(2, Job.losses) - 1, LONGEST_PAUSE))
+    return (
+        Job.stage.in_(stages),
+        or_(Job.owner.is_(None), Job.lease_expires_at + pause < now),
+        or_(Job.not_before.is_(None), Job.not_before <= now),
+    )
+
+
+def note_progress(job: Job) -> None:
+    """Forget the failures and losses of an owned job, because it has come further than any attempt before."""
+    job.attempts, job.losses = 1, 0  # the present one
 
 
 def heartbeat(
@@ -128,10 +144,12 @@ def advance(
     is_news = job.stage != target
     if is_news:
         check_stage(job.stage, target, table)
+        if target not in TERMINAL_STAGES and list(Stage).index(target) > list(Stage).index(Stage(job.stage)):
+            note_progress(job)
     if release or target in TERMINAL_STAGES:
         job.owner, job.lease_expires_at, job.woken_at = None, None, None
     if release:
-        job.attempts = 0
+        job.attempts, job.losses = 0, 0
     if target in TERMINAL_STAGES:
         job.finished_at = datetime.now(UTC)
     if is_news:  # written last: a compute worker may not change a job that it has handed on
@@ -173,7 +191,7 @@ def redact_means(session: Session, job_id: UUID) -> None:
             version.metrics = redacted_report(version.metrics)
 
 
-def release(session: Session, job: Job, *, delay_seconds: float, count: bool) -> None:
+def release(job: Job, *, delay_seconds: float, count: bool) -> None:
     """Release an owned job for another attempt; `count` says whether the present attempt counts."""
     job.owner, job.lease_expires_at, job.woken_at = None, None, None
     job.not_before = datetime.now(UTC) + timedelta(seconds=delay_seconds) if delay_seconds else None
@@ -209,12 +227,7 @@ def wakeable(session: Session, stages: frozenset[Stage], *, quiet_seconds: float
     now = func.now()
     job_ids = session.scalars(
         update(Job)
-        .where(
-            Job.stage.in_(stages),
-            or_(Job.owner.is_(None), Job.lease_expires_at < now),
-            or_(Job.not_before.is_(None), Job.not_before <= now),
-            or_(Job.woken_at.is_(None), Job.woken_at < now - timedelta(seconds=quiet_seconds)),
-        )
+        .where(*_claimable(stages), or_(Job.woken_at.is_(None), Job.woken_at < now - timedelta(seconds=quiet_seconds)))
         .values(woken_at=now)
         .returning(Job.id)
     )
@@ -242,10 +255,10 @@ def split_so_far(session: Session, job: Job) -> tuple[int, bool]:
     return count, has_passed
 
 
-def exhausted(session: Session, max_attempts: int) -> Job | None:
-    """A job whose last allowed attempt ended without an answer, locked."""
-    free = or_(Job.owner.is_(None), Job.lease_expires_at < func.now())
-    query = select(Job).where(Job.stage.not_in(TERMINAL_STAGES), Job.attempts >= max_attempts, free)
+def lost_too_often(session: Session, max_losses: int) -> Job | None:
+    """A job that has lost its last allowed worker, locked."""
+    is_lost = Job.lease_expires_at < func.now()
+    query = select(Job).where(Job.stage.not_in(TERMINAL_STAGES), Job.losses >= max_losses, is_lost)
     return session.scalar(query.limit(1).with_for_update(skip_locked=True))
 
 

@@ -1,7 +1,6 @@
 """The tables. Personal data of a request is in `bytea` columns, sealed with the request's own data key."""
 
 from datetime import datetime
-from typing import NotRequired, TypedDict
 from uuid import UUID, uuid4
 
 from sqlalchemy import (
@@ -23,7 +22,7 @@ from service.audit.manifest import FileEntry
 from service.db.base import Base
 from service.db.columns import JobReportColumn, MetricsColumn
 from service.domain.json_types import JsonObject
-from service.domain.reference_texts import Overlap
+from service.domain.reference_texts import ReferenceTexts
 from service.domain.report import JobReport, VersionMetrics
 from service.domain.subject import Resolution
 
@@ -35,19 +34,6 @@ HELD = "hold IS NOT NULL"
 DUE_REQUEST = "resolved_at IS NULL AND status NOT IN ('completed', 'not_memorised', 'cancelled', 'rejected')"
 REFERENCED = "reference_hash IS NOT NULL"
 ACTIVE_JOB = "stage NOT IN ('done', 'quarantined')"
-
-
-class ReferenceTexts(TypedDict):
-    """Retain or held-out text in storage.
-
-    Held-out text has its overlap with retain text; a model of an earlier release gets it with its next batch. It has
-    its likeness to retain text (None: too few texts to say), if this release took it.
-    """
-
-    sha256: str
-    records: int
-    overlap: NotRequired[Overlap]
-    likeness: NotRequired[float | None]
 
 
 class ApiKey(Base):
@@ -128,7 +114,8 @@ class Job(Base):
     owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
     fence: Mapped[int] = mapped_column(BigInteger, server_default="0")
-    attempts: Mapped[int] = mapped_column(server_default="0")
+    attempts: Mapped[int] = mapped_column(server_default="0", comment="since the last progress; a lost worker's is not")
+    losses: Mapped[int] = mapped_column(server_default="0", comment="workers lost since the last progress")
     steps: Mapped[int] = mapped_column(BigInteger, server_default="0", comment="counts progress, for the stall watch")
     progress: Mapped[float] = mapped_column(Float, server_default="0")
     epoch: Mapped[int] = mapped_column(server_default="0")

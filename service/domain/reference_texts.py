@@ -5,7 +5,7 @@ Training works on retain text. A threshold from text that was trained on is too 
 set a threshold as badly as one text does.
 """
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 MAX_SHARE = 0.01  # of the held-out texts; real corpora have some texts twice
 MAX_COPIES = 0.05  # of the held-out texts, that are copies of others
@@ -17,6 +17,19 @@ class Overlap(TypedDict):
 
     exact: int
     near: int
+
+
+class ReferenceTexts(TypedDict):
+    """Retain or held-out text in storage.
+
+    Held-out text has its overlap with retain text; a model of an earlier release gets it with its next batch. It has
+    its likeness to retain text (None: too few texts to say), if this release took it.
+    """
+
+    sha256: str
+    records: int
+    overlap: NotRequired[Overlap]
+    likeness: NotRequired[float | None]
 
 
 def overlaps_too_much(overlap: Overlap, heldout: int) -> bool:

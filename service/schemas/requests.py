@@ -229,6 +229,7 @@ class JobOut(BaseModel):
     progress: float
     epoch: int
     attempts: int
+    losses: int
     parent: int
     version: int | None
     metrics: dict[str, object]

@@ -38,10 +38,11 @@ def claim(services, job_id, stages=COMPUTE_STAGES) -> int | None:
         return jobs.claim(session, job_id, "me", stages, lease_seconds=services.settings.lease_seconds)
 
 
-def expire(services, job_id) -> None:
-    """Let a lease run out now."""
+def expire(services, job_id, seconds: float = 600) -> None:
+    """As if a lease had run out so long ago."""
+    ended = func.now() - timedelta(seconds=seconds)
     with services.db.transaction() as session:
-        session.execute(update(Job).where(Job.id == job_id).values(lease_expires_at=func.now() - timedelta(seconds=1)))
+        session.execute(update(Job).where(Job.id == job_id).values(lease_expires_at=ended))
 
 
 def child_report(report: dict) -> ChildReport:

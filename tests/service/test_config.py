@@ -27,3 +27,17 @@ def test_a_loopback_address_needs_no_public_url(host):
     for other in ("0.0.0.0", "::", "192.0.2.7", "unlearn.example.org"):
         with pytest.raises(CannotStart, match="UNLEARND_PUBLIC_URL"):
             Settings().check_reachable_at(other)
+
+
+@pytest.mark.parametrize("hosts", ["db", "db:5432", "a,b", "a:5432,b:5433", "[::1]:5432,b"])
+def test_a_database_may_have_several_hosts(hosts):
+    """As libpq writes them."""
+    url = f"postgresql://unlearnd:a%40b@{hosts}/unlearnd?connect_timeout=2"
+    assert Settings(database_url=url).database_url == url
+
+
+@pytest.mark.parametrize("hosts", ["a:x,b", "a,b:0", "a:1:2"])
+def test_a_port_that_is_none_does_not_start(hosts):
+    """Neither the first host's nor another's."""
+    with pytest.raises(ValueError, match="percent-encoded"):
+        Settings(database_url=f"postgresql://unlearnd@{hosts}/unlearnd")

@@ -1,15 +1,17 @@
 """One worker a job: claims, leases, fences and attempts."""
 
+import contextlib
 import subprocess
 import sys
 
 import pytest
 from sqlalchemy import select, text, update
 
+from service.db import jobs
 from service.db.tables import Job
 from service.domain.errors import LostLease
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES, Stage
-from service.lease import Lease, fail_attempt, hand_back, hold_job
+from service.lease import Lease, fail_attempt, hand_back, hold_job, lose_attempt
 from service.steps.path.batch import batch_requests
 from service.steps.path.publish import publish_version
 from service.steps.path.unlearn import store_epoch, store_progress, store_stage, store_thresholds
@@ -117,6 +119,54 @@ def test_a_zombies_writes_are_refused_by_the_fence(services, job):
         write(new)
 
 
+def losses(services, job_id) -> tuple[int, int]:
+    """(attempts, losses) of the job."""
+    with services.db.reading() as session:
+        job = jobs.by_id(session, job_id)
+        return job.attempts, job.losses
+
+
+def test_a_lost_worker_is_no_attempt_of_the_job(api, services, job):
+    """Neither one that vanished nor a child that was killed; each makes the job wait longer. Progress forgets them."""
+    _, job_id = job
+    fence = claim(services, job_id)
+    for lost in range(1, 7):
+        expire(services, job_id, seconds=2 ** (lost - 1))  # the first one is replaced at once
+        fence = claim(services, job_id)
+        assert losses(services, job_id) == (1, lost)
+    expire(services, job_id, seconds=30)
+    assert claim(services, job_id) is None
+    lose_attempt(services, Lease(services, job_id, fence), "child_killed")
+    assert losses(services, job_id) == (0, 7)
+    assert api.get(f"/v1/jobs/{job_id}").json()["losses"] == 7
+    assert claim(services, job_id) is None
+    with services.db.transaction() as session:
+        session.execute(update(Job).values(not_before=None))
+    fence = claim(services, job_id)
+    store_stage(services, job_id, fence, Stage.UNLEARN)
+    assert losses(services, job_id) == (1, 0)
+    expire(services, job_id)
+    fence = claim(services, job_id)
+    store_epoch(services, job_id, fence, EPOCH)
+    assert losses(services, job_id) == (1, 0)
+    expire(services, job_id)
+    fence = claim(services, job_id)
+    store_epoch(services, job_id, fence, EPOCH)  # a resumed attempt repeats it: no progress
+    store_stage(services, job_id, fence, Stage.UNLEARN)
+    assert losses(services, job_id) == (1, 1)
+
+
+def test_a_child_that_is_killed_too_often_is_given_up(api, services, job):
+    """The kernel kills it for memory, say, each time at the same place."""
+    _, job_id = job
+    for _ in range(services.settings.max_losses):
+        with services.db.transaction() as session:
+            session.execute(update(Job).values(not_before=None))
+        lose_attempt(services, Lease(services, job_id, claim(services, job_id)), "child_killed")
+    state = api.get(f"/v1/jobs/{job_id}").json()
+    assert (state["stage"], state["reason"]) == ("quarantined", "child_killed")
+
+
 def test_attempts_are_counted_and_given_up(api, services, job):
     """Back-off between attempts, then quarantine with the reason; a graceful stop does not count."""
     request, job_id = job
@@ -125,14 +175,14 @@ def test_attempts_are_counted_and_given_up(api, services, job):
         assert fence is not None
         hand_back(services, Lease(services, job_id, fence))
         fence = claim(services, job_id)
-        fail_attempt(services, Lease(services, job_id, fence), "child_killed", permanent=False)
+        fail_attempt(services, Lease(services, job_id, fence), "child_died", permanent=False)
         assert claim(services, job_id) is None
         with services.db.transaction() as session:
             assert session.get(Job, job_id).attempts == attempt
             session.execute(update(Job).values(not_before=None))
     assert api.get(f"/v1/jobs/{job_id}").json()["stage"] == "quarantined"
     state = api.get(f"{REQUESTS}/{request['id']}").json()
-    assert (state["status"], state["verdict"], state["reason"]) == ("failed", "NOT_TESTED", "child_killed")
+    assert (state["status"], state["verdict"], state["reason"]) == ("failed", "NOT_TESTED", "child_died")
     submit(api)
     assert batch_requests(services, only_model(services)) is not None
 
@@ -144,6 +194,31 @@ put_off = {"type": "put_off", "requests": [1]}
 print(json.dumps(put_off if len(texts) > 1 else {"type": "error", "code": "alone", "permanent": True}), flush=True)
 sys.stdin.buffer.read()
 """
+
+
+@pytest.mark.parametrize(
+    ("end", "counts", "reason"),
+    [("os.kill(os.getpid(), 9)", (0, 1), "child_killed"), ("sys.exit(1)", (1, 0), "child_died")],
+)
+def test_a_child_that_was_killed_is_lost_and_one_that_ends_has_failed(services, job, monkeypatch, end, counts, reason):
+    """Whoever kills it, the kernel too, is outside of the job."""
+    _, job_id = job
+    children, command = [], [sys.executable, "-c", f"import os, sys; {end}"]
+
+    def start_child(inputs, *, confined):
+        pipe = subprocess.PIPE
+        children.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, process_group=0))
+        return children[-1]
+
+    monkeypatch.setattr(run, "start_child", start_child)
+    with hold_job(services, job_id, COMPUTE_STAGES) as lease:
+        run.run_job(services, lease)
+    children[0].stdout.close()
+    with contextlib.suppress(BrokenPipeError):
+        children[0].stdin.close()
+    assert losses(services, job_id) == counts
+    with services.db.reading() as session:
+        assert jobs.events_after(session, job_id, 0)[-1].data["reason"] == reason
 
 
 def test_a_job_begins_again_without_what_it_put_off(api, services, model, monkeypatch):

@@ -51,7 +51,8 @@ def test_what_is_there_outlives_every_migration(api, services, model, back):
     done, waiting = published(api, services, "the first record"), submit(api, records=[{"text": "the second record"}])
     paths = [f"{REQUESTS}/{r['id']}" for r in (done, waiting)] + ["/v1/models/tiny/versions/1", "/v1/models/tiny"]
     before = [api.get(path).json() for path in paths]
-    before[-1]["family"] = None
+    if back < "0024":
+        before[-1]["family"] = None
     services.db.engine.dispose()
     migrate.downgrade(services.settings.owner_database_url, back)
     assert revision(services) == back

@@ -28,7 +28,7 @@ from service.domain.job_input import JobInput
 from service.domain.json_types import JsonObject
 from service.domain.report import BaselineSummary, ChildReport
 from service.domain.states import Stage
-from service.lease import Lease, fail_attempt, hand_back
+from service.lease import Lease, fail_attempt, hand_back, lose_attempt
 from service.observability.logging import get_logger
 from service.observability.tracing import span
 from service.schemas.report import read_report
@@ -51,6 +51,7 @@ from worker.steps.sandbox import Sandbox, child_environment, host_sandbox
 logger = get_logger(__name__)
 Child: TypeAlias = "subprocess.Popen[bytes]"
 Messages: TypeAlias = "queue.SimpleQueue[JsonObject | None]"
+KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # as a sandbox says it: by the kernel for memory, or by somebody
 PROGRESS_INTERVAL = 0.5  # seconds between progress writes
 WATCH_INTERVAL = 0.2  # seconds between checks for a lost lease or a stop
 
@@ -142,8 +143,10 @@ def _store_messages(services: Services, lease: Lease, child: Child) -> bool:
                 continue
             if message is None:
                 os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it may still be about to end
-                code = end_child(child)
-                fail_attempt(services, lease, "child_killed" if code < 0 else "child_died", permanent=False)
+                if end_child(child) in KILLED:
+                    lose_attempt(services, lease, "child_killed")
+                else:
+                    fail_attempt(services, lease, "child_died", permanent=False)
                 return False
             check_message(message)
             lease.steps += 1

@@ -22,8 +22,9 @@ from service.audit.predicate import CertifiedTexts, Lineage, LogReference
 from service.bootstrap import Services
 from service.candidate import released_files
 from service.db import jobs, log_entries, models, requests, splits
-from service.db.tables import Certificate, DeletionRequest, Job, ReferenceTexts
+from service.db.tables import Certificate, DeletionRequest, Job
 from service.domain.errors import DatabaseOutdated, PermanentJobError
+from service.domain.reference_texts import ReferenceTexts
 from service.domain.states import Outcome, RequestStatus, Stage
 
 

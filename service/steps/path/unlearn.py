@@ -196,6 +196,8 @@ def store_thresholds(services: Services, job_id: UUID, fence: int, baseline: Bas
             (entry,) = log_entries.entries(session, job.thresholds_index, 1)
             if fixed.items() <= loads(entry).items():
                 return  # a resumed attempt: the log has them
+        else:
+            jobs.note_progress(job)
         metrics = _baseline_metrics(requests.of_job(session, job_id), baseline)
         job.metrics = {**job.metrics, **metrics}
         jobs.add_event(session, job_id, "thresholds", metrics)
@@ -223,6 +225,7 @@ def store_epoch(services: Services, job_id: UUID, fence: int, epoch: JsonObject)
         if epoch["epoch"] <= job.epoch:
             return
         job.epoch = epoch["epoch"]
+        jobs.note_progress(job)
         job.metrics = {**job.metrics, **{name: epoch[name] for name in ("el", "ma", "loss", "perplexity")}}
         jobs.add_event(session, job_id, "epoch", epoch)
 

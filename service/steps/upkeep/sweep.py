@@ -25,8 +25,8 @@ def run_parts(services: Services, *parts: Callable[[Services], object]) -> None:
 
 
 def wake_lost_work(services: Services) -> None:
-    """Give up what has no attempts left, alert, and wake what a lost message or a dead worker left behind."""
-    run_parts(services, _quarantine_exhausted, _prepare_outbox, _wake)
+    """Give up what has lost too many workers, alert, and wake what a lost message or a dead worker left behind."""
+    run_parts(services, _quarantine_lost, _prepare_outbox, _wake)
 
 
 def _prepare_outbox(services: Services) -> None:
@@ -66,18 +66,18 @@ def _enqueue_alerts(session: Session, days: float) -> None:
     outbox.enqueue_due_alerts(session, now + timedelta(days=days), "due_soon")
 
 
-def _quarantine_exhausted(services: Services) -> None:
-    """Quarantine every job without attempts left."""
+def _quarantine_lost(services: Services) -> None:
+    """Quarantine every job that has lost too many workers."""
     while _quarantine_one(services):
         pass
 
 
 def _quarantine_one(services: Services) -> bool:
-    """Quarantine one job without attempts left. One per transaction: after an append to the log, it takes no lock."""
+    """Quarantine one such job. One per transaction: after an append to the log, it takes no lock."""
     with services.db.transaction() as session:
-        job = jobs.exhausted(session, services.settings.max_attempts)
+        job = jobs.lost_too_often(session, services.settings.max_losses)
         if job is not None:
-            quarantine_job(session, job, "attempts_exhausted", services.settings.max_split_jobs)
+            quarantine_job(session, job, "workers_lost", services.settings.max_split_jobs)
         return job is not None
 
 

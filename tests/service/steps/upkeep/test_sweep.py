@@ -56,6 +56,10 @@ def test_a_stuck_job_loses_its_lease(services, job):
     age_progress(services)
     lease.beat()
     assert lease.lost.is_set()
+    with services.db.reading() as session:
+        row = jobs.by_id(session, job_id)
+        assert (row.owner, row.attempts, row.losses) == (None, 1, 0)  # it failed: nothing outside the job ended it
+        assert jobs.events_after(session, job_id, 0)[-1].data["reason"] == "stalled"
 
 
 def test_the_sweep_wakes_what_was_lost_and_not_again_at_once(services, job):
@@ -73,14 +77,15 @@ def test_the_sweep_wakes_what_was_lost_and_not_again_at_once(services, job):
     wake_lost_work(services)
 
 
-def test_the_sweep_gives_up_jobs_whose_last_attempt_died_silently(api, services, job):
-    """Killed with its worker three times: nobody is left to say so but the sweep."""
+def test_the_sweep_gives_up_a_job_that_has_lost_too_many_workers(api, services, job):
+    """Each was killed with all that it had: nobody is left to say so but the sweep."""
     request, job_id = job
-    for _ in range(3):
+    for _ in range(services.settings.max_losses + 1):
+        wake_lost_work(services)
         assert claim(services, job_id)
         expire(services, job_id)
     wake_lost_work(services)
-    assert api.get(f"{REQUESTS}/{request['id']}").json()["reason"] == "attempts_exhausted"
+    assert api.get(f"{REQUESTS}/{request['id']}").json()["reason"] == "workers_lost"
 
 
 def test_collect_removes_only_what_nothing_needs(services, job):
