@@ -1,14 +1,17 @@
 """Alembic's environment. Lock waits are short, and each migration has a transaction: other sessions never wait long."""
 
+from contextlib import closing
+
 from alembic import context
-from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy import text
 
 from service.db import corpus_tables, history_tables, limit_tables, tables  # noqa: F401  # each adds its tables
 from service.db.base import Base
+from service.db.session import Database
 from service.migrate import MIGRATION_LOCK, SET_TIMEOUTS
 
-engine = create_engine(context.config.attributes["url"], poolclass=NullPool, hide_parameters=True)
-with engine.connect() as connection:
+database = Database(context.config.attributes["url"], pool_size=1)
+with closing(database), database.engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
     connection.execute(text(SET_TIMEOUTS))
     connection.execute(text("SELECT pg_advisory_lock(:alone)"), {"alone": MIGRATION_LOCK})  # until the connection ends
     connection.commit()

@@ -11,6 +11,7 @@ from service import extras
 from service.config import Settings
 from service.confined import Roots
 from service.db import key_epochs
+from service.db.connection import ANSWER_SECONDS
 from service.db.group_commit import GroupCommit
 from service.db.intake import NewRequest, request_intake
 from service.db.session import Database
@@ -90,15 +91,20 @@ class Services:
         self.db.close()
 
 
-def build(settings: Settings | None = None, *, create: bool = True) -> Services:
-    """Wire the services from settings (default: the environment's). `create` makes missing folders.
+def build(settings: Settings | None = None, *, create: bool = True, answer_seconds: float = ANSWER_SECONDS) -> Services:
+    """Wire the services from settings (default: the environment's).
+
+    Args:
+        settings: The settings.
+        create: Whether missing folders are made.
+        answer_seconds: The most seconds that a call to the database may take.
 
     Raises:
         CannotStart: A setting that has no usable default is not set.
     """
     settings = settings or Settings()
     settings.require("database_url", "broker_url")
-    db = Database(settings.database_url, pool_size=settings.database_pool)
+    db = Database(settings.database_url, pool_size=settings.database_pool, answer_seconds=answer_seconds)
 
     def register(epoch: UUID) -> None:
         with db.transaction() as session:
@@ -113,16 +119,19 @@ def build(settings: Settings | None = None, *, create: bool = True) -> Services:
     )
 
 
-def build_server(settings: Settings | None = None, *, computes: bool = False) -> Services:
+def build_server(
+    settings: Settings | None = None, *, computes: bool = False, answer_seconds: float = ANSWER_SECONDS
+) -> Services:
     """Wire the services of a process that runs for long, and check what all its work would fail without.
 
-    A process that `computes` writes the working folders of jobs alone: the rest of storage may be read-only for it.
+    A process that `computes` writes the working folders of jobs alone: the rest of storage may be read-only for it. No
+    call to the database may take longer than `answer_seconds`.
 
     Raises:
         CannotStart: A setting or an extra is missing.
         OSError: Storage cannot be written to, or the key-encryption key cannot be read.
     """
-    services = build(settings)
+    services = build(settings, answer_seconds=answer_seconds)
     settings = services.settings
     written = settings.storage_dir / "work" if computes else settings.storage_dir
     if not os.access(written, os.W_OK):

@@ -37,12 +37,14 @@ from service.api.listener import Listener
 from service.api.oauth import AccessTokens
 from service.api.platforms import datagrail, fides, opendsr, transcend
 from service.api.rates import RateLimiter
+from service.api.readiness import Readiness
 from service.api.shares import Turns
 from service.bootstrap import Services, build_server
 from service.config import is_loopback
 from service.explain import explained
 from service.observability import tracing
 from service.observability.logging import configure as configure_logs
+from service.process_group import run_several
 from service.schemas.base import Problem
 
 DESCRIPTION = """Deletion requests in, certified model versions out.
@@ -85,6 +87,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     opendsr.certificate_router,
 )
 GRACE_SECONDS = 5
+DATABASE_SECONDS = 12  # that a client waits for the database at most
 KEEP_ALIVE_SECONDS = 30
 SWITCH_SECONDS = 0.001  # a thread with a group of requests to store waits no longer for the event loop's thread
 STREAM_READS = 2  # of one API key at once, for its event streams
@@ -116,6 +119,7 @@ def create_app(services: Services, *, docs: bool = True) -> FastAPI:
     app.state.line_threads = bulk.line_threads()
     app.state.rate_limiter = RateLimiter(services.settings.requests_per_minute)
     app.state.admission = Admission(services.settings)
+    app.state.readiness = Readiness(services.db)
     app.state.stream_turns = Turns(STREAM_READS)
     if services.settings.access_log:
         app.add_middleware(AccessLog)
@@ -134,17 +138,26 @@ def _problem_responses() -> dict[int | str, dict[str, object]]:
 
 
 def main() -> None:
-    """Serve until SIGINT or SIGTERM."""
+    """Serve until SIGINT or SIGTERM, in one process or in several."""
     parser = argparse.ArgumentParser(description="the HTTP API")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--fd", type=int, help="a socket that listens already, in place of host and port")
+    parser.add_argument("--processes", type=int, default=1, help="how many serve on the socket")
     arguments = parser.parse_args()
-    services = build_server()
-    services.wrapper.check_writable()
     server_socket = (
         listen(arguments.host, arguments.port) if arguments.fd is None else socket.socket(fileno=arguments.fd)
     )
+    if arguments.processes > 1:
+        fd = server_socket.fileno()
+        sys.exit(run_several([sys.executable, "-m", "service.main", "--fd", str(fd)], arguments.processes, fd))
+    serve(server_socket)
+
+
+def serve(server_socket: socket.socket) -> None:
+    """Serve on a socket until SIGINT or SIGTERM."""
+    services = build_server(answer_seconds=DATABASE_SECONDS)
+    services.wrapper.check_writable()
     settings, host = services.settings, str(server_socket.getsockname()[0])
     settings.check_reachable_at(host)
     configure_logs(settings.log_level)

@@ -11,7 +11,6 @@ from alembic import command
 from alembic.config import Config
 
 from service.db import roles
-from service.db.session import sqlalchemy_url
 
 PACKAGED = Path(__file__).parent / "migrations"
 CHECKOUT = Path(__file__).parent.parent / "migrations"
@@ -23,7 +22,7 @@ def config(url: str) -> Config:
     """Alembic's configuration for the database at `url`."""
     alembic_config = Config()
     alembic_config.set_main_option("script_location", str(PACKAGED if PACKAGED.is_dir() else CHECKOUT))
-    alembic_config.attributes["url"] = sqlalchemy_url(url)
+    alembic_config.attributes["url"] = url
     return alembic_config
 
 

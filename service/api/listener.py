@@ -13,6 +13,7 @@ import psycopg
 
 from service.db import api_keys
 from service.db.api_keys import Caller
+from service.db.connection import parameters
 from service.db.jobs import CHANNEL
 from service.observability.logging import get_logger
 
@@ -37,7 +38,8 @@ class Listener:
         """Listen until cancelled. Reconnect when the connection is lost."""
         while True:
             try:
-                async with await psycopg.AsyncConnection.connect(self._url, autocommit=True) as connection:
+                connecting = psycopg.AsyncConnection.connect(**parameters(self._url), autocommit=True)
+                async with await connecting as connection:
                     await connection.execute(f"LISTEN {CHANNEL}")
                     await connection.execute(f"LISTEN {api_keys.CHANNEL}")
                     self._callers = {}

@@ -30,21 +30,23 @@ def up(
     port: Annotated[
         int, typer.Option(envvar="UNLEARND_PORT", min=0, max=65535, help="The port of the API; 0 picks a free one.")
     ] = 8000,
+    api_processes: Annotated[int, typer.Option(min=1, max=8, help="How many processes of the API.")] = 1,
 ) -> None:
     """Run the whole stack in one data folder: PostgreSQL, Valkey, API, control and compute workers."""
     extras.require("up", "engine", "local")
     from service.local.supervisor import run
 
-    run(data_dir, host, port)
+    run(data_dir, host, port, api_processes)
 
 
 @app.command()
 def api(
     host: Annotated[str, typer.Option(help="The address of the API.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port of the API; 0 picks a free one.")] = 8000,
+    processes: Annotated[int, typer.Option(min=1, max=64, help="How many processes serve on the port.")] = 1,
 ) -> None:
     """Run the HTTP API."""
-    _replace_process("-m", "service.main", "--host", host, "--port", str(port))
+    _replace_process("-m", "service.main", "--host", host, "--port", str(port), "--processes", str(processes))
 
 
 @app.command()

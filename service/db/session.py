@@ -3,45 +3,43 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import Any
 
 import psycopg
 from psycopg.rows import TupleRow
-from sqlalchemy import create_engine, event
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy import ExceptionContext, create_engine, event
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from service.db.connection import ANSWER_SECONDS, Connection
 from service.failpoints import reach
 
-DRIVER = "postgresql+psycopg"
-Connection: TypeAlias = psycopg.Connection[TupleRow]
-PING_AFTER = 1.0  # seconds
+PING_AFTER, PING_SECONDS = 1.0, 2.0  # a connection that was idle for so long has so long to answer
 POOL_SECONDS = 5.0  # a caller that gets no connection in this time is refused and may try again later
-# Without these limits, a process frozen between BEGIN and COMMIT would hold its locks for ever, the log's included.
-OPTIONS = "-c timezone=UTC -c lock_timeout=10000 -c statement_timeout=60000 -c idle_in_transaction_session_timeout=5000"
-
-
-def sqlalchemy_url(url: str) -> str:
-    """A `postgresql://` URL that names the installed driver."""
-    return url.replace("postgresql://", f"{DRIVER}://", 1).replace("postgres://", f"{DRIVER}://", 1)
+STANDBY = "the database takes no writes: it is a standby"
 
 
 class Database:
     """A pool of connections, and transactions on them."""
 
-    def __init__(self, url: str, *, pool_size: int = 10) -> None:
-        """Connect lazily to `url`; parameters never appear in errors or logs."""
+    def __init__(self, url: str, *, pool_size: int = 10, answer_seconds: float = ANSWER_SECONDS) -> None:
+        """Connect lazily to `url`; parameters never appear in errors or logs. See `Connection` for `answer_seconds`."""
+
+        def connect(_dialect: object, _pooled: object, _arguments: object, values: dict[str, Any]) -> Connection:
+            return Connection.open(url, answer_seconds, **values)
+
         self.engine = create_engine(
-            sqlalchemy_url(url),
+            "postgresql+psycopg://",
             pool_size=pool_size,
             max_overflow=pool_size,
             pool_timeout=POOL_SECONDS,
             hide_parameters=True,
-            connect_args={"options": OPTIONS},
             isolation_level="AUTOCOMMIT",  # most queries are one statement; transactions set their own level
             skip_autocommit_rollback=True,
         )
+        event.listen(self.engine, "do_connect", connect)
+        event.listen(self.engine, "handle_error", _leave_standby, retval=True)
         event.listen(self.engine, "checkin", _note_idle_since)
         event.listen(self.engine, "checkout", _ping_if_idle)
         transactional = self.engine.execution_options(isolation_level="READ COMMITTED")
@@ -83,8 +81,11 @@ class Database:
         try:
             connection.autocommit = True  # the pool's setting; without it nothing would be stored, and without an error
             rows = connection.execute(sql, values).fetchall()
-        except BaseException:
+        except BaseException as error:
             pooled.invalidate()  # its state is unknown, so no other caller may use it
+            if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+                self.engine.dispose()
+                raise psycopg.OperationalError(STANDBY) from error
             raise
         pooled.close()
         reach(f"{name}.committed")
@@ -101,10 +102,20 @@ def _note_idle_since(_: object, pooled: ConnectionPoolEntry) -> None:
 
 
 def _ping_if_idle(connection: Connection, pooled: ConnectionPoolEntry, _: object) -> None:
-    """Test a connection that was idle: the server may have closed it. On an error the pool opens a new one."""
+    """Test a connection that was idle: the server may have closed it. On an error the pool opens all anew."""
     if time.monotonic() - pooled.info.get("idle_since", time.monotonic()) > PING_AFTER:
+        usual, connection.answer_seconds = connection.answer_seconds, PING_SECONDS
         try:
             connection.execute("")
             connection.rollback()
         except psycopg.Error as error:
-            raise DisconnectionError from error
+            raise InvalidatePoolError from error
+        connection.answer_seconds = usual
+
+
+def _leave_standby(context: ExceptionContext) -> BaseException | None:
+    """Open connections anew that lead to a server which takes no writes any more: another host of the URL may."""
+    if not isinstance(context.original_exception, psycopg.errors.ReadOnlySqlTransaction):
+        return None
+    context.is_disconnect = True
+    return psycopg.OperationalError(STANDBY)

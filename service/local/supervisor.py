@@ -55,13 +55,13 @@ PARTS = ("api", "control", "compute", "valkey", "postgres")  # in the order in w
 class Stack:
     """The embedded stack on one data folder."""
 
-    def __init__(self, data: Path, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(self, data: Path, host: str = "127.0.0.1", port: int = 0, api_processes: int = 1) -> None:
         """Use the folder `data`, created if missing. Port 0 picks a free port.
 
         Raises:
             OSError: The folder cannot be written to.
         """
-        self.data, self.host, self.port = data.resolve(), host, port
+        self.data, self.host, self.port, self.api_processes = data.resolve(), host, port, api_processes
         self.settings = Settings(keys_dir=self.data / "keys")
         self.stopping = threading.Event()
         self._processes: list[Process] = []
@@ -223,8 +223,9 @@ class Stack:
         celery += ["--loglevel", "INFO", "--without-mingle", "--without-gossip"]
         beat = ["-B", "--schedule", str(self.data / "run" / "beat")]
         listener = (self._listener.fileno(),) if self._listener is not None and name == "api" else ()
+        api = [sys.executable, "-m", "service.main", "--processes", str(self.api_processes)]
         commands = {
-            "api": [sys.executable, "-m", "service.main", "--fd", *map(str, listener)],
+            "api": [*api, "--fd", *map(str, listener)],
             "control": [*celery, "-Q", "control", "-n", "control@%h", "--concurrency", "4", *beat],
             "compute": [*celery, "-Q", "gpu", "-n", "compute@%h", "--concurrency", "1"],
         }
@@ -268,7 +269,7 @@ class Stack:
         database.close()
 
 
-def run(data: Path, host: str, port: int) -> None:
+def run(data: Path, host: str, port: int, api_processes: int) -> None:
     """Run the stack until SIGINT or SIGTERM.
 
     Raises:
@@ -276,7 +277,7 @@ def run(data: Path, host: str, port: int) -> None:
         OSError: The disk is full, for example.
     """
     Settings().check_reachable_at(host)
-    stack = Stack(data, host, port)
+    stack = Stack(data, host, port, api_processes)
     configure_logs("WARNING")  # at INFO the migrations tell of each step
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stack.stopping.set())
