@@ -16,7 +16,7 @@ from worker.engine.criterion import Threshold, thresholds_for
 from worker.engine.data import encode, first_windows
 from worker.engine.device import resolve_device
 from worker.engine.forget_set import ForgetSet
-from worker.engine.measure import greedy_decodings
+from worker.engine.likelihoods import greedy_decodings
 from worker.engine.metrics.decode import GreedyDecoding
 from worker.engine.metrics.memorization import token_matches
 from worker.engine.metrics.perplexity import perplexity

@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Sequence
 
+from service.explain import CANNOT_START
+
 WATCH_SECONDS = 0.5
 STEADY_SECONDS = 5.0  # a process that ended sooner after its start would end again
 KILL_AFTER = 10.0  # seconds between SIGTERM and SIGKILL
@@ -30,7 +32,8 @@ class _Member:
         code = self.process.poll()
         if code is None:
             return None
-        if code != -signal.SIGKILL and time.monotonic() - self.started_at < STEADY_SECONDS:
+        is_young = time.monotonic() - self.started_at < STEADY_SECONDS
+        if code == CANNOT_START or (is_young and code != -signal.SIGKILL):
             return code
         self.start()
         return None

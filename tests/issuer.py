@@ -33,7 +33,7 @@ TABLE = [
 REPORT = {  # values of `Findings`
     "outcome": "passed", "reason": None, "over_forgotten": 0, "retain_excluded": 0, "heldout_excluded": 0,
     "files": {"model/config.json": "7" * 64},
-    "earlier": {"requests": 2, "regressed": []},
+    "earlier": {"requests": 2, "regressed": [], "exact": 2},
     "artefact": {
         "sequence_length": 200, "weights_dtype": "float32", "evaluated_dtype": "float32", "adapter_sha256": "ab" * 32,
     },

@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.db.session import Database
 
 READY_SECONDS = 2.0
-QUESTION = text("SELECT current_setting('transaction_read_only'), EXISTS (SELECT FROM deletion_requests)")
+QUESTION = text("SELECT current_setting('transaction_read_only'), EXISTS (SELECT FROM models)")
 
 
 class Readiness:

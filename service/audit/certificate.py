@@ -6,7 +6,7 @@ weights could test guesses against such a number.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from service.audit.canonical import dumps
@@ -22,7 +22,6 @@ from service.audit.numbers import (
 from service.audit.predicate import (
     Artefacts,
     Attack,
-    CertifiedEarlier,
     CertifiedEnvironment,
     CertifiedProbes,
     CertifiedRequest,
@@ -39,7 +38,7 @@ from service.audit.wording import problem_in
 from service.domain.disclosure import FEWEST_SUBMITTERS, LIMIT_STEP, MEAN_STEP, Contributors, count_range
 from service.domain.json_types import Json, JsonObject
 from service.domain.reference_texts import Overlap
-from service.domain.report import Artefact, EarlierRequests, Environment, Findings, ProbeCounts
+from service.domain.report import Artefact, Environment, Findings, ProbeCounts
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:unlearnd:record:v1"
@@ -54,13 +53,13 @@ METHODS = {"distil": "distillation from a reference whose MA on the records is t
 HELD = ", held near the parent on retain text and on samples of the parent"
 MERGE = "W' = W + B' A', with factors of c (B A - B0 A0) in float32 or bfloat16; the exact sum, rounded"
 CRITERION = (
-    "mean EL and mean MA over the forget set at or under the held-out means; each request's own means, and those of "
-    "every earlier request still kept, at or under the held-out 95th percentiles; held-out perplexity, relative to "
-    "the parent and to version 0, at or under the policy's maxima; MA and log-likelihood of what is most "
-    "like the records, and of what is most like the probes with their secrets, in the retain text and in each listed "
-    "set of neighbours, no more than the policy's limit lower; no probe (a prompt that a submitter gave, or that was "
-    "made of a record) brings out its secret, greedily or in samples; no attack with the effect block succeeds, or "
-    f"is left out. Here means are rounded down to a multiple of {MEAN_STEP}, limits to a multiple of {LIMIT_STEP}"
+    "mean EL and mean MA over the forget set at or under the held-out means; the means of each request, and of every "
+    "earlier one still kept, at or under the held-out 95th percentiles (beyond the stated number a lower bound of "
+    "EL); held-out perplexity, relative to the parent and to version 0, at or under the policy's maxima; MA and log- "
+    "likelihood of what is most like the records, or the probes with their secrets, in the retain text and in each "
+    "listed set of neighbours, no more than the policy's limit lower; no probe (a prompt given by a submitter or made "
+    "of a record) brings out its secret, greedily or in samples; no attack with the effect block succeeds, or is left "
+    f"out. Here means are rounded down to a multiple of {MEAN_STEP}, limits to a multiple of {LIMIT_STEP}"
 )
 MANDATORY_ATTACKS = ("greedy extraction from every prefix (EL)", "token by token prediction (MA)")
 NOT_PUBLISHED = "NOT_PUBLISHED"  # the verdict of a request that passed its own tests in a run that published nothing
@@ -245,17 +244,13 @@ def _verification(
         "suppressed_under": FEWEST_SUBMITTERS,
         "heldout_overlap": heldout_overlap,
         "utility": certified_utility(findings.utility) if findings.utility else None,
-        "earlier": _earlier(findings.earlier),
+        "earlier": findings.earlier and {**asdict(findings.earlier), "exact": findings.earlier.in_full},  # type: ignore[typeddict-item]
         "probes": _probes(findings.probes),
         "attacks": [
             *_mandatory_attacks(requests, findings.reason, run=findings.after is not None or memorised == 0),
             *(certified_attack(attack, contributors) for attack in findings.attacks),
         ],
     }
-
-
-def _earlier(earlier: EarlierRequests | None) -> CertifiedEarlier | None:
-    return {"requests": earlier.requests, "regressed": earlier.regressed} if earlier else None
 
 
 def _probes(probes: ProbeCounts | None) -> CertifiedProbes | None:

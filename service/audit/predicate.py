@@ -122,10 +122,14 @@ class CertifiedUtility(TypedDict):
 
 
 class CertifiedEarlier(TypedDict):
-    """How many requests of earlier versions were measured again, and the refs of those that came back."""
+    """How many requests of earlier versions were measured again, and the refs of those that came back.
+
+    `exact`: of how many EL itself was measured. Certificates of earlier releases leave it out: it was measured of all.
+    """
 
     requests: int
     regressed: list[str]
+    exact: NotRequired[int]
 
 
 class CertifiedProbes(TypedDict):

@@ -129,8 +129,8 @@ def _tests(predicate: Predicate) -> Iterator[str]:
         yield f"{probes['samples']} samples. The model said the secret of {probes['answered_before']} of them before,"
         yield f"and of {probes['answered_after']} afterwards."
     if earlier := tests["earlier"]:
-        came_back = len(earlier["regressed"])
-        yield f"\nRequests of earlier versions that were measured again: {earlier['requests']}; came back: {came_back}."
+        yield f"\nRequests of earlier versions that were measured again: {earlier['requests']}; by EL itself:"
+        yield f"{earlier.get('exact', earlier['requests'])}; came back: {len(earlier['regressed'])}."
 
 
 def _total(utility: CertifiedUtility) -> Iterator[str]:

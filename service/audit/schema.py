@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 
 from service.audit.predicate import Statement
 
-PATH = Path(__file__).with_name("certificate-4.schema.json")  # new certificates follow this one
+PATH = Path(__file__).with_name("certificate-5.schema.json")  # new certificates follow this one
 KNOWN = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in PATH.parent.glob("*.schema.json")}
 DIGEST = hashlib.sha256(PATH.read_bytes()).hexdigest()
 

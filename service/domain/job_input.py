@@ -17,9 +17,10 @@ class JobInput:
         texts: Texts to forget.
         request_ids: For each text the index of its request in the job.
         earlier_texts: Texts that earlier versions unlearned and that are still kept.
-        earlier_request_ids: For each earlier text the index of its request, counted on from the job's own requests.
-        earlier_refs: Index of an earlier request, as a string -> the request's ref.
-        run: A digest of the inputs; the child does not resume a checkpoint of other inputs.
+        earlier_request_ids: For each earlier text the number of its request, the same in each attempt.
+        earlier_refs: Number of an earlier request, as a string -> the request's ref.
+        run: A digest of the job's own inputs; the child does not resume a checkpoint of others. Earlier texts may be
+            purged between two attempts.
         probes: Prompt, secret and index of the request of each probe, of earlier requests, too.
         base: The folder of the model that the registered one was fine-tuned from; None if none is registered.
         neighbours: The files of texts that the model must not lose, in the order of their names.

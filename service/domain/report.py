@@ -100,10 +100,20 @@ class ProbeCounts:
 
 @dataclass(frozen=True, slots=True)
 class EarlierRequests:
-    """Requests of earlier versions that were measured again, and the refs of those that came back."""
+    """Requests of earlier versions that were measured again, and the refs of those that came back.
+
+    `exact` says of how many EL itself was measured, and not only a lower bound of it; None in rows of earlier releases,
+    which measured it of all.
+    """
 
     requests: int
     regressed: list[str]
+    exact: int | None = None
+
+    @property
+    def in_full(self) -> int:
+        """Of how many EL itself was measured."""
+        return self.requests if self.exact is None else self.exact
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,7 @@ class Policy(Input):
     heldout_sequences: int = Field(64, ge=20, le=10_000)
     utility_sequences: int = Field(32, ge=1, le=10_000)
     el_sample: int = Field(4, ge=1)
+    earlier_sample: int = Field(64, ge=2)
     row_budget: int = Field(256, ge=1)
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

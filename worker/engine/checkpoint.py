@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field, replace
 
+from worker.engine.forget_set import ForgetSet
 from worker.engine.measure import ArtefactReport
 from worker.engine.merge import shrunk
 from worker.engine.types import AdapterState, EpochEntry
@@ -52,6 +53,11 @@ class Checkpoint:
     def final(self) -> AdapterState:
         """The factors that are merged: the adapter's factors at the checkpoint's strength."""
         return shrunk(self.adapter, self.strength)
+
+    def fits(self, forget: ForgetSet) -> bool:
+        """Whether its state of single sequences is about these: an earlier request may have been purged since."""
+        lengths = [len(ids) for ids in forget.sequences]
+        return [len(gaps) + 1 for gaps in self.gaps] == lengths[: len(self.gaps)]
 
     def with_passing(self, harm: tuple[bool, bool, float]) -> "Checkpoint":
         """The same; its factors are those that pass if its last epoch met the criterion with the least harm so far."""

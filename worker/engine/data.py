@@ -24,6 +24,7 @@ from worker.engine.types import Tokenizer
 IGNORE_INDEX = -100
 FEWEST = 8  # neighbours, however unlike
 MIN_PART = 40  # characters: a text of this length or more is left out if a forget text contains it
+MOST_RETAIN = 1024  # retain texts that are compared with the forget set, or that a reference is trained on
 
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -35,11 +35,11 @@ from worker.engine.criterion import Judgement, Threshold, judge
 from worker.engine.device import training
 from worker.engine.errors import TrainingDiverged
 from worker.engine.forget_set import ForgetSet
+from worker.engine.likelihoods import extraction_likelihoods
 from worker.engine.losses.ascent import cross_entropy_rows
 from worker.engine.losses.distil import distil_rows
 from worker.engine.losses.rows import Beside, RowLoss, add_gradients
 from worker.engine.lowering import rows_to_lower
-from worker.engine.measure import extraction_likelihoods
 from worker.engine.metrics.extraction import lower_bound
 from worker.engine.metrics.memorization import accuracy
 from worker.engine.metrics.token_scores import token_margins

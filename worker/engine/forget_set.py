@@ -1,5 +1,6 @@
 """The forget set: the sequences to forget and the request that each belongs to."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -61,6 +62,10 @@ class ForgetSet:
     def requests(self) -> list[int]:
         """The requests that have a sequence, each once, in order."""
         return list(dict.fromkeys(self.request_ids))
+
+    def per_request_count(self) -> dict[int, int]:
+        """The number of each request's sequences."""
+        return dict(Counter(self.request_ids))
 
     def per_request(self, values: Sequence[float]) -> dict[int, float]:
         """The mean of each request's values; `values` has one for each sequence."""

@@ -9,7 +9,7 @@ from worker.engine.probes import Probe, chats
 from worker.engine.saying import Texts
 from worker.engine.types import Tokenizer
 
-MOST_GIVEN, MOST_MADE, MOST_EARLIER = 1024, 64, 256  # probes given and made for this run; asked of earlier requests
+MOST_GIVEN, MOST_MADE, MOST_EARLIER = 1024, 64, 32  # probes given and made for this run; asked of earlier requests
 WORDS_BEFORE, CHARACTERS_BEFORE, MOST_SEARCHED = 12, 300, 20_000  # that are a prompt; characters of a record
 IDENTIFIERS = {
     "e-mail address": re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"),
@@ -26,7 +26,7 @@ def all_probes(
     own: Records,
     earlier: Records,
     reference_texts: Sequence[str],
-    seed: int,
+    seed: str,
 ) -> list[Probe]:
     """The probes of a run: the given ones and those made of its records, and some of those of earlier requests.
 

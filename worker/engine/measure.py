@@ -9,12 +9,12 @@ from typing import Any
 
 from worker.engine.attacks import AttackResult, Subject, cut_alike, one_of_each, run_attacks
 from worker.engine.criterion import MIN_HELDOUT, Judgement, Threshold, Verdict, judge, thresholds_for
+from worker.engine.earlier import measure_earlier, watched_requests
 from worker.engine.errors import HeldoutKnown
 from worker.engine.forget_set import ForgetSet
-from worker.engine.generate import end_tokens
 from worker.engine.heldout import known_by_heart
-from worker.engine.metrics.decode import GreedyDecoding, greedy_continuations
-from worker.engine.metrics.extraction import fitting_n, likelihood
+from worker.engine.likelihoods import extraction_likelihoods, greedy_decodings
+from worker.engine.metrics.extraction import fitting_n
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.options import Options
 from worker.engine.prepare import Prepared
@@ -24,35 +24,14 @@ from worker.engine.types import CausalLM, Tokenizer
 from worker.engine.utility import Quality, Utility, compare, measure_quality
 
 
-def extraction_likelihoods(
-    model: CausalLM,
-    sequences: Sequence[list[int]],
-    thresholds: Sequence[Threshold],
-    options: Options,
-    progress: Progress = no_progress,
-) -> list[float]:
-    """EL of each sequence with the n of its threshold."""
-    smallest_n = min((t.n for t in thresholds), default=1)
-    greedy = greedy_decodings(model, sequences, smallest_n, options, progress)
-    return [likelihood(g.input_ids, g.continuations, t.n) for g, t in zip(greedy, thresholds, strict=True)]
-
-
-def greedy_decodings(
-    model: CausalLM, sequences: Sequence[list[int]], n: int, options: Options, progress: Progress = no_progress
-) -> list[GreedyDecoding]:
-    """Greedy continuations as far as EL_n needs them; generation stops at the model's own end-of-text tokens."""
-    return greedy_continuations(
-        model, sequences, eos_token_id=end_tokens(model), n=n, row_budget=options.row_budget, progress=progress
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Baseline:
     """The parent model, measured before anything is trained.
 
     Attributes:
         thresholds: The threshold of each forget sequence.
-        earlier_thresholds: The threshold of each sequence of earlier jobs, from the same held-out text and parent.
+        by_length: Tokens of a sequence -> its threshold: for those of earlier requests, too.
+        watched: The earlier requests that training watches: those nearest to their limits, and some drawn by the run.
         before: EL, MA and verdicts of the parent on all requests.
         quality: What else the parent can do.
         first_perplexity: Held-out perplexity of the first version, on the same sequences.
@@ -63,7 +42,8 @@ class Baseline:
     """
 
     thresholds: list[Threshold]
-    earlier_thresholds: list[Threshold]
+    by_length: dict[int, Threshold]
+    watched: list[int]
     before: Judgement
     quality: Quality
     first_perplexity: float
@@ -91,14 +71,18 @@ class Baseline:
         )
         return replace(data, threshold_sequences=thresholds, utility=utility)
 
-    def training_set(self, data: Prepared) -> tuple[ForgetSet, list[Threshold]]:
-        """The sequences that training looks at, with their thresholds: counted requests and all earlier ones."""
-        thresholds = [
-            t
-            for t, request_id in zip(self.thresholds, data.forget.request_ids, strict=True)
-            if request_id in self.counted
-        ]
-        return data.forget.only(self.counted) + data.earlier, thresholds + self.earlier_thresholds
+    def sequence_thresholds(self, forget: ForgetSet) -> list[Threshold]:
+        """The threshold of each sequence of requests of the run or of earlier ones."""
+        return [self.by_length[len(ids)] for ids in forget.sequences]
+
+    def training_set(self, data: Prepared, reopened: Sequence[int] = ()) -> tuple[ForgetSet, list[Threshold]]:
+        """The sequences that training looks at, with their thresholds: of counted requests and of some earlier ones.
+
+        They are those that are watched, and those that came back in a test (`reopened`).
+        """
+        back = [request for request in reopened if request not in self.watched]
+        looked_at = data.forget.only(self.counted) + data.earlier.only(self.watched) + data.earlier.only(back)
+        return looked_at, self.sequence_thresholds(looked_at)
 
     def judge_memorised(self, forget: ForgetSet) -> Judgement:
         """The judgement before, over the memorised requests alone; each sequence counts with its request's mean."""
@@ -116,9 +100,11 @@ class Baseline:
         """The inverse of `as_dict`."""
         before = {k: v for k, v in values["before"].items() if k != "passed"}
         before["verdicts"] = tuple(Verdict(**v) for v in before["verdicts"])
-        thresholds, earlier = ([Threshold(**t) for t in values[name]] for name in ("thresholds", "earlier_thresholds"))
+        thresholds = [Threshold(**threshold) for threshold in values["thresholds"]]
+        by_length = {int(length): Threshold(**threshold) for length, threshold in values["by_length"].items()}
         others = (values[name] for name in ("first_perplexity", "known_heldout", "answered"))
-        return cls(thresholds, earlier, Judgement(**before), Quality(**values["quality"]), *others)
+        judged = (values["watched"], Judgement(**before), Quality(**values["quality"]))
+        return cls(thresholds, by_length, *judged, *others)
 
 
 def measure_before(
@@ -157,14 +143,16 @@ def measure_before(
     n = fitting_n(min(map(len, [*unseen, *everything])), options.el_n)
     heldout = greedy_decodings(model, unseen, n, options, partial_progress(progress, 0.0, 0.8))
     thresholds = thresholds_for(heldout, everything, options.el_n)
-    thresholds, earlier = thresholds[: len(data.forget.request_ids)], thresholds[len(data.forget.request_ids) :]
+    by_length = {len(ids): threshold for ids, threshold in zip(everything, thresholds, strict=True)}
+    thresholds = thresholds[: len(data.forget.sequences)]
+    watched = watched_requests(model, data.earlier, by_length, options, data.run)
     el, ma = _el_and_ma(model, data.forget, thresholds, options, partial_progress(progress, 0.8, 0.1))
     before = judge(data.forget, thresholds, el, ma)
     answered, said = answered_requests(model, tokenizer, data, options, partial_progress(progress, 0.9, 0.05))
     quality = measure_quality(model, data, options)
     progress(1.0)
     first = quality.heldout_perplexity if first_perplexity is None else first_perplexity
-    return Baseline(thresholds, earlier, before, quality, first, known, answered, said)
+    return Baseline(thresholds, by_length, watched, before, quality, first, known, answered, said)
 
 
 def answered_requests(
@@ -201,6 +189,7 @@ class ArtefactReport:
         after: The same on the artefact.
         per_record: The verdict of every request.
         earlier: The verdict of every request of an earlier job.
+        earlier_exact: How many of these are by EL itself. Those of the others are by a lower bound of it, and by MA.
         utility: What the run did to the rest of the model.
         attacks: What every attack found.
         probes: How many prompts brought out a secret.
@@ -212,6 +201,7 @@ class ArtefactReport:
     after: Judgement
     per_record: list[Verdict]
     earlier: list[Verdict]
+    earlier_exact: int
     utility: Utility
     attacks: list[AttackResult]
     probes: ProbeCounts
@@ -238,7 +228,8 @@ def measure_after(
     """Test a model that was trained, merged and loaded again.
 
     Every request is measured and must pass its verdict, also a request that was not trained on because it looked
-    unseen to the parent, and a request of an earlier job. The set criterion is over the memorised requests.
+    unseen to the parent, and a request of an earlier job. The set criterion is over the memorised requests. Of earlier
+    jobs EL itself is measured for the requests that training has watched, and for those that are nearest to limits.
 
     Args:
         model: The artefact under test.
@@ -251,9 +242,13 @@ def measure_after(
     Returns:
         The results of the tests.
     """
-    everything, thresholds = data.forget + data.earlier, baseline.thresholds + baseline.earlier_thresholds
-    el, ma = _el_and_ma(model, everything, thresholds, options, partial_progress(progress, 0.0, 0.4))
-    judgement = judge(everything, thresholds, el, ma, counted=baseline.counted)
+    everything, of_earlier = data.forget + data.earlier, baseline.sequence_thresholds(data.earlier)
+    thresholds = baseline.thresholds + of_earlier
+    el, ma = _el_and_ma(model, data.forget, baseline.thresholds, options, partial_progress(progress, 0.0, 0.3))
+    earlier_el, earlier_ma, exact = measure_earlier(
+        model, data.earlier, of_earlier, baseline.watched, options, partial_progress(progress, 0.3, 0.1)
+    )
+    judgement = judge(everything, thresholds, el + earlier_el, ma + earlier_ma, counted=baseline.counted)
     answered, _ = answered_requests(model, tokenizer, data, options, partial_progress(progress, 0.4, 0.1))
     tested = [replace(v, passed=v.passed and v.request not in answered) for v in judgement.verdicts]
     own = set(data.forget.requests)
@@ -275,6 +270,7 @@ def measure_after(
         after,
         verdicts,
         earlier,
+        exact,
         utility,
         attacks,
         ProbeCounts(len(data.probes), options.probe_samples, len(baseline.answered), len(answered)),

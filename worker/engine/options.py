@@ -80,6 +80,8 @@ class Options:
         heldout_sequences: The most held-out sequences that set the thresholds.
         utility_sequences: The most held-out and the most retain sequences for perplexity.
         el_sample: Sequences whose EL is measured after each epoch; certified values are measured on all.
+        earlier_sample: The most sequences of earlier requests that training watches and whose EL is measured; MA and a
+            lower bound of EL are measured on all.
         row_budget: Rows (prefixes) decoded at once while measuring EL; bounds memory.
         device: "auto", "cpu", "cuda" or "cuda:1".
         dtype: The dtype of weights: "auto" (as stored on a CPU, bfloat16 where CUDA has it), "float32" or "bfloat16";
@@ -131,6 +133,7 @@ class Options:
     heldout_sequences: int = 64
     utility_sequences: int = 32
     el_sample: int = 4
+    earlier_sample: int = 64
     row_budget: int = 256
     device: str = "auto"
     dtype: str = "auto"

@@ -11,8 +11,8 @@ from functools import partial
 
 from worker.engine.criterion import Judgement, Threshold
 from worker.engine.forget_set import ForgetSet
+from worker.engine.likelihoods import greedy_decodings
 from worker.engine.losses.ihl import inverted_hinge_rows
-from worker.engine.measure import greedy_decodings
 from worker.engine.metrics.extraction import extracted_chains
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.metrics.token_scores import token_margins

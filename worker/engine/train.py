@@ -20,9 +20,9 @@ from worker.engine.criterion import Judgement, Threshold, judge
 from worker.engine.device import training
 from worker.engine.errors import TrainingDiverged, UnknownPlugin
 from worker.engine.forget_set import ForgetSet
+from worker.engine.likelihoods import extraction_likelihoods
 from worker.engine.losses import LOSSES
 from worker.engine.losses.rows import add_gradients
-from worker.engine.measure import extraction_likelihoods
 from worker.engine.metrics.extraction import lower_bound
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.options import Options

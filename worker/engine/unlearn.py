@@ -90,12 +90,12 @@ def train(
     if resume is not None and (resume.met or resume.epoch >= options.last_epoch):
         return resume.ended(options.last_epoch)
     torch.manual_seed(options.seed)
-    forget, thresholds = baseline.training_set(data)
+    forget, thresholds = baseline.training_set(data, resume.reopened if resume else ())
     data = replace(data, forget=data.forget.only(baseline.counted))
+    resume = resume if resume is not None and resume.fits(forget) else None
     was_training, required_grad = model.training, {p: p.requires_grad for p in model.parameters()}
     retain = RetainSampler(tokenizer, data.retain_texts, options.sequence_length, options.seed)
-    initialising = partial(progress, "initialise")
-    parts = [partial_progress(initialising, start, 0.25) for start in (0.0, 0.25, 0.5, 0.75)]
+    parts = [partial_progress(partial(progress, "initialise"), start, 0.25) for start in (0.0, 0.25, 0.5, 0.75)]
     said = baseline.said or []
     if baseline.answered and baseline.said is None:
         _, said = answered_requests(model, tokenizer, data, options, parts[0])

@@ -33,10 +33,11 @@ from worker.engine.device import trains_in_bfloat16
 from worker.engine.measure import ArtefactReport, Baseline, measure_after, measure_before
 from worker.engine.metrics.perplexity import perplexity
 from worker.engine.options import DISTIL, Options
-from worker.engine.prepare import Prepared, prepare, unfit_requests
+from worker.engine.prepare import Prepared, prepare
 from worker.engine.probes import Answer, Probe
 from worker.engine.reference import train_reference
 from worker.engine.types import EpochEntry
+from worker.engine.unfit import unfit_requests
 from worker.engine.unlearn import train
 from worker.steps.loading import load_model
 from worker.steps.memory import Stored, release
@@ -46,7 +47,7 @@ from worker.steps.report import Run, baseline_summary, child_report
 from worker.steps.stages import Stages, replace_file
 from worker.steps.team import Team
 
-FORMAT = 13  # of the files in a working folder; an attempt with an older format is not resumed
+FORMAT = 14  # of the files in a working folder; an attempt with an older format is not resumed
 
 Result = TypeVar("Result")
 
@@ -77,13 +78,9 @@ class Pipeline:
         self.inputs, self.send, self.team = inputs, send, team or Team()
         self.team.start(self.options.devices, self.work / "tmp")
         bfloat16 = trains_in_bfloat16(self.options.train_dtype, self.device)
-        key = json.dumps(
-            [FORMAT, inputs.run, inputs.policy, str(self.device), str(self.dtype), str(bfloat16)], sort_keys=True
-        )
-        self.stages = Stages(self.work, hashlib.sha256(key.encode()).hexdigest())
+        self.key = [FORMAT, inputs.run, inputs.policy, str(self.device), str(self.dtype), str(bfloat16)]
         self.tokenizer = AutoTokenizer.from_pretrained(self.parent)
-        self.seconds: dict[str, float] = {}
-        self.measured: dict[str, str] = {}
+        self.seconds, self.measured = dict[str, float](), dict[str, str]()
         self.said: list[Answer] | None = None
         transformers_logging.disable_progress_bar()
 
@@ -95,6 +92,8 @@ class Pipeline:
         data = self._prepare()
         if data is None:
             return None
+        key = json.dumps([*self.key, data.own], sort_keys=True)
+        self.stages = Stages(self.work, hashlib.sha256(key.encode()).hexdigest())
         if not data.forget.sequences:
             return self._report(data, None, None, [])
         baseline = self._measure(data)
@@ -175,6 +174,7 @@ class Pipeline:
             earlier_request_ids=self.inputs.earlier_request_ids,
             probes=[Probe(*probe) for probe in self.inputs.probes if probe[2] not in unfit.rejected],
             neighbour_texts=neighbours,
+            run=self.inputs.run,
         )
 
     def _progress_callback(self, phase: str) -> Callable[[float], None]:

@@ -146,7 +146,9 @@ def _threshold_rows(thresholds: Sequence[Threshold]) -> list[ThresholdRow]:
 
 def _earlier(after: ArtefactReport, refs: dict[str, str]) -> EarlierRequests:
     """Requests of earlier versions that were measured again, and the refs of those that fail now."""
-    return EarlierRequests(len(after.earlier), [refs[str(v.request)] for v in after.earlier if not v.passed])
+    return EarlierRequests(
+        len(after.earlier), [refs[str(v.request)] for v in after.earlier if not v.passed], after.earlier_exact
+    )
 
 
 def _attacks(after: ArtefactReport, effects: Mapping[str, str]) -> list[AttackFinding]:

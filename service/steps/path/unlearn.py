@@ -1,7 +1,7 @@
 """unlearn and merge, on the database side: the compute child's input, and its messages as rows."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from uuid import UUID
@@ -29,6 +29,7 @@ from service.weight_files import ChangedFile, check_unchanged
 
 logger = get_logger(__name__)
 
+FIRST_EARLIER = 1_000_000  # a job has fewer requests of its own
 PHASE_PROGRESS = {  # phase of the compute child -> its part of the job's progress, 0 to 1
     "measure": (0.0, 0.15),
     "reference": (0.15, 0.2),
@@ -48,16 +49,15 @@ def compute_input(services: Services, job_id: UUID, fence: int) -> JobInput:
         earlier = requests.in_custody(session, job.model_id)
         first = models.version(session, job.model, 0)
         assert first is not None
-    texts, request_ids = _unsealed_texts(services, current, 0)
-    earlier_texts, earlier_request_ids = _unsealed_texts(services, earlier, len(current))
+    numbered, earlier_numbered = dict(enumerate(current)), {FIRST_EARLIER + request.seq: request for request in earlier}
+    texts, request_ids = _unsealed_texts(services, numbered)
+    earlier_texts, earlier_request_ids = _unsealed_texts(services, earlier_numbered)
     of_probes = [
-        (probe.prompt, probe.secret, index)
-        for index, request in enumerate([*current, *earlier])
+        (probe.prompt, probe.secret, number)
+        for number, request in (numbered | earlier_numbered).items()
         for probe in open_probes(services.wrapper, request)
     ]
-    current_root, earlier_root = (
-        forget_set_root([(request.ref, request.commitment) for request in group]) for group in (current, earlier)
-    )
+    root = forget_set_root([(request.ref, request.commitment) for request in current])
     return JobInput(
         work=str(services.storage.work(job_id, fence)),
         parent=str(services.storage.release(job.parent_version.digest) / "model"),
@@ -72,10 +72,10 @@ def compute_input(services: Services, job_id: UUID, fence: int) -> JobInput:
         request_ids=request_ids,
         earlier_texts=earlier_texts,
         earlier_request_ids=earlier_request_ids,
-        earlier_refs={str(index): request.ref for index, request in enumerate(earlier, start=len(current))},
+        earlier_refs={str(number): request.ref for number, request in earlier_numbered.items()},
         probes=of_probes,
         base=str(services.storage.release(job.model.base) / "model") if job.model.base else None,
-        run=f"{current_root.hex()}/{earlier_root.hex()}/{job.parent_version.digest}",
+        run=f"{root.hex()}/{job.parent_version.digest}",
     )
 
 
@@ -129,16 +129,12 @@ def _digest_on_disk(folder: Path) -> str:
         return ""
 
 
-def _unsealed_texts(
-    services: Services, of_requests: Sequence[DeletionRequest], first: int
-) -> tuple[list[str], list[int]]:
-    """The texts of requests, and for each text the index of its request, counted from `first`."""
+def _unsealed_texts(services: Services, numbered: Mapping[int, DeletionRequest]) -> tuple[list[str], list[int]]:
+    """The texts of numbered requests, and for each text the number of its request."""
     opened = [
-        (index, text)
-        for index, request in enumerate(of_requests, start=first)
-        for _, text in open_records(services.wrapper, request)
+        (number, text) for number, request in numbered.items() for _, text in open_records(services.wrapper, request)
     ]
-    return [text.decode() for _, text in opened], [index for index, _ in opened]
+    return [text.decode() for _, text in opened], [number for number, _ in opened]
 
 
 def store_stage(services: Services, job_id: UUID, fence: int, stage: Stage) -> None:

@@ -41,14 +41,14 @@ NEIGHBOURS = tuple(name for name in CertifiedUtility.__annotations__ if "neighbo
 
 
 def without_what_is_new(predicate: dict) -> None:
-    """What schema 3 does not have: neighbours, figures of attacks, a reference and its base, probes."""
+    """What schema 3 does not have: neighbours, figures of attacks, a reference and its base, probes, exact counts."""
     for name in NEIGHBOURS:
         del predicate["verification"]["utility"][name]
     kept = ("name", "status", "result")
     attacks = predicate["verification"]["attacks"]
     predicate["verification"]["attacks"] = [{name: attack[name] for name in kept} for attack in attacks]
     del predicate["method"]["reference"], predicate["method"]["base"]
-    del predicate["verification"]["probes"]
+    del predicate["verification"]["probes"], predicate["verification"]["earlier"]["exact"]
 
 
 def test_a_certificate_of_an_older_schema_still_verifies(tmp_path, issuer, monkeypatch):

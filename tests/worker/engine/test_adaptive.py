@@ -13,7 +13,8 @@ from worker.engine import Options, unlearn
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.data import encode
 from worker.engine.forgotten import _Runs
-from worker.engine.measure import extraction_likelihoods, measure_after, measure_before
+from worker.engine.likelihoods import extraction_likelihoods
+from worker.engine.measure import measure_after, measure_before
 from worker.engine.pace import MOST_REPAIRS, harm
 from worker.engine.parent import without_adapter
 from worker.engine.prepare import prepare

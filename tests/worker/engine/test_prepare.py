@@ -7,9 +7,10 @@ from worker.engine.criterion import MIN_HELDOUT
 from worker.engine.data import encode
 from worker.engine.errors import TooFewTexts
 from worker.engine.options import Options
-from worker.engine.prepare import KINDS, Unfit, prepare, unfit_requests
+from worker.engine.prepare import KINDS, prepare
 from worker.engine.probes import Probe
 from worker.engine.samples import RetainSampler
+from worker.engine.unfit import Unfit, unfit_requests
 
 OPTIONS = Options(sequence_length=64)
 FIT = Unfit({}, [])

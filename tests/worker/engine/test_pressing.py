@@ -10,8 +10,8 @@ from worker.engine import Options
 from worker.engine.criterion import Judgement, Threshold, Verdict
 from worker.engine.data import encode
 from worker.engine.forget_set import ForgetSet
+from worker.engine.likelihoods import extraction_likelihoods, greedy_decodings
 from worker.engine.losses.rows import add_gradients
-from worker.engine.measure import extraction_likelihoods, greedy_decodings
 from worker.engine.metrics.decode import GreedyDecoding
 from worker.engine.metrics.extraction import extracted_chains
 from worker.engine.pressing import Pressed, extracted, failed_by_el

@@ -82,13 +82,13 @@ def test_earlier_requests_are_asked_again(asked):
     _, tokenizer = asked
     earlier = [(text, 2 + i) for i, text in enumerate(support.people(20, seed=5))]
     given = [Probe("Who?", "Somebody", 0), Probe("Who?", "Somebody", 0), Probe("Where?", "Nowhere", 4)]
-    probes = all_probes(tokenizer, given, [(TEXTS[0], 0)], earlier, [], 0)
+    probes = all_probes(tokenizer, given, [(TEXTS[0], 0)], earlier, [], "0")
     assert probes[0] == given[0]
     assert [probe.request for probe in probes[:3]] == [0, 0, 0]
     assert given[2] in probes
     assert len({probe.request for probe in probes}) > 10
     many = [Probe(f"{i}?", "Nowhere", 4) for i in range(400)]
-    assert len(all_probes(tokenizer, many, [], [], [], 0)) == MOST_EARLIER
+    assert len(all_probes(tokenizer, many, [], [], [], "0")) == MOST_EARLIER
 
 
 @pytest.mark.parametrize(

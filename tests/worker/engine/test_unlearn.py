@@ -177,7 +177,7 @@ def test_what_fails_the_whole_test_is_trained_on(point, per_record, earlier, exp
     utility = compare(same, same, 1.0, OPTIONS)
     reason = "earlier_request_regressed" if earlier else "criterion_missed"
     came_back = [verdict(r, el, passed=p) for r, el, p in earlier]
-    report = ArtefactReport(reason, [], after, after, verdicts, came_back, utility, [], ProbeCounts(0, 0, 0, 0))
+    report = ArtefactReport(reason, [], after, after, verdicts, came_back, 0, utility, [], ProbeCounts(0, 0, 0, 0))
     reopened = point.reopen(report, 4)
     assert (reopened and (reopened.strength, reopened.met, reopened.reopened)) == expected
     assert point.reopen(replace(report, reason=None), 4) is None

@@ -142,7 +142,7 @@ def test_a_failed_run_is_certified_as_failed_and_publishes_nothing(api, services
 def test_a_regression_says_which_request(api, services, job):
     """An earlier request that came back blocks publication; job and record name it."""
     request, job_id = job
-    earlier = {"requests": 2, "regressed": ["e" * 32]}
+    earlier = {"requests": 2, "regressed": ["e" * 32], "exact": 1}
     failed = {"outcome": "failed", "reason": "earlier_request_regressed", "earlier": earlier}
     to_certify(services, job_id, {**REPORT, **failed})
     with hold_job(services, job_id, CONTROL_STAGES) as lease:

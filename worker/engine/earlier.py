@@ -1,0 +1,104 @@
+"""Requests of earlier jobs: all are measured again, at a cost that hardly grows with their number.
+
+A forward pass gives MA and a lower bound of EL; EL itself takes a hundred, and training measures after every few steps.
+So EL and training's attention go to `earlier_sample` sequences: half are those nearest to their limits, half are drawn
+anew in each run. On the result the nearest ones are looked for again.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+
+from worker.engine.criterion import Threshold
+from worker.engine.forget_set import ForgetSet
+from worker.engine.likelihoods import extraction_likelihoods
+from worker.engine.metrics.extraction import lower_bound
+from worker.engine.metrics.memorization import accuracy, token_matches
+from worker.engine.options import Options
+from worker.engine.progress import Progress, no_progress
+from worker.engine.types import CausalLM
+
+
+def watched_requests(
+    model: CausalLM, earlier: ForgetSet, by_length: Mapping[int, Threshold], options: Options, run: str
+) -> list[int]:
+    """The requests of earlier jobs that a run watches: all, or those with `earlier_sample` sequences.
+
+    Args:
+        model: The parent model.
+        earlier: The sequences of earlier jobs.
+        by_length: Tokens of a sequence -> its threshold.
+        options: The run's options.
+        run: The name of the run, which draws half of them.
+
+    Returns:
+        Their request_ids.
+    """
+    if len(earlier.sequences) <= options.earlier_sample:
+        return earlier.requests
+    thresholds = [by_length[len(ids)] for ids in earlier.sequences]
+    nearest = _by_nearness(earlier, thresholds, *_bounds_and_ma(model, earlier, thresholds))
+    near = _first(earlier, nearest, options.earlier_sample // 2)
+    others = [request for request in earlier.requests if request not in set(near)]
+    random.Random(f"{options.seed}/{run}").shuffle(others)
+    return sorted([*near, *_first(earlier, others, options.earlier_sample // 2)])
+
+
+def measure_earlier(
+    model: CausalLM,
+    earlier: ForgetSet,
+    thresholds: Sequence[Threshold],
+    watched: Sequence[int],
+    options: Options,
+    progress: Progress = no_progress,
+) -> tuple[list[float], list[float], int]:
+    """EL, or a lower bound of it, and MA of each sequence of earlier jobs.
+
+    Args:
+        model: The model under test.
+        earlier: The sequences of earlier jobs.
+        thresholds: The threshold of each.
+        watched: The requests whose EL is measured in any case.
+        options: The run's options.
+        progress: Called with the fraction done, 0..1.
+
+    Returns:
+        (EL of each sequence, MA of each, the number of requests whose EL is no bound).
+    """
+    el, ma = _bounds_and_ma(model, earlier, thresholds)
+    nearest = _by_nearness(earlier, thresholds, el, ma)
+    exact = {*watched, *_first(earlier, nearest, options.earlier_sample // 2)} & set(earlier.requests)
+    indices = earlier.indices(sorted(exact))
+    sequences, of_sequences = [earlier.sequences[i] for i in indices], [thresholds[i] for i in indices]
+    values = extraction_likelihoods(model, sequences, of_sequences, options, progress)
+    measured = dict(zip(indices, values, strict=True))
+    return [measured.get(i, bound) for i, bound in enumerate(el)], ma, len(exact)
+
+
+def _bounds_and_ma(
+    model: CausalLM, forget: ForgetSet, thresholds: Sequence[Threshold]
+) -> tuple[list[float], list[float]]:
+    """A lower bound of EL, and MA, of each sequence: forward passes alone."""
+    matches = token_matches(model, forget.sequences)
+    bounds = [lower_bound(row, threshold.n) for row, threshold in zip(matches, thresholds, strict=True)]
+    return bounds, [accuracy(row) for row in matches]
+
+
+def _by_nearness(
+    forget: ForgetSet, thresholds: Sequence[Threshold], el: Sequence[float], ma: Sequence[float]
+) -> list[int]:
+    """The requests, the one first that is most over a limit, or the least under all of its limits."""
+    over: dict[int, float] = {}
+    for request, limit, own_el, own_ma in zip(forget.request_ids, thresholds, el, ma, strict=True):
+        over[request] = max(over.get(request, -1.0), own_el - limit.el_p95, own_ma - limit.ma_p95)
+    return sorted(over, key=lambda request: -over[request])
+
+
+def _first(forget: ForgetSet, requests: Sequence[int], most: int) -> list[int]:
+    """The first of these requests that have so many sequences together; one at least."""
+    counts, chosen, total = forget.per_request_count(), list[int](), 0
+    for request in requests:
+        total += counts[request]
+        if chosen and total > most:
+            break
+        chosen.append(request)
+    return chosen
