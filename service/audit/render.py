@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
-from markdown_it import MarkdownIt
-
 from service.audit.attack_rows import ATTACK_HEADERS, attack_rows
 from service.audit.numbers import trimmed
 from service.audit.predicate import (
@@ -66,6 +64,8 @@ def markdown(statement: Statement) -> str:
 
 def html(statement: Statement) -> str:
     """The same text as a self-contained page: no scripts, and no fonts or pictures from elsewhere."""
+    from markdown_it import MarkdownIt  # most processes make no page
+
     predicate = statement["predicate"]
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     body = [

@@ -7,10 +7,12 @@ import hashlib
 import json
 from functools import cache
 from pathlib import Path
-
-from jsonschema import Draft202012Validator
+from typing import TYPE_CHECKING
 
 from service.audit.predicate import Statement
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
 
 PATH = Path(__file__).with_name("certificate-5.schema.json")  # new certificates follow this one
 KNOWN = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in PATH.parent.glob("*.schema.json")}
@@ -18,7 +20,9 @@ DIGEST = hashlib.sha256(PATH.read_bytes()).hexdigest()
 
 
 @cache
-def _validator(digest: str) -> Draft202012Validator:
+def _validator(digest: str) -> "Draft202012Validator":
+    from jsonschema import Draft202012Validator  # half of an API process's start, and it checks no certificate
+
     return Draft202012Validator(json.loads(KNOWN[digest].read_bytes()))
 
 

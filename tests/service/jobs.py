@@ -27,7 +27,7 @@ from tests.service.conftest import REQUESTS, only_model, submit
 REPORT = {
     **issuer.REPORT, "outcome": "passed", "reason": None, "verdicts": {"0": "PASS"}, "memorised": [0],
     "utility": {**issuer.REPORT["utility"], "max_ratio": 1.25, "max_total_ratio": 1.5}, "over_forgotten": 0,
-    "earlier": {"requests": 0, "regressed": []},
+    "earlier": {"requests": 0, "regressed": [], "exact": 0},
 }  # fmt: skip
 EPOCH = {"epoch": 1, "el": 0.1, "ma": 0.5, "loss": 1.0, "perplexity": 9.0}
 

@@ -134,6 +134,17 @@ def work_off(services, job_id) -> tuple[str, str | None]:
         return row.stage, row.reason
 
 
+def test_whoever_has_waited_for_a_job_is_batched_as_soon_as_it_is_published(services, job):
+    """Not only by the next sweep."""
+    _, job_id = job
+    to_certify(services, job_id)
+    woken = []
+    services.queue.wake = lambda step, identifier=None, **_: woken.append((step, identifier))
+    assert work_off(services, job_id) == (Stage.DONE, None)
+    with services.db.reading() as session:
+        assert woken[-1] == ("batch", session.get(Job, job_id).model_id)
+
+
 def test_a_file_that_compute_still_holds_open_is_not_the_published_one(api, services, job):
     """What is served keeps the certified bytes, whatever is written through a descriptor from before."""
     _, job_id = job
