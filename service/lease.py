@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID, uuid4
 
+import psycopg
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -44,8 +45,10 @@ class Lease:
                 stall_seconds=settings.stall_seconds,
             )
         if not held:
-            self.lost.set()
-            fail_attempt(self._services, self, "stalled", permanent=False)
+            try:
+                fail_attempt(self._services, self, "stalled", permanent=False)
+            finally:
+                self.lost.set()
 
     def keep(self) -> None:
         """Beat until the work ends; runs in a thread of its own."""
@@ -56,7 +59,7 @@ class Lease:
             try:
                 self.beat()
                 held_until = began + lease_seconds
-            except SQLAlchemyError as error:
+            except (SQLAlchemyError, psycopg.Error) as error:
                 logger.warning("heartbeat failed", job=self.job_id, error=type(error).__name__)
             if time.monotonic() > held_until:
                 self.lost.set()  # by our own clock another worker may hold the job by now
@@ -120,7 +123,7 @@ def lose_attempt(services: Services, lease: Lease, reason: str) -> None:
             if job.losses >= services.settings.max_losses:
                 quarantine_job(session, job, reason, services.settings.max_split_jobs)
             else:
-                jobs.release(job, delay_seconds=min(2**job.losses - 1, jobs.LONGEST_PAUSE), count=False)
+                jobs.release(job, delay_seconds=jobs.pause_after(job.losses), count=False)
                 jobs.add_event(session, job.id, "retry", {"reason": reason, "attempts": job.attempts})
     except LostLease:
         logger.info("lease was lost already", job=lease.job_id)

@@ -40,7 +40,7 @@ from service.api.rates import RateLimiter
 from service.api.readiness import Readiness
 from service.api.shares import Turns
 from service.bootstrap import Services, build_server
-from service.config import is_loopback
+from service.config import Settings, is_loopback
 from service.explain import explained
 from service.observability import tracing
 from service.observability.logging import configure as configure_logs
@@ -149,6 +149,7 @@ def main() -> None:
         listen(arguments.host, arguments.port) if arguments.fd is None else socket.socket(fileno=arguments.fd)
     )
     if arguments.processes > 1:
+        configure_logs(Settings().log_level)
         fd = server_socket.fileno()
         sys.exit(run_several([sys.executable, "-m", "service.main", "--fd", str(fd)], arguments.processes, fd))
     serve(server_socket)

@@ -11,6 +11,7 @@ from alembic import command
 from alembic.config import Config
 
 from service.db import roles
+from service.db.connection import parameters
 
 PACKAGED = Path(__file__).parent / "migrations"
 CHECKOUT = Path(__file__).parent.parent / "migrations"
@@ -37,7 +38,7 @@ def upgrade(owner: str, app: str = "", *, api: str = "", control: str = "", comp
         compute: The URL that compute workers will use.
     """
     command.upgrade(config(owner), "head")
-    with psycopg.connect(owner) as connection:
+    with psycopg.connect(**parameters(owner)) as connection:
         connection.execute(SET_TIMEOUTS)
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [MIGRATION_LOCK])
         roles.grant_rights(connection)

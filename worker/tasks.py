@@ -8,11 +8,12 @@ from uuid import UUID
 from service.bootstrap import Services
 from service.collected import collect_weights, rebuild
 from service.db import jobs, models
+from service.db.session import DATABASE_AWAY
 from service.db.tables import Job
 from service.domain.errors import DatabaseOutdated, LostLease, PermanentJobError
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES, Stage
 from service.evidence.log_keeper import LogBusy
-from service.lease import Lease, fail_attempt, hand_back, hold_job
+from service.lease import Lease, fail_attempt, hand_back, hold_job, lose_attempt
 from service.observability.logging import get_logger
 from service.observability.tracing import span
 from service.steps.operator.restore import reconcile
@@ -70,6 +71,9 @@ def work_under_lease(
         except LogBusy as error:
             logger.warning("handed back", job=job_id, error=str(error))
             hand_back(services, lease, delay_seconds=services.settings.retry_seconds)
+        except DATABASE_AWAY as error:  # it is no fault of the job
+            logger.warning("the database is away", job=job_id, error=type(error).__name__)
+            lose_attempt(services, lease, "database_away")
         except PermanentJobError as error:
             fail_attempt(services, lease, error.reason, permanent=True)
         except Exception as error:

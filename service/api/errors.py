@@ -8,16 +8,14 @@ import psycopg
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy import exc
-from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy.exc import DataError
 from starlette.exceptions import HTTPException
 
+from service.db.session import DATABASE_AWAY
 from service.domain.errors import ServiceError
 from service.observability.logging import get_logger
 
 logger = get_logger(__name__)
-# SQLAlchemy's TimeoutError: no connection of the pool became free.
-DATABASE_UNAVAILABLE = (OperationalError, psycopg.OperationalError, exc.TimeoutError)
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 20  # that an answer lists
 JSON_PLACE = re.compile(r"line (\d+) column (\d+)$")
@@ -132,7 +130,7 @@ HANDLERS: dict[type[Exception], Callable[[Request, Exception], JSONResponse]] = 
     ServiceError: _service_error,
     RequestValidationError: _validation_error,
     HTTPException: _http_exception,
-    **dict.fromkeys(DATABASE_UNAVAILABLE, _database_unavailable),
+    **dict.fromkeys(DATABASE_AWAY, _database_unavailable),
     DataError: _unstorable_value,
     psycopg.DataError: _unstorable_value,
     Exception: _unexpected_error,

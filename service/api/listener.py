@@ -20,6 +20,7 @@ from service.observability.logging import get_logger
 logger = get_logger(__name__)
 POLL_SECONDS = 10  # a stream looks at its job this often, because a notification can be lost with the connection
 RECONNECT_SECONDS = 1
+QUIET_SECONDS, ANSWER_SECONDS = 15, 5  # the server is asked after so long without a notification, and has so long
 REMEMBER_SECONDS = 5
 MAX_REMEMBERED = 10_000
 
@@ -43,12 +44,14 @@ class Listener:
                     await connection.execute(f"LISTEN {CHANNEL}")
                     await connection.execute(f"LISTEN {api_keys.CHANNEL}")
                     self._callers = {}
-                    async for notification in connection.notifies():
-                        if notification.channel == api_keys.CHANNEL:
-                            self.forget_callers()
-                        else:
-                            self._wake_named(notification.payload)
-            except psycopg.OperationalError:
+                    while True:
+                        async for notification in connection.notifies(timeout=QUIET_SECONDS):
+                            if notification.channel == api_keys.CHANNEL:
+                                self.forget_callers()
+                            else:
+                                self._wake_named(notification.payload)
+                        await asyncio.wait_for(connection.execute("SELECT"), ANSWER_SECONDS)
+            except (psycopg.OperationalError, TimeoutError):
                 logger.warning("the listening connection is lost and made anew")
             finally:
                 self._callers = None

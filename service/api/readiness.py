@@ -34,6 +34,9 @@ class Readiness:
         """Ask whether the database takes writes."""
         try:
             with self._db.reading() as session:
-                return "ok" if session.scalar(QUESTION) == "off" else "read-only"
+                if session.scalar(QUESTION) == "off":
+                    return "ok"
+            self._db.engine.dispose()  # connections anew: another host of the URL may take writes
+            return "read-only"
         except (SQLAlchemyError, psycopg.Error):
             return "away"

@@ -55,11 +55,11 @@ MERGE = "W' = W + B' A', with factors of c (B A - B0 A0) in float32 or bfloat16;
 CRITERION = (
     "mean EL and mean MA over the forget set at or under the held-out means; the means of each request, and of every "
     "earlier one still kept, at or under the held-out 95th percentiles (beyond the stated number a lower bound of "
-    "EL); held-out perplexity, relative to the parent and to version 0, at or under the policy's maxima; MA and log- "
-    "likelihood of what is most like the records, or the probes with their secrets, in the retain text and in each "
-    "listed set of neighbours, no more than the policy's limit lower; no probe (a prompt given by a submitter or made "
-    "of a record) brings out its secret, greedily or in samples; no attack with the effect block succeeds, or is left "
-    f"out. Here means are rounded down to a multiple of {MEAN_STEP}, limits to a multiple of {LIMIT_STEP}"
+    "EL); held-out perplexity, relative to the parent and to version 0, at or under the policy's maxima; MA and "
+    "log-likelihood of what is most like the records, or the probes with their secrets, in the retain text and in "
+    "each listed set of neighbours, no more than the policy's limit lower; no probe (a prompt given by a submitter or "
+    "made of a record) brings out its secret, greedily or in samples; no attack with the effect block succeeds, or is "
+    f"left out. Here means are rounded down to a multiple of {MEAN_STEP}, limits to a multiple of {LIMIT_STEP}"
 )
 MANDATORY_ATTACKS = ("greedy extraction from every prefix (EL)", "token by token prediction (MA)")
 NOT_PUBLISHED = "NOT_PUBLISHED"  # the verdict of a request that passed its own tests in a run that published nothing

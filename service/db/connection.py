@@ -58,7 +58,9 @@ class Connection(psycopg.Connection[TupleRow]):
         Raises:
             psycopg.OperationalError: No host answers, or none of them takes writes.
         """
-        connection = cls.connect(**parameters(url), options=server_limits(answer_seconds), **values)
+        given = parameters(url)
+        options = f"{given.pop('options', '')} {server_limits(answer_seconds)}"
+        connection = cls.connect(**given, options=options, **values)
         connection.answer_seconds = answer_seconds
         return connection
 
@@ -68,7 +70,7 @@ class Connection(psycopg.Connection[TupleRow]):
         Raises:
             psycopg.OperationalError: There was no answer in time. The connection is closed.
         """
-        began, seconds = time.monotonic(), timeout or self.answer_seconds
+        began, seconds = time.monotonic(), self.answer_seconds if timeout is None else timeout
         try:
             return super().wait(gen, interval, seconds)
         except psycopg.OperationalError as error:

@@ -21,7 +21,7 @@ from service.domain.states import STAGE_TRANSITIONS, TERMINAL_STAGES, Outcome, S
 from service.schemas.report import redacted_report
 
 CHANNEL = "unlearnd_jobs"
-LONGEST_PAUSE = 300  # seconds that a job waits after it has lost several workers
+MOST_DOUBLED = 8  # the pauses after lost workers: 0, 1, 3, 7 s and so on, up to four minutes
 
 
 def by_id(session: Session, job_id: UUID, *, lock: bool = False) -> Job | None:
@@ -82,12 +82,17 @@ def claim(session: Session, job_id: UUID, owner: str, stages: frozenset[Stage], 
 def _claimable(stages: frozenset[Stage]) -> tuple[ColumnElement[bool], ...]:
     """What a job in these stages has to meet to be claimed. After a lost worker it waits, longer after each."""
     now = func.now()
-    pause = func.make_interval(0, 0, 0, 0, 0, 0, func.least(func.power(2, Job.losses) - 1, LONGEST_PAUSE))
+    pause = func.make_interval(0, 0, 0, 0, 0, 0, func.power(2, func.least(Job.losses, MOST_DOUBLED)) - 1)
     return (
         Job.stage.in_(stages),
         or_(Job.owner.is_(None), Job.lease_expires_at + pause < now),
         or_(Job.not_before.is_(None), Job.not_before <= now),
     )
+
+
+def pause_after(losses: int) -> int:
+    """Seconds that a job waits after it has lost so many workers in a row."""
+    return int(2 ** min(losses, MOST_DOUBLED)) - 1
 
 
 def note_progress(job: Job) -> None:
@@ -258,7 +263,7 @@ def split_so_far(session: Session, job: Job) -> tuple[int, bool]:
 def lost_too_often(session: Session, max_losses: int) -> Job | None:
     """A job that has lost its last allowed worker, locked."""
     is_lost = Job.lease_expires_at < func.now()
-    query = select(Job).where(Job.stage.not_in(TERMINAL_STAGES), Job.losses >= max_losses, is_lost)
+    query = select(Job).where(Job.stage.not_in(TERMINAL_STAGES), Job.losses + 1 >= max_losses, is_lost)
     return session.scalar(query.limit(1).with_for_update(skip_locked=True))
 
 

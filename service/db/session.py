@@ -7,8 +7,8 @@ from typing import Any
 
 import psycopg
 from psycopg.rows import TupleRow
-from sqlalchemy import ExceptionContext, create_engine, event
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy import ExceptionContext, create_engine, event, exc
+from sqlalchemy.exc import InvalidatePoolError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -17,6 +17,7 @@ from service.failpoints import reach
 
 PING_AFTER, PING_SECONDS = 1.0, 2.0  # a connection that was idle for so long has so long to answer
 POOL_SECONDS = 5.0  # a caller that gets no connection in this time is refused and may try again later
+DATABASE_AWAY = (OperationalError, psycopg.OperationalError, exc.TimeoutError)  # the last: no connection is free
 STANDBY = "the database takes no writes: it is a standby"
 
 
@@ -110,7 +111,8 @@ def _ping_if_idle(connection: Connection, pooled: ConnectionPoolEntry, _: object
             connection.rollback()
         except psycopg.Error as error:
             raise InvalidatePoolError from error
-        connection.answer_seconds = usual
+        finally:
+            connection.answer_seconds = usual
 
 
 def _leave_standby(context: ExceptionContext) -> BaseException | None:
@@ -118,4 +120,4 @@ def _leave_standby(context: ExceptionContext) -> BaseException | None:
     if not isinstance(context.original_exception, psycopg.errors.ReadOnlySqlTransaction):
         return None
     context.is_disconnect = True
-    return psycopg.OperationalError(STANDBY)
+    return OperationalError(None, None, psycopg.OperationalError(STANDBY))

@@ -21,7 +21,7 @@ class JobInput:
         earlier_refs: Number of an earlier request, as a string -> the request's ref.
         run: A digest of the job's own inputs; the child does not resume a checkpoint of others. Earlier texts may be
             purged between two attempts.
-        probes: Prompt, secret and index of the request of each probe, of earlier requests, too.
+        probes: Prompt, secret and number of the request of each probe, of earlier requests, too.
         base: The folder of the model that the registered one was fine-tuned from; None if none is registered.
         neighbours: The files of texts that the model must not lose, in the order of their names.
     """

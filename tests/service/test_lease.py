@@ -4,8 +4,9 @@ import contextlib
 import subprocess
 import sys
 
+import psycopg
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import exc, select, text, update
 
 from service.db import jobs
 from service.db.tables import Job
@@ -21,6 +22,7 @@ from tests.service.conftest import REQUESTS, only_model, submit
 from tests.service.jobs import EPOCH, REPORT, baseline, child_report, claim, expire
 from tests.status_door import planting
 from worker.steps import run
+from worker.tasks import work_under_lease
 
 
 def test_a_job_is_claimed_once_until_its_lease_runs_out(services, job):
@@ -154,6 +156,20 @@ def test_a_lost_worker_is_no_attempt_of_the_job(api, services, job):
     store_epoch(services, job_id, fence, EPOCH)  # a resumed attempt repeats it: no progress
     store_stage(services, job_id, fence, Stage.UNLEARN)
     assert losses(services, job_id) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "error", [exc.OperationalError(None, None, OSError()), psycopg.OperationalError(), exc.TimeoutError()]
+)
+def test_a_database_that_is_away_is_no_failure_of_a_job(services, job, error):
+    """It fails over, say, while a worker stores its progress."""
+    _, job_id = job
+
+    def work(*_):
+        raise error
+
+    work_under_lease(services, job_id, COMPUTE_STAGES, work)
+    assert losses(services, job_id) == (0, 1)
 
 
 def test_a_child_that_is_killed_too_often_is_given_up(api, services, job):

@@ -26,8 +26,10 @@ class Checkpoint:
         least_harm: Their harm, as in `worker.engine.pace`.
         strength: The share of the change that is applied; less than 1 if a smaller share suffices.
         reopened: Requests that failed the full test, or whose EL failed training's sample, after MA had passed.
-        verified: How often that happened.
+        back: Earlier requests that failed a full test, in that order: training looks at them from then on.
+        verified: How often a full test has failed.
         tested: The adapter that failed last.
+        rows: The request of each sequence that the following is about.
         gaps: The gaps of the reference of `loss: distil`, for each sequence of the forget set, and no other.
         shifts: Its shifts, likewise.
         sharpness: Its sharpness.
@@ -43,8 +45,10 @@ class Checkpoint:
     least_harm: tuple[bool, bool, float] = MOST_HARM
     strength: float = 1.0
     reopened: tuple[int, ...] = ()
+    back: tuple[int, ...] = ()
     verified: int = 0
     tested: AdapterState = field(default_factory=dict)
+    rows: tuple[int, ...] = ()
     gaps: list[list[float]] = field(default_factory=list)
     shifts: list[list[float]] = field(default_factory=list)
     sharpness: float = 1.0
@@ -54,10 +58,10 @@ class Checkpoint:
         """The factors that are merged: the adapter's factors at the checkpoint's strength."""
         return shrunk(self.adapter, self.strength)
 
-    def fits(self, forget: ForgetSet) -> bool:
-        """Whether its state of single sequences is about these: an earlier request may have been purged since."""
-        lengths = [len(ids) for ids in forget.sequences]
-        return [len(gaps) + 1 for gaps in self.gaps] == lengths[: len(self.gaps)]
+    def fitted(self, forget: ForgetSet) -> "Checkpoint":
+        """The same, without what it says of single sequences if they are others: an earlier request was purged."""
+        fits = self.rows == tuple(forget.request_ids[: len(self.rows)])
+        return self if fits else replace(self, rows=(), gaps=[], shifts=[], sharpness=1.0)
 
     def with_passing(self, harm: tuple[bool, bool, float]) -> "Checkpoint":
         """The same; its factors are those that pass if its last epoch met the criterion with the least harm so far."""
@@ -95,6 +99,7 @@ class Checkpoint:
         reopened = replace(
             self,
             reopened=tuple(sorted(failed)),
+            back=tuple(dict.fromkeys([*self.back, *(v.request for v in report.earlier if not v.passed)])),
             verified=self.verified + 1,
             tested=self.final,
             passing={},

@@ -205,10 +205,10 @@ def _verdicts(
     under_maxima = dict.fromkeys(forget.requests, True)
     for request_id, threshold, el_value, ma_value in zip(forget.request_ids, thresholds, el, ma, strict=True):
         under_maxima[request_id] &= el_value <= threshold.el_max and ma_value <= threshold.ma_max
-    verdicts = []
+    verdicts, counts = [], forget.per_request_count()
     for request in forget.requests:
         own = {name: values[request] for name, values in means.items()}
-        count = forget.request_ids.count(request)
+        count = counts[request]
         verdicts.append(
             Verdict(
                 request=request,

@@ -140,6 +140,7 @@ class Distiller:
                 history=[*checkpoint.history, entry],
                 met=bool(entry["met"]),
                 reopened=tuple(sorted(failed)),
+                rows=tuple(self.forget.request_ids),
                 **self.reference.state(len(self.forget.sequences)),
             )
             self.on_epoch(checkpoint)

@@ -1,8 +1,8 @@
 """Requests of earlier jobs: all are measured again, at a cost that hardly grows with their number.
 
 A forward pass gives MA and a lower bound of EL; EL itself takes a hundred, and training measures after every few steps.
-So EL and training's attention go to `earlier_sample` sequences: half are those nearest to their limits, half are drawn
-anew in each run. On the result the nearest ones are looked for again.
+So training looks at `earlier_sample` sequences: half are those nearest to their limits, half are drawn anew in each
+run. On the result EL is measured of these, of half as many that are then nearest, and of what came back in the run.
 """
 
 import random
@@ -14,12 +14,19 @@ from worker.engine.likelihoods import extraction_likelihoods
 from worker.engine.metrics.extraction import lower_bound
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.options import Options
-from worker.engine.progress import Progress, no_progress
+from worker.engine.progress import Progress, no_progress, partial_progress
 from worker.engine.types import CausalLM
+
+AT_ONCE = 256  # sequences between two reports of progress
 
 
 def watched_requests(
-    model: CausalLM, earlier: ForgetSet, by_length: Mapping[int, Threshold], options: Options, run: str
+    model: CausalLM,
+    earlier: ForgetSet,
+    by_length: Mapping[int, Threshold],
+    options: Options,
+    run: str,
+    progress: Progress = no_progress,
 ) -> list[int]:
     """The requests of earlier jobs that a run watches: all, or those with `earlier_sample` sequences.
 
@@ -29,6 +36,7 @@ def watched_requests(
         by_length: Tokens of a sequence -> its threshold.
         options: The run's options.
         run: The name of the run, which draws half of them.
+        progress: Called with the fraction done, 0..1.
 
     Returns:
         Their request_ids.
@@ -36,7 +44,7 @@ def watched_requests(
     if len(earlier.sequences) <= options.earlier_sample:
         return earlier.requests
     thresholds = [by_length[len(ids)] for ids in earlier.sequences]
-    nearest = _by_nearness(earlier, thresholds, *_bounds_and_ma(model, earlier, thresholds))
+    nearest = _by_nearness(earlier, thresholds, *_bounds_and_ma(model, earlier, thresholds, progress))
     near = _first(earlier, nearest, options.earlier_sample // 2)
     others = [request for request in earlier.requests if request not in set(near)]
     random.Random(f"{options.seed}/{run}").shuffle(others)
@@ -64,21 +72,24 @@ def measure_earlier(
     Returns:
         (EL of each sequence, MA of each, the number of requests whose EL is no bound).
     """
-    el, ma = _bounds_and_ma(model, earlier, thresholds)
+    el, ma = _bounds_and_ma(model, earlier, thresholds, partial_progress(progress, 0.0, 0.5))
     nearest = _by_nearness(earlier, thresholds, el, ma)
     exact = {*watched, *_first(earlier, nearest, options.earlier_sample // 2)} & set(earlier.requests)
     indices = earlier.indices(sorted(exact))
     sequences, of_sequences = [earlier.sequences[i] for i in indices], [thresholds[i] for i in indices]
-    values = extraction_likelihoods(model, sequences, of_sequences, options, progress)
+    values = extraction_likelihoods(model, sequences, of_sequences, options, partial_progress(progress, 0.5, 0.5))
     measured = dict(zip(indices, values, strict=True))
     return [measured.get(i, bound) for i, bound in enumerate(el)], ma, len(exact)
 
 
 def _bounds_and_ma(
-    model: CausalLM, forget: ForgetSet, thresholds: Sequence[Threshold]
+    model: CausalLM, forget: ForgetSet, thresholds: Sequence[Threshold], progress: Progress
 ) -> tuple[list[float], list[float]]:
     """A lower bound of EL, and MA, of each sequence: forward passes alone."""
-    matches = token_matches(model, forget.sequences)
+    matches: list[list[bool]] = []
+    for first in range(0, len(forget.sequences), AT_ONCE):
+        matches += token_matches(model, forget.sequences[first : first + AT_ONCE])
+        progress(len(matches) / len(forget.sequences))
     bounds = [lower_bound(row, threshold.n) for row, threshold in zip(matches, thresholds, strict=True)]
     return bounds, [accuracy(row) for row in matches]
 

@@ -1,5 +1,6 @@
 """The probes of a run: those that submitters gave, and those that the run makes of identifiers in records."""
 
+import hashlib
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -36,7 +37,7 @@ def all_probes(
         own: Records of this run, each with the index of its request.
         earlier: Records of earlier requests.
         reference_texts: Retain and held-out texts: what stands in them makes no probe, because it is to stay known.
-        seed: Draws those of earlier requests.
+        seed: Draws those of earlier requests; whether one is drawn hardly depends on what else there is.
 
     Returns:
         The probes, those of this run first.
@@ -46,8 +47,15 @@ def all_probes(
     ours = _at_most(MOST_GIVEN, [probe for probe in given if probe.request in requests], draw)
     ours += made_probes(tokenizer, own, kept, MOST_MADE, draw)
     theirs = [probe for probe in given if probe.request not in requests]
-    theirs += made_probes(tokenizer, _at_most(MOST_EARLIER, earlier, draw), kept, MOST_EARLIER, draw)
-    return [*dict.fromkeys(ours), *_at_most(MOST_EARLIER, list(dict.fromkeys(theirs)), draw)]
+    drawn = sorted(earlier, key=lambda record: _lot(seed, record[1]))[:MOST_EARLIER]
+    theirs += made_probes(tokenizer, drawn, kept, MOST_EARLIER, draw)
+    theirs = sorted(dict.fromkeys(theirs), key=lambda probe: _lot(seed, probe.request))
+    return [*dict.fromkeys(ours), *theirs[:MOST_EARLIER]]
+
+
+def _lot(seed: str, request: int) -> bytes:
+    """Requests in this order are in a random one."""
+    return hashlib.sha256(f"{seed}/{request}".encode()).digest()
 
 
 def _at_most(count: int, items: Sequence[Item], draw: random.Random) -> list[Item]:

@@ -32,7 +32,7 @@ class Baseline:
         thresholds: The threshold of each forget sequence.
         by_length: Tokens of a sequence -> its threshold: for those of earlier requests, too.
         watched: The earlier requests that training watches: those nearest to their limits, and some drawn by the run.
-        before: EL, MA and verdicts of the parent on all requests.
+        before: EL, MA and verdicts of the parent on all requests of the run.
         quality: What else the parent can do.
         first_perplexity: Held-out perplexity of the first version, on the same sequences.
         known_heldout: Held-out sequences that the parent knows by heart. They set no threshold, and no attack compares
@@ -73,15 +73,17 @@ class Baseline:
 
     def sequence_thresholds(self, forget: ForgetSet) -> list[Threshold]:
         """The threshold of each sequence of requests of the run or of earlier ones."""
-        return [self.by_length[len(ids)] for ids in forget.sequences]
+        nearest = {len(ids): min(self.by_length, key=lambda n: abs(n - len(ids))) for ids in forget.sequences}
+        return [self.by_length[nearest[len(ids)]] for ids in forget.sequences]
 
-    def training_set(self, data: Prepared, reopened: Sequence[int] = ()) -> tuple[ForgetSet, list[Threshold]]:
+    def training_set(self, data: Prepared, back: Sequence[int] = ()) -> tuple[ForgetSet, list[Threshold]]:
         """The sequences that training looks at, with their thresholds: of counted requests and of some earlier ones.
 
-        They are those that are watched, and those that came back in a test (`reopened`).
+        They are those that are watched, then those that came `back` in a full test, in that order.
         """
-        back = [request for request in reopened if request not in self.watched]
-        looked_at = data.forget.only(self.counted) + data.earlier.only(self.watched) + data.earlier.only(back)
+        looked_at = data.forget.only(self.counted) + data.earlier.only(self.watched)
+        for request in back:
+            looked_at += data.earlier.only([request] if request not in self.watched else [])
         return looked_at, self.sequence_thresholds(looked_at)
 
     def judge_memorised(self, forget: ForgetSet) -> Judgement:
@@ -145,8 +147,8 @@ def measure_before(
     thresholds = thresholds_for(heldout, everything, options.el_n)
     by_length = {len(ids): threshold for ids, threshold in zip(everything, thresholds, strict=True)}
     thresholds = thresholds[: len(data.forget.sequences)]
-    watched = watched_requests(model, data.earlier, by_length, options, data.run)
-    el, ma = _el_and_ma(model, data.forget, thresholds, options, partial_progress(progress, 0.8, 0.1))
+    watched = watched_requests(model, data.earlier, by_length, options, data.run, partial_progress(progress, 0.8, 0.05))
+    el, ma = _el_and_ma(model, data.forget, thresholds, options, partial_progress(progress, 0.85, 0.05))
     before = judge(data.forget, thresholds, el, ma)
     answered, said = answered_requests(model, tokenizer, data, options, partial_progress(progress, 0.9, 0.05))
     quality = measure_quality(model, data, options)
@@ -224,12 +226,14 @@ def measure_after(
     baseline: Baseline,
     options: Options,
     progress: Progress = no_progress,
+    *,
+    back: Sequence[int] = (),
 ) -> ArtefactReport:
     """Test a model that was trained, merged and loaded again.
 
     Every request is measured and must pass its verdict, also a request that was not trained on because it looked
     unseen to the parent, and a request of an earlier job. The set criterion is over the memorised requests. Of earlier
-    jobs EL itself is measured for the requests that training has watched, and for those that are nearest to limits.
+    jobs EL itself is measured for the requests that training has looked at, and for those that are nearest to limits.
 
     Args:
         model: The artefact under test.
@@ -238,6 +242,7 @@ def measure_after(
         baseline: The measurements that were fixed before training.
         options: The run's options.
         progress: Called with the fraction done, 0..1.
+        back: Earlier requests that failed such a test before.
 
     Returns:
         The results of the tests.
@@ -246,7 +251,7 @@ def measure_after(
     thresholds = baseline.thresholds + of_earlier
     el, ma = _el_and_ma(model, data.forget, baseline.thresholds, options, partial_progress(progress, 0.0, 0.3))
     earlier_el, earlier_ma, exact = measure_earlier(
-        model, data.earlier, of_earlier, baseline.watched, options, partial_progress(progress, 0.3, 0.1)
+        model, data.earlier, of_earlier, [*baseline.watched, *back], options, partial_progress(progress, 0.3, 0.1)
     )
     judgement = judge(everything, thresholds, el + earlier_el, ma + earlier_ma, counted=baseline.counted)
     answered, _ = answered_requests(model, tokenizer, data, options, partial_progress(progress, 0.4, 0.1))

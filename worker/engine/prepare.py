@@ -52,9 +52,12 @@ class Prepared:
 
     @property
     def own(self) -> list[object]:
-        """What a run rests on, and all its attempts alike: the sets without what is looked at of earlier requests."""
+        """What all attempts of a run must have alike: its sets and whom it asks, without the texts of earlier requests.
+
+        A purge changes it only if that text stood in a reference text, or was to be asked for.
+        """
         texts = [self.retain_texts, self.threshold_sequences, self.utility, self.all_retain, self.neighbours]
-        return [self.forget.sequences, self.forget.request_ids, *texts]
+        return [self.forget.sequences, self.forget.request_ids, *texts, [probe.request for probe in self.probes]]
 
     @property
     def only_utility(self) -> list[list[int]]:

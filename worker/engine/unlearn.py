@@ -90,9 +90,9 @@ def train(
     if resume is not None and (resume.met or resume.epoch >= options.last_epoch):
         return resume.ended(options.last_epoch)
     torch.manual_seed(options.seed)
-    forget, thresholds = baseline.training_set(data, resume.reopened if resume else ())
+    forget, thresholds = baseline.training_set(data, resume.back if resume else ())
     data = replace(data, forget=data.forget.only(baseline.counted))
-    resume = resume if resume is not None and resume.fits(forget) else None
+    resume = resume.fitted(forget) if resume else None
     was_training, required_grad = model.training, {p: p.requires_grad for p in model.parameters()}
     retain = RetainSampler(tokenizer, data.retain_texts, options.sequence_length, options.seed)
     parts = [partial_progress(partial(progress, "initialise"), start, 0.25) for start in (0.0, 0.25, 0.5, 0.75)]
@@ -262,9 +262,8 @@ def unlearn(
                 model, tokenizer, data, baseline, options, reference=reference, resume=resume, progress=progress
             )
             merged = merged_copy(model, checkpoint.final, options)
-            report = measure_after(
-                merged, tokenizer, data, baseline, options, lambda fraction: progress("verify", fraction)
-            )
+            verifying = partial(progress, "verify")
+            report = measure_after(merged, tokenizer, data, baseline, options, verifying, back=checkpoint.back)
             resume = checkpoint.reopen(report, options.last_epoch)
             if resume is None:
                 join_experts(merged)

@@ -13,7 +13,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -108,7 +108,7 @@ class Pipeline:
             self._merge()
             reach("child.merged")
             self.send("stage", stage="verify")
-            after = self._verify(data, baseline)
+            after = self._verify(data, baseline, checkpoint.back)
             reach("child.verified")
             reopened = checkpoint.reopen(after, self.options.last_epoch)
             if reopened is None:
@@ -289,12 +289,12 @@ class Pipeline:
         self.send("progress", phase="merge", fraction=1.0)
         self.seconds["merge"] = time.monotonic() - started
 
-    def _verify(self, data: Prepared, baseline: Baseline) -> ArtefactReport:
+    def _verify(self, data: Prepared, baseline: Baseline, back: Sequence[int]) -> ArtefactReport:
         """Measure the candidate, read back from the files that would be published."""
         started = time.monotonic()
         self.measured = self.stages.digests("merge", below=self.work / "candidate")
         sets = (self.tokenizer, data, baseline, self.options)
         callbacks = {"progress": self._progress_callback("verify")}
-        report = self._run(measure_after, self.work / "candidate" / "model", *sets, callbacks=callbacks)
+        report = self._run(measure_after, self.work / "candidate" / "model", *sets, back=back, callbacks=callbacks)
         self.seconds["verify"] = time.monotonic() - started
         return report

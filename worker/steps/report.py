@@ -45,7 +45,7 @@ class Run:
         files: path -> sha256 of the files that were measured.
         artefact: The merged model.
         device: "cpu" or "cuda".
-        earlier_refs: Index of an earlier request, as a string -> its ref.
+        earlier_refs: Number of an earlier request, as a string -> its ref.
         effects: Attack -> "block", "report" or "off".
         reference: Where the reference of `loss: distil` came from; None without one.
     """

@@ -51,7 +51,8 @@ from worker.steps.sandbox import Sandbox, child_environment, host_sandbox
 logger = get_logger(__name__)
 Child: TypeAlias = "subprocess.Popen[bytes]"
 Messages: TypeAlias = "queue.SimpleQueue[JsonObject | None]"
-KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # as a sandbox says it: by the kernel for memory, or by somebody
+FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # the kernel for memory, or somebody
+KILLED = {code for number in FROM_OUTSIDE for code in (-number, 128 + number)}  # the second as a sandbox says it
 PROGRESS_INTERVAL = 0.5  # seconds between progress writes
 WATCH_INTERVAL = 0.2  # seconds between checks for a lost lease or a stop
 
@@ -143,7 +144,9 @@ def _store_messages(services: Services, lease: Lease, child: Child) -> bool:
                 continue
             if message is None:
                 os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it may still be about to end
-                if end_child(child) in KILLED:
+                if end_child(child) in KILLED and stopping.is_set():
+                    hand_back(services, lease)
+                elif child.returncode in KILLED:
                     lose_attempt(services, lease, "child_killed")
                 else:
                     fail_attempt(services, lease, "child_died", permanent=False)

@@ -13,10 +13,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from service.api.deps import services_from
-from service.api.errors import DATABASE_UNAVAILABLE, listed_errors
+from service.api.errors import listed_errors
 from service.api.guard import GuardedRoute
 from service.api.limits import Admission, peer
 from service.callbacks.opendsr import DIALECTS
+from service.db.session import DATABASE_AWAY
 from service.domain.errors import ServiceError, Unavailable
 from service.observability.logging import get_logger
 
@@ -40,7 +41,7 @@ class SignedRoute(GuardedRoute):
                 answer = await handle(request)
             except (ServiceError, RequestValidationError, HTTPException) as error:
                 answer = error_response(error)
-            except DATABASE_UNAVAILABLE as error:
+            except DATABASE_AWAY as error:
                 logger.error("the database does not answer", error=type(error).__name__)
                 answer = error_response(Unavailable("The database does not answer; repeat the request as it is."))
             signer = services_from(request).opendsr

@@ -43,7 +43,7 @@ def test_a_silent_database_is_given_up_and_found_again(database_url, proxy):
     began = time.monotonic()
     with pytest.raises(SILENT):
         database.statement("SELECT 1", {}, "accept")
-    assert time.monotonic() - began < 30  # not a quarter of an hour
+    assert time.monotonic() - began < 3 * 5  # some time for a busy machine, and not a quarter of an hour
     proxy.lift()
     assert ask(database) == 1
     database.close()
@@ -84,7 +84,7 @@ def test_a_database_that_has_become_a_standby_is_left(database_url):
     for statement in (_in_a_transaction, _alone):
         with database.reading() as session:
             session.execute(text("SET default_transaction_read_only = on"))
-        with pytest.raises(psycopg.OperationalError, match="standby"):
+        with pytest.raises(SILENT, match="standby"):
             statement(database)
         statement(database)
     database.close()

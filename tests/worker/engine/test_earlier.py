@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from tests import support
+from worker.engine.checkpoint import Checkpoint
 from worker.engine.earlier import measure_earlier, watched_requests
 from worker.engine.likelihoods import extraction_likelihoods
 from worker.engine.measure import measure_before
@@ -72,13 +73,28 @@ def test_what_came_back_is_named_however_many_there_are(measured, memorised):
     assert len(thresholds) == len(forget.sequences)
 
 
-def test_a_purge_of_an_earlier_text_changes_nothing_that_a_run_rests_on(memorised, measured):
-    """An attempt goes on after it: the sets are the same, and what was measured of the others is theirs still."""
+def test_a_purge_of_an_earlier_text_changes_what_a_run_rests_on_only_if_it_was_to_be_asked_for(memorised, measured):
+    """Else an attempt goes on after it: the sets are the same, and what was measured of the others is theirs still."""
     _, data, baseline = measured
-    kept = [(text, i) for i, text in enumerate(EARLIER, start=1) if i != 5]
-    texts, ids = [text for text, _ in kept], [i for _, i in kept]
-    sets = {"earlier_texts": texts, "earlier_request_ids": ids, "run": "a"}
-    again = prepare(memorised[1], support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT, FEW, **sets)
-    assert again.own == data.own
-    assert 5 not in again.earlier.requests
-    assert len(baseline.sequence_thresholds(again.earlier)) == len(again.earlier.sequences)
+    asked = {probe.request for probe in data.probes}
+    for request in data.earlier.requests[:6]:
+        kept = [(text, i) for i, text in enumerate(EARLIER, start=1) if i != request]
+        texts, ids = [text for text, _ in kept], [i for _, i in kept]
+        sets = {"earlier_texts": texts, "earlier_request_ids": ids, "run": "a"}
+        again = prepare(memorised[1], support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT, FEW, **sets)
+        assert (again.own == data.own) is (request not in asked)
+        assert request not in again.earlier.requests
+        assert len(baseline.sequence_thresholds(again.earlier)) == len(again.earlier.sequences)
+    assert not set(data.earlier.requests[:6]) <= asked
+
+
+def test_what_came_back_once_is_looked_at_until_the_end(measured):
+    """In the order in which it did: a checkpoint's state of single sequences is about the first of them."""
+    _, data, baseline = measured
+    few = dataclasses.replace(baseline, watched=[2, 3])
+    one, two = (few.training_set(data, back)[0] for back in ([KNOWN], [KNOWN, 9]))
+    assert two.request_ids[: len(one.request_ids)] == one.request_ids
+    checkpoint = Checkpoint(epoch=4, rows=tuple(one.request_ids), gaps=[[0.0]] * len(one.request_ids))
+    assert checkpoint.fitted(two) == checkpoint
+    without = two.only([r for r in two.requests if r != 3])  # its texts were purged
+    assert (checkpoint.fitted(without).gaps, checkpoint.fitted(without).epoch) == ([], 4)

@@ -180,6 +180,8 @@ def test_what_fails_the_whole_test_is_trained_on(point, per_record, earlier, exp
     report = ArtefactReport(reason, [], after, after, verdicts, came_back, 0, utility, [], ProbeCounts(0, 0, 0, 0))
     reopened = point.reopen(report, 4)
     assert (reopened and (reopened.strength, reopened.met, reopened.reopened)) == expected
+    again = replace(point, back=(5,)).reopen(report, 4)
+    assert not again or again.back == (5, *(request for request, _, passed in earlier if not passed))
     assert point.reopen(replace(report, reason=None), 4) is None
     assert point.reopen(replace(report, reason="utility_budget_exceeded"), 4) is None
 
@@ -190,8 +192,8 @@ def test_a_run_goes_on_where_the_whole_fails(memorised, monkeypatch):
     model, tokenizer = memorised
     merged: list[torch.Tensor] = []
 
-    def failing_twice(tested, *rest):
-        report = measure_after(tested, *rest)
+    def failing_twice(tested, *rest, **others):
+        report = measure_after(tested, *rest, **others)
         merged.append(torch.cat([p.detach().flatten() for p in tested.parameters()]))
         if len(merged) <= 2:
             first, *others = report.per_record

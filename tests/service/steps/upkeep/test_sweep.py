@@ -80,7 +80,7 @@ def test_the_sweep_wakes_what_was_lost_and_not_again_at_once(services, job):
 def test_the_sweep_gives_up_a_job_that_has_lost_too_many_workers(api, services, job):
     """Each was killed with all that it had: nobody is left to say so but the sweep."""
     request, job_id = job
-    for _ in range(services.settings.max_losses + 1):
+    for _ in range(services.settings.max_losses):
         wake_lost_work(services)
         assert claim(services, job_id)
         expire(services, job_id)
