@@ -25,6 +25,7 @@ from service.audit.trust import ROLES
 from service.bootstrap import KEK, Services
 from service.collected import rebuildable
 from service.db import diagnostics, due_requests, models
+from service.db.forecast import backlogs
 from service.domain.errors import NotFound
 from service.evidence.log_keeper import LogBusy, LogForked
 from service.privacy.envelope import HASH_KEYS, DataKey
@@ -245,6 +246,16 @@ def _deadlines(session: Session, _: Services, __: datetime) -> Iterator[Finding]
         )
 
 
+def _capacity(session: Session, _: Services, __: datetime) -> Iterator[Finding]:
+    """What waits will be dealt with in time if jobs go on as they do."""
+    for model, waiting, _rate, ends_at, late in backlogs(session, diagnostics.NEWEST):
+        if late:
+            problem = (
+                f"{late} of {waiting} requests for {model} will be late; the last ends at {ends_at:%Y-%m-%d %H:%M} UTC."
+            )
+            yield Finding("capacity", problem, "Raise max_batch_records, use a faster device, or extend deadlines.")
+
+
 def _callbacks(session: Session, _: Services, __: datetime) -> Iterator[Finding]:
     """Every callback is delivered or will be tried again."""
     undelivered = diagnostics.callbacks_given_up(session)
@@ -283,6 +294,7 @@ CHECKS: tuple[Callable[[Session, Services, datetime], Iterator[Finding]], ...] =
     _subjects,
     _work,
     _deadlines,
+    _capacity,
     _callbacks,
     _log,
 )

@@ -14,6 +14,7 @@ from service.api.guard import GuardedRoute, UncountedRoute
 from service.bootstrap import Services
 from service.db import due_requests, jobs, models, outbox, requests
 from service.db.api_keys import Caller
+from service.db.forecast import Backlog, backlogs
 from service.db.tables import Version
 from service.domain.disclosure import disclosed
 from service.schemas.report import write_report
@@ -75,6 +76,8 @@ class Collector:
                 requests.awaiting_approval_count(session),
                 models.latest_versions(session, MAX_MODELS),
             )
+            waiting = backlogs(session, MAX_MODELS)
+        yield from _backlog_metrics(waiting)
         family = GaugeMetricFamily("unlearnd_requests", "Deletion requests by status", labels=["status"])
         for status, count in by_status:
             family.add_metric([status], count)
@@ -100,6 +103,19 @@ class Collector:
         yield GaugeMetricFamily("unlearnd_callbacks_waiting", "Callbacks not delivered yet", undelivered)
         yield GaugeMetricFamily("unlearnd_oldest_queued_job_seconds", "Age of the oldest queued job", oldest)
         yield from _version_metrics(latest)
+
+
+def _backlog_metrics(waiting: list[Backlog]) -> Iterator[Metric]:
+    """What waits for each model, until when, and how much will be late, if its jobs go on as the last ones did."""
+    requests = GaugeMetricFamily("unlearnd_backlog_requests", "Requests that wait for jobs", labels=["model"])
+    seconds = GaugeMetricFamily("unlearnd_backlog_seconds", "Until the last of them ends", labels=["model"])
+    late = GaugeMetricFamily("unlearnd_backlog_late", "How many of them will be late", labels=["model"])
+    for backlog in waiting:
+        requests.add_metric([backlog.model], backlog.requests)
+        if backlog.ends_at is not None:
+            seconds.add_metric([backlog.model], (backlog.ends_at - datetime.now(UTC)).total_seconds())
+            late.add_metric([backlog.model], backlog.late)
+    yield from (requests, seconds, late)
 
 
 def _version_metrics(latest: list[tuple[str, Version]]) -> Iterator[Metric]:

@@ -137,6 +137,21 @@ def plant_callback(services, api):
     plant_callback_given_up(services)
 
 
+def plant_capacity(services, api):
+    """A job took a day for one request, and three more are due in two days."""
+    submit(api)
+    batch_requests(services, only_model(services))
+    with status_door.planting():
+        age(services, stage="done", started_at=func.now() - timedelta(days=1), finished_at=func.now())
+        with services.db.transaction() as session:
+            session.execute(update(DeletionRequest).values(status="completed", finished_at=func.now()))
+    for _ in range(3):
+        submit(api)
+    with services.db.transaction() as session:
+        soon = func.now() + timedelta(days=2, hours=1)
+        session.execute(update(DeletionRequest).where(DeletionRequest.status == "pending").values(due_at=soon))
+
+
 def plant_log(services, api):
     """Somebody changed the log behind its trigger."""
     with psycopg.connect(services.settings.owner_database_url, autocommit=True) as connection:
@@ -149,6 +164,7 @@ FAULTS = {
     "keys": plant_key_mode, "keys (another)": plant_wrong_key, "versions": plant_version, "ledger": plant_ledger,
     "corpora": plant_corpus, "leases": plant_lease, "leases (never)": plant_no_worker, "jobs": plant_given_up,
     "trust": plant_old_trust, "batching": plant_batching, "deadlines": plant_deadline, "callbacks": plant_callback,
+    "capacity": plant_capacity,
     "log": plant_log,
 }  # fmt: skip
 
