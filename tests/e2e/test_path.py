@@ -54,7 +54,7 @@ def test_two_requests_one_job_then_a_second_version(stack, folder, tmp_path):
         predicate = verify(target).statement["predicate"]
         assert [texts["role"] for texts in predicate["corpora"]] == ["retain", "heldout", "neighbours/others"]
         earlier = predicate["verification"]["earlier"]
-        assert earlier == {"requests": 2 * (version - 1), "regressed": []}
+        assert earlier == {"requests": 2 * (version - 1), "regressed": [], "exact": 2 * (version - 1)}
         metrics = client.version("main", str(version))["metrics"]
         assert mean_accuracy(target / "model", forgotten[-1:]) <= 0.6
         assert metrics["after"]["ma"] <= metrics["limits"]["ma"]
