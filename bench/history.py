@@ -1,10 +1,10 @@
-"""What earlier requests cost a job: none, 1,000 of which a run looks at some, and 1,000 of which it looks at all.
+"""What earlier requests cost a job: none, and 1,000, of which a run looks at some.
 
-    python -m bench.history --sample FOLDER [--earlier 1000] [--all]
+    python -m bench.history --sample FOLDER [--counts 0,1000] [--all]
 
-FOLDER is what `unlearnd sample FOLDER` makes. The earlier requests are texts of people whom the model has never seen:
-texts that were unlearned are to look like them. All runs forget the same three people, one after the other. CPU seconds
-are counted, because they are the same beside other work.
+FOLDER is what `unlearnd sample FOLDER` makes. The earlier requests are texts of people whom the model has never seen,
+and which pass their verdicts on it, as texts that were unlearned do. All runs forget the same three people, one after
+the other. CPU seconds are counted, because they are the same beside other work.
 """
 
 import argparse
@@ -18,11 +18,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.data import machine
 from worker.demo.people import people
+from worker.engine.measure import measure_before
+from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.options import Options
+from worker.engine.prepare import prepare
 from worker.engine.unlearn import unlearn
 
-HEADER = "| earlier requests | EL in full | ended | epochs | CPU seconds | of the first |\n|---|---|---|---|---|---|"
+HEADER = "| earlier requests | watched | ended | epochs | CPU seconds | of the first |\n|---|---|---|---|---|---|"
 WITHOUT_LIMIT, GROUP = 1_000_000, 80
+SLACK = 0.02  # of MA, under the limit
 
 
 def read(path: Path) -> list[str]:
@@ -30,35 +34,57 @@ def read(path: Path) -> list[str]:
     return [json.loads(line)["text"] for line in path.read_text().splitlines()]
 
 
-def run(folder: Path, earlier: list[str], options: Options) -> tuple[object, int, float]:
-    """(how it ended, its epochs, its CPU seconds) of a run on the sample model."""
-    model = AutoModelForCausalLM.from_pretrained(folder / "model").eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    forget, retain, heldout = (read(folder / f"{name}.jsonl") for name in ("request", "retain", "heldout"))
-    started = time.process_time()
-    result = unlearn(model, tokenizer, forget, retain, heldout, options, earlier_texts=earlier)
-    return result.report["reason"] or "passed", len(result.history), time.process_time() - started
+class Sample:
+    """The sample's model and texts."""
+
+    def __init__(self, folder: Path, options: Options) -> None:
+        """Read the folder."""
+        self.model = AutoModelForCausalLM.from_pretrained(folder / "model").eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+        self.texts = [read(folder / f"{name}.jsonl") for name in ("request", "retain", "heldout")]
+        self.options = options
+
+    def earlier(self, count: int) -> list[str]:
+        """So many texts that pass on the model."""
+        groups = (people(GROUP, seed) for seed in itertools.count(100))  # there are few names in each
+        candidates = [person.text for group in itertools.islice(groups, 2 * count // GROUP + 1) for person in group]
+        (forget, retain, heldout), few = self.texts, dataclasses.replace(self.options, earlier_sample=2)
+        sets = {"earlier_texts": candidates, "earlier_request_ids": range(len(forget), len(forget) + len(candidates))}
+        data = prepare(self.tokenizer, forget, range(len(forget)), retain, heldout, few, **sets)  # type: ignore[arg-type]
+        limits = measure_before(self.model, self.tokenizer, data, few).sequence_thresholds(data.earlier)
+        matches = token_matches(self.model, data.earlier.sequences)
+        passing = dict.fromkeys(data.earlier.requests, True)
+        for request, row, limit in zip(data.earlier.request_ids, matches, limits, strict=True):
+            passing[request] &= accuracy(row) <= limit.ma_p95 - SLACK
+        return [text for text, passes in zip(candidates, passing.values(), strict=True) if passes][:count]
+
+    def run(self, earlier: list[str], options: Options) -> tuple[object, int, float]:
+        """(how it ended, its epochs, its CPU seconds) of a run."""
+        started = time.process_time()
+        forget, retain, heldout = self.texts
+        result = unlearn(self.model, self.tokenizer, forget, retain, heldout, options, earlier_texts=earlier)
+        return result.report["reason"] or "passed", len(result.history), time.process_time() - started
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sample", type=Path, required=True)
-    parser.add_argument("--earlier", type=int, default=1000)
+    parser.add_argument("--counts", default="0,1000")
     parser.add_argument("--all", action="store_true", help="also a run that looks at all, as every run once did")
     arguments = parser.parse_args()
     options = Options.from_mapping(json.loads((arguments.sample / "policy.json").read_bytes()))
-    groups = (people(GROUP, seed) for seed in itertools.count(100))  # there are few names in each
-    earlier = [person.text for person in itertools.islice(itertools.chain.from_iterable(groups), arguments.earlier)]
-    runs = [([], options.earlier_sample), (earlier, options.earlier_sample)]
-    runs += [(earlier, WITHOUT_LIMIT)] if arguments.all else []
+    sample, counts = Sample(arguments.sample, options), list(map(int, arguments.counts.split(",")))
+    earlier = sample.earlier(max(counts)) if max(counts) else []
+    runs = [(count, options.earlier_sample) for count in counts]
+    runs += [(max(counts), WITHOUT_LIMIT)] if arguments.all else []
     print(f"{machine()}\n\n{HEADER}", flush=True)
     first = 0.0
-    for texts, sample in runs:
-        ended, epochs, seconds = run(arguments.sample, texts, dataclasses.replace(options, earlier_sample=sample))
+    for count, watched in runs:
+        ended, epochs, seconds = sample.run(earlier[:count], dataclasses.replace(options, earlier_sample=watched))
         first = first or seconds
-        exact = "all" if sample == WITHOUT_LIMIT else min(len(texts), sample)
-        print(f"| {len(texts)} | {exact} | {ended} | {epochs} | {seconds:.0f} | x {seconds / first:.2f} |", flush=True)
+        row = f"| {count} | {min(count, watched)} | {ended} | {epochs} | {seconds:.0f} | x {seconds / first:.2f} |"
+        print(row, flush=True)
 
 
 if __name__ == "__main__":
