@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.data import machine
 from worker.demo.people import people
+from worker.engine.likelihoods import extraction_likelihoods
 from worker.engine.measure import measure_before
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.options import Options
@@ -47,15 +48,18 @@ class Sample:
     def earlier(self, count: int) -> list[str]:
         """So many texts that pass on the model."""
         groups = (people(GROUP, seed) for seed in itertools.count(100))  # there are few names in each
-        candidates = [person.text for group in itertools.islice(groups, 2 * count // GROUP + 1) for person in group]
+        candidates = [
+            person.text for group in itertools.islice(groups, 3 * count // (2 * GROUP) + 1) for person in group
+        ]
         (forget, retain, heldout), few = self.texts, dataclasses.replace(self.options, earlier_sample=2)
         sets = {"earlier_texts": candidates, "earlier_request_ids": range(len(forget), len(forget) + len(candidates))}
         data = prepare(self.tokenizer, forget, range(len(forget)), retain, heldout, few, **sets)  # type: ignore[arg-type]
         limits = measure_before(self.model, self.tokenizer, data, few).sequence_thresholds(data.earlier)
-        matches = token_matches(self.model, data.earlier.sequences)
+        ma = [accuracy(row) for row in token_matches(self.model, data.earlier.sequences)]
+        el = extraction_likelihoods(self.model, data.earlier.sequences, limits, few)
         passing = dict.fromkeys(data.earlier.requests, True)
-        for request, row, limit in zip(data.earlier.request_ids, matches, limits, strict=True):
-            passing[request] &= accuracy(row) <= limit.ma_p95 - SLACK
+        for request, own_el, own_ma, limit in zip(data.earlier.request_ids, el, ma, limits, strict=True):
+            passing[request] &= own_el <= limit.el_p95 and own_ma <= limit.ma_p95 - SLACK
         return [text for text, passes in zip(candidates, passing.values(), strict=True) if passes][:count]
 
     def run(self, earlier: list[str], options: Options) -> tuple[object, int, float]:
