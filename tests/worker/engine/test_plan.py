@@ -71,6 +71,7 @@ def test_a_reference_takes_memory_of_its_own():
     assert distilled["reference"] == 6 * plain["train"]
 
 
+@pytest.mark.slow
 def test_the_plan_is_the_largest_that_fits():
     """First fewer rows at once, then more devices; what fits on none says how many would do."""
     everything = plan(CONFIG, 4, OPTIONS, devices=4, memory=2**40)

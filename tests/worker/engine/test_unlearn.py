@@ -66,6 +66,7 @@ def test_a_memorised_text_is_unlearned_and_the_rest_stays(memorised):
     assert {stage for stage, _ in stages} == {"measure", "initialise", "train", "verify"}
 
 
+@pytest.mark.slow
 def test_every_request_is_measured_on_the_result(memorised):
     """One that needed no training has a verdict on the merged model too."""
     model, tokenizer = memorised
