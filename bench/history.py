@@ -53,7 +53,7 @@ class Sample:
         ]
         (forget, retain, heldout), few = self.texts, dataclasses.replace(self.options, earlier_sample=2)
         sets = {"earlier_texts": candidates, "earlier_request_ids": range(len(forget), len(forget) + len(candidates))}
-        data = prepare(self.tokenizer, forget, range(len(forget)), retain, heldout, few, **sets)  # type: ignore[arg-type]
+        data = prepare(self.tokenizer, forget, range(len(forget)), retain, heldout, few, **sets)  # type: ignore[arg-type]  # a mapping of several types
         limits = measure_before(self.model, self.tokenizer, data, few).sequence_thresholds(data.earlier)
         ma = [accuracy(row) for row in token_matches(self.model, data.earlier.sequences)]
         el = extraction_likelihoods(self.model, data.earlier.sequences, limits, few)

@@ -244,7 +244,7 @@ def _verification(
         "suppressed_under": FEWEST_SUBMITTERS,
         "heldout_overlap": heldout_overlap,
         "utility": certified_utility(findings.utility) if findings.utility else None,
-        "earlier": findings.earlier and {**asdict(findings.earlier), "exact": findings.earlier.in_full},  # type: ignore[typeddict-item]
+        "earlier": findings.earlier and {**asdict(findings.earlier), "exact": findings.earlier.in_full},  # type: ignore[typeddict-item]  # its fields are these
         "probes": _probes(findings.probes),
         "attacks": [
             *_mandatory_attacks(requests, findings.reason, run=findings.after is not None or memorised == 0),

@@ -6,14 +6,13 @@ from typing import NamedTuple
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from service.db.tables import DUE_REQUEST
+
 RECENT_JOBS = 20  # of a model: they say its rate
-# The first two conditions are those of the index `ix_deletion_requests_due`.
 FORECAST = """
 WITH waiting AS (
     SELECT model_id, due_at, row_number() OVER (PARTITION BY model_id ORDER BY due_at, seq) AS place
-    FROM deletion_requests
-    WHERE resolved_at IS NULL AND status NOT IN ('completed', 'not_memorised', 'cancelled', 'rejected')
-        AND status <> 'failed' AND hold IS NULL
+    FROM deletion_requests WHERE {due} AND status <> 'failed' AND hold IS NULL
 ),
 rate AS (
     SELECT model_id, sum(requests) / nullif(extract(epoch FROM sum(took)), 0) AS per_second
@@ -53,7 +52,7 @@ class Backlog(NamedTuple):
 
 def backlogs(session: Session, most: int) -> list[Backlog]:
     """The models with requests that wait, at most so many; those with the most late ones first."""
-    rows = session.execute(text(FORECAST), {"most": most, "recent": RECENT_JOBS})
+    rows = session.execute(text(FORECAST.format(due=DUE_REQUEST)), {"most": most, "recent": RECENT_JOBS})
     return [
         Backlog(model, requests, None if rate is None else float(rate), ends_at, late)
         for model, requests, rate, ends_at, late in rows

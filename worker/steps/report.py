@@ -6,7 +6,6 @@ Only aggregates and verdicts leave the child, nothing that was measured on a sin
 import hashlib
 import importlib.metadata
 import platform
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -111,7 +110,7 @@ def child_report(data: Prepared, baseline: Baseline | None, after: ArtefactRepor
 
 def _sequences(data: Prepared, baseline: Baseline | None) -> dict[int, int]:
     """Index of a request -> its sequences, as far as means are over them; 0 if only a probe of it was answered."""
-    counts = Counter(data.forget.request_ids)
+    counts = data.forget.per_request_count()
     only_probes = set(baseline.memorised) - set(baseline.counted) if baseline else set()
     return {request: 0 if request in only_probes else count for request, count in counts.items()}
 
