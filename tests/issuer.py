@@ -15,7 +15,7 @@ from service.audit.checkpoint import Checkpoint, Proof, sign_checkpoint
 from service.audit.commitments import forget_set_root
 from service.audit.dsse import IN_TOTO
 from service.audit.manifest import manifest
-from service.audit.merkle import inclusion_proof, leaf_hash, root
+from service.audit.merkle import inclusion_proof, leaf_hash, over, root
 from service.audit.numbers import threshold_ranges
 from service.audit.verification import CERTIFICATE
 from service.audit.verify import MODEL_SIGNATURE, PROOF, UNBOUND
@@ -120,7 +120,7 @@ class Issuer:
         """The proof of an entry in a log of these."""
         leaves = [leaf_hash(e) for e in entries]
         note = sign_checkpoint(Checkpoint(origin, len(leaves), root(leaves)), self.keyring.private("log"))
-        return Proof(entries[index], index, inclusion_proof(leaves, index), note)
+        return Proof(entries[index], index, inclusion_proof(over(leaves), len(leaves), index), note)
 
     def before_the_run(self, **changes) -> list[bytes]:
         """A log with the thresholds at index 2."""

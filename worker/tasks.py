@@ -8,6 +8,7 @@ from uuid import UUID
 from service.bootstrap import Services
 from service.collected import collect_weights, rebuild
 from service.db import jobs, models
+from service.db.log_home import is_refusal, is_settled
 from service.db.session import DATABASE_AWAY
 from service.db.tables import Job
 from service.domain.errors import DatabaseOutdated, LostLease, PermanentJobError
@@ -72,6 +73,9 @@ def work_under_lease(
             logger.warning("handed back", job=job_id, error=str(error))
             hand_back(services, lease, delay_seconds=services.settings.retry_seconds)
         except DATABASE_AWAY as error:  # it is no fault of the job
+            if is_refusal(error):  # the log waits for `reconcile`
+                hand_back(services, lease, delay_seconds=services.settings.retry_seconds)
+                return
             logger.warning("the database is away", job=job_id, error=type(error).__name__)
             lose_attempt(services, lease, "database_away")
         except PermanentJobError as error:
@@ -130,8 +134,13 @@ def resolve(request_id: str) -> None:
 
 @app.task(name="sweep")  # type: ignore[untyped-decorator]
 def sweep() -> None:
-    """Wake lost work."""
-    wake_lost_work(get_services())
+    """Bring a promoted or restored database up to date, and wake lost work."""
+    services = get_services()
+    with services.db.reading() as session:
+        settled = is_settled(session)
+    if not settled:
+        reconcile(services)
+    wake_lost_work(services)
 
 
 @app.task(name="collect")  # type: ignore[untyped-decorator]

@@ -9,6 +9,7 @@ from service.api.deps import Auditor, LogReader, ServicesDep
 from service.api.guard import GuardedRoute
 from service.api.paging import Limit
 from service.audit.merkle import consistency_proof, inclusion_proof
+from service.audit.tiles import TiledTree
 from service.bootstrap import Services
 from service.db import log_entries
 from service.domain.errors import Invalid, NotFound
@@ -54,7 +55,8 @@ def inclusion(services: ServicesDep, _: LogReader, index: Annotated[int, Query(g
 
     It needs what `entries` needs: a proof has the hashes of other entries, and whoever guesses an entry can check it.
     """
-    return _to_log_proof(inclusion_proof(_leaf_hashes(services, size), index) if index < size else None, "index")
+    tree = _tree(services, size)
+    return _to_log_proof(inclusion_proof(tree.subtree, size, index) if index < size else None, "index")
 
 
 @router.get("/consistency")
@@ -63,18 +65,31 @@ def consistency(services: ServicesDep, _: LogReader, older: Size, newer: Size) -
 
     It needs what `entries` needs.
     """
-    return _to_log_proof(consistency_proof(_leaf_hashes(services, newer), older) if older <= newer else None, "older")
+    tree = _tree(services, newer)
+    return _to_log_proof(consistency_proof(tree.subtree, newer, older) if older <= newer else None, "older")
 
 
-def _leaf_hashes(services: Services, size: int) -> list[bytes]:
-    """The leaf hashes of the first `size` entries.
+@router.get("/tile/{path:path}", response_class=Response)
+def tile(services: ServicesDep, _: LogReader, path: str) -> Response:
+    """A tile of the log (C2SP tlog-tiles): `<L>/<N>`, or `entries/<N>`, with `.p/<W>` behind it if it holds W only.
+
+    It needs what `entries` needs.
+    """
+    content = services.log.tile(path)
+    if content is None:
+        raise NotFound("The last checkpoint covers no such tile.")
+    return Response(content, media_type="application/octet-stream")
+
+
+def _tree(services: Services, size: int) -> TiledTree:
+    """The tree that the last signed checkpoint covers, which has the first `size` entries.
 
     The last signed checkpoint covers them. Otherwise the moment at which the log grows would tell that somebody asked.
     """
-    if size > services.log.last_signed()["size"]:
+    tree = services.log.tree()
+    if size > tree.size:
         raise Invalid("The last checkpoint covers fewer entries.", field="size")
-    with services.db.reading() as session:
-        return log_entries.leaf_hashes(session, size)
+    return tree
 
 
 def _to_log_proof(path: list[bytes] | None, field: str) -> LogProof:

@@ -10,7 +10,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.db.session import Database
 
 READY_SECONDS = 2.0
-QUESTION = text("SELECT current_setting('transaction_read_only'), EXISTS (SELECT FROM models)")
+QUESTION = text(
+    "SELECT CASE WHEN current_setting('transaction_read_only') = 'on' THEN 'read-only'"
+    " WHEN home <> database_home() THEN 'moved' ELSE 'ok' END, EXISTS (SELECT FROM models) FROM log_home"
+)
 
 
 class Readiness:
@@ -22,7 +25,11 @@ class Readiness:
         self._question: asyncio.Task[str] | None = None
 
     async def state(self) -> str:
-        """`ok`; `read-only`, if it has become a standby; `away`, if it fails or is silent for READY_SECONDS."""
+        """Whether it takes requests, and if not, why.
+
+        `ok`; `read-only`, if it has become a standby; `moved`, if it was one until now and was not reconciled yet;
+        `away`, if it fails or is silent for READY_SECONDS.
+        """
         if self._question is None or self._question.done():
             self._question = asyncio.create_task(to_thread.run_sync(self._ask, limiter=self._thread))
         try:
@@ -34,9 +41,9 @@ class Readiness:
         """Ask whether the database takes writes."""
         try:
             with self._db.reading() as session:
-                if session.scalar(QUESTION) == "off":
-                    return "ok"
-            self._db.engine.dispose()  # connections anew: another host of the URL may take writes
-            return "read-only"
+                state = str(session.scalar(QUESTION))
+            if state == "read-only":
+                self._db.engine.dispose()  # connections anew: another host of the URL may take writes
+            return state
         except (SQLAlchemyError, psycopg.Error):
             return "away"

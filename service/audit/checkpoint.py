@@ -14,12 +14,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from service.audit.merkle import LogError, check_inclusion, leaf_hash
+from service.audit.merkle import HASH_BYTES, LogError, check_inclusion, leaf_hash
 
 ED25519 = b"\x01"  # signature type of C2SP signed-note
 DASH = "\N{EM DASH}"  # starts a signature line of a signed note
 PROOF_HEADER = "c2sp.org/tlog-proof@v1"
-HASH_BYTES, KEY_ID_BYTES, SIGNATURE_BYTES = 32, 4, 64
+KEY_ID_BYTES, SIGNATURE_BYTES = 4, 64
 
 
 class UnknownSigner(LogError):
@@ -52,6 +52,19 @@ def sign_checkpoint(checkpoint: Checkpoint, key: Ed25519PrivateKey) -> str:
     return f"{checkpoint.body}\n{DASH} {checkpoint.origin} {base64.b64encode(signature).decode()}\n"
 
 
+def read_checkpoint(note: str) -> Checkpoint:
+    """Read a signed note without looking at its signatures.
+
+    Raises:
+        LogError: The text is not a note.
+    """
+    body, separator, _ = note.partition("\n\n")
+    lines = body.split("\n")
+    if not separator or len(lines) != 3 or not lines[0] or not lines[1].isdecimal() or lines[1] != str(int(lines[1])):
+        raise LogError("not a checkpoint")
+    return Checkpoint(lines[0], int(lines[1]), _decode_base64(lines[2], HASH_BYTES))
+
+
 def open_checkpoint(note: str, keys: Sequence[Ed25519PublicKey]) -> Checkpoint:
     """Read a signed note; one of `keys` must have signed it.
 
@@ -59,11 +72,7 @@ def open_checkpoint(note: str, keys: Sequence[Ed25519PublicKey]) -> Checkpoint:
         UnknownSigner: None of `keys` signed the note.
         LogError: The text is not a note, or its signature is invalid.
     """
-    body, separator, signatures = note.partition("\n\n")
-    lines = body.split("\n")
-    if not separator or len(lines) != 3 or not lines[0] or not lines[1].isdecimal() or lines[1] != str(int(lines[1])):
-        raise LogError("not a checkpoint")
-    checkpoint = Checkpoint(lines[0], int(lines[1]), _decode_base64(lines[2], HASH_BYTES))
+    checkpoint, signatures = read_checkpoint(note), note.partition("\n\n")[2]
     for line in signatures.split("\n"):
         prefix, _, encoded = line.rpartition(" ")
         if prefix != f"{DASH} {checkpoint.origin}":

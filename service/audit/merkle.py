@@ -7,7 +7,10 @@ A leaf is SHA-256(0x00 | entry). A node is SHA-256(0x01 | left | right). See RFC
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+HASH_BYTES = 32
+Subtree = Callable[[int, int], bytes]  # start, end -> the root over the leaves from `start` to `end`
 
 
 class LogError(ValueError):
@@ -24,7 +27,7 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
-def _split(size: int) -> int:
+def split(size: int) -> int:
     """The largest power of two below `size`."""
     return 1 << (size - 1).bit_length() - 1
 
@@ -40,41 +43,53 @@ def root(leaves: Sequence[bytes]) -> bytes:
     return level[0]
 
 
-def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
-    """The hashes that give the root together with leaf `index`.
+def over(leaves: Sequence[bytes]) -> Subtree:
+    """The subtrees of the tree over these leaf hashes."""
+    return lambda start, end: root(leaves[start:end])
+
+
+def inclusion_proof(subtree: Subtree, size: int, index: int) -> list[bytes]:
+    """The hashes that give the root of the tree of `size` leaves together with leaf `index` (RFC 9162, 2.1.3.1).
 
     Raises:
         LogError: The tree has no such leaf.
     """
-    if not 0 <= index < len(leaves):
+    if not 0 <= index < size:
         raise LogError("no such entry")
-    if len(leaves) == 1:
-        return []
-    k = _split(len(leaves))
-    if index < k:
-        return [*inclusion_proof(leaves[:k], index), root(leaves[k:])]
-    return [*inclusion_proof(leaves[k:], index - k), root(leaves[:k])]
+    start, end, path = 0, size, []
+    while end - start > 1:
+        middle = start + split(end - start)
+        if index < middle:
+            path.append(subtree(middle, end))
+            end = middle
+        else:
+            path.append(subtree(start, middle))
+            start = middle
+    return path[::-1]
 
 
-def consistency_proof(leaves: Sequence[bytes], older: int) -> list[bytes]:
-    """The hashes that show that this tree begins with the tree of its first `older` leaves.
+def consistency_proof(subtree: Subtree, size: int, older: int) -> list[bytes]:
+    """The hashes that show that the tree of `size` leaves begins with the tree of its first `older` leaves.
+
+    It is SUBPROOF of RFC 9162, section 2.1.4.1.
 
     Raises:
         LogError: The older tree is larger than this one.
     """
-    if not 0 <= older <= len(leaves):
+    if not 0 <= older <= size:
         raise LogError("the older tree is larger")
-    return _subproof(leaves, older, is_older_tree=True) if 0 < older < len(leaves) else []
-
-
-def _subproof(leaves: Sequence[bytes], older: int, *, is_older_tree: bool) -> list[bytes]:
-    """SUBPROOF of RFC 9162, section 2.1.4.1; `is_older_tree`: the first `older` leaves are the whole older tree."""
-    if older == len(leaves):
-        return [] if is_older_tree else [root(leaves)]
-    k = _split(len(leaves))
-    if older <= k:
-        return [*_subproof(leaves[:k], older, is_older_tree=is_older_tree), root(leaves[k:])]
-    return [*_subproof(leaves[k:], older - k, is_older_tree=False), root(leaves[:k])]
+    if older in (0, size):
+        return []
+    start, end, path = 0, size, []
+    while older < end:
+        middle = start + split(end - start)
+        if older <= middle:
+            path.append(subtree(middle, end))
+            end = middle
+        else:
+            path.append(subtree(start, middle))
+            start = middle
+    return [*([subtree(start, end)] if start else []), *path[::-1]]
 
 
 def check_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], expected: bytes) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from service.steps.operator.restore import Reconciled
 
 NewLog = Annotated[bool, typer.Option(help="Begin a new log, because the old one cannot be continued.")]
+Seen = Annotated[bool, typer.Option(help="You have dealt with what a promoted or restored database lost.")]
 
 
 @app.command()
@@ -34,8 +35,11 @@ def doctor(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 
 @app.command("reconcile")
-def reconcile_command(data_dir: DataDir = None, new_log: NewLog = False, as_json: AsJson = False) -> None:
-    """Take up later versions and purge again, after an older backup of the database was restored."""
+def reconcile_command(
+    data_dir: DataDir = None, new_log: NewLog = False, seen: Seen = False, as_json: AsJson = False
+) -> None:
+    """Take up later versions and purge again, after an older backup was restored or a late standby was promoted."""
+    from service.db.log_home import note_seen
     from service.evidence.log_keeper import LogBusy
     from service.steps.operator.restore import reconcile
     from service.steps.upkeep.purge import purge_restored
@@ -46,6 +50,9 @@ def reconcile_command(data_dir: DataDir = None, new_log: NewLog = False, as_json
         reconciled = reconcile(services)
         rewrap_restored(services)
         purged = purge_restored(services)
+        if seen:
+            with services.db.transaction() as session:
+                note_seen(session)
     except LogBusy as error:
         stderr_console.print(f"{error}: stop all workers first", style="red")
         raise typer.Exit(1) from None
@@ -69,4 +76,6 @@ def _print_reconciled(reconciled: "Reconciled", purged: int) -> None:
     for version in reconciled.unknown:
         stderr_console.print(f"in storage, but cannot be taken up: {version}", style="red")
     print(f"entries of the log brought back: {reconciled.entries}")
+    for ref in reconciled.lost:
+        stderr_console.print(f"accepted, but lost: {ref}; ask its submitter to send it again", style="red")
     print(f"purged again: {purged} requests")

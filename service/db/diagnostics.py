@@ -1,7 +1,7 @@
 """Queries of `unlearnd doctor`."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
@@ -10,9 +10,21 @@ from sqlalchemy.orm import Session
 
 from service.audit.manifest import FileEntry
 from service.db.corpus_tables import Corpus
-from service.db.tables import AuditEntry, DeletionRequest, Job, Model, Outbox, Version
+from service.db.log_tables import AuditEntry
+from service.db.tables import DeletionRequest, Job, Model, Outbox, Version
 from service.domain.states import TERMINAL_STAGES, Hold, RequestStatus, Stage
 
+IDLE_SLOTS = text(
+    "SELECT slot_name, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint FROM pg_replication_slots"
+    " WHERE NOT active"
+)
+WAITS = text(
+    "SELECT current_setting('synchronous_standby_names') <> '' AND NOT EXISTS (SELECT FROM pg_stat_replication)"
+)
+CONNECTIONS = text(
+    "SELECT count(*), current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int"
+    " FROM pg_stat_activity WHERE backend_type = 'client backend'"
+)
 NEWEST = 200  # versions whose files the doctor checks
 
 
@@ -91,6 +103,29 @@ def callbacks_given_up(session: Session) -> int:
     """How many callbacks the service has given up."""
     query = select(func.count()).select_from(Outbox)
     return session.scalar(query.where(Outbox.delivered_at.is_(None), Outbox.next_at.is_(None))) or 0
+
+
+def callbacks_due(session: Session) -> tuple[int, datetime | None]:
+    """How many callbacks are due and not delivered, and since when the oldest is."""
+    query = select(func.count(), func.min(Outbox.next_at)).where(Outbox.delivered_at.is_(None))
+    count, oldest = session.execute(query.where(Outbox.next_at < func.now())).one()
+    return count, oldest
+
+
+def idle_slots(session: Session) -> list[tuple[str, int]]:
+    """(name, bytes that the server keeps for it) of each replication slot that no standby uses."""
+    return [(name, kept) for name, kept in session.execute(IDLE_SLOTS) if kept]
+
+
+def waits_for_standby(session: Session) -> bool:
+    """Whether commits wait for a standby and none is connected."""
+    return bool(session.scalar(WAITS))
+
+
+def connections(session: Session) -> tuple[int, int]:
+    """The connections of clients, and the most that the server takes from them."""
+    used, most = session.execute(CONNECTIONS).one()
+    return used, most
 
 
 def newest_entries(session: Session, count: int) -> Sequence[AuditEntry]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import ARRAY, ColumnElement, Uuid, any_, case, false, func, literal, or_, select, update
+from sqlalchemy import ARRAY, ColumnElement, Uuid, any_, case, false, func, literal, or_, select, text, update
 from sqlalchemy.orm import Session, joinedload
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.sql.selectable import ForUpdateArg
@@ -21,6 +21,8 @@ from service.domain.states import STAGE_TRANSITIONS, TERMINAL_STAGES, Outcome, S
 from service.schemas.report import redacted_report
 
 CHANNEL = "unlearnd_jobs"
+FENCES = 2**32  # a fence is its claim's number times this, and a random rest, so that none is given twice
+NEXT_FENCE = text(f"(fence / {FENCES} + 1) * {FENCES} + floor(random() * {FENCES})::bigint")
 MOST_DOUBLED = 8  # the pauses after lost workers: 0, 1, 3, 7 s and so on, up to four minutes
 
 
@@ -60,7 +62,8 @@ def listing(
 def claim(session: Session, job_id: UUID, owner: str, stages: frozenset[Stage], *, lease_seconds: float) -> int | None:
     """Claim a job that is free or whose lease ran out; returns the new fence, or None.
 
-    A lease that ran out is a lost worker, and no attempt of the job: its worker was killed, or its host has gone.
+    A lease that ran out is a lost worker, and no attempt of the job: its worker was killed, or its host has gone. A
+    database that lost the commit of a claim gives its fence to nobody else.
     """
     now, is_free = func.now(), Job.owner.is_(None)
     return session.scalar(
@@ -69,7 +72,7 @@ def claim(session: Session, job_id: UUID, owner: str, stages: frozenset[Stage], 
         .values(
             owner=owner,
             lease_expires_at=now + timedelta(seconds=lease_seconds),
-            fence=Job.fence + 1,
+            fence=NEXT_FENCE,
             attempts=case((is_free, Job.attempts + 1), else_=Job.attempts),
             losses=case((is_free, Job.losses), else_=Job.losses + 1),
             progress_at=now,

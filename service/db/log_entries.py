@@ -2,11 +2,11 @@
 
 from datetime import UTC, datetime
 
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from service.audit.canonical import dumps
-from service.db.tables import AuditEntry
+from service.db.log_tables import AuditEntry
 
 APPEND = text("SELECT audit_append(:entry)")
 TIMED_TO_THE_SECOND = ("job.certified",)  # its time decides which keys were valid; the certificate has it, too
@@ -38,12 +38,18 @@ def encode_entry(kind: str, **data: object) -> bytes:
     return dumps({"kind": kind, "at": at.isoformat(timespec="seconds"), **data})
 
 
-def leaf_hashes(session: Session, count: int | None = None) -> list[bytes]:
-    """The leaf hashes of the first `count` entries, or of all, in order."""
-    return list(session.scalars(select(AuditEntry.leaf_hash).order_by(AuditEntry.index).limit(count)))
+def size(session: Session) -> int:
+    """The number of entries."""
+    last = session.scalar(select(func.max(AuditEntry.index)))
+    return 0 if last is None else last + 1
+
+
+def rows(session: Session, start: int, count: int) -> list[tuple[bytes, bytes]]:
+    """The canonical bytes and the leaf hash of each of the entries `start` to `start + count - 1` that there are."""
+    query = select(AuditEntry.entry, AuditEntry.leaf_hash).where(AuditEntry.index.between(start, start + count - 1))
+    return [(entry, leaf_hash) for entry, leaf_hash in session.execute(query.order_by(AuditEntry.index))]
 
 
 def entries(session: Session, start: int, count: int) -> list[bytes]:
-    """The canonical bytes of `count` entries from index `start` on."""
-    query = select(AuditEntry.entry).where(AuditEntry.index >= start).order_by(AuditEntry.index).limit(count)
-    return list(session.scalars(query))
+    """The canonical bytes of `count` entries from index `start` on, as far as there are."""
+    return [entry for entry, _ in rows(session, start, count)]

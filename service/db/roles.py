@@ -44,6 +44,7 @@ RIGHTS: dict[str, tuple[str | None, str | None, str | None]] = {
         " metrics, report, thresholds_index, progress_at, woken_at, not_before, started_at, finished_at)",
     ),
     "key_epochs": ("INSERT, UPDATE (has_purged)", ALL, ""),
+    "log_home": ("", "", ""),
     "models": ("INSERT, UPDATE (policy, policy_version, latest)", "UPDATE", ""),
     "outbox": ("INSERT, UPDATE", ALL, "INSERT, UPDATE"),
     "policy_versions": ("INSERT", "", None),
@@ -64,9 +65,10 @@ GRANT EXECUTE ON FUNCTION audit_append(bytea) TO {role};
 """
 GRANT_APP = """
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO unlearnd_app;
-REVOKE ALL ON audit_entries, alembic_version FROM PUBLIC, unlearnd_app;
-GRANT SELECT ON audit_entries, alembic_version TO unlearnd_app;
-REVOKE ALL ON FUNCTION audit_append(bytea) FROM PUBLIC;
+REVOKE ALL ON audit_entries, log_home, alembic_version FROM PUBLIC, unlearnd_app;
+GRANT SELECT ON audit_entries, log_home, alembic_version TO unlearnd_app;
+REVOKE ALL ON FUNCTION audit_append(bytea), log_settle(bigint, text[]), log_move_seen() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION log_settle(bigint, text[]), log_move_seen() TO unlearnd_app, unlearnd_control;
 """
 # No process makes temporary objects, which other code could take for ours. The right is the database's: a restored one
 # has it anew. Who owns the schema alone, and not the database, may not take it away: each function looks there last.

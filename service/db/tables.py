@@ -252,17 +252,6 @@ class Certificate(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
-class AuditEntry(Base):
-    """An entry of the append-only log. Only the SQL function `audit_append` writes it (RFC 6962 leaf hashes)."""
-
-    __tablename__ = "audit_entries"
-
-    index: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    entry: Mapped[bytes] = mapped_column(comment="canonical JSON; ids and digests only")
-    leaf_hash: Mapped[bytes]
-    at: Mapped[datetime] = mapped_column(server_default=func.now())
-
-
 class Outbox(Base):
     """A callback or alert to be sent; written in the transaction that changes the request's status."""
 

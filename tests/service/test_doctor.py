@@ -12,8 +12,8 @@ from sqlalchemy import func, update
 
 from service.db import models
 from service.db.session import Database
-from service.db.tables import DeletionRequest
-from service.doctor import examine
+from service.db.tables import DeletionRequest, Outbox
+from service.doctor import database, examine
 from service.privacy.envelope import FileKeyWrapper
 from service.privacy.epochs import EpochKeys
 from service.steps.path.batch import batch_requests
@@ -39,9 +39,19 @@ def plant_schema(services, api):
 
 def plant_durability(services, api):
     """Commits do not wait for the disk."""
+    set_for_database(services, "synchronous_commit = off")
+
+
+def plant_isolation(services, api):
+    """Transactions that meet are refused."""
+    set_for_database(services, "default_transaction_isolation = serializable")
+
+
+def set_for_database(services, setting: str) -> None:
+    """A setting of all new sessions."""
     name = services.settings.database_url.split("/")[3].split("?")[0]
     with psycopg.connect(services.settings.owner_database_url, autocommit=True) as connection:
-        connection.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
+        connection.execute(f"ALTER DATABASE {name} SET {setting}")
     services.db.engine.dispose()
 
 
@@ -137,6 +147,14 @@ def plant_callback(services, api):
     plant_callback_given_up(services)
 
 
+def plant_late_callback(services, api):
+    """Nobody has sent a callback for an hour."""
+    request = submit(api, callback_url="http://127.0.0.1:65000/")
+    api.delete(f"{REQUESTS}/{request['id']}")
+    with services.db.transaction() as session:
+        session.execute(update(Outbox).values(next_at=func.now() - timedelta(hours=1)))
+
+
 def plant_capacity(services, api):
     """A job took a day for one request, and three more are due in two days."""
     submit(api)
@@ -164,7 +182,7 @@ FAULTS = {
     "keys": plant_key_mode, "keys (another)": plant_wrong_key, "versions": plant_version, "ledger": plant_ledger,
     "corpora": plant_corpus, "leases": plant_lease, "leases (never)": plant_no_worker, "jobs": plant_given_up,
     "trust": plant_old_trust, "batching": plant_batching, "deadlines": plant_deadline, "callbacks": plant_callback,
-    "capacity": plant_capacity,
+    "callbacks (late)": plant_late_callback, "durability (isolation)": plant_isolation, "capacity": plant_capacity,
     "log": plant_log,
 }  # fmt: skip
 
@@ -177,6 +195,22 @@ def test_the_doctor_finds_what_is_planted(api, services, model, fault):
     findings = examine(services)
     assert {f.check for f in findings} == {fault.split(" ")[0]}, findings
     assert all(f.problem and f.remedy and "a record" not in f.problem for f in findings)
+
+
+def test_the_doctor_looks_at_the_server(services, monkeypatch):
+    """Connections that run out, and a journal that is kept for a standby that is away."""
+    monkeypatch.setattr(database, "FULL", 0)
+    assert [finding.check for finding in examine(services)] == ["connections"]
+    monkeypatch.setattr(database, "FULL", 1)
+    monkeypatch.setattr(database, "KEPT_BYTES", 0)
+    with psycopg.connect(services.settings.owner_database_url, autocommit=True) as connection:
+        connection.execute("SELECT pg_create_physical_replication_slot('gone', true)")
+        connection.execute("SELECT pg_logical_emit_message(false, 'x', repeat('x', 10000))")
+        try:
+            (finding,) = examine(services)
+        finally:
+            connection.execute("SELECT pg_drop_replication_slot('gone')")
+    assert (finding.check, "slot gone keeps" in finding.problem) == ("replication", True)
 
 
 def test_the_doctor_compares_clocks(services):

@@ -1,4 +1,6 @@
-"""restore: bring a database that was restored from an older backup up to the state of storage.
+"""restore: bring a database that lost its last commits up to the state of storage.
+
+It was restored from an older backup, or it was a standby that lagged behind when it was promoted.
 
 Storage's ledger lists every published version and every purged request. This step adopts versions that the database
 has forgotten, from their release folders and certificates, so that no version is published twice. `upkeep.purge`
@@ -21,7 +23,7 @@ from service.audit.verification import CERTIFICATE, VerificationError, open_cert
 from service.audit.verify import PROOF, read_file, verify
 from service.bootstrap import Services
 from service.collected import rebuild, weights_files, write_back
-from service.db import jobs, log_entries, models, restored_requests, withdrawals
+from service.db import jobs, log_entries, log_home, models, restored_requests, withdrawals
 from service.db.tables import Certificate, Job, Model, Version
 from service.delta import Delta
 from service.domain.disclosure import SUPPRESSED
@@ -41,6 +43,7 @@ class Reconciled:
     Attributes:
         adopted: Versions that the database has again, as model/number.
         entries: The number of log entries that were brought back.
+        lost: The refs of accepted requests that the database has lost: the log has them.
         forked: The database has other entries than the signed ones: it went on before it was reconciled.
             The service publishes nothing until an operator begins a new log.
         unknown: Versions of the ledger that cannot be adopted: their model is not registered, or the folder does not
@@ -50,6 +53,7 @@ class Reconciled:
     adopted: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     entries: int = 0
+    lost: list[str] = field(default_factory=list)
     forked: bool = False
 
 
@@ -58,12 +62,10 @@ def reconcile(services: Services) -> Reconciled:
     result = Reconciled()
     try:
         missing = services.log.missing_entries()
-    except LogForked:
-        result.forked, missing = True, []
-    for entry in missing:
         with services.db.transaction() as session:
-            log_entries.append_bytes(session, entry)
-    result.entries = len(missing)
+            result.entries, result.lost = len(missing), log_home.settle(session, missing)
+    except LogForked:
+        result.forked = True
     ledger = services.storage.published()  # read before the database, which has every version of the ledger by then
     with services.db.reading() as session:
         known = models.published(session)

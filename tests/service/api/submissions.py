@@ -2,7 +2,8 @@
 
 from sqlalchemy import func, select
 
-from service.db.tables import AuditEntry, DeletionRequest, Model, Record
+from service.db.log_tables import AuditEntry
+from service.db.tables import DeletionRequest, Model, Record
 
 SECRET = "Zoraida Quill answers to 07700 900123"
 REQUESTS = "/v1/deletion-requests"

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from service.db import api_keys
-from service.db.tables import AuditEntry
+from service.db.log_tables import AuditEntry
 from service.domain.errors import LostLease
 from service.domain.states import CONTROL_STAGES, Stage
 from service.lease import Lease, fail_attempt

@@ -5,7 +5,7 @@ import json
 import pytest
 from sqlalchemy import select
 
-from service.db.tables import AuditEntry
+from service.db.log_tables import AuditEntry
 from service.steps.path.batch import batch_requests
 from tests.service.conftest import REQUESTS, only_model, submit
 from tests.service.jobs import publish_what_waits

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from service.db import jobs
-from service.db.tables import AuditEntry
+from service.db.log_tables import AuditEntry
 from service.local.process import wait_until
 from service.steps.path.batch import batch_requests
 from tests.service.api.submissions import SECRET, assert_problem

@@ -3,7 +3,8 @@
 import pytest
 from sqlalchemy import select, text
 
-from service.db.tables import AuditEntry, DeletionRequest
+from service.db.log_tables import AuditEntry
+from service.db.tables import DeletionRequest
 from service.steps.upkeep.purge import purge_due
 from tests.service.api.submissions import REQUESTS, assert_problem, body
 from tests.service.jobs import publish_what_waits

@@ -10,7 +10,8 @@ from sqlalchemy import select
 
 from service.audit.commitments import commit, request_commitment
 from service.db import requests
-from service.db.tables import AuditEntry, DeletionRequest
+from service.db.log_tables import AuditEntry
+from service.db.tables import DeletionRequest
 from service.doctor import examine
 from service.steps.path.batch import batch_requests
 from service.steps.path.unlearn import compute_input

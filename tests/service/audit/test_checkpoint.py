@@ -9,12 +9,10 @@ from service.audit.checkpoint import Checkpoint, Proof, UnknownSigner, open_chec
 from service.audit.merkle import (
     LogError,
     check_consistency,
-    consistency_proof,
-    inclusion_proof,
     leaf_hash,
     root,
 )
-from tests.service.audit.trees import INPUTS, LEAVES, said
+from tests.service.audit.trees import INPUTS, LEAVES, consistency, inclusion, said
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 OTHER = Ed25519PrivateKey.from_private_bytes(bytes(32))
@@ -38,7 +36,7 @@ def test_a_saved_checkpoint_catches(attack):
         "reordered": [LEAVES[1], LEAVES[0], *LEAVES[2:]],
     }
     with pytest.raises(LogError, match="beginning"):
-        check_consistency(size, 8, consistency_proof(tampered[attack], size), old, root(tampered[attack]))
+        check_consistency(size, 8, consistency(tampered[attack], size), old, root(tampered[attack]))
 
 
 def test_checkpoints_are_signed_notes():
@@ -64,7 +62,7 @@ def test_checkpoints_are_signed_notes():
 def test_proof_files_round_trip_and_tell():
     """What is written is read; a changed entry, index or path does not check."""
     note = sign_checkpoint(Checkpoint("example.com/log", 8, root(LEAVES)), KEY)
-    proof = Proof(INPUTS[3], 3, inclusion_proof(LEAVES, 3), note)
+    proof = Proof(INPUTS[3], 3, inclusion(LEAVES, 3), note)
     assert Proof.loads(proof.dumps()) == proof
     assert proof.check([KEY.public_key()]).size == 8
     for bad in (
@@ -122,7 +120,7 @@ def test_every_note_that_is_none_says_so():
 def test_every_proof_that_is_none_says_so():
     """Header, entry, index, hashes, and a note behind an empty line."""
     note = sign_checkpoint(Checkpoint("example.com/log", 8, root(LEAVES)), KEY)
-    proof = Proof(INPUTS[3], 3, inclusion_proof(LEAVES, 3), note)
+    proof = Proof(INPUTS[3], 3, inclusion(LEAVES, 3), note)
     header, extra, index, *hashes = proof.dumps().partition("\n\n")[0].split("\n")
     assert (header, index, len(hashes)) == ("c2sp.org/tlog-proof@v1", "index 3", 3)
     assert base64.b64decode(extra.removeprefix("extra ")) == INPUTS[3]

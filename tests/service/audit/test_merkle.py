@@ -11,13 +11,11 @@ from service.audit.merkle import (
     LogError,
     check_consistency,
     check_inclusion,
-    consistency_proof,
-    inclusion_proof,
     leaf_hash,
     node_hash,
     root,
 )
-from tests.service.audit.trees import LEAVES, said
+from tests.service.audit.trees import LEAVES, consistency, inclusion, said
 
 ROOTS = (
     "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
@@ -49,7 +47,7 @@ def test_roots_and_proofs_agree_with_pymerkle(data):
     assert tree.get_root() == root(leaves)
     for index in range(len(data)):
         theirs = tree.prove_inclusion(index + 1).path
-        assert set(inclusion_proof(leaves, index)) | {leaves[index]} == set(theirs)
+        assert set(inclusion(leaves, index)) | {leaves[index]} == set(theirs)
 
 
 @given(entries, st.data())
@@ -57,7 +55,7 @@ def test_every_proof_holds_and_no_other(data, choose):
     """Inclusion and consistency hold for the true tree, and fail once any hash, index or size is another."""
     leaves = [leaf_hash(entry) for entry in data]
     size, index = len(leaves), choose.draw(st.integers(0, len(leaves) - 1))
-    proof = inclusion_proof(leaves, index)
+    proof = inclusion(leaves, index)
     check_inclusion(leaves[index], index, size, proof, root(leaves))
     wrong = [
         (leaf_hash(b"another entry, longer"), index, size, proof, root(leaves)),
@@ -74,7 +72,7 @@ def test_every_proof_holds_and_no_other(data, choose):
         with pytest.raises(LogError):
             check_inclusion(*arguments)
     older = choose.draw(st.integers(0, size))
-    between = consistency_proof(leaves, older)
+    between = consistency(leaves, older)
     check_consistency(older, size, between, root(leaves[:older]), root(leaves))
     for position in range(len(between)):
         changed = [*between[:position], bytes(32), *between[position + 1 :]]
@@ -91,14 +89,14 @@ def test_a_node_is_not_a_leaf():
     """An interior node offered as an entry's hash does not verify: leaves and nodes are hashed apart."""
     node = node_hash(LEAVES[0], LEAVES[1])
     with pytest.raises(LogError):
-        check_inclusion(node, 0, 8, inclusion_proof(LEAVES, 0), root(LEAVES))
+        check_inclusion(node, 0, 8, inclusion(LEAVES, 0), root(LEAVES))
     assert leaf_hash(LEAVES[0] + LEAVES[1]) != node
 
 
 def test_every_refusal_says_which():
     """The words are what an auditor sees: each for its own cause, at the edges of each."""
-    one, whole, proof = root(LEAVES[:1]), root(LEAVES), inclusion_proof(LEAVES, 3)
-    inclusion = [
+    one, whole, proof = root(LEAVES[:1]), root(LEAVES), inclusion(LEAVES, 3)
+    of_entries = [
         ((LEAVES[0], 1, 1, [], one), "the index lies outside the tree"),
         ((LEAVES[0], 0, 0, [], one), "the index lies outside the tree"),
         ((LEAVES[0], -1, 8, proof, whole), "the index lies outside the tree"),
@@ -109,11 +107,11 @@ def test_every_refusal_says_which():
         ((LEAVES[2], 3, 8, proof, whole), "the entry is not in the log at that index"),
         ((LEAVES[3], 2, 8, proof, whole), "the entry is not in the log at that index"),
     ]
-    for arguments, words in inclusion:
+    for arguments, words in of_entries:
         assert said(check_inclusion, *arguments) == words
     check_inclusion(LEAVES[0], 0, 1, [], one)
-    half, between = root(LEAVES[:6]), consistency_proof(LEAVES, 6)
-    consistency = [
+    half, between = root(LEAVES[:6]), consistency(LEAVES, 6)
+    of_logs = [
         ((8, 6, [], whole, half), "the log has become smaller"),
         ((0, 8, [one], root([]), whole), "the consistency proof is too long"),
         ((8, 8, [one], whole, whole), "the consistency proof is too long"),
@@ -125,18 +123,18 @@ def test_every_refusal_says_which():
         ((6, 8, between, one, whole), "the older log is not the beginning of the newer one"),
         ((6, 8, between, half, one), "the older log is not the beginning of the newer one"),
         (
-            (4, 8, consistency_proof(LEAVES, 4), root(LEAVES[:5]), whole),
+            (4, 8, consistency(LEAVES, 4), root(LEAVES[:5]), whole),
             "the older log is not the beginning of the newer one",
         ),
     ]
-    for arguments, words in consistency:
+    for arguments, words in of_logs:
         assert said(check_consistency, *arguments) == words
     check_consistency(0, 8, [], b"whatever", whole)
     check_consistency(8, 8, [], whole, whole)
-    assert said(inclusion_proof, LEAVES, 8) == said(inclusion_proof, LEAVES, -1) == "no such entry"
+    assert said(inclusion, LEAVES, 8) == said(inclusion, LEAVES, -1) == "no such entry"
     for older in (9, -1):
-        assert said(consistency_proof, LEAVES, older) == "the older tree is larger"
-    assert consistency_proof(LEAVES, 0) == consistency_proof(LEAVES, 8) == []
+        assert said(consistency, LEAVES, older) == "the older tree is larger"
+    assert consistency(LEAVES, 0) == consistency(LEAVES, 8) == []
 
 
 def test_each_size_is_the_beginning_of_each_later_one():
@@ -145,4 +143,4 @@ def test_each_size_is_the_beginning_of_each_later_one():
     roots = [root(leaves[:size]) for size in range(33)]
     for size in range(1, 33):
         for older in range(1, size + 1):
-            check_consistency(older, size, consistency_proof(leaves[:size], older), roots[older], roots[size])
+            check_consistency(older, size, consistency(leaves[:size], older), roots[older], roots[size])

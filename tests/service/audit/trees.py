@@ -4,7 +4,10 @@ import pytest
 
 from service.audit.merkle import (
     LogError,
+    consistency_proof,
+    inclusion_proof,
     leaf_hash,
+    over,
 )
 
 # Certificate Transparency's reference inputs and roots (RFC 6962's implementation, merkle_tree_test).
@@ -19,3 +22,13 @@ def said(check, *arguments) -> str:
     with pytest.raises(LogError) as caught:
         check(*arguments)
     return str(caught.value)
+
+
+def inclusion(leaves: list[bytes], index: int) -> list[bytes]:
+    """The inclusion proof of a leaf in the tree over all leaves."""
+    return inclusion_proof(over(leaves), len(leaves), index)
+
+
+def consistency(leaves: list[bytes], older: int) -> list[bytes]:
+    """The proof that the tree over all leaves begins with the first `older`."""
+    return consistency_proof(over(leaves), len(leaves), older)

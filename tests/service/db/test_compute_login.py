@@ -11,7 +11,8 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from service.db.limit_tables import CallbackLane
-from service.db.tables import AuditEntry, Job
+from service.db.log_tables import AuditEntry
+from service.db.tables import Job
 from service.domain.disclosure import LIMITS, MEANS, PUBLIC, Contributors
 from service.domain.report import AttackFinding, BaselineSummary, EarlierRequests, Means, Utility
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES, Stage

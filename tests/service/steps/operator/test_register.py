@@ -11,7 +11,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from sqlalchemy import select
 
-from service.db.tables import AuditEntry, Model
+from service.db.log_tables import AuditEntry
+from service.db.tables import Model
 from service.steps.operator import register
 from service.steps.upkeep.sweep import collect_garbage
 from tests.service.api.submissions import counts

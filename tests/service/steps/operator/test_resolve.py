@@ -9,7 +9,8 @@ from sqlalchemy import func, select, update
 
 from service.callbacks.dialects import CallbackTarget, Notification
 from service.db import jobs
-from service.db.tables import AuditEntry, DeletionRequest, Outbox
+from service.db.log_tables import AuditEntry
+from service.db.tables import DeletionRequest, Outbox
 from service.doctor import examine
 from service.domain.states import CONTROL_STAGES
 from service.lease import hold_job, quarantine_job

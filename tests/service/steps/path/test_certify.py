@@ -77,7 +77,7 @@ def test_a_log_that_somebody_else_holds_costs_no_attempt(services, job, monkeypa
     to_certify(services, job_id)
     monkeypatch.setattr(log_keeper, "LOCK_TIMEOUT_SECONDS", 0.1)
     services.log.sign()
-    with (services.settings.storage_dir / "ledger" / "log" / log_keeper.ENTRIES).open("r+b") as held:
+    with (services.settings.storage_dir / "ledger" / "log" / log_keeper.LOCK).open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         tasks.work_under_lease(services, job_id, CONTROL_STAGES, tasks.certify_and_publish)
         with services.db.transaction() as session:

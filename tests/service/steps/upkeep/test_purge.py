@@ -11,7 +11,8 @@ from service.audit.commitments import commit
 from service.audit.verify import verify
 from service.db import requests
 from service.db.callback_lanes import MAX_AGE
-from service.db.tables import AuditEntry, DeletionRequest, Job, Outbox, Record, Version
+from service.db.log_tables import AuditEntry
+from service.db.tables import DeletionRequest, Job, Outbox, Record, Version
 from service.domain.errors import NotFound
 from service.privacy.records import open_records
 from service.steps.path.batch import batch_requests

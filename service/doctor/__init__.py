@@ -6,50 +6,28 @@ The doctor reads the database, storage, keys and broker, and changes nothing.
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from datetime import UTC, datetime
 from pathlib import Path
 
-from alembic.script import ScriptDirectory
 from cryptography.exceptions import InvalidTag
 from kombu import Connection
 from kombu.exceptions import OperationalError as BrokerAway
-from sqlalchemy import text
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from service import migrate
-from service.audit.merkle import leaf_hash
 from service.audit.trust import ROLES
 from service.bootstrap import KEK, Services
 from service.collected import rebuildable
 from service.db import diagnostics, due_requests, models
 from service.db.forecast import backlogs
+from service.doctor.database import CHECKS as DATABASE_CHECKS
+from service.doctor.database import schema
+from service.doctor.finding import Finding
 from service.domain.errors import NotFound
-from service.evidence.log_keeper import LogBusy, LogForked
 from service.privacy.envelope import HASH_KEYS, DataKey
 from service.privacy.kms import HASH_KEY
 
-SKEW = timedelta(seconds=5)  # allowed difference between this host's clock and the database's
 ROOM_BYTES = 2**30  # the least free space in storage
-LOG_ENTRIES = 1000  # how many of the newest entries are hashed again
-DURABLE = ("fsync", "full_page_writes", "synchronous_commit")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A fault of the installation.
-
-    Attributes:
-        check: The name of the check that found the fault.
-        problem: What is wrong; holds no personal data.
-        remedy: What the operator should do.
-    """
-
-    check: str
-    problem: str
-    remedy: str
 
 
 def examine(services: Services, *, now: datetime | None = None) -> list[Finding]:
@@ -57,10 +35,10 @@ def examine(services: Services, *, now: datetime | None = None) -> list[Finding]
     findings = [*_keys(services), *_trust(services), *_broker(services), *_storage(services)]
     try:
         with services.db.reading() as session:
-            schema_findings = list(_schema(session, services))
+            schema_findings = list(schema(session, services))
             findings += schema_findings
             if not schema_findings:
-                for check in CHECKS:
+                for check in (*DATABASE_CHECKS, *CHECKS):
                     findings += check(session, services, now or datetime.now(UTC))
     except OperationalError as error:
         problem = f"The database does not answer ({type(error.orig).__name__})."
@@ -118,43 +96,6 @@ def _storage(services: Services) -> Iterator[Finding]:
     if free < ROOM_BYTES:
         remedy = "Free some space: a job needs three times the size of its model."
         yield Finding("storage", f"Only {free >> 20} MiB are free on {root}.", remedy)
-
-
-def _schema(session: Session, services: Services) -> Iterator[Finding]:
-    """The database has the program's schema revision."""
-    head = ScriptDirectory.from_config(migrate.config(services.settings.database_url)).get_current_head()
-    try:
-        current = session.scalar(text("SELECT version_num FROM alembic_version"))
-    except ProgrammingError:
-        current = None
-    if current != head:
-        problem = f"The database has the schema revision {current or 'none'}; the program needs {head}."
-        yield Finding("schema", problem, "Run unlearnd migrate.")
-
-
-def _clocks(session: Session, _: Services, now: datetime) -> Iterator[Finding]:
-    """The clocks of this host and of the database agree."""
-    database_time = session.scalar(text("SELECT clock_timestamp()"))
-    if abs(database_time - now) > SKEW:
-        seconds = (now - database_time).total_seconds()
-        problem = f"The clock of this host differs from the database's by {seconds:+.0f} s."
-        yield Finding("clocks", problem, "Run a time service on both hosts.")
-
-
-def _roles(session: Session, _: Services, __: datetime) -> Iterator[Finding]:
-    """The service's database role cannot change the log."""
-    if diagnostics.owns_the_log(session):
-        problem = "The service logs in as the owner of the log, so it could change the log."
-        remedy = "Set UNLEARND_OWNER_DATABASE_URL for `unlearnd migrate`, and another role in UNLEARND_DATABASE_URL."
-        yield Finding("roles", problem, remedy)
-
-
-def _durability(session: Session, _: Services, __: datetime) -> Iterator[Finding]:
-    """A committed transaction survives a crash of the database."""
-    for name in DURABLE:
-        value = session.scalar(text(f"SHOW {name}"))
-        if value == "off":
-            yield Finding("durability", f"{name} is {value}, so an accepted request can be lost.", f"Set {name} = on.")
 
 
 def _sealed(session: Session, services: Services, _: datetime) -> Iterator[Finding]:
@@ -256,38 +197,7 @@ def _capacity(session: Session, _: Services, __: datetime) -> Iterator[Finding]:
             yield Finding("capacity", problem, "Raise max_batch_records, use a faster device, or extend deadlines.")
 
 
-def _callbacks(session: Session, _: Services, __: datetime) -> Iterator[Finding]:
-    """Every callback is delivered or will be tried again."""
-    undelivered = diagnostics.callbacks_given_up(session)
-    if undelivered:
-        problem = f"{undelivered} callbacks could not be delivered and are not tried again."
-        yield Finding("callbacks", problem, "Check the URLs, and ask the receivers to poll.")
-
-
-def _log(session: Session, services: Services, _: datetime) -> Iterator[Finding]:
-    """The log can be signed, agrees with what was signed, and its newest entries are unchanged."""
-    try:
-        services.log.missing_entries()
-    except LogBusy as error:
-        yield Finding("log", f"The log cannot be signed: {error}.", "End the control worker that is frozen.")
-    except LogForked as error:
-        problem = f"The log contradicts the signed checkpoint: {error}."
-        yield Finding("log", problem, "See docs/guides/operations.md: reconcile --new-log.")
-    rows = diagnostics.newest_entries(session, LOG_ENTRIES)
-    for row, before in pairwise(rows):
-        if row.index != before.index + 1:
-            problem = f"The log entries {before.index + 1} to {row.index - 1} are missing."
-            yield Finding("log", problem, "Compare the log with an export.")
-    for row in rows:
-        if leaf_hash(row.entry) != row.leaf_hash:
-            remedy = "Compare the log with an export, and treat the change as an incident."
-            yield Finding("log", f"The log entry {row.index} was changed.", remedy)
-
-
 CHECKS: tuple[Callable[[Session, Services, datetime], Iterator[Finding]], ...] = (
-    _clocks,
-    _roles,
-    _durability,
     _sealed,
     _versions,
     _corpora,
@@ -295,6 +205,4 @@ CHECKS: tuple[Callable[[Session, Services, datetime], Iterator[Finding]], ...] =
     _work,
     _deadlines,
     _capacity,
-    _callbacks,
-    _log,
 )
