@@ -1,9 +1,9 @@
-"""Does the time grow? Sealing a batch, lists, status and appending to the log, with 1,000 to 100,000 pending requests.
+"""Does the time grow? What the service does again and again, with 1,000 to 1,000,000 pending requests.
 
     python -m bench.growth
 
-On a PostgreSQL server of its own, with 1,000 versions and as many log entries as requests. The values are medians of
-nine, in milliseconds.
+On a PostgreSQL server of its own, with 1,000 versions and as many log entries and callbacks made as requests. The
+values are medians of nine, in milliseconds. The last row is the memory of this process, which did all of it, in MiB.
 """
 
 import statistics
@@ -12,21 +12,28 @@ import time
 from collections.abc import Callable
 from uuid import UUID
 
+import psutil
+from prometheus_client import generate_latest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from bench.data import machine
 from bench.server import temporary_services
+from service.api.health import metrics_registry
 from service.bootstrap import Services
 from service.db import api_keys, log_entries, models, requests
 from service.db.tables import Model, Version
 from service.domain.submission import Submission
+from service.steps.operator.restore import reconcile
 from service.steps.path.batch import batch_requests
 from service.steps.path.request import accept_request
-from service.steps.upkeep.sweep import wake_lost_work
+from service.steps.upkeep.deliver import deliver_callbacks
+from service.steps.upkeep.purge import purge_due, purge_restored
+from service.steps.upkeep.shred import shred_purged
+from service.steps.upkeep.sweep import collect_garbage, run_parts, wake_lost_work
 from tests.growth import grow
 
-SIZES, REPEATS = (1_000, 10_000, 100_000), 9
+SIZES, REPEATS = (1_000, 100_000, 1_000_000), 9
 
 
 def median(action: Callable[[], object], after: Callable[[], object] = lambda: None) -> float:
@@ -67,6 +74,14 @@ def measure(services: Services, model: Model, api_key_id: UUID) -> dict[str, flo
         "appending to the log": median(append),
         "the latest version": median(lambda: read(lambda s: models.version(s, model, 1000))),
         "a sweep": median(lambda: wake_lost_work(services)),
+        "the metrics": median(lambda: generate_latest(metrics_registry(services))),
+        "collection: reconciling": median(lambda: reconcile(services)),
+        "collection: purging": median(lambda: run_parts(services, purge_restored, purge_due, shred_purged)),
+        "collection: garbage": median(lambda: collect_garbage(services)),
+        "callbacks, none due": median(lambda: deliver_callbacks(services, go_on=lambda: True)),
+        "signing the log": median(services.log.sign, append),
+        "proving an entry": median(lambda: services.log.prove(500)),
+        "memory": psutil.Process().memory_info().rss / 2**20,
     }
 
 
@@ -86,6 +101,7 @@ def main() -> int:
         for size in SIZES:
             grow(services, "grown", requests=size - previous, entries=size - previous)
             previous = size
+            services.log.sign()  # the first time it copies all entries
             milliseconds[size] = measure(services, model, api_key_id)
     print(f"Machine: {machine()}.\n")
     print("| ms | " + " | ".join(f"{size:,}" for size in SIZES) + " | largest / smallest |\n" + "|---" * 5 + "|")

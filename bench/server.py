@@ -1,4 +1,4 @@
-"""A PostgreSQL server of its own for a bench."""
+"""A PostgreSQL and a Valkey server of its own for a bench."""
 
 import tempfile
 from collections.abc import Iterator
@@ -8,28 +8,31 @@ from pathlib import Path
 from service import migrate
 from service.bootstrap import Services, build, create_keys
 from service.config import Settings
-from service.local import postgres
+from service.local import postgres, valkey
 from service.local.process import wait_until
 
 
 @contextmanager
 def temporary_services(*, max_wait_seconds: float = 900) -> Iterator[tuple[Services, Path]]:
-    """Services with a new database and new keys but no broker, and the temporary folder that holds them."""
+    """Services with a new database, a new broker and new keys, and the temporary folder that holds them."""
     with tempfile.TemporaryDirectory(prefix="unlearnd-b-") as temporary:
         root = Path(temporary)
         root.chmod(0o755)
         sockets = root / "s"
         sockets.mkdir()
         server = postgres.process(root / "postgres", sockets, root / "postgres.log")
+        broker = valkey.process(root / "valkey", sockets, root / "valkey.log")
         server.start()
+        broker.start()
         try:
             assert wait_until(lambda: postgres.is_ready(root / "postgres", sockets), 60)
+            assert wait_until(lambda: valkey.is_ready(sockets), 30)
             migrate.upgrade(postgres.url(sockets), postgres.url(sockets, user=postgres.APP_ROLE))
             create_keys(Settings(keys_dir=root / "keys"))
             settings = Settings(
                 database_url=postgres.url(sockets, user=postgres.APP_ROLE),
                 owner_database_url=postgres.url(sockets),
-                broker_url="redis://127.0.0.1:1",
+                broker_url=valkey.url(sockets),
                 storage_dir=root / "storage",
                 keys_dir=root / "keys",
                 corpus_roots=str(root),
@@ -39,5 +42,6 @@ def temporary_services(*, max_wait_seconds: float = 900) -> Iterator[tuple[Servi
             yield services, root
             services.close()
         finally:
-            server.ask_to_stop()
-            server.wait()
+            for process in (broker, server):
+                process.ask_to_stop()
+                process.wait()

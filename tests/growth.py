@@ -26,7 +26,9 @@ SELECT gen_random_uuid(), parent.model_id, row_number() OVER (ORDER BY made.seq)
 """
 LOG = """
 INSERT INTO audit_entries (index, entry, leaf_hash)
-SELECT (SELECT coalesce(max(index), -1) FROM audit_entries) + n, '\\x7b7d', '\\x00' FROM generate_series(1, :count) AS n
+SELECT (SELECT coalesce(max(index), -1) FROM audit_entries) + n, entry, sha256('\\x00'::bytea || entry)
+FROM generate_series(1, :count) AS n,
+    LATERAL (SELECT convert_to(format('{"at":"2026-01-01","kind":"test","number":%s}', n), 'UTF8') AS entry) AS made
 """
 TOLD = """
 INSERT INTO outbox (id, request_id, status, delivered_at)

@@ -62,15 +62,15 @@ def listing(
 def claim(session: Session, job_id: UUID, owner: str, stages: frozenset[Stage], *, lease_seconds: float) -> int | None:
     """Claim a job that is free or whose lease ran out; returns the new fence, or None.
 
-    A lease that ran out is a lost worker, and no attempt of the job: its worker was killed, or its host has gone. A
-    database that lost the commit of a claim gives its fence to nobody else.
+    A lease that ran out is a lost worker, and no attempt of the job: its worker was killed, or its host has gone. The
+    owner is noted with the home of the log: after a move, what the claim rests on may be lost.
     """
     now, is_free = func.now(), Job.owner.is_(None)
     return session.scalar(
         update(Job)
         .where(Job.id == job_id, *_claimable(stages))
         .values(
-            owner=owner,
+            owner=func.concat(func.database_home(), " ", owner),
             lease_expires_at=now + timedelta(seconds=lease_seconds),
             fence=NEXT_FENCE,
             attempts=case((is_free, Job.attempts + 1), else_=Job.attempts),
@@ -84,12 +84,11 @@ def claim(session: Session, job_id: UUID, owner: str, stages: frozenset[Stage], 
 
 def _claimable(stages: frozenset[Stage]) -> tuple[ColumnElement[bool], ...]:
     """What a job in these stages has to meet to be claimed. After a lost worker it waits, longer after each."""
-    now = func.now()
     pause = func.make_interval(0, 0, 0, 0, 0, 0, func.power(2, func.least(Job.losses, MOST_DOUBLED)) - 1)
     return (
         Job.stage.in_(stages),
-        or_(Job.owner.is_(None), Job.lease_expires_at + pause < now),
-        or_(Job.not_before.is_(None), Job.not_before <= now),
+        or_(Job.owner.is_(None), Job.lease_expires_at + pause < func.now()),
+        or_(Job.not_before.is_(None), Job.not_before <= func.now()),
     )
 
 
@@ -100,7 +99,7 @@ def pause_after(losses: int) -> int:
 
 def note_progress(job: Job) -> None:
     """Forget the failures and losses of an owned job, because it has come further than any attempt before."""
-    job.attempts, job.losses = 1, 0  # the present one
+    job.attempts, job.losses = 1, 0
 
 
 def heartbeat(
@@ -108,9 +107,9 @@ def heartbeat(
 ) -> bool:
     """Extend the lease under the fence; false if the lease is lost, or if the job made no step for too long."""
     now = func.now()
-    extended = session.execute(
+    extended = (
         update(Job)
-        .where(Job.id == job_id, Job.fence == fence, Job.owner.is_not(None))
+        .where(*_held(job_id, fence))
         .where(or_(Job.steps != steps, Job.progress_at > now - timedelta(seconds=stall_seconds)))
         .values(
             lease_expires_at=now + timedelta(seconds=lease_seconds),
@@ -119,7 +118,12 @@ def heartbeat(
         )
         .returning(Job.id)
     )
-    return extended.first() is not None
+    return session.scalar(extended) is not None
+
+
+def _held(job_id: UUID, fence: int) -> tuple[ColumnElement[bool], ...]:
+    """What a claim has to meet to hold its job."""
+    return Job.id == job_id, Job.fence == fence, func.starts_with(Job.owner, func.database_home())
 
 
 def owned(session: Session, job_id: UUID, fence: int) -> Job:
@@ -128,9 +132,7 @@ def owned(session: Session, job_id: UUID, fence: int) -> Job:
     Raises:
         LostLease: Another worker claimed the job since, or the job was released.
     """
-    job = session.scalar(
-        select(Job).where(Job.id == job_id, Job.fence == fence, Job.owner.is_not(None)).with_for_update()
-    )
+    job = session.scalar(select(Job).where(*_held(job_id, fence)).with_for_update())
     if job is None:
         raise LostLease(f"job {job_id}: fence {fence} is not current")
     return job

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from service.audit.canonical import dumps
 from service.db.log_tables import AuditEntry
 
+LOCK = text("SELECT pg_advisory_xact_lock(7310579)")  # that of `audit_append`
 APPEND = text("SELECT audit_append(:entry)")
 TIMED_TO_THE_SECOND = ("job.certified",)  # its time decides which keys were valid; the certificate has it, too
 

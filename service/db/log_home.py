@@ -42,12 +42,21 @@ def is_settled(session: Session) -> bool:
     return bool(session.scalar(SETTLED))
 
 
-def settle(session: Session, missing: Sequence[bytes]) -> list[str]:
+def settle(session: Session, missing: Sequence[bytes], size: int) -> list[str] | None:
     """Let the log go on in this database, and append the signed entries that it lacks.
 
+    Args:
+        session: The transaction. It holds the log's lock from here on.
+        missing: The entries.
+        size: The number of entries before them.
+
     Returns:
-        The refs of the requests that these entries accept and that the database does not have.
+        The refs of the requests that these entries accept and that the database does not have. None, and nothing is
+        done, if the log has another size by now: another process has settled it.
     """
+    session.execute(log_entries.LOCK)
+    if log_entries.size(session) != size:
+        return None
     accepted = [entry["ref"] for entry in map(json.loads, missing) if entry["kind"] == "request.accepted"]
     known = set(session.scalars(select(DeletionRequest.ref).where(DeletionRequest.ref.in_(accepted))))
     lost = [ref for ref in accepted if ref not in known]

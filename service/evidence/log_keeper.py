@@ -131,23 +131,21 @@ class LogKeeper:
         (entry,) = self._entries(index, index + 1)
         return Proof(entry, index, inclusion_proof(tree.subtree, tree.size, index), note).dumps()
 
-    def missing_entries(self) -> list[bytes]:
-        """The signed entries that the database lacks; empty unless it lost some.
+    def missing_entries(self) -> tuple[int, list[bytes]]:
+        """The number of entries that the database has, and the signed ones that it lacks: none, unless it lost some.
 
         Raises:
             LogForked: The entries of the database differ from the signed ones.
             LogBusy: Another process holds the memory.
         """
-        if self.checkpoint() is None:
-            return []
         with self._locked(), self._db.reading() as session:
             signed, size = self._signed().size, log_entries.size(session)
             if size >= signed:
                 self._check_beginning(session, signed, size)
-                return []
+                return size, []
             for start in range(0, size, AT_ONCE):
                 self._compare(session, start, min(size, start + AT_ONCE))
-            return self._entries(size, signed)
+            return size, self._entries(size, signed)
 
     def tile(self, path: str) -> bytes | None:
         """The content of the tile at a path (C2SP tlog-tiles); None if the last checkpoint covers no such tile."""
@@ -230,7 +228,7 @@ class LogKeeper:
                 if (self._folder / name).exists():
                     (self._folder / name).rename(archive / name)
         with self._db.transaction() as session:
-            log_home.settle(session, [])
+            log_home.settle(session, [], log_entries.size(session))
             log_entries.append(session, "log.begun_anew", previous=previous)
 
     @contextmanager

@@ -61,9 +61,11 @@ def reconcile(services: Services) -> Reconciled:
     """Bring back missing entries of the log, then adopt versions that the database lacks, and withdraw again."""
     result = Reconciled()
     try:
-        missing = services.log.missing_entries()
+        size, missing = services.log.missing_entries()
         with services.db.transaction() as session:
-            result.entries, result.lost = len(missing), log_home.settle(session, missing)
+            lost = log_home.settle(session, missing, size)
+        if lost is not None:
+            result.entries, result.lost = len(missing), lost
     except LogForked:
         result.forked = True
     ledger = services.storage.published()  # read before the database, which has every version of the ledger by then

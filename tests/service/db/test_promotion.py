@@ -11,11 +11,12 @@ from service.audit.checkpoint import read_checkpoint
 from service.db import diagnostics, jobs, log_entries
 from service.db.tables import Job
 from service.doctor import examine
+from service.domain.errors import LostLease
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES
 from service.local.process import wait_until
 from service.steps.path.batch import batch_requests
 from tests.service.conftest import REQUESTS, only_model, submit
-from tests.service.jobs import publish_what_waits, published, to_certify
+from tests.service.jobs import claim, expire, publish_what_waits, published, to_certify
 from tests.service.nodes import nodes
 from tests.service.served import environment
 from worker import tasks
@@ -115,12 +116,18 @@ def test_nothing_is_lost_with_a_standby_that_kept_up(api, services, model, pair,
     monkeypatch.setattr(tasks, "get_services", lambda: services)
     request = submit(api)
     services.log.sign()
+    job_id = batch_requests(services, only_model(services))
+    fence = claim(services, job_id)
     pair.wait_for_second()
     pair.lose_first()
     pair.promote_second()
     assert wait_until(lambda: state(api) == "moved", 30)
     tasks.sweep()
-    assert api.get(f"{REQUESTS}/{request['id']}").json()["status"] == "pending"
+    with services.db.transaction() as session, pytest.raises(LostLease):
+        jobs.owned(session, job_id, fence)  # later commits of this claim may be lost
+    expire(services, job_id)
+    assert claim(services, job_id)
+    assert api.get(f"{REQUESTS}/{request['id']}").json()["status"] == "batched"
     assert "had lost: 0." in problems(services)
     pair.set_second("synchronous_standby_names", "*")
     with services.db.reading() as session:

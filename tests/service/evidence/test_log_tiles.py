@@ -169,7 +169,24 @@ def test_who_may_settle_the_log(as_process, process, may):
     """Control workers and operators. Whoever computes or takes requests could hide what was lost."""
     with as_process(process).db.transaction() as session:
         if may:
-            assert log_home.settle(session, []) == []
+            assert log_home.settle(session, [], log_entries.size(session)) == []
             return
         with pytest.raises(DBAPIError, match="permission denied"):
-            log_home.settle(session, [])
+            log_home.settle(session, [], 0)
+
+
+def test_two_processes_that_reconcile_bring_entries_back_once(services):
+    """Both have seen what is missing before either has settled the log."""
+    append(services, 5)
+    services.log.sign()
+    with psycopg.connect(services.settings.owner_database_url, autocommit=True) as connection:
+        connection.execute("ALTER TABLE audit_entries DISABLE TRIGGER ALL")
+        connection.execute("DELETE FROM audit_entries WHERE index >= 2")
+        connection.execute("ALTER TABLE audit_entries ENABLE TRIGGER ALL")
+    seen = [services.log.missing_entries() for _ in range(2)]
+    lost = []
+    for size, missing in seen:
+        with services.db.transaction() as session:
+            lost.append(log_home.settle(session, missing, size))
+    assert lost == [[], None]
+    assert services.log.missing_entries() == (5, [])

@@ -1,0 +1,198 @@
+"""The first of two PostgreSQL servers is lost under load, with commits that the second has not seen."""
+
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.audit.checkpoint import read_checkpoint
+from service.audit.trust import parse_trust
+from service.audit.verify import verify
+from service.bootstrap import Services, build, create_keys
+from service.config import Settings
+from service.db import api_keys
+from service.db.log_home import unseen_move
+from service.local import valkey
+from service.local.process import wait_until
+from tests import support
+from tests.chaos.run import POLICY
+from tests.chaos.stack import TIMES
+from tests.service.nodes import Nodes, nodes
+from tests.service.served import free_port
+
+MODELS, REQUESTS = ("one", "two"), 8
+URL = "/v1/deletion-requests"
+
+
+class Cluster:
+    """The API, a control worker and a compute worker as processes, on two PostgreSQL servers."""
+
+    def __init__(self, place: Path, pair: Nodes) -> None:
+        """Start them."""
+        sockets = place / "s"
+        sockets.mkdir()
+        self._place, self._broker = place, valkey.process(place / "valkey", sockets, place / "valkey.log")
+        self._broker.start()
+        assert wait_until(lambda: valkey.is_ready(sockets), 30)
+        settings = {
+            "DATABASE_URL": pair.url(),
+            "OWNER_DATABASE_URL": pair.url("postgres"),
+            "BROKER_URL": valkey.url(sockets),
+            "STORAGE_DIR": str(place / "storage"),
+            "KEYS_DIR": str(place / "keys"),
+        }
+        self.services: Services = build(Settings(**{name.lower(): value for name, value in settings.items()}))
+        create_keys(self.services.settings)
+        with self.services.db.transaction() as session:
+            key = api_keys.create(session, "chaos", ["admin"])[1]
+        environment = {**os.environ, **TIMES, **{f"UNLEARND_{name}": value for name, value in settings.items()}}
+        self.client = httpx.Client(
+            base_url=f"http://127.0.0.1:{(port := free_port())}", headers={"Authorization": f"Bearer {key}"},
+            timeout=30, trust_env=False,
+        )  # fmt: skip
+        celery = [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            "worker.app",
+            "worker",
+            "--pool",
+            "threads",
+            "--loglevel",
+            "INFO",
+        ]
+        commands = {
+            "api": [sys.executable, "-m", "service.main", "--port", str(port)],
+            "control": [*celery, "-Q", "control", "-n", "control@%h", "-B", "--schedule", str(place / "beat")],
+            "compute": [*celery, "-Q", "gpu", "-n", "compute@%h"],
+        }
+        self._processes = [self._start(name, command, environment) for name, command in commands.items()]
+
+    def _start(self, name: str, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        with (self._place / f"{name}.log").open("wb") as log:
+            return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+    def is_ready(self) -> bool:
+        """Whether a request would be accepted."""
+        try:
+            return self.client.get("/readyz").is_success
+        except httpx.TransportError:
+            return False
+
+    def insist(self, path: str, key: str, body: dict[str, object]) -> dict[str, str]:
+        """POST again and again, as a good client does, until it is answered."""
+        answers: list[httpx.Response] = []
+
+        def ask() -> bool:
+            try:
+                answers[:] = [self.client.post(path, json=body, headers={"Idempotency-Key": key})]
+            except httpx.TransportError:
+                return False
+            assert answers[0].status_code in (201, 202, 503), answers[0].text
+            return answers[0].is_success
+
+        assert wait_until(ask, 120), self.logs()
+        return answers[0].json()
+
+    def logs(self) -> str:
+        """The ends of the logs, for a failure's message."""
+        lines = {p.name: p.read_text(errors="replace").splitlines() for p in self._place.glob("*.log")}
+        said = {name: [line for line in log if "service.access" not in line][-60:] for name, log in lines.items()}
+        return "\n".join(f"--- {name}\n" + "\n".join(log) for name, log in said.items())
+
+    def stop(self) -> None:
+        """Stop everything."""
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.wait(60)
+        self.client.close()
+        self.services.close()
+        self._broker.ask_to_stop()
+        self._broker.wait()
+
+
+@contextmanager
+def cluster(pair: Nodes) -> Iterator[Cluster]:
+    """Running processes."""
+    with tempfile.TemporaryDirectory(prefix="unlearnd-f-", dir="/var/tmp") as place:
+        Path(place).chmod(0o755)
+        running = Cluster(Path(place), pair)
+        try:
+            yield running
+        finally:
+            running.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_late_standby_is_promoted_under_load(base, seed):
+    """Whoever sends again what he sent has every request fulfilled; no version has two contents, the log one past."""
+    chance, calm = random.Random(seed), threading.Event()
+    with nodes() as pair, cluster(pair) as running:
+        assert wait_until(running.is_ready, 60), running.logs()
+        paths = {f"{name}path": str(base / file) for name, file in (
+            ("", "model"), ("retain_", "retain.jsonl"), ("heldout_", "heldout.jsonl"))}  # fmt: skip
+        for name in MODELS:
+            running.insist("/v1/models", name, {"name": name, "policy": POLICY, **paths})
+        bodies = {
+            f"key-{n}": {"model": MODELS[n % 2], "records": [{"text": support.KNOWN[n // 2]}]} for n in range(REQUESTS)
+        }
+        behind, gone = sorted(chance.sample(range(1, REQUESTS), 2))
+        first: dict[str, str] = {}
+        for number, (key, body) in enumerate(bodies.items()):
+            if number == behind:
+                pair.wait_for_second()
+                pair.stop_second()
+            if number == gone:
+                calm.wait(chance.uniform(1, 8))
+                note = running.services.log.checkpoint()
+                pair.lose_first()
+                pair.promote_second()
+            first[key] = running.insist(URL, key, body)["id"]
+            calm.wait(chance.uniform(0, 3))
+        assert wait_until(running.is_ready, 60), running.logs()
+        again = {key: running.insist(URL, key, body)["id"] for key, body in bodies.items()}
+        states: dict[str, tuple[str, str]] = {}
+
+        def all_end() -> bool:
+            answers = {key: running.client.get(f"{URL}/{i}").json() for key, i in again.items()}
+            states.update({key: (answer["status"], answer["reason"]) for key, answer in answers.items()})
+            return all(answer["finished_at"] for answer in answers.values())
+
+        assert wait_until(all_end, 400), (states, running.logs())
+        assert set(states.values()) == {("completed", None)}, (states, running.logs())
+        lost = {first[key] for key in bodies if first[key] != again[key]}
+        check(running, lost, note)
+
+
+def check(running: Cluster, lost: set[str], note: str | None) -> None:
+    """The operator hears of the move; the log and storage have one past."""
+    with running.services.db.reading() as session:
+        move = unseen_move(session)
+    assert move is not None
+    assert len(move.lost) <= len(lost)  # those that were accepted and not signed are known to their submitters alone
+    running.services.log.sign()
+    if note is not None:
+        signed = read_checkpoint(note)
+        assert running.services.log.tree().subtree(0, signed.size) == signed.root
+    trust = parse_trust(running.services.keyring.trust())
+    published = Counter()
+    for folder in running.services.storage.releases():
+        if (folder / "certificate.dsse.json").exists():
+            lineage = verify(folder, trust).statement["predicate"]["lineage"]
+            published[lineage["model"], lineage["version"]] += 1
+    assert set(published.values()) == {1}
+    for name in MODELS:
+        numbers = [version["version"] for version in running.client.get(f"/v1/models/{name}/versions").json()["items"]]
+        assert sorted(numbers) == [0, *(number for model, number in sorted(published) if model == name)]
