@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from service.api.deps import ServicesDep, WithScopeUnlessLocal
 from service.api.guard import GuardedRoute, UncountedRoute
 from service.bootstrap import Services
-from service.db import due_requests, jobs, models, outbox, requests
+from service.db import due_requests, jobs, models, outbox, requests, tallies
 from service.db.api_keys import Caller
 from service.db.forecast import Backlog, backlogs
 from service.db.tables import Version
@@ -68,7 +68,7 @@ class Collector:
     def collect(self) -> Iterator[Metric]:
         """Requests by status, jobs by stage, deadlines, backlogs, and the newest version of each model."""
         with self._services.db.reading() as session:
-            by_status, by_stage = requests.counts(session), jobs.counts(session)
+            by_status, by_stage = tallies.by_status(session), jobs.counts(session)
             overdue, next_due = due_requests.overdue(session)[0], due_requests.next_due(session)
             failed = due_requests.failed(session)
             undelivered, oldest = outbox.undelivered_count(session), jobs.oldest_queued_seconds(session)

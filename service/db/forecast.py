@@ -1,33 +1,29 @@
-"""When the requests that wait will have been dealt with, and how many of them will be late."""
+"""When the requests that wait will have been dealt with, and how many of them will be late.
 
-from datetime import datetime
+Deadlines are days: a request is late once the day of its deadline has passed, UTC.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from service.db.tables import DUE_REQUEST
+from service.db import tallies
 
 RECENT_JOBS = 20  # of a model: they say its rate
-FORECAST = """
-WITH waiting AS (
-    SELECT model_id, due_at, row_number() OVER (PARTITION BY model_id ORDER BY due_at, seq) AS place
-    FROM deletion_requests WHERE {due} AND status <> 'failed' AND hold IS NULL
-),
-rate AS (
-    SELECT model_id, sum(requests) / nullif(extract(epoch FROM sum(took)), 0) AS per_second
-    FROM (SELECT DISTINCT model_id FROM waiting) AS models CROSS JOIN LATERAL (
+RATES = text("""
+SELECT models.id::text, models.name, (
+    SELECT sum(requests) / nullif(extract(epoch FROM sum(took)), 0) FROM (
         SELECT finished_at - started_at AS took,
             (SELECT count(*) FROM deletion_requests WHERE job_id = jobs.id) AS requests
-        FROM jobs WHERE jobs.model_id = models.model_id AND stage = 'done' ORDER BY seq DESC LIMIT :recent
-    ) AS recent
-    GROUP BY model_id
-),
-planned AS (SELECT *, now() + place / nullif(per_second, 0) * interval '1 second' AS ends_at
-    FROM waiting LEFT JOIN rate USING (model_id))
-SELECT name, count(*), max(per_second) * 3600, max(ends_at), count(*) FILTER (WHERE ends_at > due_at)
-FROM planned JOIN models ON models.id = planned.model_id GROUP BY name ORDER BY 5 DESC, 2 DESC LIMIT :most
-"""
+        FROM jobs WHERE jobs.model_id = models.id AND stage = 'done' ORDER BY seq DESC LIMIT :recent
+    ) AS recent)
+FROM models WHERE id::text = ANY (:models)
+""")
 
 
 class Backlog(NamedTuple):
@@ -40,7 +36,7 @@ class Backlog(NamedTuple):
         requests: How many wait.
         per_hour: How many its last jobs dealt with in an hour of theirs; None if none has ended.
         ends_at: When the last of those that wait will have been dealt with; None if there is no rate.
-        late: How many will be past their deadline by then.
+        late: How many will be dealt with after the day of their deadline.
     """
 
     model: str
@@ -52,8 +48,24 @@ class Backlog(NamedTuple):
 
 def backlogs(session: Session, most: int) -> list[Backlog]:
     """The models with requests that wait, at most so many; those with the most late ones first."""
-    rows = session.execute(text(FORECAST.format(due=DUE_REQUEST)), {"most": most, "recent": RECENT_JOBS})
-    return [
-        Backlog(model, requests, None if rate is None else float(rate), ends_at, late)
-        for model, requests, rate, ends_at, late in rows
-    ]
+    waiting = {
+        model: [(day, count) for _, day, count in days]
+        for model, days in groupby(tallies.waiting_by_day(session), itemgetter(0))
+    }
+    rows = session.execute(RATES, {"models": list(waiting), "recent": RECENT_JOBS}).all()
+    planned = [_backlog(name, waiting[model], None if rate is None else float(rate)) for model, name, rate in rows]
+    return sorted(planned, key=lambda backlog: (-backlog.late, -backlog.requests))[:most]
+
+
+def _backlog(model: str, days: Sequence[tuple[date, int]], per_second: float | None) -> Backlog:
+    """The backlog of a model. Of those that wait, the ones with the earliest deadlines are dealt with first."""
+    total = sum(count for _, count in days)
+    if not per_second:
+        return Backlog(model, total, None, None, 0)
+    now, before, late = datetime.now(UTC), 0, 0
+    for day, count in days:
+        left = (datetime.combine(day + timedelta(days=1), time(), UTC) - now).total_seconds()
+        in_time = max(0, int(left * per_second) - before)
+        late += max(0, count - in_time)
+        before += count
+    return Backlog(model, total, per_second * 3600, now + timedelta(seconds=total / per_second), late)

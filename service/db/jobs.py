@@ -1,7 +1,4 @@
-"""Queries on jobs: claims under a lease and a fence, progress, events.
-
-`owned` is the one guard: every write of a worker goes through it, and fails if the fence moved on.
-"""
+"""Queries on jobs: claims under a lease and a fence, progress, events. `owned` guards every write of a worker."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -21,7 +18,7 @@ from service.domain.states import STAGE_TRANSITIONS, TERMINAL_STAGES, Outcome, S
 from service.schemas.report import redacted_report
 
 CHANNEL = "unlearnd_jobs"
-FENCES = 2**32  # a fence is its claim's number times this, and a random rest, so that none is given twice
+FENCES = 2**32  # a fence is its claim's number times this, and a random rest
 NEXT_FENCE = text(f"(fence / {FENCES} + 1) * {FENCES} + floor(random() * {FENCES})::bigint")
 MOST_DOUBLED = 8  # the pauses after lost workers: 0, 1, 3, 7 s and so on, up to four minutes
 

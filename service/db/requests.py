@@ -288,9 +288,3 @@ def purge(session: Session, request_id: UUID) -> str | None:
         .values(wrapped_key=None, key_epoch=None, **SEALED, resolution=None, body_hash=b"", reference_hash=None)
         .returning(DeletionRequest.ref)
     )
-
-
-def counts(session: Session) -> list[tuple[str, int]]:
-    """How many requests have each status."""
-    rows = session.execute(select(DeletionRequest.status, func.count()).group_by(DeletionRequest.status))
-    return [(status, count) for status, count in rows]

@@ -51,6 +51,7 @@ RIGHTS: dict[str, tuple[str | None, str | None, str | None]] = {
     "preview_counts": (ALL, "", None),
     "records": (ALL, ALL, ""),
     "rejections": (ALL, "", None),
+    "request_tallies": ("", ALL, ""),
     "used_tokens": (ALL, "", None),
     "versions": ("INSERT, UPDATE (metrics, withdrawn_at, withdrawn_reason)", "INSERT, UPDATE", ""),
 }

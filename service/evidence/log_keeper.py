@@ -138,6 +138,9 @@ class LogKeeper:
             LogForked: The entries of the database differ from the signed ones.
             LogBusy: Another process holds the memory.
         """
+        if self.checkpoint() is None:
+            with self._db.reading() as session:
+                return log_entries.size(session), []
         with self._locked(), self._db.reading() as session:
             signed, size = self._signed().size, log_entries.size(session)
             if size >= signed:

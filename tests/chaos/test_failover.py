@@ -55,10 +55,8 @@ class Cluster:
         with self.services.db.transaction() as session:
             key = api_keys.create(session, "chaos", ["admin"])[1]
         environment = {**os.environ, **TIMES, **{f"UNLEARND_{name}": value for name, value in settings.items()}}
-        self.client = httpx.Client(
-            base_url=f"http://127.0.0.1:{(port := free_port())}", headers={"Authorization": f"Bearer {key}"},
-            timeout=30, trust_env=False,
-        )  # fmt: skip
+        port, headers = free_port(), {"Authorization": f"Bearer {key}"}
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30, trust_env=False)
         celery = [
             sys.executable,
             "-m",
@@ -141,8 +139,8 @@ def test_a_late_standby_is_promoted_under_load(base, seed):
     chance, calm = random.Random(seed), threading.Event()
     with nodes() as pair, cluster(pair) as running:
         assert wait_until(running.is_ready, 60), running.logs()
-        paths = {f"{name}path": str(base / file) for name, file in (
-            ("", "model"), ("retain_", "retain.jsonl"), ("heldout_", "heldout.jsonl"))}  # fmt: skip
+        files = {"path": "model", "retain_path": "retain.jsonl", "heldout_path": "heldout.jsonl"}
+        paths = {name: str(base / file) for name, file in files.items()}
         for name in MODELS:
             running.insist("/v1/models", name, {"name": name, "policy": POLICY, **paths})
         bodies = {

@@ -16,6 +16,7 @@ TABLES = (
     "certificates",
     "outbox",
     "audit_entries",
+    "request_tallies",
 )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from service.bootstrap import Services
-from service.db import callback_lanes, corpora, jobs, models, outbox, pending_requests, requests
+from service.db import callback_lanes, corpora, jobs, models, outbox, pending_requests, requests, tallies
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES
 from service.files import age_seconds
 from service.lease import quarantine_job
@@ -30,11 +30,13 @@ def wake_lost_work(services: Services) -> None:
 
 
 def _prepare_outbox(services: Services) -> None:
-    """Queue alerts of deadlines, and bring callbacks and lanes up to date."""
+    """Queue alerts of deadlines, and bring callbacks, lanes and tallies up to date."""
     with services.db.transaction() as session:
         _enqueue_alerts(session, services.settings.alert_days)
         outbox.assign_keys(session)
         callback_lanes.forget_old(session)
+    with services.db.transaction() as session:
+        tallies.compact(session)
 
 
 def _wake(services: Services) -> None:

@@ -12,7 +12,7 @@ from tests.status_door import planting
 
 
 def test_what_waits_ends_at_the_rate_of_the_last_jobs(api, services, model):
-    """One job dealt with two requests in an hour. Of three that wait, one is due too soon, and two of them in time."""
+    """One job dealt with two requests in two days. Three wait that are due the day after tomorrow: one is too late."""
     for _ in range(2):
         submit(api)
     batch_requests(services, only_model(services))
@@ -20,7 +20,7 @@ def test_what_waits_ends_at_the_rate_of_the_last_jobs(api, services, model):
         (before,) = backlogs(session, 10)
         assert (before.requests, before.per_hour, before.ends_at, before.late) == (2, None, None, 0)
     with planting(), services.db.transaction() as session:
-        session.execute(update(Job).values(stage="done", started_at=func.now() - timedelta(hours=1)))
+        session.execute(update(Job).values(stage="done", started_at=func.now() - timedelta(days=2)))
         session.execute(update(Job).values(finished_at=func.now()))
         session.execute(update(DeletionRequest).values(status="completed", finished_at=func.now()))
     with services.db.reading() as session:
@@ -29,12 +29,12 @@ def test_what_waits_ends_at_the_rate_of_the_last_jobs(api, services, model):
         submit(api)
     with services.db.transaction() as session:
         waiting = DeletionRequest.status == "pending"
-        last = update(DeletionRequest).where(waiting).values(due_at=func.now() + timedelta(minutes=80))
+        last = update(DeletionRequest).where(waiting).values(due_at=func.now() + timedelta(days=2))
         session.execute(last)
     with services.db.reading() as session:
         (backlog,) = backlogs(session, 10)
         now = session.scalar(func.now())
     assert (backlog.model, backlog.requests, backlog.late) == (model, 3, 1)
-    assert abs(backlog.per_hour - 2) < 0.1
-    assert abs(backlog.ends_at - now - timedelta(minutes=90)) < timedelta(minutes=2)
+    assert abs(24 * backlog.per_hour - 1) < 0.05
+    assert abs(backlog.ends_at - now - timedelta(days=3)) < timedelta(hours=1)
     assert "unlearnd_backlog_late" in api.get("/metrics").text

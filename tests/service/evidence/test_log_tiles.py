@@ -25,12 +25,9 @@ MANY = 3 * WIDTH + 5
 
 def append(services, count: int) -> None:
     """Many entries in one transaction."""
+    entry = 'convert_to(format(\'{"at":"x","kind":"test","n":%s}\', n), \'UTF8\')'
     with services.db.transaction() as session:
-        session.execute(
-            text("SELECT audit_append(convert_to(format('{\"at\":\"x\",\"kind\":\"test\",\"n\":%s}', n), 'UTF8'))"
-                 " FROM generate_series(1, :count) n"),
-            {"count": count},
-        )  # fmt: skip
+        session.execute(text(f"SELECT audit_append({entry}) FROM generate_series(1, {count}) n"))
 
 
 def leaves(services) -> list[bytes]:
