@@ -17,10 +17,11 @@ ROOTS = ("UNLEARND_MODEL_ROOTS", "UNLEARND_CORPUS_ROOTS")
 class Running:
     """A running stack. It registers what lies beside its data folder, or where the tests keep their files."""
 
-    def __init__(self, data: Path, **environment: str) -> None:
+    def __init__(self, data: Path, *options: str, **environment: str) -> None:
         """Start `unlearnd up` on `data`."""
         self.data = data
-        command = [str(Path(sys.executable).parent / "unlearnd"), "up", "--data-dir", str(data), "--port", "0"]
+        program = str(Path(sys.executable).parent / "unlearnd")
+        command = [program, "up", "--data-dir", str(data), "--port", "0", *options]
         roots = {name: f"{data.parent}:{os.environ.get(name, '')}" for name in ROOTS}
         environment = {**os.environ, "UNLEARND_CALLBACK_ALLOW_PRIVATE": "true", **roots, **environment}
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)

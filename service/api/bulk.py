@@ -4,7 +4,6 @@ A line is a deletion request of its own: what is wrong with one stops no other, 
 as if it had come alone. A call that is lost is sent again: each line that has an `idempotency_key` is accepted once.
 """
 
-import asyncio
 import json
 from collections.abc import Sequence
 
@@ -20,14 +19,16 @@ from service.api.rates import RateLimiter
 from service.api.requests import to_receipt, to_submission
 from service.db.api_keys import Caller
 from service.domain.errors import Invalid, WrongMediaType
+from service.domain.submission import Submission
 from service.schemas.base import Problem
 from service.schemas.requests import BulkRequestIn, BulkResult
-from service.steps.path.request import accept_request
+from service.sealing import Accepted
+from service.steps.path.request import accept_group
 
 NDJSON = "application/x-ndjson"
-MAX_LINES = 1000  # of a call
-GROUP = 32  # lines of a call that are under way together, as many as one transaction stores
-THREADS = 8  # of the process, for the lines of all calls: single requests keep most threads and connections
+MAX_LINES = 10_000  # of a call
+GROUP = 32  # lines that one transaction stores
+THREADS = 4  # of the process, for the groups of all calls: single requests keep most threads and connections
 UNAVAILABLE = 503
 
 router = APIRouter(prefix="/v1", tags=["deletion requests"], route_class=GuardedRoute)
@@ -40,7 +41,7 @@ class NdjsonResponse(Response):
 
 
 def line_threads() -> CapacityLimiter:
-    """The threads of a process for the lines of all calls."""
+    """The threads of a process for the groups of all calls."""
     return CapacityLimiter(THREADS)
 
 
@@ -61,41 +62,48 @@ async def bulk(request: Request, raw: RawBody, caller: Submitter) -> Response:
 
     A line also takes `idempotency_key`. Empty lines do not count. The answer has a line for each, in order: `index`
     from 0, `status` (202, or the status that the request alone would have had), then `id` and `receipt`, or `problem`.
-    At most 1000 lines, and 8 MiB by default. Each line counts against the rate limit.
+    At most 10,000 lines, and 8 MiB by default. Each line counts against the rate limit.
     """
     if request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != NDJSON:
         raise WrongMediaType(NDJSON)
     lines = [line for line in raw.split(b"\n") if line.strip()]
     if len(lines) > MAX_LINES:
         raise Invalid(f"The body has more than {MAX_LINES} lines; split it.", field="body", code="too_many_lines")
+    threads: CapacityLimiter = request.app.state.line_threads
     results: list[BulkResult] = []
     for start in range(0, len(lines), GROUP):
-        results += await _accept_group(request, caller, start, lines[start : start + GROUP], results[-1:])
+        group = range(start, min(start + GROUP, len(lines)))
+        if results and results[-1].status == UNAVAILABLE:  # each group would wait for the same error in turn
+            results += [results[-1].model_copy(update={"index": index}) for index in group]
+        else:
+            of_group = [lines[index] for index in group]
+            results += await to_thread.run_sync(_accept_lines, request, caller, start, of_group, limiter=threads)
     return NdjsonResponse("".join(result.model_dump_json(exclude_unset=True) + "\n" for result in results))
 
 
-async def _accept_group(
-    request: Request, caller: Caller, start: int, lines: Sequence[bytes], before: Sequence[BulkResult]
-) -> Sequence[BulkResult]:
-    """The results of lines that are accepted together; none is tried if the line before them found no database."""
-    if before and before[0].status == UNAVAILABLE:  # each line would wait for the same error in turn
-        return [before[0].model_copy(update={"index": index}) for index in range(start, start + len(lines))]
-    threads: CapacityLimiter = request.app.state.line_threads
-    accepting = [
-        to_thread.run_sync(_accept_line, request, caller, index, line, limiter=threads)
-        for index, line in enumerate(lines, start)
-    ]
-    return await asyncio.gather(*accepting)
-
-
-def _accept_line(request: Request, caller: Caller, index: int, line: bytes) -> BulkResult:
-    """The result of one line. Its problem is the one that the request alone would have had."""
+def _accept_lines(request: Request, caller: Caller, start: int, lines: Sequence[bytes]) -> list[BulkResult]:
+    """The results of lines that are stored together. A problem is the one that the request alone would have had."""
     rate_limiter: RateLimiter = request.app.state.rate_limiter
-    try:
-        rate_limiter.count(str(caller.id), request.scope["path"])
-        body = validate(BulkRequestIn, line, request.app.state.admission.max_values)
-        accepted = accept_request(services_from(request), to_submission(body), caller.id, body.idempotency_key)
-    except Exception as error:
-        problem = Problem(**json.loads(bytes(to_answer(request, error).body)))
+    outcomes: list[Accepted | Exception | None] = []
+    given: list[tuple[Submission, str | None]] = []
+    for line in lines:
+        try:
+            rate_limiter.count(str(caller.id), request.scope["path"])
+            body = validate(BulkRequestIn, line, request.app.state.admission.max_values)
+            given.append((to_submission(body), body.idempotency_key))
+            outcomes.append(None)
+        except Exception as error:
+            outcomes.append(error)
+    accepted = iter(accept_group(services_from(request), given, caller.id))
+    return [
+        _to_result(request, index, next(accepted) if outcome is None else outcome)
+        for index, outcome in enumerate(outcomes, start)
+    ]
+
+
+def _to_result(request: Request, index: int, outcome: Accepted | Exception) -> BulkResult:
+    """The result of one line."""
+    if isinstance(outcome, Exception):
+        problem = Problem(**json.loads(bytes(to_answer(request, outcome).body)))
         return BulkResult(index=index, status=problem.status, problem=problem)
-    return BulkResult(index=index, status=202, id=accepted.request.id, receipt=to_receipt(accepted))
+    return BulkResult(index=index, status=202, id=outcome.request.id, receipt=to_receipt(outcome))

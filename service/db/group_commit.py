@@ -140,7 +140,7 @@ class GroupCommit(Generic[Item, Result]):
         except BaseException as error:  # this thread must not end: nobody would answer those who wait
             if len(group) == 1:
                 group[0].error = error
-            elif _is_item_error(error):
+            elif is_item_error(error):
                 self._call_for_each(deque(group))
             else:
                 _fail(group, error)
@@ -153,7 +153,7 @@ class GroupCommit(Generic[Item, Result]):
         while remaining:
             entry = remaining.popleft()
             self._call_for([entry])
-            if entry.error is not None and not _is_item_error(entry.error):
+            if entry.error is not None and not is_item_error(entry.error):
                 _fail(remaining, entry.error)  # the database has a problem: each of these would wait for the same error
                 return
 
@@ -184,6 +184,6 @@ def _finish(futures: Sequence["asyncio.Future[None]"]) -> None:
             future.set_result(None)
 
 
-def _is_item_error(error: BaseException) -> bool:
+def is_item_error(error: BaseException) -> bool:
     """Whether a single item can have caused this error."""
     return isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(ITEM_ERRORS)

@@ -1,5 +1,6 @@
 """request: accept a deletion request, durably and once."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
@@ -9,6 +10,8 @@ import psycopg
 from service.audit import commitments
 from service.bootstrap import Services
 from service.db import requests
+from service.db.group_commit import is_item_error
+from service.db.intake import NewRequest, insert_requests
 from service.db.tables import DeletionRequest
 from service.domain.deadlines import check_received
 from service.domain.errors import Conflict, Invalid
@@ -69,7 +72,7 @@ async def accept_at_once(
         Invalid: A field is not valid.
     """
     texts = submission.texts
-    is_large = len(texts) > MAX_TEXTS_AT_ONCE or sum(map(len, texts)) > MAX_CHARACTERS_AT_ONCE
+    is_large = len(texts) > MAX_TEXTS_AT_ONCE or _characters(submission) > MAX_CHARACTERS_AT_ONCE
     if is_large or submission.subject is not None or submission.resubmits or not services.wrapper.has_room():
         return None
     now = datetime.now(UTC)
@@ -81,6 +84,57 @@ async def accept_at_once(
     except psycopg.errors.ForeignKeyViolation:
         return None
     return _with_job_to_do(services, accepted, stored) if stored is not None else None
+
+
+def accept_group(
+    services: Services, given: Sequence[tuple[Submission, str | None]], api_key_id: UUID
+) -> list[Accepted | Exception]:
+    """Accept several requests, each with its Idempotency-Key if it has one, in one transaction as far as they allow it.
+
+    Returns:
+        For each the accepted request, or what `accept_request` raises for it: one that is wrong stops no other.
+    """
+    now, results = datetime.now(UTC), dict[int, Accepted | Exception]()
+    sealed: dict[int, tuple[Accepted, NewRequest]] = {}
+    alone: list[int] = []
+    for index, (submission, key) in enumerate(given):
+        if submission.subject is not None or submission.resubmits or _characters(submission) > MAX_CHARACTERS_AT_ONCE:
+            alone.append(index)
+            continue
+        try:
+            _check(services, submission, now)
+            sealed[index] = new_request(services, submission, api_key_id, _key_hash(services, key), now)
+        except Exception as error:  # of this one
+            results[index] = error
+    try:
+        stored = insert_requests(services.db, [new for _, new in sealed.values()]) if sealed else []
+        for (index, (accepted, _)), outcome in zip(sealed.items(), stored, strict=True):
+            if outcome is None:
+                alone.append(index)
+            else:
+                results[index] = _with_job_to_do(services, accepted, outcome)
+    except psycopg.Error as error:
+        if not is_item_error(error):  # each alone would wait for the same error
+            return [results.get(index, error) for index in range(len(given))]
+        alone += sealed
+    for index in alone:
+        results[index] = _accept_alone(services, *given[index], api_key_id)
+    return [results[index] for index in range(len(given))]
+
+
+def _accept_alone(
+    services: Services, submission: Submission, key: str | None, api_key_id: UUID
+) -> Accepted | Exception:
+    """The accepted request, or what is wrong with it."""
+    try:
+        return accept_request(services, submission, api_key_id, key)
+    except Exception as error:
+        return error
+
+
+def _characters(submission: Submission) -> int:
+    """The length of all texts."""
+    return sum(map(len, submission.texts))
 
 
 def _check(services: Services, submission: Submission, now: datetime) -> None:
