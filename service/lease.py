@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.bootstrap import Services
-from service.db import jobs, log_entries, requests, splits
+from service.db import claims, jobs, log_entries, requests, splits
 from service.db.tables import Job
 from service.domain.errors import LostLease
 from service.domain.states import RequestStatus, Stage
@@ -70,12 +70,17 @@ class Lease:
 
 
 @contextmanager
-def hold_job(services: Services, job_id: UUID, stages: frozenset[Stage]) -> Iterator[Lease | None]:
-    """Claim a job and keep its lease inside the block; None if the job cannot be claimed (drop the message)."""
+def hold_job(services: Services, job_id: UUID | None, stages: frozenset[Stage]) -> Iterator[Lease | None]:
+    """Claim a job, by default the most urgent one, and keep its lease inside the block.
+
+    None if the job cannot be claimed (drop the message), or if there is none.
+    """
     owner = f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}"
     with services.db.transaction("claim" if Stage.QUEUED in stages else "claim_control") as session:
-        fence = jobs.claim(session, job_id, owner, stages, lease_seconds=services.settings.lease_seconds)
-    if fence is None:
+        job_id = job_id or claims.most_urgent(session, stages)
+        seconds = services.settings.lease_seconds
+        fence = jobs.claim(session, job_id, owner, stages, lease_seconds=seconds) if job_id else None
+    if job_id is None or fence is None:
         yield None
         return
     logger.info("claimed", job=job_id, fence=fence)

@@ -10,7 +10,8 @@ daemonic and cannot have children of their own.
 import threading
 from functools import cache
 
-from celery.signals import celeryd_init, setup_logging, worker_shutting_down
+from celery.signals import celeryd_init, setup_logging, worker_init, worker_shutdown, worker_shutting_down
+from celery.worker import WorkController
 
 from service.bootstrap import Services, build_server
 from service.config import Settings
@@ -21,6 +22,9 @@ from worker.steps.sandbox import host_sandbox
 
 logger = logging.get_logger(__name__)
 stopping, computes = threading.Event(), threading.Event()
+slots = threading.Semaphore()  # of a compute worker: how many jobs run at once
+lookers: list[threading.Thread] = []
+HAND_BACK_SECONDS = 25
 settings = explained(Settings)
 app = celery_app(settings.broker_url)
 app.conf.task_routes = {step: {"queue": queue} for step, queue in ROUTES.items()}
@@ -56,10 +60,44 @@ def _prepare(sender: str, **_: object) -> None:
     tracing.configure(sender.partition("@")[0])
 
 
+@worker_init.connect  # type: ignore[untyped-decorator]
+def _look_for_work(sender: WorkController, **_: object) -> None:
+    """Let a compute worker look for work by itself: it needs no message and no broker."""
+    if not computes.is_set():
+        return
+    from worker.tasks import compute
+
+    def look() -> None:
+        while not stopping.wait(settings.sweep_seconds):
+            try:
+                compute(get_services())
+            except Exception as error:  # such as a database that is away: the next look may find it
+                logger.warning("looking for work failed", error=type(error).__name__)
+
+    for number in range(sender.concurrency):
+        if number:
+            slots.release()  # one more
+        lookers.append(threading.Thread(target=look, name=f"slot-{number}", daemon=True))
+        lookers[-1].start()
+
+
+@worker_shutdown.connect  # type: ignore[untyped-decorator]
+def _wait_for_jobs(**_: object) -> None:
+    """Wait until the jobs of these threads are handed back, as Celery waits for its own."""
+    for looker in lookers:
+        looker.join(HAND_BACK_SECONDS)
+
+
 @celeryd_init.connect  # type: ignore[untyped-decorator]
-def _check_sandbox(sender: str, **_: object) -> None:
+def _check_compute_sandbox(sender: str, **_: object) -> None:
+    """Check the host of a compute worker."""
+    if sender.startswith("compute"):
+        check_sandbox()
+
+
+def check_sandbox() -> None:
     """Say what a compute worker's host does not enforce, and end if the settings require it."""
-    if not sender.startswith("compute") or settings.compute_sandbox == "off":
+    if settings.compute_sandbox == "off":
         return
     missing = host_sandbox().missing
     if missing and settings.compute_sandbox == "require":

@@ -28,7 +28,7 @@ from service.steps.upkeep.purge import purge_due, purge_restored
 from service.steps.upkeep.scrub import scrub_next
 from service.steps.upkeep.shred import rewrap_restored, shred_purged
 from service.steps.upkeep.sweep import collect_garbage, run_parts, wake_lost_work
-from worker.app import app, get_services, stopping
+from worker.app import app, get_services, slots, stopping
 from worker.steps.run import run_job
 
 logger = get_logger(__name__)
@@ -43,9 +43,22 @@ def batch(model_id: str) -> None:
 
 
 @app.task(name="unlearn")  # type: ignore[untyped-decorator]
-def unlearn(job_id: str) -> None:
-    """Claim a job and run unlearn, merge and verify in a child process."""
-    work_under_lease(get_services(), UUID(job_id), COMPUTE_STAGES, run_job)
+def unlearn(job_id: str = "") -> None:  # older processes say which
+    """There may be work, such as this job: compute until nothing is left, unless every slot does so already."""
+    compute(get_services())
+
+
+def compute(services: Services) -> None:
+    """Take jobs by their deadlines, and run unlearn, merge and verify of each in a child process.
+
+    It returns at once if as many jobs run as this worker has slots: whoever runs them looks for the next one.
+    """
+    if slots.acquire(blocking=False):
+        try:
+            while not stopping.is_set() and work_under_lease(services, None, COMPUTE_STAGES, run_job):
+                pass
+        finally:
+            slots.release()
 
 
 @app.task(name="certify")  # type: ignore[untyped-decorator]
@@ -55,12 +68,17 @@ def certify(job_id: str) -> None:
 
 
 def work_under_lease(
-    services: Services, job_id: UUID, stages: frozenset[Stage], work: Callable[[Services, Lease], None]
-) -> None:
-    """Do `work` on a job if it can be claimed; on any error, release or quarantine the job."""
+    services: Services, job_id: UUID | None, stages: frozenset[Stage], work: Callable[[Services, Lease], None]
+) -> bool:
+    """Do `work` on a job, by default the most urgent, if it can be claimed; on any error, release or quarantine it.
+
+    Returns:
+        Whether there was a job to be claimed.
+    """
     with hold_job(services, job_id, stages) as lease:
         if lease is None:
-            return
+            return False
+        job_id = lease.job_id
         try:
             try:
                 work(services, lease)
@@ -75,7 +93,7 @@ def work_under_lease(
         except DATABASE_AWAY as error:  # it is no fault of the job
             if is_refusal(error):  # the log waits for `reconcile`
                 hand_back(services, lease, delay_seconds=services.settings.retry_seconds)
-                return
+                return True
             logger.warning("the database is away", job=job_id, error=type(error).__name__)
             lose_attempt(services, lease, "database_away")
         except PermanentJobError as error:
@@ -83,6 +101,7 @@ def work_under_lease(
         except Exception as error:
             logger.exception("an attempt failed", job=job_id)
             fail_attempt(services, lease, type(error).__name__, permanent=False)
+        return True
 
 
 def certify_and_publish(services: Services, lease: Lease) -> None:

@@ -52,9 +52,12 @@ def api(
 @app.command()
 def worker(
     concurrency: Annotated[int, typer.Option(help="How many jobs run at once. Use one for each GPU.")] = 1,
+    drain: Annotated[bool, typer.Option("--drain", help="End when no job is left. It needs no broker.")] = False,
 ) -> None:
     """Run a compute worker: unlearn, merge, verify. It needs the extra `engine` and holds no signing key."""
     extras.require("worker", "engine")
+    if drain:
+        _replace_process("-m", "worker.drain")
     _run_celery("gpu", "compute", concurrency)
 
 

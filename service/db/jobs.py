@@ -65,7 +65,7 @@ def claim(session: Session, job_id: UUID, owner: str, stages: frozenset[Stage], 
     now, is_free = func.now(), Job.owner.is_(None)
     return session.scalar(
         update(Job)
-        .where(Job.id == job_id, *_claimable(stages))
+        .where(Job.id == job_id, *claimable(stages))
         .values(
             owner=func.concat(func.database_home(), " ", owner),
             lease_expires_at=now + timedelta(seconds=lease_seconds),
@@ -79,7 +79,7 @@ def claim(session: Session, job_id: UUID, owner: str, stages: frozenset[Stage], 
     )
 
 
-def _claimable(stages: frozenset[Stage]) -> tuple[ColumnElement[bool], ...]:
+def claimable(stages: frozenset[Stage]) -> tuple[ColumnElement[bool], ...]:
     """What a job in these stages has to meet to be claimed. After a lost worker it waits, longer after each."""
     pause = func.make_interval(0, 0, 0, 0, 0, 0, func.power(2, func.least(Job.losses, MOST_DOUBLED)) - 1)
     return (
@@ -234,7 +234,7 @@ def wakeable(session: Session, stages: frozenset[Stage], *, quiet_seconds: float
     now = func.now()
     job_ids = session.scalars(
         update(Job)
-        .where(*_claimable(stages), or_(Job.woken_at.is_(None), Job.woken_at < now - timedelta(seconds=quiet_seconds)))
+        .where(*claimable(stages), or_(Job.woken_at.is_(None), Job.woken_at < now - timedelta(seconds=quiet_seconds)))
         .values(woken_at=now)
         .returning(Job.id)
     )

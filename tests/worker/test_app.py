@@ -11,8 +11,8 @@ def test_a_worker_that_must_confine_does_not_start_where_it_cannot(monkeypatch):
     monkeypatch.setattr(app, "host_sandbox", lambda: Sandbox(files=("setpriv",)))
     monkeypatch.setattr(app.settings, "compute_sandbox", "require")
     with pytest.raises(SystemExit, match="network"):
-        app._check_sandbox(sender="compute@host")
-    app._check_sandbox(sender="control@host")
+        app._check_compute_sandbox(sender="compute@host")
+    app._check_compute_sandbox(sender="control@host")
 
 
 @pytest.mark.parametrize(("mode", "lines"), [("auto", 3), ("off", 0)])
@@ -20,5 +20,5 @@ def test_a_worker_says_what_its_host_does_not_enforce(monkeypatch, caplog, mode,
     """One line for each part that is missing, unless nobody asked for it."""
     monkeypatch.setattr(app, "host_sandbox", Sandbox)
     monkeypatch.setattr(app.settings, "compute_sandbox", mode)
-    app._check_sandbox(sender="compute@host")
+    app._check_compute_sandbox(sender="compute@host")
     assert sum("not confined" in line for line in caplog.messages) == lines

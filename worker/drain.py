@@ -1,0 +1,29 @@
+"""`unlearnd worker --drain`: take jobs by their deadlines until none is left, then end. It needs no broker.
+
+For schedulers that start a process for the work that waits, as Kubernetes does with KEDA.
+"""
+
+import signal
+
+from service.config import Settings
+from service.explain import explained
+from service.observability import logging, tracing
+from worker.app import check_sandbox, computes, get_services, stopping
+from worker.tasks import compute
+
+
+def main() -> None:
+    """Work until nothing is left, or until SIGTERM: then the job is handed back."""
+    logging.configure(explained(Settings).log_level)
+    computes.set()
+    check_sandbox()
+    services = explained(get_services)
+    tracing.configure("compute")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    compute(services)
+    services.close()
+
+
+if __name__ == "__main__":
+    main()
