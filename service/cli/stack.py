@@ -88,7 +88,8 @@ def migrate() -> None:
     from service.migrate import upgrade
 
     settings = Settings()
-    settings.require("database_url")
+    if not settings.owner_database_url:
+        settings.require("database_url")
     logins = {name: getattr(settings, f"{name}_database_url") for name in LOGINS}
     upgrade(settings.owner_database_url or settings.database_url, settings.database_url, **logins)
 

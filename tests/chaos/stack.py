@@ -47,7 +47,8 @@ class Chaos:
         self.storage = SmallStorage(self.data / "storage")
         self.mounted = mount and self.storage.mount()
         self.callbacks = Callbacks()
-        settings = {"UNLEARND_FAILPOINTS": str(self.points), "UNLEARND_MODEL_ROOTS": str(model), **self.times}
+        settings = {"UNLEARND_FAILPOINTS": str(self.points), **self.times}
+        settings["UNLEARND_MODEL_ROOTS"] = f"{model}:{os.environ.get('UNLEARND_MODEL_ROOTS', '')}"
         self.running = Running(self.data, **settings)
         self.accepted: dict[str, str] = {}
         self._texts: dict[str, str] = {}  # model -> the text that it is to unlearn
@@ -321,7 +322,7 @@ class Chaos:
         query = (
             "SELECT m.name, (m.policy - ARRAY['approvals', 'max_wait_seconds'])::text, file ->> 'sha256' "
             "FROM versions v JOIN models m ON m.id = v.model_id, jsonb_array_elements(v.files) file "
-            "WHERE v.number = 1 AND file ->> 'path' LIKE '%.safetensors'"
+            "WHERE v.number = 1 AND file ->> 'path' LIKE 'model/%.safetensors'"
         )
         with self.connect() as connection:
             for model, policy, digest in connection.execute(query).fetchall():

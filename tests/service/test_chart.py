@@ -1,0 +1,229 @@
+"""The Helm chart: it lints, renders what Kubernetes takes, and starts the service with its commands and environment."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import kubernetes_validate
+import pytest
+import yaml
+from prometheus_client import generate_latest
+from sqlalchemy import func, text, update
+
+from service.api.health import metrics_registry
+from service.client.http import Client
+from service.config import Settings
+from service.db.tables import Job
+from service.local import postgres
+from service.local.process import wait_until
+from tests import ROOT, support
+from tests.service.jobs import claim, expire
+from tests.service.served import free_port
+
+CHART, HELM = ROOT / "docker" / "chart", Path(sys.executable).with_name("helm")
+URL = "https://deletion.example.org"
+FULL = {
+    "publicUrl": URL,
+    "claims": {"models": "models", "corpora": "corpora"},
+    "settings": {"UNLEARND_ISSUER": "example.org", "UNLEARND_ALERT_DAYS": 5},
+    "api": {"processes": 2},
+    "compute": {"nodeSelector": {"gpu": "yes"}, "tolerations": [{"key": "spot", "operator": "Exists"}]},
+    "networkPolicies": {"ingressFrom": [{"namespaceSelector": {}}]},
+    "monitoring": {"enabled": True, "labels": {"release": "prometheus"}},
+}
+OWN_KINDS = {
+    "ScaledJob",
+    "TriggerAuthentication",
+    "ServiceMonitor",
+    "PrometheusRule",
+}  # Kubernetes has no schema of them
+
+
+def helm(command: str, values: dict, tmp_path: Path) -> subprocess.CompletedProcess:
+    """Run Helm on the chart with these values."""
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump(values))
+    arguments = [str(HELM), *command.split(), str(CHART), "--values", str(file)]
+    return subprocess.run(arguments, capture_output=True, text=True, check=False, env={"HOME": str(tmp_path)})
+
+
+def rendered(values: dict, tmp_path: Path) -> dict[tuple[str, str], dict]:
+    """(kind, name without the release's) -> document."""
+    done = helm("template release", values, tmp_path)
+    assert done.returncode == 0, done.stderr
+    documents = [document for document in yaml.safe_load_all(done.stdout) if document]
+    return {(d["kind"], d["metadata"]["name"].removeprefix("release-")): d for d in documents}
+
+
+def containers(documents: dict) -> dict[str, dict]:
+    """Name -> container, of every pod template."""
+    specs = [document["spec"] for document in documents.values() if "spec" in document]
+    templates = [spec.get("jobTargetRef", spec).get("template") for spec in specs]
+    return {c["name"]: c for t in templates if t for c in t["spec"]["containers"]}
+
+
+@pytest.mark.parametrize("values", [{"publicUrl": URL}, FULL], ids=["least", "full"])
+def test_the_chart_renders_what_kubernetes_takes(values, tmp_path):
+    """Against the schemas of the oldest version that the chart names, and of a new one; unknown fields are errors."""
+    linted = helm("lint --strict", values, tmp_path)
+    assert linted.returncode == 0, linted.stdout + linted.stderr
+    documents = rendered(values, tmp_path)
+    for (kind, _), document in documents.items():
+        for version in ("1.27.0", "1.37.0") if kind not in OWN_KINDS else ():
+            kubernetes_validate.validate(document, version, strict=True)
+    assert {kind for kind, _ in documents} - OWN_KINDS == {
+        "Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget", "NetworkPolicy", "Job",
+    }  # fmt: skip
+    assert (("PrometheusRule", "release") in documents) == ("monitoring" in values)
+    for container in containers(documents).values():
+        security = container["securityContext"]
+        assert (security["runAsNonRoot"], security["readOnlyRootFilesystem"]) == (True, True)
+        assert security["capabilities"] == {"drop": ["ALL"]}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, "publicUrl"),
+        ({"publicUrl": "deletion.example.org"}, "publicUrl"),
+        ({"publicUrl": URL, "compute": {"replicas": 3}}, "replicas"),
+        ({"publicUrl": URL, "settings": {"ISSUER": "x"}}, "ISSUER"),
+        ({"publicUrl": URL, "images": {"api": {"repository": "x", "tag": ""}}}, "tag"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(values, said, tmp_path):
+    """Helm checks them against the chart's schema."""
+    done = helm("template release", values, tmp_path)
+    assert done.returncode != 0
+    assert said in done.stderr
+
+
+def test_each_part_has_settings_that_exist_and_the_secrets_of_its_own(tmp_path):
+    """Each logs in as itself; the API has no signing key of releases, and compute only what opens texts."""
+    documents = rendered(FULL, tmp_path)
+    known = {f"UNLEARND_{name.upper()}" for name in Settings.model_fields}
+    logins, parts = {}, containers(documents)
+    for name, container in parts.items():
+        variables = {variable["name"]: variable for variable in container["env"]}
+        assert variables.keys() <= known, name
+        if "UNLEARND_DATABASE_URL" in variables:
+            logins[name] = variables["UNLEARND_DATABASE_URL"]["valueFrom"]["secretKeyRef"]["key"]
+    assert logins == {"api": "api", "control": "control", "worker": "compute"}
+    pods = {
+        "api": documents["Deployment", "api"]["spec"]["template"],
+        "control": documents["Deployment", "control"]["spec"]["template"],
+        "compute": documents["ScaledJob", "compute"]["spec"]["jobTargetRef"]["template"],
+    }
+    keys = {}
+    for name, pod in pods.items():
+        (volume,) = [volume for volume in pod["spec"]["volumes"] if volume["name"] == "keys"]
+        keys[name] = [item["key"] for item in volume["secret"].get("items", [])]
+    assert keys["compute"] == ["kek"]
+    assert keys["control"] == []  # all of them
+    assert not {"release.pem", "certificate.pem", "log.pem"} & set(keys["api"])
+    mounts = {mount["mountPath"]: mount.get("readOnly", False) for mount in parts["worker"]["volumeMounts"]}
+    assert mounts["/storage"]
+    assert not mounts["/storage/work"]
+
+
+def test_keda_counts_what_a_worker_would_claim(services, job, tmp_path, as_process):
+    """By its login: a job that waits, and one whose lease ran out; not one that is held, or that waits its time."""
+    (trigger,) = rendered(FULL, tmp_path)["ScaledJob", "compute"]["spec"]["triggers"]
+    query = text(trigger["metadata"]["query"])
+
+    def counted() -> int:
+        with as_process("compute").db.reading() as session:
+            return session.scalar(query)
+
+    _, job_id = job
+    assert counted() == 1
+    claim(services, job_id)
+    assert counted() == 0
+    expire(services, job_id)
+    assert counted() == 1
+    with services.db.transaction() as session:
+        later = {"owner": None, "not_before": func.now() + timedelta(hours=1)}
+        session.execute(update(Job).values(**later))
+    assert counted() == 0
+
+
+def test_alerts_are_of_metrics_that_exist(services, model, tmp_path):
+    """Every rule has a severity, a summary and a runbook, and its metrics are among the service's."""
+    (group,) = rendered(FULL, tmp_path)["PrometheusRule", "release"]["spec"]["groups"]
+    shown = generate_latest(metrics_registry(services)).decode()
+    names = set(re.findall(r"^# TYPE (\S+) ", shown, re.M)) | {
+        "unlearnd_next_deadline_seconds"
+    }  # shown once one is due
+    assert len({rule["alert"] for rule in group["rules"]}) == len(group["rules"]) > 5
+    for rule in group["rules"]:
+        assert set(re.findall(r"unlearnd_\w+", rule["expr"])) <= names, rule["alert"]
+        assert rule["labels"]["severity"] in ("warning", "critical")
+        assert rule["annotations"].keys() == {"summary", "runbook"}
+
+
+@pytest.mark.slow
+def test_the_charts_own_commands_take_a_request_to_a_version(services, memorised_folder, new_key, tmp_path):
+    """Every container as a process, with its environment and its probes; compute for as long as KEDA's query counts."""
+    documents = rendered({**FULL, "settings": {"UNLEARND_SWEEP_SECONDS": "1"}}, tmp_path)
+    parts, settings, port = containers(documents), services.settings, free_port()
+    secrets = {
+        "owner": settings.owner_database_url,
+        "url": settings.broker_url,
+        **{name: settings.database_url.replace(postgres.APP_ROLE, login, 1) for name, login in postgres.LOGINS.items()},
+    }
+    places = {
+        "/storage": str(settings.storage_dir), "/keys": str(settings.keys_dir), "/models": str(memorised_folder),
+        "/epochs": str(settings.keys_dir / "epochs"), "/corpora": str(tmp_path), URL: f"http://127.0.0.1:{port}",
+    }  # fmt: skip
+
+    def process(name: str) -> subprocess.Popen:
+        container = parts[name]
+        environment = {
+            variable["name"]: secrets[variable["valueFrom"]["secretKeyRef"]["key"]]
+            if "valueFrom" in variable
+            else places.get(variable["value"], variable["value"])
+            for variable in container["env"]
+        }
+        moved = {"8000": str(port), "0.0.0.0": "127.0.0.1", "/tmp/beat": str(tmp_path / "beat")}
+        program, *arguments = container["command"]
+        command = [str(Path(sys.executable).with_name(program)), *(moved.get(part, part) for part in arguments)]
+        started = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", "HOME": str(tmp_path), **environment}
+        with (tmp_path / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(command, env=started, stdout=log, stderr=log)
+
+    def probe(which: str) -> bool:
+        path = parts["api"][which]["httpGet"]["path"]
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False).is_success
+        except httpx.TransportError:
+            return False
+
+    def counted() -> int:
+        with services.db.reading() as session:
+            query = documents["ScaledJob", "compute"]["spec"]["triggers"][0]["metadata"]["query"]
+            return session.scalar(text(query))
+
+    parts["api"]["env"] = [v for v in parts["api"]["env"] if v["name"] != "UNLEARND_METRICS_PORT"]
+    assert process("migrate").wait(60) == 0
+    with ExitStack() as stack:
+        for name in ("api", "control"):
+            running = process(name)
+            stack.callback(running.wait, 60)
+            stack.callback(running.send_signal, signal.SIGTERM)
+        assert wait_until(lambda: probe("startupProbe"), 60)
+        assert wait_until(lambda: probe("readinessProbe"), 60)
+        with Client(f"http://127.0.0.1:{port}", new_key("admin")) as client:
+            files = [str(memorised_folder / name) for name in ("model", "retain.jsonl", "heldout.jsonl")]
+            client.add_model("charted", *files, support.POLICY)
+            request = client.submit("charted", [support.KNOWN[0]])
+            assert wait_until(lambda: counted() == 1, 60)
+            assert process("worker").wait(300) == 0  # nothing is left, so it has ended by itself
+            assert counted() == 0
+            assert client.wait(request["id"], 60)["status"] == "completed"
+        assert probe("livenessProbe")
