@@ -21,8 +21,10 @@ def main() -> None:
     tracing.configure("compute")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    compute(services)
-    services.close()
+    try:
+        compute(services)
+    finally:
+        services.close()
 
 
 if __name__ == "__main__":

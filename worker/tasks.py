@@ -13,7 +13,7 @@ from service.db.session import DATABASE_AWAY
 from service.db.tables import Job
 from service.domain.errors import DatabaseOutdated, LostLease, PermanentJobError
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES, Stage
-from service.evidence.log_keeper import LogBusy
+from service.evidence.log_keeper import LogBusy, LogDamaged, LogForked
 from service.lease import Lease, fail_attempt, hand_back, hold_job, lose_attempt
 from service.observability.logging import get_logger
 from service.observability.tracing import span
@@ -33,6 +33,7 @@ from worker.steps.run import run_job
 
 logger = get_logger(__name__)
 scrubbing, rebuilding = threading.Lock(), threading.Lock()
+forked = threading.Event()  # the log contradicts what was signed: `collect` alone looks again
 CONTROL_STEPS = {Stage.CERTIFY: certify_job, Stage.PUBLISH: publish_version}
 
 
@@ -87,7 +88,7 @@ def work_under_lease(
                     raise PermanentJobError("version_in_storage") from None
         except LostLease:
             logger.warning("lease lost", job=job_id)
-        except LogBusy as error:
+        except (LogBusy, LogDamaged, LogForked) as error:  # an operator's to mend, and no fault of the job
             logger.warning("handed back", job=job_id, error=str(error))
             hand_back(services, lease, delay_seconds=services.settings.retry_seconds)
         except DATABASE_AWAY as error:  # it is no fault of the job
@@ -154,12 +155,19 @@ def resolve(request_id: str) -> None:
 @app.task(name="sweep")  # type: ignore[untyped-decorator]
 def sweep() -> None:
     """Bring a promoted or restored database up to date, and wake lost work."""
-    services = get_services()
+    run_parts(get_services(), _settle, wake_lost_work)
+
+
+def _settle(services: Services) -> None:
+    """Reconcile a database that is not the home of the log; a forked one waits for an operator."""
     with services.db.reading() as session:
         settled = is_settled(session)
-    if not settled:
-        reconcile(services)
-    wake_lost_work(services)
+    if settled or forked.is_set():
+        return
+    if reconcile(services).forked:
+        forked.set()
+        return
+    run_parts(services, rewrap_restored, purge_restored)
 
 
 @app.task(name="collect")  # type: ignore[untyped-decorator]
@@ -170,7 +178,8 @@ def collect() -> None:
     """
     services = get_services()
     renew_trust(services)
-    reconcile(services)
+    if not reconcile(services).forked:
+        forked.clear()
     run_parts(services, _purge, collect_garbage, _collect_weights, _sign_log)
 
 

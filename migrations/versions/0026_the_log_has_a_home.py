@@ -25,7 +25,7 @@ BEGIN
     END IF;
     PERFORM pg_advisory_xact_lock(7310579);
     UPDATE log_home SET brought_back = brought_back + entries, lost = lost || refs,
-        moved_at = CASE WHEN home = database_home() THEN moved_at ELSE now() END, home = database_home()
+        moved_at = now(), home = database_home()
     WHERE home <> database_home() OR entries > 0 OR refs <> '{}';
 END $$;
 CREATE FUNCTION log_move_seen() RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$

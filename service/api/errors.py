@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from service.db.session import DATABASE_AWAY
 from service.domain.errors import ServiceError
+from service.evidence.log_keeper import LogDamaged
 from service.observability.logging import get_logger
 
 logger = get_logger(__name__)
@@ -115,6 +116,12 @@ def _database_unavailable(_: Request, error: Exception) -> JSONResponse:
     return problem(503, "unavailable", "Temporarily unavailable", detail, headers={"Retry-After": "5"})
 
 
+def _log_damaged(_: Request, error: Exception) -> JSONResponse:
+    logger.error("the log's tiles cannot be read", error=type(error).__name__)
+    detail = "The log cannot be read now. A control worker may be converting it; otherwise unlearnd doctor says more."
+    return problem(503, "unavailable", "Temporarily unavailable", detail, headers={"Retry-After": "30"})
+
+
 def _unstorable_value(_: Request, __: Exception) -> JSONResponse:
     detail = "A value cannot be stored: a NUL character, or a number out of range."
     return problem(422, "invalid", "The request is not valid", detail)
@@ -131,6 +138,7 @@ HANDLERS: dict[type[Exception], Callable[[Request, Exception], JSONResponse]] = 
     RequestValidationError: _validation_error,
     HTTPException: _http_exception,
     **dict.fromkeys(DATABASE_AWAY, _database_unavailable),
+    LogDamaged: _log_damaged,
     DataError: _unstorable_value,
     psycopg.DataError: _unstorable_value,
     Exception: _unexpected_error,

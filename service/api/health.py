@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from service.api.deps import ServicesDep, WithScopeUnlessLocal
 from service.api.guard import GuardedRoute, UncountedRoute
 from service.bootstrap import Services
-from service.db import due_requests, jobs, models, outbox, requests, tallies
+from service.db import due_requests, jobs, log_home, models, outbox, requests, tallies
 from service.db.api_keys import Caller
 from service.db.forecast import Backlog, backlogs
 from service.db.tables import Version
@@ -77,6 +77,7 @@ class Collector:
                 models.latest_versions(session, MAX_MODELS),
             )
             waiting = backlogs(session, MAX_MODELS)
+            settled, move = log_home.is_settled(session), log_home.unseen_move(session)
         yield from _backlog_metrics(waiting)
         family = GaugeMetricFamily("unlearnd_requests", "Deletion requests by status", labels=["status"])
         for status, count in by_status:
@@ -100,6 +101,9 @@ class Collector:
         yield GaugeMetricFamily(
             "unlearnd_releases_damaged", "Releases with a file that was changed in storage", damaged
         )
+        lost = len(move.lost) if move else 0
+        yield GaugeMetricFamily("unlearnd_log_settled", "1: the log goes on in this database", int(settled))
+        yield GaugeMetricFamily("unlearnd_requests_lost", "Accepted, then lost by a failover or restoration", lost)
         yield GaugeMetricFamily("unlearnd_callbacks_waiting", "Callbacks not delivered yet", undelivered)
         yield GaugeMetricFamily("unlearnd_oldest_queued_job_seconds", "Age of the oldest queued job", oldest)
         yield from _version_metrics(latest)

@@ -41,7 +41,7 @@ def parse_tile_path(path: str) -> tuple[int | str, int, int]:
     level, *groups = whole.split("/")
     named: int | str = level if level == ENTRIES else int(level)
     tile = named, int("".join(groups).replace("x", "")), int(width) if width else WIDTH
-    if tile_path(*tile) != f"tile/{path}" or path.startswith("-"):
+    if tile_path(*tile) != f"tile/{path}" or "-" in path:
         raise ValueError("not the path of a tile")
     return tile
 
@@ -74,6 +74,11 @@ class TiledTree:
         """The leaf hashes of the entries from `start` to `end`."""
         hashes = [h for n in range(start // WIDTH, -(-end // WIDTH)) for h in self._hashes(0, n)]
         return hashes[start % WIDTH :][: end - start]
+
+    def is_intact(self, number: int) -> bool:
+        """Whether the leaf hashes of a tile give the hash that the level above has of it, if it is full."""
+        hashes = self._hashes(0, number)
+        return len(hashes) < WIDTH or root(hashes) == self._hashes(1, number // WIDTH)[number % WIDTH]
 
     def width(self, level: int | str, number: int) -> int:
         """How many hashes or entries a tile has in this tree; 0 or less if the tree has no such tile."""

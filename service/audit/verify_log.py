@@ -123,6 +123,29 @@ def read_promises(log: Log, today: dt.date | None = None) -> Promises:
     return Promises(len(deadlines.promised), unreadable, overdue)
 
 
+def still_open(entries: Sequence[bytes]) -> list[str]:
+    """The refs of the requests that these entries accept and do not end; a version that was not published ends none."""
+    deadlines, published = _Deadlines({}, {}, {}), set[str]()
+    for entry in entries:
+        kind, job = _kind_and_job(entry)
+        if kind == "version.published":
+            published.add(job)
+    for entry in entries:
+        kind, job = _kind_and_job(entry)
+        if kind != "job.certified" or job in published or b'"overall":"FAIL"' in entry:
+            deadlines.read(entry)
+    return sorted(ref for ref, day in deadlines.open_until.items() if day)
+
+
+def _kind_and_job(entry: bytes) -> tuple[str, str]:
+    """The kind of an entry and its job; empty if it has none or cannot be read."""
+    try:
+        members = loads(entry)
+        return str(members["kind"]), str(members.get("job", ""))
+    except (NotCanonical, KeyError, AttributeError, TypeError):
+        return "", ""
+
+
 def _read_export(export: Path) -> tuple[str, list[bytes]]:
     """The checkpoint's note and the entries of an export."""
     try:

@@ -23,7 +23,7 @@ WAITS = text(
 )
 CONNECTIONS = text(
     "SELECT count(*), current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int"
-    " FROM pg_stat_activity WHERE backend_type = 'client backend'"
+    " FROM pg_stat_activity WHERE datid IS NOT NULL"
 )
 NEWEST = 200  # versions whose files the doctor checks
 

@@ -1,19 +1,19 @@
 """The home of the log: the one database in which it goes on.
 
-PostgreSQL refuses every append elsewhere: in a standby that was promoted, a backup that was restored, or a copy. Such a
-database may lack entries that were signed. `reconcile` brings them back and settles the log, before anything else is
-said in it.
+PostgreSQL refuses every append elsewhere: in a standby that was promoted, a backup that was restored into another
+cluster or database, or a copy. Such a database may lack entries that were signed. `reconcile` brings them back and
+settles the log, before anything else is said in it. The old primary must be off: to itself it is at home still.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import psycopg
-from sqlalchemy import ARRAY, Text, bindparam, select, text
+from sqlalchemy import ARRAY, Text, any_, bindparam, literal, select, text
 from sqlalchemy.orm import Session
 
+from service.audit.verify_log import still_open
 from service.db import log_entries
 from service.db.log_tables import LogHome
 from service.db.tables import DeletionRequest
@@ -51,14 +51,15 @@ def settle(session: Session, missing: Sequence[bytes], size: int) -> list[str] |
         size: The number of entries before them.
 
     Returns:
-        The refs of the requests that these entries accept and that the database does not have. None, and nothing is
-        done, if the log has another size by now: another process has settled it.
+        The refs of the requests that these entries accept and do not end, and that the database does not have. None,
+        and nothing is done, if the log has another size by now: another process has settled it.
     """
     session.execute(log_entries.LOCK)
     if log_entries.size(session) != size:
         return None
-    accepted = [entry["ref"] for entry in map(json.loads, missing) if entry["kind"] == "request.accepted"]
-    known = set(session.scalars(select(DeletionRequest.ref).where(DeletionRequest.ref.in_(accepted))))
+    accepted = still_open(missing)
+    among = DeletionRequest.ref == any_(literal(accepted, ARRAY(Text)))  # one parameter for any number of refs
+    known = set(session.scalars(select(DeletionRequest.ref).where(among)))
     lost = [ref for ref in accepted if ref not in known]
     session.execute(SETTLE, {"entries": len(missing), "lost": lost})
     for entry in missing:
@@ -74,6 +75,7 @@ def unseen_move(session: Session) -> Move | None:
 
 def note_seen(session: Session) -> None:
     """An operator has seen the move: requests that it lost have ended, without a result."""
+    session.execute(log_entries.LOCK)
     move = unseen_move(session)
     session.execute(text("SELECT log_move_seen()"))
     for ref in move.lost if move else ():

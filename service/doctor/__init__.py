@@ -3,6 +3,7 @@
 The doctor reads the database, storage, keys and broker, and changes nothing.
 """
 
+import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -59,10 +60,15 @@ def _keys(services: Services) -> Iterator[Finding]:
             else:
                 remedy += " If it never existed, run `unlearnd keys init`."
             yield Finding("keys", f"{path} is missing.", remedy)
-        elif stat.S_IMODE(path.stat().st_mode) & 0o077:
+        elif stat.S_IMODE(path.stat().st_mode) & _others(path):
             yield Finding(
                 "keys", f"{path} can be read by others.", f"Run chmod 600 {path}, and treat the key as known to others."
             )
+
+
+def _others(path: Path) -> int:
+    """The bits of a mode that let others read a key. A file of a Secret is root's, and this process is in its group."""
+    return 0o037 if path.stat().st_uid == 0 != os.geteuid() else 0o077
 
 
 def _trust(services: Services) -> Iterator[Finding]:

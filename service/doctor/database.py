@@ -14,7 +14,7 @@ from service.audit.merkle import leaf_hash
 from service.bootstrap import Services
 from service.db import diagnostics, log_home
 from service.doctor.finding import Finding
-from service.evidence.log_keeper import LogBusy, LogForked
+from service.evidence.log_keeper import LogBusy, LogDamaged, LogForked
 
 SKEW = timedelta(seconds=5)  # allowed difference between this host's clock and the database's
 LOG_ENTRIES = 1000  # how many of the newest entries are hashed again
@@ -123,7 +123,10 @@ def _home(session: Session, _: Services, __: datetime) -> Iterator[Finding]:
 def _log(session: Session, services: Services, _: datetime) -> Iterator[Finding]:
     """The log can be signed, agrees with what was signed, and its newest entries are unchanged."""
     try:
-        services.log.missing_entries()
+        services.log.missing_entries(compare_all=True)
+    except LogDamaged as error:
+        problem = f"The log's copy in storage is damaged: {error}."
+        yield Finding("log", problem, "Restore storage/ledger/log from a backup of storage, newest first.")
     except LogBusy as error:
         yield Finding("log", f"The log cannot be signed: {error}.", "End the control worker that is frozen.")
     except LogForked as error:

@@ -7,7 +7,7 @@ rolled-back database gets no signature. A database that was restored from an old
 from the memory.
 
 Signing reads the new entries, and of the signed ones those of two tiles: the last, which no log has that lost entries
-and went on, and one by chance, so that a change of any other is soon seen. Nothing grows with the log.
+and went on, and one by chance. The doctor compares all. Nothing else grows with the log.
 """
 
 import fcntl
@@ -38,7 +38,7 @@ from service.audit.tiles import (
 from service.db import log_entries, log_home
 from service.db.session import Database
 from service.evidence.keyring import Keyring
-from service.evidence.old_log_memory import OLD_MEMORY, convert, old_note
+from service.evidence.old_log_memory import OLD_ENTRIES, OLD_MEMORY, convert, old_note
 from service.files import CachedFile, write_atomically
 
 CHECKPOINT, LOCK, TILES = "checkpoint", "lock", "tile"
@@ -48,6 +48,10 @@ AT_ONCE = 16 * WIDTH  # entries in memory
 
 class LogForked(Exception):
     """The database's log does not begin with the entries that were signed before."""
+
+
+class LogDamaged(Exception):
+    """A tile in storage is missing, or is not the one that was signed. The database has what a new one is made of."""
 
 
 class LogBusy(Exception):
@@ -92,10 +96,13 @@ class LogKeeper:
 
         Raises:
             LogForked: The log does not begin with the entries that were signed before; nothing was signed.
+            LogDamaged: The tiles do not give the root that was signed; nothing was signed.
             LogBusy: Another process holds the memory.
         """
         with self._locked(), self._db.reading() as session:
             signed, size = self._signed(), log_entries.size(session)
+            if self.tree().root != signed.root:
+                raise LogDamaged("the tiles in storage do not give the root that was signed")
             self._check_beginning(session, signed.size, size)
             note = self.checkpoint()
             if note is not None and size == signed.size and self._is_ours(note):
@@ -131,10 +138,14 @@ class LogKeeper:
         (entry,) = self._entries(index, index + 1)
         return Proof(entry, index, inclusion_proof(tree.subtree, tree.size, index), note).dumps()
 
-    def missing_entries(self) -> tuple[int, list[bytes]]:
+    def missing_entries(self, *, compare_all: bool = False) -> tuple[int, list[bytes]]:
         """The number of entries that the database has, and the signed ones that it lacks: none, unless it lost some.
 
+        Args:
+            compare_all: Compare every entry of the database with what was signed; this takes 1 s for 100,000.
+
         Raises:
+            LogDamaged: A tile in storage is missing or cut off.
             LogForked: The entries of the database differ from the signed ones.
             LogBusy: Another process holds the memory.
         """
@@ -143,11 +154,12 @@ class LogKeeper:
                 return log_entries.size(session), []
         with self._locked(), self._db.reading() as session:
             signed, size = self._signed().size, log_entries.size(session)
-            if size >= signed:
+            if size >= signed and not compare_all:
                 self._check_beginning(session, signed, size)
                 return size, []
-            for start in range(0, size, AT_ONCE):
-                self._compare(session, start, min(size, start + AT_ONCE))
+            common = min(size, signed)
+            for start in range(0, common, AT_ONCE):
+                self._compare(session, start, min(common, start + AT_ONCE))
             return size, self._entries(size, signed)
 
     def tile(self, path: str) -> bytes | None:
@@ -168,12 +180,13 @@ class LogKeeper:
         """A tile of at least this width.
 
         Raises:
-            FileNotFoundError: There is none.
+            LogDamaged: There is none, or it is cut off.
         """
-        try:
-            return (self._folder / tile_path(level, number, width)).read_bytes()
-        except FileNotFoundError:
-            return (self._folder / tile_path(level, number)).read_bytes()  # it was filled since
+        paths = [self._folder / tile_path(level, number, wide) for wide in (width, WIDTH)]  # it may be filled by now
+        data = next((path.read_bytes() for path in paths if path.is_file()), None)
+        if data is None or (level != ENTRIES and len(data) < HASH_BYTES * width):
+            raise LogDamaged(f"{tile_path(level, number, width)} is missing or cut off")
+        return data
 
     def _check_beginning(self, session: Session, signed: int, size: int) -> None:
         """Compare the last signed tile of the database's entries, and another by chance, with what was signed.
@@ -192,9 +205,12 @@ class LogKeeper:
 
         Raises:
             LogForked: They differ.
+            LogDamaged: The tiles are not those that were signed.
         """
-        rows = log_entries.rows(session, start, end - start)
-        expected = self.tree().leaves(start, end)
+        rows, tree = log_entries.rows(session, start, end - start), self.tree()
+        expected = tree.leaves(start, end)
+        if not all(tree.is_intact(number) for number in range(start // WIDTH, -(-end // WIDTH))):
+            raise LogDamaged(f"the tiles of the entries {start} to {end - 1} are not those that were signed")
         if [hashed for _, hashed in rows] != expected or [leaf_hash(entry) for entry, _ in rows] != expected:
             raise LogForked(f"the entries {start} to {end - 1} of the database differ from the signed ones")
 
@@ -215,7 +231,10 @@ class LogKeeper:
         entries, size = [], self._signed().size
         for number in range(start // WIDTH, -(-end // WIDTH)):
             width = min(WIDTH, size - number * WIDTH)
-            entries += split_entries(self.read_tile(ENTRIES, number, width), width)
+            try:
+                entries += split_entries(self.read_tile(ENTRIES, number, width), width)
+            except ValueError as error:
+                raise LogDamaged(f"{tile_path(ENTRIES, number, width)} is cut off") from error
         return entries[start % WIDTH :][: end - start]
 
     def start_new_log(self) -> None:
@@ -247,7 +266,9 @@ class LogKeeper:
         with (self._folder / LOCK).open("w") as handle:
             _wait_for(handle)
             if (self._folder / OLD_MEMORY).exists():
-                convert(self._folder, self._extend, lambda size: TiledTree(size, self.read_tile).root)
+                with (self._folder / OLD_ENTRIES).open("a") as old:
+                    _wait_for(old)  # a worker of the release before may be signing
+                    convert(self._folder, self._extend, lambda size: TiledTree(size, self.read_tile).root)
             yield
 
     def _signed(self) -> Checkpoint:

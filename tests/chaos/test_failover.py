@@ -1,5 +1,6 @@
 """The first of two PostgreSQL servers is lost under load, with commits that the second has not seen."""
 
+import json
 import os
 import random
 import subprocess
@@ -19,7 +20,7 @@ from service.audit.trust import parse_trust
 from service.audit.verify import verify
 from service.bootstrap import Services, build, create_keys
 from service.config import Settings
-from service.db import api_keys
+from service.db import api_keys, log_entries
 from service.db.log_home import unseen_move
 from service.local import valkey
 from service.local.process import wait_until
@@ -147,7 +148,7 @@ def test_a_late_standby_is_promoted_under_load(base, seed):
             f"key-{n}": {"model": MODELS[n % 2], "records": [{"text": support.KNOWN[n // 2]}]} for n in range(REQUESTS)
         }
         behind, gone = sorted(chance.sample(range(1, REQUESTS), 2))
-        first: dict[str, str] = {}
+        first: dict[str, dict[str, str]] = {}
         for number, (key, body) in enumerate(bodies.items()):
             if number == behind:
                 pair.wait_for_second()
@@ -157,7 +158,7 @@ def test_a_late_standby_is_promoted_under_load(base, seed):
                 note = running.services.log.checkpoint()
                 pair.lose_first()
                 pair.promote_second()
-            first[key] = running.insist(URL, key, body)["id"]
+            first[key] = running.insist(URL, key, body)
             calm.wait(chance.uniform(0, 3))
         assert wait_until(running.is_ready, 60), running.logs()
         again = {key: running.insist(URL, key, body)["id"] for key, body in bodies.items()}
@@ -170,16 +171,19 @@ def test_a_late_standby_is_promoted_under_load(base, seed):
 
         assert wait_until(all_end, 400), (states, running.logs())
         assert set(states.values()) == {("completed", None)}, (states, running.logs())
-        lost = {first[key] for key in bodies if first[key] != again[key]}
+        lost = {first[key]["ref"] for key in bodies if first[key]["id"] != again[key]}
         check(running, lost, note)
 
 
 def check(running: Cluster, lost: set[str], note: str | None) -> None:
-    """The operator hears of the move; the log and storage have one past."""
+    """The operator hears of the move and of what the signed log knows; the log and storage have one past."""
     with running.services.db.reading() as session:
         move = unseen_move(session)
     assert move is not None
-    assert len(move.lost) <= len(lost)  # those that were accepted and not signed are known to their submitters alone
+    with running.services.db.reading() as session:
+        entries = log_entries.entries(session, 0, read_checkpoint(note).size if note else 0)
+    signed_and_lost = lost & {entry["ref"] for entry in map(json.loads, entries) if entry["kind"] == "request.accepted"}
+    assert signed_and_lost <= set(move.lost) <= lost  # those that were not signed are known to their submitters alone
     running.services.log.sign()
     if note is not None:
         signed = read_checkpoint(note)

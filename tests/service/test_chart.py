@@ -31,7 +31,7 @@ URL = "https://deletion.example.org"
 FULL = {
     "publicUrl": URL,
     "claims": {"models": "models", "corpora": "corpora"},
-    "settings": {"UNLEARND_ISSUER": "example.org", "UNLEARND_ALERT_DAYS": 5},
+    "settings": {"UNLEARND_ISSUER": "example.org", "UNLEARND_ALERT_DAYS": "5"},
     "api": {"processes": 2},
     "compute": {"nodeSelector": {"gpu": "yes"}, "tolerations": [{"key": "spot", "operator": "Exists"}]},
     "networkPolicies": {"ingressFrom": [{"namespaceSelector": {}}]},
@@ -77,9 +77,8 @@ def test_the_chart_renders_what_kubernetes_takes(values, tmp_path):
     for (kind, _), document in documents.items():
         for version in ("1.27.0", "1.37.0") if kind not in OWN_KINDS else ():
             kubernetes_validate.validate(document, version, strict=True)
-    assert {kind for kind, _ in documents} - OWN_KINDS == {
-        "Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget", "NetworkPolicy", "Job",
-    }  # fmt: skip
+    kinds = {"Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget", "NetworkPolicy", "Job"}
+    assert {kind for kind, _ in documents} - OWN_KINDS == kinds
     assert (("PrometheusRule", "release") in documents) == ("monitoring" in values)
     for container in containers(documents).values():
         security = container["securityContext"]
@@ -94,6 +93,7 @@ def test_the_chart_renders_what_kubernetes_takes(values, tmp_path):
         ({"publicUrl": "deletion.example.org"}, "publicUrl"),
         ({"publicUrl": URL, "compute": {"replicas": 3}}, "replicas"),
         ({"publicUrl": URL, "settings": {"ISSUER": "x"}}, "ISSUER"),
+        ({"publicUrl": URL, "settings": {"UNLEARND_MAX_BODY_BYTES": 16_777_216}}, "UNLEARND_MAX_BODY_BYTES"),
         ({"publicUrl": URL, "images": {"api": {"repository": "x", "tag": ""}}}, "tag"),
     ],
 )
@@ -148,6 +148,10 @@ def test_keda_counts_what_a_worker_would_claim(services, job, tmp_path, as_proce
     expire(services, job_id)
     assert counted() == 1
     with services.db.transaction() as session:
+        session.execute(update(Job).values(losses=10))  # it pauses for four minutes
+    expire(services, job_id, 60)
+    assert counted() == 0
+    with services.db.transaction() as session:
         later = {"owner": None, "not_before": func.now() + timedelta(hours=1)}
         session.execute(update(Job).values(**later))
     assert counted() == 0
@@ -167,63 +171,67 @@ def test_alerts_are_of_metrics_that_exist(services, model, tmp_path):
         assert rule["annotations"].keys() == {"summary", "runbook"}
 
 
-@pytest.mark.slow
-def test_the_charts_own_commands_take_a_request_to_a_version(services, memorised_folder, new_key, tmp_path):
-    """Every container as a process, with its environment and its probes; compute for as long as KEDA's query counts."""
-    documents = rendered({**FULL, "settings": {"UNLEARND_SWEEP_SECONDS": "1"}}, tmp_path)
-    parts, settings, port = containers(documents), services.settings, free_port()
-    secrets = {
-        "owner": settings.owner_database_url,
-        "url": settings.broker_url,
-        **{name: settings.database_url.replace(postgres.APP_ROLE, login, 1) for name, login in postgres.LOGINS.items()},
-    }
-    places = {
-        "/storage": str(settings.storage_dir), "/keys": str(settings.keys_dir), "/models": str(memorised_folder),
-        "/epochs": str(settings.keys_dir / "epochs"), "/corpora": str(tmp_path), URL: f"http://127.0.0.1:{port}",
-    }  # fmt: skip
+class Pods:
+    """The chart's containers as processes of this machine, each with its environment."""
 
-    def process(name: str) -> subprocess.Popen:
-        container = parts[name]
-        environment = {
-            variable["name"]: secrets[variable["valueFrom"]["secretKeyRef"]["key"]]
-            if "valueFrom" in variable
-            else places.get(variable["value"], variable["value"])
-            for variable in container["env"]
-        }
-        moved = {"8000": str(port), "0.0.0.0": "127.0.0.1", "/tmp/beat": str(tmp_path / "beat")}
-        program, *arguments = container["command"]
-        command = [str(Path(sys.executable).with_name(program)), *(moved.get(part, part) for part in arguments)]
-        started = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", "HOME": str(tmp_path), **environment}
-        with (tmp_path / f"{name}.log").open("ab") as log:
-            return subprocess.Popen(command, env=started, stdout=log, stderr=log)
+    def __init__(self, services, documents: dict, models: Path, place: Path) -> None:
+        """Nothing runs yet."""
+        self._parts, self._place, self.port = containers(documents), place, free_port()
+        self._query = text(documents["ScaledJob", "compute"]["spec"]["triggers"][0]["metadata"]["query"])
+        self._services, settings = services, services.settings
+        url = settings.database_url
+        self._secrets = {name: url.replace(postgres.APP_ROLE, login, 1) for name, login in postgres.LOGINS.items()}
+        self._secrets |= {"owner": settings.owner_database_url, "url": settings.broker_url}
+        keys, epochs = str(settings.keys_dir), str(settings.keys_dir / "epochs")
+        self._moved = {"/storage": str(settings.storage_dir), "/keys": keys, "/epochs": epochs, "/models": str(models)}
+        self._moved |= {"/corpora": str(place), URL: f"http://127.0.0.1:{self.port}", "8000": str(self.port)}
+        self._moved |= {"0.0.0.0": "127.0.0.1", "/tmp/beat": str(place / "beat")}
 
-    def probe(which: str) -> bool:
-        path = parts["api"][which]["httpGet"]["path"]
+    def start(self, name: str) -> subprocess.Popen:
+        """Start a container's command."""
+        environment = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", "HOME": str(self._place)}
+        for variable in self._parts[name]["env"]:
+            secret = variable.get("valueFrom", {}).get("secretKeyRef")
+            value = self._secrets[secret["key"]] if secret else variable["value"]
+            environment[variable["name"]] = self._moved.get(value, value)
+        program, *arguments = self._parts[name]["command"]
+        command = [str(Path(sys.executable).with_name(program)), *(self._moved.get(part, part) for part in arguments)]
+        with (self._place / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+    def answers(self, probe: str) -> bool:
+        """Whether a probe of the API holds."""
+        path = self._parts["api"][probe]["httpGet"]["path"]
         try:
-            return httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False).is_success
+            return httpx.get(f"http://127.0.0.1:{self.port}{path}", trust_env=False).is_success
         except httpx.TransportError:
             return False
 
-    def counted() -> int:
-        with services.db.reading() as session:
-            query = documents["ScaledJob", "compute"]["spec"]["triggers"][0]["metadata"]["query"]
-            return session.scalar(text(query))
+    def wanted(self) -> int:
+        """How many compute pods KEDA would start."""
+        with self._services.db.reading() as session:
+            return session.scalar(self._query)
 
-    parts["api"]["env"] = [v for v in parts["api"]["env"] if v["name"] != "UNLEARND_METRICS_PORT"]
-    assert process("migrate").wait(60) == 0
+
+@pytest.mark.slow
+def test_the_charts_own_commands_take_a_request_to_a_version(services, memorised_folder, new_key, tmp_path):
+    """Every container as a process, with its environment and its probes; compute for as long as KEDA's query counts."""
+    values = {**FULL, "settings": {"UNLEARND_SWEEP_SECONDS": "1"}, "monitoring": {"enabled": False}}
+    pods = Pods(services, rendered(values, tmp_path), memorised_folder, tmp_path)
+    assert pods.start("migrate").wait(60) == 0
     with ExitStack() as stack:
         for name in ("api", "control"):
-            running = process(name)
+            running = pods.start(name)
             stack.callback(running.wait, 60)
             stack.callback(running.send_signal, signal.SIGTERM)
-        assert wait_until(lambda: probe("startupProbe"), 60)
-        assert wait_until(lambda: probe("readinessProbe"), 60)
-        with Client(f"http://127.0.0.1:{port}", new_key("admin")) as client:
+        assert wait_until(lambda: pods.answers("startupProbe"), 60)
+        assert wait_until(lambda: pods.answers("readinessProbe"), 60)
+        with Client(f"http://127.0.0.1:{pods.port}", new_key("admin")) as client:
             files = [str(memorised_folder / name) for name in ("model", "retain.jsonl", "heldout.jsonl")]
             client.add_model("charted", *files, support.POLICY)
             request = client.submit("charted", [support.KNOWN[0]])
-            assert wait_until(lambda: counted() == 1, 60)
-            assert process("worker").wait(300) == 0  # nothing is left, so it has ended by itself
-            assert counted() == 0
+            assert wait_until(lambda: pods.wanted() == 1, 60)
+            assert pods.start("worker").wait(300) == 0  # nothing is left, so it has ended by itself
+            assert pods.wanted() == 0
             assert client.wait(request["id"], 60)["status"] == "completed"
-        assert probe("livenessProbe")
+        assert pods.answers("livenessProbe")

@@ -35,8 +35,14 @@ securityContext:
   seccompProfile: {type: RuntimeDefault}
 {{- end }}
 
+{{/* The images' user. New volumes and the keys belong to its group. */}}
+{{- define "unlearnd.user" -}}
+securityContext: {runAsNonRoot: true, runAsUser: 10001, runAsGroup: 10001, fsGroup: 10001, fsGroupChangePolicy: OnRootMismatch}
+{{- end }}
+
 {{- define "unlearnd.mounts" -}}
 - {name: tmp, mountPath: /tmp}
+- {name: cache, mountPath: /home/unlearnd/.cache}
 - {name: keys, mountPath: /keys, readOnly: true}
 {{- if .root.Values.claims.models }}
 - {name: models, mountPath: /models, readOnly: true}
@@ -49,6 +55,7 @@ securityContext:
 {{/* A part's volumes: `keys` are the key files that it may read; none: all of them. */}}
 {{- define "unlearnd.volumes" -}}
 - {name: tmp, emptyDir: {}}
+- {name: cache, emptyDir: {}}
 - name: storage
   persistentVolumeClaim: {claimName: {{ .root.Values.claims.storage }}}
 - name: work
@@ -58,7 +65,7 @@ securityContext:
 - name: keys
   secret:
     secretName: {{ .root.Values.secrets.keys }}
-    defaultMode: 0400
+    defaultMode: 0440  # of the group that the pod is in
     {{- with .keys }}
     items:
       {{- range . }}

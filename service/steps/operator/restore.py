@@ -66,8 +66,11 @@ def reconcile(services: Services) -> Reconciled:
             lost = log_home.settle(session, missing, size)
         if lost is not None:
             result.entries, result.lost = len(missing), lost
+        for ref in result.lost:
+            logger.error("an accepted request is lost", request=ref)
     except LogForked:
         result.forked = True
+        logger.error("the log continued before it was reconciled")
     ledger = services.storage.published()  # read before the database, which has every version of the ledger by then
     with services.db.reading() as session:
         known = models.published(session)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import psycopg
+from sqlalchemy.exc import SQLAlchemyError
 
 from service.audit import commitments
 from service.bootstrap import Services
@@ -113,7 +114,7 @@ def accept_group(
                 alone.append(index)
             else:
                 results[index] = _with_job_to_do(services, accepted, outcome)
-    except psycopg.Error as error:
+    except (psycopg.Error, SQLAlchemyError) as error:
         if not is_item_error(error):  # each alone would wait for the same error
             return [results.get(index, error) for index in range(len(given))]
         alone += sealed

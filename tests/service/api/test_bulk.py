@@ -4,6 +4,7 @@ import json
 
 import psycopg
 import pytest
+from sqlalchemy import exc
 
 from service.api.rates import RateLimiter
 from service.audit.commitments import commit, request_commitment
@@ -97,13 +98,14 @@ def test_lines_count_against_the_rate_limit(api, services, model):
     assert counts(services)[1] == 5
 
 
-def test_after_an_outage_no_further_line_is_tried(api, services, model):
+@pytest.mark.parametrize("error", [psycopg.OperationalError(), exc.TimeoutError("no connection is free")])
+def test_after_an_outage_no_further_line_is_tried(api, services, model, error):
     """Every line has its answer at once: lines behind a group that found no database do not wait for it in turn."""
     tried = []
 
     def unreachable(sql, values, name):
         tried.append(name)
-        raise psycopg.OperationalError
+        raise error
 
     services.db.statement = unreachable
     results = send(api, *[body()] * 100)

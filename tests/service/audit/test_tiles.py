@@ -62,7 +62,22 @@ def test_paths_are_those_of_the_specification(tile, path):
 
 
 @pytest.mark.parametrize(
-    "path", ["", "0", "0/1", "0/001.p/", "0/001.p/256", "0/x001", "x/001", "0/../001", "-1/001", "0/x000/001", "00/001"]
+    "path",
+    [
+        "",
+        "0",
+        "0/1",
+        "0/001.p/",
+        "0/001.p/256",
+        "0/x001",
+        "x/001",
+        "0/../001",
+        "-1/001",
+        "0/-05",
+        "0/x-01/000",
+        "0/x000/001",
+        "00/001",
+    ],
 )
 def test_other_paths_are_refused(path):
     """Each tile has one path."""

@@ -10,7 +10,7 @@ from service.audit.canonical import dumps
 from service.audit.checkpoint import Checkpoint, Proof, sign_checkpoint
 from service.audit.merkle import leaf_hash, root
 from service.audit.verification import ExitCode, VerificationError
-from service.audit.verify_log import verify_log
+from service.audit.verify_log import still_open, verify_log
 from tests.issuer import ORIGIN, Issuer
 
 pytestmark = pytest.mark.usefixtures("no_network")
@@ -273,3 +273,19 @@ def test_an_entry_of_a_request_that_was_never_accepted_changes_nothing(export, i
     """A quarantined job may name one: its other requests are open again."""
     entries = [accepted("a"), batched("j", "a", "b"), certified("j"), dumps({"kind": "job.quarantined", "job": "j"})]
     assert refused(export(entries), issuer.trust_path, today=DUE + dt.timedelta(days=1)).reason.startswith("1 accepted")
+
+
+def test_what_is_still_open_after_some_entries():
+    """Not what was cancelled, rejected or published; but what was certified for a version that nobody published."""
+    entries = [
+        *(accepted(ref) for ref in "abcde"),
+        dumps({"kind": "request.cancelled", "ref": "a"}),
+        batched("published", "b"),
+        batched("lost", "c"),
+        batched("failed", "d"),
+        *(certified(job) for job in ("published", "lost")),
+        failed("failed", "d"),
+        dumps({"kind": "version.published", "job": "published"}),
+        b"unreadable",
+    ]
+    assert still_open(entries) == ["c", "d", "e"]

@@ -115,19 +115,19 @@ def test_options_that_a_row_would_contradict_are_refused(cli, model):
 
 
 def test_rows_that_are_refused_for_now_are_sent_again(cli, services, model, monkeypatch):
-    """A row that found no database is submitted a second time, and only that row."""
-    waited, intake, calls = [], services.intake, []
+    """Rows that found no database are submitted a second time."""
+    waited, statement, calls = [], services.db.statement, []
     monkeypatch.setattr("time.sleep", waited.append)
 
-    def fails_once(new):
-        calls.append(new.request.id)
+    def fails_once(*arguments):
+        calls.append(arguments)
         if len(calls) == 1:
             raise psycopg.OperationalError
-        return intake(new)
+        return statement(*arguments)
 
-    services.intake = fails_once
+    services.db.statement = fails_once
     answers = submit(cli, "text\none\ntwo\n", "--json")
     assert [answer["status"] for answer in answers] == [202, 202]
     assert count(services) == 2
     assert RETRY_SECONDS[0] in waited
-    assert len(calls) == 3
+    assert len(calls) == 2

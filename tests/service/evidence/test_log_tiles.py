@@ -17,7 +17,7 @@ from service.audit.tiles import WIDTH, split_entries, split_hashes
 from service.db import log_entries, log_home
 from service.doctor import examine
 from service.evidence import log_keeper
-from service.evidence.log_keeper import LogForked
+from service.evidence.log_keeper import LogDamaged, LogForked
 from service.local import postgres
 
 MANY = 3 * WIDTH + 5
@@ -187,3 +187,48 @@ def test_two_processes_that_reconcile_bring_entries_back_once(services):
             lost.append(log_home.settle(session, missing, size))
     assert lost == [[], None]
     assert services.log.missing_entries() == (5, [])
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda path: path.write_bytes(bytes(32) + path.read_bytes()[32:]),
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    ],
+    ids=["changed", "gone", "cut"],
+)
+@pytest.mark.parametrize("level", [0, 1])
+def test_no_checkpoint_comes_of_damaged_tiles(services, harm, level, monkeypatch):
+    """It would contradict the one before. The doctor says what to restore, and not to begin a new log."""
+    monkeypatch.setattr(random, "randrange", lambda _: 0)
+    append(services, MANY)
+    note = services.log.sign()
+    tile = services.settings.storage_dir / "ledger" / "log" / "tile" / str(level) / "000"
+    harm(tile if level == 0 else tile.with_name("000.p") / "3")
+    append(services, 1)
+    with pytest.raises(LogDamaged):
+        services.log.sign()
+    assert services.log.checkpoint() == note
+    if level == 0:
+        assert any("is damaged" in finding.problem for finding in examine(services))
+
+
+def test_what_an_older_worker_leaves_behind_is_not_taken_over(services):
+    """It saw no memory, and signed the log from its beginning: the newer checkpoint stays."""
+    append(services, 3)
+    note, folder = services.log.sign(), services.settings.storage_dir / "ledger" / "log"
+    (folder / "checkpoint.json").write_text(
+        json.dumps({"note": note.replace("3", "2", 1), "size": 2, "root": "", "bytes": 9})
+    )
+    assert services.log.sign() == note
+    assert not (folder / "checkpoint.json").exists()
+
+
+def test_the_doctor_compares_every_entry(services):
+    """Also those that no look at the log has met."""
+    append(services, MANY)
+    services.log.sign()
+    change(services, 3)
+    with pytest.raises(LogForked):
+        services.log.missing_entries(compare_all=True)
