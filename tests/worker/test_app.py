@@ -1,8 +1,12 @@
-"""A compute worker on a host that cannot confine its child."""
+"""A compute worker: a host that cannot confine its child, and looking for work without a message."""
+
+import threading
+from types import SimpleNamespace
 
 import pytest
 
-from worker import app
+from service.local.process import wait_until
+from worker import app, tasks
 from worker.steps.sandbox import Sandbox
 
 
@@ -22,3 +26,50 @@ def test_a_worker_says_what_its_host_does_not_enforce(monkeypatch, caplog, mode,
     monkeypatch.setattr(app.settings, "compute_sandbox", mode)
     app._check_compute_sandbox(sender="compute@host")
     assert sum("not confined" in line for line in caplog.messages) == lines
+
+
+@pytest.fixture
+def compute_worker(monkeypatch):
+    """A process that computes, with two slots and short times; afterwards as before."""
+    monkeypatch.setattr(app.settings, "sweep_seconds", 0.01)
+    monkeypatch.setattr(app, "get_services", object)
+    monkeypatch.setattr(app, "slots", threading.Semaphore())
+    monkeypatch.setattr(app, "lookers", [])
+    monkeypatch.setattr(app, "stopping", threading.Event())
+    monkeypatch.setattr(app, "computes", threading.Event())
+    app.computes.set()
+    yield SimpleNamespace(concurrency=2)
+    app.stopping.set()
+
+
+def test_each_slot_looks_for_work_until_the_worker_stops(compute_worker, monkeypatch):
+    """Also after a look that failed; a worker that stops waits for the job in hand."""
+    looks, may_end, ended = [], threading.Event(), []
+
+    def compute(_) -> None:
+        looks.append(threading.current_thread().name)
+        if len(looks) == 1:
+            raise RuntimeError("the database is away")
+        if len(looks) > 4:
+            may_end.wait(10)
+            ended.append(threading.current_thread().name)
+
+    monkeypatch.setattr(tasks, "compute", compute)
+    app._look_for_work(sender=compute_worker)
+    assert wait_until(lambda: len(looks) > 5, 10)
+    assert set(looks) == {"slot-0", "slot-1"}
+    assert app.slots.acquire(blocking=False)
+    assert app.slots.acquire(blocking=False)
+    assert not app.slots.acquire(blocking=False)
+    app.stopping.set()
+    threading.Timer(0.05, may_end.set).start()
+    app._wait_for_jobs()
+    assert len(ended) == 2
+    assert not any(looker.is_alive() for looker in app.lookers)
+
+
+def test_a_control_worker_looks_for_nothing(compute_worker):
+    """It computes nothing."""
+    app.computes.clear()
+    app._look_for_work(sender=compute_worker)
+    assert app.lookers == []
