@@ -92,11 +92,11 @@ def work_under_lease(
             logger.warning("handed back", job=job_id, error=str(error))
             hand_back(services, lease, delay_seconds=services.settings.retry_seconds)
         except DATABASE_AWAY as error:  # it is no fault of the job
+            logger.warning("the database is away", job=job_id, error=type(error).__name__)
             if is_refusal(error):  # the log waits for `reconcile`
                 hand_back(services, lease, delay_seconds=services.settings.retry_seconds)
-                return True
-            logger.warning("the database is away", job=job_id, error=type(error).__name__)
-            lose_attempt(services, lease, "database_away")
+            else:
+                lose_attempt(services, lease, "database_away")
         except PermanentJobError as error:
             fail_attempt(services, lease, error.reason, permanent=True)
         except Exception as error:

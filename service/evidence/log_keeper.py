@@ -15,7 +15,7 @@ import random
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -182,11 +182,12 @@ class LogKeeper:
         Raises:
             LogDamaged: There is none, or it is cut off.
         """
-        paths = [self._folder / tile_path(level, number, wide) for wide in (width, WIDTH)]  # it may be filled by now
-        data = next((path.read_bytes() for path in paths if path.is_file()), None)
-        if data is None or (level != ENTRIES and len(data) < HASH_BYTES * width):
-            raise LogDamaged(f"{tile_path(level, number, width)} is missing or cut off")
-        return data
+        for path in (tile_path(level, number, width), tile_path(level, number)):  # it may be filled by now
+            with suppress(FileNotFoundError):
+                data = (self._folder / path).read_bytes()
+                if level == ENTRIES or len(data) >= HASH_BYTES * width:
+                    return data
+        raise LogDamaged(f"{tile_path(level, number, width)} is missing or cut off")
 
     def _check_beginning(self, session: Session, signed: int, size: int) -> None:
         """Compare the last signed tile of the database's entries, and another by chance, with what was signed.
@@ -228,9 +229,9 @@ class LogKeeper:
 
     def _entries(self, start: int, end: int) -> list[bytes]:
         """Signed entries."""
-        entries, size = [], self._signed().size
+        entries, tree = [], self.tree()
         for number in range(start // WIDTH, -(-end // WIDTH)):
-            width = min(WIDTH, size - number * WIDTH)
+            width = tree.width(ENTRIES, number)
             try:
                 entries += split_entries(self.read_tile(ENTRIES, number, width), width)
             except ValueError as error:

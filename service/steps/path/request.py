@@ -72,9 +72,7 @@ async def accept_at_once(
     Raises:
         Invalid: A field is not valid.
     """
-    texts = submission.texts
-    is_large = len(texts) > MAX_TEXTS_AT_ONCE or _characters(submission) > MAX_CHARACTERS_AT_ONCE
-    if is_large or submission.subject is not None or submission.resubmits or not services.wrapper.has_room():
+    if not _is_simple(submission) or not services.wrapper.has_room():
         return None
     now = datetime.now(UTC)
     _check(services, submission, now)
@@ -99,7 +97,7 @@ def accept_group(
     sealed: dict[int, tuple[Accepted, NewRequest]] = {}
     alone: list[int] = []
     for index, (submission, key) in enumerate(given):
-        if submission.subject is not None or submission.resubmits or _characters(submission) > MAX_CHARACTERS_AT_ONCE:
+        if not _is_simple(submission):
             alone.append(index)
             continue
         try:
@@ -133,9 +131,11 @@ def _accept_alone(
         return error
 
 
-def _characters(submission: Submission) -> int:
-    """The length of all texts."""
-    return sum(map(len, submission.texts))
+def _is_simple(submission: Submission) -> bool:
+    """Whether a submission is small and needs no look-up, so that it may be sealed beside others."""
+    texts = submission.texts
+    is_large = len(texts) > MAX_TEXTS_AT_ONCE or sum(map(len, texts)) > MAX_CHARACTERS_AT_ONCE
+    return not (is_large or submission.subject is not None or submission.resubmits)
 
 
 def _check(services: Services, submission: Submission, now: datetime) -> None:

@@ -26,15 +26,19 @@ def run_parts(services: Services, *parts: Callable[[Services], object]) -> None:
 
 def wake_lost_work(services: Services) -> None:
     """Give up what has lost too many workers, alert, and wake what a lost message or a dead worker left behind."""
-    run_parts(services, _quarantine_lost, _prepare_outbox, _wake)
+    run_parts(services, _quarantine_lost, _prepare_outbox, _compact_tallies, _wake)
 
 
 def _prepare_outbox(services: Services) -> None:
-    """Queue alerts of deadlines, and bring callbacks, lanes and tallies up to date."""
+    """Queue alerts of deadlines, and bring callbacks and lanes up to date."""
     with services.db.transaction() as session:
         _enqueue_alerts(session, services.settings.alert_days)
         outbox.assign_keys(session)
         callback_lanes.forget_old(session)
+
+
+def _compact_tallies(services: Services) -> None:
+    """Add up what the tallies of requests have gathered."""
     with services.db.transaction() as session:
         tallies.compact(session)
 
