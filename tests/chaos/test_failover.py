@@ -1,10 +1,7 @@
 """The first of two PostgreSQL servers is lost under load, with commits that the second has not seen."""
 
 import json
-import os
 import random
-import subprocess
-import sys
 import tempfile
 import threading
 from collections import Counter
@@ -18,68 +15,31 @@ import pytest
 from service.audit.checkpoint import read_checkpoint
 from service.audit.trust import parse_trust
 from service.audit.verify import verify
-from service.bootstrap import Services, build, create_keys
+from service.bootstrap import Services, build
 from service.config import Settings
-from service.db import api_keys, log_entries
+from service.db import log_entries
 from service.db.log_home import unseen_move
-from service.local import valkey
 from service.local.process import wait_until
 from tests import support
+from tests.chaos.parts import Parts
 from tests.chaos.run import POLICY
-from tests.chaos.stack import TIMES
 from tests.service.nodes import Nodes, nodes
-from tests.service.served import free_port
 
 MODELS, REQUESTS = ("one", "two"), 8
 URL = "/v1/deletion-requests"
 
 
-class Cluster:
-    """The API, a control worker and a compute worker as processes, on two PostgreSQL servers."""
+class Cluster(Parts):
+    """All parts, on two PostgreSQL servers."""
 
     def __init__(self, place: Path, pair: Nodes) -> None:
         """Start them."""
-        sockets = place / "s"
-        sockets.mkdir()
-        self._place, self._broker = place, valkey.process(place / "valkey", sockets, place / "valkey.log")
-        self._broker.start()
-        assert wait_until(lambda: valkey.is_ready(sockets), 30)
-        settings = {
-            "DATABASE_URL": pair.url(),
-            "OWNER_DATABASE_URL": pair.url("postgres"),
-            "BROKER_URL": valkey.url(sockets),
-            "STORAGE_DIR": str(place / "storage"),
-            "KEYS_DIR": str(place / "keys"),
-        }
-        self.services: Services = build(Settings(**{name.lower(): value for name, value in settings.items()}))
-        create_keys(self.services.settings)
-        with self.services.db.transaction() as session:
-            key = api_keys.create(session, "chaos", ["admin"])[1]
-        environment = {**os.environ, **TIMES, **{f"UNLEARND_{name}": value for name, value in settings.items()}}
-        port, headers = free_port(), {"Authorization": f"Bearer {key}"}
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30, trust_env=False)
-        celery = [
-            sys.executable,
-            "-m",
-            "celery",
-            "-A",
-            "worker.app",
-            "worker",
-            "--pool",
-            "threads",
-            "--loglevel",
-            "INFO",
-        ]
-        commands = {
-            "api": [sys.executable, "-m", "service.main", "--port", str(port)],
-            "control": [*celery, "-Q", "control", "-n", "control@%h", "-B", "--schedule", str(place / "beat")],
-            "compute": [*celery, "-Q", "gpu", "-n", "compute@%h"],
-        }
-        self._processes = [self._start(name, command, environment) for name, command in commands.items()]
-
-    def _start(self, name: str, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
-        with (self._place / f"{name}.log").open("wb") as log:
-            return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        super().__init__(place, database=pair.url(), owner=pair.url("postgres"))
+        self.make_keys()
+        self.services: Services = build(Settings(**{name.lower(): value for name, value in self.settings.items()}))
+        self.client = self.start_api()
+        self.start("control")
+        self.start("compute")
 
     def is_ready(self) -> bool:
         """Whether a request would be accepted."""
@@ -103,22 +63,11 @@ class Cluster:
         assert wait_until(ask, 120), self.logs()
         return answers[0].json()
 
-    def logs(self) -> str:
-        """The ends of the logs, for a failure's message."""
-        lines = {p.name: p.read_text(errors="replace").splitlines() for p in self._place.glob("*.log")}
-        said = {name: [line for line in log if "service.access" not in line][-60:] for name, log in lines.items()}
-        return "\n".join(f"--- {name}\n" + "\n".join(log) for name, log in said.items())
-
-    def stop(self) -> None:
+    def close(self) -> None:
         """Stop everything."""
-        for process in self._processes:
-            process.terminate()
-        for process in self._processes:
-            process.wait(60)
+        self.stop()
         self.client.close()
         self.services.close()
-        self._broker.ask_to_stop()
-        self._broker.wait()
 
 
 @contextmanager
@@ -130,7 +79,7 @@ def cluster(pair: Nodes) -> Iterator[Cluster]:
         try:
             yield running
         finally:
-            running.stop()
+            running.close()
 
 
 @pytest.mark.slow
