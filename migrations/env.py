@@ -5,7 +5,15 @@ from contextlib import closing
 from alembic import context
 from sqlalchemy import text
 
-from service.db import corpus_tables, history_tables, limit_tables, log_tables, tables, tallies  # noqa: F401  # each adds its tables
+from service.db import (  # noqa: F401  # each adds its tables
+    console_sessions,
+    corpus_tables,
+    history_tables,
+    limit_tables,
+    log_tables,
+    tables,
+    tallies,
+)
 from service.db.base import Base
 from service.db.session import Database
 from service.migrate import MIGRATION_LOCK, SET_TIMEOUTS

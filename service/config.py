@@ -132,6 +132,8 @@ class Settings(BaseSettings):
         0, ge=0, le=65_535, description="port with /metrics alone, for which nobody needs a key; 0: none"
     )
     docs: bool | None = Field(None, description="whether there is a page /docs; default: only on a loopback address")
+    console: bool = Field(True, description="whether there are pages under /console")
+    console_seconds: float = Field(28_800, gt=0, description="how long somebody stays signed in to the console")
     max_connections: int = Field(2000, description="most open connections of an API process; it closes further ones")
     request_seconds: float = Field(
         30,

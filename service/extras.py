@@ -12,7 +12,8 @@ EXTRAS = {
     "hub": ("huggingface_hub",),
     "kms": ("boto3", "botocore"),
     "parquet": ("pyarrow",),
-    "demo": ("faker", "matplotlib", *ENGINE, *LOCAL),
+    "pdf": ("typst",),
+    "demo": ("faker", "matplotlib", "typst", *ENGINE, *LOCAL),
 }
 
 

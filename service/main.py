@@ -24,11 +24,14 @@ from service.api import (
     jobs,
     log,
     models,
+    overview,
     policies,
+    report,
     requests,
     subjects,
     versions,
 )
+from service.api import docs as api_docs
 from service.api.access_log import AccessLog
 from service.api.connections import limited_protocol
 from service.api.health import metrics_registry
@@ -41,6 +44,7 @@ from service.api.readiness import Readiness
 from service.api.shares import Turns
 from service.bootstrap import Services, build_server
 from service.config import Settings, is_loopback
+from service.console.routes import ROUTERS as ROUTES
 from service.explain import explained
 from service.observability import tracing
 from service.observability.logging import configure as configure_logs
@@ -73,6 +77,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     policies.router,
     corpora.router,
     jobs.router,
+    overview.router,
+    report.router,
     versions.router,
     hub.router,
     fides.router,
@@ -110,7 +116,7 @@ def create_app(services: Services, *, docs: bool = True) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
         responses=_problem_responses(),
-        docs_url="/docs" if docs else None,
+        docs_url=None,  # its page would load Swagger UI from elsewhere
         redoc_url=None,
         redirect_slashes=False,  # the redirect would name the Host header
     )
@@ -124,7 +130,8 @@ def create_app(services: Services, *, docs: bool = True) -> FastAPI:
     if services.settings.access_log:
         app.add_middleware(AccessLog)
     errors.install(app)
-    for router in ROUTERS:
+    optional = (*([api_docs.router] if docs else []), *(ROUTES if services.settings.console else []))
+    for router in (*ROUTERS, *optional):
         app.include_router(router)
     return app
 

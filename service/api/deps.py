@@ -21,6 +21,7 @@ from service.db import api_keys
 from service.db.api_keys import Caller
 from service.domain.errors import Forbidden, Unauthenticated
 
+SIGNED_IN = "unlearnd.signed_in"  # in the scope of a call that the console makes in this process: for whom
 FORWARDING = ("forwarded", "x-real-ip", "via")  # beside X-Forwarded-...: headers that a proxy adds
 
 
@@ -64,19 +65,27 @@ async def authenticate(request: Request) -> Caller:
         Unavailable: The keys that verify access tokens cannot be fetched now, or this address asks too often at once.
         RateLimited: The key made too many requests.
     """
+    caller: Caller | None = request.scope.get(SIGNED_IN)
+    if caller is None:
+        caller = await _by_token(request)
+    request.state.api_key_id = caller.id  # for the access log
+    rate_limiter: RateLimiter = request.app.state.rate_limiter
+    rate_limiter.count(str(caller.id), request.scope["path"])
+    return caller
+
+
+async def _by_token(request: Request) -> Caller:
+    """The caller whose API key or access token the request has."""
     scheme, token = get_authorization_scheme_param(request.headers.get("Authorization"))
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated("Send an API key: Authorization: Bearer KEY.")
     listener: Listener = request.app.state.listener
-    rate_limiter: RateLimiter = request.app.state.rate_limiter
     key_hash = api_keys.hash_key(token)
     caller = listener.remembered_caller(key_hash)
     if caller is None:
         asked_at = time.monotonic()
         caller = await _look_up(request, token, key_hash)
         listener.remember_caller(key_hash, caller, asked_at)
-    request.state.api_key_id = caller.id  # for the access log
-    rate_limiter.count(str(caller.id), request.scope["path"])
     return caller
 
 

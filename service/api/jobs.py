@@ -77,7 +77,7 @@ def _disclosed(numbers: Mapping[str, object], job: Job, caller: Caller) -> dict[
     return disclosed(numbers, contributors, auditor=is_auditor(caller))
 
 
-def _find_job(services: Services, job_id: UUID, caller: Caller) -> Job:
+def find_job(services: Services, job_id: UUID, caller: Caller) -> Job:
     """A job that the caller may see; another is as if it did not exist."""
     own = _own_requests_only(caller)
     with services.db.reading() as session:
@@ -112,7 +112,7 @@ def get(job_id: UUID, services: ServicesDep, caller: JobReader) -> JobOut:
     With `audit`, all metrics are exact. With `read`, means are coarse, and null if the texts come from fewer than three
     submitters or mostly from one. With `submit` alone, there are no metrics, and no jobs but those of own requests.
     """
-    return to_job_out(_find_job(services, job_id, caller), caller)
+    return to_job_out(find_job(services, job_id, caller), caller)
 
 
 @router.post("/{job_id}/cancel")
@@ -135,7 +135,7 @@ def history(job_id: UUID, services: ServicesDep, caller: MetricsReader) -> list[
 
     A key with the scope `submit` alone has no access.
     """
-    job = _find_job(services, job_id, caller)
+    job = find_job(services, job_id, caller)
     with services.db.reading() as session:
         return [_disclosed(epoch, job, caller) for epoch in jobs.history(session, job_id)]
 
@@ -143,7 +143,7 @@ def history(job_id: UUID, services: ServicesDep, caller: MetricsReader) -> list[
 @router.get("/{job_id}/certificate")
 def certificate(job_id: UUID, services: ServicesDep, caller: JobReader, form: Form = None) -> Response:
     """The certificate of a job, including a failed one: a DSSE envelope, or its statement as HTML or Markdown."""
-    job = _find_job(services, job_id, caller)
+    job = find_job(services, job_id, caller)
     with services.db.reading() as session:
         row = models.certificate(session, job_id)
     if row is None or job.stage != Stage.DONE:  # a signed certificate is not shown before it is published
@@ -168,7 +168,7 @@ async def events(
     """
     if last_event_id is not None and not last_event_id.isdecimal():
         raise Invalid("Not the id of an event.", field="Last-Event-ID")
-    await run_in_threadpool(_find_job, services, job_id, caller)
+    await run_in_threadpool(find_job, services, job_id, caller)
     return EventSourceResponse(_stream(request, services, job_id, int(last_event_id or 0), caller), ping=PING_SECONDS)
 
 

@@ -23,11 +23,11 @@ from service.api.guard import GuardedRoute, SubmissionRoute
 from service.api.limits import Admission
 from service.api.paging import Cursor, Limit, ModelFilter, filtered_model
 from service.bootstrap import Services
-from service.db import api_keys, requests
+from service.db import api_keys, request_list, requests
 from service.db.api_keys import Caller
 from service.db.tables import DeletionRequest
 from service.domain.errors import NotFound
-from service.domain.states import RequestStatus
+from service.domain.states import Hold, RequestStatus
 from service.domain.submission import CallbackTarget, ProbeText, Resubmission, Submission
 from service.privacy.records import open_reference, reference_hash
 from service.schemas.base import Listing
@@ -36,6 +36,7 @@ from service.schemas.requests import (
     ExtensionIn,
     Receipt,
     RecordOpening,
+    Regulation,
     RequestAccepted,
     RequestDetail,
     RequestIn,
@@ -154,7 +155,13 @@ def listing(
     caller: Reader,
     status: RequestStatus | None = None,
     model: ModelFilter = None,
+    job: UUID | None = None,
+    regulation: Regulation | None = None,
+    waits_for: Annotated[Hold | None, Query(description="what pending requests wait for")] = None,
+    owed: Annotated[bool | None, Query(description="open, or failed and neither retried nor resolved")] = None,
     due_before: Annotated[AwareDatetime | None, Query(description="RFC 3339")] = None,
+    received_from: Annotated[AwareDatetime | None, Query(description="RFC 3339")] = None,
+    received_before: Annotated[AwareDatetime | None, Query(description="RFC 3339")] = None,
     reference: Annotated[str | None, Query(max_length=200, description="the submitter's case number")] = None,
     cursor: Cursor = None,
     limit: Limit = 50,
@@ -162,16 +169,20 @@ def listing(
     """Requests, newest first. An API key that may only submit sees its own requests."""
     api_key_id = restricted_to(caller, *SEES_ALL_REQUESTS)
     with services.db.reading() as session:
-        page = requests.listing(
-            session,
-            cursor,
-            limit,
+        filters = request_list.Filters(
             status=status,
             model_id=filtered_model(session, model),
+            job_id=job,
+            regulation=regulation,
+            waits_for=waits_for,
+            owed=owed,
             due_before=due_before,
+            received_from=received_from,
+            received_before=received_before,
             api_key_id=api_key_id,
             reference_hashes=_reference_hashes(services, session, api_key_id, reference),
         )
+        page = request_list.listing(session, cursor, limit, filters)
     items = [to_request_out(services, request, request.model.name, caller) for request in page.items]
     return Listing(items=items, next_cursor=page.next_cursor)
 

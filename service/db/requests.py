@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ARRAY, LargeBinary, Uuid, any_, delete, func, literal, select, union_all, update
+from sqlalchemy import ARRAY, Uuid, any_, delete, func, literal, select, union_all, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, joinedload, selectinload
 from sqlalchemy.orm.attributes import set_committed_value
@@ -14,7 +14,6 @@ from sqlalchemy.sql.selectable import ForUpdateArg
 from service.db import outbox
 from service.db.callback_lanes import MAX_AGE
 from service.db.history_tables import Approval, Rejection
-from service.db.paging import Page, page
 from service.db.tables import ApiKey, DeletionRequest, Job, KeyEpoch, Outbox, Record, Version
 from service.domain.errors import IllegalTransition
 from service.domain.notifications import is_notified
@@ -57,33 +56,6 @@ def by_idempotency(session: Session, api_key_id: UUID, key_hash: bytes) -> Delet
     query = select(DeletionRequest).options(joinedload(DeletionRequest.model), selectinload(DeletionRequest.records))
     query = query.where(DeletionRequest.api_key_id == api_key_id, DeletionRequest.idempotency_hash == key_hash)
     return session.scalar(query)
-
-
-def listing(
-    session: Session,
-    cursor: str | None,
-    limit: int,
-    *,
-    status: str | None = None,
-    model_id: UUID | None = None,
-    due_before: datetime | None = None,
-    api_key_id: UUID | None = None,
-    reference_hashes: Sequence[bytes] | None = None,
-) -> Page[DeletionRequest]:
-    """A page of the requests that pass the filters, newest first."""
-    query = select(DeletionRequest).options(joinedload(DeletionRequest.model))
-    if status:
-        query = query.where(DeletionRequest.status == status)
-    if model_id:
-        query = query.where(DeletionRequest.model_id == model_id)
-    if api_key_id:
-        query = query.where(DeletionRequest.api_key_id == api_key_id)
-    if reference_hashes is not None:
-        listed = any_(literal(reference_hashes, ARRAY(LargeBinary)))
-        query = query.where(DeletionRequest.reference_hash == listed)
-    if due_before:
-        query = query.where(DeletionRequest.due_at < due_before)
-    return page(session, query, DeletionRequest.seq, int, cursor, limit, descending=True)
 
 
 def unresolved(session: Session, limit: int) -> list[UUID]:

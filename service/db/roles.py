@@ -27,6 +27,7 @@ RIGHTS: dict[str, tuple[str | None, str | None, str | None]] = {
     "audit_entries": ("", "", ""),
     "callback_lanes": (ALL, ALL, ""),
     "certificates": ("", ALL, None),
+    "console_sessions": ("INSERT, DELETE", None, None),
     "corpora": (ALL, ALL, None),
     "corpus_records": (ALL, ALL, None),
     "deletion_requests": (

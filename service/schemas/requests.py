@@ -18,6 +18,8 @@ from pydantic import (
 from service.schemas.base import CallbackUrl, Input, LongList, Problem, ShortList, Text
 from service.schemas.subjects import Searched, SubjectIn
 
+Regulation = Literal["gdpr", "ccpa", "other"]
+
 
 class RecordIn(Input):
     """One text of the person, as it may appear in training data."""
@@ -88,7 +90,7 @@ class RequestIn(Input):
     reference: Text | None = Field(
         None, min_length=1, max_length=200, description="your case number; stored sealed, returned, and a filter"
     )
-    regulation: Literal["gdpr", "ccpa", "other"] = "gdpr"
+    regulation: Regulation = "gdpr"
     received_at: AwareDatetime | None = Field(
         None, description="when the controller received the request; default: now"
     )

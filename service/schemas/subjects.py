@@ -62,12 +62,16 @@ class RefusalIn(Input):
 SNIPPET = 300  # characters of a text that an approver is shown
 
 
+MatchKind = Literal["identifier", "near_copy", "similar", "name", "submitted"]
+
+
 class MatchOut(BaseModel):
     """A text that a request would unlearn."""
 
     match: int | None = Field(description="number of the match; null: a submitted text")
-    kind: Literal["identifier", "near_copy", "similar", "name", "submitted"]
+    kind: MatchKind
     text: str = Field(description="the beginning of the text")
+    marked: list[str] = Field(description="parts of it that are the person's identities or names, as written there")
 
 
 class Preview(BaseModel):

@@ -9,10 +9,11 @@ from service.db.tables import DeletionRequest
 from service.domain.disclosure import count_range
 from service.domain.errors import Conflict, Forbidden, Invalid, NotFound
 from service.domain.states import Hold, RequestStatus
-from service.domain.subject import Resolution
-from service.privacy.records import open_records
+from service.domain.subject import Resolution, Subject
+from service.privacy.records import open_records, request_subject
 from service.schemas.subjects import SNIPPET, MatchOut
 from service.subjects.errors import Unsearchable
+from service.subjects.marking import marked_parts
 from service.subjects.search import SearchableCorpora, read_records
 
 
@@ -95,9 +96,15 @@ def list_matches(services: Services, request_id: UUID, after: int, limit: int) -
             raise Conflict(f"The matching records cannot be read now ({error}).") from None
         _search_again(services, request_id)
         raise Conflict(f"The matching records are no longer there ({error}); the service searches again.") from None
+    subject = request_subject(services.wrapper, request) if request.subject is not None else Subject()
+
+    def out(match: int | None, kind: str, text: str) -> MatchOut:
+        shown = text[:SNIPPET]
+        return MatchOut(match=match, kind=kind, text=shown, marked=marked_parts(shown, subject))
+
     return [
-        *(MatchOut(match=None, kind="submitted", text=text[:SNIPPET]) for text in submitted),
-        *(MatchOut(match=record.id, kind=kinds[record.id], text=text[:SNIPPET]) for record, text in matches),
+        *(out(None, "submitted", text) for text in submitted),
+        *(out(record.id, kinds[record.id], text) for record, text in matches),
     ]
 
 

@@ -16,6 +16,7 @@ from service.domain.json_types import JsonObject
 from service.domain.subject import Subject
 from service.schemas.subjects import SNIPPET, MatchOut, Preview
 from service.subjects.errors import Unsearchable
+from service.subjects.marking import marked_parts
 from service.subjects.search import Matches, SearchableCorpora, check_subject, read_records, search
 
 MAX_LOOKED_UP = 10  # identities and names of a preview
@@ -97,7 +98,7 @@ def _search(
     try:
         sources = SearchableCorpora(services.wrapper, services.corpus_roots, services.db, model_id, max_texts=MAX_TEXTS)
         matches = search(sources, subject)
-        shown = _shown(sources, matches) if texts else None
+        shown = _shown(sources, matches, subject) if texts else None
     except Unsearchable as error:
         raise Conflict(f"The corpora cannot be searched now: {error}.") from None
     if any(corpus["state"] == "indexing" for corpus in matches.searched):
@@ -105,8 +106,11 @@ def _search(
     return matches, shown
 
 
-def _shown(sources: SearchableCorpora, matches: Matches) -> list[MatchOut]:
+def _shown(sources: SearchableCorpora, matches: Matches, subject: Subject) -> list[MatchOut]:
     """The first matches with the beginning of each text."""
     kinds = {record.id: kind for kind, records in matches.kinds.items() for record in records}
-    texts = read_records(sources, list(kinds)[:MAX_SHOWN])
-    return [MatchOut(match=record.id, kind=kinds[record.id], text=text[:SNIPPET]) for record, text in texts]
+    texts = [(record.id, text[:SNIPPET]) for record, text in read_records(sources, list(kinds)[:MAX_SHOWN])]
+    return [
+        MatchOut(match=number, kind=kinds[number], text=text, marked=marked_parts(text, subject))
+        for number, text in texts
+    ]

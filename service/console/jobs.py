@@ -1,0 +1,154 @@
+"""Jobs: the list, one job while it runs, and what can be done with it."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from anyio import to_thread
+from fastapi import APIRouter, Query, Request, Response
+from markupsafe import Markup
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from service.api.deps import ServicesDep
+from service.api.jobs import PING_SECONDS, find_job
+from service.bootstrap import Services
+from service.console import plots
+from service.console.calls import Api, ApiDep, Refused
+from service.console.pages import PageRoute, page, see
+from service.console.requests import PATH as REQUESTS_PATH
+from service.console.requests import model_names
+from service.console.sign_in import CheckedForm, Visit, Visitor
+from service.console.words import ALL, REQUESTS
+from service.db import api_keys
+from service.db.api_keys import Caller
+from service.domain.states import TERMINAL_STAGES
+
+router = APIRouter(prefix="/console/jobs", route_class=PageRoute, include_in_schema=False)
+PATH, SHOWN = "/v1/jobs", 200
+Choice = Annotated[str, Query(max_length=63)]
+
+
+@router.get("")
+async def listing(
+    visitor: Visitor,
+    api: ApiDep,
+    model: Choice = "",
+    stage: Choice = "",
+    cursor: Annotated[str, Query(max_length=200)] = "",
+) -> Response:
+    """Jobs, newest first."""
+    found = await api.get(PATH, model=model, stage=stage, cursor=cursor)
+    models = await model_names(api, visitor)
+    return page("jobs.html", visitor, listing=found, models=models, model=model, stage=stage)
+
+
+@router.get("/{job_id}")
+async def one(job_id: UUID, visitor: Visitor, api: ApiDep) -> Response:
+    """One job."""
+    return await _show(visitor, api, job_id)
+
+
+@router.get("/{job_id}/live")
+async def live(job_id: UUID, visitor: Visitor, api: ApiDep) -> Response:
+    """The part of the page that changes while the job runs."""
+    return page("job_live.html", visitor, **await _state(visitor, api, job_id))
+
+
+async def _show(
+    visitor: Visit, api: Api, job_id: UUID, messages: list[str] | None = None, status: int = 200
+) -> Response:
+    requests = await api.get(REQUESTS_PATH, job=job_id, limit=SHOWN) if visitor.may(*REQUESTS) else {"items": []}
+    state = await _state(visitor, api, job_id)
+    return page("job.html", visitor, status, requests=requests["items"], messages=messages, **state)
+
+
+async def _state(visitor: Visit, api: Api, job_id: UUID) -> dict[str, Any]:
+    """A job, its epochs and its plots."""
+    job = await api.get(f"{PATH}/{job_id}")
+    history = await api.get(f"{PATH}/{job_id}/history") if visitor.may(*ALL) else []
+    attacks = job["metrics"].get("attacks") or []
+    return {
+        "job": job,
+        "history": history,
+        "attacks": attacks,
+        "has_ended": job["stage"] in TERMINAL_STAGES,
+        "scores": scores(history),
+        "perplexity": perplexity(history, job["metrics"].get("utility")),
+        "beside": beside_controls(attacks),
+    }
+
+
+def scores(history: list[dict[str, Any]]) -> Markup:
+    """MA and EL of each epoch, with their limits."""
+    lines = []
+    for name in ("ma", "el"):
+        values = [(epoch["epoch"], epoch[name]) for epoch in history if isinstance(epoch.get(name), (int, float))]
+        limits = [epoch.get(f"{name}_limit") for epoch in history]
+        limit = limits[-1] if limits and isinstance(limits[-1], (int, float)) else None
+        lines.append(plots.Line(name.upper(), values, limit))
+    return plots.lines("MA and EL after each epoch, and their limits", lines, x_name="epoch")
+
+
+def perplexity(history: list[dict[str, Any]], utility: dict[str, Any] | None) -> Markup:
+    """Held-out perplexity of each epoch, with the budget."""
+    values = [(epoch["epoch"], epoch["perplexity"]) for epoch in history if epoch.get("perplexity") is not None]
+    budget = None
+    if utility and utility.get("max_ratio") and utility.get("heldout_perplexity_before"):
+        budget = utility["heldout_perplexity_before"] * utility["max_ratio"]
+    line = plots.Line("perplexity", values, budget)
+    return plots.lines("Held-out perplexity after each epoch, and the budget", [line], x_name="epoch", from_zero=False)
+
+
+def beside_controls(attacks: list[dict[str, Any]]) -> Markup:
+    """What each attack found, beside what it finds on texts that the model has never seen."""
+    rows = [
+        (attack["name"].replace("_", " "), float(attack["figure"]), attack.get("control"))
+        for attack in attacks
+        if isinstance(attack.get("figure"), (int, float)) and attack["figure"] >= 0
+    ]
+    return plots.bars("Attacks beside their controls", rows, name="on the unlearned texts", other="on unseen texts")
+
+
+@router.post("/{job_id}/{action}")
+async def act(
+    job_id: UUID, action: Literal["cancel", "retry"], visitor: Visitor, api: ApiDep, _: CheckedForm
+) -> Response:
+    """Cancel a job, or retry its failed requests."""
+    try:
+        await api.post(f"{PATH}/{job_id}/{action}")
+    except Refused as refused:
+        return await _show(visitor, api, job_id, refused.messages, refused.status)
+    return see(f"/console/jobs/{job_id}")
+
+
+@router.get("/{job_id}/events")
+async def events(job_id: UUID, request: Request, visitor: Visitor, services: ServicesDep) -> Response:
+    """`changed` whenever the job may have changed, and `ended` after it has ended, or the session has."""
+    await to_thread.run_sync(find_job, services, job_id, visitor.caller)
+    stream = _changes(request, services, job_id, visitor.caller)
+    return EventSourceResponse(stream, ping=PING_SECONDS, headers={"Cache-Control": "no-store"})
+
+
+async def _changes(
+    request: Request, services: Services, job_id: UUID, caller: Caller
+) -> AsyncIterator[ServerSentEvent]:
+    seen: object = None
+    turns = request.app.state.stream_turns
+    async for _ in request.app.state.listener.subscribe(job_id, caller.expires_at):
+        async with turns.turn(str(caller.id)):
+            state = await to_thread.run_sync(_look, services, job_id, caller)
+        if state is not None and state != seen:
+            seen = state
+            yield ServerSentEvent("", event="changed")
+        if state is None or state[0] in TERMINAL_STAGES:
+            yield ServerSentEvent("", event="ended")
+            return
+
+
+def _look(services: Services, job_id: UUID, caller: Caller) -> tuple[str, int, float, int] | None:
+    """What a viewer sees of a job's state; None if the caller may see no more."""
+    with services.db.reading() as session:
+        if not api_keys.is_valid(session, caller):
+            return None
+    job = find_job(services, job_id, caller)
+    return job.stage, job.epoch, job.progress, job.attempts

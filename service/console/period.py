@@ -1,0 +1,81 @@
+"""The report on a period: what a regulator asks for."""
+
+from collections.abc import Mapping
+from datetime import date, timedelta
+from typing import Any
+
+from service.console.documents import Block, Document
+from service.console.words import LAWS, STATUSES, reason
+
+METHODS = {
+    "ihl": "FILA and IHL on LoRA (Cha et al., ICLR 2025)",
+    "distil": "distillation from a reference that never saw the texts",
+}
+
+
+def period_document(issuer: str, begins: date, ends: date, numbers: Mapping[str, Any]) -> Document:
+    """The document; `ends` is the first day after the period."""
+    statuses = numbers["by_status"]
+    total = sum(statuses.values())
+    rest = total - numbers["in_time"] - numbers["late"]
+    blocks = [
+        Block(
+            "lead",
+            f"From {_day(begins)} to {_day(ends - timedelta(days=1))}, {issuer} received {total} deletion requests for "
+            f"language models. {numbers['in_time']} were dealt with in time, {numbers['late']} were or are late, and "
+            f"{rest} are still open within their time.",
+        ),
+        Block("heading", "Deadlines"),
+        Block(
+            "facts",
+            rows=[
+                ("Received", str(total)),
+                ("Ended in time", str(numbers["in_time"])),
+                ("Late, or past the deadline", str(numbers["late"])),
+                ("Deadline extended", str(numbers["extended"])),
+                ("Median from receipt to end", _days(numbers["median_days"])),
+            ],
+        ),
+        Block("heading", "How they ended"),
+        Block(
+            "table",
+            "Requests by outcome",
+            [(STATUSES.get(name, "Not ended yet"), str(count)) for name, count in statuses.items()],
+            ("outcome", "requests"),
+        ),
+        Block("heading", "Laws"),
+        Block(
+            "table", "Requests by law", [(LAWS[n], str(c)) for n, c in numbers["by_law"].items()], ("law", "requests")
+        ),
+        Block("heading", "Failures"),
+        Block("text", "A failed request stays owed until it is retried with success, or resolved in another way."),
+        Block(
+            "table",
+            "Failed requests by reason",
+            [(reason(name), str(count)) for name, count in numbers["failures"].items()],
+            ("reason", "requests"),
+        ),
+        Block("heading", "Methods and versions"),
+        Block("text", f"Versions of models published in the period: {numbers['versions']}."),
+        Block(
+            "table",
+            "Jobs that published, by method",
+            [(METHODS.get(name, name.upper()), str(count)) for name, count in numbers["methods"].items()],
+            ("method", "jobs"),
+        ),
+        Block("text", f"Users of the models that first downloaded a version in the period: {numbers['downloads']}."),
+        Block(
+            "text",
+            "Each ended job has a signed record of its procedure and test results, which anybody can check offline. "
+            "The record says what was tested; it does not say that nothing of the texts is left in a model.",
+        ),
+    ]
+    return Document("Report on deletion requests", blocks)
+
+
+def _day(day: date) -> str:
+    return f"{day.day} {day:%B %Y}"
+
+
+def _days(days: float | None) -> str:
+    return "none has ended" if days is None else f"{days:.1f} days"

@@ -1,0 +1,157 @@
+"""Who is signed in, by a cookie; forms, which only the pages of the same session can send."""
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from email.parser import BytesParser
+from email.policy import HTTP
+from typing import Annotated
+from urllib.parse import parse_qsl
+
+from anyio import to_thread
+from fastapi import Depends, Request
+
+from service.api.deps import RawBody, WithScope, services_from
+from service.api.limits import Admission, peer
+from service.bootstrap import Services
+from service.db import console_sessions
+from service.db.api_keys import Caller
+from service.db.console_sessions import SignedIn
+from service.domain.errors import Forbidden, Invalid, ServiceError
+
+COOKIE = "unlearnd_session"
+TOKEN = "token"  # noqa: S105  # the name of the field with the form's token
+MAX_FIELDS = 10_000
+
+
+class SignInNeeded(ServiceError):
+    """Nobody is signed in, or the session has ended."""
+
+    status, code, title = 401, "sign_in_needed", "Sign in"
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """Whoever is signed in.
+
+    Attributes:
+        caller: The API key and scopes in whose name the console acts.
+        name: The name of the API key.
+        token: What a form of this session must hold.
+    """
+
+    caller: Caller
+    name: str
+    token: str
+
+    def may(self, *scopes: str) -> bool:
+        """Whether one of these scopes is there."""
+        return bool({*scopes, "admin"} & set(self.caller.scopes))
+
+    def may_all(self, groups: Sequence[Sequence[str]]) -> bool:
+        """Whether one scope of each group is there."""
+        return all(self.may(*scopes) for scopes in groups)
+
+
+class WithSession(WithScope):
+    """A dependency on somebody who is signed in."""
+
+    async def identify(self, request: Request) -> Caller:
+        """The caller of the session.
+
+        Raises:
+            SignInNeeded: There is no session.
+            Forbidden: Another site's page sent this.
+        """
+        check_same_site(request)
+        cookie = request.cookies.get(COOKIE, "")
+        found = await _look_up(request, cookie) if cookie else None
+        if found is None:
+            raise SignInNeeded("Sign in to go on.")
+        request.scope["unlearnd.visit"] = Visit(found.caller, found.name, form_token(cookie))
+        return found.caller
+
+
+async def _look_up(request: Request, cookie: str) -> SignedIn | None:
+    """Who has a cookie. Whoever sends it may be anybody, so it takes what unknown API keys take."""
+    admission: Admission = request.app.state.admission
+    async with admission.turn(peer(request)):
+        return await to_thread.run_sync(_find, services_from(request), cookie, limiter=admission.key_lookups)
+
+
+def _find(services: Services, cookie: str) -> SignedIn | None:
+    with services.db.reading() as session:
+        return console_sessions.find(session, cookie)
+
+
+def check_same_site(request: Request) -> None:
+    """Refuse what a browser sends for a page of another site.
+
+    Raises:
+        Forbidden: It is a POST from there. A link from there is followed: the cookie is not sent with it.
+    """
+    if request.method == "POST" and request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        raise Forbidden("This form was sent from another site; nothing was changed.")
+
+
+def form_token(cookie: str) -> str:
+    """The token of a session's forms. Who knows it knows nothing of the cookie."""
+    return hmac.new(cookie.encode(), b"form", hashlib.sha256).hexdigest()
+
+
+async def _visit(request: Request, _: Annotated[Caller, Depends(WithSession())]) -> Visit:
+    visit: Visit = request.scope["unlearnd.visit"]
+    return visit
+
+
+Visitor = Annotated[Visit, Depends(_visit)]
+
+
+class Form(dict[str, list[str]]):
+    """The fields of a form."""
+
+    def one(self, name: str) -> str:
+        """The value of a field, without white space around it; empty if it is missing."""
+        return self.get(name, [""])[0].strip()
+
+    def given(self, *names: str) -> dict[str, str]:
+        """Those of these fields that are not empty."""
+        return {name: self.one(name) for name in names if self.one(name)}
+
+
+def parse_form(content_type: str, raw: bytes) -> Form:
+    """The fields and the text files of a form, read in memory: a spooled file could hold personal data.
+
+    Raises:
+        Invalid: It is no form in UTF-8.
+    """
+    try:
+        if content_type.startswith("multipart/form-data"):
+            parser = BytesParser(policy=HTTP)
+            message = parser.parsebytes(b"Content-Type: " + content_type.encode("latin-1") + b"\r\n\r\n" + raw)
+            pairs = [
+                (
+                    str(part.get_param("name", header="content-disposition")),
+                    bytes(part.get_payload(decode=True)).decode(),
+                )
+                for part in message.iter_parts()
+            ]
+        else:
+            pairs = parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
+    except (ValueError, AttributeError):
+        raise Invalid("The form is not in UTF-8.", field="form") from None
+    form = Form()
+    for name, value in pairs:
+        form.setdefault(name, []).append(value)
+    return form
+
+
+async def _checked_form(request: Request, raw: RawBody, visitor: Visitor) -> Form:
+    form = parse_form(request.headers.get("content-type", ""), raw)
+    if not hmac.compare_digest(form.one(TOKEN).encode(), visitor.token.encode()):
+        raise Forbidden("This form is from another session; nothing was changed. Go back, reload, and try again.")
+    return form
+
+
+CheckedForm = Annotated[Form, Depends(_checked_form)]

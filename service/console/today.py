@@ -1,0 +1,51 @@
+"""The first page: what is due, waits, runs and has failed; and the doctor's findings."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Request, Response
+from markupsafe import Markup
+
+from service.api.deps import ServicesDep
+from service.console import plots
+from service.console.calls import ApiDep
+from service.console.pages import PageRoute, page, see
+from service.console.sign_in import Visitor
+from service.console.words import ALL
+from service.doctor import examine
+from service.domain.errors import Forbidden
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+
+@router.get("/console")
+async def today(visitor: Visitor, api: ApiDep) -> Response:
+    """What needs a look today. Whoever may only submit sees its own requests instead."""
+    if not visitor.may(*ALL):
+        return see("/console/requests" if visitor.may("submit") else "/console/settings")
+    seen = await api.get("/v1/overview")
+    running = sum(count for stage, count in seen["jobs"].items() if stage not in ("done", "quarantined", "queued"))
+    return page("today.html", visitor, seen=seen, running=running, plot=_backlog(seen["backlogs"]))
+
+
+def _backlog(backlogs: list[dict[str, Any]]) -> Markup:
+    """How many days each model's backlog will take, and how many requests of it will be late."""
+    now = datetime.now(UTC)
+    rows = [
+        (entry["model"], float(entry["requests"]), float(entry["late"]))
+        for entry in backlogs
+        if entry["ends_at"] and datetime.fromisoformat(entry["ends_at"]) > now
+    ]
+    return plots.bars(
+        "Requests that wait, and how many of them will be late", rows[:8], name="wait", other="will be late"
+    )
+
+
+@router.get("/console/health")
+async def health(request: Request, visitor: Visitor, services: ServicesDep) -> Response:
+    """The doctor's findings, as a page or as a part of the first page."""
+    if not visitor.may():
+        raise Forbidden("This needs the scope admin.")
+    findings = await to_thread.run_sync(examine, services)
+    return page("findings.html" if "hx-request" in request.headers else "health.html", visitor, findings=findings)

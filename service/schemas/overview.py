@@ -1,0 +1,48 @@
+"""Bodies of the answers about everything at once: what needs a look today, and what happened in a period."""
+
+from datetime import datetime
+
+from pydantic import BaseModel, Field
+
+from service.schemas.requests import RequestOut
+
+
+class BacklogOut(BaseModel):
+    """What waits for a model, and what becomes of it if its jobs go on as its last ones did."""
+
+    model: str
+    requests: int
+    per_hour: float | None = Field(description="requests that its last jobs dealt with in an hour; null: none ended")
+    ends_at: datetime | None
+    late: int = Field(description="how many will be late")
+
+
+class Overview(BaseModel):
+    """What is due, waits, runs and has failed."""
+
+    requests: dict[str, int] = Field(description="by status")
+    jobs: dict[str, int] = Field(description="by stage")
+    overdue: int = Field(description="open or failed requests past their deadline")
+    due_soon: int = Field(description="the same with a deadline within UNLEARND_ALERT_DAYS")
+    awaiting_approval: int
+    failed: int = Field(description="failed requests that were neither retried nor resolved")
+    next_due: datetime | None
+    backlogs: list[BacklogOut]
+    due: list[RequestOut] = Field(description="open or failed requests, the earliest deadline first; at most ten")
+    decisions: list[RequestOut] = Field(description="requests that wait for approval; at most ten")
+    failures: list[RequestOut] = Field(description="failed requests that somebody waits for; at most ten")
+
+
+class PeriodReport(BaseModel):
+    """What happened to the requests that were received in a period."""
+
+    by_status: dict[str, int] = Field(description="what has not ended is `open`")
+    by_law: dict[str, int]
+    extended: int
+    in_time: int = Field(description="ended on the day of their deadline, or before")
+    late: int = Field(description="ended after it, or are past it and have not ended")
+    median_days: float | None = Field(description="from receipt to end; null if none has ended")
+    failures: dict[str, int] = Field(description="by reason")
+    versions: int = Field(description="published in the period")
+    methods: dict[str, int] = Field(description="jobs that published in the period, by loss")
+    downloads: int = Field(description="API keys that first downloaded files of a version in the period")

@@ -1,0 +1,155 @@
+"""Every page: who may see it, what is on it, and what is never on it."""
+
+import re
+
+import pytest
+
+from service.db.api_keys import SCOPES
+from tests.service.conftest import submit
+from tests.service.jobs import fail_what_waits, publish_what_waits
+
+REFERENCE, TEXT = "Case 7 of J. Doe", "Jane Doe lives at 12 Sample Street."
+OUTSIDE = re.compile(r"""(?:src|href|action)=["'](?!/|#|data:)""")
+HANDLERS = re.compile(r"<(?:[^>]*\s)(?:style|on\w+)=|<style|<script(?![^>]*\ssrc=)|javascript:", re.IGNORECASE)
+
+
+@pytest.fixture
+def pages(api, services, model) -> dict[str, str]:
+    """Name -> path of a page of each kind, where there is something to see."""
+    published = submit(api, reference=REFERENCE, records=[{"text": TEXT}])
+    publish_what_waits(services)
+    failed = submit(api)
+    failed_job = fail_what_waits(services, "utility_budget_exceeded")
+    waiting = submit(api)
+    job = api.get(f"/v1/deletion-requests/{published['id']}").json()["job_id"]
+    return {
+        "today": "/console",
+        "health": "/console/health",
+        "requests": "/console/requests",
+        "filtered": "/console/requests?status=failed&model=tiny&regulation=gdpr&received_from=2026-01-01&owed=true",
+        "completed": f"/console/requests/{published['id']}",
+        "failed": f"/console/requests/{failed['id']}",
+        "waiting": f"/console/requests/{waiting['id']}",
+        "new": "/console/requests/new",
+        "decisions": "/console/decisions",
+        "jobs": "/console/jobs?model=tiny&stage=done",
+        "job": f"/console/jobs/{job}",
+        "failed job": f"/console/jobs/{failed_job}",
+        "live": f"/console/jobs/{job}/live",
+        "models": "/console/models",
+        "model": "/console/models/tiny",
+        "version": "/console/models/tiny/versions/1",
+        "compare": "/console/models/tiny/compare/0/1",
+        "records": "/console/records",
+        "record": f"/console/records/{job}",
+        "failed record": f"/console/records/{failed_job}",
+        "report": "/console/records/report?begins=2026-01-01&ends=2027-01-01",
+        "letter": f"/console/records/letter/{published['id']}",
+        "settings": "/console/settings",
+    }
+
+
+SAYS = {
+    "today": ["failed and owed", "Failed, and still owed", "Requests by deadline"],
+    "completed": ["Completed", "Version 1 fulfils it.", "the record", REFERENCE, "A letter to the person"],
+    "failed": ["Failed", "would have lost too much of its general ability", "Try again", "Resolve"],
+    "waiting": ["Cancel the request", "Extend once"],
+    "failed job": ["utility_budget_exceeded", "The record of this job"],
+    "model": ["handed out", "superseded", "Show what would change"],
+    "version": ["Withdraw it", "model/model.safetensors", "unlearnd verify DIR"],
+    "record": ["The tests were passed. Version 1 was published", REFERENCE, "in time", "Check it yourself"],
+    "failed record": ["no version was published", "Why: The model would have lost too much"],
+    "report": ["received 3 deletion requests", "Completed", "Failed requests by reason"],
+    "letter": ["you asked us to delete", "No test can show that nothing of a text is left"],
+    "settings": ["API keys, without their secrets", "Sign out everywhere"],
+}
+
+
+def test_every_page_says_what_it_is_for(admin, pages):
+    """And holds nothing that a strict policy refuses, nothing from elsewhere, and no text of a request."""
+    for name, path in pages.items():
+        answer = admin.get(path)
+        assert answer.status_code == 200, (name, answer.text)
+        for words in SAYS.get(name, ()):
+            assert words in answer.text, (name, words)
+        assert not OUTSIDE.search(answer.text), name
+        assert not HANDLERS.search(answer.text), name
+        assert TEXT not in answer.text, name
+        policy = answer.headers["content-security-policy"]
+        assert "unsafe" not in policy, name
+        assert policy.startswith("default-src 'none'"), name
+        assert answer.headers["cache-control"] == "no-store", name
+
+
+def test_a_title_and_an_address_tell_nothing_of_a_person(admin, pages):
+    """They stay in a browser's history. A case number may name somebody."""
+    for name, path in pages.items():
+        title = re.search(r"<title>(.*?)</title>", admin.get(path).text)
+        assert name == "live" or title, name
+        assert REFERENCE not in (title[1] if title else ""), name
+    found = admin.send_form("/console/requests/find", reference=REFERENCE)
+    assert found.url.path == pages["completed"]
+    assert not found.url.query
+    assert "No request is like this." in admin.send_form("/console/requests/find", reference="another").text
+
+
+MAY_SEE = {  # scope -> what it may see; everybody may see settings
+    "submit": {"requests", "filtered", "new", "jobs", "models", "model", "version", "compare"},
+    "read": set(SAYS) | {"requests", "filtered", "jobs", "job", "live", "models", "compare", "records"},
+    "approve": {"today", "records", "jobs", "job", "failed job", "live"},
+    "audit": {"today", "jobs", "job", "failed job", "live", "records", "record", "failed record", "report"},
+    "preview": set(),
+    "download": set(),
+}
+
+
+@pytest.mark.parametrize("scope", MAY_SEE)
+def test_a_page_shows_what_the_key_may_see(browser, pages, scope):
+    """Another page says that it may not, and never fails."""
+    visitor = browser(scope)
+    for name, path in pages.items():
+        answer = visitor.get(path, follow_redirects=name != "today")
+        assert answer.status_code in (200, 303, 403, 404), (name, answer.text)
+        if name in MAY_SEE[scope] | {"settings"}:
+            assert answer.status_code == 200, (name, answer.text)
+
+
+def test_a_menu_has_only_what_the_key_may_see(browser, pages):
+    """Nobody is led to a page that refuses him."""
+    for scope in SCOPES:
+        visitor = browser(scope)
+        menu = re.findall(r'<li><a href="(/console[^"]*)"', visitor.get("/console/settings").text)
+        assert menu, scope
+        assert {visitor.get(path).status_code for path in menu} == {200}, scope
+
+
+def test_buttons_are_for_those_who_may_press_them(browser, pages):
+    """And the API refuses whoever presses one without."""
+    visitor = browser("read")
+    for name in ("failed", "waiting", "model", "version", "settings"):
+        forms = re.findall(r'<form method="post" action="([^"]*)"', visitor.get(pages[name]).text)
+        assert all("sign-out" in action for action in forms), name
+    for path in (f"{pages['failed']}/retry", f"{pages['waiting']}/cancel", f"{pages['version']}/withdraw"):
+        answer = visitor.send_form(path, reason="faulty")
+        assert answer.status_code == 403
+        assert "This needs the scope" in answer.text
+    assert visitor.send_form("/console/settings/keys", name="x", scope="admin").status_code == 403
+
+
+def test_what_is_not_there_is_a_page_too(admin):
+    """An error is a page, with the menu on it."""
+    for path in ("/console/nowhere", "/console/models/none", "/console/requests/nothing"):
+        answer = admin.get(path)
+        assert answer.status_code in (404, 422)
+        assert "Sign out" in answer.text
+
+
+def test_the_first_page_is_light(admin, pages):
+    """Everything that a browser loads for it, before compression."""
+    page = admin.get("/console").text
+    files = re.findall(r'(?:src|href)="(/console/static/[^"]+)"', page)
+    answers = {path: admin.get(path) for path in set(files)}
+    assert {answer.status_code for answer in answers.values()} == {200}
+    assert all("immutable" in answer.headers["cache-control"] for answer in answers.values())
+    assert len(page.encode()) + sum(len(answer.content) for answer in answers.values()) < 100_000
+    assert admin.get("/console/static/0000000000000000/console.css").status_code == 404
