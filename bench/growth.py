@@ -21,7 +21,8 @@ from bench.data import machine
 from bench.server import temporary_services
 from service.api.health import metrics_registry
 from service.bootstrap import Services
-from service.db import api_keys, log_entries, models, request_list, requests
+from service.db import api_keys, log_entries, models, requests
+from service.db.request_list import Filters, listing
 from service.db.tables import Model, Version
 from service.domain.submission import Submission
 from service.steps.operator.restore import reconcile
@@ -64,12 +65,12 @@ def measure(services: Services, model: Model, api_key_id: UUID) -> dict[str, flo
 
     submission = Submission(model.name, ["a record"])
     with services.db.reading() as session:
-        newest = request_list.listing(session, None, 1, request_list.Filters()).items[0]
+        newest = listing(session, None, 1, Filters()).items[0]
     return {
         "sealing a batch of 32": median(lambda: batch_requests(services, model.id), unseal),
         "accepting a request": median(lambda: accept_request(services, submission, api_key_id, None)),
-        "a page of 50, newest": median(lambda: read(lambda s: request_list.listing(s, None, 50, request_list.Filters()))),
-        "a page of 50, by status": median(lambda: read(lambda s: request_list.listing(s, None, 50, request_list.Filters(status="pending")))),
+        "a page of 50, newest": median(lambda: read(lambda s: listing(s, None, 50, Filters()))),
+        "a page of 50, by status": median(lambda: read(lambda s: listing(s, None, 50, Filters(status="pending")))),
         "one request": median(lambda: read(lambda s: requests.by_id(s, newest.id))),
         "appending to the log": median(append),
         "the latest version": median(lambda: read(lambda s: models.version(s, model, 1000))),

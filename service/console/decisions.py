@@ -5,7 +5,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Response
 
-from service.console.calls import Api, ApiDep, Refused
+from service.console.api_client import Api, ApiDep, Refused
 from service.console.pages import PageRoute, page, see
 from service.console.requests import PATH
 from service.console.sign_in import CheckedForm, Visit, Visitor
@@ -18,8 +18,8 @@ SHOWN = 200  # matches on a page
 @router.get("")
 async def listing(visitor: Visitor, api: ApiDep, cursor: str = "") -> Response:
     """The requests that wait for a decision."""
-    found = await api.get(PATH, waits_for="approval", cursor=cursor)
-    return page("decisions.html", visitor, listing=found)
+    listed = await api.get(PATH, waits_for="approval", cursor=cursor)
+    return page("decisions.html", visitor, listing=listed)
 
 
 @router.get("/{request_id}")

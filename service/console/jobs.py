@@ -13,7 +13,7 @@ from service.api.deps import ServicesDep
 from service.api.jobs import PING_SECONDS, find_job
 from service.bootstrap import Services
 from service.console import plots
-from service.console.calls import Api, ApiDep, Refused
+from service.console.api_client import Api, ApiDep, Refused
 from service.console.pages import PageRoute, page, see
 from service.console.requests import PATH as REQUESTS_PATH
 from service.console.requests import model_names
@@ -37,9 +37,9 @@ async def listing(
     cursor: Annotated[str, Query(max_length=200)] = "",
 ) -> Response:
     """Jobs, newest first."""
-    found = await api.get(PATH, model=model, stage=stage, cursor=cursor)
+    listed = await api.get(PATH, model=model, stage=stage, cursor=cursor)
     models = await model_names(api, visitor)
-    return page("jobs.html", visitor, listing=found, models=models, model=model, stage=stage)
+    return page("jobs.html", visitor, listing=listed, models=models, model=model, stage=stage)
 
 
 @router.get("/{job_id}")
@@ -100,7 +100,7 @@ def perplexity(history: list[dict[str, Any]], utility: dict[str, Any] | None) ->
 
 
 def beside_controls(attacks: list[dict[str, Any]]) -> Markup:
-    """What each attack found, beside what it finds on texts that the model has never seen."""
+    """What each attack listed, beside what it finds on texts that the model has never seen."""
     rows = [
         (attack["name"].replace("_", " "), float(attack["figure"]), attack.get("control"))
         for attack in attacks

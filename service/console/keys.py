@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 
 from service.api.deps import ServicesDep
 from service.bootstrap import Services
-from service.console.calls import Api, ApiDep, Refused
+from service.console.api_client import Api, ApiDep, Refused
 from service.console.pages import PageRoute, page, see
 from service.console.sign_in import CheckedForm, Visit, Visitor
 from service.db import console_sessions

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Path, Response
 from markupsafe import Markup
 
 from service.console import plots
-from service.console.calls import Api, ApiDep, Refused
+from service.console.api_client import Api, ApiDep, Refused
 from service.console.pages import PageRoute, page, see
 from service.console.sign_in import CheckedForm, Visit, Visitor
 
@@ -188,10 +188,10 @@ def _rows(both: list[dict[str, Any]]) -> list[tuple[str, list[object]]]:
     """(what, its value in each version) of what two versions can be compared by."""
 
     def value(version: dict[str, Any], *path: str) -> object:
-        found: Any = version["metrics"]
+        member: Any = version["metrics"]
         for name in path:
-            found = (found or {}).get(name)
-        return found
+            member = (member or {}).get(name)
+        return member
 
     paths = {
         "EL of the unlearned texts": ("after", "el"),

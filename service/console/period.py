@@ -11,6 +11,10 @@ METHODS = {
     "ihl": "FILA and IHL on LoRA (Cha et al., ICLR 2025)",
     "distil": "distillation from a reference that never saw the texts",
 }
+RECORDS = (
+    "Each ended job has a signed record of its procedure and test results, which anybody can check offline. The record "
+    "says what was tested; it does not say that nothing of the texts is left in a model."
+)
 
 
 def period_document(issuer: str, begins: date, ends: date, numbers: Mapping[str, Any]) -> Document:
@@ -18,59 +22,45 @@ def period_document(issuer: str, begins: date, ends: date, numbers: Mapping[str,
     statuses = numbers["by_status"]
     total = sum(statuses.values())
     rest = total - numbers["in_time"] - numbers["late"]
+    summary = (
+        f"From {_day(begins)} to {_day(ends - timedelta(days=1))}, {issuer} received {total} deletion requests for "
+        f"language models. {numbers['in_time']} were dealt with in time, {numbers['late']} were or are late, and "
+        f"{rest} are still open within their time."
+    )
+    deadlines = [
+        ("Received", str(total)),
+        ("Ended in time", str(numbers["in_time"])),
+        ("Late, or past the deadline", str(numbers["late"])),
+        ("Deadline extended", str(numbers["extended"])),
+        ("Median from receipt to end", _days(numbers["median_days"])),
+    ]
+    outcomes = {STATUSES.get(name, "Not ended yet"): count for name, count in statuses.items()}
+    laws = {LAWS[name]: count for name, count in numbers["by_law"].items()}
+    failures = {reason(name): count for name, count in numbers["failures"].items()}
+    methods = {METHODS.get(name, name.upper()): count for name, count in numbers["methods"].items()}
     blocks = [
-        Block(
-            "lead",
-            f"From {_day(begins)} to {_day(ends - timedelta(days=1))}, {issuer} received {total} deletion requests for "
-            f"language models. {numbers['in_time']} were dealt with in time, {numbers['late']} were or are late, and "
-            f"{rest} are still open within their time.",
-        ),
+        Block("lead", summary),
         Block("heading", "Deadlines"),
-        Block(
-            "facts",
-            rows=[
-                ("Received", str(total)),
-                ("Ended in time", str(numbers["in_time"])),
-                ("Late, or past the deadline", str(numbers["late"])),
-                ("Deadline extended", str(numbers["extended"])),
-                ("Median from receipt to end", _days(numbers["median_days"])),
-            ],
-        ),
+        Block("facts", rows=deadlines),
         Block("heading", "How they ended"),
-        Block(
-            "table",
-            "Requests by outcome",
-            [(STATUSES.get(name, "Not ended yet"), str(count)) for name, count in statuses.items()],
-            ("outcome", "requests"),
-        ),
+        _counts("Requests by outcome", "outcome", outcomes),
         Block("heading", "Laws"),
-        Block(
-            "table", "Requests by law", [(LAWS[n], str(c)) for n, c in numbers["by_law"].items()], ("law", "requests")
-        ),
+        _counts("Requests by law", "law", laws),
         Block("heading", "Failures"),
         Block("text", "A failed request stays owed until it is retried with success, or resolved in another way."),
-        Block(
-            "table",
-            "Failed requests by reason",
-            [(reason(name), str(count)) for name, count in numbers["failures"].items()],
-            ("reason", "requests"),
-        ),
+        _counts("Failed requests by reason", "reason", failures),
         Block("heading", "Methods and versions"),
         Block("text", f"Versions of models published in the period: {numbers['versions']}."),
-        Block(
-            "table",
-            "Jobs that published, by method",
-            [(METHODS.get(name, name.upper()), str(count)) for name, count in numbers["methods"].items()],
-            ("method", "jobs"),
-        ),
+        _counts("Jobs that published, by method", "method", methods),
         Block("text", f"Users of the models that first downloaded a version in the period: {numbers['downloads']}."),
-        Block(
-            "text",
-            "Each ended job has a signed record of its procedure and test results, which anybody can check offline. "
-            "The record says what was tested; it does not say that nothing of the texts is left in a model.",
-        ),
+        Block("text", RECORDS),
     ]
     return Document("Report on deletion requests", blocks)
+
+
+def _counts(caption: str, name: str, counts: Mapping[str, int]) -> Block:
+    """A table of counts."""
+    return Block("table", caption, [(what, str(count)) for what, count in counts.items()], (name, "number"))
 
 
 def _day(day: date) -> str:

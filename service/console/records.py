@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Response
 
 from service.api.deps import ServicesDep
 from service.audit.canonical import loads
-from service.console.calls import Api, ApiDep
+from service.console.api_client import Api, ApiDep
 from service.console.documents import Document, pdf
 from service.console.jobs import PATH as JOBS
 from service.console.letter import letter_about
@@ -30,11 +30,11 @@ Day = Annotated[str, Query(pattern=r"^(\d{4}-\d{2}-\d{2})?$")]
 @router.get("")
 async def listing(visitor: Visitor, api: ApiDep, cursor: str = "") -> Response:
     """The jobs with a record, newest first, and the form for a report on a period."""
-    found = await api.get(JOBS, stage="done", cursor=cursor)
+    listed = await api.get(JOBS, stage="done", cursor=cursor)
     today = datetime.now(UTC).date()
     begins = (today.replace(day=1) - timedelta(days=1)).replace(day=1)
     ends = today.replace(day=1).isoformat()
-    return page("records.html", visitor, listing=found, begins=begins.isoformat(), ends=ends)
+    return page("records.html", visitor, listing=listed, begins=begins.isoformat(), ends=ends)
 
 
 @router.get("/report")

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
 
-from service.console.calls import Api, ApiDep, Refused
+from service.console.api_client import Api, ApiDep, Refused
 from service.console.pages import PageRoute, page, see
 from service.console.sign_in import CheckedForm, Visit, Visitor
 from service.console.words import REQUESTS, SETTLED, reason, stage
@@ -51,11 +51,11 @@ async def listing(
     }
     filters = Filters({name: value for name, value in given.items() if value})
     asked = {name: f"{value}T00:00:00Z" if name in DATES else value for name, value in filters.items()}
-    found = await api.get(PATH, **asked, cursor=cursor, limit=50)
-    more = f"/console/requests?{urlencode({**filters, 'cursor': found['next_cursor']})}"
+    listed = await api.get(PATH, **asked, cursor=cursor, limit=50)
+    more = f"/console/requests?{urlencode({**filters, 'cursor': listed['next_cursor']})}"
     caption = "Requests, newest first"
     models = await model_names(api, visitor)
-    return page("requests.html", visitor, listing=found, filters=filters, more=more, caption=caption, models=models)
+    return page("requests.html", visitor, listing=listed, filters=filters, more=more, caption=caption, models=models)
 
 
 async def model_names(api: Api, visitor: Visit) -> list[tuple[str, str]]:
@@ -70,10 +70,10 @@ async def find(visitor: Visitor, api: ApiDep, form: CheckedForm) -> Response:
     """Requests with a case number. It comes in a form, because it may name a person."""
     if not form.one("reference"):
         return see("/console/requests")
-    found = await api.get(PATH, reference=form.one("reference"), limit=50)
-    if len(found["items"]) == 1:
-        return see(f"/console/requests/{found['items'][0]['id']}")
-    shown = {"listing": found, "filters": Filters(), "more": "", "models": await model_names(api, visitor)}
+    listed = await api.get(PATH, reference=form.one("reference"), limit=50)
+    if len(listed["items"]) == 1:
+        return see(f"/console/requests/{listed['items'][0]['id']}")
+    shown = {"listing": listed, "filters": Filters(), "more": "", "models": await model_names(api, visitor)}
     return page("requests.html", visitor, caption="Requests with this case number", **shown)
 
 

@@ -66,11 +66,11 @@ class WithSession(WithScope):
         """
         check_same_site(request)
         cookie = request.cookies.get(COOKIE, "")
-        found = await _look_up(request, cookie) if cookie else None
-        if found is None:
+        signed_in = await _look_up(request, cookie) if cookie else None
+        if signed_in is None:
             raise SignInNeeded("Sign in to go on.")
-        request.scope["unlearnd.visit"] = Visit(found.caller, found.name, form_token(cookie))
-        return found.caller
+        request.scope["unlearnd.visit"] = Visit(signed_in.caller, signed_in.name, form_token(cookie))
+        return signed_in.caller
 
 
 async def _look_up(request: Request, cookie: str) -> SignedIn | None:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from service.api.deps import ServicesDep
 from service.console import plots
-from service.console.calls import ApiDep
+from service.console.api_client import ApiDep
 from service.console.pages import PageRoute, page, see
 from service.console.sign_in import Visitor
 from service.console.words import ALL

@@ -95,7 +95,9 @@ REASONS = {
 }
 REQUESTS = ("read", "submit")  # one of these scopes is needed to see requests, and models
 ALL = ("read", "approve", "audit")
-NAVIGATION = (  # path, name, groups of scopes: one of each group is needed
+NAVIGATION: tuple[
+    tuple[str, str, list[tuple[str, ...]]], ...
+] = (  # path, name, groups of scopes: one of each group is needed
     ("/console", "Today", [ALL]),
     ("/console/requests", "Requests", [REQUESTS]),
     ("/console/decisions", "Decisions", [REQUESTS, ("approve",)]),
@@ -210,8 +212,8 @@ def marked(text: str, words: list[str]) -> Markup:
     """A text in which these words are marked."""
     result, rest = Markup(), text
     while rest:
-        found = [(rest.casefold().find(word.casefold()), word) for word in words if word]
-        places = [(place, word) for place, word in found if place >= 0]
+        hits = [(rest.casefold().find(word.casefold()), word) for word in words if word]
+        places = [(place, word) for place, word in hits if place >= 0]
         if not places:
             break
         place, word = min(places, key=lambda pair: (pair[0], -len(pair[1])))

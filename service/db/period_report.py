@@ -67,9 +67,11 @@ def report(session: Session, begins: datetime, ends: datetime) -> Period:
     published = (Version.created_at >= begins) & (Version.created_at < ends) & (Version.number > 0)
     loss = func.coalesce(Job.policy["loss"].astext, "ihl")
     jobs = select(loss, func.count()).join(Version, Version.job_id == Job.id).where(published, Job.stage == Stage.DONE)
+    still_open = {OPEN: sum(by_status.pop(status) for status in unfinished)} if unfinished else {}
+    used = select(func.count(Download.api_key_id.distinct()))
+    downloads = used.where(Download.first_at >= begins, Download.first_at < ends)
     return Period(
-        by_status={status: n for status, n in by_status.items() if status not in unfinished}
-        | ({OPEN: sum(by_status[status] for status in unfinished)} if unfinished else {}),
+        by_status=by_status | still_open,
         by_law=grouped(request.regulation),
         extended=count(request.extension_reason.is_not(None)),
         in_time=count(settled, ~is_late),
@@ -78,10 +80,5 @@ def report(session: Session, begins: datetime, ends: datetime) -> Period:
         failures=grouped(request.reason, request.status == RequestStatus.FAILED),
         versions=session.scalar(select(func.count()).select_from(Version).where(published)) or 0,
         methods={str(name): n for name, n in session.execute(jobs.group_by(loss).order_by(loss))},
-        downloads=session.scalar(
-            select(func.count(Download.api_key_id.distinct())).where(
-                Download.first_at >= begins, Download.first_at < ends
-            )
-        )
-        or 0,
+        downloads=session.scalar(downloads) or 0,
     )

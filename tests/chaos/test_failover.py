@@ -21,7 +21,7 @@ from service.db import log_entries
 from service.db.log_home import unseen_move
 from service.local.process import wait_until
 from tests import support
-from tests.chaos.parts import Parts
+from tests.chaos.processes import Parts
 from tests.chaos.run import POLICY
 from tests.service.nodes import Nodes, nodes
 

@@ -15,7 +15,7 @@ import pytest
 from service.local import postgres
 from service.local.process import wait_until
 from tests import support
-from tests.chaos.parts import ROOT, Parts
+from tests.chaos.processes import ROOT, Parts
 from tests.chaos.run import POLICY
 
 BEFORE = "e79528ce920b"  # the release before: change it with each release

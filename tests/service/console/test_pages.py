@@ -87,9 +87,9 @@ def test_a_title_and_an_address_tell_nothing_of_a_person(admin, pages):
         title = re.search(r"<title>(.*?)</title>", admin.get(path).text)
         assert name == "live" or title, name
         assert REFERENCE not in (title[1] if title else ""), name
-    found = admin.send_form("/console/requests/find", reference=REFERENCE)
-    assert found.url.path == pages["completed"]
-    assert not found.url.query
+    answer = admin.send_form("/console/requests/find", reference=REFERENCE)
+    assert answer.url.path == pages["completed"]
+    assert not answer.url.query
     assert "No request is like this." in admin.send_form("/console/requests/find", reference="another").text
 
 
