@@ -11,7 +11,8 @@ router = APIRouter(include_in_schema=False)
 PAGE = """<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>unlearnd: the API</title><link rel="stylesheet" href="/docs/swagger-ui.css">
+<title>unlearnd: the API</title><link rel="icon" href="data:,">
+<link rel="stylesheet" href="/docs/swagger-ui.css">
 <script src="/docs/swagger-ui-bundle.js" defer></script><script src="/docs/start.js" defer></script></head>
 <body><main id="swagger-ui"><h1>unlearnd: the API</h1>
 <noscript>This page needs scripts. The description itself is <a href="/openapi.json">openapi.json</a>.</noscript>

@@ -5,48 +5,10 @@ import re
 import pytest
 
 from service.db.api_keys import SCOPES
-from tests.service.conftest import submit
-from tests.service.jobs import fail_what_waits, publish_what_waits
+from tests.service.console.conftest import REFERENCE, TEXT
 
-REFERENCE, TEXT = "Case 7 of J. Doe", "Jane Doe lives at 12 Sample Street."
 OUTSIDE = re.compile(r"""(?:src|href|action)=["'](?!/|#|data:)""")
 HANDLERS = re.compile(r"<(?:[^>]*\s)(?:style|on\w+)=|<style|<script(?![^>]*\ssrc=)|javascript:", re.IGNORECASE)
-
-
-@pytest.fixture
-def pages(api, services, model) -> dict[str, str]:
-    """Name -> path of a page of each kind, where there is something to see."""
-    published = submit(api, reference=REFERENCE, records=[{"text": TEXT}])
-    publish_what_waits(services)
-    failed = submit(api)
-    failed_job = fail_what_waits(services, "utility_budget_exceeded")
-    waiting = submit(api)
-    job = api.get(f"/v1/deletion-requests/{published['id']}").json()["job_id"]
-    return {
-        "today": "/console",
-        "health": "/console/health",
-        "requests": "/console/requests",
-        "filtered": "/console/requests?status=failed&model=tiny&regulation=gdpr&received_from=2026-01-01&owed=true",
-        "completed": f"/console/requests/{published['id']}",
-        "failed": f"/console/requests/{failed['id']}",
-        "waiting": f"/console/requests/{waiting['id']}",
-        "new": "/console/requests/new",
-        "decisions": "/console/decisions",
-        "jobs": "/console/jobs?model=tiny&stage=done",
-        "job": f"/console/jobs/{job}",
-        "failed job": f"/console/jobs/{failed_job}",
-        "live": f"/console/jobs/{job}/live",
-        "models": "/console/models",
-        "model": "/console/models/tiny",
-        "version": "/console/models/tiny/versions/1",
-        "compare": "/console/models/tiny/compare/0/1",
-        "records": "/console/records",
-        "record": f"/console/records/{job}",
-        "failed record": f"/console/records/{failed_job}",
-        "report": "/console/records/report?begins=2026-01-01&ends=2027-01-01",
-        "letter": f"/console/records/letter/{published['id']}",
-        "settings": "/console/settings",
-    }
 
 
 SAYS = {
