@@ -70,6 +70,7 @@ def _with_scheme(*schemes: str) -> AfterValidator:
 
 
 DatabaseUrl = Annotated[str, _with_scheme("postgresql", "postgres")]
+Scope = Literal["submit", "read", "preview", "download", "audit", "approve", "admin"]
 BrokerUrl = Annotated[str, _with_scheme("redis", "rediss", "redis+socket")]
 
 
@@ -134,6 +135,17 @@ class Settings(BaseSettings):
     docs: bool | None = Field(None, description="whether there is a page /docs; default: only on a loopback address")
     console: bool = Field(True, description="whether there are pages under /console")
     console_seconds: float = Field(28_800, gt=0, description="how long somebody stays signed in to the console")
+    console_api_keys: bool = Field(True, description="whether people may sign in to the console with an API key")
+    oidc_issuer: str = Field(
+        "", description="OpenID Connect provider with which people sign in to the console, its `issuer`"
+    )
+    oidc_client_id: str = Field("", description="the console's client id there")
+    oidc_client_secret: SecretStr = Field(SecretStr(""), description="and its secret")
+    oidc_scope: str = Field("openid profile groups", description="what the console asks for there")
+    oidc_claim: str = Field("groups", description="the claim of the ID token that lists somebody's groups")
+    oidc_roles: dict[str, list[Scope]] = Field(
+        {}, description='scopes of each group, as JSON: {"privacy": ["read", "approve"]}'
+    )
     max_connections: int = Field(2000, description="most open connections of an API process; it closes further ones")
     request_seconds: float = Field(
         30,

@@ -185,6 +185,7 @@ def sees_counts(caller: Caller) -> bool:
 SEES_ALL_REQUESTS = ("read", "approve", "audit")  # a caller with `submit` alone sees its own requests
 Submitter = Annotated[Caller, Depends(WithScope("submit"))]
 Reader = Annotated[Caller, Depends(WithScope("read", "submit"))]
+RequestReader = Annotated[Caller, Depends(WithScope("read", "approve", "submit"))]
 Downloader = Annotated[Caller, Depends(WithScope("download"))]
 VersionReader = Annotated[Caller, Depends(WithScope("read", "download", "submit"))]
 JobReader = Annotated[Caller, Depends(WithScope(*SEES_ALL_REQUESTS, "submit"))]

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from service.api.deps import (
     SEES_ALL_REQUESTS,
     Admin,
-    Reader,
+    RequestReader,
     ServicesDep,
     Submitter,
     restricted_to,
@@ -152,7 +152,7 @@ def to_submission(body: RequestIn) -> Submission:
 @router.get("")
 def listing(
     services: ServicesDep,
-    caller: Reader,
+    caller: RequestReader,
     status: RequestStatus | None = None,
     model: ModelFilter = None,
     job: UUID | None = None,
@@ -198,7 +198,7 @@ def _reference_hashes(
 
 
 @router.get("/{request_id}")
-def get(request_id: UUID, services: ServicesDep, caller: Reader) -> RequestDetail:
+def get(request_id: UUID, services: ServicesDep, caller: RequestReader) -> RequestDetail:
     """One request. API keys with the scope `approve`, `audit` or `admin` see who approved or rejected it."""
     request = visible_request(services, request_id, caller)
     decisions = None

@@ -116,10 +116,12 @@ def _masked(name: str, value: object) -> str:
 def demo(
     output: Annotated[Path, typer.Option(help="The folder for the plot and the release.")] = Path("demo-output"),
     keep: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder for the sample model and texts.")] = None,
+    serve: Annotated[bool, typer.Option("--serve", help="Stay up afterwards, to look at the console.")] = False,
 ) -> None:
     """Run the whole path on a sample model on this machine, in a few minutes."""
     extras.require("demo", "demo")
-    _replace_process("-m", "worker.demo", "--output", str(output), *(("--keep", str(keep)) if keep else ()))
+    options = [*(("--keep", str(keep)) if keep else ()), *(["--serve"] if serve else [])]
+    _replace_process("-m", "worker.demo", "--output", str(output), *options)
 
 
 @app.command()

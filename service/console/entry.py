@@ -5,13 +5,22 @@ from datetime import timedelta
 from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 
-from service.api.deps import RawBody, ServicesDep, service_url
+from service.api.deps import RawBody, ServicesDep
 from service.api.limits import Admission, peer
 from service.bootstrap import Services
-from service.console.pages import FIRST_PAGE, PageRoute, page, see, static_file
-from service.console.sign_in import COOKIE, CheckedForm, Visitor, check_same_site, parse_form
+from service.console.pages import PageRoute, see, sign_in_form, static_file
+from service.console.sign_in import (
+    COOKIE,
+    FIRST_PAGE,
+    CheckedForm,
+    Visitor,
+    check_same_site,
+    own_path,
+    parse_form,
+    set_session,
+)
 from service.db import api_keys, console_sessions
-from service.domain.errors import NotFound
+from service.domain.errors import Forbidden, NotFound
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 WRONG_KEY = "This API key is unknown or revoked."
@@ -30,30 +39,25 @@ async def static(digest: str, name: str) -> Response:
 
 
 @router.get("/console/sign-in")
-async def sign_in_page(after: str = FIRST_PAGE) -> Response:
+async def sign_in_page(request: Request, after: str = FIRST_PAGE) -> Response:
     """The form."""
-    return page("sign_in.html", None, after=_own(after), message="")
-
-
-def _own(path: str) -> str:
-    """A path of the console, or its first page: nobody is sent elsewhere."""
-    return path if path == FIRST_PAGE or path.startswith(f"{FIRST_PAGE}/") else FIRST_PAGE
+    return sign_in_form(request, own_path(after))
 
 
 @router.post("/console/sign-in")
 async def sign_in(request: Request, raw: RawBody, services: ServicesDep) -> Response:
     """Begin a session of an API key."""
     check_same_site(request)
+    if not services.settings.console_api_keys:
+        raise Forbidden("Nobody signs in with an API key here.")
     form = parse_form(request.headers.get("content-type", ""), raw)
-    after, admission = _own(form.one("after")), _admission(request)
+    after, admission = own_path(form.one("after")), _admission(request)
     async with admission.turn(peer(request)):
         cookie = await to_thread.run_sync(_begin, services, form.one("api_key"), limiter=admission.key_lookups)
     if cookie is None:
-        return page("sign_in.html", None, 401, after=after, message=WRONG_KEY)
+        return sign_in_form(request, after, WRONG_KEY, 401)
     answer = see(after)
-    secure = service_url(request).startswith("https://")
-    seconds = int(services.settings.console_seconds)
-    answer.set_cookie(COOKIE, cookie, seconds, path=FIRST_PAGE, secure=secure, httponly=True, samesite="strict")
+    set_session(request, answer, cookie)
     return answer
 
 

@@ -57,18 +57,18 @@ async def live(job_id: UUID, visitor: Visitor, api: ApiDep) -> Response:
 async def _show(
     visitor: Visit, api: Api, job_id: UUID, messages: list[str] | None = None, status: int = 200
 ) -> Response:
-    requests = await api.get(REQUESTS_PATH, job=job_id, limit=SHOWN) if visitor.may(*REQUESTS) else {"items": []}
-    state = await _state(visitor, api, job_id)
-    return page("job.html", visitor, status, requests=requests["items"], messages=messages, **state)
+    return page("job.html", visitor, status, messages=messages, **await _state(visitor, api, job_id))
 
 
 async def _state(visitor: Visit, api: Api, job_id: UUID) -> dict[str, Any]:
-    """A job, its epochs and its plots."""
+    """A job, its requests, its epochs and its plots."""
     job = await api.get(f"{PATH}/{job_id}")
+    requests = await api.get(REQUESTS_PATH, job=job_id, limit=SHOWN) if visitor.may(*REQUESTS) else {"items": []}
     history = await api.get(f"{PATH}/{job_id}/history") if visitor.may(*ALL) else []
     attacks = job["metrics"].get("attacks") or []
     return {
         "job": job,
+        "requests": requests["items"],
         "history": history,
         "attacks": attacks,
         "has_ended": job["stage"] in TERMINAL_STAGES,

@@ -15,16 +15,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from sqlalchemy.exc import DataError
 from starlette.exceptions import HTTPException
 
+from service.api.deps import services_from
 from service.api.errors import to_answer
 from service.api.guard import GuardedRoute, Handler
 from service.api.limits import Admission
 from service.console import plots, words
-from service.console.sign_in import COOKIE, SignInNeeded, Visit
+from service.console.sign_in import COOKIE, FIRST_PAGE, SignInNeeded, Visit
 from service.db.session import DATABASE_AWAY
 from service.domain.errors import ServiceError
 from service.evidence.log_keeper import LogDamaged
 
-FIRST_PAGE = "/console"
 CONTENT_POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; font-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
@@ -113,11 +113,18 @@ class PageRoute(GuardedRoute):
 def _ask_to_sign_in(request: Request) -> Response:
     """The form, in place of the first page; other pages lead to it, and it leads back."""
     if request.url.path == FIRST_PAGE:
-        answer = page("sign_in.html", None, after=FIRST_PAGE, message="")
+        answer = sign_in_form(request, FIRST_PAGE)
     else:
         answer = see(f"{FIRST_PAGE}/sign-in?after={quote(request.url.path if request.method == 'GET' else FIRST_PAGE)}")
     answer.delete_cookie(COOKIE, path=FIRST_PAGE)
     return answer
+
+
+def sign_in_form(request: Request, after: str, message: str = "", status: int = 200) -> Response:
+    """The form that asks who somebody is, in the ways that the settings allow."""
+    settings = services_from(request).settings
+    ways = {"has_oidc": bool(settings.oidc_issuer), "has_keys": settings.console_api_keys}
+    return page("sign_in.html", None, status, after=after, message=message, **ways)
 
 
 def error_page(request: Request, error: Exception) -> Response:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Response
 from service.console.api_client import Api, ApiDep, Refused
 from service.console.pages import PageRoute, page, see
 from service.console.sign_in import CheckedForm, Visit, Visitor
-from service.console.words import REQUESTS, SETTLED, reason, stage
+from service.console.words import MODELS, SETTLED, reason, stage
 
 router = APIRouter(prefix="/console/requests", route_class=PageRoute, include_in_schema=False)
 PATH = "/v1/deletion-requests"
@@ -60,7 +60,7 @@ async def listing(
 
 async def model_names(api: Api, visitor: Visit) -> list[tuple[str, str]]:
     """The names of all models that the visitor may see, as values and words of a choice."""
-    if not visitor.may(*REQUESTS):
+    if not visitor.may(*MODELS):
         return []
     return [(model["name"], model["name"]) for model in (await api.get("/v1/models", limit=MAX_MODELS))["items"]]
 

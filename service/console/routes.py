@@ -1,6 +1,6 @@
 """The routes of the console, in order: the last one takes what no other page does."""
 
-from service.console import decisions, entry, jobs, keys, models, records, requests, submit, today
+from service.console import decisions, entry, jobs, keys, models, oidc, records, requests, submit, today
 
 ROUTERS = (
     today.router,
@@ -11,5 +11,6 @@ ROUTERS = (
     models.router,
     records.router,
     keys.router,
+    oidc.router,
     entry.router,
 )

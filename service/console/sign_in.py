@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-from collections.abc import Sequence
 from dataclasses import dataclass
 from email.parser import BytesParser
 from email.policy import HTTP
@@ -10,9 +9,9 @@ from typing import Annotated
 from urllib.parse import parse_qsl
 
 from anyio import to_thread
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
 
-from service.api.deps import RawBody, WithScope, services_from
+from service.api.deps import RawBody, WithScope, service_url, services_from
 from service.api.limits import Admission, peer
 from service.bootstrap import Services
 from service.db import console_sessions
@@ -20,7 +19,7 @@ from service.db.api_keys import Caller
 from service.db.console_sessions import SignedIn
 from service.domain.errors import Forbidden, Invalid, ServiceError
 
-COOKIE = "unlearnd_session"
+COOKIE, FIRST_PAGE = "unlearnd_session", "/console"
 TOKEN = "token"  # noqa: S105  # the name of the field with the form's token
 MAX_FIELDS = 10_000
 
@@ -48,10 +47,6 @@ class Visit:
     def may(self, *scopes: str) -> bool:
         """Whether one of these scopes is there."""
         return bool({*scopes, "admin"} & set(self.caller.scopes))
-
-    def may_all(self, groups: Sequence[Sequence[str]]) -> bool:
-        """Whether one scope of each group is there."""
-        return all(self.may(*scopes) for scopes in groups)
 
 
 class WithSession(WithScope):
@@ -83,6 +78,18 @@ async def _look_up(request: Request, cookie: str) -> SignedIn | None:
 def _find(services: Services, cookie: str) -> SignedIn | None:
     with services.db.reading() as session:
         return console_sessions.find(session, cookie)
+
+
+def set_session(request: Request, answer: Response, cookie: str) -> None:
+    """Give a browser the cookie of its session. No script sees it, and no other site's page sends it."""
+    secure = service_url(request).startswith("https://")
+    seconds = int(services_from(request).settings.console_seconds)
+    answer.set_cookie(COOKIE, cookie, seconds, path=FIRST_PAGE, secure=secure, httponly=True, samesite="strict")
+
+
+def own_path(path: str) -> str:
+    """A path of the console, or its first page: nobody is sent elsewhere."""
+    return path if path == FIRST_PAGE or path.startswith(f"{FIRST_PAGE}/") else FIRST_PAGE
 
 
 def check_same_site(request: Request) -> None:

@@ -93,18 +93,17 @@ REASONS = {
     "heldout_known": "The model knows its held-out texts by heart, so they set no limit.",
     "heldout_overlap": "The model's held-out texts are also retain texts.",
 }
-REQUESTS = ("read", "submit")  # one of these scopes is needed to see requests, and models
+MODELS = ("read", "submit")  # one of these scopes is needed to see models
+REQUESTS = (*MODELS, "approve")
 ALL = ("read", "approve", "audit")
-NAVIGATION: tuple[
-    tuple[str, str, list[tuple[str, ...]]], ...
-] = (  # path, name, groups of scopes: one of each group is needed
-    ("/console", "Today", [ALL]),
-    ("/console/requests", "Requests", [REQUESTS]),
-    ("/console/decisions", "Decisions", [REQUESTS, ("approve",)]),
-    ("/console/jobs", "Jobs", [(*ALL, "submit")]),
-    ("/console/models", "Models", [REQUESTS]),
-    ("/console/records", "Records", [(*ALL, "submit")]),
-    ("/console/settings", "Settings", []),
+NAVIGATION = (  # path, name, scopes of which one is needed; none: everybody
+    ("/console", "Today", ALL),
+    ("/console/requests", "Requests", REQUESTS),
+    ("/console/decisions", "Decisions", ("approve",)),
+    ("/console/jobs", "Jobs", (*ALL, "submit")),
+    ("/console/models", "Models", MODELS),
+    ("/console/records", "Records", (*ALL, "submit")),
+    ("/console/settings", "Settings", ()),
 )
 SETTLED = ("completed", "not_memorised", "cancelled", "rejected")
 ATTACKS = {  # questions that a layman would ask

@@ -29,6 +29,7 @@ from worker.demo.model import LENGTH
 from worker.demo.people import Person, people
 from worker.demo.plot import plot_ranks, plot_trajectory
 from worker.demo.sample import ASKED, IN_RETAIN, KNOWN, POLICY, UNSEEN, about, make_sample
+from worker.demo.serve import add_what_waits, stay
 from worker.engine.attacks.exposure import number_ranks
 from worker.engine.attacks.subject import Subject
 from worker.engine.data import encode
@@ -45,15 +46,16 @@ class DemoFailed(Exception):
 
 
 @contextmanager
-def running_stack(data: Path, *roots: Path) -> Iterator[Client]:
-    """Start `unlearnd up` as a user does, yield a client of it, and stop it at the end.
+def running_stack(data: Path, *roots: Path) -> Iterator[tuple[Client, str, Path]]:
+    """Start `unlearnd up` as a user does, yield a client, its URL and key file, and stop it at the end.
 
-    The stack may register models from `roots`.
+    The stack may register models and corpora from `roots`.
     """
     shutil.rmtree(data, ignore_errors=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a SIGTERM stops the stack, too
     command = [sys.executable, "-m", "service.cli", "up", "--data-dir", str(data), "--port", "0"]
-    environment = {**os.environ, "UNLEARND_MODEL_ROOTS": ":".join(map(str, roots))}
+    folders = ":".join(map(str, roots))
+    environment = {**os.environ, "UNLEARND_MODEL_ROOTS": folders, "UNLEARND_CORPUS_ROOTS": folders}
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
     endpoint = data / "endpoint.json"
     try:
@@ -61,8 +63,9 @@ def running_stack(data: Path, *roots: Path) -> Iterator[Client]:
         if not endpoint.exists():
             raise DemoFailed(f"the stack did not start; see {data / 'logs'}")
         address = json.loads(endpoint.read_text())
-        client = Client(address["url"], Path(address["api_key_file"]).read_text().strip())
-        yield client
+        key_file = Path(address["api_key_file"])
+        client = Client(address["url"], key_file.read_text().strip())
+        yield client, address["url"], key_file
         client.close()
     finally:
         process.terminate()
@@ -101,8 +104,8 @@ def mean_accuracy(model: CausalLM, tokenizer: Tokenizer, persons: Sequence[Perso
     return memorization.mean_accuracy(model, [encode(tokenizer, p.text)[:LENGTH] for p in persons])
 
 
-def run(output: Path, sample: Path) -> None:
-    """Do all of it; `sample` is the folder of the model and its texts.
+def run(output: Path, sample: Path, *, serve: bool) -> None:
+    """Do all of it; `sample` is the folder of the model and its texts. With `serve` the stack stays up.
 
     Raises:
         DemoFailed: A step failed, or its result is not as promised.
@@ -111,12 +114,12 @@ def run(output: Path, sample: Path) -> None:
     console.rule(f"1  a model that has memorised {KNOWN} fictional people")
     known = make_sample(sample, console)
     asked, others = known[:ASKED], known[ASKED:]
-    with running_stack(output / "stack", sample) as client:
+    with running_stack(output / "stack", sample) as (client, url, key_file):
         console.rule("2  the service: PostgreSQL, Valkey, API, control and compute workers")
         base, retain, heldout = (str(sample / name) for name in ("model", "retain.jsonl", "heldout.jsonl"))
         client.add_model("demo", base, retain, heldout, POLICY | DISTIL)
         console.rule(f"3  {ASKED} people ask to be forgotten: one job, from request to publication")
-        submitted = [client.submit("demo", [person.text]) for person in asked]
+        submitted = [client.submit("demo", [p.text], reference=f"DEMO-{n}") for n, p in enumerate(asked, 1)]
         ended = [watch(client, r["id"], quiet=i > 0) for i, r in enumerate(submitted)]
         for person, request in zip(asked, ended, strict=True):
             console.print(
@@ -129,10 +132,13 @@ def run(output: Path, sample: Path) -> None:
         plot_trajectory(history, version, output / "trajectory.png")
         shutil.rmtree(output / "release", ignore_errors=True)
         client.download("demo", "latest", output / "release")
-    console.rule("4  the certified version, downloaded and checked offline")
-    command = [sys.executable, "-m", "service.cli", "verify", str(output / "release")]
-    subprocess.run(command, check=True)
-    show(sample / "model", output, asked, others, version)
+        console.rule("4  the certified version, downloaded and checked offline")
+        command = [sys.executable, "-m", "service.cli", "verify", str(output / "release")]
+        subprocess.run(command, check=True)
+        show(sample / "model", output, asked, others, version)
+        if serve:
+            add_what_waits(client, sample, POLICY, others)
+            stay(url, key_file, console)
 
 
 def show(parent: Path, output: Path, asked: Sequence[Person], others: Sequence[Person], version: VersionAnswer) -> None:
@@ -222,6 +228,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="run the whole path on a sample model on this machine")
     parser.add_argument("--output", type=Path, default=Path("demo-output"))
     parser.add_argument("--keep", type=Path, help="where the sample goes; by default into the output folder")
+    parser.add_argument("--serve", action="store_true", help="stay up afterwards, to look at the console")
     parser.add_argument("--only-sample", action="store_true", help="make the sample and run nothing")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     transformers_logging.set_verbosity_error()
@@ -233,7 +240,7 @@ def main() -> int:
         make_sample(sample, console)
         return 0
     try:
-        run(output, sample)
+        run(output, sample, serve=given.serve)
     except DemoFailed as error:
         console.print(f"the demo failed: {error}", style="red")
         return 1
