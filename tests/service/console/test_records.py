@@ -1,14 +1,19 @@
 """Records, reports and letters: what a layman reads, as a page and as PDF."""
 
+import json
 import re
 from datetime import UTC, date, datetime
 
 import pytest
 
+from service.audit.wording import problem_in
 from service.console.documents import Block, Document, from_markdown, pdf
 from service.console.letter import OUTCOMES, letter_about
 from service.console.period import period_document
 from service.console.plots import Line, bars, lines
+from service.console.record import record_document
+from tests.issuer import Issuer
+from tests.service.audit.test_render import CASES, FILES
 from tests.service.conftest import submit
 from tests.service.jobs import fail_what_waits, publish_what_waits
 
@@ -129,3 +134,15 @@ def test_a_period_report_of_nothing_is_a_report():
     document = period_document("us", date(2026, 1, 1), date(2026, 2, 1), {**nothing, **counts})
     assert "received 0 deletion requests" in document.blocks[0].text
     assert pdf(document, 0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_record_of_each_kind_claims_nothing_too_much(tmp_path, name):
+    """Its summary and its details, as text; and as PDF."""
+    statement = json.loads(Issuer(tmp_path).payload(FILES, **CASES[name][0]))
+    document = record_document(statement, [])
+    parts = [document.title]
+    for block in document.blocks:
+        parts += [block.text, *(cell for row in block.rows for cell in row)]
+    assert problem_in(" ".join(parts)) is None
+    assert pdf(document, 0).startswith(b"%PDF")
