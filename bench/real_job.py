@@ -84,7 +84,7 @@ def main() -> int:
     forget = read(data / "tdec" / "lm_extraction_32_0.csv")[: arguments.sequences]
     with (
         tempfile.TemporaryDirectory(prefix="unlearnd-bench-") as folder,
-        running_stack(Path(folder) / "stack", Path(folder), Path(arguments.model)) as client,
+        running_stack(Path(folder) / "stack", Path(folder), Path(arguments.model)) as (client, _, _),
     ):
         pile = read(data / "general" / "pile.csv")[:HELDOUT_TEXTS]
         retain = write(Path(folder) / "retain.jsonl", read(data / "general" / "wikitext.csv"))

@@ -44,6 +44,7 @@ from service.api.readiness import Readiness
 from service.api.shares import Turns
 from service.bootstrap import Services, build_server
 from service.config import Settings, is_loopback
+from service.console.live import LiveParts
 from service.console.routes import ROUTERS as ROUTES
 from service.explain import explained
 from service.observability import tracing
@@ -127,6 +128,7 @@ def create_app(services: Services, *, docs: bool = True) -> FastAPI:
     app.state.admission = Admission(services.settings)
     app.state.readiness = Readiness(services.db)
     app.state.stream_turns = Turns(STREAM_READS)
+    app.state.live_parts = LiveParts()
     if services.settings.access_log:
         app.add_middleware(AccessLog)
     errors.install(app)

@@ -84,7 +84,7 @@ class Collector:
             family.add_metric([status], count)
         yield family
         family = GaugeMetricFamily("unlearnd_jobs", "Jobs by stage", labels=["stage"])
-        for stage, count in by_stage:
+        for stage, count in by_stage.items():
             family.add_metric([stage], count)
         yield family
         yield GaugeMetricFamily("unlearnd_requests_overdue", "Open and failed requests past their deadline", overdue)

@@ -26,7 +26,7 @@ def overview(services: ServicesDep, caller: MetricsReader) -> Overview:
         due, decisions, failures = (shown(session, SHOWN) for shown in lists)
         counts = {
             "requests": dict(tallies.by_status(session)),
-            "jobs": dict(jobs.counts(session)),
+            "jobs": jobs.counts(session, ended=False),
             "overdue": due_requests.overdue(session)[0],
             "due_soon": request_list.due_soon_count(session, soon),
             "awaiting_approval": requests.awaiting_approval_count(session),

@@ -14,7 +14,8 @@ from service.api.jobs import PING_SECONDS, find_job
 from service.bootstrap import Services
 from service.console import plots
 from service.console.api_client import Api, ApiDep, Refused
-from service.console.pages import PageRoute, page, see
+from service.console.live import LiveParts
+from service.console.pages import PageRoute, fragment, page, see
 from service.console.requests import PATH as REQUESTS_PATH
 from service.console.requests import model_names
 from service.console.sign_in import CheckedForm, Visit, Visitor
@@ -25,6 +26,7 @@ from service.domain.states import TERMINAL_STAGES
 
 router = APIRouter(prefix="/console/jobs", route_class=PageRoute, include_in_schema=False)
 PATH, SHOWN = "/v1/jobs", 200
+END = "<!-- the job has ended -->"
 Choice = Annotated[str, Query(max_length=63)]
 
 
@@ -46,12 +48,6 @@ async def listing(
 async def one(job_id: UUID, visitor: Visitor, api: ApiDep) -> Response:
     """One job."""
     return await _show(visitor, api, job_id)
-
-
-@router.get("/{job_id}/live")
-async def live(job_id: UUID, visitor: Visitor, api: ApiDep) -> Response:
-    """The part of the page that changes while the job runs."""
-    return page("job_live.html", visitor, **await _state(visitor, api, job_id))
 
 
 async def _show(
@@ -122,33 +118,40 @@ async def act(
 
 
 @router.get("/{job_id}/events")
-async def events(job_id: UUID, request: Request, visitor: Visitor, services: ServicesDep) -> Response:
-    """`changed` whenever the job may have changed, and `ended` after it has ended, or the session has."""
+async def events(job_id: UUID, request: Request, visitor: Visitor, services: ServicesDep, api: ApiDep) -> Response:
+    """`changed`, with the part of the page that changes, whenever the job has; `ended` once it has ended.
+
+    The stream ends with the session, too.
+    """
     await to_thread.run_sync(find_job, services, job_id, visitor.caller)
-    stream = _changes(request, services, job_id, visitor.caller)
+    stream = _changes(request, services, visitor, api, job_id)
     return EventSourceResponse(stream, ping=PING_SECONDS, headers={"Cache-Control": "no-store"})
 
 
 async def _changes(
-    request: Request, services: Services, job_id: UUID, caller: Caller
+    request: Request, services: Services, visitor: Visit, api: Api, job_id: UUID
 ) -> AsyncIterator[ServerSentEvent]:
-    seen: object = None
-    turns = request.app.state.stream_turns
-    async for _ in request.app.state.listener.subscribe(job_id, caller.expires_at):
-        async with turns.turn(str(caller.id)):
-            state = await to_thread.run_sync(_look, services, job_id, caller)
-        if state is not None and state != seen:
-            seen = state
-            yield ServerSentEvent("", event="changed")
-        if state is None or state[0] in TERMINAL_STAGES:
+    """The events of a viewer. All of a key with the same scopes see the same, so it is made once for all of them."""
+    parts: LiveParts = request.app.state.live_parts
+    key, seen = (job_id, visitor.caller.id, *visitor.caller.scopes), ""
+
+    async def make() -> str | None:
+        if not await to_thread.run_sync(_is_valid, services, visitor.caller):
+            return None
+        state = await _state(visitor, api, job_id)
+        return fragment("job_live.html", visitor, **state) + (END if state["has_ended"] else "")
+
+    async for _ in request.app.state.listener.subscribe(job_id, visitor.caller.expires_at):
+        part = await parts.next(key, make)
+        if part is not None and part != seen:
+            seen = part
+            yield ServerSentEvent(part, event="changed")
+        if part is None or part.endswith(END):
             yield ServerSentEvent("", event="ended")
             return
 
 
-def _look(services: Services, job_id: UUID, caller: Caller) -> tuple[str, int, float, int] | None:
-    """What a viewer sees of a job's state; None if the caller may see no more."""
+def _is_valid(services: Services, caller: Caller) -> bool:
+    """Whether a key was not revoked, and its session has not ended."""
     with services.db.reading() as session:
-        if not api_keys.is_valid(session, caller):
-            return None
-    job = find_job(services, job_id, caller)
-    return job.stage, job.epoch, job.progress, job.attempts
+        return api_keys.is_valid(session, caller)

@@ -10,8 +10,8 @@ from service.console.words import reason
 OUTCOMES = {
     "completed": (
         "We have changed the model so that it stops producing the texts that your request is about, and have published "
-        "the changed model in place of the one before. We tested the changed model before we published it: it treats "
-        "these texts like texts that it has never seen, within the limits of our tests."
+        "the changed model in place of the one before. Before we published it, we tested how much of these texts it "
+        "continues and predicts: no more than of texts that it has never seen."
     ),
     "not_memorised": (
         "We tested the model. It already treats the texts that your request is about like texts that it has never "
@@ -30,8 +30,13 @@ OUTCOMES = {
 }
 LIMITS = (
     "No test can show that nothing of a text is left in a model. Our record says which tests were made, and with what "
-    "results. Copies of the model that others had downloaded before are not changed by this; we can tell those who "
-    "downloaded it that there is a newer one."
+    "results. This letter is about the model, and not about other places in which we may keep your data."
+)
+RECIPIENTS = "[Say here when those who have copies of the earlier model were told of the newer one: GDPR, article 19.]"
+FURTHER_TESTS = (
+    "We made further tests that do not decide whether we publish. Not all of them were passed: over all requests of "
+    "this change together, the model could still be told from one that has never seen the texts, or still gave "
+    "something of them. We cannot say whether this is about your texts."
 )
 RIGHTS = {
     "gdpr": "If you are not content with this answer, you may complain to a data protection authority, or go to court "
@@ -43,16 +48,22 @@ RIGHTS = {
 }
 
 
-def letter_about(request: Mapping[str, Any]) -> Document:
-    """The letter about a request that has ended. It names no text and no person: whoever sends it adds the address."""
+def letter_about(request: Mapping[str, Any], version: Mapping[str, Any] | None = None) -> Document:
+    """A draft of the letter about a request that has ended. It names no text and no person.
+
+    Args:
+        request: The request.
+        version: The version that fulfils it, with its attacks, if there is one.
+    """
     outcome = "nothing_found" if request["reason"] == "nothing_found" else request["status"]
     case = request["reference"] or request["ref"][:12]
     blocks = [
+        Block("text", "[Name and address of the controller]"),
         Block("text", f"Case {case}. {_day(datetime.now(UTC).isoformat())}."),
         Block(
             "lead",
-            f"On {_day(request['received_at'])} you asked us to delete what our language model {request['model']} "
-            "holds about you.",
+            f"We received your request on {_day(request['received_at'])}: to delete what our language model "
+            f"{request['model']} holds about you.",
         ),
         Block("text", OUTCOMES[outcome]),
     ]
@@ -61,9 +72,13 @@ def letter_about(request: Mapping[str, Any]) -> Document:
     if request["extension_reason"]:
         blocks.append(Block("text", f"We extended the deadline to {_day(request['due_at'])}."))
     if request["status"] == "completed" and outcome == "completed":
+        if version and any(attack["passed"] is False for attack in version["attacks"]):
+            blocks.append(Block("text", FURTHER_TESTS))
         blocks.append(Block("text", LIMITS))
-        blocks.append(Block("text", f"In the record of the change, your request has the name {request['ref']}."))
+        blocks.append(Block("text", RECIPIENTS))
+        blocks.append(Block("text", f"In the record of the change, your request has the number {request['ref']}."))
     blocks.append(Block("text", RIGHTS[request["regulation"]]))
+    blocks.append(Block("text", "[Name, and how to reach the data protection officer]"))
     return Document("Your deletion request", blocks)
 
 

@@ -68,8 +68,12 @@ ENVIRONMENT = _environment()
 
 def page(template: str, visit: Visit | None, status: int = 200, **values: Any) -> Response:
     """A page for a visitor."""
-    text = ENVIRONMENT.get_template(template).render(visit=visit, **values)
-    return HTMLResponse(text, status, HEADERS)
+    return HTMLResponse(fragment(template, visit, **values), status, HEADERS)
+
+
+def fragment(template: str, visit: Visit | None, **values: Any) -> str:
+    """The text of a page, or of a part of one."""
+    return ENVIRONMENT.get_template(template).render(visit=visit, **values)
 
 
 def see(path: str) -> Response:

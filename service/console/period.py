@@ -1,15 +1,23 @@
 """The report on a period: what a regulator asks for."""
 
 from collections.abc import Mapping
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from service.console.documents import Block, Document
-from service.console.words import LAWS, STATUSES, reason
+from service.console.words import LAWS, reason
 
 METHODS = {
     "ihl": "FILA and IHL on LoRA (Cha et al., ICLR 2025)",
     "distil": "distillation from a reference that never saw the texts",
+}
+OUTCOMES = {
+    "completed": "A new version of the model was published, or nothing was found",
+    "not_memorised": "The model did not know the texts, and was not changed",
+    "rejected": "Rejected",
+    "cancelled": "Cancelled by who made it",
+    "failed": "Failed, and still owed unless resolved in another way",
+    "open": "Not ended yet",
 }
 RECORDS = (
     "Each ended job has a signed record of its procedure and test results, which anybody can check offline. The record "
@@ -21,20 +29,23 @@ def period_document(issuer: str, begins: date, ends: date, numbers: Mapping[str,
     """The document; `ends` is the first day after the period."""
     statuses = numbers["by_status"]
     total = sum(statuses.values())
-    rest = total - numbers["in_time"] - numbers["late"]
+    rest = total - numbers["in_time"] - numbers["late"] - numbers["overdue"]
     summary = (
         f"From {_day(begins)} to {_day(ends - timedelta(days=1))}, {issuer} received {total} deletion requests for "
-        f"language models. {numbers['in_time']} were dealt with in time, {numbers['late']} were or are late, and "
-        f"{rest} are still open within their time."
+        f"language models. {numbers['in_time']} were dealt with in time and {numbers['late']} too late; "
+        f"{numbers['overdue']} are past their deadline, and {rest} are still within their time."
     )
     deadlines = [
         ("Received", str(total)),
-        ("Ended in time", str(numbers["in_time"])),
-        ("Late, or past the deadline", str(numbers["late"])),
-        ("Deadline extended", str(numbers["extended"])),
+        ("Dealt with in time", str(numbers["in_time"])),
+        ("Dealt with too late", str(numbers["late"])),
+        ("Past the deadline, still owed", str(numbers["overdue"])),
+        ("Within their time, still owed", str(rest)),
+        ("With an extended deadline", f"{numbers['extended']}; they count by the new one"),
         ("Median from receipt to end", _days(numbers["median_days"])),
+        ("As of", _day(datetime.now(UTC).date())),
     ]
-    outcomes = {STATUSES.get(name, "Not ended yet"): count for name, count in statuses.items()}
+    outcomes = {OUTCOMES.get(name, name): count for name, count in statuses.items()}
     laws = {LAWS[name]: count for name, count in numbers["by_law"].items()}
     failures = {reason(name): count for name, count in numbers["failures"].items()}
     methods = {METHODS.get(name, name.upper()): count for name, count in numbers["methods"].items()}
@@ -52,7 +63,7 @@ def period_document(issuer: str, begins: date, ends: date, numbers: Mapping[str,
         Block("heading", "Methods and versions"),
         Block("text", f"Versions of models published in the period: {numbers['versions']}."),
         _counts("Jobs that published, by method", "method", methods),
-        Block("text", f"Users of the models that first downloaded a version in the period: {numbers['downloads']}."),
+        Block("text", f"New users of the models, who downloaded a version for the first time: {numbers['downloads']}."),
         Block("text", RECORDS),
     ]
     return Document("Report on deletion requests", blocks)

@@ -2,23 +2,26 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any, TypeGuard
 
 from markupsafe import Markup
 
 from service.audit import render
-from service.audit.numbers import trimmed
-from service.audit.predicate import Attack, Predicate, Statement
+from service.audit.predicate import Predicate, Statement
 from service.console import plots
 from service.console.documents import Block, Document, from_markdown
-from service.console.words import ATTACKS, LAWS, SETTLED, VERDICTS, reason
+from service.console.record_results import failed_reports, result_blocks
+from service.console.words import LAWS, SETTLED, VERDICTS, reason
 from service.domain.disclosure import SUPPRESSED
 
-RESULTS = {
-    "PASS": "The tests were passed.",
-    "FAIL": "The tests were not passed, and no version was published.",
-}
+OWED = "The requests are still owed: they must be tried again, or dealt with in another way, by their deadlines."
+CHECKED = (
+    "The check shows that the files are those that were tested, and that the operator's keys signed these results. It "
+    "does not show that the operator ran the tests honestly. This page proves nothing by itself."
+)
+UNSIGNED = (
+    "Case numbers and dates come from this service's list of requests. Everything else is in the signed certificate."
+)
 NOT_SAID = (
     "It says what was tested, how, and with what result. It does not say that nothing of the texts is left in the "
     "model.",
@@ -54,15 +57,11 @@ def record_document(statement: Statement, requests: Sequence[Mapping[str, Any]])
 def _summary(predicate: Predicate, requests: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
     """Who asked when under which law, what was done, what was tested, the result, and its limits."""
     lineage, published = predicate["lineage"], predicate["artefacts"]["published"]
-    result = RESULTS[predicate["overall"]]
-    if published:
-        result += f" Version {lineage['version']} was published, and supersedes version {lineage['parent_version']}."
-    elif predicate["overall"] == "PASS":
-        result += " The model already treated the texts like texts that it has never seen, so it was not changed."
+    yield Block("lead", f"Result: {_result(predicate)}")
     reasons = {reason(request["reason"]) for request in predicate["requests"] if request["reason"]}
-    yield Block("lead", f"Result: {result}")
     if predicate["overall"] == "FAIL" and reasons:
         yield Block("text", f"Why: {' '.join(sorted(reasons))}")
+        yield Block("text", OWED)
     yield Block(
         "facts",
         rows=[
@@ -78,9 +77,25 @@ def _summary(predicate: Predicate, requests: Sequence[Mapping[str, Any]]) -> Ite
     yield Block("heading", "What was done")
     yield Block("text", _done(predicate))
     yield Block("heading", "What was tested, and with what result")
-    yield from _tests(predicate)
+    yield from result_blocks(predicate["verification"])
     yield Block("heading", "What this record does not say")
     yield Block("points", rows=[(sentence,) for sentence in NOT_SAID])
+
+
+def _result(predicate: Predicate) -> str:
+    """The result in a few sentences; a test that failed without deciding is not passed over."""
+    lineage = predicate["lineage"]
+    if predicate["overall"] != "PASS":
+        return "The tests were not passed, and no version was published."
+    others = failed_reports(predicate["verification"]["attacks"])
+    passed = "The tests were passed."
+    if others:
+        passed = (
+            f"The tests that decide were passed. Tests that the policy only reports and that were not passed: {others}."
+        )
+    if predicate["artefacts"]["published"]:
+        return f"{passed} Version {lineage['version']} was published, and replaces version {lineage['parent_version']}."
+    return f"{passed} The model already treated the texts like texts that it has never seen, so it was not changed."
 
 
 def _requests(predicate: Predicate, requests: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
@@ -103,8 +118,10 @@ def _requests(predicate: Predicate, requests: Sequence[Mapping[str, Any]]) -> It
                 outcome,
             )
         )
-    headers = ("case number or reference", "law", "received", "deadline", "ended", "this request")
+    headers = ("case number or reference", "law", "received", "deadline", "dealt with", "result")
     yield Block("table", "The requests of this record", rows, headers)
+    if known:
+        yield Block("text", UNSIGNED)
 
 
 def _ended(request: Mapping[str, Any]) -> str:
@@ -120,73 +137,13 @@ def _done(predicate: Predicate) -> str:
     method, lineage = predicate["method"], predicate["lineage"]
     if not predicate["training"]["epochs"]:
         return f"Version {lineage['parent_version']} was measured. It was not trained."
+    epochs = predicate["training"]["epochs"]
     return (
-        f"A copy of version {lineage['parent_version']} was trained for {predicate['training']['epochs']} rounds so "
-        f"that it stops producing the texts ({method['name']}, {method['source']}), while it was held near its "
-        "answers to other text. The result was measured after it was written to the disk."
+        f"A copy of version {lineage['parent_version']} was trained for {epochs} rounds so that it stops producing the "
+        "texts, and so that it answers other questions as before. The tests below say how far this succeeded. They "
+        f"were made on the files, read back from the disk. This way of unlearning is approximate: {method['name']}; "
+        f"{method['source']}."
     )
-
-
-def _tests(predicate: Predicate) -> Iterator[Block]:
-    """The tests in questions that a layman would ask, with their results."""
-    tests = predicate["verification"]
-    limits, before, after = tests["limits"], tests["before"], tests["after"]
-    rows: list[tuple[str, ...]] = []
-    for name in ("el", "ma"):
-        if before and limits:
-            now = _score(after.get(name) if after else None)
-            rows.append(
-                (ATTACKS[name], _score(before.get(name)), now, _score(limits.get(name)), _passed(predicate, name))
-            )
-    for attack in tests["attacks"]:
-        if attack["name"] in ATTACKS and attack["status"] == "RUN" and attack["name"] not in ("el", "ma"):
-            figures = (_score(attack.get("figure")), _score(attack.get("control")))
-            rows.append((ATTACKS[attack["name"]], "", *figures, _answer(attack)))
-    headers = ("question", "before", "after", "on unseen text", "answer")
-    yield Block("table", "The tests", rows, headers)
-    left_out = [attack["name"].replace("_", " ") for attack in tests["attacks"] if attack["status"] != "RUN"]
-    if left_out:
-        yield Block("text", f"Not tried: {', '.join(left_out)}.")
-    if utility := tests["utility"]:
-        ratio, most = f"{Decimal(utility['heldout_ratio']):.3f}", trimmed(utility["max_ratio"])
-        kept = "kept" if utility["within_budget"] else "not kept"
-        yield Block(
-            "text",
-            f"Was the model damaged? Its surprise at other text (perplexity) is {ratio} times what it was; the limit "
-            f"is {most}, and it was {kept}.",
-        )
-    if SUPPRESSED in (before or {}).values():
-        yield Block("text", "Values over few people's texts are not shown, because they would be about a person.")
-
-
-def _passed(predicate: Predicate, name: str) -> str:
-    """Whether a mean of the criterion is at or under its limit."""
-    tests = predicate["verification"]
-    after: Mapping[str, Any] = tests["after"] or {}
-    mean, limit = after.get(name), tests["limits"].get(name)
-    passed = predicate["overall"] == "PASS"
-    if _is_number(mean) and _is_number(limit):
-        passed = Decimal(mean) <= Decimal(limit)
-    elif not passed:
-        return "not shown"
-    return "no more than unseen text" if passed else "more than unseen text"
-
-
-def _answer(attack: Attack) -> str:
-    """The result of an attack in words."""
-    passed = attack.get("passed")
-    if passed is None:
-        return "tried"
-    if passed:
-        return "no"
-    return "yes" if attack.get("effect") == "block" else "yes (reported; it blocks nothing by this policy)"
-
-
-def _score(value: object) -> str:
-    """A score, or why it is not shown."""
-    if value in (None, ""):
-        return "—"
-    return "not shown" if value == SUPPRESSED else trimmed(str(value))
 
 
 def _offline(predicate: Predicate) -> Iterator[Block]:
@@ -197,8 +154,8 @@ def _offline(predicate: Predicate) -> Iterator[Block]:
         command = f"unlearnd models download {model} --version {predicate['lineage']['version']} release"
         yield Block("text", f"Download the release: {command}. Then, with no network: unlearnd verify release.")
     else:
-        yield Block("text", "Nothing was published. The certificate of the run is signed, and the log has its digest.")
-    yield Block("text", "This page was made from the signed certificate and proves nothing by itself.")
+        yield Block("text", "Nothing was published. The certificate of the run is signed, and can be downloaded.")
+    yield Block("text", CHECKED)
 
 
 def _plots(predicate: Predicate) -> Iterator[Block]:

@@ -67,7 +67,7 @@ async def _report(api: Api, issuer: str, begins: str, ends: str) -> Document:
 @router.get("/letter/{request_id}")
 async def letter(request_id: UUID, visitor: Visitor, api: ApiDep) -> Response:
     """A letter to the person about a request that has ended."""
-    document = await _letter(api, request_id)
+    document = await _letter(visitor, api, request_id)
     links = [(f"/console/records/letter/{request_id}/letter.pdf", "Download as PDF")]
     return page("document.html", visitor, document=document, links=links, section="Requests")
 
@@ -75,14 +75,17 @@ async def letter(request_id: UUID, visitor: Visitor, api: ApiDep) -> Response:
 @router.get("/letter/{request_id}/letter.pdf")
 async def letter_pdf(request_id: UUID, visitor: Visitor, api: ApiDep) -> Response:
     """The same as PDF."""
-    return await _download(await _letter(api, request_id), "letter.pdf")
+    return await _download(await _letter(visitor, api, request_id), "letter.pdf")
 
 
-async def _letter(api: Api, request_id: UUID) -> Document:
+async def _letter(visitor: Visit, api: Api, request_id: UUID) -> Document:
     request = await api.get(f"{REQUESTS_PATH}/{request_id}")
     if request["finished_at"] is None:
         raise Conflict("The request has not ended: there is nothing to tell the person yet.")
-    return letter_about(request)
+    version = None
+    if request["version"] is not None and visitor.may("read", "submit", "download"):
+        version = await api.get(f"/v1/models/{request['model']}/versions/{request['version']}")
+    return letter_about(request, version)
 
 
 @router.get("/{job_id}")

@@ -25,7 +25,7 @@ async def today(visitor: Visitor, api: ApiDep) -> Response:
     if not visitor.may(*ALL):
         return see("/console/requests" if visitor.may("submit") else "/console/settings")
     seen = await api.get("/v1/overview")
-    running = sum(count for stage, count in seen["jobs"].items() if stage not in ("done", "quarantined", "queued"))
+    running = sum(count for stage, count in seen["jobs"].items() if stage != "queued")
     return page("today.html", visitor, seen=seen, running=running, plot=_backlog(seen["backlogs"]))
 
 

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import ARRAY, ColumnElement, Uuid, any_, case, false, func, literal, or_, select, text, update
+from sqlalchemy import ARRAY, ColumnElement, Uuid, any_, case, false, func, literal, or_, select, text, true, update
 from sqlalchemy.orm import Session, joinedload
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.sql.selectable import ForUpdateArg
 
 from service.db.paging import Page, page
-from service.db.tables import DeletionRequest, Job, JobEvent, Version
+from service.db.tables import ACTIVE_JOB, DeletionRequest, Job, JobEvent, Version
 from service.domain.disclosure import is_disclosed, redacted
 from service.domain.errors import IllegalTransition, LostLease
 from service.domain.json_types import JsonObject
@@ -293,6 +293,7 @@ def parents_in_use(session: Session, model_id: UUID) -> set[UUID]:
     return set(session.scalars(query))
 
 
-def counts(session: Session) -> list[tuple[str, int]]:
-    """How many jobs are in each stage."""
-    return [(stage, count) for stage, count in session.execute(select(Job.stage, func.count()).group_by(Job.stage))]
+def counts(session: Session, *, ended: bool = True) -> dict[str, int]:
+    """How many jobs are in each stage; without `ended`, of those that have not ended."""
+    query = select(Job.stage, func.count()).where(true() if ended else text(ACTIVE_JOB)).group_by(Job.stage)
+    return {stage: int(count) for stage, count in session.execute(query)}

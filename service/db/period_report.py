@@ -21,7 +21,8 @@ class Period(NamedTuple):
         by_law: How many were made under each law.
         extended: How many had their deadline extended.
         in_time: How many ended on the day of their deadline or before.
-        late: How many ended after it, or are past it and have not ended; failed ones that nobody resolved included.
+        late: How many ended after it.
+        overdue: How many are past it, and neither ended nor resolved; failed ones are among them.
         median_days: From receipt to end; None if none has ended.
         failures: How many failed for each reason.
         versions: How many versions were published in the period.
@@ -34,6 +35,7 @@ class Period(NamedTuple):
     extended: int
     in_time: int
     late: int
+    overdue: int
     median_days: float | None
     failures: dict[str, int]
     versions: int
@@ -75,7 +77,8 @@ def report(session: Session, begins: datetime, ends: datetime) -> Period:
         by_law=grouped(request.regulation),
         extended=count(request.extension_reason.is_not(None)),
         in_time=count(settled, ~is_late),
-        late=count(settled, is_late) + count(overdue),
+        late=count(settled, is_late),
+        overdue=count(overdue),
         median_days=None if median is None else float(median),
         failures=grouped(request.reason, request.status == RequestStatus.FAILED),
         versions=session.scalar(select(func.count()).select_from(Version).where(published)) or 0,

@@ -21,7 +21,7 @@ class Overview(BaseModel):
     """What is due, waits, runs and has failed."""
 
     requests: dict[str, int] = Field(description="by status")
-    jobs: dict[str, int] = Field(description="by stage")
+    jobs: dict[str, int] = Field(description="that have not ended, by stage")
     overdue: int = Field(description="open or failed requests past their deadline")
     due_soon: int = Field(description="the same with a deadline within UNLEARND_ALERT_DAYS")
     awaiting_approval: int
@@ -40,7 +40,8 @@ class PeriodReport(BaseModel):
     by_law: dict[str, int]
     extended: int
     in_time: int = Field(description="ended on the day of their deadline, or before")
-    late: int = Field(description="ended after it, or are past it and have not ended")
+    late: int = Field(description="ended after it")
+    overdue: int = Field(description="are past it, and neither ended nor resolved; failed ones are among them")
     median_days: float | None = Field(description="from receipt to end; null if none has ended")
     failures: dict[str, int] = Field(description="by reason")
     versions: int = Field(description="published in the period")

@@ -120,7 +120,7 @@ def test_from_a_csv_to_a_record(stack, tab, memorised_folder, tmp_path):
     tab.page.get_by_role("link", name="The record of this job").wait_for(timeout=MILLISECONDS)  # without a reload
     shoot(tab, "job")
     tab.page.get_by_role("link", name="The record of this job").click()
-    assert "The tests were passed. Version 1 was published" in tab.page.get_by_role("main").inner_text()
+    assert "Version 1 was published, and replaces version 0" in tab.page.get_by_role("main").inner_text()
     shoot(tab, "record")
     with tab.page.expect_download() as download:
         tab.page.get_by_role("link", name="Download as PDF").click()

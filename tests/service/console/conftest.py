@@ -76,7 +76,6 @@ def pages(api, services, model) -> dict[str, str]:
         "jobs": "/console/jobs?model=tiny&stage=done",
         "job": f"/console/jobs/{job}",
         "failed job": f"/console/jobs/{failed_job}",
-        "live": f"/console/jobs/{job}/live",
         "models": "/console/models",
         "model": "/console/models/tiny",
         "version": "/console/models/tiny/versions/1",

@@ -19,10 +19,10 @@ SAYS = {
     "failed job": ["utility_budget_exceeded", "The record of this job"],
     "model": ["handed out", "superseded", "Show what would change"],
     "version": ["Withdraw it", "model/model.safetensors", "unlearnd verify DIR"],
-    "record": ["The tests were passed. Version 1 was published", REFERENCE, "in time", "Check it yourself"],
+    "record": ["Version 1 was published, and replaces version 0", REFERENCE, "in time", "Check it yourself"],
     "failed record": ["no version was published", "Why: The model would have lost too much"],
-    "report": ["received 3 deletion requests", "Completed", "Failed requests by reason"],
-    "letter": ["you asked us to delete", "No test can show that nothing of a text is left"],
+    "report": ["received 3 deletion requests", "A new version of the model was published", "Failed requests by reason"],
+    "letter": ["to delete what our language model tiny", "No test can show that nothing of a text is left"],
     "settings": ["API keys, without their secrets", "Sign out everywhere"],
 }
 
@@ -47,8 +47,8 @@ def test_a_title_and_an_address_tell_nothing_of_a_person(admin, pages):
     """They stay in a browser's history. A case number may name somebody."""
     for name, path in pages.items():
         title = re.search(r"<title>(.*?)</title>", admin.get(path).text)
-        assert name == "live" or title, name
-        assert REFERENCE not in (title[1] if title else ""), name
+        assert title, name
+        assert REFERENCE not in title[1], name
     answer = admin.send_form("/console/requests/find", reference=REFERENCE)
     assert answer.url.path == pages["completed"]
     assert not answer.url.query
@@ -57,7 +57,7 @@ def test_a_title_and_an_address_tell_nothing_of_a_person(admin, pages):
 
 MAY_SEE = {  # scope -> what it may see; everybody may see settings
     "submit": {"requests", "filtered", "new", "jobs", "models", "model", "version", "compare"},
-    "read": set(SAYS) | {"requests", "filtered", "jobs", "job", "live", "models", "compare", "records"},
+    "read": set(SAYS) | {"requests", "filtered", "jobs", "job", "models", "compare", "records"},
     "approve": {
         "today",
         "requests",
@@ -69,9 +69,8 @@ MAY_SEE = {  # scope -> what it may see; everybody may see settings
         "jobs",
         "job",
         "failed job",
-        "live",
     },
-    "audit": {"today", "jobs", "job", "failed job", "live", "records", "record", "failed record", "report"},
+    "audit": {"today", "jobs", "job", "failed job", "records", "record", "failed record", "report"},
     "preview": set(),
     "download": set(),
 }

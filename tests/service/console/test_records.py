@@ -87,7 +87,7 @@ def test_a_report_counts_what_was_received(admin, api, services, model):
     numbers = api.get("/v1/report", params={"from": "2026-06-01T00:00:00Z", "to": "2026-07-01T00:00:00Z"}).json()
     assert numbers["by_status"] == {"completed": 1, "open": 1}
     assert numbers["by_law"] == {"ccpa": 1, "gdpr": 1}
-    assert (numbers["in_time"], numbers["late"], numbers["versions"]) == (0, 2, 0)
+    assert (numbers["in_time"], numbers["late"], numbers["overdue"], numbers["versions"]) == (0, 1, 1, 0)
     assert numbers["median_days"] > 100
     page = admin.get("/console/records/report?begins=2026-06-01&ends=2026-07-01").text
     assert "From 1 June 2026 to 30 June 2026, unlearnd received 2 deletion requests" in page
@@ -130,7 +130,7 @@ def test_plots_are_told_apart_by_shape_and_say_their_limits():
 def test_a_period_report_of_nothing_is_a_report():
     """A month without a request is worth saying, too."""
     nothing = {"by_status": {}, "by_law": {}, "failures": {}, "methods": {}, "median_days": None}
-    counts = dict.fromkeys(("extended", "in_time", "late", "versions", "downloads"), 0)
+    counts = dict.fromkeys(("extended", "in_time", "late", "overdue", "versions", "downloads"), 0)
     document = period_document("us", date(2026, 1, 1), date(2026, 2, 1), {**nothing, **counts})
     assert "received 0 deletion requests" in document.blocks[0].text
     assert pdf(document, 0)

@@ -1,0 +1,107 @@
+"""The tests of a record in questions that a layman would ask, with their results."""
+
+from collections.abc import Iterator
+from decimal import Decimal
+
+from service.audit.certificate import MANDATORY_ATTACKS
+from service.audit.numbers import trimmed
+from service.audit.predicate import Attack, CertifiedUtility, Verification
+from service.console.documents import Block
+from service.console.words import ATTACKS
+from service.domain.disclosure import SUPPRESSED
+
+HEADERS = ("question", "before", "after", "text it never saw", "answer")
+SCALE = (
+    "The numbers are averages over the requests: 0 is never, 1 is always. What stands under “text it never saw” "
+    "is the same measured on texts that were never in the model's training, for comparison."
+)
+HIDDEN = "Numbers over few people's texts are not shown, because they would be about a person. The results hold."
+MORE, NO_MORE = "more than text it never saw", "no more than text it never saw"
+REPORTED = "yes. The policy reports this test; it does not decide."
+LEFT_OUT = {
+    "off": "the policy leaves it out",
+    "not_applicable": "the texts hold nothing of the kind",
+    "too_few_unseen_texts": "there were too few texts that the model never saw",
+}
+
+
+def failed_reports(attacks: list[Attack]) -> int:
+    """How many tests that the policy only reports were not passed."""
+    return sum(attack.get("passed") is False and attack.get("effect") == "report" for attack in attacks)
+
+
+def result_blocks(tests: Verification) -> Iterator[Block]:
+    """A table of all tests that were made, what was left out, and whether the model was damaged."""
+    attacks = {attack["name"]: attack for attack in tests["attacks"]}
+    rows = [*_criterion(tests, attacks), *_probes(tests)]
+    made = [name for name in ATTACKS if name in attacks and attacks[name]["status"] == "RUN"]
+    rows += [_row(attacks[name]) for name in made]
+    yield Block("table", "The tests", rows, HEADERS)
+    yield Block("text", SCALE)
+    if SUPPRESSED in (tests["before"] or {}).values():
+        yield Block("text", HIDDEN)
+    left_out = [attack for name, attack in attacks.items() if name in ATTACKS and attack["status"] != "RUN"]
+    if left_out:
+        yield Block("text", "These tests were not made:")
+        yield Block("points", rows=[(_left_out(attack),) for attack in left_out])
+    if utility := tests["utility"]:
+        yield Block("text", _damage(utility))
+
+
+def _criterion(tests: Verification, attacks: dict[str, Attack]) -> Iterator[tuple[str, ...]]:
+    """EL and MA, whose limits decide."""
+    no_means: dict[str, str] = {}
+    before, after, limits = (dict(tests[name] or no_means) for name in ("before", "after", "limits"))
+    for key, name in zip(("el", "ma"), MANDATORY_ATTACKS, strict=True):
+        passed = attacks[name].get("passed") if name in attacks else None
+        answer = "not tested" if passed is None else NO_MORE if passed else MORE
+        yield ATTACKS[key], *(_score(means.get(key)) for means in (before, after, limits)), answer
+
+
+def _probes(tests: Verification) -> Iterator[tuple[str, ...]]:
+    """The questions that must not bring out a secret."""
+    if probes := tests.get("probes"):
+        before, after = (f"{probes[when]} of {probes['asked']}" for when in ("answered_before", "answered_after"))
+        question = (
+            f"Does it give a secret when it is asked for it, once plainly and {probes['samples']} times at random?"
+        )
+        yield question, before, after, "—", "no" if not probes["answered_after"] else "yes"
+
+
+def _row(attack: Attack) -> tuple[str, ...]:
+    """A test beside the same test on texts that the model never saw."""
+    passed = attack.get("passed")
+    answer = "no" if passed else REPORTED if attack.get("effect") == "report" else "yes"
+    if attack["name"].startswith("membership"):
+        auc = _score(attack.get("auc"))
+        return ATTACKS[attack["name"]], "—", f"told apart in {auc} of pairs", "0.5 is chance", answer
+    return ATTACKS[attack["name"]], "—", _score(attack.get("figure")), _score(attack.get("control")), answer
+
+
+def _score(value: object) -> str:
+    """A score, or that it is not shown."""
+    if value in (None, ""):
+        return "—"
+    return "not shown" if value == SUPPRESSED else trimmed(str(value))
+
+
+def _left_out(attack: Attack) -> str:
+    """What a test would have shown, and why it was not made."""
+    why = str(attack.get("why") or "off")
+    return f"{ATTACKS[attack['name']]} Not made: {LEFT_OUT.get(why, why.replace('_', ' '))}."
+
+
+def _damage(utility: CertifiedUtility) -> str:
+    """Whether the model was damaged, in words and numbers."""
+    ratio = Decimal(utility["heldout_ratio"])
+    certain = "less" if ratio > 1 else "more"
+    kept = (utility["within_budget"], utility.get("within_total_budget"), utility.get("within_neighbour_limit"))
+    verdict = "More than the policy allows" if False in kept else "Not more than the policy allows"
+    change = abs(ratio - 1) * 100
+    near = ""
+    if (within := utility.get("within_neighbour_limit")) is not None:
+        near = f" On text that is most like the forgotten it lost {'no more' if within else 'more'} than it may."
+    return (
+        f"Was the model damaged? {verdict}. On other text it is {change:.1f} % {certain} certain than before "
+        f"(perplexity times {ratio:.3f}; the policy allows times {trimmed(utility['max_ratio'])}).{near}"
+    )
