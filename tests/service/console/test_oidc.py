@@ -16,6 +16,17 @@ from service.main import create_app
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the provider's
 BACK = "http://testserver/console/sign-in/oidc/back"
+CLIENT = {
+    "client_id": "console",
+    "client_secret": "a secret",
+    "client_name": "console",
+    "client_uri": "http://127.0.0.1",  # trusted: it asks for no consent
+    "redirect_uris": [BACK],
+    "grant_types": ["authorization_code"],
+    "response_types": ["code"],
+    "scope": ["openid", "profile", "groups"],
+    "token_endpoint_auth_method": "client_secret_basic",
+}
 PASSWORDS = {"jane": "a long password of Jane", "joe": "another one, of Joe"}
 
 
@@ -49,18 +60,7 @@ def provider():
             )
             app.backend.save(users[-1])
         app.backend.save(models.Group(display_name="privacy", members=users[:1]))
-        client = models.Client(
-            client_id="console",
-            client_secret="a secret",
-            client_name="console",
-            client_uri="http://127.0.0.1",  # trusted: it asks for no consent
-            redirect_uris=[BACK],
-            grant_types=["authorization_code"],
-            response_types=["code"],
-            scope=["openid", "profile", "groups"],
-            token_endpoint_auth_method="client_secret_basic",
-        )
-        app.backend.save(client)
+        app.backend.save(models.Client(**CLIENT))
     server = make_server("127.0.0.1", port, app, threaded=True, fd=listener.fileno())
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
