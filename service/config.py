@@ -135,7 +135,10 @@ class Settings(BaseSettings):
     docs: bool | None = Field(None, description="whether there is a page /docs; default: only on a loopback address")
     console: bool = Field(True, description="whether there are pages under /console")
     console_seconds: float = Field(28_800, gt=0, description="how long somebody stays signed in to the console")
-    console_api_keys: bool = Field(True, description="whether people may sign in to the console with an API key")
+    console_api_keys: bool | None = Field(
+        None,
+        description="whether people may sign in to the console with an API key; default: unless there is an issuer",
+    )
     oidc_issuer: str = Field(
         "", description="OpenID Connect provider with which people sign in to the console, its `issuer`"
     )
@@ -240,6 +243,22 @@ class Settings(BaseSettings):
         missing = [f"UNLEARND_{name.upper()}" for name in names if not getattr(self, name)]
         if missing:
             raise CannotStart(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set")
+
+    @property
+    def keys_sign_in(self) -> bool:
+        """Whether people may sign in to the console with an API key."""
+        return not self.oidc_issuer if self.console_api_keys is None else self.console_api_keys
+
+    def check_sign_in(self) -> None:
+        """Check that somebody can sign in to the console.
+
+        Raises:
+            CannotStart: Nobody can, or a setting of the provider is missing.
+        """
+        if self.oidc_issuer:
+            self.require("oidc_client_id", "oidc_roles")
+        elif self.console and not self.keys_sign_in:
+            raise CannotStart("UNLEARND_CONSOLE_API_KEYS is false and UNLEARND_OIDC_ISSUER is not set: set one of them")
 
     def check_reachable_at(self, host: str) -> None:
         """Refuse to serve on an address that others reach while nobody said by which URL they do.

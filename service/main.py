@@ -132,7 +132,8 @@ def create_app(services: Services, *, docs: bool = True) -> FastAPI:
     if services.settings.access_log:
         app.add_middleware(AccessLog)
     errors.install(app)
-    optional = (*([api_docs.router] if docs else []), *(ROUTES if services.settings.console else []))
+    pages = ROUTES if services.settings.console else (api_docs.root_router,)
+    optional = (*([api_docs.router] if docs else []), *pages)
     for router in (*ROUTERS, *optional):
         app.include_router(router)
     return app
@@ -170,6 +171,7 @@ def serve(server_socket: socket.socket) -> None:
     services.wrapper.check_writable()
     settings, host = services.settings, str(server_socket.getsockname()[0])
     settings.check_reachable_at(host)
+    settings.check_sign_in()
     configure_logs(settings.log_level)
     app = create_app(services, docs=is_loopback(host) if settings.docs is None else settings.docs)
     if settings.metrics_port:

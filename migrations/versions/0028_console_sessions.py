@@ -1,4 +1,4 @@
-"""Sessions of the console"""
+"""Sessions of the console, and requests by the day of their receipt"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -19,7 +19,9 @@ def upgrade() -> None:
     )
     op.create_index("ix_console_sessions_expires_at", "console_sessions", ["expires_at"])
     op.create_index("ix_console_sessions_api_key_id", "console_sessions", ["api_key_id"])
+    op.create_index("ix_deletion_requests_received_at", "deletion_requests", ["received_at"])
 
 
 def downgrade() -> None:
+    op.drop_index("ix_deletion_requests_received_at", "deletion_requests")
     op.drop_table("console_sessions")

@@ -8,6 +8,7 @@ from fastapi.responses import HTMLResponse
 from service.domain.errors import NotFound
 
 router = APIRouter(include_in_schema=False)
+root_router = APIRouter(include_in_schema=False)
 PAGE = """<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -28,6 +29,12 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 FILES = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
+
+
+@root_router.get("/")
+async def root() -> dict[str, str]:
+    """What this is, where there is no console."""
+    return {"service": "unlearnd", "openapi": "/openapi.json", "ready": "/readyz"}
 
 
 @router.get("/docs")

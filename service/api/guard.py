@@ -17,7 +17,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
-from service.api.deps import WithScope, raw_body
+from service.api.deps import SIGNED_IN, WithScope, raw_body
 from service.api.json_body import check_media_type, parse
 from service.api.limits import Admission, peer
 
@@ -66,7 +66,8 @@ class GuardedRoute(APIRoute):
             if request.scope["query_string"] and not self.ignores_parameters:
                 _check_parameters(request.scope["query_string"], parameters)
             admission: Admission = request.app.state.admission
-            turn = self.admit(admission, holder)
+            is_inner = SIGNED_IN in request.scope  # a page's own call: the page has the place, and waits for the turn
+            turn = admission.turns.turn(holder) if is_inner else self.admit(admission, holder)
             if body is None and not has_raw_body:
                 async with turn:
                     return await handle(request)

@@ -44,7 +44,7 @@ class Api:
             inner = {**scope, "client": outer["client"], "server": outer["server"], SIGNED_IN: visitor.caller}
             await app(inner, receive, send)
 
-        transport = httpx.ASGITransport(signed_in, raise_app_exceptions=False)
+        transport = httpx.ASGITransport(signed_in)
         self._client = httpx.AsyncClient(transport=transport, base_url=BASE_URL, trust_env=False)
 
     async def get(self, path: str, **parameters: object) -> Any:

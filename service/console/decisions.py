@@ -9,7 +9,7 @@ from service.console.api_client import Api, ApiDep, Refused
 from service.console.pages import PageRoute, page, see
 from service.console.requests import PATH
 from service.console.sign_in import CheckedForm, Visit, Visitor
-from service.domain.errors import NotFound
+from service.domain.errors import Invalid, NotFound
 
 router = APIRouter(prefix="/console/decisions", route_class=PageRoute, include_in_schema=False)
 SHOWN = 200  # matches on a page
@@ -40,6 +40,18 @@ async def _show(
     return page("decision.html", visitor, status, **shown)
 
 
+def _numbers(values: list[str]) -> list[int]:
+    """The numbers of the chosen matches.
+
+    Raises:
+        Invalid: One is no number.
+    """
+    try:
+        return [int(value) for value in values]
+    except ValueError:
+        raise Invalid("Not the number of a match.", field="match") from None
+
+
 @router.post("/{request_id}")
 async def decide(request_id: UUID, visitor: Visitor, api: ApiDep, form: CheckedForm) -> Response:
     """Approve all that was found, or what was chosen, or reject the request."""
@@ -48,7 +60,7 @@ async def decide(request_id: UUID, visitor: Visitor, api: ApiDep, form: CheckedF
         if decision == "reject":
             await api.post(f"{path}/reject", form.given("reason"))
         elif decision == "approve":
-            await api.post(f"{path}/approve", {"matches": [int(match) for match in form.get("match", [])]})
+            await api.post(f"{path}/approve", {"matches": _numbers(form.get("match", []))})
         elif decision == "approve_all":
             await api.post(f"{path}/approve", {})
         else:

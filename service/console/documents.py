@@ -48,6 +48,8 @@ class Document:
 def pdf(document: Document, timestamp: int) -> bytes:
     """The document as PDF/UA-1. The same document and time (Unix seconds) give the same bytes.
 
+    With a character that the fonts lack it is a tagged PDF that shows a box there.
+
     Raises:
         Unavailable: The extra `pdf` is not installed.
     """
@@ -60,7 +62,10 @@ def pdf(document: Document, timestamp: int) -> bytes:
     blocks = [asdict(block) | {"svg": _styled(block.svg)} for block in document.blocks]
     inputs = {"document": json.dumps({"title": document.title, "blocks": blocks})}
     compiler = typst.Compiler(template, ignore_system_fonts=True, sys_inputs=inputs)
-    made = compiler.compile(format="pdf", pdf_standards=PDF_STANDARD, timestamp=timestamp)
+    try:
+        made = compiler.compile(format="pdf", pdf_standards=PDF_STANDARD, timestamp=timestamp)
+    except typst.TypstError:  # a character that the fonts lack, which the standard forbids; the message would quote it
+        made = compiler.compile(format="pdf", timestamp=timestamp)
     assert isinstance(made, bytes)
     return made
 

@@ -48,7 +48,7 @@ async def sign_in_page(request: Request, after: str = FIRST_PAGE) -> Response:
 async def sign_in(request: Request, raw: RawBody, services: ServicesDep) -> Response:
     """Begin a session of an API key."""
     check_same_site(request)
-    if not services.settings.console_api_keys:
+    if not services.settings.keys_sign_in:
         raise Forbidden("Nobody signs in with an API key here.")
     form = parse_form(request.headers.get("content-type", ""), raw)
     after, admission = own_path(form.one("after")), _admission(request)

@@ -1,5 +1,6 @@
 """Jobs: the list, one job while it runs, and what can be done with it."""
 
+import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -18,7 +19,7 @@ from service.console.live import LiveParts
 from service.console.pages import PageRoute, fragment, page, see
 from service.console.requests import PATH as REQUESTS_PATH
 from service.console.requests import model_names
-from service.console.sign_in import CheckedForm, Visit, Visitor
+from service.console.sign_in import COOKIE, CheckedForm, Visit, Visitor, find_session
 from service.console.words import ALL, REQUESTS
 from service.db import api_keys
 from service.db.api_keys import Caller
@@ -27,6 +28,7 @@ from service.domain.states import TERMINAL_STAGES
 router = APIRouter(prefix="/console/jobs", route_class=PageRoute, include_in_schema=False)
 PATH, SHOWN = "/v1/jobs", 200
 END = "<!-- the job has ended -->"
+SESSION_SECONDS = 10  # how often a stream looks whether its session goes on
 Choice = Annotated[str, Query(max_length=63)]
 
 
@@ -133,25 +135,34 @@ async def _changes(
 ) -> AsyncIterator[ServerSentEvent]:
     """The events of a viewer. All of a key with the same scopes see the same, so it is made once for all of them."""
     parts: LiveParts = request.app.state.live_parts
+    cookie, looked = request.cookies.get(COOKIE, ""), 0.0
     key, seen = (job_id, visitor.caller.id, *visitor.caller.scopes), ""
 
     async def make() -> str | None:
         if not await to_thread.run_sync(_is_valid, services, visitor.caller):
-            return None
-        state = await _state(visitor, api, job_id)
+            return END  # the key was revoked: nobody of it sees more
+        try:
+            state = await _state(visitor, api, job_id)
+        except Refused:
+            return None  # too much to do; the next change, or the next look, shows more
         return fragment("job_live.html", visitor, **state) + (END if state["has_ended"] else "")
 
     async for _ in request.app.state.listener.subscribe(job_id, visitor.caller.expires_at):
+        if time.monotonic() - looked > SESSION_SECONDS:
+            looked = time.monotonic()
+            if await to_thread.run_sync(find_session, services, cookie) is None:
+                yield ServerSentEvent("", event="ended")
+                return
         part = await parts.next(key, make)
-        if part is not None and part != seen:
-            seen = part
+        if part not in (None, END, seen):
             yield ServerSentEvent(part, event="changed")
-        if part is None or part.endswith(END):
+        seen = part or seen
+        if seen.endswith(END):
             yield ServerSentEvent("", event="ended")
             return
 
 
 def _is_valid(services: Services, caller: Caller) -> bool:
-    """Whether a key was not revoked, and its session has not ended."""
+    """Whether a key was not revoked."""
     with services.db.reading() as session:
         return api_keys.is_valid(session, caller)

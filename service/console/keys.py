@@ -38,7 +38,7 @@ async def _show(
             checkpoint = ""  # nothing has been signed yet
     ends = datetime.fromtimestamp(visitor.caller.expires_at).astimezone()
     shown = {"keys": keys, "trust": trust, "checkpoint": checkpoint, "made": made, "ends": ends}
-    return page("settings.html", visitor, status, messages=messages, secret=None, **shown)
+    return page("settings.html", visitor, status, messages=messages, **shown)
 
 
 @router.post("/keys")

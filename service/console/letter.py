@@ -5,17 +5,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from service.console.documents import Block, Document
-from service.console.words import reason
 
 OUTCOMES = {
     "completed": (
         "We have changed the model so that it stops producing the texts that your request is about, and have published "
         "the changed model in place of the one before. Before we published it, we tested how much of these texts it "
-        "continues and predicts: no more than of texts that it has never seen."
+        "continues and predicts. The results are within the limits that we take from texts that it has never seen."
     ),
     "not_memorised": (
-        "We tested the model. It already treats the texts that your request is about like texts that it has never "
-        "seen. So there was nothing to change in it."
+        "We tested how much the model continues and predicts of the texts that your request is about. The results are "
+        "within the limits that we take from texts that it has never seen. So there was nothing to change in it."
     ),
     "nothing_found": (
         "We looked for what you told us in the training data of the model, and found nothing about you. So there was "
@@ -27,6 +26,18 @@ OUTCOMES = {
         "We could not fulfil your request yet. The model was not replaced. We still owe you an answer, and go on "
         "working on it."
     ),
+    "handled_otherwise": "[Say here how the request was dealt with.] The model was not changed for it.",
+    "withdrawn": "You took your request back. The model was not changed for it.",
+    "not_covered": "The law that you named does not give a right to what you asked for. [Say here why.]",
+    "other": "[Say here how the request was dealt with.]",
+}
+REASONS = {  # for the person; others are the operator's to explain
+    "too_short": "The text that you sent is too short to be tested.",
+    "too_generic": "The text that you sent is so general that it cannot be tested.",
+    "not_the_subject": "The texts that we found are not about you.",
+    "identity_not_proven": "We could not confirm who you are.",
+    "not_covered": "The law that you named does not give a right to what you asked for.",
+    "utility_budget_exceeded": "The change that your request needs would have damaged the model too much.",
 }
 LIMITS = (
     "No test can show that nothing of a text is left in a model. Our record says which tests were made, and with what "
@@ -56,6 +67,8 @@ def letter_about(request: Mapping[str, Any], version: Mapping[str, Any] | None =
         version: The version that fulfils it, with its attacks, if there is one.
     """
     outcome = "nothing_found" if request["reason"] == "nothing_found" else request["status"]
+    if request["resolved_at"]:
+        outcome = request["resolved_reason"]
     case = request["reference"] or request["ref"][:12]
     blocks = [
         Block("text", "[Name and address of the controller]"),
@@ -67,8 +80,8 @@ def letter_about(request: Mapping[str, Any], version: Mapping[str, Any] | None =
         ),
         Block("text", OUTCOMES[outcome]),
     ]
-    if request["status"] in ("rejected", "failed") and request["reason"]:
-        blocks.append(Block("text", f"Why: {reason(request['reason'])}"))
+    if outcome in ("rejected", "failed") and request["reason"] in REASONS:
+        blocks.append(Block("text", f"Why: {REASONS[request['reason']]}"))
     if request["extension_reason"]:
         blocks.append(Block("text", f"We extended the deadline to {_day(request['due_at'])}."))
     if request["status"] == "completed" and outcome == "completed":

@@ -10,6 +10,7 @@ from service.console import plots
 from service.console.api_client import Api, ApiDep, Refused
 from service.console.pages import PageRoute, page, see
 from service.console.sign_in import CheckedForm, Visit, Visitor
+from service.domain.errors import Invalid
 
 router = APIRouter(prefix="/console/models", route_class=PageRoute, include_in_schema=False)
 PATH, SHOWN = "/v1/models", 200
@@ -37,8 +38,8 @@ async def register(visitor: Visitor, api: ApiDep, form: CheckedForm) -> Response
         if form.one("policy"):
             body["policy"] = _policy(form.one("policy"))
         await api.post(PATH, body)
-    except (Refused, ValueError) as error:
-        return await _list(visitor, api, messages=_messages(error), status=422)
+    except (Refused, Invalid) as error:
+        return await _list(visitor, api, messages=_messages(error), status=error.status)
     return see(f"/console/models/{form.one('name')}")
 
 
@@ -46,16 +47,16 @@ def _policy(text: str) -> object:
     """The policy in a form.
 
     Raises:
-        ValueError: It is not JSON.
+        Invalid: It is not JSON.
     """
     try:
         return json.loads(text)
     except ValueError:
-        raise ValueError("policy: it is not JSON") from None
+        raise Invalid("It is not JSON.", field="policy") from None
 
 
-def _messages(error: Exception) -> list[str]:
-    return error.messages if isinstance(error, Refused) else [str(error)]
+def _messages(error: Refused | Invalid) -> list[str]:
+    return error.messages if isinstance(error, Refused) else [f"{error.field}: {error.detail}"]
 
 
 @router.get("/{name}")
@@ -112,12 +113,13 @@ async def set_policy(name: Name, visitor: Visitor, api: ApiDep, form: CheckedFor
     try:
         policy = _policy(form.one("policy"))
         if form.one("confirmed"):
-            body = {"policy": policy, "policy_version": int(form.one("policy_version") or 0)}
+            version = form.one("policy_version")
+            body = {"policy": policy, "policy_version": int(version) if version.isdecimal() else 0}
             await api.call("PUT", f"{PATH}/{name}/policy", json=body)
             return see(f"/console/models/{name}")
         model = await api.get(f"{PATH}/{name}")
-    except (Refused, ValueError) as error:
-        return await _show(visitor, api, name, _messages(error), 422)
+    except (Refused, Invalid) as error:
+        return await _show(visitor, api, name, _messages(error), error.status)
     before, after = model["policy"], policy if isinstance(policy, dict) else {}
     changes = [
         (field, before.get(field), after.get(field, "its default"))

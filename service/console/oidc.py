@@ -9,7 +9,7 @@ import secrets
 from datetime import timedelta
 from functools import cached_property
 from typing import Any, ClassVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import httpx
 import jwt
@@ -19,8 +19,8 @@ from authlib.integrations.httpx_client import AsyncOAuth2Client
 from fastapi import APIRouter, Request, Response
 
 from service.api.deps import ServicesDep, service_url, services_from
-from service.api.limits import Admission, peer
-from service.api.oauth import ALGORITHMS
+from service.api.limits import peer
+from service.api.oauth import ALGORITHMS, AccessTokens
 from service.bootstrap import Services
 from service.config import Settings
 from service.console.pages import PageRoute, page, see
@@ -100,9 +100,13 @@ class Provider:
                 options={"require": ["exp", "iat", "iss", "aud", "sub"]},
                 leeway=LEEWAY,
             )
-        except (jwt.PyJWTError, TypeError, ValueError, OSError) as error:
+        except (jwt.PyJWKClientConnectionError, OSError):
+            raise Unavailable("The provider for signing in does not answer.") from None
+        except (jwt.PyJWTError, TypeError, ValueError) as error:
             raise Forbidden(f"The provider's answer is not valid ({type(error).__name__}).") from None
-        if not secrets.compare_digest(str(claims.get("nonce", "")), nonce):
+        if claims.get("azp", self._settings.oidc_client_id) != self._settings.oidc_client_id:
+            raise Forbidden("The provider's answer is for another client.")
+        if not secrets.compare_digest(str(claims.get("nonce", "")).encode(), nonce.encode()):
             raise Forbidden("The provider's answer belongs to another sign-in.")
         return claims
 
@@ -146,7 +150,7 @@ async def begin(request: Request, after: str = "") -> Response:
             metadata["authorization_endpoint"], code_verifier=verifier, nonce=nonce
         )
     answer = see(url)
-    value = "|".join((state, nonce, verifier, quote(own_path(after), safe="/")))
+    value = "|".join((state, nonce, verifier, quote(own_path(after), safe="")))
     secure = service_url(request).startswith("https://")
     answer.set_cookie(COOKIE, value, FLOW_SECONDS, path=PATH, secure=secure, httponly=True, samesite="lax")
     return answer
@@ -160,7 +164,7 @@ async def back(request: Request, services: ServicesDep, state: str = "", code: s
     another site.
     """
     provider = _provider(request)
-    begun, nonce, verifier, after = (request.cookies.get(COOKIE, "").split("|") + [""] * 4)[:4]
+    begun, nonce, verifier, quoted = (request.cookies.get(COOKIE, "").split("|") + [""] * 4)[:4]
     if not code or not begun or not secrets.compare_digest(begun.encode(), state.encode()):
         raise Forbidden("This sign-in was not begun here, or it took too long. Sign in again.")
     metadata = await provider.metadata()
@@ -169,12 +173,13 @@ async def back(request: Request, services: ServicesDep, state: str = "", code: s
             token = await client.fetch_token(metadata["token_endpoint"], code=code, code_verifier=verifier)
     except (AuthlibBaseError, httpx.HTTPError, ValueError) as error:
         raise Forbidden(f"The provider did not confirm the sign-in ({type(error).__name__}).") from None
-    admission: Admission = request.app.state.admission
-    async with admission.turn(peer(request)):
-        cookie = await to_thread.run_sync(
-            _begin, services, provider, str(token.get("id_token", "")), nonce, limiter=admission.key_lookups
-        )
-    answer = page("signed_in.html", None, after=own_path(after))
+    tokens: AccessTokens = (
+        request.app.state.access_tokens
+    )  # its threads: a provider may be slow, and keys must not wait
+    async with request.app.state.admission.turn(f"{peer(request)} with a token"):
+        id_token = str(token.get("id_token", ""))
+        cookie = await to_thread.run_sync(_begin, services, provider, id_token, nonce, limiter=tokens.limiter)
+    answer = page("signed_in.html", None, after=own_path(unquote(quoted)))
     set_session(request, answer, cookie)
     answer.delete_cookie(COOKIE, path=PATH)
     return answer

@@ -8,6 +8,7 @@ from importlib import resources
 from typing import Any, cast
 from urllib.parse import quote
 
+from anyio import CapacityLimiter
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -37,6 +38,7 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 SHOWN_ERRORS = (ServiceError, RequestValidationError, HTTPException, *DATABASE_AWAY, LogDamaged, DataError)
+HEAVY = CapacityLimiter(2)  # threads for what takes long: PDFs, and the doctor
 STATIC = {
     file.name: file.read_bytes()
     for file in (resources.files("service.console") / "static").iterdir()
@@ -119,15 +121,23 @@ def _ask_to_sign_in(request: Request) -> Response:
     if request.url.path == FIRST_PAGE:
         answer = sign_in_form(request, FIRST_PAGE)
     else:
-        answer = see(f"{FIRST_PAGE}/sign-in?after={quote(request.url.path if request.method == 'GET' else FIRST_PAGE)}")
-    answer.delete_cookie(COOKIE, path=FIRST_PAGE)
+        answer = see(f"{FIRST_PAGE}/sign-in?after={quote(_here(request), safe='/')}")
+    if COOKIE in request.cookies:  # a link from another site brings none, and must not sign anybody out
+        answer.delete_cookie(COOKIE, path=FIRST_PAGE)
     return answer
+
+
+def _here(request: Request) -> str:
+    """The page that was asked for, with its query; what a form sent is lost."""
+    if request.method != "GET":
+        return FIRST_PAGE
+    return f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
 
 
 def sign_in_form(request: Request, after: str, message: str = "", status: int = 200) -> Response:
     """The form that asks who somebody is, in the ways that the settings allow."""
     settings = services_from(request).settings
-    ways = {"has_oidc": bool(settings.oidc_issuer), "has_keys": settings.console_api_keys}
+    ways = {"has_oidc": bool(settings.oidc_issuer), "has_keys": settings.keys_sign_in}
     return page("sign_in.html", None, status, after=after, message=message, **ways)
 
 

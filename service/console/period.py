@@ -7,13 +7,10 @@ from typing import Any
 from service.console.documents import Block, Document
 from service.console.words import LAWS, reason
 
-METHODS = {
-    "ihl": "FILA and IHL on LoRA (Cha et al., ICLR 2025)",
-    "distil": "distillation from a reference that never saw the texts",
-}
 OUTCOMES = {
-    "completed": "A new version of the model was published, or nothing was found",
-    "not_memorised": "The model did not know the texts, and was not changed",
+    "completed": "A new version of the model was published",
+    "nothing_found": "Nothing about the person was found",
+    "not_memorised": "The tests were within their limits already, and nothing was changed",
     "rejected": "Rejected",
     "cancelled": "Cancelled by who made it",
     "failed": "Failed, and still owed unless resolved in another way",
@@ -48,7 +45,6 @@ def period_document(issuer: str, begins: date, ends: date, numbers: Mapping[str,
     outcomes = {OUTCOMES.get(name, name): count for name, count in statuses.items()}
     laws = {LAWS[name]: count for name, count in numbers["by_law"].items()}
     failures = {reason(name): count for name, count in numbers["failures"].items()}
-    methods = {METHODS.get(name, name.upper()): count for name, count in numbers["methods"].items()}
     blocks = [
         Block("lead", summary),
         Block("heading", "Deadlines"),
@@ -62,7 +58,7 @@ def period_document(issuer: str, begins: date, ends: date, numbers: Mapping[str,
         _counts("Failed requests by reason", "reason", failures),
         Block("heading", "Methods and versions"),
         Block("text", f"Versions of models published in the period: {numbers['versions']}."),
-        _counts("Jobs that published, by method", "method", methods),
+        _counts("Versions by method", "method", numbers["methods"]),
         Block("text", f"New users of the models, who downloaded a version for the first time: {numbers['downloads']}."),
         Block("text", RECORDS),
     ]

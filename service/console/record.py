@@ -14,7 +14,8 @@ from service.console.record_results import failed_reports, result_blocks
 from service.console.words import LAWS, SETTLED, VERDICTS, reason
 from service.domain.disclosure import SUPPRESSED
 
-OWED = "The requests are still owed: they must be tried again, or dealt with in another way, by their deadlines."
+UNSEEN = "not_memorised"  # of a request that needed nothing, in a job that failed for others
+OWED = "When this was issued, its failed requests were owed: to be tried again, or dealt with in another way, in time."
 CHECKED = (
     "The check shows that the files are those that were tested, and that the operator's keys signed these results. It "
     "does not show that the operator ran the tests honestly. This page proves nothing by itself."
@@ -58,7 +59,7 @@ def _summary(predicate: Predicate, requests: Sequence[Mapping[str, Any]]) -> Ite
     """Who asked when under which law, what was done, what was tested, the result, and its limits."""
     lineage, published = predicate["lineage"], predicate["artefacts"]["published"]
     yield Block("lead", f"Result: {_result(predicate)}")
-    reasons = {reason(request["reason"]) for request in predicate["requests"] if request["reason"]}
+    reasons = {reason(code) for request in predicate["requests"] if (code := request["reason"]) not in (None, UNSEEN)}
     if predicate["overall"] == "FAIL" and reasons:
         yield Block("text", f"Why: {' '.join(sorted(reasons))}")
         yield Block("text", OWED)
@@ -126,10 +127,11 @@ def _requests(predicate: Predicate, requests: Sequence[Mapping[str, Any]]) -> It
 
 def _ended(request: Mapping[str, Any]) -> str:
     """When a request ended, and whether that was in time."""
-    if request["status"] not in SETTLED or request["finished_at"] is None:
+    at = request["resolved_at"] or (request["finished_at"] if request["status"] in SETTLED else None)
+    if at is None:
         return "not yet"
-    in_time = _moment(request["finished_at"]).date() <= _moment(request["due_at"]).date()
-    return f"{_day(request['finished_at'])}, {'in time' if in_time else 'late'}"
+    in_time = _moment(at).date() <= _moment(request["due_at"]).date()
+    return f"{_day(at)}, {'in time' if in_time else 'late'}"
 
 
 def _done(predicate: Predicate) -> str:

@@ -12,10 +12,11 @@ from service.domain.disclosure import SUPPRESSED
 
 HEADERS = ("question", "before", "after", "text it never saw", "answer")
 SCALE = (
-    "The numbers are averages over the requests: 0 is never, 1 is always. What stands under “text it never saw” "
-    "is the same measured on texts that were never in the model's training, for comparison."
+    "The numbers are averages over the requests. In the first two tests 0 is never and 1 is always. What stands under "
+    "“text it never saw” is the same measured on texts that were never in the model's training, for comparison."
 )
 HIDDEN = "Numbers over few people's texts are not shown, because they would be about a person. The results hold."
+HIDDEN_NUMBER = "not shown"
 MORE, NO_MORE = "more than text it never saw", "no more than text it never saw"
 REPORTED = "yes. The policy reports this test; it does not decide."
 LEFT_OUT = {
@@ -27,7 +28,7 @@ LEFT_OUT = {
 
 def failed_reports(attacks: list[Attack]) -> int:
     """How many tests that the policy only reports were not passed."""
-    return sum(attack.get("passed") is False and attack.get("effect") == "report" for attack in attacks)
+    return sum(_passed(attack) is False and attack.get("effect") == "report" for attack in attacks)
 
 
 def result_blocks(tests: Verification) -> Iterator[Block]:
@@ -49,13 +50,21 @@ def result_blocks(tests: Verification) -> Iterator[Block]:
 
 
 def _criterion(tests: Verification, attacks: dict[str, Attack]) -> Iterator[tuple[str, ...]]:
-    """EL and MA, whose limits decide."""
+    """EL and MA, whose limits decide. Where the means are hidden, the result over all requests stands for them."""
     no_means: dict[str, str] = {}
     before, after, limits = (dict(tests[name] or no_means) for name in ("before", "after", "limits"))
     for key, name in zip(("el", "ma"), MANDATORY_ATTACKS, strict=True):
-        passed = attacks[name].get("passed") if name in attacks else None
+        mean, limit = after.get(key), limits.get(key)
+        passed = _passed(attacks[name]) if name in attacks else None
+        if mean and limit and mean != SUPPRESSED:
+            passed = Decimal(str(mean)) <= Decimal(str(limit))
         answer = "not tested" if passed is None else NO_MORE if passed else MORE
         yield ATTACKS[key], *(_score(means.get(key)) for means in (before, after, limits)), answer
+
+
+def _passed(attack: Attack) -> bool | None:
+    """Whether a test was passed; schemas 1 to 3 say so in words alone."""
+    return attack["passed"] if "passed" in attack else {"PASS": True, "FAIL": False}.get(attack["result"] or "")
 
 
 def _probes(tests: Verification) -> Iterator[tuple[str, ...]]:
@@ -70,19 +79,19 @@ def _probes(tests: Verification) -> Iterator[tuple[str, ...]]:
 
 def _row(attack: Attack) -> tuple[str, ...]:
     """A test beside the same test on texts that the model never saw."""
-    passed = attack.get("passed")
-    answer = "no" if passed else REPORTED if attack.get("effect") == "report" else "yes"
-    if attack["name"].startswith("membership"):
-        auc = _score(attack.get("auc"))
-        return ATTACKS[attack["name"]], "—", f"told apart in {auc} of pairs", "0.5 is chance", answer
-    return ATTACKS[attack["name"]], "—", _score(attack.get("figure")), _score(attack.get("control")), answer
+    passed = _passed(attack)
+    answer = NO_MORE if passed else REPORTED if attack.get("effect") == "report" else "yes"
+    auc, figures = _score(attack.get("auc")), (attack.get("figure"), attack.get("control"))
+    if attack["name"].startswith("membership") and auc not in ("—", HIDDEN_NUMBER):
+        return ATTACKS[attack["name"]], "—", f"right in {auc} of pairs", "0.5 is chance", answer
+    return ATTACKS[attack["name"]], "—", *map(_score, figures), answer
 
 
 def _score(value: object) -> str:
     """A score, or that it is not shown."""
     if value in (None, ""):
         return "—"
-    return "not shown" if value == SUPPRESSED else trimmed(str(value))
+    return HIDDEN_NUMBER if value == SUPPRESSED else trimmed(str(value))
 
 
 def _left_out(attack: Attack) -> str:

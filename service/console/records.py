@@ -15,7 +15,7 @@ from service.console.api_client import Api, ApiDep
 from service.console.documents import Document, pdf
 from service.console.jobs import PATH as JOBS
 from service.console.letter import letter_about
-from service.console.pages import HEADERS, PageRoute, page
+from service.console.pages import HEADERS, HEAVY, PageRoute, page
 from service.console.period import period_document
 from service.console.record import record_document
 from service.console.requests import PATH as REQUESTS_PATH
@@ -59,7 +59,7 @@ async def _report(api: Api, issuer: str, begins: str, ends: str) -> Document:
     try:
         first, after = (datetime.combine(date.fromisoformat(day), time(), UTC) for day in (begins, ends))
     except ValueError:
-        raise Invalid("Give the first day of the period, and the first day after it.", field="from") from None
+        raise Invalid("Give the first day of the period, and the first day after it.", field="begins") from None
     numbers = await api.get("/v1/report", **{"from": first.isoformat(), "to": after.isoformat()})
     return period_document(issuer, first.date(), after.date(), numbers)
 
@@ -125,6 +125,6 @@ async def _record(visitor: Visit, api: Api, job_id: UUID) -> tuple[Document, dat
 
 async def _download(document: Document, name: str, timestamp: int | None = None) -> Response:
     """A document as a PDF with this file name."""
-    made = await to_thread.run_sync(pdf, document, timestamp or int(datetime.now(UTC).timestamp()))
+    made = await to_thread.run_sync(pdf, document, timestamp or int(datetime.now(UTC).timestamp()), limiter=HEAVY)
     headers = {**HEADERS, "Content-Disposition": f'attachment; filename="{name}"'}
     return Response(made, media_type="application/pdf", headers=headers)

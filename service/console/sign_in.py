@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import re
 from dataclasses import dataclass
 from email.parser import BytesParser
 from email.policy import HTTP
@@ -21,7 +22,7 @@ from service.domain.errors import Forbidden, Invalid, ServiceError
 
 COOKIE, FIRST_PAGE = "unlearnd_session", "/console"
 TOKEN = "token"  # noqa: S105  # the name of the field with the form's token
-MAX_FIELDS = 10_000
+MAX_FIELDS = 1000
 
 
 class SignInNeeded(ServiceError):
@@ -64,18 +65,25 @@ class WithSession(WithScope):
         signed_in = await _look_up(request, cookie) if cookie else None
         if signed_in is None:
             raise SignInNeeded("Sign in to go on.")
+        request.state.api_key_id = signed_in.caller.id  # for the access log
         request.scope["unlearnd.visit"] = Visit(signed_in.caller, signed_in.name, form_token(cookie))
         return signed_in.caller
 
 
 async def _look_up(request: Request, cookie: str) -> SignedIn | None:
     """Who has a cookie. Whoever sends it may be anybody, so it takes what unknown API keys take."""
-    admission: Admission = request.app.state.admission
+    admission = _admission(request)
     async with admission.turn(peer(request)):
-        return await to_thread.run_sync(_find, services_from(request), cookie, limiter=admission.key_lookups)
+        return await to_thread.run_sync(find_session, services_from(request), cookie, limiter=admission.key_lookups)
 
 
-def _find(services: Services, cookie: str) -> SignedIn | None:
+def _admission(request: Request) -> Admission:
+    admission: Admission = request.app.state.admission
+    return admission
+
+
+def find_session(services: Services, cookie: str) -> SignedIn | None:
+    """Who has a cookie; None if the session has ended."""
     with services.db.reading() as session:
         return console_sessions.find(session, cookie)
 
@@ -130,32 +138,46 @@ class Form(dict[str, list[str]]):
 def parse_form(content_type: str, raw: bytes) -> Form:
     """The fields and the text files of a form, read in memory: a spooled file could hold personal data.
 
+    Browsers send each end of a line as CRLF; here it is LF, as in training data.
+
     Raises:
-        Invalid: It is no form in UTF-8.
+        Invalid: It is no form in UTF-8, or has too many fields.
     """
     try:
-        if content_type.startswith("multipart/form-data"):
-            parser = BytesParser(policy=HTTP)
-            message = parser.parsebytes(b"Content-Type: " + content_type.encode("latin-1") + b"\r\n\r\n" + raw)
-            pairs = [
-                (
-                    str(part.get_param("name", header="content-disposition")),
-                    bytes(part.get_payload(decode=True)).decode(),
-                )
-                for part in message.iter_parts()
-            ]
-        else:
-            pairs = parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
-    except (ValueError, AttributeError):
-        raise Invalid("The form is not in UTF-8.", field="form") from None
+        pairs = _multipart(content_type, raw) if content_type.startswith("multipart/") else _urlencoded(raw)
+    except (ValueError, AttributeError, TypeError):
+        raise Invalid(f"It is not in UTF-8, or has more than {MAX_FIELDS} fields.", field="form") from None
     form = Form()
     for name, value in pairs:
-        form.setdefault(name, []).append(value)
+        form.setdefault(name, []).append(value.replace("\r\n", "\n"))
     return form
 
 
+def _urlencoded(raw: bytes) -> list[tuple[str, str]]:
+    return parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
+
+
+def _multipart(content_type: str, raw: bytes) -> list[tuple[str, str]]:
+    """The parts of a multipart form (RFC 7578).
+
+    Raises:
+        ValueError: There are too many.
+    """
+    boundary = re.search(r'boundary="?([^";,]+)', content_type)
+    if boundary is None or raw.count(b"--" + boundary[1].encode("latin-1")) > MAX_FIELDS:
+        raise ValueError("too many parts")
+    message = BytesParser(policy=HTTP).parsebytes(
+        b"Content-Type: " + content_type.encode("latin-1") + b"\r\n\r\n" + raw
+    )
+    return [
+        (str(part.get_param("name", header="content-disposition")), bytes(part.get_payload(decode=True)).decode())
+        for part in message.iter_parts()
+    ]
+
+
 async def _checked_form(request: Request, raw: RawBody, visitor: Visitor) -> Form:
-    form = parse_form(request.headers.get("content-type", ""), raw)
+    content_type = request.headers.get("content-type", "")
+    form = await to_thread.run_sync(parse_form, content_type, raw, limiter=_admission(request).parsers)
     if not hmac.compare_digest(form.one(TOKEN).encode(), visitor.token.encode()):
         raise Forbidden("This form is from another session; nothing was changed. Go back, reload, and try again.")
     return form

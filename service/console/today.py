@@ -1,6 +1,5 @@
 """The first page: what is due, waits, runs and has failed; and the doctor's findings."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 from anyio import to_thread
@@ -10,7 +9,7 @@ from markupsafe import Markup
 from service.api.deps import ServicesDep
 from service.console import plots
 from service.console.api_client import ApiDep
-from service.console.pages import PageRoute, page, see
+from service.console.pages import HEAVY, PageRoute, page, see
 from service.console.sign_in import Visitor
 from service.console.words import ALL
 from service.doctor import examine
@@ -30,13 +29,8 @@ async def today(visitor: Visitor, api: ApiDep) -> Response:
 
 
 def _backlog(backlogs: list[dict[str, Any]]) -> Markup:
-    """How many days each model's backlog will take, and how many requests of it will be late."""
-    now = datetime.now(UTC)
-    rows = [
-        (entry["model"], float(entry["requests"]), float(entry["late"]))
-        for entry in backlogs
-        if entry["ends_at"] and datetime.fromisoformat(entry["ends_at"]) > now
-    ]
+    """How many requests wait for each model, and how many of them will be late."""
+    rows = [(entry["model"], float(entry["requests"]), float(entry["late"])) for entry in backlogs]
     return plots.bars(
         "Requests that wait, and how many of them will be late", rows[:8], name="wait", other="will be late"
     )
@@ -47,5 +41,5 @@ async def health(request: Request, visitor: Visitor, services: ServicesDep) -> R
     """The doctor's findings, as a page or as a part of the first page."""
     if not visitor.may():
         raise Forbidden("This needs the scope admin.")
-    findings = await to_thread.run_sync(examine, services)
+    findings = await to_thread.run_sync(examine, services, limiter=HEAVY)
     return page("findings.html" if "hx-request" in request.headers else "health.html", visitor, findings=findings)

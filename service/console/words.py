@@ -29,6 +29,7 @@ MEANINGS = {
     "rejected": "It cannot be fulfilled, and was closed.",
     "failed": "No version was published. Somebody must retry it, or resolve it in another way.",
 }
+NOTHING_FOUND = "The person was looked up in the training data. The model was not changed."
 WAITS = {
     "resolve": "the person is being looked up in the training data",
     "approval": "somebody must approve the texts that were found",
@@ -137,6 +138,11 @@ MATCHES = {
 }
 
 
+def meaning(code: str, why: str | None) -> str:
+    """What a status means for a request that ended for this reason."""
+    return NOTHING_FOUND if why == "nothing_found" else MEANINGS[code]
+
+
 def status(code: str) -> str:
     """A status in words."""
     return STATUSES.get(code, code)
@@ -208,10 +214,10 @@ def size(value: int) -> str:
 
 
 def marked(text: str, words: list[str]) -> Markup:
-    """A text in which these words are marked."""
+    """A text in which these words, as they are written there, are marked."""
     result, rest = Markup(), text
     while rest:
-        hits = [(rest.casefold().find(word.casefold()), word) for word in words if word]
+        hits = [(rest.find(word), word) for word in words if word]
         places = [(place, word) for place, word in hits if place >= 0]
         if not places:
             break
@@ -223,6 +229,7 @@ def marked(text: str, words: list[str]) -> Markup:
 
 FILTERS: dict[str, Callable[..., object]] = {
     "status": status,
+    "meaning": meaning,
     "reason": reason,
     "law": law,
     "stage": stage,

@@ -161,6 +161,7 @@ class DeletionRequest(Base):
         Index("ix_deletion_requests_status_seq", "status", "seq"),
         Index("ix_deletion_requests_api_key_id_seq", "api_key_id", "seq"),
         Index("ix_deletion_requests_due_at", "due_at"),
+        Index("ix_deletion_requests_received_at", "received_at"),
         Index("ix_deletion_requests_key_epoch", "key_epoch", postgresql_where=text("key_epoch IS NOT NULL")),
         Index("ix_deletion_requests_held", "hold", "due_at", postgresql_where=text(HELD)),
         Index("ix_deletion_requests_reference", "reference_hash", "seq", postgresql_where=text(REFERENCED)),

@@ -36,7 +36,7 @@ class Overview(BaseModel):
 class PeriodReport(BaseModel):
     """What happened to the requests that were received in a period."""
 
-    by_status: dict[str, int] = Field(description="what has not ended is `open`")
+    by_status: dict[str, int] = Field(description="`open` if not ended, `nothing_found` if so")
     by_law: dict[str, int]
     extended: int
     in_time: int = Field(description="ended on the day of their deadline, or before")
@@ -45,5 +45,5 @@ class PeriodReport(BaseModel):
     median_days: float | None = Field(description="from receipt to end; null if none has ended")
     failures: dict[str, int] = Field(description="by reason")
     versions: int = Field(description="published in the period")
-    methods: dict[str, int] = Field(description="jobs that published in the period, by loss")
+    methods: dict[str, int] = Field(description="the same by method")
     downloads: int = Field(description="API keys that first downloaded files of a version in the period")

@@ -70,7 +70,7 @@ class MatchOut(BaseModel):
 
     match: int | None = Field(description="number of the match; null: a submitted text")
     kind: MatchKind
-    text: str = Field(description="the beginning of the text")
+    text: str = Field(description="the beginning of the text, or the part that first names the person")
     marked: list[str] = Field(description="parts of it that are the person's identities or names, as written there")
 
 

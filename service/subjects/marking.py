@@ -2,11 +2,30 @@
 
 import re
 from collections.abc import Iterator
+from typing import TypedDict
 
 from service.domain.subject import Subject
+from service.schemas.subjects import SNIPPET
 from service.subjects.identifiers import PHONE_LIKE
 
+BEFORE = 100  # characters that are shown before the first place
 LEAST_DIGITS = 7  # at the end of two numbers, so that they count as the same
+
+
+class Excerpt(TypedDict):
+    """A part of a text, and what of it names the person."""
+
+    text: str
+    marked: list[str]
+
+
+def excerpt(text: str, subject: Subject) -> Excerpt:
+    """The beginning of a text; if it names the person later only, the part around the first place."""
+    places = [text.find(part) for part in marked_parts(text, subject)]
+    first = min(places, default=0)
+    start = 0 if first < SNIPPET - BEFORE else first - BEFORE
+    shown = text[start : start + SNIPPET]
+    return {"text": f"… {shown}" if start else shown, "marked": marked_parts(shown, subject)}
 
 
 def marked_parts(text: str, subject: Subject) -> list[str]:

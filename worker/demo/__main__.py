@@ -137,8 +137,7 @@ def run(output: Path, sample: Path, *, serve: bool) -> None:
         subprocess.run(command, check=True)
         show(sample / "model", output, asked, others, version)
         if serve:
-            add_what_waits(client, sample, POLICY, others)
-            stay(url, key_file, console)
+            stay(url, key_file, add_what_waits(client, sample, POLICY, others), console)
 
 
 def show(parent: Path, output: Path, asked: Sequence[Person], others: Sequence[Person], version: VersionAnswer) -> None:

@@ -11,9 +11,9 @@ from service.domain.errors import Conflict, Forbidden, Invalid, NotFound
 from service.domain.states import Hold, RequestStatus
 from service.domain.subject import Resolution, Subject
 from service.privacy.records import open_records, request_subject
-from service.schemas.subjects import SNIPPET, MatchOut
+from service.schemas.subjects import MatchOut
 from service.subjects.errors import Unsearchable
-from service.subjects.marking import marked_parts
+from service.subjects.marking import excerpt
 from service.subjects.search import SearchableCorpora, read_records
 
 
@@ -99,8 +99,7 @@ def list_matches(services: Services, request_id: UUID, after: int, limit: int) -
     subject = request_subject(services.wrapper, request) if request.subject is not None else Subject()
 
     def out(match: int | None, kind: str, text: str) -> MatchOut:
-        shown = text[:SNIPPET]
-        return MatchOut(match=match, kind=kind, text=shown, marked=marked_parts(shown, subject))
+        return MatchOut(match=match, kind=kind, **excerpt(text, subject))
 
     return [
         *(out(None, "submitted", text) for text in submitted),

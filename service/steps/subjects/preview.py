@@ -14,9 +14,9 @@ from service.domain.deadlines import due_at
 from service.domain.errors import Conflict, Invalid, RateLimited, Unavailable
 from service.domain.json_types import JsonObject
 from service.domain.subject import Subject
-from service.schemas.subjects import SNIPPET, MatchOut, Preview
+from service.schemas.subjects import MatchOut, Preview
 from service.subjects.errors import Unsearchable
-from service.subjects.marking import marked_parts
+from service.subjects.marking import excerpt
 from service.subjects.search import Matches, SearchableCorpora, check_subject, read_records, search
 
 MAX_LOOKED_UP = 10  # identities and names of a preview
@@ -109,8 +109,7 @@ def _search(
 def _shown(sources: SearchableCorpora, matches: Matches, subject: Subject) -> list[MatchOut]:
     """The first matches with the beginning of each text."""
     kinds = {record.id: kind for kind, records in matches.kinds.items() for record in records}
-    texts = [(record.id, text[:SNIPPET]) for record, text in read_records(sources, list(kinds)[:MAX_SHOWN])]
     return [
-        MatchOut(match=number, kind=kinds[number], text=text, marked=marked_parts(text, subject))
-        for number, text in texts
+        MatchOut(match=record.id, kind=kinds[record.id], **excerpt(text, subject))
+        for record, text in read_records(sources, list(kinds)[:MAX_SHOWN])
     ]

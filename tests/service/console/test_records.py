@@ -62,7 +62,7 @@ def test_a_letter_is_for_a_request_that_has_ended(admin, api, services, model):
     assert admin.get(path).status_code == 409
     fail_what_waits(services, "utility_budget_exceeded")
     page = admin.get(path).text
-    assert "Why: The model would have lost too much of its general ability" in page
+    assert "Why: The change that your request needs would have damaged the model too much." in page
     assert "We still owe you an answer" in page
     assert admin.get(f"{path}/letter.pdf").content.startswith(b"%PDF")
 
@@ -72,6 +72,7 @@ def test_a_letter_is_for_a_request_that_has_ended(admin, api, services, model):
 def test_a_letter_promises_nothing(status, law):
     """Its words are about what was tested."""
     request = {"status": status, "regulation": law, "reason": None, "reference": None, "ref": "a" * 32, "model": "m"}
+    request["resolved_at"] = None
     dates = dict.fromkeys(("received_at", "due_at"), "2026-11-20T00:00:00Z")
     text = " ".join(block.text for block in letter_about({**request, **dates, "extension_reason": None}).blocks)
     assert OUTCOMES[status] in text
