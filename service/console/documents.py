@@ -61,11 +61,15 @@ def pdf(document: Document, timestamp: int) -> bytes:
     template = (resources.files("service.console") / "templates" / "document.typ").read_bytes()
     blocks = [asdict(block) | {"svg": _styled(block.svg)} for block in document.blocks]
     inputs = {"document": json.dumps({"title": document.title, "blocks": blocks})}
-    compiler = typst.Compiler(template, ignore_system_fonts=True, sys_inputs=inputs)
+
+    def make(standards: list[Literal["ua-1"]]) -> object:
+        compiler = typst.Compiler(template, ignore_system_fonts=True, sys_inputs=inputs)
+        return compiler.compile(format="pdf", pdf_standards=list(standards), timestamp=timestamp)
+
     try:
-        made = compiler.compile(format="pdf", pdf_standards=PDF_STANDARD, timestamp=timestamp)
+        made = make([PDF_STANDARD])
     except typst.TypstError:  # a character that the fonts lack, which the standard forbids; the message would quote it
-        made = compiler.compile(format="pdf", timestamp=timestamp)
+        made = make([])
     assert isinstance(made, bytes)
     return made
 

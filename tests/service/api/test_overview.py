@@ -24,5 +24,7 @@ def test_an_overview_says_what_is_due_and_what_is_owed(api, services, model, new
         2,
         2 if backlog["ends_at"] is None else 1,
     )
+    auditor = api.get("/v1/overview", headers={"Authorization": f"Bearer {new_key('audit')}"}).json()
+    assert (auditor["overdue"], auditor["due"], auditor["failures"]) == (1, [], [])
     own = {"Authorization": f"Bearer {new_key('submit')}"}
     assert api.get("/v1/overview", headers=own).status_code == 403

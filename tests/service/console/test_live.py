@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from service.console import live
+from service.console.words import marked
 
 
 @pytest.fixture(autouse=True)
@@ -73,3 +74,16 @@ def test_nothing_is_kept_of_what_nobody_watches():
         return len(parts._made_at) + len(parts._planned)
 
     assert asyncio.run(watch()) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "shown"),
+    [
+        ("Straße of Jane <b>", ["Jane"], "Straße of <mark>Jane</mark> &lt;b&gt;"),
+        ("Jane, Jane", ["Jane"], "<mark>Jane</mark>, <mark>Jane</mark>"),
+        ("nobody", [], "nobody"),
+    ],
+)
+def test_words_are_marked_where_they_stand(text, words, shown):
+    """And what is shown is never markup of the text."""
+    assert marked(text, words) == shown

@@ -147,3 +147,47 @@ def test_a_record_of_each_kind_claims_nothing_too_much(tmp_path, name):
         parts += [block.text, *(cell for row in block.rows for cell in row)]
     assert problem_in(" ".join(parts)) is None
     assert pdf(document, 0).startswith(b"%PDF")
+
+
+def test_a_character_that_no_font_has_makes_a_document_all_the_same():
+    """A case number may be in any script."""
+    assert pdf(Document("案件7", [Block("text", "😀")]), 0).startswith(b"%PDF")
+
+
+def test_a_letter_about_a_resolved_request_owes_nothing():
+    """What an operator did in another way is not said to be under way."""
+    request = {
+        "status": "failed",
+        "regulation": "gdpr",
+        "reason": "criterion_missed",
+        "reference": "K",
+        "ref": "a" * 32,
+    }
+    times = dict.fromkeys(("received_at", "due_at", "resolved_at"), "2026-11-20T00:00:00Z")
+    request |= {**times, "resolved_reason": "withdrawn", "extension_reason": None, "model": "m", "reference": "K"}
+    text = " ".join(block.text for block in letter_about(request).blocks)
+    assert "You took your request back." in text
+    assert "owe" not in text
+
+
+@pytest.mark.parametrize(("result", "answer"), [("PASS", "no more than text it never saw"), ("FAIL", "yes")])
+def test_a_record_of_an_older_schema_says_what_it_said(tmp_path, result, answer):
+    """Schemas 1 to 3 have a result in words alone."""
+    statement = json.loads(Issuer(tmp_path).payload(FILES))
+    tests = statement["predicate"]["verification"]
+    kept = ("name", "status", "result")
+    tests["attacks"] = [{name: attack[name] for name in kept} for attack in tests["attacks"]]
+    for attack in tests["attacks"]:
+        attack["result"] = result if attack["status"] == "RUN" else None
+    rows = [row for block in record_document(statement, []).blocks if block.text == "The tests" for row in block.rows]
+    assert rows[-1][-1] == answer
+
+
+def test_numbers_and_answers_agree(tmp_path):
+    """A mean under its limit is no more than unseen text, whatever one request did."""
+    statement = json.loads(Issuer(tmp_path).payload(FILES, **CASES["failed"][0]))
+    tests = statement["predicate"]["verification"]
+    rows = [row for block in record_document(statement, []).blocks if block.text == "The tests" for row in block.rows]
+    for row, name in zip(rows[:2], ("el", "ma"), strict=True):
+        under = float(tests["after"][name]) <= float(tests["limits"][name])
+        assert row[-1].startswith("no more") == under, row

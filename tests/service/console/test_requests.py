@@ -3,9 +3,13 @@
 import base64
 import json
 import re
+from uuid import UUID
 
 import pytest
 
+from service.db import requests
+from service.domain.states import RequestStatus
+from service.privacy.records import open_records
 from tests.service.conftest import submit
 from tests.service.jobs import fail_what_waits
 
@@ -114,3 +118,41 @@ def test_a_failed_request_is_retried_or_resolved(admin, api, services, model):
     overview = api.get("/v1/overview").json()
     assert (overview["failed"], [item["id"] for item in overview["due"]]) == (0, [first])
     assert "purge" in page.lower()
+
+
+def test_a_text_stays_as_it_was_written(admin, api, services, model):
+    """Browsers send CRLF for the end of a line; training data has LF, and so does what is unlearned."""
+    lines = "a first line\r\nand a second"
+    admin.send_form("/console/requests/new", model=model, text=lines)
+    file = 'text,reference\r\n"a first line\r\nand a second",K-5\r\n'
+    page = admin.send_form("/console/requests/rows", files={"file": ("people.csv", file)}, model=model).text
+    admin.send_form("/console/requests/rows/submit", model=model, csv=re.search(r'name="csv" value="([^"]*)"', page)[1])
+    with services.db.reading() as session:
+        texts = [
+            open_records(services.wrapper, requests.by_id(session, UUID(item["id"])))[0][1]
+            for item in api.get(URL).json()["items"]
+        ]
+    assert texts == [b"a first line\nand a second"] * 2
+
+
+def test_a_corrected_file_makes_no_second_request(admin, api, model):
+    """A row counts by its content, not by its file."""
+    for last in (",K-2,\n", "now a text,K-2,\n"):
+        file = f"text,reference,received_at\nA first text,K-1,\n{last}"
+        page = admin.send_form("/console/requests/rows", files={"file": ("people.csv", file)}, model=model).text
+        carried = re.search(r'name="csv" value="([^"]*)"', page)[1]
+        admin.send_form("/console/requests/rows/submit", model=model, csv=carried)
+    assert sorted(item["reference"] for item in api.get(URL).json()["items"]) == ["K-1", "K-2"]
+
+
+def test_a_request_that_found_nothing_claims_no_new_version(admin, api, services, model):
+    """It is completed, and the model was not changed."""
+    request_id = submit(api)["id"]
+    with services.db.transaction() as session:
+        row = requests.by_id(session, UUID(request_id), lock=True)
+        requests.move(session, [row], RequestStatus.COMPLETED, reason="nothing_found")
+    page = admin.get(f"/console/requests/{request_id}").text
+    assert "The model was not changed." in page
+    assert "A new version" not in page
+    numbers = api.get("/v1/report", params={"from": "2026-01-01T00:00:00Z", "to": "2100-01-01T00:00:00Z"}).json()
+    assert numbers["by_status"] == {"nothing_found": 1}

@@ -135,3 +135,12 @@ def test_there_may_be_no_console(services):
     services.settings = services.settings.model_copy(update={"console": False})
     with TestClient(create_app(services)) as visitor:
         assert [visitor.get(path).status_code for path in ("/", "/console", "/console/sign-in")] == [200, 404, 404]
+
+
+def test_a_link_from_elsewhere_signs_nobody_out(app):
+    """A browser sends no `SameSite=Strict` cookie with it, and would believe an answer that deletes it."""
+    visitor = Browser(app)
+    for path in ("/console", "/console/jobs", "/console/jobs?model=tiny"):
+        answer = visitor.get(path, follow_redirects=False)
+        assert "set-cookie" not in answer.headers
+    assert answer.headers["location"] == "/console/sign-in?after=/console/jobs%3Fmodel%3Dtiny"

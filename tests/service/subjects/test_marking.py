@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.subjects.marking import marked_parts
+from service.subjects.marking import excerpt, marked_parts
 
 TEXT = "Jane  Doe (JANE@example.org) answers to +44 20 7946 0958, or 020 7946 0958; Janet Doerr to 555-0100."
 
@@ -22,3 +22,14 @@ TEXT = "Jane  Doe (JANE@example.org) answers to +44 20 7946 0958, or 020 7946 09
 def test_parts_are_as_they_are_written(subject, parts):
     """Names by whole words, numbers by their last digits; what was hashed cannot be seen."""
     assert marked_parts(TEXT, subject) == parts
+
+
+def test_an_excerpt_shows_the_place_that_names_the_person():
+    """The beginning of a text, unless the person comes later only."""
+    early, late = f"Jane Doe {'x ' * 400}", f"{'x ' * 400}Jane Doe and more"
+    assert excerpt(early, {"names": ["Jane Doe"]}) == {"text": early[:300], "marked": ["Jane Doe"]}
+    shown = excerpt(late, {"names": ["Jane Doe"]})
+    assert shown["text"].startswith("… ")
+    assert "Jane Doe and more" in shown["text"]
+    assert shown["marked"] == ["Jane Doe"]
+    assert excerpt(late, {})["text"] == late[:300]
