@@ -12,7 +12,7 @@ import typer
 
 from service.cli.connection import connect, create_private, progress_bars
 from service.cli.console import print_message, show
-from service.client.csv_rows import Row, parse_rows, row_keys
+from service.csv_rows import Row, parse_rows, row_keys
 from service.domain.errors import ClientError
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from pydantic import ValidationError
 
 from service.api.errors import field_name
 from service.api.limits import Admission
-from service.client.csv_rows import COLUMNS, Row, parse_rows, row_keys
 from service.console.api_client import Api, ApiDep, Refused
 from service.console.pages import PageRoute, page
 from service.console.requests import PATH, model_names
 from service.console.sign_in import CheckedForm, Form, Visit, Visitor
+from service.csv_rows import COLUMNS, Row, parse_rows, row_keys
 from service.domain.errors import ClientError, Forbidden
 from service.schemas.requests import RequestIn
 

@@ -50,7 +50,8 @@ def test_a_known_parameter_may_come_with_no_other(api, model):
     assert api.get(REQUESTS, params={"limit": 1, "model": "tiny"}).status_code == 200
     problem = assert_problem(api.get(REQUESTS, params={"due": "x"}), 422, "due")
     assert problem["errors"][0]["message"] == (
-        "There is no such query parameter. Known: cursor, due_before, limit, model, reference, status."
+        "There is no such query parameter. Known: cursor, due_before, job, limit, model, owed, received_before, "
+        "received_from, reference, regulation, status, waits_for."
     )
 
 
