@@ -171,6 +171,8 @@ def test_the_wheel_is_complete(tmp_path):
     assert "service/migrations/env.py" in names
     assert any(n.startswith("service/migrations/versions/0001") for n in names)
     assert {"worker/demo/__main__.py", "service/py.typed", "worker/py.typed"} <= set(names)
+    console = ("templates/base.html", "templates/document.typ", "static/console.css", "static/LICENSES.md")
+    assert {f"service/console/{name}" for name in console} <= set(names)
     assert not any(n.startswith(("tests/", "bench/")) for n in names)
     code = (
         "import service, service.migrate as m; print(service.__file__); "

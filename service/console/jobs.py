@@ -1,5 +1,6 @@
 """Jobs: the list, one job while it runs, and what can be done with it."""
 
+import secrets
 import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
@@ -135,7 +136,8 @@ async def _changes(
 ) -> AsyncIterator[ServerSentEvent]:
     """The events of a viewer. All of a key with the same scopes see the same, so it is made once for all of them."""
     parts: LiveParts = request.app.state.live_parts
-    cookie, looked = request.cookies.get(COOKIE, ""), 0.0
+    cookie = request.cookies.get(COOKIE, "")
+    looked = time.monotonic() - secrets.randbelow(SESSION_SECONDS)  # viewers who came together look at other times
     key, seen = (job_id, visitor.caller.id, *visitor.caller.scopes), ""
 
     async def make() -> str | None:
