@@ -19,7 +19,7 @@ import httpx
 import psycopg
 
 from bench.data import machine
-from bench.load import database_url, delay_jobs, register
+from bench.load import begin_job, database_url, delay_jobs, register
 from bench.load_clients import open_loop, percentiles
 from tests import growth, support
 from tests.stack import Running
@@ -84,17 +84,6 @@ async def load(stack: Running, job_id: str, viewers: int, rate: float, seconds: 
         f"| POST, {rate:.0f}/s for {seconds:.0f} s, {viewers} viewers, while a job trains | "
         f"{len(result.accepted)} of {len(result.answers)} answered 202; {percentiles(result.latencies)}{seen} |"
     )
-
-
-def begin_job(stack: Running, folder: Path) -> str:
-    """A job that trains for longer than the bench takes; its id."""
-    policy = {**support.POLICY, "learning_rate": 1e-6, "max_epochs": 1000, "max_wait_seconds": 0}
-    register(stack, folder, "training", policy)
-    job_id = stack.client.until_batched(stack.client.submit("training", [support.KNOWN[0]])["id"])["job_id"]
-    assert job_id is not None
-    while stack.client.job(job_id)["epoch"] < 1:
-        time.sleep(0.2)
-    return str(job_id)
 
 
 def main() -> int:

@@ -130,15 +130,21 @@ def sealing(stack: Running, name: str, rate: float, seconds: float = 30) -> str:
     )
 
 
-def training(stack: Running, folder: Path) -> str:
-    """GETs while a job trains."""
-    secret = Path(stack.endpoint["api_key_file"]).read_text()
+def begin_job(stack: Running, folder: Path) -> str:
+    """A job that trains for longer than the bench takes; its id."""
     policy = {**support.POLICY, "learning_rate": 1e-6, "max_epochs": 1000, "max_wait_seconds": 0}
     register(stack, folder, "training", policy)
     job_id = stack.client.until_batched(stack.client.submit("training", [support.KNOWN[0]])["id"])["job_id"]
     assert job_id is not None
     while stack.client.job(job_id)["epoch"] < 1:
         time.sleep(0.2)
+    return str(job_id)
+
+
+def training(stack: Running, folder: Path) -> str:
+    """GETs while a job trains."""
+    secret = Path(stack.endpoint["api_key_file"]).read_text()
+    job_id = begin_job(stack, folder)
     before = stack.client.job(job_id)["epoch"]
     latencies = asyncio.run(read_loop(stack.endpoint["url"], secret, "training", 30))
     epochs = stack.client.job(job_id)["epoch"] - before
