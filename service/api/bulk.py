@@ -15,6 +15,7 @@ from service.api.deps import RawBody, Submitter, services_from
 from service.api.errors import to_answer
 from service.api.guard import GuardedRoute
 from service.api.json_body import validate
+from service.api.limits import admission_from
 from service.api.rates import RateLimiter
 from service.api.requests import to_receipt, to_submission
 from service.db.api_keys import Caller
@@ -89,7 +90,7 @@ def _accept_lines(request: Request, caller: Caller, start: int, lines: Sequence[
     for line in lines:
         try:
             rate_limiter.count(str(caller.id), request.scope["path"])
-            body = validate(BulkRequestIn, line, request.app.state.admission.max_values)
+            body = validate(BulkRequestIn, line, admission_from(request).max_values)
             given.append((to_submission(body), body.idempotency_key))
             outcomes.append(None)
         except Exception as error:

@@ -11,7 +11,7 @@ from fastapi.openapi.models import HTTPBearer
 from fastapi.security.base import SecurityBase
 from fastapi.security.utils import get_authorization_scheme_param
 
-from service.api.limits import Admission, peer
+from service.api.limits import admission_from, peer
 from service.api.listener import Listener
 from service.api.oauth import AccessTokens
 from service.api.rates import RateLimiter
@@ -95,7 +95,7 @@ async def _look_up(request: Request, token: str, key_hash: bytes) -> Caller:
     Whoever sends it may be anybody. So it takes a turn of the address, and threads that serve nothing else. Access
     tokens have turns and threads of their own: an issuer that does not answer must not delay API keys.
     """
-    admission: Admission = request.app.state.admission
+    admission = admission_from(request)
     access_tokens: AccessTokens = request.app.state.access_tokens
     if access_tokens.is_access_token(token):
         async with admission.turn(f"{peer(request)} with a token"):

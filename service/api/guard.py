@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 
 from service.api.deps import SIGNED_IN, WithScope, raw_body
 from service.api.json_body import check_media_type, parse
-from service.api.limits import Admission, peer
+from service.api.limits import Admission, admission_from, peer
 
 Handler = Callable[[Request], Coroutine[None, None, Response]]
 
@@ -65,7 +65,7 @@ class GuardedRoute(APIRoute):
             request.scope["unlearnd.caller"], request.scope["unlearnd.holder"] = caller, holder
             if request.scope["query_string"] and not self.ignores_parameters:
                 _check_parameters(request.scope["query_string"], parameters)
-            admission: Admission = request.app.state.admission
+            admission = admission_from(request)
             is_inner = SIGNED_IN in request.scope  # a page's own call: the page has the place, and waits for the turn
             turn = admission.turns.turn(holder) if is_inner else self.admit(admission, holder)
             if body is None and not has_raw_body:

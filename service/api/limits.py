@@ -113,6 +113,12 @@ def _part(total: int, share: float) -> int:
     return max(1, int(total * share))
 
 
+def admission_from(request: Request) -> Admission:
+    """The admission of the application."""
+    admission: Admission = request.app.state.admission
+    return admission
+
+
 def peer(request: Request) -> str:
     """The holder for a request without a key: the address that it comes from."""
     return peer_name(request.client.host if request.client else "")

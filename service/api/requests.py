@@ -20,7 +20,7 @@ from service.api.deps import (
     services_from,
 )
 from service.api.guard import GuardedRoute, SubmissionRoute
-from service.api.limits import Admission
+from service.api.limits import admission_from
 from service.api.paging import Cursor, Limit, ModelFilter, filtered_model
 from service.bootstrap import Services
 from service.db import api_keys, request_list, requests
@@ -108,7 +108,7 @@ async def submit(
     given = (services_from(http_request), to_submission(body), caller.id, idempotency_key)
     accepted = await accept_at_once(*given)
     if accepted is None:
-        admission: Admission = http_request.app.state.admission
+        admission = admission_from(http_request)
         async with admission.turns.turn(str(caller.id)):
             accepted = await run_in_threadpool(accept_request, *given)
     request_out = _request_out(accepted.request, accepted.model, caller, body.reference)

@@ -1,22 +1,24 @@
 """The way in and out: `/`, the sign-in form, styles and scripts."""
 
 from datetime import timedelta
+from typing import Annotated
 
 from anyio import to_thread
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
-from service.api.deps import RawBody, ServicesDep
-from service.api.limits import Admission, peer
+from service.api.deps import ServicesDep
+from service.api.limits import admission_from, peer
 from service.bootstrap import Services
 from service.console.pages import PageRoute, see, sign_in_form, static_file
 from service.console.sign_in import (
     COOKIE,
     FIRST_PAGE,
     CheckedForm,
+    Form,
     Visitor,
     check_same_site,
     own_path,
-    parse_form,
+    read_form,
     set_session,
 )
 from service.db import api_keys, console_sessions
@@ -45,13 +47,12 @@ async def sign_in_page(request: Request, after: str = FIRST_PAGE) -> Response:
 
 
 @router.post("/console/sign-in")
-async def sign_in(request: Request, raw: RawBody, services: ServicesDep) -> Response:
+async def sign_in(request: Request, form: Annotated[Form, Depends(read_form)], services: ServicesDep) -> Response:
     """Begin a session of an API key."""
     check_same_site(request)
     if not services.settings.keys_sign_in:
         raise Forbidden("Nobody signs in with an API key here.")
-    form = parse_form(request.headers.get("content-type", ""), raw)
-    after, admission = own_path(form.one("after")), _admission(request)
+    after, admission = own_path(form.one("after")), admission_from(request)
     async with admission.turn(peer(request)):
         cookie = await to_thread.run_sync(_begin, services, form.one("api_key"), limiter=admission.key_lookups)
     if cookie is None:
@@ -59,11 +60,6 @@ async def sign_in(request: Request, raw: RawBody, services: ServicesDep) -> Resp
     answer = see(after)
     set_session(request, answer, cookie)
     return answer
-
-
-def _admission(request: Request) -> Admission:
-    admission: Admission = request.app.state.admission
-    return admission
 
 
 def _begin(services: Services, key: str) -> str | None:

@@ -8,19 +8,18 @@ from uuid import UUID
 
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
-from markupsafe import Markup
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from service.api.deps import ServicesDep
 from service.api.jobs import PING_SECONDS, find_job
 from service.bootstrap import Services
-from service.console import plots
 from service.console.api_client import Api, ApiDep, Refused
 from service.console.live import LiveParts
 from service.console.pages import PageRoute, fragment, page, see
 from service.console.requests import PATH as REQUESTS_PATH
-from service.console.requests import model_names
+from service.console.requests import Choice, model_names
 from service.console.sign_in import COOKIE, CheckedForm, Visit, Visitor, find_session
+from service.console.training import beside_controls, perplexity, scores
 from service.console.words import ALL, REQUESTS
 from service.db import api_keys
 from service.db.api_keys import Caller
@@ -30,7 +29,6 @@ router = APIRouter(prefix="/console/jobs", route_class=PageRoute, include_in_sch
 PATH, SHOWN = "/v1/jobs", 200
 END = "<!-- the job has ended -->"
 SESSION_SECONDS = 10  # how often a stream looks whether its session goes on
-Choice = Annotated[str, Query(max_length=63)]
 
 
 @router.get("")
@@ -75,37 +73,6 @@ async def _state(visitor: Visit, api: Api, job_id: UUID) -> dict[str, Any]:
         "perplexity": perplexity(history, job["metrics"].get("utility")),
         "beside": beside_controls(attacks),
     }
-
-
-def scores(history: list[dict[str, Any]]) -> Markup:
-    """MA and EL of each epoch, with their limits."""
-    lines = []
-    for name in ("ma", "el"):
-        values = [(epoch["epoch"], epoch[name]) for epoch in history if isinstance(epoch.get(name), (int, float))]
-        limits = [epoch.get(f"{name}_limit") for epoch in history]
-        limit = limits[-1] if limits and isinstance(limits[-1], (int, float)) else None
-        lines.append(plots.Line(name.upper(), values, limit))
-    return plots.lines("MA and EL after each epoch, and their limits", lines, x_name="epoch")
-
-
-def perplexity(history: list[dict[str, Any]], utility: dict[str, Any] | None) -> Markup:
-    """Held-out perplexity of each epoch, with the budget."""
-    values = [(epoch["epoch"], epoch["perplexity"]) for epoch in history if epoch.get("perplexity") is not None]
-    budget = None
-    if utility and utility.get("max_ratio") and utility.get("heldout_perplexity_before"):
-        budget = utility["heldout_perplexity_before"] * utility["max_ratio"]
-    line = plots.Line("perplexity", values, budget)
-    return plots.lines("Held-out perplexity after each epoch, and the budget", [line], x_name="epoch", from_zero=False)
-
-
-def beside_controls(attacks: list[dict[str, Any]]) -> Markup:
-    """What each attack listed, beside what it finds on texts that the model has never seen."""
-    rows = [
-        (attack["name"].replace("_", " "), float(attack["figure"]), attack.get("control"))
-        for attack in attacks
-        if isinstance(attack.get("figure"), (int, float)) and attack["figure"] >= 0
-    ]
-    return plots.bars("Attacks beside their controls", rows, name="on the unlearned texts", other="on unseen texts")
 
 
 @router.post("/{job_id}/{action}")

@@ -1,4 +1,4 @@
-"""Settings: API keys, who is signed in, what callbacks are signed with, and what auditors must trust."""
+"""Settings: API keys, their sessions, and what auditors must trust."""
 
 from datetime import datetime
 from typing import Any

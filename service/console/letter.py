@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from service.console.documents import Block, Document
+from service.console.words import moment, written
 
 OUTCOMES = {
     "completed": (
@@ -72,10 +73,10 @@ def letter_about(request: Mapping[str, Any], version: Mapping[str, Any] | None =
     case = request["reference"] or request["ref"][:12]
     blocks = [
         Block("text", "[Name and address of the controller]"),
-        Block("text", f"Case {case}. {_day(datetime.now(UTC).isoformat())}."),
+        Block("text", f"Case {case}. {written(datetime.now(UTC))}."),
         Block(
             "lead",
-            f"We received your request on {_day(request['received_at'])}: to delete what our language model "
+            f"We received your request on {written(moment(request['received_at']))}: to delete what our language model "
             f"{request['model']} holds about you.",
         ),
         Block("text", OUTCOMES[outcome]),
@@ -83,7 +84,7 @@ def letter_about(request: Mapping[str, Any], version: Mapping[str, Any] | None =
     if outcome in ("rejected", "failed") and request["reason"] in REASONS:
         blocks.append(Block("text", f"Why: {REASONS[request['reason']]}"))
     if request["extension_reason"]:
-        blocks.append(Block("text", f"We extended the deadline to {_day(request['due_at'])}."))
+        blocks.append(Block("text", f"We extended the deadline to {written(moment(request['due_at']))}."))
     if request["status"] == "completed" and outcome == "completed":
         if version and any(attack["passed"] is False for attack in version["attacks"]):
             blocks.append(Block("text", FURTHER_TESTS))
@@ -93,8 +94,3 @@ def letter_about(request: Mapping[str, Any], version: Mapping[str, Any] | None =
     blocks.append(Block("text", RIGHTS[request["regulation"]]))
     blocks.append(Block("text", "[Name, and how to reach the data protection officer]"))
     return Document("Your deletion request", blocks)
-
-
-def _day(value: str) -> str:
-    moment = datetime.fromisoformat(value).astimezone(UTC)
-    return f"{moment.day} {moment:%B %Y}"

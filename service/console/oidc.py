@@ -19,7 +19,7 @@ from authlib.integrations.httpx_client import AsyncOAuth2Client
 from fastapi import APIRouter, Request, Response
 
 from service.api.deps import ServicesDep, service_url, services_from
-from service.api.limits import peer
+from service.api.limits import admission_from, peer
 from service.api.oauth import ALGORITHMS, AccessTokens
 from service.bootstrap import Services
 from service.config import Settings
@@ -176,7 +176,7 @@ async def back(request: Request, services: ServicesDep, state: str = "", code: s
     tokens: AccessTokens = (
         request.app.state.access_tokens
     )  # its threads: a provider may be slow, and keys must not wait
-    async with request.app.state.admission.turn(f"{peer(request)} with a token"):
+    async with admission_from(request).turn(f"{peer(request)} with a token"):
         id_token = str(token.get("id_token", ""))
         cookie = await to_thread.run_sync(_begin, services, provider, id_token, nonce, limiter=tokens.limiter)
     answer = page("signed_in.html", None, after=own_path(unquote(quoted)))

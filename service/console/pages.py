@@ -20,7 +20,7 @@ from service.api.deps import services_from
 from service.api.errors import to_answer
 from service.api.guard import GuardedRoute, Handler
 from service.api.limits import Admission
-from service.console import plots, words
+from service.console import words
 from service.console.sign_in import COOKIE, FIRST_PAGE, SignInNeeded, Visit
 from service.db.session import DATABASE_AWAY
 from service.domain.errors import ServiceError
@@ -61,7 +61,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= words.FILTERS
-    environment.globals |= {"static": static_path, "plots": plots, "words": words}
+    environment.globals |= {"static": static_path, "words": words}
     return environment
 
 
@@ -143,8 +143,6 @@ def sign_in_form(request: Request, after: str, message: str = "", status: int = 
 
 def error_page(request: Request, error: Exception) -> Response:
     """The page that says what is wrong."""
-    problem = json.loads(bytes(to_answer(request, error).body))
-    if hasattr(error, "problem"):
-        problem = error.problem
+    problem = getattr(error, "problem", None) or json.loads(bytes(to_answer(request, error).body))
     visit = request.scope.get("unlearnd.visit")
     return page("error.html", visit, int(problem["status"]), problem=problem)

@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from service.console.documents import Block, Document
-from service.console.words import LAWS, reason
+from service.console.words import LAWS, reason, written
 
 OUTCOMES = {
     "completed": "A new version of the model was published",
@@ -28,8 +28,8 @@ def period_document(issuer: str, begins: date, ends: date, numbers: Mapping[str,
     total = sum(statuses.values())
     rest = total - numbers["in_time"] - numbers["late"] - numbers["overdue"]
     summary = (
-        f"From {_day(begins)} to {_day(ends - timedelta(days=1))}, {issuer} received {total} deletion requests for "
-        f"language models. {numbers['in_time']} were dealt with in time and {numbers['late']} too late; "
+        f"From {written(begins)} to {written(ends - timedelta(days=1))}, {issuer} received {total} deletion requests "
+        f"for language models. {numbers['in_time']} were dealt with in time and {numbers['late']} too late; "
         f"{numbers['overdue']} are past their deadline, and {rest} are still within their time."
     )
     deadlines = [
@@ -40,7 +40,7 @@ def period_document(issuer: str, begins: date, ends: date, numbers: Mapping[str,
         ("Within their time, still owed", str(rest)),
         ("With an extended deadline", f"{numbers['extended']}; they count by the new one"),
         ("Median from receipt to end", _days(numbers["median_days"])),
-        ("As of", _day(datetime.now(UTC).date())),
+        ("As of", written(datetime.now(UTC).date())),
     ]
     outcomes = {OUTCOMES.get(name, name): count for name, count in statuses.items()}
     laws = {LAWS[name]: count for name, count in numbers["by_law"].items()}
@@ -68,10 +68,6 @@ def period_document(issuer: str, begins: date, ends: date, numbers: Mapping[str,
 def _counts(caption: str, name: str, counts: Mapping[str, int]) -> Block:
     """A table of counts."""
     return Block("table", caption, [(what, str(count)) for what, count in counts.items()], (name, "number"))
-
-
-def _day(day: date) -> str:
-    return f"{day.day} {day:%B %Y}"
 
 
 def _days(days: float | None) -> str:

@@ -1,17 +1,14 @@
 """The record of a job: a page that anybody can read in two minutes, and behind it everything that was certified."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any, TypeGuard
-
-from markupsafe import Markup
+from typing import Any
 
 from service.audit import render
 from service.audit.predicate import Predicate, Statement
-from service.console import plots
 from service.console.documents import Block, Document, from_markdown
 from service.console.record_results import failed_reports, result_blocks
-from service.console.words import LAWS, SETTLED, VERDICTS, reason
+from service.console.training import beside_controls, perplexity, scores
+from service.console.words import LAWS, SETTLED, VERDICTS, moment, reason, written
 from service.domain.disclosure import SUPPRESSED
 
 UNSEEN = "not_memorised"  # of a request that needed nothing, in a job that failed for others
@@ -130,7 +127,7 @@ def _ended(request: Mapping[str, Any]) -> str:
     at = request["resolved_at"] or (request["finished_at"] if request["status"] in SETTLED else None)
     if at is None:
         return "not yet"
-    in_time = _moment(at).date() <= _moment(request["due_at"]).date()
+    in_time = moment(at).date() <= moment(request["due_at"]).date()
     return f"{_day(at)}, {'in time' if in_time else 'late'}"
 
 
@@ -162,41 +159,35 @@ def _offline(predicate: Predicate) -> Iterator[Block]:
 
 def _plots(predicate: Predicate) -> Iterator[Block]:
     """The course of the training, and the attacks beside their controls."""
-    epochs, tests = predicate["training"]["trajectory"], predicate["verification"]
-    lines = []
-    for name in ("ma", "el"):
-        values = [(epoch["epoch"], float(epoch[name])) for epoch in epochs if _is_number(epoch[name])]
-        limit = tests["limits"].get(name)
-        lines.append(plots.Line(name.upper(), values, float(limit) if _is_number(limit) else None))
-    yield _plot("MA and EL after each epoch, and their limits", plots.lines("MA and EL", lines, x_name="epoch"))
-    values = [(epoch["epoch"], float(epoch["heldout_perplexity"])) for epoch in epochs]
-    utility = tests["utility"]
-    budget = float(utility["heldout_perplexity_before"]) * float(utility["max_ratio"]) if utility else None
-    shown = plots.lines("perplexity", [plots.Line("perplexity", values, budget)], x_name="epoch", from_zero=False)
-    yield _plot("Held-out perplexity after each epoch, and the budget", shown)
-    rows = [
-        (attack["name"].replace("_", " "), float(figure), float(control))
-        for attack in tests["attacks"]
-        if _is_number(figure := attack.get("figure")) and _is_number(control := attack.get("control"))
-        if float(figure) >= 0
+    tests = predicate["verification"]
+    limits = {f"{name}_limit": _number(tests["limits"].get(name)) for name in ("ma", "el")}
+    history = [
+        {
+            "epoch": epoch["epoch"],
+            "ma": _number(epoch["ma"]),
+            "el": _number(epoch["el"]),
+            "perplexity": _number(epoch["heldout_perplexity"]),
+            **limits,
+        }
+        for epoch in predicate["training"]["trajectory"]
     ]
-    yield _plot("Attacks beside their controls", plots.bars("attacks", rows, name="the texts", other="unseen texts"))
+    utility = None
+    if measured := tests["utility"]:
+        before, ratio = _number(measured["heldout_perplexity_before"]), _number(measured["max_ratio"])
+        utility = {"heldout_perplexity_before": before, "max_ratio": ratio}
+    attacks = [
+        {"name": attack["name"], **{part: _number(attack.get(part)) for part in ("figure", "control")}}
+        for attack in tests["attacks"]
+    ]
+    yield Block("plot", "MA and EL after each epoch, and their limits", svg=scores(history))
+    yield Block("plot", "Held-out perplexity after each epoch, and the budget", svg=perplexity(history, utility))
+    yield Block("plot", "Attacks beside their controls", svg=beside_controls(attacks))
 
 
-def _plot(title: str, svg: Markup) -> Block:
-    """A plot under its title, or nothing."""
-    return Block("plot", title, svg=svg)
-
-
-def _is_number(value: object) -> TypeGuard[str]:
-    """Whether a decimal string is a number, and not the word for one that is not shown."""
-    return isinstance(value, str) and value not in ("", SUPPRESSED)
-
-
-def _moment(value: str) -> datetime:
-    return datetime.fromisoformat(value).astimezone(UTC)
+def _number(value: object) -> float | None:
+    """The number that a decimal string is; None for one that is not shown."""
+    return float(value) if isinstance(value, str) and value not in ("", SUPPRESSED) else None
 
 
 def _day(value: str) -> str:
-    moment = _moment(value)
-    return f"{moment.day} {moment:%B %Y}"
+    return written(moment(value))

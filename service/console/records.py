@@ -3,11 +3,11 @@
 import base64
 import json
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Annotated, Any
+from typing import Any
 from uuid import UUID
 
 from anyio import to_thread
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Response
 
 from service.api.deps import ServicesDep
 from service.audit.canonical import loads
@@ -19,12 +19,12 @@ from service.console.pages import HEADERS, HEAVY, PageRoute, page
 from service.console.period import period_document
 from service.console.record import record_document
 from service.console.requests import PATH as REQUESTS_PATH
+from service.console.requests import Day
 from service.console.sign_in import Visit, Visitor
 from service.console.words import REQUESTS
 from service.domain.errors import Conflict, Invalid
 
 router = APIRouter(prefix="/console/records", route_class=PageRoute, include_in_schema=False)
-Day = Annotated[str, Query(pattern=r"^(\d{4}-\d{2}-\d{2})?$")]
 
 
 @router.get("")

@@ -13,7 +13,7 @@ from anyio import to_thread
 from fastapi import Depends, Request, Response
 
 from service.api.deps import RawBody, WithScope, service_url, services_from
-from service.api.limits import Admission, peer
+from service.api.limits import admission_from, peer
 from service.bootstrap import Services
 from service.db import console_sessions
 from service.db.api_keys import Caller
@@ -72,14 +72,9 @@ class WithSession(WithScope):
 
 async def _look_up(request: Request, cookie: str) -> SignedIn | None:
     """Who has a cookie. Whoever sends it may be anybody, so it takes what unknown API keys take."""
-    admission = _admission(request)
+    admission = admission_from(request)
     async with admission.turn(peer(request)):
         return await to_thread.run_sync(find_session, services_from(request), cookie, limiter=admission.key_lookups)
-
-
-def _admission(request: Request) -> Admission:
-    admission: Admission = request.app.state.admission
-    return admission
 
 
 def find_session(services: Services, cookie: str) -> SignedIn | None:
@@ -175,9 +170,13 @@ def _multipart(content_type: str, raw: bytes) -> list[tuple[str, str]]:
     ]
 
 
-async def _checked_form(request: Request, raw: RawBody, visitor: Visitor) -> Form:
+async def read_form(request: Request, raw: RawBody) -> Form:
+    """The fields of a form, parsed in a thread: the event loop answers others meanwhile."""
     content_type = request.headers.get("content-type", "")
-    form = await to_thread.run_sync(parse_form, content_type, raw, limiter=_admission(request).parsers)
+    return await to_thread.run_sync(parse_form, content_type, raw, limiter=admission_from(request).parsers)
+
+
+async def _checked_form(form: Annotated[Form, Depends(read_form)], visitor: Visitor) -> Form:
     if not hmac.compare_digest(form.one(TOKEN).encode(), visitor.token.encode()):
         raise Forbidden("This form is from another session; nothing was changed. Go back, reload, and try again.")
     return form

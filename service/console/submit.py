@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
 from service.api.errors import field_name
-from service.api.limits import Admission
+from service.api.limits import admission_from
 from service.console.api_client import Api, ApiDep, Refused
 from service.console.pages import PageRoute, page
 from service.console.requests import PATH, model_names
@@ -89,7 +89,7 @@ def _read(form: Form, text: str) -> tuple[list[Row], list[str]]:
 
 async def _read_apart(request: Request, form: Form, text: str) -> tuple[list[Row], list[str]]:
     """The same in a thread: the event loop answers others meanwhile."""
-    admission: Admission = request.app.state.admission
+    admission = admission_from(request)
     return await to_thread.run_sync(_read, form, text, limiter=admission.parsers)
 
 

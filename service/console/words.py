@@ -1,9 +1,11 @@
 """The words of the console: codes of the API in plain English, and dates as people write them."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from markupsafe import Markup, escape
+
+from service.audit import render
 
 STATUSES = {
     "pending": "Waiting",
@@ -45,12 +47,7 @@ STAGES = {
     "quarantined": "Given up",
 }
 LAWS = {"gdpr": "GDPR", "ccpa": "CCPA", "other": "another law"}
-VERDICTS = {
-    "PASS": "passed its tests",
-    "FAIL": "did not pass its tests",
-    "NOT_TESTED": "was not tested",
-    "NOT_PUBLISHED": "passed its own tests, but its job published nothing",
-}
+VERDICTS = {**render.VERDICTS, "NOT_PUBLISHED": "passed its own tests, but its job published nothing"}
 REASONS = {
     "already_passes": "The model already treats the texts like texts that it has never seen.",
     "not_memorised": "The model already treats the texts like texts that it has never seen.",
@@ -168,20 +165,30 @@ def _time(value: object) -> datetime:
     return value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
 
 
+def moment(value: object) -> datetime:
+    """A time of an answer of the API, in UTC."""
+    return _time(value).astimezone(UTC)
+
+
+def written(day: date) -> str:
+    """A day, or the day of a time, as people write it."""
+    return f"{day.day} {day:%B %Y}"
+
+
 def when(value: object) -> Markup:
     """A time to the minute, UTC; a dash if there is none."""
     if value is None:
         return Markup("—")
-    moment = _time(value).astimezone(UTC)
-    return Markup('<time datetime="{}">{}</time>').format(moment.isoformat(), f"{moment.day} {moment:%b %Y, %H:%M}")
+    at = moment(value)
+    return Markup('<time datetime="{}">{}</time>').format(at.isoformat(), f"{at.day} {at:%b %Y, %H:%M}")
 
 
 def day(value: object) -> Markup:
     """The day of a time, UTC; a dash if there is none."""
     if value is None:
         return Markup("—")
-    moment = _time(value).astimezone(UTC)
-    return Markup('<time datetime="{}">{}</time>').format(f"{moment:%Y-%m-%d}", f"{moment.day} {moment:%B %Y}")
+    at = moment(value)
+    return Markup('<time datetime="{}">{}</time>').format(f"{at:%Y-%m-%d}", written(at))
 
 
 def left(value: object) -> str:

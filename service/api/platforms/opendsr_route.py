@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from service.api.deps import services_from
 from service.api.errors import listed_errors
 from service.api.guard import GuardedRoute
-from service.api.limits import Admission, peer
+from service.api.limits import admission_from, peer
 from service.callbacks.opendsr import DIALECTS
 from service.db.session import DATABASE_AWAY
 from service.domain.errors import ServiceError, Unavailable
@@ -45,7 +45,7 @@ class SignedRoute(GuardedRoute):
                 logger.error("the database does not answer", error=type(error).__name__)
                 answer = error_response(Unavailable("The database does not answer; repeat the request as it is."))
             signer = services_from(request).opendsr
-            admission: Admission = request.app.state.admission
+            admission = admission_from(request)
             async with admission.turn(request.scope.get("unlearnd.holder", peer(request))):  # a signature takes 2 ms
                 headers = await run_in_threadpool(DIALECTS[self.dialect].headers, signer, bytes(answer.body))
             answer.headers.update(headers)
