@@ -1,6 +1,6 @@
 """What earlier requests cost a job: none, and 1,000, of which a run looks at some.
 
-    python -m bench.history --sample FOLDER [--counts 0,1000] [--all]
+    python -m bench.history --sample FOLDER [--counts 0,1000]
 
 FOLDER is what `unlearnd sample FOLDER` makes. The earlier requests are texts of people whom the model has never seen,
 and which pass their verdicts on it, as texts that were unlearned do. All runs forget the same three people, one after
@@ -25,8 +25,8 @@ from worker.engine.options import Options
 from worker.engine.prepare import prepare
 from worker.engine.unlearn import unlearn
 
-HEADER = "| earlier requests | watched | ended | epochs | CPU seconds | of the first |\n|---|---|---|---|---|---|"
-WITHOUT_LIMIT, GROUP = 1_000_000, 80
+HEADER = "| earlier requests | ended | epochs | CPU seconds | of the first |\n|---|---|---|---|---|"
+GROUP = 80
 SLACK = 0.02  # of MA, under the limit
 
 
@@ -75,19 +75,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sample", type=Path, required=True)
     parser.add_argument("--counts", default="0,1000")
-    parser.add_argument("--all", action="store_true", help="also a run that looks at all, as every run once did")
     arguments = parser.parse_args()
     options = Options.from_mapping(json.loads((arguments.sample / "policy.json").read_bytes()))
     sample, counts = Sample(arguments.sample, options), list(map(int, arguments.counts.split(",")))
     earlier = sample.earlier(max(counts)) if max(counts) else []
-    runs = [(count, options.earlier_sample) for count in counts]
-    runs += [(max(counts), WITHOUT_LIMIT)] if arguments.all else []
     print(f"{machine()}\n\n{HEADER}", flush=True)
     first = 0.0
-    for count, watched in runs:
-        ended, epochs, seconds = sample.run(earlier[:count], dataclasses.replace(options, earlier_sample=watched))
+    for count in counts:
+        ended, epochs, seconds = sample.run(earlier[:count], options)
         first = first or seconds
-        row = f"| {count} | {min(count, watched)} | {ended} | {epochs} | {seconds:.0f} | x {seconds / first:.2f} |"
+        row = f"| {count} | {ended} | {epochs} | {seconds:.0f} | x {seconds / first:.2f} |"
         print(row, flush=True)
 
 

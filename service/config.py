@@ -74,6 +74,12 @@ Scope = Literal["submit", "read", "preview", "download", "audit", "approve", "ad
 BrokerUrl = Annotated[str, _with_scheme("redis", "rediss", "redis+socket")]
 
 
+SECRET_SETTINGS = (  # URLs that may hold a secret
+    *("database_url", "owner_database_url", "api_database_url", "control_database_url", "compute_database_url"),
+    *("broker_url", "alert_url"),
+)
+
+
 class Settings(BaseSettings):
     """An operator's settings. Durations are in seconds and sizes in bytes unless the name says otherwise."""
 
@@ -233,6 +239,18 @@ class Settings(BaseSettings):
         33_554_432, ge=0, description="embedded stack: a log file over this size is rotated; 0: never"
     )
     log_files: int = Field(4, ge=0, description="embedded stack: how many rotated files are kept of each log")
+
+    def rows(self) -> list[dict[str, str]]:
+        """The variable, the value here and the meaning of every setting; `***` in place of a secret."""
+        values = self.model_dump(mode="json")
+        return [
+            {
+                "variable": f"UNLEARND_{name.upper()}",
+                "value": "***" if values[name] and name in SECRET_SETTINGS else str(values[name]),
+                "is": field.description or "",
+            }
+            for name, field in type(self).model_fields.items()
+        ]
 
     def require(self, *names: str) -> None:
         """Check that these settings have a value.

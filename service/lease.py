@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.bootstrap import Services
-from service.db import claims, jobs, log_entries, requests, splits
+from service.db import claims, job_events, jobs, log_entries, requests, splits
 from service.db.tables import Job
 from service.domain.errors import LostLease
 from service.domain.states import RequestStatus, Stage
@@ -114,7 +114,7 @@ def fail_attempt(services: Services, lease: Lease, reason: str, *, permanent: bo
             else:
                 delay = services.settings.retry_seconds * BACKOFF_FACTOR ** (job.attempts - 1)
                 jobs.release(job, delay_seconds=delay, count=True)
-                jobs.add_event(session, job.id, "retry", {"reason": reason, "attempts": job.attempts})
+                job_events.add(session, job.id, "retry", {"reason": reason, "attempts": job.attempts})
     except LostLease:
         logger.info("lease was lost already", job=lease.job_id)
 
@@ -129,7 +129,7 @@ def lose_attempt(services: Services, lease: Lease, reason: str) -> None:
                 quarantine_job(session, job, reason, services.settings.max_split_jobs)
             else:
                 jobs.release(job, delay_seconds=jobs.pause_after(job.losses), count=False)
-                jobs.add_event(session, job.id, "retry", {"reason": reason, "attempts": job.attempts})
+                job_events.add(session, job.id, "retry", {"reason": reason, "attempts": job.attempts})
     except LostLease:
         logger.info("lease was lost already", job=lease.job_id)
 
@@ -144,6 +144,6 @@ def quarantine_job(session: Session, job: Job, reason: str, max_split_jobs: int)
     reopened = splits.fail_or_split(session, job, open_requests, reason, max_split_jobs=max_split_jobs)
     job.reason = reason
     jobs.advance(session, job, Stage.QUARANTINED)
-    jobs.add_event(session, job.id, "done", {"outcome": "quarantined", "reason": reason})
+    job_events.add(session, job.id, "done", {"outcome": "quarantined", "reason": reason})
     log_entries.append(session, "job.quarantined", job=str(job.id), reason=reason)
     splits.log_split(session, job, reopened)

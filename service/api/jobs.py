@@ -28,19 +28,19 @@ from service.api.requests import to_request_out
 from service.api.shares import Turns
 from service.api.versions import Form, render_certificate
 from service.bootstrap import Services
-from service.db import api_keys, jobs, models
+from service.db import api_keys, job_events, jobs, models
 from service.db.api_keys import Caller
 from service.db.tables import Job, JobEvent
 from service.domain.disclosure import Contributors, disclosed
 from service.domain.errors import Invalid, NotFound
 from service.domain.states import TERMINAL_STAGES, Stage
 from service.schemas.base import Listing
-from service.schemas.requests import JobOut, RequestOut
+from service.schemas.requests import JobDetail, JobOut, JobStep, RequestOut
 from service.steps.operator.cancel import cancel_job
 from service.steps.operator.retry import retry_job
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=GuardedRoute)
-PING_SECONDS = 15
+PING_SECONDS, MAX_STEPS = 15, 200
 PROGRESS_EVENTS = ("stage", "done")  # what a key with `submit` alone is sent, with `progress` in between
 
 
@@ -106,17 +106,25 @@ def listing(
 
 
 @router.get("/{job_id}")
-def get(job_id: UUID, services: ServicesDep, caller: JobReader) -> JobOut:
+def get(job_id: UUID, services: ServicesDep, caller: JobReader) -> JobDetail:
     """One job. Its metrics depend on the caller's scopes.
 
     With `audit`, all metrics are exact. With `read`, means are coarse, and null if the texts come from fewer than three
     submitters or mostly from one. With `submit` alone, there are no metrics, and no jobs but those of own requests.
     """
-    return to_job_out(find_job(services, job_id, caller), caller)
+    job = find_job(services, job_id, caller)
+    with services.db.reading() as session:
+        steps = [_to_step(event) for event in job_events.steps(session, job_id, MAX_STEPS)]
+    return JobDetail(**dict(to_job_out(job, caller)), steps=steps)
+
+
+def _to_step(event: JobEvent) -> JobStep:
+    said = {name: event.data.get(name) for name in ("stage", "outcome", "reason")}
+    return JobStep.model_validate({"kind": event.kind, "at": event.at, **said})
 
 
 @router.post("/{job_id}/cancel")
-def cancel(job_id: UUID, services: ServicesDep, caller: Admin) -> JobOut:
+def cancel(job_id: UUID, services: ServicesDep, caller: Admin) -> JobDetail:
     """Stop a job before its result is certified; later this gives a 409. Its open requests fail, and can be retried."""
     cancel_job(services, job_id, caller.id)
     return get(job_id, services, caller)
@@ -137,7 +145,7 @@ def history(job_id: UUID, services: ServicesDep, caller: MetricsReader) -> list[
     """
     job = find_job(services, job_id, caller)
     with services.db.reading() as session:
-        return [_disclosed(epoch, job, caller) for epoch in jobs.history(session, job_id)]
+        return [_disclosed(epoch, job, caller) for epoch in job_events.history(session, job_id)]
 
 
 @router.get("/{job_id}/certificate")
@@ -207,4 +215,4 @@ def _events_after(
             return None
         job = jobs.by_id(session, job_id)
         assert job is not None
-        return job, jobs.events_after(session, job_id, last_event)
+        return job, job_events.after(session, job_id, last_event)

@@ -14,7 +14,7 @@ import psycopg
 from service.db import api_keys
 from service.db.api_keys import Caller
 from service.db.connection import parameters
-from service.db.jobs import CHANNEL
+from service.db.job_events import CHANNEL
 from service.observability.logging import get_logger
 
 logger = get_logger(__name__)

@@ -7,10 +7,11 @@ from fastapi import APIRouter
 from service.api.deps import MetricsReader, ServicesDep
 from service.api.guard import GuardedRoute
 from service.api.requests import to_request_out
-from service.db import due_requests, jobs, request_list, requests, tallies
+from service.db import due_requests, jobs, models, request_list, requests, tallies
 from service.db.forecast import backlogs
 from service.db.tables import DeletionRequest
-from service.schemas.overview import BacklogOut, Overview
+from service.domain.errors import NotFound
+from service.schemas.overview import BacklogDetail, BacklogOut, Overview
 from service.schemas.requests import RequestOut
 
 router = APIRouter(prefix="/v1/overview", tags=["health"], route_class=GuardedRoute)
@@ -32,7 +33,9 @@ def overview(services: ServicesDep, caller: MetricsReader) -> Overview:
             "awaiting_approval": requests.awaiting_approval_count(session),
             "failed": due_requests.failed(session),
             "next_due": due_requests.next_due(session),
-            "backlogs": [BacklogOut(**backlog._asdict()) for backlog in backlogs(session, MAX_MODELS)],
+            "backlogs": [
+                BacklogOut.model_validate(backlog, from_attributes=True) for backlog in backlogs(session, MAX_MODELS)
+            ],
         }
 
     def answers(rows: list[DeletionRequest]) -> list[RequestOut]:
@@ -41,3 +44,15 @@ def overview(services: ServicesDep, caller: MetricsReader) -> Overview:
         return [to_request_out(services, row, row.model.name, caller) for row in rows]
 
     return Overview(**counts, due=answers(due), decisions=answers(decisions), failures=answers(failures))
+
+
+@router.get("/backlogs/{model}")
+def backlog(model: str, services: ServicesDep, _: MetricsReader) -> BacklogDetail:
+    """What waits for a model, by the day of its deadline."""
+    with services.db.reading() as session:
+        known = models.by_name(session, model)
+        if known is None:
+            raise NotFound("There is no model of that name.")
+        waiting = backlogs(session, 1, known.id)
+    empty = BacklogDetail(model=model, requests=0, per_hour=None, ends_at=None, late=0, days=[])
+    return BacklogDetail.model_validate(waiting[0], from_attributes=True) if waiting else empty

@@ -23,7 +23,7 @@ from service.api.guard import GuardedRoute, SubmissionRoute
 from service.api.limits import admission_from
 from service.api.paging import Cursor, Limit, ModelFilter, filtered_model
 from service.bootstrap import Services
-from service.db import api_keys, request_list, requests
+from service.db import api_keys, outbox, request_list, requests
 from service.db.api_keys import Caller
 from service.db.tables import DeletionRequest
 from service.domain.errors import NotFound
@@ -32,6 +32,8 @@ from service.domain.submission import CallbackTarget, ProbeText, Resubmission, S
 from service.privacy.records import open_reference, reference_hash
 from service.schemas.base import Listing
 from service.schemas.requests import (
+    CallbackOut,
+    CancelReason,
     DecisionOut,
     ExtensionIn,
     Receipt,
@@ -42,6 +44,7 @@ from service.schemas.requests import (
     RequestIn,
     RequestOut,
     ResolutionIn,
+    RetryReason,
 )
 from service.sealing import Accepted
 from service.steps.operator.resolve import resolve_failed_request
@@ -202,10 +205,16 @@ def get(request_id: UUID, services: ServicesDep, caller: RequestReader) -> Reque
     """One request. API keys with the scope `approve`, `audit` or `admin` see who approved or rejected it."""
     request = visible_request(services, request_id, caller)
     decisions = None
-    if sees_counts(caller):  # who sees the counts sees the decisions
-        with services.db.reading() as session:
+    with services.db.reading() as session:
+        callbacks = [CallbackOut(**row._asdict()) for row in outbox.callbacks(session, request_id)]
+        if sees_counts(caller):  # who sees the counts sees the decisions
             decisions = [DecisionOut(**row._asdict()) for row in requests.decisions(session, request_id)]
-    return RequestDetail(**dict(to_request_out(services, request, request.model.name, caller)), decisions=decisions)
+    return RequestDetail(
+        **dict(to_request_out(services, request, request.model.name, caller)),
+        searched_at=request.searched_at,
+        callbacks=callbacks,
+        decisions=decisions,
+    )
 
 
 def visible_request(services: Services, request_id: UUID, caller: Caller) -> DeletionRequest:
@@ -222,9 +231,11 @@ def visible_request(services: Services, request_id: UUID, caller: Caller) -> Del
 
 
 @router.delete("/{request_id}")
-def cancel(request_id: UUID, services: ServicesDep, caller: Submitter) -> RequestDetail:
+def cancel(
+    request_id: UUID, services: ServicesDep, caller: Submitter, reason: CancelReason | None = None
+) -> RequestDetail:
     """Cancel a pending request. A request that was batched gives a 409."""
-    cancel_request(services, request_id, caller.id, owner=restricted_to(caller))
+    cancel_request(services, request_id, caller.id, reason, owner=restricted_to(caller))
     return get(request_id, services, caller)
 
 
@@ -239,9 +250,9 @@ def extend(request_id: UUID, body: ExtensionIn, services: ServicesDep, caller: S
 
 
 @router.post("/{request_id}/retry", status_code=202)
-def retry(request_id: UUID, services: ServicesDep, caller: Admin) -> RequestDetail:
+def retry(request_id: UUID, services: ServicesDep, caller: Admin, reason: RetryReason | None = None) -> RequestDetail:
     """Make a failed request pending again, once an operator has removed the cause."""
-    retry_request(services, request_id, caller.id)
+    retry_request(services, request_id, caller.id, reason)
     return get(request_id, services, caller)
 
 

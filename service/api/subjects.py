@@ -42,7 +42,7 @@ def matches(
 @router.post("/deletion-requests/{request_id}/approve")
 def approve(request_id: UUID, body: ApprovalIn, services: ServicesDep, caller: Approver) -> RequestDetail:
     """Approve all or some matches of a request that waits for approval. No API key can approve its own request."""
-    approve_request(services, request_id, caller.id, body.matches)
+    approve_request(services, request_id, caller.id, body.matches, body.reason)
     return get(request_id, services, caller)
 
 

@@ -27,9 +27,9 @@ from service.delta import DESCRIPTION
 from service.domain.disclosure import disclosed
 from service.domain.errors import Forbidden, NotFound
 from service.schemas.base import Listing
-from service.schemas.models import DownloadOut, FileOut, VersionOut, WithdrawalIn
+from service.schemas.models import DownloadOut, FileOut, VersionOut, WithdrawalCost, WithdrawalIn
 from service.schemas.report import write_report
-from service.steps.operator.withdraw import withdraw_version
+from service.steps.operator.withdraw import withdraw_version, withdrawal_cost
 
 router = APIRouter(prefix="/v1/models/{name}/versions", tags=["versions"], route_class=GuardedRoute)
 Form = Annotated[
@@ -167,6 +167,12 @@ def file(name: str, number: Number, path: str, request: Request, services: Servi
     if request.method == "GET" and path.startswith((MODEL_FOLDER, DELTA_FOLDER)):
         _note_download(services, versions, caller)
     return answer
+
+
+@router.get("/{number}/withdrawal")
+def withdrawal(name: str, number: Number, services: ServicesDep, _: Admin) -> WithdrawalCost:
+    """What it would cost to withdraw this version now."""
+    return WithdrawalCost(**withdrawal_cost(services, name, find_version(services, name, number).number)._asdict())
 
 
 @router.post("/{number}/withdraw")

@@ -180,16 +180,22 @@ def requests_list(
 def requests_show(request_id: RequestId, as_json: AsJson = False) -> None:
     """Show a request."""
     request = connect().request(request_id)
-    decisions = [] if as_json else request.pop("decisions") or []
+    decisions, callbacks = ([] if as_json else request.pop(name) or [] for name in ("decisions", "callbacks"))
     show(request, as_json)
     if decisions:
-        table(decisions, as_json, "decision", "name", "at", "api_key_id")
+        table(decisions, as_json, "decision", "name", "reason", "at", "api_key_id")
+    if callbacks:
+        table(callbacks, as_json, "status", "delivered_at", "attempts", "given_up")
 
 
 @requests.command("cancel")
-def requests_cancel(request_id: RequestId, as_json: AsJson = False) -> None:
+def requests_cancel(
+    request_id: RequestId,
+    reason: Annotated[str | None, typer.Option(help="withdrawn, duplicate, mistake or other.")] = None,
+    as_json: AsJson = False,
+) -> None:
     """Cancel a pending request."""
-    show(connect().cancel(request_id), as_json, "id", "status")
+    show(connect().cancel(request_id, reason), as_json, "id", "status", "reason")
 
 
 @requests.command("extend")
@@ -214,10 +220,11 @@ def requests_approve(
     match: Annotated[
         list[int] | None, typer.Option(help="A number from `matches`. Repeat it. The default is all matches.")
     ] = None,
+    reason: Annotated[str | None, typer.Option(help="identity_checked, person_confirmed or other.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Approve a request that waits for approval. Its submitter may not approve it."""
-    show(connect().approve(request_id, match), as_json, "id", "status", "waits_for")
+    show(connect().approve(request_id, match, reason), as_json, "id", "status", "waits_for")
 
 
 @requests.command("reject")
@@ -231,9 +238,13 @@ def requests_reject(
 
 
 @requests.command("retry")
-def requests_retry(request_id: RequestId, as_json: AsJson = False) -> None:
+def requests_retry(
+    request_id: RequestId,
+    reason: Annotated[str | None, typer.Option(help="cause_removed, policy_changed or other.")] = None,
+    as_json: AsJson = False,
+) -> None:
     """Make a failed request pending again, once the cause of the failure is removed."""
-    show(connect().retry_request(request_id), as_json, "id", "status", "due_at")
+    show(connect().retry_request(request_id, reason), as_json, "id", "status", "due_at")
 
 
 @requests.command("purge")

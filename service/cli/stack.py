@@ -12,10 +12,6 @@ from service.cli.console import AsJson, app, table
 from service.domain.errors import CannotStart
 
 LOGINS = ("api", "control", "compute")  # processes that may have a database login of their own
-SECRET_SETTINGS = (  # URLs that may hold a secret
-    *("database_url", "owner_database_url", "broker_url", "alert_url"),
-    *(f"{name}_database_url" for name in LOGINS),
-)
 
 
 def _replace_process(*arguments: str) -> None:
@@ -99,17 +95,7 @@ def settings(as_json: AsJson = False) -> None:
     """List every setting: its variable, its value here, and its meaning. Secrets are hidden."""
     from service.config import Settings
 
-    values = Settings().model_dump(mode="json")
-    rows = [
-        {"variable": f"UNLEARND_{name.upper()}", "value": _masked(name, values[name]), "is": field.description or ""}
-        for name, field in Settings.model_fields.items()
-    ]
-    table(rows, as_json, "variable", "value", "is")
-
-
-def _masked(name: str, value: object) -> str:
-    """A setting's value; `***` in place of a URL that may hold a secret."""
-    return "***" if value and name in SECRET_SETTINGS else str(value)
+    table(Settings().rows(), as_json, "variable", "value", "is")
 
 
 @app.command()

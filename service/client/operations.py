@@ -17,7 +17,7 @@ from service.domain.subject import Subject
 
 TERMINAL = frozenset({"completed", "not_memorised", "cancelled", "rejected", "failed"})
 MAX_ATTEMPTS, MAX_DELAY = 4, 30.0  # of one call; seconds between two attempts
-NDJSON = "application/x-ndjson"
+NDJSON, REQUESTS = "application/x-ndjson", "/v1/deletion-requests"
 Answer = TypeVar("Answer")  # Json, or an awaitable of it
 Parameter: TypeAlias = str | int | float | bool | None  # the value of a query parameter
 
@@ -91,7 +91,7 @@ class Operations(Generic[Answer]):
     ) -> Answer:
         """Submit a deletion request for texts, for a person, or for both. A lost call is repeated safely."""
         body = request_body(model, subject, fields) | {"records": [{"text": text} for text in texts]}
-        return self.call("POST", "/v1/deletion-requests", json=body, headers={"Idempotency-Key": uuid4().hex})
+        return self.call("POST", REQUESTS, json=body, headers={"Idempotency-Key": uuid4().hex})
 
     def submit_many(self, requests: Iterable[Mapping[str, object]]) -> Answer:
         """Submit at most 1000 deletion requests; return a result for each, in order. A lost call is repeated safely.
@@ -108,43 +108,43 @@ class Operations(Generic[Answer]):
 
     def request(self, request_id: str) -> Answer:
         """Return one request."""
-        return self.call("GET", f"/v1/deletion-requests/{request_id}")
+        return self.call("GET", f"{REQUESTS}/{request_id}")
 
     def requests(self, **filters: Parameter) -> Answer:
         """Return a page of the requests, newest first. Filters: status, model, due_before, reference."""
-        return self.call("GET", "/v1/deletion-requests", params=filters)
+        return self.call("GET", REQUESTS, params=filters)
 
-    def cancel(self, request_id: str) -> Answer:
+    def cancel(self, request_id: str, reason: str | None = None) -> Answer:
         """Cancel a pending request."""
-        return self.call("DELETE", f"/v1/deletion-requests/{request_id}")
+        return self.call("DELETE", f"{REQUESTS}/{request_id}", params={"reason": reason} if reason else {})
 
     def extend(self, request_id: str, reason: str) -> Answer:
         """Extend an open request's deadline, once."""
-        return self.call("POST", f"/v1/deletion-requests/{request_id}/extend", json={"reason": reason})
+        return self.call("POST", f"{REQUESTS}/{request_id}/extend", json={"reason": reason})
 
     def matches(self, request_id: str, **page: Parameter) -> Answer:
         """Return a page of what a request that waits for approval would unlearn. Parameters: after, limit."""
-        return self.call("GET", f"/v1/deletion-requests/{request_id}/matches", params=page)
+        return self.call("GET", f"{REQUESTS}/{request_id}/matches", params=page)
 
-    def approve(self, request_id: str, matches: list[int] | None = None) -> Answer:
+    def approve(self, request_id: str, matches: list[int] | None = None, reason: str | None = None) -> Answer:
         """Approve a request with all of its matches, or with some."""
-        return self.call("POST", f"/v1/deletion-requests/{request_id}/approve", json={"matches": matches})
+        return self.call("POST", f"{REQUESTS}/{request_id}/approve", json={"matches": matches, "reason": reason})
 
     def reject(self, request_id: str, reason: str) -> Answer:
         """Refuse a request that waits for approval."""
-        return self.call("POST", f"/v1/deletion-requests/{request_id}/reject", json={"reason": reason})
+        return self.call("POST", f"{REQUESTS}/{request_id}/reject", json={"reason": reason})
 
-    def retry_request(self, request_id: str) -> Answer:
+    def retry_request(self, request_id: str, reason: str | None = None) -> Answer:
         """Make a failed request pending again."""
-        return self.call("POST", f"/v1/deletion-requests/{request_id}/retry")
+        return self.call("POST", f"{REQUESTS}/{request_id}/retry", params={"reason": reason} if reason else {})
 
     def purge_request(self, request_id: str) -> Answer:
         """Purge the texts of a request that has ended, before its time."""
-        return self.call("POST", f"/v1/deletion-requests/{request_id}/purge")
+        return self.call("POST", f"{REQUESTS}/{request_id}/purge")
 
     def resolve_request(self, request_id: str, reason: str) -> Answer:
         """Record that a failed request was dealt with in another way."""
-        return self.call("POST", f"/v1/deletion-requests/{request_id}/resolve", json={"reason": reason})
+        return self.call("POST", f"{REQUESTS}/{request_id}/resolve", json={"reason": reason})
 
     def job(self, job_id: str) -> Answer:
         """Return one job."""

@@ -1,13 +1,14 @@
 """Calls of the API in this process, for whoever is signed in: with that key's scopes and limits, and no network."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any
 
 import httpx
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
 from starlette.types import Receive, Scope, Send
 
 from service.api.deps import SIGNED_IN
+from service.console.pages import see
 from service.console.sign_in import Visitor
 from service.domain.errors import ServiceError
 
@@ -77,3 +78,14 @@ async def _api(request: Request, visitor: Visitor) -> Api:
 
 
 ApiDep = Annotated[Api, Depends(_api)]
+
+
+async def attempt(
+    call: Awaitable[object], again: Callable[[list[str], int], Awaitable[Response]], then: str
+) -> Response:
+    """Do what a form asks for, and go on to `then`; or show the page `again`, with what was wrong and the status."""
+    try:
+        await call
+    except Refused as refused:
+        return await again(refused.messages, refused.status)
+    return see(then)

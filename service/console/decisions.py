@@ -1,11 +1,12 @@
 """Decisions: requests that wait for approval, and the texts that were found for each."""
 
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from fastapi import APIRouter, Response
 
-from service.console.api_client import Api, ApiDep, Refused
+from service.console.api_client import Api, ApiDep, attempt
 from service.console.pages import PageRoute, page, see
 from service.console.requests import PATH
 from service.console.sign_in import CheckedForm, Visit, Visitor
@@ -29,7 +30,7 @@ async def one(request_id: UUID, visitor: Visitor, api: ApiDep, after: int = -1) 
 
 
 async def _show(
-    visitor: Visit, api: Api, request_id: UUID, *, after: int = -1, messages: list[str] | None = None, status: int = 200
+    visitor: Visit, api: Api, request_id: UUID, messages: list[str] | None = None, status: int = 200, *, after: int = -1
 ) -> Response:
     request = await api.get(f"{PATH}/{request_id}")
     if request["waits_for"] != "approval":
@@ -56,15 +57,13 @@ def _numbers(values: list[str]) -> list[int]:
 async def decide(request_id: UUID, visitor: Visitor, api: ApiDep, form: CheckedForm) -> Response:
     """Approve all that was found, or what was chosen, or reject the request."""
     path, decision = f"{PATH}/{request_id}", form.one("decision")
-    try:
-        if decision == "reject":
-            await api.post(f"{path}/reject", form.given("reason"))
-        elif decision == "approve":
-            await api.post(f"{path}/approve", {"matches": _numbers(form.get("match", []))})
-        elif decision == "approve_all":
-            await api.post(f"{path}/approve", {})
-        else:
-            raise NotFound("There is no such decision.")
-    except Refused as refused:
-        return await _show(visitor, api, request_id, messages=refused.messages, status=refused.status)
-    return see(f"/console/requests/{request_id}")
+    if decision == "reject":
+        call = api.post(f"{path}/reject", form.given("reason"))
+    elif decision == "approve":
+        chosen = {"matches": _numbers(form.get("match", []))}
+        call = api.post(f"{path}/approve", {**chosen, **form.given("reason")})
+    elif decision == "approve_all":
+        call = api.post(f"{path}/approve", form.given("reason"))
+    else:
+        raise NotFound("There is no such decision.")
+    return await attempt(call, partial(_show, visitor, api, request_id), f"/console/requests/{request_id}")

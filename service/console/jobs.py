@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -13,12 +14,13 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from service.api.deps import ServicesDep
 from service.api.jobs import PING_SECONDS, find_job
 from service.bootstrap import Services
-from service.console.api_client import Api, ApiDep, Refused
+from service.console.api_client import Api, ApiDep, Refused, attempt
 from service.console.live import LiveParts
-from service.console.pages import PageRoute, fragment, page, see
+from service.console.pages import PageRoute, fragment, page
 from service.console.requests import PATH as REQUESTS_PATH
 from service.console.requests import Choice, model_names
 from service.console.sign_in import COOKIE, CheckedForm, Visit, Visitor, find_session
+from service.console.timeline import job_steps
 from service.console.training import beside_controls, perplexity, scores
 from service.console.words import ALL, REQUESTS
 from service.db import api_keys
@@ -65,6 +67,7 @@ async def _state(visitor: Visit, api: Api, job_id: UUID) -> dict[str, Any]:
     attacks = job["metrics"].get("attacks") or []
     return {
         "job": job,
+        "steps": job_steps(job),
         "requests": requests["items"],
         "history": history,
         "attacks": attacks,
@@ -80,11 +83,8 @@ async def act(
     job_id: UUID, action: Literal["cancel", "retry"], visitor: Visitor, api: ApiDep, _: CheckedForm
 ) -> Response:
     """Cancel a job, or retry its failed requests."""
-    try:
-        await api.post(f"{PATH}/{job_id}/{action}")
-    except Refused as refused:
-        return await _show(visitor, api, job_id, refused.messages, refused.status)
-    return see(f"/console/jobs/{job_id}")
+    call = api.post(f"{PATH}/{job_id}/{action}")
+    return await attempt(call, partial(_show, visitor, api, job_id), f"/console/jobs/{job_id}")
 
 
 @router.get("/{job_id}/events")

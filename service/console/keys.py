@@ -1,6 +1,7 @@
 """Settings: API keys, their sessions, and what auditors must trust."""
 
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -9,7 +10,7 @@ from fastapi import APIRouter, Response
 
 from service.api.deps import ServicesDep
 from service.bootstrap import Services
-from service.console.api_client import Api, ApiDep, Refused
+from service.console.api_client import Api, ApiDep, Refused, attempt
 from service.console.pages import PageRoute, page, see
 from service.console.sign_in import CheckedForm, Visit, Visitor
 from service.db import console_sessions
@@ -20,13 +21,19 @@ PATH = "/v1/api-keys"
 
 
 @router.get("")
-async def settings(visitor: Visitor, api: ApiDep) -> Response:
+async def settings(visitor: Visitor, api: ApiDep, services: ServicesDep) -> Response:
     """The page."""
-    return await _show(visitor, api)
+    return await _show(visitor, api, services)
 
 
 async def _show(
-    visitor: Visit, api: Api, *, made: Any = None, messages: list[str] | None = None, status: int = 200
+    visitor: Visit,
+    api: Api,
+    services: Services,
+    messages: list[str] | None = None,
+    status: int = 200,
+    *,
+    made: Any = None,
 ) -> Response:
     keys = (await api.get(PATH))["items"] if visitor.may() else []
     trust = await api.get("/v1/log/trust") if visitor.may("audit", "read") else None
@@ -36,29 +43,28 @@ async def _show(
             checkpoint = await api.text("/v1/log/checkpoint")
         except Refused:
             checkpoint = ""  # nothing has been signed yet
+    rows = services.settings.rows() if visitor.may() else []
     ends = datetime.fromtimestamp(visitor.caller.expires_at).astimezone()
-    shown = {"keys": keys, "trust": trust, "checkpoint": checkpoint, "made": made, "ends": ends}
+    shown = {"keys": keys, "trust": trust, "checkpoint": checkpoint, "made": made, "ends": ends, "rows": rows}
     return page("settings.html", visitor, status, messages=messages, **shown)
 
 
 @router.post("/keys")
-async def create(visitor: Visitor, api: ApiDep, form: CheckedForm) -> Response:
+async def create(visitor: Visitor, api: ApiDep, services: ServicesDep, form: CheckedForm) -> Response:
     """Make a key. This page alone shows it."""
     try:
         made = await api.post(PATH, {"name": form.one("name"), "scopes": form.get("scope", [])})
     except Refused as refused:
-        return await _show(visitor, api, messages=refused.messages, status=refused.status)
-    return await _show(visitor, api, made=made)
+        return await _show(visitor, api, services, refused.messages, refused.status)
+    return await _show(visitor, api, services, made=made)
 
 
 @router.post("/keys/{key_id}/revoke")
-async def revoke(key_id: UUID, visitor: Visitor, api: ApiDep, _: CheckedForm) -> Response:
+async def revoke(key_id: UUID, visitor: Visitor, api: ApiDep, services: ServicesDep, _: CheckedForm) -> Response:
     """Revoke a key for good. Its sessions end with it."""
-    try:
-        await api.call("DELETE", f"{PATH}/{key_id}")
-    except Refused as refused:
-        return await _show(visitor, api, messages=refused.messages, status=refused.status)
-    return see("/console/settings")
+    return await attempt(
+        api.call("DELETE", f"{PATH}/{key_id}"), partial(_show, visitor, api, services), "/console/settings"
+    )
 
 
 @router.post("/keys/{key_id}/sign-out")

@@ -1,21 +1,25 @@
 """Models: their versions as a lineage, policy, corpora; comparing two versions, and withdrawing one."""
 
 import json
+from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Path, Query, Response
 from markupsafe import Markup
 
 from service.console import plots
-from service.console.api_client import Api, ApiDep, Refused
+from service.console.api_client import Api, ApiDep, Refused, attempt
 from service.console.pages import PageRoute, page, see
 from service.console.sign_in import CheckedForm, Visit, Visitor
+from service.console.today import backlog_plot
+from service.console.words import ALL
 from service.domain.errors import Invalid
 
 router = APIRouter(prefix="/console/models", route_class=PageRoute, include_in_schema=False)
 PATH, SHOWN = "/v1/models", 200
 Name = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Number = Annotated[int, Path(ge=0, lt=2**31)]
+Asked = Annotated[int, Query(ge=0, lt=2**31)]
 
 
 @router.get("")
@@ -33,7 +37,9 @@ async def _list(
 @router.post("")
 async def register(visitor: Visitor, api: ApiDep, form: CheckedForm) -> Response:
     """Register a model."""
-    body: dict[str, object] = {**form.given("name", "path", "retain_path", "heldout_path")}
+    body: dict[str, object] = {**form.given("name", "path", "retain_path", "heldout_path", "base_path")}
+    if form.one("neighbours_path"):
+        body["neighbour_paths"] = {form.one("neighbours") or "neighbours": form.one("neighbours_path")}
     try:
         if form.one("policy"):
             body["policy"] = _policy(form.one("policy"))
@@ -60,14 +66,20 @@ def _messages(error: Refused | Invalid) -> list[str]:
 
 
 @router.get("/{name}")
-async def one(name: Name, visitor: Visitor, api: ApiDep) -> Response:
+async def one(
+    name: Name, visitor: Visitor, api: ApiDep, cursor: Annotated[str, Query(max_length=200)] = ""
+) -> Response:
     """One model."""
-    return await _show(visitor, api, name)
+    return await _show(visitor, api, name, cursor=cursor)
 
 
-async def _show(visitor: Visit, api: Api, name: str, messages: list[str] | None = None, status: int = 200) -> Response:
+async def _show(
+    visitor: Visit, api: Api, name: str, messages: list[str] | None = None, status: int = 200, cursor: str = ""
+) -> Response:
     model = await api.get(f"{PATH}/{name}")
-    versions = (await api.get(f"{PATH}/{name}/versions", limit=SHOWN))["items"]
+    listed = await api.get(f"{PATH}/{name}/versions", limit=SHOWN, cursor=cursor)
+    versions = listed["items"]
+    waiting = await api.get(f"/v1/overview/backlogs/{name}") if visitor.may(*ALL) else None
     corpora = (await api.get(f"{PATH}/{name}/corpora", limit=SHOWN))["items"]
     policies = (await api.get(f"{PATH}/{name}/policies", limit=SHOWN))["items"]
     return page(
@@ -76,6 +88,9 @@ async def _show(visitor: Visit, api: Api, name: str, messages: list[str] | None 
         status,
         model=model,
         versions=versions,
+        more=listed["next_cursor"],
+        waiting=waiting,
+        deadlines=backlog_plot(waiting) if waiting else "",
         corpora=corpora,
         policies=[{**policy, "changes": _changes(policies, place)} for place, policy in enumerate(policies)],
         drift=drift(versions),
@@ -134,21 +149,15 @@ async def add_corpus(name: Name, visitor: Visitor, api: ApiDep, form: CheckedFor
     """Register a corpus."""
     columns = {form.one(kind): kind for kind in ("email", "phone") if form.one(kind)}
     body = {**form.given("path", "text_column"), "name": form.one("corpus"), "columns": columns}
-    try:
-        await api.post(f"{PATH}/{name}/corpora", body)
-    except Refused as refused:
-        return await _show(visitor, api, name, refused.messages, refused.status)
-    return see(f"/console/models/{name}#corpora")
+    again = partial(_show, visitor, api, name)
+    return await attempt(api.post(f"{PATH}/{name}/corpora", body), again, f"/console/models/{name}#corpora")
 
 
 @router.post("/{name}/corpora/{corpus}/remove")
 async def remove_corpus(name: Name, corpus: Name, visitor: Visitor, api: ApiDep, _: CheckedForm) -> Response:
     """Remove a corpus and its index."""
-    try:
-        await api.call("DELETE", f"{PATH}/{name}/corpora/{corpus}")
-    except Refused as refused:
-        return await _show(visitor, api, name, refused.messages, refused.status)
-    return see(f"/console/models/{name}#corpora")
+    call = api.call("DELETE", f"{PATH}/{name}/corpora/{corpus}")
+    return await attempt(call, partial(_show, visitor, api, name), f"/console/models/{name}#corpora")
 
 
 @router.get("/{name}/versions/{number}")
@@ -162,21 +171,28 @@ async def _show_version(
 ) -> Response:
     shown = await api.get(f"{PATH}/{name}/versions/{number}")
     later = (await api.get(f"{PATH}/{name}/supersedes", after=number, limit=1))["items"]
-    downloads = []
+    downloads, cost = [], None
     if visitor.may("audit"):
         downloads = (await api.get(f"{PATH}/{name}/versions/{number}/downloads"))["items"]
-    return page("version.html", visitor, status, version=shown, later=later, downloads=downloads, messages=messages)
+    if visitor.may() and not shown["withdrawn_at"]:
+        cost = await api.get(f"{PATH}/{name}/versions/{number}/withdrawal")
+    beside = {"later": later, "downloads": downloads, "cost": cost}
+    return page("version.html", visitor, status, version=shown, **beside, messages=messages)
 
 
 @router.post("/{name}/versions/{number}/withdraw")
 async def withdraw(name: Name, number: Number, visitor: Visitor, api: ApiDep, form: CheckedForm) -> Response:
-    """Withdraw a version. The first time the API says what it costs; the form then asks whether that is meant."""
+    """Withdraw a version. The page has said what it costs; if that has grown since, it says so, and nothing changes."""
     body = {"reason": form.one("reason"), "reopen": bool(form.one("reopen"))}
-    try:
-        await api.post(f"{PATH}/{name}/versions/{number}/withdraw", body)
-    except Refused as refused:
-        return await _show_version(visitor, api, name, number, refused.messages, refused.status)
-    return see(f"/console/models/{name}/versions/{number}")
+    call = api.post(f"{PATH}/{name}/versions/{number}/withdraw", body)
+    again = partial(_show_version, visitor, api, name, number)
+    return await attempt(call, again, f"/console/models/{name}/versions/{number}")
+
+
+@router.get("/{name}/compare")
+async def choose(name: Name, visitor: Visitor, one: Asked, other: Asked) -> Response:  # the route asks who it is
+    """Go to two versions that were chosen in the form."""
+    return see(f"/console/models/{name}/compare/{one}/{other}")
 
 
 @router.get("/{name}/compare/{one}/{other}")

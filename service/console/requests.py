@@ -1,15 +1,17 @@
 """Requests: the list, the search by case number, one request with its timeline, and what can be done with it."""
 
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Literal
 from urllib.parse import urlencode
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
 
-from service.console.api_client import Api, ApiDep, Refused
+from service.console.api_client import Api, ApiDep, attempt
 from service.console.pages import PageRoute, page, see
 from service.console.sign_in import CheckedForm, Visit, Visitor
-from service.console.words import MODELS, SETTLED, reason, stage
+from service.console.timeline import request_steps
+from service.console.words import MODELS, SETTLED
 
 router = APIRouter(prefix="/console/requests", route_class=PageRoute, include_in_schema=False)
 PATH = "/v1/deletion-requests"
@@ -86,15 +88,14 @@ async def one(request_id: UUID, visitor: Visitor, api: ApiDep) -> Response:
 @router.post("/{request_id}/{action}")
 async def act(request_id: UUID, action: Action, visitor: Visitor, api: ApiDep, form: CheckedForm) -> Response:
     """Do what a button says."""
-    path = f"{PATH}/{request_id}"
-    try:
-        if action == "cancel":
-            await api.call("DELETE", path)
-        else:
-            await api.post(f"{path}/{action}", form.given("reason") or None)
-    except Refused as refused:
-        return await _show(visitor, api, request_id, refused.messages, refused.status)
-    return see(f"/console/requests/{request_id}")
+    path, asked = f"{PATH}/{request_id}", form.given("reason")
+    if action == "cancel":
+        call = api.call("DELETE", path, params=asked)
+    elif action == "retry":
+        call = api.call("POST", f"{path}/retry", params=asked)
+    else:
+        call = api.post(f"{path}/{action}", asked or None)
+    return await attempt(call, partial(_show, visitor, api, request_id), f"/console/requests/{request_id}")
 
 
 async def _show(
@@ -109,41 +110,8 @@ async def _show(
         visitor,
         status,
         request=request,
-        timeline=_timeline(request, job),
+        timeline=request_steps(request, job),
         messages=messages,
         is_open=not ended,
         may_purge=ended and visitor.may(),
     )
-
-
-def _timeline(request: dict[str, Any], job: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """What happened to a request, in order."""
-    steps = [
-        _step(request["received_at"], "The controller received it"),
-        _step(request["accepted_at"], "This service accepted it"),
-    ]
-    for decision in request["decisions"] or []:
-        steps.append(_step(decision["at"], f"{decision['decision'].capitalize()} by {decision['name']}"))
-    if job:
-        link = (f"/console/jobs/{job['id']}", "the job")
-        steps.append(_step(job["created_at"], "A job took it", link=link))
-        if job["started_at"]:
-            parent = f"It starts from version {job['parent']}."
-            steps.append(_step(job["started_at"], "A worker began", parent))
-        if not job["finished_at"]:
-            now = f"The job is at: {stage(job['stage'])}, {job['progress']:.0%}."
-            steps.append({"at": None, "what": now, "more": "", "link": link, "kind": "now"})
-    if request["finished_at"]:
-        record = None
-        if job and job["stage"] == "done":
-            record = (f"/console/records/{job['id']}", "the record")
-        version = f"Version {request['version']} fulfils it." if request["version"] else reason(request["reason"])
-        steps.append(_step(request["finished_at"], "It ended", version, record, request["status"]))
-    if request["resolved_at"]:
-        steps.append(_step(request["resolved_at"], "Resolved by an operator", reason(request["resolved_reason"])))
-    return sorted(steps, key=lambda step: step["at"] or "9999")
-
-
-def _step(at: str, what: str, more: str = "", link: tuple[str, str] | None = None, kind: str = "") -> dict[str, Any]:
-    """A step of a timeline."""
-    return {"at": at, "what": what, "more": more, "link": link, "kind": kind}

@@ -1,5 +1,6 @@
 """The first page: what is due, waits, runs and has failed; and the doctor's findings."""
 
+from datetime import UTC, date, datetime
 from typing import Any
 
 from anyio import to_thread
@@ -25,7 +26,10 @@ async def today(visitor: Visitor, api: ApiDep) -> Response:
         return see("/console/requests" if visitor.may("submit") else "/console/settings")
     seen = await api.get("/v1/overview")
     running = sum(count for stage, count in seen["jobs"].items() if stage != "queued")
-    return page("today.html", visitor, seen=seen, running=running, plot=_backlog(seen["backlogs"]))
+    latest = seen["backlogs"][0]["model"] if seen["backlogs"] else ""
+    deadlines = backlog_plot(await api.get(f"/v1/overview/backlogs/{latest}")) if latest else ""
+    shown = {"running": running, "plot": _backlog(seen["backlogs"]), "latest": latest, "deadlines": deadlines}
+    return page("today.html", visitor, seen=seen, **shown)
 
 
 def _backlog(backlogs: list[dict[str, Any]]) -> Markup:
@@ -34,6 +38,20 @@ def _backlog(backlogs: list[dict[str, Any]]) -> Markup:
     return plots.bars(
         "Requests that wait, and how many of them will be late", rows[:8], name="wait", other="will be late"
     )
+
+
+def backlog_plot(waiting: dict[str, Any]) -> Markup:
+    """The requests of a model that are due by each day, and how many its jobs will have dealt with by then."""
+    if not waiting["per_hour"]:
+        return Markup()
+    today, due, total = datetime.now(UTC).date(), 0, waiting["requests"]
+    by_day, dealt = [], [(0.0, 0.0)]
+    for day in waiting["days"]:
+        due, left = due + day["requests"], (date.fromisoformat(day["due_on"]) - today).days + 1  # the day's end
+        by_day.append((float(left), float(due)))
+        dealt.append((float(max(left, 0)), min(float(total), max(left, 0) * 24 * waiting["per_hour"])))
+    shown = [plots.Line("due by then", by_day), plots.Line("dealt with by then", sorted(dict.fromkeys(dealt)))]
+    return plots.lines("Requests due by a day, and dealt with by then", shown, x_name="days from now")
 
 
 @router.get("/console/health")

@@ -84,6 +84,10 @@ REASONS = {
     "not_covered": "The law does not cover it, in the words of who decided.",
     "handled_otherwise": "It was dealt with in another way.",
     "withdrawn": "It was taken back.",
+    "duplicate": "It is the same as another one.",
+    "mistake": "It was submitted by mistake.",
+    "identity_checked": "The approver has compared the texts with what is known of the person.",
+    "person_confirmed": "The person has confirmed that the texts are theirs.",
     "other": "For another reason.",
     "model_too_large": "No settings let the job fit into the worker's memory.",
     "parent_changed": "A file of the model in storage is not the one that was published.",
@@ -125,6 +129,14 @@ SCOPES = {
     "audit": "see exact numbers and the register of downloads",
     "approve": "approve or reject what was found",
     "admin": "everything",
+}
+SETTINGS = {  # what settings are about -> how their variables begin
+    "Webhooks": tuple(f"UNLEARND_{name}" for name in ("CALLBACK", "ALERT")),
+    "Connected tools": tuple(
+        f"UNLEARND_{name}"
+        for name in ("DATAGRAIL", "FIDES", "IDENTIFIER", "OAUTH", "OIDC", "PROCESSOR", "PUBLIC", "TRANSCEND")
+    ),
+    "All settings": ("UNLEARND_",),
 }
 MATCHES = {
     "identifier": "holds an identifier of the person",
@@ -241,6 +253,7 @@ FILTERS: dict[str, Callable[..., object]] = {
     "law": law,
     "stage": stage,
     "when": when,
+    "date": lambda text: written(date.fromisoformat(text)),
     "day": day,
     "left": left,
     "is_late": is_late,

@@ -40,6 +40,7 @@ class Approval(Base):
 
     request_id: Mapped[UUID] = mapped_column(ForeignKey("deletion_requests.id"), primary_key=True)
     api_key_id: Mapped[UUID] = mapped_column(ForeignKey("api_keys.id"), primary_key=True)
+    reason: Mapped[str | None] = mapped_column(comment="a code")
     at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

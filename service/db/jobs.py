@@ -1,4 +1,4 @@
-"""Queries on jobs: claims under a lease and a fence, progress, events. `owned` guards every write of a worker."""
+"""Queries on jobs: claims under a lease and a fence, and progress. `owned` guards every write of a worker."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -9,15 +9,14 @@ from sqlalchemy.orm import Session, joinedload
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.sql.selectable import ForUpdateArg
 
+from service.db import job_events
 from service.db.paging import Page, page
 from service.db.tables import ACTIVE_JOB, DeletionRequest, Job, JobEvent, Version
 from service.domain.disclosure import is_disclosed, redacted
 from service.domain.errors import IllegalTransition, LostLease
-from service.domain.json_types import JsonObject
 from service.domain.states import STAGE_TRANSITIONS, TERMINAL_STAGES, Outcome, Stage, check_stage
 from service.schemas.report import redacted_report
 
-CHANNEL = "unlearnd_jobs"
 FENCES = 2**32  # a fence is its claim's number times this, and a random rest
 NEXT_FENCE = text(f"(fence / {FENCES} + 1) * {FENCES} + floor(random() * {FENCES})::bigint")
 MOST_DOUBLED = 8  # the pauses after lost workers: 0, 1, 3, 7 s and so on, up to four minutes
@@ -162,7 +161,7 @@ def advance(
     if is_news:  # written last: a compute worker may not change a job that it has handed on
         session.flush()
         _write_stage(session, job, target)
-        add_event(session, job.id, "stage", {"stage": target, "progress": job.progress})
+        job_events.add(session, job.id, "stage", {"stage": target, "progress": job.progress})
 
 
 def _write_stage(session: Session, job: Job, target: Stage) -> None:
@@ -177,7 +176,7 @@ def finish(session: Session, job: Job, outcome: Outcome, reason: str | None) -> 
     """End an owned job with the outcome of its tests."""
     job.outcome, job.reason, job.progress = outcome, reason, 1.0
     advance(session, job, Stage.DONE)
-    add_event(session, job.id, "done", {"outcome": outcome, "reason": reason, "progress": 1.0})
+    job_events.add(session, job.id, "done", {"outcome": outcome, "reason": reason, "progress": 1.0})
 
 
 def oldest_queued_seconds(session: Session) -> float:
@@ -204,29 +203,6 @@ def release(job: Job, *, delay_seconds: float, count: bool) -> None:
     job.not_before = datetime.now(UTC) + timedelta(seconds=delay_seconds) if delay_seconds else None
     if not count:
         job.attempts = max(0, job.attempts - 1)
-
-
-def add_event(session: Session, job_id: UUID, kind: str, data: JsonObject) -> None:
-    """Store an event and notify the listeners of the job."""
-    session.add(JobEvent(job_id=job_id, kind=kind, data=data))
-    notify(session, job_id)
-
-
-def notify(session: Session, job_id: UUID) -> None:
-    """Notify the listeners of this job, at commit."""
-    session.execute(select(func.pg_notify(CHANNEL, str(job_id))))
-
-
-def events_after(session: Session, job_id: UUID, last: int) -> list[JobEvent]:
-    """The events of a job after id `last`."""
-    query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.id > last).order_by(JobEvent.id)
-    return list(session.scalars(query))
-
-
-def history(session: Session, job_id: UUID) -> list[JsonObject]:
-    """The epochs of a job, from its events; an epoch that a resumed attempt repeated counts once."""
-    query = select(JobEvent.data).where(JobEvent.job_id == job_id, JobEvent.kind == "epoch").order_by(JobEvent.id)
-    return list({data["epoch"]: data for data in session.scalars(query)}.values())
 
 
 def wakeable(session: Session, stages: frozenset[Stage], *, quiet_seconds: float) -> list[UUID]:

@@ -39,6 +39,11 @@ def encode_entry(kind: str, **data: object) -> bytes:
     return dumps({"kind": kind, "at": at.isoformat(timespec="seconds"), **data})
 
 
+def optional_reason(reason: str | None) -> dict[str, str]:
+    """The member of an entry that gives a reason; none if none was given."""
+    return {} if reason is None else {"reason": reason}
+
+
 def size(session: Session) -> int:
     """The number of entries."""
     last = session.scalar(select(func.max(AuditEntry.index)))

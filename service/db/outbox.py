@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from typing import NamedTuple
 from uuid import UUID, uuid4
 
 from sqlalchemy import ColumnElement, func, select, text, update
@@ -62,6 +63,15 @@ class Outcome(Enum):
     NOT_SENT = "there is nobody to notify, or nothing new to say"
     REFUSED = "the receiver answered, but not with 2xx"
     NO_ANSWER = "the receiver could not be reached, or did not answer in time"
+
+
+class Callback(NamedTuple):
+    """A callback about a request, as far as it has come."""
+
+    status: str
+    attempts: int
+    delivered_at: datetime | None
+    given_up: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,19 +189,31 @@ def store_attempt(session: Session, entry_id: UUID, outcome: Outcome, max_attemp
     entry.attempts += 1
     now = datetime.now(UTC)
     entry.claimed_until = now if entry.target != ALERT else None
-    if outcome in (Outcome.DELIVERED, Outcome.NOT_SENT):
+    if outcome is Outcome.NOT_SENT:
+        entry.delivered_at, entry.next_at = now, None
+    elif outcome is Outcome.DELIVERED:
         entry.delivered_at = now
     elif entry.attempts >= max_attempts:
         entry.next_at = None
     else:
         entry.next_at = now + min(MAX_BACKOFF, timedelta(seconds=2**entry.attempts))
-    given_up = [entry.request_id] if entry.next_at is None and entry.target != ALERT else []
+    is_given_up = entry.next_at is None and entry.delivered_at is None and entry.target != ALERT
+    given_up = [entry.request_id] if is_given_up else []
     session.flush()
     if entry.lane is not None and outcome in (Outcome.DELIVERED, Outcome.REFUSED):
         callback_lanes.end_pause(session, entry.lane)
     if entry.lane is not None and outcome is Outcome.NO_ANSWER:
         given_up += callback_lanes.store_failure(session, entry.lane, MAX_BACKOFF)
     return given_up
+
+
+def callbacks(session: Session, request_id: UUID, most: int = 100) -> list[Callback]:
+    """The callbacks about a request, oldest first; without alerts, and those that there was no need to send."""
+    given_up = Outbox.delivered_at.is_(None) & Outbox.next_at.is_(None)
+    query = select(Outbox.status, Outbox.attempts, Outbox.delivered_at, given_up)
+    sent = Outbox.delivered_at.is_(None) | Outbox.next_at.is_not(None)
+    query = query.where(Outbox.request_id == request_id, Outbox.target >= 0, sent)
+    return [Callback(*row) for row in session.execute(query.order_by(Outbox.created_at).limit(most))]
 
 
 def undelivered_count(session: Session) -> int:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Uuid, any_, delete, func, literal, select, union_all, update
+from sqlalchemy import ARRAY, ColumnElement, Uuid, any_, delete, func, literal, select, union_all, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, joinedload, selectinload
 from sqlalchemy.orm.attributes import set_committed_value
@@ -26,6 +26,7 @@ class Decision(NamedTuple):
     decision: str
     api_key_id: UUID
     name: str
+    reason: str | None
     at: datetime
 
 
@@ -88,9 +89,9 @@ def add_records(session: Session, request_id: UUID, first: int, sealed: Sequence
     )
 
 
-def add_approval(session: Session, request_id: UUID, api_key_id: UUID) -> int | None:
+def add_approval(session: Session, request_id: UUID, api_key_id: UUID, reason: str | None) -> int | None:
     """Add an approval; returns how many the request has now, or None if this API key approved it before."""
-    values = {"request_id": request_id, "api_key_id": api_key_id}
+    values = {"request_id": request_id, "api_key_id": api_key_id, "reason": reason}
     added = insert(Approval).values(**values).on_conflict_do_nothing().returning(Approval.api_key_id)
     if session.execute(added).first() is None:
         return None
@@ -104,12 +105,13 @@ def add_rejection(session: Session, request_id: UUID, api_key_id: UUID) -> None:
 
 def decisions(session: Session, request_id: UUID) -> list[Decision]:
     """The approvals of a request with its present records, and its rejection, oldest first."""
-    tables = (("approved", Approval), ("rejected", Rejection))
+    given = select(DeletionRequest.reason).where(DeletionRequest.id == request_id).scalar_subquery()
+    tables = (("approved", Approval, Approval.reason), ("rejected", Rejection, given))
     parts = [
-        select(literal(decision), table.api_key_id, ApiKey.name, table.at)
+        select(literal(decision), table.api_key_id, ApiKey.name, reason, table.at)
         .join(ApiKey, ApiKey.id == table.api_key_id)
         .where(table.request_id == request_id)
-        for decision, table in tables
+        for decision, table, reason in tables
     ]
     rows = session.execute(union_all(*parts))
     return sorted((Decision(*row) for row in rows), key=lambda decision: decision.at)
@@ -194,16 +196,27 @@ def reopen(session: Session, ended: Sequence[DeletionRequest], reason: str | Non
 
 
 def fulfilled_after(session: Session, model_id: UUID, number: int) -> list[DeletionRequest]:
-    """The requests of a model that only versions after `number` fulfil, locked.
+    """The requests of a model that only versions after `number` fulfil, locked."""
+    query = select(DeletionRequest).where(_only_fulfilled_after(model_id, number))
+    return list(session.scalars(query.order_by(DeletionRequest.due_at, DeletionRequest.seq).with_for_update()))
 
-    They completed in a later version, or a later version was found not to have memorised them.
-    """
+
+def fulfilled_after_counts(session: Session, model_id: UUID, number: int) -> tuple[int, int, int]:
+    """How many these are; how many of them are past their deadlines; and of how many the texts were purged."""
+    late = func.count().filter(DeletionRequest.due_at < func.now())
+    purged = func.count().filter(DeletionRequest.wrapped_key.is_(None))
+    query = select(func.count(), late, purged).where(_only_fulfilled_after(model_id, number))
+    count, overdue, gone = session.execute(query).one()
+    return count, overdue, gone
+
+
+def _only_fulfilled_after(model_id: UUID, number: int) -> ColumnElement[bool]:
+    """They completed in a later version, or a later version was found not to have memorised them."""
     tested_on = select(Version.number).join(Job, Job.parent_version_id == Version.id)
     tested_on = tested_on.where(Job.id == DeletionRequest.job_id).correlate(DeletionRequest)
     completed = (DeletionRequest.status == RequestStatus.COMPLETED) & (DeletionRequest.version > number)
     unseen = (DeletionRequest.status == RequestStatus.NOT_MEMORISED) & (tested_on.scalar_subquery() > number)
-    query = select(DeletionRequest).where(DeletionRequest.model_id == model_id, completed | unseen)
-    return list(session.scalars(query.order_by(DeletionRequest.due_at, DeletionRequest.seq).with_for_update()))
+    return (DeletionRequest.model_id == model_id) & (completed | unseen)
 
 
 def _write_status(

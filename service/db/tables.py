@@ -198,6 +198,7 @@ class DeletionRequest(Base):
     hold: Mapped[str | None] = mapped_column(comment="why it may not be batched: resolve, approval")
     resolution: Mapped[Resolution | None] = mapped_column(JSONB, comment="numbers of index records, where was searched")
     results_count: Mapped[int | None] = mapped_column(comment="records that were found by the subject")
+    searched_at: Mapped[datetime | None] = mapped_column(comment="the last search's end")
     idempotency_hash: Mapped[bytes | None] = mapped_column(comment="keyed hash of the Idempotency-Key")
     body_hash: Mapped[bytes] = mapped_column(comment="keyed hash of the body")
     verdict: Mapped[str | None]
@@ -272,6 +273,6 @@ class Outbox(Base):
     lane: Mapped[int | None] = mapped_column(BigInteger, comment="keyed hash of API key and host; 0: the operator's")
     claimed_until: Mapped[datetime | None] = mapped_column(comment="end of the last attempt, or its latest end")
     attempts: Mapped[int] = mapped_column(server_default="0")
-    next_at: Mapped[datetime | None] = mapped_column(server_default=func.now(), comment="null: given up")
+    next_at: Mapped[datetime | None] = mapped_column(server_default=func.now(), comment="null: given up, or not sent")
     delivered_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

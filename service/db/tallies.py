@@ -4,6 +4,7 @@ The sum over a group is exact at every moment. `compact` keeps the rows few.
 """
 
 from datetime import date
+from uuid import UUID
 
 from sqlalchemy import BigInteger, Boolean, Column, Date, Table, Text, Uuid, func, select, text
 from sqlalchemy.orm import Session
@@ -38,10 +39,11 @@ def by_status(session: Session) -> list[tuple[str, int]]:
     return [(status, int(count)) for status, count in session.execute(query)]
 
 
-def waiting_by_day(session: Session) -> list[tuple[str, date, int]]:
+def waiting_by_day(session: Session, model_id: UUID | None = None) -> list[tuple[str, date, int]]:
     """(model's id, day of the deadline, how many) of the requests that wait for jobs or are in one, in this order."""
     keys = (tallies.c.model_id, tallies.c.due_on)
     query = select(*keys, COUNT).where(tallies.c.due_on.is_not(None), ~tallies.c.held).group_by(*keys)
+    query = query if model_id is None else query.where(tallies.c.model_id == model_id)
     return [
         (str(model), day, int(count)) for model, day, count in session.execute(query.having(COUNT > 0).order_by(*keys))
     ]

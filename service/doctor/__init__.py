@@ -195,7 +195,7 @@ def _deadlines(session: Session, _: Services, __: datetime) -> Iterator[Finding]
 
 def _capacity(session: Session, _: Services, __: datetime) -> Iterator[Finding]:
     """What waits will be dealt with in time if jobs go on as they do."""
-    for model, waiting, _rate, ends_at, late in backlogs(session, diagnostics.NEWEST):
+    for model, waiting, _rate, ends_at, late, _days in backlogs(session, diagnostics.NEWEST):
         if late:
             problem = (
                 f"{late} of {waiting} requests for {model} will be late; the last ends at {ends_at:%Y-%m-%d %H:%M} UTC."

@@ -246,6 +246,15 @@ class WithdrawalIn(Input):
     reopen: bool = Field(False, description="withdraw it also if completed requests become open again")
 
 
+class WithdrawalCost(BaseModel):
+    """What it would cost to withdraw a version now."""
+
+    latest: int | None = Field(description="the version that would be the newest; null: there is no other")
+    reopened: int = Field(description="completed requests that would be open again")
+    overdue: int = Field(description="those of them that are past their deadlines")
+    purged: int = Field(description="those of them whose texts were purged; one is enough to forbid it")
+
+
 class DownloadOut(BaseModel):
     """An API key that downloaded files of a version."""
 

@@ -1,6 +1,6 @@
 """Bodies of the answers about everything at once: what needs a look today, and what happened in a period."""
 
-from datetime import datetime
+from datetime import date, datetime
 
 from pydantic import BaseModel, Field
 
@@ -15,6 +15,20 @@ class BacklogOut(BaseModel):
     per_hour: float | None = Field(description="requests that its last jobs dealt with in an hour; null: none ended")
     ends_at: datetime | None
     late: int = Field(description="how many will be late")
+
+
+class DueDayOut(BaseModel):
+    """The requests that wait and are due on a day, UTC."""
+
+    due_on: date
+    requests: int
+    late: int
+
+
+class BacklogDetail(BacklogOut):
+    """What waits for a model, by the day of the deadline."""
+
+    days: list[DueDayOut] = Field(description="the earliest first")
 
 
 class Overview(BaseModel):

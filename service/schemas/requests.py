@@ -181,12 +181,24 @@ class DecisionOut(BaseModel):
     decision: Literal["approved", "rejected"]
     api_key_id: UUID
     name: str
+    reason: str | None
     at: datetime
 
 
-class RequestDetail(RequestOut):
-    """A deletion request, its state, and who decided on it."""
+class CallbackOut(BaseModel):
+    """A callback about the request, to one of its addresses."""
 
+    status: str = Field(description="the request's status, which it tells")
+    attempts: int
+    delivered_at: datetime | None
+    given_up: bool
+
+
+class RequestDetail(RequestOut):
+    """A deletion request, its state, who decided on it, and who was sent a callback."""
+
+    searched_at: datetime | None = Field(description="when the subject was last looked up")
+    callbacks: list[CallbackOut] = Field(description="oldest first; at most a hundred")
     decisions: list[DecisionOut] | None = Field(
         description="approvals of its present records, and its rejection; null without approve, audit or admin"
     )
@@ -214,6 +226,10 @@ class ExtensionIn(Input):
     reason: Literal["complexity", "number_of_requests", "reasonably_necessary"]
 
 
+CancelReason = Literal["withdrawn", "duplicate", "mistake", "other"]
+RetryReason = Literal["cause_removed", "policy_changed", "other"]
+
+
 class ResolutionIn(Input):
     """How a failed request was dealt with."""
 
@@ -238,3 +254,19 @@ class JobOut(BaseModel):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+
+
+class JobStep(BaseModel):
+    """A stage that a job has come to, an attempt that ended without it, or its end."""
+
+    kind: Literal["stage", "retry", "done"]
+    at: datetime
+    stage: str | None
+    outcome: str | None
+    reason: str | None
+
+
+class JobDetail(JobOut):
+    """A job, with the stages and attempts that it went through."""
+
+    steps: list[JobStep] = Field(description="oldest first; at most the newest two hundred")

@@ -51,6 +51,7 @@ class ApprovalIn(Input):
     """The matches with which a request is approved."""
 
     matches: LongList[int] | None = Field(None, description="`match` numbers; default: all of them")
+    reason: Literal["identity_checked", "person_confirmed", "other"] | None = None
 
 
 class RefusalIn(Input):

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from sqlalchemy import exc, select, text, update
 
-from service.db import jobs
+from service.db import job_events, jobs
 from service.db.tables import Job
 from service.domain.errors import LostLease
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES, Stage
@@ -55,7 +55,7 @@ import os, sys, threading
 from uuid import UUID, uuid4
 from service.bootstrap import build
 from service.config import Settings
-from service.db import jobs
+from service.db import job_events, jobs
 from service.domain.states import COMPUTE_STAGES, Outcome
 from worker.tasks import work_under_lease
 
@@ -249,7 +249,7 @@ def test_a_child_that_was_killed_is_lost_and_one_that_ends_has_failed(services, 
         children[0].stdin.close()
     assert losses(services, job_id) == counts
     with services.db.reading() as session:
-        assert jobs.events_after(session, job_id, 0)[-1].data["reason"] == reason
+        assert job_events.after(session, job_id, 0)[-1].data["reason"] == reason
 
 
 def test_a_job_begins_again_without_what_it_put_off(api, services, model, monkeypatch):

@@ -1,8 +1,9 @@
 """Requests of earlier jobs: all are measured again, at a cost that hardly grows with their number.
 
 A forward pass gives MA and a lower bound of EL; EL itself takes a hundred, and training measures after every few steps.
-So training looks at `earlier_sample` sequences: half are those nearest to their limits, half are drawn anew in each
-run. On the result EL is measured of these, of half as many that are then nearest, and of what came back in the run.
+So training looks at about as many sequences as the run forgets, `earlier_sample` at most: half are those nearest to
+their limits, half are drawn anew in each run. On the result EL is measured of these, of half as many that are then
+nearest, and of what came back in the run.
 """
 
 import random
@@ -14,46 +15,52 @@ from worker.engine.likelihoods import extraction_likelihoods
 from worker.engine.metrics.extraction import lower_bound
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.options import Options
+from worker.engine.prepare import Prepared
 from worker.engine.progress import Progress, no_progress, partial_progress
 from worker.engine.types import CausalLM
 
 AT_ONCE = 256  # sequences between two reports of progress
+FEWEST_WATCHED = 16  # sequences, however few the run forgets
 
 
 def watched_requests(
     model: CausalLM,
-    earlier: ForgetSet,
+    data: Prepared,
     by_length: Mapping[int, Threshold],
     options: Options,
-    run: str,
     progress: Progress = no_progress,
 ) -> list[int]:
-    """The requests of earlier jobs that a run watches: all, or those with `earlier_sample` sequences.
+    """The requests of earlier jobs that a run watches: all, or those with `most_watched` sequences.
 
     Args:
         model: The parent model.
-        earlier: The sequences of earlier jobs.
+        data: The sets of the run; the name of the run draws half of them.
         by_length: Tokens of a sequence -> its threshold.
         options: The run's options.
-        run: The name of the run, which draws half of them.
         progress: Called with the fraction done, 0..1.
 
     Returns:
         Their request_ids.
     """
-    if len(earlier.sequences) <= options.earlier_sample:
+    earlier, most = data.earlier, most_watched(data, options)
+    if len(earlier.sequences) <= most:
         return earlier.requests
     thresholds = [by_length[len(ids)] for ids in earlier.sequences]
     nearest = _by_nearness(earlier, thresholds, *_bounds_and_ma(model, earlier, thresholds, progress))
-    near = _first(earlier, nearest, options.earlier_sample // 2)
+    near = _first(earlier, nearest, most // 2)
     others = [request for request in earlier.requests if request not in set(near)]
-    random.Random(f"{options.seed}/{run}").shuffle(others)
-    return sorted([*near, *_first(earlier, others, options.earlier_sample // 2)])
+    random.Random(f"{options.seed}/{data.run}").shuffle(others)
+    return sorted([*near, *_first(earlier, others, most // 2)])
+
+
+def most_watched(data: Prepared, options: Options) -> int:
+    """The sequences of earlier jobs that a run watches: as many as it forgets, within bounds."""
+    return min(options.earlier_sample, max(FEWEST_WATCHED, len(data.forget.sequences)))
 
 
 def measure_earlier(
     model: CausalLM,
-    earlier: ForgetSet,
+    data: Prepared,
     thresholds: Sequence[Threshold],
     watched: Sequence[int],
     options: Options,
@@ -63,8 +70,8 @@ def measure_earlier(
 
     Args:
         model: The model under test.
-        earlier: The sequences of earlier jobs.
-        thresholds: The threshold of each.
+        data: The sets of the run.
+        thresholds: The threshold of each sequence of earlier jobs.
         watched: The requests whose EL is measured in any case.
         options: The run's options.
         progress: Called with the fraction done, 0..1.
@@ -72,9 +79,10 @@ def measure_earlier(
     Returns:
         (EL of each sequence, MA of each, the number of requests whose EL is no bound).
     """
+    earlier, most = data.earlier, most_watched(data, options)
     el, ma = _bounds_and_ma(model, earlier, thresholds, partial_progress(progress, 0.0, 0.5))
     nearest = _by_nearness(earlier, thresholds, el, ma)
-    exact = {*watched, *_first(earlier, nearest, options.earlier_sample // 2)} & set(earlier.requests)
+    exact = {*watched, *_first(earlier, nearest, most // 2)} & set(earlier.requests)
     indices = earlier.indices(sorted(exact))
     sequences, of_sequences = [earlier.sequences[i] for i in indices], [thresholds[i] for i in indices]
     values = extraction_likelihoods(model, sequences, of_sequences, options, partial_progress(progress, 0.5, 0.5))

@@ -10,7 +10,8 @@ from worker.engine.probes import Probe, chats
 from worker.engine.saying import Texts
 from worker.engine.types import Tokenizer
 
-MOST_GIVEN, MOST_MADE, MOST_EARLIER = 1024, 64, 32  # probes given and made for this run; asked of earlier requests
+MOST_GIVEN, MOST_MADE = 1024, 64  # probes given and made for this run
+FEWEST_EARLIER, MOST_EARLIER = 8, 32  # asked of earlier requests: as many as of this run, within these bounds
 WORDS_BEFORE, CHARACTERS_BEFORE, MOST_SEARCHED = 12, 300, 20_000  # that are a prompt; characters of a record
 IDENTIFIERS = {
     "e-mail address": re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"),
@@ -46,11 +47,12 @@ def all_probes(
     kept = Texts(reference_texts)
     ours = _at_most(MOST_GIVEN, [probe for probe in given if probe.request in requests], draw)
     ours += made_probes(tokenizer, own, kept, MOST_MADE, draw)
+    most = min(MOST_EARLIER, max(FEWEST_EARLIER, len(ours)))
     theirs = [probe for probe in given if probe.request not in requests]
-    drawn = sorted(earlier, key=lambda record: _lot(seed, record[1]))[:MOST_EARLIER]
-    theirs += made_probes(tokenizer, drawn, kept, MOST_EARLIER, draw)
+    drawn = sorted(earlier, key=lambda record: _lot(seed, record[1]))[:most]
+    theirs += made_probes(tokenizer, drawn, kept, most, draw)
     theirs = sorted(dict.fromkeys(theirs), key=lambda probe: _lot(seed, probe.request))
-    return [*dict.fromkeys(ours), *theirs[:MOST_EARLIER]]
+    return [*dict.fromkeys(ours), *theirs[:most]]
 
 
 def _lot(seed: str, request: int) -> bytes:

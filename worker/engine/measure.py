@@ -147,7 +147,7 @@ def measure_before(
     thresholds = thresholds_for(heldout, everything, options.el_n)
     by_length = {len(ids): threshold for ids, threshold in zip(everything, thresholds, strict=True)}
     thresholds = thresholds[: len(data.forget.sequences)]
-    watched = watched_requests(model, data.earlier, by_length, options, data.run, partial_progress(progress, 0.8, 0.05))
+    watched = watched_requests(model, data, by_length, options, partial_progress(progress, 0.8, 0.05))
     el, ma = _el_and_ma(model, data.forget, thresholds, options, partial_progress(progress, 0.85, 0.05))
     before = judge(data.forget, thresholds, el, ma)
     answered, said = answered_requests(model, tokenizer, data, options, partial_progress(progress, 0.9, 0.05))
@@ -251,7 +251,7 @@ def measure_after(
     thresholds = baseline.thresholds + of_earlier
     el, ma = _el_and_ma(model, data.forget, baseline.thresholds, options, partial_progress(progress, 0.0, 0.3))
     earlier_el, earlier_ma, exact = measure_earlier(
-        model, data.earlier, of_earlier, [*baseline.watched, *back], options, partial_progress(progress, 0.3, 0.1)
+        model, data, of_earlier, [*baseline.watched, *back], options, partial_progress(progress, 0.3, 0.1)
     )
     judgement = judge(everything, thresholds, el + earlier_el, ma + earlier_ma, counted=baseline.counted)
     answered, _ = answered_requests(model, tokenizer, data, options, partial_progress(progress, 0.4, 0.1))

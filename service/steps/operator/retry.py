@@ -12,8 +12,8 @@ from service.domain.errors import Conflict, NotFound
 from service.domain.states import RequestStatus
 
 
-def retry_request(services: Services, request_id: UUID, api_key_id: UUID) -> None:
-    """Make a failed request pending again; its deadline stays.
+def retry_request(services: Services, request_id: UUID, api_key_id: UUID, reason: str | None = None) -> None:
+    """Make a failed request pending again; its deadline stays. `reason` is a code.
 
     Raises:
         NotFound: The request does not exist.
@@ -27,7 +27,7 @@ def retry_request(services: Services, request_id: UUID, api_key_id: UUID) -> Non
             raise Conflict(f"The request is {request.status}; only a failed request can be retried.")
         if request.wrapped_key is None:
             raise Conflict("The request's texts were purged: there is nothing to unlearn.")
-        _make_pending(session, [request], api_key_id)
+        _make_pending(session, [request], api_key_id, reason)
     services.queue.wake("batch", request.model_id)
 
 
@@ -57,8 +57,11 @@ def retry_job(services: Services, job_id: UUID, api_key_id: UUID) -> tuple[str, 
     return job.model.name, failed
 
 
-def _make_pending(session: Session, failed: Sequence[DeletionRequest], api_key_id: UUID) -> None:
+def _make_pending(
+    session: Session, failed: Sequence[DeletionRequest], api_key_id: UUID, reason: str | None = None
+) -> None:
     """Move failed requests out of their job and back to pending, and log who did that."""
     requests.reopen(session, failed, None)
+    said = {"key": str(api_key_id), **log_entries.optional_reason(reason)}
     for request in failed:
-        log_entries.append(session, "request.retried", ref=request.ref, key=str(api_key_id))
+        log_entries.append(session, "request.retried", ref=request.ref, **said)

@@ -6,11 +6,14 @@ and the next job starts from the newest version that is left.
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import NamedTuple
 from uuid import UUID
+
+from sqlalchemy.orm import Session
 
 from service.bootstrap import Services
 from service.db import models, requests, withdrawals
-from service.db.tables import DeletionRequest, Version
+from service.db.tables import DeletionRequest, Model, Version
 from service.domain.errors import Conflict, NotFound
 
 
@@ -32,10 +35,7 @@ def withdraw_version(
             again and `reopen` is false; or their texts were purged, so that they cannot be unlearned again.
     """
     with services.db.transaction() as session:
-        model = models.by_name(session, name, lock=True)
-        version = models.version(session, model, number) if model else None
-        if model is None or version is None:
-            raise NotFound("There is no such version.")
+        model, version = _model_and_version(session, name, number, lock=True)
         if version.withdrawn_at is not None:
             raise Conflict("The version is withdrawn already.")
         remaining = models.newest_version(session, model, without=version)
@@ -47,6 +47,45 @@ def withdraw_version(
     services.storage.add_withdrawn(name, number, reason)
     services.queue.wake("batch", model.id)
     services.queue.wake("deliver")
+
+
+class Cost(NamedTuple):
+    """What a withdrawal would cost.
+
+    Attributes:
+        latest: The version that would be the newest; None: it is the only one that is handed out.
+        reopened: How many completed requests would be open again.
+        overdue: How many of them are past their deadlines.
+        purged: Of how many of them the texts were purged. One is enough to forbid it.
+    """
+
+    latest: int | None
+    reopened: int
+    overdue: int
+    purged: int
+
+
+def withdrawal_cost(services: Services, name: str, number: int) -> Cost:
+    """What it would cost to withdraw a version now.
+
+    Raises:
+        NotFound: The model or version does not exist.
+    """
+    with services.db.reading() as session:
+        model, version = _model_and_version(session, name, number)
+        remaining = models.newest_version(session, model, without=version)
+        if remaining is None:
+            return Cost(None, 0, 0, 0)
+        return Cost(remaining.number, *requests.fulfilled_after_counts(session, model.id, remaining.number))
+
+
+def _model_and_version(session: Session, name: str, number: int, *, lock: bool = False) -> tuple[Model, Version]:
+    """The model, locked if `lock`, and its version."""
+    model = models.by_name(session, name, lock=lock)
+    version = models.version(session, model, number) if model else None
+    if model is None or version is None:
+        raise NotFound("There is no such version.")
+    return model, version
 
 
 def _check_cost(unfulfilled: Sequence[DeletionRequest], remaining: Version, *, reopen: bool) -> None:

@@ -10,8 +10,12 @@ from service.domain.errors import Conflict, NotFound
 from service.domain.states import TERMINAL_REQUESTS, RequestStatus
 
 
-def cancel_request(services: Services, request_id: UUID, api_key_id: UUID, *, owner: UUID | None = None) -> None:
+def cancel_request(
+    services: Services, request_id: UUID, api_key_id: UUID, reason: str | None = None, *, owner: UUID | None = None
+) -> None:
     """Cancel a pending request for the caller with this API key, who may be restricted to requests of `owner`.
+
+    `reason` is a code.
 
     Raises:
         NotFound: The request does not exist, or another API key made it.
@@ -23,8 +27,9 @@ def cancel_request(services: Services, request_id: UUID, api_key_id: UUID, *, ow
             raise NotFound("There is no such request.")
         if request.status != RequestStatus.PENDING:
             raise Conflict(f"The request is {request.status}; only a pending request can be cancelled.")
-        requests.move(session, [request], RequestStatus.CANCELLED)
-        log_entries.append(session, "request.cancelled", ref=request.ref, key=str(api_key_id))
+        requests.move(session, [request], RequestStatus.CANCELLED, reason=reason)
+        said = {"key": str(api_key_id), **log_entries.optional_reason(reason)}
+        log_entries.append(session, "request.cancelled", ref=request.ref, **said)
     services.queue.wake("deliver")
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from service.bootstrap import Services
 from service.collected import is_collected
-from service.db import jobs, log_entries, models, pending_requests, requests
+from service.db import job_events, jobs, log_entries, models, pending_requests, requests
 from service.db.tables import DeletionRequest, Job, Model, Version
 from service.domain.batching import requests_to_batch
 from service.domain.states import RequestStatus
@@ -104,7 +104,7 @@ def _insert_job(session: Session, model: Model, parent: Version, batch: Sequence
         session.add(job)
         session.flush()
         requests.move(session, batch, RequestStatus.BATCHED, job_id=job.id)
-        jobs.add_event(session, job.id, "stage", {"stage": job.stage, "progress": 0.0})
+        job_events.add(session, job.id, "stage", {"stage": job.stage, "progress": 0.0})
         refs = sorted(request.ref for request in batch)
         log_entries.append(session, "job.batched", job=str(job.id), model=model.name, parent=parent.number, refs=refs)
     return job

@@ -13,7 +13,7 @@ from service.audit.manifest import NotPlain, manifest, manifest_digest, sha256_b
 from service.audit.numbers import threshold_ranges
 from service.bootstrap import Services
 from service.collected import Rebuilding, is_collected
-from service.db import jobs, log_entries, models, requests, splits
+from service.db import job_events, jobs, log_entries, models, requests, splits
 from service.db.tables import DeletionRequest
 from service.domain.disclosure import Contributors
 from service.domain.errors import PermanentJobError
@@ -165,7 +165,7 @@ def store_progress(services: Services, job_id: UUID, fence: int, phase: str, fra
     with services.db.transaction() as session:
         job = jobs.owned(session, job_id, fence)
         job.progress = max(job.progress, low + (high - low) * fraction)
-        jobs.notify(session, job_id)
+        job_events.notify(session, job_id)
 
 
 def store_thresholds(services: Services, job_id: UUID, fence: int, baseline: BaselineSummary) -> None:
@@ -196,7 +196,7 @@ def store_thresholds(services: Services, job_id: UUID, fence: int, baseline: Bas
             jobs.note_progress(job)
         metrics = _baseline_metrics(requests.of_job(session, job_id), baseline)
         job.metrics = {**job.metrics, **metrics}
-        jobs.add_event(session, job_id, "thresholds", metrics)
+        job_events.add(session, job_id, "thresholds", metrics)
         job.thresholds_index = log_entries.append(
             session, "job.thresholds", job=str(job_id), before=services.log.last_signed(), **fixed
         )
@@ -223,7 +223,7 @@ def store_epoch(services: Services, job_id: UUID, fence: int, epoch: JsonObject)
         job.epoch = epoch["epoch"]
         jobs.note_progress(job)
         job.metrics = {**job.metrics, **{name: epoch[name] for name in ("el", "ma", "loss", "perplexity")}}
-        jobs.add_event(session, job_id, "epoch", epoch)
+        job_events.add(session, job_id, "epoch", epoch)
 
 
 def store_rejected(services: Services, job_id: UUID, fence: int, rejected: dict[int, str]) -> None:

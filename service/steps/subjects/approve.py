@@ -17,8 +17,10 @@ from service.subjects.marking import excerpt
 from service.subjects.search import SearchableCorpora, read_records
 
 
-def approve_request(services: Services, request_id: UUID, api_key_id: UUID, matches: Sequence[int] | None) -> None:
-    """Approve a request that waits for approval, with all of its matches or some of them.
+def approve_request(
+    services: Services, request_id: UUID, api_key_id: UUID, matches: Sequence[int] | None, reason: str | None = None
+) -> None:
+    """Approve a request that waits for approval, with all of its matches or some of them; `reason` is a code.
 
     The request goes on when enough API keys have approved the same matches. Its submitter cannot approve it.
 
@@ -44,15 +46,15 @@ def approve_request(services: Services, request_id: UUID, api_key_id: UUID, matc
         if chosen != resolution["records"]:
             requests.clear_approvals(session, request_id)  # they were for other records
             resolution["records"] = chosen
-        approvals = requests.add_approval(session, request_id, api_key_id)
+        approvals = requests.add_approval(session, request_id, api_key_id, reason)
         if approvals is None:
             raise Conflict("This API key has approved the request already.")
         if approvals >= resolution["approvals"]:
             resolution["approved"] = True
             request.hold = Hold.RESOLVE if request.subject is not None else None
         request.resolution = resolution
-        approved = count_range(len(chosen))
-        log_entries.append(session, "request.approved", ref=request.ref, key=str(api_key_id), records=approved)
+        said = {"key": str(api_key_id), "records": count_range(len(chosen)), **log_entries.optional_reason(reason)}
+        log_entries.append(session, "request.approved", ref=request.ref, **said)
     services.queue.wake("resolve", request_id)
     services.queue.wake("batch", request.model_id)
 

@@ -8,6 +8,7 @@ searches and reads before its transaction; the transaction checks that nothing h
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -101,7 +102,7 @@ def _resolve_one(services: Services, request_id: UUID) -> None:
             return  # the request was resolved, approved or cancelled meanwhile
         if searched_corpora(corpora.of_model(session, request.model_id)) != sources.searched:
             return  # the corpora have changed since the search
-        request.resolution, request.reason = resolution, None
+        request.resolution, request.reason, request.searched_at = resolution, None, datetime.now(UTC)
         if texts is None:
             request.hold = Hold.APPROVAL
             outbox.enqueue_alert(session, request_id, "awaiting_approval")

@@ -83,6 +83,12 @@ def test_a_submitter_sees_progress_and_no_number(api, services, model, new_key):
     fail_attempt(services, Lease(services, job_id, claim(services, job_id, CONTROL_STAGES)), "x", permanent=True)
     job = api.get(f"/v1/jobs/{job_id}", headers=submitter).json()
     assert (job["metrics"], job["stage"], job["progress"]) == ({}, "quarantined", 0.95)
+    steps = job.pop("steps")
+    assert [(step["kind"], step["stage"], step["reason"]) for step in steps] == [
+        ("stage", "queued", None),
+        *(("stage", stage, None) for stage in ("unlearn", "merge", "verify", "certify", "quarantined")),
+        ("done", None, "x"),
+    ]
     assert api.get("/v1/jobs", headers=submitter).json()["items"] == [job]
     lines = api.get(f"/v1/jobs/{job_id}/events", headers=submitter).text.split("\r\n")
     kinds = {line[7:] for line in lines if line.startswith("event: ")}

@@ -6,7 +6,7 @@ from uuid import uuid4
 import psycopg
 
 from service.api.listener import Listener
-from service.db.jobs import CHANNEL
+from service.db.job_events import CHANNEL
 
 
 def test_a_notification_that_names_no_job_does_not_end_the_listening(database_url):

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from service.db.log_tables import AuditEntry
 from service.steps.path.batch import batch_requests
 from tests.service.conftest import REQUESTS, only_model, submit
-from tests.service.jobs import publish_what_waits
+from tests.service.jobs import fail_what_waits, publish_what_waits
 
 
 def last_entry(services) -> dict:
@@ -40,6 +40,30 @@ def test_a_change_of_a_request_names_its_api_key(api, services, model, act, kind
     assert act(api, f"{REQUESTS}/{submit(api)['id']}").status_code == 200
     entry = last_entry(services)
     assert (entry["kind"], entry["key"]) == (kind, key_id(api))
+
+
+@pytest.mark.parametrize("reason", ["withdrawn", None])
+def test_a_cancellation_gives_its_reason(api, services, model, reason):
+    """In the request, and in the log; nobody has to give one, and none that may name a person."""
+    url = f"{REQUESTS}/{submit(api)['id']}"
+    assert api.delete(url, params={"reason": "J. Doe has called"}).status_code == 422
+    assert api.delete(url, params={"reason": reason} if reason else {}).json()["reason"] == reason
+    assert last_entry(services).get("reason") == reason
+
+
+def test_a_retry_and_an_approval_give_their_reasons(api, services, model, new_key):
+    """The approval's stands with who decided, too."""
+    failed = f"{REQUESTS}/{submit(api)['id']}"
+    fail_what_waits(services)
+    assert api.post(f"{failed}/retry", params={"reason": "none"}).status_code == 422
+    assert api.post(f"{failed}/retry", params={"reason": "policy_changed"}).json()["status"] == "pending"
+    assert last_entry(services)["reason"] == "policy_changed"
+    policy = api.get("/v1/models/tiny").json()["policy"] | {"approvals": 1}
+    assert api.put("/v1/models/tiny/policy", json={"policy": policy, "policy_version": 1}).is_success
+    url = f"{REQUESTS}/{submit(api)['id']}"
+    approver = {"Authorization": f"Bearer {new_key('approve')}"}
+    answer = api.post(f"{url}/approve", json={"reason": "person_confirmed"}, headers=approver).json()
+    assert answer["decisions"][0]["reason"] == last_entry(services)["reason"] == "person_confirmed"
 
 
 def assert_on_record(api, services, answer, kind: str) -> None:

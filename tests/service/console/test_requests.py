@@ -102,7 +102,10 @@ def test_requests_are_extended_and_cancelled(admin, api, model):
     path = f"/console/requests/{submit(api)['id']}"
     assert "extended: complexity" in admin.send_form(f"{path}/extend", reason="complexity").text
     assert admin.send_form(f"{path}/extend", reason="complexity").status_code == 409
-    assert "Cancelled" in admin.send_form(f"{path}/cancel").text
+    assert admin.send_form(f"{path}/cancel", reason="because").status_code == 422
+    page = admin.send_form(f"{path}/cancel", reason="duplicate").text
+    assert "Cancelled" in page
+    assert "It is the same as another one." in page
     assert admin.send_form(f"{path}/cancel").status_code == 409
 
 
@@ -112,7 +115,7 @@ def test_a_failed_request_is_retried_or_resolved(admin, api, services, model):
     fail_what_waits(services, "utility_budget_exceeded")
     second = submit(api)["id"]
     fail_what_waits(services, "utility_budget_exceeded")
-    assert "Waiting" in admin.send_form(f"/console/requests/{first}/retry").text
+    assert "Waiting" in admin.send_form(f"/console/requests/{first}/retry", reason="policy_changed").text
     page = admin.send_form(f"/console/requests/{second}/resolve", reason="withdrawn").text
     assert "Resolved by an operator" in page
     overview = api.get("/v1/overview").json()

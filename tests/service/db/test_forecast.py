@@ -37,4 +37,10 @@ def test_what_waits_ends_at_the_rate_of_the_last_jobs(api, services, model):
     assert (backlog.model, backlog.requests, backlog.late) == (model, 3, 1)
     assert abs(24 * backlog.per_hour - 1) < 0.05
     assert abs(backlog.ends_at - now - timedelta(days=3)) < timedelta(hours=1)
+    (day,) = backlog.days
+    assert (day.requests, day.late) == (3, 1)
+    shown = api.get(f"/v1/overview/backlogs/{model}").json()
+    assert shown["days"] == [{"due_on": day.due_on.isoformat(), "requests": 3, "late": 1}]
+    assert (shown["requests"], shown["late"], shown["ends_at"] is None) == (3, 1, False)
+    assert api.get("/v1/overview/backlogs/another").status_code == 404
     assert "unlearnd_backlog_late" in api.get("/metrics").text

@@ -6,7 +6,7 @@ import pytest
 
 from tests import support
 from worker.engine.checkpoint import Checkpoint
-from worker.engine.earlier import measure_earlier, watched_requests
+from worker.engine.earlier import FEWEST_WATCHED, measure_earlier, watched_requests
 from worker.engine.likelihoods import extraction_likelihoods
 from worker.engine.measure import measure_before
 from worker.engine.metrics.memorization import accuracy, token_matches
@@ -33,14 +33,17 @@ def test_a_run_watches_those_nearest_to_their_limits_and_some_of_its_own(measure
     """The attempts of a run watch the same; another run watches others. Few enough are all watched."""
     model, data, baseline = measured
     of_runs = {
-        run: watched_requests(model, data.earlier, baseline.by_length, FEW, run) for run in ("a", "a ", "b", "c", "d")
+        run: watched_requests(model, dataclasses.replace(data, run=run), baseline.by_length, FEW)
+        for run in ("a", "a ", "b", "c", "d")
     }
     assert baseline.watched == of_runs["a"]
     assert all(len(watched) == 8 and KNOWN in watched for watched in of_runs.values())
     near = set.intersection(*map(set, of_runs.values()))
     assert 4 <= len(near) < 8
     assert len(set.union(*map(set, of_runs.values()))) > 12
-    assert watched_requests(model, data.earlier, baseline.by_length, OPTIONS, "a") == list(range(1, 41))
+    as_many = dataclasses.replace(data, forget=data.earlier)  # a run watches as many as it forgets
+    assert watched_requests(model, as_many, baseline.by_length, OPTIONS) == list(range(1, 41))
+    assert len(watched_requests(model, data, baseline.by_length, OPTIONS)) == FEWEST_WATCHED
 
 
 def test_all_have_ma_and_a_bound_and_some_have_el(measured):
@@ -48,13 +51,13 @@ def test_all_have_ma_and_a_bound_and_some_have_el(measured):
     model, data, baseline = measured
     thresholds = baseline.sequence_thresholds(data.earlier)
     exact_el = extraction_likelihoods(model, data.earlier.sequences, thresholds, FEW)
-    el, ma, exact = measure_earlier(model, data.earlier, thresholds, [2, 3, 99], FEW)
+    el, ma, exact = measure_earlier(model, data, thresholds, [2, 3, 99], FEW)
     assert 2 < exact <= 2 + 4  # a watched request was purged since
     assert ma == [accuracy(row) for row in token_matches(model, data.earlier.sequences)]
     assert all(bound <= value + 1e-12 for bound, value in zip(el, exact_el, strict=True))
     measured_in_full = [index for index, request in enumerate(data.earlier.request_ids) if request in (2, 3, KNOWN)]
     assert [el[i] for i in measured_in_full] == [exact_el[i] for i in measured_in_full]
-    el, _, exact = measure_earlier(model, data.earlier, thresholds, range(1, 41), FEW)
+    el, _, exact = measure_earlier(model, data, thresholds, range(1, 41), FEW)
     assert (el, exact) == (exact_el, 40)
 
 

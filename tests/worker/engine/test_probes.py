@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from tests import support
 from worker.engine import Options, unlearn
 from worker.engine.checkpoint import Checkpoint
-from worker.engine.made_probes import MOST_EARLIER, MOST_MADE, all_probes, made_probes
+from worker.engine.made_probes import FEWEST_EARLIER, MOST_EARLIER, MOST_MADE, all_probes, made_probes
 from worker.engine.measure import Baseline, measure_after, measure_before
 from worker.engine.prepare import prepare
 from worker.engine.probes import Answer, Probe, answers, still_said
@@ -78,17 +78,19 @@ def test_an_identifier_makes_a_question_and_a_cloze_prompt(asked):
 
 
 def test_earlier_requests_are_asked_again(asked):
-    """Given probes and made ones, a bounded number of them; each once."""
+    """Given probes and made ones, each once: as many as this run has of its own, within bounds."""
     _, tokenizer = asked
     earlier = [(text, 2 + i) for i, text in enumerate(support.people(20, seed=5))]
     given = [Probe("Who?", "Somebody", 0), Probe("Who?", "Somebody", 0), Probe("Where?", "Nowhere", 4)]
     probes = all_probes(tokenizer, given, [(TEXTS[0], 0)], earlier, [], "0")
     assert probes[0] == given[0]
     assert [probe.request for probe in probes[:3]] == [0, 0, 0]
-    assert given[2] in probes
-    assert len({probe.request for probe in probes}) > 10
-    many = [Probe(f"{i}?", "Nowhere", 4) for i in range(400)]
-    assert len(all_probes(tokenizer, many, [], [], [], "0")) == MOST_EARLIER
+    assert len([probe for probe in probes if probe.request]) == FEWEST_EARLIER
+    assert given[2] in all_probes(tokenizer, given, [(TEXTS[0], 0)], [], [], "0")
+    own, old = ([Probe(f"{i}?", "Nowhere", request) for i in range(400)] for request in (0, 4))
+    for mine, asked_of_others in ((0, FEWEST_EARLIER), (20, 20), (400, MOST_EARLIER)):
+        probes = all_probes(tokenizer, [*own[:mine], *old], [("", 0)], earlier, [], "0")
+        assert len([probe for probe in probes if probe.request]) == asked_of_others
 
 
 @pytest.mark.parametrize(

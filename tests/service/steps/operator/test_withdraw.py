@@ -51,6 +51,9 @@ def two(api, services, model):
 def test_the_newest_version_is_withdrawn_only_if_its_requests_are_opened_again(api, services, two):
     """First it says what that costs; then the request is pending, and the next job starts from what is left."""
     first, second = two
+    costs = [api.get(f"{VERSIONS}/{number}/withdrawal").json() for number in (2, 1)]
+    assert costs[0] == {"latest": 1, "reopened": 1, "overdue": 0, "purged": 0}
+    assert costs[1] == {"latest": 2, "reopened": 0, "overdue": 0, "purged": 0}
     refused = withdraw(api, 2)
     assert (refused.status_code, refused.json()["code"]) == (409, "would_reopen")
     assert "1 completed requests" in refused.json()["detail"]

@@ -26,7 +26,8 @@ def test_a_name_alone_waits_for_somebody_to_choose(api, services, filled, new_ke
     """Neither whoever submitted it, nor who may not read."""
     request = submit(api, **by_email(), names=["Maria Example"])
     resolve(services, request["id"])
-    assert api.get(f"{REQUESTS}/{request['id']}").json()["waits_for"] == "approval"
+    waiting = api.get(f"{REQUESTS}/{request['id']}").json()
+    assert (waiting["waits_for"], waiting["searched_at"] > waiting["accepted_at"]) == ("approval", True)
     assert api.get("/metrics").text.count("unlearnd_requests_awaiting_approval 1.0") == 1
     approver = {"Authorization": f"Bearer {new_key('approve')}"}
     shown = api.get(f"{REQUESTS}/{request['id']}/matches", headers=approver).json()
@@ -165,7 +166,7 @@ def test_who_decided_is_on_record(api, services, base, new_key):
     assert api.post(f"{url}/approve", json={}, headers=approver).json()["decisions"][0]["decision"] == "approved"
     rejected = api.post(f"{url}/reject", json={"reason": "other"}, headers=other).json()
     ids = [key["id"] for key in api.get("/v1/api-keys").json()["items"] if "approve" in key["scopes"]]
-    shown = [(d["decision"], d["api_key_id"], d["name"]) for d in rejected["decisions"]]
-    assert shown == [("approved", ids[0], "test"), ("rejected", ids[1], "test")]
+    shown = [(d["decision"], d["api_key_id"], d["name"], d["reason"]) for d in rejected["decisions"]]
+    assert shown == [("approved", ids[0], "test", None), ("rejected", ids[1], "test", "other")]
     assert api.get(url).json() == rejected
     assert api.get(url, headers=submitter).json()["decisions"] is None

@@ -78,12 +78,16 @@ def test_callbacks_are_made_until_they_arrive(api, services, model):
         assert deliver_callbacks(services) == 0
         assert deliver_callbacks(services) == 0
         assert len(Listener.calls) == 1
+        (callback,) = api.get(f"{REQUESTS}/{request['id']}").json()["callbacks"]
+        assert callback == {"status": "cancelled", "attempts": 1, "delivered_at": None, "given_up": False}
         with services.db.transaction() as session:
             (entry,) = session.scalars(select(Outbox))
             assert entry.next_at > datetime.now(UTC)
             entry.next_at = datetime.now(UTC)
         assert deliver_callbacks(services) == 1
         assert deliver_callbacks(services) == 0
+    (callback,) = api.get(f"{REQUESTS}/{request['id']}").json()["callbacks"]
+    assert (callback["attempts"], callback["delivered_at"] is None) == (2, False)
     assert [c["id"] for c in Listener.calls] == [request["id"]] * 2
     assert Listener.calls[0]["status"] == "cancelled"
     secret = api.get("/v1/api-keys/self/webhook-secret").json()["webhook_secret"]

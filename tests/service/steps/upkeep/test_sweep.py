@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import func, select, update
 
-from service.db import jobs
+from service.db import job_events, jobs
 from service.db.tables import Job, Version
 from service.domain.states import COMPUTE_STAGES
 from service.lease import Lease
@@ -59,7 +59,7 @@ def test_a_stuck_job_loses_its_lease(services, job):
     with services.db.reading() as session:
         row = jobs.by_id(session, job_id)
         assert (row.owner, row.attempts, row.losses) == (None, 1, 0)  # it failed: nothing outside the job ended it
-        assert jobs.events_after(session, job_id, 0)[-1].data["reason"] == "stalled"
+        assert job_events.after(session, job_id, 0)[-1].data["reason"] == "stalled"
 
 
 def test_the_sweep_wakes_what_was_lost_and_not_again_at_once(services, job):
