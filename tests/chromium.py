@@ -40,7 +40,7 @@ class Tab:
         self.page.keyboard.press("Tab")
         self.page.keyboard.type(key)
         self.page.keyboard.press("Enter")
-        self.page.get_by_role("button", name="Sign out").wait_for()
+        self.page.get_by_role("button", name="Sign out", exact=True).wait_for()
 
     def violations(self) -> list[str]:
         """What axe finds wrong with the page."""

@@ -211,6 +211,7 @@ def get(request_id: UUID, services: ServicesDep, caller: RequestReader) -> Reque
             decisions = [DecisionOut(**row._asdict()) for row in requests.decisions(session, request_id)]
     return RequestDetail(
         **dict(to_request_out(services, request, request.model.name, caller)),
+        purged=request.wrapped_key is None,
         searched_at=request.searched_at,
         callbacks=callbacks,
         decisions=decisions,

@@ -113,5 +113,5 @@ async def _show(
         timeline=request_steps(request, job),
         messages=messages,
         is_open=not ended,
-        may_purge=ended and visitor.may(),
+        may_purge=ended and visitor.may() and not request["purged"],
     )

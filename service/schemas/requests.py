@@ -197,6 +197,7 @@ class CallbackOut(BaseModel):
 class RequestDetail(RequestOut):
     """A deletion request, its state, who decided on it, and who was sent a callback."""
 
+    purged: bool = Field(description="its texts are gone for good")
     searched_at: datetime | None = Field(description="when the subject was last looked up")
     callbacks: list[CallbackOut] = Field(description="oldest first; at most a hundred")
     decisions: list[DecisionOut] | None = Field(

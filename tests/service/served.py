@@ -19,11 +19,11 @@ SECONDS = 0.5
 
 
 @contextmanager
-def served(services, **settings):
+def served(services, port: int = 0, **settings):
     """The application on a real socket, with short times and these settings."""
     settings = {"request_seconds": SECONDS, "max_connections": 20, "share": 1, **settings}
     services.settings = services.settings.model_copy(update=settings)
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(("127.0.0.1", port))
     protocol = limited_protocol(services.settings)
     config = uvicorn.Config(
         create_app(services), http=protocol, log_level="warning", timeout_keep_alive=30, timeout_graceful_shutdown=5

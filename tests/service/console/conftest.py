@@ -8,6 +8,7 @@ from fastapi.testclient import TestClient
 from service.main import create_app
 from tests.service.conftest import submit
 from tests.service.jobs import fail_what_waits, publish_what_waits
+from tests.service.served import served
 
 REFERENCE, TEXT = "Case 7 of J. Doe", "Jane Doe lives at 12 Sample Street."
 TOKEN = re.compile(r'name="token" value="([0-9a-f]{64})"')
@@ -36,6 +37,13 @@ def app(services):
     application = create_app(services)
     with TestClient(application):
         yield application
+
+
+@pytest.fixture
+def address(services):
+    """The application on a real socket."""
+    with served(services, request_seconds=30, max_connections=200) as (host, port):
+        yield f"http://{host}:{port}"
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A real OpenID Connect provider, Canaille, with two users: `python -m tests.service.console.provider PORT`."""
+"""A real OpenID Connect provider, Canaille, with two users: `python -m tests.service.console.provider PORT BACK...`."""
 
 import sys
 
@@ -7,14 +7,12 @@ from canaille.app import models
 from joserfc.jwk import RSAKey
 from werkzeug.serving import run_simple
 
-BACK = "http://testserver/console/sign-in/oidc/back"
 PASSWORDS = {"jane": "a long password of Jane", "joe": "another one, of Joe"}
 CLIENT = {
     "client_id": "console",
     "client_secret": "a secret",
     "client_name": "console",
     "client_uri": "http://127.0.0.1",  # trusted: it asks for no consent
-    "redirect_uris": [BACK],
     "grant_types": ["authorization_code"],
     "response_types": ["code"],
     "scope": ["openid", "profile", "groups"],
@@ -22,8 +20,11 @@ CLIENT = {
 }
 
 
-def main(port: int) -> None:
-    """Serve until the end of the process. Jane is in the group `privacy`, Joe in none."""
+def main(port: int, *back: str) -> None:
+    """Serve until the end of the process, and send browsers back to these addresses.
+
+    Jane is in the group `privacy`, Joe in none.
+    """
     settings = {
         "SECRET_KEY": "for tests",
         "SERVER_NAME": f"127.0.0.1:{port}",
@@ -40,7 +41,7 @@ def main(port: int) -> None:
             users.append(models.User(**names, emails=[f"{name}@example.org"], password=password))
             app.backend.save(users[-1])
         app.backend.save(models.Group(display_name="privacy", members=users[:1]))
-        client = models.Client(**CLIENT)
+        client = models.Client(**CLIENT, redirect_uris=list(back))
         app.backend.save(client)
         client.audience = [client]
         app.backend.save(client)
@@ -48,4 +49,4 @@ def main(port: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), *sys.argv[2:])

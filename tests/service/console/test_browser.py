@@ -3,16 +3,8 @@
 import pytest
 
 from tests.chromium import DESK, PHONE, browser_at, needs_chromium
-from tests.service.served import served
 
 pytestmark = needs_chromium
-
-
-@pytest.fixture
-def address(services):
-    """The application on a real socket."""
-    with served(services, request_seconds=30, max_connections=200) as (host, port):
-        yield f"http://{host}:{port}"
 
 
 SCREENS = [
@@ -43,6 +35,60 @@ def test_every_page_is_accessible_and_loads_nothing_from_elsewhere(pages, addres
             assert not tab.overflows(), name
         assert violations == []
         assert tab.problems == []
+
+
+REACHED_BY_TAB = """() => {
+    const shown = [...document.querySelectorAll(
+        "a[href], button, input:not([type=hidden]), select, textarea, summary, [tabindex='0']")]
+        .filter(element => element.checkVisibility() && !element.disabled);
+    shown.forEach((element, place) => element.dataset.place = place);
+    return shown.length;
+}"""
+FOCUSED = """() => {
+    const element = document.activeElement, style = getComputedStyle(element);
+    const isPart = element.type === "date";  // the browser marks the part of the date, and not the whole
+    return [element.dataset.place ?? "", isPart || style.outlineStyle !== "none"];
+}"""
+
+
+def test_the_tab_key_reaches_everything_and_the_focus_is_seen(pages, address, new_key):
+    """At a telephone's width: every link, button and field that is shown."""
+    with browser_at(address, viewport=PHONE) as tab:
+        tab.sign_in(new_key("admin"))
+        for name, path in pages.items():
+            tab.open(path)
+            left = {str(place) for place in range(tab.page.evaluate(REACHED_BY_TAB))}
+            for _ in range(len(left) + 20):  # a date has parts
+                tab.page.keyboard.press("Tab")
+                place, is_seen = tab.page.evaluate(FOCUSED)
+                assert is_seen or not place, (name, place)
+                left.discard(place)
+            assert left == set(), name
+
+
+@pytest.mark.parametrize("scopes", [("submit",), ("read",), ("approve",), ("audit",), ("download",)])
+def test_each_role_goes_where_its_menu_leads(pages, address, new_key, scopes):
+    """By clicks, at a telephone's width; every page is there, and accessible."""
+    with browser_at(address, viewport=PHONE) as tab:
+        tab.sign_in(new_key(*scopes))
+        menu = tab.page.get_by_role("navigation").get_by_role("link")
+        for name in menu.all_inner_texts():
+            tab.page.get_by_role("navigation").get_by_role("link", name=name, exact=True).click()
+            tab.page.get_by_role("heading", level=1).wait_for()
+            assert tab.page.get_by_role("button", name="Sign out", exact=True).is_visible(), name
+            assert tab.violations() == [], name
+        assert menu.count() >= 1
+        assert tab.problems == []
+
+
+def test_an_error_is_an_accessible_page(address, new_key):
+    """What is not there, and what a key may not see."""
+    with browser_at(address) as tab:
+        tab.sign_in(new_key("read"))
+        for path in ("/console/nothing", "/console/decisions", "/console/requests?model=nobody"):
+            tab.open(path)
+            assert tab.violations() == [], path
+            assert tab.page.get_by_role("heading", level=1).is_visible()
 
 
 def test_pages_work_without_scripts(pages, address, new_key):

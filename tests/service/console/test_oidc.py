@@ -3,7 +3,7 @@
 import re
 import subprocess
 import sys
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urljoin, urlsplit
 
 import httpx
 import pytest
@@ -15,9 +15,11 @@ from service.db.console_sessions import ConsoleSession
 from service.local.process import wait_until
 from service.main import create_app
 from tests import ROOT
-from tests.service.served import free_port
+from tests.chromium import browser_at, needs_chromium
+from tests.service.served import free_port, served
 
 BACK = "http://testserver/console/sign-in/oidc/back"
+OWN = f"http://127.0.0.1:{free_port()}"  # of the service in a real browser
 PASSWORDS = {"jane": "a long password of Jane", "joe": "another one, of Joe"}
 
 
@@ -25,7 +27,8 @@ PASSWORDS = {"jane": "a long password of Jane", "joe": "another one, of Joe"}
 def provider():
     """A running provider with two users, one of whom is in the group `privacy`; its issuer."""
     port = free_port()
-    command = [sys.executable, "-W", "ignore", "-m", "tests.service.console.provider", str(port)]
+    back = [BACK, urljoin(OWN, urlsplit(BACK).path)]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.service.console.provider", str(port), *back]
     url = f"http://127.0.0.1:{port}"
 
     def answers() -> bool:
@@ -43,12 +46,18 @@ def provider():
 
 
 @pytest.fixture
-def visitor(services, provider):
-    """A browser of a service at which people sign in with the provider."""
+def with_provider(services, provider):
+    """The services of a service at which people sign in with the provider."""
     settings = {"oidc_issuer": provider, "oidc_client_id": "console", "oidc_roles": {"privacy": ["read", "approve"]}}
     update = {**settings, "oidc_client_secret": type(services.settings.alert_secret)("a secret")}
     services.settings = services.settings.model_copy(update=update)
-    with TestClient(create_app(services), follow_redirects=False) as client:
+    return services
+
+
+@pytest.fixture
+def visitor(with_provider):
+    """A browser of that service."""
+    with TestClient(create_app(with_provider), follow_redirects=False) as client:
         yield client
 
 
@@ -149,3 +158,26 @@ def test_without_a_provider_there_is_no_such_way(app):
     client = TestClient(app)
     assert "your organisation" not in client.get("/console").text
     assert client.get("/console/sign-in/oidc").status_code == 404
+
+
+@needs_chromium
+def test_somebody_signs_in_with_a_real_browser(with_provider, provider):
+    """At the provider's own pages; on the way back a page says so, and leads on by itself."""
+    port = urlsplit(OWN).port
+    with served(with_provider, port, request_seconds=30, max_connections=200), browser_at(OWN) as tab:
+        tab.open("/console/jobs")
+        assert tab.violations() == []
+        tab.page.get_by_role("link", name="Sign in with your organisation").click()
+        tab.page.locator("[name=login]").fill("jane")
+        tab.page.locator("[name=login]").press("Enter")
+        tab.page.route("**/console/jobs", lambda route: route.abort("aborted"))  # to look at the page in between
+        tab.page.locator("[name=password]").fill(PASSWORDS["jane"])
+        tab.page.locator("[name=password]").press("Enter")
+        tab.page.get_by_role("heading", name="You are signed in").wait_for()
+        assert tab.violations() == []
+        tab.page.unroute("**/console/jobs")
+        tab.page.get_by_role("link", name="Go on").click()
+        tab.page.get_by_role("heading", name="Jobs").wait_for()
+        assert tab.page.url == f"{OWN}/console/jobs"
+        ours = [problem for problem in tab.problems if problem.startswith(OWN) and provider not in problem]
+        assert [problem for problem in ours if "ERR_ABORTED" not in problem] == []  # what the test itself refused
