@@ -64,7 +64,9 @@ def browser_at(url: str, **options: object) -> Iterator[Tab]:
     from playwright.sync_api import sync_playwright  # most tests do without it
 
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
         try:
             context = chromium.new_context(**{"viewport": DESK, **options})
             yield Tab(context.new_page(), url)

@@ -9,9 +9,9 @@ from service.console.words import moment, written
 
 OUTCOMES = {
     "completed": (
-        "We have changed the model so that it stops producing the texts that your request is about, and have published "
-        "the changed model in place of the one before. Before we published it, we tested how much of these texts it "
-        "continues and predicts. The results are within the limits that we take from texts that it has never seen."
+        "We have trained a copy of the model to stop producing the texts that your request is about, and have "
+        "published this copy in place of the model. Before that we tested how much of these texts it still continues "
+        "and predicts. That is no more, on average, than it does of texts that it has never seen."
     ),
     "not_memorised": (
         "We tested how much the model continues and predicts of the texts that your request is about. The results are "
@@ -42,7 +42,11 @@ REASONS = {  # for the person; others are the operator's to explain
 }
 LIMITS = (
     "No test can show that nothing of a text is left in a model. Our record says which tests were made, and with what "
-    "results. This letter is about the model, and not about other places in which we may keep your data."
+    "results; you get it from us if you ask. This letter is about the model."
+)
+PLACES = (
+    "[Say here what was done with your data in other places, such as the training data, or why not: GDPR, articles "
+    "12(4) and 17.]"
 )
 RECIPIENTS = "[Say here when those who have copies of the earlier model were told of the newer one: GDPR, article 19.]"
 FURTHER_TESTS = (
@@ -51,8 +55,8 @@ FURTHER_TESTS = (
     "something of them. We cannot say whether this is about your texts."
 )
 RIGHTS = {
-    "gdpr": "If you are not content with this answer, you may complain to a data protection authority, or go to court "
-    "(GDPR, articles 77 and 79).",
+    "gdpr": "If you are not content with this answer, you may complain to a data protection authority [name the one "
+    "that is competent for you], or go to court (GDPR, articles 77 and 79).",
     "ccpa": "If you are not content with this answer, you may write to us again, or to the California Privacy "
     "Protection Agency.",
     "other": "If you are not content with this answer, you may write to us again, or to the authority for data "
@@ -88,9 +92,14 @@ def letter_about(request: Mapping[str, Any], version: Mapping[str, Any] | None =
     if request["status"] == "completed" and outcome == "completed":
         if version and any(attack["passed"] is False for attack in version["attacks"]):
             blocks.append(Block("text", FURTHER_TESTS))
+        if version:
+            day = written(moment(version["created_at"]))
+            blocks.append(Block("text", f"This is version {version['version']} of the model, published on {day}."))
         blocks.append(Block("text", LIMITS))
         blocks.append(Block("text", RECIPIENTS))
-        blocks.append(Block("text", f"In the record of the change, your request has the number {request['ref']}."))
-    blocks.append(Block("text", RIGHTS[request["regulation"]]))
+        blocks.append(
+            Block("text", f"In the record of the change, your request has the reference {request['ref'][:12]}.")
+        )
+    blocks += [Block("text", PLACES), Block("text", RIGHTS[request["regulation"]])]
     blocks.append(Block("text", "[Name, and how to reach the data protection officer]"))
     return Document("Your deletion request", blocks)

@@ -10,12 +10,14 @@ from service.console.words import LAWS, reason, written
 OUTCOMES = {
     "completed": "A new version of the model was published",
     "nothing_found": "Nothing about the person was found",
-    "not_memorised": "The tests were within their limits already, and nothing was changed",
+    "not_memorised": "The model had not memorised the texts, by its tests, and was not changed",
     "rejected": "Rejected",
     "cancelled": "Cancelled by who made it",
-    "failed": "Failed, and still owed unless resolved in another way",
+    "failed": "Failed, and still owed",
+    "resolved": "Failed, and then dealt with in another way",
     "open": "Not ended yet",
 }
+DOWNLOADS = "Users who downloaded a version for the first time, and are to be told of later ones (GDPR, article 19)"
 RECORDS = (
     "Each ended job has a signed record of its procedure and test results, which anybody can check offline. The record "
     "says what was tested; it does not say that nothing of the texts is left in a model."
@@ -34,7 +36,7 @@ def period_document(issuer: str, begins: date, ends: date, numbers: Mapping[str,
     )
     deadlines = [
         ("Received", str(total)),
-        ("Dealt with in time", str(numbers["in_time"])),
+        ("Dealt with in time", f"{numbers['in_time']}; cancelled and rejected ones are among them"),
         ("Dealt with too late", str(numbers["late"])),
         ("Past the deadline, still owed", str(numbers["overdue"])),
         ("Within their time, still owed", str(rest)),
@@ -59,7 +61,7 @@ def period_document(issuer: str, begins: date, ends: date, numbers: Mapping[str,
         Block("heading", "Methods and versions"),
         Block("text", f"Versions of models published in the period: {numbers['versions']}."),
         _counts("Versions by method", "method", numbers["methods"]),
-        Block("text", f"New users of the models, who downloaded a version for the first time: {numbers['downloads']}."),
+        Block("text", f"{DOWNLOADS}: {numbers['downloads']}."),
         Block("text", RECORDS),
     ]
     return Document("Report on deletion requests", blocks)

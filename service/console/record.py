@@ -12,20 +12,32 @@ from service.console.words import LAWS, SETTLED, VERDICTS, moment, reason, writt
 from service.domain.disclosure import SUPPRESSED
 
 UNSEEN = "not_memorised"  # of a request that needed nothing, in a job that failed for others
-OWED = "When this was issued, its failed requests were owed: to be tried again, or dealt with in another way, in time."
-CHECKED = (
-    "The check shows that the files are those that were tested, and that the operator's keys signed these results. It "
-    "does not show that the operator ran the tests honestly. This page proves nothing by itself."
+OWED = (
+    "Because nothing was published, the requests that are not dealt with were still owed when this was issued, also "
+    "those that passed their own tests. They are tried again in another job, or an operator says how each was dealt "
+    "with otherwise. Their deadlines stay."
 )
+TOOLS = (
+    "You need the program unlearnd, a Python package, and the operator's file trust.json, which says whose keys "
+    "count. Get that file by another way than this paper, and compare its fingerprint with the operator by telephone."
+)
+CHECKED = (
+    "The check shows that the operator's keys signed these results{files}. It does not show that the operator ran the "
+    "tests honestly. This page proves nothing by itself."
+)
+FILES = ", and that the files are those that were tested"
 UNSIGNED = (
-    "Case numbers and dates come from this service's list of requests. Everything else is in the signed certificate."
+    "Case numbers, laws and dates come from this service's list of requests. The references and results are in the "
+    "signed certificate."
 )
 NOT_SAID = (
     "It says what was tested, how, and with what result. It does not say that nothing of the texts is left in the "
     "model.",
-    "It is about the published files of this version. Copies of earlier versions that somebody has downloaded still "
-    "hold what they held.",
     "It is about the model, not about other places in which the texts may be kept, such as the training data itself.",
+)
+COPIES = (
+    "It is about the published files of this version. Copies of earlier versions that somebody has downloaded still "
+    "hold what they held: delete them."
 )
 
 
@@ -77,7 +89,7 @@ def _summary(predicate: Predicate, requests: Sequence[Mapping[str, Any]]) -> Ite
     yield Block("heading", "What was tested, and with what result")
     yield from result_blocks(predicate["verification"])
     yield Block("heading", "What this record does not say")
-    yield Block("points", rows=[(sentence,) for sentence in NOT_SAID])
+    yield Block("points", rows=[(sentence,) for sentence in (*NOT_SAID, *([COPIES] if published else []))])
 
 
 def _result(predicate: Predicate) -> str:
@@ -88,9 +100,8 @@ def _result(predicate: Predicate) -> str:
     others = failed_reports(predicate["verification"]["attacks"])
     passed = "The tests were passed."
     if others:
-        passed = (
-            f"The tests that decide were passed. Tests that the policy only reports and that were not passed: {others}."
-        )
+        passed = "The tests that decide were passed. By the policy these do not decide, and were not passed: "
+        passed += " ".join(f"“{question}”" for question in others) + "."
     if predicate["artefacts"]["published"]:
         return f"{passed} Version {lineage['version']} was published, and replaces version {lineage['parent_version']}."
     return f"{passed} The model already treated the texts like texts that it has never seen, so it was not changed."
@@ -104,11 +115,12 @@ def _requests(predicate: Predicate, requests: Sequence[Mapping[str, Any]]) -> It
         request = known.get(certified["ref"])
         outcome = VERDICTS[certified["verdict"]]
         if request is None:
-            rows.append((certified["ref"][:12], "", "", "", "", outcome))
+            rows.append(("", certified["ref"][:12], "", "", "", "", outcome))
             continue
         rows.append(
             (
-                str(request["reference"] or certified["ref"][:12]),
+                str(request["reference"] or ""),
+                certified["ref"][:12],
                 LAWS[request["regulation"]],
                 _day(request["received_at"]),
                 _day(request["due_at"]),
@@ -116,7 +128,7 @@ def _requests(predicate: Predicate, requests: Sequence[Mapping[str, Any]]) -> It
                 outcome,
             )
         )
-    headers = ("case number or reference", "law", "received", "deadline", "dealt with", "result")
+    headers = ("case number", "reference", "law", "received", "deadline", "dealt with", "result")
     yield Block("table", "The requests of this record", rows, headers)
     if known:
         yield Block("text", UNSIGNED)
@@ -149,12 +161,16 @@ def _offline(predicate: Predicate) -> Iterator[Block]:
     """How somebody who trusts nobody checks the record."""
     model = predicate["lineage"]["model"]
     yield Block("heading", "Check it yourself")
-    if predicate["artefacts"]["published"]:
+    published = predicate["artefacts"]["published"]
+    if published:
         command = f"unlearnd models download {model} --version {predicate['lineage']['version']} release"
-        yield Block("text", f"Download the release: {command}. Then, with no network: unlearnd verify release.")
+        verify = "unlearnd verify release --trust trust.json"
+        yield Block("text", TOOLS)
+        yield Block("text", f"The operator downloads the release, or gives you the folder: {command}.")
+        yield Block("text", f"You check it, with no network: {verify}.")
     else:
         yield Block("text", "Nothing was published. The certificate of the run is signed, and can be downloaded.")
-    yield Block("text", CHECKED)
+    yield Block("text", CHECKED.format(files=FILES if published else ""))
 
 
 def _plots(predicate: Predicate) -> Iterator[Block]:

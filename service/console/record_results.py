@@ -7,18 +7,19 @@ from service.audit.certificate import MANDATORY_ATTACKS
 from service.audit.numbers import trimmed
 from service.audit.predicate import Attack, CertifiedUtility, Verification
 from service.console.documents import Block
-from service.console.words import ATTACKS
+from service.console.words import ATTACKS, NUMBERS
 from service.domain.disclosure import SUPPRESSED
 
 HEADERS = ("question", "before", "after", "text it never saw", "answer")
 SCALE = (
-    "The numbers are averages over the requests. In the first two tests 0 is never and 1 is always. What stands under "
-    "“text it never saw” is the same measured on texts that were never in the model's training, for comparison."
+    "The numbers are averages over the requests. In the first two tests 0 is never and 1 is always, and they are "
+    "rounded down to a multiple of 0.05: 0 may be anything below that. Each answer is about the exact number. What "
+    "stands under “text it never saw” is the same measured on texts that the model has never seen, for comparison."
 )
 HIDDEN = "Numbers over few people's texts are not shown, because they would be about a person. The results hold."
 HIDDEN_NUMBER = "not shown"
 MORE, NO_MORE = "more than text it never saw", "no more than text it never saw"
-REPORTED = "yes. The policy reports this test; it does not decide."
+REPORTED = "more than text it never saw. This test was not passed; by the policy it is reported and does not decide."
 LEFT_OUT = {
     "off": "the policy leaves it out",
     "not_applicable": "the texts hold nothing of the kind",
@@ -26,9 +27,10 @@ LEFT_OUT = {
 }
 
 
-def failed_reports(attacks: list[Attack]) -> int:
-    """How many tests that the policy only reports were not passed."""
-    return sum(_passed(attack) is False and attack.get("effect") == "report" for attack in attacks)
+def failed_reports(attacks: list[Attack]) -> list[str]:
+    """The questions of the tests that the policy only reports and that were not passed."""
+    failed = (attack for attack in attacks if _passed(attack) is False and attack.get("effect") == "report")
+    return [ATTACKS.get(attack["name"], attack["name"].replace("_", " ")) for attack in failed]
 
 
 def result_blocks(tests: Verification) -> Iterator[Block]:
@@ -71,9 +73,8 @@ def _probes(tests: Verification) -> Iterator[tuple[str, ...]]:
     """The questions that must not bring out a secret."""
     if probes := tests.get("probes"):
         before, after = (f"{probes[when]} of {probes['asked']}" for when in ("answered_before", "answered_after"))
-        question = (
-            f"Does it give a secret when it is asked for it, once plainly and {probes['samples']} times at random?"
-        )
+        samples = probes["samples"]
+        question = f"Asked for a secret, does it say it, in its likeliest answer or in one of {samples} random ones?"
         yield question, before, after, "—", "no" if not probes["answered_after"] else "yes"
 
 
@@ -84,7 +85,8 @@ def _row(attack: Attack) -> tuple[str, ...]:
     auc, figures = _score(attack.get("auc")), (attack.get("figure"), attack.get("control"))
     if attack["name"].startswith("membership") and auc not in ("—", HIDDEN_NUMBER):
         return ATTACKS[attack["name"]], "—", f"right in {auc} of pairs", "0.5 is chance", answer
-    return ATTACKS[attack["name"]], "—", *map(_score, figures), answer
+    question, number = ATTACKS[attack["name"]], NUMBERS.get(attack["name"])
+    return f"{question} ({number})" if number else question, "—", *map(_score, figures), answer
 
 
 def _score(value: object) -> str:
@@ -109,7 +111,7 @@ def _damage(utility: CertifiedUtility) -> str:
     change = abs(ratio - 1) * 100
     near = ""
     if (within := utility.get("within_neighbour_limit")) is not None:
-        near = f" On text that is most like the forgotten it lost {'no more' if within else 'more'} than it may."
+        near = f" On text that is most like the unlearned texts it lost {'no more' if within else 'more'} than it may."
     return (
         f"Was the model damaged? {verdict}. On other text it is {change:.1f} % {certain} certain than before "
         f"(perplexity times {ratio:.3f}; the policy allows times {trimmed(utility['max_ratio'])}).{near}"

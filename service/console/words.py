@@ -121,6 +121,14 @@ ATTACKS = {  # questions that a layman would ask
     "quantised": "Does it come back when the weights are rounded?",
     "relearned": "Does it come back after a little harmless training?",
 }
+NUMBERS = {  # what the number of an attack is
+    "sampled": "the chance that one of 1,000 answers says ten pieces of it in a row",
+    "extraction_strength": "the share that comes out",
+    "exposure": "the share of made-up ones that are less likely; 0.5 is chance",
+    "prompts": "the share of its second half that is predicted",
+    "quantised": "the share that is predicted then",
+    "relearned": "the share that is predicted then",
+}
 SCOPES = {
     "submit": "submit requests, and see its own",
     "read": "see all requests, jobs and versions",

@@ -12,15 +12,15 @@ from service.db.history_tables import Download
 from service.db.tables import DeletionRequest, Job, Version
 from service.domain.states import TERMINAL_REQUESTS, RequestStatus
 
-OPEN, NOTHING_FOUND = "open", "nothing_found"
+OPEN, NOTHING_FOUND, RESOLVED = "open", "nothing_found", "resolved"
 
 
 class Period(NamedTuple):
     """What happened to the requests of a period.
 
     Attributes:
-        by_status: How many have each status; what has not ended is `open`, and what ended because nothing was found
-            is `nothing_found`.
+        by_status: How many have each status; what has not ended is `open`, what ended because nothing was found is
+            `nothing_found`, and what failed and was then dealt with in another way is `resolved`.
         by_law: How many were made under each law.
         extended: How many had their deadline extended.
         in_time: How many ended on the day of their deadline or before.
@@ -69,7 +69,8 @@ def report(session: Session, begins: datetime, ends: datetime) -> Period:
     places = (text(str(place)) for place in range(1, len(kinds) + 1))
     query = select(*kinds, func.count()).where(received).group_by(*places)
     for status, law, reason, has_more_time, when, count in map(tuple, session.execute(query)):
-        by_status[_outcome(status, reason)] += count
+        is_owed = when in ("overdue", "within")
+        by_status[RESOLVED if status == RequestStatus.FAILED and not is_owed else _outcome(status, reason)] += count
         by_law[law] += count
         failures[reason] += count if status == RequestStatus.FAILED else 0
         timings[when] += count

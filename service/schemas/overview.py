@@ -50,7 +50,9 @@ class Overview(BaseModel):
 class PeriodReport(BaseModel):
     """What happened to the requests that were received in a period."""
 
-    by_status: dict[str, int] = Field(description="`open` if not ended, `nothing_found` if so")
+    by_status: dict[str, int] = Field(
+        description="`open` if not ended, `nothing_found` if so, `resolved` if it failed and was then dealt with"
+    )
     by_law: dict[str, int]
     extended: int
     in_time: int = Field(description="ended on the day of their deadline, or before")
