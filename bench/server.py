@@ -1,7 +1,7 @@
 """A PostgreSQL and a Valkey server of its own for a bench."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,8 +13,13 @@ from service.local.process import wait_until
 
 
 @contextmanager
-def temporary_services(*, max_wait_seconds: float = 900) -> Iterator[tuple[Services, Path]]:
-    """Services with a new database, a new broker and new keys, and the temporary folder that holds them."""
+def temporary_services(
+    *, max_wait_seconds: float = 900, prepare: Callable[[str], None] = lambda _: None
+) -> Iterator[tuple[Services, Path]]:
+    """Services with a new database, a new broker and new keys, and the temporary folder that holds them.
+
+    `prepare` gets the owner's URL of the database before its tables are made.
+    """
     with tempfile.TemporaryDirectory(prefix="unlearnd-b-") as temporary:
         root = Path(temporary)
         root.chmod(0o755)
@@ -27,6 +32,7 @@ def temporary_services(*, max_wait_seconds: float = 900) -> Iterator[tuple[Servi
         try:
             assert wait_until(lambda: postgres.is_ready(root / "postgres", sockets), 60)
             assert wait_until(lambda: valkey.is_ready(sockets), 30)
+            prepare(postgres.url(sockets))
             migrate.upgrade(postgres.url(sockets), postgres.url(sockets, user=postgres.APP_ROLE))
             create_keys(Settings(keys_dir=root / "keys"))
             settings = Settings(

@@ -69,23 +69,28 @@ class Lease:
         self._ended.set()
 
 
+def claim_job(services: Services, job_id: UUID | None, stages: frozenset[Stage]) -> Lease | None:
+    """Claim a job, by default the most urgent one; None if it cannot be claimed, or if there is none."""
+    owner = f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}"
+    with services.db.transaction("claim" if Stage.QUEUED in stages else "claim_control") as session:
+        job_id = job_id or claims.most_urgent(session, stages)
+        seconds = services.settings.lease_seconds
+        fence = jobs.claim(session, job_id, owner, stages, lease_seconds=seconds) if job_id else None
+    return None if job_id is None or fence is None else Lease(services, job_id, fence)
+
+
 @contextmanager
 def hold_job(services: Services, job_id: UUID | None, stages: frozenset[Stage]) -> Iterator[Lease | None]:
     """Claim a job, by default the most urgent one, and keep its lease inside the block.
 
     None if the job cannot be claimed (drop the message), or if there is none.
     """
-    owner = f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}"
-    with services.db.transaction("claim" if Stage.QUEUED in stages else "claim_control") as session:
-        job_id = job_id or claims.most_urgent(session, stages)
-        seconds = services.settings.lease_seconds
-        fence = jobs.claim(session, job_id, owner, stages, lease_seconds=seconds) if job_id else None
-    if job_id is None or fence is None:
+    lease = claim_job(services, job_id, stages)
+    if lease is None:
         yield None
         return
-    logger.info("claimed", job=job_id, fence=fence)
-    lease = Lease(services, job_id, fence)
-    keeper = threading.Thread(target=lease.keep, name=f"lease-{job_id}", daemon=True)
+    logger.info("claimed", job=lease.job_id, fence=lease.fence)
+    keeper = threading.Thread(target=lease.keep, name=f"lease-{lease.job_id}", daemon=True)
     keeper.start()
     try:
         yield lease
