@@ -21,6 +21,7 @@ def parse(arguments: list[str]) -> Options:
     add("--models", type=int, default=20, help="how many models they are about")
     add("--skew", type=float, default=0.0, help="exponent of the models' sizes (Zipf); 0: all alike")
     add("--hours", type=float, default=6, help="in how many hours they arrive, evenly")
+    add("--backlog", type=float, default=0, help="the share of them that waits at the start")
     add("--due", type=float, nargs=2, default=(12, 720), help="the least and the most hours until one is due")
     add("--workers", type=int, default=20, help="compute workers, at most")
     add("--scaling", choices=("fixed", "keda"), default="fixed", help="always there, or started by the chart's query")
@@ -31,6 +32,7 @@ def parse(arguments: list[str]) -> Options:
     add("--earlier", type=int, default=0, help="requests of each model that were fulfilled before")
     add("--control", type=int, default=16, help="what the control workers do at once")
     add("--sweep", type=float, default=30, help="UNLEARND_SWEEP_SECONDS")
+    add("--tick", type=float, default=60, help="seconds between two insertions of what has arrived")
     add("--horizon", type=float, default=960, help="hours after which the run ends")
     add("--full-every", type=int, default=1, help="one in so many jobs writes everything, the others a statement each")
     add("--every-beat", action="store_true", help="write each heartbeat")
@@ -38,21 +40,26 @@ def parse(arguments: list[str]) -> Options:
     given = parser.parse_args(arguments)
     low, high = given.due
     demand = Demand(
-        given.requests, given.models, given.skew, given.hours * HOUR, (low * HOUR, high * HOUR), given.seed
+        given.requests,
+        given.models,
+        given.skew,
+        given.hours * HOUR,
+        (low * HOUR, high * HOUR),
+        given.seed,
+        given.backlog,
     )
-    fleet = FleetOptions(
-        given.workers, given.scaling, given.deaths, every_beat=given.every_beat, seed=given.seed
-    )
+    fleet = FleetOptions(given.workers, given.scaling, given.deaths, every_beat=given.every_beat, seed=given.seed)
     return Options(
         demand,
         fleet,
-        speed=given.speed,
+        SPEEDS[given.speed],
         batch=given.batch,
         max_wait_seconds=given.wait,
         earlier=given.earlier,
         control_tasks=given.control,
         sweep_seconds=given.sweep,
         full_every=given.full_every,
+        tick_seconds=given.tick,
         horizon=given.horizon * HOUR,
     )
 
@@ -62,7 +69,7 @@ def main() -> int:
     options = parse(sys.argv[1:])
     result = simulate(options, lambda line: print(line, file=sys.stderr, flush=True))
     print(f"    python -m bench.simulator {' '.join(sys.argv[1:])}\n\n{machine()}.\n")
-    print(f"Times of `{options.speed}`: {SPEEDS[options.speed].source}\n\n{tables(result)}")
+    print(f"Times of jobs: {options.costs.source}\n\n{tables(result)}")
     return 0
 
 

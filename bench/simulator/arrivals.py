@@ -54,6 +54,7 @@ class Demand:
         seconds: In how many seconds they arrive, evenly.
         due: The least and the most seconds until a request is due, all between equally likely.
         seed: Of the random numbers.
+        backlog: The share of them that waits at the start.
     """
 
     requests: int
@@ -62,13 +63,16 @@ class Demand:
     seconds: float
     due: tuple[float, float]
     seed: int
+    backlog: float = 0.0
 
     def arrivals(self) -> list[Arrival]:
         """All requests, in the order in which they arrive."""
         drawn = random.Random(self.seed)
         weights = list(accumulate((number + 1) ** -self.skew for number in range(self.models)))
         chosen = drawn.choices(range(self.models), cum_weights=weights, k=self.requests)
-        times = [self.seconds * number / self.requests for number in range(self.requests)]
+        first = int(self.backlog * self.requests)
+        step = self.seconds / max(1, self.requests - first)
+        times = [max(0, number - first) * step for number in range(self.requests)]
         return [
             Arrival(model, round(at, 3), round(at + drawn.uniform(*self.due), 3))
             for model, at in zip(chosen, times, strict=True)

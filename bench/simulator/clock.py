@@ -44,7 +44,7 @@ class Clock:
 
 
 def install(url: str) -> None:
-    """Give a database, in which there is no table yet, a `now()` that each connection sets; and do not flush commits."""
+    """Give a database without tables a `now()` that each connection sets, and commits that wait for no disk."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(VIRTUAL_NOW.format(start=START.timestamp()))
 

@@ -4,7 +4,7 @@ import heapq
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from uuid import UUID
 
@@ -74,7 +74,7 @@ class Meter:
 class VirtualQueue(Queue):
     """The queue's interface. A message arrives after `MESSAGE_SECONDS`; equal ones on their way are one."""
 
-    def __init__(self, events: Events, receivers: dict[str, Callable[[UUID | None, float], None]]) -> None:
+    def __init__(self, events: Events, receivers: Mapping[str, Callable[[UUID | None, float], None]]) -> None:
         """Hand messages to the receiver of their step: called with the id, and the second at which it expires."""
         self._events, self._receivers = events, receivers
         self._sent: set[tuple[str, UUID | None]] = set()

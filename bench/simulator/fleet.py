@@ -179,7 +179,7 @@ class Fleet:
             self._start_soon()
 
     def _plan_return(self, lease: Lease) -> None:
-        """Plan for the moment at which a dead worker's job can be claimed: then the next look of an idle one gets it."""
+        """Plan for the moment at which a dead worker's job can be claimed: an idle worker's next look gets it."""
         with self.services.db.reading() as session:
             job = jobs.by_id(session, lease.job_id)
         assert job is not None

@@ -1,10 +1,10 @@
 """A perfect scheduler of the same requests: which deadlines can be kept at all?
 
-It gives a free worker the model whose next deadline is the earliest, with that model's earliest deadlines, as the service
-does. It knows everything at once, loses no worker and no second, and needs no sweep and no message. The same rules hold:
-a model has one job at a time, a job holds at most a batch, and nobody stops a job that runs. There is no fast way to the
-very best of all plans, so that several are made, which wait for fuller batches for different times; for the comparison
-the one counts that misses fewest.
+It gives a free worker the model whose next deadline is the earliest, with that model's earliest deadlines, as the
+service does. It knows everything at once, loses no worker and no second, and needs no sweep and no message. The same
+rules hold: a model has one job at a time, a job holds at most a batch, and nobody stops a job that runs. There is no
+fast way to the very best of all plans. So several are made, which wait for fuller batches for different times. The one
+that misses fewest counts.
 """
 
 import heapq

@@ -2,14 +2,16 @@
 
 from collections import Counter
 
-from bench.simulator.costs import SPEEDS
 from bench.simulator.perfect import best_ends, missed
 from bench.simulator.run import Result
 from bench.simulator.watch import share
 from service.domain.states import RequestStatus, Stage
 
 MONTH = 30 * 86_400
-PROGRESS_SECONDS = 0.5  # `worker.steps.run.PROGRESS_INTERVAL`
+PROGRESS_SECONDS, PROGRESS_WRITES = (
+    0.5,
+    100,
+)  # least between two writes, most of one worker on one job: `worker.steps.run`
 
 
 def percent(value: float | None) -> str:
@@ -23,7 +25,8 @@ def by_operation(result: Result) -> dict[str, tuple[int, float, float]]:
     counted = dict(meter.counted)
     if result.options.fleet.scaling == "fixed":
         counted["claim"] = result.watch.seconds["idle"] / sweep
-    writes = result.watch.seconds["busy"] / PROGRESS_SECONDS
+    claims = counted.get("unlearn", 0) + meter.done["unlearn"]
+    writes = min(result.watch.seconds["busy"] / PROGRESS_SECONDS, PROGRESS_WRITES * claims)
     counted["progress"] = max(0.0, writes - meter.done["progress"])
     return {name: (meter.done[name], counted.get(name, 0.0), 1000 * meter.mean(name)) for name in sorted(meter.done)}
 
@@ -33,7 +36,7 @@ def load(result: Result, *, progress: bool) -> tuple[float, float]:
 
     Args:
         result: The run.
-        progress: Whether every worker writes its progress twice a second, which is the most.
+        progress: Whether every worker writes its progress as often as it may.
     """
     operations = seconds = 0.0
     for name, (done, counted, milliseconds) in by_operation(result).items():
@@ -54,14 +57,14 @@ def summary(result: Result) -> dict[str, str]:
         result.arrivals,
         options.fleet.workers,
         options.batch,
-        SPEEDS[options.speed],
+        options.costs,
         earlier=options.earlier,
         seed=options.demand.seed,
     )
     within = {number for number, arrival in enumerate(result.arrivals[: len(ends)]) if arrival.due <= result.seconds}
     avoidable = (late & within) - missed(result.arrivals, kept)
     jobs_done = result.stages.get(Stage.DONE, 0)
-    operations, seconds = load(result, progress=False)
+    waits, (operations, seconds) = watch.while_jobs_wait, load(result, progress=False)
     most_operations, most_seconds = load(result, progress=True)
     return {
         "requests that arrived": f"{len(ends):,}",
@@ -71,7 +74,7 @@ def summary(result: Result) -> dict[str, str]:
         "jobs that failed": f"{result.stages.get(Stage.QUARANTINED, 0)}",
         "virtual time": f"{result.seconds / 3600:,.1f} h",
         "workers at most, busy at most": f"{watch.alive_at_most:,}, {watch.busy_at_most:,}",
-        "busy while a job waits": f"{percent(share(watch.while_jobs_wait))}, in {watch.while_jobs_wait['time'] / 3600:.1f} h",
+        "busy while a job waits": f"{percent(share(waits))}, in {waits['time'] / 3600:.1f} h",
         "busy while a request waits": percent(share(watch.while_requests_wait)),
         "workers killed, with a job": f"{result.fleet.deaths:,}, {result.fleet.deaths_with_job:,}",
         "deadlines in the time, missed": f"{len(within):,}, {len(late & within):,}",

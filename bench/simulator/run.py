@@ -14,7 +14,7 @@ from bench.simulator import clock as virtual
 from bench.simulator.arrivals import Arrival, Demand, End, Intake, analyse, make_keys, make_models, read_ends
 from bench.simulator.clock import Clock
 from bench.simulator.control import Control
-from bench.simulator.costs import SPEEDS
+from bench.simulator.costs import Costs
 from bench.simulator.events import Events, Meter, VirtualQueue
 from bench.simulator.fleet import Fleet, FleetOptions
 from bench.simulator.watch import Watch
@@ -34,7 +34,7 @@ class Options:
     Attributes:
         demand: How requests arrive.
         fleet: The compute workers.
-        speed: A name in `SPEEDS`.
+        costs: How long jobs take.
         batch: The policy's `max_batch_records`.
         max_wait_seconds: The policy's.
         earlier: Requests that earlier versions of each model have fulfilled before the run.
@@ -48,7 +48,7 @@ class Options:
 
     demand: Demand
     fleet: FleetOptions
-    speed: str = "neo"
+    costs: Costs
     batch: int = 32
     max_wait_seconds: float = 900
     earlier: int = 0
@@ -110,7 +110,7 @@ class _Run:
         """Register models, and plan the first events."""
         self.options, self.clock = options, clock
         self.events, self.meter, self.watch = Events(clock), Meter(), Watch(clock)
-        costs, seed = SPEEDS[options.speed], options.demand.seed
+        costs, seed = options.costs, options.demand.seed
         policy = {"max_batch_records": options.batch, "max_wait_seconds": options.max_wait_seconds}
         models = make_models(services, options.demand.models, dict(policy), seed)
         self.models, self.arrivals = models, options.demand.arrivals()
@@ -229,5 +229,3 @@ def _backend(services: Services) -> int:
     """The process of a connection to the server."""
     with services.db.reading() as session:
         return session.scalar(text("SELECT pg_backend_pid()")) or 0
-
-

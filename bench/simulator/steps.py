@@ -39,7 +39,9 @@ def claimed(services: Services, job_id: UUID) -> tuple[Job, int]:
     return job, count or 0
 
 
-def compute_steps(services: Services, lease: Lease, job: Job, requests: int, seconds: float, costs: Costs) -> list[Step]:
+def compute_steps(
+    services: Services, lease: Lease, job: Job, requests: int, seconds: float, costs: Costs
+) -> list[Step]:
     """What a compute worker writes on a job, from where the last one left it.
 
     Measurements, each epoch and the merged files are kept: whoever takes over repeats the phase that was under way.
@@ -51,6 +53,9 @@ def compute_steps(services: Services, lease: Lease, job: Job, requests: int, sec
         requests: How many requests it holds.
         seconds: Of a compute worker for the whole job.
         costs: How that is shared by its phases.
+
+    Returns:
+        What it writes, in its order.
     """
     job_id, fence = lease.job_id, lease.fence
     everyone, findings = list(range(requests)), _findings()
@@ -70,9 +75,7 @@ def compute_steps(services: Services, lease: Lease, job: Job, requests: int, sec
         "verify": lambda _: store_stage(services, job_id, fence, Stage.VERIFY),
         "report": lambda _: store_report(services, job_id, fence, report),
     }
-    return [
-        (passed, name, partial(writes[name], number)) for passed, name, number in phases(job, seconds, costs)
-    ]
+    return [(passed, name, partial(writes[name], number)) for passed, name, number in phases(job, seconds, costs)]
 
 
 def phases(job: Job, seconds: float, costs: Costs) -> Iterator[tuple[float, str, int]]:
@@ -111,4 +114,3 @@ def store_version(services: Services, lease: Lease) -> None:
         publish._insert_version(session, job, number, digest, [])
         what = {"job": str(job_id), "number": number, "manifest": digest, "certificate": certificate.digest}
         log_entries.append(session, "version.published", **what)
-

@@ -25,7 +25,15 @@ class Work:
     """
 
     def __init__(
-        self, costs: Costs, models: Sequence[UUID], watch: Watch, meter: Meter, *, earlier: int, full_every: int, seed: int
+        self,
+        costs: Costs,
+        models: Sequence[UUID],
+        watch: Watch,
+        meter: Meter,
+        *,
+        earlier: int,
+        full_every: int,
+        seed: int,
     ) -> None:
         """Begin with no job, and so many earlier requests of each model. Each `full_every`th job writes everything."""
         self._costs, self._watch, self._meter, self._seed, self._full_every = costs, watch, meter, seed, full_every
