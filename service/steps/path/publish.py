@@ -82,13 +82,11 @@ def _insert_version(session: Session, job: Job, number: int, digest: str, files:
     session.add(version)
     session.flush()
     models.set_latest(session, job.model_id, number)
-    for request in requests.of_job(session, job.id):
-        if request.status == RequestStatus.REJECTED:
-            continue
-        if request.ref in memorised:
-            requests.move(session, [request], RequestStatus.COMPLETED, reason=None, version=number)
-        else:
-            requests.move(session, [request], RequestStatus.NOT_MEMORISED, reason="already_passes", version=None)
+    tested = [request for request in requests.of_job(session, job.id) if request.status != RequestStatus.REJECTED]
+    forgotten = [request for request in tested if request.ref in memorised]
+    unseen = [request for request in tested if request.ref not in memorised]
+    requests.move(session, forgotten, RequestStatus.COMPLETED, reason=None, version=number)
+    requests.move(session, unseen, RequestStatus.NOT_MEMORISED, reason="already_passes", version=None)
     jobs.finish(session, job, Outcome.PASSED, None)
 
 
