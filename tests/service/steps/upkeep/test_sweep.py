@@ -2,20 +2,20 @@
 
 import os
 from datetime import timedelta
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import event, func, select, update
 
 from service.db import job_events, jobs
-from service.db.tables import Job, Version
+from service.db.tables import DeletionRequest, Job, Outbox, Version
 from service.domain.states import COMPUTE_STAGES
 from service.lease import Lease
 from service.steps.path.publish import publish_version
 from service.steps.upkeep import sweep
 from service.steps.upkeep.sweep import collect_garbage, wake_lost_work
 from tests import status_door
-from tests.service.conftest import REQUESTS
+from tests.service.conftest import REQUESTS, submit
 from tests.service.jobs import certified, claim, expire
 from worker import tasks
 
@@ -144,3 +144,22 @@ def test_a_job_that_cannot_be_given_up_keeps_nothing_from_being_woken(services, 
         wake_lost_work(services)
     with services.db.transaction() as session:
         assert jobs.by_id(session, job_id).woken_at is not None
+
+
+def test_all_requests_that_are_due_are_alerted_at_once(services, api, model):
+    """One alert each, whatever number of sweeps; and one statement, because a sweep must not take long."""
+    ids = {submit(api)["id"] for _ in range(5)}
+    with services.db.transaction() as session:
+        session.execute(update(DeletionRequest).values(due_at=func.now() + timedelta(days=1)))
+    inserts = []
+    event.listen(
+        services.db.engine,
+        "before_cursor_execute",
+        lambda *execution: inserts.append(execution[2]) if "INSERT INTO outbox" in execution[2] else None,
+    )
+    wake_lost_work(services)
+    wake_lost_work(services)
+    with services.db.reading() as session:
+        alerts = session.execute(select(Outbox.request_id, Outbox.status, Outbox.target)).all()
+    assert sorted(alerts) == sorted((UUID(request_id), "due_soon", -1) for request_id in ids)
+    assert len(inserts) == 1
