@@ -36,6 +36,7 @@ from service.steps.path.unlearn import (
     check_files,
     check_reference_texts,
     compute_input,
+    job_progress,
     store_epoch,
     store_progress,
     store_put_off,
@@ -53,7 +54,7 @@ Child: TypeAlias = "subprocess.Popen[bytes]"
 Messages: TypeAlias = "queue.SimpleQueue[JsonObject | None]"
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # the kernel for memory, or somebody
 KILLED = {code for number in FROM_OUTSIDE for code in (-number, 128 + number)}  # the second as a sandbox says it
-PROGRESS_INTERVAL = 0.5  # seconds between progress writes
+PROGRESS_INTERVAL, PROGRESS_STEP = 0.5, 0.01  # seconds, and part of the job, between progress writes
 WATCH_INTERVAL = 0.2  # seconds between checks for a lost lease or a stop
 
 
@@ -168,12 +169,26 @@ def _read_messages(stream: IO[bytes], messages: Messages) -> None:
         messages.put(None)
 
 
+class ProgressWrites:
+    """Which reports of progress are written: few a second and few a job, because many workers share a database."""
+
+    def __init__(self) -> None:
+        self._written_at, self._progress = float("-inf"), 0.0
+
+    def is_due(self, progress: float, now: float) -> bool:
+        """Whether a job's progress, 0 to 1, is to be written at this second; if so, it counts as written."""
+        if now - self._written_at < PROGRESS_INTERVAL or progress - self._progress < PROGRESS_STEP:
+            return False
+        self._written_at, self._progress = now, progress
+        return True
+
+
 class _MessageStore:
     """Stores the child's messages in the database, and opens a span for each stage."""
 
     def __init__(self, services: Services, lease: Lease) -> None:
         self._services, self._lease = services, lease
-        self._progress_written, self._span, self._reported = 0.0, contextlib.ExitStack(), False
+        self._progress_writes, self._span, self._reported = ProgressWrites(), contextlib.ExitStack(), False
         with services.db.reading() as session:
             job = jobs.by_id(session, lease.job_id)
         self._traceparent = job.traceparent if job else None
@@ -193,9 +208,8 @@ class _MessageStore:
         services, job_id, fence = self._services, self._lease.job_id, self._lease.fence
         match message:
             case {"type": "progress", "phase": phase, "fraction": fraction}:
-                if time.monotonic() - self._progress_written >= PROGRESS_INTERVAL:
+                if self._progress_writes.is_due(job_progress(phase, fraction), time.monotonic()):
                     store_progress(services, job_id, fence, phase, fraction)
-                    self._progress_written = time.monotonic()
             case {"type": "stage", "stage": stage}:
                 store_stage(services, job_id, fence, Stage(stage))
                 self._span.close()

@@ -155,16 +155,21 @@ def store_stage(services: Services, job_id: UUID, fence: int, stage: Stage) -> N
         requests.move(session, tested, REQUEST_STATUS_AT[stage])
 
 
+def job_progress(phase: str, fraction: float) -> float:
+    """How far a job is, 0 to 1, when so much of a phase is done."""
+    low, high = PHASE_PROGRESS[phase]
+    return low + (high - low) * fraction
+
+
 def store_progress(services: Services, job_id: UUID, fence: int, phase: str, fraction: float) -> None:
     """Store how far a phase is, and notify the listeners. This is cheap: it stores no event.
 
     Raises:
         LostLease: The fence moved on.
     """
-    low, high = PHASE_PROGRESS[phase]
     with services.db.transaction() as session:
         job = jobs.owned(session, job_id, fence)
-        job.progress = max(job.progress, low + (high - low) * fraction)
+        job.progress = max(job.progress, job_progress(phase, fraction))
         job_events.notify(session, job_id)
 
 

@@ -16,7 +16,7 @@ from service.domain.job_input import JobInput
 from service.local.process import wait_until
 from tests.worker.steps.test_sandbox import PLANTED
 from worker.steps.messages import MAX_BYTES, check_message, read_messages
-from worker.steps.run import end_child, start_child
+from worker.steps.run import PROGRESS_INTERVAL, PROGRESS_STEP, ProgressWrites, end_child, start_child
 from worker.steps.sandbox import Sandbox, host_sandbox
 
 
@@ -163,3 +163,16 @@ def test_an_endless_line_is_no_message():
     """It is cut at the limit, and what is cut is not JSON."""
     with pytest.raises(ValueError, match=r"Unterminated"):
         list(read_messages(io.BytesIO(b'"' + b"x" * (MAX_BYTES + 10))))
+
+
+def test_progress_is_written_seldom():
+    """A long job writes once for each hundredth; a short one twice a second, and not for what has come no further."""
+    writes, reports = ProgressWrites(), 20_000
+    written = [n for n in range(reports + 1) if writes.is_due(n / reports, float(n))]
+    assert len(written) == pytest.approx(1 / PROGRESS_STEP, abs=1)
+    assert written[-1] > reports * (1 - 2 * PROGRESS_STEP)
+    writes = ProgressWrites()
+    assert writes.is_due(0.2, 10.0)
+    assert not writes.is_due(0.9, 10.0 + PROGRESS_INTERVAL / 2)
+    assert writes.is_due(0.9, 10.0 + PROGRESS_INTERVAL)
+    assert not writes.is_due(0.9, 60.0)
