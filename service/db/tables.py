@@ -161,6 +161,7 @@ class DeletionRequest(Base):
         Index("ix_deletion_requests_status_seq", "status", "seq"),
         Index("ix_deletion_requests_api_key_id_seq", "api_key_id", "seq"),
         Index("ix_deletion_requests_due_at", "due_at"),
+        Index("ix_deletion_requests_job_due", "job_id", "due_at"),
         Index("ix_deletion_requests_received_at", "received_at"),
         Index("ix_deletion_requests_key_epoch", "key_epoch", postgresql_where=text("key_epoch IS NOT NULL")),
         Index("ix_deletion_requests_held", "hold", "due_at", postgresql_where=text(HELD)),
@@ -171,7 +172,7 @@ class DeletionRequest(Base):
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
     seq: Mapped[int] = mapped_column(BigInteger, Identity(always=True), unique=True)
     model_id: Mapped[UUID] = mapped_column(ForeignKey("models.id"))
-    job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id"), index=True)
+    job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id"))
     api_key_id: Mapped[UUID] = mapped_column(ForeignKey("api_keys.id"))
     status: Mapped[str] = mapped_column(server_default="pending")
     regulation: Mapped[str]

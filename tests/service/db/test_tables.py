@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from sqlalchemy import event, text
 
-from service.db import due_requests, intake, jobs, models
+from service.db import claims, due_requests, intake, jobs, models
 from service.db.tables import DeletionRequest
 from service.domain.states import COMPUTE_STAGES
 from service.steps.path.batch import batch_requests
@@ -41,17 +41,21 @@ def statements(services):
         event.remove(services.db.engine, "before_cursor_execute", keep)
 
 
-def scanned(services, statement: str, parameters) -> list[str]:
-    """Large tables that the plan of a statement reads from one end to the other."""
+def plan_nodes(services, statement: str, parameters) -> list[dict]:
+    """Every node of the plan of a statement."""
     with psycopg.connect(services.settings.database_url) as connection:
         (plan,) = connection.execute(f"EXPLAIN (FORMAT JSON) {statement}", parameters).fetchone()
-    tables, left = [], [plan[0]["Plan"]]
-    while left:
-        node = left.pop()
-        left += node.get("Plans", [])
-        if node["Node Type"] == "Seq Scan" and node["Relation Name"] in LARGE:
-            tables.append(node["Relation Name"])
-    return tables
+    nodes = [plan[0]["Plan"]]
+    for node in nodes:  # grows meanwhile
+        nodes += node.get("Plans", [])
+    return nodes
+
+
+def scanned(services, statement: str, parameters) -> list[str]:
+    """Large tables that the plan of a statement reads from one end to the other."""
+    nodes = plan_nodes(services, statement, parameters)
+    scans = [node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"]
+    return [table for table in scans if table in LARGE]
 
 
 FREQUENT = (
@@ -109,6 +113,22 @@ def test_everything_frequent_goes_by_an_index(api, grown, new_key):
     assert scanned(services, "SELECT count(*) FROM deletion_requests WHERE regulation = 'x'", {}) == [
         "deletion_requests"
     ]
+
+
+def test_a_claim_looks_each_deadline_up(grown):
+    """The earliest deadline of each job is one entry of an index, and no walk through all deadlines until it comes.
+
+    The simulator found the walk: with a thousand jobs and 400,000 requests, a claim took 1.4 s.
+    """
+    with grown.db.reading() as session:
+        model_id = models.by_name(session, "tiny").id
+    batch_requests(grown, model_id)
+    with statements(grown) as seen, grown.db.transaction() as session:
+        assert claims.most_urgent(session, COMPUTE_STAGES) is not None
+    ((statement, parameters),) = seen
+    used = {node.get("Index Name") for node in plan_nodes(grown, statement, parameters)}
+    assert "ix_deletion_requests_job_due" in used
+    assert "ix_deletion_requests_due_at" not in used
 
 
 def test_the_log_is_appended_to_by_an_index(services, model):

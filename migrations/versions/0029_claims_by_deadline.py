@@ -1,0 +1,16 @@
+"""The earliest deadline of a job's requests is one look at an index"""
+
+from alembic import op
+
+revision = "0029"
+down_revision = "0028"
+
+
+def upgrade() -> None:
+    op.create_index("ix_deletion_requests_job_due", "deletion_requests", ["job_id", "due_at"])
+    op.drop_index("ix_deletion_requests_job_id", "deletion_requests")
+
+
+def downgrade() -> None:
+    op.create_index("ix_deletion_requests_job_id", "deletion_requests", ["job_id"])
+    op.drop_index("ix_deletion_requests_job_due", "deletion_requests")
