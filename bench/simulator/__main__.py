@@ -13,10 +13,10 @@ from bench.simulator.run import Options, simulate
 HOUR = 3600.0
 
 
-def parse(arguments: list[str]) -> Options:
-    """The options of a command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench.simulator", description=__doc__)
-    add = parser.add_argument
+def parser() -> argparse.ArgumentParser:
+    """The options of the command line."""
+    made = argparse.ArgumentParser(prog="python -m bench.simulator", description=__doc__)
+    add = made.add_argument
     add("--requests", type=int, default=2000, help="how many arrive")
     add("--models", type=int, default=20, help="how many models they are about")
     add("--skew", type=float, default=0.0, help="exponent of the models' sizes (Zipf); 0: all alike")
@@ -37,7 +37,12 @@ def parse(arguments: list[str]) -> Options:
     add("--full-every", type=int, default=1, help="one in so many jobs writes everything, the others a statement each")
     add("--every-beat", action="store_true", help="write each heartbeat")
     add("--seed", type=int, default=0, help="of the random numbers")
-    given = parser.parse_args(arguments)
+    return made
+
+
+def options(arguments: list[str]) -> Options:
+    """What a command line asks for."""
+    given = parser().parse_args(arguments)
     low, high = given.due
     demand = Demand(
         given.requests,
@@ -66,10 +71,9 @@ def parse(arguments: list[str]) -> Options:
 
 def main() -> int:
     """Print the tables; how far it is goes to standard error."""
-    options = parse(sys.argv[1:])
-    result = simulate(options, lambda line: print(line, file=sys.stderr, flush=True))
+    result = simulate(options(sys.argv[1:]), lambda line: print(line, file=sys.stderr, flush=True))
     print(f"    python -m bench.simulator {' '.join(sys.argv[1:])}\n\n{machine()}.\n")
-    print(f"Times of jobs: {options.costs.source}\n\n{tables(result)}")
+    print(f"Times of jobs: {result.options.costs.source}\n\n{tables(result)}")
     return 0
 
 

@@ -64,8 +64,10 @@ class Control:
 
     def _batch(self, model_id: UUID) -> float:
         """Batch a model's requests; the seconds that it takes."""
-        with self._meter.timed("batch"):
+        with self._meter.timed("batch") as operation:
             job_id = batch_requests(self.services, model_id)
+            if job_id is None:
+                operation.name = "batch, no job"
         if job_id is not None:
             self.batched(model_id, job_id)
         return BATCH_SECONDS

@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from uuid import UUID
 
 from bench.simulator.clock import Clock
@@ -47,6 +48,13 @@ class Events:
             action()
 
 
+@dataclass
+class Operation:
+    """An operation under way; whoever runs it may give it another name."""
+
+    name: str
+
+
 class Meter:
     """How often each operation ran, in how many real seconds; and how often it was only counted."""
 
@@ -57,14 +65,14 @@ class Meter:
         self.counted: dict[str, float] = defaultdict(float)
 
     @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
+    def timed(self, name: str) -> Iterator[Operation]:
         """Count an operation and its time."""
-        began = time.perf_counter()
+        operation, began = Operation(name), time.perf_counter()
         try:
-            yield
+            yield operation
         finally:
-            self.seconds[name] += time.perf_counter() - began
-            self.done[name] += 1
+            self.seconds[operation.name] += time.perf_counter() - began
+            self.done[operation.name] += 1
 
     def mean(self, name: str) -> float:
         """Seconds of an operation; 0 if it never ran."""

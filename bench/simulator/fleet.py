@@ -121,8 +121,10 @@ class Fleet:
     def _look(self, worker: Worker) -> None:
         """Claim the most urgent job; without one the worker is idle, or ends."""
         self._idle.pop(worker, None)
-        with self._meter.timed("claim"):
+        with self._meter.timed("claim") as operation:
             lease = claim_job(self.services, None, COMPUTE_STAGES)
+            if lease is None:
+                operation.name = "claim, no job"
         if lease is None:
             if self.options.scaling == "fixed":
                 self._idle[worker] = None

@@ -24,7 +24,7 @@ def by_operation(result: Result) -> dict[str, tuple[int, float, float]]:
     meter, sweep = result.meter, result.options.sweep_seconds
     counted = dict(meter.counted)
     if result.options.fleet.scaling == "fixed":
-        counted["claim"] = result.watch.seconds["idle"] / sweep
+        counted["claim, no job"] = result.watch.seconds["idle"] / sweep
     claims = counted.get("unlearn", 0) + meter.done["unlearn"]
     writes = min(result.watch.seconds["busy"] / PROGRESS_SECONDS, PROGRESS_WRITES * claims)
     counted["progress"] = max(0.0, writes - meter.done["progress"])
@@ -75,6 +75,9 @@ def summary(result: Result) -> dict[str, str]:
         "virtual time": f"{result.seconds / 3600:,.1f} h",
         "workers at most, busy at most": f"{watch.alive_at_most:,}, {watch.busy_at_most:,}",
         "busy while a job waits": f"{percent(share(waits))}, in {waits['time'] / 3600:.1f} h",
+        "busy of as many as there may be, while a job waits": percent(
+            waits["busy"] / (waits["time"] * options.fleet.workers) if waits["time"] else None
+        ),
         "busy while a request waits": percent(share(watch.while_requests_wait)),
         "workers killed, with a job": f"{result.fleet.deaths:,}, {result.fleet.deaths_with_job:,}",
         "deadlines in the time, missed": f"{len(within):,}, {len(late & within):,}",

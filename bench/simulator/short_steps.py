@@ -79,11 +79,7 @@ def publish_short(services: Services, lease: Lease, meter: Meter) -> None:
 
 
 def _write(services: Services, statement: object, lease: Lease, **values: object) -> None:
-    """Run a statement under a lease.
-
-    Raises:
-        LostLease: Another worker claimed the job since.
-    """
+    """Run a statement under a lease; a lease that is lost raises `LostLease`."""
     with services.db.transaction() as session:
         given = {"job": lease.job_id, "fence": lease.fence, **values}
         if session.execute(statement, given).first() is None:  # type: ignore[call-overload]
