@@ -5,8 +5,10 @@ import asyncio
 import contextlib
 import gc
 import importlib.metadata
+import os
 import socket
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 
 import uvicorn
@@ -49,6 +51,7 @@ from service.console.routes import ROUTERS as ROUTES
 from service.explain import explained
 from service.observability import tracing
 from service.observability.logging import configure as configure_logs
+from service.observability.traffic import SHARED_FOLDER
 from service.process_group import run_several
 from service.schemas.base import Problem
 
@@ -129,8 +132,7 @@ def create_app(services: Services, *, docs: bool = True) -> FastAPI:
     app.state.readiness = Readiness(services.db)
     app.state.stream_turns = Turns(STREAM_READS)
     app.state.live_parts = LiveParts()
-    if services.settings.access_log:
-        app.add_middleware(AccessLog)
+    app.add_middleware(AccessLog, is_written=services.settings.access_log)
     errors.install(app)
     pages = ROUTES if services.settings.console else (api_docs.root_router,)
     optional = (*([api_docs.router] if docs else []), *pages)
@@ -161,7 +163,9 @@ def main() -> None:
     if arguments.processes > 1:
         configure_logs(Settings().log_level)
         fd = server_socket.fileno()
-        sys.exit(run_several([sys.executable, "-m", "service.main", "--fd", str(fd)], arguments.processes, fd))
+        with tempfile.TemporaryDirectory(prefix="unlearnd-metrics-") as folder:
+            os.environ[SHARED_FOLDER] = folder
+            sys.exit(run_several([sys.executable, "-m", "service.main", "--fd", str(fd)], arguments.processes, fd))
     serve(server_socket)
 
 

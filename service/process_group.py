@@ -21,7 +21,7 @@ class _Member:
     """One of the processes. One that somebody killed is started again at once, any other later each time."""
 
     def __init__(self, command: Sequence[str], fd: int, *, is_first: bool) -> None:
-        # They cannot share the port of the metrics, which are read from the database anyhow: one has it.
+        # They cannot share the port of the metrics, which are the same for all of them: one has it.
         others = {} if is_first else {"UNLEARND_METRICS_PORT": "0"}
         self._command, self._fd, self._environment = command, fd, {**os.environ, **others}
         self._failures, self._due = 0, 0.0

@@ -1,4 +1,4 @@
-"""The access log: one line for each HTTP request, when its answer has ended.
+"""The access log: one line for each HTTP request, when its answer has ended; and the request is counted.
 
 A line has the method, the route's template, the status, milliseconds and the id of the API key. It never has the path
 or the query as they were sent: both can hold personal data. No request waits for the disk: the lines of a moment are
@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.observability import traffic
 from service.observability.logging import is_logged, trace_id, write_lines
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # a caller may send any word
@@ -18,15 +19,15 @@ WRITE_SECONDS = 0.2  # the longest time that a line waits
 
 
 class AccessLog:
-    """ASGI middleware that logs each HTTP request."""
+    """ASGI middleware that counts and logs each HTTP request."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        """Log the requests to `app`."""
-        self._app = app
+    def __init__(self, app: ASGIApp, *, is_written: bool = True) -> None:
+        """Count the requests to `app`, and log them if `is_written`."""
+        self._app, self._is_written = app, is_written
         self._lines: list[str] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on a request. Log it when its answer has ended, or when it failed."""
+        """Pass on a request. Count and log it when its answer has ended, or when it failed."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             self._write()  # the server has shut down
@@ -48,12 +49,15 @@ class AccessLog:
             self._add(scope, status, time.perf_counter() - started)
 
     def _add(self, scope: Scope, status: int | None, seconds: float) -> None:
-        """Add the line of a request. All its values are the service's own words, or numbers: none needs quotes."""
-        if not is_logged("INFO"):
+        """Count a request and add its line. All values are the service's own words, or numbers: none needs quotes."""
+        method = scope["method"] if scope["method"] in METHODS else None
+        route = getattr(scope.get("route"), "path_format", None)
+        traffic.count(method, route, status, seconds)
+        if not (self._is_written and is_logged("INFO")):
             return
         values = {
-            "method": scope["method"] if scope["method"] in METHODS else None,
-            "route": getattr(scope.get("route"), "path_format", None),
+            "method": method,
+            "route": route,
             "http_status": status,
             "ms": round(1000 * seconds),
             "key": scope.get("state", {}).get("api_key_id"),

@@ -17,6 +17,7 @@ from service.db.api_keys import Caller
 from service.db.forecast import Backlog, backlogs
 from service.db.tables import Version
 from service.domain.disclosure import disclosed
+from service.observability import traffic
 from service.schemas.report import write_report
 
 router = APIRouter(tags=["health"], route_class=GuardedRoute)
@@ -44,7 +45,7 @@ async def readyz(request: Request) -> Response:
 
 @router.get("/metrics", response_class=PlainTextResponse)
 def metrics(services: ServicesDep, _: ScrapingReader) -> Response:
-    """Metrics from the database, in Prometheus' text format.
+    """Metrics from the database, and of HTTP requests, in Prometheus' text format.
 
     On this machine alone they need no key while the service has no public URL; see `UNLEARND_METRICS_PORT`.
     """
@@ -55,6 +56,7 @@ def metrics_registry(services: Services) -> CollectorRegistry:
     """The metrics, for an endpoint or a port of their own."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Collector(services))
+    traffic.register(registry)
     return registry
 
 

@@ -3,16 +3,22 @@
 import io
 import logging
 import re
+import subprocess
+import sys
 from datetime import datetime
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
+from prometheus_client import generate_latest
 
 from service.api import access_log
+from service.api.health import metrics_registry
 from service.local.process import wait_until
 from service.main import create_app
 from service.observability.logging import FIELDS, configure
 from tests.service.conftest import REQUESTS
+from tests.service.served import environment, free_port
 
 SECRET = "Zoraida"
 
@@ -106,7 +112,51 @@ def test_the_last_lines_are_written_when_the_server_ends(services, monkeypatch):
     assert "route=/livez" in written.getvalue()
 
 
-def test_the_access_log_can_be_switched_off(services):
-    """By its setting."""
+def test_the_access_log_can_be_switched_off(services, monkeypatch):
+    """By its setting; requests are counted all the same."""
     services.settings.access_log = False
-    assert "AccessLog" not in str(create_app(services).user_middleware)
+    written: list[str] = []
+    monkeypatch.setattr(access_log, "write_lines", written.append)
+    before = counted(services)
+    with TestClient(create_app(services)) as client:
+        client.get("/livez")
+    assert written == []
+    assert counted(services) == before + 1
+
+
+def counted(services) -> float:
+    """How many answers of `/livez` were counted."""
+    labels = {"method": "GET", "route": "/livez", "status": "2xx"}
+    return metrics_registry(services).get_sample_value("unlearnd_http_seconds_count", labels) or 0
+
+
+def test_what_a_caller_makes_up_is_no_label(api, services):
+    """No route, no method: metrics hold the service's own words."""
+    api.request(SECRET, f"/{SECRET}?{SECRET}")
+    shown = generate_latest(metrics_registry(services)).decode()
+    assert SECRET not in shown
+    assert 'method="other",route="none",status="4xx"' in shown
+
+
+def test_several_processes_are_counted_together(services):
+    """Each answer of `/metrics` has the requests of all of them, whichever gives it."""
+    command = [sys.executable, "-m", "service.main", "--port", str(port := free_port()), "--processes", "2"]
+    with subprocess.Popen(command, env=environment(services), stderr=subprocess.DEVNULL) as group:
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+                assert wait_until(lambda: answers(client), 60)
+            for _ in range(20):  # connections of their own: the kernel gives them to one process or the other
+                assert httpx.get(f"http://127.0.0.1:{port}/livez", trust_env=False).is_success
+            shown = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+        finally:
+            group.terminate()
+    (line,) = re.findall(r'unlearnd_http_seconds_count{.*route="/livez".*} (\S+)', shown)
+    assert float(line) >= 20
+
+
+def answers(client: httpx.Client) -> bool:
+    """Whether the server answers."""
+    try:
+        return client.get("/livez").is_success
+    except httpx.TransportError:
+        return False
