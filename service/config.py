@@ -80,6 +80,11 @@ SECRET_SETTINGS = (  # URLs that may hold a secret
 )
 
 
+def _may_be_secret(name: str, value: object) -> bool:
+    """Whether a setting is listed, or a URL with a user or a password."""
+    return name in SECRET_SETTINGS or (isinstance(value, str) and "://" in value and "@" in value)
+
+
 class Settings(BaseSettings):
     """An operator's settings. Durations are in seconds and sizes in bytes unless the name says otherwise."""
 
@@ -246,8 +251,8 @@ class Settings(BaseSettings):
         return [
             {
                 "variable": f"UNLEARND_{name.upper()}",
-                "value": "***" if values[name] and name in SECRET_SETTINGS else str(values[name]),
-                "is": field.description or "",
+                "value": "***" if values[name] and _may_be_secret(name, values[name]) else str(values[name]),
+                "meaning": field.description or "",
             }
             for name, field in type(self).model_fields.items()
         ]

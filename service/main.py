@@ -30,6 +30,7 @@ from service.api import (
     policies,
     report,
     requests,
+    settings,
     subjects,
     versions,
 )
@@ -83,6 +84,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     jobs.router,
     overview.router,
     report.router,
+    settings.router,
     versions.router,
     hub.router,
     fides.router,

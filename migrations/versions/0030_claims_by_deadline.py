@@ -8,9 +8,7 @@ down_revision = "0029"
 
 def upgrade() -> None:
     op.create_index("ix_deletion_requests_job_due", "deletion_requests", ["job_id", "due_at"])
-    op.drop_index("ix_deletion_requests_job_id", "deletion_requests")
 
 
 def downgrade() -> None:
-    op.create_index("ix_deletion_requests_job_id", "deletion_requests", ["job_id"])
     op.drop_index("ix_deletion_requests_job_due", "deletion_requests")

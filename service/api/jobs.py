@@ -113,8 +113,9 @@ def get(job_id: UUID, services: ServicesDep, caller: JobReader) -> JobDetail:
     submitters or mostly from one. With `submit` alone, there are no metrics, and no jobs but those of own requests.
     """
     job = find_job(services, job_id, caller)
+    kinds = PROGRESS_EVENTS if _own_requests_only(caller) else job_events.STEPS
     with services.db.reading() as session:
-        steps = [_to_step(event) for event in job_events.steps(session, job_id, MAX_STEPS)]
+        steps = [_to_step(event) for event in job_events.steps(session, job_id, kinds, MAX_STEPS)]
     return JobDetail(**dict(to_job_out(job, caller)), steps=steps)
 
 

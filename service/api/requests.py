@@ -206,7 +206,8 @@ def get(request_id: UUID, services: ServicesDep, caller: RequestReader) -> Reque
     request = visible_request(services, request_id, caller)
     decisions = None
     with services.db.reading() as session:
-        callbacks = [CallbackOut(**row._asdict()) for row in outbox.callbacks(session, request_id)]
+        rows = outbox.callbacks(session, request_id) if request.callbacks else []
+        callbacks = [CallbackOut(**row._asdict()) for row in rows]
         if sees_counts(caller):  # who sees the counts sees the decisions
             decisions = [DecisionOut(**row._asdict()) for row in requests.decisions(session, request_id)]
     return RequestDetail(

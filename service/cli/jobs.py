@@ -31,7 +31,7 @@ def jobs_list(
 def jobs_show(job_id: JobId, as_json: AsJson = False) -> None:
     """Show a job, its stages and attempts, and its metrics so far."""
     job = connect().job(job_id)
-    steps = [] if as_json else job.pop("steps")
+    steps = [] if as_json else job.pop("steps", [])
     show(job, as_json)
     if steps:
         table(steps, as_json, "at", "kind", "stage", "outcome", "reason")

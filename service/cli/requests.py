@@ -180,7 +180,7 @@ def requests_list(
 def requests_show(request_id: RequestId, as_json: AsJson = False) -> None:
     """Show a request."""
     request = connect().request(request_id)
-    decisions, callbacks = ([] if as_json else request.pop(name) or [] for name in ("decisions", "callbacks"))
+    decisions, callbacks = ([] if as_json else request.pop(name, None) or [] for name in ("decisions", "callbacks"))
     show(request, as_json)
     if decisions:
         table(decisions, as_json, "decision", "name", "reason", "at", "api_key_id")

@@ -95,7 +95,7 @@ def settings(as_json: AsJson = False) -> None:
     """List every setting: its variable, its value here, and its meaning. Secrets are hidden."""
     from service.config import Settings
 
-    table(Settings().rows(), as_json, "variable", "value", "is")
+    table(Settings().rows(), as_json, "variable", "value", "meaning")
 
 
 @app.command()

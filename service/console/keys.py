@@ -21,15 +21,14 @@ PATH = "/v1/api-keys"
 
 
 @router.get("")
-async def settings(visitor: Visitor, api: ApiDep, services: ServicesDep) -> Response:
+async def settings(visitor: Visitor, api: ApiDep) -> Response:
     """The page."""
-    return await _show(visitor, api, services)
+    return await _show(visitor, api)
 
 
 async def _show(
     visitor: Visit,
     api: Api,
-    services: Services,
     messages: list[str] | None = None,
     status: int = 200,
     *,
@@ -43,28 +42,26 @@ async def _show(
             checkpoint = await api.text("/v1/log/checkpoint")
         except Refused:
             checkpoint = ""  # nothing has been signed yet
-    rows = services.settings.rows() if visitor.may() else []
+    rows = await api.get("/v1/settings") if visitor.may() else []
     ends = datetime.fromtimestamp(visitor.caller.expires_at).astimezone()
     shown = {"keys": keys, "trust": trust, "checkpoint": checkpoint, "made": made, "ends": ends, "rows": rows}
     return page("settings.html", visitor, status, messages=messages, **shown)
 
 
 @router.post("/keys")
-async def create(visitor: Visitor, api: ApiDep, services: ServicesDep, form: CheckedForm) -> Response:
+async def create(visitor: Visitor, api: ApiDep, form: CheckedForm) -> Response:
     """Make a key. This page alone shows it."""
     try:
         made = await api.post(PATH, {"name": form.one("name"), "scopes": form.get("scope", [])})
     except Refused as refused:
-        return await _show(visitor, api, services, refused.messages, refused.status)
-    return await _show(visitor, api, services, made=made)
+        return await _show(visitor, api, refused.messages, refused.status)
+    return await _show(visitor, api, made=made)
 
 
 @router.post("/keys/{key_id}/revoke")
-async def revoke(key_id: UUID, visitor: Visitor, api: ApiDep, services: ServicesDep, _: CheckedForm) -> Response:
+async def revoke(key_id: UUID, visitor: Visitor, api: ApiDep, _: CheckedForm) -> Response:
     """Revoke a key for good. Its sessions end with it."""
-    return await attempt(
-        api.call("DELETE", f"{PATH}/{key_id}"), partial(_show, visitor, api, services), "/console/settings"
-    )
+    return await attempt(api.call("DELETE", f"{PATH}/{key_id}"), partial(_show, visitor, api), "/console/settings")
 
 
 @router.post("/keys/{key_id}/sign-out")

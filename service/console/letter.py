@@ -11,7 +11,7 @@ OUTCOMES = {
     "completed": (
         "We have trained a copy of the model to stop producing the texts that your request is about, and have "
         "published this copy in place of the model. Before that we tested how much of these texts it still continues "
-        "and predicts. That is no more, on average, than it does of texts that it has never seen."
+        "and predicts. The results are within the limits that we take from texts that it has never seen."
     ),
     "not_memorised": (
         "We tested how much the model continues and predicts of the texts that your request is about. The results are "
@@ -44,10 +44,7 @@ LIMITS = (
     "No test can show that nothing of a text is left in a model. Our record says which tests were made, and with what "
     "results; you get it from us if you ask. This letter is about the model."
 )
-PLACES = (
-    "[Say here what was done with your data in other places, such as the training data, or why not: GDPR, articles "
-    "12(4) and 17.]"
-)
+PLACES = "[Say here what was done with your data in other places, such as the training data, or why nothing was.]"
 RECIPIENTS = "[Say here when those who have copies of the earlier model were told of the newer one: GDPR, article 19.]"
 FURTHER_TESTS = (
     "We made further tests that do not decide whether we publish. Not all of them were passed: over all requests of "
@@ -100,6 +97,8 @@ def letter_about(request: Mapping[str, Any], version: Mapping[str, Any] | None =
         blocks.append(
             Block("text", f"In the record of the change, your request has the reference {request['ref'][:12]}.")
         )
-    blocks += [Block("text", PLACES), Block("text", RIGHTS[request["regulation"]])]
+    if outcome in ("completed", "not_memorised", "nothing_found"):
+        blocks.append(Block("text", PLACES))
+    blocks.append(Block("text", RIGHTS[request["regulation"]]))
     blocks.append(Block("text", "[Name, and how to reach the data protection officer]"))
     return Document("Your deletion request", blocks)

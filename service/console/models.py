@@ -17,6 +17,7 @@ from service.domain.errors import Invalid
 
 router = APIRouter(prefix="/console/models", route_class=PageRoute, include_in_schema=False)
 PATH, SHOWN = "/v1/models", 200
+GROWN = "It would cost more than the page said before. Nothing was changed."
 Name = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Number = Annotated[int, Path(ge=0, lt=2**31)]
 Asked = Annotated[int, Query(ge=0, lt=2**31)]
@@ -161,20 +162,27 @@ async def remove_corpus(name: Name, corpus: Name, visitor: Visitor, api: ApiDep,
 
 
 @router.get("/{name}/versions/{number}")
-async def version(name: Name, number: Number, visitor: Visitor, api: ApiDep) -> Response:
-    """One version, beside its parent."""
-    return await _show_version(visitor, api, name, number)
+async def version(name: Name, number: Number, visitor: Visitor, api: ApiDep, withdraw: bool = False) -> Response:
+    """One version, beside its parent; with `withdraw`, what its withdrawal would cost, and the form."""
+    return await _show_version(visitor, api, name, number, asks_cost=withdraw)
 
 
 async def _show_version(
-    visitor: Visit, api: Api, name: str, number: int, messages: list[str] | None = None, status: int = 200
+    visitor: Visit,
+    api: Api,
+    name: str,
+    number: int,
+    messages: list[str] | None = None,
+    status: int = 200,
+    *,
+    asks_cost: bool = True,
 ) -> Response:
     shown = await api.get(f"{PATH}/{name}/versions/{number}")
     later = (await api.get(f"{PATH}/{name}/supersedes", after=number, limit=1))["items"]
     downloads, cost = [], None
     if visitor.may("audit"):
         downloads = (await api.get(f"{PATH}/{name}/versions/{number}/downloads"))["items"]
-    if visitor.may() and not shown["withdrawn_at"]:
+    if asks_cost and visitor.may() and not shown["withdrawn_at"]:
         cost = await api.get(f"{PATH}/{name}/versions/{number}/withdrawal")
     beside = {"later": later, "downloads": downloads, "cost": cost}
     return page("version.html", visitor, status, version=shown, **beside, messages=messages)
@@ -183,8 +191,12 @@ async def _show_version(
 @router.post("/{name}/versions/{number}/withdraw")
 async def withdraw(name: Name, number: Number, visitor: Visitor, api: ApiDep, form: CheckedForm) -> Response:
     """Withdraw a version. The page has said what it costs; if that has grown since, it says so, and nothing changes."""
+    path, accepted = f"{PATH}/{name}/versions/{number}", form.one("cost")
+    cost = await api.get(f"{path}/withdrawal")
+    if form.one("reopen") and cost["reopened"] > (int(accepted) if accepted.isdecimal() else 0):
+        return await _show_version(visitor, api, name, number, [GROWN], 409)
     body = {"reason": form.one("reason"), "reopen": bool(form.one("reopen"))}
-    call = api.post(f"{PATH}/{name}/versions/{number}/withdraw", body)
+    call = api.post(f"{path}/withdraw", body)
     again = partial(_show_version, visitor, api, name, number)
     return await attempt(call, again, f"/console/models/{name}/versions/{number}")
 

@@ -11,11 +11,12 @@ from service.console.training import beside_controls, perplexity, scores
 from service.console.words import LAWS, SETTLED, VERDICTS, moment, reason, written
 from service.domain.disclosure import SUPPRESSED
 
+UNKNOWN = "—"
 UNSEEN = "not_memorised"  # of a request that needed nothing, in a job that failed for others
 OWED = (
     "Because nothing was published, the requests that are not dealt with were still owed when this was issued, also "
-    "those that passed their own tests. They are tried again in another job, or an operator says how each was dealt "
-    "with otherwise. Their deadlines stay."
+    "those that passed their own tests. If the job could be split, they are tried again in smaller ones. Otherwise "
+    "they wait until an operator retries them, or says how each was dealt with in another way. Their deadlines stay."
 )
 TOOLS = (
     "You need the program unlearnd, a Python package, and the operator's file trust.json, which says whose keys "
@@ -115,11 +116,11 @@ def _requests(predicate: Predicate, requests: Sequence[Mapping[str, Any]]) -> It
         request = known.get(certified["ref"])
         outcome = VERDICTS[certified["verdict"]]
         if request is None:
-            rows.append(("", certified["ref"][:12], "", "", "", "", outcome))
+            rows.append((UNKNOWN, certified["ref"][:12], *[UNKNOWN] * 4, outcome))
             continue
         rows.append(
             (
-                str(request["reference"] or ""),
+                str(request["reference"] or UNKNOWN),
                 certified["ref"][:12],
                 LAWS[request["regulation"]],
                 _day(request["received_at"]),
@@ -162,14 +163,16 @@ def _offline(predicate: Predicate) -> Iterator[Block]:
     model = predicate["lineage"]["model"]
     yield Block("heading", "Check it yourself")
     published = predicate["artefacts"]["published"]
+    yield Block("text", TOOLS)
     if published:
         command = f"unlearnd models download {model} --version {predicate['lineage']['version']} release"
         verify = "unlearnd verify release --trust trust.json"
-        yield Block("text", TOOLS)
         yield Block("text", f"The operator downloads the release, or gives you the folder: {command}.")
         yield Block("text", f"You check it, with no network: {verify}.")
     else:
+        render = "unlearnd render FILE --trust trust.json --output record.html"
         yield Block("text", "Nothing was published. The certificate of the run is signed, and can be downloaded.")
+        yield Block("text", f"This makes a page of it, and refuses one whose signature does not hold: {render}.")
     yield Block("text", CHECKED.format(files=FILES if published else ""))
 
 

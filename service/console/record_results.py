@@ -8,18 +8,22 @@ from service.audit.numbers import trimmed
 from service.audit.predicate import Attack, CertifiedUtility, Verification
 from service.console.documents import Block
 from service.console.words import ATTACKS, NUMBERS
-from service.domain.disclosure import SUPPRESSED
+from service.domain.disclosure import MEAN_STEP, SUPPRESSED
 
 HEADERS = ("question", "before", "after", "text it never saw", "answer")
 SCALE = (
-    "The numbers are averages over the requests. In the first two tests 0 is never and 1 is always, and they are "
-    "rounded down to a multiple of 0.05: 0 may be anything below that. Each answer is about the exact number. What "
-    "stands under “text it never saw” is the same measured on texts that the model has never seen, for comparison."
+    "The numbers are averages over the texts. In the first two tests 0 is never and 1 is always. All are rounded down "
+    "to a multiple of 0.05, so that 0 may be anything below that, and are shown as 0.95 at most. What stands under "
+    "“text it never saw” is the same measured on texts that the model has never seen, for comparison; in the first two "
+    "tests it is rounded down to a multiple of 0.01."
 )
 HIDDEN = "Numbers over few people's texts are not shown, because they would be about a person. The results hold."
 HIDDEN_NUMBER = "not shown"
 MORE, NO_MORE = "more than text it never saw", "no more than text it never saw"
-REPORTED = "more than text it never saw. This test was not passed; by the policy it is reported and does not decide."
+NOT_ALL = "not passed: in this test or the other of the first two, over all requests or for one of them"
+AT_LIMIT = "near its limit; rounding hides on which side"
+DIFFERENT, ALIKE = "yes, they differ", "no difference was seen"  # of tests that look at both sides
+REPORTED = "This test was not passed; by the policy it is reported and does not decide."
 LEFT_OUT = {
     "off": "the policy leaves it out",
     "not_applicable": "the texts hold nothing of the kind",
@@ -52,16 +56,22 @@ def result_blocks(tests: Verification) -> Iterator[Block]:
 
 
 def _criterion(tests: Verification, attacks: dict[str, Attack]) -> Iterator[tuple[str, ...]]:
-    """EL and MA, whose limits decide. Where the means are hidden, the result over all requests stands for them."""
+    """EL and MA, whose limits decide: the result that was certified, whatever the rounded means say."""
     no_means: dict[str, str] = {}
     before, after, limits = (dict(tests[name] or no_means) for name in ("before", "after", "limits"))
     for key, name in zip(("el", "ma"), MANDATORY_ATTACKS, strict=True):
         mean, limit = after.get(key), limits.get(key)
         passed = _passed(attacks[name]) if name in attacks else None
-        if mean and limit and mean != SUPPRESSED:
-            passed = Decimal(str(mean)) <= Decimal(str(limit))
-        answer = "not tested" if passed is None else NO_MORE if passed else MORE
+        answer = "not tested" if passed is None else NO_MORE if passed else _missed(mean, limit)
         yield ATTACKS[key], *(_score(means.get(key)) for means in (before, after, limits)), answer
+
+
+def _missed(mean: object, limit: object) -> str:
+    """What a mean beside its limit says where the two tests together were not passed. Both are rounded down."""
+    if not mean or not limit or SUPPRESSED in (mean, limit):
+        return NOT_ALL
+    over = Decimal(str(mean)) - Decimal(str(limit))
+    return MORE if over > 0 else f"{NO_MORE}, on average" if over + MEAN_STEP <= 0 else AT_LIMIT
 
 
 def _passed(attack: Attack) -> bool | None:
@@ -80,10 +90,11 @@ def _probes(tests: Verification) -> Iterator[tuple[str, ...]]:
 
 def _row(attack: Attack) -> tuple[str, ...]:
     """A test beside the same test on texts that the model never saw."""
-    passed = _passed(attack)
-    answer = NO_MORE if passed else REPORTED if attack.get("effect") == "report" else "yes"
+    passed, is_membership = _passed(attack), attack["name"].startswith("membership")
+    yes, no = (DIFFERENT, ALIKE) if is_membership or attack["name"] == "exposure" else (MORE, NO_MORE)
+    answer = no if passed else f"{yes}. {REPORTED}" if attack.get("effect") == "report" else yes
     auc, figures = _score(attack.get("auc")), (attack.get("figure"), attack.get("control"))
-    if attack["name"].startswith("membership") and auc not in ("—", HIDDEN_NUMBER):
+    if is_membership and auc not in ("—", HIDDEN_NUMBER):
         return ATTACKS[attack["name"]], "—", f"right in {auc} of pairs", "0.5 is chance", answer
     question, number = ATTACKS[attack["name"]], NUMBERS.get(attack["name"])
     return f"{question} ({number})" if number else question, "—", *map(_score, figures), answer

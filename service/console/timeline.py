@@ -70,12 +70,12 @@ def _end(request: dict[str, Any], job: dict[str, Any] | None) -> Step:
 
 def _callback(callback: dict[str, Any]) -> Step:
     """What became of a callback."""
-    name = status(callback["status"])
+    name, attempts = status(callback["status"]), f"Attempts: {callback['attempts']}."
     if callback["delivered_at"]:
         return _step(callback["delivered_at"], f"The submitter's system was told: {name}")
     if callback["given_up"]:
-        return _step(None, f"The submitter's system was not told: {name}", "Every attempt failed.", kind="failed")
-    return _step(None, f"The submitter's system is still to be told: {name}", f"Attempts: {callback['attempts']}.")
+        return _step(None, f"The submitter's system was not told: {name}", f"Given up. {attempts}", kind="failed")
+    return _step(None, f"The submitter's system is still to be told: {name}", attempts)
 
 
 def job_steps(job: dict[str, Any]) -> list[Step]:

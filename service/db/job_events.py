@@ -1,5 +1,6 @@
 """Events of jobs: stored, announced to listeners, and read again."""
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from sqlalchemy import func, select
@@ -35,7 +36,7 @@ def history(session: Session, job_id: UUID) -> list[JsonObject]:
     return list({data["epoch"]: data for data in session.scalars(query)}.values())
 
 
-def steps(session: Session, job_id: UUID, most: int) -> list[JobEvent]:
-    """The newest stages and attempts of a job, the oldest of them first."""
-    query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.kind.in_(STEPS))
+def steps(session: Session, job_id: UUID, kinds: Sequence[str], most: int) -> list[JobEvent]:
+    """The newest events of these kinds of a job, the oldest of them first."""
+    query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.kind.in_(kinds))
     return list(session.scalars(query.order_by(JobEvent.id.desc()).limit(most)))[::-1]

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, func, select, text, update
+from sqlalchemy import ColumnElement, func, literal, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -61,6 +61,7 @@ class Outcome(Enum):
 
     DELIVERED = "the receiver took the message"
     NOT_SENT = "there is nobody to notify, or nothing new to say"
+    GONE = "the address was purged before anybody was told"
     REFUSED = "the receiver answered, but not with 2xx"
     NO_ANSWER = "the receiver could not be reached, or did not answer in time"
 
@@ -130,18 +131,15 @@ def enqueue_alert(session: Session, request_id: UUID, status: str) -> None:
 def enqueue_due_alerts(session: Session, before: datetime, status: str) -> None:
     """Queue an alert, once each, for requests that somebody waits for and that are due before a moment.
 
-    All are one statement: one each took a sweep 1.6 s whenever `MAX_ALERTS` were due.
+    All are one statement: a statement each took a sweep a second and more whenever `MAX_ALERTS` were due.
     """
     request = DeletionRequest
     alert = select(Outbox.id).where(Outbox.request_id == request.id, Outbox.target < 0, Outbox.status == status)
-    due = select(request.id).where(request.due_at < before, is_due(), ~alert.exists())
+    names = ("id", "request_id", "status", "target", "lane")
+    values = (func.gen_random_uuid(), request.id, literal(status), literal(ALERT), literal(callback_lanes.OPERATOR))
+    due = select(*values).where(request.due_at < before, is_due(), ~alert.exists())
     due = due.order_by(request.due_at).limit(MAX_ALERTS)
-    entries = [
-        {"id": uuid4(), "request_id": request_id, "status": status, "target": ALERT, "lane": callback_lanes.OPERATOR}
-        for request_id in session.scalars(due)
-    ]
-    if entries:
-        session.execute(insert(Outbox).on_conflict_do_nothing(), entries)
+    session.execute(insert(Outbox).from_select(names, due).on_conflict_do_nothing())
 
 
 def claim_due(session: Session, held: timedelta) -> DueEntry | None:
@@ -198,7 +196,7 @@ def store_attempt(session: Session, entry_id: UUID, outcome: Outcome, max_attemp
         entry.delivered_at, entry.next_at = now, None
     elif outcome is Outcome.DELIVERED:
         entry.delivered_at = now
-    elif entry.attempts >= max_attempts:
+    elif entry.attempts >= max_attempts or outcome is Outcome.GONE:
         entry.next_at = None
     else:
         entry.next_at = now + min(MAX_BACKOFF, timedelta(seconds=2**entry.attempts))

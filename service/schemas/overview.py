@@ -63,3 +63,11 @@ class PeriodReport(BaseModel):
     versions: int = Field(description="published in the period")
     methods: dict[str, int] = Field(description="the same by method")
     downloads: int = Field(description="API keys that first downloaded files of a version in the period")
+
+
+class SettingOut(BaseModel):
+    """A setting of the API process."""
+
+    variable: str
+    value: str = Field(description="here; `***`: hidden")
+    meaning: str

@@ -19,11 +19,11 @@ SECONDS = 0.5
 
 
 @contextmanager
-def served(services, port: int = 0, **settings):
-    """The application on a real socket, with short times and these settings."""
+def served(services, listener: socket.socket | None = None, **settings):
+    """The application on a real socket, of its own or given, with short times and these settings."""
     settings = {"request_seconds": SECONDS, "max_connections": 20, "share": 1, **settings}
     services.settings = services.settings.model_copy(update=settings)
-    listener = socket.create_server(("127.0.0.1", port))
+    listener = listener or socket.create_server(("127.0.0.1", 0))
     protocol = limited_protocol(services.settings)
     config = uvicorn.Config(
         create_app(services), http=protocol, log_level="warning", timeout_keep_alive=30, timeout_graceful_shutdown=5

@@ -102,7 +102,9 @@ def _resolve_one(services: Services, request_id: UUID) -> None:
             return  # the request was resolved, approved or cancelled meanwhile
         if searched_corpora(corpora.of_model(session, request.model_id)) != sources.searched:
             return  # the corpora have changed since the search
-        request.resolution, request.reason, request.searched_at = resolution, None, datetime.now(UTC)
+        request.resolution, request.reason = resolution, None
+        if before is None:  # else somebody has approved what was searched for then
+            request.searched_at = datetime.now(UTC)
         if texts is None:
             request.hold = Hold.APPROVAL
             outbox.enqueue_alert(session, request_id, "awaiting_approval")

@@ -78,7 +78,7 @@ def _attempt(services: Services, request: DeletionRequest, due: outbox.DueEntry)
     try:
         call = _outgoing_call(services, request, due)
         if call is None:
-            return Outcome.NOT_SENT
+            return Outcome.NOT_SENT if due.target == outbox.ALERT else Outcome.GONE
         http_status = send(
             call,
             seconds=settings.callback_seconds,

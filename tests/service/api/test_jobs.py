@@ -18,7 +18,7 @@ from service.steps.path.batch import batch_requests
 from service.steps.path.unlearn import store_epoch, store_stage
 from tests.service.api.submissions import REQUESTS, assert_problem
 from tests.service.conftest import only_model, submit
-from tests.service.jobs import EPOCH, REPORT, claim, expire, publish_what_waits, to_certify
+from tests.service.jobs import EPOCH, REPORT, age, claim, publish_what_waits, to_certify
 from tests.service.served import served
 
 
@@ -78,7 +78,8 @@ def test_a_submitter_sees_progress_and_no_number(api, services, model, new_key):
     job_id = batch_requests(services, only_model(services))
     fence = claim(services, job_id)
     store_epoch(services, job_id, fence, EPOCH)
-    expire(services, job_id)
+    fail_attempt(services, Lease(services, job_id, fence), "child_killed", permanent=False)
+    age(services, not_before=None)
     to_certify(services, job_id, REPORT)
     fail_attempt(services, Lease(services, job_id, claim(services, job_id, CONTROL_STAGES)), "x", permanent=True)
     job = api.get(f"/v1/jobs/{job_id}", headers=submitter).json()
@@ -96,6 +97,8 @@ def test_a_submitter_sees_progress_and_no_number(api, services, model, new_key):
     assert kinds == {"stage", "done"}
     assert shown <= {"stage", "progress", "epoch", "outcome", "reason"}
     assert api.get(f"/v1/jobs/{job_id}/history", headers=submitter).status_code == 403
+    retries = [step["reason"] for step in api.get(f"/v1/jobs/{job_id}").json()["steps"] if step["kind"] == "retry"]
+    assert retries == ["child_killed"]  # the operator sees more
     everything = api.get(f"/v1/jobs/{job_id}/events").text
     assert "event: epoch" in everything
     assert "event: thresholds" in everything

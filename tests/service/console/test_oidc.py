@@ -1,6 +1,7 @@
 """Sign-in with OpenID Connect at a real provider, Canaille."""
 
 import re
+import socket
 import subprocess
 import sys
 from urllib.parse import parse_qs, urljoin, urlsplit
@@ -19,15 +20,26 @@ from tests.chromium import browser_at, needs_chromium
 from tests.service.served import free_port, served
 
 BACK = "http://testserver/console/sign-in/oidc/back"
-OWN = f"http://127.0.0.1:{free_port()}"  # of the service in a real browser
 PASSWORDS = {"jane": "a long password of Jane", "joe": "another one, of Joe"}
 
 
 @pytest.fixture(scope="module")
-def provider():
+def listener():
+    """The socket on which the service is served to a real browser: the provider has to know its address before."""
+    with socket.create_server(("127.0.0.1", 0)) as own:
+        yield own
+
+
+def address(listener: socket.socket) -> str:
+    """The URL at a socket."""
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture(scope="module")
+def provider(listener):
     """A running provider with two users, one of whom is in the group `privacy`; its issuer."""
     port = free_port()
-    back = [BACK, urljoin(OWN, urlsplit(BACK).path)]
+    back = [BACK, urljoin(address(listener), urlsplit(BACK).path)]
     command = [sys.executable, "-W", "ignore", "-m", "tests.service.console.provider", str(port), *back]
     url = f"http://127.0.0.1:{port}"
 
@@ -161,10 +173,10 @@ def test_without_a_provider_there_is_no_such_way(app):
 
 
 @needs_chromium
-def test_somebody_signs_in_with_a_real_browser(with_provider, provider):
+def test_somebody_signs_in_with_a_real_browser(with_provider, provider, listener):
     """At the provider's own pages; on the way back a page says so, and leads on by itself."""
-    port = urlsplit(OWN).port
-    with served(with_provider, port, request_seconds=30, max_connections=200), browser_at(OWN) as tab:
+    own = address(listener)
+    with served(with_provider, listener, request_seconds=30, max_connections=200), browser_at(own) as tab:
         tab.open("/console/jobs")
         assert tab.violations() == []
         tab.page.get_by_role("link", name="Sign in with your organisation").click()
@@ -178,6 +190,6 @@ def test_somebody_signs_in_with_a_real_browser(with_provider, provider):
         tab.page.unroute("**/console/jobs")
         tab.page.get_by_role("link", name="Go on").click()
         tab.page.get_by_role("heading", name="Jobs").wait_for()
-        assert tab.page.url == f"{OWN}/console/jobs"
-        ours = [problem for problem in tab.problems if problem.startswith(OWN) and provider not in problem]
+        assert tab.page.url == f"{own}/console/jobs"
+        ours = [problem for problem in tab.problems if problem.startswith(own) and provider not in problem]
         assert [problem for problem in ours if "ERR_ABORTED" not in problem] == []  # what the test itself refused

@@ -6,12 +6,14 @@ from datetime import UTC, date, datetime
 
 import pytest
 
+from service.audit.certificate import MANDATORY_ATTACKS
 from service.audit.wording import problem_in
 from service.console.documents import Block, Document, from_markdown, pdf
 from service.console.letter import OUTCOMES, letter_about
 from service.console.period import period_document
 from service.console.plots import Line, bars, lines
 from service.console.record import record_document
+from service.console.record_results import AT_LIMIT, result_blocks
 from tests.issuer import Issuer
 from tests.service.audit.test_render import CASES, FILES
 from tests.service.conftest import submit
@@ -170,7 +172,7 @@ def test_a_letter_about_a_resolved_request_owes_nothing():
     assert "owe" not in text
 
 
-@pytest.mark.parametrize(("result", "answer"), [("PASS", "no more than text it never saw"), ("FAIL", "yes")])
+@pytest.mark.parametrize(("result", "answer"), [("PASS", "no difference was seen"), ("FAIL", "yes, they differ")])
 def test_a_record_of_an_older_schema_says_what_it_said(tmp_path, result, answer):
     """Schemas 1 to 3 have a result in words alone."""
     statement = json.loads(Issuer(tmp_path).payload(FILES))
@@ -184,10 +186,44 @@ def test_a_record_of_an_older_schema_says_what_it_said(tmp_path, result, answer)
 
 
 def test_numbers_and_answers_agree(tmp_path):
-    """A mean under its limit is no more than unseen text, whatever one request did."""
+    """A mean well under its limit is no more than unseen text, whatever one request did. Rounding hides no failure."""
     statement = json.loads(Issuer(tmp_path).payload(FILES, **CASES["failed"][0]))
     tests = statement["predicate"]["verification"]
     rows = [row for block in record_document(statement, []).blocks if block.text == "The tests" for row in block.rows]
-    for row, name in zip(rows[:2], ("el", "ma"), strict=True):
-        under = float(tests["after"][name]) <= float(tests["limits"][name])
-        assert row[-1].startswith("no more") == under, row
+    shown = (tests["after"]["ma"], tests["limits"]["ma"], tests["after"]["el"])
+    assert tuple(map(float, shown)) == (0.3, 0.4, 0)
+    assert [row[-1] for row in rows[:2]] == [AT_LIMIT, "no more than text it never saw, on average"]
+
+
+def answers(mean: str, **attack: object) -> list[str]:
+    """The answers of a record: of EL with this mean beside a limit of 0.05, of MA, and of one attack."""
+    criterion = [{"name": name, "status": "RUN", "result": None, "passed": False} for name in MANDATORY_ATTACKS]
+    tests = {
+        "attacks": [*criterion, {"status": "RUN", "result": None, **attack}],
+        "before": {"el": "0.9", "ma": "0.9"},
+        "after": {"el": mean, "ma": "0.5"},
+        "limits": {"el": "0.05", "ma": "0.4"},
+        "utility": None,
+    }
+    return [row[-1] for row in next(iter(result_blocks(tests))).rows]
+
+
+@pytest.mark.parametrize(
+    ("attack", "answer"),
+    [
+        ({"name": "sampled", "figure": "0.3", "control": "0", "passed": False}, "more than text it never saw. This"),
+        ({"name": "exposure", "figure": "0.1", "control": "0.5", "passed": False}, "yes, they differ. This"),
+        ({"name": "membership_loss", "auc": "0.2", "passed": False}, "yes, they differ. This"),
+        ({"name": "membership_loss", "auc": "0.5", "passed": True}, "no difference was seen"),
+        ({"name": "prompts", "figure": "0", "control": "0", "passed": True}, "no more than text it never saw"),
+    ],
+)
+def test_an_answer_claims_what_was_tested(attack, answer):
+    """A test that looks at both sides says that they differ, and not that one is more."""
+    assert answers("0.05", effect="report", **attack)[2].startswith(answer)
+
+
+def test_a_rounded_mean_hides_no_failure():
+    """Both are rounded down: what is shown at its limit may be over it, or one request may be."""
+    attack = {"name": "prompts", "passed": True}
+    assert answers("0.05", **attack)[:2] == [AT_LIMIT, "more than text it never saw"]

@@ -8,7 +8,8 @@ from sqlalchemy import func, update
 from service.console.timeline import job_steps, request_steps
 from service.db import outbox
 from service.db.outbox import Outcome
-from service.db.tables import Job, Outbox
+from service.db.tables import DeletionRequest, Job, Outbox
+from service.steps.upkeep.deliver import deliver_callbacks
 from tests.service.conftest import submit
 from tests.service.jobs import fail_what_waits, plant_callback_given_up, publish_what_waits, published
 from tests.status_door import planting
@@ -63,6 +64,31 @@ def test_what_nobody_had_to_be_told_is_not_shown_as_told(api, services, model):
         assert outbox.claim_due(session, timedelta(seconds=20)) is None
 
 
+def test_who_could_not_be_told_any_more_is_shown_as_not_told(api, services, model):
+    """The address was purged with the request."""
+    request = submit(api, callback_url=CALLBACK)
+    api.delete(f"{URL}/{request['id']}")
+    with planting(), services.db.transaction() as session:
+        session.execute(update(DeletionRequest).values(wrapped_key=None, callback_url=None))
+    assert deliver_callbacks(services) == 0
+    (callback,) = api.get(f"{URL}/{request['id']}").json()["callbacks"]
+    assert (callback["delivered_at"], callback["given_up"]) == (None, True)
+
+
+def test_no_reason_is_given_for_somebody(admin, api, services, model):
+    """What is chosen first says nothing, or is no choice: a click gives no reason that nobody meant."""
+    waiting = submit(api)["id"]
+    pages = [admin.get(f"/console/requests/{waiting}").text]
+    fail_what_waits(services)
+    pages.append(admin.get(f"/console/requests/{waiting}").text)
+    selects = [select for page in pages for select in re.findall(r"<select[^>]*reason.*?</select>", page, re.DOTALL)]
+    assert len(selects) == 4
+    for select in selects:
+        assert re.search(r"<option[^>]*>", select)[0] == '<option value="">', select
+    admin.send_form(f"/console/requests/{waiting}/retry", reason="")
+    assert api.get(f"{URL}/{waiting}").json()["status"] == "pending"
+
+
 def test_a_job_says_which_attempts_it_took():
     """With their reasons in words, and codes that have none as they are."""
     at = "2026-11-28T07:00:00Z"
@@ -92,16 +118,18 @@ def test_a_withdrawal_says_what_it_costs_before_it_is_asked_for(admin, api, serv
     """Requests that would be open again are counted; the only version has no form; what is purged forbids it."""
     for text in ("first", "second"):
         published(api, services, text)
-    pages = {number: admin.get(f"/console/models/{model}/versions/{number}").text for number in (0, 1, 2)}
+    path = f"/console/models/{model}/versions"
+    assert "What it would cost" in admin.get(f"{path}/2").text
+    pages = {number: admin.get(f"{path}/{number}?withdraw=true").text for number in (0, 1, 2)}
     assert "Version 1 is then the newest." in pages[2]
     assert "1 completed request becomes open again, 0 of them past its deadline." in pages[2]
     assert "No completed request becomes open again." in pages[1]
     assert ('name="reopen"' in pages[2], 'name="reopen"' in pages[1]) == (True, False)
-    path = f"/console/models/{model}/versions"
-    assert "Withdrawn on" in admin.send_form(f"{path}/2/withdraw", reason="faulty", reopen="yes").text
-    for number in (1, 0):
-        admin.send_form(f"{path}/{number}/withdraw", reason="faulty", reopen="yes")
-    last = admin.get(f"{path}/0").text
+    refused = admin.send_form(f"{path}/2/withdraw", reason="faulty", reopen="yes", cost="0")  # the page is older
+    assert (refused.status_code, "It would cost more than the page said before" in refused.text) == (409, True)
+    assert "Withdrawn on" in admin.send_form(f"{path}/2/withdraw", reason="faulty", reopen="yes", cost="1").text
+    admin.send_form(f"{path}/1/withdraw", reason="faulty", reopen="yes", cost="1")
+    last = admin.get(f"{path}/0?withdraw=true").text
     assert "no other version is handed out" in last
     assert 'name="reason"' not in last
 
@@ -109,7 +137,7 @@ def test_a_withdrawal_says_what_it_costs_before_it_is_asked_for(admin, api, serv
 def test_any_two_versions_are_compared_by_a_form(admin, api, services, model):
     """The form leads to the page of both."""
     published(api, services, "first")
-    assert 'name="other" type="number" min="0" max="1" value="1"' in admin.get(f"/console/models/{model}").text
+    assert 'name="other" type="number" min="0" value="1"' in admin.get(f"/console/models/{model}").text
     answer = admin.get(f"/console/models/{model}/compare", params={"one": 1, "other": 0})
     assert answer.url.path == f"/console/models/{model}/compare/1/0"
     assert answer.status_code == 200
@@ -135,10 +163,12 @@ def test_a_backlog_stands_beside_its_deadlines(admin, api, services, model):
 
 def test_settings_are_listed_for_administrators_without_secrets(browser, services):
     """As `unlearnd settings` lists them."""
+    services.settings.fides_url = "https://a-user:swordfish@fides.example.org"
     page = browser("admin").get("/console/settings").text
     assert "UNLEARND_CALLBACK_ALLOW_PRIVATE" in page
     assert "UNLEARND_TRANSCEND_API_KEY" in page
     assert services.settings.database_url not in page
+    assert "swordfish" not in page
     for name in services.settings.model_fields_set:
         assert f"UNLEARND_{name.upper()}" in page
     assert "UNLEARND_CALLBACK_ALLOW_PRIVATE" not in browser("read", "approve", "audit").get("/console/settings").text

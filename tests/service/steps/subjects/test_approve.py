@@ -46,6 +46,8 @@ def test_a_name_alone_waits_for_somebody_to_choose(api, services, filled, new_ke
     assert api.post(url, json={"matches": [10**6]}, headers=approver).json()["errors"][0]["field"] == "matches"
     assert api.post(url, json={"matches": hers}, headers=approver).json()["waits_for"] == "resolve"
     resolve(services, request["id"])
+    after = api.get(f"{REQUESTS}/{request['id']}").json()
+    assert after["searched_at"] == waiting["searched_at"]  # nothing was looked up again
     assert sorted(texts_in(services, request["id"])) == sorted([*HERS, COPY])
     assert api.get(f"{REQUESTS}/{request['id']}").json()["waits_for"] is None
 
