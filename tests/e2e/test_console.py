@@ -141,7 +141,7 @@ def wait_for_text(tab: Tab, words: str, path: str) -> str:
         shown[:] = [tab.page.get_by_role("main").inner_text()]
         return words in shown[0]
 
-    assert wait_until(says, 60), shown
+    assert wait_until(says, MILLISECONDS / 1000), shown
     return shown[0]
 
 
