@@ -45,7 +45,7 @@ LIMITS = (
     "results; you get it from us if you ask. This letter is about the model."
 )
 PLACES = "[Say here what was done with your data in other places, such as the training data, or why nothing was.]"
-RECIPIENTS = "[Say here when those who have copies of the earlier model were told of the newer one: GDPR, article 19.]"
+RECIPIENTS = "[Say here when those who have copies of the earlier model were told of the newer one.]"
 FURTHER_TESTS = (
     "We made further tests that do not decide whether we publish. Not all of them were passed: over all requests of "
     "this change together, the model could still be told from one that has never seen the texts, or still gave "

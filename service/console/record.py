@@ -151,8 +151,8 @@ def _done(predicate: Predicate) -> str:
         return f"Version {lineage['parent_version']} was measured. It was not trained."
     epochs = predicate["training"]["epochs"]
     return (
-        f"A copy of version {lineage['parent_version']} was trained for {epochs} rounds so that it stops producing the "
-        "texts, and so that it answers other questions as before. The tests below say how far this succeeded. They "
+        f"A copy of version {lineage['parent_version']} was trained for {epochs} rounds to stop producing the texts, "
+        "and to answer other questions as before. The tests below say how far this succeeded. They "
         f"were made on the files, read back from the disk. This way of unlearning is approximate: {method['name']}; "
         f"{method['source']}."
     )
