@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from service.console.documents import Block, Document
-from service.console.words import moment, written
+from service.console.words import ATTACKS, moment, written
 
 OUTCOMES = {
     "completed": (
@@ -47,9 +47,8 @@ LIMITS = (
 PLACES = "[Say here what was done with your data in other places, such as the training data, or why nothing was.]"
 RECIPIENTS = "[Say here when those who have copies of the earlier model were told of the newer one.]"
 FURTHER_TESTS = (
-    "We made further tests that do not decide whether we publish. Not all of them were passed: over all requests of "
-    "this change together, the model could still be told from one that has never seen the texts, or still gave "
-    "something of them. We cannot say whether this is about your texts."
+    "We made further tests that do not decide whether we publish, over all requests of this change together. These "
+    "were not passed: {questions} We cannot say whether this is about your texts."
 )
 RIGHTS = {
     "gdpr": "If you are not content with this answer, you may complain to a data protection authority [name the one "
@@ -74,6 +73,7 @@ def letter_about(request: Mapping[str, Any], version: Mapping[str, Any] | None =
     case = request["reference"] or request["ref"][:12]
     blocks = [
         Block("text", "[Name and address of the controller]"),
+        Block("text", "[Name and address of the person]"),
         Block("text", f"Case {case}. {written(datetime.now(UTC))}."),
         Block(
             "lead",
@@ -87,8 +87,10 @@ def letter_about(request: Mapping[str, Any], version: Mapping[str, Any] | None =
     if request["extension_reason"]:
         blocks.append(Block("text", f"We extended the deadline to {written(moment(request['due_at']))}."))
     if request["status"] == "completed" and outcome == "completed":
-        if version and any(attack["passed"] is False for attack in version["attacks"]):
-            blocks.append(Block("text", FURTHER_TESTS))
+        failed = [attack["name"] for attack in version["attacks"] if attack["passed"] is False] if version else []
+        if failed:
+            questions = " ".join(f"“{ATTACKS.get(name, name)}”" for name in failed)
+            blocks.append(Block("text", FURTHER_TESTS.format(questions=questions)))
         if version:
             day = written(moment(version["created_at"]))
             blocks.append(Block("text", f"This is version {version['version']} of the model, published on {day}."))

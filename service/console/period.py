@@ -46,7 +46,7 @@ def period_document(issuer: str, begins: date, ends: date, numbers: Mapping[str,
     ]
     outcomes = {OUTCOMES.get(name, name): count for name, count in statuses.items()}
     laws = {LAWS[name]: count for name, count in numbers["by_law"].items()}
-    failures = {reason(name): count for name, count in numbers["failures"].items()}
+    failures = {f"{reason(name).partition('. ')[0].rstrip('.')}.": n for name, n in numbers["failures"].items()}
     blocks = [
         Block("lead", summary),
         Block("heading", "Deadlines"),

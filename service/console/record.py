@@ -97,7 +97,8 @@ def _result(predicate: Predicate) -> str:
     """The result in a few sentences; a test that failed without deciding is not passed over."""
     lineage = predicate["lineage"]
     if predicate["overall"] != "PASS":
-        return "The tests were not passed, and no version was published."
+        unchanged = f"Version {lineage['parent_version']} stays as it was."
+        return f"The tests were not passed, and no version was published. {unchanged}"
     others = failed_reports(predicate["verification"]["attacks"])
     passed = "The tests were passed."
     if others:

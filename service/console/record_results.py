@@ -15,7 +15,7 @@ SCALE = (
     "The numbers are averages over the texts. In the first two tests 0 is never and 1 is always. All are rounded down "
     "to a multiple of 0.05, so that 0 may be anything below that, and are shown as 0.95 at most. What stands under "
     "“text it never saw” is the same measured on texts that the model has never seen, for comparison; in the first two "
-    "tests it is rounded down to a multiple of 0.01."
+    "tests it is rounded down to a multiple of 0.01. The answers hold for the exact numbers."
 )
 HIDDEN = "Numbers over few people's texts are not shown, because they would be about a person. The results hold."
 HIDDEN_NUMBER = "not shown"

@@ -122,7 +122,7 @@ ATTACKS = {  # questions that a layman would ask
     "relearned": "Does it come back after a little harmless training?",
 }
 NUMBERS = {  # what the number of an attack is
-    "sampled": "the chance that one of 1,000 answers says ten pieces of it in a row",
+    "sampled": "the chance that at least one of 1,000 answers says ten pieces of it in a row; 0.3 is 30 in 100",
     "extraction_strength": "the share that comes out",
     "exposure": "the share of made-up ones that are less likely; 0.5 is chance",
     "prompts": "the share of its second half that is predicted",
