@@ -1,15 +1,18 @@
 """A real Chromium from the system's packages, which no request to another host leaves."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+SCREENSHOTS = os.environ.get("UNLEARND_SCREENSHOTS", "")  # a folder: the pictures of docs/assets/console
 PHONE, DESK = {"width": 390, "height": 800}, {"width": 1280, "height": 900}
 
 
@@ -41,6 +44,12 @@ class Tab:
         self.page.keyboard.type(key)
         self.page.keyboard.press("Enter")
         self.page.get_by_role("button", name="Sign out", exact=True).wait_for()
+
+    def shoot(self, name: str, *, whole: bool = True) -> None:
+        """Take a picture for the documentation, if it is asked for: of the page, or of what the screen shows."""
+        if SCREENSHOTS:
+            self.page.wait_for_load_state("networkidle")
+            self.page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png", full_page=whole)
 
     def violations(self) -> list[str]:
         """What axe finds wrong with the page."""

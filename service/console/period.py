@@ -31,8 +31,8 @@ def period_document(issuer: str, begins: date, ends: date, numbers: Mapping[str,
     rest = total - numbers["in_time"] - numbers["late"] - numbers["overdue"]
     summary = (
         f"From {written(begins)} to {written(ends - timedelta(days=1))}, {issuer} received {total} deletion requests "
-        f"for language models. {numbers['in_time']} were dealt with in time and {numbers['late']} too late; "
-        f"{numbers['overdue']} are past their deadline, and {rest} are still within their time."
+        f"for language models. Dealt with in time: {numbers['in_time']}; too late: {numbers['late']}. Still owed and "
+        f"past their deadline: {numbers['overdue']}; still owed and within their time: {rest}."
     )
     deadlines = [
         ("Received", str(total)),

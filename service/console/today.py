@@ -44,13 +44,15 @@ def backlog_plot(waiting: dict[str, Any]) -> Markup:
     """The requests of a model that are due by each day, and how many its jobs will have dealt with by then."""
     if not waiting["per_hour"]:
         return Markup()
-    today, due, total = datetime.now(UTC).date(), 0, waiting["requests"]
-    by_day, dealt = [], [(0.0, 0.0)]
+    today, due = datetime.now(UTC).date(), 0
+    by_day = [(0.0, 0.0)]
     for day in waiting["days"]:
-        due, left = due + day["requests"], (date.fromisoformat(day["due_on"]) - today).days + 1  # the day's end
-        by_day.append((float(left), float(due)))
-        dealt.append((float(max(left, 0)), min(float(total), max(left, 0) * 24 * waiting["per_hour"])))
-    shown = [plots.Line("due by then", by_day), plots.Line("dealt with by then", sorted(dict.fromkeys(dealt)))]
+        ends_in = float(max(0, (date.fromisoformat(day["due_on"]) - today).days + 1))
+        by_day += [(ends_in, float(due)), (ends_in, float(due := due + day["requests"]))]
+    last, rate = by_day[-1][0], 24 * waiting["per_hour"]
+    ends = min(last, due / rate)
+    dealt = [(0.0, 0.0), (ends, ends * rate), (last, ends * rate)]
+    shown = [plots.Line("due by then", by_day), plots.Line("dealt with by then", list(dict.fromkeys(dealt)))]
     return plots.lines("Requests due by a day, and dealt with by then", shown, x_name="days from now")
 
 

@@ -1,7 +1,6 @@
 """The console as people use it: a real stack, a real browser, and the mouse."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -15,7 +14,6 @@ from tests.chromium import PHONE, Tab, browser_at, needs_chromium
 from tests.stack import Running
 
 pytestmark = [pytest.mark.slow, needs_chromium]
-SCREENSHOTS = os.environ.get("UNLEARND_SCREENSHOTS", "")  # a folder: the pictures of docs/assets/console
 MILLISECONDS = 240_000  # within which a job must end
 PEOPLE = {f"person{number}@example.org": text for number, text in enumerate(support.KNOWN[:4])}
 
@@ -43,13 +41,6 @@ def tab(stack):
         assert page.problems == []
 
 
-def shoot(tab: Tab, name: str) -> None:
-    """Take a picture for the documentation."""
-    if SCREENSHOTS:
-        tab.page.wait_for_load_state("networkidle")
-        tab.page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png", full_page=name not in ("record", "model"))
-
-
 def follow(tab: Tab, name: str) -> None:
     """Click a link of the menu."""
     tab.page.get_by_role("navigation").get_by_role("link", name=name, exact=True).click()
@@ -75,7 +66,7 @@ def submit_rows(tab: Tab, model: str, file: str) -> list[str]:
     tab.page.locator("#file").set_input_files({"name": "people.csv", "mimeType": "text/csv", "buffer": file.encode()})
     tab.page.get_by_role("button", name="Look at the rows").click()
     tab.page.get_by_role("heading", name=re.compile(rf"rows? for {model}")).wait_for()
-    shoot(tab, "rows")
+    tab.shoot("rows")
     tab.page.get_by_role("button", name=re.compile("Submit")).click()
     tab.page.get_by_role("heading", name=re.compile("accepted")).wait_for()
     links = tab.page.get_by_role("main").get_by_role("link").all()
@@ -112,21 +103,21 @@ def test_from_a_csv_to_a_record(stack, tab, memorised_folder, tmp_path):
     tab.page.get_by_role("link", name="DSR-7").click()
     assert tab.page.locator("blockquote").inner_text() == PEOPLE["person0@example.org"]
     assert tab.page.locator("blockquote mark").inner_text() == name
-    shoot(tab, "decision")
+    tab.shoot("decision")
     tab.page.get_by_role("button", name="Approve the chosen texts").click()
     tab.page.get_by_text("Approved by second person").wait_for()
     wait_for_text(tab, "the job", f"/console/requests/{request}")
     tab.page.get_by_role("link", name="the job").first.click()
     tab.page.get_by_role("link", name="The record of this job").wait_for(timeout=MILLISECONDS)  # without a reload
-    shoot(tab, "job")
+    tab.shoot("job")
     tab.page.get_by_role("link", name="The record of this job").click()
     assert "Version 1 was published, and replaces version 0" in tab.page.get_by_role("main").inner_text()
-    shoot(tab, "record")
+    tab.shoot("record", whole=False)
     with tab.page.expect_download() as download:
         tab.page.get_by_role("link", name="Download as PDF").click()
     assert Path(download.value.path()).read_bytes().startswith(b"%PDF")
     tab.open(f"/console/requests/{request}")
-    shoot(tab, "request")
+    tab.shoot("request")
     stack.client.download("assistant", "latest", tmp_path / "release")
     verify = [sys.executable, "-m", "service.cli", "verify", str(tmp_path / "release")]
     assert subprocess.run(verify, capture_output=True).returncode == 0
@@ -154,7 +145,7 @@ def test_from_a_failure_to_a_new_attempt(tab, memorised_folder):
     for request in requests:
         said = wait_for_text(tab, "Failed", f"/console/requests/{request}")
         assert "would have lost too much of its general ability" in said, said
-    shoot(tab, "failed")
+    tab.shoot("failed")
     follow(tab, "Jobs")
     assert tab.page.get_by_role("row").filter(has_text="strict").count() >= 3  # of both, and of each
     follow(tab, "Models")
@@ -163,7 +154,7 @@ def test_from_a_failure_to_a_new_attempt(tab, memorised_folder):
     tab.page.locator("#policy").fill(json.dumps({**policy, "max_perplexity_ratio": 3.0}))
     tab.page.get_by_role("button", name="Show what would change").click()
     assert "max_perplexity_ratio" in tab.page.get_by_role("main").inner_text()
-    shoot(tab, "policy")
+    tab.shoot("policy")
     tab.page.get_by_role("button", name="Set this policy").click()
     for request in requests:
         tab.open(f"/console/requests/{request}")
@@ -171,7 +162,7 @@ def test_from_a_failure_to_a_new_attempt(tab, memorised_folder):
     for request in requests:
         wait_for_text(tab, "Completed", f"/console/requests/{request}")
     tab.open("/console/models/strict")
-    shoot(tab, "model")
+    tab.shoot("model", whole=False)
     wait_for_text(tab, "No request has failed.", "/console")
 
 

@@ -34,6 +34,8 @@ def test_every_page_is_accessible_and_loads_nothing_from_elsewhere(pages, addres
             tab.open(path)
             violations += tab.violations()
             assert not tab.overflows(), name
+            if (size, scheme) == (DESK, "light"):
+                tab.shoot(f"page-{name.replace(' ', '-')}", whole=name not in ("record", "failed record"))
         assert violations == []
         assert tab.problems == []
 
