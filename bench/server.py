@@ -14,11 +14,11 @@ from service.local.process import wait_until
 
 @contextmanager
 def temporary_services(
-    *, max_wait_seconds: float = 900, prepare: Callable[[str], None] = lambda _: None
+    *, max_wait_seconds: float = 900, prepare: Callable[[str], None] = lambda _: None, with_broker: bool = True
 ) -> Iterator[tuple[Services, Path]]:
     """Services with a new database, a new broker and new keys, and the temporary folder that holds them.
 
-    `prepare` gets the owner's URL of the database before its tables are made.
+    `prepare` gets the owner's URL of the database before its tables are made. Without a broker nothing may be sent.
     """
     with tempfile.TemporaryDirectory(prefix="unlearnd-b-") as temporary:
         root = Path(temporary)
@@ -27,11 +27,12 @@ def temporary_services(
         sockets.mkdir()
         server = postgres.process(root / "postgres", sockets, root / "postgres.log")
         broker = valkey.process(root / "valkey", sockets, root / "valkey.log")
-        server.start()
-        broker.start()
+        processes = [broker, server] if with_broker else [server]
+        for process in processes:
+            process.start()
         try:
             assert wait_until(lambda: postgres.is_ready(root / "postgres", sockets), 60)
-            assert wait_until(lambda: valkey.is_ready(sockets), 30)
+            assert not with_broker or wait_until(lambda: valkey.is_ready(sockets), 30)
             prepare(postgres.url(sockets))
             migrate.upgrade(postgres.url(sockets), postgres.url(sockets, user=postgres.APP_ROLE))
             create_keys(Settings(keys_dir=root / "keys"))
@@ -45,9 +46,11 @@ def temporary_services(
                 max_wait_seconds=max_wait_seconds,
             )
             services = build(settings)
-            yield services, root
-            services.close()
+            try:
+                yield services, root
+            finally:
+                services.close()
         finally:
-            for process in (broker, server):
+            for process in processes:
                 process.ask_to_stop()
                 process.wait()
