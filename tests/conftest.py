@@ -31,6 +31,8 @@ def pytest_xdist_make_scheduler(config, log):
             path = nodeid.partition("::")[0]
             if path in ON_THE_SHARED_STACK:
                 return "the shared stack"
+            if path == "tests/bench/test_simulator.py":
+                return path  # its tests share a run
             own_stack = path.startswith(("tests/e2e/", "tests/chaos/")) and path != "tests/e2e/test_pages.py"
             return path if own_stack else nodeid
 

@@ -4,7 +4,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import accumulate
 from typing import NamedTuple
 from uuid import UUID
 
@@ -50,7 +49,6 @@ class Demand:
     Attributes:
         requests: How many arrive in all.
         models: How many models they are about.
-        skew: Exponent of the models' sizes, as in Zipf's law: 0 makes them equal.
         seconds: In how many seconds they arrive, evenly.
         due: The least and the most seconds until a request is due, all between equally likely.
         seed: Of the random numbers.
@@ -59,17 +57,15 @@ class Demand:
 
     requests: int
     models: int
-    skew: float
     seconds: float
     due: tuple[float, float]
-    seed: int
+    seed: int = 0
     backlog: float = 0.0
 
     def arrivals(self) -> list[Arrival]:
         """All requests, in the order in which they arrive."""
         drawn = random.Random(self.seed)
-        weights = list(accumulate((number + 1) ** -self.skew for number in range(self.models)))
-        chosen = drawn.choices(range(self.models), cum_weights=weights, k=self.requests)
+        chosen = drawn.choices(range(self.models), k=self.requests)
         first = int(self.backlog * self.requests)
         step = self.seconds / max(1, self.requests - first)
         times = [max(0, number - first) * step for number in range(self.requests)]

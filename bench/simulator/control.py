@@ -2,16 +2,15 @@
 
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from uuid import UUID
 
 from bench.simulator.costs import Costs
-from bench.simulator.events import Events, Meter
-from bench.simulator.short_steps import publish_short
+from bench.simulator.events import Events
+from bench.simulator.measures import Meter
 from bench.simulator.steps import store_certificate, store_version
 from service.bootstrap import Services
 from service.domain.states import CONTROL_STAGES
-from service.lease import Lease, claim_job
+from service.lease import claim_job
 from service.steps.path.batch import batch_requests
 
 BATCH_SECONDS = 0.02  # of a task
@@ -28,7 +27,6 @@ class Control:
         self.services: Services
         self.batched: Callable[[UUID, UUID], None]  # called with a model and its new job
         self.published: Callable[[UUID], None]  # called with a job
-        self.is_short: Callable[[UUID], bool]  # whether a job's writes are a few statements
         self.busy_at_most, self.line_at_most = 0, 0
 
     def batch(self, model_id: UUID | None, expires: float) -> None:
@@ -80,10 +78,6 @@ class Control:
             return 0.0
         assert self._costs.control < self.services.settings.lease_seconds / 4, "it would need heartbeats"
 
-        if self.is_short(job_id):
-            self._events.after(self._costs.control, partial(self._publish_short, lease))
-            return self._costs.control
-
         def certify() -> None:
             with self._meter.timed("certify"):
                 store_certificate(self.services, lease)
@@ -96,9 +90,3 @@ class Control:
         self._events.after(self._costs.certify, certify)
         self._events.after(self._costs.control, publish)
         return self._costs.control
-
-    def _publish_short(self, lease: Lease) -> None:
-        """Make a job's version with one statement."""
-        with self._meter.timed("short publish"):
-            publish_short(self.services, lease, self._meter)
-        self.published(lease.job_id)

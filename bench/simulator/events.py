@@ -1,12 +1,8 @@
-"""What happens next in virtual time, what it cost the database, and messages without a broker."""
+"""What happens next in virtual time, and messages without a broker."""
 
 import heapq
 import itertools
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from uuid import UUID
 
 from bench.simulator.clock import Clock
@@ -46,37 +42,6 @@ class Events:
                 return
             self.clock.move(at)
             action()
-
-
-@dataclass
-class Operation:
-    """An operation under way; whoever runs it may give it another name."""
-
-    name: str
-
-
-class Meter:
-    """How often each operation ran, in how many real seconds; and how often it was only counted."""
-
-    def __init__(self) -> None:
-        """Begin with nothing."""
-        self.done: dict[str, int] = defaultdict(int)
-        self.seconds: dict[str, float] = defaultdict(float)
-        self.counted: dict[str, float] = defaultdict(float)
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[Operation]:
-        """Count an operation and its time."""
-        operation, began = Operation(name), time.perf_counter()
-        try:
-            yield operation
-        finally:
-            self.seconds[operation.name] += time.perf_counter() - began
-            self.done[operation.name] += 1
-
-    def mean(self, name: str) -> float:
-        """Seconds of an operation; 0 if it never ran."""
-        return self.seconds[name] / self.done[name] if self.done[name] else 0.0
 
 
 class VirtualQueue(Queue):

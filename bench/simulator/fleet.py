@@ -1,7 +1,7 @@
 """The compute workers: they look for jobs, work on them, die, and are started and ended with the work."""
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -10,10 +10,9 @@ from uuid import UUID
 from sqlalchemy import text
 
 from bench.simulator.clock import START
-from bench.simulator.events import Events, Meter
-from bench.simulator.leases import Heartbeats
+from bench.simulator.events import Events
+from bench.simulator.measures import Meter, Watch
 from bench.simulator.steps import Step
-from bench.simulator.watch import Watch
 from bench.simulator.work import Work
 from service.bootstrap import Services
 from service.db import jobs
@@ -21,6 +20,7 @@ from service.domain.errors import LostLease
 from service.domain.states import COMPUTE_STAGES
 from service.lease import Lease, claim_job
 
+START_SECONDS = 60  # from the decision to start a worker until it looks for work
 CHART = Path(__file__).parents[2] / "docker" / "chart" / "templates" / "compute.yaml"
 
 
@@ -33,18 +33,14 @@ class FleetOptions:
         scaling: "fixed": they always run, and an idle one looks for work. "keda": the chart's query starts them, and
             each ends when nothing is left.
         deaths_per_hour: How often a worker is killed without warning.
-        start_seconds: From the decision to start a worker until it looks for work.
         polling_seconds: Between two of the chart's queries.
-        every_beat: Whether each heartbeat is written.
         seed: Of the deaths.
     """
 
     workers: int
     scaling: str = "fixed"
     deaths_per_hour: float = 0.0
-    start_seconds: float = 60.0
     polling_seconds: float = 15.0
-    every_beat: bool = False
     seed: int = 0
 
 
@@ -56,6 +52,7 @@ class Worker:
     dies_at: float
     is_alive: bool = True
     lease: Lease | None = None
+    claimed_at: float = 0.0
     steps: list[Step] = field(default_factory=list)
 
     def next_look(self, now: float, interval: float) -> float:
@@ -70,7 +67,6 @@ class Fleet:
         """Begin with no worker. `services` is to be set before the first one is started."""
         self.options, self._events, self._meter, self._watch, self._work = options, events, meter, watch, work
         self._drawn = random.Random(options.seed)
-        self._heartbeats = Heartbeats(events, meter, is_each_written=options.every_beat)
         self._idle: dict[Worker, None] = {}  # in the order in which they became idle
         self._starting = 0
         self._query = text(_chart_query())
@@ -107,7 +103,7 @@ class Fleet:
             self._starting -= 1
             self._start_worker()
 
-        self._events.after(self.options.start_seconds, start)
+        self._events.after(START_SECONDS, start)
 
     def _start_worker(self) -> None:
         """A worker starts, and looks for work."""
@@ -132,15 +128,15 @@ class Fleet:
                 worker.is_alive = False
                 self._watch.change(alive=-1)
             return
-        worker.lease = lease
+        worker.lease, worker.claimed_at = lease, self._events.clock.seconds
         self._watch.change(busy=1)
-        worker.steps = self._work.claimed(self.services, lease, worker.dies_at - self._events.clock.seconds)
-        self._heartbeats.begin(worker)
+        worker.steps = self._work.claimed(self.services, lease)
         self._go_on(worker)
 
     def _go_on(self, worker: Worker) -> None:
         """Plan the next thing that a worker writes."""
         lease, (seconds, name, write) = worker.lease, worker.steps.pop(0)
+        assert lease is not None
 
         def reach() -> None:
             if not worker.is_alive or worker.lease is not lease:
@@ -156,8 +152,28 @@ class Fleet:
             else:
                 self._let_go(worker)
 
-        self._heartbeats.cover(self.services, worker, seconds)
+        self._beat(worker, lease, seconds)
         self._events.after(seconds, reach)
+
+    def _beat(self, worker: Worker, lease: Lease, seconds: float) -> None:
+        """Extend a lease for what its worker does in the next seconds, or until it dies.
+
+        A worker beats four times in each lease's length since the claim, as `Lease.keep` does. The last beat of the
+        next seconds is written now, with the lease that it will leave behind. Nobody can see the difference: as long
+        as the worker lives, its lease has not run out.
+        """
+        now, length = self._events.clock.seconds, self.services.settings.lease_seconds
+        interval, end = length / 4, min(now + seconds, worker.dies_at)
+        beats = int((end - worker.claimed_at) // interval) - int((now - worker.claimed_at) // interval)
+        if not beats:
+            return
+        last = worker.claimed_at + (end - worker.claimed_at) // interval * interval
+        settings = self.services.settings.model_copy(update={"lease_seconds": last - now + length})
+        folded = Lease(replace(self.services, settings=settings), lease.job_id, lease.fence)
+        lease.steps = folded.steps = lease.steps + 1
+        with self._meter.timed("heartbeat"):
+            folded.beat()
+        self._meter.counted["heartbeat"] += beats - 1
 
     def _let_go(self, worker: Worker) -> None:
         """A worker holds its job no more, and looks for the next one."""

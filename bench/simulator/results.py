@@ -2,93 +2,82 @@
 
 from collections import Counter
 
-from bench.simulator.perfect import best_ends, missed
+from bench.simulator.reference import Plan, missed
 from bench.simulator.run import Result
-from bench.simulator.watch import share
 from service.domain.states import RequestStatus, Stage
 
-MONTH = 30 * 86_400
-PROGRESS_SECONDS, PROGRESS_WRITES = (
-    0.5,
-    100,
-)  # least between two writes, most of one worker on one job: `worker.steps.run`
-
-
-def percent(value: float | None) -> str:
-    """A share in percent; a dash if there is none."""
-    return "-" if value is None else f"{100 * value:.1f} %"
+PROGRESS_SECONDS = 0.5  # least between two writes of a job's progress: `worker.steps.run`
+PROGRESS_WRITES = 100  # most of one worker on one job
 
 
 def by_operation(result: Result) -> dict[str, tuple[int, float, float]]:
-    """Operation -> how often it was done, how often it was only counted, and its mean in milliseconds."""
-    meter, sweep = result.meter, result.options.sweep_seconds
-    counted = dict(meter.counted)
+    """Operation -> how often it was done, how often it was only counted, and its mean in milliseconds.
+
+    Every worker writes its progress as often as it may.
+    """
+    meter, counted = result.meter, dict(result.meter.counted)
     if result.options.fleet.scaling == "fixed":
-        counted["claim, no job"] = result.watch.seconds["idle"] / sweep
-    claims = counted.get("unlearn", 0) + meter.done["unlearn"]
-    writes = min(result.watch.seconds["busy"] / PROGRESS_SECONDS, PROGRESS_WRITES * claims)
+        counted["claim, no job"] = result.watch.seconds["idle"] / result.options.sweep_seconds
+    writes = min(result.watch.seconds["busy"] / PROGRESS_SECONDS, PROGRESS_WRITES * meter.done["unlearn"])
     counted["progress"] = max(0.0, writes - meter.done["progress"])
     return {name: (meter.done[name], counted.get(name, 0.0), 1000 * meter.mean(name)) for name in sorted(meter.done)}
 
 
-def load(result: Result, *, progress: bool) -> tuple[float, float]:
-    """Operations a virtual second, and seconds that they take the client and the server in one; with what is counted.
+def load(result: Result) -> str:
+    """Operations a virtual second, those only counted included, and the seconds that they take."""
+    table = by_operation(result)
+    operations = {name: (done + counted) / result.seconds for name, (done, counted, _) in table.items()}
+    seconds = sum(operations[name] * milliseconds / 1000 for name, (_, _, milliseconds) in table.items())
+    beats, progress = operations.get("heartbeat", 0.0), operations.get("progress", 0.0)
+    return f"{sum(operations.values()):.1f} ({beats:.1f} heartbeats, {progress:.1f} progress), {seconds:.3f} s"
 
-    Args:
-        result: The run.
-        progress: Whether every worker writes its progress as often as it may.
-    """
-    operations = seconds = 0.0
-    for name, (done, counted, milliseconds) in by_operation(result).items():
-        if name.startswith("short") or name == "nothing" or (name == "progress" and not progress):
-            continue
-        operations += done + counted
-        seconds += (done + counted) * milliseconds / 1000
-    return operations / result.seconds, seconds / result.seconds
+
+def deadlines(result: Result) -> dict[str, str]:
+    """Which deadlines fell due in the run, and which of them were missed here and in the reference plan."""
+    options, ends, arrivals = result.options, result.ends, result.arrivals
+    due = {number for number, arrival in enumerate(arrivals[: len(ends)]) if arrival.due <= result.seconds}
+    if not due:
+        return {"deadlines": "none fell due"}
+    late = missed(arrivals, [end.at if end.status == RequestStatus.COMPLETED else None for end in ends]) & due
+    demand, fleet = options.demand, options.fleet
+    plan = Plan(arrivals, fleet.workers, options.batch, options.costs, earlier=options.earlier, seed=demand.seed)
+    late_in_plan = missed(arrivals, plan.ends()) & due
+    return {
+        "deadlines that fell due, missed": f"{len(due):,}, {len(late):,}",
+        "missed by the reference plan": f"{len(late_in_plan):,}",
+        "missed that the reference plan keeps": f"{len(late - late_in_plan):,}",
+    }
 
 
 def summary(result: Result) -> dict[str, str]:
     """Name -> value, of a run."""
-    options, watch, ends = result.options, result.watch, result.ends
-    statuses = Counter(end.status for end in ends)
-    cleared = statuses[RequestStatus.COMPLETED]
-    late = missed(result.arrivals, [end.at for end in ends])
-    kept = best_ends(
-        result.arrivals,
-        options.fleet.workers,
-        options.batch,
-        options.costs,
-        earlier=options.earlier,
-        seed=options.demand.seed,
-    )
-    within = {number for number, arrival in enumerate(result.arrivals[: len(ends)]) if arrival.due <= result.seconds}
-    avoidable = (late & within) - missed(result.arrivals, kept)
-    jobs_done = result.stages.get(Stage.DONE, 0)
-    waits, (operations, seconds) = watch.while_jobs_wait, load(result, progress=False)
-    most_operations, most_seconds = load(result, progress=True)
+    options, watch = result.options, result.watch
+    cleared = Counter(end.status for end in result.ends)[RequestStatus.COMPLETED]
+    jobs_done, costs = result.stages.get(Stage.DONE, 0), sum(result.costs.values())
+    is_whole = not watch.waiting and costs > 0
     return {
-        "requests that arrived": f"{len(ends):,}",
+        "requests that arrived": f"{len(result.ends):,}",
         "cleared": f"{cleared:,}",
-        "cleared in 30 days at this rate": f"{cleared * MONTH / result.seconds:,.0f}",
-        "jobs done, requests in each": f"{jobs_done:,}, {cleared / jobs_done if jobs_done else 0:.1f}",
+        "jobs done, requests in each": f"{jobs_done:,}, {cleared / max(1, jobs_done):.1f}",
         "jobs that failed": f"{result.stages.get(Stage.QUARANTINED, 0)}",
         "virtual time": f"{result.seconds / 3600:,.1f} h",
         "workers at most, busy at most": f"{watch.alive_at_most:,}, {watch.busy_at_most:,}",
-        "busy while a job waits": f"{percent(share(waits))}, in {waits['time'] / 3600:.1f} h",
-        "busy of as many as there may be, while a job waits": percent(
-            waits["busy"] / (waits["time"] * options.fleet.workers) if waits["time"] else None
-        ),
-        "busy while a request waits": percent(share(watch.while_requests_wait)),
+        f"busy of {options.fleet.workers:,} while a job waits": busy(watch.jobs_wait, options.fleet.workers),
+        f"busy of {options.fleet.workers:,} while a request waits": busy(watch.requests_wait, options.fleet.workers),
         "workers killed, with a job": f"{result.fleet.deaths:,}, {result.fleet.deaths_with_job:,}",
-        "deadlines in the time, missed": f"{len(within):,}, {len(late & within):,}",
-        "missed that the perfect scheduler keeps": f"{len(avoidable):,}",
-        "missed by the perfect scheduler": f"{len(missed(result.arrivals, kept)):,} of all {len(kept):,}",
-        "control tasks at once, in line, at most": f"{result.control.busy_at_most}, {result.control.line_at_most}",
-        "operations on the database a virtual second": f"{operations:.1f}, with all progress {most_operations:.1f}",
-        "seconds of one client and server in that": f"{seconds:.3f}, with all progress {most_seconds:.3f}",
-        "the server's CPU, what was done": f"{result.cpu_seconds:.0f} s for {result.transactions:,} transactions",
+        "seconds of workers a second of a job": f"{watch.seconds['busy'] / costs:.3f}" if is_whole else "-",
+        **deadlines(result),
+        "control tasks at once, in line, at most": f"{result.control.busy_at_most}, {result.control.line_at_most:,}",
+        "operations a virtual second, time for them": load(result),
         "wall time": f"{result.wall_seconds / 60:.1f} min",
     }
+
+
+def busy(total: dict[str, float], workers: int) -> str:
+    """The share of all workers that there may be, and the hours over which it is the mean."""
+    if not total["time"]:
+        return "no such time"
+    return f"{100 * total['busy'] / (total['time'] * workers):.1f} %, {total['time'] / 3600:.1f} h"
 
 
 def tables(result: Result) -> str:

@@ -2,12 +2,11 @@
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from datetime import datetime
 from uuid import UUID
 
-import psutil
-from sqlalchemy import text
+from sqlalchemy import func, select
 
 from bench.server import temporary_services
 from bench.simulator import clock as virtual
@@ -15,16 +14,19 @@ from bench.simulator.arrivals import Arrival, Demand, End, Intake, analyse, make
 from bench.simulator.clock import Clock
 from bench.simulator.control import Control
 from bench.simulator.costs import Costs
-from bench.simulator.events import Events, Meter, VirtualQueue
+from bench.simulator.events import Events, VirtualQueue
 from bench.simulator.fleet import Fleet, FleetOptions
-from bench.simulator.watch import Watch
+from bench.simulator.measures import Meter, Watch
 from bench.simulator.work import Work
 from service.bootstrap import Services
 from service.db import jobs
+from service.db.tables import JobEvent
+from service.domain.states import Stage
 from service.observability import logging
 from service.steps.upkeep.sweep import wake_lost_work
 
-TRANSACTIONS = text("SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()")
+API_KEYS = 3  # they submit the requests, in turn
+TICK_SECONDS = 60  # between two insertions of what has arrived
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,8 @@ class Options:
         batch: The policy's `max_batch_records`.
         max_wait_seconds: The policy's.
         earlier: Requests that earlier versions of each model have fulfilled before the run.
-        keys: API keys that submit requests, in turn.
         control_tasks: What the control workers do at once.
         sweep_seconds: The setting.
-        full_every: Of so many jobs one is written by the workers' own steps, and the others by `short_steps`.
-        tick_seconds: Requests are inserted so often.
         horizon: The second at which the run ends at the latest.
     """
 
@@ -52,11 +51,8 @@ class Options:
     batch: int = 32
     max_wait_seconds: float = 900
     earlier: int = 0
-    keys: int = 3
     control_tasks: int = 16
     sweep_seconds: float = 30
-    full_every: int = 1
-    tick_seconds: float = 60
     horizon: float = 40 * 86_400
 
 
@@ -69,11 +65,15 @@ class Result:
         arrivals: The requests, by their numbers.
         ends: How they ended, by their numbers; of those that have arrived.
         stages: Stage -> jobs that are in it at the end.
-        attempts: How often a job was claimed by a compute worker.
+        meter: The operations on the database.
+        watch: The workers' time.
+        fleet: The compute workers.
+        control: The control workers.
         seconds: Virtual seconds.
         wall_seconds: Real seconds.
-        cpu_seconds: Of the server's processes, real, less the insertion of requests.
-        transactions: That the server counted, less the simulator's own.
+        last_event: When the last event of a job was written, by the clock of the database; None if there was none.
+        sizes: Job -> how many requests it holds; of those that were claimed.
+        costs: Job -> the seconds of a worker who is not killed; of those that were claimed.
     """
 
     options: Options
@@ -86,9 +86,9 @@ class Result:
     control: Control
     seconds: float
     wall_seconds: float
-    cpu_seconds: float
-    transactions: int
-    sizes: dict[UUID, int] = field(default_factory=dict)
+    last_event: datetime | None
+    sizes: dict[UUID, int]
+    costs: dict[UUID, float]
 
 
 def simulate(options: Options, say: Callable[[str], None] = lambda _: None) -> Result:
@@ -96,7 +96,8 @@ def simulate(options: Options, say: Callable[[str], None] = lambda _: None) -> R
     logging.configure("ERROR")
     clock = Clock()
     began = time.perf_counter()
-    with temporary_services(prepare=virtual.install) as (services, _), virtual.virtual_datetime(clock):
+    server = temporary_services(prepare=virtual.install, with_broker=False)
+    with server as (services, _), virtual.virtual_datetime(clock):
         virtual.attach(services.db, clock)
         settings = services.settings.model_copy(update={"sweep_seconds": options.sweep_seconds})
         run = _Run(options, replace(services, settings=settings), clock, say)
@@ -114,15 +115,7 @@ class _Run:
         policy = {"max_batch_records": options.batch, "max_wait_seconds": options.max_wait_seconds}
         models = make_models(services, options.demand.models, dict(policy), seed)
         self.models, self.arrivals = models, options.demand.arrivals()
-        self.work = Work(
-            costs,
-            models,
-            self.watch,
-            self.meter,
-            earlier=options.earlier,
-            full_every=options.full_every,
-            seed=seed,
-        )
+        self.work = Work(costs, models, self.watch, earlier=options.earlier, seed=seed)
         self.control = Control(self.events, self.meter, costs, options.control_tasks)
         self.fleet = Fleet(options.fleet, self.events, self.meter, self.watch, self.work)
         receivers = {"batch": self.control.batch, "certify": self.control.certify}
@@ -131,25 +124,21 @@ class _Run:
         self.services = replace(services, queue=VirtualQueue(self.events, receivers))
         self.control.services = self.fleet.services = self.services
         self.control.batched, self.control.published = self.work.batched, self._published
-        self.control.is_short = self.work.is_short
-        self.intake = Intake(self.services, models, make_keys(services, options.keys))
-        self.server = psutil.Process(_backend(services)).parent()
-        self.inserted, self.insert_cpu = 0, 0.0
+        self.intake = Intake(self.services, models, make_keys(services, API_KEYS))
+        self.inserted = 0
         self.say, self.began = say, time.perf_counter()
 
     def finish(self, began: float) -> Result:
         """Run to the end."""
         options = self.options
-        self.events.every(options.tick_seconds, self._insert)
+        self.events.every(TICK_SECONDS, self._insert)
         self.events.every(options.sweep_seconds, self._sweep)
         self.events.every(3600, self._report)
         self.fleet.begin()
-        cpu, transactions = self._cpu(), self._transactions()
         self.events.run(options.horizon, self._is_over)
         self.watch.change()
-        cpu, transactions = self._cpu() - cpu - self.insert_cpu, self._transactions() - transactions
         with self.services.db.reading() as session:
-            stages = jobs.counts(session)
+            stages, last_event = jobs.counts(session), session.scalar(select(func.max(JobEvent.at)))
         return Result(
             options,
             self.arrivals,
@@ -161,9 +150,9 @@ class _Run:
             self.control,
             self.clock.seconds,
             time.perf_counter() - began,
-            cpu,
-            transactions,
+            last_event,
             self.work.sizes,
+            self.work.costs,
         )
 
     def _is_over(self) -> bool:
@@ -179,11 +168,9 @@ class _Run:
         arrived = self.arrivals[self.inserted : last]
         if not arrived:
             return
-        before = self._cpu()
         self.intake.insert(self.inserted, arrived)
         if not self.inserted or self.inserted.bit_length() < last.bit_length():
             analyse(self.services)
-        self.insert_cpu += self._cpu() - before
         self.inserted = last
         self.watch.change(waiting=len(arrived))
         woken = {self.models[arrival.model] for arrival in arrived} - self.work.active
@@ -192,9 +179,13 @@ class _Run:
         self.meter.counted["batch, no job"] += len(arrived) - len(woken)
 
     def _sweep(self) -> None:
-        """The sweep."""
+        """The sweep. A run in which a job fails ends here: its figures would be of no use."""
         with self.meter.timed("sweep"):
             wake_lost_work(self.services)
+        with self.services.db.reading() as session:
+            stages = jobs.counts(session)
+        if failed := stages.get(Stage.QUARANTINED, 0):
+            raise RuntimeError(f"jobs quarantined: {failed}, in virtual hour {self.clock.seconds / 3600:.1f}")
 
     def _published(self, job_id: UUID) -> None:
         """A version was published: the model may be batched again."""
@@ -207,25 +198,3 @@ class _Run:
             f"{self.clock.seconds / 3600:.0f} h, {time.perf_counter() - self.began:.0f} s: {self.inserted} requests,"
             f" {watch.waiting} wait, {watch.claimable} jobs wait, {watch.busy} of {watch.alive} workers busy"
         )
-
-    def _cpu(self) -> float:
-        """CPU seconds of the server and all its processes, those that have ended included."""
-        assert self.server is not None
-        own = self.server.cpu_times()
-        total: float = own.user + own.system + own.children_user + own.children_system
-        for child in self.server.children():
-            with suppress(psutil.NoSuchProcess):  # it has ended: its parent has counted it, now or soon
-                times = child.cpu_times()
-                total += times.user + times.system
-        return total
-
-    def _transactions(self) -> int:
-        """The transactions that the server has counted."""
-        with self.services.db.reading() as session:
-            return session.scalar(TRANSACTIONS) or 0
-
-
-def _backend(services: Services) -> int:
-    """The process of a connection to the server."""
-    with services.db.reading() as session:
-        return session.scalar(text("SELECT pg_backend_pid()")) or 0

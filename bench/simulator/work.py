@@ -5,10 +5,8 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from bench.simulator.costs import Costs, luck
-from bench.simulator.events import Meter
-from bench.simulator.short_steps import short_steps
+from bench.simulator.measures import Watch
 from bench.simulator.steps import Step, claimed, compute_steps
-from bench.simulator.watch import Watch
 from service.bootstrap import Services
 from service.db import jobs
 from service.domain.states import COMPUTE_STAGES
@@ -22,28 +20,19 @@ class Work:
         active: The models with a job that has not ended.
         fulfilled: Model -> how many of its requests earlier versions have fulfilled.
         sizes: Job -> how many requests it holds.
+        costs: Job -> seconds of a worker who is not killed.
     """
 
-    def __init__(
-        self,
-        costs: Costs,
-        models: Sequence[UUID],
-        watch: Watch,
-        meter: Meter,
-        *,
-        earlier: int,
-        full_every: int,
-        seed: int,
-    ) -> None:
-        """Begin with no job, and so many earlier requests of each model. Each `full_every`th job writes everything."""
-        self._costs, self._watch, self._meter, self._seed, self._full_every = costs, watch, meter, seed, full_every
-        self._is_short: dict[UUID, bool] = {}
+    def __init__(self, costs: Costs, models: Sequence[UUID], watch: Watch, *, earlier: int, seed: int) -> None:
+        """Begin with no job, and so many earlier requests of each model."""
+        self._costs, self._watch, self._seed = costs, watch, seed
         self._numbers = {model_id: number for number, model_id in enumerate(models)}
         self._model: dict[UUID, UUID] = {}
         self._claimable: set[UUID] = set()
         self.active: set[UUID] = set()
         self.fulfilled: dict[UUID, int] = defaultdict(lambda: earlier)
         self.sizes: dict[UUID, int] = {}
+        self.costs: dict[UUID, float] = {}
 
     def batched(self, model_id: UUID, job_id: UUID) -> None:
         """A model has a new job."""
@@ -56,22 +45,16 @@ class Work:
         self._claimable.add(job_id)
         self._count()
 
-    def claimed(self, services: Services, lease: Lease, lives: float) -> list[Step]:
-        """What the worker that has claimed a job, and lives for so many seconds more, writes on it."""
+    def claimed(self, services: Services, lease: Lease) -> list[Step]:
+        """What the worker that has claimed a job writes on it."""
         self._claimable.discard(lease.job_id)
         self._count()
         job, requests = claimed(services, lease.job_id)
         self.sizes[job.id] = requests
         seconds = self._costs.compute(requests, self.fulfilled[job.model_id])
         seconds *= luck(self._seed, self._numbers[job.model_id], job.parent_version.number + 1)
-        self._is_short[job.id] = job.seq % self._full_every != 0
-        if self._is_short[job.id]:
-            return short_steps(services, lease, job, seconds, self._costs, lives, self._meter)
+        self.costs[job.id] = seconds
         return compute_steps(services, lease, job, requests, seconds, self._costs)
-
-    def is_short(self, job_id: UUID) -> bool:
-        """Whether a job's writes are a few statements."""
-        return self._is_short[job_id]
 
     def published(self, job_id: UUID) -> UUID:
         """A job has become a version; returns its model."""

@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import func, select
 
+from bench.simulator import plan
 from bench.simulator.arrivals import Arrival, Demand
+from bench.simulator.clock import START
 from bench.simulator.costs import Costs, luck
 from bench.simulator.fleet import FleetOptions
-from bench.simulator.perfect import Plan, best_ends, missed
+from bench.simulator.reference import Plan, missed
 from bench.simulator.results import summary
 from bench.simulator.run import Options, Result, simulate
 from service.db import claims
@@ -16,9 +18,10 @@ from service.db.jobs import claimable
 from service.db.tables import DeletionRequest, Job
 
 HOUR = 3600
-COSTS = Costs(fixed=600, per_record=60, earlier_fixed=0, per_earlier=0, epochs=2, certify=1, publish=1, source="a test")
+COSTS = Costs(fixed=600, per_record=60, per_watched=0, per_earlier=0, epochs=2, certify=1, publish=1, source="a test")
+ALIKE = replace(COSTS, per_record=0)
 KILLED = Options(
-    Demand(requests=40, models=4, skew=0, seconds=HOUR, due=(HOUR, 9 * HOUR), seed=3),
+    Demand(requests=40, models=4, seconds=HOUR, due=(HOUR, 9 * HOUR), seed=3),
     FleetOptions(workers=3, scaling="keda", deaths_per_hour=2, polling_seconds=60),
     COSTS,
     batch=8,
@@ -26,14 +29,7 @@ KILLED = Options(
     sweep_seconds=120,
 )
 # One worker, and four models with a full batch each at the start. Each model's batch is due later than the one before.
-QUEUED = Options(
-    Demand(requests=16, models=4, skew=0, seconds=1, due=(0, 0), seed=0), FleetOptions(workers=1), COSTS, batch=4
-)
-
-
-def ended_at(result: Result) -> list[float]:
-    """The seconds at which the requests ended; all of them have."""
-    return [end.at for end in result.ends]
+QUEUED = Options(Demand(requests=16, models=4, seconds=1, due=(0, 0), seed=0), FleetOptions(workers=1), COSTS, batch=4)
 
 
 @pytest.fixture(scope="module")
@@ -61,27 +57,20 @@ def test_workers_come_and_go_with_the_work(killed):
 
 
 def test_time_is_virtual(killed):
-    """Hours pass, and the database and this process see the same hours."""
-    assert killed.seconds > HOUR
+    """Hours pass in minutes, and the database and this process see the same hours."""
+    assert killed.seconds > max(HOUR, 10 * killed.wall_seconds)
     least = COSTS.compute(1, 0) * 0.8
     for arrival, end in zip(killed.arrivals, killed.ends, strict=True):
         assert arrival.at + least < end.at <= killed.seconds
+    last_end = max(end.at for end in killed.ends)
+    assert (killed.last_event - START).total_seconds() == pytest.approx(last_end, abs=1)
 
 
-def test_what_is_left_out_changes_nothing(killed):
-    """The same seed, with each heartbeat at its time and one statement for most jobs' steps: the same ends, and deaths.
-
-    (Each phase is rounded to a millisecond, and a short job has fewer of them.)
-    """
-    fleet = replace(KILLED.fleet, every_beat=True)
-    other = simulate(replace(KILLED, fleet=fleet, full_every=4))
-    assert ended_at(other) == pytest.approx(ended_at(killed), abs=0.1)
-    assert (other.fleet.deaths, other.fleet.deaths_with_job) == (killed.fleet.deaths, killed.fleet.deaths_with_job)
-    assert other.meter.done["short publish"] > other.meter.done["publish"] > 0
-    assert other.meter.counted["epoch"] + other.meter.done["epoch"] == killed.meter.done["epoch"]
-    assert other.meter.done["heartbeat"] == pytest.approx(
-        killed.meter.done["heartbeat"] + killed.meter.counted["heartbeat"], rel=0.02
-    )
+def test_a_busy_worker_beats_four_times_in_a_lease(killed):
+    """With those that are only counted, and less the part of an interval that each claim ends with."""
+    beats = killed.meter.done["heartbeat"] + killed.meter.counted["heartbeat"]
+    most = killed.watch.seconds["busy"] / (60 / 4)
+    assert most - killed.meter.done["claim"] <= beats <= most
 
 
 def with_deadlines(monkeypatch) -> list[float]:
@@ -98,46 +87,71 @@ def test_deadlines_that_can_be_kept_are_kept(monkeypatch):
     with_deadlines(monkeypatch)
     result = simulate(QUEUED)
     assert [end.status for end in result.ends] == ["completed"] * 16
-    assert not missed(result.arrivals, ended_at(result))
-    assert summary(result)["missed that the perfect scheduler keeps"] == "0"
+    assert not missed(result.arrivals, [end.at for end in result.ends])
 
 
 def test_another_order_is_seen(monkeypatch):
-    """Were the claim to forget the deadlines, the simulator would show what a perfect scheduler keeps."""
+    """Were the latest deadline first, the simulator would show what the reference plan keeps."""
 
-    def first_come(session, stages):
-        return session.scalar(select(Job.id).where(*claimable(stages)).order_by(latest()).limit(1))
-
-    def latest():
-        due = select(func.min(DeletionRequest.due_at)).where(DeletionRequest.job_id == Job.id)
-        return due.scalar_subquery().desc()
+    def latest_first(session, stages):
+        due = select(func.min(DeletionRequest.due_at)).where(DeletionRequest.job_id == Job.id).scalar_subquery()
+        return session.scalar(select(Job.id).where(*claimable(stages)).order_by(due.desc()).limit(1))
 
     with_deadlines(monkeypatch)
-    monkeypatch.setattr(claims, "most_urgent", first_come)
+    monkeypatch.setattr(claims, "most_urgent", latest_first)
     result = simulate(QUEUED)
-    assert int(summary(result)["missed that the perfect scheduler keeps"]) > 0
+    assert int(summary(result)["missed that the reference plan keeps"]) > 0
 
 
-def test_the_perfect_scheduler_by_hand():
+def test_a_job_that_fails_ends_the_run():
+    """A worker that is killed every minute never ends a phase of minutes."""
+    hopeless = replace(KILLED.fleet, workers=1, deaths_per_hour=60)
+    with pytest.raises(RuntimeError, match="jobs quarantined: 1"):
+        simulate(replace(KILLED, demand=replace(KILLED.demand, requests=1, models=1), fleet=hopeless))
+
+
+def test_the_reference_plan_by_hand():
     """One worker: the later arrival with the earlier deadline goes first as soon as somebody is free."""
     arrivals = [Arrival(0, 0.0, 5000.0), Arrival(1, 1.0, 9000.0), Arrival(2, 2.0, 1500.0)]
-    costs = replace(COSTS, per_record=0)
     lucky = [600 * luck(7, model, 1) for model in range(3)]
-    ends = Plan(arrivals, 1, 1, costs, 0.0, earlier=0, seed=7).ends()
+    ends = Plan(arrivals, 1, 1, ALIKE, earlier=0, seed=7).ends()
     assert ends == pytest.approx([lucky[0] + 2, sum(lucky) + 2, lucky[0] + lucky[2] + 2])
     assert missed(arrivals, ends) == set()
-    assert best_ends(arrivals, 1, 1, costs, earlier=0, seed=7) == ends
 
 
-def test_the_perfect_scheduler_keeps_the_rules():
-    """A model has one job at a time, and a job starts once its batch is full or has waited."""
-    arrivals = [Arrival(0, 0.0, 9e9), Arrival(0, 10.0, 9e9), Arrival(0, 20.0, 9e9)]
-    ends = Plan(arrivals, 5, 2, COSTS, 300.0, earlier=0, seed=0).ends()
-    first, second = 720 * luck(0, 0, 1), 660 * luck(0, 0, 2)
-    assert ends == pytest.approx([10 + first + 2, 10 + first + 2, 10 + first + 2 + second + 2])
+def test_the_reference_plan_serves_what_is_left_over():
+    """A model has one job at a time, and what does not fit in it is served by the next ones."""
+    arrivals = [Arrival(0, float(at), 9e9 + at) for at in range(5)]
+    first, second, third = (600 * luck(0, 0, number) + 2 for number in (1, 2, 3))
+    ends = Plan(arrivals, 5, 2, ALIKE, earlier=0, seed=0).ends()
+    second, third = first + second, first + second + third
+    assert ends == pytest.approx([first, second, second, third, third])
 
 
 def test_missed_counts_what_has_not_ended():
     """A request without an end has missed its deadline; one that has not arrived is not counted."""
     arrivals = [Arrival(0, 0.0, 10.0)] * 4
     assert missed(arrivals, [9.0, 11.0, None]) == {1, 2}
+
+
+def test_a_job_watches_as_many_earlier_requests_as_it_has_records():
+    """None without earlier ones; else 16 to 64."""
+    costs = replace(ALIKE, per_watched=10, per_earlier=1)
+    assert costs.compute(3, 0) == 600
+    assert [costs.compute(records, 5) - 605 for records in (3, 40, 256)] == [160, 400, 640]
+
+
+def test_a_month_of_one_model():
+    """In the long run its jobs take 30 days, each with the earlier requests of three months."""
+    costs = replace(ALIKE, per_watched=10, per_earlier=1)
+    cleared = plan.steady_month(costs, 32)
+    assert cleared / 32 * (costs.compute(32, 3 * cleared) + costs.control) == pytest.approx(plan.MONTH)
+    assert plan.first_month(replace(costs, per_watched=0, per_earlier=0), 32) == plan.MONTH // 602 * 32
+
+
+def test_workers_for_so_many_a_day():
+    """A thousand jobs a day, of 600 s and of 90 days of earlier requests, and a tenth more for kills."""
+    costs = replace(ALIKE, per_earlier=1)
+    earlier, seconds, busy = plan.workers(costs, 10, 10_000, 1000, 1.1)
+    assert (earlier, seconds) == (900, 1500)
+    assert busy == pytest.approx(1000 * 1500 * 1.1 / 86_400)

@@ -1,10 +1,9 @@
-"""A perfect scheduler of the same requests: which deadlines can be kept at all?
+"""A reference plan for the same requests. Where it misses no deadline, no scheduler misses fewer.
 
-It gives a free worker the model whose next deadline is the earliest, with that model's earliest deadlines, as the
-service does. It knows everything at once, loses no worker and no second, and needs no sweep and no message. The same
-rules hold: a model has one job at a time, a job holds at most a batch, and nobody stops a job that runs. There is no
-fast way to the very best of all plans. So several are made, which wait for fuller batches for different times. The one
-that misses fewest counts.
+It is a heuristic, not the best of all plans: where it misses some, a better plan may exist. It gives a free worker the
+model with the earliest deadline, with that model's earliest deadlines, as the service does. It fills the batch at that
+moment. It loses no worker and needs no sweep and no message. The service's rules hold: a model has one job at a time, a
+job holds at most a batch, and nobody stops a job that runs.
 """
 
 import heapq
@@ -14,15 +13,7 @@ from collections.abc import Sequence
 from bench.simulator.arrivals import Arrival
 from bench.simulator.costs import Costs, luck
 
-WAITS = (0.0, 300.0, 900.0, 3600.0)
-
-
-def best_ends(
-    arrivals: Sequence[Arrival], workers: int, batch: int, costs: Costs, *, earlier: int, seed: int
-) -> list[float]:
-    """For each request the second at which the plan that misses fewest deadlines fulfils it."""
-    plans = [Plan(arrivals, workers, batch, costs, wait, earlier=earlier, seed=seed).ends() for wait in WAITS]
-    return min(plans, key=lambda ends: len(missed(arrivals, ends)))
+WORKER_IS_FREE, MODEL_IS_FREE = 0, 1
 
 
 def missed(arrivals: Sequence[Arrival], ends: Sequence[float | None]) -> set[int]:
@@ -35,63 +26,49 @@ def missed(arrivals: Sequence[Arrival], ends: Sequence[float | None]) -> set[int
 
 
 class Plan:
-    """Earliest deadline first, with a wait for full batches while no deadline is near."""
+    """Earliest deadline first."""
 
     def __init__(
-        self,
-        arrivals: Sequence[Arrival],
-        workers: int,
-        batch: int,
-        costs: Costs,
-        wait: float,
-        *,
-        earlier: int,
-        seed: int,
+        self, arrivals: Sequence[Arrival], workers: int, batch: int, costs: Costs, *, earlier: int, seed: int
     ) -> None:
-        """Plan for these requests; `wait` is how many seconds a request waits at most until its batch is full."""
-        self._arrivals, self._batch, self._costs, self._wait, self._seed = arrivals, batch, costs, wait, seed
+        """Plan for these requests, which are in the order in which they arrive."""
+        self._arrivals, self._batch, self._costs, self._seed = arrivals, batch, costs, seed
         self._free = workers
         self._pending: dict[int, list[tuple[float, int]]] = defaultdict(list)  # model -> (due, number), a heap
-        self._oldest: dict[int, float] = {}
         self._version: dict[int, int] = defaultdict(int)
         self._earlier: dict[int, int] = defaultdict(lambda: earlier)
         self._running: set[int] = set()
         self._ready: list[tuple[float, int]] = []  # (due, model), a heap with entries that no longer hold
         self._events: list[tuple[float, int, int, int]] = []  # (at, kind, model, records)
-        self._ends = [0.0] * len(arrivals)
+        self._ends = [float("inf")] * len(arrivals)
 
     def ends(self) -> list[float]:
         """For each request the second at which it is fulfilled."""
         for number, arrival in enumerate(self._arrivals):
             self._until(arrival.at)
-            model = arrival.model
-            heapq.heappush(self._pending[model], (arrival.due, number))
-            self._oldest.setdefault(model, arrival.at)
-            if self._wait and len(self._pending[model]) < self._batch:
-                heapq.heappush(self._events, (arrival.at + self._wait, 2, model, 0))
-            self._offer(model, arrival.at)
+            heapq.heappush(self._pending[arrival.model], (arrival.due, number))
+            self._offer(arrival.model)
             self._assign(arrival.at)
         self._until(float("inf"))
+        assert max(self._ends, default=0) < float("inf"), "a request was left over"
         return self._ends
 
     def _until(self, limit: float) -> None:
         """Let everything happen that happens before a moment."""
         while self._events and self._events[0][0] <= limit:
             at, kind, model, records = heapq.heappop(self._events)
-            if kind == 0:
+            if kind == WORKER_IS_FREE:
                 self._free += 1
-            elif kind == 1:
+            else:
                 self._running.discard(model)
                 self._earlier[model] += records
-            self._offer(model, at)
+                self._offer(model)
             self._assign(at)
 
-    def _offer(self, model: int, now: float) -> None:
-        """Let a model have a job, if it may and its requests have waited for long enough."""
+    def _offer(self, model: int) -> None:
+        """Let a model have a job, if it has requests and no job."""
         pending = self._pending[model]
-        if model in self._running or not pending:
-            return
-        if len(pending) >= self._batch or now - self._oldest[model] >= self._wait:
+        if model not in self._running and pending:
             heapq.heappush(self._ready, (pending[0][0], model))
 
     def _assign(self, now: float) -> None:
@@ -108,10 +85,7 @@ class Plan:
             end = now + seconds + self._costs.control
             for number in numbers:
                 self._ends[number] = end
-            self._oldest[model] = now if pending else float("inf")
-            if not pending:
-                del self._oldest[model]
             self._free -= 1
             self._running.add(model)
-            heapq.heappush(self._events, (now + seconds, 0, model, 0))
-            heapq.heappush(self._events, (end, 1, model, len(numbers)))
+            heapq.heappush(self._events, (now + seconds, WORKER_IS_FREE, model, 0))
+            heapq.heappush(self._events, (end, MODEL_IS_FREE, model, len(numbers)))
