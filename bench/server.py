@@ -26,8 +26,9 @@ def temporary_services(
         sockets = root / "s"
         sockets.mkdir()
         server = postgres.process(root / "postgres", sockets, root / "postgres.log")
-        broker = valkey.process(root / "valkey", sockets, root / "valkey.log")
-        processes = [broker, server] if with_broker else [server]
+        processes = [server]
+        if with_broker:
+            processes.append(valkey.process(root / "valkey", sockets, root / "valkey.log"))
         for process in processes:
             process.start()
         try:
@@ -51,6 +52,6 @@ def temporary_services(
             finally:
                 services.close()
         finally:
-            for process in processes:
+            for process in reversed(processes):
                 process.ask_to_stop()
                 process.wait()
