@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-LEAST_WATCHED, MOST_WATCHED = 8, 64  # sequences of earlier requests: `worker.engine.earlier`
+LEAST_WATCHED, MOST_WATCHED = 16, 64  # sequences of earlier requests: `worker.engine.earlier`
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Costs:
         fixed: Seconds of every job, whatever it holds.
         per_record: Seconds for each of its records.
         per_watched: Seconds for each sequence of earlier requests that training watches. A job with earlier requests
-            watches as many as it has records, 8 at least and 64 at most.
+            watches as many as it has records, 16 at least and 64 at most.
         per_earlier: Seconds for each earlier request.
         shares: Of measuring the parent, training, merging and verifying in that; they add up to 1.
         epochs: In how many equal parts training is saved.

@@ -135,10 +135,10 @@ def test_missed_counts_what_has_not_ended():
 
 
 def test_a_job_watches_as_many_earlier_requests_as_it_has_records():
-    """None without earlier ones; else 8 to 64."""
+    """None without earlier ones; else 16 to 64."""
     costs = replace(ALIKE, per_watched=10, per_earlier=1)
     assert costs.compute(3, 0) == 600
-    assert [costs.compute(records, 5) - 605 for records in (3, 40, 256)] == [80, 400, 640]
+    assert [costs.compute(records, 5) - 605 for records in (3, 40, 256)] == [160, 400, 640]
 
 
 def test_a_month_of_one_model():

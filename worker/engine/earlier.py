@@ -20,7 +20,7 @@ from worker.engine.progress import Progress, no_progress, partial_progress
 from worker.engine.types import CausalLM
 
 AT_ONCE = 256  # sequences between two reports of progress
-FEWEST_WATCHED = 8  # sequences, however few the run forgets
+FEWEST_WATCHED = 16  # sequences, however few the run forgets; of fewer, more came back (RESULTS, `bench.history`)
 
 
 def watched_requests(

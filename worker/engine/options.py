@@ -81,7 +81,7 @@ class Options:
         utility_sequences: The most held-out and the most retain sequences for perplexity.
         el_sample: Sequences whose EL is measured after each epoch; certified values are measured on all.
         earlier_sample: The most sequences of earlier requests that training watches; more, if one request has more than
-            half of it. It watches as many as it forgets, and 8 at least. EL is measured of these and half as many
+            half of it. It watches as many as it forgets, and 16 at least. EL is measured of these and half as many
             others, MA and a lower bound of EL of all.
         row_budget: Rows (prefixes) decoded at once while measuring EL; bounds memory.
         device: "auto", "cpu", "cuda" or "cuda:1".
