@@ -94,7 +94,7 @@ class Console:
         assert self.tab.violations() == []
 
 
-@pytest.fixture(params=["mouse", "keyboard"])
+@pytest.fixture(params=[pytest.param("mouse", marks=pytest.mark.slow), "keyboard"])
 def console(request, address):
     """The console, before anybody has signed in."""
     has_mouse = request.param == "mouse"

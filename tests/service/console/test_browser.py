@@ -54,6 +54,7 @@ FOCUSED = """() => {
 }"""
 
 
+@pytest.mark.slow
 def test_the_tab_key_reaches_everything_and_the_focus_is_seen(pages, address, new_key):
     """At a telephone's width: every link, button and field that is shown."""
     with browser_at(address, viewport=PHONE) as tab:
@@ -69,7 +70,14 @@ def test_the_tab_key_reaches_everything_and_the_focus_is_seen(pages, address, ne
             assert left == set(), name
 
 
-@pytest.mark.parametrize("scopes", [("submit",), ("read",), ("approve",), ("audit",), ("download",)])
+@pytest.mark.parametrize(
+    "scopes",
+    [
+        ("submit",),
+        ("audit",),
+        *(pytest.param((scope,), marks=pytest.mark.slow) for scope in ("read", "approve", "download")),
+    ],
+)
 def test_each_role_goes_where_its_menu_leads(pages, address, new_key, scopes):
     """By clicks, at a telephone's width; every page is there, and accessible."""
     with browser_at(address, viewport=PHONE) as tab:
