@@ -7,7 +7,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Query, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
@@ -31,6 +31,7 @@ router = APIRouter(prefix="/console/jobs", route_class=PageRoute, include_in_sch
 PATH, SHOWN = "/v1/jobs", 200
 END = "<!-- the job has ended -->"
 SESSION_SECONDS = 10  # how often a stream looks whether its session goes on
+LOOKS = CapacityLimiter(1)  # one stream after the other: many are woken by the same change
 
 
 @router.get("")
@@ -119,7 +120,7 @@ async def _changes(
     async for _ in request.app.state.listener.subscribe(job_id, visitor.caller.expires_at):
         if time.monotonic() - looked > SESSION_SECONDS:
             looked = time.monotonic()
-            if await to_thread.run_sync(find_session, services, cookie) is None:
+            if await to_thread.run_sync(find_session, services, cookie, limiter=LOOKS) is None:
                 yield ServerSentEvent("", event="ended")
                 return
         part = await parts.next(key, make)

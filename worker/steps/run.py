@@ -54,7 +54,7 @@ Child: TypeAlias = "subprocess.Popen[bytes]"
 Messages: TypeAlias = "queue.SimpleQueue[JsonObject | None]"
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # the kernel for memory, or somebody
 KILLED = {code for number in FROM_OUTSIDE for code in (-number, 128 + number)}  # the second as a sandbox says it
-PROGRESS_INTERVAL, PROGRESS_STEP = 0.5, 0.01  # seconds, and part of the job, between progress writes
+PROGRESS_INTERVAL, PROGRESS_STEP = 0.5, 0.0025  # seconds, and part of the job, between progress writes
 WATCH_INTERVAL = 0.2  # seconds between checks for a lost lease or a stop
 
 

@@ -166,10 +166,10 @@ def test_an_endless_line_is_no_message():
 
 
 def test_progress_is_written_seldom():
-    """A long job writes once for each hundredth; a short one twice a second, and not for what has come no further."""
+    """A long job writes 400 times; a short one twice a second, and not for what has come no further."""
     writes, reports = ProgressWrites(), 20_000
     written = [n for n in range(reports + 1) if writes.is_due(n / reports, float(n))]
-    assert len(written) == pytest.approx(1 / PROGRESS_STEP, abs=1)
+    assert 0.9 / PROGRESS_STEP < len(written) <= 1 / PROGRESS_STEP + 1
     assert written[-1] > reports * (1 - 2 * PROGRESS_STEP)
     writes = ProgressWrites()
     assert writes.is_due(0.2, 10.0)
