@@ -3,7 +3,8 @@
 import random
 from dataclasses import dataclass
 
-LEAST_WATCHED, MOST_WATCHED = 16, 64  # sequences of earlier requests: `worker.engine.earlier`
+from worker.engine.earlier import FEWEST_WATCHED
+from worker.engine.options import Options
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Costs:
 
     def compute(self, records: int, earlier: float) -> float:
         """Seconds of a compute worker for a job with so many records and earlier requests."""
-        watched = min(MOST_WATCHED, max(LEAST_WATCHED, records)) if earlier else 0
+        watched = min(Options().earlier_sample, max(FEWEST_WATCHED, records)) if earlier else 0
         return self.fixed + self.per_record * records + self.per_watched * watched + self.per_earlier * earlier
 
     @property

@@ -5,9 +5,7 @@ from collections import Counter
 from bench.simulator.reference import Plan, missed
 from bench.simulator.run import Result
 from service.domain.states import RequestStatus, Stage
-
-PROGRESS_SECONDS = 0.5  # least between two writes of a job's progress: `worker.steps.run`
-PROGRESS_WRITES = 100  # most of one worker on one job
+from worker.steps.run import PROGRESS_INTERVAL, PROGRESS_STEP
 
 
 def by_operation(result: Result) -> dict[str, tuple[int, float, float]]:
@@ -18,7 +16,7 @@ def by_operation(result: Result) -> dict[str, tuple[int, float, float]]:
     meter, counted = result.meter, dict(result.meter.counted)
     if result.options.fleet.scaling == "fixed":
         counted["claim, no job"] = result.watch.seconds["idle"] / result.options.sweep_seconds
-    writes = min(result.watch.seconds["busy"] / PROGRESS_SECONDS, PROGRESS_WRITES * meter.done["unlearn"])
+    writes = min(result.watch.seconds["busy"] / PROGRESS_INTERVAL, meter.done["unlearn"] / PROGRESS_STEP)
     counted["progress"] = max(0.0, writes - meter.done["progress"])
     return {name: (meter.done[name], counted.get(name, 0.0), 1000 * meter.mean(name)) for name in sorted(meter.done)}
 

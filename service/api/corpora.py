@@ -41,9 +41,7 @@ def listing(
 ) -> Listing[CorpusOut]:
     """A model's corpora, by name."""
     with services.db.reading() as session:
-        model = models.by_name(session, name)
-        if model is None:
-            raise NotFound("There is no model of that name.")
+        model = models.existing(session, name)
         page = corpora.listing(session, model, cursor, limit)
     return Listing(items=[to_corpus_out(corpus) for corpus in page.items], next_cursor=page.next_cursor)
 

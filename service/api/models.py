@@ -9,7 +9,6 @@ from service.api.guard import GuardedRoute
 from service.api.paging import Cursor, Limit
 from service.db import models
 from service.db.tables import Model
-from service.domain.errors import NotFound
 from service.domain.families import untried_warning
 from service.domain.reference_texts import unlike_warning
 from service.schemas.base import Listing
@@ -70,9 +69,7 @@ def supersedes(
     `after` is the last version that the user knows. `next_cursor` is the `after` of the next call, if there is more.
     """
     with services.db.reading() as session:
-        model = models.by_name(session, name)
-        if model is None:
-            raise NotFound("There is no model of that name.")
+        model = models.existing(session, name)
         newer_versions = models.superseded(session, model, after, limit)
     items = [
         Superseded(
@@ -90,7 +87,5 @@ def supersedes(
 def get(name: str, services: ServicesDep, _: Reader) -> ModelOut:
     """One model."""
     with services.db.reading() as session:
-        model = models.by_name(session, name)
-    if model is None:
-        raise NotFound("There is no model of that name.")
+        model = models.existing(session, name)
     return to_model_out(model)

@@ -8,9 +8,8 @@ from service.api.deps import MetricsReader, ServicesDep
 from service.api.guard import GuardedRoute
 from service.api.requests import to_request_out
 from service.db import due_requests, jobs, models, request_list, requests, tallies
-from service.db.forecast import backlogs
+from service.db.forecast import Backlog, backlogs
 from service.db.tables import DeletionRequest
-from service.domain.errors import NotFound
 from service.schemas.overview import BacklogDetail, BacklogOut, Overview
 from service.schemas.requests import RequestOut
 
@@ -50,9 +49,6 @@ def overview(services: ServicesDep, caller: MetricsReader) -> Overview:
 def backlog(model: str, services: ServicesDep, _: MetricsReader) -> BacklogDetail:
     """What waits for a model, by the day of its deadline."""
     with services.db.reading() as session:
-        known = models.by_name(session, model)
-        if known is None:
-            raise NotFound("There is no model of that name.")
-        waiting = backlogs(session, 1, known.id)
-    empty = BacklogDetail(model=model, requests=0, per_hour=None, ends_at=None, late=0, days=[])
-    return BacklogDetail.model_validate(waiting[0], from_attributes=True) if waiting else empty
+        waiting = backlogs(session, 1, models.existing(session, model).id)
+    (one,) = waiting or [Backlog(model, 0, None, None, 0, [])]
+    return BacklogDetail.model_validate(one, from_attributes=True)

@@ -7,7 +7,6 @@ from service.api.guard import GuardedRoute
 from service.api.models import get
 from service.api.paging import Cursor, Limit
 from service.db import models
-from service.domain.errors import NotFound
 from service.schemas.base import Listing
 from service.schemas.models import ModelOut, Policy, PolicyIn, PolicyOut
 from service.steps.operator.policy import set_policy
@@ -32,9 +31,7 @@ def listing(
 ) -> Listing[PolicyOut]:
     """All policies that a model had, newest first, with the API key that set each."""
     with services.db.reading() as session:
-        model = models.by_name(session, name)
-        if model is None:
-            raise NotFound("There is no model of that name.")
+        model = models.existing(session, name)
         page = models.policies(session, model, cursor, limit)
     items = [
         PolicyOut(policy_version=row.number, policy=Policy(**row.policy), at=row.at, api_key_id=row.api_key_id)

@@ -69,9 +69,7 @@ def listing(
 ) -> Listing[VersionOut]:
     """Versions of a model, newest first."""
     with services.db.reading() as session:
-        model = models.by_name(session, name)
-        if model is None:
-            raise NotFound("There is no model of that name.")
+        model = models.existing(session, name)
         page = models.versions(session, model, cursor, limit)
         items = [to_version_out(version, name, caller) for version in page.items]
     return Listing(items=items, next_cursor=page.next_cursor)
@@ -90,9 +88,7 @@ def find_version(services: Services, name: str, number: str) -> Version:
         NotFound: No such model or version.
     """
     with services.db.reading() as session:
-        model = models.by_name(session, name)
-        if model is None:
-            raise NotFound("There is no model of that name.")
+        model = models.existing(session, name)
         latest = number == "latest"
         version = (
             models.newest_version(session, model) if latest else models.version(session, model, parse_number(number))

@@ -62,6 +62,11 @@ def _policy(text: str) -> object:
         raise Invalid("It is not JSON.", field="policy") from None
 
 
+def _count(text: str) -> int:
+    """The number in a hidden field; 0 if it is none."""
+    return int(text) if text.isdecimal() else 0
+
+
 def _messages(error: Refused | Invalid) -> list[str]:
     return error.messages if isinstance(error, Refused) else [f"{error.field}: {error.detail}"]
 
@@ -129,8 +134,7 @@ async def set_policy(name: Name, visitor: Visitor, api: ApiDep, form: CheckedFor
     try:
         policy = _policy(form.one("policy"))
         if form.one("confirmed"):
-            version = form.one("policy_version")
-            body = {"policy": policy, "policy_version": int(version) if version.isdecimal() else 0}
+            body = {"policy": policy, "policy_version": _count(form.one("policy_version"))}
             await api.call("PUT", f"{PATH}/{name}/policy", json=body)
             return see(f"/console/models/{name}")
         model = await api.get(f"{PATH}/{name}")
@@ -191,11 +195,10 @@ async def _show_version(
 @router.post("/{name}/versions/{number}/withdraw")
 async def withdraw(name: Name, number: Number, visitor: Visitor, api: ApiDep, form: CheckedForm) -> Response:
     """Withdraw a version. The page has said what it costs; if that has grown since, it says so, and nothing changes."""
-    path, accepted = f"{PATH}/{name}/versions/{number}", form.one("cost")
-    cost = await api.get(f"{path}/withdrawal")
-    if form.one("reopen") and cost["reopened"] > (int(accepted) if accepted.isdecimal() else 0):
+    path, reopens = f"{PATH}/{name}/versions/{number}", bool(form.one("reopen"))
+    if reopens and (await api.get(f"{path}/withdrawal"))["reopened"] > _count(form.one("cost")):
         return await _show_version(visitor, api, name, number, [GROWN], 409)
-    body = {"reason": form.one("reason"), "reopen": bool(form.one("reopen"))}
+    body = {"reason": form.one("reason"), "reopen": reopens}
     call = api.post(f"{path}/withdraw", body)
     again = partial(_show_version, visitor, api, name, number)
     return await attempt(call, again, f"/console/models/{name}/versions/{number}")

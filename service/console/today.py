@@ -26,9 +26,9 @@ async def today(visitor: Visitor, api: ApiDep) -> Response:
         return see("/console/requests" if visitor.may("submit") else "/console/settings")
     seen = await api.get("/v1/overview")
     running = sum(count for stage, count in seen["jobs"].items() if stage != "queued")
-    latest = seen["backlogs"][0]["model"] if seen["backlogs"] else ""
-    deadlines = backlog_plot(await api.get(f"/v1/overview/backlogs/{latest}")) if latest else ""
-    shown = {"running": running, "plot": _backlog(seen["backlogs"]), "latest": latest, "deadlines": deadlines}
+    most_late = seen["backlogs"][0]["model"] if seen["backlogs"] else ""  # it comes first
+    deadlines = backlog_plot(await api.get(f"/v1/overview/backlogs/{most_late}")) if most_late else ""
+    shown = {"running": running, "plot": _backlog(seen["backlogs"]), "most_late": most_late, "deadlines": deadlines}
     return page("today.html", visitor, seen=seen, **shown)
 
 

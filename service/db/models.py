@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session, joinedload
 from service.db.history_tables import Download, PolicyVersion
 from service.db.paging import Page, page
 from service.db.tables import Certificate, DeletionRequest, Model, Version
+from service.domain.errors import NotFound
 from service.domain.json_types import JsonObject
 from service.domain.reference_texts import Overlap
 from service.domain.states import RequestStatus
@@ -21,6 +22,18 @@ def by_name(session: Session, name: str, *, lock: bool = False) -> Model | None:
     """The model with this name, locked if `lock`."""
     query = select(Model).where(Model.name == name)
     return session.scalar(query.with_for_update(key_share=True) if lock else query)
+
+
+def existing(session: Session, name: str, *, lock: bool = False) -> Model:
+    """The model with this name, locked if `lock`.
+
+    Raises:
+        NotFound: There is none.
+    """
+    model = by_name(session, name, lock=lock)
+    if model is None:
+        raise NotFound("There is no model of that name.")
+    return model
 
 
 def by_id(session: Session, model_id: UUID) -> Model:

@@ -28,6 +28,6 @@ def count(method: str | None, route: str | None, status: int | None, seconds: fl
 def register(registry: CollectorRegistry) -> None:
     """Add the requests that were counted to a registry."""
     if SHARED_FOLDER in os.environ:
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the library gives it no types
     else:
         registry.register(SECONDS)

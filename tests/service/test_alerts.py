@@ -10,7 +10,6 @@ import yaml
 from tests import ROOT
 
 PROMTOOL = shutil.which("promtool")
-pytestmark = pytest.mark.skipif(PROMTOOL is None, reason="no promtool: apt-get install promtool")
 RULES = yaml.safe_load((ROOT / "docker" / "chart" / "alerts.yaml").read_text())
 HOUR, END = 60, 240  # minutes
 INTAKE = 'method="POST",route="/v1/deletion-requests"'
@@ -141,6 +140,7 @@ def test_every_alert_has_a_case():
     assert [entry["alert"] for entry in group["rules"]] == list(CASES)
 
 
+@pytest.mark.skipif(PROMTOOL is None, reason="no promtool: apt-get install promtool")
 @pytest.mark.parametrize("name", CASES)
 def test_an_alert_fires_when_it_should(name, tmp_path):
     """Once, though two processes say the same, and only after its time."""

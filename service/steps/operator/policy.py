@@ -8,7 +8,7 @@ from service.audit.certificate import certified_parameters
 from service.audit.wording import problem_in
 from service.bootstrap import Services
 from service.db import log_entries, models
-from service.domain.errors import Conflict, Invalid, NotFound
+from service.domain.errors import Conflict, Invalid
 from service.domain.json_types import JsonObject
 
 
@@ -25,9 +25,7 @@ def set_policy(services: Services, name: str, policy: JsonObject, expected_versi
     if problem_in(policy):
         raise Invalid("A certificate must not contain this policy.", field="policy")
     with services.db.transaction() as session:
-        model = models.by_name(session, name, lock=True)
-        if model is None:
-            raise NotFound("There is no model of that name.")
+        model = models.existing(session, name, lock=True)
         if model.policy == policy:
             return
         if model.policy_version != expected_version:

@@ -64,9 +64,7 @@ def add_corpus(
     corpus.columns, corpus.phone_region = columns, phone_region
     try:
         with services.db.transaction() as session:
-            model = models.by_name(session, model_name)
-            if model is None:
-                raise NotFound("There is no model of that name.")
+            model = models.existing(session, model_name)
             corpus.model_id = model.id
             session.add(corpus)
             session.flush()

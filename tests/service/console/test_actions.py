@@ -49,11 +49,15 @@ class Console:
         """Press a button or follow a link, and wait for the page that comes."""
         target = self.page.get_by_role(role, name=name, exact=exact).first
         with self.page.expect_navigation():
-            if self._has_mouse:
-                target.click()
-            else:
-                target.focus()
-                self.page.keyboard.press("Enter")
+            self._activate(target)
+
+    def _activate(self, target, key: str = "Enter") -> None:
+        """Click, or focus and press a key."""
+        if self._has_mouse:
+            target.click()
+        else:
+            target.focus()
+            self.page.keyboard.press(key)
 
     def choose(self, selector: str, value: str) -> None:
         """Choose an option."""
@@ -70,20 +74,12 @@ class Console:
     def check(self, label: str | re.Pattern) -> None:
         """Tick a box."""
         box = self.page.get_by_role("checkbox", name=label)
-        if self._has_mouse:
-            box.check()
-        else:
-            box.focus()
-            self.page.keyboard.press("Space")
+        self._activate(box, "Space")
+        assert box.is_checked()
 
     def unfold(self, words: str) -> None:
         """Open what is folded away."""
-        summary = self.page.locator("summary", has_text=words)
-        if self._has_mouse:
-            summary.click()
-        else:
-            summary.focus()
-            self.page.keyboard.press("Enter")
+        self._activate(self.page.locator("summary", has_text=words))
 
     def badge(self) -> str:
         """The status on the page of a request."""
