@@ -1,6 +1,7 @@
 """What all tests share: one thread a process, the memorised model of a run, and which tests share a process."""
 
 import fcntl
+import logging
 import os
 from pathlib import Path
 
@@ -37,6 +38,19 @@ def pytest_xdist_make_scheduler(config, log):
             return path if own_stack else nodeid
 
     return OneProcessPerStack(config, log) if config.getvalue("dist") == "load" else None
+
+
+@pytest.fixture(scope="session")
+def log_level() -> int:
+    """The log level with which this process began."""
+    return logging.getLogger().level
+
+
+@pytest.fixture(autouse=True)
+def unchanged_log_level(log_level):
+    """Let a test fail that leaves this process another log level: in a later test a line would be missing."""
+    yield
+    assert logging.getLogger().level == log_level
 
 
 @pytest.fixture(scope="session", autouse=True)

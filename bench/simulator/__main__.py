@@ -9,6 +9,7 @@ from bench.simulator.costs import SPEEDS
 from bench.simulator.fleet import FleetOptions
 from bench.simulator.results import tables
 from bench.simulator.run import Options, simulate
+from service.observability import logging
 
 HOUR = 3600.0
 
@@ -53,6 +54,7 @@ def options(arguments: list[str]) -> Options:
 
 def main() -> int:
     """Print the tables; how far it is goes to standard error."""
+    logging.configure("ERROR")
     result = simulate(options(sys.argv[1:]), lambda line: print(line, file=sys.stderr, flush=True))
     print(f"    python -m bench.simulator {' '.join(sys.argv[1:])}\n\n{machine()}.\n")
     print(f"Times of jobs: {result.options.costs.source}\n\n{tables(result)}")

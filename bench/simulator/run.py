@@ -22,7 +22,6 @@ from service.bootstrap import Services
 from service.db import jobs
 from service.db.tables import JobEvent
 from service.domain.states import Stage
-from service.observability import logging
 from service.steps.upkeep.sweep import wake_lost_work
 
 API_KEYS = 3  # they submit the requests, in turn
@@ -93,7 +92,6 @@ class Result:
 
 def simulate(options: Options, say: Callable[[str], None] = lambda _: None) -> Result:
     """Run a simulation on a PostgreSQL server of its own; `say` gets a line for each virtual hour."""
-    logging.configure("ERROR")
     clock = Clock()
     began = time.perf_counter()
     server = temporary_services(prepare=virtual.install, with_broker=False)
