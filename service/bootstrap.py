@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from service import extras
@@ -18,6 +19,7 @@ from service.db.session import Database
 from service.domain.errors import CannotStart
 from service.evidence.keyring import Keyring
 from service.evidence.log_keeper import LogKeeper
+from service.evidence.log_memory import BucketMemory, FolderMemory
 from service.evidence.opendsr_key import OpenDsrKey
 from service.privacy.envelope import FileKeyWrapper, KeyWrapper
 from service.privacy.epochs import EpochKeys
@@ -25,6 +27,9 @@ from service.privacy.kms import KmsKeyWrapper
 from service.queue import Queue
 from service.storage.interface import Storage
 from service.storage.local import LocalStorage
+
+if TYPE_CHECKING:
+    from service.bucket import Bucket
 
 KEK = "kek"
 
@@ -52,8 +57,9 @@ class Services:
     @cached_property
     def log(self) -> LogKeeper:
         """The keeper of the transparency log. Only control workers hold the file of the log's key."""
-        folder = self.settings.storage_dir / "ledger" / "log"
-        return LogKeeper(self.db, folder, self.keyring, f"{self.settings.issuer}/log")
+        bucket, folder = open_bucket(self.settings), self.settings.storage_dir / "ledger" / "log"
+        memory = BucketMemory(bucket, "ledger/log") if bucket else FolderMemory(folder)
+        return LogKeeper(self.db, memory, self.keyring, f"{self.settings.issuer}/log")
 
     @cached_property
     def intake(self) -> GroupCommit[NewRequest, tuple[UUID, str | None] | None]:
@@ -113,7 +119,7 @@ def build(settings: Settings | None = None, *, create: bool = True, answer_secon
     return Services(
         settings,
         db,
-        LocalStorage(settings.storage_dir, create=create),
+        open_storage(settings, create=create),
         Queue(settings.broker_url),
         EpochKeys(key_wrapper(settings), epochs_folder(settings), settings.epoch_seconds, register),
     )
@@ -143,6 +149,30 @@ def build_server(
     if not epochs_folder(settings).is_dir():
         raise CannotStart("There is no folder of epoch keys. Run `unlearnd keys init`, and see UNLEARND_EPOCHS_DIR.")
     return services
+
+
+def open_bucket(settings: Settings) -> "Bucket | None":
+    """The bucket of UNLEARND_STORAGE_URL; None if storage is a folder.
+
+    Raises:
+        CannotStart: The extra for it is missing, or the URL is of no kind that it knows.
+    """
+    if not settings.storage_url:
+        return None
+    extras.require("UNLEARND_STORAGE_URL", "objects")
+    from service.bucket import Bucket
+
+    return Bucket(settings.storage_url)
+
+
+def open_storage(settings: Settings, *, create: bool = True) -> Storage:
+    """Storage in a folder that all share, or in a bucket with a folder for each machine."""
+    bucket = open_bucket(settings)
+    if bucket is None:
+        return LocalStorage(settings.storage_dir, create=create)
+    from service.storage.objects import ObjectStorage
+
+    return ObjectStorage(settings.storage_dir, bucket, presign_seconds=settings.presign_seconds, create=create)
 
 
 def epochs_folder(settings: Settings) -> Path:

@@ -65,7 +65,7 @@ def _base_card(services: Services, job: Job) -> bytes:
     assert base is not None
     digest = next((entry["sha256"] for entry in base.files if entry["path"] == CARD), None)
     try:
-        return read_unchanged(services.storage.release(base.digest) / CARD, digest) if digest else b""
+        return read_unchanged(services.storage.file(base.digest, CARD), digest) if digest else b""
     except ChangedFile as error:
         raise PermanentJobError("parent_changed") from error
 

@@ -7,7 +7,7 @@ marks such a version: whoever finds weights missing has them rebuilt, whatever r
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -22,7 +22,6 @@ from service.db.tables import Model, Version
 from service.delta import Delta
 from service.domain.errors import Unavailable
 from service.failpoints import reach
-from service.files import age_seconds, fsync
 from service.observability.logging import get_logger
 from service.storage.interface import Storage
 from service.weight_files import SUFFIX, ChangedFile, UnreadableWeights
@@ -58,8 +57,8 @@ def rebuildable(files: Sequence[FileEntry]) -> set[str]:
 
 def is_collected(storage: Storage, version: Version) -> bool:
     """Whether weights of a version that its delta rebuilds are not on the disk."""
-    folder = storage.release(version.digest)
-    return not all((folder / path).is_file() for path in rebuildable(version.files))
+    paths = rebuildable(version.files)
+    return bool(paths) and not paths <= storage.files(version.digest).keys()
 
 
 def released_file(services: Services, version: Version, path: str) -> Path:
@@ -68,11 +67,37 @@ def released_file(services: Services, version: Version, path: str) -> Path:
     Raises:
         Rebuilding: It is one of the weights files that were removed; it will be there again.
     """
-    file = services.storage.release(version.digest) / path
+    file = services.storage.file(version.digest, path)
     if path in rebuildable(version.files) and not file.is_file():
         services.queue.wake("rebuild", version.id)
         raise Rebuilding
     return file
+
+
+def check_released(services: Services, version: Version, paths: Iterable[str]) -> None:
+    """Check that the files of a version that somebody is to have are there.
+
+    Raises:
+        Rebuilding: Some are weights files that were removed; they will be there again.
+    """
+    if rebuildable(version.files) & (set(paths) - services.storage.files(version.digest).keys()):
+        services.queue.wake("rebuild", version.id)
+        raise Rebuilding
+
+
+def released_address(services: Services, version: Version, path: str) -> str | None:
+    """Where a published file can be read for a while without a key; None if this process is to send it.
+
+    Raises:
+        Rebuilding: It is one of the weights files that were removed; it will be there again.
+    """
+    try:
+        return services.storage.address(version.digest, path)
+    except FileNotFoundError:
+        if path not in rebuildable(version.files):
+            raise
+        services.queue.wake("rebuild", version.id)
+        raise Rebuilding from None
 
 
 def collect_weights(services: Services, model_id: UUID, go_on: GoOn = lambda: True) -> list[int]:
@@ -106,18 +131,17 @@ def _needed(services: Services, session: Session, model: Model) -> set[UUID]:
 
 def _spare(services: Services, version: Version) -> bool:
     """Whether a version has weights that were not written a short time ago, and a smaller delta that rebuilds them."""
-    folder, paths = services.storage.release(version.digest), rebuildable(version.files)
-    present = [folder / path for path in paths if (folder / path).is_file()]
+    paths, stored = rebuildable(version.files), services.storage.files(version.digest)
+    present = [stored[path] for path in paths if path in stored]
     sizes = {entry["path"]: entry["size"] for entry in version.files}
     delta = sum(size for path, size in sizes.items() if path.startswith(DELTA_FOLDER))
-    young = any(age_seconds(path) <= services.settings.orphan_seconds for path in present)
+    young = any(file.age <= services.settings.orphan_seconds for file in present)
     return bool(present) and not young and delta < sum(sizes[path] for path in paths)
 
 
 def _collect(services: Services, model_id: UUID, version: Version, go_on: GoOn) -> bool:
     """Remove a version's weights, unless its delta does not rebuild them, or somebody needs them by now."""
-    storage, doomed = services.storage, services.storage.staging(f"collected-{uuid4()}")
-    files = weights_files(sha256_by_path(version.files))
+    storage, files = services.storage, weights_files(sha256_by_path(version.files))
     try:
         for _ in write_weights(_base(services, version, go_on), storage.release(version.digest), None, files, go_on):
             pass
@@ -125,19 +149,13 @@ def _collect(services: Services, model_id: UUID, version: Version, go_on: GoOn) 
             model = models.lock(session, model_id)
             if model is None or version.id in _needed(services, session, model):
                 return False
-            for path in rebuildable(version.files):
-                file = storage.release(version.digest) / path
-                if file.is_file():
-                    file.rename(doomed / uuid4().hex)
-                    reach("collect.renamed")
+            storage.remove_files(version.digest, rebuildable(version.files))
         return True
     except Stopped:
         return False
     except ChangedFile as error:
         _report(storage, version, error)
         return False
-    finally:
-        shutil.rmtree(doomed, ignore_errors=True)
 
 
 def rebuild(services: Services, version_id: UUID, go_on: GoOn = lambda: True) -> None:
@@ -204,8 +222,7 @@ def write_back(storage: Storage, base: Path, digest: str, files: Mapping[str, st
     release, staged = storage.release(digest), storage.staging(f"rebuild-{uuid4()}")
     try:
         for path in write_weights(base, release, staged, files, go_on):
-            (staged / path).replace(release / path)
-            fsync((release / path).parent)
+            storage.add_file(digest, path, staged / path)
             reach("rebuild.moved")
     finally:
         shutil.rmtree(staged, ignore_errors=True)
@@ -255,7 +272,6 @@ def _write(parts: Iterator[bytes], target: Path | None, sha256: str, go_on: GoOn
                 digest.update(part)
                 file.write(part)
         target.chmod(0o644)
-        fsync(target)
     if digest.hexdigest() != sha256:
         raise ChangedFile("a rebuilt file is not the one that was published")
 

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.audit.wording import problem_in
 from service.domain.errors import CannotStart
+from service.setting_types import BrokerUrl, BucketUrl, DatabaseUrl
 
 
 def _check_wording(name: str) -> str:
@@ -50,30 +51,7 @@ def _check_distinct(secrets: dict[str, SecretStr]) -> dict[str, SecretStr]:
     return secrets
 
 
-def _with_scheme(*schemes: str) -> AfterValidator:
-    """A validator that refuses a URL of another scheme, or one that is cut at a special character."""
-
-    def check(value: str) -> str:
-        try:
-            parts = urlsplit(value)
-            user, _, hosts = parts.netloc.rpartition("@")
-            rest = parts.path + parts.fragment if parts.netloc else ""
-            ports = [urlsplit(f"//{host}").port for host in hosts.split(",")]  # libpq takes several hosts
-            is_usable = parts.scheme in schemes and "@" not in user + rest and 0 not in ports
-        except ValueError:
-            is_usable = False  # the exception's message quotes a part of the URL, which may be a password
-        if value and not is_usable:
-            raise ValueError(f"it must begin with {schemes[0]}://, with special characters percent-encoded")
-        return value
-
-    return AfterValidator(check)
-
-
-DatabaseUrl = Annotated[str, _with_scheme("postgresql", "postgres")]
 Scope = Literal["submit", "read", "preview", "download", "audit", "approve", "admin"]
-BrokerUrl = Annotated[str, _with_scheme("redis", "rediss", "redis+socket")]
-
-
 SECRET_SETTINGS = (  # URLs that may hold a secret
     *("database_url", "owner_database_url", "api_database_url", "control_database_url", "compute_database_url"),
     *("broker_url", "alert_url"),
@@ -100,7 +78,16 @@ class Settings(BaseSettings):
     control_database_url: DatabaseUrl = Field("", description="the same for control workers")
     compute_database_url: DatabaseUrl = Field("", description="the same for compute workers")
     broker_url: BrokerUrl = Field("", description="redis://host:6379/0; Valkey or Redis")
-    storage_dir: Path = Field(Path("storage"), description="shared by the API, control workers and compute workers")
+    storage_dir: Path = Field(
+        Path("storage"),
+        description="shared by the API, control workers and compute workers; with a bucket, a folder of each machine",
+    )
+    storage_url: BucketUrl = Field(
+        "", description="bucket for storage, such as s3://bucket/prefix; needs unlearnd[objects]; empty: the folder"
+    )
+    presign_seconds: int = Field(
+        0, ge=0, le=604_800, description="for which a bucket hands out a file itself; 0: the API sends all files"
+    )
     keys_dir: Path = Field(
         Path("keys"), description="holds kek; for the API also receipt.pem; for control workers all signing keys"
     )

@@ -11,6 +11,7 @@ EXTRAS = {
     "local": LOCAL,
     "hub": ("huggingface_hub",),
     "kms": ("boto3", "botocore"),
+    "objects": ("obstore",),
     "parquet": ("pyarrow",),
     "pdf": ("typst",),
     "demo": ("faker", "matplotlib", "typst", *ENGINE, *LOCAL),

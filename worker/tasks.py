@@ -11,9 +11,10 @@ from service.db import jobs, models
 from service.db.log_home import is_refusal, is_settled
 from service.db.session import DATABASE_AWAY
 from service.db.tables import Job
-from service.domain.errors import DatabaseOutdated, LostLease, PermanentJobError
+from service.domain.errors import DatabaseOutdated, LostLease, PermanentJobError, StorageAway
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES, Stage
-from service.evidence.log_keeper import LogBusy, LogDamaged, LogForked
+from service.evidence.log_keeper import LogForked
+from service.evidence.log_memory import LogBusy, LogDamaged
 from service.lease import Lease, fail_attempt, hand_back, hold_job, lose_attempt
 from service.observability.logging import get_logger
 from service.observability.tracing import span
@@ -88,7 +89,7 @@ def work_under_lease(
                     raise PermanentJobError("version_in_storage") from None
         except LostLease:
             logger.warning("lease lost", job=job_id)
-        except (LogBusy, LogDamaged, LogForked) as error:  # an operator's to mend, and no fault of the job
+        except (LogBusy, LogDamaged, LogForked, StorageAway) as error:  # no fault of the job
             logger.warning("handed back", job=job_id, error=str(error))
             hand_back(services, lease, delay_seconds=services.settings.retry_seconds)
         except DATABASE_AWAY as error:  # it is no fault of the job

@@ -12,8 +12,8 @@ from sqlalchemy.exc import DataError
 from starlette.exceptions import HTTPException
 
 from service.db.session import DATABASE_AWAY
-from service.domain.errors import ServiceError
-from service.evidence.log_keeper import LogDamaged
+from service.domain.errors import ServiceError, StorageAway
+from service.evidence.log_memory import LogDamaged
 from service.observability.logging import get_logger
 
 logger = get_logger(__name__)
@@ -122,6 +122,12 @@ def _log_damaged(_: Request, error: Exception) -> JSONResponse:
     return problem(503, "unavailable", "Temporarily unavailable", detail, headers={"Retry-After": "30"})
 
 
+def _storage_away(_: Request, error: Exception) -> JSONResponse:
+    logger.error("the object storage does not serve", error=type(error.__cause__ or error).__name__)
+    detail = "The object storage does not answer. Nothing was changed; try again."
+    return problem(503, "unavailable", "Temporarily unavailable", detail, headers={"Retry-After": "5"})
+
+
 def _unstorable_value(_: Request, __: Exception) -> JSONResponse:
     detail = "A value cannot be stored: a NUL character, or a number out of range."
     return problem(422, "invalid", "The request is not valid", detail)
@@ -139,6 +145,7 @@ HANDLERS: dict[type[Exception], Callable[[Request, Exception], JSONResponse]] = 
     HTTPException: _http_exception,
     **dict.fromkeys(DATABASE_AWAY, _database_unavailable),
     LogDamaged: _log_damaged,
+    StorageAway: _storage_away,
     DataError: _unstorable_value,
     psycopg.DataError: _unstorable_value,
     Exception: _unexpected_error,

@@ -20,7 +20,7 @@ from service.api.sending import file_answer
 from service.api.versions import handed_out
 from service.audit.manifest import MODEL_FOLDER, FileEntry
 from service.bootstrap import Services
-from service.collected import Rebuilding, released_file
+from service.collected import Rebuilding
 from service.db import models
 from service.db.api_keys import Caller
 from service.db.tables import Model, Version
@@ -179,15 +179,6 @@ def resolve(
     entry = next((entry for entry in _model_files(version) if entry["path"] == MODEL_FOLDER + path), None)
     if entry is None:
         raise HubError("EntryNotFound", "The revision has no such file.")
-    file = services.storage.release(version.digest) / entry["path"]
-    if request.method == "GET":
-        try:
-            file = released_file(services, version, entry["path"])
-        except Rebuilding as error:
-            error.headers = {**(error.headers or {}), "X-Error-Message": str(error)}
-            raise
-        with services.db.transaction() as session:
-            models.note_download(session, version, caller.id)
     headers = {
         "ETag": f'"{entry["sha256"]}"',
         "X-Repo-Commit": commit,
@@ -196,9 +187,15 @@ def resolve(
         "Cache-Control": "private, no-cache, no-transform",
         "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(entry['sha256'])).decode()}:",
     }
-    if request.method == "HEAD" and not file.exists():  # it is rebuilt when somebody reads it
-        return Response(headers={**headers, "Content-Length": str(entry["size"])})
-    return file_answer(services, version, file, headers, request)
+    try:
+        answer = file_answer(services, version, entry, headers, request)
+    except Rebuilding as error:
+        error.headers = {**(error.headers or {}), "X-Error-Message": str(error)}
+        raise
+    if request.method == "GET":
+        with services.db.transaction() as session:
+            models.note_download(session, version, caller.id)
+    return answer
 
 
 def _find_version(services: Services, name: str, revision: str, caller: Caller) -> tuple[Version, str]:

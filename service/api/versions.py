@@ -3,8 +3,7 @@
 import base64
 import json
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path as FilePath
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal, cast
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -19,7 +18,7 @@ from service.audit.canonical import loads
 from service.audit.manifest import DELTA_FOLDER, MODEL_FOLDER, FileEntry
 from service.audit.verification import CERTIFICATE
 from service.bootstrap import Services
-from service.collected import released_file
+from service.collected import check_released
 from service.db import models
 from service.db.api_keys import Caller
 from service.db.tables import Version
@@ -30,6 +29,7 @@ from service.schemas.base import Listing
 from service.schemas.models import DownloadOut, FileOut, VersionOut, WithdrawalCost, WithdrawalIn
 from service.schemas.report import write_report
 from service.steps.operator.withdraw import withdraw_version, withdrawal_cost
+from service.storage.interface import Storage
 
 router = APIRouter(prefix="/v1/models/{name}/versions", tags=["versions"], route_class=GuardedRoute)
 Form = Annotated[
@@ -131,7 +131,7 @@ def _delta_base(services: Services, name: str, version: Version) -> Version | No
     """The version that a version's delta changes; None if it has no delta."""
     if not any(entry["path"].startswith(DELTA_FOLDER) for entry in version.files):
         return None
-    description = json.loads((services.storage.release(version.digest) / DELTA_FOLDER / DESCRIPTION).read_bytes())
+    description = json.loads(services.storage.file(version.digest, DELTA_FOLDER + DESCRIPTION).read_bytes())
     return find_version(services, name, str(description["base"]["version"]))
 
 
@@ -227,23 +227,22 @@ def _tar_response(
     version = versions[0]
     left_out = MODEL_FOLDER if delta else DELTA_FOLDER
     files = [entry for entry in version.files if not entry["path"].startswith(left_out)]
-    paths = {entry["path"]: released_file(services, version, entry["path"]) for entry in files}
+    check_released(services, version, [entry["path"] for entry in files])
     _note_download(services, versions, caller)
     size = sum(tarfile.BLOCKSIZE + _padded_size(entry["size"]) for entry in files) + 2 * tarfile.BLOCKSIZE
     file_name = f"{name}-v{version.number}{'-delta' if delta else ''}.tar"
     headers = {"Content-Length": str(size), "Content-Disposition": f'attachment; filename="{file_name}"'}
-    return StreamingResponse(_tar_stream(version, files, paths), headers=headers, media_type="application/x-tar")
+    stream = _tar_stream(services.storage, version, files)
+    return StreamingResponse(stream, headers=headers, media_type="application/x-tar")
 
 
-def _tar_stream(version: Version, files: Sequence[FileEntry], paths: Mapping[str, FilePath]) -> Iterator[bytes]:
-    """A POSIX archive of some of a version's files, a megabyte at a time."""
+def _tar_stream(storage: Storage, version: Version, files: Sequence[FileEntry]) -> Iterator[bytes]:
+    """A POSIX archive of some of a version's files, part by part."""
     for entry in files:
         header = tarfile.TarInfo(entry["path"])
         header.size, header.mode, header.mtime = entry["size"], 0o644, int(version.created_at.timestamp())
         yield header.tobuf(tarfile.USTAR_FORMAT)
-        with paths[entry["path"]].open("rb") as file:
-            while data := file.read(1 << 20):
-                yield data
+        yield from storage.parts(version.digest, entry["path"])
         yield bytes(_padded_size(entry["size"]) - entry["size"])
     yield bytes(2 * tarfile.BLOCKSIZE)
 
@@ -262,7 +261,7 @@ def certificate(
     answer = _file_response(services, version, CERTIFICATE, request)
     if form is None:
         return answer
-    return render_certificate((services.storage.release(version.digest) / CERTIFICATE).read_bytes(), form)
+    return render_certificate(services.storage.file(version.digest, CERTIFICATE).read_bytes(), form)
 
 
 def render_certificate(envelope: bytes, form: str) -> Response:
@@ -286,4 +285,4 @@ def _file_response(services: Services, version: Version, path: str, request: Req
     }
     if headers["ETag"] in [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]:
         return Response(status_code=304, headers=headers)
-    return file_answer(services, version, released_file(services, version, path), headers, request)
+    return file_answer(services, version, entry, headers, request)

@@ -40,7 +40,7 @@ def reconcile_command(
 ) -> None:
     """Take up later versions and purge again, after an older backup was restored or a late standby was promoted."""
     from service.db.log_home import note_seen
-    from service.evidence.log_keeper import LogBusy
+    from service.evidence.log_memory import LogBusy
     from service.steps.operator.restore import reconcile
     from service.steps.upkeep.purge import purge_restored
     from service.steps.upkeep.shred import rewrap_restored

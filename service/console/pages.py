@@ -23,8 +23,8 @@ from service.api.limits import Admission
 from service.console import words
 from service.console.sign_in import COOKIE, FIRST_PAGE, SignInNeeded, Visit
 from service.db.session import DATABASE_AWAY
-from service.domain.errors import ServiceError
-from service.evidence.log_keeper import LogDamaged
+from service.domain.errors import ServiceError, StorageAway
+from service.evidence.log_memory import LogDamaged
 
 CONTENT_POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; font-src 'self'; "
@@ -37,7 +37,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-SHOWN_ERRORS = (ServiceError, RequestValidationError, HTTPException, *DATABASE_AWAY, LogDamaged, DataError)
+SHOWN_ERRORS = (ServiceError, RequestValidationError, HTTPException, *DATABASE_AWAY, LogDamaged, StorageAway, DataError)
 HEAVY = CapacityLimiter(2)  # threads for what takes long: PDFs, and the doctor
 STATIC = {
     file.name: file.read_bytes()

@@ -121,10 +121,10 @@ def _sealed(session: Session, services: Services, _: datetime) -> Iterator[Findi
 def _versions(session: Session, services: Services, _: datetime) -> Iterator[Finding]:
     """Storage has the files of the newest versions, and the database has every version that storage lists."""
     for name, number, digest, files in diagnostics.versions_on_disk(session, newest=diagnostics.NEWEST):
-        folder = services.storage.release(digest)
-        collectable = rebuildable(files)
-        on_disk = [file for file in files if file["path"] not in collectable or (folder / file["path"]).exists()]
-        damaged = next((f["path"] for f in on_disk if not _has_size(folder / f["path"], f["size"])), None)
+        stored, collectable = services.storage.files(digest), rebuildable(files)
+        expected = [file for file in files if file["path"] in stored or file["path"] not in collectable]
+        sizes = {path: file.size for path, file in stored.items()}
+        damaged = next((f["path"] for f in expected if sizes.get(f["path"]) != f["size"]), None)
         if damaged:
             problem = f"{name} {number}: {damaged} is missing or has another size."
             yield Finding("versions", problem, f"Restore versions/{digest} from a backup of storage.")
@@ -142,11 +142,6 @@ def _versions(session: Session, services: Services, _: datetime) -> Iterator[Fin
     if refused := services.storage.refused_withdrawals():
         problem = f"{refused} withdrawals in storage's ledger have no known reason, and are not believed."
         yield Finding("ledger", problem, "Find out who wrote these files of ledger/withdrawn, and remove them.")
-
-
-def _has_size(path: Path, size: int) -> bool:
-    """Whether `path` is a file of this size."""
-    return path.is_file() and path.stat().st_size == size
 
 
 def _corpora(session: Session, services: Services, _: datetime) -> Iterator[Finding]:

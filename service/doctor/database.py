@@ -14,7 +14,8 @@ from service.audit.merkle import leaf_hash
 from service.bootstrap import Services
 from service.db import diagnostics, log_home
 from service.doctor.finding import Finding
-from service.evidence.log_keeper import LogBusy, LogDamaged, LogForked
+from service.evidence.log_keeper import LogForked
+from service.evidence.log_memory import LogBusy, LogDamaged
 
 SKEW = timedelta(seconds=5)  # allowed difference between this host's clock and the database's
 LOG_ENTRIES = 1000  # how many of the newest entries are hashed again

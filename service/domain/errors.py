@@ -146,3 +146,7 @@ class ClientError(Exception):
 
 class CannotStart(Exception):
     """A setting, an extra or the machine keeps a program from starting. The message is one line with the remedy."""
+
+
+class StorageAway(OSError):
+    """The object storage does not answer, or refuses. It is no fault of a job."""

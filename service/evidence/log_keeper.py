@@ -1,6 +1,6 @@
 """The keeper of the log: signs checkpoints of the database's log and remembers them outside the database.
 
-The memory is in the ledger of the storage folder, which no database backup restores. It holds the last checkpoint and
+The memory is in the ledger of storage, which no database backup restores. It holds the last checkpoint and
 the tiles of the entries that the checkpoint covers, as a static copy of the log that any mirror can serve (C2SP
 tlog-tiles). The keeper signs a log only if it begins with the entries that were signed before, so a rewritten or
 rolled-back database gets no signature. A database that was restored from an older backup gets its lost entries back
@@ -10,14 +10,7 @@ Signing reads the new entries, and of the signed ones those of two tiles: the la
 and went on, and one by chance. The doctor compares all. Nothing else grows with the log.
 """
 
-import fcntl
 import random
-import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import IO
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy.orm import Session
@@ -29,7 +22,6 @@ from service.audit.tiles import (
     ENTRIES,
     WIDTH,
     TiledTree,
-    extend,
     join_entries,
     parse_tile_path,
     split_entries,
@@ -38,11 +30,8 @@ from service.audit.tiles import (
 from service.db import log_entries, log_home
 from service.db.session import Database
 from service.evidence.keyring import Keyring
-from service.evidence.old_log_memory import OLD_ENTRIES, OLD_MEMORY, convert, old_note
-from service.files import CachedFile, write_atomically
+from service.evidence.log_memory import LogDamaged, LogMemory
 
-CHECKPOINT, LOCK, TILES = "checkpoint", "lock", "tile"
-LOCK_TIMEOUT_SECONDS, POLL_SECONDS = 10.0, 0.05  # the longest wait for the lock; the pause between two attempts
 AT_ONCE = 16 * WIDTH  # entries in memory
 
 
@@ -50,26 +39,17 @@ class LogForked(Exception):
     """The database's log does not begin with the entries that were signed before."""
 
 
-class LogDamaged(Exception):
-    """A tile in storage is missing, or is not the one that was signed. The database has what a new one is made of."""
-
-
-class LogBusy(Exception):
-    """Another process has held the log's memory for too long and may be frozen; the caller tries again later."""
-
-
 class LogKeeper:
     """Signs checkpoints and remembers them; control workers hold the key, every process may read the memory."""
 
-    def __init__(self, db: Database, folder: Path, keyring: Keyring, origin: str) -> None:
-        """Keep the memory of the log of `db` in `folder`; `origin` is the name of the log."""
-        self._db, self._folder, self._keyring, self._origin = db, folder, keyring, origin
-        self._note = CachedFile(folder / CHECKPOINT, bytes.decode)
+    def __init__(self, db: Database, memory: LogMemory, keyring: Keyring, origin: str) -> None:
+        """Keep the log of `db`, with its memory; `origin` is the name of the log."""
+        self._db, self._memory, self._keyring, self._origin = db, memory, keyring, origin
 
     @property
     def origin(self) -> str:
         """The name of the log; a log that replaces an ended one has a number at its end."""
-        number = 1 + len(list(self._folder.glob("ended-*")))
+        number = 1 + self._memory.ended()
         return self._origin if number == 1 else f"{self._origin}/{number}"
 
     @property
@@ -82,14 +62,11 @@ class LogKeeper:
 
     def checkpoint(self) -> str | None:
         """The last signed checkpoint, or None before the first."""
-        try:
-            return self._note()
-        except FileNotFoundError:
-            return old_note(self._folder)
+        return self._memory.note()
 
     def tree(self) -> TiledTree:
         """The tree that the last checkpoint covers."""
-        return TiledTree(self._signed().size, self.read_tile)
+        return TiledTree(self._signed().size, self._memory.read_tile)
 
     def sign(self) -> str:
         """Sign a checkpoint of the current log; returns its note.
@@ -99,7 +76,7 @@ class LogKeeper:
             LogDamaged: The tiles do not give the root that was signed; nothing was signed.
             LogBusy: Another process holds the memory.
         """
-        with self._locked(), self._db.reading() as session:
+        with self._memory.held(), self._db.reading() as session:
             signed, size = self._signed(), log_entries.size(session)
             if self.tree().root != signed.root:
                 raise LogDamaged("the tiles in storage do not give the root that was signed")
@@ -109,10 +86,10 @@ class LogKeeper:
                 return note
             for start in range(signed.size, size, AT_ONCE):
                 entries = log_entries.entries(session, start, min(AT_ONCE, size - start))
-                self._extend(start, entries)
-            checkpoint = Checkpoint(self.origin, size, TiledTree(size, self.read_tile).root)
+                self._memory.extend(start, entries)
+            checkpoint = Checkpoint(self.origin, size, TiledTree(size, self._memory.read_tile).root)
             note = sign_checkpoint(checkpoint, self.key)
-            write_atomically(self._folder / CHECKPOINT, note)
+            self._memory.write_note(note)
             return note
 
     def last_signed(self) -> LogState:
@@ -134,7 +111,7 @@ class LogKeeper:
             LogForked: The log does not begin with the entries that were signed before.
         """
         note = self.sign()
-        tree = TiledTree(read_checkpoint(note).size, self.read_tile)
+        tree = TiledTree(read_checkpoint(note).size, self._memory.read_tile)
         (entry,) = self._entries(index, index + 1)
         return Proof(entry, index, inclusion_proof(tree.subtree, tree.size, index), note).dumps()
 
@@ -152,7 +129,7 @@ class LogKeeper:
         if self.checkpoint() is None:
             with self._db.reading() as session:
                 return log_entries.size(session), []
-        with self._locked(), self._db.reading() as session:
+        with self._memory.held(), self._db.reading() as session:
             signed, size = self._signed().size, log_entries.size(session)
             if size >= signed and not compare_all:
                 self._check_beginning(session, signed, size)
@@ -171,23 +148,10 @@ class LogKeeper:
         covered = self.tree().width(level, number)
         if not 0 < width <= covered:
             return None
-        data = self.read_tile(level, number, covered)
+        data = self._memory.read_tile(level, number, covered)
         if level == ENTRIES:
             return join_entries(split_entries(data, width))
         return data[: HASH_BYTES * width]
-
-    def read_tile(self, level: int | str, number: int, width: int) -> bytes:
-        """A tile of at least this width.
-
-        Raises:
-            LogDamaged: There is none, or it is cut off.
-        """
-        for path in (tile_path(level, number, width), tile_path(level, number)):  # it may be filled by now
-            with suppress(FileNotFoundError):
-                data = (self._folder / path).read_bytes()
-                if level == ENTRIES or len(data) >= HASH_BYTES * width:
-                    return data
-        raise LogDamaged(f"{tile_path(level, number, width)} is missing or cut off")
 
     def _check_beginning(self, session: Session, signed: int, size: int) -> None:
         """Compare the last signed tile of the database's entries, and another by chance, with what was signed.
@@ -215,25 +179,13 @@ class LogKeeper:
         if [hashed for _, hashed in rows] != expected or [leaf_hash(entry) for entry, _ in rows] != expected:
             raise LogForked(f"the entries {start} to {end - 1} of the database differ from the signed ones")
 
-    def _extend(self, size: int, entries: list[bytes]) -> None:
-        """Write the tiles of the log's next entries."""
-        extend(size, entries, [leaf_hash(entry) for entry in entries], self.read_tile, self._write_tile)
-
-    def _write_tile(self, level: int | str, number: int, width: int, data: bytes) -> None:
-        """Write a tile durably. A full one replaces those that held less."""
-        path = self._folder / tile_path(level, number, width)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, data)
-        if width == WIDTH:
-            shutil.rmtree(path.with_name(f"{path.name}.p"), ignore_errors=True)
-
     def _entries(self, start: int, end: int) -> list[bytes]:
         """Signed entries."""
         entries, tree = [], self.tree()
         for number in range(start // WIDTH, -(-end // WIDTH)):
             width = tree.width(ENTRIES, number)
             try:
-                entries += split_entries(self.read_tile(ENTRIES, number, width), width)
+                entries += split_entries(self._memory.read_tile(ENTRIES, number, width), width)
             except ValueError as error:
                 raise LogDamaged(f"{tile_path(ENTRIES, number, width)} is cut off") from error
         return entries[start % WIDTH :][: end - start]
@@ -243,52 +195,14 @@ class LogKeeper:
 
         For an operator after a fork. Whoever kept a checkpoint can show that the old log ended here.
         """
-        with self._locked():
-            archive = self._folder / f"ended-{1 + len(list(self._folder.glob('ended-*')))}"
+        with self._memory.held():
             previous = self._signed().root.hex()
-            archive.mkdir()
-            for name in (TILES, CHECKPOINT):
-                if (self._folder / name).exists():
-                    (self._folder / name).rename(archive / name)
+            self._memory.end()
         with self._db.transaction() as session:
             log_home.settle(session, [], log_entries.size(session))
             log_entries.append(session, "log.begun_anew", previous=previous)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """A lock that one process at a time holds.
-
-        A frozen process keeps its lock, so that it never writes into another process's work. So waiting has a limit.
-
-        Raises:
-            LogBusy: Another process holds the lock.
-        """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / LOCK).open("w") as handle:
-            _wait_for(handle)
-            if (self._folder / OLD_MEMORY).exists():
-                with (self._folder / OLD_ENTRIES).open("a") as old:
-                    _wait_for(old)  # a worker of the release before may be signing
-                    convert(self._folder, self._extend, lambda size: TiledTree(size, self.read_tile).root)
-            yield
 
     def _signed(self) -> Checkpoint:
         """The last signed checkpoint; before the first, that of the empty log."""
         note = self.checkpoint()
         return read_checkpoint(note) if note is not None else Checkpoint(self.origin, 0, root([]))
-
-
-def _wait_for(handle: IO[str]) -> None:
-    """Take the lock of an open file.
-
-    Raises:
-        LogBusy: Another process has held it for LOCK_TIMEOUT_SECONDS.
-    """
-    deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
-    while True:
-        try:
-            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise LogBusy("the log is held by another process") from None
-            time.sleep(POLL_SECONDS)  # flock has no timeout

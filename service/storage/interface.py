@@ -1,27 +1,41 @@
 """The interface of a storage. A release folder has the digest of its manifest as its name, and never changes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from uuid import UUID
+
+FINISHED = "stages.json"  # in a working folder: what the attempt has finished, {"stages": {stage: {path: sha256}}}
+
+
+class StoredFile(NamedTuple):
+    """What storage says of a file that it has."""
+
+    size: int  # bytes
+    age: float  # seconds since it was written
 
 
 class Storage(Protocol):
     """Keeps release folders, reference texts, the working folders of jobs, and a ledger.
 
-    Restoring an older backup of the database does not undo the ledger.
+    Restoring an older backup of the database does not undo the ledger. Every path that a method returns is on a disk of
+    this machine: the file of storage itself, or a copy that was made for the caller.
     """
 
     def work(self, job_id: UUID, fence: int) -> Path:
         """The working folder of one attempt: checkpoints, adapter, candidate. Created if missing.
 
         Each attempt has a folder of its own. So an attempt that has lost its lease without noticing does not write into
-        the files of the next one.
+        the files of the next one. The folders of earlier attempts, or the last complete one, lie beside it.
         """
         ...
 
-    def candidate(self, job_id: UUID, fence: int) -> Path:
-        """The folder in an attempt's working folder that holds, under `model/`, the merged model until publication."""
+    def keep_work(self, job_id: UUID, fence: int) -> None:
+        """Let whoever comes next have the files of the stages that an attempt has finished."""
+        ...
+
+    def leave_work(self, job_id: UUID, fence: int) -> None:
+        """This machine computes nothing more in the folder of an attempt."""
         ...
 
     def copy_candidate(self, job_id: UUID, fence: int, target: Path) -> None:
@@ -32,20 +46,60 @@ class Storage(Protocol):
         """
         ...
 
+    def keep_certified(self, job_id: UUID, certificate: str, folder: Path) -> None:
+        """Keep a staged folder with the files that a certificate lists (its hex sha256), until publication."""
+        ...
+
     def certified(self, job_id: UUID, certificate: str) -> Path:
-        """Where control keeps the files that a certificate lists (its hex sha256), until publication."""
+        """The folder that was kept with a certificate; it may be gone."""
         ...
 
     def staging(self, name: str) -> Path:
         """An empty folder in which a release is assembled. Removes an earlier folder of this name."""
         ...
 
-    def publish(self, staged: Path, digest: str) -> Path:
+    def publish(self, staged: Path, digest: str) -> None:
         """Make a staged folder durable and give it its final name in one step. Idempotent."""
         ...
 
     def release(self, digest: str) -> Path:
-        """The published folder with this digest."""
+        """The published folder with this digest, with every file that storage has of it."""
+        ...
+
+    def file(self, digest: str, path: str) -> Path:
+        """A file of a release; it may be missing."""
+        ...
+
+    def address(self, digest: str, path: str) -> str | None:
+        """A URL at which whoever has it can read a file of a release for a while; None if storage gives none.
+
+        Raises:
+            FileNotFoundError: It would give one, but the file is missing.
+        """
+        ...
+
+    def parts(self, digest: str, path: str) -> Iterator[bytes]:
+        """The bytes of a file of a release, as storage has it now, part by part.
+
+        Raises:
+            OSError: It is missing, or cannot be read.
+        """
+        ...
+
+    def files(self, digest: str) -> dict[str, StoredFile]:
+        """Path -> what storage has now of a release; empty if there is no such release."""
+        ...
+
+    def add_file(self, digest: str, path: str, source: Path) -> None:
+        """Move a file durably into a release that lacks it, in one step."""
+        ...
+
+    def remove_files(self, digest: str, paths: Iterable[str]) -> None:
+        """Remove files of a release, each in one step; those that are missing are fine."""
+        ...
+
+    def in_use(self, releases: Iterable[Path]) -> None:
+        """Somebody on this machine still reads these release folders."""
         ...
 
     def add_reference_texts(self, lines: Iterable[bytes]) -> tuple[str, int]:
@@ -60,28 +114,36 @@ class Storage(Protocol):
         """The jobs that have a working folder."""
         ...
 
-    def releases(self) -> list[Path]:
-        """Every release folder, whether a version names it or not."""
+    def releases(self) -> dict[str, float]:
+        """Digest of every release, whether a version names it or not -> its age in seconds."""
         ...
 
     def discard_job(self, job_id: UUID) -> None:
         """Remove a job's working folder and its staging folder."""
         ...
 
-    def leftovers(self, *, older_than: float) -> list[Path]:
-        """Staged folders and reference texts unchanged for `older_than` seconds: in use, or left behind by a crash."""
+    def leftovers(self, *, older_than: float) -> list[str]:
+        """Names of other things unchanged for `older_than` seconds: in use (a reference text), or left by a crash."""
         ...
 
-    def set_aside_before(self, *, older_than: float) -> list[Path]:
-        """Folders that `set_aside` made more than `older_than` seconds ago and that still exist."""
+    def set_aside(self, name: str) -> str:
+        """Take a release (by its digest) or a leftover away in one step; returns a name for what was set aside."""
         ...
 
-    def set_aside(self, path: Path) -> Path:
-        """Move a folder or file of the storage away in one step; return the folder that is to be removed."""
+    def set_aside_before(self, *, older_than: float) -> list[str]:
+        """The names of what was set aside more than `older_than` seconds ago and still exists."""
         ...
 
-    def restore_set_aside(self, doomed: Path) -> None:
-        """Move release folders that were set aside back to their places."""
+    def releases_aside(self, doomed: str) -> list[str]:
+        """The digests of the releases among what was set aside under a name."""
+        ...
+
+    def restore_set_aside(self, doomed: str) -> None:
+        """Bring releases that were set aside back, unless they were published again."""
+        ...
+
+    def remove_set_aside(self, doomed: str) -> None:
+        """Remove for good what was set aside."""
         ...
 
     def add_published(self, model: str, number: int, digest: str) -> None:

@@ -15,17 +15,21 @@ import hashlib
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from uuid import UUID, uuid4
 
 from service.confined import copy_plain
 from service.domain.states import WITHDRAWAL_REASONS
+from service.failpoints import reach
 from service.files import age_seconds, fsync, write_atomically
+from service.storage.interface import StoredFile
 
 LEDGER = ("ledger/published", "ledger/purged", "ledger/purged-epochs", "ledger/withdrawn")
 FOLDERS = ("versions", "corpora", "staging", "work", "scrubbed", *LEDGER)
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+PART = 1 << 20  # bytes
 DOOMED = "doomed-"  # prefix of staging folders that hold what is to be removed
 
 
@@ -45,6 +49,12 @@ class LocalStorage:
         folder.mkdir(exist_ok=True)
         return folder
 
+    def keep_work(self, job_id: UUID, fence: int) -> None:
+        """Nothing is to be done: everybody has the folder."""
+
+    def leave_work(self, job_id: UUID, fence: int) -> None:
+        """Nothing is to be done: the folder is the one that the others read."""
+
     def candidate(self, job_id: UUID, fence: int) -> Path:
         """The merged model of an attempt, until publication."""
         return self._root / "work" / str(job_id) / str(fence) / "candidate"
@@ -52,6 +62,10 @@ class LocalStorage:
     def copy_candidate(self, job_id: UUID, fence: int, target: Path) -> None:
         """Copy without following any link: whoever computes may be writing there."""
         copy_plain(self._root / "work", self.candidate(job_id, fence), target)
+
+    def keep_certified(self, job_id: UUID, certificate: str, folder: Path) -> None:
+        """Rename it."""
+        folder.rename(self.certified(job_id, certificate))
 
     def certified(self, job_id: UUID, certificate: str) -> Path:
         """A folder beside the job's staging folders."""
@@ -64,27 +78,68 @@ class LocalStorage:
         folder.mkdir(parents=True)
         return folder
 
-    def publish(self, staged: Path, digest: str) -> Path:
+    def publish(self, staged: Path, digest: str) -> None:
         """Sync every file and folder, then rename. If the name exists, its content is the same, but for a delta."""
         for folder, _, names in os.walk(staged):
             for name in names:
                 fsync(Path(folder, name))
             fsync(Path(folder))
-        final = self.release(digest)
+        final = self._root / "versions" / digest
         if final.exists():
             shutil.rmtree(staged)
         else:
             staged.rename(final)
         fsync(final.parent)
-        return final
 
     def release(self, digest: str) -> Path:
         """The published folder with this digest."""
         return self._root / "versions" / digest
 
-    def releases(self) -> list[Path]:
+    def file(self, digest: str, path: str) -> Path:
+        """A file in the folder of a release."""
+        return self._root / "versions" / digest / path
+
+    def address(self, digest: str, path: str) -> str | None:  # of the interface
+        """None: the API sends its files."""
+        return None
+
+    def parts(self, digest: str, path: str) -> Iterator[bytes]:
+        """Read the file."""
+        with self.file(digest, path).open("rb") as file:
+            while part := file.read(PART):
+                yield part
+
+    def files(self, digest: str) -> dict[str, StoredFile]:
+        """The files in the folder of a release."""
+        folder, now = self._root / "versions" / digest, time.time()
+        status = ((path, path.stat()) for path in folder.rglob("*") if path.is_file())
+        return {path.relative_to(folder).as_posix(): StoredFile(of.st_size, now - of.st_mtime) for path, of in status}
+
+    def add_file(self, digest: str, path: str, source: Path) -> None:
+        """Sync and rename it."""
+        fsync(source)
+        target = self.file(digest, path)
+        source.replace(target)
+        fsync(target.parent)
+
+    def remove_files(self, digest: str, paths: Iterable[str]) -> None:
+        """Rename them into a staging folder, and remove that: a file goes in one step, however large it is."""
+        doomed = self.staging(f"collected-{uuid4()}")
+        try:
+            for path in paths:
+                file = self.file(digest, path)
+                if file.is_file():
+                    file.rename(doomed / uuid4().hex)
+                    reach("collect.renamed")
+        finally:
+            shutil.rmtree(doomed, ignore_errors=True)
+
+    def in_use(self, releases: Iterable[Path]) -> None:
+        """Nothing is to be done: no copy of a release is removed."""
+
+    def releases(self) -> dict[str, float]:
         """Every folder under `versions/`."""
-        return sorted((self._root / "versions").iterdir())
+        return {path.name: age_seconds(path) for path in sorted((self._root / "versions").iterdir())}
 
     def jobs_present(self) -> list[UUID]:
         """The jobs that have a working folder."""
@@ -101,7 +156,7 @@ class LocalStorage:
                     count += 1
                 handle.flush()
                 os.fsync(handle.fileno())
-            temporary.rename(self.reference_texts(digest.hexdigest()))
+            temporary.rename(self._root / "corpora" / digest.hexdigest())
         finally:
             temporary.unlink(missing_ok=True)
         return digest.hexdigest(), count
@@ -115,26 +170,36 @@ class LocalStorage:
         shutil.rmtree(self._root / "work" / str(job_id), ignore_errors=True)
         shutil.rmtree(self._root / "staging" / str(job_id), ignore_errors=True)
 
-    def leftovers(self, *, older_than: float) -> list[Path]:
+    def leftovers(self, *, older_than: float) -> list[str]:
         """Staged folders and reference texts of this age, without the folders that `set_aside` made."""
         paths = [*(self._root / "staging").iterdir(), *(self._root / "corpora").iterdir()]
-        return [path for path in paths if not path.name.startswith(DOOMED) and age_seconds(path) > older_than]
+        old = [path for path in paths if not path.name.startswith(DOOMED) and age_seconds(path) > older_than]
+        return [str(path.relative_to(self._root)) for path in old]
 
-    def set_aside_before(self, *, older_than: float) -> list[Path]:
-        """Folders of this age that `set_aside` made."""
-        return [path for path in (self._root / "staging").glob(f"{DOOMED}*") if age_seconds(path) > older_than]
-
-    def set_aside(self, path: Path) -> Path:
+    def set_aside(self, name: str) -> str:
         """Rename it into a new staging folder."""
+        path = self._root / name if "/" in name else self.release(name)
         doomed = self.staging(f"{DOOMED}{uuid4()}")
         path.rename(doomed / path.name)
-        return doomed
+        return doomed.name
 
-    def restore_set_aside(self, doomed: Path) -> None:
+    def set_aside_before(self, *, older_than: float) -> list[str]:
+        """Folders of this age that `set_aside` made."""
+        return [path.name for path in (self._root / "staging").glob(f"{DOOMED}*") if age_seconds(path) > older_than]
+
+    def releases_aside(self, doomed: str) -> list[str]:
+        """The folders in it; it is empty if another process removed it."""
+        return [path.name for path in (self._root / "staging" / doomed).glob("*") if path.is_dir()]
+
+    def restore_set_aside(self, doomed: str) -> None:
         """Rename the folders back, unless they were published again in the meantime."""
-        for path in doomed.iterdir():
-            if not self.release(path.name).exists():
-                path.rename(self.release(path.name))
+        for name in self.releases_aside(doomed):
+            if not self.release(name).exists():
+                (self._root / "staging" / doomed / name).rename(self.release(name))
+
+    def remove_set_aside(self, doomed: str) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self._root / "staging" / doomed, ignore_errors=True)
 
     def add_published(self, model: str, number: int, digest: str) -> None:
         """Enter a version into the ledger."""

@@ -139,7 +139,7 @@ def check(running: Cluster, lost: set[str], note: str | None) -> None:
         assert running.services.log.tree().subtree(0, signed.size) == signed.root
     trust = parse_trust(running.services.keyring.trust())
     published = Counter()
-    for folder in running.services.storage.releases():
+    for folder in map(running.services.storage.release, running.services.storage.releases()):
         if (folder / "certificate.dsse.json").exists():
             lineage = verify(folder, trust).statement["predicate"]["lineage"]
             published[lineage["model"], lineage["version"]] += 1

@@ -22,6 +22,7 @@ from service.files import file_sha256
 from service.steps.path.batch import batch_requests
 from service.steps.path.unlearn import check_files
 from service.steps.upkeep.scrub import scrub_next
+from service.storage import local
 from tests.service.conftest import only_model, registration, submit
 from tests.service.jobs import published
 from worker import tasks
@@ -205,7 +206,7 @@ def test_a_kill_in_between_loses_nothing(api, services, keeping, monkeypatch, po
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(collected, "reach", killed)
+        patch.setattr(local if point == "collect.renamed" else collected, "reach", killed)
         if point == "collect.renamed":
             with pytest.raises(KeyboardInterrupt):
                 collect(api, services)

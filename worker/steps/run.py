@@ -82,9 +82,10 @@ def _run_child(services: Services, lease: Lease) -> bool:
         threading.Thread(
             target=_write_input, args=(child, json.dumps(asdict(inputs)).encode() + b"\n"), daemon=True
         ).start()
-        return _store_messages(services, lease, child)
+        return _store_messages(services, lease, child, inputs)
     finally:
         end_child(child)
+        services.storage.leave_work(lease.job_id, lease.fence)
 
 
 def end_child(child: Child) -> int:
@@ -123,7 +124,7 @@ def start_child(inputs: JobInput, *, confined: bool) -> Child:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, process_group=0)
 
 
-def _store_messages(services: Services, lease: Lease, child: Child) -> bool:
+def _store_messages(services: Services, lease: Lease, child: Child, inputs: JobInput) -> bool:
     """Store the child's messages until it reports or dies, the worker stops, or the lease is lost.
 
     Returns:
@@ -132,7 +133,7 @@ def _store_messages(services: Services, lease: Lease, child: Child) -> bool:
     assert child.stdout is not None
     messages: Messages = queue.SimpleQueue()
     threading.Thread(target=_read_messages, args=(child.stdout, messages), daemon=True).start()
-    with _MessageStore(services, lease) as message_store:
+    with _MessageStore(services, lease, inputs) as message_store:
         while True:
             if stopping.is_set():
                 hand_back(services, lease)
@@ -154,6 +155,8 @@ def _store_messages(services: Services, lease: Lease, child: Child) -> bool:
                 return False
             check_message(message)
             lease.steps += 1
+            if message["type"] not in ("progress", "error"):  # what it says is in the working folder by now
+                services.storage.keep_work(lease.job_id, lease.fence)
             if message_store.store(message):
                 return bool(message["type"] == "put_off")
 
@@ -186,8 +189,9 @@ class ProgressWrites:
 class _MessageStore:
     """Stores the child's messages in the database, and opens a span for each stage."""
 
-    def __init__(self, services: Services, lease: Lease) -> None:
+    def __init__(self, services: Services, lease: Lease, inputs: JobInput) -> None:
         self._services, self._lease = services, lease
+        self._releases = [Path(path).parent for path in (inputs.first, inputs.parent, inputs.base) if path]
         self._progress_writes, self._span, self._reported = ProgressWrites(), contextlib.ExitStack(), False
         with services.db.reading() as session:
             job = jobs.by_id(session, lease.job_id)
@@ -210,6 +214,7 @@ class _MessageStore:
             case {"type": "progress", "phase": phase, "fraction": fraction}:
                 if self._progress_writes.is_due(job_progress(phase, fraction), time.monotonic()):
                     store_progress(services, job_id, fence, phase, fraction)
+                    services.storage.in_use(self._releases)
             case {"type": "stage", "stage": stage}:
                 store_stage(services, job_id, fence, Stage(stage))
                 self._span.close()

@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service.audit.manifest import manifest, manifest_digest
+from service.audit.manifest import MODEL_FOLDER, manifest, manifest_digest
 from service.audit.wording import problem_in
 from service.bootstrap import Services
 from service.confined import Root, refused_as_invalid
@@ -73,7 +73,7 @@ def register_model(
         digest = manifest_digest(files)
         if base:
             _check_base(services, base, digest, staged)
-        folder = services.storage.publish(staged, digest)
+        services.storage.publish(staged, digest)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     try:
@@ -85,11 +85,9 @@ def register_model(
             models.add_policy(session, model, policy, 1, api_key_id)
             session.add(Version(model_id=model.id, number=0, digest=digest, files=list(files), metrics=None))
             models.block_collection(session)
-            stored = [
-                services.storage.reference_texts(texts["sha256"]) for texts in (retain, heldout, *neighbours.values())
-            ]
-            stored += [services.storage.release(base)] if base else []
-            if not all(path.exists() for path in (folder, *stored)):
+            texts = [services.storage.reference_texts(of["sha256"]) for of in (retain, heldout, *neighbours.values())]
+            releases = [services.storage.files(of) for of in (digest, base) if of]
+            if not all(releases) or not all(path.exists() for path in texts):
                 raise Conflict("The garbage collector removed the copies meanwhile; try again.")
             _log(session, model, digest, api_key_id)
     except IntegrityError as error:
@@ -134,9 +132,10 @@ def _check_base(services: Services, base: str, digest: str, staged: Path) -> Non
     """
     if base == digest:
         raise Invalid("The base is the model itself.", field="base_path")
+    path = f"{MODEL_FOLDER}config.json"
     sizes = [
-        _read_config(folder / "model", "config.json", required=True).get("vocab_size")
-        for folder in (staged, services.storage.release(base))
+        _read_config(file.parent, file.name, required=True).get("vocab_size")
+        for file in (staged / path, services.storage.file(base, path))
     ]
     if sizes[0] != sizes[1]:
         raise Invalid("The base has another vocabulary than the model.", field="base_path")

@@ -58,7 +58,7 @@ def certify_job(services: Services, job_id: UUID, fence: int) -> None:
             raise PermanentJobError("record_refused")  # the verifier of everybody else would refuse it
         envelope = services.keyring.sign("certificate", payload, IN_TOTO)
         if passed:
-            staged.rename(services.storage.certified(job_id, hashlib.sha256(envelope).hexdigest()))
+            services.storage.keep_certified(job_id, hashlib.sha256(envelope).hexdigest(), staged)
     _store_certificate(services, job_id, fence, envelope)
     if not passed:
         services.storage.discard_job(job_id)

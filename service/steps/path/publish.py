@@ -58,13 +58,13 @@ def publish_version(services: Services, job_id: UUID, fence: int) -> None:
     _share_files(staged, files, services.storage.release(parent.digest), parent.files)
     digest = manifest_digest(files)
     reach("publish.staged")
-    folder = services.storage.publish(staged, digest)
+    services.storage.publish(staged, digest)
     reach("publish.renamed")
     with services.db.transaction("publish") as session:
         job = jobs.owned(session, job_id, fence)
         models.block_collection(session)
-        if not folder.is_dir():
-            raise FileNotFoundError(folder.name)  # the collector removed it meanwhile; the next attempt makes it again
+        if not services.storage.files(digest):
+            raise FileNotFoundError(digest)  # the collector removed it meanwhile; the next attempt makes it again
         _insert_version(session, job, number, digest, files)
         what = {"job": str(job_id), "number": number, "manifest": digest, "certificate": certificate.digest}
         log_entries.append(session, "version.published", **what)

@@ -2,16 +2,15 @@
 
 import hashlib
 from collections.abc import Callable
-from pathlib import Path
 
 from service.bootstrap import Services
 from service.collected import rebuildable
 from service.db import diagnostics
 from service.observability.logging import get_logger
+from service.storage.interface import Storage
 
 logger = get_logger(__name__)
 DAY = 86_400  # seconds
-PART = 1 << 24  # bytes between two looks at `go_on`
 
 
 def scrub_next(services: Services, *, go_on: Callable[[], bool] = lambda: True) -> bool:
@@ -32,26 +31,26 @@ def scrub_next(services: Services, *, go_on: Callable[[], bool] = lambda: True) 
     damaged = []
     collectable = rebuildable(version.files)
     for file in version.files:
-        path = storage.release(version.digest) / file["path"]
-        actual = _digest(path, go_on)
+        actual = _digest(storage, version.digest, file["path"], go_on)
         if actual is None:
             return False
-        if actual != file["sha256"] and (path.exists() or file["path"] not in collectable):
+        if actual != file["sha256"] and (actual or file["path"] not in collectable):
             damaged.append(file["path"])
             logger.error("a published file was changed", model=version.model, version=version.number, file=file["path"])
     storage.note_scrubbed(version.digest, damaged)
     return True
 
 
-def _digest(path: Path, go_on: Callable[[], bool]) -> str | None:
-    """The sha256 of a file, empty if it cannot be read; None if `go_on` said no."""
+def _digest(storage: Storage, release: str, path: str, go_on: Callable[[], bool]) -> str | None:
+    """The sha256 of a file of a release, `unreadable` or, if it is missing, empty; None if `go_on` said no."""
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while go_on():
-                if not (part := file.read(PART)):
-                    return digest.hexdigest()
-                digest.update(part)
-    except OSError:
+        for part in storage.parts(release, path):
+            if not go_on():
+                return None
+            digest.update(part)
+    except FileNotFoundError:
         return ""
-    return None
+    except OSError:
+        return "unreadable"
+    return digest.hexdigest()

@@ -1,17 +1,14 @@
 """sweep: wake work that a lost message, a dead worker or a crash left behind, and remove garbage."""
 
-import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from sqlalchemy.orm import Session
 
 from service.bootstrap import Services
 from service.db import callback_lanes, corpora, jobs, models, outbox, pending_requests, requests, tallies
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES
-from service.files import age_seconds
 from service.lease import quarantine_job
 
 MAX_UNRESOLVED = 200  # requests woken by one sweep
@@ -105,29 +102,28 @@ def collect_garbage(services: Services) -> None:
         storage.add_published(model, number, digest)
     for (model, number), reason in withdrawn:
         storage.add_withdrawn(model, number, reason)
-    for path in storage.set_aside_before(older_than=age):  # left by a process that died or froze
-        _remove(services, path)
-    old = [path for path in storage.releases() if path.name not in ledger.values() and age_seconds(path) > age]
+    for doomed in storage.set_aside_before(older_than=age):  # left by a process that died or froze
+        _remove(services, doomed)
+    published = set(ledger.values())
+    old = [digest for digest, seconds in storage.releases().items() if digest not in published and seconds > age]
     old += storage.leftovers(older_than=age)
     if old:
         with services.db.transaction() as session:
             models.lock_collection(session)
-            named = models.known_digests(session, [path.name for path in old]) | models.reference_text_digests(session)
-            doomed = [storage.set_aside(path) for path in old if path.name not in named]
-        for path in doomed:
-            _remove(services, path)
+            digests = {name: name.rpartition("/")[2] for name in old}
+            named = models.known_digests(session, [*digests.values()]) | models.reference_text_digests(session)
+            set_aside = [storage.set_aside(name) for name, digest in digests.items() if digest not in named]
+        for doomed in set_aside:
+            _remove(services, doomed)
 
 
-def _remove(services: Services, doomed: Path) -> None:
-    """Remove a folder that was set aside, but put release folders back that a version names by now.
+def _remove(services: Services, doomed: str) -> None:
+    """Remove what was set aside, but bring releases back that a version names by now.
 
     If this process was frozen, it may have lost the lock since it checked; so it checks again.
     """
     with services.db.transaction() as session:
         models.lock_collection(session)
-        if not doomed.is_dir():
-            return  # another process removed it
-        names = [path.name for path in doomed.iterdir()]
-        if models.known_digests(session, names):
+        if models.known_digests(session, services.storage.releases_aside(doomed)):
             services.storage.restore_set_aside(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)  # a release that exists again was not moved back
+    services.storage.remove_set_aside(doomed)  # a release that exists again was not moved back

@@ -18,7 +18,8 @@ from service.audit.merkle import check_consistency, check_inclusion, consistency
 from service.audit.verification import ExitCode, VerificationError
 from service.audit.verify_log import verify_log
 from service.db import log_entries
-from service.evidence.log_keeper import CHECKPOINT, TILES, LogForked
+from service.evidence.log_keeper import LogForked
+from service.evidence.log_memory import CHECKPOINT, TILES
 from tests import ROOT
 from tests.issuer import Issuer
 from tests.service.conftest import submit

@@ -17,7 +17,8 @@ from service.audit.tiles import WIDTH, split_entries, split_hashes
 from service.db import log_entries, log_home
 from service.doctor import examine
 from service.evidence import log_keeper
-from service.evidence.log_keeper import LogDamaged, LogForked
+from service.evidence.log_keeper import LogForked
+from service.evidence.log_memory import LogDamaged
 from service.local import postgres
 
 MANY = 3 * WIDTH + 5

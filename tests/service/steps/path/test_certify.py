@@ -14,7 +14,7 @@ from service.audit.verify import verify
 from service.db.tables import Job
 from service.doctor import examine
 from service.domain.states import CONTROL_STAGES, Stage
-from service.evidence import log_keeper
+from service.evidence import log_memory
 from service.lease import hold_job
 from service.steps.path.batch import batch_requests
 from service.steps.path.certify import certify_job
@@ -75,9 +75,9 @@ def test_a_log_that_somebody_else_holds_costs_no_attempt(services, job, monkeypa
     """A frozen process keeps the log's memory: the job is handed back, and goes on once that is over."""
     _, job_id = job
     to_certify(services, job_id)
-    monkeypatch.setattr(log_keeper, "LOCK_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(log_memory, "LOCK_TIMEOUT_SECONDS", 0.1)
     services.log.sign()
-    with (services.settings.storage_dir / "ledger" / "log" / log_keeper.LOCK).open("w") as held:
+    with (services.settings.storage_dir / "ledger" / "log" / log_memory.LOCK).open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         tasks.work_under_lease(services, job_id, CONTROL_STAGES, tasks.certify_and_publish)
         with services.db.transaction() as session:

@@ -26,14 +26,17 @@ def test_a_release_that_was_doomed_and_is_a_version_comes_back(services, job):
     publish_version(services, job_id, certified(services, job_id))
     with services.db.transaction() as session:
         digest = session.scalar(select(Version.digest).where(Version.number == 1))
-    for folder, named in ((services.storage.release(digest), True), (services.storage.staging("x"), False)):
-        doomed = services.storage.set_aside(folder)
+    staging = services.settings.storage_dir / "staging"
+    services.storage.staging("x")
+    for name, folder, named in ((digest, services.storage.release(digest), True), ("staging/x", staging / "x", False)):
+        doomed = services.storage.set_aside(name)
         collect_garbage(services)
-        assert doomed.exists()  # somebody may be at it
-        os.utime(doomed, (0, 0))
+        assert (staging / doomed).exists()  # somebody may be at it
+        assert not folder.exists()
+        os.utime(staging / doomed, (0, 0))
         collect_garbage(services)
         assert folder.exists() is named
-    assert list((services.settings.storage_dir / "staging").iterdir()) == []
+    assert list(staging.iterdir()) == []
 
 
 def age_progress(services) -> None:
@@ -92,7 +95,8 @@ def test_collect_removes_only_what_nothing_needs(services, job):
     """Working folders of ended jobs and old orphan releases go; live ones and versions stay."""
     _, job_id = job
     services.storage.work(job_id, 1)
-    orphan = services.storage.publish(services.storage.staging("x"), "0" * 64)
+    services.storage.publish(services.storage.staging("x"), "0" * 64)
+    orphan = services.storage.release("0" * 64)
     collect_garbage(services)
     assert services.storage.jobs_present() == [job_id]
     assert orphan.exists()

@@ -1,0 +1,197 @@
+"""A bucket of an object storage, through obstore: S3 and what speaks its protocol, Google Cloud Storage, Azure.
+
+Its credentials, region and endpoint are those of the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...), or of
+the machine's role. A key is a path of names, such as `versions/0123`.
+"""
+
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from uuid import uuid4
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store, from_url
+
+from service.domain.errors import StorageAway
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
+
+PART = 8 << 20  # bytes of one read: each has its own time-out, and is tried again alone
+MOST_PARTS = 9_000  # of an upload; S3 takes 10,000
+TIMEOUTS: "ClientConfig" = {
+    "connect_timeout": timedelta(seconds=5),
+    "timeout": timedelta(seconds=120),
+    "allow_http": True,
+}
+RETRIES: "RetryConfig" = {"max_retries": 5, "retry_timeout": timedelta(seconds=30)}
+
+
+class Object(NamedTuple):
+    """An object in a listing."""
+
+    size: int  # bytes
+    written: datetime
+
+    @property
+    def age(self) -> float:
+        """The seconds since it was written, by the clock of this machine."""
+        return (datetime.now(UTC) - self.written).total_seconds()
+
+
+class Bucket:
+    """Objects below one URL. Any error but a missing object is a `StorageAway`."""
+
+    def __init__(self, url: str) -> None:
+        """Use `url`, such as `s3://bucket/prefix`. Nothing is read yet."""
+        self._url = url
+
+    @cached_property
+    def _store(self) -> ObjectStore:
+        """The client. It has threads, so a process makes its own when it first needs it."""
+        return from_url(self._url, client_options=TIMEOUTS, retry_config=RETRIES)
+
+    def get(self, key: str) -> bytes:
+        """The content of a small object.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
+        with _plain_errors():
+            return bytes(obstore.get(self._store, key).bytes())
+
+    def get_marked(self, key: str) -> tuple[bytes, str | None]:
+        """The content of a small object, and what `swap` needs to replace no other.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
+        with _plain_errors():
+            result = obstore.get(self._store, key)
+            return bytes(result.bytes()), result.meta["e_tag"]
+
+    def has(self, key: str) -> bool:
+        """Whether there is an object."""
+        with _plain_errors(), suppress(FileNotFoundError):
+            obstore.head(self._store, key)
+            return True
+        return False
+
+    def parts(self, key: str, size: int = PART) -> Iterator[bytes]:
+        """The bytes of an object, which nobody replaces meanwhile, part by part.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
+        with _plain_errors():
+            end = obstore.head(self._store, key)["size"]
+        for start in range(0, end, size):
+            with _plain_errors():
+                part = bytes(obstore.get_range(self._store, key, start=start, end=min(start + size, end)))
+            yield part
+
+    def fetch(self, key: str, target: Path, staging: Path) -> None:
+        """Copy an object into a file, in one step: it is written below `staging`, on the same file system.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = staging / f"fetch-{uuid4()}"
+        try:
+            with temporary.open("wb") as file:
+                for part in self.parts(key, 8 * PART):
+                    file.write(part)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def put(self, key: str, content: bytes | BinaryIO) -> None:
+        """Write an object, also from an open file: all of it or nothing."""
+        size = len(content) if isinstance(content, bytes) else os.fstat(content.fileno()).st_size
+        with _plain_errors():
+            obstore.put(self._store, key, content, chunk_size=max(PART, size // MOST_PARTS))
+
+    def put_new(self, key: str, content: bytes) -> bool:
+        """Write a small object if there is none; false if another content is there."""
+        with _plain_errors():
+            try:
+                obstore.put(self._store, key, content, mode="create")
+            except AlreadyExistsError:  # perhaps by this call, whose first answer was lost
+                return self.get(key) == content
+        return True
+
+    def swap(self, key: str, content: bytes, mark: str | None) -> bool:
+        """Replace a small object if it is the one that `get_marked` read, or none if it read none; false otherwise."""
+        if mark is None:
+            return self.put_new(key, content)
+        with _plain_errors():
+            try:
+                obstore.put(self._store, key, content, mode={"e_tag": mark})
+            except PreconditionError:
+                return self.get(key) == content
+        return True
+
+    def objects(self, below: str) -> dict[str, Object]:
+        """Every object whose key begins with `below` and a slash, by the rest of the key."""
+        with _plain_errors():
+            return {
+                _checked(meta["path"], below): Object(meta["size"], meta["last_modified"])
+                for batch in obstore.list(self._store, f"{below}/")
+                for meta in batch
+            }
+
+    def folders(self, below: str) -> list[str]:
+        """The names that follow `below/` in longer keys."""
+        with _plain_errors():
+            prefixes = obstore.list_with_delimiter(self._store, f"{below}/")["common_prefixes"]
+        return [prefix.rstrip("/").rpartition("/")[2] for prefix in prefixes]
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove objects; those that are missing are fine."""
+        for key in keys:
+            with _plain_errors(), suppress(FileNotFoundError):
+                obstore.delete(self._store, key)
+
+    def delete_below(self, below: str) -> None:
+        """Remove every object whose key begins with `below` and a slash."""
+        self.delete([f"{below}/{rest}" for rest in self.objects(below)])
+
+    def address(self, key: str, seconds: int) -> str:
+        """A URL at which whoever has it can read an object for so long."""
+        store = self._store
+        assert isinstance(store, (S3Store, GCSStore, AzureStore))
+        with _plain_errors():
+            return obstore.sign(store, "GET", key, timedelta(seconds=seconds))
+
+
+def _checked(key: str, below: str) -> str:
+    """The rest of a listed key, which must be a plain path: it becomes one below a folder.
+
+    Raises:
+        OSError: It is none. Whoever computes may write keys.
+    """
+    rest = key.removeprefix(f"{below}/")
+    if any(name in ("", ".", "..") for name in rest.split("/")) or "\0" in rest:
+        raise OSError(errno.EINVAL, "a key of the object storage is no plain path")
+    return rest
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Raise what obstore raises as an OSError; its own message may have a key or an address.
+
+    Raises:
+        FileNotFoundError: There is no such object.
+        StorageAway: Anything else.
+    """
+    try:
+        yield
+    except BaseError as error:
+        raise StorageAway(errno.EIO, f"the object storage does not serve: {type(error).__name__}") from error

@@ -1,0 +1,30 @@
+"""Types of settings that are URLs."""
+
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator
+
+
+def with_scheme(*schemes: str) -> AfterValidator:
+    """A validator that refuses a URL of another scheme, or one that is cut at a special character."""
+
+    def check(value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            user, _, hosts = parts.netloc.rpartition("@")
+            rest = parts.path + parts.fragment if parts.netloc else ""
+            ports = [urlsplit(f"//{host}").port for host in hosts.split(",")]  # libpq takes several hosts
+            is_usable = parts.scheme in schemes and "@" not in user + rest and 0 not in ports
+        except ValueError:
+            is_usable = False  # the exception's message quotes a part of the URL, which may be a password
+        if value and not is_usable:
+            raise ValueError(f"it must begin with {schemes[0]}://, with special characters percent-encoded")
+        return value
+
+    return AfterValidator(check)
+
+
+BrokerUrl = Annotated[str, with_scheme("redis", "rediss", "redis+socket")]
+BucketUrl = Annotated[str, with_scheme("s3", "gs", "az")]
+DatabaseUrl = Annotated[str, with_scheme("postgresql", "postgres")]

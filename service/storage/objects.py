@@ -1,0 +1,229 @@
+"""Storage in a bucket. Each machine has a folder of its own for what it works on, and for copies of releases:
+
+versions/<digest>             the name of the folder in `data` with the release's files; written last, if there is none
+data/<name>/<path>            the files of a release; each upload has a name of its own
+corpora/<sha256>              reference texts
+work/<job>/<fence>/<path>     what an attempt has finished: checkpoints, adapter, candidate
+certified/<job>/<sha256>/     control's copy of a candidate, until publication
+doomed/<name>/<digest>        an entry of `versions` that was taken away, until its files are removed
+ledger/, scrubbed/            as in a folder
+
+Objects are written whole, and what is read is what was written last. So the one write that makes a release, or takes it
+away, is that of its entry.
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from uuid import UUID, uuid4
+
+from service.bucket import Bucket
+from service.failpoints import reach
+from service.files import age_seconds
+from service.storage.interface import StoredFile
+from service.storage.local import DOOMED
+from service.storage.work_objects import WorkObjects
+
+DAY = 86_400  # seconds for which a copy that nobody reads stays, though the disk is full
+MOST_FULL = 0.8  # of the disk; above it copies make room for others
+
+
+class ObjectStorage(WorkObjects):
+    """Storage in a bucket, with a folder of this machine."""
+
+    def __init__(self, root: Path, bucket: Bucket, *, presign_seconds: int = 0, create: bool = True) -> None:
+        """Use `bucket`, and the folder `root`. With `presign_seconds` files are handed out by the bucket itself."""
+        super().__init__(root, bucket, create=create)
+        self._presign_seconds = presign_seconds
+
+    def keep_certified(self, job_id: UUID, certificate: str, folder: Path) -> None:
+        """Upload its files."""
+        self._put_all(f"certified/{job_id}/{certificate}", folder)
+        folder.rename(super().certified(job_id, certificate))
+
+    def certified(self, job_id: UUID, certificate: str) -> Path:
+        """This machine's copy."""
+        folder = super().certified(job_id, certificate)
+        if not folder.exists():
+            fetched = self.staging(f"fetch-{uuid4()}")
+            self._fetch_all(f"certified/{job_id}/{certificate}", fetched / "copy")
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # nothing was kept
+                (fetched / "copy").rename(folder)
+            shutil.rmtree(fetched)
+        return folder
+
+    def publish(self, staged: Path, digest: str) -> None:
+        """Upload its files, then write its entry, if there is none. The staged folder becomes this machine's copy."""
+        name = uuid4().hex
+        if self._data(digest) is None:
+            self._put_all(f"data/{name}", staged)
+            if not self._bucket.put_new(f"versions/{digest}", name.encode()):
+                self._bucket.delete_below(f"data/{name}")  # somebody else published the same
+        super().publish(staged, digest)
+
+    def release(self, digest: str) -> Path:
+        """This machine's copy, completed."""
+        folder, stored = super().release(digest), self.files(digest)
+        missing = [
+            path
+            for path, file in stored.items()
+            if not (folder / path).is_file() or (folder / path).stat().st_size != file.size
+        ]
+        self._make_room(sum(stored[path].size for path in missing), keep=folder)
+        for path in missing:
+            self._fetch(f"{self._data_below(digest)}/{path}", folder / path)
+        if not stored:
+            shutil.rmtree(folder, ignore_errors=True)
+        self.in_use([folder])
+        return folder
+
+    def file(self, digest: str, path: str) -> Path:
+        """This machine's copy."""
+        file = super().file(digest, path)
+        if not file.is_file():
+            with suppress(FileNotFoundError):
+                self._make_room(0, keep=super().release(digest))
+                self._fetch(f"{self._data_below(digest)}/{path}", file)
+        self.in_use([super().release(digest)])
+        return file
+
+    def address(self, digest: str, path: str) -> str | None:
+        """A presigned URL, if the settings allow it."""
+        if not self._presign_seconds:
+            return None
+        key = f"{self._data_below(digest)}/{path}"
+        if not self._bucket.has(key):
+            raise FileNotFoundError(errno.ENOENT, "no such object")
+        return self._bucket.address(key, self._presign_seconds)
+
+    def parts(self, digest: str, path: str) -> Iterator[bytes]:
+        """Read the object."""
+        yield from self._bucket.parts(f"{self._data_below(digest)}/{path}")
+
+    def files(self, digest: str) -> dict[str, StoredFile]:
+        """List its objects."""
+        name = self._data(digest)
+        objects = self._bucket.objects(f"data/{name}") if name else {}
+        return {path: StoredFile(of.size, of.age) for path, of in objects.items()}
+
+    def add_file(self, digest: str, path: str, source: Path) -> None:
+        """Upload it, and keep it as this machine's copy."""
+        with source.open("rb") as file:
+            self._bucket.put(f"{self._data_below(digest)}/{path}", file)
+        super().file(digest, path).parent.mkdir(parents=True, exist_ok=True)
+        super().add_file(digest, path, source)
+
+    def remove_files(self, digest: str, paths: Iterable[str]) -> None:
+        """Remove the objects. The copies of other machines go when they need the room."""
+        for path in paths:
+            self._bucket.delete([f"{self._data_below(digest)}/{path}"])
+            super().file(digest, path).unlink(missing_ok=True)
+            reach("collect.renamed")
+
+    def in_use(self, releases: Iterable[Path]) -> None:
+        """Give the copies the time of now."""
+        for folder in releases:
+            with suppress(FileNotFoundError):
+                os.utime(folder)
+
+    def releases(self) -> dict[str, float]:
+        """Every entry."""
+        return {digest: of.age for digest, of in self._bucket.objects("versions").items()}
+
+    def _data(self, digest: str) -> str | None:
+        """The name of the folder in `data` with the files of a release; None if there is no such release."""
+        with suppress(FileNotFoundError):
+            return self._bucket.get(f"versions/{digest}").decode()
+        return None
+
+    def _data_below(self, digest: str) -> str:
+        """The beginning of the keys of a release's files.
+
+        Raises:
+            FileNotFoundError: There is no such release.
+        """
+        return f"data/{self._bucket.get(f'versions/{digest}').decode()}"
+
+    def _make_room(self, size: int, keep: Path) -> None:
+        """Remove copies of releases that nobody has used for a day, oldest first, if the disk would be too full."""
+        for left in (self._root / "staging").glob("fetch-*"):
+            with suppress(FileNotFoundError):
+                if age_seconds(left) > DAY:
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+        copies = [folder for folder in (self._root / "versions").iterdir() if folder != keep]
+        for folder in sorted(copies, key=age_seconds, reverse=True):
+            disk = shutil.disk_usage(self._root)
+            if age_seconds(folder) < DAY or disk.used + size < MOST_FULL * disk.total:
+                return
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def add_reference_texts(self, lines: Iterable[bytes]) -> tuple[str, int]:
+        """Write them into a file of this machine, and upload it."""
+        digest, count = super().add_reference_texts(lines)
+        with super().reference_texts(digest).open("rb") as file:
+            self._bucket.put(f"corpora/{digest}", file)
+        return digest, count
+
+    def reference_texts(self, digest: str) -> Path:
+        """This machine's copy."""
+        file, key = super().reference_texts(digest), f"corpora/{digest}"
+        if not self._bucket.has(key):
+            file.unlink(missing_ok=True)
+        elif not file.is_file():
+            self._fetch(key, file)
+        return file
+
+    def leftovers(self, *, older_than: float) -> list[str]:
+        """What this machine has staged, reference texts, and uploads that no entry names."""
+        objects = self._bucket.objects("data")  # before the entries: an upload may get its entry meanwhile
+        named = {self._data(digest) for digest in self._bucket.objects("versions")}
+        named |= {self._bucket.get(f"doomed/{path}").decode() for path in self._bucket.objects("doomed")}
+        ages: dict[str, float] = {}
+        for path, of in objects.items():
+            name = path.partition("/")[0]
+            ages[name] = min(of.age, ages.get(name, of.age))
+        staged = [name for name in super().leftovers(older_than=older_than) if name.startswith("staging/")]
+        texts = [f"corpora/{digest}" for digest, of in self._bucket.objects("corpora").items() if of.age > older_than]
+        uploads = [f"data/{name}" for name, age in ages.items() if age > older_than and name not in named]
+        return [*staged, *texts, *uploads]
+
+    def set_aside(self, name: str) -> str:
+        """Move a release's entry to `doomed`. Texts and unfinished uploads go at once."""
+        if name.startswith("staging/"):
+            return super().set_aside(name)
+        doomed = f"{DOOMED}{uuid4()}"
+        if name.startswith("corpora/"):
+            self._bucket.delete([name])
+        elif name.startswith("data/"):
+            self._bucket.delete_below(name)
+        else:
+            self._bucket.put(f"doomed/{doomed}/{name}", self._bucket.get(f"versions/{name}"))
+            self._bucket.delete([f"versions/{name}"])
+        return doomed
+
+    def set_aside_before(self, *, older_than: float) -> list[str]:
+        """Those of this machine, and those of the bucket."""
+        old = {path.partition("/")[0] for path, of in self._bucket.objects("doomed").items() if of.age > older_than}
+        return [*super().set_aside_before(older_than=older_than), *old]
+
+    def releases_aside(self, doomed: str) -> list[str]:
+        """The digests of its entries."""
+        return [*self._bucket.objects(f"doomed/{doomed}")]
+
+    def restore_set_aside(self, doomed: str) -> None:
+        """Write the entries again, if there are none."""
+        for digest in self.releases_aside(doomed):
+            self._bucket.put_new(f"versions/{digest}", self._bucket.get(f"doomed/{doomed}/{digest}"))
+
+    def remove_set_aside(self, doomed: str) -> None:
+        """Remove the files of its entries, unless such an entry is back."""
+        for digest in self.releases_aside(doomed):
+            name = self._bucket.get(f"doomed/{doomed}/{digest}").decode()
+            if self._data(digest) != name:
+                self._bucket.delete_below(f"data/{name}")
+            self._bucket.delete([f"doomed/{doomed}/{digest}"])
+        super().remove_set_aside(doomed)
