@@ -230,6 +230,8 @@ class Stack:
             "compute": [*celery, "-Q", "gpu", "-n", "compute@%h", "--concurrency", "1"],
         }
         own = {"UNLEARND_KEYS_DIR": str(compute_keys(self.data / "keys"))} if name == "compute" else {}
+        if self.settings.storage_url:  # each part has a folder of its own, as it has on a machine of its own
+            own["UNLEARND_STORAGE_DIR"] = f"{self.environment['UNLEARND_STORAGE_DIR']}/{name}"
         if "UNLEARND_DATABASE_URL" not in os.environ:
             own["UNLEARND_DATABASE_URL"] = postgres.url(sockets, user=postgres.LOGINS[name])
         return Process(name, commands[name], log_file, environment={**self.environment, **own}, pass_fds=listener)

@@ -11,6 +11,7 @@ import psutil
 
 from service.local.process import wait_until
 from tests.chaos.stack import TIMEOUT_SECONDS, Chaos
+from tests.s3 import NAME
 
 API = (
     "accept.executing", "accept.commit", "accept.committed", "cancel.commit", "cancel.committed", "approve.commit",
@@ -159,7 +160,7 @@ def _flood(stack: Chaos, chance: random.Random) -> None:
 
 def _damage(stack: Chaos, case: Case, chance: random.Random) -> None:
     """Break one of the files that the job's stages left; what was measured already is the candidate."""
-    (folder,) = (stack.data / "storage" / "work").glob("*/*")
+    (folder,) = (stack.folder("compute") / "work").glob("*/*")
     every = "measure.json", "stages.json", "checkpoint-*.pt", "adapter.safetensors", "candidate/model/*.safetensors"
     patterns = every[-1:] if case.point == "child.verified" else every
     victim = chance.choice(sorted(path for pattern in patterns for path in folder.glob(pattern)))
@@ -169,6 +170,9 @@ def _damage(stack: Chaos, case: Case, chance: random.Random) -> None:
     else:
         content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
     victim.write_bytes(content)
+    key = f"work/{folder.parent.name}/{folder.name}/{victim.relative_to(folder)}"
+    if stack.s3 and case.point != "child.verified" and stack.s3.has(key):  # what the next attempt will have
+        stack.s3.client.put_object(Bucket=NAME, Key=key, Body=bytes(content))
 
 
 def _starve(process: psutil.Process) -> None:

@@ -68,15 +68,15 @@ def _run(stack: Chaos, case: Case, chance: random.Random) -> list[str]:
 class Matrix:
     """Cases spread over some stacks, in an order that the seed says."""
 
-    def __init__(self, cases: Sequence[Case], seed: int) -> None:
-        """Run `cases`."""
-        self.waiting = list(cases)
+    def __init__(self, cases: Sequence[Case], seed: int, *, s3: bool = False) -> None:
+        """Run `cases`, with storage in a bucket if `s3`."""
+        self.waiting, self.s3 = list(cases), s3
         self.seed, self.outcomes, self.lock = seed, {}, threading.Lock()
         random.Random(seed).shuffle(self.waiting)
 
     def work(self, place: Path, model: Path) -> None:
         """Take cases until there are none, on a stack at `place`."""
-        stack = Chaos(place, model, mount=True)
+        stack = Chaos(place, model, mount=True, s3=self.s3)
         try:
             while (case := self._next()) is not None:
                 if case.fault in NEEDS_MOUNT and not stack.mounted:
@@ -118,10 +118,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1000))
     parser.add_argument("--stacks", type=int, default=2, help="at once, each with some of the cases")
+    parser.add_argument("--s3", action="store_true", help="storage is a bucket of an S3 server")
     parser.add_argument("--only", default="", help="cases whose name holds this")
     parser.add_argument("--table", type=Path, help="where to write the table")
     arguments = parser.parse_args()
-    matrix = Matrix([case for case in CASES if arguments.only in str(case)], arguments.seed)
+    matrix = Matrix([case for case in CASES if arguments.only in str(case)], arguments.seed, s3=arguments.s3)
     print(
         f"{len(matrix.waiting)} cases at {len({c.point for c in matrix.waiting})} points, seed {arguments.seed}",
         flush=True,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from tests import support
 from tests.chaos.callbacks import Callbacks
 from tests.chaos.check import Check, personal
 from tests.chaos.storage import SmallStorage
+from tests.s3 import NAME, S3Server
 from tests.stack import Running
 
 EXECUTING = "accept.executing"  # not a point of ours: the statement waits inside PostgreSQL
@@ -38,9 +40,15 @@ PARTS = {"postgres": "bin/postgres", "valkey": "valkey-server", "api": "service.
 class Chaos:
     """A stack to be harmed."""
 
-    def __init__(self, place: Path, model: Path, *, mount: bool, **times: str) -> None:
-        """Start on `place`; `mount` puts storage on a small file system; `times` are settings unlike `TIMES`."""
+    def __init__(self, place: Path, model: Path, *, mount: bool, s3: bool = False, **times: str) -> None:
+        """Start on `place`; `mount` puts storage on a small file system; `times` are settings unlike `TIMES`.
+
+        With `s3` storage is a bucket, and each part has a folder of its own on the file system.
+        """
         self.times = TIMES | times
+        self.s3 = S3Server(place / "s3.log") if s3 else None
+        if self.s3:
+            self.times |= {**self.s3.variables, "UNLEARND_STORAGE_URL": f"s3://{NAME}"}
         self.data, self.model = place / "data", model
         self.points = place / "points"
         self.points.mkdir()
@@ -69,6 +77,10 @@ class Chaos:
         """The URL of the database."""
         return f"postgresql://postgres@/postgres?host={self.sockets}"
 
+    def folder(self, part: str) -> Path:
+        """The storage folder of a part of the stack."""
+        return self.data / "storage" / part if self.s3 else self.data / "storage"
+
     def connect(self) -> psycopg.Connection[Any]:
         """A connection to the database."""
         return psycopg.connect(self.database, autocommit=True)
@@ -83,6 +95,8 @@ class Chaos:
         self._app.close()
         if self.mounted:
             self.storage.unmount()
+        if self.s3:
+            self.s3.stop()
         assert code == 0
         assert wait_until(lambda: not self.running.processes(""), 20), self.running.processes("")
 
@@ -143,7 +157,6 @@ class Chaos:
             **self.times,
             "TMPDIR": str(self.data / "tmp"),
             "UNLEARND_FAILPOINTS": str(self.points),
-            "UNLEARND_STORAGE_DIR": str(self.data / "storage"),
             "UNLEARND_KEYS_DIR": str(self.data / "keys"),
             "UNLEARND_DATABASE_URL": self.database,
             "UNLEARND_BROKER_URL": valkey.url(self.sockets),
@@ -154,8 +167,17 @@ class Chaos:
         beat = ["-B", "--schedule", str(self.data / "run" / "beat-2")]
         log = (self.data / "logs" / "helpers.log").open("ab")
         started = [
-            subprocess.Popen([*celery, *more], env=environment, stdout=log, stderr=log, start_new_session=True)
-            for more in (["-Q", "control", "-n", "control-2@%h", *beat], ["-Q", "gpu", "-n", "compute-2@%h"])
+            subprocess.Popen(
+                [*celery, *more],
+                env={**environment, "UNLEARND_STORAGE_DIR": str(self.folder(name))},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+            for name, more in {
+                "control-2": ["-Q", "control", "-n", "control-2@%h", *beat],
+                "compute-2": ["-Q", "gpu", "-n", "compute-2@%h"],
+            }.items()
         ]
         try:
             yield
@@ -164,6 +186,8 @@ class Chaos:
                 process.terminate()
             for process in started:
                 process.wait(40)
+            for name in ("control-2", "compute-2") if self.s3 else ():  # their machines are gone
+                shutil.rmtree(self.folder(name), ignore_errors=True)
             log.close()
 
     def served_again(self) -> None:
@@ -363,9 +387,7 @@ class Chaos:
 
     def _look(self) -> list[str]:
         secret = Path(self.running.endpoint["api_key_file"]).read_text()
-        check = Check(
-            database=self.database, storage=self.data / "storage", url=self.running.endpoint["url"], api_key=secret
-        )
+        check = Check(database=self.database, storage=self._stored(), url=self.running.endpoint["url"], api_key=secret)
         problems = check.problems(self.accepted)
         for request_id in self.accepted:
             calls = self.callbacks.calls.get(request_id, [])
@@ -375,6 +397,33 @@ class Chaos:
                 if len({status for w, status in calls if w == webhook}) != 1:
                     problems.append(f"request {request_id}: one callback came with two outcomes")
         return problems
+
+    def _stored(self) -> Path:
+        """Storage as a folder has it. Of a bucket, `work` is also what is left on a machine or has no entry."""
+        if self.s3 is None:
+            return self.data / "storage"
+        raw, view = self.data.parent / "bucket", self.data.parent / "view"
+        self.s3.copy(raw)
+        shutil.rmtree(view, ignore_errors=True)
+        for name in ("versions", "work", "staging", "ledger/published"):
+            (view / name).mkdir(parents=True)
+        uploads = {folder.name for folder in raw.glob("data/*")}
+        for entry in raw.glob("versions/*"):
+            uploads.discard(entry.read_text())
+            (view / "versions" / entry.name).symlink_to(raw / "data" / entry.read_text())
+        left = [
+            *raw.glob("work/*"),
+            *raw.glob("certified/*"),
+            *raw.glob("doomed/*"),
+            *(raw / "data" / n for n in uploads),
+        ]
+        left += [*self.data.glob("storage/*/work/*"), *self.data.glob("storage/*/staging/*")]
+        for path in left:
+            if path.is_file() or any(file.is_file() for file in path.rglob("*")):
+                (view / "work" / "-".join(path.parts[-3:])).touch()
+        shutil.rmtree(view / "ledger" / "published")
+        shutil.copytree(raw / "ledger" / "published", view / "ledger" / "published")
+        return view
 
     def _processes(self) -> list[str]:
         problems = [f"a compute child is left: {p.pid}" for p in self.running.processes("worker.child")]
@@ -388,6 +437,9 @@ class Chaos:
     def readable(self) -> list[str]:
         """Where a text or an address of a request can be read that should not be."""
         folders = [self.data / name for name in ("logs", "storage", "tmp", "run")]
+        if self.s3:
+            self.s3.copy(self.data.parent / "bucket")
+            folders.append(self.data.parent / "bucket")
         return list(
             personal(self.words, database=self.database, valkey=str(self.sockets / "valkey.sock"), folders=folders)
         )
