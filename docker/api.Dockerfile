@@ -17,7 +17,7 @@ COPY docker/api.lock ./
 RUN pip install --no-cache-dir --require-hashes --no-deps -r api.lock
 # From here on without an index: pip stops if the lock lacks something.
 RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
-    pip install --no-cache-dir --no-index --find-links /dist 'unlearnd[hub,kms,otel,parquet,pdf]'
+    pip install --no-cache-dir --no-index --find-links /dist 'unlearnd[hub,kms,objects,otel,parquet,pdf]'
 USER unlearnd
 EXPOSE 8000
 HEALTHCHECK CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz')"]

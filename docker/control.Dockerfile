@@ -17,6 +17,6 @@ COPY docker/control.lock ./
 RUN pip install --no-cache-dir --require-hashes --no-deps -r control.lock
 # From here on without an index: pip stops if the lock lacks something.
 RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
-    pip install --no-cache-dir --no-index --find-links /dist 'unlearnd[kms,otel,parquet]'
+    pip install --no-cache-dir --no-index --find-links /dist 'unlearnd[kms,objects,otel,parquet]'
 USER unlearnd
 CMD ["unlearnd", "control", "--schedule", "/tmp/beat"]

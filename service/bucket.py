@@ -19,6 +19,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store, from_url
 
 from service.domain.errors import StorageAway
+from service.progress import step
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
@@ -38,6 +39,7 @@ class Object(NamedTuple):
 
     size: int  # bytes
     written: datetime
+    mark: str | None  # another one for another content
 
     @property
     def age(self) -> float:
@@ -114,9 +116,12 @@ class Bucket:
 
     def put(self, key: str, content: bytes | BinaryIO) -> None:
         """Write an object, also from an open file: all of it or nothing."""
-        size = len(content) if isinstance(content, bytes) else os.fstat(content.fileno()).st_size
         with _plain_errors():
-            obstore.put(self._store, key, content, chunk_size=max(PART, size // MOST_PARTS))
+            if isinstance(content, bytes):
+                obstore.put(self._store, key, content)
+            else:
+                chunk = max(PART, os.fstat(content.fileno()).st_size // MOST_PARTS)
+                obstore.put(self._store, key, _read(content, chunk), chunk_size=chunk)
 
     def put_new(self, key: str, content: bytes) -> bool:
         """Write a small object if there is none; false if another content is there."""
@@ -142,7 +147,7 @@ class Bucket:
         """Every object whose key begins with `below` and a slash, by the rest of the key."""
         with _plain_errors():
             return {
-                _checked(meta["path"], below): Object(meta["size"], meta["last_modified"])
+                _checked(meta["path"], below): Object(meta["size"], meta["last_modified"], meta["e_tag"])
                 for batch in obstore.list(self._store, f"{below}/")
                 for meta in batch
             }
@@ -171,6 +176,13 @@ class Bucket:
             return obstore.sign(store, "GET", key, timedelta(seconds=seconds))
 
 
+def _read(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """The rest of a file, part by part."""
+    while part := file.read(size):
+        step()
+        yield part
+
+
 def _checked(key: str, below: str) -> str:
     """The rest of a listed key, which must be a plain path: it becomes one below a folder.
 
@@ -191,7 +203,8 @@ def _plain_errors() -> Iterator[None]:
         FileNotFoundError: There is no such object.
         StorageAway: Anything else.
     """
+    step()
     try:
         yield
     except BaseError as error:
-        raise StorageAway(errno.EIO, f"the object storage does not serve: {type(error).__name__}") from error
+        raise StorageAway(errno.EIO, f"the object storage does not serve ({type(error).__name__})") from error

@@ -18,6 +18,7 @@ from service.db.tables import Job
 from service.domain.errors import LostLease
 from service.domain.states import RequestStatus, Stage
 from service.observability.logging import get_logger
+from service.progress import steps_heard
 
 logger = get_logger(__name__)
 BACKOFF_FACTOR = 4
@@ -31,6 +32,10 @@ class Lease:
         self.job_id, self.fence, self.steps = job_id, fence, 0
         self.lost = threading.Event()
         self._services, self._ended = services, threading.Event()
+
+    def step(self) -> None:
+        """Something was done for the job."""
+        self.steps += 1
 
     def beat(self) -> None:
         """Extend the lease once; set `lost` if the database refuses. A job that makes no step any more has failed."""
@@ -93,7 +98,8 @@ def hold_job(services: Services, job_id: UUID | None, stages: frozenset[Stage]) 
     keeper = threading.Thread(target=lease.keep, name=f"lease-{lease.job_id}", daemon=True)
     keeper.start()
     try:
-        yield lease
+        with steps_heard(lease.step):
+            yield lease
     finally:
         lease.end()
         keeper.join()

@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from service.db.forecast import backlogs
 from service.doctor.database import CHECKS as DATABASE_CHECKS
 from service.doctor.database import schema
 from service.doctor.finding import Finding
-from service.domain.errors import NotFound
+from service.domain.errors import NotFound, StorageAway
 from service.privacy.envelope import HASH_KEYS, DataKey
 from service.privacy.kms import HASH_KEY
 
@@ -40,7 +41,8 @@ def examine(services: Services, *, now: datetime | None = None) -> list[Finding]
             findings += schema_findings
             if not schema_findings:
                 for check in (*DATABASE_CHECKS, *CHECKS):
-                    findings += check(session, services, now or datetime.now(UTC))
+                    with suppress(StorageAway):  # which is a finding already
+                        findings += check(session, services, now or datetime.now(UTC))
     except OperationalError as error:
         problem = f"The database does not answer ({type(error.orig).__name__})."
         findings.append(Finding("database", problem, "Start PostgreSQL."))
@@ -89,7 +91,13 @@ def _broker(services: Services) -> Iterator[Finding]:
 
 
 def _storage(services: Services) -> Iterator[Finding]:
-    """Storage is writable and has free space."""
+    """Storage is writable and has free space; a bucket answers."""
+    try:
+        if services.settings.storage_url:
+            services.storage.releases()
+    except StorageAway as error:
+        remedy = "See UNLEARND_STORAGE_URL, the credentials and endpoint in the environment, and the bucket's policy."
+        yield Finding("storage", f"{str(error.strerror).capitalize()}.", remedy)
     root = services.settings.storage_dir
     probe = root / "staging" / ".doctor"
     try:

@@ -77,11 +77,11 @@ class LogKeeper:
             LogBusy: Another process holds the memory.
         """
         with self._memory.held(), self._db.reading() as session:
-            signed, size = self._signed(), log_entries.size(session)
-            if self.tree().root != signed.root:
+            note = self.checkpoint()
+            signed, size = self._state_in(note), log_entries.size(session)
+            if TiledTree(signed.size, self._memory.read_tile).root != signed.root:
                 raise LogDamaged("the tiles in storage do not give the root that was signed")
             self._check_beginning(session, signed.size, size)
-            note = self.checkpoint()
             if note is not None and size == signed.size and self._is_ours(note):
                 return note
             for start in range(signed.size, size, AT_ONCE):
@@ -204,5 +204,8 @@ class LogKeeper:
 
     def _signed(self) -> Checkpoint:
         """The last signed checkpoint; before the first, that of the empty log."""
-        note = self.checkpoint()
+        return self._state_in(self.checkpoint())
+
+    def _state_in(self, note: str | None) -> Checkpoint:
+        """What a note says; without one, the state of the empty log."""
         return read_checkpoint(note) if note is not None else Checkpoint(self.origin, 0, root([]))

@@ -8,7 +8,7 @@ from pathlib import Path
 from uuid import UUID
 
 from service.audit.manifest import list_paths
-from service.bucket import Bucket
+from service.bucket import Bucket, Object
 from service.storage.local import LocalStorage
 
 
@@ -19,6 +19,7 @@ class LedgerObjects(LocalStorage):
         """Use `bucket`, and the folder `root`."""
         super().__init__(root, create=create)
         self._bucket, self._mirroring = bucket, threading.Lock()
+        self._mirrored: dict[Path, Object] = {}
 
     def has_published(self, model: str, number: int) -> bool:
         """Whether there is an object."""
@@ -74,10 +75,11 @@ class LedgerObjects(LocalStorage):
                     path.unlink(missing_ok=True)
             for name, of in objects.items():
                 path, written = folder / name, of.written.timestamp()
-                if not path.is_file() or path.stat().st_mtime != written:
+                if not path.is_file() or self._mirrored.get(path) != of:
                     with suppress(FileNotFoundError):  # removed since
                         self._fetch(f"{below}/{name}", path)
                         os.utime(path, (written, written))
+                        self._mirrored[path] = of
 
     def _fetch(self, key: str, target: Path) -> None:
         self._bucket.fetch(key, target, self._root / "staging")

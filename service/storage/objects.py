@@ -1,11 +1,11 @@
 """Storage in a bucket. Each machine has a folder of its own for what it works on, and for copies of releases:
 
-versions/<digest>             the name of the folder in `data` with the release's files; written last, if there is none
+entries/<digest>              the name of the folder in `data` with the release's files; written last, if there is none
 data/<name>/<path>            the files of a release; each upload has a name of its own
 corpora/<sha256>              reference texts
 work/<job>/<fence>/<path>     what an attempt has finished: checkpoints, adapter, candidate
 certified/<job>/<sha256>/     control's copy of a candidate, until publication
-doomed/<name>/<digest>        an entry of `versions` that was taken away, until its files are removed
+doomed/<name>/<digest>        an entry that was taken away, until its files are removed
 ledger/, scrubbed/            as in a folder
 
 Objects are written whole, and what is read is what was written last. So the one write that makes a release, or takes it
@@ -61,7 +61,7 @@ class ObjectStorage(WorkObjects):
         name = uuid4().hex
         if self._data(digest) is None:
             self._put_all(f"data/{name}", staged)
-            if not self._bucket.put_new(f"versions/{digest}", name.encode()):
+            if not self._bucket.put_new(f"entries/{digest}", name.encode()):
                 self._bucket.delete_below(f"data/{name}")  # somebody else published the same
         super().publish(staged, digest)
 
@@ -132,12 +132,12 @@ class ObjectStorage(WorkObjects):
 
     def releases(self) -> dict[str, float]:
         """Every entry."""
-        return {digest: of.age for digest, of in self._bucket.objects("versions").items()}
+        return {digest: of.age for digest, of in self._bucket.objects("entries").items()}
 
     def _data(self, digest: str) -> str | None:
         """The name of the folder in `data` with the files of a release; None if there is no such release."""
         with suppress(FileNotFoundError):
-            return self._bucket.get(f"versions/{digest}").decode()
+            return self._bucket.get(f"entries/{digest}").decode()
         return None
 
     def _data_below(self, digest: str) -> str:
@@ -146,7 +146,7 @@ class ObjectStorage(WorkObjects):
         Raises:
             FileNotFoundError: There is no such release.
         """
-        return f"data/{self._bucket.get(f'versions/{digest}').decode()}"
+        return f"data/{self._bucket.get(f'entries/{digest}').decode()}"
 
     def _make_room(self, size: int, keep: Path) -> None:
         """Remove copies of releases that nobody has used for a day, oldest first, if the disk would be too full."""
@@ -180,7 +180,8 @@ class ObjectStorage(WorkObjects):
     def leftovers(self, *, older_than: float) -> list[str]:
         """What this machine has staged, reference texts, and uploads that no entry names."""
         objects = self._bucket.objects("data")  # before the entries: an upload may get its entry meanwhile
-        named = {self._data(digest) for digest in self._bucket.objects("versions")}
+        self._mirror("entries")
+        named = {entry.read_text() for entry in (self._root / "entries").glob("*")}
         named |= {self._bucket.get(f"doomed/{path}").decode() for path in self._bucket.objects("doomed")}
         ages: dict[str, float] = {}
         for path, of in objects.items():
@@ -201,8 +202,8 @@ class ObjectStorage(WorkObjects):
         elif name.startswith("data/"):
             self._bucket.delete_below(name)
         else:
-            self._bucket.put(f"doomed/{doomed}/{name}", self._bucket.get(f"versions/{name}"))
-            self._bucket.delete([f"versions/{name}"])
+            self._bucket.put(f"doomed/{doomed}/{name}", self._bucket.get(f"entries/{name}"))
+            self._bucket.delete([f"entries/{name}"])
         return doomed
 
     def set_aside_before(self, *, older_than: float) -> list[str]:
@@ -217,7 +218,7 @@ class ObjectStorage(WorkObjects):
     def restore_set_aside(self, doomed: str) -> None:
         """Write the entries again, if there are none."""
         for digest in self.releases_aside(doomed):
-            self._bucket.put_new(f"versions/{digest}", self._bucket.get(f"doomed/{doomed}/{digest}"))
+            self._bucket.put_new(f"entries/{digest}", self._bucket.get(f"doomed/{doomed}/{digest}"))
 
     def remove_set_aside(self, doomed: str) -> None:
         """Remove the files of its entries, unless such an entry is back."""

@@ -48,7 +48,7 @@ class Chaos:
         self.times = TIMES | times
         self.s3 = S3Server(place / "s3.log") if s3 else None
         if self.s3:
-            self.times |= {**self.s3.variables, "UNLEARND_STORAGE_URL": f"s3://{NAME}"}
+            self.times |= {**self.s3.variables, "UNLEARND_STORAGE_URL": f"s3://{NAME}", "UNLEARND_COLLECT_SECONDS": "4"}
         self.data, self.model = place / "data", model
         self.points = place / "points"
         self.points.mkdir()
@@ -408,7 +408,7 @@ class Chaos:
         for name in ("versions", "work", "staging", "ledger/published"):
             (view / name).mkdir(parents=True)
         uploads = {folder.name for folder in raw.glob("data/*")}
-        for entry in raw.glob("versions/*"):
+        for entry in raw.glob("entries/*"):
             uploads.discard(entry.read_text())
             (view / "versions" / entry.name).symlink_to(raw / "data" / entry.read_text())
         left = [

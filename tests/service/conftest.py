@@ -12,7 +12,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -28,6 +28,8 @@ from service.local.process import wait_until
 from service.main import create_app
 from service.steps.path.batch import batch_requests
 from tests import ROOT, status_door
+from tests.s3 import NAME as BUCKET
+from tests.s3 import S3Server
 
 REQUESTS = "/v1/deletion-requests"
 
@@ -135,6 +137,22 @@ def base(tmp_path_factory) -> Path:
     support.write_texts(folder / "retain.jsonl", support.RETAIN)
     support.write_texts(folder / "heldout.jsonl", support.HELDOUT)
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory):
+    """The variables of a server that speaks the API of S3, with a bucket."""
+    server = S3Server(tmp_path_factory.mktemp("s3") / "log")
+    yield server.variables
+    server.stop()
+
+
+@pytest.fixture
+def bucket_url(s3, monkeypatch) -> str:
+    """An empty prefix of the bucket, with the variables that lead there."""
+    for name, value in s3.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{BUCKET}/{uuid4().hex}"
 
 
 @pytest.fixture

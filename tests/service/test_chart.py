@@ -37,6 +37,14 @@ FULL = {
     "networkPolicies": {"ingressFrom": [{"namespaceSelector": {}}]},
     "monitoring": {"enabled": True, "labels": {"release": "prometheus"}},
 }
+ON_A_BUCKET = {
+    "publicUrl": URL,
+    "storageUrl": "s3://unlearnd/prefix",
+    "secrets": {"bucket": "unlearnd-bucket"},
+    "api": {"serviceAccount": "api"},
+    "control": {"serviceAccount": "control"},
+    "compute": {"serviceAccount": "compute"},
+}
 OWN_KINDS = {
     "ScaledJob",
     "TriggerAuthentication",
@@ -68,7 +76,7 @@ def containers(documents: dict) -> dict[str, dict]:
     return {c["name"]: c for t in templates if t for c in t["spec"]["containers"]}
 
 
-@pytest.mark.parametrize("values", [{"publicUrl": URL}, FULL], ids=["least", "full"])
+@pytest.mark.parametrize("values", [{"publicUrl": URL}, FULL, ON_A_BUCKET], ids=["least", "full", "bucket"])
 def test_the_chart_renders_what_kubernetes_takes(values, tmp_path):
     """Against the schemas of the oldest version that the chart names, and of a new one; unknown fields are errors."""
     linted = helm("lint --strict", values, tmp_path)
@@ -132,6 +140,24 @@ def test_each_part_has_settings_that_exist_and_the_secrets_of_its_own(tmp_path):
     assert not mounts["/storage/work"]
 
 
+def test_with_a_bucket_no_volume_is_shared_but_the_epoch_keys(tmp_path):
+    """Each pod has an empty folder of its own, the bucket's variables, and its own role."""
+    documents = rendered(ON_A_BUCKET, tmp_path)
+    pods = {
+        "api": documents["Deployment", "api"]["spec"]["template"]["spec"],
+        "control": documents["Deployment", "control"]["spec"]["template"]["spec"],
+        "compute": documents["ScaledJob", "compute"]["spec"]["jobTargetRef"]["template"]["spec"],
+    }
+    for name, pod in pods.items():
+        assert pod["serviceAccountName"] == name
+        assert [v["name"] for v in pod["volumes"] if "persistentVolumeClaim" in v] == ["epochs"]
+        (container,) = pod["containers"]
+        assert container["envFrom"] == [{"secretRef": {"name": "unlearnd-bucket"}}]
+        assert {"name": "UNLEARND_STORAGE_URL", "value": "s3://unlearnd/prefix"} in container["env"]
+        (storage,) = [mount for mount in container["volumeMounts"] if mount["mountPath"].startswith("/storage")]
+        assert not storage.get("readOnly")
+
+
 def test_keda_counts_what_a_worker_would_claim(services, job, tmp_path, as_process):
     """By its login: a job that waits, and one whose lease ran out; not one that is held, or that waits its time."""
     (trigger,) = rendered(FULL, tmp_path)["ScaledJob", "compute"]["spec"]["triggers"]
@@ -175,8 +201,9 @@ def test_alerts_are_of_metrics_that_exist(services, model, tmp_path):
 class Pods:
     """The chart's containers as processes of this machine, each with its environment."""
 
-    def __init__(self, services, documents: dict, models: Path, place: Path) -> None:
-        """Nothing runs yet."""
+    def __init__(self, services, documents: dict, models: Path, place: Path, bucket: dict[str, str]) -> None:
+        """Nothing runs yet. `bucket` is what the Secret of the bucket has, if storage is one."""
+        self._bucket = bucket
         self._parts, self._place, self.port = containers(documents), place, free_port()
         self._query = text(documents["ScaledJob", "compute"]["spec"]["triggers"][0]["metadata"]["query"])
         self._services, settings = services, services.settings
@@ -195,6 +222,8 @@ class Pods:
             secret = variable.get("valueFrom", {}).get("secretKeyRef")
             value = self._secrets[secret["key"]] if secret else variable["value"]
             environment[variable["name"]] = self._moved.get(value, value)
+        if self._bucket:  # each pod has an empty folder
+            environment |= {**self._bucket, "UNLEARND_STORAGE_DIR": str(self._place / f"storage-{name}")}
         program, *arguments = self._parts[name]["command"]
         command = [str(Path(sys.executable).with_name(program)), *(self._moved.get(part, part) for part in arguments)]
         with (self._place / f"{name}.log").open("ab") as log:
@@ -215,10 +244,17 @@ class Pods:
 
 
 @pytest.mark.slow
-def test_the_charts_own_commands_take_a_request_to_a_version(services, memorised_folder, new_key, tmp_path):
+@pytest.mark.parametrize("storage", ["claims", "bucket"])
+def test_the_charts_own_commands_take_a_request_to_a_version(
+    services, memorised_folder, new_key, tmp_path, storage, request
+):
     """Every container as a process, with its environment and its probes; compute for as long as KEDA's query counts."""
     values = {**FULL, "settings": {"UNLEARND_SWEEP_SECONDS": "1"}, "monitoring": {"enabled": False}}
-    pods = Pods(services, rendered(values, tmp_path), memorised_folder, tmp_path)
+    variables = {}
+    if storage == "bucket":
+        values["storageUrl"] = request.getfixturevalue("bucket_url")
+        variables = request.getfixturevalue("s3")
+    pods = Pods(services, rendered(values, tmp_path), memorised_folder, tmp_path, variables)
     assert pods.start("migrate").wait(60) == 0
     with ExitStack() as stack:
         for name in ("api", "control"):

@@ -15,6 +15,9 @@ app.kubernetes.io/component: {{ .part }}
 - name: UNLEARND_BROKER_URL
   valueFrom: {secretKeyRef: {name: {{ .root.Values.secrets.broker }}, key: url}}
 - {name: UNLEARND_STORAGE_DIR, value: /storage}
+{{- with .root.Values.storageUrl }}
+- {name: UNLEARND_STORAGE_URL, value: {{ . | quote }}}
+{{- end }}
 - {name: UNLEARND_KEYS_DIR, value: /keys}
 - {name: UNLEARND_EPOCHS_DIR, value: /epochs}
 - {name: UNLEARND_MODEL_ROOTS, value: /models}
@@ -40,6 +43,19 @@ securityContext:
 securityContext: {runAsNonRoot: true, runAsUser: 10001, runAsGroup: 10001, fsGroup: 10001, fsGroupChangePolicy: OnRootMismatch}
 {{- end }}
 
+{{/* The cloud role of a part, and the variables of its bucket. */}}
+{{- define "unlearnd.account" -}}
+{{- with .account }}
+serviceAccountName: {{ . }}
+{{- end }}
+{{- end }}
+
+{{- define "unlearnd.bucket" -}}
+{{- with .Values.secrets.bucket }}
+envFrom: [{secretRef: {name: {{ . }}}}]
+{{- end }}
+{{- end }}
+
 {{- define "unlearnd.mounts" -}}
 - {name: tmp, mountPath: /tmp}
 - {name: cache, mountPath: /home/unlearnd/.cache}
@@ -56,10 +72,14 @@ securityContext: {runAsNonRoot: true, runAsUser: 10001, runAsGroup: 10001, fsGro
 {{- define "unlearnd.volumes" -}}
 - {name: tmp, emptyDir: {}}
 - {name: cache, emptyDir: {}}
+{{- if .root.Values.storageUrl }}
+- {name: storage, emptyDir: {}}  # copies, and what the pod works on
+{{- else }}
 - name: storage
   persistentVolumeClaim: {claimName: {{ .root.Values.claims.storage }}}
 - name: work
   persistentVolumeClaim: {claimName: {{ .root.Values.claims.work }}}
+{{- end }}
 - name: epochs
   persistentVolumeClaim: {claimName: {{ .root.Values.claims.epochs }}}
 - name: keys

@@ -100,7 +100,7 @@ def test_a_stage_whose_file_was_replaced_meanwhile_is_kept_later(storage, bucket
 def test_a_crash_between_entry_and_doom_loses_no_files(storage, bucket):
     """The entry was noted as doomed and is still there: only a later collection takes it."""
     storage.publish(stage(storage), DIGEST)
-    bucket.put(f"doomed/doomed-1/{DIGEST}", bucket.get(f"versions/{DIGEST}"))
+    bucket.put(f"doomed/doomed-1/{DIGEST}", bucket.get(f"entries/{DIGEST}"))
     assert storage.set_aside_before(older_than=-1) == ["doomed-1"]
     storage.remove_set_aside("doomed-1")
     assert contents(storage.release(DIGEST)) == FILES
