@@ -19,7 +19,7 @@ from service.db.session import Database
 from service.domain.errors import CannotStart
 from service.evidence.keyring import Keyring
 from service.evidence.log_keeper import LogKeeper
-from service.evidence.log_memory import BucketMemory, FolderMemory
+from service.evidence.log_memory import BucketMemory, FolderMemory, LogMemory
 from service.evidence.opendsr_key import OpenDsrKey
 from service.privacy.envelope import FileKeyWrapper, KeyWrapper
 from service.privacy.epochs import EpochKeys
@@ -57,9 +57,7 @@ class Services:
     @cached_property
     def log(self) -> LogKeeper:
         """The keeper of the transparency log. Only control workers hold the file of the log's key."""
-        bucket, folder = open_bucket(self.settings), self.settings.storage_dir / "ledger" / "log"
-        memory = BucketMemory(bucket, "ledger/log") if bucket else FolderMemory(folder)
-        return LogKeeper(self.db, memory, self.keyring, f"{self.settings.issuer}/log")
+        return LogKeeper(self.db, open_log_memory(self.settings), self.keyring, f"{self.settings.issuer}/log")
 
     @cached_property
     def intake(self) -> GroupCommit[NewRequest, tuple[UUID, str | None] | None]:
@@ -173,6 +171,12 @@ def open_storage(settings: Settings, *, create: bool = True) -> Storage:
     from service.storage.objects import ObjectStorage
 
     return ObjectStorage(settings.storage_dir, bucket, presign_seconds=settings.presign_seconds, create=create)
+
+
+def open_log_memory(settings: Settings) -> LogMemory:
+    """The memory of the log, in storage's ledger."""
+    bucket = open_bucket(settings)
+    return BucketMemory(bucket, "ledger/log") if bucket else FolderMemory(settings.storage_dir / "ledger" / "log")
 
 
 def epochs_folder(settings: Settings) -> Path:

@@ -1,17 +1,24 @@
-"""Commands for the operator of a server or of an embedded stack: doctor, reconcile."""
+"""Commands for the operator of a server or of an embedded stack: doctor, reconcile, storage."""
 
 import json
+import tempfile
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.cli.console import AsJson, app, stderr_console
+from service.cli.connection import progress_bars
+from service.cli.console import AsJson, app, print_message, stderr_console
 from service.cli.local_services import DataDir, local_services
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from service.steps.operator.restore import Reconciled
 
+storage = typer.Typer(help="Storage: releases, reference texts, and the ledger.", no_args_is_help=True)
+app.add_typer(storage, name="storage")
 NewLog = Annotated[bool, typer.Option(help="Begin a new log, because the old one cannot be continued.")]
 Seen = Annotated[bool, typer.Option(help="You have dealt with what a promoted or restored database lost.")]
 
@@ -68,6 +75,36 @@ def reconcile_command(
         message = "the log continued before reconcile ran and contradicts what was signed: see --new-log"
         stderr_console.print(message, style="red")
     raise typer.Exit(1 if reconciled.unknown or reconciled.forked else 0)
+
+
+@storage.command("copy")
+def copy(
+    target: Annotated[str, typer.Argument(help="A folder, or a bucket such as s3://bucket/prefix.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Bring another storage up to this one, to move there or as a backup. What it has already stays."""
+    from service.bootstrap import open_log_memory, open_storage
+    from service.domain.errors import Conflict
+    from service.evidence.log_memory import LogBusy
+    from service.steps.operator.copy_storage import copy_storage
+
+    services = local_services(data_dir, create=False)
+    bars: dict[str, TaskID] = {}
+    with tempfile.TemporaryDirectory() as place, progress_bars(hidden=False) as shown:
+        folder, url = (place, target) if "://" in target else (target, "")
+        settings = services.settings.model_copy(update={"storage_dir": Path(folder), "storage_url": url})
+
+        def say(what: str, number: int, count: int) -> None:
+            bar = bars[what] = bars[what] if what in bars else shown.add_task(what, total=count)
+            shown.update(bar, completed=number + 1)
+
+        try:
+            logs = open_log_memory(services.settings), open_log_memory(settings)
+            copy_storage(services.storage, logs[0], open_storage(settings), logs[1], say)
+        except (Conflict, LogBusy) as error:
+            print_message(str(error), "red")
+            raise typer.Exit(1) from None
+    services.close()
 
 
 def _print_reconciled(reconciled: "Reconciled", purged: int) -> None:

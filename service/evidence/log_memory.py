@@ -69,6 +69,10 @@ class LogMemory(ABC):
         """Write a file durably, whole or not at all."""
 
     @abstractmethod
+    def paths(self) -> list[str]:
+        """Every path, also of the logs that have ended."""
+
+    @abstractmethod
     def remove_below(self, path: str) -> None:
         """Remove what is below a path."""
 
@@ -147,6 +151,11 @@ class FolderMemory(LogMemory):
         (self._folder / path).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self._folder / path, data)
 
+    def paths(self) -> list[str]:
+        """Every file but the lock."""
+        files = [path.relative_to(self._folder).as_posix() for path in self._folder.rglob("*") if path.is_file()]
+        return [path for path in files if path != LOCK]
+
     def remove_below(self, path: str) -> None:
         """Remove the folder."""
         shutil.rmtree(self._folder / path, ignore_errors=True)
@@ -208,6 +217,10 @@ class BucketMemory(LogMemory):
     def write(self, path: str, data: bytes) -> None:
         """Write the object."""
         self._bucket.put(f"{self._below}/{path}", data)
+
+    def paths(self) -> list[str]:
+        """Every object."""
+        return [*self._bucket.objects(self._below)]
 
     def remove_below(self, path: str) -> None:
         """Remove the objects."""

@@ -98,6 +98,10 @@ class Storage(Protocol):
         """Remove files of a release, each in one step; those that are missing are fine."""
         ...
 
+    def drop_copy(self, digest: str) -> bool:
+        """Remove this machine's copy of a release; false if it has none beside storage itself."""
+        ...
+
     def in_use(self, releases: Iterable[Path]) -> None:
         """Somebody on this machine still reads these release folders."""
         ...

@@ -15,9 +15,9 @@ from service.storage.local import LocalStorage
 class LedgerObjects(LocalStorage):
     """Storage whose ledger is in a bucket; the folder of this machine has a copy, which readers bring up to date."""
 
-    def __init__(self, root: Path, bucket: Bucket, *, create: bool = True) -> None:
-        """Use `bucket`, and the folder `root`."""
-        super().__init__(root, create=create)
+    def __init__(self, root: Path, bucket: Bucket) -> None:
+        """Use `bucket`, and the folder `root`, which has nothing of its own and is made if it is missing."""
+        super().__init__(root)
         self._bucket, self._mirroring = bucket, threading.Lock()
         self._mirrored: dict[Path, Object] = {}
 

@@ -134,6 +134,10 @@ class LocalStorage:
         finally:
             shutil.rmtree(doomed, ignore_errors=True)
 
+    def drop_copy(self, digest: str) -> bool:  # of the interface
+        """Nothing is to be done: there are no copies."""
+        return False
+
     def in_use(self, releases: Iterable[Path]) -> None:
         """Nothing is to be done: no copy of a release is removed."""
 

@@ -124,6 +124,11 @@ class ObjectStorage(WorkObjects):
             super().file(digest, path).unlink(missing_ok=True)
             reach("collect.renamed")
 
+    def drop_copy(self, digest: str) -> bool:
+        """Remove the folder."""
+        shutil.rmtree(super().release(digest), ignore_errors=True)
+        return True
+
     def in_use(self, releases: Iterable[Path]) -> None:
         """Give the copies the time of now."""
         for folder in releases:

@@ -19,8 +19,8 @@ class WorkObjects(LedgerObjects):
     """Storage whose working folders are kept in a bucket, and have a lock while a process computes there."""
 
     def __init__(self, root: Path, bucket: Bucket, *, create: bool = True) -> None:
-        """Use `bucket`, and the folder `root`."""
-        super().__init__(root, bucket, create=create)
+        """Use `bucket`, and the folder `root`. To `create` also removes there what killed processes have left."""
+        super().__init__(root, bucket)
         self._kept: dict[tuple[UUID, int], dict[str, tuple[int, int, int]]] = {}
         self._locks: dict[tuple[UUID, int], int] = {}
         if create:

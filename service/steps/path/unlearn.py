@@ -14,7 +14,7 @@ from service.audit.numbers import threshold_ranges
 from service.bootstrap import Services
 from service.collected import Rebuilding, is_collected
 from service.db import job_events, jobs, log_entries, models, requests, splits
-from service.db.tables import DeletionRequest
+from service.db.tables import DeletionRequest, Version
 from service.domain.disclosure import Contributors
 from service.domain.errors import PermanentJobError
 from service.domain.job_input import JobInput
@@ -25,6 +25,7 @@ from service.domain.states import REQUEST_STATUS_AT, RequestStatus, Stage
 from service.observability.logging import get_logger
 from service.privacy.records import open_probes, open_records
 from service.schemas.report import write_report
+from service.storage.interface import Storage
 from service.weight_files import ChangedFile, check_unchanged
 
 logger = get_logger(__name__)
@@ -111,7 +112,7 @@ def check_files(services: Services, job_id: UUID) -> None:
         raise Rebuilding
     try:
         for version in {job.parent_version_id: job.parent_version, first.id: first}.values():
-            check_unchanged(storage.release(version.digest), sha256_by_path(version.files))
+            _check_release(storage, version)
         for texts in (model.retain, model.heldout, *model.neighbours.values()):
             check_unchanged(storage.reference_texts(texts["sha256"]).parent, {texts["sha256"]: texts["sha256"]})
         if model.base and _digest_on_disk(storage.release(model.base)) != model.base:
@@ -119,6 +120,21 @@ def check_files(services: Services, job_id: UUID) -> None:
     except ChangedFile as error:
         logger.error("a file in storage was changed", job=job_id, model=model.name, file=str(error))
         raise PermanentJobError("parent_changed") from error
+
+
+def _check_release(storage: Storage, version: Version) -> None:
+    """Check the files of a version; a copy that is damaged is made again.
+
+    Raises:
+        ChangedFile: One is missing, or is not the one that was published.
+    """
+    files = sha256_by_path(version.files)
+    try:
+        check_unchanged(storage.release(version.digest), files)
+    except ChangedFile:
+        if not storage.drop_copy(version.digest):
+            raise
+        check_unchanged(storage.release(version.digest), files)
 
 
 def _digest_on_disk(folder: Path) -> str:

@@ -149,6 +149,14 @@ def test_a_copy_that_is_cut_off_is_completed(storage):
     assert contents(storage.release(DIGEST)) == FILES
 
 
+def test_a_damaged_copy_is_made_again(storage):
+    """Whoever has seen the damage drops it."""
+    storage.publish(stage(storage), DIGEST)
+    (storage.release(DIGEST) / "model" / "config.json").write_bytes(b"[]")
+    assert storage.drop_copy(DIGEST)
+    assert contents(storage.release(DIGEST)) == FILES
+
+
 def test_the_bucket_hands_files_out_itself(bucket_url, tmp_path):
     """If the settings say so: for a while, to whoever has the address."""
     storage = open_storage(Settings(storage_dir=tmp_path, storage_url=bucket_url, presign_seconds=60))
