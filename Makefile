@@ -49,7 +49,7 @@ coverage: setup  ## the same tests; which branches they take, and fail under the
 	UNLEARND_COMPUTE_SANDBOX=off $(PYTEST) $(FAST) --cov --cov-report=term --cov-report=xml
 
 chaos: setup  ## every fault at every point of the path, on the real stack: about a quarter of an hour
-	$(BIN)/python -m tests.chaos.run $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.chaos.run $(if $(SEED),--seed $(SEED)) $(if $(S3),--s3)
 
 test-all: check  ## every test, the slow and the GPU ones included
 	$(PYTEST)

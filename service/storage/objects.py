@@ -118,7 +118,7 @@ class ObjectStorage(WorkObjects):
         super().add_file(digest, path, source)
 
     def remove_files(self, digest: str, paths: Iterable[str]) -> None:
-        """Remove the objects. The copies of other machines go when they need the room."""
+        """Remove the objects. Copies on other machines go when their room is needed."""
         for path in paths:
             self._bucket.delete([f"{self._data_below(digest)}/{path}"])
             super().file(digest, path).unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 from service.db.jobs import FENCES
 from service.local.process import wait_until
 from tests import ROOT, support
-from tests.chaos.faults import APPLIES, CASES, POINTS, UPKEEP
+from tests.chaos.faults import APPLIES, CASES, POINTS, UPKEEP, Case
 from tests.chaos.run import NEEDS_MOUNT, POLICY, run_case
 from tests.chaos.stack import EXECUTING, TIMEOUT_SECONDS, TIMES, Chaos
 
@@ -26,11 +26,11 @@ HOW_MANY, AT_ONCE = 8, 1  # cases in `make test-all` and in `make test`
 
 
 @contextmanager
-def started(base: Path, *, mount: bool, **times: str) -> Iterator[Chaos]:
+def started(base: Path, *, mount: bool, s3: bool = False, **times: str) -> Iterator[Chaos]:
     """A stack of which nothing is left afterwards."""
     with tempfile.TemporaryDirectory(prefix="unlearnd-chaos-") as place:
         Path(place).chmod(0o755)
-        running = Chaos(Path(place), base, mount=mount, **times)
+        running = Chaos(Path(place), base, mount=mount, s3=s3, **times)
         try:
             yield running
         finally:
@@ -123,6 +123,21 @@ def test_a_seeded_part_of_the_matrix(stack, number):
     if case.fault in NEEDS_MOUNT and not stack.mounted:
         pytest.skip("this user may not mount a file system")
     assert run_case(stack, case, random.Random(f"{SEED} {case}")) == [], f"{case}\n{stack.tail()}"
+
+
+@pytest.fixture(scope="module")
+def on_s3(base):
+    """A stack whose parts share a bucket of an S3 server, and no folder."""
+    with started(base, mount=True, s3=True) as running:
+        yield running
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["child.epoch", "certify.committed", "publish.staged", "publish.commit"])
+def test_a_kill_on_machines_that_share_a_bucket(on_s3, point):
+    """A part of the matrix that `make chaos S3=1` runs whole."""
+    case = Case(point, "kill")
+    assert run_case(on_s3, case, random.Random(f"{SEED} {case}")) == [], f"{case}\n{on_s3.tail()}"
 
 
 def weights(stack: Chaos, name: str) -> str:
