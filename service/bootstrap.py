@@ -137,7 +137,7 @@ def build_server(
     """
     services = build(settings, answer_seconds=answer_seconds)
     settings = services.settings
-    written = settings.storage_dir / "work" if computes else settings.storage_dir
+    written = storage_folder(settings) / "work" if computes else storage_folder(settings)
     if not os.access(written, os.W_OK):
         raise PermissionError(errno.EACCES, "not writable", str(written))
     if settings.kms_key_id:
@@ -153,7 +153,7 @@ def open_bucket(settings: Settings) -> "Bucket | None":
     """The bucket of UNLEARND_STORAGE_URL; None if storage is a folder.
 
     Raises:
-        CannotStart: The extra for it is missing, or the URL is of no kind that it knows.
+        CannotStart: The extra for it is missing.
     """
     if not settings.storage_url:
         return None
@@ -163,6 +163,11 @@ def open_bucket(settings: Settings) -> "Bucket | None":
     return Bucket(settings.storage_url)
 
 
+def storage_folder(settings: Settings) -> Path:
+    """The folder that is storage; with a bucket, the one of this machine's copies."""
+    return settings.storage_dir / "copies" if settings.storage_url else settings.storage_dir
+
+
 def open_storage(settings: Settings, *, create: bool = True) -> Storage:
     """Storage in a folder that all share, or in a bucket with a folder for each machine."""
     bucket = open_bucket(settings)
@@ -170,7 +175,7 @@ def open_storage(settings: Settings, *, create: bool = True) -> Storage:
         return LocalStorage(settings.storage_dir, create=create)
     from service.storage.objects import ObjectStorage
 
-    return ObjectStorage(settings.storage_dir, bucket, presign_seconds=settings.presign_seconds, create=create)
+    return ObjectStorage(storage_folder(settings), bucket, presign_seconds=settings.presign_seconds, create=create)
 
 
 def open_log_memory(settings: Settings) -> LogMemory:

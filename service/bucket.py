@@ -22,16 +22,17 @@ from service.domain.errors import StorageAway
 from service.progress import step
 
 if TYPE_CHECKING:
+    from obstore import UpdateVersion
     from obstore.store import ClientConfig, RetryConfig
 
 PART = 8 << 20  # bytes of one read: each has its own time-out, and is tried again alone
 MOST_PARTS = 9_000  # of an upload; S3 takes 10,000
 TIMEOUTS: "ClientConfig" = {
     "connect_timeout": timedelta(seconds=5),
-    "timeout": timedelta(seconds=120),
+    "timeout": timedelta(seconds=25),
     "allow_http": True,
 }
-RETRIES: "RetryConfig" = {"max_retries": 5, "retry_timeout": timedelta(seconds=30)}
+RETRIES: "RetryConfig" = {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}
 
 
 class Object(NamedTuple):
@@ -39,7 +40,7 @@ class Object(NamedTuple):
 
     size: int  # bytes
     written: datetime
-    mark: str | None  # another one for another content
+    etag: str | None  # differs if the content differs
 
     @property
     def age(self) -> float:
@@ -48,7 +49,7 @@ class Object(NamedTuple):
 
 
 class Bucket:
-    """Objects below one URL. Any error but a missing object is a `StorageAway`."""
+    """Objects below one URL. A missing object is a `FileNotFoundError`, and a failed call a `StorageAway`."""
 
     def __init__(self, url: str) -> None:
         """Use `url`, such as `s3://bucket/prefix`. Nothing is read yet."""
@@ -68,15 +69,20 @@ class Bucket:
         with _plain_errors():
             return bytes(obstore.get(self._store, key).bytes())
 
-    def get_marked(self, key: str) -> tuple[bytes, str | None]:
-        """The content of a small object, and what `swap` needs to replace no other.
+    def get_with_version(self, key: str) -> tuple[bytes, "UpdateVersion"]:
+        """The content of a small object, and what `replace` needs to replace no other.
 
         Raises:
             FileNotFoundError: There is none.
         """
         with _plain_errors():
             result = obstore.get(self._store, key)
-            return bytes(result.bytes()), result.meta["e_tag"]
+            version: UpdateVersion = {}
+            if result.meta["e_tag"] is not None:
+                version["e_tag"] = result.meta["e_tag"]
+            if result.meta["version"] is not None:  # Google Cloud Storage compares these
+                version["version"] = result.meta["version"]
+            return bytes(result.bytes()), version
 
     def has(self, key: str) -> bool:
         """Whether there is an object."""
@@ -85,17 +91,18 @@ class Bucket:
             return True
         return False
 
-    def parts(self, key: str, size: int = PART) -> Iterator[bytes]:
-        """The bytes of an object, which nobody replaces meanwhile, part by part.
+    def parts(self, key: str, places: range | None = None, *, size: int = PART) -> Iterator[bytes]:
+        """The bytes of an object, which nobody replaces meanwhile, or those at some places, part by part.
 
         Raises:
             FileNotFoundError: There is none.
         """
-        with _plain_errors():
-            end = obstore.head(self._store, key)["size"]
-        for start in range(0, end, size):
+        if places is None:
             with _plain_errors():
-                part = bytes(obstore.get_range(self._store, key, start=start, end=min(start + size, end)))
+                places = range(obstore.head(self._store, key)["size"])
+        for start in range(places.start, places.stop, size):
+            with _plain_errors():
+                part = bytes(obstore.get_range(self._store, key, start=start, end=min(start + size, places.stop)))
             yield part
 
     def fetch(self, key: str, target: Path, staging: Path) -> None:
@@ -108,8 +115,9 @@ class Bucket:
         temporary = staging / f"fetch-{uuid4()}"
         try:
             with temporary.open("wb") as file:
-                for part in self.parts(key, 8 * PART):
-                    file.write(part)
+                file.writelines(self.parts(key, size=2 * PART))
+                file.flush()
+                os.fsync(file.fileno())
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
@@ -128,24 +136,39 @@ class Bucket:
         with _plain_errors():
             try:
                 obstore.put(self._store, key, content, mode="create")
-            except AlreadyExistsError:  # perhaps by this call, whose first answer was lost
-                return self.get(key) == content
+            except AlreadyExistsError:
+                return self._holds(key, content)
         return True
 
-    def swap(self, key: str, content: bytes, mark: str | None) -> bool:
-        """Replace a small object if it is the one that `get_marked` read, or none if it read none; false otherwise."""
-        if mark is None:
+    def replace(self, key: str, content: bytes, version: "UpdateVersion | None") -> bool:
+        """Replace a small object if it is the one that was read, or write it if none was; false otherwise."""
+        if version is None:
             return self.put_new(key, content)
         with _plain_errors():
             try:
-                obstore.put(self._store, key, content, mode={"e_tag": mark})
+                obstore.put(self._store, key, content, mode=version)
             except PreconditionError:
-                return self.get(key) == content
+                return self._holds(key, content)
         return True
+
+    def _holds(self, key: str, content: bytes) -> bool:
+        """Whether a refused write was made nevertheless: by its first attempt, whose answer was lost."""
+        with suppress(FileNotFoundError):
+            return self.get(key) == content
+        return False
+
+    def copy(self, key: str, target: str) -> None:
+        """Copy a small object, in the server.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
+        with _plain_errors():
+            obstore.copy(self._store, key, target)
 
     def objects(self, below: str) -> dict[str, Object]:
         """Every object whose key begins with `below` and a slash, by the rest of the key."""
-        with _plain_errors():
+        with _plain_errors(), _existing_bucket():
             return {
                 _checked(meta["path"], below): Object(meta["size"], meta["last_modified"], meta["e_tag"])
                 for batch in obstore.list(self._store, f"{below}/")
@@ -154,7 +177,7 @@ class Bucket:
 
     def folders(self, below: str) -> list[str]:
         """The names that follow `below/` in longer keys."""
-        with _plain_errors():
+        with _plain_errors(), _existing_bucket():
             prefixes = obstore.list_with_delimiter(self._store, f"{below}/")["common_prefixes"]
         return [prefix.rstrip("/").rpartition("/")[2] for prefix in prefixes]
 
@@ -196,6 +219,19 @@ def _checked(key: str, below: str) -> str:
 
 
 @contextmanager
+def _existing_bucket() -> Iterator[None]:
+    """A listing without a bucket is no empty one.
+
+    Raises:
+        StorageAway: There is no such bucket.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StorageAway("There is no such bucket.") from error
+
+
+@contextmanager
 def _plain_errors() -> Iterator[None]:
     """Raise what obstore raises as an OSError; its own message may have a key or an address.
 
@@ -207,4 +243,4 @@ def _plain_errors() -> Iterator[None]:
     try:
         yield
     except BaseError as error:
-        raise StorageAway(errno.EIO, f"the object storage does not serve ({type(error).__name__})") from error
+        raise StorageAway(f"The object storage does not answer, or refuses ({type(error).__name__}).") from error

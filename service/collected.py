@@ -61,6 +61,13 @@ def is_collected(storage: Storage, version: Version) -> bool:
     return bool(paths) and not paths <= storage.files(version.digest).keys()
 
 
+def is_complete(storage: Storage, digest: str, files: Sequence[FileEntry]) -> bool:
+    """Whether storage has every file of a release but those of its delta, each with its size."""
+    stored = storage.files(digest)
+    needed = [entry for entry in files if not entry["path"].startswith(DELTA_FOLDER)]
+    return all(entry["path"] in stored and stored[entry["path"]].size == entry["size"] for entry in needed)
+
+
 def released_file(services: Services, version: Version, path: str) -> Path:
     """A published file, to be read.
 
@@ -142,6 +149,7 @@ def _spare(services: Services, version: Version) -> bool:
 def _collect(services: Services, model_id: UUID, version: Version, go_on: GoOn) -> bool:
     """Remove a version's weights, unless its delta does not rebuild them, or somebody needs them by now."""
     storage, files = services.storage, weights_files(sha256_by_path(version.files))
+    storage.drop_copy(version.digest)  # what is tried is what storage has
     try:
         for _ in write_weights(_base(services, version, go_on), storage.release(version.digest), None, files, go_on):
             pass

@@ -86,7 +86,7 @@ class Settings(BaseSettings):
         "", description="bucket for storage, such as s3://bucket/prefix; needs unlearnd[objects]; empty: the folder"
     )
     presign_seconds: int = Field(
-        0, ge=0, le=604_800, description="for which a bucket hands out a file itself; 0: the API sends all files"
+        0, ge=0, le=604_800, description="for how long a bucket's URL of a file is valid; 0: the API sends every file"
     )
     keys_dir: Path = Field(
         Path("keys"), description="holds kek; for the API also receipt.pem; for control workers all signing keys"

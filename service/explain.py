@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from service import extras
-from service.domain.errors import CannotStart
+from service.domain.errors import CannotStart, StorageAway
 
 CANNOT_START = 2  # the exit code: to start again changes nothing
 REMEDIES = {
@@ -27,6 +27,7 @@ REMEDIES = {
     errno.EEXIST: "Remove it, or name another place.",
     errno.EMFILE: "Raise the limit of open files (ulimit -n).",
 }
+STORAGE_AWAY = "See UNLEARND_STORAGE_URL, the credentials and endpoint in the environment, and the bucket's policy."
 Value = TypeVar("Value")
 
 
@@ -34,6 +35,8 @@ def explain(error: BaseException) -> str | None:
     """The line for an error whose cause is outside the program; None if it may be a bug."""
     if isinstance(error, CannotStart):
         return str(error)
+    if isinstance(error, StorageAway):
+        return f"{error} {STORAGE_AWAY}"
     if isinstance(error, OSError) and error.errno in errno.errorcode:
         return describe_os_error(error)
     if isinstance(error, ImportError):

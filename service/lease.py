@@ -34,7 +34,13 @@ class Lease:
         self._services, self._ended = services, threading.Event()
 
     def step(self) -> None:
-        """Something was done for the job."""
+        """Something was done for the job.
+
+        Raises:
+            LostLease: Nothing more is to be done for it.
+        """
+        if self.lost.is_set():
+            raise LostLease(f"job {self.job_id}")
         self.steps += 1
 
     def beat(self) -> None:

@@ -68,7 +68,7 @@ def signed_receipt(services: Services, accepted: Accepted) -> bytes:
         commitment=request.commitment,
         nonces=accepted.nonces,
         commitments=accepted.commitments,
-        checkpoint=services.log.checkpoint(),
+        checkpoint=services.log.known_checkpoint(),
         times={name: getattr(request, name) for name in ("received_at", "accepted_at", "due_at")},
     )
     return services.keyring.sign("receipt", payload, RECEIPT_TYPE)

@@ -1,4 +1,4 @@
-"""A real S3 server in a process of its own, and what it holds as files."""
+"""Moto's S3 server in a process of its own, and what it holds as files."""
 
 import subprocess
 import sys

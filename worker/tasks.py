@@ -114,7 +114,7 @@ def certify_and_publish(services: Services, lease: Lease) -> None:
             return
         with span(job.stage, job.traceparent, job=str(job.id), fence=lease.fence):
             CONTROL_STEPS[Stage(job.stage)](services, lease.job_id, lease.fence)
-        lease.steps += 1
+        lease.step()
     services.queue.wake("batch", job.model_id)  # requests that have waited for this job to end
 
 

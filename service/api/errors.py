@@ -124,7 +124,7 @@ def _log_damaged(_: Request, error: Exception) -> JSONResponse:
 
 def _storage_away(_: Request, error: Exception) -> JSONResponse:
     logger.error("the object storage does not serve", error=type(error.__cause__ or error).__name__)
-    detail = "The object storage does not answer. Nothing was changed; try again."
+    detail = "The object storage does not answer. Try again."
     return problem(503, "unavailable", "Temporarily unavailable", detail, headers={"Retry-After": "5"})
 
 

@@ -82,8 +82,12 @@ def copy(
     target: Annotated[str, typer.Argument(help="A folder, or a bucket such as s3://bucket/prefix.")],
     data_dir: DataDir = None,
 ) -> None:
-    """Bring another storage up to this one, to move there or as a backup. What it has already stays."""
+    """Bring another storage up to this one, to move there or as a backup. What it has already stays.
+
+    Releases pass through the temporary folder (TMPDIR), one at a time.
+    """
     from service.bootstrap import open_log_memory, open_storage
+    from service.config import Settings
     from service.domain.errors import Conflict
     from service.evidence.log_memory import LogBusy
     from service.steps.operator.copy_storage import copy_storage
@@ -92,11 +96,12 @@ def copy(
     bars: dict[str, TaskID] = {}
     with tempfile.TemporaryDirectory() as place, progress_bars(hidden=False) as shown:
         folder, url = (place, target) if "://" in target else (target, "")
-        settings = services.settings.model_copy(update={"storage_dir": Path(folder), "storage_url": url})
+        settings = Settings(storage_dir=Path(folder), storage_url=url)
 
         def say(what: str, number: int, count: int) -> None:
-            bar = bars[what] = bars[what] if what in bars else shown.add_task(what, total=count)
-            shown.update(bar, completed=number + 1)
+            if what not in bars:
+                bars[what] = shown.add_task(what, total=count)
+            shown.update(bars[what], completed=number + 1)
 
         try:
             logs = open_log_memory(services.settings), open_log_memory(settings)

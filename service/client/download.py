@@ -130,7 +130,7 @@ class _Download:
         """
         place = self._places[part.start]
         headers = {"Range": f"bytes={place}-{self._end(part) - 1}", "Accept-Encoding": "identity"}
-        with self._http.stream("GET", self._url, headers=headers) as answer:
+        with self._http.stream("GET", self._url, headers=headers, follow_redirects=True) as answer:
             if answer.status_code == 206:
                 begins = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
                 if not begins or int(begins[1]) != place:

@@ -7,7 +7,6 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from service.audit.trust import ROLES
-from service.bootstrap import KEK, Services
+from service.bootstrap import KEK, Services, storage_folder
 from service.collected import rebuildable
 from service.db import diagnostics, due_requests, models
 from service.db.forecast import backlogs
@@ -26,6 +25,7 @@ from service.doctor.database import CHECKS as DATABASE_CHECKS
 from service.doctor.database import schema
 from service.doctor.finding import Finding
 from service.domain.errors import NotFound, StorageAway
+from service.explain import STORAGE_AWAY
 from service.privacy.envelope import HASH_KEYS, DataKey
 from service.privacy.kms import HASH_KEY
 
@@ -41,12 +41,19 @@ def examine(services: Services, *, now: datetime | None = None) -> list[Finding]
             findings += schema_findings
             if not schema_findings:
                 for check in (*DATABASE_CHECKS, *CHECKS):
-                    with suppress(StorageAway):  # which is a finding already
-                        findings += check(session, services, now or datetime.now(UTC))
+                    findings += _with_storage(check(session, services, now or datetime.now(UTC)))
     except OperationalError as error:
         problem = f"The database does not answer ({type(error.orig).__name__})."
         findings.append(Finding("database", problem, "Start PostgreSQL."))
-    return findings
+    return list(dict.fromkeys(findings))  # several checks look at storage
+
+
+def _with_storage(check: Iterator[Finding]) -> Iterator[Finding]:
+    """What a check finds, and that the storage in which it looks does not answer."""
+    try:
+        yield from check
+    except StorageAway as error:
+        yield Finding("storage", str(error), STORAGE_AWAY)
 
 
 def _keys(services: Services) -> Iterator[Finding]:
@@ -91,14 +98,8 @@ def _broker(services: Services) -> Iterator[Finding]:
 
 
 def _storage(services: Services) -> Iterator[Finding]:
-    """Storage is writable and has free space; a bucket answers."""
-    try:
-        if services.settings.storage_url:
-            services.storage.releases()
-    except StorageAway as error:
-        remedy = "See UNLEARND_STORAGE_URL, the credentials and endpoint in the environment, and the bucket's policy."
-        yield Finding("storage", f"{str(error.strerror).capitalize()}.", remedy)
-    root = services.settings.storage_dir
+    """Storage is writable and has free space."""
+    root = storage_folder(services.settings)
     probe = root / "staging" / ".doctor"
     try:
         probe.write_bytes(b"x")

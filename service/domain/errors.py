@@ -16,6 +16,7 @@ DatabaseOutdated       storage knows a version that the database lacks: the data
 LostLease              the fence moved on: the worker must stop and write nothing
 IllegalTransition      the table does not allow a state change: a bug, or a lost race
 ClientError            the command line cannot reach the service, or the service refused
+StorageAway            the object storage does not answer, or refuses: no fault of a job
 CannotStart            a setting, an extra or the machine keeps a program from starting; says what to do
 """
 
@@ -148,5 +149,5 @@ class CannotStart(Exception):
     """A setting, an extra or the machine keeps a program from starting. The message is one line with the remedy."""
 
 
-class StorageAway(OSError):
-    """The object storage does not answer, or refuses. It is no fault of a job."""
+class StorageAway(Exception):
+    """The object storage does not answer, or refuses."""

@@ -11,6 +11,7 @@ and went on, and one by chance. The doctor compares all. Nothing else grows with
 """
 
 import random
+from contextlib import suppress
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy.orm import Session
@@ -30,7 +31,7 @@ from service.audit.tiles import (
 from service.db import log_entries, log_home
 from service.db.session import Database
 from service.evidence.keyring import Keyring
-from service.evidence.log_memory import LogDamaged, LogMemory
+from service.evidence.log_memory import SIGN_ATTEMPTS, LogDamaged, LogMemory, Overtaken
 
 AT_ONCE = 16 * WIDTH  # entries in memory
 
@@ -64,6 +65,10 @@ class LogKeeper:
         """The last signed checkpoint, or None before the first."""
         return self._memory.note()
 
+    def known_checkpoint(self) -> str | None:
+        """The last signed checkpoint, or one that was the last a moment ago; None if none is known."""
+        return self._memory.known_note()
+
     def tree(self) -> TiledTree:
         """The tree that the last checkpoint covers."""
         return TiledTree(self._signed().size, self._memory.read_tile)
@@ -76,6 +81,12 @@ class LogKeeper:
             LogDamaged: The tiles do not give the root that was signed; nothing was signed.
             LogBusy: Another process holds the memory.
         """
+        for _ in range(SIGN_ATTEMPTS - 1):
+            with suppress(Overtaken):
+                return self._sign()
+        return self._sign()
+
+    def _sign(self) -> str:
         with self._memory.held(), self._db.reading() as session:
             note = self.checkpoint()
             signed, size = self._state_in(note), log_entries.size(session)

@@ -15,13 +15,21 @@ from typing import IO, TYPE_CHECKING
 
 from service.audit.merkle import HASH_BYTES, leaf_hash
 from service.audit.tiles import ENTRIES, WIDTH, TiledTree, extend, tile_path
+from service.domain.errors import StorageAway
 from service.evidence.old_log_memory import OLD_ENTRIES, OLD_MEMORY, convert, old_note
 from service.files import CachedFile, write_atomically
 
 if TYPE_CHECKING:
+    from obstore import UpdateVersion
+
     from service.bucket import Bucket
 
 CHECKPOINT, LOCK, TILES = "checkpoint", "lock", "tile"
+KNOWN_SECONDS, FIRST_SECONDS = (
+    5.0,
+    1.0,
+)  # between two looks at what every receipt quotes; the longest wait for the first
+SIGN_ATTEMPTS = 3
 LOCK_TIMEOUT_SECONDS, POLL_SECONDS = 10.0, 0.05  # the longest wait for the lock; the pause between two attempts
 
 
@@ -31,6 +39,10 @@ class LogDamaged(Exception):
 
 class LogBusy(Exception):
     """Another process has held the log's memory for too long and may be frozen; the caller tries again later."""
+
+
+class Overtaken(LogBusy):
+    """Another process has signed the log meanwhile."""
 
 
 class LogMemory(ABC):
@@ -48,12 +60,16 @@ class LogMemory(ABC):
     def note(self) -> str | None:
         """The last checkpoint, or None before the first."""
 
+    def known_note(self) -> str | None:
+        """The last checkpoint, or one that was the last a moment ago, at no cost."""
+        return self.note()
+
     @abstractmethod
     def write_note(self, note: str) -> None:
         """Replace the checkpoint.
 
         Raises:
-            LogBusy: Another process has replaced it since this one holds the memory.
+            Overtaken: Another process has replaced it since this one holds the memory.
         """
 
     @abstractmethod
@@ -182,7 +198,9 @@ class BucketMemory(LogMemory):
     def __init__(self, bucket: "Bucket", below: str) -> None:
         """Use the keys below `below`."""
         self._bucket, self._below, self._lock = bucket, below, threading.Lock()
-        self._mark: str | None = None
+        self._version: UpdateVersion | None = None
+        self._known: str | None = None
+        self._asked_at = float("-inf")
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -191,9 +209,9 @@ class BucketMemory(LogMemory):
             raise LogBusy("the log is held by another thread")
         try:
             try:
-                _, self._mark = self._bucket.get_marked(f"{self._below}/{CHECKPOINT}")
+                _, self._version = self._bucket.get_with_version(f"{self._below}/{CHECKPOINT}")
             except FileNotFoundError:
-                self._mark = None
+                self._version = None
             yield
         finally:
             self._lock.release()
@@ -205,10 +223,26 @@ class BucketMemory(LogMemory):
         except FileNotFoundError:
             return None
 
+    def known_note(self) -> str | None:
+        """The object as it was in the last seconds; while the bucket is away, as it was seen last.
+
+        A thread reads it: whoever asks waits for a moment at most.
+        """
+        if time.monotonic() - self._asked_at > KNOWN_SECONDS:
+            self._asked_at = time.monotonic()
+            reader = threading.Thread(target=self._learn, daemon=True)
+            reader.start()
+            reader.join(FIRST_SECONDS if self._known is None else 0)
+        return self._known
+
+    def _learn(self) -> None:
+        with suppress(StorageAway):
+            self._known = self.note()
+
     def write_note(self, note: str) -> None:
         """Replace the object, if it is still the one that was read."""
-        if not self._bucket.swap(f"{self._below}/{CHECKPOINT}", note.encode(), self._mark):
-            raise LogBusy("another process has signed the log meanwhile")
+        if not self._bucket.replace(f"{self._below}/{CHECKPOINT}", note.encode(), self._version):
+            raise Overtaken("another process has signed the log meanwhile")
 
     def read(self, path: str) -> bytes:
         """Read the object."""
@@ -227,18 +261,17 @@ class BucketMemory(LogMemory):
         self._bucket.delete_below(f"{self._below}/{path}")
 
     def ended(self) -> int:
-        """The number of their checkpoints."""
+        """The number of folders."""
         return sum(name.startswith("ended-") for name in self._bucket.folders(self._below))
 
     def end(self) -> None:
-        """Copy the objects, and remove them, the checkpoint first."""
+        """Copy the objects, and remove them, the checkpoint last."""
         archive = f"{self._below}/ended-{1 + self.ended()}"
         tiles = [f"{TILES}/{path}" for path in self._bucket.objects(f"{self._below}/{TILES}")]
-        paths = [CHECKPOINT, *tiles]
-        for path in paths:
+        for path in (*tiles, CHECKPOINT):
             with suppress(FileNotFoundError):
-                self._bucket.put(f"{archive}/{path}", self.read(path))
-        self._bucket.delete(f"{self._below}/{path}" for path in paths)
+                self._bucket.copy(f"{self._below}/{path}", f"{archive}/{path}")
+        self._bucket.delete(f"{self._below}/{path}" for path in (*tiles, CHECKPOINT))
 
 
 def _wait_for(handle: IO[str]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
-FINISHED = "stages.json"  # in a working folder: what the attempt has finished, {"stages": {stage: {path: sha256}}}
+STAGES_FILE = "stages.json"  # in a working folder: what the attempt has finished, {"stages": {stage: {path: sha256}}}
 
 
 class StoredFile(NamedTuple):
@@ -35,7 +35,7 @@ class Storage(Protocol):
         ...
 
     def leave_work(self, job_id: UUID, fence: int) -> None:
-        """This machine computes nothing more in the folder of an attempt."""
+        """Release the working folder of an attempt: this machine computes nothing more in it."""
         ...
 
     def copy_candidate(self, job_id: UUID, fence: int, target: Path) -> None:
@@ -78,8 +78,8 @@ class Storage(Protocol):
         """
         ...
 
-    def parts(self, digest: str, path: str) -> Iterator[bytes]:
-        """The bytes of a file of a release, as storage has it now, part by part.
+    def parts(self, digest: str, path: str, places: range | None = None) -> Iterator[bytes]:
+        """The bytes of a file of a release as storage has it now, or those at some places, part by part.
 
         Raises:
             OSError: It is missing, or cannot be read.
@@ -99,11 +99,11 @@ class Storage(Protocol):
         ...
 
     def drop_copy(self, digest: str) -> bool:
-        """Remove this machine's copy of a release; false if it has none beside storage itself."""
+        """Remove this machine's copy of a release or of reference texts; false if the folder is storage itself."""
         ...
 
-    def in_use(self, releases: Iterable[Path]) -> None:
-        """Somebody on this machine still reads these release folders."""
+    def mark_used(self, releases: Iterable[Path]) -> None:
+        """Keep this machine's copies of these release folders for now: somebody reads them."""
         ...
 
     def add_reference_texts(self, lines: Iterable[bytes]) -> tuple[str, int]:
@@ -123,7 +123,11 @@ class Storage(Protocol):
         ...
 
     def discard_job(self, job_id: UUID) -> None:
-        """Remove a job's working folder and its staging folder."""
+        """Remove what storage has of a job: working folders, and what was certified but not published."""
+        ...
+
+    def reference_text_digests(self) -> list[str]:
+        """The digests of all reference texts."""
         ...
 
     def leftovers(self, *, older_than: float) -> list[str]:
@@ -131,7 +135,7 @@ class Storage(Protocol):
         ...
 
     def set_aside(self, name: str) -> str:
-        """Take a release (by its digest) or a leftover away in one step; returns a name for what was set aside."""
+        """Take a release (by its digest) or a leftover away, or remove it; returns a name for what was set aside."""
         ...
 
     def set_aside_before(self, *, older_than: float) -> list[str]:
@@ -184,6 +188,10 @@ class Storage(Protocol):
 
     def refused_withdrawals(self) -> int:
         """How many withdrawals in the ledger are not believed, because their reason is no known code."""
+        ...
+
+    def add_purged_epoch(self, epoch: UUID) -> None:
+        """Enter the epoch of a purged request into the ledger, durably. Idempotent."""
         ...
 
     def add_purged(self, request_id: UUID, epoch: UUID | None) -> None:

@@ -1,6 +1,5 @@
-"""A ledger of objects, and the copies that a machine makes of objects."""
+"""A ledger of objects: small ones, which each reader lists, and reads if they are new to it."""
 
-import os
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -9,55 +8,53 @@ from uuid import UUID
 
 from service.audit.manifest import list_paths
 from service.bucket import Bucket, Object
-from service.storage.local import LocalStorage
+from service.storage.local import ID, LocalStorage, known_reason
 
 
 class LedgerObjects(LocalStorage):
-    """Storage whose ledger is in a bucket; the folder of this machine has a copy, which readers bring up to date."""
+    """Storage whose ledger is in a bucket."""
 
     def __init__(self, root: Path, bucket: Bucket) -> None:
         """Use `bucket`, and the folder `root`, which has nothing of its own and is made if it is missing."""
         super().__init__(root)
-        self._bucket, self._mirroring = bucket, threading.Lock()
-        self._mirrored: dict[Path, Object] = {}
+        self._bucket, self._reading = bucket, threading.Lock()
+        self._known: dict[str, tuple[Object, str]] = {}
 
     def has_published(self, model: str, number: int) -> bool:
         """Whether there is an object."""
         return self._bucket.has(f"ledger/published/{model}/{number}")
 
     def published(self) -> dict[tuple[str, int], str]:
-        """From a copy of the ledger."""
-        self._mirror("ledger/published")
-        return super().published()
+        """The objects by their names."""
+        entries = self._contents("ledger/published")
+        return {_version(path): digest for path, (_, digest) in entries.items()}
 
     def withdrawn(self) -> dict[tuple[str, int], str]:
-        """From a copy of the ledger."""
-        self._mirror("ledger/withdrawn")
-        return super().withdrawn()
+        """The objects by their names."""
+        entries = self._contents("ledger/withdrawn")
+        reasons = {_version(path): known_reason(content.encode()) for path, (_, content) in entries.items()}
+        return {version: reason for version, reason in reasons.items() if reason}
 
     def refused_withdrawals(self) -> int:
-        """From a copy of the ledger."""
-        self._mirror("ledger/withdrawn")
-        return super().refused_withdrawals()
+        """How many objects have no known code as their content."""
+        entries = self._contents("ledger/withdrawn").values()
+        return sum(known_reason(content.encode()) is None for _, content in entries)
 
     def purged(self) -> list[UUID]:
-        """From a copy of the ledger."""
-        self._mirror("ledger/purged")
-        return super().purged()
+        """The names of the objects."""
+        return _ids(self._bucket.objects("ledger/purged"))
 
     def purged_epochs(self) -> list[UUID]:
-        """From a copy of the ledger."""
-        self._mirror("ledger/purged-epochs")
-        return super().purged_epochs()
+        """The names of the objects."""
+        return _ids(self._bucket.objects("ledger/purged-epochs"))
 
     def note_scrubbed(self, digest: str, damaged: Sequence[str]) -> None:
         """Write the paths of the damaged files, one a line, into an object of the release's name."""
         self._bucket.put(f"scrubbed/{digest}", "".join(f"{path}\n" for path in damaged).encode())
 
     def scrubbed(self) -> dict[str, tuple[float, list[str]]]:
-        """From copies, which have the times of the objects."""
-        self._mirror("scrubbed")
-        return super().scrubbed()
+        """Digest -> age and lines of its object."""
+        return {digest: (of.age, lines.splitlines()) for digest, (of, lines) in self._contents("scrubbed").items()}
 
     def forget_scrubbed(self, digest: str) -> None:
         """Remove its object."""
@@ -66,20 +63,18 @@ class LedgerObjects(LocalStorage):
     def _add_to_ledger(self, entry: Path, content: str) -> None:
         self._bucket.put(f"ledger/{entry}", content.encode())
 
-    def _mirror(self, below: str) -> None:
-        """Make the files below a folder of this machine those of the bucket, with their times."""
-        folder, objects = self._root / below, self._bucket.objects(below)
-        with self._mirroring:
-            for path in [path for path in folder.rglob("*") if path.is_file()]:
-                if path.relative_to(folder).as_posix() not in objects:
-                    path.unlink(missing_ok=True)
-            for name, of in objects.items():
-                path, written = folder / name, of.written.timestamp()
-                if not path.is_file() or self._mirrored.get(path) != of:
+    def _contents(self, below: str) -> dict[str, tuple[Object, str]]:
+        """Path -> the small objects below a key, with their contents. What this process has read is read once."""
+        with self._reading:
+            contents = {}
+            for path, of in self._bucket.objects(below).items():
+                key = f"{below}/{path}"
+                if key not in self._known or self._known[key][0] != of:
                     with suppress(FileNotFoundError):  # removed since
-                        self._fetch(f"{below}/{name}", path)
-                        os.utime(path, (written, written))
-                        self._mirrored[path] = of
+                        self._known[key] = (of, self._bucket.get(key).decode(errors="replace"))
+                if key in self._known:
+                    contents[path] = self._known[key]
+            return contents
 
     def _fetch(self, key: str, target: Path) -> None:
         self._bucket.fetch(key, target, self._root / "staging")
@@ -94,3 +89,13 @@ class LedgerObjects(LocalStorage):
         for path in list_paths(folder):
             with (folder / path).open("rb") as file:
                 self._bucket.put(f"{below}/{path}", file)
+
+
+def _version(path: str) -> tuple[str, int]:
+    """Model and number in `<model>/<number>`."""
+    model, _, number = path.rpartition("/")
+    return model, int(number)
+
+
+def _ids(objects: dict[str, Object]) -> list[UUID]:
+    return [UUID(name) for name in objects if ID.fullmatch(name)]

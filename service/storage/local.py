@@ -15,8 +15,10 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -29,8 +31,7 @@ from service.storage.interface import StoredFile
 LEDGER = ("ledger/published", "ledger/purged", "ledger/purged-epochs", "ledger/withdrawn")
 FOLDERS = ("versions", "corpora", "staging", "work", "scrubbed", *LEDGER)
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-PART = 1 << 20  # bytes
-DOOMED = "doomed-"  # prefix of staging folders that hold what is to be removed
+PART, DOOMED = 1 << 20, "doomed-"  # bytes; prefix of staging folders of what is to be removed
 
 
 class LocalStorage:
@@ -103,22 +104,31 @@ class LocalStorage:
         """None: the API sends its files."""
         return None
 
-    def parts(self, digest: str, path: str) -> Iterator[bytes]:
+    def parts(self, digest: str, path: str, places: range | None = None) -> Iterator[bytes]:
         """Read the file."""
         with self.file(digest, path).open("rb") as file:
-            while part := file.read(PART):
+            file.seek(places.start if places else 0)
+            left = os.fstat(file.fileno()).st_size if places is None else len(places)
+            while part := file.read(min(PART, left)):
+                left -= len(part)
                 yield part
 
     def files(self, digest: str) -> dict[str, StoredFile]:
         """The files in the folder of a release."""
         folder, now = self._root / "versions" / digest, time.time()
-        status = ((path, path.stat()) for path in folder.rglob("*") if path.is_file())
-        return {path.relative_to(folder).as_posix(): StoredFile(of.st_size, now - of.st_mtime) for path, of in status}
+        stored = {}
+        for path in folder.rglob("*"):
+            with suppress(FileNotFoundError):  # weights that are removed just now
+                if stat.S_ISREG((status := path.stat()).st_mode):
+                    name = path.relative_to(folder).as_posix()
+                    stored[name] = StoredFile(status.st_size, now - status.st_mtime)
+        return stored
 
     def add_file(self, digest: str, path: str, source: Path) -> None:
         """Sync and rename it."""
         fsync(source)
         target = self.file(digest, path)
+        target.parent.mkdir(parents=True, exist_ok=True)
         source.replace(target)
         fsync(target.parent)
 
@@ -135,11 +145,11 @@ class LocalStorage:
             shutil.rmtree(doomed, ignore_errors=True)
 
     def drop_copy(self, digest: str) -> bool:  # of the interface
-        """Nothing is to be done: there are no copies."""
+        """False: there are no copies."""
         return False
 
-    def in_use(self, releases: Iterable[Path]) -> None:
-        """Nothing is to be done: no copy of a release is removed."""
+    def mark_used(self, releases: Iterable[Path]) -> None:
+        """Nothing: there are no copies."""
 
     def releases(self) -> dict[str, float]:
         """Every folder under `versions/`."""
@@ -168,6 +178,10 @@ class LocalStorage:
     def reference_texts(self, digest: str) -> Path:
         """The file of retain or held-out text with this digest."""
         return self._root / "corpora" / digest
+
+    def reference_text_digests(self) -> list[str]:
+        """The names of the files, without those that are being written."""
+        return sorted(path.name for path in (self._root / "corpora").iterdir() if not path.name.startswith("."))
 
     def discard_job(self, job_id: UUID) -> None:
         """Remove a job's working folder and its staging folder."""
@@ -224,7 +238,7 @@ class LocalStorage:
 
     def withdrawn(self) -> dict[tuple[str, int], str]:
         """(model, number) -> reason."""
-        entries = ((path, _known_reason(path)) for path in self._withdrawals())
+        entries = ((path, _reason_in(path)) for path in self._withdrawals())
         return {(path.parent.name, int(path.name)): reason for path, reason in entries if reason}
 
     def note_scrubbed(self, digest: str, damaged: Sequence[str]) -> None:
@@ -242,15 +256,19 @@ class LocalStorage:
 
     def refused_withdrawals(self) -> int:
         """How many files have no known code as their content."""
-        return sum(_known_reason(path) is None for path in self._withdrawals())
+        return sum(_reason_in(path) is None for path in self._withdrawals())
 
     def _withdrawals(self) -> Iterator[Path]:
         return (self._root / "ledger" / "withdrawn").glob("*/[0-9]*")
 
+    def add_purged_epoch(self, epoch: UUID) -> None:
+        """Enter an epoch into the ledger."""
+        self._add_to_ledger(Path("purged-epochs", str(epoch)), "")
+
     def add_purged(self, request_id: UUID, epoch: UUID | None) -> None:
         """Enter a purged request into the ledger, and before it the epoch whose key wraps its data key."""
         if epoch is not None:
-            self._add_to_ledger(Path("purged-epochs", str(epoch)), "")
+            self.add_purged_epoch(epoch)
         self._add_to_ledger(Path("purged", str(request_id)), "")
 
     def purged(self) -> list[UUID]:
@@ -272,8 +290,11 @@ class LocalStorage:
         write_atomically(path, content)
 
 
-def _known_reason(path: Path) -> str | None:
-    """The code in a file of withdrawals; None if it has anything else."""
+def _reason_in(path: Path) -> str | None:
     with path.open("rb") as handle:
-        content = handle.read(100)
+        return known_reason(handle.read(100))
+
+
+def known_reason(content: bytes) -> str | None:
+    """The code that an entry of a withdrawal is; None if it is anything else."""
     return next((reason for reason in WITHDRAWAL_REASONS if reason.encode() == content), None)

@@ -10,9 +10,11 @@ from uuid import UUID
 
 from service.bucket import Bucket
 from service.confined import Root
-from service.storage.interface import FINISHED
+from service.storage.interface import STAGES_FILE
 from service.storage.ledger_objects import LedgerObjects
 from service.storage.local import ID
+
+MOST_STATE_BYTES = 1 << 24  # of the list of finished stages; a longer one is none of ours
 
 
 class WorkObjects(LedgerObjects):
@@ -33,7 +35,7 @@ class WorkObjects(LedgerObjects):
         attempts = [int(name) for name in self._bucket.folders(f"work/{job_id}") if name.isdecimal()]
         for attempt in sorted(attempts, reverse=True):
             kept = self._bucket.objects(f"work/{job_id}/{attempt}")
-            if attempt <= fence and FINISHED in kept:
+            if attempt <= fence and STAGES_FILE in kept:
                 self._fetch_all(f"work/{job_id}/{attempt}", folder.with_name(str(attempt)))
                 break
         return folder
@@ -42,12 +44,12 @@ class WorkObjects(LedgerObjects):
         """Make the folder of an attempt, with a lock on the job's."""
         while True:
             folder = super().work(job_id, fence)
-            with suppress(OSError):  # another process took it for abandoned before it had its lock
+            with suppress(FileNotFoundError):  # another process took it for abandoned before it had its lock
                 lock = _lock(folder.parent, fcntl.LOCK_SH)
+                self._locks[job_id, fence] = lock
                 if os.fstat(lock).st_ino == folder.parent.stat().st_ino and folder.is_dir():
-                    self._locks[job_id, fence] = lock
                     return folder
-                os.close(lock)
+            self._unlock(job_id, fence)
 
     def keep_work(self, job_id: UUID, fence: int) -> None:
         """Upload what its list of finished stages names, and then the list; remove what it names no more.
@@ -57,8 +59,8 @@ class WorkObjects(LedgerObjects):
         folder, below = super().work(job_id, fence), f"work/{job_id}/{fence}"
         kept, root = self._kept.setdefault((job_id, fence), {}), Root(folder)
         try:
-            with root.open(folder / FINISHED) as file:
-                state = file.read()
+            with root.open(folder / STAGES_FILE) as file:
+                state = file.read(MOST_STATE_BYTES)
             names = {name for outputs in json.loads(state)["stages"].values() for name in outputs}
             for name in names:
                 with root.open(folder / name) as file:
@@ -69,7 +71,7 @@ class WorkObjects(LedgerObjects):
                         kept[name] = seen
         except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             return  # nothing is finished, or a file was replaced: the next message comes after that
-        self._bucket.put(f"{below}/{FINISHED}", state)
+        self._bucket.put(f"{below}/{STAGES_FILE}", state)
         self._bucket.delete([f"{below}/{name}" for name in kept.keys() - names])
         self._kept[job_id, fence] = {name: kept[name] for name in names}
         for attempt in self._bucket.folders(f"work/{job_id}"):
@@ -79,9 +81,12 @@ class WorkObjects(LedgerObjects):
     def leave_work(self, job_id: UUID, fence: int) -> None:
         """Remove the job's folder from this machine, unless another attempt is here."""
         self._kept.pop((job_id, fence), None)
+        self._unlock(job_id, fence)
+        self._remove_abandoned_work()
+
+    def _unlock(self, job_id: UUID, fence: int) -> None:
         with suppress(KeyError):
             os.close(self._locks.pop((job_id, fence)))
-        self._remove_abandoned_work()
 
     def _remove_abandoned_work(self) -> None:
         """Remove the folders of jobs that no process of this machine computes: a killed one has left them."""

@@ -118,7 +118,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1000))
     parser.add_argument("--stacks", type=int, default=2, help="at once, each with some of the cases")
-    parser.add_argument("--s3", action="store_true", help="storage is a bucket of an S3 server")
+    parser.add_argument("--s3", action="store_true", help="storage is a bucket of moto's S3 server")
     parser.add_argument("--only", default="", help="cases whose name holds this")
     parser.add_argument("--table", type=Path, help="where to write the table")
     arguments = parser.parse_args()

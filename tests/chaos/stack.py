@@ -79,7 +79,7 @@ class Chaos:
 
     def folder(self, part: str) -> Path:
         """The storage folder of a part of the stack."""
-        return self.data / "storage" / part if self.s3 else self.data / "storage"
+        return self.data / "storage" / part / "copies" if self.s3 else self.data / "storage"
 
     def connect(self) -> psycopg.Connection[Any]:
         """A connection to the database."""
@@ -160,6 +160,7 @@ class Chaos:
             "UNLEARND_KEYS_DIR": str(self.data / "keys"),
             "UNLEARND_DATABASE_URL": self.database,
             "UNLEARND_BROKER_URL": valkey.url(self.sockets),
+            "UNLEARND_CORPUS_ROOTS": f"{self.data.parent}:{os.environ.get('UNLEARND_CORPUS_ROOTS', '')}",
             "UNLEARND_CALLBACK_ALLOW_PRIVATE": "true",
         }
         options = "-A worker.app worker --pool threads --without-mingle --without-gossip --loglevel INFO"
@@ -169,7 +170,10 @@ class Chaos:
         started = [
             subprocess.Popen(
                 [*celery, *more],
-                env={**environment, "UNLEARND_STORAGE_DIR": str(self.folder(name))},
+                env={
+                    **environment,
+                    "UNLEARND_STORAGE_DIR": str(self.data / "storage" / name if self.s3 else self.data / "storage"),
+                },
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -187,7 +191,7 @@ class Chaos:
             for process in started:
                 process.wait(40)
             for name in ("control-2", "compute-2") if self.s3 else ():  # their machines are gone
-                shutil.rmtree(self.folder(name), ignore_errors=True)
+                shutil.rmtree(self.data / "storage" / name, ignore_errors=True)
             log.close()
 
     def served_again(self) -> None:
@@ -409,6 +413,8 @@ class Chaos:
             (view / name).mkdir(parents=True)
         uploads = {folder.name for folder in raw.glob("data/*")}
         for entry in raw.glob("entries/*"):
+            if not entry.read_text():
+                continue  # taken away
             uploads.discard(entry.read_text())
             (view / "versions" / entry.name).symlink_to(raw / "data" / entry.read_text())
         left = [
@@ -417,7 +423,7 @@ class Chaos:
             *raw.glob("doomed/*"),
             *(raw / "data" / n for n in uploads),
         ]
-        left += [*self.data.glob("storage/*/work/*"), *self.data.glob("storage/*/staging/*")]
+        left += [*self.data.glob("storage/*/copies/work/*"), *self.data.glob("storage/*/copies/staging/*")]
         for path in left:
             if path.is_file() or any(file.is_file() for file in path.rglob("*")):
                 (view / "work" / "-".join(path.parts[-3:])).touch()

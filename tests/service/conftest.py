@@ -68,7 +68,7 @@ def database_url(servers):
     """An empty, migrated database, as the service's role."""
     name = f"t{os.urandom(6).hex()}"
     with psycopg.connect(postgres.url(servers), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template_unlearnd")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template_unlearnd STRATEGY file_copy")
         with psycopg.connect(postgres.url(servers, name)) as copy:  # the log goes on in a copy when an operator says so
             copy.execute("SELECT log_settle(0, '{}'), log_move_seen()")
         yield postgres.url(servers, name, postgres.APP_ROLE)

@@ -40,7 +40,8 @@ FULL = {
 ON_A_BUCKET = {
     "publicUrl": URL,
     "storageUrl": "s3://unlearnd/prefix",
-    "secrets": {"bucket": "unlearnd-bucket"},
+    "secrets": {"buckets": {"api": "bucket-api", "control": "bucket-control", "compute": "bucket-compute"}},
+    "storageVolume": {"emptyDir": {"sizeLimit": "200Gi"}},
     "api": {"serviceAccount": "api"},
     "control": {"serviceAccount": "control"},
     "compute": {"serviceAccount": "compute"},
@@ -141,7 +142,7 @@ def test_each_part_has_settings_that_exist_and_the_secrets_of_its_own(tmp_path):
 
 
 def test_with_a_bucket_no_volume_is_shared_but_the_epoch_keys(tmp_path):
-    """Each pod has an empty folder of its own, the bucket's variables, and its own role."""
+    """Each pod has an empty folder of its own, its own variables of the bucket, and its own role."""
     documents = rendered(ON_A_BUCKET, tmp_path)
     pods = {
         "api": documents["Deployment", "api"]["spec"]["template"]["spec"],
@@ -152,7 +153,8 @@ def test_with_a_bucket_no_volume_is_shared_but_the_epoch_keys(tmp_path):
         assert pod["serviceAccountName"] == name
         assert [v["name"] for v in pod["volumes"] if "persistentVolumeClaim" in v] == ["epochs"]
         (container,) = pod["containers"]
-        assert container["envFrom"] == [{"secretRef": {"name": "unlearnd-bucket"}}]
+        assert container["envFrom"] == [{"secretRef": {"name": f"bucket-{name}"}}]
+        assert {"name": "storage", "emptyDir": {"sizeLimit": "200Gi"}} in pod["volumes"]
         assert {"name": "UNLEARND_STORAGE_URL", "value": "s3://unlearnd/prefix"} in container["env"]
         (storage,) = [mount for mount in container["volumeMounts"] if mount["mountPath"].startswith("/storage")]
         assert not storage.get("readOnly")

@@ -23,7 +23,7 @@ from opentelemetry import trace
 from service.bootstrap import Services
 from service.collected import Rebuilding
 from service.db import jobs
-from service.domain.errors import LostLease
+from service.domain.errors import LostLease, StorageAway
 from service.domain.job_input import JobInput
 from service.domain.json_types import JsonObject
 from service.domain.report import BaselineSummary, ChildReport
@@ -75,17 +75,16 @@ def run_job(services: Services, lease: Lease) -> None:
 
 def _run_child(services: Services, lease: Lease) -> bool:
     """Run a compute child to its end; true if the job begins again, because requests were put off."""
-    inputs = compute_input(services, lease.job_id, lease.fence)
-    child = start_child(inputs, confined=services.settings.compute_sandbox != "off")
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(services.storage.leave_work, lease.job_id, lease.fence)
+        inputs = compute_input(services, lease.job_id, lease.fence)
+        child = start_child(inputs, confined=services.settings.compute_sandbox != "off")
+        stack.callback(end_child, child)
         # In a thread: a child that hangs before it reads must not block this process on a full pipe.
         threading.Thread(
             target=_write_input, args=(child, json.dumps(asdict(inputs)).encode() + b"\n"), daemon=True
         ).start()
         return _store_messages(services, lease, child, inputs)
-    finally:
-        end_child(child)
-        services.storage.leave_work(lease.job_id, lease.fence)
 
 
 def end_child(child: Child) -> int:
@@ -154,11 +153,26 @@ def _store_messages(services: Services, lease: Lease, child: Child, inputs: JobI
                     fail_attempt(services, lease, "child_died", permanent=False)
                 return False
             check_message(message)
-            lease.steps += 1
-            if message["type"] not in ("progress", "error"):  # what it says is in the working folder by now
-                services.storage.keep_work(lease.job_id, lease.fence)
+            lease.step()
+            _keep_work(services, lease, message)
             if message_store.store(message):
                 return bool(message["type"] == "put_off")
+
+
+def _keep_work(services: Services, lease: Lease, message: JsonObject) -> None:
+    """Keep what a message says that the child has finished.
+
+    Raises:
+        StorageAway: The report's files are not where control looks for them. Anything before it may be done again.
+    """
+    if message["type"] in ("progress", "error"):
+        return
+    try:
+        services.storage.keep_work(lease.job_id, lease.fence)
+    except StorageAway:
+        if message["type"] == "report":
+            raise
+        logger.warning("what is finished is not kept yet", job=lease.job_id)
 
 
 def _read_messages(stream: IO[bytes], messages: Messages) -> None:
@@ -214,7 +228,7 @@ class _MessageStore:
             case {"type": "progress", "phase": phase, "fraction": fraction}:
                 if self._progress_writes.is_due(job_progress(phase, fraction), time.monotonic()):
                     store_progress(services, job_id, fence, phase, fraction)
-                    services.storage.in_use(self._releases)
+                    services.storage.mark_used(self._releases)
             case {"type": "stage", "stage": stage}:
                 store_stage(services, job_id, fence, Stage(stage))
                 self._span.close()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from service.files import file_sha256, link_or_copy
-from service.storage.interface import FINISHED
+from service.storage.interface import STAGES_FILE
 
 
 def replace_file(path: Path, content: bytes | Path) -> None:
@@ -29,10 +29,10 @@ def take_over(work: Path) -> None:
     earlier = [path for path in work.parent.iterdir() if path.name.isdecimal() and int(path.name) < int(work.name)]
     for folder in sorted(earlier, key=lambda path: int(path.name), reverse=True):
         try:
-            state = json.loads((folder / FINISHED).read_bytes())
+            state = json.loads((folder / STAGES_FILE).read_bytes())
             for name in {name for outputs in state["stages"].values() for name in outputs}:
                 link_or_copy(folder / name, work / name)
-            replace_file(work / FINISHED, json.dumps(state).encode())
+            replace_file(work / STAGES_FILE, json.dumps(state).encode())
             break
         except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             continue  # not begun, removed meanwhile or damaged: an older folder may be complete
@@ -45,7 +45,7 @@ class Stages:
 
     def __init__(self, work: Path, inputs: str) -> None:
         """Read `work/stages.json`, and ignore it if it is for other inputs."""
-        self._work, self._inputs, self._path = work, inputs, work / FINISHED
+        self._work, self._inputs, self._path = work, inputs, work / STAGES_FILE
         take_over(work)
         try:
             state = json.loads(self._path.read_bytes())

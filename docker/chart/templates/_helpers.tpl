@@ -51,7 +51,7 @@ serviceAccountName: {{ . }}
 {{- end }}
 
 {{- define "unlearnd.bucket" -}}
-{{- with .Values.secrets.bucket }}
+{{- with .secret }}
 envFrom: [{secretRef: {name: {{ . }}}}]
 {{- end }}
 {{- end }}
@@ -73,7 +73,7 @@ envFrom: [{secretRef: {name: {{ . }}}}]
 - {name: tmp, emptyDir: {}}
 - {name: cache, emptyDir: {}}
 {{- if .root.Values.storageUrl }}
-- {name: storage, emptyDir: {}}  # copies, and what the pod works on
+- {{- merge (dict "name" "storage") .root.Values.storageVolume | toYaml | nindent 2 }}
 {{- else }}
 - name: storage
   persistentVolumeClaim: {claimName: {{ .root.Values.claims.storage }}}

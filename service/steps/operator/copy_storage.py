@@ -26,9 +26,8 @@ def copy_storage(source: Storage, log: LogMemory, target: Storage, target_log: L
         OSError: A file cannot be read or written.
     """
     note = log.note()  # before all else: what it covers is there
-    if _size(target_log.note()) > _size(note):
-        raise Conflict("The log of the other storage is newer than this one.")
-    texts = [name.partition("/")[2] for name in source.leftovers(older_than=-1) if name.startswith("corpora/")]
+    _check_older(target_log, log, note)
+    texts = source.reference_text_digests()
     for number, digest in enumerate(texts):
         say("reference texts", number, len(texts))
         if not target.reference_texts(digest).exists():
@@ -37,7 +36,8 @@ def copy_storage(source: Storage, log: LogMemory, target: Storage, target_log: L
     digests = list(source.releases())
     for number, digest in enumerate(digests):
         say("releases", number, len(digests))
-        _copy_release(source, target, digest)
+        with suppress(FileNotFoundError):  # the collector has removed it meanwhile
+            _copy_release(source, target, digest)
     say("ledger", 0, 1)
     _copy_ledger(source, target)
     _copy_log(log, target_log, note, say)
@@ -68,25 +68,36 @@ def _copy_ledger(source: Storage, target: Storage) -> None:
         target.add_published(model, number, digest)
     for (model, number), reason in source.withdrawn().items() - target.withdrawn().items():
         target.add_withdrawn(model, number, reason)
-    purged, epochs = source.purged(), set(source.purged_epochs()) - set(target.purged_epochs())
-    for request_id in set(purged) - set(target.purged()):
+    for epoch in set(source.purged_epochs()) - set(target.purged_epochs()):
+        target.add_purged_epoch(epoch)
+    for request_id in set(source.purged()) - set(target.purged()):
         target.add_purged(request_id, None)
-    for epoch in epochs:
-        target.add_purged(purged[0], epoch)
 
 
 def _copy_log(log: LogMemory, target: LogMemory, note: str | None, say: Say) -> None:
     """Copy tiles, those of ended logs too, and then the checkpoint. Full tiles never change."""
-    if note is None:
-        return
-    present = {path for path in target.paths() if ".p/" not in path}
-    paths = [path for path in log.paths() if path != CHECKPOINT and path not in present]
     with target.held():
+        _check_older(target, log, note)
+        while target.ended() < log.ended():
+            target.end()
+        present = {path for path in target.paths() if ".p/" not in path}
+        paths = [path for path in log.paths() if path != CHECKPOINT and path not in present]
         for number, path in enumerate(paths):
             say("files of the log", number, len(paths))
             with suppress(FileNotFoundError):  # a part of a tile, which is full by now
                 target.write(path, log.read(path))
-        target.write_note(note)
+        if note is not None:
+            target.write_note(note)
+
+
+def _check_older(target: LogMemory, log: LogMemory, note: str | None) -> None:
+    """Check that the other log is no newer one.
+
+    Raises:
+        Conflict: It is.
+    """
+    if target.ended() > log.ended() or (target.ended() == log.ended() and _size(target.note()) > _size(note)):
+        raise Conflict("The log of the other storage is newer than this one.")
 
 
 def _size(note: str | None) -> int:

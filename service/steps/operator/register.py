@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from service.audit.manifest import MODEL_FOLDER, manifest, manifest_digest
 from service.audit.wording import problem_in
 from service.bootstrap import Services
+from service.collected import is_complete
 from service.confined import Root, refused_as_invalid
 from service.db import log_entries, models
 from service.db.tables import Model, Version
@@ -86,8 +87,8 @@ def register_model(
             session.add(Version(model_id=model.id, number=0, digest=digest, files=list(files), metrics=None))
             models.block_collection(session)
             texts = [services.storage.reference_texts(of["sha256"]) for of in (retain, heldout, *neighbours.values())]
-            releases = [services.storage.files(of) for of in (digest, base) if of]
-            if not all(releases) or not all(path.exists() for path in texts):
+            is_there = is_complete(services.storage, digest, files) and (not base or services.storage.files(base))
+            if not is_there or not all(path.exists() for path in texts):
                 raise Conflict("The garbage collector removed the copies meanwhile; try again.")
             _log(session, model, digest, api_key_id)
     except IntegrityError as error:

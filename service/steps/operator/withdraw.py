@@ -5,6 +5,7 @@ and the next job starts from the newest version that is left.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -14,7 +15,7 @@ from sqlalchemy.orm import Session
 from service.bootstrap import Services
 from service.db import models, requests, withdrawals
 from service.db.tables import DeletionRequest, Model, Version
-from service.domain.errors import Conflict, NotFound
+from service.domain.errors import Conflict, NotFound, StorageAway
 
 
 def withdraw_version(
@@ -44,9 +45,10 @@ def withdraw_version(
         unfulfilled = requests.fulfilled_after(session, model.id, remaining.number)
         _check_cost(unfulfilled, remaining, reopen=reopen)
         withdrawals.store(session, version, remaining, unfulfilled, reason, api_key_id)
-    services.storage.add_withdrawn(name, number, reason)
     services.queue.wake("batch", model.id)
     services.queue.wake("deliver")
+    with suppress(StorageAway):  # the collector completes the ledger
+        services.storage.add_withdrawn(name, number, reason)
 
 
 class Cost(NamedTuple):

@@ -51,12 +51,14 @@ def certify_job(services: Services, job_id: UUID, fence: int) -> None:
     passed = job.outcome == Outcome.PASSED
     if passed and services.storage.has_published(job.model.name, number):
         raise DatabaseOutdated(f"{job.model.name} {number}")
-    with _staging(services, job_id, fence) as staged, services.keyring.keys_held():
-        files = _parent_files(job) if job.outcome == Outcome.NOT_MEMORISED else released_files(services, job, staged)
-        payload = _statement(services, job, tested, lineage, files)
-        if passed and any(policy_problems(loads(payload)["predicate"])):
-            raise PermanentJobError("record_refused")  # the verifier of everybody else would refuse it
-        envelope = services.keyring.sign("certificate", payload, IN_TOTO)
+    with _staging(services, job_id, fence) as staged:
+        with services.keyring.keys_held():
+            unchanged = job.outcome == Outcome.NOT_MEMORISED
+            files = _parent_files(job) if unchanged else released_files(services, job, staged)
+            payload = _statement(services, job, tested, lineage, files)
+            if passed and any(policy_problems(loads(payload)["predicate"])):
+                raise PermanentJobError("record_refused")  # the verifier of everybody else would refuse it
+            envelope = services.keyring.sign("certificate", payload, IN_TOTO)
         if passed:
             services.storage.keep_certified(job_id, hashlib.sha256(envelope).hexdigest(), staged)
     _store_certificate(services, job_id, fence, envelope)

@@ -12,6 +12,7 @@ from service.audit.manifest import FileEntry, list_paths, manifest, manifest_dig
 from service.audit.verification import CERTIFICATE, VerificationError
 from service.audit.verify import PROOF, verify
 from service.bootstrap import Services
+from service.collected import is_complete
 from service.db import jobs, log_entries, models, requests
 from service.db.tables import Certificate, Job, Version
 from service.domain.errors import DatabaseOutdated
@@ -63,7 +64,7 @@ def publish_version(services: Services, job_id: UUID, fence: int) -> None:
     with services.db.transaction("publish") as session:
         job = jobs.owned(session, job_id, fence)
         models.block_collection(session)
-        if not services.storage.files(digest):
+        if not is_complete(services.storage, digest, files):
             raise FileNotFoundError(digest)  # the collector removed it meanwhile; the next attempt makes it again
         _insert_version(session, job, number, digest, files)
         what = {"job": str(job_id), "number": number, "manifest": digest, "certificate": certificate.digest}

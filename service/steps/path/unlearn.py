@@ -1,8 +1,9 @@
 """unlearn and merge, on the database side: the compute child's input, and its messages as rows."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -112,29 +113,41 @@ def check_files(services: Services, job_id: UUID) -> None:
         raise Rebuilding
     try:
         for version in {job.parent_version_id: job.parent_version, first.id: first}.values():
-            _check_release(storage, version)
+            _check_copy(storage, version.digest, partial(_check_version, storage, version))
         for texts in (model.retain, model.heldout, *model.neighbours.values()):
-            check_unchanged(storage.reference_texts(texts["sha256"]).parent, {texts["sha256"]: texts["sha256"]})
-        if model.base and _digest_on_disk(storage.release(model.base)) != model.base:
-            raise ChangedFile("the base")
+            _check_copy(storage, texts["sha256"], partial(_check_texts, storage, texts["sha256"]))
+        if model.base:
+            _check_copy(storage, model.base, partial(_check_base, storage, model.base))
     except ChangedFile as error:
         logger.error("a file in storage was changed", job=job_id, model=model.name, file=str(error))
         raise PermanentJobError("parent_changed") from error
 
 
-def _check_release(storage: Storage, version: Version) -> None:
-    """Check the files of a version; a copy that is damaged is made again.
+def _check_copy(storage: Storage, digest: str, check: Callable[[], None]) -> None:
+    """Check files that this machine has of a digest. If they are copies and damaged, they are fetched again.
 
     Raises:
-        ChangedFile: One is missing, or is not the one that was published.
+        ChangedFile: One is missing, or is not the one that was published or registered.
     """
-    files = sha256_by_path(version.files)
     try:
-        check_unchanged(storage.release(version.digest), files)
+        check()
     except ChangedFile:
-        if not storage.drop_copy(version.digest):
+        if not storage.drop_copy(digest):
             raise
-        check_unchanged(storage.release(version.digest), files)
+        check()
+
+
+def _check_version(storage: Storage, version: Version) -> None:
+    check_unchanged(storage.release(version.digest), sha256_by_path(version.files))
+
+
+def _check_texts(storage: Storage, digest: str) -> None:
+    check_unchanged(storage.reference_texts(digest).parent, {digest: digest})
+
+
+def _check_base(storage: Storage, digest: str) -> None:
+    if _digest_on_disk(storage.release(digest)) != digest:
+        raise ChangedFile("the base")
 
 
 def _digest_on_disk(folder: Path) -> str:
@@ -203,6 +216,7 @@ def store_thresholds(services: Services, job_id: UUID, fence: int, baseline: Bas
     Raises:
         LostLease: The fence moved on.
     """
+    before = services.log.last_signed()  # storage may be slow: not in the transaction
     with services.db.transaction("thresholds") as session:
         job = jobs.owned(session, job_id, fence)
         fixed = {
@@ -218,9 +232,7 @@ def store_thresholds(services: Services, job_id: UUID, fence: int, baseline: Bas
         metrics = _baseline_metrics(requests.of_job(session, job_id), baseline)
         job.metrics = {**job.metrics, **metrics}
         job_events.add(session, job_id, "thresholds", metrics)
-        job.thresholds_index = log_entries.append(
-            session, "job.thresholds", job=str(job_id), before=services.log.last_signed(), **fixed
-        )
+        job.thresholds_index = log_entries.append(session, "job.thresholds", job=str(job_id), before=before, **fixed)
 
 
 def _baseline_metrics(of_job: Sequence[DeletionRequest], baseline: BaselineSummary) -> dict[str, object]:

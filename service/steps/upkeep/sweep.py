@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from uuid import UUID
 
 from sqlalchemy.orm import Session
 
@@ -96,8 +98,6 @@ def collect_garbage(services: Services) -> None:
         ended = set(present) - jobs.unfinished(session, present)
         missing = models.published(session).items() - ledger.items()
         withdrawn = models.withdrawn(session).items() - storage.withdrawn().items()
-    for job_id in ended:
-        storage.discard_job(job_id)
     for (model, number), digest in missing:
         storage.add_published(model, number, digest)
     for (model, number), reason in withdrawn:
@@ -107,14 +107,19 @@ def collect_garbage(services: Services) -> None:
     published = set(ledger.values())
     old = [digest for digest, seconds in storage.releases().items() if digest not in published and seconds > age]
     old += storage.leftovers(older_than=age)
-    if old:
-        with services.db.transaction() as session:
+    for name in old:
+        digest = name.rpartition("/")[2]
+        with services.db.transaction() as session:  # one for each: storage may be slow, and the lock must hold
             models.lock_collection(session)
-            digests = {name: name.rpartition("/")[2] for name in old}
-            named = models.known_digests(session, [*digests.values()]) | models.reference_text_digests(session)
-            set_aside = [storage.set_aside(name) for name, digest in digests.items() if digest not in named]
-        for doomed in set_aside:
-            _remove(services, doomed)
+            if models.known_digests(session, [digest]) or digest in models.reference_text_digests(session):
+                continue
+            doomed = storage.set_aside(name)
+        _remove(services, doomed)
+    run_parts(services, *(partial(_discard, job_id) for job_id in ended))
+
+
+def _discard(job_id: UUID, services: Services) -> None:
+    services.storage.discard_job(job_id)
 
 
 def _remove(services: Services, doomed: str) -> None:

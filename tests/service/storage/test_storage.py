@@ -149,10 +149,10 @@ def test_another_machine_goes_on_where_an_attempt_ended(one, two, machine):
     (folder / "checkpoint-1-0.pt").unlink()
     finish(folder, {"measure.json": b"1", "checkpoint-2-0.pt": b"two"}, {"unfinished": b""})
     one.keep_work(job, 1)
-    assert two.work(job, 2).is_dir()
-    earlier = two.work(job, 2).with_name("1")
+    second = two.work(job, 2)
+    earlier = second.with_name("1")
     assert contents(earlier).keys() - {"unfinished"} == {"measure.json", "checkpoint-2-0.pt", "stages.json"}
-    finish(two.work(job, 2), {"candidate/model/w": b"w", "candidate/change/c": b"c"})
+    finish(second, {"candidate/model/w": b"w", "candidate/change/c": b"c"})
     two.keep_work(job, 2)
     two.leave_work(job, 2)
     assert contents(machine("three").work(job, 3).with_name("2")).keys() >= {"candidate/model/w"}
