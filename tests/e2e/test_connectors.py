@@ -111,6 +111,7 @@ def fides(world):
         each.http.close()
 
 
+@pytest.mark.slow
 def test_fides_polls_until_it_is_done(world, fides):
     """The test request answers; asked again for the same privacy request, it is the same; a version is there."""
     connector = fides()

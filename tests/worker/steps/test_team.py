@@ -75,6 +75,7 @@ def check_same(work: Path, report: JsonObject, alone: tuple[JsonObject, dict[str
     assert {**report["findings"], "seconds": None} == {**expected["findings"], "seconds": None}
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives_whichever_of_them_is_killed(folder, tmp_path, alone):
     """Every verdict, and every factor to the bit. A job goes on from its last epoch; what is left of a team ends."""
     for attempt, epoch in ((1, 2), (2, 4)):
