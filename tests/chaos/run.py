@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tests import support
 from tests.chaos.faults import APPLIES, CALLBACK, CASES, PERSON, POINTS, Case, injected
+from tests.chaos.machines import helpers
 from tests.chaos.stack import TIMEOUT_SECONDS, Chaos
 
 POLICY = {**support.POLICY, "max_wait_seconds": 0, "min_epoch_steps": 4, "max_epochs": 40}
@@ -25,7 +26,7 @@ GIVEN_UP = {("child.verified", "bit flipped"): "candidate_changed"}  # what no f
 
 def run_case(stack: Chaos, case: Case, chance: random.Random) -> list[str]:
     """Register a model, submit a request, do the harm at the point, and look at what is left; sentences about it."""
-    with stack.helpers() if case.fault == "frozen" else contextlib.nullcontext():
+    with helpers(stack) if case.fault == "frozen" else contextlib.nullcontext():
         problems = _run(stack, case, chance)
     stack.served_again()
     expected = [GIVEN_UP[case.point, case.fault]] if (case.point, case.fault) in GIVEN_UP else []

@@ -2,12 +2,7 @@
 
 import json
 import os
-import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +16,7 @@ from service.queue import ROUTES, celery_app
 from tests import support
 from tests.chaos.callbacks import Callbacks
 from tests.chaos.check import Check, personal
+from tests.chaos.machines import stored
 from tests.chaos.storage import SmallStorage
 from tests.s3 import NAME, S3Server
 from tests.stack import Running
@@ -148,51 +144,6 @@ class Chaos:
     def leader(self, process: psutil.Process) -> psutil.Process:
         """Of a worker's process, the one that takes its signals."""
         return psutil.Process(os.getsid(process.pid))
-
-    @contextmanager
-    def helpers(self) -> Iterator[None]:
-        """A second control and compute worker, for when one of the first is frozen."""
-        environment = {
-            **os.environ,
-            **self.times,
-            "TMPDIR": str(self.data / "tmp"),
-            "UNLEARND_FAILPOINTS": str(self.points),
-            "UNLEARND_KEYS_DIR": str(self.data / "keys"),
-            "UNLEARND_DATABASE_URL": self.database,
-            "UNLEARND_BROKER_URL": valkey.url(self.sockets),
-            "UNLEARND_CORPUS_ROOTS": f"{self.data.parent}:{os.environ.get('UNLEARND_CORPUS_ROOTS', '')}",
-            "UNLEARND_CALLBACK_ALLOW_PRIVATE": "true",
-        }
-        options = "-A worker.app worker --pool threads --without-mingle --without-gossip --loglevel INFO"
-        celery = [sys.executable, "-m", "celery", *options.split()]
-        beat = ["-B", "--schedule", str(self.data / "run" / "beat-2")]
-        log = (self.data / "logs" / "helpers.log").open("ab")
-        started = [
-            subprocess.Popen(
-                [*celery, *more],
-                env={
-                    **environment,
-                    "UNLEARND_STORAGE_DIR": str(self.data / "storage" / name if self.s3 else self.data / "storage"),
-                },
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-            for name, more in {
-                "control-2": ["-Q", "control", "-n", "control-2@%h", *beat],
-                "compute-2": ["-Q", "gpu", "-n", "compute-2@%h"],
-            }.items()
-        ]
-        try:
-            yield
-        finally:
-            for process in started:
-                process.terminate()
-            for process in started:
-                process.wait(40)
-            for name in ("control-2", "compute-2") if self.s3 else ():  # their machines are gone
-                shutil.rmtree(self.data / "storage" / name, ignore_errors=True)
-            log.close()
 
     def served_again(self) -> None:
         """Wait until every part of the stack answers."""
@@ -391,7 +342,8 @@ class Chaos:
 
     def _look(self) -> list[str]:
         secret = Path(self.running.endpoint["api_key_file"]).read_text()
-        check = Check(database=self.database, storage=self._stored(), url=self.running.endpoint["url"], api_key=secret)
+        storage, url = stored(self.s3, self.data), self.running.endpoint["url"]
+        check = Check(database=self.database, storage=storage, url=url, api_key=secret)
         problems = check.problems(self.accepted)
         for request_id in self.accepted:
             calls = self.callbacks.calls.get(request_id, [])
@@ -401,35 +353,6 @@ class Chaos:
                 if len({status for w, status in calls if w == webhook}) != 1:
                     problems.append(f"request {request_id}: one callback came with two outcomes")
         return problems
-
-    def _stored(self) -> Path:
-        """Storage as a folder has it. Of a bucket, `work` is also what is left on a machine or has no entry."""
-        if self.s3 is None:
-            return self.data / "storage"
-        raw, view = self.data.parent / "bucket", self.data.parent / "view"
-        self.s3.copy(raw)
-        shutil.rmtree(view, ignore_errors=True)
-        for name in ("versions", "work", "staging", "ledger/published"):
-            (view / name).mkdir(parents=True)
-        uploads = {folder.name for folder in raw.glob("data/*")}
-        for entry in raw.glob("entries/*"):
-            if not entry.read_text():
-                continue  # taken away
-            uploads.discard(entry.read_text())
-            (view / "versions" / entry.name).symlink_to(raw / "data" / entry.read_text())
-        left = [
-            *raw.glob("work/*"),
-            *raw.glob("certified/*"),
-            *raw.glob("doomed/*"),
-            *(raw / "data" / n for n in uploads),
-        ]
-        left += [*self.data.glob("storage/*/copies/work/*"), *self.data.glob("storage/*/copies/staging/*")]
-        for path in left:
-            if path.is_file() or any(file.is_file() for file in path.rglob("*")):
-                (view / "work" / "-".join(path.parts[-3:])).touch()
-        shutil.rmtree(view / "ledger" / "published")
-        shutil.copytree(raw / "ledger" / "published", view / "ledger" / "published")
-        return view
 
     def _processes(self) -> list[str]:
         problems = [f"a compute child is left: {p.pid}" for p in self.running.processes("worker.child")]

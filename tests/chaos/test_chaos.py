@@ -18,6 +18,7 @@ from service.db.jobs import FENCES
 from service.local.process import wait_until
 from tests import ROOT, support
 from tests.chaos.faults import APPLIES, CASES, POINTS, UPKEEP, Case
+from tests.chaos.machines import helpers
 from tests.chaos.run import NEEDS_MOUNT, POLICY, run_case
 from tests.chaos.stack import EXECUTING, TIMEOUT_SECONDS, TIMES, Chaos
 
@@ -225,7 +226,7 @@ def test_two_compute_workers_never_run_one_job_at_a_time_twice(patient, without_
     models = [f"two-{n}" for n in range(10)]
     for name in models:
         register(stack, name, without_bos, max_batch_records=1)
-    with stack.helpers():
+    with helpers(stack):
         for _ in range(20):
             for name in models:
                 stack.submit_short(name)

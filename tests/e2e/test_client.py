@@ -217,6 +217,7 @@ def test_every_command_that_answers_answers_in_json():
         "keys trust",
         "keys revoke",
         "log export",
+        "storage copy",
         "corpora remove",
     }
 
