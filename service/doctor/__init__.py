@@ -9,6 +9,7 @@ import stat
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 from cryptography.exceptions import InvalidTag
 from kombu import Connection
@@ -17,7 +18,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from service.audit.trust import ROLES
-from service.bootstrap import KEK, Services, storage_folder
+from service.bootstrap import KEK, Services, open_bucket, storage_folder
 from service.collected import rebuildable
 from service.db import diagnostics, due_requests, models
 from service.db.forecast import backlogs
@@ -35,6 +36,7 @@ ROOM_BYTES = 2**30  # the least free space in storage
 def examine(services: Services, *, now: datetime | None = None) -> list[Finding]:
     """Run every check; checks that need the database are skipped if it does not answer or has another schema."""
     findings = [*_keys(services), *_trust(services), *_broker(services), *_storage(services)]
+    findings += _with_storage(_bucket(services))
     try:
         with services.db.reading() as session:
             schema_findings = list(schema(session, services))
@@ -111,6 +113,19 @@ def _storage(services: Services) -> Iterator[Finding]:
     if free < ROOM_BYTES:
         remedy = "Free some space: a job needs three times the size of its model."
         yield Finding("storage", f"Only {free >> 20} MiB are free on {root}.", remedy)
+
+
+def _bucket(services: Services) -> Iterator[Finding]:
+    """The bucket refuses a write whose condition does not hold: all that is published rests on it."""
+    bucket, key = open_bucket(services.settings), f"probe/{uuid4()}"
+    if bucket is None:
+        return
+    try:
+        if not bucket.put_new(key, b"first") or bucket.put_new(key, b"second") or bucket.get(key) != b"first":
+            problem = "The object storage writes over an object although the write says that there must be none."
+            yield Finding("storage", problem, "Use a server with conditional writes (If-None-Match and If-Match).")
+    finally:
+        bucket.delete([key])
 
 
 def _sealed(session: Session, services: Services, _: datetime) -> Iterator[Finding]:

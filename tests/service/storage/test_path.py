@@ -260,6 +260,20 @@ def test_a_bucket_that_is_away_costs_files_and_nothing_else(web, base, away, tmp
     assert "storage" in {finding.check for finding in examine(compute)}
 
 
+def test_the_doctor_looks_whether_conditions_hold(services_on, monkeypatch):
+    """A server that writes over what is there would publish twice."""
+    machine = services_on("one")
+    assert "storage" not in {finding.check for finding in examine(machine)}
+
+    def careless(self, key, content):
+        self.put(key, content)
+        return True
+
+    monkeypatch.setattr(Bucket, "put_new", careless)
+    (finding,) = [finding for finding in examine(machine) if finding.check == "storage"]
+    assert "although" in finding.problem
+
+
 def test_moving_bytes_are_steps_of_a_job(web, base, services_on, services):
     """A long transfer is no job that stands still."""
     assert web.post("/v1/models", json=registration(base)).status_code == 201
