@@ -1,7 +1,7 @@
 """A bucket of an object storage, through obstore: S3 and what speaks its protocol, Google Cloud Storage, Azure.
 
 Its credentials, region and endpoint are those of the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...), or of
-the machine's role. A key is a path of names, such as `versions/0123`.
+the machine's role. A key is a path of names, such as `entries/0123`.
 """
 
 import errno
@@ -233,7 +233,7 @@ def _existing_bucket() -> Iterator[None]:
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """Raise what obstore raises as an OSError; its own message may have a key or an address.
+    """Count a call as a step, and raise what obstore raises as our errors: its message may have a key or an address.
 
     Raises:
         FileNotFoundError: There is no such object.

@@ -18,7 +18,7 @@ class LedgerObjects(LocalStorage):
         """Use `bucket`, and the folder `root`, which has nothing of its own and is made if it is missing."""
         super().__init__(root)
         self._bucket, self._reading = bucket, threading.Lock()
-        self._known: dict[str, tuple[Object, str]] = {}
+        self._known: dict[str, dict[str, tuple[Object, str]]] = {}  # key -> what was below it when it was last read
 
     def has_published(self, model: str, number: int) -> bool:
         """Whether there is an object."""
@@ -66,14 +66,14 @@ class LedgerObjects(LocalStorage):
     def _contents(self, below: str) -> dict[str, tuple[Object, str]]:
         """Path -> the small objects below a key, with their contents. What this process has read is read once."""
         with self._reading:
-            contents = {}
+            before, contents = self._known.get(below, {}), {}
             for path, of in self._bucket.objects(below).items():
-                key = f"{below}/{path}"
-                if key not in self._known or self._known[key][0] != of:
-                    with suppress(FileNotFoundError):  # removed since
-                        self._known[key] = (of, self._bucket.get(key).decode(errors="replace"))
-                if key in self._known:
-                    contents[path] = self._known[key]
+                if path in before and before[path][0] == of:
+                    contents[path] = before[path]
+                    continue
+                with suppress(FileNotFoundError):  # removed since
+                    contents[path] = (of, self._bucket.get(f"{below}/{path}").decode(errors="replace"))
+            self._known[below] = contents
             return contents
 
     def _fetch(self, key: str, target: Path) -> None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from service.audit.manifest import DELTA_FOLDER, list_paths
-from service.bucket import Bucket
+from service.bucket import Bucket, Object
 from service.failpoints import reach
 from service.files import age_seconds
 from service.storage.interface import StoredFile
@@ -77,10 +77,10 @@ class ObjectStorage(WorkObjects):
         An entry whose files are not all there is replaced. The delta may differ: whoever came first has his.
         """
         before, version = self._entry(digest)
-        stored = self._bucket.objects(f"data/{before}") if before else {}
-        sizes = {path: (staged / path).stat().st_size for path in list_paths(staged)}
-        needed = {path: size for path, size in sizes.items() if not path.startswith(DELTA_FOLDER)}
-        if not before or any(path not in stored or stored[path].size != size for path, size in needed.items()):
+        stored = self._objects(before)
+        needed = [path for path in list_paths(staged) if not path.startswith(DELTA_FOLDER)]
+        lacks = (path not in stored or stored[path].size != (staged / path).stat().st_size for path in needed)
+        if not before or any(lacks):
             name = uuid4().hex
             self._put_all(f"data/{name}", staged)
             if not self._bucket.replace(f"entries/{digest}", name.encode(), version):
@@ -90,12 +90,8 @@ class ObjectStorage(WorkObjects):
     def release(self, digest: str) -> Path:
         """This machine's copy, completed."""
         folder, name = super().release(digest), self._entry(digest)[0]
-        stored = self._bucket.objects(f"data/{name}") if name else {}
-        missing = [
-            path
-            for path, of in stored.items()
-            if not (folder / path).is_file() or (folder / path).stat().st_size != of.size
-        ]
+        stored, copied = self._objects(name), super().files(digest)
+        missing = [path for path, of in stored.items() if path not in copied or copied[path].size != of.size]
         self._make_room(sum(stored[path].size for path in missing), keep=folder)
         for path in missing:
             self._fetch(f"data/{name}/{path}", folder / path)
@@ -129,8 +125,7 @@ class ObjectStorage(WorkObjects):
     def files(self, digest: str) -> dict[str, StoredFile]:
         """List its objects."""
         name, _ = self._entry(digest)
-        objects = self._bucket.objects(f"data/{name}") if name else {}
-        return {path: StoredFile(of.size, of.age) for path, of in objects.items()}
+        return {path: StoredFile(of.size, of.age) for path, of in self._objects(name).items()}
 
     def add_file(self, digest: str, path: str, source: Path) -> None:
         """Upload it, and keep it as this machine's copy."""
@@ -168,6 +163,10 @@ class ObjectStorage(WorkObjects):
             content, version = self._bucket.get_with_version(f"entries/{digest}")
             return content.decode(), version
         return "", None
+
+    def _objects(self, name: str) -> dict[str, Object]:
+        """The files in a folder of `data`; none if there is no name."""
+        return self._bucket.objects(f"data/{name}") if name else {}
 
     def _below(self, digest: str) -> str:
         """The beginning of the keys of a release's files.
@@ -228,11 +227,8 @@ class ObjectStorage(WorkObjects):
 
     def _named(self) -> set[str]:
         """The folders in `data` that entries name, or named before they were taken away."""
-        doomed = {name for _, name in self._contents("doomed").values()}
-        entries = {name for _, name in self._contents("entries").values()}
-        return (
-            doomed | entries | {name for _, name in self._contents("doomed").values()}
-        )  # one may have moved meanwhile
+        places = ("doomed", "entries", "doomed")  # one may move from the second to the first meanwhile, or back
+        return {name for below in places for _, name in self._contents(below).values()}
 
     def set_aside(self, name: str) -> str:
         """Note a release's entry in `doomed`, and empty it, if it is still the same. Texts and uploads go at once."""
@@ -265,7 +261,7 @@ class ObjectStorage(WorkObjects):
         for digest in self.releases_aside(doomed):
             name = self._bucket.get(f"doomed/{doomed}/{digest}").decode()
             now, version = self._entry(digest)
-            if not now and self._bucket.objects(f"data/{name}"):
+            if not now and self._objects(name):
                 self._bucket.replace(f"entries/{digest}", name.encode(), version)
 
     def remove_set_aside(self, doomed: str) -> None:

@@ -107,8 +107,12 @@ def collect_garbage(services: Services) -> None:
     published = set(ledger.values())
     old = [digest for digest, seconds in storage.releases().items() if digest not in published and seconds > age]
     old += storage.leftovers(older_than=age)
-    for name in old:
-        digest = name.rpartition("/")[2]
+    digests = {name: name.rpartition("/")[2] for name in old}
+    with services.db.reading() as session:  # most are in use: no lock is taken for them
+        named = models.known_digests(session, [*digests.values()]) | models.reference_text_digests(session)
+    for name, digest in digests.items():
+        if digest in named:
+            continue
         with services.db.transaction() as session:  # one for each: storage may be slow, and the lock must hold
             models.lock_collection(session)
             if models.known_digests(session, [digest]) or digest in models.reference_text_digests(session):

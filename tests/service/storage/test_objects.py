@@ -38,10 +38,10 @@ def bucket(bucket_url):
 def test_what_a_killed_process_left_is_removed_from_its_machine(storage, bucket_url, tmp_path):
     """What a live one computes stays, whoever looks."""
     command = (
-        "import sys, time; from uuid import UUID; from pathlib import Path;"
+        "import sys, signal; from uuid import UUID; from pathlib import Path;"
         "from service.bootstrap import open_storage; from service.config import Settings;"
         "folder = open_storage(Settings(storage_dir=Path(sys.argv[1]), storage_url=sys.argv[2])).work(UUID(int=7), 1);"
-        "(folder / 'secret').write_text('x'); print(folder, flush=True); time.sleep(600)"
+        "(folder / 'secret').write_text('x'); print(folder, flush=True); signal.pause()"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     arguments = [sys.executable, "-c", command, str(tmp_path / "one"), bucket_url]

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import event, func, select, update
 
-from service.db import job_events, jobs
+from service.db import job_events, jobs, models
 from service.db.tables import DeletionRequest, Job, Outbox, Version
 from service.domain.states import COMPUTE_STAGES
 from service.lease import Lease
@@ -106,6 +106,18 @@ def test_collect_removes_only_what_nothing_needs(services, job):
     collect_garbage(services)
     assert not services.storage.jobs_present()
     assert not orphan.exists()
+    assert len(services.storage.releases()) == 1
+
+
+def test_what_is_in_use_takes_no_lock_of_the_collector(services, model, monkeypatch):
+    """Reference texts and first versions grow old in use: each collection would hold up whoever publishes."""
+    for folder in ("versions", "corpora"):
+        for path in (services.settings.storage_dir / folder).iterdir():
+            os.utime(path, (0, 0))
+    locks = []
+    monkeypatch.setattr(models, "lock_collection", locks.append)
+    collect_garbage(services)
+    assert locks == []
     assert len(services.storage.releases()) == 1
 
 
