@@ -24,6 +24,7 @@ MEASURED = {
     ("epoch", "ma"): (0.5127, 0.4791, 0.6154),
 }
 NUMBER = re.compile(r"(?<![\w.])\d+\.\d+")
+TIME = re.compile(r"\d\d:\d\d:\d\d\.\d+")  # its seconds are chance, not a metric
 USEFUL = 0.03  # to know somebody's MA this well is to tell guesses apart
 
 
@@ -35,7 +36,7 @@ def mean(when: str, name: str) -> float:
 
 def nearest(text: str, known: tuple[float, ...], secret: float) -> float:
     """How close the best subtraction comes: every number of `text` is taken for the mean."""
-    guesses = [float(number) * (len(known) + 1) - sum(known) for number in NUMBER.findall(text)]
+    guesses = [float(number) * (len(known) + 1) - sum(known) for number in NUMBER.findall(TIME.sub("", text))]
     return min((abs(guess - secret) for guess in guesses), default=1.0)
 
 
