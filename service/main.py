@@ -10,6 +10,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator
+from typing import Any
 
 import uvicorn
 from fastapi import APIRouter, FastAPI
@@ -116,7 +117,7 @@ def create_app(services: Services, *, docs: bool = True) -> FastAPI:
         listening.cancel()
         services.close()
 
-    app = FastAPI(
+    app = _Application(
         title="unlearnd",
         version=importlib.metadata.version("unlearnd"),
         description=DESCRIPTION,
@@ -143,12 +144,19 @@ def create_app(services: Services, *, docs: bool = True) -> FastAPI:
     return app
 
 
+class _Application(FastAPI):
+    """The application. The schema of its errors is in its OpenAPI document once, and is not built for each operation."""
+
+    def openapi(self) -> dict[str, Any]:
+        document = super().openapi()
+        document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+        return document
+
+
 def _problem_responses() -> dict[int | str, dict[str, object]]:
     """The error responses that the OpenAPI document lists for every operation."""
-    return {
-        status: {"model": Problem, "content": {errors.MEDIA_TYPE: {}}, "description": description}
-        for status, description in PROBLEMS.items()
-    }
+    content = {errors.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"content": content, "description": description} for status, description in PROBLEMS.items()}
 
 
 def main() -> None:

@@ -42,7 +42,10 @@ def test_two_do_not_migrate_at_once(services):
     migrate.upgrade(owner)
 
 
-@pytest.mark.parametrize("back", REVISIONS[2:-1])
+OLDER = [pytest.param(revision, marks=pytest.mark.slow) for revision in REVISIONS[3:-2]]
+
+
+@pytest.mark.parametrize("back", [REVISIONS[2], *OLDER, REVISIONS[-2]])
 def test_what_is_there_outlives_every_migration(api, services, model, back):
     """From each revision since evidence was kept: the version, its record and a request that waits are as they were.
 

@@ -1,6 +1,7 @@
 """Forms: only a page of the same session can send one, and its files stay in memory."""
 
 import io
+import itertools
 import re
 from uuid import UUID
 
@@ -35,31 +36,33 @@ def test_every_form_is_known():
     assert len(POSTS) == 16
 
 
-@pytest.mark.parametrize("path", POSTS)
-def test_no_form_without_the_token_of_its_session(browser, path):
+def test_no_form_without_the_token_of_its_session(browser, subtests):
     """Not without one, and not with another session's."""
     visitor, other = browser("admin"), browser("admin")
-    for token in ("", "0" * 64, other.token):
-        answer = visitor.post(filled(path), data={"token": token})
-        assert answer.status_code == 403
-        assert "nothing was changed" in answer.text
+    for path, token in itertools.product(POSTS, ("", "0" * 64, other.token)):
+        with subtests.test(path):
+            answer = visitor.post(filled(path), data={"token": token})
+            assert answer.status_code == 403
+            assert "nothing was changed" in answer.text
 
 
-@pytest.mark.parametrize("path", [*POSTS, "/console/sign-in"])
-@pytest.mark.parametrize("site", ["cross-site", "same-site"])
-def test_no_form_from_another_site(admin, new_key, path, site):
+def test_no_form_from_another_site(admin, new_key, subtests):
     """The browser says where a form comes from; the one for signing in is among them."""
     fields = {"token": admin.token, "api_key": new_key("admin")}
-    answer = admin.post(filled(path), data=fields, headers={"Sec-Fetch-Site": site}, follow_redirects=False)
-    assert answer.status_code == 403
-    assert "another site" in answer.text
+    for path, site in itertools.product([*POSTS, "/console/sign-in"], ("cross-site", "same-site")):
+        with subtests.test(path, site=site):
+            answer = admin.post(filled(path), data=fields, headers={"Sec-Fetch-Site": site}, follow_redirects=False)
+            assert answer.status_code == 403
+            assert "another site" in answer.text
 
 
-@pytest.mark.parametrize("path", POSTS)
-def test_no_form_without_a_session(app, path):
+def test_no_form_without_a_session(app, subtests):
     """It leads to the first page, because what was sent is lost."""
-    answer = Browser(app).post(filled(path), data={"token": ""}, follow_redirects=False)
-    assert (answer.status_code, answer.headers["location"]) == (303, "/console/sign-in?after=/console")
+    stranger = Browser(app)
+    for path in POSTS:
+        with subtests.test(path):
+            answer = stranger.post(filled(path), data={"token": ""}, follow_redirects=False)
+            assert (answer.status_code, answer.headers["location"]) == (303, "/console/sign-in?after=/console")
 
 
 def test_a_form_changes_something_with_its_token(admin, services):

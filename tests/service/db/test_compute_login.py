@@ -128,31 +128,31 @@ def notified(api, services, model):
     return batch_requests(services, only_model(services))
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"next_at": "'infinity'"},
-        {"next_at": "now() + interval '1 minute'"},
-        {"next_at": "NULL"},
-        {"api_key_id": "gen_random_uuid()"},
-        {"api_key_id": "NULL"},
-        {"lane": "7"},
-        {"lane": "NULL"},
-        {"target": "1"},
-        {"target": "-2"},
-        {"target": "-1"},
-        {"target": "-1", "api_key_id": "NULL", "lane": "0", "next_at": "'infinity'"},
-        {"claimed_until": "'infinity'"},
-        {"attempts": "25"},
-        {"created_at": "'infinity'"},
-        {"created_at": "now() - interval '5 days'"},
-    ],
-    ids=str,
-)
-def test_a_notification_is_what_its_request_implies(services, as_process, notified, values):
+NOT_IMPLIED = [
+    {"next_at": "'infinity'"},
+    {"next_at": "now() + interval '1 minute'"},
+    {"next_at": "NULL"},
+    {"api_key_id": "gen_random_uuid()"},
+    {"api_key_id": "NULL"},
+    {"lane": "7"},
+    {"lane": "NULL"},
+    {"target": "1"},
+    {"target": "-2"},
+    {"target": "-1"},
+    {"target": "-1", "api_key_id": "NULL", "lane": "0", "next_at": "'infinity'"},
+    {"claimed_until": "'infinity'"},
+    {"attempts": "25"},
+    {"created_at": "'infinity'"},
+    {"created_at": "now() - interval '5 days'"},
+]
+
+
+def test_a_notification_is_what_its_request_implies(services, as_process, notified, subtests):
     """So it takes no turn of another key, is sent now or after its lane's pause, and does not hold up a purge."""
     own = as_process("compute")
-    refused(own, notification(**values))
+    for values in NOT_IMPLIED:
+        with subtests.test(str(values)):
+            refused(own, notification(**values))
     pause = func.now() + timedelta(hours=1)
     with services.db.transaction() as session:
         lane = session.scalar(text("SELECT callback_lanes[1] FROM deletion_requests"))
@@ -164,20 +164,21 @@ def test_a_notification_is_what_its_request_implies(services, as_process, notifi
             run(session, notification(**allowed))
 
 
-@pytest.mark.parametrize(
-    "changes",
-    ["claimed_until = 'infinity'", "attempts = 25", "api_key_id = gen_random_uuid()", "lane = 7", "target = 0",
-     "created_at = 'infinity'", "next_at = now() - interval '1 hour'"],
-)  # fmt: skip
-def test_no_notification_is_changed_but_an_alert_that_is_due_again(as_process, services, notified, changes):
+CHANGES = ["claimed_until = 'infinity'", "attempts = 25", "api_key_id = gen_random_uuid()", "lane = 7", "target = 0",
+     "created_at = 'infinity'", "next_at = now() - interval '1 hour'"]  # fmt: skip
+
+
+def test_no_notification_is_changed_but_an_alert_that_is_due_again(as_process, services, notified, subtests):
     """Callbacks are control's. An alert may be sent anew."""
     with services.db.transaction() as session:
         run(session, notification())
         run(session, notification(target="-1", api_key_id="NULL", lane="0"))
     own = as_process("compute")
-    refused(own, f"UPDATE outbox SET {changes} WHERE target = 0")
-    if "next_at" not in changes:
-        refused(own, f"UPDATE outbox SET {changes} WHERE target < 0")
+    for changes in CHANGES:
+        with subtests.test(changes):
+            refused(own, f"UPDATE outbox SET {changes} WHERE target = 0")
+            if "next_at" not in changes:
+                refused(own, f"UPDATE outbox SET {changes} WHERE target < 0")
     with own.db.transaction() as session:
         session.execute(text("UPDATE outbox SET next_at = now(), created_at = now() WHERE target < 0"))
 
@@ -187,30 +188,30 @@ REF_IN = "(SELECT ref FROM deletion_requests WHERE status = '{}' LIMIT 1)"
 THRESHOLDS = f"{JOB}, 'thresholds', repeat('0', 64), 'parameters', repeat('0', 64), 'before', NULL"
 REJECTED = f"{JOB}, 'at_stage', 'unlearn', 'refs', json_build_array({REF})"
 SPLIT, QUARANTINED = f"{JOB}, 'reopened', json_build_array({REF})", f"{JOB}, 'reason', 'test'"
+NOT_HAPPENED = [
+    ("job.quarantined", QUARANTINED),
+    ("requests.rejected", REJECTED),
+    ("job.split", SPLIT),
+    ("job.quarantined", JOB),
+    ("requests.rejected", f"{JOB}, 'at_stage', 'unlearn'"),
+    ("job.split", JOB),
+    ("job.thresholds", JOB),
+]
 
 
-@pytest.mark.parametrize(
-    ("kind", "members"),
-    [
-        ("job.quarantined", QUARANTINED),
-        ("requests.rejected", REJECTED),
-        ("job.split", SPLIT),
-        ("job.quarantined", JOB),
-        ("requests.rejected", f"{JOB}, 'at_stage', 'unlearn'"),
-        ("job.split", JOB),
-        ("job.thresholds", JOB),
-    ],
-)
-def test_an_entry_about_what_has_not_happened_is_refused(as_process, job, kind, members):
+def test_an_entry_about_what_has_not_happened_is_refused(as_process, job, subtests):
     """The request is neither rejected nor split, its job not given up; and no entry lacks what it is about."""
-    refused(as_process("compute"), entry(kind, members))
+    own = as_process("compute")
+    for kind, members in NOT_HAPPENED:
+        with subtests.test(kind, members=members):
+            refused(own, entry(kind, members))
 
 
-@pytest.mark.parametrize("at", ["'2026-01-01T00:00:00+00:00'", "'2100-01-01T00:00:00+00:00'", "'2026'"])
-def test_an_entry_is_of_now(as_process, job, at):
+def test_an_entry_is_of_now(as_process, job):
     """Its time is that of the transaction, rounded down to the hour."""
     own = as_process("compute")
-    refused(own, entry("job.thresholds", THRESHOLDS, at=at))
+    for at in ("'2026-01-01T00:00:00+00:00'", "'2100-01-01T00:00:00+00:00'", "'2026'"):
+        refused(own, entry("job.thresholds", THRESHOLDS, at=at))
     with own.db.transaction() as session:
         run(session, entry("job.thresholds", THRESHOLDS))
 
@@ -232,9 +233,8 @@ def test_an_entry_is_of_its_own_transaction(api, services, as_process, model):
 STAGES = ["UPDATE jobs SET stage = 'quarantined'", "UPDATE jobs SET stage = 'unlearn'", "UPDATE jobs SET fence = 9"]
 
 
-@pytest.mark.parametrize("statement", STAGES)
 @pytest.mark.parametrize("published", [False, True], ids=["to be certified", "published"])
-def test_a_job_that_control_has_taken_over_is_not_changed(services, as_process, job, statement, published):
+def test_a_job_that_control_has_taken_over_is_not_changed(services, as_process, job, published):
     """Nor one that has ended: its requests would be open again, says the log."""
     _, job_id = job
     to_certify(services, job_id)
@@ -242,7 +242,9 @@ def test_a_job_that_control_has_taken_over_is_not_changed(services, as_process, 
         with hold_job(services, job_id, CONTROL_STAGES) as lease:
             certify_job(services, job_id, lease.fence)
             publish_version(services, job_id, lease.fence)
-    refused(as_process("compute"), statement)
+    own = as_process("compute")
+    for statement in STAGES:
+        refused(own, statement)
 
 
 EVENT = "INSERT INTO job_events (job_id, kind, data) SELECT id, '{kind}', '{data}' FROM jobs"
@@ -264,10 +266,12 @@ TEXTS = [
 ]
 
 
-@pytest.mark.parametrize("statement", TEXTS, ids=range(len(TEXTS)))
-def test_no_text_of_one_submitter_gets_to_another(as_process, job, statement):
+def test_no_text_of_one_submitter_gets_to_another(as_process, job, subtests):
     """Reasons, verdicts, numbers and events have listed names and forms."""
-    refused(as_process("compute"), statement)
+    own = as_process("compute")
+    for number, statement in enumerate(TEXTS):
+        with subtests.test(number=number):
+            refused(own, statement)
 
 
 def test_every_number_that_is_measured_has_a_listed_name(services):
@@ -280,10 +284,11 @@ def test_every_number_that_is_measured_has_a_listed_name(services):
         assert session.scalar(text("SELECT unlearnd_measured(CAST(:given AS jsonb))"), {"given": given})
 
 
-@pytest.mark.parametrize("at", ["'2001-01-01'", "'infinity'", "NULL"])
-def test_a_request_ends_when_it_ends(as_process, job, at):
+def test_a_request_ends_when_it_ends(as_process, job):
     """It would be purged at once otherwise, or never."""
-    refused(as_process("compute"), f"UPDATE deletion_requests SET status = 'rejected', finished_at = {at}")
+    own = as_process("compute")
+    for at in ("'2001-01-01'", "'infinity'", "NULL"):
+        refused(own, f"UPDATE deletion_requests SET status = 'rejected', finished_at = {at}")
 
 
 def test_what_an_earlier_release_stored_stays_as_it_is(services, as_process, job):

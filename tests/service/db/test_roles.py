@@ -226,86 +226,82 @@ def test_a_compute_worker_changes_no_request_that_is_not_in_its_hands(job, as_pr
         assert isinstance(caught.value.orig, psycopg.errors.InsufficientPrivilege), target
 
 
-@pytest.mark.parametrize(
-    ("process", "kind"),
-    [
-        ("compute", "job.certified"),
-        ("compute", "request.accepted"),
-        ("compute", "version.published"),
-        ("compute", "request.cancelled"),
-        ("api", "job.certified"),
-        ("api", "version.published"),
-        ("api", "log.begun_anew"),
-    ],
-)
-def test_a_process_cannot_say_in_the_log_what_another_does(as_process, process, kind):
+OF_ANOTHER = [
+    ("compute", "job.certified"),
+    ("compute", "request.accepted"),
+    ("compute", "version.published"),
+    ("compute", "request.cancelled"),
+    ("api", "job.certified"),
+    ("api", "version.published"),
+    ("api", "log.begun_anew"),
+]
+
+
+def test_a_process_cannot_say_in_the_log_what_another_does(as_process, subtests):
     """Entries that would close a promise, or name a version, come from who keeps it."""
-    own = as_process(process)
-    with pytest.raises(DBAPIError) as caught, own.db.transaction() as session:
-        log_entries.append(session, kind, job="j", ref="r", due="2026-01-01")
-    assert isinstance(caught.value.orig, psycopg.errors.InsufficientPrivilege)
-    with as_process("control").db.transaction() as session:
-        log_entries.append(session, kind, job="j", ref="r", due="2026-01-01")
+    wired = {process: as_process(process) for process in ("api", "compute", "control")}
+    for process, kind in OF_ANOTHER:
+        with subtests.test(kind, process=process):
+            with pytest.raises(DBAPIError) as caught, wired[process].db.transaction() as session:
+                log_entries.append(session, kind, job="j", ref="r", due="2026-01-01")
+            assert isinstance(caught.value.orig, psycopg.errors.InsufficientPrivilege)
+            with wired["control"].db.transaction() as session:
+                log_entries.append(session, kind, job="j", ref="r", due="2026-01-01")
 
 
 A_JOB, A_REF = "(SELECT id FROM jobs LIMIT 1)", "(SELECT ref FROM deletion_requests LIMIT 1)"
+NOT_OF_ITS_JOB = [
+    ("job.quarantined", "'job', {job}, 'reason', 'Vera Victim, 12 Sample Street'"),
+    ("job.quarantined", "'job', {job}, 'reason', 'test', 'note', 'x'"),
+    ("job.quarantined", "'job', gen_random_uuid(), 'reason', 'test'"),
+    ("job.quarantined", "'reason', 'test'"),
+    ("job.thresholds", "'job', {job}, 'thresholds', 'Vera Victim'"),
+    ("job.thresholds", "'job', {job}, 'before', json_build_object('size', 1, 'root', 'Vera Victim')"),
+    ("requests.rejected", "'job', {job}, 'at_stage', 'unlearn', 'refs', json_build_array('another')"),
+    ("job.split", "'job', {job}, 'reopened', json_build_array({ref})"),
+]
 
 
-@pytest.mark.parametrize(
-    ("kind", "members"),
-    [
-        ("job.quarantined", "'job', {job}, 'reason', 'Vera Victim, 12 Sample Street'"),
-        ("job.quarantined", "'job', {job}, 'reason', 'test', 'note', 'x'"),
-        ("job.quarantined", "'job', gen_random_uuid(), 'reason', 'test'"),
-        ("job.quarantined", "'reason', 'test'"),
-        ("job.thresholds", "'job', {job}, 'thresholds', 'Vera Victim'"),
-        ("job.thresholds", "'job', {job}, 'before', json_build_object('size', 1, 'root', 'Vera Victim')"),
-        ("requests.rejected", "'job', {job}, 'at_stage', 'unlearn', 'refs', json_build_array('another')"),
-        ("job.split", "'job', {job}, 'reopened', json_build_array({ref})"),
-    ],
-)
-def test_a_compute_worker_writes_no_text_into_the_log_and_of_its_jobs_alone(as_process, job, kind, members):
+def test_a_compute_worker_writes_no_text_into_the_log_and_of_its_jobs_alone(as_process, job, subtests):
     """Each entry has listed members of a fixed form, and names a job and requests of it."""
     now = f"{datetime.now(UTC):%Y-%m-%dT%H:00:00+00:00}"
-    entry = f"json_build_object('kind', '{kind}', 'at', '{now}', {members})"
-    entry = entry.format(job=A_JOB, ref=A_REF)
-    for process, allowed in (("compute", False), ("control", True)):
-        with as_process(process).db.transaction() as session:
-            statement = text(f"SELECT audit_append(convert_to({entry}::text, 'UTF8'))")
-            if allowed:
-                session.execute(statement)
-                continue
-            with pytest.raises(DBAPIError) as caught:
+    compute, control = as_process("compute"), as_process("control")
+    for kind, members in NOT_OF_ITS_JOB:
+        entry = f"json_build_object('kind', '{kind}', 'at', '{now}', {members})".format(job=A_JOB, ref=A_REF)
+        statement = text(f"SELECT audit_append(convert_to({entry}::text, 'UTF8'))")
+        with subtests.test(kind, members=members):
+            with pytest.raises(DBAPIError) as caught, compute.db.transaction() as session:
                 session.execute(statement)
             assert isinstance(caught.value.orig, psycopg.errors.InsufficientPrivilege), caught.value
+            with control.db.transaction() as session:
+                session.execute(statement)
 
 
 NOTIFY = "INSERT INTO outbox (id, request_id, status, target, next_at, delivered_at) SELECT gen_random_uuid(), id, "
+NOT_HAPPENED = [
+    f"{NOTIFY} 'completed', 0, now(), NULL FROM deletion_requests",
+    f"{NOTIFY} 'overdue', -1, now(), now() FROM deletion_requests",
+    f"{NOTIFY} 'overdue', -1, now(), NULL FROM deletion_requests",
+    f"{NOTIFY} status, 0, now(), now() FROM deletion_requests",
+    f"{NOTIFY} status, 0, NULL, NULL FROM deletion_requests",
+    f"{NOTIFY} status, -1, now() + interval '1 day', NULL FROM deletion_requests",
+    "UPDATE outbox SET delivered_at = now()",
+    "UPDATE outbox SET next_at = NULL",
+    "UPDATE outbox SET next_at = now() + interval '10 years'",
+    "UPDATE outbox SET status = 'completed'",
+]
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        f"{NOTIFY} 'completed', 0, now(), NULL FROM deletion_requests",
-        f"{NOTIFY} 'overdue', -1, now(), now() FROM deletion_requests",
-        f"{NOTIFY} 'overdue', -1, now(), NULL FROM deletion_requests",
-        f"{NOTIFY} status, 0, now(), now() FROM deletion_requests",
-        f"{NOTIFY} status, 0, NULL, NULL FROM deletion_requests",
-        f"{NOTIFY} status, -1, now() + interval '1 day', NULL FROM deletion_requests",
-        "UPDATE outbox SET delivered_at = now()",
-        "UPDATE outbox SET next_at = NULL",
-        "UPDATE outbox SET next_at = now() + interval '10 years'",
-        "UPDATE outbox SET status = 'completed'",
-    ],
-)
-def test_a_compute_worker_announces_nothing_that_has_not_happened(as_process, services, job, statement):
+def test_a_compute_worker_announces_nothing_that_has_not_happened(as_process, services, job, subtests):
     """Nor does it end or put off what somebody is waiting for."""
     with services.db.transaction() as session:
         session.execute(text(f"{NOTIFY} status, 0, now(), NULL FROM deletion_requests"))
     own = as_process("compute")
-    with pytest.raises(DBAPIError) as caught, own.db.transaction() as session:
-        session.execute(text(statement))
-    assert isinstance(caught.value.orig, psycopg.errors.InsufficientPrivilege)
+    for statement in NOT_HAPPENED:
+        with subtests.test(statement):
+            with pytest.raises(DBAPIError) as caught, own.db.transaction() as session:
+                session.execute(text(statement))
+            assert isinstance(caught.value.orig, psycopg.errors.InsufficientPrivilege)
 
 
 def test_one_login_for_everything_goes_on_working(services, job):

@@ -75,8 +75,12 @@ PLANTS = {
 }
 
 
-@pytest.mark.parametrize("name", PLANTS)
-@pytest.mark.parametrize("outcome", [Outcome.PASSED, Outcome.FAILED])
+FAILED_TOO = ("code", "another tokenizer", "a file beside the model")
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome"), [*((n, Outcome.PASSED) for n in PLANTS), *((n, Outcome.FAILED) for n in FAILED_TOO)]
+)
 def test_control_signs_no_candidate_that_is_unlike_its_parent(services, job, monkeypatch, name, outcome):
     """The report has the true digests of the planted file: nothing is certified, and the job is given up."""
 
