@@ -85,7 +85,7 @@ def test_what_was_never_memorised_needs_no_training(stack, folder):
 @pytest.mark.parametrize(
     ("policy", "reason"),
     [
-        ({"learning_rate": 1e-7, "max_epochs": 1}, "criterion_missed"),
+        pytest.param({"learning_rate": 1e-7, "max_epochs": 1}, "criterion_missed", marks=pytest.mark.slow),
         pytest.param(
             {"max_perplexity_ratio": 0.01, "adaptive": False}, "utility_budget_exceeded", marks=pytest.mark.slow
         ),
