@@ -145,7 +145,7 @@ def create_app(services: Services, *, docs: bool = True) -> FastAPI:
 
 
 class _Application(FastAPI):
-    """The application. The schema of its errors is in its OpenAPI document once, and is not built for each operation."""
+    """The application. The schema of its errors is built once, and not for each operation."""
 
     def openapi(self) -> dict[str, Any]:
         document = super().openapi()

@@ -12,7 +12,7 @@ import base64
 import binascii
 import datetime as dt
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from service.audit.canonical import NotCanonical, loads
 from service.audit.checkpoint import PROOF_HEADER, Checkpoint, UnknownSigner, open_checkpoint
-from service.audit.log_entry import LogEntry, text_in
+from service.audit.log_deadlines import Deadlines
 from service.audit.merkle import LogError, leaf_hash, root
 from service.audit.trust import Trust
 from service.audit.verification import ExitCode, VerificationError, load_given_trust
@@ -115,7 +115,7 @@ def open_log(export: Path, trust: Trust) -> Log:
 
 def read_promises(log: Log, today: dt.date | None = None) -> Promises:
     """What the log says of the accepted requests on a day, by default today, UTC."""
-    deadlines = _Deadlines({}, {}, {})
+    deadlines = Deadlines({}, {}, {})
     unreadable = [index for index, entry in enumerate(log.entries) if not deadlines.read(entry)]
     refs = deadlines.overdue(today or dt.datetime.now(dt.UTC).date())
     ending = "accepted requests are past their deadline and have no end in the log; the first is"
@@ -125,7 +125,7 @@ def read_promises(log: Log, today: dt.date | None = None) -> Promises:
 
 def still_open(entries: Sequence[bytes]) -> list[str]:
     """The refs of the requests that these entries accept and do not end; a version that was not published ends none."""
-    deadlines, published = _Deadlines({}, {}, {}), set[str]()
+    deadlines, published = Deadlines({}, {}, {}), set[str]()
     for entry in entries:
         kind, job = _kind_and_job(entry)
         if kind == "version.published":
@@ -201,99 +201,3 @@ def check_older(older: Checkpoint, log: Log) -> None:
         roots = f"{base64.b64encode(older.root).decode()} and {base64.b64encode(root_now).decode()}"
         reason = f"EQUIVOCATION: two logs of size {older.size} have the roots {roots}"
         raise VerificationError(ExitCode.LOG_FAILURE, reason)
-
-
-@dataclass(frozen=True, slots=True)
-class _Deadlines:
-    """The deadlines of the accepted requests, as the entries of the log set them.
-
-    Attributes:
-        promised: ref -> the last promised day.
-        open_until: ref -> the promised day while the request is open, "" once it has ended.
-        members: job -> the refs of its requests.
-    """
-
-    promised: dict[str, str]
-    open_until: dict[str, str]
-    members: dict[str, list[str]]
-
-    def read(self, data: bytes) -> bool:
-        """Apply the next entry of the log; false, and nothing is applied, if it cannot be read."""
-        try:
-            self._add(loads(data))
-        except (NotCanonical, KeyError, TypeError, AttributeError, ValueError):
-            return False
-        return True
-
-    def overdue(self, today: dt.date) -> list[str]:
-        """The refs of requests that are past their deadline and have not ended, sorted."""
-        return sorted(ref for ref, day in self.open_until.items() if day and dt.date.fromisoformat(day) < today)
-
-    def _add(self, entry: LogEntry) -> None:
-        """Apply an entry. Each kind reads all that it needs before it changes anything.
-
-        Raises:
-            KeyError: The entry lacks a member, or names a request that the log does not have.
-            TypeError: A member has another type.
-            AttributeError: The entry is not an object.
-            ValueError: A day is not a day.
-        """
-        match entry["kind"]:
-            case "request.accepted":
-                ref, due = text_in(entry["ref"]), _day(entry["due"])
-                self.promised[ref] = self.open_until[ref] = due
-            case "request.extended":
-                ref, due, until = entry["ref"], _day(entry["due"]), self.open_until[entry["ref"]]
-                self.promised[ref], self.open_until[ref] = due, until and due
-            case "request.retried":
-                self.open_until[entry["ref"]] = self.promised[entry["ref"]]
-            case "version.withdrawn":
-                self._reopen(entry.get("reopened", ()))
-            case "requests.reopened":  # those of a withdrawal that its entry has no room for
-                self._reopen(entry["refs"])
-            case "request.cancelled" | "request.nothing_found" | "request.closed":
-                self.open_until[text_in(entry["ref"])] = ""
-            case "requests.rejected":
-                self._reject(entry.get("job"), {text_in(ref) for ref in entry["refs"]})
-            case kind if text_in(kind).startswith("job."):
-                self._add_of_job(entry)
-
-    def _add_of_job(self, entry: LogEntry) -> None:
-        """Apply an entry about a job. It raises what `_add` raises."""
-        match entry["kind"]:
-            case "job.batched":
-                self.members[text_in(entry["job"])] = [text_in(ref) for ref in entry["refs"]]
-            case "job.quarantined":  # the job's certificate, if it has one, was never published
-                refs = self.members.get(entry["job"], ())
-                self.open_until.update({ref: self.promised[ref] for ref in refs if ref in self.promised})
-            case "job.certified":
-                self.open_until.update(dict.fromkeys(self.members.get(entry["job"], ()), ""))
-                self._reopen(entry.get("failed", ()))
-            case "job.split":
-                job, due = text_in(entry["job"]), {ref: self.promised[ref] for ref in entry["reopened"]}
-                self._leave(job, due)
-                self.open_until.update(due)
-
-    def _leave(self, job: str | None, refs: Collection[str]) -> None:
-        """Requests are no longer members of their job: its end is not theirs."""
-        if job in self.members:
-            self.members[job] = [ref for ref in self.members[job] if ref not in refs]
-
-    def _reject(self, job: str | None, refs: set[str]) -> None:
-        """Requests have ended, also if their job is given up later."""
-        self._leave(job, refs)
-        self.open_until.update(dict.fromkeys(refs, ""))
-
-    def _reopen(self, refs: Iterable[str]) -> None:
-        """Requests are open again until the promised day."""
-        self.open_until.update({ref: self.promised[ref] for ref in refs})
-
-
-def _day(value: object) -> str:
-    """The value, which is a day.
-
-    Raises:
-        TypeError: It is not a string.
-        ValueError: It is another string.
-    """
-    return dt.date.fromisoformat(text_in(value)).isoformat()

@@ -251,6 +251,15 @@ def has_active_job(session: Session, model_id: UUID) -> bool:
     return session.scalar(query) is not None
 
 
+def unclaimed(session: Session, model_id: UUID) -> Job | None:
+    """The job of this model that no worker has claimed yet, locked; a worker that claims it right now goes before.
+
+    The part of a job that was split is none: it holds what it was split for.
+    """
+    query = select(Job).where(Job.model_id == model_id, Job.stage == Stage.QUEUED, Job.fence == 0)
+    return session.scalar(query.where(Job.split_of.is_(None)).with_for_update(skip_locked=True))
+
+
 def active_jobs(session: Session, model_id: UUID) -> list[Job]:
     """The jobs of this model that have not ended, locked."""
     query = select(Job).where(Job.model_id == model_id, Job.stage.not_in(TERMINAL_STAGES))

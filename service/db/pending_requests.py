@@ -13,9 +13,9 @@ from service.domain.states import TERMINAL_STAGES, RequestStatus
 BATCHABLE = (DeletionRequest.status == RequestStatus.PENDING) & DeletionRequest.hold.is_(None)
 
 
-def idle_models(session: Session) -> list[UUID]:
-    """Models with pending requests and no active job."""
-    active = select(Job.id).where(Job.model_id == Model.id, Job.stage.not_in(TERMINAL_STAGES)).exists()
+def waiting_models(session: Session) -> list[UUID]:
+    """Models with pending requests whose job, if there is one, no worker has claimed yet."""
+    active = select(Job.id).where(Job.model_id == Model.id, Job.stage.not_in(TERMINAL_STAGES), Job.fence > 0).exists()
     first = select(DeletionRequest.id).where(DeletionRequest.model_id == Model.id, BATCHABLE)
     first = first.order_by(DeletionRequest.api_key_id, DeletionRequest.due_at).limit(1)
     return list(session.scalars(select(Model.id).where(first.scalar_subquery().is_not(None), ~active)))

@@ -43,9 +43,15 @@ def requests_to_batch(
     urgent = pending[0].due_at - now <= APPROACHING
     if not (full or aged or urgent):
         return []
-    picked, free = [pending[0].id], max_batch_records - pending[0].records
-    for candidate in pending[1:]:
-        if candidate.records <= free:
+    first, *others = pending
+    return [first.id, *requests_that_fit(others, max_batch_records - first.records)]
+
+
+def requests_that_fit(pending: Sequence[Pending[Id]], records: int) -> list[Id]:
+    """The requests, in this order, that have so many records at most together."""
+    picked = []
+    for candidate in pending:
+        if candidate.records <= records:
             picked.append(candidate.id)
-            free -= candidate.records
+            records -= candidate.records
     return picked

@@ -1,4 +1,8 @@
-"""batch: seal pending requests of a model into a job. A model has at most one active job."""
+"""batch: make a job of pending requests of a model. A model has at most one active job.
+
+A job takes in what comes until a worker claims it. Else those requests would wait for the model's next job, and so
+twice for a worker.
+"""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -12,7 +16,7 @@ from service.bootstrap import Services
 from service.collected import is_collected
 from service.db import job_events, jobs, log_entries, models, pending_requests, requests
 from service.db.tables import DeletionRequest, Job, Model, Version
-from service.domain.batching import requests_to_batch
+from service.domain.batching import requests_that_fit, requests_to_batch
 from service.domain.states import RequestStatus
 from service.observability.tracing import span, traceparent
 from service.subjects.overlap import measure_overlap, read_stored_texts
@@ -29,13 +33,15 @@ class Unmeasured(Exception):
 def batch_requests(services: Services, model_id: UUID) -> UUID | None:
     """Make a job of a model's pending requests if their window closes now; returns the job's id.
 
+    If a job of the model waits for a worker, it takes in what it has room for, and None is returned.
+
     The transaction locks the model's row, so two workers never batch one model at once. The partial unique index on
     active jobs guarantees the same.
     """
     try:
         with services.db.transaction("batch") as session:
             model = models.lock(session, model_id)
-            if model is None or jobs.has_active_job(session, model_id):
+            if model is None or _joined(session, model) or jobs.has_active_job(session, model_id):
                 return None
             if "overlap" not in model.heldout:
                 raise Unmeasured
@@ -92,6 +98,26 @@ def _closed_window(services: Services, session: Session, model: Model) -> list[U
         max_wait_seconds=services.settings.max_wait_seconds if wait is None else wait,
         now=datetime.now(UTC),
     )
+
+
+def _joined(session: Session, model: Model) -> bool:
+    """Whether a job of the model waits for a worker. It takes in pending requests as far as it has room."""
+    job = jobs.unclaimed(session, model.id)
+    if job is None:
+        return False
+    members, most_records = requests.of_job(session, job.id), job.policy["max_batch_records"]
+    records = most_records - sum(request.records_count for request in members)
+    if records > 0 and len(members) < MAX_REQUESTS:
+        pending = pending_requests.window(session, model.id, LOOK_AHEAD * most_records)
+        joining = requests_that_fit(pending, records)[: MAX_REQUESTS - len(members)]
+        batch = pending_requests.lock_pending(session, joining)
+        if batch:
+            first, *others = (request.traceparent for request in batch)
+            with span("batch", first, others, model=model.name, requests=len(batch)):
+                requests.move(session, batch, RequestStatus.BATCHED, job_id=job.id)
+                refs = sorted(request.ref for request in batch)
+                log_entries.append(session, "job.joined", job=str(job.id), refs=refs)
+    return True
 
 
 def _insert_job(session: Session, model: Model, parent: Version, batch: Sequence[DeletionRequest]) -> Job:

@@ -46,7 +46,7 @@ def _wake(services: Services) -> None:
     """Wake batching, claimable jobs, unresolved requests, unfinished corpora, and callbacks that are due."""
     quiet = services.settings.lease_seconds
     with services.db.transaction() as session:
-        waiting = pending_requests.idle_models(session)
+        waiting = pending_requests.waiting_models(session)
         compute = jobs.wakeable(session, COMPUTE_STAGES, quiet_seconds=quiet)
         control = jobs.wakeable(session, CONTROL_STAGES, quiet_seconds=quiet)
         unresolved, unindexed = requests.unresolved(session, MAX_UNRESOLVED), corpora.unfinished(session)

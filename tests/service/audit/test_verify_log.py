@@ -27,6 +27,11 @@ def batched(job: str, *refs: str) -> bytes:
     return dumps({"kind": "job.batched", "job": job, "refs": list(refs)})
 
 
+def joined(job: str, *refs: str) -> bytes:
+    """Requests that the job took in later."""
+    return dumps({"kind": "job.joined", "job": job, "refs": list(refs)})
+
+
 def certified(job: str) -> bytes:
     """A job with its record."""
     return dumps({"kind": "job.certified", "job": job})
@@ -241,6 +246,16 @@ def test_the_first_of_many_is_named(export, issuer):
     assert refused(path, issuer.trust_path).reason.endswith("the first is b")
 
 
+def test_who_joined_a_job_ends_with_it(export, issuer):
+    """And is open again if it is given up."""
+    path = export([*ENTRIES[:4], accepted("c"), joined("j", "c"), certified("j")])
+    assert verify_log(path, issuer.trust_path).requests == 3
+    path = export(
+        [*ENTRIES[:4], accepted("c"), joined("j", "c"), certified("j"), dumps({"kind": "job.quarantined", "job": "j"})]
+    )
+    assert refused(path, issuer.trust_path).reason.startswith("3 accepted requests")
+
+
 BAD_ENTRIES = [
     b"x", b"{}", b"[]", b"\xff", b"", b'{"kind": "x"}', dumps({"kind": 1}), dumps({"kind": "request.accepted"}),
     dumps({"kind": "job.batched"}), dumps({"kind": "job.certified"}),
@@ -249,6 +264,7 @@ BAD_ENTRIES = [
     dumps({"kind": "request.extended", "ref": "nobody", "due": "2026-01-01"}),
     dumps({"kind": "request.extended", "ref": "a", "due": 5}), dumps({"kind": "request.retried", "ref": "nobody"}),
     dumps({"kind": "job.batched", "job": "j", "refs": 7}), dumps({"kind": "job.batched", "job": "j", "refs": [7]}),
+    dumps({"kind": "job.joined", "job": "j", "refs": ["b", 7]}), dumps({"kind": "job.joined", "job": "x", "refs": []}),
     dumps({"kind": "requests.rejected", "refs": ["a", {}]}), dumps({"kind": "job.certified", "job": []}),
     b'{"at":"x","kind":"a","kind":"b"}', b'{"kind":NaN}', b"[" * 100_000,
 ]  # fmt: skip

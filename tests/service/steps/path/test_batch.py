@@ -1,20 +1,24 @@
 """Windows become jobs: one at a time for a model, beside submissions and cancellations."""
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
-from service.db import jobs, log_entries, models, requests
+from service.db import jobs, log_entries, models, pending_requests, requests
+from service.db.log_tables import AuditEntry
 from service.db.tables import Job
-from service.domain.states import RequestStatus
+from service.domain.states import COMPUTE_STAGES, RequestStatus
 from service.local.process import wait_until
 from service.steps.path.batch import batch_requests
 from tests.growth import grow
-from tests.service.conftest import REQUESTS, only_model, submit
+from tests.service.conftest import REQUESTS, only_model, registration, submit
+from tests.service.jobs import claim
 
 
 def waits_for_a_lock(services) -> bool:
@@ -55,10 +59,11 @@ def test_a_request_that_is_being_cancelled_is_not_batched(api, services, model):
 
 
 def test_one_window_one_job_and_no_second_while_it_runs(api, services, model):
-    """Requests of one window form one job; later ones wait for the model's next."""
+    """Requests of one window form one job; what comes once a worker has claimed it waits for the model's next."""
     first, second = submit(api), submit(api)
     model_id = only_model(services)
     job_id = batch_requests(services, model_id)
+    claim(services, job_id)
     third = submit(api)
     assert batch_requests(services, model_id) is None
     states = {i: api.get(f"{REQUESTS}/{i}").json() for i in (first["id"], second["id"], third["id"])}
@@ -67,6 +72,75 @@ def test_one_window_one_job_and_no_second_while_it_runs(api, services, model):
     with pytest.raises(IntegrityError), services.db.transaction() as session:
         other = session.get(Job, job_id)
         session.add(Job(model_id=model_id, parent_version_id=other.parent_version_id, policy={}))
+
+
+def members(services, job_id) -> list[str]:
+    """The ids of a job's requests."""
+    with services.db.reading() as session:
+        return [str(request.id) for request in requests.of_job(session, job_id)]
+
+
+def registered(api, base, **policy) -> None:
+    """The model with this policy."""
+    assert api.post("/v1/models", json=registration(base, policy=policy)).status_code == 201
+
+
+def test_a_job_takes_in_what_comes_until_a_worker_claims_it(api, services, base):
+    """As much as there is room for, the earliest deadline first; the log names who joined."""
+    registered(api, base, max_batch_records=4, max_wait_seconds=0)
+    model_id = only_model(services)
+    first = submit(api, records=[{"text": "a"}, {"text": "b"}])
+    job_id = batch_requests(services, model_id)
+    early = (datetime.now(UTC) - timedelta(days=9)).isoformat()
+    large = submit(api, records=[{"text": "x"}, {"text": "y"}, {"text": "z"}])
+    late, urgent, last = submit(api), submit(api, received_at=early), submit(api)
+    assert batch_requests(services, model_id) is None
+    assert members(services, job_id) == [urgent["id"], first["id"], late["id"]]
+    assert batch_requests(services, model_id) is None
+    assert last["id"] not in members(services, job_id)
+    with services.db.reading() as session:
+        entries = [json.loads(entry) for entry in session.scalars(select(AuditEntry.entry).order_by(AuditEntry.index))]
+    joined = [(e["job"], e["refs"]) for e in entries if e["kind"] == "job.joined"]
+    assert joined == [(str(job_id), sorted(request["ref"] for request in (late, urgent)))]
+    states = [api.get(f"{REQUESTS}/{request['id']}").json()["status"] for request in (large, last)]
+    assert states == ["pending", "pending"]
+
+
+def test_a_job_that_was_claimed_once_takes_in_nobody(api, services, model):
+    """Not while it waits for a second attempt either: its files are those of its requests."""
+    submit(api)
+    job_id = batch_requests(services, only_model(services))
+    claim(services, job_id)
+    with services.db.transaction() as session:
+        jobs.release(session.get(Job, job_id), delay_seconds=0, count=True)
+    submit(api)
+    assert batch_requests(services, only_model(services)) is None
+    assert len(members(services, job_id)) == 1
+
+
+def test_who_joins_a_job_waits_for_no_claim_of_it(api, services, model):
+    """A worker that claims it right now goes before, and takes what was in it."""
+    submit(api)
+    job_id = batch_requests(services, only_model(services))
+    submit(api)
+    with services.db.transaction() as session:
+        assert jobs.claim(session, job_id, "me", COMPUTE_STAGES, lease_seconds=9)
+        assert batch_requests(services, only_model(services)) is None
+    assert len(members(services, job_id)) == 1
+
+
+def test_the_sweep_wakes_a_model_whose_job_waits(api, services, model):
+    """So a request joins it if its own message was lost. Once the job is claimed, its model is left alone."""
+    submit(api)
+    job_id = batch_requests(services, only_model(services))
+    with services.db.reading() as session:
+        assert pending_requests.waiting_models(session) == []
+    submit(api)
+    with services.db.reading() as session:
+        assert pending_requests.waiting_models(session) == [only_model(services)]
+    claim(services, job_id)
+    with services.db.reading() as session:
+        assert pending_requests.waiting_models(session) == []
 
 
 def test_keys_take_turns_whatever_deadlines_one_of_them_claims(api, services, model, new_key):
