@@ -159,7 +159,7 @@ class _Run:
         return self.inserted == len(self.arrivals) and not self.watch.waiting and is_idle
 
     def _insert(self) -> None:
-        """Insert the requests that have arrived, and wake batching for models without a job."""
+        """Insert the requests that have arrived, and wake batching for models whose job can still take them in."""
         last = self.inserted
         while last < len(self.arrivals) and self.arrivals[last].at <= self.clock.seconds:
             last += 1

@@ -17,7 +17,7 @@ class Work:
     """Jobs by their ids.
 
     Attributes:
-        active: The models with a job that has not ended.
+        active: The models with a job that a worker has claimed and that has not ended.
         fulfilled: Model -> how many of its requests earlier versions have fulfilled.
         sizes: Job -> how many requests it holds.
         costs: Job -> seconds of a worker who is not killed.
@@ -37,7 +37,6 @@ class Work:
     def batched(self, model_id: UUID, job_id: UUID) -> None:
         """A model has a new job."""
         self._model[job_id] = model_id
-        self.active.add(model_id)
         self.add_claimable(job_id)
 
     def add_claimable(self, job_id: UUID) -> None:
@@ -51,6 +50,7 @@ class Work:
         self._count()
         job, requests = claimed(services, lease.job_id)
         self.sizes[job.id] = requests
+        self.active.add(job.model_id)
         seconds = self._costs.compute(requests, self.fulfilled[job.model_id])
         seconds *= luck(self._seed, self._numbers[job.model_id], job.parent_version.number + 1)
         self.costs[job.id] = seconds
