@@ -125,6 +125,7 @@ class Job(Base):
     progress_at: Mapped[datetime] = mapped_column(server_default=func.now())
     woken_at: Mapped[datetime | None]
     not_before: Mapped[datetime | None] = mapped_column(comment="back-off after a failed attempt")
+    next_due_at: Mapped[datetime | None] = mapped_column(comment="earliest deadline of requests that wait behind it")
     traceparent: Mapped[str | None] = mapped_column(comment="W3C Trace Context")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]

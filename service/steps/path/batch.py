@@ -1,7 +1,7 @@
 """batch: make a job of pending requests of a model. A model has at most one active job.
 
 A job takes in what comes until a worker claims it. Else those requests would wait for the model's next job, and so
-twice for a worker.
+twice for a worker. If it has no room, it is claimed as if it had the earliest deadline that waits behind it.
 """
 
 from collections.abc import Sequence
@@ -107,16 +107,16 @@ def _joined(session: Session, model: Model) -> bool:
         return False
     members, most_records = requests.of_job(session, job.id), job.policy["max_batch_records"]
     records = most_records - sum(request.records_count for request in members)
-    if records > 0 and len(members) < MAX_REQUESTS:
-        pending = pending_requests.window(session, model.id, LOOK_AHEAD * most_records)
-        joining = requests_that_fit(pending, records)[: MAX_REQUESTS - len(members)]
-        batch = pending_requests.lock_pending(session, joining)
-        if batch:
-            first, *others = (request.traceparent for request in batch)
-            with span("batch", first, others, model=model.name, requests=len(batch)):
-                requests.move(session, batch, RequestStatus.BATCHED, job_id=job.id)
-                refs = sorted(request.ref for request in batch)
-                log_entries.append(session, "job.joined", job=str(job.id), refs=refs)
+    pending = pending_requests.window(session, model.id, LOOK_AHEAD * most_records)
+    joining = requests_that_fit(pending, records)[: MAX_REQUESTS - len(members)]
+    job.next_due_at = min((request.due_at for request in pending if request.id not in joining), default=None)
+    batch = pending_requests.lock_pending(session, joining)
+    if batch:
+        first, *others = (request.traceparent for request in batch)
+        with span("batch", first, others, model=model.name, requests=len(batch)):
+            requests.move(session, batch, RequestStatus.BATCHED, job_id=job.id)
+            refs = sorted(request.ref for request in batch)
+            log_entries.append(session, "job.joined", job=str(job.id), refs=refs)
     return True
 
 

@@ -45,6 +45,22 @@ def test_the_earliest_deadline_is_next(services, waiting):
     assert taken == [second, third, first]
 
 
+def test_a_full_job_is_as_urgent_as_what_waits_behind_it(api, services, waiting):
+    """Nothing else keeps its model's next request from a worker. It is so no longer once that request has gone."""
+    first, second, _ = waiting
+    behind = submit(api, model="model-0")
+    with services.db.transaction() as session:
+        full = session.get(Job, first)
+        full.policy, model_id = {**full.policy, "max_batch_records": 1}, full.model_id
+        due = func.now() + timedelta(hours=1)
+        session.execute(update(DeletionRequest).where(DeletionRequest.id == behind["id"]).values(due_at=due))
+    for urgent in (first, second):
+        assert batch_requests(services, model_id) is None
+        with services.db.transaction() as session:
+            assert claims.most_urgent(session, COMPUTE_STAGES) == urgent
+        api.delete(f"/v1/deletion-requests/{behind['id']}")
+
+
 def test_nobody_waits_for_who_is_about_to_claim(services, waiting):
     """A row that another transaction has locked is passed over; jobs of other stages and claimed ones are, too."""
     with services.db.transaction() as one:
