@@ -152,7 +152,9 @@ class Settings(BaseSettings):
         30,
         description="a connection is closed if a request takes longer to arrive, or its answer is not read for so long",
     )
-    max_wait_seconds: float = Field(900, description="default of a model's policy: how long a batch stays open")
+    max_wait_seconds: float = Field(
+        900, description="default of a model's policy: how long a request waits for others until a job is made"
+    )
     lease_seconds: float = Field(60, gt=0, description="a job without a heartbeat for this long can be claimed again")
     stall_seconds: float = Field(1800, description="a job without progress for this long loses its lease")
     sweep_seconds: float = Field(30, gt=0, description="how often the sweep looks for lost wake-ups and expired leases")

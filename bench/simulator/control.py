@@ -65,7 +65,7 @@ class Control:
         with self._meter.timed("batch") as operation:
             job_id = batch_requests(self.services, model_id)
             if job_id is None:
-                operation.name = "batch, no job"
+                operation.name = "batch, no new job"
         if job_id is not None:
             self.batched(model_id, job_id)
         return BATCH_SECONDS

@@ -174,7 +174,7 @@ class _Run:
         woken = {self.models[arrival.model] for arrival in arrived} - self.work.active
         for model_id in sorted(woken):
             self.services.queue.wake("batch", model_id)
-        self.meter.counted["batch, no job"] += len(arrived) - len(woken)
+        self.meter.counted["batch, no new job"] += len(arrived) - len(woken)
 
     def _sweep(self) -> None:
         """The sweep. A run in which a job fails ends here: its figures would be of no use."""

@@ -1,4 +1,4 @@
-"""A full job is as urgent as what waits behind it"""
+"""The earliest deadline of what waits behind a job is one look at an index"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,9 +8,11 @@ down_revision = "0031"
 
 
 def upgrade() -> None:
-    waits = "earliest deadline of requests that wait behind it"
-    op.add_column("jobs", sa.Column("next_due_at", sa.DateTime(timezone=True), nullable=True, comment=waits))
+    pending = sa.text("status = 'pending' AND hold IS NULL")
+    op.create_index(
+        "ix_deletion_requests_pending_due", "deletion_requests", ["model_id", "due_at"], postgresql_where=pending
+    )
 
 
 def downgrade() -> None:
-    op.drop_column("jobs", "next_due_at")
+    op.drop_index("ix_deletion_requests_pending_due", "deletion_requests")

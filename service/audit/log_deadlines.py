@@ -68,8 +68,9 @@ class Deadlines:
         match entry["kind"]:
             case "job.batched":
                 self.members[text_in(entry["job"])] = [text_in(ref) for ref in entry["refs"]]
-            case "job.joined":
-                self.members[entry["job"]] += [text_in(ref) for ref in entry["refs"]]
+            case "job.joined":  # its `job.batched` may be before the entries that are read
+                joining = [text_in(ref) for ref in entry["refs"]]
+                self.members.setdefault(text_in(entry["job"]), []).extend(joining)
             case "job.quarantined":  # the job's certificate, if it has one, was never published
                 refs = self.members.get(entry["job"], ())
                 self.open_until.update({ref: self.promised[ref] for ref in refs if ref in self.promised})

@@ -137,6 +137,14 @@ def still_open(entries: Sequence[bytes]) -> list[str]:
     return sorted(ref for ref, day in deadlines.open_until.items() if day)
 
 
+def joined_jobs(entries: Sequence[bytes]) -> set[str]:
+    """The jobs that requests joined, by these entries, and that have published nothing."""
+    by_kind = [_kind_and_job(entry) for entry in entries]
+    return {job for kind, job in by_kind if kind == "job.joined"} - {
+        job for kind, job in by_kind if kind == "version.published"
+    }
+
+
 def _kind_and_job(entry: bytes) -> tuple[str, str]:
     """The kind of an entry and its job; empty if it has none or cannot be read."""
     try:

@@ -38,7 +38,7 @@ def request_steps(request: dict[str, Any], job: dict[str, Any] | None) -> list[S
         why = reason(decision["reason"])
         steps.append(_step(decision["at"], f"{decision['decision'].capitalize()} by {decision['name']}", why))
     if job:
-        steps += _in_job(job)
+        steps += _in_job(job, max(job["created_at"], *(step["at"] or "" for step in steps)))
     if request["finished_at"]:
         steps.append(_end(request, job))
     if request["resolved_at"]:
@@ -47,10 +47,13 @@ def request_steps(request: dict[str, Any], job: dict[str, Any] | None) -> list[S
     return sorted(steps, key=lambda step: step["at"] or "9999")
 
 
-def _in_job(job: dict[str, Any]) -> list[Step]:
-    """What happened to a request in its job: the last time that the job came to each stage."""
+def _in_job(job: dict[str, Any], taken_at: str) -> list[Step]:
+    """What happened to a request in its job: the last time that the job came to each stage.
+
+    A job that waited may have taken it in after it was made: at `taken_at` or later.
+    """
     link = (f"/console/jobs/{job['id']}", "the job")
-    steps = [_step(job["created_at"], "A job took it", link=link)]
+    steps = [_step(taken_at, "A job took it", link=link)]
     if job["started_at"]:
         steps.append(_step(job["started_at"], "A worker began", f"It starts from version {job['parent']}."))
     reached = {step["stage"]: step["at"] for step in job["steps"] if step["kind"] == "stage"}

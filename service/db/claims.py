@@ -2,10 +2,11 @@
 
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from service.db.jobs import claimable
+from service.db.pending_requests import BATCHABLE
 from service.db.tables import DeletionRequest, Job
 from service.domain.states import Stage
 
@@ -16,6 +17,12 @@ def most_urgent(session: Session, stages: frozenset[Stage]) -> UUID | None:
     A job is as urgent as what waits behind it: its model has no other job until it ends. A job that another worker is
     about to claim is passed over, so that no worker waits for another.
     """
-    own = select(func.min(DeletionRequest.due_at)).where(DeletionRequest.job_id == Job.id).scalar_subquery()
-    query = select(Job.id).where(*claimable(stages)).order_by(func.least(own, Job.next_due_at), Job.seq).limit(1)
+    request = DeletionRequest
+    own = select(func.min(request.due_at)).where(request.job_id == Job.id).scalar_subquery()
+    # The first entry of an index from this model on; it may be another model's. With `=` in place of `>=`, PostgreSQL
+    # may walk through the deadlines of all models until one is this model's.
+    pending = select(request.model_id, request.due_at).where(request.model_id >= Job.model_id, BATCHABLE)
+    first = pending.order_by(request.model_id, request.due_at).limit(1).correlate(Job).lateral()
+    behind = select(case((first.c.model_id == Job.model_id, first.c.due_at))).correlate(Job).scalar_subquery()
+    query = select(Job.id).where(*claimable(stages)).order_by(func.least(own, behind), Job.seq).limit(1)
     return session.scalar(query.with_for_update(skip_locked=True, of=Job))

@@ -1,10 +1,27 @@
 """Queries on jobs: claims under a lease and a fence, and progress. `owned` guards every write of a worker."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import ARRAY, ColumnElement, Uuid, any_, case, false, func, literal, or_, select, text, true, update
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Text,
+    Uuid,
+    and_,
+    any_,
+    case,
+    cast,
+    false,
+    func,
+    literal,
+    or_,
+    select,
+    text,
+    true,
+    update,
+)
 from sqlalchemy.orm import Session, joinedload
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.sql.selectable import ForUpdateArg
@@ -20,6 +37,8 @@ from service.schemas.report import redacted_report
 FENCES = 2**32  # a fence is its claim's number times this, and a random rest
 NEXT_FENCE = text(f"(fence / {FENCES} + 1) * {FENCES} + floor(random() * {FENCES})::bigint")
 MOST_DOUBLED = 8  # the pauses after lost workers: 0, 1, 3, 7 s and so on, up to four minutes
+# No worker has claimed it yet. A part of a split job holds what it was split for.
+TAKES_IN = and_(Job.stage == Stage.QUEUED, Job.fence == 0, Job.split_of.is_(None))
 
 
 def by_id(session: Session, job_id: UUID, *, lock: bool = False) -> Job | None:
@@ -252,18 +271,33 @@ def has_active_job(session: Session, model_id: UUID) -> bool:
 
 
 def unclaimed(session: Session, model_id: UUID) -> Job | None:
-    """The job of this model that no worker has claimed yet, locked; a worker that claims it right now goes before.
+    """The job of this model that can take in requests."""
+    return session.scalar(select(Job).where(Job.model_id == model_id, TAKES_IN))
 
-    The part of a job that was split is none: it holds what it was split for.
-    """
-    query = select(Job).where(Job.model_id == model_id, Job.stage == Stage.QUEUED, Job.fence == 0)
-    return session.scalar(query.where(Job.split_of.is_(None)).with_for_update(skip_locked=True))
+
+def lock_unclaimed(session: Session, job_id: UUID) -> bool:
+    """Lock a job that can take in requests; false if it cannot any more, or if a worker claims it right now."""
+    query = select(Job.id).where(Job.id == job_id, TAKES_IN)
+    return session.scalar(query.with_for_update(skip_locked=True)) is not None
+
+
+def size(session: Session, job_id: UUID) -> tuple[int, int]:
+    """How many requests a job holds, and how many records these have."""
+    records = func.coalesce(func.sum(DeletionRequest.records_count), 0)
+    row = session.execute(select(func.count(), records).where(DeletionRequest.job_id == job_id)).one()
+    return row[0], row[1]
 
 
 def active_jobs(session: Session, model_id: UUID) -> list[Job]:
     """The jobs of this model that have not ended, locked."""
     query = select(Job).where(Job.model_id == model_id, Job.stage.not_in(TERMINAL_STAGES))
     return list(session.scalars(query.with_for_update()))
+
+
+def open_among(session: Session, ids: Collection[str]) -> list[Job]:
+    """The jobs among these that have not ended, locked."""
+    listed = cast(Job.id, Text) == any_(literal(list(ids), ARRAY(Text)))
+    return list(session.scalars(select(Job).where(listed, Job.stage.not_in(TERMINAL_STAGES)).with_for_update()))
 
 
 def unfinished(session: Session, among: list[UUID]) -> set[UUID]:

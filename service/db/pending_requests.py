@@ -6,6 +6,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from service.db.jobs import TAKES_IN
 from service.db.tables import ApiKey, DeletionRequest, Job, Model
 from service.domain.batching import Pending
 from service.domain.states import TERMINAL_STAGES, RequestStatus
@@ -14,8 +15,8 @@ BATCHABLE = (DeletionRequest.status == RequestStatus.PENDING) & DeletionRequest.
 
 
 def waiting_models(session: Session) -> list[UUID]:
-    """Models with pending requests whose job, if there is one, no worker has claimed yet."""
-    active = select(Job.id).where(Job.model_id == Model.id, Job.stage.not_in(TERMINAL_STAGES), Job.fence > 0).exists()
+    """Models with pending requests, and with no job or one that can take them in."""
+    active = select(Job.id).where(Job.model_id == Model.id, Job.stage.not_in(TERMINAL_STAGES), ~TAKES_IN).exists()
     first = select(DeletionRequest.id).where(DeletionRequest.model_id == Model.id, BATCHABLE)
     first = first.order_by(DeletionRequest.api_key_id, DeletionRequest.due_at).limit(1)
     return list(session.scalars(select(Model.id).where(first.scalar_subquery().is_not(None), ~active)))

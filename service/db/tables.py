@@ -125,7 +125,6 @@ class Job(Base):
     progress_at: Mapped[datetime] = mapped_column(server_default=func.now())
     woken_at: Mapped[datetime | None]
     not_before: Mapped[datetime | None] = mapped_column(comment="back-off after a failed attempt")
-    next_due_at: Mapped[datetime | None] = mapped_column(comment="earliest deadline of requests that wait behind it")
     traceparent: Mapped[str | None] = mapped_column(comment="W3C Trace Context")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
@@ -154,6 +153,7 @@ class DeletionRequest(Base):
     __table_args__ = (
         UniqueConstraint("api_key_id", "idempotency_hash"),
         Index("ix_deletion_requests_pending", *PENDING_ORDER, postgresql_where=text(PENDING)),
+        Index("ix_deletion_requests_pending_due", "model_id", "due_at", postgresql_where=text(PENDING)),
         Index("ix_deletion_requests_model_version", "model_id", "version", postgresql_where=text(FULFILLED)),
         Index("ix_deletion_requests_split", "split_job_id", "split_part", postgresql_where=text(SPLIT)),
         Index("ix_deletion_requests_due", "due_at", postgresql_where=text(DUE_REQUEST)),

@@ -13,7 +13,7 @@ from service.domain.json_types import JsonObject
 
 
 def set_policy(services: Services, name: str, policy: JsonObject, expected_version: int, api_key_id: UUID) -> None:
-    """Replace a model's policy, and log the digest of the new one. A job keeps the policy that it was sealed with.
+    """Replace a model's policy, and log the digest of the new one. A job keeps the policy that it was made with.
 
     The policy that is in force already stays, so a repeated call changes nothing.
 

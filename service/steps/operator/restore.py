@@ -8,7 +8,7 @@ purges requests again that the backup brought back. If the database was not rest
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
@@ -21,6 +21,7 @@ from service.audit.predicate import Attack, CertifiedMeans, CertifiedUtility, Li
 from service.audit.trust import parse_trust
 from service.audit.verification import CERTIFICATE, VerificationError, open_certificate
 from service.audit.verify import PROOF, read_file, verify
+from service.audit.verify_log import joined_jobs
 from service.bootstrap import Services
 from service.collected import rebuild, weights_files, write_back
 from service.db import jobs, log_entries, log_home, models, restored_requests, withdrawals
@@ -64,6 +65,8 @@ def reconcile(services: Services) -> Reconciled:
         size, missing = services.log.missing_entries()
         with services.db.transaction() as session:
             lost = log_home.settle(session, missing, size)
+            if lost is not None:
+                _stop_joined(session, joined_jobs(missing))
         if lost is not None:
             result.entries, result.lost = len(missing), lost
         for ref in result.lost:
@@ -174,13 +177,25 @@ def _insert_release(
     return True
 
 
+def _stop_joined(session: Session, joined: Collection[str]) -> None:
+    """Stop jobs that requests joined, says the log, and not the database: they would end without these requests."""
+    for job in jobs.open_among(session, joined):
+        _stop(session, job)
+        log_entries.append(session, "job.quarantined", job=str(job.id), reason="restored")
+
+
+def _stop(session: Session, job: Job) -> None:
+    """Quarantine a job; its requests are pending again."""
+    job.reason = "restored"
+    jobs.advance(session, job, Stage.QUARANTINED)
+    restored_requests.release_from_job(session, job.id)
+
+
 def _stop_jobs(session: Session, model: Model) -> list[UUID]:
     """Quarantine jobs that start from an old version; their requests are pending again. Returns the jobs' ids."""
     stopped = jobs.active_jobs(session, model.id)
     for job in stopped:
-        job.reason = "restored"
-        jobs.advance(session, job, Stage.QUARANTINED)
-        restored_requests.release_from_job(session, job.id)
+        _stop(session, job)
     return [job.id for job in stopped]
 
 

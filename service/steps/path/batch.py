@@ -1,7 +1,7 @@
 """batch: make a job of pending requests of a model. A model has at most one active job.
 
 A job takes in what comes until a worker claims it. Else those requests would wait for the model's next job, and so
-twice for a worker. If it has no room, it is claimed as if it had the earliest deadline that waits behind it.
+twice for a worker.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class Unmeasured(Exception):
 def batch_requests(services: Services, model_id: UUID) -> UUID | None:
     """Make a job of a model's pending requests if their window closes now; returns the job's id.
 
-    If a job of the model waits for a worker, it takes in what it has room for, and None is returned.
+    If the model has a job that waits for a worker, they join that one as far as it has room, and None is returned.
 
     The transaction locks the model's row, so two workers never batch one model at once. The partial unique index on
     active jobs guarantees the same.
@@ -41,19 +41,10 @@ def batch_requests(services: Services, model_id: UUID) -> UUID | None:
     try:
         with services.db.transaction("batch") as session:
             model = models.lock(session, model_id)
-            if model is None or _joined(session, model) or jobs.has_active_job(session, model_id):
+            if model is None:
                 return None
-            if "overlap" not in model.heldout:
-                raise Unmeasured
-            sealed = _sealed_requests(services, session, model)[:MAX_REQUESTS]
-            parent = models.newest_version(session, model)
-            batch = pending_requests.lock_pending(session, sealed)
-            if not batch or parent is None:
-                return None
-            if is_collected(services.storage, parent):  # every later version was withdrawn; the sweep comes again
-                services.queue.wake("rebuild", parent.id)
-                return None
-            job = _insert_job(session, model, parent, batch)
+            has_job = jobs.has_active_job(session, model_id)
+            job_id = _join(session, model) if has_job else _make_job(services, session, model)
     except Unmeasured:
         _measure_overlap(services, model_id)
         return batch_requests(services, model_id)
@@ -61,7 +52,48 @@ def batch_requests(services: Services, model_id: UUID) -> UUID | None:
         if not isinstance(error.orig, UniqueViolation) or error.orig.diag.constraint_name != ONE_ACTIVE_JOB:
             raise
         return None  # another job of this model is active
-    services.queue.wake("unlearn", job.id)
+    if job_id:
+        services.queue.wake("unlearn", job_id)
+    return None if has_job else job_id
+
+
+def _make_job(services: Services, session: Session, model: Model) -> UUID | None:
+    """Make a job of the requests whose window closes now."""
+    if "overlap" not in model.heldout:
+        raise Unmeasured
+    sealed = _sealed_requests(services, session, model)[:MAX_REQUESTS]
+    parent = models.newest_version(session, model)
+    batch = pending_requests.lock_pending(session, sealed)
+    if not batch or parent is None:
+        return None
+    if is_collected(services.storage, parent):  # every later version was withdrawn; the sweep comes again
+        services.queue.wake("rebuild", parent.id)
+        return None
+    return _insert_job(session, model, parent, batch).id
+
+
+def _join(session: Session, model: Model) -> UUID | None:
+    """Let pending requests join the model's job, if no worker has claimed it yet; the job's id if some did.
+
+    The job is locked for as long as it takes to store that, because claims pass over what is locked. A job keeps its
+    policy: after a change nobody joins.
+    """
+    job = jobs.unclaimed(session, model.id)
+    if job is None or job.policy != model.policy:
+        return None
+    members, records = jobs.size(session, job.id)
+    room = job.policy["max_batch_records"] - records
+    if room <= 0 or members >= MAX_REQUESTS:
+        return None
+    joining = requests_that_fit(pending_requests.window(session, model.id, LOOK_AHEAD * room), room)
+    batch = pending_requests.lock_pending(session, joining[: MAX_REQUESTS - members])
+    if not batch or not jobs.lock_unclaimed(session, job.id):
+        return None
+    first, *others = (request.traceparent for request in batch)
+    with span("batch", first, [*others, job.traceparent], model=model.name, requests=len(batch)):
+        requests.move(session, batch, RequestStatus.BATCHED, job_id=job.id)
+        refs = sorted(request.ref for request in batch)
+        log_entries.append(session, "job.joined", job=str(job.id), refs=refs)
     return job.id
 
 
@@ -98,26 +130,6 @@ def _closed_window(services: Services, session: Session, model: Model) -> list[U
         max_wait_seconds=services.settings.max_wait_seconds if wait is None else wait,
         now=datetime.now(UTC),
     )
-
-
-def _joined(session: Session, model: Model) -> bool:
-    """Whether a job of the model waits for a worker. It takes in pending requests as far as it has room."""
-    job = jobs.unclaimed(session, model.id)
-    if job is None:
-        return False
-    members, most_records = requests.of_job(session, job.id), job.policy["max_batch_records"]
-    records = most_records - sum(request.records_count for request in members)
-    pending = pending_requests.window(session, model.id, LOOK_AHEAD * most_records)
-    joining = requests_that_fit(pending, records)[: MAX_REQUESTS - len(members)]
-    job.next_due_at = min((request.due_at for request in pending if request.id not in joining), default=None)
-    batch = pending_requests.lock_pending(session, joining)
-    if batch:
-        first, *others = (request.traceparent for request in batch)
-        with span("batch", first, others, model=model.name, requests=len(batch)):
-            requests.move(session, batch, RequestStatus.BATCHED, job_id=job.id)
-            refs = sorted(request.ref for request in batch)
-            log_entries.append(session, "job.joined", job=str(job.id), refs=refs)
-    return True
 
 
 def _insert_job(session: Session, model: Model, parent: Version, batch: Sequence[DeletionRequest]) -> Job:

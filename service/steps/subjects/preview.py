@@ -51,12 +51,10 @@ def preview_request(
     if not SLOTS.acquire(blocking=False):
         raise Unavailable("Other previews are under way; try again.")
     try:
-        model_id, busy, policy = _model(services, model_name)
+        model_id, batch, policy = _model(services, model_name)
         matches, shown = _search(services, model_id, subject, texts=texts)
     finally:
         SLOTS.release()
-    wait = policy.get("max_wait_seconds")
-    wait = services.settings.max_wait_seconds if wait is None else wait
     counts = {kind: len(records) for kind, records in matches.kinds.items()}
     return Preview(
         model=model_name,
@@ -64,7 +62,7 @@ def preview_request(
         searched=matches.searched,
         needs_approval=matches.need_approval(policy) or policy.get("approvals", 0) > 0,
         due_at=due_at(received_at or datetime.now(UTC), regulation),
-        batch="after the job that is running" if busy else f"within {wait:g} s",
+        batch=batch,
         matches=shown,
     )
 
@@ -82,13 +80,19 @@ def _count(services: Services, api_key_id: UUID, count: int) -> None:
         raise RateLimited(60 - datetime.now(UTC).second)
 
 
-def _model(services: Services, name: str) -> tuple[UUID, bool, JsonObject]:
-    """The id of a model, whether it has a job, and its policy."""
+def _model(services: Services, name: str) -> tuple[UUID, str, JsonObject]:
+    """The id of a model, when a request about it would be batched, and the model's policy."""
     with services.db.reading() as session:
         model = models.by_name(session, name)
         if model is None:
             raise Invalid("There is no model of that name.", field="model", code="unknown_model")
-        return model.id, jobs.has_active_job(session, model.id), model.policy
+        wait = model.policy.get("max_wait_seconds")
+        batch = f"within {services.settings.max_wait_seconds if wait is None else wait:g} s"
+        if jobs.unclaimed(session, model.id):
+            batch = "with the job that waits for a worker, if it has room"
+        elif jobs.has_active_job(session, model.id):
+            batch = "after the job that is running"
+        return model.id, batch, model.policy
 
 
 def _search(

@@ -264,7 +264,7 @@ BAD_ENTRIES = [
     dumps({"kind": "request.extended", "ref": "nobody", "due": "2026-01-01"}),
     dumps({"kind": "request.extended", "ref": "a", "due": 5}), dumps({"kind": "request.retried", "ref": "nobody"}),
     dumps({"kind": "job.batched", "job": "j", "refs": 7}), dumps({"kind": "job.batched", "job": "j", "refs": [7]}),
-    dumps({"kind": "job.joined", "job": "j", "refs": ["b", 7]}), dumps({"kind": "job.joined", "job": "x", "refs": []}),
+    dumps({"kind": "job.joined", "job": "j", "refs": ["b", 7]}), dumps({"kind": "job.joined", "refs": ["b"]}),
     dumps({"kind": "requests.rejected", "refs": ["a", {}]}), dumps({"kind": "job.certified", "job": []}),
     b'{"at":"x","kind":"a","kind":"b"}', b'{"kind":NaN}', b"[" * 100_000,
 ]  # fmt: skip
@@ -305,3 +305,10 @@ def test_what_is_still_open_after_some_entries():
         b"unreadable",
     ]
     assert still_open(entries) == ["c", "d", "e"]
+
+
+def test_who_joined_a_job_of_earlier_entries_ends_with_it():
+    """The entry that made the job may be before those that a database has lost."""
+    ends = [certified("j"), dumps({"kind": "version.published", "job": "j"})]
+    assert still_open([accepted("c"), joined("j", "c"), *ends]) == []
+    assert still_open([accepted("c"), joined("j", "c"), certified("j")]) == ["c"]

@@ -114,6 +114,15 @@ def test_a_search_and_a_decision_stand_in_the_timeline(api, model):
     assert shown["Approved by a person"] == "The person has confirmed that the texts are theirs."
 
 
+def test_a_job_that_waited_took_a_request_when_it_came(api, model):
+    """Not before the request was there."""
+    request = api.get(f"{URL}/{submit(api)['id']}").json()
+    job = {"id": "j", "parent": 0, "stage": "queued", "progress": 0, "steps": [], "started_at": None}
+    job |= {"created_at": "2020-01-01T00:00:00Z", "finished_at": None}
+    shown = [step["what"] for step in request_steps(request, job)]
+    assert shown.index("This service accepted it") < shown.index("A job took it")
+
+
 def test_a_withdrawal_says_what_it_costs_before_it_is_asked_for(admin, api, services, model):
     """Requests that would be open again are counted; the only version has no form; what is purged forbids it."""
     for text in ("first", "second"):

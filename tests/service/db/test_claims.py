@@ -45,20 +45,25 @@ def test_the_earliest_deadline_is_next(services, waiting):
     assert taken == [second, third, first]
 
 
-def test_a_full_job_is_as_urgent_as_what_waits_behind_it(api, services, waiting):
-    """Nothing else keeps its model's next request from a worker. It is so no longer once that request has gone."""
+def test_a_job_is_as_urgent_as_what_waits_behind_it(api, services, waiting):
+    """Nothing else keeps its model's next request from a worker. What is held, or of another model, does not count."""
     first, second, _ = waiting
-    behind = submit(api, model="model-0")
-    with services.db.transaction() as session:
-        full = session.get(Job, first)
-        full.policy, model_id = {**full.policy, "max_batch_records": 1}, full.model_id
-        due = func.now() + timedelta(hours=1)
-        session.execute(update(DeletionRequest).where(DeletionRequest.id == behind["id"]).values(due_at=due))
-    for urgent in (first, second):
-        assert batch_requests(services, model_id) is None
+    behind = {name: submit(api, model=name) for name in ("model-0", "model-2")}
+
+    def change(name: str, **values: object) -> None:
         with services.db.transaction() as session:
-            assert claims.most_urgent(session, COMPUTE_STAGES) == urgent
-        api.delete(f"/v1/deletion-requests/{behind['id']}")
+            query = update(DeletionRequest).where(DeletionRequest.id == behind[name]["id"])
+            session.execute(query.values(**values))
+
+    def next_job() -> object:
+        with services.db.transaction() as session:
+            return claims.most_urgent(session, COMPUTE_STAGES)
+
+    assert next_job() == second
+    change("model-0", due_at=func.now() + timedelta(hours=1))
+    assert next_job() == first
+    change("model-0", hold="approval")
+    assert next_job() == second
 
 
 def test_nobody_waits_for_who_is_about_to_claim(services, waiting):

@@ -116,7 +116,7 @@ def test_everything_frequent_goes_by_an_index(api, grown, new_key):
 
 
 def test_a_claim_looks_each_deadline_up(grown):
-    """The earliest deadline of each job is one entry of an index, and no walk through all deadlines until it comes.
+    """The earliest deadline of a job, and of what waits behind it, is one entry of an index each, and no walk to it.
 
     The simulator found the walk: with a thousand jobs and 400,000 requests, a claim took 1.4 s.
     """
@@ -127,7 +127,7 @@ def test_a_claim_looks_each_deadline_up(grown):
         assert claims.most_urgent(session, COMPUTE_STAGES) is not None
     ((statement, parameters),) = seen
     used = {node.get("Index Name") for node in plan_nodes(grown, statement, parameters)}
-    assert "ix_deletion_requests_job_due" in used
+    assert {"ix_deletion_requests_job_due", "ix_deletion_requests_pending_due"} <= used
     assert "ix_deletion_requests_due_at" not in used
 
 

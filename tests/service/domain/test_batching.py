@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.domain.batching import Pending, requests_to_batch
+from service.domain.batching import Pending, requests_that_fit, requests_to_batch
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 
@@ -30,6 +30,14 @@ def test_a_request_larger_than_a_batch_goes_alone():
     assert requests_to_batch(
         [pending(9, name=1), pending(1, name=2)], max_batch_records=4, max_wait_seconds=60, now=NOW
     ) == [1]
+
+
+def test_who_joins_a_job_fits_into_it():
+    """A request that is too large does not keep the next one out."""
+    waiting = [pending(3, name=1), pending(2, name=2), pending(1, name=3), pending(1, name=4)]
+    assert requests_that_fit(waiting, 2) == [2]
+    assert requests_that_fit(waiting, 4) == [1, 3]
+    assert requests_that_fit(waiting, 0) == []
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=20), st.integers(1, 12))

@@ -1,5 +1,6 @@
 """The restore drill of docs/guides/operations.md."""
 
+import json
 import re
 import shutil
 
@@ -9,6 +10,7 @@ from service import migrate
 from service.audit.manifest import manifest, manifest_digest
 from service.audit.verify import verify
 from service.db import requests
+from service.db.log_tables import AuditEntry
 from service.db.tables import Record
 from service.domain.disclosure import OF_NEIGHBOURS
 from service.domain.states import CONTROL_STAGES
@@ -17,6 +19,7 @@ from service.steps.path.batch import batch_requests
 from service.steps.upkeep.purge import purge_due
 from tests.issuer import LINEAGE, Issuer
 from tests.service.conftest import REQUESTS, only_model, submit
+from tests.service.dumps import backup, restore
 from tests.service.jobs import REPORT, publish_what_waits, published, to_certify
 from worker.tasks import certify_and_publish, work_under_lease
 
@@ -73,6 +76,27 @@ def test_the_restore_drill(api, services, model, run):
     statement = verify(services.storage.release(api.get("/v1/models/tiny/versions/3").json()["digest"])).statement
     assert statement["predicate"]["lineage"]["parent_manifest"] == second["digest"]
     assert statement["predicate"]["lineage"]["parent_certificate"]
+
+
+def test_a_job_that_has_lost_who_joined_it_is_stopped(api, services, model):
+    """The log says that the request ends with the job, and the database does not know it. Both requests wait again."""
+    first = submit(api)
+    job_id = batch_requests(services, only_model(services))
+    second = submit(api)
+    copied = backup(services)
+    batch_requests(services, only_model(services))
+    services.log.sign()
+    restore(services, copied)
+    assert [api.get(f"{REQUESTS}/{request['id']}").json()["status"] for request in (first, second)] == ["pending"] * 2
+    job = api.get(f"/v1/jobs/{job_id}").json()
+    assert (job["stage"], job["reason"]) == ("quarantined", "restored")
+    with services.db.reading() as session:
+        entries = [json.loads(entry) for entry in session.scalars(select(AuditEntry.entry).order_by(AuditEntry.index))]
+    assert [entry["kind"] for entry in entries if entry.get("job") == str(job_id)] == [
+        "job.batched",
+        "job.joined",
+        "job.quarantined",
+    ]
 
 
 def test_without_reconciling_nothing_is_published_twice(api, services, model, run):

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
-from service.db import jobs, log_entries, models, pending_requests, requests
+from service.db import claims, jobs, log_entries, models, pending_requests, requests
 from service.db.log_tables import AuditEntry
 from service.db.tables import Job
 from service.domain.states import COMPUTE_STAGES, RequestStatus
@@ -18,7 +18,7 @@ from service.local.process import wait_until
 from service.steps.path.batch import batch_requests
 from tests.growth import grow
 from tests.service.conftest import REQUESTS, only_model, registration, submit
-from tests.service.jobs import claim
+from tests.service.jobs import claim, fail_what_waits
 
 
 def waits_for_a_lock(services) -> bool:
@@ -80,6 +80,13 @@ def members(services, job_id) -> list[str]:
         return [str(request.id) for request in requests.of_job(session, job_id)]
 
 
+def joined(services) -> list[tuple[str, list[str]]]:
+    """What the log says of who joined a job: (job, refs)."""
+    with services.db.reading() as session:
+        entries = [json.loads(entry) for entry in session.scalars(select(AuditEntry.entry).order_by(AuditEntry.index))]
+    return [(entry["job"], entry["refs"]) for entry in entries if entry["kind"] == "job.joined"]
+
+
 def registered(api, base, **policy) -> None:
     """The model with this policy."""
     assert api.post("/v1/models", json=registration(base, policy=policy)).status_code == 201
@@ -98,10 +105,7 @@ def test_a_job_takes_in_what_comes_until_a_worker_claims_it(api, services, base)
     assert members(services, job_id) == [urgent["id"], first["id"], late["id"]]
     assert batch_requests(services, model_id) is None
     assert last["id"] not in members(services, job_id)
-    with services.db.reading() as session:
-        entries = [json.loads(entry) for entry in session.scalars(select(AuditEntry.entry).order_by(AuditEntry.index))]
-    joined = [(e["job"], e["refs"]) for e in entries if e["kind"] == "job.joined"]
-    assert joined == [(str(job_id), sorted(request["ref"] for request in (late, urgent)))]
+    assert joined(services) == [(str(job_id), sorted(request["ref"] for request in (late, urgent)))]
     states = [api.get(f"{REQUESTS}/{request['id']}").json()["status"] for request in (large, last)]
     assert states == ["pending", "pending"]
 
@@ -127,6 +131,71 @@ def test_who_joins_a_job_waits_for_no_claim_of_it(api, services, model):
         assert jobs.claim(session, job_id, "me", COMPUTE_STAGES, lease_seconds=9)
         assert batch_requests(services, only_model(services)) is None
     assert len(members(services, job_id)) == 1
+
+
+def test_a_part_of_a_split_job_takes_in_nobody(api, services, model):
+    """It was made to find out which request made the job fail."""
+    for _ in range(2):
+        submit(api)
+    fail_what_waits(services)
+    part = batch_requests(services, only_model(services))
+    submit(api)
+    assert batch_requests(services, only_model(services)) is None
+    assert len(members(services, part)) == 1
+
+
+def test_nobody_joins_a_job_of_an_older_policy(api, services, model):
+    """An operator who makes it stricter means all that comes from then on."""
+    submit(api)
+    job_id = batch_requests(services, only_model(services))
+    body = {"policy": {"max_wait_seconds": 0, "max_perplexity_ratio": 1.1}, "policy_version": 1}
+    assert api.put(f"/v1/models/{model}/policy", json=body).status_code == 200
+    submit(api)
+    assert batch_requests(services, only_model(services)) is None
+    assert len(members(services, job_id)) == 1
+
+
+def test_no_more_join_than_the_entries_of_the_log_can_name(api, services, model):
+    """A job that ends names all of its requests."""
+    submit(api)
+    job_id = batch_requests(services, only_model(services))
+    with services.db.transaction() as session:
+        sealed = models.by_name(session, model, lock=True)
+        sealed.policy = session.get(Job, job_id).policy = {**sealed.policy, "max_batch_records": 10_000}
+    grow(services, model, requests=1100)
+    assert batch_requests(services, only_model(services)) is None
+    assert len(members(services, job_id)) == 1000
+
+
+def test_a_claim_passes_over_a_job_for_as_long_as_somebody_joins_it(api, services, model, monkeypatch):
+    """So the job's worker is woken when they have."""
+    submit(api)
+    job_id = batch_requests(services, only_model(services))
+    submit(api)
+    seen, woken = [], []
+
+    def meanwhile(*arguments, **values):
+        with services.db.transaction() as session:
+            seen.append(claims.most_urgent(session, COMPUTE_STAGES))
+        return real_move(*arguments, **values)
+
+    real_move = requests.move
+    monkeypatch.setattr(requests, "move", meanwhile)
+    monkeypatch.setattr(services.queue, "wake", lambda *arguments, **_: woken.append(arguments))
+    batch_requests(services, only_model(services))
+    assert (seen, woken) == ([None], [("unlearn", job_id)])
+
+
+def test_several_processes_let_each_request_join_once(api, services, model):
+    """The model's row is locked meanwhile."""
+    submit(api)
+    model_id = only_model(services)
+    job_id = batch_requests(services, model_id)
+    joining = sorted(submit(api)["ref"] for _ in range(6))
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(lambda _: batch_requests(services, model_id), range(6))) == [None] * 6
+    assert len(members(services, job_id)) == 7
+    assert sorted(ref for _, refs in joined(services) for ref in refs) == joining
 
 
 def test_the_sweep_wakes_a_model_whose_job_waits(api, services, model):

@@ -8,9 +8,12 @@ from fastapi.testclient import TestClient
 
 from service.db import api_keys
 from service.main import create_app
+from service.steps.path.batch import batch_requests
 from service.steps.subjects import preview as preview_module
 from service.subjects import search
 from service.subjects.readers import CorpusReader
+from tests.service.conftest import only_model
+from tests.service.jobs import claim
 from tests.service.steps.subjects.corpus import (
     ADDRESS,
     COPY,
@@ -51,6 +54,21 @@ def test_a_preview_counts_and_shows_texts_to_approvers_alone(api, filled, bearer
     shown = api.post(PREVIEW, json=BODY, headers=bearer("approve")).json()
     assert {match["text"] for match in shown["matches"]} == {*HERS, COPY, SOMEBODY_ELSES, NAMESAKE}
     assert api.get(REQUESTS).json()["items"] == []  # it made no request
+
+
+def test_a_preview_says_when_a_request_would_be_batched(api, services, filled, bearer):
+    """With the job that waits, or after the one that runs."""
+    seen = [api.post(PREVIEW, json=BODY, headers=bearer("preview")).json()["batch"]]
+    api.post(REQUESTS, json={"model": "tiny", "records": [{"text": "a record"}]})
+    job_id = batch_requests(services, only_model(services))
+    seen.append(api.post(PREVIEW, json=BODY, headers=bearer("preview")).json()["batch"])
+    claim(services, job_id)
+    seen.append(api.post(PREVIEW, json=BODY, headers=bearer("preview")).json()["batch"])
+    assert seen == [
+        "within 0 s",
+        "with the job that waits for a worker, if it has room",
+        "after the job that is running",
+    ]
 
 
 def test_a_key_previews_so_many_identities_a_minute_and_another_key_as_many(services, new_key):
