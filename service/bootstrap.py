@@ -108,7 +108,12 @@ def build(settings: Settings | None = None, *, create: bool = True, answer_secon
     """
     settings = settings or Settings()
     settings.require("database_url", "broker_url")
-    db = Database(settings.database_url, pool_size=settings.database_pool, answer_seconds=answer_seconds)
+    db = Database(
+        settings.database_url,
+        pool_size=settings.database_pool,
+        answer_seconds=answer_seconds,
+        pooled=settings.database_pooler,
+    )
 
     def register(epoch: UUID) -> None:
         with db.transaction() as session:

@@ -54,6 +54,7 @@ def _check_distinct(secrets: dict[str, SecretStr]) -> dict[str, SecretStr]:
 Scope = Literal["submit", "read", "preview", "download", "audit", "approve", "admin"]
 SECRET_SETTINGS = (  # URLs that may hold a secret
     *("database_url", "owner_database_url", "api_database_url", "control_database_url", "compute_database_url"),
+    "listen_database_url",
     *("broker_url", "alert_url"),
 )
 
@@ -77,6 +78,12 @@ class Settings(BaseSettings):
     api_database_url: DatabaseUrl = Field("", description="login of the API, which `unlearnd migrate` makes from it")
     control_database_url: DatabaseUrl = Field("", description="the same for control workers")
     compute_database_url: DatabaseUrl = Field("", description="the same for compute workers")
+    listen_database_url: DatabaseUrl = Field(
+        "", description="of the API, where `database_url` leads to a transaction pooler: the server itself"
+    )
+    database_pooler: bool = Field(
+        False, description="`database_url` leads to a transaction pooler; roles have the limits of sessions"
+    )
     broker_url: BrokerUrl = Field("", description="redis://host:6379/0; Valkey or Redis")
     storage_dir: Path = Field(
         Path("storage"),

@@ -111,7 +111,7 @@ def create_app(services: Services, *, docs: bool = True) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.listener = Listener(services.settings.database_url)
+        app.state.listener = Listener(services.settings.listen_database_url or services.settings.database_url)
         listening = asyncio.create_task(app.state.listener.run())
         yield
         listening.cancel()

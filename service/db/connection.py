@@ -47,21 +47,29 @@ class Connection(psycopg.Connection[TupleRow]):
     answer_seconds = ANSWER_SECONDS
 
     @classmethod
-    def open(cls, url: str, answer_seconds: float, **values: Any) -> Self:
+    def open(cls, url: str, answer_seconds: float, *, pooled: bool = False, **values: Any) -> Self:
         """Connect.
 
         Args:
             url: The URL, with any number of hosts.
             answer_seconds: The most seconds that a call may take. The server ends statements two seconds before.
+            pooled: A transaction pooler is between. It takes no `options`, so that the limits are those of the role,
+                and the next transaction may be in another session of the server, which has prepared nothing.
             values: Further arguments for psycopg.
 
         Raises:
             psycopg.OperationalError: No host answers, or none of them takes writes.
         """
         given = parameters(url)
-        options = f"{given.pop('options', '')} {server_limits(answer_seconds)}"
-        connection = cls.connect(**given, options=options, **values)
+        if pooled:
+            given["prepare_threshold"] = None
+        else:
+            given["options"] = f"{given.get('options', '')} {server_limits(answer_seconds)}"
+        connection = cls.connect(**given, **values)
         connection.answer_seconds = answer_seconds
+        if pooled:  # PgBouncer remembers this one for its client
+            connection.execute("SET timezone TO 'UTC'")
+            connection.commit()
         return connection
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:

@@ -9,7 +9,6 @@ from sqlalchemy import (
     ColumnElement,
     Text,
     Uuid,
-    and_,
     any_,
     case,
     cast,
@@ -37,8 +36,6 @@ from service.schemas.report import redacted_report
 FENCES = 2**32  # a fence is its claim's number times this, and a random rest
 NEXT_FENCE = text(f"(fence / {FENCES} + 1) * {FENCES} + floor(random() * {FENCES})::bigint")
 MOST_DOUBLED = 8  # the pauses after lost workers: 0, 1, 3, 7 s and so on, up to four minutes
-# No worker has claimed it yet. A part of a split job holds what it was split for.
-TAKES_IN = and_(Job.stage == Stage.QUEUED, Job.fence == 0, Job.split_of.is_(None))
 
 
 def by_id(session: Session, job_id: UUID, *, lock: bool = False) -> Job | None:
@@ -268,24 +265,6 @@ def has_active_job(session: Session, model_id: UUID) -> bool:
     """Whether a job of this model has not ended."""
     query = select(Job.id).where(Job.model_id == model_id, Job.stage.not_in(TERMINAL_STAGES)).limit(1)
     return session.scalar(query) is not None
-
-
-def unclaimed(session: Session, model_id: UUID) -> Job | None:
-    """The job of this model that can take in requests."""
-    return session.scalar(select(Job).where(Job.model_id == model_id, TAKES_IN))
-
-
-def lock_unclaimed(session: Session, job_id: UUID) -> bool:
-    """Lock a job that can take in requests; false if it cannot any more, or if a worker claims it right now."""
-    query = select(Job.id).where(Job.id == job_id, TAKES_IN)
-    return session.scalar(query.with_for_update(skip_locked=True)) is not None
-
-
-def size(session: Session, job_id: UUID) -> tuple[int, int]:
-    """How many requests a job holds, and how many records these have."""
-    records = func.coalesce(func.sum(DeletionRequest.records_count), 0)
-    row = session.execute(select(func.count(), records).where(DeletionRequest.job_id == job_id)).one()
-    return row[0], row[1]
 
 
 def active_jobs(session: Session, model_id: UUID) -> list[Job]:

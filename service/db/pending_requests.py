@@ -6,8 +6,8 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service.db.jobs import TAKES_IN
 from service.db.tables import ApiKey, DeletionRequest, Job, Model
+from service.db.waiting_jobs import TAKES_IN
 from service.domain.batching import Pending
 from service.domain.states import TERMINAL_STAGES, RequestStatus
 

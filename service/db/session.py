@@ -24,11 +24,13 @@ STANDBY = "the database takes no writes: it is a standby"
 class Database:
     """A pool of connections, and transactions on them."""
 
-    def __init__(self, url: str, *, pool_size: int = 10, answer_seconds: float = ANSWER_SECONDS) -> None:
-        """Connect lazily to `url`; parameters never appear in errors or logs. See `Connection` for `answer_seconds`."""
+    def __init__(
+        self, url: str, *, pool_size: int = 10, answer_seconds: float = ANSWER_SECONDS, pooled: bool = False
+    ) -> None:
+        """Connect lazily to `url`; parameters never appear in errors or logs. See `Connection` for the others."""
 
         def connect(_dialect: object, _pooled: object, _arguments: object, values: dict[str, Any]) -> Connection:
-            return Connection.open(url, answer_seconds, **values)
+            return Connection.open(url, answer_seconds, pooled=pooled, **values)
 
         self.engine = create_engine(
             "postgresql+psycopg://",

@@ -25,6 +25,7 @@ WANTED = {  # setting -> its value, and what another one does
     "synchronous_commit": ("on", "an accepted request can be lost"),
     "default_transaction_isolation": ("read committed", "requests are refused that arrive at the same time"),
 }
+LIMITS = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
 FULL = 0.8  # of the server's connections
 KEPT_BYTES = 2**30  # the most that a replication slot may keep for a standby that is away
 LATE = timedelta(minutes=15)  # for a callback that is due
@@ -84,6 +85,15 @@ def _connections(session: Session, _: Services, __: datetime) -> Iterator[Findin
     if used > FULL * most:
         problem = f"{used} of the server's {most} connections are used."
         yield Finding("connections", problem, "Raise max_connections, run fewer processes, or put a pooler between.")
+
+
+def _limits(session: Session, services: Services, _: datetime) -> Iterator[Finding]:
+    """Behind a pooler the login has the limits that each session sets otherwise."""
+    for name in LIMITS if services.settings.database_pooler else ():
+        if session.scalar(text(f"SHOW {name}")) == "0":
+            problem = f"The login has no {name}, and behind a pooler sessions set none."
+            remedy = "Run the block `pooler-limits` of the guide Operate it, for each login."
+            yield Finding("connections", f"{problem} A frozen process would hold its locks for ever.", remedy)
 
 
 def _callbacks(session: Session, _: Services, now: datetime) -> Iterator[Finding]:
@@ -149,6 +159,7 @@ CHECKS: tuple[Callable[[Session, Services, datetime], Iterator[Finding]], ...] =
     _roles,
     _settings,
     _replication,
+    _limits,
     _connections,
     _callbacks,
     _home,

@@ -234,10 +234,10 @@ def run(services, servers, tmp_path):
         "PYTHONPATH": str(ROOT),
     }
 
-    def run_block(name: str) -> str:
+    def run_block(name: str, **variables: str) -> str:
         services.db.engine.dispose()
         done = subprocess.run(
-            ["bash", "-ec", runbook(name)], env=environment, capture_output=True, text=True, check=False
+            ["bash", "-ec", runbook(name)], env=environment | variables, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

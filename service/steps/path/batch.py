@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from service.bootstrap import Services
 from service.collected import is_collected
-from service.db import job_events, jobs, log_entries, models, pending_requests, requests
+from service.db import job_events, jobs, log_entries, models, pending_requests, requests, waiting_jobs
 from service.db.tables import DeletionRequest, Job, Model, Version
 from service.domain.batching import requests_that_fit, requests_to_batch
 from service.domain.states import RequestStatus
@@ -78,16 +78,16 @@ def _join(session: Session, model: Model) -> UUID | None:
     The job is locked for as long as it takes to store that, because claims pass over what is locked. A job keeps its
     policy: after a change nobody joins.
     """
-    job = jobs.unclaimed(session, model.id)
+    job = waiting_jobs.unclaimed(session, model.id)
     if job is None or job.policy != model.policy:
         return None
-    members, records = jobs.size(session, job.id)
+    members, records = waiting_jobs.size(session, job.id)
     room = job.policy["max_batch_records"] - records
     if room <= 0 or members >= MAX_REQUESTS:
         return None
     joining = requests_that_fit(pending_requests.window(session, model.id, LOOK_AHEAD * room), room)
     batch = pending_requests.lock_pending(session, joining[: MAX_REQUESTS - members])
-    if not batch or not jobs.lock_unclaimed(session, job.id):
+    if not batch or not waiting_jobs.lock_unclaimed(session, job.id):
         return None
     first, *others = (request.traceparent for request in batch)
     with span("batch", first, [*others, job.traceparent], model=model.name, requests=len(batch)):

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from service.bootstrap import Services
-from service.db import api_keys, jobs, models
+from service.db import api_keys, jobs, models, waiting_jobs
 from service.domain.deadlines import due_at
 from service.domain.errors import Conflict, Invalid, RateLimited, Unavailable
 from service.domain.json_types import JsonObject
@@ -88,7 +88,7 @@ def _model(services: Services, name: str) -> tuple[UUID, str, JsonObject]:
             raise Invalid("There is no model of that name.", field="model", code="unknown_model")
         wait = model.policy.get("max_wait_seconds")
         batch = f"within {services.settings.max_wait_seconds if wait is None else wait:g} s"
-        if jobs.unclaimed(session, model.id):
+        if waiting_jobs.unclaimed(session, model.id):
             batch = "with the job that waits for a worker, if it has room"
         elif jobs.has_active_job(session, model.id):
             batch = "after the job that is running"
