@@ -12,6 +12,7 @@ import base64
 import binascii
 import datetime as dt
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,8 +125,11 @@ def read_promises(log: Log, today: dt.date | None = None) -> Promises:
 
 
 def still_open(entries: Sequence[bytes]) -> list[str]:
-    """The refs of the requests that these entries accept and do not end; a version that was not published ends none."""
-    deadlines, published = Deadlines({}, {}, {}), set[str]()
+    """The refs of the requests that these entries accept and do not end; a version that was not published ends none.
+
+    They may name requests that earlier entries accept: these have ended, as far as is asked here.
+    """
+    deadlines, published = Deadlines(defaultdict(str), defaultdict(str), {}), set[str]()
     for entry in entries:
         kind, job = _kind_and_job(entry)
         if kind == "version.published":

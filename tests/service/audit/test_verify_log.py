@@ -312,3 +312,12 @@ def test_who_joined_a_job_of_earlier_entries_ends_with_it():
     ends = [certified("j"), dumps({"kind": "version.published", "job": "j"})]
     assert still_open([accepted("c"), joined("j", "c"), *ends]) == []
     assert still_open([accepted("c"), joined("j", "c"), certified("j")]) == ["c"]
+
+
+def test_requests_of_earlier_entries_do_not_hide_what_is_still_open():
+    """A job that failed, or was split, may name both."""
+    begin = [accepted("c"), joined("j", "c")]
+    assert still_open([*begin, failed("j", "earlier", "c")]) == ["c"]
+    ends = [failed("j"), dumps({"kind": "job.split", "job": "j", "reopened": ["earlier", "c"]})]
+    assert still_open([*begin, *ends]) == ["c"]
+    assert still_open([dumps({"kind": "request.extended", "ref": "earlier", "due": DUE.isoformat()})]) == []
