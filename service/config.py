@@ -279,6 +279,15 @@ class Settings(BaseSettings):
         elif self.console and not self.keys_sign_in:
             raise CannotStart("UNLEARND_CONSOLE_API_KEYS is false and UNLEARND_OIDC_ISSUER is not set: set one of them")
 
+    def check_pooler(self) -> None:
+        """Refuse to serve without notifications: behind a pooler they do not come, and no error says so.
+
+        Raises:
+            CannotStart: The server's own URL is missing.
+        """
+        if self.database_pooler:
+            self.require("listen_database_url")
+
     def check_reachable_at(self, host: str) -> None:
         """Refuse to serve on an address that others reach while nobody said by which URL they do.
 

@@ -186,6 +186,7 @@ def serve(server_socket: socket.socket) -> None:
     settings, host = services.settings, str(server_socket.getsockname()[0])
     settings.check_reachable_at(host)
     settings.check_sign_in()
+    settings.check_pooler()
     configure_logs(settings.log_level)
     app = create_app(services, docs=is_loopback(host) if settings.docs is None else settings.docs)
     if settings.metrics_port:

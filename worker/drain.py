@@ -5,11 +5,16 @@ For schedulers that start a process for the work that waits, as Kubernetes does 
 
 import signal
 
+from service.bootstrap import Services
 from service.config import Settings
+from service.db import claims
+from service.domain.states import COMPUTE_STAGES
 from service.explain import explained
 from service.observability import logging, tracing
 from worker.app import check_sandbox, computes, get_services, stopping
 from worker.tasks import compute
+
+LOOK_AGAIN_SECONDS = 0.5
 
 
 def main() -> None:
@@ -22,9 +27,19 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     try:
-        compute(services)
+        drain(services)
     finally:
         services.close()
+
+
+def drain(services: Services) -> None:
+    """Work until nothing is left. A job that somebody has locked for a moment is something."""
+    while True:
+        compute(services)
+        with services.db.reading() as session:
+            waits = claims.is_any(session, COMPUTE_STAGES)
+        if not waits or stopping.wait(LOOK_AGAIN_SECONDS):
+            return
 
 
 if __name__ == "__main__":

@@ -75,8 +75,9 @@ class Deadlines:
                 refs = self.members.get(entry["job"], ())
                 self.open_until.update({ref: self.promised[ref] for ref in refs if ref in self.promised})
             case "job.certified":
+                failed = {ref: self.promised[ref] for ref in entry.get("failed", ())}
                 self.open_until.update(dict.fromkeys(self.members.get(entry["job"], ()), ""))
-                self._reopen(entry.get("failed", ()))
+                self.open_until.update(failed)
             case "job.split":
                 job, due = text_in(entry["job"]), {ref: self.promised[ref] for ref in entry["reopened"]}
                 self._leave(job, due)

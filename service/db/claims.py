@@ -11,6 +11,11 @@ from service.db.tables import DeletionRequest, Job
 from service.domain.states import Stage
 
 
+def is_any(session: Session, stages: frozenset[Stage]) -> bool:
+    """Whether a job could be claimed, though somebody may have locked it right now."""
+    return session.scalar(select(Job.id).where(*claimable(stages)).limit(1)) is not None
+
+
 def most_urgent(session: Session, stages: frozenset[Stage]) -> UUID | None:
     """The claimable job with the earliest deadline, of all models, locked; None if there is none.
 

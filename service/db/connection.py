@@ -45,6 +45,7 @@ class Connection(psycopg.Connection[TupleRow]):
     """A connection that is closed when the server does not answer a call within `answer_seconds`."""
 
     answer_seconds = ANSWER_SECONDS
+    pooled = False
 
     @classmethod
     def open(cls, url: str, answer_seconds: float, *, pooled: bool = False, **values: Any) -> Self:
@@ -54,7 +55,8 @@ class Connection(psycopg.Connection[TupleRow]):
             url: The URL, with any number of hosts.
             answer_seconds: The most seconds that a call may take. The server ends statements two seconds before.
             pooled: A transaction pooler is between. It takes no `options`, so that the limits are those of the role,
-                and the next transaction may be in another session of the server, which has prepared nothing.
+                and the next transaction may be in another session of the server, which has prepared nothing. What it
+                says of the server, such as whether that is a standby, may be old.
             values: Further arguments for psycopg.
 
         Raises:
@@ -62,11 +64,11 @@ class Connection(psycopg.Connection[TupleRow]):
         """
         given = parameters(url)
         if pooled:
-            given["prepare_threshold"] = None
+            given |= {"prepare_threshold": None, "target_session_attrs": "any"}
         else:
             given["options"] = f"{given.get('options', '')} {server_limits(answer_seconds)}"
         connection = cls.connect(**given, **values)
-        connection.answer_seconds = answer_seconds
+        connection.answer_seconds, connection.pooled = answer_seconds, pooled
         if pooled:  # PgBouncer remembers this one for its client
             connection.execute("SET timezone TO 'UTC'")
             connection.commit()

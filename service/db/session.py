@@ -107,7 +107,9 @@ def _note_idle_since(_: object, pooled: ConnectionPoolEntry) -> None:
 def _ping_if_idle(connection: Connection, pooled: ConnectionPoolEntry, _: object) -> None:
     """Test a connection that was idle: the server may have closed it. On an error the pool opens all anew."""
     if time.monotonic() - pooled.info.get("idle_since", time.monotonic()) > PING_AFTER:
-        usual, connection.answer_seconds = connection.answer_seconds, PING_SECONDS
+        usual = connection.answer_seconds
+        if not connection.pooled:  # a pooler may have no session of the server free for longer than that
+            connection.answer_seconds = PING_SECONDS
         try:
             connection.execute("")
             connection.rollback()

@@ -87,13 +87,13 @@ def _connections(session: Session, _: Services, __: datetime) -> Iterator[Findin
         yield Finding("connections", problem, "Raise max_connections, run fewer processes, or put a pooler between.")
 
 
-def _limits(session: Session, services: Services, _: datetime) -> Iterator[Finding]:
-    """Behind a pooler the login has the limits that each session sets otherwise."""
-    for name in LIMITS if services.settings.database_pooler else ():
+def _limits(session: Session, _: Services, __: datetime) -> Iterator[Finding]:
+    """No session holds its locks for ever. Behind a pooler its login has the limits that it sets otherwise."""
+    for name in LIMITS:
         if session.scalar(text(f"SHOW {name}")) == "0":
-            problem = f"The login has no {name}, and behind a pooler sessions set none."
-            remedy = "Run the block `pooler-limits` of the guide Operate it, for each login."
-            yield Finding("connections", f"{problem} A frozen process would hold its locks for ever.", remedy)
+            problem = f"Sessions have no {name}: a frozen process would hold its locks for ever."
+            remedy = "Set UNLEARND_DATABASE_POOLER, and follow Put a pooler between, in the guide Operate it."
+            yield Finding("connections", problem, remedy)
 
 
 def _callbacks(session: Session, _: Services, now: datetime) -> Iterator[Finding]:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from service.local.process import wait_until
+
 STORAGE_BYTES = 256 * 2**20
 
 
@@ -29,7 +31,9 @@ class SmallStorage:
     def fails(self, fault: str) -> Iterator[None]:
         """No byte more can be written, really: "read-only" or "disk full"."""
         if fault == "read-only":
-            subprocess.run(["mount", "-o", "remount,ro", str(self.folder)], check=True)
+            remount = ["mount", "-o", "remount,ro", str(self.folder)]
+            # Not while somebody writes a file there; who is halted may never end.
+            assert wait_until(lambda: subprocess.run(remount, check=False).returncode == 0, 20), "somebody writes"
         else:
             with (self.folder / "ballast").open("wb", buffering=0) as ballast:
                 try:

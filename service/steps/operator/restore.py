@@ -8,7 +8,7 @@ purges requests again that the backup brought back. If the database was not rest
 """
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
@@ -64,9 +64,9 @@ def reconcile(services: Services) -> Reconciled:
     try:
         size, missing = services.log.missing_entries()
         with services.db.transaction() as session:
+            stopped = _stop_joined(session, joined_jobs(missing))  # rows are locked before the log
             lost = log_home.settle(session, missing, size)
-            if lost is not None:
-                _stop_joined(session, joined_jobs(missing))
+            _log_stopped(session, stopped)
         if lost is not None:
             result.entries, result.lost = len(missing), lost
         for ref in result.lost:
@@ -154,7 +154,7 @@ def _insert_release(
         parent = models.version(session, model, lineage["parent_version"]) if model else None
         if model is None or parent is None or lineage["parent_manifest"] != parent.digest:
             return False
-        stopped = _stop_jobs(session, model)
+        stopped = _stop(session, jobs.active_jobs(session, model.id))  # they start from an old version
         job = _insert_job(session, model, parent, predicate)
         submitters = restored_requests.end_as_certified(session, model.id, job.id, number, predicate["requests"])
         metrics = _metrics(predicate, submitters)
@@ -164,8 +164,7 @@ def _insert_release(
         session.add_all([version, certificate])
         session.flush()
         models.set_latest(session, model.id, number)
-        for job_id in stopped:
-            log_entries.append(session, "job.quarantined", job=str(job_id), reason="restored")
+        _log_stopped(session, stopped)
         log_entries.append(
             session,
             "version.adopted",
@@ -177,26 +176,25 @@ def _insert_release(
     return True
 
 
-def _stop_joined(session: Session, joined: Collection[str]) -> None:
+def _stop_joined(session: Session, joined: Collection[str]) -> list[UUID]:
     """Stop jobs that requests joined, says the log, and not the database: they would end without these requests."""
-    for job in jobs.open_among(session, joined):
-        _stop(session, job)
-        log_entries.append(session, "job.quarantined", job=str(job.id), reason="restored")
+    return _stop(session, jobs.open_among(session, joined)) if joined else []
 
 
-def _stop(session: Session, job: Job) -> None:
-    """Quarantine a job; its requests are pending again."""
-    job.reason = "restored"
-    jobs.advance(session, job, Stage.QUARANTINED)
-    restored_requests.release_from_job(session, job.id)
-
-
-def _stop_jobs(session: Session, model: Model) -> list[UUID]:
-    """Quarantine jobs that start from an old version; their requests are pending again. Returns the jobs' ids."""
-    stopped = jobs.active_jobs(session, model.id)
+def _stop(session: Session, stopped: Sequence[Job]) -> list[UUID]:
+    """Quarantine jobs; their requests are pending again. Returns the jobs' ids."""
     for job in stopped:
-        _stop(session, job)
+        job.reason = "restored"
+        jobs.advance(session, job, Stage.QUARANTINED)
+        restored_requests.release_from_job(session, job.id)
+    session.flush()
     return [job.id for job in stopped]
+
+
+def _log_stopped(session: Session, stopped: Sequence[UUID]) -> None:
+    """Say in the log that these jobs were stopped."""
+    for job_id in stopped:
+        log_entries.append(session, "job.quarantined", job=str(job_id), reason="restored")
 
 
 def _insert_job(session: Session, model: Model, parent: Version, predicate: Predicate) -> Job:

@@ -1,18 +1,20 @@
 """Which job is next: by deadline, over all models, and no worker waits for another."""
 
+import threading
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import func, update
+from sqlalchemy import func, select, update
 
 from service.db import claims, jobs
 from service.db.tables import DeletionRequest, Job
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES, Stage
 from service.lease import fail_attempt
+from service.local.process import wait_until
 from service.steps.path.batch import batch_requests
 from service.steps.path.unlearn import store_stage
 from tests.service.conftest import registration, submit
-from worker import tasks
+from worker import drain, tasks
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def test_the_earliest_deadline_is_next(services, waiting):
 
 def test_a_job_is_as_urgent_as_what_waits_behind_it(api, services, waiting):
     """Nothing else keeps its model's next request from a worker. What is held, or of another model, does not count."""
-    first, second, _ = waiting
+    first, second, third = waiting
     behind = {name: submit(api, model=name) for name in ("model-0", "model-2")}
 
     def change(name: str, **values: object) -> None:
@@ -60,10 +62,11 @@ def test_a_job_is_as_urgent_as_what_waits_behind_it(api, services, waiting):
             return claims.most_urgent(session, COMPUTE_STAGES)
 
     assert next_job() == second
-    change("model-0", due_at=func.now() + timedelta(hours=1))
-    assert next_job() == first
-    change("model-0", hold="approval")
-    assert next_job() == second
+    for name, job_id in (("model-0", first), ("model-2", third)):
+        change(name, due_at=func.now() + timedelta(hours=1))
+        assert next_job() == job_id
+        change(name, hold="approval")
+        assert next_job() == second
 
 
 def test_nobody_waits_for_who_is_about_to_claim(services, waiting):
@@ -110,3 +113,28 @@ def test_a_worker_that_stops_takes_nothing_more(services, waiting, monkeypatch):
     finally:
         tasks.stopping.clear()
     assert ran == [waiting[1]]
+
+
+def test_a_worker_that_drains_waits_for_a_job_that_somebody_has_locked(services, waiting, monkeypatch):
+    """A claim passes over it, and the worker would end though there is work: its scheduler had started it for that."""
+    ran, looked = [], []
+
+    def run(_, lease) -> None:
+        ran.append(lease.job_id)
+        fail_attempt(services, lease, "criterion_missed", permanent=True)
+
+    def look(services) -> None:
+        looked.append(None)
+        tasks.compute(services)
+
+    monkeypatch.setattr(tasks, "run_job", run)
+    monkeypatch.setattr(drain, "compute", look)
+    monkeypatch.setattr(drain, "LOOK_AGAIN_SECONDS", 0.01)
+    with services.db.transaction() as session:
+        session.execute(select(Job.id).with_for_update())
+        thread = threading.Thread(target=drain.drain, args=[services])
+        thread.start()
+        assert wait_until(lambda: len(looked) > 2, 20)
+        assert not ran
+    thread.join(20)
+    assert sorted(ran) == sorted(waiting)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 
 from service.bootstrap import build
+from service.db import api_keys
 from service.doctor import examine
+from service.doctor.database import LIMITS
+from service.domain.errors import CannotStart
 from service.local import postgres
 from service.local.process import Process, wait_until
 from service.main import create_app
@@ -33,6 +37,7 @@ auth_type = trust
 auth_file = {folder}/users
 pool_mode = transaction
 default_pool_size = 2
+max_prepared_statements = 0
 """
 
 
@@ -77,7 +82,7 @@ def sessions(services) -> int:
 
 def limits(services) -> list[str]:
     """Which limits the doctor misses."""
-    return [finding.problem.split()[4] for finding in examine(services) if finding.check == "connections"]
+    return [finding.problem.split()[3] for finding in examine(services) if finding.check == "connections"]
 
 
 def test_the_whole_path_goes_through_a_pooler(pooled, base, new_key):
@@ -92,16 +97,28 @@ def test_the_whole_path_goes_through_a_pooler(pooled, base, new_key):
         publish_what_waits(pooled)
         assert {api.get(f"{REQUESTS}/{request_id}").json()["status"] for request_id in ids} == {"completed"}
         assert api.get("/readyz").status_code == 200
+        before = time.monotonic()
+        with pooled.db.transaction() as session:
+            session.execute(text(f"NOTIFY {api_keys.CHANNEL}"))
+        assert wait_until(lambda: app.state.listener._forgotten_at > before, 5)
         assert sessions(pooled) <= 3 + 1  # the fixtures have one that goes by no pooler
 
 
 def test_limits_come_with_the_login_where_sessions_set_none(pooled, run):
     """The doctor names what is missing, and the block of the guide mends it."""
-    assert limits(pooled) == ["lock_timeout,", "statement_timeout,", "idle_in_transaction_session_timeout,"]
+    assert limits(pooled) == [f"{name}:" for name in LIMITS]
     run("pooler-limits", LOGIN=postgres.APP_ROLE, STATEMENT_TIMEOUT="10s")
     with psycopg.connect(pooled.settings.owner_database_url) as connection:  # sessions of before do not know it
         connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'unlearnd'")
     assert wait_until(lambda: sessions(pooled) == 0, 20)
     assert limits(pooled) == []
     with pooled.db.reading() as session:
-        assert session.scalar(text("SHOW timezone")) == "UTC"
+        shown = [session.scalar(text(f"SHOW {name}")) for name in (*LIMITS, "timezone")]
+    assert shown == ["9s", "10s", "8s", "UTC"]
+
+
+def test_the_api_does_not_serve_without_notifications(pooled):
+    """Through a pooler none comes, and no error says so: a revoked key would go on."""
+    pooled.settings.check_pooler()
+    with pytest.raises(CannotStart, match="UNLEARND_LISTEN_DATABASE_URL"):
+        pooled.settings.model_copy(update={"listen_database_url": ""}).check_pooler()
