@@ -112,7 +112,7 @@ def build(settings: Settings | None = None, *, create: bool = True, answer_secon
         settings.database_url,
         pool_size=settings.database_pool,
         answer_seconds=answer_seconds,
-        pooled=settings.database_pooler,
+        pooler=settings.database_pooler,
     )
 
     def register(epoch: UUID) -> None:

@@ -75,11 +75,11 @@ class Deadlines:
                 refs = self.members.get(entry["job"], ())
                 self.open_until.update({ref: self.promised[ref] for ref in refs if ref in self.promised})
             case "job.certified":
-                failed = {ref: self.promised[ref] for ref in entry.get("failed", ())}
+                failed = self._due(entry.get("failed", ()))
                 self.open_until.update(dict.fromkeys(self.members.get(entry["job"], ()), ""))
                 self.open_until.update(failed)
             case "job.split":
-                job, due = text_in(entry["job"]), {ref: self.promised[ref] for ref in entry["reopened"]}
+                job, due = text_in(entry["job"]), self._due(entry["reopened"])
                 self._leave(job, due)
                 self.open_until.update(due)
 
@@ -95,7 +95,11 @@ class Deadlines:
 
     def _reopen(self, refs: Iterable[str]) -> None:
         """Requests are open again until the promised day."""
-        self.open_until.update({ref: self.promised[ref] for ref in refs})
+        self.open_until.update(self._due(refs))
+
+    def _due(self, refs: Iterable[str]) -> dict[str, str]:
+        """The promised day of each of these requests."""
+        return {ref: self.promised[ref] for ref in refs}
 
 
 def _day(value: object) -> str:

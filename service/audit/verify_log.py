@@ -143,10 +143,9 @@ def still_open(entries: Sequence[bytes]) -> list[str]:
 
 def joined_jobs(entries: Sequence[bytes]) -> set[str]:
     """The jobs that requests joined, by these entries, and that have published nothing."""
-    by_kind = [_kind_and_job(entry) for entry in entries]
-    return {job for kind, job in by_kind if kind == "job.joined"} - {
-        job for kind, job in by_kind if kind == "version.published"
-    }
+    read = [_kind_and_job(entry) for entry in entries]
+    published = {job for kind, job in read if kind == "version.published"}
+    return {job for kind, job in read if kind == "job.joined"} - published
 
 
 def _kind_and_job(entry: bytes) -> tuple[str, str]:

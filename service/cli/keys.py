@@ -58,7 +58,7 @@ def keys_bootstrap(name: Annotated[str, typer.Option(help="The name of the key."
     settings = Settings()
     settings.require("database_url")
     with (
-        closing(Database(settings.database_url, pool_size=1, pooled=settings.database_pooler)) as database,
+        closing(Database(settings.database_url, pool_size=1, pooler=settings.database_pooler)) as database,
         database.transaction() as session,
     ):
         _, secret = create(session, name, list(SCOPES))

@@ -45,16 +45,16 @@ class Connection(psycopg.Connection[TupleRow]):
     """A connection that is closed when the server does not answer a call within `answer_seconds`."""
 
     answer_seconds = ANSWER_SECONDS
-    pooled = False
+    pooler = False
 
     @classmethod
-    def open(cls, url: str, answer_seconds: float, *, pooled: bool = False, **values: Any) -> Self:
+    def open(cls, url: str, answer_seconds: float, *, pooler: bool = False, **values: Any) -> Self:
         """Connect.
 
         Args:
             url: The URL, with any number of hosts.
             answer_seconds: The most seconds that a call may take. The server ends statements two seconds before.
-            pooled: A transaction pooler is between. It takes no `options`, so that the limits are those of the role,
+            pooler: A transaction pooler is between. It takes no `options`, so that the limits are those of the role,
                 and the next transaction may be in another session of the server, which has prepared nothing. What it
                 says of the server, such as whether that is a standby, may be old.
             values: Further arguments for psycopg.
@@ -63,13 +63,13 @@ class Connection(psycopg.Connection[TupleRow]):
             psycopg.OperationalError: No host answers, or none of them takes writes.
         """
         given = parameters(url)
-        if pooled:
+        if pooler:
             given |= {"prepare_threshold": None, "target_session_attrs": "any"}
         else:
             given["options"] = f"{given.get('options', '')} {server_limits(answer_seconds)}"
         connection = cls.connect(**given, **values)
-        connection.answer_seconds, connection.pooled = answer_seconds, pooled
-        if pooled:  # PgBouncer remembers this one for its client
+        connection.answer_seconds, connection.pooler = answer_seconds, pooler
+        if pooler:  # PgBouncer remembers this one for its client
             connection.execute("SET timezone TO 'UTC'")
             connection.commit()
         return connection

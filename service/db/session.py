@@ -25,12 +25,12 @@ class Database:
     """A pool of connections, and transactions on them."""
 
     def __init__(
-        self, url: str, *, pool_size: int = 10, answer_seconds: float = ANSWER_SECONDS, pooled: bool = False
+        self, url: str, *, pool_size: int = 10, answer_seconds: float = ANSWER_SECONDS, pooler: bool = False
     ) -> None:
         """Connect lazily to `url`; parameters never appear in errors or logs. See `Connection` for the others."""
 
         def connect(_dialect: object, _pooled: object, _arguments: object, values: dict[str, Any]) -> Connection:
-            return Connection.open(url, answer_seconds, pooled=pooled, **values)
+            return Connection.open(url, answer_seconds, pooler=pooler, **values)
 
         self.engine = create_engine(
             "postgresql+psycopg://",
@@ -108,7 +108,7 @@ def _ping_if_idle(connection: Connection, pooled: ConnectionPoolEntry, _: object
     """Test a connection that was idle: the server may have closed it. On an error the pool opens all anew."""
     if time.monotonic() - pooled.info.get("idle_since", time.monotonic()) > PING_AFTER:
         usual = connection.answer_seconds
-        if not connection.pooled:  # a pooler may have no session of the server free for longer than that
+        if not connection.pooler:  # a pooler may have no session of the server free for longer than that
             connection.answer_seconds = PING_SECONDS
         try:
             connection.execute("")

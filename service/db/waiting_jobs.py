@@ -5,16 +5,17 @@ from uuid import UUID
 from sqlalchemy import and_, func, select
 from sqlalchemy.orm import Session
 
-from service.db.tables import DeletionRequest, Job
+from service.db.tables import DeletionRequest, Job, Model
 from service.domain.states import Stage
 
 # No worker has claimed it yet. A part of a split job holds what it was split for.
 TAKES_IN = and_(Job.stage == Stage.QUEUED, Job.fence == 0, Job.split_of.is_(None))
 
 
-def unclaimed(session: Session, model_id: UUID) -> Job | None:
-    """The job of this model that can take in requests."""
-    return session.scalar(select(Job).where(Job.model_id == model_id, TAKES_IN))
+def unclaimed(session: Session, model: Model) -> Job | None:
+    """The job of this model that can take in requests. A job keeps its policy: after a change it takes in nobody."""
+    job = session.scalar(select(Job).where(Job.model_id == model.id, TAKES_IN))
+    return job if job and job.policy == model.policy else None
 
 
 def lock_unclaimed(session: Session, job_id: UUID) -> bool:

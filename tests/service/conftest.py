@@ -3,6 +3,7 @@
 A test without a server asks for none of `servers`, `database_url`, `services`, `api`, `model` and `job`.
 """
 
+import json
 import os
 import re
 import shutil
@@ -17,11 +18,13 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import select
 
 from service import migrate
 from service.bootstrap import Services, build, create_keys
 from service.config import Settings
 from service.db import api_keys, models
+from service.db.log_tables import AuditEntry
 from service.db.session import Database
 from service.local import postgres, valkey
 from service.local.process import wait_until
@@ -193,6 +196,12 @@ def submit(api, headers=None, **fields) -> dict:
     """A request of one record."""
     body = {"model": "tiny", "records": [{"text": "a record"}], **fields}
     return api.post(REQUESTS, json=body, headers=headers).json()
+
+
+def logged(services) -> list[dict]:
+    """The entries of the log, in order."""
+    with services.db.reading() as session:
+        return [json.loads(entry) for entry in session.scalars(select(AuditEntry.entry).order_by(AuditEntry.index))]
 
 
 def only_model(services) -> UUID:

@@ -75,11 +75,10 @@ def _make_job(services: Services, session: Session, model: Model) -> UUID | None
 def _join(session: Session, model: Model) -> UUID | None:
     """Let pending requests join the model's job, if no worker has claimed it yet; the job's id if some did.
 
-    The job is locked for as long as it takes to store that, because claims pass over what is locked. A job keeps its
-    policy: after a change nobody joins.
+    The job is locked for as long as it takes to store that, because claims pass over what is locked.
     """
-    job = waiting_jobs.unclaimed(session, model.id)
-    if job is None or job.policy != model.policy:
+    job = waiting_jobs.unclaimed(session, model)
+    if job is None:
         return None
     members, records = waiting_jobs.size(session, job.id)
     room = job.policy["max_batch_records"] - records

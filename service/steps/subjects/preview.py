@@ -88,8 +88,7 @@ def _model(services: Services, name: str) -> tuple[UUID, str, JsonObject]:
             raise Invalid("There is no model of that name.", field="model", code="unknown_model")
         wait = model.policy.get("max_wait_seconds")
         batch = f"within {services.settings.max_wait_seconds if wait is None else wait:g} s"
-        waiting = waiting_jobs.unclaimed(session, model.id)
-        if waiting and waiting.policy == model.policy:
+        if waiting_jobs.unclaimed(session, model):
             batch = "with the job that waits for a worker, if it has room"
         elif jobs.has_active_job(session, model.id):
             batch = "after the job that is running"

@@ -6,10 +6,8 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from sqlalchemy import select
 
 from service.db import api_keys
-from service.db.log_tables import AuditEntry
 from service.domain.errors import LostLease
 from service.domain.states import CONTROL_STAGES, Stage
 from service.lease import Lease, fail_attempt
@@ -17,7 +15,7 @@ from service.local.process import wait_until
 from service.steps.path.batch import batch_requests
 from service.steps.path.unlearn import store_epoch, store_stage
 from tests.service.api.submissions import REQUESTS, assert_problem
-from tests.service.conftest import only_model, submit
+from tests.service.conftest import logged, only_model, submit
 from tests.service.jobs import EPOCH, REPORT, age, claim, publish_what_waits, to_certify
 from tests.service.served import served
 
@@ -173,9 +171,7 @@ def test_who_cancelled_a_job_is_in_the_log(api, services, job, new_key):
     others = {"Authorization": f"Bearer {new_key('read', 'submit', 'approve', 'audit')}"}
     assert_problem(api.post(f"/v1/jobs/{job_id}/cancel", headers=others), 403)
     api.post(f"/v1/jobs/{job_id}/cancel")
-    with services.db.reading() as session:
-        entries = [json.loads(entry) for entry in session.scalars(select(AuditEntry.entry).order_by(AuditEntry.index))]
-    quarantined, cancelled = entries[-2:]
+    quarantined, cancelled = logged(services)[-2:]
     assert (quarantined["kind"], quarantined["reason"]) == ("job.quarantined", "cancelled")
     admin = next(key["id"] for key in api.get("/v1/api-keys").json()["items"] if key["scopes"] == ["admin"])
     assert (cancelled["kind"], cancelled["job"], cancelled["key"]) == ("job.cancelled", str(job_id), admin)

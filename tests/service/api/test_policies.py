@@ -1,18 +1,15 @@
 """A model's policy can be changed; every policy stays on record, and no change is lost to another one."""
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 import psycopg
-from sqlalchemy import select
 
 from service.db import jobs
-from service.db.log_tables import AuditEntry
 from service.local.process import wait_until
 from service.steps.path.batch import batch_requests
 from tests.service.api.submissions import SECRET, assert_problem
-from tests.service.conftest import only_model, registration, submit
+from tests.service.conftest import logged, only_model, registration, submit
 
 PATH = "/v1/models/tiny"
 
@@ -20,12 +17,6 @@ PATH = "/v1/models/tiny"
 def replace(api, policy: dict, policy_version: int):
     """Ask for a new policy in place of the one with this version."""
     return api.put(f"{PATH}/policy", json={"policy": policy, "policy_version": policy_version})
-
-
-def entries(services) -> list[dict]:
-    """The log."""
-    with services.db.reading() as session:
-        return [json.loads(entry) for entry in session.scalars(select(AuditEntry.entry).order_by(AuditEntry.index))]
 
 
 def test_a_policy_is_changed_and_on_record(api, services, model):
@@ -39,7 +30,7 @@ def test_a_policy_is_changed_and_on_record(api, services, model):
     assert (newest["policy_version"], newest["policy"]["rank"]) == (2, 4)
     assert (oldest["policy_version"], oldest["policy"]) == (1, first["policy"])
     assert UUID(newest["api_key_id"]) == UUID(oldest["api_key_id"])
-    last = entries(services)[-1]
+    last = logged(services)[-1]
     assert (last["kind"], last["model"], last["number"]) == ("model.policy_changed", "tiny", 2)
     assert last["key"] == newest["api_key_id"]
     assert len(last["parameters"]) == 64
@@ -102,11 +93,11 @@ BAD_CHANGES = {
 
 def test_a_bad_change_names_its_field_and_changes_nothing(api, services, model, subtests):
     """422 for each; neither the policy nor the log moves."""
-    before = api.get(PATH).json(), len(entries(services))
+    before = api.get(PATH).json(), len(logged(services))
     for name, (sent, field) in BAD_CHANGES.items():
         with subtests.test(name):
             assert_problem(api.put(f"{PATH}/policy", json=sent), 422, field)
-            assert (api.get(PATH).json(), len(entries(services))) == before
+            assert (api.get(PATH).json(), len(logged(services))) == before
 
 
 def test_only_an_admin_changes_a_policy(api, model, new_key):

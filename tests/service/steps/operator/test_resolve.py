@@ -18,7 +18,7 @@ from service.steps.path.batch import batch_requests
 from service.steps.path.certify import certify_job
 from service.steps.upkeep.sweep import wake_lost_work
 from tests.service.api.submissions import assert_problem
-from tests.service.conftest import REQUESTS, only_model, submit
+from tests.service.conftest import REQUESTS, logged, only_model, submit
 from tests.service.jobs import REPORT, publish_what_waits, to_certify
 
 OVER_BUDGET = {**REPORT, "outcome": "failed", "reason": "utility_budget_exceeded"}
@@ -127,9 +127,7 @@ def test_a_request_that_a_budget_failed_does_not_read_pass(api, services, failed
 
 def test_a_failed_run_does_not_end_its_requests_in_the_log(api, services, failed):
     """The log names the requests that the run failed, so that its reader does not count them as dealt with."""
-    with services.db.reading() as session:
-        entries = [json.loads(entry) for entry in session.scalars(select(AuditEntry.entry))]
-    (certified,) = [entry for entry in entries if entry["kind"] == "job.certified"]
+    (certified,) = [entry for entry in logged(services) if entry["kind"] == "job.certified"]
     assert (certified["overall"], certified["failed"]) == ("FAIL", [failed["ref"]])
     assert batch_requests(services, only_model(services)) is None
 

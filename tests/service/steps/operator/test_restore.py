@@ -1,6 +1,5 @@
 """The restore drill of docs/guides/operations.md."""
 
-import json
 import re
 import shutil
 
@@ -10,7 +9,6 @@ from service import migrate
 from service.audit.manifest import manifest, manifest_digest
 from service.audit.verify import verify
 from service.db import requests
-from service.db.log_tables import AuditEntry
 from service.db.tables import Record
 from service.domain.disclosure import OF_NEIGHBOURS
 from service.domain.states import CONTROL_STAGES
@@ -18,7 +16,7 @@ from service.steps.operator.restore import reconcile
 from service.steps.path.batch import batch_requests
 from service.steps.upkeep.purge import purge_due
 from tests.issuer import LINEAGE, Issuer
-from tests.service.conftest import REQUESTS, only_model, submit
+from tests.service.conftest import REQUESTS, logged, only_model, submit
 from tests.service.dumps import backup, restore
 from tests.service.jobs import REPORT, publish_what_waits, published, to_certify
 from worker.tasks import certify_and_publish, work_under_lease
@@ -90,9 +88,7 @@ def test_a_job_that_has_lost_who_joined_it_is_stopped(api, services, model):
     assert [api.get(f"{REQUESTS}/{request['id']}").json()["status"] for request in (first, second)] == ["pending"] * 2
     job = api.get(f"/v1/jobs/{job_id}").json()
     assert (job["stage"], job["reason"]) == ("quarantined", "restored")
-    with services.db.reading() as session:
-        entries = [json.loads(entry) for entry in session.scalars(select(AuditEntry.entry).order_by(AuditEntry.index))]
-    assert [entry["kind"] for entry in entries if entry.get("job") == str(job_id)] == [
+    assert [entry["kind"] for entry in logged(services) if entry.get("job") == str(job_id)] == [
         "job.batched",
         "job.joined",
         "job.quarantined",

@@ -1,23 +1,20 @@
 """Windows become jobs: one at a time for a model, beside submissions and cancellations."""
 
-import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
-from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from service.db import claims, jobs, log_entries, models, pending_requests, requests
-from service.db.log_tables import AuditEntry
 from service.db.tables import Job
 from service.domain.states import COMPUTE_STAGES, RequestStatus
 from service.local.process import wait_until
 from service.steps.path.batch import batch_requests
 from tests.growth import grow
-from tests.service.conftest import REQUESTS, only_model, registration, submit
+from tests.service.conftest import REQUESTS, logged, only_model, registration, submit
 from tests.service.jobs import claim, fail_what_waits
 
 
@@ -82,9 +79,13 @@ def members(services, job_id) -> list[str]:
 
 def joined(services) -> list[tuple[str, list[str]]]:
     """What the log says of who joined a job: (job, refs)."""
-    with services.db.reading() as session:
-        entries = [json.loads(entry) for entry in session.scalars(select(AuditEntry.entry).order_by(AuditEntry.index))]
-    return [(entry["job"], entry["refs"]) for entry in entries if entry["kind"] == "job.joined"]
+    return [(entry["job"], entry["refs"]) for entry in logged(services) if entry["kind"] == "job.joined"]
+
+
+def nobody_joins(api, services, job_id) -> bool:
+    """Whether a new request leaves a job with its one."""
+    submit(api)
+    return batch_requests(services, only_model(services)) is None and len(members(services, job_id)) == 1
 
 
 def registered(api, base, **policy) -> None:
@@ -117,9 +118,7 @@ def test_a_job_that_was_claimed_once_takes_in_nobody(api, services, model):
     claim(services, job_id)
     with services.db.transaction() as session:
         jobs.release(session.get(Job, job_id), delay_seconds=0, count=True)
-    submit(api)
-    assert batch_requests(services, only_model(services)) is None
-    assert len(members(services, job_id)) == 1
+    assert nobody_joins(api, services, job_id)
 
 
 def test_who_joins_a_job_waits_for_no_claim_of_it(api, services, model):
@@ -139,9 +138,7 @@ def test_a_part_of_a_split_job_takes_in_nobody(api, services, model):
         submit(api)
     fail_what_waits(services)
     part = batch_requests(services, only_model(services))
-    submit(api)
-    assert batch_requests(services, only_model(services)) is None
-    assert len(members(services, part)) == 1
+    assert nobody_joins(api, services, part)
 
 
 def test_nobody_joins_a_job_of_an_older_policy(api, services, model):
@@ -150,9 +147,7 @@ def test_nobody_joins_a_job_of_an_older_policy(api, services, model):
     job_id = batch_requests(services, only_model(services))
     body = {"policy": {"max_wait_seconds": 0, "max_perplexity_ratio": 1.1}, "policy_version": 1}
     assert api.put(f"/v1/models/{model}/policy", json=body).status_code == 200
-    submit(api)
-    assert batch_requests(services, only_model(services)) is None
-    assert len(members(services, job_id)) == 1
+    assert nobody_joins(api, services, job_id)
 
 
 def test_no_more_join_than_the_entries_of_the_log_can_name(api, services, model):

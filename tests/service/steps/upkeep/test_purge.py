@@ -1,6 +1,5 @@
 """Purging destroys keys, what they sealed, and the exact means of few."""
 
-import json
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -11,14 +10,13 @@ from service.audit.commitments import commit
 from service.audit.verify import verify
 from service.db import requests
 from service.db.callback_lanes import MAX_AGE
-from service.db.log_tables import AuditEntry
 from service.db.tables import DeletionRequest, Job, Outbox, Record, Version
 from service.domain.errors import NotFound
 from service.privacy.records import open_records
 from service.steps.path.batch import batch_requests
 from service.steps.upkeep.purge import purge_due, purge_restored
 from tests import status_door
-from tests.service.conftest import REQUESTS, only_model, submit
+from tests.service.conftest import REQUESTS, logged, only_model, submit
 from tests.service.jobs import REPORT, plant_callback_given_up, publish_what_waits, published, release_folder
 
 
@@ -49,9 +47,7 @@ def test_texts_of_a_purged_request_can_be_tested_again(api, services, model):
     publish_what_waits(services)
     (line,) = verify(release_folder(api, services, 2)).statement["predicate"]["requests"]
     assert (line["ref"], line["supplements"]) == (again["ref"], first["ref"])
-    with services.db.reading() as session:
-        entries = [json.loads(entry) for entry in session.scalars(select(AuditEntry.entry))]
-    assert [e.get("supplements") for e in entries if e["kind"] == "request.accepted"] == [None, first["ref"]]
+    assert [e.get("supplements") for e in logged(services) if e["kind"] == "request.accepted"] == [None, first["ref"]]
     with services.db.reading() as session:  # what is left of the purged one opens nothing
         row = session.scalar(select(DeletionRequest).where(DeletionRequest.ref == first["ref"]))
     assert row.wrapped_key is None
