@@ -11,6 +11,7 @@ from service.db import (  # noqa: F401  # each adds its tables
     history_tables,
     limit_tables,
     log_tables,
+    recheck_tables,
     tables,
     tallies,
 )

@@ -31,7 +31,7 @@ class Lease:
         """Hold `job_id` under `fence`."""
         self.job_id, self.fence, self.steps = job_id, fence, 0
         self.lost = threading.Event()
-        self._services, self._ended = services, threading.Event()
+        self.services, self._ended = services, threading.Event()
 
     def step(self) -> None:
         """Something was done for the job.
@@ -45,8 +45,8 @@ class Lease:
 
     def beat(self) -> None:
         """Extend the lease once; set `lost` if the database refuses. A job that makes no step any more has failed."""
-        settings = self._services.settings
-        with self._services.db.transaction() as session:
+        settings = self.services.settings
+        with self.services.db.transaction() as session:
             held = jobs.heartbeat(
                 session,
                 self.job_id,
@@ -57,13 +57,13 @@ class Lease:
             )
         if not held:
             try:
-                fail_attempt(self._services, self, "stalled", permanent=False)
+                fail_attempt(self.services, self, "stalled", permanent=False)
             finally:
                 self.lost.set()
 
     def keep(self) -> None:
         """Beat until the work ends; runs in a thread of its own."""
-        lease_seconds = self._services.settings.lease_seconds
+        lease_seconds = self.services.settings.lease_seconds
         held_until = time.monotonic() + lease_seconds
         while not self._ended.wait(lease_seconds / 4) and not self.lost.is_set():
             began = time.monotonic()
@@ -80,13 +80,17 @@ class Lease:
         self._ended.set()
 
 
+def new_owner() -> str:
+    """A name for the owner of a lease: this process, and a random part for each lease."""
+    return f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}"
+
+
 def claim_job(services: Services, job_id: UUID | None, stages: frozenset[Stage]) -> Lease | None:
     """Claim a job, by default the most urgent one; None if it cannot be claimed, or if there is none."""
-    owner = f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}"
     with services.db.transaction("claim" if Stage.QUEUED in stages else "claim_control") as session:
         job_id = job_id or claims.most_urgent(session, stages)
         seconds = services.settings.lease_seconds
-        fence = jobs.claim(session, job_id, owner, stages, lease_seconds=seconds) if job_id else None
+        fence = jobs.claim(session, job_id, new_owner(), stages, lease_seconds=seconds) if job_id else None
     return None if job_id is None or fence is None else Lease(services, job_id, fence)
 
 
@@ -101,11 +105,18 @@ def hold_job(services: Services, job_id: UUID | None, stages: frozenset[Stage]) 
         yield None
         return
     logger.info("claimed", job=lease.job_id, fence=lease.fence)
+    with kept(lease):
+        yield lease
+
+
+@contextmanager
+def kept(lease: Lease) -> Iterator[None]:
+    """Keep a lease alive inside the block."""
     keeper = threading.Thread(target=lease.keep, name=f"lease-{lease.job_id}", daemon=True)
     keeper.start()
     try:
         with steps_heard(lease.step):
-            yield lease
+            yield
     finally:
         lease.end()
         keeper.join()

@@ -17,6 +17,7 @@ from service.failpoints import reach
 from service.schemas.report import write_report
 from worker.engine.errors import EngineError
 from worker.steps.pipeline import Pipeline
+from worker.steps.recheck import RecheckPipeline
 from worker.steps.team import Team
 
 
@@ -55,7 +56,7 @@ def main() -> int:
             team.meet()
             team.follow()
             return 0
-        report = Pipeline(inputs, send, team).run()
+        report = (RecheckPipeline if inputs.recheck else Pipeline)(inputs, send, team).run()
         if report is not None:
             send("report", report=write_report(report))
         team.end()

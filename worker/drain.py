@@ -7,7 +7,7 @@ import signal
 
 from service.bootstrap import Services
 from service.config import Settings
-from service.db import claims
+from service.db import claims, rechecks
 from service.domain.states import COMPUTE_STAGES
 from service.explain import explained
 from service.observability import logging, tracing
@@ -37,7 +37,7 @@ def drain(services: Services) -> None:
     while True:
         compute(services)
         with services.db.reading() as session:
-            waits = claims.is_any(session, COMPUTE_STAGES)
+            waits = claims.is_any(session, COMPUTE_STAGES) or rechecks.is_any(session)
         if not waits or stopping.wait(LOOK_AGAIN_SECONDS):
             return
 

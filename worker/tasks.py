@@ -18,6 +18,7 @@ from service.evidence.log_memory import LogBusy, LogDamaged
 from service.lease import Lease, fail_attempt, hand_back, hold_job, lose_attempt
 from service.observability.logging import get_logger
 from service.observability.tracing import span
+from service.shard_lease import hold_shard
 from service.steps.operator.restore import reconcile
 from service.steps.path.batch import batch_requests
 from service.steps.path.certify import certify_job
@@ -26,11 +27,13 @@ from service.steps.subjects.index import index_corpus
 from service.steps.subjects.resolve import resolve_request
 from service.steps.upkeep.deliver import deliver_alerts, deliver_callbacks
 from service.steps.upkeep.purge import purge_due, purge_restored
+from service.steps.upkeep.recheck import begin_rechecks, finish_rechecks
 from service.steps.upkeep.scrub import scrub_next
 from service.steps.upkeep.shred import rewrap_restored, shred_purged
 from service.steps.upkeep.sweep import collect_garbage, run_parts, wake_lost_work
 from worker.app import app, get_services, slots, stopping
 from worker.steps.run import run_job
+from worker.steps.shard import run_shard
 
 logger = get_logger(__name__)
 scrubbing, rebuilding = threading.Lock(), threading.Lock()
@@ -57,10 +60,35 @@ def compute(services: Services) -> None:
     """
     if slots.acquire(blocking=False):
         try:
-            while not stopping.is_set() and work_under_lease(services, None, COMPUTE_STAGES, run_job):
+            while not stopping.is_set() and (
+                work_under_lease(services, None, COMPUTE_STAGES, run_job) or measure_shard(services)
+            ):
                 pass
         finally:
             slots.release()
+
+
+def measure_shard(services: Services) -> bool:
+    """Measure a shard of a recheck, which waits until no job does; false if there is none."""
+    with hold_shard(services) as lease:
+        if lease is None:
+            return False
+        try:
+            run_shard(services, lease)
+        except LostLease:
+            logger.warning("lease lost", job=lease.job_id)
+        except DATABASE_AWAY as error:
+            logger.warning("the database is away", job=lease.job_id, error=type(error).__name__)
+            lease.hand_back()
+        except StorageAway as error:
+            logger.warning("handed back", job=lease.job_id, error=str(error))
+            lease.hand_back()
+        except PermanentJobError as error:
+            lease.fail(error.reason, permanent=True)
+        except Exception as error:
+            logger.exception("an attempt failed", job=lease.job_id)
+            lease.fail(type(error).__name__)
+        return True
 
 
 @app.task(name="certify")  # type: ignore[untyped-decorator]
@@ -156,7 +184,7 @@ def resolve(request_id: str) -> None:
 @app.task(name="sweep")  # type: ignore[untyped-decorator]
 def sweep() -> None:
     """Bring a promoted or restored database up to date, and wake lost work."""
-    run_parts(get_services(), _settle, wake_lost_work)
+    run_parts(get_services(), _settle, wake_lost_work, finish_rechecks)
 
 
 def _settle(services: Services) -> None:
@@ -181,7 +209,7 @@ def collect() -> None:
     renew_trust(services)
     if not reconcile(services).forked:
         forked.clear()
-    run_parts(services, _purge, collect_garbage, _collect_weights, _sign_log)
+    run_parts(services, _purge, begin_rechecks, collect_garbage, _collect_weights, _sign_log)
 
 
 @app.task(name="scrub")  # type: ignore[untyped-decorator]

@@ -52,9 +52,9 @@ class Deadlines:
                 self.promised[ref], self.open_until[ref] = due, until and due
             case "request.retried":
                 self.open_until[entry["ref"]] = self.promised[entry["ref"]]
-            case "version.withdrawn":
+            case "version.withdrawn" | "version.rechecked":
                 self._reopen(entry.get("reopened", ()))
-            case "requests.reopened":  # those of a withdrawal that its entry has no room for
+            case "requests.reopened":  # those that the entry before has no room for
                 self._reopen(entry["refs"])
             case "request.cancelled" | "request.nothing_found" | "request.closed":
                 self.open_until[text_in(entry["ref"])] = ""

@@ -97,6 +97,17 @@ def models_policy(
     show({"policy_version": model["policy_version"], **model["policy"]}, as_json)
 
 
+@models.command("rechecks")
+def models_rechecks(
+    name: Annotated[str, typer.Argument(help="The name of the model.")], limit: Most = None, as_json: AsJson = False
+) -> None:
+    """List when all that a model unlearned was measured in full, and what came back."""
+    client = connect()
+    rows = list(client.list_all(lambda **page: client.rechecks(name, **page), most=limit))
+    columns = ("version", "created_at", "finished_at", "outcome", "requests", "measured", "reopened")
+    table(rows, as_json, *columns)
+
+
 def _parse_changes(changes: Sequence[str]) -> dict[str, object]:
     """The fields that `--set` names. A value that is not JSON is a string.
 

@@ -57,10 +57,7 @@ class Operations(Generic[Answer]):
         base: str | None = None,
         neighbours: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Register a model, and perhaps the one that it was fine-tuned from: folders on the server, or hub ids.
-
-        `neighbours` are named files of texts that no version may lose.
-        """
+        """Register a model, perhaps with the `base` that it was fine-tuned from, and files that no version may lose."""
         body = {"name": name, "path": path, "retain_path": retain, "heldout_path": heldout, "policy": policy}
         more = {"base_path": base, "neighbour_paths": neighbours}
         body |= {field: value for field, value in more.items() if value}
@@ -94,13 +91,10 @@ class Operations(Generic[Answer]):
         return self.call("POST", REQUESTS, json=body, headers={"Idempotency-Key": uuid4().hex})
 
     def submit_many(self, requests: Iterable[Mapping[str, object]]) -> Answer:
-        """Submit at most 1000 deletion requests; return a result for each, in order. A lost call is repeated safely.
-
-        A request has the members of the body of `POST /v1/deletion-requests`, and may have an `idempotency_key`.
-        """
+        """Submit up to 1000 requests, each with an `idempotency_key` or not; return a result for each, in order."""
         lines = (json.dumps({"idempotency_key": uuid4().hex, **request}) + "\n" for request in requests)
         content, headers = "".join(lines).encode(), {"Content-Type": NDJSON}
-        return self.call("POST", "/v1/deletion-requests:bulk", content=content, headers=headers, timeout=300)
+        return self.call("POST", f"{REQUESTS}:bulk", content=content, headers=headers, timeout=300)
 
     def preview(self, model: str, subject: Subject, **fields: object) -> Answer:
         """Return what a request for this person would match, without making one."""
@@ -185,8 +179,12 @@ class Operations(Generic[Answer]):
         return self.call("PUT", f"/v1/models/{model}/policy", json=body)
 
     def policies(self, model: str, **page: Parameter) -> Answer:
-        """Return a page of all policies that a model had, newest first."""
+        """Return a page of all policies of a model, newest first."""
         return self.call("GET", f"/v1/models/{model}/policies", params=page)
+
+    def rechecks(self, model: str, **page: Parameter) -> Answer:
+        """Return a page of a model's rechecks, newest first."""
+        return self.call("GET", f"/v1/models/{model}/rechecks", params=page)
 
     def version(self, model: str, version: str = "latest") -> Answer:
         """Return one version and the list of its files."""

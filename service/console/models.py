@@ -88,6 +88,7 @@ async def _show(
     waiting = await api.get(f"/v1/overview/backlogs/{name}") if visitor.may(*ALL) else None
     corpora = (await api.get(f"{PATH}/{name}/corpora", limit=SHOWN))["items"]
     policies = (await api.get(f"{PATH}/{name}/policies", limit=SHOWN))["items"]
+    rechecks = (await api.get(f"{PATH}/{name}/rechecks", limit=1))["items"]
     return page(
         "model.html",
         visitor,
@@ -98,6 +99,7 @@ async def _show(
         waiting=waiting,
         deadlines=backlog_plot(waiting) if waiting else "",
         corpora=corpora,
+        recheck=rechecks[0] if rechecks else None,
         policies=[{**policy, "changes": _changes(policies, place)} for place, policy in enumerate(policies)],
         drift=drift(versions),
         messages=messages,

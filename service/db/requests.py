@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ARRAY, ColumnElement, Uuid, any_, delete, func, literal, select, union_all, update
+from sqlalchemy import ARRAY, ColumnElement, Text, Uuid, any_, delete, func, literal, select, union_all, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, joinedload, selectinload
 from sqlalchemy.orm.attributes import set_committed_value
@@ -132,12 +132,33 @@ def of_job(session: Session, job_id: UUID, *, with_records: bool = False, lock: 
     return list(session.scalars(query.order_by(DeletionRequest.due_at, DeletionRequest.seq)))
 
 
-def in_custody(session: Session, model_id: UUID) -> list[DeletionRequest]:
-    """Requests that earlier versions of a model unlearned and whose records are still kept, oldest first."""
-    query = select(DeletionRequest).options(selectinload(DeletionRequest.records))
-    query = query.where(DeletionRequest.model_id == model_id, DeletionRequest.status == RequestStatus.COMPLETED)
-    query = query.where(DeletionRequest.wrapped_key.is_not(None), DeletionRequest.version.is_not(None))
+def custody(model_id: UUID) -> tuple[ColumnElement[bool], ...]:
+    """What a request meets that an earlier version of a model unlearned and whose records are still kept."""
+    request = DeletionRequest
+    completed = request.status == RequestStatus.COMPLETED
+    return request.model_id == model_id, completed, request.wrapped_key.is_not(None), request.version.is_not(None)
+
+
+def in_custody(session: Session, model_id: UUID, *, among: tuple[int, int] | None = None) -> list[DeletionRequest]:
+    """Requests that earlier versions of a model unlearned and whose records are still kept, oldest first.
+
+    Args:
+        session: The transaction.
+        model_id: The model.
+        among: The first and the last `seq` of those that are asked for; None: all.
+    """
+    query = select(DeletionRequest).options(selectinload(DeletionRequest.records)).where(*custody(model_id))
+    if among:
+        query = query.where(DeletionRequest.seq.between(*among))
     return list(session.scalars(query.order_by(DeletionRequest.seq)))
+
+
+def lock_in_custody(session: Session, model_id: UUID, refs: Sequence[str]) -> list[DeletionRequest]:
+    """Those of the requests with these refs that are in custody, locked."""
+    query = select(DeletionRequest).where(
+        *custody(model_id), DeletionRequest.ref == any_(literal(list(refs), ARRAY(Text)))
+    )
+    return list(session.scalars(query.order_by(DeletionRequest.due_at, DeletionRequest.seq).with_for_update()))
 
 
 def move(

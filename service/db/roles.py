@@ -50,6 +50,13 @@ RIGHTS: dict[str, tuple[str | None, str | None, str | None]] = {
     "outbox": ("INSERT, UPDATE", ALL, "INSERT, UPDATE"),
     "policy_versions": ("INSERT", "", None),
     "preview_counts": (ALL, "", None),
+    "recheck_shards": (
+        "",
+        ALL,
+        "UPDATE (owner, lease_expires_at, fence, attempts, losses, not_before, measured, came_back, reason,"
+        " finished_at)",
+    ),
+    "rechecks": ("", ALL, ""),
     "records": (ALL, ALL, ""),
     "rejections": (ALL, "", None),
     "request_tallies": ("", ALL, ""),

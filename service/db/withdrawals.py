@@ -38,10 +38,15 @@ def store(
     requests.reopen(session, unfulfilled, REOPENED)
     for job in stopped:
         log_entries.append(session, "job.quarantined", job=str(job.id), reason=STOPPED)
-    refs = sorted(request.ref for request in unfulfilled)
     who = {"key": str(api_key_id)} if api_key_id else {}  # a restore repeats what is in the log already
     what = {"manifest": version.digest, "number": version.number, "reason": reason}
-    log_entries.append(session, "version.withdrawn", reopened=refs[:REFS_OF_AN_ENTRY], **what, **who)
+    log_reopened(session, "version.withdrawn", unfulfilled, **what, **who)
+
+
+def log_reopened(session: Session, kind: str, reopened: Sequence[DeletionRequest], **members: object) -> None:
+    """Append an entry of a kind that reopens requests, and further ones for refs that it has no room for."""
+    refs = sorted(request.ref for request in reopened)
+    log_entries.append(session, kind, reopened=refs[:REFS_OF_AN_ENTRY], **members)
     for start in range(REFS_OF_AN_ENTRY, len(refs), REFS_OF_AN_ENTRY):
         log_entries.append(session, "requests.reopened", refs=refs[start : start + REFS_OF_AN_ENTRY])
 

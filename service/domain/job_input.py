@@ -24,6 +24,7 @@ class JobInput:
         probes: Prompt, secret and number of the request of each probe, of earlier requests, too.
         base: The folder of the model that the registered one was fine-tuned from; None if none is registered.
         neighbours: The files of texts that the model must not lose, in the order of their names.
+        recheck: The earlier texts are only measured, all of them in full, on the parent.
     """
 
     work: str
@@ -41,3 +42,4 @@ class JobInput:
     probes: list[tuple[str, str, int]] = field(default_factory=list)
     base: str | None = None
     neighbours: list[str] = field(default_factory=list)
+    recheck: bool = False

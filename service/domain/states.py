@@ -57,6 +57,14 @@ class Outcome(StrEnum):
     REJECTED = "rejected"
 
 
+class RecheckOutcome(StrEnum):
+    """How a recheck of a model's earlier requests ended."""
+
+    PASSED = "passed"
+    REOPENED = "reopened"  # some came back, and are pending again
+    INCOMPLETE = "incomplete"  # a shard was given up
+
+
 R, S = RequestStatus, Stage
 _ENDS = {R.NOT_MEMORISED, R.REJECTED, R.FAILED, R.PENDING}  # pending: the batch was split, or its parent withdrawn
 
@@ -66,7 +74,7 @@ REQUEST_TRANSITIONS: dict[RequestStatus, set[RequestStatus]] = {
     R.UNLEARNING: {R.VERIFYING, *_ENDS},
     R.VERIFYING: {R.PUBLISHING, R.UNLEARNING, *_ENDS},
     R.PUBLISHING: {R.COMPLETED, *_ENDS},
-    R.COMPLETED: {R.PENDING},  # the version that fulfilled it was withdrawn
+    R.COMPLETED: {R.PENDING},  # the version that fulfilled it was withdrawn, or a recheck found that it came back
     R.NOT_MEMORISED: {R.PENDING},  # the version that it was tested on was withdrawn
     R.CANCELLED: set(),
     R.REJECTED: set(),

@@ -111,6 +111,9 @@ class Policy(Input):
     utility_sequences: int = Field(32, ge=1, le=10_000)
     el_sample: int = Field(4, ge=1)
     earlier_sample: int = Field(64, ge=2)
+    recheck_days: float | None = Field(
+        30, gt=0, le=3650, description="how often all earlier requests are measured in full; null: never"
+    )
     row_budget: int = Field(256, ge=1)
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -237,6 +240,23 @@ class VersionOut(BaseModel):
     files: list[FileOut]
     withdrawn_at: datetime | None
     withdrawn_reason: str | None
+
+
+class RecheckOut(BaseModel):
+    """A measurement of all requests of a model that were unlearned and are in custody."""
+
+    version: int = Field(description="the version that is measured")
+    created_at: datetime
+    finished_at: datetime | None
+    outcome: Literal["passed", "reopened", "incomplete"] | None = Field(
+        description="incomplete: some could not be measured, see `reasons`; null: it is under way"
+    )
+    requests: int = Field(description="in custody when it began")
+    measured: int
+    reopened: int = Field(description="requests that came back, and are pending again")
+    shards: int = Field(description="parts that compute workers measure")
+    shards_ended: int
+    reasons: list[str] = Field(description="why parts were given up; codes")
 
 
 class WithdrawalIn(Input):

@@ -134,9 +134,10 @@ def base(tmp_path_factory) -> Path:
     from tests import support  # torch: the tests of the verifier do without it
 
     folder = tmp_path_factory.mktemp("base")
-    model = support.random_model("gpt_neox")
+    model, tokenizer = support.random_model("gpt_neox"), support.train_tokenizer(support.KNOWN)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.save_pretrained(folder / "model")
-    support.train_tokenizer(support.KNOWN).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
     support.write_texts(folder / "retain.jsonl", support.RETAIN)
     support.write_texts(folder / "heldout.jsonl", support.HELDOUT)
     return folder

@@ -19,9 +19,12 @@ from sqlalchemy import func, text, update
 from service.api.health import metrics_registry
 from service.client.http import Client
 from service.config import Settings
+from service.db import models
+from service.db.recheck_tables import Recheck, RecheckShard
 from service.db.tables import Job
 from service.local import postgres
 from service.local.process import wait_until
+from service.shard_lease import hold_shard
 from tests import ROOT, support
 from tests.service.jobs import claim, expire
 from tests.service.served import free_port
@@ -183,6 +186,15 @@ def test_keda_counts_what_a_worker_would_claim(services, job, tmp_path, as_proce
         later = {"owner": None, "not_before": func.now() + timedelta(hours=1)}
         session.execute(update(Job).values(**later))
     assert counted() == 0
+    with services.db.transaction() as session:
+        model = session.get(Job, job_id).model
+        recheck = Recheck(model_id=model.id, version_id=models.version(session, model, 0).id, requests=2)
+        session.add(recheck)
+        session.flush()
+        session.add_all(RecheckShard(recheck_id=recheck.id, first_seq=seq, last_seq=seq) for seq in (1, 2))
+    assert counted() == 2
+    with hold_shard(as_process("compute")):
+        assert counted() == 1
 
 
 def test_alerts_are_of_metrics_that_exist(services, model, tmp_path):
@@ -222,6 +234,8 @@ class Pods:
         environment = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", "HOME": str(self._place)}
         for variable in self._parts[name]["env"]:
             secret = variable.get("valueFrom", {}).get("secretKeyRef")
+            if secret and secret.get("optional") and secret["key"] not in self._secrets:
+                continue
             value = self._secrets[secret["key"]] if secret else variable["value"]
             environment[variable["name"]] = self._moved.get(value, value)
         if self._bucket:  # each pod has an empty folder

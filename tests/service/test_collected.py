@@ -20,7 +20,7 @@ from service.doctor import examine
 from service.domain.errors import ClientError
 from service.files import file_sha256
 from service.steps.path.batch import batch_requests
-from service.steps.path.unlearn import check_files
+from service.steps.path.compute_input import check_files
 from service.steps.upkeep.scrub import scrub_next
 from service.storage import local
 from tests.service.conftest import only_model, registration, submit

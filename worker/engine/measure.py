@@ -8,13 +8,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from worker.engine.attacks import AttackResult, Subject, cut_alike, one_of_each, run_attacks
-from worker.engine.criterion import MIN_HELDOUT, Judgement, Threshold, Verdict, judge, thresholds_for
+from worker.engine.criterion import Judgement, Threshold, Verdict, judge
 from worker.engine.earlier import measure_earlier, watched_requests
-from worker.engine.errors import HeldoutKnown
 from worker.engine.forget_set import ForgetSet
-from worker.engine.heldout import known_by_heart
-from worker.engine.likelihoods import extraction_likelihoods, greedy_decodings
-from worker.engine.metrics.extraction import fitting_n
+from worker.engine.heldout import measured_thresholds
+from worker.engine.likelihoods import extraction_likelihoods
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.options import Options
 from worker.engine.prepare import Prepared
@@ -136,19 +134,11 @@ def measure_before(
         HeldoutKnown: The parent knows more than a tenth of the held-out texts by heart, or too few others are left.
     """
     everything = (data.forget + data.earlier).sequences
-    known = known_by_heart(model, [*data.threshold_sequences, *data.only_utility])
-    unseen = [ids for ids in data.threshold_sequences if ids not in known]
-    if known:
-        unseen += [ids for ids in data.only_utility if ids not in known][: max(0, MIN_HELDOUT - len(unseen))]
-        if len(unseen) < MIN_HELDOUT:
-            raise HeldoutKnown(f"heldout: the model knows {len(known)} texts by heart; of the others too few are left")
-    n = fitting_n(min(map(len, [*unseen, *everything])), options.el_n)
-    heldout = greedy_decodings(model, unseen, n, options, partial_progress(progress, 0.0, 0.8))
-    thresholds = thresholds_for(heldout, everything, options.el_n)
+    thresholds, known = measured_thresholds(model, data, options, partial_progress(progress, 0.0, 0.8))
     by_length = {len(ids): threshold for ids, threshold in zip(everything, thresholds, strict=True)}
     thresholds = thresholds[: len(data.forget.sequences)]
     watched = watched_requests(model, data, by_length, options, partial_progress(progress, 0.8, 0.05))
-    el, ma = _el_and_ma(model, data.forget, thresholds, options, partial_progress(progress, 0.85, 0.05))
+    el, ma = el_and_ma(model, data.forget, thresholds, options, partial_progress(progress, 0.85, 0.05))
     before = judge(data.forget, thresholds, el, ma)
     answered, said = answered_requests(model, tokenizer, data, options, partial_progress(progress, 0.9, 0.05))
     quality = measure_quality(model, data, options)
@@ -166,7 +156,7 @@ def answered_requests(
     return answered, [answer for said in given for answer in said]
 
 
-def _el_and_ma(
+def el_and_ma(
     model: CausalLM, forget: ForgetSet, thresholds: list[Threshold], options: Options, progress: Progress
 ) -> tuple[list[float], list[float]]:
     """EL and MA of every sequence, computed in full."""
@@ -249,7 +239,7 @@ def measure_after(
     """
     everything, of_earlier = data.forget + data.earlier, baseline.sequence_thresholds(data.earlier)
     thresholds = baseline.thresholds + of_earlier
-    el, ma = _el_and_ma(model, data.forget, baseline.thresholds, options, partial_progress(progress, 0.0, 0.3))
+    el, ma = el_and_ma(model, data.forget, baseline.thresholds, options, partial_progress(progress, 0.0, 0.3))
     earlier_el, earlier_ma, exact = measure_earlier(
         model, data, of_earlier, [*baseline.watched, *back], options, partial_progress(progress, 0.3, 0.1)
     )

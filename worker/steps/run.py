@@ -13,10 +13,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, TypeAlias
+from uuid import UUID
 
 from opentelemetry import trace
 
@@ -32,10 +34,8 @@ from service.lease import Lease, fail_attempt, hand_back, lose_attempt
 from service.observability.logging import get_logger
 from service.observability.tracing import span
 from service.schemas.report import read_report
+from service.steps.path.compute_input import check_files, check_reference_texts, compute_input
 from service.steps.path.unlearn import (
-    check_files,
-    check_reference_texts,
-    compute_input,
     job_progress,
     store_epoch,
     store_progress,
@@ -75,16 +75,26 @@ def run_job(services: Services, lease: Lease) -> None:
 
 def _run_child(services: Services, lease: Lease) -> bool:
     """Run a compute child to its end; true if the job begins again, because requests were put off."""
+    with working_child(services, lease, compute_input) as (child, inputs):
+        return _store_messages(services, lease, child, inputs)
+
+
+@contextlib.contextmanager
+def working_child(
+    services: Services, lease: Lease, read_input: Callable[[Services, UUID, int], JobInput]
+) -> Iterator[tuple[Child, JobInput]]:
+    """A compute child and its input, inside the block; afterwards it is killed."""
     with contextlib.ExitStack() as stack:
         stack.callback(services.storage.leave_work, lease.job_id, lease.fence)
-        inputs = compute_input(services, lease.job_id, lease.fence)
+        inputs = read_input(services, lease.job_id, lease.fence)
         child = start_child(inputs, confined=services.settings.compute_sandbox != "off")
+        stack.callback(_close_input, child)
         stack.callback(end_child, child)
         # In a thread: a child that hangs before it reads must not block this process on a full pipe.
         threading.Thread(
             target=_write_input, args=(child, json.dumps(asdict(inputs)).encode() + b"\n"), daemon=True
         ).start()
-        return _store_messages(services, lease, child, inputs)
+        yield child, inputs
 
 
 def end_child(child: Child) -> int:
@@ -129,34 +139,66 @@ def _store_messages(services: Services, lease: Lease, child: Child, inputs: JobI
     Returns:
         Whether the job begins again, because requests were put off.
     """
+    with _MessageStore(services, lease, inputs) as message_store:
+        try:
+            for message in child_messages(child, lease):
+                _keep_work(services, lease, message)
+                if message_store.store(message):
+                    return bool(message["type"] == "put_off")
+        except ChildDied:
+            fail_attempt(services, lease, "child_died", permanent=False)
+            return False
+        except ChildKilled:
+            lose_attempt(services, lease, "child_killed")
+            return False
+        hand_back(services, lease)
+        return False
+
+
+class ChildDied(Exception):
+    """The compute child ended by itself, without a last message."""
+
+
+class ChildKilled(Exception):
+    """Something outside the compute child ended it."""
+
+
+def _close_input(child: Child) -> None:
+    """Close an ended child's standard input; it may not have read all of it."""
+    assert child.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        child.stdin.close()
+
+
+def child_messages(child: Child, lease: Lease) -> Iterator[JsonObject]:
+    """The messages of a child, each one a step of its lease, until this process stops.
+
+    Raises:
+        LostLease: Nothing more is to be done for the job.
+        ChildDied: The child has ended.
+        ChildKilled: It was killed.
+        PermanentJobError: It sent what a child does not send.
+    """
     assert child.stdout is not None
     messages: Messages = queue.SimpleQueue()
     threading.Thread(target=_read_messages, args=(child.stdout, messages), daemon=True).start()
-    with _MessageStore(services, lease, inputs) as message_store:
-        while True:
-            if stopping.is_set():
-                hand_back(services, lease)
-                return False
-            if lease.lost.is_set():
-                raise LostLease(f"job {lease.job_id}")
-            try:
-                message = messages.get(timeout=WATCH_INTERVAL)
-            except queue.Empty:
-                continue
-            if message is None:
-                os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it may still be about to end
-                if end_child(child) in KILLED and stopping.is_set():
-                    hand_back(services, lease)
-                elif child.returncode in KILLED:
-                    lose_attempt(services, lease, "child_killed")
-                else:
-                    fail_attempt(services, lease, "child_died", permanent=False)
-                return False
-            check_message(message)
-            lease.step()
-            _keep_work(services, lease, message)
-            if message_store.store(message):
-                return bool(message["type"] == "put_off")
+    while not stopping.is_set():
+        if lease.lost.is_set():
+            raise LostLease(f"job {lease.job_id}")
+        try:
+            message = messages.get(timeout=WATCH_INTERVAL)
+        except queue.Empty:
+            continue
+        if message is None:
+            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it may still be about to end
+            if end_child(child) not in KILLED:
+                raise ChildDied
+            if not stopping.is_set():
+                raise ChildKilled
+            return
+        check_message(message)
+        lease.step()
+        yield message
 
 
 def _keep_work(services: Services, lease: Lease, message: JsonObject) -> None:
@@ -178,8 +220,9 @@ def _keep_work(services: Services, lease: Lease, message: JsonObject) -> None:
 def _read_messages(stream: IO[bytes], messages: Messages) -> None:
     """Put the child's messages into a queue, then None."""
     try:
-        for message in read_messages(stream):
-            messages.put(message)
+        with stream:
+            for message in read_messages(stream):
+                messages.put(message)
     except ValueError:
         logger.warning("the child's last message is cut, too long or not JSON")
     finally:

@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from service.bootstrap import Services
-from service.db import callback_lanes, corpora, jobs, models, outbox, pending_requests, requests, tallies
+from service.db import callback_lanes, corpora, jobs, models, outbox, pending_requests, rechecks, requests, tallies
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES
 from service.lease import quarantine_job
 
@@ -95,7 +95,7 @@ def collect_garbage(services: Services) -> None:
     present = storage.jobs_present()
     ledger = storage.published()
     with services.db.transaction() as session:
-        ended = set(present) - jobs.unfinished(session, present)
+        ended = set(present) - jobs.unfinished(session, present) - rechecks.unfinished(session, present)
         missing = models.published(session).items() - ledger.items()
         withdrawn = models.withdrawn(session).items() - storage.withdrawn().items()
     for (model, number), digest in missing:

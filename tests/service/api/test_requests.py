@@ -14,7 +14,7 @@ from service.db.log_tables import AuditEntry
 from service.db.tables import DeletionRequest
 from service.doctor import examine
 from service.steps.path.batch import batch_requests
-from service.steps.path.unlearn import compute_input
+from service.steps.path.compute_input import compute_input
 from service.steps.upkeep.purge import purge_due
 from tests.service.api.submissions import REQUESTS, SECRET, assert_problem, body, counts
 from tests.service.conftest import only_model, submit

@@ -231,6 +231,7 @@ def test_an_extended_promise_has_until_its_new_day(export, issuer):
         [],
         [batched("j", "a"), certified("j"), dumps({"kind": "job.quarantined", "job": "j"})],
         [batched("j", "a"), certified("j"), dumps({"kind": "requests.reopened", "refs": ["a"]})],
+        [batched("j", "a"), certified("j"), dumps({"kind": "version.rechecked", "reopened": ["a"]})],
         [dumps({"kind": "request.retried", "ref": "a"})],
     ):
         path = export([accepted("a"), extension, *more])

@@ -16,9 +16,9 @@ from service.lease import fail_attempt, hold_job
 from service.main import create_app
 from service.steps.path.batch import batch_requests
 from service.steps.path.certify import certify_job
+from service.steps.path.compute_input import compute_input
 from service.steps.path.publish import publish_version
 from service.steps.path.unlearn import (
-    compute_input,
     store_epoch,
     store_progress,
     store_put_off,

@@ -32,8 +32,9 @@ from service.main import create_app
 from service.steps.operator.restore import reconcile
 from service.steps.path.batch import batch_requests
 from service.steps.path.certify import certify_job
+from service.steps.path.compute_input import check_files, compute_input
 from service.steps.path.publish import publish_version
-from service.steps.path.unlearn import check_files, compute_input, store_stage, store_thresholds
+from service.steps.path.unlearn import store_stage, store_thresholds
 from service.steps.path.verify import store_report
 from service.steps.upkeep.scrub import scrub_next
 from service.steps.upkeep.sweep import collect_garbage

@@ -9,7 +9,7 @@ from service.db.tables import Model
 from service.domain.errors import PermanentJobError
 from service.steps.operator.withdraw import withdraw_version
 from service.steps.path.batch import batch_requests
-from service.steps.path.unlearn import check_files, check_reference_texts, compute_input
+from service.steps.path.compute_input import check_files, check_reference_texts, compute_input
 from tests.service.conftest import only_model, submit
 from tests.service.jobs import claim, published
 

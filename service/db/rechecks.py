@@ -1,0 +1,161 @@
+"""Queries on rechecks: which are due, claims of their shards, and what they have found."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import Float, Select, Uuid, any_, case, cast, func, literal, or_, select, update
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Session, joinedload, selectinload
+
+from service.db.jobs import MOST_DOUBLED
+from service.db.paging import Page, page
+from service.db.recheck_tables import Recheck, RecheckShard
+from service.db.requests import custody
+from service.db.tables import DeletionRequest, Model, Version
+from service.domain.errors import LostLease
+from service.domain.states import RecheckOutcome
+
+SHARD_RECORDS = 256  # a shard's thresholds cost as much as about 64 of them
+DEFAULT_DAYS = 30  # of a policy that a release before rechecks wrote
+RETRY_DAYS = 1  # after one of which a shard was given up
+
+
+def due_models(session: Session) -> list[UUID]:
+    """The models with a published version whose last complete recheck, or first version, is older than their policy."""
+    given = Model.policy.has_key("recheck_days")
+    days = case((given, cast(Model.policy["recheck_days"].astext, Float)), else_=DEFAULT_DAYS)
+    of_model = select(func.max(Recheck.created_at)).where(Recheck.model_id == Model.id).correlate(Model)
+    tried = of_model.scalar_subquery()
+    complete = of_model.where(Recheck.outcome != RecheckOutcome.INCOMPLETE).scalar_subquery()
+    first = select(func.min(Version.created_at)).where(Version.model_id == Model.id, Version.number > 0)
+    since = func.coalesce(complete, first.correlate(Model).scalar_subquery())
+    is_open = select(Recheck.id).where(Recheck.model_id == Model.id, Recheck.finished_at.is_(None)).exists()
+    query = select(Model.id).where(~is_open, since < func.now() - _days(days))
+    query = query.where(or_(tried.is_(None), tried < func.now() - _days(func.least(days, RETRY_DAYS))))
+    return list(session.scalars(query))
+
+
+def _days(days: object) -> object:
+    """An interval of so many days."""
+    return func.make_interval(0, 0, 0, 0, 0, 0, days * 86_400)  # type: ignore[operator]  # a column
+
+
+def begin(session: Session, model: Model, version: Version) -> Recheck | None:
+    """Begin a recheck of what a version must have forgotten; None if nothing is in custody."""
+    custodial = select(DeletionRequest.seq, DeletionRequest.records_count).where(*custody(model.id))
+    shards = [*_shards((row[0], row[1]) for row in session.execute(custodial.order_by(DeletionRequest.seq)))]
+    if not shards:
+        return None
+    recheck = Recheck(model_id=model.id, version_id=version.id, requests=sum(map(len, shards)))
+    session.add(recheck)
+    session.flush()
+    session.add_all(RecheckShard(recheck_id=recheck.id, first_seq=seqs[0], last_seq=seqs[-1]) for seqs in shards)
+    return recheck
+
+
+def _shards(requests: Iterable[tuple[int, int]]) -> Iterable[list[int]]:
+    """Requests (seq, number of records) in runs of SHARD_RECORDS records at most, or of one request."""
+    seqs, records = list[int](), 0
+    for seq, count in requests:
+        if seqs and records + count > SHARD_RECORDS:
+            yield seqs
+            seqs, records = [], 0
+        seqs.append(seq)
+        records += count
+    if seqs:
+        yield seqs
+
+
+def _claimable() -> Select[RecheckShard]:
+    """The shards that a worker may take, the oldest first."""
+    shard = RecheckShard
+    pause = func.make_interval(0, 0, 0, 0, 0, 0, func.power(2, func.least(shard.losses, MOST_DOUBLED)) - 1)
+    is_free = or_(shard.owner.is_(None), shard.lease_expires_at + pause < func.now())
+    query = select(shard).where(shard.finished_at.is_(None), is_free)
+    query = query.where(or_(shard.not_before.is_(None), shard.not_before <= func.now()))
+    return query.order_by(shard.created_at, shard.first_seq).limit(1)
+
+
+def is_any(session: Session) -> bool:
+    """Whether a shard could be claimed."""
+    return session.scalar(_claimable()) is not None
+
+
+def claim(session: Session, owner: str, *, lease_seconds: float) -> tuple[UUID, int] | None:
+    """Claim the oldest shard that is free or has lost its worker; returns it and its new fence, or None."""
+    shard = session.scalar(_claimable().with_for_update(skip_locked=True))
+    if shard is None:
+        return None
+    shard.losses += shard.owner is not None
+    shard.attempts += shard.owner is None
+    shard.owner, shard.fence = owner, shard.fence + 1
+    shard.lease_expires_at = datetime.now(UTC) + timedelta(seconds=lease_seconds)
+    return shard.id, shard.fence
+
+
+def heartbeat(session: Session, shard_id: UUID, fence: int, *, lease_seconds: float) -> bool:
+    """Extend the lease under the fence; false if it is lost."""
+    shard = RecheckShard
+    extended = update(shard).where(shard.id == shard_id, shard.fence == fence, shard.owner.is_not(None))
+    extended = extended.values(lease_expires_at=func.now() + timedelta(seconds=lease_seconds))
+    return session.scalar(extended.returning(shard.id)) is not None
+
+
+def owned(session: Session, shard_id: UUID, fence: int) -> RecheckShard:
+    """The shard, locked, with its recheck, if this fence still holds it.
+
+    Raises:
+        LostLease: Another worker claimed the shard since, or it was released.
+    """
+    recheck = joinedload(RecheckShard.recheck)
+    query = select(RecheckShard).options(recheck.joinedload(Recheck.version), recheck.joinedload(Recheck.model))
+    query = query.where(RecheckShard.id == shard_id, RecheckShard.fence == fence, RecheckShard.owner.is_not(None))
+    shard = session.scalar(query.with_for_update(of=RecheckShard))
+    if shard is None:
+        raise LostLease(f"shard {shard_id}: fence {fence} is not current")
+    return shard
+
+
+def release(shard: RecheckShard, *, delay_seconds: float = 0, count: bool = False) -> None:
+    """Release an owned shard for another attempt; `count` says whether the present attempt counts."""
+    shard.owner, shard.lease_expires_at = None, None
+    shard.not_before = datetime.now(UTC) + timedelta(seconds=delay_seconds) if delay_seconds else None
+    shard.attempts -= not count
+
+
+def finish(shard: RecheckShard, *, reason: str | None = None) -> None:
+    """End a shard; with a reason it is given up."""
+    shard.owner, shard.lease_expires_at, shard.reason = None, None, reason
+    shard.finished_at = datetime.now(UTC)
+
+
+def give_up_lost(session: Session, max_losses: int) -> None:
+    """End the shards that have lost their last allowed worker."""
+    shard = RecheckShard
+    lost = select(shard).where(shard.finished_at.is_(None), shard.losses + 1 >= max_losses)
+    for one in session.scalars(lost.where(shard.lease_expires_at < func.now()).with_for_update(skip_locked=True)):
+        finish(one, reason="workers_lost")
+
+
+def unfinished(session: Session, among: list[UUID]) -> set[UUID]:
+    """The shards among these that have not ended."""
+    listed = RecheckShard.id == any_(literal(among, ARRAY(Uuid)))
+    return set(session.scalars(select(RecheckShard.id).where(listed, RecheckShard.finished_at.is_(None))))
+
+
+def measured(session: Session) -> Recheck | None:
+    """An open recheck of which every shard has ended, locked, with its shards, version and model."""
+    waits = select(RecheckShard.id).where(RecheckShard.recheck_id == Recheck.id, RecheckShard.finished_at.is_(None))
+    query = select(Recheck).options(
+        selectinload(Recheck.shards), joinedload(Recheck.version), joinedload(Recheck.model)
+    )
+    query = query.where(Recheck.finished_at.is_(None), ~waits.exists())
+    return session.scalar(query.limit(1).with_for_update(skip_locked=True, of=Recheck))
+
+
+def listing(session: Session, model: Model, cursor: str | None, limit: int) -> Page[Recheck]:
+    """A page of a model's rechecks, newest first, with their versions and shards."""
+    query = select(Recheck).options(selectinload(Recheck.shards), joinedload(Recheck.version))
+    query = query.where(Recheck.model_id == model.id)
+    return page(session, query, Recheck.seq, int, cursor, limit, descending=True)
