@@ -6,6 +6,7 @@ from alembic import context
 from sqlalchemy import text
 
 from service.db import (  # noqa: F401  # each adds its tables
+    compute_workers,
     console_sessions,
     corpus_tables,
     history_tables,

@@ -13,23 +13,25 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.bootstrap import Services
-from service.db import claims, job_events, jobs, log_entries, requests, splits
+from service.db import claims, compute_workers, job_events, jobs, log_entries, requests, splits
 from service.db.tables import Job
 from service.domain.errors import LostLease
+from service.domain.slot import Slot
 from service.domain.states import RequestStatus, Stage
 from service.observability.logging import get_logger
 from service.progress import steps_heard
 
 logger = get_logger(__name__)
 BACKOFF_FACTOR = 4
+TOO_LARGE = "model_too_large"  # as the compute child says it
 
 
 class Lease:
     """A claimed job. `steps` counts progress; `lost` is set when this process must not write any more."""
 
-    def __init__(self, services: Services, job_id: UUID, fence: int) -> None:
-        """Hold `job_id` under `fence`."""
-        self.job_id, self.fence, self.steps = job_id, fence, 0
+    def __init__(self, services: Services, job_id: UUID, fence: int, slot: Slot | None = None) -> None:
+        """Hold `job_id` under `fence`, for a worker's slot."""
+        self.job_id, self.fence, self.steps, self.slot = job_id, fence, 0, slot or Slot()
         self.lost = threading.Event()
         self.services, self._ended = services, threading.Event()
 
@@ -85,22 +87,26 @@ def new_owner() -> str:
     return f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}"
 
 
-def claim_job(services: Services, job_id: UUID | None, stages: frozenset[Stage]) -> Lease | None:
+def claim_job(
+    services: Services, job_id: UUID | None, stages: frozenset[Stage], slot: Slot | None = None
+) -> Lease | None:
     """Claim a job, by default the most urgent one; None if it cannot be claimed, or if there is none."""
     with services.db.transaction("claim" if Stage.QUEUED in stages else "claim_control") as session:
-        job_id = job_id or claims.most_urgent(session, stages)
+        job_id = job_id or claims.most_urgent(session, stages, slot.memory if slot else None)
         seconds = services.settings.lease_seconds
         fence = jobs.claim(session, job_id, new_owner(), stages, lease_seconds=seconds) if job_id else None
-    return None if job_id is None or fence is None else Lease(services, job_id, fence)
+    return None if job_id is None or fence is None else Lease(services, job_id, fence, slot)
 
 
 @contextmanager
-def hold_job(services: Services, job_id: UUID | None, stages: frozenset[Stage]) -> Iterator[Lease | None]:
+def hold_job(
+    services: Services, job_id: UUID | None, stages: frozenset[Stage], slot: Slot | None = None
+) -> Iterator[Lease | None]:
     """Claim a job, by default the most urgent one, and keep its lease inside the block.
 
     None if the job cannot be claimed (drop the message), or if there is none.
     """
-    lease = claim_job(services, job_id, stages)
+    lease = claim_job(services, job_id, stages, slot)
     if lease is None:
         yield None
         return
@@ -137,6 +143,8 @@ def fail_attempt(services: Services, lease: Lease, reason: str, *, permanent: bo
     try:
         with services.db.transaction() as session:
             job = jobs.owned(session, lease.job_id, lease.fence)
+            if reason == TOO_LARGE and _leave_to_larger(services, session, job, lease.slot):
+                return
             if permanent or job.attempts >= services.settings.max_attempts:
                 quarantine_job(session, job, reason, services.settings.max_split_jobs)
             else:
@@ -145,6 +153,17 @@ def fail_attempt(services: Services, lease: Lease, reason: str, *, permanent: bo
                 job_events.add(session, job.id, "retry", {"reason": reason, "attempts": job.attempts})
     except LostLease:
         logger.info("lease was lost already", job=lease.job_id)
+
+
+def _leave_to_larger(services: Services, session: Session, job: Job, slot: Slot) -> bool:
+    """Release a job that is too large for a slot, if a living worker has a larger one; it does not count."""
+    largest = compute_workers.largest_slot(session, services.settings.sweep_seconds)
+    if slot.memory is None or largest <= slot.memory:
+        return False
+    job.outgrew = max(job.outgrew or 0, slot.memory)
+    jobs.release(job, delay_seconds=0, count=False)
+    job_events.add(session, job.id, "retry", {"reason": TOO_LARGE, "attempts": job.attempts})
+    return True
 
 
 def lose_attempt(services: Services, lease: Lease, reason: str) -> None:

@@ -9,15 +9,16 @@ from service.bootstrap import Services
 from service.db import jobs, rechecks
 from service.db.recheck_tables import RecheckShard
 from service.domain.errors import LostLease
+from service.domain.slot import Slot
 from service.lease import BACKOFF_FACTOR, Lease, kept, new_owner
 
 
 class ShardLease(Lease):
     """A claimed shard. Its worker has failed if it makes no step for too long."""
 
-    def __init__(self, services: Services, shard_id: UUID, fence: int) -> None:
-        """Hold a shard under `fence`."""
-        super().__init__(services, shard_id, fence)
+    def __init__(self, services: Services, shard_id: UUID, fence: int, slot: Slot | None = None) -> None:
+        """Hold a shard under `fence`, for a worker's slot."""
+        super().__init__(services, shard_id, fence, slot)
         self._steps_seen, self._step_at = 0, time.monotonic()
 
     def beat(self) -> None:
@@ -81,13 +82,13 @@ class ShardLease(Lease):
 
 
 @contextmanager
-def hold_shard(services: Services) -> Iterator[ShardLease | None]:
+def hold_shard(services: Services, slot: Slot | None = None) -> Iterator[ShardLease | None]:
     """Claim a shard and keep its lease inside the block; None if there is none."""
     with services.db.transaction() as session:
         claimed = rechecks.claim(session, new_owner(), lease_seconds=services.settings.lease_seconds)
     if claimed is None:
         yield None
         return
-    lease = ShardLease(services, *claimed)
+    lease = ShardLease(services, *claimed, slot)
     with kept(lease):
         yield lease

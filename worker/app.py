@@ -18,11 +18,13 @@ from service.config import Settings
 from service.explain import explained
 from service.observability import logging, tracing
 from service.queue import CONTROL, ROUTES, celery_app
+from worker.presence import Presence
+from worker.slots import Slots
 from worker.steps.sandbox import host_sandbox
 
 logger = logging.get_logger(__name__)
 stopping, computes = threading.Event(), threading.Event()
-slots = threading.Semaphore()  # of a compute worker: how many jobs run at once
+slots, presence = Slots(), Presence()
 lookers: list[threading.Thread] = []
 HAND_BACK_SECONDS = 25
 settings = explained(Settings)
@@ -74,9 +76,9 @@ def _look_for_work(sender: WorkController, **_: object) -> None:
             except Exception as error:  # such as a database that is away: the next look may find it
                 logger.warning("looking for work failed", error=type(error).__name__)
 
+    slots.deal(sender.concurrency)
+    presence.begin(get_services(), slots)
     for number in range(sender.concurrency):
-        if number:
-            slots.release()  # one more
         lookers.append(threading.Thread(target=look, name=f"slot-{number}", daemon=True))
         lookers[-1].start()
 
@@ -86,6 +88,7 @@ def _wait_for_jobs(**_: object) -> None:
     """Wait until the jobs of these threads are handed back, as Celery waits for its own."""
     for looker in lookers:
         looker.join(HAND_BACK_SECONDS)
+    presence.end()
 
 
 @celeryd_init.connect  # type: ignore[untyped-decorator]

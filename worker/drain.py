@@ -11,7 +11,7 @@ from service.db import claims, rechecks
 from service.domain.states import COMPUTE_STAGES
 from service.explain import explained
 from service.observability import logging, tracing
-from worker.app import check_sandbox, computes, get_services, stopping
+from worker.app import check_sandbox, computes, get_services, presence, slots, stopping
 from worker.tasks import compute
 
 LOOK_AGAIN_SECONDS = 0.5
@@ -26,9 +26,12 @@ def main() -> None:
     tracing.configure("compute")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
+    slots.deal(1)
+    presence.begin(services, slots)
     try:
         drain(services)
     finally:
+        presence.end()
         services.close()
 
 
@@ -37,7 +40,7 @@ def drain(services: Services) -> None:
     while True:
         compute(services)
         with services.db.reading() as session:
-            waits = claims.is_any(session, COMPUTE_STAGES) or rechecks.is_any(session)
+            waits = claims.is_any(session, COMPUTE_STAGES, slots.all[0].memory) or rechecks.is_any(session)
         if not waits or stopping.wait(LOOK_AGAIN_SECONDS):
             return
 

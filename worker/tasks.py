@@ -12,6 +12,7 @@ from service.db.log_home import is_refusal, is_settled
 from service.db.session import DATABASE_AWAY
 from service.db.tables import Job
 from service.domain.errors import DatabaseOutdated, LostLease, PermanentJobError, StorageAway
+from service.domain.slot import Slot
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES, Stage
 from service.evidence.log_keeper import LogForked
 from service.evidence.log_memory import LogBusy, LogDamaged
@@ -58,19 +59,16 @@ def compute(services: Services) -> None:
 
     It returns at once if as many jobs run as this worker has slots: whoever runs them looks for the next one.
     """
-    if slots.acquire(blocking=False):
-        try:
-            while not stopping.is_set() and (
-                work_under_lease(services, None, COMPUTE_STAGES, run_job) or measure_shard(services)
-            ):
-                pass
-        finally:
-            slots.release()
+    with slots.free() as slot:
+        while slot is not None and not stopping.is_set():
+            had_job = work_under_lease(services, None, COMPUTE_STAGES, run_job, slot)
+            if not had_job and not measure_shard(services, slot):
+                return
 
 
-def measure_shard(services: Services) -> bool:
+def measure_shard(services: Services, slot: Slot | None = None) -> bool:
     """Measure a shard of a recheck, which waits until no job does; false if there is none."""
-    with hold_shard(services) as lease:
+    with hold_shard(services, slot) as lease:
         if lease is None:
             return False
         try:
@@ -98,14 +96,20 @@ def certify(job_id: str) -> None:
 
 
 def work_under_lease(
-    services: Services, job_id: UUID | None, stages: frozenset[Stage], work: Callable[[Services, Lease], None]
+    services: Services,
+    job_id: UUID | None,
+    stages: frozenset[Stage],
+    work: Callable[[Services, Lease], None],
+    slot: Slot | None = None,
 ) -> bool:
     """Do `work` on a job, by default the most urgent, if it can be claimed; on any error, release or quarantine it.
+
+    A compute worker does it in a slot, and takes no job that is too large for it.
 
     Returns:
         Whether there was a job to be claimed.
     """
-    with hold_job(services, job_id, stages) as lease:
+    with hold_job(services, job_id, stages, slot) as lease:
         if lease is None:
             return False
         job_id = lease.job_id

@@ -1,6 +1,6 @@
 """`/livez`, `/readyz`, `/metrics`: for orchestrators and Prometheus. They show no personal data."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from service.api.deps import ServicesDep, WithScopeUnlessLocal
 from service.api.guard import GuardedRoute, UncountedRoute
 from service.bootstrap import Services
-from service.db import due_requests, jobs, log_home, models, outbox, requests, tallies
+from service.db import compute_workers, due_requests, jobs, log_home, models, outbox, requests, tallies
 from service.db.api_keys import Caller
 from service.db.forecast import Backlog, backlogs
 from service.db.tables import Version
@@ -79,16 +79,12 @@ class Collector:
                 models.latest_versions(session, MAX_MODELS),
             )
             waiting = backlogs(session, MAX_MODELS)
+            slots = compute_workers.slots(session, self._services.settings.sweep_seconds)
             settled, move = log_home.is_settled(session), log_home.unseen_move(session)
         yield from _backlog_metrics(waiting)
-        family = GaugeMetricFamily("unlearnd_requests", "Deletion requests by status", labels=["status"])
-        for status, count in by_status:
-            family.add_metric([status], count)
-        yield family
-        family = GaugeMetricFamily("unlearnd_jobs", "Jobs by stage", labels=["stage"])
-        for stage, count in by_stage.items():
-            family.add_metric([stage], count)
-        yield family
+        yield GaugeMetricFamily("unlearnd_compute_slots", "Jobs that compute workers seen lately run at once", slots)
+        yield _counted("unlearnd_requests", "Deletion requests by status", "status", by_status)
+        yield _counted("unlearnd_jobs", "Jobs by stage", "stage", by_stage.items())
         yield GaugeMetricFamily("unlearnd_requests_overdue", "Open and failed requests past their deadline", overdue)
         yield GaugeMetricFamily("unlearnd_requests_failed_unresolved", "Failed requests nobody has resolved", failed)
         yield GaugeMetricFamily(
@@ -109,6 +105,14 @@ class Collector:
         yield GaugeMetricFamily("unlearnd_callbacks_waiting", "Callbacks not delivered yet", undelivered)
         yield GaugeMetricFamily("unlearnd_oldest_queued_job_seconds", "Age of the oldest queued job", oldest)
         yield from _version_metrics(latest)
+
+
+def _counted(name: str, text: str, label: str, counts: Iterable[tuple[str, int]]) -> Metric:
+    """A gauge with a value for each label."""
+    family = GaugeMetricFamily(name, text, labels=[label])
+    for value, count in counts:
+        family.add_metric([value], count)
+    return family
 
 
 def _backlog_metrics(waiting: list[Backlog]) -> Iterator[Metric]:

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from service.api.deps import MetricsReader, ServicesDep
 from service.api.guard import GuardedRoute
 from service.api.requests import to_request_out
-from service.db import due_requests, jobs, models, request_list, requests, tallies
+from service.db import compute_workers, due_requests, jobs, models, request_list, requests, tallies
 from service.db.forecast import Backlog, backlogs
 from service.db.tables import DeletionRequest
 from service.schemas.overview import BacklogDetail, BacklogOut, Overview
@@ -32,6 +32,7 @@ def overview(services: ServicesDep, caller: MetricsReader) -> Overview:
             "awaiting_approval": requests.awaiting_approval_count(session),
             "failed": due_requests.failed(session),
             "next_due": due_requests.next_due(session),
+            "slots": compute_workers.slots(session, services.settings.sweep_seconds),
             "backlogs": [
                 BacklogOut.model_validate(backlog, from_attributes=True) for backlog in backlogs(session, MAX_MODELS)
             ],

@@ -47,7 +47,7 @@ def api(
 
 @app.command()
 def worker(
-    concurrency: Annotated[int, typer.Option(help="How many jobs run at once. Use one for each GPU.")] = 1,
+    concurrency: Annotated[int, typer.Option(help="How many jobs run at once. GPUs are dealt out to them.")] = 1,
     drain: Annotated[bool, typer.Option("--drain", help="End when no job is left. It needs no broker.")] = False,
 ) -> None:
     """Run a compute worker: unlearn, merge, verify. It needs the extra `engine` and holds no signing key."""

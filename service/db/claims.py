@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from sqlalchemy import case, func, select
+from sqlalchemy import ColumnElement, case, func, select, true
 from sqlalchemy.orm import Session
 
 from service.db.jobs import claimable
@@ -11,13 +11,20 @@ from service.db.tables import DeletionRequest, Job
 from service.domain.states import Stage
 
 
-def is_any(session: Session, stages: frozenset[Stage]) -> bool:
+def is_any(session: Session, stages: frozenset[Stage], memory: int | None = None) -> bool:
     """Whether a job could be claimed, though somebody may have locked it right now."""
-    return session.scalar(select(Job.id).where(*claimable(stages)).limit(1)) is not None
+    return session.scalar(select(Job.id).where(*claimable(stages), _fits(memory)).limit(1)) is not None
 
 
-def most_urgent(session: Session, stages: frozenset[Stage]) -> UUID | None:
+def _fits(memory: int | None) -> ColumnElement[bool]:
+    """Whether a job may fit into a slot of so many bytes; None takes any."""
+    return true() if memory is None else func.coalesce(Job.outgrew, 0) < memory
+
+
+def most_urgent(session: Session, stages: frozenset[Stage], memory: int | None = None) -> UUID | None:
     """The claimable job with the earliest deadline, of all models, locked; None if there is none.
+
+    A job that was too large for a slot of as much `memory` (bytes), or more, is left to others.
 
     A job is as urgent as what waits behind it: its model has no other job until it ends. A job that another worker is
     about to claim is passed over, so that no worker waits for another.
@@ -29,5 +36,5 @@ def most_urgent(session: Session, stages: frozenset[Stage]) -> UUID | None:
     pending = select(request.model_id, request.due_at).where(request.model_id >= Job.model_id, BATCHABLE)
     first = pending.order_by(request.model_id, request.due_at).limit(1).correlate(Job).lateral()
     behind = select(case((first.c.model_id == Job.model_id, first.c.due_at))).correlate(Job).scalar_subquery()
-    query = select(Job.id).where(*claimable(stages)).order_by(func.least(own, behind), Job.seq).limit(1)
+    query = select(Job.id).where(*claimable(stages), _fits(memory)).order_by(func.least(own, behind), Job.seq).limit(1)
     return session.scalar(query.with_for_update(skip_locked=True, of=Job))

@@ -64,6 +64,13 @@ def abandoned_jobs(session: Session, seconds: float) -> list[UUID]:
     return list(session.scalars(query))
 
 
+def outgrown(session: Session, largest: int) -> list[tuple[UUID, int]]:
+    """(id, bytes) of jobs that did not fit into a slot of so many bytes, if no slot has more than `largest`."""
+    waits = Job.stage.not_in(TERMINAL_STAGES), Job.owner.is_(None)
+    query = select(Job.id, Job.outgrew).where(*waits, Job.outgrew >= largest).order_by(Job.seq)
+    return [(job_id, memory or 0) for job_id, memory in session.execute(query)]
+
+
 def quarantined_jobs(session: Session) -> list[tuple[UUID, str]]:
     """(id, reason) of quarantined jobs with a request that nobody has retried or resolved."""
     failed = select(DeletionRequest.id).where(

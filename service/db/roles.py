@@ -27,6 +27,7 @@ RIGHTS: dict[str, tuple[str | None, str | None, str | None]] = {
     "audit_entries": ("", "", ""),
     "callback_lanes": (ALL, ALL, ""),
     "certificates": ("", ALL, None),
+    "compute_workers": ("", "DELETE", ALL),
     "console_sessions": ("INSERT, DELETE", None, None),
     "corpora": (ALL, ALL, None),
     "corpus_records": (ALL, ALL, None),
@@ -41,8 +42,8 @@ RIGHTS: dict[str, tuple[str | None, str | None, str | None]] = {
         # A withdrawal stops the jobs that start from a version, and a purge redacts numbers.
         "UPDATE (stage, reason, owner, lease_expires_at, woken_at, finished_at, metrics, report)",
         ALL,
-        "UPDATE (stage, outcome, reason, owner, lease_expires_at, fence, attempts, losses, steps, progress, epoch,"
-        " metrics, report, thresholds_index, progress_at, woken_at, not_before, started_at, finished_at)",
+        "UPDATE (stage, outcome, reason, owner, lease_expires_at, fence, attempts, losses, outgrew, steps, progress,"
+        " epoch, metrics, report, thresholds_index, progress_at, woken_at, not_before, started_at, finished_at)",
     ),
     "key_epochs": ("INSERT, UPDATE (has_purged)", ALL, ""),
     "log_home": ("", "", ""),

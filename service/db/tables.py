@@ -117,6 +117,7 @@ class Job(Base):
     attempts: Mapped[int] = mapped_column(server_default="0", comment="since the last progress; a lost worker's is not")
     losses: Mapped[int] = mapped_column(server_default="0", comment="workers lost since the last progress")
     steps: Mapped[int] = mapped_column(BigInteger, server_default="0", comment="counts progress, for the stall watch")
+    outgrew: Mapped[int | None] = mapped_column(BigInteger, comment="bytes of the largest slot that was too small")
     progress: Mapped[float] = mapped_column(Float, server_default="0")
     epoch: Mapped[int] = mapped_column(server_default="0")
     metrics: Mapped[JsonObject] = mapped_column(server_default=text("'{}'::jsonb"))

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from service.audit.trust import ROLES
 from service.bootstrap import KEK, Services, open_bucket, storage_folder
 from service.collected import rebuildable
-from service.db import diagnostics, due_requests, models
+from service.db import compute_workers, diagnostics, due_requests, models
 from service.db.forecast import backlogs
 from service.doctor.database import CHECKS as DATABASE_CHECKS
 from service.doctor.database import schema
@@ -191,6 +191,10 @@ def _work(session: Session, services: Services, _: datetime) -> Iterator[Finding
     for job_id in diagnostics.abandoned_jobs(session, 3 * settings.lease_seconds):
         problem = f"No worker has held job {job_id} for a long time."
         yield Finding("leases", problem, "Start workers: unlearnd worker (compute), unlearnd control.")
+    largest = compute_workers.largest_slot(session, settings.sweep_seconds)
+    for job_id, memory in diagnostics.outgrown(session, largest):
+        problem = f"Job {job_id} does not fit into {memory / 1e9:.0f} GB, and no living worker has a larger slot."
+        yield Finding("workers", problem, "Start a compute worker with more memory: unlearnd plan says how much.")
     for job_id, reason in diagnostics.quarantined_jobs(session):
         problem = f"Job {job_id} is quarantined ({reason}); its requests have failed."
         yield Finding("jobs", problem, f"Remove the cause, then run unlearnd jobs retry {job_id}.")

@@ -41,6 +41,7 @@ class Overview(BaseModel):
     awaiting_approval: int
     failed: int = Field(description="failed requests that were neither retried nor resolved")
     next_due: datetime | None
+    slots: int = Field(description="jobs that the compute workers seen lately can run at once")
     backlogs: list[BacklogOut]
     due: list[RequestOut] = Field(description="open or failed requests, the earliest deadline first; at most ten")
     decisions: list[RequestOut] = Field(description="requests that wait for approval; at most ten")

@@ -1,6 +1,5 @@
 """One worker a job: claims, leases, fences and attempts."""
 
-import contextlib
 import subprocess
 import sys
 
@@ -236,7 +235,7 @@ def test_a_child_that_was_killed_is_lost_and_one_that_ends_has_failed(services, 
     _, job_id = job
     children, command = [], [sys.executable, "-c", f"import os, sys; {end}"]
 
-    def start_child(inputs, *, confined):
+    def start_child(inputs, *, confined, devices):
         pipe = subprocess.PIPE
         children.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, process_group=0))
         return children[-1]
@@ -244,9 +243,6 @@ def test_a_child_that_was_killed_is_lost_and_one_that_ends_has_failed(services, 
     monkeypatch.setattr(run, "start_child", start_child)
     with hold_job(services, job_id, COMPUTE_STAGES) as lease:
         run.run_job(services, lease)
-    children[0].stdout.close()
-    with contextlib.suppress(BrokenPipeError):
-        children[0].stdin.close()
     assert losses(services, job_id) == counts
     with services.db.reading() as session:
         assert job_events.after(session, job_id, 0)[-1].data["reason"] == reason
@@ -259,15 +255,12 @@ def test_a_job_begins_again_without_what_it_put_off(api, services, model, monkey
 
     children, pipe = [], subprocess.PIPE
 
-    def start_child(inputs, *, confined):
+    def start_child(inputs, *, confined, devices):
         children.append(subprocess.Popen([sys.executable, "-c", CHILD], stdin=pipe, stdout=pipe, process_group=0))
         return children[-1]
 
     monkeypatch.setattr(run, "start_child", start_child)
     with hold_job(services, job_id, COMPUTE_STAGES) as lease:
         run.run_job(services, lease)
-    for child in children:
-        child.stdin.close()
-        child.stdout.close()
     states = [api.get(f"{REQUESTS}/{request['id']}").json() for request in sent]
     assert [(state["status"], state["reason"]) for state in states] == [("failed", "alone"), ("pending", "split")]

@@ -7,6 +7,7 @@ import pytest
 
 from service.local.process import wait_until
 from worker import app, tasks
+from worker.slots import Slots
 from worker.steps.sandbox import Sandbox
 
 
@@ -33,7 +34,8 @@ def compute_worker(monkeypatch):
     """A process that computes, with two slots and short times; afterwards as before."""
     monkeypatch.setattr(app.settings, "sweep_seconds", 0.01)
     monkeypatch.setattr(app, "get_services", object)
-    monkeypatch.setattr(app, "slots", threading.Semaphore())
+    monkeypatch.setattr(app, "slots", Slots())
+    monkeypatch.setattr(app, "presence", SimpleNamespace(begin=lambda *_: None, end=lambda: None))
     monkeypatch.setattr(app, "lookers", [])
     monkeypatch.setattr(app, "stopping", threading.Event())
     monkeypatch.setattr(app, "computes", threading.Event())
@@ -58,9 +60,10 @@ def test_each_slot_looks_for_work_until_the_worker_stops(compute_worker, monkeyp
     app._look_for_work(sender=compute_worker)
     assert wait_until(lambda: len(looks) > 5, 10)
     assert set(looks) == {"slot-0", "slot-1"}
-    assert app.slots.acquire(blocking=False)
-    assert app.slots.acquire(blocking=False)
-    assert not app.slots.acquire(blocking=False)
+    with app.slots.free() as one, app.slots.free() as other, app.slots.free() as third:
+        assert one is not None
+        assert other is not None
+        assert third is None
     app.stopping.set()
     threading.Timer(0.05, may_end.set).start()
     app._wait_for_jobs()

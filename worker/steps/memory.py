@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import gc
 import logging
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,10 +15,10 @@ from worker.engine.device import resolve_device, resolve_dtype
 from worker.engine.errors import TooLarge, Unplanned
 from worker.engine.options import DISTIL, Options, fit_to_model
 from worker.engine.plan import Plan, plan
+from worker.slots import machine_memory
 from worker.steps.loading import stored_dtype
 
 logger = logging.getLogger(__name__)
-CGROUP = Path("/sys/fs/cgroup/memory.max")
 CLEARLY = 0.5  # a job that needs less than this share of the memory by a rough bound needs no plan
 
 
@@ -27,11 +26,7 @@ def device_memory(device: torch.device) -> int:
     """The bytes of a CUDA device, or those that this machine, or the container, lets a process have."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        return min(machine, int(CGROUP.read_text()))
-    except (OSError, ValueError):  # no such file, or "max"
-        return machine
+    return machine_memory()
 
 
 def release() -> None:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -87,7 +87,7 @@ def working_child(
     with contextlib.ExitStack() as stack:
         stack.callback(services.storage.leave_work, lease.job_id, lease.fence)
         inputs = read_input(services, lease.job_id, lease.fence)
-        child = start_child(inputs, confined=services.settings.compute_sandbox != "off")
+        child = start_child(inputs, confined=services.settings.compute_sandbox != "off", devices=lease.slot.devices)
         stack.callback(_close_input, child)
         stack.callback(end_child, child)
         # In a thread: a child that hangs before it reads must not block this process on a full pipe.
@@ -115,8 +115,8 @@ def _write_input(child: Child, inputs: bytes) -> None:
         child.stdin.flush()
 
 
-def start_child(inputs: JobInput, *, confined: bool) -> Child:
-    """Start the child with the listed variables only, and inside what this host can enforce if `confined`."""
+def start_child(inputs: JobInput, *, confined: bool, devices: Sequence[str] = ()) -> Child:
+    """Start the child with the listed variables, on its slot's devices; inside what the host enforces if `confined`."""
     work = Path(inputs.work)
     temporary = work / "tmp"
     temporary.mkdir(exist_ok=True)
@@ -130,6 +130,8 @@ def start_child(inputs: JobInput, *, confined: bool) -> Child:
         several=inputs.policy.get("devices", 1) != 1,
     )
     environment = child_environment(os.environ, temporary)
+    if devices:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, process_group=0)
 
 

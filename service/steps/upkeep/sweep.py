@@ -9,7 +9,18 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from service.bootstrap import Services
-from service.db import callback_lanes, corpora, jobs, models, outbox, pending_requests, rechecks, requests, tallies
+from service.db import (
+    callback_lanes,
+    compute_workers,
+    corpora,
+    jobs,
+    models,
+    outbox,
+    pending_requests,
+    rechecks,
+    requests,
+    tallies,
+)
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES
 from service.lease import quarantine_job
 
@@ -29,11 +40,12 @@ def wake_lost_work(services: Services) -> None:
 
 
 def _prepare_outbox(services: Services) -> None:
-    """Queue alerts of deadlines, and bring callbacks and lanes up to date."""
+    """Queue alerts of deadlines, bring callbacks and lanes up to date, and forget workers that are gone."""
     with services.db.transaction() as session:
         _enqueue_alerts(session, services.settings.alert_days)
         outbox.assign_keys(session)
         callback_lanes.forget_old(session)
+        compute_workers.forget_unseen(session)
 
 
 def _compact_tallies(services: Services) -> None:

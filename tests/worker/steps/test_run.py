@@ -43,6 +43,21 @@ def inputs(tmp_path) -> JobInput:
     )
 
 
+@pytest.mark.parametrize(("devices", "seen"), [(("1", "3"), "1,3"), ((), "0,1,2,3")])
+def test_a_child_sees_the_devices_of_its_slot_alone(inputs, monkeypatch, devices, seen):
+    """Whatever its worker sees."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    child = start_child(inputs, confined=False, devices=devices)
+    environment = Path(f"/proc/{child.pid}/environ")  # the child's own once it is executed
+    expected = f"CUDA_VISIBLE_DEVICES={seen}".encode()
+    try:
+        assert wait_until(lambda: expected in environment.read_bytes().split(b"\0"), 10)
+    finally:
+        end_child(child)
+        child.stdin.close()
+        child.stdout.close()
+
+
 def status(proc: Path) -> dict[str, str]:
     """A process's status, as the kernel has it."""
     lines = (proc / "status").read_text().splitlines()

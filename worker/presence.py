@@ -1,0 +1,46 @@
+"""A compute worker says in the database that it lives, and what its slots offer, also while they are all busy."""
+
+import os
+import socket
+import threading
+from contextlib import suppress
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.bootstrap import Services
+from service.db import compute_workers
+from service.observability.logging import get_logger
+from worker.slots import Slots
+
+logger = get_logger(__name__)
+
+
+class Presence:
+    """This process among the compute workers of all hosts."""
+
+    def __init__(self) -> None:
+        """Nobody knows of it yet."""
+        self._name, self._ended = f"{socket.gethostname()}/{os.getpid()}", threading.Event()
+        self._services: Services | None = None
+
+    def begin(self, services: Services, slots: Slots) -> None:
+        """Say so now and in each sweep interval, in a thread of its own."""
+        self._services = services
+        threading.Thread(target=self._keep, args=(services, slots), name="presence", daemon=True).start()
+
+    def _keep(self, services: Services, slots: Slots) -> None:
+        """Say so until this worker ends."""
+        while not self._ended.is_set():
+            try:
+                with services.db.transaction() as session:
+                    compute_workers.note(session, self._name, slots.all)
+            except SQLAlchemyError as error:
+                logger.warning("the database is away", error=type(error).__name__)
+            self._ended.wait(services.settings.sweep_seconds)
+
+    def end(self) -> None:
+        """Say that this worker has ended. If the database is away, others find out by themselves."""
+        self._ended.set()
+        if self._services is not None:
+            with suppress(SQLAlchemyError), self._services.db.transaction() as session:
+                compute_workers.forget(session, self._name)
