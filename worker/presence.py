@@ -26,9 +26,9 @@ class Presence:
     def begin(self, services: Services, slots: Slots) -> None:
         """Say so now and in each sweep interval, in a thread of its own."""
         self._services = services
-        threading.Thread(target=self._keep, args=(services, slots), name="presence", daemon=True).start()
+        threading.Thread(target=self._run, args=(services, slots), name="presence", daemon=True).start()
 
-    def _keep(self, services: Services, slots: Slots) -> None:
+    def _run(self, services: Services, slots: Slots) -> None:
         """Say so until this worker ends."""
         while not self._ended.is_set():
             try:
