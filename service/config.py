@@ -191,7 +191,7 @@ class Settings(BaseSettings):
     )
     epoch_seconds: float = Field(86_400, description="how long a process wraps data keys under one epoch key")
     callback_seconds: float = Field(10, description="how long the receiver of a callback may take to answer")
-    requests_per_minute: int = Field(30_000, description="limit of one API key in each API process; 0: no limit")
+    requests_per_minute: int = Field(30_000, description="limit of one API key, over all API processes; 0: no limit")
     previews_per_minute: int = Field(
         20,
         description="identities and names that one API key may look up in previews a minute, in all processes together",

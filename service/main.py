@@ -114,9 +114,12 @@ def create_app(services: Services, *, docs: bool = True) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.listener = Listener(services.settings.listen_database_url or services.settings.database_url)
-        listening = asyncio.create_task(app.state.listener.run())
+        limiter: RateLimiter = app.state.rate_limiter
+        tasks = [asyncio.create_task(work) for work in (app.state.listener.run(), limiter.keep_exchanging())]
         yield
-        listening.cancel()
+        for task in tasks:
+            task.cancel()
+        limiter.close()
         services.close()
 
     app = _Application(
@@ -132,7 +135,7 @@ def create_app(services: Services, *, docs: bool = True) -> FastAPI:
     app.state.services = services
     app.state.access_tokens = AccessTokens(services)
     app.state.line_threads = bulk.line_threads()
-    app.state.rate_limiter = RateLimiter(services.settings.requests_per_minute)
+    app.state.rate_limiter = RateLimiter(services.settings.requests_per_minute, services.settings.broker_url)
     app.state.admission = Admission(services.settings)
     app.state.readiness = Readiness(services.db)
     app.state.stream_turns = Turns(STREAM_READS)
