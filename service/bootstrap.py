@@ -21,6 +21,7 @@ from service.evidence.keyring import Keyring
 from service.evidence.log_keeper import LogKeeper
 from service.evidence.log_memory import BucketMemory, FolderMemory, LogMemory
 from service.evidence.opendsr_key import OpenDsrKey
+from service.evidence.witnesses import Witnesses
 from service.privacy.envelope import FileKeyWrapper, KeyWrapper
 from service.privacy.epochs import EpochKeys
 from service.privacy.kms import KmsKeyWrapper
@@ -58,6 +59,11 @@ class Services:
     def log(self) -> LogKeeper:
         """The keeper of the transparency log. Only control workers hold the file of the log's key."""
         return LogKeeper(self.db, open_log_memory(self.settings), self.keyring, f"{self.settings.issuer}/log")
+
+    @cached_property
+    def witnesses(self) -> Witnesses:
+        """Those who cosign the log's checkpoints."""
+        return Witnesses(self.settings.witnesses, open_log_memory(self.settings))
 
     @cached_property
     def intake(self) -> GroupCommit[NewRequest, tuple[UUID, str | None] | None]:

@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.audit.wording import problem_in
 from service.domain.errors import CannotStart
-from service.setting_types import BrokerUrl, BucketUrl, DatabaseUrl
+from service.setting_types import BrokerUrl, BucketUrl, DatabaseUrl, Witness
 
 
 def _check_wording(name: str) -> str:
@@ -165,14 +165,10 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(60, gt=0, description="a job without a heartbeat for this long can be claimed again")
     stall_seconds: float = Field(1800, description="a job without progress for this long loses its lease")
     sweep_seconds: float = Field(30, gt=0, description="how often the sweep looks for lost wake-ups and expired leases")
-    collect_seconds: float = Field(
-        600, gt=0, description="how often leftovers of ended jobs and of crashes are removed"
-    )
+    collect_seconds: float = Field(600, gt=0, description="how often leftovers of ended jobs and crashes are removed")
     scrub_days: float = Field(7, gt=0, description="how often a release is hashed again; one in each `collect_seconds`")
     orphan_seconds: float = Field(86_400, description="how long a folder or epoch key stays that nothing refers to")
-    retry_seconds: float = Field(
-        15, description="delay after a failed attempt; each further delay is four times longer"
-    )
+    retry_seconds: float = Field(15, description="delay after a failed attempt; each further one is four times longer")
     max_attempts: int = Field(3, ge=1, description="failures of a job in a row, without progress, that quarantine it")
     max_losses: int = Field(
         20, ge=1, description="workers that a job may lose in a row, without progress, before it is quarantined"
@@ -190,6 +186,9 @@ class Settings(BaseSettings):
         Path(), description="the folder of epoch keys, shared by all processes; empty: `epochs` in UNLEARND_KEYS_DIR"
     )
     epoch_seconds: float = Field(86_400, description="how long a process wraps data keys under one epoch key")
+    witnesses: list[Witness] = Field(
+        [], description='who cosigns checkpoints of the log, as JSON: [{"url": "https://...", "key": "name+id+key"}]'
+    )
     callback_seconds: float = Field(10, description="how long the receiver of a callback may take to answer")
     requests_per_minute: int = Field(30_000, description="limit of one API key, over all API processes; 0: no limit")
     previews_per_minute: int = Field(

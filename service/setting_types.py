@@ -1,9 +1,12 @@
-"""Types of settings that are URLs."""
+"""Types of settings that are URLs, and of witnesses."""
 
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BaseModel, field_validator
+
+from service.audit.cosignature import WitnessKey
+from service.audit.merkle import LogError
 
 
 def with_scheme(*schemes: str) -> AfterValidator:
@@ -28,3 +31,26 @@ def with_scheme(*schemes: str) -> AfterValidator:
 BrokerUrl = Annotated[str, with_scheme("redis", "rediss", "redis+socket")]
 BucketUrl = Annotated[str, with_scheme("s3", "gs", "az")]
 DatabaseUrl = Annotated[str, with_scheme("postgresql", "postgres")]
+WitnessUrl = Annotated[str, with_scheme("https", "http")]
+
+
+class Witness(BaseModel):
+    """Somebody who cosigns checkpoints of the log."""
+
+    url: WitnessUrl
+    key: str
+
+    @field_validator("key")
+    @classmethod
+    def _is_a_key(cls, key: str) -> str:
+        """It can be read."""
+        try:
+            WitnessKey.parse(key)
+        except LogError as error:
+            raise ValueError("it must be a witness' verifier key: name+id+key") from error
+        return key
+
+    @property
+    def witness_key(self) -> WitnessKey:
+        """The key, parsed."""
+        return WitnessKey.parse(self.key)

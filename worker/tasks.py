@@ -253,8 +253,8 @@ def _purge(services: Services) -> None:
 
 
 def _sign_log(services: Services) -> None:
-    """Sign the log, so that the newest checkpoint is not older than the last collection."""
-    services.log.sign()
+    """Sign the log, so that the newest checkpoint is not older than the last collection, and have it cosigned."""
+    services.witnesses.cosign(services.log.sign())
 
 
 def renew_trust(services: Services) -> None:

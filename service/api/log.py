@@ -29,6 +29,15 @@ def checkpoint(services: ServicesDep, _: Auditor) -> Response:
     return Response(note, media_type="text/plain; charset=utf-8")
 
 
+@router.get("/witnessed", response_class=Response)
+def witnessed(services: ServicesDep, _: Auditor) -> Response:
+    """The newest checkpoint that witnesses have cosigned (C2SP tlog-cosignature); it may be older than `checkpoint`."""
+    note = services.witnesses.note()
+    if note is None:
+        raise NotFound("No witness has cosigned a checkpoint yet.")
+    return Response(note, media_type="text/plain; charset=utf-8")
+
+
 @router.get("/trust", response_class=Response)
 def trust(services: ServicesDep, _: Auditor) -> Response:
     """The current `trust.json`, with retired and revoked keys. Compare its fingerprint over another channel."""

@@ -62,7 +62,7 @@ def read_checkpoint(note: str) -> Checkpoint:
     lines = body.split("\n")
     if not separator or len(lines) != 3 or not lines[0] or not lines[1].isdecimal() or lines[1] != str(int(lines[1])):
         raise LogError("not a checkpoint")
-    return Checkpoint(lines[0], int(lines[1]), _decode_base64(lines[2], HASH_BYTES))
+    return Checkpoint(lines[0], int(lines[1]), decode_base64(lines[2], HASH_BYTES))
 
 
 def open_checkpoint(note: str, keys: Sequence[Ed25519PublicKey]) -> Checkpoint:
@@ -77,7 +77,7 @@ def open_checkpoint(note: str, keys: Sequence[Ed25519PublicKey]) -> Checkpoint:
         prefix, _, encoded = line.rpartition(" ")
         if prefix != f"{DASH} {checkpoint.origin}":
             continue
-        signature = _decode_base64(encoded, KEY_ID_BYTES + SIGNATURE_BYTES)
+        signature = decode_base64(encoded, KEY_ID_BYTES + SIGNATURE_BYTES)
         for key in keys:
             if key_id(checkpoint.origin, key) == signature[:KEY_ID_BYTES]:
                 try:
@@ -122,7 +122,7 @@ class Proof:
         number = lines[2].removeprefix("index ") if has_header else ""
         if not (separator and has_header and lines[2].startswith("index ") and number.isdecimal()):
             raise LogError("not a log proof")
-        entry, path = _decode_base64(lines[1][6:]), [_decode_base64(line, HASH_BYTES) for line in lines[3:]]
+        entry, path = decode_base64(lines[1][6:]), [decode_base64(line, HASH_BYTES) for line in lines[3:]]
         return cls(entry, int(number), path, note)
 
     def check(self, keys: Sequence[Ed25519PublicKey]) -> Checkpoint:
@@ -136,8 +136,12 @@ class Proof:
         return checkpoint
 
 
-def _decode_base64(text: str, length: int | None = None) -> bytes:
-    """Decode strict base64; the result must have `length` bytes, if given."""
+def decode_base64(text: str, length: int | None = None) -> bytes:
+    """Decode strict base64; the result must have `length` bytes, if given.
+
+    Raises:
+        LogError: It is not base64, or of another length.
+    """
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:

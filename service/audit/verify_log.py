@@ -2,7 +2,8 @@
 
 1  a trusted key signed the export's checkpoint                             11 untrusted key, 30 log failure
 2  the checkpoint's root covers exactly the exported entries                30 log failure
-3  the log begins with the log of an older checkpoint, if one is given      30 log failure
+3  the log begins with the log of an older checkpoint, if one is given, and
+   with that of a checkpoint that each given witness cosigned               30 log failure
 4  the log shows an end for every accepted request past its deadline        50 incomplete
 
 An entry that cannot be read is part of the tree like any other. It says nothing in step 4, and is reported.
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from service.audit.canonical import NotCanonical, loads
 from service.audit.checkpoint import PROOF_HEADER, Checkpoint, UnknownSigner, open_checkpoint
+from service.audit.cosignature import WitnessKey, cosigned_at
 from service.audit.log_deadlines import Deadlines
 from service.audit.merkle import LogError, leaf_hash, root
 from service.audit.trust import Trust
@@ -65,20 +67,43 @@ class VerifiedLog:
         checkpoint: The export's checkpoint.
         requests: How many requests the log says were accepted.
         unreadable: The indices of the entries that are not canonical JSON, or lack what their kind has.
+        witnessed: What the witnesses have cosigned; None if none was asked for.
     """
 
     checkpoint: Checkpoint
     requests: int
     unreadable: list[int]
+    witnessed: "Witnessed | None" = None
 
 
-def verify_log(export: Path, trust: Path, older: Path | None = None, *, today: dt.date | None = None) -> VerifiedLog:
+@dataclass(frozen=True, slots=True)
+class Witnessed:
+    """What all given witnesses have cosigned.
+
+    Attributes:
+        size: The entries of the log then. Those that follow are vouched for by the issuer alone.
+        at: When the first of them did so.
+    """
+
+    size: int
+    at: dt.datetime
+
+
+def verify_log(
+    export: Path,
+    trust: Path,
+    older: Path | None = None,
+    *,
+    witnesses: Sequence[str] = (),
+    today: dt.date | None = None,
+) -> VerifiedLog:
     """Run every step on an export.
 
     Args:
         export: JSON lines: `{"checkpoint": note}`, then `{"index", "entry"}` for each entry.
         trust: A `trust.json` that the issuer gave out in another way than the export.
         older: A file with an older checkpoint: a kept checkpoint, an older export, a proof, or a receipt.
+        witnesses: Verifier keys (C2SP signed-note) of witnesses that the auditor trusts.
         today: The day to which deadlines are compared; by default today, UTC.
 
     Raises:
@@ -89,11 +114,35 @@ def verify_log(export: Path, trust: Path, older: Path | None = None, *, today: d
     # 3  consistency
     if older is not None:
         check_older(_open_note(_read_note(older), trusted.log_keys), log)
+    witnessed = check_witnesses(export, witnesses, trusted, log) if witnesses else None
     # 4  promises
     promises = read_promises(log, today)
     if promises.overdue:
         raise VerificationError(ExitCode.INCOMPLETE, promises.overdue)
-    return VerifiedLog(log.checkpoint, promises.requests, promises.unreadable)
+    return VerifiedLog(log.checkpoint, promises.requests, promises.unreadable, witnessed)
+
+
+def check_witnesses(export: Path, witnesses: Sequence[str], trust: Trust, log: Log) -> Witnessed:
+    """Check that each witness cosigned the export's witnessed checkpoint, and that the log begins with its log.
+
+    Raises:
+        VerificationError: A key is none, the export has no such checkpoint, or one of them did not cosign it.
+    """
+    note = read_witnessed(export)
+    if note is None:
+        raise VerificationError(ExitCode.LOG_FAILURE, "the export has no checkpoint that a witness cosigned")
+    checkpoint, times = _open_note(note, trust.log_keys), list[dt.datetime]()
+    for vkey in witnesses:
+        try:
+            witness = WitnessKey.parse(vkey)
+            at = cosigned_at(note, witness)
+        except LogError as error:
+            raise VerificationError(ExitCode.LOG_FAILURE, str(error)) from error
+        if at is None:
+            raise VerificationError(ExitCode.LOG_FAILURE, f"{witness.name} did not cosign the witnessed checkpoint")
+        times.append(at)
+    check_older(checkpoint, log)
+    return Witnessed(checkpoint.size, min(times))
 
 
 def open_log(export: Path, trust: Trust) -> Log:
@@ -166,6 +215,15 @@ def _read_export(export: Path) -> tuple[str, list[bytes]]:
         return lines[0]["checkpoint"], [base64.b64decode(line["entry"], validate=True) for line in lines[1:]]
     except (OSError, ValueError, KeyError, TypeError, IndexError, binascii.Error) as error:
         raise VerificationError(ExitCode.MALFORMED, f"{export.name} is not an exported log") from error
+
+
+def read_witnessed(export: Path) -> str | None:
+    """The note of the witnessed checkpoint in an export; None if it has none."""
+    try:
+        note = json.loads(export.read_text().partition("\n")[0]).get("witnessed")
+    except (OSError, ValueError, AttributeError) as error:
+        raise VerificationError(ExitCode.MALFORMED, f"{export.name} is not an exported log") from error
+    return note if isinstance(note, str) else None
 
 
 def _read_note(older: Path) -> str:

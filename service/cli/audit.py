@@ -24,6 +24,10 @@ OptionalTrust = Annotated[Path | None, typer.Option(help=TRUST_HELP)]
 Certificate = Annotated[Path, typer.Argument(metavar="CERTIFICATE", help="A release folder, or a certificate file.")]
 Parent = Annotated[Path | None, typer.Option(help="The release folder of the version before.")]
 OlderCheckpoint = Annotated[Path | None, typer.Option(help="A checkpoint that you kept, or an older export.")]
+Witnesses = Annotated[
+    list[str] | None,
+    typer.Option("--witness", metavar="VKEY", help="A witness that must have cosigned the log. Repeat it for more."),
+]
 LogOption = Annotated[
     str | None,
     typer.Option(
@@ -140,6 +144,7 @@ def verify_log_command(
     export: Annotated[Path, typer.Argument(metavar="FILE", help="An exported log.")],
     trust: Trust,
     older: OlderCheckpoint = None,
+    witness: Witnesses = None,
     as_json: AsJson = False,
 ) -> None:
     """Check an exported log offline. The exit code is 0 only if every check holds."""
@@ -147,15 +152,20 @@ def verify_log_command(
     from service.audit.verify_log import verify_log
 
     try:
-        verified = verify_log(export, trust, older)
+        verified = verify_log(export, trust, older, witnesses=witness or ())
     except VerificationError as error:
         _exit_invalid(error, as_json)
     checkpoint, unreadable = verified.checkpoint, verified.unreadable
     if as_json:
         members = {"origin": checkpoint.origin, "size": checkpoint.size, "unreadable": unreadable}
+        if verified.witnessed:
+            members["witnessed"] = {"size": verified.witnessed.size, "at": verified.witnessed.at.isoformat()}
         print(json.dumps({"valid": True, "code": 0, **members}))
     else:
         print(f"verified: {checkpoint.origin}, {checkpoint.size} entries, {verified.requests} requests")
+        if verified.witnessed:
+            at, size = verified.witnessed.at, verified.witnessed.size
+            print(f"cosigned by {len(witness or ())} witnesses at {at:%Y-%m-%d %H:%M} UTC: {size} entries")
         if unreadable:
             print(
                 f"{len(unreadable)} entries cannot be read and prove nothing; the first has the index {unreadable[0]}"

@@ -14,6 +14,7 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, Self, TypeVar, Unpack
 
@@ -154,10 +155,13 @@ class Client(Operations[Json]):
                 return
 
     def export_log(self) -> Iterator[str]:
-        """Yield the lines of a log export: the newest checkpoint, then the entries that it covers."""
+        """Yield the lines of a log export: the newest checkpoint and the witnessed one, then the entries."""
+        first: dict[str, Json] = {}
+        with suppress(ClientError):  # no witness has cosigned one
+            first["witnessed"] = self.call("GET", "/v1/log/witnessed", text=True)
         note, start = self.call("GET", "/v1/log/checkpoint", text=True), 0
         size = int(note.split("\n")[1])
-        yield json.dumps({"checkpoint": note})
+        yield json.dumps({"checkpoint": note, **first})
         while start < size:
             limit = min(PAGE_SIZE, size - start)
             page = self.call("GET", "/v1/log/entries", params={"start": start, "limit": limit})
@@ -207,11 +211,7 @@ class AsyncClient(Operations[Awaitable[Json]]):
 
     @classmethod
     def from_environment(cls) -> Self:
-        """Connect with UNLEARND_URL and UNLEARND_API_KEY.
-
-        Raises:
-            ClientError: One of them is not set, or is malformed.
-        """
+        """Connect with UNLEARND_URL and UNLEARND_API_KEY, as `Client.from_environment` does."""
         return cls(*environment())
 
     async def __aenter__(self) -> Self:

@@ -143,6 +143,9 @@ def _log(session: Session, services: Services, _: datetime) -> Iterator[Finding]
     except LogForked as error:
         problem = f"The log contradicts the signed checkpoint: {error}."
         yield Finding("log", problem, "See docs/guides/operations.md: reconcile --new-log.")
+    for name in services.witnesses.late():
+        problem = f"The witness {name} has cosigned no checkpoint for a day."
+        yield Finding("witnesses", problem, "Read why in the control worker's log: a witness did not cosign.")
     rows = diagnostics.newest_entries(session, LOG_ENTRIES)
     for row, before in pairwise(rows):
         if row.index != before.index + 1:

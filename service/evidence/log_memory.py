@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from service.bucket import Bucket
 
-CHECKPOINT, LOCK, TILES = "checkpoint", "lock", "tile"
+CHECKPOINT, WITNESSED, LOCK, TILES = "checkpoint", "witnessed", "lock", "tile"
 KNOWN_SECONDS, FIRST_SECONDS = (
     5.0,
     1.0,
@@ -184,7 +184,7 @@ class FolderMemory(LogMemory):
         """Move the files to a folder."""
         archive = self._folder / f"ended-{1 + self.ended()}"
         archive.mkdir()
-        for name in (TILES, CHECKPOINT):
+        for name in (TILES, WITNESSED, CHECKPOINT):
             if (self._folder / name).exists():
                 (self._folder / name).rename(archive / name)
 
@@ -268,10 +268,10 @@ class BucketMemory(LogMemory):
         """Copy the objects, and remove them, the checkpoint last."""
         archive = f"{self._below}/ended-{1 + self.ended()}"
         tiles = [f"{TILES}/{path}" for path in self._bucket.objects(f"{self._below}/{TILES}")]
-        for path in (*tiles, CHECKPOINT):
+        for path in (*tiles, WITNESSED, CHECKPOINT):
             with suppress(FileNotFoundError):
                 self._bucket.copy(f"{self._below}/{path}", f"{archive}/{path}")
-        self._bucket.delete(f"{self._below}/{path}" for path in (*tiles, CHECKPOINT))
+        self._bucket.delete(f"{self._below}/{path}" for path in (*tiles, WITNESSED, CHECKPOINT))
 
 
 def _wait_for(handle: IO[str]) -> None:
