@@ -42,8 +42,8 @@ class TimedTrainer(Trainer):
 
     deciding = 0.0
 
-    def _measure(self, *, own_first: bool = False) -> tuple[list[float], list[float]]:
-        values, seconds = timed(lambda: super(TimedTrainer, self)._measure(own_first=own_first))
+    def _measure(self) -> tuple[list[float], list[float]]:
+        values, seconds = timed(super()._measure)
         TimedTrainer.deciding += seconds
         return values
 

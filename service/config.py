@@ -182,6 +182,7 @@ class Settings(BaseSettings):
     )
     custody_days: float = Field(90, description="days after its end that a request's texts are kept, unless it failed")
     failed_custody_days: float = Field(180, description="the same for a failed request, which may have to be retried")
+    history_days: float = Field(400, gt=0, description="days that delivered callbacks and events of ended jobs stay")
     epochs_dir: Path = Field(
         Path(), description="the folder of epoch keys, shared by all processes; empty: `epochs` in UNLEARND_KEYS_DIR"
     )

@@ -157,7 +157,7 @@ def fail_attempt(services: Services, lease: Lease, reason: str, *, permanent: bo
 
 def _leave_to_larger(services: Services, session: Session, job: Job, slot: Slot) -> bool:
     """Release a job that is too large for a slot, if a living worker has a larger one; it does not count."""
-    largest = compute_workers.largest_slot(session, services.settings.sweep_seconds)
+    largest = compute_workers.largest_slot(session, services.settings.sweep_seconds, slot)
     if slot.memory is None or largest <= slot.memory:
         return False
     job.outgrew = max(job.outgrew or 0, slot.memory)

@@ -119,7 +119,6 @@ def create_app(services: Services, *, docs: bool = True) -> FastAPI:
         yield
         for task in tasks:
             task.cancel()
-        limiter.close()
         services.close()
 
     app = _Application(

@@ -1,16 +1,19 @@
 """Leases of the shards of rechecks: as leases of jobs are, without stages and without a log."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from uuid import UUID
 
 from service.bootstrap import Services
-from service.db import jobs, rechecks
+from service.db import compute_workers, jobs, rechecks
 from service.db.recheck_tables import RecheckShard
 from service.domain.errors import LostLease
 from service.domain.slot import Slot
-from service.lease import BACKOFF_FACTOR, Lease, kept, new_owner
+from service.lease import BACKOFF_FACTOR, TOO_LARGE, Lease, kept, new_owner
+
+CODE = re.compile(r"[A-Za-z_]{1,64}")
 
 
 class ShardLease(Lease):
@@ -35,34 +38,47 @@ class ShardLease(Lease):
         if not held:
             self.lost.set()
 
-    def hand_back(self) -> None:
-        """Release the shard untouched, because this process stops; this attempt does not count."""
-        self._end(rechecks.release)
+    def hand_back(self, *, delay_seconds: float = 0) -> None:
+        """Release the shard untouched, because this process stops or it must wait; this attempt does not count."""
+        self._end(lambda shard: rechecks.release(shard, delay_seconds=delay_seconds))
 
-    def lose(self) -> None:
+    def lose(self, reason: str) -> None:
         """Count an attempt that something outside ended as a loss, and pause."""
 
         def end(shard: RecheckShard) -> None:
             shard.losses += 1
             if shard.losses >= self.services.settings.max_losses:
-                rechecks.finish(shard, reason="child_killed")
+                rechecks.finish(shard, reason=reason)
             else:
                 rechecks.release(shard, delay_seconds=jobs.pause_after(shard.losses))
 
         self._end(end)
 
     def fail(self, reason: str, *, permanent: bool = False) -> None:
-        """End a failed attempt: back off, or give the shard up after the last attempt or a permanent error."""
+        """End a failed attempt: back off, or give the shard up after the last attempt or a permanent error.
+
+        A shard that is too large for this slot is left to a living worker with a larger one.
+        """
         settings = self.services.settings
+        reason = reason if CODE.fullmatch(reason) else "failed"
 
         def end(shard: RecheckShard) -> None:
-            if permanent or shard.attempts >= settings.max_attempts:
+            if reason == TOO_LARGE and self.slot.memory and self._is_any_larger():
+                shard.outgrew = max(shard.outgrew or 0, self.slot.memory)
+                rechecks.release(shard)
+            elif permanent or shard.attempts >= settings.max_attempts:
                 rechecks.finish(shard, reason=reason)
             else:
                 delay = settings.retry_seconds * BACKOFF_FACTOR ** (shard.attempts - 1)
                 rechecks.release(shard, delay_seconds=delay, count=True)
 
         self._end(end)
+
+    def _is_any_larger(self) -> bool:
+        """Whether a living worker has a larger slot of this kind."""
+        with self.services.db.reading() as session:
+            largest = compute_workers.largest_slot(session, self.services.settings.sweep_seconds, self.slot)
+        return largest > (self.slot.memory or 0)
 
     def store(self, measured: int, came_back: list[str]) -> None:
         """End the shard with what was measured.
@@ -83,9 +99,10 @@ class ShardLease(Lease):
 
 @contextmanager
 def hold_shard(services: Services, slot: Slot | None = None) -> Iterator[ShardLease | None]:
-    """Claim a shard and keep its lease inside the block; None if there is none."""
+    """Claim a shard for a slot and keep its lease inside the block; None if there is none."""
+    memory = slot.memory if slot else None
     with services.db.transaction() as session:
-        claimed = rechecks.claim(session, new_owner(), lease_seconds=services.settings.lease_seconds)
+        claimed = rechecks.claim(session, new_owner(), memory, lease_seconds=services.settings.lease_seconds)
     if claimed is None:
         yield None
         return

@@ -40,7 +40,8 @@ def drain(services: Services) -> None:
     while True:
         compute(services)
         with services.db.reading() as session:
-            waits = claims.is_any(session, COMPUTE_STAGES, slots.all[0].memory) or rechecks.is_any(session)
+            memory = slots.all[0].memory
+            waits = claims.is_any(session, COMPUTE_STAGES, memory) or rechecks.is_any(session, memory)
         if not waits or stopping.wait(LOOK_AGAIN_SECONDS):
             return
 

@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from service.domain.slot import Slot
+from service.observability.logging import get_logger
 
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 QUERY = ("nvidia-smi", "--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits")
-MIB = 2**20
+COLUMNS, MIB, TOOL_SECONDS = 3, 2**20, 20
+logger = get_logger(__name__)
 
 
 class Slots:
@@ -49,6 +51,8 @@ class Slots:
 def dealt(devices: Mapping[str, int], machine: int, count: int) -> list[Slot]:
     """So many slots. Each has devices of its own, or one that it shares if there are fewer devices than slots.
 
+    One slot has them all, as the worker sees them: then a policy may name one by its number.
+
     Args:
         devices: CUDA device -> its bytes.
         machine: Bytes of the machine, for slots without such a device.
@@ -59,25 +63,32 @@ def dealt(devices: Mapping[str, int], machine: int, count: int) -> list[Slot]:
     """
     if not devices:
         return [Slot((), machine)] * count
+    if count == 1:
+        return [Slot((), min(devices.values()), on_cuda=True)]
     names = list(devices)
     shares = [tuple(names[number::count]) or (names[number % len(names)],) for number in range(count)]
-    return [Slot(share, sum(devices[name] for name in share)) for share in shares]
+    return [Slot(share, min(devices[name] for name in share), on_cuda=True) for share in shares]
 
 
 def cuda_devices(environment: Mapping[str, str]) -> dict[str, int]:
-    """The CUDA devices that this process may use -> the bytes of each; none if the driver's tool names none."""
+    """The CUDA devices that this process may use, by their UUIDs -> the bytes of each.
+
+    There are none if the driver's tool names none. Their numbers are not used: CUDA may count in another order.
+    """
     try:
-        listed = subprocess.run(QUERY, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
+        listed = subprocess.run(QUERY, capture_output=True, text=True, check=True, timeout=TOOL_SECONDS).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        if any(Path("/dev").glob("nvidia[0-9]*")):
+            logger.warning("CUDA devices are not dealt out: nvidia-smi does not answer", error=type(error).__name__)
         return {}
-    present: dict[str, int] = {}
-    for line in listed.splitlines():
-        index, uuid, memory = line.split(", ")
-        if memory.isdecimal():  # a device in parts says [N/A]
-            present |= dict.fromkeys((index, uuid), int(memory) * MIB)
+    rows = [row for line in listed.splitlines() if len(row := [part.strip() for part in line.split(",")]) == COLUMNS]
+    present = {uuid: int(memory) * MIB for _, uuid, memory in rows if memory.isdecimal()}  # in parts: [N/A]
     chosen = environment.get("CUDA_VISIBLE_DEVICES")
-    names = [name for name in present if name.isdecimal()] if chosen is None else chosen.split(",")
-    return {name: present[name] for name in map(str.strip, names) if name in present}
+    if chosen is None:
+        return present
+    uuids = {index: uuid for index, uuid, _ in rows}
+    names = [uuids.get(name.strip(), name.strip()) for name in chosen.split(",")]
+    return {name: present[name] for name in names if name in present}
 
 
 def machine_memory() -> int:

@@ -27,6 +27,7 @@ from service.steps.path.publish import publish_version
 from service.steps.subjects.index import index_corpus
 from service.steps.subjects.resolve import resolve_request
 from service.steps.upkeep.deliver import deliver_alerts, deliver_callbacks
+from service.steps.upkeep.forget import forget_old
 from service.steps.upkeep.purge import purge_due, purge_restored
 from service.steps.upkeep.recheck import begin_rechecks, finish_rechecks
 from service.steps.upkeep.scrub import scrub_next
@@ -77,10 +78,10 @@ def measure_shard(services: Services, slot: Slot | None = None) -> bool:
             logger.warning("lease lost", job=lease.job_id)
         except DATABASE_AWAY as error:
             logger.warning("the database is away", job=lease.job_id, error=type(error).__name__)
-            lease.hand_back()
+            lease.lose("database_away")
         except StorageAway as error:
             logger.warning("handed back", job=lease.job_id, error=str(error))
-            lease.hand_back()
+            lease.hand_back(delay_seconds=services.settings.retry_seconds)
         except PermanentJobError as error:
             lease.fail(error.reason, permanent=True)
         except Exception as error:
@@ -213,7 +214,7 @@ def collect() -> None:
     renew_trust(services)
     if not reconcile(services).forked:
         forked.clear()
-    run_parts(services, _purge, begin_rechecks, collect_garbage, _collect_weights, _sign_log)
+    run_parts(services, _purge, begin_rechecks, _forget, collect_garbage, _collect_weights, _sign_log)
 
 
 @app.task(name="scrub")  # type: ignore[untyped-decorator]
@@ -244,6 +245,11 @@ def _collect_weights(services: Services) -> None:
         partial(collect_weights, model_id=model_id, go_on=lambda: not stopping.is_set()) for model_id in model_ids
     ]
     run_parts(services, *collect)
+
+
+def _forget(services: Services) -> None:
+    """Delete old rows until this worker stops."""
+    forget_old(services, go_on=lambda: not stopping.is_set())
 
 
 def _purge(services: Services) -> None:

@@ -10,11 +10,9 @@ down_revision = "0033"
 def upgrade() -> None:
     op.create_table(
         "compute_workers",
-        sa.Column("name", sa.Text(), nullable=False, comment="host/process"),
+        sa.Column("name", sa.Text(), nullable=False, comment="host/process/random part"),
         sa.Column("slots", sa.Integer(), nullable=False, comment="jobs that it runs at once"),
-        sa.Column(
-            "devices", sa.Integer(), nullable=False, comment="CUDA devices of all slots; 0: it computes on the CPU"
-        ),
+        sa.Column("on_cuda", sa.Boolean(), nullable=False, comment="whether it computes on CUDA devices"),
         sa.Column("memory", sa.BigInteger(), nullable=True, comment="bytes of its largest slot; null: unknown"),
         sa.Column("started_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("seen_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),

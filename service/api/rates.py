@@ -1,39 +1,35 @@
 """The rate limit of each API key, over all API processes. OpenDSR requests are exempt.
 
-Each process counts for itself. Every second it adds what it has counted to the broker's sums, and learns what the
-others have counted. So no request waits for the broker, and a key may go over its limit by what the other processes
-admit in a second. While the broker is away, each process limits alone.
+Each process counts for itself. Every second it writes its counts to the broker, and reads what the others have written.
+So no request waits for the broker, and a key may go over its limit by what the other processes admit in a second. While
+the broker is away, each process limits alone.
 """
 
 import asyncio
 import threading
 import time
 from collections import Counter
-
-from redis import Redis
-from redis.exceptions import RedisError
+from typing import Any
+from uuid import uuid4
 
 from service.domain.errors import RateLimited
 from service.observability.logging import get_logger
+from service.queue import celery_app
 
 logger = get_logger(__name__)
 EXEMPT_PATHS = ("/v2/", "/v1/opengdpr")  # prefixes
-MINUTE, EXCHANGE_SECONDS, BROKER_SECONDS = 60, 1.0, 2.0
-SCHEMES = {"redis+socket://": "unix://", "redis://": "redis://", "rediss://": "rediss://"}  # Celery's -> redis-py's
+MINUTE, EXCHANGE_SECONDS = 60, 1.0
 
 
 class RateLimiter:
     """Counts the requests of each API key in a minute of the clock."""
 
     def __init__(self, per_minute: int, broker_url: str = "") -> None:
-        """Allow `per_minute` requests; 0 means no limit. Without a broker that adds up, this process counts alone."""
+        """Allow `per_minute` requests; 0 means no limit. Without a Redis broker this process counts alone."""
         self._limit, self._lock, self._minute = per_minute, threading.Lock(), 0
-        self._own, self._told, self._others = Counter[str](), Counter[str](), Counter[str]()
-        scheme = next((scheme for scheme in SCHEMES if broker_url.startswith(scheme)), None)
-        self._broker: Redis | None = None
-        if per_minute and scheme:
-            url = SCHEMES[scheme] + broker_url.removeprefix(scheme)
-            self._broker = Redis.from_url(url, socket_timeout=BROKER_SECONDS, socket_connect_timeout=BROKER_SECONDS)
+        self._own, self._others = Counter[str](), Counter[str]()
+        self._broker_url = broker_url if per_minute and broker_url.startswith("redis") else ""
+        self._name, self._client = uuid4().hex, None
 
     def count(self, api_key_id: str, path: str) -> None:
         """Count a request.
@@ -54,47 +50,47 @@ class RateLimiter:
         """Forget the counts of another minute."""
         if minute != self._minute:
             self._minute = minute
-            for counts in (self._own, self._told, self._others):
-                counts.clear()
+            self._own.clear()
+            self._others.clear()
 
     async def keep_exchanging(self) -> None:
         """Exchange counts with the other processes every second, until cancelled."""
-        if self._broker is None:
-            return
         is_away = False
-        while True:
+        while self._broker_url:
             await asyncio.sleep(EXCHANGE_SECONDS)
             try:
                 await asyncio.to_thread(self.exchange)
                 is_away = False
-            except RedisError as error:
+            except Exception as error:  # of the broker's client, of kombu or of a URL: requests go on without it
                 if not is_away:
                     logger.warning("the broker is away: each process limits alone", error=type(error).__name__)
                 is_away = True
 
     def exchange(self) -> None:
-        """Add what was counted since the last time to the broker's sums, and learn the others' counts.
+        """Write this process' counts to the broker, and read the others'. To do it twice is to do it once.
 
         Raises:
-            RedisError: The broker does not answer.
+            Exception: What the broker's client raises.
         """
-        assert self._broker is not None
         with self._lock:
             self._begin_minute(int(time.time() // MINUTE))
-            minute, new = self._minute, {key: count - self._told[key] for key, count in self._own.items()}
-        pipeline = self._broker.pipeline(transaction=False)
-        for api_key_id, count in new.items():
+            minute, own = self._minute, dict(self._own)
+        if not own:
+            return
+        pipeline = self._connected().pipeline(transaction=False)
+        for api_key_id, count in own.items():  # each process has a field of its own
             name = f"unlearnd/rate/{minute}/{api_key_id}"
-            pipeline.incrby(name, count)  # by nothing, too: the sum may have grown
+            pipeline.hset(name, self._name, count)
             pipeline.expire(name, 2 * MINUTE)
-        sums = pipeline.execute()[::2]
+            pipeline.hvals(name)
+        sums = [sum(map(int, values)) for values in pipeline.execute()[2::3]]
         with self._lock:
             if minute == self._minute:
-                self._told.update(new)
-                for api_key_id, total in zip(new, sums, strict=True):
-                    self._others[api_key_id] = total - self._told[api_key_id]
+                for api_key_id, total in zip(own, sums, strict=True):
+                    self._others[api_key_id] = total - own[api_key_id]
 
-    def close(self) -> None:
-        """Close the connection to the broker."""
-        if self._broker is not None:
-            self._broker.close()
+    def _connected(self) -> Any:
+        """The broker's client, as Celery makes it of the URL."""
+        if self._client is None:
+            self._client = celery_app(self._broker_url).connection().default_channel.client
+        return self._client

@@ -13,19 +13,20 @@ from service.schemas.models import RecheckOut
 router = APIRouter(prefix="/v1/models/{name}/rechecks", tags=["models"], route_class=GuardedRoute)
 
 
-def to_recheck_out(recheck: Recheck) -> RecheckOut:
-    """The answer for a recheck."""
+def to_recheck_out(recheck: Recheck, under_way: tuple[int, int, int]) -> RecheckOut:
+    """The answer for a recheck. `under_way` are the shards, those that have ended and the requests of an open one."""
+    shards, ended, measured = under_way if recheck.finished_at is None else (0, 0, recheck.measured)
     return RecheckOut(
         version=recheck.version.number,
         created_at=recheck.created_at,
         finished_at=recheck.finished_at,
         outcome=recheck.outcome,
         requests=recheck.requests,
-        measured=sum(shard.measured for shard in recheck.shards),
+        measured=measured,
         reopened=recheck.reopened,
-        shards=len(recheck.shards),
-        shards_ended=sum(shard.finished_at is not None for shard in recheck.shards),
-        reasons=sorted({shard.reason for shard in recheck.shards if shard.reason}),
+        shards=shards,
+        shards_ended=ended,
+        reasons=recheck.reasons,
     )
 
 
@@ -38,5 +39,6 @@ def listing(
     They begin by the policy's `recheck_days`. A request that came back is pending again.
     """
     with services.db.reading() as session:
-        page = rechecks.listing(session, models.existing(session, name), cursor, limit)
-    return Listing(items=[to_recheck_out(recheck) for recheck in page.items], next_cursor=page.next_cursor)
+        model = models.existing(session, name)
+        page, under_way = rechecks.listing(session, model, cursor, limit), rechecks.under_way(session, model)
+    return Listing(items=[to_recheck_out(one, under_way) for one in page.items], next_cursor=page.next_cursor)

@@ -53,9 +53,9 @@ class Deadlines:
             case "request.retried":
                 self.open_until[entry["ref"]] = self.promised[entry["ref"]]
             case "version.withdrawn" | "version.rechecked":
-                self._reopen(entry.get("reopened", ()))
+                self._reopen(entry.get("reopened", ()), entry.get("due"))
             case "requests.reopened":  # those that the entry before has no room for
-                self._reopen(entry["refs"])
+                self._reopen(entry["refs"], entry.get("due"))
             case "request.cancelled" | "request.nothing_found" | "request.closed":
                 self.open_until[text_in(entry["ref"])] = ""
             case "requests.rejected":
@@ -93,9 +93,13 @@ class Deadlines:
         self._leave(job, refs)
         self.open_until.update(dict.fromkeys(refs, ""))
 
-    def _reopen(self, refs: Iterable[str]) -> None:
-        """Requests are open again until the promised day."""
-        self.open_until.update(self._due(refs))
+    def _reopen(self, refs: Iterable[str], due: str | None) -> None:
+        """Requests are open again until the promised day, or until a new one."""
+        days = self._due(refs)
+        if due is not None:
+            days = dict.fromkeys(days, _day(due))
+            self.promised.update(days)
+        self.open_until.update(days)
 
     def _due(self, refs: Iterable[str]) -> dict[str, str]:
         """The promised day of each of these requests."""

@@ -13,14 +13,13 @@ import base64
 import binascii
 import datetime as dt
 import json
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from service.audit.canonical import NotCanonical, loads
+from service.audit.canonical import loads
 from service.audit.checkpoint import PROOF_HEADER, Checkpoint, UnknownSigner, open_checkpoint
 from service.audit.cosignature import WitnessKey, cosigned_at
 from service.audit.log_deadlines import Deadlines
@@ -171,39 +170,6 @@ def read_promises(log: Log, today: dt.date | None = None) -> Promises:
     ending = "accepted requests are past their deadline and have no end in the log; the first is"
     overdue = f"{len(refs)} {ending} {refs[0]}" if refs else None
     return Promises(len(deadlines.promised), unreadable, overdue)
-
-
-def still_open(entries: Sequence[bytes]) -> list[str]:
-    """The refs of the requests that these entries accept and do not end; a version that was not published ends none.
-
-    They may name requests that earlier entries accept: these have ended, as far as is asked here.
-    """
-    deadlines, published = Deadlines(defaultdict(str), defaultdict(str), {}), set[str]()
-    for entry in entries:
-        kind, job = _kind_and_job(entry)
-        if kind == "version.published":
-            published.add(job)
-    for entry in entries:
-        kind, job = _kind_and_job(entry)
-        if kind != "job.certified" or job in published or b'"overall":"FAIL"' in entry:
-            deadlines.read(entry)
-    return sorted(ref for ref, day in deadlines.open_until.items() if day)
-
-
-def joined_jobs(entries: Sequence[bytes]) -> set[str]:
-    """The jobs that requests joined, by these entries, and that have published nothing."""
-    read = [_kind_and_job(entry) for entry in entries]
-    published = {job for kind, job in read if kind == "version.published"}
-    return {job for kind, job in read if kind == "job.joined"} - published
-
-
-def _kind_and_job(entry: bytes) -> tuple[str, str]:
-    """The kind of an entry and its job; empty if it has none or cannot be read."""
-    try:
-        members = loads(entry)
-        return str(members["kind"]), str(members.get("job", ""))
-    except (NotCanonical, KeyError, AttributeError, TypeError):
-        return "", ""
 
 
 def _read_export(export: Path) -> tuple[str, list[bytes]]:

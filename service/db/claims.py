@@ -1,14 +1,15 @@
 """Which job a worker takes next: PostgreSQL is the queue, and messages only say that there may be something in it."""
 
+from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, case, func, select, true
+from sqlalchemy import ColumnElement, case, func, select, true, update
 from sqlalchemy.orm import Session
 
 from service.db.jobs import claimable
 from service.db.pending_requests import BATCHABLE
 from service.db.tables import DeletionRequest, Job
-from service.domain.states import Stage
+from service.domain.states import TERMINAL_STAGES, Stage
 
 
 def is_any(session: Session, stages: frozenset[Stage], memory: int | None = None) -> bool:
@@ -38,3 +39,10 @@ def most_urgent(session: Session, stages: frozenset[Stage], memory: int | None =
     behind = select(case((first.c.model_id == Job.model_id, first.c.due_at))).correlate(Job).scalar_subquery()
     query = select(Job.id).where(*claimable(stages), _fits(memory)).order_by(func.least(own, behind), Job.seq).limit(1)
     return session.scalar(query.with_for_update(skip_locked=True, of=Job))
+
+
+def forget_outgrown(session: Session, largest: int, *, quiet_seconds: float) -> None:
+    """Let any worker try a job that has outgrown every slot that lives, after a while: else nobody would end it."""
+    quiet = Job.progress_at < func.now() - timedelta(seconds=quiet_seconds)
+    waits = Job.stage.not_in(TERMINAL_STAGES), Job.owner.is_(None), Job.outgrew >= largest
+    session.execute(update(Job).where(*waits, quiet).values(outgrew=None))

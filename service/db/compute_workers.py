@@ -18,9 +18,9 @@ class ComputeWorker(Base):
 
     __tablename__ = "compute_workers"
 
-    name: Mapped[str] = mapped_column(primary_key=True, comment="host/process")
+    name: Mapped[str] = mapped_column(primary_key=True, comment="host/process/random part")
     slots: Mapped[int] = mapped_column(comment="jobs that it runs at once")
-    devices: Mapped[int] = mapped_column(comment="CUDA devices of all slots; 0: it computes on the CPU")
+    on_cuda: Mapped[bool] = mapped_column(comment="whether it computes on CUDA devices")
     memory: Mapped[int | None] = mapped_column(BigInteger, comment="bytes of its largest slot; null: unknown")
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -29,8 +29,7 @@ class ComputeWorker(Base):
 def note(session: Session, name: str, offers: Sequence[Slot]) -> None:
     """A worker lives, and has these slots."""
     memory = max((slot.memory for slot in offers if slot.memory is not None), default=None)
-    devices = {device for slot in offers for device in slot.devices}
-    offered = {"slots": len(offers), "devices": len(devices), "memory": memory}
+    offered = {"slots": len(offers), "on_cuda": any(slot.on_cuda for slot in offers), "memory": memory}
     added = insert(ComputeWorker).values(name=name, **offered)
     session.execute(added.on_conflict_do_update(index_elements=["name"], set_=offered | {"seen_at": func.now()}))
 
@@ -46,9 +45,10 @@ def slots(session: Session, sweep_seconds: float) -> int:
     return sum(worker.slots for worker in living(session, sweep_seconds))
 
 
-def largest_slot(session: Session, sweep_seconds: float) -> int:
-    """The bytes of the largest slot of a living worker; 0 if none says."""
-    return max((worker.memory or 0 for worker in living(session, sweep_seconds)), default=0)
+def largest_slot(session: Session, sweep_seconds: float, like: Slot | None = None) -> int:
+    """The bytes of the largest slot of a living worker, of those that compute on what a slot does; 0 if none says."""
+    workers = [one for one in living(session, sweep_seconds) if like is None or one.on_cuda == like.on_cuda]
+    return max((worker.memory or 0 for worker in workers), default=0)
 
 
 def forget(session: Session, name: str) -> None:

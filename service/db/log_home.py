@@ -13,7 +13,7 @@ import psycopg
 from sqlalchemy import ARRAY, Text, any_, bindparam, literal, select, text
 from sqlalchemy.orm import Session
 
-from service.audit.verify_log import still_open
+from service.audit.lost_entries import still_open
 from service.db import log_entries
 from service.db.log_tables import LogHome
 from service.db.tables import DeletionRequest

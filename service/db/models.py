@@ -66,12 +66,18 @@ def next_number(session: Session, model_id: UUID) -> int:
 
 
 def handed_out_from(session: Session, model_ids: Collection[UUID]) -> dict[UUID, int]:
-    """Model -> the number from which on its versions are for everybody: those before know what a later one forgot."""
+    """Model -> the number from which on its versions are for everybody: those before know what a later one forgot.
+
+    What a version had forgotten counts also after a recheck has found that it came back.
+    """
     request = DeletionRequest
     last = select(func.max(request.version)).where(request.model_id == Model.id, request.version.is_not(None))
     last = last.where(request.status == RequestStatus.COMPLETED)
+    back = select(func.max(request.came_back_from)).where(request.model_id == Model.id)
+    back = back.where(request.came_back_from.is_not(None))
     serves_all = Model.policy["serve_superseded"].as_boolean().is_(True)
-    first = case((serves_all, 0), else_=func.coalesce(last.scalar_subquery(), 0))
+    newest = func.least(func.greatest(last.scalar_subquery(), back.scalar_subquery()), Model.latest)
+    first = case((serves_all, 0), else_=func.coalesce(newest, 0))
     query = select(Model.id, first).where(Model.id.in_(model_ids))
     return {row[0]: row[1] for row in session.execute(query)}
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID, uuid4
 
-from sqlalchemy import BigInteger, ForeignKey, Identity, Index, func, text
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Identity, Index, func, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from service.db.base import Base
@@ -27,7 +27,9 @@ class Recheck(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     finished_at: Mapped[datetime | None]
     outcome: Mapped[str | None] = mapped_column(comment="passed, reopened, or incomplete: a shard was given up")
+    measured: Mapped[int] = mapped_column(server_default="0", comment="requests, once it has ended")
     reopened: Mapped[int] = mapped_column(server_default="0", comment="requests that came back")
+    reasons: Mapped[list[str]] = mapped_column(server_default="{}", comment="why shards were given up")
 
     version: Mapped[Version] = relationship()
     model: Mapped[Model] = relationship()
@@ -35,12 +37,16 @@ class Recheck(Base):
 
 
 class RecheckShard(Base):
-    """A part of a recheck: the requests whose `seq` lies in a range. A lease and a fence as for jobs."""
+    """A part of a recheck: the requests whose `seq` lies in a range. A lease and a fence as for jobs.
+
+    It is deleted when its recheck ends.
+    """
 
     __tablename__ = "recheck_shards"
     __table_args__ = (
         Index("ix_recheck_shards_recheck_id", "recheck_id", "first_seq"),
         Index("ix_recheck_shards_open", "created_at", "first_seq", postgresql_where=text("finished_at IS NULL")),
+        CheckConstraint("reason ~ '^[A-Za-z_]{1,64}$'", name="reason_is_a_code"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
@@ -52,6 +58,7 @@ class RecheckShard(Base):
     fence: Mapped[int] = mapped_column(BigInteger, server_default="0")
     attempts: Mapped[int] = mapped_column(server_default="0", comment="a lost worker's is not one")
     losses: Mapped[int] = mapped_column(server_default="0", comment="workers lost")
+    outgrew: Mapped[int | None] = mapped_column(BigInteger, comment="bytes of the largest slot that was too small")
     not_before: Mapped[datetime | None] = mapped_column(comment="back-off after a failed attempt")
     measured: Mapped[int] = mapped_column(server_default="0", comment="requests that were measured")
     came_back: Mapped[list[str]] = mapped_column(server_default="{}", comment="refs of those over a limit")

@@ -4,11 +4,26 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import Float, Select, Uuid, any_, case, cast, func, literal, or_, select, update
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Float,
+    Text,
+    Uuid,
+    any_,
+    case,
+    cast,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.orm import Session, joinedload, selectinload
 
-from service.db.jobs import MOST_DOUBLED
+from service.db.jobs import MOST_DOUBLED, NEXT_FENCE
 from service.db.paging import Page, page
 from service.db.recheck_tables import Recheck, RecheckShard
 from service.db.requests import custody
@@ -16,9 +31,9 @@ from service.db.tables import DeletionRequest, Model, Version
 from service.domain.errors import LostLease
 from service.domain.states import RecheckOutcome
 
-SHARD_RECORDS = 256  # a shard's thresholds cost as much as about 64 of them
+SHARD_RECORDS = 128  # a shard's thresholds cost as much as about 64 of them
 DEFAULT_DAYS = 30  # of a policy that a release before rechecks wrote
-RETRY_DAYS = 1  # after one of which a shard was given up
+RETRY_DAYS = 7  # after a recheck of which a shard was given up
 
 
 def due_models(session: Session) -> list[UUID]:
@@ -43,8 +58,9 @@ def _days(days: object) -> object:
 
 def begin(session: Session, model: Model, version: Version) -> Recheck | None:
     """Begin a recheck of what a version must have forgotten; None if nothing is in custody."""
-    custodial = select(DeletionRequest.seq, DeletionRequest.records_count).where(*custody(model.id))
-    shards = [*_shards((row[0], row[1]) for row in session.execute(custodial.order_by(DeletionRequest.seq)))]
+    forgotten = select(DeletionRequest.seq, DeletionRequest.records_count).where(*custody(model.id))
+    forgotten = forgotten.where(_by_then(version.number, func.now())).order_by(DeletionRequest.seq)
+    shards = [*_shards((row[0], row[1]) for row in session.execute(forgotten))]
     if not shards:
         return None
     recheck = Recheck(model_id=model.id, version_id=version.id, requests=sum(map(len, shards)))
@@ -52,6 +68,12 @@ def begin(session: Session, model: Model, version: Version) -> Recheck | None:
     session.flush()
     session.add_all(RecheckShard(recheck_id=recheck.id, first_seq=seqs[0], last_seq=seqs[-1]) for seqs in shards)
     return recheck
+
+
+def _by_then(number: int, begun: object) -> ColumnElement[bool]:
+    """Whether a request had ended when a recheck of this version began, by this version or an earlier one."""
+    request = DeletionRequest
+    return (request.finished_at <= begun) & (func.coalesce(request.version, request.came_back_from) <= number)
 
 
 def _shards(requests: Iterable[tuple[int, int]]) -> Iterable[list[int]]:
@@ -67,39 +89,66 @@ def _shards(requests: Iterable[tuple[int, int]]) -> Iterable[list[int]]:
         yield seqs
 
 
-def _claimable() -> Select[RecheckShard]:
-    """The shards that a worker may take, the oldest first."""
+def of_shard(shard: RecheckShard) -> tuple[ColumnElement[bool], ...]:
+    """What a request in custody meets that a shard measures."""
+    then = _by_then(shard.recheck.version.number, shard.recheck.created_at)
+    return DeletionRequest.seq.between(shard.first_seq, shard.last_seq), then
+
+
+def lock_came_back(session: Session, shard: RecheckShard) -> list[DeletionRequest]:
+    """The requests of a shard that came back and are still in custody, locked. Others than its own are not believed."""
+    named = DeletionRequest.ref == any_(literal(list(shard.came_back), ARRAY(Text)))
+    query = select(DeletionRequest).where(*custody(shard.recheck.model_id), *of_shard(shard), named)
+    return list(session.scalars(query.order_by(DeletionRequest.due_at, DeletionRequest.seq).with_for_update()))
+
+
+def _claimable(memory: int | None) -> tuple[ColumnElement[bool], ...]:
+    """What a shard meets that a worker with a slot of so many bytes may take; None takes any."""
     shard = RecheckShard
     pause = func.make_interval(0, 0, 0, 0, 0, 0, func.power(2, func.least(shard.losses, MOST_DOUBLED)) - 1)
     is_free = or_(shard.owner.is_(None), shard.lease_expires_at + pause < func.now())
-    query = select(shard).where(shard.finished_at.is_(None), is_free)
-    query = query.where(or_(shard.not_before.is_(None), shard.not_before <= func.now()))
-    return query.order_by(shard.created_at, shard.first_seq).limit(1)
+    has_waited = or_(shard.not_before.is_(None), shard.not_before <= func.now())
+    fits = true() if memory is None else func.coalesce(shard.outgrew, 0) < memory
+    return shard.finished_at.is_(None), is_free, has_waited, fits
 
 
-def is_any(session: Session) -> bool:
+def is_any(session: Session, memory: int | None = None) -> bool:
     """Whether a shard could be claimed."""
-    return session.scalar(_claimable()) is not None
+    return session.scalar(select(RecheckShard.id).where(*_claimable(memory)).limit(1)) is not None
 
 
-def claim(session: Session, owner: str, *, lease_seconds: float) -> tuple[UUID, int] | None:
-    """Claim the oldest shard that is free or has lost its worker; returns it and its new fence, or None."""
-    shard = session.scalar(_claimable().with_for_update(skip_locked=True))
-    if shard is None:
+def claim(session: Session, owner: str, memory: int | None = None, *, lease_seconds: float) -> tuple[UUID, int] | None:
+    """Claim the oldest shard that is free or has lost its worker; returns it and its new fence, or None.
+
+    The owner is noted with the home of the log, as for a job: after a move, what the claim rests on may be lost.
+    """
+    shard, is_free = RecheckShard, RecheckShard.owner.is_(None)
+    oldest = select(shard.id).where(*_claimable(memory)).order_by(shard.created_at, shard.first_seq).limit(1)
+    shard_id = session.scalar(oldest.with_for_update(skip_locked=True))
+    if shard_id is None:
         return None
-    shard.losses += shard.owner is not None
-    shard.attempts += shard.owner is None
-    shard.owner, shard.fence = owner, shard.fence + 1
-    shard.lease_expires_at = datetime.now(UTC) + timedelta(seconds=lease_seconds)
-    return shard.id, shard.fence
+    claimed = update(shard).where(shard.id == shard_id)
+    claimed = claimed.values(
+        owner=func.concat(func.database_home(), " ", owner),
+        lease_expires_at=func.now() + timedelta(seconds=lease_seconds),
+        fence=NEXT_FENCE,
+        attempts=case((is_free, shard.attempts + 1), else_=shard.attempts),
+        losses=case((is_free, shard.losses), else_=shard.losses + 1),
+    )
+    return shard_id, session.scalar(claimed.returning(shard.fence)) or 0
+
+
+def _held(shard_id: UUID, fence: int) -> tuple[ColumnElement[bool], ...]:
+    """What a claim has to meet to hold its shard."""
+    shard = RecheckShard
+    return shard.id == shard_id, shard.fence == fence, func.starts_with(shard.owner, func.database_home())
 
 
 def heartbeat(session: Session, shard_id: UUID, fence: int, *, lease_seconds: float) -> bool:
     """Extend the lease under the fence; false if it is lost."""
-    shard = RecheckShard
-    extended = update(shard).where(shard.id == shard_id, shard.fence == fence, shard.owner.is_not(None))
+    extended = update(RecheckShard).where(*_held(shard_id, fence))
     extended = extended.values(lease_expires_at=func.now() + timedelta(seconds=lease_seconds))
-    return session.scalar(extended.returning(shard.id)) is not None
+    return session.scalar(extended.returning(RecheckShard.id)) is not None
 
 
 def owned(session: Session, shard_id: UUID, fence: int) -> RecheckShard:
@@ -110,8 +159,7 @@ def owned(session: Session, shard_id: UUID, fence: int) -> RecheckShard:
     """
     recheck = joinedload(RecheckShard.recheck)
     query = select(RecheckShard).options(recheck.joinedload(Recheck.version), recheck.joinedload(Recheck.model))
-    query = query.where(RecheckShard.id == shard_id, RecheckShard.fence == fence, RecheckShard.owner.is_not(None))
-    shard = session.scalar(query.with_for_update(of=RecheckShard))
+    shard = session.scalar(query.where(*_held(shard_id, fence)).with_for_update(of=RecheckShard))
     if shard is None:
         raise LostLease(f"shard {shard_id}: fence {fence} is not current")
     return shard
@@ -138,24 +186,43 @@ def give_up_lost(session: Session, max_losses: int) -> None:
         finish(one, reason="workers_lost")
 
 
+def give_up_outgrown(session: Session, largest: int) -> None:
+    """End the shards that fit into no slot of a living worker, which has so many bytes at most."""
+    shard = RecheckShard
+    outgrown = select(shard).where(shard.finished_at.is_(None), shard.owner.is_(None), shard.outgrew >= largest)
+    for one in session.scalars(outgrown.with_for_update(skip_locked=True)):
+        finish(one, reason="model_too_large")
+
+
 def unfinished(session: Session, among: list[UUID]) -> set[UUID]:
     """The shards among these that have not ended."""
     listed = RecheckShard.id == any_(literal(among, ARRAY(Uuid)))
     return set(session.scalars(select(RecheckShard.id).where(listed, RecheckShard.finished_at.is_(None))))
 
 
-def measured(session: Session) -> Recheck | None:
+def ended(session: Session) -> Recheck | None:
     """An open recheck of which every shard has ended, locked, with its shards, version and model."""
     waits = select(RecheckShard.id).where(RecheckShard.recheck_id == Recheck.id, RecheckShard.finished_at.is_(None))
-    query = select(Recheck).options(
-        selectinload(Recheck.shards), joinedload(Recheck.version), joinedload(Recheck.model)
-    )
-    query = query.where(Recheck.finished_at.is_(None), ~waits.exists())
+    options = (selectinload(Recheck.shards), joinedload(Recheck.version), joinedload(Recheck.model))
+    query = select(Recheck).options(*options).where(Recheck.finished_at.is_(None), ~waits.exists())
     return session.scalar(query.limit(1).with_for_update(skip_locked=True, of=Recheck))
 
 
+def forget_shards(session: Session, recheck: Recheck) -> None:
+    """Delete the shards of a recheck that has ended."""
+    session.execute(delete(RecheckShard).where(RecheckShard.recheck_id == recheck.id))
+
+
 def listing(session: Session, model: Model, cursor: str | None, limit: int) -> Page[Recheck]:
-    """A page of a model's rechecks, newest first, with their versions and shards."""
-    query = select(Recheck).options(selectinload(Recheck.shards), joinedload(Recheck.version))
-    query = query.where(Recheck.model_id == model.id)
+    """A page of a model's rechecks, newest first, with their versions."""
+    query = select(Recheck).options(joinedload(Recheck.version)).where(Recheck.model_id == model.id)
     return page(session, query, Recheck.seq, int, cursor, limit, descending=True)
+
+
+def under_way(session: Session, model: Model) -> tuple[int, int, int]:
+    """Of a model's open recheck: its shards, those that have ended, and the requests that they measured."""
+    shard = RecheckShard
+    counts = (func.count(), func.count(shard.finished_at), func.coalesce(func.sum(shard.measured), 0))
+    query = select(*counts).join(Recheck, Recheck.id == shard.recheck_id)
+    shards, finished, measured = session.execute(query.where(Recheck.model_id == model.id)).one()
+    return shards, finished, measured

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ARRAY, ColumnElement, Text, Uuid, any_, delete, func, literal, select, union_all, update
+from sqlalchemy import ARRAY, ColumnElement, Uuid, any_, delete, func, literal, select, union_all, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, joinedload, selectinload
 from sqlalchemy.orm.attributes import set_committed_value
@@ -133,32 +133,20 @@ def of_job(session: Session, job_id: UUID, *, with_records: bool = False, lock: 
 
 
 def custody(model_id: UUID) -> tuple[ColumnElement[bool], ...]:
-    """What a request meets that an earlier version of a model unlearned and whose records are still kept."""
-    request = DeletionRequest
-    completed = request.status == RequestStatus.COMPLETED
-    return request.model_id == model_id, completed, request.wrapped_key.is_not(None), request.version.is_not(None)
+    """What a request meets that an earlier version of a model unlearned and whose records are still kept.
 
-
-def in_custody(session: Session, model_id: UUID, *, among: tuple[int, int] | None = None) -> list[DeletionRequest]:
-    """Requests that earlier versions of a model unlearned and whose records are still kept, oldest first.
-
-    Args:
-        session: The transaction.
-        model_id: The model.
-        among: The first and the last `seq` of those that are asked for; None: all.
+    One that came back, and that the next job found forgotten, is one of them, too.
     """
-    query = select(DeletionRequest).options(selectinload(DeletionRequest.records)).where(*custody(model_id))
-    if among:
-        query = query.where(DeletionRequest.seq.between(*among))
+    request = DeletionRequest
+    completed = (request.status == RequestStatus.COMPLETED) & request.version.is_not(None)
+    forgotten = (request.status == RequestStatus.NOT_MEMORISED) & request.came_back_from.is_not(None)
+    return request.model_id == model_id, completed | forgotten, request.wrapped_key.is_not(None)
+
+
+def in_custody(session: Session, model_id: UUID, *also: ColumnElement[bool]) -> list[DeletionRequest]:
+    """Requests that earlier versions of a model unlearned and whose records are still kept, oldest first."""
+    query = select(DeletionRequest).options(selectinload(DeletionRequest.records)).where(*custody(model_id), *also)
     return list(session.scalars(query.order_by(DeletionRequest.seq)))
-
-
-def lock_in_custody(session: Session, model_id: UUID, refs: Sequence[str]) -> list[DeletionRequest]:
-    """Those of the requests with these refs that are in custody, locked."""
-    query = select(DeletionRequest).where(
-        *custody(model_id), DeletionRequest.ref == any_(literal(list(refs), ARRAY(Text)))
-    )
-    return list(session.scalars(query.order_by(DeletionRequest.due_at, DeletionRequest.seq).with_for_update()))
 
 
 def move(
@@ -214,6 +202,13 @@ def reopen(session: Session, ended: Sequence[DeletionRequest], reason: str | Non
         resolved_reason=None,
         resolved_by=None,
     )
+
+
+def reopen_came_back(session: Session, request: DeletionRequest, reason: str, due_at: datetime) -> None:
+    """Make a request pending again that a version remembers, with a new deadline; which version fulfilled it stays."""
+    before = request.version if request.version is not None else request.came_back_from
+    reopen(session, [request], reason)
+    request.came_back_from, request.due_at = before, due_at
 
 
 def fulfilled_after(session: Session, model_id: UUID, number: int) -> list[DeletionRequest]:

@@ -6,6 +6,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from service.audit.lost_entries import CameBack
 from service.audit.predicate import CertifiedRequest
 from service.db import requests
 from service.db.tables import DeletionRequest
@@ -38,6 +39,19 @@ def release_from_job(session: Session, job_id: UUID) -> None:
         verdict=None,
         reason=None,
     )
+
+
+def reopen_came_back(session: Session, findings: Sequence[CameBack]) -> None:
+    """Open requests again that a recheck has opened, by log entries that the database had lost.
+
+    Those that a newer version than the rechecked one has fulfilled stay as they are.
+    """
+    request = DeletionRequest
+    for finding in findings:
+        completed = (request.status == RequestStatus.COMPLETED) & (request.version <= finding.number)
+        query = select(request).where(request.ref.in_(finding.refs), request.wrapped_key.is_not(None), completed)
+        for one in session.scalars(query.order_by(request.id).with_for_update()):
+            requests.reopen_came_back(session, one, "came_back", finding.due)
 
 
 def end_as_certified(

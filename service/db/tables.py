@@ -29,6 +29,7 @@ from service.domain.subject import Resolution
 PENDING = "status = 'pending' AND hold IS NULL"
 PENDING_ORDER = ("model_id", "api_key_id", "due_at", "seq")
 FULFILLED = "version IS NOT NULL"
+CAME_BACK = "came_back_from IS NOT NULL"
 SPLIT = "split_job_id IS NOT NULL"
 HELD = "hold IS NOT NULL"
 DUE_REQUEST = "resolved_at IS NULL AND status NOT IN ('completed', 'not_memorised', 'cancelled', 'rejected')"
@@ -156,6 +157,7 @@ class DeletionRequest(Base):
         Index("ix_deletion_requests_pending", *PENDING_ORDER, postgresql_where=text(PENDING)),
         Index("ix_deletion_requests_pending_due", "model_id", "due_at", postgresql_where=text(PENDING)),
         Index("ix_deletion_requests_model_version", "model_id", "version", postgresql_where=text(FULFILLED)),
+        Index("ix_deletion_requests_came_back", "model_id", "came_back_from", postgresql_where=text(CAME_BACK)),
         Index("ix_deletion_requests_split", "split_job_id", "split_part", postgresql_where=text(SPLIT)),
         Index("ix_deletion_requests_due", "due_at", postgresql_where=text(DUE_REQUEST)),
         Index("ix_deletion_requests_kept", "finished_at", postgresql_where=text("wrapped_key IS NOT NULL")),
@@ -207,6 +209,7 @@ class DeletionRequest(Base):
     verdict: Mapped[str | None]
     reason: Mapped[str | None]
     version: Mapped[int | None]
+    came_back_from: Mapped[int | None] = mapped_column(comment="the version that had fulfilled it before a recheck")
     split_job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id"), comment="the failed job it was split from")
     split_part: Mapped[int | None] = mapped_column(comment="requests of one part form the next job")
     extended_at: Mapped[datetime | None]
@@ -265,6 +268,7 @@ class Outbox(Base):
         Index("ix_outbox_due", "api_key_id", "next_at", postgresql_where=text("delivered_at IS NULL")),
         Index("ix_outbox_lane", "lane", "next_at", postgresql_where=text("delivered_at IS NULL")),
         Index("ix_outbox_claimed", "api_key_id", "claimed_until", postgresql_where=text("claimed_until IS NOT NULL")),
+        Index("ix_outbox_delivered_at", "delivered_at", postgresql_where=text("delivered_at IS NOT NULL")),
         Index("uq_outbox_alerts", "request_id", "status", unique=True, postgresql_where=text("target < 0")),
     )
 

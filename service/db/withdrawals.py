@@ -46,9 +46,10 @@ def store(
 def log_reopened(session: Session, kind: str, reopened: Sequence[DeletionRequest], **members: object) -> None:
     """Append an entry of a kind that reopens requests, and further ones for refs that it has no room for."""
     refs = sorted(request.ref for request in reopened)
+    due = {"due": members["due"]} if "due" in members else {}
     log_entries.append(session, kind, reopened=refs[:REFS_OF_AN_ENTRY], **members)
     for start in range(REFS_OF_AN_ENTRY, len(refs), REFS_OF_AN_ENTRY):
-        log_entries.append(session, "requests.reopened", refs=refs[start : start + REFS_OF_AN_ENTRY])
+        log_entries.append(session, "requests.reopened", refs=refs[start : start + REFS_OF_AN_ENTRY], **due)
 
 
 def apply_from_ledger(session: Session, name: str, number: int, reason: str) -> None:

@@ -8,9 +8,11 @@ class Slot:
     """What a slot offers to a job.
 
     Attributes:
-        devices: CUDA devices that are the slot's alone, as CUDA_VISIBLE_DEVICES names them; none: the CPU.
-        memory: Bytes of all of them, or those of the machine; None: unknown, so that it takes any job.
+        devices: CUDA devices that are the slot's alone, as CUDA_VISIBLE_DEVICES names them; none: what the worker has.
+        memory: Bytes of the smallest of its devices, or those of the machine; None: unknown, so that it takes any job.
+        on_cuda: Whether it computes on CUDA devices.
     """
 
     devices: tuple[str, ...] = ()
     memory: int | None = None
+    on_cuda: bool = False

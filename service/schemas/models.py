@@ -254,7 +254,7 @@ class RecheckOut(BaseModel):
     requests: int = Field(description="in custody when it began")
     measured: int
     reopened: int = Field(description="requests that came back, and are pending again")
-    shards: int = Field(description="parts that compute workers measure")
+    shards: int = Field(description="parts that compute workers measure, while it is under way")
     shards_ended: int
     reasons: list[str] = Field(description="why parts were given up; codes")
 

@@ -15,9 +15,10 @@ FOUR = {"0": 80 * GB, "1": 80 * GB, "2": 40 * GB, "3": 40 * GB}
 
 def test_each_slot_has_devices_that_no_other_has():
     """One each, several each, or one for several where there are fewer; without any they share the machine."""
-    assert dealt(FOUR, 1, 4) == [Slot((name,), FOUR[name]) for name in FOUR]
-    assert dealt(FOUR, 1, 2) == [Slot(("0", "2"), 120 * GB), Slot(("1", "3"), 120 * GB)]
-    assert dealt(FOUR, 1, 1) == [Slot(("0", "1", "2", "3"), 240 * GB)]
+    assert dealt(FOUR, 1, 4) == [Slot((name,), FOUR[name], on_cuda=True) for name in FOUR]
+    both = [Slot(("0", "2"), 40 * GB, on_cuda=True), Slot(("1", "3"), 40 * GB, on_cuda=True)]
+    assert dealt(FOUR, 1, 2) == both  # a job that uses one device may get the smallest
+    assert dealt(FOUR, 1, 1) == [Slot((), 40 * GB, on_cuda=True)]  # a policy may name one by its number
     assert [slot.devices for slot in dealt({"0": GB}, 1, 3)] == [("0",)] * 3
     assert dealt({}, 5, 2) == [Slot((), 5)] * 2
 
@@ -25,16 +26,16 @@ def test_each_slot_has_devices_that_no_other_has():
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        ({}, {"0": 81559 * 2**20, "1": 40960 * 2**20}),
-        ({"CUDA_VISIBLE_DEVICES": "1"}, {"1": 40960 * 2**20}),
-        ({"CUDA_VISIBLE_DEVICES": "GPU-b, 0"}, {"GPU-b": 40960 * 2**20, "0": 81559 * 2**20}),
+        ({}, {"GPU-a": 81559 * 2**20, "GPU-b": 40960 * 2**20}),
+        ({"CUDA_VISIBLE_DEVICES": "1"}, {"GPU-b": 40960 * 2**20}),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-b, 0"}, {"GPU-b": 40960 * 2**20, "GPU-a": 81559 * 2**20}),
         ({"CUDA_VISIBLE_DEVICES": ""}, {}),
         ({"CUDA_VISIBLE_DEVICES": "MIG-a"}, {}),
     ],
 )
 def test_the_drivers_tool_counts_and_the_environment_chooses(monkeypatch, environment, expected):
-    """Also a device by its UUID. A device in parts is nobody's own."""
-    listed = "0, GPU-a, 81559\n1, GPU-b, 40960\n2, GPU-c, [N/A]\n"
+    """Each has its UUID, because CUDA may count in another order. A device in parts is nobody's own."""
+    listed = "0, GPU-a, 81559\n1, GPU-b, 40960\n2, GPU-c, [N/A]\nwarning: something else\n"
     answer = subprocess.CompletedProcess(slots.QUERY, 0, stdout=listed)
     monkeypatch.setattr(slots.subprocess, "run", lambda *_, **__: answer)
     assert cuda_devices(environment) == expected

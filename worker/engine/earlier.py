@@ -46,7 +46,7 @@ def watched_requests(
     if len(earlier.sequences) <= most:
         return earlier.requests
     thresholds = [by_length[len(ids)] for ids in earlier.sequences]
-    nearest = _by_nearness(earlier, thresholds, *bounds_and_ma(model, earlier.sequences, thresholds, progress))
+    nearest = _by_nearness(earlier, thresholds, *_bounds_and_ma(model, earlier, thresholds, progress))
     near = _first(earlier, nearest, most // 2)
     others = [request for request in earlier.requests if request not in set(near)]
     random.Random(f"{options.seed}/{data.run}").shuffle(others)
@@ -80,7 +80,7 @@ def measure_earlier(
         (EL of each sequence, MA of each, the number of requests whose EL is no bound).
     """
     earlier, most = data.earlier, most_watched(data, options)
-    el, ma = bounds_and_ma(model, earlier.sequences, thresholds, partial_progress(progress, 0.0, 0.5))
+    el, ma = _bounds_and_ma(model, earlier, thresholds, partial_progress(progress, 0.0, 0.5))
     nearest = _by_nearness(earlier, thresholds, el, ma)
     exact = {*watched, *_first(earlier, nearest, most // 2)} & set(earlier.requests)
     indices = earlier.indices(sorted(exact))
@@ -90,27 +90,14 @@ def measure_earlier(
     return [measured.get(i, bound) for i, bound in enumerate(el)], ma, len(exact)
 
 
-def bounds_and_ma(
-    model: CausalLM,
-    sequences: Sequence[list[int]],
-    thresholds: Sequence[Threshold],
-    progress: Progress = no_progress,
+def _bounds_and_ma(
+    model: CausalLM, forget: ForgetSet, thresholds: Sequence[Threshold], progress: Progress
 ) -> tuple[list[float], list[float]]:
-    """A lower bound of EL, and MA, of each sequence: forward passes alone.
-
-    Args:
-        model: The model under test.
-        sequences: Token ids.
-        thresholds: The threshold of each sequence.
-        progress: Called with the fraction done, 0..1.
-
-    Returns:
-        (the bound of each sequence, MA of each).
-    """
+    """A lower bound of EL, and MA, of each sequence: forward passes alone."""
     matches: list[list[bool]] = []
-    for first in range(0, len(sequences), AT_ONCE):
-        matches += token_matches(model, sequences[first : first + AT_ONCE])
-        progress(len(matches) / len(sequences))
+    for first in range(0, len(forget.sequences), AT_ONCE):
+        matches += token_matches(model, forget.sequences[first : first + AT_ONCE])
+        progress(len(matches) / len(forget.sequences))
     bounds = [lower_bound(row, threshold.n) for row, threshold in zip(matches, thresholds, strict=True)]
     return bounds, [accuracy(row) for row in matches]
 

@@ -12,7 +12,7 @@ losses that repair nothing it does fall.) The pace depends on the history alone,
 same.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from worker.engine.options import Options
@@ -22,7 +22,6 @@ RISE, FALL, FARTHEST = 2.0, 0.5, 16.0
 SLOW = 0.3  # share of the distance to the limit: an epoch that closes less is slow
 NEAR = 0.8  # share of the perplexity budget, and of what neighbours may lose
 LONGEST = 4  # times the steps of the first epoch
-BISECTIONS = 5  # of the strength: it is found to a 32nd of the change
 MOST_REPAIRS = 4  # epochs, each with one left to forget again what it brings back
 GENTLE = 0.25  # of the rate: repairs at a rate that has risen shake as much as they mend
 
@@ -107,12 +106,3 @@ def _is_slow(before: EpochEntry, entry: EpochEntry) -> bool:
     """Whether an epoch brought MA hardly nearer to its limit."""
     distance = before["ma"] - before["ma_limit"]
     return distance > 0 and before["ma"] - entry["ma"] < SLOW * distance
-
-
-def least_strength(passes_at: Callable[[float], bool]) -> float:
-    """The smallest share of a change that passes, by bisection; all of it does."""
-    low, high = 0.0, 1.0
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if passes_at(middle) else (middle, high)
-    return high

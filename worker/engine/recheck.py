@@ -39,7 +39,9 @@ def with_all_probes(
 def came_back(
     model: CausalLM, tokenizer: Tokenizer, data: Prepared, options: Options, progress: Progress = no_progress
 ) -> list[int]:
-    """The earlier requests that a version remembers: over a limit of EL or MA, or a probe of theirs is answered.
+    """The earlier requests that a version remembers: over every unseen text in EL or MA, or with an answered probe.
+
+    The limit of a job's verdict is the 95th percentile: of a thousand texts that are forgotten, many are over it.
 
     Args:
         model: The version.
@@ -55,7 +57,8 @@ def came_back(
         TooFewTexts: The held-out text cannot set a threshold.
         HeldoutKnown: The version knows too many held-out texts by heart.
     """
-    thresholds, _ = measured_thresholds(model, data, options, partial_progress(progress, 0.0, 0.2))
+    measured, _ = measured_thresholds(model, data, options, partial_progress(progress, 0.0, 0.2))
+    thresholds = [replace(one, el_p95=one.el_max, ma_p95=one.ma_max) for one in measured]
     el, ma = el_and_ma(model, data.earlier, thresholds, options, partial_progress(progress, 0.2, 0.5))
     answered, _ = answered_requests(model, tokenizer, data, options, partial_progress(progress, 0.7, 0.3))
     over = {verdict.request for verdict in judge(data.earlier, thresholds, el, ma).verdicts if not verdict.passed}

@@ -18,14 +18,15 @@ from worker.engine.adapter import Adapter
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.criterion import Judgement, Threshold, judge
 from worker.engine.device import training
-from worker.engine.earlier import bounds_and_ma
 from worker.engine.errors import TrainingDiverged, UnknownPlugin
 from worker.engine.forget_set import ForgetSet
 from worker.engine.likelihoods import extraction_likelihoods
 from worker.engine.losses import LOSSES
 from worker.engine.losses.rows import add_gradients
+from worker.engine.metrics.extraction import lower_bound
+from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.options import Options
-from worker.engine.pace import harm, least_strength, pace
+from worker.engine.pace import harm, pace
 from worker.engine.pressing import MOST_DECODED, Pressed, extracted, failed_by_el
 from worker.engine.probes import Answer, still_said
 from worker.engine.progress import Progress, no_progress
@@ -33,6 +34,8 @@ from worker.engine.samples import RetainSampler, kept_batch
 from worker.engine.step import forget_gradients, retain_gradients
 from worker.engine.types import CausalLM, EpochEntry
 from worker.engine.utility import Watched
+
+BISECTIONS = 5  # of the strength: it is found to a 32nd of the change
 
 
 @dataclass(slots=True)
@@ -166,7 +169,7 @@ class Trainer:
             retain_losses.append(retain_loss)
             self.progress((epoch + step / steps) / self.options.max_epochs)
             if step % steps_per_check == 0 and step < steps:
-                el, ma = self._measure(own_first=True)
+                el, ma = self._measure()
                 if self._passes_with_reserve(el, ma) and not self._extracted and not self._repairs:
                     break
                 remaining = set(self._training_indices())
@@ -225,24 +228,13 @@ class Trainer:
         optimiser.step()
         return forget_value, retain_value
 
-    def _measure(self, *, own_first: bool = False) -> tuple[list[float], list[float]]:
-        """A lower bound of EL, and MA, of each sequence, and which answers are still given: forward passes alone.
-
-        With `own_first` those of earlier requests keep their last values, unless the run's own sequences pass.
-        """
-        own = self.forget.indices(self.counted)
-        if not (own_first and self._last_measurement and self._measure_own(own, *self._last_measurement)):
-            self._last_measurement = bounds_and_ma(self.model, self.forget.sequences, self.thresholds)
+    def _measure(self) -> tuple[list[float], list[float]]:
+        """A lower bound of EL, and MA, of each sequence, and which answers are still given: forward passes alone."""
+        matches = token_matches(self.model, self.forget.sequences)
+        el_bounds = [lower_bound(row, threshold.n) for row, threshold in zip(matches, self.thresholds, strict=True)]
         self._still_said = still_said(self.model, self.said, self.options)
+        self._last_measurement = el_bounds, [accuracy(row) for row in matches]
         return self._last_measurement
-
-    def _measure_own(self, own: list[int], el: list[float], ma: list[float]) -> bool:
-        """Measure the run's own sequences and put their values among the last ones; false if they pass."""
-        forget, limits = self.forget.only(self.counted), [self.thresholds[i] for i in own]
-        own_el, own_ma = bounds_and_ma(self.model, forget.sequences, limits)
-        for index, own_values in zip(own, zip(own_el, own_ma, strict=True), strict=True):
-            el[index], ma[index] = own_values
-        return not judge(forget, limits, own_el, [value + self.options.reserve for value in own_ma]).passed
 
     def _judge_with_reserve(self, el: Sequence[float], ma: Sequence[float]) -> Judgement:
         """The judgement of these values, the options' reserve added to MA."""
@@ -266,7 +258,7 @@ class Trainer:
         el, ma = self._measure()
         met, strengths = self._passes_with_reserve(el, ma), [1.0]
         if met and self.options.shrink and not self._tested:
-            least = least_strength(self._passes_at)
+            least = self._least_strength()
             strengths = sorted({least, (least + 1) / 2, 1.0})
         for strength in strengths:
             self.adapter.set_strength(strength)
@@ -294,7 +286,11 @@ class Trainer:
         measured = dict(zip(likeliest, el, strict=True))
         return [measured.get(i, bound) for i, bound in enumerate(el_bounds)]
 
-    def _passes_at(self, strength: float) -> bool:
-        """Whether MA passes with reserve at a strength, which the adapter keeps."""
-        self.adapter.set_strength(strength)
-        return self._passes_with_reserve(*self._measure(own_first=True))
+    def _least_strength(self) -> float:
+        """The smallest strength at which MA passes with reserve, by bisection."""
+        low, high = 0.0, 1.0
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            self.adapter.set_strength(middle)
+            low, high = (low, middle) if self._passes_with_reserve(*self._measure()) else (middle, high)
+        return high

@@ -20,13 +20,17 @@ def run_shard(services: Services, lease: ShardLease) -> None:
     with services.db.transaction() as session:
         shard = rechecks.owned(session, lease.job_id, lease.fence)
         version, model = shard.recheck.version, shard.recheck.model
-        is_empty = not requests.in_custody(session, model.id, among=(shard.first_seq, shard.last_seq))
+        is_empty = not requests.in_custody(session, model.id, *rechecks.of_shard(shard))
     if is_empty:
         lease.store(0, [])  # all were purged meanwhile
         return
-    if version.withdrawn_at is not None or is_collected(services.storage, version):
+    if version.withdrawn_at is not None:
         raise PermanentJobError("version_gone")
-    check_model_files(services, model, version)
+    if is_collected(services.storage, version):
+        services.queue.wake("rebuild", version.id)
+        lease.hand_back(delay_seconds=services.settings.sweep_seconds)
+        return
+    check_model_files(services, model, [version], [model.retain, model.heldout])
     with working_child(services, lease, shard_input) as (child, inputs):
         _follow(child, lease, inputs)
 
@@ -45,7 +49,7 @@ def _follow(child: Child, lease: ShardLease, inputs: JobInput) -> None:
                     lease.fail(code, permanent=permanent)
                     return
     except ChildKilled:
-        lease.lose()
+        lease.lose("child_killed")
     except ChildDied:
         lease.fail("child_died")
     else:

@@ -16,12 +16,12 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from service.audit.certificate import memorised_count
+from service.audit.lost_entries import came_back, joined_jobs
 from service.audit.manifest import DELTA_FOLDER, FileEntry, NotPlain, manifest, manifest_digest
 from service.audit.predicate import Attack, CertifiedMeans, CertifiedUtility, Limits, Predicate
 from service.audit.trust import parse_trust
 from service.audit.verification import CERTIFICATE, VerificationError, open_certificate
 from service.audit.verify import PROOF, read_file, verify
-from service.audit.verify_log import joined_jobs
 from service.bootstrap import Services
 from service.collected import rebuild, weights_files, write_back
 from service.db import jobs, log_entries, log_home, models, restored_requests, withdrawals
@@ -60,11 +60,12 @@ class Reconciled:
 
 def reconcile(services: Services) -> Reconciled:
     """Bring back missing entries of the log, then adopt versions that the database lacks, and withdraw again."""
-    result = Reconciled()
+    result, missing = Reconciled(), list[bytes]()
     try:
         size, missing = services.log.missing_entries()
         with services.db.transaction() as session:
             stopped = _stop_joined(session, joined_jobs(missing))  # rows are locked before the log
+            restored_requests.reopen_came_back(session, came_back(missing))  # before versions that fulfil them again
             lost = log_home.settle(session, missing, size)
             _log_stopped(session, stopped)
         if lost is not None:
@@ -85,6 +86,8 @@ def reconcile(services: Services) -> Reconciled:
         if (name, number) not in known:
             adopted = _adopt(services, name, number, digest, withdrawn)
             (result.adopted if adopted else result.unknown).append(f"{name}/{number}")
+    with services.db.transaction() as session:
+        restored_requests.reopen_came_back(session, came_back(missing))
     _withdraw(services, withdrawn)
     return result
 

@@ -1,6 +1,6 @@
 """What a compute child reads: the texts of its requests, unsealed, and files, which are checked first."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from uuid import UUID
@@ -13,7 +13,7 @@ from service.db import jobs, models, rechecks, requests
 from service.db.tables import DeletionRequest, Model, Version
 from service.domain.errors import PermanentJobError
 from service.domain.job_input import JobInput
-from service.domain.reference_texts import overlaps_too_much
+from service.domain.reference_texts import ReferenceTexts, overlaps_too_much
 from service.observability.logging import get_logger
 from service.privacy.records import open_probes, open_records
 from service.storage.interface import Storage
@@ -66,7 +66,7 @@ def shard_input(services: Services, shard_id: UUID, fence: int) -> JobInput:
     with services.db.transaction() as session:
         shard = rechecks.owned(session, shard_id, fence)
         version, model = shard.recheck.version, shard.recheck.model
-        in_custody = requests.in_custody(session, model.id, among=(shard.first_seq, shard.last_seq))
+        in_custody = requests.in_custody(session, model.id, *rechecks.of_shard(shard))
     numbered = {request.seq: request for request in in_custody}
     texts, request_ids = _unsealed_texts(services, numbered)
     folder = str(services.storage.release(version.digest) / "model")
@@ -117,23 +117,32 @@ def check_files(services: Services, job_id: UUID) -> None:
     if is_collected(services.storage, job.parent_version):
         services.queue.wake("rebuild", job.parent_version_id)
         raise Rebuilding
-    check_model_files(services, job.model, job.parent_version, first)
+    model = job.model
+    texts = [model.retain, model.heldout, *model.neighbours.values()]
+    versions = {version.id: version for version in (job.parent_version, first)}
+    check_model_files(services, model, [*versions.values()], texts, model.base)
 
 
-def check_model_files(services: Services, model: Model, *versions: Version) -> None:
-    """Check these versions of a model, its reference texts and its base.
+def check_model_files(
+    services: Services,
+    model: Model,
+    versions: Sequence[Version],
+    texts: Sequence[ReferenceTexts],
+    base: str | None = None,
+) -> None:
+    """Check versions of a model, reference texts, and the folder of its base.
 
     Raises:
         PermanentJobError: A file was changed.
     """
     storage = services.storage
     try:
-        for version in {version.id: version for version in versions}.values():
+        for version in versions:
             _check_copy(storage, version.digest, partial(_check_version, storage, version))
-        for texts in (model.retain, model.heldout, *model.neighbours.values()):
-            _check_copy(storage, texts["sha256"], partial(_check_texts, storage, texts["sha256"]))
-        if model.base:
-            _check_copy(storage, model.base, partial(_check_base, storage, model.base))
+        for one in texts:
+            _check_copy(storage, one["sha256"], partial(_check_texts, storage, one["sha256"]))
+        if base:
+            _check_copy(storage, base, partial(_check_base, storage, base))
     except ChangedFile as error:
         logger.error("a file in storage was changed", model=model.name, file=str(error))
         raise PermanentJobError("parent_changed") from error

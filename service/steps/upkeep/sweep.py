@@ -41,11 +41,14 @@ def wake_lost_work(services: Services) -> None:
 
 def _prepare_outbox(services: Services) -> None:
     """Queue alerts of deadlines, bring callbacks and lanes up to date, and forget workers that are gone."""
+    settings = services.settings
     with services.db.transaction() as session:
-        _enqueue_alerts(session, services.settings.alert_days)
+        _enqueue_alerts(session, settings.alert_days)
         outbox.assign_keys(session)
         callback_lanes.forget_old(session)
         compute_workers.forget_unseen(session)
+        largest = compute_workers.largest_slot(session, settings.sweep_seconds)
+        claims.forget_outgrown(session, largest, quiet_seconds=settings.lease_seconds)
 
 
 def _compact_tallies(services: Services) -> None:

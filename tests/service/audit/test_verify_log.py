@@ -8,9 +8,10 @@ import pytest
 
 from service.audit.canonical import dumps
 from service.audit.checkpoint import Checkpoint, Proof, sign_checkpoint
+from service.audit.lost_entries import still_open
 from service.audit.merkle import leaf_hash, root
 from service.audit.verification import ExitCode, VerificationError
-from service.audit.verify_log import still_open, verify_log
+from service.audit.verify_log import verify_log
 from tests.issuer import ORIGIN, Issuer
 
 pytestmark = pytest.mark.usefixtures("no_network")
