@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from service.bootstrap import Services
 from service.db import (
     callback_lanes,
+    claims,
     compute_workers,
     corpora,
     jobs,
