@@ -1,11 +1,16 @@
 """Migrations on a database that is in use: short waits, one transaction each, and what people sent stays."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import psycopg
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from service import migrate
 from service.db import log_entries
+from tests.growth import grow
 from tests.service.conftest import REQUESTS, submit
 from tests.service.jobs import published
 
@@ -90,3 +95,34 @@ def test_migrating_again_changes_nothing_and_gives_a_new_password(services):
     migrate.upgrade(settings.owner_database_url, settings.database_url.replace("unlearnd@", "unlearnd:secret@", 1))
     with services.db.transaction() as session:
         log_entries.append(session, "test")
+
+
+@pytest.mark.slow
+def test_a_million_requests_are_migrated_within_the_time_outs(services, model, new_key):
+    """Those of the migration, 60 s a statement, and those of the service, which writes meanwhile."""
+    new_key("submit")
+    services.db.engine.dispose()
+    owner = services.settings.owner_database_url
+    grow(services, model, requests=1_000_000)
+    services.db.engine.dispose()
+    migrate.downgrade(owner, "0028")
+    ended, written = threading.Event(), list[int]()
+    write = text("UPDATE deletion_requests SET traceparent = 'x' WHERE seq = (SELECT min(seq) FROM deletion_requests)")
+
+    def go_on_writing() -> None:
+        while not ended.is_set():
+            with services.db.transaction() as session:
+                written.append(session.execute(write).rowcount)
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(go_on_writing)
+        try:
+            migrate.upgrade(owner)
+        finally:
+            ended.set()
+        writing.result()  # it raises what a transaction has raised
+    assert revision(services) == REVISIONS[-1]
+    assert len(written) > 1
+    assert set(written) == {1}
+    with services.db.reading() as session:
+        assert session.scalar(text("SELECT count(*) FROM deletion_requests")) == 1_000_000
