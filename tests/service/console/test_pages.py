@@ -3,7 +3,9 @@
 import re
 
 from service.db.api_keys import SCOPES
+from service.steps.upkeep.recheck import begin_rechecks, finish_rechecks
 from tests.service.console.conftest import REFERENCE, TEXT
+from tests.service.steps.upkeep.test_recheck import age, measure
 
 OUTSIDE = re.compile(r"""(?:src|href|action)=["'](?!/|#|data:)""")
 HANDLERS = re.compile(r"<(?:[^>]*\s)(?:style|on\w+)=|<style|<script(?![^>]*\ssrc=)|javascript:", re.IGNORECASE)
@@ -116,3 +118,17 @@ def test_the_first_page_is_light(admin, pages):
     assert all("immutable" in answer.headers["cache-control"] for answer in answers.values())
     assert len(page.encode()) + sum(len(answer.content) for answer in answers.values()) < 100_000
     assert admin.get("/console/static/0000000000000000/console.css").status_code == 404
+
+
+def test_a_model_says_when_all_was_measured_last_and_a_request_that_it_came_back(admin, services, pages):
+    """While it goes on, how far it is."""
+    assert "none yet" in admin.get(pages["model"]).text
+    age(services, 31)
+    begin_rechecks(services)
+    assert "0 of 1 parts are measured" in admin.get(pages["model"]).text
+    measure(services, back=1)
+    finish_rechecks(services)
+    shown = admin.get(pages["model"]).text
+    assert "1 of 1 earlier requests measured in full" in shown
+    assert "1 came back and is pending again" in shown
+    assert "A recheck found that a version remembers it again." in admin.get(pages["completed"]).text
