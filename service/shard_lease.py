@@ -65,7 +65,7 @@ class ShardLease(Lease):
         def end(shard: RecheckShard) -> None:
             if reason == TOO_LARGE and self.slot.memory and self._is_any_larger():
                 shard.outgrew = max(shard.outgrew or 0, self.slot.memory)
-                rechecks.release(shard)
+                rechecks.release(shard, delay_seconds=settings.sweep_seconds)
             elif permanent or shard.attempts >= settings.max_attempts:
                 rechecks.finish(shard, reason=reason)
             else:

@@ -260,7 +260,7 @@ def _purge(services: Services) -> None:
 
 def _sign_log(services: Services) -> None:
     """Sign the log, so that the newest checkpoint is not older than the last collection, and have it cosigned."""
-    services.witnesses.cosign(services.log.sign())
+    services.witnesses.cosign(services.log.sign(), go_on=lambda: not stopping.is_set())
 
 
 def renew_trust(services: Services) -> None:

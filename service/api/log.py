@@ -14,7 +14,7 @@ from service.bootstrap import Services
 from service.db import log_entries
 from service.domain.errors import Invalid, NotFound
 from service.schemas.base import Listing
-from service.schemas.log import LogEntry, LogProof
+from service.schemas.log import LogEntry, LogProof, WitnessedCheckpoint
 
 router = APIRouter(prefix="/v1/log", tags=["transparency log"], route_class=GuardedRoute)
 Size = Annotated[int, Query(ge=1, description="number of entries in the tree, from a checkpoint")]
@@ -29,13 +29,11 @@ def checkpoint(services: ServicesDep, _: Auditor) -> Response:
     return Response(note, media_type="text/plain; charset=utf-8")
 
 
-@router.get("/witnessed", response_class=Response)
-def witnessed(services: ServicesDep, _: Auditor) -> Response:
-    """The newest checkpoint that witnesses have cosigned (C2SP tlog-cosignature); it may be older than `checkpoint`."""
-    note = services.witnesses.note()
-    if note is None:
-        raise NotFound("No witness has cosigned a checkpoint yet.")
-    return Response(note, media_type="text/plain; charset=utf-8")
+@router.get("/witnessed")
+def witnessed(services: ServicesDep, _: Auditor) -> Listing[WitnessedCheckpoint]:
+    """The newest checkpoint that each witness has cosigned (C2SP tlog-cosignature); it may be an older one."""
+    notes = sorted(services.witnesses.notes().items())
+    return Listing(items=[WitnessedCheckpoint(witness=name, checkpoint=note) for name, note in notes], next_cursor=None)
 
 
 @router.get("/trust", response_class=Response)

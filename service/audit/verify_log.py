@@ -3,7 +3,7 @@
 1  a trusted key signed the export's checkpoint                             11 untrusted key, 30 log failure
 2  the checkpoint's root covers exactly the exported entries                30 log failure
 3  the log begins with the log of an older checkpoint, if one is given, and
-   with that of a checkpoint that each given witness cosigned               30 log failure
+   with that of a checkpoint that each given witness cosigned lately        30 log failure
 4  the log shows an end for every accepted request past its deadline        50 incomplete
 
 An entry that cannot be read is part of the tree like any other. It says nothing in step 4, and is reported.
@@ -26,6 +26,8 @@ from service.audit.log_deadlines import Deadlines
 from service.audit.merkle import LogError, leaf_hash, root
 from service.audit.trust import Trust
 from service.audit.verification import ExitCode, VerificationError, load_given_trust
+
+WITNESSED_WITHIN = dt.timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ def verify_log(
     older: Path | None = None,
     *,
     witnesses: Sequence[str] = (),
+    witnessed_within: dt.timedelta = WITNESSED_WITHIN,
     today: dt.date | None = None,
 ) -> VerifiedLog:
     """Run every step on an export.
@@ -103,6 +106,7 @@ def verify_log(
         trust: A `trust.json` that the issuer gave out in another way than the export.
         older: A file with an older checkpoint: a kept checkpoint, an older export, a proof, or a receipt.
         witnesses: Verifier keys (C2SP signed-note) of witnesses that the auditor trusts.
+        witnessed_within: How old their cosignatures may be: what follows them is vouched for by the issuer alone.
         today: The day to which deadlines are compared; by default today, UTC.
 
     Raises:
@@ -113,7 +117,7 @@ def verify_log(
     # 3  consistency
     if older is not None:
         check_older(_open_note(_read_note(older), trusted.log_keys), log)
-    witnessed = check_witnesses(export, witnesses, trusted, log) if witnesses else None
+    witnessed = check_witnesses(export, witnesses, trusted, log, witnessed_within) if witnesses else None
     # 4  promises
     promises = read_promises(log, today)
     if promises.overdue:
@@ -121,27 +125,30 @@ def verify_log(
     return VerifiedLog(log.checkpoint, promises.requests, promises.unreadable, witnessed)
 
 
-def check_witnesses(export: Path, witnesses: Sequence[str], trust: Trust, log: Log) -> Witnessed:
-    """Check that each witness cosigned the export's witnessed checkpoint, and that the log begins with its log.
+def check_witnesses(export: Path, witnesses: Sequence[str], trust: Trust, log: Log, within: dt.timedelta) -> Witnessed:
+    """Check that each witness has lately cosigned a checkpoint of the export, and that the log begins with its log.
 
     Raises:
-        VerificationError: A key is none, the export has no such checkpoint, or one of them did not cosign it.
+        VerificationError: A key is none, or there is no such checkpoint of one of them.
     """
-    note = read_witnessed(export)
-    if note is None:
-        raise VerificationError(ExitCode.LOG_FAILURE, "the export has no checkpoint that a witness cosigned")
-    checkpoint, times = _open_note(note, trust.log_keys), list[dt.datetime]()
+    notes, checkpoints, times = _read_witnessed(export), list[Checkpoint](), list[dt.datetime]()
     for vkey in witnesses:
         try:
             witness = WitnessKey.parse(vkey)
-            at = cosigned_at(note, witness)
+            note = next((note for note in notes if witness.line_in(note.partition("\n\n")[2])), None)
+            at = cosigned_at(note, witness) if note is not None else None
         except LogError as error:
             raise VerificationError(ExitCode.LOG_FAILURE, str(error)) from error
-        if at is None:
-            raise VerificationError(ExitCode.LOG_FAILURE, f"{witness.name} did not cosign the witnessed checkpoint")
+        if note is None or at is None:
+            raise VerificationError(ExitCode.LOG_FAILURE, f"the export has no checkpoint that {witness.name} cosigned")
+        if at < dt.datetime.now(dt.UTC) - within:
+            reason = f"{witness.name} cosigned last at {at:%Y-%m-%d %H:%M} UTC; see --witnessed-within"
+            raise VerificationError(ExitCode.LOG_FAILURE, reason)
+        checkpoint = _open_note(note, trust.log_keys)
+        check_older(checkpoint, log)
+        checkpoints.append(checkpoint)
         times.append(at)
-    check_older(checkpoint, log)
-    return Witnessed(checkpoint.size, min(times))
+    return Witnessed(min(checkpoint.size for checkpoint in checkpoints), min(times))
 
 
 def open_log(export: Path, trust: Trust) -> Log:
@@ -183,13 +190,13 @@ def _read_export(export: Path) -> tuple[str, list[bytes]]:
         raise VerificationError(ExitCode.MALFORMED, f"{export.name} is not an exported log") from error
 
 
-def read_witnessed(export: Path) -> str | None:
-    """The note of the witnessed checkpoint in an export; None if it has none."""
+def _read_witnessed(export: Path) -> list[str]:
+    """The notes of an export that witnesses have cosigned; none in an export of an earlier release."""
     try:
-        note = json.loads(export.read_text().partition("\n")[0]).get("witnessed")
-    except (OSError, ValueError, AttributeError) as error:
+        notes = json.loads(export.read_text().partition("\n")[0]).get("witnessed", [])
+        return [str(note) for note in notes]
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise VerificationError(ExitCode.MALFORMED, f"{export.name} is not an exported log") from error
-    return note if isinstance(note, str) else None
 
 
 def _read_note(older: Path) -> str:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -27,6 +28,9 @@ OlderCheckpoint = Annotated[Path | None, typer.Option(help="A checkpoint that yo
 Witnesses = Annotated[
     list[str] | None,
     typer.Option("--witness", metavar="VKEY", help="A witness that must have cosigned the log. Repeat it for more."),
+]
+WitnessedWithin = Annotated[
+    float, typer.Option(metavar="DAYS", min=0, help="How old a cosignature may be. An old export needs more.")
 ]
 LogOption = Annotated[
     str | None,
@@ -145,6 +149,7 @@ def verify_log_command(
     trust: Trust,
     older: OlderCheckpoint = None,
     witness: Witnesses = None,
+    witnessed_within: WitnessedWithin = 7,
     as_json: AsJson = False,
 ) -> None:
     """Check an exported log offline. The exit code is 0 only if every check holds."""
@@ -152,7 +157,8 @@ def verify_log_command(
     from service.audit.verify_log import verify_log
 
     try:
-        verified = verify_log(export, trust, older, witnesses=witness or ())
+        within = timedelta(days=witnessed_within)
+        verified = verify_log(export, trust, older, witnesses=witness or (), witnessed_within=within)
     except VerificationError as error:
         _exit_invalid(error, as_json)
     checkpoint, unreadable = verified.checkpoint, verified.unreadable

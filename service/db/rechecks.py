@@ -186,10 +186,11 @@ def give_up_lost(session: Session, max_losses: int) -> None:
         finish(one, reason="workers_lost")
 
 
-def give_up_outgrown(session: Session, largest: int) -> None:
-    """End the shards that fit into no slot of a living worker, which has so many bytes at most."""
+def give_up_outgrown(session: Session, largest: int, *, quiet_seconds: float) -> None:
+    """End the shards that have fitted into no slot of a living worker for a while; it has so many bytes at most."""
     shard = RecheckShard
     outgrown = select(shard).where(shard.finished_at.is_(None), shard.owner.is_(None), shard.outgrew >= largest)
+    outgrown = outgrown.where(shard.not_before < func.now() - timedelta(seconds=quiet_seconds))
     for one in session.scalars(outgrown.with_for_update(skip_locked=True)):
         finish(one, reason="model_too_large")
 

@@ -30,6 +30,7 @@ class Decision(NamedTuple):
     at: datetime
 
 
+DEADLINE_ALERTS = ("due_soon", "overdue")
 SEALED = dict.fromkeys(("subject_ref", "reference", "callback_url", "subject", "probes"))  # columns that purge empties
 
 
@@ -205,7 +206,11 @@ def reopen(session: Session, ended: Sequence[DeletionRequest], reason: str | Non
 
 
 def reopen_came_back(session: Session, request: DeletionRequest, reason: str, due_at: datetime) -> None:
-    """Make a request pending again that a version remembers, with a new deadline; which version fulfilled it stays."""
+    """Make a request pending again that a version remembers, with a new deadline; which version fulfilled it stays.
+
+    The alerts of its old deadline go, so that there are some of the new one.
+    """
+    session.execute(delete(Outbox).where(Outbox.request_id == request.id, Outbox.status.in_(DEADLINE_ALERTS)))
     before = request.version if request.version is not None else request.came_back_from
     reopen(session, [request], reason)
     request.came_back_from, request.due_at = before, due_at

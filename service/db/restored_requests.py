@@ -49,7 +49,9 @@ def reopen_came_back(session: Session, findings: Sequence[CameBack]) -> None:
     request = DeletionRequest
     for finding in findings:
         completed = (request.status == RequestStatus.COMPLETED) & (request.version <= finding.number)
-        query = select(request).where(request.ref.in_(finding.refs), request.wrapped_key.is_not(None), completed)
+        unseen = (request.status == RequestStatus.NOT_MEMORISED) & (request.came_back_from <= finding.number)
+        query = select(request).where(request.ref.in_(finding.refs), request.wrapped_key.is_not(None))
+        query = query.where(completed | unseen)
         for one in session.scalars(query.order_by(request.id).with_for_update()):
             requests.reopen_came_back(session, one, "came_back", finding.due)
 
@@ -71,6 +73,8 @@ def end_as_certified(
             continue
         if trained:
             submitters.add(request.api_key_id)
+        if request.status == RequestStatus.COMPLETED and trained and (request.version or version) < version:
+            request.version, request.job_id = version, job_id  # a recheck had opened it meanwhile
         if request.status in TERMINAL_REQUESTS - {RequestStatus.FAILED}:
             continue
         requests.move(

@@ -54,8 +54,8 @@ RIGHTS: dict[str, tuple[str | None, str | None, str | None]] = {
     "recheck_shards": (
         "",
         ALL,
-        "UPDATE (owner, lease_expires_at, fence, attempts, losses, not_before, measured, came_back, reason,"
-        " finished_at)",
+        "UPDATE (owner, lease_expires_at, fence, attempts, losses, outgrew, not_before, measured, came_back,"
+        " reason, finished_at)",
     ),
     "rechecks": ("", ALL, ""),
     "records": (ALL, ALL, ""),

@@ -144,7 +144,7 @@ def _log(session: Session, services: Services, _: datetime) -> Iterator[Finding]
         problem = f"The log contradicts the signed checkpoint: {error}."
         yield Finding("log", problem, "See docs/guides/operations.md: reconcile --new-log.")
     for name in services.witnesses.late():
-        problem = f"The witness {name} has cosigned no checkpoint for a day."
+        problem = f"The witness {name} has cosigned no checkpoint for a day, or none at all."
         yield Finding("witnesses", problem, "Read why in the control worker's log: a witness did not cosign.")
     rows = diagnostics.newest_entries(session, LOG_ENTRIES)
     for row, before in pairwise(rows):

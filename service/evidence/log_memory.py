@@ -267,11 +267,15 @@ class BucketMemory(LogMemory):
     def end(self) -> None:
         """Copy the objects, and remove them, the checkpoint last."""
         archive = f"{self._below}/ended-{1 + self.ended()}"
-        tiles = [f"{TILES}/{path}" for path in self._bucket.objects(f"{self._below}/{TILES}")]
-        for path in (*tiles, WITNESSED, CHECKPOINT):
+        folders = [
+            f"{folder}/{path}"
+            for folder in (TILES, WITNESSED)
+            for path in self._bucket.objects(f"{self._below}/{folder}")
+        ]
+        for path in (*folders, CHECKPOINT):
             with suppress(FileNotFoundError):
                 self._bucket.copy(f"{self._below}/{path}", f"{archive}/{path}")
-        self._bucket.delete(f"{self._below}/{path}" for path in (*tiles, WITNESSED, CHECKPOINT))
+        self._bucket.delete(f"{self._below}/{path}" for path in (*folders, CHECKPOINT))
 
 
 def _wait_for(handle: IO[str]) -> None:

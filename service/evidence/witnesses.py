@@ -2,13 +2,15 @@
 
 import base64
 import datetime as dt
-from collections.abc import Sequence
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 import httpx
 
 from service.audit.checkpoint import read_checkpoint
-from service.audit.cosignature import cosigned_at
+from service.audit.cosignature import WitnessKey, cosigned_at
 from service.audit.merkle import LogError, consistency_proof
 from service.audit.tiles import TiledTree
 from service.evidence.log_memory import WITNESSED, LogMemory
@@ -16,61 +18,69 @@ from service.observability.logging import get_logger
 from service.setting_types import Witness
 
 logger = get_logger(__name__)
-ANSWER_SECONDS, ANSWER_BYTES = 10.0, 65_536
+ANSWER_SECONDS, ANSWER_BYTES, ASK_SECONDS = 10.0, 65_536, 30.0
+AGAIN = dt.timedelta(hours=12)  # a log that rests is cosigned anew, so that the cosignature is not old
 LATE = dt.timedelta(days=1)
 
 
 class Witnesses:
-    """The witnesses of a log, and what they cosigned last."""
+    """The witnesses of a log, and what each cosigned last."""
 
     def __init__(self, witnesses: Sequence[Witness], memory: LogMemory) -> None:
         """Ask these witnesses about the log of this memory."""
-        self._witnesses, self._memory = witnesses, memory
+        self._witnesses, self._memory, self._asking = witnesses, memory, threading.Lock()
 
-    def note(self) -> str | None:
-        """The last checkpoint that a witness cosigned, with the cosignatures; None if there is none."""
-        with suppress(FileNotFoundError):
-            return self._memory.read(WITNESSED).decode()
-        return None
+    def notes(self) -> dict[str, str]:
+        """Name of a witness -> the last checkpoint that it cosigned, with its cosignature."""
+        notes = {}
+        for key in (witness.witness_key for witness in self._witnesses):
+            with suppress(FileNotFoundError):
+                notes[key.name] = self._memory.read(f"{WITNESSED}/{key.key_id.hex()}").decode()
+        return notes
 
     def late(self) -> list[str]:
-        """The names of witnesses whose cosignature in the last cosigned checkpoint is older than a day, or missing.
+        """The names of the witnesses that have cosigned nothing for LATE."""
+        since, notes = dt.datetime.now(dt.UTC) - LATE, self.notes()
+        return [key.name for key in (one.witness_key for one in self._witnesses) if not _is_newer(notes, key, since)]
 
-        A log that has not grown since is not cosigned again: then nobody is late.
-        """
-        kept, signed, since = self.note(), self._memory.note(), dt.datetime.now(dt.UTC) - LATE
-        times = {
-            key.name: kept and cosigned_at(kept, key) for key in (witness.witness_key for witness in self._witnesses)
-        }
-        if kept and signed and read_checkpoint(kept) == read_checkpoint(signed):
-            return [name for name, at in times.items() if not at]
-        return [name for name, at in times.items() if not at or at < since]
-
-    def cosign(self, note: str) -> None:
-        """Have a signed checkpoint cosigned, unless each witness has done so already.
+    def cosign(self, note: str, go_on: Callable[[], bool] = lambda: True) -> None:
+        """Have a signed checkpoint cosigned by the witnesses that have not done so, or not for AGAIN.
 
         A witness that does not answer, or refuses, is logged: whoever wants its cosignature finds an older one.
         """
-        kept = self.note()
-        last = read_checkpoint(kept) if kept else None
-        known = kept.partition("\n\n")[2] if kept and last == read_checkpoint(note) else ""
-        lines = {witness.url: witness.witness_key.line_in(known) for witness in self._witnesses}
-        missing = [witness for witness in self._witnesses if not lines[witness.url]]
-        for witness in missing:
-            try:
-                lines[witness.url] = self._ask(witness, note, last.size if last else 0)
-            except (httpx.HTTPError, LogError, ValueError) as error:
-                logger.warning("a witness did not cosign", name=witness.witness_key.name, error=str(error))
-        given = [line for line in lines.values() if line]
-        if missing and given:
-            self._store(note + "".join(line + "\n" for line in given))
+        if not self._asking.acquire(blocking=False):
+            return  # another thread still waits for one
+        try:
+            notes, since = self.notes(), dt.datetime.now(dt.UTC) - AGAIN
+            for witness in self._witnesses:
+                key, last = witness.witness_key, notes.get(witness.witness_key.name)
+                is_same = last is not None and read_checkpoint(last) == read_checkpoint(note)
+                if go_on() and not (is_same and _is_newer(notes, key, since)):
+                    self._have_cosigned(witness, note, read_checkpoint(last).size if last else 0)
+        finally:
+            self._asking.release()
 
-    def _store(self, note: str) -> None:
-        """Keep a cosigned checkpoint, unless another process has kept a newer one meanwhile."""
+    def _have_cosigned(self, witness: Witness, note: str, older: int) -> None:
+        """Ask one witness, for ASK_SECONDS at most, and keep its cosignature."""
+        answers: queue.SimpleQueue[str | Exception] = queue.SimpleQueue()
+
+        def ask() -> None:
+            try:
+                answers.put(self._ask(witness, note, older))
+            except Exception as error:
+                answers.put(error)
+
+        threading.Thread(target=ask, name="witness", daemon=True).start()
+        key = witness.witness_key
+        try:
+            answer = answers.get(timeout=ASK_SECONDS)  # it may send a byte now and then
+        except queue.Empty:
+            answer = TimeoutError("no answer")
+        if isinstance(answer, Exception):
+            logger.warning("a witness did not cosign", name=key.name, error=f"{type(answer).__name__}: {answer}")
+            return
         with self._memory.held():
-            kept = self.note()
-            if kept is None or read_checkpoint(kept).size <= read_checkpoint(note).size:
-                self._memory.write(WITNESSED, note.encode())
+            self._memory.write(f"{WITNESSED}/{key.key_id.hex()}", f"{note}{answer}\n".encode())
 
     def _ask(self, witness: Witness, note: str, older: int) -> str:
         """The signature line of a witness, which may say that it knows the log at another size.
@@ -105,3 +115,9 @@ class Witnesses:
                 if len(body) > ANSWER_BYTES:
                     raise ValueError("the answer is too long")
         return httpx.Response(answer.status_code, content=body, request=answer.request)
+
+
+def _is_newer(notes: Mapping[str, str], key: WitnessKey, since: dt.datetime) -> bool:
+    """Whether a witness has cosigned something since then."""
+    at = cosigned_at(notes[key.name], key) if key.name in notes else None
+    return at is not None and at > since

@@ -14,3 +14,10 @@ class LogProof(BaseModel):
     """The hashes of an inclusion or consistency proof, in base64."""
 
     path: list[str]
+
+
+class WitnessedCheckpoint(BaseModel):
+    """A checkpoint that a witness has cosigned."""
+
+    witness: str = Field(description="the name in its verifier key")
+    checkpoint: str = Field(description="the signed note, with the cosignature")

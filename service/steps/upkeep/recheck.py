@@ -37,9 +37,11 @@ def begin_rechecks(services: Services) -> None:
 
 def finish_rechecks(services: Services) -> None:
     """End the rechecks of which every shard has ended. What came back is pending again, and on record."""
+    settings = services.settings
     with services.db.transaction() as session:
-        rechecks.give_up_lost(session, services.settings.max_losses)
-        rechecks.give_up_outgrown(session, compute_workers.largest_slot(session, services.settings.sweep_seconds))
+        rechecks.give_up_lost(session, settings.max_losses)
+        largest = compute_workers.largest_slot(session, settings.sweep_seconds)
+        rechecks.give_up_outgrown(session, largest, quiet_seconds=settings.lease_seconds)
     while (recheck := _finish_one(services)) is not None:
         logger.info("a recheck ended", model=recheck.model.name, outcome=recheck.outcome, requests=recheck.requests)
         if recheck.reopened:

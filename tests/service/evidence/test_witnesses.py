@@ -1,6 +1,8 @@
 """Witnesses cosign checkpoints that go on from what they have seen, and auditors check it offline."""
 
 import json
+import threading
+import time
 from datetime import timedelta
 
 import pytest
@@ -43,27 +45,27 @@ def asking(services, *witnesses: Witness, url: str | None = None) -> Witnesses:
 
 
 def test_a_witness_cosigns_what_goes_on_from_what_it_cosigned_before(services, witness):
-    """Each time with the proof from there; a checkpoint that it has cosigned is not sent again."""
+    """Each time with the proof from there; a checkpoint that it has cosigned is not sent again, until it is old."""
     witnesses = asking(services, witness)
     key = WitnessKey.parse(witness.vkey)
     for count in (1, 2, 5, 300):
         append(services, count)
         note = services.log.sign()
         witnesses.cosign(note)
-        cosigned = witnesses.note()
+        cosigned = witnesses.notes()[witness.name]
         assert cosigned.startswith(note)
         assert cosigned_at(cosigned, key) is not None
         assert witness.size == read_checkpoint(note).size
         witnesses.cosign(note)
     assert len(witness.asked) == 4
+    assert witness.asked[0] == 0
     assert witnesses.late() == []
-    append(services, 1)
-    services.log.sign()
-    assert witnesses.late() == []  # not yet
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("service.evidence.witnesses.LATE", -timedelta(hours=1))
         assert witnesses.late() == [witness.name]
-    assert witness.asked[0] == 0
+        patched.setattr("service.evidence.witnesses.AGAIN", -timedelta(hours=1))
+        witnesses.cosign(note)
+    assert len(witness.asked) == 5
 
 
 def test_a_witness_that_remembers_more_or_less_says_so(services, witness):
@@ -75,7 +77,7 @@ def test_a_witness_that_remembers_more_or_less_says_so(services, witness):
     witnesses = asking(services, witness)
     witnesses.cosign(services.log.sign())
     assert witness.asked == [0, 0, 3]
-    assert read_checkpoint(witnesses.note()).size == witness.size == 7
+    assert read_checkpoint(witnesses.notes()[witness.name]).size == witness.size == 7
 
 
 def test_a_forked_log_is_not_cosigned(services, witness, caplog):
@@ -83,79 +85,100 @@ def test_a_forked_log_is_not_cosigned(services, witness, caplog):
     append(services, 3)
     witnesses = asking(services, witness)
     witnesses.cosign(services.log.sign())
-    before = witnesses.note()
+    before = witnesses.notes()
     append(services, 1)
     checkpoint = read_checkpoint(services.log.sign())
     forged = sign_checkpoint(type(checkpoint)(checkpoint.origin, checkpoint.size, bytes(32)), services.log.key)
     witnesses.cosign(forged)
-    assert witnesses.note() == before
+    assert witnesses.notes() == before
     assert witness.size == 3
     assert "a witness did not cosign" in caplog.text
 
 
 def test_one_that_is_away_or_lies_keeps_no_other_from_cosigning(services, witness, caplog):
-    """What the others have cosigned is kept; the one is asked again the next time."""
+    """What it has cosigned before stays; it is asked again the next time."""
     away, liar = (Witness(services.log.key.public_key(), name) for name in ("away", "liar"))
+    append(services, 2)
+    witnesses = asking(services, away, liar, witness)
+    witnesses.cosign(services.log.sign())
+    assert sorted(witnesses.notes()) == ["away", "liar", "witness.example"]
     away.stop()
     liar.cosigned = lambda text, at: Witness.cosigned(liar, "other\n", at)
     append(services, 2)
-    note = services.log.sign()
-    witnesses = asking(services, away, liar, witness)
-    witnesses.cosign(note)
-    times = [cosigned_at(witnesses.note(), WitnessKey.parse(one.vkey)) for one in (away, liar, witness)]
-    assert [time is not None for time in times] == [False, False, True]
+    witnesses.cosign(services.log.sign())
+    sizes = {name: read_checkpoint(note).size for name, note in witnesses.notes().items()}
+    assert sizes == {"away": 2, "liar": 2, "witness.example": 4}
     assert caplog.text.count("a witness did not cosign") == 2
-    assert witnesses.late() == ["away", "liar"]
-    assert "The witness away" in "".join(finding.problem for finding in examine(services))
+    assert witnesses.late() == []
+    stranger = Witness(services.log.key.public_key(), "stranger")
+    stranger.stop()
+    assert asking(services, stranger, witness).late() == ["stranger"]
+    assert "The witness stranger" in "".join(finding.problem for finding in examine(services))
     liar.stop()
 
 
-def export(api, services, path):
+def test_a_slow_witness_holds_nobody_up(services, witness, caplog, monkeypatch):
+    """It is given up after a while, whatever it sends meanwhile; nobody else waits behind it, and a worker may stop."""
+    answer, asked = threading.Event(), threading.Event()
+    monkeypatch.setattr("service.evidence.witnesses.ASK_SECONDS", 0.05)
+    witness.add = lambda _: asked.set() or answer.wait(10) or (200, "")
+    append(services, 1)
+    note = services.log.sign()
+    witnesses = asking(services, witness)
+    witnesses.cosign(note, go_on=lambda: False)
+    assert not asked.is_set()
+    witnesses.cosign(note)
+    assert "no answer" in caplog.text
+    with witnesses._asking:
+        witnesses.cosign(note)  # another thread still waits
+    answer.set()
+
+
+def export(api, path, **members):
     """What `unlearnd log export` writes, of the application."""
-    notes = {name: api.get(f"/v1/log/{name}").text for name in ("checkpoint", "witnessed")}
+    note = api.get("/v1/log/checkpoint").text
+    notes = [item["checkpoint"] for item in api.get("/v1/log/witnessed").json()["items"]]
     entries = api.get("/v1/log/entries", params={"limit": 200}).json()["items"]
-    size = read_checkpoint(notes["checkpoint"]).size
-    path.write_text("\n".join(json.dumps(line) for line in (notes, *entries[:size])) + "\n")
+    first = {"checkpoint": note, "witnessed": notes, **members}
+    lines = (first, *entries[: read_checkpoint(note).size])
+    path.write_text("\n".join(json.dumps(line) for line in lines) + "\n")
     return path
 
 
 def test_an_auditor_checks_the_cosignature_offline(api, services, witness, tmp_path):
-    """By the witness' own key. Another witness, or a log that does not begin with what was cosigned, is refused."""
-    assert api.get("/v1/log/witnessed").status_code == 404
+    """By the witness' own key. Another witness, an old cosignature, or one of another log, is refused."""
+    assert api.get("/v1/log/witnessed").json()["items"] == []
     append(services, 3)
     asking(services, witness).cosign(services.log.sign())
     append(services, 2)
     services.log.sign()
     trust = tmp_path / "trust.json"
     trust.write_bytes(services.keyring.trust())
-    exported = export(api, services, tmp_path / "log.jsonl")
+    exported = export(api, tmp_path / "log.jsonl")
     verified = verify_log(exported, trust, witnesses=[witness.vkey])
     assert verified.checkpoint.size == verified.witnessed.size + 2
-    answer = CliRunner().invoke(
-        app, ["verify-log", str(exported), "--trust", str(trust), "--witness", witness.vkey, "--json"]
-    )
+    command = ["verify-log", str(exported), "--trust", str(trust), "--witness", witness.vkey]
+    answer = CliRunner().invoke(app, [*command, "--json"])
     assert json.loads(answer.stdout)["witnessed"]["size"] == verified.witnessed.size
+    assert "cosigned by 1 witnesses" in CliRunner().invoke(app, command).stdout
+    assert CliRunner().invoke(app, [*command, "--witnessed-within", "0"]).exit_code == ExitCode.LOG_FAILURE
     stranger = Witness(services.log.key.public_key(), "stranger")
     stranger.stop()
-    for keys, reason in (
-        ([witness.vkey, stranger.vkey], "stranger did not cosign"),
-        (["x"], "wrong length"),
+    checkpoint = read_checkpoint(api.get("/v1/log/checkpoint").text)
+    other = type(checkpoint)(checkpoint.origin, checkpoint.size - 1, bytes(32))
+    forked = sign_checkpoint(other, services.log.key) + witness.cosigned(other.body, int(time.time()))
+    unsigned = f"{other.body}\n" + witness.cosigned(other.body, int(time.time()))
+    for members, keys, code, reason in (
+        ({}, [witness.vkey, stranger.vkey], ExitCode.LOG_FAILURE, "no checkpoint that stranger cosigned"),
+        ({}, ["x"], ExitCode.LOG_FAILURE, "wrong length"),
+        ({"witnessed": [forked]}, [witness.vkey], ExitCode.LOG_FAILURE, "EQUIVOCATION"),
+        ({"witnessed": [unsigned]}, [witness.vkey], ExitCode.UNTRUSTED_KEY, "no trusted key"),
+        ({"witnessed": []}, [witness.vkey], ExitCode.LOG_FAILURE, "no checkpoint that"),
+        ({"witnessed": 1}, [witness.vkey], ExitCode.MALFORMED, "not an exported log"),
     ):
         with pytest.raises(VerificationError, match=reason) as refused:
-            verify_log(exported, trust, witnesses=keys)
-        assert refused.value.code == ExitCode.LOG_FAILURE
-    first, *rest = exported.read_text().splitlines()
-    forged = json.loads(first)
-    checkpoint = read_checkpoint(forged["witnessed"])
-    other = type(checkpoint)(checkpoint.origin, checkpoint.size, bytes(32))
-    forged["witnessed"] = sign_checkpoint(other, services.log.key) + witness.cosigned(other.body, 1)
-    exported.write_text("\n".join([json.dumps(forged), *rest]) + "\n")
-    with pytest.raises(VerificationError, match="EQUIVOCATION"):
-        verify_log(exported, trust, witnesses=[witness.vkey])
-    del forged["witnessed"]
-    exported.write_text("\n".join([json.dumps(forged), *rest]) + "\n")
-    with pytest.raises(VerificationError, match="no checkpoint that a witness cosigned"):
-        verify_log(exported, trust, witnesses=[witness.vkey])
+            verify_log(export(api, exported, **members), trust, witnesses=keys)
+        assert refused.value.code == code
 
 
 def test_a_changed_cosignature_is_invalid(services, witness):
@@ -184,4 +207,4 @@ def test_a_new_log_begins_without_cosignatures(services, witness):
     witnesses = asking(services, witness)
     witnesses.cosign(services.log.sign())
     services.log.start_new_log()
-    assert witnesses.note() is None
+    assert witnesses.notes() == {}

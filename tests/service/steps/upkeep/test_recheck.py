@@ -10,7 +10,7 @@ from service.audit.canonical import dumps
 from service.audit.lost_entries import came_back
 from service.db import compute_workers, rechecks, requests, restored_requests
 from service.db.recheck_tables import Recheck, RecheckShard
-from service.db.tables import DeletionRequest, Version
+from service.db.tables import DeletionRequest, Outbox, Version
 from service.domain.errors import LostLease, StorageAway
 from service.domain.slot import Slot
 from service.lease import fail_attempt
@@ -168,17 +168,21 @@ def test_older_versions_are_not_handed_out_for_what_came_back(api, services, ful
         assert len(requests.in_custody(session, only_model(services))) == 3
 
 
-def test_a_shard_that_is_too_large_for_a_slot_is_left_to_a_larger_one(api, services, fulfilled):
+def test_a_shard_that_is_too_large_for_a_slot_is_left_to_a_larger_one(api, services, fulfilled, as_process):
     """If one lives; else the shard is given up, and so are those that a larger one has left behind."""
     begin_rechecks(services)
     small, large = Slot((), 24), Slot((), 80)
     with services.db.transaction() as session:
         compute_workers.note(session, "large", [large])
     for _ in range(3):
-        with hold_shard(services, small) as lease:
+        with hold_shard(as_process("compute"), small) as lease:
             lease.fail("model_too_large", permanent=True)
+    waited = {"not_before": datetime.now(UTC) - timedelta(hours=1)}
+    with services.db.transaction() as session:
+        session.execute(update(RecheckShard).values(waited))
     with hold_shard(services, small) as none:
         assert none is None
+    finish_rechecks(services)  # the larger one lives
     with hold_shard(services, large) as lease:
         lease.store(1, [])
     with services.db.transaction() as session:
@@ -236,6 +240,31 @@ def test_a_restored_database_opens_again_what_came_back(api, services, fulfilled
     with services.db.transaction() as session:
         restored_requests.reopen_came_back(session, came_back(entries))
     assert statuses(api, fulfilled) == ["pending", "completed", "completed"]
+
+
+def test_a_restored_database_learns_which_version_fulfilled_a_request_last(api, services, fulfilled):
+    """One that it has as completed, and that a recheck had opened in what it lost."""
+    with services.db.transaction() as session:
+        row = session.get(DeletionRequest, fulfilled[0]["id"])
+        line = {"ref": row.ref, "verdict": "PASS", "reason": "trained", "record_count": 1}
+        job_id = session.get(DeletionRequest, fulfilled[2]["id"]).job_id
+        restored_requests.end_as_certified(session, row.model_id, job_id, 9, [line])
+        restored_requests.end_as_certified(session, row.model_id, job_id, 2, [line])
+        assert (row.version, row.status) == (9, "completed")
+
+
+def test_a_new_deadline_has_alerts_of_its_own(api, services, fulfilled):
+    """Those of the first one were sent, and say nothing of the second."""
+    with services.db.transaction() as session:
+        request = session.get(DeletionRequest, fulfilled[0]["id"])
+        session.add(Outbox(request_id=request.id, status="due_soon", target=-1, delivered_at=datetime.now(UTC)))
+        session.add(Outbox(request_id=request.id, status="failed", target=-1, delivered_at=datetime.now(UTC)))
+    begin_rechecks(services)
+    measure(services, back=1)
+    finish_rechecks(services)
+    with services.db.reading() as session:
+        kept = session.scalars(select(Outbox.status).where(Outbox.request_id == fulfilled[0]["id"], Outbox.target < 0))
+        assert list(kept) == ["failed"]
 
 
 def test_a_policy_says_how_often_or_never(api, services, fulfilled):
