@@ -92,5 +92,7 @@ class RateLimiter:
     def _connected(self) -> Any:
         """The broker's client, as Celery makes it of the URL."""
         if self._client is None:
-            self._client = celery_app(self._broker_url).connection().default_channel.client
+            app = celery_app(self._broker_url)
+            once = {**app.conf.broker_transport_options, "max_retries": 0}  # the next exchange tries again
+            self._client = app.connection(transport_options=once).default_channel.client
         return self._client

@@ -92,7 +92,7 @@ def test_deadlines_that_can_be_kept_are_kept(monkeypatch):
 def test_another_order_is_seen(monkeypatch):
     """Were the latest deadline first, the simulator would show what the reference plan keeps."""
 
-    def latest_first(session, stages):
+    def latest_first(session, stages, memory):
         due = select(func.min(DeletionRequest.due_at)).where(DeletionRequest.job_id == Job.id).scalar_subquery()
         return session.scalar(select(Job.id).where(*claimable(stages)).order_by(due.desc()).limit(1))
 

@@ -88,17 +88,33 @@ class Clients:
         self._thread.join()
 
 
-def upgrade(parts: Parts, clients: Clients) -> None:
-    """The order of the guide: migrate, control, API, compute."""
+def upgrade(parts: Parts, clients: Clients, order: tuple[str, ...]) -> None:
+    """Migrate, then replace the parts one by one; control rests meanwhile."""
     parts.stop("control")
     parts.migrate()
-    parts.start("control")
+    for part in order:
+        if part == "api":
+            clients.api = _new_api(parts)
+            parts.stop("api")
+        else:
+            if part != "control":
+                parts.stop(part)
+            parts.start(part)
+            if order[-1] == "api":  # the old API works with new workers for a while
+                _wait_for_new(clients)
+
+
+def _new_api(parts: Parts) -> httpx.Client:
+    """A client of an API of this release, once that takes requests."""
     new = parts.start_api("new-api")
     assert wait_until(lambda: _is_ready(new), 60), parts.logs()
-    clients.api = new
-    parts.stop("api")
-    parts.stop("compute")
-    parts.start("compute")
+    return new
+
+
+def _wait_for_new(clients: Clients) -> None:
+    """Wait until the client has had some further answers."""
+    count = len(clients.accepted)
+    assert wait_until(lambda: len(clients.accepted) > count + 5 or clients.failures, 60)
 
 
 def _is_ready(api: httpx.Client) -> bool:
@@ -109,8 +125,12 @@ def _is_ready(api: httpx.Client) -> bool:
 
 
 @pytest.mark.slow
-def test_an_upgrade_with_jobs_in_flight_answers_throughout(base):
-    """Every POST and GET is answered, and every request that was accepted before, during or after ends as it should."""
+@pytest.mark.parametrize("order", [("control", "api", "compute"), ("compute", "control", "api")])
+def test_an_upgrade_with_jobs_in_flight_answers_throughout(base, order):
+    """Every POST and GET is answered, and every request that was accepted before, during or after ends as it should.
+
+    In the order of the guide, and with the workers first: a new API with old ones, and an old API with new ones.
+    """
     with tempfile.TemporaryDirectory(prefix="unlearnd-u-", dir="/var/tmp") as folder:
         place = Path(folder)
         place.chmod(0o777)
@@ -121,12 +141,12 @@ def test_an_upgrade_with_jobs_in_flight_answers_throughout(base):
             settings = {f"{name.upper()}_DATABASE_URL": url for name, url in zip(postgres.LOGINS, logins, strict=True)}
             parts = Parts(place, database=app, owner=owner, **settings)
             try:
-                drill(parts, base, old)
+                drill(parts, base, old, order)
             finally:
                 parts.stop()
 
 
-def drill(parts: Parts, base: Path, old: Path) -> None:
+def drill(parts: Parts, base: Path, old: Path, order: tuple[str, ...]) -> None:
     """Begin with the old release, upgrade in the middle of its job, and wait for all ends."""
     parts.migrate(old)
     parts.make_keys(old)
@@ -152,7 +172,7 @@ def drill(parts: Parts, base: Path, old: Path) -> None:
     requests.append(submit(api, support.KNOWN[1]))
     clients = Clients(api, "short")
     try:
-        upgrade(parts, clients)
+        upgrade(parts, clients, order)
         requests.append(submit(clients.api, support.KNOWN[2]))
         states = ends(parts, clients.api, requests)
     finally:
