@@ -13,7 +13,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.bootstrap import Services
-from service.db import claims, compute_workers, job_events, jobs, log_entries, requests, splits
+from service.db import claims, compute_workers, job_events, jobs, leases, log_entries, requests, splits
+from service.db.recheck_tables import RecheckShard
 from service.db.tables import Job
 from service.domain.errors import LostLease
 from service.domain.slot import Slot
@@ -148,8 +149,7 @@ def fail_attempt(services: Services, lease: Lease, reason: str, *, permanent: bo
             if permanent or job.attempts >= services.settings.max_attempts:
                 quarantine_job(session, job, reason, services.settings.max_split_jobs)
             else:
-                delay = services.settings.retry_seconds * BACKOFF_FACTOR ** (job.attempts - 1)
-                jobs.release(job, delay_seconds=delay, count=True)
+                jobs.release(job, delay_seconds=backoff_seconds(services, job.attempts), count=True)
                 job_events.add(session, job.id, "retry", {"reason": reason, "attempts": job.attempts})
     except LostLease:
         logger.info("lease was lost already", job=lease.job_id)
@@ -157,13 +157,25 @@ def fail_attempt(services: Services, lease: Lease, reason: str, *, permanent: bo
 
 def _leave_to_larger(services: Services, session: Session, job: Job, slot: Slot) -> bool:
     """Release a job that is too large for a slot, if a living worker has a larger one; it does not count."""
-    largest = compute_workers.largest_slot(session, services.settings.sweep_seconds, slot)
-    if slot.memory is None or largest <= slot.memory:
+    if not outgrow(services, session, job, slot):
         return False
-    job.outgrew = max(job.outgrew or 0, slot.memory)
     jobs.release(job, delay_seconds=0, count=False)
     job_events.add(session, job.id, "retry", {"reason": TOO_LARGE, "attempts": job.attempts})
     return True
+
+
+def outgrow(services: Services, session: Session, row: Job | RecheckShard, slot: Slot) -> bool:
+    """Note on a job or shard that a slot is too small for it, if a living worker of its kind has a larger one."""
+    largest = compute_workers.largest_slot(session, services.settings.sweep_seconds, slot)
+    if slot.memory is None or largest <= slot.memory:
+        return False
+    row.outgrew = max(row.outgrew or 0, slot.memory)
+    return True
+
+
+def backoff_seconds(services: Services, attempts: int) -> float:
+    """The delay after so many failed attempts."""
+    return float(services.settings.retry_seconds * BACKOFF_FACTOR ** (attempts - 1))
 
 
 def lose_attempt(services: Services, lease: Lease, reason: str) -> None:
@@ -175,7 +187,7 @@ def lose_attempt(services: Services, lease: Lease, reason: str) -> None:
             if job.losses >= services.settings.max_losses:
                 quarantine_job(session, job, reason, services.settings.max_split_jobs)
             else:
-                jobs.release(job, delay_seconds=jobs.pause_after(job.losses), count=False)
+                jobs.release(job, delay_seconds=leases.pause_after(job.losses), count=False)
                 job_events.add(session, job.id, "retry", {"reason": reason, "attempts": job.attempts})
     except LostLease:
         logger.info("lease was lost already", job=lease.job_id)

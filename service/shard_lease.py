@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from uuid import UUID
 
+from sqlalchemy.orm import Session
+
 from service.bootstrap import Services
-from service.db import compute_workers, jobs, rechecks
+from service.db import leases, rechecks
 from service.db.recheck_tables import RecheckShard
 from service.domain.errors import LostLease
 from service.domain.slot import Slot
-from service.lease import BACKOFF_FACTOR, TOO_LARGE, Lease, kept, new_owner
+from service.lease import TOO_LARGE, Lease, backoff_seconds, kept, new_owner, outgrow
 
 CODE = re.compile(r"[A-Za-z_]{1,64}")
 
@@ -40,17 +42,17 @@ class ShardLease(Lease):
 
     def hand_back(self, *, delay_seconds: float = 0) -> None:
         """Release the shard untouched, because this process stops or it must wait; this attempt does not count."""
-        self._end(lambda shard: rechecks.release(shard, delay_seconds=delay_seconds))
+        self._end(lambda _, shard: rechecks.release(shard, delay_seconds=delay_seconds))
 
     def lose(self, reason: str) -> None:
         """Count an attempt that something outside ended as a loss, and pause."""
 
-        def end(shard: RecheckShard) -> None:
+        def end(_: Session, shard: RecheckShard) -> None:
             shard.losses += 1
             if shard.losses >= self.services.settings.max_losses:
                 rechecks.finish(shard, reason=reason)
             else:
-                rechecks.release(shard, delay_seconds=jobs.pause_after(shard.losses))
+                rechecks.release(shard, delay_seconds=leases.pause_after(shard.losses))
 
         self._end(end)
 
@@ -62,23 +64,16 @@ class ShardLease(Lease):
         settings = self.services.settings
         reason = reason if CODE.fullmatch(reason) else "failed"
 
-        def end(shard: RecheckShard) -> None:
-            if reason == TOO_LARGE and self.slot.memory and self._is_any_larger():
-                shard.outgrew = max(shard.outgrew or 0, self.slot.memory)
+        def end(session: Session, shard: RecheckShard) -> None:
+            if reason == TOO_LARGE and outgrow(self.services, session, shard, self.slot):
                 rechecks.release(shard, delay_seconds=settings.sweep_seconds)
             elif permanent or shard.attempts >= settings.max_attempts:
                 rechecks.finish(shard, reason=reason)
             else:
-                delay = settings.retry_seconds * BACKOFF_FACTOR ** (shard.attempts - 1)
+                delay = backoff_seconds(self.services, shard.attempts)
                 rechecks.release(shard, delay_seconds=delay, count=True)
 
         self._end(end)
-
-    def _is_any_larger(self) -> bool:
-        """Whether a living worker has a larger slot of this kind."""
-        with self.services.db.reading() as session:
-            largest = compute_workers.largest_slot(session, self.services.settings.sweep_seconds, self.slot)
-        return largest > (self.slot.memory or 0)
 
     def store(self, measured: int, came_back: list[str]) -> None:
         """End the shard with what was measured.
@@ -91,10 +86,10 @@ class ShardLease(Lease):
             shard.measured, shard.came_back = measured, came_back
             rechecks.finish(shard)
 
-    def _end(self, change: Callable[[RecheckShard], None]) -> None:
+    def _end(self, change: Callable[[Session, RecheckShard], None]) -> None:
         """Change the shard, which this lease gives up; nothing is done if it is lost already."""
         with suppress(LostLease), self.services.db.transaction() as session:
-            change(rechecks.owned(session, self.job_id, self.fence))
+            change(session, rechecks.owned(session, self.job_id, self.fence))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from bench.simulator.measures import Meter, Watch
 from bench.simulator.steps import Step
 from bench.simulator.work import Work
 from service.bootstrap import Services
-from service.db import jobs
+from service.db import jobs, leases
 from service.domain.errors import LostLease
 from service.domain.states import COMPUTE_STAGES
 from service.lease import Lease, claim_job
@@ -202,7 +202,7 @@ class Fleet:
             job = jobs.by_id(session, lease.job_id)
         assert job is not None
         assert job.lease_expires_at is not None
-        claimable_at = job.lease_expires_at + timedelta(seconds=jobs.pause_after(job.losses), milliseconds=1)
+        claimable_at = job.lease_expires_at + timedelta(seconds=leases.pause_after(job.losses), milliseconds=1)
 
         def become_claimable() -> None:
             if not self._work.is_lost(self.services, lease):

@@ -66,7 +66,7 @@ REASONS = {
     "A retry does not help: train the model anew, or raise max_total_perplexity_ratio.",
     "came_back": "A recheck found that a version remembers it again. The next job unlearns it.",
     "version_withdrawn": "The version that had fulfilled it was withdrawn.",
-    "version_gone": "The version was withdrawn, or its weights were removed, before it was measured.",
+    "version_gone": "The version was withdrawn before it was measured.",
     "earlier_request_regressed": "The model would have produced texts of an earlier request again.",
     "attack_succeeded": "An attack that the policy lets block succeeded.",
     "workers_lost": "The job has lost too many workers without any progress in between.",

@@ -3,9 +3,10 @@
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, case, func, select, true, update
+from sqlalchemy import case, func, select, update
 from sqlalchemy.orm import Session
 
+from service.db import leases
 from service.db.jobs import claimable
 from service.db.pending_requests import BATCHABLE
 from service.db.tables import DeletionRequest, Job
@@ -14,12 +15,7 @@ from service.domain.states import TERMINAL_STAGES, Stage
 
 def is_any(session: Session, stages: frozenset[Stage], memory: int | None = None) -> bool:
     """Whether a job could be claimed, though somebody may have locked it right now."""
-    return session.scalar(select(Job.id).where(*claimable(stages), _fits(memory)).limit(1)) is not None
-
-
-def _fits(memory: int | None) -> ColumnElement[bool]:
-    """Whether a job may fit into a slot of so many bytes; None takes any."""
-    return true() if memory is None else func.coalesce(Job.outgrew, 0) < memory
+    return session.scalar(select(Job.id).where(*claimable(stages), leases.fits(Job, memory)).limit(1)) is not None
 
 
 def most_urgent(session: Session, stages: frozenset[Stage], memory: int | None = None) -> UUID | None:
@@ -37,7 +33,8 @@ def most_urgent(session: Session, stages: frozenset[Stage], memory: int | None =
     pending = select(request.model_id, request.due_at).where(request.model_id >= Job.model_id, BATCHABLE)
     first = pending.order_by(request.model_id, request.due_at).limit(1).correlate(Job).lateral()
     behind = select(case((first.c.model_id == Job.model_id, first.c.due_at))).correlate(Job).scalar_subquery()
-    query = select(Job.id).where(*claimable(stages), _fits(memory)).order_by(func.least(own, behind), Job.seq).limit(1)
+    query = select(Job.id).where(*claimable(stages), leases.fits(Job, memory))
+    query = query.order_by(func.least(own, behind), Job.seq).limit(1)
     return session.scalar(query.with_for_update(skip_locked=True, of=Job))
 
 

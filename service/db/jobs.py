@@ -25,17 +25,13 @@ from sqlalchemy.orm import Session, joinedload
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.sql.selectable import ForUpdateArg
 
-from service.db import job_events
+from service.db import job_events, leases
 from service.db.paging import Page, page
 from service.db.tables import ACTIVE_JOB, DeletionRequest, Job, JobEvent, Version
 from service.domain.disclosure import is_disclosed, redacted
 from service.domain.errors import IllegalTransition, LostLease
 from service.domain.states import STAGE_TRANSITIONS, TERMINAL_STAGES, Outcome, Stage, check_stage
 from service.schemas.report import redacted_report
-
-FENCES = 2**32  # a fence is its claim's number times this, and a random rest
-NEXT_FENCE = text(f"(fence / {FENCES} + 1) * {FENCES} + floor(random() * {FENCES})::bigint")
-MOST_DOUBLED = 8  # the pauses after lost workers: 0, 1, 3, 7 s and so on, up to four minutes
 
 
 def by_id(session: Session, job_id: UUID, *, lock: bool = False) -> Job | None:
@@ -72,41 +68,16 @@ def listing(
 
 
 def claim(session: Session, job_id: UUID, owner: str, stages: frozenset[Stage], *, lease_seconds: float) -> int | None:
-    """Claim a job that is free or whose lease ran out; returns the new fence, or None.
-
-    A lease that ran out is a lost worker, and no attempt of the job: its worker was killed, or its host has gone. The
-    owner is noted with the home of the log: after a move, what the claim rests on may be lost.
-    """
-    now, is_free = func.now(), Job.owner.is_(None)
-    return session.scalar(
-        update(Job)
-        .where(Job.id == job_id, *claimable(stages))
-        .values(
-            owner=func.concat(func.database_home(), " ", owner),
-            lease_expires_at=now + timedelta(seconds=lease_seconds),
-            fence=NEXT_FENCE,
-            attempts=case((is_free, Job.attempts + 1), else_=Job.attempts),
-            losses=case((is_free, Job.losses), else_=Job.losses + 1),
-            progress_at=now,
-            started_at=func.coalesce(Job.started_at, now),
-        )
-        .returning(Job.fence)
-    )
+    """Claim a job that is free or whose lease ran out; returns the new fence, or None."""
+    values = leases.claim_values(Job, owner, lease_seconds)
+    values |= {"progress_at": func.now(), "started_at": func.coalesce(Job.started_at, func.now())}
+    claimed = update(Job).where(Job.id == job_id, *claimable(stages)).values(values)
+    return session.scalar(claimed.returning(Job.fence))
 
 
 def claimable(stages: frozenset[Stage]) -> tuple[ColumnElement[bool], ...]:
-    """What a job in these stages has to meet to be claimed. After a lost worker it waits, longer after each."""
-    pause = func.make_interval(0, 0, 0, 0, 0, 0, func.power(2, func.least(Job.losses, MOST_DOUBLED)) - 1)
-    return (
-        Job.stage.in_(stages),
-        or_(Job.owner.is_(None), Job.lease_expires_at + pause < func.now()),
-        or_(Job.not_before.is_(None), Job.not_before <= func.now()),
-    )
-
-
-def pause_after(losses: int) -> int:
-    """Seconds that a job waits after it has lost so many workers in a row."""
-    return int(2 ** min(losses, MOST_DOUBLED)) - 1
+    """What a job in these stages has to meet to be claimed."""
+    return Job.stage.in_(stages), *leases.free(Job)
 
 
 def note_progress(job: Job) -> None:
@@ -121,7 +92,7 @@ def heartbeat(
     now = func.now()
     extended = (
         update(Job)
-        .where(*_held(job_id, fence))
+        .where(*leases.held(Job, job_id, fence))
         .where(or_(Job.steps != steps, Job.progress_at > now - timedelta(seconds=stall_seconds)))
         .values(
             lease_expires_at=now + timedelta(seconds=lease_seconds),
@@ -133,18 +104,13 @@ def heartbeat(
     return session.scalar(extended) is not None
 
 
-def _held(job_id: UUID, fence: int) -> tuple[ColumnElement[bool], ...]:
-    """What a claim has to meet to hold its job."""
-    return Job.id == job_id, Job.fence == fence, func.starts_with(Job.owner, func.database_home())
-
-
 def owned(session: Session, job_id: UUID, fence: int) -> Job:
     """The job, locked, if this fence still holds it.
 
     Raises:
         LostLease: Another worker claimed the job since, or the job was released.
     """
-    job = session.scalar(select(Job).where(*_held(job_id, fence)).with_for_update())
+    job = session.scalar(select(Job).where(*leases.held(Job, job_id, fence)).with_for_update())
     if job is None:
         raise LostLease(f"job {job_id}: fence {fence} is not current")
     return job

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import Delete, delete, func, select
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import Session
 
@@ -27,8 +27,8 @@ def forget_events(session: Session, days: float) -> int:
     return _deleted(session, delete(JobEvent).where(JobEvent.id.in_(old)))
 
 
-def _deleted(session: Session, statement: object) -> int:
+def _deleted(session: Session, statement: Delete) -> int:
     """How many rows a statement has deleted."""
-    result = session.execute(statement, execution_options={"synchronize_session": False})  # type: ignore[call-overload]  # a delete
+    result = session.execute(statement, execution_options={"synchronize_session": False})
     assert isinstance(result, CursorResult)
     return int(result.rowcount)

@@ -18,12 +18,11 @@ from sqlalchemy import (
     literal,
     or_,
     select,
-    true,
     update,
 )
 from sqlalchemy.orm import Session, joinedload, selectinload
 
-from service.db.jobs import MOST_DOUBLED, NEXT_FENCE
+from service.db import leases
 from service.db.paging import Page, page
 from service.db.recheck_tables import Recheck, RecheckShard
 from service.db.requests import custody
@@ -36,8 +35,13 @@ DEFAULT_DAYS = 30  # of a policy that a release before rechecks wrote
 RETRY_DAYS = 7  # after a recheck of which a shard was given up
 
 
-def due_models(session: Session) -> list[UUID]:
-    """The models with a published version whose last complete recheck, or first version, is older than their policy."""
+def due_models(session: Session, among: UUID | None = None) -> list[UUID]:
+    """The models with a published version whose last complete recheck, or first version, is older than their policy.
+
+    Args:
+        session: The transaction.
+        among: The one model that is asked about; None: all.
+    """
     given = Model.policy.has_key("recheck_days")
     days = case((given, cast(Model.policy["recheck_days"].astext, Float)), else_=DEFAULT_DAYS)
     of_model = select(func.max(Recheck.created_at)).where(Recheck.model_id == Model.id).correlate(Model)
@@ -48,7 +52,7 @@ def due_models(session: Session) -> list[UUID]:
     is_open = select(Recheck.id).where(Recheck.model_id == Model.id, Recheck.finished_at.is_(None)).exists()
     query = select(Model.id).where(~is_open, since < func.now() - _days(days))
     query = query.where(or_(tried.is_(None), tried < func.now() - _days(func.least(days, RETRY_DAYS))))
-    return list(session.scalars(query))
+    return list(session.scalars(query if among is None else query.where(Model.id == among)))
 
 
 def _days(days: object) -> object:
@@ -95,6 +99,12 @@ def of_shard(shard: RecheckShard) -> tuple[ColumnElement[bool], ...]:
     return DeletionRequest.seq.between(shard.first_seq, shard.last_seq), then
 
 
+def is_empty(session: Session, shard: RecheckShard) -> bool:
+    """Whether nothing is left of a shard to measure: all was purged, or is open again."""
+    left = select(DeletionRequest.id).where(*custody(shard.recheck.model_id), *of_shard(shard))
+    return session.scalar(left.limit(1)) is None
+
+
 def lock_came_back(session: Session, shard: RecheckShard) -> list[DeletionRequest]:
     """The requests of a shard that came back and are still in custody, locked. Others than its own are not believed."""
     named = DeletionRequest.ref == any_(literal(list(shard.came_back), ARRAY(Text)))
@@ -104,12 +114,7 @@ def lock_came_back(session: Session, shard: RecheckShard) -> list[DeletionReques
 
 def _claimable(memory: int | None) -> tuple[ColumnElement[bool], ...]:
     """What a shard meets that a worker with a slot of so many bytes may take; None takes any."""
-    shard = RecheckShard
-    pause = func.make_interval(0, 0, 0, 0, 0, 0, func.power(2, func.least(shard.losses, MOST_DOUBLED)) - 1)
-    is_free = or_(shard.owner.is_(None), shard.lease_expires_at + pause < func.now())
-    has_waited = or_(shard.not_before.is_(None), shard.not_before <= func.now())
-    fits = true() if memory is None else func.coalesce(shard.outgrew, 0) < memory
-    return shard.finished_at.is_(None), is_free, has_waited, fits
+    return RecheckShard.finished_at.is_(None), *leases.free(RecheckShard), leases.fits(RecheckShard, memory)
 
 
 def is_any(session: Session, memory: int | None = None) -> bool:
@@ -118,35 +123,19 @@ def is_any(session: Session, memory: int | None = None) -> bool:
 
 
 def claim(session: Session, owner: str, memory: int | None = None, *, lease_seconds: float) -> tuple[UUID, int] | None:
-    """Claim the oldest shard that is free or has lost its worker; returns it and its new fence, or None.
-
-    The owner is noted with the home of the log, as for a job: after a move, what the claim rests on may be lost.
-    """
-    shard, is_free = RecheckShard, RecheckShard.owner.is_(None)
+    """Claim the oldest shard that is free or has lost its worker; returns it and its new fence, or None."""
+    shard = RecheckShard
     oldest = select(shard.id).where(*_claimable(memory)).order_by(shard.created_at, shard.first_seq).limit(1)
     shard_id = session.scalar(oldest.with_for_update(skip_locked=True))
     if shard_id is None:
         return None
-    claimed = update(shard).where(shard.id == shard_id)
-    claimed = claimed.values(
-        owner=func.concat(func.database_home(), " ", owner),
-        lease_expires_at=func.now() + timedelta(seconds=lease_seconds),
-        fence=NEXT_FENCE,
-        attempts=case((is_free, shard.attempts + 1), else_=shard.attempts),
-        losses=case((is_free, shard.losses), else_=shard.losses + 1),
-    )
+    claimed = update(shard).where(shard.id == shard_id).values(leases.claim_values(shard, owner, lease_seconds))
     return shard_id, session.scalar(claimed.returning(shard.fence)) or 0
-
-
-def _held(shard_id: UUID, fence: int) -> tuple[ColumnElement[bool], ...]:
-    """What a claim has to meet to hold its shard."""
-    shard = RecheckShard
-    return shard.id == shard_id, shard.fence == fence, func.starts_with(shard.owner, func.database_home())
 
 
 def heartbeat(session: Session, shard_id: UUID, fence: int, *, lease_seconds: float) -> bool:
     """Extend the lease under the fence; false if it is lost."""
-    extended = update(RecheckShard).where(*_held(shard_id, fence))
+    extended = update(RecheckShard).where(*leases.held(RecheckShard, shard_id, fence))
     extended = extended.values(lease_expires_at=func.now() + timedelta(seconds=lease_seconds))
     return session.scalar(extended.returning(RecheckShard.id)) is not None
 
@@ -159,7 +148,7 @@ def owned(session: Session, shard_id: UUID, fence: int) -> RecheckShard:
     """
     recheck = joinedload(RecheckShard.recheck)
     query = select(RecheckShard).options(recheck.joinedload(Recheck.version), recheck.joinedload(Recheck.model))
-    shard = session.scalar(query.where(*_held(shard_id, fence)).with_for_update(of=RecheckShard))
+    shard = session.scalar(query.where(*leases.held(RecheckShard, shard_id, fence)).with_for_update(of=RecheckShard))
     if shard is None:
         raise LostLease(f"shard {shard_id}: fence {fence} is not current")
     return shard

@@ -67,7 +67,7 @@ class Witnesses:
         def ask() -> None:
             try:
                 answers.put(self._ask(witness, note, older))
-            except Exception as error:
+            except Exception as error:  # for whoever waits
                 answers.put(error)
 
         threading.Thread(target=ask, name="witness", daemon=True).start()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from service.db.jobs import FENCES
+from service.db.leases import FENCES
 from service.local.process import wait_until
 from tests import ROOT, support
 from tests.chaos.faults import APPLIES, CASES, POINTS, UPKEEP, Case

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from sqlalchemy import exc, select, text, update
 
-from service.db import job_events, jobs
+from service.db import job_events, jobs, leases
 from service.db.tables import Job
 from service.domain.errors import LostLease
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES, Stage
@@ -32,7 +32,7 @@ def test_a_job_is_claimed_once_until_its_lease_runs_out(services, job):
     assert claim(services, job_id, CONTROL_STAGES) is None
     expire(services, job_id)
     second = claim(services, job_id)
-    assert (first // jobs.FENCES, second // jobs.FENCES) == (1, 2)
+    assert (first // leases.FENCES, second // leases.FENCES) == (1, 2)
 
 
 def test_a_database_that_lost_a_claim_gives_its_fence_to_nobody_else(services, job):
@@ -42,7 +42,7 @@ def test_a_database_that_lost_a_claim_gives_its_fence_to_nobody_else(services, j
     with services.db.transaction() as session:
         session.execute(text("UPDATE jobs SET fence = 0, owner = NULL, attempts = 0, lease_expires_at = NULL"))
     again = claim(services, job_id)
-    assert (lost // jobs.FENCES, again // jobs.FENCES) == (1, 1)
+    assert (lost // leases.FENCES, again // leases.FENCES) == (1, 1)
     with services.db.transaction() as session:
         assert jobs.owned(session, job_id, again)
         with pytest.raises(LostLease):
@@ -107,7 +107,7 @@ def test_two_workers_over_200_jobs_never_run_one_at_a_time_twice(services, model
     assert sorted(lines) == sorted(f"{i} {word}" for i in ids for word in ("begins", "ends"))
     assert len(ids) == 200
     with services.db.reading() as session:
-        assert {fence // jobs.FENCES for fence in session.scalars(select(Job.fence))} == {1}
+        assert {fence // leases.FENCES for fence in session.scalars(select(Job.fence))} == {1}
 
 
 def test_a_zombies_writes_are_refused_by_the_fence(services, job):

@@ -2,7 +2,7 @@
 
 from service.bootstrap import Services
 from service.collected import is_collected
-from service.db import rechecks, requests
+from service.db import rechecks
 from service.domain.errors import PermanentJobError
 from service.domain.job_input import JobInput
 from service.shard_lease import ShardLease
@@ -20,7 +20,7 @@ def run_shard(services: Services, lease: ShardLease) -> None:
     with services.db.transaction() as session:
         shard = rechecks.owned(session, lease.job_id, lease.fence)
         version, model = shard.recheck.version, shard.recheck.model
-        is_empty = not requests.in_custody(session, model.id, *rechecks.of_shard(shard))
+        is_empty = rechecks.is_empty(session, shard)
     if is_empty:
         lease.store(0, [])  # all were purged meanwhile
         return

@@ -26,7 +26,7 @@ def begin_rechecks(services: Services) -> None:
     for model_id in due:
         with services.db.transaction() as session:
             model = models.lock(session, model_id)
-            if model is None or model_id not in rechecks.due_models(session):
+            if model is None or not rechecks.due_models(session, model_id):
                 continue  # somebody else is at it
             version = models.newest_version(session, model)
             recheck = rechecks.begin(session, model, version) if version and version.number else None

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import func, select
 
 from service.audit.verify import verify
-from service.db import jobs, models
+from service.db import leases, models
 from service.db.tables import Job, Version
 from service.domain.errors import LostLease
 from service.domain.states import CONTROL_STAGES, Stage
@@ -32,7 +32,7 @@ def test_a_zombie_that_has_renamed_its_release_makes_no_version(services, job, m
     monkeypatch.setattr(publish, "reach", frozen_here)
     with pytest.raises(LostLease):
         publish_version(services, job_id, old)
-    assert [fence // jobs.FENCES for fence in held] == [old // jobs.FENCES + 1]
+    assert [fence // leases.FENCES for fence in held] == [old // leases.FENCES + 1]
     with services.db.transaction() as session:
         assert session.get(Job, job_id).stage == Stage.PUBLISH
         assert session.scalar(select(func.count()).select_from(Version)) == 1
