@@ -20,7 +20,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MixtralConfig, PreTrainedModel
 
 from bench.data import PeakMemory, machine, read
-from worker.engine.measure import Baseline, measure_after, measure_before
+from worker.engine.baseline import Baseline
+from worker.engine.measure import measure_after, measure_before
 from worker.engine.options import Options
 from worker.engine.plan import Need, Shapes
 from worker.engine.prepare import Prepared, prepare

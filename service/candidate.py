@@ -1,7 +1,7 @@
 """What control checks of a candidate before it signs anything, and what it adds to make a release of it."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from service.audit.card import delta_card, model_card
@@ -14,9 +14,21 @@ from service.db import models
 from service.db.tables import Job, Version
 from service.delta import MODEL_CARD, MOST_RANK, Base, Delta, write_delta
 from service.domain.errors import PermanentJobError
+from service.domain.quantised import QuantisedFinding
 from service.domain.states import Outcome
 from service.evidence.keyring import TRUST
-from service.weight_files import SUFFIX, ChangedFile, UnreadableWeights, check_unchanged, read_unchanged
+from service.gguf import TYPES, gguf_name
+from service.quantised_files import CONFIG, HEADS, WEIGHT
+from service.tensor_file import TensorFile
+from service.weight_files import (
+    INDEX,
+    SUFFIX,
+    ChangedFile,
+    UnreadableWeights,
+    check_unchanged,
+    loaded_weights,
+    read_unchanged,
+)
 
 CARD = f"{MODEL_FOLDER}README.md"
 CHANGE_FOLDER = "change/"  # of a candidate: the change from its parent, as an adapter
@@ -45,6 +57,7 @@ def released_files(services: Services, job: Job, staged: Path) -> list[FileEntry
     if digests != findings.files:
         raise PermanentJobError("candidate_changed")
     _check_merged_from_parent(services, job, staged, digests)
+    _check_copies(findings.quantised, staged / MODEL_FOLDER)
     (staged / TRUST).write_bytes(services.keyring.trust())
     (staged / CARD).write_bytes(card)
     if job.outcome == Outcome.PASSED:
@@ -91,6 +104,20 @@ def _check_merged_from_parent(services: Services, job: Job, candidate: Path, dig
         raise PermanentJobError("candidate_unlike_parent") from error
     except ChangedFile as error:
         raise PermanentJobError("parent_changed") from error
+
+
+def _check_copies(copies: Sequence[QuantisedFinding], model: Path) -> None:
+    """Check that what compute says of quantised copies names modules and files of the model, and nothing else.
+
+    Raises:
+        PermanentJobError: It names something else.
+    """
+    names = loaded_weights(model)
+    modules = {tensor.removesuffix(WEIGHT) for name in names for tensor in TensorFile(model / name).tensors}
+    for copy in copies:
+        files = {gguf_name(copy.scheme)} if copy.scheme in TYPES else {*names, CONFIG, INDEX}
+        if not modules | HEADS >= set(copy.kept) or not copy.files.keys() <= files:
+            raise PermanentJobError("candidate_unlike_parent")
 
 
 def _add_delta(services: Services, parent: Version, staged: Path, model: str, number: int) -> None:

@@ -10,7 +10,7 @@ from typing import BinaryIO, Protocol
 
 from service.delta import Delta
 from service.low_rank import Array, LowRank, UndecidedSum
-from service.tensor_file import Stored, TensorFile, find_weight, stored_array
+from service.tensor_file import Stored, TensorFile, copied, find_weight, sizes, stored_array
 from service.weight_files import (
     INDEX,
     SINGLE,
@@ -23,7 +23,6 @@ from service.weight_files import (
 )
 
 BLOCK, LEAST_ROWS = 1 << 18, 64  # numbers that are changed at a time, but in so many rows at least
-COPIED = 1 << 22  # bytes that are copied at a time
 
 
 class Digest(Protocol):
@@ -75,9 +74,7 @@ class ChangedWeights:
                     if index in changed:
                         yield from _changed_rows(file, name, part, self._delta.factors(changed[index]))
                         continue
-                    for size in _sizes(part.end - part.start, COPIED):
-                        data = file.read(size)
-                        yield data, data
+                    yield from ((data, data) for data in copied(file, part))
 
 
 def _matrices(name: str, stored: Stored, changed: Collection[int | None]) -> Iterator[tuple[int | None, Stored]]:
@@ -105,7 +102,7 @@ def _changed_rows(
         raise UnreadableWeights(f"{name}: the change is of another shape")
     changes = [LowRank(left, right) for left, right in factors]
     (rows, width), begin = stored.shape, 0
-    for count in _sizes(rows, max(LEAST_ROWS, BLOCK // width)):
+    for count in sizes(rows, max(LEAST_ROWS, BLOCK // width)):
         data = file.read(count * (stored.end - stored.start) // rows)
         bits = stored_array(data, Stored(stored.dtype, (count, width), 0, len(data)), name)
         try:
@@ -115,12 +112,6 @@ def _changed_rows(
             raise UnreadableWeights(f"{name}: {error}") from error
         yield data, bits.tobytes()
         begin += count
-
-
-def _sizes(total: int, most: int) -> Iterator[int]:
-    """`total` in parts of at most `most`."""
-    for start in range(0, total, most):
-        yield min(most, total - start)
 
 
 def is_merged_from(digests: Mapping[str, str], parent: Path, parent_digests: Mapping[str, str], change: Delta) -> bool:

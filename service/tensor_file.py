@@ -3,14 +3,17 @@
 import json
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from service.low_rank import STORED, Array
 from service.weight_files import MOST_HEADER, UnreadableWeights
+
+COPIED = 1 << 22  # bytes that are copied at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,16 @@ def stored_array(data: bytes, stored: Stored, name: str) -> Array:
     if stored.dtype not in STORED or len(data) != math.prod(stored.shape) * np.dtype(STORED[stored.dtype]).itemsize:
         raise UnreadableWeights(name)
     return np.frombuffer(data, STORED[stored.dtype]).reshape(stored.shape)
+
+
+def copied(file: BinaryIO, stored: Stored) -> Iterator[bytes]:
+    """The bytes of a tensor as they are, in pieces, from where a file is read next."""
+    return (file.read(size) for size in sizes(stored.end - stored.start, COPIED))
+
+
+def sizes(total: int, most: int) -> Iterator[int]:
+    """`total` in parts of at most `most`."""
+    return (min(most, total - start) for start in range(0, total, most))
 
 
 def find_weight(module: str, present: Collection[str]) -> tuple[str, int | None]:

@@ -1,11 +1,25 @@
-"""The attacks of a certificate as rows of a table for people."""
+"""The attacks and the quantised copies of a certificate as rows of tables for people."""
 
 from collections.abc import Sequence
 
 from service.audit.numbers import trimmed
-from service.audit.predicate import Attack
+from service.audit.predicate import Attack, Quantised
 
 ATTACK_HEADERS = ("attack", "result", "the records", "unseen text", "told apart")
+
+COPY_HEADERS = ("quantised copy", "result", "sha256")
+
+
+def copy_rows(copies: Sequence[Quantised]) -> list[tuple[str, ...]]:
+    """A row for each quantised copy: whether it passes the same tests, and the digests of its files."""
+    return [
+        (
+            copy["scheme"],
+            f"tested, {copy['result']}" if copy["status"] == "RUN" else f"not tested{_reason(copy['why'])}",
+            ", ".join(f"{file['name']} {file['digest']['sha256']}" for file in copy["files"]),
+        )
+        for copy in copies
+    ]
 
 
 def attack_rows(attacks: Sequence[Attack]) -> list[tuple[str, ...]]:

@@ -13,6 +13,7 @@ from service.audit.canonical import dumps
 from service.audit.manifest import FileEntry
 from service.audit.numbers import (
     certified_attack,
+    certified_copy,
     certified_limits,
     certified_means,
     certified_training,
@@ -250,6 +251,7 @@ def _verification(
             *_mandatory_attacks(requests, findings.reason, run=findings.after is not None or memorised == 0),
             *(certified_attack(attack, contributors) for attack in findings.attacks),
         ],
+        "quantised": [certified_copy(copy) for copy in findings.quantised],
     }
 
 

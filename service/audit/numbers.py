@@ -1,9 +1,17 @@
-"""The numbers of a certificate: decimal strings, as exact as the disclosure rule allows, or suppressed."""
+"""The results of a certificate: decimal strings, as exact as the disclosure rule allows, or suppressed; verdicts."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from service.audit.predicate import Attack, CertifiedEpoch, CertifiedMeans, CertifiedUtility, Limits, Training
+from service.audit.predicate import (
+    Attack,
+    CertifiedEpoch,
+    CertifiedMeans,
+    CertifiedUtility,
+    Limits,
+    Quantised,
+    Training,
+)
 from service.domain.disclosure import (
     SUPPRESSED,
     Contributors,
@@ -14,6 +22,7 @@ from service.domain.disclosure import (
     is_disclosed,
     power_of_two,
 )
+from service.domain.quantised import QuantisedFinding
 from service.domain.report import AttackFinding, Epoch, Findings, Means, ThresholdRow, Utility
 
 
@@ -90,6 +99,18 @@ def _score(value: object, *, run: bool) -> str | None:
     if not run:
         return None
     return decimal(value) if isinstance(value, float) else SUPPRESSED
+
+
+def certified_copy(copy: QuantisedFinding) -> Quantised:
+    """What became of a quantised copy."""
+    return {
+        "scheme": copy.scheme,
+        "status": copy.status,
+        "result": None if copy.passed is None else "PASS" if copy.passed else "FAIL",
+        "why": copy.why,
+        "kept": copy.kept,
+        "files": [{"name": name, "digest": {"sha256": digest}} for name, digest in copy.files.items()],
+    }
 
 
 def certified_training(findings: Findings, contributors: Contributors) -> Training:

@@ -70,6 +70,7 @@ def _verdict_problems(predicate: Predicate) -> Iterator[str]:
             yield f"the attack “{name}” was not run, or succeeded"
     yield from _blocking_attack_problems(predicate)
     yield from _probe_problems(predicate["verification"], predicate["method"])
+    yield from _quantised_problems(predicate["verification"], predicate["method"])
     yield from _reference_problems(predicate["method"])
     if not memorised_count(r["reason"] for r in predicate["requests"]) or predicate["training"]["epochs"] < 1:
         yield "nothing was trained on, so there was nothing to publish"
@@ -92,6 +93,22 @@ def _blocking_attack_problems(predicate: Predicate) -> Iterator[str]:
             yield f"the attack “{name}” blocks by the policy, and was not run"
         elif attack["status"] == "RUN" and attack["result"] != "PASS":
             yield f"the attack “{name}” succeeded"
+
+
+def _quantised_problems(verification: Verification, method: Method) -> Iterator[str]:
+    """Each quantised copy that the policy asks for is listed, and has a result if it was tested, and files.
+
+    Copies do not decide whether a version is published: one that fails is listed with FAIL.
+    """
+    listed = verification.get("quantised")
+    if listed is None:
+        return
+    if [copy["scheme"] for copy in listed] != list(method["parameters"].get("quantise") or ()):
+        yield "the quantised copies are not those that the policy asks for"
+    for copy in listed:
+        tested = copy["status"] == "RUN"
+        if tested != (copy["result"] is not None) or tested != bool(copy["files"]) or tested != (copy["why"] is None):
+            yield f"the quantised copy {copy['scheme']} has a result without a test, or the reverse"
 
 
 def _probe_problems(verification: Verification, method: Method) -> Iterator[str]:

@@ -163,8 +163,26 @@ class Attack(TypedDict):
     unseen: NotRequired[int]
 
 
+class Quantised(TypedDict):
+    """A quantised copy of the model, and whether it passes the tests of all requests, earlier ones included.
+
+    `kept` are the modules whose weights stay as they are. `files` are those that are no copies of the model's; the
+    release does not hold them, because `unlearnd quantise` makes them of it.
+    """
+
+    scheme: str
+    status: str
+    result: str | None
+    why: str | None
+    kept: list[str]
+    files: "list[CertifiedFile]"
+
+
 class Verification(TypedDict):
-    """The tests, their thresholds by range of lengths, and their results. Schemas 1 to 3 have no probes."""
+    """The tests, their thresholds by range of lengths, and their results.
+
+    Schemas 1 to 3 have no probes, schemas 1 to 5 no quantised copies.
+    """
 
     criterion: str
     evaluated: str
@@ -178,6 +196,7 @@ class Verification(TypedDict):
     earlier: CertifiedEarlier | None
     probes: NotRequired[CertifiedProbes | None]
     attacks: list[Attack]
+    quantised: NotRequired[list[Quantised]]
 
 
 class CertifiedEpoch(CertifiedMeans):

@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
-from service.audit.attack_rows import ATTACK_HEADERS, attack_rows
+from service.audit.attack_rows import ATTACK_HEADERS, COPY_HEADERS, attack_rows, copy_rows
+from service.audit.chart import training_chart
 from service.audit.numbers import trimmed
 from service.audit.predicate import (
     CertifiedMeans,
@@ -15,6 +15,7 @@ from service.audit.predicate import (
     ForgetSet,
     Limits,
     Predicate,
+    Quantised,
     Statement,
 )
 from service.domain.disclosure import SUPPRESSED
@@ -44,17 +45,10 @@ code { font-size: .85em; overflow-wrap: anywhere }
 svg { width: 100%; height: auto }
 svg text { font: 12px system-ui, sans-serif; fill: currentColor }
 """
-WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM, TOP = 640, 240, 56, 16, 28, 28
-
-
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """One line of the chart: `values` before training and after each epoch, and the limit, if there is one."""
-
-    name: str
-    colour: str
-    values: list[float]
-    limit: float | None = None
+COPIES = (
+    "Each was made of the files listed here, and given the tests of all requests. The release does not hold them: the "
+    "command `unlearnd quantise` makes them of it."
+)
 
 
 def markdown(statement: Statement) -> str:
@@ -70,7 +64,7 @@ def html(statement: Statement) -> str:
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     body = [
         parser.render("\n".join(_head(statement))),
-        _chart(_chart_lines(predicate)),
+        training_chart(predicate),
         parser.render("\n".join([*_trajectory(predicate), *_rest(statement)])),
     ]
     title = escape(f"{predicate['title']}: {predicate['lineage']['model']}")
@@ -169,6 +163,7 @@ def _rest(statement: Statement) -> Iterator[str]:
     yield "\n## What was and was not tried\n"
     yield f"{_plain(predicate['scope'])}\n"
     yield from _table(ATTACK_HEADERS, attack_rows(predicate["verification"]["attacks"]))
+    yield from _copies(predicate["verification"].get("quantised", []))
     yield "\n## Criterion\n"
     yield _plain(predicate["verification"]["criterion"])
     yield "\n## Files\n"
@@ -178,6 +173,13 @@ def _rest(statement: Statement) -> Iterator[str]:
     yield from _table(("setting", "value"), list(_settings(predicate)))
     yield "\nThis text was made from the signed certificate and proves nothing by itself."
     yield "The command `unlearnd verify` checks the certificate."
+
+
+def _copies(copies: Sequence[Quantised]) -> Iterator[str]:
+    """The quantised copies, if there are any."""
+    if copies:
+        yield f"\n## Quantised copies\n\n{COPIES}\n"
+        yield from _table(COPY_HEADERS, copy_rows(copies))
 
 
 def _settings(predicate: Predicate) -> Iterator[tuple[str, str]]:
@@ -244,57 +246,3 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[st
 def _plain(text: str) -> str:
     """Text on one line, with every Markdown character escaped."""
     return SPECIAL.sub(r"\\\1", " ".join(text.split()))
-
-
-def _chart_lines(predicate: Predicate) -> list[_Line]:
-    """Mean MA and EL by epoch with their limits, or only the perplexity if the means are not shown."""
-    epochs, tests = predicate["training"]["trajectory"], predicate["verification"]
-    if not epochs or not tests["after"]:
-        return []
-    before = tests["before"]
-    assert before is not None, "a certificate with means after training has means before it"
-    if SUPPRESSED in before.values():
-        utility = tests["utility"]
-        perplexity = utility["heldout_perplexity_before"] if utility else epochs[0]["heldout_perplexity"]
-        values = [float(value) for value in (perplexity, *(e["heldout_perplexity"] for e in epochs))]
-        return [_Line("perplexity on held-out text", "#3b6ea5", values)]
-    lines = []
-    colours: dict[Literal["ma", "el"], str] = {"ma": "#3b6ea5", "el": "#b5532a"}
-    for name, colour in colours.items():
-        values = [float(value) for value in (before[name], *(e[name] for e in epochs))]
-        lines.append(_Line(name.upper(), colour, values, limit=float(tests["limits"][name])))
-    return lines
-
-
-def _chart(lines: Sequence[_Line]) -> str:
-    """An SVG of the lines over the epochs; epoch 0 is the state before training, and limits are dashed."""
-    if not lines:
-        return ""
-    heights = [value for line in lines for value in line.values]
-    heights += [line.limit for line in lines if line.limit is not None]
-    top, steps = max(max(heights), 1e-9) * 1.05, max(len(line.values) for line in lines)
-
-    def x(epoch: float) -> float:
-        return round(LEFT + (WIDTH - LEFT - RIGHT) * epoch / max(1, steps - 1), 1)
-
-    def y(value: float) -> float:
-        return round(TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / top), 1)
-
-    shapes = [f'<line x1="{x(0)}" y1="{y(0)}" x2="{x(steps - 1)}" y2="{y(0)}" stroke="currentColor"/>']
-    for value in (0, top / 2, top):
-        shapes.append(f'<text x="{LEFT - 8}" y="{y(value) + 4}" text-anchor="end">{value:.2g}</text>')
-    for epoch in range(0, steps, max(1, steps // 10)):
-        shapes.append(f'<text x="{x(epoch)}" y="{HEIGHT - 8}" text-anchor="middle">{epoch}</text>')
-    for i, line in enumerate(lines):
-        points = [(x(epoch), y(value)) for epoch, value in enumerate(line.values)]
-        path = " ".join(f"{across},{down}" for across, down in points)
-        shapes.append(f'<polyline fill="none" stroke="{line.colour}" stroke-width="2" points="{path}"/>')
-        shapes += [f'<circle cx="{across}" cy="{down}" r="3" fill="{line.colour}"/>' for across, down in points]
-        legend = escape(line.name if line.limit is None else f"{line.name} (dashed: its limit)")
-        shapes.append(f'<rect x="{LEFT + 260 * i}" y="3" width="10" height="10" fill="{line.colour}"/>')
-        shapes.append(f'<text x="{LEFT + 260 * i + 16}" y="12">{legend}</text>')
-        if line.limit is not None:
-            ends = f'x1="{x(0)}" y1="{y(line.limit)}" x2="{x(steps - 1)}" y2="{y(line.limit)}"'
-            shapes.append(f'<line {ends} stroke="{line.colour}" stroke-dasharray="4 4"/>')
-    label = escape("values after each epoch: " + ", ".join(line.name for line in lines))
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(shapes)}</svg>\n'

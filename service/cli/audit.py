@@ -120,6 +120,33 @@ def apply_command(
     stderr_console.print(message, style="yellow", markup=False)
 
 
+@app.command("quantise")
+def quantise_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A release folder.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The new folder; it must not exist yet.")],
+    scheme: Annotated[str, typer.Option(help="int8, int4, q8_0 or q4_k_m: one that the certificate lists with PASS.")],
+    trust: OptionalTrust = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a certified quantised copy of a release's model, for vLLM, transformers or llama.cpp."""
+    from service.audit.verification import VerificationError
+    from service.quantise import quantise_release
+
+    exit_on_sigterm()
+    try:
+        verified = quantise_release(folder, out, scheme, trust)
+    except VerificationError as error:
+        _exit_invalid(error, as_json)
+    lineage, own_trust = verified.statement["predicate"]["lineage"], verified.own_trust
+    if as_json:
+        named = {"model": lineage["model"], "version": lineage["version"], "scheme": scheme, "own_trust": own_trust}
+        print(json.dumps({"valid": True, "code": 0, **named}))
+        return
+    print(f"made and verified: {scheme} of {lineage['model']} version {lineage['version']} in {out}")
+    if own_trust:
+        stderr_console.print(OWN_TRUST, style="yellow")
+
+
 def _check_standing(log: str, verified: "Verified") -> "Standing":
     """What a log says of a verified release; `log` is an exported log, or the URL of a service."""
     from service.audit.standing import check_standing

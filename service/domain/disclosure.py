@@ -32,7 +32,7 @@ MEAN_STEP, LIMIT_STEP = Decimal("0.05"), Decimal("0.01")
 SUPPRESSED = "suppressed"  # what a certificate and a model card say instead of such a number
 PUBLIC = frozenset({  # numbers about held-out or retain text and about the run, and what a certificate lists anyway
     "heldout_perplexity", "perplexity", "utility", "retain_loss", "memorised", "requests", "earlier", "epochs",
-    "epoch", "met", "stage", "progress", "outcome", "reason", "attempts", "version", "probes",
+    "epoch", "met", "stage", "progress", "outcome", "reason", "attempts", "version", "probes", "quantised",
 })  # fmt: skip
 LIMITS = frozenset({"limits", "el_limit", "ma_limit"})
 MEANS = frozenset({"before", "after", "el", "ma"})

@@ -7,6 +7,7 @@ the one reader and the one writer. A new metric is a field here and a place that
 from dataclasses import dataclass, field
 
 from service.domain.disclosure import Contributors
+from service.domain.quantised import QuantisedFinding
 from service.domain.states import Outcome
 
 REPORT_VERSION = 2  # 1 was a flat mapping without submitters
@@ -171,6 +172,7 @@ class Findings:
         attacks: What every attack found; none if nothing was trained, or in reports of earlier releases.
         reference: Where the reference of `loss: distil` came from: "base" or "fresh"; None without one.
         probes: Prompts that bring out secrets; None if nothing was trained, or in reports of earlier releases.
+        quantised: What became of each quantised copy that the policy asks for.
     """
 
     outcome: Outcome
@@ -193,6 +195,7 @@ class Findings:
     attacks: list[AttackFinding] = field(default_factory=list)
     reference: str | None = None
     probes: ProbeCounts | None = None
+    quantised: list[QuantisedFinding] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

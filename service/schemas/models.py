@@ -33,6 +33,7 @@ AttackName: TypeAlias = Literal[
     "relearned",
 ]
 Effect: TypeAlias = Literal["block", "report", "off"]
+QuantisedName: TypeAlias = Literal["int8", "int4", "q8_0", "q4_k_m"]
 DEFAULT_ATTACKS: dict[AttackName, Effect] = {
     **dict.fromkeys(get_args(AttackName), "report"),
     "relearned": "off",  # it trains the model
@@ -85,14 +86,15 @@ class Policy(Input):
         None, gt=0, description="the same, relative to version 0; default: 1.2 x max_perplexity_ratio"
     )
     max_neighbour_loss: float = Field(
-        0.03,
-        ge=0,
-        description="MA, and log-likelihood a token, that retain text and neighbours may lose",
+        0.03, ge=0, description="MA, and log-likelihood a token, that retain text and neighbours may lose"
     )
     attacks: dict[AttackName, Effect] = Field(
         default_factory=lambda: dict(DEFAULT_ATTACKS),
         max_length=len(DEFAULT_ATTACKS),
         description="an attack that blocks keeps versions unpublished",
+    )
+    quantise: list[QuantisedName] = Field(
+        default_factory=list, max_length=4, description="quantised copies of a version that are tested, too"
     )
     distil_steps: int = Field(240, ge=20, le=100_000)
     distil_rank: int = Field(64, ge=1, le=512)
@@ -130,6 +132,12 @@ class Policy(Input):
     def _complete(cls, attacks: dict[AttackName, Effect]) -> dict[AttackName, Effect]:
         """An attack that is not named has its default."""
         return DEFAULT_ATTACKS | attacks
+
+    @field_validator("quantise")
+    @classmethod
+    def _each_once(cls, quantise: list[QuantisedName]) -> list[QuantisedName]:
+        """The schemes in order, each once."""
+        return sorted(set(quantise))
 
     @field_validator("devices")
     @classmethod

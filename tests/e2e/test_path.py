@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from service.audit.verify import verify
 from service.local.process import wait_until
@@ -30,13 +30,24 @@ def mean_accuracy(folder: Path, texts) -> float:
     return sum(map(accuracy, rows)) / len(rows)
 
 
+def assert_copies(release: Path, version: int) -> None:
+    """The certificate has a verdict for each quantised copy, and one that passed is made of the release."""
+    copies = verify(release).statement["predicate"]["verification"]["quantised"]
+    assert [(copy["scheme"], copy["result"]) for copy in copies] == [("int8", "PASS"), ("q4_k_m", None)]
+    assert copies[1]["why"] in ("no_converter", "unsupported")  # no program of llama.cpp, or one unlike this tokenizer
+    target = release.with_name(f"int8 of {version}")
+    subprocess.run([UNLEARND, "quantise", str(release), str(target), "--scheme", "int8"], check=True)
+    assert AutoConfig.from_pretrained(target).quantization_config["quant_method"] == "compressed-tensors"
+
+
 def test_two_requests_one_job_then_a_second_version(stack, folder, tmp_path):
     """One window, one job, version 1; a later request makes version 2 of it; both download, verify and load."""
     base = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (folder / "model").iterdir()}
     client = stack.client
     support.write_texts(folder.parent / "others.jsonl", support.KNOWN[3:6])
     paths = [str(folder / part) for part in ("model", "retain.jsonl", "heldout.jsonl")]
-    client.add_model("main", *paths, support.POLICY, neighbours={"others": str(folder.parent / "others.jsonl")})
+    policy = {**support.POLICY, "quantise": ["int8", "q4_k_m"], "reserve": 0.05}
+    client.add_model("main", *paths, policy, neighbours={"others": str(folder.parent / "others.jsonl")})
     sent = [client.submit("main", [support.KNOWN[i]]) for i in range(2)]
     first, second = (ended(stack, request) for request in sent)
     assert (first["status"], first["verdict"], first["version"]) == ("completed", "PASS", 1)
@@ -55,6 +66,7 @@ def test_two_requests_one_job_then_a_second_version(stack, folder, tmp_path):
         assert [texts["role"] for texts in predicate["corpora"]] == ["retain", "heldout", "neighbours/others"]
         earlier = predicate["verification"]["earlier"]
         assert earlier == {"requests": 2 * (version - 1), "regressed": [], "exact": 2 * (version - 1)}
+        assert_copies(target, version)
         metrics = client.version("main", str(version))["metrics"]
         assert mean_accuracy(target / "model", forgotten[-1:]) <= 0.6
         assert metrics["after"]["ma"] <= metrics["limits"]["ma"]

@@ -4,10 +4,10 @@ The measurements before training are final: the certificate has these thresholds
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 
 from worker.engine.attacks import AttackResult, Subject, cut_alike, one_of_each, run_attacks
+from worker.engine.baseline import Baseline
 from worker.engine.criterion import Judgement, Threshold, Verdict, judge
 from worker.engine.earlier import measure_earlier, watched_requests
 from worker.engine.forget_set import ForgetSet
@@ -19,92 +19,7 @@ from worker.engine.prepare import Prepared
 from worker.engine.probes import Answer, ProbeCounts, answers
 from worker.engine.progress import Progress, no_progress, partial_progress
 from worker.engine.types import CausalLM, Tokenizer
-from worker.engine.utility import Quality, Utility, compare, measure_quality
-
-
-@dataclass(frozen=True, slots=True)
-class Baseline:
-    """The parent model, measured before anything is trained.
-
-    Attributes:
-        thresholds: The threshold of each forget sequence.
-        by_length: Tokens of a sequence -> its threshold: for those of earlier requests, too.
-        watched: The earlier requests that training watches: those nearest to their limits, and some drawn by the run.
-        before: EL, MA and verdicts of the parent on all requests of the run.
-        quality: What else the parent can do.
-        first_perplexity: Held-out perplexity of the first version, on the same sequences.
-        known_heldout: Held-out sequences that the parent knows by heart. They set no threshold, and no attack compares
-            with them.
-        answered: For each probe that the parent answers, the index of its request.
-        said: These answers. They are personal data, and so in memory alone; None in a process that has not asked.
-    """
-
-    thresholds: list[Threshold]
-    by_length: dict[int, Threshold]
-    watched: list[int]
-    before: Judgement
-    quality: Quality
-    first_perplexity: float
-    known_heldout: list[list[int]] = field(default_factory=list)
-    answered: list[int] = field(default_factory=list)
-    said: list[Answer] | None = None
-
-    @property
-    def memorised(self) -> list[int]:
-        """The requests that the parent knows: their texts do not look unseen, or it answers a probe of theirs."""
-        return [v.request for v in self.before.verdicts if not v.looks_unseen or v.request in self.answered]
-
-    @property
-    def counted(self) -> list[int]:
-        """The requests whose texts are trained on, counted and attacked: those whose texts do not look unseen.
-
-        If only probes are answered, they are those of the probes. Else unseen texts would dilute what is measured.
-        """
-        return [v.request for v in self.before.verdicts if not v.looks_unseen] or self.memorised
-
-    def without_known(self, data: Prepared) -> Prepared:
-        """The sets of the run without the held-out sequences that the parent knows by heart."""
-        thresholds, utility = (
-            [ids for ids in side if ids not in self.known_heldout] for side in (data.threshold_sequences, data.utility)
-        )
-        return replace(data, threshold_sequences=thresholds, utility=utility)
-
-    def sequence_thresholds(self, forget: ForgetSet) -> list[Threshold]:
-        """The threshold of each sequence of requests of the run or of earlier ones."""
-        nearest = {len(ids): min(self.by_length, key=lambda n: abs(n - len(ids))) for ids in forget.sequences}
-        return [self.by_length[nearest[len(ids)]] for ids in forget.sequences]
-
-    def training_set(self, data: Prepared, back: Sequence[int] = ()) -> tuple[ForgetSet, list[Threshold]]:
-        """The sequences that training looks at, with their thresholds: of counted requests and of some earlier ones.
-
-        They are those that are watched, then those that came `back` in a full test, in that order.
-        """
-        looked_at = data.forget.only(self.counted) + data.earlier.only(self.watched)
-        for request in back:
-            looked_at += data.earlier.only([request] if request not in self.watched else [])
-        return looked_at, self.sequence_thresholds(looked_at)
-
-    def judge_memorised(self, forget: ForgetSet) -> Judgement:
-        """The judgement before, over the memorised requests alone; each sequence counts with its request's mean."""
-        by_request = {v.request: v for v in self.before.verdicts}
-        el, ma = ([getattr(by_request[request_id], name) for request_id in forget.request_ids] for name in ("el", "ma"))
-        judgement = judge(forget, self.thresholds, el, ma, counted=self.counted)
-        return replace(judgement, verdicts=tuple(v for v in self.before.verdicts if v.request in self.memorised))
-
-    def as_dict(self) -> dict[str, object]:
-        """Plain values, for a file; without what was said."""
-        return {**asdict(replace(self, said=None)), "before": self.before.as_dict()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Baseline":
-        """The inverse of `as_dict`."""
-        before = {k: v for k, v in values["before"].items() if k != "passed"}
-        before["verdicts"] = tuple(Verdict(**v) for v in before["verdicts"])
-        thresholds = [Threshold(**threshold) for threshold in values["thresholds"]]
-        by_length = {int(length): Threshold(**threshold) for length, threshold in values["by_length"].items()}
-        others = (values[name] for name in ("first_perplexity", "known_heldout", "answered"))
-        judged = (values["watched"], Judgement(**before), Quality(**values["quality"]))
-        return cls(thresholds, by_length, *judged, *others)
+from worker.engine.utility import Utility, compare, measure_quality
 
 
 def measure_before(
@@ -170,6 +85,30 @@ def distinct_thresholds(thresholds: Sequence[Threshold]) -> list[Threshold]:
 
 
 @dataclass(frozen=True, slots=True)
+class Verdicts:
+    """EL, MA and probes of all requests of a run and of earlier ones, beside their limits.
+
+    Attributes:
+        judgement: The set criterion, over the counted requests of the run; the verdicts are `verdicts` and `earlier`.
+        verdicts: The verdict of every request of the run: a request of which a probe is answered fails.
+        earlier: The verdict of every request of an earlier job.
+        earlier_exact: How many of these are by EL itself. Those of the others are by a lower bound of it, and by MA.
+        answered: How many probes are answered.
+    """
+
+    judgement: Judgement
+    verdicts: list[Verdict]
+    earlier: list[Verdict]
+    earlier_exact: int
+    answered: int
+
+    @property
+    def passed(self) -> bool:
+        """The set criterion and every verdict hold."""
+        return self.judgement.set_passed and all(v.passed for v in [*self.verdicts, *self.earlier])
+
+
+@dataclass(frozen=True, slots=True)
 class ArtefactReport:
     """The results of the tests of a model that was trained, merged and loaded again.
 
@@ -209,6 +148,31 @@ class ArtefactReport:
         return {**asdict(self), **judgements, "passed": self.passed}
 
 
+def measure_requests(
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    data: Prepared,
+    baseline: Baseline,
+    options: Options,
+    progress: Progress = no_progress,
+    *,
+    back: Sequence[int] = (),
+) -> Verdicts:
+    """EL, MA and probes of a model, for every request; the arguments are those of `measure_after`."""
+    of_earlier = baseline.sequence_thresholds(data.earlier)
+    el, ma = el_and_ma(model, data.forget, baseline.thresholds, options, partial_progress(progress, 0.0, 0.6))
+    earlier_el, earlier_ma, exact = measure_earlier(
+        model, data, of_earlier, [*baseline.watched, *back], options, partial_progress(progress, 0.6, 0.2)
+    )
+    everything, thresholds = data.forget + data.earlier, baseline.thresholds + of_earlier
+    judgement = judge(everything, thresholds, el + earlier_el, ma + earlier_ma, counted=baseline.counted)
+    answered, _ = answered_requests(model, tokenizer, data, options, partial_progress(progress, 0.8, 0.2))
+    tested = [replace(v, passed=v.passed and v.request not in answered) for v in judgement.verdicts]
+    own = set(data.forget.requests)
+    verdicts, earlier = ([v for v in tested if (v.request in own) == mine] for mine in (True, False))
+    return Verdicts(judgement, verdicts, earlier, exact, len(answered))
+
+
 def measure_after(
     model: CausalLM,
     tokenizer: Tokenizer,
@@ -237,38 +201,32 @@ def measure_after(
     Returns:
         The results of the tests.
     """
-    everything, of_earlier = data.forget + data.earlier, baseline.sequence_thresholds(data.earlier)
-    thresholds = baseline.thresholds + of_earlier
-    el, ma = el_and_ma(model, data.forget, baseline.thresholds, options, partial_progress(progress, 0.0, 0.3))
-    earlier_el, earlier_ma, exact = measure_earlier(
-        model, data, of_earlier, [*baseline.watched, *back], options, partial_progress(progress, 0.3, 0.1)
+    tested = measure_requests(
+        model, tokenizer, data, baseline, options, partial_progress(progress, 0.0, 0.5), back=back
     )
-    judgement = judge(everything, thresholds, el + earlier_el, ma + earlier_ma, counted=baseline.counted)
-    answered, _ = answered_requests(model, tokenizer, data, options, partial_progress(progress, 0.4, 0.1))
-    tested = [replace(v, passed=v.passed and v.request not in answered) for v in judgement.verdicts]
-    own = set(data.forget.requests)
-    verdicts, earlier = ([v for v in tested if (v.request in own) == mine] for mine in (True, False))
-    after = replace(judgement, verdicts=tuple(v for v in verdicts if v.request in set(baseline.memorised)))
+    after = replace(
+        tested.judgement, verdicts=tuple(v for v in tested.verdicts if v.request in set(baseline.memorised))
+    )
     utility = compare(baseline.quality, measure_quality(model, data, options), baseline.first_perplexity, options)
-    attacks = run_attacks(
-        _subject(model, tokenizer, data, baseline, options), options.attacks, partial_progress(progress, 0.5, 0.5)
-    )
+    subject = _subject(model, tokenizer, data, baseline, options)
+    attacks = run_attacks(subject, options.attacks, partial_progress(progress, 0.5, 0.5))
     reason = utility.reason or blocked_by(attacks, options.attacks)
-    reason = "probe_answered" if answered else reason
-    reason = reason if all(v.passed for v in earlier) else "earlier_request_regressed"
-    missed = any(not v.passed for v in judgement.verdicts if v.request in own) or not judgement.set_passed
-    reason = "criterion_missed" if missed else reason
+    reason = "probe_answered" if tested.answered else reason
+    reason = reason if all(v.passed for v in tested.earlier) else "earlier_request_regressed"
+    own = set(data.forget.requests)
+    missed = any(not v.passed for v in tested.judgement.verdicts if v.request in own)
+    reason = "criterion_missed" if missed or not tested.judgement.set_passed else reason
     return ArtefactReport(
         reason,
-        distinct_thresholds(thresholds),
+        distinct_thresholds(baseline.thresholds + baseline.sequence_thresholds(data.earlier)),
         baseline.judge_memorised(data.forget),
         after,
-        verdicts,
-        earlier,
-        exact,
+        tested.verdicts,
+        tested.earlier,
+        tested.earlier_exact,
         utility,
         attacks,
-        ProbeCounts(len(data.probes), options.probe_samples, len(baseline.answered), len(answered)),
+        ProbeCounts(len(data.probes), options.probe_samples, len(baseline.answered), tested.answered),
     )
 
 

@@ -65,6 +65,7 @@ class Options:
         max_neighbour_loss: How much MA, and how much log-likelihood a token, the retain sequences most like the records
             may lose, and those most like the probes; and so those of each other set of neighbours.
         attacks: Attack -> "block", "report" or "off"; one that blocks keeps a version from being published.
+        quantise: Schemes whose copies of the merged model are tested, too.
         distil_steps: Optimiser steps of `loss: distil`.
         distil_rank: LoRA rank of `loss: distil`; the divergence needs more of them than IHL.
         distil_learning_rate: Its highest learning rate; None takes 0.4 / hidden size.
@@ -120,6 +121,7 @@ class Options:
     max_total_perplexity_ratio: float | None = None
     max_neighbour_loss: float = 0.03
     attacks: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_ATTACKS))
+    quantise: tuple[str, ...] = ()
     distil_steps: int = 240
     distil_rank: int = 64
     distil_learning_rate: float | None = None

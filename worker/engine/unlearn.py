@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from worker.engine.adapter import Adapter, find_targets, target_weights
+from worker.engine.baseline import Baseline
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.distil import Distiller
 from worker.engine.errors import UnknownPlugin
 from worker.engine.experts import experts_apart, join_experts
 from worker.engine.fisher import row_importance
 from worker.engine.inits import INITS
-from worker.engine.measure import Baseline, answered_requests, measure_after, measure_before
+from worker.engine.measure import answered_requests, measure_after, measure_before
 from worker.engine.merge import MERGED_MARK, merge_into
 from worker.engine.options import DISTIL, Options, fit_to_model
 from worker.engine.prepare import Prepared, prepare

@@ -24,24 +24,29 @@ from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from service.domain.job_input import JobInput
+from service.domain.quantised import QuantisedFinding
 from service.domain.report import Artefact, ChildReport
 from service.failpoints import reach
 from service.files import file_sha256
 from service.schemas.report import write_report
+from worker.engine.baseline import Baseline
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.device import trains_in_bfloat16
-from worker.engine.measure import ArtefactReport, Baseline, measure_after, measure_before
+from worker.engine.measure import ArtefactReport, measure_after, measure_before, measure_requests
 from worker.engine.metrics.perplexity import perplexity
 from worker.engine.options import DISTIL, Options
 from worker.engine.prepare import Prepared, prepare
 from worker.engine.probes import Answer, Probe
+from worker.engine.progress import Progress
 from worker.engine.reference import train_reference
 from worker.engine.types import EpochEntry
 from worker.engine.unfit import unfit_requests
 from worker.engine.unlearn import train
+from worker.steps.checkpoints import load_checkpoint, save_checkpoint
 from worker.steps.loading import load_model
 from worker.steps.memory import Stored, release
 from worker.steps.merging import check_names, make_candidate
+from worker.steps.quantising import measured_copies
 from worker.steps.reference_texts import read_reference_texts
 from worker.steps.report import Run, baseline_summary, child_report
 from worker.steps.stages import Stages, replace_file
@@ -80,7 +85,7 @@ class Pipeline:
         bfloat16 = trains_in_bfloat16(self.options.train_dtype, self.device)
         self.key = [FORMAT, inputs.run, inputs.policy, str(self.device), str(self.dtype), str(bfloat16)]
         self.tokenizer = AutoTokenizer.from_pretrained(self.parent)
-        self.seconds, self.measured = dict[str, float](), dict[str, str]()
+        self.seconds, self.measured, self.quantised = dict[str, float](), dict[str, str](), list[QuantisedFinding]()
         self.said: list[Answer] | None = None
         transformers_logging.disable_progress_bar()
 
@@ -112,8 +117,10 @@ class Pipeline:
             reach("child.verified")
             reopened = checkpoint.reopen(after, self.options.last_epoch)
             if reopened is None:
+                if after.passed and self.options.quantise:
+                    self._quantise(data, baseline, checkpoint.back)
                 return self._report(data, baseline, after, checkpoint.history)
-            self._save_checkpoint(reopened)
+            save_checkpoint(self.work, self.stages, reopened)
 
     def _report(
         self, data: Prepared, baseline: Baseline | None, after: ArtefactReport | None, history: list[EpochEntry]
@@ -134,6 +141,7 @@ class Pipeline:
             self.inputs.earlier_refs,
             self.options.attacks,
             self._reference_kind() if after else None,
+            self.quantised,
         )
         return child_report(data, baseline, after, run)
 
@@ -185,8 +193,7 @@ class Pipeline:
         """The thresholds and the measurements on the parent; made once, whatever happens later."""
         path = self.work / "measure.json"
         if not self.stages.done("measure"):
-            started = time.monotonic()
-            progress = self._progress_callback("measure")
+            started, progress = time.monotonic(), self._progress_callback("measure")
             baseline = self._run(
                 measure_before,
                 self.parent,
@@ -223,9 +230,8 @@ class Pipeline:
         folder, started = self.work / "reference", time.monotonic()
         if not self.stages.done("reference"):
             base = self.load(Path(self.inputs.base)) if self.inputs.base else None
-            progress = self._progress_callback("reference")
-            parent, unseen = self.load(self.parent), baseline.without_known(data)
-            reference = train_reference(parent, base, unseen, self.options, progress)
+            sets = self.load(self.parent), base, baseline.without_known(data)
+            reference = train_reference(*sets, self.options, self._progress_callback("reference"))
             shutil.rmtree(folder, ignore_errors=True)
             reference.save_pretrained(folder)
             (folder / "seconds.json").write_text(json.dumps(time.monotonic() - started))
@@ -236,11 +242,11 @@ class Pipeline:
     def _unlearn(self, data: Prepared, baseline: Baseline) -> Checkpoint:
         """Train from the last checkpoint until the criterion is met, or to the last epoch."""
         adapter = self.work / "adapter.safetensors"
-        checkpoint = self._load_checkpoint()
+        checkpoint = load_checkpoint(self.stages, self.options.last_epoch)
         if checkpoint is None or not self.stages.done("unlearn"):
             for entry in checkpoint.history if checkpoint else []:
                 self.send("epoch", values=entry)
-            callbacks = {
+            callbacks: dict[str, object] = {
                 "reference": self._reference(data, baseline),
                 "on_epoch": self._end_epoch,
                 "progress": lambda phase, fraction: self.send("progress", phase=phase, fraction=fraction),
@@ -256,27 +262,9 @@ class Pipeline:
 
     def _end_epoch(self, checkpoint: Checkpoint) -> None:
         """Save an epoch's checkpoint, then report the epoch."""
-        self._save_checkpoint(checkpoint)
+        save_checkpoint(self.work, self.stages, checkpoint)
         reach("child.epoch")
         self.send("epoch", values=checkpoint.history[-1])
-
-    def _save_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Save a checkpoint; the outputs of an earlier checkpoint are no longer valid."""
-        path = self.work / f"checkpoint-{checkpoint.epoch}-{checkpoint.verified}.pt"
-        torch.save({name: getattr(checkpoint, name) for name in Checkpoint.__slots__}, path.with_suffix(".new"))
-        replace_file(path, path.with_suffix(".new"))
-        self.stages.finish("epoch", [path], undo=("unlearn", "merge"))
-        for other in self.work.glob("checkpoint-*.pt"):
-            if other != path:
-                other.unlink()
-
-    def _load_checkpoint(self) -> Checkpoint | None:
-        """The last checkpoint, if it is complete and of a run with the same inputs."""
-        if not self.stages.done("epoch"):
-            return None
-        (path,) = self.stages.outputs("epoch")
-        checkpoint = Checkpoint(**torch.load(path, weights_only=True, map_location="cpu"))
-        return checkpoint.ended(self.options.last_epoch)
 
     def _merge(self) -> None:
         """Make the candidate: the parent's folder with new weights; every other file is copied unchanged."""
@@ -298,3 +286,15 @@ class Pipeline:
         report = self._run(measure_after, self.work / "candidate" / "model", *sets, back=back, callbacks=callbacks)
         self.seconds["verify"] = time.monotonic() - started
         return report
+
+    def _quantise(self, data: Prepared, baseline: Baseline, back: Sequence[int]) -> None:
+        """Test the quantised copies of a candidate that passed."""
+        started, sets = time.monotonic(), (self.tokenizer, data, baseline, self.options)
+
+        def passes(folder: Path, dtype: torch.dtype, progress: Progress) -> bool:
+            arguments: dict[str, Any] = {"back": back, "callbacks": {"progress": progress}}
+            return self.team.run(measure_requests, folder, dtype, self.device, *sets, **arguments).passed
+
+        source, progress = self.work / "candidate" / "model", self._progress_callback("quantise")
+        self.quantised = measured_copies(source, self.work / "quantised", self.options.quantise, passes, progress)
+        self.seconds["quantise"] = time.monotonic() - started

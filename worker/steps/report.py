@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from service.domain.quantised import QuantisedFinding
 from service.domain.report import (
     Artefact,
     AttackFinding,
@@ -26,8 +27,9 @@ from service.domain.report import (
 )
 from service.domain.states import Outcome
 from service.files import file_sha256
+from worker.engine.baseline import Baseline
 from worker.engine.criterion import Judgement, Threshold
-from worker.engine.measure import ArtefactReport, Baseline, distinct_thresholds
+from worker.engine.measure import ArtefactReport, distinct_thresholds
 from worker.engine.prepare import Prepared
 from worker.engine.types import EpochEntry
 
@@ -47,6 +49,7 @@ class Run:
         earlier_refs: Number of an earlier request, as a string -> its ref.
         effects: Attack -> "block", "report" or "off".
         reference: Where the reference of `loss: distil` came from; None without one.
+        quantised: What became of each quantised copy.
     """
 
     history: Sequence[EpochEntry]
@@ -57,6 +60,7 @@ class Run:
     earlier_refs: dict[str, str]
     effects: Mapping[str, str] = field(default_factory=dict)
     reference: str | None = None
+    quantised: Sequence[QuantisedFinding] = ()
 
 
 def baseline_summary(data: Prepared, baseline: Baseline) -> BaselineSummary:
@@ -99,6 +103,7 @@ def child_report(data: Prepared, baseline: Baseline | None, after: ArtefactRepor
         attacks=_attacks(after, run.effects) if after else [],
         reference=run.reference,
         probes=ProbeCounts(**asdict(after.probes)) if after else None,
+        quantised=list(run.quantised),
     )
     return ChildReport(
         findings,

@@ -27,6 +27,7 @@ PHASE_PROGRESS = {  # phase of the compute child -> its part of the job's progre
     "train": (0.2, 0.7),
     "merge": (0.7, 0.75),
     "verify": (0.75, 0.95),
+    "quantise": (0.95, 0.98),
 }
 
 

@@ -45,7 +45,31 @@ def texts(heldout: str = "6" * 64, **overlap: int) -> dict:
     return {"reference_texts": both, "heldout_overlap": overlap or None}
 
 
+COPY = {
+    "scheme": "int8",
+    "status": "RUN",
+    "why": None,
+    "passed": True,
+    "kept": ["lm_head"],
+    "files": {"model.safetensors": "9" * 64},
+}
+
+
+def copied(**changes) -> dict:
+    """A release whose policy asks for a quantised copy, with something else about it."""
+    return {"report": {**REPORT, "quantised": [COPY | changes]}, "parameters": POLICY | {"quantise": ["int8"]}}
+
+
 POLICY_FAILURES = {
+    "a copy that the policy does not ask for": (
+        {"report": {**REPORT, "quantised": [COPY]}},
+        "not those that the policy asks for",
+    ),
+    "a copy that is not listed": ({"parameters": POLICY | {"quantise": ["int8"]}}, "not those that the policy asks"),
+    "a copy with a result and no test": (copied(status="NOT_RUN"), "a result without a test"),
+    "a copy without a result": (copied(passed=None), "a result without a test"),
+    "a copy without files": (copied(files={}), "a result without a test"),
+    "a copy with a result and a reason": (copied(why="unsupported"), "a result without a test"),
     "a request failed": ({"requests": [*LINES, FAILED]}, "did not pass"),
     "a request was not tested": (
         {"requests": [*LINES, RequestLine("d" * 32, b"\2" * 32, "NOT_TESTED", None)]},
@@ -161,6 +185,13 @@ def test_exactly_at_the_limit_passes(tmp_path, issuer):
     values |= {"first_heldout_perplexity": 7.5, "total_ratio": 1.32}
     report = {**REPORT, "after": {"el": 0.01, "ma": 0.4}, "utility": values}
     verify(issuer.release(tmp_path / "r", report=report, **SECOND_VERSION, **texts(exact=1, near=1)))
+
+
+def test_a_copy_that_fails_keeps_no_version_back(tmp_path, issuer, monkeypatch):
+    """Its verdict is its own."""
+    changes = copied(passed=False)
+    monkeypatch.setattr("tests.issuer.POLICY", changes["parameters"])  # what the log holds before the run
+    verify(issuer.release(tmp_path / "r", **changes))
 
 
 def test_another_number_of_requests_is_a_failure(release, issuer):

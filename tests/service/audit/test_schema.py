@@ -41,7 +41,7 @@ NEIGHBOURS = tuple(name for name in CertifiedUtility.__annotations__ if "neighbo
 
 
 def without_what_is_new(predicate: dict) -> None:
-    """What schema 3 does not have: neighbours, figures of attacks, a reference and its base, probes, exact counts."""
+    """What schema 3 does not have: neighbours, figures of attacks, references, bases, probes, exact counts, copies."""
     for name in NEIGHBOURS:
         del predicate["verification"]["utility"][name]
     kept = ("name", "status", "result")
@@ -49,6 +49,7 @@ def without_what_is_new(predicate: dict) -> None:
     predicate["verification"]["attacks"] = [{name: attack[name] for name in kept} for attack in attacks]
     del predicate["method"]["reference"], predicate["method"]["base"]
     del predicate["verification"]["probes"], predicate["verification"]["earlier"]["exact"]
+    del predicate["verification"]["quantised"]
 
 
 def test_a_certificate_of_an_older_schema_still_verifies(tmp_path, issuer, monkeypatch):
@@ -66,7 +67,7 @@ def test_a_certificate_of_an_older_schema_still_verifies(tmp_path, issuer, monke
     assert refused(issuer.certify(release, dumps(statement))).code == ExitCode.MALFORMED
 
 
-@pytest.mark.parametrize("name", [*TOTAL, *NEIGHBOURS, "heldout_overlap", "probes"])
+@pytest.mark.parametrize("name", [*TOTAL, *NEIGHBOURS, "heldout_overlap", "probes", "quantised"])
 def test_a_certificate_of_this_schema_leaves_nothing_out(release, issuer, name):
     """Whoever has used up the budget of all versions cannot leave it out."""
     statement = json.loads(release_payload(release))

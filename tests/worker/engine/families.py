@@ -17,6 +17,7 @@ from peft import LoraConfig, PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from service.delta import Delta
+from service.quantised_files import write_quantised, write_rounded
 from tests.worker.engine.adapters import SCALE, sequences, trained_adapter
 from worker.engine.adapter import find_targets, target_weights
 from worker.engine.device import measuring
@@ -25,6 +26,7 @@ from worker.engine.metrics.caching import caches_tokens
 from worker.engine.metrics.decode import greedy_continuations
 from worker.engine.types import CausalLM
 from worker.steps.merging import merge_files, write_change
+from worker.steps.quantising import Unsupported, kept_modules
 
 VOCABULARY = 120
 COMMON = {
@@ -214,6 +216,9 @@ measure.
 - **adapted** is the share of the weights outside of the embeddings that the default `target_modules` changes.
 - **peft** says whether stock peft reads a version's delta as an adapter. In most families with experts it finds no
   modules for some of the factors; there the delta says that it is none of peft's, and `unlearnd apply` reads it.
+- **copies** says whether there are `int8` and `int4` copies. What transformers loads from one gives the logits of the
+  model that was tested for it, to the bit. Models with experts, and those whose files keep linear modules in another
+  form, have none.
 
 Every expert is adapted, each with factors of its own. `jetmoe` and `llama4_text` are exceptions: transformers has
 code of its own for their experts, so that only attention changes, and what else has weights of its own. A job on them
@@ -223,8 +228,8 @@ Refused at registration: encoder-decoders, models with images or sound, classifi
 `rwkv` and `xlstm` (no gradient passes through them as transformers computes them), and `hrm_text`, `inkling2_text` and
 `inkling2_loop_text` (their files keep weights in an order that the merge does not know).
 
-| family | continuations | adapted | peft |
-| --- | --- | --- | --- |
+| family | continuations | adapted | peft | copies |
+| --- | --- | --- | --- | --- |
 """
 
 
@@ -239,6 +244,8 @@ class Tried:
         moved: The largest difference between the logits of the merged files and those of the base.
         served: The largest difference between the logits of the merged files and those of stock peft with the delta;
             None if the delta says that it is none of peft's.
+        copied: The largest difference between the logits of an int4 copy and those of the model that is tested for it;
+            None if there is no such copy.
         widened: The largest difference between the logits of bfloat16 weights and those of their float32 copy.
         row: The row of the page.
     """
@@ -248,6 +255,7 @@ class Tried:
     difference: float
     moved: float
     served: float | None
+    copied: float | None
     widened: float
     row: str
 
@@ -339,16 +347,34 @@ def try_family(family: str) -> Tried:
         adapted = model(input_ids=input_ids, use_cache=False).logits
         merged = merged_logits(model, adapter, input_ids, Path(folder))
         served = served_logits(Path(folder), input_ids)
-    how = f"{'cached' if cached else 'read again'} | {share:.0%} | {'no' if served is None else 'yes'}"
+        copied = copied_difference(Path(folder), input_ids)
+    answers = " | ".join("no" if one is None else "yes" for one in (served, copied))
+    how = f"{'cached' if cached else 'read again'} | {share:.0%} | {answers}"
     return Tried(
         wrong=sum(one != other for pair in zip(made, expected, strict=True) for one, other in zip(*pair, strict=True)),
         unmoved=unmoved,
         difference=float((merged - adapted).abs().max()),
         moved=float((merged - plain).abs().max()),
         served=None if served is None else float((merged - served).abs().max()),
+        copied=copied,
         widened=widened_difference(tiny_model(family).bfloat16(), input_ids),
         row=f"| `{family}` | {how} |",
     )
+
+
+def copied_difference(folder: Path, input_ids: torch.Tensor) -> float | None:
+    """The largest difference between the logits of an int4 copy and those of what is tested for it; None without one.
+
+    The copy is loaded by transformers, as a user would load it.
+    """
+    with contextlib.suppress(Unsupported):
+        kept = kept_modules(folder / "base", "int4")
+        write_quantised(folder / "base", folder / "copy", "int4", kept)
+        write_rounded(folder / "base", folder / "copy", folder / "rounded", "int4")
+        models = (AutoModelForCausalLM.from_pretrained(folder / name).eval() for name in ("copy", "rounded"))
+        copied, rounded = (model(input_ids=input_ids, use_cache=False).logits for model in models)
+        return float((copied - rounded).abs().max())
+    return None
 
 
 if __name__ == "__main__":

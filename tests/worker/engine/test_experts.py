@@ -16,12 +16,12 @@ from tests.worker.engine.adapters import sequences, trained_adapter
 from tests.worker.engine.families import COMMON, EXPERTS, tiny_model
 from worker.engine import Options, reference, unlearn
 from worker.engine.adapter import find_targets
+from worker.engine.baseline import Baseline
 from worker.engine.data import pad_batch
 from worker.engine.errors import InputError, UnmergedModule
 from worker.engine.experts import experts_apart, join_experts, separate_experts, separated
 from worker.engine.fisher import fisher_diagonal
 from worker.engine.losses.ascent import cross_entropy
-from worker.engine.measure import Baseline
 from worker.engine.prepare import prepare
 from worker.steps import places as steps_places
 from worker.steps.loading import load_model

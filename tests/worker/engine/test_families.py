@@ -8,7 +8,7 @@ from service.domain.families import TRIED
 from tests.worker.engine.families import FAMILIES, PAGE, try_family
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "families.md"
-KINDS = {"gpt_oss", "jamba", "mamba", "mixtral", "qwen2_moe"}  # one of each
+KINDS = {"gpt_oss", "jamba", "llama", "mamba", "mixtral", "qwen2_moe"}  # one of each
 MARKED = [family if family in KINDS else pytest.param(family, marks=pytest.mark.slow) for family in sorted(FAMILIES)]
 
 
@@ -21,6 +21,7 @@ def test_a_family_is_decoded_adapted_and_merged(family):
     assert tried.difference < 1e-4 < 1e-3 < tried.moved
     assert tried.widened < 1e-5
     assert tried.served is None or tried.served < 1e-4
+    assert tried.copied in (None, 0.0)
     assert tried.row in DOCUMENT.read_text().splitlines()
 
 

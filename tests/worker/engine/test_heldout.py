@@ -6,10 +6,11 @@ import pytest
 
 from tests import support
 from worker.engine import Options
+from worker.engine.baseline import Baseline
 from worker.engine.data import encode
 from worker.engine.errors import HeldoutKnown
 from worker.engine.heldout import known_by_heart
-from worker.engine.measure import Baseline, measure_before
+from worker.engine.measure import measure_before
 from worker.engine.prepare import prepare
 
 OPTIONS = dataclasses.replace(Options.from_mapping(support.POLICY), attacks={})

@@ -7,7 +7,8 @@ import pytest
 
 from tests import support
 from worker.engine.attacks.scores import AttackResult
-from worker.engine.measure import Baseline, blocked_by, measure_after, measure_before
+from worker.engine.baseline import Baseline
+from worker.engine.measure import blocked_by, measure_after, measure_before
 from worker.engine.options import Options
 from worker.engine.prepare import prepare
 from worker.engine.probes import Answer

@@ -10,9 +10,10 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests import support
 from worker.engine import Options, unlearn
+from worker.engine.baseline import Baseline
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.made_probes import FEWEST_EARLIER, MOST_EARLIER, MOST_MADE, all_probes, made_probes
-from worker.engine.measure import Baseline, measure_after, measure_before
+from worker.engine.measure import measure_after, measure_before
 from worker.engine.prepare import prepare
 from worker.engine.probes import Answer, Probe, answers, still_said
 from worker.engine.reference import train_reference

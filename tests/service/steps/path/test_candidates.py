@@ -100,6 +100,37 @@ def test_control_signs_no_candidate_that_is_unlike_its_parent(services, job, mon
         assert session.get(Certificate, job_id) is None
 
 
+COPY = {"status": "RUN", "why": None, "passed": True, "kept": [], "files": {}}
+
+
+@pytest.mark.parametrize(
+    ("copy", "stage"),
+    [
+        ({"scheme": "int8", "kept": ["lm_head"], "files": {"model.safetensors": "9" * 64}}, Stage.PUBLISH),
+        ({"scheme": "q8_0", "files": {"model-q8_0.gguf": "9" * 64}}, Stage.PUBLISH),
+        ({"scheme": "int8", "kept": ["Ada.Adler"]}, Stage.QUARANTINED),
+        ({"scheme": "int8", "kept": ["ada_adler"]}, Stage.QUARANTINED),
+        ({"scheme": "int8", "files": {"Ada Adler owes": "9" * 64}}, Stage.QUARANTINED),
+        ({"scheme": "q8_0", "files": {"model.safetensors": "9" * 64}}, Stage.QUARANTINED),
+    ],
+    ids=str,
+)
+def test_a_report_names_modules_and_files_of_the_model_alone(services, job, copy, stage):
+    """What stands in a certificate beside digests is no text of compute's choice."""
+    _, job_id = job
+    with services.db.transaction() as session:
+        row = session.get(Job, job_id)
+        row.policy = {**row.policy, "quantise": [copy["scheme"]]}
+    to_certify(services, job_id, REPORT | {"quantised": [COPY | copy]})
+    if stage == Stage.PUBLISH:
+        with hold_job(services, job_id, CONTROL_STAGES) as lease:
+            certify.certify_job(services, job_id, lease.fence)
+    else:
+        tasks.work_under_lease(services, job_id, CONTROL_STAGES, tasks.certify_and_publish)
+    with services.db.reading() as session:
+        assert session.get(Job, job_id).stage == stage
+
+
 def test_other_values_are_certified(services, job):
     """The same weights file with other values in it is what a merge makes."""
     _, job_id = job
