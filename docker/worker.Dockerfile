@@ -21,6 +21,6 @@ COPY docker/worker.lock ./
 RUN pip install --no-cache-dir --require-hashes --no-deps -r worker.lock
 # From here on without an index: pip stops if the lock lacks something.
 RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
-    pip install --no-cache-dir --no-index --find-links /dist 'unlearnd[engine,kms,objects,otel]'
+    pip install --no-cache-dir --no-index --find-links /dist 'unlearnd[engine,gguf,kms,objects,otel]'
 USER unlearnd
 CMD ["unlearnd", "worker"]

@@ -17,8 +17,9 @@ from service.domain.errors import PermanentJobError
 from service.domain.quantised import QuantisedFinding
 from service.domain.states import Outcome
 from service.evidence.keyring import TRUST
-from service.gguf import TYPES, gguf_name
-from service.quantised_files import CONFIG, HEADS, WEIGHT
+from service.gguf import gguf_name
+from service.quantised import SCHEMES
+from service.quantised_files import CONFIG, HEADS, MOST_KEPT, WEIGHT
 from service.tensor_file import TensorFile
 from service.weight_files import (
     INDEX,
@@ -107,16 +108,22 @@ def _check_merged_from_parent(services: Services, job: Job, candidate: Path, dig
 
 
 def _check_copies(copies: Sequence[QuantisedFinding], model: Path) -> None:
-    """Check that what compute says of quantised copies names modules and files of the model, and nothing else.
+    """Check what compute says of quantised copies: modules and files of the model in order, and no choice among many.
+
+    Digests are not computed again: whoever makes a copy compares them.
 
     Raises:
-        PermanentJobError: It names something else.
+        PermanentJobError: It says something else.
     """
     names = loaded_weights(model)
-    modules = {tensor.removesuffix(WEIGHT) for name in names for tensor in TensorFile(model / name).tensors}
+    stored = {tensor: one for name in names for tensor, one in TensorFile(model / name).tensors.items()}
+    modules = {tensor.removesuffix(WEIGHT): one for tensor, one in stored.items()}
     for copy in copies:
-        files = {gguf_name(copy.scheme)} if copy.scheme in TYPES else {*names, CONFIG, INDEX}
-        if not modules | HEADS >= set(copy.kept) or not copy.files.keys() <= files:
+        scheme, own = SCHEMES.get(copy.scheme), {CONFIG, *names, *([INDEX] if (model / INDEX).is_file() else [])}
+        files, most = (own, MOST_KEPT) if scheme else ({gguf_name(copy.scheme)}, 0)
+        known = modules.keys() | HEADS >= set(copy.kept) and copy.kept == sorted(set(copy.kept))
+        chosen = [name for name in copy.kept if name not in modules or scheme is None or scheme.fits(modules[name])]
+        if not known or copy.digests.keys() != (files if copy.status == "RUN" else set()) or len(chosen) > most:
             raise PermanentJobError("candidate_unlike_parent")
 
 

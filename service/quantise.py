@@ -15,6 +15,7 @@ from service.domain.errors import ClientError
 from service.files import file_sha256
 from service.gguf import TYPES, NoConverter, NotConverted, gguf_name, write_gguf
 from service.quantised_files import write_quantised
+from service.weight_files import UnreadableWeights
 
 
 def quantise_release(release: Path, target: Path, scheme: str, trust: Path | None = None) -> Verified:
@@ -38,20 +39,22 @@ def quantise_release(release: Path, target: Path, scheme: str, trust: Path | Non
         OSError: A file cannot be read or written.
     """
     target = target.absolute()
-    if target.exists() or not target.parent.is_dir():
-        raise ClientError(f"{target}: a new folder in an existing one is needed")
+    if target.exists() or not target.parent.is_dir() or release.resolve() in target.resolve().parents:
+        raise ClientError(f"{target}: a new folder in an existing one, outside of the release, is needed")
     verified = verify(release, trust)
     listed = _passed(verified, scheme)
     staged = Path(mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         made = _make(release / MODEL_FOLDER, staged / "copy", scheme, listed["kept"])
         expected = {file["name"]: file["digest"]["sha256"] for file in listed["files"]}
-        if other := next((name for name in expected if made.get(name) != expected[name]), None):
-            by = "; another release of llama.cpp makes another file" if scheme in TYPES else ""
+        if other := next((name for name in {**made, **expected} if made.get(name) != expected.get(name)), None):
+            by = "; another build of llama.cpp may make another file" if scheme in TYPES else ""
             raise VerificationError(ExitCode.ARTEFACT_MISMATCH, f"{other} is not the certified file{by}")
         (staged / "copy").rename(target)
+    except UnreadableWeights as error:
+        raise VerificationError(ExitCode.ARTEFACT_MISMATCH, f"the model cannot be rounded so: {error}") from error
     finally:
-        shutil.rmtree(staged)
+        shutil.rmtree(staged, ignore_errors=True)
     return verified
 
 
@@ -82,5 +85,5 @@ def _make(model: Path, target: Path, scheme: str, kept: list[str]) -> dict[str, 
     except NoConverter as error:
         raise ClientError("convert_hf_to_gguf.py and llama-quantize of llama.cpp have to be on the PATH") from error
     except NotConverted as error:
-        raise ClientError(f"{error} failed") from error
+        raise ClientError(str(error)) from error
     return {file.name: file_sha256(file)}

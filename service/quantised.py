@@ -35,7 +35,8 @@ class Scheme:
 
     def fits(self, stored: Stored) -> bool:
         """Whether a tensor can be rounded so: a matrix of numbers whose rows are whole groups."""
-        return len(stored.shape) == 2 and stored.dtype in STORED and stored.shape[1] % (self.group or 1) == 0
+        matrix = len(stored.shape) == 2 and 0 not in stored.shape and stored.dtype in STORED
+        return matrix and stored.shape[1] % (self.group or 1) == 0
 
     def groups(self, width: int) -> int:
         """The scales of a row."""
@@ -54,9 +55,14 @@ class Scheme:
 
         Returns:
             The words, int32 [rows, words], and the scales as they are stored, [rows, groups].
+
+        Raises:
+            ValueError: A weight is no number.
         """
         rows, width = bits.shape
         groups = decode(bits, dtype).reshape(rows, self.groups(width), -1)
+        if not np.isfinite(groups).all():
+            raise ValueError("a weight is no number")
         stored = encode(np.abs(groups).max(-1) / np.float32(self.most), dtype)
         scales = decode(stored, dtype)[..., None]
         whole = np.rint(groups / np.where(scales == 0, np.float32(1), scales))

@@ -7,7 +7,7 @@ of a certificate.
 import json
 import math
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,6 +20,7 @@ from service.tensor_file import Stored, TensorFile, copied, sizes, stored_array
 from service.weight_files import INDEX, SUFFIX, UnreadableWeights, loaded_weights
 
 CONFIG, WEIGHT = "config.json", ".weight"
+MOST_KEPT = 8  # modules that stay although the scheme fits them: head and embeddings
 HEADS = {
     "lm_head",
     "embed_out",
@@ -30,7 +31,9 @@ BLOCK = 1 << 20  # numbers that are rounded at a time
 ALIGNMENT = 8
 
 
-def write_quantised(source: Path, target: Path, scheme: str, kept: Collection[str]) -> dict[str, str]:
+def write_quantised(
+    source: Path, target: Path, scheme: str, kept: Collection[str], progress: Callable[[float], None] = lambda _: None
+) -> dict[str, str]:
     """Write a quantised copy of a model.
 
     Args:
@@ -38,6 +41,7 @@ def write_quantised(source: Path, target: Path, scheme: str, kept: Collection[st
         target: The folder to make.
         scheme: A name in SCHEMES.
         kept: The modules whose weights stay as they are.
+        progress: Called with the fraction of the files that are written, 0..1.
 
     Returns:
         Path -> sha256 of each file that is not a copy of the model's.
@@ -48,13 +52,14 @@ def write_quantised(source: Path, target: Path, scheme: str, kept: Collection[st
     names = loaded_weights(source)
     _copy_others(source, target)
     where, total = dict[str, str](), 0
-    for name in names:
+    for index, name in enumerate(names):
+        progress(index / len(names))
         tensors = _write_file(TensorFile(source / name), target / name, SCHEMES[scheme], kept)
         where |= dict.fromkeys(tensors, name)
         total += sum(stored.end - stored.start for stored in tensors.values())
     if (target / INDEX).is_file():
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
-        (target / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        contents = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
+        (target / INDEX).write_text(json.dumps(contents, indent=2) + "\n")
     config = json.loads((source / CONFIG).read_bytes())
     config["quantization_config"] = _configuration(SCHEMES[scheme], kept)
     (target / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
@@ -103,7 +108,10 @@ def _write_file(source: TensorFile, target: Path, scheme: Scheme, kept: Collecti
             scales = []
             new.seek(len(header) + tensors[module + PACKED].start)
             for bits in _blocks(old, stored, name):
-                words, of_block = scheme.packed(bits, stored.dtype)
+                try:
+                    words, of_block = scheme.packed(bits, stored.dtype)
+                except ValueError as error:
+                    raise UnreadableWeights(f"{name}: {error}") from error
                 new.write(words.tobytes())
                 scales.append(of_block.tobytes())
             new.seek(len(header) + tensors[module + SCALE].start)
@@ -113,7 +121,9 @@ def _write_file(source: TensorFile, target: Path, scheme: Scheme, kept: Collecti
     return tensors
 
 
-def write_rounded(source: Path, quantised: Path, target: Path, scheme: str) -> None:
+def write_rounded(
+    source: Path, quantised: Path, target: Path, scheme: str, progress: Callable[[float], None] = lambda _: None
+) -> None:
     """Write the model that a quantised copy stands for: the source's folder, with the rounded weights in its dtype.
 
     Args:
@@ -121,9 +131,12 @@ def write_rounded(source: Path, quantised: Path, target: Path, scheme: str) -> N
         quantised: What `write_quantised` made of it.
         target: The folder to make.
         scheme: A name in SCHEMES.
+        progress: Called with the fraction of the files that are written, 0..1.
     """
     _copy_others(source, target)
-    for name in loaded_weights(source):
+    names = loaded_weights(source)
+    for index, name in enumerate(names):
+        progress(index / len(names))
         before, after = TensorFile(source / name), TensorFile(quantised / name)
         with before.path.open("rb") as old, after.path.open("rb") as packed, (target / name).open("xb") as new:
             new.write(before.header)
@@ -137,7 +150,8 @@ def write_rounded(source: Path, quantised: Path, target: Path, scheme: str) -> N
 
 def _copy_others(source: Path, target: Path) -> None:
     """Make a copy of a folder without its weights files."""
-    shutil.copytree(source, target, ignore=lambda _, files: [name for name in files if name.endswith(SUFFIX)])
+    weights = shutil.ignore_patterns(f"*{SUFFIX}")
+    shutil.copytree(source, target, ignore=weights, copy_function=shutil.copyfile)  # a copy can be written to
 
 
 def _unpacked(file: BinaryIO, tensors: TensorFile, module: str, stored: Stored, scheme: Scheme) -> Iterator[bytes]:

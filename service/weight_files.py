@@ -56,9 +56,12 @@ def loaded_weights(folder: Path) -> list[str]:
 
 
 def indexed(index: bytes) -> list[str]:
-    """The names of the weights files that an index lists, sorted."""
+    """The names of the weights files that an index lists, sorted; each is a plain name."""
     try:
-        return sorted(set(json.loads(index)["weight_map"].values()))
+        names = sorted(set(json.loads(index)["weight_map"].values()))
+        if not all(name.endswith(SUFFIX) and Path(name).name == name for name in names):
+            raise UnreadableWeights(INDEX)
+        return names
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnreadableWeights(INDEX) from error
 

@@ -13,7 +13,7 @@ from service.audit.canonical import dumps
 from service.audit.manifest import FileEntry
 from service.audit.numbers import (
     certified_attack,
-    certified_copy,
+    certified_copies,
     certified_limits,
     certified_means,
     certified_training,
@@ -159,7 +159,7 @@ def statement(
             "base": base if findings.reference == "base" else None,
             "parameters": certified_parameters(parameters),
         },
-        "verification": _verification(findings, requests, contributors, heldout_overlap),
+        "verification": _verification(findings, requests, contributors, heldout_overlap, parameters),
         "training": certified_training(findings, contributors),
         "environment": _environment(findings.environment),
         "overall": overall,
@@ -231,7 +231,11 @@ def _request(line: RequestLine) -> CertifiedRequest:
 
 
 def _verification(
-    findings: Findings, requests: Sequence[RequestLine], contributors: Contributors, heldout_overlap: Overlap | None
+    findings: Findings,
+    requests: Sequence[RequestLine],
+    contributors: Contributors,
+    heldout_overlap: Overlap | None,
+    parameters: JsonObject,
 ) -> Verification:
     """The tests, their thresholds and their results."""
     memorised = memorised_count(line.reason for line in requests)
@@ -251,7 +255,7 @@ def _verification(
             *_mandatory_attacks(requests, findings.reason, run=findings.after is not None or memorised == 0),
             *(certified_attack(attack, contributors) for attack in findings.attacks),
         ],
-        "quantised": [certified_copy(copy) for copy in findings.quantised],
+        "quantised": certified_copies(findings, parameters),
     }
 
 
@@ -292,6 +296,5 @@ def _mandatory_attacks(requests: Sequence[RequestLine], reason: str | None, *, r
     """The attacks of the criterion; one result covers all requests. They held if only a probe was answered."""
     held = reason == "probe_answered" or all(line.verdict in ("PASS", NOT_PUBLISHED) for line in requests)
     result = "PASS" if held else "FAIL"
-    status, outcome = ("RUN", result) if run else ("NOT_RUN", None)
-    passed = outcome == "PASS" if run else None
+    status, outcome, passed = ("RUN", result, held) if run else ("NOT_RUN", None, None)
     return [{"name": name, "status": status, "result": outcome, "passed": passed} for name in MANDATORY_ATTACKS]

@@ -22,8 +22,10 @@ from service.domain.disclosure import (
     is_disclosed,
     power_of_two,
 )
+from service.domain.json_types import JsonObject
 from service.domain.quantised import QuantisedFinding
 from service.domain.report import AttackFinding, Epoch, Findings, Means, ThresholdRow, Utility
+from service.domain.states import Outcome
 
 
 def decimal(value: float) -> str:
@@ -101,7 +103,7 @@ def _score(value: object, *, run: bool) -> str | None:
     return decimal(value) if isinstance(value, float) else SUPPRESSED
 
 
-def certified_copy(copy: QuantisedFinding) -> Quantised:
+def _copy(copy: QuantisedFinding) -> Quantised:
     """What became of a quantised copy."""
     return {
         "scheme": copy.scheme,
@@ -109,8 +111,21 @@ def certified_copy(copy: QuantisedFinding) -> Quantised:
         "result": None if copy.passed is None else "PASS" if copy.passed else "FAIL",
         "why": copy.why,
         "kept": copy.kept,
-        "files": [{"name": name, "digest": {"sha256": digest}} for name, digest in copy.files.items()],
+        "files": [{"name": name, "digest": {"sha256": digest}} for name, digest in copy.digests.items()],
     }
+
+
+def certified_copies(findings: Findings, parameters: JsonObject) -> list[Quantised]:
+    """A line for each quantised copy that the policy asks for; none if there is no version.
+
+    A compute worker of an earlier release makes none.
+    """
+    made = {copy.scheme: copy for copy in findings.quantised}
+    asked = parameters.get("quantise") or [] if findings.outcome == Outcome.PASSED else []
+    assert isinstance(asked, list)
+    return [
+        _copy(made.get(str(scheme)) or QuantisedFinding(str(scheme), "NOT_RUN", "not_made", None)) for scheme in asked
+    ]
 
 
 def certified_training(findings: Findings, contributors: Contributors) -> Training:

@@ -46,8 +46,8 @@ svg { width: 100%; height: auto }
 svg text { font: 12px system-ui, sans-serif; fill: currentColor }
 """
 COPIES = (
-    "Each was made of the files listed here, and given the tests of all requests. The release does not hold them: the "
-    "command `unlearnd quantise` makes them of it."
+    "A copy that was tested was made of the files listed here. EL, MA and the probes of all requests were measured on "
+    "it, but no attack, and no damage to other text. The release does not hold it: `unlearnd quantise` makes it."
 )
 
 

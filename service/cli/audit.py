@@ -130,8 +130,12 @@ def quantise_command(
 ) -> None:
     """Make a certified quantised copy of a release's model, for vLLM, transformers or llama.cpp."""
     from service.audit.verification import VerificationError
+    from service.gguf import TYPES
     from service.quantise import quantise_release
+    from service.quantised import SCHEMES
 
+    if scheme not in {**SCHEMES, **TYPES}:
+        raise typer.BadParameter(f"one of {', '.join({**SCHEMES, **TYPES})}", param_hint="--scheme")
     exit_on_sigterm()
     try:
         verified = quantise_release(folder, out, scheme, trust)

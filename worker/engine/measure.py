@@ -104,8 +104,8 @@ class Verdicts:
 
     @property
     def passed(self) -> bool:
-        """The set criterion and every verdict hold."""
-        return self.judgement.set_passed and all(v.passed for v in [*self.verdicts, *self.earlier])
+        """The set criterion and every verdict hold, and no probe is answered."""
+        return self.judgement.set_passed and not self.answered and all(v.passed for v in self.verdicts + self.earlier)
 
 
 @dataclass(frozen=True, slots=True)

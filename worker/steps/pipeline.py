@@ -4,8 +4,8 @@ work/measure.json                  thresholds and the measurements before, fixed
 work/reference/                    a model that never saw the texts, for `loss: distil`
 work/checkpoint-N-V.pt             after epoch N and V failed verifications: adapter, optimiser, history
 work/adapter.safetensors           the adapter at the end of training
-work/candidate/model/              the merged model, which is verified and published
-work/candidate/change/             the change as an adapter on the parent
+work/candidate/                    the merged model, which is verified and published, and the change as an adapter
+work/quantised/                    a quantised copy of the candidate, while it is tested
 work/stages.json                   the inputs' digest; stage -> its outputs and their sha256
 """
 
@@ -295,6 +295,6 @@ class Pipeline:
             arguments: dict[str, Any] = {"back": back, "callbacks": {"progress": progress}}
             return self.team.run(measure_requests, folder, dtype, self.device, *sets, **arguments).passed
 
-        source, progress = self.work / "candidate" / "model", self._progress_callback("quantise")
-        self.quantised = measured_copies(source, self.work / "quantised", self.options.quantise, passes, progress)
+        progress = self._progress_callback("quantise")
+        self.quantised = measured_copies(self.work, self.options.quantise, passes, progress)
         self.seconds["quantise"] = time.monotonic() - started

@@ -10,7 +10,7 @@ from service.audit.verification import ExitCode
 from service.audit.verify import verify
 from service.domain.disclosure import Contributors
 from tests.issuer import LINEAGE, LINES, POLICY, REPORT, TABLE, release_payload
-from tests.service.audit.releases import refused
+from tests.service.audit.releases import FILES, refused
 
 pytestmark = pytest.mark.usefixtures("no_network")
 FAILED = RequestLine("d" * 32, b"\2" * 32, "FAIL", "criterion_missed")
@@ -51,7 +51,7 @@ COPY = {
     "why": None,
     "passed": True,
     "kept": ["lm_head"],
-    "files": {"model.safetensors": "9" * 64},
+    "digests": {"model.safetensors": "9" * 64},
 }
 
 
@@ -61,14 +61,9 @@ def copied(**changes) -> dict:
 
 
 POLICY_FAILURES = {
-    "a copy that the policy does not ask for": (
-        {"report": {**REPORT, "quantised": [COPY]}},
-        "not those that the policy asks for",
-    ),
-    "a copy that is not listed": ({"parameters": POLICY | {"quantise": ["int8"]}}, "not those that the policy asks"),
     "a copy with a result and no test": (copied(status="NOT_RUN"), "a result without a test"),
     "a copy without a result": (copied(passed=None), "a result without a test"),
-    "a copy without files": (copied(files={}), "a result without a test"),
+    "a copy without files": (copied(digests={}), "a result without a test"),
     "a copy with a result and a reason": (copied(why="unsupported"), "a result without a test"),
     "a request failed": ({"requests": [*LINES, FAILED]}, "did not pass"),
     "a request was not tested": (
@@ -185,6 +180,38 @@ def test_exactly_at_the_limit_passes(tmp_path, issuer):
     values |= {"first_heldout_perplexity": 7.5, "total_ratio": 1.32}
     report = {**REPORT, "after": {"el": 0.01, "ma": 0.4}, "utility": values}
     verify(issuer.release(tmp_path / "r", report=report, **SECOND_VERSION, **texts(exact=1, near=1)))
+
+
+@pytest.mark.parametrize("change", ["another", "none"])
+def test_the_copies_are_those_of_the_policy(tmp_path, issuer, monkeypatch, change):
+    """Whoever asks for a copy learns of it."""
+    changes = copied()
+    monkeypatch.setattr("tests.issuer.POLICY", changes["parameters"])
+    release = issuer.release(tmp_path / "r", **changes)
+    (listed,) = json.loads(release_payload(release))["predicate"]["verification"]["quantised"]
+    other = [listed | {"scheme": "int4"}] if change == "another" else []
+    refusal = refused(issuer.changed(release, "verification", "quantised", to=other))
+    assert (refusal.code, "policy asks for" in refusal.reason) == (ExitCode.POLICY_FAILURE, True)
+
+
+def test_a_copy_that_a_worker_of_an_earlier_release_did_not_make_is_listed(tmp_path, issuer, monkeypatch):
+    """Nobody tested it, and the version is published."""
+    parameters = POLICY | {"quantise": ["int4", "int8"]}
+    monkeypatch.setattr("tests.issuer.POLICY", parameters)
+    release = issuer.release(tmp_path / "r", parameters=parameters)
+    lines = verify(release).statement["predicate"]["verification"]["quantised"]
+    assert [(one["scheme"], one["status"], one["why"]) for one in lines] == [
+        ("int4", "NOT_RUN", "not_made"),
+        ("int8", "NOT_RUN", "not_made"),
+    ]
+
+
+@pytest.mark.parametrize("outcome", ["not_memorised", "failed"])
+def test_a_run_without_a_version_lists_no_copies(issuer, outcome):
+    """Nobody looks at what compute says of them."""
+    report = {**REPORT, "outcome": outcome, "quantised": [COPY | {"digests": {"a record": "9" * 64}}]}
+    payload = issuer.payload(FILES, report=report, published=False, overall="FAIL", requests=[FAILED])
+    assert json.loads(payload)["predicate"]["verification"]["quantised"] == []
 
 
 def test_a_copy_that_fails_keeps_no_version_back(tmp_path, issuer, monkeypatch):

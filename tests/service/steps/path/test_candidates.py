@@ -100,18 +100,24 @@ def test_control_signs_no_candidate_that_is_unlike_its_parent(services, job, mon
         assert session.get(Certificate, job_id) is None
 
 
-COPY = {"status": "RUN", "why": None, "passed": True, "kept": [], "files": {}}
+WHOLE = dict.fromkeys(("config.json", "model.safetensors"), "9" * 64)
+COPY = {"scheme": "int8", "status": "RUN", "why": None, "passed": True, "kept": [], "digests": WHOLE}
 
 
 @pytest.mark.parametrize(
     ("copy", "stage"),
     [
-        ({"scheme": "int8", "kept": ["lm_head"], "files": {"model.safetensors": "9" * 64}}, Stage.PUBLISH),
-        ({"scheme": "q8_0", "files": {"model-q8_0.gguf": "9" * 64}}, Stage.PUBLISH),
-        ({"scheme": "int8", "kept": ["Ada.Adler"]}, Stage.QUARANTINED),
-        ({"scheme": "int8", "kept": ["ada_adler"]}, Stage.QUARANTINED),
-        ({"scheme": "int8", "files": {"Ada Adler owes": "9" * 64}}, Stage.QUARANTINED),
-        ({"scheme": "q8_0", "files": {"model.safetensors": "9" * 64}}, Stage.QUARANTINED),
+        ({"kept": ["lm_head"]}, Stage.PUBLISH),
+        ({"scheme": "q8_0", "digests": {"model-q8_0.gguf": "9" * 64}}, Stage.PUBLISH),
+        ({"status": "NOT_RUN", "why": "failed", "passed": None, "digests": {}}, Stage.PUBLISH),
+        ({"kept": ["Ada.Adler"]}, Stage.QUARANTINED),
+        ({"kept": ["lm_head", "lm_head"]}, Stage.QUARANTINED),
+        ({"kept": ["lm_head", "embed_out"]}, Stage.QUARANTINED),
+        ({"kept": "all"}, Stage.QUARANTINED),
+        ({"digests": WHOLE | {"Ada Adler owes": "9" * 64}}, Stage.QUARANTINED),
+        ({"digests": {"config.json": "9" * 64}}, Stage.QUARANTINED),
+        ({"scheme": "q8_0"}, Stage.QUARANTINED),
+        ({"scheme": "q8_0", "kept": ["lm_head"], "digests": {"model-q8_0.gguf": "9" * 64}}, Stage.QUARANTINED),
     ],
     ids=str,
 )
@@ -120,7 +126,14 @@ def test_a_report_names_modules_and_files_of_the_model_alone(services, job, copy
     _, job_id = job
     with services.db.transaction() as session:
         row = session.get(Job, job_id)
-        row.policy = {**row.policy, "quantise": [copy["scheme"]]}
+        row.policy = {**row.policy, "quantise": ["int8", "q8_0"]}
+        weights = services.storage.release(row.parent_version.digest) / "model" / "model.safetensors"
+    if copy.get("kept") == "all":  # a choice among all modules is as many bits
+        copy = {
+            "kept": sorted(
+                name.removesuffix(".weight") for name, value in load_file(weights).items() if value.ndim == 2
+            )
+        }
     to_certify(services, job_id, REPORT | {"quantised": [COPY | copy]})
     if stage == Stage.PUBLISH:
         with hold_job(services, job_id, CONTROL_STAGES) as lease:
