@@ -3,6 +3,9 @@
 Small models need larger steps than large ones, and how far a step may go depends on the model, the texts and the
 budget. So the policy's rate is only the first one. The rate rises after an epoch that brought MA hardly nearer to its
 limit, and falls when held-out perplexity comes near the budget. Where it cannot rise any more, epochs become longer.
+With IHL an epoch that went over the budget is followed by one that trains on what is kept alone: it brings perplexity
+back, and hardly any of what is forgotten. The rate falls only if that was not enough: a low rate alone brings nothing
+back.
 
 Few large steps reach the criterion soon, and harm what is like the forgotten: others' answers first. To hold the model
 near its parent takes more steps. So with IHL, once the criterion is met, epochs follow that only repair, at lower
@@ -34,11 +37,13 @@ class Pace(NamedTuple):
         longer: How many times as many steps as the policy's an epoch has, 1 to LONGEST.
         repairs: Whether the epoch only repairs: of the forget set it trains on what is over its goal, and on requests
             that failed a full test, and on nothing else.
+        keeps: Whether the epoch trains on what is kept alone.
     """
 
     rate: float
     longer: int
     repairs: bool = False
+    keeps: bool = False
 
 
 def pace(history: Sequence[EpochEntry], options: Options, parent_perplexity: float) -> Pace:
@@ -58,15 +63,28 @@ def pace(history: Sequence[EpochEntry], options: Options, parent_perplexity: flo
         return Pace(first, longer)
     budget = options.max_perplexity_ratio - 1
     for index, entry in enumerate(history):
+        over_budget = _is_over_budget(entry, options, parent_perplexity)
+        if over_budget and not entry.get("keeps"):
+            continue  # the next epoch mends it
         near_budget = entry["perplexity"] / parent_perplexity - 1 > NEAR * budget
-        if near_budget or entry.get("repairs") or (not options.holds_parent and _harms(entry, options)):
+        if entry.get("keeps"):
+            rate = max(rate * FALL, first / FARTHEST) if over_budget else rate
+        elif near_budget or entry.get("repairs") or (not options.holds_parent and _harms(entry, options)):
             rate = max(rate * FALL, first / FARTHEST)
         elif index and _is_slow(history[index - 1], entry):
             longer = min(longer * 2, LONGEST) if rate == first * FARTHEST else longer
             rate = min(rate * RISE, first * FARTHEST)
     if _is_to_repair(history, options):
         return Pace(max(min(rate, first), rate * GENTLE), 1, repairs=True)
+    if history and not history[-1].get("keeps") and _is_over_budget(history[-1], options, parent_perplexity):
+        return Pace(rate, 1, keeps=True)
     return Pace(rate, longer)
+
+
+def _is_over_budget(entry: EpochEntry, options: Options, parent_perplexity: float) -> bool:
+    """Whether an epoch that has not met the criterion went over the perplexity budget, where it can be mended."""
+    over = entry["perplexity"] > options.max_perplexity_ratio * parent_perplexity
+    return options.holds_parent and over and not entry.get("met")
 
 
 def _is_to_repair(history: Sequence[EpochEntry], options: Options) -> bool:

@@ -72,6 +72,7 @@ class Trainer:
     _reopened: set[int] = field(default_factory=set)
     _tested: bool = False
     _repairs: bool = False
+    _keeps: bool = False
     _last_measurement: tuple[list[float], list[float]] | None = None
     _still_said: list[int] = field(default_factory=list)
     _extracted: list[Answer] = field(default_factory=list)
@@ -102,11 +103,12 @@ class Trainer:
                 optimiser.load_state_dict(resume.optimiser)
         pace_after = partial(pace, options=self.options, parent_perplexity=self.watched.parent_perplexity)
         while checkpoint.epoch < self.options.max_epochs and not checkpoint.met:
-            rate, longer, self._repairs = pace_after(checkpoint.history)
+            rate, longer, self._repairs, self._keeps = pace_after(checkpoint.history)
             for group in optimiser.param_groups:
                 group["lr"] = rate
             entry = self._run_epoch(optimiser, checkpoint.epoch, longer)
-            entry |= {"learning_rate": rate, "rank": self.adapter.rank, "repairs": self._repairs}
+            entry |= {"learning_rate": rate, "rank": self.adapter.rank}
+            entry |= {"repairs": self._repairs, "keeps": self._keeps}
             history = [*checkpoint.history, entry]
             checkpoint = replace(
                 checkpoint,
@@ -157,7 +159,7 @@ class Trainer:
         forget_losses, retain_losses = [], []
         for step in range(1, steps + 1):
             if not queue:
-                indices = self._training_indices()
+                indices = [] if self._keeps else self._training_indices()
                 queue = order.sample(indices, len(indices))
             batch, queue = queue[: self.options.batch_size], queue[self.options.batch_size :]
             forget_loss, retain_loss = self._optimiser_step(
@@ -170,7 +172,7 @@ class Trainer:
             self.progress((epoch + step / steps) / self.options.max_epochs)
             if step % steps_per_check == 0 and step < steps:
                 el, ma = self._measure()
-                if self._passes_with_reserve(el, ma) and not self._extracted and not self._repairs:
+                if self._passes_with_reserve(el, ma) and not (self._extracted or self._repairs or self._keeps):
                     break
                 remaining = set(self._training_indices())
                 queue = [i for i in queue if i in remaining]
@@ -219,8 +221,9 @@ class Trainer:
             prefers = forget_loss.alternates
             others = order.choices(self.samples or self.retain.sample(len(batch)), k=len(batch)) if prefers else []
             forget_value = forget_gradients(self.model, self.adapter, batch, others, options) if batch else 0.0
-            pressed = Pressed([], [self.said[i] for i in self._still_said], self._extracted)
-            forget_value += pressed.add_gradients(order, partial(add_gradients, self.model), options.batch_size)
+            if not self._keeps:
+                pressed = Pressed([], [self.said[i] for i in self._still_said], self._extracted)
+                forget_value += pressed.add_gradients(order, partial(add_gradients, self.model), options.batch_size)
             if forget_loss.retain:
                 size = options.retain_batch_size or options.batch_size
                 kept = kept_batch(self.retain, self.samples if options.holds_parent else [], size, order)

@@ -26,7 +26,7 @@ def history(*epochs: tuple[float, float]) -> list[dict[str, float]]:
         ([(0.9, 10.0), (0.5, 10.79)], 1),
         ([(0.9, 10.0), (0.5, 10.81), (0.4, 10.5)], 0.5),
         ([(0.9, 10.0)] * 20, FARTHEST),
-        ([(0.9, 12.0)] * 20, 1 / FARTHEST),
+        ([(0.9, 10.9)] * 20, 1 / FARTHEST),
     ],
 )
 def test_the_rate_rises_after_slow_epochs_and_falls_near_the_budget(epochs, factor):
@@ -52,6 +52,29 @@ def test_the_papers_rate_is_constant():
 def test_epochs_become_longer_once_the_rate_cannot_rise(slow, longer):
     """Four slow epochs bring the rate to its highest; each further one doubles the steps."""
     assert pace(history(*[(0.9, 10.0)] * slow), OPTIONS, 10.0) == Pace(pytest.approx(1e-4 * FARTHEST), longer)
+
+
+def test_an_epoch_over_the_budget_is_mended_by_one_that_keeps():
+    """The rate stays where that suffices, and falls each time that it does not. No two in a row keep."""
+    epochs = history((0.9, 10.0), (0.6, 11.5))
+    assert pace(epochs, OPTIONS, 10.0) == Pace(pytest.approx(1e-4), 1, keeps=True)
+    mended, not_mended = ({**history((0.61, value))[0], "keeps": True} for value in (10.5, 11.2))
+    assert pace([*epochs, mended], OPTIONS, 10.0) == Pace(pytest.approx(1e-4), 1)
+    assert pace([*epochs, not_mended], OPTIONS, 10.0) == Pace(pytest.approx(0.5e-4), 1)
+    assert pace([*epochs, not_mended, *history((0.5, 11.2))], OPTIONS, 10.0) == Pace(
+        pytest.approx(0.5e-4), 1, keeps=True
+    )
+
+
+@pytest.mark.parametrize("options", [Options(loss="gd"), Options.paper()])
+def test_where_nothing_holds_the_parent_nothing_keeps(options):
+    """There is nothing to train on but retain text, and no samples of the parent."""
+    assert not pace(history((0.9, 10.0), (0.6, 30.0)), options, 10.0).keeps
+
+
+def test_an_epoch_that_met_the_criterion_is_no_reason_to_keep():
+    """Repairs follow it, or the end."""
+    assert not pace([{**history((0.2, 30.0))[0], "met": True}], OPTIONS, 10.0).keeps
 
 
 def met(**values: float) -> dict[str, float]:
