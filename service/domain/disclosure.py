@@ -32,14 +32,14 @@ MEAN_STEP, LIMIT_STEP = Decimal("0.05"), Decimal("0.01")
 SUPPRESSED = "suppressed"  # what a certificate and a model card say instead of such a number
 PUBLIC = frozenset({  # numbers about held-out or retain text and about the run, and what a certificate lists anyway
     "heldout_perplexity", "perplexity", "utility", "retain_loss", "memorised", "requests", "earlier", "epochs",
-    "epoch", "met", "stage", "progress", "outcome", "reason", "attempts", "version", "probes", "quantised",
+    "epoch", "met", "stage", "progress", "outcome", "reason", "attempts", "version", "probes",
 })  # fmt: skip
 LIMITS = frozenset({"limits", "el_limit", "ma_limit"})
 MEANS = frozenset({"before", "after", "el", "ma"})
 KEPT = PUBLIC | LIMITS | frozenset({  # what purging leaves in the rows beside them: counts, durations, files
     "submitters", "largest_share", "retain_excluded", "heldout_excluded", "over_forgotten", "seconds", "steps",
     "thresholds", "fence", "files", "artefact", "environment", "reference",
-    "name", "effect", "status", "why", "passed", "level", "unseen",
+    "name", "effect", "status", "why", "passed", "level", "unseen", "quantised",
 })  # fmt: skip
 OF_NEIGHBOURS = frozenset(  # of `utility`
     f"neighbour_{name}" for name in ("set", "ma_before", "ma_after", "loss_before", "loss_after")

@@ -62,12 +62,14 @@ def pace(history: Sequence[EpochEntry], options: Options, parent_perplexity: flo
     if not options.adaptive:
         return Pace(first, longer)
     budget = options.max_perplexity_ratio - 1
+    keeps = False
     for index, entry in enumerate(history):
         over_budget = _is_over_budget(entry, options, parent_perplexity)
-        if over_budget and not entry.get("keeps"):
+        kept, keeps = keeps, over_budget and not keeps
+        if keeps:
             continue  # the next epoch mends it
         near_budget = entry["perplexity"] / parent_perplexity - 1 > NEAR * budget
-        if entry.get("keeps"):
+        if kept:
             rate = max(rate * FALL, first / FARTHEST) if over_budget else rate
         elif near_budget or entry.get("repairs") or (not options.holds_parent and _harms(entry, options)):
             rate = max(rate * FALL, first / FARTHEST)
@@ -76,9 +78,7 @@ def pace(history: Sequence[EpochEntry], options: Options, parent_perplexity: flo
             rate = min(rate * RISE, first * FARTHEST)
     if _is_to_repair(history, options):
         return Pace(max(min(rate, first), rate * GENTLE), 1, repairs=True)
-    if history and not history[-1].get("keeps") and _is_over_budget(history[-1], options, parent_perplexity):
-        return Pace(rate, 1, keeps=True)
-    return Pace(rate, longer)
+    return Pace(rate, 1 if keeps else longer, keeps=keeps)
 
 
 def _is_over_budget(entry: EpochEntry, options: Options, parent_perplexity: float) -> bool:

@@ -107,8 +107,7 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = rate
             entry = self._run_epoch(optimiser, checkpoint.epoch, longer)
-            entry |= {"learning_rate": rate, "rank": self.adapter.rank}
-            entry |= {"repairs": self._repairs, "keeps": self._keeps}
+            entry |= {"learning_rate": rate, "rank": self.adapter.rank, "repairs": self._repairs}
             history = [*checkpoint.history, entry]
             checkpoint = replace(
                 checkpoint,

@@ -33,7 +33,7 @@ def store_report(services: Services, job_id: UUID, fence: int, report: ChildRepo
         memorised = [of_job[index] for index in report.memorised]
         contributors = Contributors.count((of_job[i].api_key_id, report.sequences[i]) for i in report.memorised)
         job.report = JobReport(findings, [request.ref for request in memorised], fence=fence, **asdict(contributors))
-        job.outcome, job.reason, job.progress = findings.outcome, findings.reason, 0.98
+        job.outcome, job.reason, job.progress = findings.outcome, findings.reason, max(job.progress, 0.95)
         measured = write_report(report)["findings"]
         assert isinstance(measured, dict)
         tests = {name: measured[name] for name in ("after", "utility", "earlier", "probes", "attacks")}

@@ -132,7 +132,6 @@ def test_an_epoch_that_keeps_brings_perplexity_back(memorised, monkeypatch):
     """After one over the budget: it trains on nothing that is to be forgotten, and a killed run goes on so."""
     changes = {"max_perplexity_ratio": 0.1, "max_epochs": 3, "reserve": 0.3}  # every epoch is over the budget
     last, points, batches, again = repaired_run(memorised, monkeypatch, **changes)
-    assert [entry["keeps"] for entry in last.history] == [False, True, False]
     steps = [int(entry["steps"]) for entry in last.history]
     assert all(batches[: steps[0]])
     assert not any(batches[steps[0] :][: steps[1]])

@@ -58,7 +58,7 @@ def test_an_epoch_over_the_budget_is_mended_by_one_that_keeps():
     """The rate stays where that suffices, and falls each time that it does not. No two in a row keep."""
     epochs = history((0.9, 10.0), (0.6, 11.5))
     assert pace(epochs, OPTIONS, 10.0) == Pace(pytest.approx(1e-4), 1, keeps=True)
-    mended, not_mended = ({**history((0.61, value))[0], "keeps": True} for value in (10.5, 11.2))
+    mended, not_mended = history((0.61, 10.5), (0.61, 11.2))
     assert pace([*epochs, mended], OPTIONS, 10.0) == Pace(pytest.approx(1e-4), 1)
     assert pace([*epochs, not_mended], OPTIONS, 10.0) == Pace(pytest.approx(0.5e-4), 1)
     assert pace([*epochs, not_mended, *history((0.5, 11.2))], OPTIONS, 10.0) == Pace(
