@@ -60,20 +60,20 @@ def measured_copies(work: Path, schemes: Sequence[str], passes: Passes, progress
         part = partial_progress(progress, index / len(schemes), 1 / len(schemes))
         part(0.0)
         status, why, passed, kept, digests = "NOT_RUN", None, None, list[str](), dict[str, str]()
-        with _empty(place):
-            try:
-                make = _of_gguf if scheme in TYPES else _of_integers
+        make = _of_gguf if scheme in TYPES else _of_integers
+        try:
+            with _empty(place):
                 rounded, dtype, kept, digests = make(source, place, scheme, partial_progress(part, 0.0, 0.3))
                 passed = passes(rounded, dtype, partial_progress(part, 0.3, 0.7))
-                status = "RUN"
-            except NoConverter:
-                why = "no_converter"
-            except (Unsupported, NotConverted) as error:
-                logger.warning("there is no copy %s: %s", scheme, type(error.__cause__ or error).__name__)
-                why = "unsupported"
-            except Exception as error:  # no disk, no memory, or a fault in others' code: the version itself has passed
-                logger.warning("the copy %s was not tested: %s", scheme, type(error).__name__)
-                why, kept, digests = "failed", [], {}
+            status = "RUN"
+        except NoConverter:
+            why = "no_converter"
+        except (Unsupported, NotConverted) as error:
+            logger.warning("there is no copy %s: %s", scheme, type(error.__cause__ or error).__name__)
+            why = "unsupported"
+        except Exception as error:  # no disk, no memory, or a fault in others' code: the version itself has passed
+            logger.warning("the copy %s was not tested: %s", scheme, type(error).__name__)
+            why, kept, digests = "failed", [], {}
         copies.append(QuantisedFinding(scheme, status, why, passed, kept, digests))
     return copies
 
