@@ -20,7 +20,7 @@ from service.evidence.keyring import TRUST
 from service.gguf import gguf_name
 from service.quantised import SCHEMES
 from service.quantised_files import CONFIG, HEADS, MOST_KEPT, WEIGHT
-from service.tensor_file import TensorFile
+from service.tensor_file import stored_tensors
 from service.weight_files import (
     INDEX,
     SUFFIX,
@@ -116,8 +116,7 @@ def _check_copies(copies: Sequence[QuantisedFinding], model: Path) -> None:
         PermanentJobError: It says something else.
     """
     names = loaded_weights(model)
-    stored = {tensor: one for name in names for tensor, one in TensorFile(model / name).tensors.items()}
-    modules = {tensor.removesuffix(WEIGHT): one for tensor, one in stored.items()}
+    modules = {tensor.removesuffix(WEIGHT): one for tensor, one in stored_tensors(model).items()}
     for copy in copies:
         scheme, own = SCHEMES.get(copy.scheme), {CONFIG, *names, *([INDEX] if (model / INDEX).is_file() else [])}
         files, most = (own, MOST_KEPT) if scheme else ({gguf_name(copy.scheme)}, 0)

@@ -22,7 +22,7 @@ from typing import TypedDict
 import numpy as np
 
 from service.low_rank import Array, decode
-from service.tensor_file import TensorFile
+from service.tensor_file import Stored, TensorFile, file_header
 from service.weight_files import UnreadableWeights
 
 ADAPTER, CONFIG, DESCRIPTION = "adapter_model.safetensors", "adapter_config.json", "delta.json"
@@ -112,14 +112,11 @@ def write_adapter(
         for letter, bits in zip("BA", pair, strict=True)
     }
     ends = np.cumsum([0, *(bits.nbytes for bits in tensors.values())]).tolist()
-    members: dict[str, object] = {
-        name: {"dtype": dtype, "shape": bits.shape, "data_offsets": ends[index : index + 2]}
-        for index, (name, bits) in enumerate(tensors.items())
+    places = {
+        name: Stored(dtype, bits.shape, *ends[index : index + 2]) for index, (name, bits) in enumerate(tensors.items())
     }
-    header = json.dumps({"__metadata__": {"format": "pt"}, **members}).encode()
-    header += b" " * (-len(header) % 8)
     with (folder / ADAPTER).open("wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
+        file.write(file_header(places))
         for bits in tensors.values():
             file.write(np.ascontiguousarray(bits).tobytes())
     rank = next(iter(factors.values()))[1].shape[0]

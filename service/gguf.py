@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 
-from service.tensor_file import TensorFile
-from service.weight_files import loaded_weights
+from service.files import link_or_copy
+from service.tensor_file import stored_tensors
 
 CONVERTERS = ("convert_hf_to_gguf.py", "convert-hf-to-gguf")
 QUANTISER = "llama-quantize"
@@ -59,24 +59,16 @@ def write_gguf(source: Path, target: Path, kind: str, alive: Callable[[], None] 
         model.mkdir()
         for file in source.iterdir():
             if file.is_file() and file.name != "README.md":
-                _link(file, model / file.name)
+                link_or_copy(file, model / file.name)
         if any(model.glob("*.py")) or any(map(_names_code, (model / name for name in CONFIGURATIONS))):
             raise NotConverted("the model names code of its own")
-        dtypes = {one.dtype for name in loaded_weights(source) for one in TensorFile(source / name).tensors.values()}
+        dtypes = {one.dtype for one in stored_tensors(source).values()}
         precision = PRECISIONS[dtypes.pop()] if len(dtypes) == 1 and dtypes <= PRECISIONS.keys() else "f32"
         if kind == "q8_0":
             _run([converter, str(model), "--outfile", str(target), "--outtype", "q8_0"], alive)
             return
         _run([converter, str(model), "--outfile", str(whole), "--outtype", precision], alive)
         _run([str(quantiser), str(whole), str(target), TYPES[kind]], alive)
-
-
-def _link(source: Path, target: Path) -> None:
-    """The same file at another place, or a copy where there is no such thing as a hard link."""
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _names_code(path: Path) -> bool:

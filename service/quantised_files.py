@@ -16,19 +16,14 @@ import numpy as np
 from service.files import file_sha256
 from service.low_rank import STORED, Array
 from service.quantised import SCHEMES, Scheme
-from service.tensor_file import Stored, TensorFile, copied, sizes, stored_array
+from service.tensor_file import Stored, TensorFile, copied, file_header, sizes, stored_array
 from service.weight_files import INDEX, SUFFIX, UnreadableWeights, loaded_weights
 
 CONFIG, WEIGHT = "config.json", ".weight"
 MOST_KEPT = 8  # modules that stay although the scheme fits them: head and embeddings
-HEADS = {
-    "lm_head",
-    "embed_out",
-    "output_projection",
-}  # names of heads: one with the embedding's weights has none stored
+HEADS = {"lm_head", "embed_out", "output_projection"}  # which have no weights stored if they are the embedding's
 PACKED, SCALE, SHAPE = ".weight_packed", ".weight_scale", ".weight_shape"
 BLOCK = 1 << 20  # numbers that are rounded at a time
-ALIGNMENT = 8
 
 
 def write_quantised(
@@ -95,7 +90,7 @@ def _write_file(source: TensorFile, target: Path, scheme: Scheme, kept: Collecti
     """Write one weights file; returns its tensors."""
     rounded = {name for name, stored in source.tensors.items() if _is_rounded(name, stored, kept)}
     tensors = _laid_out(source.tensors, rounded, scheme)
-    header = _header(tensors)
+    header = file_header(tensors)
     with source.path.open("rb") as old, target.open("xb") as new:
         new.write(header)
         for name, stored in source.tensors.items():
@@ -190,20 +185,9 @@ def _laid_out(source: Mapping[str, Stored], rounded: Collection[str], scheme: Sc
     return tensors
 
 
-def _header(tensors: Mapping[str, Stored]) -> bytes:
-    """The header of a safetensors file, its length included."""
-    members: dict[str, object] = {
-        name: {"dtype": one.dtype, "shape": one.shape, "data_offsets": (one.start, one.end)}
-        for name, one in tensors.items()
-    }
-    content = json.dumps({"__metadata__": {"format": "pt"}, **members}, separators=(",", ":")).encode()
-    content += b" " * (-len(content) % ALIGNMENT)
-    return len(content).to_bytes(8, "little") + content
-
-
 def _blocks(file: BinaryIO, stored: Stored, name: str) -> Iterator[Array]:
     """The rows of a matrix as they are stored, some at a time."""
     rows, width = stored.shape
-    for count in sizes(rows, max(1, BLOCK // max(1, width))):
+    for count in sizes(rows, max(1, BLOCK // width)):
         data = file.read(count * (stored.end - stored.start) // rows)
         yield stored_array(data, Stored(stored.dtype, (count, width), 0, len(data)), name)

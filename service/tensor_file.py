@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -11,9 +11,10 @@ from typing import BinaryIO
 import numpy as np
 
 from service.low_rank import STORED, Array
-from service.weight_files import MOST_HEADER, UnreadableWeights
+from service.weight_files import MOST_HEADER, UnreadableWeights, loaded_weights
 
 COPIED = 1 << 22  # bytes that are copied at a time
+ALIGNMENT = 8  # of the first tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,35 @@ class TensorFile:
         with self.path.open("rb") as file:
             file.seek(len(self.header) + stored.start)
             return stored_array(file.read(stored.end - stored.start), stored, self.path.name)
+
+
+def file_header(tensors: Mapping[str, Stored]) -> bytes:
+    """The header of a file with these tensors, its length included."""
+    members: dict[str, object] = {
+        name: {"dtype": one.dtype, "shape": one.shape, "data_offsets": (one.start, one.end)}
+        for name, one in tensors.items()
+    }
+    content = json.dumps({"__metadata__": {"format": "pt"}, **members}).encode()
+    content += b" " * (-len(content) % ALIGNMENT)
+    return len(content).to_bytes(8, "little") + content
+
+
+def tensor_files(folder: Path) -> list[TensorFile]:
+    """The weights files that transformers loads from a model's folder.
+
+    Raises:
+        UnreadableWeights: There are none, or one of them is unreadable.
+    """
+    return [TensorFile(folder / name) for name in loaded_weights(folder)]
+
+
+def stored_tensors(folder: Path) -> dict[str, Stored]:
+    """Name -> what the header says of each tensor of these files.
+
+    Raises:
+        UnreadableWeights: There are none, or one of them is unreadable.
+    """
+    return {name: one for file in tensor_files(folder) for name, one in file.tensors.items()}
 
 
 def _stored(member: tuple[str, dict[str, object]]) -> tuple[str, Stored]:

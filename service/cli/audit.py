@@ -108,16 +108,23 @@ def apply_command(
         verified = apply_delta(base, folder, out, trust)
     except VerificationError as error:
         _exit_invalid(error, as_json)
+    _print_made(verified, "rebuilt and verified:", out, as_json)
+    if not as_json:
+        version = verified.statement["predicate"]["lineage"]["version"]
+        message = f"{base} still remembers what version {version} was made to forget."
+        stderr_console.print(message, style="yellow", markup=False)
+
+
+def _print_made(verified: "Verified", what: str, out: Path, as_json: bool, **more: str) -> None:
+    """Print what was made of a release, and where."""
     lineage, own_trust = verified.statement["predicate"]["lineage"], verified.own_trust
     if as_json:
-        named = {"model": lineage["model"], "version": lineage["version"], "own_trust": own_trust}
+        named = {"model": lineage["model"], "version": lineage["version"], **more, "own_trust": own_trust}
         print(json.dumps({"valid": True, "code": 0, **named}))
         return
-    print(f"rebuilt and verified: {lineage['model']} version {lineage['version']} in {out}")
+    print(f"{what} {lineage['model']} version {lineage['version']} in {out}")
     if own_trust:
         stderr_console.print(OWN_TRUST, style="yellow")
-    message = f"{base} still remembers what version {lineage['version']} was made to forget."
-    stderr_console.print(message, style="yellow", markup=False)
 
 
 @app.command("quantise")
@@ -141,14 +148,7 @@ def quantise_command(
         verified = quantise_release(folder, out, scheme, trust)
     except VerificationError as error:
         _exit_invalid(error, as_json)
-    lineage, own_trust = verified.statement["predicate"]["lineage"], verified.own_trust
-    if as_json:
-        named = {"model": lineage["model"], "version": lineage["version"], "scheme": scheme, "own_trust": own_trust}
-        print(json.dumps({"valid": True, "code": 0, **named}))
-        return
-    print(f"made and verified: {scheme} of {lineage['model']} version {lineage['version']} in {out}")
-    if own_trust:
-        stderr_console.print(OWN_TRUST, style="yellow")
+    _print_made(verified, f"made and verified: {scheme} of", out, as_json, scheme=scheme)
 
 
 def _check_standing(log: str, verified: "Verified") -> "Standing":

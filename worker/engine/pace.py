@@ -83,8 +83,7 @@ def pace(history: Sequence[EpochEntry], options: Options, parent_perplexity: flo
 
 def _is_over_budget(entry: EpochEntry, options: Options, parent_perplexity: float) -> bool:
     """Whether an epoch that has not met the criterion went over the perplexity budget, where it can be mended."""
-    over = entry["perplexity"] > options.max_perplexity_ratio * parent_perplexity
-    return options.holds_parent and over and not entry.get("met")
+    return options.holds_parent and not entry.get("met") and harm(entry, options, parent_perplexity)[0]
 
 
 def _is_to_repair(history: Sequence[EpochEntry], options: Options) -> bool:

@@ -6,8 +6,7 @@ import torch
 from accelerate import init_empty_weights
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from service.tensor_file import TensorFile
-from service.weight_files import loaded_weights
+from service.tensor_file import stored_tensors
 from worker.engine.errors import InputError
 from worker.engine.experts import separate_experts
 
@@ -26,8 +25,7 @@ def stored_dtype(folder: Path) -> torch.dtype:
     Raises:
         UnreadableWeights: The folder's files are not readable.
     """
-    files = [TensorFile(folder / name) for name in loaded_weights(folder)]
-    dtypes = {STORED.get(one.dtype) for file in files for one in file.tensors.values() if one.dtype[0] not in "IU"}
+    dtypes = {STORED.get(one.dtype) for one in stored_tensors(folder).values() if one.dtype[0] not in "IU"}
     only = dtypes.pop() if len(dtypes) == 1 else None
     return only or torch.float32
 

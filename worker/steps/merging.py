@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from service.changed_weights import ChangedWeights
 from service.delta import Delta, deny_peft, write_adapter
 from service.low_rank import Array, encode
-from service.tensor_file import TensorFile, find_weight
+from service.tensor_file import find_weight, stored_tensors
 from service.weight_files import SUFFIX, UnreadableWeights, loaded_weights
 from worker.engine.adapter import find_targets, target_weights
 from worker.engine.errors import UnmergedModule
@@ -39,8 +39,8 @@ def check_names(source: Path, suffixes: Sequence[str] | None) -> None:
         UnmergedModule: They name one otherwise.
         UnknownPlugin: The model has no such modules.
     """
-    stored = {key: one for name in loaded_weights(source) for key, one in TensorFile(source / name).tensors.items()}
-    model = _without_weights(source)
+    stored = stored_tensors(source)
+    model = without_weights(source)
     weights = target_weights(model, find_targets(model, suffixes))
     try:
         for module, places in stored_places(model, list(weights)).items():
@@ -53,7 +53,7 @@ def check_names(source: Path, suffixes: Sequence[str] | None) -> None:
         raise UnmergedModule(str(error)) from error
 
 
-def _without_weights(source: Path, *, separate: bool = True) -> CausalLM:
+def without_weights(source: Path, *, separate: bool = True) -> CausalLM:
     """The model of a folder, on the device that holds no numbers."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source))
@@ -97,9 +97,8 @@ def write_change(source: Path, target: Path, state: AdapterState, scale: float) 
         state: The result of `Adapter.state`.
         scale: c.
     """
-    model = _without_weights(source)
-    files = [TensorFile(source / name) for name in loaded_weights(source)]
-    stored = {tensor: one.dtype for file in files for tensor, one in file.tensors.items()}
+    model = without_weights(source)
+    stored = {tensor: one.dtype for tensor, one in stored_tensors(source).items()}
     changes = change_factors(state, scale)
     transposed = {isinstance(model.get_submodule(name), Conv1D) for name in changes}
     if len(transposed) > 1:
@@ -125,7 +124,7 @@ def _peft_reads(source: Path, adapter: Path) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the numbers of a model without memory are not loaded
-            served = PeftModel(_without_weights(source, separate=False), LoraConfig.from_pretrained(adapter))
+            served = PeftModel(without_weights(source, separate=False), LoraConfig.from_pretrained(adapter))
             return not served.load_adapter(adapter, "default", torch_device="cpu").unexpected_keys
     except Exception as error:  # whatever it raises for a family whose experts it cannot take apart
         logger.info("peft does not read this change: %s", type(error).__name__)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 from transformers.utils import is_gguf_available
 
 from service.domain.quantised import QuantisedFinding
@@ -20,12 +20,13 @@ from service.gguf import TYPES, NoConverter, NotConverted, gguf_name, write_gguf
 from service.low_rank import decode
 from service.quantised import SCHEMES
 from service.quantised_files import HEADS, MOST_KEPT, WEIGHT, write_quantised, write_rounded
-from service.tensor_file import Stored, TensorFile
-from service.weight_files import SINGLE, SUFFIX, loaded_weights
+from service.tensor_file import stored_tensors, tensor_files
+from service.weight_files import SINGLE, SUFFIX
 from worker.engine.errors import UnmergedModule
-from worker.engine.experts import separate_experts, separated
+from worker.engine.experts import separated
 from worker.engine.progress import Progress, partial_progress
 from worker.steps.loading import stored_dtype
+from worker.steps.merging import without_weights
 from worker.steps.places import ROWS, Place, stored_places
 
 ERRORS = {"q8_0": 0.02, "q4_k_m": 0.2}  # of a rounded weight, relative to its norm, at most
@@ -120,22 +121,12 @@ def _of_gguf(source: Path, work: Path, kind: str, progress: Progress) -> Copy:
 
 def _is_near(source: Path, other: Path, error: float) -> bool:
     """Whether the tensors of two folders, of the same names, are the same but for an error relative to their norms."""
-    files = [{name: file for file in weight_files(folder) for name in file.tensors} for folder in (source, other)]
+    files = [{name: file for file in tensor_files(folder) for name in file.tensors} for folder in (source, other)]
     for name in files[0]:
         own, read = (decode(file[name].read(name), file[name].tensors[name].dtype) for file in files)
         if own.shape != read.shape or not np.linalg.norm(own - read) <= error * np.linalg.norm(own):
             return False
     return True
-
-
-def stored_tensors(folder: Path) -> dict[str, Stored]:
-    """The tensors of a model's files."""
-    return {name: one for file in weight_files(folder) for name, one in file.tensors.items()}
-
-
-def weight_files(folder: Path) -> list[TensorFile]:
-    """The weights files of a model."""
-    return [TensorFile(folder / name) for name in loaded_weights(folder)]
 
 
 def kept_modules(source: Path, scheme: str) -> list[str]:
@@ -152,10 +143,7 @@ def kept_modules(source: Path, scheme: str) -> list[str]:
         Unsupported: Its files keep linear modules in another form than the model has them, or it has experts, or
             transformers loads no such copy of its family.
     """
-    config = AutoConfig.from_pretrained(source)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    separate_experts(model)
+    model = without_weights(source)
     head = model.get_output_embeddings()
     linear = {name: module for name, module in model.named_modules() if type(module) is nn.Linear}  # loaders find these
     stored = stored_tensors(source)
@@ -167,7 +155,7 @@ def kept_modules(source: Path, scheme: str) -> list[str]:
     plain = all(places[name] == [Place(name, 0, ROWS, False)] and name + WEIGHT in stored for name in inner)
     convolutions = {name + WEIGHT for name, module in model.named_modules() if isinstance(module, nn.Conv1d)}
     experts = separated(model) or any(len(one.shape) > 2 and name not in convolutions for name, one in stored.items())
-    if experts or not plain or config.model_type in UNLOADED:
+    if experts or not plain or model.config.model_type in UNLOADED:
         raise Unsupported
     rounded = {name for name in inner if SCHEMES[scheme].fits(stored[name + WEIGHT])}
     matrices = {
