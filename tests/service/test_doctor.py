@@ -156,7 +156,7 @@ def plant_late_callback(services, api):
 
 
 def plant_capacity(services, api):
-    """A job took a day for one request, and three more are due in two days."""
+    """A job took a day for one request, and three more are due tomorrow, at any hour of today."""
     submit(api)
     batch_requests(services, only_model(services))
     with status_door.planting():
@@ -166,8 +166,8 @@ def plant_capacity(services, api):
     for _ in range(3):
         submit(api)
     with services.db.transaction() as session:
-        soon = func.now() + timedelta(days=2, hours=1)
-        session.execute(update(DeletionRequest).where(DeletionRequest.status == "pending").values(due_at=soon))
+        tomorrow = func.now() + timedelta(days=1)
+        session.execute(update(DeletionRequest).where(DeletionRequest.status == "pending").values(due_at=tomorrow))
 
 
 def plant_log(services, api):
