@@ -4,8 +4,8 @@ Small models need larger steps than large ones, and how far a step may go depend
 budget. So the policy's rate is only the first one. The rate rises after an epoch that brought MA hardly nearer to its
 limit, and falls when held-out perplexity comes near the budget. Where it cannot rise any more, epochs become longer.
 With IHL an epoch that went over the budget is followed by one that trains on what is kept alone: it brings perplexity
-back, and hardly any of what is forgotten. The rate falls only if that was not enough: a low rate alone brings nothing
-back.
+back, and hardly any of what is forgotten. The rate falls only if that was not enough, because a low rate alone brings
+nothing back, or if the criterion was met there: then the steps are too large to stay within both.
 
 Few large steps reach the criterion soon, and harm what is like the forgotten: others' answers first. To hold the model
 near its parent takes more steps. So with IHL, once the criterion is met, epochs follow that only repair, at lower
@@ -55,7 +55,8 @@ def pace(history: Sequence[EpochEntry], options: Options, parent_perplexity: flo
         parent_perplexity: Held-out perplexity before the first epoch, on the sequences of the history.
 
     Returns:
-        The pace. Where the last epoch met the criterion and the pace is to repair nothing, the run is at its end.
+        The pace. Where the last epoch met the criterion, and the next one would neither repair nor only keep,
+        the run is at its end.
     """
     first = rate = options.learning_rate
     longer = 1
@@ -65,25 +66,25 @@ def pace(history: Sequence[EpochEntry], options: Options, parent_perplexity: flo
     keeps = False
     for index, entry in enumerate(history):
         over_budget = _is_over_budget(entry, options, parent_perplexity)
-        kept, keeps = keeps, over_budget and not keeps
-        if keeps:
-            continue  # the next epoch mends it
+        kept, keeps = keeps, over_budget and bool(entry.get("met") or not keeps)
         near_budget = entry["perplexity"] / parent_perplexity - 1 > NEAR * budget
-        if kept:
-            rate = max(rate * FALL, first / FARTHEST) if over_budget else rate
+        if over_budget and (kept or entry.get("met")):
+            rate = max(rate * FALL, first / FARTHEST)
+        elif kept or keeps:
+            pass  # it has mended, or the next one mends
         elif near_budget or entry.get("repairs") or (not options.holds_parent and _harms(entry, options)):
             rate = max(rate * FALL, first / FARTHEST)
         elif index and _is_slow(history[index - 1], entry):
             longer = min(longer * 2, LONGEST) if rate == first * FARTHEST else longer
             rate = min(rate * RISE, first * FARTHEST)
-    if _is_to_repair(history, options):
+    if _is_to_repair(history, options) and not keeps:
         return Pace(max(min(rate, first), rate * GENTLE), 1, repairs=True)
     return Pace(rate, 1 if keeps else longer, keeps=keeps)
 
 
 def _is_over_budget(entry: EpochEntry, options: Options, parent_perplexity: float) -> bool:
-    """Whether an epoch that has not met the criterion went over the perplexity budget, where it can be mended."""
-    return options.holds_parent and not entry.get("met") and harm(entry, options, parent_perplexity)[0]
+    """Whether an epoch went over the perplexity budget, where that can be mended."""
+    return options.holds_parent and harm(entry, options, parent_perplexity)[0]
 
 
 def _is_to_repair(history: Sequence[EpochEntry], options: Options) -> bool:

@@ -109,13 +109,14 @@ class Trainer:
             entry = self._run_epoch(optimiser, checkpoint.epoch, longer)
             entry |= {"learning_rate": rate, "rank": self.adapter.rank, "repairs": self._repairs}
             history = [*checkpoint.history, entry]
+            following = pace_after(history)
             checkpoint = replace(
                 checkpoint,
                 epoch=checkpoint.epoch + 1,
                 adapter=self.adapter.state(),
                 optimiser=optimiser.state_dict(),
                 history=history,
-                met=bool(entry["met"]) and not pace_after(history).repairs,
+                met=bool(entry["met"]) and not (following.repairs or following.keeps),
                 strength=entry["strength"],
                 reopened=tuple(sorted(self._reopened)),
             ).with_passing(harm(entry, self.options, self.watched.parent_perplexity))

@@ -72,14 +72,24 @@ def test_where_nothing_holds_the_parent_nothing_keeps(options):
     assert not pace(history((0.9, 10.0), (0.6, 30.0)), options, 10.0).keeps
 
 
-def test_an_epoch_that_met_the_criterion_is_no_reason_to_keep():
-    """Repairs follow it, or the end."""
-    assert not pace([{**history((0.2, 30.0))[0], "met": True}], OPTIONS, 10.0).keeps
-
-
 def met(**values: float) -> dict[str, float]:
     """An epoch that met the criterion."""
     return {**history((0.3, 10.0))[0], "met": True, **values}
+
+
+def test_what_met_the_criterion_over_the_budget_is_mended_before_it_is_repaired():
+    """All epochs keep until it is within; the rate falls each time."""
+    over, epochs = met(samples_lost=0.5, perplexity=11.5), history((0.9, 10.0), (0.5, 10.0))
+    rates = []
+    for _ in range(3):
+        epochs.append(over)
+        rates.append(pace(epochs, OPTIONS, 10.0))
+    assert rates == [Pace(pytest.approx(rate), 1, keeps=True) for rate in (0.5e-4, 0.25e-4, 0.125e-4)]
+    assert pace([*epochs, met(samples_lost=0.5)], OPTIONS, 10.0).repairs
+    end = pace([*epochs, met()], OPTIONS, 10.0)
+    assert not (end.keeps or end.repairs)
+    forgotten_no_more = history((0.4, 10.0))
+    assert pace([*epochs, *forgotten_no_more], OPTIONS, 10.0) == Pace(pytest.approx(0.125e-4), 1)
 
 
 @pytest.mark.parametrize(
