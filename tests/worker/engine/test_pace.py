@@ -86,8 +86,7 @@ def test_what_met_the_criterion_over_the_budget_is_mended_before_it_is_repaired(
         rates.append(pace(epochs, OPTIONS, 10.0))
     assert rates == [Pace(pytest.approx(rate), 1, keeps=True) for rate in (0.5e-4, 0.25e-4, 0.125e-4)]
     assert pace([*epochs, met(samples_lost=0.5)], OPTIONS, 10.0).repairs
-    end = pace([*epochs, met()], OPTIONS, 10.0)
-    assert not (end.keeps or end.repairs)
+    assert pace([*epochs, met()], OPTIONS, 10.0) == Pace(pytest.approx(0.125e-4), 1)  # the end
     forgotten_no_more = history((0.4, 10.0))
     assert pace([*epochs, *forgotten_no_more], OPTIONS, 10.0) == Pace(pytest.approx(0.125e-4), 1)
 
