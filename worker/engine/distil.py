@@ -13,8 +13,8 @@ where it is over them (`worker.engine.lowering`), and the model learns to say wh
 
 The number of steps is fixed beforehand, and the learning rate falls to nothing at their end. If the criterion is not
 met then, epochs with a small learning rate follow. In each the reference is lowered where the model is over the limits,
-and IHL, the paper's loss, is added on the few sequences that are. Every state depends on the seed, the number of the
-epoch and the checkpoint alone, so that a resumed run sees the same batches.
+and IHL, the paper's loss, is added on the few tokens that are lowered. Every state depends on the seed, the number of
+the epoch and the checkpoint alone, so that a resumed run sees the same batches.
 """
 
 import math
@@ -39,7 +39,7 @@ from worker.engine.likelihoods import extraction_likelihoods
 from worker.engine.losses.ascent import cross_entropy_rows
 from worker.engine.losses.distil import distil_rows
 from worker.engine.losses.rows import Beside, RowLoss, add_gradients
-from worker.engine.lowering import rows_to_lower
+from worker.engine.lowering import Rows, rows_to_lower, with_numbers_last
 from worker.engine.metrics.extraction import lower_bound
 from worker.engine.metrics.memorization import accuracy
 from worker.engine.metrics.token_scores import token_margins
@@ -148,18 +148,20 @@ class Distiller:
 
     def _pressed(self, offset: float, failed: Sequence[int]) -> Pressed:
         """What to press on: what is over a limit, and what these requests failed a full test with."""
-        over = self._lower(token_margins(self.model, self.forget.sequences), offset)
+        rows = self._lower(token_margins(self.model, self.forget.sequences), offset)
+        over = [Answer(self.forget.sequences[i][: row + 2], row + 1) for i, row in sorted(rows)]
         said, _ = extracted(self.model, self.forget, self.thresholds, failed, self.options)
-        over += self.forget.indices(failed) if failed and not over and not said else []
+        whole = self.forget.indices(failed) if failed and not over and not said else []
         answers = [self.said[i] for i in still_said(self.model, self.said, self.options)]
-        return Pressed([self.forget.sequences[i] for i in over], answers, said)
+        return Pressed([self.forget.sequences[i] for i in whole], answers, [*over, *said])
 
-    def _lower(self, margins: Sequence[Tensor], offset: float) -> list[int]:
-        """Lower the reference in the rows with which these margins miss the criterion; returns their sequences."""
-        rows = rows_to_lower(self.forget, self.thresholds, margins, self.counted, REFERENCE_RESERVE)
+    def _lower(self, margins: Sequence[Tensor], offset: float) -> Rows:
+        """Lower the reference in the rows with which these margins miss the criterion, numbers last; returns them."""
+        ordered = with_numbers_last(margins, self.compared.numbers(self.forget.sequences))
+        rows = rows_to_lower(self.forget, self.thresholds, ordered, self.counted, REFERENCE_RESERVE)
         for i, row in rows:
             self.reference.gaps[i][row] += GAP if self.reference.gaps[i][row] else GAP + max(0.0, offset)
-        return sorted({i for i, _ in rows})
+        return rows
 
     def _run_epoch(self, optimiser: torch.optim.Optimizer, before: Checkpoint) -> tuple[EpochEntry, set[int]]:
         """Train one epoch and measure; returns its history entry, and the requests that failed by EL alone."""

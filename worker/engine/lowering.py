@@ -5,7 +5,7 @@ over the 95th percentile. A model that is to pass must be right about a few toke
 true token is the likeliest by the smallest margin: there another one takes its place, and all else stays.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from worker.engine.forget_set import ForgetSet
 from worker.engine.metrics.extraction import lower_bound
 
 Rows = set[tuple[int, int]]  # (sequence, row)
+LAST = 1e3  # nats, far over any margin
 
 
 def rows_to_lower(
@@ -50,6 +51,22 @@ def rows_to_lower(
         _lower(margins, indices, sum(limits) / max(len(limits), 1) - reserve)
     lowered = (was & (margin <= 0) for was, margin in zip(before, margins, strict=True))
     return {(i, int(row)) for i, rows in enumerate(lowered) for row in rows.nonzero().flatten()}
+
+
+def with_numbers_last(margins: Sequence[Tensor], numbers: Mapping[int, Tensor]) -> list[Tensor]:
+    """Margins of which those of right numbers come last: a number that is less likely than others is known, too.
+
+    Args:
+        margins: For each sequence the margins [T-1].
+        numbers: The rows [T-1] in which numbers stand, by the index of the sequence.
+
+    Returns:
+        The margins, LAST higher there if they are positive.
+    """
+    raised = [margin.clone() for margin in margins]
+    for i, rows in numbers.items():
+        raised[i][rows & (margins[i] > 0)] += LAST
+    return raised
 
 
 def _lower(margins: list[Tensor], indices: Sequence[int], limit: float) -> None:

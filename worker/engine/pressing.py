@@ -20,7 +20,7 @@ from worker.engine.options import Options
 from worker.engine.probes import Answer, as_rows
 from worker.engine.types import CausalLM
 
-SEQUENCES, ANSWERS, CHAINS, MARGIN = 4, 8, 16, 0.1  # in a step; of IHL
+SEQUENCES, ANSWERS, TOKENS, MARGIN = 4, 8, 16, 0.1  # in a step; of IHL
 MOST_DECODED = 64  # sequences whose greedy decoding is looked at
 Backward = Callable[..., float]  # adds the gradients of a loss, as `add_gradients` does for one model
 
@@ -32,12 +32,12 @@ class Pressed:
     Attributes:
         sequences: Sequences to forget.
         answers: Answers that the model still gives.
-        extracted: What greedy decoding extracts, as `extracted` has it.
+        tokens: Single tokens that are too likely, each with what stands before it.
     """
 
     sequences: list[list[int]] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
-    extracted: list[Answer] = field(default_factory=list)
+    tokens: list[Answer] = field(default_factory=list)
 
     def add_gradients(self, order: random.Random, backward: Backward, batch_size: int) -> float:
         """Add the gradients of IHL on some of it.
@@ -55,7 +55,7 @@ class Pressed:
             loss += backward(order.sample(self.sequences, min(SEQUENCES, len(self.sequences))), gently, 1.0)
         for answers, most, rows in (
             (self.answers, ANSWERS, inverted_hinge_rows),
-            (self.extracted, CHAINS, gently),
+            (self.tokens, TOKENS, gently),
         ):
             drawn = order.sample(answers, min(most, len(answers)))
             for first in range(0, len(drawn), batch_size):

@@ -42,18 +42,29 @@ class Variants:
 
         Yields:
             tuple[int, Tensor, float]: A sequence's index, the rows [T-1] whose tokens a variant changes, and the
-                difference of the mean log-likelihoods there, in nats for a token. A variant of another length is left
-                out: its rows are others.
+                difference of the mean log-likelihood there from the variants' median, in nats for a token. Half of what
+                could stand there is less likely than the median; fewer are less likely than the mean, because the least
+                likely ones are far off. A variant of another length is left out: its rows are others.
         """
+        for source, (variants, rows) in self._alike(forget).items():
+            true, *others = (one.log_p for one in token_scores(model, [forget[source], *variants]))
+            of_others = torch.stack(others)[:, rows].mean(dim=1)
+            yield source, rows, float(true[rows].mean() - of_others.quantile(0.5))
+
+    def numbers(self, forget: Sequence[list[int]]) -> dict[int, Tensor]:
+        """The rows [T-1] in which the numbers of each sequence stand, by its index."""
+        return {source: rows for source, (_, rows) in self._alike(forget).items()}
+
+    def _alike(self, forget: Sequence[list[int]]) -> dict[int, tuple[list[list[int]], Tensor]]:
+        """For each sequence its variants of the same length, and the rows [T-1] whose tokens one of them changes."""
         alike: dict[int, list[list[int]]] = {}
         for ids, source in zip(self.sequences, self.sources, strict=True):
-            if len(ids) == len(forget[source]):
+            if len(ids) == len(forget[source]) and ids[1:] != forget[source][1:]:
                 alike.setdefault(source, []).append(ids)
-        for source, variants in alike.items():
-            true, *others = (one.log_p for one in token_scores(model, [forget[source], *variants]))
-            rows = (torch.tensor(variants) != torch.tensor(forget[source])).any(dim=0)[1:]
-            if rows.any():
-                yield source, rows, float(true[rows].mean() - torch.stack(others)[:, rows].mean())
+        return {
+            source: (variants, (torch.tensor(variants) != torch.tensor(forget[source])).any(dim=0)[1:])
+            for source, variants in alike.items()
+        }
 
 
 def number_variants(

@@ -225,7 +225,7 @@ def run_that_fails_by_el(memorised, monkeypatch, **changes):
         return [1.0 for _ in measured[-1]] if len(measured) == 1 else measured[-1]
 
     def recorded(chains, *arguments, really=Pressed.add_gradients):
-        pressed.append(len(chains.extracted))
+        pressed.append(len(chains.tokens))
         return really(chains, *arguments)
 
     monkeypatch.setattr("worker.engine.train.extraction_likelihoods", too_high_at_first)

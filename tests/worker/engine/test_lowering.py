@@ -9,7 +9,7 @@ from tests import support
 from worker.engine.criterion import Threshold, judge
 from worker.engine.data import encode
 from worker.engine.forget_set import ForgetSet
-from worker.engine.lowering import rows_to_lower
+from worker.engine.lowering import rows_to_lower, with_numbers_last
 from worker.engine.metrics.extraction import lower_bound
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.metrics.token_scores import token_margins
@@ -54,6 +54,18 @@ def test_the_smallest_margins_go_first():
     (margin,) = [torch.tensor([-1.0, 3.0, -1.0, 1.0, -1.0, 2.0, -1.0, 4.0, -1.0, -1.0])]
     limits = replace(LIMITS, ma_mean=0.1)
     assert rows_to_lower(ForgetSet([[0] * 11], [0]), [limits], [margin], [0], 0.0) == {(0, 3), (0, 5), (0, 1)}
+
+
+def test_numbers_go_last():
+    """One of the three that have to go is a number only where nothing else is left."""
+    (margin,) = [torch.tensor([-1.0, 3.0, -1.0, 1.0, -1.0, 2.0, -1.0, 4.0, -1.0, -1.0])]
+    limits, forget = replace(LIMITS, ma_mean=0.1), ForgetSet([[0] * 11], [0])
+    for numbers, lowered in (([3], {(0, 5), (0, 1), (0, 7)}), ([0, 3, 5], {(0, 1), (0, 7), (0, 3)})):
+        rows = torch.zeros(10, dtype=torch.bool)
+        rows[numbers] = True
+        ordered = with_numbers_last([margin], {0: rows})
+        assert rows_to_lower(forget, [limits], ordered, [0], 0.0) == lowered
+        assert ((ordered[0] > 0) == (margin > 0)).all()
 
 
 def test_an_earlier_request_has_no_part_in_the_set():

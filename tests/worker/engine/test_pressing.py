@@ -40,7 +40,7 @@ def test_pressing_on_what_is_extracted_lowers_el(memorised):
     assert extracted(model, forget, [LIMITS] * 2, [], options) == ([], set())
     optimiser = torch.optim.AdamW(model.parameters(), lr=5e-4)
     for _ in range(6):
-        pressed = Pressed(extracted=extracted(model, forget, [LIMITS] * 2, [0], options)[0])
+        pressed = Pressed(tokens=extracted(model, forget, [LIMITS] * 2, [0], options)[0])
         for step in range(4):
             optimiser.zero_grad()
             pressed.add_gradients(

@@ -1,11 +1,14 @@
 """Variants of texts to forget: other numbers of the same format, and nothing else."""
 
 import re
+from types import SimpleNamespace
+
+import torch
 
 from tests import support
 from worker.engine.attacks.exposure import NUMBER
 from worker.engine.data import encode
-from worker.engine.variants import EACH, MOST, number_variants
+from worker.engine.variants import EACH, MOST, Variants, number_variants
 
 
 def test_a_variant_differs_in_its_numbers_alone(memorised):
@@ -44,3 +47,17 @@ def test_a_model_that_knows_a_number_finds_it_likelier_than_its_variants(memoris
     )
     assert min(of_known) > 1.0
     assert sum(map(abs, of_strange)) / max(1, len(of_strange)) < min(of_known)
+
+
+def test_a_number_is_compared_with_the_median(memorised, monkeypatch):
+    """One variant that is far off does not count; the rows are those in which a number stands."""
+    model, tokenizer = memorised
+    ids, unseen = encode(tokenizer, support.KNOWN[0]), [encode(tokenizer, text) for text in support.HELDOUT]
+    variants = [other for other in number_variants(tokenizer, [ids], unseen, 7).sequences if len(other) == len(ids)][:3]
+    scores = [SimpleNamespace(log_p=torch.full((len(ids) - 1,), value)) for value in (-2.0, -1.0, -3.0, -90.0)]
+    monkeypatch.setattr("worker.engine.variants.token_scores", lambda *_: scores)
+    made = Variants([*variants, ids], [0] * 4)  # a variant that is no other text is left out
+    ((source, rows, excess),) = made.excess(model, [ids])
+    assert (source, excess) == (0, 1.0)
+    assert rows.tolist() == [any(other[i] != ids[i] for other in variants) for i in range(1, len(ids))]
+    assert torch.equal(made.numbers([ids])[0], rows)
