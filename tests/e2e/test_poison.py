@@ -23,6 +23,7 @@ POLICY = {
     "margin": 1.0,
     "max_perplexity_ratio": 1.4,
     "max_total_perplexity_ratio": 10,
+    "adaptive": False,  # or the run goes on until it is within the budget
 }
 
 

@@ -156,7 +156,7 @@ def plant_late_callback(services, api):
 
 
 def plant_capacity(services, api):
-    """A job took a day for one request, and three more are due tomorrow, at any hour of today."""
+    """A job took a day for one request, and three more are due in 24 hours."""
     submit(api)
     batch_requests(services, only_model(services))
     with status_door.planting():

@@ -13,8 +13,8 @@ where it is over them (`worker.engine.lowering`), and the model learns to say wh
 
 The number of steps is fixed beforehand, and the learning rate falls to nothing at their end. If the criterion is not
 met then, epochs with a small learning rate follow. In each the reference is lowered where the model is over the limits,
-and IHL, the paper's loss, is added on the few tokens that are lowered. Every state depends on the seed, the number of
-the epoch and the checkpoint alone, so that a resumed run sees the same batches.
+and IHL, the paper's loss, is added on the few tokens that are. Every state depends on the seed, the number of the
+epoch and the checkpoint alone, so that a resumed run sees the same batches.
 """
 
 import math
@@ -45,7 +45,7 @@ from worker.engine.metrics.memorization import accuracy
 from worker.engine.metrics.token_scores import token_margins
 from worker.engine.options import DISTIL_EPOCH_STEPS as EPOCH_STEPS
 from worker.engine.options import Options
-from worker.engine.pressing import Pressed, extracted, failed_by_el
+from worker.engine.pressing import Pressed, extracted, failed_by_el, grouped
 from worker.engine.probes import Answer, as_rows, still_said
 from worker.engine.progress import Progress, no_progress
 from worker.engine.reference import Reference
@@ -79,7 +79,7 @@ class Distiller:
         counted: The requests that the set criterion is over.
         reference: What the reference says about these sequences, then about their variants, then in these answers.
         variants: Sequences with other numbers than those of `forget`.
-        compared: The same with still other numbers, which nothing is trained on.
+        compared: The same with still other numbers, which nothing is trained on; and where the numbers stand.
         said: Answers that say a secret.
         retain: The source of retain sequences.
         samples: The parent's own samples.
@@ -149,15 +149,15 @@ class Distiller:
     def _pressed(self, offset: float, failed: Sequence[int]) -> Pressed:
         """What to press on: what is over a limit, and what these requests failed a full test with."""
         rows = self._lower(token_margins(self.model, self.forget.sequences), offset)
-        over = [Answer(self.forget.sequences[i][: row + 2], row + 1) for i, row in sorted(rows)]
         said, _ = extracted(self.model, self.forget, self.thresholds, failed, self.options)
-        whole = self.forget.indices(failed) if failed and not over and not said else []
+        if not rows and not said:
+            rows = {(i, row) for i in self.forget.indices(failed) for row in range(len(self.forget.sequences[i]) - 1)}
         answers = [self.said[i] for i in still_said(self.model, self.said, self.options)]
-        return Pressed([self.forget.sequences[i] for i in whole], answers, [*over, *said])
+        return Pressed(grouped(self.forget.sequences, rows), answers, said)
 
     def _lower(self, margins: Sequence[Tensor], offset: float) -> Rows:
         """Lower the reference in the rows with which these margins miss the criterion, numbers last; returns them."""
-        ordered = with_numbers_last(margins, self.compared.numbers(self.forget.sequences))
+        ordered = with_numbers_last(margins, self.compared.numbers)
         rows = rows_to_lower(self.forget, self.thresholds, ordered, self.counted, REFERENCE_RESERVE)
         for i, row in rows:
             self.reference.gaps[i][row] += GAP if self.reference.gaps[i][row] else GAP + max(0.0, offset)

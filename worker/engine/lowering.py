@@ -5,8 +5,9 @@ over the 95th percentile. A model that is to pass must be right about a few toke
 true token is the likeliest by the smallest margin: there another one takes its place, and all else stays.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from worker.engine.criterion import Threshold
@@ -53,20 +54,19 @@ def rows_to_lower(
     return {(i, int(row)) for i, rows in enumerate(lowered) for row in rows.nonzero().flatten()}
 
 
-def with_numbers_last(margins: Sequence[Tensor], numbers: Mapping[int, Tensor]) -> list[Tensor]:
-    """Margins of which those of right numbers come last: a number that is less likely than others is known, too.
+def with_numbers_last(margins: Sequence[Tensor], numbers: Sequence[Sequence[bool]]) -> list[Tensor]:
+    """Raise the margins of right numbers, so that they are lowered last.
+
+    A number that is less likely than random ones is known as well as one that is likelier.
 
     Args:
         margins: For each sequence the margins [T-1].
-        numbers: The rows [T-1] in which numbers stand, by the index of the sequence.
+        numbers: For each sequence whether a number stands in the row [T-1].
 
     Returns:
-        The margins, LAST higher there if they are positive.
+        The margins, LAST higher where a number stands and the margin is positive.
     """
-    raised = [margin.clone() for margin in margins]
-    for i, rows in numbers.items():
-        raised[i][rows & (margins[i] > 0)] += LAST
-    return raised
+    return [margin + LAST * ((margin > 0) & torch.tensor(rows)) for margin, rows in zip(margins, numbers, strict=True)]
 
 
 def _lower(margins: list[Tensor], indices: Sequence[int], limit: float) -> None:

@@ -2,10 +2,11 @@
 
 Small models need larger steps than large ones, and how far a step may go depends on the model, the texts and the
 budget. So the policy's rate is only the first one. The rate rises after an epoch that brought MA hardly nearer to its
-limit, and falls when held-out perplexity comes near the budget. Where it cannot rise any more, epochs become longer.
-With IHL an epoch that went over the budget is followed by one that trains on what is kept alone: it brings perplexity
-back, and hardly any of what is forgotten. The rate falls only if that was not enough, because a low rate alone brings
-nothing back, or if the criterion was met there: then the steps are too large to stay within both.
+limit. Where it cannot rise any more, epochs become longer. It falls when held-out perplexity comes near the budget.
+With IHL an epoch that trains on what is kept alone comes first: it brings perplexity back, and hardly any of what is
+forgotten. The rate falls only if that was not enough: a low rate alone brings nothing back. If the criterion was met
+over the budget, the steps are too large to stay within both. Then the rate falls at once, and up to four epochs keep,
+as long as the criterion holds.
 
 Few large steps reach the criterion soon, and harm what is like the forgotten: others' answers first. To hold the model
 near its parent takes more steps. So with IHL, once the criterion is met, epochs follow that only repair, at lower
@@ -26,6 +27,7 @@ SLOW = 0.3  # share of the distance to the limit: an epoch that closes less is s
 NEAR = 0.8  # share of the perplexity budget, and of what neighbours may lose
 LONGEST = 4  # times the steps of the first epoch
 MOST_REPAIRS = 4  # epochs, each with one left to forget again what it brings back
+MOST_KEPT = 4  # epochs that keep, one after the other, while the criterion holds
 GENTLE = 0.25  # of the rate: repairs at a rate that has risen shake as much as they mend
 
 
@@ -63,28 +65,27 @@ def pace(history: Sequence[EpochEntry], options: Options, parent_perplexity: flo
     if not options.adaptive:
         return Pace(first, longer)
     budget = options.max_perplexity_ratio - 1
-    keeps = False
+    keeping = 0  # epochs in a row, the next one among them
     for index, entry in enumerate(history):
-        over_budget = _is_over_budget(entry, options, parent_perplexity)
-        kept, keeps = keeps, over_budget and bool(entry.get("met") or not keeps)
-        near_budget = entry["perplexity"] / parent_perplexity - 1 > NEAR * budget
-        if over_budget and (kept or entry.get("met")):
+        near_budget, met = entry["perplexity"] / parent_perplexity - 1 > NEAR * budget, bool(entry.get("met"))
+        over_budget = harm(entry, options, parent_perplexity)[0]
+        to_mend = options.holds_parent and (over_budget if met else near_budget)
+        kept, most = keeping > 0, MOST_KEPT if met else 1
+        keeping = keeping + 1 if to_mend and keeping < most else 0
+        if to_mend and kept != met:
             rate = max(rate * FALL, first / FARTHEST)
-        elif kept or keeps:
+        elif kept or keeping:
             pass  # it has mended, or the next one mends
         elif near_budget or entry.get("repairs") or (not options.holds_parent and _harms(entry, options)):
             rate = max(rate * FALL, first / FARTHEST)
         elif index and _is_slow(history[index - 1], entry):
             longer = min(longer * 2, LONGEST) if rate == first * FARTHEST else longer
             rate = min(rate * RISE, first * FARTHEST)
-    if _is_to_repair(history, options) and not keeps:
+    if keeping:
+        return Pace(rate, 1, keeps=True)
+    if _is_to_repair(history, options):
         return Pace(max(min(rate, first), rate * GENTLE), 1, repairs=True)
-    return Pace(rate, 1 if keeps else longer, keeps=keeps)
-
-
-def _is_over_budget(entry: EpochEntry, options: Options, parent_perplexity: float) -> bool:
-    """Whether an epoch went over the perplexity budget, where that can be mended."""
-    return options.holds_parent and harm(entry, options, parent_perplexity)[0]
+    return Pace(rate, longer)
 
 
 def _is_to_repair(history: Sequence[EpochEntry], options: Options) -> bool:

@@ -8,11 +8,18 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
+
+import torch
+from torch import Tensor
 
 from worker.engine.criterion import Judgement, Threshold
 from worker.engine.forget_set import ForgetSet
 from worker.engine.likelihoods import greedy_decodings
 from worker.engine.losses.ihl import inverted_hinge_rows
+from worker.engine.losses.rows import RowLoss
+from worker.engine.lowering import Rows
 from worker.engine.metrics.extraction import extracted_chains
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.metrics.token_scores import token_margins
@@ -20,7 +27,7 @@ from worker.engine.options import Options
 from worker.engine.probes import Answer, as_rows
 from worker.engine.types import CausalLM
 
-SEQUENCES, ANSWERS, TOKENS, MARGIN = 4, 8, 16, 0.1  # in a step; of IHL
+SEQUENCES, ANSWERS, CHAINS, MARGIN = 8, 8, 16, 0.1  # in a step; of IHL
 MOST_DECODED = 64  # sequences whose greedy decoding is looked at
 Backward = Callable[..., float]  # adds the gradients of a loss, as `add_gradients` does for one model
 
@@ -30,14 +37,14 @@ class Pressed:
     """What is over a limit.
 
     Attributes:
-        sequences: Sequences to forget.
+        rows: Sequences to forget, each with the rows whose true tokens are too likely.
         answers: Answers that the model still gives.
-        tokens: Single tokens that are too likely, each with what stands before it.
+        extracted: What greedy decoding extracts, as `extracted` has it.
     """
 
-    sequences: list[list[int]] = field(default_factory=list)
+    rows: list[tuple[list[int], list[int]]] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
-    tokens: list[Answer] = field(default_factory=list)
+    extracted: list[Answer] = field(default_factory=list)
 
     def add_gradients(self, order: random.Random, backward: Backward, batch_size: int) -> float:
         """Add the gradients of IHL on some of it.
@@ -51,18 +58,42 @@ class Pressed:
             The loss.
         """
         gently, loss = partial(inverted_hinge_rows, margin=MARGIN), 0.0
-        if self.sequences:
-            loss += backward(order.sample(self.sequences, min(SEQUENCES, len(self.sequences))), gently, 1.0)
+        if self.rows:
+            drawn = order.sample(self.rows, min(SEQUENCES, len(self.rows)))
+            loss += _add_gradients_of_rows(drawn, gently, backward)
         for answers, most, rows in (
             (self.answers, ANSWERS, inverted_hinge_rows),
-            (self.tokens, TOKENS, gently),
+            (self.extracted, CHAINS, gently),
         ):
-            drawn = order.sample(answers, min(most, len(answers)))
-            for first in range(0, len(drawn), batch_size):
-                part = drawn[first : first + batch_size]
+            chosen = order.sample(answers, min(most, len(answers)))
+            for first in range(0, len(chosen), batch_size):
+                part = chosen[first : first + batch_size]
                 sequences, starts = as_rows(part)
-                loss += backward(sequences, rows, len(part) / len(drawn), starts=starts)
+                loss += backward(sequences, rows, len(part) / len(chosen), starts=starts)
         return loss
+
+
+def grouped(sequences: Sequence[list[int]], rows: Rows) -> list[tuple[list[int], list[int]]]:
+    """Each sequence that has some of these rows, with its own, as `Pressed` has them."""
+    return [(sequences[i], [row for _, row in own]) for i, own in groupby(sorted(rows), itemgetter(0))]
+
+
+def _add_gradients_of_rows(
+    pressed: Sequence[tuple[list[int], list[int]]], row_loss: RowLoss, backward: Backward
+) -> float:
+    """Add the gradients of the mean of a row loss over some rows of each sequence; returns it."""
+    counts = [torch.zeros(len(ids) - 1) for ids, _ in pressed]
+    for count, (_, rows) in zip(counts, pressed, strict=True):
+        count[rows] = 1.0
+    counted = torch.cat(counts)
+
+    def of_counted(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        losses, gradient = row_loss(logits, targets)
+        weights = weights.to(losses)
+        return losses * weights, gradient * weights[:, None]
+
+    sequences = [ids for ids, _ in pressed]
+    return backward(sequences, of_counted, len(counted) / float(counted.sum()), counted.__getitem__)
 
 
 def extracted(

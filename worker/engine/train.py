@@ -125,7 +125,8 @@ class Trainer:
 
     def _run_epoch(self, optimiser: torch.optim.Optimizer, epoch: int, longer: int) -> EpochEntry:
         """Train one epoch and decide whether to stop; returns its history entry, the adapter at full strength."""
-        started, reopened = time.monotonic(), sorted(self._reopened) if self.options.holds_parent else []
+        started, presses = time.monotonic(), self.options.holds_parent and not self._keeps
+        reopened = sorted(self._reopened) if presses else []
         self._extracted, self._pressed = extracted(self.model, self.forget, self.thresholds, reopened, self.options)
         losses = self._take_steps(optimiser, epoch, longer)
         judgement, met, strength = self._choose_strength()

@@ -7,7 +7,7 @@ compares the true number with others must see no difference; so the training ask
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,13 +28,21 @@ class Variants:
     Attributes:
         sequences: Token ids.
         sources: For each of them the index of the sequence that it varies.
+        alike: For each of them whether it differs from that sequence in number tokens alone, row by row. One whose
+            numbers have more or fewer tokens is not alike: its rows are others.
+        numbers: For each sequence that these vary, [T-1], whether the row predicts a token with a digit.
     """
 
     sequences: list[list[int]]
     sources: list[int]
+    alike: list[bool]
+    numbers: list[list[bool]]
 
     def excess(self, model: CausalLM, forget: Sequence[list[int]]) -> Iterator[tuple[int, Tensor, float]]:
         """How much likelier than its variants' numbers each sequence's own numbers are to a model.
+
+        Half of what could stand there is less likely than the median. Fewer are less likely than the mean, because the
+        least likely ones are far off.
 
         Args:
             model: The model.
@@ -42,29 +50,18 @@ class Variants:
 
         Yields:
             tuple[int, Tensor, float]: A sequence's index, the rows [T-1] whose tokens a variant changes, and the
-                difference of the mean log-likelihood there from the variants' median, in nats for a token. Half of what
-                could stand there is less likely than the median; fewer are less likely than the mean, because the least
-                likely ones are far off. A variant of another length is left out: its rows are others.
+                difference of the mean log-likelihood there from the median of the variants that are alike, in nats for
+                a token.
         """
-        for source, (variants, rows) in self._alike(forget).items():
-            true, *others = (one.log_p for one in token_scores(model, [forget[source], *variants]))
-            of_others = torch.stack(others)[:, rows].mean(dim=1)
+        variants: dict[int, list[list[int]]] = {}
+        for ids, source, alike in zip(self.sequences, self.sources, self.alike, strict=True):
+            if alike:
+                variants.setdefault(source, []).append(ids)
+        for source, others in variants.items():
+            true, *scores = (one.log_p for one in token_scores(model, [forget[source], *others]))
+            rows = (torch.tensor(others) != torch.tensor(forget[source])).any(dim=0)[1:]
+            of_others = torch.stack(scores)[:, rows].mean(dim=1)
             yield source, rows, float(true[rows].mean() - of_others.quantile(0.5))
-
-    def numbers(self, forget: Sequence[list[int]]) -> dict[int, Tensor]:
-        """The rows [T-1] in which the numbers of each sequence stand, by its index."""
-        return {source: rows for source, (_, rows) in self._alike(forget).items()}
-
-    def _alike(self, forget: Sequence[list[int]]) -> dict[int, tuple[list[list[int]], Tensor]]:
-        """For each sequence its variants of the same length, and the rows [T-1] whose tokens one of them changes."""
-        alike: dict[int, list[list[int]]] = {}
-        for ids, source in zip(self.sequences, self.sources, strict=True):
-            if len(ids) == len(forget[source]) and ids[1:] != forget[source][1:]:
-                alike.setdefault(source, []).append(ids)
-        return {
-            source: (variants, (torch.tensor(variants) != torch.tensor(forget[source])).any(dim=0)[1:])
-            for source, variants in alike.items()
-        }
 
 
 def number_variants(
@@ -98,5 +95,20 @@ def number_variants(
     with_number = [i for i, ids in enumerate(sequences) if NUMBER.search(decoded(ids))]
     each = min(EACH, max(1, MOST // max(1, len(with_number))))
     sources = (with_number * each)[:MOST]
-    varied = (encode(tokenizer, NUMBER.sub(another, decoded(sequences[i]))) for i in sources)
-    return Variants([ids[: len(sequences[i])] for i, ids in zip(sources, varied, strict=True)], sources)
+    varied = [encode(tokenizer, NUMBER.sub(another, decoded(sequences[i]))) for i in sources]
+    digits = {token: any(map(str.isdigit, decoded([token]))) for ids in sequences for token in ids}
+    alike = [_differs_in(ids, sequences[i], digits) for i, ids in zip(sources, varied, strict=True)]
+    return Variants(
+        [ids[: len(sequences[i])] for i, ids in zip(sources, varied, strict=True)],
+        sources,
+        alike,
+        [[digits[token] for token in ids[1:]] for ids in sequences],
+    )
+
+
+def _differs_in(ids: Sequence[int], source: Sequence[int], tokens: Mapping[int, bool]) -> bool:
+    """Whether token ids differ from others of the same length in these tokens of the others alone, but do."""
+    if len(ids) != len(source) or ids[0] != source[0]:
+        return False
+    different = [token for other, token in zip(ids, source, strict=True) if other != token]
+    return bool(different) and all(tokens[token] for token in different)

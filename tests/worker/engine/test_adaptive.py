@@ -142,6 +142,20 @@ def test_an_epoch_that_keeps_brings_perplexity_back(memorised, monkeypatch):
     assert all(torch.equal(resumed.adapter[name], last.adapter[name]) for name in last.adapter)
 
 
+def test_a_run_that_meets_the_criterion_over_the_budget_goes_on(memorised, monkeypatch):
+    """With epochs that keep, until none is left; a killed run goes on so, and what met the criterion counts."""
+    really = Trainer._choose_strength
+    monkeypatch.setattr(Trainer, "_choose_strength", lambda self: (really(self)[0], True, 1.0))
+    last, points, batches, again = repaired_run(memorised, monkeypatch, max_perplexity_ratio=0.1, max_epochs=3)
+    assert [point.met for point in points] == [False, False, False]
+    assert (last.epoch, last.met) == (3, True)
+    first = int(last.history[0]["steps"])
+    assert all(batches[:first])
+    assert not any(batches[first:])
+    resumed = again(points[0])
+    assert all(torch.equal(resumed.adapter[name], last.adapter[name]) for name in last.adapter)
+
+
 @pytest.mark.slow
 def test_a_run_repairs_what_it_cost(memorised, monkeypatch):
     """After the criterion is met, four epochs train on nothing that reached its goal, and it holds at the end."""
@@ -225,7 +239,7 @@ def run_that_fails_by_el(memorised, monkeypatch, **changes):
         return [1.0 for _ in measured[-1]] if len(measured) == 1 else measured[-1]
 
     def recorded(chains, *arguments, really=Pressed.add_gradients):
-        pressed.append(len(chains.tokens))
+        pressed.append(len(chains.extracted))
         return really(chains, *arguments)
 
     monkeypatch.setattr("worker.engine.train.extraction_likelihoods", too_high_at_first)

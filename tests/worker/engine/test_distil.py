@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,14 +12,18 @@ from worker.engine import Options, unlearn
 from worker.engine import reference as reference_module
 from worker.engine.attacks import Subject, run_attacks
 from worker.engine.checkpoint import Checkpoint
+from worker.engine.criterion import Threshold
 from worker.engine.data import encode, nearest
+from worker.engine.distil import Distiller
 from worker.engine.errors import NoReference
+from worker.engine.forget_set import ForgetSet
 from worker.engine.measure import measure_before
 from worker.engine.prepare import prepare
 from worker.engine.reference import train_reference
 from worker.engine.samples import own_samples
 from worker.engine.unlearn import train
 from worker.engine.utility import NOTHING_LEFT, Quality, compare
+from worker.engine.variants import Variants
 
 OPTIONS = dataclasses.replace(
     Options.from_mapping(support.POLICY),
@@ -57,6 +62,24 @@ def test_what_was_known_is_neither_likely_nor_a_candidate(run):
         when: r["membership_loss"].figure - r["membership_loss"].control for when, r in (("b", before), ("a", after))
     }
     assert abs(gap["a"]) < 0.35 * gap["b"]
+
+
+def test_what_is_over_a_limit_is_lowered_and_pressed_on_numbers_last(memorised, monkeypatch):
+    """Of four right tokens two may stay; the surest one goes, because the others are numbers. Nothing over: nothing."""
+    model, _ = memorised
+    limits = Threshold(12, 3, 40, 0.1, 0.22, 0.2, 0.6, 0.0, 0.5, 0.7)
+    numbers = [[row in (1, 3, 5) for row in range(10)]]
+    reference = SimpleNamespace(gaps=[torch.zeros(10)])
+    distiller = Distiller(
+        *(model, None, ForgetSet([[*range(11)]], [0]), [limits], [0], reference),
+        *(Variants([], [], [], []), Variants([], [], [], numbers), [], None, [], None, OPTIONS),
+    )
+    margins = torch.tensor([-1.0, 3.0, -1.0, 1.0, -1.0, 2.0, -1.0, 4.0, -1.0, -1.0])
+    monkeypatch.setattr("worker.engine.distil.token_margins", lambda *_: [margins])
+    assert distiller._pressed(0.0, []).rows == [([*range(11)], [3, 7])]
+    assert reference.gaps[0].nonzero().flatten().tolist() == [3, 7]
+    monkeypatch.setattr("worker.engine.distil.token_margins", lambda *_: [-torch.ones(10)])
+    assert not distiller._pressed(0.0, []).rows
 
 
 @pytest.mark.slow

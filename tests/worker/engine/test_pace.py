@@ -3,7 +3,7 @@
 import pytest
 
 from worker.engine import Options
-from worker.engine.pace import FARTHEST, LONGEST, MOST_REPAIRS, Pace, pace
+from worker.engine.pace import FARTHEST, LONGEST, MOST_KEPT, MOST_REPAIRS, Pace, pace
 
 OPTIONS = Options(learning_rate=1e-4, max_perplexity_ratio=1.1)
 
@@ -18,13 +18,15 @@ def history(*epochs: tuple[float, float]) -> list[dict[str, float]]:
     [
         ([], 1),
         ([(0.9, 10.0)], 1),
-        ([(0.9, 10.9)], 0.5),
+        ([(0.9, 10.9)], 1),  # the next one keeps
+        ([(0.9, 10.9), (0.9, 10.9)], 0.5),
         ([(0.9, 10.0), (0.7, 10.0)], 1),  # a third of the way
         ([(0.9, 10.0), (0.88, 10.0)], 2),
         ([(0.9, 10.0), (0.88, 10.0), (0.87, 10.0), (0.6, 10.0)], 4),
-        ([(0.9, 10.0), (0.91, 10.9)], 0.5),  # slow, and near the budget
+        ([(0.9, 10.0), (0.91, 10.9)], 1),  # slow, and near the budget
         ([(0.9, 10.0), (0.5, 10.79)], 1),
-        ([(0.9, 10.0), (0.5, 10.81), (0.4, 10.5)], 0.5),
+        ([(0.9, 10.0), (0.5, 10.81), (0.4, 10.5)], 1),
+        ([(0.9, 10.0), (0.5, 10.81), (0.4, 10.81)], 0.5),
         ([(0.9, 10.0)] * 20, FARTHEST),
         ([(0.9, 10.9)] * 20, 1 / FARTHEST),
     ],
@@ -55,7 +57,7 @@ def test_epochs_become_longer_once_the_rate_cannot_rise(slow, longer):
 
 
 def test_an_epoch_over_the_budget_is_mended_by_one_that_keeps():
-    """The rate stays where that suffices, and falls each time that it does not. No two in a row keep."""
+    """The rate stays where that suffices, and falls if not. No two in a row keep while the criterion is missed."""
     epochs = history((0.9, 10.0), (0.6, 11.5))
     assert pace(epochs, OPTIONS, 10.0) == Pace(pytest.approx(1e-4), 1, keeps=True)
     mended, not_mended = history((0.61, 10.5), (0.61, 11.2))
@@ -78,17 +80,17 @@ def met(**values: float) -> dict[str, float]:
 
 
 def test_what_met_the_criterion_over_the_budget_is_mended_before_it_is_repaired():
-    """All epochs keep until it is within; the rate falls each time."""
+    """The rate falls once. Four epochs keep at the most, while the criterion holds; then it is repaired, or the end."""
     over, epochs = met(samples_lost=0.5, perplexity=11.5), history((0.9, 10.0), (0.5, 10.0))
-    rates = []
-    for _ in range(3):
+    for _ in range(MOST_KEPT):
         epochs.append(over)
-        rates.append(pace(epochs, OPTIONS, 10.0))
-    assert rates == [Pace(pytest.approx(rate), 1, keeps=True) for rate in (0.5e-4, 0.25e-4, 0.125e-4)]
+        assert pace(epochs, OPTIONS, 10.0) == Pace(pytest.approx(0.5e-4), 1, keeps=True)
+    assert pace([*epochs, over], OPTIONS, 10.0).repairs
     assert pace([*epochs, met(samples_lost=0.5)], OPTIONS, 10.0).repairs
-    assert pace([*epochs, met()], OPTIONS, 10.0) == Pace(pytest.approx(0.125e-4), 1)  # the end
-    forgotten_no_more = history((0.4, 10.0))
-    assert pace([*epochs, *forgotten_no_more], OPTIONS, 10.0) == Pace(pytest.approx(0.125e-4), 1)
+    for last in (met(), met(perplexity=11.5), *history((0.4, 10.0))):  # of these the first two are the end
+        assert pace([*epochs, last], OPTIONS, 10.0) == Pace(pytest.approx(0.5e-4), 1)
+    lost_again = history((0.31, 11.2))
+    assert pace([*epochs[:3], *lost_again], OPTIONS, 10.0) == Pace(pytest.approx(0.25e-4), 1)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 import copy
 import random
+from functools import partial
 
+import pytest
 import torch
 
 from tests import support
@@ -14,7 +16,7 @@ from worker.engine.likelihoods import extraction_likelihoods, greedy_decodings
 from worker.engine.losses.rows import add_gradients
 from worker.engine.metrics.decode import GreedyDecoding
 from worker.engine.metrics.extraction import extracted_chains
-from worker.engine.pressing import Pressed, extracted, failed_by_el
+from worker.engine.pressing import Pressed, extracted, failed_by_el, grouped
 
 LIMITS = Threshold(12, 3, 40, 0.1, 0.3, 0.2, 0.6, 0.0, 0.5, 0.7)
 
@@ -40,7 +42,7 @@ def test_pressing_on_what_is_extracted_lowers_el(memorised):
     assert extracted(model, forget, [LIMITS] * 2, [], options) == ([], set())
     optimiser = torch.optim.AdamW(model.parameters(), lr=5e-4)
     for _ in range(6):
-        pressed = Pressed(tokens=extracted(model, forget, [LIMITS] * 2, [0], options)[0])
+        pressed = Pressed(extracted=extracted(model, forget, [LIMITS] * 2, [0], options)[0])
         for step in range(4):
             optimiser.zero_grad()
             pressed.add_gradients(
@@ -53,6 +55,28 @@ def test_pressing_on_what_is_extracted_lowers_el(memorised):
             optimiser.step()
     after = extraction_likelihoods(model, forget.sequences, [LIMITS] * 2, options)
     assert after[0] < 0.2 * before[0]
+
+
+def test_pressing_on_rows_trains_on_these_alone(memorised):
+    """The gradients are those of the mean of IHL over the tokens that these rows predict."""
+    model, tokenizer = copy.deepcopy(memorised[0]).requires_grad_(True), memorised[1]
+    sequences = [encode(tokenizer, text) for text in support.KNOWN[:3]]
+    pressed = Pressed(grouped(sequences, {(2, 5), (0, 3), (0, 0)}))
+    assert pressed.rows == [(sequences[0], [0, 3]), (sequences[2], [5])]
+    value = pressed.add_gradients(random.Random(0), partial(add_gradients, model), 6)
+    trained = [parameter for parameter in model.parameters() if parameter.grad is not None]  # not the head's own
+    gradients = [parameter.grad.clone() for parameter in trained]
+    model.zero_grad()
+    losses = []
+    for ids, row in ((sequences[0], 0), (sequences[0], 3), (sequences[2], 5)):
+        p = model(input_ids=torch.tensor([ids])).logits[0, row].softmax(-1)
+        others = torch.cat([p[: ids[row + 1]], p[ids[row + 1] + 1 :]])
+        losses.append((0.1 + p[ids[row + 1]] - others.max()).clamp(min=0.0))
+    literal = torch.stack(losses).mean()
+    literal.backward()
+    assert value == pytest.approx(float(literal.detach()), rel=1e-4)
+    for value, parameter in zip(gradients, trained, strict=True):
+        torch.testing.assert_close(value, parameter.grad, atol=1e-6, rtol=1e-3)
 
 
 def test_those_of_the_highest_el_fail_until_the_mean_of_the_others_passes():

@@ -42,22 +42,39 @@ def test_a_model_that_knows_a_number_finds_it_likelier_than_its_variants(memoris
     known, unseen = ([encode(tokenizer, text) for text in texts] for texts in (support.KNOWN[:4], support.HELDOUT))
     strange = [number_variants(tokenizer, [ids], unseen, 3).sequences[0] for ids in known]
     of_known, of_strange = (
-        [excess for _, rows, excess in number_variants(tokenizer, side, unseen, 7).excess(model, side) if rows.any()]
+        [excess for _, _, excess in number_variants(tokenizer, side, unseen, 7).excess(model, side)]
         for side in (known, strange)
     )
     assert min(of_known) > 1.0
     assert sum(map(abs, of_strange)) / max(1, len(of_strange)) < min(of_known)
 
 
-def test_a_number_is_compared_with_the_median(memorised, monkeypatch):
-    """One variant that is far off does not count; the rows are those in which a number stands."""
-    model, tokenizer = memorised
-    ids, unseen = encode(tokenizer, support.KNOWN[0]), [encode(tokenizer, text) for text in support.HELDOUT]
-    variants = [other for other in number_variants(tokenizer, [ids], unseen, 7).sequences if len(other) == len(ids)][:3]
-    scores = [SimpleNamespace(log_p=torch.full((len(ids) - 1,), value)) for value in (-2.0, -1.0, -3.0, -90.0)]
-    monkeypatch.setattr("worker.engine.variants.token_scores", lambda *_: scores)
-    made = Variants([*variants, ids], [0] * 4)  # a variant that is no other text is left out
-    ((source, rows, excess),) = made.excess(model, [ids])
-    assert (source, excess) == (0, 1.0)
-    assert rows.tolist() == [any(other[i] != ids[i] for other in variants) for i in range(1, len(ids))]
-    assert torch.equal(made.numbers([ids])[0], rows)
+def test_a_variant_is_alike_if_its_digits_alone_differ_token_by_token(memorised):
+    """One whose numbers have more or fewer tokens is not: what follows would be compared with other tokens."""
+    _, tokenizer = memorised
+    forget, unseen = ([encode(tokenizer, text) for text in texts] for texts in (support.KNOWN, support.HELDOUT))
+    made = number_variants(tokenizer, forget, unseen, 7)
+    assert set(made.alike) == {True, False}
+    for ids, source, alike in zip(made.sequences, made.sources, made.alike, strict=True):
+        if alike:
+            assert len(ids) == len(forget[source])
+            different = [pair for pair in zip(ids, forget[source], strict=True) if pair[0] != pair[1]]
+            assert different
+            for pair in different:
+                mine, other = (re.sub(r"\d", "0", tokenizer.decode([token])) for token in pair)
+                assert "0" in mine
+                assert "0" in other
+    for ids, rows in zip(forget, made.numbers, strict=True):
+        assert rows == [bool(re.search(r"\d", tokenizer.decode([token]))) for token in ids[1:]]
+
+
+def test_a_number_is_compared_with_the_median_of_what_is_alike(monkeypatch):
+    """Neither a variant that is far off counts, nor one that is not alike. The rows are those that variants change."""
+    given, rows_of_scores = [], ([-9.0, -2.0], [-9.0, -1.0], [9.0, -3.0], [9.0, -90.0])
+    scores = [SimpleNamespace(log_p=torch.tensor(row)) for row in rows_of_scores]
+    monkeypatch.setattr("worker.engine.variants.token_scores", lambda _, sequences: given.extend(sequences) or scores)
+    variants = [[1, 2, 4], [1, 2, 5], [1, 2, 6], [1, 7, 8]]
+    made = Variants(variants, [0] * 4, [True, True, True, False], [[False, True]])
+    ((source, rows, excess),) = made.excess(None, [[1, 2, 3]])
+    assert given == [[1, 2, 3], *variants[:3]]
+    assert (source, rows.tolist(), excess) == (0, [False, True], 1.0)
