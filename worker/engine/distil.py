@@ -13,7 +13,7 @@ where it is over them (`worker.engine.lowering`), and the model learns to say wh
 
 The number of steps is fixed beforehand, and the learning rate falls to nothing at their end. If the criterion is not
 met then, epochs with a small learning rate follow. In each the reference is lowered where the model is over the limits,
-and IHL, the paper's loss, is added on the few tokens that are. Every state depends on the seed, the number of the
+and IHL, the paper's loss, is added on the tokens that are. Every state depends on the seed, the number of the
 epoch and the checkpoint alone, so that a resumed run sees the same batches.
 """
 
@@ -79,7 +79,7 @@ class Distiller:
         counted: The requests that the set criterion is over.
         reference: What the reference says about these sequences, then about their variants, then in these answers.
         variants: Sequences with other numbers than those of `forget`.
-        compared: The same with still other numbers, which nothing is trained on; and where the numbers stand.
+        compared: The same with still other numbers, which nothing is trained on.
         said: Answers that say a secret.
         retain: The source of retain sequences.
         samples: The parent's own samples.

@@ -55,9 +55,9 @@ def rows_to_lower(
 
 
 def with_numbers_last(margins: Sequence[Tensor], numbers: Sequence[Sequence[bool]]) -> list[Tensor]:
-    """Raise the margins of right numbers, so that they are lowered last.
+    """Raise the margins of numbers that the model predicts rightly, so that they are lowered last.
 
-    A number that is less likely than random ones is known as well as one that is likelier.
+    A number that is less likely than random ones gives itself away as well.
 
     Args:
         margins: For each sequence the margins [T-1].

@@ -2,11 +2,11 @@
 
 Small models need larger steps than large ones, and how far a step may go depends on the model, the texts and the
 budget. So the policy's rate is only the first one. The rate rises after an epoch that brought MA hardly nearer to its
-limit. Where it cannot rise any more, epochs become longer. It falls when held-out perplexity comes near the budget.
-With IHL an epoch that trains on what is kept alone comes first: it brings perplexity back, and hardly any of what is
-forgotten. The rate falls only if that was not enough: a low rate alone brings nothing back. If the criterion was met
-over the budget, the steps are too large to stay within both. Then the rate falls at once, and up to four epochs keep,
-as long as the criterion holds.
+limit. Where it cannot rise any more, epochs become longer, until it falls. It falls when held-out perplexity comes
+near the budget. With IHL an epoch that trains only on what is kept comes first, if MA is still far from its limit or
+perplexity is over the budget: it brings perplexity back, and MA a little, too. The rate falls only if that was not
+enough: a low rate alone brings nothing back. If the criterion was met over the budget, the steps are too large to stay
+within both. Then the rate falls at once, and up to four epochs keep, as long as the criterion holds.
 
 Few large steps reach the criterion soon, and harm what is like the forgotten: others' answers first. To hold the model
 near its parent takes more steps. So with IHL, once the criterion is met, epochs follow that only repair, at lower
@@ -25,6 +25,7 @@ from worker.engine.types import EpochEntry
 RISE, FALL, FARTHEST = 2.0, 0.5, 16.0
 SLOW = 0.3  # share of the distance to the limit: an epoch that closes less is slow
 NEAR = 0.8  # share of the perplexity budget, and of what neighbours may lose
+FAR = 0.1  # of MA, over its limit: as much as an epoch that keeps may bring back
 LONGEST = 4  # times the steps of the first epoch
 MOST_REPAIRS = 4  # epochs, each with one left to forget again what it brings back
 MOST_KEPT = 4  # epochs that keep, one after the other, while the criterion holds
@@ -39,7 +40,7 @@ class Pace(NamedTuple):
         longer: How many times as many steps as the policy's an epoch has, 1 to LONGEST.
         repairs: Whether the epoch only repairs: of the forget set it trains on what is over its goal, and on requests
             that failed a full test, and on nothing else.
-        keeps: Whether the epoch trains on what is kept alone.
+        keeps: Whether the epoch trains only on what is kept.
     """
 
     rate: float
@@ -65,25 +66,26 @@ def pace(history: Sequence[EpochEntry], options: Options, parent_perplexity: flo
     if not options.adaptive:
         return Pace(first, longer)
     budget = options.max_perplexity_ratio - 1
-    keeping = 0  # epochs in a row, the next one among them
+    keeping, over_budget = 0, False  # epochs that keep in a row, the next one among them
     for index, entry in enumerate(history):
         near_budget, met = entry["perplexity"] / parent_perplexity - 1 > NEAR * budget, bool(entry.get("met"))
         over_budget = harm(entry, options, parent_perplexity)[0]
-        to_mend = options.holds_parent and (over_budget if met else near_budget)
-        kept, most = keeping > 0, MOST_KEPT if met else 1
+        is_far = not met and entry["ma"] - entry["ma_limit"] > FAR
+        to_mend = options.holds_parent and (over_budget or (near_budget and is_far))
+        kept, most = keeping > 0, MOST_KEPT if met else int(index + 2 < options.max_epochs)
         keeping = keeping + 1 if to_mend and keeping < most else 0
-        if to_mend and kept != met:
-            rate = max(rate * FALL, first / FARTHEST)
-        elif kept or keeping:
-            pass  # it has mended, or the next one mends
-        elif near_budget or entry.get("repairs") or (not options.holds_parent and _harms(entry, options)):
-            rate = max(rate * FALL, first / FARTHEST)
-        elif index and _is_slow(history[index - 1], entry):
+        if kept or keeping:  # it has mended, or the next one mends
+            falls = to_mend and (not (kept and history[index - 1].get("met")) if met else kept)
+        else:
+            falls = near_budget or (not options.holds_parent and _harms(entry, options))
+        if falls or entry.get("repairs"):
+            rate, longer = max(rate * FALL, first / FARTHEST), 1
+        elif not (kept or keeping) and index and _is_slow(history[index - 1], entry):
             longer = min(longer * 2, LONGEST) if rate == first * FARTHEST else longer
             rate = min(rate * RISE, first * FARTHEST)
     if keeping:
         return Pace(rate, 1, keeps=True)
-    if _is_to_repair(history, options):
+    if not over_budget and _is_to_repair(history, options):
         return Pace(max(min(rate, first), rate * GENTLE), 1, repairs=True)
     return Pace(rate, longer)
 

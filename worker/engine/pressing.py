@@ -37,7 +37,7 @@ class Pressed:
     """What is over a limit.
 
     Attributes:
-        rows: Sequences to forget, each with the rows whose true tokens are too likely.
+        rows: Sequences to forget, each with the rows whose true tokens are to become less likely.
         answers: Answers that the model still gives.
         extracted: What greedy decoding extracts, as `extracted` has it.
     """
@@ -52,7 +52,7 @@ class Pressed:
         Args:
             order: Draws them.
             backward: Adds the gradients of a loss.
-            batch_size: How many sequences one backward pass takes.
+            batch_size: How many answers one backward pass takes.
 
         Returns:
             The loss.

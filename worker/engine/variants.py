@@ -7,8 +7,9 @@ compares the true number with others must see no difference; so the training ask
 
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from worker.engine.metrics.token_scores import token_scores
 from worker.engine.types import CausalLM, Tokenizer
 
 EACH, MOST = 8, 512  # variants of a sequence, and of all together
+TRIES = 8  # draws of a variant, until it is alike
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +30,9 @@ class Variants:
     Attributes:
         sequences: Token ids.
         sources: For each of them the index of the sequence that it varies.
-        alike: For each of them whether it differs from that sequence in number tokens alone, row by row. One whose
-            numbers have more or fewer tokens is not alike: its rows are others.
+        alike: For each of them whether it differs from that sequence in tokens with digits alone, row by row. One whose
+            numbers have more or fewer tokens is not alike: its rows are others. A sequence may have few that are alike,
+            or none; then it is not compared.
         numbers: For each sequence that these vary, [T-1], whether the row predicts a token with a digit.
     """
 
@@ -95,20 +98,26 @@ def number_variants(
     with_number = [i for i, ids in enumerate(sequences) if NUMBER.search(decoded(ids))]
     each = min(EACH, max(1, MOST // max(1, len(with_number))))
     sources = (with_number * each)[:MOST]
-    varied = [encode(tokenizer, NUMBER.sub(another, decoded(sequences[i]))) for i in sources]
-    digits = {token: any(map(str.isdigit, decoded([token]))) for ids in sequences for token in ids}
-    alike = [_differs_in(ids, sequences[i], digits) for i, ids in zip(sources, varied, strict=True)]
-    return Variants(
-        [ids[: len(sequences[i])] for i, ids in zip(sources, varied, strict=True)],
-        sources,
-        alike,
-        [[digits[token] for token in ids[1:]] for ids in sequences],
-    )
+
+    @cache
+    def has_digit(token: int) -> bool:
+        return any(map(str.isdecimal, decoded([token])))
+
+    varied, alike = [], []
+    for i in sources:
+        for _ in range(TRIES):
+            ids = encode(tokenizer, NUMBER.sub(another, decoded(sequences[i])))
+            if is_alike := _differs_in(ids, sequences[i], has_digit):
+                break
+        varied.append(ids[: len(sequences[i])])
+        alike.append(is_alike)
+    return Variants(varied, sources, alike, [[has_digit(token) for token in ids[1:]] for ids in sequences])
 
 
-def _differs_in(ids: Sequence[int], source: Sequence[int], tokens: Mapping[int, bool]) -> bool:
-    """Whether token ids differ from others of the same length in these tokens of the others alone, but do."""
-    if len(ids) != len(source) or ids[0] != source[0]:
-        return False
-    different = [token for other, token in zip(ids, source, strict=True) if other != token]
-    return bool(different) and all(tokens[token] for token in different)
+def _differs_in(ids: Sequence[int], source: Sequence[int], may_differ: Callable[[int], bool]) -> bool:
+    """Whether token ids differ from others of the same length, and where they do only in tokens that may.
+
+    The first token counts for nothing, because no row predicts it.
+    """
+    different = [token for pair in zip(ids[1:], source[1:], strict=False) if pair[0] != pair[1] for token in pair]
+    return len(ids) == len(source) and bool(different) and all(map(may_differ, different))

@@ -80,6 +80,8 @@ def test_what_is_over_a_limit_is_lowered_and_pressed_on_numbers_last(memorised, 
     assert reference.gaps[0].nonzero().flatten().tolist() == [3, 7]
     monkeypatch.setattr("worker.engine.distil.token_margins", lambda *_: [-torch.ones(10)])
     assert not distiller._pressed(0.0, []).rows
+    monkeypatch.setattr("worker.engine.distil.extracted", lambda *_: ([], set()))
+    assert distiller._pressed(0.0, [0]).rows == [([*range(11)], [*range(10)])]  # a request that failed: all of it
 
 
 @pytest.mark.slow

@@ -56,6 +56,12 @@ def test_epochs_become_longer_once_the_rate_cannot_rise(slow, longer):
     assert pace(history(*[(0.9, 10.0)] * slow), OPTIONS, 10.0) == Pace(pytest.approx(1e-4 * FARTHEST), longer)
 
 
+def test_epochs_are_short_again_once_the_rate_has_fallen():
+    """It is no longer the highest."""
+    slow = [*history(*[(0.9, 10.0)] * 7), met(perplexity=11.5)]
+    assert pace([*slow, *history((0.5, 10.0))], OPTIONS, 10.0) == Pace(pytest.approx(1e-4 * FARTHEST / 2), 1)
+
+
 def test_an_epoch_over_the_budget_is_mended_by_one_that_keeps():
     """The rate stays where that suffices, and falls if not. No two in a row keep while the criterion is missed."""
     epochs = history((0.9, 10.0), (0.6, 11.5))
@@ -71,7 +77,46 @@ def test_an_epoch_over_the_budget_is_mended_by_one_that_keeps():
 @pytest.mark.parametrize("options", [Options(loss="gd"), Options.paper()])
 def test_where_nothing_holds_the_parent_nothing_keeps(options):
     """There is nothing to train on but retain text, and no samples of the parent."""
-    assert not pace(history((0.9, 10.0), (0.6, 30.0)), options, 10.0).keeps
+    for last in (*history((0.6, 30.0)), met(perplexity=30.0)):
+        assert not pace([*history((0.9, 10.0)), last], options, 10.0).keeps
+
+
+@pytest.mark.parametrize("left", [1, 2])
+def test_the_last_epoch_is_not_spent_on_keeping_while_the_criterion_is_missed(left):
+    """What it brought back could not be forgotten again."""
+    options = Options(learning_rate=1e-4, max_perplexity_ratio=1.1, max_epochs=2 + left)
+    assert pace(history((0.9, 10.0), (0.6, 11.5)), options, 10.0) == Pace(
+        pytest.approx(1e-4 if left == 2 else 0.5e-4), 1, keeps=left == 2
+    )
+
+
+@pytest.mark.parametrize(("ma", "perplexity", "keeps"), [(0.45, 10.9, True), (0.39, 10.9, False), (0.39, 11.1, True)])
+def test_close_to_the_criterion_nothing_is_brought_back_that_is_within_the_budget(ma, perplexity, keeps):
+    """The rate falls instead; over the budget there is no choice."""
+    rate = pytest.approx(1e-4 if keeps else 0.5e-4)
+    assert pace(history((0.9, 10.0), (ma, perplexity)), OPTIONS, 10.0) == Pace(rate, 1, keeps=keeps)
+
+
+def test_the_rate_of_repairs_falls_also_if_one_lost_the_criterion():
+    """Near the budget, so that an epoch keeps before it is forgotten again."""
+    first = met(samples_lost=0.5)
+    lost = {**history((0.5, 10.9))[0], "repairs": True}
+    assert pace([first, lost], OPTIONS, 10.0) == Pace(pytest.approx(0.5e-4), 1, keeps=True)
+    assert pace([first, lost, *history((0.5, 10.0)), first], OPTIONS, 10.0).rate == pytest.approx(0.5e-4)
+
+
+def test_the_rate_falls_once_if_the_criterion_is_first_met_by_an_epoch_that_keeps():
+    """EL may pass only then."""
+    epochs = [*history((0.9, 10.0), (0.6, 11.5)), met(perplexity=11.2)]
+    for _ in range(MOST_KEPT - 1):
+        assert pace(epochs, OPTIONS, 10.0) == Pace(pytest.approx(0.5e-4), 1, keeps=True)
+        epochs.append(met(perplexity=11.2))
+    assert not pace(epochs, OPTIONS, 10.0).keeps
+
+
+def test_what_met_the_criterion_near_the_budget_is_at_its_end():
+    """It is within it; nothing has to be mended."""
+    assert pace([*history((0.9, 10.0)), met(perplexity=10.9)], OPTIONS, 10.0) == Pace(pytest.approx(0.5e-4), 1)
 
 
 def met(**values: float) -> dict[str, float]:
@@ -85,9 +130,8 @@ def test_what_met_the_criterion_over_the_budget_is_mended_before_it_is_repaired(
     for _ in range(MOST_KEPT):
         epochs.append(over)
         assert pace(epochs, OPTIONS, 10.0) == Pace(pytest.approx(0.5e-4), 1, keeps=True)
-    assert pace([*epochs, over], OPTIONS, 10.0).repairs
     assert pace([*epochs, met(samples_lost=0.5)], OPTIONS, 10.0).repairs
-    for last in (met(), met(perplexity=11.5), *history((0.4, 10.0))):  # of these the first two are the end
+    for last in (met(), over, *history((0.4, 10.0))):  # of these the first two are the end
         assert pace([*epochs, last], OPTIONS, 10.0) == Pace(pytest.approx(0.5e-4), 1)
     lost_again = history((0.31, 11.2))
     assert pace([*epochs[:3], *lost_again], OPTIONS, 10.0) == Pace(pytest.approx(0.25e-4), 1)

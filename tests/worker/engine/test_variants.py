@@ -3,12 +3,13 @@
 import re
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from tests import support
 from worker.engine.attacks.exposure import NUMBER
 from worker.engine.data import encode
-from worker.engine.variants import EACH, MOST, Variants, number_variants
+from worker.engine.variants import EACH, MOST, Variants, _differs_in, number_variants
 
 
 def test_a_variant_differs_in_its_numbers_alone(memorised):
@@ -45,6 +46,7 @@ def test_a_model_that_knows_a_number_finds_it_likelier_than_its_variants(memoris
         [excess for _, _, excess in number_variants(tokenizer, side, unseen, 7).excess(model, side)]
         for side in (known, strange)
     )
+    assert of_strange
     assert min(of_known) > 1.0
     assert sum(map(abs, of_strange)) / max(1, len(of_strange)) < min(of_known)
 
@@ -54,16 +56,36 @@ def test_a_variant_is_alike_if_its_digits_alone_differ_token_by_token(memorised)
     _, tokenizer = memorised
     forget, unseen = ([encode(tokenizer, text) for text in texts] for texts in (support.KNOWN, support.HELDOUT))
     made = number_variants(tokenizer, forget, unseen, 7)
-    assert set(made.alike) == {True, False}
+    assert sum(made.alike) > 0.8 * len(made.alike)
     for ids, source, alike in zip(made.sequences, made.sources, made.alike, strict=True):
-        if alike:
-            assert len(ids) == len(forget[source])
-            different = [pair for pair in zip(ids, forget[source], strict=True) if pair[0] != pair[1]]
-            assert different
-            for pair in different:
-                mine, other = (re.sub(r"\d", "0", tokenizer.decode([token])) for token in pair)
-                assert "0" in mine
-                assert "0" in other
+        pairs = [pair for pair in zip(ids, forget[source], strict=False) if pair[0] != pair[1]]
+        digits = [re.search(r"\d", tokenizer.decode([token])) for pair in pairs for token in pair]
+        assert pairs
+        assert not alike or (len(ids) == len(forget[source]) and all(digits))
+
+
+@pytest.mark.parametrize(
+    ("ids", "alike"),
+    [
+        ([0, 1, 12, 2], True),
+        ([0, 1, 11, 2], False),  # the same
+        ([5, 1, 12, 2], True),  # the first token is predicted by nothing
+        ([0, 1, 12, 2, 2], False),  # longer
+        ([0, 1, 12], False),  # shorter
+        ([0, 1, 12, 3], False),  # another word
+        ([0, 1, 2, 12], False),  # a digit moved
+    ],
+)
+def test_what_differs_in_digits_alone(ids, alike):
+    """Tokens from ten on have digits here."""
+    assert _differs_in(ids, [0, 1, 11, 2], lambda token: token >= 10) is alike
+
+
+def test_numbers_are_where_tokens_have_digits(memorised):
+    """For each sequence, whether it has variants or not."""
+    _, tokenizer = memorised
+    forget = [encode(tokenizer, text) for text in (*support.KNOWN[:3], "Nobody wrote this.", "He is 7 years old.")]
+    made = number_variants(tokenizer, forget, [], 7)
     for ids, rows in zip(forget, made.numbers, strict=True):
         assert rows == [bool(re.search(r"\d", tokenizer.decode([token]))) for token in ids[1:]]
 
