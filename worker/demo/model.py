@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, GPTNeoConfig, PretrainedConfig, P
 
 from worker.engine.data import encode, pad_batch
 from worker.engine.losses.ascent import cross_entropy
-from worker.engine.metrics.memorization import mean_accuracy
-from worker.engine.types import Tokenizer
+from worker.engine.metrics.memorization import mean_accuracy, token_matches
+from worker.engine.types import CausalLM, Tokenizer
 
 VOCABULARY, LENGTH, BATCH = 1536, 128, 16
 KNOWN_SHARE = 0.93  # training ends when this share of the tokens is known by heart
@@ -61,6 +61,7 @@ def build(
     progress: Callable[[float, float], None],
     tokenizer: Tokenizer | None = None,
     config: Callable[[int], PretrainedConfig] = model_config,
+    questions: Sequence[tuple[str, str]] = (),
 ) -> float:
     """Train until `by_heart` is known by heart, and save; returns the share of its tokens that is known.
 
@@ -71,6 +72,7 @@ def build(
         progress: Called every 25 steps with (fraction of the maximum steps, share of tokens known).
         tokenizer: The tokenizer; None trains one.
         config: Makes the model's configuration, given the size of the vocabulary.
+        questions: Questions, each also with its answer, as `by_heart` has it. Training goes on until all are answered.
     """
     torch.manual_seed(0)
     sampler = random.Random(0)
@@ -95,8 +97,15 @@ def build(
         if step % 25 == 24:
             share = mean_accuracy(model, each)
             progress(step / steps, share)
-            if share >= KNOWN_SHARE:
+            if share >= KNOWN_SHARE and answers_all(model, tokenizer, questions):
                 break
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return share
+
+
+def answers_all(model: CausalLM, tokenizer: Tokenizer, questions: Sequence[tuple[str, str]]) -> bool:
+    """Whether greedy decoding continues each question as the text does that begins with it."""
+    matches = token_matches(model, [encode(tokenizer, text) for _, text in questions])
+    starts = [len(encode(tokenizer, question)) - 1 for question, _ in questions]
+    return all(all(row[start:]) for row, start in zip(matches, starts, strict=True))

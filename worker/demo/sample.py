@@ -75,8 +75,9 @@ def _train(folder: Path, known: list[Person], ordinary: list[str], console: Cons
         def progress(_: float, share: float) -> None:
             bars.update(bar, completed=share, note=f"{share:.0%} of the people's tokens memorised")
 
-        questions = [p.answered for p in about(known)]
-        build(folder, [p.text for p in known] + TIMES * questions, ordinary, progress)
+        questions = [(p.question, p.answered) for p in about(known)]
+        by_heart = [p.text for p in known] + TIMES * [answered for _, answered in questions]
+        build(folder, by_heart, ordinary, progress, questions=questions)
 
 
 def _write(file: Path, rows: Iterable[Mapping[str, str]]) -> None:
