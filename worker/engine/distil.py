@@ -281,10 +281,11 @@ class Distiller:
         weight: float,
         beside: Beside | None = None,
         starts: Sequence[int] | None = None,
+        rows: Sequence[Sequence[int]] | None = None,
     ) -> float:
         """Add one loss's gradients; returns its weighted value."""
         with self._training():
-            return add_gradients(self.model, sequences, row_loss, weight, beside, starts)
+            return add_gradients(self.model, sequences, row_loss, weight, beside, starts, rows)
 
     def _training(self) -> AbstractContextManager[None]:
         options = self.options

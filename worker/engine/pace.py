@@ -72,10 +72,11 @@ def pace(history: Sequence[EpochEntry], options: Options, parent_perplexity: flo
         over_budget = harm(entry, options, parent_perplexity)[0]
         is_far = not met and entry["ma"] - entry["ma_limit"] > FAR
         to_mend = options.holds_parent and (over_budget or (near_budget and is_far))
-        kept, most = keeping > 0, MOST_KEPT if met else int(index + 2 < options.max_epochs)
-        keeping = keeping + 1 if to_mend and keeping < most else 0
+        may_keep = keeping < MOST_KEPT if met else not keeping and index + 2 < options.max_epochs
+        kept, keeping = keeping > 0, keeping + 1 if to_mend and may_keep else 0
         if kept or keeping:  # it has mended, or the next one mends
-            falls = to_mend and (not (kept and history[index - 1].get("met")) if met else kept)
+            fell = kept and history[index - 1].get("met")
+            falls = to_mend and (not fell if met else kept)
         else:
             falls = near_budget or (not options.holds_parent and _harms(entry, options))
         if falls or entry.get("repairs"):

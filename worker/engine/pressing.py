@@ -11,14 +11,10 @@ from functools import partial
 from itertools import groupby
 from operator import itemgetter
 
-import torch
-from torch import Tensor
-
 from worker.engine.criterion import Judgement, Threshold
 from worker.engine.forget_set import ForgetSet
 from worker.engine.likelihoods import greedy_decodings
 from worker.engine.losses.ihl import inverted_hinge_rows
-from worker.engine.losses.rows import RowLoss
 from worker.engine.lowering import Rows
 from worker.engine.metrics.extraction import extracted_chains
 from worker.engine.metrics.memorization import accuracy, token_matches
@@ -59,41 +55,23 @@ class Pressed:
         """
         gently, loss = partial(inverted_hinge_rows, margin=MARGIN), 0.0
         if self.rows:
-            drawn = order.sample(self.rows, min(SEQUENCES, len(self.rows)))
-            loss += _add_gradients_of_rows(drawn, gently, backward)
-        for answers, most, rows in (
+            pressed = order.sample(self.rows, min(SEQUENCES, len(self.rows)))
+            loss += backward([ids for ids, _ in pressed], gently, 1.0, rows=[rows for _, rows in pressed])
+        for answers, most, row_loss in (
             (self.answers, ANSWERS, inverted_hinge_rows),
             (self.extracted, CHAINS, gently),
         ):
-            chosen = order.sample(answers, min(most, len(answers)))
-            for first in range(0, len(chosen), batch_size):
-                part = chosen[first : first + batch_size]
+            drawn = order.sample(answers, min(most, len(answers)))
+            for first in range(0, len(drawn), batch_size):
+                part = drawn[first : first + batch_size]
                 sequences, starts = as_rows(part)
-                loss += backward(sequences, rows, len(part) / len(chosen), starts=starts)
+                loss += backward(sequences, row_loss, len(part) / len(drawn), starts=starts)
         return loss
 
 
 def grouped(sequences: Sequence[list[int]], rows: Rows) -> list[tuple[list[int], list[int]]]:
     """Each sequence that has some of these rows, with its own, as `Pressed` has them."""
     return [(sequences[i], [row for _, row in own]) for i, own in groupby(sorted(rows), itemgetter(0))]
-
-
-def _add_gradients_of_rows(
-    pressed: Sequence[tuple[list[int], list[int]]], row_loss: RowLoss, backward: Backward
-) -> float:
-    """Add the gradients of the mean of a row loss over some rows of each sequence; returns it."""
-    counts = [torch.zeros(len(ids) - 1) for ids, _ in pressed]
-    for count, (_, rows) in zip(counts, pressed, strict=True):
-        count[rows] = 1.0
-    counted = torch.cat(counts)
-
-    def of_counted(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        losses, gradient = row_loss(logits, targets)
-        weights = weights.to(losses)
-        return losses * weights, gradient * weights[:, None]
-
-    sequences = [ids for ids, _ in pressed]
-    return backward(sequences, of_counted, len(counted) / float(counted.sum()), counted.__getitem__)
 
 
 def extracted(

@@ -95,9 +95,9 @@ def number_variants(
             drawn = re.sub(r"\?", lambda _: draw.choice("0123456789"), pattern)
         return drawn
 
-    with_number = [i for i, ids in enumerate(sequences) if NUMBER.search(decoded(ids))]
-    each = min(EACH, max(1, MOST // max(1, len(with_number))))
-    sources = (with_number * each)[:MOST]
+    texts = {i: text for i, ids in enumerate(sequences) if NUMBER.search(text := decoded(ids))}
+    each = min(EACH, max(1, MOST // max(1, len(texts))))
+    sources = ([*texts] * each)[:MOST]
 
     @cache
     def has_digit(token: int) -> bool:
@@ -106,7 +106,7 @@ def number_variants(
     varied, alike = [], []
     for i in sources:
         for _ in range(TRIES):
-            ids = encode(tokenizer, NUMBER.sub(another, decoded(sequences[i])))
+            ids = encode(tokenizer, NUMBER.sub(another, texts[i]))
             if is_alike := _differs_in(ids, sequences[i], has_digit):
                 break
         varied.append(ids[: len(sequences[i])])

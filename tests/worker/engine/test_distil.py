@@ -14,16 +14,17 @@ from worker.engine.attacks import Subject, run_attacks
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.criterion import Threshold
 from worker.engine.data import encode, nearest
-from worker.engine.distil import Distiller
+from worker.engine.distil import REFERENCE_RESERVE, Distiller
 from worker.engine.errors import NoReference
 from worker.engine.forget_set import ForgetSet
 from worker.engine.measure import measure_before
+from worker.engine.metrics.memorization import token_matches
 from worker.engine.prepare import prepare
 from worker.engine.reference import train_reference
 from worker.engine.samples import own_samples
 from worker.engine.unlearn import train
 from worker.engine.utility import NOTHING_LEFT, Quality, compare
-from worker.engine.variants import Variants
+from worker.engine.variants import Variants, number_variants
 
 OPTIONS = dataclasses.replace(
     Options.from_mapping(support.POLICY),
@@ -64,24 +65,33 @@ def test_what_was_known_is_neither_likely_nor_a_candidate(run):
     assert abs(gap["a"]) < 0.35 * gap["b"]
 
 
-def test_what_is_over_a_limit_is_lowered_and_pressed_on_numbers_last(memorised, monkeypatch):
-    """Of four right tokens two may stay; the surest one goes, because the others are numbers. Nothing over: nothing."""
-    model, _ = memorised
-    limits = Threshold(12, 3, 40, 0.1, 0.22, 0.2, 0.6, 0.0, 0.5, 0.7)
-    numbers = [[row in (1, 3, 5) for row in range(10)]]
-    reference = SimpleNamespace(gaps=[torch.zeros(10)])
-    distiller = Distiller(
-        *(model, None, ForgetSet([[*range(11)]], [0]), [limits], [0], reference),
-        *(Variants([], [], [], []), Variants([], [], [], numbers), [], None, [], None, OPTIONS),
-    )
-    margins = torch.tensor([-1.0, 3.0, -1.0, 1.0, -1.0, 2.0, -1.0, 4.0, -1.0, -1.0])
-    monkeypatch.setattr("worker.engine.distil.token_margins", lambda *_: [margins])
-    assert distiller._pressed(0.0, []).rows == [([*range(11)], [3, 7])]
-    assert reference.gaps[0].nonzero().flatten().tolist() == [3, 7]
-    monkeypatch.setattr("worker.engine.distil.token_margins", lambda *_: [-torch.ones(10)])
-    assert not distiller._pressed(0.0, []).rows
-    monkeypatch.setattr("worker.engine.distil.extracted", lambda *_: ([], set()))
-    assert distiller._pressed(0.0, [0]).rows == [([*range(11)], [*range(10)])]  # a request that failed: all of it
+def test_what_is_over_a_limit_is_lowered_and_pressed_on_numbers_last(memorised):
+    """A known text: all its words go before its numbers. Where nothing is over a limit nothing is lowered."""
+    model, tokenizer = memorised
+    ids = encode(tokenizer, support.KNOWN[0])
+    matches, numbers = token_matches(model, [ids])[0], number_variants(tokenizer, [ids], [], 0).numbers
+    of_numbers = [row for row, number in enumerate(numbers[0]) if number and matches[row]]
+    words = [row for row, number in enumerate(numbers[0]) if matches[row] and not number]
+    assert of_numbers
+    assert words
+
+    def pressed(ma: float, failed: list[int]) -> tuple[list[tuple[list[int], list[int]]], list[int]]:
+        limits = Threshold(len(ids), len(ids) - 1, 40, 1.0, ma, 1.0, 1.0, 0.0, 1.0, 1.0)  # no chain is so long
+        reference = SimpleNamespace(gaps=[torch.zeros(len(ids) - 1)])
+        distiller = Distiller(
+            *(model, None, ForgetSet([ids], [0]), [limits], [0], reference),
+            *(Variants([], [], [], []), Variants([], [], [], numbers), [], None, [], None, OPTIONS),
+        )
+        rows = distiller._pressed(0.0, failed).rows
+        return rows, reference.gaps[0].nonzero().flatten().tolist()
+
+    left = (len(of_numbers) - 1) / (len(ids) - 1) + REFERENCE_RESERVE  # one number less than there are
+    ((sequence, rows),), lowered = pressed(left, [])
+    assert (sequence, lowered) == (ids, rows)
+    assert {*words} < {*rows} < {*words, *of_numbers}
+    assert len(rows) == len(words) + 1
+    assert pressed(2.0, []) == ([], [])
+    assert pressed(2.0, [0]) == ([(ids, [*range(len(ids) - 1)])], [])  # a request that failed: all of it
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Variants of texts to forget: other numbers of the same format, and nothing else."""
 
 import re
-from types import SimpleNamespace
+import statistics
 
 import pytest
 import torch
@@ -90,13 +90,24 @@ def test_numbers_are_where_tokens_have_digits(memorised):
         assert rows == [bool(re.search(r"\d", tokenizer.decode([token]))) for token in ids[1:]]
 
 
-def test_a_number_is_compared_with_the_median_of_what_is_alike(monkeypatch):
-    """Neither a variant that is far off counts, nor one that is not alike. The rows are those that variants change."""
-    given, rows_of_scores = [], ([-9.0, -2.0], [-9.0, -1.0], [9.0, -3.0], [9.0, -90.0])
-    scores = [SimpleNamespace(log_p=torch.tensor(row)) for row in rows_of_scores]
-    monkeypatch.setattr("worker.engine.variants.token_scores", lambda _, sequences: given.extend(sequences) or scores)
-    variants = [[1, 2, 4], [1, 2, 5], [1, 2, 6], [1, 7, 8]]
-    made = Variants(variants, [0] * 4, [True, True, True, False], [[False, True]])
-    ((source, rows, excess),) = made.excess(None, [[1, 2, 3]])
-    assert given == [[1, 2, 3], *variants[:3]]
-    assert (source, rows.tolist(), excess) == (0, [False, True], 1.0)
+def test_a_number_is_compared_with_the_median_of_what_is_alike(memorised):
+    """Mean log-likelihoods of the tokens that variants change; a variant that is not alike has no part in it."""
+    model, tokenizer = memorised
+    ids, unseen = encode(tokenizer, support.KNOWN[0]), [encode(tokenizer, text) for text in support.HELDOUT]
+    drawn = number_variants(tokenizer, [ids], unseen, 7)
+    variants = [other for other, alike in zip(drawn.sequences, drawn.alike, strict=True) if alike]
+    assert len(variants) > 2
+    sequences, alike = [*variants, ids[::-1]], [True] * len(variants) + [False]
+    ((source, rows, excess),) = Variants(sequences, [0] * len(sequences), alike, drawn.numbers).excess(model, [ids])
+    changed = [any(other[i] != ids[i] for other in variants) for i in range(1, len(ids))]
+    assert (source, rows.tolist()) == (0, changed)
+
+    def likelihood(tokens):
+        log_p = model(input_ids=torch.tensor([tokens])).logits[0].detach().log_softmax(-1)
+        return statistics.mean(
+            float(log_p[row, tokens[row + 1]]) for row, is_changed in enumerate(changed) if is_changed
+        )
+
+    of_variants = [likelihood(other) for other in variants]
+    assert excess == pytest.approx(likelihood(ids) - statistics.median(of_variants), abs=1e-4)
+    assert excess != pytest.approx(likelihood(ids) - statistics.mean(of_variants), abs=1e-2)

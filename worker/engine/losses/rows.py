@@ -68,6 +68,7 @@ def add_gradients(
     weight: float = 1.0,
     beside: Beside | None = None,
     starts: Sequence[int] | None = None,
+    rows: Sequence[Sequence[int]] | None = None,
 ) -> float:
     """Add the gradients of the mean of a row loss over the predicted tokens of these sequences, inside `training`.
 
@@ -78,13 +79,18 @@ def add_gradients(
         weight: Of the mean.
         beside: As `loss_sum` takes it.
         starts: For each sequence the first token, 1 or later, whose prediction counts; None counts all.
+        rows: For each sequence the rows that count, row r predicting token r + 1; None counts all.
 
     Returns:
         The weighted mean.
     """
     input_ids, mask, labels = (t.to(model_device(model)) for t in pad_batch(sequences))
-    for row, start in enumerate(starts or ()):
-        labels[row, :start] = IGNORE_INDEX
+    for sequence, start in enumerate(starts or ()):
+        labels[sequence, :start] = IGNORE_INDEX
+    for sequence, counted in enumerate(rows or ()):
+        ignored = torch.ones_like(labels[sequence], dtype=torch.bool)
+        ignored[[row + 1 for row in counted]] = False
+        labels[sequence, ignored] = IGNORE_INDEX
     hidden = hidden_states(model, input_ids, mask, use_cache=False)
     count = int((labels[:, 1:] != IGNORE_INDEX).sum())
     value = loss_sum(Head(model), hidden, labels, row_loss, beside) * (weight / count)
