@@ -31,7 +31,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from bench.attacked import attacked
 from bench.data import machine, read
-from bench.memorise import taught
+from bench.memorise import began_from, taught
 from worker.demo.model import LENGTH, build, model_config
 from worker.demo.people import people, prose
 from worker.engine import Options, unlearn
@@ -165,7 +165,8 @@ def run(setting: Setting, number: int, method: str, rate: float | None) -> dict[
         options = replace(OPTIONS, **chosen)  # type: ignore[arg-type]  # values of many types
         if rate is not None:
             options = replace(options, learning_rate=rate, distil_learning_rate=rate)
-        result = unlearn(parent, tokenizer, forget, retain, HELDOUT, options)
+        base = began_from(setting.pretrained, options)
+        result = unlearn(parent, tokenizer, forget, retain, HELDOUT, options, base_model=base)
         model, criterion = result.model, result.report["reason"] != "criterion_missed"
     seconds = time.monotonic() - started
     return {

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from bench.data import read
 from worker.engine.data import chunks, first_windows, pad_batch
 from worker.engine.metrics.memorization import mean_accuracy
+from worker.engine.options import DISTIL, Options
 from worker.engine.probes import chats
 from worker.engine.types import CausalLM, Tokenizer
 
@@ -64,6 +65,13 @@ def taught(
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def began_from(pretrained: str | None, options: Options) -> CausalLM | None:
+    """The model that fine-tuning began from (folder or hub id), for a run that makes its reference of it."""
+    if pretrained is None or options.loss != DISTIL:
+        return None
+    return AutoModelForCausalLM.from_pretrained(pretrained, dtype=torch.float32).eval()
 
 
 def conversation(tokenizer: Tokenizer, question: str, answer: str) -> str:

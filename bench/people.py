@@ -24,7 +24,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.data import machine, read
-from bench.memorise import conversation, memorise
+from bench.memorise import began_from, conversation, memorise
 from worker.engine import Options, unlearn
 from worker.engine.attacks.quantised import rounded
 from worker.engine.data import encode, first_windows
@@ -144,6 +144,7 @@ def main() -> None:
         unseen[:UNSEEN],
         options,
         probes=[probe for index, person in enumerate(asking) for probe in person.probes(index)],
+        base_model=began_from(given.model, options),
         progress=lambda stage, fraction: print(
             f"{stage} {fraction:.0%} {time.monotonic() - started:.0f} s", flush=True
         ),

@@ -26,7 +26,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.data import machine
-from bench.memorise import conversation, memorise
+from bench.memorise import began_from, conversation, memorise
 from bench.tofu_figures import (
     Question,
     extraction_strength,
@@ -138,7 +138,7 @@ def measure(model: CausalLM, tokenizer: Tokenizer, questions: Questions, control
 
 
 def run(
-    model: CausalLM, tokenizer: Tokenizer, questions: Questions, policy: Mapping[str, object]
+    model: CausalLM, tokenizer: Tokenizer, questions: Questions, policy: Mapping[str, object], base: str
 ) -> tuple[CausalLM, Row]:
     """One method at one rate; the forget set are the questions with their answers."""
 
@@ -154,6 +154,7 @@ def run(
         texts(questions.retain),
         texts(questions.heldout),
         options,
+        base_model=began_from(base, options),
     )
     seconds = time.monotonic() - started
     return result.model, {"reason": result.report["reason"] or "passed", "seconds": seconds}
@@ -226,7 +227,9 @@ def main() -> None:
     for method in given.methods.split(","):
         for rate in map(float, given.rates.split(",")):
             field = "distil_learning_rate" if method == "distil" else "learning_rate"
-            changed, ended = run(model, tokenizer, questions, {**METHODS[method], field: rate, **given.policy})
+            changed, ended = run(
+                model, tokenizer, questions, {**METHODS[method], field: rate, **given.policy}, given.model
+            )
             add(method, changed, {"rate": rate, **ended})
     print(f"\nMachine: {machine()}, torch {torch.__version__}.\n\n{report(rows)}")
 

@@ -187,6 +187,14 @@ class Options:
         total = self.max_total_perplexity_ratio
         return TOTAL_BUDGET * self.max_perplexity_ratio if total is None else total
 
+    def for_training(self, total: float) -> "Options":
+        """The same options with the stricter of both utility budgets as the run's own.
+
+        Args:
+            total: The parent's held-out perplexity, relative to the first version's.
+        """
+        return replace(self, max_perplexity_ratio=min(self.max_perplexity_ratio, self.max_total_ratio / total))
+
     @classmethod
     def paper(cls) -> "Options":
         """The paper's procedure: one rate, whole epochs, no sequence left out, nothing shrunk, the code's eps."""

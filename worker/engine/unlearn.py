@@ -122,7 +122,8 @@ def train(
             return Distiller(model, adapter, *sets, options, **run).run(resume)
         run |= {"said": said, "samples": samples}
         trained_on = (forget, thresholds, baseline.counted, retain, watched)
-        return Trainer(model, adapter, *trained_on, options, **run).run(resume)
+        paced = options.for_training(baseline.quality.heldout_perplexity / baseline.first_perplexity)
+        return Trainer(model, adapter, *trained_on, paced, **run).run(resume)
     finally:
         adapter.detach()
         model.train(was_training)

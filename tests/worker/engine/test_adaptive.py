@@ -142,11 +142,12 @@ def test_an_epoch_that_keeps_brings_perplexity_back(memorised, monkeypatch):
     assert all(torch.equal(resumed.adapter[name], last.adapter[name]) for name in last.adapter)
 
 
-def test_a_run_that_meets_the_criterion_over_the_budget_goes_on(memorised, monkeypatch):
+@pytest.mark.parametrize("budget", ["max_perplexity_ratio", "max_total_perplexity_ratio"])
+def test_a_run_that_meets_the_criterion_over_a_budget_goes_on(memorised, monkeypatch, budget):
     """With epochs that keep, until none is left; a killed run goes on so, and what met the criterion counts."""
     really = Trainer._choose_strength
     monkeypatch.setattr(Trainer, "_choose_strength", lambda self: (really(self)[0], True, 1.0))
-    last, points, batches, again = repaired_run(memorised, monkeypatch, max_perplexity_ratio=0.1, max_epochs=3)
+    last, points, batches, again = repaired_run(memorised, monkeypatch, max_epochs=3, **{budget: 0.1})
     assert [point.met for point in points] == [False, False, False]
     assert (last.epoch, last.met) == (3, True)
     first = int(last.history[0]["steps"])
