@@ -24,8 +24,8 @@ from worker.engine.device import measuring, model_device, training
 from worker.engine.errors import NoReference, TrainingDiverged
 from worker.engine.experts import join_experts
 from worker.engine.head import Head, hidden_states
-from worker.engine.losses.ascent import cross_entropy
-from worker.engine.losses.rows import Beside
+from worker.engine.losses.ascent import cross_entropy, cross_entropy_rows
+from worker.engine.losses.rows import Beside, add_gradients
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.metrics.perplexity import mean_loss
 from worker.engine.metrics.token_scores import margin_rows, mean_entropy
@@ -35,7 +35,8 @@ from worker.engine.progress import Progress, no_progress
 from worker.engine.types import CausalLM
 
 LARGEST_FRESH = 30_000_000  # parameters of a model that can be learned from retain text alone
-STEPS, CHECK_STEPS, BATCH = 400, 10, 16
+FRESH_STEPS, BASE_STEPS = 400, 60  # a base knows the language, and learns what the texts are like
+CHECK_STEPS, BATCH = 10, 16
 MOST_TOGETHER, MOST_OVER_UNSEEN = 0.1, 0.2  # of MA; what is known by heart is far over them
 FRESH_RATE, BASE_RATE = 3e-3, 1e-4
 MOST_SHARPENED, MOST_SHIFTED = 2.0, 3.0
@@ -71,15 +72,19 @@ def train_reference(
     torch.manual_seed(options.seed)
     model = AutoModelForCausalLM.from_config(parent.config) if base is None else base
     model.float().to(model_device(parent)).requires_grad_(True)  # small steps are lost in narrow weights
-    rate = FRESH_RATE if base is None else BASE_RATE
-    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=STEPS, pct_start=0.1)
+    if base is not None:  # it knows its words
+        for words in (model.get_input_embeddings(), model.get_output_embeddings()):
+            words.requires_grad_(False)
+    rate, steps = (FRESH_RATE, FRESH_STEPS) if base is None else (BASE_RATE, BASE_STEPS)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.1)
     sampler, wanted = random.Random(options.seed), mean_loss(parent, data.threshold_sequences)
     best, distance, lowest = None, math.inf, math.inf
-    for step in range(1, STEPS + 1):
-        _take_step(model, optimiser, sampler.sample(texts, min(BATCH, len(texts))))
+    for step in range(1, steps + 1):
+        _take_step(model, optimiser, sampler.sample(texts, min(BATCH, len(texts))), with_head=base is None)
         schedule.step()
-        progress(step / STEPS)
+        progress(step / steps)
         if step % CHECK_STEPS:
             continue
         loss = mean_loss(model, data.threshold_sequences)
@@ -116,13 +121,16 @@ def check_reference(model: CausalLM, forget: Sequence[list[int]], unseen: Sequen
         raise NoReference("the reference knows a text to forget")
 
 
-def _take_step(model: CausalLM, optimiser: torch.optim.Optimizer, batch: list[list[int]]) -> None:
+def _take_step(model: CausalLM, optimiser: torch.optim.Optimizer, batch: list[list[int]], *, with_head: bool) -> None:
     """One step of cross-entropy."""
-    input_ids, mask, labels = (t.to(model_device(model)) for t in pad_batch(batch))
     optimiser.zero_grad()
     with training(model, "auto"):
-        logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
-        torch.autograd.backward(cross_entropy(logits, labels))
+        if with_head:
+            input_ids, mask, labels = (t.to(model_device(model)) for t in pad_batch(batch))
+            logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
+            torch.autograd.backward(cross_entropy(logits, labels))
+        else:
+            add_gradients(model, batch, cross_entropy_rows)
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimiser.step()
 

@@ -19,6 +19,7 @@ from worker.engine.errors import NoReference
 from worker.engine.forget_set import ForgetSet
 from worker.engine.measure import measure_before
 from worker.engine.metrics.memorization import token_matches
+from worker.engine.metrics.perplexity import mean_loss
 from worker.engine.prepare import prepare
 from worker.engine.reference import train_reference
 from worker.engine.samples import own_samples
@@ -130,6 +131,21 @@ def test_a_large_model_needs_its_base(memorised, monkeypatch):
     assert all(torch.equal(before[name], value) for name, value in base.state_dict().items())
     with pytest.raises(NoReference, match="knows a text"):
         unlearn(*inputs, options, base_model=model)
+
+
+def test_a_reference_keeps_the_words_of_its_base(memorised):
+    """It learns what the texts are like in all other weights, and is surer of unseen text than its base was."""
+    model, tokenizer = memorised
+    torch.manual_seed(1)
+    base = type(model)(model.config)
+    data = prepare(tokenizer, support.KNOWN[:1], range(1), support.RETAIN, support.HELDOUT, OPTIONS)
+    before, loss = copy.deepcopy(base.state_dict()), mean_loss(base, data.threshold_sequences)
+    reference = train_reference(model, base, data, OPTIONS)
+    words = {id(module.weight) for module in (reference.get_input_embeddings(), reference.get_output_embeddings())}
+    after = {name: value for name, value in reference.named_parameters() if name.endswith("weight")}
+    for name, value in after.items():
+        assert torch.equal(value, before[name]) == (id(value) in words), name
+    assert mean_loss(reference, data.threshold_sequences) < loss
 
 
 def test_the_parents_samples_say_no_text_to_forget(memorised):
