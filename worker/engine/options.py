@@ -193,7 +193,8 @@ class Options:
         Args:
             total: The parent's held-out perplexity, relative to the first version's.
         """
-        return replace(self, max_perplexity_ratio=min(self.max_perplexity_ratio, self.max_total_ratio / total))
+        own = min(self.max_perplexity_ratio, self.max_total_ratio / total)
+        return replace(self, max_perplexity_ratio=own, max_total_perplexity_ratio=self.max_total_ratio)
 
     @classmethod
     def paper(cls) -> "Options":

@@ -2,11 +2,12 @@
 
 Small models need larger steps than large ones, and how far a step may go depends on the model, the texts and the
 budget. So the policy's rate is only the first one. The rate rises after an epoch that brought MA hardly nearer to its
-limit. Where it cannot rise any more, epochs become longer, until it falls. It falls when held-out perplexity comes
-near the budget. With IHL an epoch that trains only on what is kept comes first, if MA is still far from its limit or
-perplexity is over the budget: it brings perplexity back, and MA a little, too. The rate falls only if that was not
-enough: a low rate alone brings nothing back. If the criterion was met over the budget, the steps are too large to stay
-within both. Then the rate falls at once, and up to four epochs keep, as long as the criterion holds.
+limit. Where it cannot rise any more, epochs become longer, until it falls. It falls when held-out perplexity comes near
+the budget: the run's own, or what all versions together leave, the stricter of both. With IHL an epoch that trains only
+on what is kept comes first, if MA is still far from its limit or perplexity is over the budget: it brings perplexity
+back, and MA a little, too. The rate falls only if that was not enough: a low rate alone brings nothing back. If the
+criterion was met over the budget, the steps are too large to stay within both. Then the rate falls at once, and up to
+four epochs keep, as long as the criterion holds.
 
 Few large steps reach the criterion soon, and harm what is like the forgotten: others' answers first. To hold the model
 near its parent takes more steps. So with IHL, once the criterion is met, epochs follow that only repair, at lower
@@ -68,8 +69,8 @@ def pace(history: Sequence[EpochEntry], options: Options, parent_perplexity: flo
     budget = options.max_perplexity_ratio - 1
     keeping, over_budget = 0, False  # epochs that keep in a row, the next one among them
     for index, entry in enumerate(history):
-        near_budget, met = entry["perplexity"] / parent_perplexity - 1 > NEAR * budget, bool(entry.get("met"))
-        over_budget = harm(entry, options, parent_perplexity)[0]
+        over_budget, met = harm(entry, options, parent_perplexity)[0], bool(entry.get("met"))
+        near_budget = over_budget or entry["perplexity"] / parent_perplexity - 1 > NEAR * budget
         is_far = not met and entry["ma"] - entry["ma_limit"] > FAR
         to_mend = options.holds_parent and (over_budget or (near_budget and is_far))
         may_keep = keeping < MOST_KEPT if met else not keeping and index + 2 < options.max_epochs

@@ -43,7 +43,7 @@ FACTORS = 9  # copies of the factors: two adapters, gradients, AdamW's two sums,
 MERGED = 7  # the same while merging: checkpoints, and the change of twice the rank
 PRODUCT = 2 * 4 * BLOCK  # bytes of a block of weights in a product's own layout, and of its working memory
 REFERENCE = 5  # copies of the reference while it is trained: itself, gradients, AdamW's two sums, the best one
-REFERENCE_LOGITS = 4  # arrays of all logits of its step
+REFERENCE_LOGITS = 4  # arrays of all logits of its step, if it may begin from nothing
 SOME_WEIGHTS = 4  # float32 copies of the largest weight while it is decomposed, or rounded
 
 
@@ -175,7 +175,8 @@ class Shapes:
         adapted = self._once(self._step, self._rank, batch, options.checkpoint_activations) + logits
         relearned = options.attacks.get("relearned", "off") != "off"
         tested = max(decoding, self._once(self._step, RANK, batch, False) + logits) if relearned else decoding
-        learned = REFERENCE_LOGITS * 4 * reference.BATCH * options.sequence_length * self._vocabulary + 2 * plain
+        together = REFERENCE_LOGITS if self.parameters <= reference.LARGEST_FRESH else 0
+        learned = together * 4 * reference.BATCH * options.sequence_length * self._vocabulary + 2 * plain
         weights = self.stored if devices == 1 else self.stored // devices + self._gathered
         beside = self.parameters * 4 if options.loss == DISTIL else 0  # the reference
         sums = min(fisher.most_bytes(self.stored), 2 * 4 * sum(sizes))

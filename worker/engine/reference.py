@@ -1,10 +1,10 @@
 """The reference of distillation: what a model that never saw the forget set says about it.
 
 A reference is a model of its own, trained on retain text and on held-out text that sets no threshold. It begins from
-the model that the customer's fine-tuning began from, if one is registered, and from nothing otherwise, which only suits
-small models. It need not be as good as the parent: it only has to say what anybody could guess. A parent that was
-trained for long may be surer of unseen text than the reference, or less sure. So the difference of both on unseen text
-is added to what the reference says about the true tokens.
+the model that the customer's fine-tuning began from, if one is registered, and keeps its token embeddings and its head.
+Otherwise it begins from nothing, which only suits small models. It need not be as good as the parent: it only has to
+say what anybody could guess. A parent that was trained for long may be surer of unseen text than the reference, or less
+sure. So the difference of both on unseen text is added to what the reference says about the true tokens.
 
 n: rows (predicted tokens), h: hidden, v: vocabulary
 """
@@ -49,8 +49,8 @@ def train_reference(
 
     It is trained on retain text, and on held-out text that sets no threshold. The other held-out text becomes likelier,
     and then less likely again, as the reference learns its texts by heart. The result is the state that is as sure of
-    it as the parent is: where the parent has become too sure of what it cannot know, whoever looks at whole
-    distributions would see a reference that has not.
+    it as the parent is, or the nearest that the steps reach: where the parent has become too sure of what it cannot
+    know, whoever looks at whole distributions would see a reference that has not.
 
     Args:
         parent: The model that unlearns.
@@ -82,7 +82,7 @@ def train_reference(
     sampler, wanted = random.Random(options.seed), mean_loss(parent, data.threshold_sequences)
     best, distance, lowest = None, math.inf, math.inf
     for step in range(1, steps + 1):
-        _take_step(model, optimiser, sampler.sample(texts, min(BATCH, len(texts))), with_head=base is None)
+        _take_step(model, optimiser, sampler.sample(texts, min(BATCH, len(texts))))
         schedule.step()
         progress(step / steps)
         if step % CHECK_STEPS:
@@ -121,11 +121,11 @@ def check_reference(model: CausalLM, forget: Sequence[list[int]], unseen: Sequen
         raise NoReference("the reference knows a text to forget")
 
 
-def _take_step(model: CausalLM, optimiser: torch.optim.Optimizer, batch: list[list[int]], *, with_head: bool) -> None:
-    """One step of cross-entropy."""
+def _take_step(model: CausalLM, optimiser: torch.optim.Optimizer, batch: list[list[int]]) -> None:
+    """One step of cross-entropy. A head that stays needs no logits of the whole batch."""
     optimiser.zero_grad()
     with training(model, "auto"):
-        if with_head:
+        if any(parameter.requires_grad for parameter in model.get_output_embeddings().parameters()):
             input_ids, mask, labels = (t.to(model_device(model)) for t in pad_batch(batch))
             logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
             torch.autograd.backward(cross_entropy(logits, labels))

@@ -108,8 +108,11 @@ def test_samples_are_drawn_where_they_are_used(memorised, monkeypatch, changes, 
     assert not any(ids in trained_on for ids in aside)
 
 
-def repaired_run(memorised, monkeypatch, **changes):
-    """A run that repairs: its last checkpoint, all of them, its batches' sizes, and a function that resumes it."""
+def repaired_run(memorised, monkeypatch, used=1.0, **changes):
+    """A run that repairs: its last checkpoint, all of them, its batches' sizes, and a function that resumes it.
+
+    `used` is its parent's held-out perplexity, relative to the first version's.
+    """
     model, tokenizer = memorised
     batches, points, really = [], [], Trainer._optimiser_step
     monkeypatch.setattr(
@@ -119,6 +122,7 @@ def repaired_run(memorised, monkeypatch, **changes):
     options = Options.from_mapping(support.POLICY | policy | changes)
     data = prepare(tokenizer, support.KNOWN[:3], [0, 1, 2], support.RETAIN, support.HELDOUT, options)
     baseline = measure_before(model, tokenizer, data, options)
+    baseline = replace(baseline, first_perplexity=baseline.quality.heldout_perplexity / used)
 
     def again(resume):
         unread = replace(baseline, said=None)  # as in another process
@@ -142,12 +146,22 @@ def test_an_epoch_that_keeps_brings_perplexity_back(memorised, monkeypatch):
     assert all(torch.equal(resumed.adapter[name], last.adapter[name]) for name in last.adapter)
 
 
-@pytest.mark.parametrize("budget", ["max_perplexity_ratio", "max_total_perplexity_ratio"])
-def test_a_run_that_meets_the_criterion_over_a_budget_goes_on(memorised, monkeypatch, budget):
+@pytest.mark.parametrize(("total", "own"), [(0.9, 1.25), (1.2, 1.25), (1.4, 1.5 / 1.4), (1.6, 1.5 / 1.6)])
+def test_training_keeps_to_the_stricter_of_both_budgets(total, own):
+    """By how much the versions before have used up of 1.2 x 1.25; what all together may use stays the same."""
+    options = Options(max_perplexity_ratio=1.25).for_training(total)
+    assert options.max_perplexity_ratio == pytest.approx(own)
+    assert options.max_total_ratio == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize(("budget", "before"), [(0.1, 1.0), (3.0, 50.0)])  # over its own, over that of all versions
+def test_a_run_that_meets_the_criterion_over_a_budget_goes_on(memorised, monkeypatch, budget, before):
     """With epochs that keep, until none is left; a killed run goes on so, and what met the criterion counts."""
     really = Trainer._choose_strength
     monkeypatch.setattr(Trainer, "_choose_strength", lambda self: (really(self)[0], True, 1.0))
-    last, points, batches, again = repaired_run(memorised, monkeypatch, max_epochs=3, **{budget: 0.1})
+    last, points, batches, again = repaired_run(
+        memorised, monkeypatch, before, max_epochs=3, max_perplexity_ratio=budget
+    )
     assert [point.met for point in points] == [False, False, False]
     assert (last.epoch, last.met) == (3, True)
     first = int(last.history[0]["steps"])

@@ -133,11 +133,14 @@ def test_a_large_model_needs_its_base(memorised, monkeypatch):
         unlearn(*inputs, options, base_model=model)
 
 
-def test_a_reference_keeps_the_words_of_its_base(memorised):
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_reference_keeps_the_words_of_its_base(memorised, tied):
     """It learns what the texts are like in all other weights, and is surer of unseen text than its base was."""
     model, tokenizer = memorised
     torch.manual_seed(1)
-    base = type(model)(model.config)
+    config = copy.deepcopy(model.config)
+    config.tie_word_embeddings = tied
+    base = type(model)(config)
     data = prepare(tokenizer, support.KNOWN[:1], range(1), support.RETAIN, support.HELDOUT, OPTIONS)
     before, loss = copy.deepcopy(base.state_dict()), mean_loss(base, data.threshold_sequences)
     reference = train_reference(model, base, data, OPTIONS)

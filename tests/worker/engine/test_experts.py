@@ -164,8 +164,7 @@ def test_experts_that_are_separate_stay_so():
 @pytest.mark.parametrize("family", ["gpt_oss", "mixtral"])
 def test_a_reference_that_was_trained_is_saved_as_transformers_reads_it(family, tmp_path, monkeypatch):
     """Its base was loaded with separate experts."""
-    monkeypatch.setattr(reference, "STEPS", 20)
-    monkeypatch.setattr(reference, "CHECK_STEPS", 10)
+    monkeypatch.setattr(reference, "BASE_STEPS", 20)
     tokenizer = support.train_tokenizer(support.KNOWN)
     model = tiny_model(family)
     model.resize_token_embeddings(len(tokenizer))

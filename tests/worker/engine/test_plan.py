@@ -8,6 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tests.worker.engine.families import tiny_model
+from worker.engine import reference
 from worker.engine.errors import Unplanned
 from worker.engine.live_bytes import LiveBytes
 from worker.engine.options import Options
@@ -69,6 +70,19 @@ def test_a_reference_takes_memory_of_its_own():
     assert "reference" not in plain
     assert distilled["train"] == 2 * plain["train"]
     assert distilled["reference"] == 6 * plain["train"]
+
+
+def test_only_a_reference_that_begins_from_nothing_holds_all_logits(monkeypatch):
+    """A larger one begins from a base, whose head stays."""
+
+    def reference_bytes() -> int:
+        needs = Shapes(CONFIG, 4, OPTIONS).needs(replace(OPTIONS, loss="distil"))
+        return next(need.total for need in needs if need.stage == "reference")
+
+    whole = reference_bytes()
+    monkeypatch.setattr(reference, "LARGEST_FRESH", 1000)
+    logits = 4 * 4 * reference.BATCH * OPTIONS.sequence_length * CONFIG.vocab_size
+    assert whole - reference_bytes() >= logits
 
 
 @pytest.mark.slow
