@@ -6,13 +6,13 @@
 
 A demo-sized GPT-Neo learns 64 invented people by heart. Of these, 16 (`--asking`) ask: three sets, drawn by seed. The
 control is the same model, trained without them. The retain file has 24 of the other people and 20 paragraphs of prose,
-so that nobody mentions the rest. The held-out file has 160 people whom no model has seen; the attacks compare
-with 100 more. `Relearned` is 50 steps of ordinary fine-tuning (all weights, AdamW, 5e-4, batches of 16) on the people
-who did not ask, and on prose. With `--rates` each method is run at each of them, one budget for all. The table has one
-run of a method on a set: of those that met the criterion the one of the least held-out perplexity; if none did, the one
-of the lowest MA. With `--model` a pretrained model learns the people instead; the prose is WikiText, and `other text`
-is the perplexity of Pile texts. The report is of the runs with the model, the number who ask and the options of the
-last one.
+so that nobody mentions the rest. The held-out file has 160 people whom no model has seen; the attacks compare with 100
+more. `Relearned` is 50 steps of ordinary fine-tuning (all weights, AdamW, 5e-4, batches of 16) on the people who did
+not ask, and on prose. With `--rates` each method is run at each of them, one budget for all. The table has one run of a
+method on a set: of those that met the criterion the one of the least held-out perplexity; if none did, the one of the
+lowest MA. With `--model` a pretrained model learns the people instead, and is the base of distillation; the prose is
+WikiText, and `other text` is the perplexity of Pile texts. The report is of the runs with the model, the number who ask
+and the options of the last one.
 """
 
 import argparse

@@ -6,10 +6,10 @@
 
 The authors to forget are the first of TOFU's forget10: twenty are all of it; ten and two have the sizes of forget05 and
 forget01. The model learns the questions of these and of `--retain` other authors, all weights, `--epochs` times; the
-control those of the others alone. Twenty more authors are unseen: the questions of ten are the held-out file, and
-membership is compared with the others'. Few authors and few `--questions` make it short. Each method is run once with
-each of `--rates`, one budget for all. The table has the best run of each by the harmonic mean of utility and 1 - D (D:
-the Kolmogorov-Smirnov distance of the truth ratios from the control's).
+control those of the others alone. Distillation has the model as its base. Twenty more authors are unseen: the questions
+of ten are the held-out file, and membership is compared with the others'. Few authors and few `--questions` make it
+short. Each method is run once with each of `--rates`, one budget for all. The table has the best run of each by the
+harmonic mean of utility and 1 - D (D: the Kolmogorov-Smirnov distance of the truth ratios from the control's).
 """
 
 import argparse
