@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import random
 from types import SimpleNamespace
 
 import pytest
@@ -21,6 +22,8 @@ from worker.engine.measure import measure_before
 from worker.engine.metrics.memorization import token_matches
 from worker.engine.metrics.perplexity import mean_loss
 from worker.engine.prepare import prepare
+from worker.engine.pressing import Pressed
+from worker.engine.probes import Answer
 from worker.engine.reference import train_reference
 from worker.engine.samples import own_samples
 from worker.engine.unlearn import train
@@ -93,6 +96,21 @@ def test_what_is_over_a_limit_is_lowered_and_pressed_on_numbers_last(memorised):
     assert len(rows) == len(words) + 1
     assert pressed(2.0, []) == ([], [])
     assert pressed(2.0, [0]) == ([(ids, [*range(len(ids) - 1)])], [])  # a request that failed: all of it
+
+
+def test_an_answer_that_is_pressed_is_not_pulled_back_to_the_reference(memorised, monkeypatch):
+    """The reference may guess it. Whatever else was answered is still learned from it."""
+    model, tokenizer = memorised
+    said = [Answer(encode(tokenizer, text)[:12], 8) for text in support.KNOWN[:3]]
+    learned: list[list[int]] = []
+    reference = SimpleNamespace(beside=lambda indices, starts: None)
+    distiller = Distiller(
+        *(model, None, ForgetSet([], []), [], [], reference),
+        *(Variants([], [], [], []), Variants([], [], [], []), said, None, [], None, OPTIONS),
+    )
+    monkeypatch.setattr(Distiller, "_backward", lambda self, rows, *rest: learned.extend(rows) or 1.0)
+    distiller._step_on_answers(random.Random(0), None, Pressed(answers=[Answer([*said[1].input_ids], 8)]))
+    assert sorted(learned) == sorted([said[0].input_ids, said[2].input_ids])
 
 
 @pytest.mark.slow
