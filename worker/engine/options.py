@@ -188,10 +188,13 @@ class Options:
         return TOTAL_BUDGET * self.max_perplexity_ratio if total is None else total
 
     def for_training(self, total: float) -> "Options":
-        """The same options with the stricter of both utility budgets as the run's own.
+        """These options with the stricter of both utility budgets as the run's own.
 
         Args:
             total: The parent's held-out perplexity, relative to the first version's.
+
+        Returns:
+            The options for training; a report is made with the policy's own.
         """
         own = min(self.max_perplexity_ratio, self.max_total_ratio / total)
         return replace(self, max_perplexity_ratio=own, max_total_perplexity_ratio=self.max_total_ratio)
