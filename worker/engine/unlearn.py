@@ -120,10 +120,9 @@ def train(
             says = Reference(reference, read, unseen)
             sets = (forget, thresholds, baseline.counted, says, variants, compared, said, retain, samples, watched)
             return Distiller(model, adapter, *sets, options, **run).run(resume)
-        run |= {"said": said, "samples": samples}
         trained_on = (forget, thresholds, baseline.counted, retain, watched)
         paced = options.for_training(baseline.quality.heldout_perplexity / baseline.first_perplexity)
-        return Trainer(model, adapter, *trained_on, paced, **run).run(resume)
+        return Trainer(model, adapter, *trained_on, paced, said=said, samples=samples, **run).run(resume)
     finally:
         adapter.detach()
         model.train(was_training)
