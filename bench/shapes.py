@@ -6,7 +6,7 @@
 Each small model learns 80 invented people by heart; 1, 16 or 64 of them ask. The retain file has 16 of the people who
 never ask and 20 paragraphs of prose; the held-out file 160 people whom no model has seen. `--model` takes a pretrained
 model instead, which learns the same people first. `Nobody named` are the people who neither ask nor stand in the retain
-file; if 64 ask there is none.
+file; if 64 ask there is none. Of the rates, `r` marks an epoch that repairs, `k` one that trains only on what is kept.
 """
 
 import argparse
@@ -86,7 +86,8 @@ def row(model: CausalLM, tokenizer: Tokenizer, shape: str, requests: int, option
     assert isinstance(before, dict)
     assert isinstance(after, dict)
     assert isinstance(utility, dict)
-    rates = " ".join(f"{entry['learning_rate'] * 1e4:.3g}" for entry in result.history)
+    marked = ((entry, "r" if entry["repairs"] else "k" if entry["keeps"] else "") for entry in result.history)
+    rates = " ".join(f"{entry['learning_rate'] * 1e4:.3g}{mark}" for entry, mark in marked)
     groups = (others, KNOWN[requests:-OTHERS])
     kept = [
         [mean_accuracy(one, sequences(tokenizer, group)) for one in (model, result.model)] for group in groups if group

@@ -107,7 +107,7 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = rate
             entry = self._run_epoch(optimiser, checkpoint.epoch, longer)
-            entry |= {"learning_rate": rate, "rank": self.adapter.rank, "repairs": self._repairs}
+            entry |= {"learning_rate": rate, "rank": self.adapter.rank, "repairs": self._repairs, "keeps": self._keeps}
             history = [*checkpoint.history, entry]
             following = pace_after(history)
             checkpoint = replace(

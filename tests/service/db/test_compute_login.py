@@ -278,7 +278,7 @@ def test_every_number_that_is_measured_has_a_listed_name(services):
     """Or no compute worker could store it."""
     reports = (AttackFinding, BaselineSummary, Contributors, EarlierRequests, Means, Utility)
     names = {part.name for report in reports for part in fields(report)} - {"thresholds", "sequences"}
-    names |= {"rank", "learning_rate", "neighbours_lost", "samples_lost", "repairs"}  # of an epoch
+    names |= {"rank", "learning_rate", "neighbours_lost", "samples_lost", "repairs", "keeps"}  # of an epoch
     given = json.dumps(dict.fromkeys(names | {"attacks"} | (PUBLIC - {"epochs", "version"}) | LIMITS | MEANS, 1.0))
     with services.db.reading() as session:
         assert session.scalar(text("SELECT unlearnd_measured(CAST(:given AS jsonb))"), {"given": given})

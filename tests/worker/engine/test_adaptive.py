@@ -137,6 +137,7 @@ def test_an_epoch_that_keeps_brings_perplexity_back(memorised, monkeypatch):
     changes = {"max_perplexity_ratio": 0.1, "max_epochs": 3, "reserve": 0.3}  # every epoch is over the budget
     last, points, batches, again = repaired_run(memorised, monkeypatch, **changes)
     steps = [int(entry["steps"]) for entry in last.history]
+    assert [entry["keeps"] for entry in last.history] == [False, True, False]
     assert all(batches[: steps[0]])
     assert not any(batches[steps[0] :][: steps[1]])
     assert all(batches[steps[0] + steps[1] :])
