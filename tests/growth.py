@@ -38,10 +38,10 @@ SELECT gen_random_uuid(), id, 'completed', now() FROM deletion_requests LIMIT :c
 
 def grow(services: Services, model: str, *, requests: int = 0, versions: int = 0, entries: int = 0) -> None:
     """Add pending requests and as many callbacks made, published versions with their jobs, log entries; and analyse."""
-    owner = Database(services.settings.owner_database_url, pool_size=1)  # the service may not write into the log
+    url = services.settings.owner_database_url  # the service may not write into the log
+    owner = Database(url, pool_size=1, answer_seconds=600.0)
     for statement, count in ((REQUESTS, requests), (DONE, versions), (LOG, entries), (TOLD, requests)):
         with owner.transaction() as session:
-            session.execute(text("SET LOCAL statement_timeout = 0"))
             session.execute(text(statement), {"model": model, "count": count})
     with owner.transaction() as session:
         session.execute(
