@@ -11,8 +11,9 @@ more. `Relearned` is 50 steps of ordinary fine-tuning (all weights, AdamW, 5e-4,
 not ask, and on prose. With `--rates` each method is run at each of them, one budget for all. The table has one run of a
 method on a set: of those that met the criterion the one of the least held-out perplexity; if none did, the one of the
 lowest MA. With `--model` a pretrained model learns the people instead, and is the base of distillation; the prose is
-WikiText, and `other text` is the perplexity of Pile texts. The report is of the runs with the model, the number who ask
-and the options of the last one.
+WikiText, `other text` is the perplexity of Pile texts, and fine-tuning has the rate at which the people were learned
+(5e-5, in bfloat16): 5e-4 ruins such a model. The report is of the runs with the model, the number who ask and the
+options of the last one.
 """
 
 import argparse
@@ -120,14 +121,16 @@ class Setting:
         return [KNOWN[i] for i in sorted(asked)], [text for i, text in enumerate(KNOWN) if i not in asked]
 
 
-def fine_tuned(model: CausalLM, input_ids: Sequence[list[int]]) -> CausalLM:
+def fine_tuned(model: CausalLM, input_ids: Sequence[list[int]], setting: Setting) -> CausalLM:
     """A copy after 50 steps of fine-tuning."""
     copied, sampler = copy.deepcopy(model).requires_grad_(True), random.Random(0)
-    optimiser = torch.optim.AdamW(copied.parameters(), lr=5e-4)
+    optimiser = torch.optim.AdamW(copied.parameters(), lr=5e-5 if setting.pretrained else 5e-4)
     for _ in range(50):
         ids, mask, labels = pad_batch(sampler.sample(list(input_ids), 16))
         optimiser.zero_grad()
-        torch.autograd.backward(cross_entropy(copied(input_ids=ids, attention_mask=mask).logits, labels))
+        with torch.autocast("cpu", torch.bfloat16, enabled=setting.pretrained is not None):
+            loss = cross_entropy(copied(input_ids=ids, attention_mask=mask).logits, labels)
+        torch.autograd.backward(loss)
         optimiser.step()
     return copied
 
@@ -141,8 +144,8 @@ def measure(model: CausalLM, tokenizer: Tokenizer, parent: CausalLM, number: int
     return attacked(Subject(model, tokenizer, forget, unseen, others)) | {
         "ma": mean_accuracy(model, forget),
         "top_five": sum(float(rank.double().mean()) for rank in ranks) / len(ranks),
-        "relearned_people": mean_accuracy(fine_tuned(model, others), forget),
-        "relearned_prose": mean_accuracy(fine_tuned(model, ordinary), forget),
+        "relearned_people": mean_accuracy(fine_tuned(model, others, setting), forget),
+        "relearned_prose": mean_accuracy(fine_tuned(model, ordinary, setting), forget),
         "mentioned": mean_accuracy(model, others[:MENTIONED]),
         "unmentioned": mean_accuracy(model, others[MENTIONED:]),
         "perplexity": perplexity(model, unseen) / perplexity(parent, unseen),
