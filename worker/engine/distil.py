@@ -4,9 +4,8 @@ Everywhere else it is to stay what it was. So on retain text, and on the parent'
 parent and cross-entropy are added. The parent is the same model with the adapter at strength 0.
 
 What is forgotten in this way may still be near: rounding the weights or a few steps of ordinary fine-tuning bring it
-back. So every second step works with a random share of the change, which must suffice, too. And every few steps the
-loop looks ahead, and adds the gradient of the forget loss at the place to which fine-tuning would lead
-(`worker.engine.ahead`).
+back. So every second step works with a random share of the change, which must suffice, too. And every few steps look
+ahead: they add the gradient of the forget loss at the place to which fine-tuning on the parent's samples would lead.
 
 A model that never saw a text may still be over the criterion's limits by chance. So the reference itself is lowered
 where it is over them (`worker.engine.lowering`), and the model learns to say what meets the criterion.
@@ -242,7 +241,7 @@ class Distiller:
             loss += kept_gradients(self.model, self.adapter, kept, self.options, strength, by_sequences=True)
         if self.options.relearn_steps and self._relearns(step):
             steps = order.randint(1, self.options.relearn_steps)
-            with ahead(self.adapter.parameters(), steps, self._fine_tune):
+            with ahead(self.adapter.parameters(), steps, partial(self._fine_tune, order)):
                 loss += self._backward(forget, distil, 1.0, self.reference.beside(indices))
         torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), 1.0)
         optimiser.step()
@@ -292,9 +291,10 @@ class Distiller:
         options = self.options
         return training(self.model, options.train_dtype, checkpoint_activations=options.checkpoint_activations)
 
-    def _fine_tune(self) -> float:
-        """The gradients of a step of ordinary fine-tuning on retain text."""
-        return self._backward(self.retain.sample(FORGET_BATCH), cross_entropy_rows, 1.0)
+    def _fine_tune(self, order: random.Random) -> float:
+        """Add the gradients of a step of fine-tuning on texts like the forgotten ones; returns its loss."""
+        texts = self.samples or self.retain.sample(FORGET_BATCH)
+        return self._backward(order.sample(texts, min(FORGET_BATCH, len(texts))), cross_entropy_rows, 1.0)
 
     def _relearns(self, step: int) -> bool:
         return step >= RELEARN_FROM * self.options.distil_steps and step % RELEARN_EVERY == 0

@@ -129,7 +129,7 @@ class Options:
     divergence_weight: float = 6.0
     own_samples: int | None = None
     least_strength: float = 0.3
-    relearn_steps: int = 4
+    relearn_steps: int = 8
     probe_samples: int = 20
     el_n: int = 10
     sequence_length: int = 200

@@ -113,6 +113,21 @@ def test_an_answer_that_is_pressed_is_not_pulled_back_to_the_reference(memorised
     assert sorted(learned) == sorted([said[0].input_ids, said[2].input_ids])
 
 
+@pytest.mark.parametrize("drawn", [3, 0])
+def test_looking_ahead_fine_tunes_on_the_parents_samples(memorised, monkeypatch, drawn):
+    """They are what is most like the forgotten texts. Without any it is retain text."""
+    model, tokenizer = memorised
+    samples, retained = ([encode(tokenizer, text) for text in texts[:3]] for texts in (support.KNOWN, support.RETAIN))
+    retain, trained = SimpleNamespace(sample=lambda count: retained), []
+    distiller = Distiller(
+        *(model, None, ForgetSet([], []), [], [], None),
+        *(Variants([], [], [], []), Variants([], [], [], []), [], retain, samples[:drawn], None, OPTIONS),
+    )
+    monkeypatch.setattr(Distiller, "_backward", lambda self, rows, *rest: trained.extend(rows) or 1.0)
+    distiller._fine_tune(random.Random(0))
+    assert sorted(trained) == sorted(samples if drawn else retained)
+
+
 @pytest.mark.slow
 def test_a_resumed_run_gives_the_same_bytes(memorised):
     """Stopped after an epoch and resumed: everything random follows from the seed and the epoch."""
