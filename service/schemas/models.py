@@ -105,7 +105,7 @@ class Policy(Input):
         None, ge=16, le=10_000, description="of the parent, for distil (default 2048), adaptive ihl and altpo (256)"
     )
     least_strength: float = Field(0.3, ge=0, le=1, description="the least share of the change that must suffice, too")
-    relearn_steps: int = Field(8, ge=0, le=100, description="steps of fine-tuning that training looks ahead")
+    relearn_steps: int = Field(8, ge=0, le=100, description="most steps of fine-tuning that training looks ahead")
     probe_samples: int = Field(20, ge=0, le=1000, description="samples of each probe, beside a greedy answer")
     el_n: int = Field(10, ge=1, le=100)
     sequence_length: int = Field(200, ge=8, le=32_768)

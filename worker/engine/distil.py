@@ -4,8 +4,8 @@ Everywhere else it is to stay what it was. So on retain text, and on the parent'
 parent and cross-entropy are added. The parent is the same model with the adapter at strength 0.
 
 What is forgotten in this way may still be near: rounding the weights or a few steps of ordinary fine-tuning bring it
-back. So every second step works with a random share of the change, which must suffice, too. And every few steps look
-ahead: they add the gradient of the forget loss at the place to which fine-tuning on the parent's samples would lead.
+back. So every second step works with a random share of the change, which must suffice, too. And every fourth step looks
+ahead: it adds the gradient of the forget loss at the place to which fine-tuning on the parent's samples would lead.
 
 A model that never saw a text may still be over the criterion's limits by chance. So the reference itself is lowered
 where it is over them (`worker.engine.lowering`), and the model learns to say what meets the criterion.
@@ -54,7 +54,7 @@ from worker.engine.types import CausalLM, EpochEntry
 from worker.engine.utility import Watched
 from worker.engine.variants import Variants
 
-FORGET_BATCH = 16
+FORGET_BATCH, LARGEST_BATCH = 16, 20  # of a run, and with those of earlier ones
 WARM_UP = 0.1  # share of the steps
 RELEARN_FROM, RELEARN_EVERY = 0.2, 4  # from this share of the steps on, every fourth step relearns
 WIDTH_RATE = 0.4  # the learning rate times the hidden size
@@ -292,7 +292,7 @@ class Distiller:
         return training(self.model, options.train_dtype, checkpoint_activations=options.checkpoint_activations)
 
     def _fine_tune(self, order: random.Random) -> float:
-        """Add the gradients of a step of fine-tuning on texts like the forgotten ones; returns its loss."""
+        """Add the gradients of a step of fine-tuning on what the parent says, or on retain text; returns its loss."""
         texts = self.samples or self.retain.sample(FORGET_BATCH)
         return self._backward(order.sample(texts, min(FORGET_BATCH, len(texts))), cross_entropy_rows, 1.0)
 

@@ -74,7 +74,7 @@ class Options:
         own_samples: Samples of the parent that count as retain text, or that AltPO prefers. None takes 2048 for
             "distil" and 256 otherwise. With IHL some are only looked at.
         least_strength: The least share of the change that must suffice, too.
-        relearn_steps: The most steps of fine-tuning that training looks ahead, so that they bring nothing back.
+        relearn_steps: The most steps of fine-tuning that training looks ahead, so that they bring little back.
         probe_samples: Samples of each probe that is not answered greedily.
         el_n: n of EL_n; shorter sequences use the n that fits them.
         sequence_length: Window length L in tokens, BOS included.

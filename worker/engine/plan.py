@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PretrainedConfig
 from transformers.cache_utils import DynamicCache
 
-from worker.engine import fisher, reference
+from worker.engine import distil, fisher, reference
 from worker.engine.adapter import find_targets, target_weights
 from worker.engine.device import training
 from worker.engine.errors import Unplanned
@@ -40,6 +40,7 @@ SLACK = 1.15  # of what an allocator takes for its tensors, measured (`bench.mem
 LEAST_ROWS, MOST_DEVICES = 64, 1024  # samples are drawn, and answers, in as many rows at once
 CHUNKS = 6  # logits of one chunk that a loss holds: its own, the parent's, both as log-probabilities, two gradients
 FACTORS = 9  # copies of the factors: two adapters, gradients, AdamW's two sums, those of checkpoints
+AHEAD = 4  # more of them while it looks ahead: factors and gradients as they were, another optimiser's two sums
 MERGED = 7  # the same while merging: checkpoints, and the change of twice the rank
 PRODUCT = 2 * 4 * BLOCK  # bytes of a block of weights in a product's own layout, and of its working memory
 REFERENCE = 5  # copies of the reference while it is trained: itself, gradients, AdamW's two sums, the best one
@@ -168,7 +169,9 @@ class Shapes:
         """The need of each stage with these settings, if so many devices share the weights."""
         sizes = [weight.numel() for weight in self._targets.values()]
         factors = 4 * self._rank * sum(sum(weight.shape) for weight in self._targets.values())
-        batch = max(options.batch_size, options.retain_batch_size or 0)
+        distils = options.loss == DISTIL
+        batch = max(options.batch_size, options.retain_batch_size or 0, distil.LARGEST_BATCH if distils else 0)
+        copies = FACTORS + (AHEAD if distils and options.relearn_steps else 0)
         logits = CHUNKS * 4 * min(CHUNK_LOGITS, batch * options.sequence_length * self._vocabulary)
         decoding = self._once(self._decoding, options.row_budget)
         plain = self._once(self._step, 0, fisher.BATCH, False) + logits
@@ -178,14 +181,14 @@ class Shapes:
         together = REFERENCE_LOGITS if self.parameters <= reference.LARGEST_FRESH else 0
         learned = together * 4 * reference.BATCH * options.sequence_length * self._vocabulary + 2 * plain
         weights = self.stored if devices == 1 else self.stored // devices + self._gathered
-        beside = self.parameters * 4 if options.loss == DISTIL else 0  # the reference
+        beside = self.parameters * 4 if distils else 0  # the reference
         sums = min(fisher.most_bytes(self.stored), 2 * 4 * sum(sizes))
         few = SOME_WEIGHTS * 4 * max(sizes)
         bytes_of = {
             "measure": (weights, decoding),
             **({"reference": (weights + REFERENCE * beside, learned)} if beside else {}),
             "initialise": (weights + beside, max(sums + plain, few) + factors),
-            "train": (weights + beside, max(adapted, decoding) + FACTORS * factors),
+            "train": (weights + beside, max(adapted, decoding) + copies * factors),
             "merge": (0, MERGED * factors),
             "verify": (weights, tested + few),
         }

@@ -113,19 +113,22 @@ def test_an_answer_that_is_pressed_is_not_pulled_back_to_the_reference(memorised
     assert sorted(learned) == sorted([said[0].input_ids, said[2].input_ids])
 
 
-@pytest.mark.parametrize("drawn", [3, 0])
+@pytest.mark.parametrize("drawn", [40, 3, 0])
 def test_looking_ahead_fine_tunes_on_the_parents_samples(memorised, monkeypatch, drawn):
-    """They are what is most like the forgotten texts. Without any it is retain text."""
-    model, tokenizer = memorised
-    samples, retained = ([encode(tokenizer, text) for text in texts[:3]] for texts in (support.KNOWN, support.RETAIN))
-    retain, trained = SimpleNamespace(sample=lambda count: retained), []
+    """Sixteen of them, which the seed decides. Without any it is retain text."""
+    model, _ = memorised
+    retain, seen = SimpleNamespace(sample=lambda count: [[-i] for i in range(1, count + 1)]), []
     distiller = Distiller(
-        *(model, None, ForgetSet([], []), [], [], None),
-        *(Variants([], [], [], []), Variants([], [], [], []), [], retain, samples[:drawn], None, OPTIONS),
+        *(model, None, ForgetSet([], []), [], [], None, Variants([], [], [], []), Variants([], [], [], [])),
+        *([], retain, [[i] for i in range(drawn)], None, OPTIONS),
     )
-    monkeypatch.setattr(Distiller, "_backward", lambda self, rows, *rest: trained.extend(rows) or 1.0)
-    distiller._fine_tune(random.Random(0))
-    assert sorted(trained) == sorted(samples if drawn else retained)
+    monkeypatch.setattr(Distiller, "_backward", lambda self, rows, *rest: seen.append([i for (i,) in rows]) or 1.0)
+    for seed in (0, 0, 1):
+        distiller._fine_tune(random.Random(seed))
+    assert seen[0] == seen[1]
+    assert all(len({*batch}) == len(batch) == min(drawn or 16, 16) for batch in seen)
+    assert all((i >= 0) is bool(drawn) for batch in seen for i in batch)
+    assert drawn == 3 or seen[2] != seen[0]
 
 
 @pytest.mark.slow

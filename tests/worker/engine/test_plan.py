@@ -72,6 +72,18 @@ def test_a_reference_takes_memory_of_its_own():
     assert distilled["reference"] == 6 * plain["train"]
 
 
+def test_distillation_counts_its_own_batches_and_what_looking_ahead_holds():
+    """Whatever the policy's batches are, as long as these are smaller."""
+    shapes, options = Shapes(CONFIG, 4, OPTIONS), replace(OPTIONS, loss="distil", batch_size=1, relearn_steps=0)
+
+    def train_bytes(**changes: int) -> int:
+        needs = shapes.needs(replace(options, **changes))
+        return next(need.activations for need in needs if need.stage == "train")
+
+    assert train_bytes(batch_size=20) == train_bytes() < train_bytes(batch_size=40)
+    assert train_bytes(relearn_steps=1) > train_bytes()
+
+
 def test_only_a_reference_that_begins_from_nothing_holds_all_logits(monkeypatch):
     """A larger one begins from a base, whose head stays."""
 
