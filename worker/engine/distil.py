@@ -236,7 +236,9 @@ class Distiller:
         optimiser.zero_grad()
         loss = self._backward(forget, distil, 1.0, self.reference.beside(indices))
         loss += pressed.add_gradients(order, self._backward, self.options.batch_size)
-        loss += self._step_on_answers(order, distil, pressed) + self._step_on_variants(order, distil)
+        loss += self._step_on_variants(order, distil)
+        if self.said and step < self.options.distil_steps:  # later what the reference guesses would come back
+            loss += self._step_on_answers(order, distil)
         with self._training():
             loss += kept_gradients(self.model, self.adapter, kept, self.options, strength, by_sequences=True)
         if self.options.relearn_steps and self._relearns(step):
@@ -257,15 +259,13 @@ class Distiller:
         beside = self.reference.beside([first + i for i in drawn])
         return self._backward([variants[i] for i in drawn], row_loss, VARIANT_WEIGHT, beside)
 
-    def _step_on_answers(self, order: random.Random, row_loss: RowLoss, pressed: Pressed) -> float:
-        """Add the gradients of some answers' secrets; returns their loss. The reference may guess what is pressed."""
-        first, loss = len(self.forget.sequences) + len(self.variants.sequences), 0.0
-        left = [i for i, answer in enumerate(self.said) if answer not in pressed.answers]
-        if drawn := order.sample(left, min(FORGET_BATCH // 2, len(left))):
-            rows, starts = as_rows([self.said[i] for i in drawn])
-            beside = self.reference.beside([first + i for i in drawn], starts)
-            loss += self._backward(rows, row_loss, 1.0, beside, starts)
-        return loss
+    def _step_on_answers(self, order: random.Random, row_loss: RowLoss) -> float:
+        """Add the gradients of some answers' secrets; returns their loss."""
+        first = len(self.forget.sequences) + len(self.variants.sequences)
+        drawn = order.sample(range(len(self.said)), min(FORGET_BATCH // 2, len(self.said)))
+        rows, starts = as_rows([self.said[i] for i in drawn])
+        beside = self.reference.beside([first + i for i in drawn], starts)
+        return self._backward(rows, row_loss, 1.0, beside, starts)
 
     def _forget_batch(self, order: random.Random) -> list[int]:
         """Sequences of this run, and a quarter as many of earlier ones, which must stay forgotten."""

@@ -10,6 +10,7 @@ import torch
 
 from tests import support
 from worker.engine import Options, unlearn
+from worker.engine import distil as distil_module
 from worker.engine import reference as reference_module
 from worker.engine.attacks import Subject, run_attacks
 from worker.engine.checkpoint import Checkpoint
@@ -98,19 +99,23 @@ def test_what_is_over_a_limit_is_lowered_and_pressed_on_numbers_last(memorised):
     assert pressed(2.0, [0]) == ([(ids, [*range(len(ids) - 1)])], [])  # a request that failed: all of it
 
 
-def test_an_answer_that_is_pressed_is_not_pulled_back_to_the_reference(memorised, monkeypatch):
-    """The reference may guess it. Whatever else was answered is still learned from it."""
+@pytest.mark.parametrize(("step", "learned"), [(59, True), (60, False)])
+def test_after_the_fixed_steps_no_answer_is_learned_from_the_reference(memorised, monkeypatch, step, learned):
+    """It may guess one, and would bring it back in every epoch that does not press on it."""
     model, tokenizer = memorised
     said = [Answer(encode(tokenizer, text)[:12], 8) for text in support.KNOWN[:3]]
-    learned: list[list[int]] = []
-    reference = SimpleNamespace(beside=lambda indices, starts: None)
+    adapter = SimpleNamespace(set_strength=lambda strength: None, parameters=list)
+    reference = SimpleNamespace(beside=lambda indices, starts=None: None, sharpness=1.0)
+    retain, rows = SimpleNamespace(sample=lambda count: []), []
     distiller = Distiller(
-        *(model, None, ForgetSet([], []), [], [], reference),
-        *(Variants([], [], [], []), Variants([], [], [], []), said, None, [], None, OPTIONS),
+        *(model, adapter, ForgetSet([], []), [], [], reference),
+        *(Variants([], [], [], []), Variants([], [], [], []), said, retain, [], None, OPTIONS),
     )
-    monkeypatch.setattr(Distiller, "_backward", lambda self, rows, *rest: learned.extend(rows) or 1.0)
-    distiller._step_on_answers(random.Random(0), None, Pressed(answers=[Answer([*said[1].input_ids], 8)]))
-    assert sorted(learned) == sorted([said[0].input_ids, said[2].input_ids])
+    monkeypatch.setattr(distil_module, "kept_gradients", lambda *rest, **others: 0.0)
+    monkeypatch.setattr(Distiller, "_backward", lambda self, part, *rest, **others: rows.extend(part) or 1.0)
+    optimiser = SimpleNamespace(zero_grad=lambda: None, step=lambda: None)
+    distiller._step(optimiser, random.Random(0), step, 0.0, Pressed())
+    assert sorted(rows) == sorted(answer.input_ids for answer in said if learned)
 
 
 @pytest.mark.parametrize("drawn", [40, 3, 0])
