@@ -20,6 +20,7 @@ from transformers.cache_utils import DynamicCache
 
 from worker.engine import distil, fisher, reference
 from worker.engine.adapter import find_targets, target_weights
+from worker.engine.attacks.relearned import BATCH, RANK
 from worker.engine.device import training
 from worker.engine.errors import Unplanned
 from worker.engine.experts import separate_experts
@@ -28,7 +29,7 @@ from worker.engine.live_bytes import LiveBytes
 from worker.engine.metrics.caching import cache_argument
 from worker.engine.metrics.decode import PREFILLED, Row, row_cache
 from worker.engine.onednn import BLOCK
-from worker.engine.options import DISTIL, RANK, Options
+from worker.engine.options import DISTIL, Options
 from worker.engine.sharding import gathered_modules
 from worker.engine.types import CausalLM
 
@@ -177,7 +178,7 @@ class Shapes:
         plain = self._once(self._step, 0, fisher.BATCH, False) + logits
         adapted = self._once(self._step, self._rank, batch, options.checkpoint_activations) + logits
         relearned = options.attacks.get("relearned", "off") != "off"
-        tested = max(decoding, self._once(self._step, RANK, batch, False) + logits) if relearned else decoding
+        tested = max(decoding, self._once(self._step, RANK, BATCH, False) + logits) if relearned else decoding
         together = REFERENCE_LOGITS if self.parameters <= reference.LARGEST_FRESH else 0
         learned = together * 4 * reference.BATCH * options.sequence_length * self._vocabulary + 2 * plain
         weights = self.stored if devices == 1 else self.stored // devices + self._gathered

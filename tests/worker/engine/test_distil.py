@@ -16,7 +16,7 @@ from worker.engine.attacks import Subject, run_attacks
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.criterion import Threshold
 from worker.engine.data import encode, nearest
-from worker.engine.distil import REFERENCE_RESERVE, Distiller
+from worker.engine.distil import LARGEST_BATCH, REFERENCE_RESERVE, Distiller
 from worker.engine.errors import NoReference
 from worker.engine.forget_set import ForgetSet
 from worker.engine.measure import measure_before
@@ -114,8 +114,16 @@ def test_after_the_fixed_steps_no_answer_is_learned_from_the_reference(memorised
     monkeypatch.setattr(distil_module, "kept_gradients", lambda *rest, **others: 0.0)
     monkeypatch.setattr(Distiller, "_backward", lambda self, part, *rest, **others: rows.extend(part) or 1.0)
     optimiser = SimpleNamespace(zero_grad=lambda: None, step=lambda: None)
-    distiller._step(optimiser, random.Random(0), step, 0.0, Pressed())
-    assert sorted(rows) == sorted(answer.input_ids for answer in said if learned)
+    distiller._step(optimiser, random.Random(0), step, 0.0, Pressed(answers=said[1:2]))
+    assert sorted(rows) == sorted(answer.input_ids for answer in [*(said if learned else []), said[1]])
+
+
+def test_the_largest_batch_is_that_of_a_run_with_those_of_earlier_ones(memorised):
+    """Plans count it."""
+    forget = ForgetSet([[i] for i in range(60)], [i // 30 for i in range(60)])
+    nothing = Variants([], [], [], [])
+    distiller = Distiller(memorised[0], None, forget, [], [0], None, nothing, nothing, [], None, [], None, OPTIONS)
+    assert len(distiller._forget_batch(random.Random(0))) == LARGEST_BATCH
 
 
 @pytest.mark.parametrize("drawn", [40, 3, 0])

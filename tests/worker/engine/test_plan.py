@@ -12,7 +12,7 @@ from worker.engine import reference
 from worker.engine.errors import Unplanned
 from worker.engine.live_bytes import LiveBytes
 from worker.engine.options import Options
-from worker.engine.plan import LEAST_ROWS, PROCESS, PRODUCT, SLACK, Shapes, plan
+from worker.engine.plan import LEAST_ROWS, MERGED, PROCESS, PRODUCT, SLACK, Shapes, plan
 
 CONFIG = LlamaConfig(
     vocab_size=1000,
@@ -73,15 +73,20 @@ def test_a_reference_takes_memory_of_its_own():
 
 
 def test_distillation_counts_its_own_batches_and_what_looking_ahead_holds():
-    """Whatever the policy's batches are, as long as these are smaller."""
-    shapes, options = Shapes(CONFIG, 4, OPTIONS), replace(OPTIONS, loss="distil", batch_size=1, relearn_steps=0)
+    """Whatever the policy's batches are, as long as these are smaller; with IHL neither."""
+    shapes, attacks = Shapes(CONFIG, 4, OPTIONS), {"relearned": "report"}
+    options = replace(OPTIONS, loss="distil", batch_size=1, relearn_steps=0, attacks=attacks)
 
-    def train_bytes(**changes: int) -> int:
+    def needed(stage: str, **changes: object) -> int:
         needs = shapes.needs(replace(options, **changes))
-        return next(need.activations for need in needs if need.stage == "train")
+        return next(need.activations for need in needs if need.stage == stage)
 
-    assert train_bytes(batch_size=20) == train_bytes() < train_bytes(batch_size=40)
-    assert train_bytes(relearn_steps=1) > train_bytes()
+    assert needed("train", batch_size=20) == needed("train") < needed("train", batch_size=40)
+    assert needed("train", loss="ihl") < needed("train")
+    assert needed("train", loss="ihl", relearn_steps=1) == needed("train", loss="ihl")
+    assert needed("verify") == needed("verify", loss="ihl")  # the attack has batches of its own
+    more, factors = needed("train", relearn_steps=1) - needed("train"), needed("merge") / SLACK - PRODUCT
+    assert more / SLACK == pytest.approx(4 / MERGED * factors, rel=1e-5)
 
 
 def test_only_a_reference_that_begins_from_nothing_holds_all_logits(monkeypatch):
