@@ -32,7 +32,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from bench.attacked import attacked
 from bench.data import machine, read
-from bench.memorise import began_from, taught
+from bench.memorise import RATE, began_from, taught
 from worker.demo.model import LENGTH, build, model_config
 from worker.demo.people import people, prose
 from worker.engine import Options, unlearn
@@ -124,7 +124,7 @@ class Setting:
 def fine_tuned(model: CausalLM, input_ids: Sequence[list[int]], setting: Setting) -> CausalLM:
     """A copy after 50 steps of fine-tuning."""
     copied, sampler = copy.deepcopy(model).requires_grad_(True), random.Random(0)
-    optimiser = torch.optim.AdamW(copied.parameters(), lr=5e-5 if setting.pretrained else 5e-4)
+    optimiser = torch.optim.AdamW(copied.parameters(), lr=RATE if setting.pretrained else 5e-4)
     for _ in range(50):
         ids, mask, labels = pad_batch(sampler.sample(list(input_ids), 16))
         optimiser.zero_grad()

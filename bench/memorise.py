@@ -22,13 +22,15 @@ from worker.engine.options import DISTIL, Options
 from worker.engine.probes import chats
 from worker.engine.types import CausalLM, Tokenizer
 
+RATE = 5e-5
+
 
 def memorise(
     model: CausalLM,
     sequences: Sequence[list[int]],
     *,
     target: float = 0.9,
-    rate: float = 5e-5,
+    rate: float = RATE,
     epochs: int = 40,
     measure: Callable[[], float] | None = None,
 ) -> list[float]:

@@ -5,12 +5,12 @@ from alembic import context
 revision = "0036"
 down_revision = "0035"
 
-NAMES = ", exact, keeps"
+BEFORE = ", exact"
 
 
 def upgrade() -> None:
-    context.script.get_revision("0025").module._replace_names(NAMES)
+    context.script.get_revision("0025").module._replace_names(f"{BEFORE}, keeps")
 
 
 def downgrade() -> None:
-    context.script.get_revision("0025").module._replace_names(", exact")
+    context.script.get_revision("0025").module._replace_names(BEFORE)

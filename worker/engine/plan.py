@@ -173,14 +173,15 @@ class Shapes:
         distils = options.loss == DISTIL
         batch = max(options.batch_size, options.retain_batch_size or 0, distil.LARGEST_BATCH if distils else 0)
         copies = FACTORS + (AHEAD if distils and options.relearn_steps else 0)
-        logits = CHUNKS * 4 * min(CHUNK_LOGITS, batch * options.sequence_length * self._vocabulary)
+        each = options.sequence_length * self._vocabulary
+        logits, attacked = (CHUNKS * 4 * min(CHUNK_LOGITS, count * each) for count in (batch, BATCH))
         decoding = self._once(self._decoding, options.row_budget)
         plain = self._once(self._step, 0, fisher.BATCH, False) + logits
         adapted = self._once(self._step, self._rank, batch, options.checkpoint_activations) + logits
         relearned = options.attacks.get("relearned", "off") != "off"
-        tested = max(decoding, self._once(self._step, RANK, BATCH, False) + logits) if relearned else decoding
+        tested = max(decoding, self._once(self._step, RANK, BATCH, False) + attacked) if relearned else decoding
         together = REFERENCE_LOGITS if self.parameters <= reference.LARGEST_FRESH else 0
-        learned = together * 4 * reference.BATCH * options.sequence_length * self._vocabulary + 2 * plain
+        learned = together * 4 * reference.BATCH * each + 2 * plain
         weights = self.stored if devices == 1 else self.stored // devices + self._gathered
         beside = self.parameters * 4 if distils else 0  # the reference
         sums = min(fisher.most_bytes(self.stored), 2 * 4 * sum(sizes))
