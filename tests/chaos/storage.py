@@ -33,7 +33,7 @@ class SmallStorage:
         if fault == "read-only":
             remount = ["mount", "-o", "remount,ro", str(self.folder)]
             # Not while somebody writes a file there; who is halted may never end.
-            assert wait_until(lambda: subprocess.run(remount, check=False).returncode == 0, 20), "somebody writes"
+            assert wait_until(lambda: subprocess.run(remount, check=False).returncode == 0, 60), "somebody writes"
         else:
             with (self.folder / "ballast").open("wb", buffering=0) as ballast:
                 try:

@@ -64,7 +64,7 @@ class Nodes:
         with psycopg.connect(self._url(["second"], "postgres"), autocommit=True) as connection:
             connection.execute(f"ALTER SYSTEM SET {name} = '{value}'")
             connection.execute("SELECT pg_reload_conf()")
-            assert wait_until(lambda: connection.execute(f"SHOW {name}").fetchone()[0] == value, 10)
+            assert wait_until(lambda: connection.execute(f"SHOW {name}").fetchone()[0] == value, 60)
 
     def stop(self) -> None:
         """Stop both."""

@@ -32,7 +32,7 @@ def served(services, listener: socket.socket | None = None, **settings):
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        assert wait_until(lambda: server.started, 20)
+        assert wait_until(lambda: server.started, 60)
         yield listener.getsockname()
     finally:
         server.should_exit = True

@@ -48,7 +48,7 @@ def url(services):
     server = uvicorn.Server(uvicorn.Config(create_app(services), port=0, log_level="critical"))
     thread = threading.Thread(target=server.run)
     thread.start()
-    assert wait_until(lambda: server.started, 20)
+    assert wait_until(lambda: server.started, 60)
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
     thread.join()

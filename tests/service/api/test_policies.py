@@ -55,7 +55,7 @@ def test_two_changes_at_once_are_one_after_the_other(api, services, model):
     with psycopg.connect(services.settings.owner_database_url) as other, ThreadPoolExecutor(1) as pool:
         other.execute("UPDATE models SET policy_version = 2")
         answer = pool.submit(replace, api, {**policy, "rank": 8}, 1)
-        assert wait_until(lambda: other.execute(waiting).fetchone()[0] == 1, 10)
+        assert wait_until(lambda: other.execute(waiting).fetchone()[0] == 1, 60)
         other.commit()
         assert_problem(answer.result(), 409, "policy_version")
 

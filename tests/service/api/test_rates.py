@@ -44,7 +44,7 @@ def test_a_key_has_one_limit_over_all_processes(services, new_key, monkeypatch):
     with TestClient(create_app(services)) as one, TestClient(create_app(services)) as other:
         assert [client.get("/v1/jobs", headers=key).status_code for client in [one] * 4 + [other]] == [200] * 5
         counted = other.app.state.rate_limiter._others
-        assert wait_until(lambda: sum(counted.values()) == 4, 10)
+        assert wait_until(lambda: sum(counted.values()) == 4, 60)
         assert [other.get("/v1/jobs", headers=key).status_code for _ in range(7)] == [200] * 5 + [429] * 2
 
 

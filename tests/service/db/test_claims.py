@@ -134,7 +134,7 @@ def test_a_worker_that_drains_waits_for_a_job_that_somebody_has_locked(services,
         session.execute(select(Job.id).with_for_update())
         thread = threading.Thread(target=drain.drain, args=[services])
         thread.start()
-        assert wait_until(lambda: len(looked) > 2, 20)
+        assert wait_until(lambda: len(looked) > 2, 60)
         assert not ran
     thread.join(20)
     assert sorted(ran) == sorted(waiting)

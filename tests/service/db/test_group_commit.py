@@ -34,10 +34,10 @@ class Table:
     def behind_the_first(self, pool, numbers):
         """Futures of calls that come, in this order, while the first is under way."""
         futures = [pool.submit(self.add, 0)]
-        assert wait_until(lambda: self.calls == [[0]], 10)
+        assert wait_until(lambda: self.calls == [[0]], 60)
         for number in numbers:
             futures.append(pool.submit(self.add, number))
-            assert wait_until(lambda: len(self.add._waiting) == len(futures) - 1, 10)
+            assert wait_until(lambda: len(self.add._waiting) == len(futures) - 1, 60)
         return futures
 
 
@@ -73,9 +73,9 @@ def test_nobody_waits_for_a_large_one():
     table = Table(size=lambda number: number, max_bytes=7)
     with ThreadPoolExecutor(8) as pool:
         large = [pool.submit(table.add, number) for number in (8, 9)]
-        assert wait_until(lambda: len(table.calls) == 2, 10)
+        assert wait_until(lambda: len(table.calls) == 2, 60)
         small = pool.submit(table.add, 1)
-        assert wait_until(lambda: len(table.calls) == 3, 10)
+        assert wait_until(lambda: len(table.calls) == 3, 60)
         table.let_go.set()
         assert [f.result(10) for f in (*large, small)] == [80, 90, 10]
 
@@ -165,7 +165,7 @@ def test_a_time_out_while_the_call_is_under_way_is_none():
     table = Table(timeout_seconds=0.01)
     with ThreadPoolExecutor(8) as pool:
         first = pool.submit(table.add, 0)
-        assert wait_until(lambda: table.calls == [[0]], 10)
+        assert wait_until(lambda: table.calls == [[0]], 60)
         with pytest.raises(Waited):
             table.add(1)
         assert not first.done()
@@ -190,7 +190,7 @@ def test_coroutines_and_threads_share_a_call():
 
     async def several(table: Table) -> list[object]:
         waiting = [asyncio.create_task(table.add.add(number)) for number in (1, 13, 2)]
-        assert await asyncio.to_thread(wait_until, lambda: len(table.add._waiting) == 4, 10)
+        assert await asyncio.to_thread(wait_until, lambda: len(table.add._waiting) == 4, 60)
         table.let_go.set()
         return await asyncio.gather(*waiting, return_exceptions=True)
 

@@ -62,10 +62,10 @@ def test_requests_that_come_together_are_stored_together(services, model, new_ke
 
         with held(services):
             answers = [submit({}, body)]
-            assert wait_until(lambda: first_is_under_way(services), 20)
+            assert wait_until(lambda: first_is_under_way(services), 60)
             for keyed, content in bodies:
                 answers.append(submit(keyed, content))
-            assert wait_until(lambda: len(services.intake._waiting) == len(bodies), 20)
+            assert wait_until(lambda: len(services.intake._waiting) == len(bodies), 60)
         responses = [answer.result() for answer in answers]
     assert [f.status_code for f in responses] == [202, 202, 202, 202, 202, 422, 202]
     ids = [f.json().get("id") for f in responses]
@@ -93,9 +93,9 @@ def test_one_that_cannot_be_stored_harms_nobody_it_came_with(services, model, ne
     with ThreadPoolExecutor() as pool:
         with held(services):
             calls = [pool.submit(accept_request, services, submission, known, None)]
-            assert wait_until(lambda: first_is_under_way(services), 20)
+            assert wait_until(lambda: first_is_under_way(services), 60)
             calls += [pool.submit(accept_request, services, submission, who, None) for who in (uuid4(), known)]
-            assert wait_until(lambda: len(services.intake._waiting) == 2, 20)
+            assert wait_until(lambda: len(services.intake._waiting) == 2, 60)
         with pytest.raises(psycopg.errors.ForeignKeyViolation):
             calls[1].result()
         stored = {calls[i].result().request.id for i in (0, 2)}
@@ -179,9 +179,9 @@ def test_the_logs_lock_is_not_held_while_records_are_stored(services, model, new
     with ThreadPoolExecutor() as pool:
         with held(services):
             calls = [pool.submit(accept_request, services, submission, key_id, None)]
-            assert wait_until(lambda: first_is_under_way(services), 20)
+            assert wait_until(lambda: first_is_under_way(services), 60)
             calls += [pool.submit(accept_request, services, submission, key_id, None) for _ in range(2)]
-            assert wait_until(lambda: len(services.intake._waiting) == 2, 20)
+            assert wait_until(lambda: len(services.intake._waiting) == 2, 60)
         assert all(call.result() for call in calls)
 
 

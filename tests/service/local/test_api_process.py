@@ -28,7 +28,7 @@ def test_a_restarted_api_goes_on_with_the_same_socket(services, tmp_path):
         process.start()
         try:
             ask()
-            assert wait_until(lambda: LINE in log.read_text(), 10)  # a killed process loses those of the last moment
+            assert wait_until(lambda: LINE in log.read_text(), 60)  # a killed process loses those of the last moment
             process.running.send_signal(signal.SIGKILL)
             process.running.wait(60)
             caller = threading.Thread(target=ask)

@@ -51,7 +51,7 @@ def test_a_child_sees_the_devices_of_its_slot_alone(inputs, monkeypatch, devices
     environment = Path(f"/proc/{child.pid}/environ")  # the child's own once it is executed
     expected = f"CUDA_VISIBLE_DEVICES={seen}".encode()
     try:
-        assert wait_until(lambda: expected in environment.read_bytes().split(b"\0"), 10)
+        assert wait_until(lambda: expected in environment.read_bytes().split(b"\0"), 60)
     finally:
         end_child(child)
         child.stdin.close()
@@ -75,7 +75,7 @@ def running_python(pid: int) -> int:
                 running.append(process)
         return bool(running)
 
-    assert wait_until(is_python, 10)
+    assert wait_until(is_python, 60)
     return running[0]
 
 
@@ -109,7 +109,7 @@ def test_nothing_that_a_child_started_outlives_it(session):
         descendant = int(child.stdout.readline())
         assert not has_ended(descendant)
         assert end_child(child) == -9
-        assert wait_until(lambda: has_ended(descendant), 10)
+        assert wait_until(lambda: has_ended(descendant), 60)
 
 
 def test_a_childs_exit_status_passes_through_its_sandbox():

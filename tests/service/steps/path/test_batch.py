@@ -32,7 +32,7 @@ def test_a_request_that_is_being_batched_is_not_cancelled(api, services, model, 
 
     def meanwhile(*arguments, **values):
         waiting.append(pool.submit(api.delete, url))
-        assert wait_until(lambda: waits_for_a_lock(services), 20)
+        assert wait_until(lambda: waits_for_a_lock(services), 60)
         return real_move(*arguments, **values)
 
     real_move = requests.move
