@@ -200,6 +200,35 @@ def test_a_reference_keeps_the_words_of_its_base(memorised, tied):
     assert mean_loss(reference, data.threshold_sequences) < loss
 
 
+@pytest.mark.parametrize(
+    ("parent", "losses", "taken"),
+    [
+        (4.8, [5.4, 3.9, 4.2, 4.6, 4.9], 5),  # as sure as the parent
+        (4.1, [5.4, 3.9, 4.2, 4.6], 3),
+        (4.4, [2.6, 3.0, 3.5, 4.3], 3),  # far surer than it would be after unlearning
+        (3.0, [5.4, 3.9, 3.7, 3.6], 4),  # not reached
+    ],
+)
+def test_a_reference_is_as_sure_as_its_parent_within_bounds(memorised, monkeypatch, parent, losses, taken):
+    """What it says of unseen text becomes likelier, then less likely again."""
+    model, tokenizer = memorised
+    data = prepare(tokenizer, support.KNOWN[:1], range(1), support.RETAIN, support.HELDOUT, OPTIONS)
+    measured = iter([parent, *losses, *[9.9] * 60])
+    monkeypatch.setattr(reference_module, "mean_loss", lambda *sets: next(measured))
+
+    def count(model, optimiser, batch):
+        optimiser.step()  # without gradients
+        with torch.no_grad():
+            next(iter(model.parameters())).add_(1.0)
+
+    monkeypatch.setattr(reference_module, "_take_step", count)
+    base = copy.deepcopy(model)
+    before = next(iter(base.parameters())).clone()
+    reference = train_reference(model, base, data, OPTIONS)
+    steps = next(iter(reference.parameters())) - before
+    assert torch.allclose(steps, torch.full_like(steps, 10.0 * taken), atol=1e-3)
+
+
 def test_the_parents_samples_say_no_text_to_forget(memorised):
     """A model that knows twelve people says them by itself; what says one of those who asked is left out."""
     model, tokenizer = memorised
