@@ -37,7 +37,7 @@ def test_a_killed_process_is_replaced_and_all_end_together(services):
         assert wait_until(lambda: answers(f"http://127.0.0.1:{metrics}", "/metrics"), 60)
         group.send_signal(signal.SIGTERM)
         assert group.wait(60) == 0
-        assert not psutil.wait_procs(now, timeout=60)[1]
+        assert not psutil.wait_procs(now, timeout=5)[1]
     finally:
         for process in (*psutil.Process(group.pid).children(), group) if group.poll() is None else ():
             process.kill()

@@ -40,7 +40,7 @@ CHECK_STEPS, BATCH = 10, 16
 MOST_TOGETHER, MOST_OVER_UNSEEN = 0.1, 0.2  # of MA; what is known by heart is far over them
 FRESH_RATE, BASE_RATE = 3e-3, 1e-4
 MOST_SHARPENED, MOST_SHIFTED = 2.0, 3.0
-MOST_OVER_BEST = 0.9  # nats a token; a model that has unlearned has 0.3 to 0.5 more than the best (RESULTS)
+MOST_OVER_BEST = 0.9  # nats a token; models that had unlearned were 0.3 to 0.6 over the best (bench/RESULTS.md)
 
 
 def train_reference(
@@ -49,10 +49,10 @@ def train_reference(
     """A model that never saw the forget set.
 
     It is trained on retain text, and on held-out text that sets no threshold. The other held-out text becomes likelier,
-    and then less likely again, as the reference learns its texts by heart. The result is the state that is as sure of
-    it as the parent is, or the nearest that the steps reach: where the parent has become too sure of what it cannot
-    know, whoever looks at whole distributions would see a reference that has not. A parent whose loss is far
-    higher does not keep it while it unlearns. So the result has at most MOST_OVER_BEST more loss than the best state.
+    and then less likely again, as the reference learns its texts by heart. The result is the state whose loss on it is
+    nearest to the parent's: where the parent has become too sure of what it cannot know, whoever looks at whole
+    distributions would see a reference that has not. But a parent whose loss is far over the reference's best loses
+    most of that excess while it unlearns. So the loss that is wanted is at most MOST_OVER_BEST over the best.
 
     Args:
         parent: The model that unlearns.

@@ -163,5 +163,5 @@ def test_a_stream_ends_with_its_token(ask, api, job):
         answers.append(ask(token(exp=int(time.time()) + seconds, scope="read"), path=f"/v1/jobs/{job[1]}/events"))
         return answers[-1].status_code == 200 and "event: stage" in answers[-1].text
 
-    assert wait_until(is_streamed, 60)
+    assert wait_until(is_streamed, 60), [answer.text for answer in answers]
     assert "event: done" not in answers[-1].text

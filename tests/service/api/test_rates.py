@@ -37,7 +37,7 @@ def test_a_key_that_asks_too_often_is_told_when_to_come_back(services, new_key):
 
 
 def test_a_key_has_one_limit_over_all_processes(services, new_key, monkeypatch):
-    """What one process admits counts in the others within a second, and nobody waits for the broker."""
+    """What one process admits counts in the others after an exchange, and nobody waits for the broker."""
     monkeypatch.setattr(rates, "EXCHANGE_SECONDS", 0.01)
     services.settings = services.settings.model_copy(update={"requests_per_minute": 10})
     key = {"Authorization": f"Bearer {new_key('read')}"}

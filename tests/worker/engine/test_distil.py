@@ -203,13 +203,17 @@ def test_a_reference_keeps_the_words_of_its_base(memorised, tied):
 @pytest.mark.parametrize(
     ("parent", "losses", "taken"),
     [
-        (4.8, [5.4, 3.9, 4.2, 4.6, 4.9], 5),  # as sure as the parent
+        (4.7, [5.4, 3.9, 4.2, 4.6, 4.9], 4),  # nearest to the parent
         (4.1, [5.4, 3.9, 4.2, 4.6], 3),
-        (4.4, [2.6, 3.0, 3.5, 4.3], 3),  # far surer than it would be after unlearning
+        (4.4, [2.6, 3.3, 3.8], 2),  # nearest to 3.5: the parent is far over the best
+        (4.4, [2.6, 3.1, 3.6], 3),
+        (4.4, [3.9, 4.0, 3.0, 3.7, 4.2], 4),  # a new best counts
         (3.0, [5.4, 3.9, 3.7, 3.6], 4),  # not reached
     ],
 )
-def test_a_reference_is_as_sure_as_its_parent_within_bounds(memorised, monkeypatch, parent, losses, taken):
+def test_a_reference_is_nearest_to_its_parent_or_to_the_most_over_its_best(
+    memorised, monkeypatch, parent, losses, taken
+):
     """What it says of unseen text becomes likelier, then less likely again."""
     model, tokenizer = memorised
     data = prepare(tokenizer, support.KNOWN[:1], range(1), support.RETAIN, support.HELDOUT, OPTIONS)
