@@ -94,7 +94,7 @@ class Chaos:
         if self.s3:
             self.s3.stop()
         assert code == 0
-        assert wait_until(lambda: not self.running.processes(""), 60), self.running.processes("")
+        assert wait_until(lambda: not self.running.processes(""), 20), self.running.processes("")
 
     # points
 

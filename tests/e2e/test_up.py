@@ -45,7 +45,7 @@ def test_up_stops_clean_and_continues_where_it_stopped(folder):
         again = third.client.submit("kept", [support.people(1, seed=6)[0]])
         assert third.client.wait(again["id"], 120)["status"] == "not_memorised"
         assert third.stop() == 0
-        assert wait_until(lambda: not third.processes(""), 60)
+        assert wait_until(lambda: not third.processes(""), 10)
 
 
 def test_a_folder_is_used_by_one_supervisor(stack):

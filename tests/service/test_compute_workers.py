@@ -34,7 +34,7 @@ def test_a_worker_lives_while_it_says_so(api, services, as_process):
     presence, two = Presence(), Slots()
     two.all = dealt(FOUR, 1, 2)
     presence.begin(as_process("compute"), two)
-    assert wait_until(lambda: bool(seen(services)), 60)
+    assert wait_until(lambda: bool(seen(services)), 10)
     ((_, *offered),) = seen(services)
     assert offered == [2, True, 40 * GB]
     assert api.get("/v1/overview").json()["slots"] == 2

@@ -30,14 +30,14 @@ def test_a_killed_process_is_replaced_and_all_end_together(services):
         first, second = psutil.Process(group.pid).children()
         first.kill()
         others = psutil.Process(group.pid).children
-        assert wait_until(lambda: first not in others() and len(others()) == 2, 60)
+        assert wait_until(lambda: first not in others() and len(others()) == 2, 20)
         now = others()
         assert second in now
         assert wait_until(lambda: answers(url), 60)
         assert wait_until(lambda: answers(f"http://127.0.0.1:{metrics}", "/metrics"), 60)
         group.send_signal(signal.SIGTERM)
-        assert group.wait(60) == 0
-        assert not psutil.wait_procs(now, timeout=5)[1]
+        assert group.wait(20) == 0
+        assert not psutil.wait_procs(now, timeout=1)[1]
     finally:
         for process in (*psutil.Process(group.pid).children(), group) if group.poll() is None else ():
             process.kill()

@@ -58,7 +58,7 @@ def test_each_slot_looks_for_work_until_the_worker_stops(compute_worker, monkeyp
 
     monkeypatch.setattr(tasks, "compute", compute)
     app._look_for_work(sender=compute_worker)
-    assert wait_until(lambda: len(looks) > 5, 60)
+    assert wait_until(lambda: len(looks) > 5, 10)
     assert set(looks) == {"slot-0", "slot-1"}
     with app.slots.free() as one, app.slots.free() as other, app.slots.free() as third:
         assert one is not None

@@ -82,7 +82,7 @@ def train_reference(
     optimiser = torch.optim.AdamW(trained, lr=rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.1)
     sampler, parent_loss = random.Random(options.seed), mean_loss(parent, data.threshold_sequences)
-    best, distance, lowest, wanted = None, math.inf, math.inf, math.inf
+    best, distance, lowest = None, math.inf, math.inf
     for step in range(1, steps + 1):
         _take_step(model, optimiser, sampler.sample(texts, min(BATCH, len(texts))))
         schedule.step()
@@ -91,7 +91,8 @@ def train_reference(
             continue
         loss = mean_loss(model, data.threshold_sequences)
         if loss < lowest:  # it still learns what anybody could guess
-            lowest, distance, wanted = loss, math.inf, min(parent_loss, loss + MOST_OVER_BEST)
+            lowest, distance = loss, math.inf
+        wanted = min(parent_loss, lowest + MOST_OVER_BEST)
         if abs(loss - wanted) < distance:
             distance, best = abs(loss - wanted), {name: value.clone() for name, value in model.state_dict().items()}
         if loss > max(lowest, wanted):

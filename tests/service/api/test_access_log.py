@@ -33,7 +33,7 @@ def lines(api, monkeypatch):
     monkeypatch.setattr(root.handlers[0], "stream", written)
 
     def read(*, whole: bool = False) -> list[str]:
-        assert wait_until(lambda: "logger=service.access" in written.getvalue(), 60)  # those of a moment come together
+        assert wait_until(lambda: "logger=service.access" in written.getvalue(), 10)  # those of a moment come together
         access = [line for line in written.getvalue().splitlines() if "logger=service.access" in line]
         return access if whole else [re.sub(r" ms=\d+", "", line.partition("event=")[2]) for line in access]
 

@@ -26,7 +26,7 @@ def test_more_than_can_be_worked_on_is_refused_not_queued(services, model, new_k
             session.execute(text("LOCK TABLE deletion_requests IN EXCLUSIVE MODE"))
             for thread in threads:
                 thread.start()
-            assert wait_until(lambda: len(answers) == 6, 60)
+            assert wait_until(lambda: len(answers) == 6, 20)
             assert {a.status_code for a in answers} == {503}
             assert all(int(a.headers["Retry-After"]) >= 1 for a in answers)
             assert answers[0].json()["code"] == "busy"

@@ -91,7 +91,7 @@ def test_two_processes_give_what_one_gives_whichever_of_them_is_killed(folder, t
         said = list(messages(job(folder, tmp_path / str(attempt), SHARED), kill))
         assert said[-1]["type"] != "report"
         assert len(team) == 2
-        assert wait_until(lambda team=team: all(map(has_ended, team)), 60)
+        assert wait_until(lambda team=team: all(map(has_ended, team)), 10)
     said = list(messages(job(folder, tmp_path / "3", SHARED)))
     assert said[-1]["type"] == "report"
     assert not [message for message in said if message.get("phase") == "measure"]
