@@ -109,7 +109,7 @@ def test_nothing_that_a_child_started_outlives_it(session):
         descendant = int(child.stdout.readline())
         assert not has_ended(descendant)
         assert end_child(child) == -9
-        assert wait_until(lambda: has_ended(descendant), 60)
+        assert wait_until(lambda: has_ended(descendant), 10)
 
 
 def test_a_childs_exit_status_passes_through_its_sandbox():
