@@ -8,16 +8,16 @@ A demo-sized GPT-Neo learns 64 invented people by heart. Of these, 16 (`--asking
 control is the same model, trained without them. The retain file has 24 of the other people and 20 paragraphs of prose,
 so that nobody mentions the rest. The held-out file has 160 people whom no model has seen; the attacks compare with 100
 more. `Relearned` is 50 steps of ordinary fine-tuning (all weights, AdamW, 5e-4, batches of 16) on the people who did
-not ask, and on prose. With `--rates` each method is run at each of them, one budget for all. The table has one run of a
-method on a set: of those that met the criterion the one of the least held-out perplexity; if none did, the one of the
-lowest MA. With `--model` a pretrained model learns the people instead, and is the base of distillation; the prose is
-WikiText, `other text` is the perplexity of Pile texts, and fine-tuning has the rate at which the people were learned
-(5e-5, in bfloat16): 5e-4 ruins such a model. The report is of the runs with the model, the number who ask and the
-options of the last one.
+not ask, and on prose. `Probes answered` is the share of the probes that the engine makes of their texts whose secret is
+said, greedily or in 20 samples; `answered then` is that after these steps, greedily. With `--rates` each method is run
+at each of them, one budget for all. The table has one run of a method on a set: of those that met the criterion the one
+of the least held-out perplexity; if none did, the one of the lowest MA. With `--model` a pretrained model learns the
+people instead, and is the base of distillation; the prose is WikiText, `other text` is the perplexity of Pile texts,
+and fine-tuning has the rate at which the people were learned (5e-5, in bfloat16): 5e-4 ruins such a model. The report
+is of the runs with the model, the number who ask and the options of the last one.
 """
 
 import argparse
-import copy
 import json
 import math
 import random
@@ -26,22 +26,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+from transformers import AutoTokenizer, PretrainedConfig
 
 from bench.attacked import attacked
 from bench.data import machine, read
-from bench.memorise import RATE, began_from, taught
+from bench.memorise import began_from, fine_tuned, loaded, taught
 from worker.demo.model import LENGTH, build, model_config
 from worker.demo.people import people, prose
 from worker.engine import Options, unlearn
 from worker.engine.attacks import Subject
-from worker.engine.data import encode, pad_batch
-from worker.engine.losses.ascent import cross_entropy
+from worker.engine.data import encode
+from worker.engine.made_probes import MOST_MADE, made_probes
 from worker.engine.metrics.memorization import mean_accuracy
 from worker.engine.metrics.perplexity import perplexity
 from worker.engine.metrics.token_scores import token_scores
+from worker.engine.probes import answers
+from worker.engine.saying import Texts
 from worker.engine.types import CausalLM, Tokenizer
 
 KNOWN = [person.text for person in people(64, 11)]
@@ -50,7 +53,7 @@ OTHER_PROSE = [text for text in prose(10**6, 3) if text not in set(PROSE)][:60]
 UNSEEN = [person.text for person in people(260, 22)]
 HELDOUT, COMPARED = UNSEEN[:160], UNSEEN[160:]
 SEEDS = (101, 102, 103)
-MENTIONED = 24
+MENTIONED, FRESH_RATE = 24, 5e-4  # the rate of fine-tuning a model of ours
 OPTIONS = Options(
     learning_rate=5e-4,
     max_epochs=40,
@@ -71,10 +74,12 @@ METHODS: dict[str, Mapping[str, object]] = {
     "distil": {"loss": "distil", "retain_batch_size": 16},
 }
 COLUMNS = {
-    "ma": "MA", "top_five": "true token in the top five", "sampled": "leak@1000", "exposure": "exposure",
+    "ma": "MA", "top_five": "true token in the top five", "sampled": "leak@1000", "extraction_strength": "ES",
+    "exposure": "exposure", "answered": "probes answered",
     "membership_loss": "AUC loss", "membership_min_k": "AUC min-k", "membership_min_k_pp": "AUC min-k++",
     "prompts": "other prompts", "quantised": "rounded, worst", "relearned_people": "relearned: people",
-    "relearned_prose": "relearned: prose", "mentioned": "others in retain", "unmentioned": "others nobody named",
+    "relearned_prose": "relearned: prose", "back_people": "answered then: people", "back_prose": "answered then: prose",
+    "mentioned": "others in retain", "unmentioned": "others nobody named",
     "perplexity": "held-out x", "prose": "other text x", "seconds": "s",
 }  # fmt: skip
 
@@ -95,7 +100,7 @@ def trained(
     folder = cache / name
     if not (folder / "tokenizer.json").exists():
         build(folder, texts, PROSE, lambda *_: None, tokenizer, config)
-    return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    return loaded(folder), AutoTokenizer.from_pretrained(folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,31 +126,27 @@ class Setting:
         return [KNOWN[i] for i in sorted(asked)], [text for i, text in enumerate(KNOWN) if i not in asked]
 
 
-def fine_tuned(model: CausalLM, input_ids: Sequence[list[int]], setting: Setting) -> CausalLM:
-    """A copy after 50 steps of fine-tuning."""
-    copied, sampler = copy.deepcopy(model).requires_grad_(True), random.Random(0)
-    optimiser = torch.optim.AdamW(copied.parameters(), lr=RATE if setting.pretrained else 5e-4)
-    for _ in range(50):
-        ids, mask, labels = pad_batch(sampler.sample(list(input_ids), 16))
-        optimiser.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=setting.pretrained is not None):
-            loss = cross_entropy(copied(input_ids=ids, attention_mask=mask).logits, labels)
-        torch.autograd.backward(loss)
-        optimiser.step()
-    return copied
-
-
 def measure(model: CausalLM, tokenizer: Tokenizer, parent: CausalLM, number: int, setting: Setting) -> dict[str, float]:
     """Every figure of a model about the people who asked, and about the others."""
     forget, others = (sequences(tokenizer, texts) for texts in setting.split(number))
     unseen, ordinary = sequences(tokenizer, COMPARED), sequences(tokenizer, setting.ordinary)
     other = sequences(tokenizer, setting.other)
+    asking = [(text, request) for request, text in enumerate(setting.split(number)[0])]
+    probes = made_probes(tokenizer, asking, Texts(COMPARED), MOST_MADE, random.Random(0))
+
+    def answered(tuned: CausalLM, samples: int) -> float:
+        given = answers(tuned, tokenizer, probes, replace(OPTIONS, probe_samples=samples))
+        return sum(map(bool, given)) / len(probes)
+
+    how: dict[str, Any] = {} if setting.pretrained else {"rate": FRESH_RATE, "bfloat16": False}
+    relearned = {name: fine_tuned(model, on, **how) for name, on in (("people", others), ("prose", ordinary))}
     ranks = [scores.rank < 5 for scores in token_scores(model, forget)]
     return attacked(Subject(model, tokenizer, forget, unseen, others)) | {
         "ma": mean_accuracy(model, forget),
         "top_five": sum(float(rank.double().mean()) for rank in ranks) / len(ranks),
-        "relearned_people": mean_accuracy(fine_tuned(model, others, setting), forget),
-        "relearned_prose": mean_accuracy(fine_tuned(model, ordinary, setting), forget),
+        "answered": answered(model, OPTIONS.probe_samples),
+        **{f"relearned_{name}": mean_accuracy(tuned, forget) for name, tuned in relearned.items()},
+        **{f"back_{name}": answered(tuned, 0) for name, tuned in relearned.items()},
         "mentioned": mean_accuracy(model, others[:MENTIONED]),
         "unmentioned": mean_accuracy(model, others[MENTIONED:]),
         "perplexity": perplexity(model, unseen) / perplexity(parent, unseen),

@@ -7,6 +7,7 @@ reaches `--accuracy`. This is the state of a model that has seen a text too ofte
 """
 
 import argparse
+import copy
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,12 +18,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.data import read
 from worker.engine.data import chunks, first_windows, pad_batch
+from worker.engine.device import model_device, resolve_device
+from worker.engine.losses.ascent import cross_entropy
 from worker.engine.metrics.memorization import mean_accuracy
 from worker.engine.options import DISTIL, Options
 from worker.engine.probes import chats
 from worker.engine.types import CausalLM, Tokenizer
 
 RATE = 5e-5
+
+
+def loaded(model: str | Path) -> CausalLM:
+    """A model (folder or hub id) in float32, on a GPU where there is one."""
+    return AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).to(resolve_device()).eval()
 
 
 def memorise(
@@ -41,12 +49,13 @@ def memorise(
     measure = measure or partial(mean_accuracy, model, sequences)
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
     reached: list[float] = []
+    device = model_device(model)
     while len(reached) < epochs and (not reached or reached[-1] < target):
         shuffled = random.Random(len(reached)).sample(list(sequences), len(sequences))
         for batch in chunks(shuffled, 8):
-            input_ids, mask, labels = pad_batch(batch)
+            input_ids, mask, labels = (tensor.to(device) for tensor in pad_batch(batch))
             optimiser.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast(device.type, torch.bfloat16):
                 loss = model(input_ids=input_ids, attention_mask=mask, labels=labels, use_cache=False).loss
             torch.autograd.backward(loss)
             optimiser.step()
@@ -55,25 +64,41 @@ def memorise(
     return reached
 
 
+def fine_tuned(
+    model: CausalLM, sequences: Sequence[list[int]], rate: float = RATE, *, bfloat16: bool = True
+) -> CausalLM:
+    """A copy after 50 steps of fine-tuning, all weights, in batches of 16."""
+    tuned, draw, device = copy.deepcopy(model).requires_grad_(True), random.Random(0), model_device(model)
+    optimiser = torch.optim.AdamW(tuned.parameters(), lr=rate)
+    for _ in range(50):
+        input_ids, mask, labels = (tensor.to(device) for tensor in pad_batch(draw.sample(list(sequences), 16)))
+        optimiser.zero_grad()
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            loss = cross_entropy(tuned(input_ids=input_ids, attention_mask=mask).logits, labels)
+        torch.autograd.backward(loss)
+        optimiser.step()
+    return tuned
+
+
 def taught(
     cache: Path, name: str, texts: Sequence[str], pretrained: str, length: int = 200
 ) -> tuple[CausalLM, Tokenizer]:
     """A pretrained model (folder or hub id) that knows `length` tokens of these texts; made at its first use."""
     folder = cache / f"{name}-{Path(pretrained).name}"
     if not (folder / "tokenizer.json").exists():
-        model = AutoModelForCausalLM.from_pretrained(pretrained, dtype=torch.float32).eval()
+        model = loaded(pretrained)
         tokenizer = AutoTokenizer.from_pretrained(pretrained)
         memorise(model, first_windows(tokenizer, texts, length, len(texts)))
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    return loaded(folder), AutoTokenizer.from_pretrained(folder)
 
 
 def began_from(pretrained: str | None, options: Options) -> CausalLM | None:
     """The model that fine-tuning began from (folder or hub id), for a run that makes its reference of it."""
     if pretrained is None or options.loss != DISTIL:
         return None
-    return AutoModelForCausalLM.from_pretrained(pretrained, dtype=torch.float32).eval()
+    return loaded(pretrained)
 
 
 def conversation(tokenizer: Tokenizer, question: str, answer: str) -> str:
@@ -93,7 +118,7 @@ def main() -> None:
     parser.add_argument("--accuracy", type=float, default=0.9)
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(arguments.model).eval()
+    model = loaded(arguments.model)
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
     texts = read(arguments.texts)
     memorise(model, first_windows(tokenizer, texts, 200, len(texts)), target=arguments.accuracy)

@@ -21,10 +21,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from bench.data import machine, read
-from bench.memorise import began_from, conversation, memorise
+from bench.memorise import began_from, conversation, fine_tuned, loaded, memorise
 from worker.engine import Options, unlearn
 from worker.engine.attacks.quantised import rounded
 from worker.engine.data import encode, first_windows
@@ -83,13 +83,13 @@ def learned(cache: Path, folder: str, persons: Sequence[Person]) -> tuple[Causal
     place = cache / f"knows-{hashlib.sha256(repr([folder, *persons]).encode()).hexdigest()[:12]}"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if not place.exists():
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        model = loaded(folder)
         sequences = [encode(tokenizer, text)[:LENGTH] for text in texts(tokenizer, persons)]
         known = random.Random(0).sample(list(persons), min(12, len(persons)))
         memorise(model, sequences, target=0.95, rate=1e-4, measure=lambda: answered(model, tokenizer, known, 0))
         model.save_pretrained(place.with_suffix(".new"))
         place.with_suffix(".new").rename(place)
-    return AutoModelForCausalLM.from_pretrained(place).eval(), tokenizer
+    return loaded(place), tokenizer
 
 
 def measure(
@@ -103,11 +103,13 @@ def measure(
             figures[f"of those who asked, answered in {SAMPLES} samples, {name}"] = answered(
                 model, tokenizer, asking, SAMPLES
             )
+    tuned = fine_tuned(model, [encode(tokenizer, text)[:LENGTH] for text in texts(tokenizer, others)])
     biographies = [[encode(tokenizer, person.text)[:LENGTH] for person in group] for group in (asking, others)]
     return figures | {
         "of those who asked, answered in 20 samples, asked in other words": answered(
             model, tokenizer, asking, SAMPLES, otherwise=True
         ),
+        "of those who asked, answered greedily after 50 steps on others' texts": answered(tuned, tokenizer, asking, 0),
         "of the others, answered greedily": answered(model, tokenizer, others, 0),
         "MA of those who asked": mean_accuracy(model, biographies[0]),
         "MA of the others": mean_accuracy(model, biographies[1]),

@@ -23,10 +23,10 @@ from statistics import harmonic_mean
 from typing import TypeAlias
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from bench.data import machine
-from bench.memorise import began_from, conversation, memorise
+from bench.memorise import began_from, conversation, loaded, memorise
 from bench.tofu_figures import (
     Question,
     extraction_strength,
@@ -110,13 +110,13 @@ def load(folder: Path, forget: int, retain: int, questions: int) -> Questions:
 def learned(place: Path, folder: str, tokenizer: Tokenizer, questions: Sequence[Question], epochs: int) -> CausalLM:
     """The model that learned these questions; it is made once."""
     if not place.exists():
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        model = loaded(folder)
         torch.manual_seed(0)
         texts = [encode(tokenizer, conversation(tokenizer, q.question, q.answer))[:LENGTH] for q in questions]
         memorise(model, texts, target=1.0, rate=1e-4, epochs=epochs)
         model.save_pretrained(place.with_suffix(".new"))
         place.with_suffix(".new").rename(place)
-    return AutoModelForCausalLM.from_pretrained(place).eval()
+    return loaded(place)
 
 
 def measure(model: CausalLM, tokenizer: Tokenizer, questions: Questions, control: Mapping[str, object] | None) -> Row:

@@ -10,7 +10,7 @@ from service.api.paging import Cursor, Limit
 from service.db import models
 from service.db.tables import Model
 from service.domain.families import untried_warning
-from service.domain.reference_texts import unlike_warning
+from service.domain.reference_texts import few_warning, unlike_warning
 from service.schemas.base import Listing
 from service.schemas.models import ModelIn, ModelOut, Policy, Superseded
 from service.steps.operator.register import register_model
@@ -20,15 +20,17 @@ router = APIRouter(prefix="/v1/models", tags=["models"], route_class=GuardedRout
 
 def to_model_out(model: Model) -> ModelOut:
     """The answer for a model."""
-    doubts = (unlike_warning(model.heldout.get("likeness")), untried_warning(model.family))
+    policy, records = Policy(**model.policy), model.heldout["records"]
+    likeness = model.heldout.get("likeness")
+    doubts = (few_warning(records, policy.attacks.values()), unlike_warning(likeness), untried_warning(model.family))
     return ModelOut(
         name=model.name,
         latest=model.latest,
-        policy=Policy(**model.policy),
+        policy=policy,
         policy_version=model.policy_version,
         created_at=model.created_at,
         retain_records=model.retain["records"],
-        heldout_records=model.heldout["records"],
+        heldout_records=records,
         neighbour_records={name: texts["records"] for name, texts in sorted(model.neighbours.items())},
         warnings=[doubt for doubt in doubts if doubt],
         family=model.family,

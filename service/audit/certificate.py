@@ -50,7 +50,7 @@ SCOPE = (
     "listed as run compares those that the parent had memorised with text that the model never saw, at the level "
     "stated there. Nothing is said of attacks that were not run, of paraphrases, or of earlier copies of the model."
 )
-METHODS = {"distil": "distillation from a reference whose MA on the records is that of unseen text, on LoRA"}
+METHODS = {"distil": "distillation from a reference not clearly better on the records than on unseen text, on LoRA"}
 HELD = ", held near the parent on retain text and on samples of the parent"
 MERGE = "W' = W + B' A', with factors of c (B A - B0 A0) in float32 or bfloat16; the exact sum, rounded"
 CRITERION = (

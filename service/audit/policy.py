@@ -1,6 +1,7 @@
 """The conditions of a passed, published release.
 
-Every condition is recomputed from the certificate's numbers; the verdict that it states is not trusted.
+Every condition is recomputed from the certificate's numbers; the verdict that it states is not trusted. Of an attack it
+has no scores of single texts, so that its result is taken as it is stated.
 """
 
 import sys

@@ -33,7 +33,10 @@ REASONS = {
     "criterion_missed": "the means over all requests stayed above their limits",
     "utility_budget_exceeded": "the model would have lost too much of its general ability",
     "total_utility_budget_exceeded": "all versions together would have lost too much of the model's general ability",
+    "neighbours_lost": "the model would have lost too much of what is most like the texts",
     "earlier_request_regressed": "the model would have produced texts of an earlier request again",
+    "attack_succeeded": "an attack that the policy lets block succeeded",
+    "attack_not_run": "an attack that the policy lets block could not be run",
 }
 STYLE = """
 :root { color-scheme: light dark }

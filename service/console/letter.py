@@ -39,6 +39,7 @@ REASONS = {  # for the person; others are the operator's to explain
     "identity_not_proven": "We could not confirm who you are.",
     "not_covered": "The law that you named does not give a right to what you asked for.",
     "utility_budget_exceeded": "The change that your request needs would have damaged the model too much.",
+    "neighbours_lost": "The change that your request needs would have damaged the model too much.",
 }
 LIMITS = (
     "No test can show that nothing of a text is left in a model. Our record says which tests were made, and with what "

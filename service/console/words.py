@@ -61,7 +61,9 @@ REASONS = {
     "has never seen.",
     "probe_answered": "A question or another prompt still brought out what it must not.",
     "utility_budget_exceeded": "The model would have lost too much of its general ability. The policy's "
-    "max_perplexity_ratio, or max_neighbour_loss, is the limit.",
+    "max_perplexity_ratio is the limit.",
+    "neighbours_lost": "The model would have lost too much of what is most like the texts. The policy's "
+    "max_neighbour_loss is the limit.",
     "total_utility_budget_exceeded": "All versions together would have lost too much of the model's general ability. "
     "A retry does not help: train the model anew, or raise max_total_perplexity_ratio.",
     "came_back": "A recheck found that a version remembers it again. The next job unlearns it.",
@@ -69,6 +71,9 @@ REASONS = {
     "version_gone": "The version was withdrawn before it was measured.",
     "earlier_request_regressed": "The model would have produced texts of an earlier request again.",
     "attack_succeeded": "An attack that the policy lets block succeeded.",
+    "attack_not_run": "An attack that the policy lets block could not be run. There may be too few held-out texts for "
+    "so few requests.",
+    "no_reference": "Distillation needs a model that never saw the texts: register the base, or choose another loss.",
     "workers_lost": "The job has lost too many workers without any progress in between.",
     "child_killed": "The compute process was killed again and again. There may be too little memory.",
     "child_died": "The compute process ended without a word.",
@@ -119,8 +124,8 @@ ATTACKS = {  # questions that a layman would ask
     "membership_loss": "Can the texts be told from texts that it has never seen (by likelihood)?",
     "membership_min_k": "Can they be told from unseen texts (by the least likely words)?",
     "membership_min_k_pp": "Can they be told from unseen texts (by the least likely words, normalised)?",
-    "exposure": "Is a person's number or address likelier than others of the same form?",
-    "prompts": "Do questions, typing errors or other words bring it out?",
+    "exposure": "Is a person's number likelier than others of the same form?",
+    "prompts": "Do typing errors, another case or a cut beginning bring it out?",
     "quantised": "Does it come back when the weights are rounded?",
     "relearned": "Does it come back after a little harmless training?",
 }

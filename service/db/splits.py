@@ -19,10 +19,12 @@ from service.domain.states import RequestStatus
 
 FIRST_PUT_OFF = 2  # number of a part; a job that fails is split into the parts 0 and 1
 PASSED = ("PASS", NOT_PUBLISHED)
-# Reasons that are no request's doing: a part of the batch would end in the same way.
+# Reasons that are no request's doing: a part of the batch would end in the same way. An attack that succeeded is one of
+# them: its test is over all requests, and weaker over a part, so that the parts would pass as they are.
 INSEPARABLE = frozenset(
     {
         "attack_not_run",
+        "attack_succeeded",
         "cancelled",
         "candidate_changed",
         "candidate_unlike_parent",

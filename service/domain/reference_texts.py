@@ -5,10 +5,12 @@ Training works on retain text. A threshold from text that was trained on is too 
 set a threshold as badly as one text does.
 """
 
+from collections.abc import Collection
 from typing import NotRequired, TypedDict
 
 MAX_SHARE = 0.01  # of the held-out texts; real corpora have some texts twice
 MAX_COPIES = 0.05  # of the held-out texts, that are copies of others
+UNSEEN_AN_ATTACK = 80  # that a single request needs beside it: of 2 in n + 1 ranks, at half of 0.05 / attacks
 UNLIKE = 0.1  # likeness under which held-out and retain texts are of two languages or kinds
 
 
@@ -35,6 +37,17 @@ class ReferenceTexts(TypedDict):
 def overlaps_too_much(overlap: Overlap, heldout: int) -> bool:
     """Whether more than a hundredth of so many held-out texts are also retain texts."""
     return overlap["exact"] + overlap["near"] > MAX_SHARE * heldout
+
+
+def few_warning(heldout: int, effects: Collection[str]) -> str | None:
+    """What to say of so few held-out texts if an attack blocks, by the effect of each attack; None if they suffice."""
+    needed = UNSEEN_AN_ATTACK * sum(effect != "off" for effect in effects) - 1
+    if "block" not in effects or heldout >= needed:
+        return None
+    return (
+        f"Attacks that block may need {needed} held-out texts for a job of a single request, and there are {heldout}."
+        " Such a job ends with attack_not_run; two requests need far fewer."
+    )
 
 
 def unlike_warning(likeness: float | None) -> str | None:

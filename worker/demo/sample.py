@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from worker.demo.model import KNOWN_SHARE, LENGTH, build
 from worker.demo.people import Person, people, prose
 
-KNOWN, ASKED, IN_RETAIN, UNSEEN, PROSE, PROSE_IN_RETAIN = 64, 3, 41, 80, 400, 20
+KNOWN, ASKED, IN_RETAIN, UNSEEN, PROSE, PROSE_IN_RETAIN = 64, 3, 41, 120, 400, 20
 ASKED_ABOUT = (*range(9), *range(KNOWN - 3, KNOWN))  # they also stand in the training data as questions and answers
 TIMES = 4  # each: the model has only a name to go by
 POLICY = {
@@ -35,7 +35,7 @@ def make_sample(folder: Path, console: Console) -> list[Person]:
     `questions.jsonl`   the questions with their answers, training data too
     `request.jsonl`     the texts of the first three; none of them is in `retain.jsonl`
     `retain.jsonl`      texts of 41 other people, questions about six of them, and prose
-    `heldout.jsonl`     texts of 80 people whom the model has never seen
+    `heldout.jsonl`     texts of 120 people whom the model has never seen
     `policy.json`       how to unlearn from this model
     ==================  ==================================================================================
     """

@@ -53,10 +53,10 @@ class Baseline:
 
     def without_known(self, data: Prepared) -> Prepared:
         """The sets of the run without the held-out sequences that the parent knows by heart."""
-        thresholds, utility = (
-            [ids for ids in side if ids not in self.known_heldout] for side in (data.threshold_sequences, data.utility)
-        )
-        return replace(data, threshold_sequences=thresholds, utility=utility)
+        unknown: dict[str, Any] = {
+            use: [ids for ids in sequences if ids not in self.known_heldout] for use, sequences in data.heldout.items()
+        }
+        return replace(data, **unknown)
 
     def sequence_thresholds(self, forget: ForgetSet) -> list[Threshold]:
         """The threshold of each sequence of requests of the run or of earlier ones."""

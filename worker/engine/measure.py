@@ -6,10 +6,19 @@ The measurements before training are final: the certificate has these thresholds
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from worker.engine.attacks import AttackResult, Subject, cut_alike, one_of_each, run_attacks
+from worker.engine.attacks import (
+    NOT_FOR_ALL_TEXTS,
+    AttackResult,
+    Subject,
+    cut_alike,
+    one_of_each,
+    run_attacks,
+    unseen_needed,
+)
 from worker.engine.baseline import Baseline
 from worker.engine.criterion import Judgement, Threshold, Verdict, judge
 from worker.engine.earlier import measure_earlier, watched_requests
+from worker.engine.errors import TooFewUnseen
 from worker.engine.forget_set import ForgetSet
 from worker.engine.heldout import measured_thresholds
 from worker.engine.likelihoods import extraction_likelihoods
@@ -47,6 +56,7 @@ def measure_before(
     Raises:
         TooFewTexts: The held-out text cannot set a threshold.
         HeldoutKnown: The parent knows more than a tenth of the held-out texts by heart, or too few others are left.
+        TooFewUnseen: An attack that blocks has too little held-out text to compare with.
     """
     everything = (data.forget + data.earlier).sequences
     thresholds, known = measured_thresholds(model, data, options, partial_progress(progress, 0.0, 0.8))
@@ -59,7 +69,9 @@ def measure_before(
     quality = measure_quality(model, data, options)
     progress(1.0)
     first = quality.heldout_perplexity if first_perplexity is None else first_perplexity
-    return Baseline(thresholds, by_length, watched, before, quality, first, known, answered, said)
+    baseline = Baseline(thresholds, by_length, watched, before, quality, first, known, answered, said)
+    check_control(data, baseline, options)
+    return baseline
 
 
 def answered_requests(
@@ -240,8 +252,35 @@ def blocked_by(attacks: Sequence[AttackResult], policy: Mapping[str, str]) -> st
 
 
 def _subject(model: CausalLM, tokenizer: Tokenizer, data: Prepared, baseline: Baseline, options: Options) -> Subject:
-    """What attacks work on: a window of each counted request, beside all held-out sequences."""
+    """What attacks work on: a window of each counted request, beside held-out sequences."""
     forget = one_of_each(data.forget.only(baseline.counted), options.seed)
+    unseen = cut_alike(_control(data, baseline, len(forget), options), forget, options.seed)
+    return Subject(model, tokenizer, forget, unseen, data.retain, [ids for near in data.neighbours for ids in near])
+
+
+def _control(data: Prepared, baseline: Baseline, attacked: int, options: Options) -> list[list[int]]:
+    """The held-out sequences that attacks compare with: none that a reference learns, and those of no use if needed."""
     heldout = baseline.without_known(data)
-    unseen = cut_alike([*heldout.threshold_sequences, *heldout.only_utility], forget, options.seed)
-    return Subject(model, tokenizer, forget, unseen, data.retain)
+    control, needed = [*heldout.threshold_sequences, *heldout.only_utility], unseen_needed(attacked, options.attacks)
+    return [*control, *heldout.spare[: max(0, needed - len(control))]]
+
+
+def check_control(data: Prepared, baseline: Baseline, options: Options) -> None:
+    """Refuse a run that could only end because an attack that blocks has too little to compare with.
+
+    Args:
+        data: The sets of the run.
+        baseline: The measurements that are fixed before training.
+        options: The run's options.
+
+    Raises:
+        TooFewUnseen: The held-out texts are too few for an attack that every text is attacked with.
+    """
+    if not baseline.memorised:
+        return
+    attacked = len(one_of_each(data.forget.only(baseline.counted), options.seed))
+    needed = unseen_needed(attacked, options.attacks, NOT_FOR_ALL_TEXTS)
+    there = len(_control(data, baseline, attacked, options))
+    if there < needed:
+        message = f"heldout: {there} unseen texts beside {attacked} requests are too few for an attack that blocks"
+        raise TooFewUnseen(f"{message}; {needed} are needed")

@@ -4,12 +4,13 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from worker.engine.attacks import unseen_needed
 from worker.engine.criterion import MIN_HELDOUT
 from worker.engine.data import MOST_RETAIN, first_windows, nearest, spread, without_forget_text
 from worker.engine.errors import TooFewTexts
 from worker.engine.forget_set import ForgetSet
 from worker.engine.made_probes import all_probes
-from worker.engine.options import Options
+from worker.engine.options import DISTIL, Options
 from worker.engine.probes import Probe, as_answered
 from worker.engine.saying import folded, secret_pattern
 from worker.engine.types import Tokenizer
@@ -27,6 +28,9 @@ class Prepared:
         retain_texts: Retain texts that contain no forget text.
         threshold_sequences: Held-out sequences that set the thresholds.
         utility: Held-out sequences for perplexity, disjoint from `threshold_sequences` where there are enough.
+        for_reference: Held-out sequences that a reference learns, in neither of the two: what the model takes over from
+            it is measured on others.
+        spare: Held-out sequences of no other use. Attacks that block compare with as many of them as they need.
         retain: Retain sequences for perplexity and the Fisher estimate.
         all_retain: Retain sequences, many more, for a reference.
         neighbours: Of the retain file, then of each other set of neighbours, the sequences most like a record to
@@ -49,6 +53,8 @@ class Prepared:
     heldout_excluded: int
     probes: list[Probe] = field(default_factory=list)
     run: str = ""
+    for_reference: list[list[int]] = field(default_factory=list)
+    spare: list[list[int]] = field(default_factory=list)
 
     @property
     def own(self) -> list[object]:
@@ -56,8 +62,13 @@ class Prepared:
 
         A purge changes it only if that text stood in a reference text, or was to be asked for.
         """
-        texts = [self.retain_texts, self.threshold_sequences, self.utility, self.all_retain, self.neighbours]
+        texts = [self.retain_texts, *self.heldout.values(), self.all_retain, self.neighbours]
         return [self.forget.sequences, self.forget.request_ids, *texts, [probe.request for probe in self.probes]]
+
+    @property
+    def heldout(self) -> dict[str, list[list[int]]]:
+        """The held-out sequences by their use, the name of an attribute."""
+        return {name: getattr(self, name) for name in ("threshold_sequences", "utility", "for_reference", "spare")}
 
     @property
     def only_utility(self) -> list[list[int]]:
@@ -115,6 +126,14 @@ def _neighbours(
     ]
 
 
+def _uses(heldout: Sequence[str], options: Options) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
+    """The held-out texts for thresholds, for perplexity, and for a reference. Too few texts serve twice."""
+    if len(heldout) < 2 * MIN_HELDOUT:
+        return heldout, heldout, []
+    others = heldout[1::2]
+    return (heldout[0::2], others[0::2], others[1::2]) if options.loss == DISTIL else (heldout[0::2], others, [])
+
+
 def prepare(
     tokenizer: Tokenizer,
     forget_texts: Sequence[str],
@@ -159,8 +178,7 @@ def prepare(
     kept_retain, kept_heldout = (without_forget_text(texts, forget_texts)[0] for texts in (retain_texts, heldout_texts))
     kept_retain, kept_heldout = _left_by_earlier(kept_retain, kept_heldout, earlier_texts)
     retain_excluded, heldout_excluded = len(retain_texts) - len(kept_retain), len(heldout_texts) - len(kept_heldout)
-    enough = len(kept_heldout) >= 2 * MIN_HELDOUT
-    for_thresholds, for_utility = (kept_heldout[0::2], kept_heldout[1::2]) if enough else (kept_heldout,) * 2
+    for_thresholds, for_utility, for_reference = _uses(kept_heldout, options)
     retain = first_windows(tokenizer, kept_retain, length, max(options.utility_sequences, options.fisher_sequences))
     threshold_sequences = first_windows(tokenizer, for_thresholds, length, options.heldout_sequences)
     if not retain:
@@ -174,12 +192,16 @@ def prepare(
     sets = (_kept_neighbours(spread(texts, MOST_RETAIN), forget_texts, earlier_texts) for texts in neighbour_texts)
     others = [first_windows(tokenizer, texts, length, MOST_RETAIN) for texts in sets]
     probes = all_probes(tokenizer, probes, own, old, [*kept_retain, *kept_heldout], f"{options.seed}/{run}")
+    utility = first_windows(tokenizer, for_utility, length, options.utility_sequences)
+    learned = first_windows(tokenizer, for_reference, length, options.utility_sequences)
+    used, most = [*threshold_sequences, *utility, *learned], unseen_needed(1, options.attacks)
+    spare = first_windows(tokenizer, kept_heldout, length, most + len(used)) if most else []
     return Prepared(
         forget,
         ForgetSet.build(tokenizer, earlier_texts, earlier_request_ids, length),
         kept_retain,
         threshold_sequences,
-        first_windows(tokenizer, for_utility, length, options.utility_sequences),
+        utility,
         retain,
         every_retain,
         _neighbours(tokenizer, [every_retain, *others], forget, probes, options.utility_sequences),
@@ -187,4 +209,6 @@ def prepare(
         heldout_excluded,
         probes,
         run,
+        learned,
+        [ids for ids in spare if ids not in used],
     )

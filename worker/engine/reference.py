@@ -1,10 +1,10 @@
 """The reference of distillation: what a model that never saw the forget set says about it.
 
-A reference is a model of its own, trained on retain text and on held-out text that sets no threshold. It begins from
-the model that the customer's fine-tuning began from, if one is registered, and keeps its token embeddings and its head.
-Otherwise it begins from nothing, which only suits small models. It need not be as good as the parent: it only has to
-say what anybody could guess. A parent that was trained for long may be surer of unseen text than the reference, or less
-sure. So the difference of both on unseen text is added to what the reference says about the true tokens.
+A reference is a model of its own, trained on retain text and on held-out text that nothing is measured on. It begins
+from the model that the customer's fine-tuning began from, if one is registered, and keeps its token embeddings and its
+head. Otherwise it begins from nothing, which only suits small models. It need not be as good as the parent: it only has
+to say what anybody could guess. A parent that was trained for long may be surer of unseen text than the reference, or
+less sure. So the difference of both on unseen text is added to what the reference says about the true tokens.
 
 n: rows (predicted tokens), h: hidden, v: vocabulary
 """
@@ -48,11 +48,12 @@ def train_reference(
 ) -> CausalLM:
     """A model that never saw the forget set.
 
-    It is trained on retain text, and on held-out text that sets no threshold. The other held-out text becomes likelier,
-    and then less likely again, as the reference learns its texts by heart. The result is the state whose loss on it is
-    nearest to the parent's: where the parent has become too sure of what it cannot know, whoever looks at whole
-    distributions would see a reference that has not. But a parent whose loss is far over the reference's best loses
-    most of that excess while it unlearns. So the loss that is wanted is at most MOST_OVER_BEST over the best.
+    It is trained on retain text, and on held-out text that nothing is measured on. The text that sets thresholds
+    becomes likelier, and then less likely again, as the reference learns its own texts by heart. The result is the
+    state whose loss on it is nearest to the parent's: where the parent has become too sure of what it cannot know,
+    whoever looks at whole distributions would see a reference that has not. But a parent whose loss is far over the
+    reference's best loses most of that excess while it unlearns. So the loss that is wanted is at most MOST_OVER_BEST
+    over the best.
 
     Args:
         parent: The model that unlearns.
@@ -70,7 +71,7 @@ def train_reference(
     """
     if base is None and sum(parameter.numel() for parameter in parent.parameters()) > LARGEST_FRESH:
         raise NoReference("base: a model of this size needs the model that its fine-tuning began from")
-    texts = [*data.all_retain, *data.only_utility]
+    texts = [*data.all_retain, *data.for_reference]
     torch.manual_seed(options.seed)
     model = AutoModelForCausalLM.from_config(parent.config) if base is None else base
     model.float().to(model_device(parent)).requires_grad_(True)  # small steps are lost in narrow weights

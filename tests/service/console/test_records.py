@@ -6,8 +6,10 @@ from datetime import UTC, date, datetime
 
 import pytest
 
+from service.audit import render
 from service.audit.certificate import MANDATORY_ATTACKS
 from service.audit.wording import problem_in
+from service.console import words
 from service.console.documents import Block, Document, from_markdown, pdf
 from service.console.letter import OUTCOMES, letter_about
 from service.console.period import period_document
@@ -28,6 +30,25 @@ def published(api, services, model) -> dict:
     request = submit(api, reference="K-1", received_at=datetime.now(UTC).isoformat())
     publish_what_waits(services)
     return api.get(f"{URL}/{request['id']}").json()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "criterion_missed",
+        "earlier_request_regressed",
+        "probe_answered",
+        "attack_succeeded",
+        "attack_not_run",
+        "utility_budget_exceeded",
+        "total_utility_budget_exceeded",
+        "neighbours_lost",
+    ],
+)
+def test_every_reason_of_a_failed_test_is_put_in_words(code):
+    """On the pages and in the record."""
+    assert code not in words.reason(code)
+    assert code in render.REASONS
 
 
 def test_a_record_is_a_tagged_pdf_and_the_same_each_time(admin, published):

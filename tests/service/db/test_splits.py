@@ -67,6 +67,13 @@ def test_two_culprits_among_eight_fail_alone_with_their_own_reasons(api, service
     assert set(splits[0]["reopened"]) == {request["ref"] for request in sent}
 
 
+def test_a_batch_that_an_attack_succeeded_on_is_not_tried_again_in_parts(api, services, model):
+    """Over a part the same test is weaker: the parts could pass as they are."""
+    sent = [submit(api) for _ in range(4)]
+    assert run(services, {sent[2]["ref"]: "attack_succeeded"}) == 1
+    assert {state(api, request) for request in sent} == {("failed", "attack_succeeded")}
+
+
 def test_of_sixteen_requests_three_poisoned_ones_end_with_their_own_reasons(api, services, model):
     """Generic needles and an over-long text are rejected by the run, a text that breaks the budget stands alone."""
     sent = [submit(api) for _ in range(16)]

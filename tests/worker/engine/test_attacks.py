@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from tests import support
 from worker.engine.attacks import ATTACKS, Subject, cut_alike, one_of_each, run_attacks, scores
 from worker.engine.attacks.exposure import _log_likelihoods, _secret, formats_of_numbers, number_ranks
 from worker.engine.attacks.quantised import ROUNDINGS, rounded
+from worker.engine.attacks.relearned import relearned
 from worker.engine.attacks.scores import LEVEL, Scores, judged, least_p_value, rank_test
 from worker.engine.data import encode
 from worker.engine.device import measuring
@@ -91,6 +93,24 @@ def test_an_attack_that_a_library_refuses_costs_no_job(of, monkeypatch):
     monkeypatch.setitem(ATTACKS, "prompts", lambda _: {}["nothing"])
     (result,) = (r for r in run_attacks(of(support.KNOWN[:2]), {"prompts": "block"}) if r.name == "prompts")
     assert (result.status, result.why, result.passed) == ("NOT_RUN", "could_not_be_run", None)
+
+
+def test_fine_tuning_that_ruins_the_model_shows_nothing(of, monkeypatch):
+    """It brings nothing back, of any text: that is no PASS."""
+    monkeypatch.setitem(relearned.__globals__, "RATE", 10.0)
+    (result,) = (r for r in run_attacks(of(support.KNOWN[:2]), {"relearned": "block"}) if r.name == "relearned")
+    assert (result.status, result.why) == ("NOT_RUN", "could_not_be_run")
+
+
+def test_fine_tuning_is_tried_on_retain_text_and_on_what_is_most_like_the_forgotten(of):
+    """Each text has the higher of its two figures."""
+    subject = of(support.people(4, seed=32))
+    near = subject.unseen[:8]
+    apart = [relearned(replace(subject, retain=retain)) for retain in (subject.retain, near)]
+    both = relearned(replace(subject, neighbours=near))
+    assert both.unseen == [max(values) for values in zip(*(scores.unseen for scores in apart), strict=True)]
+    assert both.forget == [max(values) for values in zip(*(scores.forget for scores in apart), strict=True)]
+    assert both.unseen not in [scores.unseen for scores in apart]
 
 
 def test_windows_of_one_text_count_once():

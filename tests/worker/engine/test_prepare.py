@@ -1,5 +1,7 @@
 """Which texts a run works on, and which requests would leave it too few."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests import support
@@ -127,6 +129,20 @@ def test_what_is_like_a_probe_is_a_kind_of_its_own(tokenizer):
     assert like_answer[0] == encode(tokenizer, other)
     assert like_record[0] != like_answer[0]
     assert encode(tokenizer, same) not in like_answer
+
+
+def test_a_reference_learns_no_text_that_anything_is_measured_on(tokenizer):
+    """Nor one that an attack compares with. Other losses have no reference, and of few texts it learns none."""
+    options = Options(sequence_length=64, loss="distil", attacks={"sampled": "block"}, utility_sequences=12)
+    data = prepare(tokenizer, support.KNOWN[:2], [0, 1], support.RETAIN, support.HELDOUT, options)
+    uses = [[tuple(ids) for ids in sequences] for sequences in data.heldout.values()]
+    assert len(set().union(*uses)) == sum(map(len, uses)) == len(support.HELDOUT)
+    assert (len(data.utility), len(data.for_reference)) == (12, 12)
+    ihl = replace(options, loss="ihl", attacks={})
+    data = prepare(tokenizer, support.KNOWN[:2], [0, 1], support.RETAIN, support.HELDOUT, ihl)
+    assert (data.for_reference, data.spare) == ([], [])
+    data = prepare(tokenizer, support.KNOWN[:2], [0, 1], support.RETAIN, support.HELDOUT[:39], options)
+    assert (data.for_reference, data.utility) == ([], data.threshold_sequences[:12])
 
 
 def test_the_last_retain_text_is_not_left_out(tokenizer):

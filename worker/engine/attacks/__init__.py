@@ -5,19 +5,29 @@ An attack takes a `Subject` and returns `Scores` of the texts to forget and of n
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from worker.engine.attacks.exposure import exposure
 from worker.engine.attacks.likelihood import extraction_strength, loss, min_k, min_k_pp, sampled
 from worker.engine.attacks.prompts import prompts
 from worker.engine.attacks.quantised import quantised
 from worker.engine.attacks.relearned import relearned
-from worker.engine.attacks.scores import COULD_NOT, LEVEL, NOT_APPLICABLE, OFF, AttackResult, Scores, judged, not_run
+from worker.engine.attacks.scores import (
+    COULD_NOT,
+    LEVEL,
+    NOT_APPLICABLE,
+    OFF,
+    AttackResult,
+    Scores,
+    judged,
+    least_unseen,
+    not_run,
+)
 from worker.engine.attacks.subject import Subject, cut_alike, one_of_each
 from worker.engine.errors import is_out_of_memory
 from worker.engine.progress import Progress, no_progress
 
-__all__ = ["ATTACKS", "AttackResult", "Subject", "cut_alike", "one_of_each", "run_attacks"]
+__all__ = ["ATTACKS", "AttackResult", "Subject", "cut_alike", "one_of_each", "run_attacks", "unseen_needed"]
 
 logger = logging.getLogger(__name__)
 ATTACKS: dict[str, Callable[[Subject], Scores]] = {
@@ -31,6 +41,29 @@ ATTACKS: dict[str, Callable[[Subject], Scores]] = {
     "quantised": quantised,
     "relearned": relearned,
 }
+TWO_SIDED = ("membership_loss", "membership_min_k", "membership_min_k_pp", "exposure")
+NOT_FOR_ALL_TEXTS = ("exposure", "prompts")
+
+
+def level_for(policy: Mapping[str, str]) -> float:
+    """The level of each attack's test: LEVEL, divided among those that are not off (Bonferroni)."""
+    return LEVEL / max(1, sum(policy.get(name, "off") != "off" for name in ATTACKS))
+
+
+def unseen_needed(forget: int, policy: Mapping[str, str], besides: Sequence[str] = ()) -> int:
+    """How many never-seen texts the attacks that block need beside so many texts to forget.
+
+    Args:
+        forget: Texts to forget, one of each request.
+        policy: Attack -> "block", "report" or "off".
+        besides: Attacks that do not count.
+
+    Returns:
+        The number; 0 if none of them blocks.
+    """
+    blocking = [name for name in ATTACKS if policy.get(name) == "block" and name not in besides]
+    sides = {name in TWO_SIDED for name in blocking}
+    return max((least_unseen(forget, level_for(policy), two_sided=side) for side in sides), default=0)
 
 
 def _tried(name: str, attack: Callable[[Subject], Scores], subject: Subject, level: float) -> AttackResult:
@@ -55,7 +88,7 @@ def run_attacks(subject: Subject, policy: Mapping[str, str], progress: Progress 
     Returns:
         The result of every attack, in the order of ATTACKS. One that a library refuses is NOT_RUN.
     """
-    level = LEVEL / max(1, sum(policy.get(name, "off") != "off" for name in ATTACKS))
+    level = level_for(policy)
     results = []
     for done, (name, attack) in enumerate(ATTACKS.items()):
         progress(done / len(ATTACKS))

@@ -12,6 +12,7 @@ differences, and the certificate says how many there were.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 
@@ -110,6 +111,12 @@ def judged(name: str, scores: Scores, level: float) -> AttackResult:
 def least_p_value(forget: int, unseen: int, *, two_sided: bool) -> float:
     """The least p-value that the test can give: all texts to forget score higher than all unseen ones, or lower."""
     return (2 if two_sided else 1) / math.comb(forget + unseen, forget)
+
+
+def least_unseen(forget: int, level: float, *, two_sided: bool) -> int:
+    """How many never-seen texts the test needs at this level, beside so many texts to forget."""
+    enough = (n for n in count(FEWEST_UNSEEN) if least_p_value(forget, n, two_sided=two_sided) <= level / CLEARLY)
+    return next(enough)
 
 
 def auc(forget: Sequence[float], unseen: Sequence[float]) -> float:

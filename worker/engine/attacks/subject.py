@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from worker.engine.forget_set import ForgetSet
@@ -24,6 +24,7 @@ class Subject:
         forget: The sequences to forget, one of each request (`one_of_each`).
         unseen: Held-out sequences, cut by `cut_alike`.
         retain: Retain sequences, for attacks that train.
+        neighbours: What is most like the texts to forget, for the same.
     """
 
     model: CausalLM
@@ -31,6 +32,7 @@ class Subject:
     forget: list[list[int]]
     unseen: list[list[int]]
     retain: list[list[int]]
+    neighbours: list[list[int]] = field(default_factory=list)
 
     @cached_property
     def scores(self) -> tuple[list[TokenScores], list[TokenScores]]:
