@@ -1,4 +1,4 @@
-"""Splitting a failed batch, so that no request fails for another's sake.
+"""Splitting a failed batch, so that no request fails for another's sake, as far as the reason lies in a request.
 
 A job that fails is one finding about several requests. Its requests go back to pending in two parts, and each part
 becomes a job of its own. A part that fails is split again, until the requests that fail stand alone. So a batch of n
@@ -19,8 +19,8 @@ from service.domain.states import RequestStatus
 
 FIRST_PUT_OFF = 2  # number of a part; a job that fails is split into the parts 0 and 1
 PASSED = ("PASS", NOT_PUBLISHED)
-# Reasons that are no request's doing: a part of the batch would end in the same way. An attack that succeeded is one of
-# them: its test is over all requests, and weaker over a part, so that the parts would pass as they are.
+# Reasons that are no request's doing: a part of the batch would end in the same way. `attack_succeeded` is here because
+# its test is over all requests, and weaker over a part: the parts could pass as they are.
 INSEPARABLE = frozenset(
     {
         "attack_not_run",

@@ -45,8 +45,8 @@ def few_warning(heldout: int, effects: Collection[str]) -> str | None:
     if "block" not in effects or heldout >= needed:
         return None
     return (
-        f"Attacks that block may need {needed} held-out texts for a job of a single request, and there are {heldout}."
-        " Such a job ends with attack_not_run; two requests need far fewer."
+        f"For a job of a single request attacks that block need at least {needed} held-out texts; there are {heldout}."
+        " Such a job ends with attack_not_run. Two requests need far fewer."
     )
 
 

@@ -4,7 +4,6 @@ EngineError            code, message; never contains text of a record
 |-- Unplanned          the memory of a job on this model cannot be counted
 |-- InputError         the inputs cannot be used (permanent: a retry gives the same result)
 |   |-- TooFewTexts    held-out or retain text is missing
-|   |   `-- TooFewUnseen  an attack that blocks has too little to compare with
 |   |-- HeldoutKnown   the model knows held-out text by heart
 |   |-- TooShort       a record has no token that the model predicts
 |   |-- UnknownPlugin  no loss, init or target module has that name
@@ -46,12 +45,6 @@ class TooFewTexts(InputError):
     """Too little text to set a threshold or to train on."""
 
     code = "too_few_texts"
-
-
-class TooFewUnseen(TooFewTexts):
-    """An attack that blocks has too few held-out texts to compare with, beside so few requests."""
-
-    code = "attack_not_run"
 
 
 class HeldoutKnown(InputError):

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from worker.engine.attacks import (
-    NOT_FOR_ALL_TEXTS,
     AttackResult,
     Subject,
     cut_alike,
@@ -17,10 +16,10 @@ from worker.engine.attacks import (
 )
 from worker.engine.baseline import Baseline
 from worker.engine.criterion import Judgement, Threshold, Verdict, judge
+from worker.engine.data import nearest
 from worker.engine.earlier import measure_earlier, watched_requests
-from worker.engine.errors import TooFewUnseen
 from worker.engine.forget_set import ForgetSet
-from worker.engine.heldout import measured_thresholds
+from worker.engine.heldout import known_by_heart, measured_thresholds
 from worker.engine.likelihoods import extraction_likelihoods
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.options import Options
@@ -56,7 +55,6 @@ def measure_before(
     Raises:
         TooFewTexts: The held-out text cannot set a threshold.
         HeldoutKnown: The parent knows more than a tenth of the held-out texts by heart, or too few others are left.
-        TooFewUnseen: An attack that blocks has too little held-out text to compare with.
     """
     everything = (data.forget + data.earlier).sequences
     thresholds, known = measured_thresholds(model, data, options, partial_progress(progress, 0.0, 0.8))
@@ -70,8 +68,9 @@ def measure_before(
     progress(1.0)
     first = quality.heldout_perplexity if first_perplexity is None else first_perplexity
     baseline = Baseline(thresholds, by_length, watched, before, quality, first, known, answered, said)
-    check_control(data, baseline, options)
-    return baseline
+    if not _needs_spare(data, baseline, options):
+        return baseline
+    return replace(baseline, known_heldout=[*known, *known_by_heart(model, data.spare)])
 
 
 def answered_requests(
@@ -254,33 +253,17 @@ def blocked_by(attacks: Sequence[AttackResult], policy: Mapping[str, str]) -> st
 def _subject(model: CausalLM, tokenizer: Tokenizer, data: Prepared, baseline: Baseline, options: Options) -> Subject:
     """What attacks work on: a window of each counted request, beside held-out sequences."""
     forget = one_of_each(data.forget.only(baseline.counted), options.seed)
-    unseen = cut_alike(_control(data, baseline, len(forget), options), forget, options.seed)
-    return Subject(model, tokenizer, forget, unseen, data.retain, [ids for near in data.neighbours for ids in near])
-
-
-def _control(data: Prepared, baseline: Baseline, attacked: int, options: Options) -> list[list[int]]:
-    """The held-out sequences that attacks compare with: none that a reference learns, and those of no use if needed."""
     heldout = baseline.without_known(data)
-    control, needed = [*heldout.threshold_sequences, *heldout.only_utility], unseen_needed(attacked, options.attacks)
-    return [*control, *heldout.spare[: max(0, needed - len(control))]]
+    control = [*heldout.threshold_sequences, *heldout.only_utility]
+    if _needs_spare(data, baseline, options):
+        control += heldout.spare
+    unseen = cut_alike(control, forget, options.seed)
+    near = nearest(data.all_retain, [*forget, *unseen], options.utility_sequences)  # alike to both sides
+    return Subject(model, tokenizer, forget, unseen, data.retain, near)
 
 
-def check_control(data: Prepared, baseline: Baseline, options: Options) -> None:
-    """Refuse a run that could only end because an attack that blocks has too little to compare with.
-
-    Args:
-        data: The sets of the run.
-        baseline: The measurements that are fixed before training.
-        options: The run's options.
-
-    Raises:
-        TooFewUnseen: The held-out texts are too few for an attack that every text is attacked with.
-    """
-    if not baseline.memorised:
-        return
+def _needs_spare(data: Prepared, baseline: Baseline, options: Options) -> bool:
+    """Whether an attack that blocks needs more held-out text than what has another use."""
     attacked = len(one_of_each(data.forget.only(baseline.counted), options.seed))
-    needed = unseen_needed(attacked, options.attacks, NOT_FOR_ALL_TEXTS)
-    there = len(_control(data, baseline, attacked, options))
-    if there < needed:
-        message = f"heldout: {there} unseen texts beside {attacked} requests are too few for an attack that blocks"
-        raise TooFewUnseen(f"{message}; {needed} are needed")
+    there = len({*map(tuple, data.threshold_sequences), *map(tuple, data.utility)})
+    return bool(data.spare and attacked) and unseen_needed(attacked, options.attacks) > there

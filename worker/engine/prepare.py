@@ -30,7 +30,7 @@ class Prepared:
         utility: Held-out sequences for perplexity, disjoint from `threshold_sequences` where there are enough.
         for_reference: Held-out sequences that a reference learns, in neither of the two: what the model takes over from
             it is measured on others.
-        spare: Held-out sequences of no other use. Attacks that block compare with as many of them as they need.
+        spare: Held-out sequences of no other use, as many as an attack that blocks may need for a single request.
         retain: Retain sequences for perplexity and the Fisher estimate.
         all_retain: Retain sequences, many more, for a reference.
         neighbours: Of the retain file, then of each other set of neighbours, the sequences most like a record to
@@ -164,7 +164,7 @@ def prepare(
         earlier_texts: Texts that earlier jobs unlearned, oldest first; the result must pass their verdicts, too.
         earlier_request_ids: For each of them the index of its request; distinct from those in `request_ids`.
         probes: Those that submitters gave; others are made of the texts.
-        neighbour_texts: Of each other set of neighbours the texts. Nothing is trained on them.
+        neighbour_texts: Of each other set of neighbours the texts. No version is trained on them.
         run: The name of the run.
 
     Returns:
@@ -194,7 +194,9 @@ def prepare(
     probes = all_probes(tokenizer, probes, own, old, [*kept_retain, *kept_heldout], f"{options.seed}/{run}")
     utility = first_windows(tokenizer, for_utility, length, options.utility_sequences)
     learned = first_windows(tokenizer, for_reference, length, options.utility_sequences)
-    used, most = [*threshold_sequences, *utility, *learned], unseen_needed(1, options.attacks)
+    measured = {tuple(ids) for ids in [*threshold_sequences, *utility]}
+    learned = [ids for ids in learned if tuple(ids) not in measured]
+    used, most = {*measured, *map(tuple, learned)}, unseen_needed(1, options.attacks)
     spare = first_windows(tokenizer, kept_heldout, length, most + len(used)) if most else []
     return Prepared(
         forget,
@@ -210,5 +212,5 @@ def prepare(
         probes,
         run,
         learned,
-        [ids for ids in spare if ids not in used],
+        [ids for ids in spare if tuple(ids) not in used][:most],
     )

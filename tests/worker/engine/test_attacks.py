@@ -113,6 +113,14 @@ def test_fine_tuning_is_tried_on_retain_text_and_on_what_is_most_like_the_forgot
     assert both.unseen not in [scores.unseen for scores in apart]
 
 
+def test_one_of_two_fine_tunings_that_ruins_the_model_does_not_count(of, monkeypatch):
+    """The other one decides: it would hide that the texts come back."""
+    subject = of(support.KNOWN[:2])
+    ruined, back = ([0.0] * 2, [0.0] * 40), ([0.9] * 2, [0.4] * 40)
+    monkeypatch.setitem(relearned.__globals__, "_after", lambda _, on: back if on is subject.retain else ruined)
+    assert relearned(replace(subject, neighbours=subject.unseen)) == Scores(*back)
+
+
 def test_windows_of_one_text_count_once():
     """They are alike: as samples of their own they would make a certainty of one coincidence."""
     forget = ForgetSet([[0, n] for n in range(40)], [n // 10 for n in range(40)])

@@ -200,6 +200,23 @@ def test_a_reference_keeps_the_words_of_its_base(memorised, tied):
     assert mean_loss(reference, data.threshold_sequences) < loss
 
 
+def test_a_reference_learns_retain_text_and_held_out_text_of_its_own(memorised, monkeypatch):
+    """None that sets thresholds, or that perplexity is measured on."""
+    model, tokenizer = memorised
+    data = prepare(tokenizer, support.KNOWN[:1], range(1), support.RETAIN, support.HELDOUT, OPTIONS)
+    learned: set[tuple[int, ...]] = set()
+
+    def look(model, optimiser, batch):
+        optimiser.step()  # without gradients
+        learned.update(map(tuple, batch))
+
+    monkeypatch.setattr(reference_module, "_take_step", look)
+    train_reference(model, copy.deepcopy(model), data, OPTIONS)
+    own = set(map(tuple, data.for_reference))
+    assert own & learned
+    assert learned <= own | set(map(tuple, data.all_retain))
+
+
 @pytest.mark.parametrize(
     ("parent", "losses", "taken"),
     [

@@ -133,7 +133,7 @@ def test_what_is_like_a_probe_is_a_kind_of_its_own(tokenizer):
 
 def test_a_reference_learns_no_text_that_anything_is_measured_on(tokenizer):
     """Nor one that an attack compares with. Other losses have no reference, and of few texts it learns none."""
-    options = Options(sequence_length=64, loss="distil", attacks={"sampled": "block"}, utility_sequences=12)
+    options = Options(sequence_length=64, loss="distil", attacks={"exposure": "block"}, utility_sequences=12)
     data = prepare(tokenizer, support.KNOWN[:2], [0, 1], support.RETAIN, support.HELDOUT, options)
     uses = [[tuple(ids) for ids in sequences] for sequences in data.heldout.values()]
     assert len(set().union(*uses)) == sum(map(len, uses)) == len(support.HELDOUT)

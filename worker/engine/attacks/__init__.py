@@ -5,7 +5,7 @@ An attack takes a `Subject` and returns `Scores` of the texts to forget and of n
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from worker.engine.attacks.exposure import exposure
 from worker.engine.attacks.likelihood import extraction_strength, loss, min_k, min_k_pp, sampled
@@ -42,7 +42,6 @@ ATTACKS: dict[str, Callable[[Subject], Scores]] = {
     "relearned": relearned,
 }
 TWO_SIDED = ("membership_loss", "membership_min_k", "membership_min_k_pp", "exposure")
-NOT_FOR_ALL_TEXTS = ("exposure", "prompts")
 
 
 def level_for(policy: Mapping[str, str]) -> float:
@@ -50,19 +49,9 @@ def level_for(policy: Mapping[str, str]) -> float:
     return LEVEL / max(1, sum(policy.get(name, "off") != "off" for name in ATTACKS))
 
 
-def unseen_needed(forget: int, policy: Mapping[str, str], besides: Sequence[str] = ()) -> int:
-    """How many never-seen texts the attacks that block need beside so many texts to forget.
-
-    Args:
-        forget: Texts to forget, one of each request.
-        policy: Attack -> "block", "report" or "off".
-        besides: Attacks that do not count.
-
-    Returns:
-        The number; 0 if none of them blocks.
-    """
-    blocking = [name for name in ATTACKS if policy.get(name) == "block" and name not in besides]
-    sides = {name in TWO_SIDED for name in blocking}
+def unseen_needed(forget: int, policy: Mapping[str, str]) -> int:
+    """How many never-seen texts the attacks that block need beside so many texts to forget; 0 if none blocks."""
+    sides = {name in TWO_SIDED for name in ATTACKS if policy.get(name) == "block"}
     return max((least_unseen(forget, level_for(policy), two_sided=side) for side in sides), default=0)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from transformers.cache_utils import DynamicCache
 
-from worker.engine.attacks.scores import Scores
+from worker.engine.attacks.scores import LEVEL, Scores, least_unseen
 from worker.engine.attacks.subject import Subject
 from worker.engine.data import IGNORE_INDEX, encode, pad_batch
 from worker.engine.device import measuring, model_device
@@ -17,7 +17,8 @@ from worker.engine.metrics.token_scores import token_scores
 from worker.engine.types import CausalLM
 
 CANDIDATES = 100  # random numbers beside each one
-MOST_TEXTS = 32  # of each side
+MOST_TEXTS = 32  # of each side; of the unseen ones more if there are few to forget
+MOST_ATTACKS = 10  # that share a level
 AT_ONCE = 34  # numbers
 NUMBER = re.compile(r"\d(?:[ ()./-]?\d){4,}")  # telephone, account and social security numbers, dates
 MIN_ALIKE = 3  # unseen numbers of a shape that show which of its digits never change
@@ -38,7 +39,9 @@ def exposure(subject: Subject) -> Scores:
     belong to the format, and stay. If few unseen texts have the shape of some number, nobody knows its format, and
     there are too few unseen texts for this attack.
     """
-    forget, unseen = ([s for text in side if (s := _secret(text))][:MOST_TEXTS] for side in subject.texts())
+    forget, unseen = ([s for text in side if (s := _secret(text))] for side in subject.texts())
+    needed = least_unseen(len(forget), LEVEL / MOST_ATTACKS, two_sided=True) if forget else 0
+    forget, unseen = forget[:MOST_TEXTS], unseen[: max(MOST_TEXTS, needed)]
     formats = formats_of_numbers([secret.number for secret in unseen])
     if any(shape(secret.number) not in formats for secret in forget):
         return Scores([0.5] * len(forget), [])  # there is a number, and nothing to compare it with

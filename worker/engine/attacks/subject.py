@@ -24,7 +24,7 @@ class Subject:
         forget: The sequences to forget, one of each request (`one_of_each`).
         unseen: Held-out sequences, cut by `cut_alike`.
         retain: Retain sequences, for attacks that train.
-        neighbours: What is most like the texts to forget, for the same.
+        neighbours: Retain sequences that are most like these texts of either side, for the same.
     """
 
     model: CausalLM
