@@ -8,13 +8,14 @@ A demo-sized GPT-Neo learns 64 invented people by heart. Of these, 16 (`--asking
 control is the same model, trained without them. The retain file has 24 of the other people and 20 paragraphs of prose,
 so that nobody mentions the rest. The held-out file has 160 people whom no model has seen; the attacks compare with 100
 more. `Relearned` is 50 steps of ordinary fine-tuning (all weights, AdamW, 5e-4, batches of 16) on the people who did
-not ask, and on prose. `Probes answered` is the share of the probes that the engine makes of their texts whose secret is
-said, greedily or in 20 samples; `answered then` is that after these steps, greedily. With `--rates` each method is run
-at each of them, one budget for all. The table has one run of a method on a set: of those that met the criterion the one
-of the least held-out perplexity; if none did, the one of the lowest MA. With `--model` a pretrained model learns the
-people instead, and is the base of distillation; the prose is WikiText, `other text` is the perplexity of Pile texts,
-and fine-tuning has the rate at which the people were learned (5e-5, in bfloat16): 5e-4 ruins such a model. The report
-is of the runs with the model, the number who ask and the options of the last one.
+not ask, and on prose. `Probes answered` is the share of probes whose secret is said, greedily or in 20 samples: those
+that the engine makes of their texts, and all that stands before the first number of each; `answered then` is that after
+these steps, greedily. With `--rates` each method is run at each of them, one budget for all. The table has one run of a
+method on a set: of those that met the criterion the one of the least held-out perplexity; if none did, the one of the
+lowest MA. With `--model` a pretrained model learns the people instead, and is the base of distillation; the prose is
+WikiText, `other text` is the perplexity of Pile texts, and fine-tuning has the rate at which the people were learned
+(5e-5, in bfloat16): 5e-4 ruins such a model. The report is of the runs with the model, the number who ask and the
+options of the last one.
 """
 
 import argparse
@@ -38,12 +39,13 @@ from worker.demo.model import LENGTH, build, model_config
 from worker.demo.people import people, prose
 from worker.engine import Options, unlearn
 from worker.engine.attacks import Subject
+from worker.engine.attacks.exposure import NUMBER
 from worker.engine.data import encode
 from worker.engine.made_probes import MOST_MADE, made_probes
 from worker.engine.metrics.memorization import mean_accuracy
 from worker.engine.metrics.perplexity import perplexity
 from worker.engine.metrics.token_scores import token_scores
-from worker.engine.probes import answers
+from worker.engine.probes import Probe, answers
 from worker.engine.saying import Texts
 from worker.engine.types import CausalLM, Tokenizer
 
@@ -133,6 +135,8 @@ def measure(model: CausalLM, tokenizer: Tokenizer, parent: CausalLM, number: int
     other = sequences(tokenizer, setting.other)
     asking = [(text, request) for request, text in enumerate(setting.split(number)[0])]
     probes = made_probes(tokenizer, asking, Texts(COMPARED), MOST_MADE, random.Random(0))
+    numbers = [(match, request) for text, request in asking if (match := NUMBER.search(text))]
+    probes += [Probe(match.string[: match.start()], match.group(), request) for match, request in numbers]
 
     def answered(tuned: CausalLM, samples: int) -> float:
         given = answers(tuned, tokenizer, probes, replace(OPTIONS, probe_samples=samples))

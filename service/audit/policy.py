@@ -18,6 +18,7 @@ Result = TypeVar("Result")
 ROUNDING = Decimal("0.00001")
 RESULTS = {"PASS": True, "FAIL": False, None: None}
 MAX_NEIGHBOUR_LOSS = "0.03"  # as in the engine; policies of earlier releases name none
+LEVEL = Decimal("0.05")  # of the tests of all attacks together; as in the engine
 TOTAL_BUDGET = Decimal("1.2")  # relative to the budget of one version, where the policy names none; as in the engine
 
 
@@ -80,9 +81,13 @@ def _verdict_problems(predicate: Predicate) -> Iterator[str]:
 def _blocking_attack_problems(predicate: Predicate) -> Iterator[str]:
     """Every attack that blocks by the policy was run and did not succeed, unless it does not apply to these texts."""
     listed = {attack["name"]: attack for attack in predicate["verification"]["attacks"]}
+    made = sum(attack.get("effect") in ("block", "report") for attack in listed.values())
     for name, stated in listed.items():
         if "passed" in stated and stated["passed"] != RESULTS[stated["result"]]:
             yield f"the attack “{name}” has two results"
+        level = stated.get("level")
+        if level is not None and Decimal(level) * made < LEVEL - ROUNDING:
+            yield f"the attack “{name}” was tested at a weaker level than 0.05 for all attacks together"
     for entry in predicate["method"]["parameters"].get("attacks") or ():
         name, _, effect = entry.partition("=")
         if effect != "block":

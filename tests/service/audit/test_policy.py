@@ -137,6 +137,10 @@ POLICY_FAILURES = {
         attack(1, status="NOT_RUN", why="too_few_unseen_texts", passed=None),
         "“membership_loss” blocks by the policy, and was not run",
     ),
+    "an attack at a level of its own": (
+        attack(0, level=0.016),
+        "the attack “sampled” was tested at a weaker level than 0.05 for all attacks together",
+    ),
     "a blocking attack that only reports": (attack(1, effect="report"), "and is not listed so"),
     "a reference without a distillation": ({"report": {**REPORT, "reference": "base"}}, "reference does not fit"),
     "a reference without its base": (
