@@ -33,7 +33,6 @@ class Checkpoint:
         gaps: The gaps of the reference of `loss: distil`, for each sequence of the forget set, and no other.
         shifts: Its shifts, likewise.
         sharpness: Its sharpness.
-        correction: The correction of its calibration.
     """
 
     epoch: int = 0
@@ -53,7 +52,6 @@ class Checkpoint:
     gaps: list[list[float]] = field(default_factory=list)
     shifts: list[list[float]] = field(default_factory=list)
     sharpness: float = 1.0
-    correction: list[float] = field(default_factory=list)
 
     @property
     def final(self) -> AdapterState:
@@ -63,7 +61,7 @@ class Checkpoint:
     def fitted(self, forget: ForgetSet) -> "Checkpoint":
         """The same, without what it says of single sequences if they are others: an earlier request was purged."""
         fits = self.rows == tuple(forget.request_ids[: len(self.rows)])
-        return self if fits else replace(self, rows=(), gaps=[], shifts=[], sharpness=1.0, correction=[])
+        return self if fits else replace(self, rows=(), gaps=[], shifts=[], sharpness=1.0)
 
     def with_passing(self, harm: tuple[bool, bool, float]) -> "Checkpoint":
         """The same; its factors are those that pass if its last epoch met the criterion with the least harm so far."""

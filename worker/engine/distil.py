@@ -29,7 +29,6 @@ from torch import Tensor
 
 from worker.engine.adapter import Adapter
 from worker.engine.ahead import ahead
-from worker.engine.calibration import Calibration
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.criterion import Judgement, Threshold, judge
 from worker.engine.device import training
@@ -123,10 +122,11 @@ class Distiller:
             self.adapter.load(resume.adapter)
             optimiser.load_state_dict(resume.optimiser)
         if checkpoint.gaps:
-            self.reference.load(checkpoint.gaps, checkpoint.shifts, checkpoint.sharpness, checkpoint.correction)
+            self.reference.load(checkpoint.gaps, checkpoint.shifts, checkpoint.sharpness)
         else:
-            offset = self.reference.calibration(self.model).offset  # it makes true tokens likelier
-            self._lower([row + offset for row in self.reference.margins(range(len(self.forget.sequences)))], offset)
+            offset = self.reference.offset(self.model)  # it makes every true token likelier
+            margins = self.reference.margins(range(len(self.forget.sequences)))
+            self._lower([values + offset for values in margins], offset)
         while checkpoint.epoch < self.options.distil_epochs or not (
             checkpoint.met or checkpoint.epoch == self.options.last_epoch
         ):
@@ -168,19 +168,19 @@ class Distiller:
         self.retain.start_epoch(epoch)
         order = random.Random(f"{self.options.seed}/distil/{epoch}")
         first, last = epoch * EPOCH_STEPS, min((epoch + 1) * EPOCH_STEPS, self.options.distil_steps)
-        calibration, losses, pressed = self.reference.calibration(self.model), [], Pressed()
+        offset, losses, pressed = self.reference.offset(self.model), [], Pressed()
         if epoch >= fixed:
             first = self.options.distil_steps + (epoch - fixed) * LAST_STEPS
             last = first + LAST_STEPS
-            pressed = self._pressed(calibration.offset, before.reopened)
+            pressed = self._pressed(offset, before.reopened)
         for step in range(first, last):
             for group in optimiser.param_groups:
                 group["lr"] = self._rate(step)
-            losses.append(self._step(optimiser, order, step, calibration, pressed))
+            losses.append(self._step(optimiser, order, step, offset, pressed))
             self.progress(min(1.0, (step + 1) / self.options.distil_steps))
         if not all(map(math.isfinite, losses)):
             raise TrainingDiverged(f"the loss is not finite in epoch {epoch + 1}")
-        self.reference.adjust(self.model, self.forget.sequences)
+        self.reference.sharpen(self.model, self.forget.sequences)
         for i, rows, excess in self.compared.excess(self.model, self.forget.sequences):
             self.reference.shift(i, rows, -SHIFT_RATE * excess)
         judgement, met, failed = self._judge(may_end=epoch + 1 >= fixed)
@@ -223,12 +223,12 @@ class Distiller:
         return highest * min(done / rise, (1 - done) / (1 - rise))
 
     def _step(
-        self, optimiser: torch.optim.Optimizer, order: random.Random, step: int, added: Calibration, pressed: Pressed
+        self, optimiser: torch.optim.Optimizer, order: random.Random, step: int, offset: float, pressed: Pressed
     ) -> float:
         """One optimiser step; returns its loss. What is pressed has IHL in addition."""
         indices = self._forget_batch(order)
         weight, sharpness = self.options.token_weight, self.reference.sharpness
-        distil = partial(distil_rows, token_weight=weight, added=added, sharpness=sharpness)
+        distil = partial(distil_rows, token_weight=weight, offset=offset, sharpness=sharpness)
         forget = [self.forget.sequences[i] for i in indices]
         kept = kept_batch(self.retain, self.samples, self.options.retain_batch_size or FORGET_BATCH, order)
         strength = order.uniform(self.options.least_strength, 1.0) if step % 2 else 1.0

@@ -4,7 +4,7 @@ A reference is a model of its own, trained on retain text and on held-out text t
 from the model that the customer's fine-tuning began from, if one is registered, and keeps its token embeddings and its
 head. Otherwise it begins from nothing, which only suits small models. It need not be as good as the parent: it only has
 to say what anybody could guess. A parent that was trained for long may be surer of unseen text than the reference, or
-less sure. So what the reference says about the true tokens is calibrated by both on unseen text.
+less sure. So the difference of both on unseen text is added to what the reference says about the true tokens.
 
 n: rows (predicted tokens), h: hidden, v: vocabulary
 """
@@ -19,7 +19,6 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from worker.engine.attacks.scores import LEVEL, rank_test
-from worker.engine.calibration import QUANTILES, Calibration, log_likelihoods, quantiles
 from worker.engine.data import chunks, pad_batch
 from worker.engine.device import measuring, model_device, training
 from worker.engine.errors import NoReference, TrainingDiverged
@@ -41,7 +40,6 @@ CHECK_STEPS, BATCH = 10, 16
 MOST_TOGETHER, MOST_OVER_UNSEEN = 0.1, 0.2  # of MA; what is known by heart is far over them
 FRESH_RATE, BASE_RATE = 3e-3, 1e-4
 MOST_SHARPENED, MOST_SHIFTED = 2.0, 3.0
-CORRECTION_RATE, MOST_CORRECTED = 0.5, 0.5  # of what is measured after an epoch; of that at most, in nats
 MOST_OVER_BEST = 0.9  # nats a token; models that had unlearned were 0.3 to 0.6 over the best (bench/RESULTS.md)
 
 
@@ -148,12 +146,10 @@ class Reference:
     there the true token is to be less likely than another one, by a gap of its own. A model that learns only partly
     what a reference says is less sure than the reference, or surer. So the reference is sharpened, or flattened, until
     the model is as sure of the forget set as of unseen text. For the same reason true tokens are shifted where the
-    model finds them likelier, or less likely, than what could stand there as well, and the calibration is corrected
-    until the likelihoods of the forget set are distributed as those of unseen text.
+    model finds them likelier, or less likely, than what could stand there as well.
 
     Attributes:
         sharpness: The factor of the logits in the divergence.
-        correction: What is added to the calibration at each of its knots, [k] in nats.
         gaps: For each sequence of T tokens the gaps [T-1] in nats; 0 where a row is not lowered.
         shifts: For each sequence what is added to the logits of its true tokens, [T-1] in nats.
     """
@@ -171,42 +167,29 @@ class Reference:
         self._targets = [
             torch.tensor(ids[1:], device=rows.device) for ids, rows in zip(forget, self._rows, strict=True)
         ]
-        self.sharpness, self.correction = 1.0, torch.zeros(QUANTILES, dtype=torch.float64)
+        self.sharpness = 1.0
         self.gaps, self.shifts = ([torch.zeros(len(ids) - 1) for ids in forget] for _ in range(2))
-        self.unseen, self._unseen_log_q = list(unseen), log_likelihoods(model, unseen)
+        self.unseen, self.unseen_loss = list(unseen), mean_loss(model, unseen)
 
-    def calibration(self, model: CausalLM) -> Calibration:
-        """What maps the reference's log-likelihoods of true tokens to those that `model` should have."""
-        return Calibration.between(self._unseen_log_q, log_likelihoods(model, self.unseen), self.correction)
+    def offset(self, model: CausalLM) -> float:
+        """How much likelier unseen tokens are to `model` than to the reference, in nats."""
+        return self.unseen_loss - mean_loss(model, self.unseen)
 
-    def adjust(self, model: CausalLM, forget: Sequence[list[int]]) -> None:
-        """Set the sharpness and the correction for what comes next, by the model that is being trained.
-
-        It is to be as sure of the forget set as of unseen text, by the mean entropies, and to find its tokens as likely
-        at each quantile. In the first epochs it is far from that, so each step of the correction is bounded.
-        """
+    def sharpen(self, model: CausalLM, forget: Sequence[list[int]]) -> None:
+        """Set the sharpness for what comes next, by the mean entropies of the model that is being trained."""
         ratio = mean_entropy(model, forget) / mean_entropy(model, self.unseen)
         self.sharpness = min(max(self.sharpness * ratio, 1 / MOST_SHARPENED), MOST_SHARPENED)
-        rest = quantiles(log_likelihoods(model, self.unseen)) - quantiles(log_likelihoods(model, forget))
-        step = CORRECTION_RATE * rest.clamp(-MOST_CORRECTED, MOST_CORRECTED)
-        self.correction = (self.correction + step).clamp(-MOST_SHIFTED, MOST_SHIFTED)
 
     def state(self, count: int) -> dict[str, Any]:
         """What `load` takes over, about the first sequences."""
         gaps, shifts = ([values.tolist() for values in rows[:count]] for rows in (self.gaps, self.shifts))
-        return {"gaps": gaps, "shifts": shifts, "sharpness": self.sharpness, "correction": self.correction.tolist()}
+        return {"gaps": gaps, "shifts": shifts, "sharpness": self.sharpness}
 
-    def load(
-        self,
-        gaps: Sequence[Sequence[float]],
-        shifts: Sequence[Sequence[float]],
-        sharpness: float,
-        correction: Sequence[float],
-    ) -> None:
+    def load(self, gaps: Sequence[Sequence[float]], shifts: Sequence[Sequence[float]], sharpness: float) -> None:
         """Take over the state of a checkpoint; it is about the first sequences, and the others have none."""
         for own, given in ((self.gaps, gaps), (self.shifts, shifts)):
             own[: len(given)] = [torch.tensor(values) for values in given]
-        self.sharpness, self.correction = sharpness, torch.tensor(correction, dtype=torch.float64)
+        self.sharpness = sharpness
 
     def shift(self, index: int, rows: Tensor, by: float) -> None:
         """Add to the logits of a sequence's true tokens in some rows [T-1]; MOST_SHIFTED at most, of all together."""

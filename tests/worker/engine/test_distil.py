@@ -13,7 +13,6 @@ from worker.engine import Options, unlearn
 from worker.engine import distil as distil_module
 from worker.engine import reference as reference_module
 from worker.engine.attacks import Subject, run_attacks
-from worker.engine.calibration import QUANTILES, Calibration
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.criterion import Threshold
 from worker.engine.data import encode, nearest
@@ -26,7 +25,7 @@ from worker.engine.metrics.perplexity import mean_loss
 from worker.engine.prepare import prepare
 from worker.engine.pressing import Pressed
 from worker.engine.probes import Answer
-from worker.engine.reference import Reference, train_reference
+from worker.engine.reference import train_reference
 from worker.engine.samples import own_samples
 from worker.engine.unlearn import train
 from worker.engine.utility import NOTHING_LEFT, Quality, compare
@@ -216,39 +215,6 @@ def test_a_reference_learns_retain_text_and_held_out_text_of_its_own(memorised, 
     own = set(map(tuple, data.for_reference))
     assert own & learned
     assert learned <= own | set(map(tuple, data.all_retain))
-
-
-def test_a_calibration_maps_the_quantiles_of_unseen_tokens():
-    """The tail too, whose difference is not that of the means; between knots it is linear, beyond them constant."""
-    reference = torch.linspace(-10.0, 0.0, 1001, dtype=torch.float64)
-    model = 1.5 * reference  # the tail is heavier
-    calibration = Calibration.between(reference, model, torch.zeros(QUANTILES))
-    assert calibration.offset == pytest.approx(-2.5)
-    within = torch.tensor([[-9.5], [-4.02], [-0.5]])
-    torch.testing.assert_close(calibration(within), 0.5 * within, atol=0.01, rtol=0.0)
-    assert calibration(torch.tensor([-50.0])) == calibration(calibration.knots[:1]) == calibration.added[0]
-    corrected = Calibration.between(reference, model, torch.full((QUANTILES,), 0.25))
-    torch.testing.assert_close(corrected(within), calibration(within) + 0.25)
-    alike = Calibration.between(torch.zeros(9), torch.ones(9), torch.zeros(QUANTILES))  # all knots are one
-    assert torch.equal(alike(torch.tensor([-1.0, 0.0, 1.0])), torch.ones(3))
-
-
-def test_a_text_that_is_likelier_than_unseen_ones_is_corrected_step_by_step(memorised):
-    """At each quantile, half of what is measured, in steps of a quarter of a nat at most."""
-    model, tokenizer = memorised
-    forget, unseen = ([encode(tokenizer, text) for text in texts] for texts in (support.KNOWN[:4], support.HELDOUT[:8]))
-    reference = Reference(copy.deepcopy(model), forget, unseen)
-    reference.adjust(model, forget)
-    assert reference.correction.min() == -0.25
-    assert (reference.correction <= 0).all()
-    again = Reference(copy.deepcopy(model), forget, unseen)
-    again.load(**reference.state(len(forget)))
-    assert torch.equal(again.calibration(model).added, reference.calibration(model).added)
-    again.adjust(model, forget)
-    assert again.correction.min() == -0.5
-    alike = Reference(copy.deepcopy(model), unseen, unseen)
-    alike.adjust(model, unseen)
-    assert not alike.correction.any()
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,6 @@
 n: rows (predicted tokens), v: vocabulary
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -54,13 +52,13 @@ def distil_rows(
     reference: Tensor,
     *,
     token_weight: float = 0.3,
-    added: Callable[[Tensor], Tensor] = torch.zeros_like,
+    offset: float = 0.0,
     sharpness: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """The divergence from the reference, and the squared difference of the true token's log-likelihood.
 
     KL(q || p) hardly sees a true token that is five times as likely as in the reference, if both are small. Whoever
-    asks whether the model knew the text sees nothing else. So `w d^2` is added, with `d = log p(x_t) - log q(x_t) - a`.
+    asks whether the model knew the text sees nothing else. So `w d^2` is added, with `d = log p(x_t) - log q(x_t) - o`.
     It is two-sided: a text that is less likely than an unseen one is recognisable, too. Its gradient on the logits is
     `2 w d (onehot - p)`.
 
@@ -69,7 +67,7 @@ def distil_rows(
         targets: [n], x_t.
         reference: [n, v], logits of the reference.
         token_weight: w.
-        added: a, a function of log q(x_t): how much likelier such unseen tokens are to the model than to the reference.
+        offset: o, how much likelier unseen tokens are to the model than to the reference.
         sharpness: The factor of the reference's logits in the divergence; `log q(x_t)` is without it.
 
     Returns:
@@ -79,7 +77,7 @@ def distil_rows(
     at_target = targets[:, None]
     log_p = torch.log_softmax(logits, dim=-1)
     log_q = torch.log_softmax(reference.to(logits), dim=-1).gather(-1, at_target)
-    difference = log_p.gather(-1, at_target) - log_q - added(log_q)  # [n, 1]
+    difference = log_p.gather(-1, at_target) - log_q - offset  # [n, 1]
     slope = 2 * token_weight * difference
     gradient.sub_(slope * log_p.exp_())
     gradient.scatter_add_(-1, at_target, slope)
