@@ -67,7 +67,7 @@ def measured_thresholds(
         HeldoutKnown: The model knows more than a tenth of the held-out texts by heart, or too few others are left.
     """
     everything = (data.forget + data.earlier).sequences
-    known = known_by_heart(model, [*data.threshold_sequences, *data.only_utility, *data.for_reference])
+    known = known_by_heart(model, data.used_heldout)
     unseen = [ids for ids in data.threshold_sequences if ids not in known]
     if known:
         unseen += [ids for ids in data.only_utility if ids not in known][: max(0, MIN_HELDOUT - len(unseen))]

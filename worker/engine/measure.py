@@ -70,7 +70,7 @@ def measure_before(
     baseline = Baseline(thresholds, by_length, watched, before, quality, first, known, answered, said)
     if not _needs_spare(data, baseline, options):
         return baseline
-    return replace(baseline, known_heldout=[*known, *known_by_heart(model, data.spare)])
+    return replace(baseline, known_heldout=known_by_heart(model, [*data.used_heldout, *data.spare]))
 
 
 def answered_requests(

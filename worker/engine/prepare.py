@@ -71,6 +71,11 @@ class Prepared:
         return {name: getattr(self, name) for name in ("threshold_sequences", "utility", "for_reference", "spare")}
 
     @property
+    def used_heldout(self) -> list[list[int]]:
+        """The held-out sequences that have a use, each once."""
+        return [*self.threshold_sequences, *self.only_utility, *self.for_reference]
+
+    @property
     def only_utility(self) -> list[list[int]]:
         """The held-out sequences that set no threshold."""
         return [ids for ids in self.utility if ids not in self.threshold_sequences]

@@ -49,6 +49,19 @@ def test_two_known_texts_among_forty_change_no_limit(memorised):
     assert Baseline.from_dict(mixed.as_dict()) == dataclasses.replace(mixed, said=None)
 
 
+@pytest.mark.parametrize(("effect", "left_out"), [("block", 1), ("report", 0)])
+def test_a_known_text_among_those_that_an_attack_needs_in_addition_is_left_out(memorised, effect, left_out):
+    """It is one of a few, and is borne: it counts among all held-out texts. Where no attack needs it, nobody looks."""
+    model, tokenizer = memorised
+    options = dataclasses.replace(OPTIONS, heldout_sequences=20, utility_sequences=4, attacks={"sampled": effect})
+    heldout = [*support.HELDOUT[:48], support.KNOWN[4], *support.HELDOUT[48:50]]
+    data = prepare(tokenizer, support.KNOWN[:1], range(1), support.KNOWN[2:4], heldout, options)
+    baseline = measure_before(model, tokenizer, data, options)
+    known = encode(tokenizer, support.KNOWN[4])[: options.sequence_length]
+    assert baseline.known_heldout == [known] * left_out
+    assert (known in data.spare) == bool(left_out)
+
+
 def test_twenty_texts_of_which_one_is_known_are_too_few(memorised):
     """Nothing is left to take its place: the reason is the known one. Of thirty texts four are counted once."""
     model, tokenizer = memorised
