@@ -130,12 +130,13 @@ class Setting:
 
 def measure(model: CausalLM, tokenizer: Tokenizer, parent: CausalLM, number: int, setting: Setting) -> dict[str, float]:
     """Every figure of a model about the people who asked, and about the others."""
-    forget, others = (sequences(tokenizer, texts) for texts in setting.split(number))
+    asking, staying = setting.split(number)
+    forget, others = sequences(tokenizer, asking), sequences(tokenizer, staying)
     unseen, ordinary = sequences(tokenizer, COMPARED), sequences(tokenizer, setting.ordinary)
     other = sequences(tokenizer, setting.other)
-    asking = [(text, request) for request, text in enumerate(setting.split(number)[0])]
-    probes = made_probes(tokenizer, asking, Texts(COMPARED), MOST_MADE, random.Random(0))
-    numbers = [(match, request) for text, request in asking if (match := NUMBER.search(text))]
+    records = [(text, request) for request, text in enumerate(asking)]
+    probes = made_probes(tokenizer, records, Texts(COMPARED), MOST_MADE, random.Random(0))
+    numbers = [(match, request) for text, request in records if (match := NUMBER.search(text))]
     probes += [Probe(match.string[: match.start()], match.group(), request) for match, request in numbers]
 
     def answered(tuned: CausalLM, samples: int) -> float:

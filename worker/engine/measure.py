@@ -6,14 +6,7 @@ The measurements before training are final: the certificate has these thresholds
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from worker.engine.attacks import (
-    AttackResult,
-    Subject,
-    cut_alike,
-    one_of_each,
-    run_attacks,
-    unseen_needed,
-)
+from worker.engine.attacks import AttackResult, Subject, cut_alike, one_of_each, run_attacks, unseen_needed
 from worker.engine.baseline import Baseline
 from worker.engine.criterion import Judgement, Threshold, Verdict, judge
 from worker.engine.data import nearest
@@ -254,16 +247,15 @@ def _subject(model: CausalLM, tokenizer: Tokenizer, data: Prepared, baseline: Ba
     """What attacks work on: a window of each counted request, beside held-out sequences."""
     forget = one_of_each(data.forget.only(baseline.counted), options.seed)
     heldout = baseline.without_known(data)
-    control = [*heldout.threshold_sequences, *heldout.only_utility]
-    if _needs_spare(data, baseline, options):
-        control += heldout.spare
-    unseen = cut_alike(control, forget, options.seed)
-    near = nearest(data.all_retain, [*forget, *unseen], options.utility_sequences)  # alike to both sides
+    more = heldout.spare if _needs_spare(data, baseline, options) else []
+    unseen = cut_alike([*heldout.control, *more], forget, options.seed)
+    near: list[list[int]] = []
+    if options.attacks.get("relearned", "off") != "off":  # no other attack reads them, and many are compared
+        near = nearest(data.all_retain, [*forget, *unseen], options.utility_sequences)  # alike to both sides
     return Subject(model, tokenizer, forget, unseen, data.retain, near)
 
 
 def _needs_spare(data: Prepared, baseline: Baseline, options: Options) -> bool:
     """Whether an attack that blocks needs more held-out text than what has another use."""
     attacked = len(one_of_each(data.forget.only(baseline.counted), options.seed))
-    there = len({*map(tuple, data.threshold_sequences), *map(tuple, data.utility)})
-    return bool(data.spare and attacked) and unseen_needed(attacked, options.attacks) > there
+    return bool(data.spare and attacked) and unseen_needed(attacked, options.attacks) > len(data.control)

@@ -73,7 +73,12 @@ class Prepared:
     @property
     def used_heldout(self) -> list[list[int]]:
         """The held-out sequences that have a use, each once."""
-        return [*self.threshold_sequences, *self.only_utility, *self.for_reference]
+        return [*self.control, *self.for_reference]
+
+    @property
+    def control(self) -> list[list[int]]:
+        """The held-out sequences that attacks compare with, if they need no more."""
+        return [*self.threshold_sequences, *self.only_utility]
 
     @property
     def only_utility(self) -> list[list[int]]:

@@ -10,7 +10,7 @@ import torch
 
 from service.audit.schema import PATH
 from tests import support
-from worker.engine.attacks import ATTACKS, Subject, cut_alike, one_of_each, run_attacks, scores
+from worker.engine.attacks import ATTACKS, TWO_SIDED, Subject, cut_alike, one_of_each, run_attacks, scores
 from worker.engine.attacks.exposure import _log_likelihoods, _secret, formats_of_numbers, number_ranks
 from worker.engine.attacks.quantised import ROUNDINGS, rounded
 from worker.engine.attacks.relearned import relearned
@@ -46,6 +46,7 @@ def test_an_attack_tells_known_texts_from_unseen_ones(of, name):
     unknown, *_ = (r for r in run_attacks(of(support.people(6, seed=32)), {name: "report"}) if r.name == name)
     assert (unknown.status, unknown.passed) == ("RUN", True), unknown
     assert abs(unknown.auc - 0.5) < 0.3
+    assert ATTACKS[name](of(support.KNOWN[:2])).two_sided == (name in TWO_SIDED)  # what it needs is known beforehand
 
 
 def test_an_attack_leaves_the_model_as_it_was(of, memorised):
