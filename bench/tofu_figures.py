@@ -48,10 +48,7 @@ def answer_scores(model: CausalLM, tokenizer: Tokenizer, pairs: Sequence[tuple[s
         said = answer if chats(tokenizer) else f" {answer}"
         rows.append((asked + list(tokenizer(said, add_special_tokens=False)["input_ids"]), len(asked) - 1))
     scores = token_scores(model, [ids for ids, _ in rows])
-    return [
-        TokenScores(score.log_p[start:], score.z[start:], score.rank[start:])
-        for score, (_, start) in zip(scores, rows, strict=True)
-    ]
+    return [TokenScores(*(column[start:] for column in score)) for score, (_, start) in zip(scores, rows, strict=True)]
 
 
 def likelihoods(model: CausalLM, tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list[float]:

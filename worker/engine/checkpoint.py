@@ -29,10 +29,10 @@ class Checkpoint:
         back: Earlier requests that failed a full test, in that order: training looks at them from then on.
         verified: How often a full test has failed.
         tested: The adapter that failed last.
+        correction: The correction of `loss: distil`.
         rows: The request of each sequence that the following is about.
         gaps: The gaps of the reference of `loss: distil`, for each sequence of the forget set, and no other.
         shifts: Its shifts, likewise.
-        sharpness: Its sharpness.
     """
 
     epoch: int = 0
@@ -48,10 +48,10 @@ class Checkpoint:
     back: tuple[int, ...] = ()
     verified: int = 0
     tested: AdapterState = field(default_factory=dict)
+    correction: dict[str, list[float]] = field(default_factory=dict)
     rows: tuple[int, ...] = ()
     gaps: list[list[float]] = field(default_factory=list)
     shifts: list[list[float]] = field(default_factory=list)
-    sharpness: float = 1.0
 
     @property
     def final(self) -> AdapterState:
@@ -61,7 +61,7 @@ class Checkpoint:
     def fitted(self, forget: ForgetSet) -> "Checkpoint":
         """The same, without what it says of single sequences if they are others: an earlier request was purged."""
         fits = self.rows == tuple(forget.request_ids[: len(self.rows)])
-        return self if fits else replace(self, rows=(), gaps=[], shifts=[], sharpness=1.0)
+        return self if fits else replace(self, rows=(), gaps=[], shifts=[])
 
     def with_passing(self, harm: tuple[bool, bool, float]) -> "Checkpoint":
         """The same; its factors are those that pass if its last epoch met the criterion with the least harm so far."""

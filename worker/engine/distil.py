@@ -29,6 +29,7 @@ from torch import Tensor
 
 from worker.engine.adapter import Adapter
 from worker.engine.ahead import ahead
+from worker.engine.calibration import Calibration
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.criterion import Judgement, Threshold, judge
 from worker.engine.device import training
@@ -121,12 +122,10 @@ class Distiller:
         if resume is not None:
             self.adapter.load(resume.adapter)
             optimiser.load_state_dict(resume.optimiser)
-        if checkpoint.gaps:
-            self.reference.load(checkpoint.gaps, checkpoint.shifts, checkpoint.sharpness)
-        else:
-            offset = self.reference.offset(self.model)  # it makes every true token likelier
-            margins = self.reference.margins(range(len(self.forget.sequences)))
-            self._lower([values + offset for values in margins], offset)
+        if checkpoint.correction:
+            self.reference.load(checkpoint.gaps, checkpoint.shifts, checkpoint.correction)
+        if not checkpoint.gaps:
+            self._lower(self.reference.calibration(self.model))
         while checkpoint.epoch < self.options.distil_epochs or not (
             checkpoint.met or checkpoint.epoch == self.options.last_epoch
         ):
@@ -145,21 +144,23 @@ class Distiller:
             self.on_epoch(checkpoint)
         return checkpoint
 
-    def _pressed(self, offset: float, failed: Sequence[int]) -> Pressed:
+    def _pressed(self, calibration: Calibration, failed: Sequence[int]) -> Pressed:
         """What to press on: what is over a limit, and what these requests failed a full test with."""
-        rows = self._lower(token_margins(self.model, self.forget.sequences), offset)
+        rows = self._lower(calibration, token_margins(self.model, self.forget.sequences))
         said, _ = extracted(self.model, self.forget, self.thresholds, failed, self.options)
         if not rows and not said:
             rows = {(i, row) for i in self.forget.indices(failed) for row in range(len(self.forget.sequences[i]) - 1)}
         answers = [self.said[i] for i in still_said(self.model, self.said, self.options)]
         return Pressed(grouped(self.forget.sequences, rows), answers, said)
 
-    def _lower(self, margins: Sequence[Tensor], offset: float) -> Rows:
-        """Lower the reference in the rows with which these margins miss the criterion, numbers last; returns them."""
-        ordered = with_numbers_last(margins, self.compared.numbers)
+    def _lower(self, calibration: Calibration, margins: Sequence[Tensor] | None = None) -> Rows:
+        """Lower the reference where these margins, or its own, miss the criterion, numbers last; returns the rows."""
+        says = [self.reference.true_tokens(i, calibration) for i in range(len(self.forget.sequences))]
+        ordered = with_numbers_last(margins or [own for own, _ in says], self.compared.numbers)
         rows = rows_to_lower(self.forget, self.thresholds, ordered, self.counted, REFERENCE_RESERVE)
         for i, row in rows:
-            self.reference.gaps[i][row] += GAP if self.reference.gaps[i][row] else GAP + max(0.0, offset)
+            again, added = self.reference.gaps[i][row] > 0, float(says[i][1][row])
+            self.reference.gaps[i][row] += GAP if again else GAP + max(0.0, added)
         return rows
 
     def _run_epoch(self, optimiser: torch.optim.Optimizer, before: Checkpoint) -> tuple[EpochEntry, set[int]]:
@@ -168,19 +169,19 @@ class Distiller:
         self.retain.start_epoch(epoch)
         order = random.Random(f"{self.options.seed}/distil/{epoch}")
         first, last = epoch * EPOCH_STEPS, min((epoch + 1) * EPOCH_STEPS, self.options.distil_steps)
-        offset, losses, pressed = self.reference.offset(self.model), [], Pressed()
+        calibration, losses, pressed = self.reference.calibration(self.model), [], Pressed()
         if epoch >= fixed:
             first = self.options.distil_steps + (epoch - fixed) * LAST_STEPS
             last = first + LAST_STEPS
-            pressed = self._pressed(offset, before.reopened)
+            pressed = self._pressed(calibration, before.reopened)
         for step in range(first, last):
             for group in optimiser.param_groups:
                 group["lr"] = self._rate(step)
-            losses.append(self._step(optimiser, order, step, offset, pressed))
+            losses.append(self._step(optimiser, order, step, calibration, pressed))
             self.progress(min(1.0, (step + 1) / self.options.distil_steps))
         if not all(map(math.isfinite, losses)):
             raise TrainingDiverged(f"the loss is not finite in epoch {epoch + 1}")
-        self.reference.sharpen(self.model, self.forget.sequences)
+        self.reference.correct(self.model)
         for i, rows, excess in self.compared.excess(self.model, self.forget.sequences):
             self.reference.shift(i, rows, -SHIFT_RATE * excess)
         judgement, met, failed = self._judge(may_end=epoch + 1 >= fixed)
@@ -223,12 +224,11 @@ class Distiller:
         return highest * min(done / rise, (1 - done) / (1 - rise))
 
     def _step(
-        self, optimiser: torch.optim.Optimizer, order: random.Random, step: int, offset: float, pressed: Pressed
+        self, optimiser: torch.optim.Optimizer, order: random.Random, step: int, toward: Calibration, pressed: Pressed
     ) -> float:
         """One optimiser step; returns its loss. What is pressed has IHL in addition."""
         indices = self._forget_batch(order)
-        weight, sharpness = self.options.token_weight, self.reference.sharpness
-        distil = partial(distil_rows, token_weight=weight, offset=offset, sharpness=sharpness)
+        distil = partial(distil_rows, token_weight=self.options.token_weight, calibration=toward)
         forget = [self.forget.sequences[i] for i in indices]
         kept = kept_batch(self.retain, self.samples, self.options.retain_batch_size or FORGET_BATCH, order)
         strength = order.uniform(self.options.least_strength, 1.0) if step % 2 else 1.0

@@ -4,14 +4,14 @@ A reference is a model of its own, trained on retain text and on held-out text t
 from the model that the customer's fine-tuning began from, if one is registered, and keeps its token embeddings and its
 head. Otherwise it begins from nothing, which only suits small models. It need not be as good as the parent: it only has
 to say what anybody could guess. A parent that was trained for long may be surer of unseen text than the reference, or
-less sure. So the difference of both on unseen text is added to what the reference says about the true tokens.
+less sure. So what the reference says about the true tokens is calibrated by both on unseen text.
 
 n: rows (predicted tokens), h: hidden, v: vocabulary
 """
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from worker.engine.attacks.scores import LEVEL, rank_test
+from worker.engine.attacks.subject import cut_alike
+from worker.engine.calibration import Calibration, Correction, Profile, parts_for
 from worker.engine.data import chunks, pad_batch
 from worker.engine.device import measuring, model_device, training
 from worker.engine.errors import NoReference, TrainingDiverged
@@ -28,7 +30,7 @@ from worker.engine.losses.ascent import cross_entropy, cross_entropy_rows
 from worker.engine.losses.rows import Beside, add_gradients
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.metrics.perplexity import mean_loss
-from worker.engine.metrics.token_scores import margin_rows, mean_entropy
+from worker.engine.metrics.token_scores import margin_rows, scores_of_rows
 from worker.engine.options import Options
 from worker.engine.prepare import Prepared
 from worker.engine.progress import Progress, no_progress
@@ -39,7 +41,7 @@ FRESH_STEPS, BASE_STEPS = 400, 60  # a base knows the language, and learns what 
 CHECK_STEPS, BATCH = 10, 16
 MOST_TOGETHER, MOST_OVER_UNSEEN = 0.1, 0.2  # of MA; what is known by heart is far over them
 FRESH_RATE, BASE_RATE = 3e-3, 1e-4
-MOST_SHARPENED, MOST_SHIFTED = 2.0, 3.0
+MOST_SHIFTED = 3.0  # nats
 MOST_OVER_BEST = 0.9  # nats a token; models that had unlearned were 0.3 to 0.6 over the best (bench/RESULTS.md)
 
 
@@ -143,70 +145,93 @@ class Reference:
     """What a reference says about the sequences of a forget set: its last hidden states, and its head.
 
     A reference is sometimes right, as anybody is. Where that is too often for the criterion, some rows are *lowered*:
-    there the true token is to be less likely than another one, by a gap of its own. A model that learns only partly
-    what a reference says is less sure than the reference, or surer. So the reference is sharpened, or flattened, until
-    the model is as sure of the forget set as of unseen text. For the same reason true tokens are shifted where the
-    model finds them likelier, or less likely, than what could stand there as well.
+    there the true token is to be less likely than another one, by a gap of its own. A model learns only partly what a
+    reference says. So true tokens are shifted where the model finds them likelier, or less likely, than what could
+    stand there as well, and the calibration is corrected until the texts to forget look like unseen text to the model
+    (`worker.engine.calibration`).
 
     Attributes:
-        sharpness: The factor of the logits in the divergence.
+        correction: What the epochs so far have taught.
         gaps: For each sequence of T tokens the gaps [T-1] in nats; 0 where a row is not lowered.
         shifts: For each sequence what is added to the logits of its true tokens, [T-1] in nats.
     """
 
-    def __init__(self, model: CausalLM, forget: Sequence[list[int]], unseen: Sequence[list[int]]) -> None:
-        """Read the forget set, and unseen sequences, once.
+    def __init__(
+        self,
+        model: CausalLM,
+        forget: Sequence[list[int]],
+        own: Sequence[list[int]],
+        unseen: Sequence[list[int]],
+    ) -> None:
+        """Read the forget set once; what the correction is measured on is read by the model in each epoch.
 
         Args:
             model: The reference.
             forget: The sequences to forget, and others that the model is to learn about.
-            unseen: Held-out sequences that it was not trained on.
+            own: The sequences to forget that the correction is measured on.
+            unseen: Held-out sequences that the reference was not trained on; they are cut to lengths of these.
         """
         model.float()
         self._head, self._rows = Head(model), _last_hidden_rows(model, forget)
         self._targets = [
             torch.tensor(ids[1:], device=rows.device) for ids, rows in zip(forget, self._rows, strict=True)
         ]
-        self.sharpness = 1.0
         self.gaps, self.shifts = ([torch.zeros(len(ids) - 1) for ids in forget] for _ in range(2))
-        self.unseen, self.unseen_loss = list(unseen), mean_loss(model, unseen)
+        unseen = cut_alike(unseen, own)
+        self._texts, self._parts = (list(own), unseen), min(parts_for(own), parts_for(unseen))
+        self._own, self._unseen = (Profile.measured(model, texts, self._parts) for texts in self._texts)
+        self.correction = Correction.none(self._parts)
 
-    def offset(self, model: CausalLM) -> float:
-        """How much likelier unseen tokens are to `model` than to the reference, in nats."""
-        return self.unseen_loss - mean_loss(model, self.unseen)
+    def calibration(self, model: CausalLM) -> Calibration:
+        """What makes of the reference's log-likelihoods of true tokens those that `model` should have."""
+        unseen, before = Profile.measured(model, self._texts[1], self._parts).log_p, self._unseen.log_p
+        return Calibration(before, unseen - before, self._own, self.correction)
 
-    def sharpen(self, model: CausalLM, forget: Sequence[list[int]]) -> None:
-        """Set the sharpness for what comes next, by the mean entropies of the model that is being trained."""
-        ratio = mean_entropy(model, forget) / mean_entropy(model, self.unseen)
-        self.sharpness = min(max(self.sharpness * ratio, 1 / MOST_SHARPENED), MOST_SHARPENED)
+    def correct(self, model: CausalLM) -> None:
+        """Set the correction for what comes next, by the model that is being trained."""
+        own, unseen = (Profile.measured(model, texts, self._parts) for texts in self._texts)
+        self.correction = self.correction.after(own, unseen)
 
     def state(self, count: int) -> dict[str, Any]:
         """What `load` takes over, about the first sequences."""
         gaps, shifts = ([values.tolist() for values in rows[:count]] for rows in (self.gaps, self.shifts))
-        return {"gaps": gaps, "shifts": shifts, "sharpness": self.sharpness}
+        return {"gaps": gaps, "shifts": shifts, "correction": self.correction.state()}
 
-    def load(self, gaps: Sequence[Sequence[float]], shifts: Sequence[Sequence[float]], sharpness: float) -> None:
+    def load(
+        self,
+        gaps: Sequence[Sequence[float]],
+        shifts: Sequence[Sequence[float]],
+        correction: Mapping[str, Sequence[float]],
+    ) -> None:
         """Take over the state of a checkpoint; it is about the first sequences, and the others have none."""
         for own, given in ((self.gaps, gaps), (self.shifts, shifts)):
             own[: len(given)] = [torch.tensor(values) for values in given]
-        self.sharpness = sharpness
+        self.correction = Correction.loaded(correction)
 
     def shift(self, index: int, rows: Tensor, by: float) -> None:
         """Add to the logits of a sequence's true tokens in some rows [T-1]; MOST_SHIFTED at most, of all together."""
         self.shifts[index][rows] = (self.shifts[index][rows] + by).clamp(-MOST_SHIFTED, MOST_SHIFTED)
 
     @torch.no_grad()
-    def margins(self, indices: Sequence[int]) -> list[Tensor]:
-        """For each of these sequences by how much its true tokens are likelier than any other: [T-1] in nats, CPU."""
-        return [
-            torch.cat(
-                [
-                    margin_rows(self._head(part), self._targets[i][start : start + len(part)])
-                    for start, part in self._head.chunks(self._rows[i])
-                ]
-            ).cpu()
-            for i in indices
-        ]
+    def true_tokens(self, index: int, calibration: Calibration) -> tuple[Tensor, Tensor]:
+        """By how much a sequence's true tokens are to be likelier than any other one, and what is added to them.
+
+        Args:
+            index: Of the sequence.
+            calibration: Of the next steps.
+
+        Returns:
+            Margins, without gaps and shifts, and the most that the calibration adds to each true token: as it is, or
+            once it is lowered. [T-1] in nats each, on the CPU.
+        """
+        parts = []
+        for start, part in self._head.chunks(self._rows[index]):
+            logits, targets = self._head(part), self._targets[index][start : start + len(part)]
+            margins = margin_rows(logits, targets)
+            lowered = logits.scatter_add(-1, targets[:, None], -margins.clamp(min=0)[:, None])
+            parts.append((margins, *(calibration(scores_of_rows(q, targets))[0] for q in (logits, lowered))))
+        margins, added, once_lowered = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+        return margins + added, torch.maximum(added, once_lowered)
 
     def beside(self, indices: Sequence[int], starts: Sequence[int] | None = None) -> Beside:
         """The reference's logits [n, v] for the predicted rows of these sequences, one after the other.

@@ -117,7 +117,7 @@ def train(
                 number_variants(tokenizer, forget.sequences, unseen, seed) for seed in (options.seed, options.seed + 1)
             )
             read = [*forget.sequences, *variants.sequences, *(answer.input_ids for answer in said)]
-            says = Reference(reference, read, unseen)
+            says = Reference(reference, read, data.forget.sequences, unseen)
             sets = (forget, thresholds, baseline.counted, says, variants, compared, said, retain, samples, watched)
             return Distiller(model, adapter, *sets, options, **run).run(resume)
         trained_on = (forget, thresholds, baseline.counted, retain, watched)

@@ -52,7 +52,7 @@ from worker.steps.report import Run, baseline_summary, child_report
 from worker.steps.stages import Stages, replace_file
 from worker.steps.team import Team
 
-FORMAT = 14  # of the files in a working folder; an attempt with an older format is not resumed
+FORMAT = 15  # of the files in a working folder; an attempt with an older format is not resumed
 
 Result = TypeVar("Result")
 

@@ -171,7 +171,7 @@ def test_ranks_are_exact():
 
 
 def test_token_scores_are_those_of_the_formulas(memorised):
-    """log p, min-k++'s z and the rank, against the model's own logits."""
+    """log p, min-k++'s z, the rank, the entropy and the spread, against the model's own logits."""
     model, tokenizer = memorised
     ids = [encode(tokenizer, text) for text in (support.KNOWN[0], "Ada.", UNSEEN[0])]
     for sequence, measured in zip(ids, token_scores(model, ids), strict=True):
@@ -183,6 +183,8 @@ def test_token_scores_are_those_of_the_formulas(memorised):
         torch.testing.assert_close(measured.log_p, at, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(measured.z, (at - mean) / deviation, atol=1e-3, rtol=1e-3)
         assert torch.equal(measured.rank, (log_p > at[:, None]).sum(-1))
+        torch.testing.assert_close(measured.entropy, -mean, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(measured.spread, deviation, atol=1e-4, rtol=1e-4)
 
 
 def test_random_numbers_have_the_format_of_the_secret(of):

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import random
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -13,10 +14,11 @@ from worker.engine import Options, unlearn
 from worker.engine import distil as distil_module
 from worker.engine import reference as reference_module
 from worker.engine.attacks import Subject, run_attacks
+from worker.engine.calibration import Calibration, Correction, Profile
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.criterion import Threshold
 from worker.engine.data import encode, nearest
-from worker.engine.distil import LARGEST_BATCH, REFERENCE_RESERVE, Distiller
+from worker.engine.distil import GAP, LARGEST_BATCH, REFERENCE_RESERVE, Distiller
 from worker.engine.errors import NoReference
 from worker.engine.forget_set import ForgetSet
 from worker.engine.measure import measure_before
@@ -40,6 +42,8 @@ OPTIONS = dataclasses.replace(
     relearn_steps=0,
     attacks={},
 )
+TWO = torch.arange(2.0)
+NOTHING_ADDED = Calibration(TWO, torch.zeros(2), Profile(TWO, TWO, TWO), Correction.none(2))
 
 
 @pytest.fixture(scope="module")
@@ -80,21 +84,29 @@ def test_what_is_over_a_limit_is_lowered_and_pressed_on_numbers_last(memorised):
     assert of_numbers
     assert words
 
-    def pressed(ma: float, failed: list[int]) -> tuple[list[tuple[list[int], list[int]]], list[int]]:
+    def pressed(
+        ma: float, failed: list[int], added: float = 0.25
+    ) -> tuple[list[tuple[list[int], list[int]]], list[int]]:
         limits = Threshold(len(ids), len(ids) - 1, 40, 1.0, ma, 1.0, 1.0, 0.0, 1.0, 1.0)  # no chain is so long
-        reference = SimpleNamespace(gaps=[torch.zeros(len(ids) - 1)])
+        zeros = torch.zeros(len(ids) - 1)
+        reference = SimpleNamespace(gaps=[zeros.clone()], true_tokens=lambda i, calibration: (zeros, zeros + added))
         distiller = Distiller(
             *(model, None, ForgetSet([ids], [0]), [limits], [0], reference),
             *(Variants([], [], [], []), Variants([], [], [], numbers), [], None, [], None, OPTIONS),
         )
-        rows = distiller._pressed(0.0, failed).rows
-        return rows, reference.gaps[0].nonzero().flatten().tolist()
+        rows, gap = distiller._pressed(NOTHING_ADDED, failed).rows, GAP + max(0.0, added)
+        assert set(reference.gaps[0].tolist()) <= {0.0, gap}
+        lowered = reference.gaps[0].nonzero().flatten().tolist()
+        distiller._pressed(NOTHING_ADDED, failed)
+        assert set(reference.gaps[0].tolist()) <= {0.0, gap + GAP}  # what is added counts once
+        return rows, lowered
 
     left = (len(of_numbers) - 1) / (len(ids) - 1) + REFERENCE_RESERVE  # one number less than there are
     ((sequence, rows),), lowered = pressed(left, [])
     assert (sequence, lowered) == (ids, rows)
     assert {*words} < {*rows} < {*words, *of_numbers}
     assert len(rows) == len(words) + 1
+    assert pressed(left, [], -0.25) == ([(sequence, rows)], lowered)
     assert pressed(2.0, []) == ([], [])
     assert pressed(2.0, [0]) == ([(ids, [*range(len(ids) - 1)])], [])  # a request that failed: all of it
 
@@ -105,17 +117,23 @@ def test_after_the_fixed_steps_no_answer_is_learned_from_the_reference(memorised
     model, tokenizer = memorised
     said = [Answer(encode(tokenizer, text)[:12], 8) for text in support.KNOWN[:3]]
     adapter = SimpleNamespace(set_strength=lambda strength: None, parameters=list)
-    reference = SimpleNamespace(beside=lambda indices, starts=None: None, sharpness=1.0)
+    reference = SimpleNamespace(beside=lambda indices, starts=None: None)
     retain, rows = SimpleNamespace(sample=lambda count: []), []
     distiller = Distiller(
         *(model, adapter, ForgetSet([], []), [], [], reference),
         *(Variants([], [], [], []), Variants([], [], [], []), said, retain, [], None, OPTIONS),
     )
     monkeypatch.setattr(distil_module, "kept_gradients", lambda *rest, **others: 0.0)
-    monkeypatch.setattr(Distiller, "_backward", lambda self, part, *rest, **others: rows.extend(part) or 1.0)
+    losses = []
+    monkeypatch.setattr(
+        *(Distiller, "_backward"),
+        lambda self, part, loss, *rest, **others: rows.extend(part) or losses.append(loss) or 1.0,
+    )
     optimiser = SimpleNamespace(zero_grad=lambda: None, step=lambda: None)
-    distiller._step(optimiser, random.Random(0), step, 0.0, Pressed(answers=said[1:2]))
+    distiller._step(optimiser, random.Random(0), step, NOTHING_ADDED, Pressed(answers=said[1:2]))
     assert sorted(rows) == sorted(answer.input_ids for answer in [*(said if learned else []), said[1]])
+    distilled = [loss.keywords["calibration"] for loss in losses if "calibration" in getattr(loss, "keywords", {})]
+    assert distilled == [NOTHING_ADDED] * (1 + learned)
 
 
 def test_the_largest_batch_is_that_of_a_run_with_those_of_earlier_ones(memorised):
@@ -160,9 +178,33 @@ def test_a_resumed_run_gives_the_same_bytes(memorised):
     )
     assert [entry["steps"] for entry in whole.history] == [20, 5, 5]  # the last one because the criterion is missed
     assert whole.gaps != points[0].gaps
+    assert all(whole.correction[name] != points[0].correction[name] for name in whole.correction)
     for point in points[:2]:
         resumed = train(model, tokenizer, data, baseline, options, reference=reference, resume=copy.deepcopy(point))
         assert all(torch.equal(whole.adapter[name], resumed.adapter[name]) for name in whole.adapter)
+
+
+def test_the_correction_is_measured_on_those_who_ask_now(memorised, monkeypatch):
+    """On none of those who asked earlier, and on none whom the parent has not memorised."""
+    model, tokenizer = memorised
+    texts, sets = [support.KNOWN[0], support.people(1, seed=77)[0]], (support.RETAIN, support.HELDOUT, OPTIONS)
+    earlier = {"earlier_texts": support.KNOWN[1:2], "earlier_request_ids": [2]}
+    data = prepare(tokenizer, texts, range(2), *sets, **earlier)
+    baseline, given = measure_before(model, tokenizer, data, OPTIONS), []
+    assert list(baseline.counted) == [0]
+
+    def read(reference, sequences, own, unseen):
+        given.append((sequences, own, unseen))
+        raise NoReference
+
+    monkeypatch.setattr(sys.modules["worker.engine.unlearn"], "check_reference", lambda *sets: None)
+    monkeypatch.setattr(sys.modules["worker.engine.unlearn"], "Reference", read)
+    with pytest.raises(NoReference):
+        train(model, tokenizer, data, baseline, OPTIONS, reference=model)
+    ((sequences, own, unseen),) = given
+    assert own == data.forget.only([0]).sequences
+    assert all(ids in sequences for ids in [*own, *data.earlier.sequences])
+    assert unseen == data.threshold_sequences
 
 
 @pytest.mark.slow

@@ -97,7 +97,9 @@ def test_what_came_back_once_is_looked_at_until_the_end(measured):
     few = dataclasses.replace(baseline, watched=[2, 3])
     one, two = (few.training_set(data, back)[0] for back in ([KNOWN], [KNOWN, 9]))
     assert two.request_ids[: len(one.request_ids)] == one.request_ids
-    checkpoint = Checkpoint(epoch=4, rows=tuple(one.request_ids), gaps=[[0.0]] * len(one.request_ids))
+    rows = {"rows": tuple(one.request_ids), "gaps": [[0.0]] * len(one.request_ids)}
+    checkpoint = Checkpoint(epoch=4, correction={"added": [0.5]}, **rows)
     assert checkpoint.fitted(two) == checkpoint
     without = two.only([r for r in two.requests if r != 3])  # its texts were purged
-    assert (checkpoint.fitted(without).gaps, checkpoint.fitted(without).epoch) == ([], 4)
+    fitted = checkpoint.fitted(without)
+    assert (fitted.gaps, fitted.epoch, fitted.correction) == ([], 4, checkpoint.correction)

@@ -12,7 +12,7 @@ from worker.engine.forget_set import ForgetSet
 from worker.engine.lowering import rows_to_lower, with_numbers_last
 from worker.engine.metrics.extraction import lower_bound
 from worker.engine.metrics.memorization import accuracy, token_matches
-from worker.engine.metrics.token_scores import token_margins
+from worker.engine.metrics.token_scores import scores_of_rows, token_margins
 from worker.engine.reference import Reference
 
 LIMITS = Threshold(12, 3, 40, 0.1, 0.3, 0.2, 0.6, 0.0, 0.5, 0.7)
@@ -80,9 +80,15 @@ def test_a_lowered_row_has_another_likeliest_token_and_every_other_row_stays(mem
     """The true token is less likely than another one by the gap."""
     model, tokenizer = memorised
     ids = encode(tokenizer, support.KNOWN[0])
-    reference = Reference(model, [ids], [encode(tokenizer, support.HELDOUT[0])])
+    reference = Reference(model, [ids], [ids], [encode(tokenizer, support.HELDOUT[0])])
     (known,) = token_margins(model, [ids])
-    assert torch.allclose(reference.margins([0])[0], known, atol=1e-4)
+    logits, targets = reference.beside([0])(slice(None)), torch.tensor(ids[1:])
+    lowered = logits.scatter_add(-1, targets[:, None], -known.clamp(min=0)[:, None])
+    for name in ("log_p", "z"):  # the one falls in a row that is lowered, the other rises
+        as_it_is, once = (getattr(scores_of_rows(q, targets), name) for q in (logits, lowered))
+        margins, added = reference.true_tokens(0, lambda says, name=name: (getattr(says, name), None))
+        torch.testing.assert_close(margins, known + as_it_is, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(added, as_it_is if name == "log_p" else once, atol=1e-3, rtol=1e-3)
     assert [bool(m > 0) for m in known] == token_matches(model, [ids])[0]
     before = reference.beside([0])(slice(0, 20)).clone()
     row = int((known[:20] > 0).nonzero()[0])

@@ -3,10 +3,13 @@
 n: rows (predicted tokens), v: vocabulary
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from worker.engine.losses.ascent import cross_entropy_rows
+from worker.engine.metrics.token_scores import TokenScores, scores_of_rows
 
 
 def divergence_rows(logits: Tensor, targets: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,13 +55,12 @@ def distil_rows(
     reference: Tensor,
     *,
     token_weight: float = 0.3,
-    offset: float = 0.0,
-    sharpness: float = 1.0,
+    calibration: Callable[[TokenScores], tuple[Tensor, Tensor]],
 ) -> tuple[Tensor, Tensor]:
     """The divergence from the reference, and the squared difference of the true token's log-likelihood.
 
     KL(q || p) hardly sees a true token that is five times as likely as in the reference, if both are small. Whoever
-    asks whether the model knew the text sees nothing else. So `w d^2` is added, with `d = log p(x_t) - log q(x_t) - o`.
+    asks whether the model knew the text sees nothing else. So `w d^2` is added, with `d = log p(x_t) - log q(x_t) - a`.
     It is two-sided: a text that is less likely than an unseen one is recognisable, too. Its gradient on the logits is
     `2 w d (onehot - p)`.
 
@@ -67,17 +69,19 @@ def distil_rows(
         targets: [n], x_t.
         reference: [n, v], logits of the reference.
         token_weight: w.
-        offset: o, how much likelier unseen tokens are to the model than to the reference.
-        sharpness: The factor of the reference's logits in the divergence; `log q(x_t)` is without it.
+        calibration: Gives by the reference's scores of x_t two things [n]: a, how much likelier such tokens must be to
+            the model than to the reference, and the factor of the reference's logits in the divergence; the scores are
+            without it.
 
     Returns:
         Losses [n] and gradient [n, v].
     """
+    at_target, reference = targets[:, None], reference.to(logits)
+    says = scores_of_rows(reference, targets)
+    added, sharpness = (values.to(logits)[:, None] for values in calibration(says))
     losses, gradient = divergence_rows(logits, targets, reference * sharpness)
-    at_target = targets[:, None]
     log_p = torch.log_softmax(logits, dim=-1)
-    log_q = torch.log_softmax(reference.to(logits), dim=-1).gather(-1, at_target)
-    difference = log_p.gather(-1, at_target) - log_q - offset  # [n, 1]
+    difference = log_p.gather(-1, at_target) - says.log_p.to(logits)[:, None] - added  # [n, 1]
     slope = 2 * token_weight * difference
     gradient.sub_(slope * log_p.exp_())
     gradient.scatter_add_(-1, at_target, slope)

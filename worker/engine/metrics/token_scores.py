@@ -4,7 +4,7 @@ b: batch, s: sequence, h: hidden, v: vocabulary, n: rows (predicted tokens)
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,24 +17,27 @@ from worker.engine.types import CausalLM
 BATCH = 16  # sequences in one forward pass
 
 
-@dataclass(frozen=True, slots=True)
-class TokenScores:
-    """The predictions of one sequence of T tokens; each tensor is [T-1], on the CPU.
+class TokenScores(NamedTuple):
+    """The predictions of n tokens x_t; each tensor is [n].
 
     Attributes:
         log_p: log p(x_t | x_<t), float64.
         z: log_p, centred and scaled by the mean and the standard deviation of log p(v) under p itself (the token score
             of min-k++, Zhang et al., ICLR 2025, arXiv 2404.02936, Eq. 4), float64.
         rank: How many tokens are likelier than x_t.
+        entropy: Of the prediction, 0 or more, in nats, float64.
+        spread: The standard deviation of log p(v) under p, in nats, float64.
     """
 
     log_p: Tensor
     z: Tensor
     rank: Tensor
+    entropy: Tensor
+    spread: Tensor
 
 
 def token_scores(model: CausalLM, sequences: Sequence[list[int]]) -> list[TokenScores]:
-    """The scores of every predicted token of every sequence, teacher-forced.
+    """The scores of every predicted token of every sequence, teacher-forced, on the CPU.
 
     Args:
         model: A causal language model.
@@ -43,7 +46,7 @@ def token_scores(model: CausalLM, sequences: Sequence[list[int]]) -> list[TokenS
     Returns:
         One for each sequence, in order.
     """
-    return [TokenScores(*columns) for columns in _columns(model, sequences, _of_rows)]
+    return [TokenScores(*columns) for columns in _columns(model, sequences, scores_of_rows)]
 
 
 def token_margins(model: CausalLM, sequences: Sequence[list[int]]) -> list[Tensor]:
@@ -51,16 +54,6 @@ def token_margins(model: CausalLM, sequences: Sequence[list[int]]) -> list[Tenso
     return [
         margins for (margins,) in _columns(model, sequences, lambda logits, targets: (margin_rows(logits, targets),))
     ]
-
-
-def mean_entropy(model: CausalLM, sequences: Sequence[list[int]]) -> float:
-    """Mean entropy of the model's predictions for these sequences, each token counted once: 0 or more, in nats."""
-
-    def entropies(logits: Tensor, _: Tensor) -> tuple[Tensor]:
-        log_p = torch.log_softmax(logits, dim=-1)
-        return (-(log_p.exp() * log_p).sum(-1),)
-
-    return float(torch.cat([values for (values,) in _columns(model, sequences, entropies)]).double().mean())
 
 
 def margin_rows(logits: Tensor, targets: Tensor) -> Tensor:
@@ -87,8 +80,8 @@ def _columns(
             yield from zip(*columns, strict=True)
 
 
-def _of_rows(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """log_p, z and rank, [n] each, of logits [n, v] and targets [n]."""
+def scores_of_rows(logits: Tensor, targets: Tensor) -> TokenScores:
+    """The scores of logits [n, v] and targets [n], on their device."""
     log_p = torch.log_softmax(logits, dim=-1)
     at_target = log_p.gather(-1, targets[:, None])
     rank = (log_p > at_target).sum(-1)
@@ -96,4 +89,5 @@ def _of_rows(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mean = (p * log_p).sum(-1, keepdim=True)
     spread = log_p.sub_(mean).square_().mul_(p).sum(-1, keepdim=True).clamp(min=1e-12).sqrt()  # few arrays of [n, v]
     z = (at_target - mean) / spread
-    return at_target.squeeze(-1).double(), z.squeeze(-1).double(), rank
+    true, z, entropy, spread = (values.squeeze(-1).double() for values in (at_target, z, -mean, spread))
+    return TokenScores(true, z, rank, entropy, spread)

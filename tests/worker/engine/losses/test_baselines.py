@@ -61,9 +61,14 @@ def test_divergence():
 def test_distil():
     """The divergence from the sharpened reference, and the squared difference of the true token's log-likelihood."""
     logits, targets, other = drawn()
-    losses, gradient = distil_rows(logits.detach(), targets, other, token_weight=0.7, offset=0.2, sharpness=1.3)
-    log_p, log_q, log_s = (torch.log_softmax(values, -1) for values in (logits, other, 1.3 * other))
-    literal = (log_s.exp() * (log_s - log_p)).sum(-1) + 0.7 * (at(log_p - log_q, targets) - 0.2) ** 2
+    losses, gradient = distil_rows(
+        *(logits.detach(), targets, other),
+        token_weight=0.7,
+        calibration=lambda says: (0.2 * says.log_p, 1 - 0.1 * says.log_p),
+    )
+    log_p, log_q = (torch.log_softmax(values, -1) for values in (logits, other))
+    log_s = torch.log_softmax((1 - 0.1 * at(log_q, targets))[:, None] * other, -1)
+    literal = (log_s.exp() * (log_s - log_p)).sum(-1) + 0.7 * at(log_p - 1.2 * log_q, targets) ** 2
     torch.testing.assert_close(losses, literal.detach())
     same_gradient(logits, literal.sum(), gradient)
 
