@@ -155,12 +155,12 @@ class Distiller:
 
     def _lower(self, calibration: Calibration, margins: Sequence[Tensor] | None = None) -> Rows:
         """Lower the reference where these margins, or its own, miss the criterion, numbers last; returns the rows."""
-        says = [self.reference.true_tokens(i, calibration) for i in range(len(self.forget.sequences))]
-        ordered = with_numbers_last(margins or [own for own, _ in says], self.compared.numbers)
+        margins = margins or [self.reference.true_tokens(i, calibration)[0] for i in range(len(self.forget.sequences))]
+        ordered = with_numbers_last(margins, self.compared.numbers)
         rows = rows_to_lower(self.forget, self.thresholds, ordered, self.counted, REFERENCE_RESERVE)
+        added = {i: self.reference.true_tokens(i, calibration)[1] for i in {i for i, _ in rows}}
         for i, row in rows:
-            again, added = self.reference.gaps[i][row] > 0, float(says[i][1][row])
-            self.reference.gaps[i][row] += GAP if again else GAP + max(0.0, added)
+            self.reference.gaps[i][row] += GAP if self.reference.gaps[i][row] else GAP + max(0.0, float(added[i][row]))
         return rows
 
     def _run_epoch(self, optimiser: torch.optim.Optimizer, before: Checkpoint) -> tuple[EpochEntry, set[int]]:
