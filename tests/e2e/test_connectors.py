@@ -69,7 +69,7 @@ class Fides:
         assert [c["name"] for c in dataset["collections"]] == [e["name"] for e in described]
         self.request, self.test, self.values = described[0]["requests"]["delete"], config["test_request"], dict(secrets)
         token = self.filled(config["client_config"]["authentication"]["configuration"]["token"])
-        self.http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"})
+        self.http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=60)
 
     def filled(self, text: str) -> str:
         """With every placeholder replaced."""
@@ -196,7 +196,7 @@ def transcend(world, model: str, core: str, email: str, nonce: str, token: str |
         },
     }
     headers = {"x-sombra-token": token or sombra(core), "x-transcend-nonce": nonce}
-    return httpx.post(f"{world[0].endpoint['url']}/connect/transcend/{model}", json=body, headers=headers)
+    return httpx.post(f"{world[0].endpoint['url']}/connect/transcend/{model}", json=body, headers=headers, timeout=60)
 
 
 @pytest.mark.slow
@@ -259,7 +259,9 @@ def datagrail(world, model: str, body: dict, *, secret: str = SECRET, at: dateti
         "User-Agent": "dgclient/1.0",
         "Content-Type": "application/json",
     }
-    return httpx.post(f"{world[0].endpoint['url']}/connect/datagrail/{model}", content=raw + spoil, headers=headers)
+    return httpx.post(
+        f"{world[0].endpoint['url']}/connect/datagrail/{model}", content=raw + spoil, headers=headers, timeout=60
+    )
 
 
 @pytest.mark.slow

@@ -147,7 +147,7 @@ def test_a_snapshot_has_the_models_files(versions, hub, tmp_path):
         assert (tmp_path / "snapshot" / name).stat().st_size == entry["size"]
     url = f"{versions.endpoint['url']}/hub/x/hubbed/resolve/v1/model.safetensors"
     headers = {"Authorization": f"Bearer {Path(versions.endpoint['api_key_file']).read_text()}"}
-    rest = httpx.get(url, headers={**headers, "Range": "bytes=100-"})
+    rest = httpx.get(url, headers={**headers, "Range": "bytes=100-"}, timeout=60)
     assert rest.status_code == 206
     assert rest.content == (tmp_path / "snapshot" / "model.safetensors").read_bytes()[100:]
     head = httpx.head(url, headers=headers)
@@ -172,7 +172,7 @@ def test_a_snapshot_has_the_models_files(versions, hub, tmp_path):
 def test_what_is_not_there_is_said_in_the_hubs_words(versions, path, word):
     """404 with X-Error-Code, for each of the three."""
     headers = {"Authorization": f"Bearer {Path(versions.endpoint['api_key_file']).read_text()}"}
-    answer = httpx.get(f"{versions.endpoint['url']}/hub/{path.replace('..', '%2e%2e')}", headers=headers)
+    answer = httpx.get(f"{versions.endpoint['url']}/hub/{path.replace('..', '%2e%2e')}", headers=headers, timeout=60)
     assert (answer.status_code, answer.headers["x-error-code"]) == (404, word)
 
 

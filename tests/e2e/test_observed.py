@@ -45,7 +45,9 @@ def _two_requests(stack: Running, receiver) -> list[dict]:
             "callback_url": f"{receiver.url}/told",
             "received_at": received.isoformat(),
         }
-        requests.append(httpx.post(f"{stack.endpoint['url']}/v1/deletion-requests", json=body, headers=headers))
+        requests.append(
+            httpx.post(f"{stack.endpoint['url']}/v1/deletion-requests", json=body, headers=headers, timeout=60)
+        )
     return [ended(stack, request.json()) for request in requests]
 
 
@@ -97,7 +99,7 @@ def test_the_board_shows_every_metric_and_no_other(world, folder):
     """Their names, labels and values are those of `/metrics` on a stack that has worked."""
     register(world[0], folder, "waits", max_wait_seconds=3600)
     world[0].client.submit("waits", [support.KNOWN[3]])  # open, so that there is a next deadline
-    exposed = httpx.get(f"{world[0].endpoint['url']}/metrics").text
+    exposed = httpx.get(f"{world[0].endpoint['url']}/metrics", timeout=60).text
     names = set(re.findall(r"^(unlearnd_\w+)", exposed, re.M))
     asked = [target["expr"] for panel in BOARD["panels"] for target in panel["targets"]]
     assert {name for expr in asked for name in re.findall(r"unlearnd_\w+", expr)} == names

@@ -46,12 +46,12 @@ class Controller:
         """Fetch the certificate that discovery names."""
         self.version, self.names = version, names
         self.http = httpx.Client(
-            base_url=url, headers={"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"}
+            base_url=url, headers={"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"}, timeout=60
         )
         self.requests = "/v2/requests" if version == "v2" else "/v1/opengdpr_requests"
-        self.discovery = httpx.get(f"{url}/{version}/discovery").json()
+        self.discovery = httpx.get(f"{url}/{version}/discovery", timeout=60).json()
         certificate = self.discovery["processor_certificate"].replace(PUBLIC, url)  # as its proxy would
-        self.certificate = x509.load_pem_x509_certificate(httpx.get(certificate).content)
+        self.certificate = x509.load_pem_x509_certificate(httpx.get(certificate, timeout=60).content)
 
     def verified(self, headers, body: bytes) -> dict:
         """What a signed message says."""

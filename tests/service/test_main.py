@@ -65,16 +65,18 @@ def url(services):
 def test_no_answer_is_outside_the_document(url, services, new_key, base, tmp_path, known, examples):
     """Each operation with values that fit and that do not, then sequences of them: no 5xx, nothing undocumented."""
     key = {"Authorization": f"Bearer {new_key('admin')}"}
-    httpx.post(f"{url}/v1/models", json=registration(base, name="assistant"), headers=key).raise_for_status()
+    httpx.post(
+        f"{url}/v1/models", json=registration(base, name="assistant"), headers=key, timeout=60
+    ).raise_for_status()
     corpus = {"name": "crm", "path": str(base / "retain.jsonl")}
-    httpx.post(f"{url}/v1/models/assistant/corpora", json=corpus, headers=key).raise_for_status()
+    httpx.post(f"{url}/v1/models/assistant/corpora", json=corpus, headers=key, timeout=60).raise_for_status()
     with services.db.reading() as session:
         (corpus_id,) = corpora.unfinished(session)
     index_corpus(services, corpus_id)
     name = " ".join(support.RETAIN[0].split()[:2])
     body = {"model": "assistant", "subject": {"names": [name]}}
     submitted = {"Authorization": f"Bearer {new_key('submit')}"}  # so that the other key may approve it
-    request = httpx.post(f"{url}/v1/deletion-requests", json=body, headers=submitted).json()
+    request = httpx.post(f"{url}/v1/deletion-requests", json=body, headers=submitted, timeout=60).json()
     resolve_request(services, UUID(request["id"]))
     settings = tmp_path / "schemathesis.toml"
     (tmp_path / "hooks.py").write_text(HOOKS)
@@ -88,7 +90,7 @@ def test_no_answer_is_outside_the_document(url, services, new_key, base, tmp_pat
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2000:]
-    listed = httpx.get(f"{url}/v1/deletion-requests", headers=key)
+    listed = httpx.get(f"{url}/v1/deletion-requests", headers=key, timeout=60)
     assert listed.json()["items"]  # it has the key still, and some of what it submitted was taken
 
 

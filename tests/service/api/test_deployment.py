@@ -71,9 +71,8 @@ def test_a_server_for_others(services):
         assert server.get("/docs").status_code == 404
         assert server.get("/metrics").status_code == 401
         assert server.get("/openapi.json").status_code == 200
-        assert (
-            "unlearnd_requests_overdue" in httpx.get(f"http://127.0.0.1:{metrics_port}/metrics", trust_env=False).text
-        )
+        metrics = httpx.get(f"http://127.0.0.1:{metrics_port}/metrics", trust_env=False, timeout=60)
+        assert "unlearnd_requests_overdue" in metrics.text
         named = server.get("/v2/discovery", Host="evil.example").json()["processor_certificate"]
         assert named == "https://unlearn.example.org/v2/certificate.pem"
 

@@ -19,7 +19,9 @@ def test_more_than_can_be_worked_on_is_refused_not_queued(services, model, new_k
         url = f"http://{address[0]}:{address[1]}"
 
         def submit() -> None:
-            answers.append(httpx.post(f"{url}/v1/deletion-requests", json=body, headers=headers, trust_env=False))
+            answers.append(
+                httpx.post(f"{url}/v1/deletion-requests", json=body, headers=headers, trust_env=False, timeout=60)
+            )
 
         threads = [threading.Thread(target=submit) for _ in range(10)]
         with services.db.transaction() as session:
@@ -30,11 +32,11 @@ def test_more_than_can_be_worked_on_is_refused_not_queued(services, model, new_k
             assert {a.status_code for a in answers} == {503}
             assert all(int(a.headers["Retry-After"]) >= 1 for a in answers)
             assert answers[0].json()["code"] == "busy"
-            assert httpx.get(f"{url}/livez", trust_env=False).status_code == 200
+            assert httpx.get(f"{url}/livez", trust_env=False, timeout=60).status_code == 200
         for thread in threads:
             thread.join()
         assert sorted(a.status_code for a in answers) == [202] * 4 + [503] * 6
-        answer = httpx.get(f"{url}/v1/deletion-requests", headers=headers, trust_env=False).json()["items"]
+        answer = httpx.get(f"{url}/v1/deletion-requests", headers=headers, trust_env=False, timeout=60).json()["items"]
         assert {f["id"] for f in answer} == {a.json()["id"] for a in answers if a.status_code == 202}
 
 
@@ -45,11 +47,13 @@ def test_bodies_that_do_not_come_keep_nobody_out(services, new_key):
     head = f"POST /v1/deletion-requests HTTP/1.1\r\nHost: x\r\n{key}\r\nContent-Length: 100\r\n\r\n{{".encode()
     with served(services, max_requests=3, request_seconds=60) as address:
         url, headers = f"http://{address[0]}:{address[1]}/v1/deletion-requests", {"Authorization": f"Bearer {secret}"}
-        assert httpx.get(url, headers=headers, trust_env=False).status_code == 200  # from here on the key is remembered
+        # from here on the key is remembered
+        assert httpx.get(url, headers=headers, trust_env=False, timeout=60).status_code == 200
         slow = [socket.create_connection(address) for _ in range(4)]
         for client in slow:
             client.sendall(head)
-        assert httpx.get(url, headers=headers, trust_env=False).status_code == 200
+        # waits less long than the server waits for the bodies
+        assert httpx.get(url, headers=headers, trust_env=False, timeout=30).status_code == 200
         for client in slow:
             client.close()
 

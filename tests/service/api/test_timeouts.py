@@ -37,7 +37,7 @@ def test_a_request_that_does_not_arrive_is_cut(services, sent):
     """Nothing, half a header, half a body: closed after the time, and others are answered meanwhile."""
     with served(services) as address, socket.create_connection(address) as client:
         client.sendall(sent)
-        assert httpx.get(f"http://{address[0]}:{address[1]}/livez", trust_env=False).status_code == 200
+        assert httpx.get(f"http://{address[0]}:{address[1]}/livez", trust_env=False, timeout=60).status_code == 200
         assert gone(client)
 
 

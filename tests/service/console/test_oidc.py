@@ -75,7 +75,7 @@ def visitor(with_provider):
 
 def at_the_provider(url: str, name: str) -> str:
     """Sign in at the provider's own pages; the address to which it sends the browser back."""
-    with httpx.Client(base_url=f"http://{urlsplit(url).netloc}", trust_env=False) as browser:
+    with httpx.Client(base_url=f"http://{urlsplit(url).netloc}", trust_env=False, timeout=60) as browser:
         answer = browser.get(url)
         for value in ("", name, PASSWORDS[name], ""):
             if value:

@@ -192,7 +192,7 @@ def test_the_bucket_hands_files_out_itself(bucket_url, tmp_path):
     storage = open_storage(Settings(storage_dir=tmp_path, storage_url=bucket_url, presign_seconds=60))
     storage.publish(stage(storage), DIGEST)
     address = storage.address(DIGEST, "model/model.safetensors")
-    assert httpx.get(address, trust_env=False).content == b"weights"
+    assert httpx.get(address, trust_env=False, timeout=60).content == b"weights"
     with pytest.raises(FileNotFoundError):
         storage.address(DIGEST, "nothing")
 

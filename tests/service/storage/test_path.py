@@ -129,14 +129,14 @@ def test_a_bucket_hands_a_file_out_itself(presigned, base, new_key, services, s3
     """The API redirects those who may have it, and notes the download; a HEAD says what they will get."""
     secret = new_key("admin", "download", "audit")
     headers = {"Authorization": f"Bearer {secret}"}
-    with httpx.Client(base_url=presigned, headers=headers, trust_env=False) as web:
+    with httpx.Client(base_url=presigned, headers=headers, trust_env=False, timeout=60) as web:
         assert web.post("/v1/models", json=registration(base), timeout=60).status_code == 201
         for url in ("/v1/models/tiny/versions/0/files/model/config.json", "/hub/any/tiny/resolve/main/config.json"):
             answer, head = web.get(url), web.head(url)
             assert (answer.status_code, head.status_code) == (302, 200)
             assert answer.headers["Location"].startswith(s3["AWS_ENDPOINT_URL"])
             expected = (base / "model" / "config.json").read_bytes()
-            assert httpx.get(answer.headers["Location"], trust_env=False).content == expected
+            assert httpx.get(answer.headers["Location"], trust_env=False, timeout=60).content == expected
             assert int(head.headers["Content-Length"]) == len(expected)
             assert answer.headers["ETag"] == head.headers["ETag"]
             assert web.get(url, headers={"Authorization": "Bearer none"}).status_code == 401
