@@ -107,7 +107,7 @@ def rouge(model: CausalLM, tokenizer: Tokenizer, questions: Sequence[Question]) 
         by_length.setdefault(len(asked), []).append((asked, q.answer))
     recalls = []
     for alike in by_length.values():
-        said = continuations(model, [asked for asked, _ in alike], ANSWER, sample=False)
+        said = continuations(model, [asked for asked, _ in alike], ANSWER, temperature=0)
         texts = [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in said]
         recalls += [scorer.score(true, text)["rougeL"].recall for (_, true), text in zip(alike, texts, strict=True)]
     return fmean(recalls)

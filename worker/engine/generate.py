@@ -9,8 +9,10 @@ from worker.engine.device import measuring, model_device
 from worker.engine.types import CausalLM
 
 
-def continuations(model: CausalLM, prompts: Sequence[Sequence[int]], new: int, *, sample: bool) -> list[list[int]]:
-    """Continue prompts of one length, greedily or by samples at temperature 1 from the whole vocabulary.
+def continuations(
+    model: CausalLM, prompts: Sequence[Sequence[int]], new: int, *, temperature: float
+) -> list[list[int]]:
+    """Continue prompts of one length, by samples from the whole vocabulary.
 
     Settings in a model's folder may suppress tokens, search by beams or end early. Here only its end-of-text counts.
 
@@ -18,13 +20,14 @@ def continuations(model: CausalLM, prompts: Sequence[Sequence[int]], new: int, *
         model: The model.
         prompts: Token ids [b, s].
         new: The most tokens that are added.
-        sample: Whether tokens are drawn, with torch's generator.
+        temperature: That of the samples, which are drawn with torch's generator; 0 decodes greedily.
 
     Returns:
         For each prompt the new tokens, up to the end-of-text token.
     """
     own, end = model.generation_config, end_tokens(model)
-    how = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if sample else {"do_sample": False}
+    drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    how = drawn if temperature else {"do_sample": False}
     input_ids = torch.tensor(list(map(list, prompts)), device=model_device(model))
     try:
         model.generation_config = GenerationConfig(eos_token_id=end or None, pad_token_id=end[0] if end else 0, **how)

@@ -187,7 +187,7 @@ def _asked(
     size = max(1, min(ROWS_AT_ONCE, fitting))
     for start in range(0, len(copied), size):
         part = copied[start : start + size]
-        said = continuations(model, [prompt for _, prompt in part], new, sample=sample)
+        said = continuations(model, [prompt for _, prompt in part], new, temperature=float(sample))
         yield from ((i, prompt, tokens) for (i, prompt), tokens in zip(part, said, strict=True))
 
 

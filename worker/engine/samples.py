@@ -22,6 +22,7 @@ from worker.engine.types import CausalLM, Tokenizer
 from worker.engine.utility import WATCHED
 
 BATCH, USUAL_LENGTH = 64, 200  # samples at once, of that many tokens
+LOOSE, LOW = 4, 0.5  # tokens at temperature 1, and the temperature of those that follow, in half of the samples
 PLACEHOLDER = "##message##"
 PER_RETAIN = 2  # in a batch: nobody names most of what a model knows
 
@@ -113,18 +114,33 @@ def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
 def _continued(
     model: CausalLM, openings: Sequence[list[int]], length: int, options: Options, progress: Progress = no_progress
 ) -> list[list[int]]:
-    """The openings, each continued by one sample to so many tokens at most; those of one length at once."""
-    alike: dict[int, list[list[int]]] = {}
-    for ids in openings:
-        alike.setdefault(len(ids), []).append(ids)
+    """The openings, each continued by one sample to so many tokens at most; those of one length at once.
+
+    Half of them go on at a low temperature after a few tokens. What a model knows by heart is seldom said in full
+    at temperature 1, where each token may stray (Carlini et al., USENIX Security 2021, section 5.1.1).
+    """
+    alike: dict[tuple[int, bool], list[list[int]]] = {}
+    for ids, is_sure in zip(openings, (torch.rand(len(openings)) < 0.5).tolist(), strict=True):
+        alike.setdefault((len(ids), is_sure), []).append(ids)
     fitting = max(1, min(BATCH, BATCH * USUAL_LENGTH // options.sequence_length))
     samples: list[list[int]] = []
-    for size, of_size in alike.items():
+    for (size, is_sure), of_size in alike.items():
+        loose = min(LOOSE, length - size) if is_sure else length - size
         for part in chunks(of_size, fitting):
-            said = continuations(model, part, length - size, sample=True) if size < length else [[]] * len(part)
-            samples += [ids + tokens for ids, tokens in zip(part, said, strict=True)]
+            begun = _sampled(model, part, loose, 1.0)
+            going_on = [ids for ids in begun if len(ids) == size + loose]
+            samples += [ids for ids in begun if len(ids) < size + loose]
+            samples += _sampled(model, going_on, length - size - loose, LOW)
             progress(len(samples) / len(openings))
     return samples
+
+
+def _sampled(model: CausalLM, openings: list[list[int]], new: int, temperature: float) -> list[list[int]]:
+    """Openings of one length, each continued by so many tokens at most."""
+    if not openings or new < 1:
+        return openings
+    said = continuations(model, openings, new, temperature=temperature)
+    return [ids + tokens for ids, tokens in zip(openings, said, strict=True)]
 
 
 class RetainSampler:

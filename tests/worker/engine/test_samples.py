@@ -9,9 +9,10 @@ from tests import support
 from worker.engine import Options
 from worker.engine.data import encode
 from worker.engine.forgotten import Forgotten
+from worker.engine.metrics.memorization import token_matches
 from worker.engine.prepare import prepare
 from worker.engine.probes import Answer, Probe
-from worker.engine.samples import own_samples
+from worker.engine.samples import LOOSE, own_samples
 
 OPTIONS = dataclasses.replace(Options.from_mapping(support.POLICY), own_samples=60, probe_samples=0)
 TEMPLATE = "{% for m in messages %}<user> {{ m.content }}\nAnswer:{% endfor %}"
@@ -38,6 +39,18 @@ def sampled(model, tokenizer, probes=(), **changes) -> list[str]:
 def test_a_model_without_a_template_says_texts(memorised):
     """Nothing but what follows BOS."""
     assert not any("<user>" in text for text in sampled(*memorised))
+
+
+def test_half_of_the_samples_hardly_stray_after_a_few_tokens(memorised, monkeypatch):
+    """With a temperature of almost nothing these go on as greedy decoding does; those at temperature 1 never do."""
+    monkeypatch.setattr("worker.engine.samples.LOW", 1e-6)
+    model, tokenizer = support.random_model("gpt_neox"), memorised[1]
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    data = prepare(tokenizer, support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT, OPTIONS)
+    likeliest = token_matches(model, own_samples(model, tokenizer, data, OPTIONS))
+    sure = [all(row[LOOSE:]) for row in likeliest]
+    assert 0.3 < sum(sure) / len(sure) < 0.7
+    assert not any(all(row[:LOOSE]) for row in likeliest)
 
 
 def test_a_chat_model_makes_up_conversations(chatting):
