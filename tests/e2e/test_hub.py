@@ -87,7 +87,7 @@ class _Passing(BaseHTTPRequestHandler):
     def do_GET(self):
         headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
         headers["Accept-Encoding"] = "identity"
-        answer = httpx.request(self.command, self.server.target + self.path, headers=headers)
+        answer = httpx.request(self.command, self.server.target + self.path, headers=headers, timeout=60)
         weights = self.command == "GET" and self.path.endswith("model.safetensors")
         if weights:
             self.server.ranges.append(self.headers.get("Range"))
@@ -150,7 +150,7 @@ def test_a_snapshot_has_the_models_files(versions, hub, tmp_path):
     rest = httpx.get(url, headers={**headers, "Range": "bytes=100-"}, timeout=60)
     assert rest.status_code == 206
     assert rest.content == (tmp_path / "snapshot" / "model.safetensors").read_bytes()[100:]
-    head = httpx.head(url, headers=headers)
+    head = httpx.head(url, headers=headers, timeout=60)
     assert head.headers["etag"] == f'"{listed["model.safetensors"]["sha256"]}"'
     assert len(head.headers["x-repo-commit"]) == 40
     assert head.headers["content-length"] == str(listed["model.safetensors"]["size"])

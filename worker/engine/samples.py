@@ -14,7 +14,7 @@ from worker.engine.data import chunks, text_windows
 from worker.engine.errors import TooShort
 from worker.engine.forgotten import GRAM, Forgotten, spaced_words
 from worker.engine.generate import continuations
-from worker.engine.options import Options
+from worker.engine.options import DISTIL, Options
 from worker.engine.prepare import Prepared
 from worker.engine.probes import Answer, as_message
 from worker.engine.progress import Progress, no_progress, partial_progress
@@ -22,7 +22,7 @@ from worker.engine.types import CausalLM, Tokenizer
 from worker.engine.utility import WATCHED
 
 BATCH, USUAL_LENGTH = 64, 200  # samples at once, of that many tokens
-LOOSE, LOW = 4, 0.5  # tokens at temperature 1, and the temperature of those that follow, in half of the samples
+SURE, LOOSE, LOW = 0.5, 4, 0.5  # share of the samples; their tokens at temperature 1; the temperature of those after
 PLACEHOLDER = "##message##"
 PER_RETAIN = 2  # in a batch: nobody names most of what a model knows
 
@@ -114,18 +114,21 @@ def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
 def _continued(
     model: CausalLM, openings: Sequence[list[int]], length: int, options: Options, progress: Progress = no_progress
 ) -> list[list[int]]:
-    """The openings, each continued by one sample to so many tokens at most; those of one length at once.
+    """The openings, each continued by one sample to so many tokens at most; those of one length and kind at once.
 
-    Half of them go on at a low temperature after a few tokens. What a model knows by heart is seldom said in full
-    at temperature 1, where each token may stray (Carlini et al., USENIX Security 2021, section 5.1.1).
+    For `distil` half of them, drawn by chance, go on at a low temperature after a few tokens. What a model knows by
+    heart is seldom said in full at temperature 1, where each token may stray. A temperature that falls is the idea of
+    Carlini et al. (USENIX Security 2021, section 5.1.1), who go from 10 to 1 in twenty tokens; these figures are ours.
+    Other losses measure what the samples lose, and a model that is surer than its parent would seem to gain there.
     """
+    share = SURE if options.loss == DISTIL else 0.0
     alike: dict[tuple[int, bool], list[list[int]]] = {}
-    for ids, is_sure in zip(openings, (torch.rand(len(openings)) < 0.5).tolist(), strict=True):
+    for ids, is_sure in zip(openings, (torch.rand(len(openings)) < share).tolist(), strict=True):
         alike.setdefault((len(ids), is_sure), []).append(ids)
     fitting = max(1, min(BATCH, BATCH * USUAL_LENGTH // options.sequence_length))
     samples: list[list[int]] = []
     for (size, is_sure), of_size in alike.items():
-        loose = min(LOOSE, length - size) if is_sure else length - size
+        loose = max(0, min(LOOSE if is_sure else length, length - size))
         for part in chunks(of_size, fitting):
             begun = _sampled(model, part, loose, 1.0)
             going_on = [ids for ids in begun if len(ids) == size + loose]

@@ -143,7 +143,7 @@ def test_several_processes_are_counted_together(services):
     command = [sys.executable, "-m", "service.main", "--port", str(port := free_port()), "--processes", "2"]
     with subprocess.Popen(command, env=environment(services), stderr=subprocess.DEVNULL) as group:
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as client:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
                 assert wait_until(lambda: answers(client), 60)
             for _ in range(20):  # connections of their own: the kernel gives them to one process or the other
                 assert httpx.get(f"http://127.0.0.1:{port}/livez", trust_env=False, timeout=60).is_success

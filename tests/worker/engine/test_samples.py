@@ -42,15 +42,36 @@ def test_a_model_without_a_template_says_texts(memorised):
 
 
 def test_half_of_the_samples_hardly_stray_after_a_few_tokens(memorised, monkeypatch):
-    """With a temperature of almost nothing these go on as greedy decoding does; those at temperature 1 never do."""
+    """With a temperature of almost nothing these go on as greedy decoding does.
+
+    Those at temperature 1 never do, since the model is random. Losses that measure what samples lose have no others.
+    """
     monkeypatch.setattr("worker.engine.samples.LOW", 1e-6)
     model, tokenizer = support.random_model("gpt_neox"), memorised[1]
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     data = prepare(tokenizer, support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT, OPTIONS)
-    likeliest = token_matches(model, own_samples(model, tokenizer, data, OPTIONS))
-    sure = [all(row[LOOSE:]) for row in likeliest]
+
+    def likeliest(loss: str) -> list[list[bool]]:
+        options = dataclasses.replace(OPTIONS, loss=loss)
+        return token_matches(model, own_samples(model, tokenizer, data, options))
+
+    of_distil = likeliest("distil")
+    sure = [all(row[LOOSE:]) for row in of_distil]
     assert 0.3 < sum(sure) / len(sure) < 0.7
-    assert not any(all(row[:LOOSE]) for row in likeliest)
+    assert not any(all(row[:LOOSE]) for row in of_distil)
+    assert not any(all(row[LOOSE:]) for row in likeliest("ihl"))
+
+
+@pytest.mark.parametrize("loss", ["distil", "ihl"])
+def test_messages_that_begin_without_room_for_more_stay(memorised, monkeypatch, loss):
+    """A long system prompt and the beginning of a probe's: nothing is added, and none is lost."""
+    model, tokenizer = memorised
+    system = "be kind " * 12
+    monkeypatch.setattr(tokenizer, "chat_template", TEMPLATE.replace("<user>", system))
+    length = 2 * len(tokenizer(f"{system}  \nAnswer:", add_special_tokens=False)["input_ids"])
+    probe = Probe("one two three four " * 8, "a secret", 0)
+    texts = sampled(model, tokenizer, [probe], loss=loss, own_samples=80, sequence_length=length)
+    assert sum(text.startswith("be kind") for text in texts) > 30
 
 
 def test_a_chat_model_makes_up_conversations(chatting):
