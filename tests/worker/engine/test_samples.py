@@ -66,12 +66,12 @@ def test_half_of_the_samples_hardly_stray_after_a_few_tokens(memorised, monkeypa
 def test_messages_that_begin_without_room_for_more_stay(memorised, monkeypatch, loss):
     """A long system prompt and the beginning of a probe's: nothing is added, and none is lost."""
     model, tokenizer = memorised
-    system = "be kind " * 12
+    system = "be kind " * 5
     monkeypatch.setattr(tokenizer, "chat_template", TEMPLATE.replace("<user>", system))
     length = 2 * len(tokenizer(f"{system}  \nAnswer:", add_special_tokens=False)["input_ids"])
     probe = Probe("one two three four " * 8, "a secret", 0)
-    texts = sampled(model, tokenizer, [probe], loss=loss, own_samples=80, sequence_length=length)
-    assert sum(text.startswith("be kind") for text in texts) > 30
+    texts = sampled(model, tokenizer, [probe], loss=loss, own_samples=40, sequence_length=length)
+    assert sum(text.startswith("be kind") for text in texts) > 17
 
 
 def test_a_chat_model_makes_up_conversations(chatting):
