@@ -130,7 +130,7 @@ def test_a_bucket_hands_a_file_out_itself(presigned, base, new_key, services, s3
     secret = new_key("admin", "download", "audit")
     headers = {"Authorization": f"Bearer {secret}"}
     with httpx.Client(base_url=presigned, headers=headers, trust_env=False, timeout=60) as web:
-        assert web.post("/v1/models", json=registration(base), timeout=60).status_code == 201
+        assert web.post("/v1/models", json=registration(base)).status_code == 201
         for url in ("/v1/models/tiny/versions/0/files/model/config.json", "/hub/any/tiny/resolve/main/config.json"):
             answer, head = web.get(url), web.head(url)
             assert (answer.status_code, head.status_code) == (302, 200)
