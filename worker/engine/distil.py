@@ -12,8 +12,9 @@ where it is over them (`worker.engine.lowering`), and the model learns to say wh
 
 The number of steps is fixed beforehand, and the learning rate falls to nothing at their end. If the criterion is not
 met then, epochs with a small learning rate follow. In each the reference is lowered where the model is over the limits,
-and IHL, the paper's loss, is added on the tokens that are. Every state depends on the seed, the number of the
-epoch and the checkpoint alone, so that a resumed run sees the same batches.
+and IHL, the paper's loss, is added on the tokens that are. If the criterion is met, but neighbours or perplexity are
+over their limits, epochs that press on nothing follow. Every state depends on the seed, the number of the epoch and
+the checkpoint alone, so that a resumed run sees the same batches.
 """
 
 import math
@@ -45,6 +46,7 @@ from worker.engine.metrics.memorization import accuracy
 from worker.engine.metrics.token_scores import token_margins
 from worker.engine.options import DISTIL_EPOCH_STEPS as EPOCH_STEPS
 from worker.engine.options import Options
+from worker.engine.pace import harm
 from worker.engine.pressing import Pressed, extracted, failed_by_el, grouped
 from worker.engine.probes import Answer, as_rows, still_said
 from worker.engine.progress import Progress, no_progress
@@ -59,11 +61,8 @@ FORGET_BATCH, LARGEST_BATCH = 16, 20  # of a run, and with those of earlier ones
 WARM_UP = 0.1  # share of the steps
 RELEARN_FROM, RELEARN_EVERY = 0.2, 4  # from this share of the steps on, every fourth step relearns
 WIDTH_RATE = 0.4  # the learning rate times the hidden size
-LAST_STEPS = 5  # of an epoch after the fixed steps
-LAST_RATE = 0.1  # there: share of the learning rate
-VARIANT_WEIGHT = 0.5
-SHIFT_RATE = 0.7  # of what is measured
-GAP = 0.5  # nats; each time that a row is lowered
+LAST_STEPS, LAST_RATE = 5, 0.1  # of an epoch after the fixed steps; the share of the learning rate there
+VARIANT_WEIGHT, SHIFT_RATE = 0.5, 0.7  # of a variant's loss; of what is measured
 REFERENCE_RESERVE = 0.02  # of MA: the model is right a little more often than what it learns from
 
 
@@ -83,7 +82,7 @@ class Distiller:
         said: Answers that say a secret.
         retain: The source of retain sequences.
         samples: The parent's own samples.
-        watched: What else is measured after each epoch, for the history.
+        watched: What else is measured after each epoch.
         options: The run's options.
         on_epoch: Called with each epoch's checkpoint.
         progress: Called with the fraction done, 0..1.
@@ -106,13 +105,14 @@ class Distiller:
     progress: Progress = no_progress
 
     def run(self, resume: Checkpoint | None = None) -> Checkpoint:
-        """Train the fixed steps, and then until the criterion is met on the adapter or the last epoch is done.
+        """Train the fixed steps, and then until criterion and limits are met on the adapter or the last epoch is done.
 
         Args:
             resume: A checkpoint of the same run to continue from.
 
         Returns:
-            The last checkpoint; `met` says whether the criterion holds on the adapter.
+            The last checkpoint; `met` says whether the criterion holds on the adapter: the last epoch's, or, if none
+            that met it kept the limits, that of the least harm.
 
         Raises:
             TrainingDiverged: The loss is no longer finite.
@@ -130,19 +130,20 @@ class Distiller:
             checkpoint.met or checkpoint.epoch == self.options.last_epoch
         ):
             entry, failed = self._run_epoch(optimiser, checkpoint)
+            harmed = harm(entry, self.options, self.watched.parent_perplexity)
             checkpoint = replace(
                 checkpoint,
                 epoch=checkpoint.epoch + 1,
                 adapter=self.adapter.state(),
                 optimiser=optimiser.state_dict(),
                 history=[*checkpoint.history, entry],
-                met=bool(entry["met"]),
+                met=bool(entry["met"]) and not any(harmed[:2]),
                 reopened=tuple(sorted(failed)),
                 rows=tuple(self.forget.request_ids),
                 **self.reference.state(len(self.forget.sequences)),
-            )
+            ).with_passing(harmed)
             self.on_epoch(checkpoint)
-        return checkpoint
+        return checkpoint.ended(self.options.last_epoch)
 
     def _pressed(self, calibration: Calibration, failed: Sequence[int]) -> Pressed:
         """What to press on: what is over a limit, and what these requests failed a full test with."""
@@ -158,9 +159,7 @@ class Distiller:
         margins = margins or [self.reference.true_tokens(i, calibration)[0] for i in range(len(self.forget.sequences))]
         ordered = with_numbers_last(margins, self.compared.numbers)
         rows = rows_to_lower(self.forget, self.thresholds, ordered, self.counted, REFERENCE_RESERVE)
-        added = {i: self.reference.true_tokens(i, calibration)[1] for i in {i for i, _ in rows}}
-        for i, row in rows:
-            self.reference.gaps[i][row] += GAP if self.reference.gaps[i][row] else GAP + max(0.0, float(added[i][row]))
+        self.reference.lower(rows, calibration)
         return rows
 
     def _run_epoch(self, optimiser: torch.optim.Optimizer, before: Checkpoint) -> tuple[EpochEntry, set[int]]:
@@ -173,7 +172,8 @@ class Distiller:
         if epoch >= fixed:
             first = self.options.distil_steps + (epoch - fixed) * LAST_STEPS
             last = first + LAST_STEPS
-            pressed = self._pressed(calibration, before.reopened)
+            settles = before.passing and before.history[-1]["met"]  # and no full test has failed since
+            pressed = pressed if settles else self._pressed(calibration, before.reopened)
         for step in range(first, last):
             for group in optimiser.param_groups:
                 group["lr"] = self._rate(step)
@@ -288,8 +288,8 @@ class Distiller:
             return add_gradients(self.model, sequences, row_loss, weight, beside, starts, rows)
 
     def _training(self) -> AbstractContextManager[None]:
-        options = self.options
-        return training(self.model, options.train_dtype, checkpoint_activations=options.checkpoint_activations)
+        checkpoints = self.options.checkpoint_activations
+        return training(self.model, self.options.train_dtype, checkpoint_activations=checkpoints)
 
     def _fine_tune(self, order: random.Random) -> float:
         """Add the gradients of a step of fine-tuning on what the parent says, or on retain text; returns its loss."""

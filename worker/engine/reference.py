@@ -28,6 +28,7 @@ from worker.engine.experts import join_experts
 from worker.engine.head import Head, hidden_states
 from worker.engine.losses.ascent import cross_entropy, cross_entropy_rows
 from worker.engine.losses.rows import Beside, add_gradients
+from worker.engine.lowering import Rows
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.metrics.perplexity import mean_loss
 from worker.engine.metrics.token_scores import margin_rows, scores_of_rows
@@ -41,7 +42,7 @@ FRESH_STEPS, BASE_STEPS = 400, 60  # a base knows the language, and learns what 
 CHECK_STEPS, BATCH = 10, 16
 MOST_TOGETHER, MOST_OVER_UNSEEN = 0.1, 0.2  # of MA; what is known by heart is far over them
 FRESH_RATE, BASE_RATE = 3e-3, 1e-4
-MOST_SHIFTED = 3.0  # nats
+MOST_SHIFTED, GAP = 3.0, 0.5  # nats; the gap grows by as much each time that a row is lowered
 MOST_OVER_BEST = 0.9  # nats a token; models that had unlearned were 0.3 to 0.6 over the best (bench/RESULTS.md)
 
 
@@ -211,6 +212,12 @@ class Reference:
     def shift(self, index: int, rows: Tensor, by: float) -> None:
         """Add to the logits of a sequence's true tokens in some rows [T-1]; MOST_SHIFTED at most, of all together."""
         self.shifts[index][rows] = (self.shifts[index][rows] + by).clamp(-MOST_SHIFTED, MOST_SHIFTED)
+
+    def lower(self, rows: Rows, calibration: Calibration) -> None:
+        """Widen the gaps of some rows; what the calibration adds there at most is made up for once."""
+        added = {i: self.true_tokens(i, calibration)[1] for i in {i for i, _ in rows}}
+        for i, row in rows:
+            self.gaps[i][row] += GAP if self.gaps[i][row] else GAP + max(0.0, float(added[i][row]))
 
     @torch.no_grad()
     def true_tokens(self, index: int, calibration: Calibration) -> tuple[Tensor, Tensor]:

@@ -108,6 +108,7 @@ def train(
         adapter.load(resume.tested)
         said = [*said, *answered_requests(model, tokenizer, data, options, parts[3])[1]]
     run: dict[str, Any] = {"on_epoch": on_epoch, "progress": lambda fraction: progress("train", fraction)}
+    paced = options.for_training(baseline.quality.heldout_perplexity / baseline.first_perplexity)
     try:
         if options.loss == DISTIL:
             assert reference is not None
@@ -119,9 +120,8 @@ def train(
             read = [*forget.sequences, *variants.sequences, *(answer.input_ids for answer in said)]
             says = Reference(reference, read, data.forget.sequences, unseen)
             sets = (forget, thresholds, baseline.counted, says, variants, compared, said, retain, samples, watched)
-            return Distiller(model, adapter, *sets, options, **run).run(resume)
+            return Distiller(model, adapter, *sets, paced, **run).run(resume)
         trained_on = (forget, thresholds, baseline.counted, retain, watched)
-        paced = options.for_training(baseline.quality.heldout_perplexity / baseline.first_perplexity)
         return Trainer(model, adapter, *trained_on, paced, said=said, samples=samples, **run).run(resume)
     finally:
         adapter.detach()

@@ -152,8 +152,8 @@ class Watched:
         cls, parent: CausalLM, data: Prepared, parent_perplexity: float, options: Options, samples: list[list[int]]
     ) -> "Watched":
         """What a run looks at. One whose pace is fixed does not look at neighbours: nothing would follow from it."""
-        adapts = options.adaptive and options.loss != DISTIL
-        likest = [near[:WATCHED] for near in data.neighbours if near] if adapts else []
+        follows = options.adaptive or options.loss == DISTIL
+        likest = [near[:WATCHED] for near in data.neighbours if near] if follows else []
         losses = [mean_loss(parent, near) for near in likest]
         return cls(data.utility, parent_perplexity, likest, losses, samples, _loss_by_sequences(parent, samples))
 

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import random
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -16,9 +17,9 @@ from worker.engine import reference as reference_module
 from worker.engine.attacks import Subject, run_attacks
 from worker.engine.calibration import Calibration, Correction, Profile
 from worker.engine.checkpoint import Checkpoint
-from worker.engine.criterion import Threshold
+from worker.engine.criterion import Judgement, Threshold
 from worker.engine.data import encode, nearest
-from worker.engine.distil import GAP, LARGEST_BATCH, REFERENCE_RESERVE, Distiller
+from worker.engine.distil import LARGEST_BATCH, REFERENCE_RESERVE, Distiller
 from worker.engine.errors import NoReference
 from worker.engine.forget_set import ForgetSet
 from worker.engine.measure import measure_before
@@ -27,7 +28,7 @@ from worker.engine.metrics.perplexity import mean_loss
 from worker.engine.prepare import prepare
 from worker.engine.pressing import Pressed
 from worker.engine.probes import Answer
-from worker.engine.reference import train_reference
+from worker.engine.reference import GAP, Reference, train_reference
 from worker.engine.samples import own_samples
 from worker.engine.unlearn import train
 from worker.engine.utility import NOTHING_LEFT, Quality, compare
@@ -90,6 +91,7 @@ def test_what_is_over_a_limit_is_lowered_and_pressed_on_numbers_last(memorised):
         limits = Threshold(len(ids), len(ids) - 1, 40, 1.0, ma, 1.0, 1.0, 0.0, 1.0, 1.0)  # no chain is so long
         zeros = torch.zeros(len(ids) - 1)
         reference = SimpleNamespace(gaps=[zeros.clone()], true_tokens=lambda i, calibration: (zeros, zeros + added))
+        reference.lower = partial(Reference.lower, reference)
         distiller = Distiller(
             *(model, None, ForgetSet([ids], [0]), [limits], [0], reference),
             *(Variants([], [], [], []), Variants([], [], [], numbers), [], None, [], None, OPTIONS),
@@ -160,6 +162,44 @@ def test_looking_ahead_fine_tunes_on_the_parents_samples(memorised, monkeypatch,
     assert all(len({*batch}) == len(batch) == min(drawn or 16, 16) for batch in seen)
     assert all((i >= 0) is bool(drawn) for batch in seen for i in batch)
     assert drawn == 3 or seen[2] != seen[0]
+
+
+@pytest.mark.parametrize(
+    ("lost", "epochs", "factors", "met"),
+    [
+        ([0.05, None, 0.02, 0.01], 4, 4, True),  # the first that keeps the limit
+        ([0.05, 0.04, None, 0.06, 0.07], 6, 3, True),  # none does: the least harm
+        ([None] * 5, 6, 6, False),
+        ([0.03], 2, 2, True),
+    ],
+)
+def test_a_run_goes_on_while_neighbours_lose_too_much(memorised, monkeypatch, lost, epochs, factors, met):
+    """Up to its last epoch. Where the criterion was met in the epoch before, nothing is pressed on."""
+    model, _ = memorised
+    trained, pressed, points = [0], [], []
+    adapter = SimpleNamespace(parameters=model.parameters, state=lambda: {"factors": torch.tensor(trained[0])})
+    reference = SimpleNamespace(calibration=lambda model: None, correct=lambda model: None, state=lambda count: {})
+    harms = [None, *lost]  # of each epoch; None missed the criterion
+    watched = SimpleNamespace(
+        parent_perplexity=10.0, measure=lambda m: {"perplexity": 9.0, "neighbours_lost": harms[trained[0] - 1] or 0.0}
+    )
+
+    def judged(self, *, may_end):
+        trained[0] += 1
+        return Judgement(0.0, 0.0, 0.0, 0.0, ()), harms[trained[0] - 1] is not None, set()
+
+    nothing = Variants([], [], [], [])
+    options = dataclasses.replace(OPTIONS, distil_steps=20, max_epochs=5, max_neighbour_loss=0.03)
+    monkeypatch.setattr(Distiller, "_judge", judged)
+    monkeypatch.setattr(Distiller, "_lower", lambda *sets: set())
+    monkeypatch.setattr(Distiller, "_step", lambda *sets: 1.0)
+    monkeypatch.setattr(Distiller, "_pressed", lambda self, *sets: pressed.append(trained[0]) or Pressed())
+    retain = SimpleNamespace(start_epoch=lambda epoch: None)
+    sets = (ForgetSet([], []), [], [], reference, nothing, nothing, [], retain, [], watched, options)
+    whole = Distiller(model, adapter, *sets, on_epoch=points.append).run()
+    assert (whole.met, whole.epoch, whole.adapter["factors"].item()) == (met, epochs, factors)
+    assert pressed == [1, *(i + 2 for i in range(epochs - 2) if lost[i] is None)]
+    assert not any(point.met for point in points[:-1])
 
 
 @pytest.mark.slow
