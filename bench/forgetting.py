@@ -14,7 +14,7 @@ these steps, greedily. With `--rates` each method is run at each of them, one bu
 method on a set: of those that met the criterion the one of the least held-out perplexity; if none did, the one of the
 lowest MA. With `--model` a pretrained model learns the people instead, and is the base of distillation; the prose is
 WikiText, `other text` is the perplexity of Pile texts, and fine-tuning has the rate at which the people were learned
-(5e-5, in bfloat16): 5e-4 ruins such a model. The report is of the runs with the model, the number who ask and the
+(5e-5): 5e-4 ruins such a model. The report is of the runs with the model, the number who ask and the
 options of the last one.
 """
 

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.data import read
 from worker.engine.data import chunks, first_windows, pad_batch
-from worker.engine.device import model_device, resolve_device
+from worker.engine.device import has_fast_bfloat16, model_device, resolve_device
 from worker.engine.losses.ascent import cross_entropy
 from worker.engine.metrics.memorization import mean_accuracy
 from worker.engine.options import DISTIL, Options
@@ -55,7 +55,7 @@ def memorise(
         for batch in chunks(shuffled, 8):
             input_ids, mask, labels = (tensor.to(device) for tensor in pad_batch(batch))
             optimiser.zero_grad()
-            with torch.autocast(device.type, torch.bfloat16):
+            with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device)):
                 loss = model(input_ids=input_ids, attention_mask=mask, labels=labels, use_cache=False).loss
             torch.autograd.backward(loss)
             optimiser.step()
@@ -67,13 +67,14 @@ def memorise(
 def fine_tuned(
     model: CausalLM, sequences: Sequence[list[int]], rate: float = RATE, *, bfloat16: bool = True
 ) -> CausalLM:
-    """A copy after 50 steps of fine-tuning, all weights, in batches of 16."""
+    """A copy after 50 steps of fine-tuning, all weights, in batches of 16; in bfloat16 where that is faster."""
     tuned, draw, device = copy.deepcopy(model).requires_grad_(True), random.Random(0), model_device(model)
     optimiser = torch.optim.AdamW(tuned.parameters(), lr=rate)
+    narrow = bfloat16 and has_fast_bfloat16(device)
     for _ in range(50):
         input_ids, mask, labels = (tensor.to(device) for tensor in pad_batch(draw.sample(list(sequences), 16)))
         optimiser.zero_grad()
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=narrow):
             loss = cross_entropy(tuned(input_ids=input_ids, attention_mask=mask).logits, labels)
         torch.autograd.backward(loss)
         optimiser.step()
