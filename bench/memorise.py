@@ -50,12 +50,13 @@ def memorise(
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
     reached: list[float] = []
     device = model_device(model)
+    narrow = has_fast_bfloat16(device)
     while len(reached) < epochs and (not reached or reached[-1] < target):
         shuffled = random.Random(len(reached)).sample(list(sequences), len(sequences))
         for batch in chunks(shuffled, 8):
             input_ids, mask, labels = (tensor.to(device) for tensor in pad_batch(batch))
             optimiser.zero_grad()
-            with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device)):
+            with torch.autocast(device.type, torch.bfloat16, enabled=narrow):
                 loss = model(input_ids=input_ids, attention_mask=mask, labels=labels, use_cache=False).loss
             torch.autograd.backward(loss)
             optimiser.step()
@@ -67,7 +68,10 @@ def memorise(
 def fine_tuned(
     model: CausalLM, sequences: Sequence[list[int]], rate: float = RATE, *, bfloat16: bool = True
 ) -> CausalLM:
-    """A copy after 50 steps of fine-tuning, all weights, in batches of 16; in bfloat16 where that is faster."""
+    """A copy after 50 steps of fine-tuning, all weights, in batches of 16.
+
+    Products are computed in bfloat16 where that is faster, or never.
+    """
     tuned, draw, device = copy.deepcopy(model).requires_grad_(True), random.Random(0), model_device(model)
     optimiser = torch.optim.AdamW(tuned.parameters(), lr=rate)
     narrow = bfloat16 and has_fast_bfloat16(device)

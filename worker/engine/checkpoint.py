@@ -20,7 +20,7 @@ class Checkpoint:
         adapter: The adapter's factors.
         optimiser: AdamW's state.
         history: One mapping for each epoch.
-        met: The criterion held when training stopped, and no epoch is to repair or to keep.
+        met: The criterion held when training stopped, and no epoch is to repair, to keep or to settle.
         passing: The factors that met the criterion with the least harm; empty if none did.
         passing_strength: Their strength.
         least_harm: Their harm, as in `worker.engine.pace`.

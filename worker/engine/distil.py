@@ -12,9 +12,9 @@ where it is over them (`worker.engine.lowering`), and the model learns to say wh
 
 The number of steps is fixed beforehand, and the learning rate falls to nothing at their end. If the criterion is not
 met then, epochs with a small learning rate follow. In each the reference is lowered where the model is over the limits,
-and IHL, the paper's loss, is added on the tokens that are. If the criterion is met, but neighbours or perplexity are
-over their limits, epochs that press on nothing follow. Every state depends on the seed, the number of the epoch and
-the checkpoint alone, so that a resumed run sees the same batches.
+and IHL, the paper's loss, is added on the tokens that are. Where the criterion is met, but neighbours or perplexity are
+near their limits or over them, the run settles: some epochs press on nothing and lower nothing. Every state depends on
+the seed, the number of the epoch and the checkpoint alone, so that a resumed run sees the same batches.
 """
 
 import math
@@ -46,7 +46,7 @@ from worker.engine.metrics.memorization import accuracy
 from worker.engine.metrics.token_scores import token_margins
 from worker.engine.options import DISTIL_EPOCH_STEPS as EPOCH_STEPS
 from worker.engine.options import Options
-from worker.engine.pace import harm
+from worker.engine.pace import harm, settles
 from worker.engine.pressing import Pressed, extracted, failed_by_el, grouped
 from worker.engine.probes import Answer, as_rows, still_said
 from worker.engine.progress import Progress, no_progress
@@ -58,9 +58,8 @@ from worker.engine.utility import Watched
 from worker.engine.variants import Variants
 
 FORGET_BATCH, LARGEST_BATCH = 16, 20  # of a run, and with those of earlier ones
-WARM_UP = 0.1  # share of the steps
+WARM_UP, WIDTH_RATE = 0.1, 0.4  # share of the steps; the learning rate times the hidden size
 RELEARN_FROM, RELEARN_EVERY = 0.2, 4  # from this share of the steps on, every fourth step relearns
-WIDTH_RATE = 0.4  # the learning rate times the hidden size
 LAST_STEPS, LAST_RATE = 5, 0.1  # of an epoch after the fixed steps; the share of the learning rate there
 VARIANT_WEIGHT, SHIFT_RATE = 0.5, 0.7  # of a variant's loss; of what is measured
 REFERENCE_RESERVE = 0.02  # of MA: the model is right a little more often than what it learns from
@@ -111,8 +110,8 @@ class Distiller:
             resume: A checkpoint of the same run to continue from.
 
         Returns:
-            The last checkpoint; `met` says whether the criterion holds on the adapter: the last epoch's, or, if none
-            that met it kept the limits, that of the least harm.
+            The last checkpoint. If an epoch met the criterion, it has the factors of the one of the least harm, and
+            `met` is true.
 
         Raises:
             TrainingDiverged: The loss is no longer finite.
@@ -130,25 +129,26 @@ class Distiller:
             checkpoint.met or checkpoint.epoch == self.options.last_epoch
         ):
             entry, failed = self._run_epoch(optimiser, checkpoint)
-            harmed = harm(entry, self.options, self.watched.parent_perplexity)
+            history, limits = [*checkpoint.history, entry], (self.options, self.watched.parent_perplexity)
             checkpoint = replace(
                 checkpoint,
                 epoch=checkpoint.epoch + 1,
                 adapter=self.adapter.state(),
                 optimiser=optimiser.state_dict(),
-                history=[*checkpoint.history, entry],
-                met=bool(entry["met"]) and not any(harmed[:2]),
+                history=history,
+                met=bool(entry["met"]) and not settles(history, *limits),
                 reopened=tuple(sorted(failed)),
                 rows=tuple(self.forget.request_ids),
                 **self.reference.state(len(self.forget.sequences)),
-            ).with_passing(harmed)
+            ).with_passing(harm(entry, *limits))
             self.on_epoch(checkpoint)
         return checkpoint.ended(self.options.last_epoch)
 
     def _pressed(self, calibration: Calibration, failed: Sequence[int]) -> Pressed:
         """What to press on: what is over a limit, and what these requests failed a full test with."""
         rows = self._lower(calibration, token_margins(self.model, self.forget.sequences))
-        said, _ = extracted(self.model, self.forget, self.thresholds, failed, self.options)
+        numbers = self.compared.number_tokens(self.forget.sequences)
+        said, _ = extracted(self.model, self.forget, self.thresholds, failed, self.options, numbers)
         if not rows and not said:
             rows = {(i, row) for i in self.forget.indices(failed) for row in range(len(self.forget.sequences[i]) - 1)}
         answers = [self.said[i] for i in still_said(self.model, self.said, self.options)]
@@ -172,8 +172,8 @@ class Distiller:
         if epoch >= fixed:
             first = self.options.distil_steps + (epoch - fixed) * LAST_STEPS
             last = first + LAST_STEPS
-            settles = before.passing and before.history[-1]["met"]  # and no full test has failed since
-            pressed = pressed if settles else self._pressed(calibration, before.reopened)
+            if not (before.passing and before.history[-1]["met"]):  # else it settles
+                pressed = self._pressed(calibration, before.reopened)
         for step in range(first, last):
             for group in optimiser.param_groups:
                 group["lr"] = self._rate(step)

@@ -99,6 +99,23 @@ def _is_to_repair(history: Sequence[EpochEntry], options: Options) -> bool:
     return bool(may and history and history[-1].get("met") and _harms(history[-1], options))
 
 
+def settles(history: Sequence[EpochEntry], options: Options, parent_perplexity: float) -> bool:
+    """Whether a distillation that meets the criterion goes on, because it harms the rest of the model.
+
+    Args:
+        history: The epochs before.
+        options: The run's options: the limits, and the last epoch.
+        parent_perplexity: Held-out perplexity before the first epoch.
+
+    Returns:
+        True if the last epoch met the criterion and did harm, up to MOST_REPAIRS times, with as many epochs left.
+    """
+    met, left = sum(bool(entry["met"]) for entry in history), options.last_epoch - len(history)
+    last = history[-1]
+    harms = harm(last, options, parent_perplexity)[0] or _harms(last, options)
+    return bool(last["met"]) and harms and met <= MOST_REPAIRS and left >= MOST_REPAIRS
+
+
 def harm(entry: EpochEntry, options: Options, parent_perplexity: float) -> tuple[bool, bool, float]:
     """How bad an epoch is for the rest of the model; of two the lower tuple is the better one.
 

@@ -5,17 +5,19 @@ before it, would not. So what is pressed is what greedy decoding says: a prefix 
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
 
+import torch
+
 from worker.engine.criterion import Judgement, Threshold
 from worker.engine.forget_set import ForgetSet
 from worker.engine.likelihoods import greedy_decodings
 from worker.engine.losses.ihl import inverted_hinge_rows
-from worker.engine.lowering import Rows
+from worker.engine.lowering import LAST, Rows
 from worker.engine.metrics.extraction import extracted_chains
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.metrics.token_scores import token_margins
@@ -75,7 +77,12 @@ def grouped(sequences: Sequence[list[int]], rows: Rows) -> list[tuple[list[int],
 
 
 def extracted(
-    model: CausalLM, forget: ForgetSet, thresholds: Sequence[Threshold], requests: Sequence[int], options: Options
+    model: CausalLM,
+    forget: ForgetSet,
+    thresholds: Sequence[Threshold],
+    requests: Sequence[int],
+    options: Options,
+    last: Container[int] = (),
 ) -> tuple[list[Answer], set[int]]:
     """Where greedy decoding says an n-gram of the true continuation: the one token of it that is the easiest to change.
 
@@ -85,6 +92,7 @@ def extracted(
         thresholds: The threshold of each of them.
         requests: The requests whose sequences are decoded, the MOST_DECODED that are known best.
         options: The run's options.
+        last: Tokens that are pressed on where nothing else is in the n-gram.
 
     Returns:
         For each prefix that extracts one the tokens up to that token of its first n-gram, each once; and the indices of
@@ -107,7 +115,8 @@ def extracted(
     easiest = []
     margins = token_margins(model, [list(chain) for chain in chains])
     for (chain, n), margin in zip(chains.items(), margins, strict=True):
-        token = len(chain) - n + int(margin[-n:].argmin())
+        of_n_gram = margin[-n:] + LAST * torch.tensor([token in last for token in chain[-n:]])
+        token = len(chain) - n + int(of_n_gram.argmin())
         easiest.append(Answer(list(chain[: token + 1]), token))
     return easiest, said
 

@@ -151,7 +151,7 @@ class Watched:
     def of_run(
         cls, parent: CausalLM, data: Prepared, parent_perplexity: float, options: Options, samples: list[list[int]]
     ) -> "Watched":
-        """What a run looks at. One whose pace is fixed does not look at neighbours: nothing would follow from it."""
+        """What a run looks at. At a fixed rate only distillation looks at neighbours: else nothing would follow."""
         follows = options.adaptive or options.loss == DISTIL
         likest = [near[:WATCHED] for near in data.neighbours if near] if follows else []
         losses = [mean_loss(parent, near) for near in likest]

@@ -41,6 +41,11 @@ class Variants:
     alike: list[bool]
     numbers: list[list[bool]]
 
+    def number_tokens(self, sequences: Sequence[list[int]]) -> set[int]:
+        """The tokens with a digit in the sequences that these vary."""
+        rows = zip(sequences, self.numbers, strict=True)
+        return {token for ids, numbers in rows for token, number in zip(ids[1:], numbers, strict=True) if number}
+
     def excess(self, model: CausalLM, forget: Sequence[list[int]]) -> Iterator[tuple[int, Tensor, float]]:
         """How much likelier than its variants' numbers each sequence's own numbers are to a model.
 

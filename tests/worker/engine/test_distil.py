@@ -17,7 +17,7 @@ from worker.engine import reference as reference_module
 from worker.engine.attacks import Subject, run_attacks
 from worker.engine.calibration import Calibration, Correction, Profile
 from worker.engine.checkpoint import Checkpoint
-from worker.engine.criterion import Judgement, Threshold
+from worker.engine.criterion import Threshold
 from worker.engine.data import encode, nearest
 from worker.engine.distil import LARGEST_BATCH, REFERENCE_RESERVE, Distiller
 from worker.engine.errors import NoReference
@@ -75,7 +75,7 @@ def test_what_was_known_is_neither_likely_nor_a_candidate(run):
     assert abs(gap["a"]) < 0.35 * gap["b"]
 
 
-def test_what_is_over_a_limit_is_lowered_and_pressed_on_numbers_last(memorised):
+def test_what_is_over_a_limit_is_lowered_and_pressed_on_numbers_last(memorised, monkeypatch):
     """A known text: all its words go before its numbers. Where nothing is over a limit nothing is lowered."""
     model, tokenizer = memorised
     ids = encode(tokenizer, support.KNOWN[0])
@@ -111,6 +111,10 @@ def test_what_is_over_a_limit_is_lowered_and_pressed_on_numbers_last(memorised):
     assert pressed(left, [], -0.25) == ([(sequence, rows)], lowered)
     assert pressed(2.0, []) == ([], [])
     assert pressed(2.0, [0]) == ([(ids, [*range(len(ids) - 1)])], [])  # a request that failed: all of it
+    last = []
+    monkeypatch.setattr(distil_module, "extracted", lambda *sets: last.append(sets[-1]) or ([], set()))
+    pressed(left, [0])
+    assert last == [{ids[row + 1] for row, number in enumerate(numbers[0]) if number}] * 2
 
 
 @pytest.mark.parametrize(("step", "learned"), [(59, True), (60, False)])
@@ -162,44 +166,6 @@ def test_looking_ahead_fine_tunes_on_the_parents_samples(memorised, monkeypatch,
     assert all(len({*batch}) == len(batch) == min(drawn or 16, 16) for batch in seen)
     assert all((i >= 0) is bool(drawn) for batch in seen for i in batch)
     assert drawn == 3 or seen[2] != seen[0]
-
-
-@pytest.mark.parametrize(
-    ("lost", "epochs", "factors", "met"),
-    [
-        ([0.05, None, 0.02, 0.01], 4, 4, True),  # the first that keeps the limit
-        ([0.05, 0.04, None, 0.06, 0.07], 6, 3, True),  # none does: the least harm
-        ([None] * 5, 6, 6, False),
-        ([0.03], 2, 2, True),
-    ],
-)
-def test_a_run_goes_on_while_neighbours_lose_too_much(memorised, monkeypatch, lost, epochs, factors, met):
-    """Up to its last epoch. Where the criterion was met in the epoch before, nothing is pressed on."""
-    model, _ = memorised
-    trained, pressed, points = [0], [], []
-    adapter = SimpleNamespace(parameters=model.parameters, state=lambda: {"factors": torch.tensor(trained[0])})
-    reference = SimpleNamespace(calibration=lambda model: None, correct=lambda model: None, state=lambda count: {})
-    harms = [None, *lost]  # of each epoch; None missed the criterion
-    watched = SimpleNamespace(
-        parent_perplexity=10.0, measure=lambda m: {"perplexity": 9.0, "neighbours_lost": harms[trained[0] - 1] or 0.0}
-    )
-
-    def judged(self, *, may_end):
-        trained[0] += 1
-        return Judgement(0.0, 0.0, 0.0, 0.0, ()), harms[trained[0] - 1] is not None, set()
-
-    nothing = Variants([], [], [], [])
-    options = dataclasses.replace(OPTIONS, distil_steps=20, max_epochs=5, max_neighbour_loss=0.03)
-    monkeypatch.setattr(Distiller, "_judge", judged)
-    monkeypatch.setattr(Distiller, "_lower", lambda *sets: set())
-    monkeypatch.setattr(Distiller, "_step", lambda *sets: 1.0)
-    monkeypatch.setattr(Distiller, "_pressed", lambda self, *sets: pressed.append(trained[0]) or Pressed())
-    retain = SimpleNamespace(start_epoch=lambda epoch: None)
-    sets = (ForgetSet([], []), [], [], reference, nothing, nothing, [], retain, [], watched, options)
-    whole = Distiller(model, adapter, *sets, on_epoch=points.append).run()
-    assert (whole.met, whole.epoch, whole.adapter["factors"].item()) == (met, epochs, factors)
-    assert pressed == [1, *(i + 2 for i in range(epochs - 2) if lost[i] is None)]
-    assert not any(point.met for point in points[:-1])
 
 
 @pytest.mark.slow

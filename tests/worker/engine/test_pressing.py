@@ -57,6 +57,19 @@ def test_pressing_on_what_is_extracted_lowers_el(memorised):
     assert after[0] < 0.2 * before[0]
 
 
+def test_some_tokens_are_pressed_on_last(memorised):
+    """Another token of each n-gram goes first; where there is none, it is as if there were no difference."""
+    model, tokenizer = memorised
+    forget = ForgetSet([encode(tokenizer, support.KNOWN[0])], [0])
+    press = partial(extracted, model, forget, [LIMITS], [0], Options.from_mapping(support.POLICY))
+    at_first = [answer.input_ids for answer in press()[0]]
+    last = {ids[-1] for ids in at_first[:2]}
+    chosen = [answer.input_ids[-1] for answer in press(last)[0]]
+    assert len(chosen) == len(at_first)
+    assert not last & {*chosen}
+    assert [answer.input_ids for answer in press({*forget.sequences[0]})[0]] == at_first
+
+
 def test_pressing_on_rows_trains_on_these_alone(memorised):
     """The gradients are those of the mean of IHL over the tokens that these rows predict."""
     model, tokenizer = copy.deepcopy(memorised[0]).requires_grad_(True), memorised[1]

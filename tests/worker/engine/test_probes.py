@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from tests import support
 from worker.engine import Options, unlearn
 from worker.engine.baseline import Baseline
-from worker.engine.checkpoint import Checkpoint
+from worker.engine.checkpoint import MOST_HARM, Checkpoint
 from worker.engine.made_probes import FEWEST_EARLIER, MOST_EARLIER, MOST_MADE, all_probes, made_probes
 from worker.engine.measure import measure_after, measure_before
 from worker.engine.prepare import prepare
@@ -289,7 +289,7 @@ def test_a_run_that_failed_its_test_resumes_with_the_same_bytes(asked, loss):
         )
 
     first = trained(None, dataclasses.replace(options, max_epochs=1))
-    reopened = dataclasses.replace(first, met=False, verified=1, tested=first.final)
+    reopened = dataclasses.replace(first, met=False, verified=1, tested=first.final, passing={}, least_harm=MOST_HARM)
     points.clear()
     whole, later = trained(reopened), points[0]
     resumed = trained(later, baseline=dataclasses.replace(baseline, said=None))  # as in another process

@@ -21,6 +21,8 @@ def test_a_variant_differs_in_its_numbers_alone(memorised):
     assert made.sources == [0, 1, 2] * EACH
     assert len(variants) == 3 * EACH
     assert made == number_variants(tokenizer, forget, unseen, 7) != number_variants(tokenizer, forget, unseen, 8)
+    said = {token: tokenizer.decode([token]) for ids in forget for token in ids[1:]}
+    assert made.number_tokens(forget) == {token for token, text in said.items() if re.search(r"\d", text)}
     for ids, text in zip(variants, support.KNOWN[:3] * EACH, strict=True):
         other = tokenizer.decode(ids, skip_special_tokens=True)
         assert len(ids) <= len(encode(tokenizer, text))
