@@ -12,9 +12,9 @@ where it is over them (`worker.engine.lowering`), and the model learns to say wh
 
 The number of steps is fixed beforehand, and the learning rate falls to nothing at their end. If the criterion is not
 met then, epochs with a small learning rate follow. In each the reference is lowered where the model is over the limits,
-and IHL, the paper's loss, is added on the tokens that are. Where the criterion is met, but neighbours or perplexity are
-near their limits or over them, the run settles: some epochs press on nothing and lower nothing. Every state depends on
-the seed, the number of the epoch and the checkpoint alone, so that a resumed run sees the same batches.
+and IHL, the paper's loss, is added on the tokens that are. Where the criterion is met with too much harm, some epochs
+lower and press on nothing (`worker.engine.pace.settles`). Every state depends on the seed, the number of the epoch and
+the checkpoint alone, so that a resumed run sees the same batches.
 """
 
 import math
@@ -44,8 +44,7 @@ from worker.engine.lowering import Rows, rows_to_lower, with_numbers_last
 from worker.engine.metrics.extraction import lower_bound
 from worker.engine.metrics.memorization import accuracy
 from worker.engine.metrics.token_scores import token_margins
-from worker.engine.options import DISTIL_EPOCH_STEPS as EPOCH_STEPS
-from worker.engine.options import Options
+from worker.engine.options import DISTIL_EPOCH_STEPS, Options
 from worker.engine.pace import harm, settles
 from worker.engine.pressing import Pressed, extracted, failed_by_el, grouped
 from worker.engine.probes import Answer, as_rows, still_said
@@ -58,10 +57,12 @@ from worker.engine.utility import Watched
 from worker.engine.variants import Variants
 
 FORGET_BATCH, LARGEST_BATCH = 16, 20  # of a run, and with those of earlier ones
-WARM_UP, WIDTH_RATE = 0.1, 0.4  # share of the steps; the learning rate times the hidden size
+WARM_UP = 0.1  # share of the steps
 RELEARN_FROM, RELEARN_EVERY = 0.2, 4  # from this share of the steps on, every fourth step relearns
+WIDTH_RATE = 0.4  # the learning rate times the hidden size
 LAST_STEPS, LAST_RATE = 5, 0.1  # of an epoch after the fixed steps; the share of the learning rate there
-VARIANT_WEIGHT, SHIFT_RATE = 0.5, 0.7  # of a variant's loss; of what is measured
+VARIANT_WEIGHT = 0.5
+SHIFT_RATE = 0.7  # of what is measured
 REFERENCE_RESERVE = 0.02  # of MA: the model is right a little more often than what it learns from
 
 
@@ -110,8 +111,7 @@ class Distiller:
             resume: A checkpoint of the same run to continue from.
 
         Returns:
-            The last checkpoint. If an epoch met the criterion, it has the factors of the one of the least harm, and
-            `met` is true.
+            The last checkpoint: `met` if an epoch met the criterion, with the factors of the one of the least harm.
 
         Raises:
             TrainingDiverged: The loss is no longer finite.
@@ -167,7 +167,7 @@ class Distiller:
         started, epoch, fixed = time.monotonic(), before.epoch, self.options.distil_epochs
         self.retain.start_epoch(epoch)
         order = random.Random(f"{self.options.seed}/distil/{epoch}")
-        first, last = epoch * EPOCH_STEPS, min((epoch + 1) * EPOCH_STEPS, self.options.distil_steps)
+        first, last = epoch * DISTIL_EPOCH_STEPS, min((epoch + 1) * DISTIL_EPOCH_STEPS, self.options.distil_steps)
         calibration, losses, pressed = self.reference.calibration(self.model), [], Pressed()
         if epoch >= fixed:
             first = self.options.distil_steps + (epoch - fixed) * LAST_STEPS
@@ -288,8 +288,8 @@ class Distiller:
             return add_gradients(self.model, sequences, row_loss, weight, beside, starts, rows)
 
     def _training(self) -> AbstractContextManager[None]:
-        checkpoints = self.options.checkpoint_activations
-        return training(self.model, self.options.train_dtype, checkpoint_activations=checkpoints)
+        options = self.options
+        return training(self.model, options.train_dtype, checkpoint_activations=options.checkpoint_activations)
 
     def _fine_tune(self, order: random.Random) -> float:
         """Add the gradients of a step of fine-tuning on what the parent says, or on retain text; returns its loss."""

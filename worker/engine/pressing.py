@@ -11,13 +11,11 @@ from functools import partial
 from itertools import groupby
 from operator import itemgetter
 
-import torch
-
 from worker.engine.criterion import Judgement, Threshold
 from worker.engine.forget_set import ForgetSet
 from worker.engine.likelihoods import greedy_decodings
 from worker.engine.losses.ihl import inverted_hinge_rows
-from worker.engine.lowering import LAST, Rows
+from worker.engine.lowering import Rows, with_numbers_last
 from worker.engine.metrics.extraction import extracted_chains
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.metrics.token_scores import token_margins
@@ -82,7 +80,7 @@ def extracted(
     thresholds: Sequence[Threshold],
     requests: Sequence[int],
     options: Options,
-    last: Container[int] = (),
+    numbers: Container[int] = (),
 ) -> tuple[list[Answer], set[int]]:
     """Where greedy decoding says an n-gram of the true continuation: the one token of it that is the easiest to change.
 
@@ -92,7 +90,7 @@ def extracted(
         thresholds: The threshold of each of them.
         requests: The requests whose sequences are decoded, the MOST_DECODED that are known best.
         options: The run's options.
-        last: Tokens that are pressed on where nothing else is in the n-gram.
+        numbers: Tokens with a digit; they are pressed on where nothing else is in the n-gram.
 
     Returns:
         For each prefix that extracts one the tokens up to that token of its first n-gram, each once; and the indices of
@@ -114,9 +112,9 @@ def extracted(
             said.add(i)
     easiest = []
     margins = token_margins(model, [list(chain) for chain in chains])
-    for (chain, n), margin in zip(chains.items(), margins, strict=True):
-        of_n_gram = margin[-n:] + LAST * torch.tensor([token in last for token in chain[-n:]])
-        token = len(chain) - n + int(of_n_gram.argmin())
+    ordered = with_numbers_last(margins, [[token in numbers for token in chain[1:]] for chain in chains])
+    for (chain, n), margin in zip(chains.items(), ordered, strict=True):
+        token = len(chain) - n + int(margin[-n:].argmin())
         easiest.append(Answer(list(chain[: token + 1]), token))
     return easiest, said
 
