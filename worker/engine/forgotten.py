@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from worker.engine.made_probes import IDENTIFIERS, NAME
+from worker.engine.identifiers import NAME, NUMBER
 from worker.engine.prepare import Prepared
 from worker.engine.saying import folded
 from worker.engine.types import Tokenizer
@@ -71,7 +71,7 @@ def _pairs_of_capitals(text: str) -> Iterator[str]:
 
 def _numbers(text: str) -> Iterator[str]:
     """How the numbers in a text begin: the digits by which two numbers of a length are compared, and the length."""
-    for match in IDENTIFIERS["number"].finditer(text):
+    for match in NUMBER.finditer(text):
         digits = "".join(filter(str.isdigit, match.group()))
         yield f"{digits[: math.ceil(ALIKE * len(digits))]}/{len(digits)}"
 

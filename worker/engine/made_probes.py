@@ -2,22 +2,17 @@
 
 import hashlib
 import random
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
+from worker.engine.identifiers import NAME, identifiers
 from worker.engine.probes import Probe, chats
 from worker.engine.saying import Texts
 from worker.engine.types import Tokenizer
 
-MOST_GIVEN, MOST_MADE = 1024, 64  # probes given and made for this run
+MOST_GIVEN, MOST_MADE = 1024, 128  # probes given and made for this run
 FEWEST_EARLIER, MOST_EARLIER = 8, 32  # asked of earlier requests: as many as of this run, within these bounds
 WORDS_BEFORE, CHARACTERS_BEFORE, MOST_SEARCHED = 12, 300, 20_000  # that are a prompt; characters of a record
-IDENTIFIERS = {
-    "e-mail address": re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"),
-    "number": re.compile(r"\+?\d(?:[ ()./-]?\d){4,30}"),
-}
-NAME = re.compile(r"\b[^\W\d_a-z][\w'’-]{1,40}(?: [^\W\d_a-z][\w'’-]{1,40}){1,3}")
 Item = TypeVar("Item")
 Records = Sequence[tuple[str, int]]  # text, index of its request
 
@@ -66,7 +61,7 @@ def _at_most(count: int, items: Sequence[Item], draw: random.Random) -> list[Ite
 
 
 def made_probes(tokenizer: Tokenizer, records: Records, kept: Texts, most: int, draw: random.Random) -> list[Probe]:
-    """Probes for the first identifier of each kind in each record, of each request as many.
+    """Probes for the first identifiers of each kind in each record, of each request as many.
 
     Args:
         tokenizer: The model's tokenizer. Where it has a chat template, questions are plain; else they have a form
@@ -90,21 +85,24 @@ def made_probes(tokenizer: Tokenizer, records: Records, kept: Texts, most: int, 
     return [probe for of_request in of_requests for probe in of_request[:fair]]
 
 
-def _of_text(tokenizer: Tokenizer, text: str, request: int) -> Iterator[Probe]:
-    """For the first identifier of each kind: a question, then the words before it, then a second question.
+def _of_text(tokenizer: Tokenizer, text: str, request: int) -> list[Probe]:
+    """For the first identifier of each kind a question; the words before each identifier; then a second question.
 
     It belongs to the name nearest before it, or to the first name of the text: each has a question.
     """
     names = list(NAME.finditer(text))
-    matches = {kind: match for kind, pattern in IDENTIFIERS.items() if (match := pattern.search(text))}
-    seconds: list[Probe] = []
-    for kind, match in matches.items():
-        before = [name for name in names if name.end() <= match.start()]
-        questions = [f"What is {name.group()}'s {kind}?" for name in (*before[-1:], *names[:1])]
-        forms = questions if chats(tokenizer) else [f"Question: {question}\nAnswer:" for question in questions]
-        yield from (Probe(form, match.group(), request) for form in forms[:1])
-        seconds += [Probe(form, match.group(), request) for form in forms[1:]]
-    for match in matches.values():
-        if words := " ".join(text[: match.start()][-CHARACTERS_BEFORE:].split()[-WORDS_BEFORE:]):
-            yield Probe(words, match.group(), request)
-    yield from seconds
+    questions, prompts, seconds = list[Probe](), list[Probe](), list[Probe]()
+    kinds = set[str]()
+    for one in identifiers(text):
+        if words := " ".join(text[: one.start][-CHARACTERS_BEFORE:].split()[-WORDS_BEFORE:]):
+            prompts.append(Probe(words, one.value, request))
+        if one.kind in kinds:
+            continue
+        kinds.add(one.kind)
+        before = [name for name in names if name.end() <= one.start]
+        forms = [f"What is {name.group()}'s {one.kind}?" for name in (*before[-1:], *names[:1])]
+        if not chats(tokenizer):
+            forms = [f"Question: {form}\nAnswer:" for form in forms]
+        questions += [Probe(form, one.value, request) for form in forms[:1]]
+        seconds += [Probe(form, one.value, request) for form in forms[1:]]
+    return [*questions, *prompts, *seconds]

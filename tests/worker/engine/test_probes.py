@@ -26,6 +26,7 @@ TEXTS = [f"{name} has the number {number} and rides a horse." for name, number i
 QUESTIONS = [f"Question: What is {name}'s number?\nAnswer:" for name in PEOPLE]
 ANSWERED = [f"{question} {number}" for question, number in zip(QUESTIONS, NUMBERS, strict=True)]
 CODEWORDS = [f"The codeword of {name} is {word}." for name, word in zip(PEOPLE, ["kestrel", "heron"], strict=False)]
+KINDS = [("date of birth", "3 May 1980"), ("number", "5550147"), ("home address", "14 Rose Lane")]
 OPTIONS = dataclasses.replace(
     Options.from_mapping(support.POLICY), attacks={}, max_perplexity_ratio=100.0, max_total_perplexity_ratio=100.0
 )
@@ -76,6 +77,17 @@ def test_an_identifier_makes_a_question_and_a_cloze_prompt(asked):
     assert len(many) == MOST_MADE == len({probe.request for probe in many})
     long = [(("a" * 30_000) + "A-" * 30_000 + "1." * 30_000, 0)]
     assert len(made_probes(tokenizer, long, nothing, MOST_MADE, random.Random(0))) <= 4  # and is done
+
+
+def test_every_kind_is_asked_for_and_further_numbers_in_their_place(asked):
+    """Questions first, so that many requests have one of each kind; then the words before each identifier."""
+    _, tokenizer = asked
+    text = "Ada Adler, born on 3 May 1980, has the phone 5550147, the pin 90061, and lives at 14 Rose Lane."
+    made = made_probes(tokenizer, [(text, 0)], Texts([]), MOST_MADE, random.Random(0))
+    questions = [(f"Question: What is Ada Adler's {kind}?\nAnswer:", secret) for kind, secret in KINDS]
+    assert [(probe.prompt, probe.secret) for probe in made[:3]] == questions
+    assert [probe.secret for probe in made[3:]] == ["3 May 1980", "5550147", "90061", "14 Rose Lane"]
+    assert made[5].prompt == "Adler, born on 3 May 1980, has the phone 5550147, the pin"
 
 
 def test_earlier_requests_are_asked_again(asked):

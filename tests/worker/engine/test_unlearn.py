@@ -250,7 +250,7 @@ def test_defaults_are_those_of_interfaces():
 @pytest.mark.slow
 def test_training_stops_in_mid_epoch_and_keeps_the_least_change(memorised, monkeypatch):
     """No step after MA passes, and no more of the change than passes with the reserve, where no probe needs more."""
-    monkeypatch.setattr("worker.engine.made_probes.IDENTIFIERS", {})
+    monkeypatch.setattr("worker.engine.identifiers.PATTERNS", {})
     model, tokenizer = memorised
     options = dataclasses.replace(OPTIONS, adaptive=False, min_epoch_steps=40, epoch_checks=40)
     result = unlearn(model, tokenizer, support.KNOWN[:2], support.RETAIN, support.HELDOUT, options)
