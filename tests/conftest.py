@@ -18,6 +18,8 @@ ON_THE_SHARED_STACK = (
     "tests/e2e/test_up.py",
 )
 
+SHARE_A_FIXTURE = ("tests/bench/test_simulator.py", "tests/service/db/test_tables.py")  # that takes long to make
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
@@ -32,8 +34,8 @@ def pytest_xdist_make_scheduler(config, log):
             path = nodeid.partition("::")[0]
             if path in ON_THE_SHARED_STACK:
                 return "the shared stack"
-            if path == "tests/bench/test_simulator.py":
-                return path  # its tests share a run
+            if path in SHARE_A_FIXTURE:
+                return path
             own_stack = path.startswith(("tests/e2e/", "tests/chaos/")) and path != "tests/e2e/test_pages.py"
             return path if own_stack else nodeid
 

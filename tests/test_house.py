@@ -6,6 +6,7 @@ import re
 import subprocess
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -34,9 +35,15 @@ def label(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """Every node of a file's syntax tree."""
+    return [*ast.walk(ast.parse(path.read_text()))]
+
+
 def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     """Every function of a file, nested ones included."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
@@ -49,7 +56,7 @@ def identifiers(path: Path) -> set[str]:
 
 def documented(path: Path) -> Iterator[ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
     """Everything of a file that may have a docstring."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
@@ -97,7 +104,7 @@ def test_names_are_the_fields():
     for path in SOURCES:
         names = identifiers(path) & (DIALECT | DIALECT_FUNCTIONS)
         names |= {function.name for function in functions(path) if function.name.endswith("_of")}
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names |= {alias.asname for alias in node.names if alias.asname in DIALECT_ALIASES}
         strange += [f"{label(path)}: {name}" for name in sorted(names)]

@@ -85,7 +85,7 @@ class Distiller:
         watched: What else is measured after each epoch.
         options: The run's options.
         on_epoch: Called with each epoch's checkpoint.
-        progress: Called with the fraction done, 0..1.
+        progress: Called with the fraction done of the most steps that the run may take, 0..1.
     """
 
     model: CausalLM
@@ -178,7 +178,7 @@ class Distiller:
             for group in optimiser.param_groups:
                 group["lr"] = self._rate(step)
             losses.append(self._step(optimiser, order, step, calibration, pressed))
-            self.progress(min(1.0, (step + 1) / self.options.distil_steps))
+            self.progress((step + 1) / (self.options.distil_steps + self.options.max_epochs * LAST_STEPS))
         if not all(map(math.isfinite, losses)):
             raise TrainingDiverged(f"the loss is not finite in epoch {epoch + 1}")
         self.reference.correct(self.model)

@@ -54,7 +54,11 @@ def settled(harms: list[float | None], monkeypatch, resume: Checkpoint | None = 
     )
     model = SimpleNamespace(config=SimpleNamespace(hidden_size=8))
     sets = (ForgetSet([], []), [], [], reference, nothing, nothing, [], retain, [], watched, OPTIONS)
-    end = Distiller(model, adapter, *sets, on_epoch=lambda p: points.append(copy.deepcopy(p))).run(resume)
+    fractions: list[float] = []
+    run = Distiller(model, adapter, *sets, lambda p: points.append(copy.deepcopy(p)), fractions.append)
+    end = run.run(resume)
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == (1.0 if end.epoch == OPTIONS.last_epoch else pytest.approx((15 + 5 * end.epoch) / 80))
     return end, points, pressed
 
 
