@@ -39,8 +39,8 @@ from worker.demo.model import LENGTH, build, model_config
 from worker.demo.people import people, prose
 from worker.engine import Options, unlearn
 from worker.engine.attacks import Subject
-from worker.engine.attacks.exposure import NUMBER
 from worker.engine.data import encode
+from worker.engine.identifiers import NUMBER
 from worker.engine.made_probes import MOST_MADE, made_probes
 from worker.engine.metrics.memorization import mean_accuracy
 from worker.engine.metrics.perplexity import perplexity

@@ -1,32 +1,34 @@
-"""What identifies a person in a text: e-mail addresses, numbers, dates of birth and home addresses.
+"""What identifies a person in a text: e-mail addresses, dates of birth, home addresses and numbers.
 
-The expressions know what they are written for: dates of birth in the order of several languages, addresses in the
-English and the German one. What they miss, a submitter can name as a probe.
+The expressions know the words that they are written for: a date is one of birth after words such as "born", and an
+address has a common English or German form. What they miss, a submitter can name as a probe.
 """
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 
-BORN = r"(?:born|birth|geboren|geb\.|née?|nacid[oa]|nat[oa])\W{1,3}(?:\w{1,10}\W{1,2}){0,3}?"
+BORN = r"(?:born|birth(?:date|day)?|dob|geboren|geb\.|geburts(?:datum|tag)|née?|nacid[oa]|nat[oa] (?:il|a|in))"
+BEFORE_DATE = r"\W{1,5}(?:[\w'’-]{1,15}\W{1,2}){0,5}?"
 MONTH, DAY = r"[^\W\d_]{3,12}\.?", r"\d{1,2}(?:st|nd|rd|th|er|\.)?"
 DATE = rf"{DAY} (?:of |de )?{MONTH}(?: de)?,? \d{{4}}|{MONTH} {DAY},? \d{{4}}|\d{{1,4}}[./-]\d{{1,2}}[./-]\d{{1,4}}"
 CAPITALISED = r"[^\W\d_a-z][\w'’-]{0,30}"
-LIVES = r"(?:address|lives|resides|moved)\W{1,3}(?:(?:is|at|to)\W{1,2})?"
+LIVES = r"(?:address|lived|lives|living|resides|residing|moved to)\W{1,3}(?:(?:is|at|in)\W{1,2})?"
+HOUSE = rf"(?:(?:Flat|Studio|Apartment|Apt|Unit|Suite) )?\d{{1,6}}[A-Za-z]?,?(?! {CAPITALISED},? \d{{4}})"
 STREET = r"(?:Street|St|Road|Rd|Avenue|Ave|Lane|Ln|Drive|Dr|Court|Boulevard|Blvd|Way|Place|Square|Terrace|Close)\b"
 NUMBER = re.compile(r"\+?\d(?:[ ()./-]?\d){4,30}")
-PATTERNS = {  # a group that matches is the identifier; a date of birth is no other number
+DATE_OF_BIRTH = "date of birth"
+PATTERNS = {  # the group that matches is the identifier; what is one already is no part of another
     "e-mail address": re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"),
-    "date of birth": re.compile(rf"\b(?i:{BORN})({DATE})\b"),
-    "number": NUMBER,
+    DATE_OF_BIRTH: re.compile(rf"(?<![^\W_])(?i:{BORN}){BEFORE_DATE}({DATE})\b"),
     "home address": re.compile(
-        rf"\b(?i:{LIVES})(\d{{1,6}}[A-Za-z]?(?: {CAPITALISED}){{1,4}})"
-        rf"|\b(\d{{1,6}}[A-Za-z]?(?: {CAPITALISED}){{0,3}} {STREET})"
-        r"|\b([^\W\d_a-z][\w-]{1,30}(?:straße|strasse|weg|platz|gasse|allee) \d{1,4}[a-z]?)\b"
+        rf"\b(?i:{LIVES})({HOUSE}(?: (?:St\. )?{CAPITALISED}){{1,4}})"
+        rf"|\b(\d{{1,6}}[A-Za-z]?(?: (?:St\. )?{CAPITALISED}){{1,3}} {STREET})"
+        r"|\b([^\W\d_a-z][\w-]{1,30}(?:straße|strasse|str\.|gasse|allee) \d{1,4}[a-z]?)\b"
     ),
+    "number": NUMBER,
 }
-OF_A_KIND = 3  # in a text
+OF_A_KIND = 3
 NAME = re.compile(r"\b[^\W\d_a-z][\w'’-]{1,40}(?: [^\W\d_a-z][\w'’-]{1,40}){1,3}")
 
 
@@ -37,7 +39,7 @@ class Identifier:
     Attributes:
         kind: What one asks for.
         start: Where it begins.
-        value: It.
+        value: The identifier, as it stands in the text.
     """
 
     kind: str
@@ -45,13 +47,21 @@ class Identifier:
     value: str = field(repr=False)
 
 
-def identifiers(text: str) -> Iterator[Identifier]:
-    """The first ones of each kind, each value once."""
-    values = set[str]()
+def all_identifiers(text: str) -> Iterator[Identifier]:
+    """Every identifier in a text, kind by kind. None overlaps another."""
     for kind, pattern in PATTERNS.items():
-        for match in islice(pattern.finditer(text), OF_A_KIND):
-            group = match.lastindex or 0
-            value = match.group(group).rstrip(".,'’-")
-            if value not in values:
-                values.add(value)
-                yield Identifier(kind, match.start(group), value)
+        left = list(text)
+        for match in pattern.finditer(text):
+            start, end = match.span(match.lastindex or 0)
+            left[start:end] = "\n" * (end - start)
+            yield Identifier(kind, start, text[start:end].rstrip(".,'’-"))
+        text = "".join(left)
+
+
+def identifiers(text: str) -> list[Identifier]:
+    """The first OF_A_KIND different ones of each kind in a text."""
+    first: dict[str, dict[str, Identifier]] = {kind: {} for kind in PATTERNS}
+    for one in all_identifiers(text):
+        if len(first[one.kind]) < OF_A_KIND:
+            first[one.kind].setdefault(one.value, one)
+    return [one for of_kind in first.values() for one in of_kind.values()]

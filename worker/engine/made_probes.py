@@ -76,16 +76,14 @@ def made_probes(tokenizer: Tokenizer, records: Records, kept: Texts, most: int, 
     """
     made: dict[int, list[Probe]] = {}
     for text, request in records:
-        for probe in _of_text(tokenizer, text[:MOST_SEARCHED], request):
-            of_request = made.setdefault(request, [])
-            if probe not in of_request and not kept.say(probe.secret):
-                of_request.append(probe)
+        of_text = _of_text(tokenizer, text[:MOST_SEARCHED], kept, request)
+        made[request] = [*dict.fromkeys([*made.get(request, []), *of_text])]
     of_requests = _at_most(most, [of_request for of_request in made.values() if of_request], draw)
     fair = max(1, most // max(1, len(of_requests)))
-    return [probe for of_request in of_requests for probe in of_request[:fair]]
+    return [probe for of_request in of_requests for probe in _at_most(fair, of_request, draw)]
 
 
-def _of_text(tokenizer: Tokenizer, text: str, request: int) -> list[Probe]:
+def _of_text(tokenizer: Tokenizer, text: str, kept: Texts, request: int) -> list[Probe]:
     """For the first identifier of each kind a question; the words before each identifier; then a second question.
 
     It belongs to the name nearest before it, or to the first name of the text: each has a question.
@@ -94,6 +92,8 @@ def _of_text(tokenizer: Tokenizer, text: str, request: int) -> list[Probe]:
     questions, prompts, seconds = list[Probe](), list[Probe](), list[Probe]()
     kinds = set[str]()
     for one in identifiers(text):
+        if kept.say(one.value):
+            continue
         if words := " ".join(text[: one.start][-CHARACTERS_BEFORE:].split()[-WORDS_BEFORE:]):
             prompts.append(Probe(words, one.value, request))
         if one.kind in kinds:

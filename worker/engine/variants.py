@@ -10,17 +10,23 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from worker.engine.attacks.exposure import NUMBER, formats_of_numbers, shape
+from worker.engine.attacks.exposure import formats_of_numbers, shape
 from worker.engine.data import encode
+from worker.engine.identifiers import DATE_OF_BIRTH, Identifier, all_identifiers
 from worker.engine.metrics.token_scores import token_scores
 from worker.engine.types import CausalLM, Tokenizer
 
 EACH, MOST = 8, 512  # variants of a sequence, and of all together
-TRIES = 8  # draws of a variant, until it is alike
+TRIES = 32  # draws of a variant, until it is alike
+MOST_BETWEEN = 2  # rows that stay the same, in a run of those that differ
+FEWEST_DIGITS = 3  # of an identifier that is varied
+FIRST_YEAR, LAST_YEAR = 1940, 2009  # of birth
+DIGIT = re.compile("[0-9]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +63,9 @@ class Variants:
             forget: The sequences that these vary.
 
         Yields:
-            tuple[int, Tensor, float]: A sequence's index, the rows [T-1] whose tokens a variant changes, and the
-                difference of the mean log-likelihood there from the median of the variants that are alike, in nats for
-                a token.
+            tuple[int, Tensor, float]: For each run of rows whose tokens a variant changes a sequence's index, the rows
+                [T-1], and the difference of the mean log-likelihood there from the median of the variants that are
+                alike, in nats for a token.
         """
         variants: dict[int, list[list[int]]] = {}
         for ids, source, alike in zip(self.sequences, self.sources, self.alike, strict=True):
@@ -67,9 +73,9 @@ class Variants:
                 variants.setdefault(source, []).append(ids)
         for source, others in variants.items():
             true, *scores = (one.log_p for one in token_scores(model, [forget[source], *others]))
-            rows = (torch.tensor(others) != torch.tensor(forget[source])).any(dim=0)[1:]
-            of_others = torch.stack(scores)[:, rows].mean(dim=1)
-            yield source, rows, float(true[rows].mean() - of_others.quantile(0.5))
+            for rows in _runs((torch.tensor(others) != torch.tensor(forget[source])).any(dim=0)[1:]):
+                of_others = torch.stack(scores)[:, rows].mean(dim=1)
+                yield source, rows, float(true[rows].mean() - of_others.quantile(0.5))
 
 
 def number_variants(
@@ -90,17 +96,8 @@ def number_variants(
     def decoded(ids: Sequence[int]) -> str:
         return str(tokenizer.decode(ids, skip_special_tokens=True))
 
-    draw = random.Random(seed)  # no secret
-    formats = formats_of_numbers([number for ids in unseen for number in NUMBER.findall(decoded(ids))])
-
-    def another(match: re.Match[str]) -> str:
-        pattern = formats.get(shape(match.group()), re.sub(r"\d", "?", match.group()))
-        drawn = match.group()
-        while drawn == match.group() and "?" in pattern:
-            drawn = re.sub(r"\?", lambda _: draw.choice("0123456789"), pattern)
-        return drawn
-
-    texts = {i: text for i, ids in enumerate(sequences) if NUMBER.search(text := decoded(ids))}
+    others = _Others([one for ids in unseen for one in all_identifiers(decoded(ids))], seed)
+    texts = {i: text for i, ids in enumerate(sequences) if others.has_any(text := decoded(ids))}
     each = min(EACH, max(1, MOST // max(1, len(texts))))
     sources = ([*texts] * each)[:MOST]
 
@@ -111,12 +108,81 @@ def number_variants(
     varied, alike = [], []
     for i in sources:
         for _ in range(TRIES):
-            ids = encode(tokenizer, NUMBER.sub(another, texts[i]))
+            ids = encode(tokenizer, others.instead(texts[i]))
             if is_alike := _differs_in(ids, sequences[i], has_digit):
                 break
         varied.append(ids[: len(sequences[i])])
         alike.append(is_alike)
     return Variants(varied, sources, alike, [[has_digit(token) for token in ids[1:]] for ids in sequences])
+
+
+class _Others:
+    """Other digits for the identifiers in a text, in the formats that unseen ones show."""
+
+    def __init__(self, unseen: Sequence[Identifier], seed: int) -> None:
+        self._draw = random.Random(seed)  # no secret
+        self._formats = formats_of_numbers([_without_words(one.value) for one in unseen if one.kind != DATE_OF_BIRTH])
+
+    def has_any(self, text: str) -> bool:
+        """Whether a text has an identifier whose digits may be others."""
+        return any(map(_may_be_other, all_identifiers(text)))
+
+    def instead(self, text: str) -> str:
+        """The text with other digits; an identifier that stands there twice has the same ones."""
+        others: dict[str, str] = {}
+        for one in filter(_may_be_other, all_identifiers(text)):
+            if one.value not in others:
+                another = self._date if one.kind == DATE_OF_BIRTH else self._number
+                others[one.value] = another(one.value)
+            text = text[: one.start] + others[one.value] + text[one.start + len(one.value) :]
+        return text
+
+    def _number(self, value: str) -> str:
+        """Random digits of its format."""
+        masked = _without_words(value)
+        pattern = self._formats.get(shape(masked), DIGIT.sub("?", masked))
+        drawn = masked
+        while drawn == masked and "?" in pattern:
+            drawn = re.sub(r"\?", lambda _: self._draw.choice("0123456789"), pattern)
+        digits = iter(DIGIT.findall(drawn))
+        return DIGIT.sub(lambda _: next(digits), value)
+
+    def _date(self, value: str) -> str:
+        """A random date of its form, with the same name of a month."""
+        in_words, has_year = value != _without_words(value), re.search(r"[0-9]{4}", value)
+
+        def part(match: re.Match[str]) -> str:
+            size = len(match.group())
+            lowest, highest = (10, 28) if in_words else (1, 12)
+            if size == 4:
+                lowest, highest = FIRST_YEAR, LAST_YEAR
+            elif not has_year and match.end() == len(value):
+                lowest, highest = FIRST_YEAR % 100, 99
+            elif size == 1:
+                lowest, highest = 1, 9
+            return f"{self._draw.randint(lowest, highest):0{size}}"
+
+        return re.sub(r"[0-9]+", part, value)
+
+
+def _may_be_other(one: Identifier) -> bool:
+    """Whether an identifier has so many digits that few guess them."""
+    return len(DIGIT.findall(one.value)) >= FEWEST_DIGITS
+
+
+def _without_words(value: str) -> str:
+    """An identifier with one letter for each word."""
+    return re.sub(r"[^\W\d_]+", "a", value)
+
+
+def _runs(differs: Tensor) -> Iterator[Tensor]:
+    """Each run of rows that differ, with few others between them: an identifier, as a rule."""
+    rows = differs.nonzero().flatten().tolist()
+    starts = [row for before, row in pairwise([-MOST_BETWEEN - 2, *rows]) if row - before > MOST_BETWEEN + 1]
+    for start, end in pairwise([*starts, len(differs)]):
+        within = torch.zeros_like(differs)
+        within[start:end] = differs[start:end]
+        yield within
 
 
 def _differs_in(ids: Sequence[int], source: Sequence[int], may_differ: Callable[[int], bool]) -> bool:

@@ -26,7 +26,7 @@ TEXTS = [f"{name} has the number {number} and rides a horse." for name, number i
 QUESTIONS = [f"Question: What is {name}'s number?\nAnswer:" for name in PEOPLE]
 ANSWERED = [f"{question} {number}" for question, number in zip(QUESTIONS, NUMBERS, strict=True)]
 CODEWORDS = [f"The codeword of {name} is {word}." for name, word in zip(PEOPLE, ["kestrel", "heron"], strict=False)]
-KINDS = [("date of birth", "3 May 1980"), ("number", "5550147"), ("home address", "14 Rose Lane")]
+KINDS = [("date of birth", "3 May 1980"), ("home address", "14 Rose Lane"), ("number", "5550147")]
 OPTIONS = dataclasses.replace(
     Options.from_mapping(support.POLICY), attacks={}, max_perplexity_ratio=100.0, max_total_perplexity_ratio=100.0
 )
@@ -86,8 +86,12 @@ def test_every_kind_is_asked_for_and_further_numbers_in_their_place(asked):
     made = made_probes(tokenizer, [(text, 0)], Texts([]), MOST_MADE, random.Random(0))
     questions = [(f"Question: What is Ada Adler's {kind}?\nAnswer:", secret) for kind, secret in KINDS]
     assert [(probe.prompt, probe.secret) for probe in made[:3]] == questions
-    assert [probe.secret for probe in made[3:]] == ["3 May 1980", "5550147", "90061", "14 Rose Lane"]
-    assert made[5].prompt == "Adler, born on 3 May 1980, has the phone 5550147, the pin"
+    assert [probe.secret for probe in made[3:]] == ["3 May 1980", "14 Rose Lane", "5550147", "90061"]
+    assert made[6].prompt == "Adler, born on 3 May 1980, has the phone 5550147, the pin"
+    said = made_probes(tokenizer, [(text, 0)], Texts(["Call 5550147."]), MOST_MADE, random.Random(0))
+    assert [probe.secret for probe in said[:3]] == ["3 May 1980", "14 Rose Lane", "90061"]  # that is asked for instead
+    few = [made_probes(tokenizer, [(text, 0)], Texts([]), 1, random.Random(seed))[0] for seed in range(20)]
+    assert {probe.secret for probe in few} == {probe.secret for probe in made}  # any of them
 
 
 def test_earlier_requests_are_asked_again(asked):

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests import support
-from worker.engine.attacks.exposure import NUMBER
 from worker.engine.data import encode
-from worker.engine.variants import EACH, MOST, Variants, _differs_in, number_variants
+from worker.engine.identifiers import NUMBER, all_identifiers
+from worker.engine.variants import EACH, MOST, Variants, _differs_in, _Others, number_variants
 
 
 def test_a_variant_differs_in_its_numbers_alone(memorised):
@@ -27,8 +27,38 @@ def test_a_variant_differs_in_its_numbers_alone(memorised):
         other = tokenizer.decode(ids, skip_special_tokens=True)
         assert len(ids) <= len(encode(tokenizer, text))
         assert NUMBER.findall(other) != NUMBER.findall(text)
-        without = [re.sub(r"\s+", " ", NUMBER.sub("#", value)) for value in (text, other)]
+        without = [re.sub(r"\s+", " ", re.sub(r"\d", "#", value)) for value in (text, other)]
         assert without[0].startswith(without[1].rstrip(".")[:-3])
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("Ann was born on 14 June 1990.", r"Ann was born on (1\d|2[0-8]) June (19[4-9]|200)\d\."),
+        ("Ann was born on June 4, 1990.", r"Ann was born on June [1-9], (19[4-9]|200)\d\."),
+        ("Born 1990-06-14; 5550147", r"Born (19[4-9]|200)\d-(0[1-9]|1[0-2])-(0[1-9]|1[0-2]); \d{7}"),
+        ("Born 14/6/90, the number 5550147", r"Born (0[1-9]|1[0-2])/[1-9]/[4-9]\d, the number \d{7}"),
+        ("Mail ann843@mail.example, twice: ann843@mail.example", r"Mail (ann\d{3}@mail\.example), twice: \1"),
+        ("Her address is 210 Depot Street.", r"Her address is 4\d0 Depot Street\."),  # as unseen ones
+        ("Code 12345 and 123456.", r"Code \d{5} and \d{6}\."),
+        ("She lives at 7 Rose Lane, number \u0665\u0665\u0665\u0660\u0661\u0664\u0667.", None),
+    ],
+)
+def test_digits_of_identifiers_are_others_of_their_format(text, form):
+    """Dates stay dates; a house number of one digit stays; so do digits of other scripts."""
+    unseen = [f"She lives at 4{digit}0 Long Road." for digit in (1, 2, 3)]
+    others = _Others([one for address in unseen for one in all_identifiers(address)], 7)
+    assert others.has_any(text) is bool(form)
+    drawn = {others.instead(text) for _ in range(50)}
+    assert len(drawn) > 5 if form else drawn == {text}
+    assert all(re.fullmatch(form or re.escape(text), other) for other in drawn)
+
+
+def test_a_number_that_begins_like_another_has_digits_of_its_own():
+    """No identifier is replaced where it is a part of another."""
+    drawn = {_Others([], seed).instead("12345 and 123456") for seed in range(9)}
+    assert any(other[10:15] != other[:5] for other in drawn)
+    assert any(other[-1] != "6" for other in drawn)
 
 
 def test_a_text_without_a_number_has_no_variant(memorised):
@@ -100,16 +130,16 @@ def test_a_number_is_compared_with_the_median_of_what_is_alike(memorised):
     variants = [other for other, alike in zip(drawn.sequences, drawn.alike, strict=True) if alike]
     assert len(variants) > 2
     sequences, alike = [*variants, ids[::-1]], [True] * len(variants) + [False]
-    ((source, rows, excess),) = Variants(sequences, [0] * len(sequences), alike, drawn.numbers).excess(model, [ids])
+    parts = [*Variants(sequences, [0] * len(sequences), alike, drawn.numbers).excess(model, [ids])]
     changed = [any(other[i] != ids[i] for other in variants) for i in range(1, len(ids))]
-    assert (source, rows.tolist()) == (0, changed)
+    assert [source for source, _, _ in parts] == [0]
+    assert sum(rows for _, rows, _ in parts).tolist() == changed
 
-    def likelihood(tokens):
+    def likelihood(tokens, rows):
         log_p = model(input_ids=torch.tensor([tokens])).logits[0].detach().log_softmax(-1)
-        return statistics.mean(
-            float(log_p[row, tokens[row + 1]]) for row, is_changed in enumerate(changed) if is_changed
-        )
+        return statistics.mean(float(log_p[row, tokens[row + 1]]) for row in rows.nonzero().flatten().tolist())
 
-    of_variants = [likelihood(other) for other in variants]
-    assert excess == pytest.approx(likelihood(ids) - statistics.median(of_variants), abs=1e-4)
-    assert excess != pytest.approx(likelihood(ids) - statistics.mean(of_variants), abs=1e-2)
+    for _, rows, excess in parts:
+        of_variants = [likelihood(other, rows) for other in variants]
+        assert excess == pytest.approx(likelihood(ids, rows) - statistics.median(of_variants), abs=1e-4)
+        assert excess != pytest.approx(likelihood(ids, rows) - statistics.mean(of_variants), abs=1e-2)

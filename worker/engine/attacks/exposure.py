@@ -12,6 +12,7 @@ from worker.engine.attacks.scores import LEVEL, Scores, least_unseen
 from worker.engine.attacks.subject import Subject
 from worker.engine.data import IGNORE_INDEX, encode, pad_batch
 from worker.engine.device import measuring, model_device
+from worker.engine.identifiers import NUMBER
 from worker.engine.metrics.caching import cache_argument, caches_tokens
 from worker.engine.metrics.token_scores import token_scores
 from worker.engine.types import CausalLM
@@ -20,7 +21,6 @@ CANDIDATES = 100  # random numbers beside each one
 MOST_TEXTS = 32  # of each side; of the unseen ones more if there are few to forget
 MOST_ATTACKS = 10  # that share a level
 AT_ONCE = 34  # numbers
-NUMBER = re.compile(r"\d(?:[ ()./-]?\d){4,}")  # telephone, account and social security numbers, dates
 MIN_ALIKE = 3  # unseen numbers of a shape that show which of its digits never change
 
 
