@@ -9,14 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 BORN = r"(?:born|birth(?:date|day)?|dob|geboren|geb\.|geburts(?:datum|tag)|née?|nacid[oa]|nat[oa] (?:il|a|in))"
-BEFORE_DATE = r"\W{1,5}(?:[\w'’-]{1,15}\W{1,2}){0,5}?"
+BEFORE_DATE = r"[^\w.!?]{1,5}(?:\w[\w'’-]{0,14}+[^\w.!?]{1,2}){0,5}?"
 MONTH, DAY = r"[^\W\d_]{3,12}\.?", r"\d{1,2}(?:st|nd|rd|th|er|\.)?"
 DATE = rf"{DAY} (?:of |de )?{MONTH}(?: de)?,? \d{{4}}|{MONTH} {DAY},? \d{{4}}|\d{{1,4}}[./-]\d{{1,2}}[./-]\d{{1,4}}"
 CAPITALISED = r"[^\W\d_a-z][\w'’-]{0,30}"
-LIVES = r"(?:address|lived|lives|living|resides|residing|moved to)\W{1,3}(?:(?:is|at|in)\W{1,2})?"
-HOUSE = rf"(?:(?:Flat|Studio|Apartment|Apt|Unit|Suite) )?\d{{1,6}}[A-Za-z]?,?(?! {CAPITALISED},? \d{{4}})"
+LIVES = r"(?:address(?: is)?|(?:lived|lives|living|resides|residing) at|moved to)\W{1,3}"
+FLAT = r"(?:Flat|Studio|Apartment|Apt|Unit|Suite) \d{1,6}[A-Za-z]?,?"
+HOUSE = rf"(?:{FLAT}|\d{{1,6}}[A-Za-z]?(?! {CAPITALISED},? \d{{4}}))"
 STREET = r"(?:Street|St|Road|Rd|Avenue|Ave|Lane|Ln|Drive|Dr|Court|Boulevard|Blvd|Way|Place|Square|Terrace|Close)\b"
-NUMBER = re.compile(r"\+?\d(?:[ ()./-]?\d){4,30}")
+NUMBER = re.compile(r"\d(?:[ ()./-]?\d){4,30}")
 DATE_OF_BIRTH = "date of birth"
 PATTERNS = {  # the group that matches is the identifier; what is one already is no part of another
     "e-mail address": re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"),
@@ -26,9 +27,8 @@ PATTERNS = {  # the group that matches is the identifier; what is one already is
         rf"|\b(\d{{1,6}}[A-Za-z]?(?: (?:St\. )?{CAPITALISED}){{1,3}} {STREET})"
         r"|\b([^\W\d_a-z][\w-]{1,30}(?:straße|strasse|str\.|gasse|allee) \d{1,4}[a-z]?)\b"
     ),
-    "number": NUMBER,
+    "number": re.compile(rf"\+?{NUMBER.pattern}"),
 }
-OF_A_KIND = 3
 NAME = re.compile(r"\b[^\W\d_a-z][\w'’-]{1,40}(?: [^\W\d_a-z][\w'’-]{1,40}){1,3}")
 
 
@@ -56,12 +56,3 @@ def all_identifiers(text: str) -> Iterator[Identifier]:
             left[start:end] = "\n" * (end - start)
             yield Identifier(kind, start, text[start:end].rstrip(".,'’-"))
         text = "".join(left)
-
-
-def identifiers(text: str) -> list[Identifier]:
-    """The first OF_A_KIND different ones of each kind in a text."""
-    first: dict[str, dict[str, Identifier]] = {kind: {} for kind in PATTERNS}
-    for one in all_identifiers(text):
-        if len(first[one.kind]) < OF_A_KIND:
-            first[one.kind].setdefault(one.value, one)
-    return [one for of_kind in first.values() for one in of_kind.values()]

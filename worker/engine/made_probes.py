@@ -2,10 +2,10 @@
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-from worker.engine.identifiers import NAME, identifiers
+from worker.engine.identifiers import NAME, all_identifiers
 from worker.engine.probes import Probe, chats
 from worker.engine.saying import Texts
 from worker.engine.types import Tokenizer
@@ -13,6 +13,7 @@ from worker.engine.types import Tokenizer
 MOST_GIVEN, MOST_MADE = 1024, 128  # probes given and made for this run
 FEWEST_EARLIER, MOST_EARLIER = 8, 32  # asked of earlier requests: as many as of this run, within these bounds
 WORDS_BEFORE, CHARACTERS_BEFORE, MOST_SEARCHED = 12, 300, 20_000  # that are a prompt; characters of a record
+OF_A_KIND = 3  # identifiers of a record
 Item = TypeVar("Item")
 Records = Sequence[tuple[str, int]]  # text, index of its request
 
@@ -74,35 +75,44 @@ def made_probes(tokenizer: Tokenizer, records: Records, kept: Texts, most: int, 
     Returns:
         The probes.
     """
-    made: dict[int, list[Probe]] = {}
+    texts: dict[int, list[str]] = {}
     for text, request in records:
-        of_text = _of_text(tokenizer, text[:MOST_SEARCHED], kept, request)
-        made[request] = [*dict.fromkeys([*made.get(request, []), *of_text])]
-    of_requests = _at_most(most, [of_request for of_request in made.values() if of_request], draw)
-    fair = max(1, most // max(1, len(of_requests)))
-    return [probe for of_request in of_requests for probe in _at_most(fair, of_request, draw)]
+        if any(all_identifiers(text[:MOST_SEARCHED])):
+            texts.setdefault(request, []).append(text[:MOST_SEARCHED])
+    requests = _at_most(most, [*texts], draw)
+    fair = max(1, most // max(1, len(requests)))
+    return [probe for one in requests for probe in _of_request(tokenizer, texts[one], kept, one, fair, draw)]
 
 
-def _of_text(tokenizer: Tokenizer, text: str, kept: Texts, request: int) -> list[Probe]:
-    """For the first identifier of each kind a question; the words before each identifier; then a second question.
+def _of_request(
+    tokenizer: Tokenizer, texts: Sequence[str], kept: Texts, request: int, most: int, draw: random.Random
+) -> list[Probe]:
+    """Probes of some texts of a request, of as many as are needed."""
+    made: dict[Probe, None] = {}
+    for text in draw.sample(texts, len(texts)):
+        made |= dict.fromkeys(_of_text(tokenizer, text, kept, request))
+        if len(made) >= most:
+            break
+    return _at_most(most, [*made], draw)
+
+
+def _of_text(tokenizer: Tokenizer, text: str, kept: Texts, request: int) -> Iterator[Probe]:
+    """For the first identifiers of each kind the words before them; for the very first one questions, too.
 
     It belongs to the name nearest before it, or to the first name of the text: each has a question.
     """
     names = list(NAME.finditer(text))
-    questions, prompts, seconds = list[Probe](), list[Probe](), list[Probe]()
-    kinds = set[str]()
-    for one in identifiers(text):
-        if kept.say(one.value):
+    values: dict[str, set[str]] = {}
+    for one in all_identifiers(text):
+        alike = values.setdefault(one.kind, set())
+        if len(alike) == OF_A_KIND or one.value in alike or kept.say(one.value):
             continue
+        if not alike:
+            before = [name for name in names if name.end() <= one.start]
+            for name in (*before[-1:], *names[:1]):
+                question = f"What is {name.group()}'s {one.kind}?"
+                form = question if chats(tokenizer) else f"Question: {question}\nAnswer:"
+                yield Probe(form, one.value, request)
         if words := " ".join(text[: one.start][-CHARACTERS_BEFORE:].split()[-WORDS_BEFORE:]):
-            prompts.append(Probe(words, one.value, request))
-        if one.kind in kinds:
-            continue
-        kinds.add(one.kind)
-        before = [name for name in names if name.end() <= one.start]
-        forms = [f"What is {name.group()}'s {one.kind}?" for name in (*before[-1:], *names[:1])]
-        if not chats(tokenizer):
-            forms = [f"Question: {form}\nAnswer:" for form in forms]
-        questions += [Probe(form, one.value, request) for form in forms[:1]]
-        seconds += [Probe(form, one.value, request) for form in forms[1:]]
-    return [*questions, *prompts, *seconds]
+            yield Probe(words, one.value, request)
+        alike.add(one.value)

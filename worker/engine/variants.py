@@ -19,6 +19,7 @@ from worker.engine.attacks.exposure import formats_of_numbers, shape
 from worker.engine.data import encode
 from worker.engine.identifiers import DATE_OF_BIRTH, Identifier, all_identifiers
 from worker.engine.metrics.token_scores import token_scores
+from worker.engine.saying import NOTHING
 from worker.engine.types import CausalLM, Tokenizer
 
 EACH, MOST = 8, 512  # variants of a sequence, and of all together
@@ -121,7 +122,8 @@ class _Others:
 
     def __init__(self, unseen: Sequence[Identifier], seed: int) -> None:
         self._draw = random.Random(seed)  # no secret
-        self._formats = formats_of_numbers([_without_words(one.value) for one in unseen if one.kind != DATE_OF_BIRTH])
+        numbers = [one.value for one in unseen if one.kind != DATE_OF_BIRTH and one.value.isascii()]
+        self._formats = formats_of_numbers([*map(_masked, numbers)])
 
     def has_any(self, text: str) -> bool:
         """Whether a text has an identifier whose digits may be others."""
@@ -129,50 +131,49 @@ class _Others:
 
     def instead(self, text: str) -> str:
         """The text with other digits; an identifier that stands there twice has the same ones."""
-        others: dict[str, str] = {}
-        for one in filter(_may_be_other, all_identifiers(text)):
-            if one.value not in others:
-                another = self._date if one.kind == DATE_OF_BIRTH else self._number
-                others[one.value] = another(one.value)
-            text = text[: one.start] + others[one.value] + text[one.start + len(one.value) :]
-        return text
+        others = {
+            one.value: self._date(one.value) if one.kind == DATE_OF_BIRTH else self._number(one.value)
+            for one in sorted(filter(_may_be_other, all_identifiers(text)), key=lambda one: -len(one.value))
+        }
+        values = "|".join(map(re.escape, others)) or NOTHING
+        return re.sub(rf"(?<!\d)(?:{values})(?!\d)", lambda match: others[match.group()], text)
 
     def _number(self, value: str) -> str:
-        """Random digits of its format."""
-        masked = _without_words(value)
+        """Random digits of its format; those of an e-mail's domain stay."""
+        masked, (own, at, domain) = _masked(value), value.partition("@")
         pattern = self._formats.get(shape(masked), DIGIT.sub("?", masked))
         drawn = masked
         while drawn == masked and "?" in pattern:
             drawn = re.sub(r"\?", lambda _: self._draw.choice("0123456789"), pattern)
         digits = iter(DIGIT.findall(drawn))
-        return DIGIT.sub(lambda _: next(digits), value)
+        return DIGIT.sub(lambda _: next(digits), own) + at + domain
 
     def _date(self, value: str) -> str:
-        """A random date of its form, with the same name of a month."""
-        in_words, has_year = value != _without_words(value), re.search(r"[0-9]{4}", value)
+        """A random date of its form. The name of a month stays, and so does a day with an ending, such as 3rd."""
+        in_words, has_year = value != _masked(value), re.search(r"[0-9]{4}", value)
 
         def part(match: re.Match[str]) -> str:
             size = len(match.group())
             lowest, highest = (10, 28) if in_words else (1, 12)
             if size == 4:
                 lowest, highest = FIRST_YEAR, LAST_YEAR
-            elif not has_year and match.end() == len(value):
-                lowest, highest = FIRST_YEAR % 100, 99
             elif size == 1:
                 lowest, highest = 1, 9
+            elif not has_year and match.end() == len(value):
+                lowest, highest = FIRST_YEAR % 100, 99
             return f"{self._draw.randint(lowest, highest):0{size}}"
 
-        return re.sub(r"[0-9]+", part, value)
+        return re.sub(r"\b[0-9]{1,4}\b", part, value)
 
 
 def _may_be_other(one: Identifier) -> bool:
     """Whether an identifier has so many digits that few guess them."""
-    return len(DIGIT.findall(one.value)) >= FEWEST_DIGITS
+    return len(DIGIT.findall(one.value.partition("@")[0])) >= FEWEST_DIGITS
 
 
-def _without_words(value: str) -> str:
-    """An identifier with one letter for each word."""
-    return re.sub(r"[^\W\d_]+", "a", value)
+def _masked(value: str) -> str:
+    """An identifier with one letter for each word; of an e-mail address what stands before its domain."""
+    return re.sub(r"[^\W\d_]+", "a", value.partition("@")[0])
 
 
 def _runs(differs: Tensor) -> Iterator[Tensor]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.engine.identifiers import OF_A_KIND, PATTERNS, all_identifiers, identifiers
+from worker.engine.identifiers import all_identifiers
 
 MAIL, BORN = ("e-mail address", "ann@mail.example"), ("date of birth", "3 May 1980")
 
@@ -31,28 +31,41 @@ MAIL, BORN = ("e-mail address", "ann@mail.example"), ("date of birth", "3 May 19
         ("She moved to 5 St. James Street.", [("home address", "5 St. James Street")]),
         ("She moved 15 May 2001. Her address since 5 January 1990.", []),
         ("She lives at 00456 John Neck.", [("home address", "00456 John Neck")]),
+        ("He lived in 1943 Berlin for 25 Years, and in 1990, Maria said.", []),
+        ("She was born in Leeds. On 3 May 1980 the shop opened. Nobody was born. On 4 May 1980 it closed.", []),
         ("In 2021 Dr Miller left. 1999 Square Enix. They are 2 Close. Ausweg 3.", []),
         ("", []),
     ],
 )
 def test_the_kind_and_the_value(text, expected):
     """A date is one of birth, and a number with capitals an address, only where the words say so. None overlaps."""
-    known = identifiers(text)
+    known = list(all_identifiers(text))
     assert [(one.kind, one.value) for one in known] == expected
     assert all(text[one.start :].startswith(one.value) and one.value not in repr(one) for one in known)
 
 
-def test_a_text_has_a_few_of_each_kind():
-    """So many that the second and third number of a record are asked for, too, and no more; each once."""
-    numbers = [f"55501{i:02}" for i in range(10)]
-    text = ", ".join([numbers[0]] * 4 + numbers)
-    assert [one.value for one in identifiers(text)] == numbers[:OF_A_KIND]
-    assert [one.value for one in all_identifiers(text)] == [numbers[0]] * 4 + numbers
-
-
 @pytest.mark.parametrize(
-    "part", ["a", "A-", "1.", "1 A", "born ", "1 Aa ", "12 ", "lives at 1", "born on in 1 ", "@a."]
+    "part",
+    [
+        *(
+            "a",
+            "A-",
+            "1.",
+            "1 A",
+            "born ",
+            "1 Aa ",
+            "12 ",
+            "lives at 1",
+            "born on in 1 ",
+            "@a.",
+            "Flat 1, A ",
+            "1 St. A ",
+        ),
+        *(f"born {mark * 60}" for mark in "-'. a1"),
+    ],
 )
 def test_a_long_text_is_read_in_one_pass(part):
     """Each expression looks at a bounded number of characters from each place on; else this would take hours."""
-    assert len(identifiers(part * 100_000)) <= OF_A_KIND * len(PATTERNS)
+    length = 100_000
+    text = (part * length)[:length]
+    assert all(one.start < length for one in all_identifiers(text))

@@ -12,7 +12,7 @@ from tests import support
 from worker.engine import Options, unlearn
 from worker.engine.baseline import Baseline
 from worker.engine.checkpoint import MOST_HARM, Checkpoint
-from worker.engine.made_probes import FEWEST_EARLIER, MOST_EARLIER, MOST_MADE, all_probes, made_probes
+from worker.engine.made_probes import FEWEST_EARLIER, MOST_EARLIER, MOST_MADE, OF_A_KIND, all_probes, made_probes
 from worker.engine.measure import measure_after, measure_before
 from worker.engine.prepare import prepare
 from worker.engine.probes import Answer, Probe, answers, still_said
@@ -60,13 +60,13 @@ def test_an_identifier_makes_a_question_and_a_cloze_prompt(asked):
     assert {probe.secret for probe in mail} == {"bela.baker@mail.example"}
     assert [probe.prompt for probe in mail] == [
         "Question: What is Bela Baker's e-mail address?\nAnswer:",
-        "Personnel File. Write to Bela Baker at",
         "Question: What is Personnel File's e-mail address?\nAnswer:",
+        "Personnel File. Write to Bela Baker at",
     ]
     company = "Ada Adler works for Stokes Green, and has the number 5550147 and the address ada@stokes.example."
     made = made_probes(tokenizer, [(company, 0)], nothing, MOST_MADE, random.Random(0))
     assert QUESTIONS[0] in [probe.prompt for probe in made]
-    assert len({probe.secret for probe in made[:2]}) == 2  # where there is no room for all
+    assert {probe.secret for probe in made} == {"5550147", "ada@stokes.example"}
     many = made_probes(
         tokenizer,
         [(text, i) for i, text in enumerate(support.people(300, seed=3))],
@@ -80,18 +80,35 @@ def test_an_identifier_makes_a_question_and_a_cloze_prompt(asked):
 
 
 def test_every_kind_is_asked_for_and_further_numbers_in_their_place(asked):
-    """Questions first, so that many requests have one of each kind; then the words before each identifier."""
+    """The first of a kind in a question, too; where there is no room for all, any of them; never what retain says."""
     _, tokenizer = asked
     text = "Ada Adler, born on 3 May 1980, has the phone 5550147, the pin 90061, and lives at 14 Rose Lane."
-    made = made_probes(tokenizer, [(text, 0)], Texts([]), MOST_MADE, random.Random(0))
+
+    def made(retain=(), most=MOST_MADE, seed=0, record=text):
+        return made_probes(tokenizer, [(record, 0)], Texts(retain), most, random.Random(seed))
+
     questions = [(f"Question: What is Ada Adler's {kind}?\nAnswer:", secret) for kind, secret in KINDS]
-    assert [(probe.prompt, probe.secret) for probe in made[:3]] == questions
-    assert [probe.secret for probe in made[3:]] == ["3 May 1980", "14 Rose Lane", "5550147", "90061"]
-    assert made[6].prompt == "Adler, born on 3 May 1980, has the phone 5550147, the pin"
-    said = made_probes(tokenizer, [(text, 0)], Texts(["Call 5550147."]), MOST_MADE, random.Random(0))
-    assert [probe.secret for probe in said[:3]] == ["3 May 1980", "14 Rose Lane", "90061"]  # that is asked for instead
-    few = [made_probes(tokenizer, [(text, 0)], Texts([]), 1, random.Random(seed))[0] for seed in range(20)]
-    assert {probe.secret for probe in few} == {probe.secret for probe in made}  # any of them
+    probes = [(probe.prompt, probe.secret) for probe in made()]
+    assert set(questions) < set(probes)
+    assert [secret for _, secret in probes] == [*(secret for _, secret in KINDS for _ in range(2)), "90061"]
+    assert probes[-1][0] == "Adler, born on 3 May 1980, has the phone 5550147, the pin"
+    assert ("Question: What is Ada Adler's number?\nAnswer:", "90061") in [
+        (probe.prompt, probe.secret) for probe in made(["Call 5550147."])
+    ]
+    few = [made(most=1, seed=seed)[0] for seed in range(30)]
+    assert {probe.secret for probe in few} == {secret for _, secret in probes}
+    footer = "Acme Ltd, Tel 5550100, Fax 5550101, VAT 12345678."
+    assert {probe.secret for probe in made([footer], record=f"{footer} {text}")} == {secret for _, secret in probes}
+    numbers = [f"55502{i:02}" for i in range(9)]
+    assert {probe.secret for probe in made(record=f"Ada Adler: {', '.join(numbers)}")} == {*numbers[:OF_A_KIND]}
+
+
+def test_many_records_of_a_request_are_read_until_there_are_enough_probes(asked):
+    """Whichever of them has an identifier that retain text does not say."""
+    _, tokenizer = asked
+    records = [(f"Tel 5550100, letter {i}.", 0) for i in range(50)] + [(TEXTS[0], 0)]
+    made = made_probes(tokenizer, records, Texts(["Tel 5550100"]), MOST_MADE, random.Random(0))
+    assert {probe.secret for probe in made} == {NUMBERS[0]}
 
 
 def test_earlier_requests_are_asked_again(asked):

@@ -9,7 +9,7 @@ import torch
 from tests import support
 from worker.engine.data import encode
 from worker.engine.identifiers import NUMBER, all_identifiers
-from worker.engine.variants import EACH, MOST, Variants, _differs_in, _Others, number_variants
+from worker.engine.variants import EACH, MOST, Variants, _differs_in, _Others, _runs, number_variants
 
 
 def test_a_variant_differs_in_its_numbers_alone(memorised):
@@ -35,6 +35,11 @@ def test_a_variant_differs_in_its_numbers_alone(memorised):
     ("text", "form"),
     [
         ("Ann was born on 14 June 1990.", r"Ann was born on (1\d|2[0-8]) June (19[4-9]|200)\d\."),
+        ("Ann was born on 3rd of May 1980.", r"Ann was born on 3rd of May (19[4-9]|200)\d\."),
+        ("Born 1/2/3, number 5550147", r"Born [1-9]/[1-9]/[1-9], number \d{7}"),
+        ("Mail li84@163.example, ann843@163.example", r"Mail li84@163\.example, ann\d{3}@163\.example"),
+        ("Born on 3 May 1980. Leeds was quiet on 3 May 1980.", r"Born on (\d May \d{4})\. Leeds was quiet on \1\."),
+        ("Call +49 30 1234567.", r"Call \+\d\d \d\d \d{7}\."),
         ("Ann was born on June 4, 1990.", r"Ann was born on June [1-9], (19[4-9]|200)\d\."),
         ("Born 1990-06-14; 5550147", r"Born (19[4-9]|200)\d-(0[1-9]|1[0-2])-(0[1-9]|1[0-2]); \d{7}"),
         ("Born 14/6/90, the number 5550147", r"Born (0[1-9]|1[0-2])/[1-9]/[4-9]\d, the number \d{7}"),
@@ -46,7 +51,8 @@ def test_a_variant_differs_in_its_numbers_alone(memorised):
 )
 def test_digits_of_identifiers_are_others_of_their_format(text, form):
     """Dates stay dates; a house number of one digit stays; so do digits of other scripts."""
-    unseen = [f"She lives at 4{digit}0 Long Road." for digit in (1, 2, 3)]
+    arabic = [f"Tel \u0660\u0665{digit}\u0661\u0661\u0662\u0663" for digit in "\u0661\u0662\u0663"]
+    unseen = [*(f"She lives at 4{digit}0 Long Road." for digit in (1, 2, 3)), *arabic]
     others = _Others([one for address in unseen for one in all_identifiers(address)], 7)
     assert others.has_any(text) is bool(form)
     drawn = {others.instead(text) for _ in range(50)}
@@ -94,6 +100,19 @@ def test_a_variant_is_alike_if_its_digits_alone_differ_token_by_token(memorised)
         digits = [re.search(r"\d", tokenizer.decode([token])) for pair in pairs for token in pair]
         assert pairs
         assert not alike or (len(ids) == len(forget[source]) and all(digits))
+
+
+def test_each_run_of_rows_that_differ_is_compared_by_itself(memorised):
+    """Two numbers of a text are two runs; few rows that stay the same do not end one."""
+    differs = torch.tensor([1, 0, 0, 1, 0, 0, 0, 1], dtype=torch.bool)
+    assert [rows.nonzero().flatten().tolist() for rows in _runs(differs)] == [[0, 3], [7]]
+    assert list(_runs(torch.zeros(3, dtype=torch.bool))) == []
+    model, tokenizer = memorised
+    ids = encode(tokenizer, "The number 5550147 is in the book that she gave to her sister with the code 90061 in it.")
+    parts = [*number_variants(tokenizer, [ids], [], 7).excess(model, [ids])]
+    assert len(parts) == 2
+    assert not (parts[0][1] & parts[1][1]).any()
+    assert parts[0][2] != parts[1][2]
 
 
 @pytest.mark.parametrize(
