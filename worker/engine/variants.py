@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from worker.engine.attacks.exposure import formats_of_numbers, shape
+from worker.engine.attacks.exposure import formats_of_numbers, random_numbers, shape
 from worker.engine.data import encode
 from worker.engine.identifiers import DATE_OF_BIRTH, Identifier, all_identifiers
 from worker.engine.metrics.token_scores import token_scores
@@ -98,7 +98,7 @@ def number_variants(
         return str(tokenizer.decode(ids, skip_special_tokens=True))
 
     others = _Others([one for ids in unseen for one in all_identifiers(decoded(ids))], seed)
-    texts = {i: text for i, ids in enumerate(sequences) if others.has_any(text := decoded(ids))}
+    texts = {i: (text, known) for i, ids in enumerate(sequences) if (known := _varied(text := decoded(ids)))}
     each = min(EACH, max(1, MOST // max(1, len(texts))))
     sources = ([*texts] * each)[:MOST]
 
@@ -109,7 +109,7 @@ def number_variants(
     varied, alike = [], []
     for i in sources:
         for _ in range(TRIES):
-            ids = encode(tokenizer, others.instead(texts[i]))
+            ids = encode(tokenizer, others.instead(*texts[i]))
             if is_alike := _differs_in(ids, sequences[i], has_digit):
                 break
         varied.append(ids[: len(sequences[i])])
@@ -125,15 +125,10 @@ class _Others:
         numbers = [one.value for one in unseen if one.kind != DATE_OF_BIRTH and one.value.isascii()]
         self._formats = formats_of_numbers([*map(_masked, numbers)])
 
-    def has_any(self, text: str) -> bool:
-        """Whether a text has an identifier whose digits may be others."""
-        return any(map(_may_be_other, all_identifiers(text)))
-
-    def instead(self, text: str) -> str:
-        """The text with other digits; an identifier that stands there twice has the same ones."""
+    def instead(self, text: str, known: Sequence[Identifier]) -> str:
+        """The text with other digits in these identifiers; one that stands there twice has the same ones."""
         others = {
-            one.value: self._date(one.value) if one.kind == DATE_OF_BIRTH else self._number(one.value)
-            for one in sorted(filter(_may_be_other, all_identifiers(text)), key=lambda one: -len(one.value))
+            one.value: self._date(one.value) if one.kind == DATE_OF_BIRTH else self._number(one.value) for one in known
         }
         values = "|".join(map(re.escape, others)) or NOTHING
         return re.sub(rf"(?<!\d)(?:{values})(?!\d)", lambda match: others[match.group()], text)
@@ -142,9 +137,7 @@ class _Others:
         """Random digits of its format; those of an e-mail's domain stay."""
         masked, (own, at, domain) = _masked(value), value.partition("@")
         pattern = self._formats.get(shape(masked), DIGIT.sub("?", masked))
-        drawn = masked
-        while drawn == masked and "?" in pattern:
-            drawn = re.sub(r"\?", lambda _: self._draw.choice("0123456789"), pattern)
+        (drawn,) = random_numbers(masked, pattern, 1, self._draw)
         digits = iter(DIGIT.findall(drawn))
         return DIGIT.sub(lambda _: next(digits), own) + at + domain
 
@@ -166,9 +159,10 @@ class _Others:
         return re.sub(r"\b[0-9]{1,4}\b", part, value)
 
 
-def _may_be_other(one: Identifier) -> bool:
-    """Whether an identifier has so many digits that few guess them."""
-    return len(DIGIT.findall(one.value.partition("@")[0])) >= FEWEST_DIGITS
+def _varied(text: str) -> list[Identifier]:
+    """The identifiers of a text that have so many digits that few guess them, long ones first."""
+    known = [one for one in all_identifiers(text) if len(DIGIT.findall(_masked(one.value))) >= FEWEST_DIGITS]
+    return sorted(known, key=lambda one: -len(one.value))
 
 
 def _masked(value: str) -> str:

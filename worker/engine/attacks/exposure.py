@@ -100,14 +100,14 @@ def _shares(
         pattern = formats.get(shape(secret.number))
         if pattern is None or not encode(subject.tokenizer, secret.before.rstrip()):
             continue
-        numbers = _others(secret.number, pattern, candidates, generator)
+        numbers = random_numbers(secret.number, pattern, candidates, generator)
         parts = (_log_likelihoods(subject, secret.before, part) for part in _parts([secret.number, *numbers]))
         true, *others = (value for part in parts for value in part)
         shares.append(sum((other < true) + 0.5 * (other == true) for other in others) / candidates)
     return shares
 
 
-def _others(number: str, pattern: str, count: int, generator: random.Random) -> list[str]:
+def random_numbers(number: str, pattern: str, count: int, generator: random.Random) -> list[str]:
     """Random numbers of a format, none of them the true one unless the format has no other."""
     numbers: list[str] = []
     while len(numbers) < count:
