@@ -124,7 +124,7 @@ ATTACKS = {  # questions that a layman would ask
     "membership_loss": "Can the texts be told from texts that it has never seen (by likelihood)?",
     "membership_min_k": "Can they be told from unseen texts (by the least likely words)?",
     "membership_min_k_pp": "Can they be told from unseen texts (by the least likely words, normalised)?",
-    "exposure": "Is a person's number likelier than others of the same form?",
+    "exposure": "Is a number, date of birth or address of a person likelier than made-up ones?",
     "prompts": "Do typing errors, another case or a cut beginning bring it out?",
     "quantised": "Does it come back when the weights are rounded?",
     "relearned": "Does it come back after a little harmless training?",

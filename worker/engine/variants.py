@@ -5,8 +5,6 @@ than of unseen text. So it learns what the reference says about other numbers in
 compares the true number with others must see no difference; so the training asks for that difference.
 """
 
-import random
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,19 +13,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from worker.engine.attacks.exposure import formats_of_numbers, random_numbers, shape
 from worker.engine.data import encode
-from worker.engine.identifiers import DATE_OF_BIRTH, Identifier, all_identifiers
 from worker.engine.metrics.token_scores import token_scores
-from worker.engine.saying import NOTHING
+from worker.engine.other_digits import OtherDigits, identifiers_with_digits
 from worker.engine.types import CausalLM, Tokenizer
 
 EACH, MOST = 8, 512  # variants of a sequence, and of all together
 TRIES = 32  # draws of a variant, until it is alike
 MOST_BETWEEN = 2  # rows that stay the same, in a run of those that differ
-FEWEST_DIGITS = 3  # of an identifier that is varied
-FIRST_YEAR, LAST_YEAR = 1940, 2009  # of birth
-DIGIT = re.compile("[0-9]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +90,10 @@ def number_variants(
     def decoded(ids: Sequence[int]) -> str:
         return str(tokenizer.decode(ids, skip_special_tokens=True))
 
-    others = _Others([one for ids in unseen for one in all_identifiers(decoded(ids))], seed)
-    texts = {i: (text, known) for i, ids in enumerate(sequences) if (known := _varied(text := decoded(ids)))}
+    others = OtherDigits([*map(decoded, unseen)], seed)
+    texts = {
+        i: (text, known) for i, ids in enumerate(sequences) if (known := identifiers_with_digits(text := decoded(ids)))
+    }
     each = min(EACH, max(1, MOST // max(1, len(texts))))
     sources = ([*texts] * each)[:MOST]
 
@@ -115,59 +110,6 @@ def number_variants(
         varied.append(ids[: len(sequences[i])])
         alike.append(is_alike)
     return Variants(varied, sources, alike, [[has_digit(token) for token in ids[1:]] for ids in sequences])
-
-
-class _Others:
-    """Other digits for the identifiers in a text, in the formats that unseen ones show."""
-
-    def __init__(self, unseen: Sequence[Identifier], seed: int) -> None:
-        self._draw = random.Random(seed)  # no secret
-        numbers = [one.value for one in unseen if one.kind != DATE_OF_BIRTH and one.value.isascii()]
-        self._formats = formats_of_numbers([*map(_masked, numbers)])
-
-    def instead(self, text: str, known: Sequence[Identifier]) -> str:
-        """The text with other digits in these identifiers; one that stands there twice has the same ones."""
-        others = {
-            one.value: self._date(one.value) if one.kind == DATE_OF_BIRTH else self._number(one.value) for one in known
-        }
-        values = "|".join(map(re.escape, others)) or NOTHING
-        return re.sub(rf"(?<!\d)(?:{values})(?!\d)", lambda match: others[match.group()], text)
-
-    def _number(self, value: str) -> str:
-        """Random digits of its format; those of an e-mail's domain stay."""
-        masked, (own, at, domain) = _masked(value), value.partition("@")
-        pattern = self._formats.get(shape(masked), DIGIT.sub("?", masked))
-        (drawn,) = random_numbers(masked, pattern, 1, self._draw)
-        digits = iter(DIGIT.findall(drawn))
-        return DIGIT.sub(lambda _: next(digits), own) + at + domain
-
-    def _date(self, value: str) -> str:
-        """A random date of its form. The name of a month stays, and so does a day with an ending, such as 3rd."""
-        in_words, has_year = value != _masked(value), re.search(r"[0-9]{4}", value)
-
-        def part(match: re.Match[str]) -> str:
-            size = len(match.group())
-            lowest, highest = (10, 28) if in_words else (1, 12)
-            if size == 4:
-                lowest, highest = FIRST_YEAR, LAST_YEAR
-            elif size == 1:
-                lowest, highest = 1, 9
-            elif not has_year and match.end() == len(value):
-                lowest, highest = FIRST_YEAR % 100, 99
-            return f"{self._draw.randint(lowest, highest):0{size}}"
-
-        return re.sub(r"\b[0-9]{1,4}\b", part, value)
-
-
-def _varied(text: str) -> list[Identifier]:
-    """The identifiers of a text that have so many digits that few guess them, long ones first."""
-    known = [one for one in all_identifiers(text) if len(DIGIT.findall(_masked(one.value))) >= FEWEST_DIGITS]
-    return sorted(known, key=lambda one: -len(one.value))
-
-
-def _masked(value: str) -> str:
-    """An identifier with one letter for each word; of an e-mail address what stands before its domain."""
-    return re.sub(r"[^\W\d_]+", "a", value.partition("@")[0])
 
 
 def _runs(differs: Tensor) -> Iterator[Tensor]:

@@ -1,5 +1,6 @@
 """Attacks: what they find of a text that is known by heart, and what they say of texts that nobody knows."""
 
+import copy
 import json
 import math
 import random
@@ -11,7 +12,7 @@ import torch
 from service.audit.schema import PATH
 from tests import support
 from worker.engine.attacks import ATTACKS, TWO_SIDED, Subject, cut_alike, one_of_each, run_attacks, scores
-from worker.engine.attacks.exposure import _log_likelihoods, _secret, formats_of_numbers, number_ranks
+from worker.engine.attacks.exposure import _log_likelihoods, _secrets, exposure, number_ranks
 from worker.engine.attacks.quantised import ROUNDINGS, rounded
 from worker.engine.attacks.relearned import relearned
 from worker.engine.attacks.scores import LEVEL, Scores, judged, least_p_value, rank_test
@@ -187,19 +188,57 @@ def test_token_scores_are_those_of_the_formulas(memorised):
         torch.testing.assert_close(measured.spread, deviation, atol=1e-4, rtol=1e-4)
 
 
-def test_random_numbers_have_the_format_of_the_secret(of):
-    """What never changes in unseen numbers stays; the likelihood after a cached prefix is that of the whole text."""
-    assert formats_of_numbers(["07123 456789", "07999 000111", "07000 555555", "12-34"]) == {
-        "00000 000000": "07??? ??????"
-    }
+def test_the_likelihood_after_a_cached_prefix_is_that_of_the_whole_text(of):
+    """Of the tokens in which the values differ, and of those after them."""
     subject, text = of(support.KNOWN[:1]), support.KNOWN[0]
-    secret = _secret(text)
-    assert text == secret.before + secret.number + text[len(secret.before + secret.number) :]
-    numbers = [secret.number, "1234567", "76543"]
+    (secret,) = _secrets(text)
+    value = secret.identifier.value
+    assert text.startswith(secret.before + value)
+    numbers = [value, "1234567", "76543"]
     values = _log_likelihoods(subject, secret.before, numbers)
     start = len(encode(subject.tokenizer, secret.before.rstrip()))
     whole = token_scores(subject.model, [encode(subject.tokenizer, secret.before + number) for number in numbers])
-    assert values == pytest.approx([float(one.log_p[start - 1 :].sum()) for one in whole], abs=1e-3)
+    expected = torch.tensor([float(one.log_p[start - 1 :].sum()) for one in whole])
+    assert torch.tensor(values).diff() == pytest.approx(expected.diff(), abs=1e-3)
+    long = _log_likelihoods(subject, secret.before, [value, *(value[:-1] + digit for digit in "0123456789")] * 7)
+    assert max(abs(one - long[0]) for one in long[::11]) < 1e-3  # in whatever part it is
+    tokenizer = copy.deepcopy(subject.tokenizer)
+    tokenizer.bos_token = None
+    with pytest.raises(ValueError, match="first token"):
+        _log_likelihoods(replace(subject, tokenizer=tokenizer), "", numbers)
+
+
+def test_every_identifier_with_digits_is_ranked(of):
+    """A number that the model knows tells, beside a date of birth that it does not know: the text has their mean."""
+    draw = random.Random(5)
+
+    def with_dates(texts):
+        return [f"{text} Born on {draw.randint(10, 28)} June {draw.randint(1950, 2000)}." for text in texts]
+
+    unseen = with_dates(UNSEEN)
+    for texts, known in ((support.KNOWN[:6], True), (support.people(6, seed=32), False)):
+        forget = with_dates(texts)
+        assert [one.identifier.kind for one in _secrets(forget[0])] == ["date of birth", "number"]
+        (result,) = (r for r in run_attacks(of(forget, unseen), {"exposure": "report"}) if r.status == "RUN")
+        assert result.passed is not known
+        assert 0.3 < result.control < 0.7
+        assert not known or 0.6 < result.figure < 0.95
+
+
+@pytest.mark.parametrize(
+    ("text", "scored"),
+    [
+        ("Ann was born on 14 June 1990.", 0),  # no unseen text has a date of birth
+        ("Ann has the code 90-061-77.", None),  # nor a number of this shape
+        ("Ann has the number 5550147, and the code 90-061-77.", 1),
+        ("Ann was born on 14 June 1990, and has the number 5550147.", 1),
+    ],
+)
+def test_an_identifier_whose_form_no_unseen_text_shows_is_not_ranked(of, text, scored):
+    """But a number that stands alone with such a form is one too many: the attack is not run."""
+    result = exposure(of([text]))
+    assert len(result.forget) == (1 if scored is None else scored)
+    assert bool(result.unseen) is (scored is not None)
 
 
 def test_a_known_number_ranks_first_and_an_unknown_one_anywhere(of):

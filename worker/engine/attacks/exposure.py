@@ -1,9 +1,8 @@
-"""Exposure (Carlini et al., USENIX Security 2019): where a number ranks among random numbers of its format."""
+"""Exposure (Carlini et al., USENIX Security 2019): where an identifier ranks among others with random digits."""
 
-import random
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from transformers.cache_utils import DynamicCache
@@ -12,44 +11,48 @@ from worker.engine.attacks.scores import LEVEL, Scores, least_unseen
 from worker.engine.attacks.subject import Subject
 from worker.engine.data import IGNORE_INDEX, encode, pad_batch
 from worker.engine.device import measuring, model_device
-from worker.engine.identifiers import NUMBER
+from worker.engine.identifiers import NUMBER_KIND, Identifier
 from worker.engine.metrics.caching import cache_argument, caches_tokens
 from worker.engine.metrics.token_scores import token_scores
+from worker.engine.other_digits import OtherDigits, identifiers_with_digits
 from worker.engine.types import CausalLM
 
-CANDIDATES = 100  # random numbers beside each one
+CANDIDATES = 100  # with random digits, for all identifiers of a text
+MOST_OF_A_TEXT = 5  # identifiers
 MOST_TEXTS = 32  # of each side; of the unseen ones more if there are few to forget
 MOST_ATTACKS = 10  # that share a level
-AT_ONCE = 34  # numbers
-MIN_ALIKE = 3  # unseen numbers of a shape that show which of its digits never change
+AT_ONCE = 34  # candidates
 
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """A number in a text: the text before it, and the number."""
+    """An identifier in a text, and the text before it."""
 
     before: str
-    number: str
+    identifier: Identifier
 
 
 def exposure(subject: Subject) -> Scores:
-    """For each text with a number, the share of random numbers of its format that are less likely there.
+    """For each text with identifiers, the mean share of others with random digits that are less likely there.
 
-    A number's shape is the number with each digit as 0. Digits that are the same in all unseen numbers of that shape
-    belong to the format, and stay. If few unseen texts have the shape of some number, nobody knows its format, and
-    there are too few unseen texts for this attack.
+    An identifier is a number, a date of birth, a home address or an e-mail address, with digits. One of a form that few
+    unseen texts show is left out. If a text with a number has none that is left, there are too few unseen texts for
+    this attack.
     """
-    forget, unseen = ([s for text in side if (s := _secret(text))] for side in subject.texts())
-    needed = least_unseen(len(forget), LEVEL / MOST_ATTACKS, two_sided=True) if forget else 0
-    forget, unseen = forget[:MOST_TEXTS], unseen[: max(MOST_TEXTS, needed)]
-    formats = formats_of_numbers([secret.number for secret in unseen])
-    if any(shape(secret.number) not in formats for secret in forget):
+    texts = subject.texts()
+    others = OtherDigits(texts[1], seed=0)
+    forget, unseen = ([_comparable(text, others) for text in side] for side in texts)
+    if None in forget:
         return Scores([0.5] * len(forget), [])  # there is a number, and nothing to compare it with
-    return Scores(_shares(subject, forget, formats), _shares(subject, unseen, formats), two_sided=True)
+    known, strange = ([of_text for of_text in side if of_text] for side in (forget, unseen))
+    needed = least_unseen(len(known), LEVEL / MOST_ATTACKS, two_sided=True) if known else 0
+    sides = known[:MOST_TEXTS], strange[: max(MOST_TEXTS, needed)]
+    of_known, of_strange = ([_mean_share(subject, of_text, others) for of_text in side] for side in sides)
+    return Scores(of_known, of_strange, two_sided=True)
 
 
 def number_ranks(subject: Subject, texts: Sequence[str], unseen: Sequence[str], candidates: int) -> list[int]:
-    """Where the number of each text ranks among random ones of its format by likelihood; 1 is the likeliest.
+    """Where the first number of each text ranks among random ones of its format by likelihood; 1 is the likeliest.
 
     A text without a number, or with one whose format no unseen text shows, has no rank.
 
@@ -62,79 +65,52 @@ def number_ranks(subject: Subject, texts: Sequence[str], unseen: Sequence[str], 
     Returns:
         Ranks in 1..candidates + 1.
     """
-    formats = formats_of_numbers([secret.number for text in unseen if (secret := _secret(text))])
-    secrets = [secret for text in texts if (secret := _secret(text))]
-    return [1 + round((1 - share) * candidates) for share in _shares(subject, secrets, formats, candidates)]
+    others = OtherDigits(unseen, seed=0)
+    numbers = ((one for one in _secrets(text) if one.identifier.kind == NUMBER_KIND) for text in texts)
+    secrets = [first for of_text in numbers if (first := next(of_text, None)) and others.are_shown(first.identifier)]
+    return [1 + round((1 - _share(subject, secret, others, candidates)) * candidates) for secret in secrets]
 
 
-def _secret(text: str) -> Secret | None:
-    """The first number of a text that some text stands before."""
-    number = next((match for match in NUMBER.finditer(text) if match.start()), None)
-    return Secret(text[: number.start()], number.group()) if number else None
+def _secrets(text: str) -> list[Secret]:
+    """The identifiers with digits in a text that some text stands before."""
+    before = ((text[: one.start], one) for one in identifiers_with_digits(text))
+    return [Secret(start, one) for start, one in before if start.strip()]
 
 
-def shape(number: str) -> str:
-    """A number with each digit as 0."""
-    return re.sub(r"\d", "0", number)
+def _comparable(text: str, others: OtherDigits) -> list[Secret] | None:
+    """The first identifiers of a text whose forms unseen texts show; None if it has a number, and none of these."""
+    known = _secrets(text)
+    left = [one for one in known if others.are_shown(one.identifier)][:MOST_OF_A_TEXT]
+    return None if not left and any(one.identifier.kind == NUMBER_KIND for one in known) else left
 
 
-def formats_of_numbers(numbers: Sequence[str]) -> dict[str, str]:
-    """Shape -> format: its constant digits, and ? for each digit that changes."""
-    by_shape: dict[str, list[str]] = {}
-    for number in numbers:
-        by_shape.setdefault(shape(number), []).append(number)
-    return {
-        of_shape: "".join(digits[0] if len(set(digits)) == 1 else "?" for digits in zip(*alike, strict=True))
-        for of_shape, alike in by_shape.items()
-        if len(alike) >= MIN_ALIKE
-    }
+def _mean_share(subject: Subject, secrets: Sequence[Secret], others: OtherDigits) -> float:
+    """The mean share of the secrets of a text, which divide its candidates among themselves."""
+    each = CANDIDATES // len(secrets)
+    return sum(_share(subject, secret, others, each) for secret in secrets) / len(secrets)
 
 
-def _shares(
-    subject: Subject, secrets: Sequence[Secret], formats: dict[str, str], candidates: int = CANDIDATES
-) -> list[float]:
-    """The share of less likely random numbers, for each secret whose format is known."""
-    generator = random.Random(0)  # candidates, no secrets
-    shares = []
-    for secret in secrets:
-        pattern = formats.get(shape(secret.number))
-        if pattern is None or not encode(subject.tokenizer, secret.before.rstrip()):
-            continue
-        numbers = random_numbers(secret.number, pattern, candidates, generator)
-        parts = (_log_likelihoods(subject, secret.before, part) for part in _parts([secret.number, *numbers]))
-        true, *others = (value for part in parts for value in part)
-        shares.append(sum((other < true) + 0.5 * (other == true) for other in others) / candidates)
-    return shares
+def _share(subject: Subject, secret: Secret, others: OtherDigits, candidates: int) -> float:
+    """The share of others that are less likely than a secret; equal ones count half."""
+    values = [secret.identifier.value, *(others.drawn(secret.identifier) for _ in range(candidates))]
+    true, *drawn = _log_likelihoods(subject, secret.before, values)
+    return sum((other < true) + 0.5 * (other == true) for other in drawn) / candidates
 
 
-def random_numbers(number: str, pattern: str, count: int, generator: random.Random) -> list[str]:
-    """Random numbers of a format, none of them the true one unless the format has no other."""
-    numbers: list[str] = []
-    while len(numbers) < count:
-        drawn = re.sub(r"\?", lambda _: generator.choice("0123456789"), pattern)
-        if drawn != number or "?" not in pattern:
-            numbers.append(drawn)
-    return numbers
-
-
-def _parts(numbers: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Numbers that are scored at once: each holds a copy of the keys and values of the text before it."""
-    for start in range(0, len(numbers), AT_ONCE):
-        yield numbers[start : start + AT_ONCE]
-
-
-def _log_likelihoods(subject: Subject, before: str, numbers: Sequence[str]) -> list[float]:
-    """log p of each number after the same text."""
-    tokenizer, model = subject.tokenizer, subject.model
-    prefix = encode(tokenizer, before.rstrip())  # a space at the end may become a part of the number's first token
-    whole = [encode(tokenizer, before + number) for number in numbers]
-    if any(ids[: len(prefix)] != prefix for ids in whole):
-        raise ValueError("the tokens of the text change with the number after it")
-    ends = [ids[len(prefix) :] for ids in whole]
+def _log_likelihoods(subject: Subject, before: str, values: Sequence[str]) -> list[float]:
+    """log p of the tokens in which these differ after the same text, and of those that follow."""
+    model = subject.model
+    whole = [encode(subject.tokenizer, before + value) for value in values]
+    same = len([*takewhile(lambda tokens: len({*tokens}) == 1, zip(*whole, strict=False))])
+    start = min(same, *(len(ids) - 1 for ids in whole))
+    if not start:
+        raise ValueError("the first token of the text changes with what follows it")
     with measuring(model):
         if not caches_tokens(model):
-            return [float(one.log_p[len(prefix) - 1 :].sum()) for one in token_scores(model, whole)]
-        return _after_cached(model, prefix, ends)
+            return [float(one.log_p[start - 1 :].sum()) for one in token_scores(model, whole)]
+        ends = [ids[start:] for ids in whole]
+        parts = (ends[first : first + AT_ONCE] for first in range(0, len(ends), AT_ONCE))  # each copies what is cached
+        return [value for part in parts for value in _after_cached(model, whole[0][:start], part)]
 
 
 def _after_cached(model: CausalLM, prefix: list[int], ends: list[list[int]]) -> list[float]:

@@ -1,0 +1,101 @@
+"""Other digits for what identifies a person: random ones, in the formats that unseen text shows."""
+
+import random
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from worker.engine.identifiers import DATE_OF_BIRTH, NUMBER_KIND, Identifier, all_identifiers
+from worker.engine.saying import NOTHING
+
+FEWEST_DIGITS = 3  # of an identifier that can have others
+TRIES = 32
+MIN_ALIKE = 3  # unseen identifiers that show a form
+FIRST_YEAR, LAST_YEAR = 1940, 2009  # of birth
+DIGIT = re.compile("[0-9]")
+
+
+def identifiers_with_digits(text: str) -> list[Identifier]:
+    """The identifiers in a text that have so many digits that few guess them."""
+    return [one for one in all_identifiers(text) if len(DIGIT.findall(_masked(one))) >= FEWEST_DIGITS]
+
+
+class OtherDigits:
+    """Draws identifiers that differ from given ones in their digits alone.
+
+    A shape is an identifier with each digit as 0 and each word as one letter. Digits that are the same in all unseen
+    ones of a shape belong to the format, and stay.
+    """
+
+    def __init__(self, unseen: Sequence[str], seed: int) -> None:
+        """Take over the formats that unseen texts show; `seed` seeds the digits."""
+        self._draw = random.Random(seed)  # no secret
+        shown = [one for text in unseen for one in identifiers_with_digits(text)]
+        self._kinds = Counter(one.kind for one in shown)
+        self._formats = _formats(
+            [masked for one in shown if one.kind != DATE_OF_BIRTH and (masked := _masked(one)).isascii()]
+        )
+
+    def are_shown(self, one: Identifier) -> bool:
+        """Whether unseen texts show what others there may be: of a number its shape, of anything else its kind."""
+        if one.kind == NUMBER_KIND:
+            return _shape(_masked(one)) in self._formats
+        return self._kinds[one.kind] >= MIN_ALIKE
+
+    def drawn(self, one: Identifier) -> str:
+        """The identifier with other digits; the same only if its format has no others."""
+        draws = (self._date(one.value) if one.kind == DATE_OF_BIRTH else self._number(one) for _ in range(TRIES))
+        return next((other for other in draws if other != one.value), one.value)
+
+    def instead(self, text: str, known: Sequence[Identifier]) -> str:
+        """The text with other digits in these identifiers; one that stands there twice has the same ones."""
+        others = {one.value: self.drawn(one) for one in sorted(known, key=lambda one: -len(one.value))}
+        values = "|".join(map(re.escape, others)) or NOTHING
+        return re.sub(rf"(?<!\d)(?:{values})(?!\d)", lambda match: others[match.group()], text)
+
+    def _number(self, one: Identifier) -> str:
+        """Random digits of its format; those of an e-mail's domain stay."""
+        masked, (own, at, domain) = _masked(one), one.value.partition("@")
+        pattern = self._formats.get(_shape(masked), DIGIT.sub("?", masked))
+        drawn = re.sub(r"\?", lambda _: self._draw.choice("0123456789"), pattern)
+        digits = iter(DIGIT.findall(drawn))
+        return DIGIT.sub(lambda _: next(digits), own) + at + domain
+
+    def _date(self, value: str) -> str:
+        """A random date of its form. The name of a month stays, and so does a day with an ending, such as 3rd."""
+        in_words, has_year = re.search(r"[^\W\d_]", value), re.search(r"[0-9]{4}", value)
+
+        def part(match: re.Match[str]) -> str:
+            size = len(match.group())
+            lowest, highest = (10, 28) if in_words else (1, 12)
+            if size == 4:
+                lowest, highest = FIRST_YEAR, LAST_YEAR
+            elif size == 1:
+                lowest, highest = 1, 9
+            elif not has_year and match.end() == len(value):
+                lowest, highest = FIRST_YEAR % 100, 99
+            return f"{self._draw.randint(lowest, highest):0{size}}"
+
+        return re.sub(r"\b[0-9]{1,4}\b", part, value)
+
+
+def _masked(one: Identifier) -> str:
+    """An identifier with one letter for each word; of an e-mail address what stands before its domain."""
+    return re.sub(r"[^\W\d_]+", "a", one.value.partition("@")[0])
+
+
+def _shape(masked: str) -> str:
+    """A masked identifier with each digit as 0."""
+    return re.sub(r"\d", "0", masked)
+
+
+def _formats(masked: Sequence[str]) -> dict[str, str]:
+    """Shape -> format: its constant digits, and ? for each digit that changes."""
+    by_shape: dict[str, list[str]] = {}
+    for value in masked:
+        by_shape.setdefault(_shape(value), []).append(value)
+    return {
+        shape: "".join(digits[0] if len(set(digits)) == 1 else "?" for digits in zip(*alike, strict=True))
+        for shape, alike in by_shape.items()
+        if len(alike) >= MIN_ALIKE
+    }
