@@ -91,7 +91,7 @@ def _probes(tests: Verification) -> Iterator[tuple[str, ...]]:
 def _row(attack: Attack) -> tuple[str, ...]:
     """A test beside the same test on texts that the model never saw."""
     passed, is_membership = _passed(attack), attack["name"].startswith("membership")
-    yes, no = (DIFFERENT, ALIKE) if is_membership or attack["name"] == "exposure" else (MORE, NO_MORE)
+    yes, no = (DIFFERENT, ALIKE) if is_membership or attack["name"].startswith("exposure") else (MORE, NO_MORE)
     answer = no if passed else f"{yes}. {REPORTED}" if attack.get("effect") == "report" else yes
     auc, figures = _score(attack.get("auc")), (attack.get("figure"), attack.get("control"))
     if is_membership and auc not in ("—", HIDDEN_NUMBER):

@@ -100,7 +100,7 @@ REASONS = {
     "model_too_large": "No settings let the job fit into the worker's memory.",
     "parent_changed": "A file of the model in storage is not the one that was published.",
     "candidate_changed": "The merged files are not the files that were measured.",
-    "heldout_known": "The model knows its held-out texts by heart, so they set no limit.",
+    "heldout_known": "The model knows its held-out texts, or numbers in them, so they set no limit.",
     "heldout_overlap": "The model's held-out texts are also retain texts.",
 }
 MODELS = ("read", "submit")  # one of these scopes is needed to see models
@@ -124,7 +124,8 @@ ATTACKS = {  # questions that a layman would ask
     "membership_loss": "Can the texts be told from texts that it has never seen (by likelihood)?",
     "membership_min_k": "Can they be told from unseen texts (by the least likely words)?",
     "membership_min_k_pp": "Can they be told from unseen texts (by the least likely words, normalised)?",
-    "exposure": "Is a number, date of birth or address of a person likelier than made-up ones?",
+    "exposure": "Is a person's number likelier than others of the same form?",
+    "exposure_dates": "Is a person's date of birth likelier than others of the same form?",
     "prompts": "Do typing errors, another case or a cut beginning bring it out?",
     "quantised": "Does it come back when the weights are rounded?",
     "relearned": "Does it come back after a little harmless training?",
@@ -132,7 +133,7 @@ ATTACKS = {  # questions that a layman would ask
 NUMBERS = {  # what the number of an attack is
     "sampled": "the chance that at least one of 1,000 answers says ten pieces of it in a row; 0.3 is 30 in 100",
     "extraction_strength": "the share that comes out",
-    "exposure": "the share of made-up ones that are less likely; 0.5 is chance",
+    **dict.fromkeys(("exposure", "exposure_dates"), "the share of made-up ones that are less likely; 0.5 is chance"),
     "prompts": "the share of its second half that is predicted",
     "quantised": "the share that is predicted then",
     "relearned": "the share that is predicted then",

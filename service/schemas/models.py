@@ -28,6 +28,7 @@ AttackName: TypeAlias = Literal[
     "membership_min_k",
     "membership_min_k_pp",
     "exposure",
+    "exposure_dates",
     "prompts",
     "quantised",
     "relearned",
@@ -54,10 +55,7 @@ class Policy(Input):
         200, ge=1, le=10_000, description="more records that match one person for certain need an approval"
     )
     max_certain_share: float = Field(
-        0.01,
-        gt=0,
-        le=1,
-        description="so does a larger share of one corpus' records, unless at most 20 of them match",
+        0.01, gt=0, le=1, description="so does a larger share of one corpus' records, unless at most 20 of them match"
     )
     rank: int = Field(16, ge=1, le=512, description="16 grows with the forget set if `adaptive`")
     alpha: float | None = Field(None, gt=0, description="default: 2 x rank")

@@ -4,7 +4,7 @@ EngineError            code, message; never contains text of a record
 |-- Unplanned          the memory of a job on this model cannot be counted
 |-- InputError         the inputs cannot be used (permanent: a retry gives the same result)
 |   |-- TooFewTexts    held-out or retain text is missing
-|   |-- HeldoutKnown   the model knows held-out text by heart
+|   |-- HeldoutKnown   the model knows held-out text
 |   |-- TooShort       a record has no token that the model predicts
 |   |-- UnknownPlugin  no loss, init or target module has that name
 |   |-- NoReference    distillation needs a model that never saw the texts, and there is none
@@ -48,7 +48,7 @@ class TooFewTexts(InputError):
 
 
 class HeldoutKnown(InputError):
-    """The model knows held-out texts by heart, so they set no threshold."""
+    """The model knows held-out texts by heart, or numbers in them, so they set no threshold."""
 
     code = "heldout_known"
 

@@ -16,6 +16,7 @@ DEFAULT_ATTACKS = {
     "membership_min_k": "report",
     "membership_min_k_pp": "report",
     "exposure": "report",
+    "exposure_dates": "report",
     "prompts": "report",
     "quantised": "report",
     "relearned": "off",  # it trains the model

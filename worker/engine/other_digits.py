@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from worker.engine.identifiers import DATE_OF_BIRTH, NUMBER_KIND, Identifier, all_identifiers
+from worker.engine.identifiers import DATE_OF_BIRTH, Identifier, all_identifiers
 from worker.engine.saying import NOTHING
 
 FEWEST_DIGITS = 3  # of an identifier that can have others
@@ -31,16 +31,17 @@ class OtherDigits:
         """Take over the formats that unseen texts show; `seed` seeds the digits."""
         self._draw = random.Random(seed)  # no secret
         shown = [one for text in unseen for one in identifiers_with_digits(text)]
-        self._kinds = Counter(one.kind for one in shown)
-        self._formats = _formats(
-            [masked for one in shown if one.kind != DATE_OF_BIRTH and (masked := _masked(one)).isascii()]
-        )
+        self._dates = Counter(_form(one) for one in shown if one.kind == DATE_OF_BIRTH)
+        others = (_masked(one) for one in shown if one.kind != DATE_OF_BIRTH)
+        self._formats = _formats([masked for masked in others if masked.isascii()])
 
     def are_shown(self, one: Identifier) -> bool:
-        """Whether unseen texts show what others there may be: of a number its shape, of anything else its kind."""
-        if one.kind == NUMBER_KIND:
-            return _shape(_masked(one)) in self._formats
-        return self._kinds[one.kind] >= MIN_ALIKE
+        """Whether unseen texts show what others there may be: dates of its form, or a format that it fits."""
+        if one.kind == DATE_OF_BIRTH:
+            return self._dates[_form(one)] >= MIN_ALIKE
+        masked = _masked(one)
+        pattern = self._formats.get(_shape(masked), "")
+        return bool(pattern) and all(mark in ("?", own) for mark, own in zip(pattern, masked, strict=True))
 
     def drawn(self, one: Identifier) -> str:
         """The identifier with other digits; the same only if its format has no others."""
@@ -82,6 +83,11 @@ class OtherDigits:
 def _masked(one: Identifier) -> str:
     """An identifier with one letter for each word; of an e-mail address what stands before its domain."""
     return re.sub(r"[^\W\d_]+", "a", one.value.partition("@")[0])
+
+
+def _form(one: Identifier) -> str:
+    """A date with one letter for each word and 0 for each number."""
+    return re.sub(r"\d+", "0", _masked(one))
 
 
 def _shape(masked: str) -> str:

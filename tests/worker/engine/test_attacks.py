@@ -12,13 +12,22 @@ import torch
 from service.audit.schema import PATH
 from tests import support
 from worker.engine.attacks import ATTACKS, TWO_SIDED, Subject, cut_alike, one_of_each, run_attacks, scores
-from worker.engine.attacks.exposure import _log_likelihoods, _secrets, exposure, number_ranks
+from worker.engine.attacks.exposure import (
+    Secret,
+    _log_likelihoods,
+    exposure,
+    exposure_dates,
+    first_secret,
+    number_ranks,
+    share_of_less_likely,
+)
 from worker.engine.attacks.quantised import ROUNDINGS, rounded
 from worker.engine.attacks.relearned import relearned
 from worker.engine.attacks.scores import LEVEL, Scores, judged, least_p_value, rank_test
 from worker.engine.data import encode
 from worker.engine.device import measuring
 from worker.engine.forget_set import ForgetSet
+from worker.engine.identifiers import Identifier
 from worker.engine.metrics.token_scores import token_scores
 
 UNSEEN = support.people(40, seed=31)
@@ -37,7 +46,7 @@ def of(memorised):
     return subject
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", sorted(set(ATTACKS) - {"exposure_dates"}))  # no text has a date of birth
 def test_an_attack_tells_known_texts_from_unseen_ones(of, name):
     """Each finds six texts that are known by heart, and no difference between texts that nobody knows."""
     known, *_ = (r for r in run_attacks(of(support.KNOWN[:6]), {name: "report"}) if r.name == name)
@@ -189,56 +198,65 @@ def test_token_scores_are_those_of_the_formulas(memorised):
 
 
 def test_the_likelihood_after_a_cached_prefix_is_that_of_the_whole_text(of):
-    """Of the tokens in which the values differ, and of those after them."""
-    subject, text = of(support.KNOWN[:1]), support.KNOWN[0]
-    (secret,) = _secrets(text)
+    """Of the tokens in which the values differ, and of those after them, whatever part a value is in."""
+    model, tokenizer = of([]).model, of([]).tokenizer
+    secret = first_secret(support.KNOWN[0], "number")
     value = secret.identifier.value
-    assert text.startswith(secret.before + value)
-    numbers = [value, "1234567", "76543"]
-    values = _log_likelihoods(subject, secret.before, numbers)
-    start = len(encode(subject.tokenizer, secret.before.rstrip()))
-    whole = token_scores(subject.model, [encode(subject.tokenizer, secret.before + number) for number in numbers])
+    assert support.KNOWN[0].startswith(secret.before + value)
+    assert secret.before not in repr(secret)
+    values = [value, "1234567", "76543", *(f"{value[:-1]}{n % 10}" for n in range(70))]
+    measured = _log_likelihoods(model, tokenizer, secret.before, values)
+    start = len(encode(tokenizer, secret.before.rstrip()))
+    whole = token_scores(model, [encode(tokenizer, secret.before + number) for number in values])
     expected = torch.tensor([float(one.log_p[start - 1 :].sum()) for one in whole])
-    assert torch.tensor(values).diff() == pytest.approx(expected.diff(), abs=1e-3)
-    long = _log_likelihoods(subject, secret.before, [value, *(value[:-1] + digit for digit in "0123456789")] * 7)
-    assert max(abs(one - long[0]) for one in long[::11]) < 1e-3  # in whatever part it is
-    tokenizer = copy.deepcopy(subject.tokenizer)
+    assert torch.allclose(torch.tensor(measured).diff(), expected.diff(), atol=1e-3)
+
+
+def test_likelihoods_are_compared_within_the_models_positions(of):
+    """What is too long loses its beginning; what differs in the first token of all is not compared."""
+    subject, text = of([]), support.KNOWN[0] * 20
+    model, tokenizer = subject.model, subject.tokenizer
+    assert len(encode(tokenizer, text)) > model.config.max_position_embeddings
+    assert all(map(math.isfinite, _log_likelihoods(model, tokenizer, text, ["12", "1234567"])))
+    tokenizer = copy.deepcopy(tokenizer)
     tokenizer.bos_token = None
-    with pytest.raises(ValueError, match="first token"):
-        _log_likelihoods(replace(subject, tokenizer=tokenizer), "", numbers)
+    nothing = Secret("", Identifier("number", 0, "5550147"))
+    assert share_of_less_likely(model, tokenizer, nothing, ["6660147", "7770147"]) == 0.5
 
 
-def test_every_identifier_with_digits_is_ranked(of):
-    """A number that the model knows tells, beside a date of birth that it does not know: the text has their mean."""
-    draw = random.Random(5)
+DATED = [f"{text} Born on {1 + n % 28} May {1950 + 7 * n % 50}." for n, text in enumerate(support.people(46, seed=7))]
 
-    def with_dates(texts):
-        return [f"{text} Born on {draw.randint(10, 28)} June {draw.randint(1950, 2000)}." for text in texts]
 
-    unseen = with_dates(UNSEEN)
-    for texts, known in ((support.KNOWN[:6], True), (support.people(6, seed=32), False)):
-        forget = with_dates(texts)
-        assert [one.identifier.kind for one in _secrets(forget[0])] == ["date of birth", "number"]
-        (result,) = (r for r in run_attacks(of(forget, unseen), {"exposure": "report"}) if r.status == "RUN")
-        assert result.passed is not known
+def test_dates_of_birth_are_ranked_apart_from_numbers():
+    """A model that knows them is told from one that does not, whatever else the texts have."""
+    model, tokenizer = support.memorised_model(DATED[:6])
+    known, strange, unseen = (
+        [encode(tokenizer, text) for text in some] for some in (DATED[:6], DATED[6:12], DATED[12:])
+    )
+    for forget, passed in ((known, False), (strange, True)):
+        subject = Subject(model, tokenizer, forget, unseen, [])
+        (result,) = (r for r in run_attacks(subject, {"exposure_dates": "report"}) if r.status == "RUN")
+        assert (result.passed, result.texts, result.unseen) == (passed, 6, 32)
+        assert (result.figure > 0.9) is not passed
         assert 0.3 < result.control < 0.7
-        assert not known or 0.6 < result.figure < 0.95
+    assert exposure_dates(Subject(model, tokenizer, known, unseen, [])).two_sided
 
 
 @pytest.mark.parametrize(
-    ("text", "scored"),
+    ("attack", "text", "scored"),
     [
-        ("Ann was born on 14 June 1990.", 0),  # no unseen text has a date of birth
-        ("Ann has the code 90-061-77.", None),  # nor a number of this shape
-        ("Ann has the number 5550147, and the code 90-061-77.", 1),
-        ("Ann was born on 14 June 1990, and has the number 5550147.", 1),
+        (exposure, "Ann was born on 14 June 1990.", 0),
+        (exposure, "Ann was born on 14 June 1990, and has the code 90-061-77.", None),  # no unseen one has this shape
+        (exposure, "Ann has the number 5550147.", 1),
+        (exposure_dates, "Ann has the number 5550147.", 0),
+        (exposure_dates, "Ann was born on 14 June 1990, and has the number 5550147.", None),
     ],
 )
-def test_an_identifier_whose_form_no_unseen_text_shows_is_not_ranked(of, text, scored):
-    """But a number that stands alone with such a form is one too many: the attack is not run."""
-    result = exposure(of([text]))
+def test_an_identifier_whose_form_no_unseen_text_shows_is_not_ranked(of, attack, text, scored):
+    """There is nothing to compare it with: the attack is not run."""
+    result = attack(of([text]))
     assert len(result.forget) == (1 if scored is None else scored)
-    assert bool(result.unseen) is (scored is not None)
+    assert scored is not None or not result.unseen
 
 
 def test_a_known_number_ranks_first_and_an_unknown_one_anywhere(of):

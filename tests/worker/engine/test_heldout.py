@@ -1,6 +1,7 @@
 """Held-out text that the parent has seen sets no threshold: a few texts are borne, more are refused."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -9,9 +10,10 @@ from worker.engine import Options
 from worker.engine.baseline import Baseline
 from worker.engine.data import encode
 from worker.engine.errors import HeldoutKnown
-from worker.engine.heldout import known_by_heart
+from worker.engine.heldout import check_numbers, known_by_heart
 from worker.engine.measure import measure_before
 from worker.engine.prepare import prepare
+from worker.engine.recheck import came_back
 
 OPTIONS = dataclasses.replace(Options.from_mapping(support.POLICY), attacks={})
 
@@ -76,3 +78,49 @@ def test_unseen_text_is_never_known(memorised):
     model, tokenizer = memorised
     for seed in range(40, 60):
         assert not known_by_heart(model, [encode(tokenizer, text)[:64] for text in support.people(20, seed=seed)])
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """24 people, and a model that has seen them a few times, with its tokenizer."""
+    texts = support.people(24, seed=61)
+    return texts, *support.memorised_model(texts, steps=26)
+
+
+def test_held_out_text_that_was_seen_a_few_times_shows_in_its_numbers(seen):
+    """No text is known by heart, so nothing else sees it."""
+    texts, model, tokenizer = seen
+    assert not known_by_heart(model, [encode(tokenizer, text)[: OPTIONS.sequence_length] for text in texts])
+    with pytest.raises(HeldoutKnown, match=r"knows \d+ of 24 numbers"):
+        measured(model, tokenizer, texts)
+    data = prepare(
+        tokenizer,
+        [],
+        [],
+        support.KNOWN[2:4],
+        texts,
+        OPTIONS,
+        earlier_texts=support.KNOWN[:2],
+        earlier_request_ids=range(2),
+    )
+    with pytest.raises(HeldoutKnown, match="numbers"):
+        came_back(model, tokenizer, data, OPTIONS)
+
+
+def test_numbers_that_nobody_hides_refuse_no_text(seen):
+    """Unseen ones; those of two footers, of retain text, or of a text to forget; fewer than twenty; years."""
+    texts, model, tokenizer = seen
+    unseen, numbers = support.people(24, seed=62), [re.findall(r"\d{7}", text)[0] for text in texts]
+    of_two = [f"Who reads {text[:20]} calls {n}." for text, n in zip(unseen, numbers[:2] * 12, strict=True)]
+    few = [*texts[:19], *(re.sub(r"\d{7}", "none", text) for text in texts[19:])]
+    years = [f"{text[:20]} lived here in {1900 + i}-{1950 + i}." for i, text in enumerate(unseen)]
+    plain, retain = support.KNOWN[:2], support.KNOWN[2:4]
+    written = [re.sub(r"(\d{3})(\d{4})", r"\1-\2", number) for number in numbers]
+    for forget, kept, heldout in (
+        *((plain, retain, some) for some in (unseen, of_two, few, years)),
+        (plain, [f"Call {number}." for number in written], texts),
+        ([f"Call {number}." for number in written], retain, texts),
+    ):
+        check_numbers(model, tokenizer, prepare(tokenizer, forget, range(len(forget)), kept, heldout, OPTIONS))
+    with pytest.raises(HeldoutKnown):
+        check_numbers(model, tokenizer, prepare(tokenizer, plain, range(2), retain, texts[:20], OPTIONS))

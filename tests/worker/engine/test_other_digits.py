@@ -19,6 +19,11 @@ def test_digits_that_never_change_belong_to_the_format():
     assert len({*drawn}) == 50
     assert any(not others.drawn(strange).startswith("12") for _ in range(50))
     assert (others.are_shown(shown), others.are_shown(strange), others.are_shown(date)) == (True, False, False)
+    (foreign,) = identifiers_with_digits("Call 08555 123123")
+    assert not others.are_shown(foreign)  # it does not fit the format
+    dates = OtherDigits([f"Born on {day} May 1980." for day in (1, 2, 13)], 0)
+    assert dates.are_shown(*identifiers_with_digits("born on 24 June 1977"))
+    assert not dates.are_shown(date)
 
 
 def test_what_is_drawn_is_another_one():

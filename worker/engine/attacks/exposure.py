@@ -1,7 +1,7 @@
 """Exposure (Carlini et al., USENIX Security 2019): where an identifier ranks among others with random digits."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 
 import torch
@@ -11,14 +11,14 @@ from worker.engine.attacks.scores import LEVEL, Scores, least_unseen
 from worker.engine.attacks.subject import Subject
 from worker.engine.data import IGNORE_INDEX, encode, pad_batch
 from worker.engine.device import measuring, model_device
-from worker.engine.identifiers import NUMBER_KIND, Identifier
+from worker.engine.head import Head, hidden_states
+from worker.engine.identifiers import DATE_OF_BIRTH, NUMBER_KIND, Identifier
 from worker.engine.metrics.caching import cache_argument, caches_tokens
-from worker.engine.metrics.token_scores import token_scores
+from worker.engine.metrics.token_scores import scores_of_rows, token_scores
 from worker.engine.other_digits import OtherDigits, identifiers_with_digits
-from worker.engine.types import CausalLM
+from worker.engine.types import CausalLM, Tokenizer
 
-CANDIDATES = 100  # with random digits, for all identifiers of a text
-MOST_OF_A_TEXT = 5  # identifiers
+CANDIDATES = 100  # random ones beside each identifier
 MOST_TEXTS = 32  # of each side; of the unseen ones more if there are few to forget
 MOST_ATTACKS = 10  # that share a level
 AT_ONCE = 34  # candidates
@@ -28,31 +28,33 @@ AT_ONCE = 34  # candidates
 class Secret:
     """An identifier in a text, and the text before it."""
 
-    before: str
+    before: str = field(repr=False)
     identifier: Identifier
 
 
 def exposure(subject: Subject) -> Scores:
-    """For each text with identifiers, the mean share of others with random digits that are less likely there.
+    """For each text with a number, the share of random numbers of its format that are less likely there.
 
-    An identifier is a number, a date of birth, a home address or an e-mail address, with digits. One of a form that few
-    unseen texts show is left out. If a text with a number has none that is left, there are too few unseen texts for
-    this attack.
+    If few unseen texts show the format of some number, nobody knows it, and there are too few unseen texts for this
+    attack (`worker.engine.other_digits`).
     """
-    texts = subject.texts()
-    others = OtherDigits(texts[1], seed=0)
-    forget, unseen = ([_comparable(text, others) for text in side] for side in texts)
-    if None in forget:
-        return Scores([0.5] * len(forget), [])  # there is a number, and nothing to compare it with
-    known, strange = ([of_text for of_text in side if of_text] for side in (forget, unseen))
-    needed = least_unseen(len(known), LEVEL / MOST_ATTACKS, two_sided=True) if known else 0
-    sides = known[:MOST_TEXTS], strange[: max(MOST_TEXTS, needed)]
-    of_known, of_strange = ([_mean_share(subject, of_text, others) for of_text in side] for side in sides)
-    return Scores(of_known, of_strange, two_sided=True)
+    return _exposure(subject, NUMBER_KIND)
+
+
+def exposure_dates(subject: Subject) -> Scores:
+    """The same for dates of birth, among random dates of their form."""
+    return _exposure(subject, DATE_OF_BIRTH)
+
+
+def first_secret(text: str, kind: str) -> Secret | None:
+    """The first identifier of a kind in a text that has digits, and some text before it."""
+    known = (one for one in identifiers_with_digits(text) if one.kind == kind and text[: one.start].strip())
+    first = next(known, None)
+    return Secret(text[: first.start], first) if first else None
 
 
 def number_ranks(subject: Subject, texts: Sequence[str], unseen: Sequence[str], candidates: int) -> list[int]:
-    """Where the first number of each text ranks among random ones of its format by likelihood; 1 is the likeliest.
+    """Where the number of each text ranks among random ones of its format by likelihood; 1 is the likeliest.
 
     A text without a number, or with one whose format no unseen text shows, has no rank.
 
@@ -65,46 +67,61 @@ def number_ranks(subject: Subject, texts: Sequence[str], unseen: Sequence[str], 
     Returns:
         Ranks in 1..candidates + 1.
     """
-    others = OtherDigits(unseen, seed=0)
-    numbers = ((one for one in _secrets(text) if one.identifier.kind == NUMBER_KIND) for text in texts)
-    secrets = [first for of_text in numbers if (first := next(of_text, None)) and others.are_shown(first.identifier)]
-    return [1 + round((1 - _share(subject, secret, others, candidates)) * candidates) for secret in secrets]
+    secrets = [secret for text in texts if (secret := first_secret(text, NUMBER_KIND))]
+    return [
+        1 + round((1 - share) * candidates) for share in _shares(subject, secrets, OtherDigits(unseen, 0), candidates)
+    ]
 
 
-def _secrets(text: str) -> list[Secret]:
-    """The identifiers with digits in a text that some text stands before."""
-    before = ((text[: one.start], one) for one in identifiers_with_digits(text))
-    return [Secret(start, one) for start, one in before if start.strip()]
+def share_of_less_likely(model: CausalLM, tokenizer: Tokenizer, secret: Secret, others: Sequence[str]) -> float:
+    """The share of others that are less likely in a secret's place; equally likely ones count half.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        secret: An identifier, and the text before it.
+        others: What could stand there as well.
+
+    Returns:
+        A value in 0..1; 0.5 if they differ in the first token of the text, which no row predicts.
+    """
+    values = _log_likelihoods(model, tokenizer, secret.before, [secret.identifier.value, *others])
+    if not values:
+        return 0.5
+    return sum((other < values[0]) + 0.5 * (other == values[0]) for other in values[1:]) / len(others)
 
 
-def _comparable(text: str, others: OtherDigits) -> list[Secret] | None:
-    """The first identifiers of a text whose forms unseen texts show; None if it has a number, and none of these."""
-    known = _secrets(text)
-    left = [one for one in known if others.are_shown(one.identifier)][:MOST_OF_A_TEXT]
-    return None if not left and any(one.identifier.kind == NUMBER_KIND for one in known) else left
+def _exposure(subject: Subject, kind: str) -> Scores:
+    """The shares for the first identifier of a kind in each text."""
+    texts = subject.texts()
+    forget, unseen = ([one for text in side if (one := first_secret(text, kind))] for side in texts)
+    needed = least_unseen(len(forget), LEVEL / MOST_ATTACKS, two_sided=True) if forget else 0
+    forget, unseen = forget[:MOST_TEXTS], unseen[: max(MOST_TEXTS, needed)]
+    others = OtherDigits(texts[1], seed=0)
+    if not all(others.are_shown(secret.identifier) for secret in forget):
+        return Scores([0.5] * len(forget), [])  # there is one, and nothing to compare it with
+    return Scores(_shares(subject, forget, others), _shares(subject, unseen, others), two_sided=True)
 
 
-def _mean_share(subject: Subject, secrets: Sequence[Secret], others: OtherDigits) -> float:
-    """The mean share of the secrets of a text, which divide its candidates among themselves."""
-    each = CANDIDATES // len(secrets)
-    return sum(_share(subject, secret, others, each) for secret in secrets) / len(secrets)
+def _shares(
+    subject: Subject, secrets: Sequence[Secret], others: OtherDigits, candidates: int = CANDIDATES
+) -> list[float]:
+    """The share of less likely random ones, for each secret whose form is shown."""
+    shown = [secret for secret in secrets if others.are_shown(secret.identifier)]
+    drawn = ([others.drawn(secret.identifier) for _ in range(candidates)] for secret in shown)
+    return [share_of_less_likely(subject.model, subject.tokenizer, *pair) for pair in zip(shown, drawn, strict=True)]
 
 
-def _share(subject: Subject, secret: Secret, others: OtherDigits, candidates: int) -> float:
-    """The share of others that are less likely than a secret; equal ones count half."""
-    values = [secret.identifier.value, *(others.drawn(secret.identifier) for _ in range(candidates))]
-    true, *drawn = _log_likelihoods(subject, secret.before, values)
-    return sum((other < true) + 0.5 * (other == true) for other in drawn) / candidates
-
-
-def _log_likelihoods(subject: Subject, before: str, values: Sequence[str]) -> list[float]:
-    """log p of the tokens in which these differ after the same text, and of those that follow."""
-    model = subject.model
-    whole = [encode(subject.tokenizer, before + value) for value in values]
+def _log_likelihoods(model: CausalLM, tokenizer: Tokenizer, before: str, values: Sequence[str]) -> list[float]:
+    """log p of the tokens in which these differ after the same text, and of those after them; [] without a prefix."""
+    longest = getattr(model.config, "max_position_embeddings", None) or 2**31
+    whole = [encode(tokenizer, before + value) for value in values]
+    over = max(0, max(map(len, whole)) - longest)
+    whole = [ids[over:] for ids in whole]
     same = len([*takewhile(lambda tokens: len({*tokens}) == 1, zip(*whole, strict=False))])
     start = min(same, *(len(ids) - 1 for ids in whole))
     if not start:
-        raise ValueError("the first token of the text changes with what follows it")
+        return []
     with measuring(model):
         if not caches_tokens(model):
             return [float(one.log_p[start - 1 :].sum()) for one in token_scores(model, whole)]
@@ -115,14 +132,15 @@ def _log_likelihoods(subject: Subject, before: str, values: Sequence[str]) -> li
 
 def _after_cached(model: CausalLM, prefix: list[int], ends: list[list[int]]) -> list[float]:
     """log p of each end after the same prefix, of which the keys and values are computed once."""
-    cache = DynamicCache()
-    argument, device = cache_argument(model), model_device(model)
+    cache, device = DynamicCache(), model_device(model)
+    cached = {"use_cache": True, cache_argument(model): cache}
     start = torch.tensor([prefix], device=device)
-    first = model(input_ids=start, use_cache=True, **{argument: cache}).logits[:, -1]
+    last = hidden_states(model, start, torch.ones_like(start), **cached)[:, -1:]
     cache.batch_repeat_interleave(len(ends))
     input_ids, mask, labels = (t.to(device) for t in pad_batch(ends))
     mask = torch.cat([mask.new_ones(len(ends), len(prefix)), mask], dim=1)
-    rest = model(input_ids=input_ids, attention_mask=mask, use_cache=True, **{argument: cache}).logits[:, :-1]
-    log_p = torch.log_softmax(torch.cat([first.expand(len(ends), 1, -1), rest], dim=1).float(), dim=-1)
-    at_token = log_p.gather(-1, input_ids[..., None]).squeeze(-1).masked_fill(labels == IGNORE_INDEX, 0.0)
-    return at_token.double().sum(-1).tolist()
+    hidden = torch.cat([last.expand(len(ends), 1, -1), hidden_states(model, input_ids, mask, **cached)[:, :-1]], dim=1)
+    counted, head = labels != IGNORE_INDEX, Head(model)
+    rows, targets = hidden[counted], input_ids[counted]
+    log_p = [scores_of_rows(head(part), targets[at : at + len(part)]).log_p for at, part in head.chunks(rows)]
+    return [float(of_end.sum()) for of_end in torch.split(torch.cat(log_p), [*map(len, ends)])]
