@@ -1,6 +1,7 @@
 """`/v1/models`: register and list models."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
@@ -12,15 +13,21 @@ from service.db.tables import Model
 from service.domain.families import untried_warning
 from service.domain.reference_texts import few_warning, unlike_warning
 from service.schemas.base import Listing
-from service.schemas.models import ModelIn, ModelOut, Policy, Superseded
+from service.schemas.models import DEFAULT_ATTACKS, ModelIn, ModelOut, Policy, Superseded
 from service.steps.operator.register import register_model
 
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=GuardedRoute)
 
 
+def stored_policy(values: Mapping[str, Any]) -> Policy:
+    """A policy of the database. An attack that it does not name is off, as it is in the model's jobs."""
+    named = values.get("attacks", DEFAULT_ATTACKS)
+    return Policy(**{**values, "attacks": dict.fromkeys(DEFAULT_ATTACKS, "off") | named})
+
+
 def to_model_out(model: Model) -> ModelOut:
     """The answer for a model."""
-    policy, records = Policy(**model.policy), model.heldout["records"]
+    policy, records = stored_policy(model.policy), model.heldout["records"]
     likeness = model.heldout.get("likeness")
     doubts = (few_warning(records, policy.attacks.values()), unlike_warning(likeness), untried_warning(model.family))
     return ModelOut(

@@ -4,11 +4,11 @@ from fastapi import APIRouter
 
 from service.api.deps import Admin, Reader, ServicesDep
 from service.api.guard import GuardedRoute
-from service.api.models import get
+from service.api.models import get, stored_policy
 from service.api.paging import Cursor, Limit
 from service.db import models
 from service.schemas.base import Listing
-from service.schemas.models import ModelOut, Policy, PolicyIn, PolicyOut
+from service.schemas.models import ModelOut, PolicyIn, PolicyOut
 from service.steps.operator.policy import set_policy
 
 router = APIRouter(prefix="/v1/models/{name}", tags=["models"], route_class=GuardedRoute)
@@ -34,7 +34,7 @@ def listing(
         model = models.existing(session, name)
         page = models.policies(session, model, cursor, limit)
     items = [
-        PolicyOut(policy_version=row.number, policy=Policy(**row.policy), at=row.at, api_key_id=row.api_key_id)
+        PolicyOut(policy_version=row.number, policy=stored_policy(row.policy), at=row.at, api_key_id=row.api_key_id)
         for row in page.items
     ]
     return Listing(items=items, next_cursor=page.next_cursor)

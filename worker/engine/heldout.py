@@ -10,11 +10,13 @@ of other texts' numbers are as likely in their place. If the true ones are the l
 refused, too.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain, islice
 from statistics import median
 
-from worker.engine.attacks.exposure import first_secret, share_of_less_likely
+from worker.engine.attacks.exposure import Secret, secrets_in, share_of_less_likely
 from worker.engine.criterion import MIN_HELDOUT, Threshold, thresholds_for
 from worker.engine.errors import HeldoutKnown
 from worker.engine.identifiers import NUMBER, NUMBER_KIND
@@ -32,7 +34,9 @@ LEAST_OVER, DEVIATIONS = 0.25, 4.0  # over the median MA; the deviations are rob
 FEWEST_TOKENS = 16  # predicted ones; fewer are guessed by chance
 MOST_KNOWN = 0.1  # share of the held-out texts
 DIGITS, LAST_DIGITS = 7, 3  # of a number; of these the last ones are guessed
-FEWEST_NUMBERS, MOST_NUMBERS, MOST_GUESSED = 20, 32, 1 / 3  # 7 of 20 are guessed by chance in 3 of 100,000 jobs
+DATE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}")
+MOST_LOOKED_AT = 128  # texts with numbers
+FEWEST_NUMBERS, MOST_NUMBERS, MOST_GUESSED = 20, 32, 1 / 3  # by chance in fewer than one of 10,000 jobs
 
 
 def known_by_heart(model: CausalLM, heldout: Sequence[list[int]]) -> list[list[int]]:
@@ -61,9 +65,9 @@ def known_by_heart(model: CausalLM, heldout: Sequence[list[int]]) -> list[list[i
 def check_numbers(model: CausalLM, tokenizer: Tokenizer, data: Prepared, progress: Progress = no_progress) -> None:
     """Check that a model does not know the last digits of held-out numbers.
 
-    In the place of each number stand others that end as those of other held-out texts do. So digits that follow from
-    what a number is (a year, a round sum) do not count. Nor do numbers that stand in several texts, of any set of the
-    run: the model may know them.
+    In the place of each number stand others that end as those of other held-out texts do. So an end that many numbers
+    have, as round sums do, does not count. Nor do ranges and dates, whose ends follow from their beginnings, what
+    stands before in the same text, or numbers that other texts of the run have, too: the model may know them.
 
     Args:
         model: The parent, or a version that is measured again.
@@ -72,37 +76,46 @@ def check_numbers(model: CausalLM, tokenizer: Tokenizer, data: Prepared, progres
         progress: Called with the fraction done, 0..1.
 
     Raises:
-        HeldoutKnown: In more than a third of the texts the true digits are the likeliest.
+        HeldoutKnown: Of twenty numbers or more that end differently, the true digits are the likeliest in more than a
+            third.
     """
-    texts, others = (
-        [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in sequences]
-        for sequences in (data.threshold_sequences, (data.forget + data.earlier).sequences)
+    others = [*(data.forget + data.earlier).sequences, *chain(*data.neighbours)]
+    texts, others_said = (
+        [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in dict.fromkeys(map(tuple, sequences))]
+        for sequences in (chain(*data.heldout.values()), others)
     )
-    known = (first_secret(text, NUMBER_KIND) for text in texts)
-    long = {digits: one for one in known if one and len(digits := _digits(one.identifier.value)) >= DIGITS}
-    everywhere = (number for text in [*texts, *others, *data.retain_texts] for number in _digits_of_numbers(text))
-    said = Counter(number for number in everywhere if number in long)
-    secrets = [one for digits, one in long.items() if said[digits] == 1][:MOST_NUMBERS]
-    if len(secrets) < FEWEST_NUMBERS:
+    numbers = (one for text in texts if (one := _random_number(text)))
+    known = {_digits(one.identifier.value): one for one in islice(numbers, MOST_LOOKED_AT)}
+    said = Counter[str]()
+    for text in [*texts, *others_said, *data.retain_texts]:
+        in_text = " ".join(map(_digits, NUMBER.findall(text)))
+        said.update(digits for digits in known if digits in in_text)
+    left = {digits[-LAST_DIGITS:]: one for digits, one in known.items() if said[digits] <= 1}
+    if len(left) < FEWEST_NUMBERS:
         return
-    guessed = 0
-    for done, secret in enumerate(secrets):
-        progress(done / len(secrets))
-        value = secret.identifier.value
-        drawn = [_ending(value, _digits(one.identifier.value)[-LAST_DIGITS:]) for one in secrets if one is not secret]
+    asked, guessed = [*left.items()][:MOST_NUMBERS], 0
+    for done, (end, secret) in enumerate(asked):
+        progress(done / len(asked))
+        drawn = [_ending(secret.identifier.value, other) for other, _ in asked if other != end]
         guessed += share_of_less_likely(model, tokenizer, secret, drawn) == 1
-    if guessed > MOST_GUESSED * len(secrets):
-        raise HeldoutKnown(f"heldout: the model knows {guessed} of {len(secrets)} numbers; these texts must be unseen")
+    if guessed > MOST_GUESSED * len(asked):
+        raise HeldoutKnown(f"heldout: the model knows {guessed} of {len(asked)} numbers; these texts must be unseen")
 
 
-def _digits_of_numbers(text: str) -> set[str]:
-    """The digits of each number in a text."""
-    return {_digits(number) for number in NUMBER.findall(text)}
+def _random_number(text: str) -> Secret | None:
+    """The first long number of a text whose last digits follow from nothing before them."""
+    for one in secrets_in(text, NUMBER_KIND):
+        digits, parts = _digits(one.identifier.value), re.split(r"[-/.]", one.identifier.value)
+        is_range = len(parts) == 2 and len(parts[0]) == len(parts[1])
+        follows = is_range or DATE.match(one.identifier.value) or digits[-LAST_DIGITS:] in _digits(one.before)
+        if len(digits) >= DIGITS and not follows:
+            return one
+    return None
 
 
-def _digits(number: str) -> str:
-    """A number without what stands between its digits."""
-    return "".join(DIGIT.findall(number))
+def _digits(text: str) -> str:
+    """The digits of a text."""
+    return "".join(DIGIT.findall(text))
 
 
 def _ending(number: str, digits: str) -> str:

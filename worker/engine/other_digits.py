@@ -32,16 +32,11 @@ class OtherDigits:
         self._draw = random.Random(seed)  # no secret
         shown = [one for text in unseen for one in identifiers_with_digits(text)]
         self._dates = Counter(_form(one) for one in shown if one.kind == DATE_OF_BIRTH)
-        others = (_masked(one) for one in shown if one.kind != DATE_OF_BIRTH)
-        self._formats = _formats([masked for masked in others if masked.isascii()])
+        self._formats = _formats([one for one in shown if one.kind != DATE_OF_BIRTH and _masked(one).isascii()])
 
     def are_shown(self, one: Identifier) -> bool:
-        """Whether unseen texts show what others there may be: dates of its form, or a format that it fits."""
-        if one.kind == DATE_OF_BIRTH:
-            return self._dates[_form(one)] >= MIN_ALIKE
-        masked = _masked(one)
-        pattern = self._formats.get(_shape(masked), "")
-        return bool(pattern) and all(mark in ("?", own) for mark, own in zip(pattern, masked, strict=True))
+        """Whether unseen texts show what others there may be: dates of its form, or identifiers of its shape."""
+        return self._dates[_form(one)] >= MIN_ALIKE if one.kind == DATE_OF_BIRTH else _shape(one) in self._formats
 
     def drawn(self, one: Identifier) -> str:
         """The identifier with other digits; the same only if its format has no others."""
@@ -57,8 +52,9 @@ class OtherDigits:
     def _number(self, one: Identifier) -> str:
         """Random digits of its format; those of an e-mail's domain stay."""
         masked, (own, at, domain) = _masked(one), one.value.partition("@")
-        pattern = self._formats.get(_shape(masked), DIGIT.sub("?", masked))
-        drawn = re.sub(r"\?", lambda _: self._draw.choice("0123456789"), pattern)
+        pattern = self._formats.get(_shape(one), DIGIT.sub("?", masked))
+        marked = zip(pattern, masked, strict=True)
+        drawn = "".join(self._draw.choice("0123456789") if mark == "?" else own for mark, own in marked)
         digits = iter(DIGIT.findall(drawn))
         return DIGIT.sub(lambda _: next(digits), own) + at + domain
 
@@ -90,16 +86,16 @@ def _form(one: Identifier) -> str:
     return re.sub(r"\d+", "0", _masked(one))
 
 
-def _shape(masked: str) -> str:
-    """A masked identifier with each digit as 0."""
-    return re.sub(r"\d", "0", masked)
+def _shape(one: Identifier) -> tuple[str, str]:
+    """Its kind, and the masked identifier with each digit as 0."""
+    return one.kind, re.sub(r"\d", "0", _masked(one))
 
 
-def _formats(masked: Sequence[str]) -> dict[str, str]:
+def _formats(shown: Sequence[Identifier]) -> dict[tuple[str, str], str]:
     """Shape -> format: its constant digits, and ? for each digit that changes."""
-    by_shape: dict[str, list[str]] = {}
-    for value in masked:
-        by_shape.setdefault(_shape(value), []).append(value)
+    by_shape: dict[tuple[str, str], list[str]] = {}
+    for one in shown:
+        by_shape.setdefault(_shape(one), []).append(_masked(one))
     return {
         shape: "".join(digits[0] if len(set(digits)) == 1 else "?" for digits in zip(*alike, strict=True))
         for shape, alike in by_shape.items()

@@ -5,11 +5,13 @@ from uuid import UUID
 
 import psycopg
 
+from service.api.models import stored_policy
 from service.db import jobs
 from service.local.process import wait_until
 from service.steps.path.batch import batch_requests
 from tests.service.api.submissions import SECRET, assert_problem
 from tests.service.conftest import logged, only_model, registration, submit
+from worker.engine.options import DEFAULT_ATTACKS, Options
 
 PATH = "/v1/models/tiny"
 
@@ -108,3 +110,10 @@ def test_only_an_admin_changes_a_policy(api, model, new_key):
     assert api.get(f"{PATH}/policies", headers=reader).status_code == 200
     assert_problem(api.put("/v1/models/none/policy", json=body), 404)
     assert_problem(api.get("/v1/models/none/policies"), 404)
+
+
+def test_an_attack_that_a_stored_policy_does_not_name_is_shown_as_its_jobs_take_it():
+    """An attack is newer than the policy, or all of them are."""
+    for values in ({"attacks": {"sampled": "block"}}, {}):
+        shown, taken = stored_policy(values).attacks, Options.from_mapping(values).attacks
+        assert shown == {name: taken.get(name, "off") for name in DEFAULT_ATTACKS}

@@ -234,6 +234,7 @@ def answers(mean: str, **attack: object) -> list[str]:
     [
         ({"name": "sampled", "figure": "0.3", "control": "0", "passed": False}, "more than text it never saw. This"),
         ({"name": "exposure", "figure": "0.1", "control": "0.5", "passed": False}, "yes, they differ. This"),
+        ({"name": "exposure_dates", "figure": "0.1", "control": "0.5", "passed": False}, "yes, they differ. This"),
         ({"name": "membership_loss", "auc": "0.2", "passed": False}, "yes, they differ. This"),
         ({"name": "membership_loss", "auc": "0.5", "passed": True}, "no difference was seen"),
         ({"name": "prompts", "figure": "0", "control": "0", "passed": True}, "no more than text it never saw"),

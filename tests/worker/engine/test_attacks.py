@@ -5,11 +5,15 @@ import json
 import math
 import random
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from service.audit.schema import PATH
+from service.console import words
+from service.schemas.models import AttackName
 from tests import support
 from worker.engine.attacks import ATTACKS, TWO_SIDED, Subject, cut_alike, one_of_each, run_attacks, scores
 from worker.engine.attacks.exposure import (
@@ -17,8 +21,8 @@ from worker.engine.attacks.exposure import (
     _log_likelihoods,
     exposure,
     exposure_dates,
-    first_secret,
     number_ranks,
+    secrets_in,
     share_of_less_likely,
 )
 from worker.engine.attacks.quantised import ROUNDINGS, rounded
@@ -29,6 +33,7 @@ from worker.engine.device import measuring
 from worker.engine.forget_set import ForgetSet
 from worker.engine.identifiers import Identifier
 from worker.engine.metrics.token_scores import token_scores
+from worker.engine.options import DEFAULT_ATTACKS
 
 UNSEEN = support.people(40, seed=31)
 PERMUTATIONS = 500
@@ -88,6 +93,11 @@ def test_every_reason_fits_the_certificate():
     schema = json.loads(PATH.read_bytes())
     listed = {why for why in next(iter(members(schema, "why")))["enum"] if why}
     assert listed == {scores.OFF, scores.NOT_APPLICABLE, scores.TOO_FEW, scores.COULD_NOT}
+
+
+def test_every_attack_has_its_place_in_policies_and_words():
+    """One without words would be missing in records."""
+    assert {*ATTACKS} == {*DEFAULT_ATTACKS} == {*get_args(AttackName)} <= {*words.ATTACKS}
 
 
 def members(value, name):
@@ -200,7 +210,7 @@ def test_token_scores_are_those_of_the_formulas(memorised):
 def test_the_likelihood_after_a_cached_prefix_is_that_of_the_whole_text(of):
     """Of the tokens in which the values differ, and of those after them, whatever part a value is in."""
     model, tokenizer = of([]).model, of([]).tokenizer
-    secret = first_secret(support.KNOWN[0], "number")
+    secret = next(secrets_in(support.KNOWN[0], "number"))
     value = secret.identifier.value
     assert support.KNOWN[0].startswith(secret.before + value)
     assert secret.before not in repr(secret)
@@ -214,14 +224,23 @@ def test_the_likelihood_after_a_cached_prefix_is_that_of_the_whole_text(of):
 
 def test_likelihoods_are_compared_within_the_models_positions(of):
     """What is too long loses its beginning; what differs in the first token of all is not compared."""
-    subject, text = of([]), support.KNOWN[0] * 20
-    model, tokenizer = subject.model, subject.tokenizer
-    assert len(encode(tokenizer, text)) > model.config.max_position_embeddings
-    assert all(map(math.isfinite, _log_likelihoods(model, tokenizer, text, ["12", "1234567"])))
+    tokenizer = of([]).tokenizer
+    longest = 64
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=len(tokenizer), n_positions=longest, n_embd=32, n_layer=1, n_head=2)
+    ).eval()
+    text = support.KNOWN[0] * 4
+    ids = [encode(tokenizer, text + value) for value in ("5", "1234567")]
+    assert min(map(len, ids)) > longest
+    over = max(map(len, ids)) - longest
+    measured = _log_likelihoods(model, tokenizer, text, ["5", "1234567"])
+    start = len(encode(tokenizer, text)) - over
+    whole = token_scores(model, [own[over:] for own in ids])
+    assert measured == pytest.approx([float(one.log_p[start - 1 :].sum()) for one in whole], abs=1e-3)
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.bos_token = None
     nothing = Secret("", Identifier("number", 0, "5550147"))
-    assert share_of_less_likely(model, tokenizer, nothing, ["6660147", "7770147"]) == 0.5
+    assert share_of_less_likely(model, tokenizer, nothing, ["6660147", "7770147"]) is None
 
 
 DATED = [f"{text} Born on {1 + n % 28} May {1950 + 7 * n % 50}." for n, text in enumerate(support.people(46, seed=7))]

@@ -1,12 +1,15 @@
 """Held-out text that the parent has seen sets no threshold: a few texts are borne, more are refused."""
 
 import dataclasses
+import random
 import re
+from contextlib import nullcontext
 
 import pytest
 
 from tests import support
 from worker.engine import Options
+from worker.engine import heldout as heldout_module
 from worker.engine.baseline import Baseline
 from worker.engine.data import encode
 from worker.engine.errors import HeldoutKnown
@@ -107,19 +110,56 @@ def test_held_out_text_that_was_seen_a_few_times_shows_in_its_numbers(seen):
         came_back(model, tokenizer, data, OPTIONS)
 
 
+@pytest.mark.parametrize(
+    ("form", "checked"),
+    [
+        ("{name} has the number {number}.", True),
+        ("In 10115 Berlin {name} has the number {number}.", True),  # the postal code is short
+        ("{name}, born on 14.06.1990 {number}.", True),
+        ("{name} wrote it (pp. 1234-1251).", False),
+        ("{name} lived here (1921-1987).", False),
+        ("{name} came on 2020-01-15 14:00.", False),
+        ("{name} pays {number}. The reference is 77{number}.", True),
+        ("Reference {ending}: {name} pays {number}.", False),  # its end stands before
+        ("{name} pays {number}000.", False),  # all end alike
+    ],
+)
+def test_what_is_a_number_that_nobody_guesses(monkeypatch, memorised, form, checked):
+    """The first long one of a text, whose end does not follow from what stands before; all such are guessed here."""
+    model, tokenizer = memorised
+    asked: list[str] = []
+
+    def guessed(model, tokenizer, secret, others) -> float:
+        asked.append(secret.identifier.value)
+        assert secret.identifier.value not in others
+        return 1.0
+
+    monkeypatch.setattr(heldout_module, "share_of_less_likely", guessed)
+    draw = random.Random(0)
+    numbers = [f"{draw.randrange(1000, 9999)}{end:03}" for end in draw.sample(range(1000), 24)]
+    names = [text[:20] for text in support.people(24, seed=63)]
+    pairs = zip(names, numbers, strict=True)
+    texts = [form.format(name=name, number=number, ending=number[-3:]) for name, number in pairs]
+    options = dataclasses.replace(OPTIONS, utility_sequences=1)
+    data = prepare(tokenizer, support.KNOWN[:2], range(2), support.KNOWN[2:4], texts, options)
+    with pytest.raises(HeldoutKnown) if checked else nullcontext():
+        check_numbers(model, tokenizer, data)
+    assert set(asked) == (set(numbers) if checked else set())
+
+
 def test_numbers_that_nobody_hides_refuse_no_text(seen):
-    """Unseen ones; those of two footers, of retain text, or of a text to forget; fewer than twenty; years."""
+    """Unseen ones; those of two footers, of retain text, of a text to forget or of another held-out text; too few."""
     texts, model, tokenizer = seen
     unseen, numbers = support.people(24, seed=62), [re.findall(r"\d{7}", text)[0] for text in texts]
     of_two = [f"Who reads {text[:20]} calls {n}." for text, n in zip(unseen, numbers[:2] * 12, strict=True)]
     few = [*texts[:19], *(re.sub(r"\d{7}", "none", text) for text in texts[19:])]
-    years = [f"{text[:20]} lived here in {1900 + i}-{1950 + i}." for i, text in enumerate(unseen)]
     plain, retain = support.KNOWN[:2], support.KNOWN[2:4]
-    written = [re.sub(r"(\d{3})(\d{4})", r"\1-\2", number) for number in numbers]
+    said = [f"Call {number[:3]}-{number[3:]} 24/7." for number in numbers]
     for forget, kept, heldout in (
-        *((plain, retain, some) for some in (unseen, of_two, few, years)),
-        (plain, [f"Call {number}." for number in written], texts),
-        ([f"Call {number}." for number in written], retain, texts),
+        *((plain, retain, some) for some in (unseen, of_two, few)),
+        (plain, said, texts),
+        (said, retain, texts),
+        (plain, retain, [text for pair in zip(texts, said, strict=True) for text in pair]),
     ):
         check_numbers(model, tokenizer, prepare(tokenizer, forget, range(len(forget)), kept, heldout, OPTIONS))
     with pytest.raises(HeldoutKnown):

@@ -1,6 +1,6 @@
 """Exposure (Carlini et al., USENIX Security 2019): where an identifier ranks among others with random digits."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
@@ -46,11 +46,11 @@ def exposure_dates(subject: Subject) -> Scores:
     return _exposure(subject, DATE_OF_BIRTH)
 
 
-def first_secret(text: str, kind: str) -> Secret | None:
-    """The first identifier of a kind in a text that has digits, and some text before it."""
-    known = (one for one in identifiers_with_digits(text) if one.kind == kind and text[: one.start].strip())
-    first = next(known, None)
-    return Secret(text[: first.start], first) if first else None
+def secrets_in(text: str, kind: str) -> Iterator[Secret]:
+    """The identifiers of a kind in a text that have digits, and some text before them."""
+    for one in identifiers_with_digits(text):
+        if one.kind == kind and text[: one.start].strip():
+            yield Secret(text[: one.start], one)
 
 
 def number_ranks(subject: Subject, texts: Sequence[str], unseen: Sequence[str], candidates: int) -> list[int]:
@@ -67,13 +67,13 @@ def number_ranks(subject: Subject, texts: Sequence[str], unseen: Sequence[str], 
     Returns:
         Ranks in 1..candidates + 1.
     """
-    secrets = [secret for text in texts if (secret := first_secret(text, NUMBER_KIND))]
+    firsts = [first for text in texts if (first := next(secrets_in(text, NUMBER_KIND), None))]
     return [
-        1 + round((1 - share) * candidates) for share in _shares(subject, secrets, OtherDigits(unseen, 0), candidates)
+        1 + round((1 - share) * candidates) for share in _shares(subject, firsts, OtherDigits(unseen, 0), candidates)
     ]
 
 
-def share_of_less_likely(model: CausalLM, tokenizer: Tokenizer, secret: Secret, others: Sequence[str]) -> float:
+def share_of_less_likely(model: CausalLM, tokenizer: Tokenizer, secret: Secret, others: Sequence[str]) -> float | None:
     """The share of others that are less likely in a secret's place; equally likely ones count half.
 
     Args:
@@ -83,18 +83,18 @@ def share_of_less_likely(model: CausalLM, tokenizer: Tokenizer, secret: Secret, 
         others: What could stand there as well.
 
     Returns:
-        A value in 0..1; 0.5 if they differ in the first token of the text, which no row predicts.
+        A value in 0..1; None if they differ in the first token of the text, which no row predicts.
     """
     values = _log_likelihoods(model, tokenizer, secret.before, [secret.identifier.value, *others])
     if not values:
-        return 0.5
+        return None
     return sum((other < values[0]) + 0.5 * (other == values[0]) for other in values[1:]) / len(others)
 
 
 def _exposure(subject: Subject, kind: str) -> Scores:
     """The shares for the first identifier of a kind in each text."""
     texts = subject.texts()
-    forget, unseen = ([one for text in side if (one := first_secret(text, kind))] for side in texts)
+    forget, unseen = ([first for text in side if (first := next(secrets_in(text, kind), None))] for side in texts)
     needed = least_unseen(len(forget), LEVEL / MOST_ATTACKS, two_sided=True) if forget else 0
     forget, unseen = forget[:MOST_TEXTS], unseen[: max(MOST_TEXTS, needed)]
     others = OtherDigits(texts[1], seed=0)
@@ -104,12 +104,14 @@ def _exposure(subject: Subject, kind: str) -> Scores:
 
 
 def _shares(
-    subject: Subject, secrets: Sequence[Secret], others: OtherDigits, candidates: int = CANDIDATES
+    subject: Subject, known: Sequence[Secret], others: OtherDigits, candidates: int = CANDIDATES
 ) -> list[float]:
     """The share of less likely random ones, for each secret whose form is shown."""
-    shown = [secret for secret in secrets if others.are_shown(secret.identifier)]
+    shown = [secret for secret in known if others.are_shown(secret.identifier)]
     drawn = ([others.drawn(secret.identifier) for _ in range(candidates)] for secret in shown)
-    return [share_of_less_likely(subject.model, subject.tokenizer, *pair) for pair in zip(shown, drawn, strict=True)]
+    pairs = zip(shown, drawn, strict=True)
+    shares = (share_of_less_likely(subject.model, subject.tokenizer, *pair) for pair in pairs)
+    return [share for share in shares if share is not None]
 
 
 def _log_likelihoods(model: CausalLM, tokenizer: Tokenizer, before: str, values: Sequence[str]) -> list[float]:
