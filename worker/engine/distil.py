@@ -61,8 +61,7 @@ WARM_UP = 0.1  # share of the steps
 RELEARN_FROM, RELEARN_EVERY = 0.2, 4  # from this share of the steps on, every fourth step relearns
 WIDTH_RATE = 0.4  # the learning rate times the hidden size
 LAST_STEPS, LAST_RATE = 5, 0.1  # of an epoch after the fixed steps; the share of the learning rate there
-VARIANT_WEIGHT = 0.5
-SHIFT_RATE = 0.7  # of what is measured
+VARIANT_WEIGHT, SHIFT_RATE = 0.5, 0.7  # of a loss; of what is measured
 REFERENCE_RESERVE = 0.02  # of MA: the model is right a little more often than what it learns from
 
 
@@ -238,12 +237,12 @@ class Distiller:
         loss += pressed.add_gradients(order, self._backward, self.options.batch_size)
         loss += self._step_on_variants(order, distil)
         if self.said and step < self.options.distil_steps:  # later what the reference guesses would come back
-            loss += self._step_on_answers(order, distil)
+            loss += self._step_on_answers(order, distil, sum(map(len, forget)))
         with self._training():
             loss += kept_gradients(self.model, self.adapter, kept, self.options, strength, by_sequences=True)
         if self.options.relearn_steps and self._relearns(step):
             steps = order.randint(1, self.options.relearn_steps)
-            with ahead(self.adapter.parameters(), steps, partial(self._fine_tune, order)):
+            with ahead(self.model, self.adapter.parameters(), steps, partial(self._fine_tune, order)):
                 loss += self._backward(forget, distil, 1.0, self.reference.beside(indices))
         torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), 1.0)
         optimiser.step()
@@ -259,13 +258,14 @@ class Distiller:
         beside = self.reference.beside([first + i for i in drawn])
         return self._backward([variants[i] for i in drawn], row_loss, VARIANT_WEIGHT, beside)
 
-    def _step_on_answers(self, order: random.Random, row_loss: RowLoss) -> float:
-        """Add the gradients of some answers' secrets; returns their loss."""
+    def _step_on_answers(self, order: random.Random, row_loss: RowLoss, tokens: int) -> float:
+        """Add the gradients of some answers' secrets, a token of which counts as one of so many; returns their loss."""
         first = len(self.forget.sequences) + len(self.variants.sequences)
         drawn = order.sample(range(len(self.said)), min(FORGET_BATCH // 2, len(self.said)))
         rows, starts = as_rows([self.said[i] for i in drawn])
         beside = self.reference.beside([first + i for i in drawn], starts)
-        return self._backward(rows, row_loss, 1.0, beside, starts)
+        weight = min(1.0, (sum(map(len, rows)) - sum(starts)) / tokens)
+        return self._backward(rows, row_loss, weight, beside, starts)
 
     def _forget_batch(self, order: random.Random) -> list[int]:
         """Sequences of this run, and a quarter as many of earlier ones, which must stay forgotten."""

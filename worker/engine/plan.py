@@ -20,6 +20,7 @@ from transformers.cache_utils import DynamicCache
 
 from worker.engine import distil, fisher, reference
 from worker.engine.adapter import find_targets, target_weights
+from worker.engine.ahead import moves_whole
 from worker.engine.attacks.relearned import BATCH, RANK
 from worker.engine.device import training
 from worker.engine.errors import Unplanned
@@ -42,6 +43,7 @@ LEAST_ROWS, MOST_DEVICES = 64, 1024  # samples are drawn, and answers, in as man
 CHUNKS = 6  # logits of one chunk that a loss holds: its own, the parent's, both as log-probabilities, two gradients
 FACTORS = 9  # copies of the factors: two adapters, gradients, AdamW's two sums, those of checkpoints
 AHEAD = 4  # more of them while it looks ahead: factors and gradients as they were, another optimiser's two sums
+WHOLE = 4  # float32 copies of all weights that move then: as they were, gradients, the two sums
 MERGED = 7  # the same while merging: checkpoints, and the change of twice the rank
 PRODUCT = 2 * 4 * BLOCK  # bytes of a block of weights in a product's own layout, and of its working memory
 REFERENCE = 5  # copies of the reference while it is trained: itself, gradients, AdamW's two sums, the best one
@@ -172,7 +174,9 @@ class Shapes:
         factors = 4 * self._rank * sum(sum(weight.shape) for weight in self._targets.values())
         distils = options.loss == DISTIL
         batch = max(options.batch_size, options.retain_batch_size or 0, distil.LARGEST_BATCH if distils else 0)
-        copies = FACTORS + (AHEAD if distils and options.relearn_steps else 0)
+        looks_ahead = distils and options.relearn_steps > 0
+        copies = FACTORS + (AHEAD if looks_ahead else 0)
+        moved = WHOLE * 4 * self.parameters if looks_ahead and moves_whole(self.parameters) else 0
         each = options.sequence_length * self._vocabulary
         logits, attacked = (CHUNKS * 4 * min(CHUNK_LOGITS, count * each) for count in (batch, BATCH))
         decoding = self._once(self._decoding, options.row_budget)
@@ -190,7 +194,7 @@ class Shapes:
             "measure": (weights, decoding),
             **({"reference": (weights + REFERENCE * beside, learned)} if beside else {}),
             "initialise": (weights + beside, max(sums + plain, few) + factors),
-            "train": (weights + beside, max(adapted, decoding) + copies * factors),
+            "train": (weights + beside, max(adapted, decoding) + copies * factors + moved),
             "merge": (0, MERGED * factors),
             "verify": (weights, tested + few),
         }

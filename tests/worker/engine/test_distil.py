@@ -119,27 +119,29 @@ def test_what_is_over_a_limit_is_lowered_and_pressed_on_numbers_last(memorised, 
 
 @pytest.mark.parametrize(("step", "learned"), [(59, True), (60, False)])
 def test_after_the_fixed_steps_no_answer_is_learned_from_the_reference(memorised, monkeypatch, step, learned):
-    """It may guess one, and would bring it back in every epoch that does not press on it."""
+    """It may guess one, and would bring it back in every epoch that does not press on it. Tokens count alike before."""
     model, tokenizer = memorised
+    text = encode(tokenizer, support.KNOWN[3])
     said = [Answer(encode(tokenizer, text)[:12], 8) for text in support.KNOWN[:3]]
     adapter = SimpleNamespace(set_strength=lambda strength: None, parameters=list)
     reference = SimpleNamespace(beside=lambda indices, starts=None: None)
     retain, rows = SimpleNamespace(sample=lambda count: []), []
     distiller = Distiller(
-        *(model, adapter, ForgetSet([], []), [], [], reference),
+        *(model, adapter, ForgetSet([text], [0]), [], [0], reference),
         *(Variants([], [], [], []), Variants([], [], [], []), said, retain, [], None, OPTIONS),
     )
     monkeypatch.setattr(distil_module, "kept_gradients", lambda *rest, **others: 0.0)
     losses = []
     monkeypatch.setattr(
         *(Distiller, "_backward"),
-        lambda self, part, loss, *rest, **others: rows.extend(part) or losses.append(loss) or 1.0,
+        lambda self, part, loss, weight, *rest, **others: rows.extend(part) or losses.append((loss, weight)) or 1.0,
     )
     optimiser = SimpleNamespace(zero_grad=lambda: None, step=lambda: None)
     distiller._step(optimiser, random.Random(0), step, NOTHING_ADDED, Pressed(answers=said[1:2]))
-    assert sorted(rows) == sorted(answer.input_ids for answer in [*(said if learned else []), said[1]])
-    distilled = [loss.keywords["calibration"] for loss in losses if "calibration" in getattr(loss, "keywords", {})]
-    assert distilled == [NOTHING_ADDED] * (1 + learned)
+    assert sorted(rows) == sorted([text, *(answer.input_ids for answer in [*(said if learned else []), said[1]])])
+    distilled = [(loss, weight) for loss, weight in losses if "calibration" in getattr(loss, "keywords", {})]
+    assert all(loss.keywords["calibration"] is NOTHING_ADDED for loss, _ in distilled)
+    assert [weight for _, weight in distilled] == [1.0, *([3 * 4 / len(text)] if learned else [])]
 
 
 def test_the_largest_batch_is_that_of_a_run_with_those_of_earlier_ones(memorised):
