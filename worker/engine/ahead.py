@@ -1,8 +1,9 @@
 """Looking ahead: gradients at the place to which a few steps of ordinary fine-tuning would lead.
 
 It is first-order MAML (Finn et al., ICML 2017), a defence against relearning (Tamirisa et al., ICLR 2025, arXiv
-2408.00761). Whoever fine-tunes trains all weights, as a rule. So all weights of a small model move here. That takes
-four more copies of them, so of a large model the adapter moves alone.
+2408.00761). Whoever fine-tunes trains all weights, as a rule. So of a small model in float32 all weights move here, as
+far as a step's loss has gradients of them: the head has none. That takes some more copies of the weights, and narrow
+ones lose small steps. So of all other models the adapter moves alone.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -65,11 +66,12 @@ def moves_whole(parameters: int) -> bool:
 
 
 def _frozen(model: CausalLM) -> list[nn.Parameter]:
-    """The weights that are not trained, if they move: not of a large model, nor of one that processes share."""
-    parameters = list(model.parameters())
-    is_whole = all(type(parameter) is nn.Parameter for parameter in parameters)
-    moves = is_whole and moves_whole(sum(parameter.numel() for parameter in parameters))
-    return [parameter for parameter in parameters if moves and not parameter.requires_grad]
+    """What is not trained, if it moves: not of a large model, a narrow one, or one that processes share."""
+    parameters = dict(model.named_parameters())
+    weights = [parameter for name, parameter in parameters.items() if "lora_" not in name]
+    is_plain = all(type(weight) is nn.Parameter and weight.dtype == torch.float32 for weight in weights)
+    moves = is_plain and moves_whole(sum(weight.numel() for weight in weights))
+    return [parameter for parameter in parameters.values() if moves and not parameter.requires_grad]
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

@@ -237,7 +237,7 @@ class Distiller:
         loss += pressed.add_gradients(order, self._backward, self.options.batch_size)
         loss += self._step_on_variants(order, distil)
         if self.said and step < self.options.distil_steps:  # later what the reference guesses would come back
-            loss += self._step_on_answers(order, distil, sum(map(len, forget)))
+            loss += self._step_on_answers(order, distil, sum(map(len, forget)) - len(forget))
         with self._training():
             loss += kept_gradients(self.model, self.adapter, kept, self.options, strength, by_sequences=True)
         if self.options.relearn_steps and self._relearns(step):

@@ -66,7 +66,7 @@ def join_experts(model: CausalLM) -> None:
 def experts_apart(model: CausalLM) -> Iterator[None]:
     """While active, the model's experts are separate; afterwards its parameters are the same objects as before.
 
-    Nobody may write to the weights meanwhile, or move them.
+    Nobody may move the weights meanwhile, or write to them but for a while (`worker.engine.ahead`).
     """
     stacked = [
         (layer, dict(layer._parameters)) for layer in _layers(model).values() if "down_proj" in layer._parameters

@@ -43,7 +43,7 @@ LEAST_ROWS, MOST_DEVICES = 64, 1024  # samples are drawn, and answers, in as man
 CHUNKS = 6  # logits of one chunk that a loss holds: its own, the parent's, both as log-probabilities, two gradients
 FACTORS = 9  # copies of the factors: two adapters, gradients, AdamW's two sums, those of checkpoints
 AHEAD = 4  # more of them while it looks ahead: factors and gradients as they were, another optimiser's two sums
-WHOLE = 4  # float32 copies of all weights that move then: as they were, gradients, the two sums
+WHOLE = 5  # float32 copies of all that moves then: as it was, gradients, the two sums, and what a step takes
 MERGED = 7  # the same while merging: checkpoints, and the change of twice the rank
 PRODUCT = 2 * 4 * BLOCK  # bytes of a block of weights in a product's own layout, and of its working memory
 REFERENCE = 5  # copies of the reference while it is trained: itself, gradients, AdamW's two sums, the best one
@@ -176,7 +176,7 @@ class Shapes:
         batch = max(options.batch_size, options.retain_batch_size or 0, distil.LARGEST_BATCH if distils else 0)
         looks_ahead = distils and options.relearn_steps > 0
         copies = FACTORS + (AHEAD if looks_ahead else 0)
-        moved = WHOLE * 4 * self.parameters if looks_ahead and moves_whole(self.parameters) else 0
+        moved = WHOLE * (4 * self.parameters + factors) if looks_ahead and moves_whole(self.parameters) else 0
         each = options.sequence_length * self._vocabulary
         logits, attacked = (CHUNKS * 4 * min(CHUNK_LOGITS, count * each) for count in (batch, BATCH))
         decoding = self._once(self._decoding, options.row_budget)

@@ -141,7 +141,7 @@ def test_after_the_fixed_steps_no_answer_is_learned_from_the_reference(memorised
     assert sorted(rows) == sorted([text, *(answer.input_ids for answer in [*(said if learned else []), said[1]])])
     distilled = [(loss, weight) for loss, weight in losses if "calibration" in getattr(loss, "keywords", {})]
     assert all(loss.keywords["calibration"] is NOTHING_ADDED for loss, _ in distilled)
-    assert [weight for _, weight in distilled] == [1.0, *([3 * 4 / len(text)] if learned else [])]
+    assert [weight for _, weight in distilled] == [1.0, *([3 * 4 / (len(text) - 1)] if learned else [])]
 
 
 def test_the_largest_batch_is_that_of_a_run_with_those_of_earlier_ones(memorised):

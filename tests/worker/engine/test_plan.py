@@ -86,7 +86,7 @@ def test_distillation_counts_its_own_batches_and_what_looking_ahead_holds(monkey
     assert needed("train", loss="ihl", relearn_steps=1) == needed("train", loss="ihl")
     assert needed("verify") == needed("verify", loss="ihl") > needed("verify", attacks={})  # it has its own batches
     more, factors = needed("train", relearn_steps=1) - needed("train"), needed("merge") / SLACK - PRODUCT
-    moved = 4 * 4 * shapes.parameters  # all weights of so small a model
+    moved = 5 * (4 * shapes.parameters + factors / MERGED)  # of so small a model
     assert more / SLACK == pytest.approx(4 / MERGED * factors + moved, rel=1e-5)
     monkeypatch.setattr(ahead, "LARGEST_WHOLE", shapes.parameters - 1)
     assert needed("train", relearn_steps=1) - needed("train") == pytest.approx(more - SLACK * moved, rel=1e-5)
