@@ -95,9 +95,7 @@ def test_held_out_text_that_was_seen_a_few_times_shows_in_its_numbers(seen):
     texts, model, tokenizer = seen
     assert not known_by_heart(model, [encode(tokenizer, text)[: OPTIONS.sequence_length] for text in texts])
     with pytest.raises(HeldoutKnown, match=r"knows \d+ of 24 numbers"):
-        check_numbers(
-            model, tokenizer, prepare(tokenizer, support.KNOWN[:2], range(2), support.KNOWN[2:4], texts, OPTIONS)
-        )
+        measured(model, tokenizer, texts)
     data = prepare(
         tokenizer,
         [],
