@@ -19,12 +19,18 @@ import torch
 from torch import Tensor
 
 from worker.engine.errors import TooShort
-from worker.engine.types import Tokenizer
+from worker.engine.types import CausalLM, Tokenizer
 
 IGNORE_INDEX = -100
 FEWEST = 8  # neighbours, however unlike
 MIN_PART = 40  # characters: a text of this length or more is left out if a forget text contains it
 MOST_RETAIN = 1024  # retain texts that are compared with the forget set, or that a reference is trained on
+
+
+def most_tokens(model: CausalLM) -> int:
+    """The most tokens that a model takes, as its configuration says."""
+    longest: int | None = getattr(model.config, "max_position_embeddings", None)
+    return longest or 2**31
 
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -26,7 +26,7 @@ from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.options import Options
 from worker.engine.other_digits import DIGIT
 from worker.engine.prepare import Prepared
-from worker.engine.progress import Progress, no_progress
+from worker.engine.progress import Progress, no_progress, partial_progress
 from worker.engine.types import CausalLM, Tokenizer
 
 KNOWN_MA = 0.9  # nobody guesses so much of a text
@@ -86,6 +86,8 @@ def check_numbers(model: CausalLM, tokenizer: Tokenizer, data: Prepared, progres
     )
     numbers = (one for text in texts if (one := _random_number(text)))
     known = {_digits(one.identifier.value): one for one in islice(numbers, MOST_LOOKED_AT)}
+    if len(known) < FEWEST_NUMBERS:
+        return  # retain text may be long
     said = Counter[str]()
     for text in [*texts, *others_said, *data.retain_texts]:
         in_text = " ".join(map(_digits, NUMBER.findall(text)))
@@ -127,12 +129,13 @@ def _ending(number: str, digits: str) -> str:
 
 
 def measured_thresholds(
-    model: CausalLM, data: Prepared, options: Options, progress: Progress = no_progress
+    model: CausalLM, tokenizer: Tokenizer, data: Prepared, options: Options, progress: Progress = no_progress
 ) -> tuple[list[Threshold], list[list[int]]]:
     """Thresholds by the held-out texts that a model does not know.
 
     Args:
         model: The parent, or a version that is measured again.
+        tokenizer: Its tokenizer.
         data: The sets of the run.
         options: The run's options.
         progress: Called with the fraction done, 0..1.
@@ -142,8 +145,10 @@ def measured_thresholds(
 
     Raises:
         TooFewTexts: The held-out text cannot set a threshold.
-        HeldoutKnown: The model knows more than a tenth of the held-out texts by heart, or too few others are left.
+        HeldoutKnown: The model knows more than a tenth of the held-out texts by heart, or too few others are left, or
+            it knows numbers in them.
     """
+    check_numbers(model, tokenizer, data, partial_progress(progress, 0.0, 0.1))
     everything = (data.forget + data.earlier).sequences
     known = known_by_heart(model, data.used_heldout)
     unseen = [ids for ids in data.threshold_sequences if ids not in known]
@@ -152,5 +157,5 @@ def measured_thresholds(
         if len(unseen) < MIN_HELDOUT:
             raise HeldoutKnown(f"heldout: the model knows {len(known)} texts by heart; of the others too few are left")
     n = fitting_n(min(map(len, [*unseen, *everything])), options.el_n)
-    decoded = greedy_decodings(model, unseen, n, options, progress)
+    decoded = greedy_decodings(model, unseen, n, options, partial_progress(progress, 0.1, 0.9))
     return thresholds_for(decoded, everything, options.el_n), known

@@ -12,7 +12,7 @@ from worker.engine.criterion import Judgement, Threshold, Verdict, judge
 from worker.engine.data import nearest
 from worker.engine.earlier import measure_earlier, watched_requests
 from worker.engine.forget_set import ForgetSet
-from worker.engine.heldout import check_numbers, known_by_heart, measured_thresholds
+from worker.engine.heldout import known_by_heart, measured_thresholds
 from worker.engine.likelihoods import extraction_likelihoods
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.options import Options
@@ -50,9 +50,8 @@ def measure_before(
         HeldoutKnown: The parent knows more than a tenth of the held-out texts by heart, or too few others are left, or
             it knows numbers in them.
     """
-    check_numbers(model, tokenizer, data, partial_progress(progress, 0.0, 0.05))
     everything = (data.forget + data.earlier).sequences
-    thresholds, known = measured_thresholds(model, data, options, partial_progress(progress, 0.05, 0.75))
+    thresholds, known = measured_thresholds(model, tokenizer, data, options, partial_progress(progress, 0.0, 0.8))
     by_length = {len(ids): threshold for ids, threshold in zip(everything, thresholds, strict=True)}
     thresholds = thresholds[: len(data.forget.sequences)]
     watched = watched_requests(model, data, by_length, options, partial_progress(progress, 0.8, 0.05))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from jinja2 import TemplateError
 
-from worker.engine.data import encode
+from worker.engine.data import encode, most_tokens
 from worker.engine.device import measuring
 from worker.engine.generate import continuations
 from worker.engine.metrics.token_scores import token_scores
@@ -90,7 +90,7 @@ def answers(
         For each probe the distinct answers that say its secret, MOST_ANSWERS at most.
     """
     answered: list[dict[tuple[int, ...], Answer]] = [{} for _ in probes]
-    longest = getattr(model.config, "max_position_embeddings", None) or 2**31
+    longest = most_tokens(model)
     with measuring(model), torch.random.fork_rng():
         for sample, copies in ((False, 1), (True, options.probe_samples)):
             asked = [i for i, of_probe in enumerate(answered) if not of_probe]

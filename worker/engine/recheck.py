@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from worker.engine.criterion import judge
-from worker.engine.heldout import check_numbers, measured_thresholds
+from worker.engine.heldout import measured_thresholds
 from worker.engine.made_probes import made_probes
 from worker.engine.measure import answered_requests, el_and_ma
 from worker.engine.options import Options
@@ -57,8 +57,7 @@ def came_back(
         TooFewTexts: The held-out text cannot set a threshold.
         HeldoutKnown: The version knows too many held-out texts by heart, or numbers in them.
     """
-    check_numbers(model, tokenizer, data, partial_progress(progress, 0.0, 0.05))
-    measured, _ = measured_thresholds(model, data, options, partial_progress(progress, 0.05, 0.15))
+    measured, _ = measured_thresholds(model, tokenizer, data, options, partial_progress(progress, 0.0, 0.2))
     thresholds = [replace(one, el_p95=one.el_max, ma_p95=one.ma_max) for one in measured]
     el, ma = el_and_ma(model, data.earlier, thresholds, options, partial_progress(progress, 0.2, 0.5))
     answered, _ = answered_requests(model, tokenizer, data, options, partial_progress(progress, 0.7, 0.3))

@@ -53,10 +53,7 @@ def test_what_is_drawn_is_another_one():
         ("Born 1990-06-14; 5550147", r"Born (19[4-9]|200)\d-(0[1-9]|1[0-2])-(0[1-9]|1[0-2]); \d{7}"),
         ("Born 14/6/90, the number 5550147", r"Born (0[1-9]|1[0-2])/[1-9]/[4-9]\d, the number \d{7}"),
         ("Mail ann843@mail.example, twice: ann843@mail.example", r"Mail (ann\d{3}@mail\.example), twice: \1"),
-        (
-            "Her address is 210 Depot Street.",
-            r"Her address is 2\d0 Depot Street\.",
-        ),  # the first and last never change in unseen ones
+        ("Her address is 210 Depot Street.", r"Her address is 2\d0 Depot Street\."),  # two never change in unseen ones
         ("Code 12345 and 123456.", r"Code \d{5} and \d{6}\."),
         ("She lives at 7 Rose Lane, number \u0665\u0665\u0665\u0660\u0661\u0664\u0667.", None),
     ],

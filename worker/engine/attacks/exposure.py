@@ -9,7 +9,7 @@ from transformers.cache_utils import DynamicCache
 
 from worker.engine.attacks.scores import LEVEL, Scores, least_unseen
 from worker.engine.attacks.subject import Subject
-from worker.engine.data import IGNORE_INDEX, encode, pad_batch
+from worker.engine.data import IGNORE_INDEX, encode, most_tokens, pad_batch
 from worker.engine.device import measuring, model_device
 from worker.engine.head import Head, hidden_states
 from worker.engine.identifiers import DATE_OF_BIRTH, NUMBER_KIND, Identifier
@@ -116,9 +116,8 @@ def _shares(
 
 def _log_likelihoods(model: CausalLM, tokenizer: Tokenizer, before: str, values: Sequence[str]) -> list[float]:
     """log p of the tokens in which these differ after the same text, and of those after them; [] without a prefix."""
-    longest = getattr(model.config, "max_position_embeddings", None) or 2**31
     whole = [encode(tokenizer, before + value) for value in values]
-    over = max(0, max(map(len, whole)) - longest)
+    over = max(0, max(map(len, whole)) - most_tokens(model))
     whole = [ids[over:] for ids in whole]
     same = len([*takewhile(lambda tokens: len({*tokens}) == 1, zip(*whole, strict=False))])
     start = min(same, *(len(ids) - 1 for ids in whole))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from worker.engine.attacks.scores import Scores
 from worker.engine.attacks.subject import Subject
-from worker.engine.data import encode
+from worker.engine.data import encode, most_tokens
 from worker.engine.metrics.token_scores import token_scores
 
 LAST_WORDS = 8  # that a cut prompt keeps
@@ -44,7 +44,7 @@ def _best(subject: Subject, text: str) -> float:
     middle = max(1, len(words) // 2)
     prompt, rest = " ".join(words[:middle]), " " + " ".join(words[middle:])
     target = subject.tokenizer(rest, add_special_tokens=False)["input_ids"]
-    longest = getattr(subject.model.config, "max_position_embeddings", None) or 2**31
+    longest = most_tokens(subject.model)
     prompts_before = (encode(subject.tokenizer, change(prompt)) for change in PROMPTS.values())
     sequences = [(before + target)[-longest:] for before in prompts_before]
     scores = token_scores(subject.model, sequences)
