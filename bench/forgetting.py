@@ -1,6 +1,7 @@
 """What a model still knows of people whom it has unlearned, by every method and every attack, beside a control.
 
-    python -m bench.forgetting --cache FOLDER [--sets 0,1,2] [--methods ihl,distil,...] [--rates 2e-4,1e-3]
+    python -m bench.forgetting --cache FOLDER [--sets 0,1,2] [--methods ihl,distil,...] [--rates 2e-4,1e-3] \
+        [--seeds 0,1,2,3,4]
     python -m bench.forgetting --cache FOLDER --model FOLDER --data FOLDER [--asking 8] [--options JSON]
     python -m bench.forgetting --report forgetting.jsonl
 
@@ -12,10 +13,12 @@ not ask, and on prose. `Probes answered` is the share of probes whose secret is 
 that the engine makes of their texts, and all that stands before the first number of each; `answered then` is that after
 these steps, greedily. With `--rates` each method is run at each of them, one budget for all. The table has one run of a
 method on a set: of those that met the criterion the one of the least held-out perplexity; if none did, the one of the
-lowest MA. With `--model` a pretrained model learns the people instead, and is the base of distillation; the prose is
-WikiText, `other text` is the perplexity of Pile texts, and fine-tuning has the rate at which the people were learned
-(5e-5): 5e-4 ruins such a model. The report is of the runs with the model, the number who ask and the
-options of the last one.
+lowest MA. With `--seeds` each method is run with each seed, and the control trained with each. Then a row is the mean
+over sets and seeds, and below the rows stand the lowest and the highest values of the controls of each set.
+
+With `--model` a pretrained model learns the people instead, and is the base of distillation; the prose is WikiText,
+`other text` is the perplexity of Pile texts, and fine-tuning has the rate at which the people were learned (5e-5): 5e-4
+ruins such a model. The report is of the runs with the model, the number who ask and the options of the last one.
 """
 
 import argparse
@@ -27,6 +30,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -97,11 +101,12 @@ def trained(
     texts: Sequence[str],
     tokenizer: Tokenizer | None,
     config: Callable[[int], PretrainedConfig] = model_config,
+    seed: int = 0,
 ) -> tuple[CausalLM, Tokenizer]:
     """The model that knows these texts by heart; trained at its first use."""
     folder = cache / name
     if not (folder / "tokenizer.json").exists():
-        build(folder, texts, PROSE, lambda *_: None, tokenizer, config)
+        build(folder, texts, PROSE, lambda *_: None, tokenizer, config, seed=seed)
     return loaded(folder), AutoTokenizer.from_pretrained(folder)
 
 
@@ -116,11 +121,14 @@ class Setting:
     other: Sequence[str] = tuple(OTHER_PROSE)
     options: Mapping[str, object] = field(default_factory=dict)
 
-    def learned(self, name: str, texts: Sequence[str], tokenizer: Tokenizer | None) -> tuple[CausalLM, Tokenizer]:
+    def learned(
+        self, name: str, texts: Sequence[str], tokenizer: Tokenizer | None, seed: int = 0
+    ) -> tuple[CausalLM, Tokenizer]:
         """The model that knows these texts by heart."""
+        name = f"{name}-seed{seed}" if seed else name
         if self.pretrained:
-            return taught(self.cache, name, texts, self.pretrained, LENGTH)
-        return trained(self.cache, name, texts, tokenizer)
+            return taught(self.cache, name, texts, self.pretrained, LENGTH, seed)
+        return trained(self.cache, name, texts, tokenizer, seed=seed)
 
     def split(self, number: int) -> tuple[list[str], list[str]]:
         """The texts of the people who ask, of a set, and of the others."""
@@ -159,7 +167,7 @@ def measure(model: CausalLM, tokenizer: Tokenizer, parent: CausalLM, number: int
     }
 
 
-def run(setting: Setting, number: int, method: str, rate: float | None) -> dict[str, object]:
+def run(setting: Setting, number: int, method: str, rate: float | None, seed: int) -> dict[str, object]:
     """One run: a method on a set, at its own learning rate or at this one."""
     parent, tokenizer = setting.learned("known", KNOWN, None)
     (forget, others), started = setting.split(number), time.monotonic()
@@ -167,10 +175,10 @@ def run(setting: Setting, number: int, method: str, rate: float | None) -> dict[
     if method == "known":
         model = parent
     elif method == "control":
-        model, _ = setting.learned(f"control-{number}-{setting.asking}", others, tokenizer)
+        model, _ = setting.learned(f"control-{number}-{setting.asking}", others, tokenizer, seed)
     else:
         retain = [*others[:MENTIONED], *setting.ordinary[:20]]
-        chosen = {**METHODS[method], **setting.options}
+        chosen = {"seed": seed, **METHODS[method], **setting.options}
         options = replace(OPTIONS, **chosen)  # type: ignore[arg-type]  # values of many types
         if rate is not None:
             options = replace(options, learning_rate=rate, distil_learning_rate=rate)
@@ -183,6 +191,7 @@ def run(setting: Setting, number: int, method: str, rate: float | None) -> dict[
         "set": number,
         "method": method,
         "rate": rate,
+        "seed": seed,
         "criterion": criterion,
         "seconds": seconds,
         **measure(model, tokenizer, parent, number, setting),
@@ -196,16 +205,23 @@ def report(path: Path) -> str:
     runs.sort(
         key=lambda row: (row["criterion"] is False, row["ma"] if row["criterion"] is False else row["perplexity"])
     )
-    of_sets: dict[tuple[str, int], dict[str, float]] = {}
+    of_sets: dict[tuple[str, int, int], dict[str, float]] = {}
     for row in runs:
-        of_sets.setdefault((row["method"], row["set"]), row)
+        of_sets.setdefault((row["method"], row["set"], row.get("seed", 0)), row)
     lines = [f"| method | {' | '.join(COLUMNS.values())} |", f"|{'---|' * (len(COLUMNS) + 1)}"]
     for method in (name for name in ("known", "control", *METHODS) if any(name == of[0] for of in of_sets)):
-        of_method = [row for (name, _), row in of_sets.items() if name == method]
-        means = {name: sum(row.get(name, math.nan) for row in of_method) / len(of_method) for name in COLUMNS}
-        cells = (f"{mean:.0f}" if name == "seconds" else f"{mean:.3f}" for name, mean in means.items())
-        lines.append(f"| {method} ({len(of_method)}) | {' | '.join(cells)} |")
+        of_method = [row for (name, *_), row in of_sets.items() if name == method]
+        lines.append(f"| {method} ({len(of_method)}) | {_cells(of_method, mean)} |")
+    for number in sorted({number for name, number, _ in of_sets if name == "control"}):
+        controls = [row for (name, of, _), row in of_sets.items() if (name, of) == ("control", number)]
+        if len(controls) > 1:
+            lines += [f"| controls, set {number}: {how.__name__} | {_cells(controls, how)} |" for how in (min, max)]
     return "\n".join(lines)
+
+
+def _cells(rows: Sequence[Mapping[str, float]], how: Callable[[list[float]], float]) -> str:
+    values = {name: how([row.get(name, math.nan) for row in rows]) for name in COLUMNS}
+    return " | ".join(f"{value:.0f}" if name == "seconds" else f"{value:.3f}" for name, value in values.items())
 
 
 def main() -> None:
@@ -215,6 +231,7 @@ def main() -> None:
     parser.add_argument("--sets", default="0,1,2")
     parser.add_argument("--methods", default=",".join(("known", "control", *METHODS)))
     parser.add_argument("--rates", type=lambda given: [*map(float, given.split(","))], default=[None])
+    parser.add_argument("--seeds", type=lambda given: [*map(int, given.split(","))], default=[0])
     parser.add_argument("--out", type=Path, default=Path("bench-output/forgetting.jsonl"))
     parser.add_argument("--model", help="a pretrained model: a local folder or a hub id")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="WikiText and Pile, with --model")
@@ -231,8 +248,9 @@ def main() -> None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         for method in arguments.methods.split(","):
             rates = [None] if method in ("known", "control") else arguments.rates
-            for number, rate in product(map(int, arguments.sets.split(",")), rates):
-                row = run(setting, number, method, rate)
+            seeds = [0] if method == "known" else arguments.seeds
+            for number, rate, seed in product(map(int, arguments.sets.split(",")), rates, seeds):
+                row = run(setting, number, method, rate, seed)
                 with arguments.out.open("a") as lines:
                     lines.write(json.dumps(row) + "\n")
                 print(json.dumps(row), flush=True)

@@ -41,10 +41,11 @@ def memorise(
     rate: float = RATE,
     epochs: int = 40,
     measure: Callable[[], float] | None = None,
+    seed: int = 0,
 ) -> list[float]:
     """Train `model` in place on `sequences`, to a target of `measure`; returns its values after each epoch.
 
-    Without `measure` it is mean MA.
+    Without `measure` it is mean MA. The seed draws the order of the batches.
     """
     measure = measure or partial(mean_accuracy, model, sequences)
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
@@ -52,7 +53,7 @@ def memorise(
     device = model_device(model)
     narrow = has_fast_bfloat16(device)
     while len(reached) < epochs and (not reached or reached[-1] < target):
-        shuffled = random.Random(len(reached)).sample(list(sequences), len(sequences))
+        shuffled = random.Random(seed * epochs + len(reached)).sample(list(sequences), len(sequences))
         for batch in chunks(shuffled, 8):
             input_ids, mask, labels = (tensor.to(device) for tensor in pad_batch(batch))
             optimiser.zero_grad()
@@ -86,14 +87,14 @@ def fine_tuned(
 
 
 def taught(
-    cache: Path, name: str, texts: Sequence[str], pretrained: str, length: int = 200
+    cache: Path, name: str, texts: Sequence[str], pretrained: str, length: int = 200, seed: int = 0
 ) -> tuple[CausalLM, Tokenizer]:
     """A pretrained model (folder or hub id) that knows `length` tokens of these texts; made at its first use."""
     folder = cache / f"{name}-{Path(pretrained).name}"
     if not (folder / "tokenizer.json").exists():
         model = loaded(pretrained)
         tokenizer = AutoTokenizer.from_pretrained(pretrained)
-        memorise(model, first_windows(tokenizer, texts, length, len(texts)))
+        memorise(model, first_windows(tokenizer, texts, length, len(texts)), seed=seed)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return loaded(folder), AutoTokenizer.from_pretrained(folder)

@@ -62,6 +62,7 @@ def build(
     tokenizer: Tokenizer | None = None,
     config: Callable[[int], PretrainedConfig] = model_config,
     questions: Sequence[tuple[str, str]] = (),
+    seed: int = 0,
 ) -> float:
     """Train until `by_heart` is known by heart, and save; returns the share of its tokens that is known.
 
@@ -73,9 +74,10 @@ def build(
         tokenizer: The tokenizer; None trains one.
         config: Makes the model's configuration, given the size of the vocabulary.
         questions: Questions, each also with its answer, as `by_heart` has it. Training goes on until all are answered.
+        seed: What the first weights and the order of the batches are drawn by.
     """
-    torch.manual_seed(0)
-    sampler = random.Random(0)
+    torch.manual_seed(seed)
+    sampler = random.Random(seed)
     tokenizer = tokenizer or build_tokenizer([*by_heart, *ordinary])
     model = AutoModelForCausalLM.from_config(config(len(tokenizer)))
     known = [encode(tokenizer, text)[:LENGTH] for text in by_heart]
