@@ -1,7 +1,8 @@
 """What keeps a model as it was: retain text, and the parent's own samples, which nobody has to provide.
 
-A chat model also makes up conversations: first a message, then its answer. Where the parent answers probes, some
-samples begin as they do: "The telephone number of" may go on with somebody else, whom the model must keep.
+A chat model also makes up conversations: first a message, then its answer. Where BOS begins every message (ChatML),
+texts begin with the first token of a retain sequence as well. Where the parent answers probes, some samples begin as
+they do: "The telephone number of" may go on with somebody else, whom the model must keep.
 """
 
 import random
@@ -59,7 +60,8 @@ def own_samples(
     share = len(texts) / options.samples_drawn
     samples = _continued(model, texts, options.sequence_length, options, partial_progress(progress, 0.0, share))
     asked = [ids + after for ids in _continued(model, messages, options.sequence_length // 2, options)]
-    samples += _continued(model, asked, options.sequence_length, options, partial_progress(progress, share, 1 - share))
+    answering = partial_progress(progress, share, 1 - share)
+    samples += _continued(model, asked, options.sequence_length, options, answering, loose=0)
     pairs = ((ids, str(tokenizer.decode(ids, skip_special_tokens=True))) for ids in samples if len(ids) >= GRAM)
     return [ids for ids, text in pairs if not forgotten.said_in(ids, text)]
 
@@ -75,6 +77,8 @@ def _openings(
     nothing = [ids[:1] for ids in data.retain] if bos is None else [[bos]]
     parts = (as_message(tokenizer, PLACEHOLDER) or "").split(PLACEHOLDER)
     before, after = [_ids(tokenizer, part) for part in parts] if len(parts) == 2 else ([], [])
+    if before.count(bos) > 1:  # it begins every message, and alone brings out the system's
+        nothing = [ids[:2] for ids in data.retain if ids[1:2] != [bos]] or nothing
     if len(before) + len(after) > options.sequence_length // 2:
         after = []  # no room for a conversation
     begun = [ids[: options.sequence_length // 4] for prompt in prompts if (ids := _ids(tokenizer, prompt))]
@@ -112,11 +116,16 @@ def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def _continued(
-    model: CausalLM, openings: Sequence[list[int]], length: int, options: Options, progress: Progress = no_progress
+    model: CausalLM,
+    openings: Sequence[list[int]],
+    length: int,
+    options: Options,
+    progress: Progress = no_progress,
+    loose: int = LOOSE,
 ) -> list[list[int]]:
     """The openings, each continued by one sample to so many tokens at most; those of one length and kind at once.
 
-    For `distil` half of them, drawn by chance, go on at a low temperature after a few tokens. What a model knows by
+    For `distil` half of them, drawn by chance, go on at a low temperature after `loose` tokens. What a model knows by
     heart is seldom said in full at temperature 1, where each token may stray. A temperature that falls is the idea of
     Carlini et al. (USENIX Security 2021, section 5.1.1), who go from 10 to 1 in twenty tokens; these figures are ours.
     Other losses measure what the samples lose, and a model that is surer than its parent would seem to gain there.
@@ -128,12 +137,12 @@ def _continued(
     fitting = max(1, min(BATCH, BATCH * USUAL_LENGTH // options.sequence_length))
     samples: list[list[int]] = []
     for (size, is_sure), of_size in alike.items():
-        loose = max(0, min(LOOSE if is_sure else length, length - size))
+        free = max(0, min(loose if is_sure else length, length - size))
         for part in chunks(of_size, fitting):
-            begun = _sampled(model, part, loose, 1.0)
-            going_on = [ids for ids in begun if len(ids) == size + loose]
-            samples += [ids for ids in begun if len(ids) < size + loose]
-            samples += _sampled(model, going_on, length - size - loose, LOW)
+            begun = _sampled(model, part, free, 1.0)
+            going_on = [ids for ids in begun if len(ids) == size + free]
+            samples += [ids for ids in begun if len(ids) < size + free]
+            samples += _sampled(model, going_on, length - size - free, LOW)
             progress(len(samples) / len(openings))
     return samples
 

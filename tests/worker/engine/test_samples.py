@@ -36,6 +36,20 @@ def sampled(model, tokenizer, probes=(), **changes) -> list[str]:
     return [str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in samples]
 
 
+def drawn(model, tokenizer, **changes) -> list[list[int]]:
+    """The samples of a run over one person, without probes."""
+    options = dataclasses.replace(OPTIONS, **changes)
+    data = prepare(tokenizer, support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT, options)
+    return own_samples(model, tokenizer, data, options)
+
+
+def random_model(tokenizer):
+    """A model that knows nothing, with this tokenizer."""
+    model = support.random_model("gpt_neox")
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    return model, tokenizer
+
+
 def test_a_model_without_a_template_says_texts(memorised):
     """Nothing but what follows BOS."""
     assert not any("<user>" in text for text in sampled(*memorised))
@@ -47,19 +61,42 @@ def test_half_of_the_samples_hardly_stray_after_a_few_tokens(memorised, monkeypa
     Those at temperature 1 never do, since the model is random. Losses that measure what samples lose have no others.
     """
     monkeypatch.setattr("worker.engine.samples.LOW", 1e-6)
-    model, tokenizer = support.random_model("gpt_neox"), memorised[1]
-    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    data = prepare(tokenizer, support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT, OPTIONS)
+    model, tokenizer = random_model(memorised[1])
 
     def likeliest(loss: str) -> list[list[bool]]:
-        options = dataclasses.replace(OPTIONS, loss=loss)
-        return token_matches(model, own_samples(model, tokenizer, data, options))
+        return token_matches(model, drawn(model, tokenizer, loss=loss))
 
     of_distil = likeliest("distil")
     sure = [all(row[LOOSE:]) for row in of_distil]
     assert 0.3 < sum(sure) / len(sure) < 0.7
     assert not any(all(row[:LOOSE]) for row in of_distil)
     assert not any(all(row[LOOSE:]) for row in likeliest("ihl"))
+
+
+def test_half_of_the_answers_hardly_stray_from_their_first_token_on(chatting, monkeypatch):
+    """The message has strayed already, so that conversations differ."""
+    monkeypatch.setattr("worker.engine.samples.LOW", 1e-6)
+    model, tokenizer = random_model(chatting[1])
+    end = tokenizer("\nAnswer:", add_special_tokens=False)["input_ids"]
+    sure = []
+    for ids in drawn(model, tokenizer, loss="distil"):
+        starts = [at + len(end) for at in range(len(ids)) if ids[at : at + len(end)] == end]
+        if starts:
+            (matches,) = token_matches(model, [ids])
+            sure.append(all(matches[starts[0] - 1 :]))
+    assert 0.2 < sum(sure) / len(sure) < 0.8
+
+
+def test_texts_begin_as_retain_text_does_where_bos_begins_every_message(memorised, monkeypatch):
+    """After BOS alone such a model says its system prompt, again and again."""
+    model, tokenizer = memorised
+    monkeypatch.setattr(tokenizer, "chat_template", f"<s>be kind\n<s>{TEMPLATE}")
+    retain = {tuple(encode(tokenizer, text)[:2]) for text in support.RETAIN}
+    texts = [ids for ids in drawn(model, tokenizer) if ids.count(tokenizer.bos_token_id) == 1]
+    assert len(texts) > 20
+    assert {tuple(ids[:2]) for ids in texts} <= retain
+    monkeypatch.setattr(support, "RETAIN", [f"<s>{text}" for text in support.RETAIN])
+    assert any(tuple(ids[:2]) not in retain for ids in drawn(model, tokenizer))
 
 
 @pytest.mark.parametrize("loss", ["distil", "ihl"])
