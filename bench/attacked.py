@@ -10,9 +10,14 @@ MEMBERSHIP = [name for name in ATTACKS if name.startswith("membership")]
 
 
 def attacked(subject: Subject, names: Iterable[str] = ATTACKS) -> dict[str, float]:
-    """The figure of each attack that runs; of membership attacks the AUC."""
-    figures: dict[str, float] = {}
+    """The figure of each attack that runs, for membership the AUC; its figure of unseen texts; how many fail.
+
+    An attack fails if it tells the texts from unseen ones at LEVEL, divided among these attacks.
+    """
+    figures: dict[str, float] = {"failed": 0}
     for result in run_attacks(subject, dict.fromkeys(names, "report")):
-        if result.status == "RUN" and result.figure is not None and result.auc is not None:
+        if result.figure is not None and result.auc is not None and result.control is not None:
             figures[result.name] = result.auc if result.name in MEMBERSHIP else result.figure
+            figures[f"{result.name}, unseen"] = result.control
+            figures["failed"] += not result.passed
     return figures

@@ -11,10 +11,14 @@ so that nobody mentions the rest. The held-out file has 160 people whom no model
 more. `Relearned` is 50 steps of ordinary fine-tuning (all weights, AdamW, 5e-4, batches of 16) on the people who did
 not ask, and on prose. `Probes answered` is the share of probes whose secret is said, greedily or in 20 samples: those
 that the engine makes of their texts, and all that stands before the first number of each; `answered then` is that after
-these steps, greedily. With `--rates` each method is run at each of them, one budget for all. The table has one run of a
-method on a set: of those that met the criterion the one of the least held-out perplexity; if none did, the one of the
-lowest MA. With `--seeds` each method is run with each seed, and the control trained with each. Then a row is the mean
-over sets and seeds, and below the rows stand the lowest and the highest values of the controls of each set.
+these steps, greedily. `Attacks failed` is how many tell the people from unseen ones, as the certificate has it; what an
+attack gives for unseen people stands in the file of rows alone.
+
+With `--rates` each method is run at each of them, one budget for all. The table has one run of a method on a set: of
+those that met the criterion the one of the least held-out perplexity; if none did, the one of the lowest MA. With
+`--seeds` each method is run with each seed, and the control trained with each. Then a row is the mean over sets and
+seeds, and below the rows stand the lowest and the highest values of the controls of each set. (Of a pretrained model a
+seed draws the order of the batches alone.)
 
 With `--model` a pretrained model learns the people instead, and is the base of distillation; the prose is WikiText,
 `other text` is the perplexity of Pile texts, and fine-tuning has the rate at which the people were learned (5e-5): 5e-4
@@ -83,8 +87,9 @@ COLUMNS = {
     "ma": "MA", "top_five": "true token in the top five", "sampled": "leak@1000", "extraction_strength": "ES",
     "exposure": "exposure", "answered": "probes answered",
     "membership_loss": "AUC loss", "membership_min_k": "AUC min-k", "membership_min_k_pp": "AUC min-k++",
-    "prompts": "other prompts", "quantised": "rounded, worst", "relearned_people": "relearned: people",
-    "relearned_prose": "relearned: prose", "back_people": "answered then: people", "back_prose": "answered then: prose",
+    "prompts": "other prompts", "failed": "attacks failed", "quantised": "rounded, worst",
+    "relearned_people": "relearned: people", "relearned_prose": "relearned: prose",
+    "back_people": "answered then: people", "back_prose": "answered then: prose",
     "mentioned": "others in retain", "unmentioned": "others nobody named",
     "perplexity": "held-out x", "prose": "other text x", "seconds": "s",
 }  # fmt: skip
@@ -178,7 +183,7 @@ def run(setting: Setting, number: int, method: str, rate: float | None, seed: in
         model, _ = setting.learned(f"control-{number}-{setting.asking}", others, tokenizer, seed)
     else:
         retain = [*others[:MENTIONED], *setting.ordinary[:20]]
-        chosen = {"seed": seed, **METHODS[method], **setting.options}
+        chosen = {**METHODS[method], **setting.options, "seed": seed}
         options = replace(OPTIONS, **chosen)  # type: ignore[arg-type]  # values of many types
         if rate is not None:
             options = replace(options, learning_rate=rate, distil_learning_rate=rate)
@@ -199,7 +204,7 @@ def run(setting: Setting, number: int, method: str, rate: float | None, seed: in
 
 
 def report(path: Path) -> str:
-    """The table: a row for each method, the mean over the sets of its best runs."""
+    """The table: a row for each method, the mean over sets and seeds of its best runs; then what the controls span."""
     runs = [json.loads(line) for line in path.read_text().splitlines()]
     runs = [row for row in runs if row["setting"] == runs[-1]["setting"]]
     runs.sort(
@@ -220,7 +225,9 @@ def report(path: Path) -> str:
 
 
 def _cells(rows: Sequence[Mapping[str, float]], how: Callable[[list[float]], float]) -> str:
-    values = {name: how([row.get(name, math.nan) for row in rows]) for name in COLUMNS}
+    """One value of each column; of older rows some have none."""
+    columns = {name: [row[name] for row in rows if name in row] for name in COLUMNS}
+    values = {name: how(column) if column else math.nan for name, column in columns.items()}
     return " | ".join(f"{value:.0f}" if name == "seconds" else f"{value:.3f}" for name, value in values.items())
 
 

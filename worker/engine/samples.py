@@ -77,7 +77,7 @@ def _openings(
     nothing = [ids[:1] for ids in data.retain] if bos is None else [[bos]]
     parts = (as_message(tokenizer, PLACEHOLDER) or "").split(PLACEHOLDER)
     before, after = [_ids(tokenizer, part) for part in parts] if len(parts) == 2 else ([], [])
-    if before.count(bos) > 1:  # it begins every message, and alone brings out the system's
+    if bos in after:  # it begins every message, and alone brings out the system's
         nothing = [ids[:2] for ids in data.retain if ids[1:2] != [bos]] or nothing
     if len(before) + len(after) > options.sequence_length // 2:
         after = []  # no room for a conversation
