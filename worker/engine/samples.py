@@ -77,12 +77,13 @@ def _openings(
     nothing = [ids[:1] for ids in data.retain] if bos is None else [[bos]]
     parts = (as_message(tokenizer, PLACEHOLDER) or "").split(PLACEHOLDER)
     before, after = [_ids(tokenizer, part) for part in parts] if len(parts) == 2 else ([], [])
+    of_texts = nothing
     if bos in after:  # it begins every message, and alone brings out the system's
-        nothing = [ids[:2] for ids in data.retain if ids[1:2] != [bos]] or nothing
+        of_texts = [ids[:2] for ids in data.retain if ids[1:2] != [bos]] or nothing
     if len(before) + len(after) > options.sequence_length // 2:
         after = []  # no room for a conversation
     begun = [ids[: options.sequence_length // 4] for prompt in prompts if (ids := _ids(tokenizer, prompt))]
-    kinds = [_Kind(nothing)]
+    kinds = [_Kind(of_texts)]
     kinds += [_Kind([before or nothing[0]], is_message=True)] if after else []
     kinds += [_Kind([[] if bos is None else [bos]], begun)] if begun else []
     kinds += [_Kind([before], begun, is_message=True)] if after and begun else []

@@ -100,6 +100,15 @@ def test_texts_begin_as_retain_text_does_where_bos_begins_every_message(memorise
     assert any(tuple(ids[:2]) not in retain for ids in texts)
 
 
+def test_messages_begin_with_bos_alone_where_a_template_begins_with_them(memorised, monkeypatch):
+    """Also where BOS begins the answer: only texts begin as retain text does."""
+    model, tokenizer = random_model(memorised[1])
+    monkeypatch.setattr(tokenizer, "chat_template", TEMPLATE.replace("<user> ", "") + "<s>")
+    retain = {tuple(encode(tokenizer, text)[:2]) for text in support.RETAIN}
+    messages = [ids for ids in drawn(model, tokenizer) if "Answer:" in tokenizer.decode(ids)]
+    assert any(tuple(ids[:2]) not in retain for ids in messages)
+
+
 @pytest.mark.parametrize("loss", ["distil", "ihl"])
 def test_messages_that_begin_without_room_for_more_stay(memorised, monkeypatch, loss):
     """A long system prompt and the beginning of a probe's: nothing is added, and none is lost."""
