@@ -1,18 +1,24 @@
-"""What a model says after a prompt, whatever the generation settings in its folder are."""
+"""What a model says after a prompt, whatever the generation settings in its folder are.
 
+b: batch, s: sequence, v: vocabulary
+"""
+
+import math
 from collections.abc import Sequence
 
 import torch
 from transformers import GenerationConfig
 
+from worker.engine.data import chunks
 from worker.engine.device import measuring, model_device
+from worker.engine.head import Head, hidden_states
 from worker.engine.types import CausalLM
 
 
 def continuations(
-    model: CausalLM, prompts: Sequence[Sequence[int]], new: int, *, temperature: float
+    model: CausalLM, prompts: Sequence[Sequence[int]], new: int, *, temperature: float, beams: int = 1
 ) -> list[list[int]]:
-    """Continue prompts of one length, by samples from the whole vocabulary.
+    """Continue prompts of one length, by samples from the whole vocabulary, or by the likeliest tokens.
 
     Settings in a model's folder may suppress tokens, search by beams or end early. Here only its end-of-text counts.
 
@@ -20,14 +26,16 @@ def continuations(
         model: The model.
         prompts: Token ids [b, s].
         new: The most tokens that are added.
-        temperature: That of the samples, which are drawn with torch's generator; 0 decodes greedily.
+        temperature: That of the samples, which are drawn with torch's generator; 0 takes the likeliest tokens.
+        beams: At temperature 0 so many continuations are kept at once, and the one whose tokens are likeliest on
+            average is taken. So a token may be less likely than others, if the text goes on surely after it.
 
     Returns:
         For each prompt the new tokens, up to the end-of-text token.
     """
     own, end = model.generation_config, end_tokens(model)
     drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    how = drawn if temperature else {"do_sample": False}
+    how = drawn if temperature else {"do_sample": False, "num_beams": beams}
     input_ids = torch.tensor(list(map(list, prompts)), device=model_device(model))
     try:
         model.generation_config = GenerationConfig(eos_token_id=end or None, pad_token_id=end[0] if end else 0, **how)
@@ -36,6 +44,38 @@ def continuations(
     finally:
         model.generation_config = own
     return [_ended(tokens, end) for tokens in said[:, input_ids.shape[1] :].tolist()]
+
+
+def beginnings(model: CausalLM, opening: list[int], count: int, new: int, batch: int) -> list[list[int]]:
+    """The likeliest texts that begin with some tokens, found by a beam search without a cache.
+
+    All of them would not fit in memory with their keys and values. They are short.
+
+    Args:
+        model: The model.
+        opening: Token ids, one or more.
+        count: How many are kept at each token.
+        new: How many tokens are added; none of them ends a text.
+        batch: How many texts are read at once.
+
+    Returns:
+        Token ids with the opening, likeliest first; fewer than `count` if there are fewer.
+    """
+    head, begun = Head(model), {tuple(opening): 0.0}
+    for _ in range(new):
+        longer: dict[tuple[int, ...], float] = {}
+        for part in chunks([*map(list, begun)], batch):
+            input_ids = torch.tensor(part, device=model_device(model))
+            scores = torch.tensor([begun[tuple(ids)] for ids in part], device=input_ids.device)
+            with measuring(model):
+                last = hidden_states(model, input_ids, torch.ones_like(input_ids), use_cache=False)[:, -1]
+                log_p = torch.log_softmax(head(last), dim=-1)  # [b, v]
+            log_p[:, [token for token in end_tokens(model) if token < log_p.shape[1]]] = -math.inf
+            best, tokens = (scores[:, None] + log_p).topk(min(count, log_p.shape[1]), dim=1)
+            for ids, row in zip(part, zip(best.tolist(), tokens.tolist(), strict=True), strict=True):
+                longer |= {(*ids, token): score for score, token in zip(*row, strict=True) if score > -math.inf}
+        begun = dict(sorted(longer.items(), key=lambda text: -text[1])[:count])
+    return [*map(list, begun)]
 
 
 def end_tokens(model: CausalLM) -> list[int]:
