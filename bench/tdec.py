@@ -59,7 +59,7 @@ def run(
     data, started = bench.prepare(names, domain), time.monotonic()
     everything, start = data.forget + data.earlier, perplexity(bench.model, bench.pile[:FRONTIER])
     thresholds = bench.thresholds(everything.sequences)
-    samples = own_samples(bench.model, bench.tokenizer, data, options)
+    samples = own_samples(bench.model, bench.tokenizer, data, options).every
     factors = initial_factors(bench.model, data, options)
     adapter, initialised = Adapter(bench.model, factors, options.scale), time.monotonic()
     frontier: list[dict[str, float]] = []

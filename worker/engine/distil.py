@@ -5,7 +5,8 @@ parent and cross-entropy are added. The parent is the same model with the adapte
 
 What is forgotten in this way may still be near: rounding the weights or a few steps of ordinary fine-tuning bring it
 back. So every second step works with a random share of the change, which must suffice, too. And every fourth step looks
-ahead: it adds the gradient of the forget loss at the place to which fine-tuning on the parent's samples would lead.
+ahead: it adds the gradient of the forget loss at the place to which fine-tuning on what the parent knows would lead.
+What is forgotten after its own words may be known after others, so their ends are learned after other prompts, too.
 
 A model that never saw a text may still be over the criterion's limits by chance. So the reference itself is lowered
 where it is over them (`worker.engine.lowering`), and the model learns to say what meets the criterion.
@@ -50,7 +51,7 @@ from worker.engine.pressing import Pressed, extracted, failed_by_el, grouped
 from worker.engine.probes import Answer, as_rows, still_said
 from worker.engine.progress import Progress, no_progress
 from worker.engine.reference import Reference
-from worker.engine.samples import RetainSampler, kept_batch
+from worker.engine.samples import OwnSamples, RetainSampler, kept_batch
 from worker.engine.step import kept_gradients
 from worker.engine.types import CausalLM, EpochEntry
 from worker.engine.utility import Watched
@@ -61,7 +62,7 @@ WARM_UP = 0.1  # share of the steps
 RELEARN_FROM, RELEARN_EVERY = 0.2, 4  # from this share of the steps on, every fourth step relearns
 WIDTH_RATE = 0.4  # the learning rate times the hidden size
 LAST_STEPS, LAST_RATE = 5, 0.1  # of an epoch after the fixed steps; the share of the learning rate there
-VARIANT_WEIGHT, SHIFT_RATE = 0.5, 0.7  # of a loss; of what is measured
+NEARBY_WEIGHT, SHIFT_RATE = 0.5, 0.7  # of variants, and of ends after other prompts; of what is measured
 REFERENCE_RESERVE = 0.02  # of MA: the model is right a little more often than what it learns from
 
 
@@ -75,10 +76,11 @@ class Distiller:
         forget: The sequences to forget, and those of earlier jobs, which must stay forgotten.
         thresholds: The threshold of each of these sequences.
         counted: The requests that the set criterion is over.
-        reference: What the reference says about these sequences, then about their variants, then in these answers.
+        reference: What the reference says about these sequences, their variants, `said` and `prompted`, in this order.
         variants: Sequences with other numbers than those of `forget`.
         compared: The same with still other numbers, which nothing is trained on.
         said: Answers that say a secret.
+        prompted: The ends of the sequences, after other prompts.
         retain: The source of retain sequences.
         samples: The parent's own samples.
         watched: What else is measured after each epoch.
@@ -96,8 +98,9 @@ class Distiller:
     variants: Variants
     compared: Variants
     said: list[Answer]
+    prompted: list[Answer]
     retain: RetainSampler
-    samples: list[list[int]]
+    samples: OwnSamples
     watched: Watched
     options: Options
     on_epoch: Callable[[Checkpoint], None] = lambda _: None
@@ -229,15 +232,18 @@ class Distiller:
         indices = self._forget_batch(order)
         distil = partial(distil_rows, token_weight=self.options.token_weight, calibration=toward)
         forget = [self.forget.sequences[i] for i in indices]
-        kept = kept_batch(self.retain, self.samples, self.options.retain_batch_size or FORGET_BATCH, order)
+        kept = kept_batch(self.retain, self.samples.every, self.options.retain_batch_size or FORGET_BATCH, order)
         strength = order.uniform(self.options.least_strength, 1.0) if step % 2 else 1.0
         self.adapter.set_strength(strength)
         optimiser.zero_grad()
         loss = self._backward(forget, distil, 1.0, self.reference.beside(indices))
         loss += pressed.add_gradients(order, self._backward, self.options.batch_size)
-        loss += self._step_on_variants(order, distil)
-        if self.said and step < self.options.distil_steps:  # later what the reference guesses would come back
-            loss += self._step_on_answers(order, distil, sum(map(len, forget)) - len(forget))
+        varied, own = [Answer(ids, 1) for ids in self.variants.sequences], len(self.forget.sequences)
+        loss += self._step_on_some(order, distil, own, varied)
+        if step < self.options.distil_steps:  # later what the reference guesses would come back
+            tokens = sum(map(len, forget)) - len(forget)
+            loss += self._step_on_some(order, distil, own + len(varied), self.said, among=tokens)
+            loss += self._step_on_some(order, distil, own + len(varied) + len(self.said), self.prompted)
         with self._training():
             loss += kept_gradients(self.model, self.adapter, kept, self.options, strength, by_sequences=True)
         if self.options.relearn_steps and self._relearns(step):
@@ -249,23 +255,17 @@ class Distiller:
         self.adapter.set_strength(1.0)
         return loss
 
-    def _step_on_variants(self, order: random.Random, row_loss: RowLoss) -> float:
-        """Add the gradients of some variants of the forget set; returns their loss."""
-        variants, first = self.variants.sequences, len(self.forget.sequences)
-        drawn = order.sample(range(len(variants)), min(FORGET_BATCH // 2, len(variants)))
+    def _step_on_some(
+        self, order: random.Random, row_loss: RowLoss, first: int, some: Sequence[Answer], among: int = 0
+    ) -> float:
+        """Add the gradients of some sequences, which the reference has from `first` on; returns their loss."""
+        drawn = order.sample(range(len(some)), min(FORGET_BATCH // 2, len(some)))
         if not drawn:
             return 0.0
-        beside = self.reference.beside([first + i for i in drawn])
-        return self._backward([variants[i] for i in drawn], row_loss, VARIANT_WEIGHT, beside)
-
-    def _step_on_answers(self, order: random.Random, row_loss: RowLoss, tokens: int) -> float:
-        """Add the gradients of some answers' secrets, a token of which counts as one of so many; returns their loss."""
-        first = len(self.forget.sequences) + len(self.variants.sequences)
-        drawn = order.sample(range(len(self.said)), min(FORGET_BATCH // 2, len(self.said)))
-        rows, starts = as_rows([self.said[i] for i in drawn])
-        beside = self.reference.beside([first + i for i in drawn], starts)
-        weight = min(1.0, (sum(map(len, rows)) - sum(starts)) / tokens)
-        return self._backward(rows, row_loss, weight, beside, starts)
+        rows, starts = as_rows([some[i] for i in drawn])
+        counted = sum(map(len, rows)) - sum(starts)
+        weight = min(1.0, counted / among) if among else NEARBY_WEIGHT  # a token counts as one of so many
+        return self._backward(rows, row_loss, weight, self.reference.beside([first + i for i in drawn], starts), starts)
 
     def _forget_batch(self, order: random.Random) -> list[int]:
         """Sequences of this run, and a quarter as many of earlier ones, which must stay forgotten."""
@@ -292,8 +292,8 @@ class Distiller:
         return training(self.model, options.train_dtype, checkpoint_activations=options.checkpoint_activations)
 
     def _fine_tune(self, order: random.Random) -> float:
-        """Add the gradients of a step of fine-tuning on what the parent says, or on retain text; returns its loss."""
-        texts = self.samples or self.retain.sample(FORGET_BATCH)
+        """Add the gradients of a step of fine-tuning on what the parent knows, or on retain text; returns its loss."""
+        texts = self.samples.known or self.retain.sample(FORGET_BATCH)
         return self._backward(order.sample(texts, min(FORGET_BATCH, len(texts))), cross_entropy_rows, 1.0)
 
     def _relearns(self, step: int) -> bool:

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PretrainedConfig
 from transformers.cache_utils import DynamicCache
 
-from worker.engine import distil, fisher, reference
+from worker.engine import distil, fisher, other_prompts, reference, variants
 from worker.engine.adapter import find_targets, target_weights
 from worker.engine.ahead import moves_whole
 from worker.engine.attacks.relearned import BATCH, RANK
@@ -162,6 +162,9 @@ class Shapes:
         self._targets = target_weights(self._model, find_targets(self._model, options.target_modules))
         self._rank = options.adapter_rank(sequences, config.hidden_size)
         self._sequences = max(sequences, options.heldout_sequences)
+        length = options.sequence_length
+        near = [min(of.EACH * sequences, of.MOST, of.MOST_TOKENS // length) for of in (variants, other_prompts)]
+        self._said = 4 * (sequences + sum(near)) * length * config.hidden_size  # bytes: what a reference says of them
         self._vocabulary: int = self._model.get_output_embeddings().weight.shape[0]
         self._gathered = max(
             4 * sum(weight.numel() for weight in module.parameters()) for module in gathered_modules(self._model)
@@ -187,14 +190,14 @@ class Shapes:
         together = REFERENCE_LOGITS if self.parameters <= reference.LARGEST_FRESH else 0
         learned = together * 4 * reference.BATCH * each + 2 * plain
         weights = self.stored if devices == 1 else self.stored // devices + self._gathered
-        beside = self.parameters * 4 if distils else 0  # the reference
+        beside, said = (self.parameters * 4, self._said) if distils else (0, 0)  # the reference
         sums = min(fisher.most_bytes(self.stored), 2 * 4 * sum(sizes))
         few = SOME_WEIGHTS * 4 * max(sizes)
         bytes_of = {
             "measure": (weights, decoding),
             **({"reference": (weights + REFERENCE * beside, learned)} if beside else {}),
             "initialise": (weights + beside, max(sums + plain, few) + factors),
-            "train": (weights + beside, max(adapted, decoding) + copies * factors + moved),
+            "train": (weights + beside, max(adapted, decoding) + copies * factors + moved + said),
             "merge": (0, MERGED * factors),
             "verify": (weights, tested + few),
         }

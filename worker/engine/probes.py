@@ -47,7 +47,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer that says a secret.
+    """An answer that says a secret; or what a text says after some prompt, all of which stands for the secret.
 
     Attributes:
         input_ids: The prompt, and the answer up to the end of the secret.

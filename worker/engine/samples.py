@@ -1,12 +1,15 @@
 """What keeps a model as it was: retain text, and the parent's own samples, which nobody has to provide.
 
-A chat model also makes up conversations: first a message, then its answer. Where BOS begins every message (ChatML),
-texts begin with the first token of a retain sequence as well. Where the parent answers probes, some samples begin as
-they do: "The telephone number of" may go on with somebody else, whom the model must keep.
+For distillation half of them say what it knows by heart. A chat model also makes up conversations: first a message,
+then its answer. Where BOS begins every message (ChatML), texts begin with the first token of a retain sequence as well.
+Where the parent answers probes, some samples begin as they do: "The telephone number of" may go on with somebody else,
+whom the model must keep.
 """
 
 import random
+from collections import Counter
 from collections.abc import Sequence
+from itertools import chain, cycle, islice
 from typing import NamedTuple
 
 import torch
@@ -14,7 +17,7 @@ import torch
 from worker.engine.data import chunks, text_windows
 from worker.engine.errors import TooShort
 from worker.engine.forgotten import GRAM, Forgotten, spaced_words
-from worker.engine.generate import continuations
+from worker.engine.generate import beginnings, continuations
 from worker.engine.options import DISTIL, Options
 from worker.engine.prepare import Prepared
 from worker.engine.probes import Answer, as_message
@@ -24,8 +27,27 @@ from worker.engine.utility import WATCHED
 
 BATCH, USUAL_LENGTH = 64, 200  # samples at once, of that many tokens
 SURE, LOOSE, LOW = 0.5, 4, 0.5  # share of the samples; their tokens at temperature 1; the temperature of those after
+BEAMS, BEGUN = 8, 8  # texts that are searched at once for one; the tokens of a beginning
+FEW = 16  # of what is known by heart
 PLACEHOLDER = "##message##"
 PER_RETAIN = 2  # in a batch: nobody names most of what a model knows
+
+
+class OwnSamples(NamedTuple):
+    """The parent's own samples, token ids.
+
+    Attributes:
+        every: All of them.
+        sure: Those of them that are to say what it knows by heart; for distillation alone.
+    """
+
+    every: list[list[int]]
+    sure: list[list[int]]
+
+    @property
+    def known(self) -> list[list[int]]:
+        """What others might teach the model again: `sure`, or `every` if those are few."""
+        return self.sure if len(self.sure) >= FEW else self.every
 
 
 def own_samples(
@@ -35,7 +57,7 @@ def own_samples(
     options: Options,
     said: Sequence[Answer] = (),
     progress: Progress = no_progress,
-) -> list[list[int]]:
+) -> OwnSamples:
     """Texts that the parent says by itself, without those that say what this run or an earlier one has to forget.
 
     Args:
@@ -47,10 +69,10 @@ def own_samples(
         progress: Called with the fraction done, 0..1.
 
     Returns:
-        Token ids of the samples that stay.
+        The samples that stay.
     """
     if not options.samples_drawn:
-        return []
+        return OwnSamples([], [])
     forgotten = Forgotten(tokenizer, data)
     answered = "".join(spaced_words(tokenizer.decode(answer.input_ids, skip_special_tokens=True)) for answer in said)
     prompts = [probe.prompt for probe in data.probes if spaced_words(probe.prompt) in answered]
@@ -58,12 +80,19 @@ def own_samples(
     texts, messages, after = _openings(tokenizer, data, options, begun)
     torch.manual_seed(options.seed)
     share = len(texts) / options.samples_drawn
-    samples = _continued(model, texts, options.sequence_length, options, partial_progress(progress, 0.0, share))
-    asked = [ids + after for ids in _continued(model, messages, options.sequence_length // 2, options)]
-    answering = partial_progress(progress, share, 1 - share)
-    samples += _continued(model, asked, options.sequence_length, options, answering, loose=0)
-    pairs = ((ids, str(tokenizer.decode(ids, skip_special_tokens=True))) for ids in samples if len(ids) >= GRAM)
-    return [ids for ids, text in pairs if not forgotten.said_in(ids, text)]
+    half = (1 - share) / 2
+    parts = [partial_progress(progress, *part) for part in ((0.0, share), (share, half), (share + half, half))]
+    free, sure = _continued(model, texts, options.sequence_length, options, parts[0])
+    asking = _continued(model, messages, options.sequence_length // 2, options, parts[1])
+    asked = [ids + after for ids in chain(*asking)]
+    answered_freely, answered_surely = _continued(model, asked, options.sequence_length, options, parts[2], loose=0)
+
+    def stays(ids: list[int]) -> bool:
+        text = str(tokenizer.decode(ids, skip_special_tokens=True))
+        return len(ids) >= GRAM and not forgotten.said_in(ids, text)
+
+    sure = [ids for ids in [*sure, *answered_surely] if stays(ids)]
+    return OwnSamples([ids for ids in [*free, *answered_freely] if stays(ids)] + sure, sure)
 
 
 def _openings(
@@ -123,36 +152,77 @@ def _continued(
     options: Options,
     progress: Progress = no_progress,
     loose: int = LOOSE,
-) -> list[list[int]]:
+) -> tuple[list[list[int]], list[list[int]]]:
     """The openings, each continued by one sample to so many tokens at most; those of one length and kind at once.
 
-    For `distil` half of them, drawn by chance, go on at a low temperature after `loose` tokens. What a model knows by
-    heart is seldom said in full at temperature 1, where each token may stray. A temperature that falls is the idea of
-    Carlini et al. (USENIX Security 2021, section 5.1.1), who go from 10 to 1 in twenty tokens; these figures are ours.
-    Other losses measure what the samples lose, and a model that is surer than its parent would seem to gain there.
+    For `distil` half of them, drawn by chance, are no such samples; they are returned apart. What a model knows by
+    heart is seldom said in full at temperature 1, where each token may stray. So an opening that many of them share
+    goes on as `_by_heart` has it. The others go on at a low temperature after `loose` tokens. A temperature that falls
+    is the idea of Carlini et al. (USENIX Security 2021, section 5.1.1), who go from 10 to 1 in twenty tokens; these
+    figures are ours. Other losses measure what the samples lose, and a model that is surer than its parent would seem
+    to gain there.
     """
     share = SURE if options.loss == DISTIL else 0.0
     alike: dict[tuple[int, bool], list[list[int]]] = {}
     for ids, is_sure in zip(openings, (torch.rand(len(openings)) < share).tolist(), strict=True):
         alike.setdefault((len(ids), is_sure), []).append(ids)
     fitting = max(1, min(BATCH, BATCH * USUAL_LENGTH // options.sequence_length))
-    samples: list[list[int]] = []
+    free: list[list[int]] = []
+    sure: list[list[int]] = []
     for (size, is_sure), of_size in alike.items():
-        free = max(0, min(loose if is_sure else length, length - size))
-        for part in chunks(of_size, fitting):
-            begun = _sampled(model, part, free, 1.0)
-            going_on = [ids for ids in begun if len(ids) == size + free]
-            samples += [ids for ids in begun if len(ids) < size + free]
-            samples += _sampled(model, going_on, length - size - free, LOW)
-            progress(len(samples) / len(openings))
-    return samples
+        samples = sure if is_sure else free
+        counts = Counter(map(tuple, of_size if is_sure and loose else ()))
+        often = {opening: count for opening, count in counts.items() if count >= BEAMS}
+        for opening, count in often.items():
+            done = (len(free) + len(sure)) / len(openings)
+            searching = partial_progress(progress, done, count / len(openings))
+            samples += _by_heart(model, list(opening), count, length, fitting, searching)
+        others = [ids for ids in of_size if tuple(ids) not in often]
+        new = max(0, min(loose if is_sure else length, length - size))
+        for part in chunks(others, fitting):
+            begun = _sampled(model, part, new, 1.0)
+            going_on = [ids for ids in begun if len(ids) == size + new]
+            samples += [ids for ids in begun if len(ids) < size + new]
+            samples += _sampled(model, going_on, length - size - new, LOW)
+            progress((len(free) + len(sure)) / len(openings))
+    return free, sure
 
 
-def _sampled(model: CausalLM, openings: list[list[int]], new: int, temperature: float) -> list[list[int]]:
+def _by_heart(
+    model: CausalLM, opening: list[int], count: int, length: int, fitting: int, progress: Progress
+) -> list[list[int]]:
+    """What a model says by heart after an opening: half of `count` texts, each searched to its end by beams, and again.
+
+    Even the likeliest token may be a wrong one, after which the model says what it has never read. A beam search leaves
+    it for the right one. It finds one text; so it begins at the likeliest beginnings, which are many. What a model does
+    not know by heart it begins to say again and again; there a text ends.
+    """
+    new = max(0, min(BEGUN, length - len(opening)))
+    texts: list[list[int]] = []
+    for part in chunks(beginnings(model, opening, count // 2, new, fitting), max(1, fitting // BEAMS)):
+        searched = _sampled(model, part, length - len(opening) - new, 0.0, BEAMS)
+        texts += [_until_repeated(ids, len(opening)) for ids in searched]
+        progress(len(texts) / (count // 2))
+    return [*islice(cycle(texts), count)]
+
+
+def _until_repeated(ids: list[int], start: int) -> list[int]:
+    """A text up to where it says GRAM tokens in a row again, after its first `start` tokens."""
+    said: set[tuple[int, ...]] = set()
+    for at in range(len(ids) - GRAM + 1):
+        if (run := tuple(ids[at : at + GRAM])) in said and at >= start:
+            return ids[:at]
+        said.add(run)
+    return ids
+
+
+def _sampled(
+    model: CausalLM, openings: list[list[int]], new: int, temperature: float, beams: int = 1
+) -> list[list[int]]:
     """Openings of one length, each continued by so many tokens at most."""
     if not openings or new < 1:
         return openings
-    said = continuations(model, openings, new, temperature=temperature)
+    said = continuations(model, openings, new, temperature=temperature, beams=beams)
     return [ids + tokens for ids, tokens in zip(openings, said, strict=True)]
 
 
@@ -185,11 +255,12 @@ class RetainSampler:
         return sequences
 
 
-def watched_samples(samples: list[list[int]], options: Options) -> tuple[list[list[int]], list[list[int]]]:
-    """The samples to train on; and some of every kind, a quarter at most, that training only looks at."""
-    count = min(WATCHED, len(samples) // 4) if options.holds_parent else 0
-    watched = [samples[i * len(samples) // count] for i in range(count)]
-    return [ids for ids in samples if ids not in watched], watched
+def watched_samples(samples: OwnSamples, options: Options) -> tuple[OwnSamples, list[list[int]]]:
+    """The samples to train on; and with IHL some of every kind, a quarter at most, that training only looks at."""
+    every = samples.every
+    count = min(WATCHED, len(every) // 4) if options.holds_parent else 0
+    watched = [every[i * len(every) // count] for i in range(count)]
+    return samples._replace(every=[ids for ids in every if ids not in watched]), watched
 
 
 def kept_batch(retain: RetainSampler, samples: list[list[int]], size: int, order: random.Random) -> list[list[int]]:

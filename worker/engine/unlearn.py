@@ -23,6 +23,7 @@ from worker.engine.inits import INITS
 from worker.engine.measure import answered_requests, measure_after, measure_before
 from worker.engine.merge import MERGED_MARK, merge_into
 from worker.engine.options import DISTIL, Options, fit_to_model
+from worker.engine.other_prompts import other_prompts
 from worker.engine.prepare import Prepared, prepare
 from worker.engine.probes import Probe
 from worker.engine.progress import Progress, no_progress, partial_progress
@@ -114,15 +115,15 @@ def train(
             assert reference is not None
             unseen = baseline.without_known(data).threshold_sequences
             check_reference(reference, forget.sequences, unseen)
-            variants, compared = (
-                number_variants(tokenizer, forget.sequences, unseen, seed) for seed in (options.seed, options.seed + 1)
-            )
-            read = [*forget.sequences, *variants.sequences, *(answer.input_ids for answer in said)]
+            seeds = (options.seed, options.seed + 1)
+            variants, compared = (number_variants(tokenizer, forget.sequences, unseen, seed) for seed in seeds)
+            prompted = other_prompts(tokenizer, forget.sequences, data.retain, options.sequence_length, options.seed)
+            read = [*forget.sequences, *variants.sequences, *(answer.input_ids for answer in [*said, *prompted])]
             says = Reference(reference, read, data.forget.sequences, unseen)
-            sets = (forget, thresholds, baseline.counted, says, variants, compared, said, retain, samples, watched)
-            return Distiller(model, adapter, *sets, paced, **run).run(resume)
+            sets = (forget, thresholds, baseline.counted, says, variants, compared, said, prompted)
+            return Distiller(model, adapter, *sets, retain, samples, watched, paced, **run).run(resume)
         trained_on = (forget, thresholds, baseline.counted, retain, watched)
-        return Trainer(model, adapter, *trained_on, paced, said=said, samples=samples, **run).run(resume)
+        return Trainer(model, adapter, *trained_on, paced, said=said, samples=samples.every, **run).run(resume)
     finally:
         adapter.detach()
         model.train(was_training)

@@ -18,7 +18,7 @@ from worker.engine.metrics.token_scores import token_scores
 from worker.engine.other_digits import OtherDigits, identifiers_with_digits
 from worker.engine.types import CausalLM, Tokenizer
 
-EACH, MOST = 8, 512  # variants of a sequence, and of all together
+EACH, MOST, MOST_TOKENS = 8, 512, 65_536  # variants of a sequence, and of all together
 TRIES = 32  # draws of a variant, until it is alike
 MOST_BETWEEN = 2  # rows that stay the same, in a run of those that differ
 
@@ -84,7 +84,7 @@ def number_variants(
         seed: Seeds the digits.
 
     Returns:
-        At most MOST variants.
+        At most MOST variants, of about MOST_TOKENS.
     """
 
     def decoded(ids: Sequence[int]) -> str:
@@ -94,8 +94,9 @@ def number_variants(
     texts = {
         i: (text, known) for i, ids in enumerate(sequences) if (known := identifiers_with_digits(text := decoded(ids)))
     }
-    each = min(EACH, max(1, MOST // max(1, len(texts))))
-    sources = ([*texts] * each)[:MOST]
+    most = min(MOST, MOST_TOKENS // max(map(len, sequences), default=1))
+    each = min(EACH, max(1, most // max(1, len(texts))))
+    sources = ([*texts] * each)[:most]
 
     @cache
     def has_digit(token: int) -> bool:

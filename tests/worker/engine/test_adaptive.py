@@ -102,7 +102,8 @@ def test_samples_are_drawn_where_they_are_used(memorised, monkeypatch, changes, 
     data = prepare(tokenizer, support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT, options)
     assert bool(seen[0]) is drawn
     said = [answer for of_probe in answers(model, tokenizer, data.probes, options) for answer in of_probe]
-    trained_on, aside = watched_samples(own_samples(model, tokenizer, data, options, said), options)
+    samples, aside = watched_samples(own_samples(model, tokenizer, data, options, said), options)
+    trained_on = samples.every
     assert seen[0] == (trained_on if drawn else [])
     assert len(aside) == (len(aside) + len(trained_on)) // 4 if drawn else not aside
     assert not any(ids in trained_on for ids in aside)

@@ -19,7 +19,7 @@ from worker.engine.calibration import Calibration, Correction, Profile
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.criterion import Threshold
 from worker.engine.data import encode, nearest
-from worker.engine.distil import LARGEST_BATCH, REFERENCE_RESERVE, Distiller
+from worker.engine.distil import LARGEST_BATCH, NEARBY_WEIGHT, REFERENCE_RESERVE, Distiller
 from worker.engine.errors import NoReference
 from worker.engine.forget_set import ForgetSet
 from worker.engine.measure import measure_before
@@ -29,7 +29,7 @@ from worker.engine.prepare import prepare
 from worker.engine.pressing import Pressed
 from worker.engine.probes import Answer
 from worker.engine.reference import GAP, Reference, train_reference
-from worker.engine.samples import own_samples
+from worker.engine.samples import OwnSamples, own_samples
 from worker.engine.unlearn import train
 from worker.engine.utility import NOTHING_LEFT, Quality, compare
 from worker.engine.variants import Variants, number_variants
@@ -44,6 +44,7 @@ OPTIONS = dataclasses.replace(
     attacks={},
 )
 TWO = torch.arange(2.0)
+NO_SAMPLES = OwnSamples([], [])
 NOTHING_ADDED = Calibration(TWO, torch.zeros(2), Profile(TWO, TWO, TWO), Correction.none(2))
 
 
@@ -94,7 +95,7 @@ def test_what_is_over_a_limit_is_lowered_and_pressed_on_numbers_last(memorised, 
         reference.lower = partial(Reference.lower, reference)
         distiller = Distiller(
             *(model, None, ForgetSet([ids], [0]), [limits], [0], reference),
-            *(Variants([], [], [], []), Variants([], [], [], numbers), [], None, [], None, OPTIONS),
+            *(Variants([], [], [], []), Variants([], [], [], numbers), [], [], None, NO_SAMPLES, None, OPTIONS),
         )
         rows, gap = distiller._pressed(NOTHING_ADDED, failed).rows, GAP + max(0.0, added)
         assert set(reference.gaps[0].tolist()) <= {0.0, gap}
@@ -119,54 +120,64 @@ def test_what_is_over_a_limit_is_lowered_and_pressed_on_numbers_last(memorised, 
 
 @pytest.mark.parametrize(("step", "learned"), [(59, True), (60, False)])
 def test_after_the_fixed_steps_no_answer_is_learned_from_the_reference(memorised, monkeypatch, step, learned):
-    """It may guess one, and would bring it back in every epoch that does not press on it. Tokens count alike before."""
+    """It may guess one, and would bring it back in every epoch that does not press on it. Tokens count alike before.
+
+    Nor is what stands after other prompts. Variants are learned throughout. Each has its own rows of the reference.
+    """
     model, tokenizer = memorised
     text = encode(tokenizer, support.KNOWN[3])
     said = [Answer(encode(tokenizer, text)[:12], 8) for text in support.KNOWN[:3]]
+    varied, prompted = encode(tokenizer, support.KNOWN[4]), Answer(encode(tokenizer, support.KNOWN[5]), 6)
     adapter = SimpleNamespace(set_strength=lambda strength: None, parameters=list)
-    reference = SimpleNamespace(beside=lambda indices, starts=None: None)
+    reference = SimpleNamespace(beside=lambda indices, starts=None: (sorted(indices), starts))
     retain, rows = SimpleNamespace(sample=lambda count: []), []
     distiller = Distiller(
-        *(model, adapter, ForgetSet([text], [0]), [], [0], reference),
-        *(Variants([], [], [], []), Variants([], [], [], []), said, retain, [], None, OPTIONS),
+        *(model, adapter, ForgetSet([text], [0]), [], [0], reference, Variants([varied], [0], [True], [])),
+        *(Variants([], [], [], []), said, [prompted], retain, NO_SAMPLES, None, OPTIONS),
     )
     monkeypatch.setattr(distil_module, "kept_gradients", lambda *rest, **others: 0.0)
     losses = []
     monkeypatch.setattr(
         *(Distiller, "_backward"),
-        lambda self, part, loss, weight, *rest, **others: rows.extend(part) or losses.append((loss, weight)) or 1.0,
+        lambda self, part, *how, **others: rows.extend(part) or losses.append(how) or 1.0,
     )
     optimiser = SimpleNamespace(zero_grad=lambda: None, step=lambda: None)
     distiller._step(optimiser, random.Random(0), step, NOTHING_ADDED, Pressed(answers=said[1:2]))
-    assert sorted(rows) == sorted([text, *(answer.input_ids for answer in [*(said if learned else []), said[1]])])
-    distilled = [(loss, weight) for loss, weight in losses if "calibration" in getattr(loss, "keywords", {})]
-    assert all(loss.keywords["calibration"] is NOTHING_ADDED for loss, _ in distilled)
-    assert [weight for _, weight in distilled] == [1.0, *([3 * 4 / (len(text) - 1)] if learned else [])]
+    answers = [answer.input_ids for answer in [*([*said, prompted] if learned else []), said[1]]]
+    assert sorted(rows) == sorted([text, varied, *answers])
+    distilled = [how for how in losses if "calibration" in getattr(how[0], "keywords", {})]
+    assert all(loss.keywords["calibration"] is NOTHING_ADDED for loss, *_ in distilled)
+    assert [how[1:3] for how in distilled] == [
+        (1.0, ([0], None)),
+        (NEARBY_WEIGHT, ([1], [1])),
+        *([(3 * 4 / (len(text) - 1), ([2, 3, 4], [8, 8, 8])), (NEARBY_WEIGHT, ([5], [6]))] if learned else []),
+    ]
 
 
 def test_the_largest_batch_is_that_of_a_run_with_those_of_earlier_ones(memorised):
     """Plans count it."""
     forget = ForgetSet([[i] for i in range(60)], [i // 30 for i in range(60)])
     nothing = Variants([], [], [], [])
-    distiller = Distiller(memorised[0], None, forget, [], [0], None, nothing, nothing, [], None, [], None, OPTIONS)
+    sets = (forget, [], [0], None, nothing, nothing, [], [], None, NO_SAMPLES, None, OPTIONS)
+    distiller = Distiller(memorised[0], None, *sets)
     assert len(distiller._forget_batch(random.Random(0))) == LARGEST_BATCH
 
 
-@pytest.mark.parametrize("drawn", [40, 3, 0])
-def test_looking_ahead_fine_tunes_on_the_parents_samples(memorised, monkeypatch, drawn):
-    """Sixteen of them, which the seed decides. Without any it is retain text."""
+@pytest.mark.parametrize(("drawn", "sure"), [(70, 40), (40, 0), (3, 3), (0, 0)])
+def test_looking_ahead_fine_tunes_on_the_parents_samples(memorised, monkeypatch, drawn, sure):
+    """Sixteen of what it knows by heart, or else of all of them; the seed decides. Without any it is retain text."""
     model, _ = memorised
     retain, seen = SimpleNamespace(sample=lambda count: [[-i] for i in range(1, count + 1)]), []
     distiller = Distiller(
         *(model, None, ForgetSet([], []), [], [], None, Variants([], [], [], []), Variants([], [], [], [])),
-        *([], retain, [[i] for i in range(drawn)], None, OPTIONS),
+        *([], [], retain, OwnSamples([[i] for i in range(drawn)], [[i] for i in range(sure)]), None, OPTIONS),
     )
     monkeypatch.setattr(Distiller, "_backward", lambda self, rows, *rest: seen.append([i for (i,) in rows]) or 1.0)
     for seed in (0, 0, 1):
         distiller._fine_tune(random.Random(seed))
     assert seen[0] == seen[1]
     assert all(len({*batch}) == len(batch) == min(drawn or 16, 16) for batch in seen)
-    assert all((i >= 0) is bool(drawn) for batch in seen for i in batch)
+    assert all((i >= 0) is bool(drawn) and i < (sure or drawn) for batch in seen for i in batch)
     assert drawn == 3 or seen[2] != seen[0]
 
 
@@ -305,7 +316,7 @@ def test_the_parents_samples_say_no_text_to_forget(memorised):
     model, tokenizer = memorised
     data = prepare(tokenizer, support.KNOWN[:6], range(6), support.RETAIN, support.HELDOUT, OPTIONS)
     nobody = dataclasses.replace(data, forget=data.forget.only([]), probes=[])
-    all_samples, kept = (own_samples(model, tokenizer, sets, OPTIONS) for sets in (nobody, data))
+    all_samples, kept = (own_samples(model, tokenizer, sets, OPTIONS).every for sets in (nobody, data))
     assert len(all_samples) == OPTIONS.own_samples
     assert 0 < len(kept) < len(all_samples)
     grams = {tuple(ids[i : i + 8]) for ids in data.forget.sequences for i in range(len(ids) - 7)}

@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tests.worker.engine.families import tiny_model
-from worker.engine import ahead, reference
+from worker.engine import ahead, other_prompts, reference, variants
 from worker.engine.errors import Unplanned
 from worker.engine.live_bytes import LiveBytes
 from worker.engine.options import Options
@@ -70,6 +70,22 @@ def test_a_reference_takes_memory_of_its_own():
     assert "reference" not in plain
     assert distilled["train"] == 2 * plain["train"]
     assert distilled["reference"] == 6 * plain["train"]
+
+
+def test_what_a_reference_says_of_the_texts_takes_memory():
+    """Its last hidden states, of each text, its variants, and after other prompts; of many texts there are fewer."""
+
+    options, each = replace(OPTIONS, loss="distil"), 4 * OPTIONS.sequence_length * CONFIG.hidden_size
+
+    def needed(sequences: int) -> int:
+        needs = Shapes(CONFIG, 4, options, sequences).needs(options)
+        return next(need.activations for need in needs if need.stage == "train")
+
+    assert needed(32) - needed(1) == pytest.approx(SLACK * each * 31 * (1 + variants.EACH + other_prompts.EACH), abs=2)
+    long = replace(options, sequence_length=4096)
+    assert Shapes(CONFIG, 4, long, 32)._said == 4 * (32 + 16 + 16) * 4096 * CONFIG.hidden_size
+    most = variants.MOST // variants.EACH
+    assert needed(most + 30) - needed(most) == pytest.approx(SLACK * each * 30, abs=2)
 
 
 def test_distillation_counts_its_own_batches_and_what_looking_ahead_holds(monkeypatch):

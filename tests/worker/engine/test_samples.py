@@ -2,6 +2,8 @@
 
 import dataclasses
 import re
+from collections import Counter
+from collections.abc import Iterable
 
 import pytest
 
@@ -10,9 +12,10 @@ from worker.engine import Options
 from worker.engine.data import encode
 from worker.engine.forgotten import Forgotten
 from worker.engine.metrics.memorization import token_matches
+from worker.engine.metrics.token_scores import token_scores
 from worker.engine.prepare import prepare
 from worker.engine.probes import Answer, Probe
-from worker.engine.samples import LOOSE, own_samples
+from worker.engine.samples import BEGUN, LOOSE, own_samples
 
 OPTIONS = dataclasses.replace(Options.from_mapping(support.POLICY), own_samples=60, probe_samples=0)
 TEMPLATE = "{% for m in messages %}<user> {{ m.content }}\nAnswer:{% endfor %}"
@@ -31,7 +34,7 @@ def sampled(model, tokenizer, probes=(), **changes) -> list[str]:
     data = prepare(tokenizer, support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT, options)
     data = dataclasses.replace(data, probes=list(probes))
     said = [Answer(encode(tokenizer, f"{probe.prompt} {probe.secret}"), 1) for probe in data.probes]
-    samples = own_samples(model, tokenizer, data, options, said)
+    samples = own_samples(model, tokenizer, data, options, said).every
     assert all(len(ids) <= options.sequence_length for ids in samples)
     return [str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in samples]
 
@@ -40,7 +43,7 @@ def drawn(model, tokenizer, **changes) -> list[list[int]]:
     """The samples of a run over one person, without probes."""
     options = dataclasses.replace(OPTIONS, **changes)
     data = prepare(tokenizer, support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT, options)
-    return own_samples(model, tokenizer, data, options)
+    return own_samples(model, tokenizer, data, options).every
 
 
 def random_model(tokenizer):
@@ -56,11 +59,12 @@ def test_a_model_without_a_template_says_texts(memorised):
 
 
 def test_half_of_the_samples_hardly_stray_after_a_few_tokens(memorised, monkeypatch):
-    """With a temperature of almost nothing these go on as greedy decoding does.
+    """Where few share an opening. With a temperature of almost nothing these go on as greedy decoding does.
 
     Those at temperature 1 never do, since the model is random. Losses that measure what samples lose have no others.
     """
     monkeypatch.setattr("worker.engine.samples.LOW", 1e-6)
+    monkeypatch.setattr("worker.engine.samples.BEAMS", 61)
     model, tokenizer = random_model(memorised[1])
 
     def likeliest(loss: str) -> list[list[bool]]:
@@ -73,8 +77,42 @@ def test_half_of_the_samples_hardly_stray_after_a_few_tokens(memorised, monkeypa
     assert not any(all(row[LOOSE:]) for row in likeliest("ihl"))
 
 
+def test_half_of_the_samples_are_searched_for_the_likeliest(memorised, monkeypatch):
+    """Each of these twice, after beginnings that all differ. None is where few share an opening, and none for IHL."""
+    model, tokenizer = random_model(memorised[1])
+
+    def counted(loss: str = "distil") -> Counter[tuple[int, ...]]:
+        return Counter(map(tuple, drawn(model, tokenizer, own_samples=120, loss=loss)))
+
+    def likelihood(texts: Iterable[tuple[int, ...]]) -> float:
+        return max(float(scores.log_p.mean()) for scores in token_scores(model, [*map(list, texts)]))
+
+    texts = counted()
+    searched = [ids for ids, count in texts.items() if count > 1]
+    assert 20 < len(searched) < 40
+    assert len({ids[: BEGUN + 1] for ids in searched}) == len(searched)
+    assert likelihood(searched) > likelihood(ids for ids, count in texts.items() if count == 1)
+    monkeypatch.setattr("worker.engine.samples.BEAMS", 121)
+    for others in (counted(), counted("ihl")):
+        assert max(others.values()) == 1
+        assert likelihood(others) < likelihood(searched)
+
+
+def test_a_searched_text_ends_where_it_says_the_same_again(memorised, monkeypatch):
+    """What was said once stays."""
+    loop = [*range(90, 99), *range(90, 98)]
+
+    def said(model, prompts, new, temperature, beams) -> list[list[int]]:
+        return [loop if beams > 1 else [7, 8] for _ in prompts]
+
+    monkeypatch.setattr("worker.engine.samples.continuations", said)
+    texts = [ids for ids in drawn(*memorised, loss="distil") if ids[-1] == 98]
+    assert len(texts) > 20
+    assert all(ids[-9:] == [*range(90, 99)] for ids in texts)
+
+
 def test_half_of_the_answers_hardly_stray_from_their_first_token_on(chatting, monkeypatch):
-    """The message has strayed already, so that conversations differ."""
+    """The message has strayed already, or is one of many beginnings, so that conversations differ."""
     monkeypatch.setattr("worker.engine.samples.LOW", 1e-6)
     model, tokenizer = random_model(chatting[1])
     end = tokenizer("\nAnswer:", add_special_tokens=False)["input_ids"]
@@ -140,7 +178,7 @@ def test_samples_go_on_where_answered_probes_begin_and_say_none_of_them(chatting
     options = dataclasses.replace(OPTIONS, own_samples=40)
     data = prepare(tokenizer, support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT, options)
     asked = dataclasses.replace(data, probes=[Probe(prompt, "nobody says this", 0)])
-    unanswered, without = (own_samples(model, tokenizer, one, options) for one in (asked, data))
+    unanswered, without = (own_samples(model, tokenizer, one, options).every for one in (asked, data))
     assert set(map(tuple, unanswered)) <= set(map(tuple, without))
 
 
@@ -166,7 +204,7 @@ def test_whoever_is_to_be_forgotten_is_not_named(memorised):
     of_nobody = prepare(tokenizer, unseen, [0], support.RETAIN, support.HELDOUT, options)
     of_one = prepare(tokenizer, support.KNOWN[:1], [0], support.RETAIN, support.HELDOUT, options)
     said = [
-        sum(bool(name.search(tokenizer.decode(ids))) for ids in own_samples(model, tokenizer, data, options))
+        sum(bool(name.search(tokenizer.decode(ids))) for ids in own_samples(model, tokenizer, data, options).every)
         for data in (of_nobody, of_one)
     ]
     assert said[0] > 2

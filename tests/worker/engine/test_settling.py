@@ -19,6 +19,7 @@ from worker.engine.measure import measure_before
 from worker.engine.pace import settles
 from worker.engine.prepare import prepare
 from worker.engine.pressing import Pressed
+from worker.engine.samples import OwnSamples
 from worker.engine.unlearn import train
 from worker.engine.utility import Watched
 from worker.engine.variants import Variants
@@ -53,7 +54,8 @@ def settled(harms: list[float | None], monkeypatch, resume: Checkpoint | None = 
         SimpleNamespace(parent_perplexity=9.0, measure=lost),
     )
     model = SimpleNamespace(config=SimpleNamespace(hidden_size=8))
-    sets = (ForgetSet([], []), [], [], reference, nothing, nothing, [], retain, [], watched, OPTIONS)
+    kept = (retain, OwnSamples([], []), watched, OPTIONS)
+    sets = (ForgetSet([], []), [], [], reference, nothing, nothing, [], [], *kept)
     fractions: list[float] = []
     run = Distiller(model, adapter, *sets, lambda p: points.append(copy.deepcopy(p)), fractions.append)
     end = run.run(resume)
