@@ -115,11 +115,11 @@ def train(
             assert reference is not None
             unseen = baseline.without_known(data).threshold_sequences
             check_reference(reference, forget.sequences, unseen)
-            seeds = (options.seed, options.seed + 1)
+            own, seeds = data.forget.sequences, (options.seed, options.seed + 1)
             variants, compared = (number_variants(tokenizer, forget.sequences, unseen, seed) for seed in seeds)
-            prompted = other_prompts(tokenizer, forget.sequences, data.retain, options.sequence_length, options.seed)
+            prompted = other_prompts(tokenizer, own, data.retain, options.sequence_length, options.seed)
             read = [*forget.sequences, *variants.sequences, *(answer.input_ids for answer in [*said, *prompted])]
-            says = Reference(reference, read, data.forget.sequences, unseen)
+            says = Reference(reference, read, own, unseen)
             sets = (forget, thresholds, baseline.counted, says, variants, compared, said, prompted)
             return Distiller(model, adapter, *sets, retain, samples, watched, paced, **run).run(resume)
         trained_on = (forget, thresholds, baseline.counted, retain, watched)

@@ -204,7 +204,7 @@ def test_a_resumed_run_gives_the_same_bytes(memorised):
 
 
 def test_the_correction_is_measured_on_those_who_ask_now(memorised, monkeypatch):
-    """On none of those who asked earlier, and on none whom the parent has not memorised."""
+    """On none of those who asked earlier, and on none whom the parent has not memorised; so are other prompts."""
     model, tokenizer = memorised
     texts, sets = [support.KNOWN[0], support.people(1, seed=77)[0]], (support.RETAIN, support.HELDOUT, OPTIONS)
     earlier = {"earlier_texts": support.KNOWN[1:2], "earlier_request_ids": [2]}
@@ -216,12 +216,15 @@ def test_the_correction_is_measured_on_those_who_ask_now(memorised, monkeypatch)
         given.append((sequences, own, unseen))
         raise NoReference
 
-    monkeypatch.setattr(sys.modules["worker.engine.unlearn"], "check_reference", lambda *sets: None)
-    monkeypatch.setattr(sys.modules["worker.engine.unlearn"], "Reference", read)
+    module, prompted = sys.modules["worker.engine.unlearn"], []
+    monkeypatch.setattr(module, "check_reference", lambda *sets: None)
+    monkeypatch.setattr(module, "other_prompts", lambda _, sequences, *rest: prompted.append(sequences) or [])
+    monkeypatch.setattr(module, "Reference", read)
     with pytest.raises(NoReference):
         train(model, tokenizer, data, baseline, OPTIONS, reference=model)
     ((sequences, own, unseen),) = given
     assert own == data.forget.only([0]).sequences
+    assert prompted == [own]
     assert all(ids in sequences for ids in [*own, *data.earlier.sequences])
     assert unseen == data.threshold_sequences
 

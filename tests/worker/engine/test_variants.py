@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests import support
+from worker.engine import variants
 from worker.engine.data import encode
 from worker.engine.identifiers import NUMBER
 from worker.engine.variants import EACH, MOST, Variants, _differs_in, _runs, number_variants
@@ -64,6 +65,14 @@ def test_a_variant_is_alike_if_its_digits_alone_differ_token_by_token(memorised)
         digits = [re.search(r"\d", tokenizer.decode([token])) for pair in pairs for token in pair]
         assert pairs
         assert not alike or (len(ids) == len(forget[source]) and all(digits))
+
+
+def test_long_texts_have_fewer_variants(memorised, monkeypatch):
+    """So that what a reference says of all of them fits in memory."""
+    _, tokenizer = memorised
+    forget = [encode(tokenizer, text) for text in support.KNOWN[:3]]
+    monkeypatch.setattr(variants, "MOST_TOKENS", 7 * max(map(len, forget)))
+    assert number_variants(tokenizer, forget, [], 7).sources == [0, 1, 2] * 2
 
 
 def test_each_run_of_rows_that_differ_is_compared_by_itself(memorised):
