@@ -61,7 +61,7 @@ def beginnings(model: CausalLM, opening: list[int], count: int, new: int, batch:
     Returns:
         Token ids with the opening, likeliest first; fewer than `count` if there are fewer.
     """
-    head, begun = Head(model), {tuple(opening): 0.0}
+    head, end, begun = Head(model), end_tokens(model), {tuple(opening): 0.0}
     for _ in range(new):
         longer: dict[tuple[int, ...], float] = {}
         for part in chunks([*map(list, begun)], batch):
@@ -70,7 +70,7 @@ def beginnings(model: CausalLM, opening: list[int], count: int, new: int, batch:
             with measuring(model):
                 last = hidden_states(model, input_ids, torch.ones_like(input_ids), use_cache=False)[:, -1]
                 log_p = torch.log_softmax(head(last), dim=-1)  # [b, v]
-            log_p[:, [token for token in end_tokens(model) if token < log_p.shape[1]]] = -math.inf
+            log_p[:, [token for token in end if token < log_p.shape[1]]] = -math.inf
             best, tokens = (scores[:, None] + log_p).topk(min(count, log_p.shape[1]), dim=1)
             for ids, row in zip(part, zip(best.tolist(), tokens.tolist(), strict=True), strict=True):
                 longer |= {(*ids, token): score for score, token in zip(*row, strict=True) if score > -math.inf}
