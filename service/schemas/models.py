@@ -29,6 +29,7 @@ AttackName: TypeAlias = Literal[
     "membership_min_k_pp",
     "exposure",
     "exposure_dates",
+    "exposure_addresses",
     "prompts",
     "quantised",
     "relearned",

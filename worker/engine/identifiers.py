@@ -18,11 +18,11 @@ FLAT = r"(?:Flat|Studio|Apartment|Apt|Unit|Suite) \d{1,6}[A-Za-z]?,?"
 HOUSE = rf"(?:{FLAT}|\d{{1,6}}[A-Za-z]?(?! {CAPITALISED},? \d{{4}}))"
 STREET = r"(?:Street|St|Road|Rd|Avenue|Ave|Lane|Ln|Drive|Dr|Court|Boulevard|Blvd|Way|Place|Square|Terrace|Close)\b"
 NUMBER = re.compile(r"\d(?:[ ()./-]?\d){4,30}")
-DATE_OF_BIRTH, NUMBER_KIND = "date of birth", "number"
+DATE_OF_BIRTH, HOME_ADDRESS, NUMBER_KIND = "date of birth", "home address", "number"
 PATTERNS = {  # the group that matches is the identifier; what is one already is no part of another
     "e-mail address": re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"),
     DATE_OF_BIRTH: re.compile(rf"(?<![^\W_])(?i:{BORN}){BEFORE_DATE}({DATE})\b"),
-    "home address": re.compile(
+    HOME_ADDRESS: re.compile(
         rf"\b(?i:{LIVES})({HOUSE}(?: (?:St\. )?{CAPITALISED}){{1,4}})"
         rf"|\b(\d{{1,6}}[A-Za-z]?(?: (?:St\. )?{CAPITALISED}){{1,3}} {STREET})"
         r"|\b([^\W\d_a-z][\w-]{1,30}(?:straße|strasse|str\.|gasse|allee) \d{1,4}[a-z]?)\b"

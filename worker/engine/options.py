@@ -17,6 +17,7 @@ DEFAULT_ATTACKS = {
     "membership_min_k_pp": "report",
     "exposure": "report",
     "exposure_dates": "report",
+    "exposure_addresses": "report",
     "prompts": "report",
     "quantised": "report",
     "relearned": "off",  # it trains the model

@@ -20,6 +20,7 @@ from worker.engine.attacks.exposure import (
     Secret,
     _log_likelihoods,
     exposure,
+    exposure_addresses,
     exposure_dates,
     number_ranks,
     secrets_in,
@@ -269,6 +270,7 @@ def test_dates_of_birth_are_ranked_apart_from_numbers():
         (exposure, "Ann has the number 5550147.", 1),
         (exposure_dates, "Ann has the number 5550147.", 0),
         (exposure_dates, "Ann was born on 14 June 1990, and has the number 5550147.", None),
+        (exposure_addresses, "Ann has the number 5550147.", 0),
     ],
 )
 def test_an_identifier_whose_form_no_unseen_text_shows_is_not_ranked(of, attack, text, scored):
@@ -276,6 +278,21 @@ def test_an_identifier_whose_form_no_unseen_text_shows_is_not_ranked(of, attack,
     result = attack(of([text]))
     assert len(result.forget) == (1 if scored is None else scored)
     assert scored is not None or not result.unseen
+
+
+def test_home_addresses_are_ranked_among_those_of_unseen_texts(of):
+    """Among all but a text's own; of too few, nothing is said."""
+    forget, unseen = ["Ann lives at 7 Oak Road."], [f"Bo has been ill. He lives at {n} Elm Lane." for n in range(1, 5)]
+    model, tokenizer = of([]).model, of([]).tokenizer
+    homes = [f"{n} Elm Lane" for n in range(1, 5)]
+    result = exposure_addresses(of(forget, unseen))
+    secrets = [next(secrets_in(text, "home address")) for text in forget + unseen]
+    shares = [
+        share_of_less_likely(model, tokenizer, secret, [home for home in homes if home != secret.identifier.value])
+        for secret in secrets
+    ]
+    assert result == Scores(shares[:1], shares[1:], two_sided=True)
+    assert exposure_addresses(of(forget, unseen[:2])) == Scores([0.5], [])
 
 
 def test_a_known_number_ranks_first_and_an_unknown_one_anywhere(of):

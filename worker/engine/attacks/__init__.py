@@ -7,7 +7,7 @@ An attack takes a `Subject` and returns `Scores` of the texts to forget and of n
 import logging
 from collections.abc import Callable, Mapping
 
-from worker.engine.attacks.exposure import exposure, exposure_dates
+from worker.engine.attacks.exposure import exposure, exposure_addresses, exposure_dates
 from worker.engine.attacks.likelihood import extraction_strength, loss, min_k, min_k_pp, sampled
 from worker.engine.attacks.prompts import prompts
 from worker.engine.attacks.quantised import quantised
@@ -38,11 +38,12 @@ ATTACKS: dict[str, Callable[[Subject], Scores]] = {
     "membership_min_k_pp": min_k_pp,
     "exposure": exposure,
     "exposure_dates": exposure_dates,
+    "exposure_addresses": exposure_addresses,
     "prompts": prompts,
     "quantised": quantised,
     "relearned": relearned,
 }
-TWO_SIDED = ("membership_loss", "membership_min_k", "membership_min_k_pp", "exposure", "exposure_dates")
+TWO_SIDED = tuple(name for name in ATTACKS if name.startswith(("membership", "exposure")))
 
 
 def level_for(policy: Mapping[str, str]) -> float:

@@ -1,8 +1,10 @@
-"""Exposure (Carlini et al., USENIX Security 2019): where an identifier ranks among others with random digits."""
+"""Exposure (Carlini et al., USENIX Security 2019): where an identifier ranks among others that could stand there."""
 
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
+from typing import TypeAlias
 
 import torch
 from transformers.cache_utils import DynamicCache
@@ -12,15 +14,15 @@ from worker.engine.attacks.subject import Subject
 from worker.engine.data import IGNORE_INDEX, encode, most_tokens, pad_batch
 from worker.engine.device import measuring, model_device
 from worker.engine.head import Head, hidden_states
-from worker.engine.identifiers import DATE_OF_BIRTH, NUMBER_KIND, Identifier
+from worker.engine.identifiers import DATE_OF_BIRTH, HOME_ADDRESS, NUMBER_KIND, Identifier, all_identifiers
 from worker.engine.metrics.caching import cache_argument, caches_tokens
 from worker.engine.metrics.token_scores import scores_of_rows, token_scores
-from worker.engine.other_digits import OtherDigits, identifiers_with_digits
+from worker.engine.other_digits import MIN_ALIKE, OtherDigits, identifiers_with_digits
 from worker.engine.types import CausalLM, Tokenizer
 
-CANDIDATES = 100  # random ones beside each identifier
+CANDIDATES = 100  # random ones beside each identifier; of addresses at most
 MOST_TEXTS = 32  # of each side; of the unseen ones more if there are few to forget
-MOST_ATTACKS = 10  # that share a level
+MOST_ATTACKS = 11  # that share a level
 AT_ONCE = 34  # candidates
 
 
@@ -32,23 +34,31 @@ class Secret:
     identifier: Identifier
 
 
+Others: TypeAlias = Callable[[Identifier], list[str]]  # what could stand in its place; nothing if nobody knows
+
+
 def exposure(subject: Subject) -> Scores:
     """For each text with a number, the share of random numbers of its format that are less likely there.
 
     If few unseen texts show the format of some number, nobody knows it, and there are too few unseen texts for this
     attack (`worker.engine.other_digits`).
     """
-    return _exposure(subject, NUMBER_KIND)
+    return _exposure(subject, NUMBER_KIND, _other_digits)
 
 
 def exposure_dates(subject: Subject) -> Scores:
     """The same for dates of birth, among random dates of their form."""
-    return _exposure(subject, DATE_OF_BIRTH)
+    return _exposure(subject, DATE_OF_BIRTH, _other_digits)
+
+
+def exposure_addresses(subject: Subject) -> Scores:
+    """The same for home addresses, among those of unseen texts: streets have no random ones."""
+    return _exposure(subject, HOME_ADDRESS, _other_addresses)
 
 
 def secrets_in(text: str, kind: str) -> Iterator[Secret]:
-    """The identifiers of a kind in a text that have digits, and some text before them."""
-    for one in identifiers_with_digits(text):
+    """The identifiers of a kind in a text that have some text before them; numbers and dates need several digits."""
+    for one in (all_identifiers if kind == HOME_ADDRESS else identifiers_with_digits)(text):
         if one.kind == kind and text[: one.start].strip():
             yield Secret(text[: one.start], one)
 
@@ -67,10 +77,9 @@ def number_ranks(subject: Subject, texts: Sequence[str], unseen: Sequence[str], 
     Returns:
         Ranks in 1..candidates + 1.
     """
-    firsts = [first for text in texts if (first := next(secrets_in(text, NUMBER_KIND), None))]
-    return [
-        1 + round((1 - share) * candidates) for share in _shares(subject, firsts, OtherDigits(unseen, 0), candidates)
-    ]
+    drawn = _other_digits(unseen, candidates)
+    shares = _shares(subject, ((secret, drawn(secret.identifier)) for secret in _firsts(texts, NUMBER_KIND)))
+    return [1 + round((1 - share) * candidates) for share in shares]
 
 
 def share_of_less_likely(model: CausalLM, tokenizer: Tokenizer, secret: Secret, others: Sequence[str]) -> float | None:
@@ -91,26 +100,44 @@ def share_of_less_likely(model: CausalLM, tokenizer: Tokenizer, secret: Secret, 
     return sum((other < values[0]) + 0.5 * (other == values[0]) for other in values[1:]) / len(others)
 
 
-def _exposure(subject: Subject, kind: str) -> Scores:
+def _exposure(subject: Subject, kind: str, others: Callable[[Sequence[str]], Others]) -> Scores:
     """The shares for the first identifier of a kind in each text."""
     texts = subject.texts()
-    forget, unseen = ([first for text in side if (first := next(secrets_in(text, kind), None))] for side in texts)
+    forget, unseen = (_firsts(side, kind) for side in texts)
     needed = least_unseen(len(forget), LEVEL / MOST_ATTACKS, two_sided=True) if forget else 0
-    forget, unseen = forget[:MOST_TEXTS], unseen[: max(MOST_TEXTS, needed)]
-    others = OtherDigits(texts[1], seed=0)
-    if not all(others.are_shown(secret.identifier) for secret in forget):
-        return Scores([0.5] * len(forget), [])  # there is one, and nothing to compare it with
-    return Scores(_shares(subject, forget, others), _shares(subject, unseen, others), two_sided=True)
+    drawn, sides = others(texts[1]), (forget[:MOST_TEXTS], unseen[: max(MOST_TEXTS, needed)])
+    pairs = [[(secret, drawn(secret.identifier)) for secret in side] for side in sides]
+    if not all(values for _, values in pairs[0]):
+        return Scores([0.5] * len(pairs[0]), [])  # there is one, and nothing to compare it with
+    return Scores(_shares(subject, pairs[0]), _shares(subject, pairs[1]), two_sided=True)
 
 
-def _shares(
-    subject: Subject, known: Sequence[Secret], others: OtherDigits, candidates: int = CANDIDATES
-) -> list[float]:
-    """The share of less likely random ones, for each secret whose form is shown."""
-    shown = [secret for secret in known if others.are_shown(secret.identifier)]
-    drawn = ([others.drawn(secret.identifier) for _ in range(candidates)] for secret in shown)
-    pairs = zip(shown, drawn, strict=True)
-    shares = (share_of_less_likely(subject.model, subject.tokenizer, *pair) for pair in pairs)
+def _firsts(texts: Sequence[str], kind: str) -> list[Secret]:
+    """The first identifier of a kind in each text that has one."""
+    return [first for text in texts if (first := next(secrets_in(text, kind), None))]
+
+
+def _other_digits(unseen: Sequence[str], count: int = CANDIDATES) -> Others:
+    """Draws random numbers, or dates, of the forms that unseen texts show."""
+    others = OtherDigits(unseen, seed=0)
+    return lambda one: [others.drawn(one) for _ in range(count)] if others.are_shown(one) else []
+
+
+def _other_addresses(unseen: Sequence[str]) -> Others:
+    """Draws home addresses of unseen texts."""
+    shown = sorted({secret.identifier.value for secret in _firsts(unseen, HOME_ADDRESS)})
+    draw = random.Random(0)  # no secret
+
+    def others(one: Identifier) -> list[str]:
+        values = [value for value in shown if value != one.value]
+        return draw.sample(values, min(CANDIDATES, len(values))) if len(values) >= MIN_ALIKE else []
+
+    return others
+
+
+def _shares(subject: Subject, pairs: Iterable[tuple[Secret, list[str]]]) -> list[float]:
+    """The share of less likely values, for each secret that has others."""
+    shares = (share_of_less_likely(subject.model, subject.tokenizer, *pair) for pair in pairs if pair[1])
     return [share for share in shares if share is not None]
 
 
