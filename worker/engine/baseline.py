@@ -8,6 +8,7 @@ from worker.engine.criterion import Judgement, Threshold, Verdict, judge
 from worker.engine.forget_set import ForgetSet
 from worker.engine.prepare import Prepared
 from worker.engine.probes import Answer
+from worker.engine.samples import OwnSamples
 from worker.engine.utility import Quality
 
 
@@ -26,6 +27,7 @@ class Baseline:
             with them.
         answered: For each probe that the parent answers, the index of its request.
         said: These answers. They are personal data, and so in memory alone; None in a process that has not asked.
+        samples: What the parent says by itself; in memory alone, too. None until they are drawn.
     """
 
     thresholds: list[Threshold]
@@ -37,6 +39,7 @@ class Baseline:
     known_heldout: list[list[int]] = field(default_factory=list)
     answered: list[int] = field(default_factory=list)
     said: list[Answer] | None = None
+    samples: OwnSamples | None = None
 
     @property
     def memorised(self) -> list[int]:
@@ -82,7 +85,7 @@ class Baseline:
 
     def as_dict(self) -> dict[str, object]:
         """Plain values, for a file; without what was said."""
-        return {**asdict(replace(self, said=None)), "before": self.before.as_dict()}
+        return {**asdict(replace(self, said=None, samples=None)), "before": self.before.as_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Baseline":

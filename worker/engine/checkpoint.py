@@ -69,9 +69,13 @@ class Checkpoint:
             return self
         return replace(self, passing=self.adapter, passing_strength=self.strength, least_harm=harm)
 
+    def is_last(self, last_epoch: int) -> bool:
+        """Whether nothing is trained after it: the criterion was met, or no epoch is left."""
+        return self.met or self.epoch >= last_epoch
+
     def ended(self, last_epoch: int) -> "Checkpoint":
         """The same; at the end of a run with the factors that pass, if any do, which may not be the last epoch's."""
-        if not self.passing or not (self.met or self.epoch >= last_epoch):
+        if not self.passing or not self.is_last(last_epoch):
             return self
         return replace(self, adapter=self.passing, strength=self.passing_strength, met=True)
 

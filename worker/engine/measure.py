@@ -5,6 +5,7 @@ The measurements before training are final: the certificate has these thresholds
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 from worker.engine.attacks import AttackResult, Subject, cut_alike, one_of_each, run_attacks, unseen_needed
 from worker.engine.baseline import Baseline
@@ -18,7 +19,8 @@ from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.options import Options
 from worker.engine.prepare import Prepared
 from worker.engine.probes import Answer, ProbeCounts, answers
-from worker.engine.progress import Progress, no_progress, partial_progress
+from worker.engine.progress import Progress, StageProgress, no_progress, no_stage_progress, partial_progress
+from worker.engine.samples import own_samples
 from worker.engine.types import CausalLM, Tokenizer
 from worker.engine.utility import Utility, compare, measure_quality
 
@@ -74,6 +76,25 @@ def answered_requests(
     given = answers(model, tokenizer, data.probes, options, progress)
     answered = [probe.request for probe, said in zip(data.probes, given, strict=True) if said]
     return answered, [answer for said in given for answer in said]
+
+
+def with_samples(
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    data: Prepared,
+    baseline: Baseline,
+    options: Options,
+    progress: StageProgress = no_stage_progress,
+) -> Baseline:
+    """The parent's measurements, with what it says: answers to probes and own samples. What is drawn stays drawn."""
+    if baseline.samples is not None:
+        return baseline
+    asking, drawing = (partial_progress(partial(progress, "initialise"), start, 0.25) for start in (0.0, 0.25))
+    said = baseline.said or []
+    if baseline.answered and baseline.said is None:
+        _, said = answered_requests(model, tokenizer, data, options, asking)
+    data = replace(data, forget=data.forget.only(baseline.counted))
+    return replace(baseline, said=said, samples=own_samples(model, tokenizer, data, options, said, drawing))
 
 
 def el_and_ma(

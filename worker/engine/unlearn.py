@@ -20,26 +20,20 @@ from worker.engine.errors import UnknownPlugin
 from worker.engine.experts import experts_apart, join_experts
 from worker.engine.fisher import row_importance
 from worker.engine.inits import INITS
-from worker.engine.measure import answered_requests, measure_after, measure_before
+from worker.engine.measure import answered_requests, measure_after, measure_before, with_samples
 from worker.engine.merge import MERGED_MARK, merge_into
 from worker.engine.options import DISTIL, Options, fit_to_model
 from worker.engine.other_prompts import other_prompts
 from worker.engine.prepare import Prepared, prepare
 from worker.engine.probes import Probe
-from worker.engine.progress import Progress, no_progress, partial_progress
+from worker.engine.progress import Progress, StageProgress, no_progress, no_stage_progress, partial_progress
 from worker.engine.reference import Reference, check_reference, train_reference
-from worker.engine.samples import RetainSampler, own_samples, watched_samples
+from worker.engine.samples import RetainSampler, watched_samples
 from worker.engine.sharding import whole
 from worker.engine.train import Trainer
 from worker.engine.types import AdapterState, CausalLM, EpochEntry, Tokenizer
 from worker.engine.utility import Watched
 from worker.engine.variants import number_variants
-
-StageProgress = Callable[[str, float], None]
-
-
-def no_stage_progress(stage: str, fraction: float) -> None:
-    """Ignore progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +83,7 @@ def train(
         UnknownPlugin: The options name an unknown loss, initialisation or module.
         TrainingDiverged: The loss became NaN or infinite.
     """
-    if resume is not None and (resume.met or resume.epoch >= options.last_epoch):
+    if resume is not None and resume.is_last(options.last_epoch):
         return resume.ended(options.last_epoch)
     torch.manual_seed(options.seed)
     forget, thresholds = baseline.training_set(data, resume.back if resume else ())
@@ -97,17 +91,17 @@ def train(
     resume = resume.fitted(forget) if resume else None
     was_training, required_grad = model.training, {p: p.requires_grad for p in model.parameters()}
     retain = RetainSampler(tokenizer, data.retain_texts, options.sequence_length, options.seed)
-    parts = [partial_progress(partial(progress, "initialise"), start, 0.25) for start in (0.0, 0.25, 0.5, 0.75)]
-    said = baseline.said or []
-    if baseline.answered and baseline.said is None:
-        _, said = answered_requests(model, tokenizer, data, options, parts[0])
-    samples, only_watched = watched_samples(own_samples(model, tokenizer, data, options, said, parts[1]), options)
+    parts = [partial_progress(partial(progress, "initialise"), start, 0.25) for start in (0.5, 0.75)]
+    drawn = with_samples(model, tokenizer, data, baseline, options, progress)
+    assert drawn.said is not None
+    assert drawn.samples is not None
+    said, (samples, only_watched) = drawn.said, watched_samples(drawn.samples, options)
     watched = Watched.of_run(model, data, baseline.quality.heldout_perplexity, options, only_watched)
-    factors = initial_factors(model, data, options, resume, parts[2])
+    factors = initial_factors(model, data, options, resume, parts[0])
     adapter = Adapter(model, factors, options.scale)
     if resume is not None and resume.tested:  # the test may have found answers that the parent does not give
         adapter.load(resume.tested)
-        said = [*said, *answered_requests(model, tokenizer, data, options, parts[3])[1]]
+        said = [*said, *answered_requests(model, tokenizer, data, options, parts[1])[1]]
     run: dict[str, Any] = {"on_epoch": on_epoch, "progress": lambda fraction: progress("train", fraction)}
     paced = options.for_training(baseline.quality.heldout_perplexity / baseline.first_perplexity)
     try:
@@ -258,6 +252,7 @@ def unlearn(
             base = copy.deepcopy(base_model)
             unseen = baseline.without_known(data)
             reference = train_reference(model, base, unseen, options, lambda fraction: progress("reference", fraction))
+        baseline = with_samples(model, tokenizer, data, baseline, options, progress)
         resume: Checkpoint | None = None
         while True:
             checkpoint = train(

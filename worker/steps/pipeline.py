@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -32,7 +33,7 @@ from service.schemas.report import write_report
 from worker.engine.baseline import Baseline
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.device import trains_in_bfloat16
-from worker.engine.measure import ArtefactReport, measure_after, measure_before, measure_requests
+from worker.engine.measure import ArtefactReport, measure_after, measure_before, measure_requests, with_samples
 from worker.engine.metrics.perplexity import perplexity
 from worker.engine.options import DISTIL, Options
 from worker.engine.prepare import Prepared, prepare
@@ -87,6 +88,7 @@ class Pipeline:
         self.tokenizer = AutoTokenizer.from_pretrained(self.parent)
         self.seconds, self.measured, self.quantised = dict[str, float](), dict[str, str](), list[QuantisedFinding]()
         self.said: list[Answer] | None = None
+        self.drawn: Baseline | None = None
         transformers_logging.disable_progress_bar()
 
     def run(self) -> ChildReport | None:
@@ -185,24 +187,17 @@ class Pipeline:
             run=self.inputs.run,
         )
 
-    def _progress_callback(self, phase: str) -> Callable[[float], None]:
-        """A function that reports how far a phase is."""
-        return lambda fraction: self.send("progress", phase=phase, fraction=fraction)
+    def _progress(self, phase: str, fraction: float) -> None:
+        """Report how far a phase is."""
+        self.send("progress", phase=phase, fraction=fraction)
 
     def _measure(self, data: Prepared) -> Baseline:
         """The thresholds and the measurements on the parent; made once, whatever happens later."""
         path = self.work / "measure.json"
         if not self.stages.done("measure"):
-            started, progress = time.monotonic(), self._progress_callback("measure")
-            baseline = self._run(
-                measure_before,
-                self.parent,
-                self.tokenizer,
-                data,
-                self.options,
-                first_perplexity=self._first_perplexity(data),
-                callbacks={"progress": progress},
-            )
+            started, first = time.monotonic(), self._first_perplexity(data)
+            sets, progress = (self.tokenizer, data, self.options), {"progress": partial(self._progress, "measure")}
+            baseline = self._run(measure_before, self.parent, *sets, first_perplexity=first, callbacks=progress)
             self.said = baseline.said
             content = {"baseline": baseline.as_dict(), "seconds": time.monotonic() - started}
             replace_file(path, json.dumps(content).encode())
@@ -231,7 +226,7 @@ class Pipeline:
         if not self.stages.done("reference"):
             base = self.load(Path(self.inputs.base)) if self.inputs.base else None
             sets = self.load(self.parent), base, baseline.without_known(data)
-            reference = train_reference(*sets, self.options, self._progress_callback("reference"))
+            reference = train_reference(*sets, self.options, partial(self._progress, "reference"))
             shutil.rmtree(folder, ignore_errors=True)
             reference.save_pretrained(folder)
             (folder / "seconds.json").write_text(json.dumps(time.monotonic() - started))
@@ -246,13 +241,12 @@ class Pipeline:
         if checkpoint is None or not self.stages.done("unlearn"):
             for entry in checkpoint.history if checkpoint else []:
                 self.send("epoch", values=entry)
-            callbacks: dict[str, object] = {
-                "reference": self._reference(data, baseline),
-                "on_epoch": self._end_epoch,
-                "progress": lambda phase, fraction: self.send("progress", phase=phase, fraction=fraction),
-            }
-            sets = (self.tokenizer, data, baseline, self.options)
-            checkpoint = self._run(train, self.parent, *sets, resume=checkpoint, callbacks=callbacks)
+            callbacks = {"reference": self._reference(data, baseline), "on_epoch": self._end_epoch}
+            sets, progress = (self.tokenizer, data), {"progress": self._progress}
+            if self.drawn is None and not (checkpoint and checkpoint.is_last(self.options.last_epoch)):
+                self.drawn = self._run(with_samples, self.parent, *sets, baseline, self.options, callbacks=progress)
+            arguments: dict[str, Any] = {"resume": checkpoint, "callbacks": callbacks | progress}
+            checkpoint = self._run(train, self.parent, *sets, self.drawn or baseline, self.options, **arguments)
             temporary = adapter.with_suffix(".new")
             save_file(checkpoint.final, temporary)
             replace_file(adapter, temporary)
@@ -272,7 +266,7 @@ class Pipeline:
         if not self.stages.done("merge"):
             release()
             state = load_file(self.work / "adapter.safetensors")
-            make_candidate(self.parent, target, state, self.options.scale, self._progress_callback("merge"))
+            make_candidate(self.parent, target, state, self.options.scale, partial(self._progress, "merge"))
             self.stages.finish("merge", sorted(path for path in target.parent.rglob("*") if path.is_file()))
         self.send("progress", phase="merge", fraction=1.0)
         self.seconds["merge"] = time.monotonic() - started
@@ -282,7 +276,7 @@ class Pipeline:
         started = time.monotonic()
         self.measured = self.stages.digests("merge", below=self.work / "candidate")
         sets = (self.tokenizer, data, baseline, self.options)
-        callbacks = {"progress": self._progress_callback("verify")}
+        callbacks = {"progress": partial(self._progress, "verify")}
         report = self._run(measure_after, self.work / "candidate" / "model", *sets, back=back, callbacks=callbacks)
         self.seconds["verify"] = time.monotonic() - started
         return report
@@ -295,6 +289,6 @@ class Pipeline:
             arguments: dict[str, Any] = {"back": back, "callbacks": {"progress": progress}}
             return self.team.run(measure_requests, folder, dtype, self.device, *sets, **arguments).passed
 
-        progress = self._progress_callback("quantise")
+        progress = partial(self._progress, "quantise")
         self.quantised = measured_copies(self.work, self.options.quantise, passes, progress)
         self.seconds["quantise"] = time.monotonic() - started

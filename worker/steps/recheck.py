@@ -1,5 +1,6 @@
 """recheck, in the compute child: earlier requests are measured in full, EL, MA and probes of each, on one version."""
 
+from functools import partial
 from pathlib import Path
 
 from worker.engine.prepare import prepare
@@ -23,7 +24,7 @@ class RecheckPipeline(Pipeline):
         )
         given = [Probe(*probe) for probe in inputs.probes]
         data = with_all_probes(self.tokenizer, data, records, given, self.options.seed)
-        callbacks = {"progress": self._progress_callback("measure")}
+        callbacks = {"progress": partial(self._progress, "measure")}
         back = self._run(came_back, self.parent, self.tokenizer, data, self.options, callbacks=callbacks)
         refs = [inputs.earlier_refs[str(number)] for number in back]
         self.send("rechecked", measured=len(set(request_ids)), came_back=refs)

@@ -10,7 +10,7 @@ from tests import support
 from worker.engine.attacks import ATTACKS, Subject
 from worker.engine.attacks.scores import LEVEL, AttackResult, Scores, least_unseen
 from worker.engine.baseline import Baseline
-from worker.engine.measure import blocked_by, measure_after, measure_before
+from worker.engine.measure import blocked_by, measure_after, measure_before, with_samples
 from worker.engine.options import Options
 from worker.engine.prepare import prepare
 from worker.engine.probes import Answer
@@ -59,6 +59,19 @@ def test_the_first_run_is_measured_against_itself(measured):
     utility = measure_after(model, tokenizer, data, baseline, OPTIONS).utility
     assert utility.total_ratio == utility.heldout_ratio
     assert utility.max_total_ratio == 1.5
+
+
+def test_what_the_parent_says_is_drawn_once(measured):
+    """By its own seed, whatever was drawn before; no file has it."""
+    model, tokenizer, data, baseline = measured
+    options, fractions = replace(OPTIONS, own_samples=8), list[float]()
+    drawn = with_samples(model, tokenizer, data, baseline, options, lambda _, fraction: fractions.append(fraction))
+    assert drawn.samples
+    assert drawn.samples.every
+    assert fractions[-1] == 0.5  # the factors come after it
+    assert with_samples(model, tokenizer, data, drawn, options) is drawn
+    assert with_samples(model, tokenizer, data, baseline, options) == drawn
+    assert Baseline.from_dict(drawn.as_dict()) == replace(baseline, said=None)
 
 
 def result(passed: bool | None, why: str | None = None) -> AttackResult:

@@ -13,7 +13,7 @@ from worker.engine import Options, unlearn
 from worker.engine.baseline import Baseline
 from worker.engine.checkpoint import MOST_HARM, Checkpoint
 from worker.engine.made_probes import FEWEST_EARLIER, MOST_EARLIER, MOST_MADE, OF_A_KIND, all_probes, made_probes
-from worker.engine.measure import measure_after, measure_before
+from worker.engine.measure import measure_after, measure_before, with_samples
 from worker.engine.prepare import prepare
 from worker.engine.probes import Answer, Probe, answers, still_said
 from worker.engine.reference import train_reference
@@ -297,7 +297,7 @@ def test_an_unseen_record_beside_known_ones_is_not_trained_on(asked):
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["ihl", "distil"])
 def test_a_run_that_failed_its_test_resumes_with_the_same_bytes(asked, loss):
-    """The answers of the adapter that failed are asked for again, not those of a later one."""
+    """The answers of the adapter that failed are asked for again; samples that were drawn before are those it draws."""
     model, tokenizer = asked
     options = dataclasses.replace(
         OPTIONS,
@@ -324,7 +324,8 @@ def test_a_run_that_failed_its_test_resumes_with_the_same_bytes(asked, loss):
     first = trained(None, dataclasses.replace(options, max_epochs=1))
     reopened = dataclasses.replace(first, met=False, verified=1, tested=first.final, passing={}, least_harm=MOST_HARM)
     points.clear()
-    whole, later = trained(reopened), points[0]
+    drawn = with_samples(model, tokenizer, data, baseline, options)
+    whole, later = trained(reopened, baseline=drawn), points[0]
     resumed = trained(later, baseline=dataclasses.replace(baseline, said=None))  # as in another process
     assert whole.epoch == resumed.epoch > later.epoch > reopened.epoch
     assert all(torch.equal(whole.adapter[name], value) for name, value in resumed.adapter.items())
