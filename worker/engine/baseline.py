@@ -39,7 +39,7 @@ class Baseline:
     known_heldout: list[list[int]] = field(default_factory=list)
     answered: list[int] = field(default_factory=list)
     said: list[Answer] | None = None
-    samples: OwnSamples | None = None
+    samples: OwnSamples | None = field(default=None, repr=False)
 
     @property
     def memorised(self) -> list[int]:

@@ -16,7 +16,13 @@ from worker.engine.types import CausalLM
 
 
 def continuations(
-    model: CausalLM, prompts: Sequence[Sequence[int]], new: int, *, temperature: float, beams: int = 1
+    model: CausalLM,
+    prompts: Sequence[Sequence[int]],
+    new: int,
+    *,
+    temperature: float,
+    beams: int = 1,
+    with_end: bool = False,
 ) -> list[list[int]]:
     """Continue prompts of one length, by samples from the whole vocabulary, or by the likeliest tokens.
 
@@ -29,6 +35,7 @@ def continuations(
         temperature: That of the samples, which are drawn with torch's generator; 0 takes the likeliest tokens.
         beams: At temperature 0 so many continuations are kept at once, and the one whose tokens are likeliest on
             average is taken. So a token may be less likely than others, if the text goes on surely after it.
+        with_end: Whether the token that ends a text is returned, too.
 
     Returns:
         For each prompt the new tokens, up to the end-of-text token.
@@ -43,7 +50,7 @@ def continuations(
             said = model.generate(input_ids, attention_mask=torch.ones_like(input_ids), max_new_tokens=new)
     finally:
         model.generation_config = own
-    return [_ended(tokens, end) for tokens in said[:, input_ids.shape[1] :].tolist()]
+    return [_ended(tokens, end, with_end) for tokens in said[:, input_ids.shape[1] :].tolist()]
 
 
 def beginnings(model: CausalLM, opening: list[int], count: int, new: int, batch: int) -> list[list[int]]:
@@ -84,6 +91,6 @@ def end_tokens(model: CausalLM) -> list[int]:
     return [] if eos is None else list(eos) if isinstance(eos, list | tuple) else [eos]
 
 
-def _ended(tokens: list[int], end: Sequence[int]) -> list[int]:
-    """The tokens before the first that ends the text."""
-    return tokens[: next((i for i, token in enumerate(tokens) if token in end), len(tokens))]
+def _ended(tokens: list[int], end: Sequence[int], with_end: bool) -> list[int]:
+    """The tokens before the first that ends the text, and that one if it is asked for."""
+    return tokens[: next((i + with_end for i, token in enumerate(tokens) if token in end), len(tokens))]

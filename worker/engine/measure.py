@@ -86,7 +86,19 @@ def with_samples(
     options: Options,
     progress: StageProgress = no_stage_progress,
 ) -> Baseline:
-    """The parent's measurements, with what it says: answers to probes and own samples. What is drawn stays drawn."""
+    """Add what the parent says to its measurements: the answers to probes, and its own samples.
+
+    Args:
+        model: The parent.
+        tokenizer: Its tokenizer.
+        data: The sets of the run.
+        baseline: Its measurements.
+        options: The run's options.
+        progress: Called with ("initialise", fraction 0..0.5).
+
+    Returns:
+        The measurements with `said` and `samples`; the same ones if they have samples.
+    """
     if baseline.samples is not None:
         return baseline
     asking, drawing = (partial_progress(partial(progress, "initialise"), start, 0.25) for start in (0.0, 0.25))

@@ -17,7 +17,7 @@ import torch
 from worker.engine.data import chunks, text_windows
 from worker.engine.errors import TooShort
 from worker.engine.forgotten import GRAM, Forgotten, spaced_words
-from worker.engine.generate import beginnings, continuations
+from worker.engine.generate import beginnings, continuations, end_tokens
 from worker.engine.options import DISTIL, Options
 from worker.engine.prepare import Prepared
 from worker.engine.probes import Answer, as_message
@@ -79,12 +79,13 @@ def own_samples(
     begun = [forgotten.unnamed(prompt).rstrip() for prompt in prompts]
     texts, messages, after = _openings(tokenizer, data, options, begun)
     torch.manual_seed(options.seed)
+    end = end_tokens(model)
     share = len(texts) / options.samples_drawn
     half = (1 - share) / 2
     parts = [partial_progress(progress, *part) for part in ((0.0, share), (share, half), (share + half, half))]
     free, sure = _continued(model, texts, options.sequence_length, options, parts[0])
     asking = _continued(model, messages, options.sequence_length // 2, options, parts[1])
-    asked = [ids + after for ids in chain(*asking)]
+    asked = [_without(ids, end) + after for ids in chain(*asking)]
     answered_freely, answered_surely = _continued(model, asked, options.sequence_length, options, parts[2], loose=0)
 
     def stays(ids: list[int]) -> bool:
@@ -124,6 +125,11 @@ def _openings(
         begins = _beginning(order.choice(kind.begun), order) if kind.begun else []
         (messages if kind.is_message else texts).append([*start, *begins])
     return texts, messages, after
+
+
+def _without(ids: list[int], end: Sequence[int]) -> list[int]:
+    """A message without the token that ends it: that is the first of what stands between message and answer."""
+    return ids[:-1] if len(ids) > 1 and ids[-1] in end else ids
 
 
 class _Kind(NamedTuple):
@@ -166,7 +172,7 @@ def _continued(
     alike: dict[tuple[int, bool], list[list[int]]] = {}
     for ids, is_sure in zip(openings, (torch.rand(len(openings)) < share).tolist(), strict=True):
         alike.setdefault((len(ids), is_sure), []).append(ids)
-    fitting = max(1, min(BATCH, BATCH * USUAL_LENGTH // options.sequence_length))
+    end, fitting = end_tokens(model), max(1, min(BATCH, BATCH * USUAL_LENGTH // options.sequence_length))
     free: list[list[int]] = []
     sure: list[list[int]] = []
     for (size, is_sure), of_size in alike.items():
@@ -181,8 +187,8 @@ def _continued(
         new = max(0, min(loose if is_sure else length, length - size))
         for part in chunks(others, fitting):
             begun = _sampled(model, part, new, 1.0)
-            going_on = [ids for ids in begun if len(ids) == size + new]
-            samples += [ids for ids in begun if len(ids) < size + new]
+            going_on = [ids for ids in begun if len(ids) == size or ids[-1] not in end]
+            samples += [ids for ids in begun if ids not in going_on]
             samples += _sampled(model, going_on, length - size - new, LOW)
             progress((len(free) + len(sure)) / len(openings))
     return free, sure
@@ -219,10 +225,10 @@ def _until_repeated(ids: list[int], start: int) -> list[int]:
 def _sampled(
     model: CausalLM, openings: list[list[int]], new: int, temperature: float, beams: int = 1
 ) -> list[list[int]]:
-    """Openings of one length, each continued by so many tokens at most."""
+    """Openings of one length, each continued by so many tokens at most; where a text ends is a part of it."""
     if not openings or new < 1:
         return openings
-    said = continuations(model, openings, new, temperature=temperature, beams=beams)
+    said = continuations(model, openings, new, temperature=temperature, beams=beams, with_end=True)
     return [ids + tokens for ids, tokens in zip(openings, said, strict=True)]
 
 

@@ -227,7 +227,7 @@ def test_held_out_texts_of_another_kind_are_named(api, base, tmp_path):
 
 
 def test_too_few_held_out_texts_for_an_attack_that_blocks_are_named(api, base):
-    """With the number that a job of a single request needs: here of one attack that blocks among nine."""
+    """With the number that a job of a single request needs: here of one attack that blocks among ten."""
     policy = {"attacks": {"sampled": "block"}}
     (warning,) = api.post("/v1/models", json=registration(base, policy=policy)).json()["warnings"]
     assert "at least 799 held-out texts" in warning

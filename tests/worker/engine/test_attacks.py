@@ -17,6 +17,7 @@ from service.schemas.models import AttackName
 from tests import support
 from worker.engine.attacks import ATTACKS, TWO_SIDED, Subject, cut_alike, one_of_each, run_attacks, scores
 from worker.engine.attacks.exposure import (
+    MOST_ATTACKS,
     Secret,
     _log_likelihoods,
     exposure,
@@ -99,6 +100,7 @@ def test_every_reason_fits_the_certificate():
 def test_every_attack_has_its_place_in_policies_and_words():
     """One without words would be missing in records."""
     assert {*ATTACKS} == {*DEFAULT_ATTACKS} == {*get_args(AttackName)} <= {*words.ATTACKS}
+    assert len(ATTACKS) == MOST_ATTACKS
 
 
 def members(value, name):
@@ -280,19 +282,44 @@ def test_an_identifier_whose_form_no_unseen_text_shows_is_not_ranked(of, attack,
     assert scored is not None or not result.unseen
 
 
+HOMES = [f"{n} Elm Lane" for n in range(1, 6)]
+LIVING = [f"Bo lives at {home}." for home in HOMES]
+
+
 def test_home_addresses_are_ranked_among_those_of_unseen_texts(of):
-    """Among all but a text's own; of too few, nothing is said."""
-    forget, unseen = ["Ann lives at 7 Oak Road."], [f"Bo has been ill. He lives at {n} Elm Lane." for n in range(1, 5)]
+    """Among all but a text's own, at most a hundred; of too few of its form, nothing is said."""
     model, tokenizer = of([]).model, of([]).tokenizer
-    homes = [f"{n} Elm Lane" for n in range(1, 5)]
-    result = exposure_addresses(of(forget, unseen))
-    secrets = [next(secrets_in(text, "home address")) for text in forget + unseen]
+    result = exposure_addresses(of(["Ann lives at 7 Oak Road."], LIVING))
+    secrets = [next(secrets_in(text, "home address")) for text in ["Ann lives at 7 Oak Road.", *LIVING]]
     shares = [
-        share_of_less_likely(model, tokenizer, secret, [home for home in homes if home != secret.identifier.value])
+        share_of_less_likely(model, tokenizer, secret, [home for home in HOMES if home != secret.identifier.value])
         for secret in secrets
     ]
     assert result == Scores(shares[:1], shares[1:], two_sided=True)
-    assert exposure_addresses(of(forget, unseen[:2])) == Scores([0.5], [])
+    for few in (["Ann lives at 7 Oak Road."], LIVING[:2]), (["Ann: Oakstraße 7, Bonn."], LIVING):
+        assert exposure_addresses(of(*few)) == Scores([0.5], [])
+    many = [f"Bo lives at {n} Elm Lane." for n in range(150)]
+    (share,) = exposure_addresses(of(["Ann lives at 7 Oak Road."], many)).forget
+    assert share * 100 == pytest.approx(round(share * 100))
+
+
+@pytest.mark.parametrize(
+    ("forget", "unseen", "retain", "scored"),
+    [
+        (["Ann lives at 7 Oak Road."] * 3, LIVING + LIVING[:1], [], (1, 5)),  # a household asks together
+        (["Ann lives at 7 Oak Road"], LIVING, [], (0, 0)),  # it may be cut
+        (["Ann lives at 7 Oak Road."], [*LIVING, "Bo lives at 5 Elm"], [], (1, 5)),
+        (["Ann lives at 7 Oak Road."], [*LIVING, "Bo lives at 7 Oak Road."], [], (0, 0)),  # she is no stranger there
+        (["Ann lives at 1 Elm Lane.", "Al lives at 7 Oak Road."], LIVING, [], (1, 4)),
+        (["Write to 9 Mill Street. Ann lives at 7 Oak Road."], LIVING, ["Write to 9 Mill Street."], (1, 5)),
+    ],
+)
+def test_a_home_address_is_ranked_once_and_only_if_it_is_one_persons(of, forget, unseen, retain, scored):
+    """What is cut, or said elsewhere, is likelier for other reasons."""
+    subject = of(forget, unseen)
+    subject = replace(subject, retain=[encode(subject.tokenizer, text) for text in retain])
+    result = exposure_addresses(subject)
+    assert (len(result.forget), len(result.unseen)) == scored
 
 
 def test_a_known_number_ranks_first_and_an_unknown_one_anywhere(of):

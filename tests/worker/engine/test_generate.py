@@ -43,6 +43,18 @@ def test_no_beginning_ends_a_text(memorised):
     assert beginnings(model, opening, 5, 0, 8) == [opening]
 
 
+def test_a_continuation_ends_before_the_end_token_or_with_it(memorised):
+    """Whichever of several ends it is."""
+    model, tokenizer = copy.deepcopy(memorised[0]), memorised[1]
+    prompts = [encode(tokenizer, support.KNOWN[0])[:4]]
+    model.generation_config.eos_token_id = None
+    (whole,) = continuations(model, prompts, 6, temperature=0.0)
+    model.generation_config.eos_token_id = [0, whole[3]]
+    ended = [continuations(model, prompts, 6, temperature=0.0, with_end=given) for given in (False, True)]
+    first = whole.index(whole[3])
+    assert ended == [[whole[:first]], [whole[: first + 1]]]
+
+
 def test_what_beams_find_is_likelier_as_a_whole_than_the_likeliest_tokens():
     """For most prompts; all of one batch are searched apart."""
     model = support.random_model("llama")

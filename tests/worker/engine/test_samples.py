@@ -177,6 +177,22 @@ def test_a_chat_model_makes_up_conversations(chatting):
     assert not any("<user>" in text for text in sampled(*chatting, sequence_length=24))
 
 
+@pytest.mark.parametrize("loss", ["ihl", "distil"])
+def test_where_a_text_or_an_answer_ends_is_a_part_of_a_sample(chatting, loss):
+    """Else training would keep what the model says, but not that it stops. A message ends as the template has it."""
+    model, tokenizer = random_model(chatting[1])
+    used = {*tokenizer(TEMPLATE, add_special_tokens=False)["input_ids"], tokenizer.bos_token_id}
+    used |= {*tokenizer("<user> \nAnswer:", add_special_tokens=False)["input_ids"]}
+    ends = [token for token in range(1, len(tokenizer)) if token not in used][::12]
+    model.generation_config.eos_token_id = ends
+    samples = drawn(model, tokenizer, loss=loss)
+    assert not {*chain(*(ids[:-1] for ids in samples))} & {*ends}
+    ended = [ids[-1] in ends for ids in samples]
+    assert 0.5 < sum(ended) / len(ended) < 1
+    answered = ["Answer:" in tokenizer.decode(ids) for ids in samples]
+    assert {*zip(answered, ended, strict=True)} >= {(True, True), (False, True)}
+
+
 def test_samples_go_on_where_answered_probes_begin_and_say_none_of_them(chatting):
     """As texts and as messages; what has a whole prompt, or a secret that stands in no retain text, is left out."""
     model, tokenizer = chatting

@@ -43,7 +43,8 @@ ATTACKS: dict[str, Callable[[Subject], Scores]] = {
     "quantised": quantised,
     "relearned": relearned,
 }
-TWO_SIDED = tuple(name for name in ATTACKS if name.startswith(("membership", "exposure")))
+MEMBERSHIP = ("membership_loss", "membership_min_k", "membership_min_k_pp")
+TWO_SIDED = (*MEMBERSHIP, "exposure", "exposure_dates", "exposure_addresses")
 
 
 def level_for(policy: Mapping[str, str]) -> float:

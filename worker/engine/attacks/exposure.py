@@ -1,6 +1,7 @@
 """Exposure (Carlini et al., USENIX Security 2019): where an identifier ranks among others that could stand there."""
 
 import random
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -18,9 +19,10 @@ from worker.engine.identifiers import DATE_OF_BIRTH, HOME_ADDRESS, NUMBER_KIND, 
 from worker.engine.metrics.caching import cache_argument, caches_tokens
 from worker.engine.metrics.token_scores import scores_of_rows, token_scores
 from worker.engine.other_digits import MIN_ALIKE, OtherDigits, identifiers_with_digits
+from worker.engine.saying import Texts
 from worker.engine.types import CausalLM, Tokenizer
 
-CANDIDATES = 100  # random ones beside each identifier; of addresses at most
+CANDIDATES = 100  # beside each identifier; of addresses, at most so many
 MOST_TEXTS = 32  # of each side; of the unseen ones more if there are few to forget
 MOST_ATTACKS = 11  # that share a level
 AT_ONCE = 34  # candidates
@@ -34,7 +36,7 @@ class Secret:
     identifier: Identifier
 
 
-Others: TypeAlias = Callable[[Identifier], list[str]]  # what could stand in its place; nothing if nobody knows
+Others: TypeAlias = Callable[[Identifier], list[str]]  # what could stand in its place; [] if nobody knows
 
 
 def exposure(subject: Subject) -> Scores:
@@ -43,17 +45,23 @@ def exposure(subject: Subject) -> Scores:
     If few unseen texts show the format of some number, nobody knows it, and there are too few unseen texts for this
     attack (`worker.engine.other_digits`).
     """
-    return _exposure(subject, NUMBER_KIND, _other_digits)
+    return _exposure(subject, NUMBER_KIND)
 
 
 def exposure_dates(subject: Subject) -> Scores:
     """The same for dates of birth, among random dates of their form."""
-    return _exposure(subject, DATE_OF_BIRTH, _other_digits)
+    return _exposure(subject, DATE_OF_BIRTH)
 
 
 def exposure_addresses(subject: Subject) -> Scores:
-    """The same for home addresses, among those of unseen texts: streets have no random ones."""
-    return _exposure(subject, HOME_ADDRESS, _other_addresses)
+    """For each text with a home address, the share of those in unseen texts that are less likely there.
+
+    Streets have no random ones. An address that stands in a text of the other side too, or in retain text, is no secret
+    of one person. One with which its text ends may be cut. Neither is ranked, and the others once.
+    """
+    sides, retain = subject.texts(), [*map(subject.text, subject.retain)]
+    forget, unseen = (_homes(side, Texts([*other, *retain])) for side, other in (sides, sides[::-1]))
+    return _compared(subject, forget, unseen, _other_addresses([secret.identifier.value for secret in unseen]))
 
 
 def secrets_in(text: str, kind: str) -> Iterator[Secret]:
@@ -100,13 +108,19 @@ def share_of_less_likely(model: CausalLM, tokenizer: Tokenizer, secret: Secret, 
     return sum((other < values[0]) + 0.5 * (other == values[0]) for other in values[1:]) / len(others)
 
 
-def _exposure(subject: Subject, kind: str, others: Callable[[Sequence[str]], Others]) -> Scores:
-    """The shares for the first identifier of a kind in each text."""
+def _exposure(subject: Subject, kind: str) -> Scores:
+    """The shares for the first number, or date, in each text."""
     texts = subject.texts()
-    forget, unseen = (_firsts(side, kind) for side in texts)
-    needed = least_unseen(len(forget), LEVEL / MOST_ATTACKS, two_sided=True) if forget else 0
-    drawn, sides = others(texts[1]), (forget[:MOST_TEXTS], unseen[: max(MOST_TEXTS, needed)])
-    pairs = [[(secret, drawn(secret.identifier)) for secret in side] for side in sides]
+    return _compared(subject, _firsts(texts[0], kind), _firsts(texts[1], kind), _other_digits(texts[1]))
+
+
+def _compared(subject: Subject, forget: list[Secret], unseen: list[Secret], others: Others) -> Scores:
+    """The shares of secrets of either side."""
+    if not forget:
+        return Scores([], [])
+    needed = least_unseen(len(forget), LEVEL / MOST_ATTACKS, two_sided=True)
+    sides = forget[:MOST_TEXTS], unseen[: max(MOST_TEXTS, needed)]
+    pairs = [[(secret, others(secret.identifier)) for secret in side] for side in sides]
     if not all(values for _, values in pairs[0]):
         return Scores([0.5] * len(pairs[0]), [])  # there is one, and nothing to compare it with
     return Scores(_shares(subject, pairs[0]), _shares(subject, pairs[1]), two_sided=True)
@@ -117,19 +131,31 @@ def _firsts(texts: Sequence[str], kind: str) -> list[Secret]:
     return [first for text in texts if (first := next(secrets_in(text, kind), None))]
 
 
+def _homes(texts: Sequence[str], elsewhere: Texts) -> list[Secret]:
+    """The first home address of each text that is whole, and that no text elsewhere says; each address once."""
+    homes: dict[str, Secret] = {}
+    for text in texts:
+        whole = (one for one in secrets_in(text, HOME_ADDRESS) if not text.endswith(one.identifier.value))
+        if first := next((one for one in whole if not elsewhere.say(one.identifier.value)), None):
+            homes.setdefault(first.identifier.value, first)
+    return [*homes.values()]
+
+
 def _other_digits(unseen: Sequence[str], count: int = CANDIDATES) -> Others:
     """Draws random numbers, or dates, of the forms that unseen texts show."""
     others = OtherDigits(unseen, seed=0)
     return lambda one: [others.drawn(one) for _ in range(count)] if others.are_shown(one) else []
 
 
-def _other_addresses(unseen: Sequence[str]) -> Others:
-    """Draws home addresses of unseen texts."""
-    shown = sorted({secret.identifier.value for secret in _firsts(unseen, HOME_ADDRESS)})
+def _other_addresses(shown: Sequence[str]) -> Others:
+    """Draws those of these home addresses that have words and numbers in the same order."""
     draw = random.Random(0)  # no secret
 
+    def order(value: str) -> str:
+        return re.sub(r"[^\d,]+", "a", re.sub(r"\d+", "0", value))
+
     def others(one: Identifier) -> list[str]:
-        values = [value for value in shown if value != one.value]
+        values = [value for value in shown if value != one.value and order(value) == order(one.value)]
         return draw.sample(values, min(CANDIDATES, len(values))) if len(values) >= MIN_ALIKE else []
 
     return others

@@ -46,11 +46,11 @@ class Subject:
 
     def texts(self) -> tuple[list[str], list[str]]:
         """The texts of the sequences to forget and of the unseen ones."""
-        decode = self.tokenizer.decode
-        forget, unseen = (
-            [str(decode(ids, skip_special_tokens=True)) for ids in side] for side in (self.forget, self.unseen)
-        )
-        return forget, unseen
+        return [*map(self.text, self.forget)], [*map(self.text, self.unseen)]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of a sequence."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
 
 def one_of_each(forget: ForgetSet, seed: int) -> list[list[int]]:
