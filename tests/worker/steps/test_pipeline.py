@@ -1,6 +1,7 @@
 """The compute child's stages on files."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from service.domain.job_input import JobInput
 from service.domain.states import Outcome
+from service.files import file_sha256
 from tests import support
 from worker.steps.pipeline import Pipeline
 
@@ -72,6 +74,38 @@ def test_the_child_puts_off_what_is_fit_alone_and_rejects_what_never_is(folders,
     assert Pipeline(inputs, lambda kind, **values: messages.update({kind: values})).run() is None
     assert messages["rejected"] == {"reasons": {4: "too_generic"}}
     assert messages["put_off"] == {"requests": [2, 3]}
+
+
+def test_what_the_parent_says_is_drawn_once_however_often_training_begins(memorised_folder, tmp_path):
+    """A full test that fails opens it again. What was drawn stays in memory, and gives the same bytes."""
+    inputs = JobInput(
+        work=str(tmp_path / "work"),
+        parent=str(memorised_folder / "model"),
+        first=str(memorised_folder / "model"),
+        retain=str(memorised_folder / "retain.jsonl"),
+        heldout=str(memorised_folder / "heldout.jsonl"),
+        policy=support.POLICY
+        | {"adaptive": True, "own_samples": 80, "max_epochs": 1, "probe_samples": 0, "attacks": {}},
+        texts=support.KNOWN[:2],
+        request_ids=[0, 1],
+        earlier_texts=[],
+        earlier_request_ids=[],
+        earlier_refs={},
+        run="r",
+    )
+    fractions: list[float] = []
+
+    def initialised(_: str, *, phase: str = "", fraction: float = 0.0, **__: object) -> None:
+        fractions.extend([fraction] if phase == "initialise" else [])
+
+    pipeline, trained = Pipeline(inputs, initialised), list[tuple[bool, str]]()
+    for _ in range(2):
+        Path(inputs.work).mkdir()
+        fractions.clear()
+        pipeline.run()
+        trained.append((min(fractions) < 0.5, file_sha256(Path(inputs.work) / "adapter.safetensors")))
+        shutil.rmtree(inputs.work)
+    assert trained == [(True, trained[0][1]), (False, trained[0][1])]
 
 
 class Killed(BaseException):
