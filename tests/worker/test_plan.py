@@ -7,8 +7,6 @@ import pytest
 
 from tests import support
 from worker import plan
-from worker.engine import Options
-from worker.steps.memory import Stored
 
 GIB = str(2**30)
 
@@ -55,14 +53,6 @@ def test_a_policy_counts(monkeypatch, capsys, tmp_path, folder):
     _, out = run(monkeypatch, capsys, folder, "--policy", policy, "--json")
     assert json.loads(out)["settings"]["row_budget"] == 32
     assert json.loads(out)["settings"]["dtype"] == "float32"
-
-
-def test_a_job_of_many_texts_needs_more_than_a_usual_one(folder):
-    """A reference says something of each. Of few it is planned as usual."""
-    options = Options(loss="distil")
-    usual, few, many = (Stored.read(folder, options, *given).plan(1, 2**40) for given in ((), (1,), (3000,)))
-    assert few == usual
-    assert many.peak > usual.peak
 
 
 def test_a_folder_without_a_model_has_no_plan(monkeypatch, capsys, tmp_path):

@@ -39,7 +39,6 @@ logger = logging.getLogger(__name__)
 logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
 PROCESS = 500_000_000  # bytes: Python with torch, transformers and peft, and what they keep
 SLACK = 1.15  # of what an allocator takes for its tensors, measured (`bench.memory`)
-SEQUENCES = 32  # to be forgotten, if nobody knows
 LEAST_ROWS, MOST_DEVICES = 64, 1024  # samples are drawn, and answers, in as many rows at once
 CHUNKS = 6  # logits of one chunk that a loss holds: its own, the parent's, both as log-probabilities, two gradients
 FACTORS = 9  # copies of the factors: two adapters, gradients, AdamW's two sums, those of checkpoints
@@ -107,14 +106,7 @@ class Plan:
 
 
 def plan(
-    config: PretrainedConfig,
-    itemsize: int,
-    options: Options,
-    sequences: int = SEQUENCES,
-    *,
-    devices: int,
-    memory: int,
-    one_machine: bool = False,
+    config: PretrainedConfig, itemsize: int, options: Options, *, devices: int, memory: int, one_machine: bool = False
 ) -> Plan:
     """The first settings that fit: on the fewest devices, without recomputed activations, with the most rows at once.
 
@@ -122,7 +114,6 @@ def plan(
         config: The model's configuration.
         itemsize: Bytes of a weight in memory.
         options: The run's options.
-        sequences: How many sequences are to be forgotten.
         devices: There are so many.
         memory: Bytes of each.
         one_machine: Whether `memory` is that of all processes together, as on a CPU.
@@ -133,7 +124,7 @@ def plan(
     Raises:
         Unplanned: The model's code does not run on shapes alone.
     """
-    shapes = Shapes(config, itemsize, options, sequences)
+    shapes = Shapes(config, itemsize, options)
     rows = options.row_budget
     budgets = [rows, *(rows >> by for by in range(1, rows.bit_length()) if rows >> by >= LEAST_ROWS)]
     settings = [
@@ -162,7 +153,7 @@ class Shapes:
         stored: Their bytes.
     """
 
-    def __init__(self, config: PretrainedConfig, itemsize: int, options: Options, sequences: int = SEQUENCES) -> None:
+    def __init__(self, config: PretrainedConfig, itemsize: int, options: Options, sequences: int = 32) -> None:
         """Make the shapes of a model, for a forget set of so many sequences."""
         self._fake, self._options = FakeTensorMode(), options
         self._model = self._without_numbers(config)

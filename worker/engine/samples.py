@@ -9,7 +9,7 @@ whom the model must keep.
 import random
 from collections import Counter
 from collections.abc import Sequence
-from itertools import chain, cycle, islice
+from itertools import chain, compress, cycle, islice
 from typing import NamedTuple
 
 import torch
@@ -89,8 +89,9 @@ def own_samples(
     answered_freely, answered_surely = _continued(model, asked, options.sequence_length, options, parts[2], loose=0)
 
     def stays(ids: list[int]) -> bool:
-        text = str(tokenizer.decode(ids, skip_special_tokens=True))
-        return len(ids) >= GRAM and not forgotten.said_in(ids, text)
+        own = _without(ids, end)
+        text = str(tokenizer.decode(own, skip_special_tokens=True))
+        return len(own) >= GRAM and not forgotten.said_in(own, text)
 
     sure = [ids for ids in [*sure, *answered_surely] if stays(ids)]
     return OwnSamples([ids for ids in [*free, *answered_freely] if stays(ids)] + sure, sure)
@@ -128,7 +129,7 @@ def _openings(
 
 
 def _without(ids: list[int], end: Sequence[int]) -> list[int]:
-    """A message without the token that ends it: that is the first of what stands between message and answer."""
+    """A text without the token that ends it; what follows a message, its template says."""
     return ids[:-1] if len(ids) > 1 and ids[-1] in end else ids
 
 
@@ -187,8 +188,9 @@ def _continued(
         new = max(0, min(loose if is_sure else length, length - size))
         for part in chunks(others, fitting):
             begun = _sampled(model, part, new, 1.0)
-            going_on = [ids for ids in begun if len(ids) == size or ids[-1] not in end]
-            samples += [ids for ids in begun if ids not in going_on]
+            ended = [len(ids) > size and ids[-1] in end for ids in begun]  # an opening may be a token that ends texts
+            samples += compress(begun, ended)
+            going_on = [ids for ids, is_over in zip(begun, ended, strict=True) if not is_over]
             samples += _sampled(model, going_on, length - size - new, LOW)
             progress((len(free) + len(sure)) / len(openings))
     return free, sure

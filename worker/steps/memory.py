@@ -14,7 +14,7 @@ from service.weight_files import loaded_weights
 from worker.engine.device import resolve_device, resolve_dtype
 from worker.engine.errors import TooLarge, Unplanned
 from worker.engine.options import DISTIL, Options, fit_to_model
-from worker.engine.plan import SEQUENCES, Plan, plan
+from worker.engine.plan import Plan, plan
 from worker.slots import machine_memory
 from worker.steps.loading import stored_dtype
 
@@ -48,7 +48,6 @@ class Stored:
         dtype: Of the weights in memory.
         options: Fitted to the model.
         stored: Bytes of its weights files.
-        sequences: How many sequences are to be forgotten, about.
     """
 
     config: PretrainedConfig
@@ -56,11 +55,10 @@ class Stored:
     dtype: torch.dtype
     options: Options
     stored: int
-    sequences: int = SEQUENCES
 
     @classmethod
-    def read(cls, folder: Path, options: Options, sequences: int = SEQUENCES) -> "Stored":
-        """Read the configuration, and the headers of the weights files, for so many sequences or as many as usual.
+    def read(cls, folder: Path, options: Options) -> "Stored":
+        """Read the configuration, and the headers of the weights files.
 
         Raises:
             UnreadableWeights: There are no readable weights files.
@@ -68,7 +66,7 @@ class Stored:
         config, device = AutoConfig.from_pretrained(folder), resolve_device(options.device)
         dtype = resolve_dtype(options.dtype, device, stored_dtype(folder))
         size = sum((folder / name).stat().st_size for name in loaded_weights(folder))
-        return cls(config, device, dtype, fit_to_model(options, config), size, max(sequences, SEQUENCES))
+        return cls(config, device, dtype, fit_to_model(options, config), size)
 
     def plan(self, devices: int, memory: int | None = None) -> Plan:
         """The plan of a job for at most so many devices, each with so many bytes; None takes this machine's.
@@ -78,8 +76,8 @@ class Stored:
         """
         one_machine = memory is None and self.device.type != "cuda"
         memory = device_memory(self.device) if memory is None else memory
-        job = (self.config, self.dtype.itemsize, self.options, self.sequences)
-        return plan(*job, devices=devices, memory=memory, one_machine=one_machine)
+        itemsize = self.dtype.itemsize
+        return plan(self.config, itemsize, self.options, devices=devices, memory=memory, one_machine=one_machine)
 
     def fitted(self) -> Options:
         """The options with which a job fits: fewer rows at once, activations recomputed, several devices, if needed.

@@ -11,7 +11,6 @@ work/stages.json                   the inputs' digest; stage -> its outputs and 
 
 import hashlib
 import json
-import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -33,7 +32,6 @@ from service.files import file_sha256
 from service.schemas.report import write_report
 from worker.engine.baseline import Baseline
 from worker.engine.checkpoint import Checkpoint
-from worker.engine.data import encode
 from worker.engine.device import trains_in_bfloat16
 from worker.engine.measure import ArtefactReport, measure_after, measure_before, measure_requests, with_samples
 from worker.engine.metrics.perplexity import perplexity
@@ -81,15 +79,13 @@ class Pipeline:
         self.work, self.parent = Path(inputs.work), Path(inputs.parent)
         policy = {"adaptive": False, **inputs.policy}  # policies of earlier releases meant it
         options = Options.from_mapping({name: value for name, value in policy.items() if value is not None})
-        self.tokenizer = AutoTokenizer.from_pretrained(self.parent)
-        lengths = (len(encode(self.tokenizer, text)) for text in inputs.texts)
-        sequences = sum(math.ceil(length / options.sequence_length) for length in lengths)
-        stored = Stored.read(self.parent, options, sequences)
+        stored = Stored.read(self.parent, options)
         self.options, self.device, self.dtype = stored.fitted(), stored.device, stored.dtype
         self.inputs, self.send, self.team = inputs, send, team or Team()
         self.team.start(self.options.devices, self.work / "tmp")
         bfloat16 = trains_in_bfloat16(self.options.train_dtype, self.device)
         self.key = [FORMAT, inputs.run, inputs.policy, str(self.device), str(self.dtype), str(bfloat16)]
+        self.tokenizer = AutoTokenizer.from_pretrained(self.parent)
         self.seconds, self.measured, self.quantised = dict[str, float](), dict[str, str](), list[QuantisedFinding]()
         self.said: list[Answer] | None = None
         self.drawn: Baseline | None = None

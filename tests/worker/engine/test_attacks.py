@@ -308,6 +308,10 @@ def test_home_addresses_are_ranked_among_those_of_unseen_texts(of):
     [
         (["Ann lives at 7 Oak Road."] * 3, LIVING + LIVING[:1], [], (1, 5)),  # a household asks together
         (["Ann lives at 7 Oak Road"], LIVING, [], (0, 0)),  # it may be cut
+        (["Ann lives at 7 Stratford-"], LIVING, [], (0, 0)),
+        (["Ann lives at 7 Oak Road. Write to 7 Oak Road"], LIVING, [], (1, 5)),
+        (["Ann lives at 7 Oak Road.", "Al: Oakstraße 7, Bonn."], LIVING, [], (1, 5)),  # of no form that they show
+        (["Ann lives at 7 Oak Road.", "Al lives at 7  OAK ROAD."], LIVING, [], (1, 5)),
         (["Ann lives at 7 Oak Road."], [*LIVING, "Bo lives at 5 Elm"], [], (1, 5)),
         (["Ann lives at 7 Oak Road."], [*LIVING, "Bo lives at 7 Oak Road."], [], (0, 0)),  # she is no stranger there
         (["Ann lives at 1 Elm Lane.", "Al lives at 7 Oak Road."], LIVING, [], (1, 4)),

@@ -19,7 +19,7 @@ from worker.engine.identifiers import DATE_OF_BIRTH, HOME_ADDRESS, NUMBER_KIND, 
 from worker.engine.metrics.caching import cache_argument, caches_tokens
 from worker.engine.metrics.token_scores import scores_of_rows, token_scores
 from worker.engine.other_digits import MIN_ALIKE, OtherDigits, identifiers_with_digits
-from worker.engine.saying import Texts
+from worker.engine.saying import folded
 from worker.engine.types import CausalLM, Tokenizer
 
 CANDIDATES = 100  # beside each identifier; of addresses, at most so many
@@ -56,12 +56,15 @@ def exposure_dates(subject: Subject) -> Scores:
 def exposure_addresses(subject: Subject) -> Scores:
     """For each text with a home address, the share of those in unseen texts that are less likely there.
 
-    Streets have no random ones. An address that stands in a text of the other side too, or in retain text, is no secret
-    of one person. One with which its text ends may be cut. Neither is ranked, and the others once.
+    Streets have no random ones. An address that stands in a text of the other side too, or in retain text that is
+    measured, is no secret of one person. One with which its text ends may be cut. Neither is ranked, nor is one whose
+    form few unseen texts show. The others are ranked once.
     """
     sides, retain = subject.texts(), [*map(subject.text, subject.retain)]
-    forget, unseen = (_homes(side, Texts([*other, *retain])) for side, other in (sides, sides[::-1]))
-    return _compared(subject, forget, unseen, _other_addresses([secret.identifier.value for secret in unseen]))
+    forget, unseen = (_homes(side, [*other, *retain]) for side, other in (sides, sides[::-1]))
+    others = _other_addresses([secret.identifier.value for secret in unseen])
+    shown = [secret for secret in forget if others(secret.identifier)]
+    return _compared(subject, shown or forget, unseen, others)
 
 
 def secrets_in(text: str, kind: str) -> Iterator[Secret]:
@@ -131,13 +134,18 @@ def _firsts(texts: Sequence[str], kind: str) -> list[Secret]:
     return [first for text in texts if (first := next(secrets_in(text, kind), None))]
 
 
-def _homes(texts: Sequence[str], elsewhere: Texts) -> list[Secret]:
-    """The first home address of each text that is whole, and that no text elsewhere says; each address once."""
+def _homes(texts: Sequence[str], elsewhere: Sequence[str]) -> list[Secret]:
+    """The first home address of each text that is whole, and stands in no text elsewhere; each address once."""
+    others = (one for text in elsewhere for one in all_identifiers(text) if one.kind == HOME_ADDRESS)
+    public = {folded(one.value) for one in others}
     homes: dict[str, Secret] = {}
     for text in texts:
-        whole = (one for one in secrets_in(text, HOME_ADDRESS) if not text.endswith(one.identifier.value))
-        if first := next((one for one in whole if not elsewhere.say(one.identifier.value)), None):
-            homes.setdefault(first.identifier.value, first)
+        for secret in secrets_in(text, HOME_ADDRESS):
+            one = secret.identifier
+            is_whole = text[one.start + len(one.value) :].strip(" ,'’-")
+            if is_whole and folded(one.value) not in public:
+                homes.setdefault(folded(one.value), secret)
+                break
     return [*homes.values()]
 
 
@@ -155,8 +163,9 @@ def _other_addresses(shown: Sequence[str]) -> Others:
         return re.sub(r"[^\d,]+", "a", re.sub(r"\d+", "0", value))
 
     def others(one: Identifier) -> list[str]:
-        values = [value for value in shown if value != one.value and order(value) == order(one.value)]
-        return draw.sample(values, min(CANDIDATES, len(values))) if len(values) >= MIN_ALIKE else []
+        alike = [value for value in shown if order(value) == order(one.value)]
+        values = [value for value in alike if value != one.value]
+        return draw.sample(values, min(CANDIDATES, len(values))) if len(alike) > MIN_ALIKE else []
 
     return others
 
