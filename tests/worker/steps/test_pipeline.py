@@ -76,22 +76,30 @@ def test_the_child_puts_off_what_is_fit_alone_and_rejects_what_never_is(folders,
     assert messages["put_off"] == {"requests": [2, 3]}
 
 
-def test_what_the_parent_says_is_drawn_once_however_often_training_begins(memorised_folder, tmp_path):
-    """A full test that fails opens it again. What was drawn stays in memory, and gives the same bytes."""
-    inputs = JobInput(
-        work=str(tmp_path / "work"),
-        parent=str(memorised_folder / "model"),
-        first=str(memorised_folder / "model"),
-        retain=str(memorised_folder / "retain.jsonl"),
-        heldout=str(memorised_folder / "heldout.jsonl"),
-        policy=support.POLICY
-        | {"adaptive": True, "own_samples": 80, "max_epochs": 1, "probe_samples": 0, "attacks": {}},
+def job(folder: Path, work: Path, policy: dict[str, object]) -> JobInput:
+    """Two people who ask to be forgotten."""
+    return JobInput(
+        work=str(work),
+        parent=str(folder / "model"),
+        first=str(folder / "model"),
+        retain=str(folder / "retain.jsonl"),
+        heldout=str(folder / "heldout.jsonl"),
+        policy=support.POLICY | policy,
         texts=support.KNOWN[:2],
         request_ids=[0, 1],
         earlier_texts=[],
         earlier_request_ids=[],
         earlier_refs={},
         run="r",
+    )
+
+
+def test_what_the_parent_says_is_drawn_once_however_often_training_begins(memorised_folder, tmp_path):
+    """A full test that fails opens it again. What was drawn stays in memory, and gives the same bytes."""
+    inputs = job(
+        memorised_folder,
+        tmp_path / "work",
+        support.POLICY | {"adaptive": True, "own_samples": 80, "max_epochs": 1, "probe_samples": 0, "attacks": {}},
     )
     fractions: list[float] = []
 
@@ -116,22 +124,9 @@ class Killed(BaseException):
 @pytest.mark.parametrize("kind", ["fresh", "base"])
 def test_a_killed_distillation_goes_on_with_its_reference(memorised_folder, folders, tmp_path, kind):
     """The reference is a stage of its own: what was trained once is read again, to the bit."""
-    inputs = JobInput(
-        work=str(tmp_path / "job" / "1"),
-        parent=str(memorised_folder / "model"),
-        first=str(memorised_folder / "model"),
-        retain=str(memorised_folder / "retain.jsonl"),
-        heldout=str(memorised_folder / "heldout.jsonl"),
-        policy=support.POLICY
-        | {"loss": "distil", "distil_steps": 20, "own_samples": 16, "relearn_steps": 0, "max_epochs": 1},
-        texts=support.KNOWN[:2],
-        request_ids=[0, 1],
-        earlier_texts=[],
-        earlier_request_ids=[],
-        earlier_refs={},
-        run="r",
-        base=str(folders / "0") if kind == "base" else None,
-    )
+    policy = {"loss": "distil", "distil_steps": 20, "own_samples": 16, "relearn_steps": 0, "max_epochs": 1}
+    base = str(folders / "0") if kind == "base" else None
+    inputs = replace(job(memorised_folder, tmp_path / "job" / "1", policy), base=base)
 
     def killed_in_training(_: str, *, phase: str = "", **__: object) -> None:
         if phase == "train":
