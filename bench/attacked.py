@@ -2,11 +2,10 @@
 
 from collections.abc import Iterable
 
-from worker.engine.attacks import Subject, run_attacks
+from worker.engine.attacks import MEMBERSHIP, Subject, run_attacks
 from worker.engine.options import DEFAULT_ATTACKS
 
 ATTACKS = [name for name, effect in DEFAULT_ATTACKS.items() if effect != "off"]
-MEMBERSHIP = [name for name in ATTACKS if name.startswith("membership")]
 
 
 def attacked(subject: Subject, names: Iterable[str] = ATTACKS) -> dict[str, float]:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from bench.attacked import MEMBERSHIP
 from service.domain.json_types import JsonObject
+from worker.engine.attacks import MEMBERSHIP
 
 TOP = 1.3  # the figure's highest perplexity ratio
 

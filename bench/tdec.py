@@ -24,11 +24,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from bench.attacked import MEMBERSHIP, attacked
+from bench.attacked import attacked
 from bench.paper_report import plot, report
 from bench.paper_setup import LENGTH, Bench, Texts
 from worker.engine.adapter import Adapter
-from worker.engine.attacks import Subject
+from worker.engine.attacks import MEMBERSHIP, Subject
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.criterion import Threshold
 from worker.engine.metrics.extraction import lower_bound

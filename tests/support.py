@@ -23,6 +23,7 @@ from transformers import (
     Qwen2Config,
 )
 
+from service.domain.job_input import JobInput
 from worker.engine.data import encode, pad_batch
 from worker.engine.losses.ascent import cross_entropy
 from worker.engine.options import DEFAULT_ATTACKS
@@ -148,6 +149,25 @@ POLICY = {
     "max_wait_seconds": 1, "rank": 8, "heldout_sequences": 30, "retain_batch_size": 12, "own_samples": 16,
     "divergence_weight": 1.0, "min_epoch_steps": 4,
 }  # fmt: skip
+
+
+def job(folder: Path, work: Path, policy: dict[str, object]) -> JobInput:
+    """The compute of a job in a new folder: two people ask the model of `model_folder` to forget them."""
+    work.mkdir(parents=True)
+    return JobInput(
+        work=str(work),
+        parent=str(folder / "model"),
+        first=str(folder / "model"),
+        retain=str(folder / "retain.jsonl"),
+        heldout=str(folder / "heldout.jsonl"),
+        policy=POLICY | policy,
+        texts=KNOWN[:2],
+        request_ids=[0, 1],
+        earlier_texts=[],
+        earlier_request_ids=[],
+        earlier_refs={},
+        run="r",
+    )
 
 
 def model_folder(folder: Path) -> Path:

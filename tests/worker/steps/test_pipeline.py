@@ -76,31 +76,10 @@ def test_the_child_puts_off_what_is_fit_alone_and_rejects_what_never_is(folders,
     assert messages["put_off"] == {"requests": [2, 3]}
 
 
-def job(folder: Path, work: Path, policy: dict[str, object]) -> JobInput:
-    """Two people who ask to be forgotten."""
-    return JobInput(
-        work=str(work),
-        parent=str(folder / "model"),
-        first=str(folder / "model"),
-        retain=str(folder / "retain.jsonl"),
-        heldout=str(folder / "heldout.jsonl"),
-        policy=support.POLICY | policy,
-        texts=support.KNOWN[:2],
-        request_ids=[0, 1],
-        earlier_texts=[],
-        earlier_request_ids=[],
-        earlier_refs={},
-        run="r",
-    )
-
-
 def test_what_the_parent_says_is_drawn_once_however_often_training_begins(memorised_folder, tmp_path):
     """A full test that fails opens it again. What was drawn stays in memory, and gives the same bytes."""
-    inputs = job(
-        memorised_folder,
-        tmp_path / "work",
-        support.POLICY | {"adaptive": True, "own_samples": 80, "max_epochs": 1, "probe_samples": 0, "attacks": {}},
-    )
+    policy = {"adaptive": True, "own_samples": 80, "max_epochs": 1, "probe_samples": 0, "attacks": {}}
+    inputs = support.job(memorised_folder, tmp_path / "work", policy)
     fractions: list[float] = []
 
     def initialised(_: str, *, phase: str = "", fraction: float = 0.0, **__: object) -> None:
@@ -108,11 +87,11 @@ def test_what_the_parent_says_is_drawn_once_however_often_training_begins(memori
 
     pipeline, trained = Pipeline(inputs, initialised), list[tuple[bool, str]]()
     for _ in range(2):
-        Path(inputs.work).mkdir()
         fractions.clear()
         pipeline.run()
         trained.append((min(fractions) < 0.5, file_sha256(Path(inputs.work) / "adapter.safetensors")))
         shutil.rmtree(inputs.work)
+        Path(inputs.work).mkdir()
     assert trained == [(True, trained[0][1]), (False, trained[0][1])]
 
 
@@ -126,13 +105,12 @@ def test_a_killed_distillation_goes_on_with_its_reference(memorised_folder, fold
     """The reference is a stage of its own: what was trained once is read again, to the bit."""
     policy = {"loss": "distil", "distil_steps": 20, "own_samples": 16, "relearn_steps": 0, "max_epochs": 1}
     base = str(folders / "0") if kind == "base" else None
-    inputs = replace(job(memorised_folder, tmp_path / "job" / "1", policy), base=base)
+    inputs = replace(support.job(memorised_folder, tmp_path / "job" / "1", policy), base=base)
 
     def killed_in_training(_: str, *, phase: str = "", **__: object) -> None:
         if phase == "train":
             raise Killed
 
-    Path(inputs.work).mkdir(parents=True)
     with pytest.raises(Killed):
         Pipeline(inputs, killed_in_training).run()
     made = (Path(inputs.work) / "reference" / "model.safetensors").read_bytes()

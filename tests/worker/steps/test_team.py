@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from service.domain.job_input import JobInput
 from service.domain.json_types import JsonObject
 from service.local.process import wait_until
 from tests import support
@@ -18,8 +17,6 @@ from tests.worker.steps.children import messages, processes
 from tests.worker.steps.test_run import has_ended
 from worker.engine.options import DEFAULT_ATTACKS
 
-SHARED = {"devices": 2, "sharding": "always"}
-ALONE = {"devices": 1}
 LEAST = {
     "train_dtype": "float32",
     "heldout_sequences": 20,
@@ -27,25 +24,8 @@ LEAST = {
     "learning_rate": 6e-3,
     "attacks": dict.fromkeys(DEFAULT_ATTACKS, "off"),
 }
-
-
-def job(folder: Path, work: Path, policy: dict[str, object]) -> JobInput:
-    """Two texts that the memorised model knows by heart."""
-    work.mkdir(parents=True)
-    return JobInput(
-        work=str(work),
-        parent=str(folder / "model"),
-        first=str(folder / "model"),
-        retain=str(folder / "retain.jsonl"),
-        heldout=str(folder / "heldout.jsonl"),
-        policy={**support.POLICY, **LEAST, **policy},
-        texts=support.KNOWN[:2],
-        request_ids=[0, 1],
-        earlier_texts=[],
-        earlier_request_ids=[],
-        earlier_refs={},
-        run="r",
-    )
+SHARED = LEAST | {"devices": 2, "sharding": "always"}
+ALONE = LEAST | {"devices": 1}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +41,7 @@ def folder(memorised_folder, tmp_path_factory) -> Path:
 def alone(folder, tmp_path_factory) -> tuple[JsonObject, dict[str, torch.Tensor]]:
     """(the report of one process, its factors)."""
     work = tmp_path_factory.mktemp("alone") / "1"
-    *_, last = messages(job(folder, work, ALONE))
+    *_, last = messages(support.job(folder, work, ALONE))
     return last["report"], load_file(work / "adapter.safetensors")
 
 
@@ -88,11 +68,11 @@ def test_two_processes_give_what_one_gives_whichever_of_them_is_killed(folder, t
                 team.extend(processes(pid))
                 os.kill(team[rank], signal.SIGKILL)
 
-        said = list(messages(job(folder, tmp_path / str(attempt), SHARED), kill))
+        said = list(messages(support.job(folder, tmp_path / str(attempt), SHARED), kill))
         assert said[-1]["type"] != "report"
         assert len(team) == 2
         assert wait_until(lambda team=team: all(map(has_ended, team)), 10)
-    said = list(messages(job(folder, tmp_path / "3", SHARED)))
+    said = list(messages(support.job(folder, tmp_path / "3", SHARED)))
     assert said[-1]["type"] == "report"
     assert not [message for message in said if message.get("phase") == "measure"]
     check_same(tmp_path / "3", said[-1]["report"], alone)

@@ -27,7 +27,16 @@ from worker.engine.attacks.subject import Subject, cut_alike, one_of_each
 from worker.engine.errors import is_out_of_memory
 from worker.engine.progress import Progress, no_progress
 
-__all__ = ["ATTACKS", "AttackResult", "Subject", "cut_alike", "one_of_each", "run_attacks", "unseen_needed"]
+__all__ = [
+    "ATTACKS",
+    "MEMBERSHIP",
+    "AttackResult",
+    "Subject",
+    "cut_alike",
+    "one_of_each",
+    "run_attacks",
+    "unseen_needed",
+]
 
 logger = logging.getLogger(__name__)
 ATTACKS: dict[str, Callable[[Subject], Scores]] = {

@@ -157,13 +157,16 @@ def _other_digits(unseen: Sequence[str], count: int = CANDIDATES) -> Others:
 
 def _other_addresses(shown: Sequence[str]) -> Others:
     """Draws those of these home addresses that have words and numbers in the same order."""
-    draw = random.Random(0)  # no secret
+    draw, by_order = random.Random(0), dict[str, list[str]]()  # no secret
 
     def order(value: str) -> str:
         return re.sub(r"[^\d,]+", "a", re.sub(r"\d+", "0", value))
 
+    for value in shown:
+        by_order.setdefault(order(value), []).append(value)
+
     def others(one: Identifier) -> list[str]:
-        alike = [value for value in shown if order(value) == order(one.value)]
+        alike = by_order.get(order(one.value), [])
         values = [value for value in alike if value != one.value]
         return draw.sample(values, min(CANDIDATES, len(values))) if len(alike) > MIN_ALIKE else []
 
