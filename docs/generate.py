@@ -11,13 +11,13 @@ from typing import Any
 import griffe
 import typer
 
+from service.audit.schema import PATH as CERTIFICATE
 from service.cli import app
 from service.config import Settings
 from service.schemas.models import PRESETS, Policy
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
-CERTIFICATE = ROOT / "service" / "audit" / "certificate-3.schema.json"
 OPENAPI = ROOT / "tests" / "service" / "openapi.json"  # a test holds it to the running application
 OPTIONS = "worker.engine.options", "Options"  # its docstring explains the policy's fields that the engine reads
 FIRST = ("deletion requests", "jobs", "models", "versions")  # tags in the order that a reader wants; others follow
@@ -56,6 +56,8 @@ def type_words(schema: Schema, page: str = "") -> str:
         return " or ".join(code(value) for value in schema["enum"])
     if schema.get("type") == "array":
         return f"array of {type_words(schema.get('items', {}), page)}"
+    if isinstance(values := schema.get("additionalProperties"), dict):
+        return f"object of {type_words(schema.get('propertyNames', {'type': 'string'}))}: {type_words(values, page)}"
     kind, bounds = str(schema.get("format") or schema.get("type", "any")), ", ".join(limits(schema))
     return f"{kind} ({bounds})" if bounds else kind
 
@@ -202,10 +204,14 @@ def settings_page() -> Iterator[str]:
     yield from table(
         ("variable", "type", "default", "meaning"),
         (
-            (f"`UNLEARND_{name.upper()}`", type_words(field), code(field.get("default")), field.get("description", ""))
+            (f"`UNLEARND_{name.upper()}`", type_words(field), code(default), field.get("description", ""))
             for name, field in schema["properties"].items()
+            for default in [None if field.get("default") == str(Path()) else field.get("default")]  # no folder
         ),
     )
+    for name, part in schema.get("$defs", {}).items():
+        yield f"\n## `{name}`\n\n{part.get('description', '')}\n"
+        yield from properties(part)
 
 
 def policy_page() -> Iterator[str]:
@@ -217,9 +223,10 @@ def policy_page() -> Iterator[str]:
         "explain the fields that the engine reads."
     )
     schema = Policy.model_json_schema()
-    explained = engine_options()
+    explained, defaults = engine_options(), Policy().model_dump()
     for name, field in schema["properties"].items():
         field.setdefault("description", explained.get(name, ""))
+        field.setdefault("default", defaults[name])
     yield from properties(schema)
     yield "## Presets\n\nA preset sets other defaults for some fields. A field that you name yourself still wins."
     for name, values in PRESETS.items():

@@ -133,7 +133,7 @@ def cancel(job_id: UUID, services: ServicesDep, caller: Admin) -> JobDetail:
 
 @router.post("/{job_id}/retry", status_code=202)
 def retry(job_id: UUID, services: ServicesDep, caller: Admin) -> list[RequestOut]:
-    """Make the failed requests of a quarantined job pending again, once an operator has removed the cause."""
+    """Make the failed requests of a job pending again, once an operator has removed the cause."""
     model, requests = retry_job(services, job_id, caller.id)
     return [to_request_out(services, request, model, caller) for request in requests]
 

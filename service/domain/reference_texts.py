@@ -39,9 +39,15 @@ def overlaps_too_much(overlap: Overlap, heldout: int) -> bool:
     return overlap["exact"] + overlap["near"] > MAX_SHARE * heldout
 
 
-def few_warning(heldout: int, effects: Collection[str]) -> str | None:
-    """What to say of so few held-out texts if an attack blocks, by the effect of each attack; None if they suffice."""
-    needed = UNSEEN_AN_ATTACK * sum(effect != "off" for effect in effects) - 1
+def few_warning(heldout: int, effects: Collection[str], learned: int = 0) -> str | None:
+    """What to say of so few held-out texts if an attack blocks; None if they suffice.
+
+    Args:
+        heldout: How many there are.
+        effects: What each attack may do.
+        learned: How many a reference learns, so that no attack compares with them.
+    """
+    needed = UNSEEN_AN_ATTACK * sum(effect != "off" for effect in effects) - 1 + learned
     if "block" not in effects or heldout >= needed:
         return None
     return (

@@ -48,7 +48,7 @@ class Policy(Input):
     model_config = ConfigDict(strict=True)
 
     preset: Literal["paper"] | None = Field(None, description="changes the defaults of some fields")
-    max_batch_records: int = Field(32, ge=1, le=10_000, description="a job holds at most this many records")
+    max_batch_records: int = Field(32, ge=1, le=10_000, description="of a job; a larger request has one for itself")
     max_wait_seconds: float | None = Field(None, ge=0, description="default: UNLEARND_MAX_WAIT_SECONDS")
     serve_superseded: bool = Field(False, description="hand out versions that remember completed requests to all keys")
     approvals: int = Field(0, ge=0, le=2, description="API keys that must approve a request before it is batched")
@@ -181,7 +181,8 @@ class ModelIn(Input):
     )
     heldout_path: ServerPath = Field(description="20 or more texts that the model has never seen")
     base_path: ServerPath | None = Field(
-        None, description="the model that this one was fine-tuned from, where `path` may lie; `loss: distil` needs it"
+        None,
+        description="its base, where `path` may lie; models of over 30 million parameters need it for `loss: distil`",
     )
     neighbour_paths: dict[Name, ServerPath] = Field(
         default_factory=dict,

@@ -30,13 +30,6 @@ ENDS = {  # what the page's commands must print
     "docs/guides/subjects.md": ["1 by identifier", "it waits", "waits_for    approval", "version      2"],
     "docs/guides/transcend.md": ['{"status": "queued"}', "status       completed"],
 }
-SAME_PATH = {  # the quickstart's, or it through another door: `make test-all`; `make test` has tests of the doors
-    "README.md",
-    *(
-        f"docs/guides/{name}.md"
-        for name in ("access", "callbacks", "datagrail", "fides", "hub", "opendsr", "subjects", "transcend")
-    ),
-}
 ELSEWHERE = {  # run by another test, which has what they need
     "docs/guides/auditor.md": "tests/service/evidence/test_log_keeper.py: needs a release, its trust.json and logs",
     "docs/guides/operations.md": "tests/service/steps/operator/test_restore.py: needs servers whose data it destroys",
@@ -91,9 +84,7 @@ def run_page(page: str, clone: Path, seconds: float = 240) -> str:
     return printed
 
 
-@pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=pytest.mark.slow if page in SAME_PATH else ()) for page in ENDS]
-)
+@pytest.mark.parametrize("page", ENDS)
 @pytest.mark.slow
 def test_a_page_leads_from_nothing_to_what_it_promises(page, clone):
     """Nothing is known to its shell: the page makes everything that it uses."""

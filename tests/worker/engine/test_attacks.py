@@ -282,6 +282,18 @@ def test_an_identifier_whose_form_no_unseen_text_shows_is_not_ranked(of, attack,
     assert scored is not None or not result.unseen
 
 
+@pytest.mark.parametrize(
+    ("attack", "shown", "rare"),
+    [(exposure, support.KNOWN[0], "Al has the code 90-061-77."), (exposure_dates, DATED[0], "Al, born on 1990-06-14.")],
+)
+def test_an_identifier_of_a_rare_form_does_not_silence_the_attack(of, attack, shown, rare):
+    """The others of the job are ranked as they are without it."""
+    subject = of([shown], [*DATED, *support.people(30)])
+    alone = attack(subject)
+    assert (len(alone.forget), len(alone.unseen) > 20) == (1, True)
+    assert attack(replace(subject, forget=[encode(subject.tokenizer, rare), *subject.forget])) == alone
+
+
 HOMES = [f"{n} Elm Lane" for n in range(1, 6)]
 LIVING = [f"Bo lives at {home}." for home in HOMES]
 

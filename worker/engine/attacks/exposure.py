@@ -4,7 +4,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import TypeAlias
 
 import torch
@@ -42,8 +42,7 @@ Others: TypeAlias = Callable[[Identifier], list[str]]  # what could stand in its
 def exposure(subject: Subject) -> Scores:
     """For each text with a number, the share of random numbers of its format that are less likely there.
 
-    If few unseen texts show the format of some number, nobody knows it, and there are too few unseen texts for this
-    attack (`worker.engine.other_digits`).
+    A number whose format few unseen texts show is not ranked: nobody knows what others there may be.
     """
     return _exposure(subject, NUMBER_KIND)
 
@@ -58,13 +57,11 @@ def exposure_addresses(subject: Subject) -> Scores:
 
     Streets have no random ones. An address that stands in a text of the other side too, or in retain text that is
     measured, is no secret of one person. One with which its text ends may be cut. Neither is ranked, nor is one whose
-    form few unseen texts show. The others are ranked once.
+    form (number first, or street first) few unseen texts show. The others are ranked once.
     """
     sides, retain = subject.texts(), [*map(subject.text, subject.retain)]
     forget, unseen = (_homes(side, [*other, *retain]) for side, other in (sides, sides[::-1]))
-    others = _other_addresses([secret.identifier.value for secret in unseen])
-    shown = [secret for secret in forget if others(secret.identifier)]
-    return _compared(subject, shown or forget, unseen, others)
+    return _compared(subject, forget, unseen, _other_addresses([secret.identifier.value for secret in unseen]))
 
 
 def secrets_in(text: str, kind: str) -> Iterator[Secret]:
@@ -118,15 +115,14 @@ def _exposure(subject: Subject, kind: str) -> Scores:
 
 
 def _compared(subject: Subject, forget: list[Secret], unseen: list[Secret], others: Others) -> Scores:
-    """The shares of secrets of either side."""
-    if not forget:
-        return Scores([], [])
-    needed = least_unseen(len(forget), LEVEL / MOST_ATTACKS, two_sided=True)
-    sides = forget[:MOST_TEXTS], unseen[: max(MOST_TEXTS, needed)]
-    pairs = [[(secret, others(secret.identifier)) for secret in side] for side in sides]
-    if not all(values for _, values in pairs[0]):
-        return Scores([0.5] * len(pairs[0]), [])  # there is one, and nothing to compare it with
-    return Scores(_shares(subject, pairs[0]), _shares(subject, pairs[1]), two_sided=True)
+    """The shares of secrets of either side that have others."""
+    beside = ((secret, others(secret.identifier)) for secret in forget)
+    ranked = [*islice((pair for pair in beside if pair[1]), MOST_TEXTS)]
+    if not ranked:
+        return Scores([0.5] * len(forget), [])  # if there is one, there is nothing to compare it with
+    needed = least_unseen(len(ranked), LEVEL / MOST_ATTACKS, two_sided=True)
+    strange = ((secret, others(secret.identifier)) for secret in unseen[: max(MOST_TEXTS, needed)])
+    return Scores(_shares(subject, ranked), _shares(subject, strange), two_sided=True)
 
 
 def _firsts(texts: Sequence[str], kind: str) -> list[Secret]:
