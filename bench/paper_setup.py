@@ -80,7 +80,7 @@ class Bench:
     def heldout(self) -> list[GreedyDecoding]:
         """Decodings of held-out text by this model; without `exact` a continuation stops at its first mismatch."""
         if self.exact:
-            return greedy_decodings(self.model, self.unseen, 10, Options())
+            return [*greedy_decodings(self.model, self.unseen, 10, Options())]
         matches = token_matches(self.model, self.unseen)
         return [_matching_decoding(ids, row) for ids, row in zip(self.unseen, matches, strict=True)]
 

@@ -142,6 +142,7 @@ def write_texts(path: Path, texts: Sequence[str]) -> Path:
 KNOWN = people(12, seed=1)  # what the memorised model knows; the first ones ask to be forgotten
 RETAIN = KNOWN[6:]
 HELDOUT = people(60, seed=2)
+UNSEEN = people(40, seed=31)  # strangers to everybody
 ATTACKS = dict.fromkeys(DEFAULT_ATTACKS, "off") | {"sampled": "report", "membership_loss": "report"}
 POLICY = {
     "learning_rate": 2e-3, "max_epochs": 60, "margin": 0.3, "max_perplexity_ratio": 3.0, "sequence_length": 64,

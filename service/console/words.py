@@ -74,6 +74,7 @@ REASONS = {
     "attack_not_run": "An attack that the policy lets block could not be run. There may be too few held-out texts for "
     "so few requests.",
     "no_reference": "Distillation needs a model that never saw the texts: register the base, or choose another loss.",
+    "not_causal": "What the model says of a word depends on the words after it, so nothing can be measured on it.",
     "workers_lost": "The job has lost too many workers without any progress in between.",
     "child_killed": "The compute process was killed again and again. There may be too little memory.",
     "child_died": "The compute process ended without a word.",

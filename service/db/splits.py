@@ -33,6 +33,7 @@ INSEPARABLE = frozenset(
         "heldout_overlap",
         "model_too_large",
         "no_reference",
+        "not_causal",
         "parent_changed",
         "parent_withdrawn",
         "record_refused",

@@ -26,6 +26,11 @@ from worker.engine.metrics.memorization import accuracy
 MIN_HELDOUT = 20  # fewer values have no meaningful 95th percentile
 
 
+def with_reserve(values: Sequence[float], reserve: float) -> list[float]:
+    """Values of a measure, each with a reserve, so that a little more would pass, too; 0 cannot become less."""
+    return [value + reserve if value else 0.0 for value in values]
+
+
 @dataclass(frozen=True, slots=True)
 class Threshold:
     """Held-out EL and MA at one sequence length.

@@ -33,7 +33,7 @@ from worker.engine.adapter import Adapter
 from worker.engine.ahead import ahead
 from worker.engine.calibration import Calibration
 from worker.engine.checkpoint import Checkpoint
-from worker.engine.criterion import Judgement, Threshold, judge
+from worker.engine.criterion import Judgement, Threshold, judge, with_reserve
 from worker.engine.device import training
 from worker.engine.errors import TrainingDiverged
 from worker.engine.forget_set import ForgetSet
@@ -206,7 +206,7 @@ class Distiller:
         """The judgement, whether it passes, and who fails by EL alone. EL is a lower bound unless it decides."""
         matches = [(margins > 0).tolist() for margins in token_margins(self.model, self.forget.sequences)]
         ma = [accuracy(row) for row in matches]
-        reserved = [value + self.options.reserve for value in ma]
+        reserved = with_reserve(ma, self.options.reserve)
         el = [lower_bound(row, threshold.n) for row, threshold in zip(matches, self.thresholds, strict=True)]
         met, failed = may_end and judge(self.forget, self.thresholds, el, reserved, counted=self.counted).passed, set()
         met = met and not still_said(self.model, self.said, self.options)

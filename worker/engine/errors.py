@@ -7,6 +7,7 @@ EngineError            code, message; never contains text of a record
 |   |-- HeldoutKnown   the model knows held-out text
 |   |-- TooShort       a record has no token that the model predicts
 |   |-- UnknownPlugin  no loss, init or target module has that name
+|   |-- NotCausal      the model reads the text that follows
 |   |-- NoReference    distillation needs a model that never saw the texts, and there is none
 |   |-- TooLarge       the model does not fit into the memory of this worker
 |   `-- UnmergedModule the model's files name an adapted module otherwise
@@ -63,6 +64,12 @@ class UnknownPlugin(InputError):
     """The policy names a loss, initialisation or target module that does not exist."""
 
     code = "unknown_plugin"
+
+
+class NotCausal(InputError):
+    """What a model says of a token depends on those after it: it is no decoder, and nothing measured on it is right."""
+
+    code = "not_causal"
 
 
 class NoReference(InputError):

@@ -66,8 +66,8 @@ class _BodyOutput(BaseModelOutputWithPastAndCrossAttentions):  # type: ignore[mi
 class Head:
     """Logits [n, v] in float32 of hidden states [n, h], as the model itself computes them.
 
-    The model's own forward runs with its body replaced by the hidden states, so that it includes whatever a family
-    does after its head (soft-capping, scaling).
+    The model's own forward runs with the hidden states as the input of its output embeddings, so that it includes
+    whatever a family does after them (soft-capping, scaling). In the place of its body nothing is computed.
     """
 
     def __init__(self, model: CausalLM) -> None:
@@ -89,10 +89,14 @@ class Head:
         """
         body_output = _BodyOutput(last_hidden_state=hidden[None])
         self._body.forward = lambda *_, **__: body_output
+        # What a family does before them (a dense layer, scaling) is in the hidden states already.
+        embeddings = self._model.get_output_embeddings()
+        hook = embeddings.register_forward_pre_hook(lambda _, args: (hidden[None], *args[1:]))
         try:
             ids = torch.zeros(1, 1, dtype=torch.long, device=hidden.device)
             logits: Tensor = self._model(input_ids=ids, use_cache=False).logits[0]
         finally:
+            hook.remove()
             del self._body.forward
         if logits.shape[0] != hidden.shape[0]:
             raise InputError(f"the head of {type(self._model).__name__} cannot be run apart from its body")

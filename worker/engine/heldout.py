@@ -23,6 +23,7 @@ from worker.engine.identifiers import NUMBER, NUMBER_KIND
 from worker.engine.likelihoods import greedy_decodings
 from worker.engine.metrics.extraction import fitting_n
 from worker.engine.metrics.memorization import accuracy, token_matches
+from worker.engine.metrics.predictions import check_causal
 from worker.engine.options import Options
 from worker.engine.other_digits import DIGIT
 from worker.engine.prepare import Prepared
@@ -147,7 +148,9 @@ def measured_thresholds(
         TooFewTexts: The held-out text cannot set a threshold.
         HeldoutKnown: The model knows more than a tenth of the held-out texts by heart, or too few others are left, or
             it knows numbers in them.
+        NotCausal: It reads the text that follows.
     """
+    check_causal(model)
     check_numbers(model, tokenizer, data, partial_progress(progress, 0.0, 0.1))
     everything = (data.forget + data.earlier).sequences
     known = known_by_heart(model, data.used_heldout)
@@ -157,5 +160,5 @@ def measured_thresholds(
         if len(unseen) < MIN_HELDOUT:
             raise HeldoutKnown(f"heldout: the model knows {len(known)} texts by heart; of the others too few are left")
     n = fitting_n(min(map(len, [*unseen, *everything])), options.el_n)
-    decoded = greedy_decodings(model, unseen, n, options, partial_progress(progress, 0.1, 0.9))
+    decoded = [*greedy_decodings(model, unseen, n, options, partial_progress(progress, 0.1, 0.9))]
     return thresholds_for(decoded, everything, options.el_n), known

@@ -1,6 +1,6 @@
 """EL of sequences, each with the n of its threshold."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from worker.engine.criterion import Threshold
 from worker.engine.generate import end_tokens
@@ -26,7 +26,7 @@ def extraction_likelihoods(
 
 def greedy_decodings(
     model: CausalLM, sequences: Sequence[list[int]], n: int, options: Options, progress: Progress = no_progress
-) -> list[GreedyDecoding]:
+) -> Iterator[GreedyDecoding]:
     """Greedy continuations as far as EL_n needs them; generation stops at the model's own end-of-text tokens."""
     return greedy_continuations(
         model, sequences, eos_token_id=end_tokens(model), n=n, row_budget=options.row_budget, progress=progress

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
-from worker.engine.attacks import AttackResult, Subject, cut_alike, one_of_each, run_attacks, unseen_needed
+from worker.engine.attacks import AttackResult, run_attacks, unseen_needed
+from worker.engine.attacks.subject import Subject, cut_alike, cut_to_reach, one_of_each
 from worker.engine.baseline import Baseline
 from worker.engine.criterion import Judgement, Threshold, Verdict, judge
 from worker.engine.data import nearest
@@ -51,6 +52,7 @@ def measure_before(
         TooFewTexts: The held-out text cannot set a threshold.
         HeldoutKnown: The parent knows more than a tenth of the held-out texts by heart, or too few others are left, or
             it knows numbers in them.
+        NotCausal: It reads the text that follows.
     """
     everything = (data.forget + data.earlier).sequences
     thresholds, known = measured_thresholds(model, tokenizer, data, options, partial_progress(progress, 0.0, 0.8))
@@ -279,10 +281,10 @@ def blocked_by(attacks: Sequence[AttackResult], policy: Mapping[str, str]) -> st
 
 def _subject(model: CausalLM, tokenizer: Tokenizer, data: Prepared, baseline: Baseline, options: Options) -> Subject:
     """What attacks work on: a window of each counted request, beside held-out sequences."""
-    forget = one_of_each(data.forget.only(baseline.counted), options.seed)
     heldout = baseline.without_known(data)
-    more = heldout.spare if _needs_spare(data, baseline, options) else []
-    unseen = cut_alike([*heldout.control, *more], forget, options.seed)
+    strange = [*heldout.control, *(heldout.spare if _needs_spare(data, baseline, options) else [])]
+    forget = cut_to_reach(one_of_each(data.forget.only(baseline.counted), options.seed), strange)
+    unseen = cut_alike(strange, forget, options.seed)
     near: list[list[int]] = []
     if options.attacks.get("relearned", "off") != "off":  # no other attack reads them, and many are compared
         near = nearest(data.all_retain, [*forget, *unseen], options.utility_sequences)  # alike to both sides
@@ -292,4 +294,5 @@ def _subject(model: CausalLM, tokenizer: Tokenizer, data: Prepared, baseline: Ba
 def _needs_spare(data: Prepared, baseline: Baseline, options: Options) -> bool:
     """Whether an attack that blocks needs more held-out text than what has another use."""
     attacked = len(one_of_each(data.forget.only(baseline.counted), options.seed))
-    return bool(data.spare and attacked) and unseen_needed(attacked, options.attacks) > len(data.control)
+    strange = baseline.without_known(data).control
+    return bool(data.spare and attacked) and unseen_needed(attacked, options.attacks) > len(strange)

@@ -56,6 +56,7 @@ def came_back(
     Raises:
         TooFewTexts: The held-out text cannot set a threshold.
         HeldoutKnown: The version knows too many held-out texts by heart, or numbers in them.
+        NotCausal: It reads the text that follows.
     """
     measured, _ = measured_thresholds(model, tokenizer, data, options, partial_progress(progress, 0.0, 0.2))
     thresholds = [replace(one, el_p95=one.el_max, ma_p95=one.ma_max) for one in measured]

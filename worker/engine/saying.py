@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Sequence
 
 NOTHING = r"[^\s\S]"  # matches no character
+BETWEEN = "\n\N{CYRILLIC LETTER MULTIOCULAR O}\n"  # a letter that is in no secret, so that none goes on over it
 
 
 def folded(text: str) -> str:
@@ -39,7 +40,7 @@ class Texts:
 
     def __init__(self, texts: Sequence[str]) -> None:
         """Fold them once."""
-        self._all, self._said = "\n".join(map(folded, texts)), dict[str, bool]()
+        self._all, self._said = BETWEEN.join(map(folded, texts)), dict[str, bool]()
 
     def say(self, secret: str) -> bool:
         """Whether one of them says it."""

@@ -16,7 +16,7 @@ import torch
 
 from worker.engine.adapter import Adapter
 from worker.engine.checkpoint import Checkpoint
-from worker.engine.criterion import Judgement, Threshold, judge
+from worker.engine.criterion import Judgement, Threshold, judge, with_reserve
 from worker.engine.device import training
 from worker.engine.errors import TrainingDiverged, UnknownPlugin
 from worker.engine.forget_set import ForgetSet
@@ -194,7 +194,8 @@ class Trainer:
         judgement = self._judge_with_reserve(el_bounds, ma)
         el_passes, ma_passes = judgement.el <= judgement.el_limit, judgement.ma <= judgement.ma_limit
         goals = [self._goal(i, el_passes, ma_passes) for i in everything]
-        selected = {i for i in everything if el_bounds[i] > goals[i][0] or ma[i] + self.options.reserve > goals[i][1]}
+        reserved = with_reserve(ma, self.options.reserve)
+        selected = {i for i in everything if el_bounds[i] > goals[i][0] or reserved[i] > goals[i][1]}
         selected |= {i for i in everything if request_ids[i] in self._reopened} - self._pressed
         if not (self.options.skip_passed or self._repairs):
             selected |= counted
@@ -242,8 +243,7 @@ class Trainer:
 
     def _judge_with_reserve(self, el: Sequence[float], ma: Sequence[float]) -> Judgement:
         """The judgement of these values, the options' reserve added to MA."""
-        reserved = [value + self.options.reserve for value in ma]
-        return judge(self.forget, self.thresholds, el, reserved, counted=self.counted)
+        return judge(self.forget, self.thresholds, el, with_reserve(ma, self.options.reserve), counted=self.counted)
 
     def _passes_with_reserve(self, el: Sequence[float], ma: Sequence[float]) -> bool:
         """Whether these values pass with the options' reserve, and no answer is still given."""

@@ -4,6 +4,8 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests import support
+from worker.engine.attacks.subject import Subject, cut_alike
+from worker.engine.data import encode
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +19,15 @@ def memorised(memorised_folder):
 def family(request):
     """Each model family in turn."""
     return request.param
+
+
+@pytest.fixture(scope="session")
+def of(memorised):
+    """A subject over some texts, beside unseen ones."""
+    model, tokenizer = memorised
+
+    def subject(texts, unseen=support.UNSEEN) -> Subject:
+        forget, others, retain = ([encode(tokenizer, t) for t in some] for some in (texts, unseen, support.RETAIN))
+        return Subject(model, tokenizer, forget, cut_alike(others, forget), retain)
+
+    return subject

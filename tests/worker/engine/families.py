@@ -328,7 +328,7 @@ def try_family(family: str) -> Tried:
     """Decode, adapt, and merge a tiny model."""
     model, texts = tiny_model(family), [*sequences(1, 18), *sequences(1, 12, seed=1)]
     with torch.no_grad():
-        decoded = greedy_continuations(model, texts, eos_token_id=1)
+        decoded = [*greedy_continuations(model, texts, eos_token_id=1)]
         made = [one.continuations for one in decoded]
         expected = [continuations(model, one.input_ids) for one in decoded]
         with measuring(model):

@@ -7,7 +7,7 @@ import torch
 
 from tests import support
 from worker.engine import calibration as calibration_module
-from worker.engine.attacks import cut_alike
+from worker.engine.attacks.subject import cut_alike
 from worker.engine.calibration import LEAST_Z, MOST_LEFT, MOST_PARTS, Calibration, Correction, Profile, parts_for
 from worker.engine.data import encode
 from worker.engine.metrics.token_scores import TokenScores

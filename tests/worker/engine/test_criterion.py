@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from tests import support
-from worker.engine.criterion import MIN_HELDOUT, Threshold, judge, percentile, threshold_at, thresholds_for
+from worker.engine.criterion import (
+    MIN_HELDOUT,
+    Threshold,
+    judge,
+    percentile,
+    threshold_at,
+    thresholds_for,
+    with_reserve,
+)
 from worker.engine.errors import TooFewTexts
 from worker.engine.forget_set import ForgetSet
 from worker.engine.metrics.decode import GreedyDecoding, greedy_continuations
@@ -21,7 +29,7 @@ def heldout_decodings(lengths: list[int]) -> list[GreedyDecoding]:
     """Greedy decodings of random sequences of these lengths."""
     model = support.random_model("gpt_neox")
     rows = [support.partly_predictable(model, 1, n, seed=i)[0].tolist() for i, n in enumerate(lengths)]
-    return greedy_continuations(model, rows)
+    return [*greedy_continuations(model, rows)]
 
 
 def test_thresholds_are_measured_at_the_length_of_the_record():
@@ -86,3 +94,11 @@ def test_over_forgetting_and_limits_use_the_requests_own_windows():
     assert forget.per_request([0.2, 0.4, 0.9]) == pytest.approx({0: 0.3, 1: 0.9})
     assert forget.only([1]).sequences == [[3] * 12]
     assert torch.tensor(forget.requests).tolist() == [0, 1]
+
+
+def test_a_limit_of_nothing_can_be_met_with_a_reserve():
+    """Of a record of one token a model may predict nothing, as of unseen ones. It cannot become less."""
+    assert with_reserve([0.0, 0.25], 0.005) == [0.0, 0.255]
+    nothing = Threshold(2, 1, MIN_HELDOUT, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    forget = ForgetSet([[0, 5]], [0])
+    assert judge(forget, [nothing], [0.0], with_reserve([0.0], 0.005)).passed

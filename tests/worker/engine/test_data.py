@@ -52,6 +52,8 @@ def test_retain_text_with_a_forget_text_is_left_out():
 def test_whole_words_only():
     """A forget text "John" leaves "Johnson" in the retain set."""
     assert without_forget_text(["Johnson is here", "so is John."], ["John"]) == (["Johnson is here"], 1)
+    assert without_forget_text(["Johnson and John", "John_", "éJohn", "John"], ["John", ""])[0] == ["John_", "éJohn"]
+    assert without_forget_text(["aaa b", "a aa"], ["aa"]) == (["aaa b"], 1)
 
 
 @pytest.mark.parametrize("count", [0, 100, 101, 150, 1000])

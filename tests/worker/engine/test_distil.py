@@ -23,12 +23,12 @@ from worker.engine.distil import LARGEST_BATCH, NEARBY_WEIGHT, REFERENCE_RESERVE
 from worker.engine.errors import NoReference
 from worker.engine.forget_set import ForgetSet
 from worker.engine.measure import measure_before
-from worker.engine.metrics.memorization import token_matches
+from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.metrics.perplexity import mean_loss
 from worker.engine.prepare import prepare
 from worker.engine.pressing import Pressed
 from worker.engine.probes import Answer
-from worker.engine.reference import GAP, Reference, train_reference
+from worker.engine.reference import GAP, Reference, check_reference, train_reference
 from worker.engine.samples import OwnSamples, own_samples
 from worker.engine.unlearn import train
 from worker.engine.utility import NOTHING_LEFT, Quality, compare
@@ -244,6 +244,17 @@ def test_a_large_model_needs_its_base(memorised, monkeypatch):
     assert all(torch.equal(before[name], value) for name, value in base.state_dict().items())
     with pytest.raises(NoReference, match="knows a text"):
         unlearn(*inputs, options, base_model=model)
+
+
+def test_a_reference_may_guess_a_phrase(memorised):
+    """A record as short as one is no sign that it knows the texts; a whole text is."""
+    model, tokenizer = memorised
+    strange, known = ([encode(tokenizer, text) for text in texts] for texts in (support.HELDOUT, support.KNOWN[:1]))
+    phrase = known[0][:5]
+    assert accuracy(token_matches(model, [phrase])[0]) == 1.0
+    check_reference(model, [*strange[:20], phrase], strange[20:])
+    with pytest.raises(NoReference, match="knows a text"):
+        check_reference(model, [*strange[:20], *known], strange[20:])
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -1,17 +1,21 @@
 """The head apart from the body, and in chunks."""
 
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, BertConfig, ModernBertDecoderConfig
 
 from tests import support
 from tests.worker.engine.losses.plain import plain_ce, plain_ihl
 from worker.engine import head
+from worker.engine.errors import NotCausal
 from worker.engine.head import Head, hidden_states
 from worker.engine.losses import LOSSES
 from worker.engine.losses.ascent import cross_entropy, cross_entropy_rows
 from worker.engine.losses.rows import loss_sum
+from worker.engine.metrics.predictions import check_causal
 
 
 @pytest.mark.parametrize("name", support.FAMILIES)
@@ -26,6 +30,19 @@ def test_the_head_apart_gives_the_models_logits(name):
     torch.testing.assert_close(actual.view_as(expected), expected, atol=1e-6, rtol=1e-6)
     if name == "gemma2":
         assert expected.abs().max() < 5  # its cap
+
+
+def test_what_comes_before_the_output_embeddings_comes_once():
+    """A family with a dense layer between its body and them."""
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    special = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0)
+    config = ModernBertDecoderConfig(vocab_size=support.VOCABULARY, **size, **special)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    input_ids = torch.arange(2, 11)[None]
+    with torch.no_grad():
+        expected = model(input_ids=input_ids).logits[0]
+        hidden = hidden_states(model, input_ids, torch.ones_like(input_ids))[0]
+        torch.testing.assert_close(Head(model)(hidden), expected)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gemma2", "opt"])
@@ -72,3 +89,19 @@ def test_no_chunk_is_larger_than_its_bound():
     assert calls == [64, 64, 64, 7]
     assert hidden.grad is not None
     assert cross_entropy(torch.zeros(1, 2, 4), torch.zeros(1, 2, dtype=torch.long)).item() == pytest.approx(1.386, 1e-3)
+
+
+@pytest.mark.parametrize("is_decoder", [True, False])
+def test_a_model_that_reads_what_follows_is_refused(is_decoder):
+    """An encoder has a class that is called a causal language model, too, and says nothing of texts."""
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = BertConfig(vocab_size=support.VOCABULARY, initializer_range=0.2, is_decoder=is_decoder, **size)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with nullcontext() if is_decoder else pytest.raises(NotCausal):
+        check_causal(model)
+
+
+def test_no_family_reads_what_follows(family):
+    """In narrow weights, too."""
+    check_causal(support.random_model(family))
+    check_causal(support.random_model(family).bfloat16())

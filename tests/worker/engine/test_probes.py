@@ -149,6 +149,13 @@ def test_a_text_says_a_secret_in_other_marks_and_forms(secret, text, says):
     assert bool(secret_pattern(secret).search(folded(text))) == says == Texts(["-", text]).say(secret)
 
 
+def test_a_secret_is_in_one_text():
+    """The end of one and the beginning of the next are no secret."""
+    texts = Texts(["Paid in 2019: 55", "501 987 people came.", "Call 55-501-986."])
+    assert not texts.say("55-501-987")
+    assert texts.say("55-501-986")
+
+
 def test_the_beginning_of_a_long_secret_is_enough(asked):
     """The rest may follow at once; nothing is missed because the secret was cut in the middle of a word."""
     model, tokenizer = asked

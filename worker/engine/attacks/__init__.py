@@ -23,7 +23,7 @@ from worker.engine.attacks.scores import (
     least_unseen,
     not_run,
 )
-from worker.engine.attacks.subject import Subject, cut_alike, one_of_each
+from worker.engine.attacks.subject import Subject
 from worker.engine.errors import is_out_of_memory
 from worker.engine.progress import Progress, no_progress
 
@@ -32,8 +32,6 @@ __all__ = [
     "MEMBERSHIP",
     "AttackResult",
     "Subject",
-    "cut_alike",
-    "one_of_each",
     "run_attacks",
     "unseen_needed",
 ]

@@ -86,7 +86,7 @@ def number_ranks(subject: Subject, texts: Sequence[str], unseen: Sequence[str], 
         Ranks in 1..candidates + 1.
     """
     drawn = _other_digits(unseen, candidates)
-    shares = _shares(subject, ((secret, drawn(secret.identifier)) for secret in _firsts(texts, NUMBER_KIND)))
+    shares = _shares(subject, _with_others(_firsts(texts, NUMBER_KIND), drawn))
     return [1 + round((1 - share) * candidates) for share in shares]
 
 
@@ -116,13 +116,18 @@ def _exposure(subject: Subject, kind: str) -> Scores:
 
 def _compared(subject: Subject, forget: list[Secret], unseen: list[Secret], others: Others) -> Scores:
     """The shares of secrets of either side that have others."""
-    beside = ((secret, others(secret.identifier)) for secret in forget)
-    ranked = [*islice((pair for pair in beside if pair[1]), MOST_TEXTS)]
+    ranked = [*islice(_with_others(forget, others), MOST_TEXTS)]
     if not ranked:
         return Scores([0.5] * len(forget), [])  # if there is one, there is nothing to compare it with
     needed = least_unseen(len(ranked), LEVEL / MOST_ATTACKS, two_sided=True)
-    strange = ((secret, others(secret.identifier)) for secret in unseen[: max(MOST_TEXTS, needed)])
+    strange = islice(_with_others(unseen, others), max(MOST_TEXTS, needed))
     return Scores(_shares(subject, ranked), _shares(subject, strange), two_sided=True)
+
+
+def _with_others(secrets: Sequence[Secret], others: Others) -> Iterator[tuple[Secret, list[str]]]:
+    """Each secret that has others, and these."""
+    pairs = ((secret, others(secret.identifier)) for secret in secrets)
+    return (pair for pair in pairs if pair[1])
 
 
 def _firsts(texts: Sequence[str], kind: str) -> list[Secret]:
@@ -170,8 +175,8 @@ def _other_addresses(shown: Sequence[str]) -> Others:
 
 
 def _shares(subject: Subject, pairs: Iterable[tuple[Secret, list[str]]]) -> list[float]:
-    """The share of less likely values, for each secret that has others."""
-    shares = (share_of_less_likely(subject.model, subject.tokenizer, *pair) for pair in pairs if pair[1])
+    """The share of less likely values for each secret."""
+    shares = (share_of_less_likely(subject.model, subject.tokenizer, *pair) for pair in pairs)
     return [share for share in shares if share is not None]
 
 

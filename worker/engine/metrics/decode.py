@@ -17,7 +17,7 @@ sequence and sliding-window attention stays right.
 b: batch, s: sequence, r: rows, h: heads, d: head size, v: vocabulary
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -137,8 +137,8 @@ def greedy_continuations(
     n: int | None = None,
     row_budget: int = 256,
     progress: Progress = no_progress,
-) -> list[GreedyDecoding]:
-    """The greedy continuation of every prefix of every sequence.
+) -> Iterator[GreedyDecoding]:
+    """The greedy continuation of every prefix of every sequence, some sequences at a time.
 
     Args:
         model: A causal language model.
@@ -149,20 +149,15 @@ def greedy_continuations(
             memory; sixteen times as many tokens are prefilled at once.
         progress: Called with the fraction done, 0..1.
 
-    Returns:
-        The decoding of each sequence, in order.
+    Yields:
+        GreedyDecoding: Of each sequence, in order. The continuations of a text are many times as long as it.
     """
-    if not sequences:
-        return []
     eos = frozenset([eos_token_id] if isinstance(eos_token_id, int) else eos_token_id or ())
-    longest = max(map(len, sequences))
-    group = max(1, PREFILLED * row_budget // longest)
-    decodings: list[GreedyDecoding] = []
-    for part in chunks(sequences, group):
-        done, share = len(decodings) / len(sequences), len(part) / len(sequences)
-        decodings += _decode_group(model, part, eos, n, row_budget, partial_progress(progress, done, share))
+    group = max(1, PREFILLED * row_budget // max(map(len, sequences), default=1))
+    for index, part in enumerate(chunks(sequences, group)):
+        done, share = index * group / len(sequences), len(part) / len(sequences)
+        yield from _decode_group(model, part, eos, n, row_budget, partial_progress(progress, done, share))
     progress(1.0)
-    return decodings
 
 
 def _decode_group(

@@ -8,9 +8,12 @@ from collections.abc import Sequence
 import torch
 
 from worker.engine.data import pad_batch
-from worker.engine.device import model_device
+from worker.engine.device import measuring, model_device
+from worker.engine.errors import NotCausal
 from worker.engine.head import Head, hidden_states
 from worker.engine.types import CausalLM
+
+TOLERANCE = 1e-2  # of the largest state; kernels may round rows of a batch differently
 
 
 def predictions(model: CausalLM, sequences: Sequence[Sequence[int]], **arguments: object) -> list[list[int]]:
@@ -29,6 +32,22 @@ def predictions(model: CausalLM, sequences: Sequence[Sequence[int]], **arguments
     hidden = hidden_states(model, input_ids.to(device), mask.to(device), **arguments)  # [b, s, h]
     argmax = Head(model).argmax(hidden.flatten(0, 1)).view(hidden.shape[:2]).tolist()
     return [row[: len(ids) - 1] for row, ids in zip(argmax, sequences, strict=True)]
+
+
+def check_causal(model: CausalLM) -> None:
+    """Check that a model predicts a token from those before it alone.
+
+    Args:
+        model: A causal language model.
+
+    Raises:
+        NotCausal: Its states of three tokens depend on the fourth.
+    """
+    input_ids = torch.tensor([[0, 1, 2, 0], [0, 1, 2, 3]], device=model_device(model)) % model.config.vocab_size
+    with measuring(model):
+        one, other = hidden_states(model, input_ids, torch.ones_like(input_ids), use_cache=False)[:, :3].float()
+    if float((one - other).abs().max()) > TOLERANCE * float(one.abs().max()):
+        raise NotCausal(f"{type(model).__name__} reads the text that follows")
 
 
 def next_tokens(model: CausalLM, texts: Sequence[Sequence[int]]) -> list[int]:

@@ -13,7 +13,7 @@ def test_different_lengths_in_one_batch():
     rows = [support.partly_predictable(model, 1, length, seed=length)[0].tolist() for length in (5, 17, 30)]
     together = greedy_continuations(model, rows, row_budget=7)
     for row, greedy in zip(rows, together, strict=True):
-        alone = greedy_continuations(model, [row])[0]
+        (alone,) = greedy_continuations(model, [row])
         assert greedy.continuations == alone.continuations
         assert [len(c) for c in greedy.continuations] == list(range(len(row) - 1, 0, -1))
 
@@ -24,7 +24,8 @@ def test_many_sequences_are_decoded_as_one_batch(family):
     rows = [support.partly_predictable(model, 1, length, seed=length)[0].tolist() for length in (11, 26, 19, 26)]
     together = greedy_continuations(model, rows, row_budget=256)
     for row, greedy in zip(rows, together, strict=True):
-        assert greedy.continuations == greedy_continuations(model, [row], row_budget=3)[0].continuations
+        (alone,) = greedy_continuations(model, [row], row_budget=3)
+        assert greedy.continuations == alone.continuations
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gpt_neo", "opt"])
@@ -50,8 +51,20 @@ def test_several_end_tokens():
 def test_progress_reaches_one_and_never_falls():
     """Whoever watches sees it move forward to the end."""
     model, fractions = support.random_model("gpt2"), []
-    greedy_continuations(
-        model, support.partly_predictable(model, 4, 20).tolist(), row_budget=5, progress=fractions.append
-    )
+    rows = support.partly_predictable(model, 4, 20).tolist()
+    *_, last = greedy_continuations(model, rows, row_budget=5, progress=fractions.append)
+    assert last.input_ids == rows[-1]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1.0
+
+
+def test_what_was_read_is_not_kept():
+    """The continuations of a long text are many times as long as it: those of a group are there before the next one."""
+    model, fractions = support.random_model("gpt2"), [0.0]
+    rows = support.partly_predictable(model, 8, 20).tolist()
+    decodings = greedy_continuations(model, rows, row_budget=5, progress=fractions.append)
+    for count, decoding in enumerate(decodings):
+        assert decoding.input_ids == rows[count]
+        assert fractions[-1] <= (count // 4 + 1) / 2
+    assert fractions[-1] == 1.0
+    assert [*greedy_continuations(model, [], progress=fractions.append)] == []

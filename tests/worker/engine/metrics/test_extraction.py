@@ -64,7 +64,7 @@ def test_the_lower_bound_is_one(family):
     """What the teacher-forced pass says of EL is never more than EL, and something where runs are long."""
     model = support.random_model(family)
     rows = support.partly_predictable(model, 3, 32)
-    decoded = greedy_continuations(model, rows.tolist())
+    decoded = [*greedy_continuations(model, rows.tolist())]
     bounds = [lower_bound(g.matches, 3) for g in decoded]
     assert all(b <= likelihood(g.input_ids, g.continuations, 3) + 1e-12 for b, g in zip(bounds, decoded, strict=True))
     assert max(bounds) > 0
@@ -75,7 +75,7 @@ def test_one_generation_serves_every_length():
     """EL of x cut to T tokens needs only the continuations of the whole x."""
     model = support.random_model("gpt_neox")
     row = support.partly_predictable(model, 1, 30)[0]
-    whole = greedy_continuations(model, [row.tolist()])[0]
+    (whole,) = greedy_continuations(model, [row.tolist()])
     for length in (8, 15, 30):
         cut = extraction_likelihood(model, row[None, :length], n=3).item()
         assert likelihood(row[:length].tolist(), whole.continuations, 3) == pytest.approx(cut, abs=1e-12)

@@ -1,0 +1,174 @@
+"""Exposure: numbers, dates and addresses rank first in a model that knows them, and anywhere in one that does not."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from tests import support
+from worker.engine.attacks import ATTACKS, run_attacks
+from worker.engine.attacks.exposure import (
+    Secret,
+    _log_likelihoods,
+    exposure,
+    exposure_addresses,
+    exposure_dates,
+    number_ranks,
+    secrets_in,
+    share_of_less_likely,
+)
+from worker.engine.attacks.scores import LEVEL, Scores, least_unseen
+from worker.engine.attacks.subject import Subject
+from worker.engine.data import encode
+from worker.engine.identifiers import Identifier
+from worker.engine.metrics.token_scores import token_scores
+
+
+def test_the_likelihood_after_a_cached_prefix_is_that_of_the_whole_text(of):
+    """Of the tokens in which the values differ, and of those after them, whatever part a value is in."""
+    model, tokenizer = of([]).model, of([]).tokenizer
+    secret = next(secrets_in(support.KNOWN[0], "number"))
+    value = secret.identifier.value
+    assert support.KNOWN[0].startswith(secret.before + value)
+    assert secret.before not in repr(secret)
+    values = [value, "1234567", "76543", *(f"{value[:-1]}{n % 10}" for n in range(70))]
+    measured = _log_likelihoods(model, tokenizer, secret.before, values)
+    start = len(encode(tokenizer, secret.before.rstrip()))
+    whole = token_scores(model, [encode(tokenizer, secret.before + number) for number in values])
+    expected = torch.tensor([float(one.log_p[start - 1 :].sum()) for one in whole])
+    assert torch.allclose(torch.tensor(measured).diff(), expected.diff(), atol=1e-3)
+
+
+def test_likelihoods_are_compared_within_the_models_positions(of):
+    """What is too long loses its beginning; what differs in the first token of all is not compared."""
+    tokenizer = of([]).tokenizer
+    longest = 64
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=len(tokenizer), n_positions=longest, n_embd=32, n_layer=1, n_head=2)
+    ).eval()
+    text = support.KNOWN[0] * 4
+    ids = [encode(tokenizer, text + value) for value in ("5", "1234567")]
+    assert min(map(len, ids)) > longest
+    over = max(map(len, ids)) - longest
+    measured = _log_likelihoods(model, tokenizer, text, ["5", "1234567"])
+    start = len(encode(tokenizer, text)) - over
+    whole = token_scores(model, [own[over:] for own in ids])
+    assert measured == pytest.approx([float(one.log_p[start - 1 :].sum()) for one in whole], abs=1e-3)
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.bos_token = None
+    nothing = Secret("", Identifier("number", 0, "5550147"))
+    assert share_of_less_likely(model, tokenizer, nothing, ["6660147", "7770147"]) is None
+
+
+DATED = [f"{text} Born on {1 + n % 28} May {1950 + 7 * n % 50}." for n, text in enumerate(support.people(46, seed=7))]
+
+
+def test_dates_of_birth_are_ranked_apart_from_numbers():
+    """A model that knows them is told from one that does not, whatever else the texts have."""
+    model, tokenizer = support.memorised_model(DATED[:6])
+    known, strange, unseen = (
+        [encode(tokenizer, text) for text in some] for some in (DATED[:6], DATED[6:12], DATED[12:])
+    )
+    for forget, passed in ((known, False), (strange, True)):
+        subject = Subject(model, tokenizer, forget, unseen, [])
+        (result,) = (r for r in run_attacks(subject, {"exposure_dates": "report"}) if r.status == "RUN")
+        assert (result.passed, result.texts, result.unseen) == (passed, 6, 32)
+        assert (result.figure > 0.9) is not passed
+        assert 0.3 < result.control < 0.7
+    assert exposure_dates(Subject(model, tokenizer, known, unseen, [])).two_sided
+
+
+@pytest.mark.parametrize(
+    ("attack", "text", "scored"),
+    [
+        (exposure, "Ann was born on 14 June 1990.", 0),
+        (exposure, "Ann was born on 14 June 1990, and has the code 90-061-77.", None),  # no unseen one has this shape
+        (exposure, "Ann has the number 5550147.", 1),
+        (exposure_dates, "Ann has the number 5550147.", 0),
+        (exposure_dates, "Ann was born on 14 June 1990, and has the number 5550147.", None),
+        (exposure_addresses, "Ann has the number 5550147.", 0),
+    ],
+)
+def test_an_identifier_whose_form_no_unseen_text_shows_is_not_ranked(of, attack, text, scored):
+    """There is nothing to compare it with: the attack is not run."""
+    result = attack(of([text]))
+    assert len(result.forget) == (1 if scored is None else scored)
+    assert scored is not None or not result.unseen
+
+
+@pytest.mark.parametrize(
+    ("attack", "shown", "rare"),
+    [(exposure, support.KNOWN[0], "Al has the code 90-061-77."), (exposure_dates, DATED[0], "Al, born on 1990-06-14.")],
+)
+def test_an_identifier_of_a_rare_form_does_not_silence_the_attack(of, attack, shown, rare):
+    """The others of the job are ranked as they are without it."""
+    subject = of([shown], [*DATED, *support.people(30)])
+    alone = attack(subject)
+    assert (len(alone.forget), len(alone.unseen) > 20) == (1, True)
+    assert attack(replace(subject, forget=[encode(subject.tokenizer, rare), *subject.forget])) == alone
+
+
+def test_only_unseen_identifiers_of_a_shown_form_count(of):
+    """One request needs many of them: others in between do not take their place."""
+    needed = least_unseen(1, LEVEL / len(ATTACKS), two_sided=True)
+    shown = [f"Bo has the number {5000000 + 37 * n}." for n in range(needed + 100)]
+    rare = [f"Bo has the code {'ABCDEFGHIJ'[n]}-90-0{n}1." for n in range(10)]
+    result = exposure(of(["Ann has the number 5550147."], [*rare, *shown]))
+    assert len(result.unseen) == needed
+
+
+HOMES = [f"{n} Elm Lane" for n in range(1, 6)]
+LIVING = [f"Bo lives at {home}." for home in HOMES]
+
+
+def test_home_addresses_are_ranked_among_those_of_unseen_texts(of):
+    """Among all but a text's own, at most a hundred; of too few of its form, nothing is said."""
+    model, tokenizer = of([]).model, of([]).tokenizer
+    result = exposure_addresses(of(["Ann lives at 7 Oak Road."], LIVING))
+    secrets = [next(secrets_in(text, "home address")) for text in ["Ann lives at 7 Oak Road.", *LIVING]]
+    shares = [
+        share_of_less_likely(model, tokenizer, secret, [home for home in HOMES if home != secret.identifier.value])
+        for secret in secrets
+    ]
+    assert result == Scores(shares[:1], shares[1:], two_sided=True)
+    for few in (["Ann lives at 7 Oak Road."], LIVING[:2]), (["Ann: Oakstraße 7, Bonn."], LIVING):
+        assert exposure_addresses(of(*few)) == Scores([0.5], [])
+    many = [f"Bo lives at {n} Elm Lane." for n in range(150)]
+    (share,) = exposure_addresses(of(["Ann lives at 7 Oak Road."], many)).forget
+    assert share * 100 == pytest.approx(round(share * 100))
+
+
+@pytest.mark.parametrize(
+    ("forget", "unseen", "retain", "scored"),
+    [
+        (["Ann lives at 7 Oak Road."] * 3, LIVING + LIVING[:1], [], (1, 5)),  # a household asks together
+        (["Ann lives at 7 Oak Road"], LIVING, [], (0, 0)),  # it may be cut
+        (["Ann lives at 7 Stratford-"], LIVING, [], (0, 0)),
+        (["Ann lives at 7 Oak Road. Write to 7 Oak Road"], LIVING, [], (1, 5)),
+        (["Ann lives at 7 Oak Road.", "Al: Oakstraße 7, Bonn."], LIVING, [], (1, 5)),  # of no form that they show
+        (["Ann lives at 7 Oak Road.", "Al lives at 7  OAK ROAD."], LIVING, [], (1, 5)),
+        (["Ann lives at 7 Oak Road."], [*LIVING, "Bo lives at 5 Elm"], [], (1, 5)),
+        (["Ann lives at 7 Oak Road."], [*LIVING, "Bo lives at 7 Oak Road."], [], (0, 0)),  # she is no stranger there
+        (["Ann lives at 1 Elm Lane.", "Al lives at 7 Oak Road."], LIVING, [], (1, 4)),
+        (["Write to 9 Mill Street. Ann lives at 7 Oak Road."], LIVING, ["Write to 9 Mill Street."], (1, 5)),
+    ],
+)
+def test_a_home_address_is_ranked_once_and_only_if_it_is_one_persons(of, forget, unseen, retain, scored):
+    """What is cut, or said elsewhere, is likelier for other reasons."""
+    subject = of(forget, unseen)
+    subject = replace(subject, retain=[encode(subject.tokenizer, text) for text in retain])
+    result = exposure_addresses(subject)
+    assert (len(result.forget), len(result.unseen)) == scored
+
+
+def test_a_known_number_ranks_first_and_an_unknown_one_anywhere(of):
+    """Among a hundred random numbers of its format; 1 is the likeliest."""
+    subject = of(support.KNOWN[:1])
+    known, unknown = (
+        number_ranks(subject, texts, support.HELDOUT, 100) for texts in (support.KNOWN[:6], support.people(12, seed=77))
+    )
+    assert known == [1] * 6
+    assert len(set(unknown)) > 6
+    assert all(1 <= rank <= 101 for rank in unknown)
