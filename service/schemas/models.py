@@ -95,7 +95,7 @@ class Policy(Input):
     quantise: list[QuantisedName] = Field(
         default_factory=list, max_length=4, description="quantised copies of a version that are tested, too"
     )
-    distil_steps: int = Field(240, ge=20, le=100_000)
+    distil_steps: int = Field(360, ge=20, le=100_000)
     distil_rank: int = Field(64, ge=1, le=512)
     distil_learning_rate: float | None = Field(None, gt=0, le=1, description="default: 0.4 / hidden size")
     token_weight: float = Field(0.3, ge=0, description="of the true token's likelihood beside the divergence")

@@ -124,7 +124,7 @@ class Options:
     max_neighbour_loss: float = 0.03
     attacks: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_ATTACKS))
     quantise: tuple[str, ...] = ()
-    distil_steps: int = 240
+    distil_steps: int = 360
     distil_rank: int = 64
     distil_learning_rate: float | None = None
     token_weight: float = 0.3
