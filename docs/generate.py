@@ -204,14 +204,19 @@ def settings_page() -> Iterator[str]:
     yield from table(
         ("variable", "type", "default", "meaning"),
         (
-            (f"`UNLEARND_{name.upper()}`", type_words(field), code(default), field.get("description", ""))
+            (f"`UNLEARND_{name.upper()}`", type_words(field), code(shown_default(field)), field.get("description", ""))
             for name, field in schema["properties"].items()
-            for default in [None if field.get("default") == str(Path()) else field.get("default")]  # no folder
         ),
     )
     for name, part in schema.get("$defs", {}).items():
         yield f"\n## `{name}`\n\n{part.get('description', '')}\n"
         yield from properties(part)
+
+
+def shown_default(field: Schema) -> object:
+    """A setting's default; None where it is an empty path, which pydantic writes as `.`."""
+    default = field.get("default")
+    return None if field.get("format") == "path" and default == "." else default
 
 
 def policy_page() -> Iterator[str]:

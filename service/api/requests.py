@@ -202,7 +202,7 @@ def _reference_hashes(
 
 @router.get("/{request_id}")
 def get(request_id: UUID, services: ServicesDep, caller: RequestReader) -> RequestDetail:
-    """One request. API keys with `approve` or `admin`, and those with `audit` and `read`, see who decided on it."""
+    """One request. API keys with `approve` or `admin`, or with `audit` and another, see who decided on it."""
     request = visible_request(services, request_id, caller)
     decisions = None
     with services.db.reading() as session:

@@ -20,7 +20,7 @@ def is_notified(dialect: str | None, before: str, after: str) -> bool:
     """Whether the service notifies the submitter of a change of status.
 
     An OpenDSR controller is notified when OpenDSR's word changes, any other submitter when the request ends, or is open
-    again because the version that fulfilled it was withdrawn.
+    again: the version that fulfilled it was withdrawn, or a recheck found that it came back.
     """
     if dialect in DSR:
         return opendsr_status(before) != opendsr_status(after)

@@ -48,7 +48,7 @@ class Policy(Input):
     model_config = ConfigDict(strict=True)
 
     preset: Literal["paper"] | None = Field(None, description="changes the defaults of some fields")
-    max_batch_records: int = Field(32, ge=1, le=10_000, description="of a job; a larger request has one for itself")
+    max_batch_records: int = Field(32, ge=1, le=10_000, description="of a job; a larger request has a job for itself")
     max_wait_seconds: float | None = Field(None, ge=0, description="default: UNLEARND_MAX_WAIT_SECONDS")
     serve_superseded: bool = Field(False, description="hand out versions that remember completed requests to all keys")
     approvals: int = Field(0, ge=0, le=2, description="API keys that must approve a request before it is batched")

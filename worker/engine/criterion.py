@@ -27,7 +27,7 @@ MIN_HELDOUT = 20  # fewer values have no meaningful 95th percentile
 
 
 def with_reserve(values: Sequence[float], reserve: float) -> list[float]:
-    """Values of a measure, each with a reserve, so that a little more would pass, too; 0 cannot become less."""
+    """Values with the reserve added, so that they pass with some room; 0 stays 0, because it cannot be lowered."""
     return [value + reserve if value else 0.0 for value in values]
 
 

@@ -87,11 +87,11 @@ class Head:
         Raises:
             InputError: The model's class does not give its body's last hidden states to its head.
         """
-        body_output = _BodyOutput(last_hidden_state=hidden[None])
-        self._body.forward = lambda *_, **__: body_output
-        # What a family does before them (a dense layer, scaling) is in the hidden states already.
+        # What a family does before its output embeddings (a dense layer, scaling) is in the hidden states already.
         embeddings = self._model.get_output_embeddings()
         hook = embeddings.register_forward_pre_hook(lambda _, args: (hidden[None], *args[1:]))
+        body_output = _BodyOutput(last_hidden_state=hidden[None])
+        self._body.forward = lambda *_, **__: body_output
         try:
             ids = torch.zeros(1, 1, dtype=torch.long, device=hidden.device)
             logits: Tensor = self._model(input_ids=ids, use_cache=False).logits[0]

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from worker.engine.attacks import AttackResult, run_attacks, unseen_needed
-from worker.engine.attacks.subject import Subject, cut_alike, cut_to_reach, one_of_each
+from worker.engine.attacks.subject import Subject, cut_alike, one_of_each
 from worker.engine.baseline import Baseline
 from worker.engine.criterion import Judgement, Threshold, Verdict, judge
 from worker.engine.data import nearest
@@ -281,10 +281,10 @@ def blocked_by(attacks: Sequence[AttackResult], policy: Mapping[str, str]) -> st
 
 def _subject(model: CausalLM, tokenizer: Tokenizer, data: Prepared, baseline: Baseline, options: Options) -> Subject:
     """What attacks work on: a window of each counted request, beside held-out sequences."""
+    forget = one_of_each(data.forget.only(baseline.counted), options.seed)
     heldout = baseline.without_known(data)
-    strange = [*heldout.control, *(heldout.spare if _needs_spare(data, baseline, options) else [])]
-    forget = cut_to_reach(one_of_each(data.forget.only(baseline.counted), options.seed), strange)
-    unseen = cut_alike(strange, forget, options.seed)
+    more = heldout.spare if _needs_spare(data, baseline, options) else []
+    unseen = cut_alike([*heldout.control, *more], forget, options.seed)
     near: list[list[int]] = []
     if options.attacks.get("relearned", "off") != "off":  # no other attack reads them, and many are compared
         near = nearest(data.all_retain, [*forget, *unseen], options.utility_sequences)  # alike to both sides

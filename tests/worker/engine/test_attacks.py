@@ -20,7 +20,7 @@ from worker.engine.attacks.exposure import (
 from worker.engine.attacks.quantised import ROUNDINGS, rounded
 from worker.engine.attacks.relearned import relearned
 from worker.engine.attacks.scores import LEVEL, Scores, judged, least_p_value, rank_test
-from worker.engine.attacks.subject import Subject, cut_alike, cut_to_reach, one_of_each
+from worker.engine.attacks.subject import Subject, cut_alike, one_of_each
 from worker.engine.data import encode
 from worker.engine.device import measuring
 from worker.engine.forget_set import ForgetSet
@@ -128,13 +128,6 @@ def test_windows_of_one_text_count_once():
     assert [ids[1] // 10 for ids in one_of_each(forget, 0)] == [0, 1, 2, 3]
     many = ForgetSet([[0, n] for n in range(1000)], list(range(1000)))
     assert len(one_of_each(many, 0)) == 256
-
-
-def test_what_is_much_longer_than_unseen_texts_is_cut_to_their_length():
-    """A score depends on the length. Some of them reach it; a little more is left, because ends tell most."""
-    unseen = [[1] * length for length in (*range(40, 60), 200)]
-    assert [len(ids) for ids in cut_to_reach([[1] * 200, [1] * 54, [1] * 30], unseen)] == [41, 54, 30]
-    assert cut_to_reach([[1] * 200], []) == [[1] * 200]
 
 
 def test_lengths_alone_make_no_difference(of, memorised):

@@ -114,7 +114,7 @@ def test_only_unseen_identifiers_of_a_shown_form_count(of):
     """One request needs many of them: others in between do not take their place."""
     needed = least_unseen(1, LEVEL / len(ATTACKS), two_sided=True)
     shown = [f"Bo has the number {5000000 + 37 * n}." for n in range(needed + 100)]
-    rare = [f"Bo has the code {'ABCDEFGHIJ'[n]}-90-0{n}1." for n in range(10)]
+    rare = [f"Bo has the code {10 ** (8 + n)}." for n in range(10)]
     result = exposure(of(["Ann has the number 5550147."], [*rare, *shown]))
     assert len(result.unseen) == needed
 

@@ -95,7 +95,7 @@ def test_no_chunk_is_larger_than_its_bound():
 def test_a_model_that_reads_what_follows_is_refused(is_decoder):
     """An encoder has a class that is called a causal language model, too, and says nothing of texts."""
     size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    config = BertConfig(vocab_size=support.VOCABULARY, initializer_range=0.2, is_decoder=is_decoder, **size)
+    config = BertConfig(vocab_size=support.VOCABULARY, is_decoder=is_decoder, **size)
     model = AutoModelForCausalLM.from_config(config).eval()
     with nullcontext() if is_decoder else pytest.raises(NotCausal):
         check_causal(model)

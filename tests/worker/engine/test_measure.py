@@ -132,4 +132,5 @@ def test_the_warning_at_registration_names_the_number_that_a_test_needs(made):
     needed = least_unseen(1, LEVEL / made, two_sided=True)
     assert few_warning(needed, effects) is None
     assert f"at least {needed} held-out" in few_warning(needed - 1, effects)
+    assert f"at least {needed + 32} held-out" in few_warning(needed + 31, effects, learned=32)
     assert few_warning(0, ["report"] * made) is None

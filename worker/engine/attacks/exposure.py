@@ -36,13 +36,14 @@ class Secret:
     identifier: Identifier
 
 
+Secrets: TypeAlias = Sequence[Sequence[Secret]]  # of each text
 Others: TypeAlias = Callable[[Identifier], list[str]]  # what could stand in its place; [] if nobody knows
 
 
 def exposure(subject: Subject) -> Scores:
     """For each text with a number, the share of random numbers of its format that are less likely there.
 
-    A number whose format few unseen texts show is not ranked: nobody knows what others there may be.
+    It is the first one whose format unseen texts show: of any other nobody knows what others there may be.
     """
     return _exposure(subject, NUMBER_KIND)
 
@@ -61,7 +62,8 @@ def exposure_addresses(subject: Subject) -> Scores:
     """
     sides, retain = subject.texts(), [*map(subject.text, subject.retain)]
     forget, unseen = (_homes(side, [*other, *retain]) for side, other in (sides, sides[::-1]))
-    return _compared(subject, forget, unseen, _other_addresses([secret.identifier.value for secret in unseen]))
+    others = _other_addresses([secret.identifier.value for secret in unseen])
+    return _compared(subject, [[secret] for secret in forget], [[secret] for secret in unseen], others)
 
 
 def secrets_in(text: str, kind: str) -> Iterator[Secret]:
@@ -86,7 +88,7 @@ def number_ranks(subject: Subject, texts: Sequence[str], unseen: Sequence[str], 
         Ranks in 1..candidates + 1.
     """
     drawn = _other_digits(unseen, candidates)
-    shares = _shares(subject, _with_others(_firsts(texts, NUMBER_KIND), drawn))
+    shares = _shares(subject, _with_others((secrets_in(text, NUMBER_KIND) for text in texts), drawn))
     return [1 + round((1 - share) * candidates) for share in shares]
 
 
@@ -109,30 +111,27 @@ def share_of_less_likely(model: CausalLM, tokenizer: Tokenizer, secret: Secret, 
 
 
 def _exposure(subject: Subject, kind: str) -> Scores:
-    """The shares for the first number, or date, in each text."""
+    """The shares for a number, or a date, in each text."""
     texts = subject.texts()
-    return _compared(subject, _firsts(texts[0], kind), _firsts(texts[1], kind), _other_digits(texts[1]))
+    forget, unseen = ([[*secrets_in(text, kind)] for text in side] for side in texts)
+    return _compared(subject, forget, unseen, _other_digits(texts[1]))
 
 
-def _compared(subject: Subject, forget: list[Secret], unseen: list[Secret], others: Others) -> Scores:
-    """The shares of secrets of either side that have others."""
+def _compared(subject: Subject, forget: Secrets, unseen: Secrets, others: Others) -> Scores:
+    """The shares of one secret of each text of either side."""
     ranked = [*islice(_with_others(forget, others), MOST_TEXTS)]
     if not ranked:
-        return Scores([0.5] * len(forget), [])  # if there is one, there is nothing to compare it with
+        return Scores([0.5] * sum(map(bool, forget)), [])  # if there is one, there is nothing to compare it with
     needed = least_unseen(len(ranked), LEVEL / MOST_ATTACKS, two_sided=True)
     strange = islice(_with_others(unseen, others), max(MOST_TEXTS, needed))
     return Scores(_shares(subject, ranked), _shares(subject, strange), two_sided=True)
 
 
-def _with_others(secrets: Sequence[Secret], others: Others) -> Iterator[tuple[Secret, list[str]]]:
-    """Each secret that has others, and these."""
-    pairs = ((secret, others(secret.identifier)) for secret in secrets)
-    return (pair for pair in pairs if pair[1])
-
-
-def _firsts(texts: Sequence[str], kind: str) -> list[Secret]:
-    """The first identifier of a kind in each text that has one."""
-    return [first for text in texts if (first := next(secrets_in(text, kind), None))]
+def _with_others(texts: Iterable[Iterable[Secret]], others: Others) -> Iterator[tuple[Secret, list[str]]]:
+    """The first secret of each text that has others, and these."""
+    for secrets in texts:
+        pairs = ((secret, others(secret.identifier)) for secret in secrets)
+        yield from islice((pair for pair in pairs if pair[1]), 1)
 
 
 def _homes(texts: Sequence[str], elsewhere: Sequence[str]) -> list[Secret]:

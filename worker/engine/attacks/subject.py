@@ -11,8 +11,7 @@ from worker.engine.metrics.token_scores import TokenScores, token_scores
 from worker.engine.types import CausalLM, Tokenizer
 
 MOST_REQUESTS = 256  # that are attacked
-CUT_BELOW = 0.75  # of the length of a text
-FEWEST_AS_LONG = 20  # unseen texts that reach the length of what is compared with them
+CUT_BELOW = 0.75  # of the length of an unseen text
 
 
 @dataclass(frozen=True)
@@ -62,14 +61,6 @@ def one_of_each(forget: ForgetSet, seed: int) -> list[list[int]]:
         windows.setdefault(request_id, []).append(ids)
     drawn = [draw.choice(of_request) for of_request in windows.values()]
     return drawn if len(drawn) <= MOST_REQUESTS else draw.sample(drawn, MOST_REQUESTS)
-
-
-def cut_to_reach(forget: Sequence[list[int]], unseen: Sequence[list[int]]) -> list[list[int]]:
-    """Sequences to forget, each cut to a length that some unseen ones reach, if it is much longer."""
-    reached = sorted(map(len, unseen), reverse=True)[:FEWEST_AS_LONG][-1:]
-    return [
-        ids[:length] if length < CUT_BELOW * len(ids) else ids for ids in forget for length in reached or [len(ids)]
-    ]
 
 
 def cut_alike(unseen: Sequence[list[int]], forget: Sequence[list[int]], seed: int = 0) -> list[list[int]]:

@@ -13,7 +13,7 @@ from worker.engine.errors import NotCausal
 from worker.engine.head import Head, hidden_states
 from worker.engine.types import CausalLM
 
-TOLERANCE = 1e-2  # of the largest state; kernels may round rows of a batch differently
+TOLERANCE = 1e-3  # of the largest state; encoders of random small weights are twice to five times over it
 
 
 def predictions(model: CausalLM, sequences: Sequence[Sequence[int]], **arguments: object) -> list[list[int]]:
@@ -43,10 +43,11 @@ def check_causal(model: CausalLM) -> None:
     Raises:
         NotCausal: Its states of three tokens depend on the fourth.
     """
-    input_ids = torch.tensor([[0, 1, 2, 0], [0, 1, 2, 3]], device=model_device(model)) % model.config.vocab_size
+    size = model.config.vocab_size
+    input_ids = torch.tensor([[0, 1, 2, last % size] for last in (3, size // 2, size - 1)], device=model_device(model))
     with measuring(model):
-        one, other = hidden_states(model, input_ids, torch.ones_like(input_ids), use_cache=False)[:, :3].float()
-    if float((one - other).abs().max()) > TOLERANCE * float(one.abs().max()):
+        states = hidden_states(model, input_ids, torch.ones_like(input_ids), use_cache=False)[:, :3].float()
+    if float((states - states[0]).abs().max()) > TOLERANCE * float(states.abs().max()):
         raise NotCausal(f"{type(model).__name__} reads the text that follows")
 
 
