@@ -89,6 +89,7 @@ def test_deadlines_that_can_be_kept_are_kept(monkeypatch):
     assert not missed(result.arrivals, [end.at for end in result.ends])
 
 
+@pytest.mark.slow
 def test_another_order_is_seen(monkeypatch):
     """Were the latest deadline first, the simulator would show what the reference plan keeps."""
 

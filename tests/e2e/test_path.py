@@ -82,6 +82,7 @@ def test_two_requests_one_job_then_a_second_version(stack, folder, tmp_path):
     assert zero["model/model.safetensors"] == base["model.safetensors"]
 
 
+@pytest.mark.slow
 def test_what_was_never_memorised_needs_no_training(stack, folder):
     """`not_memorised`, no epoch, no version, and a record that says so."""
     register(stack, folder, "unseen")

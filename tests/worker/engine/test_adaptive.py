@@ -133,6 +133,7 @@ def repaired_run(memorised, monkeypatch, used=1.0, **changes):
     return last, points, batches, again
 
 
+@pytest.mark.slow
 def test_an_epoch_that_keeps_brings_perplexity_back(memorised, monkeypatch):
     """After one over the budget: it trains on nothing that is to be forgotten, and a killed run goes on so."""
     changes = {"max_perplexity_ratio": 0.1, "max_epochs": 3, "reserve": 0.3}  # every epoch is over the budget

@@ -1,6 +1,7 @@
 """Exposure: numbers, dates and addresses rank first in a model that knows them, and anywhere in one that does not."""
 
 import copy
+import sys
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests import support
-from worker.engine.attacks import ATTACKS, run_attacks
+from worker.engine.attacks import run_attacks
 from worker.engine.attacks.exposure import (
     Secret,
     _log_likelihoods,
@@ -110,10 +111,11 @@ def test_an_identifier_of_a_rare_form_does_not_silence_the_attack(of, attack, sh
     assert attack(replace(subject, forget=[encode(subject.tokenizer, rare), *subject.forget])) == alone
 
 
-def test_only_unseen_identifiers_of_a_shown_form_count(of):
+def test_only_unseen_identifiers_of_a_shown_form_count(of, monkeypatch):
     """One request needs many of them: others in between do not take their place."""
-    needed = least_unseen(1, LEVEL / len(ATTACKS), two_sided=True)
-    shown = [f"Bo has the number {5000000 + 37 * n}." for n in range(needed + 100)]
+    monkeypatch.setattr(sys.modules[exposure.__module__], "MOST_ATTACKS", 1)
+    needed = least_unseen(1, LEVEL, two_sided=True)
+    shown = [f"Bo has the number {5000000 + 37 * n}." for n in range(needed + 20)]
     rare = [f"Bo has the code {10 ** (8 + n)}." for n in range(10)]
     result = exposure(of(["Ann has the number 5550147."], [*rare, *shown]))
     assert len(result.unseen) == needed

@@ -87,6 +87,7 @@ def test_an_unseen_text_is_not_trained_on(memorised):
     assert result.model is model
 
 
+@pytest.mark.slow
 def test_a_long_text_is_unlearned_window_by_window(memorised):
     """Three known texts in one record become several windows of one request, and all of them pass."""
     model, tokenizer = memorised

@@ -76,6 +76,7 @@ def test_the_child_puts_off_what_is_fit_alone_and_rejects_what_never_is(folders,
     assert messages["put_off"] == {"requests": [2, 3]}
 
 
+@pytest.mark.slow
 def test_what_the_parent_says_is_drawn_once_however_often_training_begins(memorised_folder, tmp_path):
     """A full test that fails opens it again. What was drawn stays in memory, and gives the same bytes."""
     policy = {"adaptive": True, "own_samples": 80, "max_epochs": 1, "probe_samples": 0, "attacks": {}}
