@@ -14,9 +14,7 @@ from service.console import words
 from service.schemas.models import AttackName
 from tests import support
 from worker.engine.attacks import ATTACKS, TWO_SIDED, run_attacks, scores
-from worker.engine.attacks.exposure import (
-    MOST_ATTACKS,
-)
+from worker.engine.attacks.exposure import MOST_ATTACKS
 from worker.engine.attacks.quantised import ROUNDINGS, rounded
 from worker.engine.attacks.relearned import relearned
 from worker.engine.attacks.scores import LEVEL, Scores, judged, least_p_value, rank_test

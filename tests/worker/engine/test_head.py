@@ -17,6 +17,8 @@ from worker.engine.losses.ascent import cross_entropy, cross_entropy_rows
 from worker.engine.losses.rows import loss_sum
 from worker.engine.metrics.predictions import check_causal
 
+SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+
 
 @pytest.mark.parametrize("name", support.FAMILIES)
 def test_the_head_apart_gives_the_models_logits(name):
@@ -34,9 +36,8 @@ def test_the_head_apart_gives_the_models_logits(name):
 
 def test_what_comes_before_the_output_embeddings_comes_once():
     """A family with a dense layer between its body and them."""
-    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     special = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0)
-    config = ModernBertDecoderConfig(vocab_size=support.VOCABULARY, **size, **special)
+    config = ModernBertDecoderConfig(vocab_size=support.VOCABULARY, **SIZE, **special)
     model = AutoModelForCausalLM.from_config(config).eval()
     input_ids = torch.arange(2, 11)[None]
     with torch.no_grad():
@@ -94,8 +95,7 @@ def test_no_chunk_is_larger_than_its_bound():
 @pytest.mark.parametrize("is_decoder", [True, False])
 def test_a_model_that_reads_what_follows_is_refused(is_decoder):
     """An encoder has a class that is called a causal language model, too, and says nothing of texts."""
-    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    config = BertConfig(vocab_size=support.VOCABULARY, is_decoder=is_decoder, **size)
+    config = BertConfig(vocab_size=support.VOCABULARY, is_decoder=is_decoder, **SIZE)
     model = AutoModelForCausalLM.from_config(config).eval()
     with nullcontext() if is_decoder else pytest.raises(NotCausal):
         check_causal(model)

@@ -76,7 +76,7 @@ def secrets_in(text: str, kind: str) -> Iterator[Secret]:
 def number_ranks(subject: Subject, texts: Sequence[str], unseen: Sequence[str], candidates: int) -> list[int]:
     """Where the number of each text ranks among random ones of its format by likelihood; 1 is the likeliest.
 
-    A text without a number, or with one whose format no unseen text shows, has no rank.
+    It is the first one whose format unseen texts show; a text without one has no rank.
 
     Args:
         subject: The model and its tokenizer.
