@@ -18,7 +18,7 @@ ON_THE_SHARED_STACK = (
     "tests/e2e/test_up.py",
 )
 
-SHARE_A_FIXTURE = ("tests/bench/test_simulator.py", "tests/service/db/test_tables.py")  # that takes long to make
+SHARES_A_FIXTURE = "tests/bench/test_simulator.py"  # that takes long to make
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -34,7 +34,7 @@ def pytest_xdist_make_scheduler(config, log):
             path = nodeid.partition("::")[0]
             if path in ON_THE_SHARED_STACK:
                 return "the shared stack"
-            if path in SHARE_A_FIXTURE:
+            if path == SHARES_A_FIXTURE:
                 return path
             own_stack = path.startswith(("tests/e2e/", "tests/chaos/")) and path != "tests/e2e/test_pages.py"
             return path if own_stack else nodeid

@@ -31,7 +31,7 @@ from service.bootstrap import Services
 from service.db import api_keys, job_events, jobs, models
 from service.db.api_keys import Caller
 from service.db.tables import Job, JobEvent
-from service.domain.disclosure import Contributors, disclosed
+from service.domain.disclosure import disclosed
 from service.domain.errors import Invalid, NotFound
 from service.domain.states import TERMINAL_STAGES, Stage
 from service.schemas.base import Listing
@@ -73,8 +73,7 @@ def _own_requests_only(caller: Caller) -> UUID | None:
 
 def _disclosed(numbers: Mapping[str, object], job: Job, caller: Caller) -> dict[str, object]:
     """The numbers of a job that the caller may see."""
-    contributors = Contributors(job.metrics.get("submitters"), job.metrics.get("largest_share"))
-    return disclosed(numbers, contributors, auditor=is_auditor(caller))
+    return disclosed(numbers, jobs.measured_contributors(job), auditor=is_auditor(caller))
 
 
 def find_job(services: Services, job_id: UUID, caller: Caller) -> Job:

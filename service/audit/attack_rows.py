@@ -5,7 +5,18 @@ from collections.abc import Sequence
 from service.audit.numbers import trimmed
 from service.audit.predicate import Attack, Quantised
 
-ATTACK_HEADERS = ("attack", "result", "the records", "unseen text", "told apart")
+ATTACK_HEADERS = (
+    "attack",
+    "by the policy",
+    "result",
+    "the records",
+    "unseen text",
+    "told apart",
+    "level",
+    "unseen texts",
+)
+
+EFFECTS = {"block": "decides", "report": "is reported", "off": "is left out"}
 
 COPY_HEADERS = ("quantised copy", "result", "sha256")
 
@@ -22,13 +33,20 @@ def copy_rows(copies: Sequence[Quantised]) -> list[tuple[str, ...]]:
     ]
 
 
+def scores(attack: Attack) -> tuple[str | None, ...]:
+    """The scores of an attack that are means over submitted texts, or compared with them; None where it has none."""
+    return attack.get("figure"), attack.get("control"), attack.get("auc")
+
+
 def attack_rows(attacks: Sequence[Attack]) -> list[tuple[str, ...]]:
-    """A row for each attack: its result, its mean scores, and how often a record scores higher than unseen text."""
+    """A row for each attack: its effect, result and mean scores, how often a record scores higher, the test's level."""
     return [
         (
             attack["name"].replace("_", " "),
+            EFFECTS[attack.get("effect", "block")],  # the two of the criterion have none
             f"tried, {attack['result']}" if attack["status"] == "RUN" else f"not tried{_reason(attack.get('why'))}",
-            *(trimmed(score or "") for score in (attack.get("figure"), attack.get("control"), attack.get("auc"))),
+            *(trimmed(score or "") for score in (*scores(attack), attack.get("level"))),
+            str(attack.get("unseen") or ""),
         )
         for attack in attacks
     ]

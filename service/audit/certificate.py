@@ -36,7 +36,8 @@ from service.audit.predicate import (
 )
 from service.audit.schema import DIGEST, schema_problem
 from service.audit.wording import problem_in
-from service.domain.disclosure import FEWEST_SUBMITTERS, LIMIT_STEP, MEAN_STEP, Contributors, count_range
+from service.domain.attacks import ATTACK_NAMES
+from service.domain.disclosure import FEWEST_SUBMITTERS, LIMIT_STEP, MEAN_STEP, Contributors, count_range, prompt_range
 from service.domain.json_types import Json, JsonObject
 from service.domain.reference_texts import Overlap
 from service.domain.report import Artefact, Environment, Findings, ProbeCounts
@@ -63,6 +64,7 @@ CRITERION = (
     f"left out. Here means are rounded down to a multiple of {MEAN_STEP}, limits to a multiple of {LIMIT_STEP}"
 )
 MANDATORY_ATTACKS = ("greedy extraction from every prefix (EL)", "token by token prediction (MA)")
+CRITERION_MISSED = "criterion_missed"  # the reason code of a run after which a request or a mean is over its limit
 NOT_PUBLISHED = "NOT_PUBLISHED"  # the verdict of a request that passed its own tests in a run that published nothing
 NOT_MEMORISED = "not_memorised"  # the reason code of a request that the model had not memorised; training leaves it out
 
@@ -252,8 +254,8 @@ def _verification(
         "earlier": findings.earlier and {**asdict(findings.earlier), "exact": findings.earlier.in_full},  # type: ignore[typeddict-item]  # its fields are these
         "probes": _probes(findings.probes),
         "attacks": [
-            *_mandatory_attacks(requests, findings.reason, run=findings.after is not None or memorised == 0),
-            *(certified_attack(attack, contributors) for attack in findings.attacks),
+            *_mandatory_attacks(findings.reason, run=findings.after is not None or memorised == 0),
+            *(certified_attack(attack, contributors) for attack in findings.attacks if attack.name in ATTACK_NAMES),
         ],
         "quantised": certified_copies(findings, parameters),
     }
@@ -263,10 +265,10 @@ def _probes(probes: ProbeCounts | None) -> CertifiedProbes | None:
     if probes is None:
         return None
     return {
-        "asked": probes.asked,
+        "asked": prompt_range(probes.asked),
         "samples": probes.samples,
-        "answered_before": probes.answered_before,
-        "answered_after": probes.answered_after,
+        "answered_before": prompt_range(probes.answered_before),
+        "answered_after": prompt_range(probes.answered_after),
     }
 
 
@@ -292,9 +294,9 @@ def _parameter(value: Json) -> Json:
     return str(value) if isinstance(value, float) else value
 
 
-def _mandatory_attacks(requests: Sequence[RequestLine], reason: str | None, *, run: bool) -> list[Attack]:
-    """The attacks of the criterion; one result covers all requests. They held if only a probe was answered."""
-    held = reason == "probe_answered" or all(line.verdict in ("PASS", NOT_PUBLISHED) for line in requests)
+def _mandatory_attacks(reason: str | None, *, run: bool) -> list[Attack]:
+    """The attacks of the criterion; one result covers all requests of the job. No other reason hides a missed one."""
+    held = reason != CRITERION_MISSED
     result = "PASS" if held else "FAIL"
     status, outcome, passed = ("RUN", result, held) if run else ("NOT_RUN", None, None)
     return [{"name": name, "status": status, "result": outcome, "passed": passed} for name in MANDATORY_ATTACKS]

@@ -38,6 +38,11 @@ def trimmed(number: str) -> str:
     return number.rstrip("0").rstrip(".") if "." in number else number
 
 
+def in_words(count: int | str) -> str:
+    """A count, or a range of counts, in words."""
+    return str(count).replace("<=", "at most").replace(">", "more than")
+
+
 def _optional(value: float | None) -> str | None:
     """A number as a decimal string; None stays None."""
     return None if value is None else decimal(value)

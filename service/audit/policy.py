@@ -1,7 +1,6 @@
 """The conditions of a passed, published release.
 
-Every condition is recomputed from the certificate's numbers; the verdict that it states is not trusted. Of an attack it
-has no scores of single texts, so that its result is taken as it is stated.
+Every condition is recomputed from the certificate's numbers; the verdict that it states is not trusted.
 """
 
 import sys
@@ -9,16 +8,15 @@ from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from typing import TypeVar
 
-from service.audit.certificate import MANDATORY_ATTACKS, memorised_count
+from service.audit.attack_problems import ROUNDING, attack_problems, probe_problems
+from service.audit.attack_rows import scores
+from service.audit.certificate import memorised_count
 from service.audit.predicate import CertifiedUtility, Lineage, Method, Predicate, Verification
 from service.domain.disclosure import FEWEST_SUBMITTERS, SUPPRESSED
 from service.domain.reference_texts import overlaps_too_much
 
 Result = TypeVar("Result")
-ROUNDING = Decimal("0.00001")
-RESULTS = {"PASS": True, "FAIL": False, None: None}
 MAX_NEIGHBOUR_LOSS = "0.03"  # as in the engine; policies of earlier releases name none
-LEVEL = Decimal("0.05")  # of the tests of all attacks together; as in the engine
 TOTAL_BUDGET = Decimal("1.2")  # relative to the budget of one version, where the policy names none; as in the engine
 
 
@@ -66,39 +64,12 @@ def _verdict_problems(predicate: Predicate) -> Iterator[str]:
     yield from (f"earlier request {ref} came back" for ref in earlier["regressed"])
     if not min(earlier["requests"], 1) <= earlier.get("exact", earlier["requests"]) <= earlier["requests"]:
         yield "the certificate states EL for no earlier request, or for more than it has"
-    attacks = {attack["name"]: (attack["status"], attack["result"]) for attack in predicate["verification"]["attacks"]}
-    for name in MANDATORY_ATTACKS:
-        if attacks.get(name) != ("RUN", "PASS"):
-            yield f"the attack “{name}” was not run, or succeeded"
-    yield from _blocking_attack_problems(predicate)
-    yield from _probe_problems(predicate["verification"], predicate["method"])
+    yield from attack_problems(predicate)
+    yield from probe_problems(predicate["verification"], predicate["method"])
     yield from _quantised_problems(predicate["verification"], predicate["method"])
     yield from _reference_problems(predicate["method"])
     if not memorised_count(r["reason"] for r in predicate["requests"]) or predicate["training"]["epochs"] < 1:
         yield "nothing was trained on, so there was nothing to publish"
-
-
-def _blocking_attack_problems(predicate: Predicate) -> Iterator[str]:
-    """Every attack that blocks by the policy was run and did not succeed, unless it does not apply to these texts."""
-    listed = {attack["name"]: attack for attack in predicate["verification"]["attacks"]}
-    made = sum(attack.get("effect") in ("block", "report") for attack in listed.values())
-    for name, stated in listed.items():
-        if "passed" in stated and stated["passed"] != RESULTS[stated["result"]]:
-            yield f"the attack “{name}” has two results"
-        level = stated.get("level")
-        if level is not None and Decimal(level) * made < LEVEL - ROUNDING:
-            yield f"the attack “{name}” was tested at a weaker level than 0.05 for all attacks together"
-    for entry in predicate["method"]["parameters"].get("attacks") or ():
-        name, _, effect = entry.partition("=")
-        if effect != "block":
-            continue
-        attack = listed.get(name)
-        if attack is None or attack.get("effect") != "block":
-            yield f"the attack “{name}” blocks by the policy, and is not listed so"
-        elif attack["status"] == "NOT_RUN" and attack.get("why") != "not_applicable":
-            yield f"the attack “{name}” blocks by the policy, and was not run"
-        elif attack["status"] == "RUN" and attack["result"] != "PASS":
-            yield f"the attack “{name}” succeeded"
 
 
 def _quantised_problems(verification: Verification, method: Method) -> Iterator[str]:
@@ -115,15 +86,6 @@ def _quantised_problems(verification: Verification, method: Method) -> Iterator[
         tested = copy["status"] == "RUN"
         if tested != (copy["result"] is not None) or tested != bool(copy["files"]) or tested != (copy["why"] is None):
             yield f"the quantised copy {copy['scheme']} has a result without a test, or the reverse"
-
-
-def _probe_problems(verification: Verification, method: Method) -> Iterator[str]:
-    """No probe is answered. A policy of an earlier release names no samples, and its jobs may have no probes."""
-    probes = verification.get("probes")
-    if probes is None and "probe_samples" in method["parameters"]:
-        yield "nobody counted which prompts the model answers"
-    if probes and probes["answered_after"]:
-        yield "the model answers a prompt with what it must not say"
 
 
 def _neighbour_problems(utility: CertifiedUtility, method: Method) -> Iterator[str]:
@@ -223,13 +185,14 @@ def _submitters(predicate: Predicate) -> int:
 
 
 def _disclosure_problems(predicate: Predicate) -> Iterator[str]:
-    """A certificate shows all of its means or none, and none about few submitters: only verdicts of the requests."""
+    """A certificate shows all of its means and scores or none, and none about few submitters: only verdicts."""
     verification = predicate["verification"]
     shown = {
         _required(means)[name]
         for means in (verification["before"], verification["after"], *predicate["training"]["trajectory"])
         for name in ("el", "ma")
     }
+    shown |= {score for attack in verification["attacks"] for score in scores(attack) if score is not None}
     if shown == {SUPPRESSED}:
         return
     if _submitters(predicate) < FEWEST_SUBMITTERS:

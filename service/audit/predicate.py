@@ -133,12 +133,15 @@ class CertifiedEarlier(TypedDict):
 
 
 class CertifiedProbes(TypedDict):
-    """How many prompts were to bring out no secret, in how many samples each, and how many did, before and after."""
+    """How many prompts were to bring out no secret, in how many samples each, and how many did, before and after.
 
-    asked: int
+    Counts are ranges. Schemas 4 to 6 have exact ones.
+    """
+
+    asked: int | str
     samples: int
-    answered_before: int
-    answered_after: int
+    answered_before: int | str
+    answered_after: int | str
 
 
 class Attack(TypedDict):

@@ -7,7 +7,7 @@ from typing import Literal
 
 from service.audit.attack_rows import ATTACK_HEADERS, COPY_HEADERS, attack_rows, copy_rows
 from service.audit.chart import training_chart
-from service.audit.numbers import trimmed
+from service.audit.numbers import in_words, trimmed
 from service.audit.predicate import (
     CertifiedMeans,
     CertifiedRequest,
@@ -122,9 +122,9 @@ def _tests(predicate: Predicate) -> Iterator[str]:
         yield f"The ratio is {ratio}; the limit is {limit}."
         yield from _total(utility)
     if probes := tests.get("probes"):
-        yield f"\nPrompts that must not bring out a secret: {probes['asked']}, each asked greedily and in"
-        yield f"{probes['samples']} samples. The model said the secret of {probes['answered_before']} of them before,"
-        yield f"and of {probes['answered_after']} afterwards."
+        asked, before, after = (in_words(probes[part]) for part in ("asked", "answered_before", "answered_after"))
+        yield f"\nPrompts that must not bring out a secret: {asked}, each asked greedily and in {probes['samples']}"
+        yield f"samples. The model said the secret of {before} of them before, and of {after} afterwards."
     if earlier := tests["earlier"]:
         yield f"\nRequests of earlier versions that were measured again: {earlier['requests']}; by EL itself:"
         yield f"{earlier.get('exact', earlier['requests'])}; came back: {len(earlier['regressed'])}."
@@ -206,8 +206,7 @@ def _settings(predicate: Predicate) -> Iterator[tuple[str, str]]:
 def _request_count(forget_set: ForgetSet) -> str:
     """How many requests, and the range of the number of texts that were submitted with them."""
     requests, records = forget_set["requests"], forget_set["records"]
-    texts = records.replace("<=", "at most").replace(">", "more than")
-    return f"{requests} request{'s' if requests != 1 else ''} with {texts} submitted texts in total"
+    return f"{requests} request{'s' if requests != 1 else ''} with {in_words(records)} submitted texts in total"
 
 
 def _reason(request: CertifiedRequest) -> str:

@@ -77,11 +77,15 @@ def verify_command(
         _exit_invalid(error, as_json)
     lineage, keyids = verified.statement["predicate"]["lineage"], verified.keyids
     count = len(verified.statement["subject"])
+    attacks = verified.statement["predicate"]["verification"]["attacks"]
     if as_json:
         answer = {"valid": True, "code": 0, "steps": done, "keyids": keyids, "own_trust": verified.own_trust}
         answer["checkpoint"] = verified.checkpoint.body
+        answer["attacks"] = {attack["name"]: attack["result"] or attack["status"] for attack in attacks}
         print(json.dumps({**answer, **lineage, **(asdict(standing) if standing else {})}))
         return
+    if failed := ", ".join(attack["name"] for attack in attacks if attack["result"] == "FAIL"):
+        print_message(f"It did not withstand these attacks, which the policy only reports: {failed}.", style="yellow")
     print(f"verified: {lineage['model']} version {lineage['version']}, {count} files, signed by {keyids[0][:16]}")
     if verified.own_trust:
         stderr_console.print(OWN_TRUST, style="yellow")

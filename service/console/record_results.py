@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from decimal import Decimal
 
+from service.audit.attack_problems import NONE
 from service.audit.certificate import MANDATORY_ATTACKS
-from service.audit.numbers import trimmed
+from service.audit.numbers import in_words, trimmed
 from service.audit.predicate import Attack, CertifiedUtility, Verification
 from service.console.documents import Block
 from service.console.words import ATTACKS, NUMBERS
@@ -82,10 +83,16 @@ def _passed(attack: Attack) -> bool | None:
 def _probes(tests: Verification) -> Iterator[tuple[str, ...]]:
     """The questions that must not bring out a secret."""
     if probes := tests.get("probes"):
-        before, after = (f"{probes[when]} of {probes['asked']}" for when in ("answered_before", "answered_after"))
+        asked, before, after = (in_words(probes[part]) for part in ("asked", "answered_before", "answered_after"))
         samples = probes["samples"]
         question = f"Asked for a secret, does it say it, in its likeliest answer or in one of {samples} random ones?"
-        yield question, before, after, "—", "no" if not probes["answered_after"] else "yes"
+        yield (
+            question,
+            f"{before} of {asked}",
+            f"{after} of {asked}",
+            "—",
+            "no" if probes["answered_after"] in NONE else "yes",
+        )
 
 
 def _row(attack: Attack) -> tuple[str, ...]:

@@ -52,6 +52,8 @@ REASONS = {
     "already_passes": "The model already treats the texts like texts that it has never seen.",
     "not_memorised": "The model already treats the texts like texts that it has never seen.",
     "nothing_found": "Nothing about this person was found in the training data.",
+    "probes_not_asked": "Nothing about this person was found, so that the prompts of the request were not asked. "
+    "Submit a text with them.",
     "too_short": "The text is too short to be measured.",
     "too_long": "The texts are longer than the model's policy allows (max_request_sequences).",
     "too_generic": "The text is so general that nothing can be measured on it.",

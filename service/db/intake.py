@@ -74,8 +74,8 @@ class NewRequest:
 
     @property
     def size(self) -> int:
-        """The bytes of the records; everything else is small."""
-        return sum(map(len, self.records))
+        """The bytes of the records and probes; everything else is small."""
+        return sum(map(len, self.records)) + len(self.request.probes or b"")
 
 
 def insert_requests(db: Database, new: Sequence[NewRequest]) -> list[tuple[UUID, str | None] | None]:

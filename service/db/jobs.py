@@ -19,8 +19,10 @@ from sqlalchemy import (
     select,
     text,
     true,
+    type_coerce,
     update,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session, joinedload
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.sql.selectable import ForUpdateArg
@@ -28,7 +30,7 @@ from sqlalchemy.sql.selectable import ForUpdateArg
 from service.db import job_events, leases
 from service.db.paging import Page, page
 from service.db.tables import ACTIVE_JOB, DeletionRequest, Job, JobEvent, Version
-from service.domain.disclosure import is_disclosed, redacted
+from service.domain.disclosure import Contributors, is_disclosed, redacted
 from service.domain.errors import IllegalTransition, LostLease
 from service.domain.states import STAGE_TRANSITIONS, TERMINAL_STAGES, Outcome, Stage, check_stage
 from service.schemas.report import redacted_report
@@ -167,16 +169,26 @@ def oldest_queued_seconds(session: Session) -> float:
     return (datetime.now(UTC) - created).total_seconds() if created else 0.0
 
 
-def redact_means(session: Session, job_id: UUID) -> None:
-    """Remove the means of a job of few submitters from its rows, because they describe a person of purged texts."""
-    job = session.get(Job, job_id)
-    if job is not None and job.report is not None and not is_disclosed(job.report.contributors):
-        job.metrics, job.report = redacted(job.metrics), redacted_report(job.report)
-        for event in session.scalars(select(JobEvent).where(JobEvent.job_id == job_id)):
-            event.data = redacted(event.data)
-    for version in session.scalars(select(Version).where(Version.job_id == job_id)):  # a restored job has no report
-        if version.metrics is not None and not is_disclosed(version.metrics.contributors):
-            version.metrics = redacted_report(version.metrics)
+def redact_means(session: Session, request: DeletionRequest) -> None:
+    """Remove the means of every job of few submitters that measured a request: they describe a person of purged texts.
+
+    It has left a job that was split, was tried again or lost its version; such a job's report still has its ref.
+    """
+    memorised = type_coerce(Job.report, JSONB)["memorised"]
+    with_it = or_(Job.id == request.job_id, Job.id == request.split_job_id, memorised.contains([request.ref]))
+    for job in session.scalars(select(Job).where(Job.model_id == request.model_id, with_it)):
+        if not is_disclosed(job.report.contributors if job.report else measured_contributors(job)):
+            job.metrics, job.report = redacted(job.metrics), job.report and redacted_report(job.report)
+            for job_event in session.scalars(select(JobEvent).where(JobEvent.job_id == job.id)):
+                job_event.data = redacted(job_event.data)
+        for version in session.scalars(select(Version).where(Version.job_id == job.id)):  # a restored job has no report
+            if version.metrics is not None and not is_disclosed(version.metrics.contributors):
+                version.metrics = redacted_report(version.metrics)
+
+
+def measured_contributors(job: Job) -> Contributors:
+    """Whose texts the means of a job are over, as its measurements before training say."""
+    return Contributors(job.metrics.get("submitters"), job.metrics.get("largest_share"))
 
 
 def release(job: Job, *, delay_seconds: float, count: bool) -> None:

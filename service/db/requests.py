@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import ARRAY, ColumnElement, Uuid, any_, delete, func, literal, select, union_all, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session, joinedload, selectinload
+from sqlalchemy.orm import Session, joinedload, selectinload, undefer
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.sql.selectable import ForUpdateArg
 
@@ -31,6 +31,7 @@ class Decision(NamedTuple):
 
 
 DEADLINE_ALERTS = ("due_soon", "overdue")
+CONTENT = (selectinload(DeletionRequest.records), undefer(DeletionRequest.probes))  # a list of requests does without
 SEALED = dict.fromkeys(("subject_ref", "reference", "callback_url", "subject", "probes"))  # columns that purge empties
 
 
@@ -49,13 +50,13 @@ def by_ref(session: Session, ref: str) -> DeletionRequest | None:
 
 def by_subject_request(session: Session, subject_request_id: UUID) -> DeletionRequest | None:
     """The request with this OpenDSR id, its model and its records."""
-    query = select(DeletionRequest).options(joinedload(DeletionRequest.model), selectinload(DeletionRequest.records))
+    query = select(DeletionRequest).options(joinedload(DeletionRequest.model), *CONTENT)
     return session.scalar(query.where(DeletionRequest.subject_request_id == subject_request_id))
 
 
 def by_idempotency(session: Session, api_key_id: UUID, key_hash: bytes) -> DeletionRequest | None:
     """The request that this API key made with this Idempotency-Key, its model and its records."""
-    query = select(DeletionRequest).options(joinedload(DeletionRequest.model), selectinload(DeletionRequest.records))
+    query = select(DeletionRequest).options(joinedload(DeletionRequest.model), *CONTENT)
     query = query.where(DeletionRequest.api_key_id == api_key_id, DeletionRequest.idempotency_hash == key_hash)
     return session.scalar(query)
 
@@ -129,7 +130,7 @@ def of_job(session: Session, job_id: UUID, *, with_records: bool = False, lock: 
     if lock:
         query = query.with_for_update()
     if with_records:
-        query = query.options(selectinload(DeletionRequest.records))
+        query = query.options(*CONTENT)
     return list(session.scalars(query.order_by(DeletionRequest.due_at, DeletionRequest.seq)))
 
 
@@ -146,7 +147,7 @@ def custody(model_id: UUID) -> tuple[ColumnElement[bool], ...]:
 
 def in_custody(session: Session, model_id: UUID, *also: ColumnElement[bool]) -> list[DeletionRequest]:
     """Requests that earlier versions of a model unlearned and whose records are still kept, oldest first."""
-    query = select(DeletionRequest).options(selectinload(DeletionRequest.records)).where(*custody(model_id), *also)
+    query = select(DeletionRequest).options(*CONTENT).where(*custody(model_id), *also)
     return list(session.scalars(query.order_by(DeletionRequest.seq)))
 
 

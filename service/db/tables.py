@@ -194,7 +194,9 @@ class DeletionRequest(Base):
     reference: Mapped[bytes | None] = mapped_column(comment="sealed: the submitter's case number")
     reference_hash: Mapped[bytes | None] = mapped_column(comment="keyed hash of API key and reference, to find it")
     callback_url: Mapped[bytes | None] = mapped_column(comment="sealed; one, or JSON of several with their tokens")
-    probes: Mapped[bytes | None] = mapped_column(comment="sealed: prompts that must not bring out a secret, as JSON")
+    probes: Mapped[bytes | None] = mapped_column(
+        deferred=True, comment="sealed: prompts that must not bring out a secret, as JSON"
+    )
     callbacks: Mapped[int] = mapped_column(server_default="0", comment="how many they are")
     callback_lanes: Mapped[list[int] | None] = mapped_column(comment="of each target; see Outbox.lane")
     dialect: Mapped[str | None] = mapped_column(comment="in which they are told")

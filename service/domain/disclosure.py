@@ -6,6 +6,7 @@ numbers of its own requests can subtract them from a mean. So a number is shown 
 - PUBLIC: numbers that are not about submitted texts. They are shown as they are.
 - LIMITS: held-out means at the lengths of the submitted texts. They are rounded down to a multiple of `LIMIT_STEP`,
   because the exact weights of the lengths would tell how many sequences of which length there are.
+- Counts of prompts are ranges.
 - SCORES: what an attack found. They are means, too, and may be under 0.
 - MEANS: means over submitted texts. They are shown if the texts come from at least `FEWEST_SUBMITTERS` distinct
   submitters (API keys) and at most `LARGEST_SHARE` of the sequences from one of them. They are rounded down to a
@@ -32,14 +33,14 @@ MEAN_STEP, LIMIT_STEP = Decimal("0.05"), Decimal("0.01")
 SUPPRESSED = "suppressed"  # what a certificate and a model card say instead of such a number
 PUBLIC = frozenset({  # numbers about held-out or retain text and about the run, and what a certificate lists anyway
     "heldout_perplexity", "perplexity", "utility", "retain_loss", "memorised", "requests", "earlier", "epochs",
-    "epoch", "met", "stage", "progress", "outcome", "reason", "attempts", "version", "probes",
+    "epoch", "met", "stage", "progress", "outcome", "reason", "attempts", "version",
 })  # fmt: skip
 LIMITS = frozenset({"limits", "el_limit", "ma_limit"})
 MEANS = frozenset({"before", "after", "el", "ma"})
 KEPT = PUBLIC | LIMITS | frozenset({  # what purging leaves in the rows beside them: counts, durations, files
     "submitters", "largest_share", "retain_excluded", "heldout_excluded", "over_forgotten", "seconds", "steps",
     "thresholds", "fence", "files", "artefact", "environment", "reference",
-    "name", "effect", "status", "why", "passed", "level", "unseen", "quantised",
+    "name", "effect", "status", "why", "passed", "level", "unseen", "quantised", "probes",
 })  # fmt: skip
 OF_NEIGHBOURS = frozenset(  # of `utility`
     f"neighbour_{name}" for name in ("set", "ma_before", "ma_after", "loss_before", "loss_after")
@@ -117,6 +118,8 @@ def _disclosed(name: str, value: object, *, means: bool) -> object:
         return _without_neighbours(value)
     if name in PUBLIC:
         return value
+    if name == "probes" and isinstance(value, Mapping):
+        return {part: number if part == "samples" else prompt_range(number) for part, number in value.items()}
     if name == "attacks" and isinstance(value, list | tuple):
         return [disclosed_attack(attack, means=means) for attack in value]
     if name in LIMITS or (means and name in MEANS):
@@ -172,6 +175,11 @@ def count_range(count: int) -> str:
     """A count as a range, so that it does not reveal how much one person wrote."""
     upper = next((limit for limit in RANGES if count <= limit), None)
     return f"<= {upper}" if upper else f"> {RANGES[-1]}"
+
+
+def prompt_range(count: int) -> str:
+    """A count of prompts as a range: each record makes some, so it would tell how many records a search found."""
+    return count_range(count) if count else "0"
 
 
 def power_of_two(count: float) -> int:

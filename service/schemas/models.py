@@ -1,11 +1,12 @@
 """Bodies of the model and version endpoints."""
 
 from datetime import datetime
-from typing import Annotated, Literal, TypeAlias, get_args
+from typing import Annotated, Literal, TypeAlias
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from service.domain.attacks import ATTACK_NAMES, AttackName, Effect
 from service.schemas.base import Input, LongList, Name, ServerPath, Text
 
 PRESETS: dict[str, dict[str, object]] = {
@@ -21,23 +22,9 @@ PRESETS: dict[str, dict[str, object]] = {
 }
 
 
-AttackName: TypeAlias = Literal[
-    "sampled",
-    "extraction_strength",
-    "membership_loss",
-    "membership_min_k",
-    "membership_min_k_pp",
-    "exposure",
-    "exposure_dates",
-    "exposure_addresses",
-    "prompts",
-    "quantised",
-    "relearned",
-]
-Effect: TypeAlias = Literal["block", "report", "off"]
 QuantisedName: TypeAlias = Literal["int8", "int4", "q8_0", "q4_k_m"]
 DEFAULT_ATTACKS: dict[AttackName, Effect] = {
-    **dict.fromkeys(get_args(AttackName), "report"),
+    **dict.fromkeys(ATTACK_NAMES, "report"),
     "relearned": "off",  # it trains the model
 }
 

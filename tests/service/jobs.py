@@ -15,6 +15,7 @@ from service.delta import Delta, write_adapter
 from service.domain.report import BaselineSummary, ChildReport
 from service.domain.states import COMPUTE_STAGES, CONTROL_STAGES, Stage
 from service.lease import hold_job
+from service.schemas.models import DEFAULT_ATTACKS
 from service.steps.path.batch import batch_requests
 from service.steps.path.certify import certify_job
 from service.steps.path.publish import publish_version
@@ -24,8 +25,22 @@ from service.tensor_file import TensorFile
 from tests import issuer
 from tests.service.conftest import REQUESTS, only_model, submit
 
+
+def attacks(**effects: str) -> list[dict]:
+    """What the attacks of a policy found: “sampled” succeeded, the others did not."""
+    effects = DEFAULT_ATTACKS | effects
+    found = {"level": 0.05 / sum(effect != "off" for effect in effects.values()), "control": 0.002, "unseen": 60}
+    found |= {"status": "RUN", "why": None, "figure": 0.3, "auc": 0.8, "p_value": 0.001, "texts": 3}
+    left_out = {"status": "NOT_RUN", "why": "off", "passed": None}
+    return [
+        {"name": name, "effect": effect, **(left_out if effect == "off" else found | {"passed": name != "sampled"})}
+        for name, effect in effects.items()
+    ]
+
+
 REPORT = {
     **issuer.REPORT, "outcome": "passed", "reason": None, "verdicts": {"0": "PASS"}, "memorised": [0],
+    "attacks": attacks(),
     "utility": {**issuer.REPORT["utility"], "max_ratio": 1.25, "max_total_ratio": 1.5}, "over_forgotten": 0,
     "earlier": {"requests": 0, "regressed": [], "exact": 0},
 }  # fmt: skip

@@ -133,7 +133,7 @@ def _accept_alone(
 
 def _is_simple(submission: Submission) -> bool:
     """Whether a submission is small and needs no look-up, so that it may be sealed beside others."""
-    texts = submission.texts
+    texts = [*submission.texts, *(text for probe in submission.probes for text in (probe.prompt, probe.secret))]
     is_large = len(texts) > MAX_TEXTS_AT_ONCE or sum(map(len, texts)) > MAX_CHARACTERS_AT_ONCE
     return not (is_large or submission.subject is not None or submission.resubmits)
 

@@ -110,6 +110,8 @@ def _resolve_one(services: Services, request_id: UUID) -> None:
             outbox.enqueue_alert(session, request_id, "awaiting_approval")
             matched = count_range(len(resolution["records"]))
             log_entries.append(session, "request.matched", ref=request.ref, records=matched)
+        elif not texts and not request.records_count and request.probes:
+            _refuse(session, request, "probes_not_asked")
         else:
             _add_texts(services, session, request, texts, resolution)
     services.queue.wake("batch", request.model_id)
@@ -171,15 +173,20 @@ def _add_texts(
     )
 
 
+def _refuse(session: Session, request: DeletionRequest, reason: str) -> None:
+    """End a request with a reason; its operator is alerted."""
+    request.hold = None
+    requests.move(session, [request], RequestStatus.REJECTED, reason=reason)
+    log_entries.append(session, "requests.rejected", refs=[request.ref], at_stage="resolve")
+
+
 def _reject(services: Services, request_id: UUID, reason: str) -> None:
-    """End a request that no search will resolve; its operator is alerted."""
+    """End a request that no search will resolve."""
     with services.db.transaction("refuse") as session:
         request = requests.by_id(session, request_id, lock=True)
         if request is None or not _is_unresolved(request):
             return
-        request.hold = None
-        requests.move(session, [request], RequestStatus.REJECTED, reason=reason)
-        log_entries.append(session, "requests.rejected", refs=[request.ref], at_stage="resolve")
+        _refuse(session, request, reason)
     services.queue.wake("deliver")
 
 

@@ -69,7 +69,6 @@ def _purge(services: Services, request_id: UUID, among: Collection[RequestStatus
         services.storage.add_purged(request_id, request.key_epoch)
         if ref := requests.purge(session, request_id):
             restored_requests.end_as_failed(session, request)
-            if request.job_id is not None:
-                jobs.redact_means(session, request.job_id)
+            jobs.redact_means(session, request)
             log_entries.append(session, "request.purged", ref=ref, **who)
         return True

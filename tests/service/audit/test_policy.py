@@ -25,12 +25,6 @@ SECOND_VERSION = {
 }
 
 
-def attack(index: int, **changes: object) -> dict:
-    """A report in which an attack was otherwise."""
-    attacks = [{**one, **changes} if i == index else one for i, one in enumerate(REPORT["attacks"])]
-    return {"report": {**REPORT, "attacks": attacks}}
-
-
 def utility(**values) -> dict:
     """A release with other perplexities, ratios or budgets."""
     return {"report": {**REPORT, "utility": {**REPORT["utility"], **values}}}
@@ -124,24 +118,6 @@ POLICY_FAILURES = {
     ),
     "another limit of the neighbours": (utility(max_neighbour_loss=0.1), "neighbours may lose is not the policy's"),
     "not within the limit of the neighbours": (utility(within_neighbour_limit=False), "lost more than its limit"),
-    "a probe that is answered": (
-        {"report": {**REPORT, "probes": {**REPORT["probes"], "answered_after": 1}}},
-        "answers a prompt",
-    ),
-    "probes that nobody counted": (
-        {"report": {**REPORT, "probes": None}, "parameters": {**POLICY, "probe_samples": 20}},
-        "nobody counted which prompts",
-    ),
-    "a blocking attack that succeeded": (attack(1, passed=False), "the attack “membership_loss” succeeded"),
-    "a blocking attack that was not run": (
-        attack(1, status="NOT_RUN", why="too_few_unseen_texts", passed=None),
-        "“membership_loss” blocks by the policy, and was not run",
-    ),
-    "an attack at a level of its own": (
-        attack(0, level=0.016),
-        "the attack “sampled” was tested at a weaker level than 0.05 for all attacks together",
-    ),
-    "a blocking attack that only reports": (attack(1, effect="report"), "and is not listed so"),
     "a reference without a distillation": ({"report": {**REPORT, "reference": "base"}}, "reference does not fit"),
     "a reference without its base": (
         {"report": {**REPORT, "reference": "base"}, "parameters": {**POLICY, "loss": "distil"}},

@@ -24,6 +24,7 @@ FAILED = {
     "published": False,
     "overall": "FAIL",
     "lineage": {**LINEAGE, "version": None, "supersedes": None},
+    "report": {**REPORT, "reason": "criterion_missed"},
 }
 UNTRAINED = {
     "requests": [RequestLine("d" * 32, b"\2" * 32, "PASS", NOT_MEMORISED)],

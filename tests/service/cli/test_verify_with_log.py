@@ -29,7 +29,10 @@ def test_the_log_tells_superseded_and_withdrawn(cli, api, services, verify):
     """The newest version is verified; a superseded one too, with a hint; a withdrawn one is not."""
     shown = verify("--json")
     assert (shown["valid"], shown["superseded_by"], shown["overdue"]) == (True, None, None)
-    assert "superseded" not in verify()
+    assert (shown["attacks"]["sampled"], shown["attacks"]["relearned"]) == ("FAIL", "NOT_RUN")
+    said = verify()
+    assert "superseded" not in said
+    assert "It did not withstand these attacks, which the policy only reports: sampled." in said
     published(api, services, "another record")
     assert verify("--json")["superseded_by"] == 2
     said = verify()

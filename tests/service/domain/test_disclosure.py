@@ -94,6 +94,15 @@ def test_the_texts_choose_the_neighbours_whose_figures_are_for_auditors_alone():
     assert "0.123456" not in str(certified_utility(measured))
 
 
+def test_prompts_are_counted_in_ranges():
+    """Each record makes some, so an exact count would tell how many records a search found."""
+    probes = {"asked": 9, "samples": 20, "answered_before": 7, "answered_after": 0}
+    ranges = {"asked": "<= 10", "samples": 20, "answered_before": "<= 10", "answered_after": "0"}
+    assert disclosed({"probes": probes}, Contributors(9, 0.2)) == {"probes": ranges}
+    assert disclosed({"probes": probes}, Contributors(9, 0.2), auditor=True) == {"probes": probes}
+    assert redacted({"probes": probes}) == {"probes": probes}
+
+
 @pytest.mark.parametrize(("submitters", "scores"), [(1, (None, None, None)), (3, (-2.35, -4.45, 0.95))])
 def test_what_an_attack_found_is_shown_as_means_are(submitters, scores):
     """Whether it succeeded is public; its scores are coarse, from three submitters on, and a 1 is no exact 1."""

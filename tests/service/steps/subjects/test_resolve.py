@@ -152,6 +152,17 @@ def test_nothing_found_is_done_and_says_where_was_searched(api, services, filled
     assert state["searched"] == [{"corpus": "crm", "records": len(filled)}]
 
 
+def test_a_request_whose_prompts_nobody_can_ask_is_not_completed(api, services, filled):
+    """The model may answer them, whatever the corpora hold; with a text they are asked."""
+    probes = [{"prompt": "Zoltan Unheardof lives in", "secret": "12 Sample Street"}]
+    for records, ended in (([], ("rejected", "probes_not_asked")), ([{"text": "a text"}], ("pending", None))):
+        body = {"model": "tiny", "subject": by_email("nobody@example.org"), "probes": probes}
+        request = api.post(REQUESTS, json=body | ({"records": records} if records else {})).json()
+        resolve(services, request["id"])
+        state = api.get(f"{REQUESTS}/{request['id']}").json()
+        assert (state["status"], state["reason"]) == ended
+
+
 def test_the_log_counts_in_ranges(api, services, filled, new_key):
     """Neither how many texts a person has, nor by how many a corpus has shrunk since, is told exactly."""
     for body in (by_email(), {"names": ["Zoltan Unheardof"]}, {"names": ["maria example"]}):
@@ -187,6 +198,8 @@ def test_a_certificate_does_not_count_what_was_found(api, services, filled, new_
     assert envelope.status_code == 200
     predicate = json.loads(base64.b64decode(envelope.json()["payload"]))["predicate"]
     assert predicate["forget_set"]["records"] == count_range(submitted) != count_range(submitted + 3)
+    probes = {"asked": "<= 20", "samples": 20, "answered_before": "<= 5", "answered_after": "0"}  # some of each record
+    assert predicate["verification"]["probes"] == probes
     assert f"{count_range(submitted)[3:]} submitted texts" in api.get(f"/v1/jobs/{job_id}/certificate?as=markdown").text
 
 

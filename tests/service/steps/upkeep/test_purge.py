@@ -17,7 +17,14 @@ from service.steps.path.batch import batch_requests
 from service.steps.upkeep.purge import purge_due, purge_restored
 from tests import status_door
 from tests.service.conftest import REQUESTS, logged, only_model, submit
-from tests.service.jobs import REPORT, plant_callback_given_up, publish_what_waits, published, release_folder
+from tests.service.jobs import (
+    REPORT,
+    fail_what_waits,
+    plant_callback_given_up,
+    publish_what_waits,
+    published,
+    release_folder,
+)
 
 
 def test_texts_of_a_purged_request_can_be_tested_again(api, services, model):
@@ -70,6 +77,27 @@ def test_numbers_of_few_requests_go_with_their_texts(api, services, model):
         assert {e.ma for e in rows[0].report.findings.trajectory} == {None}
         assert rows[1].metrics.after is None
     assert api.get("/v1/models/tiny/versions/1").json()["metrics"]["utility"]
+
+
+def test_numbers_of_a_job_that_a_request_has_left_go_too(api, services, model):
+    """Its job failed, and it is tried again; neither that job's report nor a job without one keeps a mean."""
+    failed = [submit(api) for _ in range(2)]
+    job_id = UUID(fail_what_waits(services))
+    assert {api.get(f"{REQUESTS}/{request['id']}").json()["job_id"] for request in failed} == {None}  # it was split
+    cut_off = submit(api)
+    with status_door.planting(), services.db.transaction() as session:
+        session.execute(update(DeletionRequest).values(status="completed", finished_at=func.now()))
+        kept, means = session.get(Job, job_id), {"before": REPORT["before"], "submitters": 1, "largest_share": 1.0}
+        assert kept.report.findings.before.ma
+        stopped = Job(model_id=kept.model_id, parent_version_id=kept.parent_version_id, policy={}, metrics=means)
+        session.add(stopped)
+        session.flush()
+        session.execute(update(DeletionRequest).where(DeletionRequest.id == cut_off["id"]).values(job_id=stopped.id))
+    services.settings.custody_days = 0
+    assert purge_due(services) == 3
+    with services.db.reading() as session:
+        assert session.get(Job, job_id).report.findings.before is None
+        assert session.get(Job, stopped.id).metrics == means | {"before": None}
 
 
 def test_purging_destroys_the_key_and_what_it_sealed(api, services, model):

@@ -1,0 +1,100 @@
+"""What a published release must state about attacks and probes.
+
+The policy was in the log before the run. So whoever leaves a row out, or names another effect in it, is seen. Of an
+attack the certificate has no scores of single texts, so that a stated result is taken as it is.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from decimal import Decimal
+
+from service.audit.certificate import MANDATORY_ATTACKS
+from service.audit.predicate import Attack, Method, Predicate, Verification
+from service.domain.attacks import ATTACK_NAMES, FEWEST_UNSEEN, MAY_NOT_APPLY
+
+RESULTS = {"PASS": True, "FAIL": False, None: None}
+LEVEL = Decimal("0.05")  # of the tests of all attacks together; as in the engine
+ROUNDING = Decimal("0.00001")
+NONE = (0, "0")  # of the prompts; schemas 4 to 6 have no ranges
+
+
+def attack_problems(predicate: Predicate) -> Iterator[str]:
+    """Each attack of the policy is listed once, with the policy's effect; one that blocks was run and did not succeed.
+
+    An attack that the policy does not name was off. Schemas 1 to 3 list others in words, which were not run.
+    """
+    verification = predicate["verification"]
+    listed = {attack["name"]: attack for attack in verification["attacks"]}
+    effects = _effects(predicate["method"])
+    if max(Counter(attack["name"] for attack in verification["attacks"]).values(), default=1) > 1:
+        yield "an attack is listed twice"
+    has_effects = "probes" in verification  # they came with schema 4
+    if has_effects and not listed.keys() <= {*ATTACK_NAMES, *MANDATORY_ATTACKS}:
+        yield "an attack is listed that no policy can name"
+    for name in MANDATORY_ATTACKS:
+        if name not in listed or (listed[name]["status"], listed[name]["result"]) != ("RUN", "PASS"):
+            yield f"the attack “{name}” was not run, or succeeded"
+    for name in (name for name in ATTACK_NAMES if name in effects or (has_effects and name in listed)):
+        effect = effects.get(name, "off")
+        if name not in listed or listed[name].get("effect") != effect:
+            yield f"the policy has “{effect}” for the attack “{name}”, which is not listed so"
+        elif listed[name]["status"] == "RUN":
+            yield from _run_problems(listed[name], effect, sum(other != "off" for other in effects.values()))
+        else:
+            yield from _left_out_problems(listed[name], effect)
+
+
+def _effects(method: Method) -> dict[str, str]:
+    """The policy's effect of each attack that it names."""
+    parts = (str(entry).partition("=") for entry in method["parameters"].get("attacks") or ())
+    return {name: effect for name, _, effect in parts}
+
+
+def _run_problems(attack: Attack, effect: str, made: int) -> Iterator[str]:
+    """An attack that was run has one result, at the level of so many tests, beside enough never-seen text."""
+    name, level = attack["name"], attack.get("level")
+    if effect == "off":
+        yield f"the attack “{name}” was run, and is off by the policy"
+    if attack["result"] is None or attack.get("passed") != RESULTS[attack["result"]]:
+        yield f"the attack “{name}” has two results, or none"
+    if level is None or Decimal(level) * made < LEVEL - ROUNDING:
+        yield f"the attack “{name}” was tested at a weaker level than 0.05 for all attacks together"
+    if attack.get("unseen", 0) < FEWEST_UNSEEN:
+        yield f"the attack “{name}” was compared with fewer than {FEWEST_UNSEEN} never-seen texts"
+    if effect == "block" and attack["result"] != "PASS":
+        yield f"the attack “{name}” succeeded"
+
+
+def _left_out_problems(attack: Attack, effect: str) -> Iterator[str]:
+    """An attack that was not run has a reason that fits the policy, and no result."""
+    name, why = attack["name"], attack.get("why")
+    if attack["result"] is not None or attack.get("passed") is not None:
+        yield f"the attack “{name}” was not run, and has a result"
+    if (why == "off") != (effect == "off") or why is None:
+        yield f"the attack “{name}” was not run, for a reason that does not fit the policy"
+    elif why == "not_applicable" and name not in MAY_NOT_APPLY:
+        yield f"the attack “{name}” applies to every text, and was not run"
+    elif effect == "block" and why != "not_applicable":
+        yield f"the attack “{name}” blocks by the policy, and was not run"
+
+
+def probe_problems(verification: Verification, method: Method) -> Iterator[str]:
+    """No probe is answered. A policy of an earlier release names no samples, and its jobs may have no probes."""
+    probes, samples = verification.get("probes"), method["parameters"].get("probe_samples")
+    if probes is None:
+        if samples is not None:
+            yield "nobody counted which prompts the model answers"
+        return
+    if probes["answered_after"] not in NONE:
+        yield "the model answers a prompt with what it must not say"
+    if samples is not None and probes["samples"] != samples:
+        yield "the prompts were asked in another number of samples than the policy's"
+    if _most(probes["answered_before"]) > _most(probes["asked"]):
+        yield "more prompts were answered than asked"
+
+
+def _most(count: int | str) -> int | float:
+    """The upper end of a count."""
+    if isinstance(count, int):
+        return count
+    return float("inf") if count.startswith("> ") else int(count.removeprefix("<= "))
