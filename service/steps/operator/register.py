@@ -134,11 +134,10 @@ def _check_base(services: Services, base: str, digest: str, staged: Path) -> Non
     if base == digest:
         raise Invalid("The base is the model itself.", field="base_path")
     path = f"{MODEL_FOLDER}config.json"
-    configs = [
-        _read_config(file.parent, file.name, required=True)
+    sizes = [
+        _read_config(file.parent, file.name, required=True).get("vocab_size")
         for file in (staged / path, services.storage.file(base, path))
     ]
-    sizes = [config.get("text_config", config).get("vocab_size") for config in configs]
     if sizes[0] != sizes[1]:
         raise Invalid("The base has another vocabulary than the model.", field="base_path")
 
