@@ -4,7 +4,12 @@ import csv
 import os
 import platform
 import subprocess
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
+
+Known = TypeVar("Known")
 
 csv.field_size_limit(10**7)
 
@@ -22,8 +27,21 @@ def machine() -> str:
         platform.processor(),
     )
     cores = len(os.sched_getaffinity(0))
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    describe, here = ["git", "describe", "--always", "--dirty"], Path(__file__).parent
+    commit = subprocess.run(describe, capture_output=True, text=True, check=False, cwd=here)
     return f"{model}, {cores} cores, Python {platform.python_version()}, commit {commit.stdout.strip()}"
+
+
+def some(known: Iterable[Known]) -> Callable[[str], list[Known]]:
+    """The type of an argument that names some of these, with commas between them."""
+    by_name = {str(one): one for one in known}
+
+    def parse(given: str) -> list[Known]:
+        if unknown := set(given.split(",")) - by_name.keys():
+            raise ArgumentTypeError(f"{', '.join(sorted(unknown))}: not one of {', '.join(by_name)}")
+        return [by_name[name] for name in given.split(",")]
+
+    return parse
 
 
 class PeakMemory:

@@ -41,7 +41,7 @@ import torch
 from transformers import AutoTokenizer, PretrainedConfig
 
 from bench.attacked import attacked
-from bench.data import machine, read
+from bench.data import machine, read, some
 from bench.memorise import began_from, fine_tuned, loaded, taught
 from worker.demo.model import LENGTH, build, model_config
 from worker.demo.people import people, prose
@@ -153,7 +153,7 @@ def measure(model: CausalLM, tokenizer: Tokenizer, parent: CausalLM, number: int
     probes += [Probe(match.string[: match.start()], match.group(), request) for match, request in numbers]
 
     def answered(tuned: CausalLM, samples: int) -> float:
-        given = answers(tuned, tokenizer, probes, replace(OPTIONS, probe_samples=samples))
+        given = answers(tuned, tokenizer, probes, replace(OPTIONS, probe_samples=samples, seed=1))  # not the job's
         return sum(map(bool, given)) / len(probes)
 
     how: dict[str, Any] = {} if setting.pretrained else {"rate": FRESH_RATE, "bfloat16": False}
@@ -199,29 +199,34 @@ def run(setting: Setting, number: int, method: str, rate: float | None, seed: in
         "seed": seed,
         "criterion": criterion,
         "seconds": seconds,
+        "machine": machine(),
         **measure(model, tokenizer, parent, number, setting),
     }
 
 
 def report(path: Path) -> str:
-    """The table: a row for each method, the mean over sets and seeds of its best runs; then what the controls span."""
-    runs = [json.loads(line) for line in path.read_text().splitlines()]
-    runs = [row for row in runs if row["setting"] == runs[-1]["setting"]]
+    """The table: a row for each method, the mean over sets and seeds of its best runs; then what the controls span.
+
+    Of one rate, the last run counts. Runs of several commits or machines are named.
+    """
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [row for row in lines if row["setting"] == lines[-1]["setting"]]
+    runs = list({(row["method"], row["set"], row.get("seed", 0), row["rate"]): row for row in lines}.values())
     runs.sort(
         key=lambda row: (row["criterion"] is False, row["ma"] if row["criterion"] is False else row["perplexity"])
     )
     of_sets: dict[tuple[str, int, int], dict[str, float]] = {}
     for row in runs:
         of_sets.setdefault((row["method"], row["set"], row.get("seed", 0)), row)
-    lines = [f"| method | {' | '.join(COLUMNS.values())} |", f"|{'---|' * (len(COLUMNS) + 1)}"]
+    table = [f"| method | {' | '.join(COLUMNS.values())} |", f"|{'---|' * (len(COLUMNS) + 1)}"]
     for method in (name for name in ("known", "control", *METHODS) if any(name == of[0] for of in of_sets)):
         of_method = [row for (name, *_), row in of_sets.items() if name == method]
-        lines.append(f"| {method} ({len(of_method)}) | {_cells(of_method, mean)} |")
+        table.append(f"| {method} ({len(of_method)}) | {_cells(of_method, mean)} |")
     for number in sorted({number for name, number, _ in of_sets if name == "control"}):
         controls = [row for (name, of, _), row in of_sets.items() if (name, of) == ("control", number)]
         if len(controls) > 1:
-            lines += [f"| controls, set {number}: {how.__name__} | {_cells(controls, how)} |" for how in (min, max)]
-    return "\n".join(lines)
+            table += [f"| controls, set {number}: {how.__name__} | {_cells(controls, how)} |" for how in (min, max)]
+    return "\n".join([*table, "", *sorted({f"Runs on {row.get('machine', 'a machine unknown')}." for row in runs})])
 
 
 def _cells(rows: Sequence[Mapping[str, float]], how: Callable[[list[float]], float]) -> str:
@@ -235,14 +240,16 @@ def main() -> None:
     """Run the methods and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, default=Path("bench-output/forgetting"))
-    parser.add_argument("--sets", default="0,1,2")
-    parser.add_argument("--methods", default=",".join(("known", "control", *METHODS)))
+    parser.add_argument("--sets", type=some(range(len(SEEDS))), default="0,1,2")
+    parser.add_argument(
+        "--methods", type=some(("known", "control", *METHODS)), default=",".join(("known", "control", *METHODS))
+    )
     parser.add_argument("--rates", type=lambda given: [*map(float, given.split(","))], default=[None])
     parser.add_argument("--seeds", type=lambda given: [*map(int, given.split(","))], default=[0])
     parser.add_argument("--out", type=Path, default=Path("bench-output/forgetting.jsonl"))
     parser.add_argument("--model", help="a pretrained model: a local folder or a hub id")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="WikiText and Pile, with --model")
-    parser.add_argument("--asking", type=int, default=16)
+    parser.add_argument("--asking", type=int, choices=range(1, 64 - MENTIONED), default=16, metavar="1..39")
     parser.add_argument("--options", type=json.loads, default={}, help="more options, JSON")
     parser.add_argument("--report", type=Path)
     arguments = parser.parse_args()
@@ -253,10 +260,10 @@ def main() -> None:
             pile = random.Random(0).sample(pile, 60)
             setting = replace(setting, pretrained=arguments.model, ordinary=wikitext[:400], other=pile)
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        for method in arguments.methods.split(","):
+        for method in arguments.methods:
             rates = [None] if method in ("known", "control") else arguments.rates
             seeds = [0] if method == "known" else arguments.seeds
-            for number, rate, seed in product(map(int, arguments.sets.split(",")), rates, seeds):
+            for number, rate, seed in product(arguments.sets, rates, seeds):
                 row = run(setting, number, method, rate, seed)
                 with arguments.out.open("a") as lines:
                     lines.write(json.dumps(row) + "\n")

@@ -8,6 +8,7 @@ reaches `--accuracy`. This is the state of a model that has seen a text too ofte
 
 import argparse
 import copy
+import hashlib
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -69,15 +70,15 @@ def memorise(
 def fine_tuned(
     model: CausalLM, sequences: Sequence[list[int]], rate: float = RATE, *, bfloat16: bool = True
 ) -> CausalLM:
-    """A copy after 50 steps of fine-tuning, all weights, in batches of 16.
+    """A copy after 50 steps of fine-tuning, all weights, in batches of 16, or of all sequences.
 
     Products are computed in bfloat16 where that is faster, or never.
     """
     tuned, draw, device = copy.deepcopy(model).requires_grad_(True), random.Random(0), model_device(model)
     optimiser = torch.optim.AdamW(tuned.parameters(), lr=rate)
-    narrow = bfloat16 and has_fast_bfloat16(device)
+    narrow, size = bfloat16 and has_fast_bfloat16(device), min(16, len(sequences))
     for _ in range(50):
-        input_ids, mask, labels = (tensor.to(device) for tensor in pad_batch(draw.sample(list(sequences), 16)))
+        input_ids, mask, labels = (tensor.to(device) for tensor in pad_batch(draw.sample(list(sequences), size)))
         optimiser.zero_grad()
         with torch.autocast(device.type, torch.bfloat16, enabled=narrow):
             loss = cross_entropy(tuned(input_ids=input_ids, attention_mask=mask).logits, labels)
@@ -90,7 +91,9 @@ def taught(
     cache: Path, name: str, texts: Sequence[str], pretrained: str, length: int = 200, seed: int = 0
 ) -> tuple[CausalLM, Tokenizer]:
     """A pretrained model (folder or hub id) that knows `length` tokens of these texts; made at its first use."""
-    folder = cache / f"{name}-{Path(pretrained).name}"
+    place = Path(pretrained).resolve() if Path(pretrained).exists() else pretrained
+    key = hashlib.sha256(repr((str(place), length, *texts)).encode()).hexdigest()[:12]
+    folder = cache / f"{name}-{Path(pretrained).name}-{key}"
     if not (folder / "tokenizer.json").exists():
         model = loaded(pretrained)
         tokenizer = AutoTokenizer.from_pretrained(pretrained)

@@ -128,6 +128,8 @@ def main() -> None:
     parser.add_argument("--asking", type=int, default=8)
     parser.add_argument("--policy", default="{}", help="JSON: fields of the policy")
     given = parser.parse_args()
+    if not 0 < given.asking < given.people:
+        parser.error("--asking: at least one, and fewer than --people")
     asking, others, unseen = load(given.data, given.people, given.asking)
     model, tokenizer = learned(given.cache, given.model, [*asking, *others])
     wikitext = first_windows(tokenizer, read(given.wikitext), LENGTH, 80)

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from transformers import GPT2Config, GPTNeoXConfig, LlamaConfig, PretrainedConfig, Qwen2Config
 
-from bench.data import machine
+from bench.data import machine, some
 from bench.forgetting import HELDOUT, PROSE, sequences, trained
 from bench.memorise import taught
 from worker.demo.model import LENGTH, model_config
@@ -111,19 +111,19 @@ def main() -> None:
     """Run the jobs and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, default=Path("bench-output/shapes"))
-    parser.add_argument("--shapes", default=",".join(SHAPES))
+    parser.add_argument("--shapes", type=some(SHAPES), default=",".join(SHAPES))
     parser.add_argument("--model")
-    parser.add_argument("--requests", default="1,16,64")
+    parser.add_argument("--requests", type=some(range(1, 65)), default="1,16,64", metavar="1..64")
     arguments = parser.parse_args()
     options = Options(max_perplexity_ratio=1.05, sequence_length=LENGTH)
     print(f"Machine: {machine()}, torch {torch.__version__}.\n")
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
-    for shape in [Path(arguments.model).name] if arguments.model else arguments.shapes.split(","):
+    for shape in [Path(arguments.model).name] if arguments.model else arguments.shapes:
         if arguments.model:
             model, tokenizer = taught(arguments.cache, "shape", KNOWN, arguments.model, LENGTH)
         else:
             model, tokenizer = trained(arguments.cache, f"shape-{shape}", KNOWN, None, SHAPES[shape])
-        for requests in map(int, arguments.requests.split(",")):
+        for requests in arguments.requests:
             print(row(model, tokenizer, shape, requests, options), flush=True)
 
 

@@ -25,10 +25,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from bench.attacked import attacked
+from bench.data import some
 from bench.paper_report import plot, report
 from bench.paper_setup import LENGTH, Bench, Texts
 from worker.engine.adapter import Adapter
-from worker.engine.attacks import MEMBERSHIP, Subject
+from worker.engine.attacks import ATTACKS, MEMBERSHIP, Subject
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.criterion import Threshold
 from worker.engine.metrics.extraction import lower_bound
@@ -145,13 +146,18 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a local folder or a hub id")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--methods", type=some(METHODS), default=",".join(METHODS))
     parser.add_argument("--sets", default="32_0,32_1")
     parser.add_argument("--continual", action="store_true", help="the four tasks of 128_0, one after the other")
     parser.add_argument("--domain", type=float, default=0.0, help="share of retain text from Pile texts")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--exact", action="store_true", help="thresholds of EL10 from held-out text: half an hour more")
-    parser.add_argument("--attacks", default=",".join(sorted(MEMBERSHIP)), help="all of 200 tokens take hours on a CPU")
+    parser.add_argument(
+        "--attacks",
+        type=some(ATTACKS),
+        default=",".join(sorted(MEMBERSHIP)),
+        help="all of 200 tokens take hours on a CPU",
+    )
     parser.add_argument("--options", type=json.loads, default={}, help="more options, JSON")
     parser.add_argument("--no-general", action="store_true", help="leave LAMBADA and the dialogues out")
     parser.add_argument("--out", type=Path, default=Path("tdec.jsonl"))
@@ -173,9 +179,10 @@ def main() -> int:
             plot([line for line in lines if "/" not in line["set"]], arguments.plot)
         return 0
     original = Bench(arguments.model, Texts.read(arguments.data), exact=arguments.exact)
-    original.attacks = arguments.attacks.split(",")
+    original.attacks = arguments.attacks
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     before = original.abilities(original.model, everything=not arguments.no_general)
-    for method in arguments.methods.split(","):
+    for method in arguments.methods:
         run_method(original, method, arguments, before)
     return 0
 

@@ -18,6 +18,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from statistics import harmonic_mean
 from typing import TypeAlias
@@ -25,7 +26,7 @@ from typing import TypeAlias
 import torch
 from transformers import AutoTokenizer
 
-from bench.data import machine
+from bench.data import machine, some
 from bench.memorise import began_from, conversation, loaded, memorise
 from bench.tofu_figures import (
     Question,
@@ -41,6 +42,7 @@ from worker.engine import Options, unlearn
 from worker.engine.data import encode
 from worker.engine.types import CausalLM, Tokenizer
 
+SETTING = ("model", "data", "forget", "retain", "questions", "epochs", "policy")  # runs that differ are not compared
 Row: TypeAlias = dict[str, object]
 OF_AN_AUTHOR, UNSEEN, LENGTH = 20, 10, 160  # questions; authors, twice; tokens
 MOST_FORGOTTEN = 20  # authors: forget10
@@ -187,7 +189,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--retain", type=int, default=150, help="authors")
     parser.add_argument("--questions", type=int, default=400, help="of each kind that measure utility")
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--methods", type=some(METHODS), default=",".join(METHODS))
     parser.add_argument("--rates", default="2e-4,1e-3")
     parser.add_argument("--policy", type=json.loads, default={}, help="JSON: fields of every method's policy")
     parser.add_argument("--out", type=Path, default=Path("bench-output/tofu.jsonl"))
@@ -204,6 +206,8 @@ def main() -> None:
     if given.report:
         print(report([json.loads(line) for line in given.report.read_text().splitlines()]))
         return
+    for library in ("scipy.stats", "rouge_score.rouge_scorer"):
+        import_module(library)  # one that is missing is missed before hours of training
     questions = load(given.data, given.forget, given.retain, given.questions)
     tokenizer = AutoTokenizer.from_pretrained(given.model)
     given.cache.mkdir(parents=True, exist_ok=True)
@@ -212,11 +216,11 @@ def main() -> None:
     model = learned(given.cache / f"known-{name}", given.model, tokenizer, known, given.epochs)
     retrained = learned(given.cache / f"control-{name}", given.model, tokenizer, questions.retain, given.epochs)
     rows: list[Row] = []
-    setting = {name: str(getattr(given, name)) for name in ("model", "forget", "retain", "epochs", "policy")}
+    setting = {name: str(getattr(given, name)) for name in SETTING}
 
     def add(method: str, one: CausalLM, more: Row) -> None:
         figures = measure(one, tokenizer, questions, rows[0] if rows else None)
-        rows.append({"method": method, **figures, **more, "setting": setting})
+        rows.append({"method": method, **figures, **more, "setting": setting, "machine": machine()})
         with given.out.open("a") as lines:
             lines.write(json.dumps(rows[-1]) + "\n")
         print({key: value for key, value in rows[-1].items() if key not in ("ratios", "setting")}, flush=True)
@@ -224,7 +228,7 @@ def main() -> None:
     given.out.parent.mkdir(parents=True, exist_ok=True)
     add("control", retrained, {})
     add("known", model, {})
-    for method in given.methods.split(","):
+    for method in given.methods:
         for rate in map(float, given.rates.split(",")):
             field = "distil_learning_rate" if method == "distil" else "learning_rate"
             changed, ended = run(

@@ -33,9 +33,13 @@ def most_tokens(model: CausalLM) -> int:
 
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Token ids of `text` with BOS first if the tokenizer has one, and no other special token."""
+    """Token ids of `text` with BOS first if the tokenizer has one, and no other special token is added.
+
+    A conversation in a chat template may begin with BOS by itself. It stands there once, as where the model is asked.
+    """
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids if tokenizer.bos_token_id is None else [tokenizer.bos_token_id, *ids]
+    bos = tokenizer.bos_token_id
+    return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
 
 
 def windows(ids: Sequence[int], length: int, *, bos: bool) -> list[list[int]]:

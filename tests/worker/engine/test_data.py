@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import support
-from worker.engine.data import pad_batch, spread, text_windows, windows, without_forget_text
+from worker.engine.data import encode, pad_batch, spread, text_windows, windows, without_forget_text
 from worker.engine.errors import TooShort
 
 
@@ -33,6 +33,16 @@ def test_text_without_a_predicted_token_is_refused():
     tokenizer.bos_token = None
     with pytest.raises(TooShort):
         text_windows(tokenizer, "a", 8)
+
+
+@pytest.mark.parametrize("text", ["abc abc", "<s>abc abc"])
+def test_a_text_begins_with_bos_once(text):
+    """A chat template may write it. Where the model is asked, it stands there once."""
+    tokenizer = support.train_tokenizer(["abc abc"])
+    tokenizer.bos_token = "<s>"
+    ids = encode(tokenizer, text)
+    assert (ids[0], ids.count(tokenizer.bos_token_id)) == (tokenizer.bos_token_id, 1)
+    assert tokenizer.decode(ids, skip_special_tokens=True).strip() == "abc abc"
 
 
 def test_padding_is_not_a_label():
