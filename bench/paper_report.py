@@ -29,10 +29,16 @@ def report(lines: list[JsonObject]) -> str:
             failed,
             *(f"{before[k]:.1f} -> {after[k]:.1f} (x {after[k] / before[k]:.3f})" for k in ("pile", "wikitext")),
             *(f"{before[k]:.3f} -> {after[k]:.3f}" if k in after else "" for k in ("lambada", "dialogue")),
-            *(f"{attacks[name]:.2f}" if name in (attacks := line.get("attacks", {})) else "" for name in MEMBERSHIP),
+            *(_before_and_after(line, name) for name in MEMBERSHIP),
         ]
         table.append("| " + " | ".join(cells) + " |")
     return "\n".join(table)
+
+
+def _before_and_after(line: JsonObject, attack: str) -> str:
+    """The figure of an attack on the parent and on the merged model; rows of earlier commits lack the first, or both."""
+    figures = (line.get(model, {}).get(attack) for model in ("parent_attacks", "attacks"))
+    return " -> ".join(f"{figure:.2f}" for figure in figures if figure is not None)
 
 
 def set_criterion(line: JsonObject) -> str:

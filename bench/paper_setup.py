@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from bench.attacked import attacked
 from bench.data import read
 from bench.general import dialogue_f1, lambada_accuracy
+from worker.engine.attacks import Subject
 from worker.engine.criterion import Threshold, thresholds_for
 from worker.engine.data import encode, first_windows
 from worker.engine.device import resolve_device
@@ -24,7 +26,7 @@ from worker.engine.options import Options
 from worker.engine.prepare import Prepared
 from worker.engine.types import CausalLM, Tokenizer
 
-LENGTH, HELDOUT, PILE_PERPLEXITY = 200, 64, 48
+LENGTH, HELDOUT, PILE_PERPLEXITY, WATCHED = 200, 64, 48, 16
 
 
 def forget_sequences(tokenizer: Tokenizer, data: Path, count: int, length: int) -> Tensor:
@@ -68,13 +70,18 @@ class Bench:
         self.tokenizer = AutoTokenizer.from_pretrained(path)
         self.device = resolve_device()
         self.model = AutoModelForCausalLM.from_pretrained(path, dtype="float32").to(self.device).eval()
-        self.pile = first_windows(self.tokenizer, texts.perplexity, LENGTH, PILE_PERPLEXITY)
+        pile = first_windows(self.tokenizer, texts.perplexity, LENGTH, PILE_PERPLEXITY + WATCHED)
+        self.pile, self.watched = pile[:PILE_PERPLEXITY], pile[PILE_PERPLEXITY:]  # a run looks at others
         self.wiki = first_windows(self.tokenizer, texts.wikitext[::-1], LENGTH, PILE_PERPLEXITY)
 
     @cached_property
     def unseen(self) -> list[list[int]]:
         """Held-out windows: they set the thresholds, and attacks compare with them."""
         return first_windows(self.tokenizer, self.texts.heldout, LENGTH, HELDOUT)
+
+    def attacked(self, model: CausalLM, data: Prepared) -> dict[str, float]:
+        """What attacks find on a model: the forget set beside held-out windows."""
+        return attacked(Subject(model, self.tokenizer, data.forget.sequences, self.unseen, data.retain), self.attacks)
 
     @cached_property
     def heldout(self) -> list[GreedyDecoding]:

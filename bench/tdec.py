@@ -24,12 +24,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from bench.attacked import attacked
 from bench.data import some
 from bench.paper_report import plot, report
 from bench.paper_setup import LENGTH, Bench, Texts
 from worker.engine.adapter import Adapter
-from worker.engine.attacks import ATTACKS, MEMBERSHIP, Subject
+from worker.engine.attacks import ATTACKS, MEMBERSHIP
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.criterion import Threshold
 from worker.engine.metrics.extraction import lower_bound
@@ -59,6 +58,7 @@ def run(
     """One method on one set, with the frontier step by step; returns the merged model and the measurements."""
     data, started = bench.prepare(names, domain), time.monotonic()
     everything, start = data.forget + data.earlier, perplexity(bench.model, bench.pile[:FRONTIER])
+    known = bench.attacked(bench.model, data)
     thresholds = bench.thresholds(everything.sequences)
     samples = own_samples(bench.model, bench.tokenizer, data, options).every
     factors = initial_factors(bench.model, data, options)
@@ -76,7 +76,7 @@ def run(
         thresholds=thresholds,
         counted=data.forget.requests,
         retain=RetainSampler(bench.tokenizer, data.retain_texts, LENGTH, options.seed),
-        watched=Watched(bench.pile[:FRONTIER], start),
+        watched=Watched(bench.watched, perplexity(bench.model, bench.watched)),
         options=options,
         progress=measure_step,
         samples=samples,
@@ -91,6 +91,7 @@ def run(
         "initialise_seconds": initialised - started,
         "seconds": time.monotonic() - initialised,
         **measure_merged(bench, merged, data, thresholds),
+        "parent_attacks": known,
         "history": checkpoint.history,
         "frontier": frontier,
         "frontier_start": start,
@@ -125,9 +126,7 @@ def measure_merged(
         "ma_limit": mean([threshold.ma_mean for threshold in thresholds[:count]]),
         "over": count_over(ma[:count], thresholds[:count]),
         "earlier_over": count_over(ma[count:], thresholds[count:]),
-        "attacks": attacked(
-            Subject(merged, bench.tokenizer, data.forget.sequences, bench.unseen, data.retain), bench.attacks
-        ),
+        "attacks": bench.attacked(merged, data),
     }
 
 
