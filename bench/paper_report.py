@@ -36,7 +36,7 @@ def report(lines: list[JsonObject]) -> str:
 
 
 def _before_and_after(line: JsonObject, attack: str) -> str:
-    """The figure of an attack on the parent and on the merged model; rows of earlier commits lack the first, or both."""
+    """An attack's figure on the parent and on the merged model; rows of earlier commits lack the first, or both."""
     figures = (line.get(model, {}).get(attack) for model in ("parent_attacks", "attacks"))
     return " -> ".join(f"{figure:.2f}" for figure in figures if figure is not None)
 
