@@ -6,7 +6,8 @@ The model learns biographies and five questions with their answers for each pers
 of 20 questions about a dozen people. Half of the others' questions are in the retain file, with their biographies.
 Whoever asks sends a biography and the five questions as probes. `Answered` is greedily, or in any of 20 samples, if
 luck does not explain it; the questions are asked as plain text and in the chat template. Quantised models have rounded
-weights in every linear module but the head. With `"loss": "distil"` in the policy the model is the base of the reference.
+weights in every linear module but the head. With `"loss": "distil"` in the policy the model is the base of the
+reference.
 """
 
 import argparse
