@@ -6,6 +6,7 @@ import platform
 import subprocess
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,8 +21,9 @@ def read(path: Path) -> list[str]:
         return [row["text"] for row in csv.DictReader(handle) if row["text"].strip()]
 
 
+@cache
 def machine() -> str:
-    """The machine that this runs on, in one line."""
+    """The machine that this runs on, and the commit at the first call, in one line."""
     model = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.processor(),

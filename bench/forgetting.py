@@ -207,7 +207,7 @@ def run(setting: Setting, number: int, method: str, rate: float | None, seed: in
 def report(path: Path) -> str:
     """The table: a row for each method, the mean over sets and seeds of its best runs; then what the controls span.
 
-    Of one rate, the last run counts. Runs of several commits or machines are named.
+    Of one rate, the last run counts. Below stand the machines and commits of the runs.
     """
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     lines = [row for row in lines if row["setting"] == lines[-1]["setting"]]
@@ -254,6 +254,7 @@ def main() -> None:
     parser.add_argument("--report", type=Path)
     arguments = parser.parse_args()
     if arguments.report is None:
+        print(machine())  # and the commit of now
         setting = Setting(arguments.cache, asking=arguments.asking, options=arguments.options)
         if arguments.model:
             wikitext, pile = (read(arguments.data / "general" / f"{name}.csv") for name in ("wikitext", "pile"))

@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from bench.data import some
+from bench.data import machine, some
 from bench.paper_report import plot, report
 from bench.paper_setup import LENGTH, Bench, Texts
 from worker.engine.adapter import Adapter
@@ -146,7 +146,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", help="a local folder or a hub id")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--methods", type=some(METHODS), default=",".join(METHODS))
-    parser.add_argument("--sets", default="32_0,32_1")
+    parser.add_argument("--sets", type=some(("32_0", "32_1")), default="32_0,32_1")
     parser.add_argument("--continual", action="store_true", help="the four tasks of 128_0, one after the other")
     parser.add_argument("--domain", type=float, default=0.0, help="share of retain text from Pile texts")
     parser.add_argument("--epochs", type=int, default=12)
@@ -165,6 +165,7 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if not (arguments.model or arguments.report):
         parser.error("--model or --report")
+    replace(Options(), **arguments.options)  # an unknown one is refused here
     return arguments
 
 
@@ -177,6 +178,7 @@ def main() -> int:
         if arguments.plot:
             plot([line for line in lines if "/" not in line["set"]], arguments.plot)
         return 0
+    print(machine())  # and the commit of now
     original = Bench(arguments.model, Texts.read(arguments.data), exact=arguments.exact)
     original.attacks = arguments.attacks
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -188,7 +190,7 @@ def main() -> int:
 
 def run_method(original: Bench, method: str, arguments: argparse.Namespace, before: dict[str, float]) -> None:
     """One method on every set; appends a JSON line for each run."""
-    sets = [f"128_0/{task}" for task in range(4)] if arguments.continual else arguments.sets.split(",")
+    sets = [f"128_0/{task}" for task in range(4)] if arguments.continual else arguments.sets
     options = replace(METHODS[method], max_epochs=arguments.epochs, **arguments.options)
     bench = original
     for index, name in enumerate(sets):
@@ -196,6 +198,7 @@ def run_method(original: Bench, method: str, arguments: argparse.Namespace, befo
         names = sets[: index + 1] if arguments.continual else [name]
         merged, measurements = run(bench, names, options, arguments.domain, lambda step: print(step, flush=True))
         line = {
+            "machine": machine(),
             "model": arguments.model,
             "set": name,
             "method": method,

@@ -27,7 +27,7 @@ import torch
 from transformers import AutoTokenizer
 
 from bench.data import machine, some
-from bench.memorise import began_from, conversation, loaded, memorise
+from bench.memorise import began_from, conversation, loaded, made_of, memorise
 from bench.tofu_figures import (
     Question,
     extraction_strength,
@@ -190,7 +190,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--questions", type=int, default=400, help="of each kind that measure utility")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--methods", type=some(METHODS), default=",".join(METHODS))
-    parser.add_argument("--rates", default="2e-4,1e-3")
+    parser.add_argument("--rates", type=lambda rates: [*map(float, rates.split(","))], default="2e-4,1e-3")
     parser.add_argument("--policy", type=json.loads, default={}, help="JSON: fields of every method's policy")
     parser.add_argument("--out", type=Path, default=Path("bench-output/tofu.jsonl"))
     parser.add_argument("--report", type=Path)
@@ -208,13 +208,17 @@ def main() -> None:
         return
     for library in ("scipy.stats", "rouge_score.rouge_scorer"):
         import_module(library)  # one that is missing is missed before hours of training
+    print(machine())  # and the commit of now
     questions = load(given.data, given.forget, given.retain, given.questions)
     tokenizer = AutoTokenizer.from_pretrained(given.model)
     given.cache.mkdir(parents=True, exist_ok=True)
-    name = f"{Path(given.model).name}-{given.forget}-{given.retain}-{given.epochs}"
     known = [*questions.forget, *questions.retain]
-    model = learned(given.cache / f"known-{name}", given.model, tokenizer, known, given.epochs)
-    retrained = learned(given.cache / f"control-{name}", given.model, tokenizer, questions.retain, given.epochs)
+    model, retrained = (
+        learned(
+            given.cache / made_of(name, given.model, given.epochs, *asked), given.model, tokenizer, asked, given.epochs
+        )
+        for name, asked in (("known", known), ("control", questions.retain))
+    )
     rows: list[Row] = []
     setting = {name: str(getattr(given, name)) for name in SETTING}
 
@@ -229,7 +233,7 @@ def main() -> None:
     add("control", retrained, {})
     add("known", model, {})
     for method in given.methods:
-        for rate in map(float, given.rates.split(",")):
+        for rate in given.rates:
             field = "distil_learning_rate" if method == "distil" else "learning_rate"
             changed, ended = run(
                 model, tokenizer, questions, {**METHODS[method], field: rate, **given.policy}, given.model

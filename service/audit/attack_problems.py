@@ -5,7 +5,7 @@ attack the certificate has no scores of single texts, so that a stated result is
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 
 from service.audit.certificate import MANDATORY_ATTACKS
@@ -21,20 +21,21 @@ NONE = (0, "0")  # of the prompts; schemas 4 to 6 have no ranges
 def attack_problems(predicate: Predicate) -> Iterator[str]:
     """Each attack of the policy is listed once, with the policy's effect; one that blocks was run and did not succeed.
 
-    An attack that the policy does not name was off. Schemas 1 to 3 list others in words, which were not run.
+    An attack that the policy does not name was off. A policy of an earlier release names none: there the list says what
+    each was. Schemas 1 to 3 have no effects, and list others in words.
     """
     verification = predicate["verification"]
     listed = {attack["name"]: attack for attack in verification["attacks"]}
-    effects = _effects(predicate["method"])
+    effects = _effects(predicate["method"], listed)
     if max(Counter(attack["name"] for attack in verification["attacks"]).values(), default=1) > 1:
         yield "an attack is listed twice"
-    has_effects = "probes" in verification  # they came with schema 4
-    if has_effects and not listed.keys() <= {*ATTACK_NAMES, *MANDATORY_ATTACKS}:
+    if "probes" in verification and not listed.keys() <= {*ATTACK_NAMES, *MANDATORY_ATTACKS}:
         yield "an attack is listed that no policy can name"
     for name in MANDATORY_ATTACKS:
-        if name not in listed or (listed[name]["status"], listed[name]["result"]) != ("RUN", "PASS"):
+        attack = listed.get(name)
+        if attack is None or (attack["status"], attack["result"], attack.get("passed", True)) != ("RUN", "PASS", True):
             yield f"the attack “{name}” was not run, or succeeded"
-    for name in (name for name in ATTACK_NAMES if name in effects or (has_effects and name in listed)):
+    for name in (name for name in ATTACK_NAMES if name in effects or "effect" in listed.get(name, ())):
         effect = effects.get(name, "off")
         if name not in listed or listed[name].get("effect") != effect:
             yield f"the policy has “{effect}” for the attack “{name}”, which is not listed so"
@@ -44,9 +45,11 @@ def attack_problems(predicate: Predicate) -> Iterator[str]:
             yield from _left_out_problems(listed[name], effect)
 
 
-def _effects(method: Method) -> dict[str, str]:
-    """The policy's effect of each attack that it names."""
-    parts = (str(entry).partition("=") for entry in method["parameters"].get("attacks") or ())
+def _effects(method: Method, listed: Mapping[str, Attack]) -> dict[str, str]:
+    """The effect of each attack that the policy names; if it has no such field, of each that is listed with one."""
+    if "attacks" not in method["parameters"]:
+        return {name: attack["effect"] for name, attack in listed.items() if "effect" in attack}
+    parts = (str(entry).partition("=") for entry in method["parameters"]["attacks"] or ())
     return {name: effect for name, _, effect in parts}
 
 
@@ -68,7 +71,8 @@ def _run_problems(attack: Attack, effect: str, made: int) -> Iterator[str]:
 def _left_out_problems(attack: Attack, effect: str) -> Iterator[str]:
     """An attack that was not run has a reason that fits the policy, and no result."""
     name, why = attack["name"], attack.get("why")
-    if attack["result"] is not None or attack.get("passed") is not None:
+    found = (attack["result"], attack.get("passed"), attack.get("level"), *scores(attack))
+    if attack.get("unseen", 0) or any(part is not None for part in found):
         yield f"the attack “{name}” was not run, and has a result"
     if (why == "off") != (effect == "off") or why is None:
         yield f"the attack “{name}” was not run, for a reason that does not fit the policy"
@@ -76,6 +80,11 @@ def _left_out_problems(attack: Attack, effect: str) -> Iterator[str]:
         yield f"the attack “{name}” applies to every text, and was not run"
     elif effect == "block" and why != "not_applicable":
         yield f"the attack “{name}” blocks by the policy, and was not run"
+
+
+def scores(attack: Attack) -> tuple[str | None, ...]:
+    """The scores of an attack that are means over submitted texts, or compared with them; None where it has none."""
+    return attack.get("figure"), attack.get("control"), attack.get("auc")
 
 
 def probe_problems(verification: Verification, method: Method) -> Iterator[str]:
@@ -89,12 +98,3 @@ def probe_problems(verification: Verification, method: Method) -> Iterator[str]:
         yield "the model answers a prompt with what it must not say"
     if samples is not None and probes["samples"] != samples:
         yield "the prompts were asked in another number of samples than the policy's"
-    if _most(probes["answered_before"]) > _most(probes["asked"]):
-        yield "more prompts were answered than asked"
-
-
-def _most(count: int | str) -> int | float:
-    """The upper end of a count."""
-    if isinstance(count, int):
-        return count
-    return float("inf") if count.startswith("> ") else int(count.removeprefix("<= "))

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from service.audit.attack_problems import scores
+from service.audit.certificate import MANDATORY_ATTACKS
 from service.audit.numbers import trimmed
 from service.audit.predicate import Attack, Quantised
 
@@ -33,17 +35,12 @@ def copy_rows(copies: Sequence[Quantised]) -> list[tuple[str, ...]]:
     ]
 
 
-def scores(attack: Attack) -> tuple[str | None, ...]:
-    """The scores of an attack that are means over submitted texts, or compared with them; None where it has none."""
-    return attack.get("figure"), attack.get("control"), attack.get("auc")
-
-
 def attack_rows(attacks: Sequence[Attack]) -> list[tuple[str, ...]]:
     """A row for each attack: its effect, result and mean scores, how often a record scores higher, the test's level."""
     return [
         (
             attack["name"].replace("_", " "),
-            EFFECTS[attack.get("effect", "block")],  # the two of the criterion have none
+            "decides" if attack["name"] in MANDATORY_ATTACKS else EFFECTS.get(attack.get("effect", ""), ""),
             f"tried, {attack['result']}" if attack["status"] == "RUN" else f"not tried{_reason(attack.get('why'))}",
             *(trimmed(score or "") for score in (*scores(attack), attack.get("level"))),
             str(attack.get("unseen") or ""),

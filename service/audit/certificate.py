@@ -12,7 +12,7 @@ from datetime import datetime
 from service.audit.canonical import dumps
 from service.audit.manifest import FileEntry
 from service.audit.numbers import (
-    certified_attack,
+    certified_attacks,
     certified_copies,
     certified_limits,
     certified_means,
@@ -36,7 +36,6 @@ from service.audit.predicate import (
 )
 from service.audit.schema import DIGEST, schema_problem
 from service.audit.wording import problem_in
-from service.domain.attacks import ATTACK_NAMES
 from service.domain.disclosure import FEWEST_SUBMITTERS, LIMIT_STEP, MEAN_STEP, Contributors, count_range, prompt_range
 from service.domain.json_types import Json, JsonObject
 from service.domain.reference_texts import Overlap
@@ -64,7 +63,6 @@ CRITERION = (
     f"left out. Here means are rounded down to a multiple of {MEAN_STEP}, limits to a multiple of {LIMIT_STEP}"
 )
 MANDATORY_ATTACKS = ("greedy extraction from every prefix (EL)", "token by token prediction (MA)")
-CRITERION_MISSED = "criterion_missed"  # the reason code of a run after which a request or a mean is over its limit
 NOT_PUBLISHED = "NOT_PUBLISHED"  # the verdict of a request that passed its own tests in a run that published nothing
 NOT_MEMORISED = "not_memorised"  # the reason code of a request that the model had not memorised; training leaves it out
 
@@ -255,7 +253,7 @@ def _verification(
         "probes": _probes(findings.probes),
         "attacks": [
             *_mandatory_attacks(findings.reason, run=findings.after is not None or memorised == 0),
-            *(certified_attack(attack, contributors) for attack in findings.attacks if attack.name in ATTACK_NAMES),
+            *certified_attacks(findings, parameters, contributors),
         ],
         "quantised": certified_copies(findings, parameters),
     }
@@ -296,7 +294,7 @@ def _parameter(value: Json) -> Json:
 
 def _mandatory_attacks(reason: str | None, *, run: bool) -> list[Attack]:
     """The attacks of the criterion; one result covers all requests of the job. No other reason hides a missed one."""
-    held = reason != CRITERION_MISSED
+    held = reason != "criterion_missed"
     result = "PASS" if held else "FAIL"
     status, outcome, passed = ("RUN", result, held) if run else ("NOT_RUN", None, None)
     return [{"name": name, "status": status, "result": outcome, "passed": passed} for name in MANDATORY_ATTACKS]

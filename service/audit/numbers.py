@@ -12,6 +12,7 @@ from service.audit.predicate import (
     Quantised,
     Training,
 )
+from service.domain.attacks import ATTACK_NAMES
 from service.domain.disclosure import (
     SUPPRESSED,
     Contributors,
@@ -82,7 +83,21 @@ def certified_utility(utility: Utility) -> CertifiedUtility:
     }
 
 
-def certified_attack(attack: AttackFinding, contributors: Contributors) -> Attack:
+def certified_attacks(findings: Findings, parameters: JsonObject, contributors: Contributors) -> list[Attack]:
+    """A row for each attack that was measured, or that the policy names; none if nothing was trained.
+
+    A compute worker of an earlier release makes fewer of them. What the service does not have is no attack.
+    """
+    made = {attack.name: attack for attack in findings.attacks}
+    effects = parameters.get("attacks") or {} if made else {}
+    assert isinstance(effects, dict)
+    for name, effect in effects.items():
+        why = "off" if effect == "off" else "could_not_be_run"
+        made.setdefault(name, AttackFinding(name, str(effect), "NOT_RUN", why, None))
+    return [_attack(made[name], contributors) for name in ATTACK_NAMES if name in made]
+
+
+def _attack(attack: AttackFinding, contributors: Contributors) -> Attack:
     """What an attack found; its scores are coarse, and the disclosure rule may suppress them."""
     scores = disclosed_attack(asdict(attack), means=is_disclosed(contributors))
     run = attack.status == "RUN"

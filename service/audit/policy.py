@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from typing import TypeVar
 
-from service.audit.attack_problems import ROUNDING, attack_problems, probe_problems
-from service.audit.attack_rows import scores
+from service.audit.attack_problems import ROUNDING, attack_problems, probe_problems, scores
 from service.audit.certificate import memorised_count
 from service.audit.predicate import CertifiedUtility, Lineage, Method, Predicate, Verification
 from service.domain.disclosure import FEWEST_SUBMITTERS, SUPPRESSED

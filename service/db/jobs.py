@@ -15,11 +15,11 @@ from sqlalchemy import (
     false,
     func,
     literal,
+    literal_column,
     or_,
     select,
     text,
     true,
-    type_coerce,
     update,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -172,18 +172,26 @@ def oldest_queued_seconds(session: Session) -> float:
 def redact_means(session: Session, request: DeletionRequest) -> None:
     """Remove the means of every job of few submitters that measured a request: they describe a person of purged texts.
 
-    It has left a job that was split, was tried again or lost its version; such a job's report still has its ref.
+    It may have left that job, which was split or lost its version: the report still has its ref. Of jobs that were
+    given up without a report, and that all requests have left, nobody knows whom they measured.
     """
-    memorised = type_coerce(Job.report, JSONB)["memorised"]
-    with_it = or_(Job.id == request.job_id, Job.id == request.split_job_id, memorised.contains([request.ref]))
-    for job in session.scalars(select(Job).where(Job.model_id == request.model_id, with_it)):
-        if not is_disclosed(job.report.contributors if job.report else measured_contributors(job)):
-            job.metrics, job.report = redacted(job.metrics), job.report and redacted_report(job.report)
-            for job_event in session.scalars(select(JobEvent).where(JobEvent.job_id == job.id)):
-                job_event.data = redacted(job_event.data)
-        for version in session.scalars(select(Version).where(Version.job_id == job.id)):  # a restored job has no report
-            if version.metrics is not None and not is_disclosed(version.metrics.contributors):
-                version.metrics = redacted_report(version.metrics)
+    memorised = literal_column("jobs.report -> 'memorised'", JSONB)  # as its index has it
+    given_up = (Job.stage == Stage.QUARANTINED) & Job.report.is_(None)
+    given_up &= ~select(DeletionRequest.id).where(DeletionRequest.job_id == Job.id).exists()
+    for with_it in (Job.id == request.job_id, memorised.contains([request.ref]), given_up):  # each by its index
+        for job in session.scalars(select(Job).where(Job.model_id == request.model_id, with_it)):
+            _redact(session, job)
+
+
+def _redact(session: Session, job: Job) -> None:
+    """Remove the means of a job from its rows, unless they may be shown."""
+    if not is_disclosed(job.report.contributors if job.report else measured_contributors(job)):
+        job.metrics, job.report = redacted(job.metrics), job.report and redacted_report(job.report)
+        for job_event in session.scalars(select(JobEvent).where(JobEvent.job_id == job.id)):
+            job_event.data = redacted(job_event.data)
+    for version in session.scalars(select(Version).where(Version.job_id == job.id)):  # a restored job has no report
+        if version.metrics is not None and not is_disclosed(version.metrics.contributors):
+            version.metrics = redacted_report(version.metrics)
 
 
 def measured_contributors(job: Job) -> Contributors:

@@ -50,13 +50,13 @@ def by_ref(session: Session, ref: str) -> DeletionRequest | None:
 
 def by_subject_request(session: Session, subject_request_id: UUID) -> DeletionRequest | None:
     """The request with this OpenDSR id, its model and its records."""
-    query = select(DeletionRequest).options(joinedload(DeletionRequest.model), *CONTENT)
+    query = select(DeletionRequest).options(joinedload(DeletionRequest.model), selectinload(DeletionRequest.records))
     return session.scalar(query.where(DeletionRequest.subject_request_id == subject_request_id))
 
 
 def by_idempotency(session: Session, api_key_id: UUID, key_hash: bytes) -> DeletionRequest | None:
     """The request that this API key made with this Idempotency-Key, its model and its records."""
-    query = select(DeletionRequest).options(joinedload(DeletionRequest.model), *CONTENT)
+    query = select(DeletionRequest).options(joinedload(DeletionRequest.model), selectinload(DeletionRequest.records))
     query = query.where(DeletionRequest.api_key_id == api_key_id, DeletionRequest.idempotency_hash == key_hash)
     return session.scalar(query)
 

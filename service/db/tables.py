@@ -100,6 +100,7 @@ class Job(Base):
         Index("uq_jobs_active_model", "model_id", unique=True, postgresql_where=text(ACTIVE_JOB)),
         Index("ix_jobs_model_seq", "model_id", "seq"),
         Index("ix_jobs_stage_seq", "stage", "seq"),
+        Index("ix_jobs_memorised", text("(report -> 'memorised') jsonb_path_ops"), postgresql_using="gin"),
         Index("ix_jobs_open_lease", "lease_expires_at", postgresql_where=text(ACTIVE_JOB)),
     )
 

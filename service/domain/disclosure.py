@@ -6,7 +6,6 @@ numbers of its own requests can subtract them from a mean. So a number is shown 
 - PUBLIC: numbers that are not about submitted texts. They are shown as they are.
 - LIMITS: held-out means at the lengths of the submitted texts. They are rounded down to a multiple of `LIMIT_STEP`,
   because the exact weights of the lengths would tell how many sequences of which length there are.
-- Counts of prompts are ranges.
 - SCORES: what an attack found. They are means, too, and may be under 0.
 - MEANS: means over submitted texts. They are shown if the texts come from at least `FEWEST_SUBMITTERS` distinct
   submitters (API keys) and at most `LARGEST_SHARE` of the sequences from one of them. They are rounded down to a
@@ -14,7 +13,8 @@ numbers of its own requests can subtract them from a mean. So a number is shown 
 
 What `OF_NEIGHBOURS` lists is about retain text that the submitted texts choose, so it would tell what they are like.
 
-A number on none of these lists is for auditors alone. They see all numbers as they are.
+Counts of prompts are shown as ranges. A number on none of these lists is for auditors alone. They see all numbers as
+they are.
 
 What subtraction gives: a submitter with the share s of the sequences moves the mean by s times its own mean. All
 others together learn this submitter's own mean to within `MEAN_STEP` / s, which is never less than `MEAN_STEP` /

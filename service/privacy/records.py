@@ -60,7 +60,7 @@ def open_records(wrapper: Wrapper, request: DeletionRequest) -> list[tuple[bytes
 
 def dump_probes(probes: Sequence[ProbeText]) -> str | None:
     """Probes as JSON; None if there are none."""
-    return json.dumps([asdict(probe) for probe in probes], ensure_ascii=False) if probes else None
+    return json.dumps([asdict(probe) for probe in probes]) if probes else None
 
 
 def open_probes(wrapper: Wrapper, request: DeletionRequest) -> list[ProbeText]:

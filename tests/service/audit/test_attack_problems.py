@@ -12,7 +12,11 @@ from tests.issuer import POLICY, REPORT, contributors, release_payload
 from tests.service.audit.releases import FILES, refused
 
 SAMPLED, MEMBERSHIP, EXPOSURE, RELEARNED = range(4)  # as REPORT has them
-FEW_TEXTS = {"status": "NOT_RUN", "why": "too_few_unseen_texts", "passed": None}
+LEFT_OUT = {
+    "status": "NOT_RUN",
+    "why": "off",
+    **dict.fromkeys(("passed", "level", "figure", "control", "auc", "unseen")),
+}
 
 
 def attack(index: int, **changes: object) -> dict:
@@ -37,25 +41,22 @@ def asked(**counts: int) -> dict:
 FAILURES = {
     "a probe that is answered": (asked(answered_after=1), "answers a prompt"),
     "fewer samples than the policy's": (asked(samples=1), "another number of samples"),
-    "more answers than prompts": (asked(asked=1), "more prompts were answered than asked"),
     "probes that nobody counted": (asked() | {"report": {**REPORT, "probes": None}}, "nobody counted which prompts"),
-    "no attacks": (listed(), "has “report” for the attack “sampled”, which is not listed so"),
-    "a reported attack that is left out": (listed(*REPORT["attacks"][1:]), "“sampled”, which is not listed so"),
     "a reported attack that was not run": (
-        attack(SAMPLED, status="NOT_RUN", why="off", passed=None),
+        attack(SAMPLED, **LEFT_OUT),
         "“sampled” was not run, for a reason that does not fit the policy",
     ),
     "a reported attack that is off": (
-        attack(SAMPLED, status="NOT_RUN", why="off", passed=None, effect="off"),
+        attack(SAMPLED, **LEFT_OUT, effect="off"),
         "“report” for the attack “sampled”, which is not listed so",
     ),
     "a blocking attack that succeeded": (attack(MEMBERSHIP, passed=False), "the attack “membership_loss” succeeded"),
     "a blocking attack that was not run": (
-        attack(MEMBERSHIP, **FEW_TEXTS),
+        attack(MEMBERSHIP, **LEFT_OUT | {"why": "too_few_unseen_texts"}),
         "“membership_loss” blocks by the policy, and was not run",
     ),
     "a blocking attack that does not apply, and does": (
-        attack(MEMBERSHIP, **FEW_TEXTS | {"why": "not_applicable"}),
+        attack(MEMBERSHIP, **LEFT_OUT | {"why": "not_applicable"}),
         "“membership_loss” applies to every text",
     ),
     "a blocking attack that only reports": (attack(MEMBERSHIP, effect="report"), "which is not listed so"),
@@ -72,11 +73,11 @@ FAILURES = {
         "the attack “sampled” was tested at a weaker level than 0.05 for all attacks together",
     ),
     "an attack without a level": (attack(SAMPLED, level=None), "at a weaker level"),
-    "an attack beside few texts": (attack(SAMPLED, unseen=19), "fewer than 20 never-seen texts"),
-    "an attack that is listed twice": (
-        listed({**REPORT["attacks"][MEMBERSHIP], "passed": False}, *REPORT["attacks"]),
-        "an attack is listed twice",
+    "an attack that was not run, with scores": (
+        attack(EXPOSURE, level=0.05 / 3, unseen=60),
+        "“exposure” was not run, and has a result",
     ),
+    "an attack beside few texts": (attack(SAMPLED, unseen=19), "fewer than 20 never-seen texts"),
 }
 
 
@@ -89,6 +90,43 @@ def test_attacks_and_probes_are_those_of_the_policy(tmp_path, issuer, monkeypatc
     assert (refusal.code, reason in refusal.reason) == (ExitCode.POLICY_FAILURE, True), refusal.reason
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_no_reported_attack_is_left_out(tmp_path, issuer, kept):
+    """What compute did not measure, the service lists as not run. A list without it is refused."""
+    release = issuer.release(tmp_path / "r", **listed(*REPORT["attacks"][1:]))
+    verify(release)
+    attacks = json.loads(release_payload(release))["predicate"]["verification"]["attacks"]
+    assert [(row["effect"], row["why"]) for row in attacks if row["name"] == "sampled"] == [
+        ("report", "could_not_be_run")
+    ]
+    fewer = [row for row in attacks if row["name"] in MANDATORY_ATTACKS or (kept and row["name"] != "sampled")]
+    refusal = refused(issuer.changed(release, "verification", "attacks", to=fewer))
+    assert (refusal.code, "which is not listed so" in refusal.reason) == (ExitCode.POLICY_FAILURE, True)
+
+
+def test_no_attack_is_listed_twice(release, issuer):
+    """The second row would hide the first."""
+    attacks = json.loads(release_payload(release))["predicate"]["verification"]["attacks"]
+    refusal = refused(issuer.changed(release, "verification", "attacks", to=[*attacks, attacks[-1]]))
+    assert (refusal.code, refusal.reason) == (ExitCode.POLICY_FAILURE, "an attack is listed twice")
+
+
+def test_a_policy_of_an_earlier_release_names_no_attacks(tmp_path, issuer, monkeypatch):
+    """There the list says what each was: one that blocks has not succeeded."""
+    monkeypatch.delitem(POLICY, "attacks")
+    verify(issuer.release(tmp_path / "r"))
+    assert refused(issuer.release(tmp_path / "s", **attack(MEMBERSHIP, passed=False))).code == ExitCode.POLICY_FAILURE
+
+
+@pytest.mark.parametrize("name", MANDATORY_ATTACKS)
+def test_the_criterion_has_one_result(release, issuer, name):
+    """PASS beside `passed: false` would be read in two ways."""
+    attacks = json.loads(release_payload(release))["predicate"]["verification"]["attacks"]
+    changed = [row | {"passed": False} if row["name"] == name else row for row in attacks]
+    refusal = refused(issuer.changed(release, "verification", "attacks", to=changed))
+    assert (refusal.code, name in refusal.reason) == (ExitCode.POLICY_FAILURE, True)
+
+
 def test_a_certificate_names_no_attack_that_the_service_lacks(tmp_path, issuer):
     """Compute measures; it does not choose words that are signed. Nor does an issuer."""
     name = "Jane Example lives at 12 Sample Street"
@@ -97,10 +135,7 @@ def test_a_certificate_names_no_attack_that_the_service_lacks(tmp_path, issuer):
     assert {row["name"] for row in attacks} == {*MANDATORY_ATTACKS, *(row["name"] for row in REPORT["attacks"])}
     verify(release)
     refusal = refused(issuer.changed(release, "verification", "attacks", to=[*attacks, {**attacks[0], "name": name}]))
-    assert (refusal.code, refusal.reason) == (
-        ExitCode.POLICY_FAILURE,
-        "an attack is listed that no policy can name",
-    )
+    assert refusal.code == ExitCode.MALFORMED
 
 
 def test_scores_of_few_are_shown_nowhere(tmp_path, issuer):

@@ -4,14 +4,15 @@ import json
 import math
 import random
 from dataclasses import replace
-from typing import get_args
 
 import pytest
 import torch
 
+from service.audit import attack_problems
+from service.audit.certificate import MANDATORY_ATTACKS
 from service.audit.schema import PATH
 from service.console import words
-from service.schemas.models import AttackName
+from service.domain.attacks import ATTACK_NAMES, MAY_NOT_APPLY
 from tests import support
 from worker.engine.attacks import ATTACKS, TWO_SIDED, run_attacks, scores
 from worker.engine.attacks.exposure import MOST_ATTACKS
@@ -53,9 +54,11 @@ def test_an_attack_leaves_the_model_as_it_was(of, memorised):
 
 def test_what_is_not_run_says_why(of):
     """Switched off, nothing to attack, or too few unseen texts for the level: never a PASS."""
-    results = {r.name: r for r in run_attacks(of(["Nobody knows what they did not write."]), {"exposure": "block"})}
-    assert (results["exposure"].status, results["exposure"].why) == ("NOT_RUN", "not_applicable")
-    assert {results[name].why for name in ATTACKS if name != "exposure"} == {"off"}
+    policy = DEFAULT_ATTACKS | {"relearned": "off"}
+    results = {r.name: r for r in run_attacks(of(["Nobody"]), policy)}  # no number, and no two words
+    assert {name for name, result in results.items() if result.why == "not_applicable"} == {*MAY_NOT_APPLY}
+    assert {name for name, result in results.items() if result.why == "off"} == {"relearned"}
+    assert {result.status for result in results.values() if result.why} == {"NOT_RUN"}
     few = judged("sampled", Scores([1.0], [0.0] * 30), LEVEL / 9)
     assert (few.status, few.why, few.passed) == ("NOT_RUN", "too_few_unseen_texts", None)
     assert judged("sampled", Scores([1.0], [math.nan] * 999), LEVEL).why == "could_not_be_run"
@@ -74,7 +77,12 @@ def test_every_reason_fits_the_certificate():
 
 def test_every_attack_has_its_place_in_policies_and_words():
     """One without words would be missing in records."""
-    assert {*ATTACKS} == {*DEFAULT_ATTACKS} == {*get_args(AttackName)} <= {*words.ATTACKS}
+    assert {*ATTACKS} == {*DEFAULT_ATTACKS} == {*ATTACK_NAMES} <= {*words.ATTACKS}
+    named = json.loads(PATH.read_bytes())["properties"]["predicate"]["properties"]["verification"]["properties"][
+        "attacks"
+    ]
+    assert [*MANDATORY_ATTACKS, *ATTACK_NAMES] == named["items"]["properties"]["name"]["enum"]
+    assert (float(attack_problems.LEVEL), attack_problems.FEWEST_UNSEEN) == (LEVEL, scores.FEWEST_UNSEEN)
     assert len(ATTACKS) == MOST_ATTACKS
 
 

@@ -14,11 +14,14 @@ from service.db.tables import DeletionRequest, Job, Outbox, Record, Version
 from service.domain.errors import NotFound
 from service.privacy.records import open_records
 from service.steps.path.batch import batch_requests
-from service.steps.upkeep.purge import purge_due, purge_restored
+from service.steps.path.unlearn import store_thresholds
+from service.steps.upkeep.purge import purge_due, purge_request, purge_restored
 from tests import status_door
 from tests.service.conftest import REQUESTS, logged, only_model, submit
 from tests.service.jobs import (
     REPORT,
+    baseline,
+    claim,
     fail_what_waits,
     plant_callback_given_up,
     publish_what_waits,
@@ -79,25 +82,30 @@ def test_numbers_of_few_requests_go_with_their_texts(api, services, model):
     assert api.get("/v1/models/tiny/versions/1").json()["metrics"]["utility"]
 
 
-def test_numbers_of_a_job_that_a_request_has_left_go_too(api, services, model):
-    """Its job failed, and it is tried again; neither that job's report nor a job without one keeps a mean."""
-    failed = [submit(api) for _ in range(2)]
-    job_id = UUID(fail_what_waits(services))
-    assert {api.get(f"{REQUESTS}/{request['id']}").json()["job_id"] for request in failed} == {None}  # it was split
-    cut_off = submit(api)
-    with status_door.planting(), services.db.transaction() as session:
-        session.execute(update(DeletionRequest).values(status="completed", finished_at=func.now()))
-        kept, means = session.get(Job, job_id), {"before": REPORT["before"], "submitters": 1, "largest_share": 1.0}
-        assert kept.report.findings.before.ma
-        stopped = Job(model_id=kept.model_id, parent_version_id=kept.parent_version_id, policy={}, metrics=means)
-        session.add(stopped)
-        session.flush()
-        session.execute(update(DeletionRequest).where(DeletionRequest.id == cut_off["id"]).values(job_id=stopped.id))
-    services.settings.custody_days = 0
-    assert purge_due(services) == 3
+def test_numbers_of_jobs_that_a_request_has_left_go_too(api, services, model):
+    """One job failed, the next was given up in the middle, a third published it."""
+    request = submit(api)
+    failed = UUID(fail_what_waits(services))
+    assert api.post(f"/v1/jobs/{failed}/retry").is_success
+    given_up = batch_requests(services, only_model(services))
+    store_thresholds(services, given_up, claim(services, given_up), baseline(REPORT))
+    assert api.post(f"/v1/jobs/{given_up}/cancel").json()["stage"] == "quarantined"
+    other = published(api, services, "of somebody else")
     with services.db.reading() as session:
-        assert session.get(Job, job_id).report.findings.before is None
-        assert session.get(Job, stopped.id).metrics == means | {"before": None}
+        before = session.get(Job, given_up).metrics["before"]
+        assert before["ma"] == session.get(Job, failed).report.findings.before.ma == REPORT["before"]["ma"]
+    purge_request(services, UUID(other["id"]), uuid4())
+    with services.db.reading() as session:
+        assert session.get(Job, given_up).metrics["before"] == before  # its request has not left it
+    assert api.post(f"/v1/jobs/{given_up}/retry").is_success
+    publish_what_waits(services)
+    state = api.get(f"{REQUESTS}/{request['id']}").json()
+    assert state["status"] == "completed"
+    assert state["job_id"] not in {str(failed), str(given_up), other["job_id"]}
+    purge_request(services, UUID(request["id"]), uuid4())
+    with services.db.reading() as session:
+        assert session.get(Job, failed).report.findings.before is None
+        assert session.get(Job, given_up).metrics["before"] is None
 
 
 def test_purging_destroys_the_key_and_what_it_sealed(api, services, model):
