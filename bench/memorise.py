@@ -87,7 +87,7 @@ def fine_tuned(
     return tuned
 
 
-def made_of(name: str, pretrained: str, *what: object) -> str:
+def folder_name(name: str, pretrained: str, *what: object) -> str:
     """The name of a folder for what a pretrained model has learned: another one for other texts or another model."""
     place = Path(pretrained).resolve() if Path(pretrained).exists() else pretrained
     return f"{name}-{Path(pretrained).name}-{hashlib.sha256(repr((str(place), *what)).encode()).hexdigest()[:12]}"
@@ -97,7 +97,7 @@ def taught(
     cache: Path, name: str, texts: Sequence[str], pretrained: str, length: int = 200, seed: int = 0
 ) -> tuple[CausalLM, Tokenizer]:
     """A pretrained model (folder or hub id) that knows `length` tokens of these texts; made at its first use."""
-    folder = cache / made_of(name, pretrained, length, *texts)
+    folder = cache / folder_name(name, pretrained, length, *texts)
     if not (folder / "tokenizer.json").exists():
         model = loaded(pretrained)
         tokenizer = AutoTokenizer.from_pretrained(pretrained)

@@ -27,7 +27,7 @@ import torch
 from transformers import AutoTokenizer
 
 from bench.data import machine, some
-from bench.memorise import began_from, conversation, loaded, made_of, memorise
+from bench.memorise import began_from, conversation, folder_name, loaded, memorise
 from bench.tofu_figures import (
     Question,
     extraction_strength,
@@ -197,6 +197,8 @@ def arguments() -> argparse.Namespace:
     given = parser.parse_args()
     if not given.model and not given.report:
         parser.error("--model or --report is needed")
+    for library in () if given.report else ("scipy.stats", "rouge_score.rouge_scorer"):
+        import_module(library)  # one that is missing is missed before hours of training
     return given
 
 
@@ -206,8 +208,6 @@ def main() -> None:
     if given.report:
         print(report([json.loads(line) for line in given.report.read_text().splitlines()]))
         return
-    for library in ("scipy.stats", "rouge_score.rouge_scorer"):
-        import_module(library)  # one that is missing is missed before hours of training
     print(machine())  # and the commit of now
     questions = load(given.data, given.forget, given.retain, given.questions)
     tokenizer = AutoTokenizer.from_pretrained(given.model)
@@ -215,7 +215,11 @@ def main() -> None:
     known = [*questions.forget, *questions.retain]
     model, retrained = (
         learned(
-            given.cache / made_of(name, given.model, given.epochs, *asked), given.model, tokenizer, asked, given.epochs
+            given.cache / folder_name(name, given.model, given.epochs, *asked),
+            given.model,
+            tokenizer,
+            asked,
+            given.epochs,
         )
         for name, asked in (("known", known), ("control", questions.retain))
     )

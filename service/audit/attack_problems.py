@@ -71,8 +71,8 @@ def _run_problems(attack: Attack, effect: str, made: int) -> Iterator[str]:
 def _left_out_problems(attack: Attack, effect: str) -> Iterator[str]:
     """An attack that was not run has a reason that fits the policy, and no result."""
     name, why = attack["name"], attack.get("why")
-    found = (attack["result"], attack.get("passed"), attack.get("level"), *scores(attack))
-    if attack.get("unseen", 0) or any(part is not None for part in found):
+    stated = (attack["result"], attack.get("passed"), attack.get("level"), *scores(attack))
+    if attack.get("unseen", 0) or any(part is not None for part in stated):
         yield f"the attack “{name}” was not run, and has a result"
     if (why == "off") != (effect == "off") or why is None:
         yield f"the attack “{name}” was not run, for a reason that does not fit the policy"

@@ -110,7 +110,8 @@ def _openings(
     before, after = [_ids(tokenizer, part) for part in parts] if len(parts) == 2 else ([], [])
     of_texts = nothing
     if bos in after:  # it begins every message, and alone brings out the system's
-        of_texts = [ids[:2] for ids in data.retain if ids[1:2] != [bos]] or nothing
+        message = before if before[:1] == [bos] else [bos, *before]
+        of_texts = [ids[:2] for ids in data.retain if ids[:2] != message[:2]] or nothing
     if len(before) + len(after) > options.sequence_length // 2:
         after = []  # no room for a conversation
     begun = [ids[: options.sequence_length // 4] for prompt in prompts if (ids := _ids(tokenizer, prompt))]

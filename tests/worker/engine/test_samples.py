@@ -135,14 +135,14 @@ def test_half_of_the_answers_hardly_stray_from_their_first_token_on(chatting, mo
 
 
 def test_texts_begin_as_retain_text_does_where_bos_begins_every_message(memorised, monkeypatch):
-    """After BOS alone such a model says its system prompt, again and again."""
+    """After BOS alone such a model says its system prompt, again and again. A conversation is no such text."""
     model, tokenizer = memorised
     monkeypatch.setattr(tokenizer, "chat_template", f"{TEMPLATE}<s>")  # as the assistant's message begins
     retain = {tuple(encode(tokenizer, text)[:2]) for text in support.RETAIN}
     texts = [ids for ids in drawn(model, tokenizer) if "<user>" not in tokenizer.decode(ids)]
     assert len(texts) > 20
     assert {tuple(ids[:2]) for ids in texts} <= retain
-    monkeypatch.setattr(support, "RETAIN", [f"<s>{text}" for text in support.RETAIN])
+    monkeypatch.setattr(support, "RETAIN", [f"<user> {text}" for text in support.RETAIN])
     texts = [ids for ids in drawn(model, tokenizer) if "<user>" not in tokenizer.decode(ids)]
     assert any(tuple(ids[:2]) not in retain for ids in texts)
 
