@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from worker.engine.data import chunks, text_windows
+from worker.engine.data import chunks, encode, text_windows
 from worker.engine.errors import TooShort
 from worker.engine.forgotten import GRAM, Forgotten, spaced_words
 from worker.engine.generate import beginnings, continuations, end_tokens
@@ -110,8 +110,8 @@ def _openings(
     before, after = [_ids(tokenizer, part) for part in parts] if len(parts) == 2 else ([], [])
     of_texts = nothing
     if bos in after:  # it begins every message, and alone brings out the system's
-        message = before if before[:1] == [bos] else [bos, *before]
-        of_texts = [ids[:2] for ids in data.retain if ids[:2] != message[:2]] or nothing
+        message = encode(tokenizer, parts[0])[:2]
+        of_texts = [ids[:2] for ids in data.retain if ids[:2] != message] or nothing
     if len(before) + len(after) > options.sequence_length // 2:
         after = []  # no room for a conversation
     begun = [ids[: options.sequence_length // 4] for prompt in prompts if (ids := _ids(tokenizer, prompt))]

@@ -78,10 +78,8 @@ def test_every_reason_fits_the_certificate():
 def test_every_attack_has_its_place_in_policies_and_words():
     """One without words would be missing in records."""
     assert {*ATTACKS} == {*DEFAULT_ATTACKS} == {*ATTACK_NAMES} <= {*words.ATTACKS}
-    named = json.loads(PATH.read_bytes())["properties"]["predicate"]["properties"]["verification"]["properties"][
-        "attacks"
-    ]
-    assert [*MANDATORY_ATTACKS, *ATTACK_NAMES] == named["items"]["properties"]["name"]["enum"]
+    (rows,) = members(json.loads(PATH.read_bytes()), "attacks")
+    assert [*MANDATORY_ATTACKS, *ATTACK_NAMES] == rows["items"]["properties"]["name"]["enum"]
     assert (float(attack_problems.LEVEL), attack_problems.FEWEST_UNSEEN) == (LEVEL, scores.FEWEST_UNSEEN)
     assert len(ATTACKS) == MOST_ATTACKS
 
