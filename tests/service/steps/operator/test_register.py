@@ -267,11 +267,22 @@ def other_vocabulary(config: Path) -> None:
     config.write_text(json.dumps(json.loads(config.read_text()) | {"vocab_size": 7}))
 
 
-@pytest.mark.parametrize("name", ["itself", "another vocabulary", "a link out"])
+def other_tokens(tokenizer: Path, vocabulary: type) -> None:
+    """Let as many tokens have other ids, in a vocabulary as BPE writes it, or as unigram models do."""
+    content = json.loads(tokenizer.read_text())
+    tokens = sorted(content["model"]["vocab"], reverse=True)
+    pairs = enumerate(tokens) if vocabulary is dict else ((0.0, token) for token in tokens)
+    content["model"]["vocab"] = vocabulary((token, number) for number, token in pairs)
+    tokenizer.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("name", ["itself", "another vocabulary", "other tokens", "tokens in a list", "a link out"])
 def test_a_base_that_is_none_is_refused(api, services, base, folder, name):
     """It would be a reference that knows the texts, one that cannot be compared, or a way to read files."""
     if name == "another vocabulary":
         other_vocabulary(folder / "config.json")
+    elif name in ("other tokens", "tokens in a list"):
+        other_tokens(folder / "tokenizer.json", dict if name == "other tokens" else list)
     elif name == "a link out":
         (folder / "extra.json").symlink_to(services.settings.keys_dir / "kek")
     answer = api.post("/v1/models", json=registration(base, base_path=str(folder)))
