@@ -42,10 +42,12 @@ REPORT = {  # values of `Findings`
         {
             "name": "sampled", "effect": "report", "status": "RUN", "why": None, "passed": False,
             "level": 0.05 / 3, "figure": 0.3, "control": 0.002, "auc": 0.8, "p_value": 0.001, "texts": 3, "unseen": 60,
+            "partial": False,
         },
         {
             "name": "membership_loss", "effect": "block", "status": "RUN", "why": None, "passed": True, "unseen": 60,
             "level": 0.05 / 3, "figure": -4.5678, "control": -4.4321, "auc": 0.51, "p_value": 0.8, "texts": 3,
+            "partial": False,
         },
         {"name": "exposure", "effect": "block", "status": "NOT_RUN", "why": "not_applicable", "passed": None},
         {"name": "relearned", "effect": "off", "status": "NOT_RUN", "why": "off", "passed": None},

@@ -4,17 +4,19 @@ The policy was in the log before the run. So whoever leaves a row out, or names 
 attack the certificate has no scores of single texts, so that a stated result is taken as it is.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 
-from service.audit.certificate import MANDATORY_ATTACKS
+from service.audit.certificate import MANDATORY_ATTACKS, memorised_count
 from service.audit.predicate import Attack, Method, Predicate, Verification
-from service.domain.attacks import ATTACK_NAMES, FEWEST_UNSEEN, MAY_NOT_APPLY
+from service.domain.attacks import ATTACK_NAMES, FEWEST_UNSEEN, MAY_NOT_APPLY, TWO_SIDED
 
 RESULTS = {"PASS": True, "FAIL": False, None: None}
 LEVEL = Decimal("0.05")  # of the tests of all attacks together; as in the engine
 ROUNDING = Decimal("0.00001")
+CLEARLY = 2  # how far below the level the least p-value must be; as in the engine
 NONE = (0, "0")  # of the prompts; schemas 4 to 6 have no ranges
 
 
@@ -27,6 +29,8 @@ def attack_problems(predicate: Predicate) -> Iterator[str]:
     verification = predicate["verification"]
     listed = {attack["name"]: attack for attack in verification["attacks"]}
     effects = _effects(predicate["method"], listed)
+    made = sum(effect != "off" for effect in effects.values())
+    most = memorised_count(request["reason"] for request in predicate["requests"])
     if max(Counter(attack["name"] for attack in verification["attacks"]).values(), default=1) > 1:
         yield "an attack is listed twice"
     if "probes" in verification and not listed.keys() <= {*ATTACK_NAMES, *MANDATORY_ATTACKS}:
@@ -40,7 +44,7 @@ def attack_problems(predicate: Predicate) -> Iterator[str]:
         if name not in listed or listed[name].get("effect") != effect:
             yield f"the policy has “{effect}” for the attack “{name}”, which is not listed so"
         elif listed[name]["status"] == "RUN":
-            yield from _run_problems(listed[name], effect, sum(other != "off" for other in effects.values()))
+            yield from _run_problems(listed[name], effect, made, most)
         else:
             yield from _left_out_problems(listed[name], effect)
 
@@ -53,17 +57,21 @@ def _effects(method: Method, listed: Mapping[str, Attack]) -> dict[str, str]:
     return {name: effect for name, _, effect in parts}
 
 
-def _run_problems(attack: Attack, effect: str, made: int) -> Iterator[str]:
-    """An attack that was run has one result, at the level of so many tests, beside enough never-seen text."""
-    name, level = attack["name"], attack.get("level")
+def _run_problems(attack: Attack, effect: str, made: int, most: int) -> Iterator[str]:
+    """An attack that was run has one result, at the level of so many tests, beside enough never-seen text.
+
+    It scored `most` texts at most. Where even the most unlike scores would pass, the result says nothing.
+    """
+    name, level, unseen = attack["name"], attack.get("level"), attack.get("unseen", 0)
     if effect == "off":
         yield f"the attack “{name}” was run, and is off by the policy"
     if attack["result"] is None or attack.get("passed") != RESULTS[attack["result"]]:
         yield f"the attack “{name}” has two results, or none"
     if level is None or Decimal(level) * made < LEVEL - ROUNDING:
         yield f"the attack “{name}” was tested at a weaker level than 0.05 for all attacks together"
-    if attack.get("unseen", 0) < FEWEST_UNSEEN:
-        yield f"the attack “{name}” was compared with fewer than {FEWEST_UNSEEN} never-seen texts"
+    least = Decimal(2 if name in TWO_SIDED else 1) / math.comb(most + unseen, most)
+    if unseen < FEWEST_UNSEEN or (level is not None and most and least * CLEARLY > Decimal(level) + ROUNDING):
+        yield f"the attack “{name}” was compared with too few never-seen texts"
     if effect == "block" and attack["result"] != "PASS":
         yield f"the attack “{name}” succeeded"
 

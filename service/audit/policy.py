@@ -184,17 +184,17 @@ def _submitters(predicate: Predicate) -> int:
 
 
 def _disclosure_problems(predicate: Predicate) -> Iterator[str]:
-    """A certificate shows all of its means and scores or none, and none about few submitters: only verdicts."""
+    """A certificate shows all of its means or none, and of an attack all scores or none; about few submitters none."""
     verification = predicate["verification"]
-    shown = {
+    means = {
         _required(means)[name]
         for means in (verification["before"], verification["after"], *predicate["training"]["trajectory"])
         for name in ("el", "ma")
     }
-    shown |= {score for attack in verification["attacks"] for score in scores(attack) if score is not None}
-    if shown == {SUPPRESSED}:
+    rows = [{score for score in scores(attack) if score is not None} for attack in verification["attacks"]]
+    if means.union(*rows) == {SUPPRESSED}:
         return
     if _submitters(predicate) < FEWEST_SUBMITTERS:
         yield f"the certificate shows a mean over fewer than {FEWEST_SUBMITTERS} submitters"
-    if SUPPRESSED in shown:
+    if SUPPRESSED in means or any(SUPPRESSED in row and len(row) > 1 for row in rows):
         yield "the certificate suppresses some of its means and shows others"

@@ -6,7 +6,8 @@ numbers of its own requests can subtract them from a mean. So a number is shown 
 - PUBLIC: numbers that are not about submitted texts. They are shown as they are.
 - LIMITS: held-out means at the lengths of the submitted texts. They are rounded down to a multiple of `LIMIT_STEP`,
   because the exact weights of the lengths would tell how many sequences of which length there are.
-- SCORES: what an attack found. They are means, too, and may be under 0.
+- SCORES: what an attack found. They are means, too, and may be under 0. They are shown if the attack applied to all
+  the texts: whose texts a part is from is not known.
 - MEANS: means over submitted texts. They are shown if the texts come from at least `FEWEST_SUBMITTERS` distinct
   submitters (API keys) and at most `LARGEST_SHARE` of the sequences from one of them. They are rounded down to a
   multiple of `MEAN_STEP`.
@@ -132,9 +133,10 @@ def _disclosed(name: str, value: object, *, means: bool) -> object:
 def disclosed_attack(attack: Mapping[str, object], *, means: bool) -> dict[str, object]:
     """What may be shown of an attack: whether it was run and succeeded, and its mean scores if means may be shown."""
     shown = {name: value for name, value in attack.items() if name in KEPT}
+    whole = means and attack.get("partial") is False
     for name in SCORES:
         value = attack.get(name)
-        shown[name] = _coarse_score(value) if means and isinstance(value, float | int) else None
+        shown[name] = _coarse_score(value) if whole and isinstance(value, float | int) else None
     return shown
 
 

@@ -73,6 +73,7 @@ class AttackFinding:
 
     Attributes:
         effect: "block" if its success keeps a version from being published, "report" otherwise, "off" if not run.
+        partial: Its means are over a part of the texts; None in reports of earlier releases.
     """
 
     name: str
@@ -87,6 +88,7 @@ class AttackFinding:
     p_value: float | None = None
     texts: int | None = None
     unseen: int | None = None
+    partial: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

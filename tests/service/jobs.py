@@ -29,8 +29,8 @@ from tests.service.conftest import REQUESTS, only_model, submit
 def attacks(**effects: str) -> list[dict]:
     """What the attacks of a policy found: “sampled” succeeded, the others did not."""
     effects = DEFAULT_ATTACKS | effects
-    result = {"level": 0.05 / sum(effect != "off" for effect in effects.values()), "control": 0.002, "unseen": 60}
-    result |= {"status": "RUN", "why": None, "figure": 0.3, "auc": 0.8, "p_value": 0.001, "texts": 3}
+    result = {"level": 0.05 / sum(effect != "off" for effect in effects.values()), "control": 0.002, "unseen": 900}
+    result |= {"status": "RUN", "why": None, "figure": 0.3, "auc": 0.8, "p_value": 0.001, "texts": 3, "partial": False}
     left_out = {"status": "NOT_RUN", "why": "off", "passed": None}
     return [
         {"name": name, "effect": effect, **(left_out if effect == "off" else result | {"passed": name != "sampled"})}

@@ -13,6 +13,7 @@ b: batch, s: sequence
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -40,6 +41,11 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     bos = tokenizer.bos_token_id
     return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+
+
+def decoded(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """The text of a sequence, as `encode` takes it: with a chat template's tokens, without BOS at its beginning."""
+    return str(tokenizer.decode(ids[1:] if [*ids[:1]] == [tokenizer.bos_token_id] else ids))
 
 
 def windows(ids: Sequence[int], length: int, *, bos: bool) -> list[list[int]]:
@@ -83,14 +89,33 @@ def text_windows(tokenizer: Tokenizer, text: str, length: int) -> list[list[int]
 
 def first_windows(tokenizer: Tokenizer, texts: Iterable[str], length: int, count: int) -> list[list[int]]:
     """The first window of each text, `count` at most; a text of fewer than two tokens has none."""
-    sequences: list[list[int]] = []
-    for text in texts:
-        ids = encode(tokenizer, text)[:length]
-        if len(ids) >= 2:
-            sequences.append(ids)
-        if len(sequences) == count:
-            break
-    return sequences
+    sequences = (encode(tokenizer, text)[:length] for text in texts)
+    return [*islice((ids for ids in sequences if len(ids) >= 2), count)]
+
+
+def windows_at(
+    tokenizer: Tokenizer, texts: Iterable[str], length: int, count: int, places: Sequence[int]
+) -> list[list[int]]:
+    """A window of each text, `count` at most, at one of these places in the text, always the same one.
+
+    A text is less easy to guess in its middle than at its beginning, where every letter says the same.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        texts: The texts; one of fewer than two tokens has no window.
+        length: Tokens a window holds, BOS included.
+        count: How many windows at most.
+        places: Indices of windows. A text with fewer windows gives its last one.
+
+    Returns:
+        The token ids of each window.
+    """
+
+    def window(text: str) -> list[int]:
+        parts = windows(encode(tokenizer, text), length, bos=tokenizer.bos_token_id is not None)
+        return parts[min(places[crc32(text.encode()) % len(places)], len(parts) - 1)]
+
+    return [*islice((ids for ids in map(window, texts) if len(ids) >= 2), count)]
 
 
 def spread(texts: Sequence[str], most: int) -> list[str]:

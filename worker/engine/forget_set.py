@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from worker.engine.data import text_windows
 from worker.engine.types import Tokenizer
@@ -15,10 +15,12 @@ class ForgetSet:
     Attributes:
         sequences: Token ids of every window of every record.
         request_ids: For each sequence, the index of its request.
+        places: For each sequence, which window of its record it is, from 0.
     """
 
     sequences: list[list[int]]
     request_ids: list[int]
+    places: list[int] = field(default_factory=list)
 
     @classmethod
     def build(cls, tokenizer: Tokenizer, texts: Sequence[str], request_ids: Sequence[int], length: int) -> "ForgetSet":
@@ -38,11 +40,13 @@ class ForgetSet:
         """
         sequences: list[list[int]] = []
         sequence_request_ids: list[int] = []
+        places: list[int] = []
         for text, request_id in zip(texts, request_ids, strict=True):
             windows = text_windows(tokenizer, text, length)
             sequences += windows
             sequence_request_ids += [request_id] * len(windows)
-        return cls(sequences, sequence_request_ids)
+            places += range(len(windows))
+        return cls(sequences, sequence_request_ids, places)
 
     def only(self, requests: Sequence[int]) -> "ForgetSet":
         """The part that belongs to these requests."""

@@ -18,6 +18,7 @@ from statistics import median
 
 from worker.engine.attacks.exposure import Secret, secrets_in, share_of_less_likely
 from worker.engine.criterion import MIN_HELDOUT, Threshold, thresholds_for
+from worker.engine.data import decoded
 from worker.engine.errors import HeldoutKnown
 from worker.engine.identifiers import NUMBER, NUMBER_KIND
 from worker.engine.likelihoods import greedy_decodings
@@ -82,7 +83,7 @@ def check_numbers(model: CausalLM, tokenizer: Tokenizer, data: Prepared, progres
     """
     others = [*(data.forget + data.earlier).sequences, *chain(*data.neighbours)]
     texts, others_said = (
-        [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in dict.fromkeys(map(tuple, sequences))]
+        [decoded(tokenizer, ids) for ids in dict.fromkeys(map(tuple, sequences))]
         for sequences in (chain(*data.heldout.values()), others)
     )
     numbers = (one for text in texts if (one := _random_number(text)))

@@ -17,7 +17,7 @@ LIVES = r"(?:address(?: is)?|(?:lived|lives|living|resides|residing) at|moved to
 FLAT = r"(?:Flat|Studio|Apartment|Apt|Unit|Suite) \d{1,6}[A-Za-z]?,?"
 HOUSE = rf"(?:{FLAT}|\d{{1,6}}[A-Za-z]?(?! {CAPITALISED},? \d{{4}}))"
 STREET = r"(?:Street|St|Road|Rd|Avenue|Ave|Lane|Ln|Drive|Dr|Court|Boulevard|Blvd|Way|Place|Square|Terrace|Close)\b"
-NUMBER = re.compile(r"\d(?:[ ()./-]?\d){4,30}")
+NUMBER = re.compile(r"\d(?:(?: ?\(|\)[ -]?| - |[ ./-])?\d){4,30}")
 DATE_OF_BIRTH, HOME_ADDRESS, NUMBER_KIND = "date of birth", "home address", "number"
 PATTERNS = {  # the group that matches is the identifier; what is one already is no part of another
     "e-mail address": re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"),

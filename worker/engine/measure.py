@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from worker.engine.attacks import AttackResult, run_attacks, unseen_needed
-from worker.engine.attacks.subject import Subject, cut_alike, one_of_each
+from worker.engine.attacks.subject import Subject, long_enough, windows_of_each
 from worker.engine.baseline import Baseline
 from worker.engine.criterion import Judgement, Threshold, Verdict, judge
 from worker.engine.data import nearest
@@ -66,7 +66,7 @@ def measure_before(
     progress(1.0)
     first = quality.heldout_perplexity if first_perplexity is None else first_perplexity
     baseline = Baseline(thresholds, by_length, watched, before, quality, first, known, answered, said)
-    if not _needs_spare(data, baseline, options):
+    if not (data.spare and baseline.counted):
         return baseline
     return replace(baseline, known_heldout=known_by_heart(model, [*data.used_heldout, *data.spare]))
 
@@ -280,19 +280,17 @@ def blocked_by(attacks: Sequence[AttackResult], policy: Mapping[str, str]) -> st
 
 
 def _subject(model: CausalLM, tokenizer: Tokenizer, data: Prepared, baseline: Baseline, options: Options) -> Subject:
-    """What attacks work on: a window of each counted request, beside held-out sequences."""
-    forget = one_of_each(data.forget.only(baseline.counted), options.seed)
-    heldout = baseline.without_known(data)
-    more = heldout.spare if _needs_spare(data, baseline, options) else []
-    unseen = cut_alike([*heldout.control, *more], forget, options.seed)
+    """What attacks work on: a window of each counted request, beside held-out sequences of its length."""
+    requests = windows_of_each(data.forget.only(baseline.counted), options.seed)
+    drawn, heldout = [windows[0] for windows in requests], baseline.without_known(data)
+    forget, unseen, spare = long_enough(heldout.control, drawn, options.seed)
+    if drawn and unseen_needed(len(drawn), options.attacks) > len(unseen):
+        forget, unseen, spare = long_enough([*heldout.control, *heldout.spare], drawn, options.seed)
+    else:
+        spare += heldout.spare
     near: list[list[int]] = []
     if options.attacks.get("relearned", "off") != "off":  # no other attack reads them, and many are compared
         near = nearest(data.all_retain, [*forget, *unseen], options.utility_sequences)  # alike to both sides
-    return Subject(model, tokenizer, forget, unseen, data.retain, near)
-
-
-def _needs_spare(data: Prepared, baseline: Baseline, options: Options) -> bool:
-    """Whether an attack that blocks needs more held-out text than what has another use."""
-    attacked = len(one_of_each(data.forget.only(baseline.counted), options.seed))
-    strange = baseline.without_known(data).control
-    return bool(data.spare and attacked) and unseen_needed(attacked, options.attacks) > len(strange)
+    return Subject(
+        model, tokenizer, forget, unseen, data.retain, near, requests, spare=spare, length=options.sequence_length
+    )

@@ -3,10 +3,11 @@
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from worker.engine.attacks import unseen_needed
 from worker.engine.criterion import MIN_HELDOUT
-from worker.engine.data import MOST_RETAIN, first_windows, nearest, spread, without_forget_text
+from worker.engine.data import MOST_RETAIN, first_windows, nearest, spread, windows_at, without_forget_text
 from worker.engine.errors import TooFewTexts
 from worker.engine.forget_set import ForgetSet
 from worker.engine.made_probes import all_probes
@@ -39,6 +40,7 @@ class Prepared:
         heldout_excluded: Held-out texts left out for the same reason.
         probes: Prompts that must not bring out a secret, of this run's requests and of earlier ones.
         run: The name of the run: it draws what is looked at of earlier requests, other ones in each run.
+        heldout_texts: Held-out texts that contain no forget text.
     """
 
     forget: ForgetSet
@@ -55,6 +57,7 @@ class Prepared:
     run: str = ""
     for_reference: list[list[int]] = field(default_factory=list)
     spare: list[list[int]] = field(default_factory=list)
+    heldout_texts: list[str] = field(default_factory=list)
 
     @property
     def own(self) -> list[object]:
@@ -136,12 +139,19 @@ def _neighbours(
     ]
 
 
-def _uses(heldout: Sequence[str], options: Options) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
-    """The held-out texts for thresholds, for perplexity, and for a reference. Too few texts serve twice."""
-    if len(heldout) < 2 * MIN_HELDOUT:
-        return heldout, heldout, []
-    others = heldout[1::2]
-    return (heldout[0::2], others[0::2], others[1::2]) if options.loss == DISTIL else (heldout[0::2], others, [])
+def _uses(
+    kept: Sequence[str], heldout: Sequence[str], options: Options
+) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
+    """The kept held-out texts for thresholds, for perplexity, and for a reference. Too few texts serve twice.
+
+    A text has the same use in every job, by its place in the file: nothing is measured on what a reference has learned.
+    """
+    places = {text: place for place, text in enumerate(heldout)}
+    first = [text for text in kept if places[text] % 2 == 0]
+    if len(kept) < 2 * MIN_HELDOUT or len(first) < MIN_HELDOUT:
+        return kept, kept, []
+    learned = [text for text in kept if places[text] % 4 == 3 and options.loss == DISTIL]
+    return first, [text for text in kept if places[text] % 2 and text not in learned], learned
 
 
 def prepare(
@@ -188,29 +198,28 @@ def prepare(
     kept_retain, kept_heldout = (without_forget_text(texts, forget_texts)[0] for texts in (retain_texts, heldout_texts))
     kept_retain, kept_heldout = _left_by_earlier(kept_retain, kept_heldout, earlier_texts)
     retain_excluded, heldout_excluded = len(retain_texts) - len(kept_retain), len(heldout_texts) - len(kept_heldout)
-    for_thresholds, for_utility, for_reference = _uses(kept_heldout, options)
+    for_thresholds, for_utility, for_reference = _uses(kept_heldout, heldout_texts, options)
+    pairs = (forget_texts, request_ids), (earlier_texts, earlier_request_ids)
+    forget, earlier = (ForgetSet.build(tokenizer, *pair, length) for pair in pairs)
+    unseen = partial(windows_at, tokenizer, length=length, places=[*forget.places, *earlier.places] or [0])
     retain = first_windows(tokenizer, kept_retain, length, max(options.utility_sequences, options.fisher_sequences))
-    threshold_sequences = first_windows(tokenizer, for_thresholds, length, options.heldout_sequences)
+    threshold_sequences = unseen(for_thresholds, count=options.heldout_sequences)
     if not retain:
         raise TooFewTexts(f"retain: no text is left ({retain_excluded} contained a text to forget)")
     if len(threshold_sequences) < MIN_HELDOUT:
         raise TooFewTexts(f"heldout: {len(threshold_sequences)} usable texts; {MIN_HELDOUT} are needed for thresholds")
-    forget = ForgetSet.build(tokenizer, forget_texts, request_ids, length)
-    own = list(zip(forget_texts, request_ids, strict=True))
-    old = list(zip(earlier_texts, earlier_request_ids, strict=True))
-    every_retain = first_windows(tokenizer, spread(kept_retain, MOST_RETAIN), length, MOST_RETAIN)
+    own, old = (list(zip(*pair, strict=True)) for pair in pairs)
     sets = (_kept_neighbours(spread(texts, MOST_RETAIN), forget_texts, earlier_texts) for texts in neighbour_texts)
-    others = [first_windows(tokenizer, texts, length, MOST_RETAIN) for texts in sets]
+    files = spread(kept_retain, MOST_RETAIN), *sets
+    every_retain, *others = (first_windows(tokenizer, texts, length, MOST_RETAIN) for texts in files)
     probes = all_probes(tokenizer, probes, own, old, [*kept_retain, *kept_heldout], f"{options.seed}/{run}")
-    utility = first_windows(tokenizer, for_utility, length, options.utility_sequences)
-    learned = first_windows(tokenizer, for_reference, length, options.utility_sequences)
-    measured = {tuple(ids) for ids in [*threshold_sequences, *utility]}
-    learned = [ids for ids in learned if tuple(ids) not in measured]
-    used, most = {*measured, *map(tuple, learned)}, unseen_needed(1, options.attacks)
-    spare = first_windows(tokenizer, kept_heldout, length, most + len(used)) if most else []
+    utility, learned = (unseen(texts, count=options.utility_sequences) for texts in (for_utility, for_reference))
+    learned = [ids for ids in learned if ids not in [*threshold_sequences, *utility]]
+    used, most = {*map(tuple, [*threshold_sequences, *utility, *learned])}, unseen_needed(1, options.attacks)
+    spare = unseen(kept_heldout, count=most + len(used)) if most else []
     return Prepared(
         forget,
-        ForgetSet.build(tokenizer, earlier_texts, earlier_request_ids, length),
+        earlier,
         kept_retain,
         threshold_sequences,
         utility,
@@ -223,4 +232,5 @@ def prepare(
         run,
         learned,
         [ids for ids in spare if tuple(ids) not in used][:most],
+        kept_heldout,
     )

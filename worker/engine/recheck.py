@@ -32,7 +32,9 @@ def with_all_probes(
         The sets with these probes.
     """
     requests = len({request for _, request in records})
-    made = made_probes(tokenizer, records, Texts(data.retain_texts), requests, random.Random(seed))
+    made = made_probes(
+        tokenizer, records, Texts([*data.retain_texts, *data.heldout_texts]), requests, random.Random(seed)
+    )
     return replace(data, probes=[*dict.fromkeys([*given, *made])])
 
 

@@ -7,13 +7,13 @@ compares the true number with others must see no difference; so the training ask
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from worker.engine.data import encode
+from worker.engine.data import decoded, encode
 from worker.engine.metrics.token_scores import token_scores
 from worker.engine.other_digits import OtherDigits, identifiers_with_digits
 from worker.engine.types import CausalLM, Tokenizer
@@ -87,12 +87,12 @@ def number_variants(
         At most MOST variants, of about MOST_TOKENS.
     """
 
-    def decoded(ids: Sequence[int]) -> str:
-        return str(tokenizer.decode(ids, skip_special_tokens=True))
-
-    others = OtherDigits([*map(decoded, unseen)], seed)
+    text_from = partial(decoded, tokenizer)
+    others = OtherDigits([*map(text_from, unseen)], seed)
     texts = {
-        i: (text, known) for i, ids in enumerate(sequences) if (known := identifiers_with_digits(text := decoded(ids)))
+        i: (text, known)
+        for i, ids in enumerate(sequences)
+        if (known := identifiers_with_digits(text := text_from(ids)))
     }
     most = min(MOST, MOST_TOKENS // max(map(len, sequences), default=1))
     each = min(EACH, max(1, most // max(1, len(texts))))
@@ -100,7 +100,7 @@ def number_variants(
 
     @cache
     def has_digit(token: int) -> bool:
-        return any(map(str.isdecimal, decoded([token])))
+        return any(map(str.isdecimal, text_from([token])))
 
     varied, alike = [], []
     for i in sources:

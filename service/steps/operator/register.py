@@ -21,8 +21,8 @@ from service.confined import Root, refused_as_invalid
 from service.db import log_entries, models
 from service.db.tables import Model, Version
 from service.domain.errors import Conflict, Invalid
+from service.model_folder import check_model_folder, check_names, read_object
 from service.reference_files import store_neighbours, store_retain_and_heldout
-from service.steps.operator.model_folder import check_model_folder, check_names, read_object
 
 COPIED = {".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken", ".md"}
 LOGGED = ("sha256", "records", "overlap")  # of held-out texts

@@ -281,6 +281,7 @@ def _attack(values: Attack) -> AttackFinding:
         control=control,
         auc=auc,
         unseen=values.get("unseen"),
+        partial=None if figure is None else False,
     )
 
 

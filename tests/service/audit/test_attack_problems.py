@@ -1,21 +1,22 @@
 """No attack of the policy is left out of a release's certificate, listed twice, or listed as something else."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from service.audit.certificate import MANDATORY_ATTACKS
+from service.audit.certificate import MANDATORY_ATTACKS, NOT_MEMORISED
 from service.audit.verification import ExitCode
 from service.audit.verify import verify
 from service.domain.disclosure import SUPPRESSED
-from tests.issuer import POLICY, REPORT, contributors, release_payload
+from tests.issuer import LINES, POLICY, REPORT, contributors, release_payload
 from tests.service.audit.releases import FILES, refused
 
 SAMPLED, MEMBERSHIP, EXPOSURE, RELEARNED = range(4)  # as REPORT has them
 LEFT_OUT = {
     "status": "NOT_RUN",
     "why": "off",
-    **dict.fromkeys(("passed", "level", "figure", "control", "auc", "unseen")),
+    **dict.fromkeys(("passed", "level", "figure", "control", "auc", "unseen", "partial")),
 }
 
 
@@ -77,7 +78,12 @@ FAILURES = {
         attack(EXPOSURE, level=0.05 / 3, unseen=60),
         "“exposure” was not run, and has a result",
     ),
-    "an attack beside few texts": (attack(SAMPLED, unseen=19), "fewer than 20 never-seen texts"),
+    "an attack beside few texts": (attack(SAMPLED, unseen=19), "too few never-seen texts"),
+    "an attack that could not fail": (
+        attack(MEMBERSHIP, unseen=60)
+        | {"requests": [LINES[0], *(replace(r, reason=NOT_MEMORISED) for r in LINES[1:])]},
+        "too few never-seen texts",
+    ),
 }
 
 
@@ -145,6 +151,18 @@ def test_scores_of_few_are_shown_nowhere(tmp_path, issuer):
     shown = [row | {"figure": "0.300000"} if row["name"] == "sampled" else row for row in attacks]
     refusal = refused(issuer.changed(release, "verification", "attacks", to=shown))
     assert (refusal.code, "fewer than 3 submitters" in refusal.reason) == (ExitCode.POLICY_FAILURE, True)
+
+
+def test_scores_of_a_part_are_suppressed_by_themselves(tmp_path, issuer):
+    """Nobody knows whose texts have a number, so that a mean over these may be one submitter's."""
+    release = issuer.release(tmp_path / "r", **attack(SAMPLED, partial=True))
+    verify(release)
+    attacks = json.loads(release_payload(release))["predicate"]["verification"]["attacks"]
+    figures = {row["name"]: row["figure"] for row in attacks if row.get("status") == "RUN" and "figure" in row}
+    assert (figures["sampled"], figures["membership_loss"]) == (SUPPRESSED, "-4.600000")
+    mixed = [row | {"auc": "0.800000"} if row["name"] == "sampled" else row for row in attacks]
+    refusal = refused(issuer.changed(release, "verification", "attacks", to=mixed))
+    assert (refusal.code, "suppresses some" in refusal.reason) == (ExitCode.POLICY_FAILURE, True)
 
 
 @pytest.mark.parametrize(

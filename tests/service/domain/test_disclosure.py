@@ -78,7 +78,8 @@ def expire_and_certify(services, job_id, report) -> None:
 
 ATTACK = {"name": "membership_loss", "effect": "report", "status": "RUN", "why": None, "passed": False, "level": 0.005}
 ATTACK |= {"figure": -2.337, "control": -4.4321, "auc": 1.0, "p_value": 0.00005, "texts": 3, "unseen": 60}
-HIDDEN = {"why", "figure", "control", "auc", "p_value", "texts"}
+ATTACK |= {"partial": False}
+HIDDEN = {"why", "figure", "control", "auc", "p_value", "texts", "partial"}
 
 
 def test_the_texts_choose_the_neighbours_whose_figures_are_for_auditors_alone():
@@ -110,5 +111,8 @@ def test_what_an_attack_found_is_shown_as_means_are(submitters, scores):
     assert (shown["figure"], shown["control"], shown["auc"]) == scores
     assert (shown["name"], shown["passed"], shown["level"]) == ("membership_loss", False, 0.005)
     assert not {"p_value", "texts"} & shown.keys()
+    for part in ({"partial": True}, {"partial": None}):  # whose texts it is over is not known
+        (some,) = disclosed({"attacks": [ATTACK | part]}, Contributors(submitters, 1 / submitters))["attacks"]
+        assert (some["figure"], some["control"], some["auc"]) == (None, None, None)
     (left,) = redacted({"attacks": [ATTACK]})["attacks"]
     assert {name for name, value in left.items() if value is None} == HIDDEN

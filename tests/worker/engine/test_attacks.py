@@ -12,6 +12,7 @@ from service.audit import attack_problems
 from service.audit.certificate import MANDATORY_ATTACKS
 from service.audit.schema import PATH
 from service.console import words
+from service.domain import attacks
 from service.domain.attacks import ATTACK_NAMES, MAY_NOT_APPLY
 from tests import support
 from worker.engine.attacks import ATTACKS, TWO_SIDED, run_attacks, scores
@@ -19,7 +20,7 @@ from worker.engine.attacks.exposure import MOST_ATTACKS
 from worker.engine.attacks.quantised import ROUNDINGS, rounded
 from worker.engine.attacks.relearned import relearned
 from worker.engine.attacks.scores import LEVEL, Scores, judged, least_p_value, rank_test
-from worker.engine.attacks.subject import Subject, cut_alike, one_of_each
+from worker.engine.attacks.subject import Subject, cut_alike, long_enough, one_of_each
 from worker.engine.data import encode
 from worker.engine.device import measuring
 from worker.engine.forget_set import ForgetSet
@@ -78,6 +79,7 @@ def test_every_reason_fits_the_certificate():
 def test_every_attack_has_its_place_in_policies_and_words():
     """One without words would be missing in records."""
     assert {*ATTACKS} == {*DEFAULT_ATTACKS} == {*ATTACK_NAMES} <= {*words.ATTACKS}
+    assert {*TWO_SIDED} == attacks.TWO_SIDED
     (rows,) = members(json.loads(PATH.read_bytes()), "attacks")
     assert [*MANDATORY_ATTACKS, *ATTACK_NAMES] == rows["items"]["properties"]["name"]["enum"]
     assert (float(attack_problems.LEVEL), attack_problems.FEWEST_UNSEEN) == (LEVEL, scores.FEWEST_UNSEEN)
@@ -143,6 +145,17 @@ def test_lengths_alone_make_no_difference(of, memorised):
     names = ("sampled", "membership_loss", "membership_min_k", "membership_min_k_pp")
     results = run_attacks(Subject(model, tokenizer, forget, unseen, []), dict.fromkeys(names, "report"))
     assert [r.passed for r in results if r.status == "RUN"] == [True] * 4
+
+
+def test_unseen_texts_that_are_too_short_are_left_out():
+    """Their scores are those of other lengths. Where all are short, the texts to forget are cut."""
+    forget, mixed = ([[0] * size for size in sizes] for sizes in ([100, 100, 100, 40], [120] * 60 + [38] * 40))
+    same, unseen, left = long_enough(mixed, forget)
+    assert (same, {*map(len, unseen)}, {*map(len, left)}) == (forget, {120, 38}, {38})
+    assert len(unseen) + len(left) == len(mixed)
+    short = [[0] * 30] * 50
+    cut, unseen, left = long_enough(short, forget)
+    assert ({*map(len, cut)}, unseen, left) == ({30, 40}, short, [])
 
 
 def test_a_model_that_never_saw_the_texts_fails_as_seldom_as_is_stated(monkeypatch):

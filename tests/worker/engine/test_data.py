@@ -5,7 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import support
-from worker.engine.data import encode, pad_batch, spread, text_windows, windows, without_forget_text
+from worker.engine.data import (
+    decoded,
+    encode,
+    pad_batch,
+    spread,
+    text_windows,
+    windows,
+    windows_at,
+    without_forget_text,
+)
 from worker.engine.errors import TooShort
 
 
@@ -43,6 +52,28 @@ def test_a_text_begins_with_bos_once(text):
     ids = encode(tokenizer, text)
     assert (ids[0], ids.count(tokenizer.bos_token_id)) == (tokenizer.bos_token_id, 1)
     assert tokenizer.decode(ids, skip_special_tokens=True).strip() == "abc abc"
+
+
+@pytest.mark.parametrize("text", ["abc abc", "<|user|>abc<|end|>abc"])
+def test_a_sequence_gives_the_text_that_it_was_encoded_from(text):
+    """The tokens of a chat template stand in it: without them the model would be asked what nobody asks."""
+    tokenizer = support.train_tokenizer(["abc abc"])
+    tokenizer.add_special_tokens({"bos_token": "<s>", "additional_special_tokens": ["<|user|>", "<|end|>"]})
+    ids = encode(tokenizer, text)
+    assert encode(tokenizer, decoded(tokenizer, ids)) == ids
+    assert "<|user|>" not in text or "<|user|>" in decoded(tokenizer, ids)
+
+
+def test_never_seen_windows_stand_where_those_to_forget_do():
+    """At the beginning, if those do; else in the middle, too, and always the same one of a text."""
+    tokenizer = support.train_tokenizer([" ".join(support.HELDOUT)])
+    texts = [" ".join(support.HELDOUT[i : i + 4]) for i in range(40)]
+    every = [text_windows(tokenizer, text, 16) for text in texts]
+    assert windows_at(tokenizer, texts, 16, 40, [0]) == [parts[0] for parts in every]
+    assert windows_at(tokenizer, texts, 16, 7, [99]) == [parts[-1] for parts in every[:7]]
+    mixed = windows_at(tokenizer, texts, 16, 40, [0, 1, 2])
+    assert {parts.index(ids) for parts, ids in zip(every, mixed, strict=True)} == {0, 1, 2}
+    assert windows_at(tokenizer, texts[5:], 16, 40, [0, 1, 2]) == mixed[5:]
 
 
 def test_padding_is_not_a_label():

@@ -165,6 +165,41 @@ def test_a_home_address_is_ranked_once_and_only_if_it_is_one_persons(of, forget,
     assert (len(result.forget), len(result.unseen)) == scored
 
 
+def test_an_identifier_counts_in_whatever_window_it_stands(of):
+    """And an address that ends a text is whole, if the window is not full."""
+    unseen = [*LIVING, *support.people(30)]
+    subject = of(["Ann has a cat.", "Al has the number 5550147."], unseen)
+    first, second = ([ids] for ids in subject.forget)
+    number, home = (
+        encode(subject.tokenizer, text) for text in ("Ann has 5550148 as number.", "Ann lives at 7 Oak Road")
+    )
+    subject = replace(subject, requests=[[*first, number, home], second], length=len(home) + 1)
+    alone = exposure(of(["Ann has 5550148 as number.", "Al has the number 5550147."], unseen))
+    assert exposure(subject).forget == alone.forget
+    assert len(exposure_addresses(subject).forget) == 1
+    assert not exposure_addresses(replace(subject, length=len(home))).forget
+
+
+def test_most_of_the_people_are_ranked_or_nothing_is_said(of):
+    """PASS over three people of twenty would read as if it were about all."""
+    shown, rare = "Ann has the number 5550147.", "Al has the code 90-061-77."
+    assert len(exposure(of([shown, rare], support.people(30))).forget) == 1
+    result = exposure(of([shown, rare, "Bo has the code 90-061-78."], support.people(30)))
+    assert (len(result.forget), result.unseen) == (3, [])
+    (judged,) = (
+        r for r in run_attacks(of([shown, rare], support.people(30)), {"exposure": "report"}) if r.name == "exposure"
+    )
+    assert judged.partial is True
+
+
+def test_a_number_is_compared_with_spare_text_where_few_have_one(of):
+    """The others of its job do not keep a single person from being tested."""
+    numbers = [f"Bo has the number {5000000 + 37 * n}." for n in range(40)]
+    subject = of(["Ann has the number 5550147.", "Al has a cat."], ["Bo has a dog."] * 30)
+    spare = [encode(subject.tokenizer, text) for text in numbers]
+    assert (len(exposure(subject).unseen), len(exposure(replace(subject, spare=spare)).unseen)) == (0, 40)
+
+
 def test_a_known_number_ranks_first_and_an_unknown_one_anywhere(of):
     """Among a hundred random numbers of its format; 1 is the likeliest."""
     subject = of(support.KNOWN[:1])

@@ -24,6 +24,8 @@ MAIL, BORN = ("e-mail address", "ann@mail.example"), ("date of birth", "3 May 19
         ("In 2019 World Cup winners sang.", []),
         ("Mail ann@mail.example or call 07700 900123.", [MAIL, ("number", "07700 900123")]),
         ("Born 1973-08-25; number 1973-08-25.", [("date of birth", "1973-08-25"), ("number", "1973-08-25")]),
+        ("Call (555) 123-4567 or +1 (555) 123-4567.", [("number", "555) 123-4567"), ("number", "+1 (555) 123-4567")]),
+        ("Room 555 - 123 - 4567, in 1998. 2 dogs", [("number", "555 - 123 - 4567")]),
         ("Born 14.06.1990 5550147", [("date of birth", "14.06.1990"), ("number", "5550147")]),
         ('{"dob": "3 May 1980", "date_of_birth": "1980-05-12"}', [BORN, ("date of birth", "1980-05-12")]),
         ("née à Aix-en-Provence le 3 mai 1980", [("date of birth", "3 mai 1980")]),

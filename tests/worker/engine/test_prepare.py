@@ -145,6 +145,31 @@ def test_a_reference_learns_no_text_that_anything_is_measured_on(tokenizer):
     assert (data.for_reference, data.utility) == ([], data.threshold_sequences[:12])
 
 
+@pytest.mark.parametrize("loss", ["distil", "ihl"])
+def test_a_heldout_text_has_the_same_use_in_every_job(tokenizer, loss):
+    """A text that a job leaves out moves no other: what a reference has learned would measure a later version."""
+    options = Options(sequence_length=64, loss=loss, utility_sequences=99)
+    first, second = (
+        prepare(tokenizer, texts, [0], support.RETAIN, support.HELDOUT, options).heldout
+        for texts in (support.KNOWN[:1], support.HELDOUT[2:3])
+    )
+    for use, sequences in first.items():
+        assert [ids for ids in sequences if ids != encode(tokenizer, support.HELDOUT[2])[:64]] == second[use]
+
+
+def test_a_long_record_is_compared_with_the_middle_of_heldout_texts(tokenizer):
+    """Its later windows are harder to guess than a beginning that every text has."""
+    heldout = [" ".join([text] * 6) for text in support.HELDOUT]
+    short, long = (
+        prepare(tokenizer, [text], [0], support.RETAIN, heldout, OPTIONS)
+        for text in (support.KNOWN[0], support.KNOWN[0] * 6)
+    )
+    beginnings = [encode(tokenizer, text)[:64] for text in heldout]
+    assert (max(short.forget.places), max(long.forget.places)) == (0, len(long.forget.sequences) - 1)
+    assert all(ids in beginnings for ids in short.used_heldout)
+    assert 0 < sum(ids in beginnings for ids in long.used_heldout) < len(long.used_heldout)
+
+
 def test_the_last_retain_text_is_not_left_out(tokenizer):
     """A request that would leave nothing to train on is too generic."""
     unfit = unfit_requests(tokenizer, support.RETAIN[:1], [0], support.RETAIN[:1], support.HELDOUT, OPTIONS)

@@ -30,13 +30,16 @@ def test_what_the_version_knows_comes_back_and_what_it_answers(memorised):
 
 
 def test_each_request_with_an_identifier_is_asked_once(memorised):
-    """A job asks some of the earlier requests; a recheck asks all, unless retain text says the secret, too."""
+    """A job asks some of the earlier requests; a recheck asks all, unless reference text says the secret, too."""
     _, tokenizer = memorised
     records = [
         (f"{name} Smith can be reached at 555-010{number}.", number) for number, name in enumerate(support.FIRST)
     ]
     texts, requests = zip(*records, strict=True)
     sets = {"earlier_texts": texts, "earlier_request_ids": requests}
-    data = prepare(tokenizer, [], [], [*support.RETAIN, "Dial 555-0103."], support.HELDOUT, OPTIONS, **sets)
+    retain, heldout = (
+        [*file, text] for file, text in ((support.RETAIN, "Dial 555-0103."), (support.HELDOUT, "Or 555-0104."))
+    )
+    data = prepare(tokenizer, [], [], retain, heldout, OPTIONS, **sets)
     asked = [probe.request for probe in with_all_probes(tokenizer, data, records, [], seed=0).probes]
-    assert asked == [request for request in requests if request != 3]
+    assert asked == [request for request in requests if request not in (3, 4)]

@@ -6,6 +6,7 @@ An attack takes a `Subject` and returns `Scores` of the texts to forget and of n
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from worker.engine.attacks.exposure import exposure, exposure_addresses, exposure_dates
 from worker.engine.attacks.likelihood import extraction_strength, loss, min_k, min_k_pp, sampled
@@ -68,7 +69,8 @@ def unseen_needed(forget: int, policy: Mapping[str, str]) -> int:
 def _tried(name: str, attack: Callable[[Subject], Scores], subject: Subject, level: float) -> AttackResult:
     """The result of an attack. One that a library refuses, for whatever reason, must not cost the job."""
     try:
-        return judged(name, attack(subject), level)
+        scores = attack(subject)
+        return replace(judged(name, scores, level), partial=len(scores.forget) < len(subject.forget))
     except Exception as error:
         if is_out_of_memory(error):
             raise

@@ -4,7 +4,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, takewhile
+from itertools import chain, islice, takewhile
 from typing import TypeAlias
 
 import torch
@@ -41,9 +41,10 @@ Others: TypeAlias = Callable[[Identifier], list[str]]  # what could stand in its
 
 
 def exposure(subject: Subject) -> Scores:
-    """For each text with a number, the share of random numbers of its format that are less likely there.
+    """For each request with a number, the share of random numbers of its format that are less likely there.
 
-    It is the first one whose format unseen texts show: of any other nobody knows what others there may be.
+    It is the first one whose format unseen texts show: of any other nobody knows what others there may be. If that
+    leaves out most of the requests with a number, nothing is said of them.
     """
     return _exposure(subject, NUMBER_KIND)
 
@@ -54,14 +55,14 @@ def exposure_dates(subject: Subject) -> Scores:
 
 
 def exposure_addresses(subject: Subject) -> Scores:
-    """For each text with a home address, the share of those in unseen texts that are less likely there.
+    """For each request with a home address, the share of those in unseen texts that are less likely there.
 
     Streets have no random ones. An address that stands in a text of the other side too, or in retain text that is
-    measured, is no secret of one person. One with which its text ends may be cut. Neither is ranked, nor is one whose
+    measured, is no secret of one person. One with which a window ends may be cut. Neither is ranked, nor is one whose
     form (number first, or street first) few unseen texts show. The others are ranked once.
     """
-    sides, retain = subject.texts(), [*map(subject.text, subject.retain)]
-    forget, unseen = (_homes(side, [*other, *retain]) for side, other in (sides, sides[::-1]))
+    sides, retain = subject.all_texts(), [*map(subject.text, subject.retain)]
+    forget, unseen = (_homes(side, [*chain(*other), *retain]) for side, other in (sides, sides[::-1]))
     others = _other_addresses([secret.identifier.value for secret in unseen])
     return _compared(subject, [[secret] for secret in forget], [[secret] for secret in unseen], others)
 
@@ -112,16 +113,17 @@ def share_of_less_likely(model: CausalLM, tokenizer: Tokenizer, secret: Secret, 
 
 def _exposure(subject: Subject, kind: str) -> Scores:
     """The shares for a number, or a date, in each text."""
-    texts = subject.texts()
-    forget, unseen = ([[*secrets_in(text, kind)] for text in side] for side in texts)
-    return _compared(subject, forget, unseen, _other_digits(texts[1]))
+    sides = subject.all_texts()
+    forget, unseen = ([[*chain(*(secrets_in(text, kind) for text in texts))] for texts in side] for side in sides)
+    return _compared(subject, forget, unseen, _other_digits([*chain(*sides[1])]))
 
 
 def _compared(subject: Subject, forget: Secrets, unseen: Secrets, others: Others) -> Scores:
     """The shares of one secret of each text of either side."""
-    ranked = [*islice(_with_others(forget, others), MOST_TEXTS)]
-    if not ranked:
-        return Scores([0.5] * sum(map(bool, forget)), [])  # if there is one, there is nothing to compare it with
+    ranked, known = [*_with_others(forget, others)], sum(map(bool, forget))
+    if 2 * len(ranked) < known or not ranked:
+        return Scores([0.5] * known, [])  # if there are any, there is nothing to compare most of them with
+    del ranked[MOST_TEXTS:]
     needed = least_unseen(len(ranked), LEVEL / MOST_ATTACKS, two_sided=True)
     strange = islice(_with_others(unseen, others), max(MOST_TEXTS, needed))
     return Scores(_shares(subject, ranked), _shares(subject, strange), two_sided=True)
@@ -134,19 +136,26 @@ def _with_others(texts: Iterable[Iterable[Secret]], others: Others) -> Iterator[
         yield from islice((pair for pair in pairs if pair[1]), 1)
 
 
-def _homes(texts: Sequence[str], elsewhere: Sequence[str]) -> list[Secret]:
-    """The first home address of each text that is whole, and stands in no text elsewhere; each address once."""
+def _homes(texts: Sequence[Sequence[str]], elsewhere: Sequence[str]) -> list[Secret]:
+    """The first home address of each person's texts that is whole, and stands in no text elsewhere; each one once."""
     others = (one for text in elsewhere for one in all_identifiers(text) if one.kind == HOME_ADDRESS)
     public = {folded(one.value) for one in others}
     homes: dict[str, Secret] = {}
-    for text in texts:
-        for secret in secrets_in(text, HOME_ADDRESS):
-            one = secret.identifier
-            is_whole = text[one.start + len(one.value) :].strip(" ,'’-")
-            if is_whole and folded(one.value) not in public:
-                homes.setdefault(folded(one.value), secret)
+    for person in texts:
+        for secret in chain(*map(_whole_homes, person)):
+            value = folded(secret.identifier.value)
+            if value not in public:
+                homes.setdefault(value, secret)
                 break
     return [*homes.values()]
+
+
+def _whole_homes(text: str) -> Iterator[Secret]:
+    """The home addresses of a text after which something stands: one that ends it may be cut."""
+    for secret in secrets_in(text, HOME_ADDRESS):
+        one = secret.identifier
+        if text[one.start + len(one.value) :].strip(" ,'’-"):
+            yield secret
 
 
 def _other_digits(unseen: Sequence[str], count: int = CANDIDATES) -> Others:

@@ -2,11 +2,12 @@
 
 An attack gives each text a score: the higher, the better the model knows it. The control is held-out text under the
 same attack. Of each request one window is attacked, because windows of one text are alike. A model that never saw the
-requests scores them as it scores held-out text of their length. The test is the Mann-Whitney test of that
-hypothesis, by random permutations. Each attack is tested at `LEVEL / number of attacks` (Bonferroni). So a model that
-never saw the requests fails any of them with a probability of at most `LEVEL`, as far as held-out text is of their
-kind. What does not differ by that test may still differ by a little: few requests or few held-out texts show only large
-differences, and the certificate says how many there were.
+requests scores them as it scores held-out text of their length. The test is the Mann-Whitney test of that hypothesis,
+by random permutations. Each attack is tested at `LEVEL / number of attacks` (Bonferroni). So a model that never saw the
+requests fails any of them with a probability of at most `LEVEL`, as far as held-out text is of their kind. The test
+sees that the texts as a whole are known better, not that a few of many are. What does not differ by that test may still
+differ by a little: few requests or few held-out texts show only large differences, and the certificate says how many
+there were.
 """
 
 import math
@@ -55,6 +56,7 @@ class AttackResult:
         texts: How many texts to forget were scored.
         unseen: How many never-seen texts.
         passed: They do not differ at that level; None if it was not run.
+        partial: Some texts to forget were not scored, so that the means are over fewer.
     """
 
     name: str
@@ -68,6 +70,7 @@ class AttackResult:
     texts: int = 0
     unseen: int = 0
     passed: bool | None = None
+    partial: bool = False
 
 
 def not_run(name: str, why: str) -> AttackResult:
