@@ -237,7 +237,7 @@ class Distiller:
         self.adapter.set_strength(strength)
         optimiser.zero_grad()
         loss = self._backward(forget, distil, 1.0, self.reference.beside(indices))
-        loss += pressed.add_gradients(order, self._backward, self.options.batch_size)
+        loss += pressed.add_gradients(order, self._backward, self.options.most_tokens)
         varied, own = [Answer(ids, 1) for ids in self.variants.sequences], len(self.forget.sequences)
         loss += self._step_on_some(order, distil, own, varied)
         if step < self.options.distil_steps:  # later what the reference guesses would come back

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from worker.engine.data import text_windows
 from worker.engine.types import Tokenizer
 
+EVENLY = 60  # windows of a request are counted as if it had so many; many numbers divide it
+
 
 @dataclass(frozen=True, slots=True)
 class ForgetSet:
@@ -47,6 +49,14 @@ class ForgetSet:
             sequence_request_ids += [request_id] * len(windows)
             places += range(len(windows))
         return cls(sequences, sequence_request_ids, places)
+
+    @property
+    def typical_places(self) -> list[int]:
+        """Which windows of records there are, from 0, in proportion; each request counts alike."""
+        of_request: dict[int, list[int]] = {}
+        for request_id, place in zip(self.request_ids, self.places, strict=True):
+            of_request.setdefault(request_id, []).append(place)
+        return [places[i % len(places)] for places in of_request.values() for i in range(EVENLY)]
 
     def only(self, requests: Sequence[int]) -> "ForgetSet":
         """The part that belongs to these requests."""

@@ -17,7 +17,11 @@ LIVES = r"(?:address(?: is)?|(?:lived|lives|living|resides|residing) at|moved to
 FLAT = r"(?:Flat|Studio|Apartment|Apt|Unit|Suite) \d{1,6}[A-Za-z]?,?"
 HOUSE = rf"(?:{FLAT}|\d{{1,6}}[A-Za-z]?(?! {CAPITALISED},? \d{{4}}))"
 STREET = r"(?:Street|St|Road|Rd|Avenue|Ave|Lane|Ln|Drive|Dr|Court|Boulevard|Blvd|Way|Place|Square|Terrace|Close)\b"
-NUMBER = re.compile(r"\d(?:(?: ?\(|\)[ -]?| - |[ ./-])?\d){4,30}")
+NUMBER = re.compile(
+    r"(?:\d{1,3} ?)?\(\d{1,5}\)[ -]?\d(?:[ ./-]?\d){3,30}"  # an area code in brackets
+    r"|\d{2,5} - \d{2,5} - \d{2,5}"
+    r"|\d(?:[ ()./-]?\d){4,30}"
+)
 DATE_OF_BIRTH, HOME_ADDRESS, NUMBER_KIND = "date of birth", "home address", "number"
 PATTERNS = {  # the group that matches is the identifier; what is one already is no part of another
     "e-mail address": re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"),
@@ -27,7 +31,7 @@ PATTERNS = {  # the group that matches is the identifier; what is one already is
         rf"|\b(\d{{1,6}}[A-Za-z]?(?: (?:St\. )?{CAPITALISED}){{1,3}} {STREET})"
         r"|\b([^\W\d_a-z][\w-]{1,30}(?:straße|strasse|str\.|gasse|allee) \d{1,4}[a-z]?)\b"
     ),
-    NUMBER_KIND: re.compile(rf"\+?{NUMBER.pattern}"),
+    NUMBER_KIND: re.compile(rf"\+?(?:{NUMBER.pattern})"),
 }
 NAME = re.compile(r"\b[^\W\d_a-z][\w'’-]{1,40}(?: [^\W\d_a-z][\w'’-]{1,40}){1,3}")
 

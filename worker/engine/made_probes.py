@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
@@ -45,10 +46,18 @@ def all_probes(
     ours += made_probes(tokenizer, own, kept, MOST_MADE, draw)
     most = min(MOST_EARLIER, max(FEWEST_EARLIER, len(ours)))
     theirs = [probe for probe in given if probe.request not in requests]
-    drawn = sorted(earlier, key=lambda record: _lot(seed, record[1]))[:most]
-    theirs += made_probes(tokenizer, drawn, kept, most, draw)
+    theirs += made_probes(tokenizer, _in_turn(earlier, seed)[:most], kept, most, draw)
     theirs = sorted(dict.fromkeys(theirs), key=lambda probe: _lot(seed, probe.request))
     return [*dict.fromkeys(ours), *theirs[:most]]
+
+
+def _in_turn(records: Records, seed: str) -> list[tuple[str, int]]:
+    """The first record of each request, in a random order, then the second ones, and so on."""
+    turns, placed = Counter[int](), []
+    for text, request in records:
+        turns[request] += 1
+        placed.append((turns[request], _lot(seed, request), (text, request)))
+    return [record for *_, record in sorted(placed)]
 
 
 def _lot(seed: str, request: int) -> bytes:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from worker.engine.attacks import AttackResult, run_attacks, unseen_needed
-from worker.engine.attacks.subject import Subject, long_enough, windows_of_each
+from worker.engine.attacks.subject import Subject, alike, windows_of_each
 from worker.engine.baseline import Baseline
 from worker.engine.criterion import Judgement, Threshold, Verdict, judge
 from worker.engine.data import nearest
@@ -107,7 +107,7 @@ def with_samples(
     said = baseline.said or []
     if baseline.answered and baseline.said is None:
         _, said = answered_requests(model, tokenizer, data, options, asking)
-    data = replace(data, forget=data.forget.only(baseline.counted))
+    data = replace(data, forget=data.forget.only(baseline.memorised))  # nobody who is to be forgotten is held fast
     return replace(baseline, said=said, samples=own_samples(model, tokenizer, data, options, said, drawing))
 
 
@@ -283,14 +283,13 @@ def _subject(model: CausalLM, tokenizer: Tokenizer, data: Prepared, baseline: Ba
     """What attacks work on: a window of each counted request, beside held-out sequences of its length."""
     requests = windows_of_each(data.forget.only(baseline.counted), options.seed)
     drawn, heldout = [windows[0] for windows in requests], baseline.without_known(data)
-    forget, unseen, spare = long_enough(heldout.control, drawn, options.seed)
-    if drawn and unseen_needed(len(drawn), options.attacks) > len(unseen):
-        forget, unseen, spare = long_enough([*heldout.control, *heldout.spare], drawn, options.seed)
-    else:
-        spare += heldout.spare
+    needed, every = unseen_needed(len(drawn), options.attacks) if drawn else 0, [*heldout.control, *heldout.spare]
+    forget, unseen = alike(heldout.control, drawn, needed, options.seed)
+    if needed > len(unseen):
+        forget, unseen = alike(every, drawn, needed, options.seed)
     near: list[list[int]] = []
     if options.attacks.get("relearned", "off") != "off":  # no other attack reads them, and many are compared
         near = nearest(data.all_retain, [*forget, *unseen], options.utility_sequences)  # alike to both sides
     return Subject(
-        model, tokenizer, forget, unseen, data.retain, near, requests, spare=spare, length=options.sequence_length
+        model, tokenizer, forget, unseen, data.retain, near, requests, heldout=every, length=options.sequence_length
     )

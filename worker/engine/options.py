@@ -150,7 +150,12 @@ class Options:
     @property
     def scale(self) -> float:
         """The LoRA scale c = alpha / r; 2.0 by default."""
-        return 2.0 if self.alpha is None else self.alpha / self.rank
+        return 2.0 if self.alpha is None else self.alpha / (self.distil_rank if self.loss == DISTIL else self.rank)
+
+    @property
+    def most_tokens(self) -> int:
+        """The tokens of a batch."""
+        return self.batch_size * self.sequence_length
 
     def adapter_rank(self, sequences: int, hidden_size: int) -> int:
         """The rank of the adapter for a forget set of so many sequences."""

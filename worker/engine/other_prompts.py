@@ -8,7 +8,7 @@ reference says there, too.
 import random
 from collections.abc import Callable, Sequence
 
-from worker.engine.data import decoded, encode
+from worker.engine.data import encode
 from worker.engine.probes import Answer
 from worker.engine.types import Tokenizer
 
@@ -36,7 +36,7 @@ def other_prompts(
     draw = random.Random(f"{seed}/other prompts")  # no secret
 
     def words(ids: Sequence[int]) -> list[str]:
-        return decoded(tokenizer, ids).strip().split(" ")
+        return str(tokenizer.decode(ids, skip_special_tokens=True)).strip().split(" ")
 
     def lower(prompt: list[str]) -> list[str]:
         return [word.lower() for word in prompt]

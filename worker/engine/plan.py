@@ -27,6 +27,7 @@ from worker.engine.errors import Unplanned
 from worker.engine.experts import separate_experts
 from worker.engine.head import CHUNK_LOGITS, hidden_states
 from worker.engine.live_bytes import LiveBytes
+from worker.engine.losses import LOSSES
 from worker.engine.metrics.caching import cache_argument
 from worker.engine.metrics.decode import PREFILLED, Row, row_cache
 from worker.engine.onednn import BLOCK
@@ -176,7 +177,8 @@ class Shapes:
         sizes = [weight.numel() for weight in self._targets.values()]
         factors = 4 * self._rank * sum(sum(weight.shape) for weight in self._targets.values())
         distils = options.loss == DISTIL
-        batch = max(options.batch_size, options.retain_batch_size or 0, distil.LARGEST_BATCH if distils else 0)
+        rows = options.batch_size if distils or not LOSSES[options.loss].alternates else 2 * options.batch_size
+        batch = max(rows, options.retain_batch_size or 0, distil.LARGEST_BATCH if distils else 0)
         looks_ahead = distils and options.relearn_steps > 0
         copies = FACTORS + (AHEAD if looks_ahead else 0)
         moved = WHOLE * (4 * self.parameters + factors) if looks_ahead and moves_whole(self.parameters) else 0

@@ -3,7 +3,6 @@
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from worker.engine.attacks import unseen_needed
 from worker.engine.criterion import MIN_HELDOUT
@@ -144,14 +143,32 @@ def _uses(
 ) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
     """The kept held-out texts for thresholds, for perplexity, and for a reference. Too few texts serve twice.
 
-    A text has the same use in every job, by its place in the file: nothing is measured on what a reference has learned.
+    A text has the same use in every job of a loss, by its place in the file.
     """
     places = {text: place for place, text in enumerate(heldout)}
     first = [text for text in kept if places[text] % 2 == 0]
     if len(kept) < 2 * MIN_HELDOUT or len(first) < MIN_HELDOUT:
         return kept, kept, []
-    learned = [text for text in kept if places[text] % 4 == 3 and options.loss == DISTIL]
-    return first, [text for text in kept if places[text] % 2 and text not in learned], learned
+    learns = options.loss == DISTIL
+    learned = [text for text in kept if learns and places[text] % 4 == 3]
+    return first, [text for text in kept if places[text] % (4 if learns else 2) == 1], learned
+
+
+def _heldout(
+    tokenizer: Tokenizer, kept: Sequence[str], heldout: Sequence[str], places: Sequence[int], options: Options
+) -> dict[str, list[list[int]]]:
+    """The windows of kept held-out texts at some places in them, by their use, as `Prepared.heldout` has them."""
+
+    def some(texts: Sequence[str], count: int) -> list[list[int]]:
+        return windows_at(tokenizer, spread(texts, count), options.sequence_length, count, places)
+
+    for_thresholds, for_utility, for_reference = _uses(kept, heldout, options)
+    thresholds = some(for_thresholds, options.heldout_sequences)
+    utility, learned = (some(texts, options.utility_sequences) for texts in (for_utility, for_reference))
+    learned = [ids for ids in learned if ids not in [*thresholds, *utility]]
+    used, most = {*map(tuple, [*thresholds, *utility, *learned])}, unseen_needed(1, options.attacks)
+    spare = [ids for ids in some(kept, most + len(used)) if tuple(ids) not in used] if most else []
+    return {"threshold_sequences": thresholds, "utility": utility, "for_reference": learned, "spare": spare[:most]}
 
 
 def prepare(
@@ -198,39 +215,33 @@ def prepare(
     kept_retain, kept_heldout = (without_forget_text(texts, forget_texts)[0] for texts in (retain_texts, heldout_texts))
     kept_retain, kept_heldout = _left_by_earlier(kept_retain, kept_heldout, earlier_texts)
     retain_excluded, heldout_excluded = len(retain_texts) - len(kept_retain), len(heldout_texts) - len(kept_heldout)
-    for_thresholds, for_utility, for_reference = _uses(kept_heldout, heldout_texts, options)
     pairs = (forget_texts, request_ids), (earlier_texts, earlier_request_ids)
     forget, earlier = (ForgetSet.build(tokenizer, *pair, length) for pair in pairs)
-    unseen = partial(windows_at, tokenizer, length=length, places=[*forget.places, *earlier.places] or [0])
-    retain = first_windows(tokenizer, kept_retain, length, max(options.utility_sequences, options.fisher_sequences))
-    threshold_sequences = unseen(for_thresholds, count=options.heldout_sequences)
+    places = forget.typical_places or earlier.typical_places or [0]  # a purge of earlier texts changes nothing of a run
+    unseen = _heldout(tokenizer, kept_heldout, heldout_texts, places, options)
+    measured = max(options.utility_sequences, options.fisher_sequences)
+    retain = first_windows(tokenizer, spread(kept_retain, measured), length, measured)
     if not retain:
         raise TooFewTexts(f"retain: no text is left ({retain_excluded} contained a text to forget)")
-    if len(threshold_sequences) < MIN_HELDOUT:
-        raise TooFewTexts(f"heldout: {len(threshold_sequences)} usable texts; {MIN_HELDOUT} are needed for thresholds")
+    usable = len(unseen["threshold_sequences"])
+    if usable < MIN_HELDOUT:
+        raise TooFewTexts(f"heldout: {usable} usable texts; {MIN_HELDOUT} are needed for thresholds")
     own, old = (list(zip(*pair, strict=True)) for pair in pairs)
     sets = (_kept_neighbours(spread(texts, MOST_RETAIN), forget_texts, earlier_texts) for texts in neighbour_texts)
     files = spread(kept_retain, MOST_RETAIN), *sets
     every_retain, *others = (first_windows(tokenizer, texts, length, MOST_RETAIN) for texts in files)
     probes = all_probes(tokenizer, probes, own, old, [*kept_retain, *kept_heldout], f"{options.seed}/{run}")
-    utility, learned = (unseen(texts, count=options.utility_sequences) for texts in (for_utility, for_reference))
-    learned = [ids for ids in learned if ids not in [*threshold_sequences, *utility]]
-    used, most = {*map(tuple, [*threshold_sequences, *utility, *learned])}, unseen_needed(1, options.attacks)
-    spare = unseen(kept_heldout, count=most + len(used)) if most else []
     return Prepared(
-        forget,
-        earlier,
-        kept_retain,
-        threshold_sequences,
-        utility,
-        retain,
-        every_retain,
-        _neighbours(tokenizer, [every_retain, *others], forget, probes, options.utility_sequences),
-        retain_excluded,
-        heldout_excluded,
-        probes,
-        run,
-        learned,
-        [ids for ids in spare if tuple(ids) not in used][:most],
-        kept_heldout,
+        forget=forget,
+        earlier=earlier,
+        retain_texts=kept_retain,
+        retain=retain,
+        all_retain=every_retain,
+        neighbours=_neighbours(tokenizer, [every_retain, *others], forget, probes, options.utility_sequences),
+        retain_excluded=retain_excluded,
+        heldout_excluded=heldout_excluded,
+        probes=probes,
+        run=run,
+        heldout_texts=kept_heldout,
+        **unseen,
     )

@@ -42,13 +42,13 @@ class Pressed:
     answers: list[Answer] = field(default_factory=list)
     extracted: list[Answer] = field(default_factory=list)
 
-    def add_gradients(self, order: random.Random, backward: Backward, batch_size: int) -> float:
+    def add_gradients(self, order: random.Random, backward: Backward, most_tokens: int) -> float:
         """Add the gradients of IHL on some of it.
 
         Args:
             order: Draws them.
             backward: Adds the gradients of a loss.
-            batch_size: How many answers one backward pass takes.
+            most_tokens: How many tokens of answers one backward pass takes; one answer is taken as it is.
 
         Returns:
             The loss.
@@ -62,8 +62,9 @@ class Pressed:
             (self.extracted, CHAINS, gently),
         ):
             drawn = order.sample(answers, min(most, len(answers)))
-            for first in range(0, len(drawn), batch_size):
-                part = drawn[first : first + batch_size]
+            size = max(1, most_tokens // max((len(answer.input_ids) for answer in drawn), default=1))
+            for first in range(0, len(drawn), size):
+                part = drawn[first : first + size]
                 sequences, starts = as_rows(part)
                 loss += backward(sequences, row_loss, len(part) / len(drawn), starts=starts)
         return loss

@@ -90,7 +90,7 @@ def train_reference(
     sampler, parent_loss = random.Random(options.seed), mean_loss(parent, data.threshold_sequences)
     best, distance, lowest = None, math.inf, math.inf
     for step in range(1, steps + 1):
-        _take_step(model, optimiser, sampler.sample(texts, min(BATCH, len(texts))))
+        _take_step(model, optimiser, sampler.sample(texts, min(BATCH, len(texts))), options.train_dtype)
         schedule.step()
         progress(step / steps)
         if step % CHECK_STEPS:
@@ -111,32 +111,38 @@ def train_reference(
     return model.eval().requires_grad_(False)
 
 
-def check_reference(model: CausalLM, forget: Sequence[list[int]], unseen: Sequence[list[int]]) -> None:
-    """Check that a reference knows no text of the forget set, by its MA on held-out text.
+def check_reference(
+    model: CausalLM, forget: Sequence[list[int]], earlier: Sequence[list[int]], unseen: Sequence[list[int]]
+) -> None:
+    """Check that a reference knows no text that is to be forgotten, by its MA on held-out text.
 
-    What is as short as a phrase is guessed by chance: no single one of these counts.
+    What is as short as a phrase is guessed by chance: no single one of these counts, on either side.
 
     Args:
         model: The reference.
         forget: The sequences to forget.
+        earlier: Those of earlier requests, which would dilute them.
         unseen: Held-out sequences that it was not trained on.
 
     Raises:
-        NoReference: All sequences together have a clearly higher MA than unseen ones, or a single one a much higher MA.
+        NoReference: All sequences to forget, or all earlier ones, have together a clearly higher MA than unseen ones,
+            or one a much higher MA.
     """
-    values = [accuracy(row) for row in token_matches(model, [*forget, *unseen])]
-    known, others = values[: len(forget)], values[len(forget) :]
-    over_unseen = sum(known) / len(known) - sum(others) / len(others)
-    together = over_unseen > MOST_TOGETHER and rank_test(known, others, two_sided=False) < LEVEL / 10
-    single = (value for value, ids in zip(known, forget, strict=True) if len(ids) > FEWEST_TOKENS)
-    if together or max(single, default=0.0) > max(others) + MOST_OVER_UNSEEN:
-        raise NoReference("the reference knows a text to forget")
+    others = [accuracy(row) for row in token_matches(model, unseen)]
+    long = [value for value, ids in zip(others, unseen, strict=True) if len(ids) > FEWEST_TOKENS] or others
+    for sequences in filter(None, (forget, earlier)):
+        known = [accuracy(row) for row in token_matches(model, sequences)]
+        over_unseen = sum(known) / len(known) - sum(others) / len(others)
+        together = over_unseen > MOST_TOGETHER and rank_test(known, others, two_sided=False) < LEVEL / 10
+        single = (value for value, ids in zip(known, sequences, strict=True) if len(ids) > FEWEST_TOKENS)
+        if together or max(single, default=0.0) > max(long) + MOST_OVER_UNSEEN:
+            raise NoReference("the reference knows a text to forget")
 
 
-def _take_step(model: CausalLM, optimiser: torch.optim.Optimizer, batch: list[list[int]]) -> None:
+def _take_step(model: CausalLM, optimiser: torch.optim.Optimizer, batch: list[list[int]], dtype: str) -> None:
     """One step of cross-entropy. A head that stays needs no logits of the whole batch."""
     optimiser.zero_grad()
-    with training(model, "auto"):
+    with training(model, dtype):
         if any(parameter.requires_grad for parameter in model.get_output_embeddings().parameters()):
             input_ids, mask, labels = (t.to(model_device(model)) for t in pad_batch(batch))
             logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits

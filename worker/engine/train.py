@@ -225,7 +225,7 @@ class Trainer:
             forget_value = forget_gradients(self.model, self.adapter, batch, others, options) if batch else 0.0
             if not self._keeps:
                 pressed = Pressed([], [self.said[i] for i in self._still_said], self._extracted)
-                forget_value += pressed.add_gradients(order, partial(add_gradients, self.model), options.batch_size)
+                forget_value += pressed.add_gradients(order, partial(add_gradients, self.model), options.most_tokens)
             if forget_loss.retain:
                 size = options.retain_batch_size or options.batch_size
                 kept = kept_batch(self.retain, self.samples if options.holds_parent else [], size, order)

@@ -78,7 +78,7 @@ def unfit_requests(
 
 
 def _unmeasurable(tokenizer: Tokenizer, texts: Sequence[str], options: Options) -> str | None:
-    """Why nothing can be measured on a request; None if it can."""
+    """Why nothing can be measured on one of a request's texts, or not on all of them together; None if it can."""
     try:
         count = sum(len(text_windows(tokenizer, text, options.sequence_length)) for text in texts)
     except TooShort as error:

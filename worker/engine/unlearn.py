@@ -87,12 +87,12 @@ def train(
         return resume.ended(options.last_epoch)
     torch.manual_seed(options.seed)
     forget, thresholds = baseline.training_set(data, resume.back if resume else ())
+    drawn = with_samples(model, tokenizer, data, baseline, options, progress)
     data = replace(data, forget=data.forget.only(baseline.counted))
     resume = resume.fitted(forget) if resume else None
     was_training, required_grad = model.training, {p: p.requires_grad for p in model.parameters()}
     retain = RetainSampler(tokenizer, data.retain_texts, options.sequence_length, options.seed)
     parts = [partial_progress(partial(progress, "initialise"), start, 0.25) for start in (0.5, 0.75)]
-    drawn = with_samples(model, tokenizer, data, baseline, options, progress)
     assert drawn.said is not None
     assert drawn.samples is not None
     said, (samples, only_watched) = drawn.said, watched_samples(drawn.samples, options)
@@ -108,8 +108,8 @@ def train(
         if options.loss == DISTIL:
             assert reference is not None
             unseen = baseline.without_known(data).threshold_sequences
-            check_reference(reference, forget.sequences, unseen)
             own, seeds = data.forget.sequences, (options.seed, options.seed + 1)
+            check_reference(reference, own, forget.sequences[len(own) :], unseen)
             variants, compared = (number_variants(tokenizer, forget.sequences, unseen, seed) for seed in seeds)
             prompted = other_prompts(tokenizer, own, data.retain, options.sequence_length, options.seed)
             read = [*forget.sequences, *variants.sequences, *(answer.input_ids for answer in [*said, *prompted])]

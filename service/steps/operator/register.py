@@ -6,7 +6,7 @@ The folder may change at any time, also by somebody who means harm. So the copie
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -126,20 +126,35 @@ def _check_base(services: Services, base: str, digest: str, staged: Path) -> Non
     """
     if base == digest:
         raise Invalid("The base is the model itself.", field="base_path")
-    folders = [staged / MODEL_FOLDER, services.storage.file(base, f"{MODEL_FOLDER}config.json").parent]
-    sizes = [read_object(folder, "config.json", required=True).get("vocab_size") for folder in folders]
-    own, others = map(_token_ids, folders)
-    if sizes[0] != sizes[1] or any(others.get(token, number) != number for token, number in own.items()):
+
+    def own(name: str) -> Path:
+        return staged / MODEL_FOLDER / name
+
+    def others(name: str) -> Path:
+        return services.storage.file(base, f"{MODEL_FOLDER}{name}")
+
+    sizes = [
+        read_object(one("config.json").parent, "config.json", required=True).get("vocab_size") for one in (own, others)
+    ]
+    tokens, of_base = map(_token_ids, (own, others))
+    if sizes[0] != sizes[1] or any(of_base.get(token, number) != number for token, number in tokens.items()):
         raise Invalid("The base has another vocabulary than the model.", field="base_path")
 
 
-def _token_ids(folder: Path) -> dict[str, int]:
-    """The id of each token, as `tokenizer.json` has it; empty for a tokenizer of another format."""
-    model = read_object(folder, "tokenizer.json", required=False).get("model")
-    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+def _token_ids(file: Callable[[str], Path]) -> dict[str, int]:
+    """The id of each token, of `tokenizer.json` or `vocab.json`; empty for a tokenizer of another format.
+
+    Raises:
+        Invalid: A file is no JSON object.
+    """
+    contents = [read_object(file(name).parent, name, required=False) for name in ("tokenizer.json", "vocab.json")]
+    model, added = contents[0].get("model"), contents[0].get("added_tokens")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else contents[1]
     if isinstance(vocabulary, list):  # of a unigram model: pairs of token and likelihood, in order
-        return {str(pair[0]): n for n, pair in enumerate(vocabulary) if isinstance(pair, list) and pair}
-    return vocabulary if isinstance(vocabulary, dict) else {}
+        vocabulary = {str(pair[0]): n for n, pair in enumerate(vocabulary) if isinstance(pair, list) and pair}
+    tokens = [one for one in added if isinstance(one, dict)] if isinstance(added, list) else []
+    more = {str(one.get("content")): one.get("id") for one in tokens}
+    return {**(vocabulary if isinstance(vocabulary, dict) else {}), **more}
 
 
 def _find_model(services: Services, path: str) -> tuple[Root, Path]:

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -20,7 +21,7 @@ from worker.engine.attacks.exposure import MOST_ATTACKS
 from worker.engine.attacks.quantised import ROUNDINGS, rounded
 from worker.engine.attacks.relearned import relearned
 from worker.engine.attacks.scores import LEVEL, Scores, judged, least_p_value, rank_test
-from worker.engine.attacks.subject import Subject, cut_alike, long_enough, one_of_each
+from worker.engine.attacks.subject import Subject, alike, cut_alike, windows_of_each
 from worker.engine.data import encode
 from worker.engine.device import measuring
 from worker.engine.forget_set import ForgetSet
@@ -131,9 +132,10 @@ def test_one_of_two_fine_tunings_that_ruins_the_model_does_not_count(of, monkeyp
 def test_windows_of_one_text_count_once():
     """They are alike: as samples of their own they would make a certainty of one coincidence."""
     forget = ForgetSet([[0, n] for n in range(40)], [n // 10 for n in range(40)])
-    assert [ids[1] // 10 for ids in one_of_each(forget, 0)] == [0, 1, 2, 3]
+    assert [windows[0][1] // 10 for windows in windows_of_each(forget, 0)] == [0, 1, 2, 3]
+    assert {len(windows) for windows in windows_of_each(forget, 0)} == {10}
     many = ForgetSet([[0, n] for n in range(1000)], list(range(1000)))
-    assert len(one_of_each(many, 0)) == 256
+    assert len(windows_of_each(many, 0)) == 256
 
 
 def test_lengths_alone_make_no_difference(of, memorised):
@@ -147,15 +149,22 @@ def test_lengths_alone_make_no_difference(of, memorised):
     assert [r.passed for r in results if r.status == "RUN"] == [True] * 4
 
 
-def test_unseen_texts_that_are_too_short_are_left_out():
-    """Their scores are those of other lengths. Where all are short, the texts to forget are cut."""
-    forget, mixed = ([[0] * size for size in sizes] for sizes in ([100, 100, 100, 40], [120] * 60 + [38] * 40))
-    same, unseen, left = long_enough(mixed, forget)
-    assert (same, {*map(len, unseen)}, {*map(len, left)}) == (forget, {120, 38}, {38})
-    assert len(unseen) + len(left) == len(mixed)
-    short = [[0] * 30] * 50
-    cut, unseen, left = long_enough(short, forget)
-    assert ({*map(len, cut)}, unseen, left) == ({30, 40}, short, [])
+def test_unseen_texts_have_the_lengths_of_those_to_forget_as_often():
+    """Their scores are those of their lengths. Where too many are short, the texts to forget are cut."""
+
+    def texts(*sizes: tuple[int, int]) -> list[list[int]]:
+        return [[0] * size for size, count in sizes for _ in range(count)]
+
+    forget = texts((200, 28), (60, 4))
+    same, unseen = alike(texts((60, 72), (200, 24)), forget, 20)
+    lengths = Counter(map(len, unseen))
+    assert (same, lengths[200]) == (forget, 24)
+    assert 1 <= lengths[60] <= 8
+    cut, unseen = alike(texts((200, 100), (60, 800)), texts((200, 1)), 799)
+    assert (cut, {*map(len, unseen)}, len(unseen)) == (texts((60, 1)), {60}, 900)
+    assert alike(texts((30, 50)), texts((100, 3), (35, 1)), 0)[0] == texts((30, 3), (35, 1))
+    assert alike([], texts((9, 2)), 20) == (texts((9, 2)), [])
+    assert alike(texts((9, 30)), [], 0)[0] == []
 
 
 def test_a_model_that_never_saw_the_texts_fails_as_seldom_as_is_stated(monkeypatch):

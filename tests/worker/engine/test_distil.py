@@ -252,9 +252,11 @@ def test_a_reference_may_guess_a_phrase(memorised):
     strange, known = ([encode(tokenizer, text) for text in texts] for texts in (support.HELDOUT, support.KNOWN[:1]))
     phrases = [known[0][start : start + 5] for start in range(len(known[0]) - 4)]
     phrase = next(p for p, row in zip(phrases, token_matches(model, phrases), strict=True) if accuracy(row) == 1.0)
-    check_reference(model, [*strange[:20], phrase], strange[20:])
+    check_reference(model, [*strange[:20], phrase], [], strange[20:])
     with pytest.raises(NoReference, match="knows a text"):
-        check_reference(model, [*strange[:20], *known], strange[20:])
+        check_reference(model, [*strange[:20], *known], [], strange[20:])
+    with pytest.raises(NoReference, match="knows a text"):  # nor does an unseen phrase excuse it
+        check_reference(model, strange[:20], known, [*strange[20:], phrase])
 
 
 @pytest.mark.parametrize("tied", [False, True])

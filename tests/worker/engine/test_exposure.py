@@ -146,8 +146,8 @@ def test_home_addresses_are_ranked_among_those_of_unseen_texts(of):
     ("forget", "unseen", "retain", "scored"),
     [
         (["Ann lives at 7 Oak Road."] * 3, LIVING + LIVING[:1], [], (1, 5)),  # a household asks together
-        (["Ann lives at 7 Oak Road"], LIVING, [], (0, 0)),  # it may be cut
-        (["Ann lives at 7 Stratford-"], LIVING, [], (0, 0)),
+        (["Ann lives at 7 Oak Road"], LIVING, [], (1, 0)),  # it may be cut
+        (["Ann lives at 7 Stratford-"], LIVING, [], (1, 0)),
         (["Ann lives at 7 Oak Road. Write to 7 Oak Road"], LIVING, [], (1, 5)),
         (["Ann lives at 7 Oak Road.", "Al: Oakstraße 7, Bonn."], LIVING, [], (1, 5)),  # of no form that they show
         (["Ann lives at 7 Oak Road.", "Al lives at 7  OAK ROAD."], LIVING, [], (1, 5)),
@@ -177,7 +177,7 @@ def test_an_identifier_counts_in_whatever_window_it_stands(of):
     alone = exposure(of(["Ann has 5550148 as number.", "Al has the number 5550147."], unseen))
     assert exposure(subject).forget == alone.forget
     assert len(exposure_addresses(subject).forget) == 1
-    assert not exposure_addresses(replace(subject, length=len(home))).forget
+    assert not exposure_addresses(replace(subject, length=len(home))).unseen
 
 
 def test_most_of_the_people_are_ranked_or_nothing_is_said(of):
@@ -192,12 +192,23 @@ def test_most_of_the_people_are_ranked_or_nothing_is_said(of):
     assert judged.partial is True
 
 
+def test_an_address_at_the_end_of_a_text_is_one_on_either_side(of):
+    """Records and held-out texts are of one form. What a full window cuts counts among those that nobody ranked."""
+    unseen = [f"Bo lives at {n} Elm Lane" for n in range(30)]
+    subject = of(["Ann lives at 7 Oak Road"], unseen)
+    assert exposure_addresses(subject) == Scores([0.5], [], two_sided=False)
+    whole = exposure_addresses(replace(subject, length=99))
+    assert (len(whole.forget), len(whole.unseen)) == (1, 30)
+    cut = [f"{name} lives at {n} Oak Road" for n, name in enumerate(("Al", "Bo", "Cy"))]
+    assert exposure_addresses(of([*cut, "Ann lives at 7 Oak Road."], LIVING)) == Scores([0.5] * 4, [])
+
+
 def test_a_number_is_compared_with_spare_text_where_few_have_one(of):
     """The others of its job do not keep a single person from being tested."""
     numbers = [f"Bo has the number {5000000 + 37 * n}." for n in range(40)]
     subject = of(["Ann has the number 5550147.", "Al has a cat."], ["Bo has a dog."] * 30)
-    spare = [encode(subject.tokenizer, text) for text in numbers]
-    assert (len(exposure(subject).unseen), len(exposure(replace(subject, spare=spare)).unseen)) == (0, 40)
+    more = [*subject.unseen, *(encode(subject.tokenizer, text) for text in numbers)]
+    assert (len(exposure(subject).unseen), len(exposure(replace(subject, heldout=more)).unseen)) == (0, 40)
 
 
 def test_a_known_number_ranks_first_and_an_unknown_one_anywhere(of):

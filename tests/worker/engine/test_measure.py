@@ -75,6 +75,23 @@ def test_what_the_parent_says_is_drawn_once(measured):
     assert str(drawn.samples.every[0]) not in repr(drawn)
 
 
+def test_who_is_known_by_a_probe_alone_is_not_held_fast_by_samples(measured, monkeypatch):
+    """Samples that name her would be kept, while the run presses on her answer."""
+    model, tokenizer, _, _ = measured
+    data = prepare(tokenizer, support.people(2, seed=5), [0, 1], support.RETAIN, support.HELDOUT, OPTIONS)
+    baseline = measure_before(model, tokenizer, data, OPTIONS)
+    verdicts = tuple(replace(v, looks_unseen=v.request == 1) for v in baseline.before.verdicts)
+    baseline = replace(baseline, before=replace(baseline.before, verdicts=verdicts), answered=[1], said=[])
+    given: list[list[int]] = []
+    monkeypatch.setitem(
+        with_samples.__globals__,
+        "own_samples",
+        lambda model, tokenizer, data, *rest: given.append(data.forget.requests),
+    )
+    with_samples(model, tokenizer, data, baseline, OPTIONS)
+    assert (baseline.counted, given) == ([0], [[0, 1]])
+
+
 def result(passed: bool | None, why: str | None = None) -> AttackResult:
     """What an attack found, or why it was not run."""
     return AttackResult("exposure", "NOT_RUN" if passed is None else "RUN", why, passed=passed)

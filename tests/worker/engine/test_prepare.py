@@ -142,7 +142,8 @@ def test_a_reference_learns_no_text_that_anything_is_measured_on(tokenizer):
     data = prepare(tokenizer, support.KNOWN[:2], [0, 1], support.RETAIN, support.HELDOUT, ihl)
     assert (data.for_reference, data.spare) == ([], [])
     data = prepare(tokenizer, support.KNOWN[:2], [0, 1], support.RETAIN, support.HELDOUT[:39], options)
-    assert (data.for_reference, data.utility) == ([], data.threshold_sequences[:12])
+    assert (data.for_reference, len(data.utility)) == ([], 12)
+    assert all(ids in data.threshold_sequences for ids in data.utility)
 
 
 @pytest.mark.parametrize("loss", ["distil", "ihl"])
@@ -155,6 +156,40 @@ def test_a_heldout_text_has_the_same_use_in_every_job(tokenizer, loss):
     )
     for use, sequences in first.items():
         assert [ids for ids in sequences if ids != encode(tokenizer, support.HELDOUT[2])[:64]] == second[use]
+
+
+def test_held_out_windows_stand_where_those_of_the_requests_do(tokenizer):
+    """One request of many windows is one of eleven: nearly all of the others are beginnings."""
+    heldout = [" ".join([text] * 6) for text in support.HELDOUT]
+    texts = [*support.KNOWN[:10], support.KNOWN[10] * 20]
+    data = prepare(tokenizer, texts, range(11), support.RETAIN, heldout, OPTIONS)
+    beginnings = [encode(tokenizer, text)[:64] for text in heldout]
+    assert len(data.forget.sequences) > 15
+    assert 0.75 < sum(ids in beginnings for ids in data.used_heldout) / len(data.used_heldout) < 1
+
+
+def test_a_purge_of_an_earlier_record_changes_nothing_that_an_attempt_hangs_on(tokenizer):
+    """Its windows do not choose which ones of the held-out texts count. A recheck has no others."""
+    heldout = [" ".join([text] * 6) for text in support.HELDOUT]
+    earlier = ["The committee met on the hill.", "Nobody spoke of the weather for a long time. " * 30]
+
+    def sets(own: list[str], count: int):
+        old = {"earlier_texts": earlier[:count], "earlier_request_ids": [*range(5, 5 + count)]}
+        return prepare(tokenizer, own, [0][: len(own)], support.RETAIN, heldout, OPTIONS, **old)
+
+    assert sets(support.KNOWN[:1], 2).own == sets(support.KNOWN[:1], 0).own
+    beginnings = [encode(tokenizer, text)[:64] for text in heldout]
+    assert not all(ids in beginnings for ids in sets([], 2).used_heldout)
+
+
+def test_a_sorted_file_is_measured_on_all_its_kinds(tokenizer):
+    """The first texts of a file may be mails, and those about people come after them."""
+    mails, people = PAYMENTS[:60], support.people(60, seed=4)
+    options = replace(OPTIONS, heldout_sequences=20, utility_sequences=10)
+    data = prepare(tokenizer, support.KNOWN[:1], [0], [*mails, *people], [*mails, *people], options)
+    about_people = [encode(tokenizer, text)[:64] for text in people]
+    for sequences, most in ((data.threshold_sequences, 20), (data.utility, 10), (data.retain, 64)):
+        assert 0 < sum(ids in about_people for ids in sequences) < len(sequences) == most
 
 
 def test_a_long_record_is_compared_with_the_middle_of_heldout_texts(tokenizer):

@@ -50,7 +50,7 @@ def test_pressing_on_what_is_extracted_lowers_el(memorised):
                 lambda ids, rows, weight, beside=None, starts=None: add_gradients(
                     model, ids, rows, weight, beside, starts
                 ),
-                6,
+                6 * 64,
             )
             optimiser.step()
     after = extraction_likelihoods(model, forget.sequences, [LIMITS] * 2, options)
@@ -76,7 +76,7 @@ def test_pressing_on_rows_trains_on_these_alone(memorised):
     sequences = [encode(tokenizer, text) for text in support.KNOWN[:3]]
     pressed = Pressed(grouped(sequences, {(2, 5), (0, 3), (0, 0)}))
     assert pressed.rows == [(sequences[0], [0, 3]), (sequences[2], [5])]
-    value = pressed.add_gradients(random.Random(0), partial(add_gradients, model), 6)
+    value = pressed.add_gradients(random.Random(0), partial(add_gradients, model), 6 * 64)
     trained = [parameter for parameter in model.parameters() if parameter.grad is not None]  # not the head's own
     gradients = [parameter.grad.clone() for parameter in trained]
     model.zero_grad()

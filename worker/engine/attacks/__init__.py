@@ -1,7 +1,7 @@
 """Attacks: ways to get forgotten texts out of a model, or to tell that it knew them. One line each here.
 
 An attack takes a `Subject` and returns `Scores` of the texts to forget and of never-seen texts under the same attack.
-`scores.judged` compares the two. The cost is bounded: one window of a request, of 256 requests at most.
+`scores.judged` compares the two. The cost is bounded: one window is scored of a request, of 256 requests at most.
 """
 
 import logging

@@ -62,9 +62,12 @@ def exposure_addresses(subject: Subject) -> Scores:
     form (number first, or street first) few unseen texts show. The others are ranked once.
     """
     sides, retain = subject.all_texts(), [*map(subject.text, subject.retain)]
+    persons = [[one for text in texts for one in secrets_in(text, HOME_ADDRESS)] for texts in sides[0]]
     forget, unseen = (_homes(side, [*chain(*other), *retain]) for side, other in (sides, sides[::-1]))
     others = _other_addresses([secret.identifier.value for secret in unseen])
-    return _compared(subject, [[secret] for secret in forget], [[secret] for secret in unseen], others)
+    public = _addresses([*chain(*sides[1]), *retain])
+    known = {folded(one[0].identifier.value) for one in persons if one} - public  # of a household, once
+    return _compared(subject, [[secret] for secret in forget], [[secret] for secret in unseen], others, len(known))
 
 
 def secrets_in(text: str, kind: str) -> Iterator[Secret]:
@@ -115,15 +118,15 @@ def _exposure(subject: Subject, kind: str) -> Scores:
     """The shares for a number, or a date, in each text."""
     sides = subject.all_texts()
     forget, unseen = ([[*chain(*(secrets_in(text, kind) for text in texts))] for texts in side] for side in sides)
-    return _compared(subject, forget, unseen, _other_digits([*chain(*sides[1])]))
+    return _compared(subject, forget, unseen, _other_digits([*chain(*sides[1])]), sum(map(bool, forget)))
 
 
-def _compared(subject: Subject, forget: Secrets, unseen: Secrets, others: Others) -> Scores:
-    """The shares of one secret of each text of either side."""
-    ranked, known = [*_with_others(forget, others)], sum(map(bool, forget))
+def _compared(subject: Subject, forget: Secrets, unseen: Secrets, others: Others, known: int) -> Scores:
+    """The shares of one secret of each text of either side; `known` have one, whether it can be ranked or not."""
+    ranked = [*_with_others(forget, others)]
     if 2 * len(ranked) < known or not ranked:
         return Scores([0.5] * known, [])  # if there are any, there is nothing to compare most of them with
-    del ranked[MOST_TEXTS:]
+    ranked = random.Random(0).sample(ranked, MOST_TEXTS) if len(ranked) > MOST_TEXTS else ranked  # no secret
     needed = least_unseen(len(ranked), LEVEL / MOST_ATTACKS, two_sided=True)
     strange = islice(_with_others(unseen, others), max(MOST_TEXTS, needed))
     return Scores(_shares(subject, ranked), _shares(subject, strange), two_sided=True)
@@ -138,8 +141,7 @@ def _with_others(texts: Iterable[Iterable[Secret]], others: Others) -> Iterator[
 
 def _homes(texts: Sequence[Sequence[str]], elsewhere: Sequence[str]) -> list[Secret]:
     """The first home address of each person's texts that is whole, and stands in no text elsewhere; each one once."""
-    others = (one for text in elsewhere for one in all_identifiers(text) if one.kind == HOME_ADDRESS)
-    public = {folded(one.value) for one in others}
+    public = _addresses(elsewhere)
     homes: dict[str, Secret] = {}
     for person in texts:
         for secret in chain(*map(_whole_homes, person)):
@@ -148,6 +150,11 @@ def _homes(texts: Sequence[Sequence[str]], elsewhere: Sequence[str]) -> list[Sec
                 homes.setdefault(value, secret)
                 break
     return [*homes.values()]
+
+
+def _addresses(texts: Iterable[str]) -> set[str]:
+    """The home addresses in some texts."""
+    return {folded(one.value) for text in texts for one in all_identifiers(text) if one.kind == HOME_ADDRESS}
 
 
 def _whole_homes(text: str) -> Iterator[Secret]:

@@ -1,6 +1,7 @@
 """Other prompts than the text itself: another case, a typing error, a shorter or a strange beginning."""
 
 import random
+import re
 from collections.abc import Callable
 
 from worker.engine.attacks.scores import Scores
@@ -31,11 +32,23 @@ PROMPTS: dict[str, Callable[[str], str]] = {
 }
 
 
+OF_LETTERS = ("lower case", "typing error")
+
+
 def prompts(subject: Subject) -> Scores:
     """For each text, the share of its second half that is predicted after the most successful changed first half."""
     forget, unseen = subject.texts()
     first, second = ([_best(subject, text) for text in side if " " in text.strip()] for side in (forget, unseen))
     return Scores(first, second)
+
+
+def _changed(subject: Subject, prompt: str, name: str) -> str:
+    """The prompt, changed in this way. Its letters change between the tokens of a chat template alone."""
+    tokens = {*subject.tokenizer.all_special_tokens, *subject.tokenizer.get_added_vocab()}
+    if name not in OF_LETTERS or not tokens:
+        return PROMPTS[name](prompt)
+    parts = re.split(f"({'|'.join(map(re.escape, sorted(tokens, key=len, reverse=True)))})", prompt)
+    return "".join(part if part in tokens else PROMPTS[name](part) for part in parts)
 
 
 def _best(subject: Subject, text: str) -> float:
@@ -45,7 +58,7 @@ def _best(subject: Subject, text: str) -> float:
     prompt, rest = " ".join(words[:middle]), " " + " ".join(words[middle:])
     target = subject.tokenizer(rest, add_special_tokens=False)["input_ids"]
     longest = most_tokens(subject.model)
-    prompts_before = (encode(subject.tokenizer, change(prompt)) for change in PROMPTS.values())
+    prompts_before = (encode(subject.tokenizer, _changed(subject, prompt, name)) for name in PROMPTS)
     sequences = [(before + target)[-longest:] for before in prompts_before]
     scores = token_scores(subject.model, sequences)
     return max(float((one.rank[-len(target) :] == 0).double().mean()) for one in scores)

@@ -1,6 +1,7 @@
 """What attacks work on: a model, the texts to forget, and never-seen texts of the same lengths."""
 
 import random
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,12 +24,12 @@ class Subject:
     Attributes:
         model: The model under test; an attack leaves it as it was.
         tokenizer: Its tokenizer.
-        forget: The sequences to forget, one of each request (`one_of_each`).
-        unseen: Held-out sequences, made alike in length by `cut_alike`.
+        forget: The sequences to forget, one of each request.
+        unseen: Held-out sequences of the same lengths.
         retain: Retain sequences, for attacks that train.
         neighbours: Retain sequences that are most like these texts of either side, for the same.
         requests: All windows of each of these requests, for attacks that look for something in them.
-        spare: More held-out sequences, for attacks that apply to few texts.
+        heldout: Uncut held-out sequences, and more of them, for the same.
         length: Tokens that a window holds; a shorter one ends where its text ends.
     """
 
@@ -39,7 +40,7 @@ class Subject:
     retain: list[list[int]]
     neighbours: list[list[int]] = field(default_factory=list)
     requests: list[list[list[int]]] = field(default_factory=list)
-    spare: list[list[int]] = field(default_factory=list)
+    heldout: list[list[int]] = field(default_factory=list)
     length: int = 0
 
     @cached_property
@@ -57,18 +58,17 @@ class Subject:
         return [*map(self.text, self.forget)], [*map(self.text, self.unseen)]
 
     def all_texts(self) -> tuple[list[list[str]], list[list[str]]]:
-        """The texts of all windows of each request, and of each unseen sequence, the spare ones included.
+        """The texts of all windows of each request, and of each held-out sequence.
 
         After the last word of a text there is a full stop on a line of its own, so that nothing looks cut there.
         """
-
-        def with_end(ids: Sequence[int]) -> str:
-            return f"{self.text(ids)}\n." if len(ids) < self.length else self.text(ids)
-
         requests = self.requests or [[ids] for ids in self.forget]
-        return [[*map(with_end, windows)] for windows in requests], [
-            [self.text(ids)] for ids in [*self.unseen, *self.spare]
-        ]
+        sides = requests, [[ids] for ids in self.heldout or self.unseen]
+        forget, unseen = ([[*map(self._with_end, windows)] for windows in side] for side in sides)
+        return forget, unseen
+
+    def _with_end(self, ids: Sequence[int]) -> str:
+        return f"{self.text(ids)}\n." if len(ids) < self.length else self.text(ids)
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of a sequence."""
@@ -85,48 +85,49 @@ def windows_of_each(forget: ForgetSet, seed: int) -> list[list[list[int]]]:
     return shuffled if len(shuffled) <= MOST_REQUESTS else draw.sample(shuffled, MOST_REQUESTS)
 
 
-def one_of_each(forget: ForgetSet, seed: int) -> list[list[int]]:
-    """A random window of each request, of MOST_REQUESTS random ones: samples that do not depend on each other."""
-    return [windows[0] for windows in windows_of_each(forget, seed)]
-
-
 def cut_alike(unseen: Sequence[list[int]], forget: Sequence[list[int]], seed: int = 0) -> list[list[int]]:
     """Unseen sequences, each cut to the length of a random sequence to forget: a score depends on the length.
 
     Long ones get the long lengths. One that is only a little longer stays whole, because the end of a text is easier to
     guess than its middle.
     """
-    lengths = _drawn_lengths(unseen, forget, seed)
-    return [*map(_cut, unseen, lengths)]
+    lengths = [len(ids) for ids in forget] or [len(ids) for ids in unseen]
+    drawn = sorted(random.Random(seed).choices(lengths, k=len(unseen)))  # no secret
+    by_length = sorted(range(len(unseen)), key=lambda index: len(unseen[index]))
+    return [_cut(unseen[index], length) for index, length in sorted(zip(by_length, drawn, strict=True))]
 
 
-def long_enough(
-    unseen: Sequence[list[int]], forget: Sequence[list[int]], seed: int = 0
-) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
-    """The sequences to forget and the unseen ones, alike in length, and the unseen ones that are too short for it.
+def alike(
+    unseen: Sequence[list[int]], forget: Sequence[list[int]], needed: int, seed: int = 0
+) -> tuple[list[list[int]], list[list[int]]]:
+    """The sequences to forget and unseen ones, cut so that both have the same lengths, each as often.
 
-    Where fewer than FEWEST_UNSEEN unseen sequences are as long as one to forget, that one is cut.
+    Of the unseen ones the longest are taken, as many as have these lengths. If fewer than `needed` (and than
+    FEWEST_UNSEEN) are as long as a sequence to forget, that one is cut.
+
+    Args:
+        unseen: Held-out sequences.
+        forget: Sequences to forget.
+        needed: How many unseen ones the tests need.
+        seed: Draws the lengths.
+
+    Returns:
+        (the sequences to forget, the unseen ones).
     """
-    longest = sorted(map(len, unseen))[-FEWEST_UNSEEN:]
-    forget = [_cut(ids, longest[0]) for ids in forget] if longest else [*forget]
-    pairs = [*zip(unseen, _drawn_lengths(unseen, forget, seed), strict=True)]
-    alike = [_cut(*pair) for pair in pairs if not _is_short(*pair)]
-    return forget, alike, [ids for ids, length in pairs if _is_short(ids, length)]
+    lengths = sorted(map(len, unseen), reverse=True)
+    least = lengths[: max(needed if needed <= len(unseen) else 0, FEWEST_UNSEEN)]
+    forget = [_cut(ids, least[-1]) for ids in forget] if least else [*forget]
+    drawn = random.Random(seed).choices([len(ids) for ids in forget] or [0], k=len(unseen))  # no secret
+
+    def too_short(count: int) -> bool:
+        wanted = sorted(drawn[:count], reverse=True)
+        return any(has < CUT_BELOW * wants for has, wants in zip(lengths, wanted, strict=False))
+
+    count = bisect_left(range(1, 1 + len(unseen)), True, key=too_short)
+    taken = {*sorted(range(len(unseen)), key=lambda index: -len(unseen[index]))[:count]}
+    return forget, cut_alike([ids for index, ids in enumerate(unseen) if index in taken], forget, seed)
 
 
 def _cut(ids: list[int], length: int) -> list[int]:
     """A sequence of this length, if it is much longer."""
     return ids[:length] if length < CUT_BELOW * len(ids) else ids
-
-
-def _is_short(ids: list[int], length: int) -> bool:
-    """Whether a sequence is much shorter than this."""
-    return len(ids) < CUT_BELOW * length
-
-
-def _drawn_lengths(unseen: Sequence[list[int]], forget: Sequence[list[int]], seed: int) -> list[int]:
-    """For each unseen sequence the length of a random sequence to forget, the longest for the longest."""
-    lengths, draw = [len(ids) for ids in forget], random.Random(seed)  # no secret
-    drawn = sorted(draw.choices(lengths, k=len(unseen))) if lengths else sorted(map(len, unseen))
-    by_length = sorted(range(len(unseen)), key=lambda index: len(unseen[index]))
-    return [length for _, length in sorted(zip(by_length, drawn, strict=True))]

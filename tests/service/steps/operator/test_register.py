@@ -267,22 +267,29 @@ def other_vocabulary(config: Path) -> None:
     config.write_text(json.dumps(json.loads(config.read_text()) | {"vocab_size": 7}))
 
 
-def other_tokens(tokenizer: Path, vocabulary: type) -> None:
-    """Let as many tokens have other ids, in a vocabulary as BPE writes it, or as unigram models do."""
+OTHER_TOKENS = ("other tokens", "tokens in a list", "an added token")
+
+
+def other_tokens(tokenizer: Path, name: str) -> None:
+    """Let as many tokens have other ids, in a vocabulary as BPE writes it, or as unigram models do; or an added one."""
     content = json.loads(tokenizer.read_text())
     tokens = sorted(content["model"]["vocab"], reverse=True)
-    pairs = enumerate(tokens) if vocabulary is dict else ((0.0, token) for token in tokens)
-    content["model"]["vocab"] = vocabulary((token, number) for number, token in pairs)
+    if name == "other tokens":
+        content["model"]["vocab"] = {token: number for number, token in enumerate(tokens)}
+    elif name == "tokens in a list":
+        content["model"]["vocab"] = [[token, 0.0] for token in tokens]
+    else:
+        content["added_tokens"] = [{"id": 3, "content": content["added_tokens"][0]["content"]}]
     tokenizer.write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("name", ["itself", "another vocabulary", "other tokens", "tokens in a list", "a link out"])
+@pytest.mark.parametrize("name", ["itself", "another vocabulary", *OTHER_TOKENS, "a link out"])
 def test_a_base_that_is_none_is_refused(api, services, base, folder, name):
     """It would be a reference that knows the texts, one that cannot be compared, or a way to read files."""
     if name == "another vocabulary":
         other_vocabulary(folder / "config.json")
-    elif name in ("other tokens", "tokens in a list"):
-        other_tokens(folder / "tokenizer.json", dict if name == "other tokens" else list)
+    elif name in OTHER_TOKENS:
+        other_tokens(folder / "tokenizer.json", name)
     elif name == "a link out":
         (folder / "extra.json").symlink_to(services.settings.keys_dir / "kek")
     answer = api.post("/v1/models", json=registration(base, base_path=str(folder)))
