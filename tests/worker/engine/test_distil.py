@@ -283,7 +283,7 @@ def test_a_reference_learns_retain_text_and_held_out_text_of_its_own(memorised, 
     data = prepare(tokenizer, support.KNOWN[:1], range(1), support.RETAIN, support.HELDOUT, OPTIONS)
     learned: set[tuple[int, ...]] = set()
 
-    def look(model, optimiser, batch):
+    def look(model, optimiser, batch, dtype):
         optimiser.step()  # without gradients
         learned.update(map(tuple, batch))
 
@@ -314,7 +314,7 @@ def test_a_reference_is_nearest_to_its_parent_or_to_the_most_over_its_best(
     measured = iter([parent, *losses, *[9.9] * 60])
     monkeypatch.setattr(reference_module, "mean_loss", lambda *sets: next(measured))
 
-    def count(model, optimiser, batch):
+    def count(model, optimiser, batch, dtype):
         optimiser.step()  # without gradients
         with torch.no_grad():
             next(iter(model.parameters())).add_(1.0)
