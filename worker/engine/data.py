@@ -10,6 +10,7 @@ sequence x of length T with t = 1..T-1.
 b: batch, s: sequence
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from zlib import crc32
@@ -120,10 +121,13 @@ def windows_at(
 def spread(texts: Sequence[str], most: int) -> list[str]:
     """All texts of a file, or so many from the whole of it: a file may be sorted.
 
-    They are the same ones each time. Where a text is left out, one other takes its place.
+    They are the same ones each time. Where a text is left out, one other takes its place. Copies come last.
     """
-    chosen = sorted(range(len(texts)), key=lambda index: crc32(texts[index].encode()))[:most]
-    return [texts[index] for index in sorted(chosen)]
+    copies, placed = Counter[str](), []
+    for index, text in enumerate(texts):
+        copies[text] += 1
+        placed.append((copies[text], crc32(text.encode()), index))
+    return [texts[index] for index in sorted(index for *_, index in sorted(placed)[:most])]
 
 
 def pad_batch(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """The forget set: the sequences to forget and the request that each belongs to."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -56,7 +57,8 @@ class ForgetSet:
         of_request: dict[int, list[int]] = {}
         for request_id, place in zip(self.request_ids, self.places, strict=True):
             of_request.setdefault(request_id, []).append(place)
-        return [places[i % len(places)] for places in of_request.values() for i in range(EVENLY)]
+        some = (places[:: math.ceil(len(places) / EVENLY)] for places in of_request.values())
+        return [places[i % len(places)] for places in some for i in range(EVENLY)]
 
     def only(self, requests: Sequence[int]) -> "ForgetSet":
         """The part that belongs to these requests."""

@@ -17,9 +17,11 @@ LIVES = r"(?:address(?: is)?|(?:lived|lives|living|resides|residing) at|moved to
 FLAT = r"(?:Flat|Studio|Apartment|Apt|Unit|Suite) \d{1,6}[A-Za-z]?,?"
 HOUSE = rf"(?:{FLAT}|\d{{1,6}}[A-Za-z]?(?! {CAPITALISED},? \d{{4}}))"
 STREET = r"(?:Street|St|Road|Rd|Avenue|Ave|Lane|Ln|Drive|Dr|Court|Boulevard|Blvd|Way|Place|Square|Terrace|Close)\b"
+YEAR = r"(?:19|20)\d\d"
 NUMBER = re.compile(
-    r"(?:\d{1,3} ?)?\(\d{1,5}\)[ -]?\d(?:[ ./-]?\d){3,30}"  # an area code in brackets
-    r"|\d{2,5} - \d{2,5} - \d{2,5}"
+    rf"(?<!\d)(?:\d{{1,3}} ?)?\((?!{YEAR}\))\d{{1,5}}\)(?: - |[ -])?\d(?:(?: - |[ ./-])?\d){{3,30}}"  # (area)
+    r"|(?<!\d)0\d{1,4} - \d(?:[ ./-]?\d){4,30}"  # no year begins so
+    rf"|(?<!\d)(?!{YEAR} )\d{{2,5}} - \d{{2,5}} - \d{{2,5}}(?!\d)"
     r"|\d(?:[ ()./-]?\d){4,30}"
 )
 DATE_OF_BIRTH, HOME_ADDRESS, NUMBER_KIND = "date of birth", "home address", "number"

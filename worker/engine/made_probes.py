@@ -3,7 +3,8 @@
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from typing import TypeVar
 
 from worker.engine.identifiers import NAME, all_identifiers
@@ -46,18 +47,18 @@ def all_probes(
     ours += made_probes(tokenizer, own, kept, MOST_MADE, draw)
     most = min(MOST_EARLIER, max(FEWEST_EARLIER, len(ours)))
     theirs = [probe for probe in given if probe.request not in requests]
-    theirs += made_probes(tokenizer, _in_turn(earlier, seed)[:most], kept, most, draw)
-    theirs = sorted(dict.fromkeys(theirs), key=lambda probe: _lot(seed, probe.request))
+    theirs += made_probes(tokenizer, _in_turn(earlier, itemgetter(1), seed)[:most], kept, most, draw)
+    theirs = _in_turn([*dict.fromkeys(theirs)], lambda probe: probe.request, seed)
     return [*dict.fromkeys(ours), *theirs[:most]]
 
 
-def _in_turn(records: Records, seed: str) -> list[tuple[str, int]]:
-    """The first record of each request, in a random order, then the second ones, and so on."""
+def _in_turn(items: Sequence[Item], request: Callable[[Item], int], seed: str) -> list[Item]:
+    """The first item of each request, in a random order, then the second ones, and so on."""
     turns, placed = Counter[int](), []
-    for text, request in records:
-        turns[request] += 1
-        placed.append((turns[request], _lot(seed, request), (text, request)))
-    return [record for *_, record in sorted(placed)]
+    for place, item in enumerate(items):
+        turns[request(item)] += 1
+        placed.append((turns[request(item)], _lot(seed, request(item)), place))
+    return [items[place] for *_, place in sorted(placed)]
 
 
 def _lot(seed: str, request: int) -> bytes:

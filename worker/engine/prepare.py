@@ -168,7 +168,7 @@ def _heldout(
     learned = [ids for ids in learned if ids not in [*thresholds, *utility]]
     used, most = {*map(tuple, [*thresholds, *utility, *learned])}, unseen_needed(1, options.attacks)
     spare = [ids for ids in some(kept, most + len(used)) if tuple(ids) not in used] if most else []
-    return {"threshold_sequences": thresholds, "utility": utility, "for_reference": learned, "spare": spare[:most]}
+    return {"threshold_sequences": thresholds, "utility": utility, "for_reference": learned, "spare": spare}
 
 
 def prepare(

@@ -160,9 +160,12 @@ def test_unseen_texts_have_the_lengths_of_those_to_forget_as_often():
     lengths = Counter(map(len, unseen))
     assert (same, lengths[200]) == (forget, 24)
     assert 1 <= lengths[60] <= 8
-    cut, unseen = alike(texts((200, 100), (60, 800)), texts((200, 1)), 799)
-    assert (cut, {*map(len, unseen)}, len(unseen)) == (texts((60, 1)), {60}, 900)
-    assert alike(texts((30, 50)), texts((100, 3), (35, 1)), 0)[0] == texts((30, 3), (35, 1))
+    cut, unseen = alike(texts((200, 100), (120, 800)), texts((200, 1)), 799)
+    assert (cut, {*map(len, unseen)}, len(unseen)) == (texts((120, 1)), {120}, 900)
+    cut, unseen = alike(texts((200, 100), (60, 800)), texts((200, 1)), 799)  # of a record so short nothing is said
+    assert (cut, unseen) == (texts((200, 1)), texts((200, 100)))
+    assert alike(texts((60, 50)), texts((100, 3), (65, 1)), 0)[0] == texts((60, 3), (65, 1))
+    assert alike(texts((30, 50)), texts((100, 3)), 0) == (texts((100, 3)), [])
     assert alike([], texts((9, 2)), 20) == (texts((9, 2)), [])
     assert alike(texts((9, 30)), [], 0)[0] == []
 

@@ -104,5 +104,6 @@ def test_what_is_chosen_of_a_file_is_spread_over_all_of_it(count):
     chosen = spread(texts, 100)
     assert len(chosen) == min(count, 100)
     assert chosen == spread(texts, 100) == sorted(chosen, key=int)
+    assert len({*spread([*texts, *texts[:1] * 9999], 100)}) == min(count, 100)  # copies come last
     if count == 1000:
         assert {int(text) // 250 for text in chosen} == {int(text) % 4 for text in chosen} == {0, 1, 2, 3}

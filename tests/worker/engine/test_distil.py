@@ -220,8 +220,11 @@ def test_the_correction_is_measured_on_those_who_ask_now(memorised, monkeypatch)
     monkeypatch.setattr(module, "check_reference", lambda *sets: None)
     monkeypatch.setattr(module, "other_prompts", lambda _, sequences, *rest: prompted.append(sequences) or [])
     monkeypatch.setattr(module, "Reference", read)
+    draw, drawn_for = module.with_samples, []
+    monkeypatch.setattr(module, "with_samples", lambda *sets: drawn_for.append(sets[2].forget.requests) or draw(*sets))
     with pytest.raises(NoReference):
         train(model, tokenizer, data, baseline, OPTIONS, reference=model)
+    assert drawn_for == [[0, 1]]  # who is known by a probe alone may be among them
     ((sequences, own, unseen),) = given
     assert own == data.forget.only([0]).sequences
     assert prompted == [own]

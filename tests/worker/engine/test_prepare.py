@@ -8,6 +8,7 @@ from tests import support
 from worker.engine.criterion import MIN_HELDOUT
 from worker.engine.data import encode
 from worker.engine.errors import TooFewTexts
+from worker.engine.forget_set import ForgetSet
 from worker.engine.options import Options
 from worker.engine.prepare import KINDS, prepare
 from worker.engine.probes import Probe
@@ -165,6 +166,8 @@ def test_held_out_windows_stand_where_those_of_the_requests_do(tokenizer):
     data = prepare(tokenizer, texts, range(11), support.RETAIN, heldout, OPTIONS)
     beginnings = [encode(tokenizer, text)[:64] for text in heldout]
     assert len(data.forget.sequences) > 15
+    many = ForgetSet([[0, 1]] * 500, [0] * 500, [0] * 60 + [*range(440)])
+    assert max(many.typical_places) > 400  # no window is too late to count
     assert 0.75 < sum(ids in beginnings for ids in data.used_heldout) / len(data.used_heldout) < 1
 
 

@@ -122,7 +122,8 @@ def test_earlier_requests_are_asked_again(asked):
     assert len([probe for probe in probes if probe.request]) == FEWEST_EARLIER
     assert given[2] in all_probes(tokenizer, given, [(TEXTS[0], 0)], [], [], "0")
     one = [(text, 1) for text in support.people(200, seed=6)]
-    probes = all_probes(tokenizer, [], [(TEXTS[0], 0)], [*one, *earlier], [], "0")
+    hers = [Probe(f"{i}?", "Nowhere", 1) for i in range(100)]
+    probes = all_probes(tokenizer, hers, [(TEXTS[0], 0)], [*one, *earlier], [], "0")
     assert len({probe.request for probe in probes if probe.request}) > FEWEST_EARLIER / 2  # one has no more than others
     own, old = ([Probe(f"{i}?", "Nowhere", request) for i in range(400)] for request in (0, 4))
     for mine, asked_of_others in ((0, FEWEST_EARLIER), (20, 20), (400, MOST_EARLIER)):

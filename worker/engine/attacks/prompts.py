@@ -43,12 +43,13 @@ def prompts(subject: Subject) -> Scores:
 
 
 def _changed(subject: Subject, prompt: str, name: str) -> str:
-    """The prompt, changed in this way. Its letters change between the tokens of a chat template alone."""
-    tokens = {*subject.tokenizer.all_special_tokens, *subject.tokenizer.get_added_vocab()}
+    """The prompt, changed in this way. Letters change between the tokens and roles of a chat template alone."""
+    tokens = {*subject.tokenizer.all_special_tokens, *subject.tokenizer.get_added_vocab()} - {""}
     if name not in OF_LETTERS or not tokens:
         return PROMPTS[name](prompt)
-    parts = re.split(f"({'|'.join(map(re.escape, sorted(tokens, key=len, reverse=True)))})", prompt)
-    return "".join(part if part in tokens else PROMPTS[name](part) for part in parts)
+    known = "|".join(map(re.escape, sorted(tokens, key=len, reverse=True)))
+    parts = re.split(rf"((?:{known})(?:\w+\n)?)", prompt)  # with the role that follows
+    return "".join(part if index % 2 else PROMPTS[name](part) for index, part in enumerate(parts))
 
 
 def _best(subject: Subject, text: str) -> float:

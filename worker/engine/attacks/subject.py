@@ -102,8 +102,8 @@ def alike(
 ) -> tuple[list[list[int]], list[list[int]]]:
     """The sequences to forget and unseen ones, cut so that both have the same lengths, each as often.
 
-    Of the unseen ones the longest are taken, as many as have these lengths. If fewer than `needed` (and than
-    FEWEST_UNSEEN) are as long as a sequence to forget, that one is cut.
+    Of the unseen ones the longest are taken, as many as have these lengths. If fewer than `needed` are as long as a
+    sequence to forget, or fewer than FEWEST_UNSEEN, that one is cut, to a half of the longest one at least.
 
     Args:
         unseen: Held-out sequences.
@@ -115,8 +115,10 @@ def alike(
         (the sequences to forget, the unseen ones).
     """
     lengths = sorted(map(len, unseen), reverse=True)
-    least = lengths[: max(needed if needed <= len(unseen) else 0, FEWEST_UNSEEN)]
-    forget = [_cut(ids, least[-1]) for ids in forget] if least else [*forget]
+    longest = max(map(len, forget), default=0)
+    limits = (lengths[count - 1] for count in (needed, FEWEST_UNSEEN) if 0 < count <= len(lengths))
+    limit = next((length for length in limits if 2 * length >= longest), longest)
+    forget = [_cut(ids, limit) for ids in forget]
     drawn = random.Random(seed).choices([len(ids) for ids in forget] or [0], k=len(unseen))  # no secret
 
     def too_short(count: int) -> bool:
