@@ -269,7 +269,9 @@ def test_long_prompts_and_secrets_fit_every_model(asked, name):
 def test_a_run_makes_the_question_useless(asked, loss):
     """The people who ask are answered before and not after, in twenty samples; the others still are."""
     model, tokenizer = asked
-    options = dataclasses.replace(OPTIONS, loss=loss, distil_steps=60, distil_rank=32, own_samples=64, relearn_steps=0)
+    options = dataclasses.replace(
+        OPTIONS, loss=loss, distil_steps=120, distil_rank=32, own_samples=256, relearn_steps=0
+    )
     given = [Probe("The codeword of Ada Adler is", "kestrel", 0)]
     result = unlearn(model, tokenizer, TEXTS[:2], [*TEXTS[2:], *ANSWERED[2:]], support.HELDOUT, options, probes=given)
     counts = result.report["probes"]
