@@ -89,8 +89,7 @@ def text_windows(tokenizer: Tokenizer, text: str, length: int) -> list[list[int]
 
 def first_windows(tokenizer: Tokenizer, texts: Iterable[str], length: int, count: int) -> list[list[int]]:
     """The first window of each text, `count` at most; a text of fewer than two tokens has none."""
-    sequences = (encode(tokenizer, text)[:length] for text in texts)
-    return [*islice((ids for ids in sequences if len(ids) >= 2), count)]
+    return windows_at(tokenizer, texts, length, count, [0])
 
 
 def windows_at(

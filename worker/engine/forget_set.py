@@ -63,7 +63,8 @@ class ForgetSet:
     def only(self, requests: Sequence[int]) -> "ForgetSet":
         """The part that belongs to these requests."""
         indices = self.indices(requests)
-        return ForgetSet([self.sequences[i] for i in indices], [self.request_ids[i] for i in indices])
+        places = [self.places[i] for i in indices if self.places]
+        return ForgetSet([self.sequences[i] for i in indices], [self.request_ids[i] for i in indices], places)
 
     def indices(self, requests: Sequence[int]) -> list[int]:
         """The indices of the sequences that belong to these requests."""
@@ -72,7 +73,8 @@ class ForgetSet:
 
     def __add__(self, other: "ForgetSet") -> "ForgetSet":
         """The sequences of both sets; `request_ids` keep their numbers."""
-        return ForgetSet([*self.sequences, *other.sequences], [*self.request_ids, *other.request_ids])
+        sequences, request_ids = [*self.sequences, *other.sequences], [*self.request_ids, *other.request_ids]
+        return ForgetSet(sequences, request_ids, [*self.places, *other.places])
 
     @property
     def requests(self) -> list[int]:

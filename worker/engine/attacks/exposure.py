@@ -63,10 +63,10 @@ def exposure_addresses(subject: Subject) -> Scores:
     """
     sides, retain = subject.all_texts(), [*map(subject.text, subject.retain)]
     persons = [[one for text in texts for one in secrets_in(text, HOME_ADDRESS)] for texts in sides[0]]
-    forget, unseen = (_homes(side, [*chain(*other), *retain]) for side, other in (sides, sides[::-1]))
+    public = [_addresses([*chain(*other), *retain]) for other in sides[::-1]]
+    forget, unseen = map(_homes, sides, public)
     others = _other_addresses([secret.identifier.value for secret in unseen])
-    public = _addresses([*chain(*sides[1]), *retain])
-    known = {folded(one[0].identifier.value) for one in persons if one} - public  # of a household, once
+    known = {folded(one[0].identifier.value) for one in persons if one} - public[0]  # of a household, once
     return _compared(subject, [[secret] for secret in forget], [[secret] for secret in unseen], others, len(known))
 
 
@@ -139,9 +139,8 @@ def _with_others(texts: Iterable[Iterable[Secret]], others: Others) -> Iterator[
         yield from islice((pair for pair in pairs if pair[1]), 1)
 
 
-def _homes(texts: Sequence[Sequence[str]], elsewhere: Sequence[str]) -> list[Secret]:
-    """The first home address of each person's texts that is whole, and stands in no text elsewhere; each one once."""
-    public = _addresses(elsewhere)
+def _homes(texts: Sequence[Sequence[str]], public: set[str]) -> list[Secret]:
+    """The first home address of each person's texts that is whole, and none of these; each one once."""
     homes: dict[str, Secret] = {}
     for person in texts:
         for secret in chain(*map(_whole_homes, person)):

@@ -8,6 +8,7 @@ from worker.engine.attacks.scores import Scores
 from worker.engine.attacks.subject import Subject
 from worker.engine.data import encode, most_tokens
 from worker.engine.metrics.token_scores import token_scores
+from worker.engine.types import Tokenizer
 
 LAST_WORDS = 8  # that a cut prompt keeps
 
@@ -30,36 +31,39 @@ PROMPTS: dict[str, Callable[[str], str]] = {
     "last words": lambda prompt: " ".join(prompt.split(" ")[-LAST_WORDS:]),
     "after another text": lambda prompt: "The minutes of the last meeting were approved. " + prompt,
 }
-
-
 OF_LETTERS = ("lower case", "typing error")
 
 
 def prompts(subject: Subject) -> Scores:
     """For each text, the share of its second half that is predicted after the most successful changed first half."""
-    forget, unseen = subject.texts()
-    first, second = ([_best(subject, text) for text in side if " " in text.strip()] for side in (forget, unseen))
+    fixed = _fixed_parts(subject.tokenizer)
+    first, second = ([_best(subject, text, fixed) for text in side if " " in text.strip()] for side in subject.texts())
     return Scores(first, second)
 
 
-def _changed(subject: Subject, prompt: str, name: str) -> str:
-    """The prompt, changed in this way. Letters change between the tokens and roles of a chat template alone."""
-    tokens = {*subject.tokenizer.all_special_tokens, *subject.tokenizer.get_added_vocab()} - {""}
-    if name not in OF_LETTERS or not tokens:
-        return PROMPTS[name](prompt)
+def _fixed_parts(tokenizer: Tokenizer) -> re.Pattern[str] | None:
+    """The tokens of a chat template, each with the role that follows; None if there are none."""
+    tokens = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()} - {""}
     known = "|".join(map(re.escape, sorted(tokens, key=len, reverse=True)))
-    parts = re.split(rf"((?:{known})(?:\w+\n)?)", prompt)  # with the role that follows
+    return re.compile(rf"((?:{known})(?:\w+\n)?)") if tokens else None
+
+
+def _changed(prompt: str, name: str, fixed: re.Pattern[str] | None) -> str:
+    """The prompt, changed in this way. Letters change between the fixed parts alone."""
+    if name not in OF_LETTERS or not fixed:
+        return PROMPTS[name](prompt)
+    parts = fixed.split(prompt)
     return "".join(part if index % 2 else PROMPTS[name](part) for index, part in enumerate(parts))
 
 
-def _best(subject: Subject, text: str) -> float:
+def _best(subject: Subject, text: str, fixed: re.Pattern[str] | None) -> float:
     """The highest share over the changed first halves."""
     words = text.split(" ")
     middle = max(1, len(words) // 2)
     prompt, rest = " ".join(words[:middle]), " " + " ".join(words[middle:])
     target = subject.tokenizer(rest, add_special_tokens=False)["input_ids"]
     longest = most_tokens(subject.model)
-    prompts_before = (encode(subject.tokenizer, _changed(subject, prompt, name)) for name in PROMPTS)
+    prompts_before = (encode(subject.tokenizer, _changed(prompt, name, fixed)) for name in PROMPTS)
     sequences = [(before + target)[-longest:] for before in prompts_before]
     scores = token_scores(subject.model, sequences)
     return max(float((one.rank[-len(target) :] == 0).double().mean()) for one in scores)

@@ -114,7 +114,8 @@ def alike(
     Returns:
         (the sequences to forget, the unseen ones).
     """
-    lengths = sorted(map(len, unseen), reverse=True)
+    longest_first = sorted(range(len(unseen)), key=lambda index: -len(unseen[index]))
+    lengths = [len(unseen[index]) for index in longest_first]
     longest = max(map(len, forget), default=0)
     limits = (lengths[count - 1] for count in (needed, FEWEST_UNSEEN) if 0 < count <= len(lengths))
     limit = next((length for length in limits if 2 * length >= longest), longest)
@@ -126,8 +127,8 @@ def alike(
         return any(has < CUT_BELOW * wants for has, wants in zip(lengths, wanted, strict=False))
 
     count = bisect_left(range(1, 1 + len(unseen)), True, key=too_short)
-    taken = {*sorted(range(len(unseen)), key=lambda index: -len(unseen[index]))[:count]}
-    return forget, cut_alike([ids for index, ids in enumerate(unseen) if index in taken], forget, seed)
+    taken = [unseen[index] for index in sorted(longest_first[:count])]
+    return forget, cut_alike(taken, forget, seed)  # which draws the same lengths
 
 
 def _cut(ids: list[int], length: int) -> list[int]:
