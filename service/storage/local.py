@@ -11,6 +11,7 @@ ledger/purged/<request>             a request whose texts are gone for good
 ledger/purged-epochs/<epoch>        the epoch of such a request: its key is to be destroyed, whatever the database knows
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -86,10 +87,12 @@ class LocalStorage:
                 fsync(Path(folder, name))
             fsync(Path(folder))
         final = self._root / "versions" / digest
-        if final.exists():
-            shutil.rmtree(staged)
-        else:
+        try:
             staged.rename(final)
+        except OSError as error:  # one step: whoever looks first and renames then may be overtaken
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            shutil.rmtree(staged)
         fsync(final.parent)
 
     def release(self, digest: str) -> Path:
