@@ -10,6 +10,7 @@ file; if 64 ask there is none. Of the rates, `r` marks an epoch that repairs, `k
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -81,7 +82,12 @@ SHAPES = {"neo": model_config} | {config.__name__: config for config in CONFIGS}
 def row(model: CausalLM, tokenizer: Tokenizer, shape: str, requests: int, options: Options) -> str:
     """A row of the table: one job."""
     started, others = time.monotonic(), KNOWN[-OTHERS:]
-    result = unlearn(model, tokenizer, KNOWN[:requests], [*others, *PROSE[:20]], HELDOUT, options)
+
+    def progress(stage: str, fraction: float) -> None:
+        print(f"{stage} {fraction:.0%} {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+
+    retain = [*others, *PROSE[:20]]
+    result = unlearn(model, tokenizer, KNOWN[:requests], retain, HELDOUT, options, progress=progress)
     before, after, utility = (result.report[name] for name in ("before", "after", "utility"))
     assert isinstance(before, dict)
     assert isinstance(after, dict)
