@@ -1,17 +1,20 @@
 """Speed and memory of the engine against literal re-implementations of the published code, both sides in one run.
 
-    python -m bench.engine --model FOLDER [--parts decode,decode32,losses,fisher,job] [--copy FOLDER]
+    python -m bench.engine --model FOLDER [--parts decode,decode32,losses,fisher,samples,job] [--copy FOLDER]
 
 Prints a Markdown table with ratios. `decode32` times the reference on a random tenth of its prefixes and scales the
 time up. `job` is a whole run on `--copy`, a model that knows the forget set by heart (`bench.memorise`): Fisher, SVD,
 training, every decision, exact verification, merge. Its reference is the literal pipeline with the same epochs, of
 which one epoch is timed; the time of its verification is that of `decode32`. Neither side measures thresholds and the
-state before. The peak memory of the losses is measured in a process of its own for each side.
+state before. `samples` draws 28 tokens after 64 equal prompts; its reference are transformers' own samples in float32,
+beside ours in float32 and in the dtype of training. The peak memory of the losses is measured in a process of its own
+for each side.
 """
 
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,9 +27,13 @@ from bench.loss_memory import losses
 from bench.paper_setup import LENGTH, forget_sequences
 from bench.timing import row, timed
 from bench.whole_job import job
+from worker.engine.device import measuring
+from worker.engine.generate import continuations
 from worker.engine.metrics.extraction import extraction_likelihood
 from worker.engine.metrics.memorization import memorization_accuracy
 from worker.engine.types import CausalLM, Tokenizer
+
+SAMPLES, DRAWN = 64, 28  # as probes are asked
 
 
 def decode(
@@ -46,6 +53,25 @@ def decode(
     return [row(f"EL10 + MA, {count} x {length}", theirs, ours, "s", note)]
 
 
+def samples(model: CausalLM, tokenizer: Tokenizer) -> list[str]:
+    """Rows of the table: how fast samples are drawn, in float32 and in the dtype of training."""
+    prompts = [tokenizer("She was born in Leeds, and asked to be called at")["input_ids"]] * SAMPLES
+    input_ids = torch.tensor(prompts)
+    how = {"do_sample": True, "top_k": 0, "top_p": 1.0, "min_new_tokens": DRAWN, "max_new_tokens": DRAWN}
+
+    def usual() -> None:
+        with measuring(model):
+            model.generate(input_ids, attention_mask=torch.ones_like(input_ids), **how)
+
+    _, theirs = timed(usual)
+    model.generation_config.eos_token_id = None  # all are of one length
+    return [
+        row(f"{SAMPLES} samples, products in {name}", theirs, timed(partial(draw, dtype=dtype))[1], "s", "")
+        for name, dtype in (("float32", "float32"), ("the dtype of training", "auto"))
+        for draw in [partial(continuations, model, prompts, DRAWN, temperature=1.0)]
+    ]
+
+
 def main() -> int:
     """Run the parts and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -53,7 +79,7 @@ def main() -> int:
     parser.add_argument("--copy", help="the same model, knowing 32_0 by heart, for `job`")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--twice", action="store_true", help="`job` runs our side twice and compares the bytes")
-    parser.add_argument("--parts", default="decode,decode32,losses,fisher,svd,job")
+    parser.add_argument("--parts", default="decode,decode32,losses,fisher,svd,samples,job")
     arguments = parser.parse_args()
     model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype="float32").eval()
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
@@ -64,6 +90,7 @@ def main() -> int:
         "svd": lambda: svd(model),
         "decode": lambda: decode(model, tokenizer, arguments.data, 4, 128, 1.0, []),
         "decode32": lambda: decode(model, tokenizer, arguments.data, 32, LENGTH, 0.1, evaluations),
+        "samples": lambda: samples(model, tokenizer),
         "job": lambda: job(arguments.copy, arguments.data, evaluations, twice=arguments.twice),
     }
     print(f"Machine: {machine()}, torch {torch.__version__}.\n")

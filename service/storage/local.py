@@ -11,7 +11,6 @@ ledger/purged/<request>             a request whose texts are gone for good
 ledger/purged-epochs/<epoch>        the epoch of such a request: its key is to be destroyed, whatever the database knows
 """
 
-import errno
 import hashlib
 import os
 import re
@@ -83,14 +82,13 @@ class LocalStorage:
     def publish(self, staged: Path, digest: str) -> None:
         """Sync every file and folder, then rename. If the name exists, its content is the same, but for a delta."""
         for folder, _, names in os.walk(staged):
-            for name in names:
+            for name in (*names, ""):
                 fsync(Path(folder, name))
-            fsync(Path(folder))
         final = self._root / "versions" / digest
         try:
             staged.rename(final)
-        except OSError as error:  # one step: whoever looks first and renames then may be overtaken
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+        except OSError:
+            if not final.exists():
                 raise
             shutil.rmtree(staged)
         fsync(final.parent)
@@ -123,8 +121,7 @@ class LocalStorage:
         for path in folder.rglob("*"):
             with suppress(FileNotFoundError):  # weights that are removed just now
                 if stat.S_ISREG((status := path.stat()).st_mode):
-                    name = path.relative_to(folder).as_posix()
-                    stored[name] = StoredFile(status.st_size, now - status.st_mtime)
+                    stored[path.relative_to(folder).as_posix()] = StoredFile(status.st_size, now - status.st_mtime)
         return stored
 
     def add_file(self, digest: str, path: str, source: Path) -> None:

@@ -110,6 +110,13 @@ def measuring(model: CausalLM) -> Iterator[None]:
 
 
 @contextmanager
+def drawing(model: CausalLM, dtype: str) -> Iterator[None]:
+    """Evaluation mode without gradients, and products in the dtype that a policy names: "float32" is `measuring`."""
+    with training(model, dtype), torch.no_grad():
+        yield
+
+
+@contextmanager
 def float32_products(model: CausalLM) -> Iterator[None]:
     """Let the frozen weights of a model read as float32, and let a CPU compute its products by oneDNN."""
     with reading_as_float32(model), fast_linear_layers(model):

@@ -7,10 +7,11 @@ import math
 from collections.abc import Sequence
 
 import torch
-from transformers import GenerationConfig
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from worker.engine.data import chunks
-from worker.engine.device import measuring, model_device
+from worker.engine.device import drawing, measuring, model_device
 from worker.engine.head import Head, hidden_states
 from worker.engine.types import CausalLM
 
@@ -23,6 +24,7 @@ def continuations(
     temperature: float,
     beams: int = 1,
     with_end: bool = False,
+    dtype: str = "float32",
 ) -> list[list[int]]:
     """Continue prompts of one length, by samples from the whole vocabulary, or by the likeliest tokens.
 
@@ -36,21 +38,43 @@ def continuations(
         beams: At temperature 0 so many continuations are kept at once, and the one whose tokens are likeliest on
             average is taken. So a token may be less likely than others, if the text goes on surely after it.
         with_end: Whether the token that ends a text is returned, too.
+        dtype: Of the products: "float32", or what a policy's `train_dtype` names. In bfloat16 greedy decoding would
+            depend on the other prompts; of samples nothing else is asked than that they are likely.
 
     Returns:
         For each prompt the new tokens, up to the end-of-text token.
     """
     own, end = model.generation_config, end_tokens(model)
-    drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    how = drawn if temperature else {"do_sample": False, "num_beams": beams}
+    draws = LogitsProcessorList([_Draws(temperature)] if temperature else [])
     input_ids = torch.tensor(list(map(list, prompts)), device=model_device(model))
     try:
-        model.generation_config = GenerationConfig(eos_token_id=end or None, pad_token_id=end[0] if end else 0, **how)
-        with measuring(model):
-            said = model.generate(input_ids, attention_mask=torch.ones_like(input_ids), max_new_tokens=new)
+        model.generation_config = GenerationConfig(
+            do_sample=False, num_beams=beams, eos_token_id=end or None, pad_token_id=end[0] if end else 0
+        )
+        with drawing(model, dtype):
+            said = model.generate(
+                input_ids, attention_mask=torch.ones_like(input_ids), max_new_tokens=new, logits_processor=draws
+            )
     finally:
         model.generation_config = own
     return [_ended(tokens, end, with_end) for tokens in said[:, input_ids.shape[1] :].tolist()]
+
+
+class _Draws(LogitsProcessor):  # type: ignore[misc]  # transformers is read as Any
+    """Draws a token of each row and leaves no other: from the sums of probabilities, with one random number a row.
+
+    `torch.multinomial`, which transformers draws with, takes one for each token of the vocabulary.
+    """
+
+    def __init__(self, temperature: float) -> None:
+        self._temperature = temperature
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores [b, v] of which one is not -inf in each row."""
+        sums = torch.softmax(scores / self._temperature, dim=-1).double().cumsum(-1)
+        places = torch.rand(len(sums), 1, dtype=sums.dtype, device=sums.device) * sums[:, -1:]
+        tokens = torch.searchsorted(sums, places, right=True).clamp(max=sums.shape[1] - 1)
+        return torch.full_like(scores, -math.inf).scatter_(1, tokens, 0.0)
 
 
 def beginnings(model: CausalLM, opening: list[int], count: int, new: int, batch: int) -> list[list[int]]:

@@ -90,8 +90,8 @@ class Options:
         device: "auto", "cpu", "cuda" or "cuda:1".
         dtype: The dtype of weights: "auto" (as stored on a CPU, bfloat16 where CUDA has it), "float32" or "bfloat16";
             measurements are computed in float32.
-        train_dtype: The dtype of the products in training: "auto" (bfloat16 where the processor has instructions for
-            it), "float32" or "bfloat16".
+        train_dtype: The dtype of the products in training, and where samples are drawn: "auto" (bfloat16 where the
+            processor has instructions for it), "float32" or "bfloat16".
         checkpoint_activations: Compute each layer again in the backward pass instead of holding its activations.
         devices: The most processes that share the weights of one job, each with a device of its own.
         sharding: "auto" takes as few of them as the memory allows, "always" takes all.

@@ -185,6 +185,8 @@ class Shapes:
         each = options.sequence_length * self._vocabulary
         logits, attacked = (CHUNKS * 4 * min(CHUNK_LOGITS, count * each) for count in (batch, BATCH))
         decoding = self._once(self._decoding, options.row_budget)
+        if self.stored == 4 * self.parameters:  # samples are drawn with a copy of them in 16 bits
+            decoding = max(decoding, 2 * self.parameters + self._once(self._decoding, LEAST_ROWS))
         plain = self._once(self._step, 0, fisher.BATCH, False) + logits
         adapted = self._once(self._step, self._rank, batch, options.checkpoint_activations) + logits
         relearned = options.attacks.get("relearned", "off") != "off"

@@ -4,8 +4,9 @@ A submitter may give some, others are made of the records (`worker.engine.made_p
 the records and still answer a question. Prompts, secrets and answers stay in memory; what leaves the run is how many
 probes were answered.
 
-A sample may hit a secret by luck. So an answer counts only if the secret is likely after the answer's own beginning:
-likelier than what one of fifty sets of as many samples would say.
+Samples are drawn with products in the dtype of training, which on many processors takes half the time. One may hit a
+secret by luck. So an answer counts only if the secret is likely, in float32, after the answer's own beginning: likelier
+than what one of fifty sets of as many samples would say.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,6 @@ import torch
 from jinja2 import TemplateError
 
 from worker.engine.data import encode, most_tokens
-from worker.engine.device import measuring
 from worker.engine.generate import continuations
 from worker.engine.metrics.token_scores import token_scores
 from worker.engine.options import Options
@@ -91,15 +91,16 @@ def answers(
     """
     answered: list[dict[tuple[int, ...], Answer]] = [{} for _ in probes]
     longest = most_tokens(model)
-    with measuring(model), torch.random.fork_rng():
+    with torch.random.fork_rng():
         for sample, copies in ((False, 1), (True, options.probe_samples)):
+            dtype = options.train_dtype if sample else "float32"
             asked = [i for i, of_probe in enumerate(answered) if not of_probe]
             alike = _alike(tokenizer, probes, asked, longest, PROMPT_SEQUENCES * options.sequence_length)
             done, total = 0, copies * sum(map(len, alike.values()))
             for (new, length), rows in alike.items():
                 torch.manual_seed(options.seed)
                 fitting = ROWS_AT_ONCE * options.sequence_length // (length + new)
-                for i, prompt, tokens in _asked(model, rows, copies, new, fitting, sample=sample):
+                for i, prompt, tokens in _asked(model, rows, copies, new, fitting, dtype, sample=sample):
                     answer = _answer(tokenizer, prompt, tokens, probes[i].secret)
                     if answer and len(answered[i]) < MOST_ANSWERS:
                         answered[i].setdefault(tuple(answer.input_ids), answer)
@@ -180,14 +181,21 @@ def as_message(tokenizer: Tokenizer, prompt: str) -> str | None:
 
 
 def _asked(
-    model: CausalLM, rows: Sequence[tuple[int, list[int]]], copies: int, new: int, fitting: int, *, sample: bool
+    model: CausalLM,
+    rows: Sequence[tuple[int, list[int]]],
+    copies: int,
+    new: int,
+    fitting: int,
+    dtype: str,
+    *,
+    sample: bool,
 ) -> Iterator[tuple[int, list[int], list[int]]]:
     """Index, prompt and continuation of each row, so many copies of each."""
     copied = [row for row in rows for _ in range(copies)]
     size = max(1, min(ROWS_AT_ONCE, fitting))
     for start in range(0, len(copied), size):
         part = copied[start : start + size]
-        said = continuations(model, [prompt for _, prompt in part], new, temperature=float(sample))
+        said = continuations(model, [prompt for _, prompt in part], new, temperature=float(sample), dtype=dtype)
         yield from ((i, prompt, tokens) for (i, prompt), tokens in zip(part, said, strict=True))
 
 

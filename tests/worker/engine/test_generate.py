@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 
 from tests import support
@@ -68,3 +69,18 @@ def test_what_beams_find_is_likelier_as_a_whole_than_the_likeliest_tokens():
         for ids, one, other in zip(prompts, greedy, searched, strict=True)
     ]
     assert sum(value > 0.01 for value in gained) > 3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_tokens_are_drawn_as_often_as_they_are_likely(dtype, temperature):
+    """By the model's probabilities at this temperature, and by no others."""
+    model = support.random_model("llama")
+    model.generation_config.eos_token_id = None
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([[5, 6]])).logits[0, -1]
+    torch.manual_seed(0)
+    drawn = continuations(model, [[5, 6]] * 20_000, 1, temperature=temperature, dtype=dtype)
+    shares = torch.bincount(torch.tensor(drawn).flatten(), minlength=len(logits)) / len(drawn)
+    right, wrong = (torch.softmax(logits / t, dim=-1) for t in (temperature, 1.5 - temperature))
+    assert (shares - right).abs().sum() < 0.25 * (right - wrong).abs().sum() < 0.5

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import random
+from collections import Counter
 
 import pytest
 import torch
@@ -211,6 +212,25 @@ def test_samples_find_what_greedy_decoding_does_not(asked):
     assert sum(map(bool, greedy)) <= 1
     assert sum(map(bool, sampled)) >= 3
     assert sampled == again != other
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_samples_alone_are_drawn_in_the_dtype_of_training(asked, dtype):
+    """A greedy answer, and whether a sampled one counts, are measured in float32."""
+    model, tokenizer = asked
+    options, narrow = dataclasses.replace(asking(60), train_dtype=dtype), Counter[tuple[int, bool]]()
+
+    def note(_, args, kwargs) -> None:
+        narrow[len(kwargs["input_ids"]), torch.is_autocast_enabled("cpu")] += 1
+
+    handle = model.register_forward_pre_hook(note, with_kwargs=True)
+    probes = [Probe("Question: What is", number, i) for i, number in enumerate(NUMBERS)]
+    assert any(answers(model, tokenizer, probes, options))
+    handle.remove()
+    few, many = ({at_once for at_once, _ in narrow if (at_once > 3 * len(probes)) == is_many} for is_many in (0, 1))
+    assert few
+    assert many
+    assert {at_once for at_once, is_narrow in narrow if is_narrow} == (many if dtype == "bfloat16" else set())
 
 
 def test_a_lucky_sample_is_no_answer(asked, monkeypatch):
