@@ -13,6 +13,7 @@ from sqlalchemy import (
     Integer,
     UniqueConstraint,
     func,
+    literal_column,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -35,6 +36,7 @@ HELD = "hold IS NOT NULL"
 DUE_REQUEST = "resolved_at IS NULL AND status NOT IN ('completed', 'not_memorised', 'cancelled', 'rejected')"
 REFERENCED = "reference_hash IS NOT NULL"
 ACTIVE_JOB = "stage NOT IN ('done', 'quarantined')"
+MEMORISED = literal_column("(report -> 'memorised')").label("memorised")
 
 
 class ApiKey(Base):
@@ -100,7 +102,9 @@ class Job(Base):
         Index("uq_jobs_active_model", "model_id", unique=True, postgresql_where=text(ACTIVE_JOB)),
         Index("ix_jobs_model_seq", "model_id", "seq"),
         Index("ix_jobs_stage_seq", "stage", "seq"),
-        Index("ix_jobs_memorised", text("(report -> 'memorised') jsonb_path_ops"), postgresql_using="gin"),
+        Index(
+            "ix_jobs_memorised", MEMORISED, postgresql_using="gin", postgresql_ops={MEMORISED.name: "jsonb_path_ops"}
+        ),
         Index("ix_jobs_open_lease", "lease_expires_at", postgresql_where=text(ACTIVE_JOB)),
     )
 
