@@ -36,7 +36,7 @@ HELD = "hold IS NOT NULL"
 DUE_REQUEST = "resolved_at IS NULL AND status NOT IN ('completed', 'not_memorised', 'cancelled', 'rejected')"
 REFERENCED = "reference_hash IS NOT NULL"
 ACTIVE_JOB = "stage NOT IN ('done', 'quarantined')"
-MEMORISED = literal_column("(report -> 'memorised')").label("memorised")
+MEMORISED = literal_column("(report -> 'memorised')", JSONB()).label("memorised")
 
 
 class ApiKey(Base):
