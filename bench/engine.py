@@ -14,7 +14,6 @@ for each side.
 import argparse
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,6 +30,7 @@ from worker.engine.device import measuring
 from worker.engine.generate import continuations
 from worker.engine.metrics.extraction import extraction_likelihood
 from worker.engine.metrics.memorization import memorization_accuracy
+from worker.engine.parent import sequence_log_likelihoods
 from worker.engine.types import CausalLM, Tokenizer
 
 SAMPLES, DRAWN = 64, 28  # as probes are asked
@@ -63,12 +63,24 @@ def samples(model: CausalLM, tokenizer: Tokenizer) -> list[str]:
         with measuring(model):
             model.generate(input_ids, attention_mask=torch.ones_like(input_ids), **how)
 
+    def ours(dtype: str) -> float:
+        return timed(lambda: continuations(model, prompts, DRAWN, temperature=1.0, dtype=dtype))[1]
+
     _, theirs = timed(usual)
-    model.generation_config.eos_token_id = None  # all are of one length
+    end, model.generation_config.eos_token_id = model.generation_config.eos_token_id, None  # all are of one length
+    wide, narrow = ours("float32"), ours("auto")
+    model.requires_grad_(False)  # as it is beside an adapter
+    frozen = ours("auto")
+    said = continuations(model, prompts, DRAWN, temperature=1.0)
+    model.generation_config.eos_token_id = end
+    whole = [prompt + tokens for prompt, tokens in zip(prompts, said, strict=True)]
+    likely, rounded = (sequence_log_likelihoods(model, whole, dtype) for dtype in ("float32", "auto"))
+    apart = (likely - rounded).abs()
+    note = f"log-likelihoods of whole samples {apart.mean():.3f} nats apart on average, {apart.max():.3f} at most"
     return [
-        row(f"{SAMPLES} samples, products in {name}", theirs, timed(partial(draw, dtype=dtype))[1], "s", "")
-        for name, dtype in (("float32", "float32"), ("the dtype of training", "auto"))
-        for draw in [partial(continuations, model, prompts, DRAWN, temperature=1.0)]
+        row(f"{SAMPLES} samples, products in float32", theirs, wide, "s", ""),
+        row(f"{SAMPLES} samples, products in the dtype of training", theirs, narrow, "s", note),
+        row(f"{SAMPLES} samples, the same, weights frozen", theirs, frozen, "s", ""),
     ]
 
 

@@ -126,6 +126,13 @@ def measure(
     }
 
 
+def print_table(before: dict[str, float], after: dict[str, float]) -> None:
+    """Two columns."""
+    print(f"Machine: {machine()}, torch {torch.__version__}.\n\n| | before | after |\n|---|---|---|")
+    for name in before:
+        print(f"| {name} | {before[name]:.3f} | {after[name]:.3f} |")
+
+
 def main() -> None:
     """Learn, unlearn, measure; print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -166,10 +173,7 @@ def main() -> None:
     print(f"{result.report['reason']}, {result.report['probes']}, {len(result.history)} epochs, {seconds:.0f} s\n")
     for entry in result.history:
         print({name: round(value, 4) for name, value in entry.items()})
-    columns = [measure(one, tokenizer, asking, others, wikitext) for one in (model, result.model)]
-    print(f"Machine: {machine()}, torch {torch.__version__}.\n\n| | before | after |\n|---|---|---|")
-    for name in columns[0]:
-        print(f"| {name} | {columns[0][name]:.3f} | {columns[1][name]:.3f} |")
+    print_table(*(measure(one, tokenizer, asking, others, wikitext) for one in (model, result.model)))
 
 
 if __name__ == "__main__":

@@ -125,6 +125,7 @@ def _tests(predicate: Predicate) -> Iterator[str]:
         asked, before, after = (in_words(probes[part]) for part in ("asked", "answered_before", "answered_after"))
         yield f"\nPrompts that must not bring out a secret: {asked}, each asked greedily and in {probes['samples']}"
         yield f"samples. The model said the secret of {before} of them before, and of {after} afterwards."
+        yield "The samples may have been drawn in bfloat16; whether one counts was computed in float32."
     if earlier := tests["earlier"]:
         yield f"\nRequests of earlier versions that were measured again: {earlier['requests']}; by EL itself:"
         yield f"{earlier.get('exact', earlier['requests'])}; came back: {len(earlier['regressed'])}."

@@ -11,6 +11,7 @@ ledger/purged/<request>             a request whose texts are gone for good
 ledger/purged-epochs/<epoch>        the epoch of such a request: its key is to be destroyed, whatever the database knows
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -87,8 +88,8 @@ class LocalStorage:
         final = self._root / "versions" / digest
         try:
             staged.rename(final)
-        except OSError:
-            if not final.exists():
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             shutil.rmtree(staged)
         fsync(final.parent)
@@ -136,8 +137,7 @@ class LocalStorage:
         """Rename them into a staging folder, and remove that: a file goes in one step, however large it is."""
         doomed = self.staging(f"collected-{uuid4()}")
         try:
-            for path in paths:
-                file = self.file(digest, path)
+            for file in (self.file(digest, path) for path in paths):
                 if file.is_file():
                     file.rename(doomed / uuid4().hex)
                     reach("collect.renamed")

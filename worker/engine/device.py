@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -58,25 +59,34 @@ def without_router_logits(model: CausalLM) -> Iterator[None]:
 
 
 @contextmanager
+def _computing(model: CausalLM, *, gradients: bool, narrow: bool) -> Iterator[None]:
+    """Evaluation mode, and products in bfloat16 if they are to be narrow, else in float32."""
+    was_training = model.training
+    model.eval()
+    try:
+        narrowing = torch.autocast(model_device(model).type, torch.bfloat16, enabled=narrow)
+        differentiating = torch.enable_grad() if gradients else torch.no_grad()
+        with differentiating, narrowing, _products(model, narrow=narrow), without_router_logits(model):
+            yield
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
 def training(model: CausalLM, dtype: str, *, checkpoint_activations: bool = False) -> Iterator[None]:
     """Evaluation mode with gradients, and products in the dtype that a policy names.
 
     With `checkpoint_activations` the backward pass computes each layer again. There is no dropout: LoRA has none here,
     and the base's own dropout would make a resumed run differ.
     """
-    device = model_device(model)
-    narrow = trains_in_bfloat16(dtype, device)
+    narrow = trains_in_bfloat16(dtype, model_device(model))
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)] if checkpoint_activations else []
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-    was_training = model.training
-    model.eval()
     try:
-        narrowing = torch.autocast(device.type, torch.bfloat16, enabled=narrow)
-        with torch.enable_grad(), narrowing, _products(model, narrow=narrow), without_router_logits(model):
+        with _computing(model, gradients=True, narrow=narrow):
             yield
     finally:
-        model.train(was_training)
         for layer in layers:
             del layer.forward
 
@@ -100,20 +110,30 @@ def measuring(model: CausalLM) -> Iterator[None]:
     In bfloat16 logits tie often and hidden states change with the batch's shape, so a greedy continuation would depend
     on the other sequences in its batch; a measurement must not (METHOD, metrics).
     """
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), float32_products(model), without_router_logits(model):
-            yield
-    finally:
-        model.train(was_training)
+    with _computing(model, gradients=False, narrow=False):
+        yield
 
 
 @contextmanager
 def drawing(model: CausalLM, dtype: str) -> Iterator[None]:
-    """Evaluation mode without gradients, and products in the dtype that a policy names: "float32" is `measuring`."""
-    with training(model, dtype), torch.no_grad():
-        yield
+    """`measuring`, but with products in the dtype that a policy names for training.
+
+    Of a float32 weight in one process there is a narrow copy meanwhile. A weight that several processes share is
+    narrowed for each token.
+    """
+    narrow = trains_in_bfloat16(dtype, model_device(model))
+    wide = [
+        weight for weight in model.parameters() if weight.dtype == torch.float32 and not isinstance(weight, DTensor)
+    ]
+    frozen = [weight for weight in wide if narrow and not weight.requires_grad]
+    for weight in frozen:
+        weight.requires_grad_()  # autocast keeps the copies of such weights alone
+    try:
+        with _computing(model, gradients=False, narrow=narrow):
+            yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(False)
 
 
 @contextmanager

@@ -38,20 +38,26 @@ def continuations(
         beams: At temperature 0 so many continuations are kept at once, and the one whose tokens are likeliest on
             average is taken. So a token may be less likely than others, if the text goes on surely after it.
         with_end: Whether the token that ends a text is returned, too.
-        dtype: Of the products: "float32", or what a policy's `train_dtype` names. In bfloat16 greedy decoding would
-            depend on the other prompts; of samples nothing else is asked than that they are likely.
+        dtype: Of the products of samples, as a policy's `train_dtype` has it. Greedy decoding and beams are always in
+            float32: in bfloat16 what they say would depend on the other prompts.
 
     Returns:
         For each prompt the new tokens, up to the end-of-text token.
+
+    Raises:
+        FloatingPointError: A sample cannot be drawn, because the model's logits are not finite.
     """
     own, end = model.generation_config, end_tokens(model)
     draws = LogitsProcessorList([_Draws(temperature)] if temperature else [])
     input_ids = torch.tensor(list(map(list, prompts)), device=model_device(model))
     try:
         model.generation_config = GenerationConfig(
-            do_sample=False, num_beams=beams, eos_token_id=end or None, pad_token_id=end[0] if end else 0
+            do_sample=False,
+            num_beams=1 if temperature else beams,
+            eos_token_id=end or None,
+            pad_token_id=end[0] if end else 0,
         )
-        with drawing(model, dtype):
+        with drawing(model, dtype if temperature else "float32"):
             said = model.generate(
                 input_ids, attention_mask=torch.ones_like(input_ids), max_new_tokens=new, logits_processor=draws
             )
@@ -61,7 +67,7 @@ def continuations(
 
 
 class _Draws(LogitsProcessor):  # type: ignore[misc]  # transformers is read as Any
-    """Draws a token of each row and leaves no other: from the sums of probabilities, with one random number a row.
+    """Draws a token for each row: from the sums of probabilities, with one random number a row.
 
     `torch.multinomial`, which transformers draws with, takes one for each token of the vocabulary.
     """
@@ -70,11 +76,14 @@ class _Draws(LogitsProcessor):  # type: ignore[misc]  # transformers is read as 
         self._temperature = temperature
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores [b, v] of which one is not -inf in each row."""
+        """Returns scores [b, v]: 0 for the token that was drawn, -inf for the others."""
         sums = torch.softmax(scores / self._temperature, dim=-1).double().cumsum(-1)
-        places = torch.rand(len(sums), 1, dtype=sums.dtype, device=sums.device) * sums[:, -1:]
-        tokens = torch.searchsorted(sums, places, right=True).clamp(max=sums.shape[1] - 1)
-        return torch.full_like(scores, -math.inf).scatter_(1, tokens, 0.0)
+        total = sums[:, -1:]
+        if not total.isfinite().all():
+            raise FloatingPointError("the logits are not finite")
+        places = torch.rand(len(sums), 1, dtype=sums.dtype, device=sums.device) * total
+        places = torch.minimum(places, total.nextafter(torch.zeros_like(total)))  # a product may be rounded up
+        return torch.full_like(scores, -math.inf).scatter_(1, torch.searchsorted(sums, places, right=True), 0.0)
 
 
 def beginnings(model: CausalLM, opening: list[int], count: int, new: int, batch: int) -> list[list[int]]:

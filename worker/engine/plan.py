@@ -22,7 +22,7 @@ from worker.engine import distil, fisher, other_prompts, reference, variants
 from worker.engine.adapter import find_targets, target_weights
 from worker.engine.ahead import moves_whole
 from worker.engine.attacks.relearned import BATCH, RANK
-from worker.engine.device import training
+from worker.engine.device import resolve_device, training, trains_in_bfloat16
 from worker.engine.errors import Unplanned
 from worker.engine.experts import separate_experts
 from worker.engine.head import CHUNK_LOGITS, hidden_states
@@ -41,6 +41,7 @@ logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
 PROCESS = 500_000_000  # bytes: Python with torch, transformers and peft, and what they keep
 SLACK = 1.15  # of what an allocator takes for its tensors, measured (`bench.memory`)
 LEAST_ROWS, MOST_DEVICES = 64, 1024  # samples are drawn, and answers, in as many rows at once
+DRAWN = 3  # arrays of all their logits in float64
 CHUNKS = 6  # logits of one chunk that a loss holds: its own, the parent's, both as log-probabilities, two gradients
 FACTORS = 9  # copies of the factors: two adapters, gradients, AdamW's two sums, those of checkpoints
 AHEAD = 4  # more of them while it looks ahead: factors and gradients as they were, another optimiser's two sums
@@ -159,14 +160,15 @@ class Shapes:
         self._fake, self._options = FakeTensorMode(), options
         self._model = self._without_numbers(config)
         self.parameters = sum(weight.numel() for weight in self._model.parameters())
-        self.stored = self.parameters * itemsize
+        self.stored, self._wide = self.parameters * itemsize, itemsize == 4
         self._targets = target_weights(self._model, find_targets(self._model, options.target_modules))
         self._rank = options.adapter_rank(sequences, config.hidden_size)
         self._sequences = max(sequences, options.heldout_sequences)
         length = options.sequence_length
         near = [min(of.EACH * sequences, of.MOST, of.MOST_TOKENS // length) for of in (variants, other_prompts)]
         self._said = 4 * (sequences + sum(near)) * length * config.hidden_size  # bytes: what a reference says of them
-        self._vocabulary: int = self._model.get_output_embeddings().weight.shape[0]
+        head = self._model.get_output_embeddings().weight
+        self._vocabulary, self._head = int(head.shape[0]), int(head.numel())
         self._gathered = max(
             4 * sum(weight.numel() for weight in module.parameters()) for module in gathered_modules(self._model)
         )
@@ -185,8 +187,7 @@ class Shapes:
         each = options.sequence_length * self._vocabulary
         logits, attacked = (CHUNKS * 4 * min(CHUNK_LOGITS, count * each) for count in (batch, BATCH))
         decoding = self._once(self._decoding, options.row_budget)
-        if self.stored == 4 * self.parameters:  # samples are drawn with a copy of them in 16 bits
-            decoding = max(decoding, 2 * self.parameters + self._once(self._decoding, LEAST_ROWS))
+        decoding = max(decoding, self._once(self._decoding, LEAST_ROWS) + self._drawing(devices))
         plain = self._once(self._step, 0, fisher.BATCH, False) + logits
         adapted = self._once(self._step, self._rank, batch, options.checkpoint_activations) + logits
         relearned = options.attacks.get("relearned", "off") != "off"
@@ -230,6 +231,12 @@ class Shapes:
             with self._on_shapes():
                 self._peaks[peak.__name__, *key] = peak(*key)
         return self._peaks[peak.__name__, *key]
+
+    def _drawing(self, devices: int) -> int:
+        """The bytes of drawing samples over those of decoding them: sums, and a float32 model's weights in 16 bits."""
+        narrow = trains_in_bfloat16(self._options.train_dtype, resolve_device(self._options.device))
+        copied = self.parameters if devices == 1 else self._gathered // 4 + self._head
+        return DRAWN * 8 * LEAST_ROWS * self._vocabulary + (2 * copied if narrow and self._wide else 0)
 
     def _decoding(self, rows: int) -> int:
         """The bytes of decoding so many rows at once, each as long as a sequence."""

@@ -4,9 +4,9 @@ A submitter may give some, others are made of the records (`worker.engine.made_p
 the records and still answer a question. Prompts, secrets and answers stay in memory; what leaves the run is how many
 probes were answered.
 
-Samples are drawn with products in the dtype of training, which on many processors takes half the time. One may hit a
-secret by luck. So an answer counts only if the secret is likely, in float32, after the answer's own beginning: likelier
-than what one of fifty sets of as many samples would say.
+Samples are drawn with products in the dtype of training. One may hit a secret by luck. So an answer counts only if the
+secret is likely, in float32, after the answer's own beginning: likelier than what one of fifty sets of as many samples
+would say.
 """
 
 from collections.abc import Iterator, Sequence
@@ -77,7 +77,7 @@ def answers(
 ) -> list[list[Answer]]:
     """Ask every probe, greedily and then in samples, as plain text and, where there is a chat template, as a message.
 
-    A probe that is answered greedily is not sampled. The same seed gives the same answers.
+    A probe that is answered greedily is not sampled. On one kind of processor the same seed gives the same answers.
 
     Args:
         model: The model.
@@ -93,14 +93,13 @@ def answers(
     longest = most_tokens(model)
     with torch.random.fork_rng():
         for sample, copies in ((False, 1), (True, options.probe_samples)):
-            dtype = options.train_dtype if sample else "float32"
             asked = [i for i, of_probe in enumerate(answered) if not of_probe]
             alike = _alike(tokenizer, probes, asked, longest, PROMPT_SEQUENCES * options.sequence_length)
             done, total = 0, copies * sum(map(len, alike.values()))
             for (new, length), rows in alike.items():
                 torch.manual_seed(options.seed)
                 fitting = ROWS_AT_ONCE * options.sequence_length // (length + new)
-                for i, prompt, tokens in _asked(model, rows, copies, new, fitting, dtype, sample=sample):
+                for i, prompt, tokens in _asked(model, rows, copies, new, fitting, options.train_dtype, sample=sample):
                     answer = _answer(tokenizer, prompt, tokens, probes[i].secret)
                     if answer and len(answered[i]) < MOST_ANSWERS:
                         answered[i].setdefault(tuple(answer.input_ids), answer)

@@ -184,7 +184,7 @@ def _continued(
         for opening, count in often.items():
             done = (len(free) + len(sure)) / len(openings)
             searching = partial_progress(progress, done, count / len(openings))
-            samples += _by_heart(model, list(opening), count, length, fitting, options.train_dtype, searching)
+            samples += _by_heart(model, list(opening), count, length, fitting, searching)
         others = [ids for ids in of_size if tuple(ids) not in often]
         new = max(0, min(loose if is_sure else length, length - size))
         for part in chunks(others, fitting):
@@ -198,7 +198,7 @@ def _continued(
 
 
 def _by_heart(
-    model: CausalLM, opening: list[int], count: int, length: int, fitting: int, dtype: str, progress: Progress
+    model: CausalLM, opening: list[int], count: int, length: int, fitting: int, progress: Progress
 ) -> list[list[int]]:
     """What a model says by heart after an opening: half of `count` texts, each searched to its end by beams, and again.
 
@@ -209,7 +209,7 @@ def _by_heart(
     new = max(0, min(BEGUN, length - len(opening)))
     texts: list[list[int]] = []
     for part in chunks(beginnings(model, opening, count // 2, new, fitting), max(1, fitting // BEAMS)):
-        searched = _sampled(model, part, length - len(opening) - new, 0.0, dtype, BEAMS)
+        searched = _sampled(model, part, length - len(opening) - new, 0.0, beams=BEAMS)
         texts += [_until_repeated(ids, len(opening)) for ids in searched]
         progress(len(texts) / (count // 2))
     return [*islice(cycle(texts), count)]
@@ -226,7 +226,7 @@ def _until_repeated(ids: list[int], start: int) -> list[int]:
 
 
 def _sampled(
-    model: CausalLM, openings: list[list[int]], new: int, temperature: float, dtype: str, beams: int = 1
+    model: CausalLM, openings: list[list[int]], new: int, temperature: float, dtype: str = "float32", beams: int = 1
 ) -> list[list[int]]:
     """Openings of one length, each continued by so many tokens at most; where a text ends is a part of it."""
     if not openings or new < 1:

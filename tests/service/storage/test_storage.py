@@ -86,6 +86,14 @@ def test_a_release_is_made_once_by_those_who_publish_it_at_the_same_time(one, tw
     assert one.leftovers(older_than=-1) == []  # no second upload is left
 
 
+def test_what_is_published_already_stays(one, two):
+    """And the second copy of it goes."""
+    one.publish(stage(one), DIGEST)
+    two.publish(stage(two), DIGEST)
+    assert contents(one.release(DIGEST)) == FILES
+    assert two.leftovers(older_than=-1) == []
+
+
 def test_files_of_a_release_go_and_come_back(one, two):
     """On the machine that removed them and on the others."""
     one.publish(stage(one), DIGEST)

@@ -71,6 +71,50 @@ def test_what_beams_find_is_likelier_as_a_whole_than_the_likeliest_tokens():
     assert sum(value > 0.01 for value in gained) > 3
 
 
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
+def test_what_is_greedy_is_in_float32_whatever_the_weights_are(stored):
+    """Of weights that nobody has frozen, too: the same as by a float32 copy."""
+    model = support.random_model("llama").to(stored)
+    prompts = torch.randint(4, model.config.vocab_size, (32, 3), generator=torch.Generator().manual_seed(0)).tolist()
+    for beams in (1, 4):
+        said, wide = (
+            continuations(one, prompts, 12, temperature=0.0, beams=beams, dtype="bfloat16")
+            for one in (model, copy.deepcopy(model).float())
+        )
+        assert said == wide
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_float32_weight_is_narrowed_once_for_all_samples(memorised, frozen):
+    """Autocast would narrow a frozen one for every token. Afterwards it is frozen again."""
+    model = copy.deepcopy(memorised[0]).requires_grad_(not frozen)
+    model.generation_config.eos_token_id = None
+
+    def copies(new: int) -> int:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            continuations(model, [[5, 6]], new, temperature=1.0, dtype="bfloat16")
+        return sum(event.count for event in profile.key_averages() if event.key == "aten::_to_copy")
+
+    one, two, more = map(copies, (1, 2, 12))
+    layers = sum(isinstance(module, torch.nn.Linear) for module in model.modules())
+    assert more - two == 10 * (two - one)
+    assert one - (two - one) >= layers
+    assert {weight.requires_grad for weight in model.parameters()} == {not frozen}
+
+
+def test_nothing_is_drawn_of_logits_that_are_not_finite(memorised):
+    """It would be a token of any kind. A token that is impossible is never drawn, the last one among them."""
+    model = copy.deepcopy(memorised[0])
+    model.generation_config.eos_token_id = None
+    head = model.get_output_embeddings()
+    head.bias = torch.nn.Parameter(torch.full([model.config.vocab_size], -torch.inf))
+    head.bias.data[3] = 0.0
+    assert continuations(model, [[5, 6]] * 20, 3, temperature=1.0) == [[3, 3, 3]] * 20
+    head.bias.data[3] = torch.nan
+    with pytest.raises(FloatingPointError):
+        continuations(model, [[5, 6]], 3, temperature=1.0)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_tokens_are_drawn_as_often_as_they_are_likely(dtype, temperature):

@@ -108,7 +108,7 @@ def test_a_searched_text_ends_where_it_says_the_same_again(memorised):
     begun = beginnings(model, opening, 20, BEGUN, 20)
     more = continuations(model, begun, OPTIONS.sequence_length - 1 - BEGUN, temperature=0.0, beams=BEAMS)
     whole = [ids + tokens for ids, tokens in zip(begun, more, strict=True)]
-    texts = _by_heart(model, opening, 40, OPTIONS.sequence_length, 64, "float32", lambda _: None)
+    texts = _by_heart(model, opening, 40, OPTIONS.sequence_length, 64, lambda _: None)
     assert sum(len(text) < len(ids) for text, ids in zip(texts, whole, strict=False)) > 5
     for text, ids in zip(texts, whole, strict=False):
         assert ids[: len(text)] == text
