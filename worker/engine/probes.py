@@ -96,10 +96,9 @@ def answers(
             asked = [i for i, of_probe in enumerate(answered) if not of_probe]
             alike = _alike(tokenizer, probes, asked, longest, PROMPT_SEQUENCES * options.sequence_length)
             done, total = 0, copies * sum(map(len, alike.values()))
-            for (new, length), rows in alike.items():
+            for (new, _), rows in alike.items():
                 torch.manual_seed(options.seed)
-                fitting = ROWS_AT_ONCE * options.sequence_length // (length + new)
-                for i, prompt, tokens in _asked(model, rows, copies, new, fitting, options.train_dtype, sample=sample):
+                for i, prompt, tokens in _asked(model, rows, copies, new, options, sample=sample):
                     answer = _answer(tokenizer, prompt, tokens, probes[i].secret)
                     if answer and len(answered[i]) < MOST_ANSWERS:
                         answered[i].setdefault(tuple(answer.input_ids), answer)
@@ -180,18 +179,11 @@ def as_message(tokenizer: Tokenizer, prompt: str) -> str | None:
 
 
 def _asked(
-    model: CausalLM,
-    rows: Sequence[tuple[int, list[int]]],
-    copies: int,
-    new: int,
-    fitting: int,
-    dtype: str,
-    *,
-    sample: bool,
+    model: CausalLM, rows: Sequence[tuple[int, list[int]]], copies: int, new: int, options: Options, *, sample: bool
 ) -> Iterator[tuple[int, list[int], list[int]]]:
-    """Index, prompt and continuation of each row, so many copies of each."""
-    copied = [row for row in rows for _ in range(copies)]
-    size = max(1, min(ROWS_AT_ONCE, fitting))
+    """Index, prompt and continuation of each row, so many copies of each; the prompts are of one length."""
+    copied, length = [row for row in rows for _ in range(copies)], len(rows[0][1]) + new
+    size, dtype = max(1, min(ROWS_AT_ONCE, ROWS_AT_ONCE * options.sequence_length // length)), options.train_dtype
     for start in range(0, len(copied), size):
         part = copied[start : start + size]
         said = continuations(model, [prompt for _, prompt in part], new, temperature=float(sample), dtype=dtype)
