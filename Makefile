@@ -2,8 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
-# Three processes on two cores: one of them waits for a server or a database most of the time.
-FAST := -n 3 --durations=20 -m "not slow and not gpu"
+FAST := -n 2 --durations=20 -m "not slow and not gpu"
 PYTEST := .ci/pytest
 .DEFAULT_GOAL := help
 # Where it is set, every process compiles torch and transformers anew: seven seconds for each of hundreds in the tests.
