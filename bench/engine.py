@@ -71,6 +71,7 @@ def samples(model: CausalLM, tokenizer: Tokenizer) -> list[str]:
     wide, narrow = ours("float32"), ours("auto")
     model.requires_grad_(False)  # as it is beside an adapter
     frozen = ours("auto")
+    model.requires_grad_(True)
     said = continuations(model, prompts, DRAWN, temperature=1.0)
     model.generation_config.eos_token_id = end
     whole = [prompt + tokens for prompt, tokens in zip(prompts, said, strict=True)]
