@@ -164,6 +164,10 @@ class Judgement:
         """The set criterion and every request's verdict hold."""
         return self.set_passed and all(v.passed for v in self.verdicts)
 
+    def means(self) -> dict[str, float]:
+        """The set's means and their limits, as the history has them."""
+        return {name: getattr(self, name) for name in ("el", "ma", "el_limit", "ma_limit")}
+
     def as_dict(self) -> dict[str, object]:
         """Plain values, `passed` included."""
         return {**asdict(self), "verdicts": [asdict(v) for v in self.verdicts], "passed": self.passed}

@@ -93,10 +93,15 @@ def pace(history: Sequence[EpochEntry], options: Options, parent_perplexity: flo
 
 
 def _is_to_repair(history: Sequence[EpochEntry], options: Options) -> bool:
-    """Whether the last epoch met the criterion and did harm, with epochs left to repair it."""
+    """Whether the last epoch met the criterion and did harm, with epochs left to repair it.
+
+    Two suffice where neighbours are over their limit: without repairs the run would publish nothing.
+    """
+    if not (options.holds_parent and history and history[-1].get("met") and _harms(history[-1], options)):
+        return False
     repaired, left = sum(entry.get("repairs", 0) for entry in history), options.max_epochs - len(history)
-    may = options.holds_parent and repaired < MOST_REPAIRS and left >= 2 * MOST_REPAIRS - repaired
-    return bool(may and history and history[-1].get("met") and _harms(history[-1], options))
+    is_over = history[-1].get("neighbours_lost", 0.0) > options.max_neighbour_loss
+    return repaired < MOST_REPAIRS and left >= (2 if is_over else 2 * MOST_REPAIRS - repaired)
 
 
 def settles(history: Sequence[EpochEntry], options: Options, parent_perplexity: float) -> bool:

@@ -1,8 +1,8 @@
 """The training loop: a forget loss and what it adds on retain text, until the criterion holds and its harm is repaired.
 
 MA is one forward pass, so it is measured several times an epoch: every step past the criterion does damage. EL costs a
-decoding. It is measured only where MA and the lower bound of EL that the same pass gives for free would pass, and on
-some sequences. Certified values are measured on all sequences, on the merged model.
+decoding. It is measured only where MA and a lower bound of EL, of the same pass, would pass, and on some sequences.
+Certified values are measured on all sequences, on the merged model.
 """
 
 import math
@@ -32,6 +32,7 @@ from worker.engine.probes import Answer, still_said
 from worker.engine.progress import Progress, no_progress
 from worker.engine.samples import RetainSampler, kept_batch
 from worker.engine.step import forget_gradients, retain_gradients
+from worker.engine.sure import Lost, Sure, restore
 from worker.engine.types import CausalLM, EpochEntry
 from worker.engine.utility import Watched
 
@@ -55,6 +56,7 @@ class Trainer:
         progress: Called with the fraction of `max_epochs` done, 0..1.
         said: Answers that say a secret; IHL works on those that the model still gives, whatever the loss.
         samples: The parent's own samples, for a loss that prefers them or holds the model near its parent.
+        sure: What the parent is sure of in them, for epochs that repair or keep.
     """
 
     model: CausalLM
@@ -69,6 +71,7 @@ class Trainer:
     progress: Progress = no_progress
     said: list[Answer] = field(default_factory=list)
     samples: list[list[int]] = field(default_factory=list)
+    sure: Sure = field(default_factory=Sure)
     _reopened: set[int] = field(default_factory=set)
     _tested: bool = False
     _repairs: bool = False
@@ -133,10 +136,7 @@ class Trainer:
         entry: EpochEntry = {
             "epoch": epoch + 1,
             **losses,
-            "el": judgement.el,
-            "ma": judgement.ma,
-            "el_limit": judgement.el_limit,
-            "ma_limit": judgement.ma_limit,
+            **judgement.means(),
             "met": met,
             "strength": strength,
             **self.watched.measure(self.model),
@@ -153,33 +153,31 @@ class Trainer:
         """
         self.retain.start_epoch(epoch)
         order, of_step = (random.Random(f"{self.options.seed}/{name}/{epoch}") for name in ("forget", "step"))
-        queue: list[int] = []
+        queue, losses, mends = list[int](), list[tuple[float, float]](), self._repairs or self._keeps
         steps = max(self.options.min_epoch_steps, math.ceil(len(self._training_indices()) / self.options.batch_size))
-        steps_per_check = math.ceil(steps / self.options.epoch_checks)
-        steps *= longer
-        forget_losses, retain_losses = [], []
+        steps_per_check, steps = math.ceil(steps / self.options.epoch_checks), steps * longer
+        sure = self.sure if mends else Sure()
+        lost = sure.lost(self.model, of_step)
         for step in range(1, steps + 1):
             if not queue:
                 indices = [] if self._keeps else self._training_indices()
                 queue = order.sample(indices, len(indices))
             batch, queue = queue[: self.options.batch_size], queue[self.options.batch_size :]
             forget_loss, retain_loss = self._optimiser_step(
-                optimiser, [self.forget.sequences[i] for i in batch], of_step
+                optimiser, [self.forget.sequences[i] for i in batch], of_step, lost
             )
             if not (math.isfinite(forget_loss) and math.isfinite(retain_loss)):
                 raise TrainingDiverged(f"the loss is not finite in epoch {epoch + 1}")
-            forget_losses.append(forget_loss)
-            retain_losses.append(retain_loss)
+            losses.append((forget_loss, retain_loss))
             self.progress((epoch + step / steps) / self.options.max_epochs)
             if step % steps_per_check == 0 and step < steps:
-                el, ma = self._measure()
-                if self._passes_with_reserve(el, ma) and not (self._extracted or self._repairs or self._keeps):
+                (el, ma), lost = self._measure(), sure.lost(self.model, of_step)
+                if self._passes_with_reserve(el, ma) and not (self._extracted or mends):
                     break
                 remaining = set(self._training_indices())
                 queue = [i for i in queue if i in remaining]
-        forget_mean, retain_mean = sum(forget_losses) / len(forget_losses), sum(retain_losses) / len(retain_losses)
-        losses = {"loss": forget_mean + retain_mean, "forget_loss": forget_mean, "retain_loss": retain_mean}
-        return {"steps": len(forget_losses), **losses}
+        forget, retain = (sum(values) / len(losses) for values in zip(*losses, strict=True))
+        return {"steps": len(losses), "loss": forget + retain, "forget_loss": forget, "retain_loss": retain}
 
     def _training_indices(self) -> list[int]:
         """The sequences to train on.
@@ -214,7 +212,7 @@ class Trainer:
         )
 
     def _optimiser_step(
-        self, optimiser: torch.optim.Optimizer, batch: list[list[int]], order: random.Random
+        self, optimiser: torch.optim.Optimizer, batch: list[list[int]], order: random.Random, lost: Lost
     ) -> tuple[float, float]:
         """One optimiser step; returns the forget and the retain loss, means over tokens."""
         forget_loss, options, retain_value = LOSSES[self.options.loss], self.options, 0.0
@@ -230,6 +228,7 @@ class Trainer:
                 size = options.retain_batch_size or options.batch_size
                 kept = kept_batch(self.retain, self.samples if options.holds_parent else [], size, order)
                 retain_value = retain_gradients(self.model, self.adapter, kept, options)
+                retain_value += restore(self.model, lost, order, options.divergence_weight)
         optimiser.step()
         return forget_value, retain_value
 

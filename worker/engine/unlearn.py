@@ -30,6 +30,7 @@ from worker.engine.progress import Progress, StageProgress, no_progress, no_stag
 from worker.engine.reference import Reference, check_reference, train_reference
 from worker.engine.samples import RetainSampler, watched_samples
 from worker.engine.sharding import whole
+from worker.engine.sure import Sure
 from worker.engine.train import Trainer
 from worker.engine.types import AdapterState, CausalLM, EpochEntry, Tokenizer
 from worker.engine.utility import Watched
@@ -97,6 +98,7 @@ def train(
     assert drawn.samples is not None
     said, (samples, only_watched) = drawn.said, watched_samples(drawn.samples, options)
     watched = Watched.of_run(model, data, baseline.quality.heldout_perplexity, options, only_watched)
+    sure = Sure.of_parent(model, samples.every if options.holds_parent else [])
     factors = initial_factors(model, data, options, resume, parts[0])
     adapter = Adapter(model, factors, options.scale)
     if resume is not None and resume.tested:  # the test may have found answers that the parent does not give
@@ -117,7 +119,8 @@ def train(
             sets = (forget, thresholds, baseline.counted, says, variants, compared, said, prompted)
             return Distiller(model, adapter, *sets, retain, samples, watched, paced, **run).run(resume)
         trained_on = (forget, thresholds, baseline.counted, retain, watched)
-        return Trainer(model, adapter, *trained_on, paced, said=said, samples=samples.every, **run).run(resume)
+        run |= {"said": said, "samples": samples.every, "sure": sure}
+        return Trainer(model, adapter, *trained_on, paced, **run).run(resume)
     finally:
         adapter.detach()
         model.train(was_training)

@@ -147,6 +147,9 @@ def test_what_met_the_criterion_over_the_budget_is_mended_before_it_is_repaired(
         (met(samples_lost=0.5) | {"met": False}, OPTIONS, False),
         (met(samples_lost=0.5), Options(max_epochs=2 * MOST_REPAIRS), False),
         (met(samples_lost=0.5), Options(max_epochs=2 * MOST_REPAIRS + 1), True),
+        (met(neighbours_lost=0.03), Options(max_epochs=2 * MOST_REPAIRS), False),
+        (met(neighbours_lost=0.031), Options(max_epochs=2), False),
+        (met(neighbours_lost=0.031), Options(max_epochs=3), True),  # over the limit: else nothing is published
         (met(samples_lost=0.5), Options.paper(), False),
         (met(neighbours_lost=0.5), Options(loss="gd"), False),  # nothing holds it near its parent
     ],
