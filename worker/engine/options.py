@@ -82,8 +82,7 @@ class Options:
         sequence_length: Window length L in tokens, BOS included.
         heldout_sequences: The most held-out sequences that set the thresholds.
         utility_sequences: The most held-out and the most retain sequences for perplexity.
-        el_sample: Sequences whose EL is measured after each epoch, before more are if these pass; certified values are
-            measured on all.
+        el_sample: Sequences whose EL is measured after each epoch; certified values are measured on all.
         earlier_sample: The most sequences of earlier requests that training watches; more, if one request has more than
             half of it. It watches as many as it forgets, and 16 at least. EL is measured of these and half as many
             others, MA and a lower bound of EL of all.

@@ -1,8 +1,8 @@
 """The training loop: a forget loss and what it adds on retain text, until the criterion holds and its harm is repaired.
 
 MA is one forward pass, so it is measured several times an epoch: every step past the criterion does damage. EL costs a
-decoding. It is measured only where MA and a lower bound of EL, of the same pass, would pass, and on some sequences.
-Certified values are measured on all sequences, on the merged model.
+decoding. It is measured only where MA and the lower bound of EL that the same pass gives for free would pass, and on a
+sample. Certified values are measured on all sequences, on the merged model.
 """
 
 import math
@@ -266,7 +266,8 @@ class Trainer:
         for strength in strengths:
             self.adapter.set_strength(strength)
             el, ma = self._measure()
-            el = self._with_el_sample(el, ma) if met else el
+            if met:
+                el = self._with_el_sample(el, ma)
             judgement = judge(self.forget, self.thresholds, el, ma, counted=self.counted)
             if self._passes_with_reserve(el, ma):
                 return judgement, True, strength
@@ -275,19 +276,18 @@ class Trainer:
         return judgement, False, strength
 
     def _with_el_sample(self, el_bounds: list[float], ma: Sequence[float]) -> list[float]:
-        """The lower bounds, with EL itself for reopened requests, and for those that are likeliest to have any.
+        """The lower bounds, with EL itself for `el_sample` or more sequences that are likeliest to have any.
 
-        These are few. If they pass, and the run holds the parent, more follow: a full test that fails takes longer.
+        All sequences of reopened requests come first. Some others follow; more of them once a full test has failed.
         """
-        reopened = self.forget.indices(sorted(self._reopened))
-        likeliest = sorted(range(len(ma)), key=lambda i: (i not in reopened, -el_bounds[i], -ma[i]))
-        few = max(self.options.el_sample, len(reopened))
-        el, rest = dict(enumerate(el_bounds)), MOST_DECODED if self.options.holds_parent else 0
-        for part in (likeliest[:few], likeliest[few:rest]):
-            if part and self._passes_with_reserve([*el.values()], ma):
-                sequences, thresholds = [self.forget.sequences[i] for i in part], [self.thresholds[i] for i in part]
-                el |= zip(part, extraction_likelihoods(self.model, sequences, thresholds, self.options), strict=True)
-        return [*el.values()]
+        reopened = [request_id in self._reopened for request_id in self.forget.request_ids]
+        more = MOST_DECODED if self._tested else min(2 * sum(reopened), MOST_DECODED)
+        count = max(self.options.el_sample, sum(reopened), more if self.options.holds_parent else 0)
+        likeliest = sorted(range(len(ma)), key=lambda i: (not reopened[i], -el_bounds[i], -ma[i]))[:count]
+        sequences, thresholds = [self.forget.sequences[i] for i in likeliest], [self.thresholds[i] for i in likeliest]
+        el = extraction_likelihoods(self.model, sequences, thresholds, self.options)
+        measured = dict(zip(likeliest, el, strict=True))
+        return [measured.get(i, bound) for i, bound in enumerate(el_bounds)]
 
     def _least_strength(self) -> float:
         """The smallest strength at which MA passes with reserve, by bisection."""

@@ -99,8 +99,7 @@ def train(
     said, (samples, only_watched) = drawn.said, watched_samples(drawn.samples, options)
     watched = Watched.of_run(model, data, baseline.quality.heldout_perplexity, options, only_watched)
     sure = Sure.of_parent(model, samples.every if options.holds_parent else [])
-    factors = initial_factors(model, data, options, resume, parts[0])
-    adapter = Adapter(model, factors, options.scale)
+    adapter = Adapter(model, initial_factors(model, data, options, resume, parts[0]), options.scale)
     if resume is not None and resume.tested:  # the test may have found answers that the parent does not give
         adapter.load(resume.tested)
         said = [*said, *answered_requests(model, tokenizer, data, options, parts[1])[1]]
@@ -118,9 +117,8 @@ def train(
             says = Reference(reference, read, own, unseen)
             sets = (forget, thresholds, baseline.counted, says, variants, compared, said, prompted)
             return Distiller(model, adapter, *sets, retain, samples, watched, paced, **run).run(resume)
-        trained_on = (forget, thresholds, baseline.counted, retain, watched)
         run |= {"said": said, "samples": samples.every, "sure": sure}
-        return Trainer(model, adapter, *trained_on, paced, **run).run(resume)
+        return Trainer(model, adapter, forget, thresholds, baseline.counted, retain, watched, paced, **run).run(resume)
     finally:
         adapter.detach()
         model.train(was_training)

@@ -11,9 +11,7 @@ from tests import support
 from tests.worker.engine.adapters import trained_adapter
 from worker.engine import Options, unlearn
 from worker.engine.checkpoint import Checkpoint
-from worker.engine.criterion import Threshold
 from worker.engine.data import encode
-from worker.engine.forget_set import ForgetSet
 from worker.engine.forgotten import _Runs
 from worker.engine.likelihoods import extraction_likelihoods
 from worker.engine.measure import measure_after, measure_before
@@ -291,21 +289,6 @@ def test_who_fails_by_el_is_pressed_on(memorised, monkeypatch):
     assert again
     for resumed in again:
         assert all(torch.equal(checkpoint.adapter[name], resumed.adapter[name]) for name in checkpoint.adapter)
-
-
-@pytest.mark.parametrize(("adaptive", "known", "measured"), [(True, 2, 3), (True, 0, 2), (False, 2, 2)])
-def test_el_is_measured_of_more_before_the_criterion_is_met(memorised, adaptive, known, measured):
-    """If a few pass, so that one that is not among them fails in training, and not in a full test."""
-    model, tokenizer = memorised
-    texts = [support.HELDOUT[0], support.HELDOUT[1], support.HELDOUT[2]]
-    texts[known] = support.KNOWN[0]
-    forget = ForgetSet([encode(tokenizer, text) for text in texts], [0, 1, 2])
-    limits = Threshold(12, 3, 40, 0.1, 0.3, 0.2, 0.6, 0.0, 0.5, 0.7)
-    options = replace(Options.from_mapping(support.POLICY), adaptive=adaptive, el_sample=2)
-    trainer = Trainer(model, None, forget, [limits] * 3, [0, 1, 2], None, None, options)
-    el = trainer._with_el_sample([-1.0] * 3, [0.3, 0.2, 0.1])  # no EL is under 0: these bounds are of nothing measured
-    assert [value >= 0 for value in el] == [True] * measured + [False] * (3 - measured)
-    assert (max(el) > 0.5) is (known < measured)
 
 
 @pytest.mark.parametrize(
