@@ -72,7 +72,8 @@ class Options:
         distil_rank: LoRA rank of `loss: distil`; the divergence needs more of them than IHL.
         distil_learning_rate: Its highest learning rate; None takes 0.4 / hidden size.
         token_weight: Weight of the true token's log-likelihood beside the divergence from the reference.
-        divergence_weight: Weight of the divergence from the parent on retain text.
+        divergence_weight: Weight of the divergence from the parent on retain text and on its samples. Restored tokens
+            of these have a sixth of it.
         own_samples: Samples of the parent that count as retain text, or that AltPO prefers. None takes 2048 for
             "distil" and 256 otherwise. With IHL some are only looked at.
         least_strength: The least share of the change that must suffice, too.

@@ -95,7 +95,8 @@ def pace(history: Sequence[EpochEntry], options: Options, parent_perplexity: flo
 def _is_to_repair(history: Sequence[EpochEntry], options: Options) -> bool:
     """Whether the last epoch met the criterion and did harm, with epochs left to repair it.
 
-    Two suffice where neighbours are over their limit: without repairs the run would publish nothing.
+    Where neighbours are over their limit, two suffice, one to repair and one to forget again: as it is, the run would
+    hardly publish a version.
     """
     if not (options.holds_parent and history and history[-1].get("met") and _harms(history[-1], options)):
         return False

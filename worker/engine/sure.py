@@ -1,7 +1,7 @@
-"""What the parent is sure of in its own samples, and the model would say otherwise: so others' answers are lost.
+"""Tokens of its samples that the parent is sure of and the model would no longer say: others' answers are lost by them.
 
-An answer is lost by one token. The mean loss of the samples does not show it: where a model learned 5 of 14 answers
-away, that mean had fallen. So what counts here is whether a token that the parent is sure of is still the likeliest.
+An answer is lost by one token. The mean loss of the samples does not show it: where 5 of 14 answers were lost, it had
+fallen. So what counts here is whether a token that the parent is sure of is still the likeliest one.
 """
 
 import math
@@ -14,13 +14,16 @@ from torch import Tensor
 from worker.engine.losses.ascent import cross_entropy_rows
 from worker.engine.losses.rows import add_gradients
 from worker.engine.metrics.token_scores import token_margins
+from worker.engine.options import Options
 from worker.engine.types import CausalLM
 
-SURE = math.log(9)  # nats: nine times as likely as any other token
-LOOKED_AT, RESTORED = 64, 8  # samples at once; of those that would be said otherwise, in a step
-WEIGHT, FULL = 1 / 6, 16  # of the divergence's weight; of so many rows: a single one with it would shake all else
+LEAST_MARGIN = math.log(9)  # nats: the parent is sure of a token nine times as likely as any other
+DRAWN = 64  # samples that are read at once
+RESTORED = 8  # samples in a step
+WEIGHT = 1 / 6  # of `divergence_weight`
+FULL_ROWS = 16  # rows that have the whole weight; fewer have less, so that one token does not shake all others
 
-Lost = list[tuple[list[int], list[int]]]  # sequences, each with the rows whose tokens would be others
+LostRows = list[tuple[list[int], list[int]]]  # sequences, each with its lost rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,39 +41,40 @@ class Sure:
     @classmethod
     def of_parent(cls, parent: CausalLM, samples: Sequence[list[int]]) -> "Sure":
         """Where the parent is sure of these samples."""
-        return cls(samples, [margins >= SURE for margins in token_margins(parent, samples)])
+        return cls(samples, [margins >= LEAST_MARGIN for margins in token_margins(parent, samples)])
 
-    def lost(self, model: CausalLM, order: random.Random) -> Lost:
-        """Of LOOKED_AT samples those of which the model would say something else where the parent is sure.
+    def lost(self, model: CausalLM, order: random.Random) -> LostRows:
+        """Draw DRAWN samples; return those with a lost row: the parent is sure, and the model would say another token.
 
         Args:
             model: The model in training.
             order: Draws the samples.
 
         Returns:
-            These samples, each with the rows.
+            These samples, each with its lost rows.
         """
-        drawn = order.sample(range(len(self.samples)), min(LOOKED_AT, len(self.samples)))
+        drawn = order.sample(range(len(self.samples)), min(DRAWN, len(self.samples)))
         margins = token_margins(model, [self.samples[i] for i in drawn])
         lost = [(self.rows[i] & (own < 0)).nonzero().flatten().tolist() for i, own in zip(drawn, margins, strict=True)]
         return [(self.samples[i], rows) for i, rows in zip(drawn, lost, strict=True) if rows]
 
 
-def restore(model: CausalLM, lost: Lost, order: random.Random, divergence_weight: float) -> float:
-    """Add the gradients of cross-entropy on the rows of some of these samples, inside `training`.
+def restore(model: CausalLM, lost: LostRows, order: random.Random, options: Options) -> float:
+    """Add the gradients of cross-entropy on the lost rows of some samples, inside `training`.
 
     Args:
         model: The model in training.
-        lost: What it would say otherwise.
-        order: Draws some of it.
-        divergence_weight: Of what keeps the model near its parent.
+        lost: Samples with their lost rows.
+        order: Draws RESTORED of them.
+        options: The weight of the divergence, and how many tokens one backward pass takes.
 
     Returns:
-        The weighted loss.
+        The weighted mean over the rows.
     """
-    if not lost:
-        return 0.0
     drawn = order.sample(lost, min(RESTORED, len(lost)))
-    sequences, rows = [ids for ids, _ in drawn], [rows for _, rows in drawn]
-    weight = WEIGHT * divergence_weight * min(1.0, sum(map(len, rows)) / FULL)
-    return add_gradients(model, sequences, cross_entropy_rows, weight, rows=rows)
+    size = max(1, options.most_tokens // max((len(ids) for ids, _ in drawn), default=1))
+    each, total = WEIGHT * options.divergence_weight / max(FULL_ROWS, sum(len(rows) for _, rows in drawn)), 0.0
+    for part in (drawn[first : first + size] for first in range(0, len(drawn), size)):
+        sequences, rows = [ids for ids, _ in part], [rows for _, rows in part]
+        total += add_gradients(model, sequences, cross_entropy_rows, each * sum(map(len, rows)), rows=rows)
+    return total

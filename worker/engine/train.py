@@ -32,7 +32,7 @@ from worker.engine.probes import Answer, still_said
 from worker.engine.progress import Progress, no_progress
 from worker.engine.samples import RetainSampler, kept_batch
 from worker.engine.step import forget_gradients, retain_gradients
-from worker.engine.sure import Lost, Sure, restore
+from worker.engine.sure import LostRows, Sure, restore
 from worker.engine.types import CausalLM, EpochEntry
 from worker.engine.utility import Watched
 
@@ -212,7 +212,7 @@ class Trainer:
         )
 
     def _optimiser_step(
-        self, optimiser: torch.optim.Optimizer, batch: list[list[int]], order: random.Random, lost: Lost
+        self, optimiser: torch.optim.Optimizer, batch: list[list[int]], order: random.Random, lost: LostRows
     ) -> tuple[float, float]:
         """One optimiser step; returns the forget and the retain loss, means over tokens."""
         forget_loss, options, retain_value = LOSSES[self.options.loss], self.options, 0.0
@@ -228,7 +228,7 @@ class Trainer:
                 size = options.retain_batch_size or options.batch_size
                 kept = kept_batch(self.retain, self.samples if options.holds_parent else [], size, order)
                 retain_value = retain_gradients(self.model, self.adapter, kept, options)
-                retain_value += restore(self.model, lost, order, options.divergence_weight)
+                retain_value += restore(self.model, lost, order, options)
         optimiser.step()
         return forget_value, retain_value
 

@@ -159,6 +159,15 @@ def test_an_epoch_repairs_what_the_criterion_cost(last, options, repairs):
     assert pace([last], options, 10.0).repairs is repairs
 
 
+def test_where_neighbours_are_over_their_limit_repairs_go_on_to_the_last_epochs():
+    """Each repair lost the criterion here; with two epochs left another one follows, and with one left none."""
+    over, repaired = met(neighbours_lost=0.5), {**history((0.31, 10.0))[0], "repairs": True}
+    for left, repairs in ((2, True), (1, False)):
+        assert pace([over, repaired, over], Options(max_epochs=3 + left), 10.0).repairs is repairs
+        within = met(samples_lost=0.5)
+        assert not pace([within, repaired, within], Options(max_epochs=3 + left), 10.0).repairs
+
+
 def test_repairs_take_ever_smaller_steps_and_come_to_an_end():
     """Where the rate has not risen, the first one has it, each further one half of it; there are four."""
     epochs, rates = [met(samples_lost=0.5)], []
