@@ -56,7 +56,7 @@ class Trainer:
         progress: Called with the fraction of `max_epochs` done, 0..1.
         said: Answers that say a secret; IHL works on those that the model still gives, whatever the loss.
         samples: The parent's own samples, for a loss that prefers them or holds the model near its parent.
-        sure: What the parent is sure of in them, for epochs that repair or keep.
+        sure: What the parent is sure of in them, for epochs that keep.
     """
 
     model: CausalLM
@@ -153,10 +153,10 @@ class Trainer:
         """
         self.retain.start_epoch(epoch)
         order, of_step = (random.Random(f"{self.options.seed}/{name}/{epoch}") for name in ("forget", "step"))
-        queue, losses, mends = list[int](), list[tuple[float, float]](), self._repairs or self._keeps
+        queue, losses = list[int](), list[tuple[float, float]]()
         steps = max(self.options.min_epoch_steps, math.ceil(len(self._training_indices()) / self.options.batch_size))
         steps_per_check, steps = math.ceil(steps / self.options.epoch_checks), steps * longer
-        sure = self.sure if mends else Sure()
+        sure = self.sure if self._keeps else Sure()
         lost = sure.lost(self.model, of_step)
         for step in range(1, steps + 1):
             if not queue:
@@ -172,7 +172,7 @@ class Trainer:
             self.progress((epoch + step / steps) / self.options.max_epochs)
             if step % steps_per_check == 0 and step < steps:
                 (el, ma), lost = self._measure(), sure.lost(self.model, of_step)
-                if self._passes_with_reserve(el, ma) and not (self._extracted or mends):
+                if self._passes_with_reserve(el, ma) and not (self._extracted or self._repairs or self._keeps):
                     break
                 remaining = set(self._training_indices())
                 queue = [i for i in queue if i in remaining]
