@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from worker.engine.adapter import Adapter
 from worker.engine.losses.ascent import cross_entropy_rows
 from worker.engine.losses.rows import add_gradients
 from worker.engine.metrics.token_scores import token_margins
 from worker.engine.options import Options
+from worker.engine.parent import without_adapter
 from worker.engine.types import CausalLM
 
 LEAST_MARGIN = math.log(9)  # nats: the parent is sure of a token nine times as likely as any other
@@ -39,9 +41,10 @@ class Sure:
     rows: list[Tensor] = field(default_factory=list)
 
     @classmethod
-    def of_parent(cls, parent: CausalLM, samples: Sequence[list[int]]) -> "Sure":
-        """Where the parent is sure of these samples."""
-        return cls(samples, [margins >= LEAST_MARGIN for margins in token_margins(parent, samples)])
+    def of_parent(cls, model: CausalLM, adapter: Adapter, samples: Sequence[list[int]]) -> "Sure":
+        """Where the parent, the model without its adapter, is sure of these samples."""
+        with without_adapter(adapter):
+            return cls(samples, [margins >= LEAST_MARGIN for margins in token_margins(model, samples)])
 
     def lost(self, model: CausalLM, order: random.Random) -> LostRows:
         """Draw DRAWN samples; return those with a lost row: the parent is sure, and the model would say another token.

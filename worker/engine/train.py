@@ -56,7 +56,6 @@ class Trainer:
         progress: Called with the fraction of `max_epochs` done, 0..1.
         said: Answers that say a secret; IHL works on those that the model still gives, whatever the loss.
         samples: The parent's own samples, for a loss that prefers them or holds the model near its parent.
-        sure: What the parent is sure of in them, for epochs that keep.
     """
 
     model: CausalLM
@@ -71,7 +70,6 @@ class Trainer:
     progress: Progress = no_progress
     said: list[Answer] = field(default_factory=list)
     samples: list[list[int]] = field(default_factory=list)
-    sure: Sure = field(default_factory=Sure)
     _reopened: set[int] = field(default_factory=set)
     _tested: bool = False
     _repairs: bool = False
@@ -156,7 +154,7 @@ class Trainer:
         queue, losses = list[int](), list[tuple[float, float]]()
         steps = max(self.options.min_epoch_steps, math.ceil(len(self._training_indices()) / self.options.batch_size))
         steps_per_check, steps = math.ceil(steps / self.options.epoch_checks), steps * longer
-        sure = self.sure if self._keeps else Sure()
+        sure = Sure.of_parent(self.model, self.adapter, self.samples) if self._keeps else Sure()
         lost = sure.lost(self.model, of_step)
         for step in range(1, steps + 1):
             if not queue:

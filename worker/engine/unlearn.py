@@ -30,7 +30,6 @@ from worker.engine.progress import Progress, StageProgress, no_progress, no_stag
 from worker.engine.reference import Reference, check_reference, train_reference
 from worker.engine.samples import RetainSampler, watched_samples
 from worker.engine.sharding import whole
-from worker.engine.sure import Sure
 from worker.engine.train import Trainer
 from worker.engine.types import AdapterState, CausalLM, EpochEntry, Tokenizer
 from worker.engine.utility import Watched
@@ -98,8 +97,8 @@ def train(
     assert drawn.samples is not None
     said, (samples, only_watched) = drawn.said, watched_samples(drawn.samples, options)
     watched = Watched.of_run(model, data, baseline.quality.heldout_perplexity, options, only_watched)
-    sure = Sure.of_parent(model, samples.every if options.holds_parent else [])
-    adapter = Adapter(model, initial_factors(model, data, options, resume, parts[0]), options.scale)
+    factors = initial_factors(model, data, options, resume, parts[0])
+    adapter = Adapter(model, factors, options.scale)
     if resume is not None and resume.tested:  # the test may have found answers that the parent does not give
         adapter.load(resume.tested)
         said = [*said, *answered_requests(model, tokenizer, data, options, parts[1])[1]]
@@ -117,8 +116,8 @@ def train(
             says = Reference(reference, read, own, unseen)
             sets = (forget, thresholds, baseline.counted, says, variants, compared, said, prompted)
             return Distiller(model, adapter, *sets, retain, samples, watched, paced, **run).run(resume)
-        run |= {"said": said, "samples": samples.every, "sure": sure}
-        return Trainer(model, adapter, forget, thresholds, baseline.counted, retain, watched, paced, **run).run(resume)
+        trained_on = (forget, thresholds, baseline.counted, retain, watched)
+        return Trainer(model, adapter, *trained_on, paced, said=said, samples=samples.every, **run).run(resume)
     finally:
         adapter.detach()
         model.train(was_training)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests import support
+from tests.worker.engine.adapters import trained_adapter
 from worker.engine import Options, unlearn
 from worker.engine.data import encode
 from worker.engine.sure import DRAWN, FULL_ROWS, RESTORED, WEIGHT, Sure, restore
@@ -33,7 +34,9 @@ def parent_and_samples(memorised):
 def test_what_is_lost_is_what_the_parent_is_sure_of_and_the_model_would_say_otherwise(parent_and_samples):
     """A token nine times as likely as any other; of the parent itself nothing is lost."""
     parent, shaken, samples = parent_and_samples
-    sure = Sure.of_parent(parent, samples)
+    adapted = copy.deepcopy(parent)
+    adapter = trained_adapter(adapted)
+    sure = Sure.of_parent(adapted, adapter, samples)
     assert sure.lost(parent, random.Random(0)) == []
     literal = {}
     for ids in samples:
