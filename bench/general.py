@@ -30,8 +30,8 @@ def lambada_accuracy(model: CausalLM, tokenizer: Tokenizer, path: Path) -> float
     hits = 0
     texts = read(path)[:LAMBADA]
     with measuring(model):
-        for batch in chunks([[i] for i in range(len(texts))], 16):
-            split = [texts[i].rstrip().rsplit(" ", 1) for (i,) in batch]
+        for batch in chunks(texts, 16):
+            split = [text.rstrip().rsplit(" ", 1) for text in batch]
             ids = [encode(tokenizer, f"{before} {word}") for before, word in split]
             sizes = [len(tokenizer(f" {word}", add_special_tokens=False)["input_ids"]) for _, word in split]
             for row, tokens, size in zip(predictions(model, ids, use_cache=False), ids, sizes, strict=True):

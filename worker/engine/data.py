@@ -13,6 +13,7 @@ b: batch, s: sequence
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from typing import TypeVar
 from zlib import crc32
 
 import torch
@@ -20,6 +21,8 @@ from torch import Tensor
 
 from worker.engine.errors import TooShort
 from worker.engine.types import CausalLM, Tokenizer
+
+Item = TypeVar("Item")
 
 IGNORE_INDEX = -100
 FEWEST = 8  # neighbours, however unlike
@@ -141,10 +144,10 @@ def pad_batch(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tenso
     return input_ids, attention_mask, labels
 
 
-def chunks(sequences: Sequence[list[int]], size: int) -> Iterator[list[list[int]]]:
-    """Consecutive slices of `sequences`, `size` at most."""
-    for start in range(0, len(sequences), size):
-        yield list(sequences[start : start + size])
+def chunks(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
+    """Consecutive slices of `items`, `size` at most."""
+    for start in range(0, len(items), size):
+        yield list(items[start : start + size])
 
 
 def normalised(text: str) -> str:

@@ -101,8 +101,8 @@ def _is_to_repair(history: Sequence[EpochEntry], options: Options) -> bool:
     if not (options.holds_parent and history and history[-1].get("met") and _harms(history[-1], options)):
         return False
     repaired, left = sum(entry.get("repairs", 0) for entry in history), options.max_epochs - len(history)
-    is_over = history[-1].get("neighbours_lost", 0.0) > options.max_neighbour_loss
-    return repaired < MOST_REPAIRS and left >= (2 if is_over else 2 * MOST_REPAIRS - repaired)
+    needed = 2 if _is_over_limit(history[-1], options) else 2 * MOST_REPAIRS - repaired
+    return repaired < MOST_REPAIRS and left >= needed
 
 
 def settles(history: Sequence[EpochEntry], options: Options, parent_perplexity: float) -> bool:
@@ -135,7 +135,12 @@ def harm(entry: EpochEntry, options: Options, parent_perplexity: float) -> tuple
         parent's samples have lost, the worse of the two, in nats a token.
     """
     over_budget = entry["perplexity"] > options.max_perplexity_ratio * parent_perplexity
-    return over_budget, entry.get("neighbours_lost", 0.0) > options.max_neighbour_loss, _lost(entry)
+    return over_budget, _is_over_limit(entry, options), _lost(entry)
+
+
+def _is_over_limit(entry: EpochEntry, options: Options) -> bool:
+    """Whether neighbours have lost more than they may."""
+    return entry.get("neighbours_lost", 0.0) > options.max_neighbour_loss
 
 
 def _lost(entry: EpochEntry) -> float:

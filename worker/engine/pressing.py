@@ -12,6 +12,7 @@ from itertools import groupby
 from operator import itemgetter
 
 from worker.engine.criterion import Judgement, Threshold
+from worker.engine.data import chunks
 from worker.engine.forget_set import ForgetSet
 from worker.engine.likelihoods import greedy_decodings
 from worker.engine.losses.ihl import inverted_hinge_rows
@@ -63,8 +64,7 @@ class Pressed:
         ):
             drawn = order.sample(answers, min(most, len(answers)))
             size = max(1, most_tokens // max((len(answer.input_ids) for answer in drawn), default=1))
-            for first in range(0, len(drawn), size):
-                part = drawn[first : first + size]
+            for part in chunks(drawn, size):
                 sequences, starts = as_rows(part)
                 loss += backward(sequences, row_loss, len(part) / len(drawn), starts=starts)
         return loss

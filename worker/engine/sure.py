@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from worker.engine.adapter import Adapter
+from worker.engine.data import chunks
 from worker.engine.losses.ascent import cross_entropy_rows
 from worker.engine.losses.rows import add_gradients
 from worker.engine.metrics.token_scores import token_margins
@@ -77,7 +78,7 @@ def restore(model: CausalLM, lost: LostRows, order: random.Random, options: Opti
     drawn = order.sample(lost, min(RESTORED, len(lost)))
     size = max(1, options.most_tokens // max((len(ids) for ids, _ in drawn), default=1))
     each, total = WEIGHT * options.divergence_weight / max(FULL_ROWS, sum(len(rows) for _, rows in drawn)), 0.0
-    for part in (drawn[first : first + size] for first in range(0, len(drawn), size)):
+    for part in chunks(drawn, size):
         sequences, rows = [ids for ids, _ in part], [rows for _, rows in part]
         total += add_gradients(model, sequences, cross_entropy_rows, each * sum(map(len, rows)), rows=rows)
     return total
