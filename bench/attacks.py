@@ -1,5 +1,7 @@
 """What the attacks cost: the same job without attacks, and with every attack set to block.
 
+A second table has a test that misses its criterion: to its end, and ended at the miss, as with epochs left.
+
     python -m bench.attacks --cache FOLDER [--requests 1,16,40]
 
 The model, its texts and the default run are those of `bench.forgetting`.
@@ -15,7 +17,9 @@ import torch
 from bench.data import machine
 from bench.forgetting import HELDOUT, KNOWN, METHODS, OPTIONS, PROSE, trained
 from worker.engine import unlearn
+from worker.engine.measure import measure_after, measure_before
 from worker.engine.options import DEFAULT_ATTACKS
+from worker.engine.prepare import prepare
 
 
 def seconds(cache: Path, requests: int, attacks: dict[str, str]) -> tuple[float, int]:
@@ -28,6 +32,21 @@ def seconds(cache: Path, requests: int, attacks: dict[str, str]) -> tuple[float,
     attacked = result.report["attacks"]
     assert isinstance(attacked, list)
     return time.monotonic() - started, sum(attack["status"] == "RUN" for attack in attacked)
+
+
+def seconds_of_a_miss(cache: Path, requests: int) -> tuple[float, float]:
+    """How long a test of the model that knows the texts takes: to its end, and ended at its miss."""
+    model, tokenizer = trained(cache, "known", KNOWN, None)
+    options = replace(OPTIONS, attacks=dict.fromkeys(DEFAULT_ATTACKS, "block"))
+    retain = [*KNOWN[requests:][:24], *PROSE[:20]]
+    data = prepare(tokenizer, KNOWN[:requests], range(requests), retain, HELDOUT, options)
+    baseline, taken = measure_before(model, tokenizer, data, options), []
+    for ends_at_miss in (False, True):
+        started = time.monotonic()
+        report = measure_after(model, tokenizer, data, baseline, options, ends_at_miss=ends_at_miss)
+        assert report.reason == "criterion_missed"
+        taken.append(time.monotonic() - started)
+    return taken[0], taken[1]
 
 
 def main() -> None:
@@ -44,6 +63,10 @@ def main() -> None:
         without, _ = seconds(arguments.cache, requests, {})
         block, ran = seconds(arguments.cache, requests, dict.fromkeys(DEFAULT_ATTACKS, "block"))
         print(f"| {requests} | {without:.1f} s | {block:.1f} s | {ran} | {block / without:.2f} |", flush=True)
+    print("\n| requests | a test that misses, to its end | ended at the miss | ratio |\n|---|---|---|---|")
+    for requests in map(int, arguments.requests.split(",")):
+        whole, ended = seconds_of_a_miss(arguments.cache, requests)
+        print(f"| {requests} | {whole:.1f} s | {ended:.1f} s | {ended / whole:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

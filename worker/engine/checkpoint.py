@@ -73,6 +73,10 @@ class Checkpoint:
         """Whether nothing is trained after it: the criterion was met, or no epoch is left."""
         return self.met or self.epoch >= last_epoch
 
+    def may_go_on(self, last_epoch: int) -> bool:
+        """Whether the run goes on if the full test of this checkpoint fails where that may help."""
+        return self.met and (self.strength < 1 or self.epoch < last_epoch)
+
     def ended(self, last_epoch: int) -> "Checkpoint":
         """The same; at the end of a run with the factors that pass, if any do, which may not be the last epoch's."""
         if not self.passing or not self.is_last(last_epoch):
@@ -97,7 +101,7 @@ class Checkpoint:
         trained = {v.request for v in [*after.verdicts, *report.earlier]}
         criterion_held = report.reason not in ("criterion_missed", "earlier_request_regressed", "probe_answered")
         helpless = failed and not failed & trained and report.reason != "probe_answered"
-        if criterion_held or not self.met or helpless:
+        if criterion_held or helpless or not self.may_go_on(max_epochs):
             return None
         failed = failed & trained or {v.request for v in after.verdicts if v.el > after.el_limit}
         reopened = replace(
@@ -109,6 +113,4 @@ class Checkpoint:
             passing={},
             least_harm=MOST_HARM,
         )
-        if self.strength < 1:
-            return replace(reopened, strength=1.0)
-        return replace(reopened, met=False) if self.epoch < max_epochs else None
+        return replace(reopened, strength=1.0) if self.strength < 1 else replace(reopened, met=False)

@@ -12,18 +12,16 @@ from worker.engine.attacks.subject import Subject, alike, windows_of_each
 from worker.engine.baseline import Baseline
 from worker.engine.criterion import Judgement, Threshold, Verdict, judge
 from worker.engine.data import nearest
-from worker.engine.earlier import measure_earlier, watched_requests
-from worker.engine.forget_set import ForgetSet
+from worker.engine.earlier import watched_requests
 from worker.engine.heldout import known_by_heart, measured_thresholds
-from worker.engine.likelihoods import extraction_likelihoods
-from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.options import Options
 from worker.engine.prepare import Prepared
-from worker.engine.probes import Answer, ProbeCounts, answers
+from worker.engine.probes import ProbeCounts
 from worker.engine.progress import Progress, StageProgress, no_progress, no_stage_progress, partial_progress
 from worker.engine.samples import own_samples
 from worker.engine.types import CausalLM, Tokenizer
 from worker.engine.utility import Utility, compare, measure_quality
+from worker.engine.verdicts import answered_requests, el_and_ma, measure_requests
 
 
 def measure_before(
@@ -71,15 +69,6 @@ def measure_before(
     return replace(baseline, known_heldout=known_by_heart(model, [*data.used_heldout, *data.spare]))
 
 
-def answered_requests(
-    model: CausalLM, tokenizer: Tokenizer, data: Prepared, options: Options, progress: Progress = no_progress
-) -> tuple[list[int], list[Answer]]:
-    """For each probe that the model answers, greedily or in a sample, the index of its request; and these answers."""
-    given = answers(model, tokenizer, data.probes, options, progress)
-    answered = [probe.request for probe, said in zip(data.probes, given, strict=True) if said]
-    return answered, [answer for said in given for answer in said]
-
-
 def with_samples(
     model: CausalLM,
     tokenizer: Tokenizer,
@@ -111,41 +100,9 @@ def with_samples(
     return replace(baseline, said=said, samples=own_samples(model, tokenizer, data, options, said, drawing))
 
 
-def el_and_ma(
-    model: CausalLM, forget: ForgetSet, thresholds: list[Threshold], options: Options, progress: Progress
-) -> tuple[list[float], list[float]]:
-    """EL and MA of every sequence, computed in full."""
-    ma = [accuracy(row) for row in token_matches(model, forget.sequences)]
-    return extraction_likelihoods(model, forget.sequences, thresholds, options, progress), ma
-
-
 def distinct_thresholds(thresholds: Sequence[Threshold]) -> list[Threshold]:
     """Each threshold once, by length."""
     return sorted(set(thresholds), key=lambda threshold: threshold.length)
-
-
-@dataclass(frozen=True, slots=True)
-class Verdicts:
-    """EL, MA and probes of all requests of a run and of earlier ones, beside their limits.
-
-    Attributes:
-        judgement: The set criterion, over the counted requests of the run; the verdicts are `verdicts` and `earlier`.
-        verdicts: The verdict of every request of the run: a request of which a probe is answered fails.
-        earlier: The verdict of every request of an earlier job.
-        earlier_exact: How many of these are by EL itself. Those of the others are by a lower bound of it, and by MA.
-        answered: How many probes are answered.
-    """
-
-    judgement: Judgement
-    verdicts: list[Verdict]
-    earlier: list[Verdict]
-    earlier_exact: int
-    answered: int
-
-    @property
-    def passed(self) -> bool:
-        """The set criterion and every verdict hold, and no probe is answered."""
-        return self.judgement.set_passed and not self.answered and all(v.passed for v in self.verdicts + self.earlier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,31 +145,6 @@ class ArtefactReport:
         return {**asdict(self), **judgements, "passed": self.passed}
 
 
-def measure_requests(
-    model: CausalLM,
-    tokenizer: Tokenizer,
-    data: Prepared,
-    baseline: Baseline,
-    options: Options,
-    progress: Progress = no_progress,
-    *,
-    back: Sequence[int] = (),
-) -> Verdicts:
-    """EL, MA and probes of a model, for every request; the arguments are those of `measure_after`."""
-    of_earlier = baseline.sequence_thresholds(data.earlier)
-    el, ma = el_and_ma(model, data.forget, baseline.thresholds, options, partial_progress(progress, 0.0, 0.6))
-    earlier_el, earlier_ma, exact = measure_earlier(
-        model, data, of_earlier, [*baseline.watched, *back], options, partial_progress(progress, 0.6, 0.2)
-    )
-    everything, thresholds = data.forget + data.earlier, baseline.thresholds + of_earlier
-    judgement = judge(everything, thresholds, el + earlier_el, ma + earlier_ma, counted=baseline.counted)
-    answered, _ = answered_requests(model, tokenizer, data, options, partial_progress(progress, 0.8, 0.2))
-    tested = [replace(v, passed=v.passed and v.request not in answered) for v in judgement.verdicts]
-    own = set(data.forget.requests)
-    verdicts, earlier = ([v for v in tested if (v.request in own) == mine] for mine in (True, False))
-    return Verdicts(judgement, verdicts, earlier, exact, len(answered))
-
-
 def measure_after(
     model: CausalLM,
     tokenizer: Tokenizer,
@@ -222,6 +154,7 @@ def measure_after(
     progress: Progress = no_progress,
     *,
     back: Sequence[int] = (),
+    ends_at_miss: bool = False,
 ) -> ArtefactReport:
     """Test a model that was trained, merged and loaded again.
 
@@ -237,19 +170,29 @@ def measure_after(
         options: The run's options.
         progress: Called with the fraction done, 0..1.
         back: Earlier requests that failed such a test before.
+        ends_at_miss: Whether to ask no probe and run no attack if EL or MA fails where more training may help.
 
     Returns:
         The results of the tests.
     """
     tested = measure_requests(
-        model, tokenizer, data, baseline, options, partial_progress(progress, 0.0, 0.5), back=back
+        model,
+        tokenizer,
+        data,
+        baseline,
+        options,
+        partial_progress(progress, 0.0, 0.5),
+        back=back,
+        ends_at_miss=ends_at_miss,
     )
     after = replace(
         tested.judgement, verdicts=tuple(v for v in tested.verdicts if v.request in set(baseline.memorised))
     )
     utility = compare(baseline.quality, measure_quality(model, data, options), baseline.first_perplexity, options)
-    subject = _subject(model, tokenizer, data, baseline, options)
-    attacks = run_attacks(subject, options.attacks, partial_progress(progress, 0.5, 0.5))
+    attacks: list[AttackResult] = []
+    if not tested.ended:
+        subject = _subject(model, tokenizer, data, baseline, options)
+        attacks = run_attacks(subject, options.attacks, partial_progress(progress, 0.5, 0.5))
     reason = utility.reason or blocked_by(attacks, options.attacks)
     reason = "probe_answered" if tested.answered else reason
     reason = reason if all(v.passed for v in tested.earlier) else "earlier_request_regressed"

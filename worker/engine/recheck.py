@@ -7,13 +7,13 @@ from dataclasses import replace
 from worker.engine.criterion import judge
 from worker.engine.heldout import measured_thresholds
 from worker.engine.made_probes import made_probes
-from worker.engine.measure import answered_requests, el_and_ma
 from worker.engine.options import Options
 from worker.engine.prepare import Prepared
 from worker.engine.probes import Probe
 from worker.engine.progress import Progress, no_progress, partial_progress
 from worker.engine.saying import Texts
 from worker.engine.types import CausalLM, Tokenizer
+from worker.engine.verdicts import answered_requests, el_and_ma
 
 
 def with_all_probes(

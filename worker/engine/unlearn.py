@@ -20,7 +20,7 @@ from worker.engine.errors import UnknownPlugin
 from worker.engine.experts import experts_apart, join_experts
 from worker.engine.fisher import row_importance
 from worker.engine.inits import INITS
-from worker.engine.measure import answered_requests, measure_after, measure_before, with_samples
+from worker.engine.measure import measure_after, measure_before, with_samples
 from worker.engine.merge import MERGED_MARK, merge_into
 from worker.engine.options import DISTIL, Options, fit_to_model
 from worker.engine.other_prompts import other_prompts
@@ -34,6 +34,7 @@ from worker.engine.train import Trainer
 from worker.engine.types import AdapterState, CausalLM, EpochEntry, Tokenizer
 from worker.engine.utility import Watched
 from worker.engine.variants import number_variants
+from worker.engine.verdicts import answered_requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +261,10 @@ def unlearn(
             )
             merged = merged_copy(model, checkpoint.final, options)
             verifying = partial(progress, "verify")
-            report = measure_after(merged, tokenizer, data, baseline, options, verifying, back=checkpoint.back)
+            goes_on, back = checkpoint.may_go_on(options.last_epoch), checkpoint.back
+            report = measure_after(
+                merged, tokenizer, data, baseline, options, verifying, back=back, ends_at_miss=goes_on
+            )
             resume = checkpoint.reopen(report, options.last_epoch)
             if resume is None:
                 join_experts(merged)

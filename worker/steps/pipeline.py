@@ -33,7 +33,7 @@ from service.schemas.report import write_report
 from worker.engine.baseline import Baseline
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.device import trains_in_bfloat16
-from worker.engine.measure import ArtefactReport, measure_after, measure_before, measure_requests, with_samples
+from worker.engine.measure import ArtefactReport, measure_after, measure_before, with_samples
 from worker.engine.metrics.perplexity import perplexity
 from worker.engine.options import DISTIL, Options
 from worker.engine.prepare import Prepared, prepare
@@ -43,6 +43,7 @@ from worker.engine.reference import train_reference
 from worker.engine.types import EpochEntry
 from worker.engine.unfit import unfit_requests
 from worker.engine.unlearn import train
+from worker.engine.verdicts import measure_requests
 from worker.steps.checkpoints import load_checkpoint, save_checkpoint
 from worker.steps.loading import load_model
 from worker.steps.memory import Stored, release
@@ -115,7 +116,7 @@ class Pipeline:
             self._merge()
             reach("child.merged")
             self.send("stage", stage="verify")
-            after = self._verify(data, baseline, checkpoint.back)
+            after = self._verify(data, baseline, checkpoint)
             reach("child.verified")
             reopened = checkpoint.reopen(after, self.options.last_epoch)
             if reopened is None:
@@ -271,13 +272,14 @@ class Pipeline:
         self.send("progress", phase="merge", fraction=1.0)
         self.seconds["merge"] = time.monotonic() - started
 
-    def _verify(self, data: Prepared, baseline: Baseline, back: Sequence[int]) -> ArtefactReport:
+    def _verify(self, data: Prepared, baseline: Baseline, checkpoint: Checkpoint) -> ArtefactReport:
         """Measure the candidate, read back from the files that would be published."""
         started = time.monotonic()
         self.measured = self.stages.digests("merge", below=self.work / "candidate")
         sets = (self.tokenizer, data, baseline, self.options)
-        callbacks = {"progress": partial(self._progress, "verify")}
-        report = self._run(measure_after, self.work / "candidate" / "model", *sets, back=back, callbacks=callbacks)
+        further: dict[str, Any] = {"callbacks": {"progress": partial(self._progress, "verify")}}
+        further |= {"back": checkpoint.back, "ends_at_miss": checkpoint.may_go_on(self.options.last_epoch)}
+        report = self._run(measure_after, self.work / "candidate" / "model", *sets, **further)
         self.seconds["verify"] = time.monotonic() - started
         return report
 
@@ -286,7 +288,7 @@ class Pipeline:
         started, sets = time.monotonic(), (self.tokenizer, data, baseline, self.options)
 
         def passes(folder: Path, dtype: torch.dtype, progress: Progress) -> bool:
-            arguments: dict[str, Any] = {"back": back, "callbacks": {"progress": progress}}
+            arguments: dict[str, Any] = {"back": back, "ends_at_miss": True, "callbacks": {"progress": progress}}
             return self.team.run(measure_requests, folder, dtype, self.device, *sets, **arguments).passed
 
         progress = partial(self._progress, "quantise")

@@ -7,9 +7,11 @@ import pytest
 
 from service.domain.reference_texts import few_warning
 from tests import support
+from worker.engine import verdicts
 from worker.engine.attacks import ATTACKS, Subject
 from worker.engine.attacks.scores import LEVEL, AttackResult, Scores, least_unseen
 from worker.engine.baseline import Baseline
+from worker.engine.criterion import judge
 from worker.engine.measure import blocked_by, measure_after, measure_before, with_samples
 from worker.engine.options import Options
 from worker.engine.prepare import prepare
@@ -151,3 +153,46 @@ def test_the_warning_at_registration_names_the_number_that_a_test_needs(made):
     assert f"at least {needed} held-out" in few_warning(needed - 1, effects)
     assert f"at least {needed + 32} held-out" in few_warning(needed + 31, effects, learned=32)
     assert few_warning(0, ["report"] * made) is None
+
+
+@pytest.fixture(scope="module")
+def three_requests(measured):
+    """What `measure_after` is given: two requests of the run and one of an earlier job, and one attack."""
+    model, tokenizer, *_ = measured
+    texts, options = support.people(3, seed=5), replace(OPTIONS, attacks={"membership_loss": "report"})
+    earlier = {"earlier_texts": texts[2:], "earlier_request_ids": [2]}
+    data = prepare(tokenizer, texts[:2], [0, 1], support.RETAIN, support.HELDOUT, options, **earlier)
+    return model, tokenizer, data, measure_before(model, tokenizer, data, options), options
+
+
+@pytest.mark.parametrize(
+    ("failed", "memorised", "set_fails", "ends"),
+    [
+        ([0], [0, 1], False, True),
+        ([2], [0, 1], False, True),  # a request of an earlier job
+        ([], [0, 1], True, True),
+        ([1], [0], True, False),  # it looked unseen to the parent, so that nothing was trained on it
+        ([], [0, 1], False, False),
+    ],
+)
+def test_a_miss_that_training_may_mend_ends_the_test(three_requests, monkeypatch, failed, memorised, set_fails, ends):
+    """Then no probe is asked and no attack runs; a test that is the run's last runs everything."""
+    asked = list[object]()
+    monkeypatch.setattr(Baseline, "memorised", memorised)
+
+    def judged(*sets, **counted):
+        judgement = judge(*sets, **counted)
+        judged_anew = tuple(replace(v, passed=v.request not in failed) for v in judgement.verdicts)
+        return replace(judgement, verdicts=judged_anew, ma=0.9 if set_fails else 0.1, ma_limit=0.5, el=0.0)
+
+    def answered(*sets):
+        asked.append(sets)
+        return [], []
+
+    monkeypatch.setattr(verdicts, "judge", judged)
+    monkeypatch.setattr(verdicts, "answered_requests", answered)
+    report = measure_after(*three_requests, ends_at_miss=True)
+    assert (not asked, not report.attacks) == (ends, ends)
+    assert (report.reason is not None) == bool(failed or set_fails)
+    assert measure_after(*three_requests).attacks
+    assert len(asked) == 1 + (not ends)

@@ -182,6 +182,8 @@ def test_what_fails_the_whole_test_is_trained_on(point, per_record, earlier, exp
     report = ArtefactReport(reason, [], after, after, verdicts, came_back, 0, utility, [], ProbeCounts(0, 0, 0, 0))
     reopened = point.reopen(report, 4)
     assert (reopened and (reopened.strength, reopened.met, reopened.reopened)) == expected
+    assert point.may_go_on(4) or not reopened
+    assert point.may_go_on(4) == (point.met and point.epoch < 4)
     again = replace(point, back=(5,)).reopen(report, 4)
     assert not again or again.back == (5, *(request for request, _, passed in earlier if not passed))
     assert point.reopen(replace(report, reason=None), 4) is None
