@@ -260,11 +260,9 @@ def unlearn(
                 model, tokenizer, data, baseline, options, reference=reference, resume=resume, progress=progress
             )
             merged = merged_copy(model, checkpoint.final, options)
-            verifying = partial(progress, "verify")
-            goes_on, back = checkpoint.may_go_on(options.last_epoch), checkpoint.back
-            report = measure_after(
-                merged, tokenizer, data, baseline, options, verifying, back=back, ends_at_miss=goes_on
-            )
+            goes_on, verifying = checkpoint.may_go_on(options.last_epoch), partial(progress, "verify")
+            further: dict[str, Any] = {"back": checkpoint.back, "ends_at_miss": goes_on}
+            report = measure_after(merged, tokenizer, data, baseline, options, verifying, **further)
             resume = checkpoint.reopen(report, options.last_epoch)
             if resume is None:
                 join_experts(merged)
