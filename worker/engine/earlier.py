@@ -10,6 +10,7 @@ import random
 from collections.abc import Mapping, Sequence
 
 from worker.engine.criterion import Threshold
+from worker.engine.data import chunks
 from worker.engine.forget_set import ForgetSet
 from worker.engine.likelihoods import extraction_likelihoods
 from worker.engine.metrics.extraction import lower_bound
@@ -95,8 +96,8 @@ def _bounds_and_ma(
 ) -> tuple[list[float], list[float]]:
     """A lower bound of EL, and MA, of each sequence: forward passes alone."""
     matches: list[list[bool]] = []
-    for first in range(0, len(forget.sequences), AT_ONCE):
-        matches += token_matches(model, forget.sequences[first : first + AT_ONCE])
+    for part in chunks(forget.sequences, AT_ONCE):
+        matches += token_matches(model, part)
         progress(len(matches) / len(forget.sequences))
     bounds = [lower_bound(row, threshold.n) for row, threshold in zip(matches, thresholds, strict=True)]
     return bounds, [accuracy(row) for row in matches]

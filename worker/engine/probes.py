@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from jinja2 import TemplateError
 
-from worker.engine.data import encode, most_tokens
+from worker.engine.data import chunks, encode, most_tokens
 from worker.engine.generate import continuations
 from worker.engine.metrics.token_scores import token_scores
 from worker.engine.options import Options
@@ -184,8 +184,7 @@ def _asked(
     """Index, prompt and continuation of each row, so many copies of each; the prompts are of one length."""
     copied, length = [row for row in rows for _ in range(copies)], len(rows[0][1]) + new
     size, dtype = max(1, min(ROWS_AT_ONCE, ROWS_AT_ONCE * options.sequence_length // length)), options.train_dtype
-    for start in range(0, len(copied), size):
-        part = copied[start : start + size]
+    for part in chunks(copied, size):
         said = continuations(model, [prompt for _, prompt in part], new, temperature=float(sample), dtype=dtype)
         yield from ((i, prompt, tokens) for (i, prompt), tokens in zip(part, said, strict=True))
 

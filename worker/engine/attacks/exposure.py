@@ -12,7 +12,7 @@ from transformers.cache_utils import DynamicCache
 
 from worker.engine.attacks.scores import LEVEL, Scores, least_unseen
 from worker.engine.attacks.subject import Subject
-from worker.engine.data import IGNORE_INDEX, encode, most_tokens, pad_batch
+from worker.engine.data import IGNORE_INDEX, chunks, encode, most_tokens, pad_batch
 from worker.engine.device import measuring, model_device
 from worker.engine.head import Head, hidden_states
 from worker.engine.identifiers import DATE_OF_BIRTH, HOME_ADDRESS, NUMBER_KIND, Identifier, all_identifiers
@@ -206,8 +206,7 @@ def _log_likelihoods(model: CausalLM, tokenizer: Tokenizer, before: str, values:
     with measuring(model):
         if not caches_tokens(model):
             return [float(one.log_p[start - 1 :].sum()) for one in token_scores(model, whole)]
-        ends = [ids[start:] for ids in whole]
-        parts = (ends[first : first + AT_ONCE] for first in range(0, len(ends), AT_ONCE))  # each copies what is cached
+        parts = chunks([ids[start:] for ids in whole], AT_ONCE)  # each copies what is cached
         return [value for part in parts for value in _after_cached(model, whole[0][:start], part)]
 
 
