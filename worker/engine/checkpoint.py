@@ -83,15 +83,15 @@ class Checkpoint:
             return self
         return replace(self, adapter=self.passing, strength=self.passing_strength, met=True)
 
-    def reopen(self, report: ArtefactReport, max_epochs: int) -> "Checkpoint | None":
+    def reopen(self, report: ArtefactReport, last_epoch: int) -> "Checkpoint | None":
         """The checkpoint to continue from if the full test failed although training's sample had passed.
 
         First the whole change is applied instead of a share of it. If that fails too, training continues and looks at
-        the requests that failed.
+        the requests that failed. A test that ended at a miss has asked no probes; training asks them when it continues.
 
         Args:
             report: The result of `measure_after` on the merged model.
-            max_epochs: The run's `max_epochs`.
+            last_epoch: The run's last epoch.
 
         Returns:
             A checkpoint, or None if no further training would help.
@@ -101,7 +101,7 @@ class Checkpoint:
         trained = {v.request for v in [*after.verdicts, *report.earlier]}
         criterion_held = report.reason not in ("criterion_missed", "earlier_request_regressed", "probe_answered")
         helpless = failed and not failed & trained and report.reason != "probe_answered"
-        if criterion_held or helpless or not self.may_go_on(max_epochs):
+        if criterion_held or helpless or not self.may_go_on(last_epoch):
             return None
         failed = failed & trained or {v.request for v in after.verdicts if v.el > after.el_limit}
         reopened = replace(

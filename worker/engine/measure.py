@@ -119,8 +119,8 @@ class ArtefactReport:
         earlier: The verdict of every request of an earlier job.
         earlier_exact: How many of these are by EL itself. Those of the others are by a lower bound of it, and by MA.
         utility: What the run did to the rest of the model.
-        attacks: What every attack found.
-        probes: How many prompts brought out a secret.
+        attacks: What every attack found; none if the test ended at a miss.
+        probes: How many prompts brought out a secret; none were asked if the test ended at a miss.
     """
 
     reason: str | None
@@ -170,7 +170,8 @@ def measure_after(
         options: The run's options.
         progress: Called with the fraction done, 0..1.
         back: Earlier requests that failed such a test before.
-        ends_at_miss: Whether to ask no probe and run no attack if EL or MA fails where more training may help.
+        ends_at_miss: Whether to ask no probe and run no attack if EL or MA fails where more training may help. No
+            record is made of such a test: the run goes on.
 
     Returns:
         The results of the tests.
@@ -209,7 +210,9 @@ def measure_after(
         tested.earlier_exact,
         utility,
         attacks,
-        ProbeCounts(len(data.probes), options.probe_samples, len(baseline.answered), tested.answered),
+        ProbeCounts(
+            0 if tested.ended else len(data.probes), options.probe_samples, len(baseline.answered), tested.answered
+        ),
     )
 
 

@@ -254,15 +254,14 @@ def unlearn(
             unseen = baseline.without_known(data)
             reference = train_reference(model, base, unseen, options, lambda fraction: progress("reference", fraction))
         baseline = with_samples(model, tokenizer, data, baseline, options, progress)
-        resume: Checkpoint | None = None
+        resume, verifying = None, partial(progress, "verify")
         while True:
             checkpoint = train(
                 model, tokenizer, data, baseline, options, reference=reference, resume=resume, progress=progress
             )
             merged = merged_copy(model, checkpoint.final, options)
-            goes_on, verifying = checkpoint.may_go_on(options.last_epoch), partial(progress, "verify")
-            further: dict[str, Any] = {"back": checkpoint.back, "ends_at_miss": goes_on}
-            report = measure_after(merged, tokenizer, data, baseline, options, verifying, **further)
+            goes_on, sets = checkpoint.may_go_on(options.last_epoch), (tokenizer, data, baseline, options)
+            report = measure_after(merged, *sets, verifying, back=checkpoint.back, ends_at_miss=goes_on)
             resume = checkpoint.reopen(report, options.last_epoch)
             if resume is None:
                 join_experts(merged)

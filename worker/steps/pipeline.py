@@ -277,9 +277,9 @@ class Pipeline:
         started = time.monotonic()
         self.measured = self.stages.digests("merge", below=self.work / "candidate")
         sets = (self.tokenizer, data, baseline, self.options)
-        further: dict[str, Any] = {"callbacks": {"progress": partial(self._progress, "verify")}}
-        further |= {"back": checkpoint.back, "ends_at_miss": checkpoint.may_go_on(self.options.last_epoch)}
-        report = self._run(measure_after, self.work / "candidate" / "model", *sets, **further)
+        further = {"back": checkpoint.back, "ends_at_miss": checkpoint.may_go_on(self.options.last_epoch)}
+        callbacks = {"progress": partial(self._progress, "verify")}
+        report = self._run(measure_after, self.work / "candidate" / "model", *sets, **further, callbacks=callbacks)
         self.seconds["verify"] = time.monotonic() - started
         return report
 

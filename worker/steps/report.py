@@ -81,6 +81,7 @@ def baseline_summary(data: Prepared, baseline: Baseline) -> BaselineSummary:
 
 def child_report(data: Prepared, baseline: Baseline | None, after: ArtefactReport | None, run: Run) -> ChildReport:
     """The report of a run. `baseline` is None if it measured nothing, `after` is None if it trained nothing."""
+    assert after is None or after.attacks, "a test that ended at a miss has no report"
     before = after.before if after else baseline.before if baseline else None
     findings = Findings(
         outcome=_outcome(baseline, after),

@@ -11,6 +11,7 @@ from worker.engine import verdicts
 from worker.engine.attacks import ATTACKS, Subject
 from worker.engine.attacks.scores import LEVEL, AttackResult, Scores, least_unseen
 from worker.engine.baseline import Baseline
+from worker.engine.checkpoint import Checkpoint
 from worker.engine.criterion import judge
 from worker.engine.measure import blocked_by, measure_after, measure_before, with_samples
 from worker.engine.options import Options
@@ -169,6 +170,7 @@ def three_requests(measured):
     ("failed", "memorised", "set_fails", "ends"),
     [
         ([0], [0, 1], False, True),
+        ([0, 1], [0], False, True),
         ([2], [0, 1], False, True),  # a request of an earlier job
         ([], [0, 1], True, True),
         ([1], [0], True, False),  # it looked unseen to the parent, so that nothing was trained on it
@@ -194,5 +196,6 @@ def test_a_miss_that_training_may_mend_ends_the_test(three_requests, monkeypatch
     report = measure_after(*three_requests, ends_at_miss=True)
     assert (not asked, not report.attacks) == (ends, ends)
     assert (report.reason is not None) == bool(failed or set_fails)
+    assert (Checkpoint(2, met=True).reopen(report, 4) is not None) == ends
     assert measure_after(*three_requests).attacks
     assert len(asked) == 1 + (not ends)
