@@ -23,13 +23,17 @@ from worker.engine.options import DEFAULT_ATTACKS
 from worker.engine.prepare import prepare
 
 
+def texts(requests: int) -> tuple[list[str], list[str], list[str]]:
+    """The texts to forget, to retain, and held out."""
+    return KNOWN[:requests], [*KNOWN[requests:][:24], *PROSE[:20]], HELDOUT
+
+
 def seconds(cache: Path, requests: int, attacks: dict[str, str]) -> tuple[float, int]:
     """How long a job takes, and how many attacks it ran."""
     model, tokenizer = trained(cache, "known", KNOWN, None)
     started = time.monotonic()
-    retain = [*KNOWN[requests:][:24], *PROSE[:20]]
     options = replace(OPTIONS, **METHODS["ihl"], attacks=attacks)  # type: ignore[arg-type]  # values of many types
-    result = unlearn(model, tokenizer, KNOWN[:requests], retain, HELDOUT, options)
+    result = unlearn(model, tokenizer, *texts(requests), options)
     attacked = result.report["attacks"]
     assert isinstance(attacked, list)
     return time.monotonic() - started, sum(attack["status"] == "RUN" for attack in attacked)
@@ -40,10 +44,10 @@ def seconds_of_a_miss(cache: Path, requests: int) -> tuple[float, float]:
     parent, tokenizer = trained(cache, "known", KNOWN, None)
     chosen = {**METHODS["ihl"], "attacks": dict.fromkeys(DEFAULT_ATTACKS, "block"), "max_epochs": 2}
     options = replace(OPTIONS, **chosen)  # type: ignore[arg-type]  # values of many types
-    retain = [*KNOWN[requests:][:24], *PROSE[:20]]
-    data = prepare(tokenizer, KNOWN[:requests], range(requests), retain, HELDOUT, options)
+    forget, retain, heldout = texts(requests)
+    data = prepare(tokenizer, forget, range(requests), retain, heldout, options)
     baseline, taken = measure_before(parent, tokenizer, data, options), dict[bool, float]()
-    model = unlearn(parent, tokenizer, KNOWN[:requests], retain, HELDOUT, options).model
+    model = unlearn(parent, tokenizer, forget, retain, heldout, options).model
     for ends_at_miss in (True, False):
         started = time.monotonic()
         report = measure_after(model, tokenizer, data, baseline, options, ends_at_miss=ends_at_miss)

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field, replace
 
+from worker.engine.criterion import beyond_training
 from worker.engine.forget_set import ForgetSet
 from worker.engine.measure import ArtefactReport
 from worker.engine.merge import shrunk
@@ -97,13 +98,14 @@ class Checkpoint:
             A checkpoint, or None if no further training would help.
         """
         after = report.after
-        failed = {v.request for v in [*report.per_record, *report.earlier] if not v.passed}
+        tested = [*report.per_record, *report.earlier]
         trained = {v.request for v in [*after.verdicts, *report.earlier]}
         criterion_held = report.reason not in ("criterion_missed", "earlier_request_regressed", "probe_answered")
-        helpless = failed and not failed & trained and report.reason != "probe_answered"
+        helpless = beyond_training(tested, trained) and report.reason != "probe_answered"
         if criterion_held or helpless or not self.may_go_on(last_epoch):
             return None
-        failed = failed & trained or {v.request for v in after.verdicts if v.el > after.el_limit}
+        failed = {v.request for v in tested if not v.passed} & trained
+        failed = failed or {v.request for v in after.verdicts if v.el > after.el_limit}
         reopened = replace(
             self,
             reopened=tuple(sorted(failed)),

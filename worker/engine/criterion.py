@@ -14,7 +14,7 @@ the highest held-out value.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 
 from worker.engine.errors import TooFewTexts
@@ -202,6 +202,12 @@ def judge(
         ma_limit=sum(thresholds[i].ma_mean for i in indices) / count,
         verdicts=_verdicts(forget, thresholds, el, ma),
     )
+
+
+def beyond_training(verdicts: Iterable[Verdict], trained: Set[int]) -> bool:
+    """Whether requests fail, and none of them was trained on: more training would not help."""
+    failed = {v.request for v in verdicts if not v.passed}
+    return bool(failed) and not failed & trained
 
 
 def _verdicts(

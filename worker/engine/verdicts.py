@@ -1,10 +1,10 @@
 """EL, MA and probes of all requests of a run and of earlier ones, beside their limits."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from worker.engine.baseline import Baseline
-from worker.engine.criterion import Judgement, Threshold, Verdict, judge
+from worker.engine.criterion import Judgement, Threshold, Verdict, beyond_training, judge
 from worker.engine.earlier import measure_earlier
 from worker.engine.forget_set import ForgetSet
 from worker.engine.likelihoods import extraction_likelihoods
@@ -78,16 +78,11 @@ def measure_requests(
     )
     everything, thresholds = data.forget + data.earlier, baseline.thresholds + of_earlier
     judgement = judge(everything, thresholds, el + earlier_el, ma + earlier_ma, counted=baseline.counted)
-    ended = ends_at_miss and _misses(judgement, {*baseline.memorised, *data.earlier.requests})
+    trained = {*baseline.memorised, *data.earlier.requests}
+    ended = ends_at_miss and not judgement.passed and not beyond_training(judgement.verdicts, trained)
     asking = partial_progress(progress, 0.8, 0.2)
     answered = [] if ended else answered_requests(model, tokenizer, data, options, asking)[0]
     tested = [replace(v, passed=v.passed and v.request not in answered) for v in judgement.verdicts]
     own = set(data.forget.requests)
     verdicts, earlier = ([v for v in tested if (v.request in own) == mine] for mine in (True, False))
     return Verdicts(judgement, verdicts, earlier, exact, len(answered), ended)
-
-
-def _misses(judgement: Judgement, trained: Set[int]) -> bool:
-    """Whether EL or MA fails where more training may help: of a trained request, or of the set alone."""
-    failed = {v.request for v in judgement.verdicts if not v.passed}
-    return bool(failed & trained) if failed else not judgement.set_passed
