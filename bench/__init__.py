@@ -1,1 +1,1 @@
-"""Measurements that print tables: `python -m bench.NAME`; the latest tables stand in RESULTS.md."""
+"""Measurements that print tables: `python -m bench.NAME`; tables stand in RESULTS.md, what was tried in TRIED.md."""

@@ -3,7 +3,7 @@
     python -m bench.forgetting --cache FOLDER [--sets 0,1,2] [--methods ihl,distil,...] [--rates 2e-4,1e-3] \
         [--seeds 0,1,2,3,4]
     python -m bench.forgetting --cache FOLDER --model FOLDER --data FOLDER [--asking 8] [--options JSON]
-    python -m bench.forgetting --report forgetting.jsonl
+    python -m bench.forgetting --report forgetting.jsonl [--plot forgetting.png]
 
 A demo-sized GPT-Neo learns 64 invented people by heart. Of these, 16 (`--asking`) ask: three sets, drawn by seed. The
 control is the same model, trained without them. The retain file has 24 of the other people and 20 paragraphs of prose,
@@ -42,6 +42,7 @@ from transformers import AutoTokenizer, PretrainedConfig
 
 from bench.attacked import attacked
 from bench.data import machine, read, some
+from bench.forgetting_plot import plot
 from bench.memorise import began_from, fine_tuned, loaded, taught
 from worker.demo.model import LENGTH, build, model_config
 from worker.demo.people import people, prose
@@ -83,6 +84,7 @@ METHODS: dict[str, Mapping[str, object]] = {
     **{loss: {"loss": loss, "init": "lora"} for loss in ("gd", "kl", "npo", "simnpo", "altpo", "undial", "wga", "rmu")},
     "distil": {"loss": "distil", "retain_batch_size": 16},
 }
+ALL_METHODS = ("known", "control", *METHODS)
 COLUMNS = {
     "ma": "MA", "top_five": "true token in the top five", "sampled": "leak@1000", "extraction_strength": "ES",
     "exposure": "exposure", "answered": "probes answered",
@@ -204,29 +206,31 @@ def run(setting: Setting, number: int, method: str, rate: float | None, seed: in
     }
 
 
-def report(path: Path) -> str:
-    """The table: a row for each method, the mean over sets and seeds of its best runs; then what the controls span.
-
-    Of one rate, the last run counts. Below stand the machines and commits of the runs.
-    """
+def best_rows(path: Path) -> list[dict[str, Any]]:
+    """The best run of each method on each set with each seed, in the order of the methods; of one rate the last one."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     lines = [row for row in lines if row["setting"] == lines[-1]["setting"]]
     runs = list({(row["method"], row["set"], row.get("seed", 0), row["rate"]): row for row in lines}.values())
     runs.sort(
         key=lambda row: (row["criterion"] is False, row["ma"] if row["criterion"] is False else row["perplexity"])
     )
-    of_sets: dict[tuple[str, int, int], dict[str, float]] = {}
+    of_sets: dict[tuple[str, int, int], dict[str, Any]] = {}
     for row in runs:
         of_sets.setdefault((row["method"], row["set"], row.get("seed", 0)), row)
+    return sorted(of_sets.values(), key=lambda row: [*ALL_METHODS].index(row["method"]))
+
+
+def report(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table: a row for each method, the mean over its rows; then what the controls span, and the machines."""
     table = [f"| method | {' | '.join(COLUMNS.values())} |", f"|{'---|' * (len(COLUMNS) + 1)}"]
-    for method in (name for name in ("known", "control", *METHODS) if any(name == of[0] for of in of_sets)):
-        of_method = [row for (name, *_), row in of_sets.items() if name == method]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        of_method = [row for row in rows if row["method"] == method]
         table.append(f"| {method} ({len(of_method)}) | {_cells(of_method, mean)} |")
-    for number in sorted({number for name, number, _ in of_sets if name == "control"}):
-        controls = [row for (name, of, _), row in of_sets.items() if (name, of) == ("control", number)]
+    for number in sorted({row["set"] for row in rows}):
+        controls = [row for row in rows if (row["method"], row["set"]) == ("control", number)]
         if len(controls) > 1:
             table += [f"| controls, set {number}: {how.__name__} | {_cells(controls, how)} |" for how in (min, max)]
-    return "\n".join([*table, "", *sorted({f"Runs on {row.get('machine', 'a machine unknown')}." for row in runs})])
+    return "\n".join([*table, "", *sorted({f"Runs on {row.get('machine', 'a machine unknown')}." for row in rows})])
 
 
 def _cells(rows: Sequence[Mapping[str, float]], how: Callable[[list[float]], float]) -> str:
@@ -241,9 +245,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, default=Path("bench-output/forgetting"))
     parser.add_argument("--sets", type=some(range(len(SEEDS))), default="0,1,2")
-    parser.add_argument(
-        "--methods", type=some(("known", "control", *METHODS)), default=",".join(("known", "control", *METHODS))
-    )
+    parser.add_argument("--methods", type=some(ALL_METHODS), default=",".join(ALL_METHODS))
     parser.add_argument("--rates", type=lambda given: [*map(float, given.split(","))], default=[None])
     parser.add_argument("--seeds", type=lambda given: [*map(int, given.split(","))], default=[0])
     parser.add_argument("--out", type=Path, default=Path("bench-output/forgetting.jsonl"))
@@ -252,6 +254,7 @@ def main() -> None:
     parser.add_argument("--asking", type=int, choices=range(1, 64 - MENTIONED), default=16, metavar="1..39")
     parser.add_argument("--options", type=json.loads, default={}, help="more options, JSON")
     parser.add_argument("--report", type=Path)
+    parser.add_argument("--plot", type=Path, help="with --report: draw what each method leaves")
     arguments = parser.parse_args()
     if arguments.report is None:
         print(machine())  # and the commit of now
@@ -269,7 +272,10 @@ def main() -> None:
                 with arguments.out.open("a") as lines:
                     lines.write(json.dumps(row) + "\n")
                 print(json.dumps(row), flush=True)
-    print(f"Machine: {machine()}, torch {torch.__version__}.\n\n{report(arguments.report or arguments.out)}")
+    rows = best_rows(arguments.report or arguments.out)
+    print(f"Machine: {machine()}, torch {torch.__version__}.\n\n{report(rows)}")
+    if arguments.plot:
+        plot(rows, arguments.plot)
 
 
 if __name__ == "__main__":
