@@ -18,6 +18,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from statistics import harmonic_mean
@@ -40,6 +41,7 @@ from bench.tofu_figures import (
 )
 from worker.engine import Options, unlearn
 from worker.engine.data import encode
+from worker.engine.metrics.memorization import mean_accuracy
 from worker.engine.types import CausalLM, Tokenizer
 
 SETTING = ("model", "data", "forget", "retain", "questions", "epochs", "policy")  # runs that differ are not compared
@@ -115,7 +117,8 @@ def learned(place: Path, folder: str, tokenizer: Tokenizer, questions: Sequence[
         model = loaded(folder)
         torch.manual_seed(0)
         texts = [encode(tokenizer, conversation(tokenizer, q.question, q.answer))[:LENGTH] for q in questions]
-        memorise(model, texts, target=1.0, rate=1e-4, epochs=epochs)
+        shown = partial(mean_accuracy, model, texts[:OF_AN_AUTHOR])  # of all it takes as long as the training
+        memorise(model, texts, target=1.0, rate=1e-4, epochs=epochs, measure=shown)
         model.save_pretrained(place.with_suffix(".new"))
         place.with_suffix(".new").rename(place)
     return loaded(place)
