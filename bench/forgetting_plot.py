@@ -35,5 +35,5 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         else:
             axes.set_xlim(-0.03, 1.03)
     figure.axes[0].invert_yaxis()
-    figure.supxlabel("a dot is a run; green: what the controls span, which never saw the people", fontsize=9)
+    figure.supxlabel("green: from the lowest to the highest control, which never saw the people", fontsize=9)
     figure.savefig(path, dpi=110)
