@@ -3,7 +3,7 @@
 A second table has the test of a model that misses its criterion after two epochs: to its end, and ended at the miss, as
 where the run goes on.
 
-    python -m bench.attacks --cache FOLDER [--requests 1,16,40]
+    python -m bench.attacks --cache FOLDER [--requests 16,40]
 
 The model, its texts and the default run are those of `bench.forgetting`.
 """
@@ -61,7 +61,7 @@ def main() -> None:
     """Time both sides and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, default=Path("bench-output/forgetting"))
-    parser.add_argument("--requests", default="1,16,40")
+    parser.add_argument("--requests", default="16,40")
     arguments = parser.parse_args()
     print(f"Machine: {machine()}, torch {torch.__version__}.\n")
     print(

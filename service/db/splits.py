@@ -31,6 +31,7 @@ INSEPARABLE = frozenset(
         "child_message",
         "heldout_known",
         "heldout_overlap",
+        "heldout_too_few",
         "model_too_large",
         "no_reference",
         "not_causal",

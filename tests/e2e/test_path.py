@@ -102,7 +102,6 @@ def test_what_was_never_memorised_needs_no_training(stack, folder):
         pytest.param(
             {"max_perplexity_ratio": 0.01, "adaptive": False}, "utility_budget_exceeded", marks=pytest.mark.slow
         ),
-        pytest.param({"attacks": dict.fromkeys(DEFAULT_ATTACKS, "block")}, "attack_not_run", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_that_fails_its_tests_publishes_nothing(stack, folder, policy, reason):
@@ -115,11 +114,18 @@ def test_a_run_that_fails_its_tests_publishes_nothing(stack, folder, policy, rea
 
 
 @pytest.mark.slow
-def test_a_model_that_cannot_be_run_fails_with_its_reason(stack, folder, tmp_path):
-    """A policy that names no module: permanent, so no second attempt."""
-    register(stack, folder, "modules", target_modules=["nope"])
-    outcome = ended(stack, stack.client.submit("modules", [support.KNOWN[0]]))
-    assert (outcome["status"], outcome["reason"], outcome["verdict"]) == ("failed", "unknown_plugin", "NOT_TESTED")
+@pytest.mark.parametrize(
+    ("policy", "reason"),
+    [
+        ({"target_modules": ["nope"]}, "unknown_plugin"),
+        ({"attacks": dict.fromkeys(DEFAULT_ATTACKS, "block")}, "heldout_too_few"),
+    ],
+)
+def test_a_job_that_cannot_be_run_fails_with_its_reason(stack, folder, policy, reason):
+    """A policy that names no module, or asks for more held-out text than there is: permanent, so no second attempt."""
+    register(stack, folder, reason.replace("_", "-"), **policy)
+    outcome = ended(stack, stack.client.submit(reason.replace("_", "-"), [support.KNOWN[0]]))
+    assert (outcome["status"], outcome["reason"], outcome["verdict"]) == ("failed", reason, "NOT_TESTED")
     assert stack.client.job(outcome["job_id"])["attempts"] == 1
 
 

@@ -194,6 +194,8 @@ class Distiller:
             **judgement.means(),
             "met": met,
             "strength": 1.0,
+            "learning_rate": max(map(self._rate, range(first, last))),
+            "rank": self.adapter.rank,
             **self.watched.measure(self.model),
             "seconds": time.monotonic() - started,
         }

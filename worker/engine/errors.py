@@ -4,6 +4,7 @@ EngineError            code, message; never contains text of a record
 |-- Unplanned          the memory of a job on this model cannot be counted
 |-- InputError         the inputs cannot be used (permanent: a retry gives the same result)
 |   |-- TooFewTexts    held-out or retain text is missing
+|   |-- HeldoutTooFew  an attack that blocks has no test at its level beside so little held-out text
 |   |-- HeldoutKnown   the model knows held-out text
 |   |-- TooShort       a record has no token that the model predicts
 |   |-- UnknownPlugin  no loss, init or target module has that name
@@ -46,6 +47,12 @@ class TooFewTexts(InputError):
     """Too little text to set a threshold or to train on."""
 
     code = "too_few_texts"
+
+
+class HeldoutTooFew(InputError):
+    """There are too few held-out texts for the attacks that block: their tests would say nothing at their level."""
+
+    code = "heldout_too_few"
 
 
 class HeldoutKnown(InputError):

@@ -33,7 +33,7 @@ from worker.engine.types import CausalLM, Tokenizer
 
 KNOWN_MA = 0.9  # nobody guesses so much of a text
 LEAST_OVER, DEVIATIONS = 0.25, 4.0  # over the median MA; the deviations are robust ones (1.4826 x the median deviation)
-FEWEST_TOKENS = 16  # predicted ones; fewer are guessed by chance
+FEWEST_TOKENS = 16  # of a text; fewer are guessed by chance, unless most texts that short are
 MOST_KNOWN = 0.1  # share of the held-out texts
 DIGITS, LAST_DIGITS = 7, 3  # of a number; of these the last ones are guessed
 DATE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}")
@@ -58,7 +58,9 @@ def known_by_heart(model: CausalLM, heldout: Sequence[list[int]]) -> list[list[i
     middle = median(ma)
     spread = 1.4826 * median(abs(value - middle) for value in ma)
     limit = min(KNOWN_MA, middle + max(LEAST_OVER, DEVIATIONS * spread))
-    known = [ids for ids, value in zip(heldout, ma, strict=True) if value > limit and len(ids) > FEWEST_TOKENS]
+    of_short = [value for ids, value in zip(heldout, ma, strict=True) if len(ids) <= FEWEST_TOKENS]
+    by_chance = 0 if len(of_short) >= MIN_HELDOUT and median(of_short) > KNOWN_MA else FEWEST_TOKENS
+    known = [ids for ids, value in zip(heldout, ma, strict=True) if value > limit and len(ids) > by_chance]
     if len(known) > MOST_KNOWN * len(ma):
         raise HeldoutKnown(f"heldout: the model knows {len(known)} of {len(ma)} texts by heart; they must be unseen")
     return known

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
-from worker.engine.attacks import AttackResult, run_attacks, unseen_needed
+from worker.engine.attacks import OF_EVERY_TEXT, AttackResult, run_attacks, unseen_needed
 from worker.engine.attacks.subject import Subject, alike, windows_of_each
 from worker.engine.baseline import Baseline
 from worker.engine.criterion import Judgement, Threshold, Verdict, judge
 from worker.engine.data import nearest
 from worker.engine.earlier import watched_requests
+from worker.engine.errors import HeldoutTooFew
 from worker.engine.heldout import known_by_heart, measured_thresholds
 from worker.engine.options import Options
 from worker.engine.prepare import Prepared
@@ -48,6 +49,7 @@ def measure_before(
 
     Raises:
         TooFewTexts: The held-out text cannot set a threshold.
+        HeldoutTooFew: An attack that blocks would have no test at its level beside so few held-out texts.
         HeldoutKnown: The parent knows more than a tenth of the held-out texts by heart, or too few others are left, or
             it knows numbers in them.
         NotCausal: It reads the text that follows.
@@ -64,9 +66,14 @@ def measure_before(
     progress(1.0)
     first = quality.heldout_perplexity if first_perplexity is None else first_perplexity
     baseline = Baseline(thresholds, by_length, watched, before, quality, first, known, answered, said)
-    if not (data.spare and baseline.counted):
-        return baseline
-    return replace(baseline, known_heldout=known_by_heart(model, [*data.used_heldout, *data.spare]))
+    if data.spare and baseline.counted:
+        baseline = replace(baseline, known_heldout=known_by_heart(model, [*data.used_heldout, *data.spare]))
+    _, forget, unseen = _compared(data, baseline, options)
+    needed = unseen_needed(len(forget), options.attacks, OF_EVERY_TEXT)
+    if len(unseen) < needed:
+        beside = f"{len(forget)} requests; {len(unseen)} are as long as theirs"
+        raise HeldoutTooFew(f"heldout: attacks that block need {needed} texts beside those of {beside}")
+    return baseline
 
 
 def with_samples(
@@ -225,14 +232,24 @@ def blocked_by(attacks: Sequence[AttackResult], policy: Mapping[str, str]) -> st
     return "attack_not_run" if could_not else None
 
 
-def _subject(model: CausalLM, tokenizer: Tokenizer, data: Prepared, baseline: Baseline, options: Options) -> Subject:
-    """What attacks work on: a window of each counted request, beside held-out sequences of its length."""
+def _compared(
+    data: Prepared, baseline: Baseline, options: Options
+) -> tuple[list[list[list[int]]], list[list[int]], list[list[int]]]:
+    """The windows of each counted request, one window of each, and held-out sequences of their lengths."""
     requests = windows_of_each(data.forget.only(baseline.counted), options.seed)
     drawn, heldout = [windows[0] for windows in requests], baseline.without_known(data)
-    needed, every = unseen_needed(len(drawn), options.attacks) if drawn else 0, [*heldout.control, *heldout.spare]
+    needed = unseen_needed(len(drawn), options.attacks)
     forget, unseen = alike(heldout.control, drawn, needed, options.seed)
     if needed > len(unseen):
-        forget, unseen = alike(every, drawn, needed, options.seed)
+        forget, unseen = alike([*heldout.control, *heldout.spare], drawn, needed, options.seed)
+    return requests, forget, unseen
+
+
+def _subject(model: CausalLM, tokenizer: Tokenizer, data: Prepared, baseline: Baseline, options: Options) -> Subject:
+    """What attacks work on."""
+    requests, forget, unseen = _compared(data, baseline, options)
+    heldout = baseline.without_known(data)
+    every = [*heldout.control, *heldout.spare]
     near: list[list[int]] = []
     if options.attacks.get("relearned", "off") != "off":  # no other attack reads them, and many are compared
         near = nearest(data.all_retain, [*forget, *unseen], options.utility_sequences)  # alike to both sides

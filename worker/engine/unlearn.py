@@ -222,6 +222,7 @@ def unlearn(
 
     Raises:
         TooFewTexts: Too little retain or held-out text.
+        HeldoutTooFew: Too little held-out text for the attacks that block.
         TooShort: A forget text has no token that the model predicts.
         UnknownPlugin: The options name an unknown loss, initialisation or module.
         NoReference: `loss: distil` has no base and the model is too large to be learned from nothing, or the reference

@@ -1,5 +1,6 @@
 """Attacks: what they find of a text that is known by heart, and what they say of texts that nobody knows."""
 
+import copy
 import json
 import math
 import random
@@ -18,6 +19,7 @@ from service.domain.attacks import ATTACK_NAMES, MAY_NOT_APPLY
 from tests import support
 from worker.engine.attacks import ATTACKS, TWO_SIDED, run_attacks, scores
 from worker.engine.attacks.exposure import MOST_ATTACKS
+from worker.engine.attacks.prompts import PROMPTS, _changed, _fixed_parts
 from worker.engine.attacks.quantised import ROUNDINGS, rounded
 from worker.engine.attacks.relearned import relearned
 from worker.engine.attacks.scores import LEVEL, Scores, judged, least_p_value, rank_test
@@ -27,6 +29,7 @@ from worker.engine.device import measuring
 from worker.engine.forget_set import ForgetSet
 from worker.engine.metrics.token_scores import token_scores
 from worker.engine.options import DEFAULT_ATTACKS
+from worker.engine.progress import no_progress
 
 PERMUTATIONS = 500
 
@@ -41,7 +44,9 @@ def test_an_attack_tells_known_texts_from_unseen_ones(of, name):
     unknown, *_ = (r for r in run_attacks(of(support.people(6, seed=32)), {name: "report"}) if r.name == name)
     assert (unknown.status, unknown.passed) == ("RUN", True), unknown
     assert abs(unknown.auc - 0.5) < 0.3
-    assert ATTACKS[name](of(support.KNOWN[:2])).two_sided == (name in TWO_SIDED)  # what it needs is known beforehand
+    assert ATTACKS[name](of(support.KNOWN[:2]), no_progress).two_sided == (
+        name in TWO_SIDED
+    )  # what it needs is known beforehand
 
 
 def test_an_attack_leaves_the_model_as_it_was(of, memorised):
@@ -96,9 +101,63 @@ def members(value, name):
         yield from members(item, name)
 
 
+@pytest.mark.parametrize("name", ["sampled", "exposure", "prompts", "quantised", "relearned"])
+def test_an_attack_says_how_far_it_is(of, name):
+    """One that is silent for long would look stuck, and its job be given up."""
+    fractions: list[float] = []
+    run_attacks(of(support.KNOWN[:3]), {name: "report"}, lambda fraction: fractions.append(round(fraction, 9)))
+    assert fractions == sorted(fractions)
+    place = [*ATTACKS].index(name) / len(ATTACKS)
+    assert len([fraction for fraction in fractions if place < fraction < place + 1 / len(ATTACKS)]) >= 2
+
+
+def test_an_attack_that_can_show_nothing_is_not_made(of, monkeypatch):
+    """One text beside thirty: no score, however high, would be seen at this level."""
+    monkeypatch.setitem(ATTACKS, "relearned", lambda *_: {}["nothing"])
+    for unseen in (support.UNSEEN[:30], []):
+        (result,) = (r for r in run_attacks(of(support.KNOWN[:1], unseen), {"relearned": "block"}) if r.why != "off")
+        assert (result.status, result.why) == ("NOT_RUN", "too_few_unseen_texts")
+
+
+def test_leakage_is_that_of_a_thousand_samples(of):
+    """For each span of ten tokens the chance that one of them says it; the mean over the spans."""
+    subject = of(support.people(4, seed=32))
+    for value, score in zip(ATTACKS["sampled"](subject, no_progress).forget, subject.scores()[0], strict=True):
+        p = score.log_p.exp().tolist()
+        spans = [math.prod(p[at : at + 10]) for at in range(len(p) - 9)]
+        assert value == pytest.approx(sum(1 - (1 - span) ** 1000 for span in spans) / len(spans), abs=1e-9)
+        assert value > 0
+
+
+def test_other_prompts_are_what_they_are_named_after(of, memorised):
+    """The parts of a chat template stay. A text's share is that of the most successful one."""
+    text = "<|im_start|>user\nPlease Write Something about Ada Lovelace and her many papers<|im_end|>"
+    tokenizer = copy.deepcopy(memorised[1])
+    tokenizer.add_tokens(["<|im_start|>", "<|im_end|>"], special_tokens=True)
+    changed = {name: _changed(text, name, _fixed_parts(tokenizer)) for name in PROMPTS}
+    assert changed["lower case"] == text[:17] + text[17:].lower()
+    words, typed = text[17:-10].split(" "), changed["typing error"][17:-10].split(" ")
+    assert [*map(sorted, words)] == [*map(sorted, typed)]
+    assert [one != other for one, other in zip(words, typed, strict=True)] == [i in (0, 8) for i in range(len(words))]
+    assert changed["last words"] == " ".join(text.split(" ")[-8:])
+    assert changed["after another text"].endswith(f". {text}")
+
+    def share(prompt: str, rest: str) -> float:
+        target = memorised[1](rest, add_special_tokens=False)["input_ids"]
+        (ids,) = token_scores(memorised[0], [encode(memorised[1], prompt) + target])
+        return float((ids.rank[-len(target) :] == 0).double().mean())
+
+    subject = of(support.KNOWN[:2])
+    for value, known in zip(ATTACKS["prompts"](subject, no_progress).forget, subject.texts()[0], strict=True):
+        words = known.split(" ")
+        first, rest = " ".join(words[: len(words) // 2]), " " + " ".join(words[len(words) // 2 :])
+        each = [share(PROMPTS[name](first), rest) for name in PROMPTS]
+        assert value == max(each) > min(each)
+
+
 def test_an_attack_that_a_library_refuses_costs_no_job(of, monkeypatch):
     """It is listed as one that could not be run."""
-    monkeypatch.setitem(ATTACKS, "prompts", lambda _: {}["nothing"])
+    monkeypatch.setitem(ATTACKS, "prompts", lambda *_: {}["nothing"])
     (result,) = (r for r in run_attacks(of(support.KNOWN[:2]), {"prompts": "block"}) if r.name == "prompts")
     assert (result.status, result.why, result.passed) == ("NOT_RUN", "could_not_be_run", None)
 
@@ -125,7 +184,9 @@ def test_one_of_two_fine_tunings_that_ruins_the_model_does_not_count(of, monkeyp
     """The other one decides: it would hide that the texts come back."""
     subject = of(support.KNOWN[:2])
     ruined, back = ([0.0] * 2, [0.0] * 40), ([0.9] * 2, [0.4] * 40)
-    monkeypatch.setitem(relearned.__globals__, "_after", lambda _, on: back if on is subject.retain else ruined)
+    monkeypatch.setitem(
+        relearned.__globals__, "_after", lambda _, on, progress: back if on is subject.retain else ruined
+    )
     assert relearned(replace(subject, neighbours=subject.unseen)) == Scores(*back)
 
 
@@ -174,11 +235,18 @@ def test_a_model_that_never_saw_the_texts_fails_as_seldom_as_is_stated(monkeypat
     """200 simulated controls with three attacks each: no more than two standard errors over the level."""
     monkeypatch.setattr(scores, "PERMUTATIONS", PERMUTATIONS)
     draw, failed = random.Random(0), 0
+    control = Subject(None, None, [[0]] * 16, [[0]] * 60, [])
+
+    def simulated(subject: Subject, two_sided: bool) -> Scores:
+        values = [draw.gauss(0, 1) for _ in [*subject.forget, *subject.unseen]]
+        return Scores(values[:16], values[16:], two_sided)
+
+    names = ("sampled", "membership_loss", "membership_min_k")
+    for name in names:
+        monkeypatch.setitem(ATTACKS, name, lambda subject, _, of=name: simulated(subject, of in TWO_SIDED))
     for _ in range(200):
-        results = []
-        for two_sided in (False, True, True):
-            values = [draw.gauss(0, 1) for _ in range(16 + 60)]
-            results.append(judged("x", Scores(values[:16], values[16:], two_sided), LEVEL / 3))
+        results = [r for r in run_attacks(control, dict.fromkeys(names, "report")) if r.why != "off"]
+        assert [result.level for result in results] == [LEVEL / 3] * 3
         failed += any(result.passed is False for result in results)
     assert failed / 200 <= LEVEL + 2 * (LEVEL * (1 - LEVEL) / 200) ** 0.5
     assert failed > 0  # the test can fail

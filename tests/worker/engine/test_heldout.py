@@ -13,8 +13,9 @@ from worker.engine import heldout as heldout_module
 from worker.engine.baseline import Baseline
 from worker.engine.data import encode
 from worker.engine.errors import HeldoutKnown
-from worker.engine.heldout import check_numbers, known_by_heart
+from worker.engine.heldout import FEWEST_TOKENS, KNOWN_MA, check_numbers, known_by_heart
 from worker.engine.measure import measure_before
+from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.prepare import prepare
 from worker.engine.recheck import came_back
 
@@ -74,6 +75,24 @@ def test_twenty_texts_of_which_one_is_known_are_too_few(memorised):
         measured(model, tokenizer, [support.KNOWN[4], *support.HELDOUT[:19]])
     with pytest.raises(HeldoutKnown, match="knows 4 of 30"):
         measured(model, tokenizer, [*support.KNOWN[4:8], *support.HELDOUT[:26]])
+
+
+def test_short_texts_that_are_known_by_heart_are_refused_together(memorised):
+    """One alone may be guessed. Where most texts that short are known, their limits would pass anything."""
+    model, tokenizer = memorised
+
+    def short(texts: list[str]) -> list[list[int]]:
+        whole = (encode(tokenizer, text) for text in texts)
+        return [ids[at : at + FEWEST_TOKENS] for ids in whole for at in range(len(ids) - FEWEST_TOKENS)]
+
+    lines = short(support.KNOWN)
+    known = [ids for ids, row in zip(lines, token_matches(model, lines), strict=True) if accuracy(row) > KNOWN_MA][:24]
+    long = [encode(tokenizer, text)[:64] for text in support.UNSEEN]
+    for others in ([], long[:4]):
+        with pytest.raises(HeldoutKnown, match=f"knows 24 of {24 + len(others)}"):
+            known_by_heart(model, [*known, *others])
+    assert not known_by_heart(model, [*known[:19], *long])  # fewer than set a limit
+    assert not known_by_heart(model, [*known, *short(support.UNSEEN)])
 
 
 def test_unseen_text_is_never_known(memorised):

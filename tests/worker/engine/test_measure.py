@@ -8,15 +8,17 @@ import pytest
 from service.domain.reference_texts import few_warning
 from tests import support
 from worker.engine import verdicts
-from worker.engine.attacks import ATTACKS, Subject
+from worker.engine.attacks import ATTACKS, Subject, unseen_needed
 from worker.engine.attacks.scores import LEVEL, AttackResult, Scores, least_unseen
 from worker.engine.baseline import Baseline
 from worker.engine.checkpoint import Checkpoint
 from worker.engine.criterion import judge
+from worker.engine.errors import HeldoutTooFew
 from worker.engine.measure import blocked_by, measure_after, measure_before, with_samples
 from worker.engine.options import Options
 from worker.engine.prepare import prepare
 from worker.engine.probes import Answer
+from worker.engine.progress import Progress
 
 OPTIONS = Options(sequence_length=32, heldout_sequences=20, utility_sequences=4, max_perplexity_ratio=1.25)
 
@@ -129,12 +131,15 @@ def test_an_attack_that_blocks_compares_with_more_of_the_file_if_it_needs_more(m
     baseline = replace(baseline, before=replace(baseline.before, verdicts=verdicts), known_heldout=known)
     seen: list[Subject] = []
 
-    def look(subject: Subject) -> Scores:
+    def look(subject: Subject, progress: Progress) -> Scores:
         seen.append(subject)
         return Scores([], [])
 
     monkeypatch.setitem(ATTACKS, "membership_loss", look)
     measure_after(model, tokenizer, data, baseline, options)
+    if (effect, requests) == ("report", 1):
+        assert (seen, data.spare) == ([], [])  # with so few texts it is not made
+        return
     (subject,) = seen
     compared = {tuple(ids) for ids in subject.unseen}
     uses = {name: {tuple(ids) for ids in sequences} - {*map(tuple, known)} for name, sequences in data.heldout.items()}
@@ -143,6 +148,41 @@ def test_an_attack_that_blocks_compares_with_more_of_the_file_if_it_needs_more(m
     assert uses["for_reference"]
     assert bool(data.spare) == (effect == "block")
     assert len(compared) >= 159 or not more  # what it needs at half of 0.05, one of two attacks
+
+
+@pytest.mark.parametrize(
+    ("attacks", "requests", "needed"),
+    [
+        ({"membership_loss": "block"}, 1, 79),
+        ({"membership_loss": "block", "sampled": "report"}, 1, 159),
+        ({"membership_loss": "report", "sampled": "block"}, 1, 79),
+        ({"membership_loss": "block"}, 2, None),
+        ({"membership_loss": "report"}, 1, None),
+        ({"exposure": "block"}, 1, None),  # it may not apply
+    ],
+)
+def test_too_little_held_out_text_for_an_attack_that_blocks_is_refused_before_training(
+    memorised, attacks, requests, needed
+):
+    """The error says how many texts it needs; sixty are there."""
+    options = replace(OPTIONS, attacks=attacks)
+    data = prepare(memorised[1], support.KNOWN[:requests], range(requests), support.RETAIN, support.HELDOUT, options)
+    if needed is None:
+        assert measure_before(*memorised, data, options).counted
+        return
+    with pytest.raises(
+        HeldoutTooFew, match=f"need {needed} texts beside those of {requests} requests; [1-6]"
+    ) as refused:
+        measure_before(*memorised, data, options)
+    assert support.KNOWN[0].split()[0] not in str(refused.value)
+
+
+def test_nothing_to_attack_needs_no_held_out_text(measured):
+    """No request is memorised, so that an attack that blocks has nothing to compare."""
+    model, tokenizer, data, baseline = measured
+    assert not baseline.counted
+    assert unseen_needed(0, {"membership_loss": "block"}) == 0
+    measure_before(model, tokenizer, data, replace(OPTIONS, attacks={"membership_loss": "block"}))
 
 
 @pytest.mark.parametrize("made", range(1, 1 + len(ATTACKS)))

@@ -33,7 +33,10 @@ def settled(harms: list[float | None], monkeypatch, resume: Checkpoint | None = 
     trained, pressed, points = [resume.epoch if resume else 0], [], []
     weight = torch.nn.Parameter(torch.zeros(1))
     adapter = SimpleNamespace(
-        parameters=lambda: [weight], load=lambda state: None, state=lambda: {"factors": torch.tensor(trained[0])}
+        parameters=lambda: [weight],
+        load=lambda state: None,
+        state=lambda: {"factors": torch.tensor(trained[0])},
+        rank=4,
     )
     reference = SimpleNamespace(calibration=lambda model: None, correct=lambda model: None, state=lambda count: {})
 
@@ -59,9 +62,22 @@ def settled(harms: list[float | None], monkeypatch, resume: Checkpoint | None = 
     fractions: list[float] = []
     run = Distiller(model, adapter, *sets, lambda p: points.append(copy.deepcopy(p)), fractions.append)
     end = run.run(resume)
+    assert {(round(entry["learning_rate"], 9), entry["rank"]) for entry in end.history[1:]} == {(0.4 / 8 / 10, 4)}
     assert fractions == sorted(fractions)
     assert fractions[-1] == (1.0 if end.epoch == OPTIONS.last_epoch else pytest.approx((15 + 5 * end.epoch) / 80))
     return end, points, pressed
+
+
+@pytest.mark.parametrize(("given", "highest"), [(None, 0.4 / 8), (1e-3, 1e-3)])
+def test_the_learning_rate_rises_and_falls_to_nothing(given, highest):
+    """A tenth of the steps rise, the others fall; afterwards it is a tenth of the highest. Wider models take less."""
+    model = SimpleNamespace(config=SimpleNamespace(hidden_size=8))
+    options = dataclasses.replace(OPTIONS, distil_steps=99, distil_learning_rate=given)
+    distiller = Distiller(model, *[None] * 12, options)
+    rates = [distiller._rate(step) / highest for step in range(101)]
+    assert rates[:10] == pytest.approx([0.1 * step for step in range(1, 11)])
+    assert rates[9:99] == pytest.approx([step / 90 for step in range(90, 0, -1)])
+    assert rates[99:] == pytest.approx([0.1, 0.1])
 
 
 @pytest.mark.parametrize(

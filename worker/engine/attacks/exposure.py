@@ -19,6 +19,7 @@ from worker.engine.identifiers import DATE_OF_BIRTH, HOME_ADDRESS, NUMBER_KIND, 
 from worker.engine.metrics.caching import cache_argument, caches_tokens
 from worker.engine.metrics.token_scores import scores_of_rows, token_scores
 from worker.engine.other_digits import MIN_ALIKE, OtherDigits, identifiers_with_digits
+from worker.engine.progress import Progress, no_progress, partial_progress, with_progress
 from worker.engine.saying import folded
 from worker.engine.types import CausalLM, Tokenizer
 
@@ -40,21 +41,21 @@ Secrets: TypeAlias = Sequence[Sequence[Secret]]  # of each text
 Others: TypeAlias = Callable[[Identifier], list[str]]  # what could stand in its place; [] if nobody knows
 
 
-def exposure(subject: Subject) -> Scores:
+def exposure(subject: Subject, progress: Progress = no_progress) -> Scores:
     """For each request with a number, the share of random numbers of its format that are less likely there.
 
     It is the first one whose format unseen texts show: of any other nobody knows what others there may be. If that
     leaves out most of the requests with a number, nothing is said of them.
     """
-    return _exposure(subject, NUMBER_KIND)
+    return _exposure(subject, NUMBER_KIND, progress)
 
 
-def exposure_dates(subject: Subject) -> Scores:
+def exposure_dates(subject: Subject, progress: Progress = no_progress) -> Scores:
     """The same for dates of birth, among random dates of their form."""
-    return _exposure(subject, DATE_OF_BIRTH)
+    return _exposure(subject, DATE_OF_BIRTH, progress)
 
 
-def exposure_addresses(subject: Subject) -> Scores:
+def exposure_addresses(subject: Subject, progress: Progress = no_progress) -> Scores:
     """For each request with a home address, the share of those in unseen texts that are less likely there.
 
     Streets have no random ones. An address that stands in a text of the other side too, or in retain text that is
@@ -67,7 +68,7 @@ def exposure_addresses(subject: Subject) -> Scores:
     forget, unseen = map(_homes, sides, public)
     others = _other_addresses([secret.identifier.value for secret in unseen])
     known = {folded(one[0].identifier.value) for one in persons if one} - public[0]  # of a household, once
-    return _compared(subject, [[secret] for secret in forget], [[secret] for secret in unseen], others, len(known))
+    return _compared(subject, [[one] for one in forget], [[one] for one in unseen], others, len(known), progress)
 
 
 def secrets_in(text: str, kind: str) -> Iterator[Secret]:
@@ -92,7 +93,7 @@ def number_ranks(subject: Subject, texts: Sequence[str], unseen: Sequence[str], 
         Ranks in 1..candidates + 1.
     """
     drawn = _other_digits(unseen, candidates)
-    shares = _shares(subject, _with_others((secrets_in(text, NUMBER_KIND) for text in texts), drawn))
+    shares = _shares(subject, [*_with_others((secrets_in(text, NUMBER_KIND) for text in texts), drawn)])
     return [1 + round((1 - share) * candidates) for share in shares]
 
 
@@ -114,22 +115,27 @@ def share_of_less_likely(model: CausalLM, tokenizer: Tokenizer, secret: Secret, 
     return sum((other < values[0]) + 0.5 * (other == values[0]) for other in values[1:]) / len(others)
 
 
-def _exposure(subject: Subject, kind: str) -> Scores:
+def _exposure(subject: Subject, kind: str, progress: Progress) -> Scores:
     """The shares for a number, or a date, in each text."""
     sides = subject.all_texts()
     forget, unseen = ([[*chain(*(secrets_in(text, kind) for text in texts))] for texts in side] for side in sides)
-    return _compared(subject, forget, unseen, _other_digits([*chain(*sides[1])]), sum(map(bool, forget)))
+    return _compared(subject, forget, unseen, _other_digits([*chain(*sides[1])]), sum(map(bool, forget)), progress)
 
 
-def _compared(subject: Subject, forget: Secrets, unseen: Secrets, others: Others, known: int) -> Scores:
+def _compared(
+    subject: Subject, forget: Secrets, unseen: Secrets, others: Others, known: int, progress: Progress
+) -> Scores:
     """The shares of one secret of each text of either side; `known` have one, whether it can be ranked or not."""
     ranked = [*_with_others(forget, others)]
     if 2 * len(ranked) < known or not ranked:
         return Scores([0.5] * known, [])  # if there are any, there is nothing to compare most of them with
     ranked = random.Random(0).sample(ranked, MOST_TEXTS) if len(ranked) > MOST_TEXTS else ranked  # no secret
     needed = least_unseen(len(ranked), LEVEL / MOST_ATTACKS, two_sided=True)
-    strange = islice(_with_others(unseen, others), max(MOST_TEXTS, needed))
-    return Scores(_shares(subject, ranked), _shares(subject, strange), two_sided=True)
+    strange = [*islice(_with_others(unseen, others), max(MOST_TEXTS, needed))]
+    share = len(ranked) / len([*ranked, *strange])
+    known_shares = _shares(subject, ranked, partial_progress(progress, 0.0, share))
+    strange_shares = _shares(subject, strange, partial_progress(progress, share, 1 - share))
+    return Scores(known_shares, strange_shares, two_sided=True)
 
 
 def _with_others(texts: Iterable[Iterable[Secret]], others: Others) -> Iterator[tuple[Secret, list[str]]]:
@@ -188,9 +194,11 @@ def _other_addresses(shown: Sequence[str]) -> Others:
     return others
 
 
-def _shares(subject: Subject, pairs: Iterable[tuple[Secret, list[str]]]) -> list[float]:
+def _shares(
+    subject: Subject, pairs: Sequence[tuple[Secret, list[str]]], progress: Progress = no_progress
+) -> list[float]:
     """The share of less likely values for each secret."""
-    shares = (share_of_less_likely(subject.model, subject.tokenizer, *pair) for pair in pairs)
+    shares = (share_of_less_likely(subject.model, subject.tokenizer, *pair) for pair in with_progress(pairs, progress))
     return [share for share in shares if share is not None]
 
 

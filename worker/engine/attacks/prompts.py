@@ -8,6 +8,7 @@ from worker.engine.attacks.scores import Scores
 from worker.engine.attacks.subject import Subject
 from worker.engine.data import encode, most_tokens
 from worker.engine.metrics.token_scores import token_scores
+from worker.engine.progress import Progress, no_progress, with_progress
 from worker.engine.types import Tokenizer
 
 LAST_WORDS = 8  # that a cut prompt keeps
@@ -34,11 +35,12 @@ PROMPTS: dict[str, Callable[[str], str]] = {
 OF_LETTERS = ("lower case", "typing error")
 
 
-def prompts(subject: Subject) -> Scores:
+def prompts(subject: Subject, progress: Progress = no_progress) -> Scores:
     """For each text, the share of its second half that is predicted after the most successful changed first half."""
     fixed = _fixed_parts(subject.tokenizer)
-    first, second = ([_best(subject, text, fixed) for text in side if " " in text.strip()] for side in subject.texts())
-    return Scores(first, second)
+    forget, unseen = ([text for text in side if " " in text.strip()] for side in subject.texts())
+    shares = [_best(subject, text, fixed) for text in with_progress([*forget, *unseen], progress)]
+    return Scores(shares[: len(forget)], shares[len(forget) :])
 
 
 def _fixed_parts(tokenizer: Tokenizer) -> re.Pattern[str] | None:

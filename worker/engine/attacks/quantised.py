@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 from worker.engine.adapter import weight_matrix
 from worker.engine.attacks.scores import Scores
 from worker.engine.attacks.subject import Subject
+from worker.engine.progress import Progress, no_progress, partial_progress
 from worker.engine.types import CausalLM
 
 GROUP = 32  # weights that share a scale in GGUF's blocks and in int4
@@ -92,11 +93,11 @@ def rounded(model: CausalLM, name: str) -> Iterator[None]:
             hook.remove()
 
 
-def quantised(subject: Subject) -> Scores:
+def quantised(subject: Subject, progress: Progress = no_progress) -> Scores:
     """For each text, MA (Tirumala et al., 2022) of the rounding that brings most of it back."""
-    by_rounding = []
-    for name in ROUNDINGS:
+    by_rounding, share = [], 1 / len(ROUNDINGS)
+    for done, name in enumerate(ROUNDINGS):
         with rounded(subject.model, name):
-            by_rounding.append(subject.accuracies())
+            by_rounding.append(subject.accuracies(partial_progress(progress, done * share, share)))
     forget, unseen = ([max(values) for values in zip(*side, strict=True)] for side in zip(*by_rounding, strict=True))
     return Scores(forget, unseen)

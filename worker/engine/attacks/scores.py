@@ -93,8 +93,7 @@ def judged(name: str, scores: Scores, level: float) -> AttackResult:
         return not_run(name, NOT_APPLICABLE)
     if not all(map(math.isfinite, [*scores.forget, *scores.unseen])):
         return not_run(name, COULD_NOT)
-    least = least_p_value(len(scores.forget), len(scores.unseen), two_sided=scores.two_sided)
-    if len(scores.unseen) < FEWEST_UNSEEN or least > level / CLEARLY:
+    if too_few(len(scores.forget), len(scores.unseen), level, two_sided=scores.two_sided):
         return not_run(name, TOO_FEW)
     p_value = rank_test(scores.forget, scores.unseen, two_sided=scores.two_sided)
     return AttackResult(
@@ -116,10 +115,15 @@ def least_p_value(forget: int, unseen: int, *, two_sided: bool) -> float:
     return (2 if two_sided else 1) / math.comb(forget + unseen, forget)
 
 
+def too_few(forget: int, unseen: int, level: float, *, two_sided: bool) -> bool:
+    """Whether even the most unlike scores of so many texts would pass at this level."""
+    least = least_p_value(forget, unseen, two_sided=two_sided)
+    return unseen < FEWEST_UNSEEN or least > level / CLEARLY
+
+
 def least_unseen(forget: int, level: float, *, two_sided: bool) -> int:
     """How many never-seen texts the test needs at this level, beside so many texts to forget."""
-    enough = (n for n in count(FEWEST_UNSEEN) if least_p_value(forget, n, two_sided=two_sided) <= level / CLEARLY)
-    return next(enough)
+    return next(n for n in count(FEWEST_UNSEEN) if not too_few(forget, n, level, two_sided=two_sided))
 
 
 def auc(forget: Sequence[float], unseen: Sequence[float]) -> float:

@@ -2,17 +2,20 @@
 
 import random
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import partial
+from typing import TypeVar
 
 from worker.engine.attacks.scores import FEWEST_UNSEEN
-from worker.engine.data import decoded
+from worker.engine.data import chunks, decoded
 from worker.engine.forget_set import ForgetSet
 from worker.engine.metrics.memorization import accuracy, token_matches
-from worker.engine.metrics.token_scores import TokenScores, token_scores
+from worker.engine.metrics.token_scores import BATCH, TokenScores, token_scores
+from worker.engine.progress import Progress, no_progress
 from worker.engine.types import CausalLM, Tokenizer
 
+T = TypeVar("T")
 MOST_REQUESTS = 256  # that are attacked
 CUT_BELOW = 0.75  # of the length of an unseen text
 
@@ -42,15 +45,28 @@ class Subject:
     requests: list[list[list[int]]] = field(default_factory=list)
     heldout: list[list[int]] = field(default_factory=list)
     length: int = 0
+    _scores: list[TokenScores] = field(default_factory=list, init=False, repr=False, compare=False)
 
-    @cached_property
-    def scores(self) -> tuple[list[TokenScores], list[TokenScores]]:
-        """The token scores of the sequences to forget and of the unseen ones; several attacks read them."""
-        return token_scores(self.model, self.forget), token_scores(self.model, self.unseen)
+    def scores(self, progress: Progress = no_progress) -> tuple[list[TokenScores], list[TokenScores]]:
+        """The token scores of the sequences to forget and of the unseen ones, measured once for several attacks."""
+        if not self._scores:
+            self._scores.extend(self._of_each(partial(token_scores, self.model), progress))
+        return self._sides(self._scores)
 
-    def accuracies(self) -> tuple[list[float], list[float]]:
+    def accuracies(self, progress: Progress = no_progress) -> tuple[list[float], list[float]]:
         """MA of the sequences to forget and of the unseen ones, as the model is now."""
-        values = [accuracy(row) for row in token_matches(self.model, [*self.forget, *self.unseen])]
+        matches = self._of_each(partial(token_matches, self.model), progress)
+        return self._sides([accuracy(row) for row in matches])
+
+    def _of_each(self, measure: Callable[[list[list[int]]], list[T]], progress: Progress) -> list[T]:
+        """What is measured of each sequence of both sides, a batch at a time."""
+        sequences, measured = [*self.forget, *self.unseen], list[T]()
+        for batch in chunks(sequences, BATCH):
+            measured += measure(batch)
+            progress(len(measured) / len(sequences))
+        return measured
+
+    def _sides(self, values: list[T]) -> tuple[list[T], list[T]]:
         return values[: len(self.forget)], values[len(self.forget) :]
 
     def texts(self) -> tuple[list[str], list[str]]:
