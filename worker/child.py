@@ -61,7 +61,7 @@ def main() -> int:
             send("report", report=write_report(report))
         team.end()
     except EngineError as error:
-        sys.stderr.write(f"compute child: {error.code}: {error}\n")  # it quotes no record
+        sys.stderr.write(f"compute child: {error.code}: {str(error)[:300]!r}\n")  # it quotes no record
         send("error", code=error.code, permanent=error.permanent)
     except Exception as error:
         # The frames without the message: a library may quote its input, which is a person's text.

@@ -105,8 +105,8 @@ REASONS = {
     "candidate_changed": "The merged files are not the files that were measured.",
     "heldout_known": "The model knows its held-out texts, or numbers in them, so they set no limit.",
     "heldout_overlap": "The model's held-out texts are also retain texts.",
-    "heldout_too_few": "There are too few held-out texts for the attacks that block by the policy; two requests need "
-    "far fewer.",
+    "heldout_too_few": "Too few held-out texts are as long as the texts to forget for the attacks that block. Beside "
+    "two requests far fewer are needed.",
 }
 MODELS = ("read", "submit")  # one of these scopes is needed to see models
 REQUESTS = (*MODELS, "approve")

@@ -31,7 +31,6 @@ INSEPARABLE = frozenset(
         "child_message",
         "heldout_known",
         "heldout_overlap",
-        "heldout_too_few",
         "model_too_large",
         "no_reference",
         "not_causal",

@@ -52,7 +52,7 @@ def few_warning(heldout: int, effects: Collection[str], learned: int = 0) -> str
         return None
     return (
         f"For a job of a single request attacks that block need at least {needed} held-out texts; there are {heldout}."
-        " Such a job ends with heldout_too_few. Two requests need far fewer."
+        " Such a job may end with heldout_too_few. Two requests need far fewer."
     )
 
 

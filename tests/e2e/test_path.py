@@ -102,6 +102,7 @@ def test_what_was_never_memorised_needs_no_training(stack, folder):
         pytest.param(
             {"max_perplexity_ratio": 0.01, "adaptive": False}, "utility_budget_exceeded", marks=pytest.mark.slow
         ),
+        pytest.param({"attacks": {"exposure": "block"}}, "attack_not_run", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_that_fails_its_tests_publishes_nothing(stack, folder, policy, reason):
@@ -126,6 +127,7 @@ def test_a_job_that_cannot_be_run_fails_with_its_reason(stack, folder, policy, r
     register(stack, folder, reason.replace("_", "-"), **policy)
     outcome = ended(stack, stack.client.submit(reason.replace("_", "-"), [support.KNOWN[0]]))
     assert (outcome["status"], outcome["reason"], outcome["verdict"]) == ("failed", reason, "NOT_TESTED")
+    assert f"compute child: {reason}: " in stack.logs()
     assert stack.client.job(outcome["job_id"])["attempts"] == 1
 
 

@@ -18,22 +18,24 @@ from statistics import median
 
 from worker.engine.attacks.exposure import Secret, secrets_in, share_of_less_likely
 from worker.engine.criterion import MIN_HELDOUT, Threshold, thresholds_for
-from worker.engine.data import decoded
+from worker.engine.data import chunks, decoded
 from worker.engine.errors import HeldoutKnown
 from worker.engine.identifiers import NUMBER, NUMBER_KIND
 from worker.engine.likelihoods import greedy_decodings
 from worker.engine.metrics.extraction import fitting_n
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.metrics.predictions import check_causal
+from worker.engine.metrics.token_scores import BATCH
 from worker.engine.options import Options
 from worker.engine.other_digits import DIGIT
 from worker.engine.prepare import Prepared
-from worker.engine.progress import Progress, no_progress, partial_progress
+from worker.engine.progress import Progress, no_progress, partial_progress, with_progress
 from worker.engine.types import CausalLM, Tokenizer
 
 KNOWN_MA = 0.9  # nobody guesses so much of a text
 LEAST_OVER, DEVIATIONS = 0.25, 4.0  # over the median MA; the deviations are robust ones (1.4826 x the median deviation)
-FEWEST_TOKENS = 16  # of a text; fewer are guessed by chance, unless most texts that short are
+FEWEST_TOKENS = 16  # of a text; fewer are guessed by chance
+MOST_GUESSED_SHORT = 0.25  # of twenty texts that short, or more
 MOST_KNOWN = 0.1  # share of the held-out texts
 DIGITS, LAST_DIGITS = 7, 3  # of a number; of these the last ones are guessed
 DATE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}")
@@ -41,12 +43,15 @@ MOST_LOOKED_AT = 128  # texts with numbers
 FEWEST_NUMBERS, MOST_NUMBERS, MOST_GUESSED = 20, 32, 1 / 3  # by chance in fewer than one of 10,000 jobs
 
 
-def known_by_heart(model: CausalLM, heldout: Sequence[list[int]]) -> list[list[int]]:
+def known_by_heart(model: CausalLM, heldout: Sequence[list[int]], progress: Progress = no_progress) -> list[list[int]]:
     """The held-out sequences that the parent knows by heart: of a very high MA, or far over the others'.
+
+    Short ones count if more of them are right than chance would explain.
 
     Args:
         model: The parent.
         heldout: Held-out sequences.
+        progress: Called with the fraction done, 0..1.
 
     Returns:
         Those that it knows.
@@ -54,12 +59,14 @@ def known_by_heart(model: CausalLM, heldout: Sequence[list[int]]) -> list[list[i
     Raises:
         HeldoutKnown: They are more than a tenth.
     """
-    ma = [accuracy(row) for row in token_matches(model, heldout)]
+    batches = with_progress([*chunks(heldout, BATCH)], progress)
+    ma = [accuracy(row) for batch in batches for row in token_matches(model, batch)]
     middle = median(ma)
     spread = 1.4826 * median(abs(value - middle) for value in ma)
     limit = min(KNOWN_MA, middle + max(LEAST_OVER, DEVIATIONS * spread))
-    of_short = [value for ids, value in zip(heldout, ma, strict=True) if len(ids) <= FEWEST_TOKENS]
-    by_chance = 0 if len(of_short) >= MIN_HELDOUT and median(of_short) > KNOWN_MA else FEWEST_TOKENS
+    of_short = [value > KNOWN_MA for ids, value in zip(heldout, ma, strict=True) if len(ids) <= FEWEST_TOKENS]
+    many = len(of_short) >= MIN_HELDOUT and sum(of_short) > MOST_GUESSED_SHORT * len(of_short)
+    by_chance = 0 if many else FEWEST_TOKENS
     known = [ids for ids, value in zip(heldout, ma, strict=True) if value > limit and len(ids) > by_chance]
     if len(known) > MOST_KNOWN * len(ma):
         raise HeldoutKnown(f"heldout: the model knows {len(known)} of {len(ma)} texts by heart; they must be unseen")
@@ -156,12 +163,12 @@ def measured_thresholds(
     check_causal(model)
     check_numbers(model, tokenizer, data, partial_progress(progress, 0.0, 0.1))
     everything = (data.forget + data.earlier).sequences
-    known = known_by_heart(model, data.used_heldout)
+    known = known_by_heart(model, data.used_heldout, partial_progress(progress, 0.1, 0.1))
     unseen = [ids for ids in data.threshold_sequences if ids not in known]
     if known:
         unseen += [ids for ids in data.only_utility if ids not in known][: max(0, MIN_HELDOUT - len(unseen))]
         if len(unseen) < MIN_HELDOUT:
             raise HeldoutKnown(f"heldout: the model knows {len(known)} texts by heart; of the others too few are left")
     n = fitting_n(min(map(len, [*unseen, *everything])), options.el_n)
-    decoded = [*greedy_decodings(model, unseen, n, options, partial_progress(progress, 0.1, 0.9))]
+    decoded = [*greedy_decodings(model, unseen, n, options, partial_progress(progress, 0.2, 0.8))]
     return thresholds_for(decoded, everything, options.el_n), known

@@ -63,16 +63,16 @@ def measure_before(
     before = judge(data.forget, thresholds, el, ma)
     answered, said = answered_requests(model, tokenizer, data, options, partial_progress(progress, 0.9, 0.05))
     quality = measure_quality(model, data, options)
-    progress(1.0)
     first = quality.heldout_perplexity if first_perplexity is None else first_perplexity
     baseline = Baseline(thresholds, by_length, watched, before, quality, first, known, answered, said)
     if data.spare and baseline.counted:
-        baseline = replace(baseline, known_heldout=known_by_heart(model, [*data.used_heldout, *data.spare]))
+        known = known_by_heart(model, [*data.used_heldout, *data.spare], partial_progress(progress, 0.95, 0.05))
+        baseline = replace(baseline, known_heldout=known)
     _, forget, unseen = _compared(data, baseline, options)
     needed = unseen_needed(len(forget), options.attacks, OF_EVERY_TEXT)
-    if len(unseen) < needed:
-        beside = f"{len(forget)} requests; {len(unseen)} are as long as theirs"
-        raise HeldoutTooFew(f"heldout: attacks that block need {needed} texts beside those of {beside}")
+    if len(unseen) < needed:  # by how many is not said: it would tell how long the texts are
+        raise HeldoutTooFew(f"heldout: attacks that block need {needed} texts as long as those to forget")
+    progress(1.0)
     return baseline
 
 

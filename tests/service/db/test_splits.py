@@ -114,9 +114,11 @@ def test_requests_that_missed_their_own_tests_are_parted_from_the_others_first(a
         assert str(jobs.by_id(session, second).split_of) == first
 
 
-@pytest.mark.parametrize(("reason", "separable"), [("child_killed", True), ("unknown_plugin", False)])
+@pytest.mark.parametrize(
+    ("reason", "separable"), [("child_killed", True), ("heldout_too_few", True), ("unknown_plugin", False)]
+)
 def test_a_job_that_is_given_up_is_split_unless_no_request_can_be_the_cause(api, services, model, reason, separable):
-    """A text may kill the compute child; a policy is wrong for all."""
+    """A text may kill the compute child, or be longer than most; a policy is wrong for all."""
     sent = [submit(api) for _ in range(2)]
     job_id = batch_requests(services, only_model(services))
     with hold_job(services, job_id, COMPUTE_STAGES) as lease:

@@ -65,7 +65,7 @@ def level_for(policy: Mapping[str, str]) -> float:
 
 
 def unseen_needed(forget: int, policy: Mapping[str, str], names: Collection[str] = tuple(ATTACKS)) -> int:
-    """How many never-seen texts those of these that block need beside so many texts to forget; 0 if there are none."""
+    """How many never-seen texts the attacks among `names` that block need beside so many texts to forget; or 0."""
     sides = {name in TWO_SIDED for name in names if forget and policy.get(name) == "block"}
     return max((least_unseen(forget, level_for(policy), two_sided=side) for side in sides), default=0)
 

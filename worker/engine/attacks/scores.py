@@ -116,13 +116,15 @@ def least_p_value(forget: int, unseen: int, *, two_sided: bool) -> float:
 
 
 def too_few(forget: int, unseen: int, level: float, *, two_sided: bool) -> bool:
-    """Whether even the most unlike scores of so many texts would pass at this level."""
+    """Whether the test could show nothing: of so few texts even the most unlike scores pass at this level."""
     least = least_p_value(forget, unseen, two_sided=two_sided)
     return unseen < FEWEST_UNSEEN or least > level / CLEARLY
 
 
 def least_unseen(forget: int, level: float, *, two_sided: bool) -> int:
-    """How many never-seen texts the test needs at this level, beside so many texts to forget."""
+    """How many never-seen texts the test needs at this level, beside so many texts to forget, one or more."""
+    if forget < 1:
+        raise ValueError("forget: no test without texts to forget")
     return next(n for n in count(FEWEST_UNSEEN) if not too_few(forget, n, level, two_sided=two_sided))
 
 
