@@ -29,7 +29,7 @@ def to_model_out(model: Model) -> ModelOut:
     """The answer for a model."""
     policy, records = stored_policy(model.policy), model.heldout["records"]
     likeness = model.heldout.get("likeness")
-    few = few_warning(records, policy.attacks.values(), policy.utility_sequences if policy.loss == "distil" else 0)
+    few = few_warning(records, policy.attacks, policy.utility_sequences if policy.loss == "distil" else 0)
     doubts = (few, unlike_warning(likeness), untried_warning(model.family))
     return ModelOut(
         name=model.name,

@@ -5,12 +5,14 @@ Training works on retain text. A threshold from text that was trained on is too 
 set a threshold as badly as one text does.
 """
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import NotRequired, TypedDict
+
+from service.domain.attacks import TWO_SIDED, AttackName, Effect
 
 MAX_SHARE = 0.01  # of the held-out texts; real corpora have some texts twice
 MAX_COPIES = 0.05  # of the held-out texts, that are copies of others
-UNSEEN_AN_ATTACK = 80  # that a single request needs beside it: of 2 in n + 1 ranks, at half of 0.05 / attacks
+UNSEEN_AN_ATTACK = 40  # that a single request needs beside it: of 1 in n + 1 ranks, at half of 0.05 / attacks
 UNLIKE = 0.1  # likeness under which held-out and retain texts are of two languages or kinds
 
 
@@ -39,20 +41,21 @@ def overlaps_too_much(overlap: Overlap, heldout: int) -> bool:
     return overlap["exact"] + overlap["near"] > MAX_SHARE * heldout
 
 
-def few_warning(heldout: int, effects: Collection[str], learned: int = 0) -> str | None:
+def few_warning(heldout: int, effects: Mapping[AttackName, Effect], learned: int = 0) -> str | None:
     """What to say of so few held-out texts if an attack blocks; None if they suffice.
 
     Args:
         heldout: How many there are.
-        effects: What each attack may do.
+        effects: What each attack may do. A test with two sides needs twice as many.
         learned: How many a reference learns, so that no attack compares with them.
     """
-    needed = UNSEEN_AN_ATTACK * sum(effect != "off" for effect in effects) - 1 + learned
-    if "block" not in effects or heldout >= needed:
+    sides = max((1 + (name in TWO_SIDED) for name, effect in effects.items() if effect == "block"), default=0)
+    needed = UNSEEN_AN_ATTACK * sides * sum(effect != "off" for effect in effects.values()) - 1 + learned
+    if not sides or heldout >= needed:
         return None
     return (
         f"For a job of a single request attacks that block need at least {needed} held-out texts; there are {heldout}."
-        " Such a job may end with heldout_too_few. Two requests need far fewer."
+        " Such a job may end with heldout_too_few or attack_not_run. Two requests need far fewer."
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from service.domain.reference_texts import few_warning
 from tests import support
 from worker.engine import verdicts
-from worker.engine.attacks import ATTACKS, Subject, unseen_needed
+from worker.engine.attacks import ATTACKS, TWO_SIDED, Subject, unseen_needed
 from worker.engine.attacks.scores import LEVEL, AttackResult, Scores, least_unseen
 from worker.engine.baseline import Baseline
 from worker.engine.checkpoint import Checkpoint
@@ -183,14 +183,16 @@ def test_nothing_to_attack_needs_no_held_out_text(measured):
 
 
 @pytest.mark.parametrize("made", range(1, 1 + len(ATTACKS)))
-def test_the_warning_at_registration_names_the_number_that_a_test_needs(made):
+@pytest.mark.parametrize("blocks", ["sampled", "membership_loss"])
+def test_the_warning_at_registration_names_the_number_that_a_test_needs(made, blocks):
     """It is an inequality of the service, which has no torch."""
-    effects = [*["report"] * (made - 1), "block", *["off"] * (len(ATTACKS) - made)]
-    needed = least_unseen(1, LEVEL / made, two_sided=True)
+    others = [name for name in ATTACKS if name != blocks]
+    effects = {name: "report" if i < made - 1 else "off" for i, name in enumerate(others)} | {blocks: "block"}
+    needed = least_unseen(1, LEVEL / made, two_sided=blocks in TWO_SIDED)
     assert few_warning(needed, effects) is None
     assert f"at least {needed} held-out" in few_warning(needed - 1, effects)
     assert f"at least {needed + 32} held-out" in few_warning(needed + 31, effects, learned=32)
-    assert few_warning(0, ["report"] * made) is None
+    assert few_warning(0, effects | {blocks: "report"}) is None
 
 
 @pytest.fixture(scope="module")
