@@ -65,7 +65,8 @@ def test_a_receiver_that_trickles_costs_its_time_and_no_more(api, services, mode
     with tar_pit() as pit:
         request = submit(api, callback_url=f"{pit.url}/cb")
         api.delete(f"{REQUESTS}/{request['id']}")
-        assert deliver_callbacks(services) == 0  # it comes back, though the receiver never ends its answer
+        once = iter([True, False])  # on a busy machine the second attempt may be due before the first is stored
+        assert deliver_callbacks(services, go_on=lambda: next(once)) == 0  # though the receiver never ends its answer
         with services.db.transaction() as session:
             assert session.scalar(select(Outbox.attempts)) == 1
 
