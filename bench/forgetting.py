@@ -217,7 +217,7 @@ def best_rows(path: Path) -> list[dict[str, Any]]:
     of_sets: dict[tuple[str, int, int], dict[str, Any]] = {}
     for row in runs:
         of_sets.setdefault((row["method"], row["set"], row.get("seed", 0)), row)
-    return sorted(of_sets.values(), key=lambda row: [*ALL_METHODS].index(row["method"]))
+    return sorted(of_sets.values(), key=lambda row: ALL_METHODS.index(row["method"]))
 
 
 def report(rows: Sequence[Mapping[str, Any]]) -> str:

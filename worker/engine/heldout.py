@@ -107,8 +107,7 @@ def check_numbers(model: CausalLM, tokenizer: Tokenizer, data: Prepared, progres
     if len(left) < FEWEST_NUMBERS:
         return
     asked, guessed = [*left.items()][:MOST_NUMBERS], 0
-    for done, (end, secret) in enumerate(asked):
-        progress(done / len(asked))
+    for end, secret in with_progress(asked, progress):
         drawn = [_ending(secret.identifier.value, other) for other, _ in asked if other != end]
         guessed += share_of_less_likely(model, tokenizer, secret, drawn) == 1
     if guessed > MOST_GUESSED * len(asked):

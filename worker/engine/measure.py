@@ -68,7 +68,7 @@ def measure_before(
     if data.spare and baseline.counted:
         known = known_by_heart(model, [*data.used_heldout, *data.spare], partial_progress(progress, 0.95, 0.05))
         baseline = replace(baseline, known_heldout=known)
-    _, forget, unseen = _compared(data, baseline, options)
+    _, forget, unseen = _compared(baseline.without_known(data), baseline, options)
     needed = unseen_needed(len(forget), options.attacks, OF_EVERY_TEXT)
     if len(unseen) < needed:  # by how many is not said: it would tell how long the texts are
         raise HeldoutTooFew(f"heldout: attacks that block need {needed} texts as long as those to forget")
@@ -235,20 +235,20 @@ def blocked_by(attacks: Sequence[AttackResult], policy: Mapping[str, str]) -> st
 def _compared(
     data: Prepared, baseline: Baseline, options: Options
 ) -> tuple[list[list[list[int]]], list[list[int]], list[list[int]]]:
-    """The windows of each counted request, one window of each, and held-out sequences of their lengths."""
+    """The windows of each counted request, one window of each, and held-out sequences of these sets and lengths."""
     requests = windows_of_each(data.forget.only(baseline.counted), options.seed)
-    drawn, heldout = [windows[0] for windows in requests], baseline.without_known(data)
+    drawn = [windows[0] for windows in requests]
     needed = unseen_needed(len(drawn), options.attacks)
-    forget, unseen = alike(heldout.control, drawn, needed, options.seed)
+    forget, unseen = alike(data.control, drawn, needed, options.seed)
     if needed > len(unseen):
-        forget, unseen = alike([*heldout.control, *heldout.spare], drawn, needed, options.seed)
+        forget, unseen = alike([*data.control, *data.spare], drawn, needed, options.seed)
     return requests, forget, unseen
 
 
 def _subject(model: CausalLM, tokenizer: Tokenizer, data: Prepared, baseline: Baseline, options: Options) -> Subject:
     """What attacks work on."""
-    requests, forget, unseen = _compared(data, baseline, options)
     heldout = baseline.without_known(data)
+    requests, forget, unseen = _compared(heldout, baseline, options)
     every = [*heldout.control, *heldout.spare]
     near: list[list[int]] = []
     if options.attacks.get("relearned", "off") != "off":  # no other attack reads them, and many are compared

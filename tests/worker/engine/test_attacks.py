@@ -17,7 +17,7 @@ from service.console import words
 from service.domain import attacks
 from service.domain.attacks import ATTACK_NAMES, MAY_NOT_APPLY
 from tests import support
-from worker.engine.attacks import ATTACKS, TWO_SIDED, run_attacks, scores
+from worker.engine.attacks import ATTACKS, OF_EVERY_TEXT, TWO_SIDED, run_attacks, scores
 from worker.engine.attacks.exposure import MOST_ATTACKS
 from worker.engine.attacks.prompts import PROMPTS, _changed, _fixed_parts
 from worker.engine.attacks.quantised import ROUNDINGS, rounded
@@ -44,9 +44,8 @@ def test_an_attack_tells_known_texts_from_unseen_ones(of, name):
     unknown, *_ = (r for r in run_attacks(of(support.people(6, seed=32)), {name: "report"}) if r.name == name)
     assert (unknown.status, unknown.passed) == ("RUN", True), unknown
     assert abs(unknown.auc - 0.5) < 0.3
-    assert ATTACKS[name](of(support.KNOWN[:2]), no_progress).two_sided == (
-        name in TWO_SIDED
-    )  # what it needs is known beforehand
+    two_sided = ATTACKS[name](of(support.KNOWN[:2]), no_progress).two_sided
+    assert two_sided == (name in TWO_SIDED)  # what it needs is known beforehand
 
 
 def test_an_attack_leaves_the_model_as_it_was(of, memorised):
@@ -86,6 +85,7 @@ def test_every_attack_has_its_place_in_policies_and_words():
     """One without words would be missing in records."""
     assert {*ATTACKS} == {*DEFAULT_ATTACKS} == {*ATTACK_NAMES} <= {*words.ATTACKS}
     assert {*TWO_SIDED} == attacks.TWO_SIDED
+    assert {*OF_EVERY_TEXT} == {*ATTACK_NAMES} - MAY_NOT_APPLY
     (rows,) = members(json.loads(PATH.read_bytes()), "attacks")
     assert [*MANDATORY_ATTACKS, *ATTACK_NAMES] == rows["items"]["properties"]["name"]["enum"]
     assert (float(attack_problems.LEVEL), attack_problems.FEWEST_UNSEEN) == (LEVEL, scores.FEWEST_UNSEEN)

@@ -12,7 +12,7 @@ from worker.engine.data import chunks, decoded
 from worker.engine.forget_set import ForgetSet
 from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.metrics.token_scores import BATCH, TokenScores, token_scores
-from worker.engine.progress import Progress, no_progress
+from worker.engine.progress import Progress, no_progress, with_progress
 from worker.engine.types import CausalLM, Tokenizer
 
 T = TypeVar("T")
@@ -60,11 +60,8 @@ class Subject:
 
     def _of_each(self, measure: Callable[[list[list[int]]], list[T]], progress: Progress) -> list[T]:
         """What is measured of each sequence of both sides, a batch at a time."""
-        sequences, measured = [*self.forget, *self.unseen], list[T]()
-        for batch in chunks(sequences, BATCH):
-            measured += measure(batch)
-            progress(len(measured) / len(sequences))
-        return measured
+        batches = [*chunks([*self.forget, *self.unseen], BATCH)]
+        return [value for batch in with_progress(batches, progress) for value in measure(batch)]
 
     def _sides(self, values: list[T]) -> tuple[list[T], list[T]]:
         return values[: len(self.forget)], values[len(self.forget) :]
