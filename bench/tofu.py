@@ -165,6 +165,15 @@ def run(
     return result.model, {"reason": result.report["reason"] or "passed", "seconds": seconds}
 
 
+def earlier(out: Path, method: str, setting: Mapping[str, str]) -> Row:
+    """What a run before wrote of the control or of the model that learned, which no policy changes; else nothing."""
+    rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    same = [
+        row for row in rows if row["method"] == method and {**row["setting"], "policy": setting["policy"]} == setting
+    ]
+    return same[-1] if same else {}
+
+
 def best(rows: Sequence[Row]) -> Row:
     """The run of a method that the table shows."""
     return max(rows, key=lambda row: harmonic_mean([1 - float(str(row["distance"])), float(str(row["utility"]))]))
@@ -230,15 +239,15 @@ def main() -> None:
     setting = {name: str(getattr(given, name)) for name in SETTING}
 
     def add(method: str, one: CausalLM, more: Row) -> None:
-        figures = measure(one, tokenizer, questions, rows[0] if rows else None)
-        rows.append({"method": method, **figures, **more, "setting": setting, "machine": machine()})
+        figures = measure(one, tokenizer, questions, rows[0] if rows else None) if "ratios" not in more else {}
+        rows.append({"method": method, "machine": machine(), **figures, **more, "setting": setting})
         with given.out.open("a") as lines:
             lines.write(json.dumps(rows[-1]) + "\n")
         print({key: value for key, value in rows[-1].items() if key not in ("ratios", "setting")}, flush=True)
 
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    add("control", retrained, {})
-    add("known", model, {})
+    add("control", retrained, earlier(given.out, "control", setting))
+    add("known", model, earlier(given.out, "known", setting))
     for method in given.methods:
         for rate in given.rates:
             field = "distil_learning_rate" if method == "distil" else "learning_rate"

@@ -14,7 +14,7 @@ from service.audit.predicate import Statement
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
 
-PATH = Path(__file__).with_name("certificate-7.schema.json")  # new certificates follow this one
+PATH = Path(__file__).with_name("certificate-8.schema.json")  # new certificates follow this one
 KNOWN = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in PATH.parent.glob("*.schema.json")}
 DIGEST = hashlib.sha256(PATH.read_bytes()).hexdigest()
 

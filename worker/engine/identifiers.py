@@ -24,9 +24,10 @@ NUMBER = re.compile(
     rf"|(?<!\d)(?!{YEAR} )\d{{2,5}} - \d{{2,5}} - \d{{2,5}}(?!\d)"
     r"|\d(?:[ ()./-]?\d){4,30}"
 )
-DATE_OF_BIRTH, HOME_ADDRESS, NUMBER_KIND = "date of birth", "home address", "number"
+EMAIL_ADDRESS, DATE_OF_BIRTH, HOME_ADDRESS, NUMBER_KIND = "e-mail address", "date of birth", "home address", "number"
+ADDRESSES = (EMAIL_ADDRESS, HOME_ADDRESS)
 PATTERNS = {  # the group that matches is the identifier; what is one already is no part of another
-    "e-mail address": re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"),
+    EMAIL_ADDRESS: re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"),
     DATE_OF_BIRTH: re.compile(rf"(?<![^\W_])(?i:{BORN}){BEFORE_DATE}({DATE})\b"),
     HOME_ADDRESS: re.compile(
         rf"\b(?i:{LIVES})({HOUSE}(?: (?:St\. )?{CAPITALISED}){{1,4}})"

@@ -18,6 +18,7 @@ DEFAULT_ATTACKS = {
     "exposure": "report",
     "exposure_dates": "report",
     "exposure_addresses": "report",
+    "exposure_emails": "report",
     "prompts": "report",
     "quantised": "report",
     "relearned": "off",  # it trains the model

@@ -227,10 +227,10 @@ def test_held_out_texts_of_another_kind_are_named(api, base, tmp_path):
 
 
 def test_too_few_held_out_texts_for_an_attack_that_blocks_are_named(api, base):
-    """With the number that a job of a single request needs: here of one attack that blocks among ten."""
+    """With the number that a job of a single request needs: here of one attack that blocks among eleven."""
     policy = {"attacks": {"sampled": "block"}}
     (warning,) = api.post("/v1/models", json=registration(base, policy=policy)).json()["warnings"]
-    assert "at least 399 held-out texts" in warning
+    assert "at least 439 held-out texts" in warning
 
 
 def test_a_family_that_nobody_has_tried_is_named(api, base, tmp_path):

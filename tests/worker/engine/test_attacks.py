@@ -34,7 +34,7 @@ from worker.engine.progress import no_progress
 PERMUTATIONS = 500
 
 
-@pytest.mark.parametrize("name", sorted(set(ATTACKS) - {"exposure_dates"}))  # no text has a date of birth
+@pytest.mark.parametrize("name", sorted(set(ATTACKS) - {"exposure_dates", "exposure_emails"}))  # no text has these
 def test_an_attack_tells_known_texts_from_unseen_ones(of, name):
     """Each finds six texts that are known by heart, and no difference between texts that nobody knows."""
     known, *_ = (r for r in run_attacks(of(support.KNOWN[:6]), {name: "report"}) if r.name == name)
@@ -139,7 +139,9 @@ def test_other_prompts_are_what_they_are_named_after(of, memorised):
     words, typed = text[17:-10].split(" "), changed["typing error"][17:-10].split(" ")
     assert [*map(sorted, words)] == [*map(sorted, typed)]
     assert [one != other for one, other in zip(words, typed, strict=True)] == [i in (0, 8) for i in range(len(words))]
-    assert changed["last words"] == " ".join(text.split(" ")[-8:])
+    assert changed["last five words"] == "Lovelace and her many papers<|im_end|>"
+    assert changed["last ten words"] == text  # it has no more
+    assert changed["without small words"] == text.replace(" and her", "")
     assert changed["after another text"].endswith(f". {text}")
 
     def share(prompt: str, rest: str) -> float:
@@ -147,12 +149,12 @@ def test_other_prompts_are_what_they_are_named_after(of, memorised):
         (ids,) = token_scores(memorised[0], [encode(memorised[1], prompt) + target])
         return float((ids.rank[-len(target) :] == 0).double().mean())
 
-    subject = of(support.KNOWN[:2])
+    subject = of([*support.KNOWN[:2], "the cat sat on it and then it ran away"])
     for value, known in zip(ATTACKS["prompts"](subject, no_progress).forget, subject.texts()[0], strict=True):
         words = known.split(" ")
         first, rest = " ".join(words[: len(words) // 2]), " " + " ".join(words[len(words) // 2 :])
-        each = [share(PROMPTS[name](first), rest) for name in PROMPTS]
-        assert value == max(each) > min(each)
+        each = [share(prompt, rest) for prompt in {way(first) for way in PROMPTS.values()} - {first}]
+        assert value == max(each)
 
 
 def test_an_attack_that_a_library_refuses_costs_no_job(of, monkeypatch):

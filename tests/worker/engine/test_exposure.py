@@ -10,11 +10,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests import support
 from worker.engine.attacks import run_attacks
+from worker.engine.attacks.addresses import exposure_addresses
 from worker.engine.attacks.exposure import (
     Secret,
     _log_likelihoods,
     exposure,
-    exposure_addresses,
     exposure_dates,
     number_ranks,
     secrets_in,

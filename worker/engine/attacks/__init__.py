@@ -9,7 +9,8 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
-from worker.engine.attacks.exposure import exposure, exposure_addresses, exposure_dates
+from worker.engine.attacks.addresses import exposure_addresses, exposure_emails
+from worker.engine.attacks.exposure import exposure, exposure_dates
 from worker.engine.attacks.likelihood import extraction_strength, loss, min_k, min_k_pp, sampled
 from worker.engine.attacks.prompts import prompts
 from worker.engine.attacks.quantised import quantised
@@ -50,13 +51,14 @@ ATTACKS: dict[str, Callable[[Subject, Progress], Scores]] = {
     "exposure": exposure,
     "exposure_dates": exposure_dates,
     "exposure_addresses": exposure_addresses,
+    "exposure_emails": exposure_emails,
     "prompts": prompts,
     "quantised": quantised,
     "relearned": relearned,
 }
 MEMBERSHIP = ("membership_loss", "membership_min_k", "membership_min_k_pp")
 OF_EVERY_TEXT = ("sampled", "extraction_strength", *MEMBERSHIP, "quantised", "relearned")  # all score the same texts
-TWO_SIDED = (*MEMBERSHIP, "exposure", "exposure_dates", "exposure_addresses")
+TWO_SIDED = (*MEMBERSHIP, "exposure", "exposure_dates", "exposure_addresses", "exposure_emails")
 
 
 def level_for(policy: Mapping[str, str]) -> float:

@@ -1,7 +1,6 @@
 """Exposure (Carlini et al., USENIX Security 2019): where an identifier ranks among others that could stand there."""
 
 import random
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice, takewhile
@@ -15,17 +14,16 @@ from worker.engine.attacks.subject import Subject
 from worker.engine.data import IGNORE_INDEX, chunks, encode, most_tokens, pad_batch
 from worker.engine.device import measuring, model_device
 from worker.engine.head import Head, hidden_states
-from worker.engine.identifiers import DATE_OF_BIRTH, HOME_ADDRESS, NUMBER_KIND, Identifier, all_identifiers
+from worker.engine.identifiers import ADDRESSES, DATE_OF_BIRTH, NUMBER_KIND, Identifier, all_identifiers
 from worker.engine.metrics.caching import cache_argument, caches_tokens
 from worker.engine.metrics.token_scores import scores_of_rows, token_scores
-from worker.engine.other_digits import MIN_ALIKE, OtherDigits, identifiers_with_digits
+from worker.engine.other_digits import OtherDigits, identifiers_with_digits
 from worker.engine.progress import Progress, no_progress, partial_progress, with_progress
-from worker.engine.saying import folded
 from worker.engine.types import CausalLM, Tokenizer
 
 CANDIDATES = 100  # beside each identifier; of addresses, at most so many
 MOST_TEXTS = 32  # of each side; of the unseen ones more if there are few to forget
-MOST_ATTACKS = 11  # that share a level
+MOST_ATTACKS = 12  # that share a level
 AT_ONCE = 34  # candidates
 
 
@@ -38,7 +36,7 @@ class Secret:
 
 
 Secrets: TypeAlias = Sequence[Sequence[Secret]]  # of each text
-Others: TypeAlias = Callable[[Identifier], list[str]]  # what could stand in its place; [] if nobody knows
+Others: TypeAlias = Callable[[Secret], list[str]]  # what could stand in its place; [] if nobody knows
 
 
 def exposure(subject: Subject, progress: Progress = no_progress) -> Scores:
@@ -55,25 +53,9 @@ def exposure_dates(subject: Subject, progress: Progress = no_progress) -> Scores
     return _exposure(subject, DATE_OF_BIRTH, progress)
 
 
-def exposure_addresses(subject: Subject, progress: Progress = no_progress) -> Scores:
-    """For each request with a home address, the share of those in unseen texts that are less likely there.
-
-    Streets have no random ones. An address that stands in a text of the other side too, or in retain text that is
-    measured, is no secret of one person. One with which a window ends may be cut. Neither is ranked, nor is one whose
-    form (number first, or street first) few unseen texts show. The others are ranked once.
-    """
-    sides, retain = subject.all_texts(), [*map(subject.text, subject.retain)]
-    persons = [[one for text in texts for one in secrets_in(text, HOME_ADDRESS)] for texts in sides[0]]
-    public = [_addresses([*chain(*other), *retain]) for other in sides[::-1]]
-    forget, unseen = map(_homes, sides, public)
-    others = _other_addresses([secret.identifier.value for secret in unseen])
-    known = {folded(one[0].identifier.value) for one in persons if one} - public[0]  # of a household, once
-    return _compared(subject, [[one] for one in forget], [[one] for one in unseen], others, len(known), progress)
-
-
 def secrets_in(text: str, kind: str) -> Iterator[Secret]:
     """The identifiers of a kind in a text that have some text before them; numbers and dates need several digits."""
-    for one in (all_identifiers if kind == HOME_ADDRESS else identifiers_with_digits)(text):
+    for one in (all_identifiers if kind in ADDRESSES else identifiers_with_digits)(text):
         if one.kind == kind and text[: one.start].strip():
             yield Secret(text[: one.start], one)
 
@@ -119,10 +101,10 @@ def _exposure(subject: Subject, kind: str, progress: Progress) -> Scores:
     """The shares for a number, or a date, in each text."""
     sides = subject.all_texts()
     forget, unseen = ([[*chain(*(secrets_in(text, kind) for text in texts))] for texts in side] for side in sides)
-    return _compared(subject, forget, unseen, _other_digits([*chain(*sides[1])]), sum(map(bool, forget)), progress)
+    return compared(subject, forget, unseen, _other_digits([*chain(*sides[1])]), sum(map(bool, forget)), progress)
 
 
-def _compared(
+def compared(
     subject: Subject, forget: Secrets, unseen: Secrets, others: Others, known: int, progress: Progress
 ) -> Scores:
     """The shares of one secret of each text of either side; `known` have one, whether it can be ranked or not."""
@@ -141,57 +123,19 @@ def _compared(
 def _with_others(texts: Iterable[Iterable[Secret]], others: Others) -> Iterator[tuple[Secret, list[str]]]:
     """The first secret of each text that has others, and these."""
     for secrets in texts:
-        pairs = ((secret, others(secret.identifier)) for secret in secrets)
+        pairs = ((secret, others(secret)) for secret in secrets)
         yield from islice((pair for pair in pairs if pair[1]), 1)
-
-
-def _homes(texts: Sequence[Sequence[str]], public: set[str]) -> list[Secret]:
-    """The first home address of each person's texts that is whole, and none of these; each one once."""
-    homes: dict[str, Secret] = {}
-    for person in texts:
-        for secret in chain(*map(_whole_homes, person)):
-            value = folded(secret.identifier.value)
-            if value not in public:
-                homes.setdefault(value, secret)
-                break
-    return [*homes.values()]
-
-
-def _addresses(texts: Iterable[str]) -> set[str]:
-    """The home addresses in some texts."""
-    return {folded(one.value) for text in texts for one in all_identifiers(text) if one.kind == HOME_ADDRESS}
-
-
-def _whole_homes(text: str) -> Iterator[Secret]:
-    """The home addresses of a text after which something stands: one that ends it may be cut."""
-    for secret in secrets_in(text, HOME_ADDRESS):
-        one = secret.identifier
-        if text[one.start + len(one.value) :].strip(" ,'’-"):
-            yield secret
 
 
 def _other_digits(unseen: Sequence[str], count: int = CANDIDATES) -> Others:
     """Draws random numbers, or dates, of the forms that unseen texts show."""
     others = OtherDigits(unseen, seed=0)
-    return lambda one: [others.drawn(one) for _ in range(count)] if others.are_shown(one) else []
 
+    def drawn(secret: Secret) -> list[str]:
+        one = secret.identifier
+        return [others.drawn(one) for _ in range(count)] if others.are_shown(one) else []
 
-def _other_addresses(shown: Sequence[str]) -> Others:
-    """Draws those of these home addresses that have words and numbers in the same order."""
-    draw, by_order = random.Random(0), dict[str, list[str]]()  # no secret
-
-    def order(value: str) -> str:
-        return re.sub(r"[^\d,]+", "a", re.sub(r"\d+", "0", value))
-
-    for value in shown:
-        by_order.setdefault(order(value), []).append(value)
-
-    def others(one: Identifier) -> list[str]:
-        alike = by_order.get(order(one.value), [])
-        values = [value for value in alike if value != one.value]
-        return draw.sample(values, min(CANDIDATES, len(values))) if len(alike) > MIN_ALIKE else []
-
-    return others
+    return drawn
 
 
 def _shares(

@@ -1,4 +1,4 @@
-"""Other prompts than the text itself: another case, a typing error, a shorter or a strange beginning."""
+"""Other prompts than the text itself: another case, typing errors, fewer words, a shorter or a strange beginning."""
 
 import random
 import re
@@ -11,7 +11,7 @@ from worker.engine.metrics.token_scores import token_scores
 from worker.engine.progress import Progress, no_progress, with_progress
 from worker.engine.types import Tokenizer
 
-LAST_WORDS = 8  # that a cut prompt keeps
+SMALL = 3  # letters of a word that a note leaves out
 
 
 def _typing_error(prompt: str) -> str:
@@ -26,13 +26,20 @@ def _typing_error(prompt: str) -> str:
     return " ".join(words)
 
 
+def _as_a_note(prompt: str) -> str:
+    """Without small words, but for names and numbers."""
+    return " ".join(word for word in prompt.split(" ") if len(word) > SMALL or not word.islower())
+
+
 PROMPTS: dict[str, Callable[[str], str]] = {
     "lower case": str.lower,
     "typing error": _typing_error,
-    "last words": lambda prompt: " ".join(prompt.split(" ")[-LAST_WORDS:]),
+    "without small words": _as_a_note,
+    "last five words": lambda prompt: " ".join(prompt.split(" ")[-5:]),
+    "last ten words": lambda prompt: " ".join(prompt.split(" ")[-10:]),
     "after another text": lambda prompt: "The minutes of the last meeting were approved. " + prompt,
 }
-OF_LETTERS = ("lower case", "typing error")
+OF_WORDS = ("lower case", "typing error", "without small words")
 
 
 def prompts(subject: Subject, progress: Progress = no_progress) -> Scores:
@@ -51,21 +58,21 @@ def _fixed_parts(tokenizer: Tokenizer) -> re.Pattern[str] | None:
 
 
 def _changed(prompt: str, name: str, fixed: re.Pattern[str] | None) -> str:
-    """The prompt, changed in this way. Letters change between the fixed parts alone."""
-    if name not in OF_LETTERS or not fixed:
+    """The prompt, changed in this way. Words change between the fixed parts alone."""
+    if name not in OF_WORDS or not fixed:
         return PROMPTS[name](prompt)
     parts = fixed.split(prompt)
     return "".join(part if index % 2 else PROMPTS[name](part) for index, part in enumerate(parts))
 
 
 def _best(subject: Subject, text: str, fixed: re.Pattern[str] | None) -> float:
-    """The highest share over the changed first halves."""
+    """The highest share over the changed first halves; what a way leaves as it is counts for none."""
     words = text.split(" ")
     middle = max(1, len(words) // 2)
     prompt, rest = " ".join(words[:middle]), " " + " ".join(words[middle:])
     target = subject.tokenizer(rest, add_special_tokens=False)["input_ids"]
     longest = most_tokens(subject.model)
-    prompts_before = (encode(subject.tokenizer, _changed(prompt, name, fixed)) for name in PROMPTS)
-    sequences = [(before + target)[-longest:] for before in prompts_before]
+    changed = {_changed(prompt, name, fixed) for name in PROMPTS} - {prompt}
+    sequences = [(encode(subject.tokenizer, before) + target)[-longest:] for before in sorted(changed)]
     scores = token_scores(subject.model, sequences)
     return max(float((one.rank[-len(target) :] == 0).double().mean()) for one in scores)
