@@ -124,6 +124,22 @@ def learned(place: Path, folder: str, tokenizer: Tokenizer, questions: Sequence[
     return loaded(place)
 
 
+def both(given: argparse.Namespace, tokenizer: Tokenizer, questions: Questions) -> tuple[CausalLM, CausalLM]:
+    """The model that learned all questions, and the control, which learned those to retain."""
+    given.cache.mkdir(parents=True, exist_ok=True)
+    model, control = (
+        learned(
+            given.cache / folder_name(name, given.model, given.epochs, *asked),
+            given.model,
+            tokenizer,
+            asked,
+            given.epochs,
+        )
+        for name, asked in (("known", [*questions.forget, *questions.retain]), ("control", questions.retain))
+    )
+    return model, control
+
+
 def measure(model: CausalLM, tokenizer: Tokenizer, questions: Questions, control: Mapping[str, object] | None) -> Row:
     """Every figure; `control` has those of the retrained model."""
     ratios = truth_ratios(model, tokenizer, questions.forget)
@@ -165,13 +181,13 @@ def run(
     return result.model, {"reason": result.report["reason"] or "passed", "seconds": seconds}
 
 
-def earlier(out: Path, method: str, setting: Mapping[str, str]) -> Row:
-    """What a run before wrote of the control or of the model that learned, which no policy changes; else nothing."""
-    rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    same = [
-        row for row in rows if row["method"] == method and {**row["setting"], "policy": setting["policy"]} == setting
-    ]
-    return same[-1] if same else {}
+def earlier(rows: Sequence[Row], method: str, setting: Mapping[str, str]) -> Row | None:
+    """The last row of the control or of the model that learned, which no policy changes; it names its own commit."""
+
+    def is_alike(row: Row) -> bool:
+        return row["method"] == method and {**row["setting"], "policy": setting["policy"]} == setting  # type: ignore[dict-item]  # a dict
+
+    return next((row for row in reversed(rows) if is_alike(row)), None)
 
 
 def best(rows: Sequence[Row]) -> Row:
@@ -223,31 +239,28 @@ def main() -> None:
     print(machine())  # and the commit of now
     questions = load(given.data, given.forget, given.retain, given.questions)
     tokenizer = AutoTokenizer.from_pretrained(given.model)
-    given.cache.mkdir(parents=True, exist_ok=True)
-    known = [*questions.forget, *questions.retain]
-    model, retrained = (
-        learned(
-            given.cache / folder_name(name, given.model, given.epochs, *asked),
-            given.model,
-            tokenizer,
-            asked,
-            given.epochs,
-        )
-        for name, asked in (("known", known), ("control", questions.retain))
-    )
+    model, retrained = both(given, tokenizer, questions)
     rows: list[Row] = []
     setting = {name: str(getattr(given, name)) for name in SETTING}
+    before = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
 
     def add(method: str, one: CausalLM, more: Row) -> None:
-        figures = measure(one, tokenizer, questions, rows[0] if rows else None) if "ratios" not in more else {}
-        rows.append({"method": method, "machine": machine(), **figures, **more, "setting": setting})
-        with given.out.open("a") as lines:
-            lines.write(json.dumps(rows[-1]) + "\n")
+        figures = measure(one, tokenizer, questions, rows[0] if rows else None)
+        show({"method": method, **figures, **more, "setting": setting, "machine": machine()})
+
+    def show(row: Row) -> None:
+        rows.append({**row, "setting": setting})
+        if row["setting"] != setting or row not in before:
+            with given.out.open("a") as lines:
+                lines.write(json.dumps(rows[-1]) + "\n")
         print({key: value for key, value in rows[-1].items() if key not in ("ratios", "setting")}, flush=True)
 
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    add("control", retrained, earlier(given.out, "control", setting))
-    add("known", model, earlier(given.out, "known", setting))
+    for method, one in (("control", retrained), ("known", model)):
+        if row := earlier(before, method, setting):
+            show(row)
+        else:
+            add(method, one, {})
     for method in given.methods:
         for rate in given.rates:
             field = "distil_learning_rate" if method == "distil" else "learning_rate"

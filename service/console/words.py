@@ -141,7 +141,10 @@ NUMBERS = {  # what the number of an attack is
     "sampled": "the chance that at least one of 1,000 answers says ten pieces of it in a row; 0.3 is 30 in 100",
     "extraction_strength": "the share that comes out",
     **dict.fromkeys(("exposure", "exposure_dates"), "the share of made-up ones that are less likely; 0.5 is chance"),
-    **dict.fromkeys(("exposure_addresses", "exposure_emails"), "the share of others that are less likely"),
+    **dict.fromkeys(
+        ("exposure_addresses", "exposure_emails"),
+        "the share of others that are less likely; compare with people it never saw",
+    ),
     "prompts": "the share of its second half that is predicted",
     "quantised": "the share that is predicted then",
     "relearned": "the share that is predicted then",

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from bench.tofu import earlier
 from bench.tofu_figures import (
     Question,
     chosen,
@@ -23,6 +24,18 @@ ASKED = [
     Question(f"What is the number of person {i}?", text, f"It is this: {text}", [f"{word} {text}" for word in "abc"])
     for i, text in enumerate(support.KNOWN[:4])
 ]
+
+
+def test_figures_of_the_control_are_those_of_the_same_texts_and_model():
+    """A policy changes neither the control nor the model that learned; anything else does."""
+    rows = [
+        {"method": method, "setting": {"epochs": epochs, "policy": "{}"}, "utility": epochs}
+        for method in ("control", "gd")
+        for epochs in ("6", "8")
+    ]
+    assert earlier(rows, "control", {"epochs": "6", "policy": "another"}) == rows[0]
+    assert earlier(rows, "control", {"epochs": "7", "policy": "{}"}) is None
+    assert earlier(rows, "known", {"epochs": "6", "policy": "{}"}) is None
 
 
 def log_p(model, tokenizer, question: str, answer: str) -> torch.Tensor:

@@ -67,6 +67,17 @@ def test_a_certificate_of_an_older_schema_still_verifies(tmp_path, issuer, monke
     assert refused(issuer.certify(release, dumps(statement))).code == ExitCode.MALFORMED
 
 
+def test_a_certificate_from_before_an_attack_was_added_still_verifies(release, issuer):
+    """Schema 7 has no exposure of e-mail addresses: a certificate of it cannot list the attack."""
+    statement = json.loads(release_payload(release))
+    predicate = statement["predicate"]
+    predicate["schema"] = hashlib.sha256(PATH.with_name("certificate-7.schema.json").read_bytes()).hexdigest()
+    assert verify(issuer.certify(release, dumps(statement))).statement["predicate"]["lineage"]["version"] == 1
+    left_out = next(attack for attack in predicate["verification"]["attacks"] if attack["status"] == "NOT_RUN")
+    left_out["name"] = "exposure_emails"
+    assert refused(issuer.certify(release, dumps(statement))).code == ExitCode.MALFORMED
+
+
 @pytest.mark.parametrize("name", [*TOTAL, *NEIGHBOURS, "heldout_overlap", "probes", "quantised"])
 def test_a_certificate_of_this_schema_leaves_nothing_out(release, issuer, name):
     """Whoever has used up the budget of all versions cannot leave it out."""

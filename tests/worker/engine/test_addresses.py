@@ -23,10 +23,16 @@ def emails(text):
         ("Ann Lovelace: alovelace@post.example", "{0[0]}{1}@post.example"),
         ("Ann Lovelace: ann_l@post.example", "{0}_{1[0]}@post.example"),
         ("Our Customer Ann Lovelace's Email: ann_lovelace@post.example", "{0}_{1}@post.example"),
+        ("Our Customer Ann Lovelace: lovelace7@post.example", "{1}7@post.example"),
         ("Bo Li, not Olivia Ray: olivia.ray@post.example", "{0}.{1}@post.example"),  # of whom it is made
+        ("Bo Li: bo.l@post.example", "{0}.{1[0]}@post.example"),
         ("Bo Li: olibo@post.example", "olibo@post.example"),  # short names are in many words
+        ("Bob: bob7@post.example", "{0}7@post.example"),
+        ("Jürgen Müller: juergen.muller@post.example", "{0}.{1}@post.example"),
+        ("José Núñez-Ray O'Brien: jose.obrien@post.example", "{0}.{1}@post.example"),
+        ("Иван Петров: ivan@post.example", "ivan@post.example"),
         ("Write to me@post.example", "me@post.example"),
-        ("Ann Lovelace: ann@lovelace.example", "{0}@lovelace.example"),  # a domain is nobody's name
+        ("Ann Lovelace: ann@lovelace.example", "{0}@lovelace.example"),  # the domain stays
     ],
 )
 def test_an_address_shows_which_parts_of_a_name_it_holds(text, template):
@@ -34,38 +40,58 @@ def test_an_address_shows_which_parts_of_a_name_it_holds(text, template):
     assert [*map(_template, emails(text))] == [template]
 
 
-SHOWN = [f"{name}: {name.split()[0].lower()}{n}@{n}.example." for n, name in enumerate(["Bob Ray", "Cleo Poe"] * 3)]
+SHOWN = [f"{name}: {name.split()[0].lower()}{n}@{n}.example, ok" for n, name in enumerate(["Bob Ray", "Cleo Poe"] * 3)]
 
 
-def test_candidates_are_what_others_show_with_this_persons_name():
+@pytest.mark.parametrize(
+    ("text", "candidates"),
+    [
+        ("Ann Lovelace: ann9@9.example", {f"ann{n}@{n}.example" for n in range(6)}),
+        (SHOWN[2], {f"bob{n}@{n}.example" for n in (0, 1, 3, 4, 5)}),
+        ("Ann Lovelace: ann9@mill.example", set()),  # of another form
+        ("Ann Lovelace: ann.9@9.example", set()),
+        ("Ann Lovelace: Ann9@9.example", set()),  # nobody knows where others have capitals
+        ("write to us9@9.example", set()),  # all others are made of a name
+        ("Ann Lovelace: bluefox9@9.example", set()),
+    ],
+)
+def test_candidates_are_what_others_show_with_this_persons_name(text, candidates):
     """Those of the same form alone, and none where few show it."""
-    others = _other_emails([secret for text in SHOWN for secret in emails(text)])
-    (elsewhere,) = emails("Ann Lovelace: ann9@mill.example.")
-    assert others(elsewhere) == []
-    (own,) = emails("Ann Lovelace: ann9@9.example.")
-    assert sorted(others(own)) == [f"ann{n}@{n}.example" for n in range(6)]
-    (shown,) = emails(SHOWN[2])
-    assert sorted(others(shown)) == [f"bob{n}@{n}.example" for n in (0, 1, 3, 4, 5)]
-    (dotted,) = emails("Ann Lovelace: ann.9@9.example.")
-    assert others(dotted) == []
-    (nameless,) = emails("write to us9@9.example.")
-    assert others(nameless) == []  # every address that they show is made of a name
+    (own,), others = emails(text), _other_emails([emails(shown) for shown in SHOWN])
+    assert {*others(own)} == candidates
+
+
+@pytest.mark.parametrize(
+    ("forget", "ranked"),
+    [
+        (["Ann Lovelace: ann9@9.example, ok"], (1, 6)),
+        (["Ann Lovelace: ann9@9.example."], (1, 0)),  # it may go on
+        (
+            ["Write to shop9@9.example. Ann: ann9@9.example, ok", "Write to shop9@9.example. Dan: dan8@9.example, ok"],
+            (2, 6),
+        ),
+        (["Ann Lovelace: Ann9@9.example or ann8@9.example, ok"], (1, 6)),
+    ],
+)
+def test_an_address_is_ranked_if_it_is_whole_and_one_persons(of, forget, ranked):
+    """What is cut, or a shop's, or has capitals, leaves the next one."""
+    result = exposure_emails(of(forget, SHOWN))
+    assert (len(result.forget), len(result.unseen)) == ranked
 
 
 def test_addresses_that_a_name_gives_away_are_not_ranked(of):
     """Where all have the same form and domain there is nothing to guess."""
-    same = [
-        f"{name}: {name.split()[0].lower()}@post.example." for name in ("Bob Ray", "Cleo Poe", "Dan Fox", "Eve Kay")
-    ]
-    assert exposure_emails(of(["Ann Lovelace: ann@post.example."], same)) == Scores([0.5], [])
+    names = ["Bob Ray", "Cleo Poe", "Dan Fox", "Eve Kay", "Jürgen", "Bo Li"]
+    same = [f"{name}: {name.split()[0].lower()}@post.example, ok" for name in names]
+    assert exposure_emails(of(["Ann Lovelace: ann@post.example, ok"], same)) == Scores([0.5], [])
 
 
 def test_a_model_that_knows_addresses_is_told_from_one_that_does_not():
     """And one that never saw them ranks them like those of unseen people."""
     named = ["Ann Lovelace", "Bob Carver", "Cleo Poe", "Dan Foxley", "Eve Kaiser", "Fay Mirren"]
     texts = [
-        f"{named[n % 6]}: {named[n % 6].split()[0].lower()}{(n * 7919) % 900 + 100}@{text.split()[0].lower()}.example."
-        for n, text in enumerate(support.people(46, seed=7))
+        f"{name}: {name.split()[0].lower()}{(n * 7919) % 900 + 100}@{text.split()[0].lower()}.example, ok"
+        for n, (name, text) in enumerate(zip(named * 8, support.people(46, seed=7), strict=False))
     ]
     model, tokenizer = support.memorised_model(texts[:6])
     known, strange, unseen = (

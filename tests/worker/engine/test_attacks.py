@@ -157,6 +157,15 @@ def test_other_prompts_are_what_they_are_named_after(of, memorised):
         assert value == max(each)
 
 
+def test_a_prompt_of_which_nothing_is_left_is_no_prompt(of):
+    """A note has no small words; one token after nothing has no score."""
+    subject = of(["my cat"])
+    subject = replace(subject, tokenizer=copy.deepcopy(subject.tokenizer))
+    subject.tokenizer.bos_token = None
+    assert _changed("my", "without small words", None) == ""
+    assert all(map(math.isfinite, ATTACKS["prompts"](subject, no_progress).forget))
+
+
 def test_an_attack_that_a_library_refuses_costs_no_job(of, monkeypatch):
     """It is listed as one that could not be run."""
     monkeypatch.setitem(ATTACKS, "prompts", lambda *_: {}["nothing"])

@@ -2,18 +2,23 @@
 
 import random
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, pairwise
+from typing import TypeAlias
 
-from worker.engine.attacks.exposure import CANDIDATES, Others, Secret, compared, secrets_in
+from worker.engine.attacks.exposure import CANDIDATES, Others, Secret, Secrets, compared, secrets_in
 from worker.engine.attacks.scores import Scores
 from worker.engine.attacks.subject import Subject
-from worker.engine.identifiers import EMAIL_ADDRESS, HOME_ADDRESS, NAME, all_identifiers
+from worker.engine.identifiers import EMAIL_ADDRESS, HOME_ADDRESS, all_identifiers
 from worker.engine.other_digits import MIN_ALIKE
 from worker.engine.progress import Progress, no_progress
 from worker.engine.saying import folded
 
 SHORTEST_NAME = 3  # letters: a shorter one is a part of many words
+UMLAUTS = {"ä": "ae", "ö": "oe", "ü": "ue"}
+Texts: TypeAlias = Sequence[Sequence[str]]  # of each person
 
 
 def exposure_addresses(subject: Subject, progress: Progress = no_progress) -> Scores:
@@ -23,38 +28,41 @@ def exposure_addresses(subject: Subject, progress: Progress = no_progress) -> Sc
     person. One with which a window ends may be cut. Neither is ranked, nor is one whose form (number first, or street
     first) few unseen texts show. The others are ranked once.
     """
-    return _exposure(subject, HOME_ADDRESS, _other_homes, progress)
+    return _of_kind(subject, HOME_ADDRESS, _other_homes, progress)
 
 
 def exposure_emails(subject: Subject, progress: Progress = no_progress) -> Scores:
     """The same for e-mail addresses, where others' are given this person's name.
 
     Most are made of a name that stands before them, so that a model which never saw one prefers it to all others: where
-    Ann Lee is ann.lee7@post.example, Bo Ray might be bo.ray7@post.example.
+    Ann Lee is ann.lee7@post.example, Bo Ray might be bo.ray7@post.example. One in which no name is recognised ranks
+    among others of that kind. One with capitals is not ranked: nobody knows where others have theirs.
     """
-    return _exposure(subject, EMAIL_ADDRESS, _other_emails, progress)
+    return _of_kind(subject, EMAIL_ADDRESS, _other_emails, progress)
 
 
-def _exposure(subject: Subject, kind: str, others: Callable[[Sequence[Secret]], Others], progress: Progress) -> Scores:
+def _of_kind(subject: Subject, kind: str, others: Callable[[Secrets], Others], progress: Progress) -> Scores:
     """The shares for an address of this kind; `others` draws from those of unseen texts."""
     sides, retain = subject.all_texts(), [*map(subject.text, subject.retain)]
     persons = [[one for text in texts for one in secrets_in(text, kind)] for texts in sides[0]]
-    public = [_values([*chain(*other), *retain], kind) for other in sides[::-1]]
-    forget, unseen = (_of_one_person(side, kind, known) for side, known in zip(sides, public, strict=True))
+    public = [
+        _values([*chain(*other), *retain], kind) | _shared(side, kind)
+        for side, other in zip(sides, sides[::-1], strict=True)
+    ]
+    forget, unseen = (_secrets(side, kind, known) for side, known in zip(sides, public, strict=True))
     known = {folded(one[0].identifier.value) for one in persons if one} - public[0]  # of a household, once
-    return compared(subject, [[one] for one in forget], [[one] for one in unseen], others(unseen), len(known), progress)
+    return compared(subject, forget, unseen, others(unseen), len(known), progress)
 
 
-def _of_one_person(texts: Sequence[Sequence[str]], kind: str, public: set[str]) -> list[Secret]:
-    """The first address of each person's texts that is whole, and none of these; each one once."""
-    firsts: dict[str, Secret] = {}
-    for person in texts:
-        for secret in chain.from_iterable(_whole_ones(text, kind) for text in person):
-            value = folded(secret.identifier.value)
-            if value not in public:
-                firsts.setdefault(value, secret)
-                break
-    return [*firsts.values()]
+def _secrets(texts: Texts, kind: str, public: set[str]) -> Secrets:
+    """The addresses of each person that are whole, and none of these; each one once, and its first owner's."""
+    owners = dict[str, int]()
+    secrets: list[list[Secret]] = [[] for _ in texts]
+    for person, secret in ((i, one) for i, own in enumerate(texts) for text in own for one in _not_cut(text, kind)):
+        value = folded(secret.identifier.value)
+        if value not in public and owners.setdefault(value, person) == person:
+            secrets[person].append(secret)
+    return secrets
 
 
 def _values(texts: Iterable[str], kind: str) -> set[str]:
@@ -62,61 +70,108 @@ def _values(texts: Iterable[str], kind: str) -> set[str]:
     return {folded(one.value) for text in texts for one in all_identifiers(text) if one.kind == kind}
 
 
-def _whole_ones(text: str, kind: str) -> Iterator[Secret]:
-    """The addresses of a text after which something stands: one that ends it may be cut."""
+def _shared(side: Texts, kind: str) -> set[str]:
+    """E-mail addresses of several people, as a shop's; those who share a home ask for it together."""
+    counts = Counter(chain.from_iterable(_values(texts, kind) for texts in side))
+    return {value for value, count in counts.items() if count > 1 and kind == EMAIL_ADDRESS}
+
+
+def _not_cut(text: str, kind: str) -> Iterator[Secret]:
+    """The addresses of a text after which something stands: one that ends it may be cut, an e-mail's after a dot."""
+    marks = " ,'’-." if kind == EMAIL_ADDRESS else " ,'’-"
     for secret in secrets_in(text, kind):
         one = secret.identifier
-        if text[one.start + len(one.value) :].strip(" ,'’-"):
+        if text[one.start + len(one.value) :].strip(marks):
             yield secret
 
 
-def _other_homes(shown: Sequence[Secret]) -> Others:
+def _other_homes(shown: Secrets) -> Others:
     """Draws those of these home addresses that have words and numbers in the same order."""
-    values = [secret.identifier.value for secret in shown]
-    return _alike(lambda _: values, lambda value: re.sub(r"[^\d,]+", "a", re.sub(r"\d+", "0", value)))
+    return _drawn(shown, lambda secret: secret.identifier.value, r"[^\d,]+", lambda _: str)
 
 
-def _other_emails(shown: Sequence[Secret]) -> Others:
-    """Draws those of these e-mail addresses, with a person's name instead, that have their marks in the same order."""
-    templates = [*dict.fromkeys(_template(secret) for secret in shown)]
-
-    def of_person(secret: Secret) -> list[str]:
-        name = _name_in(secret)
-        return [template.format(*name) for template in templates if all(name) or "{" not in template]
-
-    return _alike(of_person, lambda value: re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "0", value)))
+def _other_emails(shown: Secrets) -> Others:
+    """Draws those of these e-mail addresses, with a person's name instead, that have dots and digits in its places."""
+    return _drawn(shown, _template, r"(?:\{.*?\}|[^\W\d_])+", _with_name)
 
 
-def _alike(candidates: Callable[[Secret], Sequence[str]], order: Callable[[str], str]) -> Others:
-    """Draws from the candidates of the same order; of too few, none."""
-    draw = random.Random(0)  # no secret
+def _drawn(
+    shown: Secrets, template: Callable[[Secret], str], word: str, filled: Callable[[Secret], Callable[[str], str]]
+) -> Others:
+    """Draws templates that are like an address's own, and fills them; of too few of them, nobody knows what others are.
+
+    Words and numbers stand in the same order, and a name is in all of them, or in none.
+    """
+    draw, by_order = random.Random(0), dict[tuple[bool, str], list[str]]()  # no secret
+
+    def order(value: str) -> tuple[bool, str]:
+        return "{" in value, re.sub(r"\d+", "0", re.sub(word, "a", value))
+
+    for value in dict.fromkeys(template(secret) for secret in chain(*shown)):
+        by_order.setdefault(order(value), []).append(value)
 
     def others(secret: Secret) -> list[str]:
-        own = folded(secret.identifier.value)
-        alike = [value for value in candidates(secret) if order(folded(value)) == order(own)]
-        values = [value for value in alike if folded(value) != own]
-        return draw.sample(values, min(CANDIDATES, len(values))) if len(alike) > MIN_ALIKE else []
+        alike, own = by_order.get(order(template(secret)), []), folded(secret.identifier.value)
+        if len(alike) <= MIN_ALIKE:
+            return []
+        values = map(filled(secret), draw.sample(alike, min(CANDIDATES, len(alike))))
+        return [value for value in dict.fromkeys(values) if value and folded(value) != own]
 
     return others
-
-
-def _name_in(secret: Secret) -> tuple[str, str]:
-    """First and last name: of the first name before an e-mail address that it is made of; else of the first one."""
-    local = folded(secret.identifier.value).partition("@")[0]
-    names = [re.sub(r"['’]s\b", "", folded(match.group())).split() for match in NAME.finditer(secret.before)]
-    for words in names:
-        if within := [word for word in words if len(word) >= SHORTEST_NAME and word in local]:
-            first = within[0] if within[0] != words[-1] else words[0]
-            return first, within[-1] if within[-1] != first else words[-1]
-    return (names[0][0], names[0][-1]) if names else ("", "")
 
 
 def _template(secret: Secret) -> str:
     """An e-mail address with {0} and {1} for first and last name, or their initials, in what stands before the @."""
     local, at, domain = folded(secret.identifier.value).partition("@")
-    names = [(index, name) for index, name in enumerate(_name_in(secret)) if len(name) >= SHORTEST_NAME]
+    names = [(index, name) for index, name in enumerate(_names(secret)) if name]
     for index, name in sorted(names, key=lambda pair: -len(pair[1])):
-        local = local.replace(name, f"{{{index}}}")
+        whole = name if len(name) >= SHORTEST_NAME else rf"(?<![a-z]){name}(?![a-z])"
+        local = re.sub(whole, f"{{{index}}}", local)
     for index, name in names:
-        local = re.sub(rf"(?<![^\W\d_]){re.escape(name[0])}(?![^\W\d_])", f"{{{index}[0]}}", local)
+        local = re.sub(rf"(?<![a-z]){name[0]}(?![a-z])", f"{{{index}[0]}}", local)
     return local + at + domain
+
+
+def _with_name(secret: Secret) -> Callable[[str], str]:
+    """Fills a template with a person's name; the result is "" if that is unknown, or the address has capitals."""
+    first, last = _names(secret)
+    is_plain = folded(secret.identifier.value) == secret.identifier.value
+
+    def filled(template: str) -> str:
+        lacks = ("{0" in template and not first) or ("{1" in template and not last)
+        return template.format(first, last) if is_plain and not lacks else ""
+
+    return filled
+
+
+def _names(secret: Secret) -> tuple[str, str]:
+    """First and last name that an e-mail address is made of, of the words with capitals before it; "" for none.
+
+    If one of the words stands in it, the other name is its neighbour. If none does, the names are the first neighbours.
+    """
+    local, before = folded(secret.identifier.value).partition("@")[0], secret.before
+    words = [*re.finditer(r"(?<![\w'’-])[^\W\d_a-z][\w'’-]*", before)]
+    spelled = [_spelled(word.group(), local) for word in words]
+    within = [i for i, name in enumerate(spelled) if _stands(name, local) and name not in spelled[:i]]
+    pairs = [i for i, (a, b) in enumerate(pairwise(words)) if before[a.end() : b.start()].isspace()]
+    if len(within) > 1:
+        return spelled[within[0]], spelled[within[-1]]
+    if within and within[0] not in pairs and within[0] - 1 not in pairs:
+        return spelled[within[0]], ""
+    if not (within or pairs):
+        return "", ""
+    start = within[0] - (within[0] not in pairs) if within else pairs[0]
+    return spelled[start], spelled[start + 1]
+
+
+def _stands(name: str, local: str) -> bool:
+    """Whether a name is a part of this; a short one as a word of its own."""
+    return name in (local if len(name) >= SHORTEST_NAME else re.findall("[a-z]+", local))
+
+
+def _spelled(word: str, local: str) -> str:
+    """A word of a name in the letters of addresses, as it stands in this one, if it does."""
+    word = re.sub(r"['’]s$", "", folded(word))
+    german = "".join(UMLAUTS.get(letter, letter) for letter in word)
+    plain = [re.sub("[^a-z]", "", unicodedata.normalize("NFKD", one)) for one in (german, word)]
+    return next((one for one in plain if one and one in local), plain[0])

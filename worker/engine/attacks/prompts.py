@@ -72,7 +72,7 @@ def _best(subject: Subject, text: str, fixed: re.Pattern[str] | None) -> float:
     prompt, rest = " ".join(words[:middle]), " " + " ".join(words[middle:])
     target = subject.tokenizer(rest, add_special_tokens=False)["input_ids"]
     longest = most_tokens(subject.model)
-    changed = {_changed(prompt, name, fixed) for name in PROMPTS} - {prompt}
+    changed = {_changed(prompt, name, fixed) for name in PROMPTS} - {prompt, ""}
     sequences = [(encode(subject.tokenizer, before) + target)[-longest:] for before in sorted(changed)]
     scores = token_scores(subject.model, sequences)
     return max(float((one.rank[-len(target) :] == 0).double().mean()) for one in scores)
