@@ -54,6 +54,7 @@ def servers():
         try:
             assert wait_until(lambda: valkey.is_ready(sockets), 30)
             assert wait_until(lambda: postgres.is_ready(root / "postgres", sockets), 30)
+            set_fsync(sockets, "off")  # nobody cuts the power of a test, and each makes a database
             with psycopg.connect(postgres.url(sockets), autocommit=True) as connection:
                 connection.execute("CREATE DATABASE template_unlearnd")
             owner, app = (postgres.url(sockets, "template_unlearnd", user) for user in ("postgres", postgres.APP_ROLE))
@@ -64,6 +65,27 @@ def servers():
             for process in reversed(processes):
                 process.ask_to_stop()
                 process.wait()
+
+
+def set_fsync(sockets: Path, value: str) -> None:
+    """Whether the server waits for the disk."""
+
+    def is_so() -> bool:
+        with psycopg.connect(postgres.url(sockets)) as connection:
+            return connection.execute("SHOW fsync").fetchone() == (value,)
+
+    with psycopg.connect(postgres.url(sockets), autocommit=True) as connection:
+        connection.execute(f"ALTER SYSTEM SET fsync = {value}")
+        connection.execute("SELECT pg_reload_conf()")
+    assert wait_until(is_so, 60)
+
+
+@pytest.fixture
+def durable(servers):
+    """A server that waits for the disk: what the doctor finds is of the test alone."""
+    set_fsync(servers, "on")
+    yield
+    set_fsync(servers, "off")
 
 
 @pytest.fixture

@@ -263,6 +263,7 @@ def test_a_higher_keep_brings_weights_back(api, services, keeping, monkeypatch):
     assert [what[0] for what in woken] == ["rebuild", "rebuild"]
 
 
+@pytest.mark.usefixtures("durable")
 def test_a_version_that_the_database_forgot_is_taken_up_without_its_weights(api, services, keeping, run):
     """They are rebuilt first, so that the release can be verified."""
     keeping(0)

@@ -22,6 +22,8 @@ from tests.service.conftest import REQUESTS, only_model, submit
 from tests.service.jobs import age, claim, plant_callback_given_up
 from tests.service.served import environment
 
+pytestmark = pytest.mark.usefixtures("durable")
+
 
 def test_the_doctor_names_a_service_that_owns_the_log(services, model):
     """An upgraded server that still logs in as the owner."""

@@ -132,6 +132,7 @@ def test_the_database_takes_no_entry_that_cannot_be_read(services, entry):
 
 
 @pytest.mark.parametrize("entry", [b"\xff", b"{}", b'{"kind":"job.thresholds"}', b'{ "at": "x", "kind": "x" }'])
+@pytest.mark.usefixtures("durable")
 def test_a_bad_entry_that_is_there_stops_nobody(api, services, job, entry):
     """An older release took it: control signs the log, certifies and publishes behind it, and the doctor is content."""
     with psycopg.connect(services.settings.owner_database_url) as connection:

@@ -21,6 +21,8 @@ from tests.service.api.submissions import assert_problem
 from tests.service.conftest import REQUESTS, logged, only_model, submit
 from tests.service.jobs import REPORT, publish_what_waits, to_certify
 
+pytestmark = pytest.mark.usefixtures("durable")
+
 OVER_BUDGET = {**REPORT, "outcome": "failed", "reason": "utility_budget_exceeded"}
 
 

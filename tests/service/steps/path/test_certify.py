@@ -71,6 +71,7 @@ def test_a_record_is_shown_to_people(api, services, model):
         assert api.get(place, params={"as": "pdf"}).status_code == 422
 
 
+@pytest.mark.usefixtures("durable")
 def test_a_log_that_somebody_else_holds_costs_no_attempt(services, job, monkeypatch):
     """A frozen process keeps the log's memory: the job is handed back, and goes on once that is over."""
     _, job_id = job
