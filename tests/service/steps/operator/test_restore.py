@@ -3,6 +3,7 @@
 import re
 import shutil
 
+import pytest
 from sqlalchemy import func, select
 
 from service import migrate
@@ -20,6 +21,8 @@ from tests.service.conftest import REQUESTS, logged, only_model, submit
 from tests.service.dumps import backup, restore
 from tests.service.jobs import REPORT, publish_what_waits, published, to_certify
 from worker.tasks import certify_and_publish, work_under_lease
+
+pytestmark = pytest.mark.usefixtures("durable")  # a drill ends with the doctor
 
 
 def test_storage_cannot_speak_for_the_service(api, services, model, tmp_path):
