@@ -22,7 +22,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from statistics import harmonic_mean
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from transformers import AutoTokenizer
@@ -181,11 +181,11 @@ def run(
     return result.model, {"reason": result.report["reason"] or "passed", "seconds": seconds}
 
 
-def earlier(rows: Sequence[Row], method: str, setting: Mapping[str, str]) -> Row | None:
+def earlier(rows: Sequence[dict[str, Any]], method: str, setting: Mapping[str, str]) -> Row | None:
     """The last row of the control or of the model that learned, which no policy changes; it names its own commit."""
 
-    def is_alike(row: Row) -> bool:
-        return row["method"] == method and {**row["setting"], "policy": setting["policy"]} == setting  # type: ignore[dict-item]  # a dict
+    def is_alike(row: dict[str, Any]) -> bool:
+        return row["method"] == method and {**row["setting"], "policy": setting["policy"]} == setting
 
     return next((row for row in reversed(rows) if is_alike(row)), None)
 

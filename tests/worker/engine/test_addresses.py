@@ -2,13 +2,9 @@
 
 import pytest
 
-from tests import support
-from worker.engine.attacks import run_attacks
 from worker.engine.attacks.addresses import _other_emails, _template, exposure_emails
 from worker.engine.attacks.exposure import secrets_in
 from worker.engine.attacks.scores import Scores
-from worker.engine.attacks.subject import Subject
-from worker.engine.data import encode
 
 
 def emails(text):
@@ -84,22 +80,3 @@ def test_addresses_that_a_name_gives_away_are_not_ranked(of):
     names = ["Bob Ray", "Cleo Poe", "Dan Fox", "Eve Kay", "Jürgen", "Bo Li"]
     same = [f"{name}: {name.split()[0].lower()}@post.example, ok" for name in names]
     assert exposure_emails(of(["Ann Lovelace: ann@post.example, ok"], same)) == Scores([0.5], [])
-
-
-def test_a_model_that_knows_addresses_is_told_from_one_that_does_not():
-    """And one that never saw them ranks them like those of unseen people."""
-    named = ["Ann Lovelace", "Bob Carver", "Cleo Poe", "Dan Foxley", "Eve Kaiser", "Fay Mirren"]
-    texts = [
-        f"{name}: {name.split()[0].lower()}{(n * 7919) % 900 + 100}@{text.split()[0].lower()}.example, ok"
-        for n, (name, text) in enumerate(zip(named * 8, support.people(46, seed=7), strict=False))
-    ]
-    model, tokenizer = support.memorised_model(texts[:6])
-    known, strange, unseen = (
-        [encode(tokenizer, text) for text in some] for some in (texts[:6], texts[6:12], texts[12:])
-    )
-    for forget, passed in ((known, False), (strange, True)):
-        subject = Subject(model, tokenizer, forget, unseen, [])
-        (result,) = (r for r in run_attacks(subject, {"exposure_emails": "report"}) if r.status == "RUN")
-        assert (result.passed, result.texts, result.unseen) == (passed, 6, 32)
-        assert (result.figure > 0.9) is not passed
-        assert 0.3 < result.control < 0.7

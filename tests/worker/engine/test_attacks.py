@@ -149,12 +149,12 @@ def test_other_prompts_are_what_they_are_named_after(of, memorised):
         (ids,) = token_scores(memorised[0], [encode(memorised[1], prompt) + target])
         return float((ids.rank[-len(target) :] == 0).double().mean())
 
-    subject = of([*support.KNOWN[:2], "the cat sat on it and then it ran away"])
+    subject = of(support.KNOWN[:2])
     for value, known in zip(ATTACKS["prompts"](subject, no_progress).forget, subject.texts()[0], strict=True):
         words = known.split(" ")
         first, rest = " ".join(words[: len(words) // 2]), " " + " ".join(words[len(words) // 2 :])
         each = [share(prompt, rest) for prompt in {way(first) for way in PROMPTS.values()} - {first}]
-        assert value == max(each)
+        assert value == max(each) > min(each)
 
 
 def test_a_prompt_of_which_nothing_is_left_is_no_prompt(of):

@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests import support
 from worker.engine.attacks import run_attacks
-from worker.engine.attacks.addresses import exposure_addresses
+from worker.engine.attacks.addresses import exposure_addresses, exposure_emails
 from worker.engine.attacks.exposure import (
     Secret,
     _log_likelihoods,
@@ -66,19 +66,27 @@ def test_likelihoods_are_compared_within_the_models_positions(of):
 DATED = [f"{text} Born on {1 + n % 28} May {1950 + 7 * n % 50}." for n, text in enumerate(support.people(46, seed=7))]
 
 
-def test_dates_of_birth_are_ranked_apart_from_numbers():
-    """A model that knows them is told from one that does not, whatever else the texts have."""
-    model, tokenizer = support.memorised_model(DATED[:6])
+NAMES = ["Ann Lovelace", "Bob Carver", "Cleo Poe", "Dan Foxley", "Eve Kaiser", "Fay Mirren"]
+MAILED = [
+    f"{name}: {name.split()[0].lower()}{(n * 7919) % 900 + 100}@{text.split()[0].lower()}.example, ok"
+    for n, (name, text) in enumerate(zip(NAMES * 8, support.people(46, seed=7), strict=False))
+]
+
+
+@pytest.mark.parametrize(("attack", "texts"), [(exposure_dates, DATED), (exposure_emails, MAILED)])
+def test_what_a_model_knows_is_told_from_what_it_never_saw(attack, texts):
+    """Dates of birth are ranked apart from numbers, and e-mail addresses beside others of the same name."""
+    model, tokenizer = support.memorised_model(texts[:6])
     known, strange, unseen = (
-        [encode(tokenizer, text) for text in some] for some in (DATED[:6], DATED[6:12], DATED[12:])
+        [encode(tokenizer, text) for text in some] for some in (texts[:6], texts[6:12], texts[12:])
     )
     for forget, passed in ((known, False), (strange, True)):
         subject = Subject(model, tokenizer, forget, unseen, [])
-        (result,) = (r for r in run_attacks(subject, {"exposure_dates": "report"}) if r.status == "RUN")
+        (result,) = (r for r in run_attacks(subject, {attack.__name__: "report"}) if r.status == "RUN")
         assert (result.passed, result.texts, result.unseen) == (passed, 6, 32)
         assert (result.figure > 0.9) is not passed
         assert 0.3 < result.control < 0.7
-    assert exposure_dates(Subject(model, tokenizer, known, unseen, [])).two_sided
+    assert attack(Subject(model, tokenizer, known, unseen, [])).two_sided
 
 
 @pytest.mark.parametrize(

@@ -45,11 +45,9 @@ def _of_kind(subject: Subject, kind: str, others: Callable[[Secrets], Others], p
     """The shares for an address of this kind; `others` draws from those of unseen texts."""
     sides, retain = subject.all_texts(), [*map(subject.text, subject.retain)]
     persons = [[one for text in texts for one in secrets_in(text, kind)] for texts in sides[0]]
-    public = [
-        _values([*chain(*other), *retain], kind) | _shared(side, kind)
-        for side, other in zip(sides, sides[::-1], strict=True)
-    ]
-    forget, unseen = (_secrets(side, kind, known) for side, known in zip(sides, public, strict=True))
+    values, retained = [[_values(texts, kind) for texts in side] for side in sides], _values(retain, kind)
+    public = [retained.union(*other) | _shared(own, kind) for own, other in zip(values, values[::-1], strict=True)]
+    forget, unseen = (_secrets(side, kind, excluded) for side, excluded in zip(sides, public, strict=True))
     known = {folded(one[0].identifier.value) for one in persons if one} - public[0]  # of a household, once
     return compared(subject, forget, unseen, others(unseen), len(known), progress)
 
@@ -70,9 +68,9 @@ def _values(texts: Iterable[str], kind: str) -> set[str]:
     return {folded(one.value) for text in texts for one in all_identifiers(text) if one.kind == kind}
 
 
-def _shared(side: Texts, kind: str) -> set[str]:
+def _shared(values: Sequence[set[str]], kind: str) -> set[str]:
     """E-mail addresses of several people, as a shop's; those who share a home ask for it together."""
-    counts = Counter(chain.from_iterable(_values(texts, kind) for texts in side))
+    counts = Counter(chain.from_iterable(values))
     return {value for value, count in counts.items() if count > 1 and kind == EMAIL_ADDRESS}
 
 
